@@ -1,0 +1,1 @@
+//! Where every setting comes from: flags, environment, outbox.toml, defaults.

@@ -1,0 +1,114 @@
+//! The seam between the claim loop and whatever performs effects.
+//!
+//! The worker knows this trait and not WebAssembly; the plugin runtime implements it and does not know
+//! the store. A scripted handler drives the worker's tests through the same door.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::item::{Failure, HostWrites, Item, Millis, StateVersion};
+use crate::retry::RetryPolicy;
+
+/// Performs the effects of items.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// What can be handled right now. Asked before every claim, so it must be cheap.
+    fn services(&self) -> Vec<Service>;
+
+    /// Ticks whenever the answer of [`Self::services`] may have changed.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Makes one attempt. Returns by the attempt's deadline, and soon after `stop` is cancelled; a
+    /// caller may drop the future, which abandons the attempt with its outcome unknown. A failure of
+    /// the handler is a value in the report, never a panic.
+    async fn handle(&self, attempt: Attempt) -> Report;
+}
+
+/// One type of item that is served, and on what terms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// The type.
+    pub item_type: String,
+    /// The longest that one attempt may take; `None` leaves it to the lease.
+    pub timeout: Option<Duration>,
+    /// How its failures are retried.
+    pub retry: RetryPolicy,
+    /// How many of its items may be claimed at a time, in all processes together.
+    pub concurrency: Option<u32>,
+    /// How many of its items may be claimed per second, in all processes together.
+    pub rate: Option<f64>,
+}
+
+/// One attempt at one item.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The item; `item.attempts` is the number of this attempt.
+    pub item: Item,
+    /// When the attempt is stopped, on the monotonic clock.
+    pub deadline: Instant,
+    /// The same moment in the store's time, for the handler to read.
+    pub deadline_at: Millis,
+    /// Whether there is an outbox behind the item.
+    pub mode: Mode,
+    /// Cancelled when the process shuts down and will not wait any longer.
+    pub stop: CancellationToken,
+}
+
+/// Whether there is an outbox behind an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The item is stored and will be tried again.
+    Durable,
+    /// The item exists in this call only: state and follow-ups are not available to it.
+    Inline,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether a request that may have had an effect went out.
+    pub maybe_executed: bool,
+    /// The last that the handler wrote to its standard error and output, bounded.
+    pub stderr: Option<String>,
+    /// The digest of the component that ran.
+    pub digest: Option<String>,
+}
+
+impl Report {
+    /// A report of an attempt that no component ran.
+    pub fn bare(outcome: Outcome) -> Self {
+        Self { outcome, maybe_executed: false, stderr: None, digest: None }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The effect is done.
+    Done {
+        /// What the handler answered; stored on the item.
+        result: Option<Vec<u8>>,
+        /// What the host stores for the handler in the same transaction.
+        writes: HostWrites,
+    },
+    /// It failed.
+    Failed(Failure),
+    /// The process shuts down; the attempt is given back without a trace.
+    Stopped,
+    /// The type is no longer served here; the attempt is given back without a trace.
+    Unserved,
+}
+
+/// How an attempt reads the state of its plugin. Supplied by whoever wires the store to the plugins.
+#[async_trait]
+pub trait StateReader: Send + Sync + 'static {
+    /// The value of a key and its version, or `None` twice over for an absent key. An error is the
+    /// host's, not the guest's.
+    async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)>;
+}

@@ -1,0 +1,92 @@
+//! How long to wait before an item is tried again.
+//!
+//! Pure: the attempt and the random draw are arguments, and the answer is a duration. It knows
+//! neither clock nor store; whoever settles a claim adds the delay to the store's time.
+
+use std::time::Duration;
+
+/// How often and how fast items of one type are retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Retries after the first attempt: 0 means that the first failure dead-letters.
+    pub max_retries: u32,
+    /// The delay after the first failed attempt, before jitter.
+    pub base: Duration,
+    /// No delay is longer, unless a handler asks for it.
+    pub cap: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_retries: 8, base: Duration::from_secs(1), cap: Duration::from_secs(300) }
+    }
+}
+
+/// A handler cannot ask for a longer wait than this: an item must not vanish for weeks.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Give-backs in a row begin to count after this long, so that none of them is for ever.
+pub const MAX_DEFER: Duration = Duration::from_secs(24 * 3600);
+
+impl RetryPolicy {
+    /// Whether an item that has made `attempts` attempts in this life may be claimed again.
+    pub fn allows_another(&self, attempts: u32) -> bool {
+        attempts <= self.max_retries
+    }
+
+    /// The delay after the `attempt`-th attempt (from 1): `min(cap, base * 2^(attempt-1))`, of which
+    /// the upper half is scaled by `draw`, a random number from 0 to 1.
+    pub fn backoff(&self, attempt: u32, draw: f64) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(63);
+        let full = self.base.saturating_mul(2u32.saturating_pow(doublings)).min(self.cap);
+        full.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// [`Self::backoff`], unless the handler asked for a certain wait: that one counts, bounded by
+    /// [`MAX_RETRY_AFTER`] and not by the cap.
+    pub fn delay(&self, attempt: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
+        match retry_after {
+            Some(wish) => wish.min(MAX_RETRY_AFTER),
+            None => self.backoff(attempt, draw),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn eight_retries_are_nine_attempts_and_zero_is_one() {
+        let policy = RetryPolicy { max_retries: 8, ..RetryPolicy::default() };
+        assert!(policy.allows_another(8));
+        assert!(!policy.allows_another(9));
+        let once = RetryPolicy { max_retries: 0, ..policy };
+        assert!(once.allows_another(0));
+        assert!(!once.allows_another(1));
+    }
+
+    #[test]
+    fn a_handlers_wish_overrides_the_cap_but_not_the_bound() {
+        let policy = RetryPolicy::default();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(policy.delay(1, 0.5, Some(hour)), hour);
+        assert_eq!(policy.delay(1, 0.5, Some(hour * 100)), MAX_RETRY_AFTER);
+    }
+
+    proptest! {
+        #[test]
+        fn backoff_never_falls_from_one_attempt_to_the_next_and_keeps_within_its_bounds(
+            attempt in 1u32..200, base in 1u64..10_000, cap in 1u64..1_000_000, draw in 0.0f64..1.0
+        ) {
+            let policy = RetryPolicy {
+                max_retries: 8, base: Duration::from_millis(base), cap: Duration::from_millis(cap),
+            };
+            let delay = policy.backoff(attempt, draw);
+            prop_assert!(delay <= policy.cap);
+            prop_assert!(delay >= policy.base.min(policy.cap) / 2);
+            prop_assert!(policy.backoff(attempt + 1, draw) >= delay);
+        }
+    }
+}

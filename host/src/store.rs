@@ -1,0 +1,480 @@
+//! The durable outbox: what every store promises, whatever engine is below it.
+//!
+//! # Claiming
+//! A claim moves PENDING items whose time has come to CLAIMED, with a lease and a token that is never
+//! used again. A caller sees a claim only after it has been committed.
+//!
+//! # Fencing
+//! A claim is settled by presenting its token. The settlement is accepted while the token is on the
+//! row, even after the lease has ended; when it is gone the answer is [`StoreError::ClaimLost`].
+//!
+//! # Time
+//! The store is the one authority on time: it reads its clock once per step and everything in that step
+//! uses this reading. Callers give durations, never instants.
+//!
+//! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
+
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::item::{
+    FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, StateVersion,
+    Status,
+};
+use crate::saga::Signal;
+
+/// A durable outbox. Every method is safe to call from many tasks and many processes at once.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The store's present time.
+    async fn now(&self) -> Result<Millis, StoreError>;
+
+    /// Enqueues the items in one transaction. Returns after the commit. When it returns
+    /// [`StoreError::Unavailable`] the fate of the commit is unknown: repeat it with the same keys.
+    async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError>;
+
+    /// Ends expired leases, then claims what the request allows, fairly over its types. An item that
+    /// has no attempt left by its type's policy is dead-lettered instead.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError>;
+
+    /// Settles a claim, with its history row, signals and host writes, in one transaction.
+    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError>;
+
+    /// Ends a bounded batch of leases that have run out and says how many. Called at least once a
+    /// second in every process that has the store open.
+    async fn expire(&self) -> Result<u32, StoreError>;
+
+    /// The items that match, newest first. Changes nothing.
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError>;
+
+    /// One item with its history. Changes nothing.
+    async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError>;
+
+    /// An operator's action, audited in the transaction that performs it.
+    async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError>;
+
+    /// The signals after `after`, oldest first, at most `limit`.
+    async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError>;
+
+    /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
+    async fn overview(&self) -> Result<Overview, StoreError>;
+
+    /// Shows this process to the cockpit. Nothing correct depends on it.
+    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
+
+    /// Adds one to the count of requests that lacked what the contract asks for.
+    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError>;
+
+    /// One value of a plugin's state, for an attempt that reads it.
+    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
+
+    /// Ticks after every change that may have made work available, by this process or another.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// What a caller may do something about.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The claim's token is no longer on the row: the lease ended and somebody else took over, or an
+    /// operator did. Log it and go on.
+    #[error("the claim was lost before it was settled")]
+    ClaimLost,
+    /// The key is taken by an item with other content. Nothing was stored.
+    #[error("idem_key {idem_key:?} is already used by item {first} with other content")]
+    Conflict {
+        /// Which of the items, from 0.
+        index: usize,
+        /// The key.
+        idem_key: String,
+        /// The item that has it.
+        first: ItemId,
+    },
+    /// A field breaks a rule. Nothing was stored.
+    #[error(transparent)]
+    Invalid(#[from] InvalidAt),
+    /// The item's status does not allow the action.
+    #[error("item {id}: {source}")]
+    Illegal {
+        /// The item.
+        id: ItemId,
+        /// What was tried.
+        source: IllegalTransition,
+    },
+    /// What the settlement wanted to commit no longer fits the plugin's state.
+    #[error("state key {key:?} of plugin {plugin:?} was changed by another attempt")]
+    StateConflict {
+        /// The plugin.
+        plugin: String,
+        /// The key.
+        key: String,
+    },
+    /// The engine did not answer, or answered with a fault that may pass. Worth trying again.
+    #[error("{tried}: {source}")]
+    Unavailable {
+        /// What was tried.
+        tried: &'static str,
+        /// What the engine said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database cannot be used as it is: not a database, a newer schema, a missing table.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// One of several new items breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{source}")]
+pub struct InvalidAt {
+    /// Which of the items, from 0.
+    pub index: usize,
+    /// The broken rule.
+    pub source: InvalidItem,
+}
+
+/// How several items are told apart from ones that exist already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// They are one write: if any key exists with the same content, nothing is created.
+    Whole,
+    /// Each is a write of its own: those that exist are kept, the others are created.
+    Each,
+}
+
+/// What became of an enqueue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// The id of each item, in the order given; `None` for one that was purged since the first write.
+    pub ids: Vec<Option<ItemId>>,
+    /// How many were created now; the others existed with the same content.
+    pub created: usize,
+}
+
+/// What a worker may claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimRequest {
+    /// The instance id of the worker's process.
+    pub claimed_by: String,
+    /// At most so many items in all.
+    pub limit: u32,
+    /// The types it serves; no other item is touched.
+    pub types: Vec<TypeClaim>,
+}
+
+/// On what terms items of one type are claimed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TypeClaim {
+    /// The type.
+    pub item_type: String,
+    /// How long a claim holds.
+    pub lease: Duration,
+    /// Retries after the first attempt of a life.
+    pub max_retries: u32,
+    /// Claim no more than brings the type's claims, of all processes, to this number.
+    pub concurrency: Option<u32>,
+    /// Claim no more than this many per second, in all processes together.
+    pub rate: Option<f64>,
+}
+
+/// What a claim call found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claimed {
+    /// The claims, to be handled and settled.
+    pub claims: Vec<Claim>,
+    /// How long until an item of the requested types becomes available, if one waits for its time.
+    pub next_in: Option<Duration>,
+}
+
+/// The exclusive, time-limited right to attempt one item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The item, as it stands after the claim: `attempts` is the number of this attempt.
+    pub item: Item,
+    /// The proof that settles it.
+    pub token: String,
+}
+
+impl Claim {
+    /// What settling needs of it.
+    pub fn reference(&self) -> ClaimRef {
+        ClaimRef { id: self.item.id, token: self.token.clone() }
+    }
+}
+
+/// Names a claim and proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRef {
+    /// The item.
+    pub id: ItemId,
+    /// Its claim token.
+    pub token: String,
+}
+
+/// A settlement with what there is to say about the attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// What becomes of the item.
+    pub settlement: Settlement,
+    /// Whether a request that may have had an effect went out.
+    pub maybe_executed: bool,
+    /// The last that the handler wrote, for the history.
+    pub stderr: Option<String>,
+    /// The digest of the component that ran.
+    pub handler_digest: Option<String>,
+}
+
+/// What becomes of a claimed item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settlement {
+    /// DONE, with what the handler answered and what the host stores for it.
+    Done {
+        /// The handler's answer.
+        result: Option<Vec<u8>>,
+        /// State and follow-ups.
+        writes: HostWrites,
+    },
+    /// PENDING after the delay; the attempt counts and has a history row.
+    Retry {
+        /// Why.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// DLQ, with a history row.
+    Dead {
+        /// Why.
+        failure: Failure,
+    },
+    /// PENDING after the delay; the attempt does not count but has a history row.
+    GiveBack {
+        /// Why.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// PENDING at once; the attempt does not count and leaves no trace.
+    Release,
+}
+
+/// Which items. Fields that are empty or `None` do not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Any of these statuses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<Status>,
+    /// This type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
+    /// This saga.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saga: Option<String>,
+    /// This correlation id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cid: Option<String>,
+    /// This ordering key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<String>,
+    /// Enqueued at or after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_from: Option<Millis>,
+    /// Enqueued before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_to: Option<Millis>,
+    /// Became DONE or DLQ at or after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_from: Option<Millis>,
+    /// Became DONE or DLQ before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_to: Option<Millis>,
+    /// Available at or after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_from: Option<Millis>,
+    /// Available before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_to: Option<Millis>,
+}
+
+/// Which part of a listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// At most so many.
+    pub limit: u32,
+    /// Only items with a smaller id: the last id of the page before.
+    pub before: Option<ItemId>,
+}
+
+/// An item with its history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Details {
+    /// The item.
+    #[serde(flatten)]
+    pub item: Item,
+    /// Its attempts of all lives that did not end DONE, oldest first.
+    pub failed_attempts: Vec<FailedAttempt>,
+}
+
+/// What an operator wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The action.
+    pub action: Action,
+    /// To which items.
+    pub selection: Selection,
+    /// Who asks: `user@host`, or a name they gave.
+    pub actor: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// Whether it is done or only counted.
+    pub run: Run,
+}
+
+/// An operator's action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A new life for DONE and DLQ items: attempts 0, replays + 1, available now.
+    Replay {
+        /// Whether the outgoing keys stay the same or a new generation of them begins.
+        keys: EffectKeys,
+    },
+    /// Deletes DONE and DLQ items with their history.
+    Purge,
+}
+
+impl Action {
+    /// The word in the audit trail and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay { .. } => "replay",
+            Self::Purge => "purge",
+        }
+    }
+}
+
+/// Which idempotency keys the effects of a replayed item carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectKeys {
+    /// Those of its earlier attempts: a receiver that honours them repeats nothing.
+    Same,
+    /// New ones: a receiver performs the effects again.
+    New,
+}
+
+/// Which items an order is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Selection {
+    /// These; one that is missing or in the wrong status is reported.
+    Ids(Vec<ItemId>),
+    /// All that match when the order begins.
+    Filter(Filter),
+}
+
+/// Whether an order is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// It is.
+    Real,
+    /// It is only counted, with a sample.
+    Dry,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OrderReport {
+    /// How many items the selection named or matched.
+    pub matched: u64,
+    /// How many were changed, or would be.
+    pub changed: u64,
+    /// The first of them.
+    pub sample: Vec<ItemId>,
+    /// Those that the action does not apply to, with the reason; bounded.
+    pub refused: Vec<Refusal>,
+}
+
+/// An item that an order did not apply to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Refusal {
+    /// The item.
+    pub id: ItemId,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A process that has the store open, for display.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pod {
+    /// Unique per boot.
+    pub instance: String,
+    /// Its role, if it has one.
+    pub role: Option<String>,
+    /// Whether it answers `/readyz` with 200.
+    pub ready: bool,
+    /// When it last said so; written by the store.
+    pub heartbeat_at: Millis,
+    /// Its plugins with their generations and errors, as it describes them itself.
+    pub plugins: serde_json::Value,
+}
+
+/// What a request lacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// `X-Correlation-ID`.
+    MissingCorrelationId,
+    /// `Idempotency-Key`.
+    MissingIdempotencyKey,
+}
+
+impl Violation {
+    /// The word in the cockpit and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingCorrelationId => "missing_correlation_id",
+            Self::MissingIdempotencyKey => "missing_idempotency_key",
+        }
+    }
+}
+
+/// The state of the whole outbox in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Overview {
+    /// The store's time of this reading.
+    pub now: Millis,
+    /// Items per status, every status present.
+    pub by_status: BTreeMap<&'static str, u64>,
+    /// Items per type and status.
+    pub by_type: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    /// How long the oldest available PENDING item of each type has been waiting.
+    pub oldest_pending_ms: BTreeMap<String, Millis>,
+    /// CLAIMED items whose lease has ended.
+    pub expired_claims: u64,
+    /// Settled attempts per type and outcome: `done`, or the failure's class.
+    pub attempts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Per saga.
+    pub sagas: BTreeMap<String, SagaTotals>,
+    /// Per [`Violation`].
+    pub contract_violations: BTreeMap<String, u64>,
+    /// Processes seen in the last minutes.
+    pub pods: Vec<Pod>,
+    /// The size of the database in bytes, where the store knows it.
+    pub database_bytes: u64,
+    /// The size of the write-ahead log in bytes, where there is one.
+    pub wal_bytes: u64,
+}
+
+/// Totals of one saga; they outlive pruned signals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SagaTotals {
+    /// Runs that began.
+    pub began: u64,
+    /// Runs that ended with every item DONE.
+    pub ended_ok: u64,
+    /// Runs that ended with an item in the DLQ.
+    pub ended_err: u64,
+    /// Settled attempts per type and outcome (`ok`, `retried`, `dead`).
+    pub steps: BTreeMap<String, BTreeMap<String, u64>>,
+}

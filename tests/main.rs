@@ -1,0 +1,3 @@
+//! One test binary for every promise between modules.
+
+mod support;
