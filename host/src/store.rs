@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::item::{
-    FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, StateVersion,
+    FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, OnDead, StateVersion,
     Status,
 };
 use crate::saga::Signal;
@@ -179,6 +179,8 @@ pub struct TypeClaim {
     pub concurrency: Option<u32>,
     /// Claim no more than this many per second, in all processes together.
     pub rate: Option<f64>,
+    /// What dead-lettering one means for those behind it with the same ordering key.
+    pub on_dead: OnDead,
 }
 
 /// What a claim call found.
@@ -249,6 +251,8 @@ pub enum Settlement {
     Dead {
         /// Why.
         failure: Failure,
+        /// What this means for the items behind it with the same ordering key.
+        on_dead: OnDead,
     },
     /// PENDING after the delay; the attempt does not count but has a history row.
     GiveBack {

@@ -1,1 +1,198 @@
-//! SQLite.
+//! The outbox in a SQLite file.
+//!
+//! # Writing
+//! One thread per process owns the writing connection (`writer`). It commits whatever has queued in one
+//! transaction, each request in its own savepoint, and answers after the commit: one fsync for many.
+//!
+//! # Reading
+//! Short reads on read-only connections (`reader`); they neither create nor migrate anything.
+//!
+//! # Several processes
+//! WAL and `BEGIN IMMEDIATE`. A commit by another process is noticed by its `data_version` (`watch`).
+//!
+//! # Time
+//! The clock is an argument. It is read once per transaction, while the write lock is held.
+
+mod claim;
+mod decode;
+mod enqueue;
+mod migrate;
+mod operate;
+mod reader;
+mod saga;
+mod select;
+mod settle;
+mod state;
+mod watch;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::watch as channel;
+
+use super::{
+    ClaimRef, ClaimRequest, Claimed, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod, Settled,
+    Store, StoreError, Violation, Write,
+};
+use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
+use crate::saga::Signal;
+use reader::Reader;
+use writer::Writer;
+
+pub use enqueue::enqueue_in;
+pub use migrate::{Migration, migrate};
+
+/// Tells the time in Unix milliseconds.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct SqliteOptions {
+    /// The instance id of this process, written into claims and signals.
+    pub instance: String,
+    /// The store's clock.
+    pub clock: Clock,
+}
+
+impl Default for SqliteOptions {
+    /// The system's clock and an instance id that is new every time.
+    fn default() -> Self {
+        Self { instance: uuid::Uuid::new_v4().simple().to_string(), clock: Arc::new(system_clock) }
+    }
+}
+
+fn system_clock() -> Millis {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// A durable outbox in a SQLite file. Dropping it waits for what has been queued to be written.
+pub struct SqliteStore {
+    writer: Writer,
+    reader: Arc<Reader>,
+    clock: Clock,
+    changes: Arc<channel::Sender<u64>>,
+    _watch: watch::Watch,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating and migrating it where that is needed.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
+        migrate(path)?;
+        Self::open_existing(path, options)
+    }
+
+    /// Opens a file that has the outbox's schema already; creates and migrates nothing.
+    pub fn open_existing(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
+        migrate::check(path)?;
+        let changes = Arc::new(channel::Sender::new(0));
+        let watch = watch::Watch::start(path, Arc::clone(&changes))?;
+        let writer = Writer::start(path, options.clone(), Arc::clone(&changes))?;
+        let reader = Arc::new(Reader::new(path));
+        Ok(Arc::new(Self { writer, reader, clock: options.clock, changes, _watch: watch }))
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn now(&self) -> Result<Millis, StoreError> {
+        Ok((self.clock)())
+    }
+
+    async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
+        self.writer.run("enqueueing items", move |step| enqueue::enqueue(step, &items, write)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+        let request = request.clone();
+        self.writer.run("claiming items", move |step| claim::claim(step, &request)).await
+    }
+
+    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
+        let claim = claim.clone();
+        self.writer.run("settling a claim", move |step| settle::settle(step, &claim, settled)).await
+    }
+
+    async fn expire(&self) -> Result<u32, StoreError> {
+        self.writer.run("ending expired leases", claim::expire).await
+    }
+
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
+        let (filter, page) = (filter.clone(), *page);
+        self.reader.run("listing items", move |tx| select::list(tx, &filter, page)).await
+    }
+
+    async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError> {
+        self.reader.run("reading an item", move |tx| select::show(tx, id)).await
+    }
+
+    async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError> {
+        operate::operate(&self.writer, &self.reader, order).await
+    }
+
+    async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
+        self.reader.run("reading signals", move |tx| select::signals(tx, after, limit)).await
+    }
+
+    async fn overview(&self) -> Result<Overview, StoreError> {
+        let now = (self.clock)();
+        let mut overview = self.reader.run("counting items", move |tx| select::overview(tx, now)).await?;
+        overview.database_bytes = file_bytes(self.reader.path());
+        overview.wal_bytes = file_bytes(&beside(self.reader.path(), "-wal"));
+        Ok(overview)
+    }
+
+    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
+        let pod = pod.clone();
+        self.writer.run("writing a heartbeat", move |step| operate::heartbeat(step, &pod)).await
+    }
+
+    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
+        let count = move |step: &mut writer::Step<'_>| {
+            step.tally("violation", "", "", violation.as_str(), 1);
+            Ok(())
+        };
+        self.writer.run("counting a contract violation", count).await
+    }
+
+    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
+        let (plugin, key) = (plugin.to_owned(), key.to_owned());
+        self.reader.run("reading a plugin's state", move |tx| state::read(tx, &plugin, &key)).await
+    }
+
+    fn changes(&self) -> channel::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// A busy database is waited for so long; then the request fails as unavailable.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn unavailable(tried: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Unavailable { tried, source: Box::new(source) }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    path.metadata().map_or(0, |meta| meta.len())
+}

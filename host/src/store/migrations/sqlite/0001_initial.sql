@@ -1,0 +1,205 @@
+-- The outbox in a SQLite file: the application's own, or one of its own.
+--
+-- outbox_items is public: applications insert into it inside their own transactions, with whatever
+-- SQLite they have. Nothing here needs more than SQLite 3.38. Times are Unix milliseconds.
+
+CREATE TABLE outbox_items (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    idem_key TEXT NOT NULL UNIQUE
+        CHECK (length(idem_key) BETWEEN 1 AND 255 AND idem_key NOT GLOB '*[^ -~]*'),
+    type TEXT NOT NULL
+        CHECK (length(type) <= 255 AND type GLOB '[a-z0-9]*' AND type NOT GLOB '*[^a-z0-9._-]*'),
+    payload ANY NOT NULL CHECK (typeof(payload) IN ('text', 'blob')),
+    content_type TEXT NOT NULL DEFAULT 'application/json'
+        CHECK (length(content_type) BETWEEN 1 AND 255 AND content_type NOT GLOB '*[^ -~]*'),
+    headers TEXT NOT NULL DEFAULT '{}'
+        CHECK (CASE WHEN json_valid(headers) THEN json_type(headers) = 'object' ELSE 0 END),
+    metadata TEXT NOT NULL DEFAULT '{}'
+        CHECK (CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END),
+    cid TEXT NOT NULL DEFAULT (lower(hex(randomblob(16))))
+        CHECK (length(cid) BETWEEN 1 AND 255 AND cid NOT GLOB '*[^ -~]*'),
+    saga TEXT
+        CHECK (length(saga) <= 255 AND saga GLOB '[A-Za-z0-9]*' AND saga NOT GLOB '*[^A-Za-z0-9._-]*'),
+    ordering_key TEXT
+        CHECK (length(ordering_key) BETWEEN 1 AND 255 AND ordering_key NOT GLOB '*[^ -~]*'),
+    status TEXT NOT NULL DEFAULT 'PENDING' CHECK (status IN ('PENDING', 'CLAIMED', 'DONE', 'DLQ')),
+    attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    deliveries INTEGER NOT NULL DEFAULT 0 CHECK (deliveries >= attempts),
+    replays INTEGER NOT NULL DEFAULT 0 CHECK (replays >= 0),
+    effects INTEGER NOT NULL DEFAULT 0 CHECK (effects >= 0),
+    available_at INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    claimed_at INTEGER,
+    claimed_by TEXT,
+    claim_token TEXT,
+    lease_until INTEGER,
+    given_back_since INTEGER,
+    maybe_executed INTEGER NOT NULL DEFAULT 0 CHECK (maybe_executed IN (0, 1)),
+    blocks_key INTEGER NOT NULL DEFAULT 0 CHECK (blocks_key IN (0, 1)),
+    last_error TEXT,
+    created_at INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    done_at INTEGER,
+    dead_at INTEGER,
+    result BLOB,
+    handler_digest TEXT,
+    CHECK ((status = 'CLAIMED') = (claim_token IS NOT NULL)),
+    CHECK ((claim_token IS NULL) = (claimed_at IS NULL)),
+    CHECK ((claim_token IS NULL) = (claimed_by IS NULL)),
+    CHECK ((claim_token IS NULL) = (lease_until IS NULL)),
+    CHECK ((status = 'DONE') = (done_at IS NOT NULL)),
+    CHECK ((status = 'DLQ') = (dead_at IS NOT NULL)),
+    CHECK (blocks_key = 0 OR (status = 'DLQ' AND ordering_key IS NOT NULL))
+) STRICT;
+
+-- What is ready to claim, per type and in order; finished rows are not in it.
+CREATE INDEX outbox_items_ready ON outbox_items (type, available_at) WHERE status = 'PENDING';
+-- What is claimed: a few rows, scanned for ended leases and for the number of claims per type.
+CREATE INDEX outbox_items_claimed ON outbox_items (lease_until, type) WHERE status = 'CLAIMED';
+CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'DLQ';
+CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
+-- What an item with an ordering key may have to wait for.
+CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
+    WHERE ordering_key IS NOT NULL AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1);
+-- What a saga still has to do, and what of it has failed.
+CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
+    WHERE saga IS NOT NULL AND status IN ('PENDING', 'CLAIMED', 'DLQ');
+CREATE INDEX outbox_items_cid ON outbox_items (cid);
+
+-- An existing key with the same content makes the insert do nothing; with other content it fails,
+-- whatever conflict clause the statement names, so that INSERT OR REPLACE cannot destroy an item.
+CREATE TRIGGER outbox_items_insert BEFORE INSERT ON outbox_items
+WHEN EXISTS (SELECT 1 FROM outbox_items WHERE idem_key = NEW.idem_key)
+BEGIN
+    SELECT CASE
+        WHEN EXISTS (
+            SELECT 1 FROM outbox_items AS old
+            WHERE old.idem_key = NEW.idem_key
+              AND old.type = NEW.type
+              AND CAST(old.payload AS BLOB) = CAST(NEW.payload AS BLOB)
+              AND old.content_type = NEW.content_type
+              AND old.saga IS NEW.saga
+              AND old.ordering_key IS NEW.ordering_key
+        ) THEN RAISE(IGNORE)
+        ELSE RAISE(ABORT, 'outbox: idem_key is already used by an item with other content')
+    END;
+END;
+
+CREATE TRIGGER outbox_items_insert_id BEFORE INSERT ON outbox_items
+WHEN EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key)
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: id is already used by another item');
+END;
+
+CREATE TRIGGER outbox_items_immutable
+BEFORE UPDATE OF id, idem_key, type, payload, content_type, headers, cid, saga, ordering_key, created_at
+ON outbox_items
+WHEN OLD.id IS NOT NEW.id OR OLD.idem_key IS NOT NEW.idem_key OR OLD.type IS NOT NEW.type
+  OR OLD.payload IS NOT NEW.payload OR OLD.content_type IS NOT NEW.content_type
+  OR OLD.headers IS NOT NEW.headers OR OLD.cid IS NOT NEW.cid OR OLD.saga IS NOT NEW.saga
+  OR OLD.ordering_key IS NOT NEW.ordering_key OR OLD.created_at IS NOT NEW.created_at
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: this column never changes after the item was enqueued');
+END;
+
+CREATE TRIGGER outbox_items_delete BEFORE DELETE ON outbox_items
+WHEN OLD.status IN ('PENDING', 'CLAIMED')
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: an item that is not finished cannot be deleted');
+END;
+
+-- One row per attempt that did not end DONE.
+CREATE TABLE outbox_attempts (
+    item_id INTEGER NOT NULL,
+    delivery INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    pod TEXT NOT NULL,
+    class TEXT NOT NULL,
+    code TEXT NOT NULL,
+    message TEXT NOT NULL,
+    stderr TEXT,
+    handler_digest TEXT,
+    maybe_executed INTEGER NOT NULL CHECK (maybe_executed IN (0, 1)),
+    exchanges BLOB,
+    PRIMARY KEY (item_id, delivery)
+) STRICT;
+
+CREATE TABLE outbox_sagas (
+    saga TEXT NOT NULL,
+    cid TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER,
+    PRIMARY KEY (saga, cid)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox_signals (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    pod TEXT NOT NULL,
+    signal TEXT NOT NULL,
+    ts INTEGER NOT NULL,
+    data TEXT NOT NULL
+) STRICT;
+
+-- Totals, written by the transactions that change them: what is counted once need not be counted again.
+CREATE TABLE outbox_counters (
+    name TEXT NOT NULL,
+    saga TEXT NOT NULL DEFAULT '',
+    type TEXT NOT NULL DEFAULT '',
+    outcome TEXT NOT NULL DEFAULT '',
+    total INTEGER NOT NULL,
+    PRIMARY KEY (name, saga, type, outcome)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER outbox_items_deleted AFTER DELETE ON outbox_items
+BEGIN
+    DELETE FROM outbox_attempts WHERE item_id = OLD.id;
+    UPDATE outbox_counters SET total = total - 1
+    WHERE OLD.status = 'DONE' AND name = 'done' AND saga = '' AND type = OLD.type AND outcome = '';
+END;
+
+-- A plugin's key-value state. The version is new for every write and never used again.
+CREATE TABLE outbox_state (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    plugin TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    UNIQUE (plugin, key)
+) STRICT;
+
+-- Token buckets of types with a rate limit.
+CREATE TABLE outbox_rates (
+    type TEXT PRIMARY KEY,
+    tokens REAL NOT NULL,
+    filled_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox_pods (
+    instance TEXT PRIMARY KEY,
+    role TEXT,
+    ready INTEGER NOT NULL CHECK (ready IN (0, 1)),
+    heartbeat_at INTEGER NOT NULL,
+    plugins TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What operators did, written in the transaction that did it.
+CREATE TABLE outbox_audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    selection TEXT NOT NULL,
+    reason TEXT,
+    count INTEGER NOT NULL,
+    changes TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER outbox_audit_update BEFORE UPDATE ON outbox_audit
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
+END;
+
+CREATE TRIGGER outbox_audit_delete BEFORE DELETE ON outbox_audit
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
+END;

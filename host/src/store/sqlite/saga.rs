@@ -1,0 +1,77 @@
+//! Saga signals and their totals, written in the transaction of the transition that causes them.
+//!
+//! A run of (saga, cid) is open from the first claim of one of its items until none of them is PENDING
+//! or CLAIMED; begins and ends alternate.
+
+use rusqlite::{OptionalExtension, params};
+use serde_json::json;
+
+use super::settle::Attempted;
+use super::writer::Step;
+use crate::saga::{StepOutcome, begin_signal, end_signal, step_signal};
+
+/// Called when an item of the saga is claimed: begins a run unless one is open.
+pub(super) fn join(step: &mut Step<'_>, saga: &str, cid: &str, replays: u32) -> rusqlite::Result<()> {
+    let mut open = step.tx.prepare_cached(
+        "INSERT INTO outbox_sagas (saga, cid, run, began_at) VALUES (?1, ?2, 1, ?3)
+         ON CONFLICT DO UPDATE SET run = run + 1, began_at = excluded.began_at, ended_at = NULL
+         WHERE ended_at IS NOT NULL
+         RETURNING run",
+    )?;
+    let run: Option<i64> = open.query_row(params![saga, cid, step.now], |row| row.get(0)).optional()?;
+    let Some(run) = run else { return Ok(()) };
+    step.tally("saga_begin", saga, "", "", 1);
+    let data = json!({ "cid": cid, "run": run, "replay": replays > 0 });
+    emit(step, &begin_signal(saga), &data)
+}
+
+/// Called when an attempt has been settled and its item updated: one step signal, and the run's end if
+/// nothing of it is left to do. `class` is `done` or the failure's class.
+pub(super) fn step(
+    step: &mut Step<'_>,
+    attempted: &Attempted,
+    outcome: StepOutcome,
+    class: &str,
+) -> rusqlite::Result<()> {
+    let Some(saga) = attempted.saga.as_deref() else { return Ok(()) };
+    step.tally("saga_step", saga, &attempted.item_type, outcome.as_str(), 1);
+    let data = json!({
+        "cid": attempted.cid, "item_id": attempted.id, "attempt": attempted.attempt,
+        "outcome": outcome, "class": class,
+    });
+    emit(step, &step_signal(saga, &attempted.item_type), &data)?;
+    if outcome == StepOutcome::Retried {
+        return Ok(());
+    }
+    end_if_finished(step, saga, &attempted.cid)
+}
+
+fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Result<()> {
+    if has(step, saga, cid, "'PENDING', 'CLAIMED'")? {
+        return Ok(());
+    }
+    let mut close = step
+        .tx
+        .prepare_cached("UPDATE outbox_sagas SET ended_at = ?3 WHERE saga = ?1 AND cid = ?2 AND ended_at IS NULL")?;
+    if close.execute(params![saga, cid, step.now])? == 0 {
+        return Ok(());
+    }
+    let outcome = if has(step, saga, cid, "'DLQ'")? { "error" } else { "ok" };
+    step.tally("saga_end", saga, "", outcome, 1);
+    emit(step, &end_signal(saga), &json!({ "cid": cid, "outcome": outcome }))
+}
+
+fn has(step: &Step<'_>, saga: &str, cid: &str, statuses: &str) -> rusqlite::Result<bool> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM outbox_items
+         WHERE saga = ?1 AND cid = ?2 AND saga IS NOT NULL AND status IN ({statuses}))"
+    );
+    step.tx.prepare_cached(&sql)?.query_row([saga, cid], |row| row.get(0))
+}
+
+fn emit(step: &Step<'_>, signal: &str, data: &serde_json::Value) -> rusqlite::Result<()> {
+    let mut insert =
+        step.tx.prepare_cached("INSERT INTO outbox_signals (pod, signal, ts, data) VALUES (?1, ?2, ?3, ?4)")?;
+    insert.execute(params![step.pod, signal, step.now, data.to_string()])?;
+    Ok(())
+}

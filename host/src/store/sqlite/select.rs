@@ -1,0 +1,210 @@
+//! What can be read of the outbox: lists, single items, signals and totals. Nothing here writes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+
+use super::decode::{self, COLUMNS};
+use crate::item::{FailedAttempt, Item, ItemId, Millis, Status};
+use crate::saga::Signal;
+use crate::store::{Details, Filter, Overview, Page, Pod, SagaTotals};
+
+/// A pod that has not been heard of for so long is not shown.
+const POD_SHOWN_MS: Millis = 120_000;
+
+/// The condition of a filter: SQL with anonymous parameters, and their values.
+pub(super) struct Condition {
+    pub(super) sql: String,
+    pub(super) values: Vec<Box<dyn ToSql>>,
+}
+
+impl Condition {
+    pub(super) fn of(filter: &Filter) -> Self {
+        let mut condition = Self { sql: "1".into(), values: Vec::new() };
+        condition.statuses(&filter.status);
+        condition.and("type = ?", filter.r#type.clone());
+        condition.and("saga = ?", filter.saga.clone());
+        condition.and("cid = ?", filter.cid.clone());
+        condition.and("ordering_key = ?", filter.ordering_key.clone());
+        condition.and("created_at >= ?", filter.created_from);
+        condition.and("created_at < ?", filter.created_to);
+        condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
+        condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
+        condition.and("available_at >= ?", filter.available_from);
+        condition.and("available_at < ?", filter.available_to);
+        condition
+    }
+
+    pub(super) fn and<T: ToSql + 'static>(&mut self, sql: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.sql.push_str(" AND ");
+            self.sql.push_str(sql);
+            self.values.push(Box::new(value));
+        }
+    }
+
+    /// Status words stand in the text, so that the partial indexes are found.
+    fn statuses(&mut self, statuses: &[Status]) {
+        if statuses.is_empty() {
+            return;
+        }
+        let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
+        write!(self.sql, " AND status IN ({})", words.join(", ")).expect("writing to a String cannot fail");
+    }
+}
+
+pub(super) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<Vec<Item>> {
+    let mut condition = Condition::of(filter);
+    condition.and("id < ?", page.before);
+    let sql =
+        format!("SELECT {COLUMNS} FROM outbox_items WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
+    let mut select = tx.prepare_cached(&sql)?;
+    let rows = select.query_map(params_from_iter(&condition.values), |row| Ok(decode::item(row)?.item))?;
+    rows.collect()
+}
+
+pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Details>> {
+    let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
+    let Some(found) = tx.prepare_cached(&sql)?.query_row([id], |row| decode::item(row)).optional()? else {
+        return Ok(None);
+    };
+    Ok(Some(Details { item: found.item, failed_attempts: failed_attempts(tx, id)? }))
+}
+
+fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAttempt>> {
+    let mut select = tx.prepare_cached(
+        "SELECT delivery, attempt, started_at, ended_at, pod, class, code, message, stderr, handler_digest,
+                maybe_executed
+         FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery",
+    )?;
+    let rows = select.query_map([id], |row| {
+        let class: String = row.get(5)?;
+        Ok(FailedAttempt {
+            delivery: row.get(0)?,
+            attempt: row.get(1)?,
+            started_at: row.get(2)?,
+            ended_at: row.get(3)?,
+            pod: row.get(4)?,
+            class: serde_json::from_value(class.into()).map_err(|err| {
+                rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(err))
+            })?,
+            code: row.get(6)?,
+            message: row.get(7)?,
+            stderr: row.get(8)?,
+            handler_digest: row.get(9)?,
+            maybe_executed: row.get(10)?,
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn signals(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<Vec<Signal>> {
+    let mut select = tx
+        .prepare_cached("SELECT seq, pod, signal, ts, data FROM outbox_signals WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+    let rows = select.query_map((after, limit), |row| {
+        let data: String = row.get(4)?;
+        Ok(Signal {
+            seq: row.get(0)?,
+            pod: row.get(1)?,
+            signal: row.get(2)?,
+            ts: row.get(3)?,
+            data: serde_json::from_str(&data).unwrap_or(data.into()),
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overview> {
+    let mut overview = Overview { now, ..Overview::default() };
+    count_unfinished(tx, &mut overview)?;
+    read_counters(tx, &mut overview)?;
+    for status in Status::ALL {
+        let total = overview.by_type.values().filter_map(|counts| counts.get(status.as_str())).sum();
+        overview.by_status.insert(status.as_str(), total);
+    }
+    overview.expired_claims = tx
+        .prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND lease_until <= ?1")?
+        .query_row([now], |row| row.get(0))?;
+    overview.pods = pods(tx, now)?;
+    Ok(overview)
+}
+
+/// From the partial indexes, which hold what is unfinished or dead, and no DONE item.
+fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
+    for status in [Status::Pending, Status::Claimed, Status::Dlq] {
+        let sql = format!("SELECT type, count(*) FROM outbox_items WHERE status = '{status}' GROUP BY type");
+        let mut select = tx.prepare_cached(&sql)?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            overview.by_type.entry(row.get(0)?).or_default().insert(status.as_str(), row.get(1)?);
+        }
+    }
+    let mut oldest =
+        tx.prepare_cached("SELECT type, min(available_at) FROM outbox_items WHERE status = 'PENDING' GROUP BY type")?;
+    let mut rows = oldest.query([])?;
+    while let Some(row) = rows.next()? {
+        let waiting = overview.now.saturating_sub(row.get::<_, Millis>(1)?).max(0);
+        overview.oldest_pending_ms.insert(row.get(0)?, waiting);
+    }
+    Ok(())
+}
+
+fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
+    let mut select = tx.prepare_cached("SELECT name, saga, type, outcome, total FROM outbox_counters")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let key: [String; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+        add_counter(overview, key, row.get(4)?);
+    }
+    Ok(())
+}
+
+fn add_counter(overview: &mut Overview, [name, saga, item_type, outcome]: [String; 4], total: u64) {
+    let done = Status::Done.as_str();
+    match name.as_str() {
+        "done" => drop(overview.by_type.entry(item_type).or_default().insert(done, total)),
+        "attempt" => drop(overview.attempts.entry(item_type).or_default().insert(outcome, total)),
+        "followup" => {}
+        "violation" => drop(overview.contract_violations.insert(outcome, total)),
+        _ => add_saga_counter(overview.sagas.entry(saga).or_default(), &name, item_type, outcome, total),
+    }
+}
+
+fn add_saga_counter(totals: &mut SagaTotals, name: &str, item_type: String, outcome: String, total: u64) {
+    match (name, outcome.as_str()) {
+        ("saga_begin", _) => totals.began = total,
+        ("saga_end", "ok") => totals.ended_ok = total,
+        ("saga_end", _) => totals.ended_err = total,
+        _ => {
+            let steps: &mut BTreeMap<_, _> = totals.steps.entry(item_type).or_default();
+            steps.insert(outcome, total);
+        }
+    }
+}
+
+fn pods(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
+    let mut select = tx.prepare_cached(
+        "SELECT instance, role, ready, heartbeat_at, plugins FROM outbox_pods
+         WHERE heartbeat_at > ?1 ORDER BY instance",
+    )?;
+    let rows = select.query_map([now - POD_SHOWN_MS], |row| {
+        let plugins: String = row.get(4)?;
+        Ok(Pod {
+            instance: row.get(0)?,
+            role: row.get(1)?,
+            ready: row.get(2)?,
+            heartbeat_at: row.get(3)?,
+            plugins: serde_json::from_str(&plugins).unwrap_or_default(),
+        })
+    })?;
+    rows.collect()
+}
+
+/// The ids of all items that match, ascending.
+pub(super) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec<ItemId>> {
+    let condition = Condition::of(filter);
+    let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id", condition.sql);
+    let mut select = tx.prepare_cached(&sql)?;
+    select.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
+}

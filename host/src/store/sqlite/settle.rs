@@ -1,0 +1,215 @@
+//! Settling a claim: what becomes of the item, its history row, its signals and its host writes.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::decode::{self, COLUMNS};
+use super::enqueue::millis;
+use super::writer::Step;
+use super::{saga, state, unavailable};
+use crate::item::{Event, Failure, Item, ItemId, Millis, OnDead, Status};
+use crate::saga::StepOutcome;
+use crate::store::{ClaimRef, Settled, Settlement, StoreError};
+
+const TRIED: &str = "settling a claim";
+
+/// What the history and the signals need to know of an attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Attempted {
+    pub(super) id: ItemId,
+    pub(super) item_type: String,
+    pub(super) saga: Option<String>,
+    pub(super) cid: String,
+    pub(super) attempt: u32,
+    pub(super) delivery: u32,
+    pub(super) started_at: Millis,
+    pub(super) pod: String,
+    pub(super) maybe_executed: bool,
+    pub(super) handler_digest: Option<String>,
+    ordered: bool,
+}
+
+impl Attempted {
+    /// The attempt that the item's present claim made.
+    pub(super) fn of(item: &Item) -> Self {
+        Self {
+            id: item.id,
+            item_type: item.item_type.clone(),
+            saga: item.saga.clone(),
+            cid: item.cid.clone(),
+            attempt: item.attempts,
+            delivery: item.deliveries,
+            started_at: item.claimed_at.unwrap_or_default(),
+            pod: item.claimed_by.clone().unwrap_or_default(),
+            maybe_executed: false,
+            handler_digest: None,
+            ordered: item.ordering_key.is_some(),
+        }
+    }
+}
+
+pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
+    let item = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
+    let mut attempted = Attempted::of(&item);
+    attempted.maybe_executed = settled.maybe_executed;
+    attempted.handler_digest = settled.handler_digest;
+    let stderr = settled.stderr.as_deref();
+    match settled.settlement {
+        Settlement::Done { result, writes } => {
+            state::commit(step, &writes)?;
+            super::enqueue::enqueue_followups(step, &writes.followups)?;
+            complete(step, &attempted, result.as_deref())
+        }
+        Settlement::Retry { failure, delay } => write_history(step, &attempted, &failure, stderr)
+            .and_then(|()| put_back(step, &attempted, &PutBack::retry(&failure, millis(delay)))),
+        Settlement::GiveBack { failure, delay } => write_history(step, &attempted, &failure, stderr)
+            .and_then(|()| put_back(step, &attempted, &PutBack::give_back(&failure, millis(delay)))),
+        Settlement::Dead { failure, on_dead } => write_history(step, &attempted, &failure, stderr)
+            .and_then(|()| dead_letter(step, &attempted, on_dead, &failure)),
+        Settlement::Release => release(step, &attempted),
+    }
+    .map_err(unavailable(TRIED))
+}
+
+/// The item, if the claim still holds.
+fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Item>> {
+    let mut select = step.tx.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'"
+    ))?;
+    let decoded = select.query_row(params![claim.id, claim.token], |row| decode::item(row)).optional()?;
+    Ok(decoded.map(|decoded| decoded.item))
+}
+
+fn complete(step: &mut Step<'_>, attempted: &Attempted, result: Option<&[u8]>) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(Event::Complete) else { return Ok(()) };
+    let mut update = step.tx.prepare_cached(
+        "UPDATE outbox_items
+         SET status = ?2, done_at = ?3, result = ?4, handler_digest = ?5, last_error = NULL, given_back_since = NULL,
+             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
+         WHERE id = ?1 AND status = 'CLAIMED'",
+    )?;
+    update.execute(params![attempted.id, status.as_str(), step.now, result, attempted.handler_digest])?;
+    step.tally("done", "", &attempted.item_type, "", 1);
+    step.tally("attempt", "", &attempted.item_type, "done", 1);
+    saga::step(step, attempted, StepOutcome::Ok, "done")
+}
+
+/// How an item goes back to PENDING after a failure.
+struct PutBack<'a> {
+    event: Event,
+    failure: &'a Failure,
+    delay: Millis,
+}
+
+impl<'a> PutBack<'a> {
+    fn retry(failure: &'a Failure, delay: Millis) -> Self {
+        Self { event: Event::Retry, failure, delay }
+    }
+
+    fn give_back(failure: &'a Failure, delay: Millis) -> Self {
+        Self { event: Event::GiveBack, failure, delay }
+    }
+
+    /// By how much the attempts fall: a give-back does not count.
+    fn uncounted(&self) -> u32 {
+        u32::from(self.event == Event::GiveBack)
+    }
+}
+
+/// A retry is always in the future, by a millisecond at least.
+fn put_back(step: &mut Step<'_>, attempted: &Attempted, back: &PutBack<'_>) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(back.event) else { return Ok(()) };
+    let mut update = step.tx.prepare_cached(
+        "UPDATE outbox_items
+         SET status = ?2, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
+             maybe_executed = maybe_executed OR ?7,
+             given_back_since = CASE WHEN ?6 THEN coalesce(given_back_since, ?8) END,
+             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
+         WHERE id = ?1 AND status = 'CLAIMED'",
+    )?;
+    update.execute(params![
+        attempted.id,
+        status.as_str(),
+        step.now.saturating_add(back.delay.max(1)),
+        back.failure.message,
+        attempted.handler_digest,
+        back.uncounted(),
+        attempted.maybe_executed,
+        step.now
+    ])?;
+    step.makes_work = true;
+    saga::step(step, attempted, StepOutcome::Retried, back.failure.class.as_str())
+}
+
+/// Shutdown, or a plugin that has gone: the attempt is given back without a trace.
+fn release(step: &mut Step<'_>, attempted: &Attempted) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(Event::GiveBack) else { return Ok(()) };
+    let mut update = step.tx.prepare_cached(
+        "UPDATE outbox_items
+         SET status = ?2, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
+             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
+         WHERE id = ?1 AND status = 'CLAIMED'",
+    )?;
+    update.execute(params![attempted.id, status.as_str(), step.now, attempted.maybe_executed])?;
+    step.makes_work = true;
+    Ok(())
+}
+
+/// Moves an item to the DLQ, whether its claim is on the row or was refused to it.
+pub(super) fn dead_letter(
+    step: &mut Step<'_>,
+    attempted: &Attempted,
+    on_dead: OnDead,
+    failure: &Failure,
+) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(Event::DeadLetter) else { return Ok(()) };
+    let mut update = step.tx.prepare_cached(
+        "UPDATE outbox_items
+         SET status = ?2, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
+             maybe_executed = maybe_executed OR ?6, blocks_key = ?7, given_back_since = NULL,
+             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
+         WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')",
+    )?;
+    let blocks = attempted.ordered && on_dead == OnDead::Block;
+    update.execute(params![
+        attempted.id,
+        status.as_str(),
+        step.now,
+        failure.message,
+        attempted.handler_digest,
+        attempted.maybe_executed,
+        blocks
+    ])?;
+    step.makes_work |= attempted.ordered;
+    saga::step(step, attempted, StepOutcome::Dead, failure.class.as_str())
+}
+
+/// One row of history for an attempt that did not end DONE.
+pub(super) fn write_history(
+    step: &mut Step<'_>,
+    attempted: &Attempted,
+    failure: &Failure,
+    stderr: Option<&str>,
+) -> rusqlite::Result<()> {
+    let mut insert = step.tx.prepare_cached(
+        "INSERT INTO outbox_attempts
+             (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
+              handler_digest, maybe_executed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?;
+    insert.execute(params![
+        attempted.id,
+        attempted.delivery,
+        attempted.attempt,
+        attempted.started_at,
+        step.now,
+        attempted.pod,
+        failure.class.as_str(),
+        failure.code,
+        failure.message,
+        stderr,
+        attempted.handler_digest,
+        attempted.maybe_executed
+    ])?;
+    step.tally("attempt", "", &attempted.item_type, failure.class.as_str(), 1);
+    Ok(())
+}
