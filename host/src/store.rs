@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::item::{
-    FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, OnDead, StateVersion,
-    Status,
+    FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, OnDead,
+    StateVersion, Status,
 };
 use crate::saga::Signal;
 

@@ -1,1 +1,196 @@
-//! The claim loop.
+//! The claim loop of one process: permits → claim → run → settle → wake.
+//!
+//! It promises that no attempt outlives its lease, that what fails is retried, given back or
+//! dead-lettered by its type's policy, and that a shutdown gives back what it interrupts. It knows
+//! [`Handler`] and [`Store`], and neither WebAssembly nor SQL.
+
+mod attempt;
+mod decide;
+mod timing;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::handler::{Handler, Service};
+use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
+use attempt::Run;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// The instance id of this process, unique per boot.
+    pub instance: String,
+    /// Attempts in flight at a time.
+    pub concurrency: usize,
+    /// The lease of a claim, unless its type's timeout needs a longer one.
+    pub lease: Duration,
+    /// How long attempts may go on after a shutdown was asked for, before they are interrupted.
+    pub drain: Duration,
+}
+
+/// The loop looks for work at least this often, whatever wake-ups it may have missed.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+/// Interrupted attempts have this long to be given back to the store.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// After the store has failed, the next claim waits this long.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// A worker, ready to run.
+pub struct Worker {
+    store: Arc<dyn Store>,
+    handler: Arc<dyn Handler>,
+    settings: WorkerSettings,
+    slots: Arc<Semaphore>,
+    freed: Arc<Notify>,
+    tasks: TaskTracker,
+    interrupt: CancellationToken,
+}
+
+impl Worker {
+    /// A worker that claims from `store` what `handler` serves.
+    pub fn new(store: Arc<dyn Store>, handler: Arc<dyn Handler>, settings: WorkerSettings) -> Self {
+        let slots = Arc::new(Semaphore::new(settings.concurrency));
+        Self {
+            store,
+            handler,
+            settings,
+            slots,
+            freed: Arc::default(),
+            tasks: TaskTracker::new(),
+            interrupt: CancellationToken::new(),
+        }
+    }
+
+    /// Claims and handles items until `stop` is cancelled; then drains, interrupts what is left after
+    /// the drain time, and returns. Its time is bounded by the drain time and a few seconds.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut changes = self.store.changes();
+        let mut services = self.handler.changes();
+        while !stop.is_cancelled() {
+            // Mark what has been seen before looking, so that what comes while looking wakes the loop.
+            changes.mark_unchanged();
+            services.mark_unchanged();
+            let wait = self.step().await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.freed.notified() => {}
+                _ = changes.changed() => {}
+                _ = services.changed() => {}
+                () = sleep(wait) => {}
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Claims once and starts what it got. Returns how long there is nothing to do unless something wakes.
+    async fn step(&self) -> Duration {
+        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        let services = self.handler.services();
+        if free == 0 || services.is_empty() {
+            return IDLE_MAX;
+        }
+        let request = self.request(free, &services);
+        // Taken before the claim is sent: the lease cannot begin earlier than this.
+        let sent = Instant::now();
+        match self.store.claim(&request).await {
+            Ok(claimed) => {
+                let got_all = claimed.claims.len() == free as usize;
+                self.start(claimed.claims, services, sent);
+                if got_all { Duration::ZERO } else { claimed.next_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) }
+            }
+            Err(err) => {
+                tracing::error!(error = %err, "claiming failed; trying again");
+                STORE_PAUSE
+            }
+        }
+    }
+
+    fn request(&self, limit: u32, services: &[Service]) -> ClaimRequest {
+        let terms = |service: &Service| TypeClaim {
+            item_type: service.item_type.clone(),
+            lease: timing::lease(self.settings.lease, service.timeout),
+            max_retries: service.retry.max_retries,
+            concurrency: service.concurrency,
+            rate: service.rate,
+            on_dead: service.on_dead,
+        };
+        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types: services.iter().map(terms).collect() }
+    }
+
+    fn start(&self, claims: Vec<Claim>, services: Vec<Service>, sent: Instant) {
+        let mut services: HashMap<_, _> =
+            services.into_iter().map(|service| (service.item_type.clone(), Arc::new(service))).collect();
+        for claim in claims {
+            let Some(service) = services.get_mut(&claim.item.item_type) else { continue };
+            let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
+                unreachable!("this loop is the only one that takes permits, and claims no more than are free")
+            };
+            let run = Run {
+                store: Arc::clone(&self.store),
+                handler: Arc::clone(&self.handler),
+                service: Arc::clone(service),
+                clock: timing::Clock::new(sent, timing::lease(self.settings.lease, service.timeout), service.timeout),
+                interrupt: self.interrupt.clone(),
+            };
+            let slot = Slot { permit: Some(permit), freed: Arc::clone(&self.freed) };
+            self.tasks.spawn(async move {
+                let _slot = slot;
+                run.attempt(claim).await;
+            });
+        }
+    }
+
+    async fn drain(self) {
+        self.tasks.close();
+        let in_flight = self.tasks.len();
+        if in_flight > 0 {
+            tracing::info!(in_flight, drain = ?self.settings.drain, "waiting for attempts in flight");
+        }
+        if tokio::time::timeout(self.settings.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!(in_flight = self.tasks.len(), "interrupting the attempts that are left");
+            self.interrupt.cancel();
+            if tokio::time::timeout(SETTLE_MAX, self.tasks.wait()).await.is_err() {
+                tracing::error!(in_flight = self.tasks.len(), "gave up on claims that could not be settled");
+            }
+        }
+    }
+}
+
+/// A permit whose return wakes the loop.
+struct Slot {
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Before the wake-up, so that the loop finds it.
+        self.permit.take();
+        self.freed.notify_one();
+    }
+}
+
+/// Ends expired leases once a second, until `stop` is cancelled. Every process that has the store open
+/// runs this, so that a lease ends even when nobody claims.
+pub async fn maintain(store: Arc<dyn Store>, stop: CancellationToken) {
+    let mut failing = false;
+    while stop.run_until_cancelled(sleep(IDLE_MAX)).await.is_some() {
+        match store.expire().await {
+            Ok(0) => failing = false,
+            Ok(expired) => tracing::warn!(expired, "ended leases whose attempts were lost"),
+            Err(err) if !failing => report_once(&mut failing, &err),
+            Err(_) => {}
+        }
+    }
+}
+
+fn report_once(failing: &mut bool, err: &StoreError) {
+    *failing = true;
+    tracing::error!(error = %err, "ending expired leases failed; trying again each second");
+}

@@ -1,1 +1,137 @@
-//! What several test files share.
+//! What several test files share: stores with a clock that the test moves, and polling with a deadline.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use outbox::item::{Class, Failure, HostWrites, Item, ItemId, NewItem, OnDead, Status};
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+
+/// Where the tests' clocks start.
+pub const START: i64 = 1_800_000_000_000;
+
+/// A clock that moves only when a test says so.
+#[derive(Clone)]
+pub struct TestClock(Arc<AtomicI64>);
+
+impl TestClock {
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicI64::new(START)))
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub fn source(&self) -> outbox::store::sqlite::Clock {
+        let clock = Arc::clone(&self.0);
+        Arc::new(move || clock.load(Ordering::SeqCst))
+    }
+}
+
+/// A real store in a folder of its own.
+pub struct Fixture {
+    pub store: Arc<dyn Store>,
+    pub clock: TestClock,
+    pub path: PathBuf,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Fixture {
+    pub fn sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("outbox.sqlite");
+        let clock = TestClock::new();
+        let store = open(&path, "pod-1", &clock);
+        Self { store, clock, path, dir: Some(dir) }
+    }
+
+    /// Another process's view of the same outbox.
+    pub fn second(&self) -> Arc<dyn Store> {
+        open(&self.path, "pod-2", &self.clock)
+    }
+
+    /// The folder, for a caller that outlives the fixture.
+    pub fn into_dir(mut self) -> tempfile::TempDir {
+        self.dir.take().unwrap()
+    }
+
+    pub async fn enqueue(&self, item: NewItem) -> ItemId {
+        let enqueued = self.store.enqueue(vec![item], outbox::store::Write::Each).await.unwrap();
+        enqueued.ids[0].unwrap()
+    }
+
+    pub async fn item(&self, id: ItemId) -> Item {
+        self.store.show(id).await.unwrap().unwrap().item
+    }
+
+    pub async fn status(&self, id: ItemId) -> Status {
+        self.item(id).await.status
+    }
+
+    /// Claims at most `limit` items of one type on ordinary terms.
+    pub async fn claim(&self, item_type: &str, limit: u32) -> Vec<Claim> {
+        self.store.claim(&request(&[item_type], limit)).await.unwrap().claims
+    }
+
+    pub async fn claim_one(&self, item_type: &str) -> Claim {
+        self.claim(item_type, 1).await.pop().expect("an item is ready")
+    }
+}
+
+fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn Store> {
+    let options = SqliteOptions { instance: instance.into(), clock: clock.source() };
+    SqliteStore::open(path, options).unwrap()
+}
+
+/// A claim of the given types with a lease of a minute and two retries.
+pub fn request(types: &[&str], limit: u32) -> ClaimRequest {
+    let terms = |item_type: &&str| TypeClaim {
+        item_type: (*item_type).into(),
+        lease: Duration::from_secs(60),
+        max_retries: 2,
+        concurrency: None,
+        rate: None,
+        on_dead: OnDead::Block,
+    };
+    ClaimRequest { claimed_by: "pod-1".into(), limit, types: types.iter().map(terms).collect() }
+}
+
+pub fn done() -> Settled {
+    settled(Settlement::Done { result: None, writes: HostWrites::default() })
+}
+
+pub fn failure() -> Failure {
+    Failure::new(Class::Retryable, "upstream.503", "the receiver is down")
+}
+
+pub fn retry(delay: Duration) -> Settled {
+    settled(Settlement::Retry { failure: failure(), delay })
+}
+
+pub fn dead() -> Settled {
+    settled(Settlement::Dead { failure: failure(), on_dead: OnDead::Block })
+}
+
+pub fn settled(settlement: Settlement) -> Settled {
+    Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None }
+}
+
+pub fn item(key: &str) -> NewItem {
+    NewItem::new("mail", key, r#"{"to":"a"}"#)
+}
+
+pub async fn all(store: &dyn Store) -> Vec<Item> {
+    store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
+}
+
+/// Waits until `check` holds; fails the test when it does not within the time given.
+pub async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !check().await {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,129 @@
+//! One attempt: run the handler within its time, then settle the claim.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::decide;
+use super::timing::Clock;
+use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service};
+use crate::item::{Class, Failure};
+use crate::store::{Claim, ClaimRef, Settled, Settlement, Store, StoreError};
+
+/// How long a handler may take to notice that it was interrupted.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
+/// A settlement that the store did not take is tried again after this long.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What an attempt needs, apart from its claim.
+pub(super) struct Run {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) service: Arc<Service>,
+    pub(super) clock: Clock,
+    pub(super) interrupt: CancellationToken,
+}
+
+impl Run {
+    /// Makes the attempt and settles the claim.
+    pub(super) async fn attempt(self, claim: Claim) {
+        let reference = claim.reference();
+        let report = match self.clock.deadline(Instant::now()) {
+            Some(deadline) => self.handle(&claim, deadline).await,
+            // The claim was so long in coming that it would be cut off at once.
+            None => Report::bare(Outcome::Stopped),
+        };
+        let settlement = decide::settlement(report.outcome, &claim.item, &self.service, fastrand::f64());
+        log_failure(&claim, &settlement);
+        let settled = Settled {
+            settlement,
+            maybe_executed: report.maybe_executed,
+            stderr: report.stderr,
+            handler_digest: report.digest,
+        };
+        self.settle(&claim, &reference, settled).await;
+    }
+
+    async fn handle(&self, claim: &Claim, deadline: Instant) -> Report {
+        let claimed_at = claim.item.claimed_at.unwrap_or_default();
+        let attempt = Attempt {
+            item: claim.item.clone(),
+            deadline,
+            deadline_at: self.clock.in_store_time(claimed_at, deadline),
+            mode: Mode::Durable,
+            stop: self.interrupt.clone(),
+        };
+        let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
+        tokio::select! {
+            report = timeout_at(self.clock.abandon(deadline), handling) => match report {
+                Ok(Ok(report)) => report,
+                Ok(Err(panic)) => panicked(panic.as_ref()),
+                Err(_) => abandoned(),
+            },
+            () = self.interrupted() => Report { maybe_executed: true, ..Report::bare(Outcome::Stopped) },
+        }
+    }
+
+    /// Resolves when the handler was interrupted and did not notice.
+    async fn interrupted(&self) {
+        self.interrupt.cancelled().await;
+        sleep(INTERRUPT_GRACE).await;
+    }
+
+    /// Settles, again and again while the store does not answer, until the lease has ended: then the
+    /// claim expires and somebody else takes the item.
+    async fn settle(&self, claim: &Claim, reference: &ClaimRef, mut settled: Settled) {
+        loop {
+            match self.store.settle(reference, settled.clone()).await {
+                Ok(()) => return,
+                Err(StoreError::ClaimLost) => {
+                    tracing::warn!(item.id = reference.id, "the claim was lost before its settlement; dropped it");
+                    return;
+                }
+                Err(err @ StoreError::StateConflict { .. }) => {
+                    let failure = Failure::new(Class::Conflict, "state.conflict", err.to_string());
+                    let outcome = Outcome::Failed(failure);
+                    settled.settlement = decide::settlement(outcome, &claim.item, &self.service, fastrand::f64());
+                }
+                Err(err) if Instant::now() < self.clock.lease_end() => {
+                    tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
+                    sleep(SETTLE_PAUSE).await;
+                }
+                Err(err) => {
+                    tracing::error!(item.id = reference.id, error = %err, "settling failed; the claim will expire");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Report {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    let failure = Failure::new(Class::Trap, "handler.panic", format!("the handler panicked: {text}"));
+    Report { maybe_executed: true, ..Report::bare(Outcome::Failed(failure)) }
+}
+
+fn abandoned() -> Report {
+    let failure = Failure::new(Class::Timeout, "handler.deadline", "the handler went on past its deadline");
+    Report { maybe_executed: true, ..Report::bare(Outcome::Failed(failure)) }
+}
+
+fn log_failure(claim: &Claim, settlement: &Settlement) {
+    let (what, failure) = match settlement {
+        Settlement::Retry { failure, .. } => ("retry", failure),
+        Settlement::GiveBack { failure, .. } => ("given back", failure),
+        Settlement::Dead { failure, .. } => ("dead-lettered", failure),
+        Settlement::Done { .. } | Settlement::Release => return,
+    };
+    tracing::warn!(
+        item.id = claim.item.id, item.type = claim.item.item_type, item.cid = claim.item.cid,
+        attempt = claim.item.attempts, class = %failure.class, code = failure.code,
+        "attempt failed, {what}: {}", failure.message
+    );
+}

@@ -1,0 +1,111 @@
+//! What becomes of an item after an attempt. Pure: the policy, the item and a random draw decide.
+
+use std::time::Duration;
+
+use crate::handler::{Outcome, Service};
+use crate::item::{Failure, Item};
+use crate::retry::MAX_DEFER;
+use crate::store::Settlement;
+
+/// The settlement of an attempt at `item`, whose claim began at `item.claimed_at`. `draw` is a random
+/// number from 0 to 1.
+pub(super) fn settlement(outcome: Outcome, item: &Item, service: &Service, draw: f64) -> Settlement {
+    match outcome {
+        Outcome::Done { result, writes } => Settlement::Done { result, writes },
+        Outcome::Stopped | Outcome::Unserved => Settlement::Release,
+        Outcome::Failed(failure) => after_failure(failure, item, service, draw),
+    }
+}
+
+fn after_failure(failure: Failure, item: &Item, service: &Service, draw: f64) -> Settlement {
+    let delay = service.retry.delay(item.attempts, draw, failure.retry_after);
+    if failure.class.is_given_back() && !has_deferred_too_long(item) {
+        // At least one step, so that giving back cannot become a busy loop.
+        let delay = delay.max(service.retry.backoff(1, draw));
+        return Settlement::GiveBack { failure, delay };
+    }
+    if failure.class.is_final() || !service.retry.allows_another(item.attempts) {
+        return Settlement::Dead { failure, on_dead: service.on_dead };
+    }
+    Settlement::Retry { failure, delay }
+}
+
+fn has_deferred_too_long(item: &Item) -> bool {
+    let since = item.claimed_at.zip(item.given_back_since).map_or(0, |(now, since)| now - since);
+    Duration::from_millis(u64::try_from(since).unwrap_or(0)) > MAX_DEFER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::{Class, OnDead, Status};
+    use crate::retry::RetryPolicy;
+
+    fn item(attempts: u32) -> Item {
+        Item {
+            id: 1,
+            idem_key: "k".into(),
+            item_type: "t".into(),
+            payload: Vec::new(),
+            content_type: "application/json".into(),
+            headers: std::collections::BTreeMap::new(),
+            cid: "c".into(),
+            saga: None,
+            ordering_key: None,
+            created_at: 0,
+            metadata: serde_json::Map::new(),
+            status: Status::Claimed,
+            attempts,
+            deliveries: attempts,
+            replays: 0,
+            available_at: 0,
+            claimed_at: Some(1_000_000_000),
+            claimed_by: Some("w".into()),
+            lease_until: Some(1_000_060_000),
+            maybe_executed: false,
+            given_back_since: None,
+            effects: 0,
+            last_error: None,
+            done_at: None,
+            dead_at: None,
+            result: None,
+            handler_digest: None,
+        }
+    }
+
+    fn after(class: Class, item: &Item) -> Settlement {
+        let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
+        let service = Service {
+            item_type: "t".into(),
+            timeout: None,
+            retry,
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::Block,
+        };
+        settlement(Outcome::Failed(Failure::new(class, "code", "message")), item, &service, 1.0)
+    }
+
+    #[test]
+    fn retryable_failures_are_retried_until_the_retries_are_used_up() {
+        assert!(matches!(after(Class::Retryable, &item(1)), Settlement::Retry { delay, .. } if delay.as_secs() == 1));
+        assert!(matches!(after(Class::Trap, &item(2)), Settlement::Retry { delay, .. } if delay.as_secs() == 2));
+        assert!(matches!(after(Class::Retryable, &item(3)), Settlement::Dead { .. }));
+    }
+
+    #[test]
+    fn a_permanent_failure_is_dead_at_once() {
+        assert!(matches!(after(Class::Permanent, &item(1)), Settlement::Dead { .. }));
+    }
+
+    #[test]
+    fn a_give_back_waits_and_does_not_count_until_it_has_gone_on_for_a_day() {
+        let mut item = item(3);
+        assert!(matches!(after(Class::Deferred, &item), Settlement::GiveBack { delay, .. } if delay.as_secs() >= 1));
+        let day = i64::try_from(MAX_DEFER.as_millis()).unwrap();
+        item.given_back_since = Some(1_000_000_000 - day);
+        assert!(matches!(after(Class::Deferred, &item), Settlement::GiveBack { .. }));
+        item.given_back_since = Some(1_000_000_000 - day - 1);
+        assert!(matches!(after(Class::Deferred, &item), Settlement::Dead { .. }));
+    }
+}

@@ -1,0 +1,254 @@
+//! The claim loop, driven by a scripted handler on a real store.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
+use outbox::item::{Class, Failure, HostWrites, OnDead, Status};
+use outbox::retry::RetryPolicy;
+use outbox::worker::{Worker, WorkerSettings, maintain};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Fixture, eventually, item};
+
+const SOON: Duration = Duration::from_secs(20);
+
+type Script = dyn Fn(Attempt) -> futures_util::future::BoxFuture<'static, Outcome> + Send + Sync;
+
+/// A handler that does what the test says.
+struct Scripted {
+    services: Mutex<Vec<Service>>,
+    changes: watch::Sender<u64>,
+    script: Box<Script>,
+}
+
+impl Scripted {
+    fn new<F, Fut>(script: F) -> Arc<Self>
+    where
+        F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        let script = Box::new(move |attempt| Box::pin(script(attempt)) as _);
+        Arc::new(Self { services: Mutex::new(vec![service()]), changes: watch::Sender::new(0), script })
+    }
+
+    fn serve(&self, services: Vec<Service>) {
+        *self.services.lock().unwrap() = services;
+        self.changes.send_modify(|n| *n += 1);
+    }
+}
+
+#[async_trait]
+impl Handler for Scripted {
+    fn services(&self) -> Vec<Service> {
+        self.services.lock().unwrap().clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    async fn handle(&self, attempt: Attempt) -> Report {
+        Report::bare((self.script)(attempt).await)
+    }
+}
+
+fn service() -> Service {
+    let retry = RetryPolicy { max_retries: 2, base: Duration::from_millis(1), cap: Duration::from_millis(2) };
+    Service { item_type: "mail".into(), timeout: None, retry, concurrency: None, rate: None, on_dead: OnDead::Block }
+}
+
+fn done() -> Outcome {
+    Outcome::Done { result: None, writes: HostWrites::default() }
+}
+
+fn failed(class: Class) -> Outcome {
+    Outcome::Failed(Failure::new(class, "scripted", "scripted"))
+}
+
+/// A worker that runs until the test stops it.
+struct Running {
+    stop: CancellationToken,
+    worker: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
+        let settings =
+            WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_secs(60), drain };
+        let stop = CancellationToken::new();
+        let worker = Worker::new(Arc::clone(&f.store), Arc::clone(handler) as _, settings);
+        Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(SOON, self.worker).await.expect("a shutdown is bounded").unwrap();
+    }
+}
+
+async fn becomes(f: &Fixture, id: i64, status: Status) {
+    eventually(&format!("item {id} is {status}"), SOON, async || {
+        // The scripted clock does not run by itself, and retries wait for it.
+        f.clock.advance(Duration::from_millis(5));
+        f.status(id).await == status
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn items_are_handled_whether_they_were_there_before_or_come_later() {
+    let f = Fixture::sqlite();
+    let before = f.enqueue(item("before")).await;
+    let worker = Running::start(&f, &Scripted::new(async |_| done()), SOON);
+    becomes(&f, before, Status::Done).await;
+    let later = f.enqueue(item("later")).await;
+    becomes(&f, later, Status::Done).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
+    let f = Fixture::sqlite();
+    let script = async |attempt: Attempt| match attempt.item.idem_key.as_str() {
+        "poison" => failed(Class::Retryable),
+        "panic" => panic!("scripted panic"),
+        "reject" => failed(Class::Permanent),
+        _ => done(),
+    };
+    let poison = f.enqueue(item("poison")).await;
+    let panic = f.enqueue(item("panic")).await;
+    let reject = f.enqueue(item("reject")).await;
+    let good = f.enqueue(item("good")).await;
+    let worker = Running::start(&f, &Scripted::new(script), SOON);
+    becomes(&f, good, Status::Done).await;
+    for (id, attempts, class) in [(poison, 3, Class::Retryable), (panic, 3, Class::Trap), (reject, 1, Class::Permanent)]
+    {
+        becomes(&f, id, Status::Dlq).await;
+        let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
+        assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), vec![class; attempts]);
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_attempts_run_than_there_are_permits() {
+    let f = Fixture::sqlite();
+    for n in 0..10 {
+        f.enqueue(item(&n.to_string())).await;
+    }
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (release, gate) = watch::channel(false);
+    let worker = Running::start(
+        &f,
+        &Scripted::new(move |_| {
+            let (started, mut gate) = (started.clone(), gate.clone());
+            async move {
+                started.send(()).unwrap();
+                gate.wait_for(|open| *open).await.unwrap();
+                done()
+            }
+        }),
+        SOON,
+    );
+    for _ in 0..4 {
+        starts.recv().await.unwrap();
+    }
+    assert_eq!(f.store.overview().await.unwrap().by_status["CLAIMED"], 4);
+    assert!(starts.try_recv().is_err());
+    release.send(true).unwrap();
+    eventually("all are done", SOON, async || f.store.overview().await.unwrap().by_status["DONE"] == 10).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_type_that_nobody_serves_waits_and_is_handled_as_soon_as_somebody_does() {
+    let f = Fixture::sqlite();
+    let id = f.enqueue(item("k")).await;
+    let handler = Scripted::new(async |_| done());
+    handler.serve(Vec::new());
+    let worker = Running::start(&f, &handler, SOON);
+    tokio::task::yield_now().await;
+    assert_eq!(f.status(id).await, Status::Pending);
+    handler.serve(vec![service()]);
+    becomes(&f, id, Status::Done).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_attempts_in_flight() {
+    let f = Fixture::sqlite();
+    let id = f.enqueue(item("k")).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let handler = Scripted::new(move |_| {
+        let started = started.clone();
+        async move {
+            started.send(()).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            done()
+        }
+    });
+    let worker = Running::start(&f, &handler, SOON);
+    starts.recv().await.unwrap();
+    worker.stop().await;
+    assert_eq!(f.status(id).await, Status::Done);
+}
+
+#[tokio::test]
+async fn a_shutdown_gives_back_what_does_not_end_in_time() {
+    let f = Fixture::sqlite();
+    let polite = f.enqueue(item("polite")).await;
+    let deaf = f.enqueue(item("deaf")).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let handler = Scripted::new(move |attempt: Attempt| {
+        let started = started.clone();
+        async move {
+            started.send(()).unwrap();
+            if attempt.item.idem_key == "polite" {
+                attempt.stop.cancelled().await;
+                return Outcome::Stopped;
+            }
+            std::future::pending().await
+        }
+    });
+    let worker = Running::start(&f, &handler, Duration::ZERO);
+    starts.recv().await.unwrap();
+    starts.recv().await.unwrap();
+    worker.stop().await;
+    for (id, maybe_executed) in [(polite, false), (deaf, true)] {
+        let shown = f.store.show(id).await.unwrap().unwrap();
+        assert_eq!((shown.item.status, shown.item.attempts), (Status::Pending, 0));
+        assert_eq!(shown.item.maybe_executed, maybe_executed);
+        assert!(shown.failed_attempts.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_lies_before_the_end_of_the_lease() {
+    let f = Fixture::sqlite();
+    f.enqueue(item("k")).await;
+    let (seen, mut attempts) = mpsc::unbounded_channel();
+    let handler = Scripted::new(move |attempt: Attempt| {
+        seen.send((attempt.deadline_at, attempt.item.lease_until.unwrap())).unwrap();
+        async { done() }
+    });
+    let worker = Running::start(&f, &handler, SOON);
+    let (deadline_at, lease_until) = attempts.recv().await.unwrap();
+    assert_eq!(lease_until - deadline_at, 5_000);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_ends_even_where_nobody_claims() {
+    let f = Fixture::sqlite();
+    let id = f.enqueue(item("k")).await;
+    f.claim_one("mail").await;
+    f.clock.advance(Duration::from_secs(61));
+    let stop = CancellationToken::new();
+    let maintaining = tokio::spawn(maintain(Arc::clone(&f.store), stop.clone()));
+    becomes(&f, id, Status::Pending).await;
+    stop.cancel();
+    maintaining.await.unwrap();
+}
