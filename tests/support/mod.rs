@@ -1,5 +1,9 @@
 //! What several test files share: stores with a clock that the test moves, and polling with a deadline.
 
+pub(crate) mod downstream;
+pub(crate) mod host;
+pub(crate) mod http;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,37 +14,37 @@ use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
 
 /// Where the tests' clocks start.
-pub const START: i64 = 1_800_000_000_000;
+pub(crate) const START: i64 = 1_800_000_000_000;
 
 /// A clock that moves only when a test says so.
 #[derive(Clone)]
-pub struct TestClock(Arc<AtomicI64>);
+pub(crate) struct TestClock(Arc<AtomicI64>);
 
 impl TestClock {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicI64::new(START)))
     }
 
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    pub fn source(&self) -> outbox::store::sqlite::Clock {
+    pub(crate) fn source(&self) -> outbox::store::sqlite::Clock {
         let clock = Arc::clone(&self.0);
         Arc::new(move || clock.load(Ordering::SeqCst))
     }
 }
 
 /// A real store in a folder of its own.
-pub struct Fixture {
-    pub store: Arc<dyn Store>,
-    pub clock: TestClock,
-    pub path: PathBuf,
+pub(crate) struct Fixture {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: TestClock,
+    pub(crate) path: PathBuf,
     dir: Option<tempfile::TempDir>,
 }
 
 impl Fixture {
-    pub fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("outbox.sqlite");
         let clock = TestClock::new();
@@ -49,34 +53,34 @@ impl Fixture {
     }
 
     /// Another process's view of the same outbox.
-    pub fn second(&self) -> Arc<dyn Store> {
+    pub(crate) fn second(&self) -> Arc<dyn Store> {
         open(&self.path, "pod-2", &self.clock)
     }
 
     /// The folder, for a caller that outlives the fixture.
-    pub fn into_dir(mut self) -> tempfile::TempDir {
+    pub(crate) fn into_dir(mut self) -> tempfile::TempDir {
         self.dir.take().unwrap()
     }
 
-    pub async fn enqueue(&self, item: NewItem) -> ItemId {
+    pub(crate) async fn enqueue(&self, item: NewItem) -> ItemId {
         let enqueued = self.store.enqueue(vec![item], outbox::store::Write::Each).await.unwrap();
         enqueued.ids[0].unwrap()
     }
 
-    pub async fn item(&self, id: ItemId) -> Item {
+    pub(crate) async fn item(&self, id: ItemId) -> Item {
         self.store.show(id).await.unwrap().unwrap().item
     }
 
-    pub async fn status(&self, id: ItemId) -> Status {
+    pub(crate) async fn status(&self, id: ItemId) -> Status {
         self.item(id).await.status
     }
 
     /// Claims at most `limit` items of one type on ordinary terms.
-    pub async fn claim(&self, item_type: &str, limit: u32) -> Vec<Claim> {
+    pub(crate) async fn claim(&self, item_type: &str, limit: u32) -> Vec<Claim> {
         self.store.claim(&request(&[item_type], limit)).await.unwrap().claims
     }
 
-    pub async fn claim_one(&self, item_type: &str) -> Claim {
+    pub(crate) async fn claim_one(&self, item_type: &str) -> Claim {
         self.claim(item_type, 1).await.pop().expect("an item is ready")
     }
 }
@@ -87,7 +91,7 @@ fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn St
 }
 
 /// A claim of the given types with a lease of a minute and two retries.
-pub fn request(types: &[&str], limit: u32) -> ClaimRequest {
+pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
     let terms = |item_type: &&str| TypeClaim {
         item_type: (*item_type).into(),
         lease: Duration::from_secs(60),
@@ -99,36 +103,36 @@ pub fn request(types: &[&str], limit: u32) -> ClaimRequest {
     ClaimRequest { claimed_by: "pod-1".into(), limit, types: types.iter().map(terms).collect() }
 }
 
-pub fn done() -> Settled {
+pub(crate) fn done() -> Settled {
     settled(Settlement::Done { result: None, writes: HostWrites::default() })
 }
 
-pub fn failure() -> Failure {
+pub(crate) fn failure() -> Failure {
     Failure::new(Class::Retryable, "upstream.503", "the receiver is down")
 }
 
-pub fn retry(delay: Duration) -> Settled {
+pub(crate) fn retry(delay: Duration) -> Settled {
     settled(Settlement::Retry { failure: failure(), delay })
 }
 
-pub fn dead() -> Settled {
+pub(crate) fn dead() -> Settled {
     settled(Settlement::Dead { failure: failure(), on_dead: OnDead::Block })
 }
 
-pub fn settled(settlement: Settlement) -> Settled {
+pub(crate) fn settled(settlement: Settlement) -> Settled {
     Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None }
 }
 
-pub fn item(key: &str) -> NewItem {
+pub(crate) fn item(key: &str) -> NewItem {
     NewItem::new("mail", key, r#"{"to":"a"}"#)
 }
 
-pub async fn all(store: &dyn Store) -> Vec<Item> {
+pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
     store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
 }
 
 /// Waits until `check` holds; fails the test when it does not within the time given.
-pub async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !check().await {
         assert!(start.elapsed() < within, "not within {within:?}: {what}");

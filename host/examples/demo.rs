@@ -1,0 +1,281 @@
+//! The playbook's smoke, walked in front of the reader: the real host, the real handlers, two real
+//! downstream services. Started by `make demo`; with `--exit` it ends after the walk.
+#![expect(clippy::print_stdout, reason = "the walk is printed for its reader")]
+#![expect(dead_code, reason = "the support modules serve the tests as well")]
+
+#[path = "../../tests/support/downstream.rs"]
+mod downstream;
+#[path = "../../tests/support/host.rs"]
+mod host;
+#[path = "../../tests/support/http.rs"]
+mod http;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use downstream::Pod;
+use host::{Host, HostPlan};
+use serde_json::{Value, json};
+
+/// Every step of the walk is over within this, or the walk has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let exit = std::env::args().any(|arg| arg == "--exit");
+    let demo = Demo::start().await?;
+    let demo = demo.walk().await?;
+    println!("\nEvery step held.");
+    if exit { Ok(()) } else { demo.stay().await }
+}
+
+struct Demo {
+    dir: PathBuf,
+    plan: HostPlan,
+    host: Host,
+    vector: Pod,
+    belief: Pod,
+}
+
+impl Demo {
+    async fn start() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("finding the repository")?;
+        let dir = root.join("target/demo");
+        prepare(&dir, &root.join("plugins.d"))?;
+        step("Two downstream services start: the vector pod and the belief pod");
+        let (vector, belief) = (Pod::start().await, Pod::start().await);
+        println!("   vector pod   {}\n   belief pod   {}", vector.url(), belief.url());
+        step("The host starts: SQLite store, worker, sandboxed handlers, HTTP edge");
+        let plan = HostPlan::new(&binary()?, &dir)
+            .set("VECTOR_URL", &vector.url())
+            .set("BELIEF_URL", &belief.url())
+            .set("WEBHOOK_URL", &format!("{}/hook", belief.url()))
+            .set("OUTBOX_MAX_RETRIES", "2")
+            .set("OUTBOX_BACKOFF_BASE_MS", "200");
+        let host = plan.start("serve").await;
+        println!("   host         {}", host.url);
+        Ok(Self { dir, plan, host, vector, belief })
+    }
+
+    async fn walk(self) -> Result<Self> {
+        self.write_once().await?;
+        let demo = self.survive_a_dead_pod().await?;
+        demo.replace_a_handler().await?;
+        demo.show_the_cockpit().await?;
+        Ok(demo)
+    }
+
+    /// A write is accepted, performed once, and the same write again changes nothing.
+    async fn write_once(&self) -> Result<()> {
+        step("A write to memory is accepted with 202 once it is durable");
+        let first = write(&self.host, "first").await?;
+        ensure!(first["outbox_ids"].as_array().is_some_and(|ids| ids.len() == 2), "two items were promised");
+        self.all_become(&first, "DONE").await?;
+        step("The same write again: the same ids, and no second effect");
+        let again = write(&self.host, "first").await?;
+        ensure!(again["outbox_ids"] == first["outbox_ids"], "the ids differ");
+        self.effects("the vector pod", &self.vector, 1)?;
+        self.effects("the belief pod", &self.belief, 1)
+    }
+
+    /// A dead downstream service: retries, DLQ, recovery, replay.
+    async fn survive_a_dead_pod(self) -> Result<Self> {
+        step("The vector pod is killed; a write is accepted all the same");
+        let Self { dir, plan, host, vector, belief } = self;
+        let dead = vector.kill().await;
+        let ids = ids(&write(&host, "second").await?)?;
+        step("Its vector item is tried, tried again twice, and goes to the DLQ; the belief item is done");
+        becomes(&host, ids[0], "DLQ").await?;
+        becomes(&host, ids[1], "DONE").await?;
+        let item = host.send("GET", &format!("/items/{}", ids[0]), &[], "").await.json();
+        for attempt in item["failed_attempts"].as_array().context("the item has a history")? {
+            println!("   attempt {}: {} {}", attempt["attempt"], attempt["code"], attempt["message"]);
+        }
+        ensure!(item["failed_attempts"].as_array().is_some_and(|rows| rows.len() == 3), "three attempts were promised");
+        step("The vector pod is brought back, and the item is replayed: DONE");
+        let vector = dead.revive().await;
+        let demo = Self { dir, plan, host, vector, belief };
+        let reason = json!({ "reason": "the vector pod is back" });
+        show(&demo.host, "POST", &format!("/items/{}/replay", ids[0]), &[], &reason).await?;
+        becomes(&demo.host, ids[0], "DONE").await?;
+        demo.effects("the vector pod", &demo.vector, 2)?;
+        Ok(demo)
+    }
+
+    /// A handler is replaced while items flow.
+    async fn replace_a_handler(&self) -> Result<()> {
+        step("A handler is replaced while items flow: none is lost, none is performed twice");
+        let before = self.vector.ledger.effects().len();
+        let mut writes = Vec::new();
+        for number in 0..30 {
+            if number == 10 {
+                let digest = replace(&self.dir.join("plugins.d/vector-upsert.wasm"))?;
+                println!("   … a new vector-upsert.wasm is moved into place after 10 writes ({digest} bytes)");
+            }
+            let key = format!("flow-{number}");
+            writes.push(self.post_memory(&key).await?);
+        }
+        for write in &writes {
+            for id in ids(write)? {
+                becomes(&self.host, id, "DONE").await?;
+            }
+        }
+        let effects = self.vector.ledger.effects();
+        ensure!(effects.len() == before + 30, "{} effects instead of 30", effects.len() - before);
+        println!("   30 writes, 60 items, all DONE; 30 more effects at the vector pod, each key once");
+        let mut digests = BTreeSet::new();
+        for write in &writes {
+            let item = self.host.send("GET", &format!("/items/{}", ids(write)?[0]), &[], "").await.json();
+            digests.insert(item["handler_digest"].to_string());
+        }
+        println!("   handled by {} generations of the handler", digests.len());
+        ensure!(digests.len() == 2, "two generations of the handler were promised");
+        Ok(())
+    }
+
+    async fn show_the_cockpit(&self) -> Result<()> {
+        step("The cockpit shows the saga's steps");
+        let cockpit = self.host.send("GET", "/status/cockpit", &[], "").await.json();
+        let saga = &cockpit["governor"]["sagas"]["WriteMemorySaga"];
+        println!("{}", indent(&format!("{saga:#}")));
+        ensure!(saga["began"].as_u64() == Some(33), "33 runs should have begun: two writes, a replay and 30 writes");
+        ensure!(saga["ended_err"].as_u64() == Some(1), "one run should have ended with an error");
+        ensure!(saga["ended_ok"].as_u64() == Some(32), "the others should have ended well");
+        Ok(())
+    }
+
+    async fn post_memory(&self, key: &str) -> Result<Value> {
+        let headers = [("Idempotency-Key", key), ("X-Correlation-ID", key), ("Content-Type", "application/json")];
+        let answer = self.host.send("POST", "/memory", &headers, &memory(key).to_string()).await;
+        ensure!(answer.status == 202, "202 was expected, {} came", answer.status);
+        Ok(answer.json())
+    }
+
+    async fn all_become(&self, write: &Value, status: &str) -> Result<()> {
+        for id in ids(write)? {
+            becomes(&self.host, id, status).await?;
+        }
+        Ok(())
+    }
+
+    fn effects(&self, name: &str, pod: &Pod, expected: usize) -> Result<()> {
+        let effects = pod.ledger.effects();
+        println!("   {name} has performed {} effect(s):", effects.len());
+        for (key, times) in &effects {
+            println!("     {key}  ({times} request(s))");
+        }
+        ensure!(effects.len() == expected, "{expected} effects were expected");
+        Ok(())
+    }
+
+    /// Keeps everything running until Ctrl-C, and says what to try.
+    async fn stay(self) -> Result<()> {
+        let (url, binary) = (&self.host.url, binary()?);
+        let db = self.dir.join("outbox.sqlite");
+        println!("\nThe host stays up until Ctrl-C. Try, in another terminal:\n");
+        println!("  export OUTBOX_DB={} PATH={}:$PATH", db.display(), binary.parent().unwrap_or(&binary).display());
+        println!("  outbox list            outbox show 3          outbox stats");
+        println!("  outbox plugin list     outbox signals         outbox doctor");
+        println!("  curl -s {url}/status/cockpit");
+        println!("  curl -s {url}/metrics");
+        println!("  curl -si {url}/memory -H 'Content-Type: application/json' -d '{{\"text\":\"hello\"}}'");
+        tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")?;
+        let code = self.host.terminate();
+        println!("\nThe host drained and ended with status {code:?}.");
+        Ok(())
+    }
+}
+
+/// Writes to memory in front of the reader.
+async fn write(host: &Host, key: &str) -> Result<Value> {
+    let headers = [("Idempotency-Key", key), ("X-Correlation-ID", "demo")];
+    show(host, "POST", "/memory", &headers, &memory(key)).await
+}
+
+fn memory(key: &str) -> Value {
+    json!({ "text": format!("what {key} remembers") })
+}
+
+/// Sends a request and prints it with its answer.
+async fn show(host: &Host, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {
+    let mut headers = headers.to_vec();
+    headers.push(("Content-Type", "application/json"));
+    println!("   > {method} {path}");
+    for (name, value) in &headers {
+        println!("   > {name}: {value}");
+    }
+    println!("   > {body}");
+    let answer = host.send(method, path, &headers, &body.to_string()).await;
+    println!("   < {}", answer.status);
+    if answer.headers.contains_key("idempotent-replayed") {
+        println!("   < Idempotent-Replayed: true");
+    }
+    println!("   < {}", answer.json());
+    ensure!(answer.status.is_success(), "{method} {path} failed");
+    Ok(answer.json())
+}
+
+fn ids(write: &Value) -> Result<Vec<i64>> {
+    let ids = write["outbox_ids"].as_array().context("the answer has outbox_ids")?;
+    ids.iter().map(|id| id.as_i64().context("an id is a number")).collect()
+}
+
+async fn becomes(host: &Host, id: i64, status: &str) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
+        if item["status"] == status {
+            println!("   item {id} ({}) is {status}", item["type"].as_str().unwrap_or_default());
+            return Ok(());
+        }
+        if start.elapsed() > PATIENCE {
+            bail!("item {id} should be {status} and is {}", item["status"]);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A fresh folder with a copy of the handlers.
+fn prepare(dir: &Path, plugins: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("clearing {}", dir.display()))?;
+    }
+    let copies = dir.join("plugins.d");
+    std::fs::create_dir_all(&copies).with_context(|| format!("creating {}", copies.display()))?;
+    let entries = std::fs::read_dir(plugins)
+        .with_context(|| format!("reading {}: build the handlers with `make plugins`", plugins.display()))?;
+    for entry in entries {
+        let entry = entry.context("reading the handlers' folder")?;
+        std::fs::copy(entry.path(), copies.join(entry.file_name())).context("copying a handler")?;
+    }
+    Ok(())
+}
+
+/// Moves a component of the same behaviour and another digest into place: the same bytes and one more
+/// custom section. Returns its size.
+fn replace(component: &Path) -> Result<usize> {
+    let mut bytes = std::fs::read(component).context("reading the handler")?;
+    // A custom section: id 0, its length, the length of its name, its name.
+    bytes.extend_from_slice(b"\x00\x05\x04demo");
+    let fresh = component.with_extension("new");
+    std::fs::write(&fresh, &bytes).context("writing the new handler")?;
+    std::fs::rename(&fresh, component).context("moving the new handler into place")?;
+    Ok(bytes.len())
+}
+
+/// The binary that was built beside this example.
+fn binary() -> Result<PathBuf> {
+    let example = std::env::current_exe().context("finding the demo's own path")?;
+    let folder = example.parent().and_then(Path::parent).context("finding the build folder")?;
+    Ok(folder.join("outbox"))
+}
+
+fn step(title: &str) {
+    println!("\n── {title}");
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,163 @@
+//! The items table as applications use it: with their own SQLite, in their own transactions.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use outbox::item::{NewItem, Status};
+use outbox::store::StoreError;
+use outbox::store::sqlite::{enqueue_in, migrate};
+
+use crate::support::{Fixture, all, done};
+
+/// Runs statements in the `sqlite3` command line, which stops at the first error.
+fn sqlite3(path: &Path, sql: &str) -> Output {
+    Command::new("sqlite3").arg("-bail").arg(path).arg(sql).output().expect("sqlite3 is installed")
+}
+
+fn accepted(path: &Path, sql: &str) -> String {
+    let output = sqlite3(path, sql);
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refused(path: &Path, sql: &str, why: &str) {
+    let output = sqlite3(path, sql);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(why), "{sql}: {stderr}");
+}
+
+const INSERT: &str = "INSERT INTO outbox_items (type, idem_key, payload)";
+
+/// The fenced blocks of one language in a document.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    document.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled_back_one_is_not() {
+    let f = Fixture::sqlite();
+    accepted(&f.path, "CREATE TABLE orders (id INTEGER PRIMARY KEY)");
+    accepted(&f.path, &format!("BEGIN; INSERT INTO orders VALUES (1); {INSERT} VALUES ('mail', 'a', '{{}}'); COMMIT"));
+    accepted(
+        &f.path,
+        &format!("BEGIN; INSERT INTO orders VALUES (2); {INSERT} VALUES ('mail', 'b', '{{}}'); ROLLBACK"),
+    );
+    let mut items = all(&*f.store).await;
+    assert_eq!(items.len(), 1);
+    let stored = items.pop().unwrap();
+    assert_eq!((stored.idem_key.as_str(), stored.payload.as_slice(), stored.cid.len()), ("a", &b"{}"[..], 32));
+    // SQL's own clock dates the item; the test's clock stands in the year 2027.
+    assert!(stored.created_at > 1_700_000_000_000 && stored.created_at == stored.available_at);
+    let claim = f.claim_one("mail").await;
+    f.store.settle(&claim.reference(), done()).await.unwrap();
+    assert_eq!(f.status(stored.id).await, Status::Done);
+}
+
+#[tokio::test]
+async fn the_documented_examples_run() {
+    let document = include_str!("../docs/enqueueing.md");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sqlite");
+    migrate(&path).unwrap();
+    for sql in blocks(document, "sql") {
+        accepted(&path, sql);
+    }
+    for python in blocks(document, "python") {
+        let output = Command::new("python3").arg("-c").arg(python).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    place_order(&mut rusqlite::Connection::open(&path).unwrap()).unwrap();
+    let rows = accepted(&path, "SELECT idem_key FROM outbox_items ORDER BY id; SELECT count(*) FROM orders");
+    assert_eq!(rows, "order-17-confirmed\norder-18-confirmed\norder-19-confirmed\n3\n");
+}
+
+#[test]
+fn the_documented_rust_example_is_the_one_that_runs() {
+    let flat = |text: &str| text.split_whitespace().collect::<String>();
+    let example = blocks(include_str!("../docs/enqueueing.md"), "rust")[0];
+    let body = &example[example.find("fn place_order").unwrap()..];
+    assert!(flat(include_str!("sql.rs")).contains(&flat(body)));
+}
+
+fn place_order(db: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    let tx = db.transaction()?;
+    tx.execute("INSERT INTO orders (id, customer) VALUES (19, 'barbara')", [])?;
+    enqueue_in(&tx, &NewItem::new("webhook", "order-19-confirmed", r#"{"order": 19}"#))?;
+    tx.commit()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule() {
+    let f = Fixture::sqlite();
+    let mut db = rusqlite::Connection::open(&f.path).unwrap();
+    let item = NewItem::new("mail", "k", "{}");
+    let tx = db.transaction().unwrap();
+    enqueue_in(&tx, &item).unwrap();
+    tx.rollback().unwrap();
+    assert!(all(&*f.store).await.is_empty());
+    let tx = db.transaction().unwrap();
+    let first = enqueue_in(&tx, &item).unwrap();
+    assert_eq!(enqueue_in(&tx, &item).unwrap(), first);
+    let other = enqueue_in(&tx, &NewItem::new("mail", "k", "[]")).unwrap_err();
+    assert!(matches!(other, StoreError::Conflict { first: id, .. } if id == first));
+    tx.commit().unwrap();
+    assert_eq!(all(&*f.store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_schema_keeps_the_rules_for_sql_callers() {
+    let f = Fixture::sqlite();
+    let (path, claim) = (&f.path, "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
+    accepted(path, &format!("{INSERT} VALUES ('mail', 'k', '{{}}')"));
+    accepted(path, &format!("{INSERT} VALUES ('mail', 'k', CAST('{{}}' AS BLOB))"));
+    for clause in ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"] {
+        let statement = format!("{clause} INTO outbox_items (type, idem_key, payload) VALUES ('mail', 'k', '[]')");
+        refused(path, &statement, "already used by an item with other content");
+    }
+    let replaces_the_id =
+        "INSERT OR REPLACE INTO outbox_items (id, type, idem_key, payload) VALUES (1, 'mail', 'x', '')";
+    refused(path, replaces_the_id, "id is already used");
+    for (column, value) in
+        [("payload", "'[]'"), ("idem_key", "'z'"), ("type", "'z'"), ("cid", "'z'"), ("headers", "'{\"a\":1}'")]
+    {
+        refused(path, &format!("UPDATE outbox_items SET {column} = {value}"), "never changes");
+    }
+    refused(path, "DELETE FROM outbox_items", "not finished");
+    refused(path, &format!("{INSERT} VALUES ('Mail', 'b', '')"), "CHECK");
+    refused(path, &format!("{INSERT} VALUES ('mail', '', '')"), "CHECK");
+    refused(path, &format!("{INSERT} VALUES ('mail', 'a' || char(10), '')"), "CHECK");
+    refused(path, &format!("{INSERT} VALUES ('mail', 'n', 1)"), "CHECK");
+    refused(path, "UPDATE outbox_items SET status = 'CLAIMED'", "CHECK");
+    refused(path, "UPDATE outbox_items SET status = 'DONE'", "CHECK");
+    refused(path, &format!("UPDATE outbox_items SET {claim}"), "CHECK");
+    accepted(path, "UPDATE outbox_items SET metadata = '{\"note\": 1}'");
+    refused(path, "UPDATE outbox_items SET metadata = '[]'", "CHECK");
+    assert_eq!(all(&*f.store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
+    let f = Fixture::sqlite();
+    let columns = "INSERT INTO outbox_items (type, idem_key, payload, headers)";
+    accepted(&f.path, &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
+    accepted(&f.path, &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
+    let claims = f.claim("mail", 10).await;
+    assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["good"]);
+    let bad = f.store.show(1).await.unwrap().unwrap();
+    assert_eq!((bad.item.status, bad.failed_attempts[0].class.as_str()), (Status::Dlq, "undecodable"));
+    assert!(bad.item.last_error.unwrap().contains("headers"));
+}
+
+#[test]
+fn the_audit_trail_cannot_be_edited() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("outbox.sqlite");
+    migrate(&path).unwrap();
+    let insert =
+        "INSERT INTO outbox_audit (at, actor, action, selection, count, changes) VALUES (1, 'a', 'b', '', 1, '')";
+    accepted(&path, insert);
+    refused(&path, "UPDATE outbox_audit SET actor = 'z'", "append-only");
+    refused(&path, "DELETE FROM outbox_audit", "append-only");
+}

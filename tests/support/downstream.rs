@@ -1,0 +1,128 @@
+//! A downstream pod: a real HTTP service that honours idempotency keys, and that can be killed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// One request as the pod received it.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    /// A header's value, or the empty text.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// What a pod has seen and done; it survives the pod's death as its database would.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    received: Mutex<Vec<Received>>,
+    answer: Mutex<Option<StatusCode>>,
+}
+
+impl Ledger {
+    /// Every request, in order.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The effects: how often each idempotency key was received. A receiver that honours keys performs
+    /// one effect per key.
+    pub(crate) fn effects(&self) -> BTreeMap<String, usize> {
+        let mut effects = BTreeMap::new();
+        for request in self.received() {
+            *effects.entry(request.header("idempotency-key").to_owned()).or_default() += 1;
+        }
+        effects
+    }
+
+    /// From now on every request is answered with this status; `None` means 200.
+    pub(crate) fn answer_with(&self, status: Option<StatusCode>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// A running pod.
+pub(crate) struct Pod {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What it has seen.
+    pub(crate) ledger: Arc<Ledger>,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Pod {
+    /// Starts a pod on a free port.
+    pub(crate) async fn start() -> Self {
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default()).await
+    }
+
+    /// Its base URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Closes the port and every connection: from now on, connections are refused.
+    pub(crate) async fn kill(self) -> Dead {
+        self.stop.cancel();
+        if let Err(err) = self.serving.await {
+            assert!(err.is_cancelled(), "the pod panicked: {err}");
+        }
+        Dead { address: self.address, ledger: self.ledger }
+    }
+
+    async fn listen(address: SocketAddr, ledger: Arc<Ledger>) -> Self {
+        let listener = TcpListener::bind(address).await.expect("binding the pod's port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let app = Router::new().fallback(receive).with_state(Arc::clone(&ledger));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            let served = stopped.run_until_cancelled(axum::serve(listener, app).into_future()).await;
+            assert!(served.is_none(), "the pod stopped by itself");
+        });
+        Self { address, ledger, stop, serving }
+    }
+}
+
+/// A pod that was killed.
+pub(crate) struct Dead {
+    address: SocketAddr,
+    ledger: Arc<Ledger>,
+}
+
+impl Dead {
+    /// Starts it again on its port, with what it had stored.
+    pub(crate) async fn revive(self) -> Pod {
+        Pod::listen(self.address, self.ledger).await
+    }
+}
+
+async fn receive(
+    State(ledger): State<Arc<Ledger>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let path = uri.path().to_owned();
+    ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { method, path, headers, body });
+    let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
+    (answer.unwrap_or(StatusCode::OK), r#"{"ok":true}"#).into_response()
+}

@@ -1,0 +1,128 @@
+//! The real binary as a child process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::http;
+
+/// A running `outbox serve` or `outbox worker`. Killed when dropped.
+pub(crate) struct Host {
+    /// Where its edge listens, as a base URL.
+    pub(crate) url: String,
+    child: Child,
+}
+
+/// How a host is started: a folder with its database and plugins, and its settings.
+#[derive(Clone)]
+pub(crate) struct HostPlan {
+    binary: PathBuf,
+    dir: PathBuf,
+    settings: Vec<(String, String)>,
+}
+
+impl HostPlan {
+    /// A plan for `binary`, with everything it stores below `dir` and nothing else set.
+    pub(crate) fn new(binary: &Path, dir: &Path) -> Self {
+        let plan = Self { binary: binary.to_owned(), dir: dir.to_owned(), settings: Vec::new() };
+        let below = |name: &str| dir.join(name).display().to_string();
+        plan.set("OUTBOX_DB", &below("outbox.sqlite"))
+            .set("OUTBOX_PLUGINS", &below("plugins.d"))
+            .set("OUTBOX_CACHE_DIR", &below("cache"))
+            .set("OUTBOX_ENABLED", "true")
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// The command with its settings and no others; it sees nothing of the environment but `PATH`.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        command.args(args).current_dir(&self.dir);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().expect("running the binary")
+    }
+
+    /// Runs a command that must succeed and print JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.run(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "outbox {}: {stderr}", args.join(" "));
+        serde_json::from_slice(&output.stdout).expect("the command prints JSON")
+    }
+
+    /// Starts `outbox serve` (or another long-running verb) and waits until it is ready.
+    pub(crate) async fn start(&self, verb: &str) -> Host {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.join("host.log")).expect("a log file");
+        let mut command = self.clone().set("OUTBOX_LISTEN", &listen).command(&[verb]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starting the host");
+        let mut host = Host { url: format!("http://{listen}"), child };
+        host.ready(&self.dir).await;
+        host
+    }
+}
+
+impl Host {
+    async fn ready(&mut self, dir: &Path) {
+        let start = Instant::now();
+        loop {
+            if let Ok(answer) = http::send("GET", &format!("{}/readyz", self.url), &[], "").await
+                && answer.status == 200
+            {
+                return;
+            }
+            let ended = self.child.try_wait().expect("asking for the child's state");
+            let log = || std::fs::read_to_string(dir.join("host.log")).unwrap_or_default();
+            assert!(ended.is_none(), "the host ended with {ended:?}:\n{}", log());
+            assert!(start.elapsed() < Duration::from_secs(120), "the host is not ready:\n{}", log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sends a request to the edge.
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> http::Answer {
+        let url = format!("{}{path}", self.url);
+        http::send(method, &url, headers, body).await.unwrap_or_else(|err| panic!("{method} {url}: {err}"))
+    }
+
+    /// `kill -9`, without any chance to tidy up.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("killing the host");
+        self.child.wait().expect("waiting for the killed host");
+    }
+
+    /// Asks the host to stop, as an init system does, and returns its exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("sending SIGTERM");
+        assert!(asked.success(), "SIGTERM could not be sent");
+        self.child.wait().expect("waiting for the host").code()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Already ended hosts cannot be killed again; both are fine here.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("binding a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
