@@ -54,18 +54,22 @@ fn claim_type(
     claimed: &mut Claimed,
 ) -> rusqlite::Result<()> {
     let limit = share.min(free_concurrency(step, terms)?).min(tokens(step, terms)?);
-    if limit == 0 {
-        return Ok(());
-    }
-    let before = claimed.claims.len();
-    for (id, attempts) in ready(step, &terms.item_type, limit)? {
-        if attempts > terms.max_retries {
-            exhaust(step, id, terms.on_dead)?;
-        } else if let Some(claim) = claim_one(step, request, terms, id)? {
-            claimed.claims.push(claim);
+    let mut left = limit;
+    while left > 0 {
+        let ready = ready(step, &terms.item_type, left)?;
+        if ready.is_empty() {
+            break;
+        }
+        for (id, attempts) in ready {
+            if attempts > terms.max_retries {
+                exhaust(step, id, terms.on_dead)?;
+            } else if let Some(claim) = claim_one(step, request, terms, id)? {
+                claimed.claims.push(claim);
+                left -= 1;
+            }
         }
     }
-    take_tokens(step, terms, claimed.claims.len() - before)
+    take_tokens(step, terms, limit - left)
 }
 
 /// The ids of the items that may be claimed now, with the attempts they have made. An item with an
@@ -158,8 +162,8 @@ fn level(step: &Step<'_>, terms: &TypeClaim, rate: f64) -> rusqlite::Result<f64>
     Ok(rate.mul_add(elapsed.as_secs_f64(), tokens).min(full))
 }
 
-fn take_tokens(step: &Step<'_>, terms: &TypeClaim, taken: usize) -> rusqlite::Result<()> {
-    let (Some(rate), Ok(taken)) = (terms.rate, u32::try_from(taken)) else { return Ok(()) };
+fn take_tokens(step: &Step<'_>, terms: &TypeClaim, taken: u32) -> rusqlite::Result<()> {
+    let Some(rate) = terms.rate else { return Ok(()) };
     if taken == 0 {
         return Ok(());
     }
