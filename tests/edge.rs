@@ -1,5 +1,7 @@
 //! The HTTP entry, over a real SQLite file: what callers, operators, probes and scrapers rely on.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 mod observe;
 mod operate;
 mod write;
@@ -15,7 +17,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
 use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::{Class, Failure, Item, OnDead};
+use outbox::item::{Class, Failure, HostWrites, Item, OnDead};
 use outbox::retry::RetryPolicy;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
@@ -74,7 +76,7 @@ impl Host {
     async fn claim(&self, item_type: &str) -> Claim {
         let terms = TypeClaim {
             item_type: item_type.into(),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             max_retries: 8,
             concurrency: None,
             rate: None,
@@ -85,7 +87,7 @@ impl Host {
     }
 
     async fn complete(&self, item_type: &str) {
-        self.settle(item_type, Settlement::Done { result: None, writes: Default::default() }).await;
+        self.settle(item_type, Settlement::Done { result: None, writes: HostWrites::default() }).await;
     }
 
     async fn dead_letter(&self, item_type: &str) {
@@ -168,7 +170,7 @@ impl Scripted {
     }
 
     fn done() -> Outcome {
-        Outcome::Done { result: Some(br#"{"rows":1}"#.to_vec()), writes: Default::default() }
+        Outcome::Done { result: Some(br#"{"rows":1}"#.to_vec()), writes: HostWrites::default() }
     }
 }
 

@@ -77,13 +77,13 @@ impl Events {
         let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
         let (id, data): (_, Value) = (field("id:"), serde_json::from_str(&field("data:")).unwrap());
         assert_eq!(data["seq"].to_string(), id);
-        self.read = rest.to_owned();
+        self.read = String::from(rest);
         Some((id.parse().unwrap(), data["signal"].as_str().unwrap().to_owned()))
     }
 }
 
 #[tokio::test]
-async fn a_graceful_stop_answers_what_is_under_way_and_does_not_wait_for_streams() {
+async fn a_stop_ends_the_open_streams_and_the_listener() {
     let host = host_with_a_memory().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -2,7 +2,7 @@
 
 use outbox::edge::EdgeSettings;
 use outbox::handler::{Mode, Outcome};
-use outbox::item::{Class, Failure, Status};
+use outbox::item::{Class, Failure, HostWrites, Status};
 use outbox::saga::SagaPlan;
 use outbox::store::Store as _;
 use serde_json::json;
@@ -125,6 +125,7 @@ async fn every_refusal_is_a_problem() {
         (get("/items/7"), 404, "no-item"),
         (get("/items/%ff"), 400, "invalid-request"),
         (get("/signals?after=x"), 400, "invalid-request"),
+        (get("/signals?limit=257"), 400, "invalid-request"),
     ] {
         host.send(request).await.problem(status, word);
     }
@@ -167,6 +168,17 @@ async fn a_batch_is_written_whole_and_its_repetition_creates_nothing() {
 }
 
 #[tokio::test]
+async fn a_batch_with_known_and_new_items_creates_the_new_ones() {
+    let host = Host::durable();
+    host.send(post("/items", &CONTRACT, r#"{"type":"a","idem_key":"known","payload":1}"#)).await;
+    let batch = "{\"type\":\"b\",\"payload\":2}\n{\"type\":\"a\",\"idem_key\":\"known\",\"payload\":1}\n";
+    let answer = host.send(post("/items", &NDJSON, batch)).await;
+    assert_eq!(answer.json()["outbox_ids"], json!([2, 1]), "{answer:?}");
+    assert_eq!(answer.header("idempotent-replayed"), None);
+    assert_eq!(host.items().await.len(), 2);
+}
+
+#[tokio::test]
 async fn a_bad_line_refuses_the_whole_batch_and_is_named() {
     let host = Host::durable();
     host.send(post("/items", &CONTRACT, r#"{"type":"a","idem_key":"taken","payload":1}"#)).await;
@@ -202,7 +214,7 @@ async fn a_store_that_fails_is_503_and_never_a_fall_back_to_inline() {
 async fn inline_the_steps_run_once_in_order_and_nothing_is_stored() {
     let host = Host::new(EdgeSettings::default());
     host.handler.answers("vector_upsert", Scripted::done());
-    host.handler.answers("belief_recompute", Outcome::Done { result: None, writes: Default::default() });
+    host.handler.answers("belief_recompute", Outcome::Done { result: None, writes: HostWrites::default() });
     let answer = host.send(post("/memory", &CONTRACT, BODY)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let steps = json!([

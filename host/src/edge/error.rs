@@ -104,7 +104,7 @@ impl ApiError {
     fn members(&self) -> Value {
         match self {
             Self::TooLarge { limit } => json!({ "limit": limit }),
-            Self::MissingHeaders(missing) => json!({ "missing": missing }),
+            Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
             Self::InvalidJson { source, at_line, .. } => {
                 // A batch's line is parsed on its own, so the parser calls it the first. A complaint
                 // about a value's content has no position: line 0.
@@ -120,7 +120,6 @@ impl ApiError {
             Self::Inline { results, cid, idem_key, .. } => {
                 json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })
             }
-            Self::NotReady(missing) => json!({ "missing": missing }),
             _ => Value::Null,
         }
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
-use axum::http::{HeaderMap, Uri};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest as _, Sha256};
@@ -29,7 +30,8 @@ fn check(settings: &EdgeSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), 
     if let Some(token) = &settings.token {
         return if presents(headers, token) { Ok(()) } else { Err(ApiError::Unauthorized) };
     }
-    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
+    let host =
+        headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| uri.authority().map(Authority::as_str));
     match host {
         Some(host) if is_known(host, &settings.hosts) => Ok(()),
         other => Err(ApiError::WrongHost(other.unwrap_or_default().to_owned())),
@@ -37,7 +39,7 @@ fn check(settings: &EdgeSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), 
 }
 
 fn presents(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some((scheme, credentials)) = given.and_then(|value| value.split_at_checked("Bearer ".len())) else {
         return false;
     };

@@ -61,12 +61,20 @@ pub(super) fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, 
     text.parse().map_err(|_| ApiError::Invalid(format!("{name} is {text:?}: it must be a whole number in range")))
 }
 
+/// How many entries a page may have.
+pub(super) fn limit(text: &str, max: u32) -> Result<u32, ApiError> {
+    match number("limit", text)? {
+        limit if (1..=max).contains(&limit) => Ok(limit),
+        _ => Err(ApiError::Invalid(format!("limit is {text:?}: it must be from 1 to {max}"))),
+    }
+}
+
 fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> {
     let mut page = Page { limit: DEFAULT_LIMIT, before: None };
     let mut fields = Map::new();
     for (name, text) in parameters {
         match name.as_str() {
-            "limit" => page.limit = limit(&text)?,
+            "limit" => page.limit = limit(&text, MAX_LIMIT)?,
             "before" => page.before = Some(number(&name, &text)?),
             _ => restrict(&mut fields, name, &text)?,
         }
@@ -74,13 +82,6 @@ fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> 
     let filter = serde_json::from_value(fields.into());
     let filter = filter.map_err(|err| ApiError::Invalid(format!("in the query: {err} (besides limit and before)")))?;
     Ok((filter, page))
-}
-
-fn limit(text: &str) -> Result<u32, ApiError> {
-    match number("limit", text)? {
-        limit @ 1..=MAX_LIMIT => Ok(limit),
-        _ => Err(ApiError::Invalid(format!("limit is {text:?}: it must be from 1 to {MAX_LIMIT}"))),
-    }
 }
 
 /// Adds one parameter to the filter's JSON, whose own reader knows the names and the statuses.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::Edge;
 use super::error::ApiError;
-use super::items::{Parameters, number};
+use super::items::{self, Parameters, number};
 use crate::saga::Signal;
 use crate::store::StoreError;
 
@@ -48,13 +48,13 @@ pub(super) async fn signals(
     Ok(Sse::new(follow(follower)).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// A reconnecting client sends where it was as a header, beside the query of its first request.
+/// From where, and how much at first. A reconnecting client sends where it was as a header, beside the query of its first request.
 fn position(parameters: &[(String, String)], headers: &HeaderMap) -> Result<(i64, u32), ApiError> {
     let (mut after, mut limit) = (0, BATCH);
     for (name, text) in parameters {
         match name.as_str() {
             "after" => after = number("after", text)?,
-            "limit" => limit = number::<u32>("limit", text)?.clamp(1, BATCH),
+            "limit" => limit = items::limit(text, BATCH)?,
             _ => {
                 return Err(ApiError::Invalid(format!("in the query: {name:?} is unknown; known are after and limit")));
             }
