@@ -3,6 +3,7 @@
 //! Nothing is stored and nothing is tried again; the caller sees what became of each step. A step that
 //! failed does not keep the others from running, as it would not in the durable mode. Delays, ordering
 //! keys and idempotency keys of items have no meaning here, except that the latter go out with effects.
+//! A caller who hangs up abandons the step that is running and those behind it.
 
 use std::time::Duration;
 
@@ -126,6 +127,7 @@ fn answer(identity: &Identity, results: Vec<Value>) -> Result<Response, ApiError
     let failed = results.iter().filter(|result| result["outcome"] != OK).count();
     let (cid, idem_key) = (&identity.cid, &identity.idem_key);
     if failed > 0 {
+        tracing::warn!(cid, idem_key, failed, "inline steps failed and will not be tried again");
         return Err(ApiError::Inline { failed, results, cid: cid.clone(), idem_key: idem_key.clone() });
     }
     Ok(Json(json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })).into_response())
