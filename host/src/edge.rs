@@ -1,1 +1,155 @@
-//! The HTTP entry.
+//! The HTTP entry: writes come in, operators look and act, probes and scrapers ask.
+//!
+//! Owns the routes, who may use them, and how every refusal looks (RFC 9457). Promises that 202 is sent
+//! after the commit only, and that a write is never turned silently from a durable one into an inline
+//! one. It knows the store and the handlers through their traits; how plugins and workers fare is told
+//! to it by a closure.
+
+mod body;
+mod cockpit;
+mod error;
+mod guard;
+mod headers;
+mod ingest;
+mod inline;
+mod items;
+mod metrics;
+mod operate;
+mod probe;
+mod signals;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::handler::Handler;
+use crate::saga::SagaPlan;
+use crate::store::Store;
+
+/// What the edge works with.
+#[derive(Clone)]
+pub struct Edge {
+    /// Where durable writes go, and what operators look at in either mode.
+    pub store: Arc<dyn Store>,
+    /// What performs the steps of inline writes.
+    pub handler: Arc<dyn Handler>,
+    /// The operator's choices.
+    pub settings: EdgeSettings,
+    /// How this process fares; asked at each probe, scrape and look at the cockpit.
+    pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
+    /// Ends the streams of signals, which a graceful shutdown would otherwise wait for.
+    pub stop: CancellationToken,
+}
+
+/// The operator's choices about the edge.
+#[derive(Clone)]
+pub struct EdgeSettings {
+    /// `OUTBOX_ENABLED`: whether writes are durable; otherwise their steps run inline.
+    pub enabled: bool,
+    /// `GOVERNOR_STRICT_MODE`: whether a write without both contract headers is refused.
+    pub strict: bool,
+    /// The sagas that writes may start, the playbook's own among them.
+    pub sagas: Vec<SagaPlan>,
+    /// `OUTBOX_TOKEN`: what callers present as their bearer token.
+    pub token: Option<String>,
+    /// `OUTBOX_HOSTS`: the Host headers besides loopback that are accepted while there is no token.
+    pub hosts: Vec<String>,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+    /// The longest that one inline attempt may take, unless its type sets a timeout.
+    pub timeout_inline: Duration,
+    /// The instance id of this process.
+    pub pod: String,
+}
+
+impl Default for EdgeSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            strict: false,
+            sagas: vec![SagaPlan::write_memory()],
+            token: None,
+            hosts: Vec::new(),
+            max_body: 1024 * 1024,
+            timeout_inline: Duration::from_secs(30),
+            pod: String::new(),
+        }
+    }
+}
+
+impl fmt::Debug for EdgeSettings {
+    /// Shows whether there is a token, never which.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeSettings")
+            .field("enabled", &self.enabled)
+            .field("strict", &self.strict)
+            .field("sagas", &self.sagas)
+            .field("has_token", &self.token.is_some())
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the process that the edge belongs to fares.
+#[derive(Clone, Debug, Default)]
+pub struct HostStatus {
+    /// Whether the first scan of the plugin folder has finished, whatever its result.
+    pub scanned: bool,
+    /// An array with an object for each plugin. Of its members the metrics read `name`, `version`,
+    /// `digest`, `generation` and `error`, and the cockpit reads `types`.
+    pub plugins: serde_json::Value,
+    /// The types that handlers of this process serve.
+    pub served_types: Vec<String>,
+}
+
+/// Every route: what `outbox serve` listens with.
+pub fn router(edge: Edge) -> Router {
+    let routes = Router::new()
+        .route("/memory", post(ingest::memory))
+        .route("/sagas/{saga}", post(ingest::saga))
+        .route("/items", get(items::list).post(ingest::items))
+        .route("/items/{id}", get(items::show))
+        .route("/items/{id}/replay", post(operate::replay_one))
+        .route("/items:replay", post(operate::replay_many))
+        .route("/items:purge", post(operate::purge_many))
+        .route("/signals", get(signals::signals))
+        .route("/status/cockpit", get(cockpit::cockpit));
+    finish(routes, edge)
+}
+
+/// The routes of a process without an entry for writes: what `outbox worker` listens with.
+pub fn worker_router(edge: Edge) -> Router {
+    finish(Router::new(), edge)
+}
+
+fn finish(routes: Router<Arc<Edge>>, edge: Edge) -> Router {
+    let edge = Arc::new(edge);
+    routes
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(probe::healthz))
+        .route("/readyz", get(probe::readyz))
+        .fallback(error::no_route)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(DefaultBodyLimit::max(edge.settings.max_body))
+        .layer(middleware::from_fn_with_state(edge.clone(), guard::admit))
+        .with_state(edge)
+}
+
+/// Serves until `stop` is cancelled, then answers the requests that are under way and returns.
+pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(err) = stream.set_nodelay(true) {
+            tracing::debug!(error = %err, "answering without TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}

@@ -18,15 +18,15 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { max_retries: 8, base: Duration::from_secs(1), cap: Duration::from_secs(300) }
+        Self { max_retries: 8, base: Duration::from_secs(1), cap: Duration::from_mins(5) }
     }
 }
 
 /// A handler cannot ask for a longer wait than this: an item must not vanish for weeks.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// Give-backs in a row begin to count after this long, so that none of them is for ever.
-pub const MAX_DEFER: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_DEFER: Duration = Duration::from_hours(24);
 
 impl RetryPolicy {
     /// Whether an item that has made `attempts` attempts in this life may be claimed again.

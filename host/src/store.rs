@@ -456,6 +456,8 @@ pub struct Overview {
     pub oldest_pending_ms: BTreeMap<String, Millis>,
     /// CLAIMED items whose lease has ended.
     pub expired_claims: u64,
+    /// Ordering keys whose items wait behind a dead-lettered one.
+    pub blocked_keys: u64,
     /// Settled attempts per type and outcome: `done`, or the failure's class.
     pub attempts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Per saga.

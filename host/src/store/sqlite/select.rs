@@ -126,6 +126,9 @@ pub(super) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
     overview.expired_claims = tx
         .prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND lease_until <= ?1")?
         .query_row([now], |row| row.get(0))?;
+    overview.blocked_keys = tx
+        .prepare_cached("SELECT count(DISTINCT ordering_key) FROM outbox_items WHERE blocks_key = 1")?
+        .query_row([], |row| row.get(0))?;
     overview.pods = pods(tx, now)?;
     Ok(overview)
 }

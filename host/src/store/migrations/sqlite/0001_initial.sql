@@ -59,6 +59,7 @@ CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
 -- What an item with an ordering key may have to wait for.
 CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
     WHERE ordering_key IS NOT NULL AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1);
+CREATE INDEX outbox_items_blocked ON outbox_items (ordering_key) WHERE blocks_key = 1;
 -- What a saga still has to do, and what of it has failed.
 CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
     WHERE saga IS NOT NULL AND status IN ('PENDING', 'CLAIMED', 'DLQ');

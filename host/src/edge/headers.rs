@@ -1,0 +1,85 @@
+//! The contract headers of a write: `X-Correlation-ID` and `Idempotency-Key`.
+//!
+//! They are taken as given and echoed. One that is absent, empty or malformed is missing: counted, then
+//! refused in strict mode and otherwise generated. The route's payload rules are not known here.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use uuid::Uuid;
+
+use super::Edge;
+use super::error::ApiError;
+use crate::item::check_key;
+use crate::store::Violation;
+
+const CORRELATION_ID: &str = "X-Correlation-ID";
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+/// What a request said about its identity.
+pub(super) struct Given {
+    /// A valid `X-Correlation-ID`.
+    pub(super) cid: Option<String>,
+    /// A valid `Idempotency-Key`.
+    pub(super) idem_key: Option<String>,
+}
+
+impl Given {
+    /// Reads the headers and counts those that are missing. Errors with `MissingHeaders` in strict mode.
+    pub(super) async fn read(edge: &Edge, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let given = Self { cid: valid(headers, CORRELATION_ID), idem_key: valid(headers, IDEMPOTENCY_KEY) };
+        let missing = given.missing();
+        for (_, violation) in &missing {
+            count(edge, *violation).await;
+        }
+        if edge.settings.strict && !missing.is_empty() {
+            return Err(ApiError::MissingHeaders(missing.into_iter().map(|(name, _)| name).collect()));
+        }
+        Ok(given)
+    }
+
+    fn missing(&self) -> Vec<(&'static str, Violation)> {
+        let cid = self.cid.is_none().then_some((CORRELATION_ID, Violation::MissingCorrelationId));
+        let idem_key = self.idem_key.is_none().then_some((IDEMPOTENCY_KEY, Violation::MissingIdempotencyKey));
+        cid.into_iter().chain(idem_key).collect()
+    }
+
+    /// Generates what is missing, ordered by time so that the store's unique index stays compact.
+    pub(super) fn complete(self) -> Identity {
+        let generate = || Uuid::now_v7().to_string();
+        Identity { cid: self.cid.unwrap_or_else(generate), idem_key: self.idem_key.unwrap_or_else(generate) }
+    }
+}
+
+/// The identity of a write: what its answer carries, whether given or generated.
+pub(super) struct Identity {
+    /// The correlation id.
+    pub(super) cid: String,
+    /// The idempotency key.
+    pub(super) idem_key: String,
+}
+
+impl Identity {
+    /// The answer, or the refusal, with the identity in its headers.
+    pub(super) fn echo(&self, answer: Result<Response, ApiError>) -> Response {
+        let mut response = answer.into_response();
+        for (name, value) in [("x-correlation-id", &self.cid), ("idempotency-key", &self.idem_key)] {
+            // An item's own key is checked only later, so what a header cannot carry may get here.
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        }
+        response
+    }
+}
+
+fn valid(headers: &HeaderMap, name: &'static str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    check_key(name, value).is_ok().then(|| value.to_owned())
+}
+
+/// A store that cannot count must not refuse the write: the write itself will say how the store is.
+async fn count(edge: &Edge, violation: Violation) {
+    if let Err(err) = edge.store.count_violation(violation).await {
+        tracing::warn!(error = %err, violation = violation.as_str(), "a contract violation was not counted");
+    }
+}

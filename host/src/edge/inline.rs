@@ -1,0 +1,138 @@
+//! Writes without an outbox: every step runs once, in order, before the answer.
+//!
+//! Nothing is stored and nothing is tried again; the caller sees what became of each step. A step that
+//! failed does not keep the others from running, as it would not in the durable mode. Delays, ordering
+//! keys and idempotency keys of items have no meaning here, except that the latter go out with effects.
+//! A caller who hangs up abandons the step that is running and those behind it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Edge;
+use super::error::ApiError;
+use super::headers::Identity;
+use crate::handler::{Attempt, Mode, Outcome, Report, Service};
+use crate::item::{Item, Millis, NewItem, Status, payload_fields};
+
+/// Runs the items. Errors with `Unserved` before the first one if any has no handler, and with
+/// `Inline` when one of them failed.
+pub(super) async fn run(edge: &Edge, identity: &Identity, items: Vec<NewItem>) -> Result<Response, ApiError> {
+    let services = edge.handler.services();
+    check_served(&services, &items)?;
+    let clock = Clock { now: edge.store.now().await?, read_at: Instant::now() };
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        results.push(step(edge, &services, &clock, item).await);
+    }
+    answer(identity, results)
+}
+
+fn check_served(services: &[Service], items: &[NewItem]) -> Result<(), ApiError> {
+    let is_served = |item_type: &str| services.iter().any(|service| service.item_type == item_type);
+    let missing: Vec<_> =
+        items.iter().map(|item| item.item_type.clone()).filter(|item_type| !is_served(item_type)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::Unserved { missing, served: services.iter().map(|service| service.item_type.clone()).collect() })
+}
+
+/// The store's time, read once for all steps: it cannot fail between two of them.
+struct Clock {
+    now: Millis,
+    read_at: Instant,
+}
+
+impl Clock {
+    fn at(&self, instant: Instant) -> Millis {
+        self.now + millis(instant.duration_since(self.read_at))
+    }
+}
+
+async fn step(edge: &Edge, services: &[Service], clock: &Clock, item: NewItem) -> Value {
+    let service = services.iter().find(|service| service.item_type == item.item_type);
+    let timeout = service.and_then(|service| service.timeout).unwrap_or(edge.settings.timeout_inline);
+    let item_type = item.item_type.clone();
+    let start = Instant::now();
+    let deadline = start + timeout;
+    let attempt = Attempt {
+        item: claimed(edge, item, clock.at(start), clock.at(deadline)),
+        deadline,
+        deadline_at: clock.at(deadline),
+        mode: Mode::Inline,
+        // A graceful shutdown waits for the request, and so for its steps.
+        stop: CancellationToken::new(),
+    };
+    describe(&item_type, edge.handler.handle(attempt).await)
+}
+
+/// The item as a worker would hold it on its only attempt; the id says that there is no row.
+fn claimed(edge: &Edge, new: NewItem, now: Millis, lease_until: Millis) -> Item {
+    Item {
+        id: 0,
+        idem_key: new.idem_key,
+        item_type: new.item_type,
+        payload: new.payload,
+        content_type: new.content_type,
+        headers: new.headers,
+        cid: new.cid.unwrap_or_default(),
+        saga: new.saga,
+        ordering_key: new.ordering_key,
+        created_at: now,
+        metadata: new.metadata,
+        status: Status::Claimed,
+        attempts: 1,
+        deliveries: 1,
+        replays: 0,
+        available_at: now,
+        claimed_at: Some(now),
+        claimed_by: Some(edge.settings.pod.clone()),
+        lease_until: Some(lease_until),
+        maybe_executed: false,
+        given_back_since: None,
+        effects: 0,
+        last_error: None,
+        done_at: None,
+        dead_at: None,
+        result: None,
+        handler_digest: None,
+    }
+}
+
+const OK: &str = "ok";
+
+fn describe(item_type: &str, report: Report) -> Value {
+    match report.outcome {
+        Outcome::Done { result, .. } => {
+            let result = result.map(|bytes| payload_fields(&bytes).0);
+            json!({ "type": item_type, "outcome": OK, "result": result })
+        }
+        Outcome::Failed(failure) => json!({
+            "type": item_type, "outcome": failure.class, "code": failure.code, "message": failure.message,
+            "maybe_executed": report.maybe_executed,
+        }),
+        Outcome::Stopped => json!({
+            "type": item_type, "outcome": "stopped", "maybe_executed": report.maybe_executed,
+        }),
+        Outcome::Unserved => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
+    }
+}
+
+fn answer(identity: &Identity, results: Vec<Value>) -> Result<Response, ApiError> {
+    let failed = results.iter().filter(|result| result["outcome"] != OK).count();
+    let (cid, idem_key) = (&identity.cid, &identity.idem_key);
+    if failed > 0 {
+        tracing::warn!(cid, idem_key, failed, "inline steps failed and will not be tried again");
+        return Err(ApiError::Inline { failed, results, cid: cid.clone(), idem_key: idem_key.clone() });
+    }
+    Ok(Json(json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })).into_response())
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}

@@ -1,0 +1,38 @@
+//! What orchestrators ask: whether the process lives, and whether it can do its work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::Edge;
+use super::error::ApiError;
+
+/// A store that takes longer for one indexed read would not answer callers in a useful time either;
+/// and probes usually give up after a few seconds.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// `GET /healthz`: the process answers.
+pub(super) async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: the store answers and the first plugin scan has finished.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Result<Json<Value>, ApiError> {
+    let mut missing = Vec::new();
+    if !store_answers(&edge).await {
+        missing.push("the store does not answer");
+    }
+    if !(edge.status)().scanned {
+        missing.push("the first scan of the plugin folder has not finished");
+    }
+    if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
+}
+
+/// Reads past the last signal: cheap, and unlike the clock it needs the database.
+async fn store_answers(edge: &Edge) -> bool {
+    matches!(timeout(STORE_PATIENCE, edge.store.signals(i64::MAX, 1)).await, Ok(Ok(_)))
+}

@@ -1,0 +1,198 @@
+//! The HTTP entry, over a real SQLite file: what callers, operators, probes and scrapers rely on.
+
+mod observe;
+mod operate;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
+use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
+use outbox::item::{Class, Failure, HostWrites, Item, OnDead};
+use outbox::retry::RetryPolicy;
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// The router over a store of its own.
+struct Host {
+    router: Router,
+    store: Arc<SqliteStore>,
+    handler: Arc<Scripted>,
+    stop: CancellationToken,
+    folder: TempDir,
+}
+
+impl Host {
+    fn durable() -> Self {
+        Self::new(EdgeSettings { enabled: true, ..EdgeSettings::default() })
+    }
+
+    fn new(settings: EdgeSettings) -> Self {
+        Self::with_status(settings, HostStatus { scanned: true, ..HostStatus::default() })
+    }
+
+    fn with_status(settings: EdgeSettings, status: HostStatus) -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
+        let handler = Arc::new(Scripted::default());
+        let stop = CancellationToken::new();
+        let router = router(Edge {
+            store: store.clone(),
+            handler: handler.clone(),
+            settings,
+            status: Arc::new(move || status.clone()),
+            stop: stop.clone(),
+        });
+        Self { router, store, handler, stop, folder }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    async fn items(&self) -> Vec<Item> {
+        let mut items = self.store.list(&Filter::default(), &Page { limit: 100, before: None }).await.unwrap();
+        items.reverse();
+        items
+    }
+
+    async fn claim(&self, item_type: &str) -> Claim {
+        let terms = TypeClaim {
+            item_type: item_type.into(),
+            lease: Duration::from_mins(1),
+            max_retries: 8,
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::Block,
+        };
+        let request = ClaimRequest { claimed_by: "pod-1".into(), limit: 1, types: vec![terms] };
+        self.store.claim(&request).await.unwrap().claims.pop().unwrap()
+    }
+
+    async fn complete(&self, item_type: &str) {
+        self.settle(item_type, Settlement::Done { result: None, writes: HostWrites::default() }).await;
+    }
+
+    async fn dead_letter(&self, item_type: &str) {
+        let failure = Failure::new(Class::Permanent, "card.declined", "no such card");
+        self.settle(item_type, Settlement::Dead { failure, on_dead: OnDead::Block }).await;
+    }
+
+    async fn settle(&self, item_type: &str, settlement: Settlement) {
+        let claim = self.claim(item_type).await;
+        let settled = Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None };
+        self.store.settle(&claim.reference(), settled).await.unwrap();
+    }
+
+    /// A connection of somebody else to the same file.
+    fn sqlite(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("outbox.sqlite")).unwrap()
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|err| panic!("{err}: {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The body, once it is known to be a problem of this status and kind.
+    fn problem(&self, status: u16, word: &str) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let body = self.json();
+        assert_eq!(body["type"], format!("urn:outbox:problem:{word}"), "{body}");
+        assert_eq!(body["status"], status, "{body}");
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+        body
+    }
+}
+
+/// A request to a host that listens on loopback; `headers` come before the usual ones.
+fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+    for (name, value) in [("host", "localhost:7070"), ("content-type", "application/json")].iter().chain(headers) {
+        let name: axum::http::HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
+    request("POST", path, headers, body)
+}
+
+fn get(path: &str) -> Request<Body> {
+    request("GET", path, &[], "")
+}
+
+/// The contract headers of a write.
+const CONTRACT: [(&str, &str); 2] = [("x-correlation-id", "c-1"), ("idempotency-key", "k-1")];
+
+/// A handler that serves the types that it has an outcome for, and remembers its attempts.
+#[derive(Default)]
+struct Scripted {
+    outcomes: Mutex<BTreeMap<String, Outcome>>,
+    attempts: Mutex<Vec<Attempt>>,
+}
+
+impl Scripted {
+    fn answers(&self, item_type: &str, outcome: Outcome) {
+        self.outcomes.lock().unwrap().insert(item_type.into(), outcome);
+    }
+
+    fn done() -> Outcome {
+        Outcome::Done { result: Some(br#"{"rows":1}"#.to_vec()), writes: HostWrites::default() }
+    }
+}
+
+#[async_trait]
+impl Handler for Scripted {
+    fn services(&self) -> Vec<Service> {
+        let service = |item_type: &String| Service {
+            item_type: item_type.clone(),
+            timeout: None,
+            retry: RetryPolicy::default(),
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::Block,
+        };
+        self.outcomes.lock().unwrap().keys().map(service).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+
+    async fn handle(&self, attempt: Attempt) -> Report {
+        let outcome = self.outcomes.lock().unwrap()[&attempt.item.item_type].clone();
+        self.attempts.lock().unwrap().push(attempt);
+        Report::bare(outcome)
+    }
+}

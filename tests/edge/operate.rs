@@ -1,0 +1,169 @@
+//! Inspection and operators' actions, and who may use them.
+
+use axum::http::StatusCode;
+use outbox::edge::EdgeSettings;
+use outbox::item::Status;
+use serde_json::{Value, json};
+
+use super::{CONTRACT, Host, get, post, request};
+
+async fn host_with(types: &[&str]) -> Host {
+    let host = Host::durable();
+    for (index, item_type) in types.iter().enumerate() {
+        let body = json!({ "type": item_type, "idem_key": format!("k-{index}"), "payload": index }).to_string();
+        assert_eq!(host.send(post("/items", &CONTRACT, &body)).await.status, StatusCode::ACCEPTED);
+    }
+    host
+}
+
+fn ids(listing: &Value) -> Vec<i64> {
+    listing["items"].as_array().unwrap().iter().map(|item| item["id"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_listing_is_newest_first_filtered_and_paged() {
+    let host = host_with(&["a", "b", "a", "a"]).await;
+    host.dead_letter("b").await;
+    for (query, expected) in [
+        ("", vec![4, 3, 2, 1]),
+        ("?status=DLQ", vec![2]),
+        ("?status=DEAD", vec![2]),
+        ("?status=pending&type=a", vec![4, 3, 1]),
+        ("?status=PENDING,DLQ&before=3", vec![2, 1]),
+        ("?cid=c-1&limit=4", vec![4, 3, 2, 1]),
+        ("?cid=other", vec![]),
+        ("?created_to=1", vec![]),
+    ] {
+        let answer = host.send(get(&format!("/items{query}"))).await;
+        assert_eq!(ids(&answer.json()), expected, "{query}");
+    }
+    let first = host.send(get("/items?limit=3")).await.json();
+    assert_eq!((ids(&first), &first["next"]), (vec![4, 3, 2], &json!(2)));
+    let last = host.send(get("/items?limit=3&before=2")).await.json();
+    assert_eq!((ids(&last), &last["next"]), (vec![1], &Value::Null));
+}
+
+#[tokio::test]
+async fn an_item_is_shown_with_its_history() {
+    let host = host_with(&["a"]).await;
+    host.dead_letter("a").await;
+    let item = host.send(get("/items/1")).await.json();
+    assert_eq!((&item["status"], &item["payload"], &item["idem_key"]), (&json!("DLQ"), &json!(0), &json!("k-0")));
+    assert_eq!(item["failed_attempts"][0]["code"], "card.declined");
+}
+
+#[tokio::test]
+async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
+    let host = host_with(&["a", "a"]).await;
+    host.dead_letter("a").await;
+    let order = r#"{"reason": "card renewed"}"#;
+    let answer = host.send(post("/items/1/replay", &[("x-actor", "ops@desk")], order)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["changed"], 1);
+    assert_eq!(host.items().await[0].status, Status::Pending);
+
+    let problem = host.send(post("/items/1/replay", &[], "")).await.problem(409, "refused");
+    assert!(problem["detail"].as_str().unwrap().contains("PENDING"), "{problem}");
+    host.send(post("/items/99/replay", &[], "")).await.problem(404, "no-item");
+
+    host.complete("a").await;
+    host.send(post("/items:replay", &[("x-actor", "header")], r#"{"ids": [1, 2], "actor": "body"}"#)).await;
+    host.dead_letter("a").await;
+    host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"]}}"#)).await;
+    let audit = audit(&host);
+    let expected = [("ops@desk", Some("card renewed")), ("body", None), ("http", None)];
+    assert_eq!(audit, expected.map(|(actor, reason)| (actor.to_owned(), reason.map(str::to_owned))));
+}
+
+fn audit(host: &Host) -> Vec<(String, Option<String>)> {
+    let sqlite = host.sqlite();
+    let mut select = sqlite.prepare("SELECT actor, reason FROM outbox_audit ORDER BY rowid").unwrap();
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_and_changes_nothing() {
+    let host = host_with(&["a", "b"]).await;
+    host.dead_letter("a").await;
+    host.complete("b").await;
+    for path in ["/items:replay", "/items:purge"] {
+        let order = r#"{"filter": {"status": ["DEAD", "PUBLISHED"]}, "dry_run": true}"#;
+        let report = host.send(post(path, &[], order)).await.json();
+        assert_eq!((&report["matched"], &report["changed"]), (&json!(2), &json!(2)), "{path}");
+    }
+    let statuses: Vec<_> = host.items().await.into_iter().map(|item| item.status).collect();
+    assert_eq!(statuses, [Status::Dlq, Status::Done]);
+    assert!(audit(&host).is_empty());
+}
+
+#[tokio::test]
+async fn a_purge_removes_what_matches_and_a_replay_revives_what_matches() {
+    let host = host_with(&["a", "a", "b"]).await;
+    host.dead_letter("a").await;
+    host.dead_letter("b").await;
+    host.complete("a").await;
+    let report = host.send(post("/items:purge", &[], r#"{"filter": {"status": ["DONE"]}}"#)).await.json();
+    assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([2])));
+    let report = host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"], "type": "b"}}"#)).await.json();
+    assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([3])));
+    let left: Vec<_> = host.items().await.into_iter().map(|item| (item.id, item.status)).collect();
+    assert_eq!(left, [(1, Status::Dlq), (3, Status::Pending)]);
+}
+
+#[tokio::test]
+async fn new_effects_are_asked_for_in_words() {
+    let host = host_with(&["a"]).await;
+    host.complete("a").await;
+    host.send(post("/items/1/replay", &[], r#"{"new_effects": true}"#)).await;
+    assert_eq!(host.items().await[0].effects, 1);
+}
+
+#[tokio::test]
+async fn an_order_that_does_not_say_which_items_is_refused() {
+    let host = host_with(&["a"]).await;
+    host.complete("a").await;
+    for (path, order, word) in [
+        ("/items:purge", "", "invalid-request"),
+        ("/items:purge", r#"{"filter": {}}"#, "invalid-request"),
+        ("/items:purge", r#"{"filter": {"type": "a"}}"#, "invalid-request"),
+        ("/items:replay", r#"{"ids": []}"#, "invalid-request"),
+        ("/items:replay", r#"{"ids": [1], "filter": {"status": ["DONE"]}}"#, "invalid-request"),
+        ("/items:purge", r#"{"ids": [1], "new_effects": true}"#, "invalid-request"),
+        ("/items:purge", r#"{"ids": [1], "dryrun": true}"#, "invalid-json"),
+        ("/items:purge", r#"{"filter": {"status": ["OLD"]}}"#, "invalid-json"),
+        ("/items/1/replay", r#"{"ids": [1]}"#, "invalid-request"),
+    ] {
+        host.send(post(path, &[], order)).await.problem(400, word);
+    }
+    assert_eq!(host.items().await[0].status, Status::Done);
+}
+
+#[tokio::test]
+async fn with_a_token_every_route_but_the_probes_needs_it() {
+    let host = Host::new(EdgeSettings { enabled: true, token: Some("s3cret".into()), ..EdgeSettings::default() });
+    for path in ["/items", "/metrics", "/status/cockpit", "/signals", "/nowhere"] {
+        let answer = host.send(get(path)).await;
+        answer.problem(401, "unauthorized");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+    host.send(post("/memory", &[("authorization", "Bearer wrong")], "{}")).await.problem(401, "unauthorized");
+    let bearer = [("authorization", "Bearer s3cret"), ("host", "outbox.example")];
+    assert_eq!(host.send(post("/memory", &bearer, "{}")).await.status, 202);
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(host.send(request("GET", path, &[("host", "10.0.0.7")], "")).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_only_known_hosts_are_answered_for() {
+    let hosts = vec!["outbox.internal".into()];
+    let host = Host::new(EdgeSettings { enabled: true, hosts, ..EdgeSettings::default() });
+    for (name, status) in
+        [("127.0.0.1:7070", 200), ("[::1]:7070", 200), ("outbox.internal", 200), ("evil.example", 421)]
+    {
+        assert_eq!(host.send(request("GET", "/items", &[("host", name)], "")).await.status.as_u16(), status, "{name}");
+    }
+    host.send(post("/memory", &[("host", "evil.example")], "{}")).await.problem(421, "wrong-host");
+    assert!(host.items().await.is_empty());
+}
