@@ -7,11 +7,11 @@ BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
 
-.PHONY: plugins guests target
+.PHONY: plugins guests wasm-target
 
 # The repository's handlers, ready to be served. A file appears whole or not at all, so that a host
 # which watches the folder never reads half of one.
-plugins: target
+plugins: wasm-target
 	$(CARGO) build --profile guest --target $(TARGET) $(HANDLERS:%=-p %)
 	mkdir -p $(PLUGINS)
 	for name in $(HANDLERS); do \
@@ -22,7 +22,7 @@ plugins: target
 	done
 
 # The handler that tests are made with, in two versions.
-guests: target
+guests: wasm-target
 	mkdir -p $(GUESTS)
 	for version in 1 2; do \
 		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos && \
@@ -31,5 +31,5 @@ guests: target
 	done
 
 # A toolchain file alone does not install the target where RUSTUP_AUTO_INSTALL=0.
-target:
+wasm-target:
 	@rustup target list --installed | grep -qx $(TARGET) || rustup target add $(TARGET)

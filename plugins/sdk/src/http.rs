@@ -80,6 +80,6 @@ impl Request {
     ///
     /// An item that is answered with `Ok` while a request is unanswered counts as failed.
     pub fn start(self) -> Result<Pending, Failure> {
-        wire::start(self)
+        wire::start(&self)
     }
 }

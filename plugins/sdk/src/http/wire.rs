@@ -23,16 +23,17 @@ const READ_BYTES: u64 = 64 << 10;
 #[must_use = "an item whose requests are unanswered counts as failed"]
 pub struct Pending {
     answer: FutureIncomingResponse,
-    url: String,
+    target: String,
 }
 
-pub(super) fn start(request: Request) -> Result<Pending, Failure> {
-    let outgoing = head(&request)?;
+pub(super) fn start(request: &Request) -> Result<Pending, Failure> {
+    let target = target(request);
+    let outgoing = head(request).map_err(|why| invalid(&target, &why))?;
+    let body = outgoing.body().map_err(|()| invalid(&target, "its body was taken"))?;
     let options = request.timeout.map(options);
-    let body = outgoing.body().map_err(|()| invalid(&request.url, "its body was taken"))?;
-    let answer = outgoing_handler::handle(outgoing, options).map_err(|code| failure(&request.url, &code))?;
+    let answer = outgoing_handler::handle(outgoing, options).map_err(|code| failure(&target, &code))?;
     write(body, &request.body);
-    Ok(Pending { answer, url: request.url })
+    Ok(Pending { answer, target })
 }
 
 impl Pending {
@@ -40,27 +41,40 @@ impl Pending {
     pub fn wait(self) -> Result<Response, Failure> {
         self.answer.subscribe().block();
         match self.answer.get() {
-            Some(Ok(Ok(response))) => read(&response).map_err(|code| failure(&self.url, &code)),
-            Some(Ok(Err(code))) => Err(failure(&self.url, &code)),
-            None | Some(Err(())) => Err(broken(&self.url, "the host gave no answer")),
+            Some(Ok(Ok(response))) => read(&response).map_err(|code| failure(&self.target, &code)),
+            Some(Ok(Err(code))) => Err(failure(&self.target, &code)),
+            None | Some(Err(())) => Err(failure(&self.target, &ErrorCode::HttpResponseIncomplete)),
         }
     }
 }
 
-fn head(request: &Request) -> Result<OutgoingRequest, Failure> {
-    let url = &request.url;
-    let (scheme, authority, path) = split(url).ok_or_else(|| invalid(url, "it is no absolute URL"))?;
-    let mut headers = request.headers.clone();
-    headers.push(("content-length".to_owned(), request.body.len().to_string().into_bytes()));
-    let fields = Fields::from_list(&headers).map_err(|error| invalid(url, &format!("its headers: {error:?}")))?;
+fn head(request: &Request) -> Result<OutgoingRequest, String> {
+    let (scheme, authority, path) =
+        split(&request.url).ok_or("its URL does not begin with http://HOST or https://HOST")?;
+    let fields = Fields::from_list(&headers(request)).map_err(|error| format!("its headers: {error:?}"))?;
     let outgoing = OutgoingRequest::new(fields);
     outgoing
         .set_method(&method(&request.method))
         .and_then(|()| outgoing.set_scheme(Some(&scheme)))
         .and_then(|()| outgoing.set_authority(Some(authority)))
         .and_then(|()| outgoing.set_path_with_query(Some(&path)))
-        .map_err(|()| invalid(url, &format!("its method {:?} or the URL has a wrong character", request.method)))?;
+        .map_err(|()| "a character of its method or URL is not allowed there".to_owned())?;
     Ok(outgoing)
+}
+
+fn headers(request: &Request) -> Vec<(String, Vec<u8>)> {
+    let mut headers = request.headers.clone();
+    if !request.body.is_empty() || !matches!(request.method.as_str(), "GET" | "HEAD") {
+        headers.push(("content-length".to_owned(), request.body.len().to_string().into_bytes()));
+    }
+    headers
+}
+
+/// What messages call the request. User, path and query stay out of the item's history, since the URL
+/// of a webhook is often its secret.
+fn target(request: &Request) -> String {
+    let authority = split(&request.url).map_or("an unreadable URL", |(_, authority, _)| authority);
+    format!("{} {}", request.method, authority.rsplit('@').next().unwrap_or_default())
 }
 
 /// Scheme, authority, and path with query; the fragment is not sent.
@@ -149,9 +163,9 @@ fn read_body(body: &IncomingBody) -> Result<Vec<u8>, ErrorCode> {
 
 /// What an error of the transport means for the item. Only what depends on the request alone is
 /// permanent; a denial is the operator's to lift, so it is tried again.
-fn failure(url: &str, code: &ErrorCode) -> Failure {
+fn failure(target: &str, code: &ErrorCode) -> Failure {
     use ErrorCode as E;
-    let message = format!("requesting {url}: {code:?}");
+    let message = format!("{target}: {code:?}");
     match code {
         E::HttpRequestDenied | E::DestinationIpProhibited => Failure::retryable("upstream.denied", message),
         E::DnsTimeout
@@ -171,17 +185,13 @@ fn failure(url: &str, code: &ErrorCode) -> Failure {
         E::HttpRequestBodySize(_) | E::HttpRequestHeaderSize(_) | E::HttpRequestHeaderSectionSize(_) => {
             Failure::permanent("upstream.request", message)
         }
-        _ => broken(url, &format!("{code:?}")),
+        _ => Failure::retryable("upstream.broken", message),
     }
 }
 
-fn broken(url: &str, why: &str) -> Failure {
-    Failure::retryable("upstream.broken", format!("requesting {url}: {why}"))
-}
-
-/// A request that cannot be sent. Retryable, since URLs and headers come from the operator's manifest.
-fn invalid(url: &str, why: &str) -> Failure {
-    Failure::retryable("upstream.invalid", format!("the request to {url:?} cannot be sent: {why}"))
+/// A request that cannot be sent. Retryable, since URLs come from the operator's manifest.
+fn invalid(target: &str, why: &str) -> Failure {
+    Failure::retryable("upstream.invalid", format!("{target}: the request cannot be sent: {why}"))
 }
 
 #[cfg(test)]
@@ -205,9 +215,17 @@ mod tests {
     }
 
     #[test]
+    fn messages_name_the_host_but_not_the_secrets_of_a_url() {
+        for url in ["https://hooks.example/T0/secret?token=secret", "https://me:secret@hooks.example/"] {
+            assert_eq!(target(&crate::http::post(url)), "POST hooks.example");
+        }
+        assert_eq!(target(&crate::http::get("secret")), "GET an unreadable URL");
+    }
+
+    #[test]
     fn only_what_the_request_alone_decides_is_permanent() {
         let check = |code: &ErrorCode, class, word| {
-            let failure = failure("http://a/", code);
+            let failure = failure("POST a", code);
             assert_eq!((failure.class, failure.code.as_str()), (class, word), "{code:?}");
         };
         check(&ErrorCode::ConnectionRefused, FailureClass::Retryable, "upstream.connect");

@@ -1,3 +1,5 @@
+//! Tells a user that an order has left.
+
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 
 #[derive(serde::Deserialize)]
@@ -20,5 +22,3 @@ impl Handler for Notify {
 }
 
 outbox_handler::export!(Notify);
-
-# fn main() {}
