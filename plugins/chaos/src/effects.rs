@@ -8,7 +8,10 @@ use outbox_handler::{Failure, http, log, state};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::order::one;
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct HttpCall {
     #[serde(default = "post")]
     method: String,
@@ -17,6 +20,9 @@ pub(crate) struct HttpCall {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     body: String,
+    /// Sent this many times over.
+    #[serde(default = "one")]
+    body_times: usize,
     effect: Option<String>,
     timeout_ms: Option<u64>,
     /// Fail as the status says, instead of answering it.
@@ -29,10 +35,6 @@ fn post() -> String {
 }
 
 impl HttpCall {
-    pub(crate) fn padded(self, bytes: usize) -> Self {
-        Self { body: "x".repeat(bytes), ..self }
-    }
-
     pub(crate) fn send(self) -> Result<Value, Failure> {
         let classify = self.classify;
         let response = self.request().send()?;
@@ -47,7 +49,7 @@ impl HttpCall {
     }
 
     fn request(self) -> http::Request {
-        let mut request = http::Request::new(self.method, self.url).body(self.body);
+        let mut request = http::Request::new(self.method, self.url).body(self.body.repeat(self.body_times));
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
@@ -62,6 +64,7 @@ impl HttpCall {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Emit {
     #[serde(rename = "type")]
     item_type: String,
@@ -71,7 +74,7 @@ pub(crate) struct Emit {
     ordering_key: Option<String>,
     #[serde(default)]
     delay_ms: u64,
-    #[serde(default = "crate::one")]
+    #[serde(default = "one")]
     count: usize,
 }
 

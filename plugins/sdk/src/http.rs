@@ -2,6 +2,10 @@
 //!
 //! The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and
 //! bounds every wait by the item's deadline. Redirects are not followed.
+//!
+//! A request without an answer fails with one of `upstream.connect` (or the connection broke),
+//! `upstream.timeout`, `upstream.denied`, `upstream.invalid` (it cannot be sent) and
+//! `upstream.request` (it is too large). Only the last is permanent.
 
 mod response;
 mod wire;

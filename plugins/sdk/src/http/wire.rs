@@ -173,19 +173,10 @@ fn failure(target: &str, code: &ErrorCode) -> Failure {
         | E::ConnectionReadTimeout
         | E::ConnectionWriteTimeout
         | E::HttpResponseTimeout => Failure::retryable("upstream.timeout", message),
-        E::DnsError(_)
-        | E::DestinationNotFound
-        | E::DestinationUnavailable
-        | E::DestinationIpUnroutable
-        | E::ConnectionRefused
-        | E::ConnectionLimitReached
-        | E::TlsProtocolError
-        | E::TlsCertificateError
-        | E::TlsAlertReceived(_) => Failure::retryable("upstream.connect", message),
         E::HttpRequestBodySize(_) | E::HttpRequestHeaderSize(_) | E::HttpRequestHeaderSectionSize(_) => {
             Failure::permanent("upstream.request", message)
         }
-        _ => Failure::retryable("upstream.broken", message),
+        _ => Failure::retryable("upstream.connect", message),
     }
 }
 
@@ -231,7 +222,7 @@ mod tests {
         check(&ErrorCode::ConnectionRefused, FailureClass::Retryable, "upstream.connect");
         check(&ErrorCode::HttpResponseTimeout, FailureClass::Retryable, "upstream.timeout");
         check(&ErrorCode::HttpRequestDenied, FailureClass::Retryable, "upstream.denied");
-        check(&ErrorCode::InternalError(None), FailureClass::Retryable, "upstream.broken");
+        check(&ErrorCode::ConnectionTerminated, FailureClass::Retryable, "upstream.connect");
         check(&ErrorCode::HttpRequestBodySize(Some(9)), FailureClass::Permanent, "upstream.request");
     }
 }
