@@ -18,7 +18,7 @@ fn defaults_are_those_of_the_playbook() {
     assert!(!config.enabled);
     assert!(!config.strict);
     assert_eq!(config.database, PathBuf::from("/var/run/outbox.sqlite"));
-    assert_eq!(config.lease, Duration::from_secs(60));
+    assert_eq!(config.lease, Duration::from_mins(1));
     assert_eq!(config.retry, RetryPolicy::default());
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.retain_done, None);

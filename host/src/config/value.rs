@@ -103,12 +103,17 @@ pub(super) fn hosts(given: &Given) -> Result<Vec<String>, ConfigError> {
     Ok(hosts.unwrap_or_default())
 }
 
-/// `Some(None)` says to keep everything.
-pub(super) fn retention(given: &Given, variable: &'static str) -> Result<Option<Option<Duration>>, ConfigError> {
-    given.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
+/// How long something is kept; `None` is for ever.
+pub(super) fn retention(
+    given: &Given,
+    variable: &'static str,
+    default: Option<Duration>,
+) -> Result<Option<Duration>, ConfigError> {
+    let kept = given.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
         "keep" => Some(None),
         text => humantime::parse_duration(text).ok().map(Some),
-    })
+    })?;
+    Ok(kept.unwrap_or(default))
 }
 
 pub(super) fn log(given: &Given) -> Result<LogFormat, ConfigError> {
