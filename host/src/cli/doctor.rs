@@ -38,16 +38,21 @@ impl Finding {
         Self { check, result: Verdict::Warn, message: message.into(), advice: Some(advice.into()) }
     }
 
+    /// A failure whose message says what to do.
+    fn error(check: &'static str, err: &impl std::fmt::Display) -> Self {
+        Self { check, result: Verdict::Fail, message: format!("{err:#}"), advice: None }
+    }
+
     fn fail(check: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { check, result: Verdict::Fail, message: message.into(), advice: Some(advice.into()) }
     }
 }
 
-/// Runs every check that the configuration allows; fails when one of them does.
+/// Runs every check, or none but the configuration's when it cannot be used; fails when one of them does.
 pub(super) async fn run(config: Result<Config, ConfigError>, output: Output) -> anyhow::Result<ExitCode> {
     let findings = match config {
         Ok(config) => examine(&config).await,
-        Err(err) => vec![Finding::fail("configuration", err.to_string(), "correct it; nothing else was checked")],
+        Err(err) => vec![Finding::error("configuration", &err)],
     };
     output.emit(&findings, || rows(&findings))?;
     let failed = findings.iter().any(|finding| finding.result == Verdict::Fail);

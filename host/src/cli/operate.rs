@@ -16,7 +16,7 @@ use crate::store::{Action, EffectKeys, Order, OrderReport, Run, Selection};
 #[command(group = ArgGroup::new("which").required(true).args(["ids", "status"]))]
 pub(super) struct Replay {
     /// The ids of the items
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", conflicts_with = "FilterArgs")]
     ids: Vec<ItemId>,
     /// All items of this status, DLQ or DONE, that the filters let through
     #[arg(long, value_parser = finished)]

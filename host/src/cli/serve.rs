@@ -28,7 +28,7 @@ use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
 use background::{Heartbeat, StoredState};
 
 /// What the parts may take to end, beyond what attempts under way are given.
-const END: Duration = Duration::from_secs(5);
+const END: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -193,7 +193,11 @@ impl Parts<'_> {
         let stop = self.stop.clone();
         front.spawn(async move { edge::run(listener, routes, stop).await.context("answering HTTP") });
         if self.duty != Duty::ServeInline {
-            front.spawn(self.claim_loop().run(self.stop.clone()));
+            let (claims, stop) = (self.claim_loop(), self.stop.clone());
+            front.spawn(async move {
+                claims.run(stop).await;
+                Ok(())
+            });
         }
         let mut behind = self.background();
 

@@ -90,13 +90,11 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
     const CHECK: &str = "database";
     let store = match SqliteStore::open_existing(&config.database, SqliteOptions::default()) {
         Ok(store) => store,
-        Err(err) => return vec![Finding::fail(CHECK, err.to_string(), "see what the message says")],
+        Err(err) => return vec![Finding::error(CHECK, &err)],
     };
     let mut findings = vec![Finding::ok(CHECK, format!("{} has the schema of this build", shown(&config.database)))];
     findings.push(journal(&config.database));
-    findings.extend(contents(&*store).await.unwrap_or_else(|err| {
-        vec![Finding::fail(CHECK, err.to_string(), "see what the message says, then run `outbox doctor` again")]
-    }));
+    findings.extend(contents(&*store).await.unwrap_or_else(|err| vec![Finding::error(CHECK, &err)]));
     findings
 }
 
@@ -167,7 +165,7 @@ pub(super) async fn plugins(config: &Config) -> Vec<Finding> {
             vec![Finding::warn(CHECK, format!("{folder} has no plugins: no item is handled"), advice)]
         }
         Ok(found) => found.iter().map(judged).collect(),
-        Err(err) => vec![Finding::fail(CHECK, format!("{err:#}"), "see what the message says")],
+        Err(err) => vec![Finding::error(CHECK, &err)],
     }
 }
 
