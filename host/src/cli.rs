@@ -1,6 +1,233 @@
-//! The command line: arguments in, tables or JSON out.
+//! The command line: arguments in, tables for people or JSON for programs out.
+//!
+//! One file per group of verbs below `cli/`; `serve` is the composition root of the crate. Results go to
+//! standard output, everything else to standard error. The exit code is 0 for success, 1 when something
+//! failed, 2 when the arguments or the configuration cannot be used. A reader that closes the pipe ends
+//! the command quietly. Verbs that look never create or migrate a database.
+
+mod arguments;
+mod completions;
+mod doctor;
+mod enqueue;
+mod filesystem;
+mod items;
+mod migrate;
+mod operate;
+mod output;
+mod plugin;
+mod serve;
+mod signals;
+mod stats;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Flags};
+use crate::store::Store;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::telemetry;
+use output::Output;
+
+/// A durable outbox whose side-effect handlers are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "outbox", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The SQLite file; overrides `OUTBOX_DB`
+    #[arg(long, global = true, value_name = "PATH")]
+    db: Option<String>,
+    /// The configuration file; overrides `OUTBOX_CONFIG`
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<String>,
+    /// How log lines look, text or json; overrides `OUTBOX_LOG`
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log: Option<String>,
+    /// Print JSON for programs instead of tables for people
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer HTTP and perform the effects of what is written
+    Serve(serve::Serve),
+    /// Perform the effects of items; HTTP answers health and metrics only
+    Worker(serve::Worker),
+    /// Enqueue one item, or many from a file
+    Enqueue(enqueue::Enqueue),
+    /// List items, newest first
+    List(items::List),
+    /// Show one item with its history
+    Show(items::Show),
+    /// Start a new life of DLQ or DONE items
+    Replay(operate::Replay),
+    /// Delete DONE or DLQ items with their history
+    Purge(operate::Purge),
+    /// Show the state of the outbox in numbers
+    Stats,
+    /// Show the signals of sagas, oldest first
+    Signals(signals::Signals),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+    /// Create the database, or bring it to the newest schema
+    Migrate,
+    /// Check everything that the outbox needs and say what to do
+    Doctor,
+    /// Print a script that completes commands in a shell
+    Completions(completions::Completions),
+}
 
 /// Runs the command that the process was started with.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run(cli).unwrap_or_else(|err| report(&err))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let output = Output::new(cli.global.json);
+    let config = Config::load(flags(&cli));
+    match cli.command {
+        Command::Completions(args) => completions::run(&args),
+        Command::Doctor => finish(doctor::run(config, output)),
+        command => {
+            let context = Context { config: config?, output };
+            telemetry::start(context.config.log, context.filter(&command))?;
+            finish(dispatch(command, context))
+        }
+    }
+}
+
+async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::serve(args, &context.config).await,
+        Command::Worker(args) => serve::worker(args, &context.config).await,
+        Command::Enqueue(args) => enqueue::run(args, &context).await,
+        Command::List(args) => items::list(args, &context).await,
+        Command::Show(args) => items::show(args, &context).await,
+        Command::Replay(args) => operate::replay(args, &context).await,
+        Command::Purge(args) => operate::purge(args, &context).await,
+        Command::Stats => stats::run(&context).await,
+        Command::Signals(args) => signals::run(args, &context).await,
+        Command::Plugin(args) => plugin::run(args, &context).await,
+        Command::Migrate => migrate::run(&context),
+        Command::Doctor | Command::Completions(_) => unreachable!("run without a configuration by `run`"),
+    }
+}
+
+/// Runs a command to its end, and ends the process soon after even if a thread is still compiling.
+fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("starting the threads of this process")?;
+    let code = runtime.block_on(command);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// What the command line says about settings, under the names of the variables that it overrides.
+fn flags(cli: &Cli) -> Flags {
+    let Global { db, config, log, .. } = &cli.global;
+    let global = [("OUTBOX_DB", db), ("OUTBOX_CONFIG", config), ("OUTBOX_LOG", log)];
+    let mut flags: Flags =
+        global.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))).collect();
+    match &cli.command {
+        Command::Serve(args) => flags.extend(args.host.flags()),
+        Command::Worker(args) => flags.extend(args.host.flags()),
+        _ => {}
+    }
+    flags
+}
+
+/// What every verb works with.
+struct Context {
+    config: Config,
+    output: Output,
+}
+
+impl Context {
+    /// The store as it is: created and migrated by nobody but `serve`, `worker`, `enqueue` and `migrate`.
+    fn existing_store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(SqliteStore::open_existing(&self.config.database, self.options())?)
+    }
+
+    /// The store, created and migrated where that is needed.
+    fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(SqliteStore::open(&self.config.database, self.options())?)
+    }
+
+    fn options(&self) -> SqliteOptions {
+        SqliteOptions { instance: instance(&self.config), ..SqliteOptions::default() }
+    }
+
+    /// Which log lines are written when nobody says: a host tells what it does, a verb only what is wrong.
+    fn filter(&self, command: &Command) -> &str {
+        let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
+        self.config.log_filter.as_deref().unwrap_or(default)
+    }
+}
+
+/// A name of this process that no other boot has: where it runs, as what, and something random.
+fn instance(config: &Config) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let host = &config.identity.host;
+    match &config.role {
+        Some(role) => format!("{role}-{host}-{}", &random[..8]),
+        None => format!("{host}-{}", &random[..8]),
+    }
+}
+
+/// Says what went wrong, unless nobody was there to read the result.
+fn report(err: &anyhow::Error) -> ExitCode {
+    let code = exit_code(err);
+    if code != 0 {
+        output::to_stderr(&format!("error: {err:#}"));
+    }
+    ExitCode::from(code)
+}
+
+fn exit_code(err: &anyhow::Error) -> u8 {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if err.chain().any(closed) {
+        return 0;
+    }
+    let usage = err.is::<ConfigError>() || err.is::<telemetry::InvalidFilter>() || err.is::<arguments::UsageError>();
+    if usage { 2 } else { 1 }
+}
+
+/// The path that a message names.
+fn shown(path: &std::path::Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_arguments_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_reader_that_closed_the_pipe_is_not_a_failure() {
+        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+        assert_eq!(exit_code(&closed), 0);
+        assert_eq!(exit_code(&io::Error::from(io::ErrorKind::StorageFull).into()), 1);
+        assert_eq!(exit_code(&arguments::UsageError(String::new()).into()), 2);
+    }
 }

@@ -1,0 +1,165 @@
+//! `list` and `show`: looking at items. Nothing is changed.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::arguments::FilterArgs;
+use super::output::{clean, fields, or_dash, relative, relative_or_dash, short, table};
+use super::{Context, shown};
+use crate::item::{FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
+use crate::store::{Details, Filter, Page, Store};
+
+/// Items are read in pages of this size, so that each read is short whatever `--limit` says.
+const PAGE: u32 = 500;
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD)
+    status: Option<Status>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: u32,
+    /// Only items with a smaller id: the last of the page before
+    #[arg(long, value_name = "ID")]
+    before: Option<ItemId>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The item's id
+    id: ItemId,
+}
+
+pub(super) async fn list(args: List, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let now = store.now().await?;
+    let filter = args.filter.filter(args.status, now);
+    let items = read_pages(&*store, &filter, args.limit, args.before).await?;
+    context.output.emit(&items, || rows(&items, now))?;
+    if let Some(last) = items.last().filter(|_| items.len() == args.limit as usize) {
+        context.output.hint(&format!("There may be more: add --before {}", last.id));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn read_pages(
+    store: &dyn Store,
+    filter: &Filter,
+    limit: u32,
+    mut before: Option<ItemId>,
+) -> anyhow::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    loop {
+        let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(PAGE);
+        let page = store.list(filter, &Page { limit: missing, before }).await?;
+        let is_last = page.len() < PAGE as usize;
+        before = page.last().map(|item| item.id);
+        items.extend(page);
+        if is_last {
+            return Ok(items);
+        }
+    }
+}
+
+fn rows(items: &[Item], now: Millis) -> String {
+    if items.is_empty() {
+        return "No items.".to_owned();
+    }
+    let row = |item: &Item| {
+        [
+            item.id.to_string(),
+            item.status.to_string(),
+            item.item_type.clone(),
+            item.attempts.to_string(),
+            relative(now, item.created_at),
+            short(&item.idem_key, 40),
+            short(item.last_error.as_deref().unwrap_or(""), 60),
+        ]
+    };
+    table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "KEY", "LAST ERROR"], items.iter().map(row))
+}
+
+pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let Some(details) = store.show(args.id).await? else {
+        bail!("there is no item {} in {}: it was never there, or was purged", args.id, shown(&context.config.database));
+    };
+    let now = store.now().await?;
+    context.output.emit(&details, || page(&details, now))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page(details: &Details, now: Millis) -> String {
+    let item = &details.item;
+    let mut parts = vec![fields(&[identity(item), times(item, now), outcome(item)].concat())];
+    parts.push(format!("Payload\n{}", payload(&item.payload)));
+    if !details.failed_attempts.is_empty() {
+        parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, now)));
+    }
+    parts.join("\n\n")
+}
+
+fn identity(item: &Item) -> Vec<(&'static str, String)> {
+    vec![
+        ("id", item.id.to_string()),
+        ("status", item.status.to_string()),
+        ("type", item.item_type.clone()),
+        ("idem_key", item.idem_key.clone()),
+        ("cid", item.cid.clone()),
+        ("saga", or_dash(item.saga.as_deref())),
+        ("ordering_key", or_dash(item.ordering_key.as_deref())),
+        ("content_type", item.content_type.clone()),
+        ("headers", serde_json::json!(item.headers).to_string()),
+        ("metadata", serde_json::json!(item.metadata).to_string()),
+    ]
+}
+
+fn times(item: &Item, now: Millis) -> Vec<(&'static str, String)> {
+    let claim = match (&item.claimed_by, item.lease_until) {
+        (Some(by), Some(until)) => format!("by {by}, lease ends {}", relative(now, until)),
+        _ => "-".to_owned(),
+    };
+    vec![
+        ("created", relative(now, item.created_at)),
+        ("available", relative(now, item.available_at)),
+        ("claimed", claim),
+        ("done", relative_or_dash(now, item.done_at)),
+        ("dead", relative_or_dash(now, item.dead_at)),
+    ]
+}
+
+fn outcome(item: &Item) -> Vec<(&'static str, String)> {
+    vec![
+        ("attempts", format!("{} (deliveries {}, replays {})", item.attempts, item.deliveries, item.replays)),
+        ("maybe_executed", item.maybe_executed.to_string()),
+        ("last_error", or_dash(item.last_error.as_deref())),
+        ("result", item.result.as_deref().map_or_else(|| "-".to_owned(), payload)),
+        ("handler_digest", or_dash(item.handler_digest.as_deref())),
+    ]
+}
+
+fn payload(bytes: &[u8]) -> String {
+    let shown = match payload_fields(bytes) {
+        (value, PayloadEncoding::Json) => format!("{value:#}"),
+        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
+    };
+    shown.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+fn history(attempts: &[FailedAttempt], now: Millis) -> String {
+    let row = |attempt: &FailedAttempt| {
+        [
+            attempt.delivery.to_string(),
+            attempt.attempt.to_string(),
+            relative(now, attempt.ended_at),
+            attempt.class.to_string(),
+            attempt.code.clone(),
+            short(&clean(&attempt.message), 100),
+        ]
+    };
+    table(["DELIVERY", "ATTEMPT", "ENDED", "CLASS", "CODE", "MESSAGE"], attempts.iter().map(row))
+}

@@ -1,0 +1,71 @@
+//! The process environment, read once, and what can be told from it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A copy of the environment. It holds secrets, so it never shows its values.
+#[derive(Clone, Default)]
+pub struct Environment(Arc<BTreeMap<String, String>>);
+
+/// Who runs a process, and where; for the audit trail and for names of instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user's name, or `unknown`.
+    pub user: String,
+    /// The machine's or the pod's name, or `localhost`.
+    pub host: String,
+}
+
+impl Environment {
+    pub(super) fn of_process() -> Self {
+        let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+        std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    /// The variable's value; `None` when it is not set, or empty.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// `outbox` in the user's cache folder, or in the system's for a process without a home.
+    pub(super) fn cache_dir(&self) -> PathBuf {
+        let absolute = |name| self.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(below_home)))
+            .unwrap_or_else(|| "/var/cache".into())
+            .join("outbox")
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+        Identity {
+            user: self.get("USER").or_else(|| self.get("LOGNAME")).unwrap_or_else(|| "unknown".to_owned()),
+            host: self.get("HOSTNAME").or_else(host).unwrap_or_else(|| "localhost".to_owned()),
+        }
+    }
+}
+
+impl FromIterator<(String, String)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        Self(Arc::new(variables.into_iter().collect()))
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Environment({} variables, not shown)", self.0.len())
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.user, self.host)
+    }
+}

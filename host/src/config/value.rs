@@ -1,0 +1,126 @@
+//! How the values of settings are read, and what each of them accepts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::sources::Given;
+use crate::retry::RetryPolicy;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A secret: it is compared, never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The secret itself, for whoever compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(hidden)")
+    }
+}
+
+/// A value as an error message may show it.
+pub(super) fn shown(variable: &str, text: &str) -> String {
+    if variable == "OUTBOX_TOKEN" { "a value that is not shown".to_owned() } else { format!("{text:?}") }
+}
+
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Errors unless the backend is one that this build has.
+pub(super) fn backend(given: &Given) -> Result<(), ConfigError> {
+    let accepted = "sqlite: this build has no other store";
+    given.parsed("OUTBOX_BACKEND", accepted, |text| (text == "sqlite").then_some(())).map(drop)
+}
+
+pub(super) fn database(given: &Given) -> Result<PathBuf, ConfigError> {
+    let accepted = "the path of a SQLite file: this build has no other store";
+    let path = given.parsed("OUTBOX_DB", accepted, |text| (!text.contains("://")).then(|| text.into()))?;
+    Ok(path.unwrap_or_else(|| "/var/run/outbox.sqlite".into()))
+}
+
+pub(super) fn retry(given: &Given) -> Result<RetryPolicy, ConfigError> {
+    let default = RetryPolicy::default();
+    let delay = |variable| given.number::<u64>(variable, 1..=86_400_000).map(|ms| ms.map(Duration::from_millis));
+    Ok(RetryPolicy {
+        max_retries: given.number("OUTBOX_MAX_RETRIES", 0..=1_000_000)?.unwrap_or(default.max_retries),
+        base: delay("OUTBOX_BACKOFF_BASE_MS")?.unwrap_or(default.base),
+        cap: delay("OUTBOX_BACKOFF_CAP_MS")?.unwrap_or(default.cap),
+    })
+}
+
+/// A role is a folder below the plugins, so nothing that could lead out of there is one.
+pub(super) fn role(given: &Given) -> Result<Option<String>, ConfigError> {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    given.parsed("OUTBOX_ROLE", "the name of a folder: [A-Za-z0-9][A-Za-z0-9._-]*", |text| {
+        let named = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && text.bytes().all(letter);
+        named.then(|| text.to_owned())
+    })
+}
+
+pub(super) fn listen(given: &Given) -> Result<SocketAddr, ConfigError> {
+    let accepted = "an IP address and a port, such as 127.0.0.1:7070 or 0.0.0.0:7070";
+    let address = given.parsed("OUTBOX_LISTEN", accepted, |text| text.parse().ok())?;
+    Ok(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))))
+}
+
+/// A token travels in a header, so it has the characters that one may have.
+pub(super) fn token(given: &Given) -> Result<Option<Token>, ConfigError> {
+    given.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", |text| {
+        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Token(text.to_owned()))
+    })
+}
+
+pub(super) fn hosts(given: &Given) -> Result<Vec<String>, ConfigError> {
+    let host = |text: &str| {
+        let host = text.trim().to_ascii_lowercase();
+        (!host.is_empty() && !host.contains('/')).then_some(host)
+    };
+    let accepted = "host names, with commas between them and without a scheme";
+    let hosts = given.parsed("OUTBOX_HOSTS", accepted, |text| text.split(',').map(host).collect())?;
+    Ok(hosts.unwrap_or_default())
+}
+
+/// How long something is kept; `None` is for ever.
+pub(super) fn retention(
+    given: &Given,
+    variable: &'static str,
+    default: Option<Duration>,
+) -> Result<Option<Duration>, ConfigError> {
+    let kept = given.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
+        "keep" => Some(None),
+        text => humantime::parse_duration(text).ok().map(Some),
+    })?;
+    Ok(kept.unwrap_or(default))
+}
+
+pub(super) fn log(given: &Given) -> Result<LogFormat, ConfigError> {
+    let format = given.parsed("OUTBOX_LOG", "text or json", |text| match text {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    })?;
+    Ok(format.unwrap_or_default())
+}
