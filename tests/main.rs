@@ -2,8 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
+mod crash;
 mod edge;
 mod layering;
+mod plugin;
+mod reload;
+mod sandbox;
+mod smoke;
 mod sql;
 mod store_contract;
 mod store_model;

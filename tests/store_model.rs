@@ -6,7 +6,7 @@ use outbox::item::{Class, Failure, ItemId, Millis, NewItem, OnDead, Status};
 use outbox::store::{Action, Claim, EffectKeys, Order, Run, Selection, Settled, Settlement, StoreError};
 use proptest::prelude::*;
 
-use crate::support::{Fixture, START, all, done, item, request, retry, settled};
+use crate::support::{Fixture, START, all, done, is_soak, item, request, retry, settled};
 
 /// The retries of the claims that `support::request` makes, and their lease.
 const MAX_RETRIES: u32 = 2;
@@ -266,7 +266,7 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
 
 /// How many histories are tried: more under `OUTBOX_SOAK`.
 fn cases() -> u32 {
-    if std::env::var_os("OUTBOX_SOAK").is_some() { 4_000 } else { 100 }
+    if is_soak() { 4_000 } else { 100 }
 }
 
 proptest! {

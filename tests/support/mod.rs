@@ -1,8 +1,10 @@
 //! What several test files share: stores with a clock that the test moves, and polling with a deadline.
 
 pub(crate) mod downstream;
+pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod stage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,6 +131,11 @@ pub(crate) fn item(key: &str) -> NewItem {
 
 pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
     store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
+}
+
+/// Whether the suite runs at the sizes of `make soak` instead of the everyday ones.
+pub(crate) fn is_soak() -> bool {
+    std::env::var_os("OUTBOX_SOAK").is_some()
 }
 
 /// Waits until `check` holds; fails the test when it does not within the time given.

@@ -1,0 +1,70 @@
+//! A whole set-up: the real binary, the repository's handlers, and two pods for them to call.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::downstream::Pod;
+use super::host::{Host, HostPlan};
+use super::{eventually, guests};
+
+/// A host's folder with the repository's handlers in it, and two pods for them to call.
+pub(crate) struct Stage {
+    pub(crate) plan: HostPlan,
+    pub(crate) vector: Pod,
+    pub(crate) belief: Pod,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["vector-upsert", "belief-recompute", "webhook"] {
+            install(name, &dir.path().join("plugins.d"));
+        }
+        let (vector, belief) = (Pod::start().await, Pod::start().await);
+        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+            .set("VECTOR_URL", &vector.url())
+            .set("BELIEF_URL", &belief.url())
+            .set("WEBHOOK_URL", &format!("{}/hook", vector.url()))
+            .set("OUTBOX_BACKOFF_BASE_MS", "50");
+        Self { plan, vector, belief, dir }
+    }
+
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.dir.path().join("plugins.d")
+    }
+}
+
+/// Copies one of the repository's handlers with its manifest.
+pub(crate) fn install(name: &str, folder: &Path) {
+    let built = guests::plugins();
+    let manifest = std::fs::read_to_string(built.join(format!("{name}.toml"))).unwrap();
+    guests::install(&built.join(format!("{name}.wasm")), &manifest, folder, name);
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+pub(crate) async fn write_memory(host: &Host, key: &str) -> Value {
+    let headers = [JSON, ("idempotency-key", key), ("x-correlation-id", "cid-1")];
+    let answer = host.send("POST", "/memory", &headers, &json!({ "text": key }).to_string()).await;
+    assert_eq!(answer.status, 202, "{:?}", answer.body);
+    assert_eq!((&answer.json()["idem_key"], &answer.json()["cid"]), (&json!(key), &json!("cid-1")));
+    answer.json()
+}
+
+pub(crate) fn ids(write: &Value) -> Vec<i64> {
+    write["outbox_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
+}
+
+pub(crate) async fn becomes(host: &Host, id: i64, status: &str) -> Value {
+    let mut item = Value::Null;
+    eventually(&format!("item {id} is {status}"), SOON, async || {
+        item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
+        item["status"] == status
+    })
+    .await;
+    item
+}
+
