@@ -1,3 +1,4 @@
 //! One test binary for every promise between modules.
 
+mod plugin;
 mod support;

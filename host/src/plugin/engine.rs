@@ -44,7 +44,6 @@ fn config() -> Config {
     let mut config = Config::new();
     config
         .concurrency_support(false)
-        .wasm_exceptions(false)
         .wasm_memory64(false)
         .epoch_interruption(true)
         .relaxed_simd_deterministic(true)

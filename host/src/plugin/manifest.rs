@@ -17,7 +17,7 @@ use super::grant::{Grants, HttpRule, Secret};
 use crate::retry::RetryPolicy;
 use section::Section;
 pub(super) use value::show_size;
-use value::{boolean, count, duration, rate, ratio, size, text, texts};
+use value::{boolean, count, duration, rate, ratio, show, size, text, texts};
 
 /// Answers the value of a variable of the host's environment, for `${NAME}` and for secrets.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -226,10 +226,10 @@ fn read_secret(mut section: Section, environment: &Environment) -> Result<Secret
 fn config(section: Section) -> Result<BTreeMap<String, String>, ManifestError> {
     let entry = |(key, value): (String, Value)| match value {
         Value::String(text) => Ok((key, text)),
-        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok((key, value.to_string())),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok((key, show(&value))),
         _ => Err(ManifestError::Value {
             key: format!("config.{key}"),
-            value: value.to_string(),
+            value: show(&value),
             accepted: "a string, a number, true or false".to_owned(),
         }),
     };

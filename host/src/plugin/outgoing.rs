@@ -208,8 +208,8 @@ fn interrupted(err: &hyper_util::client::legacy::Error) -> Error {
     }
 }
 
-fn find<E: StdError + 'static>(err: &(dyn StdError + 'static)) -> Option<&E> {
-    std::iter::successors(Some(err), |err| err.source()).find_map(|err| err.downcast_ref())
+fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
 fn cap(body: WasiBody, most: u64, error: fn(Option<u64>) -> Error) -> WasiBody {

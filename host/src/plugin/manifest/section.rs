@@ -4,6 +4,7 @@
 use toml::{Table, Value};
 
 use super::ManifestError;
+use super::value::show;
 
 /// One table of the document. Every key is taken once; [`Section::finish`] refuses what is left.
 pub(super) struct Section {
@@ -26,7 +27,7 @@ impl Section {
     ) -> Result<Option<T>, ManifestError> {
         self.asked.push(key);
         let Some(value) = self.table.remove(key) else { return Ok(None) };
-        let shown = value.to_string();
+        let shown = show(&value);
         parse(value).map(Some).map_err(|accepted| ManifestError::Value { key: self.key(key), value: shown, accepted })
     }
 

@@ -20,6 +20,19 @@ pub(super) fn boolean(value: Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "true or false".to_owned())
 }
 
+/// A value as an error shows it: what it is, or what kind it is of.
+pub(super) fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(truth) => truth.to_string(),
+        Value::Datetime(time) => time.to_string(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Table(_) => "a table".to_owned(),
+    }
+}
+
 /// A whole number from `least` on.
 pub(super) fn count(least: u32) -> impl Fn(Value) -> Result<u32, String> {
     move |value| {

@@ -88,9 +88,10 @@ impl tower_service::Service<Uri> for Connector {
 async fn connect(grants: &Grants, uri: &Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    let resolved = tokio::net::lookup_host((host.as_str(), uri.port_u16().unwrap_or(default_port))).await;
-    let addresses: Vec<_> = match resolved {
-        Ok(addresses) => addresses.collect(),
+    let port = uri.port_u16().unwrap_or(default_port);
+    let resolved = tokio::net::lookup_host((host.as_str(), port)).await.map(Iterator::collect::<Vec<_>>);
+    let addresses = match resolved {
+        Ok(addresses) => addresses,
         Err(source) => return Err(ConnectError::Unresolved { host, source }),
     };
     let reach = grants.reach(uri);
