@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::guests;
+use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::{eventually, is_soak};
 
 /// Writes until the host does not answer any more; returns the ids that were acknowledged.

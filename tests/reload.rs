@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::guests::{place, variant};
 use crate::support::host::{Host, HostPlan};
+use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::{eventually, is_soak};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -71,7 +71,8 @@ async fn items_flow_while_a_handler_is_replaced_twenty_times_and_broken_five() {
         assert!(effects.values().all(|times| *times == 1), "an effect was asked for twice");
     }
     place(&variant(&good, 99), &component);
-    eventually("the good one is live again", SOON, async || plugin(&stage.plan, "vector-upsert")["error"].is_null()).await;
+    eventually("the good one is live again", SOON, async || plugin(&stage.plan, "vector-upsert")["error"].is_null())
+        .await;
 }
 
 #[tokio::test]
@@ -108,7 +109,9 @@ async fn an_attempt_in_flight_finishes_on_the_handler_that_it_started_on() {
     crate::support::guests::install(&crate::support::guests::chaos(1), crate::sandbox::CHAOS, &folder, "chaos");
     let host = stage.plan.start("serve").await;
     let enqueue = |key: &str, payload: &str| {
-        stage.plan.json(&["enqueue", "--type", "chaos", "--key", key, "--payload", payload, "--json"])["ids"][0].as_i64().unwrap()
+        stage.plan.json(&["enqueue", "--type", "chaos", "--key", key, "--payload", payload, "--json"])["ids"][0]
+            .as_i64()
+            .unwrap()
     };
     let slow = enqueue("slow", r#"{"do":"sequence","steps":[{"do":"sleep","ms":3000},{"do":"version"}]}"#);
     becomes(&host, slow, "CLAIMED").await;
@@ -118,5 +121,8 @@ async fn an_attempt_in_flight_finishes_on_the_handler_that_it_started_on() {
     let fast = enqueue("fast", r#"{"do":"version"}"#);
     assert_eq!(becomes(&host, fast, "DONE").await["result"], "2");
     let finished = becomes(&host, slow, "DONE").await;
-    assert_eq!((&finished["result"][1], &finished["handler_digest"], &finished["attempts"]), (&"1".into(), &old, &1.into()));
+    assert_eq!(
+        (&finished["result"][1], &finished["handler_digest"], &finished["attempts"]),
+        (&"1".into(), &old, &1.into())
+    );
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::stage::{Stage, becomes};
 use crate::support::guests;
 use crate::support::host::{Host, HostPlan};
+use crate::support::stage::{Stage, becomes};
 
 /// A manifest that grants what the tests need, and ends attempts soon.
 pub(crate) const CHAOS: &str = r#"
@@ -81,7 +81,8 @@ async fn a_handler_cannot_run_on_grow_escape_or_take_others_with_it() {
         ("retry", json!({"do": "retry"}), "retryable", ""),
     ];
     let bad: Vec<_> = cases.iter().map(|(key, payload, ..)| enqueue(&plan, key, payload)).collect();
-    let good: Vec<_> = (0..20).map(|n| enqueue(&plan, &format!("good-{n}"), &json!({"do": "succeed", "result": n}))).collect();
+    let good: Vec<_> =
+        (0..20).map(|n| enqueue(&plan, &format!("good-{n}"), &json!({"do": "succeed", "result": n}))).collect();
     for id in good {
         becomes(&host, id, "DONE").await;
     }

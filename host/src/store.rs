@@ -16,7 +16,7 @@
 
 pub mod sqlite;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -470,6 +470,26 @@ pub struct Overview {
     pub database_bytes: u64,
     /// The size of the write-ahead log in bytes, where there is one.
     pub wal_bytes: u64,
+}
+
+/// A pod that has been silent for longer than this has missed several heartbeats and is taken for gone.
+const POD_GONE_MS: Millis = 15_000;
+
+impl Overview {
+    /// The pods that are there now.
+    pub fn living_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
+    }
+
+    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
+    pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
+        let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
+        let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
+        let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
+        let pending = |counts: &BTreeMap<_, _>| counts.get(Status::Pending.as_str()).copied().unwrap_or(0);
+        let waiting = self.by_type.iter().map(|(item_type, counts)| (item_type.as_str(), pending(counts)));
+        waiting.filter(|(item_type, pending)| *pending > 0 && !served.contains(item_type)).collect()
+    }
 }
 
 /// Totals of one saga; they outlive pruned signals.

@@ -126,7 +126,7 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     assert_eq!(cockpit["governor"]["contract_violations"]["missing_correlation_id"], 1);
     assert_eq!(cockpit["outbox"]["by_status"], json!({ "PENDING": 1, "CLAIMED": 0, "DONE": 1, "DLQ": 0 }));
     assert_eq!(cockpit["outbox"]["by_type"]["belief_recompute"]["PENDING"], 1);
-    assert_eq!(cockpit["outbox"]["unhandled"], 1, "nobody serves belief_recompute");
+    assert_eq!(cockpit["outbox"]["unhandled"], json!({ "belief_recompute": 1 }));
     assert!(cockpit["outbox"]["oldest_pending_ms"].is_i64());
     assert_eq!(cockpit["pods"]["pod-1"]["ready"], true);
     assert_eq!((&cockpit["pods"]["pod-1"]["plugins"], &cockpit["plugins"]), (&plugins, &plugins));

@@ -4,6 +4,7 @@ pub(crate) mod downstream;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod plugins;
 pub(crate) mod stage;
 
 use std::path::PathBuf;

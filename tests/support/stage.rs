@@ -9,6 +9,9 @@ use super::downstream::Pod;
 use super::host::{Host, HostPlan};
 use super::{eventually, guests};
 
+/// Whatever a host is expected to do, it does within this; a minute is for busy machines.
+const SOON: Duration = Duration::from_secs(60);
+
 /// A host's folder with the repository's handlers in it, and two pods for them to call.
 pub(crate) struct Stage {
     pub(crate) plan: HostPlan,
@@ -67,4 +70,3 @@ pub(crate) async fn becomes(host: &Host, id: i64, status: &str) -> Value {
     .await;
     item
 }
-

@@ -15,11 +15,8 @@ use super::output::{or_dash, short, table};
 use crate::config::Config;
 use crate::handler::{Handler as _, StateReader};
 use crate::item::StateVersion;
-use crate::plugin::{self, PluginSettings, Plugins};
+use crate::plugin::{self, Environment, PluginSettings, Plugins};
 use crate::store::{Overview, Pod};
-
-/// A host whose heartbeat is older is taken for gone: three of its beats were missed.
-const ALIVE_MS: i64 = 15_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
@@ -36,7 +33,8 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
     match args {
         Plugin::List => list(context).await,
         Plugin::Inspect { file } => {
-            let inspection = serde_json::to_value(plugin::inspect(&file, settings(&context.config)).await?)?;
+            let inspection = plugin::inspect(&file, environment(&context.config)).await?;
+            let inspection = serde_json::to_value(inspection)?;
             context.output.emit(&inspection, || format!("{inspection:#}"))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -55,8 +53,7 @@ async fn list(context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn of_running_hosts(overview: &Overview) -> Vec<Value> {
-    let alive = |pod: &&Pod| pod.ready && overview.now.saturating_sub(pod.heartbeat_at) < ALIVE_MS;
-    let pods = overview.pods.iter().filter(alive);
+    let pods = overview.living_pods();
     pods.flat_map(|pod| members(&pod.plugins).into_iter().map(|plugin| with_pod(plugin, pod))).collect()
 }
 
@@ -89,17 +86,21 @@ fn settings(config: &Config) -> PluginSettings {
 
 /// How plugins are loaded, by this configuration.
 pub(super) fn settings_with(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
-    let environment = config.environment.clone();
     PluginSettings {
         dir: config.plugins.clone(),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
-        lease: config.lease,
         retry: config.retry,
         slots: config.concurrency,
-        environment: Arc::new(move |name: &str| environment.get(name)),
+        environment: environment(config),
         state,
     }
+}
+
+/// What manifests may name of the environment.
+fn environment(config: &Config) -> Environment {
+    let environment = config.environment.clone();
+    Arc::new(move |name: &str| environment.get(name))
 }
 
 /// Stands where nothing is handled, so nothing is read.

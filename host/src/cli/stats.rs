@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::Context;
 use super::output::{count, fields, or_dash, relative, size, span, table};
 use crate::item::Status;
@@ -9,8 +11,18 @@ use crate::store::Overview;
 
 pub(super) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let overview = context.existing_store()?.overview().await?;
-    context.output.emit(&overview, || page(&overview))?;
+    let unhandled = overview.unhandled(&[]).into_keys().collect();
+    context.output.emit(&Stats { overview: &overview, unhandled }, || page(&overview))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The totals as programs read them.
+#[derive(Serialize)]
+struct Stats<'a> {
+    #[serde(flatten)]
+    overview: &'a Overview,
+    /// The types whose items wait for a handler that nobody has.
+    unhandled: Vec<&'a str>,
 }
 
 fn page(overview: &Overview) -> String {
@@ -29,13 +41,15 @@ fn totals(overview: &Overview) -> String {
 }
 
 fn types(overview: &Overview) -> Option<String> {
+    let unhandled = overview.unhandled(&[]);
     let row = |(item_type, by_status): (&String, &std::collections::BTreeMap<&'static str, u64>)| {
         let of = |status: Status| by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
         let [pending, claimed, done, dlq] = Status::ALL.map(of);
         let oldest = overview.oldest_pending_ms.get(item_type).map(|ms| span(*ms));
-        [item_type.clone(), pending, claimed, done, dlq, or_dash(oldest.as_deref())]
+        let served = if unhandled.contains_key(item_type.as_str()) { "nobody" } else { "" };
+        [item_type.clone(), pending, claimed, done, dlq, or_dash(oldest.as_deref()), served.to_owned()]
     };
-    let header = ["TYPE", "PENDING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING"];
+    let header = ["TYPE", "PENDING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING", "HANDLED BY"];
     (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
 }
 

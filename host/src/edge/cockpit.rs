@@ -3,7 +3,7 @@
 //! All figures are the store's totals of one reading. The shape is what operators' scripts rely on:
 //! every declared saga, every outcome and every violation is there from the start, with a zero.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -70,19 +70,10 @@ fn outbox(overview: &Overview, status: &HostStatus) -> Value {
         "by_type": overview.by_type,
         "oldest_pending_ms": overview.oldest_pending_ms.values().max(),
         "oldest_pending_ms_by_type": overview.oldest_pending_ms,
-        "unhandled": unhandled(overview, status),
+        "unhandled": overview.unhandled(&status.served_types),
         "expired_claims": overview.expired_claims,
         "blocked_keys": overview.blocked_keys,
         "database_bytes": overview.database_bytes,
         "wal_bytes": overview.wal_bytes,
     })
-}
-
-/// How many PENDING items are of a type that no plugin of any known process serves.
-pub(super) fn unhandled(overview: &Overview, status: &HostStatus) -> u64 {
-    let plugins = overview.pods.iter().filter_map(|pod| pod.plugins.as_array()).flatten();
-    let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(Value::as_str);
-    let served: BTreeSet<&str> = types.chain(status.served_types.iter().map(String::as_str)).collect();
-    let unserved = overview.by_type.iter().filter(|(item_type, _)| !served.contains(item_type.as_str()));
-    unserved.filter_map(|(_, counts)| counts.get(Status::Pending.as_str())).sum()
 }

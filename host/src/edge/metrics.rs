@@ -48,7 +48,7 @@ fn items(text: &mut Exposition, overview: &Overview) {
 }
 
 fn gauges(text: &mut Exposition, overview: &Overview, status: &HostStatus) {
-    let unhandled = cockpit::unhandled(overview, status);
+    let unhandled = overview.unhandled(&status.served_types).values().sum();
     for (name, help, value) in [
         ("outbox_unhandled", "Pending items of types that no known process serves.", unhandled),
         (

@@ -1,0 +1,88 @@
+//! The engine that all plugins of a process share: how code is compiled, where instances live, and the
+//! clock by which a computing guest is interrupted.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::host::{self, HostState};
+use super::limiter::{INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX};
+use super::manifest::MEMORY_MAX;
+
+/// How often a computing guest is looked at: its CPU time is counted in these.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// Room for descriptions that are asked for while every slot is taken.
+const SPARE_INSTANCES: u32 = 8;
+
+/// The engine and what guests are linked to.
+pub(super) struct Runtime {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<HostState>,
+}
+
+impl Runtime {
+    /// An engine with room for so many attempts at a time, and a thread that ticks until it is gone.
+    pub(super) fn new(slots: usize) -> anyhow::Result<Self> {
+        let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
+        let engine = Engine::new(&pooled(instances)).or_else(|reason| {
+            tracing::warn!(%reason, "no pool of instances could be reserved: each attempt allocates its own");
+            Engine::new(&config())
+        });
+        let engine = engine.map_err(anyhow::Error::from).context("starting the WebAssembly engine")?;
+        let mut linker = Linker::new(&engine);
+        host::link(&mut linker)?;
+        start_ticking(engine.weak())?;
+        Ok(Self { engine, linker })
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .concurrency_support(false)
+        .wasm_memory64(false)
+        .epoch_interruption(true)
+        .relaxed_simd_deterministic(true)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(32));
+    config
+}
+
+fn pooled(instances: u32) -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(4))
+        .total_memories(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(2))
+        .total_stacks(instances)
+        .max_core_instances_per_component(INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(INSTANCES_MAX)
+        .max_memory_size(usize::try_from(MEMORY_MAX).unwrap_or(usize::MAX))
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_unused_warm_slots(instances)
+        // Pages stay with the slot between attempts: giving them back interrupts every other core.
+        .linear_memory_keep_resident(16 << 20)
+        .table_keep_resident(1 << 20)
+        .decommit_batch_size(16)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// Holds the engine weakly, so that the thread ends with it.
+fn start_ticking(engine: EngineWeak) -> anyhow::Result<()> {
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new().name("outbox-epoch".to_owned()).spawn(tick).context("starting the epoch thread")?;
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The plugin folder as files: which components lie there, whether they have changed, what they are.
+//!
+//! It follows symbolic links, so that a swapped link counts as a changed file. It knows nothing of
+//! what components mean.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::load::{Source, sha256};
+use super::registry::Place;
+use super::world::COMPONENT_MAX;
+
+/// No manifest that a person writes is longer.
+const MANIFEST_MAX: u64 = 1 << 20;
+
+/// The root and, with a role, its sub-folder.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    role: Option<String>,
+}
+
+/// What tells one state of a plugin's files from the next without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    wasm: FileStamp,
+    manifest: Option<FileStamp>,
+}
+
+impl Stamp {
+    /// Whether there is a manifest beside the component.
+    pub(super) fn has_manifest(&self) -> bool {
+        self.manifest.is_some()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Folder {
+    pub(super) fn new(root: PathBuf, role: Option<String>) -> Self {
+        Self { root, role }
+    }
+
+    /// The folders to look into.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        let role = self.role.as_ref().map(|role| self.root.join(role));
+        [self.root.clone()].into_iter().chain(role).collect()
+    }
+
+    /// The components that lie there. A folder that is not there is empty.
+    pub(super) fn list(&self) -> io::Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for dir in self.directories() {
+            let is_root = dir == self.root;
+            places.extend(components(&dir)?.into_iter().map(|file| Place { is_root, file }));
+        }
+        Ok(places)
+    }
+
+    /// The present state of a plugin's files.
+    pub(super) fn stamp(place: &Place) -> io::Result<Stamp> {
+        let wasm = stamp(&place.file)?;
+        match stamp(&manifest_of(&place.file)) {
+            Ok(manifest) => Ok(Stamp { wasm, manifest: Some(manifest) }),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Stamp { wasm, manifest: None }),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Reads a plugin's files whole.
+    pub(super) fn read(&self, place: &Place) -> io::Result<Source> {
+        let mut source = read_source(&place.file)?;
+        source.role = self.role.clone().filter(|_| !place.is_root);
+        Ok(source)
+    }
+}
+
+/// Reads a component and the manifest beside it, whole.
+pub(super) fn read_source(file: &Path) -> io::Result<Source> {
+    // One byte more than allowed, so that what is too large is seen to be.
+    let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
+    let manifest = match read_bounded(&manifest_of(file), MANIFEST_MAX) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
+        Err(err) => return Err(err),
+    };
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Source { name, role: None, file: file.to_owned(), digest: sha256(&wasm), wasm: Arc::new(wasm), manifest })
+}
+
+fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn manifest_of(file: &Path) -> PathBuf {
+    file.with_extension("toml")
+}
+
+fn components(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| is_component(path)).collect())
+}
+
+/// Names that begin with a dot are those of files being written, and of what stands behind links.
+fn is_component(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") && path.is_file()
+}
+
+fn stamp(path: &Path) -> io::Result<FileStamp> {
+    let meta = fs::metadata(path)?;
+    Ok(FileStamp {
+        device: meta.dev(),
+        inode: meta.ino(),
+        size: meta.size(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    })
+}

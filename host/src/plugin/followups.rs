@@ -1,0 +1,181 @@
+//! The items that an attempt emits: checked and given their keys at once, enqueued when it is settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::bindings::outbox::handler::followups::{Error, Host, NewItem as Wish};
+use super::evidence::Evidence;
+use super::grant::Grants;
+use super::hex;
+use super::host::HostState;
+use super::outgoing::effects_root;
+use crate::handler::Mode;
+use crate::item::{Item, KEY_MAX, NewItem};
+
+const PAYLOAD_MAX: usize = 256 << 10;
+
+/// The follow-ups of one attempt.
+pub(super) struct Followups {
+    grants: Arc<Grants>,
+    evidence: Arc<Evidence>,
+    most: u32,
+    parent: Option<Parent>,
+    items: Vec<NewItem>,
+    keys: BTreeSet<String>,
+    unnamed: BTreeMap<String, u32>,
+}
+
+/// What passes on from the item that is handled.
+struct Parent {
+    key: String,
+    cid: String,
+    saga: Option<String>,
+}
+
+impl Followups {
+    /// Nothing emitted yet; without an item, or inline, nothing can be.
+    pub(super) fn new(grants: Arc<Grants>, evidence: Arc<Evidence>, most: u32, parent: Option<(&Item, Mode)>) -> Self {
+        let parent = parent.filter(|(_, mode)| *mode == Mode::Durable).map(|(item, _)| Parent {
+            key: effects_root(item),
+            cid: item.cid.clone(),
+            saga: item.saga.clone(),
+        });
+        Self { grants, evidence, most, parent, items: Vec::new(), keys: BTreeSet::new(), unnamed: BTreeMap::new() }
+    }
+
+    /// What was emitted, for the settlement.
+    pub(super) fn into_items(self) -> Vec<NewItem> {
+        self.items
+    }
+
+    fn emit(&mut self, wish: Wish) -> Result<(), Error> {
+        self.admit(&wish)?;
+        let key = self.key(&wish)?;
+        let item = self.item(key, wish)?;
+        item.validate().map_err(|invalid| Error::Other(invalid.to_string()))?;
+        if !self.keys.insert(item.idem_key.clone()) {
+            return Err(Error::Other(format!(
+                "two follow-ups have the key {:?}: give them different names",
+                item.idem_key
+            )));
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    fn admit(&self, wish: &Wish) -> Result<(), Error> {
+        if !self.grants.may_emit(&wish.type_) {
+            let (what, lines) =
+                (format!("emitting {:?} is not granted", wish.type_), self.grants.emit_lines(&wish.type_));
+            self.evidence.deny(what, Some(lines.clone()));
+            return Err(Error::Denied(lines));
+        }
+        if wish.payload.len() > PAYLOAD_MAX {
+            return Err(Error::TooLarge);
+        }
+        if self.items.len() >= self.most as usize { Err(Error::TooMany) } else { Ok(()) }
+    }
+
+    /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
+    fn key(&mut self, wish: &Wish) -> Result<String, Error> {
+        let parent = self.parent()?.key.clone();
+        let name = wish.name.clone().unwrap_or_else(|| {
+            let count = self.unnamed.entry(wish.type_.clone()).or_default();
+            *count += 1;
+            count.to_string()
+        });
+        let key = format!("{parent}/{}/{name}", wish.type_);
+        Ok(if key.len() > KEY_MAX { hex(&Sha256::digest(key)) } else { key })
+    }
+
+    fn item(&self, key: String, wish: Wish) -> Result<NewItem, Error> {
+        let parent = self.parent()?;
+        let mut item = NewItem::new(&wish.type_, &key, wish.payload);
+        item.content_type = wish.content_type;
+        item.cid = Some(parent.cid.clone());
+        item.saga.clone_from(&parent.saga);
+        item.ordering_key = wish.ordering_key;
+        item.delay = Duration::from_millis(wish.delay_ms);
+        Ok(item)
+    }
+
+    fn parent(&self) -> Result<&Parent, Error> {
+        let inline = "follow-ups need an outbox: this item is handled inline";
+        self.parent.as_ref().ok_or_else(|| Error::Other(inline.to_owned()))
+    }
+}
+
+impl Host for HostState {
+    fn emit(&mut self, item: Wish) -> wasmtime::Result<Result<(), Error>> {
+        Ok(self.followups.emit(item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn followups(key: &str, most: u32) -> Followups {
+        let grants = Grants { emit: vec!["mail".to_owned()], ..Grants::default() };
+        let parent = Parent { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()) };
+        let mut followups = Followups::new(Arc::new(grants), Arc::default(), most, None);
+        followups.parent = Some(parent);
+        followups
+    }
+
+    fn wish(item_type: &str, name: Option<&str>) -> Wish {
+        Wish {
+            type_: item_type.to_owned(),
+            payload: b"{}".to_vec(),
+            content_type: "application/json".to_owned(),
+            ordering_key: None,
+            delay_ms: 5,
+            name: name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn keys_come_from_the_parent_and_saga_and_cid_pass_on() {
+        let mut followups = followups("k", 9);
+        for name in [None, Some("x"), None] {
+            followups.emit(wish("mail", name)).unwrap();
+        }
+        let items = followups.into_items();
+        assert_eq!(
+            items.iter().map(|item| item.idem_key.as_str()).collect::<Vec<_>>(),
+            ["k/mail/1", "k/mail/x", "k/mail/2"]
+        );
+        assert_eq!((items[0].cid.as_deref(), items[0].saga.as_deref()), (Some("c"), Some("S")));
+        assert_eq!(items[0].delay, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_key_that_would_be_too_long_is_hashed_and_stays_the_same() {
+        let key = || {
+            let mut followups = followups(&"k".repeat(KEY_MAX), 9);
+            followups.emit(wish("mail", None)).unwrap();
+            followups.into_items().remove(0).idem_key
+        };
+        assert_eq!(key().len(), 64);
+        assert_eq!(key(), key());
+    }
+
+    #[test]
+    fn what_is_not_granted_too_many_twice_or_inline_is_refused() {
+        let mut followups = followups("k", 2);
+        assert!(
+            matches!(followups.emit(wish("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#))
+        );
+        assert!(followups.evidence.denial().is_some());
+        followups.emit(wish("mail", Some("x"))).unwrap();
+        assert!(matches!(followups.emit(wish("mail", Some("x"))), Err(Error::Other(_))));
+        followups.emit(wish("mail", None)).unwrap();
+        assert!(matches!(followups.emit(wish("mail", None)), Err(Error::TooMany)));
+        followups.parent = None;
+        followups.most = 9;
+        assert!(matches!(followups.emit(wish("mail", None)), Err(Error::Other(_))));
+    }
+}

@@ -1,0 +1,148 @@
+//! What one attempt's store holds: everything that a guest can reach of the host, and nothing else.
+//!
+//! The world of `wasi:cli` and its kin is there because language libraries import it, and it is empty:
+//! no files, no variables, no arguments, no sockets, no names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::bindings::wasi::config::store as config;
+use super::bindings::wasi::logging::logging::{self, Level};
+use super::followups::Followups;
+use super::limiter::Limiter;
+use super::outgoing::Outgoing;
+use super::output::OutputTail;
+use super::state::StateBuffer;
+use super::{bindings, manifest::Limits};
+
+/// Handles that a guest may hold.
+const HANDLES_MAX: usize = 1024;
+const RANDOM_MAX: u64 = 64 << 10;
+const HEADERS_MAX: usize = 32 << 10;
+const LOG_LINE_MAX: usize = 4 << 10;
+
+/// Something that the host could not do for a guest. It ends the attempt; the guest never sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub(super) struct HostFault(pub anyhow::Error);
+
+/// The data of one attempt's store.
+pub(super) struct HostState {
+    pub(super) limiter: Limiter,
+    pub(super) cpu: CpuBudget,
+    pub(super) state: StateBuffer,
+    pub(super) followups: Followups,
+    pub(super) output: OutputTail,
+    config: Arc<BTreeMap<String, String>>,
+    outgoing: Outgoing,
+    table: ResourceTable,
+    // Built on first use: many handlers never ask, and it costs a twentieth of a small attempt.
+    wasi: Option<WasiCtx>,
+    http: WasiHttpCtx,
+}
+
+/// The time that a guest may still compute, in ticks of the engine's epoch.
+#[derive(Debug)]
+pub(super) struct CpuBudget {
+    pub(super) left: u64,
+    pub(super) most: std::time::Duration,
+}
+
+/// What makes up a [`HostState`].
+pub(super) struct Parts {
+    pub(super) cpu: CpuBudget,
+    pub(super) state: StateBuffer,
+    pub(super) followups: Followups,
+    pub(super) outgoing: Outgoing,
+    pub(super) output: OutputTail,
+    pub(super) config: Arc<BTreeMap<String, String>>,
+}
+
+impl HostState {
+    /// The state of a store that nothing has happened in yet.
+    pub(super) fn new(limits: &Limits, parts: Parts) -> Self {
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADERS_MAX);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        let Parts { cpu, state, followups, outgoing, output, config } = parts;
+        Self {
+            limiter: Limiter::new(limits.memory),
+            cpu,
+            state,
+            followups,
+            output,
+            config,
+            outgoing,
+            table,
+            wasi: None,
+            http,
+        }
+    }
+}
+
+/// Links everything that the host offers, granted or not: what a manifest does not grant is refused
+/// when the component is loaded.
+pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    config::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
+    logging::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
+    bindings::outbox::handler::state::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
+    bindings::outbox::handler::followups::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let output = &self.output;
+        let ctx = self.wasi.get_or_insert_with(|| empty_world(output));
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+fn empty_world(output: &OutputTail) -> WasiCtx {
+    WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX).build()
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+impl config::Host for HostState {
+    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config::Error>> {
+        Ok(Ok(self.config.get(&key).cloned()))
+    }
+
+    fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config::Error>> {
+        Ok(Ok(self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+    }
+}
+
+impl logging::Host for HostState {
+    fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
+        let context = if context.is_empty() { context } else { format!("{context}: ") };
+        let mut line = format!("{} {context}{message}", word(level));
+        line.truncate(line.floor_char_boundary(LOG_LINE_MAX));
+        tracing::debug!(target: "outbox::plugin::log", "{line}");
+        line.push('\n');
+        self.output.push(line.as_bytes());
+        Ok(())
+    }
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "TRACE",
+        Level::Debug => "DEBUG",
+        Level::Info => "INFO",
+        Level::Warn => "WARN",
+        Level::Error => "ERROR",
+        Level::Critical => "CRITICAL",
+    }
+}

@@ -1,0 +1,92 @@
+//! What a component is and whether it would be loaded, without loading it: `outbox plugin inspect`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use wasmtime::component::Component;
+
+use super::engine::Runtime;
+use super::folder::read_source;
+use super::instance::Program;
+use super::load::{LoadError, Loader, Source, narrow, undescribed};
+use super::manifest::{Environment, Manifest};
+use super::world;
+
+/// What was found out about a component. Without errors it would be loaded.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Inspection {
+    /// The name that the plugin would have.
+    pub name: String,
+    /// The component's path.
+    pub file: PathBuf,
+    /// The component's size in bytes.
+    pub size: u64,
+    /// The component's SHA-256, as a manifest pins it.
+    pub digest: String,
+    /// How long compiling took.
+    pub compile_time: Duration,
+    /// What the component imports.
+    pub imports: Vec<String>,
+    /// What the component exports.
+    pub exports: Vec<String>,
+    /// The name that the component gives itself.
+    pub described_name: Option<String>,
+    /// The version that the component gives itself.
+    pub version: Option<String>,
+    /// The types that it would be given.
+    pub types: Vec<String>,
+    /// The manifest lines that would grant what it imports and is not granted.
+    pub missing_grants: Option<String>,
+    /// Why it would not be loaded.
+    pub errors: Vec<String>,
+}
+
+/// Looks at a component and the manifest beside it. Errors when the file cannot be read at all.
+pub async fn inspect(file: &Path, environment: Environment) -> anyhow::Result<Inspection> {
+    let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
+    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, environment));
+    let mut inspection = Inspection {
+        name: source.name.clone(),
+        file: source.file.clone(),
+        size: source.wasm.len() as u64,
+        digest: source.digest.clone(),
+        ..Inspection::default()
+    };
+    if let Err(err) = inspection.examine(&loader, &source).await {
+        inspection.errors.push(err.to_string());
+    }
+    Ok(inspection)
+}
+
+impl Inspection {
+    async fn examine(&mut self, loader: &Arc<Loader>, source: &Source) -> Result<(), LoadError> {
+        let manifest = loader.manifest(source).unwrap_or_else(|err| {
+            self.errors.push(err.to_string());
+            Manifest::default()
+        });
+        world::check_bytes(&source.wasm)?;
+        let begun = Instant::now();
+        let component = loader.compile(source).await?;
+        self.compile_time = begun.elapsed();
+        self.compare(&component, &manifest);
+        world::check_world(&component)?;
+        let program = Program::new(&source.name, loader.link(&component)?, &manifest);
+        let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        self.described_name = Some(description.name.clone());
+        self.version = Some(description.version.clone());
+        self.types = narrow(&description, manifest.types.as_deref())?;
+        Ok(())
+    }
+
+    fn compare(&mut self, component: &Component, manifest: &Manifest) {
+        self.imports = world::imports(component);
+        self.exports = world::exports(component);
+        self.missing_grants = world::missing_grants(&self.imports, &manifest.grants);
+        if self.missing_grants.is_some() {
+            self.errors.push(format!("{}.toml does not grant everything that it imports", self.name));
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One call of a component: a fresh store, its limits, its deadline, and what came of it.
+//!
+//! Promises: nothing survives a call except what the report says; a guest that computes is interrupted
+//! by the epoch and one that waits by a timer; every way to end is an outcome, never an error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
+
+use super::bindings::PluginPre;
+use super::bindings::exports::outbox::handler::handler::Description;
+use super::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
+use super::engine::TICK;
+use super::evidence::Evidence;
+use super::followups::Followups;
+use super::grant::Grants;
+use super::host::{CpuBudget, HostState, Parts};
+use super::manifest::{Limits, Manifest};
+use super::outgoing::{Keys, Outgoing, OutgoingPolicy};
+use super::output::OutputTail;
+use super::state::{StateAccess, StateBuffer};
+use super::verdict::{self, OverCpu, Phase};
+use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
+use crate::item::{Failure, HostWrites, Item};
+
+/// Bytes that one host call may copy out of a guest.
+const HOSTCALL_FUEL: usize = 8 << 20;
+/// Handles in a component's own tables.
+const COMPONENT_HANDLES: usize = 4096;
+/// A component must be able to say what it is without doing anything.
+pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A compiled component, linked, with the terms on which it runs.
+pub(super) struct Program {
+    name: String,
+    pre: PluginPre<HostState>,
+    limits: Limits,
+    grants: Arc<Grants>,
+    policy: Arc<OutgoingPolicy>,
+    config: Arc<BTreeMap<String, String>>,
+}
+
+type Answer = Result<Option<Vec<u8>>, GuestFailure>;
+
+enum Ending {
+    Answered(Answer),
+    Faulted(Phase, wasmtime::Error),
+    TimedOut,
+    Stopped,
+}
+
+/// What the host keeps in hand of a running call.
+struct Call {
+    evidence: Arc<Evidence>,
+    output: OutputTail,
+    deadline: Instant,
+}
+
+impl Call {
+    fn until(deadline: Instant) -> Self {
+        Self { evidence: Arc::default(), output: OutputTail::default(), deadline }
+    }
+}
+
+impl Program {
+    /// A program that runs on the manifest's terms.
+    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest) -> Self {
+        let grants = Arc::new(manifest.grants.clone());
+        Self {
+            name: name.to_owned(),
+            pre,
+            limits: manifest.limits.clone(),
+            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
+            grants,
+            config: Arc::new(manifest.config.clone()),
+        }
+    }
+
+    /// Asks the component what it is, with everything denied.
+    pub(super) async fn describe(&self) -> Result<Description, Failure> {
+        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT);
+        let mut store = self.store(self.denied(&call));
+        let described = async {
+            let plugin = self.pre.instantiate_async(&mut store).await.map_err(|err| (Phase::Instantiating, err))?;
+            let guest = plugin.outbox_handler_handler();
+            guest.call_describe(&mut store).await.map_err(|err| (Phase::Running, err))
+        };
+        match tokio::time::timeout_at(call.deadline, described).await {
+            Ok(Ok(description)) => Ok(description),
+            Ok(Err((phase, err))) => Err(verdict::faulted(&err, phase, call.output.text().as_deref())),
+            Err(_) => Err(verdict::timed_out(false)),
+        }
+    }
+
+    /// Makes one attempt at an item.
+    pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
+        let call = Call::until(attempt.deadline);
+        let mut store = self.store(self.granted(&call, attempt, reader));
+        let ending = tokio::select! {
+            biased;
+            ending = self.handle(&mut store, guest_item(attempt)) => ending,
+            () = attempt.stop.cancelled() => Ending::Stopped,
+            () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
+        };
+        let maybe_executed = call.evidence.maybe_executed();
+        let outcome = self.outcome(ending, &call, store, attempt.mode);
+        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None }
+    }
+
+    async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
+        let plugin = match self.pre.instantiate_async(&mut *store).await {
+            Ok(plugin) => plugin,
+            Err(err) => return Ending::Faulted(Phase::Instantiating, err),
+        };
+        match plugin.outbox_handler_handler().call_handle(store, &item).await {
+            Ok(answer) => Ending::Answered(answer),
+            Err(err) => Ending::Faulted(Phase::Running, err),
+        }
+    }
+
+    fn outcome(&self, ending: Ending, call: &Call, store: Store<HostState>, mode: Mode) -> Outcome {
+        let failure = match ending {
+            Ending::Stopped => return Outcome::Stopped,
+            Ending::Answered(Ok(result)) => match self.accept(result, call) {
+                Ok(result) => return Outcome::Done { result, writes: self.writes(store.into_data(), mode) },
+                Err(failure) => failure,
+            },
+            Ending::Answered(Err(failure)) => verdict::answered(failure),
+            Ending::Faulted(phase, err) => verdict::faulted(&err, phase, call.output.text().as_deref()),
+            Ending::TimedOut => verdict::timed_out(call.evidence.maybe_executed()),
+        };
+        Outcome::Failed(match call.evidence.denial() {
+            Some(denial) => verdict::after_denial(failure, denial, &self.name),
+            None => failure,
+        })
+    }
+
+    fn accept(&self, result: Option<Vec<u8>>, call: &Call) -> Result<Option<Vec<u8>>, Failure> {
+        if call.evidence.has_unanswered_requests() {
+            return Err(verdict::unfinished());
+        }
+        match result {
+            Some(bytes) if bytes.len() as u64 > self.limits.result => {
+                Err(verdict::oversized(bytes.len(), self.limits.result))
+            }
+            result => Ok(result),
+        }
+    }
+
+    fn writes(&self, state: HostState, mode: Mode) -> HostWrites {
+        if mode == Mode::Inline {
+            return HostWrites { plugin: self.name.clone(), ..HostWrites::default() };
+        }
+        HostWrites {
+            plugin: self.name.clone(),
+            state: state.state.into_touches(),
+            state_quota: self.limits.state_bytes,
+            followups: state.followups.into_items(),
+        }
+    }
+
+    fn granted(&self, call: &Call, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
+        let access = StateAccess::new(self.grants.state, attempt.mode, self.limits.state_bytes);
+        let state = StateBuffer::new(&self.name, reader, access);
+        self.host_state(call, self.limits.cpu, state, Some((&attempt.item, attempt.mode)))
+    }
+
+    fn denied(&self, call: &Call) -> HostState {
+        let state = StateBuffer::new(&self.name, Arc::new(NoState), StateAccess::Denied);
+        self.host_state(call, DESCRIBE_TIMEOUT, state, None)
+    }
+
+    fn host_state(&self, call: &Call, cpu: Duration, state: StateBuffer, item: Option<(&Item, Mode)>) -> HostState {
+        let (grants, evidence) = (Arc::clone(&self.grants), Arc::clone(&call.evidence));
+        let followups = Followups::new(grants, evidence, self.limits.followups, item);
+        let keys = item.map(|(item, _)| Keys::new(item));
+        let outgoing = Outgoing::new(Arc::clone(&self.policy), keys, Arc::clone(&call.evidence), call.deadline);
+        let parts = Parts {
+            cpu: CpuBudget::new(cpu),
+            state,
+            followups,
+            outgoing,
+            output: call.output.clone(),
+            config: Arc::clone(&self.config),
+        };
+        HostState::new(&self.limits, parts)
+    }
+
+    fn store(&self, state: HostState) -> Store<HostState> {
+        let mut store = Store::new(self.engine(), state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_FUEL);
+        store.set_max_component_handles(COMPONENT_HANDLES);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| spend_a_tick(store));
+        store
+    }
+
+    fn engine(&self) -> &Engine {
+        self.pre.engine()
+    }
+}
+
+/// Takes a tick from the guest's CPU time and lets others run, or ends the guest.
+fn spend_a_tick(mut store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
+    let cpu = &mut store.data_mut().cpu;
+    match cpu.left.checked_sub(1) {
+        Some(left) => cpu.left = left,
+        None => return Err(OverCpu(cpu.most).into()),
+    }
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+impl CpuBudget {
+    fn new(most: Duration) -> Self {
+        let ticks = most.as_nanos().div_ceil(TICK.as_nanos());
+        Self { left: u64::try_from(ticks).unwrap_or(u64::MAX), most }
+    }
+}
+
+/// Stands where there is no item, and so no state.
+struct NoState;
+
+#[async_trait::async_trait]
+impl StateReader for NoState {
+    async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, crate::item::StateVersion)> {
+        anyhow::bail!("{plugin} has no state to read {key:?} from while it is described")
+    }
+}
+
+fn guest_item(attempt: &Attempt) -> GuestItem {
+    let item = &attempt.item;
+    let millis = |millis: i64| u64::try_from(millis).unwrap_or(0);
+    GuestItem {
+        id: millis(item.id),
+        type_: item.item_type.clone(),
+        idem_key: item.idem_key.clone(),
+        cid: item.cid.clone(),
+        saga: item.saga.clone(),
+        ordering_key: item.ordering_key.clone(),
+        attempt: item.attempts,
+        maybe_executed: item.maybe_executed,
+        payload: item.payload.clone(),
+        content_type: item.content_type.clone(),
+        headers: item.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        created_at: millis(item.created_at),
+        deadline: millis(attempt.deadline_at),
+        attributes: Vec::new(),
+    }
+}

@@ -1,0 +1,186 @@
+//! From bytes to a generation: every check that stands between a file in the folder and its first item.
+//!
+//! Compiling happens off the async threads and one at a time. A component is asked what it is only
+//! when everything else holds, with every capability denied.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+use wasmtime::component::Component;
+
+use super::bindings::PluginPre;
+use super::bindings::exports::outbox::handler::handler::Description;
+use super::cache::CodeCache;
+use super::engine::Runtime;
+use super::instance::Program;
+use super::manifest::{Environment, Manifest};
+use super::world;
+use crate::item::{Failure, check_type};
+
+/// Why a file is not loaded, in words for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct LoadError(String);
+
+impl LoadError {
+    pub(super) fn new(words: impl Into<String>) -> Self {
+        Self(words.into())
+    }
+}
+
+/// A component and its manifest as they were read.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// The file stem: the plugin's name, and the owner of its state.
+    pub name: String,
+    /// The role whose folder it lies in.
+    pub role: Option<String>,
+    /// The component's path.
+    pub file: PathBuf,
+    /// The component.
+    pub wasm: Arc<Vec<u8>>,
+    /// Its SHA-256 in hex.
+    pub digest: String,
+    /// The manifest, if there is one.
+    pub manifest: Option<String>,
+}
+
+/// One loaded version of a plugin: a component with the manifest that it was loaded with. Immutable;
+/// attempts hold it until they end.
+pub(super) struct Generation {
+    /// Ascending in the order of loading, in this process.
+    pub number: u64,
+    /// See [`Source::name`].
+    pub name: String,
+    /// See [`Source::role`].
+    pub role: Option<String>,
+    /// See [`Source::file`].
+    pub file: PathBuf,
+    /// See [`Source::digest`].
+    pub digest: String,
+    /// The version that the component gives itself.
+    pub version: String,
+    /// The types that it handles and the manifest lets it.
+    pub types: Vec<String>,
+    /// The terms of the operator.
+    pub manifest: Manifest,
+    /// What runs.
+    pub program: Program,
+}
+
+/// Makes generations.
+pub(super) struct Loader {
+    runtime: Runtime,
+    cache: Option<CodeCache>,
+    environment: Environment,
+    compiling: Mutex<()>,
+    loaded: AtomicU64,
+}
+
+impl Loader {
+    /// A loader for one engine; without a cache everything is compiled each time.
+    pub(super) fn new(runtime: Runtime, cache: Option<CodeCache>, environment: Environment) -> Self {
+        Self { runtime, cache, environment, compiling: Mutex::new(()), loaded: AtomicU64::new(0) }
+    }
+
+    /// The generation that a source makes, if it passes every check.
+    pub(super) async fn load(self: &Arc<Self>, source: Source) -> Result<Generation, LoadError> {
+        let manifest = self.manifest(&source)?;
+        world::check_bytes(&source.wasm)?;
+        let component = self.compile(&source).await?;
+        world::check_world(&component)?;
+        check_grants(&source.name, &component, &manifest)?;
+        let program = Program::new(&source.name, self.link(&component)?, &manifest);
+        let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        let types = narrow(&description, manifest.types.as_deref())?;
+        let number = self.loaded.fetch_add(1, Ordering::Relaxed) + 1;
+        let Source { name, role, file, digest, .. } = source;
+        Ok(Generation { number, name, role, file, digest, version: description.version, types, manifest, program })
+    }
+
+    /// The manifest of a source, when the component is the one that it pins.
+    pub(super) fn manifest(&self, source: &Source) -> Result<Manifest, LoadError> {
+        let Some(text) = &source.manifest else { return Ok(Manifest::default()) };
+        let manifest = Manifest::parse(text, &self.environment);
+        let manifest = manifest.map_err(|err| LoadError::new(format!("{}.toml: {err}", source.name)))?;
+        match &manifest.sha256 {
+            Some(pin) if *pin != source.digest => Err(LoadError::new(format!(
+                "its SHA-256 is {}, and {}.toml pins {pin}: one of the two is not the file that was meant",
+                source.digest, source.name
+            ))),
+            _ => Ok(manifest),
+        }
+    }
+
+    /// The compiled component of a source.
+    pub(super) async fn compile(self: &Arc<Self>, source: &Source) -> Result<Component, LoadError> {
+        let _turn = self.compiling.lock().await;
+        let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
+        let compile = move || match &loader.cache {
+            Some(cache) => cache.compile(&loader.runtime.engine, &digest, &wasm),
+            None => Component::from_binary(&loader.runtime.engine, &wasm),
+        };
+        let compiled = tokio::task::spawn_blocking(compile).await;
+        let compiled = compiled.map_err(|err| LoadError::new(format!("compiling it failed: {err}")))?;
+        compiled.map_err(|err| LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")))
+    }
+
+    /// The component linked to this host, checked type by type.
+    pub(super) fn link(&self, component: &Component) -> Result<PluginPre<super::host::HostState>, LoadError> {
+        let linked = self.runtime.linker.instantiate_pre(component).and_then(PluginPre::new);
+        linked.map_err(|reason| world::misfit(component, &reason))
+    }
+}
+
+fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
+    match world::missing_grants(&world::imports(component), &manifest.grants) {
+        None => Ok(()),
+        Some(lines) => Err(LoadError::new(format!(
+            "it imports what {name}.toml does not grant; these lines in {name}.toml grant it:\n{lines}"
+        ))),
+    }
+}
+
+/// Why a component could not say what it is.
+pub(super) fn undescribed(failure: &Failure) -> LoadError {
+    LoadError::new(format!("it could not describe itself ({}): {}", failure.class, failure.message))
+}
+
+/// The types that a component describes, narrowed by its manifest.
+pub(super) fn narrow(description: &Description, manifest: Option<&[String]>) -> Result<Vec<String>, LoadError> {
+    for described in &description.types {
+        check_type(described).map_err(|err| LoadError::new(format!("it describes a type that is none: {err}")))?;
+    }
+    let described = || description.types.join(", ");
+    let mut types = match manifest {
+        None => description.types.clone(),
+        Some(wanted) => {
+            if let Some(unknown) = wanted.iter().find(|wanted| !description.types.contains(wanted)) {
+                let words = format!("`types` names {unknown:?}, which it does not handle: it handles {}", described());
+                return Err(LoadError::new(words));
+            }
+            wanted.to_vec()
+        }
+    };
+    types.sort();
+    types.dedup();
+    if types.is_empty() { Err(LoadError::new("it handles no type of item")) } else { Ok(types) }
+}
+
+/// The SHA-256 of some bytes, in hex.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        drop(write!(text, "{byte:02x}"));
+        text
+    })
+}

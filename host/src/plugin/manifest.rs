@@ -1,0 +1,336 @@
+//! The operator's file beside a component: what it may do, how much of it, and on what terms.
+//!
+//! It promises that nothing in the file is silently ignored: an unknown key, a value out of bounds
+//! and an unset variable are errors that name what was written and what is accepted. It knows neither
+//! files nor components.
+
+mod section;
+mod value;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::grant::{Grants, HttpRule, Secret};
+use crate::item::OnDead;
+use crate::retry::RetryPolicy;
+use section::Section;
+pub(super) use value::show_size;
+use value::{boolean, count, duration, rate, ratio, show, size, text, texts};
+
+/// Answers the value of a variable of the host's environment, for `${NAME}` and for secrets.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What an operator says about one plugin. The default is that of a component without a manifest.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Manifest {
+    /// Narrows what the component says that it handles.
+    pub types: Option<Vec<String>>,
+    /// The digest that the component must have, in lower-case hex.
+    pub sha256: Option<String>,
+    /// The longest that one attempt may take.
+    pub timeout: Option<Duration>,
+    /// What the component may do beside computing.
+    pub grants: Grants,
+    /// What it reads through `wasi:config`.
+    pub config: BTreeMap<String, String>,
+    /// How much it may use.
+    pub limits: Limits,
+    /// What of the retry policy differs from the host's.
+    pub retry: Retry,
+    /// Whether a dead-lettered item lets those behind it pass.
+    pub on_dead: OnDead,
+    /// How a new version is put on probation.
+    pub reload: Reload,
+}
+
+/// How much one attempt may use, and how many there may be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Limits {
+    /// Bytes of all linear memories together.
+    pub memory: u64,
+    /// Time on a CPU.
+    pub cpu: Duration,
+    /// Items claimed at a time, in all processes together.
+    pub concurrency: Option<u32>,
+    /// Items claimed per second, in all processes together.
+    pub rate: Option<f64>,
+    /// Outgoing requests of one attempt.
+    pub http_requests: u32,
+    /// Bytes of the body of one outgoing request.
+    pub request: u64,
+    /// Bytes of the body of one answer.
+    pub response: u64,
+    /// Bytes of all keys and values of the plugin's state.
+    pub state_bytes: u64,
+    /// Items that one attempt may emit.
+    pub followups: u32,
+    /// Bytes of what the handler answers.
+    pub result: u64,
+}
+
+/// No plugin may be given more memory: the pool reserves address space for it.
+pub(super) const MEMORY_MAX: u64 = 512 << 20;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 64 << 20,
+            cpu: Duration::from_secs(2),
+            concurrency: None,
+            rate: None,
+            http_requests: 16,
+            request: 4 << 20,
+            response: 8 << 20,
+            state_bytes: 64 << 20,
+            followups: 64,
+            result: 64 << 10,
+        }
+    }
+}
+
+/// The parts of a retry policy that a manifest sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Retry {
+    /// See [`RetryPolicy::max_retries`].
+    pub max_retries: Option<u32>,
+    /// See [`RetryPolicy::base`].
+    pub base: Option<Duration>,
+    /// See [`RetryPolicy::cap`].
+    pub cap: Option<Duration>,
+}
+
+impl Retry {
+    /// The policy that results when the host's fills the gaps.
+    pub(super) fn over(self, host: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            max_retries: self.max_retries.unwrap_or(host.max_retries),
+            base: self.base.unwrap_or(host.base),
+            cap: self.cap.unwrap_or(host.cap),
+        }
+    }
+}
+
+/// How a new version of a live plugin is put on probation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reload {
+    /// How many settled attempts the probation lasts.
+    pub canary: u32,
+    /// Above this share of faults the version is rolled back.
+    pub max_fault_ratio: f64,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { canary: 20, max_fault_ratio: 0.2 }
+    }
+}
+
+/// A manifest that cannot be used. Nothing of it takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ManifestError {
+    /// It is not TOML.
+    #[error("the manifest is not TOML: {0}")]
+    Syntax(String),
+    /// It has a key that nothing reads.
+    #[error("unknown key `{key}`: did you mean `{nearest}`? (known here: {known})")]
+    UnknownKey { key: String, nearest: String, known: String },
+    /// A key has a value that makes no sense.
+    #[error("`{key}` is {value}: it must be {accepted}")]
+    Value { key: String, value: String, accepted: String },
+    /// A key that is needed is absent.
+    #[error("`{key}` is missing")]
+    Missing { key: String },
+    /// A value names a variable that the host's environment does not have.
+    #[error("`{key}` needs the environment variable {variable}, which is not set for the host")]
+    Unset { key: String, variable: String },
+}
+
+impl Manifest {
+    /// Reads a manifest, with `${NAME}` replaced from the environment in every string.
+    pub(super) fn parse(source: &str, environment: &Environment) -> Result<Self, ManifestError> {
+        let table: Table = source.parse().map_err(|err: toml::de::Error| ManifestError::Syntax(err.to_string()))?;
+        let table = expand_table("", table, environment)?;
+        let mut root = Section::new("", table);
+        let manifest = Self {
+            types: root.take("types", texts)?,
+            sha256: root.take("sha256", digest)?,
+            timeout: root.take("timeout", duration)?,
+            grants: grants(root.section("grant")?, environment)?,
+            config: config(root.section("config")?)?,
+            limits: limits(root.section("limits")?)?,
+            retry: retry(root.section("retry")?)?,
+            on_dead: ordering(root.section("ordering")?)?,
+            reload: reload(root.section("reload")?)?,
+        };
+        root.finish()?;
+        Ok(manifest)
+    }
+}
+
+fn grants(mut section: Section, environment: &Environment) -> Result<Grants, ManifestError> {
+    let state = section.take("state", boolean)?.unwrap_or(false);
+    let emit = section.take("emit", texts)?.unwrap_or_default();
+    let rules = section.sections("http")?.into_iter().map(|rule| http_rule(rule, environment));
+    let http = rules.collect::<Result<_, _>>()?;
+    section.finish()?;
+    Ok(Grants { state, emit, http })
+}
+
+fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule, ManifestError> {
+    let origin = section.take("origin", |value| text(value)?.parse())?.ok_or_else(|| section.missing("origin"))?;
+    let methods = section.take("methods", |value| {
+        let accepted = || r#"an array of methods such as ["POST"]"#.to_owned();
+        texts(value)?.iter().map(|word| word.parse().map_err(|_| accepted())).collect()
+    })?;
+    let path = section.take("path", |value| {
+        let path = text(value)?;
+        if path.starts_with('/') {
+            Ok(path)
+        } else {
+            Err("a path that starts with /, where * stands for anything".to_owned())
+        }
+    })?;
+    let private = section.take("private", boolean)?.unwrap_or(false);
+    let secrets = section.sections("secrets")?.into_iter().map(|secret| read_secret(secret, environment));
+    let secrets = secrets.collect::<Result<_, _>>()?;
+    section.finish()?;
+    Ok(HttpRule { origin, methods, path, private, secrets })
+}
+
+fn read_secret(mut section: Section, environment: &Environment) -> Result<Secret, ManifestError> {
+    let variable = section.take("env", text)?.ok_or_else(|| section.missing("env"))?;
+    let header = section
+        .take("header", |value| text(value)?.parse().map_err(|_| "the name of an HTTP header".to_owned()))?
+        .ok_or_else(|| section.missing("header"))?;
+    let template = section.take("template", |value| {
+        let template = text(value)?;
+        if template.matches("{}").count() == 1 { Ok(template) } else { Err("text with one {} in it".to_owned()) }
+    })?;
+    section.finish()?;
+    let key = "grant.http.secrets.env".to_owned();
+    let Some(value) = environment(&variable) else { return Err(ManifestError::Unset { key, variable }) };
+    let value = template.as_deref().unwrap_or("{}").replacen("{}", &value, 1);
+    // The value stays out of the message: it is a secret.
+    let unfit =
+        |accepted: &str| ManifestError::Value { key, value: format!("${{{variable}}}"), accepted: accepted.to_owned() };
+    Secret::new(header, &value).map_err(|_| unfit("printable on one line, to be sent in a header"))
+}
+
+fn config(section: Section) -> Result<BTreeMap<String, String>, ManifestError> {
+    let entry = |(key, value): (String, Value)| match value {
+        Value::String(text) => Ok((key, text)),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok((key, show(&value))),
+        _ => Err(ManifestError::Value {
+            key: format!("config.{key}"),
+            value: show(&value),
+            accepted: "a string, a number, true or false".to_owned(),
+        }),
+    };
+    section.into_entries().into_iter().map(entry).collect()
+}
+
+fn limits(mut section: Section) -> Result<Limits, ManifestError> {
+    let default = Limits::default();
+    let limits = Limits {
+        memory: section.take("memory", size(MEMORY_MAX))?.unwrap_or(default.memory),
+        cpu: section.take("cpu", cpu)?.unwrap_or(default.cpu),
+        concurrency: section.take("concurrency", count(1))?,
+        rate: section.take("rate", rate)?,
+        http_requests: section.take("http_requests", count(0))?.unwrap_or(default.http_requests),
+        request: section.take("request", size(256 << 20))?.unwrap_or(default.request),
+        response: section.take("response", size(256 << 20))?.unwrap_or(default.response),
+        state_bytes: section.take("state_bytes", size(16 << 30))?.unwrap_or(default.state_bytes),
+        followups: section.take("followups", count(0))?.unwrap_or(default.followups),
+        result: section.take("result", size(1 << 20))?.unwrap_or(default.result),
+    };
+    section.finish()?;
+    Ok(limits)
+}
+
+fn cpu(value: Value) -> Result<Duration, String> {
+    const MOST: Duration = Duration::from_secs(60);
+    duration(value)
+        .ok()
+        .filter(|cpu| *cpu <= MOST)
+        .ok_or_else(|| r#"a duration such as "2s", at most "60s""#.to_owned())
+}
+
+fn retry(mut section: Section) -> Result<Retry, ManifestError> {
+    let retry = Retry {
+        max_retries: section.take("max_retries", count(0))?,
+        base: section.take("base", duration)?,
+        cap: section.take("cap", duration)?,
+    };
+    section.finish()?;
+    Ok(retry)
+}
+
+fn ordering(mut section: Section) -> Result<OnDead, ManifestError> {
+    let on_dead = section.take("on_dead", |value| match value.as_str() {
+        Some("block") => Ok(OnDead::Block),
+        Some("skip") => Ok(OnDead::Skip),
+        _ => Err(r#""block" or "skip""#.to_owned()),
+    })?;
+    section.finish()?;
+    Ok(on_dead.unwrap_or_default())
+}
+
+fn reload(mut section: Section) -> Result<Reload, ManifestError> {
+    let default = Reload::default();
+    let reload = Reload {
+        canary: section.take("canary", count(0))?.unwrap_or(default.canary),
+        max_fault_ratio: section.take("max_fault_ratio", ratio)?.unwrap_or(default.max_fault_ratio),
+    };
+    section.finish()?;
+    Ok(reload)
+}
+
+fn digest(value: Value) -> Result<String, String> {
+    let digest = text(value)?.to_ascii_lowercase();
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_digest { Ok(digest) } else { Err("a SHA-256 in 64 hexadecimal digits".to_owned()) }
+}
+
+fn expand_table(path: &str, table: Table, environment: &Environment) -> Result<Table, ManifestError> {
+    let expanded = table.into_iter().map(|(key, value)| {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        Ok((key, expand(&path, value, environment)?))
+    });
+    expanded.collect()
+}
+
+fn expand(path: &str, value: Value, environment: &Environment) -> Result<Value, ManifestError> {
+    Ok(match value {
+        Value::String(text) => Value::String(expand_text(path, &text, environment)?),
+        Value::Array(values) => {
+            let values = values.into_iter().map(|value| expand(path, value, environment));
+            Value::Array(values.collect::<Result<_, _>>()?)
+        }
+        Value::Table(table) => Value::Table(expand_table(path, table, environment)?),
+        other => other,
+    })
+}
+
+fn expand_text(path: &str, text: &str, environment: &Environment) -> Result<String, ManifestError> {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (variable, after) = after.split_once('}').ok_or_else(|| ManifestError::Value {
+            key: path.to_owned(),
+            value: format!("{text:?}"),
+            accepted: "text in which every ${ is closed by }".to_owned(),
+        })?;
+        let unset = || ManifestError::Unset { key: path.to_owned(), variable: variable.to_owned() };
+        expanded.push_str(before);
+        expanded.push_str(&environment(variable).ok_or_else(unset)?);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests;

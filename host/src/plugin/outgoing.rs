@@ -1,0 +1,237 @@
+//! Outgoing HTTP: what a guest sends passes here, is judged, stamped and counted, and only then sent.
+//!
+//! Promises: nothing leaves that the manifest does not grant; every request that may have an effect
+//! bears a key that the guest cannot choose; a denial is a typed error to the guest and is recorded.
+//! No redirect is followed: a guest that follows one comes through here again.
+
+mod address;
+mod client;
+mod keys;
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::Instant;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use super::evidence::{Evidence, Flight};
+use super::grant::{Grants, Secret, http_lines};
+use super::manifest::Limits;
+use client::{ConnectError, HttpClient};
+pub(super) use keys::{Keys, effects_root};
+
+/// What outgoing HTTP needs to know of a plugin; made once per generation.
+#[derive(Debug)]
+pub(super) struct OutgoingPolicy {
+    grants: Arc<Grants>,
+    limits: Limits,
+    client: HttpClient,
+}
+
+impl OutgoingPolicy {
+    /// The policy that follows from a manifest, with a connection pool of its own.
+    pub(super) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
+        Self { client: client::client(Arc::clone(&grants)), grants, limits }
+    }
+}
+
+/// The outgoing side of one attempt.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    policy: Arc<OutgoingPolicy>,
+    keys: Option<Keys>,
+    evidence: Arc<Evidence>,
+    deadline: Instant,
+    sent: u32,
+}
+
+type Answer = Result<(Response<WasiBody>, Trailing), Error>;
+type Trailing = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl Outgoing {
+    /// The outgoing side of an attempt; without keys everything is denied.
+    pub(super) fn new(
+        policy: Arc<OutgoingPolicy>,
+        keys: Option<Keys>,
+        evidence: Arc<Evidence>,
+        deadline: Instant,
+    ) -> Self {
+        Self { policy, keys, evidence, deadline, sent: 0 }
+    }
+
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<Request<WasiBody>, (Error, WasiBody)> {
+        let (mut head, body) = request.into_parts();
+        match self.judge(&mut head) {
+            Ok(()) => Ok(Request::from_parts(head, self.cap_request(body))),
+            Err(error) => Err((error, body)),
+        }
+    }
+
+    fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
+        if head.method == Method::CONNECT {
+            return Err(Error::HttpRequestMethodInvalid);
+        }
+        let policy = Arc::clone(&self.policy);
+        let (Some(rule), Some(keys)) = (policy.grants.allow(&head.method, &head.uri), self.keys.as_mut()) else {
+            return Err(self.deny_request(head));
+        };
+        if self.sent >= policy.limits.http_requests {
+            return Err(self.deny_count());
+        }
+        self.sent += 1;
+        if let Err(accepted) = keys.stamp(&head.method, &head.uri.to_string(), &mut head.headers) {
+            self.evidence.deny(accepted, None);
+            return Err(Error::HttpRequestDenied);
+        }
+        // The client writes it from the URL.
+        head.headers.remove(HOST);
+        for Secret { header, value } in &rule.secrets {
+            head.headers.insert(header, value.clone());
+        }
+        Ok(())
+    }
+
+    fn deny_request(&self, head: &http::request::Parts) -> Error {
+        // The query may hold what nobody should read in a log.
+        let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
+        self.evidence.deny(what, Some(http_lines(&head.method, &head.uri)));
+        Error::HttpRequestDenied
+    }
+
+    fn deny_count(&self) -> Error {
+        let most = self.policy.limits.http_requests;
+        let lines = format!("[limits]\nhttp_requests = {}", most.saturating_mul(2).max(1));
+        self.evidence.deny(format!("an attempt may send {most} requests, and this was one more"), Some(lines));
+        Error::HttpRequestDenied
+    }
+
+    fn cap_request(&self, body: WasiBody) -> WasiBody {
+        let most = self.policy.limits.request;
+        cap(body, most, Error::HttpRequestBodySize)
+    }
+}
+
+impl WasiHttpHooks for Outgoing {
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    // Guests that write a whole body before they send it must not wait for a reader for ever.
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        16
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 << 10
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Trailing,
+    ) -> Box<dyn Future<Output = Answer> + Send> {
+        let request = match self.admit(request) {
+            Ok(request) => request,
+            Err((error, body)) => return Box::new(refuse(error, body)),
+        };
+        let wish = options.and_then(|options| options.first_byte_timeout);
+        let until = wish.map_or(self.deadline, |wish| self.deadline.min(Instant::now() + wish));
+        let flight = self.evidence.take_off(request.method().is_safe());
+        let exchange = Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until };
+        Box::new(exchange.run(request, flight))
+    }
+}
+
+/// Answers with the error, while the body that the guest may still write is read and thrown away:
+/// else the guest sees a broken stream and not the reason.
+async fn refuse(error: Error, mut body: WasiBody) -> Answer {
+    tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+    Err(error)
+}
+
+struct Exchange {
+    policy: Arc<OutgoingPolicy>,
+    evidence: Arc<Evidence>,
+    until: Instant,
+}
+
+impl Exchange {
+    async fn run(self, request: Request<WasiBody>, flight: Flight) -> Answer {
+        let lines = http_lines(request.method(), request.uri());
+        match tokio::time::timeout_at(self.until, self.policy.client.request(request)).await {
+            Ok(Ok(response)) => {
+                flight.land();
+                Ok((self.cap_response(response), Box::new(async { Ok(()) })))
+            }
+            Ok(Err(err)) if err.is_connect() => {
+                flight.call_off();
+                Err(self.unconnected(&err, lines))
+            }
+            Ok(Err(err)) => {
+                flight.land();
+                Err(interrupted(&err))
+            }
+            Err(_) => {
+                flight.land();
+                Err(Error::HttpResponseTimeout)
+            }
+        }
+    }
+
+    fn cap_response(&self, response: Response<hyper::body::Incoming>) -> Response<WasiBody> {
+        let most = self.policy.limits.response;
+        response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Error::HttpResponseBodySize))
+    }
+
+    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: String) -> Error {
+        match find::<ConnectError>(err) {
+            Some(reason @ ConnectError::OutOfReach { .. }) => {
+                self.evidence.deny(
+                    reason.to_string(),
+                    Some(format!("{lines}\nprivate = true   # unless the address is link-local or metadata")),
+                );
+                Error::DestinationIpProhibited
+            }
+            Some(ConnectError::TimedOut { .. }) => Error::ConnectionTimeout,
+            Some(ConnectError::Unresolved { source, .. }) => {
+                Error::DnsError { rcode: Some(source.to_string()), info_code: None }
+            }
+            Some(ConnectError::Refused { .. }) => Error::ConnectionRefused,
+            None => Error::TlsProtocolError,
+        }
+    }
+}
+
+fn interrupted(err: &hyper_util::client::legacy::Error) -> Error {
+    match find::<Error>(err) {
+        Some(Error::HttpRequestBodySize(most)) => Error::HttpRequestBodySize(*most),
+        _ => match find::<hyper::Error>(err) {
+            Some(err) if err.is_parse() => Error::HttpProtocolError,
+            _ => Error::ConnectionTerminated,
+        },
+    }
+}
+
+fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
+}
+
+fn cap(body: WasiBody, most: u64, error: fn(Option<u64>) -> Error) -> WasiBody {
+    let limited = Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX));
+    limited
+        .map_err(move |err| match err.downcast::<Error>() {
+            Ok(err) => *err,
+            Err(err) if err.is::<LengthLimitError>() => error(Some(most)),
+            Err(err) => Error::InternalError(Some(err.to_string())),
+        })
+        .boxed_unsync()
+}
+
+fn without_query(uri: &http::Uri) -> String {
+    let text = uri.to_string();
+    text.split('?').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,204 @@
+//! A plugin's state as one attempt sees it: reads go through to the store once per key, writes stay
+//! here until the item is settled.
+//!
+//! The versions that were seen are kept, so that the settlement can be refused when another attempt
+//! changed what this one had read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::bindings::outbox::handler::state::{Error, Host};
+use super::host::{HostFault, HostState};
+use crate::handler::{Mode, StateReader};
+use crate::item::{StateChange, StateTouch, StateVersion};
+
+const KEY_MAX: usize = 512;
+const VALUE_MAX: usize = 256 << 10;
+/// Bytes of all values that one attempt may write; they are committed in one transaction.
+const WRITES_MAX: usize = 1 << 20;
+/// Keys that one attempt may touch; each is checked in the settling transaction.
+const TOUCHES_MAX: usize = 256;
+
+/// The state that one attempt has touched.
+pub(super) struct StateBuffer {
+    plugin: String,
+    reader: Arc<dyn StateReader>,
+    access: StateAccess,
+    touched: BTreeMap<String, Touch>,
+}
+
+/// Whether state can be used in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StateAccess {
+    /// It can; the plugin may keep so many bytes.
+    Granted { quota: u64 },
+    /// It cannot.
+    Denied,
+}
+
+impl StateAccess {
+    /// What an attempt may do, when `granted` says whether its plugin may.
+    pub(super) fn new(granted: bool, mode: Mode, quota: u64) -> Self {
+        if granted && mode == Mode::Durable { Self::Granted { quota } } else { Self::Denied }
+    }
+}
+
+struct Touch {
+    seen: StateVersion,
+    stored: Option<Vec<u8>>,
+    change: StateChange,
+}
+
+impl Touch {
+    fn value(&self) -> Option<&Vec<u8>> {
+        match &self.change {
+            StateChange::None => self.stored.as_ref(),
+            StateChange::Put(value) => Some(value),
+            StateChange::Delete => None,
+        }
+    }
+}
+
+impl StateBuffer {
+    /// An untouched buffer over the state of a plugin.
+    pub(super) fn new(plugin: &str, reader: Arc<dyn StateReader>, access: StateAccess) -> Self {
+        Self { plugin: plugin.to_owned(), reader, access, touched: BTreeMap::new() }
+    }
+
+    /// What was touched, for the settlement.
+    pub(super) fn into_touches(self) -> Vec<StateTouch> {
+        let touch = |(key, touch): (String, Touch)| StateTouch { key, seen: touch.seen, change: touch.change };
+        self.touched.into_iter().map(touch).collect()
+    }
+
+    async fn get(&mut self, key: &str) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
+        Ok(self.touch(key).await?.map(|touch| touch.value().cloned()))
+    }
+
+    async fn change(&mut self, key: &str, change: StateChange) -> wasmtime::Result<Result<(), Error>> {
+        if let Err(refusal) = self.room_for(&change) {
+            return Ok(Err(refusal));
+        }
+        Ok(self.touch(key).await?.map(|touch| touch.change = change))
+    }
+
+    fn room_for(&self, change: &StateChange) -> Result<(), Error> {
+        let StateChange::Put(value) = change else { return Ok(()) };
+        let StateAccess::Granted { quota } = self.access else { return Err(Error::Denied) };
+        if value.len() > VALUE_MAX || self.written() + value.len() > WRITES_MAX {
+            return Err(Error::TooLarge);
+        }
+        // Only the settlement knows the whole; what is too much alone is refused here.
+        if value.len() as u64 > quota { Err(Error::Quota) } else { Ok(()) }
+    }
+
+    fn written(&self) -> usize {
+        let size = |touch: &Touch| match &touch.change {
+            StateChange::Put(value) => value.len(),
+            StateChange::None | StateChange::Delete => 0,
+        };
+        self.touched.values().map(size).sum()
+    }
+
+    async fn touch(&mut self, key: &str) -> wasmtime::Result<Result<&mut Touch, Error>> {
+        if let Err(refusal) = self.admit(key) {
+            return Ok(Err(refusal));
+        }
+        if !self.touched.contains_key(key) {
+            let (stored, seen) = self.reader.read(&self.plugin, key).await.map_err(HostFault)?;
+            self.touched.insert(key.to_owned(), Touch { seen, stored, change: StateChange::None });
+        }
+        let gone = || Error::Other("the key was not kept".to_owned());
+        Ok(self.touched.get_mut(key).ok_or_else(gone))
+    }
+
+    fn admit(&self, key: &str) -> Result<(), Error> {
+        if self.access == StateAccess::Denied {
+            return Err(Error::Denied);
+        }
+        if key.is_empty() {
+            return Err(Error::Other("the empty key is no key".to_owned()));
+        }
+        if key.len() > KEY_MAX {
+            return Err(Error::TooLarge);
+        }
+        if self.touched.len() >= TOUCHES_MAX && !self.touched.contains_key(key) {
+            return Err(Error::Other(format!("one attempt may touch {TOUCHES_MAX} keys")));
+        }
+        Ok(())
+    }
+}
+
+impl Host for HostState {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
+        self.state.get(&key).await
+    }
+
+    async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
+        self.state.change(&key, StateChange::Put(value)).await
+    }
+
+    async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
+        self.state.change(&key, StateChange::Delete).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Stored;
+
+    #[async_trait::async_trait]
+    impl StateReader for Stored {
+        async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
+            match key {
+                "there" => Ok((Some(plugin.as_bytes().to_vec()), Some(7))),
+                "broken" => anyhow::bail!("the store is away"),
+                _ => Ok((None, None)),
+            }
+        }
+    }
+
+    fn buffer(access: StateAccess) -> StateBuffer {
+        StateBuffer::new("p", Arc::new(Stored), access)
+    }
+
+    const GRANTED: StateAccess = StateAccess::Granted { quota: 1000 };
+
+    #[tokio::test]
+    async fn an_attempt_reads_its_own_writes_and_every_first_version_is_kept() {
+        let mut state = buffer(GRANTED);
+        assert_eq!(state.get("there").await.unwrap().unwrap(), Some(b"p".to_vec()));
+        state.change("there", StateChange::Put(b"new".to_vec())).await.unwrap().unwrap();
+        assert_eq!(state.get("there").await.unwrap().unwrap(), Some(b"new".to_vec()));
+        state.change("there", StateChange::Delete).await.unwrap().unwrap();
+        assert_eq!(state.get("there").await.unwrap().unwrap(), None);
+        state.change("blind", StateChange::Put(vec![1])).await.unwrap().unwrap();
+        assert_eq!(
+            state.into_touches(),
+            [
+                StateTouch { key: "blind".into(), seen: None, change: StateChange::Put(vec![1]) },
+                StateTouch { key: "there".into(), seen: Some(7), change: StateChange::Delete },
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_granted_or_too_much_is_refused_and_leaves_no_trace() {
+        let mut denied = buffer(StateAccess::new(true, Mode::Inline, 1000));
+        assert!(matches!(denied.get("there").await.unwrap(), Err(Error::Denied)));
+        let mut state = buffer(GRANTED);
+        let put = |bytes: usize| StateChange::Put(vec![0; bytes]);
+        assert!(matches!(state.change("k", put(VALUE_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
+        assert!(matches!(state.change("k", put(1001)).await.unwrap(), Err(Error::Quota)));
+        assert!(matches!(state.get(&"k".repeat(KEY_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
+        assert!(state.into_touches().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_a_fault_of_the_host_and_no_answer_to_the_guest() {
+        let fault = buffer(GRANTED).get("broken").await.unwrap_err();
+        assert!(fault.downcast_ref::<HostFault>().is_some());
+    }
+}

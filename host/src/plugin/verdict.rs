@@ -1,0 +1,147 @@
+//! What an ended call means for the item: errors of the engine and answers of the guest become an
+//! outcome with a class, a stable code and words.
+
+use std::time::Duration;
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
+use super::evidence::Denial;
+use super::host::HostFault;
+use super::limiter::OverLimit;
+use super::manifest::show_size;
+use crate::item::{Class, Failure};
+
+/// Stable codes are for grouping; a longer one groups nothing.
+const CODE_MAX: usize = 128;
+/// Enough for a problem document of a receiver.
+const MESSAGE_MAX: usize = 4 << 10;
+/// The innermost functions of a trap; they are what an author looks at.
+const FRAMES_SHOWN: usize = 6;
+
+/// The guest has computed for longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
+pub(super) struct OverCpu(pub Duration);
+
+/// Where a call stood when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The instance was being made.
+    Instantiating,
+    /// The guest was running.
+    Running,
+}
+
+/// The failure that the guest answered.
+pub(super) fn answered(failure: GuestFailure) -> Failure {
+    let class = match failure.class {
+        FailureClass::Retryable => Class::Retryable,
+        FailureClass::Permanent => Class::Permanent,
+        FailureClass::Defer => Class::Deferred,
+    };
+    Failure {
+        class,
+        code: cut(failure.code, CODE_MAX),
+        message: cut(failure.message, MESSAGE_MAX),
+        retry_after: failure.retry_after_ms.map(Duration::from_millis),
+    }
+}
+
+/// The failure behind an error of the engine.
+pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>) -> Failure {
+    if let Some(over) = err.downcast_ref::<OverLimit>() {
+        return Failure::new(Class::Memory, "plugin.memory", over.to_string());
+    }
+    if let Some(over) = err.downcast_ref::<OverCpu>() {
+        return Failure::new(Class::Cpu, "plugin.cpu", over.to_string());
+    }
+    if let Some(fault) = err.downcast_ref::<HostFault>() {
+        return Failure::new(Class::Host, "host.state", format!("the plugin's state could not be read: {fault}"));
+    }
+    if let Some(exit) = err.downcast_ref::<I32Exit>() {
+        let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
+        return Failure::new(Class::Trap, "plugin.exit", with_last_line(message, output));
+    }
+    if phase == Phase::Instantiating && !err.is::<Trap>() {
+        return Failure::new(Class::Host, "host.instance", format!("no instance could be made: {}", root(err)));
+    }
+    let message = format!("{}{}", root(err), frames(err));
+    Failure::new(Class::Trap, "plugin.trap", with_last_line(message, output))
+}
+
+/// The failure of a guest that was still waiting at its deadline.
+pub(super) fn timed_out(maybe_executed: bool) -> Failure {
+    let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
+    Failure::new(Class::Timeout, "plugin.timeout", format!("the attempt was cut off at its deadline{unknown}"))
+}
+
+/// The failure of a guest that answered `ok` before its requests were answered.
+pub(super) fn unfinished() -> Failure {
+    let message =
+        "the component answered ok while a request was in flight, or had dropped one: wait for every response";
+    Failure::new(Class::Contract, "plugin.in_flight", message)
+}
+
+/// The failure of a guest whose answer is larger than the host stores.
+pub(super) fn oversized(bytes: usize, most: u64) -> Failure {
+    let message = format!("the component answered {bytes} bytes: `limits.result` is {}", show_size(most));
+    Failure::new(Class::Contract, "plugin.result", message)
+}
+
+/// The same failure as the consequence of a denial, if it can be one: the guest asked for something
+/// that it was not given, and what it made of that is its own account.
+pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> Failure {
+    if !matches!(failure.class, Class::Retryable | Class::Permanent | Class::Deferred | Class::Trap) {
+        return failure;
+    }
+    let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
+    let message =
+        format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
+    Failure { class: Class::Denied, code: "host.denied".to_owned(), message, ..failure }
+}
+
+fn root(err: &wasmtime::Error) -> String {
+    cut(err.root_cause().to_string(), MESSAGE_MAX)
+}
+
+fn frames(err: &wasmtime::Error) -> String {
+    let Some(backtrace) = err.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES_SHOWN);
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { String::new() } else { format!(" in {}", names.join(" < ")) }
+}
+
+fn with_last_line(message: String, output: Option<&str>) -> String {
+    let last = output.and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
+    last.map_or(message.clone(), |line| cut(format!("{message}; its last words: {line}"), MESSAGE_MAX))
+}
+
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_explains_what_may_follow_from_it_and_nothing_else() {
+        let denial = Denial { what: "POST http://a/b is not granted".into(), lines: Some("[[grant.http]]".into()) };
+        let told = after_denial(Failure::new(Class::Permanent, "x", "no"), &denial, "p");
+        assert_eq!((told.class, told.code.as_str()), (Class::Denied, "host.denied"));
+        assert!(told.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", told.message);
+        let cpu = Failure::new(Class::Cpu, "plugin.cpu", "long");
+        assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
+    }
+
+    #[test]
+    fn the_last_words_of_a_trapped_guest_are_in_the_message() {
+        let err = wasmtime::Error::from(Trap::UnreachableCodeReached);
+        let failure = faulted(&err, Phase::Running, Some("starting\npanicked at the end\n\n"));
+        assert_eq!(failure.class, Class::Trap);
+        assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,147 @@
+//! Whether a component fits this host: what its bytes are, what it imports and exports, and what of it
+//! the manifest grants. Every refusal says what was found and what to do.
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::grant::Grants;
+use super::load::LoadError;
+use super::manifest::show_size;
+
+/// Four times what a handler of a compiled language needs; interpreters of scripts fit.
+pub(super) const COMPONENT_MAX: u64 = 32 << 20;
+
+/// The contract of `wit/`, as components name it.
+const CONTRACT: &str = "outbox:handler@0.1.0";
+const EXPORT: &str = "outbox:handler/handler@0.1.0";
+
+/// What may be imported: the contract, and the world that language libraries expect.
+const OFFERED: [&str; 11] = [
+    "outbox:handler/",
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:config/store",
+    "wasi:filesystem/",
+    "wasi:http/types",
+    "wasi:http/outgoing-handler",
+    "wasi:io/",
+    "wasi:logging/logging",
+    "wasi:random/",
+    "wasi:sockets/",
+];
+
+/// Refuses what is no component, before anything is made of it.
+pub(super) fn check_bytes(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() as u64 > COMPONENT_MAX {
+        return Err(too_large(bytes.len() as u64));
+    }
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(LoadError::new(
+            "it is precompiled code, which is never taken from a plugin folder: put the .wasm there",
+        ));
+    }
+    match bytes {
+        [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::new(
+            "it is a core module, not a component: build it for wasm32-wasip2, or wrap it with `wasm-tools component new`",
+        )),
+        [b'\0', b'a', b's', b'm', ..] => {
+            Err(LoadError::new("it is WebAssembly of a version that this host does not know"))
+        }
+        _ => Err(LoadError::new("it is not WebAssembly: its first bytes are not \\0asm")),
+    }
+}
+
+/// The refusal of a file that is larger than any component should be.
+pub(super) fn too_large(bytes: u64) -> LoadError {
+    LoadError::new(format!("it has {bytes} bytes: a component may have {}", show_size(COMPONENT_MAX)))
+}
+
+/// The names of a component's imports.
+pub(super) fn imports(component: &Component) -> Vec<String> {
+    let component_type = component.component_type();
+    component_type.imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The names of a component's exports.
+pub(super) fn exports(component: &Component) -> Vec<String> {
+    let component_type = component.component_type();
+    component_type.exports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Refuses a component that was made for another world.
+pub(super) fn check_world(component: &Component) -> Result<(), LoadError> {
+    if component.get_export_index(None, EXPORT).is_none() {
+        return Err(wrong_export(&exports(component)));
+    }
+    let strange = |name: &String| !OFFERED.iter().any(|offered| name.starts_with(offered));
+    match imports(component).into_iter().find(strange) {
+        Some(name) => Err(LoadError::new(format!(
+            "it imports {name}, which this host does not offer: a handler targets the world `plugin` of {CONTRACT}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn wrong_export(exports: &[String]) -> LoadError {
+    let other = exports.iter().find(|name| name.starts_with("outbox:handler/handler"));
+    let found = match other {
+        Some(other) => format!("it was built for another version of the contract: it exports {other}"),
+        None if exports.is_empty() => "it exports nothing".to_owned(),
+        None => format!("it was built for another world: it exports {}", exports.join(", ")),
+    };
+    LoadError::new(format!("{found}; a handler exports {EXPORT}"))
+}
+
+/// The refusal of a component whose imports have the right names and the wrong types.
+pub(super) fn misfit(component: &Component, reason: &wasmtime::Error) -> LoadError {
+    let imports = imports(component).join(", ");
+    LoadError::new(format!(
+        "it does not fit {CONTRACT}: {reason:#}; rebuild it against this host's wit/ (it imports {imports})"
+    ))
+}
+
+/// The manifest lines that would grant what a component imports and is not granted.
+pub(super) fn missing_grants(imports: &[String], grants: &Grants) -> Option<String> {
+    let wants = |interface: &str| imports.iter().any(|name| name.split('@').next() == Some(interface));
+    let mut table = Vec::new();
+    if wants("outbox:handler/state") && !grants.state {
+        table.push("state = true");
+    }
+    if wants("outbox:handler/followups") && grants.emit.is_empty() {
+        table.push("emit = [\"TYPE\"]");
+    }
+    let mut lines = Vec::new();
+    if !table.is_empty() {
+        lines.push(format!("[grant]\n{}", table.join("\n")));
+    }
+    if wants("wasi:http/outgoing-handler") && grants.http.is_empty() {
+        lines.push("[[grant.http]]\norigin = \"https://HOST\"\nmethods = [\"POST\"]\npath = \"/PATH\"".to_owned());
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_component_is_refused_for_what_it_is() {
+        let refusal = |bytes: &[u8]| check_bytes(bytes).unwrap_err().to_string();
+        assert!(refusal(&wat::parse_str("(module)").unwrap()).contains("core module"));
+        assert!(refusal(b"hello").contains("not WebAssembly"));
+        let code = Engine::default().precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
+        assert!(refusal(&code).contains("precompiled"));
+        assert!(check_bytes(&wat::parse_str("(component)").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn only_imports_that_are_not_granted_are_missing() {
+        let imports = ["outbox:handler/state@0.1.0", "wasi:http/types@0.2.3", "wasi:http/outgoing-handler@0.2.3"];
+        let imports = imports.map(str::to_owned);
+        let lines = missing_grants(&imports, &Grants::default()).unwrap();
+        assert!(lines.starts_with("[grant]\nstate = true\n[[grant.http]]\norigin ="), "{lines}");
+        let granted = Grants { state: true, ..Grants::default() };
+        assert!(missing_grants(&imports[..2], &granted).is_none());
+    }
+}

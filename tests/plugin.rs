@@ -1,0 +1,281 @@
+//! What plugins may do, how they end, and how they are replaced, with components made of WAT.
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use outbox::handler::{Handler as _, Outcome, Report};
+use outbox::item::{Class, Failure};
+use outbox::plugin::PluginState;
+use tokio::time::Instant;
+
+use crate::support::plugins::{Host, Wat, attempt};
+
+const LOOP: &str = "(loop $again (br $again)) unreachable";
+
+fn failure(report: Report) -> Failure {
+    match report.outcome {
+        Outcome::Failed(failure) => failure,
+        other => panic!("a failure is expected, not {other:?}"),
+    }
+}
+
+async fn host_with(wat: Wat<'_>, manifest: &str) -> Host {
+    Host::start(None, |dir| {
+        fs::write(dir.join("p.wasm"), wat.bytes()).unwrap();
+        fs::write(dir.join("p.toml"), manifest).unwrap();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_bare_component_handles_the_types_that_it_describes() {
+    let host = Host::start(None, |dir| {
+        let wat = Wat { types: &["a", "bc.d"], ..Wat::default() };
+        fs::write(dir.join("p.wasm"), wat.bytes()).unwrap();
+    })
+    .await;
+    assert_eq!(host.types(), ["a", "bc.d"]);
+    let report = host.handle("bc.d").await;
+    assert!(matches!(report.outcome, Outcome::Done { result: None, .. }), "{report:?}");
+    assert_eq!(report.digest, host.status("p").digest);
+    assert_eq!(host.status("p").version.as_deref(), Some("1.2.3"));
+    assert_eq!(host.handle("other").await, Report::bare(Outcome::Unserved));
+}
+
+#[tokio::test]
+async fn a_failure_of_the_guest_keeps_its_class_and_words() {
+    let host = host_with(Wat { handle: "(i32.const 2048)", ..Wat::default() }, "").await;
+    assert_eq!(failure(host.handle("t").await), Failure::new(Class::Permanent, "told", "no"));
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_when_its_cpu_time_is_spent_and_others_go_on_meanwhile() {
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '200ms'").await;
+    let (report, ()) = tokio::join!(host.handle("t"), tokio::time::sleep(Duration::from_millis(1)));
+    let failure = failure(report);
+    assert_eq!(failure.class, Class::Cpu);
+    assert!(failure.message.contains("`limits.cpu`, which is 200ms"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
+    let begun = Instant::now();
+    let report = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
+    assert_eq!(failure(report).class, Class::Timeout);
+    let stopped = attempt("t", Duration::from_secs(60));
+    stopped.stop.cancel();
+    assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_memory_bomb_ends_with_the_name_of_the_limit_and_what_fits_runs() {
+    let grow = "(drop (memory.grow (i32.const 32))) (i32.const 1024)";
+    let bomb = || Wat { handle: grow, ..Wat::default() };
+    let host = host_with(bomb(), "limits.memory = '1MiB'").await;
+    let failure = failure(host.handle("t").await);
+    assert_eq!(failure.class, Class::Memory);
+    assert!(failure.message.contains("`limits.memory` is 1MiB"), "{}", failure.message);
+    let host = host_with(bomb(), "limits.memory = '4MiB'").await;
+    assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
+}
+
+#[tokio::test]
+async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
+    // The first call of an instance answers, a second one of the same instance would trap.
+    let once = "(if (i32.load8_u (i32.const 4000)) (then unreachable)) (i32.store8 (i32.const 4000) (i32.const 1)) (i32.const 1024)";
+    let host = host_with(Wat { handle: once, ..Wat::default() }, "").await;
+    for _ in 0..3 {
+        assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
+    }
+    host.put("q.wasm", Wat { types: &["q"], handle: "unreachable", ..Wat::default() }.bytes());
+    host.until("the second plugin", |host| host.types() == ["q", "t"]).await;
+    let failure = failure(host.handle("q").await);
+    assert_eq!(failure.class, Class::Trap);
+    assert!(failure.message.contains("unreachable"), "{}", failure.message);
+    assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
+}
+
+/// Imports `followups` and emits `{type: "mail"}` whatever comes of it.
+fn emitter<'a>(handle: &'a str) -> Wat<'a> {
+    Wat {
+        imports: r#"
+          (import "outbox:handler/followups@0.1.0" (instance $followups
+            (type $new' (record (field "type" string) (field "payload" (list u8)) (field "content-type" string)
+              (field "ordering-key" (option string)) (field "delay-ms" u64) (field "name" (option string))))
+            (export "new-item" (type $new (eq $new')))
+            (type $error' (variant (case "denied" string) (case "too-large") (case "too-many") (case "other" string)))
+            (export "error" (type $error (eq $error')))
+            (export "emit" (func (param "item" $new) (result (result (error $error)))))))
+          (core module $memory (memory (export "memory") 1)
+            (global $free (mut i32) (i32.const 1024))
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+              (global.get $free) (global.set $free (i32.add (global.get $free) (local.get 3))))
+            (data (i32.const 0) "mail") (data (i32.const 16) "a/b"))
+          (core instance $memory (instantiate $memory))
+          (alias export $followups "emit" (func $emit))
+          (core func $emit (canon lower (func $emit) (memory $memory "memory") (realloc (func $memory "realloc"))))"#,
+        core: r#"(import "host" "emit" (func $emit
+          (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32)))"#,
+        with: r#"(with "host" (instance (export "emit" (func $emit))))"#,
+        handle,
+        ..Wat::default()
+    }
+}
+
+const EMIT: &str = "(call $emit (i32.const 0) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 3)
+  (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512))";
+
+#[tokio::test]
+async fn what_an_attempt_emits_is_in_its_report() {
+    let handle = format!("{EMIT} (i32.const 1024)");
+    let host = host_with(emitter(&handle), "grant.emit = ['mail']").await;
+    let Outcome::Done { writes, .. } = host.handle("t").await.outcome else { panic!("it should be done") };
+    assert_eq!(writes.plugin, "p");
+    let keys: Vec<_> = writes.followups.iter().map(|item| (item.item_type.as_str(), item.idem_key.as_str())).collect();
+    assert_eq!(keys, [("mail", "key/mail/1")]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_after_a_denial_is_denied_with_the_lines_that_would_allow_it() {
+    let handle = format!("{EMIT} (i32.const 2048)");
+    let host = host_with(emitter(&handle), "grant.emit = ['other']").await;
+    let failure = failure(host.handle("t").await);
+    assert_eq!(failure.class, Class::Denied);
+    assert!(
+        failure.message.contains("p.toml would allow it:\n[grant]\nemit = [\"other\", \"mail\"]"),
+        "{}",
+        failure.message
+    );
+    assert!(failure.message.ends_with("the component then failed: no"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn an_import_that_is_not_granted_refuses_the_load_with_the_lines_that_grant_it() {
+    let host = Host::start(None, |dir| {
+        let http = Wat { imports: r#"(import "wasi:http/outgoing-handler@0.2.3" (instance))"#, ..Wat::default() };
+        fs::write(dir.join("http.wasm"), http.bytes()).unwrap();
+        fs::write(dir.join("emit.wasm"), emitter("(i32.const 1024)").bytes()).unwrap();
+    })
+    .await;
+    assert!(host.types().is_empty());
+    for (name, lines) in [("http", "[[grant.http]]\norigin ="), ("emit", "[grant]\nemit = [\"TYPE\"]")] {
+        let error = host.status(name).error.unwrap();
+        assert!(error.contains(&format!("these lines in {name}.toml grant it:\n{lines}")), "{error}");
+    }
+    host.put("http.toml", "[[grant.http]]\norigin = 'http://127.0.0.1:1'");
+    host.until("the granted plugin", |host| host.types() == ["t"]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_loaded_is_refused_in_words_and_leaves_the_good_one_live() {
+    let host = host_with(Wat::default(), "").await;
+    let good = host.status("p");
+    let whole = Wat::default().bytes();
+    let code = wasmtime::Engine::default().precompile_component(&whole).unwrap();
+    let strange = r#"(component (import "acme:db/sql" (instance)))"#;
+    for (bytes, words) in [
+        (wat::parse_str("(module)").unwrap(), "core module"),
+        (whole[..whole.len() / 2].to_vec(), "damaged, incomplete"),
+        (code, "precompiled code"),
+        (b"#!/bin/sh".to_vec(), "not WebAssembly"),
+        (wat::parse_str("(component)").unwrap(), "exports nothing; a handler exports outbox:handler/handler@0.1.0"),
+        (Wat { version: "0.2.0", ..Wat::default() }.bytes(), "another version of the contract"),
+        (wat::parse_str(strange).unwrap(), "exports nothing"),
+        (
+            Wat { imports: r#"(import "acme:db/sql" (instance))"#, ..Wat::default() }.bytes(),
+            "imports acme:db/sql, which this host does not offer",
+        ),
+        (Wat { types: &["Bad Type"], ..Wat::default() }.bytes(), "Bad Type"),
+        (Wat { types: &[], ..Wat::default() }.bytes(), "no type"),
+    ] {
+        host.put("p.wasm", bytes);
+        host.until(words, |host| host.status("p").error.is_some_and(|error| error.contains(words))).await;
+        let status = host.status("p");
+        assert_eq!(
+            (status.state, status.digest, status.generation),
+            (PluginState::Active, good.digest.clone(), good.generation)
+        );
+        assert_eq!(host.types(), ["t"]);
+    }
+    host.put("p.wasm", &whole);
+    host.until("the good one again", |host| host.status("p").error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_bad_manifest_is_an_error_that_names_the_key_and_the_old_terms_stay() {
+    let host = host_with(Wat::default(), "timeout = '7s'").await;
+    host.put("p.toml", "timout = '8s'");
+    host.until("the misspelt key", |host| host.status("p").error.is_some_and(|error| error.contains("`timeout`")))
+        .await;
+    assert_eq!(host.plugins.services()[0].timeout, Some(Duration::from_secs(7)));
+    host.put("p.toml", "timeout = '8s'");
+    host.until("the new terms", |host| host.plugins.services()[0].timeout == Some(Duration::from_secs(8))).await;
+    assert_eq!(host.status("p").error, None);
+    host.put("p.toml", format!("sha256 = '{}'", "0".repeat(64)));
+    host.until("the pin", |host| host.status("p").error.is_some_and(|error| error.contains("pins 000"))).await;
+}
+
+#[tokio::test]
+async fn a_removed_component_is_no_longer_served() {
+    let host = host_with(Wat::default(), "").await;
+    fs::remove_file(host.path("p.wasm")).unwrap();
+    host.until("the removal", |host| host.types().is_empty()).await;
+    assert!(host.plugins.status().is_empty());
+}
+
+#[tokio::test]
+async fn a_slow_copy_is_loaded_once_it_is_whole() {
+    let host = host_with(Wat::default(), "").await;
+    let bytes = Wat { types: &["u"], ..Wat::default() }.bytes();
+    let mut file = fs::File::create(host.path("p.wasm")).unwrap();
+    for piece in bytes.chunks(bytes.len() / 8) {
+        file.write_all(piece).unwrap();
+        file.flush().unwrap();
+        assert_ne!(host.types(), [""; 0], "the good one must stay while the copy goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    host.until("the copy", |host| host.types() == ["u"]).await;
+}
+
+#[tokio::test]
+async fn an_attempt_finishes_on_the_version_that_it_began_with() {
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
+    let old = host.status("p").digest;
+    let running = attempt("t", Duration::from_secs(60));
+    let stop = running.stop.clone();
+    let plugins = std::sync::Arc::clone(&host.plugins);
+    let running = tokio::spawn(async move { plugins.handle(running).await });
+    host.put("p.wasm", Wat::default().bytes());
+    host.until("the new version", |host| host.status("p").digest != old).await;
+    assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
+    let draining = |host: &Host| host.plugins.status().iter().any(|status| status.state == PluginState::Draining);
+    assert!(draining(&host));
+    stop.cancel();
+    assert_eq!(running.await.unwrap().digest, old);
+    assert!(!draining(&host));
+}
+
+#[tokio::test]
+async fn a_type_belongs_to_the_role_before_the_root_and_then_to_the_first_file() {
+    let host = Host::start(Some("vector"), |dir| {
+        fs::create_dir(dir.join("vector")).unwrap();
+        fs::create_dir(dir.join("belief")).unwrap();
+        fs::write(dir.join("a.wasm"), Wat { types: &["t", "u"], ..Wat::default() }.bytes()).unwrap();
+        fs::write(dir.join("b.wasm"), Wat { types: &["u"], ..Wat::default() }.bytes()).unwrap();
+        fs::write(dir.join("vector/z.wasm"), Wat::default().bytes()).unwrap();
+        fs::write(dir.join("belief/x.wasm"), Wat { types: &["x"], ..Wat::default() }.bytes()).unwrap();
+    })
+    .await;
+    assert_eq!(host.types(), ["t", "u"]);
+    assert_eq!(host.status("z").types, ["t"]);
+    assert_eq!(host.status("z").role.as_deref(), Some("vector"));
+    assert_eq!(host.status("a").types, ["u"]);
+    assert_eq!(host.status("a").refused[0].r#type, "t");
+    assert!(host.status("a").refused[0].reason.contains("z.wasm"));
+    assert_eq!(host.status("b").state, PluginState::Failed);
+    fs::remove_file(host.path("a.wasm")).unwrap();
+    host.until("the next owner", |host| host.status("b").types == ["u"]).await;
+}

@@ -1,0 +1,180 @@
+//! Plugins made of WAT, folders to drop them into, and a host that follows one.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox::handler::{Attempt, Handler, Mode, Report, StateReader};
+use outbox::item::{Item, NewItem, StateVersion, Status};
+use outbox::plugin::{PluginSettings, PluginStatus, Plugins};
+use outbox::retry::RetryPolicy;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A component that handles items, described by what differs from one that answers `ok`.
+pub struct Wat<'a> {
+    pub types: &'a [&'a str],
+    pub handle: &'a str,
+    pub imports: &'a str,
+    pub core: &'a str,
+    pub with: &'a str,
+    pub memory: u32,
+    pub version: &'a str,
+}
+
+impl Default for Wat<'_> {
+    fn default() -> Self {
+        Self { types: &["t"], handle: "(i32.const 1024)", imports: "", core: "", with: "", memory: 1, version: "0.1.0" }
+    }
+}
+
+impl Wat<'_> {
+    pub fn bytes(&self) -> Vec<u8> {
+        let count = u8::try_from(self.types.len()).unwrap();
+        let text = include_str!("../wat/handler.wat")
+            .replace("{types}", &type_list(self.types))
+            .replace("{count}", &format!("\\{count:02x}"))
+            .replace("{handle}", self.handle)
+            .replace("{imports}", self.imports)
+            .replace("{core}", self.core)
+            .replace("{with}", self.with)
+            .replace("{memory}", &self.memory.to_string())
+            .replace("{version}", self.version);
+        wat::parse_str(&text).unwrap()
+    }
+}
+
+/// The pointers, lengths and letters of a list of strings that lies at 512.
+fn type_list(types: &[&str]) -> String {
+    let (mut table, mut letters) = (String::new(), String::new());
+    for item_type in types {
+        let at = 512 + types.len() * 8 + letters.len();
+        for number in [at, item_type.len()] {
+            for byte in u32::try_from(number).unwrap().to_le_bytes() {
+                write!(table, "\\{byte:02x}").unwrap();
+            }
+        }
+        letters.push_str(item_type);
+    }
+    table + &letters
+}
+
+/// A folder of plugins and the host that follows it.
+pub struct Host {
+    pub plugins: Arc<Plugins>,
+    home: TempDir,
+}
+
+impl Host {
+    /// A folder that is filled before the host starts.
+    pub async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("plugins.d");
+        fs::create_dir(&dir).unwrap();
+        fill(&dir);
+        let settings = PluginSettings {
+            dir,
+            role: role.map(str::to_owned),
+            cache_dir: home.path().join("cache"),
+            retry: RetryPolicy::default(),
+            slots: 4,
+            environment: Arc::new(|_| None),
+            state: Arc::new(NoState),
+        };
+        let plugins = Plugins::start(settings, CancellationToken::new()).await.unwrap();
+        assert!(plugins.is_scanned());
+        Self { plugins, home }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join("plugins.d").join(name)
+    }
+
+    /// Puts a file into the folder as careful writers do: beside, then renamed.
+    pub fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let beside = self.home.path().join("beside");
+        fs::write(&beside, bytes).unwrap();
+        fs::rename(beside, self.path(name)).unwrap();
+    }
+
+    pub fn types(&self) -> Vec<String> {
+        let mut types: Vec<_> = self.plugins.services().into_iter().map(|service| service.item_type).collect();
+        types.sort();
+        types
+    }
+
+    pub fn status(&self, name: &str) -> PluginStatus {
+        let mut status = self.plugins.status().into_iter();
+        status.find(|status| status.name == name).unwrap_or_else(|| panic!("no plugin {name}"))
+    }
+
+    /// Waits until something holds, looking again at every change and now and then.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let mut changes = self.plugins.changes();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what} never came: {:?}", self.plugins.status());
+            drop(tokio::time::timeout(Duration::from_millis(50), changes.changed()).await);
+        }
+    }
+
+    pub async fn handle(&self, item_type: &str) -> Report {
+        self.plugins.handle(attempt(item_type, Duration::from_secs(30))).await
+    }
+}
+
+/// An attempt at a durable item that may take so long.
+pub fn attempt(item_type: &str, patience: Duration) -> Attempt {
+    Attempt {
+        item: item(item_type),
+        deadline: Instant::now() + patience,
+        deadline_at: 1,
+        mode: Mode::Durable,
+        stop: CancellationToken::new(),
+    }
+}
+
+fn item(item_type: &str) -> Item {
+    let new = NewItem::new(item_type, "key", "{}");
+    Item {
+        id: 1,
+        idem_key: new.idem_key,
+        item_type: new.item_type,
+        payload: new.payload,
+        content_type: new.content_type,
+        headers: new.headers,
+        cid: "cid".to_owned(),
+        saga: None,
+        ordering_key: None,
+        created_at: 0,
+        metadata: new.metadata,
+        status: Status::Claimed,
+        attempts: 1,
+        deliveries: 1,
+        replays: 0,
+        available_at: 0,
+        claimed_at: None,
+        claimed_by: None,
+        lease_until: None,
+        maybe_executed: false,
+        given_back_since: None,
+        effects: 0,
+        last_error: None,
+        done_at: None,
+        dead_at: None,
+        result: None,
+        handler_digest: None,
+    }
+}
+
+struct NoState;
+
+#[async_trait::async_trait]
+impl StateReader for NoState {
+    async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
+        Ok((None, None))
+    }
+}
