@@ -411,3 +411,17 @@ async fn a_host_warns_of_what_may_lose_writes_and_refuses_to_listen_to_everybody
     assert_eq!(place.plan.start("worker").await.terminate(), Some(0));
     place.run(&["serve", "--listen", "0.0.0.0:0"]).fails(2, &["OUTBOX_TOKEN", "--allow-unauthenticated"]);
 }
+
+#[tokio::test]
+async fn a_host_deletes_what_has_been_done_for_longer_than_it_is_kept() {
+    let place = Place::migrated();
+    place.settled("old", done()).await;
+    let dlq = place.settled("dead", dead()).await;
+    let host = place.plan.clone().set("OUTBOX_RETAIN_DONE", "0s").start("worker").await;
+    support::eventually("the DONE item is gone", Duration::from_secs(10), async || {
+        place.json(&["list", "DONE"]) == json!([])
+    })
+    .await;
+    assert_eq!(place.json(&["list"])[0]["id"], dlq);
+    assert_eq!(host.terminate(), Some(0));
+}

@@ -11,10 +11,7 @@ use crate::saga::SagaPlan;
 /// Offers every setting of the file and adds its sagas.
 pub(super) fn read(file: &FileText, given: &mut Given) -> Result<(), ConfigError> {
     let name = file.path.display().to_string();
-    let table: toml::Table = file
-        .text
-        .parse()
-        .map_err(|err: toml::de::Error| ConfigError::File { file: name.clone(), problem: err.to_string() })?;
+    let table: toml::Table = file.text.parse().map_err(|err| not_toml(&name, &file.text, &err))?;
     for (key, value) in table {
         if key == "sagas" {
             given.sagas.extend(sagas(&name, value)?);
@@ -26,6 +23,13 @@ pub(super) fn read(file: &FileText, given: &mut Given) -> Result<(), ConfigError
         given.offer(variable, origin, Some(text));
     }
     Ok(())
+}
+
+/// Names the line and does not quote it: it may hold a secret.
+fn not_toml(file: &str, text: &str, err: &toml::de::Error) -> ConfigError {
+    let before = err.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    ConfigError::File { file: file.to_owned(), problem: format!("line {line}: {}", err.message()) }
 }
 
 fn unknown_key(file: &str, key: &str) -> ConfigError {

@@ -75,6 +75,8 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
 fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     let err = parse(&[("OUTBOX_TOKEN", "hunter 2")], None).unwrap_err().to_string();
     assert!(!err.contains("hunter"), "{err}");
+    let err = parse(&[], Some("enabled = true\ntoken = \"hunter2\nrole = 1")).unwrap_err().to_string();
+    assert!(err.contains("line 2") && !err.contains("hunter"), "{err}");
     let config = parse(&[("OUTBOX_TOKEN", "hunter2"), ("VECTOR_TOKEN", "hunter3")], None).unwrap();
     assert_eq!(config.token.as_ref().map(Token::expose), Some("hunter2"));
     assert!(!format!("{config:?}").contains("hunter"));
