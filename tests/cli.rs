@@ -304,7 +304,7 @@ async fn followed_signals_come_one_per_line_while_they_happen() {
 fn plugins_are_listed_from_the_folder_when_no_host_runs() {
     let place = Place::migrated();
     assert_eq!(place.json(&["plugin", "list"]), json!([]));
-    place.run(&["plugin", "inspect", "none.wasm"]).fails(1, &[]);
+    place.run(&["plugin", "inspect", "none.wasm"]).fails(1, &["none.wasm"]);
 }
 
 #[test]

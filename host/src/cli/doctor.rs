@@ -1,6 +1,6 @@
 //! `doctor`: checks everything that the outbox needs, and says what to do about what is missing.
 //!
-//! Looks only: it creates, migrates and changes nothing.
+//! Looks only: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
 
 mod checks;
 

@@ -1,21 +1,21 @@
 //! `plugin list` and `plugin inspect`: looking at plugins, from running hosts or from the folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::output::{or_dash, short, table};
+use super::output::{clean, fields, or_dash, short, size, table};
 use crate::config::Config;
-use crate::handler::{Handler as _, StateReader};
+use crate::handler::StateReader;
 use crate::item::StateVersion;
-use crate::plugin::{self, Environment, PluginSettings, Plugins};
+use crate::plugin::{self, Inspection, PluginSettings, Plugins};
 use crate::store::{Overview, Pod};
 
 #[derive(Debug, Subcommand)]
@@ -32,13 +32,41 @@ pub(super) enum Plugin {
 pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitCode> {
     match args {
         Plugin::List => list(context).await,
-        Plugin::Inspect { file } => {
-            let inspection = plugin::inspect(&file, environment(&context.config)).await?;
-            let inspection = serde_json::to_value(inspection)?;
-            context.output.emit(&inspection, || format!("{inspection:#}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Plugin::Inspect { file } => inspect(&file, context).await,
     }
+}
+
+/// Fails when the component would not be loaded.
+async fn inspect(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
+    let inspection = plugin::inspect(file, environment(&context.config)).await?;
+    context.output.emit(&inspection, || page(&inspection))?;
+    Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn page(inspection: &Inspection) -> String {
+    let facts = fields(&[
+        ("name", inspection.name.clone()),
+        ("file", inspection.file.display().to_string()),
+        ("size", size(inspection.size)),
+        ("sha256", inspection.digest.clone()),
+        ("compiled in", format!("{:.1?}", inspection.compile_time)),
+        ("calls itself", or_dash(inspection.described_name.as_deref())),
+        ("version", or_dash(inspection.version.as_deref())),
+        ("types", or_dash(Some(inspection.types.join(", ").as_str()).filter(|types| !types.is_empty()))),
+    ]);
+    let list = |title: &str, lines: &[String]| {
+        let lines: Vec<_> = lines.iter().map(|line| format!("  {}", clean(line))).collect();
+        (!lines.is_empty()).then(|| format!("{title}\n{}", lines.join("\n")))
+    };
+    let grants: Vec<_> = inspection.missing_grants.iter().flat_map(|lines| lines.lines()).map(str::to_owned).collect();
+    let parts = [
+        Some(facts),
+        list("Imports", &inspection.imports),
+        list("Exports", &inspection.exports),
+        list("Why it would not be loaded", &inspection.errors),
+        list("Lines of its manifest that grant what it imports", &grants),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 async fn list(context: &Context) -> anyhow::Result<ExitCode> {
@@ -70,23 +98,17 @@ fn members(array: &Value) -> Vec<Value> {
 pub(super) async fn scan(config: &Config) -> anyhow::Result<Vec<Value>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = Plugins::start(settings(config), stop).await?;
-    let mut changes = plugins.changes();
-    while !plugins.is_scanned() {
-        // A scan that changes nothing may not tick, so the wait is bounded.
-        tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.ok();
-    }
+    let plugins = start(config, Arc::new(NoState), stop).await?;
     Ok(members(&serde_json::to_value(plugins.status())?))
 }
 
-/// How plugins are loaded where no item is handled.
-fn settings(config: &Config) -> PluginSettings {
-    settings_with(config, Arc::new(NoState))
-}
-
-/// How plugins are loaded, by this configuration.
-pub(super) fn settings_with(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
-    PluginSettings {
+/// Loads the folder by this configuration and follows it until `stop` is cancelled.
+pub(super) async fn start(
+    config: &Config,
+    state: Arc<dyn StateReader>,
+    stop: CancellationToken,
+) -> anyhow::Result<Arc<Plugins>> {
+    let settings = PluginSettings {
         dir: config.plugins.clone(),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
@@ -94,11 +116,12 @@ pub(super) fn settings_with(config: &Config, state: Arc<dyn StateReader>) -> Plu
         slots: config.concurrency,
         environment: environment(config),
         state,
-    }
+    };
+    Plugins::start(settings, stop).await.context("starting the plugins (see OUTBOX_PLUGINS and OUTBOX_CACHE_DIR)")
 }
 
 /// What manifests may name of the environment.
-fn environment(config: &Config) -> Environment {
+fn environment(config: &Config) -> plugin::Environment {
     let environment = config.environment.clone();
     Arc::new(move |name: &str| environment.get(name))
 }
@@ -126,10 +149,11 @@ fn rows(plugins: &[Value]) -> String {
             listed(&plugin["types"]),
             plugin["generation"].as_u64().map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             short(&or_dash(word("digest")), 12),
+            or_dash(word("state")),
             or_dash(word("error")),
         ]
     };
-    table(["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "ERROR"], plugins.iter().map(row))
+    table(["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "STATE", "ERROR"], plugins.iter().map(row))
 }
 
 fn listed(words: &Value) -> String {

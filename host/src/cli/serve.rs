@@ -167,7 +167,7 @@ async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
     let end = CancellationToken::new();
     let state = Arc::new(StoredState(Arc::clone(&store)));
-    let plugins = Plugins::start(plugin::settings_with(config, state), end.clone()).await?;
+    let plugins = plugin::start(config, state, end.clone()).await?;
     Ok((Parts { duty, config, instance, store, plugins, stop, end }, listener))
 }
 
