@@ -116,7 +116,7 @@ fn emitter<'a>(handle: &'a str) -> Wat<'a> {
             (data (i32.const 0) "mail") (data (i32.const 16) "a/b"))
           (core instance $memory (instantiate $memory))
           (alias export $followups "emit" (func $emit))
-          (core func $emit (canon lower (func $emit) (memory $memory "memory") (realloc (func $memory "realloc"))))"#,
+          (core func $emit (canon lower (func $emit) (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))"#,
         core: r#"(import "host" "emit" (func $emit
           (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32)))"#,
         with: r#"(with "host" (instance (export "emit" (func $emit))))"#,

@@ -243,9 +243,8 @@ struct Watch {
 impl Watch {
     fn new(directories: Vec<PathBuf>, hint: mpsc::Sender<()>) -> Self {
         let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) {
-                // A full channel holds a hint already.
-                drop(hint.try_send(()));
+            if event.is_ok_and(|event| is_change(event.kind)) && hint.try_send(()).is_err() {
+                tracing::trace!("a hint is waiting already");
             }
         };
         let watcher = notify::recommended_watcher(told);
