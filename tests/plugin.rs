@@ -144,7 +144,11 @@ async fn an_attempt_that_fails_after_a_denial_is_denied_with_the_lines_that_woul
     let host = host_with(emitter(&handle), "grant.emit = ['other']").await;
     let failure = failure(host.handle("t").await);
     assert_eq!(failure.class, Class::Denied);
-    assert!(failure.message.contains("p.toml would allow it:\n[grant]\nemit = [\"other\", \"mail\"]"), "{}", failure.message);
+    assert!(
+        failure.message.contains("p.toml would allow it:\n[grant]\nemit = [\"other\", \"mail\"]"),
+        "{}",
+        failure.message
+    );
     assert!(failure.message.ends_with("the component then failed: no"), "{}", failure.message);
 }
 
@@ -180,14 +184,20 @@ async fn a_file_that_cannot_be_loaded_is_refused_in_words_and_leaves_the_good_on
         (wat::parse_str("(component)").unwrap(), "exports nothing; a handler exports outbox:handler/handler@0.1.0"),
         (Wat { version: "0.2.0", ..Wat::default() }.bytes(), "another version of the contract"),
         (wat::parse_str(strange).unwrap(), "exports nothing"),
-        (Wat { imports: r#"(import "acme:db/sql" (instance))"#, ..Wat::default() }.bytes(), "imports acme:db/sql, which this host does not offer"),
+        (
+            Wat { imports: r#"(import "acme:db/sql" (instance))"#, ..Wat::default() }.bytes(),
+            "imports acme:db/sql, which this host does not offer",
+        ),
         (Wat { types: &["Bad Type"], ..Wat::default() }.bytes(), "Bad Type"),
         (Wat { types: &[], ..Wat::default() }.bytes(), "no type"),
     ] {
         host.put("p.wasm", bytes);
         host.until(words, |host| host.status("p").error.is_some_and(|error| error.contains(words))).await;
         let status = host.status("p");
-        assert_eq!((status.state, status.digest, status.generation), (PluginState::Active, good.digest.clone(), good.generation));
+        assert_eq!(
+            (status.state, status.digest, status.generation),
+            (PluginState::Active, good.digest.clone(), good.generation)
+        );
         assert_eq!(host.types(), ["t"]);
     }
     host.put("p.wasm", &whole);
@@ -198,7 +208,8 @@ async fn a_file_that_cannot_be_loaded_is_refused_in_words_and_leaves_the_good_on
 async fn a_bad_manifest_is_an_error_that_names_the_key_and_the_old_terms_stay() {
     let host = host_with(Wat::default(), "timeout = '7s'").await;
     host.put("p.toml", "timout = '8s'");
-    host.until("the misspelt key", |host| host.status("p").error.is_some_and(|error| error.contains("`timeout`"))).await;
+    host.until("the misspelt key", |host| host.status("p").error.is_some_and(|error| error.contains("`timeout`")))
+        .await;
     assert_eq!(host.plugins.services()[0].timeout, Some(Duration::from_secs(7)));
     host.put("p.toml", "timeout = '8s'");
     host.until("the new terms", |host| host.plugins.services()[0].timeout == Some(Duration::from_secs(8))).await;

@@ -45,9 +45,9 @@ use engine::Runtime;
 use folder::Folder;
 pub use inspect::{Inspection, inspect};
 use load::{Loader, hex};
-pub use manifest::Environment;
-pub use registry::{PluginState, PluginStatus, RefusedType};
+pub use manifest::{Environment, Limits, OnDead, Reload};
 use registry::Registry;
+pub use registry::{PluginState, PluginStatus, RefusedType};
 use reload::Reloader;
 
 /// What the plugins of a process need to know.

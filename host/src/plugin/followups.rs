@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::bindings::outbox::handler::followups::{Error, Host, NewItem as Wish};
 use super::evidence::Evidence;
 use super::grant::Grants;
-use super::host::HostState;
 use super::hex;
+use super::host::HostState;
 use super::outgoing::effects_root;
 use crate::handler::Mode;
 use crate::item::{Item, KEY_MAX, NewItem};
@@ -57,7 +57,10 @@ impl Followups {
         let item = self.item(key, wish)?;
         item.validate().map_err(|invalid| Error::Other(invalid.to_string()))?;
         if !self.keys.insert(item.idem_key.clone()) {
-            return Err(Error::Other(format!("two follow-ups have the key {:?}: give them different names", item.idem_key)));
+            return Err(Error::Other(format!(
+                "two follow-ups have the key {:?}: give them different names",
+                item.idem_key
+            )));
         }
         self.items.push(item);
         Ok(())
@@ -65,7 +68,8 @@ impl Followups {
 
     fn admit(&self, wish: &Wish) -> Result<(), Error> {
         if !self.grants.may_emit(&wish.type_) {
-            let (what, lines) = (format!("emitting {:?} is not granted", wish.type_), self.grants.emit_lines(&wish.type_));
+            let (what, lines) =
+                (format!("emitting {:?} is not granted", wish.type_), self.grants.emit_lines(&wish.type_));
             self.evidence.deny(what, Some(lines.clone()));
             return Err(Error::Denied(lines));
         }
@@ -140,7 +144,10 @@ mod tests {
             followups.emit(wish("mail", name)).unwrap();
         }
         let items = followups.into_items();
-        assert_eq!(items.iter().map(|item| item.idem_key.as_str()).collect::<Vec<_>>(), ["k/mail/1", "k/mail/x", "k/mail/2"]);
+        assert_eq!(
+            items.iter().map(|item| item.idem_key.as_str()).collect::<Vec<_>>(),
+            ["k/mail/1", "k/mail/x", "k/mail/2"]
+        );
         assert_eq!((items[0].cid.as_deref(), items[0].saga.as_deref()), (Some("c"), Some("S")));
         assert_eq!(items[0].delay, Duration::from_millis(5));
     }
@@ -159,7 +166,9 @@ mod tests {
     #[test]
     fn what_is_not_granted_too_many_twice_or_inline_is_refused() {
         let mut followups = followups("k", 2);
-        assert!(matches!(followups.emit(wish("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#)));
+        assert!(
+            matches!(followups.emit(wish("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#))
+        );
         assert!(followups.evidence.denial().is_some());
         followups.emit(wish("mail", Some("x"))).unwrap();
         assert!(matches!(followups.emit(wish("mail", Some("x"))), Err(Error::Other(_))));

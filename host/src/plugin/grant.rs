@@ -7,9 +7,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::Method;
 use http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
 use http::uri::Uri;
-use http::Method;
 
 /// Everything that a plugin may do beside computing.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +180,8 @@ fn parts(uri: &Uri) -> Option<(&str, String, u16)> {
 
 /// Whether a path has a segment that a server may resolve to another path than the one granted.
 fn has_dot_segment(path: &str) -> bool {
-    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    let plain =
+        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
     plain.split('/').any(|segment| segment == "." || segment == "..")
 }
 

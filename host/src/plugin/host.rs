@@ -70,7 +70,18 @@ impl HostState {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let Parts { cpu, state, followups, outgoing, output, config } = parts;
-        Self { limiter: Limiter::new(limits.memory), cpu, state, followups, output, config, outgoing, table, wasi: None, http }
+        Self {
+            limiter: Limiter::new(limits.memory),
+            cpu,
+            state,
+            followups,
+            output,
+            config,
+            outgoing,
+            table,
+            wasi: None,
+            http,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::engine::Runtime;
 use super::folder::read_source;
 use super::instance::Program;
 use super::load::{LoadError, Loader, Source, narrow, undescribed};
-use super::manifest::{Environment, Manifest};
+use super::manifest::{Environment, Limits, Manifest, OnDead, Reload};
 use super::world;
 
 /// What was found out about a component. Without errors it would be loaded.
@@ -40,6 +40,12 @@ pub struct Inspection {
     pub types: Vec<String>,
     /// The manifest lines that would grant what it imports and is not granted.
     pub missing_grants: Option<String>,
+    /// How much it would be given.
+    pub limits: Limits,
+    /// What its dead-lettered items would mean for those behind them.
+    pub on_dead: OnDead,
+    /// How new versions of it would be put on probation.
+    pub reload: Reload,
     /// Why it would not be loaded.
     pub errors: Vec<String>,
 }
@@ -82,6 +88,9 @@ impl Inspection {
     }
 
     fn compare(&mut self, component: &Component, manifest: &Manifest) {
+        self.limits = manifest.limits.clone();
+        self.on_dead = manifest.on_dead;
+        self.reload = manifest.reload;
         self.imports = world::imports(component);
         self.exports = world::exports(component);
         self.missing_grants = world::missing_grants(&self.imports, &manifest.grants);

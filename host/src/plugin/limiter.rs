@@ -45,7 +45,8 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         if desired > TABLE_ELEMENTS_MAX {
-            let wanted = format!("the component wanted a table of {desired} elements: the most is {TABLE_ELEMENTS_MAX}");
+            let wanted =
+                format!("the component wanted a table of {desired} elements: the most is {TABLE_ELEMENTS_MAX}");
             return Err(OverLimit(wanted).into());
         }
         Ok(true)

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::grant::{Grants, HttpRule, Secret};
@@ -46,8 +47,8 @@ pub(super) struct Manifest {
 }
 
 /// How much one attempt may use, and how many there may be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Limits {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
     /// Bytes of all linear memories together.
     pub memory: u64,
     /// Time on a CPU.
@@ -113,8 +114,9 @@ impl Retry {
 }
 
 /// What a dead-lettered item means for the items behind it that share its ordering key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum OnDead {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDead {
     /// They wait for an operator.
     #[default]
     Block,
@@ -123,8 +125,8 @@ pub(super) enum OnDead {
 }
 
 /// How a new version of a live plugin is put on probation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Reload {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Reload {
     /// How many settled attempts the probation lasts.
     pub canary: u32,
     /// Above this share of faults the version is rolled back.
@@ -196,7 +198,11 @@ fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule
     })?;
     let path = section.take("path", |value| {
         let path = text(value)?;
-        if path.starts_with('/') { Ok(path) } else { Err("a path that starts with /, where * stands for anything".to_owned()) }
+        if path.starts_with('/') {
+            Ok(path)
+        } else {
+            Err("a path that starts with /, where * stands for anything".to_owned())
+        }
     })?;
     let private = section.take("private", boolean)?.unwrap_or(false);
     let secrets = section.sections("secrets")?.into_iter().map(|secret| read_secret(secret, environment));
@@ -219,7 +225,8 @@ fn read_secret(mut section: Section, environment: &Environment) -> Result<Secret
     let Some(value) = environment(&variable) else { return Err(ManifestError::Unset { key, variable }) };
     let value = template.as_deref().unwrap_or("{}").replacen("{}", &value, 1);
     // The value stays out of the message: it is a secret.
-    let unfit = |accepted: &str| ManifestError::Value { key, value: format!("${{{variable}}}"), accepted: accepted.to_owned() };
+    let unfit =
+        |accepted: &str| ManifestError::Value { key, value: format!("${{{variable}}}"), accepted: accepted.to_owned() };
     Secret::new(header, &value).map_err(|_| unfit("printable on one line, to be sent in a header"))
 }
 
@@ -256,7 +263,10 @@ fn limits(mut section: Section) -> Result<Limits, ManifestError> {
 
 fn cpu(value: Value) -> Result<Duration, String> {
     const MOST: Duration = Duration::from_secs(60);
-    duration(value).ok().filter(|cpu| *cpu <= MOST).ok_or_else(|| r#"a duration such as "2s", at most "60s""#.to_owned())
+    duration(value)
+        .ok()
+        .filter(|cpu| *cpu <= MOST)
+        .ok_or_else(|| r#"a duration such as "2s", at most "60s""#.to_owned())
 }
 
 fn retry(mut section: Section) -> Result<Retry, ManifestError> {

@@ -53,7 +53,12 @@ type Trailing = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl Outgoing {
     /// The outgoing side of an attempt; without keys everything is denied.
-    pub(super) fn new(policy: Arc<OutgoingPolicy>, keys: Option<Keys>, evidence: Arc<Evidence>, deadline: Instant) -> Self {
+    pub(super) fn new(
+        policy: Arc<OutgoingPolicy>,
+        keys: Option<Keys>,
+        evidence: Arc<Evidence>,
+        deadline: Instant,
+    ) -> Self {
         Self { policy, keys, evidence, deadline, sent: 0 }
     }
 
@@ -185,7 +190,10 @@ impl Exchange {
     fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: String) -> Error {
         match find::<ConnectError>(err) {
             Some(reason @ ConnectError::OutOfReach { .. }) => {
-                self.evidence.deny(reason.to_string(), Some(format!("{lines}\nprivate = true   # unless the address is link-local or metadata")));
+                self.evidence.deny(
+                    reason.to_string(),
+                    Some(format!("{lines}\nprivate = true   # unless the address is link-local or metadata")),
+                );
                 Error::DestinationIpProhibited
             }
             Some(ConnectError::TimedOut { .. }) => Error::ConnectionTimeout,
@@ -227,3 +235,6 @@ fn without_query(uri: &http::Uri) -> String {
     let text = uri.to_string();
     text.split('?').next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

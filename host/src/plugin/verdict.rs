@@ -79,7 +79,8 @@ pub(super) fn timed_out(maybe_executed: bool) -> Failure {
 
 /// The failure of a guest that answered `ok` before its requests were answered.
 pub(super) fn unfinished() -> Failure {
-    let message = "the component answered ok while a request was in flight, or had dropped one: wait for every response";
+    let message =
+        "the component answered ok while a request was in flight, or had dropped one: wait for every response";
     Failure::new(Class::Contract, "plugin.in_flight", message)
 }
 
@@ -96,7 +97,8 @@ pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
         return failure;
     }
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
-    let message = format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
+    let message =
+        format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
     Failure { class: Class::Denied, code: "host.denied".to_owned(), message, ..failure }
 }
 

@@ -36,14 +36,18 @@ pub(super) fn check_bytes(bytes: &[u8]) -> Result<(), LoadError> {
         return Err(too_large(bytes.len() as u64));
     }
     if Engine::detect_precompiled(bytes).is_some() {
-        return Err(LoadError::new("it is precompiled code, which is never taken from a plugin folder: put the .wasm there"));
+        return Err(LoadError::new(
+            "it is precompiled code, which is never taken from a plugin folder: put the .wasm there",
+        ));
     }
     match bytes {
         [b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
         [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::new(
             "it is a core module, not a component: build it for wasm32-wasip2, or wrap it with `wasm-tools component new`",
         )),
-        [b'\0', b'a', b's', b'm', ..] => Err(LoadError::new("it is WebAssembly of a version that this host does not know")),
+        [b'\0', b'a', b's', b'm', ..] => {
+            Err(LoadError::new("it is WebAssembly of a version that this host does not know"))
+        }
         _ => Err(LoadError::new("it is not WebAssembly: its first bytes are not \\0asm")),
     }
 }

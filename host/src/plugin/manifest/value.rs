@@ -42,7 +42,8 @@ pub(super) fn count(least: u32) -> impl Fn(Value) -> Result<u32, String> {
 }
 
 pub(super) fn ratio(value: Value) -> Result<f64, String> {
-    let number = value.as_float().or_else(|| value.as_integer().and_then(|whole| i32::try_from(whole).ok()).map(f64::from));
+    let number =
+        value.as_float().or_else(|| value.as_integer().and_then(|whole| i32::try_from(whole).ok()).map(f64::from));
     number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 

@@ -42,7 +42,11 @@ pub(in crate::plugin) struct Keys {
 impl Keys {
     /// The keys of an attempt at an item.
     pub(in crate::plugin) fn new(item: &Item) -> Self {
-        Self { root: effects_root(item), cid: item.cid.clone(), sent: HashMap::new(), spans: 0 }
+        Self::from_parts(&effects_root(item), &item.cid)
+    }
+
+    pub(super) fn from_parts(root: &str, cid: &str) -> Self {
+        Self { root: root.to_owned(), cid: cid.to_owned(), sent: HashMap::new(), spans: 0 }
     }
 
     /// Replaces what only the host may say in a request's headers. Errors with what is accepted when
@@ -95,7 +99,8 @@ fn effect_name(value: &HeaderValue) -> Result<String, String> {
         (1..=EFFECT_MAX).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     };
-    let accepted = || format!("the header outbox-effect is {value:?}: it must be 1 to {EFFECT_MAX} of A-Z a-z 0-9 . _ -");
+    let accepted =
+        || format!("the header outbox-effect is {value:?}: it must be 1 to {EFFECT_MAX} of A-Z a-z 0-9 . _ -");
     value.to_str().ok().filter(is_name).map(str::to_owned).ok_or_else(accepted)
 }
 
@@ -112,7 +117,7 @@ mod tests {
 
     fn keys(effects: u32) -> Keys {
         let root = if effects == 0 { "k1".to_owned() } else { format!("k1+{effects}") };
-        Keys { root, cid: "c1".to_owned(), sent: HashMap::new(), spans: 0 }
+        Keys::from_parts(&root, "c1")
     }
 
     fn key(keys: &mut Keys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
