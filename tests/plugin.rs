@@ -64,7 +64,7 @@ async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
     let begun = Instant::now();
     let report = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
     assert_eq!(failure(report).class, Class::Timeout);
-    let stopped = attempt("t", Duration::from_secs(60));
+    let stopped = attempt("t", Duration::from_mins(1));
     stopped.stop.cancel();
     assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -99,7 +99,7 @@ async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
 }
 
 /// Imports `followups` and emits `{type: "mail"}` whatever comes of it.
-fn emitter<'a>(handle: &'a str) -> Wat<'a> {
+fn emitter(handle: &str) -> Wat<'_> {
     Wat {
         imports: r#"
           (import "outbox:handler/followups@0.1.0" (instance $followups
@@ -244,7 +244,7 @@ async fn a_slow_copy_is_loaded_once_it_is_whole() {
 async fn an_attempt_finishes_on_the_version_that_it_began_with() {
     let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
     let old = host.status("p").digest;
-    let running = attempt("t", Duration::from_secs(60));
+    let running = attempt("t", Duration::from_mins(1));
     let stop = running.stop.clone();
     let plugins = std::sync::Arc::clone(&host.plugins);
     let running = tokio::spawn(async move { plugins.handle(running).await });

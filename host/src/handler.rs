@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::item::{Failure, HostWrites, Item, Millis, StateVersion};
+use crate::item::{Failure, HostWrites, Item, Millis, OnDead, StateVersion};
 use crate::retry::RetryPolicy;
 
 /// Performs the effects of items.
@@ -41,6 +41,8 @@ pub struct Service {
     pub concurrency: Option<u32>,
     /// How many of its items may be claimed per second, in all processes together.
     pub rate: Option<f64>,
+    /// What a dead-lettered item means for those behind it with the same ordering key.
+    pub on_dead: OnDead,
 }
 
 /// One attempt at one item.

@@ -246,6 +246,17 @@ fn check(holds: bool, field: &'static str, value: &str, accepted: &'static str) 
     Err(InvalidItem { field, value: value.chars().take(80).collect(), accepted })
 }
 
+/// What a dead-lettered item means for the items behind it with the same ordering key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDead {
+    /// They wait until an operator replays, purges or unblocks it.
+    #[default]
+    Block,
+    /// They go on without it.
+    Skip,
+}
+
 /// One row of the items table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {

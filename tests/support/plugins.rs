@@ -79,6 +79,7 @@ impl Host {
             dir,
             role: role.map(str::to_owned),
             cache_dir: home.path().join("cache"),
+            lease: Duration::from_mins(1),
             retry: RetryPolicy::default(),
             slots: 4,
             environment: Arc::new(|_| None),

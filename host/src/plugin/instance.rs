@@ -197,7 +197,7 @@ impl Program {
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_max_component_handles(COMPONENT_HANDLES);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| spend_a_tick(store));
+        store.epoch_deadline_callback(spend_a_tick);
         store
     }
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::grant::{Grants, HttpRule, Secret};
+use crate::item::OnDead;
 use crate::retry::RetryPolicy;
 use section::Section;
 pub(super) use value::show_size;
@@ -111,17 +112,6 @@ impl Retry {
             cap: self.cap.unwrap_or(host.cap),
         }
     }
-}
-
-/// What a dead-lettered item means for the items behind it that share its ordering key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDead {
-    /// They wait for an operator.
-    #[default]
-    Block,
-    /// They go on without it.
-    Skip,
 }
 
 /// How a new version of a live plugin is put on probation.
@@ -262,7 +252,7 @@ fn limits(mut section: Section) -> Result<Limits, ManifestError> {
 }
 
 fn cpu(value: Value) -> Result<Duration, String> {
-    const MOST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_mins(1);
     duration(value)
         .ok()
         .filter(|cpu| *cpu <= MOST)

@@ -115,7 +115,10 @@ fn frames(err: &wasmtime::Error) -> String {
 
 fn with_last_line(message: String, output: Option<&str>) -> String {
     let last = output.and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
-    last.map_or(message.clone(), |line| cut(format!("{message}; its last words: {line}"), MESSAGE_MAX))
+    match last {
+        Some(line) => cut(format!("{message}; its last words: {line}"), MESSAGE_MAX),
+        None => message,
+    }
 }
 
 fn cut(mut text: String, most: usize) -> String {
