@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use outbox::handler::{Handler as _, Outcome, Report};
 use outbox::item::{Class, Failure};
-use outbox::plugin::PluginState;
+use outbox::plugin::{PluginState, inspect};
 use tokio::time::Instant;
 
 use crate::support::plugins::{Host, Wat, attempt};
@@ -216,6 +217,49 @@ async fn a_bad_manifest_is_an_error_that_names_the_key_and_the_old_terms_stay() 
     assert_eq!(host.status("p").error, None);
     host.put("p.toml", format!("sha256 = '{}'", "0".repeat(64)));
     host.until("the pin", |host| host.status("p").error.is_some_and(|error| error.contains("pins 000"))).await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_vanishes_counts_only_when_it_stays_away() {
+    let host = host_with(Wat::default(), "timeout = '7s'").await;
+    fs::remove_file(host.path("p.toml")).unwrap();
+    host.put("p.wasm", Wat { types: &["t", "u"], ..Wat::default() }.bytes());
+    host.put("q.wasm", Wat { types: &["q"], ..Wat::default() }.bytes());
+    host.until("the other plugin", |host| host.types().contains(&"q".to_owned())).await;
+    assert_eq!(host.types(), ["q", "t"], "half of a plugin was published");
+    host.until("the absence to count", |host| host.types() == ["q", "t", "u"]).await;
+    assert!(host.plugins.services().iter().all(|service| service.timeout.is_none()));
+}
+
+#[tokio::test]
+async fn a_swapped_symbolic_link_replaces_what_it_points_to() {
+    let host = host_with(Wat { types: &["q"], ..Wat::default() }, "").await;
+    for (version, types) in [("..v1", &["u"]), ("..v2", &["v"])] {
+        fs::create_dir(host.path(version)).unwrap();
+        fs::write(host.path(version).join("m.wasm"), Wat { types, ..Wat::default() }.bytes()).unwrap();
+        symlink(version, host.path("..next")).unwrap();
+        fs::rename(host.path("..next"), host.path("..data")).unwrap();
+        if version == "..v1" {
+            symlink("..data/m.wasm", host.path("m.wasm")).unwrap();
+        }
+        host.until("the link's new target", |host| host.types() == ["q", types[0]]).await;
+    }
+}
+
+#[tokio::test]
+async fn inspecting_tells_what_is_missing_without_loading_anything() {
+    let host = Host::start(None, |_| ()).await;
+    host.put("e.wasm", emitter("(i32.const 1024)").bytes());
+    let inspection = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert_eq!(inspection.types, ["t"]);
+    assert_eq!(inspection.missing_grants.as_deref(), Some("[grant]\nemit = [\"TYPE\"]"));
+    assert_eq!(inspection.errors.len(), 1, "{:?}", inspection.errors);
+    host.put("e.toml", "grant.emit = ['mail']\ntimeout = '3s'");
+    let granted = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert_eq!((granted.errors.len(), granted.attempt_time), (0, Duration::from_secs(3)));
+    host.put("e.wasm", wat::parse_str("(module)").unwrap());
+    let module = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert!(module.errors[0].contains("core module"), "{:?}", module.errors);
 }
 
 #[tokio::test]

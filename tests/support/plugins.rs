@@ -75,19 +75,14 @@ impl Host {
         let dir = home.path().join("plugins.d");
         fs::create_dir(&dir).unwrap();
         fill(&dir);
-        let settings = PluginSettings {
-            dir,
-            role: role.map(str::to_owned),
-            cache_dir: home.path().join("cache"),
-            lease: Duration::from_mins(1),
-            retry: RetryPolicy::default(),
-            slots: 4,
-            environment: Arc::new(|_| None),
-            state: Arc::new(NoState),
-        };
+        let settings = settings(&home, role);
         let plugins = Plugins::start(settings, CancellationToken::new()).await.unwrap();
         assert!(plugins.is_scanned());
         Self { plugins, home }
+    }
+
+    pub(crate) fn settings(&self) -> PluginSettings {
+        settings(&self.home, None)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -124,6 +119,19 @@ impl Host {
 
     pub(crate) async fn handle(&self, item_type: &str) -> Report {
         self.plugins.handle(attempt(item_type, Duration::from_secs(30))).await
+    }
+}
+
+fn settings(home: &TempDir, role: Option<&str>) -> PluginSettings {
+    PluginSettings {
+        dir: home.path().join("plugins.d"),
+        role: role.map(str::to_owned),
+        cache_dir: home.path().join("cache"),
+        lease: Duration::from_mins(1),
+        retry: RetryPolicy::default(),
+        slots: 4,
+        environment: Arc::new(|_| None),
+        state: Arc::new(NoState),
     }
 }
 
