@@ -31,7 +31,9 @@ const HOSTCALL_FUEL: usize = 8 << 20;
 /// Handles in a component's own tables.
 const COMPONENT_HANDLES: usize = 4096;
 /// A component must be able to say what it is without doing anything.
-pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
+/// Longer, so that a busy host is not held against a component.
+pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A compiled component, linked, with the terms on which it runs.
 pub(super) struct Program {
@@ -170,7 +172,7 @@ impl Program {
 
     fn denied(&self, call: &Call) -> HostState {
         let state = StateBuffer::new(&self.name, Arc::new(NoState), StateAccess::Denied);
-        self.host_state(call, DESCRIBE_TIMEOUT, state, None)
+        self.host_state(call, DESCRIBE_CPU, state, None)
     }
 
     fn host_state(&self, call: &Call, cpu: Duration, state: StateBuffer, item: Option<(&Item, Mode)>) -> HostState {
@@ -195,7 +197,7 @@ impl Program {
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_max_component_handles(COMPONENT_HANDLES);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| spend_a_tick(store));
+        store.epoch_deadline_callback(spend_a_tick);
         store
     }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::grant::{Grants, HttpRule, Secret};
@@ -47,8 +48,8 @@ pub(super) struct Manifest {
 }
 
 /// How much one attempt may use, and how many there may be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Limits {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
     /// Bytes of all linear memories together.
     pub memory: u64,
     /// Time on a CPU.
@@ -114,8 +115,8 @@ impl Retry {
 }
 
 /// How a new version of a live plugin is put on probation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Reload {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Reload {
     /// How many settled attempts the probation lasts.
     pub canary: u32,
     /// Above this share of faults the version is rolled back.
@@ -251,7 +252,7 @@ fn limits(mut section: Section) -> Result<Limits, ManifestError> {
 }
 
 fn cpu(value: Value) -> Result<Duration, String> {
-    const MOST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_mins(1);
     duration(value)
         .ok()
         .filter(|cpu| *cpu <= MOST)

@@ -136,7 +136,10 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Answer> + Send> {
         let request = match self.admit(request) {
             Ok(request) => request,
-            Err((error, body)) => return Box::new(refuse(error, body)),
+            Err((error, body)) => {
+                tokio::spawn(drain(body));
+                return Box::new(async { Err(error) });
+            }
         };
         let wish = options.and_then(|options| options.first_byte_timeout);
         let until = wish.map_or(self.deadline, |wish| self.deadline.min(Instant::now() + wish));
@@ -146,11 +149,10 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
-/// Answers with the error, while the body that the guest may still write is read and thrown away:
-/// else the guest sees a broken stream and not the reason.
-async fn refuse(error: Error, mut body: WasiBody) -> Answer {
-    tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
-    Err(error)
+/// Reads and throws away the body that the guest may still write, while it gets the error: else it
+/// sees a broken stream and not the reason.
+async fn drain(mut body: WasiBody) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 struct Exchange {
@@ -169,7 +171,7 @@ impl Exchange {
             }
             Ok(Err(err)) if err.is_connect() => {
                 flight.call_off();
-                Err(self.unconnected(&err, lines))
+                Err(self.unconnected(&err, &lines))
             }
             Ok(Err(err)) => {
                 flight.land();
@@ -187,7 +189,7 @@ impl Exchange {
         response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Error::HttpResponseBodySize))
     }
 
-    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: String) -> Error {
+    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: &str) -> Error {
         match find::<ConnectError>(err) {
             Some(reason @ ConnectError::OutOfReach { .. }) => {
                 self.evidence.deny(
@@ -235,3 +237,6 @@ fn without_query(uri: &http::Uri) -> String {
     let text = uri.to_string();
     text.split('?').next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,8 +114,13 @@ fn frames(err: &wasmtime::Error) -> String {
 }
 
 fn with_last_line(message: String, output: Option<&str>) -> String {
-    let last = output.and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
-    last.map_or(message.clone(), |line| cut(format!("{message}; its last words: {line}"), MESSAGE_MAX))
+    // A panic in Rust ends with a note on how to see more of it, which is not what it was about.
+    let says_something = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+    let last = output.and_then(|text| text.lines().rev().find(says_something));
+    match last {
+        Some(line) => cut(format!("{message}; its last words: {line}"), MESSAGE_MAX),
+        None => message,
+    }
 }
 
 fn cut(mut text: String, most: usize) -> String {
@@ -140,7 +145,8 @@ mod tests {
     #[test]
     fn the_last_words_of_a_trapped_guest_are_in_the_message() {
         let err = wasmtime::Error::from(Trap::UnreachableCodeReached);
-        let failure = faulted(&err, Phase::Running, Some("starting\npanicked at the end\n\n"));
+        let failure =
+            faulted(&err, Phase::Running, Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"));
         assert_eq!(failure.class, Class::Trap);
         assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
     }
