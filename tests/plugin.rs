@@ -53,18 +53,29 @@ async fn a_failure_of_the_guest_keeps_its_class_and_words() {
 #[tokio::test]
 async fn an_endless_loop_ends_when_its_cpu_time_is_spent_and_others_go_on_meanwhile() {
     let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '200ms'").await;
-    let (report, ()) = tokio::join!(host.handle("t"), tokio::time::sleep(Duration::from_millis(1)));
-    let failure = failure(report);
+    host.put("q.wasm", Wat { types: &["q"], ..Wat::default() }.bytes());
+    host.until("the second plugin", |host| host.types() == ["q", "t"]).await;
+    let mut looping = std::pin::pin!(host.handle("t"));
+    // One thread runs both, so the second can only end first if the loop is interrupted.
+    let quick = tokio::select! {
+        biased;
+        report = &mut looping => panic!("nothing went on beside the loop: {report:?}"),
+        report = host.handle("q") => report,
+    };
+    assert!(matches!(quick.outcome, Outcome::Done { .. }));
+    let failure = failure(looping.await);
     assert_eq!(failure.class, Class::Cpu);
     assert!(failure.message.contains("`limits.cpu`, which is 200ms"), "{}", failure.message);
 }
 
 #[tokio::test]
 async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
-    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "timeout = '9s'\nlimits.cpu = '60s'").await;
     let begun = Instant::now();
     let report = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
-    assert_eq!(failure(report).class, Class::Timeout);
+    let late = failure(report);
+    assert_eq!(late.class, Class::Timeout);
+    assert!(late.message.contains("`timeout` is 9s"), "{}", late.message);
     let stopped = attempt("t", Duration::from_mins(1));
     stopped.stop.cancel();
     assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);

@@ -39,6 +39,7 @@ pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Program {
     name: String,
     pre: PluginPre<HostState>,
+    timeout: Option<Duration>,
     limits: Limits,
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
@@ -74,6 +75,7 @@ impl Program {
         Self {
             name: name.to_owned(),
             pre,
+            timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
             grants,
@@ -93,7 +95,7 @@ impl Program {
         match tokio::time::timeout_at(call.deadline, described).await {
             Ok(Ok(description)) => Ok(description),
             Ok(Err((phase, err))) => Err(verdict::faulted(&err, phase, call.output.text().as_deref())),
-            Err(_) => Err(verdict::timed_out(false)),
+            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), false)),
         }
     }
 
@@ -132,7 +134,7 @@ impl Program {
             },
             Ending::Answered(Err(failure)) => verdict::answered(failure),
             Ending::Faulted(phase, err) => verdict::faulted(&err, phase, call.output.text().as_deref()),
-            Ending::TimedOut => verdict::timed_out(call.evidence.maybe_executed()),
+            Ending::TimedOut => verdict::timed_out(self.timeout, call.evidence.maybe_executed()),
         };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),

@@ -172,7 +172,7 @@ impl Manifest {
 }
 
 fn grants(mut section: Section, environment: &Environment) -> Result<Grants, ManifestError> {
-    let state = section.take("state", boolean)?.unwrap_or(false);
+    let state = section.take("state", |value| boolean(&value))?.unwrap_or(false);
     let emit = section.take("emit", texts)?.unwrap_or_default();
     let rules = section.sections("http")?.into_iter().map(|rule| http_rule(rule, environment));
     let http = rules.collect::<Result<_, _>>()?;
@@ -194,7 +194,7 @@ fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule
             Err("a path that starts with /, where * stands for anything".to_owned())
         }
     })?;
-    let private = section.take("private", boolean)?.unwrap_or(false);
+    let private = section.take("private", |value| boolean(&value))?.unwrap_or(false);
     let secrets = section.sections("secrets")?.into_iter().map(|secret| read_secret(secret, environment));
     let secrets = secrets.collect::<Result<_, _>>()?;
     section.finish()?;
@@ -283,7 +283,7 @@ fn reload(mut section: Section) -> Result<Reload, ManifestError> {
     let default = Reload::default();
     let reload = Reload {
         canary: section.take("canary", count(0))?.unwrap_or(default.canary),
-        max_fault_ratio: section.take("max_fault_ratio", ratio)?.unwrap_or(default.max_fault_ratio),
+        max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
     };
     section.finish()?;
     Ok(reload)

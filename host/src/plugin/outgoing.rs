@@ -141,8 +141,10 @@ impl WasiHttpHooks for Outgoing {
                 return Box::new(async { Err(error) });
             }
         };
+        // Only a wish for less than the attempt has gets a timer: at the deadline itself the attempt
+        // ends, and its guest is not told of a timeout that it might pass on as its own failure.
         let wish = options.and_then(|options| options.first_byte_timeout);
-        let until = wish.map_or(self.deadline, |wish| self.deadline.min(Instant::now() + wish));
+        let until = wish.map(|wish| Instant::now() + wish).filter(|until| *until < self.deadline);
         let flight = self.evidence.take_off(request.method().is_safe());
         let exchange = Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until };
         Box::new(exchange.run(request, flight))
@@ -158,13 +160,18 @@ async fn drain(mut body: WasiBody) {
 struct Exchange {
     policy: Arc<OutgoingPolicy>,
     evidence: Arc<Evidence>,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 impl Exchange {
     async fn run(self, request: Request<WasiBody>, flight: Flight) -> Answer {
         let lines = http_lines(request.method(), request.uri());
-        match tokio::time::timeout_at(self.until, self.policy.client.request(request)).await {
+        let answering = self.policy.client.request(request);
+        let answered = match self.until {
+            Some(until) => tokio::time::timeout_at(until, answering).await,
+            None => Ok(answering.await),
+        };
+        match answered {
             Ok(Ok(response)) => {
                 flight.land();
                 Ok((self.cap_response(response), Box::new(async { Ok(()) })))

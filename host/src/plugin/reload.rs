@@ -277,3 +277,31 @@ fn is_change(kind: EventKind) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(digest: &str) -> Print {
+        Print { digest: digest.to_owned(), manifest: None }
+    }
+
+    #[test]
+    fn contents_are_taken_when_two_looks_agree_and_never_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { is_root: true, file: dir.path().join("p.wasm") };
+        std::fs::write(&place.file, "").unwrap();
+        let stamp = Folder::stamp(&place).unwrap();
+        let mut file = Followed::default();
+        let looks = ["half", "whole", "whole", "whole", "half", "whole"].map(|found| file.compare(stamp, print(found)));
+        assert_eq!(looks, [Look::Unsettled, Look::Unsettled, Look::Changed, Look::Same, Look::Unsettled, Look::Same]);
+    }
+
+    #[test]
+    fn reading_a_file_is_no_change_and_writing_it_is() {
+        assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_change(EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(EventKind::Create(notify::event::CreateKind::File)));
+    }
+}

@@ -72,9 +72,17 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
 }
 
 /// The failure of a guest that was still waiting at its deadline.
-pub(super) fn timed_out(maybe_executed: bool) -> Failure {
+pub(super) fn timed_out(timeout: Option<Duration>, maybe_executed: bool) -> Failure {
+    let reason = match timeout {
+        Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
+        None => "the lease leaves no more time".to_owned(),
+    };
     let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
-    Failure::new(Class::Timeout, "plugin.timeout", format!("the attempt was cut off at its deadline{unknown}"))
+    Failure::new(
+        Class::Timeout,
+        "plugin.timeout",
+        format!("the attempt was cut off at its deadline: {reason}{unknown}"),
+    )
 }
 
 /// The failure of a guest that answered `ok` before its requests were answered.

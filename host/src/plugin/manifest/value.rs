@@ -16,11 +16,8 @@ pub(super) fn texts(value: Value) -> Result<Vec<String>, String> {
     values.into_iter().map(|value| text(value).map_err(|_| "an array of strings".to_owned())).collect()
 }
 
-pub(super) fn boolean(value: Value) -> Result<bool, String> {
-    match value {
-        Value::Boolean(truth) => Ok(truth),
-        _ => Err("true or false".to_owned()),
-    }
+pub(super) fn boolean(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "true or false".to_owned())
 }
 
 /// A value as an error shows it: what it is, or what kind it is of.
@@ -44,9 +41,9 @@ pub(super) fn count(least: u32) -> impl Fn(Value) -> Result<u32, String> {
     }
 }
 
-pub(super) fn ratio(value: Value) -> Result<f64, String> {
+pub(super) fn ratio(value: &Value) -> Result<f64, String> {
     match value {
-        Value::Float(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        Value::Float(ratio) if (0.0..=1.0).contains(ratio) => Ok(*ratio),
         Value::Integer(0) => Ok(0.0),
         Value::Integer(1) => Ok(1.0),
         _ => Err("a number from 0 to 1".to_owned()),
