@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::guests;
 use crate::support::stage::{Stage, becomes, ids, write_memory};
-use crate::support::{eventually, is_soak};
+use crate::support::{eventually, is_soak, report};
 
 /// Writes until the host does not answer any more; returns the ids that were acknowledged.
 async fn write_until_it_dies(host_url: String, start: usize) -> Vec<i64> {
@@ -47,7 +47,7 @@ async fn whatever_was_acknowledged_is_done_once_however_often_the_host_is_killed
     let overview = plan.json(&["stats", "--json"]);
     assert_eq!(overview["by_status"]["DLQ"], 0);
     assert_eq!(integrity(&stage), "ok\n");
-    println!("{kills} kills, {} acknowledged items, all DONE", acknowledged.len());
+    report(&format!("{kills} kills, {} acknowledged items, all DONE", acknowledged.len()));
 }
 
 fn integrity(stage: &Stage) -> String {

@@ -1,7 +1,7 @@
 //! The layering rules of ARCHITECTURE.md, checked against the text of the sources.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MODULES: [&str; 12] =
     ["cli", "config", "edge", "handler", "item", "main", "plugin", "retry", "saga", "store", "telemetry", "worker"];
@@ -24,7 +24,7 @@ fn sources() -> BTreeMap<String, String> {
     sources
 }
 
-fn relative(path: &PathBuf, root: &Path) -> String {
+fn relative(path: &Path, root: &Path) -> String {
     path.strip_prefix(root).unwrap().to_str().unwrap().to_owned()
 }
 

@@ -118,7 +118,6 @@ async fn a_handler_sees_no_environment_no_files_and_no_sockets() {
         let result = becomes(&host, id, "DONE").await["result"].clone();
         let text = result.to_string();
         assert!(!text.contains("s3cret") && !text.contains("root:"), "{key}: {text}");
-        println!("{key}: {text}");
     }
     assert!(stage.vector.ledger.received().is_empty());
 }

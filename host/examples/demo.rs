@@ -20,7 +20,7 @@ use host::{Host, HostPlan};
 use serde_json::{Value, json};
 
 /// Every step of the walk is over within this, or the walk has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -76,8 +76,8 @@ impl Demo {
         step("The same write again: the same ids, and no second effect");
         let again = write(&self.host, "first").await?;
         ensure!(again["outbox_ids"] == first["outbox_ids"], "the ids differ");
-        self.effects("the vector pod", &self.vector, 1)?;
-        self.effects("the belief pod", &self.belief, 1)
+        effects("the vector pod", &self.vector, 1)?;
+        effects("the belief pod", &self.belief, 1)
     }
 
     /// A dead downstream service: retries, DLQ, recovery, replay.
@@ -100,7 +100,7 @@ impl Demo {
         let reason = json!({ "reason": "the vector pod is back" });
         show(&demo.host, "POST", &format!("/items/{}/replay", ids[0]), &[], &reason).await?;
         becomes(&demo.host, ids[0], "DONE").await?;
-        demo.effects("the vector pod", &demo.vector, 2)?;
+        effects("the vector pod", &demo.vector, 2)?;
         Ok(demo)
     }
 
@@ -181,16 +181,6 @@ impl Demo {
         Ok(())
     }
 
-    fn effects(&self, name: &str, pod: &Pod, expected: usize) -> Result<()> {
-        let effects = pod.ledger.effects();
-        println!("   {name} has performed {} effect(s):", effects.len());
-        for (key, times) in &effects {
-            println!("     {key}  ({times} request(s))");
-        }
-        ensure!(effects.len() == expected, "{expected} effects were expected");
-        Ok(())
-    }
-
     /// Keeps everything running until Ctrl-C, and says what to try.
     async fn stay(self) -> Result<()> {
         let (url, binary) = (&self.host.url, binary()?);
@@ -213,6 +203,17 @@ impl Demo {
 async fn write(host: &Host, key: &str) -> Result<Value> {
     let headers = [("Idempotency-Key", key), ("X-Correlation-ID", "demo")];
     show(host, "POST", "/memory", &headers, &memory(key)).await
+}
+
+/// Shows what a pod has done, by idempotency key.
+fn effects(name: &str, pod: &Pod, expected: usize) -> Result<()> {
+    let effects = pod.ledger.effects();
+    println!("   {name} has performed {} effect(s):", effects.len());
+    for (key, times) in &effects {
+        println!("     {key}  ({times} request(s))");
+    }
+    ensure!(effects.len() == expected, "{expected} effects were expected");
+    Ok(())
 }
 
 fn memory(key: &str) -> Value {
