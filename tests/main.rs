@@ -7,6 +7,7 @@ mod edge;
 mod handlers;
 mod layering;
 mod plugin;
+mod readme;
 mod reload;
 mod sandbox;
 mod smoke;
