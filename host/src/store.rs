@@ -433,14 +433,21 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
     }
 
-    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
-    pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
+    /// The types that somebody serves: a living pod, or whoever serves `here`.
+    pub fn served(&self, here: &[String]) -> Vec<String> {
         let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
         let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
+        served.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
+    pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
+        let served = self.served(here);
         let pending = |counts: &BTreeMap<_, _>| counts.get(Status::Pending.as_str()).copied().unwrap_or(0);
         let waiting = self.by_type.iter().map(|(item_type, counts)| (item_type.as_str(), pending(counts)));
-        waiting.filter(|(item_type, pending)| *pending > 0 && !served.contains(item_type)).collect()
+        let is_served = |item_type: &str| served.iter().any(|served| served == item_type);
+        waiting.filter(|(item_type, pending)| *pending > 0 && !is_served(item_type)).collect()
     }
 }
 

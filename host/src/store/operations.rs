@@ -219,7 +219,8 @@ pub struct StuckQuery {
     pub served: Option<Vec<String>>,
     /// An item that could be claimed for longer than this is old.
     pub older_than: Duration,
-    /// An item that failed at least so often in this life fails repeatedly.
+    /// An item that was attempted at least so often in this life fails repeatedly; what waits for its next
+    /// attempt is looked at from the third on.
     pub attempts: u32,
     /// At most so many of each kind.
     pub limit: u32,

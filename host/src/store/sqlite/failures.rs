@@ -9,7 +9,8 @@ use crate::store::{FailureGroup, Filter};
 pub(super) fn groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {
     let condition = Condition::of(&Filter { status: vec![Status::Dlq], ..filter.clone() });
     let sql = format!(
-        "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id) FROM outbox_items
+        "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id)
+         FROM outbox_items INDEXED BY outbox_items_failure
          WHERE {} AND fingerprint IS NOT NULL GROUP BY fingerprint, type
          ORDER BY count(*) DESC, fingerprint LIMIT {limit}",
         condition.sql

@@ -41,9 +41,12 @@ impl Look<'_> {
     }
 
     fn failing(&self) -> rusqlite::Result<Vec<Stuck>> {
-        let sql = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_items
-                   WHERE status IN ('PENDING', 'CLAIMED') AND attempts >= ?1 ORDER BY attempts DESC, id";
-        self.rows(sql, [self.query.attempts], |row| {
+        let columns = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_items";
+        let sql = format!(
+            "{columns} WHERE status = 'PENDING' AND attempts > 2 AND attempts >= ?1
+             UNION ALL {columns} WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1"
+        );
+        self.rows(&sql, [self.query.attempts], |row| {
             let (id, attempts): (ItemId, u32) = (row.get(0)?, row.get(4)?);
             let error: Option<String> = row.get(5)?;
             let why = format!("{attempts} attempts so far; the last: {}", error.unwrap_or_default());

@@ -67,6 +67,8 @@ CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'D
 -- In the order of ids, for jobs.
 CREATE INDEX outbox_items_dlq ON outbox_items (status) WHERE status = 'DLQ';
 CREATE INDEX outbox_items_failure ON outbox_items (fingerprint, type, dead_at) WHERE status = 'DLQ';
+-- What fails again and again: few rows, or an incident.
+CREATE INDEX outbox_items_failing ON outbox_items (attempts) WHERE status = 'PENDING' AND attempts > 2;
 CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
 -- What an item with an ordering key may have to wait for.
 CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
