@@ -2,6 +2,7 @@
 
 mod observe;
 mod operate;
+mod operations;
 mod write;
 
 use std::collections::BTreeMap;

@@ -30,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Flags};
 use crate::store::Store;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
 use crate::telemetry;
 use output::Output;
 
@@ -168,7 +168,7 @@ impl Context {
     }
 
     fn options(&self) -> SqliteOptions {
-        SqliteOptions { instance: instance(&self.config), ..SqliteOptions::default() }
+        SqliteOptions { instance: instance(&self.config), alerts: alerts(&self.config), ..SqliteOptions::default() }
     }
 
     /// Which log lines are written when nobody says: a host tells what it does, a verb only what is wrong.
@@ -176,6 +176,11 @@ impl Context {
         let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
         self.config.log_filter.as_deref().unwrap_or(default)
     }
+}
+
+/// What operators are told by items of their own.
+fn alerts(config: &Config) -> Option<Alerts> {
+    config.alerts.clone().map(|item_type| Alerts { item_type, every: config.alert_period })
 }
 
 /// A name of this process that no other boot has: where it runs, as what, and something random.

@@ -60,6 +60,11 @@ pub struct Config {
     pub retain_done: Option<Duration>,
     /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals stay. `None` keeps them.
     pub retain_signals: Option<Duration>,
+    /// `OUTBOX_ALERTS`, default none: the type of the items, `webhook` for one, that tell operators of
+    /// dead-lettered items and blocked keys.
+    pub alerts: Option<String>,
+    /// `OUTBOX_ALERT_PERIOD`, default `5m`: how often at most one kind of alert about one type is sent.
+    pub alert_period: Duration,
     /// `OUTBOX_LOG` or `--log`, default `text`: how log lines look.
     pub log: LogFormat,
     /// `RUST_LOG`, default by command: which log lines are written.
@@ -142,6 +147,8 @@ impl Config {
             hosts: value::hosts(&given)?,
             retain_done: value::retention(&given, "OUTBOX_RETAIN_DONE", None)?,
             retain_signals: value::retention(&given, "OUTBOX_RETAIN_SIGNALS", Some(WEEK))?,
+            alerts: value::alerts(&given)?,
+            alert_period: value::alert_period(&given)?,
             log: value::log(&given)?,
             log_filter: sources.environment.get("RUST_LOG"),
             strict: given.flag("GOVERNOR_STRICT_MODE")?.unwrap_or(false),

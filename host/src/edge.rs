@@ -15,6 +15,7 @@ mod inline;
 mod items;
 mod metrics;
 mod operate;
+mod operations;
 mod probe;
 mod signals;
 
@@ -113,14 +114,25 @@ pub struct HostStatus {
 
 /// Every route: what `outbox serve` listens with.
 pub fn router(edge: Edge) -> Router {
-    let routes = Router::new()
+    let bulk = ["replay", "dead", "restore", "reschedule", "release", "purge"];
+    let bulk = bulk
+        .into_iter()
+        .fold(Router::new(), |routes, action| routes.route(&format!("/items:{action}"), post(operate::many)));
+    let routes = bulk
         .route("/memory", post(ingest::memory))
         .route("/sagas/{saga}", post(ingest::saga))
         .route("/items", get(items::list).post(ingest::items))
         .route("/items/{id}", get(items::show))
-        .route("/items/{id}/replay", post(operate::replay_one))
-        .route("/items:replay", post(operate::replay_many))
-        .route("/items:purge", post(operate::purge_many))
+        .route("/items/{id}/{action}", post(operate::one))
+        .route("/jobs", get(operations::jobs))
+        .route("/jobs/{id}", get(operations::job))
+        .route("/jobs/{id}/cancel", post(operations::cancel))
+        .route("/pauses", get(operations::pauses))
+        .route("/types/{type}/{word}", post(operations::pause_or_resume))
+        .route("/keys/{key}/unblock", post(operations::unblock))
+        .route("/failures", get(operations::failures))
+        .route("/stuck", get(operations::stuck))
+        .route("/audit", get(operations::audit))
         .route("/signals", get(signals::signals))
         .route("/status/cockpit", get(cockpit::cockpit));
     finish(routes, edge)

@@ -4,6 +4,7 @@
 //! in the crate is written in its terms.
 
 mod failure;
+mod fingerprint;
 mod json;
 mod writes;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use failure::{Class, Failure};
+pub use fingerprint::fingerprint;
 pub use json::{ItemDocument, PayloadEncoding, payload_fields};
 pub use writes::{HostWrites, StateChange, StateTouch, StateVersion};
 
@@ -57,6 +59,8 @@ pub enum Event {
     Replay,
     /// An operator takes back a dead-lettering.
     Restore,
+    /// An operator moves the time before which the item is not claimed.
+    Reschedule,
 }
 
 /// An event that the item's status does not allow.
@@ -78,7 +82,8 @@ impl Status {
         match (self, event) {
             (Self::Pending, Event::Claim) => Ok(Self::Claimed),
             (Self::Claimed, Event::Complete) => Ok(Self::Done),
-            (Self::Claimed, Event::Retry | Event::GiveBack | Event::Expire)
+            (Self::Pending, Event::Reschedule)
+            | (Self::Claimed, Event::Retry | Event::GiveBack | Event::Expire)
             | (Self::Done | Self::Dlq, Event::Replay)
             | (Self::Dlq, Event::Restore) => Ok(Self::Pending),
             (Self::Claimed, Event::DeadLetter) => Ok(Self::Dlq),
@@ -347,7 +352,7 @@ pub struct FailedAttempt {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 8] = [
+    const EVENTS: [Event; 9] = [
         Event::Claim,
         Event::Complete,
         Event::Retry,
@@ -356,6 +361,7 @@ mod tests {
         Event::DeadLetter,
         Event::Replay,
         Event::Restore,
+        Event::Reschedule,
     ];
 
     #[test]
@@ -369,6 +375,7 @@ mod tests {
             drawn,
             [
                 (Status::Pending, Event::Claim, Status::Claimed),
+                (Status::Pending, Event::Reschedule, Status::Pending),
                 (Status::Claimed, Event::Complete, Status::Done),
                 (Status::Claimed, Event::Retry, Status::Pending),
                 (Status::Claimed, Event::GiveBack, Status::Pending),

@@ -14,6 +14,8 @@
 //!
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
+mod operations;
+mod order;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +31,15 @@ use crate::item::{
 };
 use crate::saga::Signal;
 
+pub use operations::{
+    AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState, Operations, Pause, Stuck,
+    StuckKind, StuckQuery,
+};
+pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
+
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Operations {
     /// The store's present time.
     async fn now(&self) -> Result<Millis, StoreError>;
 
@@ -56,7 +64,8 @@ pub trait Store: Send + Sync + 'static {
     /// One item with its history. Changes nothing.
     async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError>;
 
-    /// An operator's action, audited in the transaction that performs it.
+    /// An operator's action, audited in the transaction that performs it. A filter becomes a job, which
+    /// this call sees to its end.
     async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError>;
 
     /// The signals after `after`, oldest first, at most `limit`.
@@ -64,6 +73,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
     async fn overview(&self) -> Result<Overview, StoreError>;
+
+    /// A bounded piece of what keeps the store in shape: batches of running jobs, what retention lets go,
+    /// the write-ahead log. Called about once a second in every process that has the store open.
+    async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError>;
 
     /// Shows this process to the cockpit. Nothing correct depends on it.
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
@@ -302,6 +315,9 @@ pub struct Filter {
     /// Available before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_to: Option<Millis>,
+    /// In this group of like failures: see [`FailureGroup`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// Which part of a listing.
@@ -321,92 +337,28 @@ pub struct Details {
     pub item: Item,
     /// Its attempts of all lives that did not end DONE, oldest first.
     pub failed_attempts: Vec<FailedAttempt>,
+    /// What operators did to it, oldest first.
+    pub audit: Vec<AuditEntry>,
 }
 
-/// What an operator wants done.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    /// The action.
-    pub action: Action,
-    /// To which items.
-    pub selection: Selection,
-    /// Who asks: `user@host`, or a name they gave.
-    pub actor: String,
-    /// Why, in their words.
-    pub reason: Option<String>,
-    /// Whether it is done or only counted.
-    pub run: Run,
+/// How long things stay that nobody needs any more. `None` keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// DONE items, from `done_at`. Those of a saga go when all of its items are finished and old enough.
+    pub done: Option<Duration>,
+    /// Signals; their totals stay.
+    pub signals: Option<Duration>,
 }
 
-/// An operator's action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// A new life for DONE and DLQ items: attempts 0, replays + 1, available now.
-    Replay {
-        /// Whether the outgoing keys stay the same or a new generation of them begins.
-        keys: EffectKeys,
-    },
-    /// Deletes DONE and DLQ items with their history.
-    Purge,
-}
-
-impl Action {
-    /// The word in the audit trail and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Replay { .. } => "replay",
-            Self::Purge => "purge",
-        }
-    }
-}
-
-/// Which idempotency keys the effects of a replayed item carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EffectKeys {
-    /// Those of its earlier attempts: a receiver that honours them repeats nothing.
-    Same,
-    /// New ones: a receiver performs the effects again.
-    New,
-}
-
-/// Which items an order is about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Selection {
-    /// These; one that is missing or in the wrong status is reported.
-    Ids(Vec<ItemId>),
-    /// All that match when the order begins.
-    Filter(Filter),
-}
-
-/// Whether an order is carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
-    /// It is.
-    Real,
-    /// It is only counted, with a sample.
-    Dry,
-}
-
-/// What became of an order.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct OrderReport {
-    /// How many items the selection named or matched.
-    pub matched: u64,
-    /// How many were changed, or would be.
+/// What a piece of upkeep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkept {
+    /// Items that jobs changed.
     pub changed: u64,
-    /// The first of them.
-    pub sample: Vec<ItemId>,
-    /// Those that the action does not apply to, with the reason; bounded.
-    pub refused: Vec<Refusal>,
-}
-
-/// An item that an order did not apply to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Refusal {
-    /// The item.
-    pub id: ItemId,
-    /// Why, in words.
-    pub reason: String,
+    /// DONE items that were deleted.
+    pub items: u64,
+    /// Signals that were deleted.
+    pub signals: u64,
 }
 
 /// A process that has the store open, for display.
@@ -481,14 +433,21 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
     }
 
-    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
-    pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
+    /// The types that somebody serves: a living pod, or whoever serves `here`.
+    pub fn served(&self, here: &[String]) -> Vec<String> {
         let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
         let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
+        served.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
+    pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
+        let served = self.served(here);
         let pending = |counts: &BTreeMap<_, _>| counts.get(Status::Pending.as_str()).copied().unwrap_or(0);
         let waiting = self.by_type.iter().map(|(item_type, counts)| (item_type.as_str(), pending(counts)));
-        waiting.filter(|(item_type, pending)| *pending > 0 && !served.contains(item_type)).collect()
+        let is_served = |item_type: &str| served.iter().any(|served| served == item_type);
+        waiting.filter(|(item_type, pending)| *pending > 0 && !is_served(item_type)).collect()
     }
 }
 

@@ -84,7 +84,7 @@ impl Fixture {
 }
 
 fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn Store> {
-    let options = SqliteOptions { instance: instance.into(), clock: clock.source() };
+    let options = SqliteOptions { instance: instance.into(), clock: clock.source(), alerts: None };
     SqliteStore::open(path, options).unwrap()
 }
 

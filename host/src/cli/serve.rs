@@ -17,13 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{filesystem, instance, plugin, shown};
+use super::{alerts, filesystem, instance, plugin, shown};
 use crate::config::Config;
 use crate::edge::{self, Edge, EdgeSettings};
 use crate::handler::Handler;
 use crate::plugin::Plugins;
-use crate::store::Store;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
 use background::{Heartbeat, StoredState};
 
@@ -160,7 +160,7 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 /// Starts what must be there before the first request: store, listener, plugins.
 async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::Result<(Parts<'_>, TcpListener)> {
     let instance = instance(config);
-    let options = SqliteOptions { instance: instance.clone(), ..SqliteOptions::default() };
+    let options = SqliteOptions { instance: instance.clone(), alerts: alerts(config), ..SqliteOptions::default() };
     let store: Arc<dyn Store> = SqliteStore::open(&config.database, options)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -267,9 +267,8 @@ impl Parts<'_> {
             role: self.config.role.clone(),
         };
         behind.spawn(beat.run(self.end.clone()));
-        if let Some(age) = self.config.retain_done {
-            behind.spawn(background::retain_done(Arc::clone(&self.store), age, self.end.clone()));
-        }
+        let retention = Retention { done: self.config.retain_done, signals: self.config.retain_signals };
+        behind.spawn(background::upkeep(Arc::clone(&self.store), retention, self.end.clone()));
         behind
     }
 

@@ -9,7 +9,7 @@ use super::{ConfigError, Environment, Flags, file, value};
 use crate::saga::SagaPlan;
 
 /// Every variable that something reads, with the flag that stands for it where there is one.
-const SETTINGS: [(&str, Option<&str>); 19] = [
+const SETTINGS: [(&str, Option<&str>); 21] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -27,6 +27,8 @@ const SETTINGS: [(&str, Option<&str>); 19] = [
     ("OUTBOX_HOSTS", None),
     ("OUTBOX_RETAIN_DONE", None),
     ("OUTBOX_RETAIN_SIGNALS", None),
+    ("OUTBOX_ALERTS", None),
+    ("OUTBOX_ALERT_PERIOD", None),
     ("OUTBOX_LOG", Some("--log")),
     ("GOVERNOR_STRICT_MODE", None),
 ];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ConfigError;
 use super::sources::Given;
+use crate::item::check_type;
 use crate::retry::RetryPolicy;
 
 /// How log lines look.
@@ -114,6 +115,19 @@ pub(super) fn retention(
         text => humantime::parse_duration(text).ok().map(Some),
     })?;
     Ok(kept.unwrap_or(default))
+}
+
+/// The type of the items that tell operators what happened, or none.
+pub(super) fn alerts(given: &Given) -> Result<Option<String>, ConfigError> {
+    given.parsed("OUTBOX_ALERTS", "the type of an item, such as webhook", |text| {
+        check_type(text).is_ok().then(|| text.to_owned())
+    })
+}
+
+pub(super) fn alert_period(given: &Given) -> Result<Duration, ConfigError> {
+    let parsed = given
+        .parsed("OUTBOX_ALERT_PERIOD", "a duration such as 30s or 5m", |text| humantime::parse_duration(text).ok())?;
+    Ok(parsed.unwrap_or(Duration::from_mins(5)))
 }
 
 pub(super) fn log(given: &Given) -> Result<LogFormat, ConfigError> {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::item::{InvalidItem, ItemId};
-use crate::store::StoreError;
+use crate::store::{JobId, StoreError};
 
 /// A refusal.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,8 @@ pub(super) enum ApiError {
     UnknownSaga { name: String, declared: Vec<String> },
     #[error("there is no item {0}")]
     NoItem(ItemId),
+    #[error("there is no job {0}")]
+    NoJob(JobId),
     #[error("item {id} cannot take this: {reason}")]
     Refused { id: ItemId, reason: String },
     #[error("no handler here serves {}: nothing was run", .missing.join(", "))]
@@ -58,7 +60,7 @@ pub(super) enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) | Self::NoJob(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
@@ -91,6 +93,7 @@ impl ApiError {
             Self::Conflict { .. } => "conflict",
             Self::UnknownSaga { .. } => "unknown-saga",
             Self::NoItem(_) => "no-item",
+            Self::NoJob(_) => "no-job",
             Self::Refused { .. } => "refused",
             Self::Unserved { .. } => "unserved",
             Self::Inline { .. } => "inline-failed",

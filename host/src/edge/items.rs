@@ -69,7 +69,8 @@ pub(super) fn limit(text: &str, max: u32) -> Result<u32, ApiError> {
     }
 }
 
-fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> {
+/// The filter and the page that a query describes.
+pub(super) fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> {
     let mut page = Page { limit: DEFAULT_LIMIT, before: None };
     let mut fields = Map::new();
     for (name, text) in parameters {

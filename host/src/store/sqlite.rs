@@ -13,16 +13,24 @@
 //! # Time
 //! The clock is an argument. It is read once per transaction, while the write lock is held.
 
+mod alert;
+mod audit;
 mod claim;
+mod control;
 mod decode;
 mod enqueue;
+mod failures;
+mod job;
 mod migrate;
 mod operate;
+mod pod;
 mod reader;
 mod saga;
 mod select;
 mod settle;
 mod state;
+mod stuck;
+mod upkeep;
 mod watch;
 mod writer;
 
@@ -35,14 +43,16 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    ClaimRef, ClaimRequest, Claimed, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod, Settled,
-    Store, StoreError, Violation, Write,
+    AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, FailureGroup,
+    Filter, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause, Pod, Retention, Settled, Store,
+    StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
 use reader::Reader;
 use writer::Writer;
 
+pub use alert::Alerts;
 pub use enqueue::enqueue_in;
 pub use migrate::{Migration, migrate};
 
@@ -56,12 +66,14 @@ pub struct SqliteOptions {
     pub instance: String,
     /// The store's clock.
     pub clock: Clock,
+    /// What operators are told by items of their own; `None` tells them nothing.
+    pub alerts: Option<Alerts>,
 }
 
 impl Default for SqliteOptions {
     /// The system's clock and an instance id that is new every time.
     fn default() -> Self {
-        Self { instance: uuid::Uuid::new_v4().simple().to_string(), clock: Arc::new(system_clock) }
+        Self { instance: uuid::Uuid::new_v4().simple().to_string(), clock: Arc::new(system_clock), alerts: None }
     }
 }
 
@@ -131,7 +143,7 @@ impl Store for SqliteStore {
     }
 
     async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError> {
-        operate::operate(&self.writer, &self.reader, order).await
+        operate::operate(self, order).await
     }
 
     async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
@@ -146,9 +158,13 @@ impl Store for SqliteStore {
         Ok(overview)
     }
 
+    async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError> {
+        upkeep::upkeep(self, *retention).await
+    }
+
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
         let pod = pod.clone();
-        self.writer.run("writing a heartbeat", move |step| operate::heartbeat(step, &pod)).await
+        self.writer.run("writing a heartbeat", move |step| pod::heartbeat(step, &pod)).await
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
@@ -166,6 +182,45 @@ impl Store for SqliteStore {
 
     fn changes(&self) -> channel::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+#[async_trait]
+impl Operations for SqliteStore {
+    async fn begin(&self, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError> {
+        job::begin(self, order, per_second).await
+    }
+
+    async fn advance(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        job::advance(self, id).await
+    }
+
+    async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
+        self.reader.run("reading jobs", move |tx| job::list(tx, id, limit)).await
+    }
+
+    async fn control(&self, command: &Command) -> Result<Controlled, StoreError> {
+        let command = command.clone();
+        self.writer.run("carrying out a command", move |step| control::control(step, &command)).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.reader.run("reading what is paused", control::pauses).await
+    }
+
+    async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
+        let filter = filter.clone();
+        self.reader.run("grouping failures", move |tx| failures::groups(tx, &filter, limit)).await
+    }
+
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<Stuck>, StoreError> {
+        let (query, now) = (query.clone(), (self.clock)());
+        self.reader.run("looking for what is stuck", move |tx| stuck::stuck(tx, &query, now)).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let query = query.clone();
+        self.reader.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
     }
 }
 

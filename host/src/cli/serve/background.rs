@@ -7,18 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::arguments::before;
 use crate::edge::HostStatus;
 use crate::handler::{Handler as _, StateReader};
-use crate::item::{StateVersion, Status};
+use crate::item::StateVersion;
 use crate::plugin::Plugins;
-use crate::store::{Action, Filter, Order, Page, Pod, Run, Selection, Store, StoreError};
+use crate::store::{Pod, Retention, Store, Upkept};
 
 /// Three beats fit into the time after which a host is taken for gone.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Retention is counted in hours and days; looking more often would only cost.
-const RETENTION_PERIOD: Duration = Duration::from_mins(10);
+/// Upkeep comes in small pieces, so that jobs go on quickly and nobody waits for a piece.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Lets attempts read the state of their plugin from the store.
 pub(super) struct StoredState(pub(super) Arc<dyn Store>);
@@ -80,34 +79,23 @@ impl Heartbeat {
     }
 }
 
-/// Deletes items that have been DONE for longer than `age`, until `end` is cancelled.
-pub(super) async fn retain_done(store: Arc<dyn Store>, age: Duration, end: CancellationToken) {
-    loop {
-        match purge_done(&*store, age).await {
-            Ok(0) => {}
-            Ok(purged) => tracing::info!(items = purged, "purged what was DONE for longer than OUTBOX_RETAIN_DONE"),
-            Err(err) => tracing::warn!(error = %err, "could not purge DONE items; trying again later"),
-        }
-        tokio::select! {
-            () = end.cancelled() => return,
-            () = tokio::time::sleep(RETENTION_PERIOD) => {}
+/// Keeps the store in shape, piece by piece, until `end` is cancelled.
+pub(super) async fn upkeep(store: Arc<dyn Store>, retention: Retention, end: CancellationToken) {
+    let mut failing = false;
+    while end.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
+        match store.upkeep(&retention).await {
+            Ok(upkept) => {
+                failing = false;
+                if upkept != Upkept::default() {
+                    let Upkept { changed, items, signals } = upkept;
+                    tracing::debug!(job.changed = changed, pruned.items = items, pruned.signals = signals, "upkeep");
+                }
+            }
+            Err(err) if !failing => {
+                failing = true;
+                tracing::warn!(error = %err, "the upkeep of the store failed; trying again each second");
+            }
+            Err(_) => {}
         }
     }
-}
-
-/// Looks first, so that the audit trail tells of purges and not of looking.
-async fn purge_done(store: &dyn Store, age: Duration) -> Result<u64, StoreError> {
-    let finished_to = Some(before(store.now().await?, age));
-    let filter = Filter { status: vec![Status::Done], finished_to, ..Filter::default() };
-    if store.list(&filter, &Page { limit: 1, before: None }).await?.is_empty() {
-        return Ok(0);
-    }
-    let order = Order {
-        action: Action::Purge,
-        selection: Selection::Filter(filter),
-        actor: "outbox".to_owned(),
-        reason: Some("OUTBOX_RETAIN_DONE".to_owned()),
-        run: Run::Real,
-    };
-    Ok(store.operate(&order).await?.changed)
 }

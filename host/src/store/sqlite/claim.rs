@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::decode::{self, COLUMNS};
 use super::enqueue::millis;
+use super::job::EPOCH;
 use super::settle::{Attempted, dead_letter, write_history};
 use super::unavailable;
 use super::writer::Step;
@@ -25,21 +26,29 @@ pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> Result<Claim
 /// time, so that a share that rounds to nothing falls on each in turn.
 fn claim_ready(step: &mut Step<'_>, request: &ClaimRequest) -> rusqlite::Result<Claimed> {
     let mut claimed = Claimed::default();
-    let start = fastrand::usize(..request.types.len().max(1));
-    let rotated = || request.types.iter().cycle().skip(start).take(request.types.len());
+    let types = unpaused(step, request)?;
+    let start = fastrand::usize(..types.len().max(1));
+    let rotated = || types.iter().copied().cycle().skip(start).take(types.len());
     for (index, terms) in rotated().enumerate() {
         let left = remaining(request, &claimed);
-        let share = left.div_ceil(u32::try_from(request.types.len() - index).unwrap_or(u32::MAX));
+        let share = left.div_ceil(u32::try_from(types.len() - index).unwrap_or(u32::MAX));
         claim_type(step, request, terms, share, &mut claimed)?;
     }
     for terms in rotated() {
         let left = remaining(request, &claimed);
         claim_type(step, request, terms, left, &mut claimed)?;
     }
-    for terms in &request.types {
+    for terms in rotated() {
         note_next(step, terms, &mut claimed)?;
     }
     Ok(claimed)
+}
+
+/// The terms of the types that no operator has paused.
+fn unpaused<'a>(step: &Step<'_>, request: &'a ClaimRequest) -> rusqlite::Result<Vec<&'a TypeClaim>> {
+    let mut select = step.tx.prepare_cached("SELECT type FROM outbox_pauses")?;
+    let paused: Vec<String> = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(request.types.iter().filter(|terms| !paused.contains(&terms.item_type)).collect())
 }
 
 fn remaining(request: &ClaimRequest, claimed: &Claimed) -> u32 {
@@ -72,16 +81,12 @@ fn claim_type(
     take_tokens(step, terms, limit - left)
 }
 
-/// The ids of the items that may be claimed now, with the attempts they have made. An item with an
-/// ordering key is ready when nothing before it has the same key and is unfinished or blocks the key.
+/// The ids of the items that may be claimed now, with the attempts they have made. Items that wait behind
+/// another of their ordering key are held, and not looked at.
 fn ready(step: &Step<'_>, item_type: &str, limit: u32) -> rusqlite::Result<Vec<(ItemId, u32)>> {
     let mut select = step.tx.prepare_cached(
-        "SELECT id, attempts FROM outbox_items AS item
-         WHERE type = ?1 AND status = 'PENDING' AND available_at <= ?2
-           AND (ordering_key IS NULL OR NOT EXISTS (
-                SELECT 1 FROM outbox_items AS head
-                WHERE head.ordering_key = item.ordering_key AND head.ordering_key IS NOT NULL
-                  AND (head.status IN ('PENDING', 'CLAIMED') OR head.blocks_key = 1) AND head.id < item.id))
+        "SELECT id, attempts FROM outbox_items
+         WHERE type = ?1 AND status = 'PENDING' AND held = 0 AND available_at <= ?2
          ORDER BY available_at, id LIMIT ?3",
     )?;
     select.query_map(params![item_type, step.now, limit], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
@@ -97,7 +102,7 @@ fn claim_one(
     let lease_until = step.now.saturating_add(millis(terms.lease));
     let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = 'CLAIMED', attempts = attempts + 1, deliveries = deliveries + 1,
+         SET status = 'CLAIMED', epoch = {EPOCH}, attempts = attempts + 1, deliveries = deliveries + 1,
              claimed_at = ?2, claimed_by = ?3, claim_token = ?4, lease_until = ?5
          WHERE id = ?1 AND status = 'PENDING' RETURNING {COLUMNS}"
     ))?;
@@ -132,7 +137,8 @@ fn exhaust(step: &mut Step<'_>, id: ItemId, on_dead: OnDead) -> rusqlite::Result
     }
     let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
     let failure = Failure::new(Class::Lost, "retries.exhausted", message);
-    dead_letter(step, &Attempted::of(&item), on_dead, &failure)
+    let attempted = Attempted { handler_digest: item.handler_digest.clone(), ..Attempted::of(&item) };
+    dead_letter(step, &attempted, on_dead, &failure)
 }
 
 /// How many more items of the type may be claimed before its concurrency, over all processes, is used up.
@@ -180,7 +186,8 @@ fn take_tokens(step: &Step<'_>, terms: &TypeClaim, taken: u32) -> rusqlite::Resu
 /// has used up its rate is looked at again when it has a token.
 fn note_next(step: &Step<'_>, terms: &TypeClaim, claimed: &mut Claimed) -> rusqlite::Result<()> {
     let mut select = step.tx.prepare_cached(
-        "SELECT min(available_at) FROM outbox_items WHERE status = 'PENDING' AND type = ?1 AND available_at > ?2",
+        "SELECT min(available_at) FROM outbox_items
+         WHERE status = 'PENDING' AND held = 0 AND type = ?1 AND available_at > ?2",
     )?;
     let next: Option<Millis> = select.query_row(params![terms.item_type, step.now], |row| row.get(0))?;
     let timed = next.map(|at| Duration::from_millis(u64::try_from(at - step.now).unwrap_or(0)));
@@ -220,12 +227,12 @@ fn lose(step: &mut Step<'_>, attempted: &Attempted) -> rusqlite::Result<()> {
     let mut attempted = attempted.clone();
     attempted.maybe_executed = true;
     write_history(step, &attempted, &failure, None)?;
-    let mut update = step.tx.prepare_cached(
+    let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, available_at = ?3, maybe_executed = 1, last_error = ?4, given_back_since = NULL,
+         SET status = ?2, epoch = {EPOCH}, available_at = ?3, maybe_executed = 1, last_error = ?4, given_back_since = NULL,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'",
-    )?;
+         WHERE id = ?1 AND status = 'CLAIMED'"
+    ))?;
     update.execute(params![attempted.id, status.as_str(), step.now, failure.message])?;
     super::saga::step(step, &attempted, StepOutcome::Retried, failure.class.as_str())
 }

@@ -92,7 +92,7 @@ fn existing(tx: &Connection, item: &NewItem) -> rusqlite::Result<(ItemId, bool)>
     )
 }
 
-fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<ItemId> {
+pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<ItemId> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO outbox_items
              (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,

@@ -26,6 +26,8 @@ pub struct Migration {
 pub fn migrate(path: &Path) -> Result<Migration, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let mut connection = connect(path, flags).map_err(|err| explain(path, err))?;
+    // Works on a file that is new; an application's own file keeps what it has.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(|err| explain(path, err))?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(|err| explain(path, err))?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(|err| explain(path, err))?;
     let from = apply(&mut connection, path)?;

@@ -3,7 +3,7 @@
 //! A run of (saga, cid) is open from the first claim of one of its items until none of them is PENDING
 //! or CLAIMED; begins and ends alternate.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::settle::Attempted;
@@ -47,7 +47,7 @@ pub(super) fn step(
 }
 
 fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Result<()> {
-    if has(step, saga, cid, "'PENDING', 'CLAIMED'")? {
+    if has(step.tx, saga, cid, "'PENDING', 'CLAIMED'")? {
         return Ok(());
     }
     let mut close = step
@@ -56,17 +56,18 @@ fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Resu
     if close.execute(params![saga, cid, step.now])? == 0 {
         return Ok(());
     }
-    let outcome = if has(step, saga, cid, "'DLQ'")? { "error" } else { "ok" };
+    let outcome = if has(step.tx, saga, cid, "'DLQ'")? { "error" } else { "ok" };
     step.tally("saga_end", saga, "", outcome, 1);
     emit(step, &end_signal(saga), &json!({ "cid": cid, "outcome": outcome }))
 }
 
-fn has(step: &Step<'_>, saga: &str, cid: &str, statuses: &str) -> rusqlite::Result<bool> {
+/// Whether the saga has items of the statuses.
+pub(super) fn has(tx: &Connection, saga: &str, cid: &str, statuses: &str) -> rusqlite::Result<bool> {
     let sql = format!(
         "SELECT EXISTS (SELECT 1 FROM outbox_items
          WHERE saga = ?1 AND cid = ?2 AND saga IS NOT NULL AND status IN ({statuses}))"
     );
-    step.tx.prepare_cached(&sql)?.query_row([saga, cid], |row| row.get(0))
+    tx.prepare_cached(&sql)?.query_row([saga, cid], |row| row.get(0))
 }
 
 fn emit(step: &Step<'_>, signal: &str, data: &serde_json::Value) -> rusqlite::Result<()> {

@@ -20,8 +20,13 @@ pub(super) struct Condition {
 }
 
 impl Condition {
+    /// One that everything fulfils.
+    pub(super) fn all() -> Self {
+        Self { sql: "1".into(), values: Vec::new() }
+    }
+
     pub(super) fn of(filter: &Filter) -> Self {
-        let mut condition = Self { sql: "1".into(), values: Vec::new() };
+        let mut condition = Self::all();
         condition.statuses(&filter.status);
         condition.and("type = ?", filter.r#type.clone());
         condition.and("saga = ?", filter.saga.clone());
@@ -33,6 +38,7 @@ impl Condition {
         condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
         condition.and("available_at >= ?", filter.available_from);
         condition.and("available_at < ?", filter.available_to);
+        condition.and("fingerprint = ?", filter.fingerprint.clone());
         condition
     }
 
@@ -50,7 +56,11 @@ impl Condition {
             return;
         }
         let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
-        write!(self.sql, " AND status IN ({})", words.join(", ")).expect("writing to a String cannot fail");
+        match words.as_slice() {
+            [word] => write!(self.sql, " AND status = {word}"),
+            words => write!(self.sql, " AND status IN ({})", words.join(", ")),
+        }
+        .expect("writing to a String cannot fail");
     }
 }
 
@@ -69,7 +79,8 @@ pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Detai
     let Some(found) = tx.prepare_cached(&sql)?.query_row([id], decode::item).optional()? else {
         return Ok(None);
     };
-    Ok(Some(Details { item: found.item, failed_attempts: failed_attempts(tx, id)? }))
+    let audit = super::audit::of_item(tx, id)?;
+    Ok(Some(Details { item: found.item, failed_attempts: failed_attempts(tx, id)?, audit }))
 }
 
 fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAttempt>> {
@@ -135,20 +146,33 @@ pub(super) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
 
 /// From the partial indexes, which hold what is unfinished or dead, and no DONE item.
 fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
-    for status in [Status::Pending, Status::Claimed, Status::Dlq] {
-        let sql = format!("SELECT type, count(*) FROM outbox_items WHERE status = '{status}' GROUP BY type");
-        let mut select = tx.prepare_cached(&sql)?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            overview.by_type.entry(row.get(0)?).or_default().insert(status.as_str(), row.get(1)?);
+    // Named, because the index in the order of ids would be searched row by row.
+    const DLQ: &str = "outbox_items INDEXED BY outbox_items_dead WHERE status = 'DLQ'";
+    const CLAIMED: &str = "outbox_items WHERE status = 'CLAIMED'";
+    const PENDING: [&str; 2] =
+        ["outbox_items WHERE status = 'PENDING' AND held = 0", "outbox_items WHERE status = 'PENDING' AND held = 1"];
+    for (status, parts) in [(Status::Pending, &PENDING[..]), (Status::Claimed, &[CLAIMED]), (Status::Dlq, &[DLQ])] {
+        for part in parts {
+            let sql = format!("SELECT type, count(*) FROM {part} GROUP BY type");
+            let mut select = tx.prepare_cached(&sql)?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                *overview.by_type.entry(row.get(0)?).or_default().entry(status.as_str()).or_default() +=
+                    row.get::<_, u64>(1)?;
+            }
         }
     }
-    let mut oldest =
-        tx.prepare_cached("SELECT type, min(available_at) FROM outbox_items WHERE status = 'PENDING' GROUP BY type")?;
+    PENDING.iter().try_for_each(|pending| note_oldest(tx, pending, overview))
+}
+
+fn note_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusqlite::Result<()> {
+    let sql = format!("SELECT type, min(available_at) FROM {pending} GROUP BY type");
+    let mut oldest = tx.prepare_cached(&sql)?;
     let mut rows = oldest.query([])?;
     while let Some(row) = rows.next()? {
         let waiting = overview.now.saturating_sub(row.get::<_, Millis>(1)?).max(0);
-        overview.oldest_pending_ms.insert(row.get(0)?, waiting);
+        let known = overview.oldest_pending_ms.entry(row.get(0)?).or_default();
+        *known = waiting.max(*known);
     }
     Ok(())
 }
@@ -206,8 +230,12 @@ fn pods(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
 
 /// The ids of all items that match, ascending.
 pub(super) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec<ItemId>> {
-    let condition = Condition::of(filter);
-    let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id", condition.sql);
+    ids(tx, &Condition::of(filter), u32::MAX)
+}
+
+/// The first ids, ascending, that fulfil the condition.
+pub(super) fn ids(tx: &Connection, condition: &Condition, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
+    let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
     let mut select = tx.prepare_cached(&sql)?;
     select.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
 }

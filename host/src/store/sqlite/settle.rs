@@ -4,9 +4,10 @@ use rusqlite::{OptionalExtension, params};
 
 use super::decode::{self, COLUMNS};
 use super::enqueue::millis;
+use super::job::EPOCH;
 use super::writer::Step;
-use super::{saga, state, unavailable};
-use crate::item::{Event, Failure, Item, ItemId, Millis, OnDead, Status};
+use super::{alert, saga, state, unavailable};
+use crate::item::{Event, Failure, Item, ItemId, Millis, OnDead, Status, fingerprint};
 use crate::saga::StepOutcome;
 use crate::store::{ClaimRef, Settled, Settlement, StoreError};
 
@@ -25,7 +26,8 @@ pub(super) struct Attempted {
     pub(super) pod: String,
     pub(super) maybe_executed: bool,
     pub(super) handler_digest: Option<String>,
-    ordered: bool,
+    pub(super) ordering_key: Option<String>,
+    pub(super) is_alert: bool,
 }
 
 impl Attempted {
@@ -42,7 +44,8 @@ impl Attempted {
             pod: item.claimed_by.clone().unwrap_or_default(),
             maybe_executed: false,
             handler_digest: None,
-            ordered: item.ordering_key.is_some(),
+            ordering_key: item.ordering_key.clone(),
+            is_alert: alert::is_alert(&item.idem_key),
         }
     }
 }
@@ -81,12 +84,12 @@ fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Item>> 
 
 fn complete(step: &mut Step<'_>, attempted: &Attempted, result: Option<&[u8]>) -> rusqlite::Result<()> {
     let Ok(status) = Status::Claimed.next(Event::Complete) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(
+    let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, done_at = ?3, result = ?4, handler_digest = ?5, last_error = NULL, given_back_since = NULL,
+         SET status = ?2, epoch = {EPOCH}, done_at = ?3, result = ?4, handler_digest = ?5, last_error = NULL, given_back_since = NULL,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'",
-    )?;
+         WHERE id = ?1 AND status = 'CLAIMED'"
+    ))?;
     update.execute(params![attempted.id, status.as_str(), step.now, result, attempted.handler_digest])?;
     step.tally("done", "", &attempted.item_type, "", 1);
     step.tally("attempt", "", &attempted.item_type, "done", 1);
@@ -118,14 +121,14 @@ impl<'a> PutBack<'a> {
 /// A retry is always in the future, by a millisecond at least.
 fn put_back(step: &mut Step<'_>, attempted: &Attempted, back: &PutBack<'_>) -> rusqlite::Result<()> {
     let Ok(status) = Status::Claimed.next(back.event) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(
+    let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
+         SET status = ?2, epoch = {EPOCH}, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
              maybe_executed = maybe_executed OR ?7,
              given_back_since = CASE WHEN ?6 THEN coalesce(given_back_since, ?8) END,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'",
-    )?;
+         WHERE id = ?1 AND status = 'CLAIMED'"
+    ))?;
     update.execute(params![
         attempted.id,
         status.as_str(),
@@ -143,12 +146,12 @@ fn put_back(step: &mut Step<'_>, attempted: &Attempted, back: &PutBack<'_>) -> r
 /// Shutdown, or a plugin that has gone: the attempt is given back without a trace.
 fn release(step: &mut Step<'_>, attempted: &Attempted) -> rusqlite::Result<()> {
     let Ok(status) = Status::Claimed.next(Event::GiveBack) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(
+    let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
+         SET status = ?2, epoch = {EPOCH}, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'",
-    )?;
+         WHERE id = ?1 AND status = 'CLAIMED'"
+    ))?;
     update.execute(params![attempted.id, status.as_str(), step.now, attempted.maybe_executed])?;
     step.makes_work = true;
     Ok(())
@@ -162,14 +165,15 @@ pub(super) fn dead_letter(
     failure: &Failure,
 ) -> rusqlite::Result<()> {
     let Ok(status) = Status::Claimed.next(Event::DeadLetter) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(
+    let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
-             maybe_executed = maybe_executed OR ?6, blocks_key = ?7, given_back_since = NULL,
+         SET status = ?2, epoch = {EPOCH}, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
+             maybe_executed = maybe_executed OR ?6, blocks_key = ?7, fingerprint = ?8, given_back_since = NULL,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')",
-    )?;
-    let blocks = attempted.ordered && on_dead == OnDead::Block;
+         WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')"
+    ))?;
+    let blocks = attempted.ordering_key.is_some() && on_dead == OnDead::Block;
+    let group = fingerprint(&attempted.item_type, failure, attempted.handler_digest.as_deref());
     update.execute(params![
         attempted.id,
         status.as_str(),
@@ -177,9 +181,11 @@ pub(super) fn dead_letter(
         failure.message,
         attempted.handler_digest,
         attempted.maybe_executed,
-        blocks
+        blocks,
+        group
     ])?;
-    step.makes_work |= attempted.ordered;
+    step.makes_work |= attempted.ordering_key.is_some();
+    alert::dead(step, attempted, failure, blocks)?;
     saga::step(step, attempted, StepOutcome::Dead, failure.class.as_str())
 }
 

@@ -24,10 +24,12 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn start(path: &Path, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
         let connection = connect_read_only(path).map_err(unavailable("opening the database to watch it"))?;
+        // Read here and not in the thread, so that nothing is missed that is committed from now on.
+        let seen = version(&connection);
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("outbox-watch".into())
-            .spawn(move || poll(&connection, &stopped, &changes))
+            .spawn(move || poll(&connection, seen, &stopped, &changes))
             .map_err(|source| StoreError::Unavailable { tried: "starting the watch", source: source.into() })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -44,8 +46,7 @@ impl Drop for Watch {
     }
 }
 
-fn poll(connection: &Connection, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
-    let mut last = version(connection);
+fn poll(connection: &Connection, mut last: Option<i64>, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
     while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         let present = version(connection);
         if present != last {

@@ -74,6 +74,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     // Never less than FULL: an acknowledged item survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -64_000)?;
+    connection.pragma_update(None, "journal_size_limit", super::upkeep::WAL_MAX)?;
     connection.pragma_update(None, "recursive_triggers", false)?;
     Ok(connection)
 }
@@ -86,6 +87,8 @@ pub(super) struct Step<'a> {
     pub(super) now: Millis,
     /// The instance id of this process.
     pub(super) pod: &'a str,
+    /// What is announced as items, if anything.
+    pub(super) alerts: Option<&'a super::Alerts>,
     /// Whether the transaction makes work available, so that workers should look.
     pub(super) makes_work: bool,
     tallies: Vec<Tally>,
@@ -198,7 +201,8 @@ impl Group {
     fn run(&self, group: &mut [Box<dyn Request>]) -> rusqlite::Result<bool> {
         let now = (self.options.clock)();
         let pod = &self.options.instance;
-        let mut step = Step { tx: &self.connection, now, pod, makes_work: false, tallies: Vec::new() };
+        let alerts = self.options.alerts.as_ref();
+        let mut step = Step { tx: &self.connection, now, pod, alerts, makes_work: false, tallies: Vec::new() };
         for request in group {
             self.run_one(request.as_mut(), &mut step)?;
         }

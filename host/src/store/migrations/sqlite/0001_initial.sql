@@ -35,6 +35,12 @@ CREATE TABLE outbox_items (
     given_back_since INTEGER,
     maybe_executed INTEGER NOT NULL DEFAULT 0 CHECK (maybe_executed IN (0, 1)),
     blocks_key INTEGER NOT NULL DEFAULT 0 CHECK (blocks_key IN (0, 1)),
+    -- Waits behind another item of its ordering key. Kept by triggers; says nothing of finished items.
+    held INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)),
+    -- The newest job when the status last changed: what a job takes was in its state before it began.
+    epoch INTEGER NOT NULL DEFAULT 0,
+    -- The group of like failures that a dead-lettered item belongs to.
+    fingerprint TEXT,
     last_error TEXT,
     created_at INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     done_at INTEGER,
@@ -47,18 +53,30 @@ CREATE TABLE outbox_items (
     CHECK ((claim_token IS NULL) = (lease_until IS NULL)),
     CHECK ((status = 'DONE') = (done_at IS NOT NULL)),
     CHECK ((status = 'DLQ') = (dead_at IS NOT NULL)),
-    CHECK (blocks_key = 0 OR (status = 'DLQ' AND ordering_key IS NOT NULL))
+    CHECK (blocks_key = 0 OR (status = 'DLQ' AND ordering_key IS NOT NULL)),
+    CHECK (held = 0 OR ordering_key IS NOT NULL),
+    CHECK (fingerprint IS NULL OR status = 'DLQ')
 ) STRICT;
 
--- What is ready to claim, per type and in order; finished rows are not in it.
-CREATE INDEX outbox_items_ready ON outbox_items (type, available_at) WHERE status = 'PENDING';
+-- What is ready to claim, per type and in order; what is finished or waits behind another is not in it.
+CREATE INDEX outbox_items_ready ON outbox_items (type, available_at) WHERE status = 'PENDING' AND held = 0;
+CREATE INDEX outbox_items_held ON outbox_items (type, available_at) WHERE status = 'PENDING' AND held = 1;
 -- What is claimed: a few rows, scanned for ended leases and for the number of claims per type.
 CREATE INDEX outbox_items_claimed ON outbox_items (lease_until, type) WHERE status = 'CLAIMED';
 CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'DLQ';
+-- In the order of ids, for jobs.
+CREATE INDEX outbox_items_dlq ON outbox_items (status) WHERE status = 'DLQ';
+CREATE INDEX outbox_items_failure ON outbox_items (fingerprint, type, dead_at) WHERE status = 'DLQ';
+-- What fails again and again: few rows, or an incident.
+CREATE INDEX outbox_items_failing ON outbox_items (attempts) WHERE status = 'PENDING' AND attempts > 2;
 CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
 -- What an item with an ordering key may have to wait for.
 CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
     WHERE ordering_key IS NOT NULL AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1);
+CREATE INDEX outbox_items_front ON outbox_items (ordering_key)
+    WHERE ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING';
+CREATE INDEX outbox_items_busy ON outbox_items (ordering_key)
+    WHERE ordering_key IS NOT NULL AND status = 'CLAIMED';
 CREATE INDEX outbox_items_blocked ON outbox_items (ordering_key) WHERE blocks_key = 1;
 -- What a saga still has to do, and what of it has failed.
 CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
@@ -105,6 +123,69 @@ CREATE TRIGGER outbox_items_delete BEFORE DELETE ON outbox_items
 WHEN OLD.status IN ('PENDING', 'CLAIMED')
 BEGIN
     SELECT RAISE(ABORT, 'outbox: an item that is not finished cannot be deleted');
+END;
+
+-- Of each ordering key one item stands in front: the one that is claimed, else the oldest that is not
+-- finished or blocks the key. Every other one that is PENDING is held. So a long queue behind one item
+-- costs a claim nothing, whoever inserted it.
+CREATE TRIGGER outbox_items_front_insert AFTER INSERT ON outbox_items
+WHEN NEW.ordering_key IS NOT NULL
+BEGIN
+    UPDATE outbox_items SET held = 1
+    WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
+      AND id <> coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+    UPDATE outbox_items SET held = 0
+    WHERE held = 1 AND id = coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+END;
+
+CREATE TRIGGER outbox_items_front_update AFTER UPDATE OF status, blocks_key ON outbox_items
+WHEN NEW.ordering_key IS NOT NULL AND NEW.status <> 'CLAIMED'
+BEGIN
+    UPDATE outbox_items SET held = 1
+    WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
+      AND id <> coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+    UPDATE outbox_items SET held = 0
+    WHERE held = 1 AND id = coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+END;
+
+CREATE TRIGGER outbox_items_front_delete AFTER DELETE ON outbox_items
+WHEN OLD.blocks_key = 1
+BEGIN
+    UPDATE outbox_items SET held = 1
+    WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
+      AND id <> coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+    UPDATE outbox_items SET held = 0
+    WHERE held = 1 AND id = coalesce(
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
+        (SELECT id FROM outbox_items
+         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL
+           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
 END;
 
 -- One row per attempt that did not end DONE.
@@ -157,6 +238,9 @@ BEGIN
     DELETE FROM outbox_attempts WHERE item_id = OLD.id;
     UPDATE outbox_counters SET total = total - 1
     WHERE OLD.status = 'DONE' AND name = 'done' AND saga = '' AND type = OLD.type AND outcome = '';
+    DELETE FROM outbox_sagas
+    WHERE saga = OLD.saga AND cid = OLD.cid AND ended_at IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM outbox_items WHERE cid = OLD.cid AND saga = OLD.saga);
 END;
 
 -- A plugin's key-value state. The version is new for every write and never used again.
@@ -183,7 +267,48 @@ CREATE TABLE outbox_pods (
     plugins TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What operators did, written in the transaction that did it.
+-- Types that nobody claims until they are resumed.
+CREATE TABLE outbox_pauses (
+    type TEXT PRIMARY KEY,
+    paused_at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT
+) STRICT, WITHOUT ROWID;
+
+-- Actions on all items that matched a filter when the job began, in batches that any process may make.
+-- Rows are never deleted: the newest number is what outbox_items.epoch refers to.
+CREATE TABLE outbox_jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    action TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    per_second INTEGER CHECK (per_second > 0),
+    state TEXT NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED')),
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER,
+    next_at INTEGER NOT NULL,
+    position INTEGER NOT NULL DEFAULT 0,
+    last_id INTEGER NOT NULL,
+    matched INTEGER NOT NULL,
+    changed INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    sample TEXT NOT NULL DEFAULT '[]',
+    refusals TEXT NOT NULL DEFAULT '[]',
+    CHECK ((state = 'RUNNING') = (ended_at IS NULL))
+) STRICT;
+CREATE INDEX outbox_jobs_running ON outbox_jobs (next_at) WHERE state = 'RUNNING';
+
+-- When each kind of alert about each subject was last sent, and how many were not sent since.
+CREATE TABLE outbox_alerts (
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    sent_at INTEGER NOT NULL,
+    suppressed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (kind, subject)
+) STRICT, WITHOUT ROWID;
+
+-- What operators did, written in the transaction that did it. A job has a row for each of its batches.
 CREATE TABLE outbox_audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
@@ -191,9 +316,17 @@ CREATE TABLE outbox_audit (
     action TEXT NOT NULL,
     selection TEXT NOT NULL,
     reason TEXT,
+    job INTEGER,
     count INTEGER NOT NULL,
     changes TEXT NOT NULL
 ) STRICT;
+
+-- Which entries concern an item; it outlives the item.
+CREATE TABLE outbox_audit_items (
+    item_id INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (item_id, seq)
+) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER outbox_audit_update BEFORE UPDATE ON outbox_audit
 BEGIN
@@ -201,6 +334,16 @@ BEGIN
 END;
 
 CREATE TRIGGER outbox_audit_delete BEFORE DELETE ON outbox_audit
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
+END;
+
+CREATE TRIGGER outbox_audit_items_update BEFORE UPDATE ON outbox_audit_items
+BEGIN
+    SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
+END;
+
+CREATE TRIGGER outbox_audit_items_delete BEFORE DELETE ON outbox_audit_items
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;

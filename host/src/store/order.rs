@@ -1,0 +1,245 @@
+//! Orders: what an operator wants done to items, and whether an item's standing allows it. Pure.
+//!
+//! [`Action::apply`] decides for every store, and asks [`Status::next`] for each transition.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Filter, JobId};
+use crate::item::{Event, ItemId, Millis, OnDead, Status};
+
+/// What an operator wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The action.
+    pub action: Action,
+    /// To which items.
+    pub selection: Selection,
+    /// Who asks: `user@host`, or a name they gave.
+    pub actor: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// Whether it is done or only counted.
+    pub run: Run,
+}
+
+/// An operator's action on items. What it does not name, it does not change; `deliveries`, the history
+/// and `maybe_executed` are never taken back by any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Action {
+    /// A new life for DONE and DLQ items: `attempts` 0, `replays` + 1, `available_at` now, a blocked key
+    /// free again. `last_error` stays until the next attempt. Effects may happen twice.
+    Replay {
+        /// Whether the outgoing keys stay the same or a new generation of them begins.
+        keys: EffectKeys,
+    },
+    /// Dead-letters PENDING and CLAIMED items: the operator takes the claim and ends it, which leaves a
+    /// history row of the class `operator`. `attempts` stays; `deliveries` + 1 if nobody held a claim,
+    /// else `maybe_executed` is set, for the attempt may still be acting.
+    Dead {
+        /// What this means for the items behind it with the same ordering key.
+        on_dead: OnDead,
+        /// Whether a claim whose lease has not ended may be taken.
+        lease: Lease,
+    },
+    /// Takes back an operator's [`Action::Dead`]: PENDING with the `attempts`, the `available_at` and the
+    /// `last_error` that it had. An item that died by itself is replayed instead.
+    Restore,
+    /// Moves the time before which a PENDING item is not claimed.
+    Reschedule {
+        /// The new `available_at`; a moment that has passed means now.
+        at: Millis,
+    },
+    /// Ends the claim of CLAIMED items: PENDING, available now, `maybe_executed` set, with a history row
+    /// of the class `operator`. The attempt counts, as one that was lost does.
+    Release {
+        /// Whether a claim whose lease has not ended may be taken.
+        lease: Lease,
+    },
+    /// Deletes DONE and DLQ items with their history, unless their saga still has something to do.
+    Purge,
+}
+
+impl Action {
+    /// The word in the audit trail and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay { .. } => "replay",
+            Self::Dead { .. } => "dead",
+            Self::Restore => "restore",
+            Self::Reschedule { .. } => "reschedule",
+            Self::Release { .. } => "release",
+            Self::Purge => "purge",
+        }
+    }
+
+    /// The status that the action leads to, `None` when the item is gone then, or the reason why the item
+    /// cannot take it.
+    pub fn apply(self, standing: &Standing) -> Result<Option<Status>, String> {
+        let from = standing.status;
+        let refuse = |rule: &str| format!("it is {from}: {rule}");
+        match self {
+            Self::Replay { .. } => {
+                from.next(Event::Replay).map(Some).map_err(|_| refuse("only DONE and DLQ items can be replayed"))
+            }
+            Self::Dead { lease, .. } => {
+                let claimed = if from == Status::Pending { from.next(Event::Claim) } else { Ok(from) };
+                let dead = claimed.and_then(|claimed| claimed.next(Event::DeadLetter));
+                let dead = dead.map_err(|_| refuse("only PENDING and CLAIMED items can be dead-lettered"))?;
+                standing.unleased(lease).map(|()| Some(dead))
+            }
+            Self::Restore => {
+                let to = from.next(Event::Restore).map_err(|_| refuse("only DLQ items can be restored"))?;
+                let died = "no operator dead-lettered it, it failed: replay it instead";
+                if standing.dead_by_operator { Ok(Some(to)) } else { Err(died.into()) }
+            }
+            Self::Reschedule { .. } => {
+                from.next(Event::Reschedule).map(Some).map_err(|_| refuse("only PENDING items can be rescheduled"))
+            }
+            Self::Release { lease } => {
+                let to = from.next(Event::Expire).map_err(|_| refuse("only CLAIMED items can be released"))?;
+                standing.unleased(lease).map(|()| Some(to))
+            }
+            Self::Purge if !matches!(from, Status::Done | Status::Dlq) => {
+                Err(refuse("only DONE and DLQ items can be purged"))
+            }
+            Self::Purge if standing.saga_goes_on => {
+                Err("its saga has items that are not finished: they go together".into())
+            }
+            Self::Purge => Ok(None),
+        }
+    }
+
+    /// Whether there are items of this status that can take the action.
+    pub fn applies_to(self, status: Status) -> bool {
+        let willing = Standing { status, is_leased: false, dead_by_operator: true, saga_goes_on: false };
+        self.apply(&willing).is_ok()
+    }
+}
+
+/// What decides whether an item can take an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its status.
+    pub status: Status,
+    /// A claim holds it whose lease has not ended.
+    pub is_leased: bool,
+    /// It was an operator who dead-lettered it.
+    pub dead_by_operator: bool,
+    /// Other items of its saga run are not finished.
+    pub saga_goes_on: bool,
+}
+
+impl Standing {
+    fn unleased(&self, lease: Lease) -> Result<(), String> {
+        if !self.is_leased || lease == Lease::Break {
+            return Ok(());
+        }
+        Err("its lease has not ended: force it, if you accept that the attempt may still be acting".into())
+    }
+}
+
+/// Which idempotency keys the effects of a replayed item carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EffectKeys {
+    /// Those of its earlier attempts: a receiver that honours them repeats nothing.
+    Same,
+    /// New ones: a receiver performs the effects again.
+    New,
+}
+
+/// What an action does to a claim whose lease has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lease {
+    /// It leaves the item alone.
+    Respect,
+    /// It takes the item all the same. The attempt may go on acting, but it can settle nothing.
+    Break,
+}
+
+/// Which items an order is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Selection {
+    /// These; one that is missing or in the wrong status is reported.
+    Ids(Vec<ItemId>),
+    /// All that match when the order begins: it becomes a [`super::Job`].
+    Filter(Filter),
+}
+
+/// Whether an order is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// It is.
+    Real,
+    /// It is only counted, with a sample.
+    Dry,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OrderReport {
+    /// How many items the selection named or matched.
+    pub matched: u64,
+    /// How many were changed, or would be.
+    pub changed: u64,
+    /// The first of them.
+    pub sample: Vec<ItemId>,
+    /// Those that the action does not apply to, with the reason; bounded.
+    pub refused: Vec<Refusal>,
+    /// The job that carried it out, when the selection was a filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+}
+
+/// An item that an order did not apply to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The item.
+    pub id: ItemId,
+    /// Why, in words.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Standing =
+        Standing { status: Status::Pending, is_leased: false, dead_by_operator: false, saga_goes_on: false };
+
+    #[test]
+    fn each_action_applies_to_its_own_statuses_only() {
+        let dead = Action::Dead { on_dead: OnDead::Block, lease: Lease::Respect };
+        let replay = Action::Replay { keys: EffectKeys::Same };
+        for (action, statuses) in [
+            (replay, "DONE DLQ"),
+            (dead, "PENDING CLAIMED"),
+            (Action::Restore, "DLQ"),
+            (Action::Reschedule { at: 1 }, "PENDING"),
+            (Action::Release { lease: Lease::Respect }, "CLAIMED"),
+            (Action::Purge, "DONE DLQ"),
+        ] {
+            let applies = Status::ALL.into_iter().filter(|status| action.applies_to(*status));
+            assert_eq!(applies.map(Status::as_str).collect::<Vec<_>>().join(" "), statuses, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_has_not_ended_is_taken_by_force_only() {
+        let leased = Standing { status: Status::Claimed, is_leased: true, ..PLAIN };
+        for action in [|lease| Action::Release { lease }, |lease| Action::Dead { on_dead: OnDead::Skip, lease }] {
+            assert!(action(Lease::Respect).apply(&leased).unwrap_err().contains("still be acting"));
+            assert!(action(Lease::Break).apply(&leased).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_failed_by_itself_is_not_restored_and_what_a_saga_needs_is_not_purged() {
+        let dead = Standing { status: Status::Dlq, ..PLAIN };
+        assert!(Action::Restore.apply(&dead).unwrap_err().contains("replay"));
+        assert_eq!(Action::Restore.apply(&Standing { dead_by_operator: true, ..dead }), Ok(Some(Status::Pending)));
+        assert!(Action::Purge.apply(&Standing { saga_goes_on: true, ..dead }).unwrap_err().contains("saga"));
+    }
+}

@@ -1,0 +1,97 @@
+//! The audit trail: appended to by the transactions that do what it records, and read.
+
+use rusqlite::{Connection, Row, params, params_from_iter};
+use serde_json::{Value, json};
+
+use super::select::Condition;
+use super::writer::Step;
+use crate::item::ItemId;
+use crate::store::{AuditEntry, AuditQuery, JobId};
+
+/// What stands in one new entry.
+pub(super) struct Entry<'a> {
+    pub(super) actor: &'a str,
+    pub(super) action: &'a str,
+    pub(super) selection: Value,
+    pub(super) reason: Option<&'a str>,
+    pub(super) job: Option<JobId>,
+    /// The items that it concerns, with what changed.
+    pub(super) changes: &'a [Change],
+}
+
+/// What an action changed of one item.
+pub(super) struct Change {
+    pub(super) id: ItemId,
+    pub(super) before: Value,
+    pub(super) after: Value,
+}
+
+pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()> {
+    let changes = entry.changes.iter().map(|c| json!({ "id": c.id, "before": c.before, "after": c.after }));
+    let mut insert = step.tx.prepare_cached(
+        "INSERT INTO outbox_audit (at, actor, action, selection, reason, job, count, changes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING seq",
+    )?;
+    let values = params![
+        step.now,
+        entry.actor,
+        entry.action,
+        entry.selection.to_string(),
+        entry.reason,
+        entry.job,
+        entry.changes.len() as u64,
+        changes.collect::<Value>().to_string()
+    ];
+    let seq: i64 = insert.query_row(values, |row| row.get(0))?;
+    let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
+    for change in entry.changes {
+        concern.execute([change.id, seq])?;
+    }
+    Ok(())
+}
+
+/// Everything that concerns an item, oldest first.
+pub(super) fn of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<AuditEntry>> {
+    let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
+    let mut entries = list(tx, &query)?;
+    entries.reverse();
+    Ok(entries)
+}
+
+pub(super) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
+    let mut condition = Condition::all();
+    condition.and("seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)", query.item);
+    condition.and("actor = ?", query.actor.clone());
+    condition.and("action = ?", query.action.clone());
+    condition.and("job = ?", query.job);
+    condition.and("at >= ?", query.from);
+    condition.and("at < ?", query.to);
+    condition.and("seq < ?", query.before);
+    let limit = if query.limit == 0 { 100 } else { query.limit };
+    let sql = format!(
+        "SELECT seq, at, actor, action, selection, reason, job, count, changes FROM outbox_audit
+         WHERE {} ORDER BY seq DESC LIMIT {limit}",
+        condition.sql
+    );
+    let mut select = tx.prepare_cached(&sql)?;
+    select.query_map(params_from_iter(&condition.values), |row| entry(row, query.item))?.collect()
+}
+
+fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
+    let text = |column: usize| row.get::<_, String>(column);
+    let mut changes: Value = serde_json::from_str(&text(8)?).unwrap_or_default();
+    if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
+        all.retain(|change| change["id"] == id);
+    }
+    Ok(AuditEntry {
+        seq: row.get(0)?,
+        at: row.get(1)?,
+        actor: row.get(2)?,
+        action: row.get(3)?,
+        selection: serde_json::from_str(&text(4)?).unwrap_or_default(),
+        reason: row.get(5)?,
+        job: row.get(6)?,
+        count: row.get(7)?,
+        changes,
+    })
+}

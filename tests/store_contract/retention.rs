@@ -1,0 +1,117 @@
+//! What every store promises about what it lets go, and what it tells on its own.
+
+use std::time::Duration;
+
+use outbox::item::{NewItem, Status};
+use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
+use outbox::store::{Action, Operations as _, Retention, Selection, Store};
+
+use super::order;
+use crate::support::{Fixture, all, dead, done, item};
+
+promises! {
+    done_items_go_when_they_are_old_enough_and_the_total_follows
+    a_sagas_items_go_together
+    signals_go_and_their_totals_stay
+    a_sagas_finished_items_are_not_purged_while_others_wait
+    a_death_is_announced_once_in_a_while_and_an_alerts_death_never
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+fn keep(done: Option<Duration>, signals: Option<Duration>) -> Retention {
+    Retention { done, signals }
+}
+
+fn step(key: &str) -> NewItem {
+    NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item(key) }
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn done_items_go_when_they_are_old_enough_and_the_total_follows(f: Fixture) {
+        for key in ["old", "young"] {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+            f.clock.advance(DAY);
+        }
+        f.enqueue(item("dead")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), dead()).await.unwrap();
+        f.clock.advance(Duration::from_secs(1));
+        assert_eq!(f.store.upkeep(&Retention::default()).await.unwrap().items, 0, "by default nothing goes");
+        assert_eq!(f.store.upkeep(&keep(Some(DAY + DAY), None)).await.unwrap().items, 1);
+        let left: Vec<_> = all(&*f.store).await.into_iter().map(|item| item.idem_key).collect();
+        assert_eq!(left, ["dead", "young"]);
+        assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 1);
+    }
+
+    pub(super) async fn a_sagas_items_go_together(f: Fixture) {
+        for key in ["a", "b"] {
+            f.enqueue(step(key)).await;
+        }
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.clock.advance(DAY * 2);
+        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is not finished");
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.clock.advance(Duration::from_hours(23));
+        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
+        f.clock.advance(Duration::from_hours(2));
+        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 2);
+    }
+
+    pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {
+        f.enqueue(step("a")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.clock.advance(DAY + Duration::from_secs(1));
+        f.enqueue(step("b")).await;
+        f.claim_one("mail").await;
+        assert_eq!(f.store.upkeep(&keep(None, Some(DAY))).await.unwrap().signals, 3);
+        let left = f.store.signals(0, 10).await.unwrap();
+        assert_eq!(left.iter().map(|signal| signal.seq).collect::<Vec<_>>(), [4]);
+        let saga = f.store.overview().await.unwrap().sagas.remove("S").unwrap();
+        assert_eq!((saga.began, saga.ended_ok), (2, 1));
+    }
+
+    pub(super) async fn a_sagas_finished_items_are_not_purged_while_others_wait(f: Fixture) {
+        let id = f.enqueue(step("a")).await;
+        f.enqueue(step("b")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        let report = f.store.operate(&order(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
+        assert!(report.refused[0].reason.contains("saga"), "{report:?}");
+        assert_eq!(f.status(id).await, Status::Done);
+    }
+
+    pub(super) async fn a_death_is_announced_once_in_a_while_and_an_alerts_death_never(f: Fixture) {
+        let alerts = Some(Alerts { item_type: "webhook".into(), every: Duration::from_mins(5) });
+        let clock = f.clock.source();
+        let store = SqliteStore::open(&f.path, SqliteOptions { instance: "pod-1".into(), clock, alerts }).unwrap();
+        let die = async |item: NewItem| {
+            let item_type = item.item_type.clone();
+            f.enqueue(item).await;
+            let claim = f.claim_one(&item_type).await;
+            store.settle(&claim.reference(), dead()).await.unwrap();
+        };
+        die(NewItem { ordering_key: Some("o".into()), ..item("a") }).await;
+        die(item("b")).await;
+        f.clock.advance(Duration::from_mins(5));
+        die(item("c")).await;
+        let alerts = f.claim("webhook", 10).await;
+        let told: Vec<serde_json::Value> =
+            alerts.iter().map(|claim| serde_json::from_slice(&claim.item.payload).unwrap()).collect();
+        let kinds: Vec<_> = told.iter().map(|told| told["alert"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["dlq", "key_blocked", "dlq"]);
+        assert_eq!((&told[0]["command"], &told[2]["suppressed"]), (&"outbox show 1".into(), &1.into()));
+        for alert in alerts {
+            store.settle(&alert.reference(), dead()).await.unwrap();
+        }
+        assert!(f.claim("webhook", 10).await.is_empty());
+        assert!(store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+    }
+}
