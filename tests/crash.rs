@@ -9,11 +9,14 @@ use crate::support::guests;
 use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::{eventually, is_soak, report};
 
+/// So many callers write at a time.
+const CALLERS: usize = 8;
+
 /// Writes until the host does not answer any more; returns the ids that were acknowledged.
-async fn write_until_it_dies(host_url: String, start: usize) -> Vec<i64> {
+async fn write_until_it_dies(host_url: String, caller: String) -> Vec<i64> {
     let mut acknowledged = Vec::new();
-    for number in start.. {
-        let key = format!("write-{number}");
+    for number in 0.. {
+        let key = format!("{caller}-{number}");
         let url = format!("{host_url}/memory");
         let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
         match crate::support::http::send("POST", &url, &headers, r#"{"text":"x"}"#).await {
@@ -29,25 +32,33 @@ async fn whatever_was_acknowledged_is_done_once_however_often_the_host_is_killed
     let kills = if is_soak() { 25 } else { 5 };
     let stage = Stage::new().await;
     let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
+    // Slow enough that a kill finds attempts in flight.
+    stage.vector.ledger.take(Duration::from_millis(30));
     let mut acknowledged = Vec::new();
     for round in 0..kills {
         let host = plan.start("serve").await;
-        let writing = tokio::spawn(write_until_it_dies(host.url.clone(), round * 10_000));
+        let caller = |number| write_until_it_dies(host.url.clone(), format!("{round}-{number}"));
+        let writing: Vec<_> = (0..CALLERS).map(|number| tokio::spawn(caller(number))).collect();
         tokio::time::sleep(Duration::from_millis(fastrand::u64(20..400))).await;
         host.kill();
-        acknowledged.extend(writing.await.unwrap());
+        for written in writing {
+            acknowledged.extend(written.await.unwrap());
+        }
     }
     let host = plan.start("serve").await;
     acknowledged.extend(ids(&write_memory(&host, "last").await));
+    let mut lost = 0;
     for id in &acknowledged {
         let item = becomes(&host, *id, "DONE").await;
         history_tells_the_truth(&item);
+        lost += item["failed_attempts"].as_array().unwrap().len();
     }
     assert_eq!(acknowledged.iter().collect::<BTreeSet<_>>().len(), acknowledged.len());
     let overview = plan.json(&["stats", "--json"]);
     assert_eq!(overview["by_status"]["DLQ"], 0);
     assert_eq!(integrity(&stage), "ok\n");
-    report(&format!("{kills} kills, {} acknowledged items, all DONE", acknowledged.len()));
+    let items = acknowledged.len();
+    report(&format!("{kills} kills, {items} acknowledged items, {lost} attempts lost in flight, all items DONE"));
 }
 
 fn integrity(stage: &Stage) -> String {

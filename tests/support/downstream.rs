@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -37,6 +38,7 @@ type Answer = (u16, Option<u32>);
 pub(crate) struct Ledger {
     received: Mutex<Vec<Received>>,
     answer: Mutex<Option<Answer>>,
+    takes: Mutex<Duration>,
 }
 
 impl Ledger {
@@ -53,6 +55,11 @@ impl Ledger {
             *effects.entry(request.header("idempotency-key").to_owned()).or_default() += 1;
         }
         effects
+    }
+
+    /// From now on every request takes so long.
+    pub(crate) fn take(&self, time: Duration) {
+        *self.takes.lock().unwrap_or_else(PoisonError::into_inner) = time;
     }
 
     /// From now on every request is answered with this status, and perhaps a `Retry-After` in seconds.
@@ -127,6 +134,8 @@ async fn receive(
 ) -> Response {
     let path = uri.path().to_owned();
     ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { method, path, headers, body });
+    let takes = *ledger.takes.lock().unwrap_or_else(PoisonError::into_inner);
+    tokio::time::sleep(takes).await;
     let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let (status, retry_after) = answer.unwrap_or((200, None));
     let retry_after = retry_after.map(|seconds| (RETRY_AFTER, seconds.to_string()));
