@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::guests;
 use crate::support::stage::{Stage, becomes, ids, write_memory};
-use crate::support::{eventually, is_soak};
+use crate::support::{eventually, is_soak, report};
 
 /// Writes until the host does not answer any more; returns the ids that were acknowledged.
 async fn write_until_it_dies(host_url: String, start: usize) -> Vec<i64> {
@@ -47,7 +47,7 @@ async fn whatever_was_acknowledged_is_done_once_however_often_the_host_is_killed
     let overview = plan.json(&["stats", "--json"]);
     assert_eq!(overview["by_status"]["DLQ"], 0);
     assert_eq!(integrity(&stage), "ok\n");
-    println!("{kills} kills, {} acknowledged items, all DONE", acknowledged.len());
+    report(&format!("{kills} kills, {} acknowledged items, all DONE", acknowledged.len()));
 }
 
 fn integrity(stage: &Stage) -> String {
@@ -66,14 +66,11 @@ fn history_tells_the_truth(item: &Value) {
     assert!(rows.iter().all(|row| row["class"] == "lost"), "{item}");
 }
 
-/// Grants what the component imports; the lease decides how long an attempt may take.
-const CHAOS: &str = "[grant]\nstate = true\nemit = []\n\n[[grant.http]]\norigin = \"${VECTOR_URL}\"\n";
-
 #[tokio::test]
 async fn what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill() {
     let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), CHAOS, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "2").set("OUTBOX_MAX_RETRIES", "2");
+    guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &stage.plugins(), "chaos");
+    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_MAX_RETRIES", "2");
     let mut ids = Vec::new();
     for n in 0..8 {
         let payload = r#"{"do":"sleep","ms":60000}"#;

@@ -4,8 +4,10 @@
 mod cli;
 mod crash;
 mod edge;
+mod handlers;
 mod layering;
 mod plugin;
+mod readme;
 mod reload;
 mod sandbox;
 mod smoke;

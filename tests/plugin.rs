@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use outbox::handler::{Handler as _, Outcome, Report};
 use outbox::item::{Class, Failure};
-use outbox::plugin::PluginState;
+use outbox::plugin::{PluginState, inspect};
 use tokio::time::Instant;
 
 use crate::support::plugins::{Host, Wat, attempt};
@@ -52,19 +53,30 @@ async fn a_failure_of_the_guest_keeps_its_class_and_words() {
 #[tokio::test]
 async fn an_endless_loop_ends_when_its_cpu_time_is_spent_and_others_go_on_meanwhile() {
     let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '200ms'").await;
-    let (report, ()) = tokio::join!(host.handle("t"), tokio::time::sleep(Duration::from_millis(1)));
-    let failure = failure(report);
+    host.put("q.wasm", Wat { types: &["q"], ..Wat::default() }.bytes());
+    host.until("the second plugin", |host| host.types() == ["q", "t"]).await;
+    let mut looping = std::pin::pin!(host.handle("t"));
+    // One thread runs both, so the second can only end first if the loop is interrupted.
+    let quick = tokio::select! {
+        biased;
+        report = &mut looping => panic!("nothing went on beside the loop: {report:?}"),
+        report = host.handle("q") => report,
+    };
+    assert!(matches!(quick.outcome, Outcome::Done { .. }));
+    let failure = failure(looping.await);
     assert_eq!(failure.class, Class::Cpu);
     assert!(failure.message.contains("`limits.cpu`, which is 200ms"), "{}", failure.message);
 }
 
 #[tokio::test]
 async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
-    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "timeout = '9s'\nlimits.cpu = '60s'").await;
     let begun = Instant::now();
     let report = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
-    assert_eq!(failure(report).class, Class::Timeout);
-    let stopped = attempt("t", Duration::from_secs(60));
+    let late = failure(report);
+    assert_eq!(late.class, Class::Timeout);
+    assert!(late.message.contains("`timeout` is 9s"), "{}", late.message);
+    let stopped = attempt("t", Duration::from_mins(1));
     stopped.stop.cancel();
     assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -99,7 +111,7 @@ async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
 }
 
 /// Imports `followups` and emits `{type: "mail"}` whatever comes of it.
-fn emitter<'a>(handle: &'a str) -> Wat<'a> {
+fn emitter(handle: &str) -> Wat<'_> {
     Wat {
         imports: r#"
           (import "outbox:handler/followups@0.1.0" (instance $followups
@@ -116,7 +128,7 @@ fn emitter<'a>(handle: &'a str) -> Wat<'a> {
             (data (i32.const 0) "mail") (data (i32.const 16) "a/b"))
           (core instance $memory (instantiate $memory))
           (alias export $followups "emit" (func $emit))
-          (core func $emit (canon lower (func $emit) (memory $memory "memory") (realloc (func $memory "realloc"))))"#,
+          (core func $emit (canon lower (func $emit) (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))"#,
         core: r#"(import "host" "emit" (func $emit
           (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32)))"#,
         with: r#"(with "host" (instance (export "emit" (func $emit))))"#,
@@ -219,6 +231,49 @@ async fn a_bad_manifest_is_an_error_that_names_the_key_and_the_old_terms_stay() 
 }
 
 #[tokio::test]
+async fn a_manifest_that_vanishes_counts_only_when_it_stays_away() {
+    let host = host_with(Wat::default(), "timeout = '7s'").await;
+    fs::remove_file(host.path("p.toml")).unwrap();
+    host.put("p.wasm", Wat { types: &["t", "u"], ..Wat::default() }.bytes());
+    host.put("q.wasm", Wat { types: &["q"], ..Wat::default() }.bytes());
+    host.until("the other plugin", |host| host.types().contains(&"q".to_owned())).await;
+    assert_eq!(host.types(), ["q", "t"], "half of a plugin was published");
+    host.until("the absence to count", |host| host.types() == ["q", "t", "u"]).await;
+    assert!(host.plugins.services().iter().all(|service| service.timeout.is_none()));
+}
+
+#[tokio::test]
+async fn a_swapped_symbolic_link_replaces_what_it_points_to() {
+    let host = host_with(Wat { types: &["q"], ..Wat::default() }, "").await;
+    for (version, types) in [("..v1", &["u"]), ("..v2", &["v"])] {
+        fs::create_dir(host.path(version)).unwrap();
+        fs::write(host.path(version).join("m.wasm"), Wat { types, ..Wat::default() }.bytes()).unwrap();
+        symlink(version, host.path("..next")).unwrap();
+        fs::rename(host.path("..next"), host.path("..data")).unwrap();
+        if version == "..v1" {
+            symlink("..data/m.wasm", host.path("m.wasm")).unwrap();
+        }
+        host.until("the link's new target", |host| host.types() == ["q", types[0]]).await;
+    }
+}
+
+#[tokio::test]
+async fn inspecting_tells_what_is_missing_without_loading_anything() {
+    let host = Host::start(None, |_| ()).await;
+    host.put("e.wasm", emitter("(i32.const 1024)").bytes());
+    let inspection = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert_eq!(inspection.types, ["t"]);
+    assert_eq!(inspection.missing_grants.as_deref(), Some("[grant]\nemit = [\"TYPE\"]"));
+    assert_eq!(inspection.errors.len(), 1, "{:?}", inspection.errors);
+    host.put("e.toml", "grant.emit = ['mail']\ntimeout = '3s'");
+    let granted = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert_eq!((granted.errors.len(), granted.attempt_time), (0, Duration::from_secs(3)));
+    host.put("e.wasm", wat::parse_str("(module)").unwrap());
+    let module = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert!(module.errors[0].contains("core module"), "{:?}", module.errors);
+}
+
+#[tokio::test]
 async fn a_removed_component_is_no_longer_served() {
     let host = host_with(Wat::default(), "").await;
     fs::remove_file(host.path("p.wasm")).unwrap();
@@ -244,7 +299,7 @@ async fn a_slow_copy_is_loaded_once_it_is_whole() {
 async fn an_attempt_finishes_on_the_version_that_it_began_with() {
     let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
     let old = host.status("p").digest;
-    let running = attempt("t", Duration::from_secs(60));
+    let running = attempt("t", Duration::from_mins(1));
     let stop = running.stop.clone();
     let plugins = std::sync::Arc::clone(&host.plugins);
     let running = tokio::spawn(async move { plugins.handle(running).await });

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::guests::{place, variant};
+use crate::support::guests::{CHAOS_GRANTS, chaos, install, place, variant};
 use crate::support::host::{Host, HostPlan};
 use crate::support::stage::{Stage, becomes, ids, write_memory};
 use crate::support::{eventually, is_soak};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What `plugin list` says of one plugin.
 fn plugin(plan: &HostPlan, name: &str) -> Value {
@@ -90,7 +90,7 @@ async fn a_broken_file_leaves_the_good_one_live_and_a_removed_one_leaves_its_ite
 
     std::fs::remove_file(&component).unwrap();
     eventually("the type is unhandled", SOON, async || {
-        !plugin(&stage.plan, "vector-upsert")["types"].as_array().is_some_and(|types| !types.is_empty())
+        plugin(&stage.plan, "vector-upsert")["types"].as_array().is_none_or(Vec::is_empty)
     })
     .await;
     let waiting = write(&host, 2).await;
@@ -106,7 +106,7 @@ async fn a_broken_file_leaves_the_good_one_live_and_a_removed_one_leaves_its_ite
 async fn an_attempt_in_flight_finishes_on_the_handler_that_it_started_on() {
     let stage = Stage::new().await;
     let folder = stage.plugins();
-    crate::support::guests::install(&crate::support::guests::chaos(1), crate::sandbox::CHAOS, &folder, "chaos");
+    install(&chaos(1), CHAOS_GRANTS, &folder, "chaos");
     let host = stage.plan.start("serve").await;
     let enqueue = |key: &str, payload: &str| {
         stage.plan.json(&["enqueue", "--type", "chaos", "--key", key, "--payload", payload, "--json"])["ids"][0]
@@ -116,7 +116,7 @@ async fn an_attempt_in_flight_finishes_on_the_handler_that_it_started_on() {
     let slow = enqueue("slow", r#"{"do":"sequence","steps":[{"do":"sleep","ms":3000},{"do":"version"}]}"#);
     becomes(&host, slow, "CLAIMED").await;
     let old = plugin(&stage.plan, "chaos")["digest"].clone();
-    crate::support::guests::install(&crate::support::guests::chaos(2), crate::sandbox::CHAOS, &folder, "chaos");
+    install(&chaos(2), CHAOS_GRANTS, &folder, "chaos");
     eventually("the new one is live", SOON, async || plugin(&stage.plan, "chaos")["digest"] != old).await;
     let fast = enqueue("fast", r#"{"do":"version"}"#);
     assert_eq!(becomes(&host, fast, "DONE").await["result"], "2");

@@ -6,31 +6,40 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::guests;
+use crate::support::guests::{self, CHAOS_GRANTS};
 use crate::support::host::{Host, HostPlan};
 use crate::support::stage::{Stage, becomes};
 
 /// A manifest that grants what the tests need, and ends attempts soon.
-pub(crate) const CHAOS: &str = r#"
+fn manifest(retry: &str) -> String {
+    format!(
+        r#"
 timeout = "4s"
-
-[grant]
-state = true
-emit = ["chaos_other"]
-
+{CHAOS_GRANTS}
 [[grant.http]]
-origin = "${VECTOR_URL}"
-
-[[grant.http]]
-origin = "${SLOW_URL}"
+origin = "${{SLOW_URL}}"
 
 [limits]
 memory = "32MiB"
 cpu = "500ms"
 
 [retry]
-max_retries = 0
-"#;
+{retry}
+"#
+    )
+}
+
+/// A stage with the chaos handler, whose failures are final.
+async fn stage() -> (Stage, HostPlan) {
+    stage_with("max_retries = 0", "http://127.0.0.1:9").await
+}
+
+async fn stage_with(retry: &str, slow_url: &str) -> (Stage, HostPlan) {
+    let stage = Stage::new().await;
+    guests::install(&guests::chaos(1), &manifest(retry), &stage.plugins(), "chaos");
+    let plan = stage.plan.clone().set("SLOW_URL", slow_url).set("SECRET_OF_THE_HOST", "s3cret");
+    (stage, plan)
+}
 
 /// A server that accepts connections and never answers.
 async fn silent_server() -> (String, tokio::task::JoinHandle<()>) {
@@ -60,16 +69,14 @@ async fn failure(host: &Host, id: i64) -> Value {
 
 #[tokio::test]
 async fn a_handler_cannot_run_on_grow_escape_or_take_others_with_it() {
-    let stage = Stage::new().await;
     let (slow_url, _serving) = silent_server().await;
-    guests::install(&guests::chaos(1), CHAOS, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("SLOW_URL", &slow_url).set("SECRET_OF_THE_HOST", "s3cret");
+    let (_stage, plan) = stage_with("max_retries = 0", &slow_url).await;
     let host = plan.start("serve").await;
 
     let elsewhere = "http://127.0.0.1:9/";
     let cases = [
         ("loop", json!({"do": "loop"}), "cpu", "500ms"),
-        ("sleep", json!({"do": "sleep", "ms": 60_000}), "timeout", "4s"),
+        ("sleep", json!({"do": "sleep", "ms": 60_000}), "timeout", "deadline"),
         ("slow server", json!({"do": "http", "method": "POST", "url": slow_url}), "timeout", ""),
         ("memory", json!({"do": "eat_memory"}), "memory", "32"),
         ("forbidden host", json!({"do": "http", "method": "POST", "url": elsewhere}), "denied", "[[grant.http]]"),
@@ -98,9 +105,7 @@ async fn a_handler_cannot_run_on_grow_escape_or_take_others_with_it() {
 
 #[tokio::test]
 async fn a_handler_sees_no_environment_no_files_and_no_sockets() {
-    let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), CHAOS, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("SLOW_URL", "http://127.0.0.1:9").set("SECRET_OF_THE_HOST", "s3cret");
+    let (stage, plan) = stage().await;
     let host = plan.start("serve").await;
     let address = stage.vector.address.to_string();
     let results = [
@@ -113,16 +118,13 @@ async fn a_handler_sees_no_environment_no_files_and_no_sockets() {
         let result = becomes(&host, id, "DONE").await["result"].clone();
         let text = result.to_string();
         assert!(!text.contains("s3cret") && !text.contains("root:"), "{key}: {text}");
-        println!("{key}: {text}");
     }
     assert!(stage.vector.ledger.received().is_empty());
 }
 
 #[tokio::test]
 async fn what_a_failed_attempt_wrote_is_kept_with_it() {
-    let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), CHAOS, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("SLOW_URL", "http://127.0.0.1:9");
+    let (_stage, plan) = stage().await;
     let host = plan.start("serve").await;
     let steps = json!([{"do": "stderr", "message": "about to fail"}, {"do": "retry"}]);
     let id = enqueue(&plan, "noisy", &json!({"do": "sequence", "steps": steps}));
@@ -133,10 +135,7 @@ async fn what_a_failed_attempt_wrote_is_kept_with_it() {
 
 #[tokio::test]
 async fn the_keys_of_a_handlers_requests_are_the_same_in_every_attempt_and_its_own() {
-    let stage = Stage::new().await;
-    let manifest = CHAOS.replace("max_retries = 0", "max_retries = 3\nbase = \"10ms\"");
-    guests::install(&guests::chaos(1), &manifest, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("SLOW_URL", "http://127.0.0.1:9");
+    let (stage, plan) = stage_with("max_retries = 3\nbase = \"10ms\"", "http://127.0.0.1:9").await;
     let host = plan.start("serve").await;
     let url = |path: &str| format!("{}{path}", stage.vector.url());
     let forged = json!({"idempotency-key": "forged", "traceparent": "forged", "x-correlation-id": "forged"});

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::stage::{Stage, becomes, ids, write_memory};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn the_playbooks_smoke_holds_against_the_real_binary() {
@@ -19,7 +19,10 @@ async fn the_playbooks_smoke_holds_against_the_real_binary() {
     for id in ids(&first) {
         becomes(&host, id, "DONE").await;
     }
-    assert_eq!(ids(&write_memory(&host, "w1").await), ids(&first));
+    let headers = [("content-type", "application/json"), ("idempotency-key", "w1"), ("x-correlation-id", "cid-1")];
+    let again = host.send("POST", "/memory", &headers, r#"{"text":"w1"}"#).await;
+    assert_eq!((again.status.as_u16(), again.json()), (202, first));
+    assert_eq!(again.headers["idempotent-replayed"], "true");
 
     let (vector_ledger, dead) = (std::sync::Arc::clone(&stage.vector.ledger), stage.vector.kill().await);
     let second = ids(&write_memory(&host, "w2").await);
@@ -92,11 +95,8 @@ async fn two_roles_as_two_processes_on_one_file_handle_only_their_own_types() {
     assert_eq!(unhandled, json!(["belief_recompute"]));
     let belief = stage.plan.clone().set("OUTBOX_ROLE", "belief").start("worker").await;
     eventually("the belief item is done", SOON, async || status(&other["ids"][0]) == "DONE").await;
-    let pods = |key: &str| {
-        let item = stage.plan.json(&["show", &key.to_string(), "--json"]);
-        item["handler_digest"].as_str().unwrap().to_owned()
-    };
-    let digests: BTreeSet<_> = ["1", "2"].map(pods).into();
+    let digest = |id: &str| stage.plan.json(&["show", id, "--json"])["handler_digest"].to_string();
+    let digests: BTreeSet<_> = ["1", "2"].map(digest).into();
     assert_eq!(digests.len(), 2);
     assert_eq!((vector.terminate(), belief.terminate()), (Some(0), Some(0)));
 }

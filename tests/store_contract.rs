@@ -195,14 +195,14 @@ mod promise {
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 0);
         f.clock.advance(Duration::from_millis(500));
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
-        f.clock.advance(Duration::from_secs(60));
+        f.clock.advance(Duration::from_mins(1));
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 2);
     }
 
     pub(super) async fn an_expired_claim_is_claimable_and_the_old_claim_cannot_complete(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         let old = f.claim_one("mail").await;
-        f.clock.advance(Duration::from_secs(60));
+        f.clock.advance(Duration::from_mins(1));
         let new = f.claim_one("mail").await;
         assert_eq!((new.item.attempts, new.item.maybe_executed), (2, true));
         let late = f.store.settle(&old.reference(), done()).await.unwrap_err();
@@ -274,7 +274,7 @@ mod promise {
         let id = f.enqueue(item("k")).await;
         for attempt in 1..=3 {
             assert_eq!(f.claim_one("mail").await.item.attempts, attempt);
-            f.clock.advance(Duration::from_secs(60));
+            f.clock.advance(Duration::from_mins(1));
         }
         assert!(f.claim("mail", 1).await.is_empty());
         let shown = f.store.show(id).await.unwrap().unwrap();

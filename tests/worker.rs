@@ -77,7 +77,7 @@ struct Running {
 impl Running {
     fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
         let settings =
-            WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_secs(60), drain };
+            WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_mins(1), drain };
         let stop = CancellationToken::new();
         let worker = Worker::new(Arc::clone(&f.store), Arc::clone(handler) as _, settings);
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }

@@ -32,6 +32,7 @@ mod world;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -45,7 +46,7 @@ use engine::Runtime;
 use folder::Folder;
 pub use inspect::{Inspection, inspect};
 use load::{Loader, hex};
-pub use manifest::Environment;
+pub use manifest::{Environment, Limits, Reload};
 use registry::Registry;
 pub use registry::{PluginState, PluginStatus, RefusedType};
 use reload::Reloader;
@@ -59,6 +60,8 @@ pub struct PluginSettings {
     pub role: Option<String>,
     /// Where compiled code is kept; private to the user.
     pub cache_dir: PathBuf,
+    /// How long a claim holds where a manifest says nothing.
+    pub lease: Duration,
     /// How items are retried where a manifest says nothing.
     pub retry: RetryPolicy,
     /// Attempts in flight, of this process.

@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_handlers_wish_overrides_the_cap_but_not_the_bound() {
         let policy = RetryPolicy::default();
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         assert_eq!(policy.delay(1, 0.5, Some(hour)), hour);
         assert_eq!(policy.delay(1, 0.5, Some(hour * 100)), MAX_RETRY_AFTER);
     }

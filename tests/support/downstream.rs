@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,11 +29,14 @@ impl Received {
     }
 }
 
+/// A status, and what `Retry-After` says.
+type Answer = (u16, Option<u32>);
+
 /// What a pod has seen and done; it survives the pod's death as its database would.
 #[derive(Default)]
 pub(crate) struct Ledger {
     received: Mutex<Vec<Received>>,
-    answer: Mutex<Option<StatusCode>>,
+    answer: Mutex<Option<Answer>>,
 }
 
 impl Ledger {
@@ -51,9 +55,9 @@ impl Ledger {
         effects
     }
 
-    /// From now on every request is answered with this status; `None` means 200.
-    pub(crate) fn answer_with(&self, status: Option<StatusCode>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    /// From now on every request is answered with this status, and perhaps a `Retry-After` in seconds.
+    pub(crate) fn answer_with(&self, status: u16, retry_after: Option<u32>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some((status, retry_after));
     }
 }
 
@@ -124,5 +128,8 @@ async fn receive(
     let path = uri.path().to_owned();
     ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { method, path, headers, body });
     let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
-    (answer.unwrap_or(StatusCode::OK), r#"{"ok":true}"#).into_response()
+    let (status, retry_after) = answer.unwrap_or((200, None));
+    let retry_after = retry_after.map(|seconds| (RETRY_AFTER, seconds.to_string()));
+    let status = StatusCode::from_u16(status).expect("a status that HTTP knows");
+    (status, AppendHeaders(retry_after), r#"{"ok":true}"#).into_response()
 }

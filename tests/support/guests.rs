@@ -30,6 +30,16 @@ pub(crate) fn chaos(version: u8) -> PathBuf {
     root().join(format!("target/guests/chaos-{version}.wasm"))
 }
 
+/// Grants what the chaos handler imports; tests add what else they need.
+pub(crate) const CHAOS_GRANTS: &str = r#"
+[grant]
+state = true
+emit = ["chaos_other"]
+
+[[grant.http]]
+origin = "${VECTOR_URL}"
+"#;
+
 /// Puts a component and its manifest into a folder, as an operator would: whole, the manifest first.
 pub(crate) fn install(component: &Path, manifest: &str, folder: &Path, name: &str) {
     std::fs::create_dir_all(folder).expect("creating the plugins folder");

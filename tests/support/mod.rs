@@ -43,7 +43,7 @@ pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: TestClock,
     pub(crate) path: PathBuf,
-    dir: Option<tempfile::TempDir>,
+    _dir: tempfile::TempDir,
 }
 
 impl Fixture {
@@ -52,17 +52,12 @@ impl Fixture {
         let path = dir.path().join("outbox.sqlite");
         let clock = TestClock::new();
         let store = open(&path, "pod-1", &clock);
-        Self { store, clock, path, dir: Some(dir) }
+        Self { store, clock, path, _dir: dir }
     }
 
     /// Another process's view of the same outbox.
     pub(crate) fn second(&self) -> Arc<dyn Store> {
         open(&self.path, "pod-2", &self.clock)
-    }
-
-    /// The folder, for a caller that outlives the fixture.
-    pub(crate) fn into_dir(mut self) -> tempfile::TempDir {
-        self.dir.take().unwrap()
     }
 
     pub(crate) async fn enqueue(&self, item: NewItem) -> ItemId {
@@ -97,7 +92,7 @@ fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn St
 pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
     let terms = |item_type: &&str| TypeClaim {
         item_type: (*item_type).into(),
-        lease: Duration::from_secs(60),
+        lease: Duration::from_mins(1),
         max_retries: 2,
         concurrency: None,
         rate: None,
@@ -137,6 +132,12 @@ pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
 /// Whether the suite runs at the sizes of `make soak` instead of the everyday ones.
 pub(crate) fn is_soak() -> bool {
     std::env::var_os("OUTBOX_SOAK").is_some()
+}
+
+/// Prints a figure for whoever runs the soak.
+#[expect(clippy::print_stdout, reason = "figures are what the soak is run for")]
+pub(crate) fn report(figure: &str) {
+    println!("{figure}");
 }
 
 /// Waits until `check` holds; fails the test when it does not within the time given.

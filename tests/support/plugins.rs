@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A component that handles items, described by what differs from one that answers `ok`.
-pub struct Wat<'a> {
-    pub types: &'a [&'a str],
-    pub handle: &'a str,
-    pub imports: &'a str,
-    pub core: &'a str,
-    pub with: &'a str,
-    pub memory: u32,
-    pub version: &'a str,
+pub(crate) struct Wat<'a> {
+    pub(crate) types: &'a [&'a str],
+    pub(crate) handle: &'a str,
+    pub(crate) imports: &'a str,
+    pub(crate) core: &'a str,
+    pub(crate) with: &'a str,
+    pub(crate) memory: u32,
+    pub(crate) version: &'a str,
 }
 
 impl Default for Wat<'_> {
@@ -32,7 +32,7 @@ impl Default for Wat<'_> {
 }
 
 impl Wat<'_> {
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let count = u8::try_from(self.types.len()).unwrap();
         let text = include_str!("../wat/handler.wat")
             .replace("{types}", &type_list(self.types))
@@ -63,56 +63,52 @@ fn type_list(types: &[&str]) -> String {
 }
 
 /// A folder of plugins and the host that follows it.
-pub struct Host {
-    pub plugins: Arc<Plugins>,
+pub(crate) struct Host {
+    pub(crate) plugins: Arc<Plugins>,
     home: TempDir,
 }
 
 impl Host {
     /// A folder that is filled before the host starts.
-    pub async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
+    pub(crate) async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("plugins.d");
         fs::create_dir(&dir).unwrap();
         fill(&dir);
-        let settings = PluginSettings {
-            dir,
-            role: role.map(str::to_owned),
-            cache_dir: home.path().join("cache"),
-            retry: RetryPolicy::default(),
-            slots: 4,
-            environment: Arc::new(|_| None),
-            state: Arc::new(NoState),
-        };
+        let settings = settings(&home, role);
         let plugins = Plugins::start(settings, CancellationToken::new()).await.unwrap();
         assert!(plugins.is_scanned());
         Self { plugins, home }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn settings(&self) -> PluginSettings {
+        settings(&self.home, None)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join("plugins.d").join(name)
     }
 
     /// Puts a file into the folder as careful writers do: beside, then renamed.
-    pub fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let beside = self.home.path().join("beside");
         fs::write(&beside, bytes).unwrap();
         fs::rename(beside, self.path(name)).unwrap();
     }
 
-    pub fn types(&self) -> Vec<String> {
+    pub(crate) fn types(&self) -> Vec<String> {
         let mut types: Vec<_> = self.plugins.services().into_iter().map(|service| service.item_type).collect();
         types.sort();
         types
     }
 
-    pub fn status(&self, name: &str) -> PluginStatus {
+    pub(crate) fn status(&self, name: &str) -> PluginStatus {
         let mut status = self.plugins.status().into_iter();
         status.find(|status| status.name == name).unwrap_or_else(|| panic!("no plugin {name}"))
     }
 
     /// Waits until something holds, looking again at every change and now and then.
-    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let mut changes = self.plugins.changes();
         let deadline = Instant::now() + Duration::from_secs(30);
         while !holds(self) {
@@ -121,13 +117,26 @@ impl Host {
         }
     }
 
-    pub async fn handle(&self, item_type: &str) -> Report {
+    pub(crate) async fn handle(&self, item_type: &str) -> Report {
         self.plugins.handle(attempt(item_type, Duration::from_secs(30))).await
     }
 }
 
+fn settings(home: &TempDir, role: Option<&str>) -> PluginSettings {
+    PluginSettings {
+        dir: home.path().join("plugins.d"),
+        role: role.map(str::to_owned),
+        cache_dir: home.path().join("cache"),
+        lease: Duration::from_mins(1),
+        retry: RetryPolicy::default(),
+        slots: 4,
+        environment: Arc::new(|_| None),
+        state: Arc::new(NoState),
+    }
+}
+
 /// An attempt at a durable item that may take so long.
-pub fn attempt(item_type: &str, patience: Duration) -> Attempt {
+pub(crate) fn attempt(item_type: &str, patience: Duration) -> Attempt {
     Attempt {
         item: item(item_type),
         deadline: Instant::now() + patience,

@@ -10,7 +10,7 @@ use super::host::{Host, HostPlan};
 use super::{eventually, guests};
 
 /// Whatever a host is expected to do, it does within this; a minute is for busy machines.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A host's folder with the repository's handlers in it, and two pods for them to call.
 pub(crate) struct Stage {

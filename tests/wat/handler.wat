@@ -1,7 +1,6 @@
-;; A handler in as few words as possible. The tests replace what stands in braces: {types} and {count}
-;; by what `describe` answers, {imports} by imports, {core} and {with} by what the core module makes of
-;; them, {memory} by its pages, and {handle} by the body of `handle`, which answers where its result
-;; lies: 1024 is `ok(none)`.
+;; A handler in as few words as possible. The tests replace the words in braces: what `describe`
+;; answers, imports and what the core module makes of them, its pages, and the body of `handle`,
+;; which answers where its result lies: 1024 is ok(none), 2048 is a permanent failure.
 (component
   {imports}
   (core module $core
@@ -42,9 +41,9 @@
   (export $description "description" (type $description'))
 
   (func $describe (result $description)
-    (canon lift (core func $i "describe") (memory $i "memory") (realloc (func $i "realloc"))))
+    (canon lift (core func $i "describe") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
   (func $handle (param "item" $item) (result (result (option (list u8)) (error $failure)))
-    (canon lift (core func $i "handle") (memory $i "memory") (realloc (func $i "realloc"))))
+    (canon lift (core func $i "handle") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
   (instance $handler
     (export "description" (type $description))
     (export "item" (type $item))

@@ -134,7 +134,7 @@ pub(super) struct AuditArgs {
     /// Why, for the audit trail
     #[arg(long)]
     pub(super) reason: Option<String>,
-    /// Who, for the audit trail [default: user@host]
+    /// Who, for the audit trail; user@host unless given
     #[arg(long)]
     pub(super) actor: Option<String>,
 }

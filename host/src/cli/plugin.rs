@@ -38,7 +38,7 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
 
 /// Fails when the component would not be loaded.
 async fn inspect(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
-    let inspection = plugin::inspect(file, environment(&context.config)).await?;
+    let inspection = plugin::inspect(file, settings(&context.config, Arc::new(NoState))).await?;
     context.output.emit(&inspection, || page(&inspection))?;
     Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -108,22 +108,22 @@ pub(super) async fn start(
     state: Arc<dyn StateReader>,
     stop: CancellationToken,
 ) -> anyhow::Result<Arc<Plugins>> {
-    let settings = PluginSettings {
-        dir: config.plugins.clone(),
-        role: config.role.clone(),
-        cache_dir: config.cache_dir.clone(),
-        retry: config.retry,
-        slots: config.concurrency,
-        environment: environment(config),
-        state,
-    };
+    let settings = settings(config, state);
     Plugins::start(settings, stop).await.context("starting the plugins (see OUTBOX_PLUGINS and OUTBOX_CACHE_DIR)")
 }
 
-/// What manifests may name of the environment.
-fn environment(config: &Config) -> plugin::Environment {
+fn settings(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
     let environment = config.environment.clone();
-    Arc::new(move |name: &str| environment.get(name))
+    PluginSettings {
+        dir: config.plugins.clone(),
+        role: config.role.clone(),
+        cache_dir: config.cache_dir.clone(),
+        lease: config.lease,
+        retry: config.retry,
+        slots: config.concurrency,
+        environment: Arc::new(move |name: &str| environment.get(name)),
+        state,
+    }
 }
 
 /// Stands where nothing is handled, so nothing is read.

@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::{Edge, HostStatus};
-use crate::item::Status;
 use crate::saga::StepOutcome;
 use crate::store::{Overview, Pod, SagaTotals, Violation};
 

@@ -1,5 +1,4 @@
 //! The contract in `wit/` as Rust types and traits, generated. Nothing else belongs here.
-#![expect(clippy::pedantic, reason = "generated from wit/handler.wit")]
 
 wasmtime::component::bindgen!({
     path: "../wit",

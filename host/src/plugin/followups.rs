@@ -54,7 +54,7 @@ impl Followups {
     fn emit(&mut self, wish: Wish) -> Result<(), Error> {
         self.admit(&wish)?;
         let key = self.key(&wish)?;
-        let item = self.item(key, wish)?;
+        let item = self.item(&key, wish)?;
         item.validate().map_err(|invalid| Error::Other(invalid.to_string()))?;
         if !self.keys.insert(item.idem_key.clone()) {
             return Err(Error::Other(format!(
@@ -91,9 +91,9 @@ impl Followups {
         Ok(if key.len() > KEY_MAX { hex(&Sha256::digest(key)) } else { key })
     }
 
-    fn item(&self, key: String, wish: Wish) -> Result<NewItem, Error> {
+    fn item(&self, key: &str, wish: Wish) -> Result<NewItem, Error> {
         let parent = self.parent()?;
-        let mut item = NewItem::new(&wish.type_, &key, wish.payload);
+        let mut item = NewItem::new(&wish.type_, key, wish.payload);
         item.content_type = wish.content_type;
         item.cid = Some(parent.cid.clone());
         item.saga.clone_from(&parent.saga);

@@ -12,8 +12,9 @@ use super::engine::Runtime;
 use super::folder::read_source;
 use super::instance::Program;
 use super::load::{LoadError, Loader, Source, narrow, undescribed};
-use super::manifest::{Environment, Manifest};
-use super::world;
+use super::manifest::{Limits, Manifest, Reload};
+use super::{PluginSettings, world};
+use crate::item::OnDead;
 
 /// What was found out about a component. Without errors it would be loaded.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -40,14 +41,24 @@ pub struct Inspection {
     pub types: Vec<String>,
     /// The manifest lines that would grant what it imports and is not granted.
     pub missing_grants: Option<String>,
+    /// The longest that one attempt could take: the manifest's timeout, or else the host's lease.
+    pub attempt_time: Duration,
+    /// How its failures would be retried: this often after the first attempt.
+    pub max_retries: u32,
+    /// How much it would be given.
+    pub limits: Limits,
+    /// What its dead-lettered items would mean for those behind them.
+    pub on_dead: OnDead,
+    /// How new versions of it would be put on probation.
+    pub reload: Reload,
     /// Why it would not be loaded.
     pub errors: Vec<String>,
 }
 
 /// Looks at a component and the manifest beside it. Errors when the file cannot be read at all.
-pub async fn inspect(file: &Path, environment: Environment) -> anyhow::Result<Inspection> {
+pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<Inspection> {
     let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, environment));
+    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, Arc::clone(&settings.environment)));
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
@@ -55,18 +66,24 @@ pub async fn inspect(file: &Path, environment: Environment) -> anyhow::Result<In
         digest: source.digest.clone(),
         ..Inspection::default()
     };
-    if let Err(err) = inspection.examine(&loader, &source).await {
+    if let Err(err) = inspection.examine(&loader, &source, &settings).await {
         inspection.errors.push(err.to_string());
     }
     Ok(inspection)
 }
 
 impl Inspection {
-    async fn examine(&mut self, loader: &Arc<Loader>, source: &Source) -> Result<(), LoadError> {
+    async fn examine(
+        &mut self,
+        loader: &Arc<Loader>,
+        source: &Source,
+        settings: &PluginSettings,
+    ) -> Result<(), LoadError> {
         let manifest = loader.manifest(source).unwrap_or_else(|err| {
             self.errors.push(err.to_string());
             Manifest::default()
         });
+        self.apply(&manifest, settings);
         world::check_bytes(&source.wasm)?;
         let begun = Instant::now();
         let component = loader.compile(source).await?;
@@ -79,6 +96,14 @@ impl Inspection {
         self.version = Some(description.version.clone());
         self.types = narrow(&description, manifest.types.as_deref())?;
         Ok(())
+    }
+
+    fn apply(&mut self, manifest: &Manifest, settings: &PluginSettings) {
+        self.attempt_time = manifest.timeout.unwrap_or(settings.lease);
+        self.max_retries = manifest.retry.over(settings.retry).max_retries;
+        self.limits = manifest.limits.clone();
+        self.on_dead = manifest.on_dead;
+        self.reload = manifest.reload;
     }
 
     fn compare(&mut self, component: &Component, manifest: &Manifest) {

@@ -31,12 +31,15 @@ const HOSTCALL_FUEL: usize = 8 << 20;
 /// Handles in a component's own tables.
 const COMPONENT_HANDLES: usize = 4096;
 /// A component must be able to say what it is without doing anything.
-pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
+/// Longer, so that a busy host is not held against a component.
+pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A compiled component, linked, with the terms on which it runs.
 pub(super) struct Program {
     name: String,
     pre: PluginPre<HostState>,
+    timeout: Option<Duration>,
     limits: Limits,
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
@@ -72,6 +75,7 @@ impl Program {
         Self {
             name: name.to_owned(),
             pre,
+            timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
             grants,
@@ -91,7 +95,7 @@ impl Program {
         match tokio::time::timeout_at(call.deadline, described).await {
             Ok(Ok(description)) => Ok(description),
             Ok(Err((phase, err))) => Err(verdict::faulted(&err, phase, call.output.text().as_deref())),
-            Err(_) => Err(verdict::timed_out(false)),
+            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), false)),
         }
     }
 
@@ -130,7 +134,7 @@ impl Program {
             },
             Ending::Answered(Err(failure)) => verdict::answered(failure),
             Ending::Faulted(phase, err) => verdict::faulted(&err, phase, call.output.text().as_deref()),
-            Ending::TimedOut => verdict::timed_out(call.evidence.maybe_executed()),
+            Ending::TimedOut => verdict::timed_out(self.timeout, call.evidence.maybe_executed()),
         };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
@@ -170,7 +174,7 @@ impl Program {
 
     fn denied(&self, call: &Call) -> HostState {
         let state = StateBuffer::new(&self.name, Arc::new(NoState), StateAccess::Denied);
-        self.host_state(call, DESCRIBE_TIMEOUT, state, None)
+        self.host_state(call, DESCRIBE_CPU, state, None)
     }
 
     fn host_state(&self, call: &Call, cpu: Duration, state: StateBuffer, item: Option<(&Item, Mode)>) -> HostState {
@@ -195,7 +199,7 @@ impl Program {
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_max_component_handles(COMPONENT_HANDLES);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| spend_a_tick(store));
+        store.epoch_deadline_callback(spend_a_tick);
         store
     }
 

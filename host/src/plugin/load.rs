@@ -3,7 +3,6 @@
 //! Compiling happens off the async threads and one at a time. A component is asked what it is only
 //! when everything else holds, with every capability denied.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +15,24 @@ use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::cache::CodeCache;
 use super::engine::Runtime;
-use super::instance::Program;
+use super::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, Program};
 use super::manifest::{Environment, Manifest};
 use super::world;
-use crate::item::{Failure, check_type};
+use crate::item::{Class, Failure, check_type};
 
 /// Why a file is not loaded, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct LoadError(String);
+#[error("{words}")]
+pub(super) struct LoadError {
+    words: String,
+    /// Whether the same file may load at another time.
+    pub is_transient: bool,
+}
 
 impl LoadError {
+    /// The refusal of a file as it is.
     pub(super) fn new(words: impl Into<String>) -> Self {
-        Self(words.into())
+        Self { words: words.into(), is_transient: false }
     }
 }
 
@@ -147,7 +151,13 @@ fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Resul
 
 /// Why a component could not say what it is.
 pub(super) fn undescribed(failure: &Failure) -> LoadError {
-    LoadError::new(format!("it could not describe itself ({}): {}", failure.class, failure.message))
+    let words = match failure.class {
+        Class::Cpu => format!("it computed for longer than {DESCRIBE_CPU:?} to describe itself"),
+        Class::Timeout => format!("it did not describe itself within {DESCRIBE_TIMEOUT:?}"),
+        class => format!("it could not describe itself ({class}): {}", failure.message),
+    };
+    // A busy host may be the reason; what the component did wrong itself it will do again.
+    LoadError { words, is_transient: matches!(failure.class, Class::Timeout | Class::Host) }
 }
 
 /// The types that a component describes, narrowed by its manifest.
@@ -178,9 +188,7 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 
 /// Bytes in lower-case hex.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        drop(write!(text, "{byte:02x}"));
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

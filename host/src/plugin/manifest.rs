@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::grant::{Grants, HttpRule, Secret};
@@ -47,8 +48,8 @@ pub(super) struct Manifest {
 }
 
 /// How much one attempt may use, and how many there may be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Limits {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
     /// Bytes of all linear memories together.
     pub memory: u64,
     /// Time on a CPU.
@@ -114,8 +115,8 @@ impl Retry {
 }
 
 /// How a new version of a live plugin is put on probation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Reload {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Reload {
     /// How many settled attempts the probation lasts.
     pub canary: u32,
     /// Above this share of faults the version is rolled back.
@@ -171,7 +172,7 @@ impl Manifest {
 }
 
 fn grants(mut section: Section, environment: &Environment) -> Result<Grants, ManifestError> {
-    let state = section.take("state", boolean)?.unwrap_or(false);
+    let state = section.take("state", |value| boolean(&value))?.unwrap_or(false);
     let emit = section.take("emit", texts)?.unwrap_or_default();
     let rules = section.sections("http")?.into_iter().map(|rule| http_rule(rule, environment));
     let http = rules.collect::<Result<_, _>>()?;
@@ -193,7 +194,7 @@ fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule
             Err("a path that starts with /, where * stands for anything".to_owned())
         }
     })?;
-    let private = section.take("private", boolean)?.unwrap_or(false);
+    let private = section.take("private", |value| boolean(&value))?.unwrap_or(false);
     let secrets = section.sections("secrets")?.into_iter().map(|secret| read_secret(secret, environment));
     let secrets = secrets.collect::<Result<_, _>>()?;
     section.finish()?;
@@ -251,7 +252,7 @@ fn limits(mut section: Section) -> Result<Limits, ManifestError> {
 }
 
 fn cpu(value: Value) -> Result<Duration, String> {
-    const MOST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_mins(1);
     duration(value)
         .ok()
         .filter(|cpu| *cpu <= MOST)
@@ -282,7 +283,7 @@ fn reload(mut section: Section) -> Result<Reload, ManifestError> {
     let default = Reload::default();
     let reload = Reload {
         canary: section.take("canary", count(0))?.unwrap_or(default.canary),
-        max_fault_ratio: section.take("max_fault_ratio", ratio)?.unwrap_or(default.max_fault_ratio),
+        max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
     };
     section.finish()?;
     Ok(reload)

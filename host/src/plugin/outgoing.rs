@@ -136,40 +136,49 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Answer> + Send> {
         let request = match self.admit(request) {
             Ok(request) => request,
-            Err((error, body)) => return Box::new(refuse(error, body)),
+            Err((error, body)) => {
+                tokio::spawn(drain(body));
+                return Box::new(async { Err(error) });
+            }
         };
+        // Only a wish for less than the attempt has gets a timer: at the deadline itself the attempt
+        // ends, and its guest is not told of a timeout that it might pass on as its own failure.
         let wish = options.and_then(|options| options.first_byte_timeout);
-        let until = wish.map_or(self.deadline, |wish| self.deadline.min(Instant::now() + wish));
+        let until = wish.map(|wish| Instant::now() + wish).filter(|until| *until < self.deadline);
         let flight = self.evidence.take_off(request.method().is_safe());
         let exchange = Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until };
         Box::new(exchange.run(request, flight))
     }
 }
 
-/// Answers with the error, while the body that the guest may still write is read and thrown away:
-/// else the guest sees a broken stream and not the reason.
-async fn refuse(error: Error, mut body: WasiBody) -> Answer {
-    tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
-    Err(error)
+/// Reads and throws away the body that the guest may still write, while it gets the error: else it
+/// sees a broken stream and not the reason.
+async fn drain(mut body: WasiBody) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 struct Exchange {
     policy: Arc<OutgoingPolicy>,
     evidence: Arc<Evidence>,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 impl Exchange {
     async fn run(self, request: Request<WasiBody>, flight: Flight) -> Answer {
         let lines = http_lines(request.method(), request.uri());
-        match tokio::time::timeout_at(self.until, self.policy.client.request(request)).await {
+        let answering = self.policy.client.request(request);
+        let answered = match self.until {
+            Some(until) => tokio::time::timeout_at(until, answering).await,
+            None => Ok(answering.await),
+        };
+        match answered {
             Ok(Ok(response)) => {
                 flight.land();
                 Ok((self.cap_response(response), Box::new(async { Ok(()) })))
             }
             Ok(Err(err)) if err.is_connect() => {
                 flight.call_off();
-                Err(self.unconnected(&err, lines))
+                Err(self.unconnected(&err, &lines))
             }
             Ok(Err(err)) => {
                 flight.land();
@@ -187,7 +196,7 @@ impl Exchange {
         response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Error::HttpResponseBodySize))
     }
 
-    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: String) -> Error {
+    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: &str) -> Error {
         match find::<ConnectError>(err) {
             Some(reason @ ConnectError::OutOfReach { .. }) => {
                 self.evidence.deny(
@@ -235,3 +244,6 @@ fn without_query(uri: &http::Uri) -> String {
     let text = uri.to_string();
     text.split('?').next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

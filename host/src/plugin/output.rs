@@ -94,12 +94,12 @@ mod tests {
     fn only_the_end_is_kept() {
         let tail = OutputTail::default();
         assert_eq!(tail.text(), None);
-        tail.push(&[b'a'; TAIL_MAX]);
+        tail.push("a".repeat(TAIL_MAX).as_bytes());
         tail.push(b"the end");
         let text = tail.text().unwrap();
         assert_eq!(text.len(), TAIL_MAX);
         assert!(text.ends_with("athe end"));
-        tail.push(&[b'b'; 2 * TAIL_MAX]);
+        tail.push("b".repeat(2 * TAIL_MAX).as_bytes());
         assert_eq!(tail.text().unwrap(), "b".repeat(TAIL_MAX));
     }
 }

@@ -150,14 +150,13 @@ impl Table {
         let mut status = status_of(live, PluginState::Active);
         status.types.clear();
         for item_type in &live.types {
-            match self.routes.get(item_type) {
-                Some(owner) => status.refused.push(refused(item_type, owner)),
-                None => {
-                    self.routes.insert(item_type.clone(), Arc::clone(live));
-                    self.services.push(service(item_type, live, retry));
-                    status.types.push(item_type.clone());
-                }
+            if let Some(owner) = self.routes.get(item_type) {
+                status.refused.push(refused(item_type, owner));
+                continue;
             }
+            self.routes.insert(item_type.clone(), Arc::clone(live));
+            self.services.push(service(item_type, live, retry));
+            status.types.push(item_type.clone());
         }
         if status.types.is_empty() {
             status.state = PluginState::Failed;

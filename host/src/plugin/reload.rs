@@ -46,6 +46,8 @@ struct Followed {
     found: Option<Print>,
     manifest_misses: u32,
     is_absent: bool,
+    /// Whether the last load failed for a reason that may pass.
+    waits_for_rescan: bool,
 }
 
 /// What makes two contents the same.
@@ -104,12 +106,11 @@ impl Reloader {
             let cause = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = rescan.tick() => Cause::Rescan,
-                Some(()) = hints.recv() => Cause::Hint,
+                Some(()) = hints.recv(), if !is_unsettled => Cause::Hint,
                 () = sleep(SETTLE), if is_unsettled => Cause::Hint,
             };
-            match cause {
-                Cause::Rescan => watch.renew(),
-                Cause::Hint => sleep(SETTLE).await,
+            if cause == Cause::Rescan {
+                watch.renew();
             }
             is_unsettled = self.look(cause).await;
         }
@@ -157,7 +158,7 @@ impl Reloader {
         let file = self.files.entry(place.clone()).or_default();
         file.is_absent = false;
         let Ok(stamp) = Folder::stamp(&place) else { return Look::Unsettled };
-        if file.is_tried(stamp) || file.waits_for_manifest(stamp, cause) {
+        if file.is_tried(stamp) || file.waits_for_manifest(stamp, cause) || file.waits_out(cause) {
             return Look::Same;
         }
         let source = match self.folder.read(&place) {
@@ -177,7 +178,8 @@ impl Reloader {
     async fn load(&mut self, place: Place, source: Source) {
         let name = source.name.clone();
         let loaded = self.loader.load(source).await;
-        let known = &mut self.files.entry(place).or_default().known;
+        let file = self.files.entry(place).or_default();
+        let known = &mut file.known;
         match loaded {
             Ok(generation) => {
                 tracing::info!(plugin.name = name, generation = generation.number, types = ?generation.types, "plugin loaded");
@@ -188,6 +190,10 @@ impl Reloader {
             }
             Err(reason) => {
                 tracing::error!(plugin.name = name, %reason, "plugin refused");
+                if reason.is_transient {
+                    file.tried = None;
+                    file.waits_for_rescan = true;
+                }
                 known.error = Some(reason);
             }
         }
@@ -217,6 +223,12 @@ impl Followed {
         self.manifest_misses < MISSES_THAT_COUNT
     }
 
+    /// Whether it is too early to try again what failed for a reason that may pass.
+    fn waits_out(&mut self, cause: Cause) -> bool {
+        self.waits_for_rescan &= cause != Cause::Rescan;
+        self.waits_for_rescan
+    }
+
     /// Whether this look agrees with the one before.
     fn compare(&mut self, stamp: Stamp, print: Print) -> Look {
         if self.tried.as_ref().is_some_and(|(_, tried)| *tried == print) {
@@ -243,9 +255,8 @@ struct Watch {
 impl Watch {
     fn new(directories: Vec<PathBuf>, hint: mpsc::Sender<()>) -> Self {
         let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) {
-                // A full channel holds a hint already.
-                drop(hint.try_send(()));
+            if event.is_ok_and(|event| is_change(event.kind)) && hint.try_send(()).is_err() {
+                tracing::trace!("a hint is waiting already");
             }
         };
         let watcher = notify::recommended_watcher(told);
@@ -264,5 +275,33 @@ fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(digest: &str) -> Print {
+        Print { digest: digest.to_owned(), manifest: None }
+    }
+
+    #[test]
+    fn contents_are_taken_when_two_looks_agree_and_never_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { is_root: true, file: dir.path().join("p.wasm") };
+        std::fs::write(&place.file, "").unwrap();
+        let stamp = Folder::stamp(&place).unwrap();
+        let mut file = Followed::default();
+        let looks = ["half", "whole", "whole", "whole", "half", "whole"].map(|found| file.compare(stamp, print(found)));
+        assert_eq!(looks, [Look::Unsettled, Look::Unsettled, Look::Changed, Look::Same, Look::Unsettled, Look::Same]);
+    }
+
+    #[test]
+    fn reading_a_file_is_no_change_and_writing_it_is() {
+        assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_change(EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(EventKind::Create(notify::event::CreateKind::File)));
     }
 }

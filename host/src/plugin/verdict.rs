@@ -72,9 +72,17 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
 }
 
 /// The failure of a guest that was still waiting at its deadline.
-pub(super) fn timed_out(maybe_executed: bool) -> Failure {
+pub(super) fn timed_out(timeout: Option<Duration>, maybe_executed: bool) -> Failure {
+    let reason = match timeout {
+        Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
+        None => "the lease leaves no more time".to_owned(),
+    };
     let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
-    Failure::new(Class::Timeout, "plugin.timeout", format!("the attempt was cut off at its deadline{unknown}"))
+    Failure::new(
+        Class::Timeout,
+        "plugin.timeout",
+        format!("the attempt was cut off at its deadline: {reason}{unknown}"),
+    )
 }
 
 /// The failure of a guest that answered `ok` before its requests were answered.
@@ -114,8 +122,13 @@ fn frames(err: &wasmtime::Error) -> String {
 }
 
 fn with_last_line(message: String, output: Option<&str>) -> String {
-    let last = output.and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
-    last.map_or(message.clone(), |line| cut(format!("{message}; its last words: {line}"), MESSAGE_MAX))
+    // A panic in Rust ends with a note on how to see more of it, which is not what it was about.
+    let says_something = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+    let last = output.and_then(|text| text.lines().rev().find(says_something));
+    match last {
+        Some(line) => cut(format!("{message}; its last words: {line}"), MESSAGE_MAX),
+        None => message,
+    }
 }
 
 fn cut(mut text: String, most: usize) -> String {
@@ -140,7 +153,8 @@ mod tests {
     #[test]
     fn the_last_words_of_a_trapped_guest_are_in_the_message() {
         let err = wasmtime::Error::from(Trap::UnreachableCodeReached);
-        let failure = faulted(&err, Phase::Running, Some("starting\npanicked at the end\n\n"));
+        let failure =
+            faulted(&err, Phase::Running, Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"));
         assert_eq!(failure.class, Class::Trap);
         assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
     }

@@ -16,7 +16,7 @@ pub(super) fn texts(value: Value) -> Result<Vec<String>, String> {
     values.into_iter().map(|value| text(value).map_err(|_| "an array of strings".to_owned())).collect()
 }
 
-pub(super) fn boolean(value: Value) -> Result<bool, String> {
+pub(super) fn boolean(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "true or false".to_owned())
 }
 
@@ -41,10 +41,13 @@ pub(super) fn count(least: u32) -> impl Fn(Value) -> Result<u32, String> {
     }
 }
 
-pub(super) fn ratio(value: Value) -> Result<f64, String> {
-    let number =
-        value.as_float().or_else(|| value.as_integer().and_then(|whole| i32::try_from(whole).ok()).map(f64::from));
-    number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "a number from 0 to 1".to_owned())
+pub(super) fn ratio(value: &Value) -> Result<f64, String> {
+    match value {
+        Value::Float(ratio) if (0.0..=1.0).contains(ratio) => Ok(*ratio),
+        Value::Integer(0) => Ok(0.0),
+        Value::Integer(1) => Ok(1.0),
+        _ => Err("a number from 0 to 1".to_owned()),
+    }
 }
 
 /// A duration that is not zero.

@@ -17,15 +17,14 @@ pub(super) fn is_within(reach: Reach, address: IpAddr) -> bool {
 /// The IPv4 address that an IPv6 address stands for, if it stands for one.
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
-    let [a, b, c, d, e, f, high, low] = v6.segments();
     let embedded = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
-    match [a, b, c, d, e, f] {
-        // Mapped, and the translation prefix of NAT64.
-        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => embedded(high, low),
+    match v6.segments() {
+        // Mapped, the translation prefix of NAT64, and 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            embedded(high, low)
+        }
         // Compatible, which is obsolete; `::` and `::1` are addresses of their own.
-        [0, 0, 0, 0, 0, 0] if high != 0 => embedded(high, low),
-        // 6to4.
-        [0x2002, high, low, ..] => embedded(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => embedded(high, low),
         _ => address,
     }
 }

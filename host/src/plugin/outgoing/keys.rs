@@ -42,7 +42,11 @@ pub(in crate::plugin) struct Keys {
 impl Keys {
     /// The keys of an attempt at an item.
     pub(in crate::plugin) fn new(item: &Item) -> Self {
-        Self { root: effects_root(item), cid: item.cid.clone(), sent: HashMap::new(), spans: 0 }
+        Self::from_parts(&effects_root(item), &item.cid)
+    }
+
+    pub(super) fn from_parts(root: &str, cid: &str) -> Self {
+        Self { root: root.to_owned(), cid: cid.to_owned(), sent: HashMap::new(), spans: 0 }
     }
 
     /// Replaces what only the host may say in a request's headers. Errors with what is accepted when
@@ -113,7 +117,7 @@ mod tests {
 
     fn keys(effects: u32) -> Keys {
         let root = if effects == 0 { "k1".to_owned() } else { format!("k1+{effects}") };
-        Keys { root, cid: "c1".to_owned(), sent: HashMap::new(), spans: 0 }
+        Keys::from_parts(&root, "c1")
     }
 
     fn key(keys: &mut Keys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {

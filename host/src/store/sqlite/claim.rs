@@ -131,7 +131,7 @@ fn bury(step: &mut Step<'_>, claim: &Claim, on_dead: OnDead, defect: String) -> 
 /// died of stands in its history already.
 fn exhaust(step: &mut Step<'_>, id: ItemId, on_dead: OnDead) -> rusqlite::Result<()> {
     let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
-    let item = step.tx.prepare_cached(&sql)?.query_row([id], |row| decode::item(row))?.item;
+    let item = step.tx.prepare_cached(&sql)?.query_row([id], decode::item)?.item;
     if let Some(saga) = &item.saga {
         super::saga::join(step, saga, &item.cid, item.replays)?;
     }

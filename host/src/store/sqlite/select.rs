@@ -76,7 +76,7 @@ pub(super) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
 
 pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Details>> {
     let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
-    let Some(found) = tx.prepare_cached(&sql)?.query_row([id], |row| decode::item(row)).optional()? else {
+    let Some(found) = tx.prepare_cached(&sql)?.query_row([id], decode::item).optional()? else {
         return Ok(None);
     };
     let audit = super::audit::of_item(tx, id)?;

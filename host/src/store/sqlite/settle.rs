@@ -78,7 +78,7 @@ fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Item>> 
     let mut select = step.tx.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'"
     ))?;
-    let decoded = select.query_row(params![claim.id, claim.token], |row| decode::item(row)).optional()?;
+    let decoded = select.query_row(params![claim.id, claim.token], decode::item).optional()?;
     Ok(decoded.map(|decoded| decoded.item))
 }
 

@@ -50,7 +50,7 @@ impl Writer {
         F: FnOnce(&mut Step<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let request = Work { tried, work: Some(work), result: None, reply };
+        let request = Work { tried, run: Some(work), result: None, reply };
         let queued = self.queue.as_ref().is_some_and(|queue| queue.send(Box::new(request)).is_ok());
         let answer = if queued { answer.await.ok() } else { None };
         answer.unwrap_or_else(|| Err(StoreError::Unavailable { tried, source: "the writer has stopped".into() }))
@@ -132,7 +132,7 @@ trait Request: Send {
 
 struct Work<T, F> {
     tried: &'static str,
-    work: Option<F>,
+    run: Option<F>,
     result: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -143,7 +143,7 @@ where
     F: FnOnce(&mut Step<'_>) -> Result<T, StoreError> + Send,
 {
     fn run(&mut self, step: &mut Step<'_>) -> bool {
-        self.result = self.work.take().map(|work| work(step));
+        self.result = self.run.take().map(|work| work(step));
         matches!(self.result, Some(Ok(_)))
     }
 
