@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{HostWrites, NewItem, StateChange, StateTouch};
-use outbox::store::{
-    Command, Control, Details, ExportPosition, Imported, Operations as _, Record, Run, Settlement, Store, StoreError,
-};
+use outbox::store::{Command, Control, Details, ExportPosition, Imported, Record, Run, Settlement, Store, StoreError};
 
 use crate::support::{Fixture, all, dead, item, retry, settled};
 

@@ -12,7 +12,7 @@ use super::control;
 use super::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
 use super::progress::Progress;
 use crate::item::Millis;
-use crate::store::{Control, Job, JobId, JobState, Operations as _, Store};
+use crate::store::{Control, Job, JobId, JobState, Store};
 
 /// A host that works on the same job is waited for in steps no longer than this.
 const WAIT_MAX: Duration = Duration::from_millis(500);

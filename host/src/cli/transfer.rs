@@ -22,7 +22,7 @@ use super::output::count;
 use super::progress::Progress;
 use super::{Context, shown};
 use crate::item::{ItemId, Status};
-use crate::store::{Command, Control, ExportPosition, Operations as _, Record, Run, Store, StoreError};
+use crate::store::{Command, Control, ExportPosition, Record, Run, Store, StoreError};
 
 /// So many records are read or written at a time.
 const PART: u32 = 200;
