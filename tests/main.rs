@@ -4,6 +4,7 @@
 mod cli;
 mod crash;
 mod edge;
+mod generations;
 mod layering;
 mod plugin;
 mod reload;
