@@ -134,7 +134,7 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
             assert_eq!((details.item.result.as_deref(), &details.item.handler_digest), (Some(&b"\"1\""[..]), &old));
         }
         given_back += details.failed_attempts.len();
-        assert!(details.failed_attempts.iter().all(|attempt| attempt.class == Class::Plugin.as_str()));
+        assert!(details.failed_attempts.iter().all(|attempt| attempt.class == Class::Plugin));
     }
     assert!(given_back > 4, "the ratio allows four faults of twenty, and {given_back} were seen");
 
@@ -213,7 +213,7 @@ async fn a_version_whose_faults_stay_below_the_ratio_is_promoted_and_pays_for_th
     }
     let late = outbox.enqueue("late", &trap_in_2()).await;
     let details = outbox.becomes(late, |details| !details.failed_attempts.is_empty()).await;
-    assert_eq!((details.item.attempts, details.failed_attempts[0].class.as_str()), (1, "trap"));
+    assert_eq!((details.item.attempts, details.failed_attempts[0].class), (1, Class::Trap));
     assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new.clone(), None));
     assert!(outbox.store.quarantined().await.unwrap().is_empty());
     eventually("the promoted one is kept", SOON, async || outbox.host.kept().len() == 2).await;
@@ -360,7 +360,7 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
     let rolled_back = [("chaos", "active"), ("chaos", "quarantined")];
     eventually("both are listed", SOON, async || states(&chaos_rows()) == rolled_back).await;
     let metrics = host.send("GET", "/metrics", &[], "").await;
-    let metrics = String::from_utf8(metrics.body).unwrap();
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
     assert!(metrics.contains(&format!(r#"digest="{new}",state="quarantined"}} 1"#)), "{metrics}");
     assert_eq!(host.terminate(), Some(0));
 
