@@ -381,7 +381,7 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
 
 async fn generation(host: &Process) -> u64 {
     let cockpit = host.send("GET", "/status/cockpit", &[], "").await.json();
-    let plugins = cockpit["plugins"].as_array().unwrap().clone();
+    let plugins = cockpit["plugins"].as_array().unwrap_or_else(|| panic!("{cockpit}")).clone();
     let active = plugins.iter().find(|plugin| plugin["name"] == "webhook" && plugin["state"] == "active");
     active.and_then(|plugin| plugin["generation"].as_u64()).unwrap_or(0)
 }
