@@ -48,6 +48,7 @@ promises! {
     saga_signals_begin_and_end_once_per_run
     totals_follow_every_transition
     state_and_followups_commit_with_done_or_not_at_all
+    a_component_is_quarantined_for_every_process_until_somebody_releases_it
     inspection_changes_nothing
     another_process_sees_the_same_outbox
 }
@@ -430,6 +431,29 @@ mod promise {
         f.store.settle(&claims[1].reference(), finish(touch(version, "2"))).await.unwrap();
         assert_eq!(f.store.read_state("p", "n").await.unwrap().0.as_deref(), Some(&b"2"[..]));
         assert_eq!(f.claim("sms", 9).await.len(), 1, "a follow-up that exists is kept");
+    }
+
+    pub(super) async fn a_component_is_quarantined_for_every_process_until_somebody_releases_it(f: Fixture) {
+        f.store.quarantine("abc", "mail", "it traps").await.unwrap();
+        f.clock.advance(Duration::from_secs(1));
+        f.store.quarantine("abc", "mail", "another reason").await.unwrap();
+        f.store.quarantine("def", "sms", "it eats memory").await.unwrap();
+        let found = f.second().quarantined().await.unwrap();
+        let found: Vec<_> =
+            found.iter().map(|e| (e.digest.as_str(), e.reason.as_str(), e.at, e.pod.as_str())).collect();
+        assert_eq!(found, [("def", "it eats memory", START + 1000, "pod-1"), ("abc", "it traps", START, "pod-1")]);
+        assert!(f.second().release_quarantined("abc", "ada@host", Some("rebuilt")).await.unwrap());
+        assert!(!f.store.release_quarantined("abc", "ada@host", None).await.unwrap(), "it is released already");
+        assert_eq!(f.store.quarantined().await.unwrap().len(), 1);
+        let audit = rusqlite::Connection::open(&f.path).unwrap();
+        let row = audit.query_row("SELECT actor, action, selection, reason, changes FROM outbox_audit", [], |row| {
+            let texts: [String; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            Ok(texts)
+        });
+        let [actor, action, selection, reason, changes] = row.unwrap();
+        assert_eq!((actor.as_str(), action.as_str(), reason.as_str()), ("ada@host", "release-plugin", "rebuilt"));
+        assert_eq!(selection, r#"{"digest":"abc"}"#);
+        assert!(changes.contains("it traps"), "{changes}");
     }
 
     pub(super) async fn inspection_changes_nothing(f: Fixture) {

@@ -46,6 +46,10 @@ pub struct Config {
     /// `OUTBOX_CACHE_DIR`, default `outbox` in the user's cache folder: compiled code and the last good
     /// components.
     pub cache_dir: PathBuf,
+    /// `OUTBOX_PLUGIN_KEYS`, default none: whose components may run. Public keys of minisign, or files
+    /// that hold one, with commas between them; then every component needs its signature
+    /// `NAME.wasm.minisig` beside it. None: components need no signature.
+    pub plugin_keys: Vec<String>,
     /// `OUTBOX_CONCURRENCY` or `--concurrency`, default 64: attempts in flight, of this process.
     pub concurrency: usize,
     /// `OUTBOX_DRAIN_SEC`, default 20: how long a shutdown waits for attempts under way.
@@ -140,6 +144,7 @@ impl Config {
             role: value::role(&given)?,
             plugins: given.path("OUTBOX_PLUGINS")?.unwrap_or_else(|| "./plugins.d".into()),
             cache_dir: given.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| sources.environment.cache_dir()),
+            plugin_keys: value::plugin_keys(&given)?,
             concurrency: given.number("OUTBOX_CONCURRENCY", 1..=10_000)?.unwrap_or(64),
             drain: given.seconds("OUTBOX_DRAIN_SEC", 0..=3_600)?.unwrap_or(Duration::from_secs(20)),
             listen: value::listen(&given)?,

@@ -105,8 +105,8 @@ impl fmt::Debug for EdgeSettings {
 pub struct HostStatus {
     /// Whether the first scan of the plugin folder has finished, whatever its result.
     pub scanned: bool,
-    /// An array with an object for each plugin. Of its members the metrics read `name`, `version`,
-    /// `digest`, `generation` and `error`, and the cockpit reads `types`.
+    /// An array with an object for each generation of a plugin. Of its members the metrics read `name`,
+    /// `version`, `digest`, `generation`, `state` and `error`, and the cockpit reads `types`.
     pub plugins: serde_json::Value,
     /// The types that handlers of this process serve.
     pub served_types: Vec<String>,

@@ -114,3 +114,25 @@ pub trait StateReader: Send + Sync + 'static {
     /// host's, not the guest's.
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)>;
 }
+
+/// A component that no process runs any more, because it kept faulting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// The SHA-256 of the component in hex.
+    pub digest: String,
+    /// The plugin that it was.
+    pub plugin: String,
+    /// What it did, in words.
+    pub reason: String,
+}
+
+/// Where it is remembered, for every process, which components are withdrawn. Supplied by whoever wires
+/// the store to the plugins.
+#[async_trait]
+pub trait Quarantine: Send + Sync + 'static {
+    /// Withdraws a component; one that is withdrawn already keeps its first reason.
+    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()>;
+
+    /// What is withdrawn. Asked every few seconds, so it must be cheap.
+    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>>;
+}

@@ -13,43 +13,54 @@ mod cache;
 mod engine;
 mod evidence;
 mod folder;
+mod followed;
 mod followups;
+mod good;
 mod grant;
+mod hints;
 mod host;
 mod inspect;
 mod instance;
 mod limiter;
+mod lineage;
 mod load;
 mod manifest;
 mod outgoing;
 mod output;
+mod private;
 mod registry;
 mod reload;
+mod signature;
 mod state;
+mod trial;
 mod verdict;
+mod withdrawn;
 mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::handler::{Attempt, Handler, Outcome, Report, Service, StateReader};
+use crate::handler::{Attempt, Handler, Outcome, Quarantine, Report, Service, StateReader};
 use crate::item::{Class, Failure};
 use crate::retry::RetryPolicy;
 use cache::CodeCache;
 use engine::Runtime;
 use folder::Folder;
+use good::LastGood;
 pub use inspect::{Inspection, inspect};
 use load::{Loader, hex};
 pub use manifest::{Environment, Limits, Reload};
+use private::PrivateDir;
 use registry::Registry;
 pub use registry::{PluginState, PluginStatus, RefusedType};
 use reload::Reloader;
+use signature::TrustedKeys;
+use withdrawn::Withdrawn;
 
 /// What the plugins of a process need to know.
 #[derive(Clone)]
@@ -58,7 +69,7 @@ pub struct PluginSettings {
     pub dir: PathBuf,
     /// The role, whose sub-folder is loaded beside the root.
     pub role: Option<String>,
-    /// Where compiled code is kept; private to the user.
+    /// Where compiled code and the last good components are kept; private to the user.
     pub cache_dir: PathBuf,
     /// How long a claim holds where a manifest says nothing.
     pub lease: Duration,
@@ -68,8 +79,12 @@ pub struct PluginSettings {
     pub slots: usize,
     /// The environment that manifests may name.
     pub environment: Environment,
+    /// The keys whose holders' components may run: in base64, or the names of files. None: all may.
+    pub keys: Vec<String>,
     /// How attempts read the state of their plugin.
     pub state: Arc<dyn StateReader>,
+    /// Where it is remembered which components have failed.
+    pub quarantine: Arc<dyn Quarantine>,
 }
 
 /// The plugins of a process. Dropping them ends the watch on the folder.
@@ -77,31 +92,26 @@ pub struct Plugins {
     registry: Arc<Registry>,
     slots: Semaphore,
     state: Arc<dyn StateReader>,
-    is_scanned: Arc<AtomicBool>,
     _watching: DropGuard,
 }
 
 impl Plugins {
-    /// Starts the engine, loads what lies in the folder, and follows the folder from then on. Returns
-    /// when the first scan is finished, whatever it found; errors when no plugin could ever run.
-    pub async fn start(settings: PluginSettings, stop: CancellationToken) -> anyhow::Result<Arc<Self>> {
-        let cache = CodeCache::open(&settings.cache_dir)?;
-        let loader = Loader::new(Runtime::new(settings.slots)?, Some(cache), settings.environment);
+    /// Starts the engine and begins to follow the folder. Returns at once: what lies in the folder is
+    /// served as it is found. Errors when no plugin could ever run.
+    pub fn start(settings: PluginSettings, stop: &CancellationToken) -> anyhow::Result<Arc<Self>> {
+        let cache = PrivateDir::open(&settings.cache_dir)?;
+        let good = LastGood::new(cache.folder("good")?);
+        let keys = TrustedKeys::read(&settings.keys)?;
+        let runtime = Runtime::new(settings.slots)?;
+        let loader = Arc::new(Loader::new(runtime, Some(CodeCache::new(cache)), settings.environment, keys));
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);
-        let mut reloader = Reloader::new(folder, Arc::new(loader), Arc::clone(&registry));
+        let withdrawn = Withdrawn::new(settings.quarantine);
+        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, withdrawn);
         let watching = stop.child_token();
-        let plugins = Self {
-            registry,
-            slots: Semaphore::new(settings.slots),
-            state: settings.state,
-            is_scanned: Arc::default(),
-            _watching: watching.clone().drop_guard(),
-        };
-        reloader.scan_first().await;
-        plugins.is_scanned.store(true, Ordering::Release);
-        tokio::spawn(reloader.run(watching));
-        Ok(Arc::new(plugins))
+        tokio::spawn(reloader.run(watching.clone()));
+        let slots = Semaphore::new(settings.slots);
+        Ok(Arc::new(Self { registry, slots, state: settings.state, _watching: watching.drop_guard() }))
     }
 
     /// Every plugin in the folder, and old generations that still finish attempts.
@@ -111,7 +121,13 @@ impl Plugins {
 
     /// Whether the first scan has finished.
     pub fn is_scanned(&self) -> bool {
-        self.is_scanned.load(Ordering::Acquire)
+        self.registry.is_scanned()
+    }
+
+    /// Returns when the first scan has finished, whatever it found.
+    pub async fn scanned(&self) {
+        let mut changes = self.changes();
+        while !self.is_scanned() && changes.changed().await.is_ok() {}
     }
 
     /// A slot for one attempt. The pool of instances is at least as large, so that it is never empty.
@@ -147,7 +163,9 @@ impl Handler for Plugins {
             Ok(slot) => slot,
             Err(outcome) => return Report::bare(outcome),
         };
+        let _busy = Arc::clone(&generation.busy);
         let report = generation.program.attempt(&attempt, Arc::clone(&self.state)).await;
-        Report { digest: Some(generation.digest.clone()), ..report }
+        let report = Report { digest: Some(generation.digest.clone()), ..report };
+        self.registry.settle(&generation, report)
     }
 }

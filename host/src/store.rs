@@ -89,6 +89,16 @@ pub trait Store: Operations {
     /// One value of a plugin's state, for an attempt that reads it.
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
 
+    /// Withdraws a component from every process; one that is withdrawn already keeps its first reason.
+    async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError>;
+
+    /// The withdrawn components, the newest first.
+    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError>;
+
+    /// Lets a withdrawn component run again, audited in the same transaction. False when it was not
+    /// withdrawn; then nothing is audited.
+    async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
+
     /// Ticks after every change that may have made work available, by this process or another.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -376,6 +386,21 @@ pub struct Pod {
     pub heartbeat_at: Millis,
     /// Its plugins with their generations and errors, as it describes them itself.
     pub plugins: serde_json::Value,
+}
+
+/// A component that no process runs any more, because it kept faulting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// The SHA-256 of the component in hex.
+    pub digest: String,
+    /// The plugin that it was.
+    pub plugin: String,
+    /// What it did, in words.
+    pub reason: String,
+    /// When it was withdrawn.
+    pub at: Millis,
+    /// The process that withdrew it.
+    pub pod: String,
 }
 
 /// What a request lacked.

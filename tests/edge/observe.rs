@@ -135,7 +135,11 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
 
 #[tokio::test]
 async fn metrics_are_totals_with_help_and_type() {
-    let plugins = json!([{ "name": "vector", "digest": "abc", "generation": 2, "error": "bad file" }]);
+    let plugins = json!([
+        { "name": "vector", "digest": "abc", "generation": 2, "state": "active", "error": "withdrawn" },
+        { "name": "vector", "digest": "def", "generation": 3, "state": "quarantined", "error": "withdrawn" },
+        { "name": "mail", "digest": null, "generation": null, "state": "draining", "error": null },
+    ]);
     let status = HostStatus { scanned: true, plugins, served_types: Vec::new() };
     let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
     host.send(post("/memory", &[], "{}")).await;
@@ -153,9 +157,11 @@ async fn metrics_are_totals_with_help_and_type() {
         r#"outbox_saga_ended_total{saga="WriteMemorySaga",outcome="error"} 1"#,
         r#"outbox_saga_steps_total{saga="WriteMemorySaga",type="belief_recompute",outcome="dead"} 1"#,
         r#"outbox_contract_violations_total{violation="missing_idempotency_key"} 1"#,
-        r#"outbox_plugin_info{plugin="vector",version="",digest="abc"} 1"#,
+        r#"outbox_plugin_info{plugin="vector",version="",digest="abc",state="active"} 1"#,
+        r#"outbox_plugin_info{plugin="vector",version="",digest="def",state="quarantined"} 1"#,
         r#"outbox_plugin_generation{plugin="vector"} 2"#,
         r#"outbox_plugin_error{plugin="vector"} 1"#,
+        r#"outbox_plugin_error{plugin="mail"} 0"#,
     ] {
         assert!(answer.text.lines().any(|found| found == line), "{line} is not in\n{}", answer.text);
     }

@@ -98,6 +98,13 @@ impl Host {
         http::send(method, &url, headers, body).await.unwrap_or_else(|err| panic!("{method} {url}: {err}"))
     }
 
+    /// The bytes of memory that the process has in use.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running host");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// `kill -9`, without any chance to tidy up.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killing the host");

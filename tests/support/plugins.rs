@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::handler::{Attempt, Handler, Mode, Report, StateReader};
+use outbox::handler::{Attempt, Handler, Mode, Quarantine, Report, StateReader, Withdrawal};
 use outbox::item::{Item, NewItem, StateVersion, Status};
 use outbox::plugin::{PluginSettings, PluginStatus, Plugins};
 use outbox::retry::RetryPolicy;
@@ -65,24 +65,46 @@ fn type_list(types: &[&str]) -> String {
 /// A folder of plugins and the host that follows it.
 pub(crate) struct Host {
     pub(crate) plugins: Arc<Plugins>,
-    home: TempDir,
+    home: Arc<TempDir>,
 }
 
 impl Host {
     /// A folder that is filled before the host starts.
     pub(crate) async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
-        let home = tempfile::tempdir().unwrap();
+        Self::with(|settings| settings.role = role.map(str::to_owned), fill).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn with(change: impl FnOnce(&mut PluginSettings), fill: impl FnOnce(&Path)) -> Self {
+        let home = Arc::new(tempfile::tempdir().unwrap());
         let dir = home.path().join("plugins.d");
         fs::create_dir(&dir).unwrap();
         fill(&dir);
-        let settings = settings(&home, role);
-        let plugins = Plugins::start(settings, CancellationToken::new()).await.unwrap();
+        Self::open(home, change).await
+    }
+
+    /// Another process with the same folder and cache.
+    pub(crate) async fn again(&self, change: impl FnOnce(&mut PluginSettings)) -> Self {
+        Self::open(Arc::clone(&self.home), change).await
+    }
+
+    async fn open(home: Arc<TempDir>, change: impl FnOnce(&mut PluginSettings)) -> Self {
+        let mut settings = settings(&home);
+        change(&mut settings);
+        let plugins = Plugins::start(settings, &CancellationToken::new()).unwrap();
+        plugins.scanned().await;
         assert!(plugins.is_scanned());
         Self { plugins, home }
     }
 
     pub(crate) fn settings(&self) -> PluginSettings {
-        settings(&self.home, None)
+        settings(&self.home)
+    }
+
+    /// The names of the components that are kept as good ones.
+    pub(crate) fn kept(&self) -> Vec<String> {
+        let kept = fs::read_dir(self.home.path().join("cache/good")).unwrap();
+        kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -122,16 +144,18 @@ impl Host {
     }
 }
 
-fn settings(home: &TempDir, role: Option<&str>) -> PluginSettings {
+fn settings(home: &TempDir) -> PluginSettings {
     PluginSettings {
         dir: home.path().join("plugins.d"),
-        role: role.map(str::to_owned),
+        role: None,
         cache_dir: home.path().join("cache"),
         lease: Duration::from_mins(1),
         retry: RetryPolicy::default(),
         slots: 4,
         environment: Arc::new(|_| None),
-        state: Arc::new(NoState),
+        keys: Vec::new(),
+        state: Arc::new(NoStore),
+        quarantine: Arc::new(NoStore),
     }
 }
 
@@ -179,11 +203,23 @@ fn item(item_type: &str) -> Item {
     }
 }
 
-struct NoState;
+/// Stands where a test has no store.
+struct NoStore;
 
 #[async_trait::async_trait]
-impl StateReader for NoState {
+impl StateReader for NoStore {
     async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         Ok((None, None))
+    }
+}
+
+#[async_trait::async_trait]
+impl Quarantine for NoStore {
+    async fn add(&self, _: &Withdrawal) -> anyhow::Result<()> {
+        anyhow::bail!("this test has no store")
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+        anyhow::bail!("this test has no store")
     }
 }

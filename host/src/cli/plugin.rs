@@ -1,22 +1,26 @@
-//! `plugin list` and `plugin inspect`: looking at plugins, from running hosts or from the folder.
+//! `plugin list`, `plugin inspect`, `plugin quarantine` and `plugin release`: looking at plugins, from
+//! running hosts or from the folder, and at the components that were withdrawn.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::output::{clean, fields, or_dash, short, size, table};
+use super::arguments::AuditArgs;
+use super::output::{clean, fields, or_dash, relative, short, size, table};
+use super::serve::StoredQuarantine;
 use crate::config::Config;
-use crate::handler::StateReader;
-use crate::item::StateVersion;
+use crate::handler::{Quarantine, StateReader, Withdrawal};
+use crate::item::{Millis, StateVersion};
 use crate::plugin::{self, Inspection, PluginSettings, Plugins};
-use crate::store::{Overview, Pod};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Overview, Pod, Quarantined};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
@@ -27,18 +31,36 @@ pub(super) enum Plugin {
         /// The component's file
         file: PathBuf,
     },
+    /// List the components that were withdrawn because they kept faulting
+    Quarantine,
+    /// Let a quarantined component run again
+    Release(Release),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Release {
+    /// The component's SHA-256, or as much of its beginning as tells it apart
+    digest: String,
+    /// Only say what would be released
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    audit: AuditArgs,
 }
 
 pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitCode> {
     match args {
         Plugin::List => list(context).await,
         Plugin::Inspect { file } => inspect(&file, context).await,
+        Plugin::Quarantine => quarantine(context).await,
+        Plugin::Release(args) => release(args, context).await,
     }
 }
 
 /// Fails when the component would not be loaded.
 async fn inspect(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
-    let inspection = plugin::inspect(file, settings(&context.config, Arc::new(NoState))).await?;
+    let settings = settings(&context.config, Arc::new(NoStore), Arc::new(NoStore));
+    let inspection = plugin::inspect(file, settings).await?;
     context.output.emit(&inspection, || page(&inspection))?;
     Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -94,25 +116,76 @@ fn members(array: &Value) -> Vec<Value> {
     array.as_array().into_iter().flatten().filter(|member| member.is_object()).cloned().collect()
 }
 
+async fn quarantine(context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let (now, quarantined) = (store.now().await?, store.quarantined().await?);
+    context.output.emit(&quarantined, || withdrawn_rows(now, &quarantined))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn withdrawn_rows(now: Millis, quarantined: &[Quarantined]) -> String {
+    if quarantined.is_empty() {
+        return "No component is quarantined.".to_owned();
+    }
+    let row = |entry: &Quarantined| {
+        [entry.plugin.clone(), entry.digest.clone(), relative(now, entry.at), entry.pod.clone(), clean(&entry.reason)]
+    };
+    table(["PLUGIN", "DIGEST", "SINCE", "POD", "REASON"], quarantined.iter().map(row))
+}
+
+/// Hosts load the component again, on probation, when they look next.
+async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let found = find(store.quarantined().await?, &args.digest)?;
+    let actor = args.audit.actor.unwrap_or_else(|| context.config.identity.to_string());
+    if !args.dry_run && !store.release_quarantined(&found.digest, &actor, args.audit.reason.as_deref()).await? {
+        bail!("{} was released by somebody else meanwhile", found.digest);
+    }
+    let done = if args.dry_run { "would release" } else { "released" };
+    context.output.emit(&found, || format!("{done} {} of plugin {}: {}", found.digest, found.plugin, found.reason))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(quarantined: Vec<Quarantined>, digest: &str) -> anyhow::Result<Quarantined> {
+    let mut found = quarantined.into_iter().filter(|entry| entry.digest.starts_with(digest));
+    let Some(first) = found.next() else {
+        bail!("no component with the digest {digest:?} is quarantined: look with `outbox plugin quarantine`");
+    };
+    match found.next() {
+        None => Ok(first),
+        Some(second) => bail!("{digest:?} may be {} or {}: give more of the digest", first.digest, second.digest),
+    }
+}
+
 /// Loads the folder as a host would, and says what came of each file.
 pub(super) async fn scan(config: &Config) -> anyhow::Result<Vec<Value>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = start(config, Arc::new(NoState), stop).await?;
+    let plugins = start(config, Arc::new(NoStore), known_quarantine(config), &stop)?;
+    plugins.scanned().await;
     Ok(members(&serde_json::to_value(plugins.status())?))
 }
 
-/// Loads the folder by this configuration and follows it until `stop` is cancelled.
-pub(super) async fn start(
-    config: &Config,
-    state: Arc<dyn StateReader>,
-    stop: CancellationToken,
-) -> anyhow::Result<Arc<Plugins>> {
-    let settings = settings(config, state);
-    Plugins::start(settings, stop).await.context("starting the plugins (see OUTBOX_PLUGINS and OUTBOX_CACHE_DIR)")
+/// What the store has withdrawn, if there is one.
+fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
+    match SqliteStore::open_existing(&config.database, SqliteOptions::default()) {
+        Ok(store) => Arc::new(StoredQuarantine(store)),
+        Err(_) => Arc::new(NoStore),
+    }
 }
 
-fn settings(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
+/// Begins to follow the folder by this configuration, until `stop` is cancelled.
+pub(super) fn start(
+    config: &Config,
+    state: Arc<dyn StateReader>,
+    quarantine: Arc<dyn Quarantine>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Plugins>> {
+    Plugins::start(settings(config, state, quarantine), stop)
+        .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS and OUTBOX_CACHE_DIR)")
+}
+
+fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Quarantine>) -> PluginSettings {
     let environment = config.environment.clone();
     PluginSettings {
         dir: config.plugins.clone(),
@@ -122,17 +195,30 @@ fn settings(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
         retry: config.retry,
         slots: config.concurrency,
         environment: Arc::new(move |name: &str| environment.get(name)),
+        keys: config.plugin_keys.clone(),
         state,
+        quarantine,
     }
 }
 
-/// Stands where nothing is handled, so nothing is read.
-struct NoState;
+/// Stands where nothing is handled, so nothing is read, and where no store says what is withdrawn.
+struct NoStore;
 
 #[async_trait]
-impl StateReader for NoState {
+impl StateReader for NoStore {
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
-        anyhow::bail!("no store is open to read {key:?} of plugin {plugin:?} from")
+        bail!("no store is open to read {key:?} of plugin {plugin:?} from")
+    }
+}
+
+#[async_trait]
+impl Quarantine for NoStore {
+    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
+        bail!("no store is open to quarantine {} in", withdrawal.digest)
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+        Ok(Vec::new())
     }
 }
 

@@ -27,6 +27,8 @@ use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
 use background::{Heartbeat, StoredState};
 
+pub(super) use background::StoredQuarantine;
+
 /// What the parts may take to end, beyond what attempts under way are given.
 const END: Duration = Duration::from_secs(10);
 
@@ -167,7 +169,8 @@ async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
     let end = CancellationToken::new();
     let state = Arc::new(StoredState(Arc::clone(&store)));
-    let plugins = plugin::start(config, state, end.clone()).await?;
+    let quarantine = Arc::new(StoredQuarantine(Arc::clone(&store)));
+    let plugins = plugin::start(config, state, quarantine, &end)?;
     Ok((Parts { duty, config, instance, store, plugins, stop, end }, listener))
 }
 
@@ -218,7 +221,6 @@ impl Parts<'_> {
             role = self.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,
             plugin.folder = %shown(&self.config.plugins),
-            plugin.count = self.plugins.status().len(),
             "started"
         );
         Ok(())

@@ -9,7 +9,7 @@ use super::{ConfigError, Environment, Flags, file, value};
 use crate::saga::SagaPlan;
 
 /// Every variable that something reads, with the flag that stands for it where there is one.
-const SETTINGS: [(&str, Option<&str>); 21] = [
+const SETTINGS: [(&str, Option<&str>); 22] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -20,6 +20,7 @@ const SETTINGS: [(&str, Option<&str>); 21] = [
     ("OUTBOX_ROLE", Some("--role")),
     ("OUTBOX_PLUGINS", Some("--plugins")),
     ("OUTBOX_CACHE_DIR", None),
+    ("OUTBOX_PLUGIN_KEYS", None),
     ("OUTBOX_CONCURRENCY", Some("--concurrency")),
     ("OUTBOX_DRAIN_SEC", None),
     ("OUTBOX_LISTEN", Some("--listen")),

@@ -104,6 +104,14 @@ pub(super) fn hosts(given: &Given) -> Result<Vec<String>, ConfigError> {
     Ok(hosts.unwrap_or_default())
 }
 
+/// Whether each names a key is found out by whoever checks signatures with it.
+pub(super) fn plugin_keys(given: &Given) -> Result<Vec<String>, ConfigError> {
+    let key = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let accepted = "public keys of minisign, or files that hold one, with commas between them";
+    let keys = given.parsed("OUTBOX_PLUGIN_KEYS", accepted, |text| text.split(',').map(key).collect())?;
+    Ok(keys.unwrap_or_default())
+}
+
 /// How long something is kept; `None` is for ever.
 pub(super) fn retention(
     given: &Given,

@@ -2,6 +2,7 @@
 //!
 //! Totals are of the whole outbox, whichever process is scraped: take `max`, not `sum`, over pods.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
@@ -97,20 +98,25 @@ fn violations(text: &mut Exposition, overview: &Overview) {
 fn plugins(text: &mut Exposition, status: &HostStatus) {
     let plugins = || status.plugins.as_array().into_iter().flatten();
     let word = |plugin: &Value, key: &str| plugin[key].as_str().unwrap_or_default().to_owned();
-    text.family("outbox_plugin_info", "gauge", "Plugins of this process; always 1.");
+    text.family("outbox_plugin_info", "gauge", "Generations of plugins of this process; always 1.");
     for plugin in plugins() {
-        let [name, version, digest] = ["name", "version", "digest"].map(|key| word(plugin, key));
-        text.sample("outbox_plugin_info", &[("plugin", &name), ("version", &version), ("digest", &digest)], 1);
+        let [name, version, digest, state] = ["name", "version", "digest", "state"].map(|key| word(plugin, key));
+        let labels = [("plugin", name.as_str()), ("version", &version), ("digest", &digest), ("state", &state)];
+        text.sample("outbox_plugin_info", &labels, 1);
     }
     text.family("outbox_plugin_generation", "gauge", "Which generation of the plugin is live; absent when none is.");
-    for plugin in plugins() {
+    for plugin in plugins().filter(|plugin| plugin["state"] == "active") {
         if let Some(generation) = plugin["generation"].as_u64() {
             text.sample("outbox_plugin_generation", &[("plugin", &word(plugin, "name"))], generation);
         }
     }
-    text.family("outbox_plugin_error", "gauge", "Whether the newest file of the plugin could not be loaded.");
+    text.family("outbox_plugin_error", "gauge", "Whether the newest file of the plugin does not run.");
+    let mut errors: BTreeMap<String, bool> = BTreeMap::new();
     for plugin in plugins() {
-        text.sample("outbox_plugin_error", &[("plugin", &word(plugin, "name"))], u8::from(!plugin["error"].is_null()));
+        *errors.entry(word(plugin, "name")).or_default() |= !plugin["error"].is_null();
+    }
+    for (name, has_error) in errors {
+        text.sample("outbox_plugin_error", &[("plugin", &name)], u8::from(has_error));
     }
 }
 

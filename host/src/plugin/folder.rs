@@ -13,7 +13,7 @@ use super::load::{Source, sha256};
 use super::registry::Place;
 use super::world::COMPONENT_MAX;
 
-/// No manifest that a person writes is longer.
+/// No manifest that a person writes is longer, and no signature.
 const MANIFEST_MAX: u64 = 1 << 20;
 
 /// The root and, with a role, its sub-folder.
@@ -28,6 +28,7 @@ pub(super) struct Folder {
 pub(super) struct Stamp {
     wasm: FileStamp,
     manifest: Option<FileStamp>,
+    signature: Option<FileStamp>,
 }
 
 impl Stamp {
@@ -69,33 +70,53 @@ impl Folder {
 
     /// The present state of a plugin's files.
     pub(super) fn stamp(place: &Place) -> io::Result<Stamp> {
-        let wasm = stamp(&place.file)?;
-        match stamp(&manifest_of(&place.file)) {
-            Ok(manifest) => Ok(Stamp { wasm, manifest: Some(manifest) }),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Stamp { wasm, manifest: None }),
-            Err(err) => Err(err),
-        }
+        Ok(Stamp {
+            wasm: stamp(&place.file)?,
+            manifest: optional(stamp(&manifest_of(&place.file)))?,
+            signature: optional(stamp(&signature_of(&place.file)))?,
+        })
+    }
+
+    /// The role whose folder a plugin lies in.
+    pub(super) fn role_of(&self, place: &Place) -> Option<String> {
+        self.role.clone().filter(|_| !place.is_root)
     }
 
     /// Reads a plugin's files whole.
     pub(super) fn read(&self, place: &Place) -> io::Result<Source> {
         let mut source = read_source(&place.file)?;
-        source.role = self.role.clone().filter(|_| !place.is_root);
+        source.role = self.role_of(place);
         Ok(source)
     }
 }
 
-/// Reads a component and the manifest beside it, whole.
+/// Reads a component with the manifest and the signature beside it, whole.
 pub(super) fn read_source(file: &Path) -> io::Result<Source> {
     // One byte more than allowed, so that what is too large is seen to be.
     let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
-    let manifest = match read_bounded(&manifest_of(file), MANIFEST_MAX) {
-        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
-        Err(err) => return Err(err),
+    let text = |path: PathBuf| {
+        let bytes = optional(read_bounded(&path, MANIFEST_MAX))?;
+        io::Result::Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source { name, role: None, file: file.to_owned(), digest: sha256(&wasm), wasm: Arc::new(wasm), manifest })
+    Ok(Source {
+        name,
+        role: None,
+        file: file.to_owned(),
+        digest: sha256(&wasm),
+        wasm: Arc::new(wasm),
+        manifest: text(manifest_of(file))?,
+        signature: text(signature_of(file))?,
+    })
+}
+
+/// Nothing, where a file is not there.
+fn optional<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
 }
 
 fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -106,6 +127,10 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 
 fn manifest_of(file: &Path) -> PathBuf {
     file.with_extension("toml")
+}
+
+fn signature_of(file: &Path) -> PathBuf {
+    file.with_extension("wasm.minisig")
 }
 
 fn components(dir: &Path) -> io::Result<Vec<PathBuf>> {

@@ -13,6 +13,7 @@ use super::folder::read_source;
 use super::instance::Program;
 use super::load::{LoadError, Loader, Source, narrow, undescribed};
 use super::manifest::{Limits, Manifest, Reload};
+use super::signature::TrustedKeys;
 use super::{PluginSettings, world};
 use crate::item::OnDead;
 
@@ -58,7 +59,8 @@ pub struct Inspection {
 /// Looks at a component and the manifest beside it. Errors when the file cannot be read at all.
 pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<Inspection> {
     let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, Arc::clone(&settings.environment)));
+    let keys = TrustedKeys::read(&settings.keys)?;
+    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, Arc::clone(&settings.environment), keys));
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
@@ -79,6 +81,9 @@ impl Inspection {
         source: &Source,
         settings: &PluginSettings,
     ) -> Result<(), LoadError> {
+        if let Err(err) = loader.check_signature(source) {
+            self.errors.push(err.to_string());
+        }
         let manifest = loader.manifest(source).unwrap_or_else(|err| {
             self.errors.push(err.to_string());
             Manifest::default()

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use wasmtime::component::Component;
 
 use super::bindings::PluginPre;
@@ -17,6 +18,8 @@ use super::cache::CodeCache;
 use super::engine::Runtime;
 use super::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, Program};
 use super::manifest::{Environment, Manifest};
+use super::signature::TrustedKeys;
+use super::trial::Trial;
 use super::world;
 use crate::item::{Class, Failure, check_type};
 
@@ -51,6 +54,8 @@ pub(super) struct Source {
     pub digest: String,
     /// The manifest, if there is one.
     pub manifest: Option<String>,
+    /// The signature of the component, if there is one.
+    pub signature: Option<String>,
 }
 
 /// One loaded version of a plugin: a component with the manifest that it was loaded with. Immutable;
@@ -74,6 +79,17 @@ pub(super) struct Generation {
     pub manifest: Manifest,
     /// What runs.
     pub program: Program,
+    /// Whether it has yet to prove itself.
+    pub trial: Trial,
+    /// Held by each attempt.
+    pub busy: Arc<()>,
+}
+
+impl Generation {
+    /// Whether attempts are under way on it.
+    pub(super) fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.busy) > 1
+    }
 }
 
 /// Makes generations.
@@ -81,18 +97,20 @@ pub(super) struct Loader {
     runtime: Runtime,
     cache: Option<CodeCache>,
     environment: Environment,
+    keys: TrustedKeys,
     compiling: Mutex<()>,
     loaded: AtomicU64,
 }
 
 impl Loader {
     /// A loader for one engine; without a cache everything is compiled each time.
-    pub(super) fn new(runtime: Runtime, cache: Option<CodeCache>, environment: Environment) -> Self {
-        Self { runtime, cache, environment, compiling: Mutex::new(()), loaded: AtomicU64::new(0) }
+    pub(super) fn new(runtime: Runtime, cache: Option<CodeCache>, environment: Environment, keys: TrustedKeys) -> Self {
+        Self { runtime, cache, environment, keys, compiling: Mutex::new(()), loaded: AtomicU64::new(0) }
     }
 
     /// The generation that a source makes, if it passes every check.
     pub(super) async fn load(self: &Arc<Self>, source: Source) -> Result<Generation, LoadError> {
+        self.check_signature(&source)?;
         let manifest = self.manifest(&source)?;
         world::check_bytes(&source.wasm)?;
         let component = self.compile(&source).await?;
@@ -103,7 +121,13 @@ impl Loader {
         let types = narrow(&description, manifest.types.as_deref())?;
         let number = self.loaded.fetch_add(1, Ordering::Relaxed) + 1;
         let Source { name, role, file, digest, .. } = source;
-        Ok(Generation { number, name, role, file, digest, version: description.version, types, manifest, program })
+        let (version, trial, busy) = (description.version, Trial::waived(Instant::now()), Arc::default());
+        Ok(Generation { number, name, role, file, digest, version, types, manifest, program, trial, busy })
+    }
+
+    /// Errors when only signed components run and this one is not.
+    pub(super) fn check_signature(&self, source: &Source) -> Result<(), LoadError> {
+        self.keys.check(source)
     }
 
     /// The manifest of a source, when the component is the one that it pins.

@@ -5,14 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use super::load::{Generation, LoadError};
-use crate::handler::Service;
+use super::lineage::{Lineage, quarantined};
+use super::load::Generation;
+use super::trial::Standing;
+use super::verdict;
+use crate::handler::{Outcome, Report, Service};
+use crate::item::{Class, Failure};
 use crate::retry::RetryPolicy;
 
 /// Where a plugin lies; the order is that of ownership.
@@ -22,15 +28,6 @@ pub(super) struct Place {
     pub is_root: bool,
     /// The component's path.
     pub file: PathBuf,
-}
-
-/// What is known of one file.
-#[derive(Clone, Default)]
-pub(super) struct Known {
-    /// What serves items.
-    pub live: Option<Arc<Generation>>,
-    /// Why the file as it is now was not loaded.
-    pub error: Option<LoadError>,
 }
 
 /// One plugin, or one old generation of one, as operators see it.
@@ -93,13 +90,22 @@ pub(super) struct Registry {
     table: ArcSwap<Table>,
     retired: Mutex<Vec<Weak<Generation>>>,
     changes: watch::Sender<u64>,
+    verdict: Notify,
+    is_scanned: AtomicBool,
     retry: RetryPolicy,
 }
 
 impl Registry {
     /// A registry that serves nothing yet; `retry` fills the gaps of manifests.
     pub(super) fn new(retry: RetryPolicy) -> Self {
-        Self { table: ArcSwap::default(), retired: Mutex::default(), changes: watch::Sender::new(0), retry }
+        Self {
+            table: ArcSwap::default(),
+            retired: Mutex::default(),
+            changes: watch::Sender::new(0),
+            verdict: Notify::new(),
+            is_scanned: AtomicBool::new(false),
+            retry,
+        }
     }
 
     /// The generation that handles a type.
@@ -117,26 +123,69 @@ impl Registry {
         self.changes.subscribe()
     }
 
+    /// Says that every file has been looked at once.
+    pub(super) fn finish_scan(&self) {
+        self.is_scanned.store(true, Ordering::Release);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Whether every file has been looked at once.
+    pub(super) fn is_scanned(&self) -> bool {
+        self.is_scanned.load(Ordering::Acquire)
+    }
+
+    /// Takes into account how an attempt ended: a fault of a generation on probation is given back.
+    pub(super) fn settle(&self, generation: &Generation, mut report: Report) -> Report {
+        let is_fault = match &report.outcome {
+            Outcome::Stopped | Outcome::Unserved => return report,
+            Outcome::Failed(failure) if verdict::is_fault(failure) => true,
+            // The host's failures say nothing about the plugin.
+            Outcome::Failed(failure) if failure.class == Class::Host => return report,
+            Outcome::Done { .. } | Outcome::Failed(_) => false,
+        };
+        let (before, after) = generation.trial.settle(is_fault, Instant::now());
+        if before != after {
+            self.verdict.notify_one();
+        }
+        if let Outcome::Failed(failure) = &mut report.outcome
+            && is_fault
+            && before != Standing::Passed
+        {
+            *failure = on_probation(failure, generation);
+        }
+        report
+    }
+
+    /// Resolves when a probation has ended since the last time.
+    pub(super) async fn verdict(&self) {
+        self.verdict.notified().await;
+    }
+
     /// Every file in the folder, and every old generation that has not finished.
     pub(super) fn status(&self) -> Vec<PluginStatus> {
         let mut status = self.table.load().status.clone();
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|old| old.strong_count() > 0);
-        status.extend(retired.iter().filter_map(Weak::upgrade).map(|old| status_of(&old, PluginState::Draining)));
+        let listed: Vec<_> = status.iter().filter_map(|status| status.generation).collect();
+        let draining = retired.iter().filter_map(Weak::upgrade);
+        let draining = draining.filter(|old| old.is_busy() && !listed.contains(&old.number));
+        status.extend(draining.map(|old| status_of(&old, PluginState::Draining)));
         status
     }
 
     /// Remembers a generation that gets no new items, until its last attempt has ended.
     pub(super) fn retire(&self, old: &Arc<Generation>) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(old));
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(old)));
+        retired.push(Arc::downgrade(old));
     }
 
     /// Replaces the table by the one that follows from what is known.
-    pub(super) fn publish<'a>(&self, known: impl Iterator<Item = (&'a Place, &'a Known)>) {
+    pub(super) fn publish<'a>(&self, lineages: impl Iterator<Item = (&'a Place, &'a Lineage)>) {
         let mut table = Table::default();
-        for (place, known) in known {
-            let status = table.admit(place, known, self.retry);
-            table.status.push(status);
+        for (place, lineage) in lineages {
+            let status = table.admit(place, lineage, self.retry);
+            table.status.extend(status);
         }
         self.table.store(Arc::new(table));
         self.changes.send_modify(|count| *count += 1);
@@ -144,11 +193,25 @@ impl Registry {
 }
 
 impl Table {
-    fn admit(&mut self, place: &Place, known: &Known, retry: RetryPolicy) -> PluginStatus {
-        let error = known.error.as_ref().map(ToString::to_string);
-        let Some(live) = &known.live else { return unloaded(place, error) };
-        let mut status = status_of(live, PluginState::Active);
-        status.types.clear();
+    /// Gives a file's live generation the types that are free. Answers how the file is listed.
+    fn admit(&mut self, place: &Place, lineage: &Lineage, retry: RetryPolicy) -> Vec<PluginStatus> {
+        let withdrawn = lineage.withdrawn.as_ref().map(|(withdrawal, generation)| PluginStatus {
+            generation: *generation,
+            state: PluginState::Quarantined,
+            digest: Some(withdrawal.digest.clone()),
+            error: Some(quarantined(withdrawal)),
+            ..unloaded(place, lineage)
+        });
+        let live = lineage.live.as_ref().map(|live| PluginStatus {
+            error: lineage.error.as_ref().map(ToString::to_string),
+            ..self.serve(live, retry)
+        });
+        let listed: Vec<_> = live.into_iter().chain(withdrawn).collect();
+        if listed.is_empty() { vec![unloaded(place, lineage)] } else { listed }
+    }
+
+    fn serve(&mut self, live: &Arc<Generation>, retry: RetryPolicy) -> PluginStatus {
+        let mut status = PluginStatus { types: Vec::new(), ..status_of(live, PluginState::Active) };
         for item_type in &live.types {
             if let Some(owner) = self.routes.get(item_type) {
                 status.refused.push(refused(item_type, owner));
@@ -161,8 +224,14 @@ impl Table {
         if status.types.is_empty() {
             status.state = PluginState::Failed;
         }
-        PluginStatus { error, ..status }
+        status
     }
+}
+
+/// The same failure as one of the plugin, which the item does not pay for.
+fn on_probation(failure: &Failure, generation: &Generation) -> Failure {
+    let words = format!("generation {} is on probation and faulted ({}): ", generation.number, failure.class);
+    Failure { class: Class::Plugin, message: words + &failure.message, ..failure.clone() }
 }
 
 fn service(item_type: &str, generation: &Generation, retry: RetryPolicy) -> Service {
@@ -197,7 +266,7 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
     }
 }
 
-fn unloaded(place: &Place, error: Option<String>) -> PluginStatus {
+fn unloaded(place: &Place, lineage: &Lineage) -> PluginStatus {
     let name = |path: &std::path::Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     PluginStatus {
         name: place.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -208,7 +277,7 @@ fn unloaded(place: &Place, error: Option<String>) -> PluginStatus {
         digest: None,
         types: Vec::new(),
         version: None,
-        error,
+        error: lineage.error.as_ref().map(ToString::to_string),
         refused: Vec::new(),
     }
 }

@@ -1,30 +1,32 @@
-//! Keeps what runs equal to what lies in the folder.
+//! Keeps what runs equal to what lies in the folder, as far as that is any good.
 //!
 //! Events of the file system are hints, and a rescan every few seconds makes up for those that are
-//! lost. A file is loaded when two looks at it, some time apart, find the same contents, so that one
-//! being written is left alone. A file that cannot be loaded leaves what ran before in place.
+//! lost. A file that cannot be loaded leaves what ran before in place; a component that keeps faulting
+//! is put back and withdrawn everywhere; and where nothing ran before, the last good one of an earlier
+//! run does.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, EventKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{Folder, Stamp};
-use super::load::{Loader, Source};
-use super::registry::{Known, Place, Registry};
+use super::folder::Folder;
+use super::followed::{Cause, Followed, Look, Print};
+use super::good::LastGood;
+use super::hints::Watch;
+use super::lineage::{Lineage, Turn};
+use super::load::{Generation, Loader, Source};
+use super::registry::{Place, Registry};
+use super::withdrawn::Withdrawn;
+use crate::handler::Withdrawal;
 
 /// The time between two looks that must agree.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long a change without an event stays unnoticed.
 const RESCAN: Duration = Duration::from_secs(2);
-/// A manifest that was there must be missing at so many rescans before its absence counts.
-const MISSES_THAT_COUNT: u32 = 2;
 /// The looks that a start waits for a folder whose files keep changing.
 const FIRST_LOOKS: u32 = 20;
 
@@ -33,70 +35,41 @@ pub(super) struct Reloader {
     folder: Folder,
     loader: Arc<Loader>,
     registry: Arc<Registry>,
+    good: Arc<LastGood>,
+    withdrawn: Withdrawn,
     files: BTreeMap<Place, Followed>,
-}
-
-/// One file that is followed.
-#[derive(Default)]
-struct Followed {
-    known: Known,
-    /// The state of the files that the last load was tried with.
-    tried: Option<(Stamp, Print)>,
-    /// What the last look found, if it differs from what was tried.
-    found: Option<Print>,
-    manifest_misses: u32,
-    is_absent: bool,
-    /// Whether the last load failed for a reason that may pass.
-    waits_for_rescan: bool,
-}
-
-/// What makes two contents the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Print {
-    digest: String,
-    manifest: Option<String>,
-}
-
-impl Print {
-    fn of(source: &Source) -> Self {
-        Self { digest: source.digest.clone(), manifest: source.manifest.clone() }
-    }
-}
-
-/// What made the reloader look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Hint,
-    Rescan,
-}
-
-/// What a look at one file came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    Same,
-    Unsettled,
-    Changed,
 }
 
 impl Reloader {
     /// A reloader that has not looked yet.
-    pub(super) fn new(folder: Folder, loader: Arc<Loader>, registry: Arc<Registry>) -> Self {
-        Self { folder, loader, registry, files: BTreeMap::new() }
+    pub(super) fn new(
+        folder: Folder,
+        loader: Arc<Loader>,
+        registry: Arc<Registry>,
+        good: LastGood,
+        withdrawn: Withdrawn,
+    ) -> Self {
+        Self { folder, loader, registry, good: Arc::new(good), withdrawn, files: BTreeMap::new() }
     }
 
     /// Looks until the folder has settled, or keeps changing for too long to wait.
-    pub(super) async fn scan_first(&mut self) {
+    async fn scan_first(&mut self) {
+        self.withdrawn.refresh().await;
         for _ in 0..FIRST_LOOKS {
             if !self.look(Cause::Hint).await {
                 break;
             }
             sleep(SETTLE).await;
         }
-        self.publish();
+        self.review().await;
+        self.registry.finish_scan();
     }
 
     /// Follows the folder until it is told to stop.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        if stop.run_until_cancelled(self.scan_first()).await.is_none() {
+            return;
+        }
         let (hint, mut hints) = mpsc::channel(1);
         let mut watch = Watch::new(self.folder.directories(), hint);
         let mut rescan = interval(RESCAN);
@@ -106,12 +79,16 @@ impl Reloader {
             let cause = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = rescan.tick() => Cause::Rescan,
+                () = self.registry.verdict() => Cause::Hint,
                 Some(()) = hints.recv(), if !is_unsettled => Cause::Hint,
                 () = sleep(SETTLE), if is_unsettled => Cause::Hint,
             };
             if cause == Cause::Rescan {
                 watch.renew();
+                self.withdrawn.refresh().await;
+                self.release();
             }
+            self.review().await;
             is_unsettled = self.look(cause).await;
         }
     }
@@ -145,10 +122,7 @@ impl Reloader {
                 look = if look == Look::Same { Look::Unsettled } else { look };
                 continue;
             }
-            if let Some(live) = self.files.remove(&place).and_then(|file| file.known.live) {
-                self.registry.retire(&live);
-                tracing::info!(plugin.name = live.name, "plugin removed");
-            }
+            self.remove(&place);
             look = Look::Changed;
         }
         look
@@ -175,133 +149,148 @@ impl Reloader {
         look
     }
 
+    fn remove(&mut self, place: &Place) {
+        let lineage = self.files.remove(place).map(|file| file.lineage).unwrap_or_default();
+        if let Err(reason) = self.good.forget(&place.file) {
+            tracing::warn!(file = %place.file.display(), %reason, "the last good components of a removed file stay");
+        }
+        if let Some(live) = &lineage.live {
+            self.registry.retire(live);
+            tracing::info!(plugin.name = live.name, "plugin removed");
+        }
+    }
+
     async fn load(&mut self, place: Place, source: Source) {
-        let name = source.name.clone();
-        let loaded = self.loader.load(source).await;
-        let file = self.files.entry(place).or_default();
-        let known = &mut file.known;
-        match loaded {
-            Ok(generation) => {
-                tracing::info!(plugin.name = name, generation = generation.number, types = ?generation.types, "plugin loaded");
-                if let Some(old) = known.live.replace(Arc::new(generation)) {
-                    self.registry.retire(&old);
-                }
-                known.error = None;
-            }
+        if let Some(withdrawal) = self.withdrawn.get(&source.digest).cloned() {
+            tracing::error!(plugin.name = source.name, digest = source.digest, "plugin refused: it is quarantined");
+            self.lineage(&place).refuse(withdrawal, None);
+            return self.fall_back(&place).await;
+        }
+        match self.loader.load(source.clone()).await {
+            Ok(generation) => self.succeed(&place, generation, source).await,
             Err(reason) => {
-                tracing::error!(plugin.name = name, %reason, "plugin refused");
+                tracing::error!(plugin.name = source.name, %reason, "plugin refused");
+                let file = self.files.entry(place.clone()).or_default();
                 if reason.is_transient {
-                    file.tried = None;
-                    file.waits_for_rescan = true;
+                    file.try_later();
                 }
-                known.error = Some(reason);
+                file.lineage.error = Some(reason);
+                self.fall_back(&place).await;
             }
         }
+    }
+
+    async fn succeed(&mut self, place: &Place, generation: Generation, source: Source) {
+        tracing::info!(
+            plugin.name = generation.name, generation = generation.number, types = ?generation.types, "plugin loaded"
+        );
+        let is_first = self.files.get(place).is_none_or(|file| file.lineage.live.is_none());
+        // What another run of this host found good is what a new component has to measure up to.
+        let standby = if is_first { self.newest_good(place, Some(&generation.digest)).await } else { None };
+        let lineage = self.lineage(place);
+        lineage.standby = standby.map(Arc::new).or(lineage.standby.take());
+        if let Some(old) = lineage.succeed(generation, source, Instant::now()) {
+            self.registry.retire(&old);
+        }
+    }
+
+    /// Runs what was good before where nothing else does.
+    async fn fall_back(&mut self, place: &Place) {
+        if self.lineage(place).live.is_some() {
+            return;
+        }
+        if let Some(good) = self.newest_good(place, None).await {
+            tracing::warn!(plugin.name = good.name, digest = good.digest, "running the last good component instead");
+            self.lineage(place).fall_back(good);
+        }
+    }
+
+    /// The newest kept version that may run; none when the newest is `but`, which needs no predecessor.
+    async fn newest_good(&self, place: &Place, but: Option<&str>) -> Option<Generation> {
+        let (good, file, role) = (Arc::clone(&self.good), place.file.clone(), self.folder.role_of(place));
+        let kept = tokio::task::spawn_blocking(move || good.of(&file, role.as_deref())).await.ok()?;
+        for source in kept.into_iter().filter(|source| self.withdrawn.get(&source.digest).is_none()) {
+            if Some(source.digest.as_str()) == but {
+                return None;
+            }
+            match self.loader.load(source).await {
+                Ok(generation) => return Some(generation),
+                Err(reason) => {
+                    tracing::warn!(file = %place.file.display(), %reason, "a last good component is refused");
+                }
+            }
+        }
+        None
+    }
+
+    /// Looks at the probations and at what other processes have withdrawn.
+    async fn review(&mut self) {
+        let now = Instant::now();
+        for place in self.files.keys().cloned().collect::<Vec<_>>() {
+            match self.lineage(&place).review(now) {
+                Turn::None => {}
+                Turn::Keep(source) => self.keep(source).await,
+                Turn::Withdraw(reason) => self.withdraw_live(&place, reason).await,
+            }
+            while let Some(withdrawal) = self.withdrawn_elsewhere(&place) {
+                self.replace(&place, withdrawal).await;
+            }
+        }
+    }
+
+    async fn keep(&self, source: Source) {
+        let (good, name) = (Arc::clone(&self.good), source.name.clone());
+        let kept = tokio::task::spawn_blocking(move || good.keep(&source)).await;
+        if let Err(reason) = kept.map_err(anyhow::Error::from).flatten() {
+            tracing::warn!(plugin.name = name, %reason, "a good component could not be kept for the next start");
+        }
+    }
+
+    async fn withdraw_live(&mut self, place: &Place, reason: String) {
+        let Some(live) = self.lineage(place).live.clone() else { return };
+        let withdrawal = Withdrawal { digest: live.digest.clone(), plugin: live.name.clone(), reason };
+        self.replace(place, withdrawal.clone()).await;
+        self.withdrawn.add(withdrawal).await;
+    }
+
+    fn withdrawn_elsewhere(&self, place: &Place) -> Option<Withdrawal> {
+        let live = self.files.get(place)?.lineage.live.as_ref()?;
+        self.withdrawn.get(&live.digest).cloned()
+    }
+
+    /// Puts what served before in the place of a withdrawn generation.
+    async fn replace(&mut self, place: &Place, withdrawal: Withdrawal) {
+        tracing::error!(
+            plugin.name = withdrawal.plugin,
+            digest = withdrawal.digest,
+            reason = withdrawal.reason,
+            "plugin quarantined and rolled back"
+        );
+        if let Some(bad) = self.lineage(place).withdraw(withdrawal) {
+            self.registry.retire(&bad);
+        }
+        self.publish();
+        if self.lineage(place).live.is_none() {
+            self.fall_back(place).await;
+            self.publish();
+        }
+    }
+
+    /// Has files loaded again whose quarantine an operator has lifted.
+    fn release(&mut self) {
+        for file in self.files.values_mut() {
+            let is_lifted = |(withdrawal, _): &(Withdrawal, _)| self.withdrawn.get(&withdrawal.digest).is_none();
+            if file.lineage.withdrawn.as_ref().is_some_and(is_lifted) {
+                file.try_again();
+            }
+        }
+    }
+
+    fn lineage(&mut self, place: &Place) -> &mut Lineage {
+        &mut self.files.entry(place.clone()).or_default().lineage
     }
 
     fn publish(&self) {
-        self.registry.publish(self.files.iter().map(|(place, file)| (place, &file.known)));
-    }
-}
-
-impl Followed {
-    fn is_tried(&self, stamp: Stamp) -> bool {
-        self.tried.as_ref().is_some_and(|(tried, _)| *tried == stamp)
-    }
-
-    /// Whether the manifest has vanished too recently to mean it: whoever replaces both files may be
-    /// between the two.
-    fn waits_for_manifest(&mut self, stamp: Stamp, cause: Cause) -> bool {
-        let had_one = self.tried.as_ref().is_some_and(|(tried, _)| tried.has_manifest());
-        if stamp.has_manifest() || !had_one {
-            self.manifest_misses = 0;
-            return false;
-        }
-        if cause == Cause::Rescan {
-            self.manifest_misses += 1;
-        }
-        self.manifest_misses < MISSES_THAT_COUNT
-    }
-
-    /// Whether it is too early to try again what failed for a reason that may pass.
-    fn waits_out(&mut self, cause: Cause) -> bool {
-        self.waits_for_rescan &= cause != Cause::Rescan;
-        self.waits_for_rescan
-    }
-
-    /// Whether this look agrees with the one before.
-    fn compare(&mut self, stamp: Stamp, print: Print) -> Look {
-        if self.tried.as_ref().is_some_and(|(_, tried)| *tried == print) {
-            self.tried = Some((stamp, print));
-            self.found = None;
-            return Look::Same;
-        }
-        if self.found.as_ref() != Some(&print) {
-            self.found = Some(print);
-            return Look::Unsettled;
-        }
-        self.found = None;
-        self.tried = Some((stamp, print));
-        Look::Changed
-    }
-}
-
-/// The watches on the folders. Those that do not exist yet are tried again at every rescan.
-struct Watch {
-    watcher: Option<RecommendedWatcher>,
-    missing: BTreeSet<PathBuf>,
-}
-
-impl Watch {
-    fn new(directories: Vec<PathBuf>, hint: mpsc::Sender<()>) -> Self {
-        let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) && hint.try_send(()).is_err() {
-                tracing::trace!("a hint is waiting already");
-            }
-        };
-        let watcher = notify::recommended_watcher(told);
-        let watcher = watcher.inspect_err(|reason| tracing::warn!(%reason, "the plugin folder is only rescanned")).ok();
-        Self { watcher, missing: directories.into_iter().collect() }
-    }
-
-    fn renew(&mut self) {
-        let Some(watcher) = &mut self.watcher else { return };
-        self.missing.retain(|dir| watcher.watch(dir, RecursiveMode::NonRecursive).is_err());
-    }
-}
-
-/// Whether an event may mean a change. Reading causes events too, and must not cause reading.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn print(digest: &str) -> Print {
-        Print { digest: digest.to_owned(), manifest: None }
-    }
-
-    #[test]
-    fn contents_are_taken_when_two_looks_agree_and_never_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = Place { is_root: true, file: dir.path().join("p.wasm") };
-        std::fs::write(&place.file, "").unwrap();
-        let stamp = Folder::stamp(&place).unwrap();
-        let mut file = Followed::default();
-        let looks = ["half", "whole", "whole", "whole", "half", "whole"].map(|found| file.compare(stamp, print(found)));
-        assert_eq!(looks, [Look::Unsettled, Look::Unsettled, Look::Changed, Look::Same, Look::Unsettled, Look::Same]);
-    }
-
-    #[test]
-    fn reading_a_file_is_no_change_and_writing_it_is() {
-        assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
-        assert!(!is_change(EventKind::Access(AccessKind::Close(AccessMode::Read))));
-        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
-        assert!(is_change(EventKind::Create(notify::event::CreateKind::File)));
+        self.registry.publish(self.files.iter().map(|(place, file)| (place, &file.lineage)));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
@@ -32,6 +32,17 @@ pub(super) enum Phase {
     Instantiating,
     /// The guest was running.
     Running,
+}
+
+/// No instance of the component could be made.
+const NO_INSTANCE: &str = "host.instance";
+
+/// Whether a failure is a fault of the component, rather than its answer, its patience or the host's.
+pub(super) fn is_fault(failure: &Failure) -> bool {
+    match failure.class {
+        Class::Trap | Class::Memory | Class::Cpu => true,
+        class => class == Class::Host && failure.code == NO_INSTANCE,
+    }
 }
 
 /// The failure that the guest answered.
@@ -64,8 +75,11 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
         let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
         return Failure::new(Class::Trap, "plugin.exit", with_last_line(message, output));
     }
+    if err.is::<PoolConcurrencyLimitError>() {
+        return Failure::new(Class::Host, "host.busy", format!("the pool of instances was empty: {}", root(err)));
+    }
     if phase == Phase::Instantiating && !err.is::<Trap>() {
-        return Failure::new(Class::Host, "host.instance", format!("no instance could be made: {}", root(err)));
+        return Failure::new(Class::Host, NO_INSTANCE, format!("no instance could be made: {}", root(err)));
     }
     let message = format!("{}{}", root(err), frames(err));
     Failure::new(Class::Trap, "plugin.trap", with_last_line(message, output))

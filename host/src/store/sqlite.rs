@@ -24,6 +24,7 @@ mod job;
 mod migrate;
 mod operate;
 mod pod;
+mod quarantine;
 mod reader;
 mod saga;
 mod select;
@@ -46,7 +47,7 @@ use tokio::sync::watch as channel;
 use super::{
     AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, ExportPage,
     ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause,
-    Pod, Record, Retention, Run, Settled, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    Pod, Quarantined, Record, Retention, Run, Settled, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -179,6 +180,22 @@ impl Store for SqliteStore {
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         self.reader.run("reading a plugin's state", move |tx| state::read(tx, &plugin, &key)).await
+    }
+
+    async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
+        let [digest, plugin, reason] = [digest, plugin, reason].map(str::to_owned);
+        let add = move |step: &mut writer::Step<'_>| quarantine::add(step, &digest, &plugin, &reason);
+        self.writer.run("quarantining a component", add).await
+    }
+
+    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
+        self.reader.run("reading the quarantine", |tx| quarantine::list(tx)).await
+    }
+
+    async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
+        let (digest, actor, reason) = (digest.to_owned(), actor.to_owned(), reason.map(str::to_owned));
+        let release = move |step: &mut writer::Step<'_>| quarantine::release(step, &digest, &actor, reason.as_deref());
+        self.writer.run("lifting a quarantine", release).await
     }
 
     fn changes(&self) -> channel::Receiver<u64> {

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::HostStatus;
-use crate::handler::{Handler as _, StateReader};
+use crate::handler::{Handler as _, Quarantine, StateReader, Withdrawal};
 use crate::item::StateVersion;
 use crate::plugin::Plugins;
-use crate::store::{Pod, Retention, Store, Upkept};
+use crate::store::{Pod, Quarantined, Retention, Store, Upkept};
 
 /// Three beats fit into the time after which a host is taken for gone.
 const BEAT: Duration = Duration::from_secs(5);
@@ -26,6 +26,25 @@ pub(super) struct StoredState(pub(super) Arc<dyn Store>);
 impl StateReader for StoredState {
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         Ok(self.0.read_state(plugin, key).await?)
+    }
+}
+
+/// Remembers in the store which components are withdrawn, so that every process does.
+pub(in crate::cli) struct StoredQuarantine(pub(in crate::cli) Arc<dyn Store>);
+
+#[async_trait]
+impl Quarantine for StoredQuarantine {
+    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
+        let Withdrawal { digest, plugin, reason } = withdrawal;
+        Ok(self.0.quarantine(digest, plugin, reason).await?)
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+        let withdrawal = |entry: Quarantined| {
+            let Quarantined { digest, plugin, reason, .. } = entry;
+            Withdrawal { digest, plugin, reason }
+        };
+        Ok(self.0.quarantined().await?.into_iter().map(withdrawal).collect())
     }
 }
 

@@ -308,6 +308,15 @@ CREATE TABLE outbox_alerts (
     PRIMARY KEY (kind, subject)
 ) STRICT, WITHOUT ROWID;
 
+-- Components that no process runs any more, by the SHA-256 of their bytes.
+CREATE TABLE outbox_quarantine (
+    digest TEXT PRIMARY KEY,
+    plugin TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    pod TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What operators did, written in the transaction that did it. A job has a row for each of its batches.
 CREATE TABLE outbox_audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

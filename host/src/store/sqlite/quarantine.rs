@@ -1,0 +1,47 @@
+//! Components that are withdrawn from every process.
+
+use rusqlite::{Connection, params};
+use serde_json::json;
+
+use super::unavailable;
+use super::writer::Step;
+use crate::store::{Quarantined, StoreError};
+
+pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
+    let sql = "INSERT INTO outbox_quarantine (digest, plugin, reason, at, pod) VALUES (?1, ?2, ?3, ?4, ?5)
+               ON CONFLICT DO NOTHING";
+    let insert = step.tx.prepare_cached(sql);
+    let inserted = insert.and_then(|mut insert| insert.execute(params![digest, plugin, reason, step.now, step.pod]));
+    inserted.map(drop).map_err(unavailable("quarantining a component"))
+}
+
+pub(super) fn list(tx: &Connection) -> rusqlite::Result<Vec<Quarantined>> {
+    let sql = "SELECT digest, plugin, reason, at, pod FROM outbox_quarantine ORDER BY at DESC, digest";
+    let mut select = tx.prepare_cached(sql)?;
+    let rows = select.query_map([], |row| {
+        let [digest, plugin, reason, pod] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?];
+        Ok(Quarantined { digest, plugin, reason, at: row.get(3)?, pod })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn release(
+    step: &mut Step<'_>,
+    digest: &str,
+    actor: &str,
+    reason: Option<&str>,
+) -> Result<bool, StoreError> {
+    delete_audited(step, digest, actor, reason).map_err(unavailable("lifting a quarantine"))
+}
+
+fn delete_audited(step: &Step<'_>, digest: &str, actor: &str, reason: Option<&str>) -> rusqlite::Result<bool> {
+    let Some(was) = list(step.tx)?.into_iter().find(|entry| entry.digest == digest) else { return Ok(false) };
+    step.tx.prepare_cached("DELETE FROM outbox_quarantine WHERE digest = ?1")?.execute([digest])?;
+    let mut audit = step.tx.prepare_cached(
+        "INSERT INTO outbox_audit (at, actor, action, selection, reason, count, changes)
+         VALUES (?1, ?2, 'release-plugin', ?3, ?4, 1, ?5)",
+    )?;
+    let (selection, changes) = (json!({ "digest": digest }), json!([was]));
+    audit.execute(params![step.now, actor, selection.to_string(), reason, changes.to_string()])?;
+    Ok(true)
+}

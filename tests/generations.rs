@@ -1,0 +1,408 @@
+//! New versions on probation: what faults is given back and rolled back, what was good is remembered,
+//! and what is not signed is not run.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use outbox::handler::{Quarantine, Withdrawal};
+use outbox::item::{Class, ItemId, NewItem, Status};
+use outbox::plugin::{PluginSettings, PluginState, PluginStatus};
+use outbox::retry::RetryPolicy;
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Quarantined, Store};
+use outbox::worker::{Worker, WorkerSettings};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::guests::{CHAOS_GRANTS, chaos, install, place, variant};
+use crate::support::host::Host as Process;
+use crate::support::plugins::{Host, Wat};
+use crate::support::stage::{Stage, becomes};
+use crate::support::{eventually, is_soak};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// What the chaos handler is granted, without a place to send requests to.
+const GRANTS: &str = "[grant]\nstate = true\nemit = ['chaos_other']\n[[grant.http]]\norigin = 'http://127.0.0.1:1'\n";
+
+/// The store's quarantine, as the host wires it.
+struct Stored(Arc<dyn Store>);
+
+#[async_trait]
+impl Quarantine for Stored {
+    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
+        Ok(self.0.quarantine(&withdrawal.digest, &withdrawal.plugin, &withdrawal.reason).await?)
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+        let withdrawal = |Quarantined { digest, plugin, reason, .. }| Withdrawal { digest, plugin, reason };
+        Ok(self.0.quarantined().await?.into_iter().map(withdrawal).collect())
+    }
+}
+
+/// A store, the chaos handler in its first version, and a worker between them.
+struct Outbox {
+    store: Arc<dyn Store>,
+    host: Host,
+    _working: DropGuard,
+    _dir: tempfile::TempDir,
+}
+
+impl Outbox {
+    /// Failures are retried after `backoff`; `reload` is the section of the manifest.
+    async fn start(reload: &str, backoff: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            SqliteStore::open(&dir.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
+        let retry = RetryPolicy { base: backoff, cap: backoff, ..RetryPolicy::default() };
+        let wired = wired(&store);
+        let change = |settings: &mut PluginSettings| {
+            wired(settings);
+            settings.retry = retry;
+        };
+        let manifest = format!("{GRANTS}{reload}");
+        let host = Host::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
+        let stop = CancellationToken::new();
+        let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: SOON, drain: SOON };
+        tokio::spawn(Worker::new(Arc::clone(&store), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
+        Self { store, host, _working: stop.drop_guard(), _dir: dir }
+    }
+
+    /// Puts the second version into the folder and waits until it is live.
+    async fn upgrade(&self) {
+        let old = self.host.status("chaos").digest;
+        place(&fs::read(chaos(2)).unwrap(), &self.host.path("chaos.wasm"));
+        self.host.until("the second version", |host| host.status("chaos").digest != old).await;
+    }
+
+    async fn enqueue(&self, key: &str, order: &Value) -> ItemId {
+        let item = NewItem::new("chaos", key, order.to_string());
+        self.store.enqueue(vec![item], outbox::store::Write::Each).await.unwrap().ids[0].unwrap()
+    }
+
+    async fn becomes(&self, id: ItemId, holds: impl Fn(&outbox::store::Details) -> bool) -> outbox::store::Details {
+        let mut found = None;
+        eventually(&format!("what item {id} becomes"), SOON, async || {
+            found = self.store.show(id).await.unwrap();
+            found.as_ref().is_some_and(&holds)
+        })
+        .await;
+        found.unwrap()
+    }
+
+    async fn done(&self, id: ItemId) -> outbox::store::Details {
+        self.becomes(id, |details| details.item.status == Status::Done).await
+    }
+}
+
+/// Gives plugins the quarantine of a store.
+fn wired(store: &Arc<dyn Store>) -> impl Fn(&mut PluginSettings) + use<> {
+    let quarantine = Arc::new(Stored(Arc::clone(store)));
+    move |settings: &mut PluginSettings| settings.quarantine = Arc::clone(&quarantine) as _
+}
+
+fn listed(host: &Host, state: PluginState) -> Option<PluginStatus> {
+    host.plugins.status().into_iter().find(|status| status.state == state)
+}
+
+fn trap_in_2() -> Value {
+    json!({ "do": "trap_in", "version": "2" })
+}
+
+#[tokio::test]
+async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is_done_by_the_old_one() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos").digest;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest.unwrap();
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        let order = if number % 2 == 0 { trap_in_2() } else { json!({ "do": "version" }) };
+        ids.push(outbox.enqueue(&format!("k{number}"), &order).await);
+    }
+    let mut given_back = 0;
+    for (number, id) in ids.into_iter().enumerate() {
+        let details = outbox.done(id).await;
+        assert_eq!(details.item.attempts, 1, "a fault on probation was counted");
+        if number % 2 == 0 {
+            assert_eq!((details.item.result.as_deref(), &details.item.handler_digest), (Some(&b"\"1\""[..]), &old));
+        }
+        given_back += details.failed_attempts.len();
+        assert!(details.failed_attempts.iter().all(|attempt| attempt.class == Class::Plugin));
+    }
+    assert!(given_back > 4, "the ratio allows four faults of twenty, and {given_back} were seen");
+
+    let status = outbox.host.status("chaos");
+    assert_eq!((status.state, &status.digest, status.generation), (PluginState::Active, &old, Some(1)));
+    let withdrawn = listed(&outbox.host, PluginState::Quarantined).unwrap();
+    assert_eq!((withdrawn.digest.as_ref(), withdrawn.generation), (Some(&new), Some(2)));
+    for error in [status.error.unwrap(), withdrawn.error.unwrap()] {
+        assert!(error.contains("its own faults") && error.contains("outbox plugin release"), "{error}");
+    }
+    eventually("the store knows", SOON, async || {
+        let quarantined = outbox.store.quarantined().await.unwrap();
+        quarantined.iter().map(|entry| (&entry.digest, entry.plugin.as_str())).eq([(&new, "chaos")])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quarantined_component_runs_in_no_process_and_after_no_restart_until_it_is_released() {
+    let outbox = Outbox::start("[reload]\ncanary = 1\nmax_fault_ratio = 0.0", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos").digest;
+    outbox.upgrade().await;
+    let item = outbox.enqueue("k", &trap_in_2()).await;
+    assert_eq!(outbox.done(item).await.item.handler_digest, old);
+    eventually("the store knows", SOON, async || !outbox.store.quarantined().await.unwrap().is_empty()).await;
+    let digest = outbox.store.quarantined().await.unwrap()[0].digest.clone();
+
+    let restarted = outbox.host.again(wired(&outbox.store)).await;
+    let status = restarted.status("chaos");
+    assert_eq!((status.state, &status.digest), (PluginState::Active, &old), "the last good one runs");
+    assert!(status.error.unwrap().contains("is quarantined"));
+
+    let fresh_cache = tempfile::tempdir().unwrap();
+    let elsewhere = outbox.host.again(|settings| {
+        wired(&outbox.store)(settings);
+        settings.cache_dir = fresh_cache.path().join("cache");
+    });
+    let elsewhere = elsewhere.await;
+    assert!(elsewhere.types().is_empty(), "nothing is known to be good there");
+    assert_eq!(elsewhere.status("chaos").state, PluginState::Quarantined);
+
+    assert!(outbox.store.release_quarantined(&digest, "ada@host", None).await.unwrap());
+    for host in [&restarted, &elsewhere, &outbox.host] {
+        let runs = |host: &Host| host.status("chaos").digest.as_ref() == Some(&digest);
+        host.until("the released one", |host| runs(host) && host.status("chaos").error.is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_process_withdraws_leaves_every_other() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos").digest;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest.unwrap();
+    outbox.store.quarantine(&new, "chaos", "another process saw it trap").await.unwrap();
+    outbox.host.until("the old one", |host| host.status("chaos").digest == old).await;
+    assert!(outbox.host.status("chaos").error.unwrap().contains("another process saw it trap"));
+}
+
+#[tokio::test]
+async fn a_version_whose_faults_stay_below_the_ratio_is_promoted_and_pays_for_them_from_then_on() {
+    let reload = "[reload]\ncanary = 10\nmax_fault_ratio = 0.2";
+    let outbox = Outbox::start(reload, Duration::from_secs(3600)).await;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest;
+    for number in 0..10 {
+        let order = if number < 2 { trap_in_2() } else { json!({ "do": "version" }) };
+        let id = outbox.enqueue(&format!("k{number}"), &order).await;
+        if number < 2 {
+            let details = outbox.becomes(id, |details| !details.failed_attempts.is_empty()).await;
+            assert_eq!((details.item.status, details.item.attempts), (Status::Pending, 0), "a fault was counted");
+            assert!(details.failed_attempts[0].message.contains("is on probation and faulted (trap)"));
+        } else {
+            outbox.done(id).await;
+        }
+    }
+    let late = outbox.enqueue("late", &trap_in_2()).await;
+    let details = outbox.becomes(late, |details| !details.failed_attempts.is_empty()).await;
+    assert_eq!((details.item.attempts, details.failed_attempts[0].class), (1, Class::Trap));
+    assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new.clone(), None));
+    assert!(outbox.store.quarantined().await.unwrap().is_empty());
+    eventually("the promoted one is kept", SOON, async || outbox.host.kept().len() == 2).await;
+
+    place(b"broken", &outbox.host.path("chaos.wasm"));
+    let restarted = outbox.host.again(wired(&outbox.store)).await;
+    assert_eq!(restarted.status("chaos").digest, new, "the promoted one is the last good one");
+}
+
+#[tokio::test]
+async fn a_restart_during_the_probation_does_not_end_it() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos").digest;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest;
+    let restarted = outbox.host.again(wired(&outbox.store)).await;
+    assert_eq!(restarted.status("chaos").digest, new);
+    outbox.store.quarantine(&new.unwrap(), "chaos", "it traps").await.unwrap();
+    restarted.until("what was good before the restart", |host| host.status("chaos").digest == old).await;
+}
+
+#[tokio::test]
+async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
+    let host = Host::start(None, |dir| {
+        fs::write(dir.join("p.wasm"), Wat::default().bytes()).unwrap();
+        fs::write(dir.join("p.toml"), "timeout = '7s'").unwrap();
+    })
+    .await;
+    let good = host.status("p").digest;
+    for (wasm, manifest) in [(b"broken".to_vec(), ""), (Wat::default().bytes(), "timout = '8s'")] {
+        fs::write(host.path("p.wasm"), wasm).unwrap();
+        fs::write(host.path("p.toml"), manifest).unwrap();
+        let restarted = host.again(|_| ()).await;
+        let status = restarted.status("p");
+        assert_eq!((status.state, &status.digest, status.types), (PluginState::Active, &good, vec!["t".to_owned()]));
+        assert!(status.error.is_some());
+        let services = outbox::handler::Handler::services(&*restarted.plugins);
+        assert_eq!(services[0].timeout, Some(Duration::from_secs(7)));
+    }
+    fs::remove_file(host.path("p.wasm")).unwrap();
+    host.until("the removal", |host| host.types().is_empty()).await;
+    fs::write(host.path("p.wasm"), b"broken").unwrap();
+    assert!(host.again(|_| ()).await.types().is_empty(), "what was removed does not come back");
+}
+
+/// Signs as minisign does without hashing first.
+struct Signer {
+    id: [u8; 8],
+    key: Ed25519KeyPair,
+}
+
+impl Signer {
+    fn new(seed: u8) -> Self {
+        Self { id: [seed; 8], key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap() }
+    }
+
+    fn public(&self) -> String {
+        STANDARD.encode([b"Ed", &self.id[..], self.key.public_key().as_ref()].concat())
+    }
+
+    fn sign(&self, bytes: &[u8]) -> String {
+        let (signature, comment) = (self.key.sign(bytes), "timestamp:1");
+        let global = self.key.sign(&[signature.as_ref(), comment.as_bytes()].concat());
+        let signature = STANDARD.encode([b"Ed", &self.id[..], signature.as_ref()].concat());
+        let global = STANDARD.encode(global.as_ref());
+        format!("untrusted comment: a test\n{signature}\ntrusted comment: {comment}\n{global}\n")
+    }
+}
+
+fn put_signed(dir: &Path, wasm: &[u8], signature: Option<String>) {
+    place(wasm, &dir.join("p.wasm"));
+    match signature {
+        Some(text) => place(text.as_bytes(), &dir.join("p.wasm.minisig")),
+        None => drop(fs::remove_file(dir.join("p.wasm.minisig"))),
+    }
+}
+
+#[tokio::test]
+async fn with_keys_only_what_they_signed_is_loaded_and_the_old_one_stays() {
+    let (ours, theirs) = (Signer::new(1), Signer::new(2));
+    let keys = vec![Signer::new(3).public(), ours.public()];
+    let first = Wat::default().bytes();
+    let host =
+        Host::with(|settings| settings.keys.clone_from(&keys), |dir| put_signed(dir, &first, Some(ours.sign(&first))))
+            .await;
+    let good = host.status("p").digest;
+    assert_eq!(host.types(), ["t"]);
+
+    let second = Wat { types: &["u"], ..Wat::default() }.bytes();
+    let dir = host.path("");
+    for (signature, words) in [
+        (None, "it is not signed"),
+        (Some(theirs.sign(&second)), "not among the trusted"),
+        (Some(ours.sign(&first)), "was changed"),
+        (Some("signed: me".to_owned()), "not a signature that minisign made"),
+    ] {
+        put_signed(&dir, &second, signature);
+        host.until(words, |host| host.status("p").error.is_some_and(|error| error.contains(words))).await;
+        assert_eq!(host.status("p").digest, good);
+    }
+    put_signed(&dir, &second, Some(ours.sign(&second)));
+    host.until("the signed one", |host| host.types() == ["u"] && host.status("p").error.is_none()).await;
+}
+
+#[tokio::test]
+async fn the_last_good_component_needs_its_signature_too() {
+    let ours = Signer::new(1);
+    let wasm = Wat::default().bytes();
+    let host = Host::start(None, |dir| put_signed(dir, &wasm, None)).await;
+    assert_eq!(host.types(), ["t"]);
+    let with_keys = |settings: &mut PluginSettings| settings.keys = vec![ours.public()];
+    assert!(host.again(with_keys).await.types().is_empty(), "it was kept before signatures were asked for");
+    put_signed(&host.path(""), &wasm, Some(ours.sign(&wasm)));
+    assert_eq!(host.again(with_keys).await.types(), ["t"]);
+    fs::write(host.path("p.wasm"), "broken").unwrap();
+    assert_eq!(host.again(with_keys).await.types(), ["t"], "it was kept with its signature");
+}
+
+fn states(plugins: &Value) -> Vec<(&str, &str)> {
+    let plugins = plugins.as_array().unwrap().iter();
+    plugins.map(|plugin| (plugin["name"].as_str().unwrap(), plugin["state"].as_str().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
+    let stage = Stage::new().await;
+    let folder = stage.plugins();
+    let manifest = format!("{CHAOS_GRANTS}\n[reload]\ncanary = 4\n");
+    install(&chaos(1), &manifest, &folder, "chaos");
+    let host = stage.plan.start("serve").await;
+    let chaos_rows = || {
+        let plugins = stage.plan.json(&["plugin", "list", "--json"]);
+        Value::from_iter(plugins.as_array().unwrap().iter().filter(|plugin| plugin["name"] == "chaos").cloned())
+    };
+    let old = chaos_rows()[0]["digest"].clone();
+    install(&chaos(2), &manifest, &folder, "chaos");
+    eventually("the new one is live", SOON, async || chaos_rows()[0]["digest"] != old).await;
+    let new = chaos_rows()[0]["digest"].as_str().unwrap().to_owned();
+    let payload = trap_in_2().to_string();
+    let enqueued = stage.plan.json(&["enqueue", "--type", "chaos", "--key", "k", "--payload", &payload, "--json"]);
+    let item = becomes(&host, enqueued["ids"][0].as_i64().unwrap(), "DONE").await;
+    assert_eq!((&item["attempts"], &item["handler_digest"], &item["result"]), (&1.into(), &old, &"1".into()));
+
+    let rolled_back = [("chaos", "active"), ("chaos", "quarantined")];
+    eventually("both are listed", SOON, async || states(&chaos_rows()) == rolled_back).await;
+    let metrics = host.send("GET", "/metrics", &[], "").await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(metrics.contains(&format!(r#"digest="{new}",state="quarantined"}} 1"#)), "{metrics}");
+    assert_eq!(host.terminate(), Some(0));
+
+    let host = stage.plan.start("serve").await;
+    assert_eq!(states(&chaos_rows()), rolled_back, "a restart changes nothing");
+    let listed = stage.plan.json(&["plugin", "quarantine", "--json"]);
+    assert_eq!((&listed[0]["digest"], &listed[0]["plugin"]), (&json!(new), &json!("chaos")));
+    let release = |digest: &str| stage.plan.run(&["plugin", "release", digest, "--reason", "rebuilt"]);
+    assert!(stage.plan.run(&["plugin", "release", &new[..12], "--dry-run"]).status.success());
+    assert!(release(&new[..12]).status.success());
+    let again = release(&new);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("outbox plugin quarantine"));
+    eventually("it runs again", SOON, async || states(&chaos_rows()) == [("chaos", "active")]).await;
+    assert_eq!(chaos_rows()[0]["digest"], json!(new));
+    drop(host);
+}
+
+async fn generation(host: &Process) -> u64 {
+    let cockpit = host.send("GET", "/status/cockpit", &[], "").await.json();
+    let plugins = cockpit["plugins"].as_array().unwrap_or_else(|| panic!("{cockpit}")).clone();
+    let active = plugins.iter().find(|plugin| plugin["name"] == "webhook" && plugin["state"] == "active");
+    active.and_then(|plugin| plugin["generation"].as_u64()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn reloading_again_and_again_does_not_keep_memory() {
+    let (reloads, settled) = if is_soak() { (1000, 200) } else { (30, 10) };
+    let stage = Stage::new().await;
+    let host = stage.plan.start("serve").await;
+    let component = stage.plugins().join("webhook.wasm");
+    let good = fs::read(&component).unwrap();
+    let (mut live, mut before) = (generation(&host).await, 0);
+    for number in 1..=reloads {
+        let bytes = variant(&variant(&good, u8::try_from(number / 256).unwrap()), u8::try_from(number % 256).unwrap());
+        place(&bytes, &component);
+        eventually("the next generation is live", SOON, async || generation(&host).await > live).await;
+        live = generation(&host).await;
+        if number == settled {
+            before = host.resident();
+        }
+    }
+    let (after, allowed) = (host.resident(), (before / 10).max(20 << 20));
+    assert!(after < before + allowed, "resident memory went from {before} to {after} bytes");
+}
