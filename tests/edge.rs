@@ -75,6 +75,7 @@ impl Host {
     async fn claim(&self, item_type: &str) -> Claim {
         let terms = TypeClaim {
             item_type: item_type.into(),
+            limit: u32::MAX,
             lease: Duration::from_mins(1),
             max_retries: 8,
             concurrency: None,
@@ -183,6 +184,7 @@ impl Handler for Scripted {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Block,
+            breaker: None,
         };
         self.outcomes.lock().unwrap().keys().map(service).collect()
     }

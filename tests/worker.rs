@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::{Class, Failure, HostWrites, OnDead, Status};
-use outbox::retry::RetryPolicy;
+use outbox::item::{Class, Failure, HostWrites, NewItem, OnDead, Status};
+use outbox::retry::{BreakerPolicy, RetryPolicy};
+use outbox::store::{Filter, Page};
 use outbox::worker::{Worker, WorkerSettings, maintain};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,15 @@ impl Handler for Scripted {
 
 fn service() -> Service {
     let retry = RetryPolicy { max_retries: 2, base: Duration::from_millis(1), cap: Duration::from_millis(2) };
-    Service { item_type: "mail".into(), timeout: None, retry, concurrency: None, rate: None, on_dead: OnDead::Block }
+    Service {
+        item_type: "mail".into(),
+        timeout: None,
+        retry,
+        concurrency: None,
+        rate: None,
+        on_dead: OnDead::Block,
+        breaker: None,
+    }
 }
 
 fn done() -> Outcome {
@@ -251,4 +260,40 @@ async fn a_lease_ends_even_where_nobody_claims() {
     becomes(&f, id, Status::Pending).await;
     stop.cancel();
     maintaining.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_open_breaker_stops_claiming_its_type_only_and_tells_operators() {
+    let f = Fixture::sqlite_with_alerts("alert");
+    let breaker = Some(BreakerPolicy { failures: 3, pause: Duration::from_hours(1) });
+    let retry = RetryPolicy { max_retries: 99, ..service().retry };
+    let handler = Scripted::new(async |attempt: Attempt| match attempt.item.item_type.as_str() {
+        "mail" => failed(Class::Retryable),
+        _ => done(),
+    });
+    handler.serve(vec![
+        Service { breaker, retry, concurrency: Some(1), ..service() },
+        Service { item_type: "sms".into(), ..service() },
+    ]);
+    let failing = f.enqueue(item("k")).await;
+    let worker = Running::start(&f, &handler, SOON);
+    eventually("the breaker is open", SOON, async || {
+        f.clock.advance(Duration::from_millis(5));
+        !f.store.list(&of_type("alert"), &ALL).await.unwrap().is_empty()
+    })
+    .await;
+    let other = f.enqueue(NewItem::new("sms", "s", "{}")).await;
+    becomes(&f, other, Status::Done).await;
+    let left = f.item(failing).await;
+    assert_eq!((left.status, left.attempts), (Status::Pending, 3));
+    let alert = f.store.list(&of_type("alert"), &ALL).await.unwrap().remove(0);
+    let about: serde_json::Value = serde_json::from_slice(&alert.payload).unwrap();
+    assert_eq!((&about["alert"], &about["type"]), (&"breaker_open".into(), &"mail".into()));
+    worker.stop().await;
+}
+
+const ALL: Page = Page { limit: 10, before: None };
+
+fn of_type(item_type: &str) -> Filter {
+    Filter { r#type: Some(item_type.into()), ..Filter::default() }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::item::{Failure, HostWrites, Item, Millis, OnDead, StateVersion};
-use crate::retry::RetryPolicy;
+use crate::retry::{BreakerPolicy, RetryPolicy};
 
 /// Performs the effects of items.
 #[async_trait]
@@ -43,6 +43,8 @@ pub struct Service {
     pub rate: Option<f64>,
     /// What a dead-lettered item means for those behind it with the same ordering key.
     pub on_dead: OnDead,
+    /// When a process stops claiming its items for a while; `None` means never.
+    pub breaker: Option<BreakerPolicy>,
 }
 
 /// One attempt at one item.

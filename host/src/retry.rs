@@ -22,6 +22,15 @@ impl Default for RetryPolicy {
     }
 }
 
+/// When a process stops claiming a type whose attempts keep failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// After so many failures in a row.
+    pub failures: u32,
+    /// For so long; then one item is tried.
+    pub pause: Duration,
+}
+
 /// A handler cannot ask for a longer wait than this: an item must not vanish for weeks.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 

@@ -33,8 +33,8 @@ use crate::item::{
 use crate::saga::Signal;
 
 pub use operations::{
-    AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState, Operations, Pause, Stuck,
-    StuckKind, StuckQuery,
+    Alert, AlertKind, AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState,
+    Operations, Pause, Stuck, StuckKind, StuckQuery,
 };
 pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
 pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
@@ -196,6 +196,8 @@ pub struct ClaimRequest {
 pub struct TypeClaim {
     /// The type.
     pub item_type: String,
+    /// At most so many of its items in one call.
+    pub limit: u32,
     /// How long a claim holds.
     pub lease: Duration,
     /// Retries after the first attempt of a life.
@@ -288,6 +290,16 @@ pub enum Settlement {
     },
     /// PENDING at once; the attempt does not count and leaves no trace.
     Release,
+}
+
+impl Settlement {
+    /// Why the attempt did not end DONE, where there is a reason.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Retry { failure, .. } | Self::Dead { failure, .. } | Self::GiveBack { failure, .. } => Some(failure),
+            Self::Done { .. } | Self::Release => None,
+        }
+    }
 }
 
 /// Which items. Fields that are empty or `None` do not restrict.

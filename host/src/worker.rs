@@ -5,6 +5,7 @@
 //! [`Handler`] and [`Store`], and neither WebAssembly nor SQL.
 
 mod attempt;
+mod breaker;
 mod decide;
 mod timing;
 
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::handler::{Handler, Service};
 use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
 use attempt::Run;
+use breaker::Breakers;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ pub struct Worker {
     freed: Arc<Notify>,
     tasks: TaskTracker,
     interrupt: CancellationToken,
+    breakers: Arc<Breakers>,
 }
 
 impl Worker {
@@ -64,6 +67,7 @@ impl Worker {
             freed: Arc::default(),
             tasks: TaskTracker::new(),
             interrupt: CancellationToken::new(),
+            breakers: Arc::default(),
         }
     }
 
@@ -95,9 +99,9 @@ impl Worker {
         if free == 0 || services.is_empty() {
             return IDLE_MAX;
         }
-        let request = self.request(free, &services);
         // Taken before the claim is sent: the lease cannot begin earlier than this.
         let sent = Instant::now();
+        let request = self.request(free, &services, sent);
         match self.store.claim(&request).await {
             Ok(claimed) => {
                 let got_all = claimed.claims.len() == free as usize;
@@ -111,16 +115,18 @@ impl Worker {
         }
     }
 
-    fn request(&self, limit: u32, services: &[Service]) -> ClaimRequest {
+    fn request(&self, limit: u32, services: &[Service], now: Instant) -> ClaimRequest {
         let terms = |service: &Service| TypeClaim {
             item_type: service.item_type.clone(),
+            limit: self.breakers.limit(service, now),
             lease: timing::lease(self.settings.lease, service.timeout),
             max_retries: service.retry.max_retries,
             concurrency: service.concurrency,
             rate: service.rate,
             on_dead: service.on_dead,
         };
-        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types: services.iter().map(terms).collect() }
+        let types = services.iter().map(terms).filter(|terms| terms.limit > 0).collect();
+        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types }
     }
 
     fn start(&self, claims: Vec<Claim>, services: Vec<Service>, sent: Instant) {
@@ -131,7 +137,9 @@ impl Worker {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
                 unreachable!("this loop is the only one that takes permits, and claims no more than are free")
             };
+            self.breakers.claimed(service);
             let run = Run {
+                breakers: Arc::clone(&self.breakers),
                 store: Arc::clone(&self.store),
                 handler: Arc::clone(&self.handler),
                 service: Arc::clone(service),

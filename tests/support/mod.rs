@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::item::{Class, Failure, HostWrites, Item, ItemId, NewItem, OnDead, Status};
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
 use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
 
 /// Where the tests' clocks start.
@@ -55,6 +55,14 @@ impl Fixture {
         Self { store, clock, path, _dir: dir }
     }
 
+    /// A store that announces what happens as items of this type.
+    pub(crate) fn sqlite_with_alerts(item_type: &str) -> Self {
+        let fixture = Self::sqlite();
+        let alerts = Some(Alerts { item_type: item_type.into(), every: Duration::from_mins(5) });
+        let options = SqliteOptions { instance: "pod-1".into(), clock: fixture.clock.source(), alerts };
+        Self { store: SqliteStore::open(&fixture.path, options).unwrap(), ..fixture }
+    }
+
     /// Another process's view of the same outbox.
     pub(crate) fn second(&self) -> Arc<dyn Store> {
         open(&self.path, "pod-2", &self.clock)
@@ -92,6 +100,7 @@ fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn St
 pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
     let terms = |item_type: &&str| TypeClaim {
         item_type: (*item_type).into(),
+        limit: u32::MAX,
         lease: Duration::from_mins(1),
         max_retries: 2,
         concurrency: None,

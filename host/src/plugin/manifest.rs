@@ -16,7 +16,7 @@ use toml::{Table, Value};
 
 use super::grant::{Grants, HttpRule, Secret};
 use crate::item::OnDead;
-use crate::retry::RetryPolicy;
+use crate::retry::{BreakerPolicy, RetryPolicy};
 use section::Section;
 pub(super) use value::show_size;
 use value::{boolean, count, duration, rate, ratio, show, size, text, texts};
@@ -43,6 +43,8 @@ pub(super) struct Manifest {
     pub retry: Retry,
     /// Whether a dead-lettered item lets those behind it pass.
     pub on_dead: OnDead,
+    /// When claiming pauses because attempts keep failing.
+    pub breaker: Option<BreakerPolicy>,
     /// How a new version is put on probation.
     pub reload: Reload,
 }
@@ -164,6 +166,7 @@ impl Manifest {
             limits: limits(root.section("limits")?)?,
             retry: retry(root.section("retry")?)?,
             on_dead: ordering(root.section("ordering")?)?,
+            breaker: root.optional_section("breaker")?.map(breaker).transpose()?,
             reload: reload(root.section("reload")?)?,
         };
         root.finish()?;
@@ -277,6 +280,15 @@ fn ordering(mut section: Section) -> Result<OnDead, ManifestError> {
     })?;
     section.finish()?;
     Ok(on_dead.unwrap_or_default())
+}
+
+fn breaker(mut section: Section) -> Result<BreakerPolicy, ManifestError> {
+    let policy = BreakerPolicy {
+        failures: section.take("failures", count(1))?.unwrap_or(10),
+        pause: section.take("pause", duration)?.unwrap_or(Duration::from_secs(30)),
+    };
+    section.finish()?;
+    Ok(policy)
 }
 
 fn reload(mut section: Section) -> Result<Reload, ManifestError> {

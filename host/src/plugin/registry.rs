@@ -243,6 +243,7 @@ fn service(item_type: &str, generation: &Generation, retry: RetryPolicy) -> Serv
         concurrency: manifest.limits.concurrency,
         rate: manifest.limits.rate,
         on_dead: manifest.on_dead,
+        breaker: manifest.breaker,
     }
 }
 

@@ -44,11 +44,33 @@ pub trait Operations: Send + Sync + 'static {
     /// A part of everything that another store needs to take over, from `ExportPosition::Item(0)` on.
     async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError>;
 
+    /// Enqueues an alert for operators, where alerts are configured and none of its kind about the
+    /// subject was sent a short time ago.
+    async fn announce(&self, alert: &Alert) -> Result<(), StoreError>;
+
     /// Creates the records with the ids, keys and history that they had, all or none. A record that is
     /// there already, the same in every column, is left alone, so that an import can be repeated, and a
     /// dry run afterwards verifies it. Errors with [`StoreError::Conflict`] when an id or a key is taken
     /// by another item.
     async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError>;
+}
+
+/// Something that operators want to be told of and that no transition of an item announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// What happened.
+    pub kind: AlertKind,
+    /// To what: a type.
+    pub subject: String,
+    /// In words.
+    pub message: String,
+}
+
+/// What an [`Alert`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlertKind {
+    /// A process does not claim the type for a while, because its attempts keep failing.
+    BreakerOpen,
 }
 
 /// The number of a job.

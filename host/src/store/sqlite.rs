@@ -45,7 +45,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, ExportPage,
+    Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, ExportPage,
     ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause,
     Pod, Quarantined, Record, Retention, Run, Settled, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
@@ -243,6 +243,11 @@ impl Operations for SqliteStore {
 
     async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
         self.reader.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
+    }
+
+    async fn announce(&self, alert: &Alert) -> Result<(), StoreError> {
+        let alert = alert.clone();
+        self.writer.run("announcing an alert", move |step| alert::announce(step, &alert)).await
     }
 
     async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError> {

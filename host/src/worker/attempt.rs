@@ -8,11 +8,12 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breakers;
 use super::decide;
 use super::timing::Clock;
 use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service};
 use crate::item::{Class, Failure};
-use crate::store::{Claim, ClaimRef, Settled, Settlement, Store, StoreError};
+use crate::store::{Alert, AlertKind, Claim, ClaimRef, Settled, Settlement, Store, StoreError};
 
 /// How long a handler may take to notice that it was interrupted.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ pub(super) struct Run {
     pub(super) service: Arc<Service>,
     pub(super) clock: Clock,
     pub(super) interrupt: CancellationToken,
+    pub(super) breakers: Arc<Breakers>,
 }
 
 impl Run {
@@ -39,6 +41,9 @@ impl Run {
         };
         let settlement = decide::settlement(report.outcome, &claim.item, &self.service, fastrand::f64());
         log_failure(&claim, &settlement);
+        if self.breakers.settled(&self.service, &settlement, Instant::now()) {
+            self.announce_breaker(&settlement).await;
+        }
         let settled = Settled {
             settlement,
             maybe_executed: report.maybe_executed,
@@ -65,6 +70,22 @@ impl Run {
                 Err(_) => abandoned(),
             },
             () = self.interrupted() => Report { maybe_executed: true, ..Report::bare(Outcome::Stopped) },
+        }
+    }
+
+    /// Tells operators that the type is not claimed for a while.
+    async fn announce_breaker(&self, settlement: &Settlement) {
+        let Service { item_type, breaker, .. } = &*self.service;
+        let Some(policy) = breaker else { return };
+        tracing::error!(
+            item.type = item_type, failures = policy.failures, pause = ?policy.pause,
+            "the breaker is open: this process claims no items of the type for a while"
+        );
+        let last = settlement.failure().map(|failure| failure.message.as_str()).unwrap_or_default();
+        let message = format!("{} failures in a row, the last: {last}", policy.failures);
+        let alert = Alert { kind: AlertKind::BreakerOpen, subject: item_type.clone(), message };
+        if let Err(err) = self.store.announce(&alert).await {
+            tracing::error!(error = %err, "the open breaker could not be announced");
         }
     }
 
@@ -115,11 +136,11 @@ fn abandoned() -> Report {
 }
 
 fn log_failure(claim: &Claim, settlement: &Settlement) {
-    let (what, failure) = match settlement {
-        Settlement::Retry { failure, .. } => ("retry", failure),
-        Settlement::GiveBack { failure, .. } => ("given back", failure),
-        Settlement::Dead { failure, .. } => ("dead-lettered", failure),
-        Settlement::Done { .. } | Settlement::Release => return,
+    let Some(failure) = settlement.failure() else { return };
+    let what = match settlement {
+        Settlement::Dead { .. } => "dead-lettered",
+        Settlement::GiveBack { .. } => "given back",
+        _ => "retry",
     };
     tracing::warn!(
         item.id = claim.item.id, item.type = claim.item.item_type, item.cid = claim.item.cid,

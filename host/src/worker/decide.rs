@@ -82,6 +82,7 @@ mod tests {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Block,
+            breaker: None,
         };
         settlement(Outcome::Failed(Failure::new(class, "code", "message")), item, &service, 1.0)
     }

@@ -38,6 +38,12 @@ impl Section {
         Ok(Self::new(&path, table))
     }
 
+    /// The table under a key, if it is there.
+    pub(super) fn optional_section(&mut self, key: &'static str) -> Result<Option<Self>, ManifestError> {
+        let path = self.key(key);
+        Ok(self.take(key, table)?.map(|table| Self::new(&path, table)))
+    }
+
     /// The tables of an array of tables; an absent one is empty.
     pub(super) fn sections(&mut self, key: &'static str) -> Result<Vec<Self>, ManifestError> {
         let path = self.key(key);

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::enqueue::{insert, millis};
 use super::settle::Attempted;
+use super::unavailable;
 use super::writer::Step;
 use crate::item::{Failure, Millis, NewItem};
+use crate::store::{Alert, AlertKind, StoreError};
 
 /// What is announced as items, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,21 @@ pub(super) fn dead(step: &mut Step<'_>, dead: &Attempted, failure: &Failure, blo
         send(step, "key_blocked", &dead.item_type, about)?;
     }
     Ok(())
+}
+
+/// Announces what no transition of an item does.
+pub(super) fn announce(step: &mut Step<'_>, alert: &Alert) -> Result<(), StoreError> {
+    let kind = match alert.kind {
+        AlertKind::BreakerOpen => "breaker_open",
+    };
+    let about = json!({ "type": alert.subject, "message": alert.message, "command": "outbox failures" });
+    send(step, kind, &alert.subject, about).map_err(unavailable("announcing an alert"))
+}
+
+/// Announces that a component was withdrawn from every process.
+pub(super) fn quarantined(step: &mut Step<'_>, plugin: &str, digest: &str, reason: &str) -> rusqlite::Result<()> {
+    let about = json!({ "plugin": plugin, "digest": digest, "message": reason, "command": "outbox plugin list" });
+    send(step, "plugin_quarantined", plugin, about)
 }
 
 /// Enqueues an alert, unless one of its kind about the subject was sent a short time ago.

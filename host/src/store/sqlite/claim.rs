@@ -62,7 +62,7 @@ fn claim_type(
     share: u32,
     claimed: &mut Claimed,
 ) -> rusqlite::Result<()> {
-    let limit = share.min(free_concurrency(step, terms)?).min(tokens(step, terms)?);
+    let limit = share.min(unclaimed(terms, claimed)).min(free_concurrency(step, terms)?).min(tokens(step, terms)?);
     let mut left = limit;
     while left > 0 {
         let ready = ready(step, &terms.item_type, left)?;
@@ -79,6 +79,12 @@ fn claim_type(
         }
     }
     take_tokens(step, terms, limit - left)
+}
+
+/// How many more items of the type this call may claim.
+fn unclaimed(terms: &TypeClaim, claimed: &Claimed) -> u32 {
+    let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type).count();
+    terms.limit.saturating_sub(u32::try_from(of_type).unwrap_or(u32::MAX))
 }
 
 /// The ids of the items that may be claimed now, with the attempts they have made. Items that wait behind

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, params};
 use serde_json::json;
 
-use super::unavailable;
 use super::writer::Step;
+use super::{alert, unavailable};
 use crate::store::{Quarantined, StoreError};
 
 pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
@@ -12,7 +12,11 @@ pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str)
                ON CONFLICT DO NOTHING";
     let insert = step.tx.prepare_cached(sql);
     let inserted = insert.and_then(|mut insert| insert.execute(params![digest, plugin, reason, step.now, step.pod]));
-    inserted.map(drop).map_err(unavailable("quarantining a component"))
+    let announced = inserted.and_then(|rows| match rows {
+        0 => Ok(()),
+        _ => alert::quarantined(step, plugin, digest, reason),
+    });
+    announced.map_err(unavailable("quarantining a component"))
 }
 
 pub(super) fn list(tx: &Connection) -> rusqlite::Result<Vec<Quarantined>> {
