@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use outbox::handler::{Handler as _, Outcome, Report};
 use outbox::item::{Class, Failure};
-use outbox::plugin::{PluginState, inspect};
+use outbox::plugin::{PluginState, Plugins, inspect};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::plugins::{Host, Wat, attempt};
 
@@ -42,6 +43,17 @@ async fn a_bare_component_handles_the_types_that_it_describes() {
     assert_eq!(report.digest, host.status("p").digest);
     assert_eq!(host.status("p").version.as_deref(), Some("1.2.3"));
     assert_eq!(host.handle("other").await, Report::bare(Outcome::Unserved));
+}
+
+#[tokio::test]
+async fn starting_returns_at_once_and_tells_when_the_folder_has_been_scanned() {
+    let host = host_with(Wat::default(), "").await;
+    // This runtime has one thread: nothing is scanned before the test lets go of it.
+    let plugins = Plugins::start(host.settings(), &CancellationToken::new()).unwrap();
+    assert!(!plugins.is_scanned() && plugins.services().is_empty());
+    plugins.scanned().await;
+    assert!(plugins.is_scanned());
+    assert_eq!(plugins.services()[0].item_type, "t");
 }
 
 #[tokio::test]
