@@ -17,6 +17,7 @@ mod output;
 mod plugin;
 mod serve;
 mod signals;
+mod state;
 mod stats;
 
 use std::io;

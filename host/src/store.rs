@@ -15,6 +15,7 @@
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
 pub mod sqlite;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,9 +26,11 @@ use tokio::sync::watch;
 
 use crate::item::{
     FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, OnDead,
-    StateVersion, Status,
+    STATE_VALUE_MAX, StateVersion, Status,
 };
 use crate::saga::Signal;
+
+pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
 
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
 #[async_trait]
@@ -74,6 +77,16 @@ pub trait Store: Send + Sync + 'static {
     /// One value of a plugin's state, for an attempt that reads it.
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
 
+    /// How much state each plugin keeps, by name.
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError>;
+
+    /// The keys of a plugin's state, in order.
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError>;
+
+    /// Removes state of a plugin, audited in the transaction that does it, and says how much it was.
+    /// Attempts that run meanwhile and have read what is removed are given back.
+    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError>;
+
     /// Ticks after every change that may have made work available, by this process or another.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -113,6 +126,31 @@ pub enum StoreError {
         plugin: String,
         /// The key.
         key: String,
+    },
+    /// One value is larger than a plugin may keep. The same settlement cannot succeed later.
+    #[error("state key {key:?} of plugin {plugin:?} would have {bytes} bytes: the most is {STATE_VALUE_MAX}")]
+    StateValueTooLarge {
+        /// The plugin.
+        plugin: String,
+        /// The key.
+        key: String,
+        /// The size of the value.
+        bytes: usize,
+    },
+    /// The plugin would keep more than it may. The same settlement cannot succeed unless its state shrinks
+    /// or its manifest allows more.
+    #[error(
+        "the state of plugin {plugin:?} would have {wanted} bytes, {used} are used: `limits.state_bytes` is {quota}"
+    )]
+    StateQuota {
+        /// The plugin.
+        plugin: String,
+        /// The bytes of its keys and values before the commit.
+        used: u64,
+        /// The bytes that they would have after it.
+        wanted: u64,
+        /// The bytes that they may have.
+        quota: u64,
     },
     /// The engine did not answer, or answered with a fault that may pass. Worth trying again.
     #[error("{tried}: {source}")]
@@ -460,6 +498,8 @@ pub struct Overview {
     pub blocked_keys: u64,
     /// Settled attempts per type and outcome: `done`, or the failure's class.
     pub attempts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Emitted items per type: `created`, or `kept` because the key existed.
+    pub followups: BTreeMap<String, BTreeMap<String, u64>>,
     /// Per saga.
     pub sagas: BTreeMap<String, SagaTotals>,
     /// Per [`Violation`].

@@ -27,12 +27,16 @@ pub(super) enum Plugin {
         /// The component's file
         file: PathBuf,
     },
+    /// Look at what plugins keep, or remove it
+    #[command(subcommand)]
+    State(super::state::State),
 }
 
 pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitCode> {
     match args {
         Plugin::List => list(context).await,
         Plugin::Inspect { file } => inspect(&file, context).await,
+        Plugin::State(args) => super::state::run(args, context).await,
     }
 }
 

@@ -30,6 +30,8 @@ use crate::item::{Failure, HostWrites, Item};
 const HOSTCALL_FUEL: usize = 8 << 20;
 /// Handles in a component's own tables.
 const COMPONENT_HANDLES: usize = 4096;
+/// The part of its time that an attempt waits for its turn at contended state, at most.
+const TURN_SHARE: u32 = 4;
 /// A component must be able to say what it is without doing anything.
 pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
 /// Longer, so that a busy host is not held against a component.
@@ -166,7 +168,8 @@ impl Program {
 
     fn granted(&self, call: &Call, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
         let access = StateAccess::new(self.grants.state, attempt.mode, self.limits.state_bytes);
-        let state = StateBuffer::new(&self.name, reader, access);
+        let patience = Instant::now() + attempt.deadline.saturating_duration_since(Instant::now()) / TURN_SHARE;
+        let state = StateBuffer::new(&self.name, reader, access).in_turn(Arc::clone(&attempt.turn), patience);
         self.host_state(call, self.limits.cpu, state, Some((&attempt.item, attempt.mode)))
     }
 

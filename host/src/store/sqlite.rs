@@ -35,8 +35,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    ClaimRef, ClaimRequest, Claimed, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod, Settled,
-    Store, StoreError, Violation, Write,
+    ClaimRef, ClaimRequest, Claimed, ClearState, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod, Settled,
+    StateEntry, StateQuery, StateTotal, Store, StoreError, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -162,6 +162,20 @@ impl Store for SqliteStore {
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         self.reader.run("reading a plugin's state", move |tx| state::read(tx, &plugin, &key)).await
+    }
+
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError> {
+        self.reader.run("reading how much state there is", state::totals).await
+    }
+
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError> {
+        let query = query.clone();
+        self.reader.run("listing a plugin's state", move |tx| state::list(tx, &query)).await
+    }
+
+    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError> {
+        let order = order.clone();
+        self.writer.run("clearing a plugin's state", move |step| state::clear(step, &order)).await
     }
 
     fn changes(&self) -> channel::Receiver<u64> {

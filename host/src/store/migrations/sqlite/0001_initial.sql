@@ -168,6 +168,14 @@ CREATE TABLE outbox_state (
     UNIQUE (plugin, key)
 ) STRICT;
 
+-- How much each plugin keeps: written with every commit, so that a quota needs no scan. Bytes are those of
+-- keys and values.
+CREATE TABLE outbox_state_totals (
+    plugin TEXT PRIMARY KEY,
+    keys INTEGER NOT NULL CHECK (keys >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0)
+) STRICT, WITHOUT ROWID;
+
 -- Token buckets of types with a rate limit.
 CREATE TABLE outbox_rates (
     type TEXT PRIMARY KEY,
