@@ -17,6 +17,8 @@ macro_rules! promises {
     )* };
 }
 
+mod state;
+
 promises! {
     an_item_lives_from_pending_through_claimed_to_done
     the_same_key_with_the_same_content_returns_the_first_id

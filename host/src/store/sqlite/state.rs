@@ -11,7 +11,7 @@ use super::writer::Step;
 use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, StoreError};
 
-const WRITING: &str = "writing a plugin's state";
+const READING: &str = "checking a plugin's state";
 
 /// The value of a key and its version; both are `None` for a key that is absent.
 pub(super) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<(Option<Vec<u8>>, StateVersion)> {
@@ -20,55 +20,46 @@ pub(super) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result
     Ok(found.unwrap_or((None, None)))
 }
 
-/// By how much a commit changes what the plugin keeps.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Growth {
-    keys: i64,
-    bytes: i64,
-}
-
 pub(super) fn commit(step: &Step<'_>, writes: &HostWrites) -> Result<(), StoreError> {
-    let mut growth = Growth::default();
     for touch in &writes.state {
-        let one = validate(step, &writes.plugin, touch)?;
-        growth = Growth { keys: growth.keys + one.keys, bytes: growth.bytes + one.bytes };
+        validate(step, &writes.plugin, touch)?;
     }
+    let used = bytes(step.tx, &writes.plugin).map_err(unavailable(READING))?;
     for touch in &writes.state {
-        apply(step, &writes.plugin, touch).map_err(unavailable(WRITING))?;
+        apply(step, &writes.plugin, touch).map_err(unavailable("writing a plugin's state"))?;
     }
-    charge(step, writes, growth)
+    let wanted = bytes(step.tx, &writes.plugin).map_err(unavailable(READING))?;
+    // What is over the quota already, because that was lowered, may shrink but not grow.
+    if wanted <= used.max(writes.state_quota) {
+        return Ok(());
+    }
+    Err(StoreError::StateQuota { plugin: writes.plugin.clone(), used, wanted, quota: writes.state_quota })
 }
 
-fn validate(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> Result<Growth, StoreError> {
-    let (version, stored) = stored(step.tx, plugin, &touch.key).map_err(unavailable("checking a plugin's state"))?;
-    if version != touch.seen {
-        return Err(StoreError::StateConflict { plugin: plugin.to_owned(), key: touch.key.clone() });
+fn validate(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> Result<(), StoreError> {
+    let own = || (plugin.to_owned(), touch.key.clone());
+    if version(step.tx, plugin, &touch.key).map_err(unavailable(READING))? != touch.seen {
+        let (plugin, key) = own();
+        return Err(StoreError::StateConflict { plugin, key });
     }
-    let after = match &touch.change {
-        StateChange::None => stored,
-        StateChange::Delete => None,
+    match &touch.change {
         StateChange::Put(value) if value.len() > STATE_VALUE_MAX => {
-            let (plugin, key) = (plugin.to_owned(), touch.key.clone());
-            return Err(StoreError::StateValueTooLarge { plugin, key, bytes: value.len() });
+            let (plugin, key) = own();
+            Err(StoreError::StateValueTooLarge { plugin, key, bytes: value.len() })
         }
-        StateChange::Put(value) => Some(signed(value.len())),
-    };
-    let size = |value: Option<i64>| value.map_or(0, |bytes| bytes + signed(touch.key.len()));
-    Ok(Growth {
-        keys: i64::from(after.is_some()) - i64::from(stored.is_some()),
-        bytes: size(after) - size(stored),
-    })
+        _ => Ok(()),
+    }
 }
 
-/// The version of a key, and the size of its value.
-fn stored(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<(StateVersion, Option<i64>)> {
-    let sql = "SELECT version, length(value) FROM outbox_state WHERE plugin = ?1 AND key = ?2";
-    let found = tx.prepare_cached(sql)?.query_row([plugin, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    Ok(found.unwrap_or((None, None)))
+fn version(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<StateVersion> {
+    let sql = "SELECT version FROM outbox_state WHERE plugin = ?1 AND key = ?2";
+    tx.prepare_cached(sql)?.query_row([plugin, key], |row| row.get(0)).optional()
 }
 
-fn signed(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
+/// How much the plugin keeps; the schema's triggers count it.
+fn bytes(tx: &Connection, plugin: &str) -> rusqlite::Result<u64> {
+    let sql = "SELECT bytes FROM outbox_state_totals WHERE plugin = ?1";
+    Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
 fn apply(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> rusqlite::Result<()> {
@@ -87,33 +78,6 @@ fn apply(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> rusqlite::Result<
 fn delete(step: &Step<'_>, plugin: &str, key: &str) -> rusqlite::Result<()> {
     step.tx.prepare_cached("DELETE FROM outbox_state WHERE plugin = ?1 AND key = ?2")?.execute([plugin, key])?;
     Ok(())
-}
-
-/// Adds the growth to the plugin's total. What is over the quota already may shrink, but not grow.
-fn charge(step: &Step<'_>, writes: &HostWrites, growth: Growth) -> Result<(), StoreError> {
-    if growth == Growth::default() {
-        return Ok(());
-    }
-    let total = add(step, &writes.plugin, growth).map_err(unavailable(WRITING))?;
-    if growth.bytes <= 0 || u64::try_from(total).is_ok_and(|total| total <= writes.state_quota) {
-        return Ok(());
-    }
-    Err(StoreError::StateQuota {
-        plugin: writes.plugin.clone(),
-        used: u64::try_from(total - growth.bytes).unwrap_or(0),
-        wanted: u64::try_from(total).unwrap_or(0),
-        quota: writes.state_quota,
-    })
-}
-
-/// The bytes of the plugin's state after the growth.
-fn add(step: &Step<'_>, plugin: &str, growth: Growth) -> rusqlite::Result<i64> {
-    let found = "INSERT OR IGNORE INTO outbox_state_totals (plugin, keys, bytes) VALUES (?1, 0, 0)";
-    step.tx.prepare_cached(found)?.execute([plugin])?;
-    let mut update = step.tx.prepare_cached(
-        "UPDATE outbox_state_totals SET keys = keys + ?2, bytes = bytes + ?3 WHERE plugin = ?1 RETURNING bytes",
-    )?;
-    update.query_row(params![plugin, growth.keys, growth.bytes], |row| row.get(0))
 }
 
 pub(super) fn totals(tx: &rusqlite::Transaction<'_>) -> rusqlite::Result<Vec<StateTotal>> {
@@ -156,10 +120,6 @@ fn matching(step: &Step<'_>, order: &ClearState) -> rusqlite::Result<StateTotal>
 fn remove(step: &Step<'_>, order: &ClearState, cleared: &StateTotal) -> rusqlite::Result<()> {
     let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
     step.tx.prepare_cached(delete)?.execute(params![order.plugin, order.key])?;
-    let mut update = step.tx.prepare_cached(
-        "UPDATE outbox_state_totals SET keys = keys - ?2, bytes = bytes - ?3 WHERE plugin = ?1",
-    )?;
-    update.execute(params![order.plugin, cleared.keys, cleared.bytes])?;
     let mut audit = step.tx.prepare_cached(
         "INSERT INTO outbox_audit (at, actor, action, selection, reason, count, changes)
          VALUES (?1, ?2, 'clear_state', ?3, ?4, ?5, ?6)",
