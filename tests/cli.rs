@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use crate::support::host::HostPlan;
 use crate::support::{self, Fixture, dead, done, request};
 
+mod state;
+
 /// A folder of its own with the binary to run in it.
 struct Place {
     dir: tempfile::TempDir,

@@ -4,6 +4,7 @@
 mod cli;
 mod crash;
 mod edge;
+mod exactly_once;
 mod generations;
 mod handlers;
 mod layering;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use outbox::handler::{Handler as _, Outcome, Report};
+use outbox::handler::{Attempt, Handler as _, Mode, Outcome, Report};
 use outbox::item::{Class, Failure};
 use outbox::plugin::{PluginState, Plugins, inspect};
 use tokio::time::Instant;
@@ -92,6 +92,31 @@ async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
     stopped.stop.cancel();
     assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn an_attempt_that_finds_no_free_slot_is_given_back() {
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, "limits.cpu = '60s'").await;
+    let busy = (0..4).map(|_| host.plugins.handle(attempt("t", Duration::from_secs(1))));
+    let waiting = async {
+        let late = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
+        let stopped = attempt("t", Duration::from_mins(1));
+        stopped.stop.cancel();
+        (failure(late), host.plugins.handle(stopped).await.outcome)
+    };
+    let (busy, (late, stopped)) = tokio::join!(futures_util::future::join_all(busy), waiting);
+    assert!(busy.into_iter().all(|report| failure(report).class == Class::Timeout));
+    assert!(late.class.is_given_back() && late.message.contains("OUTBOX_CONCURRENCY"), "{late:?}");
+    assert_eq!(stopped, Outcome::Stopped);
+}
+
+#[tokio::test]
+async fn what_is_handled_inline_has_neither_state_nor_followups() {
+    let handle = format!("{EMIT} (i32.const 1024)");
+    let host = host_with(emitter(&handle), "grant.emit = ['mail']").await;
+    let inline = Attempt { mode: Mode::Inline, ..attempt("t", Duration::from_secs(30)) };
+    let Outcome::Done { writes, .. } = host.plugins.handle(inline).await.outcome else { panic!("it should be done") };
+    assert!(writes.followups.is_empty() && writes.state.is_empty());
 }
 
 #[tokio::test]

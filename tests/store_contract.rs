@@ -19,6 +19,7 @@ macro_rules! promises {
 
 mod operations;
 mod retention;
+mod state;
 mod transfer;
 
 promises! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::{Class, Failure, HostWrites, NewItem, OnDead, Status};
+use outbox::item::{Class, Failure, HostWrites, NewItem, OnDead, StateChange, StateTouch, Status};
 use outbox::retry::{BreakerPolicy, RetryPolicy};
 use outbox::store::{Filter, Page};
 use outbox::worker::{Worker, WorkerSettings, maintain};
@@ -138,6 +138,58 @@ async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
         becomes(&f, id, Status::Dlq).await;
         let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
         assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), vec![class; attempts]);
+    }
+    worker.stop().await;
+}
+
+/// Done, with one key of state written over what the attempt has seen there.
+fn counted(seen: Option<i64>, state_quota: u64) -> Outcome {
+    let state = vec![StateTouch { key: "n".into(), seen, change: StateChange::Put(b"1".into()) }];
+    let writes = HostWrites { plugin: "p".into(), state, state_quota, followups: Vec::new() };
+    Outcome::Done { result: None, writes }
+}
+
+#[tokio::test]
+async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succeeds() {
+    let f = Fixture::sqlite();
+    let outcomes = |delivery| match delivery {
+        1..=3 => failed(Class::Host),
+        4..=5 => failed(Class::Plugin),
+        // The store refuses this one: nobody has written such a version.
+        6 => counted(Some(99), 1024),
+        _ => counted(None, 1024),
+    };
+    let id = f.enqueue(item("k")).await;
+    let handler = Scripted::new(move |attempt: Attempt| async move { outcomes(attempt.item.deliveries) });
+    let worker = Running::start(&f, &handler, SOON);
+    becomes(&f, id, Status::Done).await;
+    let shown = f.store.show(id).await.unwrap().unwrap();
+    assert_eq!((shown.item.attempts, shown.item.deliveries), (1, 7), "none of them counts");
+    let classes: Vec<_> = shown.failed_attempts.iter().map(|row| row.class).collect();
+    let expected = [vec![Class::Host; 3], vec![Class::Plugin; 2], vec![Class::Conflict]].concat();
+    assert_eq!(classes, expected);
+    assert!(shown.failed_attempts.iter().all(|row| row.attempt == 1));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_can_never_be_committed_fails_the_attempt_and_is_not_tried_until_the_lease_ends() {
+    let f = Fixture::sqlite();
+    let large = f.enqueue(item("large")).await;
+    let invalid = f.enqueue(item("invalid")).await;
+    let handler = Scripted::new(async |attempt: Attempt| match attempt.item.idem_key.as_str() {
+        "large" => counted(None, 1),
+        _ => {
+            let followups = vec![NewItem::new("No Type", "k", "{}")];
+            Outcome::Done { result: None, writes: HostWrites { followups, ..HostWrites::default() } }
+        }
+    });
+    let worker = Running::start(&f, &handler, SOON);
+    for (id, words) in [(large, "`limits.state_bytes` is 1"), (invalid, "No Type")] {
+        becomes(&f, id, Status::Dlq).await;
+        let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
+        assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), [Class::Contract; 3]);
+        assert!(history[0].message.contains(words), "{}", history[0].message);
     }
     worker.stop().await;
 }

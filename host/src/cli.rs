@@ -20,6 +20,7 @@ mod plugin;
 mod progress;
 mod serve;
 mod signals;
+mod state;
 mod stats;
 mod stuck;
 mod transfer;

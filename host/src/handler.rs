@@ -3,6 +3,9 @@
 //! The worker knows this trait and not WebAssembly; the plugin runtime implements it and does not know
 //! the store. A scripted handler drives the worker's tests through the same door.
 
+mod turns;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::item::{Failure, HostWrites, Item, Millis, OnDead, StateVersion};
 use crate::retry::{BreakerPolicy, RetryPolicy};
+
+pub use turns::{Turn, TurnOverdue, Turns};
 
 /// Performs the effects of items.
 #[async_trait]
@@ -60,6 +65,8 @@ pub struct Attempt {
     pub mode: Mode,
     /// Cancelled when the process shuts down and will not wait any longer.
     pub stop: CancellationToken,
+    /// What the attempt takes before it touches a key of its plugin's state.
+    pub turn: Arc<Turn>,
 }
 
 /// Whether there is an outbox behind an attempt.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use failure::{Class, Failure};
 pub use fingerprint::fingerprint;
 pub use json::{ItemDocument, PayloadEncoding, payload_fields};
-pub use writes::{HostWrites, StateChange, StateTouch, StateVersion};
+pub use writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 
 /// A point in time: Unix milliseconds, as the store keeps them.
 pub type Millis = i64;

@@ -17,6 +17,7 @@
 mod operations;
 mod order;
 pub mod sqlite;
+mod state;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::item::{
     FailedAttempt, Failure, HostWrites, IllegalTransition, InvalidItem, Item, ItemId, Millis, NewItem, OnDead,
-    StateVersion, Status,
+    STATE_VALUE_MAX, StateVersion, Status,
 };
 use crate::saga::Signal;
 
@@ -37,6 +38,7 @@ pub use operations::{
     Operations, Pause, Stuck, StuckKind, StuckQuery,
 };
 pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
+pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
 pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
 
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
@@ -99,6 +101,16 @@ pub trait Store: Operations {
     /// withdrawn; then nothing is audited.
     async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 
+    /// How much state each plugin keeps, by name.
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError>;
+
+    /// The keys of a plugin's state, in order.
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError>;
+
+    /// Removes state of a plugin, audited in the transaction that does it, and says how much it was.
+    /// Attempts that run meanwhile and have read what is removed are given back.
+    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError>;
+
     /// Ticks after every change that may have made work available, by this process or another.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -138,6 +150,31 @@ pub enum StoreError {
         plugin: String,
         /// The key.
         key: String,
+    },
+    /// One value is larger than a plugin may keep. The same settlement cannot succeed later.
+    #[error("state key {key:?} of plugin {plugin:?} would have {bytes} bytes: the most is {STATE_VALUE_MAX}")]
+    StateValueTooLarge {
+        /// The plugin.
+        plugin: String,
+        /// The key.
+        key: String,
+        /// The size of the value.
+        bytes: usize,
+    },
+    /// The plugin would keep more than it may. The same settlement cannot succeed unless its state shrinks
+    /// or its manifest allows more.
+    #[error(
+        "the state of plugin {plugin:?} would have {wanted} bytes, {used} are used: `limits.state_bytes` is {quota}"
+    )]
+    StateQuota {
+        /// The plugin.
+        plugin: String,
+        /// The bytes of its keys and values before the commit.
+        used: u64,
+        /// The bytes that they would have after it.
+        wanted: u64,
+        /// The bytes that they may have.
+        quota: u64,
     },
     /// The engine did not answer, or answered with a fault that may pass. Worth trying again.
     #[error("{tried}: {source}")]
@@ -451,6 +488,8 @@ pub struct Overview {
     pub blocked_keys: u64,
     /// Settled attempts per type and outcome: `done`, or the failure's class.
     pub attempts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Emitted items per type: `created`, or `kept` because the key existed.
+    pub followups: BTreeMap<String, BTreeMap<String, u64>>,
     /// Per saga.
     pub sagas: BTreeMap<String, SagaTotals>,
     /// Per [`Violation`].

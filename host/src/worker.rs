@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::handler::{Handler, Service};
+use crate::handler::{Handler, Service, Turns};
 use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
 use attempt::Run;
 use breaker::Breakers;
@@ -50,6 +50,7 @@ pub struct Worker {
     settings: WorkerSettings,
     slots: Arc<Semaphore>,
     freed: Arc<Notify>,
+    turns: Turns,
     tasks: TaskTracker,
     interrupt: CancellationToken,
     breakers: Arc<Breakers>,
@@ -65,6 +66,7 @@ impl Worker {
             settings,
             slots,
             freed: Arc::default(),
+            turns: Turns::default(),
             tasks: TaskTracker::new(),
             interrupt: CancellationToken::new(),
             breakers: Arc::default(),
@@ -145,6 +147,7 @@ impl Worker {
                 service: Arc::clone(service),
                 clock: timing::Clock::new(sent, timing::lease(self.settings.lease, service.timeout), service.timeout),
                 interrupt: self.interrupt.clone(),
+                turns: self.turns.clone(),
             };
             let slot = Slot { permit: Some(permit), freed: Arc::clone(&self.freed) };
             self.tasks.spawn(async move {

@@ -167,6 +167,7 @@ pub(crate) fn attempt(item_type: &str, patience: Duration) -> Attempt {
         deadline_at: 1,
         mode: Mode::Durable,
         stop: CancellationToken::new(),
+        turn: Arc::default(),
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) enum Plugin {
     Quarantine,
     /// Let a quarantined component run again
     Release(Release),
+    /// Look at what plugins keep, or remove it
+    #[command(subcommand)]
+    State(super::state::State),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +57,7 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
         Plugin::Inspect { file } => inspect(&file, context).await,
         Plugin::Quarantine => quarantine(context).await,
         Plugin::Release(args) => release(args, context).await,
+        Plugin::State(args) => super::state::run(args, context).await,
     }
 }
 

@@ -183,7 +183,10 @@ impl From<StoreError> for ApiError {
                 tracing::error!(error = reason, "the store cannot be used");
                 Self::Unavailable { tried: "using the database" }
             }
-            err @ (StoreError::ClaimLost | StoreError::StateConflict { .. }) => {
+            err @ (StoreError::ClaimLost
+            | StoreError::StateConflict { .. }
+            | StoreError::StateValueTooLarge { .. }
+            | StoreError::StateQuota { .. }) => {
                 tracing::error!(error = %err, "a request met an error that only a settlement can meet");
                 Self::Internal
             }

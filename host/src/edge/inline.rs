@@ -5,6 +5,7 @@
 //! keys and idempotency keys of items have no meaning here, except that the latter go out with effects.
 //! A caller who hangs up abandons the step that is running and those behind it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -67,6 +68,7 @@ async fn step(edge: &Edge, services: &[Service], clock: &Clock, item: NewItem) -
         mode: Mode::Inline,
         // A graceful shutdown waits for the request, and so for its steps.
         stop: CancellationToken::new(),
+        turn: Arc::default(),
     };
     describe(&item_type, edge.handler.handle(attempt).await)
 }

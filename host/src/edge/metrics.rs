@@ -41,6 +41,13 @@ fn items(text: &mut Exposition, overview: &Overview) {
             text.sample("outbox_attempts_total", &[("type", item_type), ("outcome", outcome)], count);
         }
     }
+    let help = "Items emitted by handlers, by type: created, or kept because the key existed.";
+    text.family("outbox_followups_total", "counter", help);
+    for (item_type, outcomes) in &overview.followups {
+        for (outcome, count) in outcomes {
+            text.sample("outbox_followups_total", &[("type", item_type), ("outcome", outcome)], count);
+        }
+    }
     let help = "Age of the oldest item that waits and may be claimed, by type.";
     text.family("outbox_oldest_pending_seconds", "gauge", help);
     for (item_type, age) in &overview.oldest_pending_ms {

@@ -6,6 +6,12 @@ use super::NewItem;
 /// was deleted and written again is noticed. `None` stands for a key that is absent.
 pub type StateVersion = Option<i64>;
 
+/// The longest key of a plugin's state, in bytes.
+pub const STATE_KEY_MAX: usize = 512;
+
+/// The largest value of a plugin's state, in bytes.
+pub const STATE_VALUE_MAX: usize = 256 << 10;
+
 /// The host-owned effects of one successful attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostWrites {

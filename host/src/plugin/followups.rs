@@ -82,13 +82,15 @@ impl Followups {
     /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
     fn key(&mut self, wish: &Wish) -> Result<String, Error> {
         let parent = self.parent()?.key.clone();
-        let name = wish.name.clone().unwrap_or_else(|| {
-            let count = self.unnamed.entry(wish.type_.clone()).or_default();
-            *count += 1;
-            count.to_string()
-        });
-        let key = format!("{parent}/{}/{name}", wish.type_);
-        Ok(if key.len() > KEY_MAX { hex(&Sha256::digest(key)) } else { key })
+        let name = match &wish.name {
+            Some(name) => check_name(name)?.to_owned(),
+            None => {
+                let count = self.unnamed.entry(wish.type_.clone()).or_default();
+                *count += 1;
+                count.to_string()
+            }
+        };
+        Ok(shortened(format!("{parent}/{}/{name}", wish.type_)))
     }
 
     fn item(&self, key: &str, wish: Wish) -> Result<NewItem, Error> {
@@ -106,6 +108,23 @@ impl Followups {
         let inline = "follow-ups need an outbox: this item is handled inline";
         self.parent.as_ref().ok_or_else(|| Error::Other(inline.to_owned()))
     }
+}
+
+/// A name without a slash, so that no two parents can give their follow-ups the same key.
+fn check_name(name: &str) -> Result<&str, Error> {
+    let is_name = !name.is_empty() && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'/');
+    let refusal = || format!("the name {name:.80?} is none: it must be printable ASCII without a slash");
+    if is_name { Ok(name) } else { Err(Error::Other(refusal())) }
+}
+
+/// A key that an item may have: one that is too long keeps its beginning, and a digest stands for the rest.
+fn shortened(key: String) -> String {
+    if key.len() <= KEY_MAX {
+        return key;
+    }
+    let digest = hex(&Sha256::digest(&key));
+    let kept = key.floor_char_boundary(KEY_MAX - 1 - digest.len());
+    format!("{}~{digest}", &key[..kept])
 }
 
 impl Host for HostState {
@@ -159,8 +178,25 @@ mod tests {
             followups.emit(wish("mail", None)).unwrap();
             followups.into_items().remove(0).idem_key
         };
-        assert_eq!(key().len(), 64);
+        assert_eq!(key().len(), KEY_MAX);
+        assert!(key().starts_with("kkk"));
         assert_eq!(key(), key());
+    }
+
+    #[test]
+    fn a_name_that_could_be_part_of_another_key_is_an_error_of_the_guest() {
+        let mut followups = followups("k", 9);
+        for bad in ["", "a/1", "tab\t", "ü"] {
+            assert!(matches!(followups.emit(wish("mail", Some(bad))), Err(Error::Other(why)) if why.contains("slash")));
+        }
+        let long = "n".repeat(9_999);
+        for name in [&long, &format!("{long}x")] {
+            followups.emit(wish("mail", Some(name))).unwrap();
+        }
+        let mut other = wish("mail", None);
+        other.content_type = "text/\n".to_owned();
+        assert!(matches!(followups.emit(other), Err(Error::Other(why)) if why.contains("content_type")));
+        assert_eq!(followups.into_items().len(), 2);
     }
 
     #[test]

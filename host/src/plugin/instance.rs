@@ -30,6 +30,8 @@ use crate::item::{Failure, HostWrites, Item};
 const HOSTCALL_FUEL: usize = 8 << 20;
 /// Handles in a component's own tables.
 const COMPONENT_HANDLES: usize = 4096;
+/// The part of its time that an attempt waits for its turn at contended state, at most.
+const TURN_SHARE: u32 = 4;
 /// A component must be able to say what it is without doing anything.
 pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
 /// Longer, so that a busy host is not held against a component.
@@ -168,7 +170,8 @@ impl Program {
 
     fn granted(&self, call: &Call, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
         let access = StateAccess::new(self.grants.state, attempt.mode, self.limits.state_bytes);
-        let state = StateBuffer::new(&self.name, reader, access);
+        let patience = Instant::now() + attempt.deadline.saturating_duration_since(Instant::now()) / TURN_SHARE;
+        let state = StateBuffer::new(&self.name, reader, access).in_turn(Arc::clone(&attempt.turn), patience);
         self.host_state(call, self.limits.cpu, state, Some((&attempt.item, attempt.mode)))
     }
 
@@ -253,5 +256,96 @@ fn guest_item(attempt: &Attempt) -> GuestItem {
         created_at: millis(item.created_at),
         deadline: millis(attempt.deadline_at),
         attributes: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::signature::TrustedKeys;
+    use super::*;
+    use crate::item::{Class, NewItem, Status};
+    use crate::plugin::engine::Runtime;
+    use crate::plugin::load::{Loader, Source};
+
+    fn item() -> Item {
+        let new = NewItem::new("t", "key", "{}");
+        Item {
+            id: 1,
+            idem_key: new.idem_key,
+            item_type: new.item_type,
+            payload: new.payload,
+            content_type: new.content_type,
+            headers: new.headers,
+            cid: "cid".to_owned(),
+            saga: None,
+            ordering_key: None,
+            created_at: 0,
+            metadata: new.metadata,
+            status: Status::Claimed,
+            attempts: 1,
+            deliveries: 1,
+            replays: 0,
+            available_at: 0,
+            claimed_at: None,
+            claimed_by: None,
+            lease_until: None,
+            maybe_executed: false,
+            given_back_since: None,
+            effects: 0,
+            last_error: None,
+            done_at: None,
+            dead_at: None,
+            result: None,
+            handler_digest: None,
+        }
+    }
+
+    fn attempt(patience: Duration) -> Attempt {
+        Attempt {
+            item: item(),
+            deadline: Instant::now() + patience,
+            deadline_at: 1,
+            mode: Mode::Durable,
+            stop: tokio_util::sync::CancellationToken::new(),
+            turn: Arc::default(),
+        }
+    }
+
+    fn looping() -> Source {
+        let words =
+            [("{types}", r"\08\02\00\00\01\00\00\00t"), ("{count}", r"\01"), ("{memory}", "1"), ("{version}", "0.1.0")];
+        let handle = ("{handle}", "(loop $again (br $again)) unreachable");
+        let blank = ["{imports}", "{core}", "{with}"].map(|word| (word, ""));
+        let text = words
+            .into_iter()
+            .chain([handle])
+            .chain(blank)
+            .fold(include_str!("../../../tests/wat/handler.wat").to_owned(), |text, (word, replacement)| {
+                text.replace(word, replacement)
+            });
+        Source {
+            name: "p".to_owned(),
+            role: None,
+            file: "p.wasm".into(),
+            wasm: Arc::new(wat::parse_str(text).unwrap()),
+            digest: "d".to_owned(),
+            manifest: Some("limits.cpu = '60s'".to_owned()),
+            signature: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
+        let loader = Arc::new(Loader::new(Runtime::new(0).unwrap(), None, Arc::new(|_| None), TrustedKeys::default()));
+        let generation = loader.load(looping()).await.unwrap();
+        let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
+        let running = attempts.iter().map(|attempt| generation.program.attempt(attempt, Arc::new(NoState)));
+        let reports = futures_util::future::join_all(running).await;
+        let classes: Vec<_> = reports.into_iter().map(|report| report.outcome).collect();
+        let of = |class| {
+            let is = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(failure) if failure.class == class);
+            classes.iter().filter(is).count()
+        };
+        assert_eq!((of(Class::Timeout), of(Class::Host)), (8, 12), "{classes:?}");
     }
 }

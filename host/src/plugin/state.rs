@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::bindings::outbox::handler::state::{Error, Host};
 use super::host::{HostFault, HostState};
-use crate::handler::{Mode, StateReader};
-use crate::item::{StateChange, StateTouch, StateVersion};
+use crate::handler::{Mode, StateReader, Turn};
+use crate::item::{STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 
-const KEY_MAX: usize = 512;
-const VALUE_MAX: usize = 256 << 10;
 /// Bytes of all values that one attempt may write; they are committed in one transaction.
 const WRITES_MAX: usize = 1 << 20;
 /// Keys that one attempt may touch; each is checked in the settling transaction.
@@ -24,6 +24,8 @@ pub(super) struct StateBuffer {
     plugin: String,
     reader: Arc<dyn StateReader>,
     access: StateAccess,
+    turn: Arc<Turn>,
+    patience: Instant,
     touched: BTreeMap<String, Touch>,
 }
 
@@ -62,7 +64,13 @@ impl Touch {
 impl StateBuffer {
     /// An untouched buffer over the state of a plugin.
     pub(super) fn new(plugin: &str, reader: Arc<dyn StateReader>, access: StateAccess) -> Self {
-        Self { plugin: plugin.to_owned(), reader, access, touched: BTreeMap::new() }
+        let (turn, patience) = (Arc::default(), Instant::now());
+        Self { plugin: plugin.to_owned(), reader, access, turn, patience, touched: BTreeMap::new() }
+    }
+
+    /// The same buffer, which waits until `patience` ends for the attempt's turn at a contended key.
+    pub(super) fn in_turn(self, turn: Arc<Turn>, patience: Instant) -> Self {
+        Self { turn, patience, ..self }
     }
 
     /// What was touched, for the settlement.
@@ -85,7 +93,7 @@ impl StateBuffer {
     fn room_for(&self, change: &StateChange) -> Result<(), Error> {
         let StateChange::Put(value) = change else { return Ok(()) };
         let StateAccess::Granted { quota } = self.access else { return Err(Error::Denied) };
-        if value.len() > VALUE_MAX || self.written() + value.len() > WRITES_MAX {
+        if value.len() > STATE_VALUE_MAX || self.written() + value.len() > WRITES_MAX {
             return Err(Error::TooLarge);
         }
         // Only the settlement knows the whole; what is too much alone is refused here.
@@ -105,6 +113,7 @@ impl StateBuffer {
             return Ok(Err(refusal));
         }
         if !self.touched.contains_key(key) {
+            self.turn.take(&self.plugin, key, self.patience).await?;
             let (stored, seen) = self.reader.read(&self.plugin, key).await.map_err(HostFault)?;
             self.touched.insert(key.to_owned(), Touch { seen, stored, change: StateChange::None });
         }
@@ -119,7 +128,7 @@ impl StateBuffer {
         if key.is_empty() {
             return Err(Error::Other("the empty key is no key".to_owned()));
         }
-        if key.len() > KEY_MAX {
+        if key.len() > STATE_KEY_MAX {
             return Err(Error::TooLarge);
         }
         if self.touched.len() >= TOUCHES_MAX && !self.touched.contains_key(key) {
@@ -190,9 +199,9 @@ mod tests {
         assert!(matches!(denied.get("there").await.unwrap(), Err(Error::Denied)));
         let mut state = buffer(GRANTED);
         let put = |bytes: usize| StateChange::Put(vec![0; bytes]);
-        assert!(matches!(state.change("k", put(VALUE_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
+        assert!(matches!(state.change("k", put(STATE_VALUE_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
         assert!(matches!(state.change("k", put(1001)).await.unwrap(), Err(Error::Quota)));
-        assert!(matches!(state.get(&"k".repeat(KEY_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
+        assert!(matches!(state.get(&"k".repeat(STATE_KEY_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
         assert!(state.into_touches().is_empty());
     }
 

@@ -11,6 +11,7 @@ use super::evidence::Denial;
 use super::host::HostFault;
 use super::limiter::OverLimit;
 use super::manifest::show_size;
+use crate::handler::TurnOverdue;
 use crate::item::{Class, Failure};
 
 /// Stable codes are for grouping; a longer one groups nothing.
@@ -67,6 +68,9 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
     }
     if let Some(over) = err.downcast_ref::<OverCpu>() {
         return Failure::new(Class::Cpu, "plugin.cpu", over.to_string());
+    }
+    if let Some(overdue) = err.downcast_ref::<TurnOverdue>() {
+        return Failure::new(Class::Conflict, "state.turn", overdue.to_string());
     }
     if let Some(fault) = err.downcast_ref::<HostFault>() {
         return Failure::new(Class::Host, "host.state", format!("the plugin's state could not be read: {fault}"));

@@ -45,9 +45,10 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, ExportPage,
-    ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause,
-    Pod, Quarantined, Record, Retention, Run, Settled, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Command, Controlled, Details, Enqueued,
+    ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview,
+    Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery, StateTotal, Store,
+    StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -196,6 +197,20 @@ impl Store for SqliteStore {
         let (digest, actor, reason) = (digest.to_owned(), actor.to_owned(), reason.map(str::to_owned));
         let release = move |step: &mut writer::Step<'_>| quarantine::release(step, &digest, &actor, reason.as_deref());
         self.writer.run("lifting a quarantine", release).await
+    }
+
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError> {
+        self.reader.run("reading how much state there is", state::totals).await
+    }
+
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError> {
+        let query = query.clone();
+        self.reader.run("listing a plugin's state", move |tx| state::list(tx, &query)).await
+    }
+
+    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError> {
+        let order = order.clone();
+        self.writer.run("clearing a plugin's state", move |step| state::clear(step, &order)).await
     }
 
     fn changes(&self) -> channel::Receiver<u64> {

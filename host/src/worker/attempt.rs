@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::breaker::Breakers;
 use super::decide;
 use super::timing::Clock;
-use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service};
+use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service, Turn, Turns};
 use crate::item::{Class, Failure};
 use crate::store::{Alert, AlertKind, Claim, ClaimRef, Settled, Settlement, Store, StoreError};
 
@@ -28,14 +28,17 @@ pub(super) struct Run {
     pub(super) clock: Clock,
     pub(super) interrupt: CancellationToken,
     pub(super) breakers: Arc<Breakers>,
+    pub(super) turns: Turns,
 }
 
 impl Run {
     /// Makes the attempt and settles the claim.
     pub(super) async fn attempt(self, claim: Claim) {
         let reference = claim.reference();
+        // Dropped when the claim is settled: only then may the next one read what this one wrote.
+        let turn = self.turns.of_attempt();
         let report = match self.clock.deadline(Instant::now()) {
-            Some(deadline) => self.handle(&claim, deadline).await,
+            Some(deadline) => self.handle(&claim, deadline, &turn).await,
             // The claim was so long in coming that it would be cut off at once.
             None => Report::bare(Outcome::Stopped),
         };
@@ -53,7 +56,7 @@ impl Run {
         self.settle(&claim, &reference, settled).await;
     }
 
-    async fn handle(&self, claim: &Claim, deadline: Instant) -> Report {
+    async fn handle(&self, claim: &Claim, deadline: Instant, turn: &Arc<Turn>) -> Report {
         let claimed_at = claim.item.claimed_at.unwrap_or_default();
         let attempt = Attempt {
             item: claim.item.clone(),
@@ -61,6 +64,7 @@ impl Run {
             deadline_at: self.clock.in_store_time(claimed_at, deadline),
             mode: Mode::Durable,
             stop: self.interrupt.clone(),
+            turn: Arc::clone(turn),
         };
         let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
         tokio::select! {
@@ -105,10 +109,13 @@ impl Run {
                     tracing::warn!(item.id = reference.id, "the claim was lost before its settlement; dropped it");
                     return;
                 }
-                Err(err @ StoreError::StateConflict { .. }) => {
-                    let failure = Failure::new(Class::Conflict, "state.conflict", err.to_string());
+                Err(err) if let Some(failure) = refusal(&err) => {
+                    if let StoreError::StateConflict { plugin, key } = &err {
+                        self.turns.note_conflict(plugin, key);
+                    }
                     let outcome = Outcome::Failed(failure);
                     settled.settlement = decide::settlement(outcome, &claim.item, &self.service, fastrand::f64());
+                    log_failure(claim, &settled.settlement);
                 }
                 Err(err) if Instant::now() < self.clock.lease_end() => {
                     tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
@@ -121,6 +128,18 @@ impl Run {
             }
         }
     }
+}
+
+/// What the attempt failed with, when the store will never commit what it wants stored.
+fn refusal(err: &StoreError) -> Option<Failure> {
+    let (class, code) = match err {
+        StoreError::StateConflict { .. } => (Class::Conflict, "state.conflict"),
+        StoreError::StateQuota { .. } => (Class::Contract, "state.quota"),
+        StoreError::StateValueTooLarge { .. } => (Class::Contract, "state.too_large"),
+        StoreError::Invalid(_) => (Class::Contract, "followups.invalid"),
+        _ => return None,
+    };
+    Some(Failure::new(class, code, err.to_string()))
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Report {

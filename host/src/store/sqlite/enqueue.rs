@@ -47,6 +47,7 @@ pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> R
 /// Enqueues what a handler emitted. A follow-up that exists is kept, whatever its content: it never fails
 /// its parent.
 pub(super) fn enqueue_followups(step: &mut Step<'_>, items: &[NewItem]) -> Result<(), StoreError> {
+    validate(items)?;
     for item in items {
         let exists = existing(step.tx, item).optional().map_err(unavailable(TRIED))?.is_some();
         if !exists {

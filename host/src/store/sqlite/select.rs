@@ -192,7 +192,7 @@ fn add_counter(overview: &mut Overview, [name, saga, item_type, outcome]: [Strin
     match name.as_str() {
         "done" => drop(overview.by_type.entry(item_type).or_default().insert(done, total)),
         "attempt" => drop(overview.attempts.entry(item_type).or_default().insert(outcome, total)),
-        "followup" => {}
+        "followup" => drop(overview.followups.entry(item_type).or_default().insert(outcome, total)),
         "violation" => drop(overview.contract_violations.insert(outcome, total)),
         _ => add_saga_counter(overview.sagas.entry(saga).or_default(), &name, item_type, outcome, total),
     }

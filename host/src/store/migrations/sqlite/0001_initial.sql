@@ -252,6 +252,29 @@ CREATE TABLE outbox_state (
     UNIQUE (plugin, key)
 ) STRICT;
 
+-- How much each plugin keeps, so that a quota needs no scan. Bytes are those of keys and values.
+CREATE TABLE outbox_state_totals (
+    plugin TEXT PRIMARY KEY,
+    keys INTEGER NOT NULL CHECK (keys >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER outbox_state_inserted AFTER INSERT ON outbox_state
+BEGIN
+    INSERT INTO outbox_state_totals (plugin, keys, bytes)
+    SELECT NEW.plugin, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM outbox_state_totals WHERE plugin = NEW.plugin);
+    UPDATE outbox_state_totals
+    SET keys = keys + 1, bytes = bytes + length(CAST(NEW.key AS BLOB)) + length(NEW.value)
+    WHERE plugin = NEW.plugin;
+END;
+
+CREATE TRIGGER outbox_state_deleted AFTER DELETE ON outbox_state
+BEGIN
+    UPDATE outbox_state_totals
+    SET keys = keys - 1, bytes = bytes - length(CAST(OLD.key AS BLOB)) - length(OLD.value)
+    WHERE plugin = OLD.plugin;
+END;
+
 -- Token buckets of types with a rate limit.
 CREATE TABLE outbox_rates (
     type TEXT PRIMARY KEY,
