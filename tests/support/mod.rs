@@ -139,6 +139,12 @@ pub(crate) fn is_soak() -> bool {
     std::env::var_os("OUTBOX_SOAK").is_some()
 }
 
+/// Prints a figure for whoever runs the soak.
+#[expect(clippy::print_stdout, reason = "figures are what the soak is run for")]
+pub(crate) fn report(figure: &str) {
+    println!("{figure}");
+}
+
 /// Waits until `check` holds; fails the test when it does not within the time given.
 pub(crate) async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();

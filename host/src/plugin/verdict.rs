@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
@@ -68,8 +68,7 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
         let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
         return Failure::new(Class::Trap, "plugin.exit", with_last_line(message, output));
     }
-    // A stack is taken from the pool as late as the first call.
-    if err.is::<PoolConcurrencyLimitError>() || (phase == Phase::Instantiating && !err.is::<Trap>()) {
+    if phase == Phase::Instantiating && !err.is::<Trap>() {
         return Failure::new(Class::Host, "host.instance", format!("no instance could be made: {}", root(err)));
     }
     let message = format!("{}{}", root(err), frames(err));
