@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::guests::{self, CHAOS_GRANTS};
 use crate::support::host::{Host, HostPlan};
 use crate::support::stage::{Stage, becomes};
-use crate::support::{eventually, is_soak};
+use crate::support::{eventually, is_soak, report};
 
 async fn stage(manifest: &str) -> (Stage, HostPlan) {
     let stage = Stage::new().await;
@@ -66,8 +66,10 @@ async fn a_counter_and_its_followups_are_exact_however_often_the_host_is_killed(
     .await;
     assert_eq!(state(&plan, "n"), items);
     let (took, rate) = (begun.elapsed(), per_second(items - at_last_start, running.elapsed()));
-    println!("{items} increments of one key, {kills} kills: exact after {took:.1?}; {rate} a second at the end");
-    print_attempts(&plan);
+    report(&format!(
+        "{items} increments of one key, {kills} kills: exact after {took:.1?}; {rate} a second at the end"
+    ));
+    report_attempts(&plan);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -75,8 +77,8 @@ fn per_second(items: u64, time: Duration) -> f64 {
     (items as f64 / time.as_secs_f64()).round()
 }
 
-fn print_attempts(plan: &HostPlan) {
-    println!("settled attempts: {}", plan.json(&["stats", "--json"])["attempts"]["chaos"]);
+fn report_attempts(plan: &HostPlan) {
+    report(&format!("settled attempts: {}", plan.json(&["stats", "--json"])["attempts"]["chaos"]));
 }
 
 #[tokio::test]
@@ -86,14 +88,14 @@ async fn two_hosts_that_count_with_one_key_lose_nothing_and_make_progress() {
     enqueue(&stage, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1))));
     let begun = Instant::now();
     let _hosts = (plan.start("serve").await, plan.start("serve").await);
-    eventually("every item is done", Duration::from_secs(120), async || {
+    eventually("every item is done", Duration::from_mins(2), async || {
         tokio::time::sleep(Duration::from_millis(50)).await;
         count_done(&plan, "chaos") == items
     })
     .await;
     assert_eq!(state(&plan, "n"), items);
-    println!("{items} increments of one key by two hosts took {:.1?}", begun.elapsed());
-    print_attempts(&plan);
+    report(&format!("{items} increments of one key by two hosts took {:.1?}", begun.elapsed()));
+    report_attempts(&plan);
 }
 
 #[tokio::test]

@@ -82,13 +82,12 @@ impl Followups {
     /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
     fn key(&mut self, wish: &Wish) -> Result<String, Error> {
         let parent = self.parent()?.key.clone();
-        let name = match &wish.name {
-            Some(name) => check_name(name)?.to_owned(),
-            None => {
-                let count = self.unnamed.entry(wish.type_.clone()).or_default();
-                *count += 1;
-                count.to_string()
-            }
+        let name = if let Some(name) = &wish.name {
+            check_name(name)?.to_owned()
+        } else {
+            let count = self.unnamed.entry(wish.type_.clone()).or_default();
+            *count += 1;
+            count.to_string()
         };
         Ok(shortened(format!("{parent}/{}/{name}", wish.type_)))
     }
