@@ -47,6 +47,7 @@ use folder::Folder;
 pub use inspect::{Inspection, inspect};
 use load::{Loader, hex};
 pub use manifest::{Environment, Limits, Reload};
+pub use outgoing::{Resolver, SystemResolver};
 use registry::Registry;
 pub use registry::{PluginState, PluginStatus, RefusedType};
 use reload::Reloader;
@@ -70,6 +71,8 @@ pub struct PluginSettings {
     pub environment: Environment,
     /// How attempts read the state of their plugin.
     pub state: Arc<dyn StateReader>,
+    /// How the names of hosts become addresses.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// The plugins of a process. Dropping them ends the watch on the folder.
@@ -86,7 +89,7 @@ impl Plugins {
     /// when the first scan is finished, whatever it found; errors when no plugin could ever run.
     pub async fn start(settings: PluginSettings, stop: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let cache = CodeCache::open(&settings.cache_dir)?;
-        let loader = Loader::new(Runtime::new(settings.slots)?, Some(cache), settings.environment);
+        let loader = Loader::new(Runtime::new(settings.slots, settings.resolver)?, Some(cache), settings.environment);
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);
         let mut reloader = Reloader::new(folder, Arc::new(loader), Arc::clone(&registry));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox::handler::{Attempt, Handler, Mode, Report, StateReader};
 use outbox::item::{Item, NewItem, StateVersion, Status};
-use outbox::plugin::{PluginSettings, PluginStatus, Plugins};
+use outbox::plugin::{PluginSettings, PluginStatus, Plugins, SystemResolver};
 use outbox::retry::RetryPolicy;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -132,6 +132,7 @@ fn settings(home: &TempDir, role: Option<&str>) -> PluginSettings {
         slots: 4,
         environment: Arc::new(|_| None),
         state: Arc::new(NoState),
+        resolver: Arc::new(SystemResolver),
     }
 }
 

@@ -15,7 +15,7 @@ use super::output::{clean, fields, or_dash, short, size, table};
 use crate::config::Config;
 use crate::handler::StateReader;
 use crate::item::StateVersion;
-use crate::plugin::{self, Inspection, PluginSettings, Plugins};
+use crate::plugin::{self, Inspection, PluginSettings, Plugins, SystemResolver};
 use crate::store::{Overview, Pod};
 
 #[derive(Debug, Subcommand)]
@@ -123,6 +123,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>) -> PluginSettings {
         slots: config.concurrency,
         environment: Arc::new(move |name: &str| environment.get(name)),
         state,
+        resolver: Arc::new(SystemResolver),
     }
 }
 

@@ -18,18 +18,15 @@ use super::evidence::Evidence;
 use super::followups::Followups;
 use super::grant::Grants;
 use super::host::{CpuBudget, HostState, Parts};
+use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
-use super::outgoing::{Keys, Outgoing, OutgoingPolicy};
+use super::outgoing::{Keys, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
 use super::state::{StateAccess, StateBuffer};
 use super::verdict::{self, OverCpu, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
 use crate::item::{Failure, HostWrites, Item};
 
-/// Bytes that one host call may copy out of a guest.
-const HOSTCALL_FUEL: usize = 8 << 20;
-/// Handles in a component's own tables.
-const COMPONENT_HANDLES: usize = 4096;
 /// A component must be able to say what it is without doing anything.
 pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
 /// Longer, so that a busy host is not held against a component.
@@ -60,24 +57,26 @@ struct Call {
     evidence: Arc<Evidence>,
     output: OutputTail,
     deadline: Instant,
+    patience: Duration,
 }
 
 impl Call {
     fn until(deadline: Instant) -> Self {
-        Self { evidence: Arc::default(), output: OutputTail::default(), deadline }
+        let patience = deadline.saturating_duration_since(Instant::now());
+        Self { evidence: Arc::default(), output: OutputTail::default(), deadline, patience }
     }
 }
 
 impl Program {
     /// A program that runs on the manifest's terms.
-    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest) -> Self {
+    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, resolver: Arc<dyn Resolver>) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
             name: name.to_owned(),
             pre,
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
-            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
+            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone(), resolver)),
             grants,
             config: Arc::new(manifest.config.clone()),
         }
@@ -94,8 +93,10 @@ impl Program {
         };
         match tokio::time::timeout_at(call.deadline, described).await {
             Ok(Ok(description)) => Ok(description),
-            Ok(Err((phase, err))) => Err(verdict::faulted(&err, phase, call.output.text().as_deref())),
-            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), false)),
+            Ok(Err((phase, err))) => {
+                Err(verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref()))
+            }
+            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), call.patience, false)),
         }
     }
 
@@ -133,8 +134,10 @@ impl Program {
                 Err(failure) => failure,
             },
             Ending::Answered(Err(failure)) => verdict::answered(failure),
-            Ending::Faulted(phase, err) => verdict::faulted(&err, phase, call.output.text().as_deref()),
-            Ending::TimedOut => verdict::timed_out(self.timeout, call.evidence.maybe_executed()),
+            Ending::Faulted(phase, err) => {
+                verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref())
+            }
+            Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
         };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
@@ -196,8 +199,8 @@ impl Program {
     fn store(&self, state: HostState) -> Store<HostState> {
         let mut store = Store::new(self.engine(), state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_FUEL);
-        store.set_max_component_handles(COMPONENT_HANDLES);
+        store.set_hostcall_fuel(HOST_CALL_MAX);
+        store.set_max_component_handles(COMPONENT_HANDLES_MAX);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(spend_a_tick);
         store

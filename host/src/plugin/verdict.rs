@@ -9,7 +9,7 @@ use wasmtime_wasi::I32Exit;
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
 use super::evidence::Denial;
 use super::host::HostFault;
-use super::limiter::OverLimit;
+use super::limiter::{Limiter, stack_words};
 use super::manifest::show_size;
 use crate::item::{Class, Failure};
 
@@ -50,9 +50,9 @@ pub(super) fn answered(failure: GuestFailure) -> Failure {
 }
 
 /// The failure behind an error of the engine.
-pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>) -> Failure {
-    if let Some(over) = err.downcast_ref::<OverLimit>() {
-        return Failure::new(Class::Memory, "plugin.memory", over.to_string());
+pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, limiter: &Limiter, output: Option<&str>) -> Failure {
+    if let Some(over) = limiter.explain(err) {
+        return Failure::new(Class::Memory, over.code, over.words);
     }
     if let Some(over) = err.downcast_ref::<OverCpu>() {
         return Failure::new(Class::Cpu, "plugin.cpu", over.to_string());
@@ -67,15 +67,18 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
     if phase == Phase::Instantiating && !err.is::<Trap>() {
         return Failure::new(Class::Host, "host.instance", format!("no instance could be made: {}", root(err)));
     }
-    let message = format!("{}{}", root(err), frames(err));
+    let explained = stack_words(err).map(|words| format!(": {words};")).unwrap_or_default();
+    let message = format!("{}{explained}{}", root(err), frames(err));
     Failure::new(Class::Trap, "plugin.trap", with_last_line(message, output))
 }
 
-/// The failure of a guest that was still waiting at its deadline.
-pub(super) fn timed_out(timeout: Option<Duration>, maybe_executed: bool) -> Failure {
+/// The failure of a guest that was still waiting at its deadline, when it had been given `patience`.
+pub(super) fn timed_out(timeout: Option<Duration>, patience: Duration, maybe_executed: bool) -> Failure {
     let reason = match timeout {
         Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
-        None => "the lease leaves no more time".to_owned(),
+        None => {
+            format!("without a `timeout` the lease leaves {:.1}s, see OUTBOX_VISIBILITY_SEC", patience.as_secs_f64())
+        }
     };
     let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
     Failure::new(
@@ -139,6 +142,7 @@ fn cut(mut text: String, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::manifest::Limits;
 
     #[test]
     fn a_denial_explains_what_may_follow_from_it_and_nothing_else() {
@@ -152,9 +156,13 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_trapped_guest_are_in_the_message() {
-        let err = wasmtime::Error::from(Trap::UnreachableCodeReached);
-        let failure =
-            faulted(&err, Phase::Running, Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"));
+        let (err, limiter) = (wasmtime::Error::from(Trap::UnreachableCodeReached), Limiter::new(&Limits::default()));
+        let failure = faulted(
+            &err,
+            Phase::Running,
+            &limiter,
+            Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"),
+        );
         assert_eq!(failure.class, Class::Trap);
         assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
     }

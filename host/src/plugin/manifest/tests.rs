@@ -76,6 +76,8 @@ fn a_bad_value_is_shown_with_what_is_accepted() {
     assert!(error("[[grant.http]]\nmethods = [\"GET\"]").contains("`grant.http.origin` is missing"));
     assert!(error("[[grant.http]]\norigin = \"ftp://x\"").contains("grant.http.origin"));
     assert!(error("types = [").contains("not TOML"));
+    assert!(error("limits = 5").contains("`limits` is 5: it must be a table"));
+    assert!(error("[grant]\nhttp = 5").contains("`grant.http` is 5: it must be an array of tables"));
 }
 
 #[test]
@@ -83,6 +85,20 @@ fn an_unset_variable_is_named_with_the_key_that_needs_it() {
     assert!(error("[config]\nurl = \"${NOWHERE}/x\"").contains("`config.url` needs the environment variable NOWHERE"));
     let secret = "[[grant.http]]\norigin = \"http://a\"\nsecrets = [{ env = \"NOWHERE\", header = \"a\" }]";
     assert!(error(secret).contains("NOWHERE"));
+}
+
+#[test]
+fn a_value_is_shown_as_it_was_written_and_not_as_what_it_stands_for() {
+    for (source, shown) in [
+        ("[[grant.http]]\norigin = 'ftp://${VECTOR_TOKEN}@a'", r#""ftp://${VECTOR_TOKEN}@a""#),
+        ("[[grant.http]]\norigin = 'http://a'\npath = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("timeout = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("sha256 = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("config.x = ['${VECTOR_TOKEN}']", "an array"),
+    ] {
+        let error = error(source);
+        assert!(error.contains(shown) && !error.contains("hush"), "{error}");
+    }
 }
 
 #[test]
