@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod edge;
 mod handlers;
+mod hostile;
 mod layering;
 mod plugin;
 mod readme;

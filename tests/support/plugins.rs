@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox::handler::{Attempt, Handler, Mode, Report, StateReader};
 use outbox::item::{Item, NewItem, StateVersion, Status};
-use outbox::plugin::{PluginSettings, PluginStatus, Plugins, SystemResolver};
+use outbox::plugin::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
 use outbox::retry::RetryPolicy;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Wat<'a> {
     pub(crate) types: &'a [&'a str],
     pub(crate) handle: &'a str,
+    pub(crate) describe: &'a str,
     pub(crate) imports: &'a str,
     pub(crate) core: &'a str,
     pub(crate) with: &'a str,
@@ -27,7 +28,16 @@ pub(crate) struct Wat<'a> {
 
 impl Default for Wat<'_> {
     fn default() -> Self {
-        Self { types: &["t"], handle: "(i32.const 1024)", imports: "", core: "", with: "", memory: 1, version: "0.1.0" }
+        Self {
+            types: &["t"],
+            handle: "(i32.const 1024)",
+            describe: "(i32.const 8)",
+            imports: "",
+            core: "",
+            with: "",
+            memory: 1,
+            version: "0.1.0",
+        }
     }
 }
 
@@ -38,6 +48,7 @@ impl Wat<'_> {
             .replace("{types}", &type_list(self.types))
             .replace("{count}", &format!("\\{count:02x}"))
             .replace("{handle}", self.handle)
+            .replace("{describe}", self.describe)
             .replace("{imports}", self.imports)
             .replace("{core}", self.core)
             .replace("{with}", self.with)
@@ -71,12 +82,20 @@ pub(crate) struct Host {
 impl Host {
     /// A folder that is filled before the host starts.
     pub(crate) async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
+        Self::start_with(fill, |home| settings(home, role)).await
+    }
+
+    /// The same, where names become addresses in a way of the test's.
+    pub(crate) async fn start_resolving(resolver: Arc<dyn Resolver>, fill: impl FnOnce(&Path)) -> Self {
+        Self::start_with(fill, |home| PluginSettings { resolver, ..settings(home, None) }).await
+    }
+
+    async fn start_with(fill: impl FnOnce(&Path), settings: impl FnOnce(&TempDir) -> PluginSettings) -> Self {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("plugins.d");
         fs::create_dir(&dir).unwrap();
         fill(&dir);
-        let settings = settings(&home, role);
-        let plugins = Plugins::start(settings, CancellationToken::new()).await.unwrap();
+        let plugins = Plugins::start(settings(&home), CancellationToken::new()).await.unwrap();
         assert!(plugins.is_scanned());
         Self { plugins, home }
     }

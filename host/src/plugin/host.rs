@@ -13,6 +13,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings;
 use super::bindings::wasi::config::store as config;
 use super::bindings::wasi::logging::logging::{self, Level};
+use super::evidence::Evidence;
 use super::followups::Followups;
 use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
 use super::manifest::{Limits, show_size};
@@ -37,6 +38,7 @@ pub(super) struct HostState {
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
+    pub(super) evidence: Arc<Evidence>,
     config: Arc<BTreeMap<String, String>>,
     logged: usize,
     outgoing: Outgoing,
@@ -60,6 +62,7 @@ pub(super) struct Parts {
     pub(super) followups: Followups,
     pub(super) outgoing: Outgoing,
     pub(super) output: OutputTail,
+    pub(super) evidence: Arc<Evidence>,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
 
@@ -70,13 +73,14 @@ impl HostState {
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Parts { cpu, state, followups, outgoing, output, config } = parts;
+        let Parts { cpu, state, followups, outgoing, output, evidence, config } = parts;
         Self {
             limiter: Limiter::new(limits),
             cpu,
             state,
             followups,
             output,
+            evidence,
             config,
             logged: 0,
             outgoing,

@@ -191,6 +191,7 @@ impl Program {
             followups,
             outgoing,
             output: call.output.clone(),
+            evidence: Arc::clone(&call.evidence),
             config: Arc::clone(&self.config),
         };
         HostState::new(&self.limits, parts)

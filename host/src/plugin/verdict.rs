@@ -110,7 +110,12 @@ pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
     let message =
         format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
-    Failure { class: Class::Denied, code: "host.denied".to_owned(), message, ..failure }
+    // What the guest calls hopeless, and no line of a manifest would allow, is.
+    let class = match failure.class {
+        Class::Permanent if denial.lines.is_none() => Class::Permanent,
+        _ => Class::Denied,
+    };
+    Failure { class, code: "host.denied".to_owned(), message, ..failure }
 }
 
 fn root(err: &wasmtime::Error) -> String {
@@ -150,6 +155,9 @@ mod tests {
         let told = after_denial(Failure::new(Class::Permanent, "x", "no"), &denial, "p");
         assert_eq!((told.class, told.code.as_str()), (Class::Denied, "host.denied"));
         assert!(told.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", told.message);
+        let told =
+            after_denial(Failure::new(Class::Permanent, "x", "no"), &Denial { lines: None, ..denial.clone() }, "p");
+        assert_eq!(told.class, Class::Permanent);
         let cpu = Failure::new(Class::Cpu, "plugin.cpu", "long");
         assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
     }
