@@ -10,6 +10,7 @@
 
 mod bindings;
 mod cache;
+mod cpu;
 mod engine;
 mod evidence;
 mod folder;

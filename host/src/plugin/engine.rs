@@ -14,8 +14,8 @@ use super::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
 use super::manifest::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
 use super::outgoing::Resolver;
 
-/// How often a computing guest is looked at: its CPU time is counted in these.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+/// How often a computing guest is looked at.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Room for descriptions that are asked for while every slot is taken.
 const SPARE_INSTANCES: u32 = 8;
@@ -66,6 +66,8 @@ fn pooled(instances: u32) -> Config {
         .max_core_instances_per_component(INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
         .max_memory_size(usize::try_from(MEMORY_MAX).unwrap_or(usize::MAX))
         .table_elements(TABLE_ELEMENTS_MAX as usize)
         .max_unused_warm_slots(instances)

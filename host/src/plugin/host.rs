@@ -13,6 +13,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings;
 use super::bindings::wasi::config::store as config;
 use super::bindings::wasi::logging::logging::{self, Level};
+use super::cpu::CpuClock;
 use super::evidence::Evidence;
 use super::followups::Followups;
 use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
@@ -34,7 +35,7 @@ pub(super) struct HostFault(pub anyhow::Error);
 /// The data of one attempt's store.
 pub(super) struct HostState {
     pub(super) limiter: Limiter,
-    pub(super) cpu: CpuBudget,
+    pub(super) cpu: CpuClock,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
@@ -48,16 +49,9 @@ pub(super) struct HostState {
     http: WasiHttpCtx,
 }
 
-/// The time that a guest may still compute, in ticks of the engine's epoch.
-#[derive(Debug)]
-pub(super) struct CpuBudget {
-    pub(super) left: u64,
-    pub(super) most: std::time::Duration,
-}
-
 /// What makes up a [`HostState`].
 pub(super) struct Parts {
-    pub(super) cpu: CpuBudget,
+    pub(super) cpu: CpuClock,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) outgoing: Outgoing,

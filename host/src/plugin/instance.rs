@@ -13,17 +13,17 @@ use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
-use super::engine::TICK;
+use super::cpu::CpuClock;
 use super::evidence::Evidence;
 use super::followups::Followups;
 use super::grant::Grants;
-use super::host::{CpuBudget, HostState, Parts};
+use super::host::{HostState, Parts};
 use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
 use super::outgoing::{Keys, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
 use super::state::{StateAccess, StateBuffer};
-use super::verdict::{self, OverCpu, Phase};
+use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
 use crate::item::{Failure, HostWrites, Item};
 
@@ -86,12 +86,13 @@ impl Program {
     pub(super) async fn describe(&self) -> Result<Description, Failure> {
         let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT);
         let mut store = self.store(self.denied(&call));
+        let clock = store.data().cpu.clone();
         let described = async {
             let plugin = self.pre.instantiate_async(&mut store).await.map_err(|err| (Phase::Instantiating, err))?;
             let guest = plugin.outbox_handler_handler();
             guest.call_describe(&mut store).await.map_err(|err| (Phase::Running, err))
         };
-        match tokio::time::timeout_at(call.deadline, described).await {
+        match tokio::time::timeout_at(call.deadline, clock.meter(described)).await {
             Ok(Ok(description)) => Ok(description),
             Ok(Err((phase, err))) => {
                 Err(verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref()))
@@ -104,9 +105,10 @@ impl Program {
     pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
         let call = Call::until(attempt.deadline);
         let mut store = self.store(self.granted(&call, attempt, reader));
+        let clock = store.data().cpu.clone();
         let ending = tokio::select! {
             biased;
-            ending = self.handle(&mut store, guest_item(attempt)) => ending,
+            ending = clock.meter(self.handle(&mut store, guest_item(attempt))) => ending,
             () = attempt.stop.cancelled() => Ending::Stopped,
             () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
         };
@@ -186,7 +188,7 @@ impl Program {
         let keys = item.map(|(item, _)| Keys::new(item));
         let outgoing = Outgoing::new(Arc::clone(&self.policy), keys, Arc::clone(&call.evidence), call.deadline);
         let parts = Parts {
-            cpu: CpuBudget::new(cpu),
+            cpu: CpuClock::new(cpu),
             state,
             followups,
             outgoing,
@@ -203,7 +205,7 @@ impl Program {
         store.set_hostcall_fuel(HOST_CALL_MAX);
         store.set_max_component_handles(COMPONENT_HANDLES_MAX);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(spend_a_tick);
+        store.epoch_deadline_callback(look_at_the_clock);
         store
     }
 
@@ -212,21 +214,10 @@ impl Program {
     }
 }
 
-/// Takes a tick from the guest's CPU time and lets others run, or ends the guest.
-fn spend_a_tick(mut store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
-    let cpu = &mut store.data_mut().cpu;
-    match cpu.left.checked_sub(1) {
-        Some(left) => cpu.left = left,
-        None => return Err(OverCpu(cpu.most).into()),
-    }
+/// Ends a guest that has computed for too long, and lets others run beside one that may go on.
+fn look_at_the_clock(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
+    store.data().cpu.check()?;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-}
-
-impl CpuBudget {
-    fn new(most: Duration) -> Self {
-        let ticks = most.as_nanos().div_ceil(TICK.as_nanos());
-        Self { left: u64::try_from(ticks).unwrap_or(u64::MAX), most }
-    }
 }
 
 /// Stands where there is no item, and so no state.

@@ -7,6 +7,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
+use super::cpu::OverCpu;
 use super::evidence::Denial;
 use super::host::HostFault;
 use super::limiter::{Limiter, stack_words};
@@ -19,11 +20,6 @@ const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 4 << 10;
 /// The innermost functions of a trap; they are what an author looks at.
 const FRAMES_SHOWN: usize = 6;
-
-/// The guest has computed for longer than it may.
-#[derive(Debug, thiserror::Error)]
-#[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
-pub(super) struct OverCpu(pub Duration);
 
 /// Where a call stood when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
