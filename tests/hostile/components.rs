@@ -108,6 +108,12 @@ fn repeat(count: u32, body: &str) -> String {
     )
 }
 
+/// A component with one more core module, which has these items.
+fn module(name: &'static str, items: &str, ending: Ending) -> Hostile {
+    let imports = format!("(core module $more {items}) (core instance (instantiate $more))");
+    hostile(name, &Wat { imports: &imports, ..Wat::default() }, ending)
+}
+
 /// A component with so many more core instances.
 fn instances(name: &'static str, count: usize, ending: Ending) -> Hostile {
     let imports = format!("(core module $empty) {}", "(core instance (instantiate $empty))".repeat(count));
@@ -141,9 +147,9 @@ fn growing() -> Vec<Hostile> {
         core("memory-bomb", "", bomb, Fails(Memory, "`limits.memory` is 16MiB")),
         core("memory-leap", "", &grow(256), Fails(Memory, "`limits.memory` is 16MiB")),
         core("memory-within", "", &grow(255), Done),
-        core("memories-together", "(memory 128) (memory 128)", DONE, Refused("`limits.memory` is 16MiB")),
-        core("many-memories", &"(memory 1)".repeat(4), DONE, Refused("limit of 4")),
-        core("memories-within", &"(memory 1)".repeat(3), DONE, Done),
+        module("memories-together", "(memory 128) (memory 128)", Refused("`limits.memory` is 16MiB")),
+        module("many-memories", &"(memory 1)".repeat(4), Refused("maximum of 4")),
+        module("memories-within", &"(memory 1)".repeat(3), Done),
         core("table-bomb", "(table $t 1 funcref)", &table(1000), Fails(Memory, "`limits.table_elements` is 1000")),
         core("table-within", "(table $t 1 funcref)", &table(999), Done),
         core(

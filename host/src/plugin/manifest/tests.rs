@@ -108,3 +108,19 @@ fn a_secret_never_appears_in_words() {
     let broken = "[[grant.http]]\norigin = \"http://a\"\nsecrets = [{ env = \"BROKEN\", header = \"a\" }]";
     assert!(!error(broken).contains("lines"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_manifest_makes_the_reader_panic_or_tells_a_secret(
+        noise in "\\PC{0,80}",
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let mut source = FULL.to_owned();
+        source.insert_str(source.floor_char_boundary(at.index(FULL.len())), &noise);
+        for source in [&source, &noise] {
+            if let Err(err) = parse(source) {
+                proptest::prop_assert!(!err.to_string().contains("hush"));
+            }
+        }
+    }
+}
