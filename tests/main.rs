@@ -7,6 +7,7 @@ mod edge;
 mod exactly_once;
 mod generations;
 mod handlers;
+mod hostile;
 mod layering;
 mod plugin;
 mod readme;

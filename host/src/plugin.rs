@@ -10,6 +10,7 @@
 
 mod bindings;
 mod cache;
+mod cpu;
 mod engine;
 mod evidence;
 mod folder;
@@ -55,6 +56,7 @@ use good::LastGood;
 pub use inspect::{Inspection, inspect};
 use load::{Loader, hex};
 pub use manifest::{Environment, Limits, Reload};
+pub use outgoing::{Resolver, SystemResolver};
 use private::PrivateDir;
 use registry::Registry;
 pub use registry::{PluginState, PluginStatus, RefusedType};
@@ -85,6 +87,8 @@ pub struct PluginSettings {
     pub state: Arc<dyn StateReader>,
     /// Where it is remembered which components have failed.
     pub quarantine: Arc<dyn Quarantine>,
+    /// How the names of hosts become addresses.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// The plugins of a process. Dropping them ends the watch on the folder.
@@ -102,7 +106,7 @@ impl Plugins {
         let cache = PrivateDir::open(&settings.cache_dir)?;
         let good = LastGood::new(cache.folder("good")?);
         let keys = TrustedKeys::read(&settings.keys)?;
-        let runtime = Runtime::new(settings.slots)?;
+        let runtime = Runtime::new(settings.slots, settings.resolver)?;
         let loader = Arc::new(Loader::new(runtime, Some(CodeCache::new(cache)), settings.environment, keys));
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);

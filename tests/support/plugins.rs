@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox::handler::{Attempt, Handler, Mode, Quarantine, Report, StateReader, Withdrawal};
 use outbox::item::{Item, NewItem, StateVersion, Status};
-use outbox::plugin::{PluginSettings, PluginStatus, Plugins};
+use outbox::plugin::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
 use outbox::retry::RetryPolicy;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Wat<'a> {
     pub(crate) types: &'a [&'a str],
     pub(crate) handle: &'a str,
+    pub(crate) describe: &'a str,
     pub(crate) imports: &'a str,
     pub(crate) core: &'a str,
     pub(crate) with: &'a str,
@@ -27,7 +28,16 @@ pub(crate) struct Wat<'a> {
 
 impl Default for Wat<'_> {
     fn default() -> Self {
-        Self { types: &["t"], handle: "(i32.const 1024)", imports: "", core: "", with: "", memory: 1, version: "0.1.0" }
+        Self {
+            types: &["t"],
+            handle: "(i32.const 1024)",
+            describe: "(i32.const 8)",
+            imports: "",
+            core: "",
+            with: "",
+            memory: 1,
+            version: "0.1.0",
+        }
     }
 }
 
@@ -38,6 +48,7 @@ impl Wat<'_> {
             .replace("{types}", &type_list(self.types))
             .replace("{count}", &format!("\\{count:02x}"))
             .replace("{handle}", self.handle)
+            .replace("{describe}", self.describe)
             .replace("{imports}", self.imports)
             .replace("{core}", self.core)
             .replace("{with}", self.with)
@@ -86,6 +97,11 @@ impl Host {
     /// Another process with the same folder and cache.
     pub(crate) async fn again(&self, change: impl FnOnce(&mut PluginSettings)) -> Self {
         Self::open(Arc::clone(&self.home), change).await
+    }
+
+    /// The same, where names become addresses in a way of the test's.
+    pub(crate) async fn start_resolving(resolver: Arc<dyn Resolver>, fill: impl FnOnce(&Path)) -> Self {
+        Self::with(|settings| settings.resolver = resolver, fill).await
     }
 
     async fn open(home: Arc<TempDir>, change: impl FnOnce(&mut PluginSettings)) -> Self {
@@ -156,6 +172,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         keys: Vec::new(),
         state: Arc::new(NoStore),
         quarantine: Arc::new(NoStore),
+        resolver: Arc::new(SystemResolver),
     }
 }
 

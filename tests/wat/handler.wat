@@ -11,7 +11,7 @@
       (global.set $free (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
       (global.get $free)
       (global.set $free (i32.add (global.get $free) (local.get 3))))
-    (func (export "describe") (result i32) (i32.const 8))
+    (func (export "describe") (result i32) {describe})
     (func $handle (export "handle") (param $item i32) (result i32) {handle})
     ;; The description: name, version, types.
     (data (i32.const 8) "\40\00\00\00\03\00\00\00\50\00\00\00\05\00\00\00\00\02\00\00{count}\00\00\00")

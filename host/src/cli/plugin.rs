@@ -18,7 +18,7 @@ use super::serve::StoredQuarantine;
 use crate::config::Config;
 use crate::handler::{Quarantine, StateReader, Withdrawal};
 use crate::item::{Millis, StateVersion};
-use crate::plugin::{self, Inspection, PluginSettings, Plugins};
+use crate::plugin::{self, Inspection, PluginSettings, Plugins, SystemResolver};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Overview, Pod, Quarantined};
 
@@ -202,6 +202,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         keys: config.plugin_keys.clone(),
         state,
         quarantine,
+        resolver: Arc::new(SystemResolver),
     }
 }
 

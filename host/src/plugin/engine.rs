@@ -2,6 +2,7 @@
 //! clock by which a computing guest is interrupted.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,24 +10,26 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::host::{self, HostState};
-use super::limiter::{INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX};
-use super::manifest::MEMORY_MAX;
+use super::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
+use super::manifest::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
+use super::outgoing::Resolver;
 
-/// How often a computing guest is looked at: its CPU time is counted in these.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+/// How often a computing guest is looked at.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Room for descriptions that are asked for while every slot is taken.
 const SPARE_INSTANCES: u32 = 8;
 
-/// The engine and what guests are linked to.
+/// What all plugins of a process share.
 pub(super) struct Runtime {
     pub(super) engine: Engine,
     pub(super) linker: Linker<HostState>,
+    pub(super) resolver: Arc<dyn Resolver>,
 }
 
 impl Runtime {
     /// An engine with room for so many attempts at a time, and a thread that ticks until it is gone.
-    pub(super) fn new(slots: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> anyhow::Result<Self> {
         let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
         let engine = Engine::new(&pooled(instances)).or_else(|reason| {
             tracing::warn!(%reason, "no pool of instances could be reserved: each attempt allocates its own");
@@ -36,7 +39,7 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         host::link(&mut linker)?;
         start_ticking(engine.weak())?;
-        Ok(Self { engine, linker })
+        Ok(Self { engine, linker, resolver })
     }
 }
 
@@ -46,6 +49,7 @@ fn config() -> Config {
         .concurrency_support(false)
         .wasm_memory64(false)
         .epoch_interruption(true)
+        .max_wasm_stack(STACK_MAX)
         .relaxed_simd_deterministic(true)
         .wasm_backtrace_max_frames(NonZeroUsize::new(32));
     config
@@ -54,15 +58,18 @@ fn config() -> Config {
 fn pooled(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(2))
+        // Enough for the most of every slot, so that one plugin's appetite is never another's hunger.
+        .total_core_instances(instances.saturating_mul(INSTANCES_MAX))
+        .total_memories(instances.saturating_mul(MEMORIES_MAX))
+        .total_tables(instances.saturating_mul(TABLES_MAX))
         .total_stacks(instances)
         .max_core_instances_per_component(INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
-        .max_tables_per_component(INSTANCES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
         .max_memory_size(usize::try_from(MEMORY_MAX).unwrap_or(usize::MAX))
-        .table_elements(TABLE_ELEMENTS_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX as usize)
         .max_unused_warm_slots(instances)
         // Pages stay with the slot between attempts: giving them back interrupts every other core.
         .linear_memory_keep_resident(16 << 20)

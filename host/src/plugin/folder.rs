@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::load::{Source, sha256};
+use super::manifest::COMPONENT_MAX;
 use super::registry::Place;
-use super::world::COMPONENT_MAX;
 
 /// No manifest that a person writes is longer, and no signature.
 const MANIFEST_MAX: u64 = 1 << 20;
@@ -92,7 +92,7 @@ impl Folder {
 
 /// Reads a component with the manifest and the signature beside it, whole.
 pub(super) fn read_source(file: &Path) -> io::Result<Source> {
-    // One byte more than allowed, so that what is too large is seen to be.
+    // One byte more than any manifest allows, so that what is too large is seen to be.
     let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
     let text = |path: PathBuf| {
         let bytes = optional(read_bounded(&path, MANIFEST_MAX))?;

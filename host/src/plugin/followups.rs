@@ -11,6 +11,7 @@ use super::evidence::Evidence;
 use super::grant::Grants;
 use super::hex;
 use super::host::HostState;
+use super::manifest::show_size;
 use super::outgoing::effects_root;
 use crate::handler::Mode;
 use crate::item::{Item, KEY_MAX, NewItem};
@@ -74,9 +75,17 @@ impl Followups {
             return Err(Error::Denied(lines));
         }
         if wish.payload.len() > PAYLOAD_MAX {
+            let most = show_size(PAYLOAD_MAX as u64);
+            self.evidence.deny(format!("the payload of a follow-up may have {most}, and one was larger"), None);
             return Err(Error::TooLarge);
         }
-        if self.items.len() >= self.most as usize { Err(Error::TooMany) } else { Ok(()) }
+        if self.items.len() >= self.most as usize {
+            let what = format!("an attempt may emit {} items (`limits.followups`), and this was one more", self.most);
+            let lines = format!("[limits]\nfollowups = {}", self.most.saturating_mul(2).max(1));
+            self.evidence.deny(what, Some(lines));
+            return Err(Error::TooMany);
+        }
+        Ok(())
     }
 
     /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.

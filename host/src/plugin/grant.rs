@@ -107,7 +107,8 @@ impl HttpRule {
 
 /// The manifest lines that would allow a request.
 pub(super) fn http_lines(method: &Method, uri: &Uri) -> String {
-    let origin = uri.to_string().parse::<Origin>().map_or_else(|_| uri.to_string(), |origin| origin.to_string());
+    let base = format!("{}://{}", uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("HOST"));
+    let origin = uri.to_string().parse::<Origin>().map_or(base, |origin| origin.to_string());
     format!("[[grant.http]]\norigin = {origin:?}\nmethods = [\"{method}\"]\npath = {:?}", uri.path())
 }
 

@@ -10,20 +10,22 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::bindings;
 use super::bindings::wasi::config::store as config;
 use super::bindings::wasi::logging::logging::{self, Level};
+use super::cpu::CpuClock;
+use super::evidence::Evidence;
 use super::followups::Followups;
-use super::limiter::Limiter;
+use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
+use super::manifest::{Limits, show_size};
 use super::outgoing::Outgoing;
 use super::output::OutputTail;
 use super::state::StateBuffer;
-use super::{bindings, manifest::Limits};
 
-/// Handles that a guest may hold.
-const HANDLES_MAX: usize = 1024;
-const RANDOM_MAX: u64 = 64 << 10;
-const HEADERS_MAX: usize = 32 << 10;
+/// Bytes of one log line; what is longer is cut.
 const LOG_LINE_MAX: usize = 4 << 10;
+/// Bytes of the log lines of one attempt that reach the host's own log.
+const LOG_MAX: usize = 64 << 10;
 
 /// Something that the host could not do for a guest. It ends the attempt; the guest never sees it.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +35,13 @@ pub(super) struct HostFault(pub anyhow::Error);
 /// The data of one attempt's store.
 pub(super) struct HostState {
     pub(super) limiter: Limiter,
-    pub(super) cpu: CpuBudget,
+    pub(super) cpu: CpuClock,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
+    pub(super) evidence: Arc<Evidence>,
     config: Arc<BTreeMap<String, String>>,
+    logged: usize,
     outgoing: Outgoing,
     table: ResourceTable,
     // Built on first use: many handlers never ask, and it costs a twentieth of a small attempt.
@@ -45,20 +49,14 @@ pub(super) struct HostState {
     http: WasiHttpCtx,
 }
 
-/// The time that a guest may still compute, in ticks of the engine's epoch.
-#[derive(Debug)]
-pub(super) struct CpuBudget {
-    pub(super) left: u64,
-    pub(super) most: std::time::Duration,
-}
-
 /// What makes up a [`HostState`].
 pub(super) struct Parts {
-    pub(super) cpu: CpuBudget,
+    pub(super) cpu: CpuClock,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) outgoing: Outgoing,
     pub(super) output: OutputTail,
+    pub(super) evidence: Arc<Evidence>,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
 
@@ -69,14 +67,16 @@ impl HostState {
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Parts { cpu, state, followups, outgoing, output, config } = parts;
+        let Parts { cpu, state, followups, outgoing, output, evidence, config } = parts;
         Self {
-            limiter: Limiter::new(limits.memory),
+            limiter: Limiter::new(limits),
             cpu,
             state,
             followups,
             output,
+            evidence,
             config,
+            logged: 0,
             outgoing,
             table,
             wasi: None,
@@ -129,10 +129,24 @@ impl logging::Host for HostState {
         let context = if context.is_empty() { context } else { format!("{context}: ") };
         let mut line = format!("{} {context}{message}", word(level));
         line.truncate(line.floor_char_boundary(LOG_LINE_MAX));
-        tracing::debug!(target: "outbox::plugin::log", "{line}");
+        self.pass_on(&line);
         line.push('\n');
         self.output.push(line.as_bytes());
         Ok(())
+    }
+}
+
+impl HostState {
+    /// Writes a line to the host's log, until the attempt has written its share.
+    fn pass_on(&mut self, line: &str) {
+        let had_room = self.logged <= LOG_MAX;
+        self.logged = self.logged.saturating_add(line.len());
+        if self.logged <= LOG_MAX {
+            tracing::debug!(target: "outbox::plugin::log", "{line}");
+        } else if had_room {
+            let most = show_size(LOG_MAX as u64);
+            tracing::warn!(target: "outbox::plugin::log", "an attempt logs more than {most}: the rest is left out");
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use wasmtime::component::Component;
 
 use super::engine::Runtime;
 use super::folder::read_source;
-use super::instance::Program;
 use super::load::{LoadError, Loader, Source, narrow, undescribed};
 use super::manifest::{Limits, Manifest, Reload};
 use super::signature::TrustedKeys;
@@ -60,7 +59,8 @@ pub struct Inspection {
 pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<Inspection> {
     let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
     let keys = TrustedKeys::read(&settings.keys)?;
-    let loader = Arc::new(Loader::new(Runtime::new(1)?, None, Arc::clone(&settings.environment), keys));
+    let runtime = Runtime::new(1, Arc::clone(&settings.resolver))?;
+    let loader = Arc::new(Loader::new(runtime, None, Arc::clone(&settings.environment), keys));
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
@@ -89,14 +89,15 @@ impl Inspection {
             Manifest::default()
         });
         self.apply(&manifest, settings);
-        world::check_bytes(&source.wasm)?;
+        world::check_bytes(&source.wasm, &manifest.limits)?;
         let begun = Instant::now();
         let component = loader.compile(source).await?;
         self.compile_time = begun.elapsed();
         self.compare(&component, &manifest);
         world::check_world(&component)?;
-        let program = Program::new(&source.name, loader.link(&component)?, &manifest);
+        let program = loader.program(&source.name, &component, &manifest)?;
         let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        world::check_description(&description)?;
         self.described_name = Some(description.name.clone());
         self.version = Some(description.version.clone());
         self.types = narrow(&description, manifest.types.as_deref())?;

@@ -13,23 +13,20 @@ use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
-use super::engine::TICK;
+use super::cpu::CpuClock;
 use super::evidence::Evidence;
 use super::followups::Followups;
 use super::grant::Grants;
-use super::host::{CpuBudget, HostState, Parts};
+use super::host::{HostState, Parts};
+use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
-use super::outgoing::{Keys, Outgoing, OutgoingPolicy};
+use super::outgoing::{Keys, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
 use super::state::{StateAccess, StateBuffer};
-use super::verdict::{self, OverCpu, Phase};
+use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
 use crate::item::{Failure, HostWrites, Item};
 
-/// Bytes that one host call may copy out of a guest.
-const HOSTCALL_FUEL: usize = 8 << 20;
-/// Handles in a component's own tables.
-const COMPONENT_HANDLES: usize = 4096;
 /// The part of its time that an attempt waits for its turn at contended state, at most.
 const TURN_SHARE: u32 = 4;
 /// A component must be able to say what it is without doing anything.
@@ -62,24 +59,26 @@ struct Call {
     evidence: Arc<Evidence>,
     output: OutputTail,
     deadline: Instant,
+    patience: Duration,
 }
 
 impl Call {
     fn until(deadline: Instant) -> Self {
-        Self { evidence: Arc::default(), output: OutputTail::default(), deadline }
+        let patience = deadline.saturating_duration_since(Instant::now());
+        Self { evidence: Arc::default(), output: OutputTail::default(), deadline, patience }
     }
 }
 
 impl Program {
     /// A program that runs on the manifest's terms.
-    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest) -> Self {
+    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, resolver: Arc<dyn Resolver>) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
             name: name.to_owned(),
             pre,
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
-            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
+            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone(), resolver)),
             grants,
             config: Arc::new(manifest.config.clone()),
         }
@@ -89,15 +88,18 @@ impl Program {
     pub(super) async fn describe(&self) -> Result<Description, Failure> {
         let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT);
         let mut store = self.store(self.denied(&call));
+        let clock = store.data().cpu.clone();
         let described = async {
             let plugin = self.pre.instantiate_async(&mut store).await.map_err(|err| (Phase::Instantiating, err))?;
             let guest = plugin.outbox_handler_handler();
             guest.call_describe(&mut store).await.map_err(|err| (Phase::Running, err))
         };
-        match tokio::time::timeout_at(call.deadline, described).await {
+        match tokio::time::timeout_at(call.deadline, clock.meter(described)).await {
             Ok(Ok(description)) => Ok(description),
-            Ok(Err((phase, err))) => Err(verdict::faulted(&err, phase, call.output.text().as_deref())),
-            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), false)),
+            Ok(Err((phase, err))) => {
+                Err(verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref()))
+            }
+            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), call.patience, false)),
         }
     }
 
@@ -105,9 +107,10 @@ impl Program {
     pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
         let call = Call::until(attempt.deadline);
         let mut store = self.store(self.granted(&call, attempt, reader));
+        let clock = store.data().cpu.clone();
         let ending = tokio::select! {
             biased;
-            ending = self.handle(&mut store, guest_item(attempt)) => ending,
+            ending = clock.meter(self.handle(&mut store, guest_item(attempt))) => ending,
             () = attempt.stop.cancelled() => Ending::Stopped,
             () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
         };
@@ -135,8 +138,10 @@ impl Program {
                 Err(failure) => failure,
             },
             Ending::Answered(Err(failure)) => verdict::answered(failure),
-            Ending::Faulted(phase, err) => verdict::faulted(&err, phase, call.output.text().as_deref()),
-            Ending::TimedOut => verdict::timed_out(self.timeout, call.evidence.maybe_executed()),
+            Ending::Faulted(phase, err) => {
+                verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref())
+            }
+            Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
         };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
@@ -186,11 +191,12 @@ impl Program {
         let keys = item.map(|(item, _)| Keys::new(item));
         let outgoing = Outgoing::new(Arc::clone(&self.policy), keys, Arc::clone(&call.evidence), call.deadline);
         let parts = Parts {
-            cpu: CpuBudget::new(cpu),
+            cpu: CpuClock::new(cpu),
             state,
             followups,
             outgoing,
             output: call.output.clone(),
+            evidence: Arc::clone(&call.evidence),
             config: Arc::clone(&self.config),
         };
         HostState::new(&self.limits, parts)
@@ -199,10 +205,10 @@ impl Program {
     fn store(&self, state: HostState) -> Store<HostState> {
         let mut store = Store::new(self.engine(), state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_FUEL);
-        store.set_max_component_handles(COMPONENT_HANDLES);
+        store.set_hostcall_fuel(HOST_CALL_MAX);
+        store.set_max_component_handles(COMPONENT_HANDLES_MAX);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(spend_a_tick);
+        store.epoch_deadline_callback(look_at_the_clock);
         store
     }
 
@@ -211,21 +217,10 @@ impl Program {
     }
 }
 
-/// Takes a tick from the guest's CPU time and lets others run, or ends the guest.
-fn spend_a_tick(mut store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
-    let cpu = &mut store.data_mut().cpu;
-    match cpu.left.checked_sub(1) {
-        Some(left) => cpu.left = left,
-        None => return Err(OverCpu(cpu.most).into()),
-    }
+/// Ends a guest that has computed for too long, and lets others run beside one that may go on.
+fn look_at_the_clock(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
+    store.data().cpu.check()?;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-}
-
-impl CpuBudget {
-    fn new(most: Duration) -> Self {
-        let ticks = most.as_nanos().div_ceil(TICK.as_nanos());
-        Self { left: u64::try_from(ticks).unwrap_or(u64::MAX), most }
-    }
 }
 
 /// Stands where there is no item, and so no state.
@@ -261,6 +256,7 @@ fn guest_item(attempt: &Attempt) -> GuestItem {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outgoing::SystemResolver;
     use super::super::signature::TrustedKeys;
     use super::*;
     use crate::item::{Class, NewItem, Status};
@@ -336,7 +332,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
-        let loader = Arc::new(Loader::new(Runtime::new(0).unwrap(), None, Arc::new(|_| None), TrustedKeys::default()));
+        let runtime = Runtime::new(0, Arc::new(SystemResolver)).unwrap();
+        let loader = Arc::new(Loader::new(runtime, None, Arc::new(|_| None), TrustedKeys::default()));
         let generation = loader.load(looping()).await.unwrap();
         let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
         let running = attempts.iter().map(|attempt| generation.program.attempt(attempt, Arc::new(NoState)));

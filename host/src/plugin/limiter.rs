@@ -1,63 +1,175 @@
-//! How much memory an instance may have, summed over all its memories.
+//! How much an instance may have, and what the engine's refusals of more mean.
 
-use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTableError;
+use wasmtime::{ResourceLimiter, Trap};
+use wasmtime_wasi_http::FieldMapError;
 
-use super::manifest::show_size;
+use super::manifest::{Limits, show_size};
 
-/// The instance wanted more than it may have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct OverLimit(pub String);
-
-/// Elements of a table; ordinary components have a few hundred functions in theirs.
-pub(super) const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Memories of one component: its own and those of adapters.
 pub(super) const MEMORIES_MAX: u32 = 4;
-/// Core instances of one component; those of `wasm32-wasip2` have two to four.
-pub(super) const INSTANCES_MAX: u32 = 32;
+/// Tables of one component: one for each module that calls through pointers.
+pub(super) const TABLES_MAX: u32 = 32;
+/// Bytes of the stack that a guest computes on; the host's functions have more of their own.
+pub(super) const STACK_MAX: usize = 512 << 10;
+/// Bytes that one host call may copy out of a guest.
+pub(super) const HOST_CALL_MAX: usize = 8 << 20;
+/// Handles in a component's own tables.
+pub(super) const COMPONENT_HANDLES_MAX: usize = 4096;
+/// Things of the host that a guest may hold.
+pub(super) const HANDLES_MAX: usize = 1024;
+/// Bytes of one draw of random numbers.
+pub(super) const RANDOM_MAX: u64 = 64 << 10;
+/// Bytes of the names and values of one request's headers.
+pub(super) const HEADERS_MAX: usize = 32 << 10;
+
+/// The guest wanted more than it may have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub(super) struct OverLimit {
+    /// Stable, for grouping.
+    pub code: &'static str,
+    /// What it wanted, and the limit by name and value.
+    pub words: String,
+}
+
+impl OverLimit {
+    fn new(code: &'static str, words: impl Into<String>) -> Self {
+        Self { code, words: words.into() }
+    }
+}
 
 /// Counts what an instance has. A wish that goes too far is an error, which ends the attempt with its
 /// words; an answer of "no" would look like a panic of the guest.
 #[derive(Debug)]
 pub(super) struct Limiter {
+    memory: Budget,
+    table_elements: Budget,
+    instances: u32,
+}
+
+#[derive(Debug)]
+struct Budget {
     most: usize,
     used: usize,
 }
 
-impl Limiter {
-    /// A limiter that allows so many bytes.
-    pub(super) fn new(most: u64) -> Self {
+impl Budget {
+    fn new(most: u64) -> Self {
         Self { most: usize::try_from(most).unwrap_or(usize::MAX), used: 0 }
+    }
+
+    /// Takes what is added between two sizes, or answers how much it would have been in all.
+    fn grow(&mut self, current: usize, desired: usize) -> Result<(), usize> {
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        if used > self.most {
+            return Err(used);
+        }
+        self.used = used;
+        Ok(())
+    }
+}
+
+impl Limiter {
+    /// A limiter for one instance.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            memory: Budget::new(limits.memory),
+            table_elements: Budget::new(limits.table_elements.into()),
+            instances: limits.instances,
+        }
+    }
+
+    /// The limit behind an error of the engine, if one is.
+    pub(super) fn explain(&self, err: &wasmtime::Error) -> Option<OverLimit> {
+        let typed = err.downcast_ref::<OverLimit>().cloned();
+        typed.or_else(|| full_table(err)).or_else(|| large_headers(err)).or_else(|| self.explain_words(err))
+    }
+
+    /// For what the engine has no types. Each of these is provoked by a test, which fails when the
+    /// engine changes its words.
+    fn explain_words(&self, err: &wasmtime::Error) -> Option<OverLimit> {
+        let instances = self.instances;
+        let known = [
+            (
+                "instance count too high",
+                "plugin.instances",
+                format!("core instances: `limits.instances` is {instances}"),
+            ),
+            ("memory count too high", "plugin.memories", format!("memories: it may have {MEMORIES_MAX}")),
+            ("table count too high", "plugin.tables", format!("tables: it may have {TABLES_MAX}")),
+            (
+                "hostcalls has been exhausted",
+                "plugin.host_call",
+                format!(
+                    "bytes to be copied by one host call, or more to be answered: the most is {}",
+                    show_size(HOST_CALL_MAX as u64)
+                ),
+            ),
+            ("store handle limit exceeded", "plugin.handles", format!("handles: the most is {COMPONENT_HANDLES_MAX}")),
+            (
+                "exceeds limit 65536",
+                "plugin.random",
+                format!("random bytes at once: the most is {}", show_size(RANDOM_MAX)),
+            ),
+        ];
+        let told = err.root_cause().to_string();
+        let (_, code, words) = known.into_iter().find(|(sign, ..)| told.contains(sign))?;
+        Some(OverLimit::new(code, format!("the component wanted too many {words}")))
+    }
+}
+
+fn full_table(err: &wasmtime::Error) -> Option<OverLimit> {
+    let is_full = matches!(err.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
+    let words = || format!("the component wanted too many handles: it may hold {HANDLES_MAX} things of the host");
+    is_full.then(|| OverLimit::new("plugin.handles", words()))
+}
+
+fn large_headers(err: &wasmtime::Error) -> Option<OverLimit> {
+    let most = show_size(HEADERS_MAX as u64);
+    match err.downcast_ref::<FieldMapError>()? {
+        FieldMapError::TotalSizeTooBig | FieldMapError::TooManyFields => {
+            Some(OverLimit::new("plugin.headers", format!("the component wanted larger headers: the most is {most}")))
+        }
+        _ => None,
+    }
+}
+
+/// What a trap that comes of too deep a recursion has to add to its name.
+pub(super) fn stack_words(err: &wasmtime::Error) -> Option<String> {
+    match err.downcast_ref::<Trap>()? {
+        Trap::StackOverflow => Some(format!("the stack limit is {}", show_size(STACK_MAX as u64))),
+        // Compiled languages keep large variables on a stack of their own at the start of the memory.
+        Trap::MemoryOutOfBounds => {
+            Some("a recursion that outgrows the component's own stack ends like this".to_owned())
+        }
+        _ => None,
     }
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let used = self.used.saturating_add(desired.saturating_sub(current));
-        if used > self.most {
-            let most = show_size(self.most as u64);
-            let wanted = format!("the component wanted {used} bytes of memory: `limits.memory` is {most}");
-            return Err(OverLimit(wanted).into());
-        }
-        self.used = used;
-        Ok(true)
+        let most = show_size(self.memory.most as u64);
+        self.memory.grow(current, desired).map(|()| true).map_err(|wanted| {
+            let words = format!("the component wanted {wanted} bytes of memory: `limits.memory` is {most}");
+            OverLimit::new("plugin.memory", words).into()
+        })
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > TABLE_ELEMENTS_MAX {
-            let wanted =
-                format!("the component wanted a table of {desired} elements: the most is {TABLE_ELEMENTS_MAX}");
-            return Err(OverLimit(wanted).into());
-        }
-        Ok(true)
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let most = self.table_elements.most;
+        self.table_elements.grow(current, desired).map(|()| true).map_err(|wanted| {
+            let words = format!("the component wanted {wanted} elements of tables: `limits.table_elements` is {most}");
+            OverLimit::new("plugin.table", words).into()
+        })
     }
 
     fn instances(&self) -> usize {
-        INSTANCES_MAX as usize
+        self.instances as usize
     }
 
     fn tables(&self) -> usize {
-        INSTANCES_MAX as usize
+        TABLES_MAX as usize
     }
 
     fn memories(&self) -> usize {
@@ -70,11 +182,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memories_count_together_and_the_error_names_the_limit() {
-        let mut limiter = Limiter::new(2 << 20);
+    fn memories_and_tables_count_together_and_the_error_names_the_limit() {
+        let mut limiter = Limiter::new(&Limits { memory: 2 << 20, table_elements: 10, ..Limits::default() });
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         let err = limiter.memory_growing(1 << 20, (1 << 20) + 1, None).unwrap_err();
-        assert!(err.downcast_ref::<OverLimit>().unwrap().0.contains("`limits.memory` is 2MiB"));
+        assert!(limiter.explain(&err).unwrap().words.contains("`limits.memory` is 2MiB"));
+        assert!(limiter.table_growing(0, 6, None).unwrap());
+        let err = limiter.table_growing(0, 5, None).unwrap_err();
+        assert!(
+            limiter
+                .explain(&err)
+                .unwrap()
+                .words
+                .contains("wanted 11 elements of tables: `limits.table_elements` is 10")
+        );
     }
 }

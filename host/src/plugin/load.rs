@@ -6,9 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wasmtime::component::Component;
 
@@ -22,6 +24,9 @@ use super::signature::TrustedKeys;
 use super::trial::Trial;
 use super::world;
 use crate::item::{Class, Failure, check_type};
+
+/// The largest components that people write compile in a tenth of this.
+const COMPILE_MAX: Duration = Duration::from_mins(1);
 
 /// Why a file is not loaded, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,12 +117,13 @@ impl Loader {
     pub(super) async fn load(self: &Arc<Self>, source: Source) -> Result<Generation, LoadError> {
         self.check_signature(&source)?;
         let manifest = self.manifest(&source)?;
-        world::check_bytes(&source.wasm)?;
+        world::check_bytes(&source.wasm, &manifest.limits)?;
         let component = self.compile(&source).await?;
         world::check_world(&component)?;
         check_grants(&source.name, &component, &manifest)?;
-        let program = Program::new(&source.name, self.link(&component)?, &manifest);
+        let program = self.program(&source.name, &component, &manifest)?;
         let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        world::check_description(&description)?;
         let types = narrow(&description, manifest.types.as_deref())?;
         let number = self.loaded.fetch_add(1, Ordering::Relaxed) + 1;
         let Source { name, role, file, digest, .. } = source;
@@ -152,15 +158,15 @@ impl Loader {
             Some(cache) => cache.compile(&loader.runtime.engine, &digest, &wasm),
             None => Component::from_binary(&loader.runtime.engine, &wasm),
         };
-        let compiled = tokio::task::spawn_blocking(compile).await;
-        let compiled = compiled.map_err(|err| LoadError::new(format!("compiling it failed: {err}")))?;
+        let compiled = within(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
         compiled.map_err(|err| LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")))
     }
 
-    /// The component linked to this host, checked type by type.
-    pub(super) fn link(&self, component: &Component) -> Result<PluginPre<super::host::HostState>, LoadError> {
+    /// The component linked to this host, checked type by type, on the manifest's terms.
+    pub(super) fn program(&self, name: &str, component: &Component, manifest: &Manifest) -> Result<Program, LoadError> {
         let linked = self.runtime.linker.instantiate_pre(component).and_then(PluginPre::new);
-        linked.map_err(|reason| world::misfit(component, &reason))
+        let linked = linked.map_err(|reason| world::misfit(component, &reason))?;
+        Ok(Program::new(name, linked, manifest, Arc::clone(&self.runtime.resolver)))
     }
 }
 
@@ -170,6 +176,15 @@ fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Resul
         Some(lines) => Err(LoadError::new(format!(
             "it imports what {name}.toml does not grant; these lines in {name}.toml grant it:\n{lines}"
         ))),
+    }
+}
+
+/// What compiling comes to, unless it takes too long. It cannot be interrupted: one that is given up
+/// keeps its thread until it is done, and the file is not tried again.
+async fn within<T>(most: Duration, compiling: JoinHandle<T>) -> Result<T, LoadError> {
+    match tokio::time::timeout(most, compiling).await {
+        Ok(compiled) => compiled.map_err(|err| LoadError::new(format!("compiling it failed: {err}"))),
+        Err(_) => Err(LoadError::new(format!("compiling it took longer than a component may take, which is {most:?}"))),
     }
 }
 
@@ -215,4 +230,19 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn compiling_is_given_up_when_it_takes_too_long() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let quick = within(Duration::from_mins(1), tokio::task::spawn_blocking(|| 1)).await;
+        assert_eq!(quick, Ok(1));
+        let slow = within(Duration::from_millis(10), tokio::task::spawn_blocking(move || wait.recv())).await;
+        assert!(slow.unwrap_err().to_string().contains("which is 10ms"));
+        drop(done);
+    }
 }

@@ -4,6 +4,8 @@
 //! and an unset variable are errors that name what was written and what is accepted. It knows neither
 //! files nor components.
 
+mod expand;
+mod limits;
 mod section;
 mod value;
 
@@ -17,9 +19,16 @@ use toml::{Table, Value};
 use super::grant::{Grants, HttpRule, Secret};
 use crate::item::OnDead;
 use crate::retry::{BreakerPolicy, RetryPolicy};
+pub use limits::Limits;
+pub(super) use limits::{COMPONENT_MAX, INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
 use section::Section;
 pub(super) use value::show_size;
-use value::{boolean, count, duration, rate, ratio, show, size, text, texts};
+use value::{boolean, count, duration, ratio, show, text, texts};
+
+/// The lease follows the timeout: an attempt that died with its process is not missed for longer.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+/// The longest wait between attempts that anybody can mean.
+const WAIT_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// Answers the value of a variable of the host's environment, for `${NAME}` and for secrets.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -47,51 +56,6 @@ pub(super) struct Manifest {
     pub breaker: Option<BreakerPolicy>,
     /// How a new version is put on probation.
     pub reload: Reload,
-}
-
-/// How much one attempt may use, and how many there may be.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limits {
-    /// Bytes of all linear memories together.
-    pub memory: u64,
-    /// Time on a CPU.
-    pub cpu: Duration,
-    /// Items claimed at a time, in all processes together.
-    pub concurrency: Option<u32>,
-    /// Items claimed per second, in all processes together.
-    pub rate: Option<f64>,
-    /// Outgoing requests of one attempt.
-    pub http_requests: u32,
-    /// Bytes of the body of one outgoing request.
-    pub request: u64,
-    /// Bytes of the body of one answer.
-    pub response: u64,
-    /// Bytes of all keys and values of the plugin's state.
-    pub state_bytes: u64,
-    /// Items that one attempt may emit.
-    pub followups: u32,
-    /// Bytes of what the handler answers.
-    pub result: u64,
-}
-
-/// No plugin may be given more memory: the pool reserves address space for it.
-pub(super) const MEMORY_MAX: u64 = 512 << 20;
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory: 64 << 20,
-            cpu: Duration::from_secs(2),
-            concurrency: None,
-            rate: None,
-            http_requests: 16,
-            request: 4 << 20,
-            response: 8 << 20,
-            state_bytes: 64 << 20,
-            followups: 64,
-            result: 64 << 10,
-        }
-    }
 }
 
 /// The parts of a retry policy that a manifest sets.
@@ -152,18 +116,18 @@ pub(super) enum ManifestError {
 }
 
 impl Manifest {
-    /// Reads a manifest, with `${NAME}` replaced from the environment in every string.
+    /// Reads a manifest, with `${NAME}` replaced from the environment in every string. Errors show what
+    /// was written, never what it stands for: that may be a secret.
     pub(super) fn parse(source: &str, environment: &Environment) -> Result<Self, ManifestError> {
         let table: Table = source.parse().map_err(|err: toml::de::Error| ManifestError::Syntax(err.to_string()))?;
-        let table = expand_table("", table, environment)?;
-        let mut root = Section::new("", table);
+        let mut root = Section::new("", table, environment);
         let manifest = Self {
             types: root.take("types", texts)?,
             sha256: root.take("sha256", digest)?,
-            timeout: root.take("timeout", duration)?,
+            timeout: root.take("timeout", duration(TIMEOUT_MAX))?,
             grants: grants(root.section("grant")?, environment)?,
             config: config(root.section("config")?)?,
-            limits: limits(root.section("limits")?)?,
+            limits: limits::limits(root.section("limits")?)?,
             retry: retry(root.section("retry")?)?,
             on_dead: ordering(root.section("ordering")?)?,
             breaker: root.optional_section("breaker")?.map(breaker).transpose()?,
@@ -174,7 +138,7 @@ impl Manifest {
     }
 }
 
-fn grants(mut section: Section, environment: &Environment) -> Result<Grants, ManifestError> {
+fn grants(mut section: Section<'_>, environment: &Environment) -> Result<Grants, ManifestError> {
     let state = section.take("state", |value| boolean(&value))?.unwrap_or(false);
     let emit = section.take("emit", texts)?.unwrap_or_default();
     let rules = section.sections("http")?.into_iter().map(|rule| http_rule(rule, environment));
@@ -183,7 +147,7 @@ fn grants(mut section: Section, environment: &Environment) -> Result<Grants, Man
     Ok(Grants { state, emit, http })
 }
 
-fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule, ManifestError> {
+fn http_rule(mut section: Section<'_>, environment: &Environment) -> Result<HttpRule, ManifestError> {
     let origin = section.take("origin", |value| text(value)?.parse())?.ok_or_else(|| section.missing("origin"))?;
     let methods = section.take("methods", |value| {
         let accepted = || r#"an array of methods such as ["POST"]"#.to_owned();
@@ -204,7 +168,7 @@ fn http_rule(mut section: Section, environment: &Environment) -> Result<HttpRule
     Ok(HttpRule { origin, methods, path, private, secrets })
 }
 
-fn read_secret(mut section: Section, environment: &Environment) -> Result<Secret, ManifestError> {
+fn read_secret(mut section: Section<'_>, environment: &Environment) -> Result<Secret, ManifestError> {
     let variable = section.take("env", text)?.ok_or_else(|| section.missing("env"))?;
     let header = section
         .take("header", |value| text(value)?.parse().map_err(|_| "the name of an HTTP header".to_owned()))?
@@ -223,7 +187,7 @@ fn read_secret(mut section: Section, environment: &Environment) -> Result<Secret
     Secret::new(header, &value).map_err(|_| unfit("printable on one line, to be sent in a header"))
 }
 
-fn config(section: Section) -> Result<BTreeMap<String, String>, ManifestError> {
+fn config(section: Section<'_>) -> Result<BTreeMap<String, String>, ManifestError> {
     let entry = |(key, value): (String, Value)| match value {
         Value::String(text) => Ok((key, text)),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok((key, show(&value))),
@@ -233,46 +197,20 @@ fn config(section: Section) -> Result<BTreeMap<String, String>, ManifestError> {
             accepted: "a string, a number, true or false".to_owned(),
         }),
     };
-    section.into_entries().into_iter().map(entry).collect()
+    section.into_entries()?.into_iter().map(entry).collect()
 }
 
-fn limits(mut section: Section) -> Result<Limits, ManifestError> {
-    let default = Limits::default();
-    let limits = Limits {
-        memory: section.take("memory", size(MEMORY_MAX))?.unwrap_or(default.memory),
-        cpu: section.take("cpu", cpu)?.unwrap_or(default.cpu),
-        concurrency: section.take("concurrency", count(1))?,
-        rate: section.take("rate", rate)?,
-        http_requests: section.take("http_requests", count(0))?.unwrap_or(default.http_requests),
-        request: section.take("request", size(256 << 20))?.unwrap_or(default.request),
-        response: section.take("response", size(256 << 20))?.unwrap_or(default.response),
-        state_bytes: section.take("state_bytes", size(16 << 30))?.unwrap_or(default.state_bytes),
-        followups: section.take("followups", count(0))?.unwrap_or(default.followups),
-        result: section.take("result", size(1 << 20))?.unwrap_or(default.result),
-    };
-    section.finish()?;
-    Ok(limits)
-}
-
-fn cpu(value: Value) -> Result<Duration, String> {
-    const MOST: Duration = Duration::from_mins(1);
-    duration(value)
-        .ok()
-        .filter(|cpu| *cpu <= MOST)
-        .ok_or_else(|| r#"a duration such as "2s", at most "60s""#.to_owned())
-}
-
-fn retry(mut section: Section) -> Result<Retry, ManifestError> {
+fn retry(mut section: Section<'_>) -> Result<Retry, ManifestError> {
     let retry = Retry {
-        max_retries: section.take("max_retries", count(0))?,
-        base: section.take("base", duration)?,
-        cap: section.take("cap", duration)?,
+        max_retries: section.take("max_retries", count(0..=u32::MAX))?,
+        base: section.take("base", duration(WAIT_MAX))?,
+        cap: section.take("cap", duration(WAIT_MAX))?,
     };
     section.finish()?;
     Ok(retry)
 }
 
-fn ordering(mut section: Section) -> Result<OnDead, ManifestError> {
+fn ordering(mut section: Section<'_>) -> Result<OnDead, ManifestError> {
     let on_dead = section.take("on_dead", |value| match value.as_str() {
         Some("block") => Ok(OnDead::Block),
         Some("skip") => Ok(OnDead::Skip),
@@ -282,19 +220,19 @@ fn ordering(mut section: Section) -> Result<OnDead, ManifestError> {
     Ok(on_dead.unwrap_or_default())
 }
 
-fn breaker(mut section: Section) -> Result<BreakerPolicy, ManifestError> {
+fn breaker(mut section: Section<'_>) -> Result<BreakerPolicy, ManifestError> {
     let policy = BreakerPolicy {
-        failures: section.take("failures", count(1))?.unwrap_or(10),
-        pause: section.take("pause", duration)?.unwrap_or(Duration::from_secs(30)),
+        failures: section.take("failures", count(1..=u32::MAX))?.unwrap_or(10),
+        pause: section.take("pause", duration(WAIT_MAX))?.unwrap_or(Duration::from_secs(30)),
     };
     section.finish()?;
     Ok(policy)
 }
 
-fn reload(mut section: Section) -> Result<Reload, ManifestError> {
+fn reload(mut section: Section<'_>) -> Result<Reload, ManifestError> {
     let default = Reload::default();
     let reload = Reload {
-        canary: section.take("canary", count(0))?.unwrap_or(default.canary),
+        canary: section.take("canary", count(0..=u32::MAX))?.unwrap_or(default.canary),
         max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
     };
     section.finish()?;
@@ -305,44 +243,6 @@ fn digest(value: Value) -> Result<String, String> {
     let digest = text(value)?.to_ascii_lowercase();
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_digest { Ok(digest) } else { Err("a SHA-256 in 64 hexadecimal digits".to_owned()) }
-}
-
-fn expand_table(path: &str, table: Table, environment: &Environment) -> Result<Table, ManifestError> {
-    let expanded = table.into_iter().map(|(key, value)| {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        Ok((key, expand(&path, value, environment)?))
-    });
-    expanded.collect()
-}
-
-fn expand(path: &str, value: Value, environment: &Environment) -> Result<Value, ManifestError> {
-    Ok(match value {
-        Value::String(text) => Value::String(expand_text(path, &text, environment)?),
-        Value::Array(values) => {
-            let values = values.into_iter().map(|value| expand(path, value, environment));
-            Value::Array(values.collect::<Result<_, _>>()?)
-        }
-        Value::Table(table) => Value::Table(expand_table(path, table, environment)?),
-        other => other,
-    })
-}
-
-fn expand_text(path: &str, text: &str, environment: &Environment) -> Result<String, ManifestError> {
-    let mut expanded = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
-        let (variable, after) = after.split_once('}').ok_or_else(|| ManifestError::Value {
-            key: path.to_owned(),
-            value: format!("{text:?}"),
-            accepted: "text in which every ${ is closed by }".to_owned(),
-        })?;
-        let unset = || ManifestError::Unset { key: path.to_owned(), variable: variable.to_owned() };
-        expanded.push_str(before);
-        expanded.push_str(&environment(variable).ok_or_else(unset)?);
-        rest = after;
-    }
-    expanded.push_str(rest);
-    Ok(expanded)
 }
 
 #[cfg(test)]

@@ -7,21 +7,32 @@
 mod address;
 mod client;
 mod keys;
+mod resolve;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{EXPECT, HOST, HeaderName, TE, TRAILER};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::Instant;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
+};
 
 use super::evidence::{Evidence, Flight};
 use super::grant::{Grants, Secret, http_lines};
-use super::manifest::Limits;
+use super::manifest::{Limits, show_size};
 use client::{ConnectError, HttpClient};
 pub(super) use keys::{Keys, effects_root};
+pub use resolve::{Resolver, SystemResolver};
+
+/// Bytes of the head of an answer: status line and headers.
+const HEAD_MAX: usize = 64 << 10;
+/// Headers of an answer.
+const HEADERS_COUNT_MAX: usize = 128;
+/// Headers that are between two neighbours on the way, beside those that are forbidden by default.
+const HOP_HEADERS: [HeaderName; 3] = [EXPECT, TE, TRAILER];
 
 /// What outgoing HTTP needs to know of a plugin; made once per generation.
 #[derive(Debug)]
@@ -33,8 +44,8 @@ pub(super) struct OutgoingPolicy {
 
 impl OutgoingPolicy {
     /// The policy that follows from a manifest, with a connection pool of its own.
-    pub(super) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
-        Self { client: client::client(Arc::clone(&grants)), grants, limits }
+    pub(super) fn new(grants: Arc<Grants>, limits: Limits, resolver: Arc<dyn Resolver>) -> Self {
+        Self { client: client::client(Arc::clone(&grants), resolver), grants, limits }
     }
 }
 
@@ -71,9 +82,7 @@ impl Outgoing {
     }
 
     fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
-        if head.method == Method::CONNECT {
-            return Err(Error::HttpRequestMethodInvalid);
-        }
+        self.check_form(head)?;
         let policy = Arc::clone(&self.policy);
         let (Some(rule), Some(keys)) = (policy.grants.allow(&head.method, &head.uri), self.keys.as_mut()) else {
             return Err(self.deny_request(head));
@@ -94,6 +103,20 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Refuses requests that no grant can mean.
+    fn check_form(&self, head: &http::request::Parts) -> Result<(), Error> {
+        // An answer to TRACE would show the guest the secrets that the host adds.
+        if matches!(head.method, Method::CONNECT | Method::TRACE) {
+            self.evidence.deny(format!("{} is no method of an outgoing request", head.method), None);
+            return Err(Error::HttpRequestMethodInvalid);
+        }
+        if head.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            self.evidence.deny("a URL with a name or a password in it is never sent".to_owned(), None);
+            return Err(Error::HttpRequestUriInvalid);
+        }
+        Ok(())
+    }
+
     fn deny_request(&self, head: &http::request::Parts) -> Error {
         // The query may hold what nobody should read in a log.
         let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
@@ -104,17 +127,24 @@ impl Outgoing {
     fn deny_count(&self) -> Error {
         let most = self.policy.limits.http_requests;
         let lines = format!("[limits]\nhttp_requests = {}", most.saturating_mul(2).max(1));
-        self.evidence.deny(format!("an attempt may send {most} requests, and this was one more"), Some(lines));
+        self.evidence.deny(
+            format!("an attempt may send {most} requests (`limits.http_requests`), and this was one more"),
+            Some(lines),
+        );
         Error::HttpRequestDenied
     }
 
     fn cap_request(&self, body: WasiBody) -> WasiBody {
         let most = self.policy.limits.request;
-        cap(body, most, Error::HttpRequestBodySize)
+        cap(body, Cap { what: "request", most, error: Error::HttpRequestBodySize }, Arc::clone(&self.evidence))
     }
 }
 
 impl WasiHttpHooks for Outgoing {
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name) || HOP_HEADERS.contains(name))
+    }
+
     fn set_host_header(&mut self) -> bool {
         false
     }
@@ -182,7 +212,7 @@ impl Exchange {
             }
             Ok(Err(err)) => {
                 flight.land();
-                Err(interrupted(&err))
+                Err(self.interrupted(&err))
             }
             Err(_) => {
                 flight.land();
@@ -193,7 +223,23 @@ impl Exchange {
 
     fn cap_response(&self, response: Response<hyper::body::Incoming>) -> Response<WasiBody> {
         let most = self.policy.limits.response;
-        response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Error::HttpResponseBodySize))
+        let most = Cap { what: "response", most, error: Error::HttpResponseBodySize };
+        response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Arc::clone(&self.evidence)))
+    }
+
+    fn interrupted(&self, err: &hyper_util::client::legacy::Error) -> Error {
+        if let Some(Error::HttpRequestBodySize(most)) = find::<Error>(err) {
+            return Error::HttpRequestBodySize(*most);
+        }
+        match find::<hyper::Error>(err) {
+            Some(err) if err.is_parse_too_large() => {
+                let (bytes, count) = (show_size(HEAD_MAX as u64), HEADERS_COUNT_MAX);
+                self.evidence.deny(format!("the head of an answer may have {bytes} and {count} headers"), None);
+                Error::HttpResponseHeaderSectionSize(u32::try_from(HEAD_MAX).ok())
+            }
+            Some(err) if err.is_parse() => Error::HttpProtocolError,
+            _ => Error::ConnectionTerminated,
+        }
     }
 
     fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: &str) -> Error {
@@ -215,29 +261,38 @@ impl Exchange {
     }
 }
 
-fn interrupted(err: &hyper_util::client::legacy::Error) -> Error {
-    match find::<Error>(err) {
-        Some(Error::HttpRequestBodySize(most)) => Error::HttpRequestBodySize(*most),
-        _ => match find::<hyper::Error>(err) {
-            Some(err) if err.is_parse() => Error::HttpProtocolError,
-            _ => Error::ConnectionTerminated,
-        },
-    }
-}
-
 fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
-fn cap(body: WasiBody, most: u64, error: fn(Option<u64>) -> Error) -> WasiBody {
-    let limited = Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX));
+/// How large a body may be, and what its reader is told when it is larger.
+struct Cap {
+    what: &'static str,
+    most: u64,
+    error: fn(Option<u64>) -> Error,
+}
+
+fn cap(body: WasiBody, cap: Cap, evidence: Arc<Evidence>) -> WasiBody {
+    let limited = Limited::new(body, usize::try_from(cap.most).unwrap_or(usize::MAX));
     limited
         .map_err(move |err| match err.downcast::<Error>() {
             Ok(err) => *err,
-            Err(err) if err.is::<LengthLimitError>() => error(Some(most)),
+            Err(err) if err.is::<LengthLimitError>() => cap.exceeded(&evidence),
             Err(err) => Error::InternalError(Some(err.to_string())),
         })
         .boxed_unsync()
+}
+
+impl Cap {
+    fn exceeded(&self, evidence: &Evidence) -> Error {
+        let Self { what, most, error } = self;
+        let lines = format!("[limits]\n{what} = \"{}\"", show_size(most.saturating_mul(2)));
+        evidence.deny(
+            format!("the body of a {what} was larger than `limits.{what}`, which is {}", show_size(*most)),
+            Some(lines),
+        );
+        error(Some(*most))
+    }
 }
 
 fn without_query(uri: &http::Uri) -> String {

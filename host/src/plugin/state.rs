@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::bindings::outbox::handler::state::{Error, Host};
 use super::host::{HostFault, HostState};
+use super::manifest::show_size;
 use crate::handler::{Mode, StateReader, Turn};
 use crate::item::{STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 
@@ -140,16 +141,39 @@ impl StateBuffer {
 
 impl Host for HostState {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        self.state.get(&key).await
+        self.state.get(&key).await.map(|answer| self.tell(answer))
     }
 
     async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        self.state.change(&key, StateChange::Put(value)).await
+        self.state.change(&key, StateChange::Put(value)).await.map(|answer| self.tell(answer))
     }
 
     async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
-        self.state.change(&key, StateChange::Delete).await
+        self.state.change(&key, StateChange::Delete).await.map(|answer| self.tell(answer))
     }
+}
+
+impl HostState {
+    /// Passes an answer on, and records a refusal for the limit that it names: what the guest says of
+    /// it is in the guest's own words.
+    fn tell<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        answer.inspect_err(|refusal| match refusal {
+            Error::TooLarge => self.evidence.deny(too_large(), None),
+            Error::Quota => {
+                let StateAccess::Granted { quota } = self.state.access else { return };
+                let what = format!("the plugin may keep {} (`limits.state_bytes`)", show_size(quota));
+                let lines = format!("[limits]\nstate_bytes = {:?}", show_size(quota.saturating_mul(2)));
+                self.evidence.deny(what, Some(lines));
+            }
+            Error::Other(words) => self.evidence.deny(words.clone(), None),
+            Error::Denied => {}
+        })
+    }
+}
+
+fn too_large() -> String {
+    let [key, value, writes] = [STATE_KEY_MAX, STATE_VALUE_MAX, WRITES_MAX].map(|most| show_size(most as u64));
+    format!("a key of the state may have {key}, a value {value}, all values that an attempt writes {writes}")
 }
 
 #[cfg(test)]

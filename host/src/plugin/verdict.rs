@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
+use super::cpu::OverCpu;
 use super::evidence::Denial;
 use super::host::HostFault;
-use super::limiter::OverLimit;
+use super::limiter::{Limiter, stack_words};
 use super::manifest::show_size;
 use crate::handler::TurnOverdue;
 use crate::item::{Class, Failure};
@@ -20,11 +21,6 @@ const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 4 << 10;
 /// The innermost functions of a trap; they are what an author looks at.
 const FRAMES_SHOWN: usize = 6;
-
-/// The guest has computed for longer than it may.
-#[derive(Debug, thiserror::Error)]
-#[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
-pub(super) struct OverCpu(pub Duration);
 
 /// Where a call stood when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +58,9 @@ pub(super) fn answered(failure: GuestFailure) -> Failure {
 }
 
 /// The failure behind an error of the engine.
-pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>) -> Failure {
-    if let Some(over) = err.downcast_ref::<OverLimit>() {
-        return Failure::new(Class::Memory, "plugin.memory", over.to_string());
+pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, limiter: &Limiter, output: Option<&str>) -> Failure {
+    if let Some(over) = limiter.explain(err) {
+        return Failure::new(Class::Memory, over.code, over.words);
     }
     if let Some(over) = err.downcast_ref::<OverCpu>() {
         return Failure::new(Class::Cpu, "plugin.cpu", over.to_string());
@@ -85,15 +81,18 @@ pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, output: Option<&str>)
     if phase == Phase::Instantiating && !err.is::<Trap>() {
         return Failure::new(Class::Host, NO_INSTANCE, format!("no instance could be made: {}", root(err)));
     }
-    let message = format!("{}{}", root(err), frames(err));
+    let explained = stack_words(err).map(|words| format!(": {words};")).unwrap_or_default();
+    let message = format!("{}{explained}{}", root(err), frames(err));
     Failure::new(Class::Trap, "plugin.trap", with_last_line(message, output))
 }
 
-/// The failure of a guest that was still waiting at its deadline.
-pub(super) fn timed_out(timeout: Option<Duration>, maybe_executed: bool) -> Failure {
+/// The failure of a guest that was still waiting at its deadline, when it had been given `patience`.
+pub(super) fn timed_out(timeout: Option<Duration>, patience: Duration, maybe_executed: bool) -> Failure {
     let reason = match timeout {
         Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
-        None => "the lease leaves no more time".to_owned(),
+        None => {
+            format!("without a `timeout` the lease leaves {:.1}s, see OUTBOX_VISIBILITY_SEC", patience.as_secs_f64())
+        }
     };
     let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
     Failure::new(
@@ -125,7 +124,12 @@ pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
     let message =
         format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
-    Failure { class: Class::Denied, code: "host.denied".to_owned(), message, ..failure }
+    // What the guest calls hopeless, and no line of a manifest would allow, is.
+    let class = match failure.class {
+        Class::Permanent if denial.lines.is_none() => Class::Permanent,
+        _ => Class::Denied,
+    };
+    Failure { class, code: "host.denied".to_owned(), message, ..failure }
 }
 
 fn root(err: &wasmtime::Error) -> String {
@@ -157,6 +161,7 @@ fn cut(mut text: String, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::manifest::Limits;
 
     #[test]
     fn a_denial_explains_what_may_follow_from_it_and_nothing_else() {
@@ -164,15 +169,22 @@ mod tests {
         let told = after_denial(Failure::new(Class::Permanent, "x", "no"), &denial, "p");
         assert_eq!((told.class, told.code.as_str()), (Class::Denied, "host.denied"));
         assert!(told.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", told.message);
+        let told =
+            after_denial(Failure::new(Class::Permanent, "x", "no"), &Denial { lines: None, ..denial.clone() }, "p");
+        assert_eq!(told.class, Class::Permanent);
         let cpu = Failure::new(Class::Cpu, "plugin.cpu", "long");
         assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
     }
 
     #[test]
     fn the_last_words_of_a_trapped_guest_are_in_the_message() {
-        let err = wasmtime::Error::from(Trap::UnreachableCodeReached);
-        let failure =
-            faulted(&err, Phase::Running, Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"));
+        let (err, limiter) = (wasmtime::Error::from(Trap::UnreachableCodeReached), Limiter::new(&Limits::default()));
+        let failure = faulted(
+            &err,
+            Phase::Running,
+            &limiter,
+            Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"),
+        );
         assert_eq!(failure.class, Class::Trap);
         assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
     }

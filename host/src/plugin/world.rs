@@ -4,12 +4,15 @@
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::bindings::exports::outbox::handler::handler::Description;
 use super::grant::Grants;
 use super::load::LoadError;
-use super::manifest::show_size;
+use super::manifest::{Limits, show_size};
 
-/// Twice the 16 MiB that compiled languages and JavaScript stay below: components made of Python have 18.
-pub(super) const COMPONENT_MAX: u64 = 32 << 20;
+/// Types that one component may describe: each is a row wherever plugins are listed.
+const TYPES_MAX: usize = 256;
+/// Bytes of the name and the version that a component gives itself.
+const WORD_MAX: usize = 128;
 
 /// The contract of `wit/`, as components name it.
 const CONTRACT: &str = "outbox:handler@0.1.0";
@@ -30,10 +33,11 @@ const OFFERED: [&str; 11] = [
     "wasi:sockets/",
 ];
 
-/// Refuses what is no component, before anything is made of it.
-pub(super) fn check_bytes(bytes: &[u8]) -> Result<(), LoadError> {
-    if bytes.len() as u64 > COMPONENT_MAX {
-        return Err(too_large(bytes.len() as u64));
+/// Refuses what is no component, or a larger one than its manifest allows, before anything is made of it.
+pub(super) fn check_bytes(bytes: &[u8], limits: &Limits) -> Result<(), LoadError> {
+    if bytes.len() as u64 > limits.component {
+        let most = show_size(limits.component);
+        return Err(LoadError::new(format!("it has {} bytes: `limits.component` is {most}", bytes.len())));
     }
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(LoadError::new(
@@ -50,11 +54,6 @@ pub(super) fn check_bytes(bytes: &[u8]) -> Result<(), LoadError> {
         }
         _ => Err(LoadError::new("it is not WebAssembly: its first bytes are not \\0asm")),
     }
-}
-
-/// The refusal of a file that is larger than any component should be.
-pub(super) fn too_large(bytes: u64) -> LoadError {
-    LoadError::new(format!("it has {bytes} bytes: a component may have {}", show_size(COMPONENT_MAX)))
 }
 
 /// The names of a component's imports.
@@ -79,6 +78,20 @@ pub(super) fn check_world(component: &Component) -> Result<(), LoadError> {
         Some(name) => Err(LoadError::new(format!(
             "it imports {name}, which this host does not offer: a handler targets the world `plugin` of {CONTRACT}"
         ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a description that nobody could show.
+pub(super) fn check_description(description: &Description) -> Result<(), LoadError> {
+    let Description { name, version, types } = description;
+    if types.len() > TYPES_MAX {
+        return Err(LoadError::new(format!("it describes {} types: the most is {TYPES_MAX}", types.len())));
+    }
+    match [("name", name), ("version", version)].into_iter().find(|(_, word)| word.len() > WORD_MAX) {
+        Some((what, word)) => {
+            Err(LoadError::new(format!("it describes a {what} of {} bytes: the most is {WORD_MAX}", word.len())))
+        }
         None => Ok(()),
     }
 }
@@ -127,12 +140,33 @@ mod tests {
 
     #[test]
     fn what_is_no_component_is_refused_for_what_it_is() {
-        let refusal = |bytes: &[u8]| check_bytes(bytes).unwrap_err().to_string();
+        let refusal = |bytes: &[u8]| check_bytes(bytes, &Limits::default()).unwrap_err().to_string();
         assert!(refusal(&wat::parse_str("(module)").unwrap()).contains("core module"));
         assert!(refusal(b"hello").contains("not WebAssembly"));
         let code = Engine::default().precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
         assert!(refusal(&code).contains("precompiled"));
-        assert!(check_bytes(&wat::parse_str("(component)").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_component_may_be_as_large_as_its_manifest_allows() {
+        let bytes = wat::parse_str("(component)").unwrap();
+        let most = |component: usize| Limits { component: component as u64, ..Limits::default() };
+        assert!(check_bytes(&bytes, &most(bytes.len())).is_ok());
+        let refusal = check_bytes(&bytes, &most(bytes.len() - 1)).unwrap_err().to_string();
+        assert_eq!(refusal, format!("it has {} bytes: `limits.component` is {}B", bytes.len(), bytes.len() - 1));
+    }
+
+    #[test]
+    fn a_description_is_short_enough_to_be_shown() {
+        let description = |types: usize, name: usize| Description {
+            name: "n".repeat(name),
+            version: "1".to_owned(),
+            types: vec!["t".to_owned(); types],
+        };
+        assert!(check_description(&description(TYPES_MAX, WORD_MAX)).is_ok());
+        let refusal = |description| check_description(&description).unwrap_err().to_string();
+        assert!(refusal(description(TYPES_MAX + 1, 1)).contains("the most is 256"));
+        assert!(refusal(description(1, WORD_MAX + 1)).contains("the most is 128"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::order::one;
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HttpCall {
     #[serde(default = "post")]
@@ -40,6 +40,19 @@ impl HttpCall {
         let response = self.request().send()?;
         let response = if classify { response.ok_or_failure()? } else { response };
         Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }))
+    }
+
+    /// Sends the request on to wherever the answer says, as an HTTP client of a language would.
+    pub(crate) fn follow(mut self) -> Result<Value, Failure> {
+        loop {
+            let response = self.clone().request().send()?;
+            match response.header("location") {
+                Some(location) => self.url = location.to_owned(),
+                None => {
+                    return Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }));
+                }
+            }
+        }
     }
 
     /// Keeps the request alive until the instance ends: dropping it would take it back.
@@ -97,6 +110,11 @@ pub(crate) fn state_get(key: &str) -> Result<Value, Failure> {
 
 pub(crate) fn state_put(key: &str, value: &Value) -> Result<Value, Failure> {
     state::put_json(key, value)?;
+    Ok(Value::Null)
+}
+
+pub(crate) fn state_fill(keys: usize, bytes: usize) -> Result<Value, Failure> {
+    (0..keys).try_for_each(|key| state::put(&format!("fill-{key}"), &vec![0; bytes]))?;
     Ok(Value::Null)
 }
 

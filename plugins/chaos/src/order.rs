@@ -69,12 +69,16 @@ pub(crate) enum Order {
     },
     /// Makes a request; answers its status and body.
     Http(HttpCall),
+    /// Makes a request and follows where it is sent on; answers the last status and body.
+    HttpFollow(HttpCall),
     /// Makes a request and answers without waiting for it.
     HttpForget(HttpCall),
     /// Answers the value of a key of the state.
     StateGet { key: String },
     /// Sets the value of a key of the state.
     StatePut { key: String, value: Value },
+    /// Sets this many keys of the state to values of this many bytes.
+    StateFill { keys: usize, bytes: usize },
     /// Adds one to a number in the state; answers the sum.
     StateIncr { key: String },
     /// Removes a key of the state.

@@ -3,20 +3,23 @@
 
 use toml::{Table, Value};
 
-use super::ManifestError;
+use super::expand::expand;
 use super::value::show;
+use super::{Environment, ManifestError};
 
 /// One table of the document. Every key is taken once; [`Section::finish`] refuses what is left.
-pub(super) struct Section {
+/// Values are expanded as they are taken, so that errors can show them as they were written.
+pub(super) struct Section<'a> {
     path: String,
     table: Table,
+    environment: &'a Environment,
     asked: Vec<&'static str>,
 }
 
-impl Section {
+impl<'a> Section<'a> {
     /// The table at `path`, which is empty for the document itself.
-    pub(super) fn new(path: &str, table: Table) -> Self {
-        Self { path: path.to_owned(), table, asked: Vec::new() }
+    pub(super) fn new(path: &str, table: Table, environment: &'a Environment) -> Self {
+        Self { path: path.to_owned(), table, environment, asked: Vec::new() }
     }
 
     /// The value of a key, if it is there.
@@ -25,35 +28,54 @@ impl Section {
         key: &'static str,
         parse: impl FnOnce(Value) -> Result<T, String>,
     ) -> Result<Option<T>, ManifestError> {
+        let environment = self.environment;
+        self.take_written(key, |path, value| {
+            let shown = show(&value);
+            parse(expand(path, value, environment)?).map_err(|accepted| ManifestError::Value {
+                key: path.to_owned(),
+                value: shown,
+                accepted,
+            })
+        })
+    }
+
+    fn take_written<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str, Value) -> Result<T, ManifestError>,
+    ) -> Result<Option<T>, ManifestError> {
         self.asked.push(key);
-        let Some(value) = self.table.remove(key) else { return Ok(None) };
-        let shown = show(&value);
-        parse(value).map(Some).map_err(|accepted| ManifestError::Value { key: self.key(key), value: shown, accepted })
+        let path = self.key(key);
+        self.table.remove(key).map(|value| parse(&path, value)).transpose()
     }
 
     /// The table under a key; an absent one is empty.
     pub(super) fn section(&mut self, key: &'static str) -> Result<Self, ManifestError> {
-        let path = self.key(key);
-        let table = self.take(key, table)?.unwrap_or_default();
-        Ok(Self::new(&path, table))
+        let table = self.take_written(key, table)?.unwrap_or_default();
+        Ok(Self::new(&self.key(key), table, self.environment))
     }
 
     /// The table under a key, if it is there.
     pub(super) fn optional_section(&mut self, key: &'static str) -> Result<Option<Self>, ManifestError> {
-        let path = self.key(key);
-        Ok(self.take(key, table)?.map(|table| Self::new(&path, table)))
+        let table = self.take_written(key, table)?;
+        Ok(table.map(|table| Self::new(&self.key(key), table, self.environment)))
     }
 
     /// The tables of an array of tables; an absent one is empty.
     pub(super) fn sections(&mut self, key: &'static str) -> Result<Vec<Self>, ManifestError> {
         let path = self.key(key);
-        let tables = self.take(key, |value| array(value)?.into_iter().map(table).collect::<Result<Vec<_>, _>>())?;
-        Ok(tables.unwrap_or_default().into_iter().map(|table| Self::new(&path, table)).collect())
+        let tables = self.take_written(key, tables)?.unwrap_or_default();
+        Ok(tables.into_iter().map(|table| Self::new(&path, table, self.environment)).collect())
     }
 
     /// What the table holds, when any key is welcome.
-    pub(super) fn into_entries(self) -> Table {
-        self.table
+    pub(super) fn into_entries(mut self) -> Result<Table, ManifestError> {
+        let table = std::mem::take(&mut self.table);
+        let entry = |(key, value): (String, Value)| {
+            let value = expand(&self.key(&key), value, self.environment)?;
+            Ok((key, value))
+        };
+        table.into_iter().map(entry).collect()
     }
 
     /// Refuses keys that nobody asked for.
@@ -81,16 +103,20 @@ fn likeness(known: &str, unknown: &str) -> f64 {
     strsim::jaro_winkler(known, unknown)
 }
 
-fn table(value: Value) -> Result<Table, String> {
+fn table(path: &str, value: Value) -> Result<Table, ManifestError> {
     match value {
         Value::Table(table) => Ok(table),
-        _ => Err("a table".to_owned()),
+        other => Err(unfit(path, &other, "a table")),
     }
 }
 
-fn array(value: Value) -> Result<Vec<Value>, String> {
+fn tables(path: &str, value: Value) -> Result<Vec<Table>, ManifestError> {
     match value {
-        Value::Array(values) => Ok(values),
-        _ => Err("an array".to_owned()),
+        Value::Array(values) => values.into_iter().map(|value| table(path, value)).collect(),
+        other => Err(unfit(path, &other, "an array of tables")),
     }
+}
+
+fn unfit(path: &str, value: &Value, accepted: &str) -> ManifestError {
+    ManifestError::Value { key: path.to_owned(), value: show(value), accepted: accepted.to_owned() }
 }

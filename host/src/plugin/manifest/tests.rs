@@ -76,6 +76,8 @@ fn a_bad_value_is_shown_with_what_is_accepted() {
     assert!(error("[[grant.http]]\nmethods = [\"GET\"]").contains("`grant.http.origin` is missing"));
     assert!(error("[[grant.http]]\norigin = \"ftp://x\"").contains("grant.http.origin"));
     assert!(error("types = [").contains("not TOML"));
+    assert!(error("limits = 5").contains("`limits` is 5: it must be a table"));
+    assert!(error("[grant]\nhttp = 5").contains("`grant.http` is 5: it must be an array of tables"));
 }
 
 #[test]
@@ -86,9 +88,39 @@ fn an_unset_variable_is_named_with_the_key_that_needs_it() {
 }
 
 #[test]
+fn a_value_is_shown_as_it_was_written_and_not_as_what_it_stands_for() {
+    for (source, shown) in [
+        ("[[grant.http]]\norigin = 'ftp://${VECTOR_TOKEN}@a'", r#""ftp://${VECTOR_TOKEN}@a""#),
+        ("[[grant.http]]\norigin = 'http://a'\npath = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("timeout = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("sha256 = '${VECTOR_TOKEN}'", r#""${VECTOR_TOKEN}""#),
+        ("config.x = ['${VECTOR_TOKEN}']", "an array"),
+    ] {
+        let error = error(source);
+        assert!(error.contains(shown) && !error.contains("hush"), "{error}");
+    }
+}
+
+#[test]
 fn a_secret_never_appears_in_words() {
     let manifest = parse(FULL).unwrap();
     assert!(!format!("{manifest:?}").contains("hush"));
     let broken = "[[grant.http]]\norigin = \"http://a\"\nsecrets = [{ env = \"BROKEN\", header = \"a\" }]";
     assert!(!error(broken).contains("lines"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_manifest_makes_the_reader_panic_or_tells_a_secret(
+        noise in "\\PC{0,80}",
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let mut source = FULL.to_owned();
+        source.insert_str(source.floor_char_boundary(at.index(FULL.len())), &noise);
+        for source in [&source, &noise] {
+            if let Err(err) = parse(source) {
+                proptest::prop_assert!(!err.to_string().contains("hush"));
+            }
+        }
+    }
 }

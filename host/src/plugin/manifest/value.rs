@@ -1,5 +1,6 @@
 //! The values that a manifest is made of: each parser answers the value, or what is accepted.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::Value;
@@ -33,11 +34,12 @@ pub(super) fn show(value: &Value) -> String {
     }
 }
 
-/// A whole number from `least` on.
-pub(super) fn count(least: u32) -> impl Fn(Value) -> Result<u32, String> {
+/// A whole number within a range.
+pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(Value) -> Result<u32, String> {
     move |value| {
         let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
-        number.filter(|number| *number >= least).ok_or_else(|| format!("a whole number, at least {least}"))
+        let accepted = || format!("a whole number from {} to {}", range.start(), range.end());
+        number.filter(|number| range.contains(number)).ok_or_else(accepted)
     }
 }
 
@@ -50,11 +52,16 @@ pub(super) fn ratio(value: &Value) -> Result<f64, String> {
     }
 }
 
-/// A duration that is not zero.
-pub(super) fn duration(value: Value) -> Result<Duration, String> {
-    const ACCEPTED: &str = r#"a duration such as "30s", "250ms" or "5m""#;
-    let parsed = text(value).ok().and_then(|text| humantime::parse_duration(&text).ok());
-    parsed.filter(|duration| !duration.is_zero()).ok_or_else(|| ACCEPTED.to_owned())
+/// A duration that is not zero and at most `most`.
+pub(super) fn duration(most: Duration) -> impl Fn(Value) -> Result<Duration, String> {
+    move |value| {
+        let parsed = text(value).ok().and_then(|text| humantime::parse_duration(&text).ok());
+        let accepted = || {
+            let most = humantime::format_duration(most);
+            format!(r#"a duration such as "30s", "250ms" or "5m", at most {most}"#)
+        };
+        parsed.filter(|duration| !duration.is_zero() && *duration <= most).ok_or_else(accepted)
+    }
 }
 
 /// A number of bytes from 1 to `most`.
@@ -106,7 +113,7 @@ mod tests {
         assert_eq!(size(u64::MAX)("64MiB".into()), Ok(64 << 20));
         assert_eq!(size(u64::MAX)("1 KiB".into()), Ok(1024));
         assert_eq!(rate("30/m".into()), Ok(0.5));
-        assert_eq!(duration("1m 30s".into()), Ok(Duration::from_secs(90)));
+        assert_eq!(duration(Duration::MAX)("1m 30s".into()), Ok(Duration::from_secs(90)));
         assert_eq!(show_size(64 << 20), "64MiB");
         assert_eq!(show_size(1500), "1500B");
     }
@@ -119,7 +126,9 @@ mod tests {
         for bad in ["100", "0/s", "inf/s", "1/day"] {
             assert!(rate(bad.into()).is_err(), "{bad}");
         }
-        assert!(duration("0s".into()).is_err());
-        assert!(duration(Value::Integer(5)).is_err());
+        for bad in ["0s".into(), "61s".into(), Value::Integer(5)] {
+            assert!(duration(Duration::from_mins(1))(bad).is_err());
+        }
+        assert_eq!(count(1..=3)(Value::Integer(4)).unwrap_err(), "a whole number from 1 to 3");
     }
 }

@@ -49,8 +49,12 @@ fn is_never_reached(address: IpAddr) -> bool {
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !is_special(v4),
-        // Only 2000::/3 is routed globally; 2001:db8::/32 is for documentation.
-        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000 && v6.segments()[..2] != [0x2001, 0xdb8],
+        // Only 2000::/3 is routed globally. Of it, 2001:db8::/32 is for documentation, and 2001::/32
+        // tunnels to an IPv4 address of its own.
+        IpAddr::V6(v6) => {
+            let [first, second, ..] = v6.segments();
+            first & 0xe000 == 0x2000 && !(first == 0x2001 && matches!(second, 0 | 0xdb8))
+        }
     }
 }
 
@@ -96,7 +100,9 @@ mod tests {
 
     #[test]
     fn private_addresses_need_a_grant_that_means_them() {
-        for address in ["127.0.0.1", "10.0.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"] {
+        for address in
+            ["127.0.0.1", "10.0.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1", "2001::1"]
+        {
             assert!(within(Reach::Private, address), "{address}");
             assert!(!within(Reach::Public, address), "{address}");
         }

@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use wasmtime_wasi_http::WasiBody;
 
-use super::address;
+use super::resolve::{Resolver, addresses};
+use super::{HEAD_MAX, HEADERS_COUNT_MAX, address};
 use crate::plugin::grant::Grants;
 
 /// The client of one plugin.
@@ -30,16 +31,18 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 const IDLE_CONNECTIONS: usize = 32;
 
 /// A client that reaches what the grants allow.
-pub(super) fn client(grants: Arc<Grants>) -> HttpClient {
+pub(super) fn client(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> HttpClient {
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_webpki_roots()
         .https_or_http()
         .enable_http1()
-        .wrap_connector(Connector { grants });
+        .wrap_connector(Connector { grants, resolver });
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .http1_max_buf_size(HEAD_MAX)
+        .http1_max_headers(HEADERS_COUNT_MAX)
         .build(connector)
 }
 
@@ -47,6 +50,7 @@ pub(super) fn client(grants: Arc<Grants>) -> HttpClient {
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     grants: Arc<Grants>,
+    resolver: Arc<dyn Resolver>,
 }
 
 /// Why there is no connection. Nothing was sent.
@@ -76,36 +80,37 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let grants = Arc::clone(&self.grants);
+        let connector = self.clone();
         Box::pin(async move {
-            let connecting = connect(&grants, &uri);
+            let connecting = connector.connect(&uri);
             let timed_out = |_| ConnectError::TimedOut { host: uri.host().unwrap_or_default().to_owned() };
             tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(timed_out)?
         })
     }
 }
 
-async fn connect(grants: &Grants, uri: &Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    let port = uri.port_u16().unwrap_or(default_port);
-    let resolved = tokio::net::lookup_host((host.as_str(), port)).await.map(Iterator::collect::<Vec<_>>);
-    let addresses = match resolved {
-        Ok(addresses) => addresses,
-        Err(source) => return Err(ConnectError::Unresolved { host, source }),
-    };
-    let reach = grants.reach(uri);
-    let reachable: Vec<_> =
-        addresses.iter().copied().filter(|address| address::is_within(reach, address.ip())).collect();
-    if reachable.is_empty() {
-        return Err(ConnectError::OutOfReach { host, addresses });
-    }
-    match TcpStream::connect(&reachable[..]).await {
-        Ok(stream) => {
-            // Small requests should not wait for the acknowledgement of others.
-            stream.set_nodelay(true).map_err(|source| ConnectError::Refused { host, source })?;
-            Ok(TokioIo::new(stream))
+impl Connector {
+    async fn connect(&self, uri: &Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let addresses = match addresses(&*self.resolver, &host, port).await {
+            Ok(addresses) => addresses,
+            Err(source) => return Err(ConnectError::Unresolved { host, source }),
+        };
+        let reach = self.grants.reach(uri);
+        let reachable: Vec<_> =
+            addresses.iter().copied().filter(|address| address::is_within(reach, address.ip())).collect();
+        if reachable.is_empty() {
+            return Err(ConnectError::OutOfReach { host, addresses });
         }
-        Err(source) => Err(ConnectError::Refused { host, source }),
+        match TcpStream::connect(&reachable[..]).await {
+            Ok(stream) => {
+                // Small requests should not wait for the acknowledgement of others.
+                stream.set_nodelay(true).map_err(|source| ConnectError::Refused { host, source })?;
+                Ok(TokioIo::new(stream))
+            }
+            Err(source) => Err(ConnectError::Refused { host, source }),
+        }
     }
 }

@@ -49,7 +49,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 fn outgoing(manifest: &str) -> Outgoing {
     let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
     let manifest = Manifest::parse(manifest, &environment).unwrap();
-    let policy = OutgoingPolicy::new(Arc::new(manifest.grants), manifest.limits);
+    let policy = OutgoingPolicy::new(Arc::new(manifest.grants), manifest.limits, Arc::new(SystemResolver));
     Outgoing::new(
         Arc::new(policy),
         Some(Keys::from_parts("k1", "c1")),
@@ -132,12 +132,42 @@ async fn what_is_not_granted_never_leaves_and_is_recorded_with_its_lines() {
 #[tokio::test]
 async fn the_number_of_requests_and_the_size_of_answers_are_bounded() {
     let server = Server::start(OK).await;
-    let mut outgoing = granted(&server, "limits.http_requests = 1\nlimits.response = '4B'");
     let url = format!("{}/a", server.url);
+    let mut outgoing = granted(&server, "limits.response = '4B'");
     let response = send(&mut outgoing, "GET", &url).await.unwrap();
     assert!(matches!(read(response).await, Err(Error::HttpResponseBodySize(Some(4)))));
+    let denial = outgoing.evidence.denial().unwrap();
+    assert_eq!(denial.what, "the body of a response was larger than `limits.response`, which is 4B");
+    assert_eq!(denial.lines.as_deref(), Some("[limits]\nresponse = \"8B\""));
+    let mut outgoing = granted(&server, "limits.http_requests = 1");
+    send(&mut outgoing, "GET", &url).await.unwrap();
     assert!(matches!(send(&mut outgoing, "GET", &url).await, Err(Error::HttpRequestDenied)));
     assert!(outgoing.evidence.denial().unwrap().lines.as_ref().unwrap().contains("http_requests = 2"));
+}
+
+#[tokio::test]
+async fn the_head_of_an_answer_is_bounded() {
+    for large in [format!("a: {}\r\n", "b".repeat(4 * HEAD_MAX)), "a: b\r\n".repeat(HEADERS_COUNT_MAX + 1)] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{large}\r\n");
+        let server = Server::start(answer.leak()).await;
+        let mut outgoing = granted(&server, "");
+        let refused = send(&mut outgoing, "GET", &format!("{}/a", server.url)).await;
+        assert!(matches!(refused, Err(Error::HttpResponseHeaderSectionSize(_))));
+        assert!(outgoing.evidence.denial().unwrap().what.contains("64KiB and 128 headers"));
+    }
+}
+
+#[tokio::test]
+async fn what_no_grant_can_mean_never_leaves_and_nothing_secret_is_told() {
+    let server = Server::start(OK).await;
+    let with_password = server.url.replace("http://", "http://user:hush@");
+    for (method, url) in [("TRACE", server.url.clone()), ("CONNECT", server.url.clone()), ("GET", with_password)] {
+        let mut outgoing = outgoing(&format!("[[grant.http]]\norigin = '{}'", server.url));
+        assert!(send(&mut outgoing, method, &format!("{url}/a")).await.is_err());
+        let denial = outgoing.evidence.denial().unwrap();
+        assert!(!denial.what.contains("hush"), "{denial:?}");
+    }
+    assert!(server.heads.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,0 +1,69 @@
+//! A component that was cut short or changed on its way never loads as something else than it is, and
+//! never takes the good one with it.
+
+use outbox::plugin::{PluginState, inspect};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::support::plugins::{Host, Wat};
+
+/// What may happen to a file.
+#[derive(Clone, Debug)]
+enum Harm {
+    Cut(Index),
+    Flip(Vec<(Index, u8)>),
+    Swap(Index, Index),
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    prop_oneof![
+        any::<Index>().prop_map(Harm::Cut),
+        prop::collection::vec((any::<Index>(), 1..=u8::MAX), 1..8).prop_map(Harm::Flip),
+        (any::<Index>(), any::<Index>()).prop_map(|(one, other)| Harm::Swap(one, other)),
+    ]
+}
+
+fn harmed(good: &[u8], harm: &Harm) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    match harm {
+        Harm::Cut(at) => bytes.truncate(at.index(good.len())),
+        Harm::Flip(flips) => flips.iter().for_each(|(at, mask)| bytes[at.index(good.len())] ^= mask),
+        Harm::Swap(one, other) => bytes.swap(one.index(good.len()), other.index(good.len())),
+    }
+    bytes
+}
+
+/// Whatever the bytes are, they are refused with a reason, or are a component that passes every check.
+fn is_judged(runtime: &tokio::runtime::Runtime, host: &Host, bytes: &[u8]) {
+    host.put("harmed", bytes);
+    let file = host.path("harmed");
+    let inspection = runtime.block_on(inspect(&file, host.settings())).unwrap();
+    assert!(!inspection.types.is_empty() || !inspection.errors.is_empty(), "{inspection:?}");
+    assert!(inspection.errors.iter().all(|error| !error.is_empty()));
+}
+
+#[test]
+fn no_harm_to_a_component_makes_the_loader_panic_or_guess() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let good = Wat::default().bytes();
+    let host = runtime.block_on(Host::start(None, |_| ()));
+    proptest!(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }, |(harm in harm())| {
+        is_judged(&runtime, &host, &harmed(&good, &harm));
+    });
+}
+
+#[tokio::test]
+async fn the_good_one_stays_live_while_harmed_ones_come_and_go() {
+    let good = Wat::default().bytes();
+    let host = Host::start(None, |dir| std::fs::write(dir.join("p.wasm"), &good).unwrap()).await;
+    let live = host.status("p").digest;
+    for step in 1..12 {
+        host.put("p.wasm", &good[..good.len() * step / 12]);
+        host.until("the refusal", |host| host.status("p").error.is_some()).await;
+        assert_eq!((host.status("p").state, host.status("p").digest), (PluginState::Active, live.clone()));
+        let report = host.handle("t").await;
+        assert!(matches!(report.outcome, outbox::handler::Outcome::Done { .. }), "{report:?}");
+        host.put("p.wasm", &good);
+        host.until("the good one", |host| host.status("p").error.is_none()).await;
+    }
+}

@@ -1,0 +1,68 @@
+//! The well-behaved type beside a hostile one: handled without a break, and measured.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outbox::handler::{Handler as _, Outcome};
+use outbox::plugin::Plugins;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{GROWTH_MAX, LATENCY_MAX};
+use crate::support::plugins::{Host, attempt};
+
+/// What was measured.
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    handled: u32,
+    slowest: Duration,
+    peak: u64,
+}
+
+/// Attempts of the good type, one after another, until they are asked for.
+pub(crate) struct Neighbour {
+    stop: CancellationToken,
+    running: JoinHandle<Figures>,
+    before: u64,
+}
+
+impl Neighbour {
+    pub(crate) fn watch(host: &Host) -> Self {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(keep_handling(Arc::clone(&host.plugins), stop.clone()));
+        Self { stop, running, before: resident() }
+    }
+
+    #[expect(clippy::print_stderr, reason = "the measured figures")]
+    pub(crate) async fn was_well(self, name: &str) {
+        self.stop.cancel();
+        let Figures { handled, slowest, peak } = self.running.await.unwrap();
+        let growth = peak.saturating_sub(self.before);
+        eprintln!("{name:<28} handled {handled:>5}, slowest {slowest:>10.2?}, grew {:>4} MiB", growth >> 20);
+        assert!(handled > 0 && slowest < LATENCY_MAX, "{name}: {handled} handled, the slowest in {slowest:?}");
+        assert!(growth < GROWTH_MAX, "{name}: the host grew by {growth} bytes");
+    }
+}
+
+async fn keep_handling(plugins: Arc<Plugins>, stop: CancellationToken) -> Figures {
+    let mut figures = Figures::default();
+    loop {
+        let begun = Instant::now();
+        let report = plugins.handle(attempt("good", Duration::from_secs(30))).await;
+        assert!(matches!(report.outcome, Outcome::Done { .. }), "{report:?}");
+        figures.handled += 1;
+        figures.slowest = figures.slowest.max(begun.elapsed());
+        figures.peak = figures.peak.max(resident());
+        if stop.is_cancelled() {
+            return figures;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
