@@ -35,8 +35,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    ClaimRef, ClaimRequest, Claimed, ClearState, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod, Settled,
-    StateEntry, StateQuery, StateTotal, Store, StoreError, Violation, Write,
+    ClaimRef, ClaimRequest, Claimed, ClearState, Details, Enqueued, Filter, Order, OrderReport, Overview, Page, Pod,
+    Settled, StateEntry, StateQuery, StateTotal, Store, StoreError, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
