@@ -1,5 +1,7 @@
 //! The command line, through the real binary: what programs read, what people are told, exit codes.
 
+mod operations;
+
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -7,10 +7,12 @@
 
 mod arguments;
 mod completions;
+mod control;
 mod doctor;
 mod enqueue;
 mod filesystem;
 mod items;
+mod jobs;
 mod migrate;
 mod operate;
 mod output;
@@ -18,6 +20,7 @@ mod plugin;
 mod serve;
 mod signals;
 mod stats;
+mod stuck;
 
 use std::io;
 use std::path::PathBuf;
@@ -72,10 +75,23 @@ enum Command {
     List(items::List),
     /// Show one item with its history
     Show(items::Show),
-    /// Start a new life of DLQ or DONE items
     Replay(operate::Replay),
+    Dead(operate::Dead),
+    Restore(operate::Restore),
+    Reschedule(operate::Reschedule),
+    Release(operate::Release),
+    Unblock(control::Unblock),
+    /// Stop claiming items of a type; attempts under way go on
+    Pause(control::OfType),
+    /// Claim items of a paused type again
+    Resume(control::OfType),
     /// Delete DONE or DLQ items with their history
     Purge(operate::Purge),
+    Stuck(stuck::Stuck),
+    Failures(stuck::Failures),
+    Audit(stuck::Audit),
+    /// Show bulk actions and how far they are
+    Jobs(jobs::Jobs),
     /// Show the state of the outbox in numbers
     Stats,
     /// Show the signals of sagas, oldest first
@@ -119,7 +135,18 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::List(args) => items::list(args, &context).await,
         Command::Show(args) => items::show(args, &context).await,
         Command::Replay(args) => operate::replay(args, &context).await,
+        Command::Dead(args) => operate::dead(args, &context).await,
+        Command::Restore(args) => operate::restore(args, &context).await,
+        Command::Reschedule(args) => operate::reschedule(args, &context).await,
+        Command::Release(args) => operate::release(args, &context).await,
+        Command::Unblock(args) => control::unblock(args, &context).await,
+        Command::Pause(args) => control::pause(args, &context).await,
+        Command::Resume(args) => control::resume(args, &context).await,
         Command::Purge(args) => operate::purge(args, &context).await,
+        Command::Stuck(args) => stuck::stuck(args, &context).await,
+        Command::Failures(args) => stuck::failures(args, &context).await,
+        Command::Audit(args) => stuck::audit(args, &context).await,
+        Command::Jobs(args) => jobs::run(args, &context).await,
         Command::Stats => stats::run(&context).await,
         Command::Signals(args) => signals::run(args, &context).await,
         Command::Plugin(args) => plugin::run(args, &context).await,

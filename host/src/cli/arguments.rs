@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 
+use super::Context;
 use crate::item::{Millis, Status};
 use crate::store::Filter;
 
@@ -34,6 +35,21 @@ pub(super) struct FilterArgs {
     /// Only items enqueued before: written like --since
     #[arg(long, value_name = "WHEN")]
     until: Option<Moment>,
+    /// Only items that became DONE or DLQ since: written like --since
+    #[arg(long, value_name = "WHEN")]
+    finished_since: Option<Moment>,
+    /// Only items that became DONE or DLQ before: written like --since
+    #[arg(long, value_name = "WHEN")]
+    finished_until: Option<Moment>,
+    /// Only items that are available since: written like --since
+    #[arg(long, value_name = "WHEN")]
+    available_since: Option<Moment>,
+    /// Only items that were available before: written like --since
+    #[arg(long, value_name = "WHEN")]
+    available_until: Option<Moment>,
+    /// Only items that died of the same thing: see `outbox failures`
+    #[arg(long)]
+    fingerprint: Option<String>,
 }
 
 impl FilterArgs {
@@ -47,7 +63,11 @@ impl FilterArgs {
             ordering_key: self.ordering_key,
             created_from: self.since.map(|since| since.at(now)),
             created_to: self.until.map(|until| until.at(now)),
-            ..Filter::default()
+            finished_from: self.finished_since.map(|since| since.at(now)),
+            finished_to: self.finished_until.map(|until| until.at(now)),
+            available_from: self.available_since.map(|since| since.at(now)),
+            available_to: self.available_until.map(|until| until.at(now)),
+            fingerprint: self.fingerprint,
         }
     }
 }
@@ -60,7 +80,8 @@ pub(super) enum Moment {
 }
 
 impl Moment {
-    fn at(self, now: Millis) -> Millis {
+    /// The moment, where `now` is the store's time.
+    pub(super) fn at(self, now: Millis) -> Millis {
         match self {
             Self::Ago(ago) => before(now, ago),
             Self::At(at) => at,
@@ -90,6 +111,11 @@ pub(super) fn before(now: Millis, ago: Duration) -> Millis {
     now.saturating_sub(millis(ago))
 }
 
+/// The moment that lies `wait` after `now`.
+pub(super) fn after(now: Millis, wait: Duration) -> Millis {
+    now.saturating_add(millis(wait))
+}
+
 fn millis(duration: Duration) -> Millis {
     Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
@@ -111,6 +137,13 @@ pub(super) struct AuditArgs {
     /// Who, for the audit trail; user@host unless given
     #[arg(long)]
     pub(super) actor: Option<String>,
+}
+
+impl AuditArgs {
+    /// Who asks, and why.
+    pub(super) fn who_and_why(self, context: &Context) -> (String, Option<String>) {
+        (self.actor.unwrap_or_else(|| context.config.identity.to_string()), self.reason)
+    }
 }
 
 #[cfg(test)]

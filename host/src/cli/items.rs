@@ -14,6 +14,9 @@ use crate::store::{Details, Filter, Page, Store};
 /// Items are read in pages of this size, so that each read is short whatever `--limit` says.
 const PAGE: u32 = 500;
 
+/// People see so many characters of a payload; `--json` has all of it.
+const PAYLOAD_MAX: usize = 4_000;
+
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD)
@@ -100,6 +103,9 @@ fn page(details: &Details, now: Millis) -> String {
     if !details.failed_attempts.is_empty() {
         parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, now)));
     }
+    if !details.audit.is_empty() {
+        parts.push(format!("Audit\n{}", super::stuck::audit_rows(&details.audit, now)));
+    }
     parts.join("\n\n")
 }
 
@@ -147,7 +153,7 @@ fn payload(bytes: &[u8]) -> String {
         (value, PayloadEncoding::Json) => format!("{value:#}"),
         (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
     };
-    shown.lines().map(clean).collect::<Vec<_>>().join("\n")
+    short(&shown, PAYLOAD_MAX).lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
 fn history(attempts: &[FailedAttempt], now: Millis) -> String {

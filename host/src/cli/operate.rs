@@ -1,36 +1,108 @@
-//! `replay` and `purge`: an operator's actions, audited by the store in the transaction that performs them.
+//! `replay`, `dead`, `restore`, `reschedule`, `release` and `purge`: an operator's actions on items,
+//! audited by the store in the transaction that performs them.
+//!
+//! Ids are changed at once. What a filter matches becomes a job, which goes on in any host when this
+//! command is stopped.
 
 use std::io::{self, IsTerminal as _};
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use super::arguments::{AuditArgs, FilterArgs, before, finished};
+use super::arguments::{AuditArgs, FilterArgs, Moment, UsageError, after, before, finished};
+use super::jobs::see_through;
 use super::output::{count, or_dash, to_stderr};
 use super::{Context, shown};
-use crate::item::{ItemId, Status};
-use crate::store::{Action, EffectKeys, Order, OrderReport, Run, Selection};
+use crate::item::{ItemId, Millis, OnDead, Status};
+use crate::store::{Action, EffectKeys, Lease, Order, OrderReport, Run, Selection, Store};
 
+/// Which items, and how the action is carried out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).args(["ids", "status"]))]
-pub(super) struct Replay {
+struct Targets {
     /// The ids of the items
     #[arg(value_name = "ID", conflicts_with = "FilterArgs")]
     ids: Vec<ItemId>,
-    /// All items of this status, DLQ or DONE, that the filters let through
-    #[arg(long, value_parser = finished)]
+    /// All items of this status that the filters let through
+    #[arg(long)]
     status: Option<Status>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// Only count what would be replayed
+    /// Only count what would be changed
     #[arg(long)]
     dry_run: bool,
+    /// Change no more than so many items each second
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "ids")]
+    rate: Option<NonZeroU32>,
+    #[command(flatten)]
+    audit: AuditArgs,
+}
+
+/// Start a new life of DLQ or DONE items
+///
+/// The attempts begin at 0 again and the item is available at once, in its old place of its ordering key.
+/// Its history and its last error stay. Effects may happen twice where receivers do not honour the
+/// idempotency key.
+#[derive(Debug, Args)]
+pub(super) struct Replay {
     /// Let receivers perform the effects again: send new idempotency keys
     #[arg(long)]
     new_effects: bool,
     #[command(flatten)]
-    audit: AuditArgs,
+    targets: Targets,
+}
+
+/// Dead-letter PENDING or CLAIMED items
+///
+/// Nothing is lost: `outbox restore` takes it back.
+#[derive(Debug, Args)]
+pub(super) struct Dead {
+    /// Let what waits behind the item with the same ordering key go on without it
+    #[arg(long)]
+    skip_key: bool,
+    /// Take claims whose lease has not ended, too: the old attempt may still be acting
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Take back an operator's `outbox dead`
+///
+/// The item is PENDING again with the attempts and the time that it had. What failed by itself is
+/// replayed instead.
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Move the time before which PENDING items are not claimed
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("when").required(true).args(["delay", "at"]))]
+pub(super) struct Reschedule {
+    /// In how long, such as 0s or 2h
+    #[arg(long = "in", value_name = "TIME", value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// When: 2026-01-31T12:00:00Z, or Unix milliseconds
+    #[arg(long, value_name = "WHEN")]
+    at: Option<Moment>,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// End the claims of CLAIMED items, so that others can take them
+///
+/// The attempt counts, and the item is marked as maybe executed.
+#[derive(Debug, Args)]
+pub(super) struct Release {
+    /// End claims whose lease has not ended, too: the old attempt may still be acting
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    targets: Targets,
 }
 
 #[derive(Debug, Args)]
@@ -54,21 +126,75 @@ pub(super) struct Purge {
 }
 
 pub(super) async fn replay(args: Replay, context: &Context) -> anyhow::Result<ExitCode> {
+    let keys = if args.new_effects { EffectKeys::New } else { EffectKeys::Same };
+    operate(args.targets, context, |_| Action::Replay { keys }).await
+}
+
+pub(super) async fn dead(args: Dead, context: &Context) -> anyhow::Result<ExitCode> {
+    let on_dead = if args.skip_key { OnDead::Skip } else { OnDead::Block };
+    let lease = lease(args.force, context);
+    operate(args.targets, context, |_| Action::Dead { on_dead, lease }).await
+}
+
+pub(super) async fn restore(args: Restore, context: &Context) -> anyhow::Result<ExitCode> {
+    operate(args.targets, context, |_| Action::Restore).await
+}
+
+pub(super) async fn reschedule(args: Reschedule, context: &Context) -> anyhow::Result<ExitCode> {
+    let Reschedule { delay, at, targets } = args;
+    let moment = |now| at.map_or_else(|| after(now, delay.unwrap_or_default()), |at| at.at(now));
+    operate(targets, context, |now| Action::Reschedule { at: moment(now) }).await
+}
+
+pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
+    let lease = lease(args.force, context);
+    operate(args.targets, context, |_| Action::Release { lease }).await
+}
+
+fn lease(force: bool, context: &Context) -> Lease {
+    if !force {
+        return Lease::Respect;
+    }
+    context
+        .output
+        .hint("With --force: an attempt whose claim is taken may still be acting, but it can settle nothing.");
+    Lease::Break
+}
+
+/// Carries out the action, made at the store's time, on what the arguments name.
+async fn operate(
+    targets: Targets,
+    context: &Context,
+    action: impl FnOnce(Millis) -> Action,
+) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
     let now = store.now().await?;
-    let filter = args.filter.filter(args.status, now);
-    let selection = if args.ids.is_empty() { Selection::Filter(filter) } else { Selection::Ids(args.ids) };
-    let keys = if args.new_effects { EffectKeys::New } else { EffectKeys::Same };
-    let order = order(Action::Replay { keys }, selection, args.audit, run(args.dry_run), context);
-    let report = store.operate(&order).await?;
+    let action = action(now);
+    let Targets { ids, status, filter, dry_run, rate, audit } = targets;
+    check(action, status)?;
+    let selection = if ids.is_empty() { Selection::Filter(filter.filter(status, now)) } else { Selection::Ids(ids) };
+    let order = order(action, selection, audit, run(dry_run), context);
+    let report = carry_out(&*store, &order, rate, context).await?;
     conclude(&order, &report, context)
+}
+
+fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
+    let accepted: Vec<_> = Status::ALL.into_iter().filter(|status| action.applies_to(*status)).collect();
+    match status {
+        Some(status) if !accepted.contains(&status) => {
+            let words: Vec<_> = accepted.into_iter().map(Status::as_str).collect();
+            let (action, words) = (action.as_str(), words.join(" or "));
+            Err(UsageError(format!("--status is {status}, and {action} is for {words} items: use {words}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn purge(args: Purge, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
     let now = store.now().await?;
     let mut filter = args.filter.filter(Some(args.status), now);
-    filter.finished_to = args.older_than.map(|age| before(now, age));
+    filter.finished_to = args.older_than.map(|age| before(now, age)).or(filter.finished_to);
     let mut order = order(Action::Purge, Selection::Filter(filter), args.audit, Run::Dry, context);
     if !args.dry_run && !args.yes && io::stdin().is_terminal() {
         let found = store.operate(&order).await?.matched;
@@ -78,17 +204,38 @@ pub(super) async fn purge(args: Purge, context: &Context) -> anyhow::Result<Exit
         }
     }
     order.run = run(args.dry_run);
-    let report = store.operate(&order).await?;
+    let report = carry_out(&*store, &order, None, context).await?;
     conclude(&order, &report, context)
 }
 
-fn run(dry_run: bool) -> Run {
+/// Performs the order; a filter's job is watched to its end.
+async fn carry_out(
+    store: &dyn Store,
+    order: &Order,
+    rate: Option<NonZeroU32>,
+    context: &Context,
+) -> anyhow::Result<OrderReport> {
+    if order.run == Run::Dry || matches!(order.selection, Selection::Ids(_)) {
+        return Ok(store.operate(order).await?);
+    }
+    let job = store.begin(order, rate.map(NonZeroU32::get)).await?;
+    let job = see_through(store, job, context).await?;
+    Ok(OrderReport {
+        matched: job.matched,
+        changed: job.changed,
+        sample: job.sample,
+        refused: job.refusals,
+        job: Some(job.id),
+    })
+}
+
+pub(super) fn run(dry_run: bool) -> Run {
     if dry_run { Run::Dry } else { Run::Real }
 }
 
 fn order(action: Action, selection: Selection, audit: AuditArgs, run: Run, context: &Context) -> Order {
-    let actor = audit.actor.unwrap_or_else(|| context.config.identity.to_string());
-    Order { action, selection, actor, reason: audit.reason, run }
+    let (actor, reason) = audit.who_and_why(context);
+    Order { action, selection, actor, reason, run }
 }
 
 fn confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
