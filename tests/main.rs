@@ -1,6 +1,7 @@
 //! One test binary for every promise between modules.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod bulk;
 mod cli;
 mod crash;
 mod edge;
