@@ -19,6 +19,7 @@ macro_rules! promises {
 
 mod operations;
 mod retention;
+mod transfer;
 
 promises! {
     an_item_lives_from_pending_through_claimed_to_done

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outbox::item::{Class, Failure, ItemId, Millis, NewItem, OnDead, Status};
 use outbox::store::{
-    Action, Claim, Command as Word, Control, EffectKeys, Filter, Lease, Operations as _, Order, Run, Selection,
-    Settled, Settlement, StoreError,
+    Action, Claim, Command as Word, Control, EffectKeys, Filter, Lease, Order, Run, Selection, Settled, Settlement,
+    StoreError,
 };
 use proptest::prelude::*;
 

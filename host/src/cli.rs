@@ -17,10 +17,12 @@ mod migrate;
 mod operate;
 mod output;
 mod plugin;
+mod progress;
 mod serve;
 mod signals;
 mod stats;
 mod stuck;
+mod transfer;
 
 use std::io;
 use std::path::PathBuf;
@@ -92,6 +94,8 @@ enum Command {
     Audit(stuck::Audit),
     /// Show bulk actions and how far they are
     Jobs(jobs::Jobs),
+    Export(transfer::Export),
+    Import(transfer::Import),
     /// Show the state of the outbox in numbers
     Stats,
     /// Show the signals of sagas, oldest first
@@ -146,6 +150,8 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Stuck(args) => stuck::stuck(args, &context).await,
         Command::Failures(args) => stuck::failures(args, &context).await,
         Command::Audit(args) => stuck::audit(args, &context).await,
+        Command::Export(args) => transfer::export(args, &context).await,
+        Command::Import(args) => transfer::import(args, &context).await,
         Command::Jobs(args) => jobs::run(args, &context).await,
         Command::Stats => stats::run(&context).await,
         Command::Signals(args) => signals::run(args, &context).await,

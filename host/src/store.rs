@@ -17,6 +17,7 @@
 mod operations;
 mod order;
 pub mod sqlite;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub use operations::{
     StuckKind, StuckQuery,
 };
 pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
+pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
 
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
 #[async_trait]

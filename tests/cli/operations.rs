@@ -95,3 +95,54 @@ fn what_an_action_is_not_for_is_a_usage_error() {
         place.run(&[verb, "99"]).fails(1, &["no such item"]);
     }
 }
+
+#[tokio::test]
+async fn a_store_is_handed_over_through_a_file() {
+    let (source, target) = (Place::migrated(), Place::migrated());
+    source.settled("dead", dead()).await;
+    enqueue(&source, "waiting", "o");
+    let file = source.dir.path().join("export.ndjson");
+    let name = file.to_str().unwrap();
+    source.run(&["export", name]).fails(1, &["mail are not paused", "--pause"]);
+    let exported = source.json(&["export", name, "--pause"]);
+    source.run(&["export", name]).fails(1, &["export.ndjson"]);
+    assert_eq!(target.json(&["import", name, "--dry-run"])["created"], exported["records"]);
+    assert_eq!(target.json(&["list"]), json!([]));
+    let imported = target.json(&["import", name]);
+    assert_eq!((&imported["created"], &imported["verified"]), (&exported["records"], &json!(true)));
+    assert_eq!(target.json(&["list"]), source.json(&["list"]));
+    assert_eq!(target.json(&["import", name])["created"], 0);
+    assert_eq!(target.store().claim(&request(&["mail"], 9)).await.unwrap().claims.len(), 1, "mail is resumed");
+
+    let other = Place::migrated();
+    enqueue(&other, "in the way", "o");
+    other.run(&["import", name]).fails(1, &["item 1", "--reserve"]);
+    assert_eq!(other.json(&["list"]).as_array().unwrap().len(), 1);
+    let reserved = Place::migrated();
+    reserved.json(&["import", "--reserve", "100"]);
+    assert_eq!(enqueue(&reserved, "mine", "o"), "101");
+    reserved.json(&["import", name]);
+    assert_eq!(reserved.json(&["list"]).as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_file_that_was_cut_or_changed_is_not_imported() {
+    let (source, target) = (Place::migrated(), Place::migrated());
+    for key in ["a", "b"] {
+        enqueue(&source, key, "o");
+    }
+    let file = source.dir.path().join("export.ndjson");
+    let name = file.to_str().unwrap();
+    source.json(&["export", name, "--pause"]);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let cut = whole.rsplit_once("{\"records\"").unwrap().0;
+    for (text, says) in [
+        (cut.to_owned(), "was cut"),
+        (whole.replacen("\"a\"", "\"z\"", 1), "were changed"),
+        ("{}".to_owned(), "does not begin like an export"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        target.run(&["import", name]).fails(1, &[says]);
+    }
+    assert_eq!(target.json(&["list"]), json!([]));
+}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outbox::item::{Class, ItemId, NewItem, OnDead, Status};
 use outbox::store::{
-    Action, AuditQuery, Command, Control, Filter, JobState, Lease, Operations as _, Order, Run, Selection, Settlement,
-    Store, StuckKind, StuckQuery,
+    Action, AuditQuery, Command, Control, Filter, JobState, Lease, Order, Run, Selection, Settlement, Store, StuckKind,
+    StuckQuery,
 };
 
 use super::{REPLAY, by_status, order};
@@ -91,7 +91,7 @@ mod promise {
 
         let ended = f.enqueue(item("c")).await;
         f.claim_one("mail").await;
-        f.clock.advance(Duration::from_secs(60));
+        f.clock.advance(Duration::from_mins(1));
         operate(&f, CAREFUL, ended).await.unwrap();
         assert_eq!(f.status(ended).await, Status::Dlq);
     }

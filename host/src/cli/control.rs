@@ -8,7 +8,7 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::operate;
 use super::output::count;
-use crate::store::{Command, Control, Controlled, Operations as _, Run};
+use crate::store::{Command, Control, Controlled, Run};
 
 /// Let what waits behind dead-lettered items of an ordering key go on without them
 ///

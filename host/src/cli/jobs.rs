@@ -1,6 +1,5 @@
 //! `jobs`: bulk actions, how far they are, and going on with one or stopping it.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +10,9 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::control;
 use super::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
+use super::progress::Progress;
 use crate::item::Millis;
-use crate::store::{Control, Job, JobId, JobState, Operations as _, Store};
+use crate::store::{Control, Job, JobId, JobState, Store};
 
 /// A host that works on the same job is waited for in steps no longer than this.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -82,47 +82,17 @@ async fn find(store: &dyn Store, id: JobId) -> anyhow::Result<Job> {
 /// Makes the job's batches until none is left, and shows how far it is where a terminal is there. When
 /// this process ends before, any host goes on with the job.
 pub(super) async fn see_through(store: &dyn Store, mut job: Job, context: &Context) -> anyhow::Result<Job> {
-    let mut progress = Progress::new(&job);
+    let mut progress = Progress::new(job.action.as_str(), job.matched);
     while job.state == JobState::Running {
         tokio::time::sleep(job.wait(store.now().await?).min(WAIT_MAX)).await;
         job = store.advance(job.id).await?.unwrap_or(job);
-        progress.show(&job);
+        progress.show(job.changed + job.refused);
     }
     progress.finish();
     if job.state == JobState::Cancelled {
         context.output.hint(&format!("Job {} was cancelled; what it had changed stays changed.", job.id));
     }
     Ok(job)
-}
-
-/// A line on standard error that is written over and over.
-struct Progress {
-    is_shown: bool,
-    total: u64,
-}
-
-impl Progress {
-    fn new(job: &Job) -> Self {
-        Self { is_shown: io::stderr().is_terminal() && job.matched > 0, total: job.matched }
-    }
-
-    fn show(&mut self, job: &Job) {
-        const WIDTH: u64 = 30;
-        if !self.is_shown {
-            return;
-        }
-        let seen = (job.changed + job.refused).min(self.total);
-        let full = usize::try_from(seen * WIDTH / self.total).unwrap_or_default();
-        let bar = format!("{:30}", "#".repeat(full));
-        let line = format!("\r{} [{bar}] {seen} of {}", job.action.as_str(), self.total);
-        self.is_shown = io::stderr().write_all(line.as_bytes()).is_ok();
-    }
-
-    fn finish(&mut self) {
-        if self.is_shown {
-            super::output::to_stderr("");
-        }
-    }
 }
 
 fn rows(jobs: &[Job], now: Millis) -> String {

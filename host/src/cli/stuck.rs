@@ -10,7 +10,7 @@ use super::Context;
 use super::arguments::{FilterArgs, Moment};
 use super::output::{clean, count, or_dash, relative, short, table};
 use crate::item::{ItemId, Millis};
-use crate::store::{AuditEntry, AuditQuery, FailureGroup, JobId, Operations as _, StuckQuery};
+use crate::store::{AuditEntry, AuditQuery, FailureGroup, JobId, StuckQuery};
 
 /// Explain what does not move, each with the command that helps
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ use crate::store::{Action, EffectKeys, Filter, Lease, Order, OrderReport, Refusa
 /// An order as a request writes it. An empty body is an order with nothing said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of a JSON document")]
 struct OrderDocument {
     ids: Option<Vec<ItemId>>,
     filter: Option<Filter>,

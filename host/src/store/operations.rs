@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Filter, Order, Refusal, Run, StoreError};
+use super::{Action, ExportPage, ExportPosition, Filter, Imported, Order, Record, Refusal, Run, StoreError};
 use crate::item::{ItemId, Millis};
 
 /// The operators' side of a durable outbox.
@@ -40,6 +40,15 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The audit trail, newest first.
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// A part of everything that another store needs to take over, from `ExportPosition::Item(0)` on.
+    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError>;
+
+    /// Creates the records with the ids, keys and history that they had, all or none. A record that is
+    /// there already, the same in every column, is left alone, so that an import can be repeated, and a
+    /// dry run afterwards verifies it. Errors with [`StoreError::Conflict`] when an id or a key is taken
+    /// by another item.
+    async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError>;
 }
 
 /// The number of a job.
@@ -152,6 +161,11 @@ pub enum Control {
         /// The job.
         job: JobId,
     },
+    /// New items get ids above this one, so that an import of ids up to it finds them free.
+    Reserve {
+        /// The last id that is kept free.
+        up_to: ItemId,
+    },
 }
 
 impl Control {
@@ -162,6 +176,7 @@ impl Control {
             Self::Resume { item_type } => ("resume", item_type.clone()),
             Self::Unblock { ordering_key } => ("unblock", ordering_key.clone()),
             Self::Cancel { job } => ("cancel", job.to_string()),
+            Self::Reserve { up_to } => ("reserve", up_to.to_string()),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Action {
 
     /// The status that the action leads to, `None` when the item is gone then, or the reason why the item
     /// cannot take it.
-    pub fn apply(self, standing: &Standing) -> Result<Option<Status>, String> {
+    pub fn apply(self, standing: Standing) -> Result<Option<Status>, String> {
         let from = standing.status;
         let refuse = |rule: &str| format!("it is {from}: {rule}");
         match self {
@@ -113,7 +113,7 @@ impl Action {
     /// Whether there are items of this status that can take the action.
     pub fn applies_to(self, status: Status) -> bool {
         let willing = Standing { status, is_leased: false, dead_by_operator: true, saga_goes_on: false };
-        self.apply(&willing).is_ok()
+        self.apply(willing).is_ok()
     }
 }
 
@@ -131,7 +131,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn unleased(&self, lease: Lease) -> Result<(), String> {
+    fn unleased(self, lease: Lease) -> Result<(), String> {
         if !self.is_leased || lease == Lease::Break {
             return Ok(());
         }
@@ -161,6 +161,7 @@ pub enum Lease {
 
 /// Which items an order is about.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one exists for each order")]
 pub enum Selection {
     /// These; one that is missing or in the wrong status is reported.
     Ids(Vec<ItemId>),
@@ -230,16 +231,16 @@ mod tests {
     fn a_lease_that_has_not_ended_is_taken_by_force_only() {
         let leased = Standing { status: Status::Claimed, is_leased: true, ..PLAIN };
         for action in [|lease| Action::Release { lease }, |lease| Action::Dead { on_dead: OnDead::Skip, lease }] {
-            assert!(action(Lease::Respect).apply(&leased).unwrap_err().contains("still be acting"));
-            assert!(action(Lease::Break).apply(&leased).is_ok());
+            assert!(action(Lease::Respect).apply(leased).unwrap_err().contains("still be acting"));
+            assert!(action(Lease::Break).apply(leased).is_ok());
         }
     }
 
     #[test]
     fn what_failed_by_itself_is_not_restored_and_what_a_saga_needs_is_not_purged() {
         let dead = Standing { status: Status::Dlq, ..PLAIN };
-        assert!(Action::Restore.apply(&dead).unwrap_err().contains("replay"));
-        assert_eq!(Action::Restore.apply(&Standing { dead_by_operator: true, ..dead }), Ok(Some(Status::Pending)));
-        assert!(Action::Purge.apply(&Standing { saga_goes_on: true, ..dead }).unwrap_err().contains("saga"));
+        assert!(Action::Restore.apply(dead).unwrap_err().contains("replay"));
+        assert_eq!(Action::Restore.apply(Standing { dead_by_operator: true, ..dead }), Ok(Some(Status::Pending)));
+        assert!(Action::Purge.apply(Standing { saga_goes_on: true, ..dead }).unwrap_err().contains("saga"));
     }
 }

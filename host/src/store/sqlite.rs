@@ -30,6 +30,7 @@ mod select;
 mod settle;
 mod state;
 mod stuck;
+mod transfer;
 mod upkeep;
 mod watch;
 mod writer;
@@ -43,9 +44,9 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, FailureGroup,
-    Filter, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause, Pod, Retention, Settled, Store,
-    StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, Command, Controlled, Details, Enqueued, ExportPage,
+    ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview, Page, Pause,
+    Pod, Record, Retention, Run, Settled, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -221,6 +222,14 @@ impl Operations for SqliteStore {
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         let query = query.clone();
         self.reader.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
+    }
+
+    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
+        self.reader.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
+    }
+
+    async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError> {
+        self.writer.run("importing records", move |step| transfer::import(step, &records, run)).await
     }
 }
 

@@ -4,8 +4,8 @@ use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
 use super::audit::{self, Change};
-use super::unavailable;
 use super::writer::Step;
+use super::{transfer, unavailable};
 use crate::item::{ItemId, check_key, check_type};
 use crate::store::{Command, Control, Controlled, InvalidAt, JobId, Pause, Run, StoreError};
 
@@ -13,7 +13,7 @@ pub(super) fn control(step: &mut Step<'_>, command: &Command) -> Result<Controll
     match &command.control {
         Control::Pause { item_type } | Control::Resume { item_type } => check_type(item_type),
         Control::Unblock { ordering_key } => check_key("ordering_key", ordering_key),
-        Control::Cancel { .. } => Ok(()),
+        Control::Cancel { .. } | Control::Reserve { .. } => Ok(()),
     }
     .map_err(|source| InvalidAt { index: 0, source })?;
     carry_out(step, command).map_err(unavailable("carrying out a command"))
@@ -41,6 +41,7 @@ fn differs(step: &Step<'_>, control: &Control, blocking: &[ItemId]) -> rusqlite:
         Control::Resume { item_type } => is_paused(step, item_type),
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
         Control::Cancel { job } => is_running(step, *job),
+        Control::Reserve { up_to } => Ok(transfer::reserved(step.tx)? < *up_to),
     }
 }
 
@@ -62,6 +63,7 @@ fn apply(step: &mut Step<'_>, command: &Command) -> rusqlite::Result<()> {
             let sql = "UPDATE outbox_jobs SET state = 'CANCELLED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
             step.tx.prepare_cached(sql)?.execute([*job, step.now])
         }
+        Control::Reserve { up_to } => return transfer::reserve(step.tx, *up_to),
     }
     .map(|_| ())
 }
@@ -72,6 +74,7 @@ fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> rusqlite::
         Control::Pause { .. } | Control::Resume { .. } => ("type", None),
         Control::Unblock { .. } => ("ordering_key", None),
         Control::Cancel { job } => ("job", Some(job)),
+        Control::Reserve { .. } => ("up_to", None),
     };
     let freed = |id: &ItemId| Change { id: *id, before: blocks(true), after: blocks(false) };
     let changes: Vec<_> = blocking.iter().map(freed).collect();

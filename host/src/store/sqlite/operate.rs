@@ -44,7 +44,7 @@ fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) 
     };
     let mut report = OrderReport { matched: ids.len() as u64, ..OrderReport::default() };
     for id in ids {
-        let applied = subject(tx, id, now)?.map_or(Err(MISSING.into()), |subject| action.apply(&subject.standing));
+        let applied = subject(tx, id, now)?.map_or(Err(MISSING.into()), |subject| action.apply(subject.standing));
         report.add(id, applied.err());
     }
     Ok(report)
@@ -159,7 +159,7 @@ fn change(
     changes: &mut Vec<Change>,
 ) -> rusqlite::Result<Option<String>> {
     let Some(subject) = found else { return Ok(Some(MISSING.into())) };
-    let to = match deed.action.apply(&subject.standing) {
+    let to = match deed.action.apply(subject.standing) {
         Ok(to) => to,
         Err(reason) => return Ok(Some(reason)),
     };

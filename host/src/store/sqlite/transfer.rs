@@ -1,0 +1,257 @@
+//! Export and import: rows to and from records, column by column.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
+use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
+use serde_json::{Value, json};
+
+use super::job::EPOCH;
+use super::unavailable;
+use super::writer::Step;
+use crate::item::{ItemId, Status};
+use crate::store::{Columns, ExportPage, ExportPosition, Imported, Record, Run, StoreError};
+
+/// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
+const ITEM: &[&str] = &[
+    "id",
+    "idem_key",
+    "type",
+    "payload",
+    "content_type",
+    "headers",
+    "metadata",
+    "cid",
+    "saga",
+    "ordering_key",
+    "status",
+    "attempts",
+    "deliveries",
+    "replays",
+    "effects",
+    "available_at",
+    "given_back_since",
+    "maybe_executed",
+    "blocks_key",
+    "fingerprint",
+    "last_error",
+    "created_at",
+    "done_at",
+    "dead_at",
+    "result",
+    "handler_digest",
+];
+const ATTEMPT: &[&str] = &[
+    "item_id",
+    "delivery",
+    "attempt",
+    "started_at",
+    "ended_at",
+    "pod",
+    "class",
+    "code",
+    "message",
+    "stderr",
+    "handler_digest",
+    "maybe_executed",
+    "exchanges",
+];
+const RUN: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
+const STATE: &[&str] = &["version", "plugin", "key", "value"];
+const TOTAL: &[&str] = &["name", "saga", "type", "outcome", "total"];
+/// The columns that hold bytes, whatever they look like.
+const BYTES: &[&str] = &["result", "exchanges", "value"];
+
+pub(super) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
+    match after {
+        ExportPosition::Item(id) => export_items(tx, id, limit),
+        ExportPosition::State(version) => export_state(tx, version, limit),
+    }
+}
+
+fn export_items(tx: &Connection, after: ItemId, limit: u32) -> rusqlite::Result<ExportPage> {
+    let tail = format!("WHERE id > ?1 ORDER BY id LIMIT {limit}");
+    let items = rows(tx, "outbox_items", ITEM, &tail, [after])?;
+    let last = items.last().and_then(|item| item["id"].as_i64());
+    let records = items.into_iter().map(|item| item_record(tx, item)).collect::<rusqlite::Result<_>>()?;
+    Ok(ExportPage { records, next: Some(last.map_or(ExportPosition::State(0), ExportPosition::Item)) })
+}
+
+fn item_record(tx: &Connection, item: Columns) -> rusqlite::Result<Record> {
+    let attempts = rows(tx, "outbox_attempts", ATTEMPT, "WHERE item_id = ?1 ORDER BY delivery", [item["id"].as_i64()])?;
+    let key = [item["saga"].as_str(), item["cid"].as_str()];
+    let run = rows(tx, "outbox_sagas", RUN, "WHERE saga = ?1 AND cid = ?2", key)?.pop();
+    Ok(Record::Item { item, attempts, run })
+}
+
+/// The state, and with its last page the totals.
+fn export_state(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<ExportPage> {
+    let tail = format!("WHERE version > ?1 ORDER BY version LIMIT {limit}");
+    let state = rows(tx, "outbox_state", STATE, &tail, [after])?;
+    if let Some(last) = state.last().and_then(|state| state["version"].as_i64()) {
+        let records = state.into_iter().map(|state| Record::State { state }).collect();
+        return Ok(ExportPage { records, next: Some(ExportPosition::State(last)) });
+    }
+    let totals = rows(tx, "outbox_counters", TOTAL, "WHERE name <> 'done' ORDER BY name, saga, type, outcome", [])?;
+    Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
+}
+
+/// Imports all records, or none when one is in the way of what is there.
+pub(super) fn import(step: &mut Step<'_>, records: &[Record], run: Run) -> Result<Imported, StoreError> {
+    let mut imported = Imported::default();
+    for (index, record) in records.iter().enumerate() {
+        let known = match record {
+            Record::Item { item, .. } => known_item(step.tx, index, item, record)?,
+            Record::State { state } => known_state(step.tx, state)?,
+            Record::Total { total } => known_total(step.tx, total).map_err(unavailable(TRIED))?,
+        };
+        if known {
+            imported.present += 1;
+            continue;
+        }
+        imported.created += 1;
+        if run == Run::Real {
+            create(step, record).map_err(unavailable(TRIED))?;
+        }
+    }
+    Ok(imported)
+}
+
+const TRIED: &str = "importing records";
+
+/// Whether the very item is there. Another with its id or its key is a conflict.
+fn known_item(tx: &Connection, index: usize, item: &Columns, record: &Record) -> Result<bool, StoreError> {
+    let field = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
+    if field("status") == Status::Claimed.as_str() {
+        let id = &item["id"];
+        return Err(StoreError::Unusable(format!("item {id} is CLAIMED: pause its type, let it drain, export again")));
+    }
+    let id = item.get("id").and_then(Value::as_i64);
+    let tail = "WHERE id = ?1 OR idem_key = ?2";
+    let found = rows(tx, "outbox_items", ITEM, tail, params![id, field("idem_key")]).map_err(unavailable(TRIED))?;
+    let Some(present) = found.into_iter().next() else { return Ok(false) };
+    let first = present["id"].as_i64().unwrap_or_default();
+    if item_record(tx, present).map_err(unavailable(TRIED))? == *record {
+        return Ok(true);
+    }
+    Err(StoreError::Conflict { index, idem_key: field("idem_key").to_owned(), first })
+}
+
+fn known_state(tx: &Connection, state: &Columns) -> Result<bool, StoreError> {
+    let field = |name: &str| state.get(name).and_then(Value::as_str);
+    let tail = "WHERE version = ?1 OR (plugin = ?2 AND key = ?3)";
+    let values = params![state.get("version").and_then(Value::as_i64), field("plugin"), field("key")];
+    let found = rows(tx, "outbox_state", STATE, tail, values).map_err(unavailable(TRIED))?;
+    match found.first() {
+        None => Ok(false),
+        Some(present) if present == state => Ok(true),
+        Some(_) => {
+            let (plugin, key) = (field("plugin").unwrap_or_default(), field("key").unwrap_or_default());
+            let problem = format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value");
+            Err(StoreError::Unusable(problem))
+        }
+    }
+}
+
+/// Whether the total is at least that high.
+fn known_total(tx: &Connection, total: &Columns) -> rusqlite::Result<bool> {
+    let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| total[name].as_str());
+    let sql = "SELECT total FROM outbox_counters WHERE name = ?1 AND saga = ?2 AND type = ?3 AND outcome = ?4";
+    let present: Option<i64> =
+        tx.prepare_cached(sql)?.query_row([name, saga, item_type, outcome], |row| row.get(0)).optional()?;
+    Ok(present >= total["total"].as_i64())
+}
+
+fn create(step: &mut Step<'_>, record: &Record) -> rusqlite::Result<()> {
+    match record {
+        Record::Item { item, attempts, run } => {
+            insert(step.tx, "INSERT INTO outbox_items", ITEM, item)?;
+            step.tx
+                .execute(&format!("UPDATE outbox_items SET epoch = {EPOCH} WHERE id = ?1"), [item["id"].as_i64()])?;
+            for attempt in attempts {
+                insert(step.tx, "INSERT INTO outbox_attempts", ATTEMPT, attempt)?;
+            }
+            if let Some(run) = run {
+                insert(step.tx, "INSERT OR REPLACE INTO outbox_sagas", RUN, run)?;
+            }
+            if item["status"] == Status::Done.as_str() {
+                step.tally("done", "", item["type"].as_str().unwrap_or_default(), "", 1);
+            }
+            step.makes_work = true;
+            Ok(())
+        }
+        Record::State { state } => insert(step.tx, "INSERT INTO outbox_state", STATE, state),
+        Record::Total { total } => insert(step.tx, "INSERT OR REPLACE INTO outbox_counters", TOTAL, total),
+    }
+}
+
+/// Ids up to this one are never given by this store.
+pub(super) fn reserve(tx: &Connection, up_to: ItemId) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'outbox_items', 0
+         WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'outbox_items')",
+        [],
+    )?;
+    let sql = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'outbox_items' AND seq < ?1";
+    tx.execute(sql, [up_to]).map(|_| ())
+}
+
+/// The highest id that was given or reserved.
+pub(super) fn reserved(tx: &Connection) -> rusqlite::Result<ItemId> {
+    let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox_items'";
+    tx.query_row(sql, [], |row| row.get(0))
+}
+
+fn rows(
+    tx: &Connection,
+    table: &str,
+    columns: &[&str],
+    tail: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<Columns>> {
+    let mut select = tx.prepare_cached(&format!("SELECT {} FROM {table} {tail}", columns.join(", ")))?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row.get_ref(index)?)));
+        columns.iter().enumerate().map(cell).collect()
+    };
+    select.query_map(values, read)?.collect()
+}
+
+fn insert(tx: &Connection, into: &str, columns: &[&str], row: &Columns) -> rusqlite::Result<()> {
+    let marks = vec!["?"; columns.len()].join(", ");
+    let mut insert = tx.prepare_cached(&format!("{into} ({}) VALUES ({marks})", columns.join(", ")))?;
+    let cells = columns.iter().map(|name| Cell(name, row.get(*name).unwrap_or(&Value::Null)));
+    insert.execute(params_from_iter(cells)).map(|_| ())
+}
+
+fn to_json(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => number.into(),
+        ValueRef::Real(number) => number.into(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => text.into(),
+            Err(_) => json!({ "base64": BASE64.encode(bytes) }),
+        },
+    }
+}
+
+/// A column's name and its value in a record.
+struct Cell<'a>(&'a str, &'a Value);
+
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let failed = |err: Box<dyn std::error::Error + Send + Sync>| rusqlite::Error::ToSqlConversionFailure(err);
+        let bytes = match self.1 {
+            Value::Null => return Ok(ToSqlOutput::Owned(SqlValue::Null)),
+            Value::Number(number) => {
+                let number = number.as_i64().ok_or_else(|| failed(format!("{} is {number}", self.0).into()))?;
+                return Ok(ToSqlOutput::Owned(SqlValue::Integer(number)));
+            }
+            Value::String(text) if !BYTES.contains(&self.0) => return Ok(ToSqlOutput::Borrowed(text.as_str().into())),
+            Value::String(text) => text.clone().into_bytes(),
+            other => BASE64.decode(other["base64"].as_str().unwrap_or_default()).map_err(|err| failed(err.into()))?,
+        };
+        Ok(ToSqlOutput::Owned(SqlValue::Blob(bytes)))
+    }
+}

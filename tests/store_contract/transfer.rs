@@ -1,0 +1,108 @@
+//! What every store promises about moving to another.
+
+use std::time::Duration;
+
+use outbox::item::{HostWrites, NewItem, StateChange, StateTouch};
+use outbox::store::{Command, Control, Details, ExportPosition, Imported, Record, Run, Settlement, Store, StoreError};
+
+use crate::support::{Fixture, all, dead, item, retry, settled};
+
+promises! {
+    an_import_has_the_same_items_history_state_and_totals_and_can_be_repeated
+    an_import_is_refused_where_an_id_or_a_key_is_taken_and_a_claim_is_not_moved
+    reserved_ids_are_kept_free_for_an_import
+}
+
+async fn exported(store: &dyn Store) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut next = Some(ExportPosition::Item(0));
+    while let Some(position) = next {
+        let page = store.export(position, 2).await.unwrap();
+        records.extend(page.records);
+        next = page.next;
+    }
+    records
+}
+
+/// Items in every status but CLAIMED, with history, bytes that are no text, a saga and state.
+async fn furnish(f: &Fixture) {
+    let saga = NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item("done") };
+    f.enqueue(saga).await;
+    let touch = StateTouch { key: "n".into(), seen: None, change: StateChange::Put(vec![0xff, 0]) };
+    let writes = HostWrites { plugin: "p".into(), state: vec![touch], state_quota: 1 << 20, followups: Vec::new() };
+    let claim = f.claim_one("mail").await;
+    let done = settled(Settlement::Done { result: Some(vec![0xfe]), writes });
+    f.store.settle(&claim.reference(), done).await.unwrap();
+    for (key, how) in [("dead", dead()), ("retry", retry(Duration::from_secs(9)))] {
+        f.enqueue(NewItem { ordering_key: Some(key.into()), ..item(key) }).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), how).await.unwrap();
+    }
+    f.enqueue(NewItem { ordering_key: Some("dead".into()), ..NewItem::new("mail", "held", vec![0xff]) }).await;
+}
+
+async fn details(f: &Fixture) -> Vec<Details> {
+    let mut details = Vec::new();
+    for item in all(&*f.store).await {
+        details.push(f.store.show(item.id).await.unwrap().unwrap());
+    }
+    details
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn an_import_has_the_same_items_history_state_and_totals_and_can_be_repeated(f: Fixture) {
+        furnish(&f).await;
+        let records = exported(&*f.store).await;
+        let count = records.len() as u64;
+        let target = Fixture::sqlite();
+        let dry = target.store.import(records.clone(), Run::Dry).await.unwrap();
+        assert_eq!(dry, Imported { present: 0, created: count });
+        assert!(all(&*target.store).await.is_empty());
+        target.store.import(records.clone(), Run::Real).await.unwrap();
+        assert_eq!(details(&target).await, details(&f).await);
+        assert_eq!(exported(&*target.store).await, records);
+        let again = target.store.import(records, Run::Real).await.unwrap();
+        assert_eq!(again, Imported { present: count, created: 0 });
+        assert_eq!(target.store.read_state("p", "n").await.unwrap(), f.store.read_state("p", "n").await.unwrap());
+        let (theirs, ours) = (target.store.overview().await.unwrap(), f.store.overview().await.unwrap());
+        assert_eq!((theirs.by_status, theirs.attempts), (ours.by_status, ours.attempts));
+        assert_eq!((theirs.sagas, theirs.blocked_keys), (ours.sagas, 1));
+        target.clock.advance(Duration::from_secs(10));
+        assert_eq!(target.claim("mail", 9).await.len(), 1, "what waits behind a dead head is held there, too");
+        assert_eq!(target.enqueue(item("new")).await, 5, "ids go on where they were");
+    }
+
+    pub(super) async fn an_import_is_refused_where_an_id_or_a_key_is_taken_and_a_claim_is_not_moved(f: Fixture) {
+        furnish(&f).await;
+        let records = exported(&*f.store).await;
+        for key in ["another", "held"] {
+            let target = Fixture::sqlite();
+            target.enqueue(item(key)).await;
+            let refused = target.store.import(records.clone(), Run::Real).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Conflict { first: 1, .. }), "{refused}");
+            assert_eq!(all(&*target.store).await.len(), 1, "all or none");
+        }
+        f.clock.advance(Duration::from_secs(9));
+        f.claim_one("mail").await;
+        let claimed = Fixture::sqlite().store.import(exported(&*f.store).await, Run::Dry).await.unwrap_err();
+        assert!(claimed.to_string().contains("CLAIMED"), "{claimed}");
+    }
+
+    pub(super) async fn reserved_ids_are_kept_free_for_an_import(f: Fixture) {
+        furnish(&f).await;
+        let target = Fixture::sqlite();
+        let reserve = Command {
+            control: Control::Reserve { up_to: 1_000 },
+            actor: "ada@host".into(),
+            reason: None,
+            run: Run::Real,
+        };
+        assert!(target.store.control(&reserve).await.unwrap().changed);
+        assert!(!target.store.control(&reserve).await.unwrap().changed);
+        assert_eq!(target.enqueue(item("first")).await, 1_001);
+        target.store.import(exported(&*f.store).await, Run::Real).await.unwrap();
+        assert_eq!(target.enqueue(item("second")).await, 1_002);
+    }
+}
