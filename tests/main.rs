@@ -3,6 +3,7 @@
 
 mod bulk;
 mod cli;
+mod conformance;
 mod crash;
 mod edge;
 mod handlers;
@@ -10,6 +11,7 @@ mod layering;
 mod plugin;
 mod readme;
 mod reload;
+mod runbook;
 mod sandbox;
 mod smoke;
 mod sql;
