@@ -120,7 +120,7 @@ mod requirement {
     }
 
     pub(super) async fn e10_nothing_is_claimed_before_its_time(f: Fixture) {
-        f.enqueue(NewItem { delay: Duration::from_millis(5_000), ..item("k") }).await;
+        f.enqueue(NewItem { delay: Duration::from_secs(5), ..item("k") }).await;
         f.clock.advance(Duration::from_millis(4_999));
         assert!(f.claim("mail", 1).await.is_empty());
         f.clock.advance(Duration::from_millis(1));

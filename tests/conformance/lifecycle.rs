@@ -82,6 +82,7 @@ async fn prepared(f: &Fixture, status: Status, key: &str) -> (i64, Option<Claim>
 
 mod requirement {
     use super::*;
+    use outbox::item::Status::{Claimed, Dlq, Done, Pending};
 
     pub(super) async fn l1_l2_only_the_six_transitions_exist(f: Fixture) {
         let mut seen = BTreeSet::new();
@@ -102,7 +103,6 @@ mod requirement {
                 f.claim("mail", 9).await;
             }
         }
-        use Status::{Claimed, Dlq, Done, Pending};
         let six =
             [(Pending, Claimed), (Claimed, Pending), (Claimed, Done), (Claimed, Dlq), (Done, Pending), (Dlq, Pending)];
         assert_eq!(seen, six.into());

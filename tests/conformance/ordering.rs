@@ -75,7 +75,7 @@ mod requirement {
         let seen = Arc::default();
         let other = f.another();
         let workers = [&f, &other].map(|f| Running::start(f, &unreliable(&seen), Duration::from_secs(20)));
-        eventually("all are done", Duration::from_secs(60), async || {
+        eventually("all are done", Duration::from_mins(1), async || {
             f.clock.advance(Duration::from_millis(5));
             f.store.overview().await.unwrap().by_status["DONE"] == 40
         })

@@ -147,7 +147,7 @@ mod requirement {
                     folders.push(entry.path());
                 } else {
                     let source = std::fs::read_to_string(entry.path()).unwrap();
-                    assert!(!source.contains("crate::retry"), "{:?} knows the policy", entry.path());
+                    assert!(!source.contains("crate::retry"), "{} knows the policy", entry.path().display());
                 }
             }
         }
