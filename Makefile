@@ -52,7 +52,8 @@ test: tools plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
 
 # One line per requirement: those that are tested with the stores that pass, the others with the reason.
-conformance: tools plugins guests
+conformance:
+	@$(MAKE) --silent tools plugins guests
 	@result=0; $(CARGO) test -p outbox --test it conformance:: > $(CONFORMED) || result=1; \
 	awk -f tests/conformance/table.awk ARCHITECTURE.md $(CONFORMED) | sort -t- -k1,1 -k2n; \
 	[ $$result = 0 ] || cat $(CONFORMED); exit $$result
