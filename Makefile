@@ -9,13 +9,15 @@ PLUGINS  := plugins.d
 GUESTS   := target/guests
 TOOLS    := target/tools
 DENY     := 0.20.2
+CONFORMED := target/conformance.log
 
-.PHONY: help demo plugins guests test soak check lint deny fmt ci wasm-target tools
+.PHONY: help demo plugins guests test conformance soak check lint deny fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
+	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
@@ -48,6 +50,13 @@ guests: wasm-target
 
 test: tools plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
+
+# One line per requirement: those that are tested with the stores that pass, the others with the reason.
+conformance:
+	@$(MAKE) --silent tools plugins guests
+	@result=0; $(CARGO) test -p outbox --test it conformance:: > $(CONFORMED) || result=1; \
+	awk -f tests/conformance/table.awk ARCHITECTURE.md $(CONFORMED) | sort -t- -k1,1 -k2n; \
+	[ $$result = 0 ] || cat $(CONFORMED); exit $$result
 
 # The figures that the documents state: hours of faults instead of minutes.
 soak: tools plugins guests

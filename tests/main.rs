@@ -1,7 +1,9 @@
 //! One test binary for every promise between modules.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod bulk;
 mod cli;
+mod conformance;
 mod crash;
 mod edge;
 mod exactly_once;
@@ -12,6 +14,7 @@ mod layering;
 mod plugin;
 mod readme;
 mod reload;
+mod runbook;
 mod sandbox;
 mod smoke;
 mod sql;

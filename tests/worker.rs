@@ -19,14 +19,14 @@ const SOON: Duration = Duration::from_secs(20);
 type Script = dyn Fn(Attempt) -> futures_util::future::BoxFuture<'static, Outcome> + Send + Sync;
 
 /// A handler that does what the test says.
-struct Scripted {
+pub(crate) struct Scripted {
     services: Mutex<Vec<Service>>,
     changes: watch::Sender<u64>,
     script: Box<Script>,
 }
 
 impl Scripted {
-    fn new<F, Fut>(script: F) -> Arc<Self>
+    pub(crate) fn new<F, Fut>(script: F) -> Arc<Self>
     where
         F: Fn(Attempt) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
@@ -56,7 +56,7 @@ impl Handler for Scripted {
     }
 }
 
-fn service() -> Service {
+pub(crate) fn service() -> Service {
     let retry = RetryPolicy { max_retries: 2, base: Duration::from_millis(1), cap: Duration::from_millis(2) };
     Service {
         item_type: "mail".into(),
@@ -69,22 +69,22 @@ fn service() -> Service {
     }
 }
 
-fn done() -> Outcome {
+pub(crate) fn done() -> Outcome {
     Outcome::Done { result: None, writes: HostWrites::default() }
 }
 
-fn failed(class: Class) -> Outcome {
+pub(crate) fn failed(class: Class) -> Outcome {
     Outcome::Failed(Failure::new(class, "scripted", "scripted"))
 }
 
 /// A worker that runs until the test stops it.
-struct Running {
+pub(crate) struct Running {
     stop: CancellationToken,
     worker: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
+    pub(crate) fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
         let settings =
             WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_mins(1), drain };
         let stop = CancellationToken::new();
@@ -92,13 +92,13 @@ impl Running {
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.worker).await.expect("a shutdown is bounded").unwrap();
     }
 }
 
-async fn becomes(f: &Fixture, id: i64, status: Status) {
+pub(crate) async fn becomes(f: &Fixture, id: i64, status: Status) {
     eventually(&format!("item {id} is {status}"), SOON, async || {
         // The scripted clock does not run by itself, and retries wait for it.
         f.clock.advance(Duration::from_millis(5));

@@ -41,10 +41,25 @@ impl HostPlan {
 
     /// The command with its settings and no others; it sees nothing of the environment but `PATH`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = self.bare(&self.binary);
+        command.args(args);
+        command
+    }
+
+    /// A shell that runs a script as an operator would: the binary is in its path.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut command = self.bare(Path::new("bash"));
+        let folder = self.binary.parent().expect("the binary lies in a folder").display();
+        let others = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{folder}:{others}")).args(["-c", script]);
+        command
+    }
+
+    fn bare(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
-        command.args(args).current_dir(&self.dir);
+        command.current_dir(&self.dir);
         command
     }
 

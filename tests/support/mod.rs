@@ -43,7 +43,7 @@ pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: TestClock,
     pub(crate) path: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Fixture {
@@ -52,7 +52,7 @@ impl Fixture {
         let path = dir.path().join("outbox.sqlite");
         let clock = TestClock::new();
         let store = open(&path, "pod-1", &clock);
-        Self { store, clock, path, _dir: dir }
+        Self { store, clock, path, dir: Arc::new(dir) }
     }
 
     /// A store that announces what happens as items of this type.
@@ -66,6 +66,11 @@ impl Fixture {
     /// Another process's view of the same outbox.
     pub(crate) fn second(&self) -> Arc<dyn Store> {
         open(&self.path, "pod-2", &self.clock)
+    }
+
+    /// The same outbox with another process's view of it.
+    pub(crate) fn another(&self) -> Self {
+        Self { store: self.second(), clock: self.clock.clone(), path: self.path.clone(), dir: Arc::clone(&self.dir) }
     }
 
     pub(crate) async fn enqueue(&self, item: NewItem) -> ItemId {

@@ -1,4 +1,4 @@
-//! Calls a webhook: POSTs an item's payload, as it is, to the configured `url`.
+//! Calls a webhook: POSTs an item's payload and headers, as they are, to the configured `url`.
 
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 
@@ -8,11 +8,10 @@ impl Handler for Webhook {
     const TYPES: &'static [&'static str] = &["webhook"];
 
     fn handle(item: Item) -> Result<Outcome, Failure> {
-        http::post(config::require("url")?)
-            .header("content-type", &item.content_type)
-            .body(item.payload)
-            .send()?
-            .ok_or_failure()?;
+        let request = http::post(config::require("url")?).header("content-type", &item.content_type);
+        let others = item.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        let request = others.fold(request, |request, (name, value)| request.header(name, value));
+        request.body(item.payload).send()?.ok_or_failure()?;
         Ok(Outcome::done())
     }
 }

@@ -1,0 +1,200 @@
+//! The Open Outbox specification, requirement by requirement, through the public faces: the store's
+//! trait, SQL, HTTP and the command line.
+//!
+//! The name of each test begins with the numbers of the requirements that it tests: `x3_…` tests X-3. It
+//! runs once on every store. Requirements without a test are declined, with the reason, in
+//! `ARCHITECTURE.md`; `make conformance` prints all of them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use http_body_util::BodyExt as _;
+use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
+use outbox::item::{Failure, Item, ItemId, NewItem, Status};
+use outbox::store::{Action, EffectKeys, Filter, Order, Run, Selection, Settlement};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::support::guests::root;
+use crate::support::host::HostPlan;
+use crate::support::{Fixture, dead, done, item, settled};
+use crate::worker::Scripted;
+
+/// Names the requirements of a chapter and runs each on every store.
+macro_rules! requirements {
+    ($($name:ident)*) => {
+        pub(super) const TESTS: &[&str] = &[$(stringify!($name)),*];
+        mod sqlite { $(
+            #[tokio::test]
+            async fn $name() {
+                super::requirement::$name(crate::support::Fixture::sqlite()).await;
+            }
+        )* }
+    };
+}
+
+mod delivery;
+mod events;
+mod lifecycle;
+mod operations;
+mod ordering;
+mod publisher;
+mod retries;
+mod stores;
+
+const CHAPTERS: [&[&str]; 8] = [
+    delivery::TESTS,
+    events::TESTS,
+    lifecycle::TESTS,
+    operations::TESTS,
+    ordering::TESTS,
+    publisher::TESTS,
+    retries::TESTS,
+    stores::TESTS,
+];
+
+/// The chapters of the specification and how many requirements each has.
+const NUMBERED: [(char, u32); 10] =
+    [('I', 3), ('T', 1), ('E', 22), ('D', 5), ('L', 15), ('S', 14), ('P', 9), ('R', 10), ('O', 7), ('X', 18)];
+
+/// The numbers that a test's name begins with: `e1_e2_keys_are_unique` has E-1 and E-2.
+fn numbers(name: &str) -> impl Iterator<Item = String> {
+    let number = |word: &str| {
+        let (chapter, number) = word.split_at_checked(1)?;
+        let number: u32 = number.parse().ok()?;
+        Some(format!("{}-{number}", chapter.to_uppercase()))
+    };
+    name.split('_').map_while(number)
+}
+
+/// The numbers of the declined requirements, each with its reason.
+fn declined() -> Vec<(String, String)> {
+    let document = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let section = document.split("## Conformance").nth(1).expect("a section about conformance");
+    let section = section.split("\n## ").next().unwrap();
+    let row = |line: &str| {
+        let (number, reason) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+        number.chars().nth(1).filter(|dash| *dash == '-').map(|_| (number.to_owned(), reason.to_owned()))
+    };
+    section.lines().filter_map(row).filter(|(number, _)| number != "--").collect()
+}
+
+#[test]
+fn every_requirement_is_tested_or_declined_with_a_reason() {
+    let numbered = NUMBERED.iter().flat_map(|(chapter, last)| (1..=*last).map(move |n| format!("{chapter}-{n}")));
+    let numbered: BTreeSet<_> = numbered.collect();
+    let tested: BTreeSet<_> = CHAPTERS.concat().into_iter().flat_map(numbers).collect();
+    let refused = declined();
+    assert!(refused.iter().all(|(_, reason)| reason.len() > 20), "a reason is a sentence: {refused:?}");
+    let refused: BTreeSet<_> = refused.into_iter().map(|(number, _)| number).collect();
+    assert_eq!(tested.intersection(&refused).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_eq!(tested.union(&refused).cloned().collect::<BTreeSet<_>>(), numbered);
+}
+
+const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
+
+/// Performs an action on one item; the error is the reason of a refusal.
+async fn operate(f: &Fixture, action: Action, id: ItemId) -> Result<(), String> {
+    let mut report = f.store.operate(&order(action, Selection::Ids(vec![id]))).await.unwrap();
+    report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason))
+}
+
+fn order(action: Action, selection: Selection) -> Order {
+    Order { action, selection, actor: "ada@host".into(), reason: Some("repaired".into()), run: Run::Real }
+}
+
+fn every(status: Status) -> Selection {
+    Selection::Filter(Filter { status: vec![status], ..Filter::default() })
+}
+
+/// A new item, brought into a status in the ordinary way.
+async fn item_in(f: &Fixture, status: Status, new: NewItem) -> ItemId {
+    let item_type = new.item_type.clone();
+    let id = f.enqueue(new).await;
+    let settled = match status {
+        Status::Pending => return id,
+        Status::Claimed => None,
+        Status::Done => Some(done()),
+        Status::Dlq => Some(dead()),
+    };
+    let claim = f.claim_one(&item_type).await;
+    assert_eq!(claim.item.id, id);
+    if let Some(settled) = settled {
+        f.store.settle(&claim.reference(), settled).await.unwrap();
+    }
+    id
+}
+
+fn keyed(key: &str, ordering_key: &str) -> NewItem {
+    NewItem { ordering_key: Some(ordering_key.into()), ..item(key) }
+}
+
+/// A settlement that retries after the delay, for the reason given.
+fn retry_because(message: &str, delay: Duration) -> outbox::store::Settled {
+    let failure = Failure::new(outbox::item::Class::Retryable, "upstream.503", message);
+    settled(Settlement::Retry { failure, delay })
+}
+
+/// A statement of somebody else to the same database: how many rows it changed, or why it was refused.
+fn sql(f: &Fixture, statement: &str) -> Result<usize, String> {
+    let database = rusqlite::Connection::open(&f.path).unwrap();
+    database.execute(statement, []).map_err(|err| err.to_string())
+}
+
+/// Everything that is stored, as text.
+fn contents(f: &Fixture) -> Vec<u8> {
+    std::process::Command::new("sqlite3").arg(&f.path).arg(".dump").output().unwrap().stdout
+}
+
+/// A request to the edge: the status and the body.
+async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String) {
+    let edge = Edge {
+        store: Arc::clone(&f.store),
+        handler: Scripted::new(async |_| crate::worker::done()),
+        settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
+        status: Arc::new(|| HostStatus { scanned: true, ..HostStatus::default() }),
+        stop: CancellationToken::new(),
+    };
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("host", "localhost").header("content-type", "application/json");
+    let request = request.header("accept", "application/json").body(Body::from(body.to_owned())).unwrap();
+    let (parts, body) = router(edge).oneshot(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// What the edge answers to a request that must succeed, as JSON.
+async fn http_json(f: &Fixture, method: &str, path: &str, body: &str) -> Value {
+    let (status, answer) = http(f, method, path, body).await;
+    assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    serde_json::from_str(&answer).unwrap()
+}
+
+/// The command line over the same store.
+fn plan(f: &Fixture) -> HostPlan {
+    HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), f.path.parent().unwrap())
+}
+
+/// A command that must succeed.
+fn cli(f: &Fixture, args: &[&str]) -> Output {
+    let output = plan(f).run(args);
+    assert!(output.status.success(), "outbox {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Whether the item, looked at anew, has kept what must never change.
+async fn is_the_same(f: &Fixture, first: &Item) -> bool {
+    let now = f.item(first.id).await;
+    let facts = |item: &Item| {
+        let keys = (item.idem_key.clone(), item.cid.clone(), item.saga.clone(), item.ordering_key.clone());
+        let content = (item.item_type.clone(), item.payload.clone(), item.content_type.clone());
+        (keys, content, item.headers.clone(), item.created_at)
+    };
+    facts(&now) == facts(first)
+}

@@ -1,0 +1,135 @@
+//! The runbook's commands, run as an operator would: in order, against a real host whose receiver is
+//! broken at first.
+
+use std::process::Stdio;
+
+use outbox::store::Store as _;
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use serde_json::{Value, json};
+
+use crate::support::guests::root;
+use crate::support::host::{Host, HostPlan};
+use crate::support::request;
+use crate::support::stage::{Stage, becomes};
+
+/// The commands of the runbook with the headings that they stand under, to be run from the first on.
+struct Runbook {
+    plan: HostPlan,
+    blocks: Vec<(String, String)>,
+}
+
+impl Runbook {
+    fn open(plan: HostPlan) -> Self {
+        let text = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+        let mut blocks = Vec::new();
+        for section in text.split("\n## ").skip(1) {
+            let (heading, rest) = section.split_once('\n').unwrap();
+            let commands = rest.split("```sh\n").skip(1).map(|block| block.split("\n```").next().unwrap());
+            blocks.extend(commands.map(|commands| (heading.to_owned(), commands.to_owned())));
+        }
+        Self { plan, blocks }
+    }
+
+    /// Runs the next block, which stands under this heading; returns what it printed.
+    #[track_caller]
+    fn next(&mut self, heading: &str) -> String {
+        let (found, commands) = self.blocks.remove(0);
+        assert_eq!(found, heading);
+        let mut shell = self.plan.shell(&format!("set -euo pipefail\n{commands}\n"));
+        let output = shell.stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{commands}\n{stdout}\n{stderr}");
+        stdout
+    }
+}
+
+#[track_caller]
+fn says(printed: &str, words: &[&str]) {
+    for word in words {
+        assert!(printed.contains(word), "{word:?} is not said in\n{printed}");
+    }
+}
+
+fn enqueue(plan: &HostPlan, item_type: &str, key: &str, ordering_key: Option<&str>) -> i64 {
+    let mut args = vec!["enqueue", "--type", item_type, "--key", key, "--payload", "{}", "--json"];
+    args.extend(ordering_key.into_iter().flat_map(|key| ["--ordering-key", key]));
+    plan.json(&args)["ids"][0].as_i64().unwrap()
+}
+
+/// A host with a broken receiver: an item blocks a key with another behind it, three have died of the
+/// same thing, and one is of a type that this host does not serve.
+async fn trouble(stage: &Stage) -> Host {
+    let host = stage.plan.start("serve").await;
+    stage.vector.ledger.answer_with(404, None);
+    let head = enqueue(&stage.plan, "webhook", "order-7-placed", Some("order-7"));
+    becomes(&host, head, "DLQ").await;
+    enqueue(&stage.plan, "webhook", "order-7-paid", Some("order-7"));
+    stage.vector.ledger.answer_with(422, None);
+    for key in ["report-1", "report-2", "report-3"] {
+        let id = enqueue(&stage.plan, "webhook", key, None);
+        becomes(&host, id, "DLQ").await;
+    }
+    enqueue(&stage.plan, "mail", "letter", None);
+    host
+}
+
+/// Claims an item as a process does that is gone afterwards.
+async fn claim_and_vanish(stage: &Stage) {
+    let path = stage.dir.path().join("outbox.sqlite");
+    let store = SqliteStore::open_existing(&path, SqliteOptions::default()).unwrap();
+    let claimed = store.claim(&request(&["mail"], 1)).await.unwrap();
+    assert_eq!(claimed.claims.len(), 1);
+}
+
+fn statuses(plan: &HostPlan) -> Value {
+    plan.json(&["stats", "--json"])["by_status"].clone()
+}
+
+#[tokio::test]
+async fn the_commands_of_the_runbook_do_what_it_says() {
+    let stage = Stage::new().await;
+    let host = trouble(&stage).await;
+    let mut runbook = Runbook::open(stage.plan.clone());
+
+    let look = runbook.next("First look");
+    says(&look, &["blocked_key: type webhook, key order-7, item 1 (1 item waiting)", "upstream.404", "upstream.422"]);
+
+    let explained = runbook.next("A blocked key");
+    says(&explained, &["outbox replay 1, or outbox unblock 'order-7'", "order-7-placed", "404"]);
+    assert_eq!(stage.plan.json(&["show", "2", "--json"])["attempts"], 0, "the key is blocked");
+    stage.vector.ledger.answer_with(200, None);
+    says(&runbook.next("A blocked key"), &["would be done, past 1 dead item", "unblock order-7: done"]);
+    becomes(&host, 2, "DONE").await;
+    becomes(&host, 1, "DLQ").await;
+
+    says(&runbook.next("Dead items"), &["would change 3 items (3, 4, 5)", "changed 3 items (3, 4, 5)"]);
+    for id in 3..=5 {
+        assert_eq!(becomes(&host, id, "DONE").await["replays"], 1);
+    }
+    assert_eq!(becomes(&host, 1, "DLQ").await["replays"], 0, "it died of something else");
+    says(&runbook.next("Dead items"), &["3 of 3", "DONE", "50 items each second", "the receiver is back"]);
+
+    claim_and_vanish(&stage).await;
+    says(
+        &runbook.next("A stuck claim"),
+        &["letter", "by pod-1", "the lease has not ended", "release: changed 1 item (6)"],
+    );
+    let released = becomes(&host, 6, "PENDING").await;
+    assert_eq!((&released["maybe_executed"], &released["attempts"]), (&json!(true), &json!(1)));
+
+    says(&runbook.next("Stopping and postponing"), &["outbox resume webhook", "the receiver is being upgraded"]);
+    becomes(&host, 7, "DONE").await;
+
+    let trail = runbook.next("Who did what");
+    says(&trail, &["unblock", "the customer cancelled order 7", "replay", "release", "pod-gone was deleted"]);
+    says(&trail, &["pause", "reschedule", "dead", "restore", "resume"]);
+
+    says(&runbook.next("Making room"), &["would change 0 items"]);
+    runbook.next("Moving to another store");
+    let moved = stage.plan.clone().set("OUTBOX_DB", "new.sqlite");
+    assert_eq!(statuses(&moved), statuses(&stage.plan));
+    let items = |plan: &HostPlan| plan.json(&["list", "--json"]).to_string();
+    assert_eq!(items(&moved), items(&stage.plan));
+    assert!(runbook.blocks.is_empty(), "not run: {:?}", runbook.blocks);
+}
