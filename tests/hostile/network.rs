@@ -89,8 +89,32 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> io::Res
             endlessly(&mut stream, b"y", Duration::from_millis(20)).await
         }
         "/never" => endlessly(&mut stream, b"", Duration::from_millis(20)).await,
-        _ => stream.write_all(answer(&path).as_bytes()).await,
+        _ => {
+            read_body(&mut stream, bytes[..read].to_vec()).await?;
+            stream.write_all(answer(&path).as_bytes()).await
+        }
     }
+}
+
+/// Reads a request to its end, so that a sender that breaks off is not answered.
+async fn read_body(stream: &mut TcpStream, mut received: Vec<u8>) -> io::Result<()> {
+    let head = String::from_utf8_lossy(&received).to_ascii_lowercase();
+    let is_chunked = head.contains("transfer-encoding: chunked");
+    let length: Option<usize> =
+        head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    let begin = head.find("\r\n\r\n").map_or(received.len(), |end| end + 4);
+    let is_whole = |received: &[u8]| match length {
+        Some(length) => received.len() >= begin + length,
+        None => !is_chunked || received.ends_with(b"0\r\n\r\n"),
+    };
+    let mut bytes = vec![0; 16 << 10];
+    while !is_whole(&received) {
+        match stream.read(&mut bytes).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => received.extend_from_slice(&bytes[..read]),
+        }
+    }
+    Ok(())
 }
 
 fn answer(path: &str) -> String {

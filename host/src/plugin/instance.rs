@@ -310,11 +310,12 @@ mod tests {
     fn looping() -> Source {
         let words =
             [("{types}", r"\08\02\00\00\01\00\00\00t"), ("{count}", r"\01"), ("{memory}", "1"), ("{version}", "0.1.0")];
+        let describe = ("{describe}", "(i32.const 8)");
         let handle = ("{handle}", "(loop $again (br $again)) unreachable");
         let blank = ["{imports}", "{core}", "{with}"].map(|word| (word, ""));
         let text = words
             .into_iter()
-            .chain([handle])
+            .chain([describe, handle])
             .chain(blank)
             .fold(include_str!("../../../tests/wat/handler.wat").to_owned(), |text, (word, replacement)| {
                 text.replace(word, replacement)
