@@ -218,6 +218,7 @@ impl Program {
 }
 
 /// Ends a guest that has computed for too long, and lets others run beside one that may go on.
+#[expect(clippy::needless_pass_by_value, reason = "the engine calls it so")]
 fn look_at_the_clock(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
     store.data().cpu.check()?;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
