@@ -177,12 +177,12 @@ async fn what_can_never_be_committed_fails_the_attempt_and_is_not_tried_until_th
     let f = Fixture::sqlite();
     let large = f.enqueue(item("large")).await;
     let invalid = f.enqueue(item("invalid")).await;
-    let handler = Scripted::new(async |attempt: Attempt| match attempt.item.idem_key.as_str() {
-        "large" => counted(None, 1),
-        _ => {
-            let followups = vec![NewItem::new("No Type", "k", "{}")];
-            Outcome::Done { result: None, writes: HostWrites { followups, ..HostWrites::default() } }
+    let handler = Scripted::new(async |attempt: Attempt| {
+        if attempt.item.idem_key == "large" {
+            return counted(None, 1);
         }
+        let followups = vec![NewItem::new("No Type", "k", "{}")];
+        Outcome::Done { result: None, writes: HostWrites { followups, ..HostWrites::default() } }
     });
     let worker = Running::start(&f, &handler, SOON);
     for (id, words) in [(large, "`limits.state_bytes` is 1"), (invalid, "No Type")] {

@@ -24,7 +24,7 @@ fn hostile(name: &'static str, wat: &Wat<'_>, ending: Ending) -> Hostile {
 
 /// A component whose module has these items beside its own.
 fn core(name: &'static str, core: &str, handle: &str, ending: Ending) -> Hostile {
-    hostile(name, &Wat { core, handle, ..Wat::default() }, ending)
+    hostile(name, &Wat { handle, core, ..Wat::default() }, ending)
 }
 
 /// A component that describes itself so.
@@ -34,13 +34,13 @@ fn describing(name: &'static str, describe: &str, ending: Ending) -> Hostile {
 
 /// A function of the host that a component calls as `$f`, out of a memory of ten MiB.
 struct Import {
-    import: &'static str,
+    declaration: &'static str,
     function: &'static str,
     signature: &'static str,
 }
 
 const LOG: Import = Import {
-    import: r#"(import "wasi:logging/logging@0.1.0-draft" (instance $i
+    declaration: r#"(import "wasi:logging/logging@0.1.0-draft" (instance $i
         (type $level' (enum "trace" "debug" "info" "warn" "error" "critical"))
         (export "level" (type $level (eq $level')))
         (export "log" (func (param "level" $level) (param "context" string) (param "message" string)))))"#,
@@ -49,14 +49,14 @@ const LOG: Import = Import {
 };
 
 const RANDOM: Import = Import {
-    import: r#"(import "wasi:random/random@0.2.0" (instance $i
+    declaration: r#"(import "wasi:random/random@0.2.0" (instance $i
         (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))"#,
     function: "get-random-bytes",
     signature: "(param i64 i32)",
 };
 
 const TIMER: Import = Import {
-    import: r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+    declaration: r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
       (alias export $poll "pollable" (type $pollable))
       (import "wasi:clocks/monotonic-clock@0.2.0" (instance $i
         (export "pollable" (type $p (eq $pollable)))
@@ -66,7 +66,7 @@ const TIMER: Import = Import {
 };
 
 const CONFIG: Import = Import {
-    import: r#"(import "wasi:config/store@0.2.0-rc.1" (instance $i
+    declaration: r#"(import "wasi:config/store@0.2.0-rc.1" (instance $i
         (type $error' (variant (case "upstream" string) (case "io" string)))
         (export "error" (type $error (eq $error')))
         (export "get" (func (param "key" string) (result (result (option string) (error $error)))))))"#,
@@ -76,9 +76,9 @@ const CONFIG: Import = Import {
 
 /// A component that calls a function of the host.
 fn calling(name: &'static str, import: &Import, handle: &str, ending: Ending) -> Hostile {
-    let Import { import, function, signature } = import;
+    let Import { declaration, function, signature } = import;
     let imports = format!(
-        r#"{import}
+        r#"{declaration}
         (core module $memory (memory (export "memory") 160)
           (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536)))
         (core instance $memory (instantiate $memory))

@@ -27,11 +27,10 @@ impl Resolver for Names {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let address = match host {
             "server.test" => [127, 0, 0, 1],
-            "metadata.test" => [169, 254, 169, 254],
             "private.test" => [10, 0, 0, 1],
             // Looked at when it is harmless, and used when it is not.
             "rebind.test" if self.rebound.fetch_add(1, Ordering::SeqCst) == 0 => [127, 0, 0, 1],
-            "rebind.test" => [169, 254, 169, 254],
+            "rebind.test" | "metadata.test" => [169, 254, 169, 254],
             _ => return SystemResolver.resolve(host, port).await,
         };
         Ok(vec![SocketAddr::from((address, port))])
@@ -73,7 +72,7 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> io::Res
     match path.as_str() {
         "/bomb" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
-            let chunk = [b"10000\r\n".as_slice(), &[b'x'; 1 << 16], b"\r\n"].concat();
+            let chunk = [b"10000\r\n".as_slice(), &vec![b'x'; 1 << 16], b"\r\n"].concat();
             endlessly(&mut stream, &chunk, Duration::ZERO).await
         }
         "/heads" => {

@@ -47,7 +47,7 @@ impl HttpCall {
         loop {
             let response = self.clone().request().send()?;
             match response.header("location") {
-                Some(location) => self.url = location.to_owned(),
+                Some(location) => location.clone_into(&mut self.url),
                 None => {
                     return Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }));
                 }
