@@ -15,6 +15,7 @@ promises! {
     signals_go_and_their_totals_stay
     a_sagas_finished_items_are_not_purged_while_others_wait
     a_death_is_announced_once_in_a_while_and_an_alerts_death_never
+    a_quarantined_component_is_announced_once
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -113,5 +114,17 @@ mod promise {
         }
         assert!(f.claim("webhook", 10).await.is_empty());
         assert!(store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+    }
+
+    pub(super) async fn a_quarantined_component_is_announced_once(_: Fixture) {
+        let f = Fixture::sqlite_with_alerts("webhook");
+        for reason in ["it traps", "it traps again"] {
+            f.store.quarantine("3fa9", "mailer", reason).await.unwrap();
+        }
+        let alerts = f.claim("webhook", 10).await;
+        assert_eq!(alerts.len(), 1);
+        let told: serde_json::Value = serde_json::from_slice(&alerts[0].item.payload).unwrap();
+        assert_eq!((&told["alert"], &told["plugin"]), (&"plugin_quarantined".into(), &"mailer".into()));
+        assert_eq!((&told["digest"], &told["message"]), (&"3fa9".into(), &"it traps".into()));
     }
 }

@@ -39,6 +39,9 @@ response = "1MiB"
 max_retries = 3
 [ordering]
 on_dead = "skip"
+
+[breaker]
+failures = 5
 [reload]
 canary = 5
 max_fault_ratio = 0.5
@@ -54,6 +57,7 @@ fn every_documented_key_is_read() {
     assert_eq!(manifest.limits.memory, 32 << 20);
     assert_eq!(manifest.limits.concurrency, Some(16));
     assert_eq!(manifest.on_dead, OnDead::Skip);
+    assert_eq!(manifest.breaker, Some(BreakerPolicy { failures: 5, pause: Duration::from_secs(30) }));
     assert_eq!(manifest.reload, Reload { canary: 5, max_fault_ratio: 0.5 });
     assert_eq!(manifest.grants.emit, ["email_receipt"]);
     let policy = manifest.retry.over(RetryPolicy::default());
