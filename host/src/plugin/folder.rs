@@ -159,3 +159,69 @@ fn stamp(path: &Path) -> io::Result<FileStamp> {
         changed: (meta.ctime(), meta.ctime_nsec()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may lie in a folder under a name.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Entry {
+        File,
+        Folder,
+        LinkToFile,
+        LinkToNothing,
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<(bool, String, Entry)>> {
+        let name = prop_oneof![3 => "[.a-c ü]{0,2}[a-c][.]wasm", 1 => "[.a-cW]{1,6}"];
+        let kind = prop::sample::select(vec![Entry::File, Entry::Folder, Entry::LinkToFile, Entry::LinkToNothing]);
+        prop::collection::vec((any::<bool>(), name, kind), 0..12)
+    }
+
+    /// Makes the entry, unless its name is taken or none; says whether it was made.
+    fn make(dir: &Path, name: &str, entry: Entry, target: &Path) -> bool {
+        let path = dir.join(name);
+        if name.chars().all(|c| c == '.') || path.symlink_metadata().is_ok() {
+            return false;
+        }
+        match entry {
+            Entry::File => fs::write(path, name).unwrap(),
+            Entry::Folder => fs::create_dir(path).unwrap(),
+            Entry::LinkToFile => symlink(target, path).unwrap(),
+            Entry::LinkToNothing => symlink(dir.join("nowhere at all"), path).unwrap(),
+        }
+        true
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_lies_in_the_folders_exactly_the_components_are_listed_and_all_can_be_read(entries in entries()) {
+            let home = tempfile::tempdir().unwrap();
+            let (root, target) = (home.path().join("plugins"), home.path().join("target"));
+            fs::create_dir_all(root.join("role")).unwrap();
+            fs::write(&target, "linked").unwrap();
+            let mut expected = BTreeSet::new();
+            for (is_root, name, entry) in &entries {
+                let dir = if *is_root { root.clone() } else { root.join("role") };
+                let is_file = matches!(entry, Entry::File | Entry::LinkToFile);
+                if make(&dir, name, *entry, &target) && is_file && !name.starts_with('.') && name.ends_with(".wasm") {
+                    expected.insert(dir.join(name));
+                }
+            }
+            let folder = Folder::new(root.clone(), Some("role".into()));
+            let places = folder.list().unwrap();
+            for place in &places {
+                prop_assert_eq!(place.is_root, place.file.parent() == Some(&root));
+                prop_assert_eq!(folder.read(place).unwrap().digest.len(), 64);
+                prop_assert_eq!(Folder::stamp(place).unwrap(), Folder::stamp(place).unwrap());
+            }
+            prop_assert_eq!(places.into_iter().map(|place| place.file).collect::<BTreeSet<_>>(), expected);
+        }
+    }
+}

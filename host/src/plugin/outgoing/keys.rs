@@ -113,6 +113,8 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn keys(effects: u32) -> Keys {
@@ -176,5 +178,55 @@ mod tests {
         let mut keys = keys(0);
         keys.cid = "0192f0c1-0000-7000-8000-0000000000ab".to_owned();
         assert!(keys.traceparent().starts_with("00-0192f0c10000700080000000000000ab-"));
+    }
+
+    /// What one request of a guest says: method, URL, a name for its effect, a value for every header
+    /// that only the host may say.
+    fn request() -> impl Strategy<Value = (Method, String, Option<String>, Vec<u8>)> {
+        let method = prop::sample::select(vec![Method::GET, Method::POST, Method::PUT, Method::DELETE]);
+        let effect = prop::option::of("[A-Za-z0-9._-]{1,64}");
+        (method, "http://[a-z]{1,6}/[a-z]{0,2}", effect, prop::collection::vec(any::<u8>(), 0..40))
+    }
+
+    fn sent(keys: &mut Keys, (method, url, effect, forged): &(Method, String, Option<String>, Vec<u8>)) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT] {
+            if let Ok(value) = HeaderValue::from_bytes(forged) {
+                headers.append(&name, value.clone());
+                headers.append(&name, value);
+            }
+        }
+        if let Some(effect) = effect {
+            headers.insert(EFFECT, HeaderValue::from_str(effect).unwrap());
+        }
+        keys.stamp(method, url, &mut headers).unwrap();
+        headers
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_guest_sends_bears_the_items_keys_and_the_same_in_every_attempt(
+            root in "[ -~]{1,255}", cid in "[ -~]{1,255}", requests in prop::collection::vec(request(), 1..12)
+        ) {
+            let attempt = || {
+                let mut keys = Keys::from_parts(&root, &cid);
+                requests.iter().map(|request| sent(&mut keys, request)).collect::<Vec<_>>()
+            };
+            let first = attempt();
+            prop_assert_eq!(&first, &attempt());
+            let beginning = [&root, "/"].concat();
+            let mut unnamed = std::collections::BTreeSet::new();
+            for (headers, (method, _, effect, _)) in first.iter().zip(&requests) {
+                prop_assert_eq!(headers.get_all(CORRELATION_ID).iter().collect::<Vec<_>>(), [cid.as_str()]);
+                prop_assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
+                prop_assert!(!headers.contains_key(EFFECT));
+                let found: Vec<_> = headers.get_all(IDEMPOTENCY_KEY).iter().collect();
+                prop_assert_eq!(found.len(), usize::from(!method.is_safe()));
+                for key in found {
+                    prop_assert!(key.to_str().unwrap().starts_with(&beginning));
+                    prop_assert!(effect.is_some() || unnamed.insert(key.clone()), "two requests share {:?}", key);
+                }
+            }
+        }
     }
 }
