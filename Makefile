@@ -11,7 +11,7 @@ TOOLS    := target/tools
 DENY     := 0.20.2
 CONFORMED := target/conformance.log
 
-.PHONY: help demo plugins guests test conformance soak check lint deny fmt ci wasm-target tools
+.PHONY: help demo plugins guests test conformance soak check deny fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -70,7 +70,7 @@ check: wasm-target
 
 # Advisories are left out: their database is fetched from a host that build machines may not reach.
 deny: $(TOOLS)/bin/cargo-deny
-	$(TOOLS)/bin/cargo-deny --offline check bans licenses sources
+	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
 	CARGO_TARGET_DIR=$(TOOLS)/target $(CARGO) install cargo-deny --locked --version $(DENY) --root $(TOOLS)
