@@ -184,6 +184,39 @@ impl NewItem {
         }
     }
 
+    /// The item as it stands when it has just been enqueued, at `now` and without a delay.
+    pub fn enqueued(self, id: ItemId, now: Millis) -> Item {
+        Item {
+            id,
+            idem_key: self.idem_key,
+            item_type: self.item_type,
+            payload: self.payload,
+            content_type: self.content_type,
+            headers: self.headers,
+            cid: self.cid.unwrap_or_default(),
+            saga: self.saga,
+            ordering_key: self.ordering_key,
+            created_at: now,
+            metadata: self.metadata,
+            status: Status::Pending,
+            attempts: 0,
+            deliveries: 0,
+            replays: 0,
+            available_at: now,
+            claimed_at: None,
+            claimed_by: None,
+            lease_until: None,
+            maybe_executed: false,
+            given_back_since: None,
+            effects: 0,
+            last_error: None,
+            done_at: None,
+            dead_at: None,
+            result: None,
+            handler_digest: None,
+        }
+    }
+
     /// Checks every field against the rules that the schema enforces too.
     pub fn validate(&self) -> Result<(), InvalidItem> {
         check_type(&self.item_type)?;

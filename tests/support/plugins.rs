@@ -189,36 +189,8 @@ pub(crate) fn attempt(item_type: &str, patience: Duration) -> Attempt {
 }
 
 fn item(item_type: &str) -> Item {
-    let new = NewItem::new(item_type, "key", "{}");
-    Item {
-        id: 1,
-        idem_key: new.idem_key,
-        item_type: new.item_type,
-        payload: new.payload,
-        content_type: new.content_type,
-        headers: new.headers,
-        cid: "cid".to_owned(),
-        saga: None,
-        ordering_key: None,
-        created_at: 0,
-        metadata: new.metadata,
-        status: Status::Claimed,
-        attempts: 1,
-        deliveries: 1,
-        replays: 0,
-        available_at: 0,
-        claimed_at: None,
-        claimed_by: None,
-        lease_until: None,
-        maybe_executed: false,
-        given_back_since: None,
-        effects: 0,
-        last_error: None,
-        done_at: None,
-        dead_at: None,
-        result: None,
-        handler_digest: None,
-    }
+    let item = NewItem { cid: Some("cid".into()), ..NewItem::new(item_type, "key", "{}") }.enqueued(1, 0);
+    Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item }
 }
 
 /// Stands where a test has no store.

@@ -76,33 +76,13 @@ async fn step(edge: &Edge, services: &[Service], clock: &Clock, item: NewItem) -
 /// The item as a worker would hold it on its only attempt; the id says that there is no row.
 fn claimed(edge: &Edge, new: NewItem, now: Millis, lease_until: Millis) -> Item {
     Item {
-        id: 0,
-        idem_key: new.idem_key,
-        item_type: new.item_type,
-        payload: new.payload,
-        content_type: new.content_type,
-        headers: new.headers,
-        cid: new.cid.unwrap_or_default(),
-        saga: new.saga,
-        ordering_key: new.ordering_key,
-        created_at: now,
-        metadata: new.metadata,
         status: Status::Claimed,
         attempts: 1,
         deliveries: 1,
-        replays: 0,
-        available_at: now,
         claimed_at: Some(now),
         claimed_by: Some(edge.settings.pod.clone()),
         lease_until: Some(lease_until),
-        maybe_executed: false,
-        given_back_since: None,
-        effects: 0,
-        last_error: None,
-        done_at: None,
-        dead_at: None,
-        result: None,
-        handler_digest: None,
+        ..new.enqueued(0, now)
     }
 }
 

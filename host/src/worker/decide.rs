@@ -38,38 +38,16 @@ fn has_deferred_too_long(item: &Item) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::{Class, OnDead, Status};
+    use crate::item::{Class, NewItem, OnDead, Status};
     use crate::retry::RetryPolicy;
 
     fn item(attempts: u32) -> Item {
         Item {
-            id: 1,
-            idem_key: "k".into(),
-            item_type: "t".into(),
-            payload: Vec::new(),
-            content_type: "application/json".into(),
-            headers: std::collections::BTreeMap::new(),
-            cid: "c".into(),
-            saga: None,
-            ordering_key: None,
-            created_at: 0,
-            metadata: serde_json::Map::new(),
             status: Status::Claimed,
             attempts,
             deliveries: attempts,
-            replays: 0,
-            available_at: 0,
             claimed_at: Some(1_000_000_000),
-            claimed_by: Some("w".into()),
-            lease_until: Some(1_000_060_000),
-            maybe_executed: false,
-            given_back_since: None,
-            effects: 0,
-            last_error: None,
-            done_at: None,
-            dead_at: None,
-            result: None,
-            handler_digest: None,
+            ..NewItem::new("t", "k", "").enqueued(1, 0)
         }
     }
 
