@@ -22,7 +22,7 @@ fn the_commands_of_the_readme_do_what_it_says() {
         folder.path().display()
     );
     let output = Command::new("timeout")
-        .args(["300", "bash", "-c", &script])
+        .args(["1200", "bash", "-c", &script])
         .env("OUTBOX_LISTEN", format!("127.0.0.1:{}", free_port()))
         .env("OUTBOX_CACHE_DIR", folder.path().join("cache"))
         .stdin(Stdio::null())
