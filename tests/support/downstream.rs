@@ -132,11 +132,12 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    // Settled before the request shows, so that whoever waits for it can change the next answer.
+    let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let path = uri.path().to_owned();
     ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { method, path, headers, body });
     let takes = *ledger.takes.lock().unwrap_or_else(PoisonError::into_inner);
     tokio::time::sleep(takes).await;
-    let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let (status, retry_after) = answer.unwrap_or((200, None));
     let retry_after = retry_after.map(|seconds| (RETRY_AFTER, seconds.to_string()));
     let status = StatusCode::from_u16(status).expect("a status that HTTP knows");
