@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use super::http;
@@ -143,8 +144,13 @@ impl Drop for Host {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and that no other test of this process is given. It lies below those that the
+/// system gives to outgoing connections, so that none of them takes it before the host does.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("binding a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 10_000).expect("a remainder fits");
+    let candidates =
+        std::iter::repeat_with(|| 20_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000) % 10_000);
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.take(10_000).find(is_free).expect("one of ten thousand ports is free")
 }
