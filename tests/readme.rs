@@ -2,14 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+use crate::support::blocks;
 use crate::support::guests::root;
 use crate::support::host::free_port;
-
-/// The fenced blocks of a language.
-fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
-    let fence = format!("```{language}\n");
-    document.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
-}
 
 #[test]
 fn the_commands_of_the_readme_do_what_it_says() {

@@ -7,7 +7,7 @@ use outbox::item::{NewItem, Status};
 use outbox::store::StoreError;
 use outbox::store::sqlite::{enqueue_in, migrate};
 
-use crate::support::{Fixture, all, done};
+use crate::support::{Fixture, all, blocks, done};
 
 /// Runs statements in the `sqlite3` command line, which stops at the first error.
 fn sqlite3(path: &Path, sql: &str) -> Output {
@@ -27,12 +27,6 @@ fn refused(path: &Path, sql: &str, why: &str) {
 }
 
 const INSERT: &str = "INSERT INTO outbox_items (type, idem_key, payload)";
-
-/// The fenced blocks of one language in a document.
-fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
-    let fence = format!("```{language}\n");
-    document.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
-}
 
 #[tokio::test]
 async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled_back_one_is_not() {

@@ -143,6 +143,12 @@ pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
     store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
 }
 
+/// The fenced blocks of one language in a document.
+pub(crate) fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    document.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+}
+
 /// Whether the suite runs at the sizes of `make soak` instead of the everyday ones.
 pub(crate) fn is_soak() -> bool {
     std::env::var_os("OUTBOX_SOAK").is_some()
