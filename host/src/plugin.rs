@@ -28,6 +28,7 @@ mod load;
 mod manifest;
 mod outgoing;
 mod output;
+mod outside;
 mod private;
 mod registry;
 mod reload;

@@ -20,6 +20,7 @@ use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
 use super::manifest::{Limits, show_size};
 use super::outgoing::Outgoing;
 use super::output::OutputTail;
+use super::outside::Outside;
 use super::state::StateBuffer;
 
 /// Bytes of one log line; what is longer is cut.
@@ -40,6 +41,7 @@ pub(super) struct HostState {
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
     pub(super) evidence: Arc<Evidence>,
+    pub(super) outside: Arc<dyn Outside>,
     config: Arc<BTreeMap<String, String>>,
     logged: usize,
     outgoing: Outgoing,
@@ -57,6 +59,7 @@ pub(super) struct Parts {
     pub(super) outgoing: Outgoing,
     pub(super) output: OutputTail,
     pub(super) evidence: Arc<Evidence>,
+    pub(super) outside: Arc<dyn Outside>,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
 
@@ -67,7 +70,7 @@ impl HostState {
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Parts { cpu, state, followups, outgoing, output, evidence, config } = parts;
+        let Parts { cpu, state, followups, outgoing, output, evidence, outside, config } = parts;
         Self {
             limiter: Limiter::new(limits),
             cpu,
@@ -75,6 +78,7 @@ impl HostState {
             followups,
             output,
             evidence,
+            outside,
             config,
             logged: 0,
             outgoing,
@@ -98,14 +102,17 @@ pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let output = &self.output;
-        let ctx = self.wasi.get_or_insert_with(|| empty_world(output));
+        let (output, outside) = (&self.output, &*self.outside);
+        let ctx = self.wasi.get_or_insert_with(|| empty_world(output, outside));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-fn empty_world(output: &OutputTail) -> WasiCtx {
-    WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX).build()
+fn empty_world(output: &OutputTail, outside: &dyn Outside) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX);
+    outside.furnish(&mut wasi);
+    wasi.build()
 }
 
 impl WasiHttpView for HostState {
