@@ -22,6 +22,7 @@ mod hints;
 mod host;
 mod inspect;
 mod instance;
+pub mod lab;
 mod limiter;
 mod lineage;
 mod load;

@@ -16,6 +16,7 @@ use super::bindings::wasi::logging::logging::{self, Level};
 use super::cpu::CpuClock;
 use super::evidence::Evidence;
 use super::followups::Followups;
+use super::lab::Timers;
 use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
 use super::manifest::{Limits, show_size};
 use super::outgoing::Outgoing;
@@ -111,7 +112,9 @@ impl WasiView for HostState {
 fn empty_world(output: &OutputTail, outside: &dyn Outside) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     wasi.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX);
-    outside.furnish(&mut wasi);
+    if let Some(staged) = outside.staged() {
+        staged.furnish(&mut wasi);
+    }
     wasi.build()
 }
 
@@ -144,6 +147,11 @@ impl logging::Host for HostState {
 }
 
 impl HostState {
+    /// What the lab's timers are made with.
+    pub(super) fn timers(&mut self) -> Timers<'_> {
+        Timers { outside: &self.outside, table: &mut self.table }
+    }
+
     /// Writes a line to the host's log, until the attempt has written its share.
     fn pass_on(&mut self, line: &str) {
         let had_room = self.logged <= LOG_MAX;

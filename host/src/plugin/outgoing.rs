@@ -24,7 +24,7 @@ use super::evidence::{Denial, Evidence, Flight};
 use super::grant::{Grants, Secret, http_lines};
 use super::manifest::{Limits, show_size};
 use super::outside::{Outside, Unanswered};
-pub(super) use keys::{Keys, effects_root};
+pub(super) use keys::{CORRELATION_ID, IDEMPOTENCY_KEY, Keys, TRACEPARENT, effects_root};
 pub(super) use network::Network;
 pub use resolve::{Resolver, SystemResolver};
 

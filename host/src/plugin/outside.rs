@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Request, Response};
-use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::bindings::outbox::handler::followups::NewItem;
 use super::evidence::Denial;
+use super::lab::Staged;
 
 /// What lies beyond the sandbox.
 pub(super) trait Outside: fmt::Debug + Send + Sync + 'static {
@@ -32,8 +32,15 @@ pub(super) trait Outside: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Chooses the clocks and the dice of a guest; the system's, unless something is done here.
-    fn furnish(&self, _wasi: &mut WasiCtxBuilder) {}
+    /// The clocks and the dice of a guest, where they are not the system's.
+    fn staged(&self) -> Option<&Staged> {
+        None
+    }
+
+    /// Returns when a guest has waited so long by staged clocks.
+    fn wait(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(time))
+    }
 }
 
 /// A request on its way.
