@@ -14,10 +14,13 @@
 //!
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
+mod deed;
 mod operations;
 mod order;
+mod overview;
 pub mod sqlite;
 mod state;
+mod stuck;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
