@@ -170,6 +170,6 @@ impl Handler for Plugins {
         let _busy = Arc::clone(&generation.busy);
         let report = generation.program.attempt(&attempt, Arc::clone(&self.state)).await;
         let report = Report { digest: Some(generation.digest.clone()), ..report };
-        self.registry.settle(&generation, report)
+        self.registry.settle(&generation, &attempt.item.idem_key, report)
     }
 }
