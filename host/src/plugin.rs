@@ -10,6 +10,7 @@
 
 mod bindings;
 mod cache;
+mod ceiling;
 mod cpu;
 mod engine;
 mod evidence;
