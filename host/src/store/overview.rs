@@ -85,10 +85,12 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
     }
 
-    /// The types that somebody serves: a living pod, or whoever serves `here`.
+    /// The types that somebody serves: a living pod, or whoever serves `here`. A version that only
+    /// finishes what it had begun serves none.
     pub fn served(&self, here: &[String]) -> Vec<String> {
         let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
-        let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
+        let serving = plugins.filter(|plugin| plugin["state"] != "draining");
+        let types = serving.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
         served.into_iter().map(str::to_owned).collect()
     }
@@ -157,5 +159,26 @@ fn add_saga_counter(totals: &mut SagaTotals, name: &str, item_type: String, outc
             let steps: &mut BTreeMap<_, _> = totals.steps.entry(item_type).or_default();
             steps.insert(outcome, total);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_version_that_only_finishes_what_it_had_begun_serves_nothing() {
+        let plugins = json!([
+            { "name": "new", "state": "active", "types": ["mail"] },
+            { "name": "old", "state": "draining", "types": ["mail", "fax"] },
+        ]);
+        let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: 0, plugins };
+        let waiting = BTreeMap::from([(Status::Pending.as_str(), 3)]);
+        let by_type = ["mail", "fax", "sms"].map(|word| (word.to_owned(), waiting.clone())).into();
+        let overview = Overview { pods: vec![pod], by_type, ..Overview::default() };
+        assert_eq!(overview.served(&[]), ["mail"]);
+        assert_eq!(overview.unhandled(&["sms".to_owned()]), BTreeMap::from([("fax", 3)]));
     }
 }
