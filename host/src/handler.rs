@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::item::{Failure, HostWrites, Item, Millis, OnDead, StateVersion};
+use crate::item::{Failure, HostWrites, Item, Millis, OnDead, Recording, StateVersion};
 use crate::retry::{BreakerPolicy, RetryPolicy};
 
 pub use turns::{Turn, TurnOverdue, Turns};
@@ -89,12 +89,14 @@ pub struct Report {
     pub stderr: Option<String>,
     /// The digest of the component that ran.
     pub digest: Option<String>,
+    /// What it sent and was answered, bounded. Empty for an attempt that can only become DONE.
+    pub recording: Recording,
 }
 
 impl Report {
     /// A report of an attempt that no component ran.
     pub fn bare(outcome: Outcome) -> Self {
-        Self { outcome, maybe_executed: false, stderr: None, digest: None }
+        Self { outcome, maybe_executed: false, stderr: None, digest: None, recording: Recording::default() }
     }
 }
 

@@ -29,6 +29,8 @@ mod manifest;
 mod outgoing;
 mod output;
 mod private;
+mod recorder;
+mod redact;
 mod registry;
 mod reload;
 mod signature;

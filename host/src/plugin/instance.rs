@@ -22,10 +22,11 @@ use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
 use super::outgoing::{Keys, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
+use super::redact::Redactor;
 use super::state::{StateAccess, StateBuffer};
 use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
-use crate::item::{Failure, HostWrites, Item};
+use crate::item::{Failure, HostWrites, Item, Recording};
 
 /// The part of its time that an attempt waits for its turn at contended state, at most.
 const TURN_SHARE: u32 = 4;
@@ -42,6 +43,7 @@ pub(super) struct Program {
     limits: Limits,
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
+    redactor: Redactor,
     config: Arc<BTreeMap<String, String>>,
 }
 
@@ -79,6 +81,7 @@ impl Program {
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone(), resolver)),
+            redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
         }
@@ -116,7 +119,8 @@ impl Program {
         };
         let maybe_executed = call.evidence.maybe_executed();
         let outcome = self.outcome(ending, &call, store, attempt.mode);
-        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None }
+        let recording = self.recording(&outcome, &call);
+        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None, recording }
     }
 
     async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
@@ -147,6 +151,16 @@ impl Program {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
             None => failure,
         })
+    }
+
+    /// What the history keeps, unless nothing can keep the item from becoming DONE.
+    fn recording(&self, outcome: &Outcome, call: &Call) -> Recording {
+        match outcome {
+            Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
+                Recording::default()
+            }
+            _ => call.evidence.recorder.finish(&self.redactor),
+        }
     }
 
     fn accept(&self, result: Option<Vec<u8>>, call: &Call) -> Result<Option<Vec<u8>>, Failure> {

@@ -23,8 +23,9 @@ use wasmtime_wasi_http::{
 use super::evidence::{Evidence, Flight};
 use super::grant::{Grants, Secret, http_lines};
 use super::manifest::{Limits, show_size};
+use super::recorder::Entry;
 use client::{ConnectError, HttpClient};
-pub(super) use keys::{Keys, effects_root};
+pub(super) use keys::{EFFECT, Keys, effects_root, is_host_added};
 pub use resolve::{Resolver, SystemResolver};
 
 /// Bytes of the head of an answer: status line and headers.
@@ -73,12 +74,15 @@ impl Outgoing {
         Self { policy, keys, evidence, deadline, sent: 0 }
     }
 
-    fn admit(&mut self, request: Request<WasiBody>) -> Result<Request<WasiBody>, (Error, WasiBody)> {
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<(Request<WasiBody>, Entry), (Error, WasiBody)> {
         let (mut head, body) = request.into_parts();
-        match self.judge(&mut head) {
-            Ok(()) => Ok(Request::from_parts(head, self.cap_request(body))),
-            Err(error) => Err((error, body)),
+        let written = head.clone();
+        if let Err(error) = self.judge(&mut head) {
+            return Err((error, body));
         }
+        let entry = self.evidence.recorder.begin(written);
+        let body = entry.sending(self.cap_request(body));
+        Ok((Request::from_parts(head, body), entry))
     }
 
     fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
@@ -97,7 +101,7 @@ impl Outgoing {
         }
         // The client writes it from the URL.
         head.headers.remove(HOST);
-        for Secret { header, value } in &rule.secrets {
+        for Secret { header, value, .. } in &rule.secrets {
             head.headers.insert(header, value.clone());
         }
         Ok(())
@@ -164,8 +168,8 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _: Trailing,
     ) -> Box<dyn Future<Output = Answer> + Send> {
-        let request = match self.admit(request) {
-            Ok(request) => request,
+        let (request, entry) = match self.admit(request) {
+            Ok(admitted) => admitted,
             Err((error, body)) => {
                 tokio::spawn(drain(body));
                 return Box::new(async { Err(error) });
@@ -176,7 +180,8 @@ impl WasiHttpHooks for Outgoing {
         let wish = options.and_then(|options| options.first_byte_timeout);
         let until = wish.map(|wish| Instant::now() + wish).filter(|until| *until < self.deadline);
         let flight = self.evidence.take_off(request.method().is_safe());
-        let exchange = Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until };
+        let exchange =
+            Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until, entry };
         Box::new(exchange.run(request, flight))
     }
 }
@@ -191,10 +196,18 @@ struct Exchange {
     policy: Arc<OutgoingPolicy>,
     evidence: Arc<Evidence>,
     until: Option<Instant>,
+    entry: Entry,
 }
 
 impl Exchange {
     async fn run(self, request: Request<WasiBody>, flight: Flight) -> Answer {
+        let response = self.send(request, flight).await.inspect_err(|error| self.entry.failed(error))?;
+        let (head, body) = response.into_parts();
+        self.entry.answered(&head);
+        Ok((Response::from_parts(head, self.entry.reading(body)), Box::new(async { Ok(()) })))
+    }
+
+    async fn send(&self, request: Request<WasiBody>, flight: Flight) -> Result<Response<WasiBody>, Error> {
         let lines = http_lines(request.method(), request.uri());
         let answering = self.policy.client.request(request);
         let answered = match self.until {
@@ -204,7 +217,7 @@ impl Exchange {
         match answered {
             Ok(Ok(response)) => {
                 flight.land();
-                Ok((self.cap_response(response), Box::new(async { Ok(()) })))
+                Ok(self.cap_response(response))
             }
             Ok(Err(err)) if err.is_connect() => {
                 flight.call_off();
