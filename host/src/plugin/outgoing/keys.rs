@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use crate::item::Item;
 use crate::plugin::hex;
 
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(in crate::plugin) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(in crate::plugin) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(in crate::plugin) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// By which a guest names an effect; removed before the request goes out.
 pub(in crate::plugin) const EFFECT: HeaderName = HeaderName::from_static("outbox-effect");
 

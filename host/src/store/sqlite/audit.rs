@@ -15,8 +15,6 @@ pub(super) struct Entry<'a> {
     pub(super) selection: Value,
     pub(super) reason: Option<&'a str>,
     pub(super) job: Option<JobId>,
-    /// The items that it concerns, with what changed.
-    pub(super) changes: &'a [Change],
 }
 
 /// What an action changed of one item.
@@ -26,8 +24,24 @@ pub(super) struct Change {
     pub(super) after: Value,
 }
 
-pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()> {
-    let changes = entry.changes.iter().map(|c| json!({ "id": c.id, "before": c.before, "after": c.after }));
+/// Records what an action changed of items.
+pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>, changes: &[Change]) -> rusqlite::Result<()> {
+    let details = changes.iter().map(|c| json!({ "id": c.id, "before": c.before, "after": c.after }));
+    let seq = record(step, entry, changes.len() as u64, &details.collect())?;
+    let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
+    for change in changes {
+        concern.execute([change.id, seq])?;
+    }
+    Ok(())
+}
+
+/// Records what an action changed of something else than items: `count` of them, which were `removed`.
+pub(super) fn append_removal(step: &Step<'_>, entry: &Entry<'_>, count: u64, removed: &Value) -> rusqlite::Result<()> {
+    record(step, entry, count, removed).map(drop)
+}
+
+/// Writes the row and says which number it has.
+fn record(step: &Step<'_>, entry: &Entry<'_>, count: u64, changes: &Value) -> rusqlite::Result<i64> {
     let mut insert = step.tx.prepare_cached(
         "INSERT INTO outbox_audit (at, actor, action, selection, reason, job, count, changes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING seq",
@@ -39,15 +53,10 @@ pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()>
         entry.selection.to_string(),
         entry.reason,
         entry.job,
-        entry.changes.len() as u64,
-        changes.collect::<Value>().to_string()
+        count,
+        changes.to_string()
     ];
-    let seq: i64 = insert.query_row(values, |row| row.get(0))?;
-    let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
-    for change in entry.changes {
-        concern.execute([change.id, seq])?;
-    }
-    Ok(())
+    insert.query_row(values, |row| row.get(0))
 }
 
 /// Everything that concerns an item, oldest first.

@@ -80,7 +80,7 @@ fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> rusqlite::
     let changes: Vec<_> = blocking.iter().map(freed).collect();
     let selection = json!({ about: subject });
     let reason = command.reason.as_deref();
-    audit::append(step, &audit::Entry { actor: &command.actor, action, selection, reason, job, changes: &changes })
+    audit::append(step, &audit::Entry { actor: &command.actor, action, selection, reason, job }, &changes)
 }
 
 fn blocks(blocks_key: bool) -> Value {

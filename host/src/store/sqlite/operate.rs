@@ -140,7 +140,7 @@ pub(super) fn change_batch(
     if !changes.is_empty() {
         let (actor, action, reason, job) = (deed.actor, deed.action.as_str(), deed.reason, deed.job);
         let selection = selection(&changes);
-        audit::append(step, &audit::Entry { actor, action, selection, reason, job, changes: &changes })?;
+        audit::append(step, &audit::Entry { actor, action, selection, reason, job }, &changes)?;
     }
     Ok(outcomes)
 }

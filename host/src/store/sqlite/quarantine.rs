@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::writer::Step;
-use super::{alert, unavailable};
+use super::{alert, audit, unavailable};
 use crate::store::{Quarantined, StoreError};
 
 pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
@@ -41,11 +41,8 @@ pub(super) fn release(
 fn delete_audited(step: &Step<'_>, digest: &str, actor: &str, reason: Option<&str>) -> rusqlite::Result<bool> {
     let Some(was) = list(step.tx)?.into_iter().find(|entry| entry.digest == digest) else { return Ok(false) };
     step.tx.prepare_cached("DELETE FROM outbox_quarantine WHERE digest = ?1")?.execute([digest])?;
-    let mut audit = step.tx.prepare_cached(
-        "INSERT INTO outbox_audit (at, actor, action, selection, reason, count, changes)
-         VALUES (?1, ?2, 'release-plugin', ?3, ?4, 1, ?5)",
-    )?;
-    let (selection, changes) = (json!({ "digest": digest }), json!([was]));
-    audit.execute(params![step.now, actor, selection.to_string(), reason, changes.to_string()])?;
+    let selection = json!({ "digest": digest });
+    let entry = audit::Entry { actor, action: "release-plugin", selection, reason, job: None };
+    audit::append_removal(step, &entry, 1, &json!([was]))?;
     Ok(true)
 }

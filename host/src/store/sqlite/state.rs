@@ -6,8 +6,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
-use super::unavailable;
 use super::writer::Step;
+use super::{audit, unavailable};
 use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, StoreError};
 
@@ -120,18 +120,12 @@ fn matching(step: &Step<'_>, order: &ClearState) -> rusqlite::Result<StateTotal>
 fn remove(step: &Step<'_>, order: &ClearState, cleared: &StateTotal) -> rusqlite::Result<()> {
     let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
     step.tx.prepare_cached(delete)?.execute(params![order.plugin, order.key])?;
-    let mut audit = step.tx.prepare_cached(
-        "INSERT INTO outbox_audit (at, actor, action, selection, reason, count, changes)
-         VALUES (?1, ?2, 'clear_state', ?3, ?4, ?5, ?6)",
-    )?;
-    let selection = json!({ "plugin": order.plugin, "key": order.key });
-    audit.execute(params![
-        step.now,
-        order.actor,
-        selection.to_string(),
-        order.reason,
-        cleared.keys,
-        json!([cleared]).to_string()
-    ])?;
-    Ok(())
+    let entry = audit::Entry {
+        actor: &order.actor,
+        action: "clear_state",
+        selection: json!({ "plugin": order.plugin, "key": order.key }),
+        reason: order.reason.as_deref(),
+        job: None,
+    };
+    audit::append_removal(step, &entry, cleared.keys, &json!([cleared]))
 }

@@ -1,0 +1,132 @@
+//! Claims and their settlements: what a worker asks for, what it gets, and what it says in the end.
+//!
+//! A claim is a value that proves itself by its token; nothing here touches a database.
+
+use std::time::Duration;
+
+use crate::item::{Failure, HostWrites, Item, ItemId, OnDead};
+
+/// What a worker may claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimRequest {
+    /// The instance id of the worker's process.
+    pub claimed_by: String,
+    /// At most so many items in all.
+    pub limit: u32,
+    /// The types it serves; no other item is touched.
+    pub types: Vec<TypeClaim>,
+}
+
+/// On what terms items of one type are claimed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TypeClaim {
+    /// The type.
+    pub item_type: String,
+    /// At most so many of its items in one call.
+    pub limit: u32,
+    /// How long a claim holds.
+    pub lease: Duration,
+    /// Retries after the first attempt of a life.
+    pub max_retries: u32,
+    /// Claim no more than brings the type's claims, of all processes, to this number.
+    pub concurrency: Option<u32>,
+    /// Claim no more than this many per second, in all processes together.
+    pub rate: Option<f64>,
+    /// What dead-lettering one means for those behind it with the same ordering key.
+    pub on_dead: OnDead,
+}
+
+/// What a claim call found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claimed {
+    /// The claims, to be handled and settled.
+    pub claims: Vec<Claim>,
+    /// How long until an item of the requested types becomes available, if one waits for its time.
+    pub next_in: Option<Duration>,
+}
+
+/// The exclusive, time-limited right to attempt one item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The item, as it stands after the claim: `attempts` is the number of this attempt.
+    pub item: Item,
+    /// The proof that settles it.
+    pub token: String,
+}
+
+impl Claim {
+    /// What settling needs of it.
+    pub fn reference(&self) -> ClaimRef {
+        ClaimRef { id: self.item.id, token: self.token.clone() }
+    }
+}
+
+/// Names a claim and proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRef {
+    /// The item.
+    pub id: ItemId,
+    /// Its claim token.
+    pub token: String,
+}
+
+/// A settlement with what there is to say about the attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// What becomes of the item.
+    pub settlement: Settlement,
+    /// Whether a request that may have had an effect went out.
+    pub maybe_executed: bool,
+    /// The last that the handler wrote, for the history.
+    pub stderr: Option<String>,
+    /// The digest of the component that ran.
+    pub handler_digest: Option<String>,
+    /// What was sent and answered, for the history, as [`Recording::pack`](crate::item::Recording::pack)
+    /// makes it.
+    pub exchanges: Option<Vec<u8>>,
+}
+
+/// What becomes of a claimed item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settlement {
+    /// DONE, with what the handler answered and what the host stores for it.
+    Done {
+        /// The handler's answer.
+        result: Option<Vec<u8>>,
+        /// State and follow-ups.
+        writes: HostWrites,
+    },
+    /// PENDING after the delay; the attempt counts and has a history row.
+    Retry {
+        /// Why.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// DLQ, with a history row.
+    Dead {
+        /// Why.
+        failure: Failure,
+        /// What this means for the items behind it with the same ordering key.
+        on_dead: OnDead,
+    },
+    /// PENDING after the delay; the attempt does not count but has a history row.
+    GiveBack {
+        /// Why.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// PENDING at once; the attempt does not count and leaves no trace.
+    Release,
+}
+
+impl Settlement {
+    /// Why the attempt did not end DONE, where there is a reason.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Retry { failure, .. } | Self::Dead { failure, .. } | Self::GiveBack { failure, .. } => Some(failure),
+            Self::Done { .. } | Self::Release => None,
+        }
+    }
+}
