@@ -25,9 +25,9 @@ use crate::plugin::Plugins;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
-use background::{Heartbeat, StoredState};
+use background::Heartbeat;
 
-pub(super) use background::StoredQuarantine;
+pub(super) use background::{StoredQuarantine, StoredState};
 
 /// What the parts may take to end, beyond what attempts under way are given.
 const END: Duration = Duration::from_secs(10);

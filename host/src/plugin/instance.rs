@@ -134,7 +134,8 @@ impl Program {
         let maybe_executed = call.evidence.maybe_executed();
         let outcome = self.outcome(ending, &call, store, attempt.mode);
         let recording = self.recording(&outcome, &call);
-        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None, recording }
+        let stderr = call.output.text().map(|text| self.redactor.words(&text));
+        Report { outcome, maybe_executed, stderr, digest: None, recording }
     }
 
     async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
@@ -161,6 +162,8 @@ impl Program {
             }
             Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
         };
+        let message = self.redactor.words(&failure.message);
+        let failure = Failure { message, ..failure };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
             None => failure,

@@ -15,6 +15,9 @@ const REDACTED: &str = "[redacted]";
 const CREDENTIALS: [HeaderName; 5] =
     [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE, HeaderName::from_static("x-api-key")];
 
+/// As much of a secret is one, at the end of a text that was cut.
+const HALF_MIN: usize = 4;
+
 /// Knows a plugin's secrets, in order to remove them.
 #[derive(Default)]
 pub(super) struct Redactor {
@@ -37,6 +40,18 @@ impl Redactor {
     /// A text without secrets.
     pub(super) fn text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.replaced(text.as_bytes().to_vec())).into_owned()
+    }
+
+    /// What a handler said of itself, without secrets that it may have from an answer. It may have cut
+    /// one short, at the end.
+    pub(super) fn words(&self, text: &str) -> String {
+        let text = self.text(text);
+        let half =
+            |value: &Vec<u8>| (HALF_MIN..value.len()).rev().find(|half| text.as_bytes().ends_with(&value[..*half]));
+        match self.values.iter().filter_map(half).max() {
+            Some(half) => format!("{}{REDACTED}", text.get(..text.len() - half).unwrap_or_default()),
+            None => text,
+        }
     }
 
     /// The headers of a request or an answer, without those that the host adds and without secrets.
@@ -129,6 +144,14 @@ mod tests {
             let cut = format!("{}{}", "x".repeat(50), &"Bearer hush"[..length]);
             assert!(!body(&redactor, &cut, false).contains('B'), "{length}");
         }
+    }
+
+    #[test]
+    fn what_a_handler_says_of_an_answer_is_told_without_what_it_repeats() {
+        let redactor = redactor("hush-4711");
+        assert_eq!(redactor.words("401: you sent Bearer hush-4711!"), "401: you sent [redacted]!");
+        assert_eq!(redactor.words("401: you sent Bearer hush-4"), "401: you sent [redacted]");
+        assert_eq!(redactor.words("401: there was a rush"), "401: there was a rush");
     }
 
     #[test]

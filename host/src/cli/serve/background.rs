@@ -20,7 +20,7 @@ const BEAT: Duration = Duration::from_secs(5);
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Lets attempts read the state of their plugin from the store.
-pub(super) struct StoredState(pub(super) Arc<dyn Store>);
+pub(in crate::cli) struct StoredState(pub(in crate::cli) Arc<dyn Store>);
 
 #[async_trait]
 impl StateReader for StoredState {
