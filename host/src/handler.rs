@@ -3,6 +3,7 @@
 //! The worker knows this trait and not WebAssembly; the plugin runtime implements it and does not know
 //! the store. A scripted handler drives the worker's tests through the same door.
 
+mod timed;
 mod turns;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::item::{Failure, HostWrites, Item, Millis, OnDead, Recording, StateVersion};
 use crate::retry::{BreakerPolicy, RetryPolicy};
 
+pub use timed::{BOUNDS_MS, Durations, DurationsByOutcome, Timed};
 pub use turns::{Turn, TurnOverdue, Turns};
 
 /// Performs the effects of items.

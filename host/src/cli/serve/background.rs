@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::HostStatus;
-use crate::handler::{Handler as _, Quarantine, StateReader, Withdrawal};
+use crate::handler::{Handler as _, Quarantine, StateReader, Timed, Withdrawal};
 use crate::item::StateVersion;
 use crate::plugin::Plugins;
 use crate::store::{Pod, Quarantined, Retention, Store, Upkept};
@@ -49,11 +49,12 @@ impl Quarantine for StoredQuarantine {
 }
 
 /// How the host fares, for probes, scrapes and the cockpit.
-pub(super) fn status(plugins: &Plugins) -> HostStatus {
+pub(super) fn status(plugins: &Plugins, timed: &Timed) -> HostStatus {
     HostStatus {
         scanned: plugins.is_scanned(),
         plugins: described(plugins),
         served_types: plugins.services().into_iter().map(|service| service.item_type).collect(),
+        durations: timed.durations(),
     }
 }
 
