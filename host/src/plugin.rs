@@ -32,6 +32,8 @@ mod outgoing;
 mod output;
 mod outside;
 mod private;
+mod recorder;
+mod redact;
 mod registry;
 mod reload;
 mod signature;

@@ -144,7 +144,7 @@ pub struct Enqueued {
 pub struct Retention {
     /// DONE items, from `done_at`. Those of a saga go when all of its items are finished and old enough.
     pub done: Option<Duration>,
-    /// Signals; their totals stay.
+    /// Signals, whose totals stay, finished jobs but the newest, and when alerts were last sent.
     pub signals: Option<Duration>,
 }
 

@@ -4,6 +4,7 @@
 mod inspect;
 mod list;
 mod quarantine;
+mod replay_item;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ pub(super) enum Plugin {
     Quarantine,
     /// Let a quarantined component run again
     Release(quarantine::Release),
+    /// Run a handler on an item's failed attempt again, with the recorded answers and without touching anything
+    ReplayItem(replay_item::ReplayItem),
     /// Look at what plugins keep, or remove it
     #[command(subcommand)]
     State(super::state::State),
@@ -47,6 +50,7 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
         Plugin::Inspect { file } => inspect::run(&file, context).await,
         Plugin::Quarantine => quarantine::list(context).await,
         Plugin::Release(args) => quarantine::release(args, context).await,
+        Plugin::ReplayItem(args) => replay_item::run(args, context).await,
         Plugin::State(args) => super::state::run(args, context).await,
     }
 }

@@ -23,10 +23,11 @@ use super::manifest::{Limits, Manifest};
 use super::outgoing::{Keys, Network, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
 use super::outside::Outside;
+use super::redact::Redactor;
 use super::state::{StateAccess, StateBuffer};
 use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
-use crate::item::{Failure, HostWrites, Item};
+use crate::item::{Failure, HostWrites, Item, Recording};
 
 /// The part of its time that an attempt waits for its turn at contended state, at most.
 const TURN_SHARE: u32 = 4;
@@ -44,6 +45,7 @@ pub(super) struct Program {
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
     network: Arc<dyn Outside>,
+    redactor: Redactor,
     config: Arc<BTreeMap<String, String>>,
 }
 
@@ -83,6 +85,7 @@ impl Program {
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
             network: Arc::new(Network::new(Arc::clone(&grants), resolver)),
+            redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
         }
@@ -130,7 +133,9 @@ impl Program {
         };
         let maybe_executed = call.evidence.maybe_executed();
         let outcome = self.outcome(ending, &call, store, attempt.mode);
-        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None }
+        let recording = self.recording(&outcome, &call);
+        let stderr = call.output.text().map(|text| self.redactor.words(&text));
+        Report { outcome, maybe_executed, stderr, digest: None, recording }
     }
 
     async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
@@ -157,10 +162,22 @@ impl Program {
             }
             Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
         };
+        let message = self.redactor.words(&failure.message);
+        let failure = Failure { message, ..failure };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
             None => failure,
         })
+    }
+
+    /// What the history keeps, unless nothing can keep the item from becoming DONE.
+    fn recording(&self, outcome: &Outcome, call: &Call) -> Recording {
+        match outcome {
+            Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
+                Recording::default()
+            }
+            _ => call.evidence.recorder.finish(&self.redactor),
+        }
     }
 
     fn accept(&self, result: Option<Vec<u8>>, call: &Call) -> Result<Option<Vec<u8>>, Failure> {

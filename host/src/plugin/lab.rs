@@ -7,6 +7,7 @@
 
 mod call;
 mod clock;
+mod recorded;
 mod scene;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::item::{Item, Millis, OnDead};
 use crate::retry::RetryPolicy;
 pub use call::{Answer, Call, Request};
 pub(super) use clock::{Staged, Timers, link};
+pub use recorded::{Divergence, Recorded, Sent};
 use scene::{Over, Scene};
 
 /// Attempts that run at a time, of all threads that share a lab.

@@ -24,7 +24,8 @@ use super::evidence::{Denial, Evidence, Flight};
 use super::grant::{Grants, Secret, http_lines};
 use super::manifest::{Limits, show_size};
 use super::outside::{Outside, Unanswered};
-pub(super) use keys::{CORRELATION_ID, IDEMPOTENCY_KEY, Keys, TRACEPARENT, effects_root};
+use super::recorder::Entry;
+pub(super) use keys::{CORRELATION_ID, EFFECT, IDEMPOTENCY_KEY, Keys, TRACEPARENT, effects_root, is_host_added};
 pub(super) use network::Network;
 pub use resolve::{Resolver, SystemResolver};
 
@@ -75,12 +76,15 @@ impl Outgoing {
         Self { policy, outside, keys, evidence, deadline, sent: 0 }
     }
 
-    fn admit(&mut self, request: Request<WasiBody>) -> Result<Request<WasiBody>, (Error, WasiBody)> {
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<(Request<WasiBody>, Entry), (Error, WasiBody)> {
         let (mut head, body) = request.into_parts();
-        match self.judge(&mut head) {
-            Ok(()) => Ok(Request::from_parts(head, self.cap_request(body))),
-            Err(error) => Err((error, body)),
+        let written = head.clone();
+        if let Err(error) = self.judge(&mut head) {
+            return Err((error, body));
         }
+        let entry = self.evidence.recorder.begin(written);
+        let body = entry.sending(self.cap_request(body));
+        Ok((Request::from_parts(head, body), entry))
     }
 
     fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
@@ -99,7 +103,7 @@ impl Outgoing {
         }
         // The client writes it from the URL.
         head.headers.remove(HOST);
-        for Secret { header, value } in &rule.secrets {
+        for Secret { header, value, .. } in &rule.secrets {
             head.headers.insert(header, value.clone());
         }
         Ok(())
@@ -166,8 +170,8 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _: Trailing,
     ) -> Box<dyn Future<Output = Answer> + Send> {
-        let request = match self.admit(request) {
-            Ok(request) => request,
+        let (request, entry) = match self.admit(request) {
+            Ok(admitted) => admitted,
             Err((error, body)) => {
                 tokio::spawn(drain(body));
                 return Box::new(async { Err(error) });
@@ -179,7 +183,7 @@ impl WasiHttpHooks for Outgoing {
         let wish = wish.filter(|wish| Instant::now() + *wish < self.deadline);
         let flight = self.evidence.take_off(request.method().is_safe());
         let sending = self.outside.send(request, wish);
-        let exchange = Exchange { most: self.policy.limits.response, evidence: Arc::clone(&self.evidence) };
+        let exchange = Exchange { most: self.policy.limits.response, evidence: Arc::clone(&self.evidence), entry };
         Box::new(async move { exchange.finish(sending.await, flight) })
     }
 }
@@ -194,14 +198,26 @@ async fn drain(mut body: WasiBody) {
 struct Exchange {
     most: u64,
     evidence: Arc<Evidence>,
+    entry: Entry,
 }
 
 impl Exchange {
     fn finish(self, answered: Result<Response<WasiBody>, Unanswered>, flight: Flight) -> Answer {
+        let response = self.landed(answered, flight).inspect_err(|error| self.entry.failed(error))?;
+        let (head, body) = response.into_parts();
+        self.entry.answered(&head);
+        Ok((Response::from_parts(head, self.entry.reading(body)), Box::new(async { Ok(()) })))
+    }
+
+    fn landed(
+        &self,
+        answered: Result<Response<WasiBody>, Unanswered>,
+        flight: Flight,
+    ) -> Result<Response<WasiBody>, Error> {
         match answered {
             Ok(response) => {
                 flight.land();
-                Ok((self.cap_response(response), Box::new(async { Ok(()) })))
+                Ok(self.cap_response(response))
             }
             Err(Unanswered { error, was_sent, denial }) => {
                 if was_sent {

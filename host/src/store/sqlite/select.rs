@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
 use super::decode::{self, COLUMNS};
-use crate::item::{FailedAttempt, Item, ItemId, Millis, Status};
+use crate::item::{FailedAttempt, Item, ItemId, Millis, Recording, Status};
 use crate::saga::Signal;
 use crate::store::overview::POD_SHOWN_MS;
 use crate::store::{Details, Filter, Overview, Page, Pod};
@@ -83,11 +83,12 @@ pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Detai
 fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAttempt>> {
     let mut select = tx.prepare_cached(
         "SELECT delivery, attempt, started_at, ended_at, pod, class, code, message, stderr, handler_digest,
-                maybe_executed
+                maybe_executed, exchanges
          FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery",
     )?;
     let rows = select.query_map([id], |row| {
         let class: String = row.get(5)?;
+        let exchanges: Option<Vec<u8>> = row.get(11)?;
         Ok(FailedAttempt {
             delivery: row.get(0)?,
             attempt: row.get(1)?,
@@ -102,6 +103,7 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
             stderr: row.get(8)?,
             handler_digest: row.get(9)?,
             maybe_executed: row.get(10)?,
+            recording: exchanges.and_then(|packed| Recording::unpack(&packed)).unwrap_or_default(),
         })
     })?;
     rows.collect()
