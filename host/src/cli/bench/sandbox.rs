@@ -1,5 +1,6 @@
 //! The components that are measured, each in a folder of its own.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,9 +81,12 @@ impl Sandbox {
         Ok(Loaded { plugins, item_type: service.item_type, took })
     }
 
-    /// Forgets the compiled code.
+    /// Forgets the compiled code, if there is any.
     pub(super) fn forget(&self) -> anyhow::Result<()> {
-        Ok(std::fs::remove_dir_all(&self.settings.cache_dir)?)
+        match std::fs::remove_dir_all(&self.settings.cache_dir) {
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context("removing compiled code"),
+            _ => Ok(()),
+        }
     }
 }
 
