@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
 use super::audit::{self, Change};
-use super::writer::Step;
+use super::step::Step;
 use super::{transfer, unavailable};
 use crate::item::{ItemId, check_key, check_type};
 use crate::store::{Command, Control, Controlled, InvalidAt, JobId, Pause, Run, StoreError};

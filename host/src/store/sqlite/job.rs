@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::operate::{BATCH, Deed, SAMPLE, change_batch, narrowed};
 use super::select::{self, Condition};
-use super::writer::Step;
+use super::step::Step;
 use super::{SqliteStore, unavailable};
 use crate::item::{ItemId, Millis, Status};
 use crate::store::{Filter, Job, JobId, JobState, Order, OrderReport, Refusal, Selection, StoreError};

@@ -10,7 +10,7 @@ use super::audit::{self, Change};
 use super::decode::{self, COLUMNS};
 use super::job::{self, EPOCH};
 use super::settle::{Attempted, dead_letter, write_history};
-use super::writer::Step;
+use super::step::Step;
 use super::{SqliteStore, saga, select, unavailable};
 use crate::item::{Class, Failure, Item, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;

@@ -6,8 +6,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
+use super::step::Step;
 use super::unavailable;
-use super::writer::Step;
 use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, StoreError};
 
