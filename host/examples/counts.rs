@@ -21,6 +21,8 @@ use outbox::worker::{Worker, WorkerSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// The component of `outbox bench`, and the type that it serves.
+const NOOP: &str = include_str!("../src/cli/bench/noop.wat");
 const TYPE: &str = "noop";
 /// What is claimed and settled together.
 const CONCURRENCY: usize = 100;
@@ -46,7 +48,7 @@ fn usage() -> anyhow::Error {
 
 fn item(number: usize) -> NewItem {
     let payload = format!(r#"{{"number":{number:>6},"text":"{}"}}"#, "x".repeat(170));
-    NewItem::new(TYPE, &format!("key-{number:08}"), &payload)
+    NewItem::new(TYPE, &format!("key-{number:08}"), payload)
 }
 
 async fn fill(store: &SqliteStore, items: usize) -> Result<()> {
@@ -141,30 +143,13 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         resolver: Arc::new(SystemResolver),
     };
     std::fs::create_dir_all(&settings.dir)?;
-    std::fs::write(settings.dir.join("noop.wasm"), noop()?)?;
+    std::fs::write(settings.dir.join("noop.wasm"), wat::parse_str(NOOP)?)?;
     let plugins = Plugins::start(settings, &CancellationToken::new())?;
     plugins.scanned().await;
     if plugins.services().is_empty() {
         bail!("the component is not served: {:?}", plugins.status());
     }
     Ok(plugins)
-}
-
-fn noop() -> Result<Vec<u8>> {
-    let words = [
-        ("{types}", r"\08\02\00\00\04\00\00\00noop"),
-        ("{count}", r"\01"),
-        ("{memory}", "1"),
-        ("{version}", "0.1.0"),
-        ("{describe}", "(i32.const 8)"),
-        ("{handle}", "(i32.const 1024)"),
-        ("{imports}", ""),
-        ("{core}", ""),
-        ("{with}", ""),
-    ];
-    let text = include_str!("../../tests/wat/handler.wat").to_owned();
-    let text = words.iter().fold(text, |text, (word, replacement)| text.replace(word, replacement));
-    Ok(wat::parse_str(text)?)
 }
 
 /// Stands where there is no state to read and nothing to withdraw.
