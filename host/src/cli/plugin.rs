@@ -105,7 +105,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
 }
 
 /// Stands where nothing is handled, so nothing is read, and where no store says what is withdrawn.
-struct NoStore;
+pub(super) struct NoStore;
 
 #[async_trait]
 impl StateReader for NoStore {
