@@ -50,9 +50,11 @@ pub(super) const JAVASCRIPT_TOOLS: Files =
 /// What makes a component of Python, installed by pip from its hashes.
 pub(super) const PYTHON_TOOLS: Files = embedded!("plugins/sdk-py/tools": "requirements.txt");
 
-const SHARED_TEMPLATES: [(&str, &str); 3] = [
+const SHARED_TEMPLATES: [(&str, &str); 5] = [
     ("{{name}}.toml", include_str!("../../../../plugins/templates/manifest.toml")),
     ("README.md", include_str!("../../../../plugins/templates/README.md")),
+    ("cases/greets.toml", include_str!("../../../../plugins/templates/cases/greets.toml")),
+    ("cases/nobody.toml", include_str!("../../../../plugins/templates/cases/nobody.toml")),
     (".gitignore", include_str!("../../../../plugins/templates/gitignore")),
 ];
 const RUST_TEMPLATES: Files = embedded!("plugins/templates/rust": "Cargo.toml", "src/lib.rs");

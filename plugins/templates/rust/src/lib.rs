@@ -13,9 +13,9 @@ struct Greeting {
     to: String,
 }
 
-struct Component;
+struct Greeter;
 
-impl Handler for Component {
+impl Handler for Greeter {
     const TYPES: &'static [&'static str] = &["{{type}}"];
 
     fn handle(item: Item) -> Result<Outcome, Failure> {
@@ -28,4 +28,4 @@ impl Handler for Component {
     }
 }
 
-outbox_handler::export!(Component);
+outbox_handler::export!(Greeter);

@@ -13,7 +13,7 @@ const INSTALL: &str = "install Node.js 20 or newer from https://nodejs.org, or t
 
 const NODE: Program = Program {
     name: "node",
-    probe: &["--eval", "process.exit(parseInt(process.versions.node) < 20)"],
+    probe: &["--eval", "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)"],
     purpose: "building a handler in JavaScript",
     install: INSTALL,
 };
