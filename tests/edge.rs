@@ -19,7 +19,7 @@ use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
 use outbox::item::{Class, Failure, HostWrites, Item, OnDead};
 use outbox::retry::RetryPolicy;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+use outbox::store::{Claim, ClaimRequest, Filter, Page, Settlement, Store, TypeClaim};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -97,7 +97,7 @@ impl Host {
 
     async fn settle(&self, item_type: &str, settlement: Settlement) {
         let claim = self.claim(item_type).await;
-        let settled = Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None };
+        let settled = crate::support::settled(settlement);
         self.store.settle(&claim.reference(), settled).await.unwrap();
     }
 

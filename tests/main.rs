@@ -13,6 +13,7 @@ mod hostile;
 mod layering;
 mod plugin;
 mod readme;
+mod recording;
 mod reload;
 mod runbook;
 mod sandbox;

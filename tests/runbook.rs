@@ -110,6 +110,11 @@ async fn the_commands_of_the_runbook_do_what_it_says() {
     assert_eq!(becomes(&host, 1, "DLQ").await["replays"], 0, "it died of something else");
     says(&runbook.next("Dead items"), &["3 of 3", "DONE", "50 items each second", "the receiver is back"]);
 
+    let sent = stage.vector.ledger.received().len();
+    let tried = runbook.next("A dead item and a repaired handler");
+    says(&tried, &["Requests of the failed attempts", "failed, permanent upstream.422", "as before"]);
+    assert_eq!(stage.vector.ledger.received().len(), sent, "nothing was sent");
+
     claim_and_vanish(&stage).await;
     says(
         &runbook.next("A stuck claim"),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outbox::item::{Class, Failure, HostWrites, NewItem, OnDead, StateChange, StateTouch, Status};
+use outbox::item::{
+    Answer, Body, Class, Exchange, Failure, HostWrites, NewItem, OnDead, Recording, StateChange, StateTouch, Status,
+};
 use outbox::store::{Action, EffectKeys, Filter, Order, Page, Run, Selection, Settlement, StoreError, Write};
 
 use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};
@@ -44,6 +46,7 @@ promises! {
     items_of_one_ordering_key_are_handled_one_at_a_time_in_order
     a_dead_head_blocks_its_ordering_key_or_is_skipped
     a_replay_starts_a_new_life_and_keeps_the_history
+    what_a_failed_attempt_sent_and_was_answered_is_in_its_history
     an_order_is_refused_where_the_status_forbids_it_and_a_dry_run_changes_nothing
     a_purge_takes_finished_items_and_their_history_only
     saga_signals_begin_and_end_once_per_run
@@ -336,6 +339,24 @@ mod promise {
         let fresh = order(Action::Replay { keys: EffectKeys::New }, by_status(Status::Done));
         f.store.operate(&fresh).await.unwrap();
         assert_eq!((f.item(id).await.replays, f.item(id).await.effects), (2, 1));
+    }
+
+    pub(super) async fn what_a_failed_attempt_sent_and_was_answered_is_in_its_history(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let answer =
+            Answer::Response { status: 503, headers: vec![("a".into(), "b".into())], body: Body::whole(vec![0xff]) };
+        let (method, url) = ("POST".to_owned(), "http://a/b".to_owned());
+        let exchange =
+            Exchange { method, url, effect: None, headers: vec![], body: Body::whole("{}"), answer: Some(answer) };
+        let recording = Recording { exchanges: vec![exchange], left_out: 3 };
+        for kept in [recording, Recording::default()] {
+            let claim = f.claim_one("mail").await;
+            let settled = outbox::store::Settled { exchanges: kept.pack(), ..retry(Duration::ZERO) };
+            f.store.settle(&claim.reference(), settled).await.unwrap();
+            let shown = f.store.show(id).await.unwrap().unwrap();
+            assert_eq!(shown.failed_attempts.last().unwrap().recording, kept);
+            f.clock.advance(Duration::from_secs(1));
+        }
     }
 
     pub(super) async fn an_order_is_refused_where_the_status_forbids_it_and_a_dry_run_changes_nothing(f: Fixture) {

@@ -62,7 +62,7 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
     pub retain_done: Option<Duration>,
-    /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals stay. `None` keeps them.
+    /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals and finished jobs stay. `None` keeps them.
     pub retain_signals: Option<Duration>,
     /// `OUTBOX_ALERTS`, default none: the type of the items, `webhook` for one, that tell operators of
     /// dead-lettered items and blocked keys.

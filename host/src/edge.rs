@@ -32,7 +32,7 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::Handler;
+use crate::handler::{DurationsByOutcome, Handler};
 use crate::saga::SagaPlan;
 use crate::store::Store;
 
@@ -110,6 +110,8 @@ pub struct HostStatus {
     pub plugins: serde_json::Value,
     /// The types that handlers of this process serve.
     pub served_types: Vec<String>,
+    /// How long the attempts of this process took.
+    pub durations: DurationsByOutcome,
 }
 
 /// Every route: what `outbox serve` listens with.

@@ -3,6 +3,7 @@
 //! The worker knows this trait and not WebAssembly; the plugin runtime implements it and does not know
 //! the store. A scripted handler drives the worker's tests through the same door.
 
+mod timed;
 mod turns;
 
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::item::{Failure, HostWrites, Item, Millis, OnDead, StateVersion};
+use crate::item::{Failure, HostWrites, Item, Millis, OnDead, Recording, StateVersion};
 use crate::retry::{BreakerPolicy, RetryPolicy};
 
+pub use timed::{BOUNDS_MS, Durations, DurationsByOutcome, Timed};
 pub use turns::{Turn, TurnOverdue, Turns};
 
 /// Performs the effects of items.
@@ -89,12 +91,14 @@ pub struct Report {
     pub stderr: Option<String>,
     /// The digest of the component that ran.
     pub digest: Option<String>,
+    /// What it sent and was answered, bounded. Empty for an attempt that can only become DONE.
+    pub recording: Recording,
 }
 
 impl Report {
     /// A report of an attempt that no component ran.
     pub fn bare(outcome: Outcome) -> Self {
-        Self { outcome, maybe_executed: false, stderr: None, digest: None }
+        Self { outcome, maybe_executed: false, stderr: None, digest: None, recording: Recording::default() }
     }
 }
 

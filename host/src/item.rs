@@ -3,6 +3,7 @@
 //! Pure data and pure rules. It knows no store, no handler, no clock and no network; everything else
 //! in the crate is written in its terms.
 
+mod exchange;
 mod failure;
 mod fingerprint;
 mod json;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use exchange::{Answer, Body, Exchange, Recording};
 pub use failure::{Class, Failure};
 pub use fingerprint::fingerprint;
 pub use json::{ItemDocument, PayloadEncoding, payload_fields};
@@ -388,6 +390,9 @@ pub struct FailedAttempt {
     pub handler_digest: Option<String>,
     /// Whether a request that may have had an effect had gone out.
     pub maybe_executed: bool,
+    /// What it sent and was answered, as far as it was kept.
+    #[serde(flatten)]
+    pub recording: Recording,
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
 mod claim;
+mod deed;
 mod error;
 mod listing;
 mod operations;
@@ -22,6 +23,7 @@ mod order;
 mod overview;
 pub mod sqlite;
 mod state;
+mod stuck;
 mod transfer;
 
 use std::time::Duration;
@@ -142,7 +144,7 @@ pub struct Enqueued {
 pub struct Retention {
     /// DONE items, from `done_at`. Those of a saga go when all of its items are finished and old enough.
     pub done: Option<Duration>,
-    /// Signals; their totals stay.
+    /// Signals, whose totals stay, finished jobs but the newest, and when alerts were last sent.
     pub signals: Option<Duration>,
 }
 

@@ -1,10 +1,12 @@
 //! What can be watched: signals, the cockpit, metrics and probes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
 use outbox::edge::{EdgeSettings, HostStatus, run};
+use outbox::handler::Durations;
 use outbox::store::{Pod, Store as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -100,7 +102,12 @@ async fn a_stop_ends_the_open_streams_and_the_listener() {
 #[tokio::test]
 async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     let plugins = json!([{ "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null }]);
-    let status = HostStatus { scanned: true, plugins: plugins.clone(), served_types: vec!["vector_upsert".into()] };
+    let status = HostStatus {
+        scanned: true,
+        plugins: plugins.clone(),
+        served_types: vec!["vector_upsert".into()],
+        ..HostStatus::default()
+    };
     let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
     let empty = host.send(get("/status/cockpit")).await.json();
     let none = json!({ "ok": 0, "retried": 0, "dead": 0 });
@@ -140,7 +147,7 @@ async fn metrics_are_totals_with_help_and_type() {
         { "name": "vector", "digest": "def", "generation": 3, "state": "quarantined", "error": "withdrawn" },
         { "name": "mail", "digest": null, "generation": null, "state": "draining", "error": null },
     ]);
-    let status = HostStatus { scanned: true, plugins, served_types: Vec::new() };
+    let status = HostStatus { scanned: true, plugins, ..HostStatus::default() };
     let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
     host.send(post("/memory", &[], "{}")).await;
     host.complete("vector_upsert").await;
@@ -170,6 +177,24 @@ async fn metrics_are_totals_with_help_and_type() {
         assert!(answer.text.contains(&format!("# HELP {name} ")), "{name}");
         assert!(answer.text.contains(&format!("# TYPE {name} ")), "{name}");
     }
+}
+
+#[tokio::test]
+async fn how_long_attempts_take_is_a_histogram_by_type_and_outcome() {
+    let mut taken = Durations { count: 3, sum: Duration::from_millis(70_030), ..Durations::default() };
+    (taken.buckets[0], taken.buckets[2]) = (1, 1);
+    let durations = BTreeMap::from([(("mail".to_owned(), "done"), taken)]);
+    let host = Host::with_status(EdgeSettings::default(), HostStatus { durations, ..HostStatus::default() });
+    let text = host.send(get("/metrics")).await.text;
+    let found: Vec<_> = text.lines().filter(|line| line.starts_with("outbox_attempt_seconds")).collect();
+    let sample = |suffix: &str, value: &str| format!("outbox_attempt_seconds{suffix} {value}");
+    let bucket = |bound: &str| format!(r#"_bucket{{type="mail",outcome="done",le="{bound}"}}"#);
+    for (bound, below) in [("0.005", "1"), ("0.01", "1"), ("0.025", "2"), ("60", "2"), ("+Inf", "3")] {
+        assert!(found.contains(&sample(&bucket(bound), below).as_str()), "{bound}: {found:?}");
+    }
+    assert!(found.contains(&sample(r#"_sum{type="mail",outcome="done"}"#, "70.03").as_str()), "{found:?}");
+    assert!(found.contains(&sample(r#"_count{type="mail",outcome="done"}"#, "3").as_str()), "{found:?}");
+    assert!(text.contains("# TYPE outbox_attempt_seconds histogram"));
 }
 
 #[tokio::test]

@@ -6,13 +6,15 @@ use outbox::item::{NewItem, Status};
 use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
 use outbox::store::{Action, Operations as _, Retention, Selection, Store};
 
-use super::order;
+use super::{by_status, order};
 use crate::support::{Fixture, all, dead, done, item};
 
 promises! {
     done_items_go_when_they_are_old_enough_and_the_total_follows
     a_sagas_items_go_together
     signals_go_and_their_totals_stay
+    finished_jobs_go_with_the_signals_and_the_newest_stays
+    an_alert_that_was_forgotten_is_sent_like_the_first
     a_sagas_finished_items_are_not_purged_while_others_wait
     a_death_is_announced_once_in_a_while_and_an_alerts_death_never
     a_quarantined_component_is_announced_once
@@ -114,6 +116,41 @@ mod promise {
         }
         assert!(f.claim("webhook", 10).await.is_empty());
         assert!(store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+    }
+
+    pub(super) async fn finished_jobs_go_with_the_signals_and_the_newest_stays(f: Fixture) {
+        let ids = async || f.store.jobs(None, 9).await.unwrap().iter().map(|job| job.id).collect::<Vec<_>>();
+        for _ in 0..3 {
+            f.store.operate(&order(Action::Purge, by_status(Status::Done))).await.unwrap();
+        }
+        let before = ids().await;
+        f.clock.advance(DAY);
+        f.store.upkeep(&Retention::default()).await.unwrap();
+        f.store.upkeep(&keep(None, Some(DAY + DAY))).await.unwrap();
+        assert_eq!(ids().await, before, "none of them is old enough");
+        f.clock.advance(DAY + DAY);
+        f.store.upkeep(&keep(None, Some(DAY))).await.unwrap();
+        assert_eq!(ids().await, [*before.iter().max().unwrap()]);
+    }
+
+    pub(super) async fn an_alert_that_was_forgotten_is_sent_like_the_first(_: Fixture) {
+        let f = Fixture::sqlite_with_alerts("webhook");
+        let die = async |key: &str| {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            f.store.settle(&claim.reference(), dead()).await.unwrap();
+        };
+        die("a").await;
+        die("b").await;
+        f.clock.advance(DAY + DAY);
+        f.store.upkeep(&keep(None, Some(DAY))).await.unwrap();
+        die("c").await;
+        let alerts = f.claim("webhook", 10).await;
+        let told = |claim: &outbox::store::Claim| -> serde_json::Value {
+            serde_json::from_slice(&claim.item.payload).unwrap()
+        };
+        let suppressed: Vec<_> = alerts.iter().map(|alert| told(alert)["suppressed"].clone()).collect();
+        assert_eq!(suppressed, [0, 0]);
     }
 
     pub(super) async fn a_quarantined_component_is_announced_once(_: Fixture) {

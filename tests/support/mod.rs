@@ -132,7 +132,7 @@ pub(crate) fn dead() -> Settled {
 }
 
 pub(crate) fn settled(settlement: Settlement) -> Settled {
-    Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None }
+    Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None }
 }
 
 pub(crate) fn item(key: &str) -> NewItem {

@@ -6,9 +6,9 @@ use anyhow::bail;
 use clap::Args;
 
 use super::arguments::FilterArgs;
-use super::output::{clean, fields, or_dash, relative, relative_or_dash, short, table};
+use super::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
 use super::{Context, shown};
-use crate::item::{FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
+use crate::item::{Answer, Exchange, FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
 use crate::store::{Details, Filter, Page, Store};
 
 /// Items are read in pages of this size, so that each read is short whatever `--limit` says.
@@ -103,6 +103,10 @@ fn page(details: &Details, now: Millis) -> String {
     if !details.failed_attempts.is_empty() {
         parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, now)));
     }
+    if details.failed_attempts.iter().any(|attempt| !attempt.recording.exchanges.is_empty()) {
+        let note = "--json has their headers and bodies";
+        parts.push(format!("Requests of the failed attempts ({note})\n{}", requests(&details.failed_attempts)));
+    }
     if !details.audit.is_empty() {
         parts.push(format!("Audit\n{}", super::stuck::audit_rows(&details.audit, now)));
     }
@@ -168,4 +172,29 @@ fn history(attempts: &[FailedAttempt], now: Millis) -> String {
         ]
     };
     table(["DELIVERY", "ATTEMPT", "ENDED", "CLASS", "CODE", "MESSAGE"], attempts.iter().map(row))
+}
+
+fn requests(attempts: &[FailedAttempt]) -> String {
+    let of_attempt = |attempt: &FailedAttempt| {
+        let (delivery, left_out) = (attempt.delivery.to_string(), attempt.recording.left_out);
+        let mut rows: Vec<_> =
+            attempt.recording.exchanges.iter().map(|exchange| request(&delivery, exchange)).collect();
+        if left_out > 0 {
+            let more = format!("and {} for which there was no room", count(left_out.into(), "request"));
+            rows.push([delivery.clone(), String::new(), more, String::new(), String::new()]);
+        }
+        rows
+    };
+    table(["DELIVERY", "METHOD", "URL", "SENT", "ANSWER"], attempts.iter().flat_map(of_attempt))
+}
+
+fn request(delivery: &str, exchange: &Exchange) -> [String; 5] {
+    let answer = match &exchange.answer {
+        Some(Answer::Response { status, body, .. }) => format!("{status}, {}", size(body.length)),
+        Some(Answer::Error { error }) => error.clone(),
+        None => "none came".to_owned(),
+    };
+    let effect = exchange.effect.as_ref().map(|effect| format!(" ({effect})")).unwrap_or_default();
+    let url = format!("{}{effect}", short(&clean(&exchange.url), 100));
+    [delivery.to_owned(), exchange.method.clone(), url, size(exchange.body.length), answer]
 }

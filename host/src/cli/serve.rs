@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use super::{alerts, filesystem, instance, plugin, shown};
 use crate::config::Config;
 use crate::edge::{self, Edge, EdgeSettings};
-use crate::handler::Handler;
+use crate::handler::{Handler, Timed};
 use crate::plugin::Plugins;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
-use background::{Heartbeat, StoredState};
+use background::Heartbeat;
 
-pub(super) use background::StoredQuarantine;
+pub(super) use background::{StoredQuarantine, StoredState};
 
 /// What the parts may take to end, beyond what attempts under way are given.
 const END: Duration = Duration::from_secs(10);
@@ -171,7 +171,8 @@ async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::
     let state = Arc::new(StoredState(Arc::clone(&store)));
     let quarantine = Arc::new(StoredQuarantine(Arc::clone(&store)));
     let plugins = plugin::start(config, state, quarantine, &end)?;
-    Ok((Parts { duty, config, instance, store, plugins, stop, end }, listener))
+    let timed = Arc::new(Timed::new(Arc::clone(&plugins) as Arc<dyn Handler>));
+    Ok((Parts { duty, config, instance, store, plugins, timed, stop, end }, listener))
 }
 
 /// A host that has started.
@@ -181,6 +182,8 @@ struct Parts<'a> {
     instance: String,
     store: Arc<dyn Store>,
     plugins: Arc<Plugins>,
+    /// The plugins, and how long they take.
+    timed: Arc<Timed>,
     /// Cancelled when the host shall stop.
     stop: CancellationToken,
     /// Cancelled when nothing is under way any more.
@@ -227,12 +230,12 @@ impl Parts<'_> {
     }
 
     fn edge(&self) -> Edge {
-        let plugins = Arc::clone(&self.plugins);
+        let (plugins, timed) = (Arc::clone(&self.plugins), Arc::clone(&self.timed));
         Edge {
             store: Arc::clone(&self.store),
-            handler: Arc::clone(&self.plugins) as Arc<dyn Handler>,
+            handler: Arc::clone(&self.timed) as Arc<dyn Handler>,
             settings: self.edge_settings(),
-            status: Arc::new(move || background::status(&plugins)),
+            status: Arc::new(move || background::status(&plugins, &timed)),
             stop: self.stop.clone(),
         }
     }
@@ -256,7 +259,7 @@ impl Parts<'_> {
             lease: self.config.lease,
             drain: self.config.drain,
         };
-        ClaimLoop::new(Arc::clone(&self.store), Arc::clone(&self.plugins) as Arc<dyn Handler>, settings)
+        ClaimLoop::new(Arc::clone(&self.store), Arc::clone(&self.timed) as Arc<dyn Handler>, settings)
     }
 
     fn background(&self) -> JoinSet<()> {

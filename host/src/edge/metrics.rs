@@ -1,10 +1,12 @@
 //! `GET /metrics`: the store's totals and this process's plugins, in the text format of Prometheus.
 //!
-//! Totals are of the whole outbox, whichever process is scraped: take `max`, not `sum`, over pods.
+//! Totals are of the whole outbox, whichever process is scraped: take `max`, not `sum`, over pods. Plugins
+//! and durations are of the process.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -13,6 +15,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::{Edge, HostStatus, cockpit};
+use crate::handler::{BOUNDS_MS, Durations, DurationsByOutcome};
 use crate::store::Overview;
 
 /// Answers a scrape.
@@ -25,6 +28,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, A
     sagas(&mut text, &overview);
     violations(&mut text, &overview);
     plugins(&mut text, &status);
+    durations(&mut text, &status.durations);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response())
 }
 
@@ -124,6 +128,23 @@ fn plugins(text: &mut Exposition, status: &HostStatus) {
     }
     for (name, has_error) in errors {
         text.sample("outbox_plugin_error", &[("plugin", &name)], u8::from(has_error));
+    }
+}
+
+fn durations(text: &mut Exposition, durations: &DurationsByOutcome) {
+    let help = "How long attempts of this process took, by type and outcome.";
+    text.family("outbox_attempt_seconds", "histogram", help);
+    for ((item_type, outcome), Durations { buckets, count, sum }) in durations {
+        let labels = [("type", item_type.as_str()), ("outcome", outcome)];
+        let mut below = 0;
+        for (bound, within) in BOUNDS_MS.iter().zip(buckets) {
+            below += within;
+            let bound = Duration::from_millis(*bound).as_secs_f64().to_string();
+            text.sample("outbox_attempt_seconds_bucket", &[labels[0], labels[1], ("le", &bound)], below);
+        }
+        text.sample("outbox_attempt_seconds_bucket", &[labels[0], labels[1], ("le", "+Inf")], count);
+        text.sample("outbox_attempt_seconds_sum", &labels, sum.as_secs_f64());
+        text.sample("outbox_attempt_seconds_count", &labels, count);
     }
 }
 

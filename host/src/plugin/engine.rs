@@ -11,9 +11,10 @@ use wasmtime::{Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, 
 
 use super::ceiling::INSTANCE_SIZE_MAX;
 use super::host::{self, HostState};
+use super::lab;
 use super::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
 use super::manifest::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
-use super::outgoing::Resolver;
+use super::outgoing::{Resolver, SystemResolver};
 
 /// How often a computing guest is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -41,6 +42,13 @@ impl Runtime {
         host::link(&mut linker)?;
         start_ticking(engine.weak())?;
         Ok(Self { engine, linker, resolver })
+    }
+
+    /// An engine whose guests wait in the lab's time.
+    pub(super) fn in_the_lab(slots: usize) -> anyhow::Result<Self> {
+        let mut runtime = Self::new(slots, Arc::new(SystemResolver))?;
+        lab::link(&mut runtime.linker)?;
+        Ok(runtime)
     }
 }
 

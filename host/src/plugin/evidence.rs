@@ -5,12 +5,16 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::recorder::Recorder;
+
 /// The host's record of one attempt.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     denial: OnceLock<Denial>,
     in_flight: AtomicU32,
     maybe_executed: AtomicU32,
+    /// What was sent and answered.
+    pub(super) recorder: Recorder,
 }
 
 /// Something that the host did not let the guest do.

@@ -13,6 +13,7 @@ use super::hex;
 use super::host::HostState;
 use super::manifest::show_size;
 use super::outgoing::effects_root;
+use super::outside::HostCall;
 use crate::handler::Mode;
 use crate::item::{Item, KEY_MAX, NewItem};
 
@@ -137,7 +138,10 @@ fn shortened(key: String) -> String {
 
 impl Host for HostState {
     fn emit(&mut self, item: Wish) -> wasmtime::Result<Result<(), Error>> {
-        Ok(self.followups.emit(item))
+        self.outside.enter(HostCall::Emit(&item))?;
+        let answer = self.followups.emit(item);
+        self.outside.leave()?;
+        Ok(answer)
     }
 }
 

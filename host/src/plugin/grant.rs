@@ -44,15 +44,22 @@ pub(super) struct Secret {
     pub header: HeaderName,
     /// Its value, which prints as `Sensitive`.
     pub value: HeaderValue,
+    /// The secret itself, without the words of the template around it.
+    pub token: HeaderValue,
 }
 
 impl Secret {
-    /// A secret header, unless the value cannot be sent in one.
-    pub(super) fn new(header: HeaderName, value: &str) -> Result<Self, InvalidHeaderValue> {
-        let mut value = HeaderValue::from_str(value)?;
-        value.set_sensitive(true);
-        Ok(Self { header, value })
+    /// A secret header, unless the value cannot be sent in one. `{}` in the template is the token.
+    pub(super) fn new(header: HeaderName, template: &str, token: &str) -> Result<Self, InvalidHeaderValue> {
+        let value = sensitive(&template.replacen("{}", token, 1))?;
+        Ok(Self { header, value, token: sensitive(token)? })
     }
+}
+
+fn sensitive(value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(value)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Which addresses a name may resolve to.

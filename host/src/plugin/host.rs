@@ -16,10 +16,12 @@ use super::bindings::wasi::logging::logging::{self, Level};
 use super::cpu::CpuClock;
 use super::evidence::Evidence;
 use super::followups::Followups;
+use super::lab::Timers;
 use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
 use super::manifest::{Limits, show_size};
 use super::outgoing::Outgoing;
 use super::output::OutputTail;
+use super::outside::Outside;
 use super::state::StateBuffer;
 
 /// Bytes of one log line; what is longer is cut.
@@ -40,6 +42,7 @@ pub(super) struct HostState {
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
     pub(super) evidence: Arc<Evidence>,
+    pub(super) outside: Arc<dyn Outside>,
     config: Arc<BTreeMap<String, String>>,
     logged: usize,
     outgoing: Outgoing,
@@ -57,6 +60,7 @@ pub(super) struct Parts {
     pub(super) outgoing: Outgoing,
     pub(super) output: OutputTail,
     pub(super) evidence: Arc<Evidence>,
+    pub(super) outside: Arc<dyn Outside>,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
 
@@ -67,7 +71,7 @@ impl HostState {
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Parts { cpu, state, followups, outgoing, output, evidence, config } = parts;
+        let Parts { cpu, state, followups, outgoing, output, evidence, outside, config } = parts;
         Self {
             limiter: Limiter::new(limits),
             cpu,
@@ -75,6 +79,7 @@ impl HostState {
             followups,
             output,
             evidence,
+            outside,
             config,
             logged: 0,
             outgoing,
@@ -98,14 +103,19 @@ pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let output = &self.output;
-        let ctx = self.wasi.get_or_insert_with(|| empty_world(output));
+        let (output, outside) = (&self.output, &*self.outside);
+        let ctx = self.wasi.get_or_insert_with(|| empty_world(output, outside));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-fn empty_world(output: &OutputTail) -> WasiCtx {
-    WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX).build()
+fn empty_world(output: &OutputTail, outside: &dyn Outside) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX);
+    if let Some(staged) = outside.staged() {
+        staged.furnish(&mut wasi);
+    }
+    wasi.build()
 }
 
 impl WasiHttpView for HostState {
@@ -137,6 +147,11 @@ impl logging::Host for HostState {
 }
 
 impl HostState {
+    /// What the lab's timers are made with.
+    pub(super) fn timers(&mut self) -> Timers<'_> {
+        Timers { outside: &self.outside, table: &mut self.table }
+    }
+
     /// Writes a line to the host's log, until the attempt has written its share.
     fn pass_on(&mut self, line: &str) {
         let had_room = self.logged <= LOG_MAX;

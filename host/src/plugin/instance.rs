@@ -20,12 +20,14 @@ use super::grant::Grants;
 use super::host::{HostState, Parts};
 use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
-use super::outgoing::{Keys, Outgoing, OutgoingPolicy, Resolver};
+use super::outgoing::{Keys, Network, Outgoing, OutgoingPolicy, Resolver};
 use super::output::OutputTail;
+use super::outside::Outside;
+use super::redact::Redactor;
 use super::state::{StateAccess, StateBuffer};
 use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
-use crate::item::{Failure, HostWrites, Item};
+use crate::item::{Failure, HostWrites, Item, Recording};
 
 /// The part of its time that an attempt waits for its turn at contended state, at most.
 const TURN_SHARE: u32 = 4;
@@ -42,6 +44,8 @@ pub(super) struct Program {
     limits: Limits,
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
+    network: Arc<dyn Outside>,
+    redactor: Redactor,
     config: Arc<BTreeMap<String, String>>,
 }
 
@@ -60,12 +64,13 @@ struct Call {
     output: OutputTail,
     deadline: Instant,
     patience: Duration,
+    outside: Arc<dyn Outside>,
 }
 
 impl Call {
-    fn until(deadline: Instant) -> Self {
+    fn until(deadline: Instant, outside: Arc<dyn Outside>) -> Self {
         let patience = deadline.saturating_duration_since(Instant::now());
-        Self { evidence: Arc::default(), output: OutputTail::default(), deadline, patience }
+        Self { evidence: Arc::default(), output: OutputTail::default(), deadline, patience, outside }
     }
 }
 
@@ -78,7 +83,9 @@ impl Program {
             pre,
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
-            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone(), resolver)),
+            policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
+            network: Arc::new(Network::new(Arc::clone(&grants), resolver)),
+            redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
         }
@@ -86,7 +93,7 @@ impl Program {
 
     /// Asks the component what it is, with everything denied.
     pub(super) async fn describe(&self) -> Result<Description, Failure> {
-        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT);
+        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
         let mut store = self.store(self.denied(&call));
         let clock = store.data().cpu.clone();
         let described = async {
@@ -103,9 +110,19 @@ impl Program {
         }
     }
 
-    /// Makes one attempt at an item.
+    /// Makes one attempt at an item, with the network outside.
     pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
-        let call = Call::until(attempt.deadline);
+        self.attempt_in(Arc::clone(&self.network), attempt, reader).await
+    }
+
+    /// Makes one attempt at an item.
+    pub(super) async fn attempt_in(
+        &self,
+        outside: Arc<dyn Outside>,
+        attempt: &Attempt,
+        reader: Arc<dyn StateReader>,
+    ) -> Report {
+        let call = Call::until(attempt.deadline, outside);
         let mut store = self.store(self.granted(&call, attempt, reader));
         let clock = store.data().cpu.clone();
         let ending = tokio::select! {
@@ -116,7 +133,9 @@ impl Program {
         };
         let maybe_executed = call.evidence.maybe_executed();
         let outcome = self.outcome(ending, &call, store, attempt.mode);
-        Report { outcome, maybe_executed, stderr: call.output.text(), digest: None }
+        let recording = self.recording(&outcome, &call);
+        let stderr = call.output.text().map(|text| self.redactor.words(&text));
+        Report { outcome, maybe_executed, stderr, digest: None, recording }
     }
 
     async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
@@ -143,10 +162,22 @@ impl Program {
             }
             Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
         };
+        let message = self.redactor.words(&failure.message);
+        let failure = Failure { message, ..failure };
         Outcome::Failed(match call.evidence.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
             None => failure,
         })
+    }
+
+    /// What the history keeps, unless nothing can keep the item from becoming DONE.
+    fn recording(&self, outcome: &Outcome, call: &Call) -> Recording {
+        match outcome {
+            Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
+                Recording::default()
+            }
+            _ => call.evidence.recorder.finish(&self.redactor),
+        }
     }
 
     fn accept(&self, result: Option<Vec<u8>>, call: &Call) -> Result<Option<Vec<u8>>, Failure> {
@@ -189,7 +220,8 @@ impl Program {
         let (grants, evidence) = (Arc::clone(&self.grants), Arc::clone(&call.evidence));
         let followups = Followups::new(grants, evidence, self.limits.followups, item);
         let keys = item.map(|(item, _)| Keys::new(item));
-        let outgoing = Outgoing::new(Arc::clone(&self.policy), keys, Arc::clone(&call.evidence), call.deadline);
+        let (policy, outside) = (Arc::clone(&self.policy), Arc::clone(&call.outside));
+        let outgoing = Outgoing::new(policy, Arc::clone(&outside), keys, Arc::clone(&call.evidence), call.deadline);
         let parts = Parts {
             cpu: CpuClock::new(cpu),
             state,
@@ -197,6 +229,7 @@ impl Program {
             outgoing,
             output: call.output.clone(),
             evidence: Arc::clone(&call.evidence),
+            outside,
             config: Arc::clone(&self.config),
         };
         HostState::new(&self.limits, parts)

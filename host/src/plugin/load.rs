@@ -139,16 +139,7 @@ impl Loader {
 
     /// The manifest of a source, when the component is the one that it pins.
     pub(super) fn manifest(&self, source: &Source) -> Result<Manifest, LoadError> {
-        let Some(text) = &source.manifest else { return Ok(Manifest::default()) };
-        let manifest = Manifest::parse(text, &self.environment);
-        let manifest = manifest.map_err(|err| LoadError::new(format!("{}.toml: {err}", source.name)))?;
-        match &manifest.sha256 {
-            Some(pin) if *pin != source.digest => Err(LoadError::new(format!(
-                "its SHA-256 is {}, and {}.toml pins {pin}: one of the two is not the file that was meant",
-                source.digest, source.name
-            ))),
-            _ => Ok(manifest),
-        }
+        read_manifest(source, &self.environment)
     }
 
     /// The compiled component of a source.
@@ -174,7 +165,22 @@ impl Loader {
     }
 }
 
-fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
+/// The manifest of a source, when the component is the one that it pins.
+pub(super) fn read_manifest(source: &Source, environment: &Environment) -> Result<Manifest, LoadError> {
+    let Some(text) = &source.manifest else { return Ok(Manifest::default()) };
+    let manifest = Manifest::parse(text, environment);
+    let manifest = manifest.map_err(|err| LoadError::new(format!("{}.toml: {err}", source.name)))?;
+    match &manifest.sha256 {
+        Some(pin) if *pin != source.digest => Err(LoadError::new(format!(
+            "its SHA-256 is {}, and {}.toml pins {pin}: one of the two is not the file that was meant",
+            source.digest, source.name
+        ))),
+        _ => Ok(manifest),
+    }
+}
+
+/// Errors with the lines that are missing when a component imports what it is not granted.
+pub(super) fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
     match world::missing_grants(&world::imports(component), &manifest.grants) {
         None => Ok(()),
         Some(lines) => Err(LoadError::new(format!(

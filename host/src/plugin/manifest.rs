@@ -181,12 +181,12 @@ fn read_secret(mut section: Section<'_>, environment: &Environment) -> Result<Se
     })?;
     section.finish()?;
     let key = "grant.http.secrets.env".to_owned();
-    let Some(value) = environment(&variable) else { return Err(ManifestError::Unset { key, variable }) };
-    let value = template.as_deref().unwrap_or("{}").replacen("{}", &value, 1);
+    let Some(token) = environment(&variable) else { return Err(ManifestError::Unset { key, variable }) };
     // The value stays out of the message: it is a secret.
     let unfit =
         |accepted: &str| ManifestError::Value { key, value: format!("${{{variable}}}"), accepted: accepted.to_owned() };
-    Secret::new(header, &value).map_err(|_| unfit("printable on one line, to be sent in a header"))
+    Secret::new(header, template.as_deref().unwrap_or("{}"), &token)
+        .map_err(|_| unfit("printable on one line, to be sent in a header"))
 }
 
 fn config(section: Section<'_>) -> Result<BTreeMap<String, String>, ManifestError> {

@@ -7,9 +7,9 @@
 mod address;
 mod client;
 mod keys;
+mod network;
 mod resolve;
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 
 use http::header::{EXPECT, HOST, HeaderName, TE, TRAILER};
@@ -20,11 +20,13 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
-use super::evidence::{Evidence, Flight};
+use super::evidence::{Denial, Evidence, Flight};
 use super::grant::{Grants, Secret, http_lines};
 use super::manifest::{Limits, show_size};
-use client::{ConnectError, HttpClient};
-pub(super) use keys::{Keys, effects_root};
+use super::outside::{Outside, Unanswered};
+use super::recorder::Entry;
+pub(super) use keys::{CORRELATION_ID, EFFECT, IDEMPOTENCY_KEY, Keys, TRACEPARENT, effects_root, is_host_added};
+pub(super) use network::Network;
 pub use resolve::{Resolver, SystemResolver};
 
 /// Bytes of the head of an answer: status line and headers.
@@ -39,13 +41,12 @@ const HOP_HEADERS: [HeaderName; 3] = [EXPECT, TE, TRAILER];
 pub(super) struct OutgoingPolicy {
     grants: Arc<Grants>,
     limits: Limits,
-    client: HttpClient,
 }
 
 impl OutgoingPolicy {
-    /// The policy that follows from a manifest, with a connection pool of its own.
-    pub(super) fn new(grants: Arc<Grants>, limits: Limits, resolver: Arc<dyn Resolver>) -> Self {
-        Self { client: client::client(Arc::clone(&grants), resolver), grants, limits }
+    /// The policy that follows from a manifest.
+    pub(super) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
+        Self { grants, limits }
     }
 }
 
@@ -53,6 +54,7 @@ impl OutgoingPolicy {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     policy: Arc<OutgoingPolicy>,
+    outside: Arc<dyn Outside>,
     keys: Option<Keys>,
     evidence: Arc<Evidence>,
     deadline: Instant,
@@ -66,19 +68,23 @@ impl Outgoing {
     /// The outgoing side of an attempt; without keys everything is denied.
     pub(super) fn new(
         policy: Arc<OutgoingPolicy>,
+        outside: Arc<dyn Outside>,
         keys: Option<Keys>,
         evidence: Arc<Evidence>,
         deadline: Instant,
     ) -> Self {
-        Self { policy, keys, evidence, deadline, sent: 0 }
+        Self { policy, outside, keys, evidence, deadline, sent: 0 }
     }
 
-    fn admit(&mut self, request: Request<WasiBody>) -> Result<Request<WasiBody>, (Error, WasiBody)> {
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<(Request<WasiBody>, Entry), (Error, WasiBody)> {
         let (mut head, body) = request.into_parts();
-        match self.judge(&mut head) {
-            Ok(()) => Ok(Request::from_parts(head, self.cap_request(body))),
-            Err(error) => Err((error, body)),
+        let written = head.clone();
+        if let Err(error) = self.judge(&mut head) {
+            return Err((error, body));
         }
+        let entry = self.evidence.recorder.begin(written);
+        let body = entry.sending(self.cap_request(body));
+        Ok((Request::from_parts(head, body), entry))
     }
 
     fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
@@ -97,7 +103,7 @@ impl Outgoing {
         }
         // The client writes it from the URL.
         head.headers.remove(HOST);
-        for Secret { header, value } in &rule.secrets {
+        for Secret { header, value, .. } in &rule.secrets {
             head.headers.insert(header, value.clone());
         }
         Ok(())
@@ -164,8 +170,8 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _: Trailing,
     ) -> Box<dyn Future<Output = Answer> + Send> {
-        let request = match self.admit(request) {
-            Ok(request) => request,
+        let (request, entry) = match self.admit(request) {
+            Ok(admitted) => admitted,
             Err((error, body)) => {
                 tokio::spawn(drain(body));
                 return Box::new(async { Err(error) });
@@ -174,10 +180,11 @@ impl WasiHttpHooks for Outgoing {
         // Only a wish for less than the attempt has gets a timer: at the deadline itself the attempt
         // ends, and its guest is not told of a timeout that it might pass on as its own failure.
         let wish = options.and_then(|options| options.first_byte_timeout);
-        let until = wish.map(|wish| Instant::now() + wish).filter(|until| *until < self.deadline);
+        let wish = wish.filter(|wish| Instant::now() + *wish < self.deadline);
         let flight = self.evidence.take_off(request.method().is_safe());
-        let exchange = Exchange { policy: Arc::clone(&self.policy), evidence: Arc::clone(&self.evidence), until };
-        Box::new(exchange.run(request, flight))
+        let sending = self.outside.send(request, wish);
+        let exchange = Exchange { most: self.policy.limits.response, evidence: Arc::clone(&self.evidence), entry };
+        Box::new(async move { exchange.finish(sending.await, flight) })
     }
 }
 
@@ -187,82 +194,49 @@ async fn drain(mut body: WasiBody) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
+/// What there is to do when a request has been answered, or has not.
 struct Exchange {
-    policy: Arc<OutgoingPolicy>,
+    most: u64,
     evidence: Arc<Evidence>,
-    until: Option<Instant>,
+    entry: Entry,
 }
 
 impl Exchange {
-    async fn run(self, request: Request<WasiBody>, flight: Flight) -> Answer {
-        let lines = http_lines(request.method(), request.uri());
-        let answering = self.policy.client.request(request);
-        let answered = match self.until {
-            Some(until) => tokio::time::timeout_at(until, answering).await,
-            None => Ok(answering.await),
-        };
+    fn finish(self, answered: Result<Response<WasiBody>, Unanswered>, flight: Flight) -> Answer {
+        let response = self.landed(answered, flight).inspect_err(|error| self.entry.failed(error))?;
+        let (head, body) = response.into_parts();
+        self.entry.answered(&head);
+        Ok((Response::from_parts(head, self.entry.reading(body)), Box::new(async { Ok(()) })))
+    }
+
+    fn landed(
+        &self,
+        answered: Result<Response<WasiBody>, Unanswered>,
+        flight: Flight,
+    ) -> Result<Response<WasiBody>, Error> {
         match answered {
-            Ok(Ok(response)) => {
+            Ok(response) => {
                 flight.land();
-                Ok((self.cap_response(response), Box::new(async { Ok(()) })))
+                Ok(self.cap_response(response))
             }
-            Ok(Err(err)) if err.is_connect() => {
-                flight.call_off();
-                Err(self.unconnected(&err, &lines))
-            }
-            Ok(Err(err)) => {
-                flight.land();
-                Err(self.interrupted(&err))
-            }
-            Err(_) => {
-                flight.land();
-                Err(Error::HttpResponseTimeout)
+            Err(Unanswered { error, was_sent, denial }) => {
+                if was_sent {
+                    flight.land();
+                } else {
+                    flight.call_off();
+                }
+                if let Some(Denial { what, lines }) = denial {
+                    self.evidence.deny(what, lines);
+                }
+                Err(error)
             }
         }
     }
 
-    fn cap_response(&self, response: Response<hyper::body::Incoming>) -> Response<WasiBody> {
-        let most = self.policy.limits.response;
-        let most = Cap { what: "response", most, error: Error::HttpResponseBodySize };
-        response.map(|body| cap(body.map_err(Error::Hyper).boxed_unsync(), most, Arc::clone(&self.evidence)))
+    fn cap_response(&self, response: Response<WasiBody>) -> Response<WasiBody> {
+        let most = Cap { what: "response", most: self.most, error: Error::HttpResponseBodySize };
+        response.map(|body| cap(body, most, Arc::clone(&self.evidence)))
     }
-
-    fn interrupted(&self, err: &hyper_util::client::legacy::Error) -> Error {
-        if let Some(Error::HttpRequestBodySize(most)) = find::<Error>(err) {
-            return Error::HttpRequestBodySize(*most);
-        }
-        match find::<hyper::Error>(err) {
-            Some(err) if err.is_parse_too_large() => {
-                let (bytes, count) = (show_size(HEAD_MAX as u64), HEADERS_COUNT_MAX);
-                self.evidence.deny(format!("the head of an answer may have {bytes} and {count} headers"), None);
-                Error::HttpResponseHeaderSectionSize(u32::try_from(HEAD_MAX).ok())
-            }
-            Some(err) if err.is_parse() => Error::HttpProtocolError,
-            _ => Error::ConnectionTerminated,
-        }
-    }
-
-    fn unconnected(&self, err: &hyper_util::client::legacy::Error, lines: &str) -> Error {
-        match find::<ConnectError>(err) {
-            Some(reason @ ConnectError::OutOfReach { .. }) => {
-                self.evidence.deny(
-                    reason.to_string(),
-                    Some(format!("{lines}\nprivate = true   # unless the address is link-local or metadata")),
-                );
-                Error::DestinationIpProhibited
-            }
-            Some(ConnectError::TimedOut { .. }) => Error::ConnectionTimeout,
-            Some(ConnectError::Unresolved { source, .. }) => {
-                Error::DnsError { rcode: Some(source.to_string()), info_code: None }
-            }
-            Some(ConnectError::Refused { .. }) => Error::ConnectionRefused,
-            None => Error::TlsProtocolError,
-        }
-    }
-}
-
-fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
 /// How large a body may be, and what its reader is told when it is larger.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::bindings::outbox::handler::state::{Error, Host};
 use super::host::{HostFault, HostState};
 use super::manifest::show_size;
+use super::outside::HostCall;
 use crate::handler::{Mode, StateReader, Turn};
 use crate::item::{STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 
@@ -141,15 +142,24 @@ impl StateBuffer {
 
 impl Host for HostState {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        self.state.get(&key).await.map(|answer| self.tell(answer))
+        self.outside.enter(HostCall::Get(&key))?;
+        let answer = self.state.get(&key).await?;
+        self.outside.leave()?;
+        Ok(self.tell(answer))
     }
 
     async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        self.state.change(&key, StateChange::Put(value)).await.map(|answer| self.tell(answer))
+        self.outside.enter(HostCall::Put(&key, &value))?;
+        let answer = self.state.change(&key, StateChange::Put(value)).await?;
+        self.outside.leave()?;
+        Ok(self.tell(answer))
     }
 
     async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
-        self.state.change(&key, StateChange::Delete).await.map(|answer| self.tell(answer))
+        self.outside.enter(HostCall::Delete(&key))?;
+        let answer = self.state.change(&key, StateChange::Delete).await?;
+        self.outside.leave()?;
+        Ok(self.tell(answer))
     }
 }
 

@@ -81,6 +81,9 @@ pub struct Settled {
     pub stderr: Option<String>,
     /// The digest of the component that ran.
     pub handler_digest: Option<String>,
+    /// What was sent and answered, for the history, as [`Recording::pack`](crate::item::Recording::pack)
+    /// makes it.
+    pub exchanges: Option<Vec<u8>>,
 }
 
 /// What becomes of a claimed item.

@@ -12,7 +12,7 @@ use super::breaker::Breakers;
 use super::decide;
 use super::timing::Clock;
 use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service, Turn, Turns};
-use crate::item::{Class, Failure};
+use crate::item::{Class, Failure, Recording};
 use crate::store::{Alert, AlertKind, Claim, ClaimRef, Settled, Settlement, Store, StoreError};
 
 /// How long a handler may take to notice that it was interrupted.
@@ -48,12 +48,13 @@ impl Run {
             self.announce_breaker(&settlement).await;
         }
         let settled = Settled {
+            exchanges: history(&settlement, &report.recording),
             settlement,
             maybe_executed: report.maybe_executed,
             stderr: report.stderr,
             handler_digest: report.digest,
         };
-        self.settle(&claim, &reference, settled).await;
+        self.settle(&claim, &reference, settled, &report.recording).await;
     }
 
     async fn handle(&self, claim: &Claim, deadline: Instant, turn: &Arc<Turn>) -> Report {
@@ -101,7 +102,7 @@ impl Run {
 
     /// Settles, again and again while the store does not answer, until the lease has ended: then the
     /// claim expires and somebody else takes the item.
-    async fn settle(&self, claim: &Claim, reference: &ClaimRef, mut settled: Settled) {
+    async fn settle(&self, claim: &Claim, reference: &ClaimRef, mut settled: Settled, recording: &Recording) {
         loop {
             match self.store.settle(reference, settled.clone()).await {
                 Ok(()) => return,
@@ -115,6 +116,7 @@ impl Run {
                     }
                     let outcome = Outcome::Failed(failure);
                     settled.settlement = decide::settlement(outcome, &claim.item, &self.service, fastrand::f64());
+                    settled.exchanges = history(&settled.settlement, recording);
                     log_failure(claim, &settled.settlement);
                 }
                 Err(err) if Instant::now() < self.clock.lease_end() => {
@@ -128,6 +130,11 @@ impl Run {
             }
         }
     }
+}
+
+/// What the history keeps of what was sent and answered: nothing where there is no history.
+fn history(settlement: &Settlement, recording: &Recording) -> Option<Vec<u8>> {
+    settlement.failure().and_then(|_| recording.pack())
 }
 
 /// What the attempt failed with, when the store will never commit what it wants stored.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::HostStatus;
-use crate::handler::{Handler as _, Quarantine, StateReader, Withdrawal};
+use crate::handler::{Handler as _, Quarantine, StateReader, Timed, Withdrawal};
 use crate::item::StateVersion;
 use crate::plugin::Plugins;
 use crate::store::{Pod, Quarantined, Retention, Store, Upkept};
@@ -20,7 +20,7 @@ const BEAT: Duration = Duration::from_secs(5);
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Lets attempts read the state of their plugin from the store.
-pub(super) struct StoredState(pub(super) Arc<dyn Store>);
+pub(in crate::cli) struct StoredState(pub(in crate::cli) Arc<dyn Store>);
 
 #[async_trait]
 impl StateReader for StoredState {
@@ -49,11 +49,12 @@ impl Quarantine for StoredQuarantine {
 }
 
 /// How the host fares, for probes, scrapes and the cockpit.
-pub(super) fn status(plugins: &Plugins) -> HostStatus {
+pub(super) fn status(plugins: &Plugins, timed: &Timed) -> HostStatus {
     HostStatus {
         scanned: plugins.is_scanned(),
         plugins: described(plugins),
         served_types: plugins.services().into_iter().map(|service| service.item_type).collect(),
+        durations: timed.durations(),
     }
 }
 

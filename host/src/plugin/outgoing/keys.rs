@@ -12,11 +12,18 @@ use sha2::{Digest, Sha256};
 use crate::item::Item;
 use crate::plugin::hex;
 
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(in crate::plugin) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(in crate::plugin) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(in crate::plugin) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// By which a guest names an effect; removed before the request goes out.
-pub(super) const EFFECT: HeaderName = HeaderName::from_static("outbox-effect");
+pub(in crate::plugin) const EFFECT: HeaderName = HeaderName::from_static("outbox-effect");
+
+const HOST_ADDED: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
+
+/// Whether a header is one that the host adds to requests, or takes out of them.
+pub(in crate::plugin) fn is_host_added(name: &HeaderName) -> bool {
+    HOST_ADDED.contains(name)
+}
 
 /// The longest name of an effect, so that a key with it still fits the receivers' usual 255 and more.
 const EFFECT_MAX: usize = 64;
@@ -53,7 +60,7 @@ impl Keys {
     /// the guest's name for the effect is none.
     pub(super) fn stamp(&mut self, method: &Method, url: &str, headers: &mut HeaderMap) -> Result<(), String> {
         let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
-        for name in [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT] {
+        for name in HOST_ADDED {
             headers.remove(name);
         }
         if !method.is_safe() {

@@ -49,9 +49,11 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 fn outgoing(manifest: &str) -> Outgoing {
     let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
     let manifest = Manifest::parse(manifest, &environment).unwrap();
-    let policy = OutgoingPolicy::new(Arc::new(manifest.grants), manifest.limits, Arc::new(SystemResolver));
+    let grants = Arc::new(manifest.grants);
+    let network = Network::new(Arc::clone(&grants), Arc::new(SystemResolver));
     Outgoing::new(
-        Arc::new(policy),
+        Arc::new(OutgoingPolicy::new(grants, manifest.limits)),
+        Arc::new(network),
         Some(Keys::from_parts("k1", "c1")),
         Arc::default(),
         Instant::now() + Duration::from_secs(30),

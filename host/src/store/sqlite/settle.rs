@@ -26,6 +26,7 @@ pub(super) struct Attempted {
     pub(super) pod: String,
     pub(super) maybe_executed: bool,
     pub(super) handler_digest: Option<String>,
+    pub(super) exchanges: Option<Vec<u8>>,
     pub(super) ordering_key: Option<String>,
     pub(super) is_alert: bool,
 }
@@ -44,6 +45,7 @@ impl Attempted {
             pod: item.claimed_by.clone().unwrap_or_default(),
             maybe_executed: false,
             handler_digest: None,
+            exchanges: None,
             ordering_key: item.ordering_key.clone(),
             is_alert: alert::is_alert(&item.idem_key),
         }
@@ -55,6 +57,7 @@ pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: Settled) ->
     let mut attempted = Attempted::of(&item);
     attempted.maybe_executed = settled.maybe_executed;
     attempted.handler_digest = settled.handler_digest;
+    attempted.exchanges = settled.exchanges;
     let stderr = settled.stderr.as_deref();
     match settled.settlement {
         Settlement::Done { result, writes } => {
@@ -199,8 +202,8 @@ pub(super) fn write_history(
     let mut insert = step.tx.prepare_cached(
         "INSERT INTO outbox_attempts
              (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
-              handler_digest, maybe_executed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+              handler_digest, maybe_executed, exchanges)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     insert.execute(params![
         attempted.id,
@@ -214,7 +217,8 @@ pub(super) fn write_history(
         failure.message,
         stderr,
         attempted.handler_digest,
-        attempted.maybe_executed
+        attempted.maybe_executed,
+        attempted.exchanges
     ])?;
     step.tally("attempt", "", &attempted.item_type, failure.class.as_str(), 1);
     Ok(())

@@ -18,6 +18,8 @@ const JOB_BATCHES: usize = 10;
 const PRUNE_ITEMS: u32 = 500;
 /// So many signals are looked at in one transaction.
 const PRUNE_SIGNALS: u32 = 2_000;
+/// So many jobs are looked at in one transaction.
+const PRUNE_JOBS: u32 = 200;
 /// A write-ahead log that is longer has lost against its readers, and is cut when they let go.
 pub(super) const WAL_MAX: u64 = 64 * 1024 * 1024;
 /// Cutting the log waits for readers no longer than this, because writers wait with it.
@@ -59,6 +61,10 @@ fn prune(step: &mut Step<'_>, retention: Retention) -> rusqlite::Result<(u64, u6
     let before = |age: Duration| step.now.saturating_sub(millis(age));
     let (done, signals) = (retention.done.map(before), retention.signals.map(before));
     let items = done.map_or(Ok(0), |before| prune_done(step, before))?;
+    if let Some(before) = signals {
+        prune_jobs(step, before)?;
+        prune_alerts(step, before)?;
+    }
     let signals = signals.map_or(Ok(0), |before| prune_signals(step, before))?;
     vacuum(step.tx)?;
     Ok((items, signals))
@@ -89,6 +95,19 @@ fn prune_signals(step: &Step<'_>, before: Millis) -> rusqlite::Result<u64> {
     let sql = "DELETE FROM outbox_signals
                WHERE ts < ?1 AND seq < (SELECT min(seq) FROM outbox_signals) + ?2";
     Ok(step.tx.prepare_cached(sql)?.execute(params![before, PRUNE_SIGNALS])? as u64)
+}
+
+/// Looks at the oldest jobs only. The newest stays, finished or not: items refer to its number.
+fn prune_jobs(step: &Step<'_>, before: Millis) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM outbox_jobs
+               WHERE ended_at < ?1 AND id < (SELECT max(id) FROM outbox_jobs)
+                 AND id < (SELECT min(id) FROM outbox_jobs) + ?2";
+    step.tx.prepare_cached(sql)?.execute(params![before, PRUNE_JOBS])
+}
+
+/// Forgets when alerts were sent, about as many subjects as there are types.
+fn prune_alerts(step: &Step<'_>, before: Millis) -> rusqlite::Result<usize> {
+    step.tx.prepare_cached("DELETE FROM outbox_alerts WHERE sent_at < ?1")?.execute([before])
 }
 
 /// Gives free pages back once they are a quarter of the file, if the file was made for that.

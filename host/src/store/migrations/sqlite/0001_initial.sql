@@ -299,7 +299,7 @@ CREATE TABLE outbox_pauses (
 ) STRICT, WITHOUT ROWID;
 
 -- Actions on all items that matched a filter when the job began, in batches that any process may make.
--- Rows are never deleted: the newest number is what outbox_items.epoch refers to.
+-- The newest row is never deleted: its number is what outbox_items.epoch refers to.
 CREATE TABLE outbox_jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     action TEXT NOT NULL,

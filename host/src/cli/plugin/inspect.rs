@@ -1,0 +1,44 @@
+//! `plugin inspect`: what a component is, asks for and is granted.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::super::Context;
+use super::super::output::{clean, fields, or_dash, size};
+use super::{NoStore, settings};
+use crate::plugin::{self, Inspection};
+
+/// Fails when the component would not be loaded.
+pub(super) async fn run(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
+    let settings = settings(&context.config, Arc::new(NoStore), Arc::new(NoStore));
+    let inspection = plugin::inspect(file, settings).await?;
+    context.output.emit(&inspection, || page(&inspection))?;
+    Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn page(inspection: &Inspection) -> String {
+    let facts = fields(&[
+        ("name", inspection.name.clone()),
+        ("file", inspection.file.display().to_string()),
+        ("size", size(inspection.size)),
+        ("sha256", inspection.digest.clone()),
+        ("compiled in", format!("{:.1?}", inspection.compile_time)),
+        ("calls itself", or_dash(inspection.described_name.as_deref())),
+        ("version", or_dash(inspection.version.as_deref())),
+        ("types", or_dash(Some(inspection.types.join(", ").as_str()).filter(|types| !types.is_empty()))),
+    ]);
+    let list = |title: &str, lines: &[String]| {
+        let lines: Vec<_> = lines.iter().map(|line| format!("  {}", clean(line))).collect();
+        (!lines.is_empty()).then(|| format!("{title}\n{}", lines.join("\n")))
+    };
+    let grants: Vec<_> = inspection.missing_grants.iter().flat_map(|lines| lines.lines()).map(str::to_owned).collect();
+    let parts = [
+        Some(facts),
+        list("Imports", &inspection.imports),
+        list("Exports", &inspection.exports),
+        list("Why it would not be loaded", &inspection.errors),
+        list("Lines of its manifest that grant what it imports", &grants),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}

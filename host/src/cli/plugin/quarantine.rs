@@ -1,0 +1,64 @@
+//! `plugin quarantine` and `plugin release`: the components that were withdrawn.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::super::Context;
+use super::super::arguments::AuditArgs;
+use super::super::output::{clean, relative, table};
+use crate::item::Millis;
+use crate::store::Quarantined;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Release {
+    /// The component's SHA-256, or as much of its beginning as tells it apart
+    digest: String,
+    /// Only say what would be released
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    audit: AuditArgs,
+}
+
+pub(super) async fn list(context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let (now, quarantined) = (store.now().await?, store.quarantined().await?);
+    context.output.emit(&quarantined, || withdrawn_rows(now, &quarantined))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn withdrawn_rows(now: Millis, quarantined: &[Quarantined]) -> String {
+    if quarantined.is_empty() {
+        return "No component is quarantined.".to_owned();
+    }
+    let row = |entry: &Quarantined| {
+        [entry.plugin.clone(), entry.digest.clone(), relative(now, entry.at), entry.pod.clone(), clean(&entry.reason)]
+    };
+    table(["PLUGIN", "DIGEST", "SINCE", "POD", "REASON"], quarantined.iter().map(row))
+}
+
+/// Hosts load the component again, on probation, when they look next.
+pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store()?;
+    let found = find(store.quarantined().await?, &args.digest)?;
+    let actor = args.audit.actor.unwrap_or_else(|| context.config.identity.to_string());
+    if !args.dry_run && !store.release_quarantined(&found.digest, &actor, args.audit.reason.as_deref()).await? {
+        bail!("{} was released by somebody else meanwhile", found.digest);
+    }
+    let done = if args.dry_run { "would release" } else { "released" };
+    context.output.emit(&found, || format!("{done} {} of plugin {}: {}", found.digest, found.plugin, found.reason))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(quarantined: Vec<Quarantined>, digest: &str) -> anyhow::Result<Quarantined> {
+    let mut found = quarantined.into_iter().filter(|entry| entry.digest.starts_with(digest));
+    let Some(first) = found.next() else {
+        bail!("no component with the digest {digest:?} is quarantined: look with `outbox plugin quarantine`");
+    };
+    match found.next() {
+        None => Ok(first),
+        Some(second) => bail!("{digest:?} may be {} or {}: give more of the digest", first.digest, second.digest),
+    }
+}
