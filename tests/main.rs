@@ -11,6 +11,7 @@ mod generations;
 mod handlers;
 mod hostile;
 mod layering;
+mod patterns;
 mod plugin;
 mod readme;
 mod recording;
