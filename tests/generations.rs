@@ -153,6 +153,24 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
 }
 
 #[tokio::test]
+async fn a_poison_item_alone_does_not_take_an_innocent_version_with_it() {
+    let outbox = Outbox::start("", Duration::from_millis(10)).await;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest;
+    let poison = outbox.enqueue("poison", &json!({ "do": "trap", "message": "by order" })).await;
+    let details = outbox.becomes(poison, |details| details.item.deliveries > 30).await;
+    assert_eq!((details.item.status == Status::Dlq, outbox.host.status("chaos").digest), (false, new.clone()));
+    for number in 0..19 {
+        let id = outbox.enqueue(&format!("k{number}"), &json!({ "do": "version" })).await;
+        outbox.done(id).await;
+    }
+    let dead = outbox.becomes(poison, |details| details.item.status == Status::Dlq).await;
+    assert_eq!(dead.failed_attempts.last().unwrap().class, Class::Trap, "after the probation it pays itself");
+    assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new, None));
+    assert!(outbox.store.quarantined().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_quarantined_component_runs_in_no_process_and_after_no_restart_until_it_is_released() {
     let outbox = Outbox::start("[reload]\ncanary = 1\nmax_fault_ratio = 0.0", Duration::from_millis(20)).await;
     let old = outbox.host.status("chaos").digest;

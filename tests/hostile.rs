@@ -2,6 +2,7 @@
 //! a well-behaved type is handled as ever and the host's memory stays bounded.
 
 mod components;
+mod limits;
 mod mutations;
 mod neighbour;
 mod network;

@@ -167,3 +167,18 @@ async fn the_keys_of_a_handlers_requests_are_the_same_in_every_attempt_and_its_o
     let forged = stage.vector.ledger.received().into_iter().filter(|request| request.path == "/d");
     assert!(forged.into_iter().all(|request| request.header("idempotency-key").starts_with("forger/")));
 }
+
+#[tokio::test]
+async fn state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement() {
+    let (stage, plan) = stage().await;
+    let tight = manifest("max_retries = 0").replace("[limits]", "[limits]\nstate_bytes = \"1KiB\"");
+    guests::install(&guests::chaos(1), &tight, &stage.plugins(), "chaos");
+    let host = plan.start("serve").await;
+    let put = |key: &str| json!({"do": "state_put", "key": key, "value": "x".repeat(600)});
+    let within = enqueue(&plan, "within", &put("a"));
+    becomes(&host, within, "DONE").await;
+    let beyond = enqueue(&plan, "beyond", &put("b"));
+    let failure = failure(&host, beyond).await;
+    assert_eq!((&failure["class"], &failure["code"]), (&json!("contract"), &json!("state.quota")), "{failure}");
+    assert!(failure["message"].as_str().unwrap().contains("`limits.state_bytes` is 1024"), "{failure}");
+}

@@ -232,6 +232,7 @@ impl NewItem {
         if let Some(key) = &self.ordering_key {
             check_key("ordering_key", key)?;
         }
+        check_delay(self.delay)?;
         check_key("content_type", &self.content_type)
     }
 }
@@ -241,6 +242,9 @@ pub const JSON: &str = "application/json";
 
 /// The longest `idem_key`, `cid`, `ordering_key`, type or saga, in bytes.
 pub const KEY_MAX: usize = 255;
+
+/// The longest delay of a new item: who means more has mistaken the unit.
+pub const DELAY_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A field of a new item that breaks a rule. Nothing was stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -272,6 +276,11 @@ pub fn check_saga(saga: &str) -> Result<(), InvalidItem> {
 pub fn check_key(field: &'static str, key: &str) -> Result<(), InvalidItem> {
     let printable = key.bytes().all(|b| matches!(b, b' '..=b'~'));
     check(printable && (1..=KEY_MAX).contains(&key.len()), field, key, "1 to 255 printable ASCII bytes")
+}
+
+fn check_delay(delay: Duration) -> Result<(), InvalidItem> {
+    let most = "at most 315360000000, which is ten years";
+    check(delay <= DELAY_MAX, "delay_ms", &delay.as_millis().to_string(), most)
 }
 
 fn is_name(word: &str, first: impl Fn(u8) -> bool, rest: impl Fn(u8) -> bool) -> bool {

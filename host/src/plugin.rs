@@ -10,6 +10,7 @@
 
 mod bindings;
 mod cache;
+mod ceiling;
 mod cpu;
 mod engine;
 mod evidence;
@@ -57,7 +58,7 @@ use cache::CodeCache;
 use engine::Runtime;
 use folder::Folder;
 use good::LastGood;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, check_manifest, components, inspect};
 use load::{Loader, hex};
 pub use manifest::{Environment, Limits, Reload};
 pub use outgoing::{Resolver, SystemResolver};
@@ -174,6 +175,6 @@ impl Handler for Plugins {
         let _busy = Arc::clone(&generation.busy);
         let report = generation.program.attempt(&attempt, Arc::clone(&self.state)).await;
         let report = Report { digest: Some(generation.digest.clone()), ..report };
-        self.registry.settle(&generation, report)
+        self.registry.settle(&generation, &attempt.item.idem_key, report)
     }
 }

@@ -15,6 +15,7 @@
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
 mod claim;
+mod deed;
 mod error;
 mod listing;
 mod operations;
@@ -22,6 +23,7 @@ mod order;
 mod overview;
 pub mod sqlite;
 mod state;
+mod stuck;
 mod transfer;
 
 use std::time::Duration;

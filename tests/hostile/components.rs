@@ -33,13 +33,13 @@ fn describing(name: &'static str, describe: &str, ending: Ending) -> Hostile {
 }
 
 /// A function of the host that a component calls as `$f`, out of a memory of ten MiB.
-struct Import {
+pub(crate) struct Import {
     declaration: &'static str,
     function: &'static str,
     signature: &'static str,
 }
 
-const LOG: Import = Import {
+pub(crate) const LOG: Import = Import {
     declaration: r#"(import "wasi:logging/logging@0.1.0-draft" (instance $i
         (type $level' (enum "trace" "debug" "info" "warn" "error" "critical"))
         (export "level" (type $level (eq $level')))
@@ -75,7 +75,7 @@ const CONFIG: Import = Import {
 };
 
 /// A component that calls a function of the host.
-fn calling(name: &'static str, import: &Import, handle: &str, ending: Ending) -> Hostile {
+pub(crate) fn calling(name: &'static str, import: &Import, handle: &str, ending: Ending) -> Hostile {
     let Import { declaration, function, signature } = import;
     let imports = format!(
         r#"{declaration}
@@ -100,7 +100,7 @@ fn hoarding(name: &'static str, count: u32, ending: Ending) -> Hostile {
     hostile(name, &Wat { imports, core, with, handle: &handle, ..Wat::default() }, ending)
 }
 
-fn repeat(count: u32, body: &str) -> String {
+pub(crate) fn repeat(count: u32, body: &str) -> String {
     format!(
         "(global.set $free (i32.const {count})) (loop $again {body}
            (global.set $free (i32.sub (global.get $free) (i32.const 1)))
@@ -125,12 +125,16 @@ pub(crate) fn corpus() -> Vec<Hostile> {
 }
 
 fn computing() -> Vec<Hostile> {
+    let recursive_to_zero = "(func $r (param i32)
+        (if (local.get 0) (then (call $r (i32.sub (local.get 0) (i32.const 1))))))";
     let recursive = "(func $r (param i32) (result i32) (i32.add (call $r (local.get 0)) (i32.const 1)))";
     let fill = "(loop $again (memory.fill (i32.const 0) (i32.const 0) (i32.const 65536)) (br $again)) unreachable";
     vec![
         core("endless-loop", "", FOR_EVER, Fails(Cpu, "`limits.cpu`, which is 200ms")),
         core("endless-fill", "", fill, Fails(Cpu, "`limits.cpu`, which is 200ms")),
         core("endless-recursion", recursive, "(call $r (i32.const 0))", Fails(Trap, "the stack limit is 512KiB")),
+        core("recursion-within", recursive_to_zero, &format!("(call $r (i32.const 1000)) {DONE}"), Done),
+        core("loop-within", "", &repeat(100_000, ""), Done),
         core("unreachable", "", "unreachable", Fails(Trap, "unreachable")),
         core("division-by-zero", "", "(i32.div_u (i32.const 1) (i32.const 0))", Fails(Trap, "divide by zero")),
         core("out-of-bounds", "", "(i32.load (i32.const -8))", Fails(Trap, "out of bounds")),
@@ -142,13 +146,18 @@ fn computing() -> Vec<Hostile> {
 fn growing() -> Vec<Hostile> {
     let grow = |pages: u32| format!("(drop (memory.grow (i32.const {pages}))) {DONE}");
     let table = |elements: u32| format!("(drop (table.grow $t (ref.null func) (i32.const {elements}))) {DONE}");
+    let tables = "(table 1 funcref)".repeat(17);
+    let more = format!("(core module $more {tables}) (core instance (instantiate $more))");
+    let in_two_modules = Wat { imports: &more, core: &tables, ..Wat::default() };
     let bomb = "(loop $again (drop (memory.grow (i32.const 1))) (br $again)) unreachable";
     vec![
         core("memory-bomb", "", bomb, Fails(Memory, "`limits.memory` is 16MiB")),
         core("memory-leap", "", &grow(256), Fails(Memory, "`limits.memory` is 16MiB")),
         core("memory-within", "", &grow(255), Done),
         module("memories-together", "(memory 128) (memory 128)", Refused("`limits.memory` is 16MiB")),
-        module("many-memories", &"(memory 1)".repeat(4), Refused("maximum of 4")),
+        module("many-memories", &"(memory 1)".repeat(4), Refused("memories, of which there may be 4")),
+        module("many-memories-in-one", &"(memory 1)".repeat(5), Refused("memories, of which there may be 4")),
+        module("memory-beyond-any", "(memory 8193)", Refused("`limits.memory` can allow 512MiB")),
         module("memories-within", &"(memory 1)".repeat(3), Done),
         core("table-bomb", "(table $t 1 funcref)", &table(1000), Fails(Memory, "`limits.table_elements` is 1000")),
         core("table-within", "(table $t 1 funcref)", &table(999), Done),
@@ -158,9 +167,14 @@ fn growing() -> Vec<Hostile> {
             DONE,
             Refused("`limits.table_elements` is 1000"),
         ),
-        core("many-tables", &"(table 1 funcref)".repeat(33), DONE, Refused("limit of 32")),
+        module("table-beyond-any", "(table 100001 funcref)", Refused("`limits.table_elements` can allow 100000")),
+        hostile("many-tables", &in_two_modules, Refused("tables, of which there may be 32")),
+        module("many-tables-in-one", &"(table 1 funcref)".repeat(33), Refused("tables, of which there may be 32")),
+        module("tables-within", &"(table 1 funcref)".repeat(32), Done),
+        module("large-record", &"(global i32 (i32.const 0))".repeat(70_000), Refused("the 1MiB that the host keeps")),
+        module("record-within", &"(global i32 (i32.const 0))".repeat(10_000), Done),
         instances("many-instances", 32, Refused("core instances: `limits.instances` is 32")),
-        instances("far-too-many-instances", 200, Refused("maximum of 128")),
+        instances("far-too-many-instances", 200, Refused("`limits.instances` can allow 128")),
         instances("instances-within", 31, Done),
     ]
 }
@@ -222,6 +236,12 @@ fn foreign() -> Vec<Hostile> {
             bytes: Wat { types: &["large-component"], ..Wat::default() }.bytes(),
             manifest: "limits.component = '1KiB'",
             ending: Refused("`limits.component` is 1KiB"),
+        },
+        Hostile {
+            name: "component-within",
+            bytes: Wat { types: &["component-within"], ..Wat::default() }.bytes(),
+            manifest: "limits.component = '4KiB'",
+            ending: Done,
         },
     ]
 }

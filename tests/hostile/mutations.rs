@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::support::plugins::{Host, Wat};
+use crate::support::{guests, is_soak};
 
 /// What may happen to a file.
 #[derive(Clone, Debug)]
@@ -45,11 +46,14 @@ fn is_judged(runtime: &tokio::runtime::Runtime, host: &Host, bytes: &[u8]) {
 #[test]
 fn no_harm_to_a_component_makes_the_loader_panic_or_guess() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let good = Wat::default().bytes();
     let host = runtime.block_on(Host::start(None, |_| ()));
-    proptest!(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }, |(harm in harm())| {
-        is_judged(&runtime, &host, &harmed(&good, &harm));
-    });
+    let compiled = std::fs::read(guests::chaos(1)).unwrap();
+    // What a compiler made is large, and much of its harm is found only when all of it has been compiled.
+    let corpus = [(Wat::default().bytes(), 96), (compiled, if is_soak() { 256 } else { 12 })];
+    for (good, cases) in corpus {
+        let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+        proptest!(config, |(harm in harm())| is_judged(&runtime, &host, &harmed(&good, &harm)));
+    }
 }
 
 #[tokio::test]

@@ -11,18 +11,21 @@ use tokio_util::sync::CancellationToken;
 use super::{GROWTH_MAX, LATENCY_MAX};
 use crate::support::plugins::{Host, attempt};
 
+/// How long a peak of memory may last and stay unseen.
+const SAMPLE: Duration = Duration::from_millis(2);
+
 /// What was measured.
 #[derive(Clone, Copy, Default)]
 struct Figures {
     handled: u32,
     slowest: Duration,
-    peak: u64,
 }
 
 /// Attempts of the good type, one after another, until they are asked for.
 pub(crate) struct Neighbour {
     stop: CancellationToken,
     running: JoinHandle<Figures>,
+    peak: std::thread::JoinHandle<u64>,
     before: u64,
 }
 
@@ -30,14 +33,17 @@ impl Neighbour {
     pub(crate) fn watch(host: &Host) -> Self {
         let stop = CancellationToken::new();
         let running = tokio::spawn(keep_handling(Arc::clone(&host.plugins), stop.clone()));
-        Self { stop, running, before: resident() }
+        let before = resident();
+        let watched = stop.clone();
+        let peak = std::thread::spawn(move || peak_until(&watched));
+        Self { stop, running, peak, before }
     }
 
     #[expect(clippy::print_stderr, reason = "the measured figures")]
     pub(crate) async fn was_well(self, name: &str) {
         self.stop.cancel();
-        let Figures { handled, slowest, peak } = self.running.await.unwrap();
-        let growth = peak.saturating_sub(self.before);
+        let Figures { handled, slowest } = self.running.await.unwrap();
+        let growth = self.peak.join().unwrap().saturating_sub(self.before);
         eprintln!("{name:<28} handled {handled:>5}, slowest {slowest:>10.2?}, grew {:>4} MiB", growth >> 20);
         assert!(handled > 0 && slowest < LATENCY_MAX, "{name}: {handled} handled, the slowest in {slowest:?}");
         assert!(growth < GROWTH_MAX, "{name}: the host grew by {growth} bytes");
@@ -52,12 +58,22 @@ async fn keep_handling(plugins: Arc<Plugins>, stop: CancellationToken) -> Figure
         assert!(matches!(report.outcome, Outcome::Done { .. }), "{report:?}");
         figures.handled += 1;
         figures.slowest = figures.slowest.max(begun.elapsed());
-        figures.peak = figures.peak.max(resident());
         if stop.is_cancelled() {
             return figures;
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// The most memory that this process has until it is told to stop, looked at on a thread that no busy
+/// task holds up.
+fn peak_until(stop: &CancellationToken) -> u64 {
+    let mut peak = resident();
+    while !stop.is_cancelled() {
+        std::thread::sleep(SAMPLE);
+        peak = peak.max(resident());
+    }
+    peak
 }
 
 /// Bytes of this process in memory.

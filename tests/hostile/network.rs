@@ -79,6 +79,16 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> io::Res
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
             endlessly(&mut stream, "x: y\r\n".repeat(1000).as_bytes(), Duration::ZERO).await
         }
+        "/some-heads" => {
+            let heads = "x: y\r\n".repeat(100);
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{heads}content-length: 0\r\n\r\n").as_bytes()).await
+        }
+        "/large" => {
+            let body = "x".repeat(200 << 10);
+            stream
+                .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+                .await
+        }
         "/slow-head" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await?;
             endlessly(&mut stream, b"y", Duration::from_millis(20)).await

@@ -26,7 +26,7 @@ request = "256KiB"
 response = "256KiB"
 followups = 8
 state_bytes = "100KiB"
-result = "1KiB"
+result = "256KiB"
 [grant]
 state = true
 emit = ["mail"]
@@ -57,10 +57,11 @@ fn compute() -> Orders {
         ("memory bomb", json!({"do": "eat_memory"}), Fails(Memory, "`limits.memory` is 32MiB")),
         ("memory within", json!({"do": "eat_memory", "bytes": 16 << 20}), Done),
         ("slow for ever", json!({"do": "sleep", "ms": 600_000}), Fails(Timeout, "`timeout` is 1s")),
+        ("sleep within", json!({"do": "sleep", "ms": 50}), Done),
         ("exit", json!({"do": "exit", "code": 3}), Fails(Trap, "exit(")),
         ("panic", json!({"do": "trap", "message": "by order"}), Fails(Trap, "by order")),
-        ("large result", json!({"do": "big_result", "bytes": 2000}), Fails(Contract, "`limits.result` is 1KiB")),
-        ("result within", json!({"do": "big_result", "bytes": 1000}), Done),
+        ("large result", json!({"do": "big_result", "bytes": 300 << 10}), Fails(Contract, "`limits.result` is 256KiB")),
+        ("result within", json!({"do": "big_result", "bytes": 200 << 10}), Done),
         ("flood of output", json!({"do": "stderr", "message": "y".repeat(100), "lines": 2000}), Done),
     ]
 }
@@ -111,6 +112,8 @@ fn bodies(port: u16) -> Orders {
     let forgotten = json!({"do": "http_forget", "method": "POST", "url": url("/never")});
     vec![
         ("response bomb", get(&url("/bomb")), Fails(Denied, "`limits.response`, which is 256KiB")),
+        ("response within", get(&url("/large")), Done),
+        ("many headers within", get(&url("/some-heads")), Done),
         ("header bomb", get(&url("/heads")), Fails(Denied, "64KiB and 128 headers")),
         ("slow head", get(&url("/slow-head")), Fails(Timeout, "`timeout` is 1s")),
         ("slow body", get(&url("/slow-body")), Fails(Timeout, "`timeout` is 1s")),
@@ -125,13 +128,21 @@ fn bodies(port: u16) -> Orders {
 
 fn store() -> Orders {
     let emit = |item_type: &str, count: usize| json!({"do": "emit", "type": item_type, "count": count});
+    let mail = |bytes: usize, delay_ms: u64| json!({"do": "emit", "type": "mail", "payload": "x".repeat(bytes - 2), "delay_ms": delay_ms});
+    let ten_years = 10 * 365 * 24 * 3_600_000;
     let fill = |keys: usize, bytes: usize| json!({"do": "state_fill", "keys": keys, "bytes": bytes});
     vec![
         ("flood of items", emit("mail", 9), Fails(Denied, "an attempt may emit 8 items (`limits.followups`)")),
         ("items within", emit("mail", 8), Done),
+        ("large item", mail((256 << 10) + 1, 0), Fails(Permanent, "payload of a follow-up may have 256KiB")),
+        ("item of that size within", mail(256 << 10, 0), Done),
+        ("item of another age", mail(2, ten_years + 1), Fails(Retryable, "which is ten years")),
+        ("late item within", mail(2, ten_years), Done),
         ("items not granted", emit("sms", 1), Fails(Denied, r#"emit = ["mail", "sms"]"#)),
         ("large value", fill(1, 300 << 10), Fails(Permanent, "a value 256KiB")),
         ("value over quota", fill(1, 101 << 10), Fails(Denied, "may keep 100KiB (`limits.state_bytes`)")),
+        ("value within", fill(1, 90 << 10), Done),
+        ("state within", fill(11, 90 << 10), Done),
         ("flood of state", fill(20, 90 << 10), Fails(Permanent, "all values that an attempt writes 1MiB")),
         ("flood of keys", fill(257, 1), Fails(Denied, "one attempt may touch 256 keys")),
         ("keys within", fill(256, 1), Done),

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::ceiling::INSTANCE_SIZE_MAX;
 use super::host::{self, HostState};
 use super::lab;
 use super::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
@@ -76,6 +77,8 @@ fn pooled(instances: u32) -> Config {
         .max_tables_per_component(TABLES_MAX)
         .max_memories_per_module(MEMORIES_MAX)
         .max_tables_per_module(TABLES_MAX)
+        .max_core_instance_size(INSTANCE_SIZE_MAX)
+        .max_component_instance_size(INSTANCE_SIZE_MAX)
         .max_memory_size(usize::try_from(MEMORY_MAX).unwrap_or(usize::MAX))
         .table_elements(TABLE_ELEMENTS_MAX as usize)
         .max_unused_warm_slots(instances)

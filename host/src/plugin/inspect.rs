@@ -9,9 +9,9 @@ use serde::Serialize;
 use wasmtime::component::Component;
 
 use super::engine::Runtime;
-use super::folder::read_source;
+use super::folder::{Folder, read_source};
 use super::load::{LoadError, Loader, Source, narrow, undescribed};
-use super::manifest::{Limits, Manifest, Reload};
+use super::manifest::{Environment, Limits, Manifest, Reload};
 use super::signature::TrustedKeys;
 use super::{PluginSettings, world};
 use crate::item::OnDead;
@@ -72,6 +72,20 @@ pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<In
         inspection.errors.push(err.to_string());
     }
     Ok(inspection)
+}
+
+/// Reads a manifest as a load would, whatever component lies beside it. The error says what to change, and
+/// shows what was written, never what a variable stands for.
+pub fn check_manifest(text: &str, environment: &Environment) -> anyhow::Result<()> {
+    Manifest::parse(text, environment)?;
+    Ok(())
+}
+
+/// The components that a process of this role would look at. A folder that is not there has none.
+pub fn components(dir: &Path, role: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
+    let places = Folder::new(dir.to_owned(), role.map(str::to_owned)).list();
+    let places = places.with_context(|| format!("reading the plugin folder {}", dir.display()))?;
+    Ok(places.into_iter().map(|place| place.file).collect())
 }
 
 impl Inspection {

@@ -62,7 +62,7 @@ impl Lineage {
             Standing::Watched => Turn::None,
             Standing::Passed => self.unproven.take().map_or(Turn::None, Turn::Keep),
             Standing::Failed { settled, faults } => Turn::Withdraw(format!(
-                "{faults} of the first {settled} attempts of generation {} were its own faults (trap, memory, CPU \
+                "{faults} of the first {settled} items of generation {} met with its own faults (trap, memory, CPU \
                  or instantiation)",
                 live.number
             )),

@@ -17,6 +17,7 @@ use wasmtime::component::Component;
 use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::cache::CodeCache;
+use super::ceiling;
 use super::engine::Runtime;
 use super::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, Program};
 use super::manifest::{Environment, Manifest};
@@ -150,7 +151,10 @@ impl Loader {
             None => Component::from_binary(&loader.runtime.engine, &wasm),
         };
         let compiled = within(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
-        compiled.map_err(|err| LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")))
+        compiled.map_err(|err| match ceiling::explain(&err) {
+            Some(words) => LoadError::new(words),
+            None => LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")),
+        })
     }
 
     /// The component linked to this host, checked type by type, on the manifest's terms.

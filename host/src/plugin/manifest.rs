@@ -29,6 +29,8 @@ use value::{boolean, count, duration, ratio, show, text, texts};
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// The longest wait between attempts that anybody can mean.
 const WAIT_MAX: Duration = Duration::from_hours(30 * 24);
+/// The keys of a probation's items are kept in memory while it lasts.
+const CANARY_MAX: u32 = 100_000;
 
 /// Answers the value of a variable of the host's environment, for `${NAME}` and for secrets.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -83,9 +85,9 @@ impl Retry {
 /// How a new version of a live plugin is put on probation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Reload {
-    /// How many settled attempts the probation lasts.
+    /// Over how many items the probation lasts; one that comes again counts once.
     pub canary: u32,
-    /// Above this share of faults the version is rolled back.
+    /// When it faults on more than this share of them the version is rolled back.
     pub max_fault_ratio: f64,
 }
 
@@ -232,7 +234,7 @@ fn breaker(mut section: Section<'_>) -> Result<BreakerPolicy, ManifestError> {
 fn reload(mut section: Section<'_>) -> Result<Reload, ManifestError> {
     let default = Reload::default();
     let reload = Reload {
-        canary: section.take("canary", count(0..=u32::MAX))?.unwrap_or(default.canary),
+        canary: section.take("canary", count(0..=CANARY_MAX))?.unwrap_or(default.canary),
         max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
     };
     section.finish()?;

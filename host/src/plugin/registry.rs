@@ -134,8 +134,8 @@ impl Registry {
         self.is_scanned.load(Ordering::Acquire)
     }
 
-    /// Takes into account how an attempt ended: a fault of a generation on probation is given back.
-    pub(super) fn settle(&self, generation: &Generation, mut report: Report) -> Report {
+    /// Takes into account how an attempt at the item with this key ended: a fault of a generation on probation is given back.
+    pub(super) fn settle(&self, generation: &Generation, key: &str, mut report: Report) -> Report {
         let is_fault = match &report.outcome {
             Outcome::Stopped | Outcome::Unserved => return report,
             Outcome::Failed(failure) if verdict::is_fault(failure) => true,
@@ -143,7 +143,7 @@ impl Registry {
             Outcome::Failed(failure) if failure.class == Class::Host => return report,
             Outcome::Done { .. } | Outcome::Failed(_) => false,
         };
-        let (before, after) = generation.trial.settle(is_fault, Instant::now());
+        let (before, after) = generation.trial.settle(key, is_fault, Instant::now());
         if before != after {
             self.verdict.notify_one();
         }

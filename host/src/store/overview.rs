@@ -74,6 +74,8 @@ pub struct Overview {
     pub wal_bytes: u64,
 }
 
+/// A pod that has not been heard of for so long is not shown.
+pub(super) const POD_SHOWN_MS: Millis = 120_000;
 /// A pod that has been silent for longer than this has missed several heartbeats and is taken for gone.
 const POD_GONE_MS: Millis = 15_000;
 
@@ -83,10 +85,12 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
     }
 
-    /// The types that somebody serves: a living pod, or whoever serves `here`.
+    /// The types that somebody serves: a living pod, or whoever serves `here`. A version that only
+    /// finishes what it had begun serves none.
     pub fn served(&self, here: &[String]) -> Vec<String> {
         let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
-        let types = plugins.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
+        let serving = plugins.filter(|plugin| plugin["state"] != "draining");
+        let types = serving.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
         served.into_iter().map(str::to_owned).collect()
     }
@@ -98,6 +102,38 @@ impl Overview {
         let waiting = self.by_type.iter().map(|(item_type, counts)| (item_type.as_str(), pending(counts)));
         let is_served = |item_type: &str| served.iter().any(|served| served == item_type);
         waiting.filter(|(item_type, pending)| *pending > 0 && !is_served(item_type)).collect()
+    }
+
+    /// Adds items of a type and status.
+    pub(super) fn count(&mut self, item_type: String, status: Status, items: u64) {
+        *self.by_type.entry(item_type).or_default().entry(status.as_str()).or_default() += items;
+    }
+
+    /// Notes that an item of the type has been available since then.
+    pub(super) fn note_oldest(&mut self, item_type: String, available_at: Millis) {
+        let waiting = self.now.saturating_sub(available_at).max(0);
+        let known = self.oldest_pending_ms.entry(item_type).or_default();
+        *known = waiting.max(*known);
+    }
+
+    /// Sums up the types, once all of them are counted.
+    pub(super) fn sum_statuses(&mut self) {
+        for status in Status::ALL {
+            let total = self.by_type.values().filter_map(|counts| counts.get(status.as_str())).sum();
+            self.by_status.insert(status.as_str(), total);
+        }
+    }
+
+    /// Takes one of the stored totals: its name, saga, type and outcome.
+    pub(super) fn add_counter(&mut self, [name, saga, item_type, outcome]: [String; 4], total: u64) {
+        let done = Status::Done.as_str();
+        match name.as_str() {
+            "done" => drop(self.by_type.entry(item_type).or_default().insert(done, total)),
+            "attempt" => drop(self.attempts.entry(item_type).or_default().insert(outcome, total)),
+            "followup" => drop(self.followups.entry(item_type).or_default().insert(outcome, total)),
+            "violation" => drop(self.contract_violations.insert(outcome, total)),
+            _ => add_saga_counter(self.sagas.entry(saga).or_default(), &name, item_type, outcome, total),
+        }
     }
 }
 
@@ -112,4 +148,37 @@ pub struct SagaTotals {
     pub ended_err: u64,
     /// Settled attempts per type and outcome (`ok`, `retried`, `dead`).
     pub steps: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+fn add_saga_counter(totals: &mut SagaTotals, name: &str, item_type: String, outcome: String, total: u64) {
+    match (name, outcome.as_str()) {
+        ("saga_begin", _) => totals.began = total,
+        ("saga_end", "ok") => totals.ended_ok = total,
+        ("saga_end", _) => totals.ended_err = total,
+        _ => {
+            let steps: &mut BTreeMap<_, _> = totals.steps.entry(item_type).or_default();
+            steps.insert(outcome, total);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_version_that_only_finishes_what_it_had_begun_serves_nothing() {
+        let plugins = json!([
+            { "name": "new", "state": "active", "types": ["mail"] },
+            { "name": "old", "state": "draining", "types": ["mail", "fax"] },
+        ]);
+        let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: 0, plugins };
+        let waiting = BTreeMap::from([(Status::Pending.as_str(), 3)]);
+        let by_type = ["mail", "fax", "sms"].map(|word| (word.to_owned(), waiting.clone())).into();
+        let overview = Overview { pods: vec![pod], by_type, ..Overview::default() };
+        assert_eq!(overview.served(&[]), ["mail"]);
+        assert_eq!(overview.unhandled(&["sms".to_owned()]), BTreeMap::from([("fax", 3)]));
+    }
 }

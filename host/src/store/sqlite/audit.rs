@@ -1,35 +1,19 @@
 //! The audit trail: appended to by the transactions that do what it records, and read.
 
 use rusqlite::{Connection, Row, params, params_from_iter};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::select::Condition;
 use super::writer::Step;
 use crate::item::ItemId;
-use crate::store::{AuditEntry, AuditQuery, JobId};
-
-/// What stands in one new entry.
-pub(super) struct Entry<'a> {
-    pub(super) actor: &'a str,
-    pub(super) action: &'a str,
-    pub(super) selection: Value,
-    pub(super) reason: Option<&'a str>,
-    pub(super) job: Option<JobId>,
-}
-
-/// What an action changed of one item.
-pub(super) struct Change {
-    pub(super) id: ItemId,
-    pub(super) before: Value,
-    pub(super) after: Value,
-}
+use crate::store::deed::Entry;
+use crate::store::{AuditEntry, AuditQuery};
 
 /// Records what an action changed of items.
-pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>, changes: &[Change]) -> rusqlite::Result<()> {
-    let details = changes.iter().map(|c| json!({ "id": c.id, "before": c.before, "after": c.after }));
-    let seq = record(step, entry, changes.len() as u64, &details.collect())?;
+pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()> {
+    let seq = record(step, entry, entry.changes.len() as u64, &entry.changes())?;
     let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
-    for change in changes {
+    for change in entry.changes {
         concern.execute([change.id, seq])?;
     }
     Ok(())

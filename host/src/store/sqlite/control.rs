@@ -1,12 +1,13 @@
 //! What operators say about types, keys and jobs: pausing, unblocking, cancelling.
 
 use rusqlite::{Connection, params};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::audit::{self, Change};
+use super::audit;
 use super::writer::Step;
 use super::{transfer, unavailable};
 use crate::item::{ItemId, check_key, check_type};
+use crate::store::deed::{Change, Entry};
 use crate::store::{Command, Control, Controlled, InvalidAt, JobId, Pause, Run, StoreError};
 
 pub(super) fn control(step: &mut Step<'_>, command: &Command) -> Result<Controlled, StoreError> {
@@ -76,15 +77,10 @@ fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> rusqlite::
         Control::Cancel { job } => ("job", Some(job)),
         Control::Reserve { .. } => ("up_to", None),
     };
-    let freed = |id: &ItemId| Change { id: *id, before: blocks(true), after: blocks(false) };
-    let changes: Vec<_> = blocking.iter().map(freed).collect();
+    let changes: Vec<_> = blocking.iter().copied().map(Change::unblocked).collect();
     let selection = json!({ about: subject });
     let reason = command.reason.as_deref();
-    audit::append(step, &audit::Entry { actor: &command.actor, action, selection, reason, job }, &changes)
-}
-
-fn blocks(blocks_key: bool) -> Value {
-    json!({ "blocks_key": blocks_key })
+    audit::append(step, &Entry { actor: &command.actor, action, selection, reason, job, changes: &changes })
 }
 
 fn blocking(step: &Step<'_>, ordering_key: &str) -> rusqlite::Result<Vec<ItemId>> {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::writer::Step;
 use super::{alert, audit, unavailable};
+use crate::store::deed::Entry;
 use crate::store::{Quarantined, StoreError};
 
 pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
@@ -42,7 +43,7 @@ fn delete_audited(step: &Step<'_>, digest: &str, actor: &str, reason: Option<&st
     let Some(was) = list(step.tx)?.into_iter().find(|entry| entry.digest == digest) else { return Ok(false) };
     step.tx.prepare_cached("DELETE FROM outbox_quarantine WHERE digest = ?1")?.execute([digest])?;
     let selection = json!({ "digest": digest });
-    let entry = audit::Entry { actor, action: "release-plugin", selection, reason, job: None };
+    let entry = Entry { actor, action: "release-plugin", selection, reason, job: None, changes: &[] };
     audit::append_removal(step, &entry, 1, &json!([was]))?;
     Ok(true)
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::writer::Step;
 use super::{audit, unavailable};
 use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
+use crate::store::deed::Entry;
 use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, StoreError};
 
 const READING: &str = "checking a plugin's state";
@@ -120,12 +121,13 @@ fn matching(step: &Step<'_>, order: &ClearState) -> rusqlite::Result<StateTotal>
 fn remove(step: &Step<'_>, order: &ClearState, cleared: &StateTotal) -> rusqlite::Result<()> {
     let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
     step.tx.prepare_cached(delete)?.execute(params![order.plugin, order.key])?;
-    let entry = audit::Entry {
+    let entry = Entry {
         actor: &order.actor,
         action: "clear_state",
         selection: json!({ "plugin": order.plugin, "key": order.key }),
         reason: order.reason.as_deref(),
         job: None,
+        changes: &[],
     };
     audit::append_removal(step, &entry, cleared.keys, &json!([cleared]))
 }

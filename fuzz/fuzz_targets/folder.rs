@@ -1,0 +1,41 @@
+//! Whatever lies in the plugin folders, exactly the components are found.
+
+#![no_main]
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use libfuzzer_sys::fuzz_target;
+use outbox::plugin::components;
+
+/// Makes what an entry's first byte says under the name that follows, in the root or in the role's folder.
+/// Answers the path when it should be found.
+fn make(root: &Path, entry: &[u8]) -> Option<PathBuf> {
+    let (kind, name) = entry.split_first()?;
+    let path = if kind & 4 == 0 { root.join("role") } else { root.to_owned() }.join(OsStr::from_bytes(name));
+    let is_file = match kind & 3 {
+        0 => fs::write(&path, name).is_ok(),
+        1 => symlink(root.join("../target"), &path).is_ok(),
+        2 => symlink(root.join("nowhere"), &path).and(Err::<(), _>(std::io::ErrorKind::NotFound.into())).is_ok(),
+        _ => fs::create_dir(&path).and(Err::<(), _>(std::io::ErrorKind::NotFound.into())).is_ok(),
+    };
+    let is_named_so = !name.starts_with(b".") && name.len() > 5 && name.ends_with(b".wasm");
+    (is_file && is_named_so).then_some(path)
+}
+
+fuzz_target!(|input: &[u8]| {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().join("plugins");
+    fs::create_dir_all(root.join("role")).unwrap();
+    fs::write(home.path().join("target"), "linked").unwrap();
+    let names = input.split(|byte| *byte == 0).filter(|entry| !entry.contains(&b'/')).take(8);
+    let expected: BTreeSet<_> = names.filter_map(|entry| make(&root, entry)).collect();
+    let found: BTreeSet<_> = components(&root, Some("role")).unwrap().into_iter().collect();
+    assert_eq!(found, expected);
+    let in_root = expected.iter().filter(|path| path.parent() == Some(&root)).cloned().collect::<BTreeSet<_>>();
+    assert_eq!(components(&root, None).unwrap().into_iter().collect::<BTreeSet<_>>(), in_root);
+});

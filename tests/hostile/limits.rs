@@ -1,0 +1,155 @@
+//! Every limit once, with what keeps to it and what does not.
+//!
+//! A half is a component or an order of the hostile corpora, which run them all, or a test of its own.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use outbox::handler::Outcome;
+use outbox::plugin::Limits;
+
+use super::Ending;
+use super::components::{self, LOG, calling};
+use crate::support::guests::root;
+use crate::support::plugins::Host;
+
+/// What shows one half of a limit.
+#[derive(Clone, Copy, Debug)]
+enum Half {
+    /// A component of the corpus.
+    Component(&'static str),
+    /// An order of the corpus.
+    Order(&'static str),
+    /// A test, by the file and its name.
+    Test(&'static str, &'static str),
+}
+
+use Half::{Component, Order, Test};
+
+/// What is limited, the manifest's setting where there is one, what keeps to it, and what does not.
+const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
+    ("one memory", Some("memory"), Component("memory-within"), Component("memory-bomb")),
+    ("memories together", Some("memory"), Component("memories-within"), Component("memories-together")),
+    ("the largest memory that can be allowed", None, Component("memories-within"), Component("memory-beyond-any")),
+    ("memories", None, Component("memories-within"), Component("many-memories")),
+    ("elements of tables", Some("table_elements"), Component("table-within"), Component("table-bomb")),
+    ("the most elements that can be allowed", None, Component("table-within"), Component("table-beyond-any")),
+    ("tables", None, Component("tables-within"), Component("many-tables")),
+    ("core instances", Some("instances"), Component("instances-within"), Component("many-instances")),
+    (
+        "the most instances that can be allowed",
+        None,
+        Component("instances-within"),
+        Component("far-too-many-instances"),
+    ),
+    ("what the host keeps of an instance", None, Component("record-within"), Component("large-record")),
+    ("stack", None, Component("recursion-within"), Component("endless-recursion")),
+    ("CPU", Some("cpu"), Component("loop-within"), Component("endless-loop")),
+    ("wall time", None, Order("sleep within"), Order("slow for ever")),
+    ("bytes of a host call", None, Component("string-within"), Component("huge-string")),
+    ("handles of the host's", None, Component("handles-within"), Component("handle-leak")),
+    ("handles of a component's own", None, Component("hoard-within"), Component("hoard")),
+    ("random bytes", None, Component("chance-within"), Component("too-much-chance")),
+    ("log bytes", None, LOGGING, LOGGING),
+    ("emitted items", Some("followups"), Order("items within"), Order("flood of items")),
+    ("payload of an emitted item", None, Order("item of that size within"), Order("large item")),
+    ("delay of an emitted item", None, Order("late item within"), Order("item of another age")),
+    ("value of the state", None, Order("value within"), Order("large value")),
+    ("state, when it is written", Some("state_bytes"), Order("value within"), Order("value over quota")),
+    ("state, when it is settled", Some("state_bytes"), SETTLING, SETTLING),
+    ("state that an attempt writes", None, Order("state within"), Order("flood of state")),
+    ("keys of the state that an attempt touches", None, Order("keys within"), Order("flood of keys")),
+    ("size of a component", Some("component"), Component("component-within"), Component("large-component")),
+    ("time to compile", None, COMPILING, COMPILING),
+    ("time to describe itself", None, Component("loop-within"), Component("describe-loop")),
+    ("types, name and version of a description", None, DESCRIBING, DESCRIBING),
+    ("requests", Some("http_requests"), Order("requests within"), Order("flood of requests")),
+    ("body of a request", Some("request"), Order("body within"), Order("large body")),
+    ("body of a response", Some("response"), Order("response within"), Order("response bomb")),
+    ("headers of a request", None, Order("header within"), Order("large header")),
+    ("headers of a response", None, Order("many headers within"), Order("header bomb")),
+    ("bytes of the answer", Some("result"), Order("result within"), Order("large result")),
+    ("claims at a time", Some("concurrency"), CLAIMING, CLAIMING),
+    ("claims per second", Some("rate"), RATING, RATING),
+];
+
+const LOGGING: Half = Test("tests/hostile/limits.rs", "an_attempt_fills_its_share_of_the_hosts_log_and_no_more");
+const SETTLING: Half =
+    Test("tests/sandbox.rs", "state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement");
+const COMPILING: Half = Test("host/src/plugin/load.rs", "compiling_is_given_up_when_it_takes_too_long");
+const DESCRIBING: Half = Test("host/src/plugin/world.rs", "a_description_is_short_enough_to_be_shown");
+const CLAIMING: Half = Test("tests/store_contract.rs", "a_claim_never_exceeds_its_limit_or_the_types_concurrency");
+const RATING: Half = Test("tests/store_contract.rs", "a_rate_limits_claims_per_second");
+
+#[test]
+fn every_limit_has_what_keeps_to_it_and_what_does_not() {
+    for (limit, _, obeyed, violated) in LIMITS {
+        assert!(ends(obeyed, |ending| matches!(ending, Ending::Done)), "{limit}: {obeyed:?}");
+        assert!(ends(violated, |ending| !matches!(ending, Ending::Done)), "{limit}: {violated:?}");
+    }
+}
+
+#[test]
+fn every_limit_that_a_manifest_sets_is_in_the_table() {
+    let settings = serde_json::to_value(Limits::default()).unwrap();
+    let settings: BTreeSet<_> = settings.as_object().unwrap().keys().cloned().collect();
+    let listed: BTreeSet<_> = LIMITS.iter().filter_map(|(_, setting, ..)| setting.map(str::to_owned)).collect();
+    assert_eq!(listed, settings);
+}
+
+/// Whether a half is there and ends so. A test of its own shows both halves.
+fn ends(half: Half, so: impl Fn(&Ending) -> bool) -> bool {
+    match half {
+        Component(name) => components::corpus().iter().any(|component| component.name == name && so(&component.ending)),
+        Order(name) => super::orders::corpus(0).iter().any(|(order, _, ending)| *order == name && so(ending)),
+        Test(file, name) => {
+            let text = std::fs::read_to_string(root().join(file)).unwrap();
+            text.contains(&format!("fn {name}("))
+        }
+    }
+}
+
+/// What a subscriber of the host's log is given.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a component that logs `lines` lines of `bytes` bytes brings into the host's log.
+async fn logged(lines: u32, bytes: u32) -> String {
+    let line = format!("(call $f (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 16384) (i32.const {bytes}))");
+    let body = components::repeat(lines, &line);
+    let component = calling("logs", &LOG, &body, Ending::Done);
+    let host = Host::start(None, |dir| std::fs::write(dir.join("logs.wasm"), component.bytes).unwrap()).await;
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let report = host.handle("logs").await;
+    assert!(matches!(report.outcome, Outcome::Done { .. }), "{report:?}");
+    assert!(report.stderr.unwrap().len() <= 16 << 10);
+    let written = written.0.lock().unwrap();
+    let text = String::from_utf8_lossy(&written);
+    text.lines().filter(|line| line.contains("outbox::plugin::log")).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn an_attempt_fills_its_share_of_the_hosts_log_and_no_more() {
+    const LEFT_OUT: &str = "an attempt logs more than 64KiB: the rest is left out";
+    let some = logged(10, 100).await;
+    assert_eq!((some.lines().count(), some.contains(LEFT_OUT)), (10, false));
+    let flood = logged(1000, 10_000).await;
+    assert_eq!(flood.matches(LEFT_OUT).count(), 1);
+    assert_eq!(flood.lines().count(), 16 + 1, "lines of 4KiB, of which 64KiB have room for sixteen");
+}
