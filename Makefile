@@ -87,7 +87,7 @@ soak: tools plugins guests
 check: wasm-target
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy -p outbox --all-targets -- -D warnings
-	$(CARGO) clippy $(CRATES:%=-p %) --target $(TARGET) -- -D warnings
+	$(CARGO) clippy $(CRATES:%=-p %) --lib --examples --target $(TARGET) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p outbox -p outbox-handler --no-deps --document-private-items
 
 # Advisories are left out: their database is fetched from a host that build machines may not reach.

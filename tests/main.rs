@@ -23,4 +23,5 @@ mod sql;
 mod store_contract;
 mod store_model;
 mod support;
+mod wit;
 mod worker;

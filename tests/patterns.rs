@@ -2,37 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use outbox::handler::{Outcome, Report, StateReader};
 use outbox::item::{Class, Item, NewItem, StateChange, StateVersion, Status};
+use outbox::plugin::Environment;
 use outbox::plugin::lab::{Answer, Call, Ending, Lab, Request, Subject, Take, World};
 use serde_json::{Value, json};
 
 use crate::support::guests::{self, root};
 use crate::support::{START, blocks};
 
-const MANIFEST: &str = r#"
-[grant]
-state = true
-emit = ["charge_card", "contacts", "mail", "release_stock"]
-[[grant.http]]
-origin = "http://api.test"
-[config]
-url = "http://api.test"
-"#;
+/// The folder of the handlers and their manifest.
+fn folder() -> PathBuf {
+    root().join("plugins/sdk/examples/patterns")
+}
 
 #[test]
 fn the_page_shows_the_handlers_as_they_are_compiled() {
     let page = std::fs::read_to_string(root().join("docs/patterns.md")).unwrap();
-    let folder = root().join("plugins/sdk/examples/patterns");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let mut handlers: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|ext| ext == "rs") && !path.ends_with("main.rs")).collect();
     let shown = blocks(&page, "rust");
     handlers.retain(|path| !shown.contains(&std::fs::read_to_string(path).unwrap().trim_end()));
-    assert_eq!(handlers, Vec::<std::path::PathBuf>::new(), "docs/patterns.md does not show these as they are");
+    assert_eq!(handlers, Vec::<PathBuf>::new(), "docs/patterns.md does not show these as they are");
 }
 
 /// Answers by method and URL, and keeps what it was asked.
@@ -70,9 +66,11 @@ impl StateReader for ReadTo {
 }
 
 async fn patterns(folder: &tempfile::TempDir) -> Subject {
-    guests::install(&guests::patterns(), MANIFEST, folder.path(), "patterns");
+    let manifest = std::fs::read_to_string(self::folder().join("patterns.toml")).unwrap();
+    guests::install(&guests::patterns(), &manifest, folder.path(), "patterns");
     let lab = Lab::open(&folder.path().join("patterns.wasm")).await.unwrap();
-    lab.subject(&(Arc::new(|_: &str| None) as _), BTreeMap::new()).await.unwrap()
+    let environment: Environment = Arc::new(|name| (name == "API_URL").then(|| "http://api.test".to_owned()));
+    lab.subject(&environment, BTreeMap::new()).await.unwrap()
 }
 
 /// What an attempt sent, and what came of it.
