@@ -10,8 +10,9 @@ GUESTS   := target/guests
 TOOLS    := target/tools
 DENY     := 0.20.2
 CONFORMED := target/conformance.log
+PEERS    := target/peers
 
-.PHONY: help demo plugins guests reference freeze test conformance soak check deny fmt ci wasm-target tools
+.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -21,6 +22,8 @@ help:
 	@echo 'make freeze     keep this version of wit/ and components built for it'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
+	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
+	@echo 'make bench-counts  instructions per item and per enqueue'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
 	@echo 'make ci         everything that must be green'
@@ -83,6 +86,17 @@ conformance:
 # The figures that the documents state: hours of faults instead of minutes.
 soak: tools plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
+
+# Installs the peers at the versions that their folders pin, below target/ and nowhere else.
+bench-peers:
+	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
+	$(CARGO) build --release -p outbox
+	python3 bench/peers/run.py $(PEERS) target/release/outbox $(ARGS)
+
+# Free of noise, so a change shows that a clock would hide. Compared by hand.
+bench-counts:
+	$(CARGO) build --release -p outbox --example counts
+	sh bench/counts.sh target/release/examples/counts
 
 check: wasm-target
 	$(CARGO) fmt --all --check

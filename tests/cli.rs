@@ -1,5 +1,6 @@
 //! The command line, through the real binary: what programs read, what people are told, exit codes.
 
+mod bench;
 mod operations;
 
 use std::io::Write as _;

@@ -6,6 +6,7 @@
 //! the command quietly. Verbs that look never create or migrate a database.
 
 mod arguments;
+mod bench;
 mod completions;
 mod control;
 mod doctor;
@@ -104,6 +105,7 @@ enum Command {
     /// Look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    Bench(bench::Bench),
     /// Create the database, or bring it to the newest schema
     Migrate,
     /// Check everything that the outbox needs and say what to do
@@ -114,7 +116,10 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    if let Command::Bench(args) = &mut cli.command {
+        args.database = cli.global.db.as_ref().map(PathBuf::from);
+    }
     run(cli).unwrap_or_else(|err| report(&err))
 }
 
@@ -157,6 +162,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Stats => stats::run(&context).await,
         Command::Signals(args) => signals::run(args, &context).await,
         Command::Plugin(args) => plugin::run(args, &context).await,
+        Command::Bench(args) => bench::run(args, &context).await,
         Command::Migrate => migrate::run(&context),
         Command::Doctor | Command::Completions(_) => unreachable!("run without a configuration by `run`"),
     }

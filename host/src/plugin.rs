@@ -38,6 +38,7 @@ mod registry;
 mod reload;
 mod signature;
 mod state;
+mod ticker;
 mod trial;
 mod verdict;
 mod withdrawn;

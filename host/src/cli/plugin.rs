@@ -1,8 +1,11 @@
 //! The verbs about plugins, a file each below `plugin/`, and what they share: the settings of the plugin
 //! runtime, and a scan of the folder for who has no running host to ask.
 
+mod build;
 mod inspect;
+mod kit;
 mod list;
+mod new;
 mod quarantine;
 mod replay_item;
 
@@ -28,6 +31,8 @@ use crate::store::sqlite::{SqliteOptions, SqliteStore};
 pub(super) enum Plugin {
     /// List the plugins of running hosts; without one, those that the folder would give
     List,
+    New(new::New),
+    Build(build::Build),
     /// Show what a component is, asks for and is granted
     Inspect {
         /// The component's file
@@ -47,6 +52,8 @@ pub(super) enum Plugin {
 pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitCode> {
     match args {
         Plugin::List => list::run(context).await,
+        Plugin::New(args) => new::run(args, context),
+        Plugin::Build(args) => build::run(&args, context),
         Plugin::Inspect { file } => inspect::run(&file, context).await,
         Plugin::Quarantine => quarantine::list(context).await,
         Plugin::Release(args) => quarantine::release(args, context).await,
@@ -110,7 +117,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
 }
 
 /// Stands where nothing is handled, so nothing is read, and where no store says what is withdrawn.
-struct NoStore;
+pub(super) struct NoStore;
 
 #[async_trait]
 impl StateReader for NoStore {

@@ -6,6 +6,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ticker::Ticker;
+
 /// The guest has computed for longer than it may.
 #[derive(Debug, thiserror::Error)]
 #[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
@@ -30,10 +32,11 @@ impl CpuClock {
         Self { most, reading: Arc::default() }
     }
 
-    /// Runs a guest by this clock.
-    pub(super) async fn meter<F: Future>(&self, guest: F) -> F::Output {
+    /// Runs a guest by this clock; the ticker has it look at the clock while it computes.
+    pub(super) async fn meter<F: Future>(&self, ticker: &Ticker, guest: F) -> F::Output {
         let mut guest = pin!(guest);
         poll_fn(|context| {
+            let _computing = ticker.computing();
             self.read(|reading| reading.resumed = Some(Instant::now()));
             let polled = guest.as_mut().poll(context);
             self.read(|reading| {
@@ -67,15 +70,15 @@ mod tests {
 
     #[tokio::test]
     async fn computing_counts_and_waiting_does_not() {
-        let clock = CpuClock::new(Duration::from_millis(20));
-        clock.meter(tokio::time::sleep(Duration::from_millis(50))).await;
+        let (clock, ticker) = (CpuClock::new(Duration::from_millis(20)), Ticker::start(|| {}).unwrap());
+        clock.meter(&ticker, tokio::time::sleep(Duration::from_millis(50))).await;
         assert!(clock.check().is_ok());
         let computing = async {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(30) {}
             clock.check()
         };
-        let told = clock.meter(computing).await.unwrap_err().to_string();
+        let told = clock.meter(&ticker, computing).await.unwrap_err().to_string();
         assert_eq!(told, "the component computed for longer than `limits.cpu`, which is 20ms");
     }
 }

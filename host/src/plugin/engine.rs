@@ -1,13 +1,12 @@
-//! The engine that all plugins of a process share: how code is compiled, where instances live, and the
-//! clock by which a computing guest is interrupted.
+//! The engine that all plugins of a process share: how code is compiled, where instances live, and what
+//! a tick of its clock does.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::ceiling::INSTANCE_SIZE_MAX;
 use super::host::{self, HostState};
@@ -15,9 +14,7 @@ use super::lab;
 use super::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
 use super::manifest::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
 use super::outgoing::{Resolver, SystemResolver};
-
-/// How often a computing guest is looked at.
-const TICK: Duration = Duration::from_millis(10);
+use super::ticker::Ticker;
 
 /// Room for descriptions that are asked for while every slot is taken.
 const SPARE_INSTANCES: u32 = 8;
@@ -27,10 +24,11 @@ pub(super) struct Runtime {
     pub(super) engine: Engine,
     pub(super) linker: Linker<HostState>,
     pub(super) resolver: Arc<dyn Resolver>,
+    pub(super) ticker: Arc<Ticker>,
 }
 
 impl Runtime {
-    /// An engine with room for so many attempts at a time, and a thread that ticks until it is gone.
+    /// An engine with room for so many attempts at a time, whose epoch advances while one computes.
     pub(super) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> anyhow::Result<Self> {
         let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
         let engine = Engine::new(&pooled(instances)).or_else(|reason| {
@@ -40,8 +38,8 @@ impl Runtime {
         let engine = engine.map_err(anyhow::Error::from).context("starting the WebAssembly engine")?;
         let mut linker = Linker::new(&engine);
         host::link(&mut linker)?;
-        start_ticking(engine.weak())?;
-        Ok(Self { engine, linker, resolver })
+        let ticker = Arc::new(start_ticking(&engine)?);
+        Ok(Self { engine, linker, resolver, ticker })
     }
 
     /// An engine whose guests wait in the lab's time.
@@ -92,15 +90,12 @@ fn pooled(instances: u32) -> Config {
     config
 }
 
-/// Holds the engine weakly, so that the thread ends with it.
-fn start_ticking(engine: EngineWeak) -> anyhow::Result<()> {
-    let tick = move || {
-        while let Some(engine) = engine.upgrade() {
+/// Holds the engine weakly, so that it ends with its last instance and not with a tick.
+fn start_ticking(engine: &Engine) -> anyhow::Result<Ticker> {
+    let engine = engine.weak();
+    Ticker::start(move || {
+        if let Some(engine) = engine.upgrade() {
             engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(TICK);
         }
-    };
-    std::thread::Builder::new().name("outbox-epoch".to_owned()).spawn(tick).context("starting the epoch thread")?;
-    Ok(())
+    })
 }

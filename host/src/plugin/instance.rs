@@ -14,17 +14,19 @@ use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
 use super::cpu::CpuClock;
+use super::engine::Runtime;
 use super::evidence::Evidence;
 use super::followups::Followups;
 use super::grant::Grants;
 use super::host::{HostState, Parts};
 use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
-use super::outgoing::{Keys, Network, Outgoing, OutgoingPolicy, Resolver};
+use super::outgoing::{Keys, Network, Outgoing, OutgoingPolicy};
 use super::output::OutputTail;
 use super::outside::Outside;
 use super::redact::Redactor;
 use super::state::{StateAccess, StateBuffer};
+use super::ticker::Ticker;
 use super::verdict::{self, Phase};
 use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
 use crate::item::{Failure, HostWrites, Item, Recording};
@@ -47,6 +49,7 @@ pub(super) struct Program {
     network: Arc<dyn Outside>,
     redactor: Redactor,
     config: Arc<BTreeMap<String, String>>,
+    ticker: Arc<Ticker>,
 }
 
 type Answer = Result<Option<Vec<u8>>, GuestFailure>;
@@ -76,7 +79,7 @@ impl Call {
 
 impl Program {
     /// A program that runs on the manifest's terms.
-    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, resolver: Arc<dyn Resolver>) -> Self {
+    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, runtime: &Runtime) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
             name: name.to_owned(),
@@ -84,10 +87,11 @@ impl Program {
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
-            network: Arc::new(Network::new(Arc::clone(&grants), resolver)),
+            network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&runtime.resolver))),
             redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
+            ticker: Arc::clone(&runtime.ticker),
         }
     }
 
@@ -101,7 +105,7 @@ impl Program {
             let guest = plugin.outbox_handler_handler();
             guest.call_describe(&mut store).await.map_err(|err| (Phase::Running, err))
         };
-        match tokio::time::timeout_at(call.deadline, clock.meter(described)).await {
+        match tokio::time::timeout_at(call.deadline, clock.meter(&self.ticker, described)).await {
             Ok(Ok(description)) => Ok(description),
             Ok(Err((phase, err))) => {
                 Err(verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref()))
@@ -127,7 +131,7 @@ impl Program {
         let clock = store.data().cpu.clone();
         let ending = tokio::select! {
             biased;
-            ending = clock.meter(self.handle(&mut store, guest_item(attempt))) => ending,
+            ending = clock.meter(&self.ticker, self.handle(&mut store, guest_item(attempt))) => ending,
             () = attempt.stop.cancelled() => Ending::Stopped,
             () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
         };
@@ -294,8 +298,7 @@ mod tests {
     use super::super::signature::TrustedKeys;
     use super::*;
     use crate::item::{Class, NewItem, Status};
-    use crate::plugin::engine::Runtime;
-    use crate::plugin::load::{Loader, Source};
+    use crate::plugin::load::{Generation, Loader, Source};
 
     fn item() -> Item {
         let item = NewItem { cid: Some("cid".into()), ..NewItem::new("t", "key", "{}") }.enqueued(1, 0);
@@ -313,7 +316,8 @@ mod tests {
         }
     }
 
-    fn looping() -> Source {
+    /// A component that computes for ever, on these terms.
+    fn looping(manifest: &str) -> Source {
         let words =
             [("{types}", r"\08\02\00\00\01\00\00\00t"), ("{count}", r"\01"), ("{memory}", "1"), ("{version}", "0.1.0")];
         let describe = ("{describe}", "(i32.const 8)");
@@ -332,16 +336,32 @@ mod tests {
             file: "p.wasm".into(),
             wasm: Arc::new(wat::parse_str(text).unwrap()),
             digest: "d".to_owned(),
-            manifest: Some("limits.cpu = '60s'".to_owned()),
+            manifest: Some(manifest.to_owned()),
             signature: None,
+        }
+    }
+
+    async fn generation(slots: usize, source: Source) -> Generation {
+        let runtime = Runtime::new(slots, Arc::new(SystemResolver)).unwrap();
+        Arc::new(Loader::new(runtime, None, Arc::new(|_| None), TrustedKeys::default())).load(source).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_computes_after_a_time_of_rest_is_interrupted_too() {
+        let generation = generation(1, looping("limits.cpu = '20ms'")).await;
+        for burst in 0..3 {
+            while !generation.program.ticker.rests() {
+                tokio::task::yield_now().await;
+            }
+            let report = generation.program.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState)).await;
+            let failed = |class| matches!(&report.outcome, Outcome::Failed(failure) if failure.class == class);
+            assert!(failed(Class::Cpu), "burst {burst}: {report:?}");
         }
     }
 
     #[tokio::test]
     async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
-        let runtime = Runtime::new(0, Arc::new(SystemResolver)).unwrap();
-        let loader = Arc::new(Loader::new(runtime, None, Arc::new(|_| None), TrustedKeys::default()));
-        let generation = loader.load(looping()).await.unwrap();
+        let generation = generation(0, looping("limits.cpu = '60s'")).await;
         let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
         let running = attempts.iter().map(|attempt| generation.program.attempt(attempt, Arc::new(NoState)));
         let reports = futures_util::future::join_all(running).await;

@@ -161,7 +161,7 @@ impl Loader {
     pub(super) fn program(&self, name: &str, component: &Component, manifest: &Manifest) -> Result<Program, LoadError> {
         let linked = self.runtime.linker.instantiate_pre(component).and_then(PluginPre::new);
         let linked = linked.map_err(|reason| world::misfit(component, &reason))?;
-        Ok(Program::new(name, linked, manifest, Arc::clone(&self.runtime.resolver)))
+        Ok(Program::new(name, linked, manifest, &self.runtime))
     }
 }
 

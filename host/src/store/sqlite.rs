@@ -21,6 +21,7 @@ mod decode;
 mod enqueue;
 mod failures;
 mod job;
+pub mod limit;
 mod migrate;
 mod operate;
 mod pod;
@@ -30,6 +31,7 @@ mod saga;
 mod select;
 mod settle;
 mod state;
+mod step;
 mod stuck;
 mod transfer;
 mod upkeep;
@@ -129,7 +131,7 @@ impl Store for SqliteStore {
 
     async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
         let claim = claim.clone();
-        self.writer.run("settling a claim", move |step| settle::settle(step, &claim, settled)).await
+        self.writer.run("settling a claim", move |step| settle::settle(step, &claim, &settled)).await
     }
 
     async fn expire(&self) -> Result<u32, StoreError> {
@@ -171,7 +173,7 @@ impl Store for SqliteStore {
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
-        let count = move |step: &mut writer::Step<'_>| {
+        let count = move |step: &mut step::Step<'_>| {
             step.tally("violation", "", "", violation.as_str(), 1);
             Ok(())
         };
@@ -185,7 +187,7 @@ impl Store for SqliteStore {
 
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
         let [digest, plugin, reason] = [digest, plugin, reason].map(str::to_owned);
-        let add = move |step: &mut writer::Step<'_>| quarantine::add(step, &digest, &plugin, &reason);
+        let add = move |step: &mut step::Step<'_>| quarantine::add(step, &digest, &plugin, &reason);
         self.writer.run("quarantining a component", add).await
     }
 
@@ -195,7 +197,7 @@ impl Store for SqliteStore {
 
     async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
         let (digest, actor, reason) = (digest.to_owned(), actor.to_owned(), reason.map(str::to_owned));
-        let release = move |step: &mut writer::Step<'_>| quarantine::release(step, &digest, &actor, reason.as_deref());
+        let release = move |step: &mut step::Step<'_>| quarantine::release(step, &digest, &actor, reason.as_deref());
         self.writer.run("lifting a quarantine", release).await
     }
 

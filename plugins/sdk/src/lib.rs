@@ -60,9 +60,9 @@ macro_rules! export {
         const _: () = {
             use $crate::bindings::exports::outbox::handler::handler;
 
-            struct Component;
+            struct __Exported;
 
-            impl handler::Guest for Component {
+            impl handler::Guest for __Exported {
                 fn describe() -> handler::Description {
                     handler::Description {
                         name: env!("CARGO_PKG_NAME").to_owned(),
@@ -77,12 +77,12 @@ macro_rules! export {
             }
 
             #[cfg(target_arch = "wasm32")]
-            $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+            $crate::bindings::export_component!(__Exported with_types_in $crate::bindings);
 
             // Natively, where a handler's own tests run, linkers refuse the contract's function names.
             #[cfg(not(target_arch = "wasm32"))]
             const _: fn($crate::Item) -> Result<Option<Vec<u8>>, $crate::Failure> =
-                <Component as handler::Guest>::handle;
+                <__Exported as handler::Guest>::handle;
         };
     };
 }

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::enqueue::{insert, millis};
 use super::settle::Attempted;
+use super::step::Step;
 use super::unavailable;
-use super::writer::Step;
 use crate::item::{Failure, Millis, NewItem};
 use crate::store::{Alert, AlertKind, StoreError};
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 use serde_json::Value;
 
 use super::select::Condition;
-use super::writer::Step;
+use super::step::Step;
 use crate::item::ItemId;
 use crate::store::deed::Entry;
 use crate::store::{AuditEntry, AuditQuery};

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::audit;
-use super::writer::Step;
+use super::step::Step;
 use super::{transfer, unavailable};
 use crate::item::{ItemId, check_key, check_type};
 use crate::store::deed::{Change, Entry};

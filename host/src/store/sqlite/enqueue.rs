@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::writer::Step;
+use super::step::Step;
 use super::{system_clock, unavailable};
 use crate::item::{ItemId, Millis, NewItem};
 use crate::store::{Enqueued, InvalidAt, StoreError, Write};

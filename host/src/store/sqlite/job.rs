@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::operate::change_batch;
 use super::select::{self, Condition};
-use super::writer::Step;
+use super::step::Step;
 use super::{SqliteStore, unavailable};
 use crate::item::{ItemId, Millis};
 use crate::store::deed::{Deed, narrowed};

@@ -10,7 +10,7 @@ use super::audit;
 use super::decode::{self, COLUMNS};
 use super::job::{self, EPOCH};
 use super::settle::{Attempted, dead_letter, write_history};
-use super::writer::Step;
+use super::step::Step;
 use super::{SqliteStore, saga, select, unavailable};
 use crate::item::{Item, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;
@@ -45,9 +45,9 @@ fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) 
 async fn change_all(store: &SqliteStore, order: &Order, ids: &[ItemId]) -> Result<OrderReport, StoreError> {
     let mut report = OrderReport::about(ids.len());
     for batch in ids.chunks(BATCH as usize) {
-        let (batch, order) = (batch.to_vec(), order.clone());
+        let batch = batch.to_vec();
+        let deed = Deed { action: order.action, actor: order.actor.clone(), reason: order.reason.clone(), job: None };
         let outcome = store.writer.run("changing items", move |step| {
-            let deed = Deed { action: order.action, actor: order.actor, reason: order.reason, job: None };
             change_batch(step, &deed, &batch, None, named).map_err(unavailable("changing items"))
         });
         for (id, refused) in outcome.await? {

@@ -2,8 +2,8 @@
 
 use rusqlite::params;
 
+use super::step::Step;
 use super::unavailable;
-use super::writer::Step;
 use crate::item::Millis;
 use crate::store::{Pod, StoreError};
 

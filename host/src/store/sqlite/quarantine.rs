@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use serde_json::json;
 
-use super::writer::Step;
+use super::step::Step;
 use super::{alert, audit, unavailable};
 use crate::store::deed::Entry;
 use crate::store::{Quarantined, StoreError};

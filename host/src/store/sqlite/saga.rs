@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::settle::Attempted;
-use super::writer::Step;
+use super::step::Step;
 use crate::saga::{StepOutcome, begin_signal, end_signal, step_signal};
 
 /// Called when an item of the saga is claimed: begins a run unless one is open.

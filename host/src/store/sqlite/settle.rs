@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::decode::{self, COLUMNS};
 use super::enqueue::millis;
 use super::job::EPOCH;
-use super::writer::Step;
+use super::step::Step;
 use super::{alert, saga, state, unavailable};
 use crate::item::{Event, Failure, Item, ItemId, Millis, OnDead, Status, fingerprint};
 use crate::saga::StepOutcome;
@@ -52,25 +52,25 @@ impl Attempted {
     }
 }
 
-pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
+pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -> Result<(), StoreError> {
     let item = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
     let mut attempted = Attempted::of(&item);
     attempted.maybe_executed = settled.maybe_executed;
-    attempted.handler_digest = settled.handler_digest;
-    attempted.exchanges = settled.exchanges;
+    attempted.handler_digest.clone_from(&settled.handler_digest);
+    attempted.exchanges.clone_from(&settled.exchanges);
     let stderr = settled.stderr.as_deref();
-    match settled.settlement {
+    match &settled.settlement {
         Settlement::Done { result, writes } => {
-            state::commit(step, &writes)?;
+            state::commit(step, writes)?;
             super::enqueue::enqueue_followups(step, &writes.followups)?;
             complete(step, &attempted, result.as_deref())
         }
-        Settlement::Retry { failure, delay } => write_history(step, &attempted, &failure, stderr)
-            .and_then(|()| put_back(step, &attempted, &PutBack::retry(&failure, millis(delay)))),
-        Settlement::GiveBack { failure, delay } => write_history(step, &attempted, &failure, stderr)
-            .and_then(|()| put_back(step, &attempted, &PutBack::give_back(&failure, millis(delay)))),
-        Settlement::Dead { failure, on_dead } => write_history(step, &attempted, &failure, stderr)
-            .and_then(|()| dead_letter(step, &attempted, on_dead, &failure)),
+        Settlement::Retry { failure, delay } => write_history(step, &attempted, failure, stderr)
+            .and_then(|()| put_back(step, &attempted, &PutBack::retry(failure, millis(*delay)))),
+        Settlement::GiveBack { failure, delay } => write_history(step, &attempted, failure, stderr)
+            .and_then(|()| put_back(step, &attempted, &PutBack::give_back(failure, millis(*delay)))),
+        Settlement::Dead { failure, on_dead } => write_history(step, &attempted, failure, stderr)
+            .and_then(|()| dead_letter(step, &attempted, *on_dead, failure)),
         Settlement::Release => release(step, &attempted),
     }
     .map_err(unavailable(TRIED))

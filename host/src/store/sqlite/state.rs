@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
-use super::writer::Step;
+use super::step::Step;
 use super::{audit, unavailable};
 use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
 use crate::store::deed::Entry;

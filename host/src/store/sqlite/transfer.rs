@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
 use serde_json::{Value, json};
 
 use super::job::EPOCH;
+use super::step::Step;
 use super::unavailable;
-use super::writer::Step;
 use crate::item::{ItemId, Status};
 use crate::store::{Columns, ExportPage, ExportPosition, Imported, Record, Run, StoreError};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::enqueue::millis;
-use super::writer::Step;
+use super::step::Step;
 use super::{SqliteStore, beside, connect, file_bytes, job, unavailable};
 use crate::item::{ItemId, Millis};
 use crate::store::{Retention, StoreError, Upkept};

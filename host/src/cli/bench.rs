@@ -1,0 +1,269 @@
+//! `bench`: how fast this host is on this machine, beside what the disk and SQLite allow at the same time.
+//!
+//! Every figure is taken once per round, all in turn, so that a noisy minute falls on all of them alike.
+//! What counts are the ratios. The stores are temporary; nobody's own database is touched.
+
+mod drain;
+mod enqueue;
+mod figures;
+mod http;
+mod idle;
+mod limits;
+mod process;
+mod report;
+mod sandbox;
+mod site;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::value_parser;
+
+use super::Context;
+use super::progress::Progress;
+use crate::config::Config;
+use crate::handler::Handler;
+use crate::item::{NewItem, Status};
+use drain::{Native, drain};
+use figures::Samples;
+use http::Receiver;
+use report::Report;
+use sandbox::{Sandbox, webhook_file};
+use site::{Bed, Keys, Site, TYPE, items};
+
+/// Rows that are there beside what is measured.
+const MILLION: u32 = 1_000_000;
+/// Keys that the items of an ordered drain share.
+const ORDERING_KEYS: u32 = 1_000;
+
+/// Measure this machine: what the disk and SQLite allow, and what the outbox makes of it
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// Leave out what needs a million rows
+    #[arg(long)]
+    quick: bool,
+    /// How often each figure is taken
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Items of one measurement
+    #[arg(long, default_value_t = 20_000, value_name = "COUNT", value_parser = value_parser!(u32).range(100..=1_000_000))]
+    items: u32,
+    /// Take only figures whose names begin so, and the limits
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Drain with this component too, which must need no grants; the figure is drain.handler
+    #[arg(long, value_name = "FILE")]
+    handler: Option<PathBuf>,
+    /// What `--db` says: beside which database the bench makes its stores.
+    #[arg(skip)]
+    pub(super) database: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Bench, context: &Context) -> anyhow::Result<ExitCode> {
+    let rounds = args.rounds;
+    let mut progress = Progress::new("round", rounds.into());
+    let mut bench = Runs::prepare(args, context).await?;
+    for round in 0..rounds {
+        progress.show(round.into());
+        bench.round().await?;
+    }
+    progress.show(rounds.into());
+    progress.finish();
+    let report = Report::new(rounds, &bench.samples);
+    context.output.emit(&report, || report.page())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What all rounds work with.
+struct Runs<'a> {
+    args: Bench,
+    config: &'a Config,
+    site: Site,
+    noop: Sandbox,
+    handler: Option<Sandbox>,
+    webhook: Option<(Sandbox, Receiver)>,
+    full: Option<Full>,
+    started_with: Option<u64>,
+    samples: Samples,
+}
+
+/// Stores that hold a million rows already.
+struct Full {
+    done: Bed,
+    pending: Bed,
+}
+
+impl<'a> Runs<'a> {
+    async fn prepare(args: Bench, context: &'a Context) -> anyhow::Result<Self> {
+        let started_with = process::resident();
+        let config = &context.config;
+        let site = Site::open(args.database.as_deref()).await?;
+        let noop = Sandbox::noop(&site, config)?;
+        let handler = args.handler.as_ref().map(|file| Sandbox::from_file(&site, config, file, None)).transpose()?;
+        let webhook = match webhook_file(config) {
+            Some(file) => Some(webhook(&site, config, &file).await?),
+            None => left_out(context),
+        };
+        let full = if args.quick { None } else { Some(Full::make(&site)?) };
+        Ok(Self { args, config, site, noop, handler, webhook, full, started_with, samples: Samples::default() })
+    }
+
+    /// Whether the figures of a name are taken.
+    fn takes(&self, name: &str) -> bool {
+        self.args.only.as_deref().is_none_or(|only| name.starts_with(only) || only.starts_with(name))
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        self.limits()?;
+        self.loading().await?;
+        self.memory().await?;
+        self.drains().await?;
+        self.enqueues().await?;
+        self.enqueues_beside_a_million().await?;
+        if self.takes("latency") || self.takes("idle") {
+            let loaded = self.noop.load().await?;
+            let (bed, handler) = (self.site.bed()?, loaded.plugins as Arc<dyn Handler>);
+            idle::idle(&bed, &handler, self.config, self.args.items, &mut self.samples).await?;
+        }
+        if let Some(peak) = process::peak() {
+            self.samples.add("memory.peak", float(peak));
+        }
+        Ok(())
+    }
+
+    fn limits(&mut self) -> anyhow::Result<()> {
+        limits::fsync(&self.site, &mut self.samples)?;
+        limits::bare(&self.site, self.args.items, &mut self.samples)?;
+        limits::store(&self.site, self.args.items, &mut self.samples)
+    }
+
+    /// What it takes to load a component, compiled anew and from compiled code.
+    async fn loading(&mut self) -> anyhow::Result<()> {
+        let sandbox = self.webhook.as_ref().map_or(&self.noop, |(sandbox, _)| sandbox);
+        sandbox.forget()?;
+        self.samples.add("load.compiled", millis(sandbox.load().await?.took));
+        self.samples.add("load.cached", millis(sandbox.load().await?.took));
+        Ok(())
+    }
+
+    async fn memory(&mut self) -> anyhow::Result<()> {
+        if let Some(bytes) = self.started_with {
+            self.samples.add("memory.start", float(bytes));
+        }
+        let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.takes("memory")) else { return Ok(()) };
+        let handler = sandbox.load().await?.plugins as Arc<dyn Handler>;
+        idle::memory_per_attempt(&self.site.bed()?, &handler, receiver, self.config, &mut self.samples).await
+    }
+
+    async fn drains(&mut self) -> anyhow::Result<()> {
+        let noop = self.noop.load().await?.plugins as Arc<dyn Handler>;
+        let plain = || items(TYPE, Keys::Timed, self.args.items);
+        let mut drains: Vec<(&'static str, Arc<dyn Handler>, Vec<NewItem>)> = vec![
+            ("drain.native", Native::handler(), plain()),
+            ("drain.sandbox", Arc::clone(&noop), plain()),
+            ("drain.sandbox_ordered", Arc::clone(&noop), ordered(plain())),
+        ];
+        let others = [("drain.handler", self.handler.as_ref()), ("drain.webhook", self.webhook.as_ref().map(|w| &w.0))];
+        for (name, sandbox) in others {
+            let Some(sandbox) = sandbox else { continue };
+            let loaded = sandbox.load().await?;
+            drains.push((name, loaded.plugins, items(&loaded.item_type, Keys::Timed, self.args.items)));
+        }
+        drains.retain(|(name, ..)| self.takes(name));
+        for (name, handler, items) in drains {
+            let rate = drain(&self.site.bed()?, &handler, self.config, items).await?;
+            self.samples.add(name, rate);
+        }
+        let Some(full) = &self.full else { return Ok(()) };
+        for (name, bed) in [("drain.sandbox_1m_done", &full.done), ("drain.sandbox_1m_pending", &full.pending)] {
+            if self.takes(name) {
+                let items = items(TYPE, Keys::Timed, self.args.items);
+                self.samples.add(name, drain(bed, &noop, self.config, items).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn enqueues(&mut self) -> anyhow::Result<()> {
+        if !self.takes("enqueue") {
+            return Ok(());
+        }
+        let items = self.args.items;
+        for (name, callers, count) in [
+            ("enqueue.callers_1", 1, items.min(1_000)),
+            ("enqueue.callers_8", 8, items.min(8_000)),
+            ("enqueue.callers_64", 64, items),
+        ] {
+            let rate = enqueue::callers(&self.site.bed()?, callers, Keys::Timed, count).await?;
+            self.samples.add(name, rate);
+        }
+        self.samples.add("enqueue.http_64", enqueue::http(&self.site.bed()?, 64, items).await?);
+        self.samples.add("enqueue.bulk", enqueue::bulk(&self.site.bed()?, Keys::Timed, items).await?);
+        Ok(())
+    }
+
+    async fn enqueues_beside_a_million(&mut self) -> anyhow::Result<()> {
+        let Some(full) = self.full.as_ref().filter(|_| self.takes("enqueue")) else { return Ok(()) };
+        let count = self.args.items;
+        for (name, bed, keys) in [
+            ("enqueue.callers_64_1m_done", &full.done, Keys::Timed),
+            ("enqueue.callers_64_random_1m_done", &full.done, Keys::Random),
+            ("enqueue.callers_64_1m_pending", &full.pending, Keys::Timed),
+        ] {
+            self.samples.add(name, enqueue::callers(bed, 64, keys, count).await?);
+        }
+        for (name, bed, keys) in [
+            ("enqueue.bulk_1m_done", &full.done, Keys::Timed),
+            ("enqueue.bulk_random_1m_done", &full.done, Keys::Random),
+            ("enqueue.bulk_1m_pending", &full.pending, Keys::Timed),
+        ] {
+            self.samples.add(name, enqueue::bulk(bed, keys, count).await?);
+        }
+        Ok(())
+    }
+}
+
+impl Full {
+    fn make(site: &Site) -> anyhow::Result<Self> {
+        let (done, pending) = (site.bed()?, site.bed()?);
+        done.fill(Status::Done, MILLION)?;
+        pending.fill(Status::Pending, MILLION)?;
+        Ok(Self { done, pending })
+    }
+}
+
+async fn webhook(site: &Site, config: &Config, file: &std::path::Path) -> anyhow::Result<(Sandbox, Receiver)> {
+    let receiver = Receiver::start().await?;
+    let url = format!("http://{}", receiver.address);
+    let manifest =
+        format!("[[grant.http]]\norigin = '{url}'\nmethods = ['POST']\npath = '/*'\n[config]\nurl = '{url}/'\n");
+    Ok((Sandbox::from_file(site, config, file, Some(&manifest))?, receiver))
+}
+
+fn left_out<T>(context: &Context) -> Option<T> {
+    context.output.hint("drain.webhook is left out: the plugin folder (OUTBOX_PLUGINS) has no webhook.wasm");
+    None
+}
+
+fn ordered(mut items: Vec<NewItem>) -> Vec<NewItem> {
+    for (number, item) in (0..).zip(&mut items) {
+        item.ordering_key = Some(format!("key-{}", number % ORDERING_KEYS));
+    }
+    items
+}
+
+fn per_second(count: u32, took: Duration) -> f64 {
+    f64::from(count) / took.as_secs_f64()
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure has four digits")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}

@@ -1,0 +1,95 @@
+//! Items that come in: one by one from callers that wait for each, over HTTP, and in bulk.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::drain::Native;
+use super::http::Caller;
+use super::per_second;
+use super::site::{Bed, Keys, TYPE, item, items};
+use crate::edge::{self, Edge, EdgeSettings, HostStatus};
+use crate::store::{Store as _, Write};
+
+/// So many items are enqueued at a time where they come in bulk.
+pub(super) const BULK: usize = 1_000;
+
+/// Callers who each enqueue one item, wait until it is durable, and enqueue the next.
+pub(super) async fn callers(bed: &Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<f64> {
+    let each = count.div_ceil(callers);
+    let mut calling = JoinSet::new();
+    let begun = Instant::now();
+    for _ in 0..callers {
+        let store = Arc::clone(&bed.store);
+        calling.spawn(async move {
+            for _ in 0..each {
+                store.enqueue(vec![item(keys)], Write::Each).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    finish(calling).await?;
+    Ok(per_second(each * callers, begun.elapsed()))
+}
+
+/// The same over HTTP, each caller with a connection of its own.
+pub(super) async fn http(bed: &Bed, callers: u32, count: u32) -> anyhow::Result<f64> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(edge::run(listener, edge::router(edge(bed, &stop)), stop.clone()));
+    let each = count.div_ceil(callers);
+    let mut calling = JoinSet::new();
+    let begun = Instant::now();
+    for _ in 0..callers {
+        calling.spawn(async move {
+            let mut caller = Caller::connect(address).await?;
+            for _ in 0..each {
+                let item = item(Keys::Timed);
+                let payload = serde_json::from_slice::<&serde_json::value::RawValue>(&item.payload)?;
+                let body = serde_json::to_string(&json!({ "type": TYPE, "payload": payload }))?;
+                caller.enqueue(&item.idem_key, &body).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    finish(calling).await?;
+    let took = begun.elapsed();
+    stop.cancel();
+    serving.await??;
+    Ok(per_second(each * callers, took))
+}
+
+fn edge(bed: &Bed, stop: &CancellationToken) -> Edge {
+    Edge {
+        store: Arc::clone(&bed.store) as _,
+        handler: Native::handler(),
+        settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
+        status: Arc::new(HostStatus::default),
+        stop: stop.clone(),
+    }
+}
+
+/// One caller who enqueues many at a time.
+pub(super) async fn bulk(bed: &Bed, keys: Keys, count: u32) -> anyhow::Result<f64> {
+    let mut items = items(TYPE, keys, count).into_iter();
+    let begun = Instant::now();
+    loop {
+        let batch: Vec<_> = items.by_ref().take(BULK).collect();
+        if batch.is_empty() {
+            return Ok(per_second(count, begun.elapsed()));
+        }
+        bed.store.enqueue(batch, Write::Each).await?;
+    }
+}
+
+async fn finish(mut calling: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(called) = calling.join_next().await {
+        called??;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! A host that has little to do: how soon it notices, what it costs, and what one attempt takes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::drain::Working;
+use super::figures::{Samples, percentile};
+use super::http::Receiver;
+use super::process;
+use super::site::{Bed, Keys, item, items};
+use crate::config::Config;
+use crate::handler::Handler;
+use crate::item::{ItemId, NewItem, Status};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Store as _, Write};
+
+/// Items that are enqueued one after the other, each when the one before is DONE.
+const LATENCIES: u32 = 300;
+/// Items that another process enqueues.
+const NOTICED: u32 = 10;
+/// How long a host is watched that has nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+/// Whatever has not happened by then will not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The time from enqueue to DONE, by this process and by another, and the processor time of doing nothing.
+pub(super) async fn idle(
+    bed: &Bed,
+    handler: &Arc<dyn Handler>,
+    config: &Config,
+    count: u32,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let working = Working::start(bed, handler, config);
+    let mut times = Vec::new();
+    for _ in 0..LATENCIES.min(count) {
+        times.push(latency(bed, &bed.store).await?);
+    }
+    samples.add("latency.idle_p50", percentile(times.clone(), 0.5).unwrap_or_default());
+    samples.add("latency.idle_p99", percentile(times, 0.99).unwrap_or_default());
+    // To a store, whatever commits on another connection is another process.
+    let other = SqliteStore::open_existing(&bed.path, SqliteOptions::default())?;
+    let mut times = Vec::new();
+    for _ in 0..NOTICED {
+        times.push(latency(bed, &other).await?);
+    }
+    drop(other);
+    samples.add("latency.other_process", percentile(times, 1.0).unwrap_or_default());
+    let before = process::cpu();
+    tokio::time::sleep(IDLE).await;
+    if let Some((before, after)) = before.zip(process::cpu()) {
+        samples.add("idle.cpu_per_s", after.saturating_sub(before).as_secs_f64() * 1e3 / IDLE.as_secs_f64());
+    }
+    working.end().await
+}
+
+/// Milliseconds from the enqueue of an item until it is DONE.
+async fn latency(bed: &Bed, from: &SqliteStore) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let enqueued = from.enqueue(vec![item(Keys::Timed)], Write::Each).await?;
+    let id = enqueued.ids.into_iter().flatten().next().unwrap_or_default();
+    while !is_done(bed, id).await? {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "item {id} was not DONE within {PATIENCE:?}");
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
+async fn is_done(bed: &Bed, id: ItemId) -> anyhow::Result<bool> {
+    Ok(bed.store.show(id).await?.is_some_and(|details| details.item.status == Status::Done))
+}
+
+/// The memory of one attempt in flight: of all that fit, waiting for the answers of a receiver.
+pub(super) async fn memory_per_attempt(
+    bed: &Bed,
+    handler: &Arc<dyn Handler>,
+    receiver: &Receiver,
+    config: &Config,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let attempts = u32::try_from(config.concurrency)?;
+    let items: Vec<NewItem> = items("webhook", Keys::Timed, attempts);
+    receiver.hold();
+    let before = process::resident();
+    bed.store.enqueue(items, Write::Each).await?;
+    let working = Working::start(bed, handler, config);
+    let begun = Instant::now();
+    while receiver.held() < config.concurrency {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "only {} attempts called the receiver", receiver.held());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    if let Some((before, after)) = before.zip(process::resident()) {
+        samples.add("memory.per_attempt", super::float(after.saturating_sub(before)) / f64::from(attempts));
+    }
+    receiver.release();
+    working.end().await
+}

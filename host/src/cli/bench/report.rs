@@ -1,0 +1,132 @@
+//! How the figures look: JSON for programs; for people a table, and below it what is promised beside
+//! what was measured.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::figures::{FIGURES, Figure, Samples, Unit};
+use crate::cli::output::{size, table};
+
+/// What the documents promise: a figure, what it is divided by, and the least or the most that this may be.
+const PROMISES: &[(&str, &str, Bound)] = &[
+    ("drain.sandbox", "limit.drain", Bound::AtLeast(0.5)),
+    ("drain.sandbox", "drain.native", Bound::AtLeast(0.6)),
+    ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.5)),
+    ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.9)),
+    ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.9)),
+    ("enqueue.callers_64", "limit.commits", Bound::AtLeast(10.0)),
+    ("enqueue.http_64", "limit.commits", Bound::AtLeast(5.0)),
+    ("enqueue.bulk", "limit.enqueue_bulk", Bound::AtLeast(0.6)),
+    ("enqueue.callers_64_1m_done", "enqueue.callers_64", Bound::AtLeast(0.9)),
+    ("enqueue.callers_64_1m_pending", "enqueue.callers_64", Bound::AtLeast(0.9)),
+    ("enqueue.callers_64_random_1m_done", "enqueue.callers_64_1m_done", Bound::AtLeast(0.4)),
+    ("latency.idle_p50", "fsync", Bound::AtMost(6.0)),
+    ("latency.idle_p99", "fsync", Bound::AtMost(20.0)),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bound {
+    fn is_kept(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::AtLeast(least) => format!("at least {least}"),
+            Self::AtMost(most) => format!("at most {most}"),
+        }
+    }
+}
+
+/// The medians of all rounds.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    rounds: u32,
+    figures: Vec<Map<String, Value>>,
+    #[serde(skip)]
+    samples: &'a Samples,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(rounds: u32, samples: &'a Samples) -> Self {
+        let figures = FIGURES.iter().filter_map(|figure| object(figure, samples)).collect();
+        Self { rounds, figures, samples }
+    }
+
+    /// The tables.
+    pub(super) fn page(&self) -> String {
+        let rows = FIGURES.iter().filter_map(|figure| row(figure, self.samples));
+        let figures = table(["FIGURE", "MEDIAN", "SPREAD", "RATIO"], rows);
+        let rows = PROMISES.iter().filter_map(|promise| kept(promise, self.samples));
+        let promises = table(["RATIO", "PROMISED", "MEASURED", ""], rows);
+        format!("{figures}\n\n{promises}")
+    }
+}
+
+fn object(figure: &Figure, samples: &Samples) -> Option<Map<String, Value>> {
+    let name = figure.name;
+    let mut object = Map::new();
+    object.insert("name".into(), name.into());
+    object.insert(figure.unit.as_str().into(), json!(rounded(samples.median(name)?)));
+    object.insert("spread".into(), json!(rounded(samples.spread(name)?)));
+    object.insert("ratio".into(), json!(rounded(samples.ratio(name, figure.beside)?)));
+    Some(object)
+}
+
+/// Four digits say all that such a figure knows.
+fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return 0.0;
+    }
+    let scale = 10_f64.powf(3.0 - value.abs().log10().floor());
+    (value * scale).round() / scale
+}
+
+fn row(figure: &Figure, samples: &Samples) -> Option<[String; 4]> {
+    let (name, beside) = (figure.name, figure.beside);
+    let median = samples.median(name)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
+    let value = match figure.unit {
+        Unit::PerSecond => format!("{median:.0}/s"),
+        Unit::Milliseconds => format!("{median:.3} ms"),
+        Unit::Bytes => size(median as u64),
+    };
+    let spread = format!("{:.0} %", samples.spread(name)? * 100.0);
+    let ratio = samples.ratio(name, beside)?;
+    let ratio = if name == beside { String::new() } else { format!("{ratio:.2} of {beside}") };
+    Some([name.to_owned(), value, spread, ratio])
+}
+
+fn kept((name, beside, bound): &(&str, &str, Bound), samples: &Samples) -> Option<[String; 4]> {
+    let ratio = samples.ratio(name, beside)?;
+    let verdict = if bound.is_kept(ratio) { "kept" } else { "NOT KEPT" };
+    Some([format!("{name} / {beside}"), bound.words(), format!("{ratio:.2}"), verdict.to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_keep_four_digits() {
+        let shown = [123_456.0, 0.123_456, 0.0].map(|value| rounded(value).to_string());
+        assert_eq!(shown, ["123500", "0.1235", "0"]);
+    }
+
+    #[test]
+    fn what_is_promised_names_figures_that_exist() {
+        for (name, beside, _) in PROMISES {
+            for wanted in [name, beside] {
+                assert!(FIGURES.iter().any(|figure| figure.name == *wanted), "{wanted}");
+            }
+        }
+    }
+}

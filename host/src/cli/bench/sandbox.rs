@@ -1,0 +1,96 @@
+//! The components that are measured, each in a folder of its own.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::site::Site;
+use crate::cli::plugin::NoStore;
+use crate::config::Config;
+use crate::handler::Handler as _;
+use crate::plugin::{PluginSettings, Plugins, SystemResolver};
+
+/// A handler that imports nothing and does nothing.
+const NOOP: &str = include_str!("noop.wat");
+
+/// A component in a folder, with the cache that its compiled code goes to.
+pub(super) struct Sandbox {
+    settings: PluginSettings,
+    _folder: TempDir,
+}
+
+/// A component that is loaded and serves items.
+pub(super) struct Loaded {
+    pub(super) plugins: Arc<Plugins>,
+    /// The first type that it serves.
+    pub(super) item_type: String,
+    /// From the start of the engine until it serves.
+    pub(super) took: Duration,
+}
+
+impl Sandbox {
+    /// The built-in component.
+    pub(super) fn noop(site: &Site, config: &Config) -> anyhow::Result<Self> {
+        let wasm = wat::parse_str(NOOP).context("assembling the built-in component")?;
+        Self::install(site, config, &wasm, None)
+    }
+
+    /// A component from a file, with the manifest that it needs.
+    pub(super) fn from_file(site: &Site, config: &Config, file: &Path, manifest: Option<&str>) -> anyhow::Result<Self> {
+        let wasm = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        Self::install(site, config, &wasm, manifest)
+    }
+
+    fn install(site: &Site, config: &Config, wasm: &[u8], manifest: Option<&str>) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(site.path())?;
+        std::fs::write(folder.path().join("bench.wasm"), wasm)?;
+        if let Some(manifest) = manifest {
+            std::fs::write(folder.path().join("bench.toml"), manifest)?;
+        }
+        let settings = PluginSettings {
+            dir: folder.path().to_owned(),
+            role: None,
+            cache_dir: folder.path().join("cache"),
+            lease: config.lease,
+            retry: config.retry,
+            slots: config.concurrency,
+            environment: Arc::new(|_| None),
+            keys: Vec::new(),
+            state: Arc::new(NoStore),
+            quarantine: Arc::new(NoStore),
+            resolver: Arc::new(SystemResolver),
+        };
+        Ok(Self { settings, _folder: folder })
+    }
+
+    /// Loads the component, from compiled code if it has been loaded before.
+    pub(super) async fn load(&self) -> anyhow::Result<Loaded> {
+        let begun = std::time::Instant::now();
+        let plugins = Plugins::start(self.settings.clone(), &CancellationToken::new())?;
+        plugins.scanned().await;
+        let took = begun.elapsed();
+        let Some(service) = plugins.services().into_iter().next() else {
+            let errors: Vec<_> = plugins.status().into_iter().filter_map(|status| status.error).collect();
+            bail!("the component is not served: {}", errors.join("; "));
+        };
+        Ok(Loaded { plugins, item_type: service.item_type, took })
+    }
+
+    /// Forgets the compiled code, if there is any.
+    pub(super) fn forget(&self) -> anyhow::Result<()> {
+        match std::fs::remove_dir_all(&self.settings.cache_dir) {
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context("removing compiled code"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The repository's webhook handler, where `make plugins` has put it.
+pub(super) fn webhook_file(config: &Config) -> Option<PathBuf> {
+    Some(config.plugins.join("webhook.wasm")).filter(|file| file.exists())
+}

@@ -1,0 +1,125 @@
+//! What a SQLite file allows on this disk: the store's own statements, and the barest possible ones,
+//! driven by hand with nothing beside. It is what `outbox bench` measures the host against.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::enqueue::insert;
+use super::step::{Session, Step};
+use super::{SqliteOptions, claim, connect, connect_read_only, enqueue, settle, unavailable};
+use crate::item::{NewItem, Status};
+use crate::store::{ClaimRequest, Settled, StoreError, Write};
+
+/// A store without its threads: each transaction is made on the thread that asks for it.
+pub struct ByHand {
+    session: Session,
+}
+
+impl ByHand {
+    /// Opens a file that has the outbox's schema.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let session = Session::open(path, SqliteOptions::default()).map_err(unavailable("opening the database"))?;
+        Ok(Self { session })
+    }
+
+    /// Enqueues the items in one transaction.
+    pub fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError> {
+        self.transact(|step| enqueue::enqueue(step, items, Write::Each)).map(|_| ())
+    }
+
+    /// Claims a batch in one transaction and settles it in another. Returns how many items it had.
+    pub fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError> {
+        let claims = self.transact(|step| claim::claim(step, request))?.claims;
+        self.transact(|step| claims.iter().try_for_each(|claim| settle::settle(step, &claim.reference(), settled)))?;
+        Ok(claims.len())
+    }
+
+    /// Puts rows in place, in one transaction, as they are when the items were enqueued, and handled if
+    /// `status` is DONE.
+    pub fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
+        self.transact(|step| fill(step, items, status).map_err(unavailable("filling the database")))
+    }
+
+    fn transact<T>(&self, work: impl FnOnce(&mut Step<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let committed = self.session.transact(|step| work(step).map_err(Failed));
+        committed.map(|committed| committed.value).map_err(|Failed(err)| err)
+    }
+}
+
+/// Why a transaction was taken back.
+struct Failed(StoreError);
+
+impl From<rusqlite::Error> for Failed {
+    fn from(err: rusqlite::Error) -> Self {
+        Self(unavailable("committing by hand")(err))
+    }
+}
+
+fn fill(step: &mut Step<'_>, items: &[NewItem], status: Status) -> rusqlite::Result<()> {
+    for item in items {
+        insert(step.tx, item, step.now)?;
+    }
+    if status == Status::Done {
+        let sql = "UPDATE outbox_items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = ?1
+                   WHERE status = 'PENDING' AND held = 0";
+        let done = step.tx.prepare_cached(sql)?.execute([step.now])?;
+        let item_type = items.first().map_or("", |item| &item.item_type);
+        step.tally("done", "", item_type, "", i64::try_from(done).unwrap_or(i64::MAX));
+    }
+    Ok(())
+}
+
+/// Reads how much has been done, at a cost that disturbs nobody.
+pub struct Totals {
+    connection: Connection,
+}
+
+impl Totals {
+    /// Opens a file that has the outbox's schema.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { connection: connect_read_only(path).map_err(unavailable("opening the database to read totals"))? })
+    }
+
+    /// How many items of the type are DONE.
+    pub fn done(&self, item_type: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT coalesce(sum(total), 0) FROM outbox_counters WHERE name = 'done' AND type = ?1";
+        let read = |connection: &Connection| connection.prepare_cached(sql)?.query_row([item_type], |row| row.get(0));
+        read(&self.connection).map_err(unavailable("reading a total"))
+    }
+}
+
+/// A file of SQLite with the least that a durable queue can have: a row, and a key that is unique.
+pub struct Bare {
+    connection: Connection,
+}
+
+impl Bare {
+    /// Creates the file.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        let create = |path| {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+            let connection = connect(path, flags)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection
+                .execute_batch("CREATE TABLE bare (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload)")?;
+            Ok(connection)
+        };
+        Ok(Self { connection: create(path).map_err(unavailable("creating a bare database"))? })
+    }
+
+    /// Inserts and commits the items, so many at a time.
+    pub fn enqueue(&self, items: &[NewItem], at_a_time: usize) -> Result<(), StoreError> {
+        let insert = |items: &[NewItem]| {
+            let transaction = self.connection.unchecked_transaction()?;
+            let mut insert = transaction.prepare_cached("INSERT INTO bare (key, payload) VALUES (?1, ?2)")?;
+            for item in items {
+                insert.execute(params![item.idem_key, item.payload])?;
+            }
+            drop(insert);
+            transaction.commit()
+        };
+        items.chunks(at_a_time).try_for_each(insert).map_err(unavailable("inserting into a bare database"))
+    }
+}

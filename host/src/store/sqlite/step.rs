@@ -1,0 +1,139 @@
+//! One writing transaction: its connection, its reading of the clock, and the totals that it changes.
+//!
+//! Owns how a transaction begins and ends. What happens in between is its caller's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::{SqliteOptions, connect};
+use crate::item::Millis;
+
+/// A connection that writes.
+pub(super) struct Session {
+    connection: Connection,
+    options: SqliteOptions,
+}
+
+impl Session {
+    pub(super) fn open(path: &Path, options: SqliteOptions) -> rusqlite::Result<Self> {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // Never less than FULL: an acknowledged item survives a power cut.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", -64_000)?;
+        connection.pragma_update(None, "journal_size_limit", super::upkeep::WAL_MAX)?;
+        connection.pragma_update(None, "recursive_triggers", false)?;
+        Ok(Self { connection, options })
+    }
+
+    /// Does the work in one transaction and answers after its commit. An error leaves nothing behind.
+    pub(super) fn transact<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce(&mut Step<'_>) -> Result<T, E>,
+    ) -> Result<Committed<T>, E> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let committed = self.commit(work);
+        // Some failures have ended the transaction already.
+        if committed.is_err() && !self.connection.is_autocommit() {
+            self.execute("ROLLBACK")?;
+        }
+        committed
+    }
+
+    fn commit<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce(&mut Step<'_>) -> Result<T, E>,
+    ) -> Result<Committed<T>, E> {
+        let mut step = Step {
+            tx: &self.connection,
+            now: (self.options.clock)(),
+            pod: &self.options.instance,
+            alerts: self.options.alerts.as_ref(),
+            makes_work: false,
+            tallies: Vec::new(),
+        };
+        let value = work(&mut step)?;
+        step.flush_tallies()?;
+        self.execute("COMMIT")?;
+        Ok(Committed { value, makes_work: step.makes_work })
+    }
+
+    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+        execute(&self.connection, sql)
+    }
+}
+
+/// Runs a statement that has no parameters and no rows.
+pub(super) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+/// What a transaction came to.
+pub(super) struct Committed<T> {
+    /// What its work answered.
+    pub(super) value: T,
+    /// See [`Step::makes_work`].
+    pub(super) makes_work: bool,
+}
+
+/// One transaction, as a request sees it.
+pub(super) struct Step<'a> {
+    /// The connection, inside the transaction.
+    pub(super) tx: &'a Connection,
+    /// The store's time of this transaction, read while the write lock was held.
+    pub(super) now: Millis,
+    /// The instance id of this process.
+    pub(super) pod: &'a str,
+    /// What is announced as items, if anything.
+    pub(super) alerts: Option<&'a super::Alerts>,
+    /// Whether the transaction makes work available, so that workers should look.
+    pub(super) makes_work: bool,
+    tallies: Vec<Tally>,
+}
+
+struct Tally {
+    key: [String; 4],
+    by: i64,
+}
+
+impl Step<'_> {
+    /// Changes one of the totals in `outbox_counters`, in this transaction.
+    pub(super) fn tally(&mut self, name: &str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+        self.tallies.push(Tally { key: [name, saga, item_type, outcome].map(str::to_owned), by });
+    }
+
+    /// Where the transaction stands, for [`Self::reset`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark { tallies: self.tallies.len(), makes_work: self.makes_work }
+    }
+
+    /// Forgets what was noted since the mark; what was written is not touched.
+    pub(super) fn reset(&mut self, mark: Mark) {
+        self.tallies.truncate(mark.tallies);
+        self.makes_work = mark.makes_work;
+    }
+
+    /// Writes the totals: one statement for each that changed, however many requests changed it.
+    fn flush_tallies(&mut self) -> rusqlite::Result<()> {
+        let mut sums: BTreeMap<[String; 4], i64> = BTreeMap::new();
+        for tally in self.tallies.drain(..) {
+            *sums.entry(tally.key).or_default() += tally.by;
+        }
+        let mut add = self.tx.prepare_cached(
+            "INSERT INTO outbox_counters (name, saga, type, outcome, total) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET total = total + excluded.total",
+        )?;
+        for ([name, saga, item_type, outcome], by) in sums {
+            add.execute(params![name, saga, item_type, outcome, by])?;
+        }
+        Ok(())
+    }
+}
+
+/// See [`Step::mark`].
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    tallies: usize,
+    makes_work: bool,
+}

@@ -1,0 +1,225 @@
+// A small HTTP client over `wasi:http`: build a request, send it, classify the answer.
+//
+// The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and
+// bounds every wait by the item's deadline. Redirects are not followed. The manifest needs a
+// `[[grant.http]]` for each receiver.
+//
+// A request without an answer fails with one of `upstream.connect` (or the connection broke),
+// `upstream.timeout`, `upstream.denied`, `upstream.invalid` (it cannot be sent) and
+// `upstream.request` (it is too large). Only the last is permanent.
+
+import { handle } from 'wasi:http/outgoing-handler@0.2.12';
+import { Fields, OutgoingBody, OutgoingRequest, RequestOptions } from 'wasi:http/types@0.2.12';
+import { permanent, retryable } from './failure.js';
+import { Response } from './response.js';
+
+// The most of an answer's body that is kept: ample for what an API says, small for an item's memory.
+const BODY_MAX = 1 << 20;
+const READ_BYTES = 64n << 10n;
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'];
+const DISPOSE = Symbol.dispose ?? Symbol.for('dispose');
+
+/** A GET request. @param {string} url */
+export const get = (url) => new Request('GET', url);
+
+/** A POST request. @param {string} url */
+export const post = (url) => new Request('POST', url);
+
+/** A request that has not been sent. */
+export class Request {
+  /** @param {string} method @param {string} url */
+  constructor(method, url) {
+    Object.assign(this, { method, url, headers: [], content: new Uint8Array() });
+  }
+
+  /** Adds a header. */
+  header(name, value) {
+    this.headers.push([name, new TextEncoder().encode(value)]);
+    return this;
+  }
+
+  /** Sets the body to bytes or text. @param {Uint8Array | string} content */
+  body(content) {
+    this.content = typeof content === 'string' ? new TextEncoder().encode(content) : content;
+    return this;
+  }
+
+  /** Sets the body to JSON, and its content type. */
+  json(value) {
+    return this.header('content-type', 'application/json').body(JSON.stringify(value));
+  }
+
+  /**
+   * Names this effect, so that its idempotency key does not depend on method, URL or order. Needed where
+   * one attempt sends different things to one URL; the receiver never sees the name.
+   */
+  effect(name) {
+    return this.header('outbox-effect', name);
+  }
+
+  /** Waits no longer than this for the connection, the answer's head, and between two parts of its body. */
+  timeout(milliseconds) {
+    this.nanos = BigInt(Math.round(milliseconds * 1e6));
+    return this;
+  }
+
+  /** Sends the request and waits for the whole answer, whatever its status. @returns {Response} */
+  send() {
+    return this.start().wait();
+  }
+
+  /** Sends the request without waiting for the answer, so that several can be on their way. */
+  start() {
+    const target = describe(this);
+    const outgoing = head(this, target);
+    const body = outgoing.body();
+    try {
+      const answer = handle(outgoing, this.nanos === undefined ? undefined : waiting(this.nanos));
+      write(body, this.content);
+      return new Pending(answer, target);
+    } catch (error) {
+      throw failure(target, error.payload);
+    }
+  }
+}
+
+/** A request that has been sent and not been answered. An item with unanswered requests counts as failed. */
+class Pending {
+  constructor(answer, target) {
+    Object.assign(this, { answer, target });
+  }
+
+  /** Waits for the whole answer, whatever its status. @returns {Response} */
+  wait() {
+    block(this.answer);
+    const { tag, val } = this.answer.get()?.val ?? { tag: 'err', val: { tag: 'HTTP-response-incomplete' } };
+    if (tag === 'err') throw failure(this.target, val);
+    return read(val, this.target);
+  }
+}
+
+function head(request, target) {
+  const match = /^(https?):\/\/([^/?#]+)([^#]*)/i.exec(request.url);
+  if (!match) throw invalid(target, 'its URL does not begin with http://HOST or https://HOST');
+  const [, scheme, authority, path] = match;
+  try {
+    const outgoing = new OutgoingRequest(Fields.fromList(headers(request)));
+    outgoing.setMethod(method(request.method));
+    outgoing.setScheme({ tag: scheme.toUpperCase() });
+    outgoing.setAuthority(authority);
+    outgoing.setPathWithQuery(path.startsWith('/') ? path : `/${path}`);
+    return outgoing;
+  } catch (error) {
+    throw invalid(target, `a header, its method or its URL is not allowed there (${error.payload?.tag ?? error})`);
+  }
+}
+
+function headers({ method, headers, content }) {
+  const length = new TextEncoder().encode(String(content.length));
+  const bare = content.length === 0 && (method === 'GET' || method === 'HEAD');
+  return bare ? headers : [...headers, ['content-length', length]];
+}
+
+const method = (name) => (METHODS.includes(name) ? { tag: name.toLowerCase() } : { tag: 'other', val: name });
+
+// A host that knows no such limit refuses to set it; the item's deadline holds all the same.
+function waiting(nanos) {
+  const options = new RequestOptions();
+  for (const set of ['setConnectTimeout', 'setFirstByteTimeout', 'setBetweenBytesTimeout']) {
+    try {
+      options[set](nanos);
+    } catch {
+      continue;
+    }
+  }
+  return options;
+}
+
+// A write that fails is not reported: the answer, which is waited for next, says why.
+function write(body, bytes) {
+  try {
+    const stream = body.write();
+    for (let rest = bytes; rest.length > 0; ) {
+      block(stream);
+      const room = Number(stream.checkWrite());
+      stream.write(rest.slice(0, room));
+      rest = rest.slice(room);
+    }
+    stream.blockingFlush();
+    stream[DISPOSE]();
+    OutgoingBody.finish(body, undefined);
+  } catch {
+    return;
+  }
+}
+
+function read(answer, target) {
+  const fields = answer.headers();
+  const headers = fields.entries().map(([name, value]) => [name.toLowerCase(), value]);
+  fields[DISPOSE]();
+  try {
+    return new Response(answer.status(), headers, readBody(answer.consume()));
+  } catch (error) {
+    throw failure(target, { tag: 'HTTP-response-incomplete', val: error.payload?.tag });
+  }
+}
+
+function readBody(body) {
+  const stream = body.stream();
+  const chunks = [];
+  for (let size = 0; size < BODY_MAX; size += chunks.at(-1).length) {
+    try {
+      chunks.push(stream.blockingRead(READ_BYTES));
+    } catch (error) {
+      if (error.payload?.tag !== 'closed') throw error;
+      break;
+    }
+  }
+  stream[DISPOSE]();
+  body[DISPOSE]();
+  return joined(chunks).slice(0, BODY_MAX);
+}
+
+function joined(chunks) {
+  const bytes = new Uint8Array(chunks.reduce((size, chunk) => size + chunk.length, 0));
+  chunks.reduce((at, chunk) => (bytes.set(chunk, at), at + chunk.length), 0);
+  return bytes;
+}
+
+function block(source) {
+  const pollable = source.subscribe();
+  pollable.block();
+  pollable[DISPOSE]();
+}
+
+// What messages call the request. User, path and query stay out of the item's history, since the URL
+// of a webhook is often its secret.
+function describe({ method, url }) {
+  const authority = /^https?:\/\/(?:[^/?#]*@)?([^/?#]+)/i.exec(url)?.[1];
+  return `${method} ${authority ?? 'an unreadable URL'}`;
+}
+
+const invalid = (target, why) => retryable('upstream.invalid', `${target}: the request cannot be sent: ${why}`);
+
+// What an error of the transport means for the item. Only what depends on the request alone is
+// permanent; a denial is the operator's to lift, so it is tried again.
+function failure(target, code) {
+  const message = `${target}: ${code?.tag ?? code}`;
+  switch (code?.tag) {
+    case 'HTTP-request-denied':
+    case 'destination-IP-prohibited':
+      return retryable('upstream.denied', message);
+    case 'DNS-timeout':
+    case 'connection-timeout':
+    case 'connection-read-timeout':
+    case 'connection-write-timeout':
+    case 'HTTP-response-timeout':
+      return retryable('upstream.timeout', message);
+    case 'HTTP-request-body-size':
+    case 'HTTP-request-header-size':
+    case 'HTTP-request-header-section-size':
+      return permanent('upstream.request', message);
+    default:
+      return retryable('upstream.connect', message);
+  }
+}

@@ -1,0 +1,53 @@
+//! `outbox bench`: what programs read of it, and what it leaves alone.
+
+use std::collections::BTreeSet;
+
+use super::Place;
+
+/// What tools compare from version to version.
+const NAMES: [&str; 14] = [
+    "fsync",
+    "limit.drain",
+    "limit.enqueue_bulk",
+    "drain.native",
+    "drain.sandbox",
+    "drain.sandbox_ordered",
+    "drain.webhook",
+    "enqueue.bulk",
+    "enqueue.callers_1",
+    "enqueue.callers_8",
+    "enqueue.callers_64",
+    "enqueue.http_64",
+    "latency.idle_p50",
+    "latency.idle_p99",
+];
+
+#[test]
+fn a_bench_prints_every_figure_once_with_its_unit_its_spread_and_its_ratio() {
+    let place = Place::empty();
+    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins.d");
+    let plan = place.plan.clone().set("OUTBOX_PLUGINS", plugins).set("OUTBOX_CONCURRENCY", "8");
+    let report = plan.json(&["bench", "--quick", "--rounds", "2", "--items", "100", "--json"]);
+    assert_eq!(report["rounds"], 2);
+    let figures = report["figures"].as_array().unwrap();
+    let names: BTreeSet<_> = figures.iter().map(|figure| figure["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), figures.len(), "{report}");
+    for name in NAMES {
+        assert!(names.contains(name), "{name} is missing in {names:?}");
+    }
+    for figure in figures {
+        let values = ["per_s", "ms", "bytes"].into_iter().filter_map(|unit| figure[unit].as_f64());
+        assert!(values.clone().count() == 1 && values.sum::<f64>() >= 0.0, "{figure}");
+        assert!(figure["spread"].is_f64() && figure["ratio"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    assert!(!place.dir.path().join("outbox.sqlite").exists(), "the configured database is not the bench's");
+}
+
+#[test]
+fn a_bench_leaves_a_database_alone_that_holds_items() {
+    let place = Place::migrated();
+    place.enqueue("k");
+    let args = ["bench", "--db", "outbox.sqlite", "--quick", "--rounds", "1", "--items", "100"];
+    place.run(&args).fails(1, &["outbox.sqlite holds items", "--db"]);
+    assert_eq!(place.json(&["list"]).as_array().unwrap().len(), 1);
+}
