@@ -15,12 +15,14 @@ SECONDS  ?= 60
 CONFORMED := target/conformance.log
 PEERS    := target/peers
 
-.PHONY: help demo plugins guests test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools
+.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
+	@echo 'make reference  docs/reference.md, from the comments of wit/'
+	@echo 'make freeze     keep this version of wit/ and components built for it'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
 	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
@@ -46,14 +48,34 @@ plugins: wasm-target
 		done; \
 	done
 
-# The handler that tests are made with, in two versions.
+# The handler that tests are made with, in two versions, and those of docs/patterns.md.
 guests: wasm-target
 	mkdir -p $(GUESTS)
+	$(CARGO) build --profile guest --target $(TARGET) -p outbox-handler --example patterns
+	cp $(BUILT)/examples/patterns.wasm $(GUESTS)/.patterns.tmp
+	mv $(GUESTS)/.patterns.tmp $(GUESTS)/patterns.wasm
 	for version in 1 2; do \
 		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos && \
 		cp $(BUILT)/chaos.wasm $(GUESTS)/.chaos.tmp && \
 		mv $(GUESTS)/.chaos.tmp $(GUESTS)/chaos-$$version.wasm || exit 1; \
 	done
+
+# docs/reference.md, from the comments of the contract.
+reference:
+	OUTBOX_WRITE_REFERENCE=1 $(CARGO) test -p outbox --test it wit::reference
+
+# Keeps a version of the contract for good, with components that were built for it and hold no paths of
+# this machine. See ARCHITECTURE.md.
+freeze: wasm-target
+	version=$$(sed -n 's/^package outbox:handler@\(.*\);$$/\1/p' wit/handler.wit) && \
+	kept=wit/frozen/$$version && released=tests/fixtures/released/$$version && \
+	if [ -e $$kept ]; then echo "version $$version of the contract is frozen already" >&2; exit 1; fi && \
+	$(CARGO) build --profile guest --target $(TARGET) --target-dir target/released \
+		--config "target.$(TARGET).rustflags = ['--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo']" \
+		-p webhook -p outbox-handler --lib --example patterns && \
+	mkdir -p $$kept $$released && cp wit/handler.wit $$kept && \
+	cp target/released/$(TARGET)/guest/webhook.wasm target/released/$(TARGET)/guest/examples/patterns.wasm $$released && \
+	sha256sum $$kept/* $$released/* >> wit/frozen/SHA256SUMS
 
 test: tools plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
@@ -84,7 +106,7 @@ check: wasm-target
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy -p outbox --all-targets -- -D warnings
-	$(CARGO) clippy $(CRATES:%=-p %) --target $(TARGET) -- -D warnings
+	$(CARGO) clippy $(CRATES:%=-p %) --lib --examples --target $(TARGET) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p outbox -p outbox-handler --no-deps --document-private-items
 
 # Advisories are left out: their database is fetched from a host that build machines may not reach.

@@ -30,6 +30,12 @@ pub(crate) fn chaos(version: u8) -> PathBuf {
     root().join(format!("target/guests/chaos-{version}.wasm"))
 }
 
+/// The handlers of `docs/patterns.md`, in one component.
+pub(crate) fn patterns() -> PathBuf {
+    build();
+    root().join("target/guests/patterns.wasm")
+}
+
 /// Grants what the chaos handler imports; tests add what else they need.
 pub(crate) const CHAOS_GRANTS: &str = r#"
 [grant]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::Context as _;
 use clap::Args;
 
 use super::arguments::FilterArgs;
@@ -88,12 +88,17 @@ fn rows(items: &[Item], now: Millis) -> String {
 
 pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
-    let Some(details) = store.show(args.id).await? else {
-        bail!("there is no item {} in {}: it was never there, or was purged", args.id, shown(&context.config.database));
-    };
+    let details = details(&*store, args.id, context).await?;
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, now))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One item with its history. Errors when there is none.
+pub(super) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<Details> {
+    let missing =
+        || format!("there is no item {id} in {}: it was never there, or was purged", shown(&context.config.database));
+    store.show(id).await?.with_context(missing)
 }
 
 fn page(details: &Details, now: Millis) -> String {

@@ -24,7 +24,7 @@ use super::serve::StoredQuarantine;
 use crate::config::Config;
 use crate::handler::{Quarantine, StateReader, Withdrawal};
 use crate::item::StateVersion;
-use crate::plugin::{PluginSettings, Plugins, SystemResolver};
+use crate::plugin::{Environment, PluginSettings, Plugins, SystemResolver};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
 #[derive(Debug, Subcommand)]
@@ -94,8 +94,13 @@ pub(super) fn start(
         .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS and OUTBOX_CACHE_DIR)")
 }
 
-fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Quarantine>) -> PluginSettings {
+/// The environment that manifests may name.
+fn environment(config: &Config) -> Environment {
     let environment = config.environment.clone();
+    Arc::new(move |name: &str| environment.get(name))
+}
+
+fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Quarantine>) -> PluginSettings {
     PluginSettings {
         dir: config.plugins.clone(),
         role: config.role.clone(),
@@ -103,7 +108,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         lease: config.lease,
         retry: config.retry,
         slots: config.concurrency,
-        environment: Arc::new(move |name: &str| environment.get(name)),
+        environment: environment(config),
         keys: config.plugin_keys.clone(),
         state,
         quarantine,
