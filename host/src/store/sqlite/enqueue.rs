@@ -39,7 +39,8 @@ pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> R
 /// Inserts the item, and looks for one that has its key only when the schema has refused it.
 fn create(tx: &Connection, item: &NewItem, now: Millis, index: usize) -> Result<(ItemId, bool), StoreError> {
     let refused = match insert(tx, item, now) {
-        Ok(id) => return Ok((id, true)),
+        Ok(Some(id)) => return Ok((id, true)),
+        Ok(None) => rusqlite::Error::QueryReturnedNoRows,
         Err(err) => err,
     };
     match find(tx, item, index)? {
@@ -97,30 +98,29 @@ fn existing(tx: &Connection, item: &NewItem) -> rusqlite::Result<(ItemId, bool)>
     )
 }
 
-pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<ItemId> {
+/// The id of the new item, or `None` when one with its key and content exists.
+pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<Option<ItemId>> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO outbox_items
              (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
               available_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) RETURNING id",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let cid = item.cid.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    insert.query_row(
-        params![
-            item.idem_key,
-            item.item_type,
-            Payload(&item.payload),
-            item.content_type,
-            json(&item.headers)?,
-            json(&item.metadata)?,
-            cid,
-            item.saga,
-            item.ordering_key,
-            now.saturating_add(millis(item.delay)),
-            now
-        ],
-        |row| row.get(0),
-    )
+    let inserted = insert.execute(params![
+        item.idem_key,
+        item.item_type,
+        Payload(&item.payload),
+        item.content_type,
+        json(&item.headers)?,
+        json(&item.metadata)?,
+        cid,
+        item.saga,
+        item.ordering_key,
+        now.saturating_add(millis(item.delay)),
+        now
+    ])?;
+    Ok((inserted > 0).then(|| tx.last_insert_rowid()))
 }
 
 /// Text where it is text, so that SQL readers see it; its bytes are the same either way.
