@@ -35,8 +35,9 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Flags};
+use crate::store::Alerts;
 use crate::store::Store;
-use crate::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::telemetry;
 use output::Output;
 

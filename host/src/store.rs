@@ -14,13 +14,19 @@
 //!
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
+mod alert;
+mod attempted;
 mod operations;
 mod order;
+pub mod postgres;
+mod rate;
+mod schema;
 pub mod sqlite;
 mod state;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,13 +39,22 @@ use crate::item::{
 };
 use crate::saga::Signal;
 
+pub use alert::Alerts;
 pub use operations::{
     Alert, AlertKind, AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState,
     Operations, Pause, Stuck, StuckKind, StuckQuery,
 };
 pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
+pub use schema::Migration;
 pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
 pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
+
+use attempted::Attempted;
+use rate::level;
+use schema::{check_schema, refuse_newer};
+
+/// Tells the time in Unix milliseconds.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
 #[async_trait]
@@ -540,4 +555,16 @@ pub struct SagaTotals {
     pub ended_err: u64,
     /// Settled attempts per type and outcome (`ok`, `retried`, `dead`).
     pub steps: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// A duration in the store's unit.
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
+fn validate(items: &[NewItem]) -> Result<(), StoreError> {
+    for (index, item) in items.iter().enumerate() {
+        item.validate().map_err(|source| InvalidAt { index, source })?;
+    }
+    Ok(())
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
-use outbox::store::{Action, Operations as _, Retention, Selection, Store};
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Action, Alerts, Operations as _, Retention, Selection, Store};
 
 use super::order;
 use crate::support::{Fixture, all, dead, done, item};

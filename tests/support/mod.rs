@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::item::{Class, Failure, HostWrites, Item, ItemId, NewItem, OnDead, Status};
-use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Alerts, Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
 
 /// Where the tests' clocks start.
 pub(crate) const START: i64 = 1_800_000_000_000;
@@ -32,7 +32,7 @@ impl TestClock {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    pub(crate) fn source(&self) -> outbox::store::sqlite::Clock {
+    pub(crate) fn source(&self) -> outbox::store::Clock {
         let clock = Arc::clone(&self.0);
         Arc::new(move || clock.load(Ordering::SeqCst))
     }

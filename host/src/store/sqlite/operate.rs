@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 use super::audit::{self, Change};
 use super::decode::{self, COLUMNS};
 use super::job::{self, EPOCH};
-use super::settle::{Attempted, dead_letter, write_history};
+use super::settle::{dead_letter, write_history};
 use super::writer::Step;
 use super::{SqliteStore, saga, select, unavailable};
 use crate::item::{Class, Failure, Item, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;
 use crate::store::{
-    Action, EffectKeys, Filter, JobId, Order, OrderReport, Refusal, Run, Selection, Standing, StoreError,
+    Action, Attempted, EffectKeys, Filter, JobId, Order, OrderReport, Refusal, Run, Selection, Standing, StoreError,
 };
 
 /// So many items are changed in one transaction, so that the writer is never held for long.

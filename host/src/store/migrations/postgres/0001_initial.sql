@@ -155,13 +155,20 @@ EXECUTE FUNCTION outbox.refuse('an item that is not finished cannot be deleted')
 -- long queue behind one item is looked at once. Whatever makes room frees the next.
 CREATE FUNCTION outbox.free_front(freed outbox.key) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    front record;
 BEGIN
     PERFORM pg_advisory_xact_lock(7206002, hashtext(freed));
-    UPDATE outbox.items SET held = false
-    WHERE held AND status = 'PENDING' AND id = coalesce(
-        (SELECT id FROM outbox.items WHERE ordering_key = freed AND status = 'CLAIMED' LIMIT 1),
-        (SELECT id FROM outbox.items WHERE ordering_key = freed
-           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key) ORDER BY ordering_key, id LIMIT 1));
+    IF EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = freed AND status = 'CLAIMED') THEN
+        RETURN;
+    END IF;
+    SELECT id, held INTO front FROM outbox.items
+    WHERE ordering_key = freed AND (status IN ('PENDING', 'CLAIMED') OR blocks_key)
+    ORDER BY ordering_key, id LIMIT 1;
+    -- By its id alone: who knows how many are held.
+    IF front.held THEN
+        UPDATE outbox.items SET held = false WHERE id = front.id;
+    END IF;
 END $$;
 
 CREATE FUNCTION outbox.after_move() RETURNS trigger LANGUAGE plpgsql AS $$

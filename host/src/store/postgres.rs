@@ -1,0 +1,159 @@
+//! The outbox in a PostgreSQL database, in the schema `outbox`, shared by pods on many machines.
+//!
+//! # Writing
+//! Each request is a transaction of its own on a connection of the pool (`pool`, `step`); settlements of
+//! this process are committed in groups (`settler`). A transaction that lost a race or its connection before
+//! the commit is made again, a bounded number of times (`caller`).
+//!
+//! # Locks
+//! Always in this order: limits of types, fronts of ordering keys, items, states, sagas, signals, totals.
+//! The fronts are waited for by whoever holds no item; a claim, which holds items, only tries.
+//!
+//! # Other pods
+//! Every insert notifies (`listen`), unless the migration left that out; then the snapshot of the database
+//! is looked at every 50 ms.
+//!
+//! # Time
+//! The database's clock, read once per transaction, because hosts disagree. Tests give one of their own.
+
+#[macro_use]
+mod caller;
+
+mod alert;
+mod claim;
+mod decode;
+mod ending;
+mod enqueue;
+mod expire;
+mod fault;
+mod front;
+mod health;
+mod limit;
+mod listen;
+mod migrate;
+mod pod;
+mod pool;
+mod saga;
+mod settle;
+mod settler;
+mod share;
+mod signals;
+mod state;
+mod step;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{
+    Alerts, ClaimRef, ClaimRequest, Claimed, Clock, Enqueued, Pod, Settled, StoreError, Violation, Write, validate,
+};
+use crate::item::{Millis, NewItem, StateVersion};
+use crate::saga::Signal;
+use caller::Caller;
+use listen::Listener;
+use pool::Pool;
+use settler::Settler;
+
+pub use enqueue::enqueue_in;
+pub use migrate::{Notify, migrate};
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// The instance id of this process, written into claims and signals.
+    pub instance: String,
+    /// A clock instead of the database's, for tests.
+    pub clock: Option<Clock>,
+    /// What operators are told by items of their own; `None` tells them nothing.
+    pub alerts: Option<Alerts>,
+    /// At most so many connections, besides one that listens.
+    pub connections: usize,
+    /// Certificates in PEM of those who may vouch for the server, instead of the public ones.
+    pub root_certificates: Option<Vec<u8>>,
+}
+
+impl Default for PostgresOptions {
+    /// The database's clock, eight connections and an instance id that is new every time.
+    fn default() -> Self {
+        let instance = uuid::Uuid::new_v4().simple().to_string();
+        Self { instance, clock: None, alerts: None, connections: 8, root_certificates: None }
+    }
+}
+
+/// A durable outbox in a PostgreSQL database.
+pub struct PostgresStore {
+    caller: Arc<Caller>,
+    settler: Settler,
+    _listener: Listener,
+}
+
+impl PostgresStore {
+    /// Opens the database at the URL, creating and migrating the outbox's schema where that is needed.
+    pub async fn open(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
+        migrate(url, &options, Notify::Keep).await?;
+        Self::open_existing(url, options).await
+    }
+
+    /// Opens a database that has the outbox's schema already; creates and migrates nothing.
+    pub async fn open_existing(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
+        let pool = Pool::new(url, options.connections, options.root_certificates.as_deref())?;
+        let notifies = migrate::check(&pool).await?;
+        let caller = Arc::new(Caller::new(pool, options, notifies));
+        let settler = Settler::start(&caller);
+        let listener = Listener::start(&caller);
+        Ok(Arc::new(Self { caller, settler, _listener: listener }))
+    }
+
+    async fn now(&self) -> Result<Millis, StoreError> {
+        let caller = &self.caller;
+        match &caller.clock {
+            Some(clock) => Ok(clock()),
+            None => read!(caller, "asking for the time", |tx| step::database_time(tx)),
+        }
+    }
+
+    async fn enqueue(&self, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
+        validate(items)?;
+        let caller = &self.caller;
+        transact!(caller, "enqueueing items", |step| enqueue::enqueue(step, items, write))
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+        let caller = &self.caller;
+        transact!(caller, "claiming items", |step| claim::claim(step, request))
+    }
+
+    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
+        self.settler.settle(claim.clone(), settled).await
+    }
+
+    async fn expire(&self) -> Result<u32, StoreError> {
+        let caller = &self.caller;
+        transact!(caller, "ending expired leases", |step| expire::expire(step))
+    }
+
+    async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
+        let caller = &self.caller;
+        read!(caller, "reading signals", |tx| signals::after(tx, after, limit))
+    }
+
+    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
+        let caller = &self.caller;
+        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))
+    }
+
+    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
+        let caller = &self.caller;
+        transact!(caller, "counting a contract violation", |step| step::tally_violation(step, violation))
+    }
+
+    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
+        let caller = &self.caller;
+        read!(caller, "reading a plugin's state", |tx| state::read(tx, plugin, key))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.caller.changes.subscribe()
+    }
+}
