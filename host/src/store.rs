@@ -14,6 +14,7 @@
 //!
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
+mod condition;
 mod deed;
 mod operations;
 mod order;
