@@ -16,13 +16,17 @@
 
 mod alert;
 mod attempted;
+mod condition;
+mod deed;
 mod operations;
 mod order;
+mod overview;
 pub mod postgres;
 mod rate;
 mod schema;
 pub mod sqlite;
 mod state;
+mod stuck;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};

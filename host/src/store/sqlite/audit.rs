@@ -1,33 +1,15 @@
 //! The audit trail: appended to by the transactions that do what it records, and read.
 
 use rusqlite::{Connection, Row, params, params_from_iter};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::select::Condition;
 use super::writer::Step;
 use crate::item::ItemId;
-use crate::store::{AuditEntry, AuditQuery, JobId};
-
-/// What stands in one new entry.
-pub(super) struct Entry<'a> {
-    pub(super) actor: &'a str,
-    pub(super) action: &'a str,
-    pub(super) selection: Value,
-    pub(super) reason: Option<&'a str>,
-    pub(super) job: Option<JobId>,
-    /// The items that it concerns, with what changed.
-    pub(super) changes: &'a [Change],
-}
-
-/// What an action changed of one item.
-pub(super) struct Change {
-    pub(super) id: ItemId,
-    pub(super) before: Value,
-    pub(super) after: Value,
-}
+use crate::store::condition::Condition;
+use crate::store::deed::Entry;
+use crate::store::{AuditEntry, AuditQuery};
 
 pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()> {
-    let changes = entry.changes.iter().map(|c| json!({ "id": c.id, "before": c.before, "after": c.after }));
     let mut insert = step.tx.prepare_cached(
         "INSERT INTO outbox_audit (at, actor, action, selection, reason, job, count, changes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING seq",
@@ -40,7 +22,7 @@ pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()>
         entry.reason,
         entry.job,
         entry.changes.len() as u64,
-        changes.collect::<Value>().to_string()
+        entry.changes().to_string()
     ];
     let seq: i64 = insert.query_row(values, |row| row.get(0))?;
     let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
@@ -59,15 +41,8 @@ pub(super) fn of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<Audit
 }
 
 pub(super) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
-    let mut condition = Condition::all();
-    condition.and("seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)", query.item);
-    condition.and("actor = ?", query.actor.clone());
-    condition.and("action = ?", query.action.clone());
-    condition.and("job = ?", query.job);
-    condition.and("at >= ?", query.from);
-    condition.and("at < ?", query.to);
-    condition.and("seq < ?", query.before);
-    let limit = if query.limit == 0 { 100 } else { query.limit };
+    let condition = Condition::of_audit(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
+    let limit = query.page();
     let sql = format!(
         "SELECT seq, at, actor, action, selection, reason, job, count, changes FROM outbox_audit
          WHERE {} ORDER BY seq DESC LIMIT {limit}",

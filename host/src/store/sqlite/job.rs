@@ -10,12 +10,14 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::operate::{BATCH, Deed, SAMPLE, change_batch, narrowed};
-use super::select::{self, Condition};
+use super::operate::change_batch;
+use super::select;
 use super::writer::Step;
 use super::{SqliteStore, unavailable};
-use crate::item::{ItemId, Millis, Status};
-use crate::store::{Filter, Job, JobId, JobState, Order, OrderReport, Refusal, Selection, StoreError};
+use crate::item::{ItemId, Millis};
+use crate::store::condition::Condition;
+use crate::store::deed::{Deed, narrowed};
+use crate::store::{Filter, Job, JobId, JobState, Order, OrderReport, Selection, StoreError};
 
 /// SQL for the number of the newest job: written on an item whenever its status changes.
 pub(super) const EPOCH: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
@@ -32,8 +34,7 @@ pub(super) async fn run(store: &SqliteStore, order: &Order) -> Result<OrderRepor
         let Some(advanced) = advance(store, job.id).await? else { break };
         job = advanced;
     }
-    let Job { id, matched, changed, sample, refusals, .. } = job;
-    Ok(OrderReport { matched, changed, sample, refused: refusals, job: Some(id) })
+    Ok(job.report())
 }
 
 pub(super) async fn begin(store: &SqliteStore, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError> {
@@ -91,64 +92,35 @@ fn next(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job
     condition.and("id > ?", Some(job.position));
     condition.and("id <= ?", Some(job.last_id));
     condition.and("epoch < ?", Some(job.id));
-    let ids = select::ids(tx, &condition, batch(&job))?;
+    let ids = select::ids(tx, &condition, job.batch())?;
     Ok(Some((job, Some(ids))))
-}
-
-fn batch(job: &Job) -> u32 {
-    job.per_second.map_or(BATCH, |per_second| per_second.min(BATCH))
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
 fn make(step: &mut Step<'_>, job: &Job, ids: &[ItemId]) -> rusqlite::Result<Option<Job>> {
-    let is_last = ids.len() < batch(job) as usize;
-    let position = ids.last().copied().filter(|_| !is_last).unwrap_or(job.last_id);
     let mut claim = step
         .tx
         .prepare_cached("UPDATE outbox_jobs SET position = ?3 WHERE id = ?1 AND position = ?2 AND state = 'RUNNING'")?;
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    if claim.execute(params![job.id, job.position, position])? == 0 {
+    if claim.execute(params![job.id, job.position, job.position_after(ids)])? == 0 {
         return read(step.tx, job.id);
     }
-    let deed = Deed { action: job.action, actor: &job.actor, reason: job.reason.as_deref(), job: Some(job.id) };
-    let statuses = if job.filter.status.is_empty() { Status::ALL.to_vec() } else { job.filter.status.clone() };
     let selection = |_: &[_]| json!({ "filter": job.filter });
-    let outcomes = change_batch(step, &deed, ids, Some(&statuses), selection)?;
-    progress(step, job, outcomes, is_last)?;
+    let outcomes = change_batch(step, &Deed::of_job(job), ids, Some(job.statuses()), selection)?;
+    let (after, wait) = job.after(outcomes);
+    progress(step, &after, wait, job.ends_with(ids))?;
     read(step.tx, job.id)
 }
 
-fn progress(
-    step: &Step<'_>,
-    job: &Job,
-    outcomes: Vec<(ItemId, Option<String>)>,
-    is_last: bool,
-) -> rusqlite::Result<()> {
-    let pace = job.per_second.map_or(0, |per_second| outcomes.len() as u64 * 1000 / u64::from(per_second));
-    let (mut changed, mut refused) = (job.changed, job.refused);
-    let (mut sample, mut refusals) = (job.sample.clone(), job.refusals.clone());
-    for (id, refusal) in outcomes {
-        match refusal {
-            None => (changed, sample) = (changed + 1, grown(sample, id)),
-            Some(reason) => (refused, refusals) = (refused + 1, grown(refusals, Refusal { id, reason })),
-        }
-    }
+fn progress(step: &Step<'_>, job: &Job, wait: Millis, is_last: bool) -> rusqlite::Result<()> {
     let mut update = step.tx.prepare_cached(
         "UPDATE outbox_jobs
          SET changed = ?2, refused = ?3, sample = ?4, refusals = ?5, next_at = ?6 + ?7,
              state = CASE WHEN ?8 THEN 'DONE' ELSE state END, ended_at = CASE WHEN ?8 THEN ?6 END
          WHERE id = ?1",
     )?;
-    let (sample, refusals) = (json!(sample).to_string(), json!(refusals).to_string());
-    update.execute(params![job.id, changed, refused, sample, refusals, step.now, pace, is_last]).map(|_| ())
-}
-
-/// The list with one more, unless it is long enough.
-fn grown<T>(mut list: Vec<T>, one: T) -> Vec<T> {
-    if list.len() < SAMPLE {
-        list.push(one);
-    }
-    list
+    let (sample, refusals) = (json!(job.sample).to_string(), json!(job.refusals).to_string());
+    update.execute(params![job.id, job.changed, job.refused, sample, refusals, step.now, wait, is_last]).map(|_| ())
 }
 
 /// The jobs that may go on now.

@@ -4,26 +4,18 @@
 //! with its audit, in one transaction.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::audit::{self, Change};
+use super::audit;
 use super::decode::{self, COLUMNS};
 use super::job::{self, EPOCH};
 use super::settle::{dead_letter, write_history};
 use super::writer::Step;
 use super::{SqliteStore, saga, select, unavailable};
-use crate::item::{Class, Failure, Item, ItemId, Millis, OnDead, Status};
+use crate::item::{Item, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;
-use crate::store::{
-    Action, Attempted, EffectKeys, Filter, JobId, Order, OrderReport, Refusal, Run, Selection, Standing, StoreError,
-};
-
-/// So many items are changed in one transaction, so that the writer is never held for long.
-pub(super) const BATCH: u32 = 200;
-/// So many ids are shown as a sample, and so many refusals are explained.
-pub(super) const SAMPLE: usize = 20;
-/// The code in the history row of an item that an operator dead-lettered.
-const DEAD: &str = "operator.dead";
+use crate::store::deed::{BATCH, Change, DEAD, Deed, MISSING, Outcomes, Subject, named, narrowed};
+use crate::store::{Action, Attempted, EffectKeys, Order, OrderReport, Run, Selection, Standing, StoreError};
 
 pub(super) async fn operate(store: &SqliteStore, order: &Order) -> Result<OrderReport, StoreError> {
     match (&order.selection, order.run) {
@@ -42,7 +34,7 @@ fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) 
         Selection::Ids(ids) => ids.clone(),
         Selection::Filter(filter) => select::matching(tx, &narrowed(filter, action))?,
     };
-    let mut report = OrderReport { matched: ids.len() as u64, ..OrderReport::default() };
+    let mut report = OrderReport::about(ids.len());
     for id in ids {
         let applied = subject(tx, id, now)?.map_or(Err(MISSING.into()), |subject| action.apply(subject.standing));
         report.add(id, applied.err());
@@ -51,13 +43,12 @@ fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) 
 }
 
 async fn change_all(store: &SqliteStore, order: &Order, ids: &[ItemId]) -> Result<OrderReport, StoreError> {
-    let mut report = OrderReport { matched: ids.len() as u64, ..OrderReport::default() };
+    let mut report = OrderReport::about(ids.len());
     for batch in ids.chunks(BATCH as usize) {
         let (batch, order) = (batch.to_vec(), order.clone());
         let outcome = store.writer.run("changing items", move |step| {
-            let deed = Deed { action: order.action, actor: &order.actor, reason: order.reason.as_deref(), job: None };
-            let selection = |changes: &[Change]| json!({ "ids": changes.iter().map(|c| c.id).collect::<Vec<_>>() });
-            change_batch(step, &deed, &batch, None, selection).map_err(unavailable("changing items"))
+            let deed = Deed { action: order.action, actor: order.actor, reason: order.reason, job: None };
+            change_batch(step, &deed, &batch, None, named).map_err(unavailable("changing items"))
         });
         for (id, refused) in outcome.await? {
             report.add(id, refused);
@@ -66,94 +57,34 @@ async fn change_all(store: &SqliteStore, order: &Order, ids: &[ItemId]) -> Resul
     Ok(report)
 }
 
-impl OrderReport {
-    fn add(&mut self, id: ItemId, refused: Option<String>) {
-        match refused {
-            None => {
-                self.changed += 1;
-                self.sample.push(id);
-                self.sample.truncate(SAMPLE);
-            }
-            Some(reason) => {
-                self.refused.push(Refusal { id, reason });
-                self.refused.truncate(SAMPLE);
-            }
-        }
-    }
-}
-
-/// A filter means the items that the action applies to.
-pub(super) fn narrowed(filter: &Filter, action: Action) -> Filter {
-    let asked = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
-    let mut status: Vec<_> = asked.iter().copied().filter(|status| action.applies_to(*status)).collect();
-    if status.is_empty() {
-        // None of the statuses allows it: let each item's refusal say so.
-        status = asked;
-    }
-    Filter { status, ..filter.clone() }
-}
-
-/// What is done, by whom and why.
-pub(super) struct Deed<'a> {
-    pub(super) action: Action,
-    pub(super) actor: &'a str,
-    pub(super) reason: Option<&'a str>,
-    pub(super) job: Option<JobId>,
-}
-
-impl Deed<'_> {
-    /// What the item's history says of it.
-    fn failure(&self, code: &str, done: &str) -> Failure {
-        let message = format!("{done} by {}: {}", self.actor, self.reason.unwrap_or("no reason given"));
-        Failure::new(Class::Operator, code, message)
-    }
-}
-
-/// An item as an action finds it.
-pub(super) struct Subject {
-    item: Item,
-    standing: Standing,
-    epoch: JobId,
-    blocks_key: bool,
-}
-
-const MISSING: &str = "there is no such item";
-
 /// Changes the items and appends one audit entry. An item that a job did not begin with is passed over;
 /// of the others the outcome says why they were refused, if they were.
 pub(super) fn change_batch(
     step: &mut Step<'_>,
-    deed: &Deed<'_>,
+    deed: &Deed,
     ids: &[ItemId],
     statuses: Option<&[Status]>,
     selection: impl FnOnce(&[Change]) -> Value,
-) -> rusqlite::Result<Vec<(ItemId, Option<String>)>> {
+) -> rusqlite::Result<Outcomes> {
     let mut outcomes = Vec::new();
     let mut changes = Vec::new();
     for id in ids {
         let found = subject(step.tx, *id, step.now)?;
-        if statuses.is_some_and(|statuses| !found.as_ref().is_some_and(|found| began_with(found, deed, statuses))) {
+        if statuses.is_some_and(|statuses| !found.as_ref().is_some_and(|found| found.began_with(deed, statuses))) {
             continue;
         }
         outcomes.push((*id, change(step, deed, *id, found, &mut changes)?));
     }
     if !changes.is_empty() {
-        let (actor, action, reason, job) = (deed.actor, deed.action.as_str(), deed.reason, deed.job);
-        let selection = selection(&changes);
-        audit::append(step, &audit::Entry { actor, action, selection, reason, job, changes: &changes })?;
+        audit::append(step, &deed.entry(selection(&changes), &changes))?;
     }
     Ok(outcomes)
-}
-
-/// Whether the item has been in a status that the job takes since before the job began.
-fn began_with(subject: &Subject, deed: &Deed<'_>, statuses: &[Status]) -> bool {
-    statuses.contains(&subject.item.status) && deed.job.is_some_and(|job| subject.epoch < job)
 }
 
 /// Performs the action, or says why not.
 fn change(
     step: &mut Step<'_>,
-    deed: &Deed<'_>,
+    deed: &Deed,
     id: ItemId,
     found: Option<Subject>,
     changes: &mut Vec<Change>,
@@ -163,7 +94,7 @@ fn change(
         Ok(to) => to,
         Err(reason) => return Ok(Some(reason)),
     };
-    let before = facts(&subject);
+    let before = subject.facts();
     match (deed.action, to) {
         (Action::Replay { keys }, Some(to)) => replay(step, &subject.item, to, keys)?,
         (Action::Dead { on_dead, .. }, _) => dead(step, deed, subject.item, on_dead)?,
@@ -174,8 +105,8 @@ fn change(
         (Action::Purge, Some(_)) => {}
     }
     step.makes_work = true;
-    let after = self::subject(step.tx, id, step.now)?.map(|subject| facts(&subject)).unwrap_or_default();
-    changes.push(difference(id, before, after));
+    let after = self::subject(step.tx, id, step.now)?.map(|subject| subject.facts()).unwrap_or_default();
+    changes.push(Change::between(id, before, after));
     Ok(None)
 }
 
@@ -200,25 +131,6 @@ fn standing(tx: &Connection, item: &Item, now: Millis) -> rusqlite::Result<Stand
     Ok(Standing { status: item.status, is_leased, dead_by_operator, saga_goes_on })
 }
 
-/// What actions change of an item.
-fn facts(subject: &Subject) -> Map<String, Value> {
-    let item = &subject.item;
-    let facts = json!({
-        "status": item.status, "attempts": item.attempts, "deliveries": item.deliveries, "replays": item.replays,
-        "effects": item.effects, "available_at": item.available_at, "maybe_executed": item.maybe_executed,
-        "blocks_key": subject.blocks_key,
-    });
-    facts.as_object().cloned().unwrap_or_default()
-}
-
-/// The facts that are different afterwards; all of them before, when the item is gone.
-fn difference(id: ItemId, mut before: Map<String, Value>, mut after: Map<String, Value>) -> Change {
-    before.retain(|name, value| after.get(name) != Some(value));
-    after.retain(|name, _| before.contains_key(name));
-    let after = if after.is_empty() { Value::Null } else { after.into() };
-    Change { id, before: before.into(), after }
-}
-
 /// A new life: attempts 0, replays + 1, available now; history, `last_error` and `maybe_executed` stay.
 fn replay(step: &mut Step<'_>, item: &Item, to: Status, keys: EffectKeys) -> rusqlite::Result<()> {
     let mut update = step.tx.prepare_cached(&format!(
@@ -236,15 +148,15 @@ fn replay(step: &mut Step<'_>, item: &Item, to: Status, keys: EffectKeys) -> rus
 }
 
 /// The operator's claim and its end, in one transaction.
-fn dead(step: &mut Step<'_>, deed: &Deed<'_>, item: Item, on_dead: OnDead) -> rusqlite::Result<()> {
+fn dead(step: &mut Step<'_>, deed: &Deed, item: Item, on_dead: OnDead) -> rusqlite::Result<()> {
     let had_claim = item.status == Status::Claimed;
-    let item = if had_claim { item } else { take(step, deed.actor, item)? };
+    let item = if had_claim { item } else { take(step, &deed.actor, item)? };
     if let Some(saga) = &item.saga {
         saga::join(step, saga, &item.cid, item.replays)?;
     }
     let handler_digest = item.handler_digest.clone();
     let attempted = Attempted { maybe_executed: had_claim, handler_digest, ..Attempted::of(&item) };
-    let failure = deed.failure(DEAD, "dead-lettered");
+    let failure = deed.death();
     write_history(step, &attempted, &failure, None)?;
     dead_letter(step, &attempted, on_dead, &failure)
 }
@@ -282,9 +194,9 @@ fn reschedule(step: &Step<'_>, id: ItemId, at: Millis) -> rusqlite::Result<()> {
 }
 
 /// What an expired lease does, at an operator's word.
-fn release(step: &mut Step<'_>, deed: &Deed<'_>, item: &Item, to: Status) -> rusqlite::Result<()> {
+fn release(step: &mut Step<'_>, deed: &Deed, item: &Item, to: Status) -> rusqlite::Result<()> {
     let attempted = Attempted { maybe_executed: true, ..Attempted::of(item) };
-    let failure = deed.failure("operator.release", "released");
+    let failure = deed.release();
     write_history(step, &attempted, &failure, None)?;
     let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items

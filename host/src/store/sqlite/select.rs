@@ -1,66 +1,21 @@
 //! What can be read of the outbox: lists, single items, signals and totals. Nothing here writes.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
 use super::decode::{self, COLUMNS};
 use crate::item::{FailedAttempt, Item, ItemId, Millis, Status};
 use crate::saga::Signal;
-use crate::store::{Details, Filter, Overview, Page, Pod, SagaTotals};
+use crate::store::condition::{Condition, Value};
+use crate::store::overview::POD_SHOWN_MS;
+use crate::store::{Details, Filter, Overview, Page, Pod};
 
-/// A pod that has not been heard of for so long is not shown.
-const POD_SHOWN_MS: Millis = 120_000;
-
-/// The condition of a filter: SQL with anonymous parameters, and their values.
-pub(super) struct Condition {
-    pub(super) sql: String,
-    pub(super) values: Vec<Box<dyn ToSql>>,
-}
-
-impl Condition {
-    /// One that everything fulfils.
-    pub(super) fn all() -> Self {
-        Self { sql: "1".into(), values: Vec::new() }
-    }
-
-    pub(super) fn of(filter: &Filter) -> Self {
-        let mut condition = Self::all();
-        condition.statuses(&filter.status);
-        condition.and("type = ?", filter.r#type.clone());
-        condition.and("saga = ?", filter.saga.clone());
-        condition.and("cid = ?", filter.cid.clone());
-        condition.and("ordering_key = ?", filter.ordering_key.clone());
-        condition.and("created_at >= ?", filter.created_from);
-        condition.and("created_at < ?", filter.created_to);
-        condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
-        condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
-        condition.and("available_at >= ?", filter.available_from);
-        condition.and("available_at < ?", filter.available_to);
-        condition.and("fingerprint = ?", filter.fingerprint.clone());
-        condition
-    }
-
-    pub(super) fn and<T: ToSql + 'static>(&mut self, sql: &str, value: Option<T>) {
-        if let Some(value) = value {
-            self.sql.push_str(" AND ");
-            self.sql.push_str(sql);
-            self.values.push(Box::new(value));
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Self::Text(text) => text.to_sql(),
+            Self::Number(number) => number.to_sql(),
         }
-    }
-
-    /// Status words stand in the text, so that the partial indexes are found.
-    fn statuses(&mut self, statuses: &[Status]) {
-        if statuses.is_empty() {
-            return;
-        }
-        let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
-        match words.as_slice() {
-            [word] => write!(self.sql, " AND status = {word}"),
-            words => write!(self.sql, " AND status IN ({})", words.join(", ")),
-        }
-        .expect("writing to a String cannot fail");
     }
 }
 
@@ -130,10 +85,7 @@ pub(super) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
     let mut overview = Overview { now, ..Overview::default() };
     count_unfinished(tx, &mut overview)?;
     read_counters(tx, &mut overview)?;
-    for status in Status::ALL {
-        let total = overview.by_type.values().filter_map(|counts| counts.get(status.as_str())).sum();
-        overview.by_status.insert(status.as_str(), total);
-    }
+    overview.sum_statuses();
     overview.expired_claims = tx
         .prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND lease_until <= ?1")?
         .query_row([now], |row| row.get(0))?;
@@ -157,8 +109,7 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
             let mut select = tx.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
-                *overview.by_type.entry(row.get(0)?).or_default().entry(status.as_str()).or_default() +=
-                    row.get::<_, u64>(1)?;
+                overview.count(row.get(0)?, status, row.get(1)?);
             }
         }
     }
@@ -170,9 +121,7 @@ fn note_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusql
     let mut oldest = tx.prepare_cached(&sql)?;
     let mut rows = oldest.query([])?;
     while let Some(row) = rows.next()? {
-        let waiting = overview.now.saturating_sub(row.get::<_, Millis>(1)?).max(0);
-        let known = overview.oldest_pending_ms.entry(row.get(0)?).or_default();
-        *known = waiting.max(*known);
+        overview.note_oldest(row.get(0)?, row.get(1)?);
     }
     Ok(())
 }
@@ -182,32 +131,9 @@ fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<(
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let key: [String; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
-        add_counter(overview, key, row.get(4)?);
+        overview.add_counter(key, row.get(4)?);
     }
     Ok(())
-}
-
-fn add_counter(overview: &mut Overview, [name, saga, item_type, outcome]: [String; 4], total: u64) {
-    let done = Status::Done.as_str();
-    match name.as_str() {
-        "done" => drop(overview.by_type.entry(item_type).or_default().insert(done, total)),
-        "attempt" => drop(overview.attempts.entry(item_type).or_default().insert(outcome, total)),
-        "followup" => drop(overview.followups.entry(item_type).or_default().insert(outcome, total)),
-        "violation" => drop(overview.contract_violations.insert(outcome, total)),
-        _ => add_saga_counter(overview.sagas.entry(saga).or_default(), &name, item_type, outcome, total),
-    }
-}
-
-fn add_saga_counter(totals: &mut SagaTotals, name: &str, item_type: String, outcome: String, total: u64) {
-    match (name, outcome.as_str()) {
-        ("saga_begin", _) => totals.began = total,
-        ("saga_end", "ok") => totals.ended_ok = total,
-        ("saga_end", _) => totals.ended_err = total,
-        _ => {
-            let steps: &mut BTreeMap<_, _> = totals.steps.entry(item_type).or_default();
-            steps.insert(outcome, total);
-        }
-    }
 }
 
 fn pods(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
