@@ -56,6 +56,11 @@ impl Caller {
         Reading::begin(client).await
     }
 
+    /// Whether the database is out of order, as far as the last call could tell.
+    pub(super) fn is_out(&self) -> bool {
+        self.health.is_gone()
+    }
+
     /// Notes a failure of what goes on by itself, which is tried again.
     pub(super) fn note(&self, tried: &'static str, fault: &Fault) {
         self.health.failed(tried, fault);

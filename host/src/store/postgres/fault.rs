@@ -65,7 +65,8 @@ impl Fault {
             Self::Late | Self::Unconnected(_) => true,
             Self::Database(_) | Self::Committing(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
-                matches!(class, "08" | "53" | "57" | "58") || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
             }),
         }
     }
