@@ -46,10 +46,7 @@ async fn work(store: Arc<dyn Store>, stop: Arc<AtomicBool>) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         for claim in claimed.claims {
-            while matches!(
-                store.settle(&claim.reference(), done()).await,
-                Err(StoreError::Unavailable { .. })
-            ) {}
+            while matches!(store.settle(&claim.reference(), done()).await, Err(StoreError::Unavailable { .. })) {}
         }
     }
 }
