@@ -109,14 +109,14 @@ async fn in_front<'a>(step: &Step<'_>, candidates: Vec<Candidate<'a>>) -> Result
     let places = front::places(step, &ordered).await?;
     let at = |wanted: Place| {
         let those = ordered.iter().zip(&places).filter(move |(_, place)| **place == wanted);
-        those.map(|((id, _), _)| *id).collect::<Vec<_>>()
+        those.map(|(candidate, _)| *candidate).collect::<Vec<_>>()
     };
     let (behind, unknown) = (at(Place::Behind), at(Place::Unknown));
     if !behind.is_empty() {
         front::hold(step, &behind).await?;
     }
     let is_busy = !unknown.is_empty();
-    let out: HashSet<_> = behind.into_iter().chain(unknown).collect();
+    let out: HashSet<_> = behind.into_iter().chain(unknown).map(|(id, _)| id).collect();
     Ok((candidates.into_iter().filter(|candidate| !out.contains(&candidate.id)).collect(), is_busy))
 }
 

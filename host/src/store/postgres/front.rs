@@ -1,5 +1,7 @@
 //! Who stands in front of an ordering key, decided under the lock of the key.
 
+use std::collections::BTreeMap;
+
 use super::fault::Fault;
 use super::step::{Sql, Step};
 use crate::item::ItemId;
@@ -45,8 +47,22 @@ pub(super) async fn places(step: &Step<'_>, candidates: &[(ItemId, &str)]) -> Re
     locked.iter().zip(&first).map(place).collect()
 }
 
-/// Takes the items out of what is ready, until they come to the front.
-pub(super) async fn hold(step: &Step<'_>, items: &[ItemId]) -> Result<(), Fault> {
-    let sql = "UPDATE outbox.items SET held = true WHERE id = ANY($1::bigint[]) AND status = 'PENDING'";
-    step.rows(sql, &[&items]).await.map(drop)
+/// So many items are held at once behind each item that was found behind another.
+const HOLD_MAX: i64 = 1_000;
+
+/// Takes items that stand behind others out of what is ready, until they come to the front: these, whose
+/// keys are locked, and with them what was enqueued after them with the same key.
+pub(super) async fn hold(step: &Step<'_>, behind: &[(ItemId, &str)]) -> Result<(), Fault> {
+    let mut first: BTreeMap<&str, ItemId> = BTreeMap::new();
+    for (id, key) in behind {
+        first.entry(key).and_modify(|first| *first = *id.min(first)).or_insert(*id);
+    }
+    let (keys, ids): (Vec<_>, Vec<_>) = first.into_iter().unzip();
+    let sql = "UPDATE outbox.items SET held = true
+               FROM unnest($1::text[], $2::bigint[]) AS new (key, start),
+                    LATERAL (SELECT id AS late FROM outbox.items
+                             WHERE ordering_key = key AND id >= start AND status = 'PENDING' AND NOT held
+                             ORDER BY ordering_key, id LIMIT $3 FOR UPDATE SKIP LOCKED) AS queue
+               WHERE id = late AND NOT held";
+    step.rows(sql, &[&keys, &ids, &HOLD_MAX]).await.map(drop)
 }
