@@ -17,6 +17,7 @@ mod readme;
 mod reload;
 mod runbook;
 mod sandbox;
+mod server;
 mod smoke;
 mod sql;
 mod store_contract;

@@ -55,6 +55,7 @@ mod transfer;
 mod upkeep;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -83,15 +84,18 @@ pub struct PostgresOptions {
     pub alerts: Option<Alerts>,
     /// At most so many connections, besides one that listens.
     pub connections: usize,
+    /// A statement takes no longer, and a wait for a lock or a connection half of it.
+    pub patience: Duration,
     /// Certificates in PEM of those who may vouch for the server, instead of the public ones.
     pub root_certificates: Option<Vec<u8>>,
 }
 
 impl Default for PostgresOptions {
-    /// The database's clock, eight connections and an instance id that is new every time.
+    /// The database's clock, eight connections, ten seconds and an instance id that is new every time.
     fn default() -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
-        Self { instance, clock: None, alerts: None, connections: 8, root_certificates: None }
+        let (connections, patience) = (8, Duration::from_secs(10));
+        Self { instance, clock: None, alerts: None, connections, patience, root_certificates: None }
     }
 }
 
@@ -111,7 +115,7 @@ impl PostgresStore {
 
     /// Opens a database that has the outbox's schema already; creates and migrates nothing.
     pub async fn open_existing(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
-        let pool = Pool::new(url, options.connections, options.root_certificates.as_deref())?;
+        let pool = Pool::new(url, &options)?;
         let notifies = migrate::check(&pool).await?;
         let caller = Arc::new(Caller::new(pool, options, notifies));
         let settler = Settler::start(&caller);

@@ -18,11 +18,8 @@ const PAUSES: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
     Duration::from_millis(320),
-    Duration::from_millis(1_000),
+    Duration::from_secs(1),
 ];
-/// No attempt at a call takes longer, whatever the network does. Longer than what the server is told.
-const CALL_MAX: Duration = Duration::from_secs(15);
-
 /// The parts of a store that its calls share.
 pub(super) struct Caller {
     pub(super) pool: Pool,
@@ -32,13 +29,26 @@ pub(super) struct Caller {
     pub(super) changes: watch::Sender<u64>,
     /// Whether the schema notifies of inserts.
     pub(super) notifies: bool,
+    /// No attempt at a call takes longer.
+    longest: Duration,
     health: Health,
 }
 
 impl Caller {
     pub(super) fn new(pool: Pool, options: PostgresOptions, notifies: bool) -> Self {
-        let PostgresOptions { instance, clock, alerts, .. } = options;
-        Self { pool, clock, instance, alerts, changes: watch::Sender::new(0), notifies, health: Health::default() }
+        let PostgresOptions { instance, clock, alerts, patience, .. } = options;
+        // Whatever the network does; longer than what the server is told.
+        let longest = patience.mul_f64(1.5);
+        Self {
+            longest,
+            pool,
+            clock,
+            instance,
+            alerts,
+            changes: watch::Sender::new(0),
+            notifies,
+            health: Health::default(),
+        }
     }
 
     /// Tells whoever waits in this process that there may be work.
@@ -56,6 +66,11 @@ impl Caller {
         Reading::begin(client).await
     }
 
+    /// Whether the database is out of order, as far as the last call could tell.
+    pub(super) fn is_out(&self) -> bool {
+        self.health.is_gone()
+    }
+
     /// Notes a failure of what goes on by itself, which is tried again.
     pub(super) fn note(&self, tried: &'static str, fault: &Fault) {
         self.health.failed(tried, fault);
@@ -69,7 +84,7 @@ impl Caller {
     {
         let mut pauses = PAUSES.iter();
         loop {
-            let made = tokio::time::timeout(CALL_MAX, call()).await.unwrap_or(Err(Fault::Late));
+            let made = tokio::time::timeout(self.longest, call()).await.unwrap_or(Err(Fault::Late));
             let fault = match made {
                 Ok(value) => {
                     self.health.answered();

@@ -13,9 +13,9 @@ const EXPIRE_MAX: i64 = 100;
 /// Ends a batch of leases that have run out, of any type: the item is PENDING again, at once, and its
 /// history says that the attempt was lost. What another process is just ending or settling is left to it.
 pub(super) async fn expire(step: &mut Step<'_>) -> Result<u32, Fault> {
-    let look = "SELECT id FROM outbox.items WHERE status = 'CLAIMED' AND lease_until <= $1
+    let overdue = "SELECT id FROM outbox.items WHERE status = 'CLAIMED' AND lease_until <= $1
                 ORDER BY lease_until LIMIT $2";
-    let rows = step.rows(look, &[&step.now, &EXPIRE_MAX]).await?;
+    let rows = step.rows(overdue, &[&step.now, &EXPIRE_MAX]).await?;
     let ids: Vec<ItemId> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if ids.is_empty() {
         return Ok(0);

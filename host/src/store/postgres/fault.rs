@@ -46,14 +46,12 @@ impl Fault {
     /// Whether the same call may succeed in a moment, and has not been committed.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Committing(_) | Self::Late => false,
+            Self::Refused(_) | Self::Committing(_) | Self::Late | Self::Unconnected(PoolError::Timeout(_)) => false,
             Self::Overtaken => true,
-            Self::Unconnected(PoolError::Timeout(_)) => false,
             Self::Database(_) | Self::Unconnected(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
-                    || [SqlState::LOCK_NOT_AVAILABLE, SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION]
-                        .contains(code)
+                    || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION].contains(code)
             }),
         }
     }
@@ -65,7 +63,8 @@ impl Fault {
             Self::Late | Self::Unconnected(_) => true,
             Self::Database(_) | Self::Committing(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
-                matches!(class, "08" | "53" | "57" | "58") || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
             }),
         }
     }
@@ -91,8 +90,7 @@ impl Fault {
             Self::Overtaken => "other transactions were faster again and again".into(),
             Self::Late => "the database did not answer in time".into(),
             Self::Committing(source) => format!("it is unknown whether this was committed: {}", chain(source)),
-            Self::Database(source) => chain(source),
-            Self::Unconnected(PoolError::Backend(source)) => chain(source),
+            Self::Database(source) | Self::Unconnected(PoolError::Backend(source)) => chain(source),
             Self::Unconnected(PoolError::Timeout(_)) => "no connection became free in time".into(),
             Self::Unconnected(source) => chain(source),
         }

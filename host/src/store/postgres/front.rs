@@ -30,11 +30,11 @@ pub(super) async fn places(step: &Step<'_>, candidates: &[(ItemId, &str)]) -> Re
     let lock = "SELECT pg_try_advisory_xact_lock(7206002, hashtext(key)) FROM unnest($1::text[]) AS key";
     let locked = step.rows(lock, &[&keys]).await?;
     // A statement of its own, so that it sees what those committed who had the locks before.
-    let look = "SELECT NOT EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = key AND status = 'CLAIMED')
+    let rank = "SELECT NOT EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = key AND status = 'CLAIMED')
                    AND NOT EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = key AND id < candidate
                                    AND (status IN ('PENDING', 'CLAIMED') OR blocks_key))
                 FROM unnest($1::bigint[], $2::text[]) AS new (candidate, key)";
-    let first = step.rows(look, &[&ids, &keys]).await?;
+    let first = step.rows(rank, &[&ids, &keys]).await?;
     let place = |(locked, first): (&tokio_postgres::Row, &tokio_postgres::Row)| {
         Ok(match (locked.try_get(0)?, first.try_get(0)?) {
             (false, _) => Place::Unknown,

@@ -11,6 +11,11 @@ pub(super) struct Health {
 }
 
 impl Health {
+    /// Whether the last call found the database out of order.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
     /// A call was answered.
     pub(super) fn answered(&self) {
         if self.is_gone.swap(false, Ordering::Relaxed) {

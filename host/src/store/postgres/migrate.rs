@@ -31,7 +31,7 @@ pub enum Notify {
 /// do it at once, and needs no superuser: the role owns the schema `outbox`, or may create it.
 pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Result<Migration, StoreError> {
     let tried = "migrating the database";
-    let pool = Pool::new(url, options.connections, options.root_certificates.as_deref())?;
+    let pool = Pool::new(url, options)?;
     let mut client = pool.connection().await.map_err(|fault| fault.explain("connecting to the database"))?;
     let from = apply(&mut client, &pool, notify).await.map_err(|fault| fault.explain(tried))?;
     Ok(Migration { from, to: MIGRATIONS.len() })

@@ -1,5 +1,6 @@
 //! Connections: how they are made, that each call ends in bounded time, and TLS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, PoolError, RecyclingMethod, Runtime};
@@ -10,14 +11,9 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{Config, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::PostgresOptions;
 use super::fault::Fault;
 use crate::store::StoreError;
-
-/// Connecting, and waiting for a free connection, takes no longer.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// What the server allows a statement, a wait for a lock, and a transaction that nobody goes on with.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
-     SET idle_in_transaction_session_timeout = '20s'";
 
 type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
@@ -30,19 +26,22 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Connects to nothing yet.
-    pub(super) fn new(url: &str, connections: usize, roots: Option<&[u8]>) -> Result<Self, StoreError> {
-        let config = parse(url)?;
-        let tls = connector(roots)?;
+    pub(super) fn new(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
+        let wait = options.patience / 2;
+        let config = parse(url, wait)?;
+        let tls = connector(options.root_certificates.as_deref())?;
+        let session: Arc<str> = session(options.patience).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
         let pool = deadpool_postgres::Pool::builder(manager)
-            .max_size(connections.max(2))
+            .max_size(options.connections.max(2))
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_MAX))
-            .create_timeout(Some(CONNECT_MAX))
-            .recycle_timeout(Some(CONNECT_MAX))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(wait))
+            .recycle_timeout(Some(wait))
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = Arc::clone(&session);
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
             }))
             .build()
             .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
@@ -73,8 +72,18 @@ impl Pool {
     }
 }
 
+/// What the server allows a statement, a wait for a lock, and a transaction that nobody goes on with.
+fn session(patience: Duration) -> String {
+    let statement = patience.as_millis();
+    let (lock, idle) = (statement / 2, statement * 2);
+    format!(
+        "SET statement_timeout = {statement}; SET lock_timeout = {lock};
+         SET idle_in_transaction_session_timeout = {idle}"
+    )
+}
+
 /// What the URL says, with the limits that it does not set.
-fn parse(url: &str) -> Result<Config, StoreError> {
+fn parse(url: &str, wait: Duration) -> Result<Config, StoreError> {
     let mut config: Config = url.parse().map_err(|err: tokio_postgres::Error| {
         let why = std::error::Error::source(&err).map(|source| format!(": {source}")).unwrap_or_default();
         StoreError::Unusable(format!(
@@ -85,10 +94,10 @@ fn parse(url: &str) -> Result<Config, StoreError> {
         config.application_name("outbox");
     }
     if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_MAX);
+        config.connect_timeout(wait);
     }
     if config.get_tcp_user_timeout().is_none() {
-        config.tcp_user_timeout(Duration::from_secs(10));
+        config.tcp_user_timeout(wait * 2);
     }
     config.keepalives_idle(Duration::from_secs(10));
     // Of several addresses, the one that takes writes.
@@ -112,7 +121,7 @@ fn connector(roots: Option<&[u8]>) -> Result<MakeRustlsConnect, StoreError> {
     if store.is_empty() {
         return Err(unusable(&"there is none in the file"));
     }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(|err| unusable(&err))?.with_root_certificates(store).with_no_client_auth();
     Ok(MakeRustlsConnect::new(config))

@@ -27,6 +27,13 @@ struct Request {
     reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
+impl Request {
+    fn answer(self, result: Result<(), StoreError>) {
+        // A caller that no longer waits has dropped the receiver; its claim is settled all the same.
+        drop(self.reply.send(result));
+    }
+}
+
 impl Settler {
     pub(super) fn start(caller: &Arc<Caller>) -> Self {
         let (queue, requests) = mpsc::unbounded_channel();
@@ -60,22 +67,18 @@ async fn serve(caller: Arc<Caller>, requests: Arc<Mutex<mpsc::UnboundedReceiver<
 /// One settlement that the database refuses must not take the others with it: then each goes alone.
 async fn commit(caller: &Caller, group: Vec<Request>) {
     match commit_together(caller, &group).await {
-        Ok(results) => {
-            for (request, result) in group.into_iter().zip(results) {
-                answer(request, result);
-            }
-        }
-        Err(err) if group.len() == 1 => {
+        Ok(results) => group.into_iter().zip(results).for_each(|(request, result)| request.answer(result)),
+        Err(err) if group.len() == 1 || caller.is_out() => {
+            let words = err.to_string();
             for request in group {
-                answer(request, Err(err));
-                return;
+                request.answer(Err(StoreError::Unavailable { tried: TRIED, source: words.clone().into() }));
             }
         }
         Err(err) => {
             tracing::warn!(settlements = group.len(), error = %err, "a group of settlements failed; one by one now");
             for request in group {
                 let alone = commit_together(caller, std::slice::from_ref(&request)).await;
-                answer(request, alone.and_then(|results| results.into_iter().next().unwrap_or(Ok(()))));
+                request.answer(alone.and_then(|results| results.into_iter().next().unwrap_or(Ok(()))));
             }
         }
     }
@@ -84,9 +87,4 @@ async fn commit(caller: &Caller, group: Vec<Request>) {
 async fn commit_together(caller: &Caller, group: &[Request]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
     let group: Vec<_> = group.iter().map(|request| (&request.claim, &request.settled)).collect();
     transact!(caller, "settling claims", |step| settle(step, &group))
-}
-
-fn answer(request: Request, result: Result<(), StoreError>) {
-    // A caller that no longer waits has dropped the receiver; its claim is settled all the same.
-    drop(request.reply.send(result));
 }
