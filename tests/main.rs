@@ -12,6 +12,7 @@ mod handlers;
 mod hostile;
 mod layering;
 mod plugin;
+mod postgres;
 mod readme;
 mod reload;
 mod runbook;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Action, Alerts, Operations as _, Retention, Selection, Store};
+use outbox::store::{Action, Operations as _, Retention, Selection, Store};
 
 use super::order;
 use crate::support::{Fixture, all, dead, done, item};
@@ -35,12 +34,12 @@ mod promise {
         for key in ["old", "young"] {
             f.enqueue(item(key)).await;
             let claim = f.claim_one("mail").await;
-            f.store.settle(&claim.reference(), done()).await.unwrap();
+            f.f.store.settle(&claim.reference(), done()).await.unwrap();
             f.clock.advance(DAY);
         }
         f.enqueue(item("dead")).await;
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), dead()).await.unwrap();
+        f.f.store.settle(&claim.reference(), dead()).await.unwrap();
         f.clock.advance(Duration::from_secs(1));
         assert_eq!(f.store.upkeep(&Retention::default()).await.unwrap().items, 0, "by default nothing goes");
         assert_eq!(f.store.upkeep(&keep(Some(DAY + DAY), None)).await.unwrap().items, 1);
@@ -54,11 +53,11 @@ mod promise {
             f.enqueue(step(key)).await;
         }
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(DAY * 2);
         assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is not finished");
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(Duration::from_hours(23));
         assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
         f.clock.advance(Duration::from_hours(2));
@@ -68,7 +67,7 @@ mod promise {
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {
         f.enqueue(step("a")).await;
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(DAY + Duration::from_secs(1));
         f.enqueue(step("b")).await;
         f.claim_one("mail").await;
@@ -83,21 +82,19 @@ mod promise {
         let id = f.enqueue(step("a")).await;
         f.enqueue(step("b")).await;
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.f.store.settle(&claim.reference(), done()).await.unwrap();
         let report = f.store.operate(&order(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
         assert!(report.refused[0].reason.contains("saga"), "{report:?}");
         assert_eq!(f.status(id).await, Status::Done);
     }
 
     pub(super) async fn a_death_is_announced_once_in_a_while_and_an_alerts_death_never(f: Fixture) {
-        let alerts = Some(Alerts { item_type: "webhook".into(), every: Duration::from_mins(5) });
-        let clock = f.clock.source();
-        let store = SqliteStore::open(&f.path, SqliteOptions { instance: "pod-1".into(), clock, alerts }).unwrap();
+        let f = f.with_alerts("webhook").await;
         let die = async |item: NewItem| {
             let item_type = item.item_type.clone();
             f.enqueue(item).await;
             let claim = f.claim_one(&item_type).await;
-            store.settle(&claim.reference(), dead()).await.unwrap();
+            f.store.settle(&claim.reference(), dead()).await.unwrap();
         };
         die(NewItem { ordering_key: Some("o".into()), ..item("a") }).await;
         die(item("b")).await;
@@ -110,14 +107,14 @@ mod promise {
         assert_eq!(kinds, ["dlq", "key_blocked", "dlq"]);
         assert_eq!((&told[0]["command"], &told[2]["suppressed"]), (&"outbox show 1".into(), &1.into()));
         for alert in alerts {
-            store.settle(&alert.reference(), dead()).await.unwrap();
+            f.store.settle(&alert.reference(), dead()).await.unwrap();
         }
         assert!(f.claim("webhook", 10).await.is_empty());
-        assert!(store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+        assert!(f.store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
     }
 
-    pub(super) async fn a_quarantined_component_is_announced_once(_: Fixture) {
-        let f = Fixture::sqlite_with_alerts("webhook");
+    pub(super) async fn a_quarantined_component_is_announced_once(f: Fixture) {
+        let f = f.with_alerts("webhook").await;
         for reason in ["it traps", "it traps again"] {
             f.store.quarantine("3fa9", "mailer", reason).await.unwrap();
         }

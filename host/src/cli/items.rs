@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::Context;
 use super::arguments::FilterArgs;
 use super::output::{clean, fields, or_dash, relative, relative_or_dash, short, table};
-use super::{Context, shown};
 use crate::item::{FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
 use crate::store::{Details, Filter, Page, Store};
 
@@ -38,7 +38,7 @@ pub(super) struct Show {
 }
 
 pub(super) async fn list(args: List, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let filter = args.filter.filter(args.status, now);
     let items = read_pages(&*store, &filter, args.limit, args.before).await?;
@@ -87,9 +87,9 @@ fn rows(items: &[Item], now: Millis) -> String {
 }
 
 pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let Some(details) = store.show(args.id).await? else {
-        bail!("there is no item {} in {}: it was never there, or was purged", args.id, shown(&context.config.database));
+        bail!("there is no item {} in {}: it was never there, or was purged", args.id, context.config.database);
     };
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, now))?;

@@ -11,15 +11,14 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
 use super::arguments::AuditArgs;
 use super::output::{clean, fields, or_dash, relative, short, size, table};
 use super::serve::StoredQuarantine;
+use super::{Context, database};
 use crate::config::Config;
 use crate::handler::{Quarantine, StateReader, Withdrawal};
 use crate::item::{Millis, StateVersion};
 use crate::plugin::{self, Inspection, PluginSettings, Plugins, SystemResolver};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Overview, Pod, Quarantined};
 
 #[derive(Debug, Subcommand)]
@@ -96,7 +95,7 @@ fn page(inspection: &Inspection) -> String {
 }
 
 async fn list(context: &Context) -> anyhow::Result<ExitCode> {
-    let running = match context.existing_store() {
+    let running = match context.existing_store().await {
         Ok(store) => of_running_hosts(&store.overview().await?),
         // Without a database no host runs, and the folder can still be looked at.
         Err(_) => Vec::new(),
@@ -121,7 +120,7 @@ fn members(array: &Value) -> Vec<Value> {
 }
 
 async fn quarantine(context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let (now, quarantined) = (store.now().await?, store.quarantined().await?);
     context.output.emit(&quarantined, || withdrawn_rows(now, &quarantined))?;
     Ok(ExitCode::SUCCESS)
@@ -139,7 +138,7 @@ fn withdrawn_rows(now: Millis, quarantined: &[Quarantined]) -> String {
 
 /// Hosts load the component again, on probation, when they look next.
 async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let found = find(store.quarantined().await?, &args.digest)?;
     let actor = args.audit.actor.unwrap_or_else(|| context.config.identity.to_string());
     if !args.dry_run && !store.release_quarantined(&found.digest, &actor, args.audit.reason.as_deref()).await? {
@@ -165,14 +164,14 @@ fn find(quarantined: Vec<Quarantined>, digest: &str) -> anyhow::Result<Quarantin
 pub(super) async fn scan(config: &Config) -> anyhow::Result<Vec<Value>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = start(config, Arc::new(NoStore), known_quarantine(config), &stop)?;
+    let plugins = start(config, Arc::new(NoStore), known_quarantine(config).await, &stop)?;
     plugins.scanned().await;
     Ok(members(&serde_json::to_value(plugins.status())?))
 }
 
 /// What the store has withdrawn, if there is one.
-fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
-    match SqliteStore::open_existing(&config.database, SqliteOptions::default()) {
+async fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
+    match database::open_existing(config, "").await {
         Ok(store) => Arc::new(StoredQuarantine(store)),
         Err(_) => Arc::new(NoStore),
     }

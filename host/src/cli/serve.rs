@@ -17,12 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{alerts, filesystem, instance, plugin, shown};
-use crate::config::Config;
+use super::{database, filesystem, instance, plugin, shown};
+use crate::config::{Config, Database};
 use crate::edge::{self, Edge, EdgeSettings};
 use crate::handler::Handler;
 use crate::plugin::Plugins;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
 use background::{Heartbeat, StoredState};
@@ -128,9 +127,11 @@ fn warn(duty: Duty, config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(mount) = filesystem::in_memory(&config.database) {
+    if let Database::Sqlite(path) = &config.database
+        && let Some(mount) = filesystem::in_memory(path)
+    {
         tracing::warn!(
-            store.path = %shown(&config.database), store.mount = %mount.display(),
+            store.path = %config.database, store.mount = %mount.display(),
             "THE DATABASE LIES IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
     }
@@ -162,8 +163,7 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 /// Starts what must be there before the first request: store, listener, plugins.
 async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::Result<(Parts<'_>, TcpListener)> {
     let instance = instance(config);
-    let options = SqliteOptions { instance: instance.clone(), alerts: alerts(config), ..SqliteOptions::default() };
-    let store: Arc<dyn Store> = SqliteStore::open(&config.database, options)?;
+    let store = database::open(config, &instance).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
@@ -216,7 +216,7 @@ impl Parts<'_> {
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         tracing::info!(
             edge.url = %format!("http://{address}"),
-            store.path = %shown(&self.config.database),
+            store.path = %self.config.database,
             mode = self.duty.as_str(),
             role = self.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,

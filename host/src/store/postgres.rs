@@ -20,26 +20,39 @@
 mod caller;
 
 mod alert;
+mod audit;
 mod claim;
+mod control;
 mod decode;
 mod ending;
 mod enqueue;
+mod examine;
 mod expire;
+mod face;
+mod failures;
 mod fault;
 mod front;
 mod health;
+mod job;
 mod limit;
 mod listen;
 mod migrate;
+mod operate;
 mod pod;
 mod pool;
+mod quarantine;
 mod saga;
+mod select;
 mod settle;
 mod settler;
 mod share;
 mod signals;
 mod state;
 mod step;
+mod stored;
+mod stuck;
+mod transfer;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +70,7 @@ use pool::Pool;
 use settler::Settler;
 
 pub use enqueue::enqueue_in;
+pub use examine::{Examination, LongTransaction};
 pub use migrate::{Notify, migrate};
 
 /// How a store is opened.
