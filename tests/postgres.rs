@@ -90,7 +90,8 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         // Seen from the database, both hosts are wrong.
         let body = format!("RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint {wrong}");
         database.sql(&format!("CREATE OR REPLACE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql {body}")).unwrap();
-        let open = || PostgresStore::open_existing(&database.url(), PostgresOptions::default());
+        let url = database.url();
+        let open = || PostgresStore::open_existing(&url, PostgresOptions::default());
         let (mine, theirs): (Arc<dyn Store>, Arc<dyn Store>) = (open().await.unwrap(), open().await.unwrap());
         mine.enqueue(vec![item("k")], Write::Each).await.unwrap();
         let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);

@@ -131,6 +131,14 @@ async fn an_open_insert_with_the_same_ordering_key_keeps_nobody_from_settling() 
     assert_eq!(store.claim(&request(&["mail"], 1)).await.unwrap().claims[0].item.id, next);
 }
 
+/// The ordering keys that are just handled, and what was handled of them, in order.
+type Handled = (BTreeSet<String>, Vec<(String, i64)>);
+
+fn note(handled: &mut Handled, key: String, id: i64) {
+    handled.0.remove(&key);
+    handled.1.push((key, id));
+}
+
 #[tokio::test]
 async fn many_claimers_handle_each_ordering_key_one_at_a_time_and_in_order() {
     let (database, store) = database().await;
@@ -139,7 +147,7 @@ async fn many_claimers_handle_each_ordering_key_one_at_a_time_and_in_order() {
         items.push(NewItem { ordering_key: Some(format!("k{}", n % 4)), ..item(&n.to_string()) });
     }
     store.enqueue(items, Write::Each).await.unwrap();
-    let handled = Arc::new(std::sync::Mutex::new((BTreeSet::new(), Vec::new())));
+    let handled = Arc::new(std::sync::Mutex::new(Handled::default()));
     let claimers = (0..3).map(|_| {
         let (url, handled) = (database.url(), Arc::clone(&handled));
         tokio::spawn(async move {
@@ -149,10 +157,7 @@ async fn many_claimers_handle_each_ordering_key_one_at_a_time_and_in_order() {
                     let key = claim.item.ordering_key.clone().unwrap();
                     assert!(handled.lock().unwrap().0.insert(key.clone()), "two at a time of {key}");
                     tokio::task::yield_now().await;
-                    let mut state = handled.lock().unwrap();
-                    state.1.push((key.clone(), claim.item.id));
-                    state.0.remove(&key);
-                    drop(state);
+                    note(&mut handled.lock().unwrap(), key, claim.item.id);
                     store.settle(&claim.reference(), done()).await.unwrap();
                 }
             }
@@ -229,7 +234,8 @@ async fn a_lock_that_others_hold_is_waited_for_in_bounded_time() {
     let holding = application.transaction().await.unwrap();
     holding.batch_execute("LOCK TABLE outbox.items IN EXCLUSIVE MODE").await.unwrap();
     let start = Instant::now();
-    let calls = (0..3).map(|_| store.settle(&claim.reference(), done()));
+    let reference = claim.reference();
+    let calls = (0..3).map(|_| store.settle(&reference, done()));
     for late in futures_util::future::join_all(calls).await {
         assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
     }

@@ -100,7 +100,12 @@ async fn a_stop_ends_the_open_streams_and_the_listener() {
 #[tokio::test]
 async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     let plugins = json!([{ "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null }]);
-    let status = HostStatus { scanned: true, plugins: plugins.clone(), served_types: vec!["vector_upsert".into()] };
+    let status = HostStatus {
+        scanned: true,
+        plugins: plugins.clone(),
+        served_types: vec!["vector_upsert".into()],
+        ..HostStatus::default()
+    };
     let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
     let empty = host.send(get("/status/cockpit")).await.json();
     let none = json!({ "ok": 0, "retried": 0, "dead": 0 });
@@ -140,7 +145,7 @@ async fn metrics_are_totals_with_help_and_type() {
         { "name": "vector", "digest": "def", "generation": 3, "state": "quarantined", "error": "withdrawn" },
         { "name": "mail", "digest": null, "generation": null, "state": "draining", "error": null },
     ]);
-    let status = HostStatus { scanned: true, plugins, served_types: Vec::new() };
+    let status = HostStatus { scanned: true, plugins, ..HostStatus::default() };
     let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
     host.send(post("/memory", &[], "{}")).await;
     host.complete("vector_upsert").await;

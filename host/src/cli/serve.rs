@@ -8,6 +8,7 @@ mod background;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -171,7 +172,8 @@ async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::
     let state = Arc::new(StoredState(Arc::clone(&store)));
     let quarantine = Arc::new(StoredQuarantine(Arc::clone(&store)));
     let plugins = plugin::start(config, state, quarantine, &end)?;
-    Ok((Parts { duty, config, instance, store, plugins, stop, end }, listener))
+    let unwritable = Arc::default();
+    Ok((Parts { duty, config, instance, store, plugins, unwritable, stop, end }, listener))
 }
 
 /// A host that has started.
@@ -181,6 +183,8 @@ struct Parts<'a> {
     instance: String,
     store: Arc<dyn Store>,
     plugins: Arc<Plugins>,
+    /// Whether the store refuses to be written.
+    unwritable: Arc<AtomicBool>,
     /// Cancelled when the host shall stop.
     stop: CancellationToken,
     /// Cancelled when nothing is under way any more.
@@ -227,12 +231,12 @@ impl Parts<'_> {
     }
 
     fn edge(&self) -> Edge {
-        let plugins = Arc::clone(&self.plugins);
+        let (plugins, unwritable) = (Arc::clone(&self.plugins), Arc::clone(&self.unwritable));
         Edge {
             store: Arc::clone(&self.store),
             handler: Arc::clone(&self.plugins) as Arc<dyn Handler>,
             settings: self.edge_settings(),
-            status: Arc::new(move || background::status(&plugins)),
+            status: Arc::new(move || background::status(&plugins, &unwritable)),
             stop: self.stop.clone(),
         }
     }
@@ -267,6 +271,7 @@ impl Parts<'_> {
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
             role: self.config.role.clone(),
+            unwritable: Arc::clone(&self.unwritable),
         };
         behind.spawn(beat.run(self.end.clone()));
         let retention = Retention { done: self.config.retain_done, signals: self.config.retain_signals };

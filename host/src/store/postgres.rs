@@ -57,13 +57,7 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::{
-    Alerts, ClaimRef, ClaimRequest, Claimed, Clock, Enqueued, Pod, Settled, StoreError, Violation, Write, validate,
-};
-use crate::item::{Millis, NewItem, StateVersion};
-use crate::saga::Signal;
+use super::{Alerts, Clock, StoreError};
 use caller::Caller;
 use listen::Listener;
 use pool::Pool;
@@ -121,57 +115,5 @@ impl PostgresStore {
         let settler = Settler::start(&caller);
         let listener = Listener::start(&caller);
         Ok(Arc::new(Self { caller, settler, _listener: listener }))
-    }
-
-    async fn now(&self) -> Result<Millis, StoreError> {
-        let caller = &self.caller;
-        match &caller.clock {
-            Some(clock) => Ok(clock()),
-            None => read!(caller, "asking for the time", |tx| step::database_time(tx)),
-        }
-    }
-
-    async fn enqueue(&self, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
-        validate(items)?;
-        let caller = &self.caller;
-        transact!(caller, "enqueueing items", |step| enqueue::enqueue(step, items, write))
-    }
-
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let caller = &self.caller;
-        transact!(caller, "claiming items", |step| claim::claim(step, request))
-    }
-
-    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
-        self.settler.settle(claim.clone(), settled).await
-    }
-
-    async fn expire(&self) -> Result<u32, StoreError> {
-        let caller = &self.caller;
-        transact!(caller, "ending expired leases", |step| expire::expire(step))
-    }
-
-    async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
-        let caller = &self.caller;
-        read!(caller, "reading signals", |tx| signals::after(tx, after, limit))
-    }
-
-    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
-        let caller = &self.caller;
-        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))
-    }
-
-    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
-        let caller = &self.caller;
-        transact!(caller, "counting a contract violation", |step| step::tally_violation(step, violation))
-    }
-
-    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
-        let caller = &self.caller;
-        read!(caller, "reading a plugin's state", |tx| state::read(tx, plugin, key))
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.caller.changes.subscribe()
     }
 }

@@ -8,8 +8,44 @@ use super::PostgresOptions;
 use super::fault::Fault;
 use super::health::Health;
 use super::pool::Pool;
-use super::step::{Reading, Step};
+use super::step::{Reading, Step, database_time};
+use crate::item::Millis;
 use crate::store::{Alerts, Clock, StoreError};
+
+/// Runs the work in a transaction, commits it, and wakes whoever waits for what it made. A macro, because a
+/// function that lends the transaction to a closure cannot promise that the closure's future is `Send`.
+macro_rules! transact {
+    ($caller:expr, $tried:literal, |$step:ident| $work:expr) => {{
+        let caller: &Caller = $caller;
+        let call = || async {
+            let mut client = caller.pool.connection().await?;
+            let mut transaction = caller.begin(&mut client).await?;
+            let value = {
+                let $step = &mut transaction;
+                $work.await?
+            };
+            if transaction.commit().await? {
+                caller.wake();
+            }
+            Ok(value)
+        };
+        caller.persist($tried, call).await
+    }};
+}
+
+/// Runs reads that all see one moment of the database.
+macro_rules! read {
+    ($caller:expr, $tried:literal, |$tx:ident| $work:expr) => {{
+        let caller: &Caller = $caller;
+        let call = || async {
+            let mut client = caller.pool.connection().await?;
+            let reading = caller.look(&mut client).await?;
+            let $tx = &reading;
+            $work.await
+        };
+        caller.persist($tried, call).await
+    }};
+}
 
 /// How long a call waits before it is made again, after each failure that may have passed by then. Half of
 /// it is drawn by lot, so that those who lost the same race do not meet again.
@@ -48,6 +84,14 @@ impl Caller {
             changes: watch::Sender::new(0),
             notifies,
             health: Health::default(),
+        }
+    }
+
+    /// The store's present time.
+    pub(super) async fn now(&self) -> Result<Millis, StoreError> {
+        match &self.clock {
+            Some(clock) => Ok(clock()),
+            None => read!(self, "asking for the time", |tx| database_time(tx)),
         }
     }
 
@@ -99,39 +143,4 @@ impl Caller {
             }
         }
     }
-}
-
-/// Runs the work in a transaction, commits it, and wakes whoever waits for what it made. A macro, because a
-/// function that lends the transaction to a closure cannot promise that the closure's future is `Send`.
-macro_rules! transact {
-    ($caller:expr, $tried:literal, |$step:ident| $work:expr) => {{
-        let caller: &Caller = $caller;
-        let call = || async {
-            let mut client = caller.pool.connection().await?;
-            let mut transaction = caller.begin(&mut client).await?;
-            let value = {
-                let $step = &mut transaction;
-                $work.await?
-            };
-            if transaction.commit().await? {
-                caller.wake();
-            }
-            Ok(value)
-        };
-        caller.persist($tried, call).await
-    }};
-}
-
-/// Runs reads that all see one moment of the database.
-macro_rules! read {
-    ($caller:expr, $tried:literal, |$tx:ident| $work:expr) => {{
-        let caller: &Caller = $caller;
-        let call = || async {
-            let mut client = caller.pool.connection().await?;
-            let reading = caller.look(&mut client).await?;
-            let $tx = &reading;
-            $work.await
-        };
-        caller.persist($tried, call).await
-    }};
 }

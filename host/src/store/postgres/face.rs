@@ -5,8 +5,8 @@ use tokio::sync::watch;
 
 use super::caller::Caller;
 use super::{
-    Examination, PostgresStore, alert, audit, control, examine, failures, job, operate, quarantine, select, stored,
-    stuck, transfer, upkeep,
+    Examination, PostgresStore, alert, audit, claim, control, enqueue, examine, expire, failures, job, operate, pod,
+    quarantine, select, signals, state, step, stored, stuck, transfer, upkeep,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -15,7 +15,7 @@ use crate::store::{
     Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Command, Controlled, Details, Enqueued,
     ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview,
     Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery, StateTotal, Store,
-    StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
 };
 
 impl PostgresStore {
@@ -29,23 +29,27 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn now(&self) -> Result<Millis, StoreError> {
-        Self::now(self).await
+        self.caller.now().await
     }
 
     async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
-        Self::enqueue(self, &items, write).await
+        validate(&items)?;
+        let (caller, items) = (&*self.caller, &items[..]);
+        transact!(caller, "enqueueing items", |step| enqueue::enqueue(step, items, write))
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        Self::claim(self, request).await
+        let caller = &*self.caller;
+        transact!(caller, "claiming items", |step| claim::claim(step, request))
     }
 
     async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
-        Self::settle(self, claim, settled).await
+        self.settler.settle(claim.clone(), settled).await
     }
 
     async fn expire(&self) -> Result<u32, StoreError> {
-        Self::expire(self).await
+        let caller = &*self.caller;
+        transact!(caller, "ending expired leases", |step| expire::expire(step))
     }
 
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
@@ -63,11 +67,13 @@ impl Store for PostgresStore {
     }
 
     async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
-        Self::signals(self, after, limit).await
+        let caller = &*self.caller;
+        read!(caller, "reading signals", |tx| signals::after(tx, after, limit))
     }
 
     async fn overview(&self) -> Result<Overview, StoreError> {
-        let (caller, now) = (&*self.caller, Self::now(self).await?);
+        let caller = &*self.caller;
+        let now = caller.now().await?;
         read!(caller, "counting items", |tx| select::overview(tx, now))
     }
 
@@ -76,15 +82,18 @@ impl Store for PostgresStore {
     }
 
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
-        Self::heartbeat(self, pod).await
+        let caller = &*self.caller;
+        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
-        Self::count_violation(self, violation).await
+        let caller = &*self.caller;
+        transact!(caller, "counting a contract violation", |step| step::tally_violation(step, violation))
     }
 
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
-        Self::read_state(self, plugin, key).await
+        let caller = &*self.caller;
+        read!(caller, "reading a plugin's state", |tx| state::read(tx, plugin, key))
     }
 
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
@@ -118,7 +127,7 @@ impl Store for PostgresStore {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        Self::changes(self)
+        self.caller.changes.subscribe()
     }
 }
 
@@ -154,7 +163,8 @@ impl Operations for PostgresStore {
     }
 
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<Stuck>, StoreError> {
-        let (caller, now) = (&*self.caller, Self::now(self).await?);
+        let caller = &*self.caller;
+        let now = caller.now().await?;
         read!(caller, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))
     }
 

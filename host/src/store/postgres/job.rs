@@ -28,7 +28,7 @@ const COLUMNS: &str = "id, action::text, filter::text, actor, reason, per_second
 pub(super) async fn run(store: &PostgresStore, order: &Order) -> Result<OrderReport, StoreError> {
     let mut job = begin(store, order, None).await?;
     while job.state == JobState::Running {
-        tokio::time::sleep(job.wait(store.now().await?)).await;
+        tokio::time::sleep(job.wait(store.caller.now().await?)).await;
         let Some(advanced) = advance(store, job.id).await? else { break };
         job = advanced;
     }
@@ -72,7 +72,7 @@ async fn insert(
 }
 
 pub(super) async fn advance(store: &PostgresStore, id: JobId) -> Result<Option<Job>, StoreError> {
-    let (caller, now) = (&*store.caller, store.now().await?);
+    let (caller, now) = (&*store.caller, store.caller.now().await?);
     let Some((job, ids)) = read!(caller, "finding a job's next items", |tx| next(tx, id, now))? else {
         return Ok(None);
     };

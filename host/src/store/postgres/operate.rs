@@ -23,7 +23,7 @@ use crate::store::{Action, Attempted, EffectKeys, Order, OrderReport, Run, Selec
 pub(super) async fn operate(store: &PostgresStore, order: &Order) -> Result<OrderReport, StoreError> {
     match (&order.selection, order.run) {
         (selection, Run::Dry) => {
-            let (caller, now) = (&*store.caller, store.now().await?);
+            let (caller, now) = (&*store.caller, store.caller.now().await?);
             read!(caller, "looking what an order would do", |tx| preview(tx, selection, order.action, now))
         }
         (Selection::Filter(_), Run::Real) => job::run(store, order).await,

@@ -29,7 +29,7 @@ pub(super) async fn upkeep(store: &PostgresStore, retention: Retention) -> Resul
 
 /// How many items the running jobs changed.
 async fn make_batches(store: &PostgresStore) -> Result<u64, StoreError> {
-    let (caller, now) = (&*store.caller, store.now().await?);
+    let (caller, now) = (&*store.caller, store.caller.now().await?);
     let mut changed = 0;
     for id in read!(caller, "looking for running jobs", |tx| job::due(tx, now))? {
         let before = read!(caller, "reading a job", |tx| job::list(tx, Some(id), 1))?;
