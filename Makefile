@@ -14,8 +14,9 @@ FUZZED   := manifest item edge folder component
 SECONDS  ?= 60
 CONFORMED := target/conformance.log
 PEERS    := target/peers
+CLIENTS  := target/clients
 
-.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools
+.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools clients
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -77,18 +78,18 @@ freeze: wasm-target
 	cp target/released/$(TARGET)/guest/webhook.wasm target/released/$(TARGET)/guest/examples/patterns.wasm $$released && \
 	sha256sum $$kept/* $$released/* >> wit/frozen/SHA256SUMS
 
-test: tools plugins guests
+test: tools clients plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
 
 # One line per requirement: those that are tested with the stores that pass, the others with the reason.
 conformance:
-	@$(MAKE) --silent tools plugins guests
+	@$(MAKE) --silent tools clients plugins guests
 	@result=0; $(CARGO) test -p outbox --test it conformance:: > $(CONFORMED) || result=1; \
 	awk -f tests/conformance/table.awk ARCHITECTURE.md $(CONFORMED) | sort -t- -k1,1 -k2n; \
 	[ $$result = 0 ] || cat $(CONFORMED); exit $$result
 
 # The figures that the documents state: hours of faults instead of minutes.
-soak: tools plugins guests
+soak: tools clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
 
 # Installs the peers at the versions that their folders pin, below target/ and nowhere else.
@@ -140,13 +141,29 @@ ci: check test deny
 wasm-target:
 	@rustup target list --installed | grep -qx $(TARGET) || rustup target add $(TARGET)
 
-# What the tests use as an application would: the sqlite3 command line and Python.
+# What the tests use as an application would: the sqlite3 command line, Python and Node. And PostgreSQL,
+# of which they start a server of their own.
 tools:
-	@for tool in sqlite3 python3; do \
-		command -v $$tool > /dev/null && continue; \
+	@if [ ! -x "$$(ls -d /usr/lib/postgresql/*/bin/initdb 2> /dev/null | tail -1)" ]; then \
+		set -- initdb:postgresql; \
+	fi; \
+	for tool in sqlite3:sqlite3 python3:python3 pip3:python3-pip node:nodejs npm:npm "$$@"; do \
+		command -v $${tool%:*} > /dev/null && continue; \
+		package=$${tool#*:}; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-			apt-get update -qq && apt-get install -y -qq $$tool || exit 1; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package || exit 1; \
 		else \
-			echo "the tests need $$tool: install the package $$tool" >&2; exit 1; \
+			echo "the tests need $${tool%:*}: install the package $$package" >&2; exit 1; \
 		fi; \
 	done
+
+# The drivers of the documented examples, as pinned.
+clients: $(CLIENTS)/.ready
+
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package-lock.json
+	rm -rf $(CLIENTS) && mkdir -p $(CLIENTS)
+	python3 -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--target $(CLIENTS)/python -r tests/clients/requirements.txt
+	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/
+	npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@

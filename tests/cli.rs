@@ -334,10 +334,10 @@ fn doctor_finds_nothing_wrong_with_a_good_place_and_says_what_to_do_about_a_bad_
 
 #[tokio::test]
 async fn doctor_notices_items_from_the_future() {
-    let fixture = Fixture::sqlite();
+    let fixture = Fixture::sqlite().await;
     fixture.clock.advance(Duration::from_hours(100 * 365 * 24));
     fixture.enqueue(support::item("k")).await;
-    let told = Place::empty().run(&["doctor", "--db", fixture.path.to_str().unwrap()]);
+    let told = Place::empty().run(&["doctor", "--db", &fixture.place.address()]);
     told.fails(1, &[]);
     assert!(told.stdout.contains("in the future"), "{}", told.stdout);
 }
@@ -347,7 +347,8 @@ fn a_setting_that_is_not_understood_is_a_usage_error_that_names_it() {
     let place = Place::migrated();
     let with = |name: &str, value: &str| Told::from(place.plan.clone().set(name, value).run(&["list"]));
     with("OUTBOX_MAX_RETRIES", "many").fails(2, &["OUTBOX_MAX_RETRIES is \"many\"", "a whole number from 0"]);
-    with("OUTBOX_BACKEND", "postgres").fails(2, &["OUTBOX_BACKEND is \"postgres\"", "sqlite"]);
+    with("OUTBOX_BACKEND", "postgres").fails(2, &["OUTBOX_DB is ", "a URL such as postgres://"]);
+    with("OUTBOX_BACKEND", "mysql").fails(2, &["OUTBOX_BACKEND is \"mysql\"", "sqlite or postgres"]);
     with("OUTBOX_CONFIG", "none.toml").fails(2, &["none.toml"]);
     with("RUST_LOG", "outbox=loud").fails(2, &["RUST_LOG is \"outbox=loud\""]);
     std::fs::write(place.dir.path().join("outbox.toml"), "databse = 1").unwrap();

@@ -30,10 +30,15 @@ use crate::worker::Scripted;
 macro_rules! requirements {
     ($($name:ident)*) => {
         pub(super) const TESTS: &[&str] = &[$(stringify!($name)),*];
-        mod sqlite { $(
+        requirements!(@on sqlite Sqlite $($name)*);
+        requirements!(@on postgres Postgres $($name)*);
+    };
+    (@on $module:ident $backend:ident $($name:ident)*) => {
+        mod $module { $(
             #[tokio::test]
             async fn $name() {
-                super::requirement::$name(crate::support::Fixture::sqlite()).await;
+                let f = crate::support::Fixture::new(crate::support::Backend::$backend).await;
+                super::requirement::$name(f).await;
             }
         )* }
     };
@@ -141,17 +146,6 @@ fn retry_because(message: &str, delay: Duration) -> outbox::store::Settled {
     settled(Settlement::Retry { failure, delay })
 }
 
-/// A statement of somebody else to the same database: how many rows it changed, or why it was refused.
-fn sql(f: &Fixture, statement: &str) -> Result<usize, String> {
-    let database = rusqlite::Connection::open(&f.path).unwrap();
-    database.execute(statement, []).map_err(|err| err.to_string())
-}
-
-/// Everything that is stored, as text.
-fn contents(f: &Fixture) -> Vec<u8> {
-    std::process::Command::new("sqlite3").arg(&f.path).arg(".dump").output().unwrap().stdout
-}
-
 /// A request to the edge: the status and the body.
 async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String) {
     let edge = Edge {
@@ -178,7 +172,8 @@ async fn http_json(f: &Fixture, method: &str, path: &str, body: &str) -> Value {
 
 /// The command line over the same store.
 fn plan(f: &Fixture) -> HostPlan {
-    HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), f.path.parent().unwrap())
+    let folder = std::env::temp_dir();
+    HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &folder).set("OUTBOX_DB", &f.place.address())
 }
 
 /// A command that must succeed.

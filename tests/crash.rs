@@ -1,13 +1,13 @@
-//! `kill -9` of the real host at random moments, under load.
+//! `kill -9` of real hosts at random moments, under load.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::guests;
+use crate::support::host::{Host, HostPlan};
 use crate::support::stage::{Stage, becomes, ids, write_memory};
-use crate::support::{eventually, is_soak, report};
+use crate::support::{Backend, Place, eventually, guests, is_soak, on_each_backend, report};
 
 /// So many callers write at a time.
 const CALLERS: usize = 8;
@@ -27,44 +27,31 @@ async fn write_until_it_dies(host_url: String, caller: String) -> Vec<i64> {
     acknowledged
 }
 
-#[tokio::test]
-async fn whatever_was_acknowledged_is_done_once_however_often_the_host_is_killed() {
-    let kills = if is_soak() { 25 } else { 5 };
-    let stage = Stage::new().await;
-    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
-    // Slow enough that a kill finds attempts in flight.
-    stage.vector.ledger.take(Duration::from_millis(30));
-    let mut acknowledged = Vec::new();
-    for round in 0..kills {
-        let host = plan.start("serve").await;
-        let caller = |number| write_until_it_dies(host.url.clone(), format!("{round}-{number}"));
-        let writing: Vec<_> = (0..CALLERS).map(|number| tokio::spawn(caller(number))).collect();
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..400))).await;
-        host.kill();
-        for written in writing {
-            acknowledged.extend(written.await.unwrap());
-        }
-    }
-    let host = plan.start("serve").await;
-    acknowledged.extend(ids(&write_memory(&host, "last").await));
-    let mut lost = 0;
-    for id in &acknowledged {
-        let item = becomes(&host, *id, "DONE").await;
-        history_tells_the_truth(&item);
-        lost += item["failed_attempts"].as_array().unwrap().len();
-    }
-    assert_eq!(acknowledged.iter().collect::<BTreeSet<_>>().len(), acknowledged.len());
-    let overview = plan.json(&["stats", "--json"]);
-    assert_eq!(overview["by_status"]["DLQ"], 0);
-    assert_eq!(integrity(&stage), "ok\n");
-    let items = acknowledged.len();
-    report(&format!("{kills} kills, {items} acknowledged items, {lost} attempts lost in flight, all items DONE"));
+on_each_backend! {
+    whatever_was_acknowledged_is_done_once_however_often_the_hosts_are_killed
+    what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill
 }
 
-fn integrity(stage: &Stage) -> String {
-    let db = stage.dir.path().join("outbox.sqlite");
-    let output = std::process::Command::new("sqlite3").arg(db).arg("PRAGMA integrity_check").output().unwrap();
-    String::from_utf8(output.stdout).unwrap()
+/// So many hosts share the store: with PostgreSQL they could run on as many machines.
+fn pods(backend: Backend) -> usize {
+    match backend {
+        Backend::Sqlite => 1,
+        Backend::Postgres => 3,
+    }
+}
+
+async fn start(plan: &HostPlan, pods: usize) -> Vec<Host> {
+    futures_util::future::join_all((0..pods).map(|_| plan.start("serve"))).await
+}
+
+/// What the engine says of its own data.
+fn integrity(place: &Place) -> String {
+    match place {
+        Place::Sqlite(_) => place.sql("PRAGMA integrity_check").unwrap(),
+        Place::Postgres(_) => {
+            place.sql("SELECT CASE count(*) WHEN 0 THEN 'ok' END FROM outbox_items WHERE status = 'CLAIMED'").unwrap()
+        }
+    }
 }
 
 /// Every claim but the last has its row, in order; every row is of a lost claim or of a failed request.
@@ -77,37 +64,79 @@ fn history_tells_the_truth(item: &Value) {
     assert!(rows.iter().all(|row| row["class"] == "lost"), "{item}");
 }
 
-#[tokio::test]
-async fn what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill() {
-    let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_MAX_RETRIES", "2");
-    let mut ids = Vec::new();
-    for n in 0..8 {
-        let payload = r#"{"do":"sleep","ms":60000}"#;
-        let args = ["enqueue", "--type", "chaos", "--key", &format!("sleeper-{n}"), "--payload", payload, "--json"];
-        if n == 0 {
-            plan.json(&["migrate", "--json"]);
+mod on_each {
+    use super::*;
+
+    pub(super) async fn whatever_was_acknowledged_is_done_once_however_often_the_hosts_are_killed(backend: Backend) {
+        let kills = if is_soak() { 25 } else { 5 };
+        let stage = Stage::on(Place::new(backend)).await;
+        let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
+        // Slow enough that a kill finds attempts in flight.
+        stage.vector.ledger.take(Duration::from_millis(30));
+        let mut acknowledged = Vec::new();
+        for round in 0..kills {
+            let hosts = start(&plan, pods(backend)).await;
+            let caller = |number: usize| {
+                write_until_it_dies(hosts[number % hosts.len()].url.clone(), format!("{round}-{number}"))
+            };
+            let writing: Vec<_> = (0..CALLERS).map(|number| tokio::spawn(caller(number))).collect();
+            for host in hosts {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(20..400))).await;
+                host.kill();
+            }
+            for written in writing {
+                acknowledged.extend(written.await.unwrap());
+            }
         }
-        ids.push(plan.json(&args)["ids"][0].as_i64().unwrap());
-    }
-    for kill in 1..=3 {
         let host = plan.start("serve").await;
-        eventually("all are in flight", Duration::from_secs(30), async || {
-            let items = plan.json(&["list", "CLAIMED", "--json"]);
-            let flying = items.as_array().unwrap();
-            flying.len() == ids.len() && flying.iter().all(|item| item["attempts"] == kill)
-        })
-        .await;
-        host.kill();
+        acknowledged.extend(ids(&write_memory(&host, "last").await));
+        let mut lost = 0;
+        for id in &acknowledged {
+            let item = becomes(&host, *id, "DONE").await;
+            history_tells_the_truth(&item);
+            lost += item["failed_attempts"].as_array().unwrap().len();
+        }
+        assert_eq!(acknowledged.iter().collect::<BTreeSet<_>>().len(), acknowledged.len());
+        let overview = plan.json(&["stats", "--json"]);
+        assert_eq!(overview["by_status"]["DLQ"], 0);
+        assert_eq!(integrity(&stage.place), "ok");
+        let items = acknowledged.len();
+        report(&format!(
+            "{backend:?}: {kills} kills, {items} acknowledged items, {lost} attempts lost in flight, all items DONE"
+        ));
     }
-    let host = plan.start("serve").await;
-    for id in ids {
-        let item = becomes(&host, id, "DLQ").await;
-        let rows = item["failed_attempts"].as_array().unwrap();
-        assert_eq!(rows.len(), 3, "{item}");
-        assert!(rows.iter().all(|row| row["class"] == "lost"), "{item}");
-        let pods: BTreeSet<_> = rows.iter().map(|row| row["pod"].to_string()).collect();
-        assert_eq!(pods.len(), 3, "each kill was of another process");
+
+    pub(super) async fn what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill(backend: Backend) {
+        let stage = Stage::on(Place::new(backend)).await;
+        guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &stage.plugins(), "chaos");
+        let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_MAX_RETRIES", "2");
+        let mut ids = Vec::new();
+        for n in 0..8 {
+            let payload = r#"{"do":"sleep","ms":60000}"#;
+            let args = ["enqueue", "--type", "chaos", "--key", &format!("sleeper-{n}"), "--payload", payload, "--json"];
+            if n == 0 {
+                plan.json(&["migrate", "--json"]);
+            }
+            ids.push(plan.json(&args)["ids"][0].as_i64().unwrap());
+        }
+        for kill in 1..=3 {
+            let host = plan.start("serve").await;
+            eventually("all are in flight", Duration::from_secs(30), async || {
+                let items = plan.json(&["list", "CLAIMED", "--json"]);
+                let flying = items.as_array().unwrap();
+                flying.len() == ids.len() && flying.iter().all(|item| item["attempts"] == kill)
+            })
+            .await;
+            host.kill();
+        }
+        let host = plan.start("serve").await;
+        for id in ids {
+            let item = becomes(&host, id, "DLQ").await;
+            let rows = item["failed_attempts"].as_array().unwrap();
+            assert_eq!(rows.len(), 3, "{item}");
+            assert!(rows.iter().all(|row| row["class"] == "lost"), "{item}");
+            let pods: BTreeSet<_> = rows.iter().map(|row| row["pod"].to_string()).collect();
+            assert_eq!(pods.len(), 3, "each kill was of another process");
+        }
     }
 }

@@ -76,8 +76,8 @@ async fn trouble(stage: &Stage) -> Host {
 
 /// Claims an item as a process does that is gone afterwards.
 async fn claim_and_vanish(stage: &Stage) {
-    let path = stage.dir.path().join("outbox.sqlite");
-    let store = SqliteStore::open_existing(&path, SqliteOptions::default()).unwrap();
+    let path = stage.place.address();
+    let store = SqliteStore::open_existing(path.as_ref(), SqliteOptions::default()).unwrap();
     let claimed = store.claim(&request(&["mail"], 1)).await.unwrap();
     assert_eq!(claimed.claims.len(), 1);
 }

@@ -1,40 +1,36 @@
 //! The items table as applications use it: with their own SQLite, in their own transactions.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod postgres;
+
+use std::process::Command;
 
 use outbox::item::{NewItem, Status};
 use outbox::store::StoreError;
 use outbox::store::sqlite::{enqueue_in, migrate};
 
-use crate::support::{Fixture, all, blocks, done};
+use crate::support::{Fixture, all, blocks, done, sqlite3};
 
-/// Runs statements in the `sqlite3` command line, which stops at the first error.
-fn sqlite3(path: &Path, sql: &str) -> Output {
-    Command::new("sqlite3").arg("-bail").arg(path).arg(sql).output().expect("sqlite3 is installed")
+fn accepted(path: &str, sql: &str) -> String {
+    sqlite3(path, sql).unwrap_or_else(|err| panic!("{sql}: {err}"))
 }
 
-fn accepted(path: &Path, sql: &str) -> String {
-    let output = sqlite3(path, sql);
-    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refused(path: &Path, sql: &str, why: &str) {
-    let output = sqlite3(path, sql);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && stderr.contains(why), "{sql}: {stderr}");
+fn refused(path: &str, sql: &str, why: &str) {
+    let told = sqlite3(path, sql).unwrap_err();
+    assert!(told.contains(why), "{sql}: {told}");
 }
 
 const INSERT: &str = "INSERT INTO outbox_items (type, idem_key, payload)";
 
 #[tokio::test]
 async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled_back_one_is_not() {
-    let f = Fixture::sqlite();
-    accepted(&f.path, "CREATE TABLE orders (id INTEGER PRIMARY KEY)");
-    accepted(&f.path, &format!("BEGIN; INSERT INTO orders VALUES (1); {INSERT} VALUES ('mail', 'a', '{{}}'); COMMIT"));
+    let f = Fixture::sqlite().await;
+    accepted(&f.place.address(), "CREATE TABLE orders (id INTEGER PRIMARY KEY)");
     accepted(
-        &f.path,
+        &f.place.address(),
+        &format!("BEGIN; INSERT INTO orders VALUES (1); {INSERT} VALUES ('mail', 'a', '{{}}'); COMMIT"),
+    );
+    accepted(
+        &f.place.address(),
         &format!("BEGIN; INSERT INTO orders VALUES (2); {INSERT} VALUES ('mail', 'b', '{{}}'); ROLLBACK"),
     );
     let mut items = all(&*f.store).await;
@@ -50,10 +46,10 @@ async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled
 
 #[tokio::test]
 async fn the_documented_examples_run() {
-    let document = include_str!("../docs/enqueueing.md");
+    let document = sections().0;
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.sqlite");
-    migrate(&path).unwrap();
+    let path = dir.path().join("app.sqlite").display().to_string();
+    migrate(path.as_ref()).unwrap();
     for sql in blocks(document, "sql") {
         accepted(&path, sql);
     }
@@ -63,15 +59,24 @@ async fn the_documented_examples_run() {
     }
     place_order(&mut rusqlite::Connection::open(&path).unwrap()).unwrap();
     let rows = accepted(&path, "SELECT idem_key FROM outbox_items ORDER BY id; SELECT count(*) FROM orders");
-    assert_eq!(rows, "order-17-confirmed\norder-18-confirmed\norder-19-confirmed\n3\n");
+    assert_eq!(rows, "order-17-confirmed\norder-18-confirmed\norder-19-confirmed\n3");
+}
+
+/// The documentation's part about SQLite, and that about PostgreSQL.
+fn sections() -> (&'static str, &'static str) {
+    include_str!("../docs/enqueueing.md").split_once("\n## PostgreSQL\n").unwrap()
+}
+
+/// Whether a source has the documented function, apart from its layout.
+fn contains_example(source: &str, section: &str) -> bool {
+    let flat = |text: &str| text.split_whitespace().collect::<String>();
+    let example = blocks(section, "rust")[0];
+    flat(source).contains(&flat(&example[example.find("fn place_order").unwrap()..]))
 }
 
 #[test]
 fn the_documented_rust_example_is_the_one_that_runs() {
-    let flat = |text: &str| text.split_whitespace().collect::<String>();
-    let example = blocks(include_str!("../docs/enqueueing.md"), "rust")[0];
-    let body = &example[example.find("fn place_order").unwrap()..];
-    assert!(flat(include_str!("sql.rs")).contains(&flat(body)));
+    assert!(contains_example(include_str!("sql.rs"), sections().0));
 }
 
 fn place_order(db: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::Error>> {
@@ -84,8 +89,8 @@ fn place_order(db: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::
 
 #[tokio::test]
 async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule() {
-    let f = Fixture::sqlite();
-    let mut db = rusqlite::Connection::open(&f.path).unwrap();
+    let f = Fixture::sqlite().await;
+    let mut db = rusqlite::Connection::open(f.place.address()).unwrap();
     let item = NewItem::new("mail", "k", "{}");
     let tx = db.transaction().unwrap();
     enqueue_in(&tx, &item).unwrap();
@@ -102,8 +107,8 @@ async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule()
 
 #[tokio::test]
 async fn the_schema_keeps_the_rules_for_sql_callers() {
-    let f = Fixture::sqlite();
-    let (path, claim) = (&f.path, "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
+    let f = Fixture::sqlite().await;
+    let (path, claim) = (&f.place.address(), "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', '{{}}')"));
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', CAST('{{}}' AS BLOB))"));
     for clause in ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"] {
@@ -133,10 +138,10 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
 
 #[tokio::test]
 async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let columns = "INSERT INTO outbox_items (type, idem_key, payload, headers)";
-    accepted(&f.path, &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
-    accepted(&f.path, &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
+    accepted(&f.place.address(), &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
+    accepted(&f.place.address(), &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
     let claims = f.claim("mail", 10).await;
     assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["good"]);
     let bad = f.store.show(1).await.unwrap().unwrap();
@@ -147,8 +152,8 @@ async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
 #[test]
 fn the_audit_trail_cannot_be_edited() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("outbox.sqlite");
-    migrate(&path).unwrap();
+    let path = dir.path().join("outbox.sqlite").display().to_string();
+    migrate(path.as_ref()).unwrap();
     let insert =
         "INSERT INTO outbox_audit (at, actor, action, selection, count, changes) VALUES (1, 'a', 'b', '', 1, '')";
     accepted(&path, insert);

@@ -5,18 +5,27 @@ use std::time::Duration;
 use outbox::item::{
     Answer, Body, Class, Exchange, Failure, HostWrites, NewItem, OnDead, Recording, StateChange, StateTouch, Status,
 };
-use outbox::store::{Action, EffectKeys, Filter, Order, Page, Run, Selection, Settlement, StoreError, Write};
+use outbox::store::{
+    Action, AuditQuery, EffectKeys, Filter, Order, Page, Run, Selection, Settlement, StoreError, Write,
+};
+use serde_json::json;
 
 use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};
 
-/// Runs one promise on every store.
+/// Runs each promise on every store.
 macro_rules! promises {
-    ($($name:ident)*) => { $(
-        #[tokio::test]
-        async fn $name() {
-            promise::$name(Fixture::sqlite()).await;
-        }
-    )* };
+    ($($name:ident)*) => {
+        promises!(@on sqlite Sqlite $($name)*);
+        promises!(@on postgres Postgres $($name)*);
+    };
+    (@on $module:ident $backend:ident $($name:ident)*) => {
+        mod $module { $(
+            #[tokio::test]
+            async fn $name() {
+                super::promise::$name(crate::support::Fixture::new(crate::support::Backend::$backend).await).await;
+            }
+        )* }
+    };
 }
 
 mod operations;
@@ -142,7 +151,7 @@ mod promise {
         for n in 0..50 {
             f.enqueue(item(&n.to_string())).await;
         }
-        let other = f.second();
+        let other = f.second().await;
         let request = request(&["mail"], 50);
         let (mine, theirs) = tokio::join!(f.store.claim(&request), other.claim(&request));
         let mut ids: Vec<_> =
@@ -186,7 +195,7 @@ mod promise {
         let mut capped = request(&["mail"], 10);
         capped.types[0].concurrency = Some(5);
         assert_eq!(f.store.claim(&capped).await.unwrap().claims.len(), 2);
-        assert_eq!(f.second().claim(&capped).await.unwrap().claims.len(), 0);
+        assert_eq!(f.second().await.claim(&capped).await.unwrap().claims.len(), 0);
     }
 
     pub(super) async fn a_rate_limits_claims_per_second(f: Fixture) {
@@ -460,38 +469,31 @@ mod promise {
         f.clock.advance(Duration::from_secs(1));
         f.store.quarantine("abc", "mail", "another reason").await.unwrap();
         f.store.quarantine("def", "sms", "it eats memory").await.unwrap();
-        let found = f.second().quarantined().await.unwrap();
+        let found = f.second().await.quarantined().await.unwrap();
         let found: Vec<_> =
             found.iter().map(|e| (e.digest.as_str(), e.reason.as_str(), e.at, e.pod.as_str())).collect();
         assert_eq!(found, [("def", "it eats memory", START + 1000, "pod-1"), ("abc", "it traps", START, "pod-1")]);
-        assert!(f.second().release_quarantined("abc", "ada@host", Some("rebuilt")).await.unwrap());
+        assert!(f.second().await.release_quarantined("abc", "ada@host", Some("rebuilt")).await.unwrap());
         assert!(!f.store.release_quarantined("abc", "ada@host", None).await.unwrap(), "it is released already");
         assert_eq!(f.store.quarantined().await.unwrap().len(), 1);
-        let audit = rusqlite::Connection::open(&f.path).unwrap();
-        let row = audit.query_row("SELECT actor, action, selection, reason, changes FROM outbox_audit", [], |row| {
-            let texts: [String; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
-            Ok(texts)
-        });
-        let [actor, action, selection, reason, changes] = row.unwrap();
-        assert_eq!((actor.as_str(), action.as_str(), reason.as_str()), ("ada@host", "release-plugin", "rebuilt"));
-        assert_eq!(selection, r#"{"digest":"abc"}"#);
-        assert!(changes.contains("it traps"), "{changes}");
+        let audit = f.store.audit(&AuditQuery::default()).await.unwrap().remove(0);
+        assert_eq!((audit.actor.as_str(), audit.action.as_str()), ("ada@host", "release-plugin"));
+        assert_eq!((audit.reason.as_deref(), &audit.selection), (Some("rebuilt"), &json!({ "digest": "abc" })));
+        assert_eq!(audit.changes[0]["reason"], "it traps");
     }
 
     pub(super) async fn inspection_changes_nothing(f: Fixture) {
         f.enqueue(item("k")).await;
-        let dump =
-            |f: &Fixture| std::process::Command::new("sqlite3").arg(&f.path).arg(".dump").output().unwrap().stdout;
-        let before = dump(&f);
+        let before = f.dump();
         all(&*f.store).await;
         f.store.show(1).await.unwrap();
         f.store.signals(0, 10).await.unwrap();
         f.store.overview().await.unwrap();
-        assert_eq!(before, dump(&f));
+        assert_eq!(before, f.dump());
     }
 
     pub(super) async fn another_process_sees_the_same_outbox(f: Fixture) {
-        let other = f.second();
+        let other = f.second().await;
         let mut changes = other.changes();
         changes.mark_unchanged();
         let id = f.enqueue(item("k")).await;

@@ -9,7 +9,7 @@ use outbox::store::{
 };
 use proptest::prelude::*;
 
-use crate::support::{Fixture, START, all, done, is_soak, item, request, retry, settled};
+use crate::support::{Backend, Fixture, START, all, done, is_soak, item, request, retry, settled};
 
 /// The retries of the claims that `support::request` makes, and their lease.
 const MAX_RETRIES: u32 = 2;
@@ -391,15 +391,10 @@ async fn intervene(f: &Fixture, model: &mut Model, command: Command) {
     }
 }
 
-/// How many histories are tried: more under `OUTBOX_SOAK`.
-fn cases() -> u32 {
-    if is_soak() { 4_000 } else { 100 }
-}
-
-fn check(commands: Vec<Command>) {
+fn check(backend: Backend, commands: Vec<Command>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let f = Fixture::sqlite();
+        let f = Fixture::new(backend).await;
         let mut model = Model { now: START, ..Model::default() };
         let mut claims = Vec::new();
         for command in commands {
@@ -418,16 +413,44 @@ fn unordered(command: Command) -> Command {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_history_ends_as_the_model_says(commands in prop::collection::vec(command(), 1..60)) {
-        check(commands);
-    }
-
-    #[test]
-    fn every_history_without_ordering_ends_as_the_model_says(commands in prop::collection::vec(command(), 1..60)) {
-        check(commands.into_iter().map(unordered).collect());
+/// How many histories are tried: more under `OUTBOX_SOAK`, fewer where a database is made for each.
+fn cases(backend: Backend, is_soak: bool) -> u32 {
+    match (backend, is_soak) {
+        (Backend::Sqlite, false) => 100,
+        (Backend::Sqlite, true) => 4_000,
+        (Backend::Postgres, false) => 20,
+        (Backend::Postgres, true) => 400,
     }
 }
+
+/// Tries random histories on one engine.
+macro_rules! histories {
+    ($module:ident $backend:ident) => {
+        mod $module {
+            use super::*;
+
+            proptest! {
+                #![proptest_config(ProptestConfig {
+                    cases: cases(Backend::$backend, is_soak()),
+                    failure_persistence: None,
+                    ..ProptestConfig::default()
+                })]
+
+                #[test]
+                fn every_history_ends_as_the_model_says(commands in prop::collection::vec(command(), 1..60)) {
+                    check(Backend::$backend, commands);
+                }
+
+                #[test]
+                fn every_history_without_ordering_ends_as_the_model_says(
+                    commands in prop::collection::vec(command(), 1..60)
+                ) {
+                    check(Backend::$backend, commands.into_iter().map(unordered).collect());
+                }
+            }
+        }
+    };
+}
+
+histories!(sqlite Sqlite);
+histories!(postgres Postgres);

@@ -114,7 +114,7 @@ pub(crate) async fn becomes(f: &Fixture, id: i64, status: Status) {
 
 #[tokio::test]
 async fn items_are_handled_whether_they_were_there_before_or_come_later() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let before = f.enqueue(item("before")).await;
     let worker = Running::start(&f, &Scripted::new(async |_| done()), SOON);
     becomes(&f, before, Status::Done).await;
@@ -125,7 +125,7 @@ async fn items_are_handled_whether_they_were_there_before_or_come_later() {
 
 #[tokio::test]
 async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let script = async |attempt: Attempt| match attempt.item.idem_key.as_str() {
         "poison" => failed(Class::Retryable),
         "panic" => panic!("scripted panic"),
@@ -156,7 +156,7 @@ fn counted(seen: Option<i64>, state_quota: u64) -> Outcome {
 
 #[tokio::test]
 async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succeeds() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let outcomes = |delivery| match delivery {
         1..=3 => failed(Class::Host),
         4..=5 => failed(Class::Plugin),
@@ -179,7 +179,7 @@ async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succ
 
 #[tokio::test]
 async fn what_can_never_be_committed_fails_the_attempt_and_is_not_tried_until_the_lease_ends() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let large = f.enqueue(item("large")).await;
     let invalid = f.enqueue(item("invalid")).await;
     let handler = Scripted::new(async |attempt: Attempt| {
@@ -201,7 +201,7 @@ async fn what_can_never_be_committed_fails_the_attempt_and_is_not_tried_until_th
 
 #[tokio::test]
 async fn no_more_attempts_run_than_there_are_permits() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     for n in 0..10 {
         f.enqueue(item(&n.to_string())).await;
     }
@@ -231,7 +231,7 @@ async fn no_more_attempts_run_than_there_are_permits() {
 
 #[tokio::test]
 async fn a_type_that_nobody_serves_waits_and_is_handled_as_soon_as_somebody_does() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let id = f.enqueue(item("k")).await;
     let handler = Scripted::new(async |_| done());
     handler.serve(Vec::new());
@@ -245,7 +245,7 @@ async fn a_type_that_nobody_serves_waits_and_is_handled_as_soon_as_somebody_does
 
 #[tokio::test]
 async fn a_shutdown_waits_for_attempts_in_flight() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let id = f.enqueue(item("k")).await;
     let (started, mut starts) = mpsc::unbounded_channel();
     let handler = Scripted::new(move |_| {
@@ -264,7 +264,7 @@ async fn a_shutdown_waits_for_attempts_in_flight() {
 
 #[tokio::test]
 async fn a_shutdown_gives_back_what_does_not_end_in_time() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let polite = f.enqueue(item("polite")).await;
     let deaf = f.enqueue(item("deaf")).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -293,7 +293,7 @@ async fn a_shutdown_gives_back_what_does_not_end_in_time() {
 
 #[tokio::test]
 async fn the_deadline_lies_before_the_end_of_the_lease() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     f.enqueue(item("k")).await;
     let (seen, mut attempts) = mpsc::unbounded_channel();
     let handler = Scripted::new(move |attempt: Attempt| {
@@ -308,7 +308,7 @@ async fn the_deadline_lies_before_the_end_of_the_lease() {
 
 #[tokio::test]
 async fn a_lease_ends_even_where_nobody_claims() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let id = f.enqueue(item("k")).await;
     f.claim_one("mail").await;
     f.clock.advance(Duration::from_secs(61));
@@ -321,7 +321,7 @@ async fn a_lease_ends_even_where_nobody_claims() {
 
 #[tokio::test]
 async fn an_open_breaker_stops_claiming_its_type_only_and_tells_operators() {
-    let f = Fixture::sqlite_with_alerts("alert");
+    let f = Fixture::sqlite().await.with_alerts("alert").await;
     let breaker = Some(BreakerPolicy { failures: 3, pause: Duration::from_hours(1) });
     let retry = RetryPolicy { max_retries: 99, ..service().retry };
     let handler = Scripted::new(async |attempt: Attempt| match attempt.item.item_type.as_str() {
@@ -392,7 +392,7 @@ async fn count(f: &Fixture, status: Status) -> usize {
 
 #[tokio::test]
 async fn items_are_claimed_ahead_of_attempts_that_were_short_and_are_given_back_at_a_shutdown() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     for n in 0..40 {
         f.enqueue(item(&format!("short {n}"))).await;
     }
@@ -405,7 +405,7 @@ async fn items_are_claimed_ahead_of_attempts_that_were_short_and_are_given_back_
 
 #[tokio::test]
 async fn nothing_is_claimed_ahead_of_attempts_of_which_nothing_is_known() {
-    let f = Fixture::sqlite();
+    let f = Fixture::sqlite().await;
     let worker = claim_long_ones(&f, 4).await;
     f.enqueue(item("more")).await;
     assert_eq!(count(&f, Status::Claimed).await, 4);

@@ -9,6 +9,7 @@ mod arguments;
 mod bench;
 mod completions;
 mod control;
+mod database;
 mod doctor;
 mod enqueue;
 mod filesystem;
@@ -36,8 +37,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Flags};
-use crate::store::Store;
-use crate::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
+use crate::store::{Alerts, Store};
 use crate::telemetry;
 use output::Output;
 
@@ -53,8 +53,8 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// The SQLite file; overrides `OUTBOX_DB`
-    #[arg(long, global = true, value_name = "PATH")]
+    /// The SQLite file, or a PostgreSQL URL; overrides `OUTBOX_DB`
+    #[arg(long, global = true, value_name = "DATABASE")]
     db: Option<String>,
     /// The configuration file; overrides `OUTBOX_CONFIG`
     #[arg(long, global = true, value_name = "FILE")]
@@ -107,7 +107,7 @@ enum Command {
     Plugin(plugin::Plugin),
     Bench(bench::Bench),
     /// Create the database, or bring it to the newest schema
-    Migrate,
+    Migrate(migrate::Migrate),
     /// Check everything that the outbox needs and say what to do
     Doctor,
     /// Print a script that completes commands in a shell
@@ -163,7 +163,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Signals(args) => signals::run(args, &context).await,
         Command::Plugin(args) => plugin::run(args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
-        Command::Migrate => migrate::run(&context),
+        Command::Migrate(args) => migrate::run(&args, &context).await,
         Command::Doctor | Command::Completions(_) => unreachable!("run without a configuration by `run`"),
     }
 }
@@ -198,17 +198,13 @@ struct Context {
 
 impl Context {
     /// The store as it is: created and migrated by nobody but `serve`, `worker`, `enqueue` and `migrate`.
-    fn existing_store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(SqliteStore::open_existing(&self.config.database, self.options())?)
+    async fn existing_store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(database::open_existing(&self.config, &instance(&self.config)).await?)
     }
 
     /// The store, created and migrated where that is needed.
-    fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(SqliteStore::open(&self.config.database, self.options())?)
-    }
-
-    fn options(&self) -> SqliteOptions {
-        SqliteOptions { instance: instance(&self.config), alerts: alerts(&self.config), ..SqliteOptions::default() }
+    async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(database::open(&self.config, &instance(&self.config)).await?)
     }
 
     /// Which log lines are written when nobody says: a host tells what it does, a verb only what is wrong.

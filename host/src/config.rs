@@ -6,6 +6,7 @@
 //! the variables' names in lower case without `OUTBOX_`; an empty value counts as not given. Paths are
 //! relative to the working directory. Secrets are never printed.
 
+mod database;
 mod environment;
 mod file;
 mod sources;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::retry::RetryPolicy;
 use crate::saga::SagaPlan;
 
+pub use database::Database;
 pub use environment::{Environment, Identity};
 pub use sources::{FileText, Sources};
 pub use value::{LogFormat, Token};
@@ -31,9 +33,11 @@ pub struct Config {
     /// `OUTBOX_ENABLED`, default false: whether the HTTP writes of `serve` are durable and it runs a
     /// worker. Set by who deploys.
     pub enabled: bool,
-    /// `OUTBOX_DB` or `--db`, default `/var/run/outbox.sqlite`: the SQLite file. Set by who deploys;
-    /// every process of one outbox has the same.
-    pub database: PathBuf,
+    /// `OUTBOX_DB` or `--db`, default `/var/run/outbox.sqlite`: a SQLite file, or the URL of a PostgreSQL
+    /// database, which `OUTBOX_BACKEND` may confirm; its password may stand in `OUTBOX_DB_PASSWORD` or in
+    /// the file that `OUTBOX_DB_PASSWORD_FILE` names. Set by who deploys; every process of one outbox has
+    /// the same.
+    pub database: Database,
     /// `OUTBOX_VISIBILITY_SEC`, default 60: how long a claim holds.
     pub lease: Duration,
     /// `OUTBOX_MAX_RETRIES`, `OUTBOX_BACKOFF_BASE_MS`, `OUTBOX_BACKOFF_CAP_MS`, default 8, 1000 and
@@ -134,13 +138,12 @@ impl Config {
         Self::parse(&Sources::of_process(flags)?)
     }
 
-    /// Decides every setting from what the sources say. Pure.
+    /// Decides every setting from what the sources say. Reads nothing but the file of a password.
     pub fn parse(sources: &Sources) -> Result<Self, ConfigError> {
         let given = sources.read()?;
-        value::backend(&given)?;
         Ok(Self {
             enabled: given.flag("OUTBOX_ENABLED")?.unwrap_or(false),
-            database: value::database(&given)?,
+            database: database::database(&given)?,
             lease: given.seconds("OUTBOX_VISIBILITY_SEC", 1..=86_400)?.unwrap_or(Duration::from_mins(1)),
             retry: value::retry(&given)?,
             role: value::role(&given)?,

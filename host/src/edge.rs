@@ -105,6 +105,8 @@ impl fmt::Debug for EdgeSettings {
 pub struct HostStatus {
     /// Whether the first scan of the plugin folder has finished, whatever its result.
     pub scanned: bool,
+    /// Whether the store refused the last heartbeat: it may answer and yet take no writes.
+    pub unwritable: bool,
     /// An array with an object for each generation of a plugin. Of its members the metrics read `name`,
     /// `version`, `digest`, `generation`, `state` and `error`, and the cockpit reads `types`.
     pub plugins: serde_json::Value,

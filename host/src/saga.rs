@@ -4,6 +4,7 @@
 //! transaction of that transition.
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::item::{Millis, NewItem};
 
@@ -47,7 +48,7 @@ pub struct Signal {
     /// When it was caused.
     pub ts: Millis,
     /// `cid` always; `item_id`, `attempt` and `outcome` for a step; `outcome` for an end.
-    pub data: serde_json::Value,
+    pub data: Value,
 }
 
 /// The name of the signal that a run of the saga began.
@@ -63,6 +64,21 @@ pub fn step_signal(saga: &str, item_type: &str) -> String {
 /// The name of the signal that no item of the run is left to do.
 pub fn end_signal(saga: &str) -> String {
     format!("saga_end.{saga}")
+}
+
+/// What the signal of a begin tells.
+pub fn begin_data(cid: &str, run: i64, is_replay: bool) -> Value {
+    json!({ "cid": cid, "run": run, "replay": is_replay })
+}
+
+/// What the signal of an end tells.
+pub fn end_data(cid: &str, outcome: &str) -> Value {
+    json!({ "cid": cid, "outcome": outcome })
+}
+
+/// How a run ended, in the word of its signal.
+pub fn end_outcome(has_dead: bool) -> &'static str {
+    if has_dead { "error" } else { "ok" }
 }
 
 /// How an attempt of a step ended, as its signal and the totals say it.

@@ -14,18 +14,25 @@
 //!
 //! The store knows no handlers, no plugins, no HTTP, and no policy of retries: whoever settles decides.
 
+mod alert;
+mod attempted;
 mod claim;
+mod condition;
 mod deed;
 mod error;
 mod listing;
 mod operations;
 mod order;
 mod overview;
+pub mod postgres;
+mod rate;
+mod schema;
 pub mod sqlite;
 mod state;
 mod stuck;
 mod transfer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +42,7 @@ use tokio::sync::watch;
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
 
+pub use alert::Alerts;
 pub use claim::{Claim, ClaimRef, ClaimRequest, Claimed, Settled, Settlement, TypeClaim};
 pub use error::{InvalidAt, StoreError};
 pub use listing::{Details, Filter, Page};
@@ -44,8 +52,16 @@ pub use operations::{
 };
 pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
 pub use overview::{Overview, Pod, SagaTotals, Violation};
+pub use schema::Migration;
 pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
 pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
+
+use attempted::Attempted;
+use rate::level;
+use schema::{check_schema, refuse_newer};
+
+/// Tells the time in Unix milliseconds.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// A durable outbox. Every method is safe to call from many tasks and many processes at once.
 #[async_trait]
@@ -172,4 +188,16 @@ pub struct Quarantined {
     pub at: Millis,
     /// The process that withdrew it.
     pub pod: String,
+}
+
+/// A duration in the store's unit.
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
+fn validate(items: &[NewItem]) -> Result<(), StoreError> {
+    for (index, item) in items.iter().enumerate() {
+        item.validate().map_err(|source| InvalidAt { index, source })?;
+    }
+    Ok(())
 }

@@ -27,25 +27,15 @@ mod requirement {
     use super::*;
 
     pub(super) async fn i1_an_item_and_the_applications_change_commit_together_or_not_at_all(f: Fixture) {
-        let mut database = rusqlite::Connection::open(&f.path).unwrap();
-        database.execute("CREATE TABLE orders (id INTEGER)", []).unwrap();
-        for (order, commits) in [(1, true), (2, false)] {
-            let tx = database.transaction().unwrap();
-            tx.execute("INSERT INTO orders VALUES (?1)", [order]).unwrap();
-            let insert = "INSERT INTO outbox_items (type, idem_key, payload) VALUES ('mail', ?1, '{}')";
-            tx.execute(insert, [format!("order-{order}")]).unwrap();
-            // Without its commit the transaction is undone, as it is when the process dies.
-            if commits { tx.commit().unwrap() } else { drop(tx) }
+        f.sql("CREATE TABLE orders (id INTEGER)").unwrap();
+        let insert = "INSERT INTO outbox_items (type, idem_key, payload) VALUES";
+        for (order, end) in [(1, "COMMIT"), (2, "ROLLBACK")] {
+            let change = format!("INSERT INTO orders VALUES ({order}); {insert} ('mail', 'order-{order}', '{{}}')");
+            f.sql(&format!("BEGIN; {change}; {end}")).unwrap();
         }
-        let orders: Vec<i64> = database
-            .prepare("SELECT id FROM orders")
-            .unwrap()
-            .query_map([], |row| row.get(0))
-            .unwrap()
-            .collect::<Result<_, _>>()
-            .unwrap();
+        let orders = f.sql("SELECT id FROM orders").unwrap();
         let keys: Vec<_> = all(&*f.store).await.into_iter().map(|item| item.idem_key).collect();
-        assert_eq!((orders, keys), (vec![1], vec!["order-1".to_owned()]));
+        assert_eq!((orders.as_str(), keys), ("1", vec!["order-1".to_owned()]));
     }
 
     pub(super) async fn i2_enqueueing_does_not_wait_for_the_effect(f: Fixture) {

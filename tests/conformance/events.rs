@@ -6,7 +6,7 @@ use outbox::item::{NewItem, Status};
 use outbox::store::{StoreError, Write};
 use serde_json::json;
 
-use super::{REPLAY, http, http_json, is_the_same, item_in, operate, retry_because, sql};
+use super::{REPLAY, http, http_json, is_the_same, item_in, operate, retry_because};
 use crate::support::{Fixture, START, done, item};
 
 requirements! {
@@ -35,8 +35,8 @@ mod requirement {
         let refused = f.store.enqueue(vec![other], Write::Each).await.unwrap_err();
         assert!(matches!(refused, StoreError::Conflict { first, .. } if first == id), "{refused}");
         let insert = "INSERT INTO outbox_items (type, idem_key, payload) VALUES ('mail', 'k', 'other')";
-        assert!(sql(&f, insert).unwrap_err().contains("already used"));
-        assert!(sql(&f, "UPDATE outbox_items SET idem_key = 'z'").unwrap_err().contains("never changes"));
+        assert!(f.sql(insert).unwrap_err().contains("already used"));
+        assert!(f.sql("UPDATE outbox_items SET idem_key = 'z'").unwrap_err().contains("never changes"));
         assert_eq!(f.item(id).await.idem_key, "k");
     }
 
@@ -55,9 +55,9 @@ mod requirement {
             let refused = f.store.enqueue(vec![NewItem::new(bad, "k", "{}")], Write::Each).await.unwrap_err();
             assert!(matches!(&refused, StoreError::Invalid(at) if at.source.field == "type"), "{refused}");
             let insert = format!("INSERT INTO outbox_items (type, idem_key, payload) VALUES ('{bad}', 'k', '')");
-            assert!(sql(&f, &insert).is_err(), "{bad}");
+            assert!(f.sql(&insert).is_err(), "{bad}");
         }
-        assert!(sql(&f, "UPDATE outbox_items SET type = 'z'").unwrap_err().contains("never changes"));
+        assert!(f.sql("UPDATE outbox_items SET type = 'z'").unwrap_err().contains("never changes"));
     }
 
     pub(super) async fn e5_e6_a_payload_is_any_bytes_and_stays_as_it_is(f: Fixture) {
@@ -67,7 +67,7 @@ mod requirement {
         assert_eq!(claim.item.payload, bytes);
         f.store.settle(&claim.reference(), done()).await.unwrap();
         assert_eq!(f.item(id).await.payload, bytes);
-        assert!(sql(&f, "UPDATE outbox_items SET payload = 'z'").unwrap_err().contains("never changes"));
+        assert!(f.sql("UPDATE outbox_items SET payload = 'z'").unwrap_err().contains("never changes"));
     }
 
     pub(super) async fn e7_created_at_is_set_at_creation_and_never_changes(f: Fixture) {
@@ -78,7 +78,7 @@ mod requirement {
         f.store.settle(&claim.reference(), done()).await.unwrap();
         operate(&f, REPLAY, id).await.unwrap();
         assert_eq!(f.item(id).await.created_at, START);
-        assert!(sql(&f, "UPDATE outbox_items SET created_at = 1").unwrap_err().contains("never changes"));
+        assert!(f.sql("UPDATE outbox_items SET created_at = 1").unwrap_err().contains("never changes"));
     }
 
     pub(super) async fn e8_e12_an_item_has_one_of_the_four_statuses_under_every_known_name(f: Fixture) {
@@ -98,7 +98,7 @@ mod requirement {
             }
         }
         let insert = "INSERT INTO outbox_items (type, idem_key, payload, status) VALUES ('mail', 'z', '', 'LOST')";
-        assert!(sql(&f, insert).is_err());
+        assert!(f.sql(insert).is_err());
     }
 
     pub(super) async fn e9_attempts_rise_within_a_life_and_deliveries_and_replays_never_fall(f: Fixture) {
@@ -134,9 +134,9 @@ mod requirement {
             let columns = [item.claimed_at.is_some(), item.claimed_by.is_some(), item.lease_until.is_some()];
             assert_eq!(columns, [status == Status::Claimed; 3], "{status}");
             let change = if status == Status::Claimed { "claimed_by = NULL" } else { "claimed_by = 'me'" };
-            assert!(sql(&f, &format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
+            assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
             let change = if status == Status::Claimed { "claimed_at = NULL" } else { "claimed_at = 1" };
-            assert!(sql(&f, &format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
+            assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
             // Out of the way of the next one.
             f.claim("mail", 9).await;
         }
@@ -160,11 +160,11 @@ mod requirement {
         for column in ["idem_key", "type", "payload", "content_type", "cid", "saga", "ordering_key", "created_at", "id"]
         {
             let value = if matches!(column, "created_at" | "id") { "7" } else { "'z'" };
-            let refused = sql(&f, &format!("UPDATE outbox_items SET {column} = {value}"));
+            let refused = f.sql(&format!("UPDATE outbox_items SET {column} = {value}"));
             assert!(refused.unwrap_err().contains("never changes"), "{column}");
         }
-        assert!(sql(&f, "UPDATE outbox_items SET headers = '{\"a\":\"b\"}'").unwrap_err().contains("never changes"));
-        assert_eq!(sql(&f, "UPDATE outbox_items SET metadata = '{\"seen\": true}'"), Ok(1));
+        assert!(f.sql("UPDATE outbox_items SET headers = '{\"a\":\"b\"}'").unwrap_err().contains("never changes"));
+        f.sql("UPDATE outbox_items SET metadata = '{\"seen\": true}'").unwrap();
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         operate(&f, REPLAY, id).await.unwrap();
@@ -177,7 +177,7 @@ mod requirement {
             let id = item_in(&f, status, NewItem::new(&status.as_str().to_lowercase(), status.as_str(), "{}")).await;
             assert_eq!(f.item(id).await.done_at.is_some(), status == Status::Done, "{status}");
             let change = if status == Status::Done { "NULL" } else { "1" };
-            assert!(sql(&f, &format!("UPDATE outbox_items SET done_at = {change} WHERE id = {id}")).is_err());
+            assert!(f.sql(&format!("UPDATE outbox_items SET done_at = {change} WHERE id = {id}")).is_err());
         }
     }
 

@@ -10,7 +10,7 @@ use outbox::store::{
 };
 use serde_json::{Value, json};
 
-use super::{REPLAY, cli, contents, every, http, http_json, item_in, keyed, operate, order, retry_because, sql};
+use super::{REPLAY, cli, every, http, http_json, item_in, keyed, operate, order, retry_because};
 use crate::support::guests::root;
 use crate::support::{Fixture, START, all, dead, done, item, request};
 
@@ -82,7 +82,7 @@ mod requirement {
     pub(super) async fn x3_inspection_changes_nothing(f: Fixture) {
         one_of_each(&f).await;
         f.clock.advance(Duration::from_mins(2));
-        let before = contents(&f);
+        let before = f.dump();
         for path in [
             "/items",
             "/items/1",
@@ -107,7 +107,7 @@ mod requirement {
             let body = r#"{"filter": {"status": ["DLQ"]}, "dry_run": true}"#;
             http_json(&f, "POST", &format!("/items:{verb}"), body).await;
         }
-        assert!(before == contents(&f), "something was changed");
+        assert!(before == f.dump(), "something was changed");
     }
 
     pub(super) async fn x4_x5_x7_a_replay_begins_a_new_life_of_what_is_dead_or_done(f: Fixture) {
@@ -276,7 +276,7 @@ mod requirement {
         f.store.control(&Command { control: pause, actor: "eve".into(), reason: None, run: Run::Real }).await.unwrap();
         assert_eq!(f.store.audit(&AuditQuery::default()).await.unwrap()[0].actor, "eve");
         for statement in ["UPDATE outbox_audit SET actor = 'z'", "DELETE FROM outbox_audit"] {
-            assert!(sql(&f, statement).unwrap_err().contains("append-only"));
+            assert!(f.sql(statement).unwrap_err().contains("append-only"));
         }
         let dry = Order { run: Run::Dry, ..order(REPLAY, every(Status::Dlq)) };
         let before = f.store.audit(&AuditQuery::default()).await.unwrap().len();

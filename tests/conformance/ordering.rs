@@ -73,7 +73,7 @@ mod requirement {
             f.enqueue(keyed(&n.to_string(), &format!("key-{}", n % 5))).await;
         }
         let seen = Arc::default();
-        let other = f.another();
+        let other = f.another().await;
         let workers = [&f, &other].map(|f| Running::start(f, &unreliable(&seen), Duration::from_secs(20)));
         eventually("all are done", Duration::from_mins(1), async || {
             f.clock.advance(Duration::from_millis(5));

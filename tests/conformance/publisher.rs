@@ -54,7 +54,7 @@ mod requirement {
 
     pub(super) async fn p4_p6_e15_the_receiver_gets_the_payload_the_headers_and_a_stable_key(f: Fixture) {
         let stage = Stage::new().await;
-        let plan = stage.plan.clone().set("OUTBOX_DB", f.path.to_str().unwrap());
+        let plan = stage.plan.clone().set("OUTBOX_DB", &f.place.address());
         let host = plan.start("serve").await;
         let item = r#"{"type":"webhook","idem_key":"k","payload":{"b":1.50, "a":"ü"},"cid":"c-7","headers":{"x-tenant":"ada"}}"#;
         stage.vector.ledger.answer_with(503, None);

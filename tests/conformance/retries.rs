@@ -106,7 +106,7 @@ mod requirement {
         let id = f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), retry_because("no", Duration::from_secs(2))).await.unwrap();
-        let other = f.second();
+        let other = f.second().await;
         assert_eq!(other.enqueue(vec![item("k")], Write::Each).await.unwrap().ids, [Some(id)]);
         assert!(other.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
         f.clock.advance(Duration::from_secs(2));

@@ -43,12 +43,8 @@ mod requirement {
     use super::*;
 
     pub(super) async fn s1_nothing_is_seen_before_it_is_committed(f: Fixture) {
-        let mut database = rusqlite::Connection::open(&f.path).unwrap();
-        let tx = database.transaction().unwrap();
-        tx.execute("INSERT INTO outbox_items (type, idem_key, payload, available_at) VALUES ('mail', 'k', '', 0)", [])
-            .unwrap();
-        assert!(all(&*f.store).await.is_empty());
-        tx.commit().unwrap();
+        let insert = "INSERT INTO outbox_items (type, idem_key, payload, available_at) VALUES ('mail', 'k', '', 0)";
+        f.in_transaction(insert, async || assert!(all(&*f.store).await.is_empty())).await;
         assert_eq!(all(&*f.store).await.len(), 1);
         assert_eq!(f.claim("mail", 1).await.len(), 1);
     }
@@ -98,7 +94,7 @@ mod requirement {
         for n in 0..60 {
             f.enqueue(item(&n.to_string())).await;
         }
-        let stores = [Arc::clone(&f.store), f.second(), f.second()];
+        let stores = [Arc::clone(&f.store), f.second().await, f.second().await];
         let claiming = stores.map(|store| {
             tokio::spawn(async move {
                 let mut claims = Vec::new();
@@ -124,7 +120,7 @@ mod requirement {
         let writes = HostWrites { plugin: "p".into(), state: vec![stale], state_quota: 99, ..HostWrites::default() };
         let refused = f.store.settle(&claim.reference(), settled(Settlement::Done { result: None, writes })).await;
         assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");
-        let other = f.second();
+        let other = f.second().await;
         assert_eq!(other.show(id).await.unwrap().unwrap().item.status, Status::Claimed);
         f.store.settle(&claim.reference(), done()).await.unwrap();
         assert_eq!(other.show(id).await.unwrap().unwrap().item.status, Status::Done);
@@ -159,7 +155,7 @@ mod requirement {
                 store.enqueue(vec![item(&n.to_string())], Write::Each).await.unwrap();
             }
         };
-        let (mine, theirs) = (Arc::clone(&f.store), f.second());
+        let (mine, theirs) = (Arc::clone(&f.store), f.second().await);
         tokio::join!(enqueue(Arc::clone(&mine), 0), enqueue(Arc::clone(&theirs), 20));
         let (first, second) = tokio::join!(tokio::spawn(work(mine)), tokio::spawn(work(theirs)));
         let mut settled = [first.unwrap(), second.unwrap()].concat();
@@ -171,7 +167,7 @@ mod requirement {
     pub(super) async fn s12_an_ended_lease_makes_an_item_eligible_again_in_every_process(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         f.claim_one("mail").await;
-        let other = f.second();
+        let other = f.second().await;
         f.clock.advance(Duration::from_millis(59_999));
         assert_eq!(other.expire().await.unwrap(), 0);
         f.clock.advance(Duration::from_millis(1));

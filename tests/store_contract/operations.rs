@@ -179,7 +179,7 @@ mod promise {
     }
 
     pub(super) async fn items_inserted_behind_a_head_by_any_process_are_held(f: Fixture) {
-        let other = f.second();
+        let other = f.second().await;
         let first = f.enqueue(keyed("1", "o")).await;
         other.enqueue(vec![keyed("2", "o"), keyed("3", "p")], outbox::store::Write::Each).await.unwrap();
         let claims = other.claim(&request(&["mail"], 10)).await.unwrap().claims;
@@ -195,7 +195,7 @@ mod promise {
         let pause = command(Control::Pause { item_type: "mail".into() });
         assert!(f.store.control(&pause).await.unwrap().changed);
         assert!(!f.store.control(&pause).await.unwrap().changed, "it was paused already");
-        let nothing = f.second().claim(&request(&["mail"], 10)).await.unwrap();
+        let nothing = f.second().await.claim(&request(&["mail"], 10)).await.unwrap();
         assert_eq!((nothing.claims.len(), nothing.next_in), (0, None));
         let pauses = f.store.pauses().await.unwrap();
         assert_eq!((pauses[0].r#type.as_str(), pauses[0].actor.as_str()), ("mail", "ada@host"));
@@ -240,7 +240,7 @@ mod promise {
         let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
         let some = f.store.advance(job.id).await.unwrap().unwrap();
         assert!((1..450).contains(&some.changed), "a batch is a part: {}", some.changed);
-        let other = f.second();
+        let other = f.second().await;
         other.upkeep(&outbox::store::Retention::default()).await.unwrap();
         let ended = other.jobs(Some(job.id), 1).await.unwrap().remove(0);
         assert_eq!((ended.state, ended.changed, ended.refused), (JobState::Done, 450, 0));
@@ -253,7 +253,7 @@ mod promise {
     pub(super) async fn two_processes_that_work_on_one_job_make_each_batch_once(f: Fixture) {
         dead_items(&f, 0..300).await;
         let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
-        let other = f.second();
+        let other = f.second().await;
         for _ in 0..3 {
             let (mine, theirs) = tokio::join!(f.store.advance(job.id), other.advance(job.id));
             mine.unwrap();
@@ -362,8 +362,7 @@ mod promise {
         operate(&f, CAREFUL, head).await.unwrap();
         let claimed = f.enqueue(item("b")).await;
         f.claim_one("mail").await;
-        let dump = || std::process::Command::new("sqlite3").arg(&f.path).arg(".dump").output().unwrap().stdout;
-        let before = dump();
+        let before = f.dump();
         for (action, selection, changed) in [
             (REPLAY, by_status(Status::Dlq), 3),
             (Action::Restore, by_status(Status::Dlq), 1),
@@ -379,6 +378,6 @@ mod promise {
         f.store.failures(&Filter::default(), 9).await.unwrap();
         f.store.audit(&AuditQuery::default()).await.unwrap();
         f.store.jobs(None, 9).await.unwrap();
-        assert_eq!(before, dump());
+        assert_eq!(before, f.dump());
     }
 }

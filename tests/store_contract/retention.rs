@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
-use outbox::store::{Action, Operations as _, Retention, Selection, Store};
+use outbox::store::{Action, Retention, Selection};
 
 use super::{by_status, order};
 use crate::support::{Fixture, all, dead, done, item};
@@ -92,14 +91,12 @@ mod promise {
     }
 
     pub(super) async fn a_death_is_announced_once_in_a_while_and_an_alerts_death_never(f: Fixture) {
-        let alerts = Some(Alerts { item_type: "webhook".into(), every: Duration::from_mins(5) });
-        let clock = f.clock.source();
-        let store = SqliteStore::open(&f.path, SqliteOptions { instance: "pod-1".into(), clock, alerts }).unwrap();
+        let f = f.with_alerts("webhook").await;
         let die = async |item: NewItem| {
             let item_type = item.item_type.clone();
             f.enqueue(item).await;
             let claim = f.claim_one(&item_type).await;
-            store.settle(&claim.reference(), dead()).await.unwrap();
+            f.store.settle(&claim.reference(), dead()).await.unwrap();
         };
         die(NewItem { ordering_key: Some("o".into()), ..item("a") }).await;
         die(item("b")).await;
@@ -112,10 +109,10 @@ mod promise {
         assert_eq!(kinds, ["dlq", "key_blocked", "dlq"]);
         assert_eq!((&told[0]["command"], &told[2]["suppressed"]), (&"outbox show 1".into(), &1.into()));
         for alert in alerts {
-            store.settle(&alert.reference(), dead()).await.unwrap();
+            f.store.settle(&alert.reference(), dead()).await.unwrap();
         }
         assert!(f.claim("webhook", 10).await.is_empty());
-        assert!(store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+        assert!(f.store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
     }
 
     pub(super) async fn finished_jobs_go_with_the_signals_and_the_newest_stays(f: Fixture) {
@@ -133,8 +130,8 @@ mod promise {
         assert_eq!(ids().await, [*before.iter().max().unwrap()]);
     }
 
-    pub(super) async fn an_alert_that_was_forgotten_is_sent_like_the_first(_: Fixture) {
-        let f = Fixture::sqlite_with_alerts("webhook");
+    pub(super) async fn an_alert_that_was_forgotten_is_sent_like_the_first(f: Fixture) {
+        let f = f.with_alerts("webhook").await;
         let die = async |key: &str| {
             f.enqueue(item(key)).await;
             let claim = f.claim_one("mail").await;
@@ -153,8 +150,8 @@ mod promise {
         assert_eq!(suppressed, [0, 0]);
     }
 
-    pub(super) async fn a_quarantined_component_is_announced_once(_: Fixture) {
-        let f = Fixture::sqlite_with_alerts("webhook");
+    pub(super) async fn a_quarantined_component_is_announced_once(f: Fixture) {
+        let f = f.with_alerts("webhook").await;
         for reason in ["it traps", "it traps again"] {
             f.store.quarantine("3fa9", "mailer", reason).await.unwrap();
         }

@@ -56,7 +56,7 @@ mod promise {
         furnish(&f).await;
         let records = exported(&*f.store).await;
         let count = records.len() as u64;
-        let target = Fixture::sqlite();
+        let target = Fixture::new(f.backend()).await;
         let dry = target.store.import(records.clone(), Run::Dry).await.unwrap();
         assert_eq!(dry, Imported { present: 0, created: count });
         assert!(all(&*target.store).await.is_empty());
@@ -78,7 +78,7 @@ mod promise {
         furnish(&f).await;
         let records = exported(&*f.store).await;
         for key in ["another", "held"] {
-            let target = Fixture::sqlite();
+            let target = Fixture::new(f.backend()).await;
             target.enqueue(item(key)).await;
             let refused = target.store.import(records.clone(), Run::Real).await.unwrap_err();
             assert!(matches!(refused, StoreError::Conflict { first: 1, .. }), "{refused}");
@@ -86,13 +86,14 @@ mod promise {
         }
         f.clock.advance(Duration::from_secs(9));
         f.claim_one("mail").await;
-        let claimed = Fixture::sqlite().store.import(exported(&*f.store).await, Run::Dry).await.unwrap_err();
+        let claimed =
+            Fixture::new(f.backend()).await.store.import(exported(&*f.store).await, Run::Dry).await.unwrap_err();
         assert!(claimed.to_string().contains("CLAIMED"), "{claimed}");
     }
 
     pub(super) async fn reserved_ids_are_kept_free_for_an_import(f: Fixture) {
         furnish(&f).await;
-        let target = Fixture::sqlite();
+        let target = Fixture::new(f.backend()).await;
         let reserve = Command {
             control: Control::Reserve { up_to: 1_000 },
             actor: "ada@host".into(),

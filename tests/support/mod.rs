@@ -5,16 +5,19 @@ pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod plugins;
+pub(crate) mod postgres;
 pub(crate) mod stage;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::item::{Class, Failure, HostWrites, Item, ItemId, NewItem, OnDead, Status};
-use outbox::store::sqlite::{Alerts, SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+use outbox::store::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Alerts, Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+
+use postgres::{Cluster, Database};
 
 /// Where the tests' clocks start.
 pub(crate) const START: i64 = 1_800_000_000_000;
@@ -32,45 +35,159 @@ impl TestClock {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    pub(crate) fn source(&self) -> outbox::store::sqlite::Clock {
+    pub(crate) fn source(&self) -> outbox::store::Clock {
         let clock = Arc::clone(&self.0);
         Arc::new(move || clock.load(Ordering::SeqCst))
     }
 }
 
-/// A real store in a folder of its own.
+/// Which engine a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// Runs each test of a module's `on_each` on every engine.
+macro_rules! on_each_backend {
+    ($($name:ident)*) => {
+        $crate::support::on_each_backend!(@on sqlite Sqlite $($name)*);
+        $crate::support::on_each_backend!(@on postgres Postgres $($name)*);
+    };
+    (@on $module:ident $backend:ident $($name:ident)*) => {
+        mod $module { $(
+            #[tokio::test]
+            async fn $name() {
+                super::on_each::$name($crate::support::Backend::$backend).await;
+            }
+        )* }
+    };
+}
+pub(crate) use on_each_backend;
+
+/// Where a store is; it goes with the last who looks at it.
+#[derive(Clone)]
+pub(crate) enum Place {
+    Sqlite(Arc<tempfile::TempDir>),
+    Postgres(Arc<Database>),
+}
+
+impl Place {
+    pub(crate) fn new(backend: Backend) -> Self {
+        match backend {
+            Backend::Sqlite => Self::Sqlite(Arc::new(tempfile::tempdir().unwrap())),
+            Backend::Postgres => Self::Postgres(Arc::new(Cluster::shared().database())),
+        }
+    }
+
+    /// What `OUTBOX_DB` says of it.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Sqlite(dir) => dir.path().join("outbox.sqlite").display().to_string(),
+            Self::Postgres(database) => database.url(),
+        }
+    }
+
+    /// Statements of somebody else: what they print, or why they were refused. Tables are named as
+    /// SQLite's are.
+    pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
+        match self {
+            Self::Sqlite(_) => sqlite3(&self.address(), statements),
+            Self::Postgres(database) => database.sql(&statements.replace("outbox_", "outbox.")),
+        }
+    }
+
+    async fn open(&self, instance: &str, clock: &TestClock, alerts: Option<Alerts>) -> Arc<dyn Store> {
+        let (instance, clock) = (instance.to_owned(), clock.source());
+        match self {
+            Self::Sqlite(_) => {
+                let options = SqliteOptions { instance, clock, alerts };
+                SqliteStore::open(self.address().as_ref(), options).unwrap()
+            }
+            Self::Postgres(database) => {
+                let options = PostgresOptions { instance, clock: Some(clock), alerts, ..PostgresOptions::default() };
+                PostgresStore::open_existing(&database.url(), options).await.unwrap()
+            }
+        }
+    }
+}
+
+/// A real store of its own.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: TestClock,
-    pub(crate) path: PathBuf,
-    dir: Arc<tempfile::TempDir>,
+    pub(crate) place: Place,
 }
 
 impl Fixture {
-    pub(crate) fn sqlite() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("outbox.sqlite");
-        let clock = TestClock::new();
-        let store = open(&path, "pod-1", &clock);
-        Self { store, clock, path, dir: Arc::new(dir) }
+    pub(crate) async fn new(backend: Backend) -> Self {
+        Self::over(Place::new(backend), None).await
     }
 
-    /// A store that announces what happens as items of this type.
-    pub(crate) fn sqlite_with_alerts(item_type: &str) -> Self {
-        let fixture = Self::sqlite();
+    pub(crate) async fn sqlite() -> Self {
+        Self::new(Backend::Sqlite).await
+    }
+
+    async fn over(place: Place, alerts: Option<Alerts>) -> Self {
+        let clock = TestClock::new();
+        let store = place.open("pod-1", &clock, alerts).await;
+        Self { store, clock, place }
+    }
+
+    pub(crate) fn backend(&self) -> Backend {
+        match self.place {
+            Place::Sqlite(_) => Backend::Sqlite,
+            Place::Postgres(_) => Backend::Postgres,
+        }
+    }
+
+    /// The same outbox, opened so that it announces what happens as items of this type.
+    pub(crate) async fn with_alerts(self, item_type: &str) -> Self {
         let alerts = Some(Alerts { item_type: item_type.into(), every: Duration::from_mins(5) });
-        let options = SqliteOptions { instance: "pod-1".into(), clock: fixture.clock.source(), alerts };
-        Self { store: SqliteStore::open(&fixture.path, options).unwrap(), ..fixture }
+        Self { store: self.place.open("pod-1", &self.clock, alerts).await, ..self }
     }
 
     /// Another process's view of the same outbox.
-    pub(crate) fn second(&self) -> Arc<dyn Store> {
-        open(&self.path, "pod-2", &self.clock)
+    pub(crate) async fn second(&self) -> Arc<dyn Store> {
+        self.place.open("pod-2", &self.clock, None).await
     }
 
     /// The same outbox with another process's view of it.
-    pub(crate) fn another(&self) -> Self {
-        Self { store: self.second(), clock: self.clock.clone(), path: self.path.clone(), dir: Arc::clone(&self.dir) }
+    pub(crate) async fn another(&self) -> Self {
+        Self { store: self.second().await, clock: self.clock.clone(), place: self.place.clone() }
+    }
+
+    /// Statements of somebody else to the same database; see [`Place::sql`].
+    pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
+        self.place.sql(statements)
+    }
+
+    /// Looks `meanwhile` at what a statement of somebody else has changed and not yet committed.
+    pub(crate) async fn in_transaction(&self, statement: &str, meanwhile: impl AsyncFnOnce()) {
+        match &self.place {
+            Place::Sqlite(_) => {
+                let mut database = rusqlite::Connection::open(self.place.address()).unwrap();
+                let tx = database.transaction().unwrap();
+                tx.execute(statement, []).unwrap();
+                meanwhile().await;
+                tx.commit().unwrap();
+            }
+            Place::Postgres(database) => {
+                let mut client = database.connect().await;
+                let tx = client.transaction().await.unwrap();
+                tx.batch_execute(&statement.replace("outbox_", "outbox.")).await.unwrap();
+                meanwhile().await;
+                tx.commit().await.unwrap();
+            }
+        }
+    }
+
+    /// Everything that is stored, as text.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        match &self.place {
+            Place::Sqlite(_) => sqlite3(&self.place.address(), ".dump").unwrap().into_bytes(),
+            Place::Postgres(database) => database.dump(),
+        }
     }
 
     pub(crate) async fn enqueue(&self, item: NewItem) -> ItemId {
@@ -96,9 +213,11 @@ impl Fixture {
     }
 }
 
-fn open(path: &std::path::Path, instance: &str, clock: &TestClock) -> Arc<dyn Store> {
-    let options = SqliteOptions { instance: instance.into(), clock: clock.source(), alerts: None };
-    SqliteStore::open(path, options).unwrap()
+/// Runs statements in the `sqlite3` command line, which stops at the first error.
+pub(crate) fn sqlite3(path: &str, statements: &str) -> Result<String, String> {
+    let output = std::process::Command::new("sqlite3").args(["-bail", path, statements]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// A claim of the given types with a lease of a minute and two retries.

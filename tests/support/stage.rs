@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::downstream::Pod;
 use super::host::{Host, HostPlan};
-use super::{eventually, guests};
+use super::{Backend, Place, eventually, guests};
 
 /// Whatever a host is expected to do, it does within this; a minute is for busy machines.
 const SOON: Duration = Duration::from_mins(1);
@@ -18,21 +18,28 @@ pub(crate) struct Stage {
     pub(crate) vector: Pod,
     pub(crate) belief: Pod,
     pub(crate) dir: tempfile::TempDir,
+    pub(crate) place: Place,
 }
 
 impl Stage {
+    /// On SQLite.
     pub(crate) async fn new() -> Self {
+        Self::on(Place::new(Backend::Sqlite)).await
+    }
+
+    pub(crate) async fn on(place: Place) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["vector-upsert", "belief-recompute", "webhook"] {
             install(name, &dir.path().join("plugins.d"));
         }
         let (vector, belief) = (Pod::start().await, Pod::start().await);
         let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+            .set("OUTBOX_DB", &place.address())
             .set("VECTOR_URL", &vector.url())
             .set("BELIEF_URL", &belief.url())
             .set("WEBHOOK_URL", &format!("{}/hook", vector.url()))
             .set("OUTBOX_BACKOFF_BASE_MS", "50");
-        Self { plan, vector, belief, dir }
+        Self { plan, vector, belief, dir, place }
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {

@@ -56,7 +56,7 @@ pub(super) async fn say(
     audit: AuditArgs,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let (actor, reason) = audit.who_and_why(context);
     let command = Command { control, actor, reason, run: operate::run(dry_run) };
     let controlled = store.control(&command).await?;

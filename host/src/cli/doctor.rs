@@ -3,6 +3,7 @@
 //! Looks only: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
 
 mod checks;
+mod server;
 
 use std::process::ExitCode;
 

@@ -10,9 +10,9 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
+use super::Context;
 use super::arguments::UsageError;
 use super::output::count;
-use super::{Context, shown};
 use crate::item::{ItemDocument, JSON, NewItem};
 use crate::store::{Enqueued, StoreError, Write};
 
@@ -72,9 +72,9 @@ pub(super) async fn run(args: Enqueue, context: &Context) -> anyhow::Result<Exit
     };
     let keys: Vec<_> = batch.items.iter().map(|item| item.idem_key.clone()).collect();
     let lines = Lines { numbers: batch.lines, file: batch.file };
-    let enqueued = context.store()?.enqueue(batch.items, Write::Each).await.map_err(|err| lines.name(err))?;
+    let enqueued = context.store().await?.enqueue(batch.items, Write::Each).await.map_err(|err| lines.name(err))?;
     let value = json!({ "ids": enqueued.ids, "created": enqueued.created });
-    context.output.emit(&value, || told(&enqueued, &keys, &shown(&context.config.database)))?;
+    context.output.emit(&value, || told(&enqueued, &keys, &context.config.database.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::Context;
 use super::arguments::FilterArgs;
 use super::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
-use super::{Context, shown};
 use crate::item::{Answer, Exchange, FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
 use crate::store::{Details, Filter, Page, Store};
 
@@ -38,7 +38,7 @@ pub(super) struct Show {
 }
 
 pub(super) async fn list(args: List, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let filter = args.filter.filter(args.status, now);
     let items = read_pages(&*store, &filter, args.limit, args.before).await?;
@@ -87,7 +87,7 @@ fn rows(items: &[Item], now: Millis) -> String {
 }
 
 pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let details = details(&*store, args.id, context).await?;
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, now))?;
@@ -96,8 +96,7 @@ pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCo
 
 /// One item with its history. Errors when there is none.
 pub(super) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<Details> {
-    let missing =
-        || format!("there is no item {id} in {}: it was never there, or was purged", shown(&context.config.database));
+    let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
     store.show(id).await?.with_context(missing)
 }
 

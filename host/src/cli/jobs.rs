@@ -52,7 +52,7 @@ enum JobCommand {
 }
 
 pub(super) async fn run(args: Jobs, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let job = match args.command {
         None => {
             let jobs = store.jobs(None, args.limit).await?;

@@ -2,19 +2,36 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
 use serde_json::json;
 
-use super::{Context, shown};
-use crate::store::sqlite;
+use super::{Context, database};
+use crate::store::postgres::Notify;
 
-pub(super) fn run(context: &Context) -> anyhow::Result<ExitCode> {
-    let database = shown(&context.config.database);
-    let migration = sqlite::migrate(&context.config.database)?;
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// Let inserts wake no worker (PostgreSQL): workers look for them instead, and commits of the whole
+    /// database wait for each other no more
+    #[arg(long)]
+    no_notify: bool,
+    /// Let inserts wake workers again
+    #[arg(long, conflicts_with = "no_notify")]
+    notify: bool,
+}
+
+pub(super) async fn run(args: &Migrate, context: &Context) -> anyhow::Result<ExitCode> {
+    let notify = match (args.notify, args.no_notify) {
+        (true, _) => Notify::On,
+        (_, true) => Notify::Off,
+        _ => Notify::Keep,
+    };
+    let place = context.config.database.to_string();
+    let migration = database::migrate(&context.config, notify).await?;
     let (from, to) = (migration.from, migration.to);
-    context.output.emit(&json!({ "database": database, "from": from, "to": to }), || match from {
-        0 => format!("Created the outbox in {database}, schema {to}."),
-        from if from == to => format!("{database} has the newest schema already, {to}."),
-        from => format!("Migrated {database} from schema {from} to {to}."),
+    context.output.emit(&json!({ "database": place, "from": from, "to": to }), || match from {
+        0 => format!("Created the outbox in {place}, schema {to}."),
+        from if from == to => format!("{place} has the newest schema already, {to}."),
+        from => format!("Migrated {place} from schema {from} to {to}."),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
+use super::Context;
 use super::arguments::{AuditArgs, FilterArgs, Moment, UsageError, after, before, finished};
 use super::jobs::see_through;
 use super::output::{count, or_dash, to_stderr};
-use super::{Context, shown};
 use crate::item::{ItemId, Millis, OnDead, Status};
 use crate::store::{Action, EffectKeys, Lease, Order, OrderReport, Run, Selection, Store};
 
@@ -167,7 +167,7 @@ async fn operate(
     context: &Context,
     action: impl FnOnce(Millis) -> Action,
 ) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let action = action(now);
     let Targets { ids, status, filter, dry_run, rate, audit } = targets;
@@ -191,7 +191,7 @@ fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
 }
 
 pub(super) async fn purge(args: Purge, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let mut filter = args.filter.filter(Some(args.status), now);
     filter.finished_to = args.older_than.map(|age| before(now, age)).or(filter.finished_to);
@@ -239,7 +239,7 @@ fn order(action: Action, selection: Selection, audit: AuditArgs, run: Run, conte
 }
 
 fn confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
-    let database = shown(&context.config.database);
+    let database = &context.config.database;
     to_stderr(&format!("Delete {} that are {status} from {database}, with their history? [y/N]", count(found, "item")));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

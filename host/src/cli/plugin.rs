@@ -19,13 +19,12 @@ use clap::Subcommand;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
 use super::serve::StoredQuarantine;
+use super::{Context, database};
 use crate::config::Config;
 use crate::handler::{Quarantine, StateReader, Withdrawal};
 use crate::item::StateVersion;
 use crate::plugin::{Environment, PluginSettings, Plugins, SystemResolver};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
@@ -66,7 +65,7 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
 pub(super) async fn scan(config: &Config) -> anyhow::Result<Vec<Value>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = start(config, Arc::new(NoStore), known_quarantine(config), &stop)?;
+    let plugins = start(config, Arc::new(NoStore), known_quarantine(config).await, &stop)?;
     plugins.scanned().await;
     Ok(members(&serde_json::to_value(plugins.status())?))
 }
@@ -76,8 +75,8 @@ fn members(array: &Value) -> Vec<Value> {
 }
 
 /// What the store has withdrawn, if there is one.
-fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
-    match SqliteStore::open_existing(&config.database, SqliteOptions::default()) {
+async fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
+    match database::open_existing(config, "").await {
         Ok(store) => Arc::new(StoredQuarantine(store)),
         Err(_) => Arc::new(NoStore),
     }

@@ -8,6 +8,7 @@ mod background;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,12 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{alerts, filesystem, instance, plugin, shown};
-use crate::config::Config;
+use super::{database, filesystem, instance, plugin, shown};
+use crate::config::{Config, Database};
 use crate::edge::{self, Edge, EdgeSettings};
 use crate::handler::{Handler, Timed};
 use crate::plugin::Plugins;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
 use background::Heartbeat;
@@ -128,9 +128,11 @@ fn warn(duty: Duty, config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(mount) = filesystem::in_memory(&config.database) {
+    if let Database::Sqlite(path) = &config.database
+        && let Some(mount) = filesystem::in_memory(path)
+    {
         tracing::warn!(
-            store.path = %shown(&config.database), store.mount = %mount.display(),
+            store.path = %config.database, store.mount = %mount.display(),
             "THE DATABASE LIES IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
     }
@@ -162,8 +164,7 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 /// Starts what must be there before the first request: store, listener, plugins.
 async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::Result<(Parts<'_>, TcpListener)> {
     let instance = instance(config);
-    let options = SqliteOptions { instance: instance.clone(), alerts: alerts(config), ..SqliteOptions::default() };
-    let store: Arc<dyn Store> = SqliteStore::open(&config.database, options)?;
+    let store = database::open(config, &instance).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
@@ -172,7 +173,8 @@ async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::
     let quarantine = Arc::new(StoredQuarantine(Arc::clone(&store)));
     let plugins = plugin::start(config, state, quarantine, &end)?;
     let timed = Arc::new(Timed::new(Arc::clone(&plugins) as Arc<dyn Handler>));
-    Ok((Parts { duty, config, instance, store, plugins, timed, stop, end }, listener))
+    let unwritable = Arc::default();
+    Ok((Parts { duty, config, instance, store, plugins, timed, unwritable, stop, end }, listener))
 }
 
 /// A host that has started.
@@ -184,6 +186,8 @@ struct Parts<'a> {
     plugins: Arc<Plugins>,
     /// The plugins, and how long they take.
     timed: Arc<Timed>,
+    /// Whether the store refuses to be written.
+    unwritable: Arc<AtomicBool>,
     /// Cancelled when the host shall stop.
     stop: CancellationToken,
     /// Cancelled when nothing is under way any more.
@@ -219,7 +223,7 @@ impl Parts<'_> {
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         tracing::info!(
             edge.url = %format!("http://{address}"),
-            store.path = %shown(&self.config.database),
+            store.path = %self.config.database,
             mode = self.duty.as_str(),
             role = self.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,
@@ -231,11 +235,12 @@ impl Parts<'_> {
 
     fn edge(&self) -> Edge {
         let (plugins, timed) = (Arc::clone(&self.plugins), Arc::clone(&self.timed));
+        let unwritable = Arc::clone(&self.unwritable);
         Edge {
             store: Arc::clone(&self.store),
             handler: Arc::clone(&self.timed) as Arc<dyn Handler>,
             settings: self.edge_settings(),
-            status: Arc::new(move || background::status(&plugins, &timed)),
+            status: Arc::new(move || background::status(&plugins, &timed, &unwritable)),
             stop: self.stop.clone(),
         }
     }
@@ -271,6 +276,7 @@ impl Parts<'_> {
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
             role: self.config.role.clone(),
+            unwritable: Arc::clone(&self.unwritable),
         };
         behind.spawn(beat.run(self.end.clone()));
         let retention = Retention { done: self.config.retain_done, signals: self.config.retain_signals };

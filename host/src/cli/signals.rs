@@ -31,7 +31,7 @@ pub(super) struct Signals {
 }
 
 pub(super) async fn run(args: Signals, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     if args.follow {
         return follow(&*store, args.after, context).await;
     }

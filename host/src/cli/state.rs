@@ -7,9 +7,9 @@ use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::Context;
 use super::arguments::AuditArgs;
 use super::output::{clean, count, size, table, to_stderr};
-use super::{Context, shown};
 use crate::item::{PayloadEncoding, StateVersion, payload_fields};
 use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, Store};
 
@@ -54,7 +54,7 @@ pub(super) struct Clear {
 }
 
 pub(super) async fn run(args: State, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     match args {
         State::List { plugin: None, .. } => totals(&*store, context).await,
         State::List { plugin: Some(plugin), limit, after } => {
@@ -84,7 +84,7 @@ async fn list(store: &dyn Store, query: StateQuery, context: &Context) -> anyhow
 
 async fn show(store: &dyn Store, plugin: &str, key: &str, context: &Context) -> anyhow::Result<ExitCode> {
     let (Some(value), version) = store.read_state(plugin, key).await? else {
-        bail!("plugin {plugin:?} keeps no {key:?} in {}", shown(&context.config.database));
+        bail!("plugin {plugin:?} keeps no {key:?} in {}", context.config.database);
     };
     context.output.emit(&document(plugin, key, &value, version), || told(&value))?;
     Ok(ExitCode::SUCCESS)
@@ -114,7 +114,7 @@ async fn clear(store: &dyn Store, args: Clear, context: &Context) -> anyhow::Res
     let mut order = ClearState { plugin, key, actor, reason: audit.reason, run: Run::Dry };
     let found = store.clear_state(&order).await?;
     if let (Some(key), 0) = (&order.key, found.keys) {
-        bail!("plugin {:?} keeps no {key:?} in {}", order.plugin, shown(&context.config.database));
+        bail!("plugin {:?} keeps no {key:?} in {}", order.plugin, context.config.database);
     }
     if dry_run {
         return conclude("would remove", &found, context);
@@ -128,7 +128,7 @@ async fn clear(store: &dyn Store, args: Clear, context: &Context) -> anyhow::Res
 }
 
 fn confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
-    let (keys, database) = (count(found.keys, "key"), shown(&context.config.database));
+    let (keys, database) = (count(found.keys, "key"), &context.config.database);
     to_stderr(&format!("Remove {keys} of plugin {:?} from {database}? [y/N]", found.plugin));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

@@ -10,7 +10,7 @@ use crate::item::Status;
 use crate::store::Overview;
 
 pub(super) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
-    let overview = context.existing_store()?.overview().await?;
+    let overview = context.existing_store().await?.overview().await?;
     let unhandled = overview.unhandled(&[]).into_keys().collect();
     context.output.emit(&Stats { overview: &overview, unhandled }, || page(&overview))?;
     Ok(ExitCode::SUCCESS)

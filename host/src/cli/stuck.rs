@@ -66,7 +66,7 @@ pub(super) struct Audit {
 }
 
 pub(super) async fn stuck(args: Stuck, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let overview = store.overview().await?;
     let Stuck { older_than, attempts, limit } = args;
     let query = StuckQuery { served: Some(overview.served(&[])), older_than, attempts, limit };
@@ -95,7 +95,7 @@ fn paragraph(stuck: &crate::store::Stuck, now: Millis) -> String {
 }
 
 pub(super) async fn failures(args: Failures, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let groups = store.failures(&args.filter.filter(None, now), args.limit).await?;
     context.output.emit(&groups, || group_rows(&groups, now))?;
@@ -126,7 +126,7 @@ fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
 }
 
 pub(super) async fn audit(args: Audit, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let now = store.now().await?;
     let query = AuditQuery {
         item: args.item,

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use super::Context;
 use super::arguments::AuditArgs;
 use super::control;
 use super::output::count;
 use super::progress::Progress;
-use super::{Context, shown};
 use crate::item::{ItemId, Status};
 use crate::store::{Command, Control, ExportPosition, Record, Run, Store, StoreError};
 
@@ -76,7 +76,7 @@ struct Trailer {
 }
 
 pub(super) async fn export(args: Export, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     quieten(&*store, &args, context).await?;
     let path = &args.file;
     let file = File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
@@ -151,7 +151,7 @@ pub(super) async fn import(args: Import, context: &Context) -> anyhow::Result<Ex
         return control::say(control, args.dry_run, args.audit, context).await;
     };
     let summary = summarise(path)?;
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let import = Importing { store: &*store, path, records: summary.records };
     let would_create = import.pass("check", Run::Dry).await?;
     if !args.dry_run {
@@ -165,7 +165,7 @@ pub(super) async fn import(args: Import, context: &Context) -> anyhow::Result<Ex
     }
     let report = json!({ "records": summary.records, "created": would_create, "verified": !args.dry_run });
     let verb = if args.dry_run { "Would import" } else { "Imported and verified" };
-    let database = shown(&context.config.database);
+    let database = &context.config.database;
     context.output.emit(&report, || {
         let present = summary.records - would_create;
         format!("{verb} {} into {database}; {present} were there already.", count(would_create, "record"))

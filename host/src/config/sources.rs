@@ -9,10 +9,12 @@ use super::{ConfigError, Environment, Flags, file, value};
 use crate::saga::SagaPlan;
 
 /// Every variable that something reads, with the flag that stands for it where there is one.
-const SETTINGS: [(&str, Option<&str>); 23] = [
+const SETTINGS: [(&str, Option<&str>); 25] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
+    ("OUTBOX_DB_PASSWORD", None),
+    ("OUTBOX_DB_PASSWORD_FILE", None),
     ("OUTBOX_VISIBILITY_SEC", None),
     ("OUTBOX_MAX_RETRIES", None),
     ("OUTBOX_BACKOFF_BASE_MS", None),

@@ -17,7 +17,7 @@ fn defaults_are_those_of_the_playbook() {
     let config = parse(&[], None).unwrap();
     assert!(!config.enabled);
     assert!(!config.strict);
-    assert_eq!(config.database, PathBuf::from("/var/run/outbox.sqlite"));
+    assert_eq!(config.database, Database::Sqlite("/var/run/outbox.sqlite".into()));
     assert_eq!(config.lease, Duration::from_mins(1));
     assert_eq!(config.retry, RetryPolicy::default());
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
@@ -31,7 +31,7 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     let file = Some("db = \"file\"\nrole = \"file\"\nmax_retries = 3\nenabled = true");
     let environment = [("OUTBOX_DB", "environment"), ("OUTBOX_ROLE", "environment")];
     let config = Config::parse(&sources(&[("OUTBOX_DB", "flag")], &environment, file)).unwrap();
-    assert_eq!(config.database, PathBuf::from("flag"));
+    assert_eq!(config.database, Database::Sqlite("flag".into()));
     assert_eq!(config.role.as_deref(), Some("environment"));
     assert_eq!(config.retry.max_retries, 3);
     assert!(config.enabled);
@@ -52,8 +52,10 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
         assert!(err.contains(accepted), "{err}");
     };
     check("OUTBOX_ENABLED", "maybe", "true or false");
-    check("OUTBOX_BACKEND", "postgres", "this build has no other store");
-    check("OUTBOX_DB", "postgres://db/outbox", "the path of a SQLite file");
+    check("OUTBOX_BACKEND", "postgres", "together with OUTBOX_DB=postgres://");
+    check("OUTBOX_BACKEND", "mysql", "sqlite or postgres");
+    check("OUTBOX_DB", "mysql://db/outbox", "the path of a SQLite file, or a URL");
+    check("OUTBOX_DB_PASSWORD_FILE", "/none", "only together with OUTBOX_DB=postgres://");
     check("OUTBOX_VISIBILITY_SEC", "0", "a whole number from 1 to 86400");
     check("OUTBOX_MAX_RETRIES", "-1", "a whole number from 0");
     check("OUTBOX_BACKOFF_BASE_MS", "1s", "a whole number");
@@ -72,6 +74,31 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
 }
 
 #[test]
+fn the_backend_follows_from_the_database_and_a_backend_that_does_not_fit_is_an_error() {
+    let url = "postgres://ada@db/app";
+    let postgres = |password: Option<&str>| Database::Postgres {
+        url: Token::new(&password.map_or(url.to_owned(), |password| format!("{url}?password={password}"))),
+        root_certificates: None,
+    };
+    assert_eq!(parse(&[("OUTBOX_DB", url)], None).unwrap().database, postgres(None));
+    let both = parse(&[("OUTBOX_DB", url), ("OUTBOX_BACKEND", "postgres")], None);
+    assert_eq!(both.unwrap().database, postgres(None));
+    let err = parse(&[("OUTBOX_DB", url), ("OUTBOX_BACKEND", "sqlite")], None).unwrap_err().to_string();
+    assert!(err.contains("OUTBOX_DB is \"postgres://db/app\"") && err.contains("OUTBOX_BACKEND=postgres"), "{err}");
+    let err = parse(&[("OUTBOX_DB", "a.sqlite"), ("OUTBOX_BACKEND", "postgres")], None).unwrap_err().to_string();
+    assert!(err.contains("a.sqlite") && err.contains("a URL such as postgres://"), "{err}");
+    let password = parse(&[("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "hunter2")], None).unwrap();
+    assert_eq!(password.database, postgres(Some("%68%75%6E%74%65%72%32")));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter3\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let filed = parse(&[("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD_FILE", path)], None).unwrap();
+    assert_eq!(filed.database, postgres(Some("%68%75%6E%74%65%72%33")));
+    let both = [("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "x"), ("OUTBOX_DB_PASSWORD_FILE", path)];
+    assert!(parse(&both, None).unwrap_err().to_string().contains("not together with OUTBOX_DB_PASSWORD"));
+}
+
+#[test]
 fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     let err = parse(&[("OUTBOX_TOKEN", "hunter 2")], None).unwrap_err().to_string();
     assert!(!err.contains("hunter"), "{err}");
@@ -80,6 +107,13 @@ fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     let config = parse(&[("OUTBOX_TOKEN", "hunter2"), ("VECTOR_TOKEN", "hunter3")], None).unwrap();
     assert_eq!(config.token.as_ref().map(Token::expose), Some("hunter2"));
     assert!(!format!("{config:?}").contains("hunter"));
+    let url = ("OUTBOX_DB", "postgres://ada:hunter4@db/app?password=hunter5");
+    let config = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6")], None).unwrap();
+    assert!(!format!("{config:?} {}", config.database).contains("hunter"));
+    for wrong in [("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")] {
+        let err = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6"), wrong], None).unwrap_err().to_string();
+        assert!(!err.contains("hunter"), "{err}");
+    }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::database::without_secrets;
 use super::sources::Given;
 use crate::item::check_type;
 use crate::retry::RetryPolicy;
@@ -20,12 +20,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// A secret: it is compared, never shown.
+/// A secret: it is compared and presented, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// The secret itself, for whoever compares it.
+    pub(super) fn new(secret: &str) -> Self {
+        Self(secret.to_owned())
+    }
+
+    /// The secret itself, for whoever compares or presents it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -39,7 +43,11 @@ impl fmt::Debug for Token {
 
 /// A value as an error message may show it.
 pub(super) fn shown(variable: &str, text: &str) -> String {
-    if variable == "OUTBOX_TOKEN" { "a value that is not shown".to_owned() } else { format!("{text:?}") }
+    match variable {
+        "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
+        "OUTBOX_DB" => format!("{:?}", without_secrets(text)),
+        _ => format!("{text:?}"),
+    }
 }
 
 pub(super) fn boolean(text: &str) -> Option<bool> {
@@ -48,18 +56,6 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
         "false" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
-}
-
-/// Errors unless the backend is one that this build has.
-pub(super) fn backend(given: &Given) -> Result<(), ConfigError> {
-    let accepted = "sqlite: this build has no other store";
-    given.parsed("OUTBOX_BACKEND", accepted, |text| (text == "sqlite").then_some(())).map(drop)
-}
-
-pub(super) fn database(given: &Given) -> Result<PathBuf, ConfigError> {
-    let accepted = "the path of a SQLite file: this build has no other store";
-    let path = given.parsed("OUTBOX_DB", accepted, |text| (!text.contains("://")).then(|| text.into()))?;
-    Ok(path.unwrap_or_else(|| "/var/run/outbox.sqlite".into()))
 }
 
 pub(super) fn retry(given: &Given) -> Result<RetryPolicy, ConfigError> {
@@ -90,7 +86,7 @@ pub(super) fn listen(given: &Given) -> Result<SocketAddr, ConfigError> {
 /// A token travels in a header, so it has the characters that one may have.
 pub(super) fn token(given: &Given) -> Result<Option<Token>, ConfigError> {
     given.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", |text| {
-        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Token(text.to_owned()))
+        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Token::new(text))
     })
 }
 

@@ -71,6 +71,11 @@ fn gauges(text: &mut Exposition, overview: &Overview, status: &HostStatus) {
         ("outbox_blocked_keys", "Ordering keys that wait behind a dead-lettered item.", overview.blocked_keys),
         ("outbox_database_bytes", "Size of the database.", overview.database_bytes),
         ("outbox_wal_bytes", "Size of the write-ahead log.", overview.wal_bytes),
+        (
+            "outbox_oldest_transaction_milliseconds",
+            "How long a transaction of anybody keeps dead rows from being removed.",
+            overview.oldest_transaction_ms,
+        ),
     ] {
         text.family(name, "gauge", help);
         text.sample(name, &[], value);

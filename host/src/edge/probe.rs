@@ -20,13 +20,17 @@ pub(super) async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the store answers and the first plugin scan has finished.
+/// `GET /readyz`: the store answers and takes writes, and the first plugin scan has finished.
 pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Result<Json<Value>, ApiError> {
     let mut missing = Vec::new();
     if !store_answers(&edge).await {
         missing.push("the store does not answer");
     }
-    if !(edge.status)().scanned {
+    let status = (edge.status)();
+    if status.unwritable {
+        missing.push("the store takes no writes");
+    }
+    if !status.scanned {
         missing.push("the first scan of the plugin folder has not finished");
     }
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }

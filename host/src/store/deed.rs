@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Action, Filter, Job, JobId, OrderReport, Refusal, Standing};
-use crate::item::{Class, Failure, Item, ItemId, Millis, Status};
+use super::{Action, Control, Filter, InvalidAt, Job, JobId, OrderReport, Refusal, Standing};
+use crate::item::{Class, Failure, Item, ItemId, Millis, Status, check_key, check_type};
 
 /// So many items are changed in one transaction, so that nobody waits for it for long.
 pub(super) const BATCH: u32 = 200;
@@ -17,6 +17,28 @@ pub(super) const MISSING: &str = "there is no such item";
 
 /// The items that an action was tried on, and why it was refused where it was.
 pub(super) type Outcomes = Vec<(ItemId, Option<String>)>;
+
+impl Control {
+    /// What the audit trail calls the thing that is said something about, and the job that it is.
+    pub(super) fn about(&self) -> (&'static str, Option<JobId>) {
+        match self {
+            Self::Pause { .. } | Self::Resume { .. } => ("type", None),
+            Self::Unblock { .. } => ("ordering_key", None),
+            Self::Cancel { job } => ("job", Some(*job)),
+            Self::Reserve { .. } => ("up_to", None),
+        }
+    }
+
+    /// Errors when it is about something that there cannot be.
+    pub(super) fn check(&self) -> Result<(), InvalidAt> {
+        match self {
+            Self::Pause { item_type } | Self::Resume { item_type } => check_type(item_type),
+            Self::Unblock { ordering_key } => check_key("ordering_key", ordering_key),
+            Self::Cancel { .. } | Self::Reserve { .. } => Ok(()),
+        }
+        .map_err(|source| InvalidAt { index: 0, source })
+    }
+}
 
 /// What is done, by whom and why.
 #[derive(Clone, Debug)]

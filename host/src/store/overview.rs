@@ -72,6 +72,9 @@ pub struct Overview {
     pub database_bytes: u64,
     /// The size of the write-ahead log in bytes, where there is one.
     pub wal_bytes: u64,
+    /// How long the oldest transaction of anybody has been open, in milliseconds, where the engine tells:
+    /// it keeps dead rows from being removed.
+    pub oldest_transaction_ms: u64,
 }
 
 /// A pod that has not been heard of for so long is not shown.

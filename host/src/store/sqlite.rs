@@ -47,22 +47,18 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Command, Controlled, Details, Enqueued,
-    ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview,
-    Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery, StateTotal, Store,
-    StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    Alert, Alerts, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Clock, Command, Controlled,
+    Details, Enqueued, ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order,
+    OrderReport, Overview, Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery,
+    StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
 use reader::Reader;
 use writer::Writer;
 
-pub use alert::Alerts;
 pub use enqueue::enqueue_in;
-pub use migrate::{Migration, migrate};
-
-/// Tells the time in Unix milliseconds.
-pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+pub use migrate::migrate;
 
 /// How a store is opened.
 #[derive(Clone)]

@@ -1,10 +1,13 @@
 //! Moving to another store: records that carry everything of an outbox that must not be lost, in a form
 //! that no engine owns.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::item::ItemId;
+use super::StoreError;
+use crate::item::{ItemId, Status};
 
 /// A row by its column names. Bytes are a string where they are UTF-8, else an object with `base64`.
 pub type Columns = Map<String, Value>;
@@ -77,4 +80,100 @@ pub struct Imported {
     pub present: u64,
     /// Records that were, or would be, created.
     pub created: u64,
+}
+
+/// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
+pub(super) const ITEM: &[&str] = &[
+    "id",
+    "idem_key",
+    "type",
+    "payload",
+    "content_type",
+    "headers",
+    "metadata",
+    "cid",
+    "saga",
+    "ordering_key",
+    "status",
+    "attempts",
+    "deliveries",
+    "replays",
+    "effects",
+    "available_at",
+    "given_back_since",
+    "maybe_executed",
+    "blocks_key",
+    "fingerprint",
+    "last_error",
+    "created_at",
+    "done_at",
+    "dead_at",
+    "result",
+    "handler_digest",
+];
+pub(super) const ATTEMPT: &[&str] = &[
+    "item_id",
+    "delivery",
+    "attempt",
+    "started_at",
+    "ended_at",
+    "pod",
+    "class",
+    "code",
+    "message",
+    "stderr",
+    "handler_digest",
+    "maybe_executed",
+    "exchanges",
+];
+pub(super) const RUN: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
+pub(super) const STATE: &[&str] = &["version", "plugin", "key", "value"];
+pub(super) const TOTAL: &[&str] = &["name", "saga", "type", "outcome", "total"];
+/// The columns that hold bytes, whatever they look like.
+pub(super) const BYTES: &[&str] = &["result", "exchanges", "value"];
+
+/// Errors for an item that somebody is working on.
+pub(super) fn refuse_claimed(item: &Columns) -> Result<(), StoreError> {
+    if word(item, "status") != Status::Claimed.as_str() {
+        return Ok(());
+    }
+    let id = &item["id"];
+    Err(StoreError::Unusable(format!("item {id} is CLAIMED: pause its type, let it drain, export again")))
+}
+
+/// The `index`th record, an item, finds its id or its key in use.
+pub(super) fn taken_item(index: usize, item: &Columns, first: ItemId) -> StoreError {
+    StoreError::Conflict { index, idem_key: word(item, "idem_key").to_owned(), first }
+}
+
+/// A value of state finds its key or its version in use.
+pub(super) fn taken_state(state: &Columns) -> StoreError {
+    let (plugin, key) = (word(state, "plugin"), word(state, "key"));
+    StoreError::Unusable(format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value"))
+}
+
+/// A column that holds text; empty when it does not.
+pub(super) fn word<'a>(columns: &'a Columns, name: &str) -> &'a str {
+    columns.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A column that holds a number.
+pub(super) fn number(columns: &Columns, name: &str) -> Option<i64> {
+    columns.get(name).and_then(Value::as_i64)
+}
+
+/// Bytes as a record has them.
+pub(super) fn from_bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": BASE64.encode(bytes) }),
+    }
+}
+
+/// The bytes of a record's column; errors when it holds none.
+pub(super) fn to_bytes(value: &Value) -> Result<Vec<u8>, base64::DecodeError> {
+    match value {
+        Value::String(text) => Ok(text.clone().into_bytes()),
+        other => BASE64.decode(other["base64"].as_str().unwrap_or_default()),
+    }
 }

@@ -7,12 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::Finding;
+use super::{Finding, server};
 use crate::cli::output::{size, span};
-use crate::cli::{filesystem, plugin, shown};
-use crate::config::Config;
+use crate::cli::{database, filesystem, plugin, shown};
+use crate::config::{Config, Database};
 use crate::item::Millis;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Filter, Page, Store, StoreError};
 
 /// A disk with less left is about to stop every write.
@@ -45,7 +44,10 @@ pub(super) fn configuration(config: &Config) -> Vec<Finding> {
 
 /// Where the database lies: whether it survives a restart, and how much it can grow.
 pub(super) fn location(config: &Config) -> Vec<Finding> {
-    vec![writable(&config.database), durable(&config.database), space(&config.database)]
+    match &config.database {
+        Database::Sqlite(path) => vec![writable(path), durable(path), space(path)],
+        Database::Postgres { .. } => Vec::new(),
+    }
 }
 
 /// SQLite writes files beside the database, so its folder must be writable too.
@@ -88,12 +90,15 @@ fn space(database: &Path) -> Finding {
 
 pub(super) async fn database(config: &Config) -> Vec<Finding> {
     const CHECK: &str = "database";
-    let store = match SqliteStore::open_existing(&config.database, SqliteOptions::default()) {
+    let store = match database::open_existing(config, "").await {
         Ok(store) => store,
         Err(err) => return vec![Finding::error(CHECK, &err)],
     };
-    let mut findings = vec![Finding::ok(CHECK, format!("{} has the schema of this build", shown(&config.database)))];
-    findings.push(journal(&config.database));
+    let mut findings = vec![Finding::ok(CHECK, format!("{} has the schema of this build", config.database))];
+    match &config.database {
+        Database::Sqlite(path) => findings.push(journal(path)),
+        Database::Postgres { .. } => findings.extend(server::findings(config).await),
+    }
     findings.extend(contents(&*store).await.unwrap_or_else(|err| vec![Finding::error(CHECK, &err)]));
     findings
 }

@@ -10,7 +10,7 @@ use super::{members, scan};
 use crate::store::{Overview, Pod};
 
 pub(super) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
-    let running = match context.existing_store() {
+    let running = match context.existing_store().await {
         Ok(store) => of_running_hosts(&store.overview().await?),
         // Without a database no host runs, and the folder can still be looked at.
         Err(_) => Vec::new(),

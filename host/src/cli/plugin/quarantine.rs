@@ -23,7 +23,7 @@ pub(in crate::cli) struct Release {
 }
 
 pub(super) async fn list(context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let (now, quarantined) = (store.now().await?, store.quarantined().await?);
     context.output.emit(&quarantined, || withdrawn_rows(now, &quarantined))?;
     Ok(ExitCode::SUCCESS)
@@ -41,7 +41,7 @@ fn withdrawn_rows(now: Millis, quarantined: &[Quarantined]) -> String {
 
 /// Hosts load the component again, on probation, when they look next.
 pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let found = find(store.quarantined().await?, &args.digest)?;
     let actor = args.audit.actor.unwrap_or_else(|| context.config.identity.to_string());
     if !args.dry_run && !store.release_quarantined(&found.digest, &actor, args.audit.reason.as_deref()).await? {

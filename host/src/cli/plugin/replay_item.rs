@@ -82,7 +82,7 @@ impl From<Failure> for Failed {
 
 /// Fails unless the handler now ends with done.
 pub(super) async fn run(args: ReplayItem, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = context.existing_store().await?;
     let details = details(&*store, args.id, context).await?;
     let attempt = chosen(&details, args.delivery)?.clone();
     let item_type = &details.item.item_type;

@@ -2,6 +2,7 @@
 //! plugins read their state.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,9 @@ use crate::store::{Pod, Quarantined, Retention, Store, Upkept};
 
 /// Three beats fit into the time after which a host is taken for gone.
 const BEAT: Duration = Duration::from_secs(5);
+
+/// After a beat that the store refused, readiness returns within this.
+const BEAT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Upkeep comes in small pieces, so that jobs go on quickly and nobody waits for a piece.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -49,9 +53,10 @@ impl Quarantine for StoredQuarantine {
 }
 
 /// How the host fares, for probes, scrapes and the cockpit.
-pub(super) fn status(plugins: &Plugins, timed: &Timed) -> HostStatus {
+pub(super) fn status(plugins: &Plugins, timed: &Timed, unwritable: &AtomicBool) -> HostStatus {
     HostStatus {
         scanned: plugins.is_scanned(),
+        unwritable: unwritable.load(Ordering::Relaxed),
         plugins: described(plugins),
         served_types: plugins.services().into_iter().map(|service| service.item_type).collect(),
         durations: timed.durations(),
@@ -68,6 +73,8 @@ pub(super) struct Heartbeat {
     pub(super) plugins: Arc<Plugins>,
     pub(super) instance: String,
     pub(super) role: Option<String>,
+    /// Set while the store refuses the beats.
+    pub(super) unwritable: Arc<AtomicBool>,
 }
 
 impl Heartbeat {
@@ -76,10 +83,11 @@ impl Heartbeat {
         let mut changes = self.plugins.changes();
         loop {
             self.beat(self.plugins.is_scanned()).await;
+            let pause = if self.unwritable.load(Ordering::Relaxed) { BEAT_AGAIN } else { BEAT };
             tokio::select! {
                 () = end.cancelled() => break,
                 Ok(()) = changes.changed() => {}
-                () = tokio::time::sleep(BEAT) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         self.beat(false).await;
@@ -93,8 +101,14 @@ impl Heartbeat {
             heartbeat_at: 0,
             plugins: described(&self.plugins),
         };
-        if let Err(err) = self.store.heartbeat(&pod).await {
-            tracing::warn!(error = %err, "this process could not show itself to the cockpit");
+        let beaten = self.store.heartbeat(&pod).await;
+        let was_unwritable = self.unwritable.swap(beaten.is_err(), Ordering::Relaxed);
+        match beaten {
+            Err(err) if !was_unwritable => {
+                tracing::warn!(error = %err, "the store takes no writes: not ready until it does");
+            }
+            Ok(()) if was_unwritable => tracing::info!("the store takes writes again"),
+            _ => {}
         }
     }
 }

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, Row, params, params_from_iter};
 use serde_json::Value;
 
-use super::select::Condition;
 use super::step::Step;
 use crate::item::ItemId;
+use crate::store::condition::Condition;
 use crate::store::deed::Entry;
 use crate::store::{AuditEntry, AuditQuery};
 
@@ -52,15 +52,8 @@ pub(super) fn of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<Audit
 }
 
 pub(super) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
-    let mut condition = Condition::all();
-    condition.and("seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)", query.item);
-    condition.and("actor = ?", query.actor.clone());
-    condition.and("action = ?", query.action.clone());
-    condition.and("job = ?", query.job);
-    condition.and("at >= ?", query.from);
-    condition.and("at < ?", query.to);
-    condition.and("seq < ?", query.before);
-    let limit = if query.limit == 0 { 100 } else { query.limit };
+    let condition = Condition::of_audit(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
+    let limit = query.page();
     let sql = format!(
         "SELECT seq, at, actor, action, selection, reason, job, count, changes FROM outbox_audit
          WHERE {} ORDER BY seq DESC LIMIT {limit}",

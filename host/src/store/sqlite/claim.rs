@@ -5,14 +5,13 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::decode::{self, COLUMNS, Decoded};
-use super::enqueue::millis;
 use super::job::EPOCH;
-use super::settle::{Attempted, dead_letter, write_history};
+use super::settle::{dead_letter, write_history};
 use super::step::Step;
 use super::unavailable;
 use crate::item::{Class, Event, Failure, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;
-use crate::store::{Claim, ClaimRequest, Claimed, StoreError, TypeClaim};
+use crate::store::{Attempted, Claim, ClaimRequest, Claimed, StoreError, TypeClaim, level, millis};
 
 /// So many expired leases are ended in one transaction; the rest follow in the next.
 const EXPIRE_MAX: u32 = 100;
@@ -179,22 +178,19 @@ fn free_concurrency(step: &Step<'_>, terms: &TypeClaim) -> rusqlite::Result<u32>
     Ok(concurrency.saturating_sub(claimed))
 }
 
-/// The whole tokens in the type's bucket. It holds one second's worth, and at least one.
+/// The whole tokens in the type's bucket.
 fn tokens(step: &Step<'_>, terms: &TypeClaim) -> rusqlite::Result<u32> {
     let Some(rate) = terms.rate else { return Ok(u32::MAX) };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
-    let whole = level(step, terms, rate)? as u32;
+    let whole = bucket(step, terms, rate)? as u32;
     Ok(whole)
 }
 
-fn level(step: &Step<'_>, terms: &TypeClaim, rate: f64) -> rusqlite::Result<f64> {
+fn bucket(step: &Step<'_>, terms: &TypeClaim, rate: f64) -> rusqlite::Result<f64> {
     let mut select = step.tx.prepare_cached("SELECT tokens, filled_at FROM outbox_rates WHERE type = ?1")?;
     let stored: Option<(f64, Millis)> =
         select.query_row([&terms.item_type], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let full = rate.max(1.0);
-    let Some((tokens, filled_at)) = stored else { return Ok(full) };
-    let elapsed = Duration::from_millis(u64::try_from(step.now - filled_at).unwrap_or(0));
-    Ok(rate.mul_add(elapsed.as_secs_f64(), tokens).min(full))
+    Ok(level(rate, stored, step.now))
 }
 
 fn take_tokens(step: &Step<'_>, terms: &TypeClaim, taken: u32) -> rusqlite::Result<()> {
@@ -202,7 +198,7 @@ fn take_tokens(step: &Step<'_>, terms: &TypeClaim, taken: u32) -> rusqlite::Resu
     if taken == 0 {
         return Ok(());
     }
-    let left = level(step, terms, rate)? - f64::from(taken);
+    let left = bucket(step, terms, rate)? - f64::from(taken);
     let mut write = step.tx.prepare_cached(
         "INSERT INTO outbox_rates (type, tokens, filled_at) VALUES (?1, ?2, ?3)
          ON CONFLICT DO UPDATE SET tokens = excluded.tokens, filled_at = excluded.filled_at",
@@ -222,7 +218,7 @@ fn note_next(step: &Step<'_>, terms: &TypeClaim, claimed: &mut Claimed) -> rusql
     let timed = next.map(|at| Duration::from_millis(u64::try_from(at - step.now).unwrap_or(0)));
     let refilled = match terms.rate {
         Some(rate) if tokens(step, terms)? == 0 => {
-            Some(Duration::from_secs_f64((1.0 - level(step, terms, rate)?).max(0.0) / rate))
+            Some(Duration::from_secs_f64((1.0 - bucket(step, terms, rate)?).max(0.0) / rate))
         }
         _ => None,
     };

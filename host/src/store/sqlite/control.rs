@@ -6,17 +6,12 @@ use serde_json::json;
 use super::audit;
 use super::step::Step;
 use super::{transfer, unavailable};
-use crate::item::{ItemId, check_key, check_type};
+use crate::item::ItemId;
 use crate::store::deed::{Change, Entry};
-use crate::store::{Command, Control, Controlled, InvalidAt, JobId, Pause, Run, StoreError};
+use crate::store::{Command, Control, Controlled, JobId, Pause, Run, StoreError};
 
 pub(super) fn control(step: &mut Step<'_>, command: &Command) -> Result<Controlled, StoreError> {
-    match &command.control {
-        Control::Pause { item_type } | Control::Resume { item_type } => check_type(item_type),
-        Control::Unblock { ordering_key } => check_key("ordering_key", ordering_key),
-        Control::Cancel { .. } | Control::Reserve { .. } => Ok(()),
-    }
-    .map_err(|source| InvalidAt { index: 0, source })?;
+    command.control.check()?;
     carry_out(step, command).map_err(unavailable("carrying out a command"))
 }
 
@@ -71,12 +66,7 @@ fn apply(step: &mut Step<'_>, command: &Command) -> rusqlite::Result<()> {
 
 fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> rusqlite::Result<()> {
     let (action, subject) = command.control.words();
-    let (about, job) = match command.control {
-        Control::Pause { .. } | Control::Resume { .. } => ("type", None),
-        Control::Unblock { .. } => ("ordering_key", None),
-        Control::Cancel { job } => ("job", Some(job)),
-        Control::Reserve { .. } => ("up_to", None),
-    };
+    let (about, job) = command.control.about();
     let changes: Vec<_> = blocking.iter().copied().map(Change::unblocked).collect();
     let selection = json!({ about: subject });
     let reason = command.reason.as_deref();

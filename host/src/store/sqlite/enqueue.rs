@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::step::Step;
 use super::{system_clock, unavailable};
 use crate::item::{ItemId, Millis, NewItem};
-use crate::store::{Enqueued, InvalidAt, StoreError, Write};
+use crate::store::{Enqueued, StoreError, Write, millis, validate};
 
 const TRIED: &str = "enqueueing an item";
 
@@ -60,13 +60,6 @@ pub(super) fn enqueue_followups(step: &mut Step<'_>, items: &[NewItem]) -> Resul
         }
         step.tally("followup", "", &item.item_type, if exists { "kept" } else { "created" }, 1);
         step.makes_work |= !exists;
-    }
-    Ok(())
-}
-
-fn validate(items: &[NewItem]) -> Result<(), StoreError> {
-    for (index, item) in items.iter().enumerate() {
-        item.validate().map_err(|source| InvalidAt { index, source })?;
     }
     Ok(())
 }
@@ -137,9 +130,4 @@ impl rusqlite::ToSql for Payload<'_> {
 
 fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|err| rusqlite::Error::ToSqlConversionFailure(Box::new(err)))
-}
-
-/// A duration in the store's unit.
-pub(super) fn millis(duration: std::time::Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }

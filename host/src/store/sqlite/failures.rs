@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
-use super::select::Condition;
 use crate::item::Status;
+use crate::store::condition::Condition;
 use crate::store::{FailureGroup, Filter};
 
 pub(super) fn groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {

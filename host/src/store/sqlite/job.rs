@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::operate::change_batch;
-use super::select::{self, Condition};
+use super::select;
 use super::step::Step;
 use super::{SqliteStore, unavailable};
 use crate::item::{ItemId, Millis};
+use crate::store::condition::Condition;
 use crate::store::deed::{Deed, narrowed};
 use crate::store::{Filter, Job, JobId, JobState, Order, OrderReport, Selection, StoreError};
 

@@ -6,19 +6,10 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::{connect, connect_read_only, unavailable};
-use crate::store::StoreError;
+use crate::store::{Migration, StoreError, check_schema, refuse_newer};
 
 /// Every version of the schema, oldest first. Append only: released entries never change.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_initial.sql")];
-
-/// What a migration did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Migration {
-    /// The schema version before; 0 for a file without an outbox.
-    pub from: usize,
-    /// The schema version now.
-    pub to: usize,
-}
 
 /// Brings the file to the newest schema, creating it where there is none. Safe when several processes
 /// do it at once. Errors with [`StoreError::Unusable`] when the file is not a database, cannot be
@@ -38,7 +29,7 @@ fn apply(connection: &mut Connection, path: &Path) -> Result<usize, StoreError> 
     let behaviour = rusqlite::TransactionBehavior::Immediate;
     let tx = connection.transaction_with_behavior(behaviour).map_err(|err| explain(path, err))?;
     let from = version(&tx).map_err(|err| explain(path, err))?.unwrap_or(0);
-    refuse_newer(path, from)?;
+    refuse_newer(&path.display(), from, MIGRATIONS.len())?;
     migrate_from(&tx, from).map_err(unavailable("migrating the database"))?;
     tx.commit().map_err(unavailable("committing the migration"))?;
     Ok(from)
@@ -63,26 +54,7 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     }
     let connection = connect_read_only(path).map_err(|err| explain(path, err))?;
     let present = version(&connection).map_err(|err| explain(path, err))?.unwrap_or(0);
-    refuse_newer(path, present)?;
-    if present == MIGRATIONS.len() {
-        return Ok(());
-    }
-    Err(StoreError::Unusable(format!(
-        "{} has outbox schema {present}, this program needs {}: run `outbox migrate`",
-        path.display(),
-        MIGRATIONS.len()
-    )))
-}
-
-fn refuse_newer(path: &Path, present: usize) -> Result<(), StoreError> {
-    if present <= MIGRATIONS.len() {
-        return Ok(());
-    }
-    Err(StoreError::Unusable(format!(
-        "{} has outbox schema {present}, this program knows {} at most: use a newer outbox",
-        path.display(),
-        MIGRATIONS.len()
-    )))
+    check_schema(&path.display(), present, MIGRATIONS.len())
 }
 
 /// The schema version of the file, or `None` when it has no outbox.

@@ -9,13 +9,13 @@ use serde_json::Value;
 use super::audit;
 use super::decode::{self, COLUMNS};
 use super::job::{self, EPOCH};
-use super::settle::{Attempted, dead_letter, write_history};
+use super::settle::{dead_letter, write_history};
 use super::step::Step;
 use super::{SqliteStore, saga, select, unavailable};
 use crate::item::{Item, ItemId, Millis, OnDead, Status};
 use crate::saga::StepOutcome;
 use crate::store::deed::{BATCH, Change, DEAD, Deed, MISSING, Outcomes, Subject, named, narrowed};
-use crate::store::{Action, EffectKeys, Order, OrderReport, Run, Selection, Standing, StoreError};
+use crate::store::{Action, Attempted, EffectKeys, Order, OrderReport, Run, Selection, Standing, StoreError};
 
 pub(super) async fn operate(store: &SqliteStore, order: &Order) -> Result<OrderReport, StoreError> {
     match (&order.selection, order.run) {

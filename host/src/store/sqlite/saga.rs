@@ -4,11 +4,10 @@
 //! or CLAIMED; begins and ends alternate.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::json;
 
-use super::settle::Attempted;
 use super::step::Step;
-use crate::saga::{StepOutcome, begin_signal, end_signal, step_signal};
+use crate::saga::{StepOutcome, begin_data, begin_signal, end_data, end_outcome, end_signal, step_signal};
+use crate::store::Attempted;
 
 /// Called when an item of the saga is claimed: begins a run unless one is open.
 pub(super) fn join(step: &mut Step<'_>, saga: &str, cid: &str, replays: u32) -> rusqlite::Result<()> {
@@ -21,8 +20,7 @@ pub(super) fn join(step: &mut Step<'_>, saga: &str, cid: &str, replays: u32) -> 
     let run: Option<i64> = open.query_row(params![saga, cid, step.now], |row| row.get(0)).optional()?;
     let Some(run) = run else { return Ok(()) };
     step.tally("saga_begin", saga, "", "", 1);
-    let data = json!({ "cid": cid, "run": run, "replay": replays > 0 });
-    emit(step, &begin_signal(saga), &data)
+    emit(step, &begin_signal(saga), &begin_data(cid, run, replays > 0))
 }
 
 /// Called when an attempt has been settled and its item updated: one step signal, and the run's end if
@@ -35,11 +33,7 @@ pub(super) fn step(
 ) -> rusqlite::Result<()> {
     let Some(saga) = attempted.saga.as_deref() else { return Ok(()) };
     step.tally("saga_step", saga, &attempted.item_type, outcome.as_str(), 1);
-    let data = json!({
-        "cid": attempted.cid, "item_id": attempted.id, "attempt": attempted.attempt,
-        "outcome": outcome, "class": class,
-    });
-    emit(step, &step_signal(saga, &attempted.item_type), &data)?;
+    emit(step, &step_signal(saga, &attempted.item_type), &attempted.signal_data(outcome, class))?;
     if outcome == StepOutcome::Retried {
         return Ok(());
     }
@@ -56,9 +50,9 @@ fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Resu
     if close.execute(params![saga, cid, step.now])? == 0 {
         return Ok(());
     }
-    let outcome = if has(step.tx, saga, cid, "'DLQ'")? { "error" } else { "ok" };
+    let outcome = end_outcome(has(step.tx, saga, cid, "'DLQ'")?);
     step.tally("saga_end", saga, "", outcome, 1);
-    emit(step, &end_signal(saga), &json!({ "cid": cid, "outcome": outcome }))
+    emit(step, &end_signal(saga), &end_data(cid, outcome))
 }
 
 /// Whether the saga has items of the statuses.

@@ -1,63 +1,21 @@
 //! What can be read of the outbox: lists, single items, signals and totals. Nothing here writes.
 
-use std::fmt::Write as _;
-
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
 use super::decode::{self, COLUMNS};
 use crate::item::{FailedAttempt, Item, ItemId, Millis, Recording, Status};
 use crate::saga::Signal;
+use crate::store::condition::{Condition, Value};
 use crate::store::overview::POD_SHOWN_MS;
 use crate::store::{Details, Filter, Overview, Page, Pod};
 
-/// The condition of a filter: SQL with anonymous parameters, and their values.
-pub(super) struct Condition {
-    pub(super) sql: String,
-    pub(super) values: Vec<Box<dyn ToSql>>,
-}
-
-impl Condition {
-    /// One that everything fulfils.
-    pub(super) fn all() -> Self {
-        Self { sql: "1".into(), values: Vec::new() }
-    }
-
-    pub(super) fn of(filter: &Filter) -> Self {
-        let mut condition = Self::all();
-        condition.statuses(&filter.status);
-        condition.and("type = ?", filter.r#type.clone());
-        condition.and("saga = ?", filter.saga.clone());
-        condition.and("cid = ?", filter.cid.clone());
-        condition.and("ordering_key = ?", filter.ordering_key.clone());
-        condition.and("created_at >= ?", filter.created_from);
-        condition.and("created_at < ?", filter.created_to);
-        condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
-        condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
-        condition.and("available_at >= ?", filter.available_from);
-        condition.and("available_at < ?", filter.available_to);
-        condition.and("fingerprint = ?", filter.fingerprint.clone());
-        condition
-    }
-
-    pub(super) fn and<T: ToSql + 'static>(&mut self, sql: &str, value: Option<T>) {
-        if let Some(value) = value {
-            self.sql.push_str(" AND ");
-            self.sql.push_str(sql);
-            self.values.push(Box::new(value));
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Self::Text(text) => text.to_sql(),
+            Self::Number(number) => number.to_sql(),
         }
-    }
-
-    /// Status words stand in the text, so that the partial indexes are found.
-    fn statuses(&mut self, statuses: &[Status]) {
-        if statuses.is_empty() {
-            return;
-        }
-        let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
-        match words.as_slice() {
-            [word] => write!(self.sql, " AND status = {word}"),
-            words => write!(self.sql, " AND status IN ({})", words.join(", ")),
-        }
-        .expect("writing to a String cannot fail");
     }
 }
 

@@ -2,54 +2,15 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::enqueue::millis;
 use super::job::EPOCH;
 use super::step::Step;
 use super::{alert, saga, state, unavailable};
-use crate::item::{Event, Failure, Item, ItemId, Millis, OnDead, Status, fingerprint};
+use crate::item::{Event, Failure, Millis, OnDead, Status, fingerprint};
 use crate::saga::StepOutcome;
-use crate::store::{ClaimRef, Settled, Settlement, StoreError};
+use crate::store::alert::is_alert;
+use crate::store::{Attempted, ClaimRef, Settled, Settlement, StoreError, millis};
 
 const TRIED: &str = "settling a claim";
-
-/// What the history and the signals need to know of an attempt.
-#[derive(Clone, Debug)]
-pub(super) struct Attempted {
-    pub(super) id: ItemId,
-    pub(super) item_type: String,
-    pub(super) saga: Option<String>,
-    pub(super) cid: String,
-    pub(super) attempt: u32,
-    pub(super) delivery: u32,
-    pub(super) started_at: Millis,
-    pub(super) pod: String,
-    pub(super) maybe_executed: bool,
-    pub(super) handler_digest: Option<String>,
-    pub(super) exchanges: Option<Vec<u8>>,
-    pub(super) ordering_key: Option<String>,
-    pub(super) is_alert: bool,
-}
-
-impl Attempted {
-    /// The attempt that the item's present claim made.
-    pub(super) fn of(item: &Item) -> Self {
-        Self {
-            id: item.id,
-            item_type: item.item_type.clone(),
-            saga: item.saga.clone(),
-            cid: item.cid.clone(),
-            attempt: item.attempts,
-            delivery: item.deliveries,
-            started_at: item.claimed_at.unwrap_or_default(),
-            pod: item.claimed_by.clone().unwrap_or_default(),
-            maybe_executed: false,
-            handler_digest: None,
-            exchanges: None,
-            ordering_key: item.ordering_key.clone(),
-            is_alert: alert::is_alert(&item.idem_key),
-        }
-    }
-}
 
 pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -> Result<(), StoreError> {
     let mut attempted = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
@@ -94,7 +55,7 @@ fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attempt
             handler_digest: None,
             exchanges: None,
             ordering_key: row.get(7)?,
-            is_alert: alert::is_alert(row.get_ref(8)?.as_str()?),
+            is_alert: is_alert(row.get_ref(8)?.as_str()?),
         })
     };
     select.query_row(params![claim.id, claim.token], attempted).optional()

@@ -1,66 +1,18 @@
 //! Export and import: rows to and from records, column by column.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::job::EPOCH;
 use super::step::Step;
 use super::unavailable;
 use crate::item::{ItemId, Status};
+use crate::store::transfer::{
+    ATTEMPT, BYTES, ITEM, RUN, STATE, TOTAL, from_bytes, number, refuse_claimed, taken_item, taken_state, to_bytes,
+    word,
+};
 use crate::store::{Columns, ExportPage, ExportPosition, Imported, Record, Run, StoreError};
-
-/// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
-const ITEM: &[&str] = &[
-    "id",
-    "idem_key",
-    "type",
-    "payload",
-    "content_type",
-    "headers",
-    "metadata",
-    "cid",
-    "saga",
-    "ordering_key",
-    "status",
-    "attempts",
-    "deliveries",
-    "replays",
-    "effects",
-    "available_at",
-    "given_back_since",
-    "maybe_executed",
-    "blocks_key",
-    "fingerprint",
-    "last_error",
-    "created_at",
-    "done_at",
-    "dead_at",
-    "result",
-    "handler_digest",
-];
-const ATTEMPT: &[&str] = &[
-    "item_id",
-    "delivery",
-    "attempt",
-    "started_at",
-    "ended_at",
-    "pod",
-    "class",
-    "code",
-    "message",
-    "stderr",
-    "handler_digest",
-    "maybe_executed",
-    "exchanges",
-];
-const RUN: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
-const STATE: &[&str] = &["version", "plugin", "key", "value"];
-const TOTAL: &[&str] = &["name", "saga", "type", "outcome", "total"];
-/// The columns that hold bytes, whatever they look like.
-const BYTES: &[&str] = &["result", "exchanges", "value"];
 
 pub(super) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
     match after {
@@ -121,35 +73,26 @@ const TRIED: &str = "importing records";
 
 /// Whether the very item is there. Another with its id or its key is a conflict.
 fn known_item(tx: &Connection, index: usize, item: &Columns, record: &Record) -> Result<bool, StoreError> {
-    let field = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
-    if field("status") == Status::Claimed.as_str() {
-        let id = &item["id"];
-        return Err(StoreError::Unusable(format!("item {id} is CLAIMED: pause its type, let it drain, export again")));
-    }
-    let id = item.get("id").and_then(Value::as_i64);
+    refuse_claimed(item)?;
     let tail = "WHERE id = ?1 OR idem_key = ?2";
-    let found = rows(tx, "outbox_items", ITEM, tail, params![id, field("idem_key")]).map_err(unavailable(TRIED))?;
+    let values = params![number(item, "id"), word(item, "idem_key")];
+    let found = rows(tx, "outbox_items", ITEM, tail, values).map_err(unavailable(TRIED))?;
     let Some(present) = found.into_iter().next() else { return Ok(false) };
-    let first = present["id"].as_i64().unwrap_or_default();
+    let first = number(&present, "id").unwrap_or_default();
     if item_record(tx, present).map_err(unavailable(TRIED))? == *record {
         return Ok(true);
     }
-    Err(StoreError::Conflict { index, idem_key: field("idem_key").to_owned(), first })
+    Err(taken_item(index, item, first))
 }
 
 fn known_state(tx: &Connection, state: &Columns) -> Result<bool, StoreError> {
-    let field = |name: &str| state.get(name).and_then(Value::as_str);
     let tail = "WHERE version = ?1 OR (plugin = ?2 AND key = ?3)";
-    let values = params![state.get("version").and_then(Value::as_i64), field("plugin"), field("key")];
+    let values = params![number(state, "version"), word(state, "plugin"), word(state, "key")];
     let found = rows(tx, "outbox_state", STATE, tail, values).map_err(unavailable(TRIED))?;
     match found.first() {
         None => Ok(false),
         Some(present) if present == state => Ok(true),
-        Some(_) => {
-            let (plugin, key) = (field("plugin").unwrap_or_default(), field("key").unwrap_or_default());
-            let problem = format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value");
-            Err(StoreError::Unusable(problem))
-        }
+        Some(_) => Err(taken_state(state)),
     }
 }
 
@@ -229,10 +172,7 @@ fn to_json(value: ValueRef<'_>) -> Value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => number.into(),
         ValueRef::Real(number) => number.into(),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => text.into(),
-            Err(_) => json!({ "base64": BASE64.encode(bytes) }),
-        },
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => from_bytes(bytes),
     }
 }
 
@@ -249,8 +189,7 @@ impl ToSql for Cell<'_> {
                 return Ok(ToSqlOutput::Owned(SqlValue::Integer(number)));
             }
             Value::String(text) if !BYTES.contains(&self.0) => return Ok(ToSqlOutput::Borrowed(text.as_str().into())),
-            Value::String(text) => text.clone().into_bytes(),
-            other => BASE64.decode(other["base64"].as_str().unwrap_or_default()).map_err(|err| failed(err.into()))?,
+            other => to_bytes(other).map_err(|err| failed(err.into()))?,
         };
         Ok(ToSqlOutput::Owned(SqlValue::Blob(bytes)))
     }

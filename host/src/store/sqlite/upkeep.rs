@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::enqueue::millis;
 use super::step::Step;
 use super::{SqliteStore, beside, connect, file_bytes, job, unavailable};
 use crate::item::{ItemId, Millis};
-use crate::store::{Retention, StoreError, Upkept};
+use crate::store::{Retention, StoreError, Upkept, millis};
 
 /// So many batches of each job are made in one piece of upkeep.
 const JOB_BATCHES: usize = 10;

@@ -1,0 +1,67 @@
+//! The store that the configuration names: the only place that knows which engines there are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::alerts;
+use crate::config::{Config, Database};
+use crate::store::postgres::{self, Examination, Notify, PostgresOptions, PostgresStore};
+use crate::store::sqlite::{self, SqliteOptions, SqliteStore};
+use crate::store::{Migration, Store, StoreError};
+
+/// The store, created and migrated where that is needed, for a process that goes by the name `instance`.
+pub(super) async fn open(config: &Config, instance: &str) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match &config.database {
+        Database::Sqlite(path) => SqliteStore::open(path, sqlite_options(config, instance))?,
+        Database::Postgres { url, root_certificates } => {
+            let options = postgres_options(config, instance, root_certificates.as_deref())?;
+            PostgresStore::open(url.expose(), options).await?
+        }
+    })
+}
+
+/// The store as it is; created and migrated by others.
+pub(super) async fn open_existing(config: &Config, instance: &str) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match &config.database {
+        Database::Sqlite(path) => SqliteStore::open_existing(path, sqlite_options(config, instance))?,
+        Database::Postgres { url, root_certificates } => {
+            let options = postgres_options(config, instance, root_certificates.as_deref())?;
+            PostgresStore::open_existing(url.expose(), options).await?
+        }
+    })
+}
+
+/// Brings the database to the newest schema.
+pub(super) async fn migrate(config: &Config, notify: Notify) -> Result<Migration, StoreError> {
+    match &config.database {
+        Database::Sqlite(path) => sqlite::migrate(path),
+        Database::Postgres { url, root_certificates } => {
+            let options = postgres_options(config, "", root_certificates.as_deref())?;
+            postgres::migrate(url.expose(), &options, notify).await
+        }
+    }
+}
+
+/// What there is to know of the server; `None` where there is no server.
+pub(super) async fn examine(config: &Config) -> Result<Option<Examination>, StoreError> {
+    let Database::Postgres { url, root_certificates } = &config.database else { return Ok(None) };
+    let options = postgres_options(config, "", root_certificates.as_deref())?;
+    let store = PostgresStore::open_existing(url.expose(), options).await?;
+    store.examine().await.map(Some)
+}
+
+fn sqlite_options(config: &Config, instance: &str) -> SqliteOptions {
+    SqliteOptions { instance: instance.to_owned(), alerts: alerts(config), ..SqliteOptions::default() }
+}
+
+fn postgres_options(config: &Config, instance: &str, roots: Option<&Path>) -> Result<PostgresOptions, StoreError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|err| {
+            let path = path.display();
+            StoreError::Unusable(format!("reading {path}, the sslrootcert of OUTBOX_DB: {err}"))
+        })
+    };
+    let root_certificates = roots.map(read).transpose()?;
+    let (instance, alerts) = (instance.to_owned(), alerts(config));
+    Ok(PostgresOptions { instance, alerts, root_certificates, ..PostgresOptions::default() })
+}

@@ -1,0 +1,54 @@
+//! An attempt, as the history and the signals of every store tell of it.
+
+use serde_json::{Value, json};
+
+use super::alert::is_alert;
+use crate::item::{Item, ItemId, Millis};
+use crate::saga::StepOutcome;
+
+/// What the history and the signals need to know of an attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Attempted {
+    pub(super) id: ItemId,
+    pub(super) item_type: String,
+    pub(super) saga: Option<String>,
+    pub(super) cid: String,
+    pub(super) attempt: u32,
+    pub(super) delivery: u32,
+    pub(super) started_at: Millis,
+    pub(super) pod: String,
+    pub(super) maybe_executed: bool,
+    pub(super) handler_digest: Option<String>,
+    /// What it sent and was answered, as it is stored.
+    pub(super) exchanges: Option<Vec<u8>>,
+    pub(super) ordering_key: Option<String>,
+    pub(super) is_alert: bool,
+}
+
+impl Attempted {
+    /// The attempt that the item's present claim made.
+    pub(super) fn of(item: &Item) -> Self {
+        Self {
+            id: item.id,
+            item_type: item.item_type.clone(),
+            saga: item.saga.clone(),
+            cid: item.cid.clone(),
+            attempt: item.attempts,
+            delivery: item.deliveries,
+            started_at: item.claimed_at.unwrap_or_default(),
+            pod: item.claimed_by.clone().unwrap_or_default(),
+            maybe_executed: false,
+            handler_digest: None,
+            exchanges: None,
+            ordering_key: item.ordering_key.clone(),
+            is_alert: is_alert(&item.idem_key),
+        }
+    }
+
+    /// What the signal of the step tells; `class` is `done` or the failure's class.
+    pub(super) fn signal_data(&self, outcome: StepOutcome, class: &str) -> Value {
+        json!({
+            "cid": self.cid, "item_id": self.id, "attempt": self.attempt, "outcome": outcome, "class": class,
+        })
+    }
+}

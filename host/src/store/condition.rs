@@ -1,0 +1,111 @@
+//! Filters as conditions in SQL that every engine reads: parameters are `$1`, `$2`, ….
+
+use std::fmt::Write as _;
+
+use super::{AuditQuery, Filter};
+use crate::item::Status;
+
+/// SQL with numbered parameters, and their values.
+pub(super) struct Condition {
+    pub(super) sql: String,
+    pub(super) values: Vec<Value>,
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Number(i64),
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl Condition {
+    /// One that everything fulfils.
+    pub(super) fn all() -> Self {
+        Self { sql: "true".into(), values: Vec::new() }
+    }
+
+    pub(super) fn of(filter: &Filter) -> Self {
+        let mut condition = Self::all();
+        condition.statuses(&filter.status);
+        condition.and("type = ?", filter.r#type.clone());
+        condition.and("saga = ?", filter.saga.clone());
+        condition.and("cid = ?", filter.cid.clone());
+        condition.and("ordering_key = ?", filter.ordering_key.clone());
+        condition.and("created_at >= ?", filter.created_from);
+        condition.and("created_at < ?", filter.created_to);
+        condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
+        condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
+        condition.and("available_at >= ?", filter.available_from);
+        condition.and("available_at < ?", filter.available_to);
+        condition.and("fingerprint = ?", filter.fingerprint.clone());
+        condition
+    }
+
+    /// Of the audit trail; `concerns` is what holds for the entries of one item.
+    pub(super) fn of_audit(query: &AuditQuery, concerns: &str) -> Self {
+        let mut condition = Self::all();
+        condition.and(concerns, query.item);
+        condition.and("actor = ?", query.actor.clone());
+        condition.and("action = ?", query.action.clone());
+        condition.and("job = ?", query.job);
+        condition.and("at >= ?", query.from);
+        condition.and("at < ?", query.to);
+        condition.and("seq < ?", query.before);
+        condition
+    }
+
+    /// Demands also what `sql` says of the value, if there is one.
+    pub(super) fn and<T: Into<Value>>(&mut self, sql: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.values.push(value.into());
+            self.sql.push_str(" AND ");
+            self.sql.push_str(&sql.replace('?', &format!("${}", self.values.len())));
+        }
+    }
+
+    /// Status words stand in the text, so that the partial indexes are found.
+    fn statuses(&mut self, statuses: &[Status]) {
+        if statuses.is_empty() {
+            return;
+        }
+        let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
+        match words.as_slice() {
+            [word] => write!(self.sql, " AND status = {word}"),
+            words => write!(self.sql, " AND status IN ({})", words.join(", ")),
+        }
+        .expect("writing to a String cannot fail");
+    }
+}
+
+impl AuditQuery {
+    /// At most so many entries.
+    pub(super) fn page(&self) -> u32 {
+        if self.limit == 0 { 100 } else { self.limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_numbered_in_the_order_of_their_values() {
+        let filter =
+            Filter { status: vec![Status::Dlq], cid: Some("c".into()), created_to: Some(7), ..Filter::default() };
+        let condition = Condition::of(&filter);
+        assert_eq!(condition.sql, "true AND status = 'DLQ' AND cid = $1 AND created_at < $2");
+        assert_eq!(condition.values, [Value::Text("c".into()), Value::Number(7)]);
+    }
+}

@@ -1,0 +1,148 @@
+//! Why a call failed, whether that may pass, and what to say of it.
+
+use std::error::Error;
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+use crate::store::StoreError;
+
+/// Why a call did not come to its end.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The store's own rules refused it.
+    Refused(StoreError),
+    /// The server did, or the connection to it was lost before the commit was asked for.
+    Database(tokio_postgres::Error),
+    /// The answer to the commit was lost: nobody knows whether it happened.
+    Committing(tokio_postgres::Error),
+    /// There is no connection.
+    Unconnected(PoolError),
+    /// Another transaction changed what this one had seen.
+    Overtaken,
+    /// There was no answer in time.
+    Late,
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(source: tokio_postgres::Error) -> Self {
+        Self::Database(source)
+    }
+}
+
+impl From<PoolError> for Fault {
+    fn from(source: PoolError) -> Self {
+        Self::Unconnected(source)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(refused: StoreError) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl Fault {
+    /// Whether the same call may succeed in a moment, and has not been committed.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Committing(_) | Self::Late | Self::Unconnected(PoolError::Timeout(_)) => false,
+            Self::Overtaken => true,
+            Self::Database(_) | Self::Unconnected(_) => self.code().is_none_or(|code| {
+                let class = code.code().get(..2).unwrap_or_default();
+                matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
+                    || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION].contains(code)
+            }),
+        }
+    }
+
+    /// Whether it is the database that is not there, rather than this call that failed.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Overtaken => false,
+            Self::Late | Self::Unconnected(_) => true,
+            Self::Database(_) | Self::Committing(_) => self.code().is_none_or(|code| {
+                let class = code.code().get(..2).unwrap_or_default();
+                matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+            }),
+        }
+    }
+
+    /// What the caller is told.
+    pub(super) fn explain(self, tried: &'static str) -> StoreError {
+        match self {
+            Self::Refused(refused) => refused,
+            fault if fault.is_unusable() => {
+                StoreError::Unusable(format!("{tried}: {}{}", fault.words(), fault.advice()))
+            }
+            fault => {
+                let words = format!("{}{}", fault.words(), fault.advice());
+                StoreError::Unavailable { tried, source: words.into() }
+            }
+        }
+    }
+
+    /// What happened, without what to do about it.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Refused(refused) => refused.to_string(),
+            Self::Overtaken => "other transactions were faster again and again".into(),
+            Self::Late => "the database did not answer in time".into(),
+            Self::Committing(source) => format!("it is unknown whether this was committed: {}", chain(source)),
+            Self::Database(source) | Self::Unconnected(PoolError::Backend(source)) => chain(source),
+            Self::Unconnected(PoolError::Timeout(_)) => "no connection became free in time".into(),
+            Self::Unconnected(source) => chain(source),
+        }
+    }
+
+    fn is_unusable(&self) -> bool {
+        let given_up = [
+            SqlState::INVALID_SCHEMA_NAME,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            SqlState::INVALID_CATALOG_NAME,
+        ];
+        self.code().is_some_and(|code| given_up.contains(code))
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.code() {
+            Some(code) if [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_TABLE].contains(code) => {
+                ": create the outbox with `outbox migrate`"
+            }
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ": grant the role what docs/operations.md lists",
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                ": the server is read-only, perhaps a standby: give the primary's address, or several"
+            }
+            Some(code) if *code == SqlState::DISK_FULL => ": the server's disk is full",
+            Some(code) if *code == SqlState::INVALID_CATALOG_NAME => ": create the database, or give another's name",
+            _ => "",
+        }
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Database(source) | Self::Committing(source) | Self::Unconnected(PoolError::Backend(source)) => {
+                source.code()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The error with what caused it. What the server itself said stands for all of it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        words = match source.downcast_ref::<tokio_postgres::error::DbError>() {
+            Some(said) => format!("{} ({})", said.message(), said.code().code()),
+            None => format!("{words}: {source}"),
+        };
+        next = source.source();
+    }
+    words
+}

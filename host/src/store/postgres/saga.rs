@@ -1,0 +1,77 @@
+//! Saga signals and their totals, written in the transaction of the transition that causes them.
+//!
+//! A run of (saga, cid) is open from the first claim of one of its items until none of them is PENDING
+//! or CLAIMED; begins and ends alternate, because both lock the run's row.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ending::Ending;
+use super::fault::Fault;
+use super::step::{Sql as _, Step};
+use crate::item::Item;
+use crate::saga::{StepOutcome, begin_data, begin_signal, end_data, end_outcome, end_signal, step_signal};
+
+/// Called when items are claimed: begins a run for each of their sagas unless one is open.
+pub(super) async fn join(step: &mut Step<'_>, items: &[Item]) -> Result<(), Fault> {
+    let mut runs: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+    for item in items {
+        if let Some(saga) = &item.saga {
+            runs.entry((saga, &item.cid)).or_insert(item.replays > 0);
+        }
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let (sagas, cids): (Vec<_>, Vec<_>) = runs.keys().copied().unzip();
+    let sql = "INSERT INTO outbox.sagas AS known (saga, cid, run, began_at)
+               SELECT name, correlation, 1, $3::bigint FROM unnest($1::text[], $2::text[]) AS new (name, correlation)
+               ON CONFLICT (saga, cid) DO UPDATE
+               SET run = known.run + 1, began_at = excluded.began_at, ended_at = NULL
+               WHERE known.ended_at IS NOT NULL
+               RETURNING saga, cid, known.run";
+    for row in step.rows(sql, &[&sagas, &cids, &step.now]).await? {
+        let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let is_replay = runs.get(&(saga.as_str(), cid.as_str())).copied().unwrap_or_default();
+        step.tally("saga_begin", &saga, "", "", 1);
+        step.signal(begin_signal(&saga), &begin_data(&cid, row.try_get(2)?, is_replay));
+    }
+    Ok(())
+}
+
+/// Called when claims have ended and their rows are written: a step signal for each, and the end of the
+/// runs of which nothing is left to do.
+pub(super) async fn advance(step: &mut Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
+    let mut finishing = BTreeSet::new();
+    for ending in endings {
+        let (attempted, class) = (&ending.attempted, ending.class());
+        let (Some(saga), Some(outcome)) = (&attempted.saga, ending.outcome()) else { continue };
+        step.tally("saga_step", saga, &attempted.item_type, outcome.as_str(), 1);
+        step.signal(step_signal(saga, &attempted.item_type), &attempted.signal_data(outcome, class));
+        if outcome != StepOutcome::Retried {
+            finishing.insert((saga.as_str(), attempted.cid.as_str()));
+        }
+    }
+    if finishing.is_empty() { Ok(()) } else { end_finished(step, &finishing).await }
+}
+
+async fn end_finished(step: &mut Step<'_>, runs: &BTreeSet<(&str, &str)>) -> Result<(), Fault> {
+    let (sagas, cids): (Vec<_>, Vec<_>) = runs.iter().copied().unzip();
+    let lock = "SELECT 1 FROM outbox.sagas, unnest($1::text[], $2::text[]) AS new (name, correlation)
+                WHERE saga = name AND cid = correlation ORDER BY saga, cid FOR UPDATE OF sagas";
+    step.rows(lock, &[&sagas, &cids]).await?;
+    // A statement of its own, so that it sees what others did to the run's items while this one waited.
+    let close = "UPDATE outbox.sagas AS run SET ended_at = $3
+                 FROM unnest($1::text[], $2::text[]) AS new (name, correlation)
+                 WHERE run.saga = name AND run.cid = correlation AND run.ended_at IS NULL
+                   AND NOT EXISTS (SELECT 1 FROM outbox.items WHERE saga = name AND cid = correlation
+                                   AND status IN ('PENDING', 'CLAIMED'))
+                 RETURNING run.saga, run.cid,
+                     EXISTS (SELECT 1 FROM outbox.items WHERE saga = name AND cid = correlation AND status = 'DLQ')";
+    for row in step.rows(close, &[&sagas, &cids, &step.now]).await? {
+        let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let outcome = end_outcome(row.try_get(2)?);
+        step.tally("saga_end", &saga, "", outcome, 1);
+        step.signal(end_signal(&saga), &end_data(&cid, outcome));
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Reading the signals. Their numbers ascend in the order of commits, so nothing is missed by reading on.
+
+use super::fault::Fault;
+use super::step::Sql;
+use crate::saga::Signal;
+
+pub(super) async fn after(sql: &impl Sql, after: i64, limit: u32) -> Result<Vec<Signal>, Fault> {
+    let statement = "SELECT seq, pod, signal, ts, data::text FROM outbox.signals WHERE seq > $1 ORDER BY seq LIMIT $2";
+    let rows = sql.rows(statement, &[&after, &i64::from(limit)]).await?;
+    let signal = |row: &tokio_postgres::Row| {
+        Ok(Signal {
+            seq: row.try_get(0)?,
+            pod: row.try_get(1)?,
+            signal: row.try_get(2)?,
+            ts: row.try_get(3)?,
+            data: serde_json::from_str(row.try_get(4)?).unwrap_or_default(),
+        })
+    };
+    rows.iter().map(signal).collect()
+}

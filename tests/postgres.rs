@@ -1,0 +1,191 @@
+//! What is true of PostgreSQL only: a server that dies, many machines, other clocks, and the way to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use outbox::store::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::{Store, Write};
+use serde_json::json;
+
+use crate::support::host::{Host, HostPlan};
+use crate::support::postgres::{Cluster, Database, Durability};
+use crate::support::stage::{Stage, ids, write_memory};
+use crate::support::{Backend, Place, done, eventually, http, is_soak, item, report, request};
+
+/// Whatever is expected to happen does within this, also on a busy machine.
+const SOON: Duration = Duration::from_mins(2);
+
+/// Writes until told to stop, each write again and again until it is acknowledged; returns their ids.
+async fn write_through(host_url: String, caller: usize, stop: Arc<AtomicBool>) -> Vec<i64> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        let key = format!("{caller}-{number}");
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+        let url = format!("{host_url}/memory");
+        loop {
+            match http::send("POST", &url, &headers, r#"{"text":"x"}"#).await {
+                Ok(answer) if answer.status == 202 => break acknowledged.extend(ids(&answer.json())),
+                _ if stop.load(Ordering::SeqCst) => return acknowledged,
+                // The server is gone; hammering brings it back no sooner.
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+    }
+    acknowledged
+}
+
+async fn is_ready(host: &Host) -> bool {
+    host.send("GET", "/readyz", &[], "").await.status == 200
+}
+
+fn count(database: &Database, condition: &str) -> u64 {
+    let counted = database.sql(&format!("SELECT count(*) FROM outbox.items WHERE {condition}"));
+    counted.map_or(u64::MAX, |counted| counted.parse().unwrap())
+}
+
+#[tokio::test]
+async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() {
+    let kills = if is_soak() { 10 } else { 2 };
+    let cluster = Cluster::start(Durability::Honest);
+    let database = Arc::new(cluster.database());
+    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
+    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "3").set("OUTBOX_MAX_RETRIES", "40");
+    let hosts = [plan.start("serve").await, plan.start("serve").await, plan.start("serve").await];
+    let stop = Arc::new(AtomicBool::new(false));
+    let caller = |number: usize| write_through(hosts[number % 3].url.clone(), number, Arc::clone(&stop));
+    let writing: Vec<_> = (0..6).map(|number| tokio::spawn(caller(number))).collect();
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(300..1_000))).await;
+        cluster.kill();
+        for host in &hosts {
+            eventually("readiness is false", SOON, async || !is_ready(host).await).await;
+        }
+        cluster.run();
+        for host in &hosts {
+            eventually("the host recovers by itself", SOON, async || is_ready(host).await).await;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut acknowledged = Vec::new();
+    for written in writing {
+        acknowledged.extend(written.await.unwrap());
+    }
+    eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
+    let list: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
+    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", list.join(","))), acknowledged.len() as u64);
+    let untold = "deliveries <> 1 + (SELECT count(*) FROM outbox.attempts WHERE item_id = id)";
+    assert_eq!(count(&database, untold), 0, "every delivery but the last has its row");
+    let (items, lost) = (acknowledged.len(), count(&database, "deliveries > 1"));
+    report(&format!("{kills} kills of the server, {items} acknowledged items, {lost} of them repeated, all DONE"));
+}
+
+#[tokio::test]
+async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
+    for wrong in ["+ 600000", "- 600000"] {
+        let database = Cluster::shared().database();
+        // Seen from the database, both hosts are wrong.
+        let body = format!("RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint {wrong}");
+        database.sql(&format!("CREATE OR REPLACE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql {body}")).unwrap();
+        let url = database.url();
+        let open = || PostgresStore::open_existing(&url, PostgresOptions::default());
+        let (mine, theirs): (Arc<dyn Store>, Arc<dyn Store>) = (open().await.unwrap(), open().await.unwrap());
+        mine.enqueue(vec![item("k")], Write::Each).await.unwrap();
+        let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
+        assert_eq!(theirs.expire().await.unwrap(), 0);
+        assert!(theirs.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
+        let left = claim.item.lease_until.unwrap() - theirs.now().await.unwrap();
+        assert!((1..=60_000).contains(&left), "{left} ms of the lease are left");
+        mine.settle(&claim.reference(), done()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_live_queue_is_handed_over_from_sqlite_and_nothing_is_lost_or_done_twice() {
+    let stage = Stage::on(Place::new(Backend::Sqlite)).await;
+    stage.vector.ledger.take(Duration::from_millis(20));
+    let host = stage.plan.start("serve").await;
+    let mut acknowledged = Vec::new();
+    for number in 0..30 {
+        acknowledged.extend(ids(&write_memory(&host, &format!("w{number}")).await));
+    }
+    let file = stage.dir.path().join("export.ndjson");
+    let file = file.to_str().unwrap();
+    // Some are done by then, the others are not.
+    stage.plan.json(&["export", file, "--pause", "--json"]);
+    assert_eq!(host.terminate(), Some(0));
+
+    let database = Cluster::shared().database();
+    let moved = stage.plan.clone().set("OUTBOX_DB", &database.url());
+    assert_eq!(moved.json(&["import", file, "--json"])["verified"], true);
+    assert_eq!(moved.json(&["import", file, "--dry-run", "--json"])["created"], 0);
+    let host = moved.start("serve").await;
+    assert_eq!(ids(&write_memory(&host, "w7").await), acknowledged[14..16], "the first write is remembered");
+    acknowledged.extend(ids(&write_memory(&host, "new").await));
+    eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
+    assert_eq!(count(&database, "true"), acknowledged.len() as u64);
+    for ledger in [&stage.vector.ledger, &stage.belief.ledger] {
+        let effects = ledger.effects();
+        assert_eq!((effects.len(), effects.values().max()), (31, Some(&1)), "{effects:?}");
+    }
+}
+
+#[test]
+fn ten_processes_that_migrate_at_once_make_one_schema_without_a_superuser() {
+    let database = Cluster::shared().empty_database();
+    let plan = HostPlan::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
+    let plan = plan.set("OUTBOX_DB", &database.url());
+    let started: Vec<_> = (0..10)
+        .map(|_| plan.command(&["migrate", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap())
+        .collect();
+    let mut created = 0;
+    for child in started {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        created += usize::from(told["from"] == 0);
+        assert!(!told["database"].to_string().contains("outbox@"), "{told}");
+    }
+    assert_eq!(created, 1);
+    assert_eq!(database.sql("SELECT count(*) FROM outbox.migrations").unwrap(), "1");
+    let doctor = plan.json(&["doctor", "--json"]);
+    let of = |check: &str| doctor.as_array().unwrap().iter().find(|finding| finding["check"] == check).cloned();
+    for check in ["database", "privileges", "autovacuum", "notify"] {
+        assert_eq!(of(check).unwrap()["result"], "ok", "{doctor}");
+    }
+}
+
+#[tokio::test]
+async fn without_notifications_workers_find_what_is_inserted_all_the_same() {
+    let stage = Stage::on(Place::new(Backend::Postgres)).await;
+    stage.plan.json(&["migrate", "--no-notify", "--json"]);
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname = 'items_wake'";
+    assert_eq!(stage.place.sql(triggers).unwrap(), "0");
+    let host = stage.plan.start("serve").await;
+    stage.place.sql("SELECT outbox.enqueue('webhook', 'k', '{}')").unwrap();
+    crate::support::stage::becomes(&host, 1, "DONE").await;
+    stage.plan.json(&["migrate", "--notify", "--json"]);
+    assert_eq!(stage.place.sql(triggers).unwrap(), "1");
+}
+
+#[test]
+fn inspection_creates_nothing_and_nothing_says_the_password() {
+    let database = Cluster::shared().empty_database();
+    let plan = HostPlan::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
+    let url = database.url().replace("outbox@", "outbox:hunter2@");
+    for (url, says) in [(url.as_str(), "outbox migrate"), ("postgres://ada:hunter2@127.0.0.1:1/app", "connect")] {
+        for verb in ["list", "doctor", "stats"] {
+            let output = plan.clone().set("OUTBOX_DB", url).run(&[verb]);
+            let told = [output.stdout, output.stderr].concat();
+            let told = String::from_utf8(told).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{verb}: {told}");
+            assert!(told.contains(says) && !told.contains("hunter2"), "{verb}: {told}");
+        }
+    }
+    assert_eq!(database.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox'").unwrap(), "0");
+    let told = plan.set("OUTBOX_DB", &database.url()).json(&["migrate", "--json"]);
+    assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(1)));
+}
