@@ -75,8 +75,8 @@ async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() 
         acknowledged.extend(written.await.unwrap());
     }
     eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
-    let list: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
-    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", list.join(","))), acknowledged.len() as u64);
+    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
+    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", written.join(","))), acknowledged.len() as u64);
     let untold = "deliveries <> 1 + (SELECT count(*) FROM outbox.attempts WHERE item_id = id)";
     assert_eq!(count(&database, untold), 0, "every delivery but the last has its row");
     let (items, lost) = (acknowledged.len(), count(&database, "deliveries > 1"));
@@ -90,7 +90,8 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         // Seen from the database, both hosts are wrong.
         let body = format!("RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint {wrong}");
         database.sql(&format!("CREATE OR REPLACE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql {body}")).unwrap();
-        let open = || PostgresStore::open_existing(&database.url(), PostgresOptions::default());
+        let url = database.url();
+        let open = || PostgresStore::open_existing(&url, PostgresOptions::default());
         let (mine, theirs): (Arc<dyn Store>, Arc<dyn Store>) = (open().await.unwrap(), open().await.unwrap());
         mine.enqueue(vec![item("k")], Write::Each).await.unwrap();
         let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);

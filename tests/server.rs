@@ -149,10 +149,11 @@ async fn many_claimers_handle_each_ordering_key_one_at_a_time_and_in_order() {
                     let key = claim.item.ordering_key.clone().unwrap();
                     assert!(handled.lock().unwrap().0.insert(key.clone()), "two at a time of {key}");
                     tokio::task::yield_now().await;
-                    let mut state = handled.lock().unwrap();
-                    state.1.push((key.clone(), claim.item.id));
-                    state.0.remove(&key);
-                    drop(state);
+                    {
+                        let mut state = handled.lock().unwrap();
+                        state.1.push((key.clone(), claim.item.id));
+                        state.0.remove(&key);
+                    }
                     store.settle(&claim.reference(), done()).await.unwrap();
                 }
             }
@@ -229,7 +230,8 @@ async fn a_lock_that_others_hold_is_waited_for_in_bounded_time() {
     let holding = application.transaction().await.unwrap();
     holding.batch_execute("LOCK TABLE outbox.items IN EXCLUSIVE MODE").await.unwrap();
     let start = Instant::now();
-    let calls = (0..3).map(|_| store.settle(&claim.reference(), done()));
+    let reference = claim.reference();
+    let calls = (0..3).map(|_| store.settle(&reference, done()));
     for late in futures_util::future::join_all(calls).await {
         assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
     }

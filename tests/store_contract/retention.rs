@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, Operations as _, Retention, Selection, Store};
+use outbox::store::{Action, Retention, Selection};
 
 use super::order;
 use crate::support::{Fixture, all, dead, done, item};
@@ -34,12 +34,12 @@ mod promise {
         for key in ["old", "young"] {
             f.enqueue(item(key)).await;
             let claim = f.claim_one("mail").await;
-            f.f.store.settle(&claim.reference(), done()).await.unwrap();
+            f.store.settle(&claim.reference(), done()).await.unwrap();
             f.clock.advance(DAY);
         }
         f.enqueue(item("dead")).await;
         let claim = f.claim_one("mail").await;
-        f.f.store.settle(&claim.reference(), dead()).await.unwrap();
+        f.store.settle(&claim.reference(), dead()).await.unwrap();
         f.clock.advance(Duration::from_secs(1));
         assert_eq!(f.store.upkeep(&Retention::default()).await.unwrap().items, 0, "by default nothing goes");
         assert_eq!(f.store.upkeep(&keep(Some(DAY + DAY), None)).await.unwrap().items, 1);
@@ -53,11 +53,11 @@ mod promise {
             f.enqueue(step(key)).await;
         }
         let claim = f.claim_one("mail").await;
-        f.f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(DAY * 2);
         assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is not finished");
         let claim = f.claim_one("mail").await;
-        f.f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(Duration::from_hours(23));
         assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
         f.clock.advance(Duration::from_hours(2));
@@ -67,7 +67,7 @@ mod promise {
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {
         f.enqueue(step("a")).await;
         let claim = f.claim_one("mail").await;
-        f.f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(DAY + Duration::from_secs(1));
         f.enqueue(step("b")).await;
         f.claim_one("mail").await;
@@ -82,7 +82,7 @@ mod promise {
         let id = f.enqueue(step("a")).await;
         f.enqueue(step("b")).await;
         let claim = f.claim_one("mail").await;
-        f.f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.store.settle(&claim.reference(), done()).await.unwrap();
         let report = f.store.operate(&order(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
         assert!(report.refused[0].reason.contains("saga"), "{report:?}");
         assert_eq!(f.status(id).await, Status::Done);
