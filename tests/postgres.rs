@@ -75,8 +75,8 @@ async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() 
         acknowledged.extend(written.await.unwrap());
     }
     eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
-    let list: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
-    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", list.join(","))), acknowledged.len() as u64);
+    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
+    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", written.join(","))), acknowledged.len() as u64);
     let untold = "deliveries <> 1 + (SELECT count(*) FROM outbox.attempts WHERE item_id = id)";
     assert_eq!(count(&database, untold), 0, "every delivery but the last has its row");
     let (items, lost) = (acknowledged.len(), count(&database, "deliveries > 1"));

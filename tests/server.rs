@@ -247,8 +247,9 @@ async fn a_lock_that_others_hold_is_waited_for_in_bounded_time() {
 #[tokio::test]
 async fn more_calls_than_connections_wait_their_turn_or_say_that_none_became_free() {
     let database = Cluster::shared().database();
+    let patient = open(&database.url(), PostgresOptions { connections: 2, ..PostgresOptions::default() }).await;
     let store = open(&database.url(), hasty()).await;
-    let many = (0..50).map(|n| store.enqueue(vec![item(&n.to_string())], Write::Each));
+    let many = (0..50).map(|n| patient.enqueue(vec![item(&n.to_string())], Write::Each));
     assert!(futures_util::future::join_all(many).await.iter().all(Result::is_ok));
     let mut application = database.connect().await;
     let holding = application.transaction().await.unwrap();
@@ -272,8 +273,8 @@ async fn a_server_that_became_read_only_is_said_to_be_and_used_again_when_it_is_
     let refused = store.enqueue(vec![item("k")], Write::Each).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused}");
     assert!(refused.to_string().contains("read-only"), "{refused}");
-    let open = format!("SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL; {cut}");
-    database.sql(&open).unwrap();
+    database.cluster().sql("postgres", &format!("ALTER DATABASE {name} RESET ALL")).unwrap();
+    database.sql(cut).unwrap();
     enqueue(&*store, item("k")).await;
 }
 

@@ -209,10 +209,6 @@ impl Database {
         self.cluster.url(role, &self.name)
     }
 
-    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
-        &self.cluster
-    }
-
     /// What statements answer that the owner sends with `psql`, or why they were refused.
     pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
         psql(&self.url(), statements)

@@ -1,7 +1,7 @@
 //! Which store there is and where it is: what `OUTBOX_BACKEND`, `OUTBOX_DB` and the password's variables
 //! say together.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use super::sources::Given;
@@ -121,7 +121,11 @@ fn with_password(given: &Given, database: Database) -> Result<Database, ConfigEr
 
 /// Every byte as a URL may have it.
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        write!(encoded, "%{byte:02X}").expect("writing to a String cannot fail");
+    }
+    encoded
 }
 
 /// A URL as it may be shown: the server and the database, without who connects and with what.

@@ -11,6 +11,7 @@ use super::step::Sql;
 
 /// A server and a database, as they bear on an outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one answer of the server")]
 pub struct Examination {
     /// The server's version, as it says it.
     pub version: String,
