@@ -80,7 +80,8 @@ impl Run {
         if self.pace.go_on() {
             self.freed.notify_one();
         }
-        permit
+        // Those that were interrupted have just given their permits back.
+        permit.filter(|_| !self.interrupt.is_cancelled())
     }
 
     async fn handle(&self, item: &Arc<Item>, deadline: Instant, turn: &Arc<Turn>) -> Report {
