@@ -85,8 +85,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
-        let settings =
-            WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_mins(1), drain };
+        let settings = WorkerSettings {
+            instance: "pod-1".into(),
+            concurrency: 4,
+            prefetch: 4,
+            lease: Duration::from_mins(1),
+            drain,
+        };
         let stop = CancellationToken::new();
         let worker = Worker::new(Arc::clone(&f.store), Arc::clone(handler) as _, settings);
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }

@@ -14,34 +14,38 @@ const TRIED: &str = "enqueueing an item";
 /// with other content it is [`StoreError::Conflict`], and the transaction goes on.
 pub fn enqueue_in(tx: &rusqlite::Transaction<'_>, item: &NewItem) -> Result<ItemId, StoreError> {
     validate(std::slice::from_ref(item))?;
-    match find(tx, item, 0)? {
-        Some(id) => Ok(id),
-        None => insert(tx, item, system_clock()).map_err(unavailable(TRIED)),
-    }
+    create(tx, item, system_clock(), 0).map(|(id, _)| id)
 }
 
 pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
     validate(items)?;
     let mut ids = match write {
-        Write::Each => vec![None; items.len()],
-        Write::Whole => find_all(step.tx, items)?,
+        Write::Whole if items.len() > 1 => find_all(step.tx, items)?,
+        Write::Whole | Write::Each => vec![None; items.len()],
     };
     if ids.iter().any(Option::is_some) {
         return Ok(Enqueued { ids, created: 0 });
     }
     let mut created = 0;
     for (index, item) in items.iter().enumerate() {
-        let existing = find(step.tx, item, index)?;
-        if existing.is_none() {
-            created += 1;
-        }
-        ids[index] = Some(match existing {
-            Some(id) => id,
-            None => insert(step.tx, item, step.now).map_err(unavailable(TRIED))?,
-        });
+        let (id, is_new) = create(step.tx, item, step.now, index)?;
+        created += usize::from(is_new);
+        ids[index] = Some(id);
     }
     step.makes_work |= created > 0;
     Ok(Enqueued { ids, created })
+}
+
+/// Inserts the item, and looks for one that has its key only when the schema has refused it.
+fn create(tx: &Connection, item: &NewItem, now: Millis, index: usize) -> Result<(ItemId, bool), StoreError> {
+    let refused = match insert(tx, item, now) {
+        Ok(id) => return Ok((id, true)),
+        Err(err) => err,
+    };
+    match find(tx, item, index)? {
+        Some(id) => Ok((id, false)),
+        None => Err(unavailable(TRIED)(refused)),
+    }
 }
 
 /// Enqueues what a handler emitted. A follow-up that exists is kept, whatever its content: it never fails
