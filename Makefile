@@ -9,11 +9,14 @@ PLUGINS  := plugins.d
 GUESTS   := target/guests
 TOOLS    := target/tools
 DENY     := 0.20.2
+FUZZ     := 0.13.2
+FUZZED   := manifest item edge folder component
+SECONDS  ?= 60
 CONFORMED := target/conformance.log
 PEERS    := target/peers
 RELEASED := tests/fixtures/released
 
-.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fmt ci wasm-target tools
+.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -27,6 +30,7 @@ help:
 	@echo 'make bench-counts  instructions per item and per enqueue'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
+	@echo 'make fuzz       each fuzz target for SECONDS=60'
 	@echo 'make ci         everything that must be green'
 
 demo: plugins
@@ -100,6 +104,7 @@ bench-counts:
 
 check: wasm-target
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy -p outbox --all-targets -- -D warnings
 	$(CARGO) clippy $(CRATES:%=-p %) --lib --examples --target $(TARGET) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p outbox -p outbox-handler --no-deps --document-private-items
@@ -111,8 +116,22 @@ deny: $(TOOLS)/bin/cargo-deny
 $(TOOLS)/bin/cargo-deny:
 	CARGO_TARGET_DIR=$(TOOLS)/target $(CARGO) install cargo-deny --locked --version $(DENY) --root $(TOOLS)
 
+# The flags of nightly on the pinned toolchain, and no sanitizer: there is no unsafe code for one to watch.
+# The targets open databases and folders by the thousand, so these lie in memory where they can.
+fuzz: $(TOOLS)/bin/cargo-fuzz
+	for target in $(FUZZED); do \
+		mkdir -p fuzz/corpus/$$target && \
+		PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) RUSTC_BOOTSTRAP=1 \
+			$(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(SECONDS) -timeout=30 || exit 1; \
+	done
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_TARGET_DIR=$(TOOLS)/target $(CARGO) install cargo-fuzz --locked --version $(FUZZ) --root $(TOOLS)
+
 fmt:
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 ci: check test deny
 	target/debug/examples/demo --exit

@@ -69,7 +69,7 @@ impl Outbox {
         let manifest = format!("{GRANTS}{reload}");
         let host = Host::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
         let stop = CancellationToken::new();
-        let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: SOON, drain: SOON };
+        let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, prefetch: 4, lease: SOON, drain: SOON };
         tokio::spawn(Worker::new(Arc::clone(&store), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
         Self { store, host, _working: stop.drop_guard(), _dir: dir }
     }

@@ -78,7 +78,7 @@ async fn check(host: &Host, name: &str, item_type: &str, payload: &str, ending: 
         return assert!(error.contains(words), "{name}: {error}");
     }
     let mut attempt = attempt(item_type, Duration::from_secs(20));
-    attempt.item.payload = payload.as_bytes().to_vec();
+    Arc::make_mut(&mut attempt.item).payload = payload.as_bytes().to_vec();
     let patience = Duration::from_secs(if name.starts_with("slow") { 1 } else { 20 });
     attempt.deadline = tokio::time::Instant::now() + patience;
     match (host.plugins.handle(attempt).await.outcome, ending) {

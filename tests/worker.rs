@@ -85,8 +85,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
-        let settings =
-            WorkerSettings { instance: "pod-1".into(), concurrency: 4, lease: Duration::from_mins(1), drain };
+        let settings = WorkerSettings {
+            instance: "pod-1".into(),
+            concurrency: 4,
+            prefetch: 4,
+            lease: Duration::from_mins(1),
+            drain,
+        };
         let stop = CancellationToken::new();
         let worker = Worker::new(Arc::clone(&f.store), Arc::clone(handler) as _, settings);
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }
@@ -348,4 +353,61 @@ const ALL: Page = Page { limit: 10, before: None };
 
 fn of_type(item_type: &str) -> Filter {
     Filter { r#type: Some(item_type.into()), ..Filter::default() }
+}
+
+/// Starts a worker, lets it do what is there, then enqueues items that wait for ever, and waits until so
+/// many of these are claimed.
+async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
+    let (tell, mut begun) = mpsc::unbounded_channel();
+    let script = move |attempt: Attempt| {
+        let tell = tell.clone();
+        async move {
+            if attempt.item.idem_key.starts_with("short") {
+                return done();
+            }
+            tell.send(()).unwrap();
+            attempt.stop.cancelled().await;
+            Outcome::Stopped
+        }
+    };
+    let worker = Running::start(f, &Scripted::new(script), Duration::ZERO);
+    eventually("the short ones are done", SOON, async || {
+        count(f, Status::Pending).await + count(f, Status::Claimed).await == 0
+    })
+    .await;
+    let long = (0..20).map(|n| item(&format!("long {n}"))).collect();
+    f.store.enqueue(long, outbox::store::Write::Each).await.unwrap();
+    for _ in 0..4 {
+        tokio::time::timeout(SOON, begun.recv()).await.expect("four run").unwrap();
+    }
+    eventually("as many are claimed as expected", SOON, async || count(f, Status::Claimed).await == expected).await;
+    assert!(begun.try_recv().is_err(), "no more than four run");
+    worker
+}
+
+async fn count(f: &Fixture, status: Status) -> usize {
+    let filter = Filter { status: vec![status], ..Filter::default() };
+    f.store.list(&filter, &Page { limit: 100, before: None }).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn items_are_claimed_ahead_of_attempts_that_were_short_and_are_given_back_at_a_shutdown() {
+    let f = Fixture::sqlite();
+    for n in 0..40 {
+        f.enqueue(item(&format!("short {n}"))).await;
+    }
+    claim_long_ones(&f, 8).await.stop().await;
+    assert_eq!(count(&f, Status::Pending).await, 20);
+    let items = crate::support::all(&*f.store).await;
+    let mut long = items.iter().filter(|item| item.idem_key.starts_with("long"));
+    assert!(long.all(|item| item.attempts == 0), "{items:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_claimed_ahead_of_attempts_of_which_nothing_is_known() {
+    let f = Fixture::sqlite();
+    let worker = claim_long_ones(&f, 4).await;
+    f.enqueue(item("more")).await;
+    assert_eq!(count(&f, Status::Claimed).await, 4);
+    worker.stop().await;
 }

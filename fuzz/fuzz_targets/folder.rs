@@ -17,14 +17,17 @@ use outbox::plugin::components;
 fn make(root: &Path, entry: &[u8]) -> Option<PathBuf> {
     let (kind, name) = entry.split_first()?;
     let path = if kind & 4 == 0 { root.join("role") } else { root.to_owned() }.join(OsStr::from_bytes(name));
-    let is_file = match kind & 3 {
-        0 => fs::write(&path, name).is_ok(),
-        1 => symlink(root.join("../target"), &path).is_ok(),
-        2 => symlink(root.join("nowhere"), &path).and(Err::<(), _>(std::io::ErrorKind::NotFound.into())).is_ok(),
-        _ => fs::create_dir(&path).and(Err::<(), _>(std::io::ErrorKind::NotFound.into())).is_ok(),
+    if path.symlink_metadata().is_ok() {
+        return None;
+    }
+    let made = match kind & 3 {
+        0 => fs::write(&path, name),
+        1 => symlink(root.join("../target"), &path),
+        2 => symlink(root.join("../no/where"), &path),
+        _ => fs::create_dir(&path),
     };
-    let is_named_so = !name.starts_with(b".") && name.len() > 5 && name.ends_with(b".wasm");
-    (is_file && is_named_so).then_some(path)
+    let is_named_so = !name.starts_with(b".") && name.ends_with(b".wasm");
+    (made.is_ok() && kind & 3 < 2 && is_named_so).then_some(path)
 }
 
 fuzz_target!(|input: &[u8]| {

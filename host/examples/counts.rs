@@ -67,8 +67,9 @@ async fn enqueue(store: &SqliteStore, items: usize) -> Result<()> {
 async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize) -> Result<()> {
     let stop = CancellationToken::new();
     let counted = Counted { handler, left: AtomicUsize::new(items), stop: stop.clone() };
+    let instance = "counts".to_owned();
     let settings =
-        WorkerSettings { instance: "counts".to_owned(), concurrency: CONCURRENCY, lease: LEASE, drain: LEASE };
+        WorkerSettings { instance, concurrency: CONCURRENCY, prefetch: CONCURRENCY, lease: LEASE, drain: LEASE };
     // Stopped by the last attempt, it still waits until all are settled.
     Worker::new(store, Arc::new(counted), settings).run(stop).await;
     Ok(())

@@ -58,7 +58,7 @@ pub struct Service {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The item; `item.attempts` is the number of this attempt.
-    pub item: Item,
+    pub item: Arc<Item>,
     /// When the attempt is stopped, on the monotonic clock.
     pub deadline: Instant,
     /// The same moment in the store's time, for the handler to read.

@@ -59,7 +59,7 @@ use cache::CodeCache;
 use engine::Runtime;
 use folder::Folder;
 use good::LastGood;
-pub use inspect::{Inspection, check_manifest, components, inspect};
+pub use inspect::{Inspection, check_manifest, components, inspect, load_time};
 use load::{Loader, hex};
 pub use manifest::{Environment, Limits, Reload};
 pub use outgoing::{Resolver, SystemResolver};

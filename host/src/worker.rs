@@ -1,5 +1,8 @@
 //! The claim loop of one process: permits → claim → run → settle → wake.
 //!
+//! A claim takes a permit to be *in hand*, from the claim until it is settled, and one to *run*. There may
+//! be more in hand than run: while attempts are short, the next batch is claimed ahead.
+//!
 //! It promises that no attempt outlives its lease, that what fails is retried, given back or
 //! dead-lettered by its type's policy, and that a shutdown gives back what it interrupts. It knows
 //! [`Handler`] and [`Store`], and neither WebAssembly nor SQL.
@@ -7,6 +10,7 @@
 mod attempt;
 mod breaker;
 mod decide;
+mod pace;
 mod timing;
 
 use std::collections::HashMap;
@@ -22,6 +26,7 @@ use crate::handler::{Handler, Service, Turns};
 use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
 use attempt::Run;
 use breaker::Breakers;
+use pace::Pace;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -30,6 +35,8 @@ pub struct WorkerSettings {
     pub instance: String,
     /// Attempts in flight at a time.
     pub concurrency: usize,
+    /// At most so many items are claimed ahead of the attempts in flight; 0 claims none ahead.
+    pub prefetch: usize,
     /// The lease of a claim, unless its type's timeout needs a longer one.
     pub lease: Duration,
     /// How long attempts may go on after a shutdown was asked for, before they are interrupted.
@@ -48,7 +55,9 @@ pub struct Worker {
     store: Arc<dyn Store>,
     handler: Arc<dyn Handler>,
     settings: WorkerSettings,
-    slots: Arc<Semaphore>,
+    in_hand: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    pace: Arc<Pace>,
     freed: Arc<Notify>,
     turns: Turns,
     tasks: TaskTracker,
@@ -59,12 +68,15 @@ pub struct Worker {
 impl Worker {
     /// A worker that claims from `store` what `handler` serves.
     pub fn new(store: Arc<dyn Store>, handler: Arc<dyn Handler>, settings: WorkerSettings) -> Self {
-        let slots = Arc::new(Semaphore::new(settings.concurrency));
+        let in_hand = Arc::new(Semaphore::new(settings.concurrency.saturating_add(settings.prefetch)));
+        let running = Arc::new(Semaphore::new(settings.concurrency));
         Self {
             store,
             handler,
             settings,
-            slots,
+            in_hand,
+            running,
+            pace: Arc::default(),
             freed: Arc::default(),
             turns: Turns::default(),
             tasks: TaskTracker::new(),
@@ -90,15 +102,17 @@ impl Worker {
                 _ = services.changed() => {}
                 () = sleep(wait) => {}
             }
+            // Others that were settled in the same commit give their permits back now: one claim for all.
+            tokio::task::yield_now().await;
         }
         self.drain().await;
     }
 
     /// Claims once and starts what it got. Returns how long there is nothing to do unless something wakes.
     async fn step(&self) -> Duration {
-        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
-        let services = self.handler.services();
-        if free == 0 || services.is_empty() {
+        let free = self.wanted();
+        let services = if free == 0 { Vec::new() } else { self.handler.services() };
+        if services.is_empty() {
             return IDLE_MAX;
         }
         // Taken before the claim is sent: the lease cannot begin earlier than this.
@@ -115,6 +129,15 @@ impl Worker {
                 STORE_PAUSE
             }
         }
+    }
+
+    /// How many items to claim now: what fits in hand, once less than half of what may wait does.
+    fn wanted(&self) -> u32 {
+        let free = self.in_hand.available_permits();
+        let ahead = self.pace.ahead(self.settings.prefetch, self.settings.concurrency);
+        let wanted = free.saturating_sub(self.settings.prefetch - ahead);
+        let enough_waits = ahead > 0 && self.pace.waiting() > ahead / 2;
+        if enough_waits { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) }
     }
 
     fn request(&self, limit: u32, services: &[Service], now: Instant) -> ClaimRequest {
@@ -136,7 +159,7 @@ impl Worker {
             services.into_iter().map(|service| (service.item_type.clone(), Arc::new(service))).collect();
         for claim in claims {
             let Some(service) = services.get_mut(&claim.item.item_type) else { continue };
-            let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.in_hand).try_acquire_owned() else {
                 unreachable!("this loop is the only one that takes permits, and claims no more than are free")
             };
             self.breakers.claimed(service);
@@ -148,8 +171,12 @@ impl Worker {
                 clock: timing::Clock::new(sent, timing::lease(self.settings.lease, service.timeout), service.timeout),
                 interrupt: self.interrupt.clone(),
                 turns: self.turns.clone(),
+                running: Arc::clone(&self.running),
+                pace: Arc::clone(&self.pace),
+                freed: Arc::clone(&self.freed),
             };
             let slot = Slot { permit: Some(permit), freed: Arc::clone(&self.freed) };
+            self.pace.wait();
             self.tasks.spawn(async move {
                 let _slot = slot;
                 run.attempt(claim).await;

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use outbox::handler::Outcome;
-use outbox::plugin::Limits;
+use outbox::plugin::{Environment, Limits, check_manifest};
 
 use super::Ending;
 use super::components::{self, LOG, calling};
@@ -96,6 +96,50 @@ fn every_limit_that_a_manifest_sets_is_in_the_table() {
     let settings: BTreeSet<_> = settings.as_object().unwrap().keys().cloned().collect();
     let listed: BTreeSet<_> = LIMITS.iter().filter_map(|(_, setting, ..)| setting.map(str::to_owned)).collect();
     assert_eq!(listed, settings);
+}
+
+/// Setting, default and ceiling of each row of the documented table.
+fn documented(text: &str) -> Vec<[String; 3]> {
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>());
+    cells.map(|cells| [cells[1].clone(), cells[2].clone(), cells[3].clone()]).collect()
+}
+
+/// A number and what its unit stands for; none for the word `none`.
+fn number_and_unit(word: &str) -> Option<(u64, &str, u64)> {
+    let unit = word.trim_start_matches(|c: char| c.is_ascii_digit());
+    let factor = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "m" => 60,
+        _ => 1,
+    };
+    Some((word.strip_suffix(unit)?.parse().ok()?, unit, factor))
+}
+
+fn is_accepted(setting: &str, number: u64, unit: &str) -> bool {
+    let value = if unit.is_empty() { number.to_string() } else { format!("'{number}{unit}'") };
+    let environment: Environment = Arc::new(|_| None);
+    check_manifest(&format!("limits.{setting} = {value}"), &environment).is_ok()
+}
+
+#[test]
+fn the_documented_defaults_and_ceilings_are_those_of_manifests() {
+    let rows = documented(&std::fs::read_to_string(root().join("docs/security.md")).unwrap());
+    let defaults = serde_json::to_value(Limits::default()).unwrap();
+    assert_eq!(rows.len(), defaults.as_object().unwrap().len());
+    for [setting, default, ceiling] in rows {
+        let real = &defaults[&setting];
+        let real = real.as_u64().or_else(|| real["secs"].as_u64());
+        assert_eq!(number_and_unit(&default).map(|(number, _, factor)| number * factor), real, "{setting}");
+        if let Some((most, unit, _)) = number_and_unit(&ceiling) {
+            assert!(
+                is_accepted(&setting, most, unit) && !is_accepted(&setting, most + 1, unit),
+                "{setting}: {ceiling}"
+            );
+        }
+    }
 }
 
 /// Whether a half is there and ends so. A test of its own shows both halves.

@@ -20,7 +20,7 @@ pub(crate) fn manifest(port: u16) -> String {
 timeout = "1s"
 [limits]
 memory = "32MiB"
-cpu = "300ms"
+cpu = "1s"
 http_requests = 4
 request = "256KiB"
 response = "256KiB"
@@ -52,7 +52,7 @@ fn times(count: usize, order: &Value) -> Value {
 
 fn compute() -> Orders {
     vec![
-        ("loop", json!({"do": "loop"}), Fails(Cpu, "`limits.cpu`, which is 300ms")),
+        ("loop", json!({"do": "loop"}), Fails(Cpu, "`limits.cpu`, which is 1s")),
         ("recursion", json!({"do": "recurse"}), Fails(Trap, "stack")),
         ("memory bomb", json!({"do": "eat_memory"}), Fails(Memory, "`limits.memory` is 32MiB")),
         ("memory within", json!({"do": "eat_memory", "bytes": 16 << 20}), Done),

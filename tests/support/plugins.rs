@@ -179,7 +179,7 @@ fn settings(home: &TempDir) -> PluginSettings {
 /// An attempt at a durable item that may take so long.
 pub(crate) fn attempt(item_type: &str, patience: Duration) -> Attempt {
     Attempt {
-        item: item(item_type),
+        item: Arc::new(item(item_type)),
         deadline: Instant::now() + patience,
         deadline_at: 1,
         mode: Mode::Durable,

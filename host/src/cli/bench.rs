@@ -124,9 +124,8 @@ impl<'a> Runs<'a> {
         self.enqueues().await?;
         self.enqueues_beside_a_million().await?;
         if self.takes("latency") || self.takes("idle") {
-            let loaded = self.noop.load().await?;
-            let (bed, handler) = (self.site.bed()?, loaded.plugins as Arc<dyn Handler>);
-            idle::idle(&bed, &handler, self.config, self.args.items, &mut self.samples).await?;
+            let (bed, served) = (self.site.bed()?, self.noop.start().await?);
+            idle::idle(&bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
         }
         if let Some(peak) = process::peak() {
             self.samples.add("memory.peak", float(peak));
@@ -144,8 +143,8 @@ impl<'a> Runs<'a> {
     async fn loading(&mut self) -> anyhow::Result<()> {
         let sandbox = self.webhook.as_ref().map_or(&self.noop, |(sandbox, _)| sandbox);
         sandbox.forget()?;
-        self.samples.add("load.compiled", millis(sandbox.load().await?.took));
-        self.samples.add("load.cached", millis(sandbox.load().await?.took));
+        self.samples.add("load.compiled", millis(sandbox.load_time().await?));
+        self.samples.add("load.cached", millis(sandbox.load_time().await?));
         Ok(())
     }
 
@@ -154,12 +153,12 @@ impl<'a> Runs<'a> {
             self.samples.add("memory.start", float(bytes));
         }
         let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.takes("memory")) else { return Ok(()) };
-        let handler = sandbox.load().await?.plugins as Arc<dyn Handler>;
+        let handler = sandbox.start().await?.handler;
         idle::memory_per_attempt(&self.site.bed()?, &handler, receiver, self.config, &mut self.samples).await
     }
 
     async fn drains(&mut self) -> anyhow::Result<()> {
-        let noop = self.noop.load().await?.plugins as Arc<dyn Handler>;
+        let noop = self.noop.start().await?.handler;
         let plain = || items(TYPE, Keys::Timed, self.args.items);
         let mut drains: Vec<(&'static str, Arc<dyn Handler>, Vec<NewItem>)> = vec![
             ("drain.native", Native::handler(), plain()),
@@ -169,8 +168,8 @@ impl<'a> Runs<'a> {
         let others = [("drain.handler", self.handler.as_ref()), ("drain.webhook", self.webhook.as_ref().map(|w| &w.0))];
         for (name, sandbox) in others {
             let Some(sandbox) = sandbox else { continue };
-            let loaded = sandbox.load().await?;
-            drains.push((name, loaded.plugins, items(&loaded.item_type, Keys::Timed, self.args.items)));
+            let served = sandbox.start().await?;
+            drains.push((name, served.handler, items(&served.item_type, Keys::Timed, self.args.items)));
         }
         drains.retain(|(name, ..)| self.takes(name));
         for (name, handler, items) in drains {

@@ -256,6 +256,7 @@ impl Parts<'_> {
         let settings = WorkerSettings {
             instance: self.instance.clone(),
             concurrency: self.config.concurrency,
+            prefetch: self.config.prefetch,
             lease: self.config.lease,
             drain: self.config.drain,
         };

@@ -9,7 +9,7 @@ use super::{ConfigError, Environment, Flags, file, value};
 use crate::saga::SagaPlan;
 
 /// Every variable that something reads, with the flag that stands for it where there is one.
-const SETTINGS: [(&str, Option<&str>); 22] = [
+const SETTINGS: [(&str, Option<&str>); 23] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -22,6 +22,7 @@ const SETTINGS: [(&str, Option<&str>); 22] = [
     ("OUTBOX_CACHE_DIR", None),
     ("OUTBOX_PLUGIN_KEYS", None),
     ("OUTBOX_CONCURRENCY", Some("--concurrency")),
+    ("OUTBOX_PREFETCH", None),
     ("OUTBOX_DRAIN_SEC", None),
     ("OUTBOX_LISTEN", Some("--listen")),
     ("OUTBOX_TOKEN", None),

@@ -62,7 +62,7 @@ async fn step(edge: &Edge, services: &[Service], clock: &Clock, item: NewItem) -
     let start = Instant::now();
     let deadline = start + timeout;
     let attempt = Attempt {
-        item: claimed(edge, item, clock.at(start), clock.at(deadline)),
+        item: Arc::new(claimed(edge, item, clock.at(start), clock.at(deadline))),
         deadline,
         deadline_at: clock.at(deadline),
         mode: Mode::Inline,

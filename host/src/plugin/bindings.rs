@@ -10,6 +10,8 @@ wasmtime::component::bindgen!({
         default: trappable,
     },
     exports: { default: async },
+    // An item is copied once: into the guest's memory.
+    ownership: Borrowing { duplicate_if_necessary: false },
     with: {
         "wasi:io": wasmtime_wasi::p2::bindings::io,
         "wasi:clocks": wasmtime_wasi::p2::bindings::clocks,

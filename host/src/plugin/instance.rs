@@ -129,9 +129,10 @@ impl Program {
         let call = Call::until(attempt.deadline, outside);
         let mut store = self.store(self.granted(&call, attempt, reader));
         let clock = store.data().cpu.clone();
+        let headers = pairs(&attempt.item.headers);
         let ending = tokio::select! {
             biased;
-            ending = clock.meter(&self.ticker, self.handle(&mut store, guest_item(attempt))) => ending,
+            ending = clock.meter(&self.ticker, self.handle(&mut store, guest_item(attempt, &headers))) => ending,
             () = attempt.stop.cancelled() => Ending::Stopped,
             () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
         };
@@ -142,12 +143,12 @@ impl Program {
         Report { outcome, maybe_executed, stderr, digest: None, recording }
     }
 
-    async fn handle(&self, store: &mut Store<HostState>, item: GuestItem) -> Ending {
+    async fn handle(&self, store: &mut Store<HostState>, item: GuestItem<'_>) -> Ending {
         let plugin = match self.pre.instantiate_async(&mut *store).await {
             Ok(plugin) => plugin,
             Err(err) => return Ending::Faulted(Phase::Instantiating, err),
         };
-        match plugin.outbox_handler_handler().call_handle(store, &item).await {
+        match plugin.outbox_handler_handler().call_handle(store, item).await {
             Ok(answer) => Ending::Answered(answer),
             Err(err) => Ending::Faulted(Phase::Running, err),
         }
@@ -271,24 +272,29 @@ impl StateReader for NoState {
     }
 }
 
-fn guest_item(attempt: &Attempt) -> GuestItem {
+fn pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+    map.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// The item as the guest sees it. Nothing is copied before it is copied into the guest's memory.
+fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> GuestItem<'a> {
     let item = &attempt.item;
     let millis = |millis: i64| u64::try_from(millis).unwrap_or(0);
     GuestItem {
         id: millis(item.id),
-        type_: item.item_type.clone(),
-        idem_key: item.idem_key.clone(),
-        cid: item.cid.clone(),
-        saga: item.saga.clone(),
-        ordering_key: item.ordering_key.clone(),
+        type_: &item.item_type,
+        idem_key: &item.idem_key,
+        cid: &item.cid,
+        saga: item.saga.as_deref(),
+        ordering_key: item.ordering_key.as_deref(),
         attempt: item.attempts,
         maybe_executed: item.maybe_executed,
-        payload: item.payload.clone(),
-        content_type: item.content_type.clone(),
-        headers: item.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        payload: &item.payload,
+        content_type: &item.content_type,
+        headers,
         created_at: millis(item.created_at),
         deadline: millis(attempt.deadline_at),
-        attributes: Vec::new(),
+        attributes: &[],
     }
 }
 
@@ -307,7 +313,7 @@ mod tests {
 
     fn attempt(patience: Duration) -> Attempt {
         Attempt {
-            item: item(),
+            item: Arc::new(item()),
             deadline: Instant::now() + patience,
             deadline_at: 1,
             mode: Mode::Durable,

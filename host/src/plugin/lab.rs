@@ -161,7 +161,7 @@ impl Subject {
         let attempt_time = self.attempt_time();
         let deadline_at = take.now.saturating_add(Millis::try_from(attempt_time.as_millis()).unwrap_or(Millis::MAX));
         let attempt = Attempt {
-            item: take.item,
+            item: Arc::new(take.item),
             deadline: Instant::now() + PATIENCE,
             deadline_at,
             mode: Mode::Durable,

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breakers;
 use super::decide;
+use super::pace::Pace;
 use super::timing::Clock;
 use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service, Turn, Turns};
-use crate::item::{Class, Failure, Recording};
+use crate::item::{Class, Failure, Item, Recording};
 use crate::store::{Alert, AlertKind, Claim, ClaimRef, Settled, Settlement, Store, StoreError};
 
 /// How long a handler may take to notice that it was interrupted.
@@ -29,21 +31,21 @@ pub(super) struct Run {
     pub(super) interrupt: CancellationToken,
     pub(super) breakers: Arc<Breakers>,
     pub(super) turns: Turns,
+    pub(super) running: Arc<Semaphore>,
+    pub(super) pace: Arc<Pace>,
+    /// Wakes the claim loop.
+    pub(super) freed: Arc<Notify>,
 }
 
 impl Run {
     /// Makes the attempt and settles the claim.
     pub(super) async fn attempt(self, claim: Claim) {
-        let reference = claim.reference();
+        let (reference, item) = (claim.reference(), Arc::new(claim.item));
         // Dropped when the claim is settled: only then may the next one read what this one wrote.
         let turn = self.turns.of_attempt();
-        let report = match self.clock.deadline(Instant::now()) {
-            Some(deadline) => self.handle(&claim, deadline, &turn).await,
-            // The claim was so long in coming that it would be cut off at once.
-            None => Report::bare(Outcome::Stopped),
-        };
-        let settlement = decide::settlement(report.outcome, &claim.item, &self.service, fastrand::f64());
-        log_failure(&claim, &settlement);
+        let report = self.run(&item, &turn).await;
+        let settlement = decide::settlement(report.outcome, &item, &self.service, fastrand::f64());
+        log_failure(&item, &settlement);
         if self.breakers.settled(&self.service, &settlement, Instant::now()) {
             self.announce_breaker(&settlement).await;
         }
@@ -54,13 +56,37 @@ impl Run {
             stderr: report.stderr,
             handler_digest: report.digest,
         };
-        self.settle(&claim, &reference, settled, &report.recording).await;
+        self.settle(&item, &reference, settled, &report.recording).await;
     }
 
-    async fn handle(&self, claim: &Claim, deadline: Instant, turn: &Arc<Turn>) -> Report {
-        let claimed_at = claim.item.claimed_at.unwrap_or_default();
+    /// Runs the handler as soon as it may run, if there is enough time left by then.
+    async fn run(&self, item: &Arc<Item>, turn: &Arc<Turn>) -> Report {
+        let Some(_running) = self.permit().await else { return Report::bare(Outcome::Stopped) };
+        let begun = Instant::now();
+        // A claim that was so long in coming would be cut off at once.
+        let Some(deadline) = self.clock.deadline(begun) else { return Report::bare(Outcome::Stopped) };
+        let report = self.handle(item, deadline, turn).await;
+        self.pace.took(begun.elapsed());
+        report
+    }
+
+    /// The permit to run, or `None` when the process stops first.
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = tokio::select! {
+            biased;
+            permit = self.running.acquire() => permit.ok(),
+            () = self.interrupt.cancelled() => None,
+        };
+        if self.pace.go_on() {
+            self.freed.notify_one();
+        }
+        permit
+    }
+
+    async fn handle(&self, item: &Arc<Item>, deadline: Instant, turn: &Arc<Turn>) -> Report {
+        let claimed_at = item.claimed_at.unwrap_or_default();
         let attempt = Attempt {
-            item: claim.item.clone(),
+            item: Arc::clone(item),
             deadline,
             deadline_at: self.clock.in_store_time(claimed_at, deadline),
             mode: Mode::Durable,
@@ -69,6 +95,8 @@ impl Run {
         };
         let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
         tokio::select! {
+            // The handler first: what ends at once never starts a timer.
+            biased;
             report = timeout_at(self.clock.abandon(deadline), handling) => match report {
                 Ok(Ok(report)) => report,
                 Ok(Err(panic)) => panicked(panic.as_ref()),
@@ -102,7 +130,7 @@ impl Run {
 
     /// Settles, again and again while the store does not answer, until the lease has ended: then the
     /// claim expires and somebody else takes the item.
-    async fn settle(&self, claim: &Claim, reference: &ClaimRef, mut settled: Settled, recording: &Recording) {
+    async fn settle(&self, item: &Item, reference: &ClaimRef, mut settled: Settled, recording: &Recording) {
         loop {
             match self.store.settle(reference, settled.clone()).await {
                 Ok(()) => return,
@@ -115,9 +143,9 @@ impl Run {
                         self.turns.note_conflict(plugin, key);
                     }
                     let outcome = Outcome::Failed(failure);
-                    settled.settlement = decide::settlement(outcome, &claim.item, &self.service, fastrand::f64());
+                    settled.settlement = decide::settlement(outcome, item, &self.service, fastrand::f64());
                     settled.exchanges = history(&settled.settlement, recording);
-                    log_failure(claim, &settled.settlement);
+                    log_failure(item, &settled.settlement);
                 }
                 Err(err) if Instant::now() < self.clock.lease_end() => {
                     tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
@@ -161,7 +189,7 @@ fn abandoned() -> Report {
     Report { maybe_executed: true, ..Report::bare(Outcome::Failed(failure)) }
 }
 
-fn log_failure(claim: &Claim, settlement: &Settlement) {
+fn log_failure(item: &Item, settlement: &Settlement) {
     let Some(failure) = settlement.failure() else { return };
     let what = match settlement {
         Settlement::Dead { .. } => "dead-lettered",
@@ -169,8 +197,8 @@ fn log_failure(claim: &Claim, settlement: &Settlement) {
         _ => "retry",
     };
     tracing::warn!(
-        item.id = claim.item.id, item.type = claim.item.item_type, item.cid = claim.item.cid,
-        attempt = claim.item.attempts, class = %failure.class, code = failure.code,
+        item.id = item.id, item.type = item.item_type, item.cid = item.cid,
+        attempt = item.attempts, class = %failure.class, code = failure.code,
         "attempt failed, {what}: {}", failure.message
     );
 }

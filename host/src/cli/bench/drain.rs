@@ -35,6 +35,7 @@ impl Working {
         let settings = WorkerSettings {
             instance: "bench".to_owned(),
             concurrency: config.concurrency,
+            prefetch: config.prefetch,
             lease: config.lease,
             drain: config.drain,
         };

@@ -12,11 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::site::Site;
 use crate::cli::plugin::NoStore;
 use crate::config::Config;
-use crate::handler::Handler as _;
-use crate::plugin::{PluginSettings, Plugins, SystemResolver};
+use crate::handler::Handler;
+use crate::plugin::{PluginSettings, Plugins, SystemResolver, load_time};
 
 /// A handler that imports nothing and does nothing.
 const NOOP: &str = include_str!("noop.wat");
+
+/// The component's file in its folder.
+const FILE: &str = "bench.wasm";
 
 /// A component in a folder, with the cache that its compiled code goes to.
 pub(super) struct Sandbox {
@@ -24,13 +27,11 @@ pub(super) struct Sandbox {
     _folder: TempDir,
 }
 
-/// A component that is loaded and serves items.
-pub(super) struct Loaded {
-    pub(super) plugins: Arc<Plugins>,
+/// A component that serves items.
+pub(super) struct Served {
+    pub(super) handler: Arc<dyn Handler>,
     /// The first type that it serves.
     pub(super) item_type: String,
-    /// From the start of the engine until it serves.
-    pub(super) took: Duration,
 }
 
 impl Sandbox {
@@ -48,7 +49,7 @@ impl Sandbox {
 
     fn install(site: &Site, config: &Config, wasm: &[u8], manifest: Option<&str>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in(site.path())?;
-        std::fs::write(folder.path().join("bench.wasm"), wasm)?;
+        std::fs::write(folder.path().join(FILE), wasm)?;
         if let Some(manifest) = manifest {
             std::fs::write(folder.path().join("bench.toml"), manifest)?;
         }
@@ -68,17 +69,20 @@ impl Sandbox {
         Ok(Self { settings, _folder: folder })
     }
 
-    /// Loads the component, from compiled code if it has been loaded before.
-    pub(super) async fn load(&self) -> anyhow::Result<Loaded> {
-        let begun = std::time::Instant::now();
+    /// Starts to serve the component.
+    pub(super) async fn start(&self) -> anyhow::Result<Served> {
         let plugins = Plugins::start(self.settings.clone(), &CancellationToken::new())?;
         plugins.scanned().await;
-        let took = begun.elapsed();
         let Some(service) = plugins.services().into_iter().next() else {
             let errors: Vec<_> = plugins.status().into_iter().filter_map(|status| status.error).collect();
             bail!("the component is not served: {}", errors.join("; "));
         };
-        Ok(Loaded { plugins, item_type: service.item_type, took })
+        Ok(Served { handler: plugins, item_type: service.item_type })
+    }
+
+    /// How long loading takes, from compiled code if it has been loaded before.
+    pub(super) async fn load_time(&self) -> anyhow::Result<Duration> {
+        load_time(&self.settings.dir.join(FILE), self.settings.clone()).await
     }
 
     /// Forgets the compiled code, if there is any.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::decode::{self, COLUMNS};
+use super::decode::{self, COLUMNS, Decoded};
 use super::enqueue::millis;
 use super::job::EPOCH;
 use super::settle::{Attempted, dead_letter, write_history};
@@ -65,17 +65,16 @@ fn claim_type(
     let limit = share.min(unclaimed(terms, claimed)).min(free_concurrency(step, terms)?).min(tokens(step, terms)?);
     let mut left = limit;
     while left > 0 {
-        let ready = ready(step, &terms.item_type, left)?;
-        if ready.is_empty() {
-            break;
-        }
-        for (id, attempts) in ready {
-            if attempts > terms.max_retries {
-                exhaust(step, id, terms.on_dead)?;
-            } else if let Some(claim) = claim_one(step, request, terms, id)? {
+        let taken = take(step, request, terms, left)?;
+        let is_short = taken.len() < left as usize;
+        for (decoded, token) in taken {
+            if let Some(claim) = accept(step, terms, decoded, token)? {
                 claimed.claims.push(claim);
                 left -= 1;
             }
+        }
+        if is_short && exhaust_ready(step, terms, left)? == 0 {
+            break;
         }
     }
     take_tokens(step, terms, limit - left)
@@ -87,34 +86,40 @@ fn unclaimed(terms: &TypeClaim, claimed: &Claimed) -> u32 {
     terms.limit.saturating_sub(u32::try_from(of_type).unwrap_or(u32::MAX))
 }
 
-/// The ids of the items that may be claimed now, with the attempts they have made. Items that wait behind
-/// another of their ordering key are held, and not looked at.
-fn ready(step: &Step<'_>, item_type: &str, limit: u32) -> rusqlite::Result<Vec<(ItemId, u32)>> {
-    let mut select = step.tx.prepare_cached(
-        "SELECT id, attempts FROM outbox_items
-         WHERE type = ?1 AND status = 'PENDING' AND held = 0 AND available_at <= ?2
-         ORDER BY available_at, id LIMIT ?3",
-    )?;
-    select.query_map(params![item_type, step.now, limit], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-}
-
-fn claim_one(
-    step: &mut Step<'_>,
+/// Moves the items that are first in line to CLAIMED, in one statement, but for those that have no attempt
+/// left. Items that wait behind another of their ordering key are held, and not looked at.
+fn take(
+    step: &Step<'_>,
     request: &ClaimRequest,
     terms: &TypeClaim,
-    id: ItemId,
-) -> rusqlite::Result<Option<Claim>> {
+    limit: u32,
+) -> rusqlite::Result<Vec<(Decoded, String)>> {
     let token = uuid::Uuid::new_v4().simple().to_string();
     let lease_until = step.now.saturating_add(millis(terms.lease));
     let mut update = step.tx.prepare_cached(&format!(
         "UPDATE outbox_items
          SET status = 'CLAIMED', epoch = {EPOCH}, attempts = attempts + 1, deliveries = deliveries + 1,
-             claimed_at = ?2, claimed_by = ?3, claim_token = ?4, lease_until = ?5
-         WHERE id = ?1 AND status = 'PENDING' RETURNING {COLUMNS}"
+             claimed_at = ?2, claimed_by = ?3, claim_token = ?4 || id, lease_until = ?5
+         WHERE id IN (SELECT id FROM (
+            SELECT id, attempts FROM outbox_items
+            WHERE type = ?1 AND status = 'PENDING' AND held = 0 AND available_at <= ?2
+            ORDER BY available_at, id LIMIT ?6) WHERE attempts <= ?7)
+         RETURNING {COLUMNS}"
     ))?;
-    let decoded =
-        update.query_row(params![id, step.now, request.claimed_by, token, lease_until], decode::item).optional()?;
-    let Some(decoded) = decoded else { return Ok(None) };
+    let arguments =
+        params![terms.item_type, step.now, request.claimed_by, token, lease_until, limit, terms.max_retries];
+    let rows = update.query_map(arguments, decode::item)?;
+    let mut items: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    // The statement answers in the order of its own work.
+    items.sort_by_key(|decoded| (decoded.item.available_at, decoded.item.id));
+    let with_token = |decoded: Decoded| {
+        let token = format!("{token}{}", decoded.item.id);
+        (decoded, token)
+    };
+    Ok(items.into_iter().map(with_token).collect())
+}
+
+fn accept(step: &mut Step<'_>, terms: &TypeClaim, decoded: Decoded, token: String) -> rusqlite::Result<Option<Claim>> {
     let claim = Claim { item: decoded.item, token };
     if let Some(saga) = &claim.item.saga {
         super::saga::join(step, saga, &claim.item.cid, claim.item.replays)?;
@@ -123,6 +128,24 @@ fn claim_one(
         None => Ok(Some(claim)),
         Some(defect) => bury(step, &claim, terms.on_dead, defect).map(|()| None),
     }
+}
+
+/// Dead-letters those of the items first in line that have no attempt left. Answers how many they were.
+fn exhaust_ready(step: &mut Step<'_>, terms: &TypeClaim, limit: u32) -> rusqlite::Result<usize> {
+    let ready: Vec<(ItemId, u32)> = {
+        let mut select = step.tx.prepare_cached(
+            "SELECT id, attempts FROM outbox_items
+             WHERE type = ?1 AND status = 'PENDING' AND held = 0 AND available_at <= ?2
+             ORDER BY available_at, id LIMIT ?3",
+        )?;
+        let rows = select.query_map(params![terms.item_type, step.now, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect::<rusqlite::Result<_>>()?
+    };
+    let exhausted: Vec<_> = ready.into_iter().filter(|(_, attempts)| *attempts > terms.max_retries).collect();
+    for (id, _) in &exhausted {
+        exhaust(step, *id, terms.on_dead)?;
+    }
+    Ok(exhausted.len())
 }
 
 /// An item that cannot be read goes to the DLQ with the reason, and stops nothing else.

@@ -14,34 +14,39 @@ const TRIED: &str = "enqueueing an item";
 /// with other content it is [`StoreError::Conflict`], and the transaction goes on.
 pub fn enqueue_in(tx: &rusqlite::Transaction<'_>, item: &NewItem) -> Result<ItemId, StoreError> {
     validate(std::slice::from_ref(item))?;
-    match find(tx, item, 0)? {
-        Some(id) => Ok(id),
-        None => insert(tx, item, system_clock()).map_err(unavailable(TRIED)),
-    }
+    create(tx, item, system_clock(), 0).map(|(id, _)| id)
 }
 
 pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
     validate(items)?;
     let mut ids = match write {
-        Write::Each => vec![None; items.len()],
-        Write::Whole => find_all(step.tx, items)?,
+        Write::Whole if items.len() > 1 => find_all(step.tx, items)?,
+        Write::Whole | Write::Each => vec![None; items.len()],
     };
     if ids.iter().any(Option::is_some) {
         return Ok(Enqueued { ids, created: 0 });
     }
     let mut created = 0;
     for (index, item) in items.iter().enumerate() {
-        let existing = find(step.tx, item, index)?;
-        if existing.is_none() {
-            created += 1;
-        }
-        ids[index] = Some(match existing {
-            Some(id) => id,
-            None => insert(step.tx, item, step.now).map_err(unavailable(TRIED))?,
-        });
+        let (id, is_new) = create(step.tx, item, step.now, index)?;
+        created += usize::from(is_new);
+        ids[index] = Some(id);
     }
     step.makes_work |= created > 0;
     Ok(Enqueued { ids, created })
+}
+
+/// Inserts the item, and looks for one that has its key only when the schema has refused it.
+fn create(tx: &Connection, item: &NewItem, now: Millis, index: usize) -> Result<(ItemId, bool), StoreError> {
+    let refused = match insert(tx, item, now) {
+        Ok(Some(id)) => return Ok((id, true)),
+        Ok(None) => rusqlite::Error::QueryReturnedNoRows,
+        Err(err) => err,
+    };
+    match find(tx, item, index)? {
+        Some(id) => Ok((id, false)),
+        None => Err(unavailable(TRIED)(refused)),
+    }
 }
 
 /// Enqueues what a handler emitted. A follow-up that exists is kept, whatever its content: it never fails
@@ -93,30 +98,29 @@ fn existing(tx: &Connection, item: &NewItem) -> rusqlite::Result<(ItemId, bool)>
     )
 }
 
-pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<ItemId> {
+/// The id of the new item, or `None` when one with its key and content exists.
+pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<Option<ItemId>> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO outbox_items
              (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
               available_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) RETURNING id",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let cid = item.cid.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    insert.query_row(
-        params![
-            item.idem_key,
-            item.item_type,
-            Payload(&item.payload),
-            item.content_type,
-            json(&item.headers)?,
-            json(&item.metadata)?,
-            cid,
-            item.saga,
-            item.ordering_key,
-            now.saturating_add(millis(item.delay)),
-            now
-        ],
-        |row| row.get(0),
-    )
+    let inserted = insert.execute(params![
+        item.idem_key,
+        item.item_type,
+        Payload(&item.payload),
+        item.content_type,
+        json(&item.headers)?,
+        json(&item.metadata)?,
+        cid,
+        item.saga,
+        item.ordering_key,
+        now.saturating_add(millis(item.delay)),
+        now
+    ])?;
+    Ok((inserted > 0).then(|| tx.last_insert_rowid()))
 }
 
 /// Text where it is text, so that SQL readers see it; its bytes are the same either way.

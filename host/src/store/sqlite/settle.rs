@@ -2,7 +2,6 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::decode::{self, COLUMNS};
 use super::enqueue::millis;
 use super::job::EPOCH;
 use super::step::Step;
@@ -53,8 +52,7 @@ impl Attempted {
 }
 
 pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -> Result<(), StoreError> {
-    let item = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
-    let mut attempted = Attempted::of(&item);
+    let mut attempted = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
     attempted.maybe_executed = settled.maybe_executed;
     attempted.handler_digest.clone_from(&settled.handler_digest);
     attempted.exchanges.clone_from(&settled.exchanges);
@@ -76,13 +74,30 @@ pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -
     .map_err(unavailable(TRIED))
 }
 
-/// The item, if the claim still holds.
-fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Item>> {
-    let mut select = step.tx.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'"
-    ))?;
-    let decoded = select.query_row(params![claim.id, claim.token], decode::item).optional()?;
-    Ok(decoded.map(|decoded| decoded.item))
+/// The attempt, if the claim still holds.
+fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attempted>> {
+    let mut select = step.tx.prepare_cached(
+        "SELECT type, saga, cid, attempts, deliveries, claimed_at, claimed_by, ordering_key, idem_key
+         FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'",
+    )?;
+    let attempted = |row: &rusqlite::Row<'_>| {
+        Ok(Attempted {
+            id: claim.id,
+            item_type: row.get(0)?,
+            saga: row.get(1)?,
+            cid: row.get(2)?,
+            attempt: row.get(3)?,
+            delivery: row.get(4)?,
+            started_at: row.get(5)?,
+            pod: row.get(6)?,
+            maybe_executed: false,
+            handler_digest: None,
+            exchanges: None,
+            ordering_key: row.get(7)?,
+            is_alert: alert::is_alert(row.get_ref(8)?.as_str()?),
+        })
+    };
+    select.query_row(params![claim.id, claim.token], attempted).optional()
 }
 
 fn complete(step: &mut Step<'_>, attempted: &Attempted, result: Option<&[u8]>) -> rusqlite::Result<()> {

@@ -93,14 +93,17 @@ pub(super) struct Step<'a> {
 }
 
 struct Tally {
-    key: [String; 4],
+    key: TallyKey,
     by: i64,
 }
 
+/// Name, saga, type and outcome.
+type TallyKey = (&'static str, [String; 3]);
+
 impl Step<'_> {
     /// Changes one of the totals in `outbox_counters`, in this transaction.
-    pub(super) fn tally(&mut self, name: &str, saga: &str, item_type: &str, outcome: &str, by: i64) {
-        self.tallies.push(Tally { key: [name, saga, item_type, outcome].map(str::to_owned), by });
+    pub(super) fn tally(&mut self, name: &'static str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+        self.tallies.push(Tally { key: (name, [saga, item_type, outcome].map(str::to_owned)), by });
     }
 
     /// Where the transaction stands, for [`Self::reset`].
@@ -116,7 +119,7 @@ impl Step<'_> {
 
     /// Writes the totals: one statement for each that changed, however many requests changed it.
     fn flush_tallies(&mut self) -> rusqlite::Result<()> {
-        let mut sums: BTreeMap<[String; 4], i64> = BTreeMap::new();
+        let mut sums: BTreeMap<TallyKey, i64> = BTreeMap::new();
         for tally in self.tallies.drain(..) {
             *sums.entry(tally.key).or_default() += tally.by;
         }
@@ -124,7 +127,7 @@ impl Step<'_> {
             "INSERT INTO outbox_counters (name, saga, type, outcome, total) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET total = total + excluded.total",
         )?;
-        for ([name, saga, item_type, outcome], by) in sums {
+        for ((name, [saga, item_type, outcome]), by) in sums {
             add.execute(params![name, saga, item_type, outcome, by])?;
         }
         Ok(())

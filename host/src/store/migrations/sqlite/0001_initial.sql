@@ -11,11 +11,11 @@ CREATE TABLE outbox_items (
         CHECK (length(type) <= 255 AND type GLOB '[a-z0-9]*' AND type NOT GLOB '*[^a-z0-9._-]*'),
     payload ANY NOT NULL CHECK (typeof(payload) IN ('text', 'blob')),
     content_type TEXT NOT NULL DEFAULT 'application/json'
-        CHECK (length(content_type) BETWEEN 1 AND 255 AND content_type NOT GLOB '*[^ -~]*'),
+        CHECK (content_type = 'application/json' OR length(content_type) BETWEEN 1 AND 255 AND content_type NOT GLOB '*[^ -~]*'),
     headers TEXT NOT NULL DEFAULT '{}'
-        CHECK (CASE WHEN json_valid(headers) THEN json_type(headers) = 'object' ELSE 0 END),
+        CHECK (headers = '{}' OR CASE WHEN json_valid(headers) THEN json_type(headers) = 'object' ELSE 0 END),
     metadata TEXT NOT NULL DEFAULT '{}'
-        CHECK (CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END),
+        CHECK (metadata = '{}' OR CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END),
     cid TEXT NOT NULL DEFAULT (lower(hex(randomblob(16))))
         CHECK (length(cid) BETWEEN 1 AND 255 AND cid NOT GLOB '*[^ -~]*'),
     saga TEXT
