@@ -3,7 +3,7 @@
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
-CRATES   := outbox-handler $(HANDLERS) chaos
+CRATES   := outbox-handler $(HANDLERS) chaos patterns
 BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
@@ -15,6 +15,7 @@ SECONDS  ?= 60
 CONFORMED := target/conformance.log
 PEERS    := target/peers
 CLIENTS  := target/clients
+RELEASED := tests/fixtures/released
 
 .PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools clients
 
@@ -52,13 +53,12 @@ plugins: wasm-target
 # The handler that tests are made with, in two versions, and those of docs/patterns.md.
 guests: wasm-target
 	mkdir -p $(GUESTS)
-	$(CARGO) build --profile guest --target $(TARGET) -p outbox-handler --example patterns
-	cp $(BUILT)/examples/patterns.wasm $(GUESTS)/.patterns.tmp
-	mv $(GUESTS)/.patterns.tmp $(GUESTS)/patterns.wasm
 	for version in 1 2; do \
-		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos && \
-		cp $(BUILT)/chaos.wasm $(GUESTS)/.chaos.tmp && \
-		mv $(GUESTS)/.chaos.tmp $(GUESTS)/chaos-$$version.wasm || exit 1; \
+		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos -p patterns && \
+		for copy in chaos:chaos-$$version patterns:patterns; do \
+			cp $(BUILT)/$${copy%:*}.wasm $(GUESTS)/.guest.tmp && \
+			mv $(GUESTS)/.guest.tmp $(GUESTS)/$${copy##*:}.wasm || exit 1; \
+		done; \
 	done
 
 # docs/reference.md, from the comments of the contract.
@@ -69,14 +69,14 @@ reference:
 # this machine. See ARCHITECTURE.md.
 freeze: wasm-target
 	version=$$(sed -n 's/^package outbox:handler@\(.*\);$$/\1/p' wit/handler.wit) && \
-	kept=wit/frozen/$$version && released=tests/fixtures/released/$$version && \
-	if [ -e $$kept ]; then echo "version $$version of the contract is frozen already" >&2; exit 1; fi && \
+	if [ -e $(RELEASED)/$$version ]; then echo "version $$version of the contract is frozen already" >&2; exit 1; fi && \
 	$(CARGO) build --profile guest --target $(TARGET) --target-dir target/released \
 		--config "target.$(TARGET).rustflags = ['--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo']" \
-		-p webhook -p outbox-handler --lib --example patterns && \
-	mkdir -p $$kept $$released && cp wit/handler.wit $$kept && \
-	cp target/released/$(TARGET)/guest/webhook.wasm target/released/$(TARGET)/guest/examples/patterns.wasm $$released && \
-	sha256sum $$kept/* $$released/* >> wit/frozen/SHA256SUMS
+		-p webhook -p patterns && \
+	mkdir -p $(RELEASED)/$$version && \
+	cp wit/handler.wit target/released/$(TARGET)/guest/webhook.wasm target/released/$(TARGET)/guest/patterns.wasm \
+		$(RELEASED)/$$version && \
+	cd $(RELEASED) && sha256sum $$version/* >> SHA256SUMS
 
 # One package at a time, everywhere: together they ask for other features of what they share, and
 # wasmtime would be compiled once more.

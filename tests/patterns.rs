@@ -15,17 +15,11 @@ use serde_json::{Value, json};
 use crate::support::guests::{self, root};
 use crate::support::{START, blocks};
 
-/// The folder of the handlers and their manifest.
-fn folder() -> PathBuf {
-    root().join("plugins/sdk/examples/patterns")
-}
-
 #[test]
 fn the_page_shows_the_handlers_as_they_are_compiled() {
     let page = std::fs::read_to_string(root().join("docs/patterns.md")).unwrap();
-    let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
-    let mut handlers: Vec<_> =
-        files.filter(|path| path.extension().is_some_and(|ext| ext == "rs") && !path.ends_with("main.rs")).collect();
+    let files = std::fs::read_dir(root().join("plugins/patterns/src")).unwrap().map(|entry| entry.unwrap().path());
+    let mut handlers: Vec<_> = files.filter(|path| !path.ends_with("lib.rs")).collect();
     let shown = blocks(&page, "rust");
     handlers.retain(|path| !shown.contains(&std::fs::read_to_string(path).unwrap().trim_end()));
     assert_eq!(handlers, Vec::<PathBuf>::new(), "docs/patterns.md does not show these as they are");
@@ -66,7 +60,7 @@ impl StateReader for ReadTo {
 }
 
 async fn patterns(folder: &tempfile::TempDir) -> Subject {
-    let manifest = std::fs::read_to_string(self::folder().join("patterns.toml")).unwrap();
+    let manifest = std::fs::read_to_string(root().join("plugins/patterns/patterns.toml")).unwrap();
     guests::install(&guests::patterns(), &manifest, folder.path(), "patterns");
     let lab = Lab::open(&folder.path().join("patterns.wasm")).await.unwrap();
     let environment: Environment = Arc::new(|name| (name == "API_URL").then(|| "http://api.test".to_owned()));

@@ -2,8 +2,8 @@
 //! what the contract says.
 
 mod compare;
+mod fixtures;
 mod reference;
-mod released;
 mod words;
 
 use std::collections::BTreeMap;
@@ -14,14 +14,15 @@ use sha2::{Digest, Sha256};
 use crate::support::guests::root;
 use compare::{Contract, problems};
 
-fn frozen() -> PathBuf {
-    root().join("wit/frozen")
+/// What was released, a folder for each version.
+fn released() -> PathBuf {
+    root().join("tests/fixtures/released")
 }
 
 /// The released versions, oldest first.
 fn versions() -> Vec<String> {
     let folders =
-        std::fs::read_dir(frozen()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+        std::fs::read_dir(released()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
     let mut versions: Vec<_> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
     versions.sort_by_key(|version| version.split('.').map(|part| part.parse::<u64>().unwrap()).collect::<Vec<_>>());
     versions
@@ -38,30 +39,23 @@ fn present() -> String {
 #[test]
 fn the_contract_has_only_grown_since_its_last_release() {
     let last = versions().pop().expect("a version was released");
-    let released = Contract::parse(&text(&frozen().join(&last).join("handler.wit")));
-    let problems = problems(&released, &Contract::parse(&present()));
+    let frozen = Contract::parse(&text(&released().join(&last).join("handler.wit")));
+    let problems = problems(&frozen, &Contract::parse(&present()));
     assert!(problems.is_empty(), "wit/handler.wit breaks components of {last}:\n{}", problems.join("\n"));
 }
 
 #[test]
 fn what_was_released_is_frozen_byte_for_byte() {
-    let sums = text(&frozen().join("SHA256SUMS"));
-    let listed: BTreeMap<_, _> =
-        sums.lines().map(|line| line.split_once("  ").unwrap()).map(|(sum, file)| (file, sum)).collect();
-    let mut kept = Vec::new();
-    for folder in versions().iter().flat_map(|version| [frozen().join(version), released::folder(version)]) {
-        for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-            let digest = Sha256::digest(std::fs::read(file).unwrap());
-            assert_eq!(
-                listed.get(name.as_str()).copied(),
-                Some(hex(&digest).as_str()),
-                "{name} is not what was released"
-            );
-            kept.push(name);
-        }
-    }
-    assert_eq!(listed.len(), kept.len(), "wit/frozen/SHA256SUMS lists what is gone");
+    let sums = text(&released().join("SHA256SUMS"));
+    let lines = sums.lines().map(|line| line.split_once("  ").unwrap());
+    let listed: BTreeMap<_, _> = lines.map(|(sum, file)| (file.to_owned(), sum.to_owned())).collect();
+    let files = versions().into_iter().flat_map(|version| std::fs::read_dir(released().join(version)).unwrap());
+    let digest = |file: PathBuf| {
+        let name = file.strip_prefix(released()).unwrap().to_str().unwrap().to_owned();
+        (name, hex(&Sha256::digest(std::fs::read(file).unwrap())))
+    };
+    let found: BTreeMap<_, _> = files.map(|file| digest(file.unwrap().path())).collect();
+    assert_eq!(found, listed, "tests/fixtures/released is not what was released");
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,13 +1,13 @@
 //! Components that were built for released versions of the contract go on working.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::versions;
+use super::{released, versions};
 use crate::support::downstream::Pod;
-use crate::support::guests::{self, root};
+use crate::support::guests;
 use crate::support::host::HostPlan;
 use crate::support::stage::becomes;
 
@@ -20,11 +20,6 @@ origin = "${RECEIVER}"
 [config]
 url = "${RECEIVER}"
 "#;
-
-/// The components that are kept of a version.
-pub(super) fn folder(version: &str) -> PathBuf {
-    root().join("tests/fixtures/released").join(version)
-}
 
 /// What a released component is given, and what it sends then.
 fn cases(name: &str) -> Vec<(&'static str, Value, Vec<&'static str>)> {
@@ -41,7 +36,7 @@ fn cases(name: &str) -> Vec<(&'static str, Value, Vec<&'static str>)> {
 #[tokio::test]
 async fn components_of_every_released_version_load_and_work() {
     for version in versions() {
-        let components = std::fs::read_dir(folder(&version)).unwrap().map(|entry| entry.unwrap().path());
+        let components = std::fs::read_dir(released().join(&version)).unwrap().map(|entry| entry.unwrap().path());
         let components: Vec<_> = components.filter(|path| path.extension().is_some_and(|ext| ext == "wasm")).collect();
         assert!(!components.is_empty(), "no component of {version} was kept");
         for component in components {
@@ -50,10 +45,10 @@ async fn components_of_every_released_version_load_and_work() {
     }
 }
 
-async fn works(name: &str, component: &std::path::Path) {
+async fn works(name: &str, component: &Path) {
     let (dir, pod) = (tempfile::tempdir().unwrap(), Pod::start().await);
     guests::install(component, MANIFEST, &dir.path().join("plugins.d"), name);
-    let plan = HostPlan::new(std::path::Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
+    let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
     let plan = plan.set("RECEIVER", &pod.url());
     let host = plan.start("serve").await;
     for (item_type, payload, expected) in cases(name) {
