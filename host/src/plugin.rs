@@ -10,6 +10,7 @@
 
 mod bindings;
 mod cache;
+mod contract;
 mod cpu;
 mod engine;
 mod evidence;
@@ -26,6 +27,7 @@ mod limiter;
 mod lineage;
 mod load;
 mod manifest;
+mod origin;
 mod outgoing;
 mod output;
 mod private;
@@ -50,6 +52,7 @@ use crate::handler::{Attempt, Handler, Outcome, Quarantine, Report, Service, Sta
 use crate::item::{Class, Failure};
 use crate::retry::RetryPolicy;
 use cache::CodeCache;
+pub use contract::WIT;
 use engine::Runtime;
 use folder::Folder;
 use good::LastGood;

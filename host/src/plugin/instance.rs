@@ -103,6 +103,13 @@ impl Program {
         }
     }
 
+    /// The bytes of memory that an instance begins with, if one can be made.
+    pub(super) async fn memory_at_start(&self) -> Option<u64> {
+        let mut store = self.store(self.denied(&Call::until(Instant::now() + DESCRIBE_TIMEOUT)));
+        self.pre.instantiate_async(&mut store).await.ok()?;
+        Some(store.data().limiter.memory())
+    }
+
     /// Makes one attempt at an item.
     pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
         let call = Call::until(attempt.deadline);
