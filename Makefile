@@ -3,20 +3,22 @@
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
-CRATES   := outbox-handler $(HANDLERS) chaos
+CRATES   := outbox-handler $(HANDLERS) receipt chaos
 BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
 TOOLS    := target/tools
 DENY     := 0.20.2
 CONFORMED := target/conformance.log
+LANGUAGES := target/languages
 
-.PHONY: help demo plugins guests test conformance soak check deny fmt ci wasm-target tools
+.PHONY: help demo plugins guests test test-languages conformance soak check deny fmt ci wasm-target tools
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
+	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
 	@echo 'make check      formatting, lints, documentation'
@@ -51,6 +53,19 @@ guests: wasm-target
 test: tools plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
 
+# The program builds the handlers itself, with tools that it installs from lock files below target/.
+test-languages: tools wasm-target
+	@for tool in node npm; do \
+		command -v $$tool > /dev/null || { echo "test-languages needs $$tool: install Node.js 20 or newer" >&2; exit 1; }; \
+	done
+	$(CARGO) build -p outbox --bin outbox
+	rm -rf $(LANGUAGES)/plugins
+	for name in receipt js-receipt py-receipt; do \
+		OUTBOX_CACHE_DIR=$(LANGUAGES)/cache target/debug/outbox plugin build plugins/$$name \
+			--out $(LANGUAGES)/plugins || exit 1; \
+	done
+	$(CARGO) test -p outbox --test it languages:: -- --ignored --test-threads 1
+
 # One line per requirement: those that are tested with the stores that pass, the others with the reason.
 conformance:
 	@$(MAKE) --silent tools plugins guests
@@ -78,7 +93,7 @@ $(TOOLS)/bin/cargo-deny:
 fmt:
 	$(CARGO) fmt --all
 
-ci: check test deny
+ci: check test test-languages deny
 	target/debug/examples/demo --exit
 
 # A toolchain file alone does not install the target where RUSTUP_AUTO_INSTALL=0.
