@@ -3,7 +3,7 @@
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
-CRATES   := outbox-handler $(HANDLERS) chaos patterns
+CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns
 BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
@@ -16,8 +16,9 @@ CONFORMED := target/conformance.log
 PEERS    := target/peers
 CLIENTS  := target/clients
 RELEASED := tests/fixtures/released
+LANGUAGES := target/languages
 
-.PHONY: help demo plugins guests reference freeze test conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools clients
+.PHONY: help demo plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools clients
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -25,6 +26,7 @@ help:
 	@echo 'make test       the everyday suite'
 	@echo 'make reference  docs/reference.md, from the comments of wit/'
 	@echo 'make freeze     keep this version of wit/ and components built for it'
+	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
 	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
@@ -84,6 +86,19 @@ test: tools clients plugins guests
 	$(CARGO) test -p outbox
 	$(CARGO) test -p outbox-handler
 
+# The program builds the handlers itself, with tools that it installs from lock files below target/.
+test-languages: tools wasm-target
+	@for tool in node npm; do \
+		command -v $$tool > /dev/null || { echo "test-languages needs $$tool: install Node.js 20 or newer" >&2; exit 1; }; \
+	done
+	$(CARGO) build -p outbox --bin outbox
+	rm -rf $(LANGUAGES)/plugins
+	for name in receipt js-receipt py-receipt; do \
+		OUTBOX_CACHE_DIR=$(LANGUAGES)/cache target/debug/outbox plugin build plugins/$$name \
+			--out $(LANGUAGES)/plugins || exit 1; \
+	done
+	$(CARGO) test -p outbox --test it languages:: -- --ignored --test-threads 1
+
 # One line per requirement: those that are tested with the stores that pass, the others with the reason.
 conformance:
 	@$(MAKE) --silent tools clients plugins guests
@@ -139,7 +154,7 @@ fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
-ci: check test deny
+ci: check test test-languages deny
 	target/debug/examples/demo --exit
 
 # A toolchain file alone does not install the target where RUSTUP_AUTO_INSTALL=0.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::support::host::HostPlan;
 use crate::support::{self, Fixture, dead, done, request};
 
+mod author;
 mod state;
 
 /// A folder of its own with the binary to run in it.

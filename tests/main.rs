@@ -10,6 +10,7 @@ mod exactly_once;
 mod generations;
 mod handlers;
 mod hostile;
+mod languages;
 mod layering;
 mod patterns;
 mod plugin;

@@ -11,6 +11,7 @@
 mod bindings;
 mod cache;
 mod ceiling;
+mod contract;
 mod cpu;
 mod engine;
 mod evidence;
@@ -28,6 +29,7 @@ mod limiter;
 mod lineage;
 mod load;
 mod manifest;
+mod origin;
 mod outgoing;
 mod output;
 mod outside;
@@ -56,6 +58,7 @@ use crate::handler::{Attempt, Handler, Outcome, Quarantine, Report, Service, Sta
 use crate::item::{Class, Failure};
 use crate::retry::RetryPolicy;
 use cache::CodeCache;
+pub use contract::WIT;
 use engine::Runtime;
 use folder::Folder;
 use good::LastGood;

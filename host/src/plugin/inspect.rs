@@ -15,7 +15,7 @@ use super::load::{LoadError, Loader, Source, narrow, undescribed};
 use super::manifest::{Environment, Limits, Manifest, Reload};
 use super::private::PrivateDir;
 use super::signature::TrustedKeys;
-use super::{PluginSettings, world};
+use super::{PluginSettings, contract, origin, world};
 use crate::item::OnDead;
 
 /// What was found out about a component. Without errors it would be loaded.
@@ -29,8 +29,18 @@ pub struct Inspection {
     pub size: u64,
     /// The component's SHA-256, as a manifest pins it.
     pub digest: String,
+    /// What is known of its signature.
+    pub signature: String,
+    /// The language that it was written in and the tool that made it, as far as it tells.
+    pub made_with: Option<String>,
     /// How long compiling took.
     pub compile_time: Duration,
+    /// The bytes of memory that an instance begins with.
+    pub memory_at_start: Option<u64>,
+    /// The world that it was made for.
+    pub world: Option<String>,
+    /// How what it knows of the contract differs from this host's.
+    pub differences: Vec<String>,
     /// What the component imports.
     pub imports: Vec<String>,
     /// What the component exports.
@@ -68,6 +78,8 @@ pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<In
         file: source.file.clone(),
         size: source.wasm.len() as u64,
         digest: source.digest.clone(),
+        signature: loader.signature(&source),
+        made_with: origin::made_with(&source.wasm),
         ..Inspection::default()
     };
     if let Err(err) = inspection.examine(&loader, &source, &settings).await {
@@ -127,6 +139,7 @@ impl Inspection {
         let program = loader.program(&source.name, &component, &manifest)?;
         let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
         world::check_description(&description)?;
+        self.memory_at_start = program.memory_at_start().await;
         self.described_name = Some(description.name.clone());
         self.version = Some(description.version.clone());
         self.types = narrow(&description, manifest.types.as_deref())?;
@@ -144,6 +157,8 @@ impl Inspection {
     fn compare(&mut self, component: &Component, manifest: &Manifest) {
         self.imports = world::imports(component);
         self.exports = world::exports(component);
+        self.world = world::target(component);
+        self.differences = contract::differences(component);
         self.missing_grants = world::missing_grants(&self.imports, &manifest.grants);
         if self.missing_grants.is_some() {
             self.errors.push(format!("{}.toml does not grant everything that it imports", self.name));

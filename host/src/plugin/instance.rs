@@ -114,6 +114,16 @@ impl Program {
         }
     }
 
+    /// The bytes of memory that an instance begins with, if one can be made.
+    pub(super) async fn memory_at_start(&self) -> Option<u64> {
+        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
+        let mut store = self.store(self.denied(&call));
+        let clock = store.data().cpu.clone();
+        let instantiated = clock.meter(&self.ticker, self.pre.instantiate_async(&mut store));
+        tokio::time::timeout_at(call.deadline, instantiated).await.ok()?.ok()?;
+        Some(store.data().limiter.memory())
+    }
+
     /// Makes one attempt at an item, with the network outside.
     pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
         self.attempt_in(Arc::clone(&self.network), attempt, reader).await

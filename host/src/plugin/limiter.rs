@@ -80,6 +80,11 @@ impl Limiter {
         }
     }
 
+    /// Bytes of all linear memories together.
+    pub(super) fn memory(&self) -> u64 {
+        self.memory.used as u64
+    }
+
     /// The limit behind an error of the engine, if one is.
     pub(super) fn explain(&self, err: &wasmtime::Error) -> Option<OverLimit> {
         let typed = err.downcast_ref::<OverLimit>().cloned();

@@ -35,6 +35,18 @@ impl TrustedKeys {
         self.verify(&source.wasm, &signature).map_err(|why| refused(format!("{beside} {why}")))
     }
 
+    /// What is known of a component's signature, in words.
+    pub(super) fn describe(&self, source: &Source) -> String {
+        match (&source.signature, self.0.is_empty()) {
+            (None, _) => "none".to_owned(),
+            (Some(_), true) => "not checked: OUTBOX_PLUGIN_KEYS names no key".to_owned(),
+            (Some(_), false) => match self.check(source) {
+                Ok(()) => "of a trusted key".to_owned(),
+                Err(_) => "not accepted".to_owned(),
+            },
+        }
+    }
+
     fn verify(&self, wasm: &[u8], signature: &Signature) -> Result<(), String> {
         let mut reason = "was made with a key that is not among the trusted ones".to_owned();
         for key in &self.0 {

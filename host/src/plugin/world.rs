@@ -5,6 +5,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::bindings::exports::outbox::handler::handler::Description;
+use super::contract;
 use super::grant::Grants;
 use super::load::LoadError;
 use super::manifest::{Limits, show_size};
@@ -62,6 +63,12 @@ pub(super) fn imports(component: &Component) -> Vec<String> {
     component_type.imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
 }
 
+/// The world that a component was made for, by what it exports.
+pub(super) fn target(component: &Component) -> Option<String> {
+    let version = |name: &String| Some(name.strip_prefix("outbox:handler/handler@")?.to_owned());
+    exports(component).iter().find_map(version).map(|version| format!("outbox:handler/plugin@{version}"))
+}
+
 /// The names of a component's exports.
 pub(super) fn exports(component: &Component) -> Vec<String> {
     let component_type = component.component_type();
@@ -71,7 +78,7 @@ pub(super) fn exports(component: &Component) -> Vec<String> {
 /// Refuses a component that was made for another world.
 pub(super) fn check_world(component: &Component) -> Result<(), LoadError> {
     if component.get_export_index(None, EXPORT).is_none() {
-        return Err(wrong_export(&exports(component)));
+        return Err(wrong_export(component));
     }
     let strange = |name: &String| !OFFERED.iter().any(|offered| name.starts_with(offered));
     match imports(component).into_iter().find(strange) {
@@ -96,9 +103,9 @@ pub(super) fn check_description(description: &Description) -> Result<(), LoadErr
     }
 }
 
-fn wrong_export(exports: &[String]) -> LoadError {
-    let other = exports.iter().find(|name| name.starts_with("outbox:handler/handler"));
-    let found = match other {
+fn wrong_export(component: &Component) -> LoadError {
+    let exports = exports(component);
+    let found = match exports.iter().find(|name| name.starts_with("outbox:handler/handler")) {
         Some(other) => format!("it was built for another version of the contract: it exports {other}"),
         None if exports.is_empty() => "it exports nothing".to_owned(),
         None => format!("it was built for another world: it exports {}", exports.join(", ")),
@@ -108,6 +115,13 @@ fn wrong_export(exports: &[String]) -> LoadError {
 
 /// The refusal of a component whose imports have the right names and the wrong types.
 pub(super) fn misfit(component: &Component, reason: &wasmtime::Error) -> LoadError {
+    let differences = contract::differences(component);
+    if !differences.is_empty() {
+        let differences = differences.join("; ");
+        return LoadError::new(format!(
+            "it was built for another contract than {CONTRACT}: {differences}; rebuild it against this host's wit/"
+        ));
+    }
     let imports = imports(component).join(", ");
     LoadError::new(format!(
         "it does not fit {CONTRACT}: {reason:#}; rebuild it against this host's wit/ (it imports {imports})"

@@ -17,7 +17,8 @@ import { Response } from './response.js';
 const BODY_MAX = 1 << 20;
 const READ_BYTES = 64n << 10n;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'];
-const DISPOSE = Symbol.dispose ?? Symbol.for('dispose');
+/** @type {any} */
+const DISPOSE = Symbol['dispose'] ?? Symbol.for('dispose');
 
 /** A GET request. @param {string} url */
 export const get = (url) => new Request('GET', url);
@@ -29,7 +30,14 @@ export const post = (url) => new Request('POST', url);
 export class Request {
   /** @param {string} method @param {string} url */
   constructor(method, url) {
-    Object.assign(this, { method, url, headers: [], content: new Uint8Array() });
+    this.method = method;
+    this.url = url;
+    /** @type {[string, Uint8Array][]} */
+    this.headers = [];
+    /** @type {Uint8Array} */
+    this.content = new Uint8Array();
+    /** @type {bigint | undefined} */
+    this.nanos = undefined;
   }
 
   /** Adds a header. */
@@ -86,7 +94,8 @@ export class Request {
 /** A request that has been sent and not been answered. An item with unanswered requests counts as failed. */
 class Pending {
   constructor(answer, target) {
-    Object.assign(this, { answer, target });
+    this.answer = answer;
+    this.target = target;
   }
 
   /** Waits for the whole answer, whatever its status. @returns {Response} */
@@ -99,13 +108,13 @@ class Pending {
 }
 
 function head(request, target) {
-  const match = /^(https?):\/\/([^/?#]+)([^#]*)/i.exec(request.url);
+  const match = /^http(s?):\/\/([^/?#]+)([^#]*)/i.exec(request.url);
   if (!match) throw invalid(target, 'its URL does not begin with http://HOST or https://HOST');
-  const [, scheme, authority, path] = match;
+  const [, secure, authority, path] = match;
   try {
     const outgoing = new OutgoingRequest(Fields.fromList(headers(request)));
     outgoing.setMethod(method(request.method));
-    outgoing.setScheme({ tag: scheme.toUpperCase() });
+    outgoing.setScheme({ tag: secure ? 'HTTPS' : 'HTTP' });
     outgoing.setAuthority(authority);
     outgoing.setPathWithQuery(path.startsWith('/') ? path : `/${path}`);
     return outgoing;
@@ -120,6 +129,7 @@ function headers({ method, headers, content }) {
   return bare ? headers : [...headers, ['content-length', length]];
 }
 
+/** @returns {any} */
 const method = (name) => (METHODS.includes(name) ? { tag: name.toLowerCase() } : { tag: 'other', val: name });
 
 // A host that knows no such limit refuses to set it; the item's deadline holds all the same.

@@ -11,7 +11,9 @@ const SUMMARY_BYTES = 256;
 export class Response {
   /** @param {number} status @param {[string, Uint8Array][]} headers @param {Uint8Array} body */
   constructor(status, headers, body) {
-    Object.assign(this, { status, headers, body });
+    this.status = status;
+    this.headers = headers;
+    this.body = body;
   }
 
   /** The first header of this name, which is given in lower case. @returns {string | undefined} */

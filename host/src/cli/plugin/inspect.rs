@@ -23,6 +23,13 @@ fn page(inspection: &Inspection) -> String {
         ("file", inspection.file.display().to_string()),
         ("size", size(inspection.size)),
         ("sha256", inspection.digest.clone()),
+        ("signature", inspection.signature.clone()),
+        ("world", or_dash(inspection.world.as_deref())),
+        ("made with", or_dash(inspection.made_with.as_deref())),
+        (
+            "memory",
+            inspection.memory_at_start.map_or_else(|| "-".to_owned(), |bytes| format!("{} at start", size(bytes))),
+        ),
         ("compiled in", format!("{:.1?}", inspection.compile_time)),
         ("calls itself", or_dash(inspection.described_name.as_deref())),
         ("version", or_dash(inspection.version.as_deref())),
@@ -37,6 +44,7 @@ fn page(inspection: &Inspection) -> String {
         Some(facts),
         list("Imports", &inspection.imports),
         list("Exports", &inspection.exports),
+        list("How its contract differs from this host's", &inspection.differences),
         list("Why it would not be loaded", &inspection.errors),
         list("Lines of its manifest that grant what it imports", &grants),
     ];

@@ -1,5 +1,5 @@
-//! What the program carries so that handlers can be written anywhere: the contract, what handlers are
-//! written with in each language, and the projects that they begin as.
+//! What the program carries so that handlers can be written anywhere: what they are written with in each
+//! language, and the projects that they begin as.
 //!
 //! Knows files and languages; it runs nothing and reads nothing.
 
@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+
+use crate::plugin::WIT;
 
 /// Files by their path, with `/` between folders.
 pub(super) type Files = &'static [(&'static str, &'static str)];
@@ -17,12 +19,6 @@ macro_rules! embedded {
         &[$(($path, include_str!(concat!("../../../../", $folder, "/", $path)))),+]
     };
 }
-
-/// The contract, with what it builds on.
-pub(super) const WIT: Files = embedded!("wit":
-    "handler.wit", "deps/cli.wit", "deps/clocks.wit", "deps/config.wit", "deps/filesystem.wit", "deps/http.wit",
-    "deps/io.wit", "deps/logging.wit", "deps/random.wit", "deps/sockets.wit",
-);
 
 /// The crate for handlers in Rust, without its manifest.
 const CRATE: Files = embedded!("plugins/sdk":
@@ -109,7 +105,7 @@ impl Language {
                 write(&vendored, CRATE)?;
                 write_one(&vendored.join("Cargo.toml"), &standalone(CRATE_MANIFEST, WORKSPACE_MANIFEST))?;
                 // The crate finds the contract two folders up, as it does where it comes from.
-                write(&project.join("wit"), WIT)?;
+                write(&project.join("wit"), &WIT)?;
                 write_one(&project.join(".cargo/config.toml"), CARGO_CONFIG)
             }
             Self::Js => write(&project.join("outbox"), JAVASCRIPT),
@@ -119,7 +115,7 @@ impl Language {
 }
 
 /// Writes files below a folder, which is made if needed.
-pub(super) fn write(folder: &Path, files: Files) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, files: &[(&str, &str)]) -> anyhow::Result<()> {
     files.iter().try_for_each(|(path, text)| write_one(&folder.join(path), text))
 }
 
@@ -169,7 +165,7 @@ mod tests {
     fn the_program_carries_every_file_that_handlers_are_written_with() {
         let carried = |files: Files| files.iter().map(|(path, _)| (*path).to_owned()).collect::<BTreeSet<_>>();
         for (folder, files) in [
-            ("wit", WIT),
+            ("wit", &WIT[..]),
             ("plugins/sdk-js/outbox", JAVASCRIPT),
             ("plugins/sdk-py/outbox", PYTHON),
             ("plugins/sdk-js/tools", JAVASCRIPT_TOOLS),

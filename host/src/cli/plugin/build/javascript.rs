@@ -8,6 +8,7 @@ use super::super::kit::{self, JAVASCRIPT_TOOLS, Language};
 use super::project::Project;
 use super::tools::{Program, Tools, command, run};
 use super::world;
+use crate::plugin::WIT;
 
 const INSTALL: &str = "install Node.js 20 or newer from https://nodejs.org, or the packages nodejs and npm";
 
@@ -25,12 +26,12 @@ pub(super) fn build(project: &Project, tools: &Tools) -> anyhow::Result<Vec<u8>>
     NODE.check()?;
     let installed = tools.installed("componentize-js", JAVASCRIPT_TOOLS, |folder| {
         NPM.check()?;
-        run(command("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder)).map(drop)
+        run(command("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder)).map(drop)
     })?;
     Language::Js.write_kit(&project.dir)?;
     let scratch = tempfile::tempdir().context("making a temporary folder")?;
     let (wit, component) = (scratch.path().join("wit"), scratch.path().join("component.wasm"));
-    kit::write(&wit, kit::WIT)?;
+    kit::write(&wit, &WIT)?;
     declare_types(project, &installed, &wit)?;
     tools.step(&format!("building {} with componentize-js", project.name));
     world::write(project, &wit)?;

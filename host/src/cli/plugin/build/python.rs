@@ -9,6 +9,7 @@ use super::super::kit::{self, Language, PYTHON_TOOLS};
 use super::project::Project;
 use super::tools::{Program, Tools, command, run};
 use super::world;
+use crate::plugin::WIT;
 
 const PYTHON: Program = Program {
     name: "python3",
@@ -56,7 +57,7 @@ pub(super) fn build(project: &Project, tools: &Tools) -> anyhow::Result<Vec<u8>>
     Language::Python.write_kit(&project.dir)?;
     let scratch = tempfile::tempdir().context("making a temporary folder")?;
     let (wit, component) = (scratch.path().join("wit"), scratch.path().join("component.wasm"));
-    kit::write(&wit, kit::WIT)?;
+    kit::write(&wit, &WIT)?;
     declare_types(project, &installed, &wit)?;
     tools.step(&format!("building {} with componentize-py", project.name));
     world::write(project, &wit)?;

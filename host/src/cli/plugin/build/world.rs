@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use super::super::kit;
 use super::project::Project;
+use crate::plugin::WIT;
 
 /// What there always is.
 const ALWAYS: [&str; 2] = ["wasi:config/store@0.2.0-rc.1", "wasi:logging/logging@0.1.0-draft"];
@@ -20,7 +21,7 @@ const GRANTED: [(&str, &str); 3] =
 /// Writes the contract, with the project's world `guest`, into a folder.
 pub(super) fn write(project: &Project, folder: &Path) -> anyhow::Result<()> {
     let manifest = toml::from_str(&project.manifest).with_context(|| format!("reading {}.toml", project.name))?;
-    kit::write(folder, kit::WIT)?;
+    kit::write(folder, &WIT)?;
     kit::write_one(&folder.join("guest.wit"), &guest(&manifest))
 }
 

@@ -1,0 +1,220 @@
+//! Handlers in Rust, JavaScript and Python: they do the same, and `docs/handlers.md` leads to one in each.
+//!
+//! These tests need node and python3 and minutes of building: `make test-languages` runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::downstream::{Pod, Received};
+use crate::support::eventually;
+use crate::support::guests::{install, root};
+use crate::support::host::{Host, HostPlan, free_port};
+
+/// A host in a debug build takes half a minute to compile a component made of Python.
+const COMPILED: Duration = Duration::from_mins(5);
+
+/// The handlers that mail receipts, each in another language.
+const RECEIPTS: [&str; 3] = ["receipt", "js-receipt", "py-receipt"];
+
+fn languages() -> PathBuf {
+    root().join("target/languages")
+}
+
+/// An item for a handler, and what its receiver answers: a status, and perhaps when to come back.
+struct Scene {
+    key: &'static str,
+    payload: String,
+    answer: (u16, Option<u32>),
+}
+
+fn scenes() -> Vec<Scene> {
+    let order = |key, customer: &str, cents, status, retry_after| Scene {
+        key,
+        payload: json!({ "order": key, "customer": customer, "cents": cents }).to_string(),
+        answer: (status, retry_after),
+    };
+    let mut scenes = vec![
+        order("first", "ada@example.org", 1250, 200, None),
+        order("second", "ada@example.org", 5, 204, None),
+        order("other", "jürgen@example.org", 100_007, 200, None),
+        order("third, with thanks", "ada@example.org", 99, 200, None),
+        order("nowhere", "ada", 1, 200, None),
+        order("refused", "ada@example.org", 1, 422, None),
+        order("broken", "ada@example.org", 1, 500, None),
+        order("closed", "ada@example.org", 1, 503, Some(120)),
+        order("limited", "ada@example.org", 1, 429, None),
+    ];
+    scenes.push(Scene { key: "no JSON", payload: "{".to_owned(), answer: (200, None) });
+    scenes
+}
+
+/// What came of an item, without what differs between two runs of one handler.
+fn outcome(item: &Value) -> Value {
+    let failure = &item["failed_attempts"][0];
+    let wait = failure["ended_at"].as_i64().filter(|_| failure["class"] == "deferred");
+    let message = failure["message"].as_str().filter(|_| failure["code"] != "payload.invalid");
+    json!({
+        "key": item["idem_key"],
+        "status": item["status"],
+        "attempts": item["attempts"],
+        "result": item["result"],
+        "class": failure["class"],
+        "code": failure["code"],
+        // Each language has its own words for what is no JSON.
+        "message": message,
+        "wait": wait.map(|ended| item["available_at"].as_i64().unwrap() - ended),
+        "maybe_executed": item["maybe_executed"],
+    })
+}
+
+fn request(received: &Received) -> Value {
+    let told = |name: &&str| !matches!(*name, "traceparent" | "host");
+    let names = received.headers.keys().map(axum::http::HeaderName::as_str).filter(told);
+    let headers: Value = names.map(|name| (name.to_owned(), json!(received.header(name)))).collect();
+    json!({
+        "method": received.method.as_str(),
+        "path": received.path,
+        "headers": headers,
+        "body": String::from_utf8(received.body.to_vec()).unwrap(),
+    })
+}
+
+async fn settled(host: &Host, id: i64) -> Value {
+    let mut item = Value::Null;
+    eventually(&format!("item {id} has been attempted"), COMPILED, async || {
+        item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
+        item["status"] == "DONE" || item["failed_attempts"].as_array().is_some_and(|rows| !rows.is_empty())
+    })
+    .await;
+    item
+}
+
+/// Plays every scene with one handler; returns what the world is afterwards.
+async fn play(handler: &str, mail: &Pod) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let built = languages().join("plugins");
+    let manifest = std::fs::read_to_string(built.join(format!("{handler}.toml"))).unwrap();
+    install(&built.join(format!("{handler}.wasm")), &manifest, &dir.path().join("plugins.d"), handler);
+    let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+        .set("MAIL_URL", &format!("{}/receipts", mail.url()))
+        .set("OUTBOX_CACHE_DIR", languages().join("cache").to_str().unwrap())
+        .set("OUTBOX_BACKOFF_BASE_MS", "3600000")
+        .set("OUTBOX_BACKOFF_CAP_MS", "3600000");
+    let host = plan.start("serve").await;
+    let before = mail.ledger.received().len();
+    let mut outcomes = Vec::new();
+    for Scene { key, payload, answer: (status, retry_after) } in scenes() {
+        mail.ledger.answer_with(status, retry_after);
+        let item = ["--type", "receipt", "--key", key, "--cid", "one", "--payload", &payload];
+        // The command line would refuse what is no JSON and says it is.
+        let args = [&["enqueue", "--content-type", "text/plain", "--json"][..], &item[..]].concat();
+        let id = plan.json(&args)["ids"][0].as_i64().unwrap();
+        outcomes.push(outcome(&settled(&host, id).await));
+    }
+    let thanks = plan.json(&["list", "--type", "thanks", "--json"]);
+    let thanks = thanks.as_array().unwrap().iter().map(|item| json!([item["idem_key"], item["payload"], item["cid"]]));
+    json!({
+        "outcomes": outcomes,
+        "requests": mail.ledger.received()[before..].iter().map(request).collect::<Vec<_>>(),
+        "followups": thanks.collect::<Vec<_>>(),
+        "state": state(&plan, handler),
+    })
+}
+
+fn state(plan: &HostPlan, handler: &str) -> Value {
+    let keys = ["receipts/ada@example.org", "receipts/jürgen@example.org"];
+    keys.map(|key| plan.json(&["plugin", "state", "show", handler, key, "--json"])["value"].clone())
+        .into_iter()
+        .collect()
+}
+
+#[tokio::test]
+#[ignore = "needs node and python3: make test-languages"]
+async fn the_same_items_give_the_same_requests_outcomes_and_state_in_every_language() {
+    let mail = Pod::start().await;
+    let mut worlds = Vec::new();
+    for handler in RECEIPTS {
+        worlds.push((handler, play(handler, &mail).await));
+    }
+    let (_, expected) = worlds.remove(0);
+    assert_eq!(expected["outcomes"][3]["result"], json!({ "receipts": 3 }), "{expected}");
+    assert_eq!(expected["followups"].as_array().unwrap().len(), 1, "{expected}");
+    assert_eq!(expected["requests"].as_array().unwrap().len(), 8, "{expected}");
+    for (handler, world) in worlds {
+        for part in ["outcomes", "requests", "followups", "state"] {
+            let one = |world: &Value| serde_json::to_string_pretty(&world[part]).unwrap();
+            assert_eq!(one(&world), one(&expected), "{part} of {handler}");
+        }
+    }
+}
+
+/// A folder with a handler and the cases that all of them share.
+fn with_cases(handler: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for ending in ["toml", "wasm"] {
+        let name = format!("{handler}.{ending}");
+        std::fs::copy(languages().join("plugins").join(&name), dir.path().join(&name)).unwrap();
+    }
+    std::fs::create_dir(dir.path().join("cases")).unwrap();
+    for case in std::fs::read_dir(root().join("plugins/receipt/cases")).unwrap() {
+        let case = case.unwrap();
+        std::fs::copy(case.path(), dir.path().join("cases").join(case.file_name())).unwrap();
+    }
+    dir
+}
+
+#[test]
+#[ignore = "needs node and python3: make test-languages"]
+fn every_language_passes_the_same_cases_and_no_crash_of_it_does_harm() {
+    for handler in RECEIPTS {
+        let dir = with_cases(handler);
+        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
+        for verb in ["test", "check"] {
+            let output = plan.run(&["plugin", verb, "."]);
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+            assert!(output.status.success(), "{verb} of {handler}: {}", said.join("\n"));
+        }
+    }
+}
+
+/// The commands of one tutorial: the lines of the blocks under its heading.
+fn commands(tutorials: &str, language: &str) -> Vec<String> {
+    let section = tutorials.split("\n## ").find(|section| section.starts_with(language)).unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|block| block.split("\n```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+fn follow(language: &str) {
+    let tutorials = std::fs::read_to_string(root().join("docs/handlers.md")).unwrap();
+    let commands = commands(&tutorials, language);
+    let stated = format!("{language}: {} commands", commands.len());
+    assert!(tutorials.contains(&stated), "the document does not say {stated:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let binaries = Path::new(env!("CARGO_BIN_EXE_outbox")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{}\n", commands.join("\n"));
+    let output = Command::new("timeout")
+        .args(["1200", "bash", "-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", format!("{}:{path}", binaries.display()))
+        .env("OUTBOX_LISTEN", format!("127.0.0.1:{}", free_port()))
+        .env("OUTBOX_CACHE_DIR", languages().join("cache"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.contains("greet-ada"), "{stdout}\n{stderr}");
+}
+
+/// One after the other: each tutorial starts a receiver at the same address.
+#[test]
+#[ignore = "needs node and python3: make test-languages"]
+fn the_tutorials_lead_from_an_empty_folder_to_a_handler_at_work() {
+    for language in ["Rust", "JavaScript", "Python"] {
+        follow(language);
+    }
+}
