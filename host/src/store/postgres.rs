@@ -6,7 +6,7 @@
 //! the commit is made again, a bounded number of times (`caller`).
 //!
 //! # Locks
-//! Always in this order: limits of types, fronts of ordering keys, items, states, sagas, signals, totals.
+//! Always in this order: limits of types, fronts of ordering keys, items, states, alerts, sagas, signals, totals.
 //! The fronts are waited for by whoever holds no item; a claim, which holds items, only tries.
 //!
 //! # Other pods

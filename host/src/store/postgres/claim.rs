@@ -20,8 +20,8 @@ const ROUNDS: usize = 8;
 const BUSY: Duration = Duration::from_millis(10);
 
 pub(super) async fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> Result<Claimed, Fault> {
-    expire(step).await?;
     limit::lock(step, &request.types).await?;
+    expire(step).await?;
     let start = fastrand::usize(..request.types.len().max(1));
     let mut claimed = Claimed::default();
     let mut is_more = true;
