@@ -54,13 +54,13 @@ fn integrity(place: &Place) -> String {
     }
 }
 
-/// Every claim but the last has its row, in order; every row is of a lost claim or of a failed request.
+/// Every attempt but the last has its row, in order; every row is of a lost claim. A claim that was given
+/// back, because too little of its lease was left, is a delivery and no attempt.
 fn history_tells_the_truth(item: &Value) {
     let rows = item["failed_attempts"].as_array().unwrap();
     let deliveries: Vec<_> = rows.iter().map(|row| row["delivery"].as_u64().unwrap()).collect();
-    let expected: Vec<_> = (1..item["deliveries"].as_u64().unwrap()).collect();
-    assert_eq!(deliveries, expected, "{item}");
-    assert_eq!(item["attempts"], item["deliveries"], "{item}");
+    assert!(deliveries.is_sorted() && deliveries.last() < item["deliveries"].as_u64().as_ref(), "{item}");
+    assert_eq!(item["attempts"].as_u64().unwrap(), rows.len() as u64 + 1, "{item}");
     assert!(rows.iter().all(|row| row["class"] == "lost"), "{item}");
 }
 

@@ -215,7 +215,10 @@ impl Fixture {
 
 /// Runs statements in the `sqlite3` command line, which stops at the first error.
 pub(crate) fn sqlite3(path: &str, statements: &str) -> Result<String, String> {
-    let output = std::process::Command::new("sqlite3").args(["-bail", path, statements]).output().unwrap();
+    let output = std::process::Command::new("sqlite3")
+        .args(["-bail", "-cmd", ".timeout 10000", path, statements])
+        .output()
+        .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
