@@ -89,10 +89,10 @@ impl Caller {
 
     /// The store's present time.
     pub(super) async fn now(&self) -> Result<Millis, StoreError> {
-        match &self.clock {
-            Some(clock) => Ok(clock()),
-            None => read!(self, "asking for the time", |tx| database_time(tx)),
+        if let Some(clock) = &self.clock {
+            return Ok(clock());
         }
+        read!(self, "asking for the time", |tx| database_time(tx))
     }
 
     /// Tells whoever waits in this process that there may be work.
