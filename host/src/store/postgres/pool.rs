@@ -19,7 +19,7 @@ type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// A bounded number of connections to one database.
 pub(super) struct Pool {
-    pool: deadpool_postgres::Pool,
+    idle: deadpool_postgres::Pool,
     config: Config,
     tls: MakeRustlsConnect,
 }
@@ -33,7 +33,7 @@ impl Pool {
         let session: Arc<str> = session(options.patience).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
-        let pool = deadpool_postgres::Pool::builder(manager)
+        let idle = deadpool_postgres::Pool::builder(manager)
             .max_size(options.connections.max(2))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(wait))
@@ -45,12 +45,12 @@ impl Pool {
             }))
             .build()
             .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
-        Ok(Self { pool, config, tls })
+        Ok(Self { idle, config, tls })
     }
 
     /// A connection; it goes back to the pool when it is dropped.
     pub(super) async fn connection(&self) -> Result<Client, Fault> {
-        self.pool.get().await.map_err(|err| match err {
+        self.idle.get().await.map_err(|err| match err {
             PoolError::PostCreateHook(HookError::Backend(source)) => Fault::Database(source),
             err => Fault::Unconnected(err),
         })
