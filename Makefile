@@ -3,7 +3,7 @@
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
-CRATES   := outbox-handler $(HANDLERS) chaos
+CRATES   := outbox-handler $(HANDLERS) chaos gallery
 BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
@@ -39,14 +39,19 @@ plugins: wasm-target
 		done; \
 	done
 
-# The handler that tests are made with, in two versions.
+# The handlers that tests are made with: one that does as it is told, in two versions, and the checker's
+# gallery of bugs.
 guests: wasm-target
+	$(CARGO) build --profile guest --target $(TARGET) -p gallery
 	mkdir -p $(GUESTS)
 	for version in 1 2; do \
 		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos && \
 		cp $(BUILT)/chaos.wasm $(GUESTS)/.chaos.tmp && \
 		mv $(GUESTS)/.chaos.tmp $(GUESTS)/chaos-$$version.wasm || exit 1; \
 	done
+	mkdir -p $(GUESTS)/gallery/cases
+	cp plugins/gallery/gallery.toml $(BUILT)/gallery.wasm $(GUESTS)/gallery
+	cp plugins/gallery/cases/*.toml $(GUESTS)/gallery/cases
 
 test: tools plugins guests
 	$(CARGO) test -p outbox -p outbox-handler
