@@ -22,6 +22,7 @@ use crate::handler::{Handler, Service, Turns};
 use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
 use attempt::Run;
 use breaker::Breakers;
+pub use decide::settlement;
 
 /// How a worker works.
 #[derive(Clone, Debug)]

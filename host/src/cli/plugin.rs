@@ -1,9 +1,11 @@
 //! The verbs about plugins, a file each below `plugin/`, and what they share: the settings of the plugin
 //! runtime, and a scan of the folder for who has no running host to ask.
 
+mod check;
 mod inspect;
 mod list;
 mod quarantine;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ pub(super) enum Plugin {
         /// The component's file
         file: PathBuf,
     },
+    Test(test::Test),
+    Check(check::Check),
     /// List the components that were withdrawn because they kept faulting
     Quarantine,
     /// Let a quarantined component run again
@@ -45,6 +49,8 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
     match args {
         Plugin::List => list::run(context).await,
         Plugin::Inspect { file } => inspect::run(&file, context).await,
+        Plugin::Test(args) => test::run(args, context).await,
+        Plugin::Check(args) => check::run(args, context).await,
         Plugin::Quarantine => quarantine::list(context).await,
         Plugin::Release(args) => quarantine::release(args, context).await,
         Plugin::State(args) => super::state::run(args, context).await,

@@ -205,9 +205,9 @@ impl Exchange {
             }
             Err(Unanswered { error, was_sent, denial }) => {
                 if was_sent {
-                    flight.land()
+                    flight.land();
                 } else {
-                    flight.call_off()
+                    flight.call_off();
                 }
                 if let Some(Denial { what, lines }) = denial {
                     self.evidence.deny(what, lines);
