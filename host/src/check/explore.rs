@@ -1,6 +1,5 @@
 //! Plays every schedule of every case, on as many threads as the machine has, and gathers what was found.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +35,7 @@ pub struct Checked {
     /// The calls of the undisturbed run: what findings refer to.
     pub calls: Vec<Line>,
     /// How many schedules there are, by what they have in common.
-    pub families: BTreeMap<&'static str, usize>,
+    pub families: Vec<Family>,
     /// How many were played.
     pub schedules: usize,
     /// In how many of them something of the schedule never came to pass, because the handler had no such
@@ -56,6 +55,15 @@ impl Checked {
     pub fn is_acquitted(&self) -> bool {
         self.findings.is_empty()
     }
+}
+
+/// Schedules that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Family {
+    /// What they have in common.
+    pub name: &'static str,
+    /// How many there are.
+    pub count: usize,
 }
 
 /// One call of the undisturbed run.
@@ -119,8 +127,8 @@ fn explore(setting: &Arc<Setting>, only: Option<&str>, progress: &Told) -> anyho
     usable(&reference.played)?;
     let kinds: Vec<_> = reference.played.calls.iter().map(kind).collect();
     let families = all(&kinds);
-    let counts = families.iter().map(|(family, schedules)| (*family, schedules.len())).collect();
-    let mut schedules: Vec<_> = families.into_values().flatten().collect();
+    let counts = families.iter().map(|(name, schedules)| Family { name, count: schedules.len() }).collect();
+    let mut schedules: Vec<_> = families.into_iter().flat_map(|(_, schedules)| schedules).collect();
     if let Some(id) = only {
         schedules.retain(|schedule| schedule.to_string() == id);
         if schedules.is_empty() {

@@ -206,18 +206,25 @@ impl Judge<'_> {
 
     fn missing(&self, known: &Effect) -> Finding {
         let what = format!("the item is done, and {} was never carried out", named(known.call, &known.request));
-        let has_failed = self.schedule.steps.iter().any(|step| matches!(step, Step::Fault(..)));
         let fix = match self.schedule.receivers {
             Receivers::Busy | Receivers::Abort => {
                 "409 says that the request is under way, not that it is done: return a retryable failure"
             }
-            _ if has_failed => "return the failure of this call instead of going on: then the host tries again",
+            _ if self.is_last_attempt_at_fault() => {
+                "return the failure of this call instead of going on: then the host tries again"
+            }
             _ => {
                 "do it in every attempt: that an earlier one began says nothing about whether it is done, and under \
                   its key it is done once"
             }
         };
         self.finding(Kind::Lost, known.call, what, fix)
+    }
+
+    /// Whether something was the matter with a call of the very attempt that ended well.
+    fn is_last_attempt_at_fault(&self) -> bool {
+        let last = usize::try_from(self.played.rows.item.deliveries).unwrap_or_default();
+        matches!(last.checked_sub(1).and_then(|index| self.schedule.steps.get(index)), Some(Step::Fault(..)))
     }
 
     fn stored(&self) -> Vec<Finding> {

@@ -75,7 +75,7 @@ fn calls(checked: &Checked) -> String {
 }
 
 fn schedules(checked: &Checked) -> String {
-    let families: Vec<_> = checked.families.iter().map(|(family, count)| format!("{count} {family}")).collect();
+    let families: Vec<_> = checked.families.iter().map(|family| format!("{} {}", family.count, family.name)).collect();
     let seconds = checked.took.as_secs_f64();
     format!("{} in {seconds:.1} s ({})", count(checked.schedules as u64, "schedule"), families.join(", "))
 }
