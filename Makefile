@@ -3,7 +3,7 @@
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
-CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns
+CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns gallery
 BUILT    := target/$(TARGET)/guest
 PLUGINS  := plugins.d
 GUESTS   := target/guests
@@ -52,8 +52,10 @@ plugins: wasm-target
 		done; \
 	done
 
-# The handler that tests are made with, in two versions, and those of docs/patterns.md.
+# The handlers that tests are made with: one that does as it is told, in two versions, those of
+# docs/patterns.md, and the checker's gallery of bugs.
 guests: wasm-target
+	$(CARGO) build --profile guest --target $(TARGET) -p gallery
 	mkdir -p $(GUESTS)
 	for version in 1 2; do \
 		CHAOS_VERSION=$$version $(CARGO) build --profile guest --target $(TARGET) -p chaos -p patterns && \
@@ -62,6 +64,9 @@ guests: wasm-target
 			mv $(GUESTS)/.guest.tmp $(GUESTS)/$${copy##*:}.wasm || exit 1; \
 		done; \
 	done
+	mkdir -p $(GUESTS)/gallery/cases
+	cp plugins/gallery/gallery.toml $(BUILT)/gallery.wasm $(GUESTS)/gallery
+	cp plugins/gallery/cases/*.toml $(GUESTS)/gallery/cases
 
 # docs/reference.md, from the comments of the contract.
 reference:

@@ -3,6 +3,7 @@
 //! Read the modules in the order in which data flows: [`item`] → [`store`] → [`worker`] → [`handler`]
 //! → [`plugin`], with [`edge`] and [`cli`] as the two ways in.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod edge;

@@ -26,6 +26,7 @@ use crate::handler::{Handler, Service, Turns};
 use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
 use attempt::Run;
 use breaker::Breakers;
+pub use decide::settlement;
 use pace::Pace;
 
 /// How a worker works.

@@ -36,6 +36,12 @@ pub(crate) fn patterns() -> PathBuf {
     root().join("target/guests/patterns.wasm")
 }
 
+/// The folder of the checker's gallery: a component with its manifest and its cases.
+pub(crate) fn gallery() -> PathBuf {
+    build();
+    root().join("target/guests/gallery")
+}
+
 /// Grants what the chaos handler imports; tests add what else they need.
 pub(crate) const CHAOS_GRANTS: &str = r#"
 [grant]

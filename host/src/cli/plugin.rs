@@ -2,12 +2,14 @@
 //! runtime, and a scan of the folder for who has no running host to ask.
 
 mod build;
+mod check;
 mod inspect;
 mod kit;
 mod list;
 mod new;
 mod quarantine;
 mod replay_item;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ pub(super) enum Plugin {
         /// The component's file
         file: PathBuf,
     },
+    Test(test::Test),
+    Check(check::Check),
     /// List the components that were withdrawn because they kept faulting
     Quarantine,
     /// Let a quarantined component run again
@@ -54,6 +58,8 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
         Plugin::New(args) => new::run(args, context),
         Plugin::Build(args) => build::run(&args, context),
         Plugin::Inspect { file } => inspect::run(&file, context).await,
+        Plugin::Test(args) => test::run(args, context).await,
+        Plugin::Check(args) => check::run(args, context).await,
         Plugin::Quarantine => quarantine::list(context).await,
         Plugin::Release(args) => quarantine::release(args, context).await,
         Plugin::ReplayItem(args) => replay_item::run(args, context).await,

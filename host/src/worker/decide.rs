@@ -9,7 +9,7 @@ use crate::store::Settlement;
 
 /// The settlement of an attempt at `item`, whose claim began at `item.claimed_at`. `draw` is a random
 /// number from 0 to 1.
-pub(super) fn settlement(outcome: Outcome, item: &Item, service: &Service, draw: f64) -> Settlement {
+pub fn settlement(outcome: Outcome, item: &Item, service: &Service, draw: f64) -> Settlement {
     match outcome {
         Outcome::Done { result, writes } => Settlement::Done { result, writes },
         Outcome::Stopped | Outcome::Unserved => Settlement::Release,

@@ -1,0 +1,30 @@
+//! Handlers away from their host: their cases run and compared, and their crashes tried one by one.
+//!
+//! [`test`] makes the one attempt that a case is about and compares it with what the case expects.
+//! [`check`](explore::check) delivers the item of a case again and again, ends attempts at every call of
+//! the host as a crash of the process would, and compares what receivers and the outbox have in the end
+//! with what they have without a crash. What it holds against a handler is written down in
+//! `docs/testing-handlers.md`.
+//!
+//! Both run the component by the code that a host runs it by. Neither reaches a network, reads a clock or
+//! opens a store.
+
+mod accept;
+mod case;
+mod differences;
+mod explore;
+mod outbox;
+mod play;
+mod receivers;
+mod rehearse;
+mod schedule;
+mod script;
+mod stage;
+mod suite;
+mod verdict;
+
+pub use case::Case;
+pub use explore::{Checked, Checking, Family, Line, Progress, check};
+pub use outbox::{NotSettled, OneClaim, OneItem, Rows};
+pub use suite::{Differing, Project, Tested, assert_cases, junit, test};
+pub use verdict::{Finding, Kind, Note};

@@ -1,0 +1,110 @@
+//! `outbox plugin check`: a handler's crashes, tried one by one, and the verdict.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+
+use crate::check::{Checked, Checking, Finding, Kind, Project, check};
+use crate::cli::Context;
+use crate::cli::output::{count, short};
+use crate::cli::progress::Progress;
+
+/// Crash a handler at every call of the host, deliver again, and compare what it has done
+///
+/// Each case is run once to learn its calls. Then every schedule of crashes and faults is played: before
+/// and after each call, after the return and after the commit, twice in a row, beside another attempt,
+/// at receivers that answer 409, 429 or 500, or not at all. docs/testing-handlers.md has the rules.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Check {
+    /// The component, or its folder
+    path: PathBuf,
+    /// The folder of its cases; cases/ beside the component when left out
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    /// The component that takes its place between a crash and the redelivery, to check an upgrade
+    #[arg(long, value_name = "FILE")]
+    next: Option<PathBuf>,
+    /// Play one schedule only, as a finding names it
+    #[arg(long, value_name = "CASE/ID")]
+    schedule: Option<String>,
+}
+
+pub(super) async fn run(args: Check, context: &Context) -> anyhow::Result<ExitCode> {
+    let project = Project::find(&args.path)?;
+    let checking = Checking {
+        component: project.component,
+        cases: args.cases.unwrap_or(project.cases),
+        next: args.next,
+        only: args.schedule,
+    };
+    let checked = check(&checking, bar()).await?;
+    context.output.emit(&checked, || checked.iter().map(told).collect::<Vec<_>>().join("\n\n"))?;
+    let is_acquitted = checked.iter().all(Checked::is_acquitted);
+    Ok(if is_acquitted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A progress bar for one case after the other.
+fn bar() -> crate::check::Progress {
+    let bar: Mutex<Option<Progress>> = Mutex::new(None);
+    Arc::new(move |_, done, total| {
+        let mut shown = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = shown.get_or_insert_with(|| Progress::new("schedules", total as u64));
+        progress.show(done as u64);
+        if done == total {
+            progress.finish();
+            *shown = None;
+        }
+    })
+}
+
+fn told(checked: &Checked) -> String {
+    let mut parts = vec![format!("case {}", checked.case), calls(checked), schedules(checked)];
+    parts.extend(checked.findings.iter().map(finding));
+    parts.extend(checked.notes.iter().map(|note| format!("NOTE      {}", indented(&note.what))));
+    parts.push(verdict(checked));
+    parts.join("\n")
+}
+
+fn calls(checked: &Checked) -> String {
+    let key = |key: &Option<String>| key.as_ref().map(|key| format!("   key {key}")).unwrap_or_default();
+    let lines =
+        checked.calls.iter().map(|line| format!("{:>4}  {}{}", line.number, short(&line.call, 100), key(&line.key)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn schedules(checked: &Checked) -> String {
+    let families: Vec<_> = checked.families.iter().map(|family| format!("{} {}", family.count, family.name)).collect();
+    let seconds = checked.took.as_secs_f64();
+    format!("{} in {seconds:.1} s ({})", count(checked.schedules as u64, "schedule"), families.join(", "))
+}
+
+fn finding(finding: &Finding) -> String {
+    let word = match finding.kind {
+        Kind::Changed => "CHANGED",
+        Kind::Repeated => "REPEATED",
+        Kind::Extra => "EXTRA",
+        Kind::Lost => "LOST",
+        Kind::Dead => "DEAD",
+        Kind::State => "STATE",
+        Kind::Followups => "FOLLOWUPS",
+    };
+    let others = match finding.schedules {
+        1 => String::new(),
+        schedules => format!(", and {} more", schedules - 1),
+    };
+    let Finding { what, story, schedule, fix, .. } = finding;
+    format!("{word:9} {}\n          when {story} (--schedule {schedule}{others})\n          fix: {fix}", indented(what))
+}
+
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n          ")
+}
+
+fn verdict(checked: &Checked) -> String {
+    match checked.findings.len() {
+        0 => "every schedule ends with the same effects".to_owned(),
+        findings => format!("{} against it", count(findings as u64, "finding")),
+    }
+}

@@ -1,0 +1,52 @@
+//! Exhibits whose idempotency keys are not the same the next time.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::time::SystemTime;
+
+use outbox_handler::{Failure, Item, http};
+
+use crate::{Twin, post, url};
+
+/// Names the effect after the second in which it happens. The twin names it after what it is.
+pub(crate) fn clock_in_name(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let name = match twin {
+        Twin::Broken => format!("charge-{}", now()),
+        Twin::Fixed => "charge".to_owned(),
+    };
+    http::post(url("/charges")).effect(&name).body(item.idem_key.clone()).send()?.ok_or_failure()?;
+    Ok(())
+}
+
+/// Chooses the id of what it creates at random. The twin takes the item's key.
+pub(crate) fn random_url(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let id = match twin {
+        Twin::Broken => random().to_string(),
+        Twin::Fixed => item.idem_key.clone(),
+    };
+    http::Request::new("PUT", url(&format!("/payments/{id}"))).body("5").send()?.ok_or_failure()?;
+    Ok(())
+}
+
+/// Tries again by itself: each time with a new key. The twin leaves that to the host.
+pub(crate) fn retry_inside(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let tries = if twin == Twin::Broken { 3 } else { 1 };
+    let mut last = post("/charges", item.idem_key.clone());
+    for _ in 1..tries {
+        if last.is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        last = post("/charges", item.idem_key.clone());
+    }
+    last.map(drop)
+}
+
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A number that is another in every process, as the hasher of the standard library is.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}

@@ -1,0 +1,48 @@
+//! Exhibits that ask for something else when they ask again, under the same key.
+
+use std::collections::{BTreeMap, HashMap};
+
+use outbox_handler::{Failure, Item, http};
+use serde_json::json;
+
+use crate::{Twin, keys, post, url};
+
+/// Sends a random number. The twin sends what follows from the item.
+pub(crate) fn random(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let nonce = if twin == Twin::Broken { keys::random().to_string() } else { item.idem_key.clone() };
+    post("/orders", json!({ "nonce": nonce }).to_string()).map(drop)
+}
+
+/// Sends the time at which it runs. The twin sends the time at which the item was enqueued.
+pub(crate) fn clock(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let at = if twin == Twin::Broken { keys::now() } else { item.created_at / 1000 };
+    post("/orders", json!({ "at": at }).to_string()).map(drop)
+}
+
+/// Sends the number of the attempt. The twin leaves it out.
+pub(crate) fn attempt(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let body = match twin {
+        Twin::Broken => json!({ "order": item.idem_key, "attempt": item.attempt }),
+        Twin::Fixed => json!({ "order": item.idem_key }),
+    };
+    post("/orders", body.to_string()).map(drop)
+}
+
+/// Writes lines in the order of a hash map. The twin writes them in order.
+pub(crate) fn unsorted(_: &Item, twin: Twin) -> Result<(), Failure> {
+    let lines = (1..=9).map(|line| (format!("line {line}"), line));
+    let body: Vec<String> = match twin {
+        Twin::Broken => lines.collect::<HashMap<_, _>>().into_keys().collect(),
+        Twin::Fixed => lines.collect::<BTreeMap<_, _>>().into_keys().collect(),
+    };
+    post("/orders", body.join("\n")).map(drop)
+}
+
+/// Reads a balance and writes what it should become. The twin says by how much it changes.
+pub(crate) fn read_modify_write(_: &Item, twin: Twin) -> Result<(), Failure> {
+    if twin == Twin::Fixed {
+        return post("/balance", json!({ "add": 5 }).to_string()).map(drop);
+    }
+    let balance: i64 = http::get(url("/balance")).send()?.ok_or_failure()?.json()?;
+    post("/balance", json!({ "set": balance + 5 }).to_string()).map(drop)
+}

@@ -1,0 +1,50 @@
+//! Testing and checking handlers: the gallery of bugs and fixed twins, the verbs, and the outbox that the
+//! checker keeps, compared with a real one.
+
+mod gallery;
+mod lab;
+mod model;
+mod verbs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use outbox::check::{Checked, Checking, check};
+
+use crate::support::guests::gallery;
+
+/// A folder with the gallery and one case of it, for one of the twins.
+struct Exhibit {
+    dir: tempfile::TempDir,
+}
+
+impl Exhibit {
+    fn new(name: &str, twin: &str) -> Self {
+        let case = std::fs::read_to_string(gallery().join(format!("cases/{name}.toml"))).unwrap();
+        Self::with_case(name, &format!("{case}\n[config]\ntwin = {twin:?}\n"))
+    }
+
+    fn with_case(name: &str, case: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("cases")).unwrap();
+        for file in ["gallery.wasm", "gallery.toml"] {
+            std::fs::copy(gallery().join(file), dir.path().join(file)).unwrap();
+        }
+        std::fs::write(dir.path().join(format!("cases/{name}.toml")), case).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn component(&self) -> PathBuf {
+        self.dir.path().join("gallery.wasm")
+    }
+
+    async fn check(&self, only: Option<&str>) -> Checked {
+        let (component, cases) = (self.component(), self.dir.path().join("cases"));
+        let checking = Checking { component, cases, next: None, only: only.map(str::to_owned) };
+        check(&checking, Arc::new(|_, _, _| {})).await.unwrap().pop().unwrap()
+    }
+}

@@ -1,0 +1,186 @@
+//! The checker's outbox of one item does what SQLite does, whatever happens to the item.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use outbox::check::{NotSettled, OneClaim, OneItem};
+use outbox::handler::Service;
+use outbox::item::{Class, Failure, HostWrites, Item, NewItem, OnDead, StateChange, StateTouch};
+use outbox::retry::RetryPolicy;
+use outbox::store::{Claim, Settled, Settlement, StoreError};
+use proptest::prelude::*;
+
+use crate::support::{Fixture, START};
+
+/// Something that happens to the item.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Claim,
+    Expire,
+    Done { stale: bool, reads: bool },
+    Retry { stale: bool },
+    GiveBack { stale: bool },
+    Dead { stale: bool },
+    Release { stale: bool },
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = (0_u8..10, any::<bool>(), any::<bool>()).prop_map(|(number, stale, reads)| match number {
+        0..=3 => Event::Claim,
+        4 => Event::Expire,
+        5 => Event::Done { stale, reads },
+        6 => Event::Retry { stale },
+        7 => Event::GiveBack { stale },
+        8 => Event::Dead { stale },
+        _ => Event::Release { stale },
+    });
+    prop::collection::vec(event, 1..14)
+}
+
+fn failure(class: Class) -> Failure {
+    Failure::new(class, "code", "it failed")
+}
+
+fn settlement(event: Event, seen: Option<i64>) -> Settlement {
+    let delay = Duration::from_secs(2);
+    match event {
+        Event::Done { reads, .. } => {
+            let change = if reads { StateChange::None } else { StateChange::Put(b"new".to_vec()) };
+            let state = vec![StateTouch { key: "k".into(), seen, change }];
+            let followups = vec![NewItem { cid: Some("c".into()), ..NewItem::new("mail", "key/mail/1", "{}") }];
+            let writes = HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups };
+            Settlement::Done { result: Some(b"ok".to_vec()), writes }
+        }
+        Event::Retry { .. } => Settlement::Retry { failure: failure(Class::Retryable), delay },
+        Event::GiveBack { .. } => Settlement::GiveBack { failure: failure(Class::Deferred), delay },
+        Event::Dead { .. } => Settlement::Dead { failure: failure(Class::Permanent), on_dead: OnDead::Block },
+        Event::Claim | Event::Expire | Event::Release { .. } => Settlement::Release,
+    }
+}
+
+fn is_stale(event: Event) -> bool {
+    match event {
+        Event::Claim | Event::Expire => false,
+        Event::Done { stale, .. }
+        | Event::Retry { stale }
+        | Event::GiveBack { stale }
+        | Event::Dead { stale }
+        | Event::Release { stale } => stale,
+    }
+}
+
+/// The two side by side.
+struct Both {
+    model: OneItem,
+    fixture: Fixture,
+    id: i64,
+    service: Service,
+    claims: Vec<(OneClaim, Claim)>,
+}
+
+impl Both {
+    async fn new() -> Self {
+        let item = NewItem { cid: Some("c".into()), ..NewItem::new("t", "key", "{}") };
+        let fixture = Fixture::sqlite().await;
+        let id = fixture.enqueue(item.clone()).await;
+        let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
+        let service = Service {
+            item_type: "t".into(),
+            timeout: None,
+            retry,
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::Block,
+            breaker: None,
+        };
+        Self { model: OneItem::new(item, BTreeMap::new(), START), fixture, id, service, claims: Vec::new() }
+    }
+
+    async fn happen(&mut self, event: Event) {
+        match event {
+            Event::Claim => self.claim().await,
+            Event::Expire => self.expire().await,
+            settling => self.settle(settling).await,
+        }
+    }
+
+    async fn claim(&mut self) {
+        let before = self.model.rows().now;
+        let modelled = self.model.claim(&self.service);
+        self.advance(before);
+        let real = self.fixture.claim("t", 1).await.pop();
+        assert_eq!(modelled.is_some(), real.is_some());
+        self.claims.extend(modelled.zip(real));
+    }
+
+    async fn expire(&mut self) {
+        let before = self.model.rows().now;
+        self.model.expire();
+        self.advance(before);
+        self.fixture.store.expire().await.unwrap();
+    }
+
+    /// The model's time moves by itself, the store's with it.
+    fn advance(&self, before: i64) {
+        let passed = self.model.rows().now - before;
+        self.fixture.clock.advance(Duration::from_millis(u64::try_from(passed).unwrap()));
+    }
+
+    async fn settle(&self, event: Event) {
+        let pick = if is_stale(event) { self.claims.first() } else { self.claims.last() };
+        let Some((modelled, real)) = pick else { return };
+        let (_, seen) = self.fixture.store.read_state("p", "k").await.unwrap();
+        let version = self.model.rows().state.get("k").map(|(_, version)| *version);
+        let modelled = self.model.settle(modelled, &settlement(event, version), true);
+        let settled =
+            Settled { settlement: settlement(event, seen), maybe_executed: true, stderr: None, handler_digest: None, exchanges: None };
+        let real = self.fixture.store.settle(&real.reference(), settled).await;
+        match (modelled, real) {
+            (Ok(()), Ok(())) | (Err(NotSettled::ClaimLost), Err(StoreError::ClaimLost)) => {}
+            (modelled, real) => panic!("{event:?}: {modelled:?}, and SQLite says {real:?}"),
+        }
+    }
+
+    async fn compare(&self) {
+        let (rows, real) = (self.model.rows(), self.fixture.item(self.id).await);
+        let essence = |item: &Item| {
+            let times = (item.available_at, item.claimed_at, item.lease_until, item.done_at, item.dead_at);
+            let counts = (item.attempts, item.deliveries, item.maybe_executed, item.given_back_since);
+            (item.status, counts, times, item.result.clone())
+        };
+        assert_eq!(essence(&rows.item), essence(&real));
+        let (value, _) = self.fixture.store.read_state("p", "k").await.unwrap();
+        assert_eq!(rows.state.get("k").map(|(value, _)| value.clone()), value);
+        let all = crate::support::all(&*self.fixture.store).await;
+        assert_eq!(rows.followups.len(), all.len() - 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if crate::support::is_soak() { 400 } else { 24 }))]
+
+    #[test]
+    fn the_checkers_outbox_does_what_sqlite_does(events in events()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut both = Both::new().await;
+            for event in &events {
+                both.happen(*event).await;
+                both.compare().await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn state_that_another_attempt_changed_is_not_committed_by_either() {
+    let mut both = Both::new().await;
+    both.claim().await;
+    let outdated = settlement(Event::Done { stale: false, reads: false }, Some(99));
+    let (modelled, real) = both.claims.last().unwrap();
+    assert_eq!(both.model.settle(modelled, &outdated, false), Err(NotSettled::StateConflict("k".into())));
+    let settled = crate::support::settled(outdated);
+    let refused = both.fixture.store.settle(&real.reference(), settled).await;
+    assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");
+    both.compare().await;
+}
