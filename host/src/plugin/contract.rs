@@ -190,7 +190,7 @@ mod tests {
         let mut config = wasmtime::Config::new();
         config.wasm_component_model(true);
         let engine = wasmtime::Engine::new(&config).unwrap();
-        differences(&Component::new(&engine, text).unwrap())
+        differences(&Component::new(&engine, wat::parse_str(text).unwrap()).unwrap())
     }
 
     /// A component that imports a function of the state interface.
