@@ -89,7 +89,7 @@ fn failure(ending: Ending) -> Failure {
     }
 }
 
-fn http(url: &str, more: Value) -> Value {
+fn http(url: &str, more: &Value) -> Value {
     let mut order = json!({ "do": "http", "url": url });
     order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     order

@@ -132,8 +132,13 @@ impl Both {
         let (_, seen) = self.fixture.store.read_state("p", "k").await.unwrap();
         let version = self.model.rows().state.get("k").map(|(_, version)| *version);
         let modelled = self.model.settle(modelled, &settlement(event, version), true);
-        let settled =
-            Settled { settlement: settlement(event, seen), maybe_executed: true, stderr: None, handler_digest: None, exchanges: None };
+        let settled = Settled {
+            settlement: settlement(event, seen),
+            maybe_executed: true,
+            stderr: None,
+            handler_digest: None,
+            exchanges: None,
+        };
         let real = self.fixture.store.settle(&real.reference(), settled).await;
         match (modelled, real) {
             (Ok(()), Ok(())) | (Err(NotSettled::ClaimLost), Err(StoreError::ClaimLost)) => {}

@@ -200,6 +200,11 @@ impl Drop for Cluster {
 }
 
 impl Database {
+    /// Where it lies.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// For the role that owns it.
     pub(crate) fn url(&self) -> String {
         self.url_of("outbox")
