@@ -29,7 +29,7 @@ mod tests {
         assert_eq!(share(10, &[20, 1], 0), [9, 1]);
         assert_eq!(share(10, &[20, 1], 1), [9, 1]);
         assert_eq!(share(10, &[2, 3], 0), [2, 3]);
-        assert_eq!(share(9, &[5, 0, 9, 9], 2), [2, 0, 3, 4]);
+        assert_eq!(share(9, &[5, 0, 9, 9], 2), [2, 0, 5, 2]);
         assert_eq!(share(0, &[5], 0), [0]);
         assert!(share(5, &[], 0).is_empty());
     }
