@@ -358,14 +358,14 @@ fn of_type(item_type: &str) -> Filter {
 /// Starts a worker, lets it do what is there, then enqueues items that wait for ever, and waits until so
 /// many of these are claimed.
 async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
-    let (tell, mut begun) = mpsc::unbounded_channel();
+    let (began, mut running) = mpsc::unbounded_channel();
     let script = move |attempt: Attempt| {
-        let tell = tell.clone();
+        let began = began.clone();
         async move {
             if attempt.item.idem_key.starts_with("short") {
                 return done();
             }
-            tell.send(()).unwrap();
+            began.send(()).unwrap();
             attempt.stop.cancelled().await;
             Outcome::Stopped
         }
@@ -378,10 +378,10 @@ async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
     let long = (0..20).map(|n| item(&format!("long {n}"))).collect();
     f.store.enqueue(long, outbox::store::Write::Each).await.unwrap();
     for _ in 0..4 {
-        tokio::time::timeout(SOON, begun.recv()).await.expect("four run").unwrap();
+        tokio::time::timeout(SOON, running.recv()).await.expect("four run").unwrap();
     }
     eventually("as many are claimed as expected", SOON, async || count(f, Status::Claimed).await == expected).await;
-    assert!(begun.try_recv().is_err(), "no more than four run");
+    assert!(running.try_recv().is_err(), "no more than four run");
     worker
 }
 

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::item::{NewItem, Status};
 use drain::{Native, drain};
-use figures::Samples;
+use figures::{Samples, percentile};
 use http::Receiver;
 use report::Report;
 use sandbox::{Sandbox, webhook_file};
@@ -117,16 +117,22 @@ impl<'a> Runs<'a> {
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
+        // The disk changes its mind from second to second: it is asked several times in a round.
+        let mut fsyncs = limits::fsync(&self.site)?;
         self.limits()?;
         self.loading().await?;
         self.memory().await?;
         self.drains().await?;
+        fsyncs.extend(limits::fsync(&self.site)?);
         self.enqueues().await?;
         self.enqueues_beside_a_million().await?;
+        fsyncs.extend(limits::fsync(&self.site)?);
         if self.takes("latency") || self.takes("idle") {
             let (bed, served) = (self.site.bed()?, self.noop.start().await?);
             idle::idle(&bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
         }
+        fsyncs.extend(limits::fsync(&self.site)?);
+        self.samples.add("fsync", percentile(fsyncs, 0.5).unwrap_or_default());
         if let Some(peak) = process::peak() {
             self.samples.add("memory.peak", float(peak));
         }
@@ -134,7 +140,6 @@ impl<'a> Runs<'a> {
     }
 
     fn limits(&mut self) -> anyhow::Result<()> {
-        limits::fsync(&self.site, &mut self.samples)?;
         limits::bare(&self.site, self.args.items, &mut self.samples)?;
         limits::store(&self.site, self.args.items, &mut self.samples)
     }

@@ -1,35 +1,34 @@
 //! The limits: what the disk and SQLite allow when nothing else is in the way.
 
-use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use super::figures::{Samples, percentile};
-use super::per_second;
+use super::figures::Samples;
 use super::site::{Keys, Site, TYPE, items};
+use super::{millis, per_second};
 use crate::item::{HostWrites, OnDead};
 use crate::store::sqlite::limit::{Bare, ByHand};
 use crate::store::{ClaimRequest, Settled, Settlement, TypeClaim};
 
 /// The size of a batch where batches are made by hand.
 const BATCH: usize = 100;
-/// So many items are committed one at a time, or written through to the disk: enough for a median.
+/// So many items are committed one at a time.
 const SINGLES: u32 = 400;
+/// So many pages are written through to the disk.
+const FSYNCS: u32 = 150;
 const PAGE: [u8; 4096] = [7; 4096];
 
-/// What it takes to make a page durable: the median of many.
-pub(super) fn fsync(site: &Site, samples: &mut Samples) -> anyhow::Result<()> {
-    let mut file = File::create(site.path().join("fsync"))?;
+/// How long it takes to make a page durable, many times, in milliseconds.
+pub(super) fn fsync(site: &Site) -> anyhow::Result<Vec<f64>> {
+    let mut file = tempfile::tempfile_in(site.path())?;
     let mut times = Vec::new();
-    for number in 0..SINGLES {
-        file.seek(SeekFrom::Start(u64::from(number % 1000) * PAGE.len() as u64))?;
+    for _ in 0..FSYNCS {
         let begun = Instant::now();
         file.write_all(&PAGE)?;
         file.sync_data()?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        times.push(millis(begun.elapsed()));
     }
-    samples.add("fsync", percentile(times, 0.5).unwrap_or_default());
-    Ok(())
+    Ok(times)
 }
 
 /// The barest rows, committed one by one and all together.
