@@ -89,7 +89,7 @@ fn failure(ending: Ending) -> Failure {
     }
 }
 
-fn http(url: &str, more: Value) -> Value {
+fn http(url: &str, more: &Value) -> Value {
     let mut order = json!({ "do": "http", "url": url });
     order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     order
@@ -109,7 +109,7 @@ async fn a_guest_that_sleeps_has_slept_at_once() {
 #[tokio::test]
 async fn what_is_not_granted_is_denied_and_the_world_does_not_hear_of_it() {
     let town = Town::new(ok(), None);
-    let failure = failure(run(http("http://elsewhere.test/", json!({})), &town).await);
+    let failure = failure(run(http("http://elsewhere.test/", &json!({})), &town).await);
     assert_eq!(failure.class, Class::Denied);
     assert!(failure.message.contains("http://elsewhere.test"), "{}", failure.message);
     assert_eq!(town.heard(), [""; 0]);
@@ -118,7 +118,7 @@ async fn what_is_not_granted_is_denied_and_the_world_does_not_hear_of_it() {
 #[tokio::test]
 async fn requests_bear_the_keys_of_the_host_and_no_secrets() {
     let town = Town::new(ok(), None);
-    run(http("http://granted.test/a", json!({ "effect": "one", "headers": { "x-a": "b" } })), &town).await;
+    run(http("http://granted.test/a", &json!({ "effect": "one", "headers": { "x-a": "b" } })), &town).await;
     let request = town.requests.lock().unwrap().pop().unwrap();
     assert_eq!(request.key.as_deref(), Some("key/one"));
     assert_eq!(request.headers, [("x-a".to_owned(), "b".to_owned())]);
@@ -127,9 +127,9 @@ async fn requests_bear_the_keys_of_the_host_and_no_secrets() {
 #[tokio::test]
 async fn silence_ends_with_the_timeout_of_the_guest_or_else_with_its_deadline() {
     let town = Town::new(Answer::Silence, None);
-    let told = failure(run(http("http://granted.test/a", json!({ "timeout_ms": 500 })), &town).await);
+    let told = failure(run(http("http://granted.test/a", &json!({ "timeout_ms": 500 })), &town).await);
     assert_eq!((told.class, told.code.as_str()), (Class::Retryable, "upstream.timeout"));
-    let told = failure(run(http("http://granted.test/a", json!({})), &town).await);
+    let told = failure(run(http("http://granted.test/a", &json!({})), &town).await);
     assert_eq!((told.class, told.code.as_str()), (Class::Timeout, "plugin.timeout"));
     assert!(told.message.contains("a request had gone out"), "{}", told.message);
 }
@@ -137,7 +137,7 @@ async fn silence_ends_with_the_timeout_of_the_guest_or_else_with_its_deadline() 
 #[tokio::test]
 async fn a_crash_ends_the_attempt_before_or_after_the_effect_of_any_call() {
     let order = json!({ "do": "sequence", "steps": [
-        http("http://granted.test/a", json!({})),
+        http("http://granted.test/a", &json!({})),
         { "do": "state_put", "key": "k", "value": 1 },
         { "do": "emit", "type": "chaos_other" },
     ]});
