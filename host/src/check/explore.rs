@@ -254,8 +254,7 @@ impl Gathered {
     }
 
     fn find(&mut self, finding: Finding) {
-        let is_like =
-            |known: &&mut Finding| known.kind == finding.kind && known.call == finding.call && known.fix == finding.fix;
+        let is_like = |known: &&mut Finding| known.kind == finding.kind && known.call == finding.call;
         match self.findings.iter_mut().find(is_like) {
             // The shorter a schedule, the easier it is to follow.
             Some(known) if finding.schedule.len() < known.schedule.len() => {
