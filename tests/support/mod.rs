@@ -6,6 +6,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod plugins;
 pub(crate) mod stage;
+mod warm;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::downstream::Pod;
 use super::host::{Host, HostPlan};
+use super::warm::WarmCache;
 use super::{eventually, guests};
 
 /// Whatever a host is expected to do, it does within this; a minute is for busy machines.
@@ -17,6 +18,7 @@ pub(crate) struct Stage {
     pub(crate) plan: HostPlan,
     pub(crate) vector: Pod,
     pub(crate) belief: Pod,
+    pub(crate) cache: WarmCache,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -26,13 +28,14 @@ impl Stage {
         for name in ["vector-upsert", "belief-recompute", "webhook"] {
             install(name, &dir.path().join("plugins.d"));
         }
+        let cache = WarmCache::fill(dir.path().join("cache"));
         let (vector, belief) = (Pod::start().await, Pod::start().await);
         let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
             .set("VECTOR_URL", &vector.url())
             .set("BELIEF_URL", &belief.url())
             .set("WEBHOOK_URL", &format!("{}/hook", vector.url()))
             .set("OUTBOX_BACKOFF_BASE_MS", "50");
-        Self { plan, vector, belief, dir }
+        Self { plan, vector, belief, cache, dir }
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
