@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod plugins;
 pub(crate) mod postgres;
 pub(crate) mod stage;
+mod warm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::downstream::Pod;
 use super::host::{Host, HostPlan};
+use super::warm::WarmCache;
 use super::{Backend, Place, eventually, guests};
 
 /// Whatever a host is expected to do, it does within this; a minute is for busy machines.
@@ -17,6 +18,8 @@ pub(crate) struct Stage {
     pub(crate) plan: HostPlan,
     pub(crate) vector: Pod,
     pub(crate) belief: Pod,
+    // Carries on what the hosts of this stage compiled, before the folder goes.
+    _cache: WarmCache,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) place: Place,
 }
@@ -32,6 +35,7 @@ impl Stage {
         for name in ["vector-upsert", "belief-recompute", "webhook"] {
             install(name, &dir.path().join("plugins.d"));
         }
+        let cache = WarmCache::fill(dir.path().join("cache"));
         let (vector, belief) = (Pod::start().await, Pod::start().await);
         let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
             .set("OUTBOX_DB", &place.address())
@@ -39,7 +43,7 @@ impl Stage {
             .set("BELIEF_URL", &belief.url())
             .set("WEBHOOK_URL", &format!("{}/hook", vector.url()))
             .set("OUTBOX_BACKOFF_BASE_MS", "50");
-        Self { plan, vector, belief, dir, place }
+        Self { plan, vector, belief, _cache: cache, dir, place }
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
