@@ -36,7 +36,11 @@ impl Staged {
     /// Puts them into a guest's world.
     pub(in crate::plugin) fn furnish(&self, wasi: &mut WasiCtxBuilder) {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let mut dice = || Deterministic::new(std::iter::repeat_with(|| random.u8(..)).take(RANDOM_BYTES).collect());
+        let mut dice = || {
+            let mut bytes = vec![0; RANDOM_BYTES];
+            random.fill(&mut bytes);
+            Deterministic::new(bytes)
+        };
         wasi.secure_random(dice()).insecure_random(dice()).insecure_random_seed(u128::from(self.seed));
         wasi.wall_clock(self.clone()).monotonic_clock(self.clone());
     }
