@@ -19,7 +19,7 @@ pub(crate) struct Stage {
     pub(crate) vector: Pod,
     pub(crate) belief: Pod,
     // Carries on what the hosts of this stage compiled, before the folder goes.
-    _cache: WarmCache,
+    pub(crate) _cache: WarmCache,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) place: Place,
 }
