@@ -113,14 +113,15 @@ async fn an_upgrade_that_cannot_finish_what_the_old_version_began_is_convicted()
     install(&chaos(1), &grants, &old, "chaos");
     install(&chaos(2), &grants, &new, "chaos");
     std::fs::create_dir(&cases).unwrap();
-    let steps =
-        r#"{"do":"sequence","steps":[{"do":"http","url":"http://shop.test/a"},{"do":"trap_in","version":"2"}]}"#;
+    let call = r#"{"do":"http","url":"http://shop.test/a","classify":true}"#;
+    let steps = format!(r#"{{"do":"sequence","steps":[{call},{{"do":"trap_in","version":"2"}}]}}"#);
     let case = format!("[item]\ntype = 'chaos'\npayload = '{steps}'\n[[answer]]\nurl = '*'\n");
     std::fs::write(cases.join("upgrade.toml"), case).unwrap();
     let same = Checking { component: old.join("chaos.wasm"), cases, ..Checking::default() };
     let upgraded = Checking { next: Some(new.join("chaos.wasm")), ..same.clone() };
     let quiet: outbox::check::Progress = Arc::new(|_, _, _| {});
-    assert!(check(&same, Arc::clone(&quiet)).await.unwrap()[0].is_acquitted());
+    let unchanged = check(&same, Arc::clone(&quiet)).await.unwrap().remove(0);
+    assert!(unchanged.is_acquitted(), "{:#?}", unchanged.findings);
     let findings = check(&upgraded, quiet).await.unwrap().remove(0).findings;
     assert_eq!(findings[0].kind, Kind::Dead, "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.schedule.starts_with("upgrade/reload:")), "{findings:#?}");
