@@ -1,7 +1,7 @@
 //! Handlers away from their host: their cases run and compared, and their crashes tried one by one.
 //!
-//! [`test`] makes the one attempt that a case is about and compares it with what the case expects.
-//! [`check`](explore::check) delivers the item of a case again and again, ends attempts at every call of
+//! [`test()`] makes the one attempt that a case is about and compares it with what the case expects.
+//! [`check()`] delivers the item of a case again and again, ends attempts at every call of
 //! the host as a crash of the process would, and compares what receivers and the outbox have in the end
 //! with what they have without a crash. What it holds against a handler is written down in
 //! `docs/testing-handlers.md`.

@@ -42,7 +42,7 @@ pub struct Filter {
     /// Available before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_to: Option<Millis>,
-    /// In this group of like failures: see [`FailureGroup`].
+    /// In this group of like failures: see [`super::FailureGroup`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 const THANKED_AT: u64 = 3;
 
 #[derive(Deserialize)]
-struct Order {
+struct Purchase {
     order: String,
     customer: String,
     cents: u64,
@@ -38,25 +38,25 @@ impl Handler for Receipts {
     const TYPES: &'static [&'static str] = &["receipt"];
 
     fn handle(item: Item) -> Result<Outcome, Failure> {
-        let order: Order = item.json()?;
-        if !order.customer.contains('@') {
-            return Err(Failure::permanent("receipt.no_address", format!("{} is no address", order.customer)));
+        let purchase: Purchase = item.json()?;
+        if !purchase.customer.contains('@') {
+            return Err(Failure::permanent("receipt.no_address", format!("{} is no address", purchase.customer)));
         }
-        mail(&order)?;
-        let receipts = count(&order.customer)?;
+        mail(&purchase)?;
+        let receipts = count(&purchase.customer)?;
         if receipts == THANKED_AT {
-            let thanks = Thanks { customer: &order.customer, receipts };
-            followups::emit(&NewItem::json("thanks", &thanks)?.name(&order.order))?;
+            let thanks = Thanks { customer: &purchase.customer, receipts };
+            followups::emit(&NewItem::json("thanks", &thanks)?.name(&purchase.order))?;
         }
         Outcome::json(&Sent { receipts })
     }
 }
 
-fn mail(order: &Order) -> Result<(), Failure> {
+fn mail(purchase: &Purchase) -> Result<(), Failure> {
     let receipt = Receipt {
-        to: &order.customer,
-        subject: format!("Your order {}", order.order),
-        amount: format!("{}.{:02}", order.cents / 100, order.cents % 100),
+        to: &purchase.customer,
+        subject: format!("Your order {}", purchase.order),
+        amount: format!("{}.{:02}", purchase.cents / 100, purchase.cents % 100),
     };
     http::post(config::require("url")?).json(&receipt)?.send()?.ok_or_failure()?;
     Ok(())
