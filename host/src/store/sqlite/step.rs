@@ -59,6 +59,11 @@ impl Session {
         Ok(Committed { value, makes_work: step.makes_work })
     }
 
+    /// Moves the write-ahead log into the database and empties it.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
         execute(&self.connection, sql)
     }
