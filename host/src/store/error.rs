@@ -77,6 +77,16 @@ pub enum StoreError {
     Unusable(String),
 }
 
+impl StoreError {
+    /// The same error, of the item at this index of several.
+    pub(super) fn of_item(self, index: usize) -> Self {
+        match self {
+            Self::Conflict { idem_key, first, .. } => Self::Conflict { index, idem_key, first },
+            other => other,
+        }
+    }
+}
+
 /// One of several new items breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{source}")]

@@ -51,7 +51,7 @@ use super::{
     Alert, Alerts, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Clock, Command, Controlled,
     Details, Enqueued, ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order,
     OrderReport, Overview, Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery,
-    StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write,
+    StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -117,7 +117,14 @@ impl Store for SqliteStore {
         Ok((self.clock)())
     }
 
-    async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
+    async fn enqueue(&self, mut items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
+        if items.len() == 1
+            && let Some(item) = items.pop()
+        {
+            validate(std::slice::from_ref(&item))?;
+            let created = self.writer.enqueue(item).await?;
+            return Ok(Enqueued { ids: vec![Some(created.id)], created: usize::from(created.is_new) });
+        }
         self.writer.run("enqueueing items", move |step| enqueue::enqueue(step, &items, write)).await
     }
 

@@ -1,6 +1,8 @@
 //! Enqueueing: into the store's own transactions, and into an application's.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::LazyLock;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
 
 use super::step::Step;
 use super::{system_clock, unavailable};
@@ -14,37 +16,93 @@ const TRIED: &str = "enqueueing an item";
 /// with other content it is [`StoreError::Conflict`], and the transaction goes on.
 pub fn enqueue_in(tx: &rusqlite::Transaction<'_>, item: &NewItem) -> Result<ItemId, StoreError> {
     validate(std::slice::from_ref(item))?;
-    create(tx, item, system_clock(), 0).map(|(id, _)| id)
+    create_one(tx, item, system_clock()).map(|created| created.id)
 }
 
 pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
     validate(items)?;
-    let mut ids = match write {
-        Write::Whole if items.len() > 1 => find_all(step.tx, items)?,
-        Write::Whole | Write::Each => vec![None; items.len()],
+    if write == Write::Whole && items.len() > 1 {
+        let ids = find_all(step.tx, items)?;
+        if ids.iter().any(Option::is_some) {
+            return Ok(Enqueued { ids, created: 0 });
+        }
+    }
+    let rows: Vec<_> = items.iter().collect();
+    let mut enqueued = Enqueued { ids: Vec::with_capacity(items.len()), created: 0 };
+    for (index, created) in create(step, &rows).into_iter().enumerate() {
+        let Created { id, is_new } = created.map_err(|err| err.of_item(index))?;
+        enqueued.ids.push(Some(id));
+        enqueued.created += usize::from(is_new);
+    }
+    Ok(enqueued)
+}
+
+/// What became of one item.
+pub(super) struct Created {
+    pub(super) id: ItemId,
+    /// Whether it did not exist before.
+    pub(super) is_new: bool,
+}
+
+/// Creates valid items, each for itself: one that is refused changes nothing. Answers in their order.
+pub(super) fn create(step: &mut Step<'_>, items: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
+    let mut all = Vec::with_capacity(items.len());
+    let mut rest = items;
+    while !rest.is_empty() {
+        let (rows, others) = rest.split_at(match rest.len() {
+            MANY.. => MANY,
+            FEW.. => FEW,
+            _ => 1,
+        });
+        all.extend(create_rows(step, rows));
+        rest = others;
+    }
+    step.makes_work |= all.iter().flatten().any(|created| created.is_new);
+    all
+}
+
+/// Creates the items in one statement. Where the schema refuses that, they are created one by one, which tells
+/// of each what became of it.
+fn create_rows(step: &Step<'_>, rows: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
+    match create_at_once(step.tx, rows, step.now) {
+        Ok(created) => created.into_iter().map(Ok).collect(),
+        Err(refused) if refused.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            rows.iter().map(|item| create_one(step.tx, item, step.now)).collect()
+        }
+        Err(broken) => {
+            let words = broken.to_string();
+            let failed = || StoreError::Unavailable { tried: TRIED, source: words.clone().into() };
+            rows.iter().map(|_| Err(failed())).collect()
+        }
+    }
+}
+
+fn create_at_once(tx: &Connection, rows: &[&NewItem], now: Millis) -> rusqlite::Result<Vec<Created>> {
+    let count = insert_rows(tx, rows, now)?;
+    let last = tx.last_insert_rowid();
+    // Nobody else writes meanwhile, so the new ids follow each other in the order of the rows.
+    let mut next = last - ItemId::try_from(count).unwrap_or_default() + 1;
+    if count == rows.len() {
+        return Ok((next..=last).map(|id| Created { id, is_new: true }).collect());
+    }
+    let left_out = |item: &&NewItem| {
+        let (id, _) = existing(tx, item)?;
+        let is_new = id == next && next <= last;
+        next += ItemId::from(is_new);
+        Ok(Created { id, is_new })
     };
-    if ids.iter().any(Option::is_some) {
-        return Ok(Enqueued { ids, created: 0 });
-    }
-    let mut created = 0;
-    for (index, item) in items.iter().enumerate() {
-        let (id, is_new) = create(step.tx, item, step.now, index)?;
-        created += usize::from(is_new);
-        ids[index] = Some(id);
-    }
-    step.makes_work |= created > 0;
-    Ok(Enqueued { ids, created })
+    rows.iter().map(left_out).collect()
 }
 
 /// Inserts the item, and looks for one that has its key only when the schema has refused it.
-fn create(tx: &Connection, item: &NewItem, now: Millis, index: usize) -> Result<(ItemId, bool), StoreError> {
+fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, StoreError> {
     let refused = match insert(tx, item, now) {
-        Ok(Some(id)) => return Ok((id, true)),
+        Ok(Some(id)) => return Ok(Created { id, is_new: true }),
         Ok(None) => rusqlite::Error::QueryReturnedNoRows,
         Err(err) => err,
     };
-    match find(tx, item, index)? {
-        Some(id) => Ok((id, false)),
+    match find(tx, item, 0)? {
+        Some(id) => Ok(Created { id, is_new: false }),
         None => Err(unavailable(TRIED)(refused)),
     }
 }
@@ -93,33 +151,78 @@ fn existing(tx: &Connection, item: &NewItem) -> rusqlite::Result<(ItemId, bool)>
 
 /// The id of the new item, or `None` when one with its key and content exists.
 pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<Option<ItemId>> {
-    let mut insert = tx.prepare_cached(
+    let inserted = insert_rows(tx, &[item], now)?;
+    Ok((inserted > 0).then(|| tx.last_insert_rowid()))
+}
+
+/// The values of a new row.
+const VALUES: usize = 11;
+/// Items that come together share statements of so many rows: a third of an insert is the statement's own, which
+/// copies the pages that it changes.
+const MANY: usize = 16;
+/// Where they are not as many, of so many.
+const FEW: usize = 4;
+
+static INSERT_ONE: LazyLock<String> = LazyLock::new(|| statement(1));
+static INSERT_FEW: LazyLock<String> = LazyLock::new(|| statement(FEW));
+static INSERT_MANY: LazyLock<String> = LazyLock::new(|| statement(MANY));
+
+fn statement(rows: usize) -> String {
+    let row = format!("({})", ["?"; VALUES].join(", "));
+    format!(
         "INSERT INTO outbox_items
              (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
               available_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?;
-    let cid = item.cid.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    let inserted = insert.execute(params![
-        item.idem_key,
-        item.item_type,
-        Payload(&item.payload),
-        item.content_type,
-        json(&item.headers)?,
-        json(&item.metadata)?,
+         VALUES {}",
+        vec![row; rows].join(", ")
+    )
+}
+
+/// Inserts the items in one statement: all of them, but for those that exist with the same content, or none.
+/// Returns how many were new.
+fn insert_rows(tx: &Connection, items: &[&NewItem], now: Millis) -> rusqlite::Result<usize> {
+    let statement = match items.len() {
+        MANY => &INSERT_MANY,
+        FEW => &INSERT_FEW,
+        _ => &INSERT_ONE,
+    };
+    let mut insert = tx.prepare_cached(statement)?;
+    for (row, item) in items.iter().enumerate() {
+        bind(&mut insert, row * VALUES, item, now)?;
+    }
+    insert.raw_execute()
+}
+
+/// Binds the values of an item behind those that are bound already.
+fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -> rusqlite::Result<()> {
+    let new_cid;
+    let cid = match &item.cid {
+        Some(cid) => cid,
+        None => {
+            new_cid = uuid::Uuid::now_v7().to_string();
+            &new_cid
+        }
+    };
+    let values: [&dyn ToSql; VALUES] = [
+        &item.idem_key,
+        &item.item_type,
+        &Payload(&item.payload),
+        &item.content_type,
+        &json(&item.headers)?,
+        &json(&item.metadata)?,
         cid,
-        item.saga,
-        item.ordering_key,
-        now.saturating_add(millis(item.delay)),
-        now
-    ])?;
-    Ok((inserted > 0).then(|| tx.last_insert_rowid()))
+        &item.saga,
+        &item.ordering_key,
+        &now.saturating_add(millis(item.delay)),
+        &now,
+    ];
+    values.iter().enumerate().try_for_each(|(index, value)| insert.raw_bind_parameter(bound + index + 1, value))
 }
 
 /// Text where it is text, so that SQL readers see it; its bytes are the same either way.
 struct Payload<'a>(&'a [u8]);
 
-impl rusqlite::ToSql for Payload<'_> {
+impl ToSql for Payload<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
         match std::str::from_utf8(self.0) {
             Ok(text) => text.to_sql(),

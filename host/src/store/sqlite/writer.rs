@@ -1,7 +1,7 @@
 //! The one thread that writes: it commits what has queued in groups.
 //!
-//! It does not know what the requests do. One that fails takes nothing of the others with it, and each
-//! learns its own result after the commit of all.
+//! It does not know what the requests do, but for the commonest: single new items share statements. One that
+//! fails takes nothing of the others with it, and each learns its own result after the commit of all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
+use super::enqueue::{self, Created};
 use super::step::{Session, Step, execute};
 use super::{SqliteOptions, unavailable};
+use crate::item::NewItem;
 use crate::store::StoreError;
 
 /// A transaction takes at most so many requests, so that the first of them is not kept waiting.
@@ -48,11 +50,27 @@ impl Writer {
         F: FnMut(&mut Step<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let request = Work { tried, run: work, result: None, reply };
-        let queued = self.queue.as_ref().is_some_and(|queue| queue.send(Box::new(request)).is_ok());
-        let answer = if queued { answer.await.ok() } else { None };
-        answer.unwrap_or_else(|| Err(StoreError::Unavailable { tried, source: "the writer has stopped".into() }))
+        self.queue(Box::new(Work { run: work, pending: Pending { tried, result: None, reply } }));
+        answer.await.unwrap_or_else(|_| Err(stopped(tried)))
     }
+
+    /// Enqueues one valid item in the next group commit, together with the others of that.
+    pub(super) async fn enqueue(&self, item: NewItem) -> Result<Created, StoreError> {
+        let (tried, (reply, answer)) = ("enqueueing items", oneshot::channel());
+        self.queue(Box::new(Arrival { item, pending: Pending { tried, result: None, reply } }));
+        answer.await.unwrap_or_else(|_| Err(stopped(tried)))
+    }
+
+    /// A request that cannot be queued is dropped, and its caller notices.
+    fn queue(&self, request: Box<dyn Request>) {
+        if let Some(queue) = &self.queue {
+            drop(queue.send(request));
+        }
+    }
+}
+
+fn stopped(tried: &'static str) -> StoreError {
+    StoreError::Unavailable { tried, source: "the writer has stopped".into() }
 }
 
 impl Drop for Writer {
@@ -71,27 +89,25 @@ impl Drop for Writer {
 trait Request: Send {
     /// Does the work and keeps its result. Returns whether it may be committed.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
+    /// The new item, where that is all that is asked: it is created with others.
+    fn item(&self) -> Option<&NewItem> {
+        None
+    }
+    /// Keeps what became of that item.
+    fn keep(&mut self, _created: Result<Created, StoreError>) {}
     /// Sends the result after the commit, or the commit's own failure.
     fn answer(self: Box<Self>, committed: Result<(), &str>);
 }
 
-struct Work<T, F> {
+/// A result that waits for the commit.
+struct Pending<T> {
     tried: &'static str,
-    run: F,
     result: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, F> Request for Work<T, F>
-where
-    T: Send,
-    F: FnMut(&mut Step<'_>) -> Result<T, StoreError> + Send,
-{
-    fn run(&mut self, step: &mut Step<'_>) -> bool {
-        self.result.insert((self.run)(step)).is_ok()
-    }
-
-    fn answer(self: Box<Self>, committed: Result<(), &str>) {
+impl<T> Pending<T> {
+    fn answer(self, committed: Result<(), &str>) {
         let failed = |why: &str| StoreError::Unavailable { tried: self.tried, source: why.into() };
         let result = match (self.result, committed) {
             (Some(Err(err)), _) => Err(err),
@@ -101,6 +117,51 @@ where
         };
         // A caller that no longer waits has dropped the receiver; its work is committed all the same.
         drop(self.reply.send(result));
+    }
+}
+
+struct Work<T, F> {
+    run: F,
+    pending: Pending<T>,
+}
+
+impl<T, F> Request for Work<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Step<'_>) -> Result<T, StoreError> + Send,
+{
+    fn run(&mut self, step: &mut Step<'_>) -> bool {
+        self.pending.result.insert((self.run)(step)).is_ok()
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), &str>) {
+        self.pending.answer(committed);
+    }
+}
+
+/// One new item.
+struct Arrival {
+    item: NewItem,
+    pending: Pending<Created>,
+}
+
+impl Request for Arrival {
+    fn run(&mut self, step: &mut Step<'_>) -> bool {
+        let created = enqueue::create(step, &[&self.item]).pop();
+        self.pending.result = created;
+        matches!(self.pending.result, Some(Ok(_)))
+    }
+
+    fn item(&self) -> Option<&NewItem> {
+        Some(&self.item)
+    }
+
+    fn keep(&mut self, created: Result<Created, StoreError>) {
+        self.pending.result = Some(created);
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), &str>) {
+        self.pending.answer(committed);
     }
 }
 
@@ -129,6 +190,8 @@ impl Group {
         while let Ok(first) = requests.recv() {
             let mut group = vec![first];
             group.extend(requests.try_iter().take(GROUP_MAX - 1));
+            // Who asks at the same time has no order to keep.
+            group.sort_by_key(|request| request.item().is_none());
             let committed = self.commit(&mut group).map_err(|err| err.to_string());
             for request in group {
                 request.answer(committed.as_ref().copied().map_err(String::as_str));
@@ -151,9 +214,17 @@ impl Group {
     }
 }
 
-/// Runs the requests. One may fail, as long as it has changed nothing.
+/// Runs the requests, those for single new items first and together. One may fail, as long as it has changed
+/// nothing.
 fn run_bare(group: &mut [Box<dyn Request>], step: &mut Step<'_>) -> Result<(), Broken> {
-    for request in group {
+    let items: Vec<_> = group.iter().map_while(|request| request.item()).collect();
+    let created = enqueue::create(step, &items);
+    if step.tx.is_autocommit() {
+        return Err(Broken::Spoilt);
+    }
+    let (arrivals, others) = group.split_at_mut(created.len());
+    arrivals.iter_mut().zip(created).for_each(|(request, created)| request.keep(created));
+    for request in others {
         let (mark, changes) = (step.mark(), step.tx.total_changes());
         if request.run(step) {
             continue;

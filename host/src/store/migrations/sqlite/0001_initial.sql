@@ -22,7 +22,9 @@ CREATE TABLE outbox_items (
         CHECK (length(saga) <= 255 AND saga GLOB '[A-Za-z0-9]*' AND saga NOT GLOB '*[^A-Za-z0-9._-]*'),
     ordering_key TEXT
         CHECK (length(ordering_key) BETWEEN 1 AND 255 AND ordering_key NOT GLOB '*[^ -~]*'),
-    status TEXT NOT NULL DEFAULT 'PENDING' CHECK (status IN ('PENDING', 'CLAIMED', 'DONE', 'DLQ')),
+    -- Compared one by one: a longer list after IN is made into a table, anew for every statement.
+    status TEXT NOT NULL DEFAULT 'PENDING'
+        CHECK (status = 'PENDING' OR status = 'CLAIMED' OR status = 'DONE' OR status = 'DLQ'),
     attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     deliveries INTEGER NOT NULL DEFAULT 0 CHECK (deliveries >= attempts),
     replays INTEGER NOT NULL DEFAULT 0 CHECK (replays >= 0),
@@ -60,7 +62,7 @@ CREATE TABLE outbox_items (
 
 -- What is ready to claim, per type and in order; what is finished or waits behind another is not in it.
 CREATE INDEX outbox_items_ready ON outbox_items (type, available_at) WHERE status = 'PENDING' AND held = 0;
-CREATE INDEX outbox_items_held ON outbox_items (type, available_at) WHERE status = 'PENDING' AND held = 1;
+CREATE INDEX outbox_items_held ON outbox_items (type, available_at) WHERE held = 1 AND status = 'PENDING';
 -- What is claimed: a few rows, scanned for ended leases and for the number of claims per type.
 CREATE INDEX outbox_items_claimed ON outbox_items (lease_until, type) WHERE status = 'CLAIMED';
 CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'DLQ';
@@ -68,7 +70,7 @@ CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'D
 CREATE INDEX outbox_items_dlq ON outbox_items (status) WHERE status = 'DLQ';
 CREATE INDEX outbox_items_failure ON outbox_items (fingerprint, type, dead_at) WHERE status = 'DLQ';
 -- What fails again and again: few rows, or an incident.
-CREATE INDEX outbox_items_failing ON outbox_items (attempts) WHERE status = 'PENDING' AND attempts > 2;
+CREATE INDEX outbox_items_failing ON outbox_items (attempts) WHERE attempts > 2 AND status = 'PENDING';
 CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
 -- What an item with an ordering key may have to wait for.
 CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
@@ -80,7 +82,7 @@ CREATE INDEX outbox_items_busy ON outbox_items (ordering_key)
 CREATE INDEX outbox_items_blocked ON outbox_items (ordering_key) WHERE blocks_key = 1;
 -- What a saga still has to do, and what of it has failed.
 CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
-    WHERE saga IS NOT NULL AND status IN ('PENDING', 'CLAIMED', 'DLQ');
+    WHERE saga IS NOT NULL AND status <> 'DONE';
 CREATE INDEX outbox_items_cid ON outbox_items (cid);
 
 -- An existing key with the same content makes the insert do nothing; with other content it fails,
@@ -128,8 +130,11 @@ END;
 -- Of each ordering key one item stands in front: the one that is claimed, else the oldest that is not
 -- finished or blocks the key. Every other one that is PENDING is held. So a long queue behind one item
 -- costs a claim nothing, whoever inserted it.
-CREATE TRIGGER outbox_items_front_insert AFTER INSERT ON outbox_items
-WHEN NEW.ordering_key IS NOT NULL
+CREATE VIEW outbox_fronts AS SELECT ordering_key FROM outbox_items WHERE ordering_key IS NOT NULL;
+
+-- Inserting a key here finds out anew which of its items is held. It stands apart from the triggers that do
+-- so, because a trigger is set up with all that it could come to, also for items without a key.
+CREATE TRIGGER outbox_fronts_moved INSTEAD OF INSERT ON outbox_fronts
 BEGIN
     UPDATE outbox_items SET held = 1
     WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
@@ -146,46 +151,24 @@ BEGIN
         (SELECT id FROM outbox_items
          WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
            AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+END;
+
+CREATE TRIGGER outbox_items_front_insert AFTER INSERT ON outbox_items
+WHEN NEW.ordering_key IS NOT NULL
+BEGIN
+    INSERT INTO outbox_fronts (ordering_key) VALUES (NEW.ordering_key);
 END;
 
 CREATE TRIGGER outbox_items_front_update AFTER UPDATE OF status, blocks_key ON outbox_items
 WHEN NEW.ordering_key IS NOT NULL AND NEW.status <> 'CLAIMED'
 BEGIN
-    UPDATE outbox_items SET held = 1
-    WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
-      AND id <> coalesce(
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
-           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
-    UPDATE outbox_items SET held = 0
-    WHERE held = 1 AND id = coalesce(
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = NEW.ordering_key AND ordering_key IS NOT NULL
-           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+    INSERT INTO outbox_fronts (ordering_key) VALUES (NEW.ordering_key);
 END;
 
 CREATE TRIGGER outbox_items_front_delete AFTER DELETE ON outbox_items
 WHEN OLD.blocks_key = 1
 BEGIN
-    UPDATE outbox_items SET held = 1
-    WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING'
-      AND id <> coalesce(
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL
-           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
-    UPDATE outbox_items SET held = 0
-    WHERE held = 1 AND id = coalesce(
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL AND status = 'CLAIMED' LIMIT 1),
-        (SELECT id FROM outbox_items
-         WHERE ordering_key = OLD.ordering_key AND ordering_key IS NOT NULL
-           AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1) ORDER BY id LIMIT 1));
+    INSERT INTO outbox_fronts (ordering_key) VALUES (OLD.ordering_key);
 END;
 
 -- One row per attempt that did not end DONE.
