@@ -118,7 +118,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     if let Command::Bench(args) = &mut cli.command {
-        args.database = cli.global.db.as_ref().map(PathBuf::from);
+        args.is_named = cli.global.db.is_some();
     }
     run(cli).unwrap_or_else(|err| report(&err))
 }

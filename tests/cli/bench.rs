@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Place;
+use crate::support::postgres::Cluster;
 
 /// What tools compare from version to version.
 const NAMES: [&str; 14] = [
@@ -50,4 +51,30 @@ fn a_bench_leaves_a_database_alone_that_holds_items() {
     let args = ["bench", "--db", "outbox.sqlite", "--quick", "--rounds", "1", "--items", "100"];
     place.run(&args).fails(1, &["outbox.sqlite holds items", "--db"]);
     assert_eq!(place.json(&["list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_bench_of_a_server_works_beside_the_database_that_is_named_and_leaves_nothing_there() {
+    let database = Cluster::shared().empty_database();
+    let url = database.url_of("postgres");
+    let place = Place::empty();
+    let plan = place.plan.clone().set("OUTBOX_CONCURRENCY", "8");
+    let args = ["bench", "--db", &url, "--quick", "--rounds", "1", "--items", "100", "--json"];
+    let report = plan.json(&args);
+    let figures = report["figures"].as_array().unwrap();
+    for name in NAMES.iter().filter(|name| **name != "drain.webhook") {
+        let figure =
+            figures.iter().find(|figure| figure["name"] == *name).unwrap_or_else(|| panic!("{name}: {report}"));
+        assert!(figure["ratio"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    assert_eq!(database.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'outbox_bench_%'").unwrap(), "0");
+    assert_eq!(database.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox'").unwrap(), "0");
+}
+
+#[test]
+fn a_bench_leaves_a_server_alone_whose_database_holds_items() {
+    let database = Cluster::shared().database();
+    database.sql("SELECT outbox.enqueue('mail', 'k', '{}')").unwrap();
+    let args = ["bench", "--db", &database.url_of("postgres"), "--quick", "--rounds", "1", "--items", "100"];
+    Place::empty().run(&args).fails(1, &["holds items", "--db"]);
 }

@@ -1,8 +1,9 @@
-//! `bench`: how fast this host is on this machine, beside what the disk and SQLite allow at the same time.
+//! `bench`: how fast this host is on this machine, beside what the disk and the engine allow at the same time.
 //!
 //! Every figure is taken once per round, all in turn, so that a noisy minute falls on all of them alike.
 //! What counts are the ratios. The stores are temporary; nobody's own database is touched.
 
+mod disk;
 mod drain;
 mod enqueue;
 mod figures;
@@ -12,6 +13,7 @@ mod limits;
 mod process;
 mod report;
 mod sandbox;
+mod server;
 mod site;
 
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ const MILLION: u32 = 1_000_000;
 /// Keys that the items of an ordered drain share.
 const ORDERING_KEYS: u32 = 1_000;
 
-/// Measure this machine: what the disk and SQLite allow, and what the outbox makes of it
+/// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     /// Leave out what needs a million rows
@@ -57,31 +59,41 @@ pub(super) struct Bench {
     /// Drain with this component too, which must need no grants; the figure is drain.handler
     #[arg(long, value_name = "FILE")]
     handler: Option<PathBuf>,
-    /// What `--db` says: beside which database the bench makes its stores.
+    /// Whether `--db` names a database, beside which the bench makes its stores.
     #[arg(skip)]
-    pub(super) database: Option<PathBuf>,
+    pub(super) is_named: bool,
 }
 
 pub(super) async fn run(args: Bench, context: &Context) -> anyhow::Result<ExitCode> {
     let rounds = args.rounds;
+    let site = Site::open(args.is_named, &context.config).await?;
+    let measured = measure(args, &site, context).await;
+    // Whatever went wrong, nothing stays behind.
+    site.engine().end().await?;
+    let samples = measured?;
+    let report = Report::new(rounds, &samples, site.engine().promises());
+    context.output.emit(&report, || report.page())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(args: Bench, site: &Site, context: &Context) -> anyhow::Result<Samples> {
+    let rounds = args.rounds;
     let mut progress = Progress::new("round", rounds.into());
-    let mut bench = Runs::prepare(args, context).await?;
+    let mut bench = Runs::prepare(args, site, context).await?;
     for round in 0..rounds {
         progress.show(round.into());
         bench.round().await?;
     }
     progress.show(rounds.into());
     progress.finish();
-    let report = Report::new(rounds, &bench.samples);
-    context.output.emit(&report, || report.page())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(bench.samples)
 }
 
 /// What all rounds work with.
 struct Runs<'a> {
     args: Bench,
     config: &'a Config,
-    site: Site,
+    site: &'a Site,
     noop: Sandbox,
     handler: Option<Sandbox>,
     webhook: Option<(Sandbox, Receiver)>,
@@ -92,22 +104,21 @@ struct Runs<'a> {
 
 /// Stores that hold a million rows already.
 struct Full {
-    done: Bed,
-    pending: Bed,
+    done: Box<dyn Bed>,
+    pending: Box<dyn Bed>,
 }
 
 impl<'a> Runs<'a> {
-    async fn prepare(args: Bench, context: &'a Context) -> anyhow::Result<Self> {
+    async fn prepare(args: Bench, site: &'a Site, context: &'a Context) -> anyhow::Result<Self> {
         let started_with = process::resident();
         let config = &context.config;
-        let site = Site::open(args.database.as_deref()).await?;
-        let noop = Sandbox::noop(&site, config)?;
-        let handler = args.handler.as_ref().map(|file| Sandbox::from_file(&site, config, file, None)).transpose()?;
+        let noop = Sandbox::noop(site, config)?;
+        let handler = args.handler.as_ref().map(|file| Sandbox::from_file(site, config, file, None)).transpose()?;
         let webhook = match webhook_file(config) {
-            Some(file) => Some(webhook(&site, config, &file).await?),
+            Some(file) => Some(webhook(site, config, &file).await?),
             None => left_out(context),
         };
-        let full = if args.quick { None } else { Some(Full::make(&site)?) };
+        let full = if args.quick { None } else { Some(Full::make(site).await?) };
         Ok(Self { args, config, site, noop, handler, webhook, full, started_with, samples: Samples::default() })
     }
 
@@ -118,20 +129,20 @@ impl<'a> Runs<'a> {
 
     async fn round(&mut self) -> anyhow::Result<()> {
         // The disk changes its mind from second to second: it is asked several times in a round.
-        let mut fsyncs = limits::fsync(&self.site)?;
-        self.limits()?;
+        let mut fsyncs = limits::fsync(self.site).await?;
+        self.limits().await?;
         self.loading().await?;
         self.memory().await?;
         self.drains().await?;
-        fsyncs.extend(limits::fsync(&self.site)?);
+        fsyncs.extend(limits::fsync(self.site).await?);
         self.enqueues().await?;
         self.enqueues_beside_a_million().await?;
-        fsyncs.extend(limits::fsync(&self.site)?);
+        fsyncs.extend(limits::fsync(self.site).await?);
         if self.takes("latency") || self.takes("idle") {
-            let (bed, served) = (self.site.bed()?, self.noop.start().await?);
-            idle::idle(&bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
+            let (bed, served) = (self.site.bed().await?, self.noop.start().await?);
+            idle::idle(&*bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
         }
-        fsyncs.extend(limits::fsync(&self.site)?);
+        fsyncs.extend(limits::fsync(self.site).await?);
         self.samples.add("fsync", percentile(fsyncs, 0.5).unwrap_or_default());
         if let Some(peak) = process::peak() {
             self.samples.add("memory.peak", float(peak));
@@ -139,9 +150,9 @@ impl<'a> Runs<'a> {
         Ok(())
     }
 
-    fn limits(&mut self) -> anyhow::Result<()> {
-        limits::bare(&self.site, self.args.items, &mut self.samples)?;
-        limits::store(&self.site, self.args.items, &mut self.samples)
+    async fn limits(&mut self) -> anyhow::Result<()> {
+        limits::bare(self.site, self.args.items, &mut self.samples).await?;
+        limits::store(self.site, self.args.items, &mut self.samples).await
     }
 
     /// What it takes to load a component, compiled anew and from compiled code.
@@ -159,7 +170,7 @@ impl<'a> Runs<'a> {
         }
         let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.takes("memory")) else { return Ok(()) };
         let handler = sandbox.start().await?.handler;
-        idle::memory_per_attempt(&self.site.bed()?, &handler, receiver, self.config, &mut self.samples).await
+        idle::memory_per_attempt(&*self.site.bed().await?, &handler, receiver, self.config, &mut self.samples).await
     }
 
     async fn drains(&mut self) -> anyhow::Result<()> {
@@ -178,11 +189,11 @@ impl<'a> Runs<'a> {
         }
         drains.retain(|(name, ..)| self.takes(name));
         for (name, handler, items) in drains {
-            let rate = drain(&self.site.bed()?, &handler, self.config, items).await?;
+            let rate = drain(&*self.site.bed().await?, &handler, self.config, items).await?;
             self.samples.add(name, rate);
         }
         let Some(full) = &self.full else { return Ok(()) };
-        for (name, bed) in [("drain.sandbox_1m_done", &full.done), ("drain.sandbox_1m_pending", &full.pending)] {
+        for (name, bed) in [("drain.sandbox_1m_done", &*full.done), ("drain.sandbox_1m_pending", &*full.pending)] {
             if self.takes(name) {
                 let items = items(TYPE, Keys::Timed, self.args.items);
                 self.samples.add(name, drain(bed, &noop, self.config, items).await?);
@@ -201,11 +212,11 @@ impl<'a> Runs<'a> {
             ("enqueue.callers_8", 8, items.min(8_000)),
             ("enqueue.callers_64", 64, items),
         ] {
-            let rate = enqueue::callers(&self.site.bed()?, callers, Keys::Timed, count).await?;
+            let rate = enqueue::callers(&*self.site.bed().await?, callers, Keys::Timed, count).await?;
             self.samples.add(name, rate);
         }
-        self.samples.add("enqueue.http_64", enqueue::http(&self.site.bed()?, 64, items).await?);
-        self.samples.add("enqueue.bulk", enqueue::bulk(&self.site.bed()?, Keys::Timed, items).await?);
+        self.samples.add("enqueue.http_64", enqueue::http(&*self.site.bed().await?, 64, items).await?);
+        self.samples.add("enqueue.bulk", enqueue::bulk(&*self.site.bed().await?, Keys::Timed, items).await?);
         Ok(())
     }
 
@@ -213,16 +224,16 @@ impl<'a> Runs<'a> {
         let Some(full) = self.full.as_ref().filter(|_| self.takes("enqueue")) else { return Ok(()) };
         let count = self.args.items;
         for (name, bed, keys) in [
-            ("enqueue.callers_64_1m_done", &full.done, Keys::Timed),
-            ("enqueue.callers_64_random_1m_done", &full.done, Keys::Random),
-            ("enqueue.callers_64_1m_pending", &full.pending, Keys::Timed),
+            ("enqueue.callers_64_1m_done", &*full.done, Keys::Timed),
+            ("enqueue.callers_64_random_1m_done", &*full.done, Keys::Random),
+            ("enqueue.callers_64_1m_pending", &*full.pending, Keys::Timed),
         ] {
             self.samples.add(name, enqueue::callers(bed, 64, keys, count).await?);
         }
         for (name, bed, keys) in [
-            ("enqueue.bulk_1m_done", &full.done, Keys::Timed),
-            ("enqueue.bulk_random_1m_done", &full.done, Keys::Random),
-            ("enqueue.bulk_1m_pending", &full.pending, Keys::Timed),
+            ("enqueue.bulk_1m_done", &*full.done, Keys::Timed),
+            ("enqueue.bulk_random_1m_done", &*full.done, Keys::Random),
+            ("enqueue.bulk_1m_pending", &*full.pending, Keys::Timed),
         ] {
             self.samples.add(name, enqueue::bulk(bed, keys, count).await?);
         }
@@ -231,11 +242,8 @@ impl<'a> Runs<'a> {
 }
 
 impl Full {
-    fn make(site: &Site) -> anyhow::Result<Self> {
-        let (done, pending) = (site.bed()?, site.bed()?);
-        done.fill(Status::Done, MILLION)?;
-        pending.fill(Status::Pending, MILLION)?;
-        Ok(Self { done, pending })
+    async fn make(site: &Site) -> anyhow::Result<Self> {
+        Ok(Self { done: site.full(Status::Done, MILLION).await?, pending: site.full(Status::Pending, MILLION).await? })
     }
 }
 

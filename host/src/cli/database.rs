@@ -54,7 +54,11 @@ fn sqlite_options(config: &Config, instance: &str) -> SqliteOptions {
     SqliteOptions { instance: instance.to_owned(), alerts: alerts(config), ..SqliteOptions::default() }
 }
 
-fn postgres_options(config: &Config, instance: &str, roots: Option<&Path>) -> Result<PostgresOptions, StoreError> {
+pub(super) fn postgres_options(
+    config: &Config,
+    instance: &str,
+    roots: Option<&Path>,
+) -> Result<PostgresOptions, StoreError> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|err| {
             let path = path.display();

@@ -21,6 +21,7 @@ mod caller;
 
 mod alert;
 mod audit;
+pub mod by_hand;
 mod claim;
 mod control;
 mod decode;

@@ -8,14 +8,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::enqueue::BULK;
 use super::per_second;
 use super::site::{Bed, TYPE};
 use crate::config::Config;
 use crate::handler::{Attempt, Handler, Outcome, Report, Service};
 use crate::item::{HostWrites, NewItem, OnDead};
 use crate::retry::RetryPolicy;
-use crate::store::sqlite::limit::Totals;
-use crate::store::{Store as _, Write};
+use crate::store::Write;
 use crate::worker::{Worker, WorkerSettings};
 
 /// A drain that comes no further for so long has failed.
@@ -31,7 +31,7 @@ pub(super) struct Working {
 
 impl Working {
     /// Starts to handle what is in a store.
-    pub(super) fn start(bed: &Bed, handler: &Arc<dyn Handler>, config: &Config) -> Self {
+    pub(super) fn start(bed: &dyn Bed, handler: &Arc<dyn Handler>, config: &Config) -> Self {
         let settings = WorkerSettings {
             instance: "bench".to_owned(),
             concurrency: config.concurrency,
@@ -40,7 +40,7 @@ impl Working {
             drain: config.drain,
         };
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(&bed.store) as _, Arc::clone(handler), settings);
+        let worker = Worker::new(Arc::clone(bed.store()), Arc::clone(handler), settings);
         Self { running: tokio::spawn(worker.run(stop.clone())), stop }
     }
 
@@ -53,21 +53,23 @@ impl Working {
 
 /// Enqueues the items and says how many a second are handled once the worker starts.
 pub(super) async fn drain(
-    bed: &Bed,
+    bed: &dyn Bed,
     handler: &Arc<dyn Handler>,
     config: &Config,
     items: Vec<NewItem>,
 ) -> anyhow::Result<f64> {
     let (item_type, count) = (items[0].item_type.clone(), items.len());
-    let totals = Totals::open(&bed.path)?;
-    let before = totals.done(&item_type)?;
-    bed.store.enqueue(items, Write::Each).await?;
+    let before = bed.done(&item_type).await?;
+    let mut waiting = items.into_iter();
+    while waiting.len() > 0 {
+        bed.store().enqueue(waiting.by_ref().take(BULK).collect(), Write::Each).await?;
+    }
     let begun = Instant::now();
     let working = Working::start(bed, handler, config);
     let (mut done, mut moved) = (0, begun);
     while done < count as u64 {
         tokio::time::sleep(LOOK).await;
-        let now = totals.done(&item_type)? - before;
+        let now = bed.done(&item_type).await? - before;
         if now > done {
             (done, moved) = (now, Instant::now());
         }

@@ -13,18 +13,18 @@ use super::http::Caller;
 use super::per_second;
 use super::site::{Bed, Keys, TYPE, item, items};
 use crate::edge::{self, Edge, EdgeSettings, HostStatus};
-use crate::store::{Store as _, Write};
+use crate::store::Write;
 
 /// So many items are enqueued at a time where they come in bulk.
 pub(super) const BULK: usize = 1_000;
 
 /// Callers who each enqueue one item, wait until it is durable, and enqueue the next.
-pub(super) async fn callers(bed: &Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<f64> {
+pub(super) async fn callers(bed: &dyn Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<f64> {
     let each = count.div_ceil(callers);
     let mut calling = JoinSet::new();
     let begun = Instant::now();
     for _ in 0..callers {
-        let store = Arc::clone(&bed.store);
+        let store = Arc::clone(bed.store());
         calling.spawn(async move {
             for _ in 0..each {
                 store.enqueue(vec![item(keys)], Write::Each).await?;
@@ -37,7 +37,7 @@ pub(super) async fn callers(bed: &Bed, callers: u32, keys: Keys, count: u32) -> 
 }
 
 /// The same over HTTP, each caller with a connection of its own.
-pub(super) async fn http(bed: &Bed, callers: u32, count: u32) -> anyhow::Result<f64> {
+pub(super) async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Result<f64> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
@@ -64,9 +64,9 @@ pub(super) async fn http(bed: &Bed, callers: u32, count: u32) -> anyhow::Result<
     Ok(per_second(each * callers, took))
 }
 
-fn edge(bed: &Bed, stop: &CancellationToken) -> Edge {
+fn edge(bed: &dyn Bed, stop: &CancellationToken) -> Edge {
     Edge {
-        store: Arc::clone(&bed.store) as _,
+        store: Arc::clone(bed.store()),
         handler: Native::handler(),
         settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
         status: Arc::new(HostStatus::default),
@@ -75,7 +75,7 @@ fn edge(bed: &Bed, stop: &CancellationToken) -> Edge {
 }
 
 /// One caller who enqueues many at a time.
-pub(super) async fn bulk(bed: &Bed, keys: Keys, count: u32) -> anyhow::Result<f64> {
+pub(super) async fn bulk(bed: &dyn Bed, keys: Keys, count: u32) -> anyhow::Result<f64> {
     let mut items = items(TYPE, keys, count).into_iter();
     let begun = Instant::now();
     loop {
@@ -83,7 +83,7 @@ pub(super) async fn bulk(bed: &Bed, keys: Keys, count: u32) -> anyhow::Result<f6
         if batch.is_empty() {
             return Ok(per_second(count, begun.elapsed()));
         }
-        bed.store.enqueue(batch, Write::Each).await?;
+        bed.store().enqueue(batch, Write::Each).await?;
     }
 }
 

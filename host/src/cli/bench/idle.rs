@@ -11,9 +11,7 @@ use super::site::{Bed, Keys, TYPE, item, items};
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::item::NewItem;
-use crate::store::sqlite::limit::Totals;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store as _, Write};
+use crate::store::{Store, Write};
 
 /// Items that are enqueued one after the other, each when the one before is DONE.
 const LATENCIES: u32 = 300;
@@ -28,25 +26,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The time from enqueue to DONE, by this process and by another, and the processor time of doing nothing.
 pub(super) async fn idle(
-    bed: &Bed,
+    bed: &dyn Bed,
     handler: &Arc<dyn Handler>,
     config: &Config,
     count: u32,
     samples: &mut Samples,
 ) -> anyhow::Result<()> {
     let working = Working::start(bed, handler, config);
-    let totals = Totals::open(&bed.path)?;
     let mut times = Vec::new();
     for _ in 0..LATENCIES.min(count) {
-        times.push(latency(&totals, &bed.store).await?);
+        times.push(latency(bed, &**bed.store()).await?);
     }
     samples.add("latency.idle_p50", percentile(times.clone(), 0.5).unwrap_or_default());
     samples.add("latency.idle_p99", percentile(times, 0.99).unwrap_or_default());
-    // To a store, whatever commits on another connection is another process.
-    let other = SqliteStore::open_existing(&bed.path, SqliteOptions::default())?;
+    let other = bed.other().await?;
     let mut times = Vec::new();
     for _ in 0..NOTICED {
-        times.push(latency(&totals, &other).await?);
+        times.push(latency(bed, &*other).await?);
     }
     drop(other);
     samples.add("latency.other_process", percentile(times, 1.0).unwrap_or_default());
@@ -59,12 +55,12 @@ pub(super) async fn idle(
 }
 
 /// Milliseconds from the enqueue of an item until it is DONE.
-async fn latency(totals: &Totals, from: &SqliteStore) -> anyhow::Result<f64> {
-    let before = totals.done(TYPE)?;
+async fn latency(bed: &dyn Bed, from: &dyn Store) -> anyhow::Result<f64> {
+    let before = bed.done(TYPE).await?;
     let begun = Instant::now();
     from.enqueue(vec![item(Keys::Timed)], Write::Each).await?;
     // Nothing of the host runs on this thread: looking from it takes little from what is measured.
-    while totals.done(TYPE)? == before {
+    while bed.done(TYPE).await? == before {
         anyhow::ensure!(begun.elapsed() < PATIENCE, "an item was not DONE within {PATIENCE:?}");
         std::thread::sleep(LOOK);
     }
@@ -73,7 +69,7 @@ async fn latency(totals: &Totals, from: &SqliteStore) -> anyhow::Result<f64> {
 
 /// The memory of one attempt in flight: of all that fit, waiting for the answers of a receiver.
 pub(super) async fn memory_per_attempt(
-    bed: &Bed,
+    bed: &dyn Bed,
     handler: &Arc<dyn Handler>,
     receiver: &Receiver,
     config: &Config,
@@ -83,7 +79,7 @@ pub(super) async fn memory_per_attempt(
     let items: Vec<NewItem> = items("webhook", Keys::Timed, attempts);
     receiver.hold();
     let before = process::resident();
-    bed.store.enqueue(items, Write::Each).await?;
+    bed.store().enqueue(items, Write::Each).await?;
     let working = Working::start(bed, handler, config);
     let begun = Instant::now();
     while receiver.held() < config.concurrency {

@@ -1,68 +1,47 @@
-//! The limits: what the disk and SQLite allow when nothing else is in the way.
+//! The limits: what the disk and the engine allow when nothing else is in the way.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use super::enqueue::BULK;
 use super::figures::Samples;
+use super::per_second;
 use super::site::{Keys, Site, TYPE, items};
-use super::{millis, per_second};
 use crate::item::{HostWrites, OnDead};
-use crate::store::sqlite::limit::{Bare, ByHand};
 use crate::store::{ClaimRequest, Settled, Settlement, TypeClaim};
 
 /// The size of a batch where batches are made by hand.
 const BATCH: usize = 100;
 /// So many items are committed one at a time.
 const SINGLES: u32 = 400;
-/// So many pages are written through to the disk.
+/// So often the least is made durable.
 const FSYNCS: u32 = 150;
-const PAGE: [u8; 4096] = [7; 4096];
 
-/// How long it takes to make a page durable, many times, in milliseconds.
-pub(super) fn fsync(site: &Site) -> anyhow::Result<Vec<f64>> {
-    let mut file = tempfile::tempfile_in(site.path())?;
-    let mut times = Vec::new();
-    for _ in 0..FSYNCS {
-        let begun = Instant::now();
-        file.write_all(&PAGE)?;
-        file.sync_data()?;
-        times.push(millis(begun.elapsed()));
-    }
-    Ok(times)
+/// How long it takes to make the least durable, many times, in milliseconds.
+pub(super) async fn fsync(site: &Site) -> anyhow::Result<Vec<f64>> {
+    site.engine().fsync(FSYNCS).await
 }
 
 /// The barest rows, committed one by one and all together.
-pub(super) fn bare(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir_in(site.path())?;
-    let bare = Bare::create(&folder.path().join("bare.sqlite"))?;
-    for (name, count, at_a_time) in
-        [("limit.commits", SINGLES.min(count), 1), ("limit.bare_bulk", count, super::enqueue::BULK)]
-    {
-        let items = items(TYPE, Keys::Timed, count);
-        let begun = Instant::now();
-        bare.enqueue(&items, at_a_time)?;
-        samples.add(name, per_second(count, begun.elapsed()));
+pub(super) async fn bare(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
+    for (name, count, at_a_time) in [("limit.commits", SINGLES.min(count), 1), ("limit.bare_bulk", count, BULK)] {
+        let took = site.engine().bare(&items(TYPE, Keys::Timed, count), at_a_time).await?;
+        samples.add(name, per_second(count, took));
     }
     Ok(())
 }
 
 /// The store's own statements in batches, driven by hand.
-pub(super) fn store(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
-    let bed = site.bed()?;
-    let by_hand = ByHand::open(&bed.path)?;
+pub(super) async fn store(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
+    let bed = site.bed().await?;
     let items = items(TYPE, Keys::Timed, count);
     let begun = Instant::now();
-    for batch in items.chunks(super::enqueue::BULK) {
-        by_hand.enqueue(batch)?;
+    for batch in items.chunks(BULK) {
+        bed.enqueue(batch).await?;
     }
     samples.add("limit.enqueue_bulk", per_second(count, begun.elapsed()));
     let begun = Instant::now();
-    let mut left = items.len();
-    while left > 0 {
-        let drained = by_hand.drain(&request(), &done())?;
-        anyhow::ensure!(drained > 0, "{left} items of the limit's store cannot be claimed");
-        left -= drained;
-    }
+    let drained = bed.drain(&request(), &done()).await?;
+    anyhow::ensure!(drained == items.len(), "only {drained} of {count} items of the limit's store could be claimed");
     samples.add("limit.drain", per_second(count, begun.elapsed()));
     Ok(())
 }

@@ -1,22 +1,28 @@
-//! Where the stores of a bench lie, and the items that are put into them.
+//! Where the stores of a bench are, and the items that are put into them. What differs from engine to engine
+//! is behind [`Engine`] and [`Bed`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_trait::async_trait;
 use tempfile::TempDir;
 
-use crate::cli::{filesystem, output, shown};
+use super::disk::Disk;
+use super::report::Promise;
+use super::server::Server;
+use crate::cli::{database, filesystem, output};
+use crate::config::{Config, Database};
 use crate::item::{NewItem, Status};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Filter, Page, Store as _};
+use crate::store::{ClaimRequest, Filter, Page, Settled, Store, StoreError};
 
 /// The type of the items that native and built-in handlers serve.
 pub(super) const TYPE: &str = "noop";
 /// About 200 bytes of JSON, what a small event takes.
 const PAYLOAD: &str = r#"{"user":"8f14e45f-ceea-4c1b-9b7e-0d3a3f5a1c77","memory":"likes small, sharp tools and long walks","tags":["a","b","c"],"weight":0.7310585786300049,"source":"bench","note":"about two hundred bytes"}"#;
 /// So many rows are put in place at a time.
-const FILL: u32 = 50_000;
+const FILL: u32 = 10_000;
 
 /// How the keys of items follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,73 +52,133 @@ pub(super) fn item(keys: Keys) -> NewItem {
     NewItem::new(TYPE, &keys.next(), PAYLOAD)
 }
 
-/// A folder on the disk that is measured, removed at the end.
-pub(super) struct Site {
-    folder: TempDir,
+/// What the stores of a bench are made on.
+#[async_trait(?Send)]
+pub(super) trait Engine {
+    /// An empty store.
+    async fn bed(&self) -> anyhow::Result<Box<dyn Bed>>;
+
+    /// How long it takes to insert the items into an empty table of the barest kind, so many in a commit.
+    async fn bare(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration>;
+
+    /// How long it takes to make the least durable, so many times, in milliseconds.
+    async fn fsync(&self, times: u32) -> anyhow::Result<Vec<f64>>;
+
+    /// What is promised of such stores.
+    fn promises(&self) -> &'static [Promise];
+
+    /// Removes what is left of the beds.
+    async fn end(&self) -> anyhow::Result<()>;
 }
 
-/// A store of its own, removed at the end.
-pub(super) struct Bed {
-    pub(super) store: Arc<SqliteStore>,
-    pub(super) path: PathBuf,
-    _folder: TempDir,
+/// A store of its own, removed at the end, and what is done to it beside the store's own calls.
+#[async_trait(?Send)]
+pub(super) trait Bed {
+    fn store(&self) -> &Arc<dyn Store>;
+
+    /// The same store, as another process opens it.
+    async fn other(&self) -> anyhow::Result<Arc<dyn Store>>;
+
+    /// How many items of the type are DONE, at a cost that disturbs nobody.
+    async fn done(&self, item_type: &str) -> Result<u64, StoreError>;
+
+    /// Enqueues the items in one transaction, driven by hand.
+    async fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError>;
+
+    /// Claims and settles in batches until nothing is left, driven by hand. Returns how many items there were.
+    async fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError>;
+
+    /// Puts rows in place that are there beside what is measured.
+    async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError>;
+
+    /// Leaves nothing that others would have to tidy away.
+    async fn tidy(&self) -> Result<(), StoreError>;
+}
+
+/// What is measured: an engine, and a folder for everything that is no store. Both are empty at the end.
+pub(super) struct Site {
+    engine: Box<dyn Engine>,
+    folder: TempDir,
 }
 
 impl Site {
     /// A site beside the database that was named, or where temporary files lie. Errors when the database
     /// holds anything: it is left alone even so, but whoever names one that is in use means another.
-    pub(super) async fn open(database: Option<&Path>) -> anyhow::Result<Self> {
-        let folder = match database {
-            Some(path) => {
-                refuse_in_use(path).await?;
-                let parent = std::path::absolute(path)?.parent().map(Path::to_owned).unwrap_or_default();
-                tempfile::Builder::new().prefix("outbox-bench-").tempdir_in(parent)
-            }
-            None => tempfile::Builder::new().prefix("outbox-bench-").tempdir(),
-        };
-        let folder = folder.context("making a folder for the bench's stores")?;
-        if let Some(mount) = filesystem::in_memory(&folder.path().join("store")) {
-            output::to_stderr(&format!(
-                "{} lies in memory, where nothing is ever made durable: name a path on a disk with --db",
-                mount.display()
-            ));
+    pub(super) async fn open(named: bool, config: &Config) -> anyhow::Result<Self> {
+        if named {
+            refuse_in_use(config).await?;
         }
-        Ok(Self { folder })
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix("outbox-bench-");
+        let folder = match (&config.database, named) {
+            (Database::Sqlite(path), true) => {
+                builder.tempdir_in(std::path::absolute(path)?.parent().unwrap_or(Path::new("/")))
+            }
+            _ => builder.tempdir(),
+        };
+        let folder = folder.context("making a folder for the bench")?;
+        let engine: Box<dyn Engine> = match &config.database {
+            Database::Postgres { url, root_certificates } if named => {
+                let options = database::postgres_options(config, "bench", root_certificates.as_deref())?;
+                Box::new(Server::new(url.expose(), options))
+            }
+            _ => {
+                warn_of_memory(folder.path());
+                Box::new(Disk::new(folder.path()))
+            }
+        };
+        Ok(Self { engine, folder })
     }
 
-    /// The folder that everything of the bench lies in.
+    /// The folder that everything of the bench lies in which is no database of a server.
     pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// An empty store.
-    pub(super) fn bed(&self) -> anyhow::Result<Bed> {
-        let folder = tempfile::tempdir_in(self.path())?;
-        let path = folder.path().join("outbox.sqlite");
-        let store = SqliteStore::open(&path, SqliteOptions::default())?;
-        Ok(Bed { store, path, _folder: folder })
+    pub(super) async fn bed(&self) -> anyhow::Result<Box<dyn Bed>> {
+        self.engine.bed().await
     }
-}
 
-impl Bed {
-    /// Puts rows in place that are there beside what is measured.
-    pub(super) fn fill(&self, status: Status, rows: u32) -> anyhow::Result<()> {
-        let by_hand = crate::store::sqlite::limit::ByHand::open(&self.path)?;
+    /// A store that holds so many rows already.
+    pub(super) async fn full(&self, status: Status, rows: u32) -> anyhow::Result<Box<dyn Bed>> {
+        let bed = self.bed().await?;
         for begun in (0..rows).step_by(FILL as usize) {
-            by_hand.fill(&items(TYPE, Keys::Timed, FILL.min(rows - begun)), status)?;
+            bed.fill(&items(TYPE, Keys::Timed, FILL.min(rows - begun)), status).await?;
         }
-        Ok(())
+        bed.tidy().await?;
+        Ok(bed)
+    }
+
+    pub(super) fn engine(&self) -> &dyn Engine {
+        &*self.engine
     }
 }
 
-async fn refuse_in_use(path: &Path) -> anyhow::Result<()> {
-    let is_there = path.metadata().is_ok_and(|meta| meta.len() > 0);
-    if !is_there {
+fn warn_of_memory(folder: &Path) {
+    if let Some(mount) = filesystem::in_memory(&folder.join("store")) {
+        output::to_stderr(&format!(
+            "{} lies in memory, where nothing is ever made durable: name a path on a disk with --db",
+            mount.display()
+        ));
+    }
+}
+
+async fn refuse_in_use(config: &Config) -> anyhow::Result<()> {
+    let place = &config.database;
+    if let Database::Sqlite(path) = place
+        && !path.metadata().is_ok_and(|meta| meta.len() > 0)
+    {
         return Ok(());
     }
-    let store = SqliteStore::open_existing(path, SqliteOptions::default())?;
+    let store = match database::open_existing(config, "bench").await {
+        Ok(store) => store,
+        // A database that has no outbox yet.
+        Err(StoreError::Unusable(_)) if matches!(place, Database::Postgres { .. }) => return Ok(()),
+        Err(err) => return Err(err.into()),
+    };
     if store.list(&Filter::default(), &Page { limit: 1, before: None }).await?.is_empty() {
         return Ok(());
     }
-    bail!("{} holds items: the bench works beside an empty database only, so name another with --db", shown(path))
+    bail!("{place} holds items: the bench works beside an empty database only, so name another with --db")
 }
