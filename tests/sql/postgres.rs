@@ -2,6 +2,7 @@
 //! transactions.
 
 use std::process::Command;
+use std::time::Duration;
 
 use outbox::item::NewItem;
 use outbox::store::StoreError;
@@ -97,6 +98,29 @@ async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule()
     assert!(matches!(other, StoreError::Conflict { first: id, .. } if id == first));
     tx.commit().await.unwrap();
     assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_while_enqueue_in_looks_is_a_conflict_and_the_transaction_goes_on() {
+    let database = Cluster::shared().database();
+    // Every insert waits here before the schema's own trigger looks.
+    let gate = "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
+                    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END';
+                CREATE TRIGGER a_gate BEFORE INSERT ON outbox.items FOR EACH ROW EXECUTE FUNCTION gate()";
+    database.sql(gate).unwrap();
+    let (mut one, mut other) = (database.connect().await, database.connect().await);
+    let (first, second) = (one.transaction().await.unwrap(), other.transaction().await.unwrap());
+    let id = enqueue_in(&first, &NewItem::new("mail", "k", "{}")).await.unwrap();
+    let late = NewItem::new("mail", "k", "[]");
+    let mut inserting = Box::pin(enqueue_in(&second, &late));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut inserting).await.is_err(), "it waits at the gate");
+    first.commit().await.unwrap();
+    let refused = inserting.await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { first, .. } if first == id), "{refused}");
+    enqueue_in(&second, &NewItem::new("mail", "l", "{}")).await.unwrap();
+    let by_hand = "INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', 'k', 'x')";
+    let loud = second.batch_execute(by_hand).await.unwrap_err();
+    assert!(loud.as_db_error().unwrap().message().contains("other content"), "{loud}");
 }
 
 #[test]

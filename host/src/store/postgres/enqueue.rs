@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
+use tokio_postgres::Row;
 
 use super::fault::Fault;
-use super::step::{Sql, Step};
+use super::step::{Sql, Step, Values};
 use crate::item::{ItemId, Millis, NewItem};
 use crate::store::{Enqueued, StoreError, Write, millis, validate};
 
@@ -23,11 +24,33 @@ async fn enqueue_one(tx: &tokio_postgres::Transaction<'_>, item: &NewItem) -> Re
         if let Some(id) = find(tx, std::slice::from_ref(item)).await?.pop().flatten() {
             return Ok(id);
         }
-        if let Some(id) = insert(tx, &[item], None).await?.remove(&item.idem_key) {
+        if let Some(id) = insert(&Silent(tx), &[item], None).await?.remove(&item.idem_key) {
             return Ok(id);
         }
     }
     Err(Fault::Overtaken)
+}
+
+/// An application's transaction in which an insert leaves out what is there already with other content, as if
+/// it had the same. The schema would answer it with an error, which ends the transaction.
+struct Silent<'a>(&'a tokio_postgres::Transaction<'a>);
+
+impl Sql for Silent<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+        let Self(tx) = self;
+        let statement = tx.prepare(sql).await?;
+        // Sent together: whatever comes of this call, no other statement of the transaction is silent.
+        let (silent, rows, loud) = tokio::join!(
+            biased;
+            tx.batch_execute("SET LOCAL outbox.conflict = 'silent'"),
+            tx.query(&statement, values),
+            tx.batch_execute("SET LOCAL outbox.conflict = ''")
+        );
+        silent?;
+        let rows = rows?;
+        loud?;
+        Ok(rows)
+    }
 }
 
 /// Enqueues valid items.

@@ -106,8 +106,9 @@ CREATE INDEX items_saga ON outbox.items (saga, cid, status)
 CREATE INDEX items_cid ON outbox.items (cid);
 
 -- An existing key with the same content makes the insert do nothing; with other content it fails,
--- whatever conflict clause the statement names. Runs as the owner, so that whoever may insert needs no
--- other grant.
+-- whatever conflict clause the statement names. An error ends the transaction, so the host, which looks for
+-- itself what became of its insert, asks for silence while it inserts into an application's. Runs as the
+-- owner, so that whoever may insert needs no other grant.
 CREATE FUNCTION outbox.admit() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -116,7 +117,7 @@ BEGIN
     SELECT id, type = NEW.type AND payload = NEW.payload AND content_type = NEW.content_type
                AND saga IS NOT DISTINCT FROM NEW.saga AND ordering_key IS NOT DISTINCT FROM NEW.ordering_key AS same
     INTO old FROM outbox.items WHERE idem_key = NEW.idem_key;
-    IF old.same THEN
+    IF old.same OR FOUND AND current_setting('outbox.conflict', true) = 'silent' THEN
         RETURN NULL;
     ELSIF FOUND THEN
         RAISE EXCEPTION 'outbox: idem_key % is already used by item % with other content',
