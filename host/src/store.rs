@@ -104,7 +104,8 @@ pub trait Store: Operations {
     /// the write-ahead log. Called about once a second in every process that has the store open.
     async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError>;
 
-    /// Shows this process to the cockpit. Nothing correct depends on it.
+    /// Shows this process to the cockpit. Nothing correct depends on it. Errors while the store takes no writes,
+    /// its own or those of items.
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
 
     /// Adds one to the count of requests that lacked what the contract asks for.

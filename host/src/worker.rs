@@ -15,6 +15,7 @@ mod timing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -64,6 +65,8 @@ pub struct Worker {
     tasks: TaskTracker,
     interrupt: CancellationToken,
     breakers: Arc<Breakers>,
+    /// Whether the last claim failed: an outage is told once.
+    is_failing: AtomicBool,
 }
 
 impl Worker {
@@ -83,6 +86,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             interrupt: CancellationToken::new(),
             breakers: Arc::default(),
+            is_failing: AtomicBool::new(false),
         }
     }
 
@@ -121,12 +125,17 @@ impl Worker {
         let request = self.request(free, &services, sent);
         match self.store.claim(&request).await {
             Ok(claimed) => {
+                if self.is_failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("claiming goes on");
+                }
                 let got_all = claimed.claims.len() == free as usize;
                 self.start(claimed.claims, services, sent);
                 if got_all { Duration::ZERO } else { claimed.next_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) }
             }
             Err(err) => {
-                tracing::error!(error = %err, "claiming failed; trying again");
+                if !self.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(error = %err, "claiming failed; trying again until it succeeds");
+                }
                 STORE_PAUSE
             }
         }

@@ -132,6 +132,7 @@ impl Run {
     /// Settles, again and again while the store does not answer, until the lease has ended: then the
     /// claim expires and somebody else takes the item.
     async fn settle(&self, item: &Item, reference: &ClaimRef, mut settled: Settled, recording: &Recording) {
+        let mut is_told = false;
         loop {
             match self.store.settle(reference, settled.clone()).await {
                 Ok(()) => return,
@@ -149,7 +150,9 @@ impl Run {
                     log_failure(item, &settled.settlement);
                 }
                 Err(err) if Instant::now() < self.clock.lease_end() => {
-                    tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
+                    }
                     sleep(SETTLE_PAUSE).await;
                 }
                 Err(err) => {

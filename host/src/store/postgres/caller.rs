@@ -115,6 +115,11 @@ impl Caller {
         self.health.is_gone()
     }
 
+    /// Whether writes that need room are refused.
+    pub(super) fn is_full(&self) -> bool {
+        self.health.is_full()
+    }
+
     /// Notes a failure of what goes on by itself, which is tried again.
     pub(super) fn note(&self, tried: &'static str, fault: &Fault) {
         self.health.failed(tried, fault);

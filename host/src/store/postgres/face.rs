@@ -83,7 +83,13 @@ impl Store for PostgresStore {
 
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
         let caller = &*self.caller;
-        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))
+        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))?;
+        // It finds room where items find none.
+        if caller.is_full() {
+            let source = "the server's disk is full".into();
+            return Err(StoreError::Unavailable { tried: "writing items", source });
+        }
+        Ok(())
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {

@@ -56,6 +56,11 @@ impl Fault {
         }
     }
 
+    /// Whether the server's disk is full. Reads and small writes go on.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        self.code() == Some(&SqlState::DISK_FULL)
+    }
+
     /// Whether it is the database that is not there, rather than this call that failed.
     pub(super) fn is_outage(&self) -> bool {
         match self {
