@@ -172,7 +172,7 @@ tools:
 	@if [ ! -x "$$(ls -d /usr/lib/postgresql/*/bin/initdb 2> /dev/null | tail -1)" ]; then \
 		set -- initdb:postgresql; \
 	fi; \
-	for tool in sqlite3:sqlite3 python3:python3 pip3:python3-pip node:nodejs npm:npm "$$@"; do \
+	for tool in sqlite3:sqlite3 python3:python3 pip3:python3-pip node:nodejs npm:npm openssl:openssl faketime:faketime unshare:util-linux "$$@"; do \
 		command -v $${tool%:*} > /dev/null && continue; \
 		package=$${tool#*:}; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \

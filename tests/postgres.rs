@@ -17,7 +17,7 @@ use crate::support::{Backend, Place, done, eventually, http, is_soak, item, repo
 const SOON: Duration = Duration::from_mins(2);
 
 /// Writes until told to stop, each write again and again until it is acknowledged; returns their ids.
-async fn write_through(host_url: String, caller: usize, stop: Arc<AtomicBool>) -> Vec<i64> {
+pub(crate) async fn write_through(host_url: String, caller: usize, stop: Arc<AtomicBool>) -> Vec<i64> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
         let key = format!("{caller}-{number}");

@@ -42,13 +42,28 @@ pub(crate) enum Durability {
 /// A server with a data folder of its own. Stopped and removed when dropped.
 pub(crate) struct Cluster {
     pub(crate) port: u16,
-    dir: PathBuf,
+    /// Its folder; the server's owner may write there.
+    pub(crate) dir: PathBuf,
     durability: Durability,
+    disk: Disk,
     watchdog: Mutex<Option<Watchdog>>,
     databases: AtomicU32,
     /// Held as long as this process lives, so that others know what is left over.
     _lock: File,
 }
+
+/// Where a tablespace by the name of `small` lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    /// There is none.
+    None,
+    /// On a file system of this size that only the server sees, and that is gone when it ends.
+    Small(&'static str),
+}
+
+/// Runs a command on a small file system of its own. Nobody needs to be root for that.
+const ON_SMALL_DISK: [&str; 7] = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c"];
+const MOUNT: &str = r#"mount -t tmpfs -o size=$0,mode=0700 none small && exec "$@""#;
 
 struct Watchdog {
     child: Child,
@@ -77,24 +92,60 @@ impl Cluster {
 
     /// A server of its own, with the template that databases are copied from.
     pub(crate) fn start(durability: Durability) -> Arc<Self> {
-        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-        let home = home();
-        let name = format!("{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
-        let (lock, dir) = (locked(&home, &name), home.join(&name));
-        fs::create_dir(&dir).unwrap();
-        give(&dir);
-        let made = Self::tool("initdb", &dir)
-            .args(["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let (watchdog, databases) = (Mutex::default(), AtomicU32::new(0));
-        let cluster = Self { port: free_port(), dir, durability, watchdog, databases, _lock: lock };
+        Self::create(durability, Disk::None)
+    }
+
+    /// A server with a tablespace `small` that has so much room.
+    pub(crate) fn with_small_disk(size: &'static str) -> Arc<Self> {
+        let cluster = Self::create(Durability::Hasty, Disk::Small(size));
+        let place = cluster.dir.join("small");
+        cluster.sql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).unwrap();
+        cluster
+    }
+
+    fn create(durability: Durability, disk: Disk) -> Arc<Self> {
+        let cluster = Self::lay(durability, disk);
+        cluster
+            .make("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         cluster.run();
         cluster.sql("postgres", "CREATE ROLE outbox LOGIN").unwrap();
         cluster.sql("postgres", &format!("CREATE DATABASE {TEMPLATE} OWNER outbox")).unwrap();
         cluster.migrate();
         Arc::new(cluster)
+    }
+
+    /// A server that follows this one and answers what only reads, until it is promoted.
+    pub(crate) fn standby(&self) -> Arc<Self> {
+        let standby = Self::lay(self.durability, Disk::None);
+        let primary = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        standby.make("pg_basebackup", &["-D", "data", "-d", &primary, "-R", "-c", "fast", "--no-sync"]);
+        standby.run();
+        Arc::new(standby)
+    }
+
+    /// A folder and a port, and nothing in it yet.
+    fn lay(durability: Durability, disk: Disk) -> Self {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let home = home();
+        let name = format!("{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        let (lock, dir) = (locked(&home, &name), home.join(&name));
+        for dir in [&dir, &dir.join("small")] {
+            fs::create_dir(dir).unwrap();
+            give(dir);
+        }
+        let (watchdog, databases) = (Mutex::default(), AtomicU32::new(0));
+        Self { port: free_port(), dir, durability, disk, watchdog, databases, _lock: lock }
+    }
+
+    /// Runs a tool of the server in its folder, as its owner.
+    fn make(&self, tool: &str, args: &[&str]) {
+        let made = Self::tool(tool, &self.dir).args(args).output().unwrap();
+        assert!(made.status.success(), "{tool}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// A command of the server's owner in its folder.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        as_owner(program, &self.dir)
     }
 
     /// Brings the template to the newest schema, as the role that owns it, which is no superuser.
@@ -107,15 +158,20 @@ impl Cluster {
 
     /// A new database with the outbox's schema.
     pub(crate) fn database(self: &Arc<Self>) -> Database {
-        self.create(&format!("TEMPLATE {TEMPLATE}"))
+        self.copy(&format!("TEMPLATE {TEMPLATE}"))
+    }
+
+    /// The same where there is little room.
+    pub(crate) fn small_database(self: &Arc<Self>) -> Database {
+        self.copy(&format!("TEMPLATE {TEMPLATE} TABLESPACE small"))
     }
 
     /// A new database with nothing in it.
     pub(crate) fn empty_database(self: &Arc<Self>) -> Database {
-        self.create("")
+        self.copy("")
     }
 
-    fn create(self: &Arc<Self>, like: &str) -> Database {
+    fn copy(self: &Arc<Self>, like: &str) -> Database {
         let name = format!("outbox_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.sql("postgres", &format!("CREATE DATABASE {name} OWNER outbox {like}")).unwrap();
         Database { cluster: Arc::clone(self), name }
@@ -158,7 +214,11 @@ impl Cluster {
             format!("fsync={}", if self.durability == Durability::Honest { "on" } else { "off" }),
         ];
         let mut command = as_owner("sh", &self.dir);
-        command.args(["-c", WATCHDOG, "sh"]).arg(binaries().join("postgres")).args(["-D", "data"]);
+        command.args(["-c", WATCHDOG, "sh"]);
+        if let Disk::Small(size) = self.disk {
+            command.args(ON_SMALL_DISK).args([MOUNT, size]);
+        }
+        command.arg(binaries().join("postgres")).args(["-D", "data"]);
         command.args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]));
         // A group of its own, so that Ctrl-C reaches the tests only.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

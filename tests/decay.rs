@@ -1,0 +1,126 @@
+//! What a PostgreSQL table with a past costs: claims and settlements beside many finished items, and after many
+//! more. The cost is what the server says it looked at, which no busy machine changes; `make soak` reports the
+//! time as well.
+
+use std::time::{Duration, Instant};
+
+use outbox::store::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::{Store, Write};
+
+use crate::support::postgres::{Cluster, Database, Durability};
+use crate::support::{done, eventually, is_soak, item, report, request};
+
+/// So many items are claimed at a time.
+const BATCH: u32 = 100;
+/// What counts as no change: a fifth.
+const SAME: f64 = 1.2;
+
+/// What it takes to claim an item and settle it.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// Pages of 8 KiB of the items and their indexes.
+    pages: f64,
+    time: Duration,
+}
+
+impl Cost {
+    fn words(self) -> String {
+        format!("{:.1} pages and {:.0} µs an item", self.pages, self.time.as_secs_f64() * 1e6)
+    }
+}
+
+async fn open(database: &Database) -> std::sync::Arc<dyn Store> {
+    PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap()
+}
+
+/// Enqueues so many items under keys that nobody had before.
+async fn enqueue(database: &Database, items: u32) {
+    let store = open(database).await;
+    for first in (0..items).step_by(1_000) {
+        let new = (first..items.min(first + 1_000)).map(|_| item(&uuid::Uuid::now_v7().to_string()));
+        store.enqueue(new.collect(), Write::Each).await.unwrap();
+    }
+    gone(database, store).await;
+}
+
+/// Claims and settles so many items that are ready, and says what one cost.
+async fn handle(database: &Database, items: u32) -> Cost {
+    let before = pages(database);
+    let store = open(database).await;
+    let begun = Instant::now();
+    let mut left = items;
+    while left > 0 {
+        let claims = store.claim(&request(&["mail"], BATCH.min(left))).await.unwrap().claims;
+        let references: Vec<_> = claims.iter().map(outbox::store::Claim::reference).collect();
+        let settling = references.iter().map(|claim| store.settle(claim, done()));
+        futures_util::future::try_join_all(settling).await.unwrap();
+        left -= u32::try_from(claims.len()).unwrap();
+    }
+    let time = begun.elapsed() / items;
+    gone(database, store).await;
+    Cost { pages: (pages(database) - before) / f64::from(items), time }
+}
+
+/// Closes the store, and waits until the server has counted what its connections did.
+async fn gone(database: &Database, store: std::sync::Arc<dyn Store>) {
+    drop(store);
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outbox'
+                  AND datname = current_database()";
+    eventually("the connections are closed", Duration::from_secs(30), async || database.sql(others).unwrap() == "0")
+        .await;
+}
+
+fn pages(database: &Database) -> f64 {
+    let read = "SELECT heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit FROM pg_statio_user_tables
+                WHERE relid = 'outbox.items'::regclass";
+    database.sql(read).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn finished_items_beside_a_queue_cost_its_claims_and_settlements_nothing() {
+    let (finished, items) = if is_soak() { (1_000_000, 50_000) } else { (20_000, 2_000) };
+    let cluster = if is_soak() { Cluster::start(Durability::Honest) } else { Cluster::shared() };
+    let (empty, full) = (cluster.database(), cluster.database());
+    let done = format!(
+        "INSERT INTO outbox.items (type, idem_key, payload) SELECT 'mail', 'old-' || n, '{{}}'
+         FROM generate_series(1, {finished}) AS n;
+         UPDATE outbox.items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = outbox.now()"
+    );
+    full.sql(&done).unwrap();
+    full.sql("VACUUM ANALYZE outbox.items").unwrap();
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        for (database, costs) in [(&empty, &mut alone), (&full, &mut beside)] {
+            enqueue(database, items).await;
+            costs.push(handle(database, items).await);
+        }
+    }
+    let (alone, beside) = (cheapest(&alone), cheapest(&beside));
+    report(&format!("alone {}; beside {finished} DONE items {}", alone.words(), beside.words()));
+    assert!(beside.pages <= SAME * alone.pages, "{beside:?} beside finished items, {alone:?} without");
+}
+
+/// Each at its best: what else the machine did then costs time, and a vacuum pages.
+fn cheapest(costs: &[Cost]) -> Cost {
+    let pages = costs.iter().map(|cost| cost.pages).fold(f64::INFINITY, f64::min);
+    Cost { pages, time: costs.iter().map(|cost| cost.time).min().unwrap() }
+}
+
+#[tokio::test]
+async fn a_table_that_many_items_have_passed_through_costs_what_it_did_at_first() {
+    let (slices, items) = if is_soak() { (10, 200_000) } else { (5, 2_000) };
+    let cluster = if is_soak() { Cluster::start(Durability::Honest) } else { Cluster::shared() };
+    let database = cluster.database();
+    let mut costs = Vec::new();
+    for slice in 1..=slices {
+        enqueue(&database, items).await;
+        costs.push(handle(&database, items).await);
+        report(&format!("{} items: {}", slice * items, costs.last().unwrap().words()));
+        if !is_soak() {
+            // What autovacuum does when there are 5,000 dead rows; it looks for them once a minute.
+            database.sql("VACUUM ANALYZE outbox.items").unwrap();
+        }
+    }
+    let (first, last) = (costs[0], costs[slices as usize - 1]);
+    assert!(last.pages <= SAME * first.pages, "{last:?} at last, {first:?} at first: {costs:?}");
+}

@@ -1,0 +1,151 @@
+//! What hosts do when the PostgreSQL server has no room, changes places, or has another idea of the time than
+//! they do. Real servers, real processes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::postgres::write_through;
+use crate::support::host::Host;
+use crate::support::postgres::{Cluster, Durability, psql};
+use crate::support::stage::{Stage, ids, write_memory};
+use crate::support::{Backend, Place, eventually, http};
+
+/// Whatever is expected to happen does within this, also on a busy machine.
+const SOON: Duration = Duration::from_mins(2);
+
+async fn is_ready(host: &Host) -> bool {
+    host.send("GET", "/readyz", &[], "").await.status == 200
+}
+
+/// Writes one memory under each key, which need not be taken.
+async fn try_to_write(host: &Host, key: &str) -> http::Answer {
+    let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+    host.send("POST", "/memory", &headers, r#"{"text":"x"}"#).await
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_and_nothing_is_lost() {
+    let cluster = Cluster::with_small_disk("40m");
+    let database = Arc::new(cluster.small_database());
+    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
+    let host = stage.plan.start("serve").await;
+    let mut acknowledged = ids(&write_memory(&host, "before").await);
+    database.sql("CREATE TABLE ballast (filler text)").unwrap();
+    let fill = "INSERT INTO ballast SELECT repeat('x', 500) FROM generate_series(1, 1000)";
+    let full = (0..).find_map(|_| database.sql(fill).err()).unwrap();
+    assert!(full.contains("No space left"), "{full}");
+    // There is still room on the pages that the outbox has already.
+    let mut number = 0;
+    eventually("a write is refused", SOON, async || {
+        number += 1;
+        let answer = try_to_write(&host, &format!("w{number}")).await;
+        if answer.status == 202 {
+            acknowledged.extend(ids(&answer.json()));
+        }
+        answer.status == 503
+    })
+    .await;
+    eventually("readiness is false", SOON, async || {
+        try_to_write(&host, &format!("w{number}")).await;
+        !is_ready(&host).await
+    })
+    .await;
+    database.sql("DROP TABLE ballast").unwrap();
+    eventually("the host recovers by itself", SOON, async || is_ready(&host).await).await;
+    acknowledged.extend(ids(&write_memory(&host, "after").await));
+    eventually("everything is done", SOON, async || {
+        database.sql("SELECT count(*) FROM outbox.items WHERE status <> 'DONE'").unwrap() == "0"
+    })
+    .await;
+    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
+    let found = format!("SELECT count(*) FROM outbox.items WHERE id = ANY('{{{}}}')", written.join(","));
+    assert_eq!(database.sql(&found).unwrap(), acknowledged.len().to_string());
+    let log = std::fs::read_to_string(stage.dir.path().join("host.log")).unwrap();
+    assert_eq!(log.matches("the server's disk is full; writes are refused").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_was_acknowledged() {
+    let primary = Cluster::start(Durability::Honest);
+    let database = Arc::new(primary.database());
+    let standby = primary.standby();
+    // What is acknowledged is on both.
+    primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'").unwrap();
+    primary.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let one = format!("127.0.0.1:{}", primary.port);
+    let both = database.url().replace(&one, &format!("{one},127.0.0.1:{}", standby.port));
+    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
+    let plan = stage.plan.clone().set("OUTBOX_DB", &both).set("OUTBOX_VISIBILITY_SEC", "3");
+    let hosts = [plan.start("serve").await, plan.start("serve").await];
+    let stop = Arc::new(AtomicBool::new(false));
+    let caller = |number: usize| write_through(hosts[number % 2].url.clone(), number, Arc::clone(&stop));
+    let writing: Vec<_> = (0..4).map(|number| tokio::spawn(caller(number))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    primary.kill();
+    standby.sql("postgres", "SELECT pg_promote()").unwrap();
+    // The new primary has nobody to wait for.
+    standby.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
+    standby.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    for host in &hosts {
+        eventually("the host goes on with the other server", SOON, async || is_ready(host).await).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::SeqCst);
+    let mut acknowledged = Vec::new();
+    for written in writing {
+        acknowledged.extend(written.await.unwrap());
+    }
+    let there = database.url().replace(&one, &format!("127.0.0.1:{}", standby.port));
+    let count =
+        |condition: &str| psql(&there, &format!("SELECT count(*) FROM outbox.items WHERE {condition}")).unwrap();
+    eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
+    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
+    assert_eq!(count(&format!("id = ANY('{{{}}}')", written.join(","))), acknowledged.len().to_string());
+    assert!(acknowledged.len() > 20, "there were writes: {acknowledged:?}");
+}
+
+/// The library that gives a process another clock, as the tool says that uses it.
+fn faketime() -> String {
+    let output = std::process::Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
+    String::from_utf8(output.expect("faketime is installed: `make tools`").stdout).unwrap().trim().to_owned()
+}
+
+/// Minutes by which the host's clock differs from ours: the keys that it makes begin with its time.
+async fn minutes_off(host: &Host) -> i64 {
+    let answer = host.send("POST", "/memory", &[("content-type", "application/json")], r#"{"text":"now"}"#).await;
+    let key: uuid::Uuid = answer.json()["idem_key"].as_str().unwrap().parse().unwrap();
+    let (seconds, _) = key.get_timestamp().unwrap().to_unix();
+    let ours = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    (i64::try_from(seconds).unwrap() - i64::try_from(ours).unwrap() + 30).div_euclid(60)
+}
+
+#[tokio::test]
+async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no_lease() {
+    let place = Place::new(Backend::Postgres);
+    let stage = Stage::on(place.clone()).await;
+    // Each attempt takes a good part of the lease.
+    stage.vector.ledger.take(Duration::from_millis(700));
+    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
+    let mut hosts = Vec::new();
+    for clock in ["+10m", "-10m"] {
+        let plan = plan.clone().set("LD_PRELOAD", &faketime()).set("FAKETIME", clock);
+        hosts.push(plan.set("FAKETIME_DONT_FAKE_MONOTONIC", "1").set("NO_FAKE_STAT", "1").start("serve").await);
+    }
+    assert_eq!((minutes_off(&hosts[0]).await, minutes_off(&hosts[1]).await), (10, -10));
+    for number in 0..24 {
+        write_memory(&hosts[number % 2], &format!("w{number}")).await;
+    }
+    let count = |condition: &str| place.sql(&format!("SELECT count(*) FROM outbox_items WHERE {condition}")).unwrap();
+    eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
+    assert_eq!(count("deliveries = 1"), "52");
+    assert_eq!(place.sql("SELECT count(*) FROM outbox_attempts").unwrap(), "0");
+    let effects = stage.vector.ledger.effects();
+    assert_eq!((effects.len(), effects.values().max()), (26, Some(&1)));
+    let [fast, slow] = <[Host; 2]>::try_from(hosts).ok().unwrap();
+    // And one that dies loses its leases when they end by the database's clock, neither sooner nor later.
+    write_memory(&fast, "a").await;
+    fast.kill();
+    write_memory(&slow, "b").await;
+    eventually("everything is done", Duration::from_secs(30), async || count("status <> 'DONE'") == "0").await;
+}
