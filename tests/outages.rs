@@ -33,8 +33,8 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
     let mut acknowledged = ids(&write_memory(&host, "before").await);
     database.sql("CREATE TABLE ballast (filler text)").unwrap();
     let fill = "INSERT INTO ballast SELECT repeat('x', 500) FROM generate_series(1, 1000)";
-    let full = (0..).find_map(|_| database.sql(fill).err()).unwrap();
-    assert!(full.contains("No space left"), "{full}");
+    let refusal = (0..).find_map(|_| database.sql(fill).err()).unwrap();
+    assert!(refusal.contains("No space left"), "{refusal}");
     // There is still room on the pages that the outbox has already.
     let mut number = 0;
     eventually("a write is refused", SOON, async || {

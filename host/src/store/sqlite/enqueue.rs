@@ -195,14 +195,7 @@ fn insert_rows(tx: &Connection, items: &[&NewItem], now: Millis) -> rusqlite::Re
 
 /// Binds the values of an item behind those that are bound already.
 fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -> rusqlite::Result<()> {
-    let new_cid;
-    let cid = match &item.cid {
-        Some(cid) => cid,
-        None => {
-            new_cid = uuid::Uuid::now_v7().to_string();
-            &new_cid
-        }
-    };
+    let new_cid = item.cid.is_none().then(|| uuid::Uuid::now_v7().to_string());
     let values: [&dyn ToSql; VALUES] = [
         &item.idem_key,
         &item.item_type,
@@ -210,7 +203,7 @@ fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -
         &item.content_type,
         &json(&item.headers)?,
         &json(&item.metadata)?,
-        cid,
+        &item.cid.as_ref().or(new_cid.as_ref()),
         &item.saga,
         &item.ordering_key,
         &now.saturating_add(millis(item.delay)),
