@@ -7,10 +7,11 @@
 -- stands in front of an ordering key, 7206003 signals, 7206004 the audit trail, 7206005 migrations,
 -- 7206006 the limits of a type. The second number is the hash of what is locked.
 
--- Domains, because their rules are checked when a value comes in and not whenever its row is updated.
-CREATE DOMAIN outbox.key AS text COLLATE "C" CHECK (VALUE ~ '^[ -~]{1,255}$');
-CREATE DOMAIN outbox.type AS text COLLATE "C" CHECK (VALUE ~ '^[a-z0-9][a-z0-9._-]{0,254}$');
-CREATE DOMAIN outbox.saga AS text COLLATE "C" CHECK (VALUE ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$');
+-- Domains, because their rules are checked when a value comes in and not whenever its row is updated. Lengths are
+-- compared: as a bound in the expression they made an insert cost four times as much.
+CREATE DOMAIN outbox.key AS text COLLATE "C" CHECK (length(VALUE) BETWEEN 1 AND 255 AND VALUE !~ '[^ -~]');
+CREATE DOMAIN outbox.type AS text COLLATE "C" CHECK (length(VALUE) <= 255 AND VALUE ~ '^[a-z0-9][a-z0-9._-]*$');
+CREATE DOMAIN outbox.saga AS text COLLATE "C" CHECK (length(VALUE) <= 255 AND VALUE ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$');
 -- Not jsonb, which refuses what JSON allows: the character U+0000.
 CREATE DOMAIN outbox.object AS json CHECK (json_typeof(VALUE) = 'object');
 
