@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Sqlite:
 
     name, peers = "SQLite", ON_SQLITE
     durability = "WAL with synchronous=FULL"
+    slower = 1
     asked = {"journal_mode": "wal", "synchronous": 2}
 
     def __init__(self, folder):
@@ -47,6 +49,7 @@ class Postgres:
 
     name, peers = "PostgreSQL", ON_POSTGRES
     durability = "fsync and synchronous_commit on"
+    slower = 5
     asked = {"fsync": "on", "synchronous_commit": "on"}
 
     def __init__(self, server):
@@ -111,7 +114,7 @@ def measure(engine, outbox, commands, args):
         for name in reports:
             try:
                 if name == "outbox":
-                    reports[name].append(round_of_ours(engine, outbox, args.our_items))
+                    reports[name].append(round_of_ours(engine, outbox, args.our_items // engine.slower))
                 else:
                     reports[name].append(round_of(engine, commands[name], args.singles, args.items))
             except Missing as why:
@@ -149,7 +152,7 @@ def table(engine, reports, args):
         if beside:
             print(f"  beside it, {name}: {beside[0]:,.2f} ±{beside[1] / 2:.0%}")
     print(
-        f"\n{engine.name}: {args.rounds} rounds in turn; {args.items} items a round by each peer and {args.our_items} "
+        f"\n{engine.name}: {args.rounds} rounds in turn; {args.items} items a round by each peer and {args.our_items // engine.slower} "
         f"by us, about 200 bytes of JSON each; no-op handlers, ours in a fresh sandbox each; {engine.durability}, "
         "asked of each peer's connections; medians ± half the spread, ratios round by round.\n"
     )
@@ -175,9 +178,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--items", type=int, default=2000, help="items that each peer handles in a round")
     parser.add_argument("--singles", type=int, default=300, help="so many of them are enqueued one by one")
-    parser.add_argument("--our-items", type=int, default=20000, help="items that we handle: more, to take as long")
+    parser.add_argument("--our-items", type=int, default=20000, help="items that we handle: more, to take as long; on PostgreSQL a fifth")
     parser.add_argument("--only", action="append", choices=ON_SQLITE | ON_POSTGRES, help="compare with these alone")
     args = parser.parse_args()
+    # However it ends, the server that it started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     args.folder.mkdir(parents=True, exist_ok=True)
     compared = []
     for name in [args.on] if args.on else ["sqlite", "postgres"]:
