@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::postgres::write_through;
+use crate::postgres::{among, is_ready, write_through};
 use crate::support::host::Host;
 use crate::support::postgres::{Cluster, Durability, psql};
 use crate::support::stage::{Stage, ids, write_memory};
@@ -13,10 +13,6 @@ use crate::support::{Backend, Place, eventually, http};
 
 /// Whatever is expected to happen does within this, also on a busy machine.
 const SOON: Duration = Duration::from_mins(2);
-
-async fn is_ready(host: &Host) -> bool {
-    host.send("GET", "/readyz", &[], "").await.status == 200
-}
 
 /// Writes one memory under each key, which need not be taken.
 async fn try_to_write(host: &Host, key: &str) -> http::Answer {
@@ -58,8 +54,7 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
         database.sql("SELECT count(*) FROM outbox.items WHERE status <> 'DONE'").unwrap() == "0"
     })
     .await;
-    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
-    let found = format!("SELECT count(*) FROM outbox.items WHERE id = ANY('{{{}}}')", written.join(","));
+    let found = format!("SELECT count(*) FROM outbox.items WHERE {}", among(&acknowledged));
     assert_eq!(database.sql(&found).unwrap(), acknowledged.len().to_string());
     let log = std::fs::read_to_string(stage.dir.path().join("host.log")).unwrap();
     assert_eq!(log.matches("the server's disk is full; writes are refused").count(), 1, "{log}");
@@ -100,8 +95,7 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     let count =
         |condition: &str| psql(&there, &format!("SELECT count(*) FROM outbox.items WHERE {condition}")).unwrap();
     eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
-    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
-    assert_eq!(count(&format!("id = ANY('{{{}}}')", written.join(","))), acknowledged.len().to_string());
+    assert_eq!(count(&among(&acknowledged)), acknowledged.len().to_string());
     assert!(acknowledged.len() > 20, "there were writes: {acknowledged:?}");
 }
 

@@ -38,8 +38,14 @@ pub(crate) async fn write_through(host_url: String, caller: usize, stop: Arc<Ato
     acknowledged
 }
 
-async fn is_ready(host: &Host) -> bool {
+pub(crate) async fn is_ready(host: &Host) -> bool {
     host.send("GET", "/readyz", &[], "").await.status == 200
+}
+
+/// SQL for: it is one of these items.
+pub(crate) fn among(ids: &[i64]) -> String {
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    format!("id = ANY('{{{}}}')", ids.join(","))
 }
 
 fn count(database: &Database, condition: &str) -> u64 {
@@ -75,8 +81,7 @@ async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() 
         acknowledged.extend(written.await.unwrap());
     }
     eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
-    let written: Vec<_> = acknowledged.iter().map(ToString::to_string).collect();
-    assert_eq!(count(&database, &format!("id = ANY('{{{}}}')", written.join(","))), acknowledged.len() as u64);
+    assert_eq!(count(&database, &among(&acknowledged)), acknowledged.len() as u64);
     let untold = "attempts > 1 + (SELECT count(*) FROM outbox.attempts WHERE item_id = id)";
     assert_eq!(count(&database, untold), 0, "every attempt but the last has its row");
     let (items, lost) = (acknowledged.len(), count(&database, "deliveries > 1"));
