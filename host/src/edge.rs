@@ -155,8 +155,10 @@ fn finish(routes: Router<Arc<Edge>>, edge: Edge) -> Router {
         .route("/readyz", get(probe::readyz))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::wrong_method)
-        .layer(DefaultBodyLimit::max(edge.settings.max_body))
-        .layer(middleware::from_fn_with_state(edge.clone(), guard::admit))
+        .layer((
+            middleware::from_fn_with_state(edge.clone(), guard::admit),
+            DefaultBodyLimit::max(edge.settings.max_body),
+        ))
         .with_state(edge)
 }
 

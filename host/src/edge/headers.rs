@@ -12,8 +12,8 @@ use super::error::ApiError;
 use crate::item::check_key;
 use crate::store::Violation;
 
-const CORRELATION_ID: &str = "X-Correlation-ID";
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What a request said about its identity.
 pub(super) struct Given {
@@ -26,7 +26,7 @@ pub(super) struct Given {
 impl Given {
     /// Reads the headers and counts those that are missing. Errors with `MissingHeaders` in strict mode.
     pub(super) async fn read(edge: &Edge, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let given = Self { cid: valid(headers, CORRELATION_ID), idem_key: valid(headers, IDEMPOTENCY_KEY) };
+        let given = Self { cid: valid(headers, &CORRELATION_ID), idem_key: valid(headers, &IDEMPOTENCY_KEY) };
         let missing = given.missing();
         for (_, violation) in &missing {
             count(edge, *violation).await;
@@ -38,8 +38,8 @@ impl Given {
     }
 
     fn missing(&self) -> Vec<(&'static str, Violation)> {
-        let cid = self.cid.is_none().then_some((CORRELATION_ID, Violation::MissingCorrelationId));
-        let idem_key = self.idem_key.is_none().then_some((IDEMPOTENCY_KEY, Violation::MissingIdempotencyKey));
+        let cid = self.cid.is_none().then_some(("X-Correlation-ID", Violation::MissingCorrelationId));
+        let idem_key = self.idem_key.is_none().then_some(("Idempotency-Key", Violation::MissingIdempotencyKey));
         cid.into_iter().chain(idem_key).collect()
     }
 
@@ -62,19 +62,19 @@ impl Identity {
     /// The answer, or the refusal, with the identity in its headers.
     pub(super) fn echo(&self, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
-        for (name, value) in [("x-correlation-id", &self.cid), ("idempotency-key", &self.idem_key)] {
+        for (name, value) in [(CORRELATION_ID, &self.cid), (IDEMPOTENCY_KEY, &self.idem_key)] {
             // An item's own key is checked only later, so what a header cannot carry may get here.
             if let Ok(value) = HeaderValue::from_str(value) {
-                response.headers_mut().insert(HeaderName::from_static(name), value);
+                response.headers_mut().insert(name, value);
             }
         }
         response
     }
 }
 
-fn valid(headers: &HeaderMap, name: &'static str) -> Option<String> {
+fn valid(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
-    check_key(name, value).is_ok().then(|| value.to_owned())
+    check_key("header", value).is_ok().then(|| value.to_owned())
 }
 
 /// A store that cannot count must not refuse the write: the write itself will say how the store is.

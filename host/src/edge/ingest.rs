@@ -10,14 +10,14 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::body::{self, NDJSON, Received};
 use super::error::ApiError;
 use super::headers::{Given, Identity};
 use super::{Edge, inline};
-use crate::item::{ItemDocument, JSON, NewItem};
+use crate::item::{ItemDocument, ItemId, JSON, NewItem};
 use crate::saga::SagaPlan;
 use crate::store::{Enqueued, InvalidAt, StoreError, Write};
 
@@ -152,8 +152,16 @@ fn located(err: StoreError, lines: &[usize]) -> ApiError {
     ApiError::from(err).on_line(line)
 }
 
+/// The answer to a write that has been committed.
+#[derive(Serialize)]
+struct Accepted<'a> {
+    cid: &'a str,
+    idem_key: &'a str,
+    outbox_ids: &'a [Option<ItemId>],
+}
+
 fn accepted(identity: &Identity, enqueued: &Enqueued) -> Response {
-    let body = json!({ "cid": identity.cid, "idem_key": identity.idem_key, "outbox_ids": enqueued.ids });
+    let body = Accepted { cid: &identity.cid, idem_key: &identity.idem_key, outbox_ids: &enqueued.ids };
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     if enqueued.created == 0 {
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));

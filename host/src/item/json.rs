@@ -9,7 +9,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Item, NewItem};
+use super::{Item, JSON, NewItem};
 
 /// A new item as a caller writes it. Unknown fields are errors, so that a misspelt one is noticed.
 #[derive(Debug, Deserialize)]
@@ -58,21 +58,21 @@ impl ItemDocument {
     /// The item that the document describes; `idem_key` serves when it names none itself.
     pub fn into_new_item(self, idem_key: &str) -> Result<NewItem, serde_json::Error> {
         let payload = match self.payload_encoding {
-            PayloadEncoding::Json => self.payload.get().as_bytes().to_vec(),
+            PayloadEncoding::Json => Box::<str>::from(self.payload).into_string().into_bytes(),
             PayloadEncoding::Base64 => decode_base64(self.payload.get())?,
         };
-        let key = self.idem_key.as_deref().unwrap_or(idem_key);
-        let mut item = NewItem::new(&self.r#type, key, payload);
-        if let Some(content_type) = self.content_type {
-            item.content_type = content_type;
-        }
-        item.headers = self.headers;
-        item.metadata = self.metadata;
-        item.cid = self.cid;
-        item.saga = self.saga;
-        item.ordering_key = self.ordering_key;
-        item.delay = Duration::from_millis(self.delay_ms);
-        Ok(item)
+        Ok(NewItem {
+            item_type: self.r#type,
+            idem_key: self.idem_key.unwrap_or_else(|| idem_key.to_owned()),
+            payload,
+            content_type: self.content_type.unwrap_or_else(|| JSON.to_owned()),
+            headers: self.headers,
+            metadata: self.metadata,
+            cid: self.cid,
+            saga: self.saga,
+            ordering_key: self.ordering_key,
+            delay: Duration::from_millis(self.delay_ms),
+        })
     }
 }
 

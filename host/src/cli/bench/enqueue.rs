@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::drain::Native;
 use super::http::Caller;
 use super::per_second;
-use super::site::{Bed, Keys, TYPE, item, items};
+use super::site::{Bed, Keys, PAYLOAD, TYPE, item, items};
 use crate::edge::{self, Edge, EdgeSettings, HostStatus};
 use crate::store::Write;
 
@@ -43,16 +42,15 @@ pub(super) async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Res
     let stop = CancellationToken::new();
     let serving = tokio::spawn(edge::run(listener, edge::router(edge(bed, &stop)), stop.clone()));
     let each = count.div_ceil(callers);
+    let body: Arc<str> = format!(r#"{{"type":"{TYPE}","payload":{PAYLOAD}}}"#).into();
     let mut calling = JoinSet::new();
     let begun = Instant::now();
     for _ in 0..callers {
+        let body = Arc::clone(&body);
         calling.spawn(async move {
             let mut caller = Caller::connect(address).await?;
             for _ in 0..each {
-                let item = item(Keys::Timed);
-                let payload = serde_json::from_slice::<&serde_json::value::RawValue>(&item.payload)?;
-                let body = serde_json::to_string(&json!({ "type": TYPE, "payload": payload }))?;
-                caller.enqueue(&item.idem_key, &body).await?;
+                caller.enqueue(&Keys::Timed.next(), &body).await?;
             }
             anyhow::Ok(())
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
+use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -87,14 +88,15 @@ async fn receive(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> anyhow::Result<
 /// The length of the first message, once all of it is there. Only what has a length, or is chunked, has a
 /// body.
 fn message_length(bytes: &[u8]) -> Option<usize> {
-    let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&bytes[..head]).ok()?.to_ascii_lowercase();
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    if field("transfer-encoding:") == Some("chunked") {
-        let end = bytes[head - 2..].windows(7).position(|window| window == b"\r\n0\r\n\r\n")?;
-        return Some(head - 2 + end + 7);
+    let head = memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&bytes[..head]).ok()?;
+    let fields = || text.lines().filter_map(|line| line.split_once(':'));
+    let field =
+        |wanted: &str| fields().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim());
+    if field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        return Some(head - 2 + memmem::find(&bytes[head - 2..], b"\r\n0\r\n\r\n")? + 7);
     }
-    let length = head + field("content-length:").map_or(Some(0), |length| length.parse::<usize>().ok())?;
+    let length = head + field("content-length").map_or(Some(0), |length| length.parse::<usize>().ok())?;
     (bytes.len() >= length).then_some(length)
 }
 

@@ -20,7 +20,7 @@ use crate::store::{ClaimRequest, Filter, Page, Settled, Store, StoreError};
 /// The type of the items that native and built-in handlers serve.
 pub(super) const TYPE: &str = "noop";
 /// About 200 bytes of JSON, what a small event takes.
-const PAYLOAD: &str = r#"{"user":"8f14e45f-ceea-4c1b-9b7e-0d3a3f5a1c77","memory":"likes small, sharp tools and long walks","tags":["a","b","c"],"weight":0.7310585786300049,"source":"bench","note":"about two hundred bytes"}"#;
+pub(super) const PAYLOAD: &str = r#"{"user":"8f14e45f-ceea-4c1b-9b7e-0d3a3f5a1c77","memory":"likes small, sharp tools and long walks","tags":["a","b","c"],"weight":0.7310585786300049,"source":"bench","note":"about two hundred bytes"}"#;
 /// So many rows are put in place at a time.
 const FILL: u32 = 10_000;
 
@@ -34,7 +34,8 @@ pub(super) enum Keys {
 }
 
 impl Keys {
-    fn next(self) -> String {
+    /// A key that has not been before.
+    pub(super) fn next(self) -> String {
         match self {
             Self::Timed => uuid::Uuid::now_v7().to_string(),
             Self::Random => uuid::Uuid::new_v4().to_string(),
