@@ -31,6 +31,7 @@ macro_rules! promises {
 mod operations;
 mod retention;
 mod state;
+mod together;
 mod transfer;
 
 promises! {
@@ -39,7 +40,6 @@ promises! {
     the_same_key_with_other_content_is_a_conflict_and_stores_nothing
     a_write_of_several_items_is_created_whole_or_not_at_all
     a_batch_keeps_what_exists_and_creates_the_rest
-    of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item
     an_invalid_item_refuses_the_batch_and_is_named
     an_item_is_claimed_by_one_worker_only
     a_delayed_item_is_not_claimed_before_its_time
@@ -147,29 +147,6 @@ mod promise {
         assert_eq!(batch.ids[30..], batch.ids[..10]);
         for (n, id) in batch.ids.iter().enumerate() {
             assert_eq!(f.item(id.unwrap()).await.idem_key, format!("m{}", n % 30));
-        }
-    }
-
-    pub(super) async fn of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item(f: Fixture) {
-        // Of each key nine with one content and one with another; whoever comes first has it.
-        let new = |n: usize| NewItem {
-            payload: if n.is_multiple_of(10) { "[]" } else { "{}" }.into(),
-            ..item(&(n / 10).to_string())
-        };
-        let calls = (0..200).map(|n| f.store.enqueue(vec![new(n)], Write::Each));
-        let results = futures_util::future::join_all(calls).await;
-        for (key, results) in results.chunks(10).enumerate() {
-            let created: usize = results.iter().flatten().map(|enqueued| enqueued.created).sum();
-            assert_eq!(created, 1, "{results:?}");
-            let ids = results.iter().map(|result| match result {
-                Ok(enqueued) => enqueued.ids[0].unwrap(),
-                Err(StoreError::Conflict { first, index: 0, .. }) => *first,
-                Err(err) => panic!("{err}"),
-            });
-            for id in ids {
-                assert_eq!(f.item(id).await.idem_key, key.to_string());
-            }
-            assert!(matches!(results.iter().filter(|result| result.is_err()).count(), 1 | 9), "{results:?}");
         }
     }
 

@@ -56,7 +56,7 @@ pub use schema::Migration;
 pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
 pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
 
-use attempted::Attempted;
+use attempted::{Attempted, SagaStep};
 use rate::level;
 use schema::{check_schema, refuse_newer};
 

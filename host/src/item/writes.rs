@@ -25,6 +25,13 @@ pub struct HostWrites {
     pub followups: Vec<NewItem>,
 }
 
+impl HostWrites {
+    /// Whether there is nothing to commit and no read to confirm.
+    pub fn is_empty(&self) -> bool {
+        self.state.is_empty() && self.followups.is_empty()
+    }
+}
+
 /// One key of a plugin's state that an attempt touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateTouch {

@@ -45,10 +45,27 @@ impl Attempted {
         }
     }
 
+    /// The step of its saga that it made, if it has one.
+    pub(super) fn saga_step(&self) -> Option<SagaStep<'_>> {
+        let Self { id, item_type, cid, attempt, .. } = self;
+        self.saga.as_deref().map(|saga| SagaStep { saga, cid, item_type, item_id: *id, attempt: *attempt })
+    }
+}
+
+/// What the signals need to know of an attempt at an item of a saga.
+pub(super) struct SagaStep<'a> {
+    pub(super) saga: &'a str,
+    pub(super) cid: &'a str,
+    pub(super) item_type: &'a str,
+    pub(super) item_id: ItemId,
+    pub(super) attempt: u32,
+}
+
+impl SagaStep<'_> {
     /// What the signal of the step tells; `class` is `done` or the failure's class.
     pub(super) fn signal_data(&self, outcome: StepOutcome, class: &str) -> Value {
         json!({
-            "cid": self.cid, "item_id": self.id, "attempt": self.attempt, "outcome": outcome, "class": class,
+            "cid": self.cid, "item_id": self.item_id, "attempt": self.attempt, "outcome": outcome, "class": class,
         })
     }
 }

@@ -14,7 +14,7 @@ use super::site::{Bed, Engine};
 use crate::item::{NewItem, Status};
 use crate::store::sqlite::limit::{Bare, ByHand, Totals};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{ClaimRequest, Settled, Store, StoreError};
+use crate::store::{ClaimRequest, Store, StoreError};
 
 const PAGE: [u8; 4096] = [7; 4096];
 
@@ -94,10 +94,10 @@ impl Bed for InFile {
         self.by_hand.enqueue(items)
     }
 
-    async fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError> {
+    async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
         let mut count = 0;
         loop {
-            match self.by_hand.drain(request, settled)? {
+            match self.by_hand.drain(request)? {
                 0 => return Ok(count),
                 drained => count += drained,
             }

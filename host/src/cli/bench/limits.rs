@@ -6,8 +6,8 @@ use super::enqueue::BULK;
 use super::figures::Samples;
 use super::per_second;
 use super::site::{Keys, Site, TYPE, items};
-use crate::item::{HostWrites, OnDead};
-use crate::store::{ClaimRequest, Settled, Settlement, TypeClaim};
+use crate::item::OnDead;
+use crate::store::{ClaimRequest, TypeClaim};
 
 /// The size of a batch where batches are made by hand.
 const BATCH: usize = 100;
@@ -40,7 +40,7 @@ pub(super) async fn store(site: &Site, count: u32, samples: &mut Samples) -> any
     }
     samples.add("limit.enqueue_bulk", per_second(count, begun.elapsed()));
     let begun = Instant::now();
-    let drained = bed.drain(&request(), &done()).await?;
+    let drained = bed.drain(&request()).await?;
     anyhow::ensure!(drained == items.len(), "only {drained} of {count} items of the limit's store could be claimed");
     samples.add("limit.drain", per_second(count, begun.elapsed()));
     Ok(())
@@ -57,9 +57,4 @@ fn request() -> ClaimRequest {
         on_dead: OnDead::Block,
     };
     ClaimRequest { claimed_by: "bench".to_owned(), limit: u32::try_from(BATCH).unwrap_or(u32::MAX), types: vec![terms] }
-}
-
-fn done() -> Settled {
-    let settlement = Settlement::Done { result: None, writes: HostWrites::default() };
-    Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None }
 }

@@ -11,7 +11,7 @@ use super::site::{Bed, Engine};
 use crate::item::{NewItem, Status};
 use crate::store::postgres::by_hand::{Bare, ByHand, Spares};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
-use crate::store::{ClaimRequest, Settled, Store, StoreError};
+use crate::store::{ClaimRequest, Store, StoreError};
 
 /// A server, and the databases on it that the bench is done with or will be.
 pub(super) struct Server {
@@ -114,8 +114,8 @@ impl Bed for InDatabase {
         self.by_hand.enqueue(items).await
     }
 
-    async fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError> {
-        self.by_hand.drain(request, settled).await
+    async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
+        self.by_hand.drain(request).await
     }
 
     async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {

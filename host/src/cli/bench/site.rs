@@ -15,7 +15,7 @@ use super::server::Server;
 use crate::cli::{database, filesystem, output};
 use crate::config::{Config, Database};
 use crate::item::{NewItem, Status};
-use crate::store::{ClaimRequest, Filter, Page, Settled, Store, StoreError};
+use crate::store::{ClaimRequest, Filter, Page, Store, StoreError};
 
 /// The type of the items that native and built-in handlers serve.
 pub(super) const TYPE: &str = "noop";
@@ -87,7 +87,7 @@ pub(super) trait Bed {
     async fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError>;
 
     /// Claims and settles in batches until nothing is left, driven by hand. Returns how many items there were.
-    async fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError>;
+    async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError>;
 
     /// Puts rows in place that are there beside what is measured.
     async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError>;

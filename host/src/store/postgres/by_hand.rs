@@ -8,8 +8,8 @@ use super::fault::Fault;
 use super::pool::Pool;
 use super::step::Sql as _;
 use super::{PostgresOptions, claim, enqueue, settle};
-use crate::item::{NewItem, Status};
-use crate::store::{Claim, ClaimRequest, Settled, StoreError, Write};
+use crate::item::{HostWrites, NewItem, Status};
+use crate::store::{Claim, ClaimRequest, Settled, Settlement, StoreError, Write};
 
 /// A store without its tasks: each transaction is made for whoever asks for it.
 pub struct ByHand {
@@ -29,13 +29,13 @@ impl ByHand {
         transact!(caller, "enqueueing by hand", |step| enqueue::enqueue(step, items, Write::Each)).map(|_| ())
     }
 
-    /// Claims and settles until there is nothing left: while a batch is settled on one connection, the next is
+    /// Claims and makes DONE until there is nothing left: while a batch is settled on one connection, the next is
     /// claimed on another. Returns how many items there were.
-    pub async fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError> {
+    pub async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
         let (mut count, mut batch) = (0, self.claim(request).await?);
         while !batch.is_empty() {
             count += batch.len();
-            let (next, ()) = tokio::try_join!(self.claim(request), self.settle(&batch, settled))?;
+            let (next, ()) = tokio::try_join!(self.claim(request), self.complete(&batch))?;
             batch = next;
         }
         Ok(count)
@@ -47,9 +47,11 @@ impl ByHand {
         Ok(claimed.claims)
     }
 
-    async fn settle(&self, claims: &[Claim], settled: &Settled) -> Result<(), StoreError> {
+    async fn complete(&self, claims: &[Claim]) -> Result<(), StoreError> {
+        let settlement = Settlement::Done { result: None, writes: HostWrites::default() };
+        let done = Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None };
         let references: Vec<_> = claims.iter().map(Claim::reference).collect();
-        let group: Vec<_> = references.iter().map(|claim| (claim, settled)).collect();
+        let group: Vec<_> = references.iter().map(|claim| (claim, &done)).collect();
         let caller = &self.caller;
         let settled = transact!(caller, "settling by hand", |step| settle::settle(step, &group))?;
         settled.into_iter().collect()

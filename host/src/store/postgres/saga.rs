@@ -43,12 +43,11 @@ pub(super) async fn join(step: &mut Step<'_>, items: &[Item]) -> Result<(), Faul
 pub(super) async fn advance(step: &mut Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
     let mut finishing = BTreeSet::new();
     for ending in endings {
-        let (attempted, class) = (&ending.attempted, ending.class());
-        let (Some(saga), Some(outcome)) = (&attempted.saga, ending.outcome()) else { continue };
-        step.tally("saga_step", saga, &attempted.item_type, outcome.as_str(), 1);
-        step.signal(step_signal(saga, &attempted.item_type), &attempted.signal_data(outcome, class));
+        let (Some(made), Some(outcome)) = (ending.attempted.saga_step(), ending.outcome()) else { continue };
+        step.tally("saga_step", made.saga, made.item_type, outcome.as_str(), 1);
+        step.signal(step_signal(made.saga, made.item_type), &made.signal_data(outcome, ending.class()));
         if outcome != StepOutcome::Retried {
-            finishing.insert((saga.as_str(), attempted.cid.as_str()));
+            finishing.insert((made.saga, made.cid));
         }
     }
     if finishing.is_empty() { Ok(()) } else { end_finished(step, &finishing).await }

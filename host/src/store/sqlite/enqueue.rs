@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
 
+use super::batch::{Statements, slices};
 use super::step::Step;
 use super::{system_clock, unavailable};
 use crate::item::{ItemId, Millis, NewItem};
@@ -46,17 +47,7 @@ pub(super) struct Created {
 
 /// Creates valid items, each for itself: one that is refused changes nothing. Answers in their order.
 pub(super) fn create(step: &mut Step<'_>, items: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
-    let mut all = Vec::with_capacity(items.len());
-    let mut rest = items;
-    while !rest.is_empty() {
-        let (rows, others) = rest.split_at(match rest.len() {
-            MANY.. => MANY,
-            FEW.. => FEW,
-            _ => 1,
-        });
-        all.extend(create_rows(step, rows));
-        rest = others;
-    }
+    let all: Vec<_> = slices(items).flat_map(|items| create_rows(step, items)).collect();
     step.makes_work |= all.iter().flatten().any(|created| created.is_new);
     all
 }
@@ -157,36 +148,22 @@ pub(super) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::
 
 /// The values of a new row.
 const VALUES: usize = 11;
-/// Items that come together share statements of so many rows: a third of an insert is the statement's own, which
-/// copies the pages that it changes.
-const MANY: usize = 16;
-/// Where they are not as many, of so many.
-const FEW: usize = 4;
 
-static INSERT_ONE: LazyLock<String> = LazyLock::new(|| statement(1));
-static INSERT_FEW: LazyLock<String> = LazyLock::new(|| statement(FEW));
-static INSERT_MANY: LazyLock<String> = LazyLock::new(|| statement(MANY));
-
-fn statement(rows: usize) -> String {
-    let row = format!("({})", ["?"; VALUES].join(", "));
-    format!(
-        "INSERT INTO outbox_items
-             (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
-              available_at, created_at)
-         VALUES {}",
-        vec![row; rows].join(", ")
-    )
-}
+static INSERT: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::new(VALUES, |rows| {
+        format!(
+            "INSERT INTO outbox_items
+                 (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
+                  available_at, created_at)
+             VALUES {rows}"
+        )
+    })
+});
 
 /// Inserts the items in one statement: all of them, but for those that exist with the same content, or none.
 /// Returns how many were new.
 fn insert_rows(tx: &Connection, items: &[&NewItem], now: Millis) -> rusqlite::Result<usize> {
-    let statement = match items.len() {
-        MANY => &INSERT_MANY,
-        FEW => &INSERT_FEW,
-        _ => &INSERT_ONE,
-    };
-    let mut insert = tx.prepare_cached(statement)?;
+    let mut insert = tx.prepare_cached(INSERT.of(items.len()))?;
     for (row, item) in items.iter().enumerate() {
         bind(&mut insert, row * VALUES, item, now)?;
     }

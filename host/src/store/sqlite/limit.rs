@@ -5,11 +5,12 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::complete::{Completion, complete};
 use super::enqueue::insert;
 use super::step::{Session, Step};
-use super::{SqliteOptions, claim, connect, connect_read_only, enqueue, settle, unavailable};
+use super::{SqliteOptions, claim, connect, connect_read_only, enqueue, unavailable};
 use crate::item::{NewItem, Status};
-use crate::store::{ClaimRequest, Settled, StoreError, Write};
+use crate::store::{ClaimRequest, StoreError, Write};
 
 /// A store without its threads: each transaction is made on the thread that asks for it.
 pub struct ByHand {
@@ -28,10 +29,12 @@ impl ByHand {
         self.transact(|step| enqueue::enqueue(step, items, Write::Each)).map(|_| ())
     }
 
-    /// Claims a batch in one transaction and settles it in another. Returns how many items it had.
-    pub fn drain(&self, request: &ClaimRequest, settled: &Settled) -> Result<usize, StoreError> {
+    /// Claims a batch in one transaction and makes it DONE in another. Returns how many items it had.
+    pub fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
         let claims = self.transact(|step| claim::claim(step, request))?.claims;
-        self.transact(|step| claims.iter().try_for_each(|claim| settle::settle(step, &claim.reference(), settled)))?;
+        let done: Vec<_> = claims.iter().map(|claim| Completion::new(claim.reference(), None, None)).collect();
+        let all: Vec<_> = done.iter().collect();
+        self.transact(|step| complete(step, &all).into_iter().collect::<Result<(), _>>())?;
         Ok(claims.len())
     }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::step::Step;
 use crate::saga::{StepOutcome, begin_data, begin_signal, end_data, end_outcome, end_signal, step_signal};
-use crate::store::Attempted;
+use crate::store::{Attempted, SagaStep};
 
 /// Called when an item of the saga is claimed: begins a run unless one is open.
 pub(super) fn join(step: &mut Step<'_>, saga: &str, cid: &str, replays: u32) -> rusqlite::Result<()> {
@@ -31,16 +31,27 @@ pub(super) fn step(
     outcome: StepOutcome,
     class: &str,
 ) -> rusqlite::Result<()> {
-    let Some(saga) = attempted.saga.as_deref() else { return Ok(()) };
-    step.tally("saga_step", saga, &attempted.item_type, outcome.as_str(), 1);
-    emit(step, &step_signal(saga, &attempted.item_type), &attempted.signal_data(outcome, class))?;
+    let Some(made) = attempted.saga_step() else { return Ok(()) };
+    tell_step(step, &made, outcome, class)?;
     if outcome == StepOutcome::Retried {
         return Ok(());
     }
-    end_if_finished(step, saga, &attempted.cid)
+    end_if_finished(step, made.saga, made.cid)
 }
 
-fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Result<()> {
+/// One step signal and its total.
+pub(super) fn tell_step(
+    step: &mut Step<'_>,
+    made: &SagaStep<'_>,
+    outcome: StepOutcome,
+    class: &str,
+) -> rusqlite::Result<()> {
+    step.tally("saga_step", made.saga, made.item_type, outcome.as_str(), 1);
+    emit(step, &step_signal(made.saga, made.item_type), &made.signal_data(outcome, class))
+}
+
+/// The run's end, if nothing of it is left to do and it has not been told.
+pub(super) fn end_if_finished(step: &mut Step<'_>, saga: &str, cid: &str) -> rusqlite::Result<()> {
     if has(step.tx, saga, cid, "'PENDING', 'CLAIMED'")? {
         return Ok(());
     }

@@ -1,7 +1,9 @@
-//! Settling a claim: what becomes of the item, its history row, its signals and its host writes.
+//! Settling a claim: what becomes of the item, its history row, its signals and its host writes. How an item becomes
+//! DONE is not known here.
 
 use rusqlite::{OptionalExtension, params};
 
+use super::complete::{Completion, complete};
 use super::job::EPOCH;
 use super::step::Step;
 use super::{alert, saga, state, unavailable};
@@ -22,7 +24,8 @@ pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -
         Settlement::Done { result, writes } => {
             state::commit(step, writes)?;
             super::enqueue::enqueue_followups(step, &writes.followups)?;
-            complete(step, &attempted, result.as_deref())
+            let completion = Completion::new(claim.clone(), result.clone(), settled.handler_digest.clone());
+            return complete(step, &[&completion]).into_iter().collect();
         }
         Settlement::Retry { failure, delay } => write_history(step, &attempted, failure, stderr)
             .and_then(|()| put_back(step, &attempted, &PutBack::retry(failure, millis(*delay)))),
@@ -59,20 +62,6 @@ fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attempt
         })
     };
     select.query_row(params![claim.id, claim.token], attempted).optional()
-}
-
-fn complete(step: &mut Step<'_>, attempted: &Attempted, result: Option<&[u8]>) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(Event::Complete) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {EPOCH}, done_at = ?3, result = ?4, handler_digest = ?5, last_error = NULL, given_back_since = NULL,
-             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'"
-    ))?;
-    update.execute(params![attempted.id, status.as_str(), step.now, result, attempted.handler_digest])?;
-    step.tally("done", "", &attempted.item_type, "", 1);
-    step.tally("attempt", "", &attempted.item_type, "done", 1);
-    saga::step(step, attempted, StepOutcome::Ok, "done")
 }
 
 /// How an item goes back to PENDING after a failure.

@@ -22,6 +22,9 @@ pub(super) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result
 }
 
 pub(super) fn commit(step: &Step<'_>, writes: &HostWrites) -> Result<(), StoreError> {
+    if writes.state.is_empty() {
+        return Ok(());
+    }
     for touch in &writes.state {
         validate(step, &writes.plugin, touch)?;
     }

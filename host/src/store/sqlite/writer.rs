@@ -1,7 +1,7 @@
 //! The one thread that writes: it commits what has queued in groups.
 //!
-//! It does not know what the requests do, but for the commonest: single new items share statements. One that
-//! fails takes nothing of the others with it, and each learns its own result after the commit of all.
+//! It does not know what the requests do, but for the commonest: new items share statements, and so do completions.
+//! One that fails takes nothing of the others with it, and each learns its own result after the commit of all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
+use super::SqliteOptions;
+use super::complete::{self, Completion};
 use super::enqueue::{self, Created};
 use super::step::{Session, Step, execute};
-use super::{SqliteOptions, unavailable};
 use crate::item::NewItem;
 use crate::store::StoreError;
 
@@ -21,7 +22,7 @@ const GROUP_MAX: usize = 1024;
 
 /// The handle of the writing thread.
 pub(super) struct Writer {
-    queue: Option<mpsc::Sender<Box<dyn Request>>>,
+    queue: Option<mpsc::Sender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,46 +32,50 @@ impl Writer {
         options: SqliteOptions,
         changes: Arc<watch::Sender<u64>>,
     ) -> Result<Self, StoreError> {
-        let session = Session::open(path, options).map_err(unavailable("opening the database for writing"))?;
+        let session = Session::open(path, options).map_err(super::unavailable("opening the database for writing"))?;
         let (queue, requests) = mpsc::channel();
-        let group = Group { session, changes };
-        let thread = std::thread::Builder::new()
-            .name("outbox-writer".into())
-            .spawn(move || group.serve(&requests))
-            .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
+        let writing = Writing { session, changes };
+        let thread =
+            std::thread::Builder::new()
+                .name("outbox-writer".into())
+                .spawn(move || writing.serve(&requests))
+                .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
     /// Runs `work` inside the next group commit and returns its result once that has been committed.
     /// `tried` says in an error what was being done. The work may be done twice, when a first transaction
     /// is taken back.
-    pub(super) async fn run<T, F>(&self, tried: &'static str, work: F) -> Result<T, StoreError>
+    pub(super) async fn run<T, F>(&self, tried: &'static str, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&mut Step<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        self.queue(Box::new(Work { run: work, pending: Pending { tried, result: None, reply } }));
-        answer.await.unwrap_or_else(|_| Err(stopped(tried)))
+        self.ask(tried, |pending| Request::Work(Box::new(Task { run, pending }))).await
     }
 
     /// Enqueues one valid item in the next group commit, together with the others of that.
     pub(super) async fn enqueue(&self, item: NewItem) -> Result<Created, StoreError> {
-        let (tried, (reply, answer)) = ("enqueueing items", oneshot::channel());
-        self.queue(Box::new(Arrival { item, pending: Pending { tried, result: None, reply } }));
-        answer.await.unwrap_or_else(|_| Err(stopped(tried)))
+        self.ask("enqueueing items", |pending| Request::Enqueue(Ask { input: item, pending })).await
+    }
+
+    /// Settles one claim in the next group commit, together with the others of that.
+    pub(super) async fn complete(&self, completion: Completion) -> Result<(), StoreError> {
+        self.ask("settling a claim", |pending| Request::Complete(Ask { input: completion, pending })).await
     }
 
     /// A request that cannot be queued is dropped, and its caller notices.
-    fn queue(&self, request: Box<dyn Request>) {
+    async fn ask<T>(&self, tried: &'static str, request: impl FnOnce(Pending<T>) -> Request) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
         if let Some(queue) = &self.queue {
-            drop(queue.send(request));
+            drop(queue.send(request(Pending { tried, result: None, reply })));
         }
+        answer.await.unwrap_or_else(|_| Err(unavailable(tried, "the writer has stopped")))
     }
 }
 
-fn stopped(tried: &'static str) -> StoreError {
-    StoreError::Unavailable { tried, source: "the writer has stopped".into() }
+fn unavailable(tried: &'static str, why: &str) -> StoreError {
+    StoreError::Unavailable { tried, source: why.into() }
 }
 
 impl Drop for Writer {
@@ -85,47 +90,33 @@ impl Drop for Writer {
     }
 }
 
-/// What stands in the queue.
-trait Request: Send {
+/// What stands in the queue. The commonest requests share statements with their like.
+enum Request {
+    Enqueue(Ask<NewItem, Created>),
+    Complete(Ask<Completion, ()>),
+    Work(Box<dyn Work>),
+}
+
+/// A request of a kind that is done for many at once.
+struct Ask<I, T> {
+    input: I,
+    pending: Pending<T>,
+}
+
+/// A request that nothing is known of.
+trait Work: Send {
     /// Does the work and keeps its result. Returns whether it may be committed.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
-    /// The new item, where that is all that is asked: it is created with others.
-    fn item(&self) -> Option<&NewItem> {
-        None
-    }
-    /// Keeps what became of that item.
-    fn keep(&mut self, _created: Result<Created, StoreError>) {}
     /// Sends the result after the commit, or the commit's own failure.
     fn answer(self: Box<Self>, committed: Result<(), &str>);
 }
 
-/// A result that waits for the commit.
-struct Pending<T> {
-    tried: &'static str,
-    result: Option<Result<T, StoreError>>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<T> Pending<T> {
-    fn answer(self, committed: Result<(), &str>) {
-        let failed = |why: &str| StoreError::Unavailable { tried: self.tried, source: why.into() };
-        let result = match (self.result, committed) {
-            (Some(Err(err)), _) => Err(err),
-            (Some(Ok(value)), Ok(())) => Ok(value),
-            (_, Err(why)) => Err(failed(why)),
-            (None, Ok(())) => Err(failed("the request was not run")),
-        };
-        // A caller that no longer waits has dropped the receiver; its work is committed all the same.
-        drop(self.reply.send(result));
-    }
-}
-
-struct Work<T, F> {
+struct Task<T, F> {
     run: F,
     pending: Pending<T>,
 }
 
-impl<T, F> Request for Work<T, F>
+impl<T, F> Work for Task<T, F>
 where
     T: Send,
     F: FnMut(&mut Step<'_>) -> Result<T, StoreError> + Send,
@@ -139,29 +130,23 @@ where
     }
 }
 
-/// One new item.
-struct Arrival {
-    item: NewItem,
-    pending: Pending<Created>,
+/// A result that waits for the commit.
+struct Pending<T> {
+    tried: &'static str,
+    result: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl Request for Arrival {
-    fn run(&mut self, step: &mut Step<'_>) -> bool {
-        let created = enqueue::create(step, &[&self.item]).pop();
-        self.pending.result = created;
-        matches!(self.pending.result, Some(Ok(_)))
-    }
-
-    fn item(&self) -> Option<&NewItem> {
-        Some(&self.item)
-    }
-
-    fn keep(&mut self, created: Result<Created, StoreError>) {
-        self.pending.result = Some(created);
-    }
-
-    fn answer(self: Box<Self>, committed: Result<(), &str>) {
-        self.pending.answer(committed);
+impl<T> Pending<T> {
+    fn answer(self, committed: Result<(), &str>) {
+        let result = match (self.result, committed) {
+            (Some(Err(err)), _) => Err(err),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (_, Err(why)) => Err(unavailable(self.tried, why)),
+            (None, Ok(())) => Err(unavailable(self.tried, "the request was not run")),
+        };
+        // A caller that no longer waits has dropped the receiver; its work is committed all the same.
+        drop(self.reply.send(result));
     }
 }
 
@@ -180,31 +165,29 @@ impl From<rusqlite::Error> for Broken {
 }
 
 /// The writing thread's own data.
-struct Group {
+struct Writing {
     session: Session,
     changes: Arc<watch::Sender<u64>>,
 }
 
-impl Group {
-    fn serve(self, requests: &Receiver<Box<dyn Request>>) {
+impl Writing {
+    fn serve(self, requests: &Receiver<Request>) {
         while let Ok(first) = requests.recv() {
-            let mut group = vec![first];
-            group.extend(requests.try_iter().take(GROUP_MAX - 1));
-            // Who asks at the same time has no order to keep.
-            group.sort_by_key(|request| request.item().is_none());
+            let mut group = Group::default();
+            std::iter::once(first)
+                .chain(requests.try_iter().take(GROUP_MAX - 1))
+                .for_each(|request| group.add(request));
             let committed = self.commit(&mut group).map_err(|err| err.to_string());
-            for request in group {
-                request.answer(committed.as_ref().copied().map_err(String::as_str));
-            }
+            group.answer(committed.as_ref().copied().map_err(String::as_str));
         }
     }
 
     /// Savepoints cost more than most requests do. So the group runs without them, and once more with
     /// them when one of it has failed half-way, which is rare.
-    fn commit(&self, group: &mut [Box<dyn Request>]) -> rusqlite::Result<()> {
-        let committed = match self.session.transact(|step| run_bare(group, step)) {
+    fn commit(&self, group: &mut Group) -> rusqlite::Result<()> {
+        let committed = match self.session.transact(|step| group.run_bare(step)) {
             Ok(committed) => committed,
-            Err(Broken::Spoilt) => self.session.transact(|step| run_apart(group, step))?,
+            Err(Broken::Spoilt) => self.session.transact(|step| group.run_apart(step))?,
             Err(Broken::Engine(err)) => return Err(err),
         };
         if committed.makes_work {
@@ -214,39 +197,86 @@ impl Group {
     }
 }
 
-/// Runs the requests, those for single new items first and together. One may fail, as long as it has changed
-/// nothing.
-fn run_bare(group: &mut [Box<dyn Request>], step: &mut Step<'_>) -> Result<(), Broken> {
-    let items: Vec<_> = group.iter().map_while(|request| request.item()).collect();
-    let created = enqueue::create(step, &items);
-    if step.tx.is_autocommit() {
+/// The requests of one transaction. Who asks at the same time has no order to keep.
+#[derive(Default)]
+struct Group {
+    items: Vec<Ask<NewItem, Created>>,
+    completions: Vec<Ask<Completion, ()>>,
+    works: Vec<Box<dyn Work>>,
+}
+
+impl Group {
+    fn add(&mut self, request: Request) {
+        match request {
+            Request::Enqueue(ask) => self.items.push(ask),
+            Request::Complete(ask) => self.completions.push(ask),
+            Request::Work(work) => self.works.push(work),
+        }
+    }
+
+    /// Runs the requests, those of a kind together. One may fail, as long as it has changed nothing.
+    fn run_bare(&mut self, step: &mut Step<'_>) -> Result<(), Broken> {
+        together(step, &mut self.items, enqueue::create)?;
+        together(step, &mut self.completions, complete::complete)?;
+        for work in &mut self.works {
+            let (mark, changes) = (step.mark(), step.tx.total_changes());
+            if work.run(step) {
+                continue;
+            }
+            if step.tx.is_autocommit() || step.tx.total_changes() != changes {
+                return Err(Broken::Spoilt);
+            }
+            step.reset(mark);
+        }
+        Ok(())
+    }
+
+    /// Runs each request in a savepoint: one that fails leaves nothing behind.
+    fn run_apart(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+        for ask in &mut self.items {
+            apart(step, |step| ask.run(step, enqueue::create))?;
+        }
+        for ask in &mut self.completions {
+            apart(step, |step| ask.run(step, complete::complete))?;
+        }
+        self.works.iter_mut().try_for_each(|work| apart(step, |step| work.run(step)))
+    }
+
+    fn answer(self, committed: Result<(), &str>) {
+        self.items.into_iter().for_each(|ask| ask.pending.answer(committed));
+        self.completions.into_iter().for_each(|ask| ask.pending.answer(committed));
+        self.works.into_iter().for_each(|work| work.answer(committed));
+    }
+}
+
+/// Does many requests of a kind; each keeps its own result.
+type Many<I, T> = fn(&mut Step<'_>, &[&I]) -> Vec<Result<T, StoreError>>;
+
+impl<I, T> Ask<I, T> {
+    fn run(&mut self, step: &mut Step<'_>, many: Many<I, T>) -> bool {
+        self.pending.result = many(step, &[&self.input]).pop();
+        matches!(self.pending.result, Some(Ok(_)))
+    }
+}
+
+/// Those that are refused have changed nothing. What an engine's failure has left behind is not known.
+fn together<I, T>(step: &mut Step<'_>, asks: &mut [Ask<I, T>], many: Many<I, T>) -> Result<(), Broken> {
+    let inputs: Vec<_> = asks.iter().map(|ask| &ask.input).collect();
+    let results = many(step, &inputs);
+    let is_broken = |result: &Result<T, StoreError>| matches!(result, Err(StoreError::Unavailable { .. }));
+    if step.tx.is_autocommit() || results.iter().any(is_broken) {
         return Err(Broken::Spoilt);
     }
-    let (arrivals, others) = group.split_at_mut(created.len());
-    arrivals.iter_mut().zip(created).for_each(|(request, created)| request.keep(created));
-    for request in others {
-        let (mark, changes) = (step.mark(), step.tx.total_changes());
-        if request.run(step) {
-            continue;
-        }
-        if step.tx.is_autocommit() || step.tx.total_changes() != changes {
-            return Err(Broken::Spoilt);
-        }
-        step.reset(mark);
-    }
+    asks.iter_mut().zip(results).for_each(|(ask, result)| ask.pending.result = Some(result));
     Ok(())
 }
 
-/// Runs each request in a savepoint: one that fails leaves nothing behind.
-fn run_apart(group: &mut [Box<dyn Request>], step: &mut Step<'_>) -> rusqlite::Result<()> {
-    for request in group {
-        let mark = step.mark();
-        execute(step.tx, "SAVEPOINT request")?;
-        if !request.run(step) {
-            step.reset(mark);
-            execute(step.tx, "ROLLBACK TO request")?;
-        }
-        execute(step.tx, "RELEASE request")?;
+fn apart(step: &mut Step<'_>, run: impl FnOnce(&mut Step<'_>) -> bool) -> rusqlite::Result<()> {
+    let mark = step.mark();
+    execute(step.tx, "SAVEPOINT request")?;
+    if !run(step) {
+        step.reset(mark);
+        execute(step.tx, "ROLLBACK TO request")?;
     }
-    Ok(())
+    execute(step.tx, "RELEASE request")
 }

@@ -1,0 +1,98 @@
+//! What every store promises to many who ask it at the same time, for whom it works in groups.
+
+use outbox::item::{HostWrites, NewItem, Status};
+use outbox::store::{ClaimRef, Settled, Settlement, StoreError, Write};
+
+use crate::support::{Fixture, item, retry, settled};
+
+promises! {
+    of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item
+    of_many_that_settle_at_once_each_learns_what_became_of_its_own_claim
+    of_two_settlements_of_one_claim_the_one_that_is_accepted_is_stored
+    the_steps_of_a_saga_that_end_at_once_are_told_before_its_end
+}
+
+fn done(result: &str) -> Settled {
+    settled(Settlement::Done { result: Some(result.into()), writes: HostWrites::default() })
+}
+
+mod promise {
+    use std::time::Duration;
+
+    use super::*;
+
+    pub(super) async fn of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item(f: Fixture) {
+        // Of each key nine with one content and one with another; whoever comes first has it.
+        let new = |n: usize| NewItem {
+            payload: if n.is_multiple_of(10) { "[]" } else { "{}" }.into(),
+            ..item(&(n / 10).to_string())
+        };
+        let calls = (0..200).map(|n| f.store.enqueue(vec![new(n)], Write::Each));
+        let results = futures_util::future::join_all(calls).await;
+        for (key, results) in results.chunks(10).enumerate() {
+            let created: usize = results.iter().flatten().map(|enqueued| enqueued.created).sum();
+            assert_eq!(created, 1, "{results:?}");
+            let ids = results.iter().map(|result| match result {
+                Ok(enqueued) => enqueued.ids[0].unwrap(),
+                Err(StoreError::Conflict { first, index: 0, .. }) => *first,
+                Err(err) => panic!("{err}"),
+            });
+            for id in ids {
+                assert_eq!(f.item(id).await.idem_key, key.to_string());
+            }
+            assert!(matches!(results.iter().filter(|result| result.is_err()).count(), 1 | 9), "{results:?}");
+        }
+    }
+
+    pub(super) async fn of_many_that_settle_at_once_each_learns_what_became_of_its_own_claim(f: Fixture) {
+        f.store.enqueue((0..60).map(|n| item(&format!("k{n}"))).collect(), Write::Each).await.unwrap();
+        let claims = f.claim("mail", 60).await;
+        let settle = async |n: usize| {
+            let claim = claims[n].reference();
+            match n % 10 {
+                0 => f.store.settle(&ClaimRef { token: "another".into(), ..claim }, done("lost")).await,
+                1 => f.store.settle(&claim, retry(Duration::from_secs(1))).await,
+                _ => f.store.settle(&claim, done(&n.to_string())).await,
+            }
+        };
+        let results = futures_util::future::join_all((0..60).map(settle)).await;
+        for (n, result) in results.into_iter().enumerate() {
+            let item = f.item(claims[n].item.id).await;
+            let stored = item.result.map(|result| String::from_utf8(result).unwrap());
+            let expected = match n % 10 {
+                0 => (Status::Claimed, None),
+                1 => (Status::Pending, None),
+                _ => (Status::Done, Some(n.to_string())),
+            };
+            assert_eq!((item.status, stored), expected, "{n}: {result:?}");
+            assert_eq!(matches!(result, Err(StoreError::ClaimLost)), n % 10 == 0, "{n}: {result:?}");
+        }
+    }
+
+    pub(super) async fn of_two_settlements_of_one_claim_the_one_that_is_accepted_is_stored(f: Fixture) {
+        f.store.enqueue((0..20).map(|n| item(&format!("k{n}"))).collect(), Write::Each).await.unwrap();
+        let claims: Vec<_> = f.claim("mail", 20).await.iter().map(outbox::store::Claim::reference).collect();
+        let calls = claims.iter().flat_map(|claim| ["one", "other"].map(|result| f.store.settle(claim, done(result))));
+        let results = futures_util::future::join_all(calls).await;
+        for (claim, results) in claims.iter().zip(results.chunks(2)) {
+            let accepted = match results {
+                [Ok(()), Err(StoreError::ClaimLost)] => "one",
+                [Err(StoreError::ClaimLost), Ok(())] => "other",
+                both => panic!("{both:?}"),
+            };
+            assert_eq!(f.item(claim.id).await.result.unwrap(), accepted.as_bytes());
+        }
+    }
+
+    pub(super) async fn the_steps_of_a_saga_that_end_at_once_are_told_before_its_end(f: Fixture) {
+        let step = |n: usize| NewItem { saga: Some("trip".into()), cid: Some("c".into()), ..item(&format!("k{n}")) };
+        f.store.enqueue((0..7).map(step).collect(), Write::Whole).await.unwrap();
+        let claims: Vec<_> = f.claim("mail", 7).await.iter().map(outbox::store::Claim::reference).collect();
+        let calls = claims.iter().map(|claim| f.store.settle(claim, done("ok")));
+        for result in futures_util::future::join_all(calls).await {
+            result.unwrap();
+        }
+        let told: Vec<_> = f.store.signals(0, 100).await.unwrap().into_iter().map(|signal| signal.signal).collect();
+        assert_eq!((told.len(), told[0].contains("begin"), told[8].contains("end")), (9, true, true), "{told:?}");
+    }
+}
