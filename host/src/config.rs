@@ -56,7 +56,7 @@ pub struct Config {
     pub plugin_keys: Vec<String>,
     /// `OUTBOX_CONCURRENCY` or `--concurrency`, default 64: attempts in flight, of this process.
     pub concurrency: usize,
-    /// `OUTBOX_PREFETCH`, default 64: items claimed ahead of the attempts in flight, while these are short.
+    /// `OUTBOX_PREFETCH`, default 256: items claimed ahead of the attempts in flight, while these are short.
     pub prefetch: usize,
     /// `OUTBOX_DRAIN_SEC`, default 20: how long a shutdown waits for attempts under way.
     pub drain: Duration,
@@ -151,7 +151,7 @@ impl Config {
             cache_dir: given.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| sources.environment.cache_dir()),
             plugin_keys: value::plugin_keys(&given)?,
             concurrency: given.number("OUTBOX_CONCURRENCY", 1..=10_000)?.unwrap_or(64),
-            prefetch: given.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(64),
+            prefetch: given.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(256),
             drain: given.seconds("OUTBOX_DRAIN_SEC", 0..=3_600)?.unwrap_or(Duration::from_secs(20)),
             listen: value::listen(&given)?,
             token: value::token(&given)?,

@@ -187,10 +187,11 @@ impl Worker {
             };
             let slot = Slot { permit: Some(permit), freed: Arc::clone(&self.freed) };
             self.pace.wait();
-            self.tasks.spawn(async move {
+            // In a box, since a task is moved several times until it runs and once it has ended.
+            self.tasks.spawn(Box::pin(async move {
                 let _slot = slot;
                 run.attempt(claim).await;
-            });
+            }));
         }
     }
 
