@@ -243,9 +243,11 @@ impl Group {
     }
 
     fn answer(self, committed: Result<(), &str>) {
-        self.items.into_iter().for_each(|ask| ask.pending.answer(committed));
-        self.completions.into_iter().for_each(|ask| ask.pending.answer(committed));
+        let items: Vec<_> = self.items.into_iter().map(|ask| ask.answer(committed)).collect();
+        let completions: Vec<_> = self.completions.into_iter().map(|ask| ask.answer(committed)).collect();
         self.works.into_iter().for_each(|work| work.answer(committed));
+        // Freed when all know: they ask again meanwhile, and are in the next group.
+        drop((items, completions));
     }
 }
 
@@ -256,6 +258,12 @@ impl<I, T> Ask<I, T> {
     fn run(&mut self, step: &mut Step<'_>, many: Many<I, T>) -> bool {
         self.pending.result = many(step, &[&self.input]).pop();
         matches!(self.pending.result, Some(Ok(_)))
+    }
+
+    /// Leaves what was asked for.
+    fn answer(self, committed: Result<(), &str>) -> I {
+        self.pending.answer(committed);
+        self.input
     }
 }
 
