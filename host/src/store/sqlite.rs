@@ -22,6 +22,7 @@ mod control;
 mod decode;
 mod enqueue;
 mod failures;
+mod gather;
 mod job;
 pub mod limit;
 mod migrate;

@@ -7,18 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 
 use super::SqliteOptions;
 use super::complete::{self, Completion};
 use super::enqueue::{self, Created};
+use super::gather::{Last, gather};
 use super::step::{Session, Step, execute};
 use crate::item::NewItem;
 use crate::store::StoreError;
-
-/// A transaction takes at most so many requests, so that the first of them is not kept waiting.
-const GROUP_MAX: usize = 1024;
 
 /// The handle of the writing thread.
 pub(super) struct Writer {
@@ -172,12 +171,13 @@ struct Writing {
 
 impl Writing {
     fn serve(self, requests: &Receiver<Request>) {
+        let mut last = Last::default();
         while let Ok(first) = requests.recv() {
             let mut group = Group::default();
-            std::iter::once(first)
-                .chain(requests.try_iter().take(GROUP_MAX - 1))
-                .for_each(|request| group.add(request));
+            let callers = gather(first, requests, last, |request| group.add(request));
+            let begun = Instant::now();
             let committed = self.commit(&mut group).map_err(|err| err.to_string());
+            last = Last::new(callers, begun.elapsed());
             group.answer(committed.as_ref().copied().map_err(String::as_str));
         }
     }
@@ -206,12 +206,14 @@ struct Group {
 }
 
 impl Group {
-    fn add(&mut self, request: Request) {
+    /// Answers how many enqueue one item so far: they may ask again, while a worker's next steps depend on others'.
+    fn add(&mut self, request: Request) -> usize {
         match request {
             Request::Enqueue(ask) => self.items.push(ask),
             Request::Complete(ask) => self.completions.push(ask),
             Request::Work(work) => self.works.push(work),
         }
+        self.items.len()
     }
 
     /// Runs the requests, those of a kind together. One may fail, as long as it has changed nothing.
