@@ -99,12 +99,25 @@ struct Runs<'a> {
     webhook: Option<(Sandbox, Receiver)>,
     full: Option<Full>,
     started_with: Option<u64>,
+    /// Of the round that is under way.
+    disk: Asked,
     samples: Samples,
+}
+
+/// What the disk answered: it changes its mind from second to second, so it is asked several times in a round.
+#[derive(Default)]
+struct Asked {
+    /// In milliseconds.
+    fsyncs: Vec<f64>,
+    /// In commits a second.
+    commits: Vec<f64>,
 }
 
 /// Stores that hold a million rows already.
 struct Full {
     done: Box<dyn Bed>,
+    /// DONE rows whose keys are in no order, as those of the items that come to them.
+    random: Box<dyn Bed>,
     pending: Box<dyn Bed>,
 }
 
@@ -119,7 +132,8 @@ impl<'a> Runs<'a> {
             None => left_out(context),
         };
         let full = if args.quick { None } else { Some(Full::make(site).await?) };
-        Ok(Self { args, config, site, noop, handler, webhook, full, started_with, samples: Samples::default() })
+        let (disk, samples) = (Asked::default(), Samples::default());
+        Ok(Self { args, config, site, noop, handler, webhook, full, started_with, disk, samples })
     }
 
     /// Whether the figures of a name are taken.
@@ -128,30 +142,37 @@ impl<'a> Runs<'a> {
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
-        // The disk changes its mind from second to second: it is asked several times in a round.
-        let mut fsyncs = limits::fsync(self.site).await?;
+        self.ask_disk().await?;
         self.limits().await?;
         self.loading().await?;
         self.memory().await?;
         self.drains().await?;
-        fsyncs.extend(limits::fsync(self.site).await?);
+        self.ask_disk().await?;
         self.enqueues().await?;
+        self.ask_disk().await?;
         self.enqueues_beside_a_million().await?;
-        fsyncs.extend(limits::fsync(self.site).await?);
         if self.takes("latency") || self.takes("idle") {
             let (bed, served) = (self.site.bed().await?, self.noop.start().await?);
             idle::idle(&*bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
         }
-        fsyncs.extend(limits::fsync(self.site).await?);
-        self.samples.add("fsync", percentile(fsyncs, 0.5).unwrap_or_default());
+        self.ask_disk().await?;
+        let disk = std::mem::take(&mut self.disk);
+        self.samples.add("fsync", percentile(disk.fsyncs, 0.5).unwrap_or_default());
+        self.samples.add("limit.commits", percentile(disk.commits, 0.5).unwrap_or_default());
         if let Some(peak) = process::peak() {
             self.samples.add("memory.peak", float(peak));
         }
         Ok(())
     }
 
+    async fn ask_disk(&mut self) -> anyhow::Result<()> {
+        self.disk.fsyncs.extend(limits::fsync(self.site).await?);
+        self.disk.commits.push(limits::commits(self.site, self.args.items).await?);
+        Ok(())
+    }
+
     async fn limits(&mut self) -> anyhow::Result<()> {
-        limits::bare(self.site, self.args.items, &mut self.samples).await?;
+        self.samples.add("limit.bare_bulk", limits::bare_bulk(self.site, self.args.items).await?);
         limits::store(self.site, self.args.items, &mut self.samples).await
     }
 
@@ -207,16 +228,18 @@ impl<'a> Runs<'a> {
             return Ok(());
         }
         let items = self.args.items;
-        for (name, callers, count) in [
-            ("enqueue.callers_1", 1, items.min(1_000)),
-            ("enqueue.callers_8", 8, items.min(8_000)),
-            ("enqueue.callers_64", 64, items),
+        for (name, callers, keys, count) in [
+            ("enqueue.callers_1", 1, Keys::Timed, items.min(1_000)),
+            ("enqueue.callers_8", 8, Keys::Timed, items.min(8_000)),
+            ("enqueue.callers_64", 64, Keys::Timed, items),
+            ("enqueue.callers_64_random", 64, Keys::Random, items),
         ] {
-            let rate = enqueue::callers(&*self.site.bed().await?, callers, Keys::Timed, count).await?;
-            self.samples.add(name, rate);
+            self.samples.add(name, enqueue::callers(&*self.site.bed().await?, callers, keys, count).await?);
         }
         self.samples.add("enqueue.http_64", enqueue::http(&*self.site.bed().await?, 64, items).await?);
-        self.samples.add("enqueue.bulk", enqueue::bulk(&*self.site.bed().await?, Keys::Timed, items).await?);
+        for (name, keys) in [("enqueue.bulk", Keys::Timed), ("enqueue.bulk_random", Keys::Random)] {
+            self.samples.add(name, enqueue::bulk(&*self.site.bed().await?, keys, items).await?);
+        }
         Ok(())
     }
 
@@ -225,14 +248,14 @@ impl<'a> Runs<'a> {
         let count = self.args.items;
         for (name, bed, keys) in [
             ("enqueue.callers_64_1m_done", &*full.done, Keys::Timed),
-            ("enqueue.callers_64_random_1m_done", &*full.done, Keys::Random),
+            ("enqueue.callers_64_random_1m_done", &*full.random, Keys::Random),
             ("enqueue.callers_64_1m_pending", &*full.pending, Keys::Timed),
         ] {
             self.samples.add(name, enqueue::callers(bed, 64, keys, count).await?);
         }
         for (name, bed, keys) in [
             ("enqueue.bulk_1m_done", &*full.done, Keys::Timed),
-            ("enqueue.bulk_random_1m_done", &*full.done, Keys::Random),
+            ("enqueue.bulk_random_1m_done", &*full.random, Keys::Random),
             ("enqueue.bulk_1m_pending", &*full.pending, Keys::Timed),
         ] {
             self.samples.add(name, enqueue::bulk(bed, keys, count).await?);
@@ -243,7 +266,11 @@ impl<'a> Runs<'a> {
 
 impl Full {
     async fn make(site: &Site) -> anyhow::Result<Self> {
-        Ok(Self { done: site.full(Status::Done, MILLION).await?, pending: site.full(Status::Pending, MILLION).await? })
+        Ok(Self {
+            done: site.full(Status::Done, Keys::Timed, MILLION).await?,
+            random: site.full(Status::Done, Keys::Random, MILLION).await?,
+            pending: site.full(Status::Pending, Keys::Timed, MILLION).await?,
+        })
     }
 }
 

@@ -21,13 +21,19 @@ pub(super) async fn fsync(site: &Site) -> anyhow::Result<Vec<f64>> {
     site.engine().fsync(FSYNCS).await
 }
 
-/// The barest rows, committed one by one and all together.
-pub(super) async fn bare(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
-    for (name, count, at_a_time) in [("limit.commits", SINGLES.min(count), 1), ("limit.bare_bulk", count, BULK)] {
-        let took = site.engine().bare(&items(TYPE, Keys::Timed, count), at_a_time).await?;
-        samples.add(name, per_second(count, took));
-    }
-    Ok(())
+/// The rate at which the barest rows are committed one by one.
+pub(super) async fn commits(site: &Site, most: u32) -> anyhow::Result<f64> {
+    bare(site, SINGLES.min(most), 1).await
+}
+
+/// The rate at which the barest rows are committed in bulk.
+pub(super) async fn bare_bulk(site: &Site, count: u32) -> anyhow::Result<f64> {
+    bare(site, count, BULK).await
+}
+
+async fn bare(site: &Site, count: u32, at_a_time: usize) -> anyhow::Result<f64> {
+    let took = site.engine().bare(&items(TYPE, Keys::Timed, count), at_a_time).await?;
+    Ok(per_second(count, took))
 }
 
 /// The store's own statements in batches, driven by hand.

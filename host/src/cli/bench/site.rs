@@ -142,10 +142,10 @@ impl Site {
     }
 
     /// A store that holds so many rows already.
-    pub(super) async fn full(&self, status: Status, rows: u32) -> anyhow::Result<Box<dyn Bed>> {
+    pub(super) async fn full(&self, status: Status, keys: Keys, rows: u32) -> anyhow::Result<Box<dyn Bed>> {
         let bed = self.bed().await?;
         for begun in (0..rows).step_by(FILL as usize) {
-            bed.fill(&items(TYPE, Keys::Timed, FILL.min(rows - begun)), status).await?;
+            bed.fill(&items(TYPE, keys, FILL.min(rows - begun)), status).await?;
         }
         bed.tidy().await?;
         Ok(bed)
