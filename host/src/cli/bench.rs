@@ -143,6 +143,7 @@ impl<'a> Runs<'a> {
 
     async fn round(&mut self) -> anyhow::Result<()> {
         self.ask_disk().await?;
+        self.idle().await?;
         self.limits().await?;
         self.loading().await?;
         self.memory().await?;
@@ -151,10 +152,6 @@ impl<'a> Runs<'a> {
         self.enqueues().await?;
         self.ask_disk().await?;
         self.enqueues_beside_a_million().await?;
-        if self.takes("latency") || self.takes("idle") {
-            let (bed, served) = (self.site.bed().await?, self.noop.start().await?);
-            idle::idle(&*bed, &served.handler, self.config, self.args.items, &mut self.samples).await?;
-        }
         self.ask_disk().await?;
         let disk = std::mem::take(&mut self.disk);
         self.samples.add("fsync", percentile(disk.fsyncs, 0.5).unwrap_or_default());
@@ -163,6 +160,15 @@ impl<'a> Runs<'a> {
             self.samples.add("memory.peak", float(peak));
         }
         Ok(())
+    }
+
+    /// Before everything that leaves a disk with work to do.
+    async fn idle(&mut self) -> anyhow::Result<()> {
+        if !self.takes("latency") && !self.takes("idle") {
+            return Ok(());
+        }
+        let (bed, served) = (self.site.bed().await?, self.noop.start().await?);
+        idle::idle(&*bed, &served.handler, self.config, self.args.items, &mut self.samples).await
     }
 
     async fn ask_disk(&mut self) -> anyhow::Result<()> {
