@@ -28,7 +28,7 @@ impl Last {
     /// commit for each part of them is what they would wait for otherwise. Nobody waits for a caller who was alone,
     /// nor much longer than they follow each other.
     fn waits(self, callers: usize, since_first: Duration, since_newest: Duration) -> bool {
-        callers < self.callers && since_newest < self.took / 8 && since_first < self.took / 2
+        self.callers > 1 && callers < self.callers && since_newest < self.took / 8 && since_first < self.took / 2
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) fn gather<T>(first: T, queue: &Receiver<T>, last: Last, mut take: imp
         if callers > before {
             newest = now;
         }
-        if !last.waits(callers, now - begun, now - newest) {
+        if taken == GROUP_MAX || !last.waits(callers, now - begun, now - newest) {
             return callers;
         }
         std::thread::yield_now();
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_caller_who_was_alone() {
-        assert!(!Last { callers: 1, ..LAST }.waits(1, NONE, NONE));
+        assert!(!Last { callers: 1, ..LAST }.waits(0, NONE, NONE), "what has come is a worker's");
         assert!(!Last::default().waits(1, NONE, NONE));
     }
 
