@@ -14,6 +14,7 @@ mod handlers;
 mod hostile;
 mod languages;
 mod layering;
+mod offers;
 mod outages;
 mod patterns;
 mod plugin;

@@ -35,7 +35,7 @@ impl Scripted {
         Arc::new(Self { services: Mutex::new(vec![service()]), changes: watch::Sender::new(0), script })
     }
 
-    fn serve(&self, services: Vec<Service>) {
+    pub(crate) fn serve(&self, services: Vec<Service>) {
         *self.services.lock().unwrap() = services;
         self.changes.send_modify(|n| *n += 1);
     }

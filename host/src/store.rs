@@ -21,6 +21,7 @@ mod condition;
 mod deed;
 mod error;
 mod listing;
+mod offer;
 mod operations;
 mod order;
 mod overview;
@@ -46,6 +47,7 @@ pub use alert::Alerts;
 pub use claim::{Claim, ClaimRef, ClaimRequest, Claimed, Settled, Settlement, TypeClaim};
 pub use error::{InvalidAt, StoreError};
 pub use listing::{Details, Filter, Page};
+pub use offer::{Offer, TakenUp};
 pub use operations::{
     Alert, AlertKind, AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState,
     Operations, Pause, Stuck, StuckKind, StuckQuery,
@@ -76,6 +78,12 @@ pub trait Store: Operations {
     /// Ends expired leases, then claims what the request allows, fairly over its types. An item that
     /// has no attempt left by its type's policy is dead-lettered instead.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError>;
+
+    /// Claims, and leaves what the request has not got as an offer that stands from this commit on: where the engine
+    /// can, the transaction that makes work for it claims this too. The answer to the claim itself is as ever.
+    async fn claim_and_offer(&self, request: &ClaimRequest) -> Result<(Claimed, Option<Offer>), StoreError> {
+        Ok((self.claim(request).await?, None))
+    }
 
     /// Settles a claim, with its history row, signals and host writes, in one transaction.
     async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError>;

@@ -1,5 +1,7 @@
 //! The claim loop of one process: permits → claim → run → settle → wake.
 //!
+//! What a claim did not get is *offered* to the store, which may claim it together with what makes it available.
+//!
 //! A claim takes a permit to be *in hand*, from the claim until it is settled, and one to *run*. There may
 //! be more in hand than run: while attempts are short, the next batch is claimed ahead.
 //!
@@ -19,12 +21,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::handler::{Handler, Service, Turns};
-use crate::store::{Claim, ClaimRequest, Store, StoreError, TypeClaim};
+use crate::store::{Claim, ClaimRequest, Offer, Store, StoreError, TypeClaim};
 use attempt::Run;
 use breaker::Breakers;
 pub use decide::settlement;
@@ -99,45 +101,61 @@ impl Worker {
             // Mark what has been seen before looking, so that what comes while looking wakes the loop.
             changes.mark_unchanged();
             services.mark_unchanged();
-            let wait = self.step().await;
+            let mut idle = self.step().await;
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.freed.notified() => {}
+                () = self.freed.notified(), if idle.needs_permits() => {}
                 _ = changes.changed() => {}
                 _ = services.changed() => {}
-                () = sleep(wait) => {}
+                () = idle.passes() => {}
             }
+            self.resume(idle).await;
             // Others that were settled in the same commit give their permits back now: one claim for all.
             tokio::task::yield_now().await;
         }
         self.drain().await;
     }
 
-    /// Claims once and starts what it got. Returns how long there is nothing to do unless something wakes.
-    async fn step(&self) -> Duration {
+    /// Claims once and starts what it got. Returns what to wait for unless something else wakes.
+    async fn step(&self) -> Idle {
         let free = self.wanted();
         let services = if free == 0 { Vec::new() } else { self.handler.services() };
         if services.is_empty() {
-            return IDLE_MAX;
+            return Idle::of(IDLE_MAX);
         }
         // Taken before the claim is sent: the lease cannot begin earlier than this.
         let sent = Instant::now();
         let request = self.request(free, &services, sent);
-        match self.store.claim(&request).await {
-            Ok(claimed) => {
+        match self.store.claim_and_offer(&request).await {
+            Ok((claimed, offer)) => {
                 if self.is_failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("claiming goes on");
                 }
                 let got_all = claimed.claims.len() == free as usize;
-                self.start(claimed.claims, services, sent);
-                if got_all { Duration::ZERO } else { claimed.next_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) }
+                let wait = if got_all { Duration::ZERO } else { claimed.next_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) };
+                self.start(claimed.claims, &services, sent);
+                Idle { wait, offer: offer.map(|offer| (offer, services)) }
             }
             Err(err) => {
-                if !self.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(error = %err, "claiming failed; trying again until it succeeds");
-                }
-                STORE_PAUSE
+                self.fail(&err);
+                Idle::of(STORE_PAUSE)
             }
+        }
+    }
+
+    /// Takes back what was offered, and starts what was claimed for it until then.
+    async fn resume(&self, idle: Idle) {
+        let Some((offer, services)) = idle.offer else { return };
+        match offer.withdraw().await {
+            Some(Ok((since, claimed))) => self.start(claimed.claims, &services, since.into()),
+            Some(Err(err)) => self.fail(&err),
+            None => {}
+        }
+    }
+
+    fn fail(&self, err: &StoreError) {
+        if !self.is_failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = %err, "claiming failed; trying again until it succeeds");
         }
     }
 
@@ -164,11 +182,15 @@ impl Worker {
         ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types }
     }
 
-    fn start(&self, claims: Vec<Claim>, services: Vec<Service>, sent: Instant) {
-        let mut services: HashMap<_, _> =
-            services.into_iter().map(|service| (service.item_type.clone(), Arc::new(service))).collect();
+    /// `sent` is before all of these leases.
+    fn start(&self, claims: Vec<Claim>, services: &[Service], sent: Instant) {
+        if claims.is_empty() {
+            return;
+        }
+        let services: HashMap<_, _> =
+            services.iter().map(|service| (service.item_type.clone(), Arc::new(service.clone()))).collect();
         for claim in claims {
-            let Some(service) = services.get_mut(&claim.item.item_type) else { continue };
+            let Some(service) = services.get(&claim.item.item_type) else { continue };
             let Ok(permit) = Arc::clone(&self.in_hand).try_acquire_owned() else {
                 unreachable!("this loop is the only one that takes permits, and claims no more than are free")
             };
@@ -208,6 +230,37 @@ impl Worker {
                 tracing::error!(in_flight = self.tasks.len(), "gave up on claims that could not be settled");
             }
         }
+    }
+}
+
+/// A worker that waits.
+struct Idle {
+    wait: Duration,
+    /// With the services that it is an offer of.
+    offer: Option<(Offer, Vec<Service>)>,
+}
+
+impl Idle {
+    fn of(wait: Duration) -> Self {
+        Self { wait, offer: None }
+    }
+
+    /// Whether there may be more to do once an attempt has ended. What an offer stands for could have been claimed with
+    /// the permits that there were, unless it depends on other attempts of its type.
+    fn needs_permits(&self) -> bool {
+        let depends = |service: &Service| service.concurrency.is_some() || service.breaker.is_some();
+        self.offer.as_ref().is_none_or(|(_, services)| services.iter().any(depends))
+    }
+
+    /// Returns when the time is over, or when what was offered has been claimed.
+    async fn passes(&mut self) {
+        let taken_up = async {
+            match &mut self.offer {
+                Some((offer, _)) => offer.taken_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        drop(timeout(self.wait, taken_up).await);
     }
 }
 

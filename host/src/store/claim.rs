@@ -17,6 +17,20 @@ pub struct ClaimRequest {
     pub types: Vec<TypeClaim>,
 }
 
+impl ClaimRequest {
+    /// What it asks for beyond what it got, if anything.
+    pub(super) fn without(mut self, claimed: &Claimed) -> Option<Self> {
+        let less = |limit: u32, got: usize| limit.saturating_sub(u32::try_from(got).unwrap_or(u32::MAX));
+        self.limit = less(self.limit, claimed.claims.len());
+        for terms in &mut self.types {
+            let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type);
+            terms.limit = less(terms.limit, of_type.count());
+        }
+        self.types.retain(|terms| terms.limit > 0);
+        (self.limit > 0 && !self.types.is_empty()).then_some(self)
+    }
+}
+
 /// On what terms items of one type are claimed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TypeClaim {

@@ -26,6 +26,7 @@ mod gather;
 mod job;
 pub mod limit;
 mod migrate;
+mod offer;
 mod operate;
 mod pod;
 mod quarantine;
@@ -52,9 +53,9 @@ use tokio::sync::watch as channel;
 
 use super::{
     Alert, Alerts, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Clock, Command, Controlled,
-    Details, Enqueued, ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order,
-    OrderReport, Overview, Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, Settlement, StateEntry,
-    StateQuery, StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
+    Details, Enqueued, ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Offer, Operations,
+    Order, OrderReport, Overview, Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, Settlement,
+    StateEntry, StateQuery, StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
@@ -135,6 +136,10 @@ impl Store for SqliteStore {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         let request = request.clone();
         self.writer.run("claiming items", move |step| claim::claim(step, &request)).await
+    }
+
+    async fn claim_and_offer(&self, request: &ClaimRequest) -> Result<(Claimed, Option<Offer>), StoreError> {
+        self.writer.claim(request.clone()).await
     }
 
     async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {

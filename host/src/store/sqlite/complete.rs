@@ -56,11 +56,20 @@ struct Done {
     saga: Option<String>,
     cid: String,
     attempt: u32,
+    /// Others may have waited for it.
+    is_ordered: bool,
 }
 
 impl Done {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { id: row.get(0)?, item_type: row.get(1)?, saga: row.get(2)?, cid: row.get(3)?, attempt: row.get(4)? })
+        Ok(Self {
+            id: row.get(0)?,
+            item_type: row.get(1)?,
+            saga: row.get(2)?,
+            cid: row.get(3)?,
+            attempt: row.get(4)?,
+            is_ordered: row.get(5)?,
+        })
     }
 
     fn saga_step(&self) -> Option<SagaStep<'_>> {
@@ -71,6 +80,7 @@ impl Done {
 
 fn complete_at_once(step: &mut Step<'_>, completions: &[&Completion]) -> rusqlite::Result<Vec<Done>> {
     let done = update(step, completions)?;
+    step.makes_work |= done.iter().any(|row| row.is_ordered);
     for alike in done.chunk_by(|one, next| one.item_type == next.item_type) {
         let count = i64::try_from(alike.len()).unwrap_or(i64::MAX);
         step.tally("done", "", &alike[0].item_type, "", count);
@@ -99,7 +109,7 @@ static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
              FROM (SELECT column1 AS item, column2 AS token, column3 AS result, column4 AS digest
                    FROM (VALUES {rows})) AS new
              WHERE id = new.item AND claim_token = new.token AND status = 'CLAIMED'
-             RETURNING id, type, saga, cid, attempts"
+             RETURNING id, type, saga, cid, attempts, ordering_key IS NOT NULL"
         )
     })
 });

@@ -2,6 +2,7 @@
 //!
 //! It does not know what the requests do, but for the commonest: new items share statements, and so do completions.
 //! One that fails takes nothing of the others with it, and each learns its own result after the commit of all.
+//! What makes work for a worker that has offered to take some is followed by its claim, in the same commit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +16,15 @@ use super::SqliteOptions;
 use super::complete::{self, Completion};
 use super::enqueue::{self, Created};
 use super::gather::{Last, gather};
+use super::offer::{Claiming, Offers};
 use super::step::{Session, Step, execute};
 use crate::item::NewItem;
-use crate::store::StoreError;
+use crate::store::{ClaimRequest, Claimed, Offer, StoreError};
 
 /// The handle of the writing thread.
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Request>>,
+    offers: Offers,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,13 +36,14 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let session = Session::open(path, options).map_err(super::unavailable("opening the database for writing"))?;
         let (queue, requests) = mpsc::channel();
-        let writing = Writing { session, changes };
+        let offers = Offers::default();
+        let writing = Writing { session, changes, offers: offers.clone() };
         let thread =
             std::thread::Builder::new()
                 .name("outbox-writer".into())
                 .spawn(move || writing.serve(&requests))
                 .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), offers, thread: Some(thread) })
     }
 
     /// Runs `work` inside the next group commit and returns its result once that has been committed.
@@ -63,11 +67,17 @@ impl Writer {
         self.ask("settling a claim", |pending| Request::Complete(Ask { input: completion, pending })).await
     }
 
+    /// Claims in the next group commit. What the request has not got then is offered.
+    pub(super) async fn claim(&self, request: ClaimRequest) -> Result<(Claimed, Option<Offer>), StoreError> {
+        let claiming = |pending| Request::Work(Box::new(Claiming::new(request, self.offers.clone(), pending)));
+        self.ask("claiming items", claiming).await
+    }
+
     /// A request that cannot be queued is dropped, and its caller notices.
     async fn ask<T>(&self, tried: &'static str, request: impl FnOnce(Pending<T>) -> Request) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         if let Some(queue) = &self.queue {
-            drop(queue.send(request(Pending { tried, result: None, reply })));
+            drop(queue.send(request(Pending::new(tried, reply))));
         }
         answer.await.unwrap_or_else(|_| Err(unavailable(tried, "the writer has stopped")))
     }
@@ -103,16 +113,17 @@ struct Ask<I, T> {
 }
 
 /// A request that nothing is known of.
-trait Work: Send {
+pub(super) trait Work: Send {
     /// Does the work and keeps its result. Returns whether it may be committed.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
     /// Sends the result after the commit, or the commit's own failure.
     fn answer(self: Box<Self>, committed: Result<(), &str>);
 }
 
-struct Task<T, F> {
-    run: F,
-    pending: Pending<T>,
+/// A request that is a closure.
+pub(super) struct Task<T, F> {
+    pub(super) run: F,
+    pub(super) pending: Pending<T>,
 }
 
 impl<T, F> Work for Task<T, F>
@@ -130,14 +141,18 @@ where
 }
 
 /// A result that waits for the commit.
-struct Pending<T> {
+pub(super) struct Pending<T> {
     tried: &'static str,
-    result: Option<Result<T, StoreError>>,
+    pub(super) result: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
 impl<T> Pending<T> {
-    fn answer(self, committed: Result<(), &str>) {
+    pub(super) fn new(tried: &'static str, reply: oneshot::Sender<Result<T, StoreError>>) -> Self {
+        Self { tried, result: None, reply }
+    }
+
+    pub(super) fn answer(self, committed: Result<(), &str>) {
         let result = match (self.result, committed) {
             (Some(Err(err)), _) => Err(err),
             (Some(Ok(value)), Ok(())) => Ok(value),
@@ -167,16 +182,19 @@ impl From<rusqlite::Error> for Broken {
 struct Writing {
     session: Session,
     changes: Arc<watch::Sender<u64>>,
+    offers: Offers,
 }
 
 impl Writing {
     fn serve(self, requests: &Receiver<Request>) {
         let mut last = Last::default();
         while let Ok(first) = requests.recv() {
+            // Before the transaction begins, and so before every lease of it.
+            let since = Instant::now();
             let mut group = Group::default();
             let callers = gather(first, requests, last, |request| group.add(request));
             let begun = Instant::now();
-            let committed = self.commit(&mut group).map_err(|err| err.to_string());
+            let committed = self.commit(&mut group, since).map_err(|err| err.to_string());
             last = Last::new(callers, begun.elapsed());
             group.answer(committed.as_ref().copied().map_err(String::as_str));
         }
@@ -184,8 +202,9 @@ impl Writing {
 
     /// Savepoints cost more than most requests do. So the group runs without them, and once more with
     /// them when one of it has failed half-way, which is rare.
-    fn commit(&self, group: &mut Group) -> rusqlite::Result<()> {
-        let committed = match self.session.transact(|step| group.run_bare(step)) {
+    fn commit(&self, group: &mut Group, since: Instant) -> rusqlite::Result<()> {
+        let offered = || self.offers.take_up(since);
+        let committed = match self.session.transact(|step| group.run_bare(step, offered)) {
             Ok(committed) => committed,
             Err(Broken::Spoilt) => self.session.transact(|step| group.run_apart(step))?,
             Err(Broken::Engine(err)) => return Err(err),
@@ -216,19 +235,17 @@ impl Group {
         self.items.len()
     }
 
-    /// Runs the requests, those of a kind together. One may fail, as long as it has changed nothing.
-    fn run_bare(&mut self, step: &mut Step<'_>) -> Result<(), Broken> {
+    /// Runs the requests, those of a kind together, and what was offered if they make work. One may fail, as long as
+    /// it has changed nothing.
+    fn run_bare(&mut self, step: &mut Step<'_>, offered: impl FnOnce() -> Option<Box<dyn Work>>) -> Result<(), Broken> {
         together(step, &mut self.items, enqueue::create)?;
         together(step, &mut self.completions, complete::complete)?;
-        for work in &mut self.works {
-            let (mark, changes) = (step.mark(), step.tx.total_changes());
-            if work.run(step) {
-                continue;
-            }
-            if step.tx.is_autocommit() || step.tx.total_changes() != changes {
-                return Err(Broken::Spoilt);
-            }
-            step.reset(mark);
+        self.works.iter_mut().try_for_each(|work| bare(step, &mut **work))?;
+        if step.makes_work
+            && let Some(claim) = offered()
+        {
+            self.works.push(claim);
+            self.works.last_mut().map_or(Ok(()), |claim| bare(step, &mut **claim))?;
         }
         Ok(())
     }
@@ -278,6 +295,18 @@ fn together<I, T>(step: &mut Step<'_>, asks: &mut [Ask<I, T>], many: Many<I, T>)
         return Err(Broken::Spoilt);
     }
     asks.iter_mut().zip(results).for_each(|(ask, result)| ask.pending.result = Some(result));
+    Ok(())
+}
+
+fn bare(step: &mut Step<'_>, work: &mut dyn Work) -> Result<(), Broken> {
+    let (mark, changes) = (step.mark(), step.tx.total_changes());
+    if work.run(step) {
+        return Ok(());
+    }
+    if step.tx.is_autocommit() || step.tx.total_changes() != changes {
+        return Err(Broken::Spoilt);
+    }
+    step.reset(mark);
     Ok(())
 }
 
