@@ -2,20 +2,13 @@
 //!
 //! Owns how rows are divided among statements of a few fixed sizes, so that each size is prepared once.
 
-/// Rows that come together share statements of so many,
-const MANY: usize = 16;
-/// and where they are not as many, of so many.
-const FEW: usize = 4;
+/// A statement has so many rows: the most for which there are enough.
+const SIZES: [usize; 4] = [64, 16, 4, 1];
 
 /// Divides rows into slices for which there is a statement.
 pub(super) fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let size = match rows.len() {
-            0 => return None,
-            MANY.. => MANY,
-            FEW.. => FEW,
-            _ => 1,
-        };
+        let size = SIZES.into_iter().find(|size| *size <= rows.len())?;
         let (slice, rest) = rows.split_at(size);
         rows = rest;
         Some(slice)
@@ -23,27 +16,20 @@ pub(super) fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 }
 
 /// One statement, written for each of the sizes.
-pub(super) struct Statements {
-    many: String,
-    few: String,
-    one: String,
-}
+pub(super) struct Statements([String; SIZES.len()]);
 
 impl Statements {
     /// `write` is given the rows of so many columns, as they stand behind `VALUES`.
     pub(super) fn new(columns: usize, write: impl Fn(&str) -> String) -> Self {
         let row = format!("({})", vec!["?"; columns].join(", "));
-        let rows = |count: usize| write(&vec![row.as_str(); count].join(", "));
-        Self { many: rows(MANY), few: rows(FEW), one: rows(1) }
+        Self(SIZES.map(|size| write(&vec![row.as_str(); size].join(", "))))
     }
 
     /// The statement for as many rows as [`slices`] has put together.
     pub(super) fn of(&self, rows: usize) -> &str {
-        match rows {
-            MANY => &self.many,
-            FEW => &self.few,
-            _ => &self.one,
-        }
+        let fits = |(size, _): &(usize, &String)| *size == rows;
+        let found = SIZES.into_iter().zip(&self.0).find(fits);
+        found.map_or_else(|| unreachable!("{rows} rows are none of the sizes"), |(_, statement)| statement)
     }
 }
 
@@ -54,7 +40,7 @@ mod tests {
     #[test]
     fn rows_are_divided_in_their_order_and_each_slice_has_a_statement() {
         let statements = Statements::new(2, |rows| format!("VALUES {rows}"));
-        for count in 0..50 {
+        for count in 0..150 {
             let rows: Vec<_> = (0..count).collect();
             let divided: Vec<_> = slices(&rows).collect();
             assert_eq!(divided.concat(), rows);
