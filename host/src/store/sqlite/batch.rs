@@ -3,7 +3,7 @@
 //! Owns how rows are divided among statements of a few fixed sizes, so that each size is prepared once.
 
 /// A statement has so many rows: the most for which there are enough.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+const SIZES: [usize; 3] = [16, 4, 1];
 
 /// Divides rows into slices for which there is a statement.
 pub(super) fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn rows_are_divided_in_their_order_and_each_slice_has_a_statement() {
         let statements = Statements::new(2, |rows| format!("VALUES {rows}"));
-        for count in 0..150 {
+        for count in 0..50 {
             let rows: Vec<_> = (0..count).collect();
             let divided: Vec<_> = slices(&rows).collect();
             assert_eq!(divided.concat(), rows);
