@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outbox::handler::{Outcome, Service};
-use outbox::item::{HostWrites, NewItem, Status};
+use outbox::handler::Service;
+use outbox::item::{NewItem, Status};
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{Claim, ClaimRequest, Command, Control, Offer, Run, Store, StoreError, Write};
 
 use crate::support::{Fixture, START, all, done, item, request, retry};
-use crate::worker::{Running, Scripted, becomes, service};
+use crate::worker::{self, Running, Scripted, becomes, service};
 
 /// An offer to take so many items of the type, in a store that has none that are ready.
 async fn offered(f: &Fixture, request: &ClaimRequest) -> Offer {
@@ -158,7 +158,7 @@ const CHAIN: u32 = 500;
 #[tokio::test]
 async fn an_attempt_that_ends_lets_the_next_of_a_limited_type_begin() {
     let f = Fixture::sqlite().await;
-    let handler = Scripted::new(async |_| Outcome::Done { result: None, writes: HostWrites::default() });
+    let handler = Scripted::new(async |_| worker::done());
     handler.serve(vec![Service { concurrency: Some(1), ..service() }]);
     let items = (0..CHAIN).map(|number| item(&number.to_string())).collect();
     f.store.enqueue(items, Write::Each).await.unwrap();

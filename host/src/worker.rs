@@ -120,6 +120,7 @@ impl Worker {
     async fn step(&self) -> Idle {
         let free = self.wanted();
         let services = if free == 0 { Vec::new() } else { self.handler.services() };
+        let services: Vec<_> = services.into_iter().map(Arc::new).collect();
         if services.is_empty() {
             return Idle::of(IDLE_MAX);
         }
@@ -168,8 +169,8 @@ impl Worker {
         if enough_waits { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) }
     }
 
-    fn request(&self, limit: u32, services: &[Service], now: Instant) -> ClaimRequest {
-        let terms = |service: &Service| TypeClaim {
+    fn request(&self, limit: u32, services: &[Arc<Service>], now: Instant) -> ClaimRequest {
+        let terms = |service: &Arc<Service>| TypeClaim {
             item_type: service.item_type.clone(),
             limit: self.breakers.limit(service, now),
             lease: timing::lease(self.settings.lease, service.timeout),
@@ -183,14 +184,13 @@ impl Worker {
     }
 
     /// `sent` is before all of these leases.
-    fn start(&self, claims: Vec<Claim>, services: &[Service], sent: Instant) {
+    fn start(&self, claims: Vec<Claim>, services: &[Arc<Service>], sent: Instant) {
         if claims.is_empty() {
             return;
         }
-        let services: HashMap<_, _> =
-            services.iter().map(|service| (service.item_type.clone(), Arc::new(service.clone()))).collect();
+        let services: HashMap<_, _> = services.iter().map(|service| (service.item_type.as_str(), service)).collect();
         for claim in claims {
-            let Some(service) = services.get(&claim.item.item_type) else { continue };
+            let Some(service) = services.get(claim.item.item_type.as_str()) else { continue };
             let Ok(permit) = Arc::clone(&self.in_hand).try_acquire_owned() else {
                 unreachable!("this loop is the only one that takes permits, and claims no more than are free")
             };
@@ -223,10 +223,10 @@ impl Worker {
         if in_flight > 0 {
             tracing::info!(in_flight, drain = ?self.settings.drain, "waiting for attempts in flight");
         }
-        if tokio::time::timeout(self.settings.drain, self.tasks.wait()).await.is_err() {
+        if timeout(self.settings.drain, self.tasks.wait()).await.is_err() {
             tracing::warn!(in_flight = self.tasks.len(), "interrupting the attempts that are left");
             self.interrupt.cancel();
-            if tokio::time::timeout(SETTLE_MAX, self.tasks.wait()).await.is_err() {
+            if timeout(SETTLE_MAX, self.tasks.wait()).await.is_err() {
                 tracing::error!(in_flight = self.tasks.len(), "gave up on claims that could not be settled");
             }
         }
@@ -237,7 +237,7 @@ impl Worker {
 struct Idle {
     wait: Duration,
     /// With the services that it is an offer of.
-    offer: Option<(Offer, Vec<Service>)>,
+    offer: Option<(Offer, Vec<Arc<Service>>)>,
 }
 
 impl Idle {
@@ -248,7 +248,7 @@ impl Idle {
     /// Whether there may be more to do once an attempt has ended. What an offer stands for could have been claimed with
     /// the permits that there were, unless it depends on other attempts of its type.
     fn needs_permits(&self) -> bool {
-        let depends = |service: &Service| service.concurrency.is_some() || service.breaker.is_some();
+        let depends = |service: &Arc<Service>| service.concurrency.is_some() || service.breaker.is_some();
         self.offer.as_ref().is_none_or(|(_, services)| services.iter().any(depends))
     }
 
