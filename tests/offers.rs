@@ -8,7 +8,7 @@ use outbox::item::{NewItem, Status};
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{Claim, ClaimRequest, Command, Control, Offer, Run, Store, StoreError, Write};
 
-use crate::support::{Fixture, START, all, done, item, request, retry};
+use crate::support::{Fixture, START, all, done, item, ordered, request, retry};
 use crate::worker::{self, Running, Scripted, becomes, service};
 
 /// An offer to take so many items of the type, in a store that has none that are ready.
@@ -21,10 +21,6 @@ async fn offered(f: &Fixture, request: &ClaimRequest) -> Offer {
 async fn claims(offer: Offer) -> Vec<Claim> {
     let (_, claimed) = offer.withdraw().await.expect("it was taken up").unwrap();
     claimed.claims
-}
-
-fn ordered(key: &str) -> NewItem {
-    NewItem { ordering_key: Some("k".into()), ..item(key) }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use outbox::store::postgres::{Notify, PostgresOptions, PostgresStore, enqueue_in
 use outbox::store::{Filter, Page, Store, StoreError, Write};
 
 use crate::support::postgres::{Cluster, Database, Durability};
-use crate::support::{done, eventually, item, request, retry};
+use crate::support::{done, eventually, item, ordered, request, retry};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -28,10 +28,6 @@ async fn database() -> (Database, Arc<dyn Store>) {
     let database = Cluster::shared().database();
     let store = open(&database.url(), PostgresOptions::default()).await;
     (database, store)
-}
-
-fn ordered(key: &str) -> NewItem {
-    NewItem { ordering_key: Some("k".into()), ..item(key) }
 }
 
 async fn enqueue(store: &dyn Store, item: NewItem) -> i64 {

@@ -262,6 +262,11 @@ pub(crate) fn item(key: &str) -> NewItem {
     NewItem::new("mail", key, r#"{"to":"a"}"#)
 }
 
+/// An item that waits for those before it with the ordering key `k`.
+pub(crate) fn ordered(key: &str) -> NewItem {
+    NewItem { ordering_key: Some("k".into()), ..item(key) }
+}
+
 pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
     store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
 }
