@@ -41,6 +41,7 @@ promises! {
     a_write_of_several_items_is_created_whole_or_not_at_all
     a_batch_keeps_what_exists_and_creates_the_rest
     an_invalid_item_refuses_the_batch_and_is_named
+    an_item_that_nobody_has_correlated_is_found_by_its_own_key
     an_item_is_claimed_by_one_worker_only
     a_delayed_item_is_not_claimed_before_its_time
     only_the_types_asked_for_are_claimed
@@ -489,6 +490,20 @@ mod promise {
         assert_eq!((audit.actor.as_str(), audit.action.as_str()), ("ada@host", "release-plugin"));
         assert_eq!((audit.reason.as_deref(), &audit.selection), (Some("rebuilt"), &json!({ "digest": "abc" })));
         assert_eq!(audit.changes[0]["reason"], "it traps");
+    }
+
+    pub(super) async fn an_item_that_nobody_has_correlated_is_found_by_its_own_key(f: Fixture) {
+        let correlated = |key: &str, cid: &str| NewItem { cid: Some(cid.into()), ..item(key) };
+        let alone = f.enqueue(item("k")).await;
+        let caused = f.enqueue(correlated("l", "k")).await;
+        let step = f.enqueue(NewItem { saga: Some("S".into()), ..item("m") }).await;
+        f.enqueue(correlated("n", "l")).await;
+        assert_eq!(f.item(alone).await.cid, "k");
+        for (cid, expected) in [("k", vec![caused, alone]), ("m", vec![step]), ("o", vec![])] {
+            let filter = Filter { cid: Some(cid.into()), ..Filter::default() };
+            let found = f.store.list(&filter, &Page { limit: 9, before: None }).await.unwrap();
+            assert_eq!(found.iter().map(|item| item.id).collect::<Vec<_>>(), expected, "{cid}");
+        }
     }
 
     pub(super) async fn inspection_changes_nothing(f: Fixture) {

@@ -159,7 +159,7 @@ pub struct NewItem {
     pub headers: BTreeMap<String, String>,
     /// Notes for operators, not shown to handlers. Mutable.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// The correlation id, 1 to 255 printable ASCII bytes; the store makes one when it is absent.
+    /// The correlation id, 1 to 255 printable ASCII bytes. See [`NewItem::cid_or_key`] when it is absent.
     pub cid: Option<String>,
     /// The saga that the item is a step of. Matches `[A-Za-z0-9][A-Za-z0-9._-]*`.
     pub saga: Option<String>,
@@ -186,16 +186,22 @@ impl NewItem {
         }
     }
 
+    /// The correlation id, which is the item's own key when nobody has given one: so whoever repeats a write finds
+    /// what the first one caused.
+    pub fn cid_or_key(&self) -> &str {
+        self.cid.as_ref().unwrap_or(&self.idem_key)
+    }
+
     /// The item as it stands when it has just been enqueued, at `now` and without a delay.
     pub fn enqueued(self, id: ItemId, now: Millis) -> Item {
         Item {
             id,
+            cid: self.cid_or_key().to_owned(),
             idem_key: self.idem_key,
             item_type: self.item_type,
             payload: self.payload,
             content_type: self.content_type,
             headers: self.headers,
-            cid: self.cid.unwrap_or_default(),
             saga: self.saga,
             ordering_key: self.ordering_key,
             created_at: now,

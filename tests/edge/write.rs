@@ -44,6 +44,17 @@ async fn a_repeated_write_is_answered_like_the_first_with_the_cid_of_the_repetit
 }
 
 #[tokio::test]
+async fn a_write_without_a_correlation_id_has_its_key_as_one_and_so_has_its_repetition() {
+    let host = Host::durable();
+    for _ in 0..2 {
+        let answer = host.send(post("/memory", &[("idempotency-key", "k-1")], BODY)).await;
+        assert_eq!(answer.json(), json!({ "cid": "k-1", "idem_key": "k-1", "outbox_ids": [1, 2] }));
+        assert_eq!(answer.header("x-correlation-id"), Some("k-1"));
+    }
+    assert!(host.items().await.iter().all(|item| item.cid == "k-1"));
+}
+
+#[tokio::test]
 async fn a_key_with_other_content_is_a_conflict_that_names_the_key_and_the_first_item() {
     let host = Host::durable();
     host.send(post("/memory", &CONTRACT, BODY)).await;

@@ -43,10 +43,11 @@ impl Given {
         cid.into_iter().chain(idem_key).collect()
     }
 
-    /// Generates what is missing, ordered by time so that the store's unique index stays compact.
+    /// Generates a missing key, ordered by time so that the store's unique index stays compact. A missing correlation
+    /// id is the key: a write that is repeated has the same one again.
     pub(super) fn complete(self) -> Identity {
-        let generate = || Uuid::now_v7().to_string();
-        Identity { cid: self.cid.unwrap_or_else(generate), idem_key: self.idem_key.unwrap_or_else(generate) }
+        let idem_key = self.idem_key.unwrap_or_else(|| Uuid::now_v7().to_string());
+        Identity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key }
     }
 }
 

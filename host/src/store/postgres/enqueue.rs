@@ -190,7 +190,7 @@ pub(super) async fn insert(
     let content_types: Vec<_> = items.iter().map(|item| item.content_type.as_str()).collect();
     let headers: Vec<_> = items.iter().map(|item| json(&item.headers)).collect::<Result<_, _>>()?;
     let metadata: Vec<_> = items.iter().map(|item| json(&item.metadata)).collect::<Result<_, _>>()?;
-    let cids: Vec<_> = items.iter().map(|item| cid(item)).collect();
+    let cids: Vec<_> = items.iter().map(|item| item.cid_or_key()).collect();
     let sagas: Vec<_> = items.iter().map(|item| item.saga.as_deref()).collect();
     let orders: Vec<_> = items.iter().map(|item| item.ordering_key.as_deref()).collect();
     let delays: Vec<_> = items.iter().map(|item| millis(item.delay).min(DELAY_MAX)).collect();
@@ -211,10 +211,6 @@ pub(super) async fn insert(
 
 /// A longer delay would leave the range of the column.
 const DELAY_MAX: Millis = Millis::MAX / 4;
-
-fn cid(item: &NewItem) -> String {
-    item.cid.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string())
-}
 
 fn json(value: &impl Serialize) -> Result<String, Fault> {
     let unusable = |err| StoreError::Unavailable { tried: "writing JSON", source: Box::new(err) };

@@ -172,7 +172,6 @@ fn insert_rows(tx: &Connection, items: &[&NewItem], now: Millis) -> rusqlite::Re
 
 /// Binds the values of an item behind those that are bound already.
 fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -> rusqlite::Result<()> {
-    let new_cid = item.cid.is_none().then(|| uuid::Uuid::now_v7().to_string());
     let values: [&dyn ToSql; VALUES] = [
         &item.idem_key,
         &item.item_type,
@@ -180,7 +179,7 @@ fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -
         &item.content_type,
         &json(&item.headers)?,
         &json(&item.metadata)?,
-        &item.cid.as_ref().or(new_cid.as_ref()),
+        &item.cid_or_key(),
         &item.saga,
         &item.ordering_key,
         &now.saturating_add(millis(item.delay)),

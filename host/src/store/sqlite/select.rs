@@ -20,13 +20,18 @@ impl ToSql for Value {
 }
 
 pub(super) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<Vec<Item>> {
+    let (sql, values) = search(filter, page);
+    let mut select = tx.prepare_cached(&sql)?;
+    let rows = select.query_map(params_from_iter(&values), |row| Ok(decode::item(row)?.item))?;
+    rows.collect()
+}
+
+fn search(filter: &Filter, page: Page) -> (String, Vec<Value>) {
     let mut condition = Condition::of(filter);
     condition.and("id < ?", page.before);
     let sql =
         format!("SELECT {COLUMNS} FROM outbox_items WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
-    let mut select = tx.prepare_cached(&sql)?;
-    let rows = select.query_map(params_from_iter(&condition.values), |row| Ok(decode::item(row)?.item))?;
-    rows.collect()
+    (sql, condition.values)
 }
 
 pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Details>> {
@@ -166,4 +171,30 @@ pub(super) fn ids(tx: &Connection, condition: &Condition, limit: u32) -> rusqlit
     let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
     let mut select = tx.prepare_cached(&sql)?;
     select.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_correlation_id_is_looked_up_in_the_index_and_among_the_keys() {
+        let database = Connection::open_in_memory().unwrap();
+        database.execute_batch(include_str!("../migrations/sqlite/0001_initial.sql")).unwrap();
+        let cid = Filter { cid: Some("c".into()), ..Filter::default() };
+        let of_type = Filter { r#type: Some("t".into()), ..cid.clone() };
+        let recent = Filter { created_from: Some(1), ..cid.clone() };
+        let dead = Filter { status: vec![Status::Dlq], ..cid.clone() };
+        for (filter, before) in
+            [&cid, &of_type, &recent, &dead].into_iter().flat_map(|filter| [(filter, None), (filter, Some(9))])
+        {
+            let (sql, values) = search(filter, Page { limit: 100, before });
+            let mut explain = database.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let steps = explain.query_map(params_from_iter(&values), |row| row.get(3)).unwrap();
+            let steps: Vec<String> = steps.map(Result::unwrap).collect();
+            for index in ["outbox_items_cid (cid=?", "outbox_items_1 (idem_key=?"] {
+                assert!(steps.iter().any(|step| step.contains(index)), "{steps:?}");
+            }
+        }
+    }
 }

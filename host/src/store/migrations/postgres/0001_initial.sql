@@ -104,7 +104,8 @@ CREATE INDEX items_blocked ON outbox.items (ordering_key) WHERE blocks_key;
 -- What a saga still has to do, and what of it has failed.
 CREATE INDEX items_saga ON outbox.items (saga, cid, status)
     WHERE saga IS NOT NULL AND status IN ('PENDING', 'CLAIMED', 'DLQ');
-CREATE INDEX items_cid ON outbox.items (cid);
+-- An item that nobody has correlated with others has its own key, and is found by that.
+CREATE INDEX items_cid ON outbox.items (cid) WHERE cid <> idem_key OR saga IS NOT NULL;
 
 -- An existing key with the same content makes the insert do nothing; with other content it fails,
 -- whatever conflict clause the statement names. An error ends the transaction, so the host, which looks for
@@ -197,7 +198,7 @@ BEGIN
         INSERT INTO outbox.items AS item (type, idem_key, payload, content_type, headers, metadata, cid, saga,
                                           ordering_key, created_at, available_at)
         VALUES (enqueue.type, enqueue.idem_key, enqueue.payload, enqueue.content_type, enqueue.headers::json,
-                enqueue.metadata::json, coalesce(enqueue.cid, replace(gen_random_uuid()::text, '-', '')),
+                enqueue.metadata::json, coalesce(enqueue.cid, enqueue.idem_key),
                 enqueue.saga, enqueue.ordering_key, arrived, arrived + (extract(epoch FROM delay) * 1000)::bigint)
         ON CONFLICT ON CONSTRAINT items_idem_key DO NOTHING RETURNING item.id INTO given;
         IF given IS NOT NULL THEN

@@ -17,7 +17,7 @@ CREATE TABLE outbox_items (
     metadata TEXT NOT NULL DEFAULT '{}'
         CHECK (metadata = '{}' OR CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END),
     cid TEXT NOT NULL DEFAULT (lower(hex(randomblob(16))))
-        CHECK (length(cid) BETWEEN 1 AND 255 AND cid NOT GLOB '*[^ -~]*'),
+        CHECK (cid = idem_key OR length(cid) BETWEEN 1 AND 255 AND cid NOT GLOB '*[^ -~]*'),
     saga TEXT
         CHECK (length(saga) <= 255 AND saga GLOB '[A-Za-z0-9]*' AND saga NOT GLOB '*[^A-Za-z0-9._-]*'),
     ordering_key TEXT
@@ -83,7 +83,8 @@ CREATE INDEX outbox_items_blocked ON outbox_items (ordering_key) WHERE blocks_ke
 -- What a saga still has to do, and what of it has failed.
 CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
     WHERE saga IS NOT NULL AND status <> 'DONE';
-CREATE INDEX outbox_items_cid ON outbox_items (cid);
+-- An item that nobody has correlated with others has its own key, and is found by that.
+CREATE INDEX outbox_items_cid ON outbox_items (cid) WHERE cid <> idem_key OR saga IS NOT NULL;
 
 -- An existing key with the same content makes the insert do nothing; with other content it fails,
 -- whatever conflict clause the statement names, so that INSERT OR REPLACE cannot destroy an item.
