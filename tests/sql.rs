@@ -118,6 +118,10 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
     let replaces_the_id =
         "INSERT OR REPLACE INTO outbox_items (id, type, idem_key, payload) VALUES (1, 'mail', 'x', '')";
     refused(path, replaces_the_id, "id is already used");
+    for id in [-1, 0] {
+        let named = format!("INSERT INTO outbox_items (id, type, idem_key, payload) VALUES ({id}, 'mail', 'x', '')");
+        refused(path, &named, "CHECK");
+    }
     for (column, value) in
         [("payload", "'[]'"), ("idem_key", "'z'"), ("type", "'z'"), ("cid", "'z'"), ("headers", "'{\"a\":1}'")]
     {

@@ -4,7 +4,7 @@
 -- SQLite they have. Nothing here needs more than SQLite 3.38. Times are Unix milliseconds.
 
 CREATE TABLE outbox_items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
     idem_key TEXT NOT NULL UNIQUE
         CHECK (length(idem_key) BETWEEN 1 AND 255 AND idem_key NOT GLOB '*[^ -~]*'),
     type TEXT NOT NULL
@@ -105,8 +105,9 @@ BEGIN
     END;
 END;
 
+-- Where the statement names no id, NEW.id is -1.
 CREATE TRIGGER outbox_items_insert_id BEFORE INSERT ON outbox_items
-WHEN EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key)
+WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: id is already used by another item');
 END;
