@@ -18,6 +18,7 @@ mod site;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,15 +31,18 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::item::{NewItem, Status};
 use drain::{Native, drain};
+use enqueue::{By, ENQUEUES};
 use figures::{Samples, percentile};
 use http::Receiver;
 use report::Report;
 use sandbox::{Sandbox, webhook_file};
-use site::{Bed, Keys, Site, TYPE, items};
+use site::{Bed, Beside, Keys, Site, TYPE, items};
 
 /// Rows that are there beside what is measured.
 const MILLION: u32 = 1_000_000;
-/// Keys that the items of an ordered drain share.
+/// The drain whose items share ordering keys.
+const ORDERED: &str = "drain.sandbox_ordered";
+/// So many keys they share.
 const ORDERING_KEYS: u32 = 1_000;
 
 /// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
@@ -115,10 +119,10 @@ struct Asked {
 
 /// Stores that hold a million rows already.
 struct Full {
-    done: Box<dyn Bed>,
+    done: Rc<dyn Bed>,
     /// DONE rows whose keys are in no order, as those of the items that come to them.
-    random: Box<dyn Bed>,
-    pending: Box<dyn Bed>,
+    random: Rc<dyn Bed>,
+    pending: Rc<dyn Bed>,
 }
 
 impl<'a> Runs<'a> {
@@ -149,9 +153,9 @@ impl<'a> Runs<'a> {
         self.memory().await?;
         self.drains().await?;
         self.ask_disk().await?;
-        self.enqueues().await?;
+        self.enqueues(Keys::Timed).await?;
         self.ask_disk().await?;
-        self.enqueues_beside_a_million().await?;
+        self.enqueues(Keys::Random).await?;
         self.ask_disk().await?;
         let disk = std::mem::take(&mut self.disk);
         self.samples.add("fsync", percentile(disk.fsyncs, 0.5).unwrap_or_default());
@@ -202,80 +206,72 @@ impl<'a> Runs<'a> {
 
     async fn drains(&mut self) -> anyhow::Result<()> {
         let noop = self.noop.start().await?.handler;
-        let plain = || items(TYPE, Keys::Timed, self.args.items);
-        let mut drains: Vec<(&'static str, Arc<dyn Handler>, Vec<NewItem>)> = vec![
-            ("drain.native", Native::handler(), plain()),
-            ("drain.sandbox", Arc::clone(&noop), plain()),
-            ("drain.sandbox_ordered", Arc::clone(&noop), ordered(plain())),
-        ];
-        let others = [("drain.handler", self.handler.as_ref()), ("drain.webhook", self.webhook.as_ref().map(|w| &w.0))];
-        for (name, sandbox) in others {
-            let Some(sandbox) = sandbox else { continue };
+        self.drain("drain.native", Beside::Nothing, &Native::handler(), TYPE).await?;
+        self.drain("drain.sandbox", Beside::Nothing, &noop, TYPE).await?;
+        self.drain("drain.sandbox_1m_done", Beside::Done, &noop, TYPE).await?;
+        self.drain("drain.sandbox_1m_pending", Beside::Pending, &noop, TYPE).await?;
+        self.drain(ORDERED, Beside::Nothing, &noop, TYPE).await?;
+        if let Some(sandbox) = &self.handler {
             let served = sandbox.start().await?;
-            drains.push((name, served.handler, items(&served.item_type, Keys::Timed, self.args.items)));
+            self.drain("drain.handler", Beside::Nothing, &served.handler, &served.item_type).await?;
         }
-        drains.retain(|(name, ..)| self.takes(name));
-        for (name, handler, items) in drains {
-            let rate = drain(&*self.site.bed().await?, &handler, self.config, items).await?;
-            self.samples.add(name, rate);
-        }
-        let Some(full) = &self.full else { return Ok(()) };
-        for (name, bed) in [("drain.sandbox_1m_done", &*full.done), ("drain.sandbox_1m_pending", &*full.pending)] {
-            if self.takes(name) {
-                let items = items(TYPE, Keys::Timed, self.args.items);
-                self.samples.add(name, drain(bed, &noop, self.config, items).await?);
-            }
+        if let Some((sandbox, _)) = &self.webhook {
+            let served = sandbox.start().await?;
+            self.drain("drain.webhook", Beside::Nothing, &served.handler, &served.item_type).await?;
         }
         Ok(())
     }
 
-    async fn enqueues(&mut self) -> anyhow::Result<()> {
-        if !self.takes("enqueue") {
-            return Ok(());
-        }
-        let items = self.args.items;
-        for (name, callers, keys, count) in [
-            ("enqueue.callers_1", 1, Keys::Timed, items.min(1_000)),
-            ("enqueue.callers_8", 8, Keys::Timed, items.min(8_000)),
-            ("enqueue.callers_64", 64, Keys::Timed, items),
-            ("enqueue.callers_64_random", 64, Keys::Random, items),
-        ] {
-            self.samples.add(name, enqueue::callers(&*self.site.bed().await?, callers, keys, count).await?);
-        }
-        self.samples.add("enqueue.http_64", enqueue::http(&*self.site.bed().await?, 64, items).await?);
-        for (name, keys) in [("enqueue.bulk", Keys::Timed), ("enqueue.bulk_random", Keys::Random)] {
-            self.samples.add(name, enqueue::bulk(&*self.site.bed().await?, keys, items).await?);
+    async fn drain(
+        &mut self,
+        name: &'static str,
+        beside: Beside,
+        handler: &Arc<dyn Handler>,
+        item_type: &str,
+    ) -> anyhow::Result<()> {
+        let Some(bed) = self.bed(name, beside).await? else { return Ok(()) };
+        let items = items(item_type, Keys::Timed, self.args.items);
+        let items = if name == ORDERED { ordered(items) } else { items };
+        self.samples.add(name, drain(&*bed, handler, self.config, items).await?);
+        Ok(())
+    }
+
+    /// What is compared stands side by side, and what leaves the disk most work at the end.
+    async fn enqueues(&mut self, keys: Keys) -> anyhow::Result<()> {
+        for figure in ENQUEUES.iter().filter(|figure| figure.keys == keys) {
+            let Some(bed) = self.bed(figure.name, figure.beside).await? else { continue };
+            let count = self.args.items.min(figure.at_most);
+            let rate = match figure.by {
+                By::Callers(callers) => enqueue::callers(&*bed, callers, keys, count).await?,
+                By::Http(callers) => enqueue::http(&*bed, callers, count).await?,
+                By::Bulk => enqueue::bulk(&*bed, keys, count).await?,
+            };
+            self.samples.add(figure.name, rate);
         }
         Ok(())
     }
 
-    async fn enqueues_beside_a_million(&mut self) -> anyhow::Result<()> {
-        let Some(full) = self.full.as_ref().filter(|_| self.takes("enqueue")) else { return Ok(()) };
-        let count = self.args.items;
-        for (name, bed, keys) in [
-            ("enqueue.callers_64_1m_done", &*full.done, Keys::Timed),
-            ("enqueue.callers_64_random_1m_done", &*full.random, Keys::Random),
-            ("enqueue.callers_64_1m_pending", &*full.pending, Keys::Timed),
-        ] {
-            self.samples.add(name, enqueue::callers(bed, 64, keys, count).await?);
+    /// The store for a figure, unless that is left out.
+    async fn bed(&self, name: &str, beside: Beside) -> anyhow::Result<Option<Rc<dyn Bed>>> {
+        if !self.takes(name) {
+            return Ok(None);
         }
-        for (name, bed, keys) in [
-            ("enqueue.bulk_1m_done", &*full.done, Keys::Timed),
-            ("enqueue.bulk_random_1m_done", &*full.random, Keys::Random),
-            ("enqueue.bulk_1m_pending", &*full.pending, Keys::Timed),
-        ] {
-            self.samples.add(name, enqueue::bulk(bed, keys, count).await?);
-        }
-        Ok(())
+        let full = self.full.as_ref();
+        Ok(match beside {
+            Beside::Nothing => Some(self.site.bed().await?.into()),
+            Beside::Done => full.map(|full| Rc::clone(&full.done)),
+            Beside::Random => full.map(|full| Rc::clone(&full.random)),
+            Beside::Pending => full.map(|full| Rc::clone(&full.pending)),
+        })
     }
 }
 
 impl Full {
     async fn make(site: &Site) -> anyhow::Result<Self> {
         Ok(Self {
-            done: site.full(Status::Done, Keys::Timed, MILLION).await?,
-            random: site.full(Status::Done, Keys::Random, MILLION).await?,
-            pending: site.full(Status::Pending, Keys::Timed, MILLION).await?,
+            done: site.full(Status::Done, Keys::Timed, MILLION).await?.into(),
+            random: site.full(Status::Done, Keys::Random, MILLION).await?.into(),
+            pending: site.full(Status::Pending, Keys::Timed, MILLION).await?.into(),
         })
     }
 }

@@ -10,9 +10,55 @@ use tokio_util::sync::CancellationToken;
 use super::drain::Native;
 use super::http::Caller;
 use super::per_second;
-use super::site::{Bed, Keys, PAYLOAD, TYPE, item, items};
+use super::site::{Bed, Beside, Keys, PAYLOAD, TYPE, item, items};
 use crate::edge::{self, Edge, EdgeSettings, HostStatus};
 use crate::store::Write;
+
+/// Who brings the items.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    /// So many callers of the library.
+    Callers(u32),
+    /// So many callers over HTTP.
+    Http(u32),
+    /// One caller, with many at a time.
+    Bulk,
+}
+
+/// A figure of enqueueing.
+pub(super) struct Enqueueing {
+    pub(super) name: &'static str,
+    pub(super) by: By,
+    pub(super) keys: Keys,
+    pub(super) beside: Beside,
+    /// So many items are enough, where each waits for a commit of its own.
+    pub(super) at_most: u32,
+}
+
+const fn figure(name: &'static str, by: By, keys: Keys, beside: Beside) -> Enqueueing {
+    let at_most = match by {
+        By::Callers(callers @ ..=8) => callers * 1_000,
+        _ => u32::MAX,
+    };
+    Enqueueing { name, by, keys, beside, at_most }
+}
+
+/// In the order in which they are taken.
+pub(super) const ENQUEUES: &[Enqueueing] = &[
+    figure("enqueue.callers_1", By::Callers(1), Keys::Timed, Beside::Nothing),
+    figure("enqueue.callers_8", By::Callers(8), Keys::Timed, Beside::Nothing),
+    figure("enqueue.callers_64", By::Callers(64), Keys::Timed, Beside::Nothing),
+    figure("enqueue.callers_64_1m_done", By::Callers(64), Keys::Timed, Beside::Done),
+    figure("enqueue.callers_64_1m_pending", By::Callers(64), Keys::Timed, Beside::Pending),
+    figure("enqueue.http_64", By::Http(64), Keys::Timed, Beside::Nothing),
+    figure("enqueue.bulk", By::Bulk, Keys::Timed, Beside::Nothing),
+    figure("enqueue.bulk_1m_done", By::Bulk, Keys::Timed, Beside::Done),
+    figure("enqueue.bulk_1m_pending", By::Bulk, Keys::Timed, Beside::Pending),
+    figure("enqueue.callers_64_random", By::Callers(64), Keys::Random, Beside::Nothing),
+    figure("enqueue.callers_64_random_1m_done", By::Callers(64), Keys::Random, Beside::Random),
+    figure("enqueue.bulk_random", By::Bulk, Keys::Random, Beside::Nothing),
+    figure("enqueue.bulk_random_1m_done", By::Bulk, Keys::Random, Beside::Random),
+];
 
 /// So many items are enqueued at a time where they come in bulk.
 pub(super) const BULK: usize = 1_000;

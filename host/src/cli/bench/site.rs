@@ -43,6 +43,16 @@ impl Keys {
     }
 }
 
+/// What a store holds before anything is measured: a million rows, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beside {
+    Nothing,
+    Done,
+    /// DONE rows with random keys.
+    Random,
+    Pending,
+}
+
 /// New items of a type, each with a key of its own.
 pub(super) fn items(item_type: &str, keys: Keys, count: u32) -> Vec<NewItem> {
     (0..count).map(|_| NewItem::new(item_type, &keys.next(), PAYLOAD)).collect()
