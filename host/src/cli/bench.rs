@@ -1,6 +1,6 @@
 //! `bench`: how fast this host is on this machine, beside what the disk and the engine allow at the same time.
 //!
-//! Every figure is taken once per round, all in turn, so that a noisy minute falls on all of them alike.
+//! Every figure is taken in each round, all in turn, so that a noisy minute falls on all of them alike.
 //! What counts are the ratios. The stores are temporary; nobody's own database is touched.
 
 mod disk;
@@ -31,8 +31,8 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::item::{NewItem, Status};
 use drain::{Native, drain};
-use enqueue::{By, ENQUEUES};
-use figures::{Samples, percentile};
+use enqueue::ENQUEUES;
+use figures::{Rate, Samples, percentile};
 use http::Receiver;
 use report::Report;
 use sandbox::{Sandbox, webhook_file};
@@ -40,6 +40,10 @@ use site::{Bed, Beside, Keys, Site, TYPE, items};
 
 /// Rows that are there beside what is measured.
 const MILLION: u32 = 1_000_000;
+/// Items are enqueued in so many turns,
+const TURNS: u32 = 8;
+/// of which each has the items of one measurement divided by this.
+const TURN: u32 = 4;
 /// The drain whose items share ordering keys.
 const ORDERED: &str = "drain.sandbox_ordered";
 /// So many keys they share.
@@ -236,17 +240,22 @@ impl<'a> Runs<'a> {
         Ok(())
     }
 
-    /// What is compared stands side by side, and what leaves the disk most work at the end.
+    /// In short turns: half a second is long enough for a disk to change its mind, and what is compared is to meet the
+    /// same disk.
     async fn enqueues(&mut self, keys: Keys) -> anyhow::Result<()> {
+        let mut taken = Vec::new();
         for figure in ENQUEUES.iter().filter(|figure| figure.keys == keys) {
-            let Some(bed) = self.bed(figure.name, figure.beside).await? else { continue };
-            let count = self.args.items.min(figure.at_most);
-            let rate = match figure.by {
-                By::Callers(callers) => enqueue::callers(&*bed, callers, keys, count).await?,
-                By::Http(callers) => enqueue::http(&*bed, callers, count).await?,
-                By::Bulk => enqueue::bulk(&*bed, keys, count).await?,
-            };
-            self.samples.add(figure.name, rate);
+            if let Some(bed) = self.bed(figure.name, figure.beside).await? {
+                taken.push((figure, bed, Rate::default()));
+            }
+        }
+        for _ in 0..TURNS {
+            for (figure, bed, rate) in &mut taken {
+                *rate += figure.take(&**bed, self.args.items / TURN).await?;
+            }
+        }
+        for (figure, _, rate) in taken {
+            self.samples.add(figure.name, rate.per_second());
         }
         Ok(())
     }
@@ -294,10 +303,6 @@ fn ordered(mut items: Vec<NewItem>) -> Vec<NewItem> {
         item.ordering_key = Some(format!("key-{}", number % ORDERING_KEYS));
     }
     items
-}
-
-fn per_second(count: u32, took: Duration) -> f64 {
-    f64::from(count) / took.as_secs_f64()
 }
 
 fn millis(took: Duration) -> f64 {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::enqueue::BULK;
-use super::per_second;
+use super::figures::Rate;
 use super::site::{Bed, TYPE};
 use crate::config::Config;
 use crate::handler::{Attempt, Handler, Outcome, Report, Service};
@@ -81,7 +81,7 @@ pub(super) async fn drain(
     }
     let took = begun.elapsed();
     working.end().await?;
-    Ok(per_second(u32::try_from(count)?, took))
+    Ok(Rate { items: u32::try_from(count)?, took }.per_second())
 }
 
 /// A handler without a sandbox that does nothing.

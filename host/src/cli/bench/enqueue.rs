@@ -8,15 +8,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::drain::Native;
+use super::figures::Rate;
 use super::http::Caller;
-use super::per_second;
 use super::site::{Bed, Beside, Keys, PAYLOAD, TYPE, item, items};
 use crate::edge::{self, Edge, EdgeSettings, HostStatus};
 use crate::store::Write;
 
 /// Who brings the items.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum By {
+enum By {
     /// So many callers of the library.
     Callers(u32),
     /// So many callers over HTTP.
@@ -28,16 +28,28 @@ pub(super) enum By {
 /// A figure of enqueueing.
 pub(super) struct Enqueueing {
     pub(super) name: &'static str,
-    pub(super) by: By,
+    by: By,
     pub(super) keys: Keys,
     pub(super) beside: Beside,
     /// So many items are enough, where each waits for a commit of its own.
-    pub(super) at_most: u32,
+    at_most: u32,
+}
+
+impl Enqueueing {
+    /// Enqueues about so many items.
+    pub(super) async fn take(&self, bed: &dyn Bed, items: u32) -> anyhow::Result<Rate> {
+        let count = items.min(self.at_most);
+        match self.by {
+            By::Callers(number) => callers(bed, number, self.keys, count).await,
+            By::Http(number) => http(bed, number, count).await,
+            By::Bulk => bulk(bed, self.keys, count).await,
+        }
+    }
 }
 
 const fn figure(name: &'static str, by: By, keys: Keys, beside: Beside) -> Enqueueing {
     let at_most = match by {
-        By::Callers(callers @ ..=8) => callers * 1_000,
+        By::Callers(callers @ ..=8) => callers * 250,
         _ => u32::MAX,
     };
     Enqueueing { name, by, keys, beside, at_most }
@@ -64,7 +76,7 @@ pub(super) const ENQUEUES: &[Enqueueing] = &[
 pub(super) const BULK: usize = 1_000;
 
 /// Callers who each enqueue one item, wait until it is durable, and enqueue the next.
-pub(super) async fn callers(bed: &dyn Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<f64> {
+async fn callers(bed: &dyn Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<Rate> {
     let each = count.div_ceil(callers);
     let mut calling = JoinSet::new();
     let begun = Instant::now();
@@ -78,23 +90,26 @@ pub(super) async fn callers(bed: &dyn Bed, callers: u32, keys: Keys, count: u32)
         });
     }
     finish(calling).await?;
-    Ok(per_second(each * callers, begun.elapsed()))
+    Ok(Rate { items: each * callers, took: begun.elapsed() })
 }
 
 /// The same over HTTP, each caller with a connection of its own.
-pub(super) async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Result<f64> {
+async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Result<Rate> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(edge::run(listener, edge::router(edge(bed, &stop)), stop.clone()));
     let each = count.div_ceil(callers);
     let body: Arc<str> = format!(r#"{{"type":"{TYPE}","payload":{PAYLOAD}}}"#).into();
+    let mut connected = Vec::new();
+    for _ in 0..callers {
+        connected.push(Caller::connect(address).await?);
+    }
     let mut calling = JoinSet::new();
     let begun = Instant::now();
-    for _ in 0..callers {
+    for mut caller in connected {
         let body = Arc::clone(&body);
         calling.spawn(async move {
-            let mut caller = Caller::connect(address).await?;
             for _ in 0..each {
                 caller.enqueue(&Keys::Timed.next(), &body).await?;
             }
@@ -105,7 +120,7 @@ pub(super) async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Res
     let took = begun.elapsed();
     stop.cancel();
     serving.await??;
-    Ok(per_second(each * callers, took))
+    Ok(Rate { items: each * callers, took })
 }
 
 fn edge(bed: &dyn Bed, stop: &CancellationToken) -> Edge {
@@ -119,13 +134,13 @@ fn edge(bed: &dyn Bed, stop: &CancellationToken) -> Edge {
 }
 
 /// One caller who enqueues many at a time.
-pub(super) async fn bulk(bed: &dyn Bed, keys: Keys, count: u32) -> anyhow::Result<f64> {
+async fn bulk(bed: &dyn Bed, keys: Keys, count: u32) -> anyhow::Result<Rate> {
     let mut items = items(TYPE, keys, count).into_iter();
     let begun = Instant::now();
     loop {
         let batch: Vec<_> = items.by_ref().take(BULK).collect();
         if batch.is_empty() {
-            return Ok(per_second(count, begun.elapsed()));
+            return Ok(Rate { items: count, took: begun.elapsed() });
         }
         bed.store().enqueue(batch, Write::Each).await?;
     }

@@ -1,6 +1,8 @@
 //! What is measured, under which name, and with what each figure is compared.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
+use std::time::Duration;
 
 /// One figure: its name, its unit, and the figure of the same round that it is divided by.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,27 @@ const fn time(name: &'static str, beside: &'static str) -> Figure {
 
 const fn bytes(name: &'static str, beside: &'static str) -> Figure {
     Figure { name, unit: Unit::Bytes, beside }
+}
+
+/// So many items in so long.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rate {
+    pub(super) items: u32,
+    pub(super) took: Duration,
+}
+
+impl Rate {
+    /// In items.
+    pub(super) fn per_second(self) -> f64 {
+        f64::from(self.items) / self.took.as_secs_f64()
+    }
+}
+
+impl AddAssign for Rate {
+    fn add_assign(&mut self, other: Self) {
+        self.items += other.items;
+        self.took += other.took;
+    }
 }
 
 /// Every figure, in the order in which it is printed. A limit is compared with itself.

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::enqueue::BULK;
-use super::figures::Samples;
-use super::per_second;
+use super::figures::{Rate, Samples};
 use super::site::{Keys, Site, TYPE, items};
 use crate::item::OnDead;
 use crate::store::{ClaimRequest, TypeClaim};
@@ -33,7 +32,7 @@ pub(super) async fn bare_bulk(site: &Site, count: u32) -> anyhow::Result<f64> {
 
 async fn bare(site: &Site, count: u32, at_a_time: usize) -> anyhow::Result<f64> {
     let took = site.engine().bare(&items(TYPE, Keys::Timed, count), at_a_time).await?;
-    Ok(per_second(count, took))
+    Ok(Rate { items: count, took }.per_second())
 }
 
 /// The store's own statements in batches, driven by hand.
@@ -44,11 +43,11 @@ pub(super) async fn store(site: &Site, count: u32, samples: &mut Samples) -> any
     for batch in items.chunks(BULK) {
         bed.enqueue(batch).await?;
     }
-    samples.add("limit.enqueue_bulk", per_second(count, begun.elapsed()));
+    samples.add("limit.enqueue_bulk", Rate { items: count, took: begun.elapsed() }.per_second());
     let begun = Instant::now();
     let drained = bed.drain(&request()).await?;
     anyhow::ensure!(drained == items.len(), "only {drained} of {count} items of the limit's store could be claimed");
-    samples.add("limit.drain", per_second(count, begun.elapsed()));
+    samples.add("limit.drain", Rate { items: count, took: begun.elapsed() }.per_second());
     Ok(())
 }
 
