@@ -80,3 +80,12 @@ fn explain(path: &Path, err: rusqlite::Error) -> StoreError {
         _ => unavailable("opening the database")(err),
     }
 }
+
+/// The steps in which SQLite carries out a statement on the newest schema.
+#[cfg(test)]
+pub(super) fn plan(sql: &str, values: impl rusqlite::Params) -> Vec<String> {
+    let database = Connection::open_in_memory().unwrap();
+    migrate_from(&database, 0).unwrap();
+    let mut explain = database.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    explain.query_map(values, |row| row.get(3)).unwrap().map(Result::unwrap).collect()
+}

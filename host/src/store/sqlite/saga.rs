@@ -90,15 +90,12 @@ fn emit(step: &Step<'_>, signal: &str, data: &serde_json::Value) -> rusqlite::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::migrate::plan;
 
     #[test]
     fn what_a_saga_has_left_to_do_is_found_without_a_look_at_what_is_done() {
-        let database = Connection::open_in_memory().unwrap();
-        database.execute_batch(include_str!("../migrations/sqlite/0001_initial.sql")).unwrap();
         for statuses in ["'PENDING', 'CLAIMED'", "'DLQ'"] {
-            let mut explain = database.prepare(&format!("EXPLAIN QUERY PLAN {}", search(statuses))).unwrap();
-            let steps: Vec<String> =
-                explain.query_map(["s", "c"], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            let steps = plan(&search(statuses), ["s", "c"]);
             assert!(steps.iter().any(|step| step.contains("outbox_items_saga")), "{steps:?}");
         }
     }

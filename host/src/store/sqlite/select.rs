@@ -176,11 +176,10 @@ pub(super) fn ids(tx: &Connection, condition: &Condition, limit: u32) -> rusqlit
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::migrate::plan;
 
     #[test]
     fn a_correlation_id_is_looked_up_in_the_index_and_among_the_keys() {
-        let database = Connection::open_in_memory().unwrap();
-        database.execute_batch(include_str!("../migrations/sqlite/0001_initial.sql")).unwrap();
         let cid = Filter { cid: Some("c".into()), ..Filter::default() };
         let of_type = Filter { r#type: Some("t".into()), ..cid.clone() };
         let recent = Filter { created_from: Some(1), ..cid.clone() };
@@ -189,9 +188,7 @@ mod tests {
             [&cid, &of_type, &recent, &dead].into_iter().flat_map(|filter| [(filter, None), (filter, Some(9))])
         {
             let (sql, values) = search(filter, Page { limit: 100, before });
-            let mut explain = database.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = explain.query_map(params_from_iter(&values), |row| row.get(3)).unwrap();
-            let steps: Vec<String> = steps.map(Result::unwrap).collect();
+            let steps = plan(&sql, params_from_iter(&values));
             for index in ["outbox_items_cid (cid=?", "outbox_items_1 (idem_key=?"] {
                 assert!(steps.iter().any(|step| step.contains(index)), "{steps:?}");
             }
