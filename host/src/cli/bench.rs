@@ -44,9 +44,7 @@ const MILLION: u32 = 1_000_000;
 const TURNS: u32 = 8;
 /// of which each has the items of one measurement divided by this.
 const TURN: u32 = 4;
-/// The drain whose items share ordering keys.
-const ORDERED: &str = "drain.sandbox_ordered";
-/// So many keys they share.
+/// Keys that the items of an ordered drain share.
 const ORDERING_KEYS: u32 = 1_000;
 
 /// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
@@ -210,18 +208,22 @@ impl<'a> Runs<'a> {
 
     async fn drains(&mut self) -> anyhow::Result<()> {
         let noop = self.noop.start().await?.handler;
-        self.drain("drain.native", Beside::Nothing, &Native::handler(), TYPE).await?;
-        self.drain("drain.sandbox", Beside::Nothing, &noop, TYPE).await?;
-        self.drain("drain.sandbox_1m_done", Beside::Done, &noop, TYPE).await?;
-        self.drain("drain.sandbox_1m_pending", Beside::Pending, &noop, TYPE).await?;
-        self.drain(ORDERED, Beside::Nothing, &noop, TYPE).await?;
+        let count = self.args.items;
+        let plain = || items(TYPE, Keys::Timed, count);
+        self.drain("drain.native", Beside::Nothing, &Native::handler(), plain).await?;
+        self.drain("drain.sandbox", Beside::Nothing, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_done", Beside::Done, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_pending", Beside::Pending, &noop, plain).await?;
+        self.drain("drain.sandbox_ordered", Beside::Nothing, &noop, || ordered(plain())).await?;
         if let Some(sandbox) = &self.handler {
             let served = sandbox.start().await?;
-            self.drain("drain.handler", Beside::Nothing, &served.handler, &served.item_type).await?;
+            let items = || items(&served.item_type, Keys::Timed, count);
+            self.drain("drain.handler", Beside::Nothing, &served.handler, items).await?;
         }
         if let Some((sandbox, _)) = &self.webhook {
             let served = sandbox.start().await?;
-            self.drain("drain.webhook", Beside::Nothing, &served.handler, &served.item_type).await?;
+            let items = || items(&served.item_type, Keys::Timed, count);
+            self.drain("drain.webhook", Beside::Nothing, &served.handler, items).await?;
         }
         Ok(())
     }
@@ -231,12 +233,10 @@ impl<'a> Runs<'a> {
         name: &'static str,
         beside: Beside,
         handler: &Arc<dyn Handler>,
-        item_type: &str,
+        items: impl FnOnce() -> Vec<NewItem>,
     ) -> anyhow::Result<()> {
         let Some(bed) = self.bed(name, beside).await? else { return Ok(()) };
-        let items = items(item_type, Keys::Timed, self.args.items);
-        let items = if name == ORDERED { ordered(items) } else { items };
-        self.samples.add(name, drain(&*bed, handler, self.config, items).await?);
+        self.samples.add(name, drain(&*bed, handler, self.config, items()).await?);
         Ok(())
     }
 
