@@ -153,4 +153,6 @@ fn the_schema_keeps_the_rules_for_sql_callers() {
     accepted("UPDATE outbox.items SET metadata = '{\"note\": 1}'");
     assert_eq!(accepted("SELECT outbox.enqueue('mail', 'k', '{}')"), "1");
     refused("SELECT outbox.enqueue('mail', 'k', '[]')", "already used by item 1");
+    accepted("SELECT outbox.enqueue('mail', 'l', '{}')");
+    assert_eq!(accepted("SELECT cid FROM outbox.items WHERE idem_key = 'l'"), "l");
 }
