@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::host::{Host, HostPlan};
+use crate::support::host::{HostConfig, HostProcess};
 use crate::support::plugins::Wat;
 use crate::support::{eventually, is_soak, report};
 
 /// A set-up whose handler answers `ok` at once, with a DLQ full of items.
 struct Morgue {
-    plan: HostPlan,
+    plan: HostConfig,
     dir: tempfile::TempDir,
     items: u32,
 }
@@ -24,7 +24,7 @@ impl Morgue {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("plugins.d")).unwrap();
         std::fs::write(dir.path().join("plugins.d/t.wasm"), Wat::default().bytes()).unwrap();
-        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
             .set("OUTBOX_VISIBILITY_SEC", "1")
             .set("OUTBOX_MAX_RETRIES", "40")
             .set("OUTBOX_BACKOFF_BASE_MS", "50");
@@ -84,7 +84,7 @@ impl Morgue {
     }
 }
 
-async fn job(host: &Host, id: i64) -> Value {
+async fn job(host: &HostProcess, id: i64) -> Value {
     host.send("GET", &format!("/jobs/{id}"), &[], "").await.json()
 }
 
@@ -92,7 +92,7 @@ async fn job(host: &Host, id: i64) -> Value {
 async fn a_bulk_replay_takes_every_item_once_and_in_order_however_often_the_process_is_killed() {
     // Everyday, the rate makes room for three kills in a few hundred items.
     let (items, rate) = if is_soak() { (200_000, Value::Null) } else { (800, json!(800)) };
-    let patience = Duration::from_mins(if is_soak() { 30 } else { 2 });
+    let timeout = Duration::from_mins(if is_soak() { 30 } else { 2 });
     let morgue = Morgue::of(items);
     let begun = Instant::now();
     let mut host = morgue.plan.start("serve").await;
@@ -104,17 +104,17 @@ async fn a_bulk_replay_takes_every_item_once_and_in_order_however_often_the_proc
     for kill in 1..=3 {
         let mark = u64::from(items) * kill / 4;
         let reached = async || job(&host, id).await["changed"].as_u64().unwrap() >= mark;
-        eventually("the job comes further", patience, reached).await;
+        eventually("the job comes further", timeout, reached).await;
         host.kill();
         let changed = morgue.progress_is_true(id);
         assert!(changed < u64::from(items), "the kill must come before the job's end");
         host = morgue.plan.start("serve").await;
         assert!(job(&host, id).await["changed"].as_u64().unwrap() >= changed);
     }
-    eventually("the job ends", patience, async || job(&host, id).await["state"] == "DONE").await;
+    eventually("the job ends", timeout, async || job(&host, id).await["state"] == "DONE").await;
     let replayed = begun.elapsed();
     let done = "SELECT count(*) FROM outbox_items WHERE status = 'DONE'";
-    eventually("every item is done", patience, async || morgue.count(done) == u64::from(items)).await;
+    eventually("every item is done", timeout, async || morgue.count(done) == u64::from(items)).await;
     host.kill();
     assert_eq!(morgue.progress_is_true(id), u64::from(items));
     let audited = "SELECT count(*), count(DISTINCT item_id) FROM outbox_audit_items

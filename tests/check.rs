@@ -9,7 +9,7 @@ mod verbs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outbox::check::{Checked, Checking, check};
+use outbox::check::{CheckOptions, CheckReport, check};
 
 use crate::support::guests::gallery;
 
@@ -42,9 +42,9 @@ impl Exhibit {
         self.dir.path().join("gallery.wasm")
     }
 
-    async fn check(&self, only: Option<&str>) -> Checked {
+    async fn check(&self, only: Option<&str>) -> CheckReport {
         let (component, cases) = (self.component(), self.dir.path().join("cases"));
-        let checking = Checking { component, cases, next: None, only: only.map(str::to_owned) };
-        check(&checking, Arc::new(|_, _, _| {})).await.unwrap().pop().unwrap()
+        let options = CheckOptions { component, cases, next: None, only: only.map(str::to_owned) };
+        check(&options, Arc::new(|_, _, _| {})).await.unwrap().pop().unwrap()
     }
 }

@@ -14,15 +14,15 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
-use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
+use outbox::edge::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::{Failure, Item, ItemId, NewItem, Status};
-use outbox::store::{Action, EffectKeys, Filter, Order, Run, Selection, Settlement};
+use outbox::store::{Action, EffectKeys, Execution, Filter, OperateRequest, Selection, Settlement};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::support::guests::root;
-use crate::support::host::HostPlan;
+use crate::support::host::HostConfig;
 use crate::support::{Fixture, dead, done, item, settled};
 use crate::worker::Scripted;
 
@@ -106,12 +106,18 @@ const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
 
 /// Performs an action on one item; the error is the reason of a refusal.
 async fn operate(f: &Fixture, action: Action, id: ItemId) -> Result<(), String> {
-    let mut report = f.store.operate(&order(action, Selection::Ids(vec![id]))).await.unwrap();
+    let mut report = f.store.operate(&operate_request(action, Selection::Ids(vec![id]))).await.unwrap();
     report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason))
 }
 
-fn order(action: Action, selection: Selection) -> Order {
-    Order { action, selection, actor: "ada@host".into(), reason: Some("repaired".into()), run: Run::Real }
+fn operate_request(action: Action, selection: Selection) -> OperateRequest {
+    OperateRequest {
+        action,
+        selection,
+        actor: "ada@host".into(),
+        reason: Some("repaired".into()),
+        execution: Execution::Apply,
+    }
 }
 
 fn every(status: Status) -> Selection {
@@ -141,29 +147,29 @@ fn keyed(key: &str, ordering_key: &str) -> NewItem {
 }
 
 /// A settlement that retries after the delay, for the reason given.
-fn retry_because(message: &str, delay: Duration) -> outbox::store::Settled {
-    let failure = Failure::new(outbox::item::Class::Retryable, "upstream.503", message);
+fn retry_because(message: &str, delay: Duration) -> outbox::store::SettleRequest {
+    let failure = Failure::new(outbox::item::FailureClass::Retryable, "upstream.503", message);
     settled(Settlement::Retry { failure, delay })
 }
 
-/// A request to the edge: the status and the body.
+/// A request to the HTTP server: the status and the body.
 async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String) {
-    let edge = Edge {
+    let state = HttpState {
         store: Arc::clone(&f.store),
         handler: Scripted::new(async |_| crate::worker::done()),
-        settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
-        status: Arc::new(|| HostStatus { scanned: true, ..HostStatus::default() }),
+        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
+        status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
         stop: CancellationToken::new(),
     };
     let request = Request::builder().method(method).uri(path);
     let request = request.header("host", "localhost").header("content-type", "application/json");
     let request = request.header("accept", "application/json").body(Body::from(body.to_owned())).unwrap();
-    let (parts, body) = router(edge).oneshot(request).await.unwrap().into_parts();
+    let (parts, body) = router(state).oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// What the edge answers to a request that must succeed, as JSON.
+/// What the HTTP server answers to a request that must succeed, as JSON.
 async fn http_json(f: &Fixture, method: &str, path: &str, body: &str) -> Value {
     let (status, answer) = http(f, method, path, body).await;
     assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
@@ -171,9 +177,9 @@ async fn http_json(f: &Fixture, method: &str, path: &str, body: &str) -> Value {
 }
 
 /// The command line over the same store.
-fn plan(f: &Fixture) -> HostPlan {
+fn plan(f: &Fixture) -> HostConfig {
     let folder = std::env::temp_dir();
-    HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &folder).set("OUTBOX_DB", &f.place.address())
+    HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &folder).set("OUTBOX_DB", &f.test_db.address())
 }
 
 /// A command that must succeed.

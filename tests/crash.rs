@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::host::{Host, HostPlan};
-use crate::support::stage::{Stage, becomes, ids, write_memory};
-use crate::support::{Backend, Place, eventually, guests, is_soak, on_each_backend, report};
+use crate::support::host::{HostConfig, HostProcess};
+use crate::support::stage::{Deployment, becomes, ids, write_memory};
+use crate::support::{Backend, TestDb, eventually, guests, is_soak, on_each_backend, report};
 
 /// So many callers write at a time.
 const CALLERS: usize = 8;
@@ -40,16 +40,16 @@ fn pods(backend: Backend) -> usize {
     }
 }
 
-async fn start(plan: &HostPlan, pods: usize) -> Vec<Host> {
+async fn start(plan: &HostConfig, pods: usize) -> Vec<HostProcess> {
     futures_util::future::join_all((0..pods).map(|_| plan.start("serve"))).await
 }
 
 /// What the engine says of its own data.
-fn integrity(place: &Place) -> String {
-    match place {
-        Place::Sqlite(_) => place.sql("PRAGMA integrity_check").unwrap(),
-        Place::Postgres(_) => {
-            place.sql("SELECT CASE count(*) WHEN 0 THEN 'ok' END FROM outbox_items WHERE status = 'CLAIMED'").unwrap()
+fn integrity(test_db: &TestDb) -> String {
+    match test_db {
+        TestDb::Sqlite(_) => test_db.sql("PRAGMA integrity_check").unwrap(),
+        TestDb::Postgres(_) => {
+            test_db.sql("SELECT CASE count(*) WHEN 0 THEN 'ok' END FROM outbox_items WHERE status = 'CLAIMED'").unwrap()
         }
     }
 }
@@ -69,10 +69,10 @@ mod on_each {
 
     pub(super) async fn whatever_was_acknowledged_is_done_once_however_often_the_hosts_are_killed(backend: Backend) {
         let kills = if is_soak() { 25 } else { 5 };
-        let stage = Stage::on(Place::new(backend)).await;
-        let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
         // Slow enough that a kill finds attempts in flight.
-        stage.vector.ledger.take(Duration::from_millis(30));
+        deployment.vector.ledger.take(Duration::from_millis(30));
         let mut acknowledged = Vec::new();
         for round in 0..kills {
             let hosts = start(&plan, pods(backend)).await;
@@ -99,7 +99,7 @@ mod on_each {
         assert_eq!(acknowledged.iter().collect::<BTreeSet<_>>().len(), acknowledged.len());
         let overview = plan.json(&["stats", "--json"]);
         assert_eq!(overview["by_status"]["DLQ"], 0);
-        assert_eq!(integrity(&stage.place), "ok");
+        assert_eq!(integrity(&deployment.test_db), "ok");
         let items = acknowledged.len();
         report(&format!(
             "{backend:?}: {kills} kills, {items} acknowledged items, {lost} attempts lost in flight, all items DONE"
@@ -107,9 +107,9 @@ mod on_each {
     }
 
     pub(super) async fn what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill(backend: Backend) {
-        let stage = Stage::on(Place::new(backend)).await;
-        guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &stage.plugins(), "chaos");
-        let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_MAX_RETRIES", "2");
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &deployment.plugins(), "chaos");
+        let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_MAX_RETRIES", "2");
         let mut ids = Vec::new();
         for n in 0..8 {
             let payload = r#"{"do":"sleep","ms":60000}"#;

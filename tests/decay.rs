@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use outbox::store::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{Store, Write};
+use outbox::store::{BatchMode, Store};
 
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::{done, eventually, is_soak, item, report, request};
@@ -38,7 +38,7 @@ async fn enqueue(database: &Database, items: u32) {
     let store = open(database).await;
     for first in (0..items).step_by(1_000) {
         let new = (first..items.min(first + 1_000)).map(|_| item(&uuid::Uuid::now_v7().to_string()));
-        store.enqueue(new.collect(), Write::Each).await.unwrap();
+        store.enqueue(new.collect(), BatchMode::PerItem).await.unwrap();
     }
     gone(database, store).await;
 }

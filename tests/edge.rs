@@ -14,12 +14,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
-use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::{Class, Failure, HostWrites, Item, OnDead};
+use outbox::edge::{HostStatus, HttpSettings, HttpState, router};
+use outbox::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
+use outbox::item::{Failure, FailureClass, HostWrites, Item, OnDead};
 use outbox::retry::RetryPolicy;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, Filter, Page, Settlement, Store, TypeClaim};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, Settlement, Store};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// The router over a store of its own.
-struct Host {
+struct HttpFixture {
     router: Router,
     store: Arc<SqliteStore>,
     handler: Arc<Scripted>,
@@ -35,21 +35,21 @@ struct Host {
     folder: TempDir,
 }
 
-impl Host {
+impl HttpFixture {
     fn durable() -> Self {
-        Self::new(EdgeSettings { enabled: true, ..EdgeSettings::default() })
+        Self::new(HttpSettings { enabled: true, ..HttpSettings::default() })
     }
 
-    fn new(settings: EdgeSettings) -> Self {
-        Self::with_status(settings, HostStatus { scanned: true, ..HostStatus::default() })
+    fn new(settings: HttpSettings) -> Self {
+        Self::with_status(settings, HostStatus { is_scanned: true, ..HostStatus::default() })
     }
 
-    fn with_status(settings: EdgeSettings, status: HostStatus) -> Self {
+    fn with_status(settings: HttpSettings, status: HostStatus) -> Self {
         let folder = TempDir::new().unwrap();
         let store = SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
         let handler = Arc::new(Scripted::default());
         let stop = CancellationToken::new();
-        let router = router(Edge {
+        let router = router(HttpState {
             store: store.clone(),
             handler: handler.clone(),
             settings,
@@ -59,11 +59,11 @@ impl Host {
         Self { router, store, handler, stop, folder }
     }
 
-    async fn send(&self, request: Request<Body>) -> Answer {
+    async fn send(&self, request: Request<Body>) -> HttpResponse {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        HttpResponse { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
     async fn items(&self) -> Vec<Item> {
@@ -73,7 +73,7 @@ impl Host {
     }
 
     async fn claim(&self, item_type: &str) -> Claim {
-        let terms = TypeClaim {
+        let terms = ClaimTerms {
             item_type: item_type.into(),
             limit: u32::MAX,
             lease: Duration::from_mins(1),
@@ -91,7 +91,7 @@ impl Host {
     }
 
     async fn dead_letter(&self, item_type: &str) {
-        let failure = Failure::new(Class::Permanent, "card.declined", "no such card");
+        let failure = Failure::new(FailureClass::Permanent, "card.declined", "no such card");
         self.settle(item_type, Settlement::Dead { failure, on_dead: OnDead::Block }).await;
     }
 
@@ -109,13 +109,13 @@ impl Host {
 
 /// A whole answer.
 #[derive(Debug)]
-struct Answer {
+struct HttpResponse {
     status: StatusCode,
     headers: HeaderMap,
     text: String,
 }
 
-impl Answer {
+impl HttpResponse {
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
@@ -176,8 +176,8 @@ impl Scripted {
 
 #[async_trait]
 impl Handler for Scripted {
-    fn services(&self) -> Vec<Service> {
-        let service = |item_type: &String| Service {
+    fn served_types(&self) -> Vec<ServedType> {
+        let served_type = |item_type: &String| ServedType {
             item_type: item_type.clone(),
             timeout: None,
             retry: RetryPolicy::default(),
@@ -186,16 +186,16 @@ impl Handler for Scripted {
             on_dead: OnDead::Block,
             breaker: None,
         };
-        self.outcomes.lock().unwrap().keys().map(service).collect()
+        self.outcomes.lock().unwrap().keys().map(served_type).collect()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         watch::Sender::new(0).subscribe()
     }
 
-    async fn handle(&self, attempt: Attempt) -> Report {
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let outcome = self.outcomes.lock().unwrap()[&attempt.item.item_type].clone();
         self.attempts.lock().unwrap().push(attempt);
-        Report::bare(outcome)
+        AttemptReport::without_component(outcome)
     }
 }

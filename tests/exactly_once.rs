@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::guests::{self, CHAOS_GRANTS};
-use crate::support::host::{Host, HostPlan};
-use crate::support::stage::{Stage, becomes};
+use crate::support::host::{HostConfig, HostProcess};
+use crate::support::stage::{Deployment, becomes};
 use crate::support::{eventually, is_soak, report};
 
-async fn stage(manifest: &str) -> (Stage, HostPlan) {
-    let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), manifest, &stage.plugins(), "chaos");
-    let plan = stage.plan.clone();
+async fn deployment(manifest: &str) -> (Deployment, HostConfig) {
+    let deployment = Deployment::new().await;
+    guests::install(&guests::chaos(1), manifest, &deployment.plugins(), "chaos");
+    let plan = deployment.plan.clone();
     plan.json(&["migrate", "--json"]);
-    (stage, plan)
+    (deployment, plan)
 }
 
-fn enqueue(stage: &Stage, plan: &HostPlan, items: impl Iterator<Item = (String, Value)>) -> Vec<i64> {
+fn enqueue(deployment: &Deployment, plan: &HostConfig, items: impl Iterator<Item = (String, Value)>) -> Vec<i64> {
     let line = |(key, payload)| json!({ "type": "chaos", "idem_key": key, "payload": payload }).to_string();
     let lines: Vec<_> = items.map(line).collect();
-    std::fs::write(stage.dir.path().join("items.ndjson"), lines.join("\n")).unwrap();
+    std::fs::write(deployment.dir.path().join("items.ndjson"), lines.join("\n")).unwrap();
     let enqueued = plan.json(&["enqueue", "--from", "items.ndjson", "--json"]);
     enqueued["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
@@ -33,12 +33,12 @@ fn counting(succeed_at: u32) -> Value {
     json!({"do": "sequence", "steps": [{"do": "state_incr", "key": "n"}, follow_up, flaky]})
 }
 
-fn state(plan: &HostPlan, key: &str) -> Value {
+fn state(plan: &HostConfig, key: &str) -> Value {
     plan.json(&["plugin", "state", "show", "chaos", key, "--json"])["value"].clone()
 }
 
 /// How many items of the type are DONE; asserts that none was dead-lettered.
-fn count_done(plan: &HostPlan, item_type: &str) -> u64 {
+fn count_done(plan: &HostConfig, item_type: &str) -> u64 {
     let overview = plan.json(&["stats", "--json"]);
     assert_eq!(overview["by_status"]["DLQ"], 0, "{overview}");
     overview["by_type"][item_type]["DONE"].as_u64().unwrap_or(0)
@@ -47,11 +47,11 @@ fn count_done(plan: &HostPlan, item_type: &str) -> u64 {
 #[tokio::test]
 async fn a_counter_and_its_followups_are_exact_however_often_the_host_is_killed() {
     let (items, kills) = if is_soak() { (10_000_u64, 25) } else { (300, 5) };
-    let (stage, plan) = stage(CHAOS_GRANTS).await;
+    let (deployment, plan) = deployment(CHAOS_GRANTS).await;
     let plan =
         plan.set("OUTBOX_VISIBILITY_SEC", "2").set("OUTBOX_MAX_RETRIES", "60").set("OUTBOX_BACKOFF_CAP_MS", "500");
     let begun = Instant::now();
-    enqueue(&stage, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1 + fastrand::u32(..3)))));
+    enqueue(&deployment, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1 + fastrand::u32(..3)))));
     for _ in 0..kills {
         let host = plan.start("serve").await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..1_500))).await;
@@ -77,15 +77,15 @@ fn per_second(items: u64, time: Duration) -> f64 {
     (items as f64 / time.as_secs_f64()).round()
 }
 
-fn report_attempts(plan: &HostPlan) {
+fn report_attempts(plan: &HostConfig) {
     report(&format!("settled attempts: {}", plan.json(&["stats", "--json"])["attempts"]["chaos"]));
 }
 
 #[tokio::test]
 async fn two_hosts_that_count_with_one_key_lose_nothing_and_make_progress() {
     let items = if is_soak() { 2_000 } else { 200 };
-    let (stage, plan) = stage(CHAOS_GRANTS).await;
-    enqueue(&stage, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1))));
+    let (deployment, plan) = deployment(CHAOS_GRANTS).await;
+    enqueue(&deployment, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1))));
     let begun = Instant::now();
     let _hosts = (plan.start("serve").await, plan.start("serve").await);
     eventually("every item is done", Duration::from_mins(2), async || {
@@ -100,8 +100,8 @@ async fn two_hosts_that_count_with_one_key_lose_nothing_and_make_progress() {
 
 #[tokio::test]
 async fn a_replay_counts_once_more() {
-    let (stage, plan) = stage(CHAOS_GRANTS).await;
-    let id = enqueue(&stage, &plan, [("k".to_owned(), counting(1))].into_iter())[0];
+    let (deployment, plan) = deployment(CHAOS_GRANTS).await;
+    let id = enqueue(&deployment, &plan, [("k".to_owned(), counting(1))].into_iter())[0];
     let host = plan.start("serve").await;
     becomes(&host, id, "DONE").await;
     plan.json(&["replay", &id.to_string(), "--json"]);
@@ -111,7 +111,7 @@ async fn a_replay_counts_once_more() {
 }
 
 /// The failed attempts of an item that ended in the DLQ, without those that lost a race for a key.
-async fn failures(host: &Host, id: i64) -> Vec<Value> {
+async fn failures(host: &HostProcess, id: i64) -> Vec<Value> {
     let item = becomes(host, id, "DLQ").await;
     let rows = item["failed_attempts"].as_array().unwrap().iter();
     rows.filter(|row| row["class"] != "conflict").cloned().collect()
@@ -120,7 +120,7 @@ async fn failures(host: &Host, id: i64) -> Vec<Value> {
 #[tokio::test]
 async fn what_a_handler_may_not_keep_or_emit_fails_with_the_name_of_the_limit() {
     let manifest = format!("retry.max_retries = 0\nlimits.state_bytes = '1KiB'\nlimits.followups = 2\n{CHAOS_GRANTS}");
-    let (stage, plan) = stage(&manifest).await;
+    let (deployment, plan) = deployment(&manifest).await;
     let put = |key: &str, bytes: usize| json!({"do": "state_put", "key": key, "value": "x".repeat(bytes)});
     let emit = |fields: Value| {
         let mut emit = json!({"do": "emit", "type": "chaos_other", "payload": {"do": "succeed"}});
@@ -142,9 +142,9 @@ async fn what_a_handler_may_not_keep_or_emit_fails_with_the_name_of_the_limit() 
         (emit(json!({"ordering_key": "tab\t"})), "retryable", "ordering_key"),
     ];
     let payloads = cases.iter().enumerate().map(|(n, (payload, ..))| (format!("case-{n}"), payload.clone()));
-    let ids = enqueue(&stage, &plan, payloads);
+    let ids = enqueue(&deployment, &plan, payloads);
     let fits = json!({"do": "sequence", "steps": [put("a", 600), emit(json!({"count": 2}))]});
-    let good = enqueue(&stage, &plan, [("good".to_owned(), fits)].into_iter())[0];
+    let good = enqueue(&deployment, &plan, [("good".to_owned(), fits)].into_iter())[0];
     let host = plan.start("serve").await;
     for (id, (payload, class, words)) in ids.into_iter().zip(cases) {
         let failures = failures(&host, id).await;
@@ -162,13 +162,13 @@ async fn what_a_handler_may_not_keep_or_emit_fails_with_the_name_of_the_limit() 
 async fn an_outcome_that_is_unknown_is_recorded_and_told_to_the_next_attempt() {
     let server = FirstSilent::start().await;
     let manifest = format!("timeout = '1s'\n{CHAOS_GRANTS}\n[[grant.http]]\norigin = '{}'", server.url);
-    let (stage, plan) = stage(&manifest).await;
+    let (deployment, plan) = deployment(&manifest).await;
     let call = |method: &str| json!({"do": "http", "method": method, "url": server.url});
     let told = |method: &str| json!({"do": "sequence", "steps": [call(method), {"do": "item"}]});
     let host = plan.start("serve").await;
     for (method, is_unknown) in [("POST", true), ("GET", false)] {
         server.fall_silent();
-        let id = enqueue(&stage, &plan, [(method.to_owned(), told(method))].into_iter())[0];
+        let id = enqueue(&deployment, &plan, [(method.to_owned(), told(method))].into_iter())[0];
         let item = becomes(&host, id, "DONE").await;
         let failed = &item["failed_attempts"][0];
         assert_eq!((&failed["class"], &failed["maybe_executed"]), (&json!("timeout"), &json!(is_unknown)), "{failed}");

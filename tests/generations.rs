@@ -9,21 +9,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use outbox::handler::{Quarantine, Withdrawal};
-use outbox::item::{Class, ItemId, NewItem, Status};
+use outbox::handler::{QuarantineEntry, QuarantineStore};
+use outbox::item::{FailureClass, ItemId, NewItem, Status};
 use outbox::plugin::{PluginSettings, PluginState, PluginStatus};
 use outbox::retry::RetryPolicy;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Quarantined, Store};
+use outbox::store::{QuarantineRecord, Store};
 use outbox::worker::{Worker, WorkerSettings};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::guests::{CHAOS_GRANTS, chaos, install, place, variant};
-use crate::support::host::Host as Process;
-use crate::support::plugins::{Host, Wat};
-use crate::support::stage::{Stage, becomes};
+use crate::support::host::HostProcess;
+use crate::support::plugins::{PluginHost, Wat};
+use crate::support::stage::{Deployment, becomes};
 use crate::support::{eventually, is_soak};
 
 const SOON: Duration = Duration::from_mins(1);
@@ -35,21 +35,21 @@ const GRANTS: &str = "[grant]\nstate = true\nemit = ['chaos_other']\n[[grant.htt
 struct Stored(Arc<dyn Store>);
 
 #[async_trait]
-impl Quarantine for Stored {
-    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
-        Ok(self.0.quarantine(&withdrawal.digest, &withdrawal.plugin, &withdrawal.reason).await?)
+impl QuarantineStore for Stored {
+    async fn add(&self, entry: &QuarantineEntry) -> anyhow::Result<()> {
+        Ok(self.0.quarantine(&entry.digest, &entry.plugin, &entry.reason).await?)
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
-        let withdrawal = |Quarantined { digest, plugin, reason, .. }| Withdrawal { digest, plugin, reason };
-        Ok(self.0.quarantined().await?.into_iter().map(withdrawal).collect())
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
+        let entry = |QuarantineRecord { digest, plugin, reason, .. }| QuarantineEntry { digest, plugin, reason };
+        Ok(self.0.list_quarantine().await?.into_iter().map(entry).collect())
     }
 }
 
 /// A store, the chaos handler in its first version, and a worker between them.
 struct Outbox {
     store: Arc<dyn Store>,
-    host: Host,
+    host: PluginHost,
     _working: DropGuard,
     _dir: tempfile::TempDir,
 }
@@ -67,7 +67,7 @@ impl Outbox {
             settings.retry = retry;
         };
         let manifest = format!("{GRANTS}{reload}");
-        let host = Host::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
+        let host = PluginHost::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
         let stop = CancellationToken::new();
         let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, prefetch: 4, lease: SOON, drain: SOON };
         tokio::spawn(Worker::new(Arc::clone(&store), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
@@ -83,20 +83,24 @@ impl Outbox {
 
     async fn enqueue(&self, key: &str, order: &Value) -> ItemId {
         let item = NewItem::new("chaos", key, order.to_string());
-        self.store.enqueue(vec![item], outbox::store::Write::Each).await.unwrap().ids[0].unwrap()
+        self.store.enqueue(vec![item], outbox::store::BatchMode::PerItem).await.unwrap().ids[0].unwrap()
     }
 
-    async fn becomes(&self, id: ItemId, holds: impl Fn(&outbox::store::Details) -> bool) -> outbox::store::Details {
+    async fn becomes(
+        &self,
+        id: ItemId,
+        holds: impl Fn(&outbox::store::ItemDetails) -> bool,
+    ) -> outbox::store::ItemDetails {
         let mut found = None;
         eventually(&format!("what item {id} becomes"), SOON, async || {
-            found = self.store.show(id).await.unwrap();
+            found = self.store.get(id).await.unwrap();
             found.as_ref().is_some_and(&holds)
         })
         .await;
         found.unwrap()
     }
 
-    async fn done(&self, id: ItemId) -> outbox::store::Details {
+    async fn done(&self, id: ItemId) -> outbox::store::ItemDetails {
         self.becomes(id, |details| details.item.status == Status::Done).await
     }
 }
@@ -107,7 +111,7 @@ fn wired(store: &Arc<dyn Store>) -> impl Fn(&mut PluginSettings) + use<> {
     move |settings: &mut PluginSettings| settings.quarantine = Arc::clone(&quarantine) as _
 }
 
-fn listed(host: &Host, state: PluginState) -> Option<PluginStatus> {
+fn listed(host: &PluginHost, state: PluginState) -> Option<PluginStatus> {
     host.plugins.status().into_iter().find(|status| status.state == state)
 }
 
@@ -134,19 +138,19 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
             assert_eq!((details.item.result.as_deref(), &details.item.handler_digest), (Some(&b"\"1\""[..]), &old));
         }
         given_back += details.failed_attempts.len();
-        assert!(details.failed_attempts.iter().all(|attempt| attempt.class == Class::Plugin));
+        assert!(details.failed_attempts.iter().all(|attempt| attempt.class == FailureClass::Plugin));
     }
     assert!(given_back > 4, "the ratio allows four faults of twenty, and {given_back} were seen");
 
     let status = outbox.host.status("chaos");
     assert_eq!((status.state, &status.digest, status.generation), (PluginState::Active, &old, Some(1)));
-    let withdrawn = listed(&outbox.host, PluginState::Quarantined).unwrap();
-    assert_eq!((withdrawn.digest.as_ref(), withdrawn.generation), (Some(&new), Some(2)));
-    for error in [status.error.unwrap(), withdrawn.error.unwrap()] {
+    let quarantined = listed(&outbox.host, PluginState::Quarantined).unwrap();
+    assert_eq!((quarantined.digest.as_ref(), quarantined.generation), (Some(&new), Some(2)));
+    for error in [status.error.unwrap(), quarantined.error.unwrap()] {
         assert!(error.contains("its own faults") && error.contains("outbox plugin release"), "{error}");
     }
     eventually("the store knows", SOON, async || {
-        let quarantined = outbox.store.quarantined().await.unwrap();
+        let quarantined = outbox.store.list_quarantine().await.unwrap();
         quarantined.iter().map(|entry| (&entry.digest, entry.plugin.as_str())).eq([(&new, "chaos")])
     })
     .await;
@@ -165,9 +169,9 @@ async fn a_poison_item_alone_does_not_take_an_innocent_version_with_it() {
         outbox.done(id).await;
     }
     let dead = outbox.becomes(poison, |details| details.item.status == Status::Dlq).await;
-    assert_eq!(dead.failed_attempts.last().unwrap().class, Class::Trap, "after the probation it pays itself");
+    assert_eq!(dead.failed_attempts.last().unwrap().class, FailureClass::Trap, "after the probation it pays itself");
     assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new, None));
-    assert!(outbox.store.quarantined().await.unwrap().is_empty());
+    assert!(outbox.store.list_quarantine().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -177,8 +181,8 @@ async fn a_quarantined_component_runs_in_no_process_and_after_no_restart_until_i
     outbox.upgrade().await;
     let item = outbox.enqueue("k", &trap_in_2()).await;
     assert_eq!(outbox.done(item).await.item.handler_digest, old);
-    eventually("the store knows", SOON, async || !outbox.store.quarantined().await.unwrap().is_empty()).await;
-    let digest = outbox.store.quarantined().await.unwrap()[0].digest.clone();
+    eventually("the store knows", SOON, async || !outbox.store.list_quarantine().await.unwrap().is_empty()).await;
+    let digest = outbox.store.list_quarantine().await.unwrap()[0].digest.clone();
 
     let restarted = outbox.host.again(wired(&outbox.store)).await;
     let status = restarted.status("chaos");
@@ -194,9 +198,9 @@ async fn a_quarantined_component_runs_in_no_process_and_after_no_restart_until_i
     assert!(elsewhere.types().is_empty(), "nothing is known to be good there");
     assert_eq!(elsewhere.status("chaos").state, PluginState::Quarantined);
 
-    assert!(outbox.store.release_quarantined(&digest, "ada@host", None).await.unwrap());
+    assert!(outbox.store.lift_quarantine(&digest, "ada@host", None).await.unwrap());
     for host in [&restarted, &elsewhere, &outbox.host] {
-        let runs = |host: &Host| host.status("chaos").digest.as_ref() == Some(&digest);
+        let runs = |host: &PluginHost| host.status("chaos").digest.as_ref() == Some(&digest);
         host.until("the released one", |host| runs(host) && host.status("chaos").error.is_none()).await;
     }
 }
@@ -231,9 +235,9 @@ async fn a_version_whose_faults_stay_below_the_ratio_is_promoted_and_pays_for_th
     }
     let late = outbox.enqueue("late", &trap_in_2()).await;
     let details = outbox.becomes(late, |details| !details.failed_attempts.is_empty()).await;
-    assert_eq!((details.item.attempts, details.failed_attempts[0].class), (1, Class::Trap));
+    assert_eq!((details.item.attempts, details.failed_attempts[0].class), (1, FailureClass::Trap));
     assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new.clone(), None));
-    assert!(outbox.store.quarantined().await.unwrap().is_empty());
+    assert!(outbox.store.list_quarantine().await.unwrap().is_empty());
     eventually("the promoted one is kept", SOON, async || outbox.host.kept().len() == 2).await;
 
     place(b"broken", &outbox.host.path("chaos.wasm"));
@@ -255,7 +259,7 @@ async fn a_restart_during_the_probation_does_not_end_it() {
 
 #[tokio::test]
 async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
-    let host = Host::start(None, |dir| {
+    let host = PluginHost::start(None, |dir| {
         fs::write(dir.join("p.wasm"), Wat::default().bytes()).unwrap();
         fs::write(dir.join("p.toml"), "timeout = '7s'").unwrap();
     })
@@ -268,8 +272,8 @@ async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
         let status = restarted.status("p");
         assert_eq!((status.state, &status.digest, status.types), (PluginState::Active, &good, vec!["t".to_owned()]));
         assert!(status.error.is_some());
-        let services = outbox::handler::Handler::services(&*restarted.plugins);
-        assert_eq!(services[0].timeout, Some(Duration::from_secs(7)));
+        let served_types = outbox::handler::Handler::served_types(&*restarted.plugins);
+        assert_eq!(served_types[0].timeout, Some(Duration::from_secs(7)));
     }
     fs::remove_file(host.path("p.wasm")).unwrap();
     host.until("the removal", |host| host.types().is_empty()).await;
@@ -314,9 +318,11 @@ async fn with_keys_only_what_they_signed_is_loaded_and_the_old_one_stays() {
     let (ours, theirs) = (Signer::new(1), Signer::new(2));
     let keys = vec![Signer::new(3).public(), ours.public()];
     let first = Wat::default().bytes();
-    let host =
-        Host::with(|settings| settings.keys.clone_from(&keys), |dir| put_signed(dir, &first, Some(ours.sign(&first))))
-            .await;
+    let host = PluginHost::with(
+        |settings| settings.keys.clone_from(&keys),
+        |dir| put_signed(dir, &first, Some(ours.sign(&first))),
+    )
+    .await;
     let good = host.status("p").digest;
     assert_eq!(host.types(), ["t"]);
 
@@ -340,7 +346,7 @@ async fn with_keys_only_what_they_signed_is_loaded_and_the_old_one_stays() {
 async fn the_last_good_component_needs_its_signature_too() {
     let ours = Signer::new(1);
     let wasm = Wat::default().bytes();
-    let host = Host::start(None, |dir| put_signed(dir, &wasm, None)).await;
+    let host = PluginHost::start(None, |dir| put_signed(dir, &wasm, None)).await;
     assert_eq!(host.types(), ["t"]);
     let with_keys = |settings: &mut PluginSettings| settings.keys = vec![ours.public()];
     assert!(host.again(with_keys).await.types().is_empty(), "it was kept before signatures were asked for");
@@ -357,13 +363,13 @@ fn states(plugins: &Value) -> Vec<(&str, &str)> {
 
 #[tokio::test]
 async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
-    let stage = Stage::new().await;
-    let folder = stage.plugins();
+    let deployment = Deployment::new().await;
+    let folder = deployment.plugins();
     let manifest = format!("{CHAOS_GRANTS}\n[reload]\ncanary = 4\n");
     install(&chaos(1), &manifest, &folder, "chaos");
-    let host = stage.plan.start("serve").await;
+    let host = deployment.plan.start("serve").await;
     let chaos_rows = || {
-        let plugins = stage.plan.json(&["plugin", "list", "--json"]);
+        let plugins = deployment.plan.json(&["plugin", "list", "--json"]);
         let chaos = plugins.as_array().unwrap().iter().filter(|plugin| plugin["name"] == "chaos");
         chaos.cloned().collect::<Value>()
     };
@@ -372,7 +378,7 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
     eventually("the new one is live", SOON, async || chaos_rows()[0]["digest"] != old).await;
     let new = chaos_rows()[0]["digest"].as_str().unwrap().to_owned();
     let payload = trap_in_2().to_string();
-    let enqueued = stage.plan.json(&["enqueue", "--type", "chaos", "--key", "k", "--payload", &payload, "--json"]);
+    let enqueued = deployment.plan.json(&["enqueue", "--type", "chaos", "--key", "k", "--payload", &payload, "--json"]);
     let item = becomes(&host, enqueued["ids"][0].as_i64().unwrap(), "DONE").await;
     assert_eq!((&item["attempts"], &item["handler_digest"], &item["result"]), (&1.into(), &old, &"1".into()));
 
@@ -383,12 +389,12 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
     assert!(metrics.contains(&format!(r#"digest="{new}",state="quarantined"}} 1"#)), "{metrics}");
     assert_eq!(host.terminate(), Some(0));
 
-    let host = stage.plan.start("serve").await;
+    let host = deployment.plan.start("serve").await;
     assert_eq!(states(&chaos_rows()), rolled_back, "a restart changes nothing");
-    let listed = stage.plan.json(&["plugin", "quarantine", "--json"]);
+    let listed = deployment.plan.json(&["plugin", "quarantine", "--json"]);
     assert_eq!((&listed[0]["digest"], &listed[0]["plugin"]), (&json!(new), &json!("chaos")));
-    let release = |digest: &str| stage.plan.run(&["plugin", "release", digest, "--reason", "rebuilt"]);
-    assert!(stage.plan.run(&["plugin", "release", &new[..12], "--dry-run"]).status.success());
+    let release = |digest: &str| deployment.plan.run(&["plugin", "release", digest, "--reason", "rebuilt"]);
+    assert!(deployment.plan.run(&["plugin", "release", &new[..12], "--dry-run"]).status.success());
     assert!(release(&new[..12]).status.success());
     let again = release(&new);
     assert_eq!(again.status.code(), Some(1));
@@ -398,7 +404,7 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
     drop(host);
 }
 
-async fn generation(host: &Process) -> u64 {
+async fn generation(host: &HostProcess) -> u64 {
     let cockpit = host.send("GET", "/status/cockpit", &[], "").await.json();
     let plugins = cockpit["plugins"].as_array().unwrap_or_else(|| panic!("{cockpit}")).clone();
     let active = plugins.iter().find(|plugin| plugin["name"] == "webhook" && plugin["state"] == "active");
@@ -408,13 +414,13 @@ async fn generation(host: &Process) -> u64 {
 #[tokio::test]
 async fn reloading_again_and_again_does_not_keep_memory() {
     let (reloads, settled) = if is_soak() { (1000, 200) } else { (15, 5) };
-    let stage = Stage::new().await;
+    let deployment = Deployment::new().await;
     // Without probation each generation takes the place of the one before for good.
-    let manifest = stage.plugins().join("webhook.toml");
+    let manifest = deployment.plugins().join("webhook.toml");
     let terms = fs::read_to_string(&manifest).unwrap() + "\n[reload]\ncanary = 0\n";
     place(terms.as_bytes(), &manifest);
-    let host = stage.plan.start("serve").await;
-    let component = stage.plugins().join("webhook.wasm");
+    let host = deployment.plan.start("serve").await;
+    let component = deployment.plugins().join("webhook.wasm");
     let good = fs::read(&component).unwrap();
     let (mut live, mut before) = (generation(&host).await, 0);
     for number in 1..=reloads {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::eventually;
-use crate::support::host::Host;
-use crate::support::stage::{Stage, becomes};
+use crate::support::host::HostProcess;
+use crate::support::stage::{Deployment, becomes};
 
 /// Enqueues an item for the webhook and waits for the first thing that happens to it.
-async fn first_failure(stage: &Stage, host: &Host, key: &str) -> Value {
+async fn first_failure(deployment: &Deployment, host: &HostProcess, key: &str) -> Value {
     let args = ["enqueue", "--type", "webhook", "--key", key, "--payload", "{}", "--json"];
-    let id = stage.plan.json(&args)["ids"][0].as_i64().unwrap();
+    let id = deployment.plan.json(&args)["ids"][0].as_i64().unwrap();
     let mut item = Value::Null;
     eventually("an attempt has failed", Duration::from_mins(1), async || {
         item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
@@ -23,8 +23,8 @@ async fn first_failure(stage: &Stage, host: &Host, key: &str) -> Value {
 
 #[tokio::test]
 async fn the_webhook_retries_rejects_or_defers_by_the_answer() {
-    let stage = Stage::new().await;
-    let host = stage.plan.clone().set("OUTBOX_BACKOFF_BASE_MS", "60000").start("serve").await;
+    let deployment = Deployment::new().await;
+    let host = deployment.plan.clone().set("OUTBOX_BACKOFF_BASE_MS", "60000").start("serve").await;
     for (status, retry_after, class) in [
         (401, None, "retryable"),
         (403, None, "retryable"),
@@ -41,8 +41,8 @@ async fn the_webhook_retries_rejects_or_defers_by_the_answer() {
         (404, None, "permanent"),
         (422, None, "permanent"),
     ] {
-        stage.vector.ledger.answer_with(status, retry_after);
-        let item = first_failure(&stage, &host, &format!("{status}-{retry_after:?}")).await;
+        deployment.vector.ledger.answer_with(status, retry_after);
+        let item = first_failure(&deployment, &host, &format!("{status}-{retry_after:?}")).await;
         let failure = &item["failed_attempts"][0];
         assert_eq!(failure["class"], class, "{status}: {failure}");
         assert_eq!(failure["code"], format!("upstream.{status}"), "{failure}");
@@ -53,13 +53,13 @@ async fn the_webhook_retries_rejects_or_defers_by_the_answer() {
             assert_eq!(wait, i64::from(seconds) * 1_000, "the receiver says when");
         }
     }
-    let refused = stage.vector.kill().await;
-    let stage = Stage { vector: refused.revive().await, ..stage };
-    stage.vector.ledger.answer_with(204, None);
+    let refused = deployment.vector.kill().await;
+    let deployment = Deployment { vector: refused.revive().await, ..deployment };
+    deployment.vector.ledger.answer_with(204, None);
     let args = ["enqueue", "--type", "webhook", "--key", "fine", "--payload", r#"{"n":1}"#, "--json"];
-    let id = stage.plan.json(&args)["ids"][0].as_i64().unwrap();
+    let id = deployment.plan.json(&args)["ids"][0].as_i64().unwrap();
     becomes(&host, id, "DONE").await;
-    let received = stage.vector.ledger.received();
+    let received = deployment.vector.ledger.received();
     let last = received.last().unwrap();
     assert_eq!((last.path.as_str(), &last.body[..]), ("/hook", &br#"{"n":1}"#[..]));
     assert_eq!(last.header("content-type"), "application/json");
@@ -67,10 +67,10 @@ async fn the_webhook_retries_rejects_or_defers_by_the_answer() {
 
 #[tokio::test]
 async fn the_handlers_import_what_they_use_and_nothing_more() {
-    let stage = Stage::new().await;
+    let deployment = Deployment::new().await;
     for name in ["vector-upsert", "belief-recompute", "webhook"] {
-        let file = stage.plugins().join(format!("{name}.wasm")).display().to_string();
-        let inspection = stage.plan.json(&["plugin", "inspect", &file, "--json"]);
+        let file = deployment.plugins().join(format!("{name}.wasm")).display().to_string();
+        let inspection = deployment.plan.json(&["plugin", "inspect", &file, "--json"]);
         assert_eq!(inspection["errors"], json!([]), "{name}");
         let imports = inspection["imports"].to_string();
         assert!(imports.contains("wasi:http/outgoing-handler"), "{imports}");

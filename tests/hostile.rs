@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::handler::{Handler as _, Outcome};
-use outbox::item::Class;
+use outbox::item::FailureClass;
 
 use crate::support::guests;
-use crate::support::plugins::{Host, Wat, attempt};
+use crate::support::plugins::{PluginHost, Wat, attempt};
 use neighbour::Neighbour;
 use network::{Names, Server};
 
@@ -24,7 +24,7 @@ pub(crate) enum Ending {
     /// It is not loaded, for a reason that has these words.
     Refused(&'static str),
     /// Its attempt fails with this class and these words.
-    Fails(Class, &'static str),
+    Fails(FailureClass, &'static str),
     /// Its attempt is done: it kept to a limit.
     Done,
 }
@@ -38,7 +38,7 @@ const GROWTH_MAX: u64 = 384 << 20;
 async fn every_hostile_component_ends_as_its_class_while_others_go_on() {
     let corpus = components::corpus();
     assert!(corpus.len() + orders::corpus(0).len() >= 30);
-    let host = Host::start(None, |dir| {
+    let host = PluginHost::start(None, |dir| {
         std::fs::write(dir.join("good.wasm"), Wat { types: &["good"], ..Wat::default() }.bytes()).unwrap();
         for component in &corpus {
             std::fs::write(dir.join(component.name).with_extension("wasm"), &component.bytes).unwrap();
@@ -57,7 +57,7 @@ async fn every_hostile_component_ends_as_its_class_while_others_go_on() {
 async fn every_hostile_order_ends_as_its_class_while_others_go_on() {
     let server = Server::start().await;
     let chaos = std::fs::read(guests::chaos(1)).unwrap();
-    let host = Host::start_resolving(Arc::new(Names::new()), |dir| {
+    let host = PluginHost::start_resolving(Arc::new(Names::new()), |dir| {
         std::fs::write(dir.join("good.wasm"), Wat { types: &["good"], ..Wat::default() }.bytes()).unwrap();
         std::fs::write(dir.join("chaos.wasm"), chaos).unwrap();
         std::fs::write(dir.join("chaos.toml"), orders::manifest(server.port)).unwrap();
@@ -72,15 +72,15 @@ async fn every_hostile_order_ends_as_its_class_while_others_go_on() {
     assert!(heads.iter().all(|head| !head.contains("evil") && !head.contains("forged")), "{heads:?}");
 }
 
-async fn check(host: &Host, name: &str, item_type: &str, payload: &str, ending: &Ending) {
+async fn check(host: &PluginHost, name: &str, item_type: &str, payload: &str, ending: &Ending) {
     if let Ending::Refused(words) = ending {
         let error = host.status(name).error.unwrap_or_else(|| panic!("{name} was loaded"));
         return assert!(error.contains(words), "{name}: {error}");
     }
     let mut attempt = attempt(item_type, Duration::from_secs(20));
     Arc::make_mut(&mut attempt.item).payload = payload.as_bytes().to_vec();
-    let patience = Duration::from_secs(if name.starts_with("slow") { 1 } else { 20 });
-    attempt.deadline = tokio::time::Instant::now() + patience;
+    let timeout = Duration::from_secs(if name.starts_with("slow") { 1 } else { 20 });
+    attempt.deadline = tokio::time::Instant::now() + timeout;
     match (host.plugins.handle(attempt).await.outcome, ending) {
         (Outcome::Failed(failure), Ending::Fails(class, words)) => {
             assert_eq!(failure.class, *class, "{name}: {failure:?}");

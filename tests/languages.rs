@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::downstream::{Pod, Received};
+use crate::support::downstream::{Downstream, ReceivedRequest};
 use crate::support::eventually;
 use crate::support::guests::{install, root};
-use crate::support::host::{Host, HostPlan, free_port};
+use crate::support::host::{HostConfig, HostProcess, free_port};
 
 /// A host in a debug build takes half a minute to compile a component made of Python.
 const COMPILED: Duration = Duration::from_mins(5);
@@ -70,7 +70,7 @@ fn outcome(item: &Value) -> Value {
     })
 }
 
-fn request(received: &Received) -> Value {
+fn request(received: &ReceivedRequest) -> Value {
     let told = |name: &&str| !matches!(*name, "traceparent" | "host");
     let names = received.headers.keys().map(axum::http::HeaderName::as_str).filter(told);
     let headers: Value = names.map(|name| (name.to_owned(), json!(received.header(name)))).collect();
@@ -82,7 +82,7 @@ fn request(received: &Received) -> Value {
     })
 }
 
-async fn settled(host: &Host, id: i64) -> Value {
+async fn settled(host: &HostProcess, id: i64) -> Value {
     let mut item = Value::Null;
     eventually(&format!("item {id} has been attempted"), COMPILED, async || {
         item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
@@ -93,12 +93,12 @@ async fn settled(host: &Host, id: i64) -> Value {
 }
 
 /// Plays every scene with one handler; returns what the world is afterwards.
-async fn play(handler: &str, mail: &Pod) -> Value {
+async fn play(handler: &str, mail: &Downstream) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let built = languages().join("plugins");
     let manifest = std::fs::read_to_string(built.join(format!("{handler}.toml"))).unwrap();
     install(&built.join(format!("{handler}.wasm")), &manifest, &dir.path().join("plugins.d"), handler);
-    let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+    let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
         .set("MAIL_URL", &format!("{}/receipts", mail.url()))
         .set("OUTBOX_CACHE_DIR", languages().join("cache").to_str().unwrap())
         // Longer than a play takes, and shorter than what a receiver asks for.
@@ -124,7 +124,7 @@ async fn play(handler: &str, mail: &Pod) -> Value {
     })
 }
 
-fn state(plan: &HostPlan, handler: &str) -> Value {
+fn state(plan: &HostConfig, handler: &str) -> Value {
     let keys = ["receipts/ada@example.org", "receipts/jürgen@example.org"];
     keys.map(|key| plan.json(&["plugin", "state", "show", handler, key, "--json"])["value"].clone())
         .into_iter()
@@ -134,7 +134,7 @@ fn state(plan: &HostPlan, handler: &str) -> Value {
 #[tokio::test]
 #[ignore = "needs node and python3: make test-languages"]
 async fn the_same_items_give_the_same_requests_outcomes_and_state_in_every_language() {
-    let mail = Pod::start().await;
+    let mail = Downstream::start().await;
     let mut worlds = Vec::new();
     for handler in RECEIPTS {
         worlds.push((handler, play(handler, &mail).await));
@@ -171,7 +171,7 @@ fn with_cases(handler: &str) -> tempfile::TempDir {
 fn every_language_passes_the_same_cases_and_no_crash_of_it_does_harm() {
     for handler in RECEIPTS {
         let dir = with_cases(handler);
-        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
+        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
         for verb in ["test", "check"] {
             let output = plan.run(&["plugin", verb, "."]);
             let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());

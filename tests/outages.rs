@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::postgres::{among, is_ready, write_through};
-use crate::support::host::Host;
+use crate::support::host::HostProcess;
 use crate::support::postgres::{Cluster, Durability, psql};
-use crate::support::stage::{Stage, ids, write_memory};
-use crate::support::{Backend, Place, eventually, http};
+use crate::support::stage::{Deployment, ids, write_memory};
+use crate::support::{Backend, TestDb, eventually, http};
 
 /// Whatever is expected to happen does within this, also on a busy machine.
 const SOON: Duration = Duration::from_mins(2);
 
 /// Writes one memory under each key, which need not be taken.
-async fn try_to_write(host: &Host, key: &str) -> http::Answer {
+async fn try_to_write(host: &HostProcess, key: &str) -> http::HttpResponse {
     let headers = [("content-type", "application/json"), ("idempotency-key", key)];
     host.send("POST", "/memory", &headers, r#"{"text":"x"}"#).await
 }
@@ -24,8 +24,8 @@ async fn try_to_write(host: &Host, key: &str) -> http::Answer {
 async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_and_nothing_is_lost() {
     let cluster = Cluster::with_small_disk("40m");
     let database = Arc::new(cluster.small_database());
-    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
-    let host = stage.plan.start("serve").await;
+    let deployment = Deployment::on(TestDb::Postgres(Arc::clone(&database))).await;
+    let host = deployment.plan.start("serve").await;
     let mut acknowledged = ids(&write_memory(&host, "before").await);
     database.sql("CREATE TABLE ballast (filler text)").unwrap();
     let fill = "INSERT INTO ballast SELECT repeat('x', 500) FROM generate_series(1, 1000)";
@@ -56,7 +56,7 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
     .await;
     let found = format!("SELECT count(*) FROM outbox.items WHERE {}", among(&acknowledged));
     assert_eq!(database.sql(&found).unwrap(), acknowledged.len().to_string());
-    let log = std::fs::read_to_string(stage.dir.path().join("host.log")).unwrap();
+    let log = std::fs::read_to_string(deployment.dir.path().join("host.log")).unwrap();
     assert_eq!(log.matches("the server's disk is full; writes are refused").count(), 1, "{log}");
 }
 
@@ -70,8 +70,8 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     primary.sql("postgres", "SELECT pg_reload_conf()").unwrap();
     let one = format!("127.0.0.1:{}", primary.port);
     let both = database.url().replace(&one, &format!("{one},127.0.0.1:{}", standby.port));
-    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
-    let plan = stage.plan.clone().set("OUTBOX_DB", &both).set("OUTBOX_VISIBILITY_SEC", "3");
+    let deployment = Deployment::on(TestDb::Postgres(Arc::clone(&database))).await;
+    let plan = deployment.plan.clone().set("OUTBOX_DB", &both).set("OUTBOX_VISIBILITY_SEC", "3");
     let hosts = [plan.start("serve").await, plan.start("serve").await];
     let stop = Arc::new(AtomicBool::new(false));
     let caller = |number: usize| write_through(hosts[number % 2].url.clone(), number, Arc::clone(&stop));
@@ -106,7 +106,7 @@ fn faketime() -> String {
 }
 
 /// Minutes by which the host's clock differs from ours: the keys that it makes begin with its time.
-async fn minutes_off(host: &Host) -> i64 {
+async fn minutes_off(host: &HostProcess) -> i64 {
     let answer = host.send("POST", "/memory", &[("content-type", "application/json")], r#"{"text":"now"}"#).await;
     let key: uuid::Uuid = answer.json()["idem_key"].as_str().unwrap().parse().unwrap();
     let (seconds, _) = key.get_timestamp().unwrap().to_unix();
@@ -116,11 +116,11 @@ async fn minutes_off(host: &Host) -> i64 {
 
 #[tokio::test]
 async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no_lease() {
-    let place = Place::new(Backend::Postgres);
-    let stage = Stage::on(place.clone()).await;
+    let test_db = TestDb::new(Backend::Postgres);
+    let deployment = Deployment::on(test_db.clone()).await;
     // Each attempt takes a good part of the lease.
-    stage.vector.ledger.take(Duration::from_millis(700));
-    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
+    deployment.vector.ledger.take(Duration::from_millis(700));
+    let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
     let mut hosts = Vec::new();
     for clock in ["+10m", "-10m"] {
         let plan = plan.clone().set("LD_PRELOAD", &faketime()).set("FAKETIME", clock);
@@ -130,13 +130,13 @@ async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no
     for number in 0..24 {
         write_memory(&hosts[number % 2], &format!("w{number}")).await;
     }
-    let count = |condition: &str| place.sql(&format!("SELECT count(*) FROM outbox_items WHERE {condition}")).unwrap();
+    let count = |condition: &str| test_db.sql(&format!("SELECT count(*) FROM outbox_items WHERE {condition}")).unwrap();
     eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
     assert_eq!(count("deliveries = 1"), "52");
-    assert_eq!(place.sql("SELECT count(*) FROM outbox_attempts").unwrap(), "0");
-    let effects = stage.vector.ledger.effects();
+    assert_eq!(test_db.sql("SELECT count(*) FROM outbox_attempts").unwrap(), "0");
+    let effects = deployment.vector.ledger.effects();
     assert_eq!((effects.len(), effects.values().max()), (26, Some(&1)));
-    let [fast, slow] = <[Host; 2]>::try_from(hosts).ok().unwrap();
+    let [fast, slow] = <[HostProcess; 2]>::try_from(hosts).ok().unwrap();
     // And one that dies loses its leases when they end by the database's clock, neither sooner nor later.
     write_memory(&fast, "a").await;
     fast.kill();

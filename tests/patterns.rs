@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use outbox::handler::{Outcome, Report, StateReader};
-use outbox::item::{Class, Item, NewItem, StateChange, StateVersion, Status};
-use outbox::plugin::Environment;
-use outbox::plugin::lab::{Answer, Call, Ending, Lab, Request, Subject, Take, World};
+use outbox::handler::{AttemptReport, Outcome, StateReader};
+use outbox::item::{FailureClass, Item, NewItem, StateChange, StateVersion, Status};
+use outbox::plugin::EnvLookup;
+use outbox::plugin::lab::{
+    AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedPlugin, SimulatedWorld, Simulator, WorldResponse,
+};
 use serde_json::{Value, json};
 
 use crate::support::guests::{self, root};
@@ -31,20 +33,20 @@ struct Api {
     sent: Mutex<Vec<String>>,
 }
 
-impl World for Api {
-    fn enter(&self, _: &Call) -> ControlFlow<()> {
+impl SimulatedWorld for Api {
+    fn before_call(&self, _: &GuestCall) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse {
         let asked = format!("{} {}", request.method, request.url.replace("http://api.test", ""));
         let (status, body) = self.answers.get(asked.as_str()).cloned().unwrap_or((200, Value::Null));
         let effect = request.key.as_deref().and_then(|key| key.rsplit('/').next()).unwrap_or_default();
         self.sent.lock().unwrap().push(format!("{asked} {effect}").trim().to_owned());
-        Answer::Response { status, headers: Vec::new(), body: body.to_string().into_bytes() }
+        WorldResponse::Response { status, headers: Vec::new(), body: body.to_string().into_bytes() }
     }
 
-    fn leave(&self, _: &Call) -> ControlFlow<()> {
+    fn after_call(&self, _: &GuestCall) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
@@ -59,17 +61,17 @@ impl StateReader for ReadTo {
     }
 }
 
-async fn patterns(folder: &tempfile::TempDir) -> Subject {
+async fn patterns(folder: &tempfile::TempDir) -> SimulatedPlugin {
     let manifest = std::fs::read_to_string(root().join("plugins/patterns/patterns.toml")).unwrap();
     guests::install(&guests::patterns(), &manifest, folder.path(), "patterns");
-    let lab = Lab::open(&folder.path().join("patterns.wasm")).await.unwrap();
-    let environment: Environment = Arc::new(|name| (name == "API_URL").then(|| "http://api.test".to_owned()));
-    lab.subject(&environment, BTreeMap::new()).await.unwrap()
+    let simulator = Simulator::open(&folder.path().join("patterns.wasm")).await.unwrap();
+    let environment: EnvLookup = Arc::new(|name| (name == "API_URL").then(|| "http://api.test".to_owned()));
+    simulator.plugin(&environment, BTreeMap::new()).await.unwrap()
 }
 
 /// What an attempt sent, and what came of it.
 async fn attempt(
-    subject: &Subject,
+    plugin: &SimulatedPlugin,
     (item_type, payload): (&str, Value),
     answers: &[(&'static str, u16, Value)],
     after: Option<&'static str>,
@@ -77,10 +79,12 @@ async fn attempt(
     let answers = answers.iter().map(|(asked, status, body)| (*asked, (*status, body.clone()))).collect();
     let api = Arc::new(Api { answers, sent: Mutex::default() });
     let item =
-        NewItem { cid: Some("c".into()), ..NewItem::new(item_type, "k", payload.to_string()) }.enqueued(1, START);
+        NewItem { cid: Some("c".into()), ..NewItem::new(item_type, "k", payload.to_string()) }.into_item(1, START);
     let item = Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item };
-    let take = Take { item, world: api.clone(), state: Arc::new(ReadTo(after)), now: START, seed: 1 };
-    let Ending::Reported(Report { outcome, .. }) = subject.run(take).await else { panic!("nothing crashes here") };
+    let take = SimulatedAttempt { item, world: api.clone(), state: Arc::new(ReadTo(after)), now: START, seed: 1 };
+    let AttemptEnd::Reported(AttemptReport { outcome, .. }) = plugin.run(take).await else {
+        panic!("nothing crashes here")
+    };
     let sent = api.sent.lock().unwrap().clone();
     (sent, outcome)
 }
@@ -102,8 +106,8 @@ async fn what_goes_to_one_url_has_names_of_its_own() {
 #[tokio::test]
 async fn a_saga_goes_on_or_back_by_its_follow_ups() {
     let (folder, order) = (tempfile::tempdir().unwrap(), json!({ "order": "o", "cents": 5 }));
-    let subject = patterns(&folder).await;
-    let step = |item_type, answers| attempt(&subject, (item_type, order.clone()), answers, None);
+    let plugin = patterns(&folder).await;
+    let step = |item_type, answers| attempt(&plugin, (item_type, order.clone()), answers, None);
     let (sent, outcome) = step("reserve_stock", &[]).await;
     assert!(sent[0].starts_with("PUT /reservations/o "), "{sent:?}");
     assert_eq!(followups(&outcome), ["k/charge_card/1"]);
@@ -120,29 +124,29 @@ async fn a_limit_that_is_reached_defers_and_does_not_wait() {
     let busy = &[("GET /quotes/X", 429, json!({}))];
     let (_, outcome) = attempt(&patterns(&folder).await, ("quote", json!({ "symbol": "X" })), busy, None).await;
     let Outcome::Failed(failure) = outcome else { panic!("it should be deferred: {outcome:?}") };
-    assert_eq!((failure.class, failure.retry_after.map(|wait| wait.as_secs())), (Class::Deferred, Some(30)));
+    assert_eq!((failure.class, failure.retry_after.map(|wait| wait.as_secs())), (FailureClass::Deferred, Some(30)));
 }
 
 #[tokio::test]
 async fn a_page_moves_the_place_in_the_list_together_with_its_items() {
     let folder = tempfile::tempdir().unwrap();
-    let subject = patterns(&folder).await;
+    let plugin = patterns(&folder).await;
     let first = &[("GET /contacts?after=", 200, json!({ "contacts": [{ "to": "a" }, { "to": "b" }], "next": "b" }))];
-    let (_, outcome) = attempt(&subject, ("contacts", Value::Null), first, None).await;
+    let (_, outcome) = attempt(&plugin, ("contacts", Value::Null), first, None).await;
     assert_eq!(followups(&outcome), ["k/mail/1", "k/mail/2", "k/contacts/1"]);
     let Outcome::Done { writes, .. } = outcome else { unreachable!() };
     assert_eq!(writes.state[0].change, StateChange::Put(br#""b""#.to_vec()));
     let last = &[("GET /contacts?after=b", 200, json!({ "contacts": [], "next": null }))];
-    assert!(followups(&attempt(&subject, ("contacts", Value::Null), last, Some("b")).await.1).is_empty());
+    assert!(followups(&attempt(&plugin, ("contacts", Value::Null), last, Some("b")).await.1).is_empty());
 }
 
 #[tokio::test]
 async fn a_campaign_is_a_mail_for_each_of_its_users() {
     let folder = tempfile::tempdir().unwrap();
-    let subject = patterns(&folder).await;
+    let plugin = patterns(&folder).await;
     let campaign = json!({ "text": "hi", "to": ["ada", "bob"] });
-    let (_, outcome) = attempt(&subject, ("campaign", campaign), &[], None).await;
+    let (_, outcome) = attempt(&plugin, ("campaign", campaign), &[], None).await;
     assert_eq!(followups(&outcome), ["k/mail/ada", "k/mail/bob"]);
-    let (sent, _) = attempt(&subject, ("mail", json!({ "to": "ada" })), &[], None).await;
+    let (sent, _) = attempt(&plugin, ("mail", json!({ "to": "ada" })), &[], None).await;
     assert!(sent[0].starts_with("POST /mails "), "{sent:?}");
 }

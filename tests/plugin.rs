@@ -5,25 +5,25 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use outbox::handler::{Attempt, Handler as _, Mode, Outcome, Report};
-use outbox::item::{Class, Failure};
+use outbox::handler::{Attempt, AttemptReport, DeliveryMode, Handler as _, Outcome};
+use outbox::item::{Failure, FailureClass};
 use outbox::plugin::{PluginState, Plugins, inspect};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::plugins::{Host, Wat, attempt};
+use crate::support::plugins::{PluginHost, Wat, attempt};
 
 const LOOP: &str = "(loop $again (br $again)) unreachable";
 
-fn failure(report: Report) -> Failure {
+fn failure(report: AttemptReport) -> Failure {
     match report.outcome {
         Outcome::Failed(failure) => failure,
         other => panic!("a failure is expected, not {other:?}"),
     }
 }
 
-async fn host_with(wat: Wat<'_>, manifest: &str) -> Host {
-    Host::start(None, |dir| {
+async fn host_with(wat: Wat<'_>, manifest: &str) -> PluginHost {
+    PluginHost::start(None, |dir| {
         fs::write(dir.join("p.wasm"), wat.bytes()).unwrap();
         fs::write(dir.join("p.toml"), manifest).unwrap();
     })
@@ -32,7 +32,7 @@ async fn host_with(wat: Wat<'_>, manifest: &str) -> Host {
 
 #[tokio::test]
 async fn a_bare_component_handles_the_types_that_it_describes() {
-    let host = Host::start(None, |dir| {
+    let host = PluginHost::start(None, |dir| {
         let wat = Wat { types: &["a", "bc.d"], ..Wat::default() };
         fs::write(dir.join("p.wasm"), wat.bytes()).unwrap();
     })
@@ -42,7 +42,7 @@ async fn a_bare_component_handles_the_types_that_it_describes() {
     assert!(matches!(report.outcome, Outcome::Done { result: None, .. }), "{report:?}");
     assert_eq!(report.digest, host.status("p").digest);
     assert_eq!(host.status("p").version.as_deref(), Some("1.2.3"));
-    assert_eq!(host.handle("other").await, Report::bare(Outcome::Unserved));
+    assert_eq!(host.handle("other").await, AttemptReport::without_component(Outcome::NoHandler));
 }
 
 #[tokio::test]
@@ -50,16 +50,16 @@ async fn starting_returns_at_once_and_tells_when_the_folder_has_been_scanned() {
     let host = host_with(Wat::default(), "").await;
     // This runtime has one thread: nothing is scanned before the test lets go of it.
     let plugins = Plugins::start(host.settings(), &CancellationToken::new()).unwrap();
-    assert!(!plugins.is_scanned() && plugins.services().is_empty());
+    assert!(!plugins.is_scanned() && plugins.served_types().is_empty());
     plugins.scanned().await;
     assert!(plugins.is_scanned());
-    assert_eq!(plugins.services()[0].item_type, "t");
+    assert_eq!(plugins.served_types()[0].item_type, "t");
 }
 
 #[tokio::test]
 async fn a_failure_of_the_guest_keeps_its_class_and_words() {
     let host = host_with(Wat { handle: "(i32.const 2048)", ..Wat::default() }, "").await;
-    assert_eq!(failure(host.handle("t").await), Failure::new(Class::Permanent, "told", "no"));
+    assert_eq!(failure(host.handle("t").await), Failure::new(FailureClass::Permanent, "told", "no"));
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn an_endless_loop_ends_when_its_cpu_time_is_spent_and_others_go_on_meanwh
     };
     assert!(matches!(quick.outcome, Outcome::Done { .. }));
     let failure = failure(looping.await);
-    assert_eq!(failure.class, Class::Cpu);
+    assert_eq!(failure.class, FailureClass::Cpu);
     assert!(failure.message.contains("`limits.cpu`, which is 200ms"), "{}", failure.message);
 }
 
@@ -86,11 +86,11 @@ async fn an_attempt_ends_at_its_deadline_and_soon_after_a_stop() {
     let begun = Instant::now();
     let report = host.plugins.handle(attempt("t", Duration::from_millis(100))).await;
     let late = failure(report);
-    assert_eq!(late.class, Class::Timeout);
+    assert_eq!(late.class, FailureClass::Timeout);
     assert!(late.message.contains("`timeout` is 9s"), "{}", late.message);
     let stopped = attempt("t", Duration::from_mins(1));
     stopped.stop.cancel();
-    assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Stopped);
+    assert_eq!(host.plugins.handle(stopped).await.outcome, Outcome::Interrupted);
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
@@ -105,16 +105,16 @@ async fn an_attempt_that_finds_no_free_slot_is_given_back() {
         (failure(late), host.plugins.handle(stopped).await.outcome)
     };
     let (busy, (late, stopped)) = tokio::join!(futures_util::future::join_all(busy), waiting);
-    assert!(busy.into_iter().all(|report| failure(report).class == Class::Timeout));
-    assert!(late.class.is_given_back() && late.message.contains("OUTBOX_CONCURRENCY"), "{late:?}");
-    assert_eq!(stopped, Outcome::Stopped);
+    assert!(busy.into_iter().all(|report| failure(report).class == FailureClass::Timeout));
+    assert!(late.class.is_uncounted() && late.message.contains("OUTBOX_CONCURRENCY"), "{late:?}");
+    assert_eq!(stopped, Outcome::Interrupted);
 }
 
 #[tokio::test]
 async fn what_is_handled_inline_has_neither_state_nor_followups() {
     let handle = format!("{EMIT} (i32.const 1024)");
     let host = host_with(emitter(&handle), "grant.emit = ['mail']").await;
-    let inline = Attempt { mode: Mode::Inline, ..attempt("t", Duration::from_secs(30)) };
+    let inline = Attempt { mode: DeliveryMode::Inline, ..attempt("t", Duration::from_secs(30)) };
     let Outcome::Done { writes, .. } = host.plugins.handle(inline).await.outcome else { panic!("it should be done") };
     assert!(writes.followups.is_empty() && writes.state.is_empty());
 }
@@ -125,7 +125,7 @@ async fn a_memory_bomb_ends_with_the_name_of_the_limit_and_what_fits_runs() {
     let bomb = || Wat { handle: grow, ..Wat::default() };
     let host = host_with(bomb(), "limits.memory = '1MiB'").await;
     let failure = failure(host.handle("t").await);
-    assert_eq!(failure.class, Class::Memory);
+    assert_eq!(failure.class, FailureClass::Memory);
     assert!(failure.message.contains("`limits.memory` is 1MiB"), "{}", failure.message);
     let host = host_with(bomb(), "limits.memory = '4MiB'").await;
     assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
@@ -142,7 +142,7 @@ async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
     host.put("q.wasm", Wat { types: &["q"], handle: "unreachable", ..Wat::default() }.bytes());
     host.until("the second plugin", |host| host.types() == ["q", "t"]).await;
     let failure = failure(host.handle("q").await);
-    assert_eq!(failure.class, Class::Trap);
+    assert_eq!(failure.class, FailureClass::Trap);
     assert!(failure.message.contains("unreachable"), "{}", failure.message);
     assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
 }
@@ -192,7 +192,7 @@ async fn an_attempt_that_fails_after_a_denial_is_denied_with_the_lines_that_woul
     let handle = format!("{EMIT} (i32.const 2048)");
     let host = host_with(emitter(&handle), "grant.emit = ['other']").await;
     let failure = failure(host.handle("t").await);
-    assert_eq!(failure.class, Class::Denied);
+    assert_eq!(failure.class, FailureClass::Denied);
     assert!(
         failure.message.contains("p.toml would allow it:\n[grant]\nemit = [\"other\", \"mail\"]"),
         "{}",
@@ -203,7 +203,7 @@ async fn an_attempt_that_fails_after_a_denial_is_denied_with_the_lines_that_woul
 
 #[tokio::test]
 async fn an_import_that_is_not_granted_refuses_the_load_with_the_lines_that_grant_it() {
-    let host = Host::start(None, |dir| {
+    let host = PluginHost::start(None, |dir| {
         let http = Wat { imports: r#"(import "wasi:http/outgoing-handler@0.2.3" (instance))"#, ..Wat::default() };
         fs::write(dir.join("http.wasm"), http.bytes()).unwrap();
         fs::write(dir.join("emit.wasm"), emitter("(i32.const 1024)").bytes()).unwrap();
@@ -259,9 +259,9 @@ async fn a_bad_manifest_is_an_error_that_names_the_key_and_the_old_terms_stay() 
     host.put("p.toml", "timout = '8s'");
     host.until("the misspelt key", |host| host.status("p").error.is_some_and(|error| error.contains("`timeout`")))
         .await;
-    assert_eq!(host.plugins.services()[0].timeout, Some(Duration::from_secs(7)));
+    assert_eq!(host.plugins.served_types()[0].timeout, Some(Duration::from_secs(7)));
     host.put("p.toml", "timeout = '8s'");
-    host.until("the new terms", |host| host.plugins.services()[0].timeout == Some(Duration::from_secs(8))).await;
+    host.until("the new terms", |host| host.plugins.served_types()[0].timeout == Some(Duration::from_secs(8))).await;
     assert_eq!(host.status("p").error, None);
     host.put("p.toml", format!("sha256 = '{}'", "0".repeat(64)));
     host.until("the pin", |host| host.status("p").error.is_some_and(|error| error.contains("pins 000"))).await;
@@ -276,7 +276,7 @@ async fn a_manifest_that_vanishes_counts_only_when_it_stays_away() {
     host.until("the other plugin", |host| host.types().contains(&"q".to_owned())).await;
     assert_eq!(host.types(), ["q", "t"], "half of a plugin was published");
     host.until("the absence to count", |host| host.types() == ["q", "t", "u"]).await;
-    assert!(host.plugins.services().iter().all(|service| service.timeout.is_none()));
+    assert!(host.plugins.served_types().iter().all(|served_type| served_type.timeout.is_none()));
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn a_swapped_symbolic_link_replaces_what_it_points_to() {
 
 #[tokio::test]
 async fn inspecting_tells_what_is_missing_without_loading_anything() {
-    let host = Host::start(None, |_| ()).await;
+    let host = PluginHost::start(None, |_| ()).await;
     host.put("e.wasm", emitter("(i32.const 1024)").bytes());
     let inspection = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert_eq!(inspection.types, ["t"]);
@@ -343,7 +343,7 @@ async fn an_attempt_finishes_on_the_version_that_it_began_with() {
     host.put("p.wasm", Wat::default().bytes());
     host.until("the new version", |host| host.status("p").digest != old).await;
     assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
-    let draining = |host: &Host| host.plugins.status().iter().any(|status| status.state == PluginState::Draining);
+    let draining = |host: &PluginHost| host.plugins.status().iter().any(|status| status.state == PluginState::Draining);
     assert!(draining(&host));
     stop.cancel();
     assert_eq!(running.await.unwrap().digest, old);
@@ -352,7 +352,7 @@ async fn an_attempt_finishes_on_the_version_that_it_began_with() {
 
 #[tokio::test]
 async fn a_type_belongs_to_the_role_before_the_root_and_then_to_the_first_file() {
-    let host = Host::start(Some("vector"), |dir| {
+    let host = PluginHost::start(Some("vector"), |dir| {
         fs::create_dir(dir.join("vector")).unwrap();
         fs::create_dir(dir.join("belief")).unwrap();
         fs::write(dir.join("a.wasm"), Wat { types: &["t", "u"], ..Wat::default() }.bytes()).unwrap();

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox::store::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{Store, Write};
+use outbox::store::{BatchMode, Store};
 use serde_json::json;
 
-use crate::support::host::{Host, HostPlan};
+use crate::support::host::{HostConfig, HostProcess};
 use crate::support::postgres::{Cluster, Database, Durability};
-use crate::support::stage::{Stage, ids, write_memory};
-use crate::support::{Backend, Place, done, eventually, http, is_soak, item, report, request};
+use crate::support::stage::{Deployment, ids, write_memory};
+use crate::support::{Backend, TestDb, done, eventually, http, is_soak, item, report, request};
 
 /// Whatever is expected to happen does within this, also on a busy machine.
 const SOON: Duration = Duration::from_mins(2);
@@ -38,7 +38,7 @@ pub(crate) async fn write_through(host_url: String, caller: usize, stop: Arc<Ato
     acknowledged
 }
 
-pub(crate) async fn is_ready(host: &Host) -> bool {
+pub(crate) async fn is_ready(host: &HostProcess) -> bool {
     host.send("GET", "/readyz", &[], "").await.status == 200
 }
 
@@ -58,8 +58,8 @@ async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() 
     let kills = if is_soak() { 10 } else { 2 };
     let cluster = Cluster::start(Durability::Honest);
     let database = Arc::new(cluster.database());
-    let stage = Stage::on(Place::Postgres(Arc::clone(&database))).await;
-    let plan = stage.plan.clone().set("OUTBOX_VISIBILITY_SEC", "3").set("OUTBOX_MAX_RETRIES", "40");
+    let deployment = Deployment::on(TestDb::Postgres(Arc::clone(&database))).await;
+    let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "3").set("OUTBOX_MAX_RETRIES", "40");
     let hosts = [plan.start("serve").await, plan.start("serve").await, plan.start("serve").await];
     let stop = Arc::new(AtomicBool::new(false));
     let caller = |number: usize| write_through(hosts[number % 3].url.clone(), number, Arc::clone(&stop));
@@ -98,9 +98,9 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         let url = database.url();
         let open = || PostgresStore::open_existing(&url, PostgresOptions::default());
         let (mine, theirs): (Arc<dyn Store>, Arc<dyn Store>) = (open().await.unwrap(), open().await.unwrap());
-        mine.enqueue(vec![item("k")], Write::Each).await.unwrap();
+        mine.enqueue(vec![item("k")], BatchMode::PerItem).await.unwrap();
         let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
-        assert_eq!(theirs.expire().await.unwrap(), 0);
+        assert_eq!(theirs.expire_leases().await.unwrap(), 0);
         assert!(theirs.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
         let left = claim.item.lease_until.unwrap() - theirs.now().await.unwrap();
         assert!((1..=60_000).contains(&left), "{left} ms of the lease are left");
@@ -110,22 +110,22 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
 
 #[tokio::test]
 async fn a_live_queue_is_handed_over_from_sqlite_and_nothing_is_lost_or_done_twice() {
-    let stage = Stage::on(Place::new(Backend::Sqlite)).await;
-    stage.vector.ledger.take(Duration::from_millis(20));
-    let host = stage.plan.start("serve").await;
+    let deployment = Deployment::on(TestDb::new(Backend::Sqlite)).await;
+    deployment.vector.ledger.take(Duration::from_millis(20));
+    let host = deployment.plan.start("serve").await;
     let mut acknowledged = Vec::new();
     for number in 0..30 {
         acknowledged.extend(ids(&write_memory(&host, &format!("w{number}")).await));
     }
-    let file = stage.dir.path().join("export.ndjson");
+    let file = deployment.dir.path().join("export.ndjson");
     let file = file.to_str().unwrap();
     // Some are done by then, the others are not. Beside the receivers, which answer those under way.
-    let (plan, path) = (stage.plan.clone(), file.to_owned());
+    let (plan, path) = (deployment.plan.clone(), file.to_owned());
     tokio::task::spawn_blocking(move || plan.json(&["export", &path, "--pause", "--json"])).await.unwrap();
     assert_eq!(host.terminate(), Some(0));
 
     let database = Cluster::shared().database();
-    let moved = stage.plan.clone().set("OUTBOX_DB", &database.url());
+    let moved = deployment.plan.clone().set("OUTBOX_DB", &database.url());
     assert_eq!(moved.json(&["import", file, "--json"])["verified"], true);
     assert_eq!(moved.json(&["import", file, "--dry-run", "--json"])["created"], 0);
     let host = moved.start("serve").await;
@@ -133,7 +133,7 @@ async fn a_live_queue_is_handed_over_from_sqlite_and_nothing_is_lost_or_done_twi
     acknowledged.extend(ids(&write_memory(&host, "new").await));
     eventually("everything is done", SOON, async || count(&database, "status <> 'DONE'") == 0).await;
     assert_eq!(count(&database, "true"), acknowledged.len() as u64);
-    for ledger in [&stage.vector.ledger, &stage.belief.ledger] {
+    for ledger in [&deployment.vector.ledger, &deployment.belief.ledger] {
         let effects = ledger.effects();
         assert_eq!((effects.len(), effects.values().max()), (31, Some(&1)), "{effects:?}");
     }
@@ -142,7 +142,7 @@ async fn a_live_queue_is_handed_over_from_sqlite_and_nothing_is_lost_or_done_twi
 #[test]
 fn ten_processes_that_migrate_at_once_make_one_schema_without_a_superuser() {
     let database = Cluster::shared().empty_database();
-    let plan = HostPlan::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
+    let plan = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
     let plan = plan.set("OUTBOX_DB", &database.url());
     let started: Vec<_> = (0..10)
         .map(|_| plan.command(&["migrate", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap())
@@ -166,21 +166,21 @@ fn ten_processes_that_migrate_at_once_make_one_schema_without_a_superuser() {
 
 #[tokio::test]
 async fn without_notifications_workers_find_what_is_inserted_all_the_same() {
-    let stage = Stage::on(Place::new(Backend::Postgres)).await;
-    stage.plan.json(&["migrate", "--no-notify", "--json"]);
+    let deployment = Deployment::on(TestDb::new(Backend::Postgres)).await;
+    deployment.plan.json(&["migrate", "--no-notify", "--json"]);
     let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname = 'items_wake'";
-    assert_eq!(stage.place.sql(triggers).unwrap(), "0");
-    let host = stage.plan.start("serve").await;
-    stage.place.sql("SELECT outbox.enqueue('webhook', 'k', '{}')").unwrap();
+    assert_eq!(deployment.test_db.sql(triggers).unwrap(), "0");
+    let host = deployment.plan.start("serve").await;
+    deployment.test_db.sql("SELECT outbox.enqueue('webhook', 'k', '{}')").unwrap();
     crate::support::stage::becomes(&host, 1, "DONE").await;
-    stage.plan.json(&["migrate", "--notify", "--json"]);
-    assert_eq!(stage.place.sql(triggers).unwrap(), "1");
+    deployment.plan.json(&["migrate", "--notify", "--json"]);
+    assert_eq!(deployment.test_db.sql(triggers).unwrap(), "1");
 }
 
 #[test]
 fn inspection_creates_nothing_and_nothing_says_the_password() {
     let database = Cluster::shared().empty_database();
-    let plan = HostPlan::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
+    let plan = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), &std::env::temp_dir());
     let url = database.url().replace("outbox@", "outbox:hunter2@");
     for (url, says) in [(url.as_str(), "outbox migrate"), ("postgres://ada:hunter2@127.0.0.1:1/app", "connect")] {
         for verb in ["list", "doctor", "stats"] {

@@ -7,9 +7,9 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use crate::support::downstream::Pod;
+use crate::support::downstream::Downstream;
 use crate::support::guests;
-use crate::support::host::{Host, HostPlan};
+use crate::support::host::{HostConfig, HostProcess};
 use crate::support::stage::becomes;
 
 const TOKEN: &str = "hush-4711";
@@ -47,15 +47,15 @@ max_retries = 0
 }
 
 /// A host with the chaos handler, which may call this receiver.
-async fn host(url: &str) -> (tempfile::TempDir, HostPlan, Host) {
+async fn host(url: &str) -> (tempfile::TempDir, HostConfig, HostProcess) {
     let dir = tempfile::tempdir().unwrap();
     guests::install(&guests::chaos(1), &manifest(url), &dir.path().join("plugins.d"), "chaos");
-    let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path()).set("TOKEN", TOKEN);
+    let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path()).set("TOKEN", TOKEN);
     let host = plan.start("serve").await;
     (dir, plan, host)
 }
 
-fn enqueue(plan: &HostPlan, key: &str, payload: &Value) -> i64 {
+fn enqueue(plan: &HostConfig, key: &str, payload: &Value) -> i64 {
     let payload = payload.to_string();
     plan.json(&["enqueue", "--type", "chaos", "--key", key, "--payload", &payload, "--json"])["ids"][0]
         .as_i64()
@@ -112,7 +112,7 @@ async fn what_a_handler_says_of_an_answer_is_stored_without_secrets() {
 
 #[tokio::test]
 async fn what_was_not_answered_is_kept_as_what_the_handler_was_told() {
-    let dead = Pod::start().await;
+    let dead = Downstream::start().await;
     let url = dead.url();
     let _closed = dead.kill().await;
     let (_dir, plan, host) = host(&url).await;
@@ -133,7 +133,7 @@ async fn an_attempt_that_the_store_refuses_is_kept_with_its_requests() {
 }
 
 /// A dead item whose handler traps in version 1, after and before these steps.
-async fn trapped(url: &str, before: &[Value], after: &[Value]) -> (tempfile::TempDir, HostPlan, i64, Value) {
+async fn trapped(url: &str, before: &[Value], after: &[Value]) -> (tempfile::TempDir, HostConfig, i64, Value) {
     let (dir, plan, host) = host(url).await;
     let steps = [before, &[json!({ "do": "trap_in", "version": "1" })], after].concat();
     let id = enqueue(&plan, "k", &json!({ "do": "sequence", "steps": steps }));
@@ -143,7 +143,7 @@ async fn trapped(url: &str, before: &[Value], after: &[Value]) -> (tempfile::Tem
 }
 
 /// Runs `plugin replay-item` with the changed handler: whether it succeeds, and what it prints.
-fn replay(plan: &HostPlan, id: i64, more: &[&str]) -> (bool, Value) {
+fn replay(plan: &HostConfig, id: i64, more: &[&str]) -> (bool, Value) {
     let id = id.to_string();
     let args = ["plugin", "replay-item", &id, "--plugin", "changed/chaos.wasm", "--json"];
     let output = plan.run(&[&args, more].concat());

@@ -8,18 +8,18 @@ use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use serde_json::{Value, json};
 
 use crate::support::guests::root;
-use crate::support::host::{Host, HostPlan};
+use crate::support::host::{HostConfig, HostProcess};
 use crate::support::request;
-use crate::support::stage::{Stage, becomes};
+use crate::support::stage::{Deployment, becomes};
 
 /// The commands of the runbook with the headings that they stand under, to be run from the first on.
 struct Runbook {
-    plan: HostPlan,
+    plan: HostConfig,
     blocks: Vec<(String, String)>,
 }
 
 impl Runbook {
-    fn open(plan: HostPlan) -> Self {
+    fn open(plan: HostConfig) -> Self {
         let text = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
         let mut blocks = Vec::new();
         for section in text.split("\n## ").skip(1) {
@@ -51,7 +51,7 @@ fn says(printed: &str, words: &[&str]) {
     }
 }
 
-fn enqueue(plan: &HostPlan, item_type: &str, key: &str, ordering_key: Option<&str>) -> i64 {
+fn enqueue(plan: &HostConfig, item_type: &str, key: &str, ordering_key: Option<&str>) -> i64 {
     let mut args = vec!["enqueue", "--type", item_type, "--key", key, "--payload", "{}", "--json"];
     args.extend(ordering_key.into_iter().flat_map(|key| ["--ordering-key", key]));
     plan.json(&args)["ids"][0].as_i64().unwrap()
@@ -59,46 +59,46 @@ fn enqueue(plan: &HostPlan, item_type: &str, key: &str, ordering_key: Option<&st
 
 /// A host with a broken receiver: an item blocks a key with another behind it, three have died of the
 /// same thing, and one is of a type that this host does not serve.
-async fn trouble(stage: &Stage) -> Host {
-    let host = stage.plan.start("serve").await;
-    stage.vector.ledger.answer_with(404, None);
-    let head = enqueue(&stage.plan, "webhook", "order-7-placed", Some("order-7"));
+async fn trouble(deployment: &Deployment) -> HostProcess {
+    let host = deployment.plan.start("serve").await;
+    deployment.vector.ledger.answer_with(404, None);
+    let head = enqueue(&deployment.plan, "webhook", "order-7-placed", Some("order-7"));
     becomes(&host, head, "DLQ").await;
-    enqueue(&stage.plan, "webhook", "order-7-paid", Some("order-7"));
-    stage.vector.ledger.answer_with(422, None);
+    enqueue(&deployment.plan, "webhook", "order-7-paid", Some("order-7"));
+    deployment.vector.ledger.answer_with(422, None);
     for key in ["report-1", "report-2", "report-3"] {
-        let id = enqueue(&stage.plan, "webhook", key, None);
+        let id = enqueue(&deployment.plan, "webhook", key, None);
         becomes(&host, id, "DLQ").await;
     }
-    enqueue(&stage.plan, "mail", "letter", None);
+    enqueue(&deployment.plan, "mail", "letter", None);
     host
 }
 
 /// Claims an item as a process does that is gone afterwards.
-async fn claim_and_vanish(stage: &Stage) {
-    let path = stage.place.address();
+async fn claim_and_vanish(deployment: &Deployment) {
+    let path = deployment.test_db.address();
     let store = SqliteStore::open_existing(path.as_ref(), SqliteOptions::default()).unwrap();
     let claimed = store.claim(&request(&["mail"], 1)).await.unwrap();
     assert_eq!(claimed.claims.len(), 1);
 }
 
-fn statuses(plan: &HostPlan) -> Value {
+fn statuses(plan: &HostConfig) -> Value {
     plan.json(&["stats", "--json"])["by_status"].clone()
 }
 
 #[tokio::test]
 async fn the_commands_of_the_runbook_do_what_it_says() {
-    let stage = Stage::new().await;
-    let host = trouble(&stage).await;
-    let mut runbook = Runbook::open(stage.plan.clone());
+    let deployment = Deployment::new().await;
+    let host = trouble(&deployment).await;
+    let mut runbook = Runbook::open(deployment.plan.clone());
 
     let look = runbook.next("First look");
     says(&look, &["blocked_key: type webhook, key order-7, item 1 (1 item waiting)", "upstream.404", "upstream.422"]);
 
     let explained = runbook.next("A blocked key");
     says(&explained, &["outbox replay 1, or outbox unblock 'order-7'", "order-7-placed", "404"]);
-    assert_eq!(stage.plan.json(&["show", "2", "--json"])["attempts"], 0, "the key is blocked");
-    stage.vector.ledger.answer_with(200, None);
+    assert_eq!(deployment.plan.json(&["show", "2", "--json"])["attempts"], 0, "the key is blocked");
+    deployment.vector.ledger.answer_with(200, None);
     says(&runbook.next("A blocked key"), &["would be done, past 1 dead item", "unblock order-7: done"]);
     becomes(&host, 2, "DONE").await;
     becomes(&host, 1, "DLQ").await;
@@ -110,12 +110,12 @@ async fn the_commands_of_the_runbook_do_what_it_says() {
     assert_eq!(becomes(&host, 1, "DLQ").await["replays"], 0, "it died of something else");
     says(&runbook.next("Dead items"), &["3 of 3", "DONE", "50 items each second", "the receiver is back"]);
 
-    let sent = stage.vector.ledger.received().len();
+    let sent = deployment.vector.ledger.received().len();
     let tried = runbook.next("A dead item and a repaired handler");
     says(&tried, &["Requests of the failed attempts", "failed, permanent upstream.422", "as before"]);
-    assert_eq!(stage.vector.ledger.received().len(), sent, "nothing was sent");
+    assert_eq!(deployment.vector.ledger.received().len(), sent, "nothing was sent");
 
-    claim_and_vanish(&stage).await;
+    claim_and_vanish(&deployment).await;
     says(
         &runbook.next("A stuck claim"),
         &["letter", "by pod-1", "the lease has not ended", "release: changed 1 item (6)"],
@@ -132,9 +132,9 @@ async fn the_commands_of_the_runbook_do_what_it_says() {
 
     says(&runbook.next("Making room"), &["would change 0 items"]);
     runbook.next("Moving to another store");
-    let moved = stage.plan.clone().set("OUTBOX_DB", "new.sqlite");
-    assert_eq!(statuses(&moved), statuses(&stage.plan));
-    let items = |plan: &HostPlan| plan.json(&["list", "--json"]).to_string();
-    assert_eq!(items(&moved), items(&stage.plan));
+    let moved = deployment.plan.clone().set("OUTBOX_DB", "new.sqlite");
+    assert_eq!(statuses(&moved), statuses(&deployment.plan));
+    let items = |plan: &HostConfig| plan.json(&["list", "--json"]).to_string();
+    assert_eq!(items(&moved), items(&deployment.plan));
     assert!(runbook.blocks.is_empty(), "not run: {:?}", runbook.blocks);
 }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::support::guests::{self, CHAOS_GRANTS};
-use crate::support::host::{Host, HostPlan};
-use crate::support::stage::{Stage, becomes};
+use crate::support::host::{HostConfig, HostProcess};
+use crate::support::stage::{Deployment, becomes};
 
 /// A manifest that grants what the tests need, and ends attempts soon.
 fn manifest(retry: &str) -> String {
@@ -30,15 +30,15 @@ cpu = "500ms"
 }
 
 /// A stage with the chaos handler, whose failures are final.
-async fn stage() -> (Stage, HostPlan) {
-    stage_with("max_retries = 0", "http://127.0.0.1:9").await
+async fn deployment() -> (Deployment, HostConfig) {
+    deployment_with("max_retries = 0", "http://127.0.0.1:9").await
 }
 
-async fn stage_with(retry: &str, slow_url: &str) -> (Stage, HostPlan) {
-    let stage = Stage::new().await;
-    guests::install(&guests::chaos(1), &manifest(retry), &stage.plugins(), "chaos");
-    let plan = stage.plan.clone().set("SLOW_URL", slow_url).set("SECRET_OF_THE_HOST", "s3cret");
-    (stage, plan)
+async fn deployment_with(retry: &str, slow_url: &str) -> (Deployment, HostConfig) {
+    let deployment = Deployment::new().await;
+    guests::install(&guests::chaos(1), &manifest(retry), &deployment.plugins(), "chaos");
+    let plan = deployment.plan.clone().set("SLOW_URL", slow_url).set("SECRET_OF_THE_HOST", "s3cret");
+    (deployment, plan)
 }
 
 /// A server that accepts connections and never answers.
@@ -54,14 +54,14 @@ async fn silent_server() -> (String, tokio::task::JoinHandle<()>) {
     (url, serving)
 }
 
-fn enqueue(plan: &HostPlan, key: &str, payload: &Value) -> i64 {
+fn enqueue(plan: &HostConfig, key: &str, payload: &Value) -> i64 {
     let payload = payload.to_string();
     let args = ["enqueue", "--type", "chaos", "--key", key, "--payload", &payload, "--json"];
     plan.json(&args)["ids"][0].as_i64().unwrap()
 }
 
 /// The only failed attempt of an item that ended in the DLQ.
-async fn failure(host: &Host, id: i64) -> Value {
+async fn failure(host: &HostProcess, id: i64) -> Value {
     let item = becomes(host, id, "DLQ").await;
     assert_eq!(item["failed_attempts"].as_array().unwrap().len(), 1, "{item}");
     item["failed_attempts"][0].clone()
@@ -70,7 +70,7 @@ async fn failure(host: &Host, id: i64) -> Value {
 #[tokio::test]
 async fn a_handler_cannot_run_on_grow_escape_or_take_others_with_it() {
     let (slow_url, _serving) = silent_server().await;
-    let (_stage, plan) = stage_with("max_retries = 0", &slow_url).await;
+    let (_deployment, plan) = deployment_with("max_retries = 0", &slow_url).await;
     let host = plan.start("serve").await;
 
     let elsewhere = "http://127.0.0.1:9/";
@@ -105,9 +105,9 @@ async fn a_handler_cannot_run_on_grow_escape_or_take_others_with_it() {
 
 #[tokio::test]
 async fn a_handler_sees_no_environment_no_files_and_no_sockets() {
-    let (stage, plan) = stage().await;
+    let (deployment, plan) = deployment().await;
     let host = plan.start("serve").await;
-    let address = stage.vector.address.to_string();
+    let address = deployment.vector.address.to_string();
     let results = [
         ("env", json!({"do": "env"})),
         ("files", json!({"do": "files"})),
@@ -119,12 +119,12 @@ async fn a_handler_sees_no_environment_no_files_and_no_sockets() {
         let text = result.to_string();
         assert!(!text.contains("s3cret") && !text.contains("root:"), "{key}: {text}");
     }
-    assert!(stage.vector.ledger.received().is_empty());
+    assert!(deployment.vector.ledger.received().is_empty());
 }
 
 #[tokio::test]
 async fn what_a_failed_attempt_wrote_is_kept_with_it() {
-    let (_stage, plan) = stage().await;
+    let (_deployment, plan) = deployment().await;
     let host = plan.start("serve").await;
     let steps = json!([{"do": "stderr", "message": "about to fail"}, {"do": "retry"}]);
     let id = enqueue(&plan, "noisy", &json!({"do": "sequence", "steps": steps}));
@@ -135,9 +135,9 @@ async fn what_a_failed_attempt_wrote_is_kept_with_it() {
 
 #[tokio::test]
 async fn the_keys_of_a_handlers_requests_are_the_same_in_every_attempt_and_its_own() {
-    let (stage, plan) = stage_with("max_retries = 3\nbase = \"10ms\"", "http://127.0.0.1:9").await;
+    let (deployment, plan) = deployment_with("max_retries = 3\nbase = \"10ms\"", "http://127.0.0.1:9").await;
     let host = plan.start("serve").await;
-    let url = |path: &str| format!("{}{path}", stage.vector.url());
+    let url = |path: &str| format!("{}{path}", deployment.vector.url());
     let forged = json!({"idempotency-key": "forged", "traceparent": "forged", "x-correlation-id": "forged"});
     let call = |path: &str| json!({"do": "http", "method": "POST", "url": url(path), "headers": {}});
     let steps = json!([
@@ -148,7 +148,7 @@ async fn the_keys_of_a_handlers_requests_are_the_same_in_every_attempt_and_its_o
     ]);
     let id = enqueue(&plan, "k", &json!({"do": "sequence", "steps": steps}));
     becomes(&host, id, "DONE").await;
-    let received = stage.vector.ledger.received();
+    let received = deployment.vector.ledger.received();
     let keys: Vec<_> = received.iter().map(|request| request.header("idempotency-key").to_owned()).collect();
     assert_eq!(keys[..5], keys[5..], "both attempts send the same keys");
     assert!(keys[..4].iter().all(|key| key.starts_with("k/")), "{keys:?}");
@@ -164,15 +164,15 @@ async fn the_keys_of_a_handlers_requests_are_the_same_in_every_attempt_and_its_o
         status == "DONE" || status == "DLQ"
     })
     .await;
-    let forged = stage.vector.ledger.received().into_iter().filter(|request| request.path == "/d");
+    let forged = deployment.vector.ledger.received().into_iter().filter(|request| request.path == "/d");
     assert!(forged.into_iter().all(|request| request.header("idempotency-key").starts_with("forger/")));
 }
 
 #[tokio::test]
 async fn state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement() {
-    let (stage, plan) = stage().await;
+    let (deployment, plan) = deployment().await;
     let tight = manifest("max_retries = 0").replace("[limits]", "[limits]\nstate_bytes = \"1KiB\"");
-    guests::install(&guests::chaos(1), &tight, &stage.plugins(), "chaos");
+    guests::install(&guests::chaos(1), &tight, &deployment.plugins(), "chaos");
     let host = plan.start("serve").await;
     let put = |key: &str| json!({"do": "state_put", "key": key, "value": "x".repeat(600)});
     let within = enqueue(&plan, "within", &put("a"));

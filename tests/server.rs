@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use outbox::item::{NewItem, Status};
 use outbox::store::postgres::{Notify, PostgresOptions, PostgresStore, enqueue_in, migrate};
-use outbox::store::{Filter, Page, Store, StoreError, Write};
+use outbox::store::{BatchMode, Filter, Page, Store, StoreError};
 
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::{done, eventually, item, ordered, request, retry};
@@ -21,7 +21,7 @@ async fn open(url: &str, options: PostgresOptions) -> Arc<dyn Store> {
 
 /// One who does not wait long.
 fn hasty() -> PostgresOptions {
-    PostgresOptions { patience: Duration::from_millis(600), connections: 2, ..PostgresOptions::default() }
+    PostgresOptions { statement_timeout: Duration::from_millis(600), connections: 2, ..PostgresOptions::default() }
 }
 
 async fn database() -> (Database, Arc<dyn Store>) {
@@ -31,7 +31,7 @@ async fn database() -> (Database, Arc<dyn Store>) {
 }
 
 async fn enqueue(store: &dyn Store, item: NewItem) -> i64 {
-    store.enqueue(vec![item], Write::Each).await.unwrap().ids[0].unwrap()
+    store.enqueue(vec![item], BatchMode::PerItem).await.unwrap().ids[0].unwrap()
 }
 
 /// Claims until there is nothing left, and settles what it got, whatever goes wrong meanwhile.
@@ -87,7 +87,7 @@ async fn an_insert_is_noticed_with_and_without_notifications() {
         let store = open(&database.url(), PostgresOptions::default()).await;
         // What is noticed of its own start must not count.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let mut changes = store.changes();
+        let mut changes = store.subscribe();
         changes.mark_unchanged();
         database.sql("SELECT outbox.enqueue('mail', 'k', '{}')").unwrap();
         tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("noticed").unwrap();
@@ -142,7 +142,7 @@ async fn many_claimers_handle_each_ordering_key_one_at_a_time_and_in_order() {
     for n in 0..120 {
         items.push(NewItem { ordering_key: Some(format!("k{}", n % 4)), ..item(&n.to_string()) });
     }
-    store.enqueue(items, Write::Each).await.unwrap();
+    store.enqueue(items, BatchMode::PerItem).await.unwrap();
     let handled = Arc::new(std::sync::Mutex::new(Handled::default()));
     let claimers = (0..3).map(|_| {
         let (url, handled) = (database.url(), Arc::clone(&handled));
@@ -177,7 +177,7 @@ async fn connections_that_are_cut_lose_nothing_and_settle_nothing_twice() {
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE datname = current_database() AND application_name = 'outbox'";
     for n in 0..100 {
-        while store.enqueue(vec![item(&n.to_string())], Write::Each).await.is_err() {}
+        while store.enqueue(vec![item(&n.to_string())], BatchMode::PerItem).await.is_err() {}
         if n % 10 == 0 {
             database.sql(cut).unwrap();
         }
@@ -185,7 +185,7 @@ async fn connections_that_are_cut_lose_nothing_and_settle_nothing_twice() {
     // What was claimed by a commit whose answer was lost comes back when its lease ends.
     eventually("all are done", SOON, async || {
         database.sql("UPDATE outbox.items SET lease_until = 0 WHERE claimed_at < outbox.now() - 2000").unwrap();
-        store.expire().await.is_ok() && counts(&*store, Status::Done).await == (100, 100)
+        store.expire_leases().await.is_ok() && counts(&*store, Status::Done).await == (100, 100)
     })
     .await;
     stop.store(true, Ordering::Relaxed);
@@ -202,12 +202,12 @@ async fn a_server_that_was_restarted_is_used_again_without_opening_the_store_aga
     enqueue(&*store, item("before")).await;
     cluster.stop();
     let start = Instant::now();
-    let gone = store.enqueue(vec![item("meanwhile")], Write::Each).await.unwrap_err();
+    let gone = store.enqueue(vec![item("meanwhile")], BatchMode::PerItem).await.unwrap_err();
     assert!(matches!(gone, StoreError::Unavailable { .. }), "{gone}");
     assert!(store.signals(0, 1).await.is_err());
     assert!(start.elapsed() < SOON, "it gives up in bounded time");
     cluster.run();
-    let mut changes = store.changes();
+    let mut changes = store.subscribe();
     eventually("the store answers", SOON, async || store.signals(0, 1).await.is_ok()).await;
     enqueue(&*store, item("after")).await;
     eventually("inserts are noticed again", SOON, async || {
@@ -245,12 +245,12 @@ async fn more_calls_than_connections_wait_their_turn_or_say_that_none_became_fre
     let database = Cluster::shared().database();
     let patient = open(&database.url(), PostgresOptions { connections: 2, ..PostgresOptions::default() }).await;
     let store = open(&database.url(), hasty()).await;
-    let many = (0..50).map(|n| patient.enqueue(vec![item(&n.to_string())], Write::Each));
+    let many = (0..50).map(|n| patient.enqueue(vec![item(&n.to_string())], BatchMode::PerItem));
     assert!(futures_util::future::join_all(many).await.iter().all(Result::is_ok));
     let mut application = database.connect().await;
     let holding = application.transaction().await.unwrap();
     holding.batch_execute("LOCK TABLE outbox.items IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let stuck = (0..6).map(|n| store.enqueue(vec![item(&format!("x{n}"))], Write::Each));
+    let stuck = (0..6).map(|n| store.enqueue(vec![item(&format!("x{n}"))], BatchMode::PerItem));
     let words: Vec<_> =
         futures_util::future::join_all(stuck).await.into_iter().map(|late| late.unwrap_err().to_string()).collect();
     assert!(words.iter().any(|words| words.contains("no connection became free")), "{words:?}");
@@ -266,7 +266,7 @@ async fn a_server_that_became_read_only_is_said_to_be_and_used_again_when_it_is_
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outbox'
                AND datname = current_database()";
     database.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on; {cut}")).unwrap();
-    let refused = store.enqueue(vec![item("k")], Write::Each).await.unwrap_err();
+    let refused = store.enqueue(vec![item("k")], BatchMode::PerItem).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused}");
     assert!(refused.to_string().contains("read-only"), "{refused}");
     database.cluster().sql("postgres", &format!("ALTER DATABASE {name} RESET ALL")).unwrap();
@@ -287,7 +287,10 @@ async fn two_that_enqueue_the_same_keys_at_once_agree_on_who_was_first() {
     for round in 0..20 {
         let write = || (0..5).map(|n| item(&format!("{round}:{n}"))).collect::<Vec<_>>();
         let reversed = || write().into_iter().rev().collect::<Vec<_>>();
-        let (a, b) = tokio::join!(store.enqueue(write(), Write::Whole), store.enqueue(reversed(), Write::Whole));
+        let (a, b) = tokio::join!(
+            store.enqueue(write(), BatchMode::AllOrNothing),
+            store.enqueue(reversed(), BatchMode::AllOrNothing)
+        );
         let (a, b) = (a.unwrap(), b.unwrap());
         assert_eq!(a.created + b.created, 5, "{a:?} {b:?}");
         assert_eq!(a.ids, b.ids.into_iter().rev().collect::<Vec<_>>());
@@ -302,6 +305,6 @@ async fn what_handlers_write_is_kept_although_the_database_refuses_some_characte
     let mut settled = retry(Duration::ZERO);
     settled.stderr = Some("a\0b".into());
     store.settle(&claim.reference(), settled).await.unwrap();
-    let kept = store.show(id).await.unwrap().unwrap().failed_attempts.remove(0);
+    let kept = store.get(id).await.unwrap().unwrap().failed_attempts.remove(0);
     assert_eq!(kept.stderr.as_deref(), Some("a\u{FFFD}b"));
 }

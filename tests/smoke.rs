@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::stage::{Stage, becomes, ids, write_memory};
-use crate::support::{Backend, Place, eventually, on_each_backend};
+use crate::support::stage::{Deployment, becomes, ids, write_memory};
+use crate::support::{Backend, TestDb, eventually, on_each_backend};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -20,8 +20,8 @@ mod on_each {
     use super::*;
 
     pub(super) async fn the_playbooks_smoke_holds_against_the_real_binary(backend: Backend) {
-        let stage = Stage::on(Place::new(backend)).await;
-        let host = stage.plan.clone().set("OUTBOX_MAX_RETRIES", "2").start("serve").await;
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let host = deployment.plan.clone().set("OUTBOX_MAX_RETRIES", "2").start("serve").await;
 
         let first = write_memory(&host, "w1").await;
         for id in ids(&first) {
@@ -32,26 +32,27 @@ mod on_each {
         assert_eq!((again.status.as_u16(), again.json()), (202, first));
         assert_eq!(again.headers["idempotent-replayed"], "true");
 
-        let (vector_ledger, dead) = (std::sync::Arc::clone(&stage.vector.ledger), stage.vector.kill().await);
+        let (vector_ledger, dead) = (std::sync::Arc::clone(&deployment.vector.ledger), deployment.vector.kill().await);
         let second = ids(&write_memory(&host, "w2").await);
         let buried = becomes(&host, second[0], "DLQ").await;
         assert_eq!(buried["failed_attempts"].as_array().unwrap().len(), 3);
         assert_eq!(buried["failed_attempts"][0]["class"], "retryable");
         becomes(&host, second[1], "DONE").await;
         let _vector = dead.revive().await;
-        let replayed = stage.plan.json(&["replay", &second[0].to_string(), "--reason", "vector pod is back", "--json"]);
+        let replayed =
+            deployment.plan.json(&["replay", &second[0].to_string(), "--reason", "vector pod is back", "--json"]);
         assert_eq!(replayed["changed"], 1);
         becomes(&host, second[0], "DONE").await;
 
         // Exactly one effect per item, by its key; and the same keys in every attempt.
-        for (ledger, step) in [(&vector_ledger, "vector_upsert"), (&stage.belief.ledger, "belief_recompute")] {
+        for (ledger, step) in [(&vector_ledger, "vector_upsert"), (&deployment.belief.ledger, "belief_recompute")] {
             let effects = ledger.effects();
             assert_eq!(effects.values().collect::<Vec<_>>(), [&1, &1], "{effects:?}");
             for (key, write) in effects.keys().zip(["w1", "w2"]) {
                 assert!(key.starts_with(&format!("{write}:{step}/")), "{key}");
             }
         }
-        let request = &stage.belief.ledger.received()[0];
+        let request = &deployment.belief.ledger.received()[0];
         assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/recompute"));
         assert_eq!(request.body, r#"{"text":"w1"}"#);
         assert_eq!(request.header("x-correlation-id"), "cid-1");
@@ -66,41 +67,42 @@ mod on_each {
     }
 
     pub(super) async fn an_item_inserted_with_plain_sql_is_handled_by_the_running_host(backend: Backend) {
-        let stage = Stage::on(Place::new(backend)).await;
-        let host = stage.plan.start("serve").await;
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let host = deployment.plan.start("serve").await;
         let sql = "CREATE TABLE orders (id INTEGER PRIMARY KEY);
             BEGIN; INSERT INTO orders VALUES (1);
             INSERT INTO outbox_items (type, idem_key, payload) VALUES ('webhook', 'kept', '{}'); COMMIT;
             BEGIN; INSERT INTO orders VALUES (2);
             INSERT INTO outbox_items (type, idem_key, payload) VALUES ('webhook', 'dropped', '{}'); ROLLBACK;";
-        stage.place.sql(sql).unwrap();
+        deployment.test_db.sql(sql).unwrap();
         becomes(&host, 1, "DONE").await;
-        let keys: Vec<_> = stage.vector.ledger.effects().into_keys().collect();
+        let keys: Vec<_> = deployment.vector.ledger.effects().into_keys().collect();
         assert!(keys.len() == 1 && keys[0].starts_with("kept/"), "{keys:?}");
     }
 
     pub(super) async fn two_roles_as_two_processes_on_one_store_handle_only_their_own_types(backend: Backend) {
-        let stage = Stage::on(Place::new(backend)).await;
+        let deployment = Deployment::on(TestDb::new(backend)).await;
         for (name, role) in [("vector-upsert", "vector"), ("belief-recompute", "belief")] {
             for ext in ["wasm", "toml"] {
                 let file = format!("{name}.{ext}");
-                std::fs::create_dir_all(stage.plugins().join(role)).unwrap();
-                std::fs::rename(stage.plugins().join(&file), stage.plugins().join(role).join(&file)).unwrap();
+                std::fs::create_dir_all(deployment.plugins().join(role)).unwrap();
+                std::fs::rename(deployment.plugins().join(&file), deployment.plugins().join(role).join(&file)).unwrap();
             }
         }
-        std::fs::remove_file(stage.plugins().join("webhook.wasm")).unwrap();
-        let vector = stage.plan.clone().set("OUTBOX_ROLE", "vector").start("worker").await;
-        let write = stage.plan.json(&["enqueue", "--type", "vector_upsert", "--key", "v", "--payload", "{}", "--json"]);
+        std::fs::remove_file(deployment.plugins().join("webhook.wasm")).unwrap();
+        let vector = deployment.plan.clone().set("OUTBOX_ROLE", "vector").start("worker").await;
+        let write =
+            deployment.plan.json(&["enqueue", "--type", "vector_upsert", "--key", "v", "--payload", "{}", "--json"]);
         let other =
-            stage.plan.json(&["enqueue", "--type", "belief_recompute", "--key", "b", "--payload", "{}", "--json"]);
-        let status = |id: &Value| stage.plan.json(&["show", &id.to_string(), "--json"])["status"].clone();
+            deployment.plan.json(&["enqueue", "--type", "belief_recompute", "--key", "b", "--payload", "{}", "--json"]);
+        let status = |id: &Value| deployment.plan.json(&["show", &id.to_string(), "--json"])["status"].clone();
         eventually("the vector item is done", SOON, async || status(&write["ids"][0]) == "DONE").await;
         assert_eq!(status(&other["ids"][0]), "PENDING", "nobody serves it yet");
-        let unhandled = stage.plan.json(&["stats", "--json"])["unhandled"].clone();
+        let unhandled = deployment.plan.json(&["stats", "--json"])["unhandled"].clone();
         assert_eq!(unhandled, json!(["belief_recompute"]));
-        let belief = stage.plan.clone().set("OUTBOX_ROLE", "belief").start("worker").await;
+        let belief = deployment.plan.clone().set("OUTBOX_ROLE", "belief").start("worker").await;
         eventually("the belief item is done", SOON, async || status(&other["ids"][0]) == "DONE").await;
-        let digest = |id: &str| stage.plan.json(&["show", id, "--json"])["handler_digest"].to_string();
+        let digest = |id: &str| deployment.plan.json(&["show", id, "--json"])["handler_digest"].to_string();
         let digests: BTreeSet<_> = ["1", "2"].map(digest).into();
         assert_eq!(digests.len(), 2);
         assert_eq!((vector.terminate(), belief.terminate()), (Some(0), Some(0)));

@@ -24,13 +24,13 @@ const INSERT: &str = "INSERT INTO outbox_items (type, idem_key, payload)";
 #[tokio::test]
 async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled_back_one_is_not() {
     let f = Fixture::sqlite().await;
-    accepted(&f.place.address(), "CREATE TABLE orders (id INTEGER PRIMARY KEY)");
+    accepted(&f.test_db.address(), "CREATE TABLE orders (id INTEGER PRIMARY KEY)");
     accepted(
-        &f.place.address(),
+        &f.test_db.address(),
         &format!("BEGIN; INSERT INTO orders VALUES (1); {INSERT} VALUES ('mail', 'a', '{{}}'); COMMIT"),
     );
     accepted(
-        &f.place.address(),
+        &f.test_db.address(),
         &format!("BEGIN; INSERT INTO orders VALUES (2); {INSERT} VALUES ('mail', 'b', '{{}}'); ROLLBACK"),
     );
     let mut items = all(&*f.store).await;
@@ -90,7 +90,7 @@ fn place_order(db: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::
 #[tokio::test]
 async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule() {
     let f = Fixture::sqlite().await;
-    let mut db = rusqlite::Connection::open(f.place.address()).unwrap();
+    let mut db = rusqlite::Connection::open(f.test_db.address()).unwrap();
     let item = NewItem::new("mail", "k", "{}");
     let tx = db.transaction().unwrap();
     enqueue_in(&tx, &item).unwrap();
@@ -108,7 +108,7 @@ async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule()
 #[tokio::test]
 async fn the_schema_keeps_the_rules_for_sql_callers() {
     let f = Fixture::sqlite().await;
-    let (path, claim) = (&f.place.address(), "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
+    let (path, claim) = (&f.test_db.address(), "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', '{{}}')"));
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', CAST('{{}}' AS BLOB))"));
     for clause in ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"] {
@@ -144,11 +144,11 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
 async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
     let f = Fixture::sqlite().await;
     let columns = "INSERT INTO outbox_items (type, idem_key, payload, headers)";
-    accepted(&f.place.address(), &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
-    accepted(&f.place.address(), &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
+    accepted(&f.test_db.address(), &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
+    accepted(&f.test_db.address(), &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
     let claims = f.claim("mail", 10).await;
     assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["good"]);
-    let bad = f.store.show(1).await.unwrap().unwrap();
+    let bad = f.store.get(1).await.unwrap().unwrap();
     assert_eq!((bad.item.status, bad.failed_attempts[0].class.as_str()), (Status::Dlq, "undecodable"));
     assert!(bad.item.last_error.unwrap().contains("headers"));
 }

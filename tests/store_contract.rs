@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use outbox::item::{
-    Answer, Body, Class, Exchange, Failure, HostWrites, NewItem, OnDead, Recording, StateChange, StateTouch, Status,
+    Failure, FailureClass, HostWrites, NewItem, OnDead, RecordedBody, RecordedExchange, RecordedResponse, Recording,
+    StateChange, StateKeyChange, Status,
 };
 use outbox::store::{
-    Action, AuditQuery, EffectKeys, Filter, Order, Page, Run, Selection, Settlement, StoreError, Write,
+    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Selection, Settlement,
+    StoreError,
 };
 use serde_json::json;
 
@@ -68,8 +70,14 @@ promises! {
     another_process_sees_the_same_outbox
 }
 
-fn order(action: Action, selection: Selection) -> Order {
-    Order { action, selection, actor: "ada@host".into(), reason: Some("repaired".into()), run: Run::Real }
+fn operate_request(action: Action, selection: Selection) -> OperateRequest {
+    OperateRequest {
+        action,
+        selection,
+        actor: "ada@host".into(),
+        reason: Some("repaired".into()),
+        execution: Execution::Apply,
+    }
 }
 
 const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
@@ -120,7 +128,7 @@ mod promise {
         ] {
             let mut other = item("k");
             change(&mut other);
-            let err = f.store.enqueue(vec![item("new"), other], Write::Each).await.unwrap_err();
+            let err = f.store.enqueue(vec![item("new"), other], BatchMode::PerItem).await.unwrap_err();
             assert!(matches!(err, StoreError::Conflict { index: 1, first: id, .. } if id == first), "{err}");
         }
         assert_eq!(all(&*f.store).await.len(), 1);
@@ -128,22 +136,22 @@ mod promise {
 
     pub(super) async fn a_write_of_several_items_is_created_whole_or_not_at_all(f: Fixture) {
         let write = vec![item("k:a"), item("k:b")];
-        let first = f.store.enqueue(write.clone(), Write::Whole).await.unwrap();
+        let first = f.store.enqueue(write.clone(), BatchMode::AllOrNothing).await.unwrap();
         assert_eq!(first.created, 2);
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
-        f.store.operate(&order(Action::Purge, by_status(Status::Done))).await.unwrap();
-        let again = f.store.enqueue(write, Write::Whole).await.unwrap();
+        f.store.operate(&operate_request(Action::Purge, by_status(Status::Done))).await.unwrap();
+        let again = f.store.enqueue(write, BatchMode::AllOrNothing).await.unwrap();
         assert_eq!((again.created, again.ids), (0, vec![None, first.ids[1]]));
     }
 
     pub(super) async fn a_batch_keeps_what_exists_and_creates_the_rest(f: Fixture) {
         let first = f.enqueue(item("a")).await;
-        let batch = f.store.enqueue(vec![item("a"), item("b"), item("b")], Write::Each).await.unwrap();
+        let batch = f.store.enqueue(vec![item("a"), item("b"), item("b")], BatchMode::PerItem).await.unwrap();
         assert_eq!((batch.created, batch.ids[0], batch.ids[1] == batch.ids[2]), (1, Some(first), true));
         let seventh = f.enqueue(item("m7")).await;
         let many = (0..40).map(|n| item(&format!("m{}", n % 30))).collect();
-        let batch = f.store.enqueue(many, Write::Each).await.unwrap();
+        let batch = f.store.enqueue(many, BatchMode::PerItem).await.unwrap();
         assert_eq!((batch.created, batch.ids[7]), (29, Some(seventh)));
         assert_eq!(batch.ids[30..], batch.ids[..10]);
         for (n, id) in batch.ids.iter().enumerate() {
@@ -152,7 +160,7 @@ mod promise {
     }
 
     pub(super) async fn an_invalid_item_refuses_the_batch_and_is_named(f: Fixture) {
-        let err = f.store.enqueue(vec![item("a"), item("")], Write::Each).await.unwrap_err();
+        let err = f.store.enqueue(vec![item("a"), item("")], BatchMode::PerItem).await.unwrap_err();
         assert!(matches!(err, StoreError::Invalid(at) if at.index == 1 && at.source.field == "idem_key"));
         assert!(all(&*f.store).await.is_empty());
     }
@@ -176,7 +184,7 @@ mod promise {
         late.delay = Duration::from_secs(5);
         f.enqueue(late).await;
         let early = f.store.claim(&request(&["mail"], 1)).await.unwrap();
-        assert_eq!((early.claims.len(), early.next_in), (0, Some(Duration::from_secs(5))));
+        assert_eq!((early.claims.len(), early.next_available_in), (0, Some(Duration::from_secs(5))));
         f.clock.advance(Duration::from_secs(5));
         assert_eq!(f.claim("mail", 1).await.len(), 1);
     }
@@ -215,7 +223,7 @@ mod promise {
         let mut limited = request(&["mail"], 10);
         limited.types[0].rate = Some(2.0);
         let first = f.store.claim(&limited).await.unwrap();
-        assert_eq!((first.claims.len(), first.next_in), (2, Some(Duration::from_millis(500))));
+        assert_eq!((first.claims.len(), first.next_available_in), (2, Some(Duration::from_millis(500))));
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 0);
         f.clock.advance(Duration::from_millis(500));
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
@@ -235,9 +243,9 @@ mod promise {
         f.store.settle(&new.reference(), done()).await.unwrap();
         let twice = f.store.settle(&new.reference(), done()).await.unwrap_err();
         assert!(matches!(twice, StoreError::ClaimLost));
-        let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
+        let history = f.store.get(id).await.unwrap().unwrap().failed_attempts;
         assert_eq!(history.len(), 1);
-        assert_eq!((history[0].class, history[0].attempt, history[0].pod.as_str()), (Class::Lost, 1, "pod-1"));
+        assert_eq!((history[0].class, history[0].attempt, history[0].pod.as_str()), (FailureClass::Lost, 1, "pod-1"));
     }
 
     pub(super) async fn a_settlement_is_accepted_after_the_lease_while_nobody_took_over(f: Fixture) {
@@ -256,14 +264,14 @@ mod promise {
         settled.maybe_executed = true;
         f.store.settle(&claim.reference(), settled).await.unwrap();
         assert!(f.claim("mail", 1).await.is_empty());
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.item.maybe_executed), (Status::Pending, 1, true));
         assert_eq!(shown.item.available_at, START + 2_000);
         assert_eq!(shown.item.last_error.as_deref(), Some("the receiver is down"));
         let row = &shown.failed_attempts[0];
         assert_eq!(
             (row.class, row.code.as_str(), row.stderr.as_deref()),
-            (Class::Retryable, "upstream.503", Some("it broke"))
+            (FailureClass::Retryable, "upstream.503", Some("it broke"))
         );
         f.clock.advance(Duration::from_secs(2));
         assert_eq!(f.claim_one("mail").await.item.attempts, 2);
@@ -274,12 +282,12 @@ mod promise {
         for round in 1..=5 {
             let claim = f.claim_one("mail").await;
             assert_eq!((claim.item.attempts, claim.item.deliveries), (1, round));
-            let failure = Failure::new(Class::Deferred, "not.now", "later");
+            let failure = Failure::new(FailureClass::Deferred, "not.now", "later");
             let back = settled(Settlement::GiveBack { failure, delay: Duration::from_secs(1) });
             f.store.settle(&claim.reference(), back).await.unwrap();
             f.clock.advance(Duration::from_secs(1));
         }
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.attempts, shown.failed_attempts.len()), (0, 5));
         assert_eq!(shown.item.given_back_since, Some(START));
     }
@@ -288,7 +296,7 @@ mod promise {
         let id = f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), settled(Settlement::Release)).await.unwrap();
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.item.deliveries), (Status::Pending, 0, 1));
         assert!(shown.failed_attempts.is_empty());
         assert_eq!(f.claim("mail", 1).await.len(), 1);
@@ -301,7 +309,7 @@ mod promise {
             f.clock.advance(Duration::from_mins(1));
         }
         assert!(f.claim("mail", 1).await.is_empty());
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.failed_attempts.len()), (Status::Dlq, 3, 3));
         assert!(shown.item.last_error.unwrap().contains("lease"));
     }
@@ -335,44 +343,53 @@ mod promise {
             f.store.settle(&claim.reference(), dead).await.unwrap();
             assert_eq!(f.claim("mail", 10).await.len(), behind, "{policy:?}");
         }
-        f.store.operate(&order(Action::Purge, by_status(Status::Dlq))).await.unwrap();
+        f.store.operate(&operate_request(Action::Purge, by_status(Status::Dlq))).await.unwrap();
         assert_eq!(f.claim("mail", 10).await.len(), 1, "a purged head blocks nothing");
     }
 
     pub(super) async fn a_replay_starts_a_new_life_and_keeps_the_history(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
-        let settled = outbox::store::Settled { maybe_executed: true, ..dead() };
+        let settled = outbox::store::SettleRequest { maybe_executed: true, ..dead() };
         f.store.settle(&claim.reference(), settled).await.unwrap();
         f.clock.advance(Duration::from_secs(9));
-        let report = f.store.operate(&order(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
+        let report = f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
         assert_eq!((report.matched, report.changed, report.sample), (1, 1, vec![id]));
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         let life = &shown.item;
         assert_eq!((life.status, life.attempts, life.deliveries, life.replays), (Status::Pending, 0, 1, 1));
         assert_eq!((life.available_at, life.dead_at, life.maybe_executed), (START + 9_000, None, true));
-        assert_eq!((life.last_error.as_deref(), life.effects), (Some("the receiver is down"), 0));
+        assert_eq!((life.last_error.as_deref(), life.effect_generation), (Some("the receiver is down"), 0));
         assert_eq!(shown.failed_attempts.len(), 1);
         let again = f.claim_one("mail").await;
         f.store.settle(&again.reference(), done()).await.unwrap();
-        let fresh = order(Action::Replay { keys: EffectKeys::New }, by_status(Status::Done));
+        let fresh = operate_request(Action::Replay { keys: EffectKeys::New }, by_status(Status::Done));
         f.store.operate(&fresh).await.unwrap();
-        assert_eq!((f.item(id).await.replays, f.item(id).await.effects), (2, 1));
+        assert_eq!((f.item(id).await.replays, f.item(id).await.effect_generation), (2, 1));
     }
 
     pub(super) async fn what_a_failed_attempt_sent_and_was_answered_is_in_its_history(f: Fixture) {
         let id = f.enqueue(item("k")).await;
-        let answer =
-            Answer::Response { status: 503, headers: vec![("a".into(), "b".into())], body: Body::whole(vec![0xff]) };
+        let answer = RecordedResponse::Response {
+            status: 503,
+            headers: vec![("a".into(), "b".into())],
+            body: RecordedBody::whole(vec![0xff]),
+        };
         let (method, url) = ("POST".to_owned(), "http://a/b".to_owned());
-        let exchange =
-            Exchange { method, url, effect: None, headers: vec![], body: Body::whole("{}"), answer: Some(answer) };
-        let recording = Recording { exchanges: vec![exchange], left_out: 3 };
+        let exchange = RecordedExchange {
+            method,
+            url,
+            effect: None,
+            headers: vec![],
+            body: RecordedBody::whole("{}"),
+            answer: Some(answer),
+        };
+        let recording = Recording { exchanges: vec![exchange], omitted: 3 };
         for kept in [recording, Recording::default()] {
             let claim = f.claim_one("mail").await;
-            let settled = outbox::store::Settled { exchanges: kept.pack(), ..retry(Duration::ZERO) };
+            let settled = outbox::store::SettleRequest { exchanges: kept.compress(), ..retry(Duration::ZERO) };
             f.store.settle(&claim.reference(), settled).await.unwrap();
-            let shown = f.store.show(id).await.unwrap().unwrap();
+            let shown = f.store.get(id).await.unwrap().unwrap();
             assert_eq!(shown.failed_attempts.last().unwrap().recording, kept);
             f.clock.advance(Duration::from_secs(1));
         }
@@ -380,12 +397,12 @@ mod promise {
 
     pub(super) async fn an_order_is_refused_where_the_status_forbids_it_and_a_dry_run_changes_nothing(f: Fixture) {
         let pending = f.enqueue(item("a")).await;
-        let report = f.store.operate(&order(REPLAY, Selection::Ids(vec![pending, 99]))).await.unwrap();
+        let report = f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![pending, 99]))).await.unwrap();
         assert_eq!((report.changed, report.refused.len()), (0, 2));
         assert!(report.refused[0].reason.contains("PENDING"), "{}", report.refused[0].reason);
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), dead()).await.unwrap();
-        let dry = Order { run: Run::Dry, ..order(REPLAY, by_status(Status::Dlq)) };
+        let dry = OperateRequest { execution: Execution::DryRun, ..operate_request(REPLAY, by_status(Status::Dlq)) };
         let report = f.store.operate(&dry).await.unwrap();
         assert_eq!((report.changed, report.sample), (1, vec![pending]));
         assert_eq!(f.status(pending).await, Status::Dlq);
@@ -399,24 +416,24 @@ mod promise {
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         let young = Filter { finished_to: Some(START), ..Filter::default() };
-        let report = f.store.operate(&order(Action::Purge, Selection::Filter(young))).await.unwrap();
+        let report = f.store.operate(&operate_request(Action::Purge, Selection::Filter(young))).await.unwrap();
         assert_eq!(report.changed, 0);
-        f.store.operate(&order(Action::Purge, Selection::Filter(Filter::default()))).await.unwrap();
-        assert!(f.store.show(gone).await.unwrap().is_none());
+        f.store.operate(&operate_request(Action::Purge, Selection::Filter(Filter::default()))).await.unwrap();
+        assert!(f.store.get(gone).await.unwrap().is_none());
         assert_eq!(f.status(kept).await, Status::Pending);
         assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 0);
         let reborn = f.enqueue(item("k")).await;
         assert!(reborn > gone, "an id is never given twice");
-        assert!(f.store.show(reborn).await.unwrap().unwrap().failed_attempts.is_empty());
+        assert!(f.store.get(reborn).await.unwrap().unwrap().failed_attempts.is_empty());
     }
 
     pub(super) async fn saga_signals_begin_and_end_once_per_run(f: Fixture) {
         let step = |key: &str| NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item(key) };
-        f.store.enqueue(vec![step("a"), step("b")], Write::Whole).await.unwrap();
+        f.store.enqueue(vec![step("a"), step("b")], BatchMode::AllOrNothing).await.unwrap();
         let claims = f.claim("mail", 2).await;
         f.store.settle(&claims[0].reference(), done()).await.unwrap();
         f.store.settle(&claims[1].reference(), dead()).await.unwrap();
-        f.store.operate(&order(REPLAY, by_status(Status::Dlq))).await.unwrap();
+        f.store.operate(&operate_request(REPLAY, by_status(Status::Dlq))).await.unwrap();
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         let signals = f.store.signals(0, 100).await.unwrap();
@@ -447,14 +464,14 @@ mod promise {
         assert_eq!(overview.by_type["mail"]["DONE"], 1);
         assert_eq!(overview.oldest_pending_ms["mail"], 3_000);
         assert_eq!((overview.attempts["mail"]["done"], overview.attempts["mail"]["retryable"]), (1, 1));
-        f.store.operate(&order(REPLAY, by_status(Status::Done))).await.unwrap();
+        f.store.operate(&operate_request(REPLAY, by_status(Status::Done))).await.unwrap();
         assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 0);
     }
 
     pub(super) async fn state_and_followups_commit_with_done_or_not_at_all(f: Fixture) {
-        let touch = |seen, value: &str| HostWrites {
+        let writes = |read_version, value: &str| HostWrites {
             plugin: "p".into(),
-            state: vec![StateTouch { key: "n".into(), seen, change: StateChange::Put(value.into()) }],
+            state: vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(value.into()) }],
             state_quota: 1 << 20,
             followups: vec![NewItem::new("sms", "k/sms/1", "{}")],
         };
@@ -463,13 +480,13 @@ mod promise {
             f.enqueue(item(key)).await;
         }
         let claims = f.claim("mail", 2).await;
-        f.store.settle(&claims[0].reference(), finish(touch(None, "1"))).await.unwrap();
+        f.store.settle(&claims[0].reference(), finish(writes(None, "1"))).await.unwrap();
         let (value, version) = f.store.read_state("p", "n").await.unwrap();
         assert_eq!(value.as_deref(), Some(&b"1"[..]));
-        let stale = f.store.settle(&claims[1].reference(), finish(touch(None, "2"))).await.unwrap_err();
+        let stale = f.store.settle(&claims[1].reference(), finish(writes(None, "2"))).await.unwrap_err();
         assert!(matches!(stale, StoreError::StateConflict { ref key, .. } if key == "n"), "{stale}");
         assert_eq!(f.status(claims[1].item.id).await, Status::Claimed, "the claim still holds");
-        f.store.settle(&claims[1].reference(), finish(touch(version, "2"))).await.unwrap();
+        f.store.settle(&claims[1].reference(), finish(writes(version, "2"))).await.unwrap();
         assert_eq!(f.store.read_state("p", "n").await.unwrap().0.as_deref(), Some(&b"2"[..]));
         assert_eq!(f.claim("sms", 9).await.len(), 1, "a follow-up that exists is kept");
     }
@@ -479,13 +496,13 @@ mod promise {
         f.clock.advance(Duration::from_secs(1));
         f.store.quarantine("abc", "mail", "another reason").await.unwrap();
         f.store.quarantine("def", "sms", "it eats memory").await.unwrap();
-        let found = f.second().await.quarantined().await.unwrap();
+        let found = f.second().await.list_quarantine().await.unwrap();
         let found: Vec<_> =
             found.iter().map(|e| (e.digest.as_str(), e.reason.as_str(), e.at, e.pod.as_str())).collect();
         assert_eq!(found, [("def", "it eats memory", START + 1000, "pod-1"), ("abc", "it traps", START, "pod-1")]);
-        assert!(f.second().await.release_quarantined("abc", "ada@host", Some("rebuilt")).await.unwrap());
-        assert!(!f.store.release_quarantined("abc", "ada@host", None).await.unwrap(), "it is released already");
-        assert_eq!(f.store.quarantined().await.unwrap().len(), 1);
+        assert!(f.second().await.lift_quarantine("abc", "ada@host", Some("rebuilt")).await.unwrap());
+        assert!(!f.store.lift_quarantine("abc", "ada@host", None).await.unwrap(), "it is released already");
+        assert_eq!(f.store.list_quarantine().await.unwrap().len(), 1);
         let audit = f.store.audit(&AuditQuery::default()).await.unwrap().remove(0);
         assert_eq!((audit.actor.as_str(), audit.action.as_str()), ("ada@host", "release-plugin"));
         assert_eq!((audit.reason.as_deref(), &audit.selection), (Some("rebuilt"), &json!({ "digest": "abc" })));
@@ -510,7 +527,7 @@ mod promise {
         f.enqueue(item("k")).await;
         let before = f.dump();
         all(&*f.store).await;
-        f.store.show(1).await.unwrap();
+        f.store.get(1).await.unwrap();
         f.store.signals(0, 10).await.unwrap();
         f.store.overview().await.unwrap();
         assert_eq!(before, f.dump());
@@ -518,11 +535,11 @@ mod promise {
 
     pub(super) async fn another_process_sees_the_same_outbox(f: Fixture) {
         let other = f.second().await;
-        let mut changes = other.changes();
+        let mut changes = other.subscribe();
         changes.mark_unchanged();
         let id = f.enqueue(item("k")).await;
         tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.unwrap().unwrap();
-        assert_eq!(other.show(id).await.unwrap().unwrap().item.idem_key, "k");
+        assert_eq!(other.get(id).await.unwrap().unwrap().item.idem_key, "k");
         let page = other.list(&Filter::default(), &Page { limit: 1, before: Some(id) }).await.unwrap();
         assert!(page.is_empty());
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use outbox::item::{Class, Failure, ItemId, Millis, NewItem, OnDead, Status};
+use outbox::item::{Failure, FailureClass, ItemId, Millis, NewItem, OnDead, Status};
 use outbox::store::{
-    Action, Claim, Command as Word, Control, EffectKeys, Filter, Lease, Order, Run, Selection, Settled, Settlement,
-    StoreError,
+    Action, Claim, Control, ControlRequest, EffectKeys, Execution, Filter, LeasePolicy, OperateRequest, Selection,
+    SettleRequest, Settlement, StoreError,
 };
 use proptest::prelude::*;
 
@@ -25,10 +25,10 @@ enum Command {
     Replay { id: ItemId },
     ReplayDead,
     Purge { id: ItemId },
-    Dead { id: ItemId, on_dead: OnDead, lease: Lease },
+    Dead { id: ItemId, on_dead: OnDead, lease: LeasePolicy },
     Restore { id: ItemId },
     Reschedule { id: ItemId, seconds: u8 },
-    Release { id: ItemId, lease: Lease },
+    Release { id: ItemId, lease: LeasePolicy },
     Unblock { ordering: u8 },
     Pause,
     Resume,
@@ -50,7 +50,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(How::Block), 1 => Just(How::Skip)
     ];
     let on_dead = prop_oneof![Just(OnDead::Block), Just(OnDead::Skip)];
-    let lease = prop_oneof![Just(Lease::Respect), Just(Lease::Break)];
+    let lease = prop_oneof![Just(LeasePolicy::Respect), Just(LeasePolicy::Break)];
     prop_oneof![
         4 => (0u8..12, prop::option::of(0u8..3), 0u16..3_000)
             .prop_map(|(key, ordering, delay)| Command::Enqueue { key, ordering, delay }),
@@ -179,9 +179,9 @@ impl Model {
         self.items.iter_mut().find(|item| item.row.id == id && fits(item))
     }
 
-    fn dead(&mut self, id: ItemId, on_dead: OnDead, lease: Lease) {
+    fn dead(&mut self, id: ItemId, on_dead: OnDead, lease: LeasePolicy) {
         let now = self.now;
-        let free = |item: &ModelItem| item.claim.is_none_or(|(_, until)| lease == Lease::Break || until <= now);
+        let free = |item: &ModelItem| item.claim.is_none_or(|(_, until)| lease == LeasePolicy::Break || until <= now);
         let alive = |item: &ModelItem| matches!(item.row.status, Status::Pending | Status::Claimed);
         let Some(item) = self.find(id, |item| alive(item) && free(item)) else { return };
         item.row.deliveries += u32::from(item.row.status == Status::Pending);
@@ -204,9 +204,9 @@ impl Model {
         }
     }
 
-    fn release(&mut self, id: ItemId, lease: Lease) {
+    fn release(&mut self, id: ItemId, lease: LeasePolicy) {
         let now = self.now;
-        let free = |(_, until)| lease == Lease::Break || until <= now;
+        let free = |(_, until)| lease == LeasePolicy::Break || until <= now;
         let Some(item) = self.find(id, |item| item.claim.is_some_and(free)) else { return };
         item.claim = None;
         (item.row.status, item.row.available_at) = (Status::Pending, now);
@@ -263,8 +263,8 @@ impl Model {
     }
 }
 
-fn settlement(how: How) -> Settled {
-    let failure = || Failure::new(Class::Deferred, "code", "message");
+fn settlement(how: How) -> SettleRequest {
+    let failure = || Failure::new(FailureClass::Deferred, "code", "message");
     match how {
         How::Done => done(),
         How::Retry => retry(Duration::from_secs(1)),
@@ -278,8 +278,9 @@ fn settlement(how: How) -> Settled {
 const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
 
 async fn operate(f: &Fixture, action: Action, selection: Selection) {
-    let order = Order { action, selection, actor: "model".into(), reason: None, run: Run::Real };
-    f.store.operate(&order).await.unwrap();
+    let request =
+        OperateRequest { action, selection, actor: "model".into(), reason: None, execution: Execution::Apply };
+    f.store.operate(&request).await.unwrap();
 }
 
 async fn operate_on(f: &Fixture, action: Action, id: ItemId) {
@@ -287,14 +288,14 @@ async fn operate_on(f: &Fixture, action: Action, id: ItemId) {
 }
 
 async fn say(f: &Fixture, control: Control) {
-    let word = Word { control, actor: "model".into(), reason: None, run: Run::Real };
+    let word = ControlRequest { control, actor: "model".into(), reason: None, execution: Execution::Apply };
     f.store.control(&word).await.unwrap();
 }
 
 async fn rows(f: &Fixture) -> Vec<Row> {
     let mut rows = Vec::new();
     for item in all(&*f.store).await.into_iter().rev() {
-        let failed_attempts = f.store.show(item.id).await.unwrap().unwrap().failed_attempts.len();
+        let failed_attempts = f.store.get(item.id).await.unwrap().unwrap().failed_attempts.len();
         rows.push(Row {
             id: item.id,
             status: item.status,
@@ -314,8 +315,10 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
             let mut new = item(&format!("key-{key}"));
             new.ordering_key = ordering.map(|key| format!("order-{key}"));
             new.delay = Duration::from_millis(delay.into());
-            let result =
-                f.store.enqueue(vec![NewItem { cid: Some("c".into()), ..new }], outbox::store::Write::Each).await;
+            let result = f
+                .store
+                .enqueue(vec![NewItem { cid: Some("c".into()), ..new }], outbox::store::BatchMode::PerItem)
+                .await;
             assert_eq!(result.is_ok(), model.enqueue(key, ordering, delay).is_ok());
         }
         Command::Claim { limit } => {
@@ -338,7 +341,7 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
             model.now += Millis::from(seconds) * 1_000;
         }
         Command::Expire => {
-            f.store.expire().await.unwrap();
+            f.store.expire_leases().await.unwrap();
             model.expire();
         }
         Command::Replay { id } => {

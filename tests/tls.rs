@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::support::host::HostPlan;
+use crate::support::host::HostConfig;
 use crate::support::postgres::{Cluster, Durability};
 
 /// What a certificate is made with. `openssl` has other ideas without it.
@@ -64,11 +64,11 @@ fn a_server_is_believed_by_its_certificate_its_name_and_nothing_less() {
     let password: PathBuf = dir.path().join("password");
     std::fs::write(&password, "hunter2/@\n").unwrap();
     let plan = |parameters: &str| {
-        HostPlan::new(env!("CARGO_BIN_EXE_outbox").as_ref(), dir.path())
+        HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), dir.path())
             .set("OUTBOX_DB", &format!("{}{parameters}", database.url()))
             .set("OUTBOX_DB_PASSWORD_FILE", password.to_str().unwrap())
     };
-    let refused = |plan: HostPlan, why: &str| {
+    let refused = |plan: HostConfig, why: &str| {
         let output = plan.run(&["migrate"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{told}");

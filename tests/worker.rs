@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::{Class, Failure, HostWrites, NewItem, OnDead, StateChange, StateTouch, Status};
+use outbox::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
+use outbox::item::{Failure, FailureClass, HostWrites, NewItem, OnDead, StateChange, StateKeyChange, Status};
 use outbox::retry::{BreakerPolicy, RetryPolicy};
 use outbox::store::{Filter, Page};
-use outbox::worker::{Worker, WorkerSettings, maintain};
+use outbox::worker::{Worker, WorkerSettings, expire_leases};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,7 @@ type Script = dyn Fn(Attempt) -> futures_util::future::BoxFuture<'static, Outcom
 
 /// A handler that does what the test says.
 pub(crate) struct Scripted {
-    services: Mutex<Vec<Service>>,
+    served_types: Mutex<Vec<ServedType>>,
     changes: watch::Sender<u64>,
     script: Box<Script>,
 }
@@ -32,33 +32,33 @@ impl Scripted {
         Fut: Future<Output = Outcome> + Send + 'static,
     {
         let script = Box::new(move |attempt| Box::pin(script(attempt)) as _);
-        Arc::new(Self { services: Mutex::new(vec![service()]), changes: watch::Sender::new(0), script })
+        Arc::new(Self { served_types: Mutex::new(vec![served_type()]), changes: watch::Sender::new(0), script })
     }
 
-    pub(crate) fn serve(&self, services: Vec<Service>) {
-        *self.services.lock().unwrap() = services;
+    pub(crate) fn serve(&self, served_types: Vec<ServedType>) {
+        *self.served_types.lock().unwrap() = served_types;
         self.changes.send_modify(|n| *n += 1);
     }
 }
 
 #[async_trait]
 impl Handler for Scripted {
-    fn services(&self) -> Vec<Service> {
-        self.services.lock().unwrap().clone()
+    fn served_types(&self) -> Vec<ServedType> {
+        self.served_types.lock().unwrap().clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    async fn handle(&self, attempt: Attempt) -> Report {
-        Report::bare((self.script)(attempt).await)
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
+        AttemptReport::without_component((self.script)(attempt).await)
     }
 }
 
-pub(crate) fn service() -> Service {
+pub(crate) fn served_type() -> ServedType {
     let retry = RetryPolicy { max_retries: 2, base: Duration::from_millis(1), cap: Duration::from_millis(2) };
-    Service {
+    ServedType {
         item_type: "mail".into(),
         timeout: None,
         retry,
@@ -73,7 +73,7 @@ pub(crate) fn done() -> Outcome {
     Outcome::Done { result: None, writes: HostWrites::default() }
 }
 
-pub(crate) fn failed(class: Class) -> Outcome {
+pub(crate) fn failed(class: FailureClass) -> Outcome {
     Outcome::Failed(Failure::new(class, "scripted", "scripted"))
 }
 
@@ -127,9 +127,9 @@ async fn items_are_handled_whether_they_were_there_before_or_come_later() {
 async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
     let f = Fixture::sqlite().await;
     let script = async |attempt: Attempt| match attempt.item.idem_key.as_str() {
-        "poison" => failed(Class::Retryable),
+        "poison" => failed(FailureClass::Retryable),
         "panic" => panic!("scripted panic"),
-        "reject" => failed(Class::Permanent),
+        "reject" => failed(FailureClass::Permanent),
         _ => done(),
     };
     let poison = f.enqueue(item("poison")).await;
@@ -138,18 +138,19 @@ async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
     let good = f.enqueue(item("good")).await;
     let worker = Running::start(&f, &Scripted::new(script), SOON);
     becomes(&f, good, Status::Done).await;
-    for (id, attempts, class) in [(poison, 3, Class::Retryable), (panic, 3, Class::Trap), (reject, 1, Class::Permanent)]
+    for (id, attempts, class) in
+        [(poison, 3, FailureClass::Retryable), (panic, 3, FailureClass::Trap), (reject, 1, FailureClass::Permanent)]
     {
         becomes(&f, id, Status::Dlq).await;
-        let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
+        let history = f.store.get(id).await.unwrap().unwrap().failed_attempts;
         assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), vec![class; attempts]);
     }
     worker.stop().await;
 }
 
 /// Done, with one key of state written over what the attempt has seen there.
-fn counted(seen: Option<i64>, state_quota: u64) -> Outcome {
-    let state = vec![StateTouch { key: "n".into(), seen, change: StateChange::Put(b"1".into()) }];
+fn counted(read_version: Option<i64>, state_quota: u64) -> Outcome {
+    let state = vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(b"1".into()) }];
     let writes = HostWrites { plugin: "p".into(), state, state_quota, followups: Vec::new() };
     Outcome::Done { result: None, writes }
 }
@@ -158,8 +159,8 @@ fn counted(seen: Option<i64>, state_quota: u64) -> Outcome {
 async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succeeds() {
     let f = Fixture::sqlite().await;
     let outcomes = |delivery| match delivery {
-        1..=3 => failed(Class::Host),
-        4..=5 => failed(Class::Plugin),
+        1..=3 => failed(FailureClass::Host),
+        4..=5 => failed(FailureClass::Plugin),
         // The store refuses this one: nobody has written such a version.
         6 => counted(Some(99), 1024),
         _ => counted(None, 1024),
@@ -168,10 +169,10 @@ async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succ
     let handler = Scripted::new(move |attempt: Attempt| async move { outcomes(attempt.item.deliveries) });
     let worker = Running::start(&f, &handler, SOON);
     becomes(&f, id, Status::Done).await;
-    let shown = f.store.show(id).await.unwrap().unwrap();
+    let shown = f.store.get(id).await.unwrap().unwrap();
     assert_eq!((shown.item.attempts, shown.item.deliveries), (1, 7), "none of them counts");
     let classes: Vec<_> = shown.failed_attempts.iter().map(|row| row.class).collect();
-    let expected = [vec![Class::Host; 3], vec![Class::Plugin; 2], vec![Class::Conflict]].concat();
+    let expected = [vec![FailureClass::Host; 3], vec![FailureClass::Plugin; 2], vec![FailureClass::Conflict]].concat();
     assert_eq!(classes, expected);
     assert!(shown.failed_attempts.iter().all(|row| row.attempt == 1));
     worker.stop().await;
@@ -192,8 +193,8 @@ async fn what_can_never_be_committed_fails_the_attempt_and_is_not_tried_until_th
     let worker = Running::start(&f, &handler, SOON);
     for (id, words) in [(large, "`limits.state_bytes` is 1"), (invalid, "No Type")] {
         becomes(&f, id, Status::Dlq).await;
-        let history = f.store.show(id).await.unwrap().unwrap().failed_attempts;
-        assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), [Class::Contract; 3]);
+        let history = f.store.get(id).await.unwrap().unwrap().failed_attempts;
+        assert_eq!(history.iter().map(|row| row.class).collect::<Vec<_>>(), [FailureClass::Contract; 3]);
         assert!(history[0].message.contains(words), "{}", history[0].message);
     }
     worker.stop().await;
@@ -238,7 +239,7 @@ async fn a_type_that_nobody_serves_waits_and_is_handled_as_soon_as_somebody_does
     let worker = Running::start(&f, &handler, SOON);
     tokio::task::yield_now().await;
     assert_eq!(f.status(id).await, Status::Pending);
-    handler.serve(vec![service()]);
+    handler.serve(vec![served_type()]);
     becomes(&f, id, Status::Done).await;
     worker.stop().await;
 }
@@ -274,7 +275,7 @@ async fn a_shutdown_gives_back_what_does_not_end_in_time() {
             started.send(()).unwrap();
             if attempt.item.idem_key == "polite" {
                 attempt.stop.cancelled().await;
-                return Outcome::Stopped;
+                return Outcome::Interrupted;
             }
             std::future::pending().await
         }
@@ -284,7 +285,7 @@ async fn a_shutdown_gives_back_what_does_not_end_in_time() {
     starts.recv().await.unwrap();
     worker.stop().await;
     for (id, maybe_executed) in [(polite, false), (deaf, true)] {
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts), (Status::Pending, 0));
         assert_eq!(shown.item.maybe_executed, maybe_executed);
         assert!(shown.failed_attempts.is_empty());
@@ -313,24 +314,24 @@ async fn a_lease_ends_even_where_nobody_claims() {
     f.claim_one("mail").await;
     f.clock.advance(Duration::from_secs(61));
     let stop = CancellationToken::new();
-    let maintaining = tokio::spawn(maintain(Arc::clone(&f.store), stop.clone()));
+    let expiring = tokio::spawn(expire_leases(Arc::clone(&f.store), stop.clone()));
     becomes(&f, id, Status::Pending).await;
     stop.cancel();
-    maintaining.await.unwrap();
+    expiring.await.unwrap();
 }
 
 #[tokio::test]
 async fn an_open_breaker_stops_claiming_its_type_only_and_tells_operators() {
     let f = Fixture::sqlite().await.with_alerts("alert").await;
     let breaker = Some(BreakerPolicy { failures: 3, pause: Duration::from_hours(1) });
-    let retry = RetryPolicy { max_retries: 99, ..service().retry };
+    let retry = RetryPolicy { max_retries: 99, ..served_type().retry };
     let handler = Scripted::new(async |attempt: Attempt| match attempt.item.item_type.as_str() {
-        "mail" => failed(Class::Retryable),
+        "mail" => failed(FailureClass::Retryable),
         _ => done(),
     });
     handler.serve(vec![
-        Service { breaker, retry, concurrency: Some(1), ..service() },
-        Service { item_type: "sms".into(), ..service() },
+        ServedType { breaker, retry, concurrency: Some(1), ..served_type() },
+        ServedType { item_type: "sms".into(), ..served_type() },
     ]);
     let failing = f.enqueue(item("k")).await;
     let worker = Running::start(&f, &handler, SOON);
@@ -367,7 +368,7 @@ async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
             }
             began.send(()).unwrap();
             attempt.stop.cancelled().await;
-            Outcome::Stopped
+            Outcome::Interrupted
         }
     };
     let worker = Running::start(f, &Scripted::new(script), Duration::ZERO);
@@ -376,7 +377,7 @@ async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
     })
     .await;
     let long = (0..20).map(|n| item(&format!("long {n}"))).collect();
-    f.store.enqueue(long, outbox::store::Write::Each).await.unwrap();
+    f.store.enqueue(long, outbox::store::BatchMode::PerItem).await.unwrap();
     for _ in 0..4 {
         tokio::time::timeout(SOON, running.recv()).await.expect("four run").unwrap();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
-use outbox::handler::{Quarantine, StateReader, Withdrawal};
+use outbox::handler::{QuarantineStore, StateReader, QuarantineEntry};
 use outbox::item::StateVersion;
 use outbox::plugin::{PluginSettings, SystemResolver, inspect};
 use outbox::retry::RetryPolicy;
@@ -25,12 +25,12 @@ impl StateReader for Nothing {
 }
 
 #[async_trait]
-impl Quarantine for Nothing {
-    async fn add(&self, _: &Withdrawal) -> anyhow::Result<()> {
+impl QuarantineStore for Nothing {
+    async fn add(&self, _: &QuarantineEntry) -> anyhow::Result<()> {
         Ok(())
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
         Ok(Vec::new())
     }
 }

@@ -1,4 +1,4 @@
-//! Whatever a request says of itself in path, headers and body, the edge answers: 202 with the identity
+//! Whatever a request says of itself in path, headers and body, the HTTP server answers: 202 with the identity
 //! that was given, or a problem document that blames the request and not the host.
 
 #![no_main]
@@ -11,9 +11,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, Uri};
 use libfuzzer_sys::fuzz_target;
-use outbox::edge::{Edge, EdgeSettings, HostStatus, router};
-use outbox::handler::{Attempt, Handler, Outcome, Report, Service};
-use outbox::item::check_key;
+use outbox::edge::{HttpState, HttpSettings, HostStatus, router};
+use outbox::handler::{Attempt, Handler, Outcome, AttemptReport, ServedType};
+use outbox::item::validate_key;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ struct Nobody(watch::Sender<u64>);
 
 #[async_trait]
 impl Handler for Nobody {
-    fn services(&self) -> Vec<Service> {
+    fn served_types(&self) -> Vec<ServedType> {
         Vec::new()
     }
 
@@ -37,8 +37,8 @@ impl Handler for Nobody {
         self.0.subscribe()
     }
 
-    async fn handle(&self, _: Attempt) -> Report {
-        Report::bare(Outcome::Unserved)
+    async fn handle(&self, _: Attempt) -> AttemptReport {
+        AttemptReport::without_component(Outcome::NoHandler)
     }
 }
 
@@ -55,16 +55,16 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&dir.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
-        let edge = |strict: bool| {
-            router(Edge {
+        let service = |strict: bool| {
+            router(HttpState {
                 store: store.clone(),
                 handler: Arc::new(Nobody(watch::Sender::new(0))),
-                settings: EdgeSettings { enabled: true, strict, ..EdgeSettings::default() },
-                status: Arc::new(|| HostStatus { scanned: true, ..HostStatus::default() }),
+                settings: HttpSettings { enabled: true, strict, ..HttpSettings::default() },
+                status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
                 stop: CancellationToken::new(),
             })
         };
-        let (lenient, strict) = (edge(false), edge(true));
+        let (lenient, strict) = (service(false), service(true));
         Self { runtime, lenient, strict, writes: 0, _dir: dir }
     }
 
@@ -102,7 +102,7 @@ fn request(input: &[u8]) -> Option<(Request<Body>, bool)> {
 
 fn valid(request: &Request<Body>, name: &str) -> Option<String> {
     let value = request.headers().get(name)?.to_str().ok()?;
-    check_key("key", value).is_ok().then(|| value.to_owned())
+    validate_key("key", value).is_ok().then(|| value.to_owned())
 }
 
 fuzz_target!(|input: &[u8]| {

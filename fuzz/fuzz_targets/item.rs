@@ -10,7 +10,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use outbox::item::NewItem;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Store as _, StoreError, Write};
+use outbox::store::{Store as _, StoreError, BatchMode};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -56,7 +56,7 @@ fuzz_target!(|text: &str| {
             *outbox = Outbox::open();
         }
         let valid = item.validate();
-        match outbox.runtime.block_on(outbox.store.enqueue(vec![item], Write::Whole)) {
+        match outbox.runtime.block_on(outbox.store.enqueue(vec![item], BatchMode::AllOrNothing)) {
             Ok(enqueued) => {
                 assert_eq!(valid, Ok(()));
                 outbox.items += u32::try_from(enqueued.created).unwrap();

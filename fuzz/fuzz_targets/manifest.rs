@@ -5,12 +5,12 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use outbox::plugin::{Environment, check_manifest};
+use outbox::plugin::{EnvLookup, check_manifest};
 
 /// Looks like nothing that an input would have by itself.
 const SECRET: &str = "hush-7c1f5e";
 
-static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
+static ENVIRONMENT: LazyLock<EnvLookup> = LazyLock::new(|| {
     Arc::new(|name| match name {
         "VECTOR_URL" => Some("http://127.0.0.1:9000/base".to_owned()),
         "VECTOR_TOKEN" => Some(SECRET.to_owned()),

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
-use outbox::handler::{Attempt, Handler, Outcome, Quarantine, Report, Service, StateReader, Withdrawal};
+use outbox::handler::{
+    Attempt, AttemptReport, Handler, Outcome, QuarantineEntry, QuarantineStore, ServedType, StateReader,
+};
 use outbox::item::{HostWrites, NewItem, OnDead, StateVersion};
 use outbox::plugin::{PluginSettings, Plugins, SystemResolver};
 use outbox::retry::RetryPolicy;
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Store as _, Write};
+use outbox::store::{BatchMode, Store as _};
 use outbox::worker::{Worker, WorkerSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +38,7 @@ async fn main() -> Result<()> {
     match what.as_str() {
         "fill" => fill(&store, items).await,
         "enqueue" => enqueue(&store, items).await,
-        "native" => drain(store, Arc::new(Native(watch::Sender::new(0))), items).await,
+        "native" => drain(store, Arc::new(NativeHandler(watch::Sender::new(0))), items).await,
         "sandbox" => drain(store, sandbox(&folder).await?, items).await,
         _ => Err(usage()),
     }
@@ -52,13 +54,13 @@ fn item(number: usize) -> NewItem {
 }
 
 async fn fill(store: &SqliteStore, items: usize) -> Result<()> {
-    store.enqueue((0..items).map(item).collect(), Write::Each).await?;
+    store.enqueue((0..items).map(item).collect(), BatchMode::PerItem).await?;
     Ok(())
 }
 
 async fn enqueue(store: &SqliteStore, items: usize) -> Result<()> {
     for number in 0..items {
-        store.enqueue(vec![item(number)], Write::Each).await?;
+        store.enqueue(vec![item(number)], BatchMode::PerItem).await?;
     }
     Ok(())
 }
@@ -88,15 +90,15 @@ struct Counted {
 
 #[async_trait]
 impl Handler for Counted {
-    fn services(&self) -> Vec<Service> {
-        self.handler.services()
+    fn served_types(&self) -> Vec<ServedType> {
+        self.handler.served_types()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.handler.changes()
     }
 
-    async fn handle(&self, attempt: Attempt) -> Report {
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let report = self.handler.handle(attempt).await;
         assert!(matches!(report.outcome, Outcome::Done { .. }), "{report:?}");
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -107,12 +109,12 @@ impl Handler for Counted {
 }
 
 /// Does nothing, without a sandbox.
-struct Native(watch::Sender<u64>);
+struct NativeHandler(watch::Sender<u64>);
 
 #[async_trait]
-impl Handler for Native {
-    fn services(&self) -> Vec<Service> {
-        vec![Service {
+impl Handler for NativeHandler {
+    fn served_types(&self) -> Vec<ServedType> {
+        vec![ServedType {
             item_type: TYPE.to_owned(),
             timeout: None,
             retry: RetryPolicy::default(),
@@ -127,8 +129,8 @@ impl Handler for Native {
         self.0.subscribe()
     }
 
-    async fn handle(&self, _: Attempt) -> Report {
-        Report::bare(Outcome::Done { result: None, writes: HostWrites::default() })
+    async fn handle(&self, _: Attempt) -> AttemptReport {
+        AttemptReport::without_component(Outcome::Done { result: None, writes: HostWrites::default() })
     }
 }
 
@@ -143,37 +145,37 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         slots: CONCURRENCY,
         environment: Arc::new(|_| None),
         keys: Vec::new(),
-        state: Arc::new(Nothing),
-        quarantine: Arc::new(Nothing),
+        state: Arc::new(WithoutStore),
+        quarantine: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),
     };
     std::fs::create_dir_all(&settings.dir)?;
     std::fs::write(settings.dir.join("noop.wasm"), wat::parse_str(NOOP)?)?;
     let plugins = Plugins::start(settings, &CancellationToken::new())?;
     plugins.scanned().await;
-    if plugins.services().is_empty() {
+    if plugins.served_types().is_empty() {
         bail!("the component is not served: {:?}", plugins.status());
     }
     Ok(plugins)
 }
 
-/// Stands where there is no state to read and nothing to withdraw.
-struct Nothing;
+/// Stands where there is no state to read and nothing to quarantine.
+struct WithoutStore;
 
 #[async_trait]
-impl StateReader for Nothing {
+impl StateReader for WithoutStore {
     async fn read(&self, _: &str, _: &str) -> Result<(Option<Vec<u8>>, StateVersion)> {
         Ok((None, None))
     }
 }
 
 #[async_trait]
-impl Quarantine for Nothing {
-    async fn add(&self, withdrawal: &Withdrawal) -> Result<()> {
-        bail!("{} faulted: {}", withdrawal.plugin, withdrawal.reason)
+impl QuarantineStore for WithoutStore {
+    async fn add(&self, entry: &QuarantineEntry) -> Result<()> {
+        bail!("{} faulted: {}", entry.plugin, entry.reason)
     }
 
-    async fn list(&self) -> Result<Vec<Withdrawal>> {
+    async fn list(&self) -> Result<Vec<QuarantineEntry>> {
         Ok(Vec::new())
     }
 }

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use downstream::Pod;
-use host::{Host, HostPlan};
+use downstream::Downstream;
+use host::{HostConfig, HostProcess};
 use serde_json::{Value, json};
 
 /// Every step of the walk is over within this, or the walk has failed.
-const PATIENCE: Duration = Duration::from_mins(1);
+const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -33,10 +33,10 @@ async fn main() -> Result<()> {
 
 struct Demo {
     dir: PathBuf,
-    plan: HostPlan,
-    host: Host,
-    vector: Pod,
-    belief: Pod,
+    plan: HostConfig,
+    host: HostProcess,
+    vector: Downstream,
+    belief: Downstream,
 }
 
 impl Demo {
@@ -45,10 +45,10 @@ impl Demo {
         let dir = root.join("target/demo");
         prepare(&dir, &root.join("plugins.d"))?;
         step("Two downstream services start: the vector pod and the belief pod");
-        let (vector, belief) = (Pod::start().await, Pod::start().await);
+        let (vector, belief) = (Downstream::start().await, Downstream::start().await);
         println!("   vector pod   {}\n   belief pod   {}", vector.url(), belief.url());
-        step("The host starts: SQLite store, worker, sandboxed handlers, HTTP edge");
-        let plan = HostPlan::new(&binary()?, &dir)
+        step("The host starts: SQLite store, worker, sandboxed handlers, HTTP server");
+        let plan = HostConfig::new(&binary()?, &dir)
             .set("VECTOR_URL", &vector.url())
             .set("BELIEF_URL", &belief.url())
             .set("WEBHOOK_URL", &format!("{}/hook", belief.url()))
@@ -135,7 +135,7 @@ impl Demo {
         println!("   a new vector-upsert.wasm is moved into place after {} writes", writes.len());
         let start = Instant::now();
         while self.live_digest().await == old {
-            ensure!(start.elapsed() < PATIENCE, "the new handler does not become live");
+            ensure!(start.elapsed() < STEP_TIMEOUT, "the new handler does not become live");
             writes.push(self.post_memory(writes.len()).await?);
         }
         println!("   it is live after {} writes, {} ms later", writes.len(), start.elapsed().as_millis());
@@ -200,13 +200,13 @@ impl Demo {
 }
 
 /// Writes to memory in front of the reader.
-async fn write(host: &Host, key: &str) -> Result<Value> {
+async fn write(host: &HostProcess, key: &str) -> Result<Value> {
     let headers = [("Idempotency-Key", key), ("X-Correlation-ID", "demo")];
     show(host, "POST", "/memory", &headers, &memory(key)).await
 }
 
 /// Shows what a pod has done, by idempotency key.
-fn effects(name: &str, pod: &Pod, expected: usize) -> Result<()> {
+fn effects(name: &str, pod: &Downstream, expected: usize) -> Result<()> {
     let effects = pod.ledger.effects();
     println!("   {name} has performed {} effect(s):", effects.len());
     for (key, times) in &effects {
@@ -221,7 +221,7 @@ fn memory(key: &str) -> Value {
 }
 
 /// Sends a request and prints it with its answer.
-async fn show(host: &Host, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {
+async fn show(host: &HostProcess, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Result<Value> {
     let mut headers = headers.to_vec();
     headers.push(("Content-Type", "application/json"));
     println!("   > {method} {path}");
@@ -244,21 +244,21 @@ fn ids(write: &Value) -> Result<Vec<i64>> {
     ids.iter().map(|id| id.as_i64().context("an id is a number")).collect()
 }
 
-async fn becomes(host: &Host, id: i64, status: &str) -> Result<()> {
+async fn becomes(host: &HostProcess, id: i64, status: &str) -> Result<()> {
     let item = settled(host, id, status).await?;
     println!("   item {id} ({}) is {status}", item["type"].as_str().unwrap_or_default());
     Ok(())
 }
 
 /// Waits until an item has a status, and returns it.
-async fn settled(host: &Host, id: i64, status: &str) -> Result<Value> {
+async fn settled(host: &HostProcess, id: i64, status: &str) -> Result<Value> {
     let start = Instant::now();
     loop {
         let item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();
         if item["status"] == status {
             return Ok(item);
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > STEP_TIMEOUT {
             bail!("item {id} should be {status} and is {}", item["status"]);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -24,7 +24,7 @@ mod suite;
 mod verdict;
 
 pub use case::Case;
-pub use explore::{Checked, Checking, Family, Line, Progress, check};
-pub use outbox::{NotSettled, OneClaim, OneItem, Rows};
-pub use suite::{Differing, Project, Tested, assert_cases, junit, test};
-pub use verdict::{Finding, Kind, Note};
+pub use explore::{CallLine, CheckOptions, CheckReport, ProgressFn, ScheduleGroup, check};
+pub use outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};
+pub use suite::{CaseProject, CaseReport, OnDifference, assert_cases, junit, test};
+pub use verdict::{Finding, FindingKind, Note};

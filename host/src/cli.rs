@@ -37,7 +37,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Flags};
-use crate::store::{Alerts, Store};
+use crate::store::{AlertSettings, Store};
 use crate::telemetry;
 use output::Output;
 
@@ -46,13 +46,13 @@ use output::Output;
 #[command(name = "outbox", version, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Args)]
-struct Global {
+struct GlobalArgs {
     /// The SQLite file, or a PostgreSQL URL; overrides `OUTBOX_DB`
     #[arg(long, global = true, value_name = "DATABASE")]
     db: Option<String>,
@@ -70,48 +70,48 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer HTTP and perform the effects of what is written
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Perform the effects of items; HTTP answers health and metrics only
-    Worker(serve::Worker),
+    Worker(serve::WorkerArgs),
     /// Enqueue one item, or many from a file
-    Enqueue(enqueue::Enqueue),
+    Enqueue(enqueue::EnqueueArgs),
     /// List items, newest first
-    List(items::List),
+    List(items::ListArgs),
     /// Show one item with its history
-    Show(items::Show),
-    Replay(operate::Replay),
-    Dead(operate::Dead),
-    Restore(operate::Restore),
-    Reschedule(operate::Reschedule),
-    Release(operate::Release),
-    Unblock(control::Unblock),
+    Show(items::ShowArgs),
+    Replay(operate::ReplayArgs),
+    Dead(operate::DeadArgs),
+    Restore(operate::RestoreArgs),
+    Reschedule(operate::RescheduleArgs),
+    Release(operate::ReleaseArgs),
+    Unblock(control::UnblockArgs),
     /// Stop claiming items of a type; attempts under way go on
-    Pause(control::OfType),
+    Pause(control::TypeArgs),
     /// Claim items of a paused type again
-    Resume(control::OfType),
+    Resume(control::TypeArgs),
     /// Delete DONE or DLQ items with their history
-    Purge(operate::Purge),
-    Stuck(stuck::Stuck),
-    Failures(stuck::Failures),
-    Audit(stuck::Audit),
+    Purge(operate::PurgeArgs),
+    Stuck(stuck::StuckArgs),
+    Failures(stuck::FailuresArgs),
+    Audit(stuck::AuditTrailArgs),
     /// Show bulk actions and how far they are
-    Jobs(jobs::Jobs),
-    Export(transfer::Export),
-    Import(transfer::Import),
+    Jobs(jobs::JobsArgs),
+    Export(transfer::ExportArgs),
+    Import(transfer::ImportArgs),
     /// Show the state of the outbox in numbers
     Stats,
     /// Show the signals of sagas, oldest first
-    Signals(signals::Signals),
+    Signals(signals::SignalsArgs),
     /// Look at plugins
     #[command(subcommand)]
-    Plugin(plugin::Plugin),
-    Bench(bench::Bench),
+    Plugin(plugin::PluginCommand),
+    Bench(bench::BenchArgs),
     /// Create the database, or bring it to the newest schema
-    Migrate(migrate::Migrate),
+    Migrate(migrate::MigrateArgs),
     /// Check everything that the outbox needs and say what to do
     Doctor,
     /// Print a script that completes commands in a shell
-    Completions(completions::Completions),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -131,7 +131,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
             let context = Context { config: config?, output };
-            telemetry::start(context.config.log, context.filter(&command))?;
+            telemetry::start(context.config.log, context.log_filter(&command))?;
             finish(dispatch(command, context))
         }
     }
@@ -178,7 +178,7 @@ fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Re
 
 /// What the command line says about settings, under the names of the variables that it overrides.
 fn flags(cli: &Cli) -> Flags {
-    let Global { db, config, log, .. } = &cli.global;
+    let GlobalArgs { db, config, log, .. } = &cli.global;
     let global = [("OUTBOX_DB", db), ("OUTBOX_CONFIG", config), ("OUTBOX_LOG", log)];
     let mut flags: Flags =
         global.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))).collect();
@@ -208,15 +208,15 @@ impl Context {
     }
 
     /// Which log lines are written when nobody says: a host tells what it does, a verb only what is wrong.
-    fn filter(&self, command: &Command) -> &str {
+    fn log_filter(&self, command: &Command) -> &str {
         let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
         self.config.log_filter.as_deref().unwrap_or(default)
     }
 }
 
 /// What operators are told by items of their own.
-fn alerts(config: &Config) -> Option<Alerts> {
-    config.alerts.clone().map(|item_type| Alerts { item_type, every: config.alert_period })
+fn alert_settings(config: &Config) -> Option<AlertSettings> {
+    config.alerts.clone().map(|item_type| AlertSettings { item_type, min_interval: config.alert_period })
 }
 
 /// A name of this process that no other boot has: where it runs, as what, and something random.

@@ -17,12 +17,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::retry::RetryPolicy;
-use crate::saga::SagaPlan;
+use crate::saga::SagaDefinition;
 
 pub use database::Database;
-pub use environment::{Environment, Identity};
+pub use environment::{ProcessEnv, ProcessIdentity};
 pub use sources::{FileText, Sources};
-pub use value::{LogFormat, Token};
+pub use value::{LogFormat, Secret};
 
 /// What flags say: the variable that the flag stands for, and its value.
 pub type Flags = std::collections::BTreeMap<&'static str, String>;
@@ -63,7 +63,7 @@ pub struct Config {
     /// `OUTBOX_LISTEN` or `--listen`, default `127.0.0.1:7070`: where HTTP is answered.
     pub listen: SocketAddr,
     /// `OUTBOX_TOKEN`, default none: the bearer token that callers present.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
     /// `OUTBOX_HOSTS`, default none: Host headers besides loopback, accepted while there is no token.
     pub hosts: Vec<String>,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
@@ -82,15 +82,15 @@ pub struct Config {
     /// `GOVERNOR_STRICT_MODE`, default false: whether writes without both contract headers are refused.
     pub strict: bool,
     /// `[sagas.NAME] steps = [types…]` of the file, after the playbook's own `WriteMemorySaga`.
-    pub sagas: Vec<SagaPlan>,
+    pub sagas: Vec<SagaDefinition>,
     /// `OUTBOX_CONFIG` or `--config`, default `./outbox.toml` where there is one: the file that was read.
     pub file: Option<PathBuf>,
     /// `OUTBOX_…` variables that nothing reads, each with the nearest that something does.
     pub warnings: Vec<String>,
     /// Who runs this process, and where.
-    pub identity: Identity,
+    pub identity: ProcessIdentity,
     /// The environment that plugin manifests may quote.
-    pub environment: Environment,
+    pub environment: ProcessEnv,
 }
 
 /// A setting that cannot be used. Names the origin, the value and what is accepted.
@@ -140,30 +140,30 @@ impl Config {
 
     /// Decides every setting from what the sources say. Reads nothing but the file of a password.
     pub fn parse(sources: &Sources) -> Result<Self, ConfigError> {
-        let given = sources.read()?;
+        let settings = sources.read()?;
         Ok(Self {
-            enabled: given.flag("OUTBOX_ENABLED")?.unwrap_or(false),
-            database: database::database(&given)?,
-            lease: given.seconds("OUTBOX_VISIBILITY_SEC", 1..=86_400)?.unwrap_or(Duration::from_mins(1)),
-            retry: value::retry(&given)?,
-            role: value::role(&given)?,
-            plugins: given.path("OUTBOX_PLUGINS")?.unwrap_or_else(|| "./plugins.d".into()),
-            cache_dir: given.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| sources.environment.cache_dir()),
-            plugin_keys: value::plugin_keys(&given)?,
-            concurrency: given.number("OUTBOX_CONCURRENCY", 1..=10_000)?.unwrap_or(64),
-            prefetch: given.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(256),
-            drain: given.seconds("OUTBOX_DRAIN_SEC", 0..=3_600)?.unwrap_or(Duration::from_secs(20)),
-            listen: value::listen(&given)?,
-            token: value::token(&given)?,
-            hosts: value::hosts(&given)?,
-            retain_done: value::retention(&given, "OUTBOX_RETAIN_DONE", None)?,
-            retain_signals: value::retention(&given, "OUTBOX_RETAIN_SIGNALS", Some(WEEK))?,
-            alerts: value::alerts(&given)?,
-            alert_period: value::alert_period(&given)?,
-            log: value::log(&given)?,
+            enabled: settings.flag("OUTBOX_ENABLED")?.unwrap_or(false),
+            database: database::database(&settings)?,
+            lease: settings.seconds("OUTBOX_VISIBILITY_SEC", 1..=86_400)?.unwrap_or(Duration::from_mins(1)),
+            retry: value::retry(&settings)?,
+            role: value::role(&settings)?,
+            plugins: settings.path("OUTBOX_PLUGINS")?.unwrap_or_else(|| "./plugins.d".into()),
+            cache_dir: settings.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| sources.environment.cache_dir()),
+            plugin_keys: value::plugin_keys(&settings)?,
+            concurrency: settings.number("OUTBOX_CONCURRENCY", 1..=10_000)?.unwrap_or(64),
+            prefetch: settings.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(256),
+            drain: settings.seconds("OUTBOX_DRAIN_SEC", 0..=3_600)?.unwrap_or(Duration::from_secs(20)),
+            listen: value::listen(&settings)?,
+            token: value::token(&settings)?,
+            hosts: value::hosts(&settings)?,
+            retain_done: value::retention(&settings, "OUTBOX_RETAIN_DONE", None)?,
+            retain_signals: value::retention(&settings, "OUTBOX_RETAIN_SIGNALS", Some(WEEK))?,
+            alerts: value::alerts(&settings)?,
+            alert_period: value::alert_period(&settings)?,
+            log: value::log(&settings)?,
             log_filter: sources.environment.get("RUST_LOG"),
-            strict: given.flag("GOVERNOR_STRICT_MODE")?.unwrap_or(false),
-            sagas: given.sagas,
+            strict: settings.flag("GOVERNOR_STRICT_MODE")?.unwrap_or(false),
+            sagas: settings.sagas,
             file: sources.file.as_ref().map(|file| file.path.clone()),
             warnings: sources::unknown_variables(&sources.environment),
             identity: sources.environment.identity(),

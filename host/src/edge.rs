@@ -32,34 +32,34 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::{DurationsByOutcome, Handler};
-use crate::saga::SagaPlan;
+use crate::handler::{AttemptDurations, Handler};
+use crate::saga::SagaDefinition;
 use crate::store::Store;
 
-/// What the edge works with.
+/// What the HTTP server works with.
 #[derive(Clone)]
-pub struct Edge {
+pub struct HttpState {
     /// Where durable writes go, and what operators look at in either mode.
     pub store: Arc<dyn Store>,
     /// What performs the steps of inline writes.
     pub handler: Arc<dyn Handler>,
     /// The operator's choices.
-    pub settings: EdgeSettings,
+    pub settings: HttpSettings,
     /// How this process fares; asked at each probe, scrape and look at the cockpit.
     pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
     /// Ends the streams of signals, which a graceful shutdown would otherwise wait for.
     pub stop: CancellationToken,
 }
 
-/// The operator's choices about the edge.
+/// The operator's choices about the HTTP server.
 #[derive(Clone)]
-pub struct EdgeSettings {
+pub struct HttpSettings {
     /// `OUTBOX_ENABLED`: whether writes are durable; otherwise their steps run inline.
     pub enabled: bool,
     /// `GOVERNOR_STRICT_MODE`: whether a write without both contract headers is refused.
     pub strict: bool,
     /// The sagas that writes may start, the playbook's own among them.
-    pub sagas: Vec<SagaPlan>,
+    pub sagas: Vec<SagaDefinition>,
     /// `OUTBOX_TOKEN`: what callers present as their bearer token.
     pub token: Option<String>,
     /// `OUTBOX_HOSTS`: the Host headers besides loopback that are accepted while there is no token.
@@ -72,12 +72,12 @@ pub struct EdgeSettings {
     pub pod: String,
 }
 
-impl Default for EdgeSettings {
+impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             enabled: false,
             strict: false,
-            sagas: vec![SagaPlan::write_memory()],
+            sagas: vec![SagaDefinition::write_memory()],
             token: None,
             hosts: Vec::new(),
             max_body: 1024 * 1024,
@@ -87,10 +87,10 @@ impl Default for EdgeSettings {
     }
 }
 
-impl fmt::Debug for EdgeSettings {
+impl fmt::Debug for HttpSettings {
     /// Shows whether there is a token, never which.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EdgeSettings")
+        f.debug_struct("HttpSettings")
             .field("enabled", &self.enabled)
             .field("strict", &self.strict)
             .field("sagas", &self.sagas)
@@ -100,34 +100,34 @@ impl fmt::Debug for EdgeSettings {
     }
 }
 
-/// How the process that the edge belongs to fares.
+/// How the process that the HTTP server belongs to fares.
 #[derive(Clone, Debug, Default)]
 pub struct HostStatus {
     /// Whether the first scan of the plugin folder has finished, whatever its result.
-    pub scanned: bool,
+    pub is_scanned: bool,
     /// Whether the store refused the last heartbeat: it may answer and yet take no writes.
-    pub unwritable: bool,
+    pub is_read_only: bool,
     /// An array with an object for each generation of a plugin. Of its members the metrics read `name`,
     /// `version`, `digest`, `generation`, `state` and `error`, and the cockpit reads `types`.
     pub plugins: serde_json::Value,
     /// The types that handlers of this process serve.
     pub served_types: Vec<String>,
     /// How long the attempts of this process took.
-    pub durations: DurationsByOutcome,
+    pub durations: AttemptDurations,
 }
 
 /// Every route: what `outbox serve` listens with.
-pub fn router(edge: Edge) -> Router {
-    let bulk = ["replay", "dead", "restore", "reschedule", "release", "purge"];
-    let bulk = bulk
-        .into_iter()
-        .fold(Router::new(), |routes, action| routes.route(&format!("/items:{action}"), post(operate::many)));
-    let routes = bulk
+pub fn router(state: HttpState) -> Router {
+    let actions = ["replay", "dead", "restore", "reschedule", "release", "purge"];
+    let actions = actions.into_iter().fold(Router::new(), |routes, action| {
+        routes.route(&format!("/items:{action}"), post(operate::operate_matching))
+    });
+    let routes = actions
         .route("/memory", post(ingest::memory))
         .route("/sagas/{saga}", post(ingest::saga))
         .route("/items", get(items::list).post(ingest::items))
         .route("/items/{id}", get(items::show))
-        .route("/items/{id}/{action}", post(operate::one))
+        .route("/items/{id}/{action}", post(operate::operate_one))
         .route("/jobs", get(operations::jobs))
         .route("/jobs/{id}", get(operations::job))
         .route("/jobs/{id}/cancel", post(operations::cancel))
@@ -139,16 +139,16 @@ pub fn router(edge: Edge) -> Router {
         .route("/audit", get(operations::audit))
         .route("/signals", get(signals::signals))
         .route("/status/cockpit", get(cockpit::cockpit));
-    finish(routes, edge)
+    with_common_routes(routes, state)
 }
 
 /// The routes of a process without an entry for writes: what `outbox worker` listens with.
-pub fn worker_router(edge: Edge) -> Router {
-    finish(Router::new(), edge)
+pub fn worker_router(state: HttpState) -> Router {
+    with_common_routes(Router::new(), state)
 }
 
-fn finish(routes: Router<Arc<Edge>>, edge: Edge) -> Router {
-    let edge = Arc::new(edge);
+fn with_common_routes(routes: Router<Arc<HttpState>>, state: HttpState) -> Router {
+    let state = Arc::new(state);
     routes
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(probe::healthz))
@@ -156,10 +156,10 @@ fn finish(routes: Router<Arc<Edge>>, edge: Edge) -> Router {
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer((
-            middleware::from_fn_with_state(edge.clone(), guard::admit),
-            DefaultBodyLimit::max(edge.settings.max_body),
+            middleware::from_fn_with_state(state.clone(), guard::authorize),
+            DefaultBodyLimit::max(state.settings.max_body),
         ))
-        .with_state(edge)
+        .with_state(state)
 }
 
 /// Serves until `stop` is cancelled, then answers the requests that are under way and returns.

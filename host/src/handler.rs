@@ -17,27 +17,27 @@ use tokio_util::sync::CancellationToken;
 use crate::item::{Failure, HostWrites, Item, Millis, OnDead, Recording, StateVersion};
 use crate::retry::{BreakerPolicy, RetryPolicy};
 
-pub use timed::{BOUNDS_MS, Durations, DurationsByOutcome, Timed};
-pub use turns::{Turn, TurnOverdue, Turns};
+pub use timed::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, MeteredHandler};
+pub use turns::{AttemptLocks, KeyLockTimeout, KeyLocks};
 
 /// Performs the effects of items.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// What can be handled right now. Asked before every claim, so it must be cheap.
-    fn services(&self) -> Vec<Service>;
+    fn served_types(&self) -> Vec<ServedType>;
 
-    /// Ticks whenever the answer of [`Self::services`] may have changed.
+    /// Ticks whenever the answer of [`Self::served_types`] may have changed.
     fn changes(&self) -> watch::Receiver<u64>;
 
     /// Makes one attempt. Returns by the attempt's deadline, and soon after `stop` is cancelled; a
     /// caller may drop the future, which abandons the attempt with its outcome unknown. A failure of
     /// the handler is a value in the report, never a panic.
-    async fn handle(&self, attempt: Attempt) -> Report;
+    async fn handle(&self, attempt: Attempt) -> AttemptReport;
 }
 
 /// One type of item that is served, and on what terms.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Service {
+pub struct ServedType {
     /// The type.
     pub item_type: String,
     /// The longest that one attempt may take; `None` leaves it to the lease.
@@ -64,16 +64,16 @@ pub struct Attempt {
     /// The same moment in the store's time, for the handler to read.
     pub deadline_at: Millis,
     /// Whether there is an outbox behind the item.
-    pub mode: Mode,
+    pub mode: DeliveryMode,
     /// Cancelled when the process shuts down and will not wait any longer.
     pub stop: CancellationToken,
-    /// What the attempt takes before it touches a key of its plugin's state.
-    pub turn: Arc<Turn>,
+    /// The locks that the attempt takes before it touches keys of its plugin's state.
+    pub locks: Arc<AttemptLocks>,
 }
 
 /// Whether there is an outbox behind an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum DeliveryMode {
     /// The item is stored and will be tried again.
     Durable,
     /// The item exists in this call only: state and follow-ups are not available to it.
@@ -82,7 +82,7 @@ pub enum Mode {
 
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct AttemptReport {
     /// How it ended.
     pub outcome: Outcome,
     /// Whether a request that may have had an effect went out.
@@ -95,9 +95,9 @@ pub struct Report {
     pub recording: Recording,
 }
 
-impl Report {
+impl AttemptReport {
     /// A report of an attempt that no component ran.
-    pub fn bare(outcome: Outcome) -> Self {
+    pub fn without_component(outcome: Outcome) -> Self {
         Self { outcome, maybe_executed: false, stderr: None, digest: None, recording: Recording::default() }
     }
 }
@@ -115,9 +115,9 @@ pub enum Outcome {
     /// It failed.
     Failed(Failure),
     /// The process shuts down; the attempt is given back without a trace.
-    Stopped,
+    Interrupted,
     /// The type is no longer served here; the attempt is given back without a trace.
-    Unserved,
+    NoHandler,
 }
 
 /// How an attempt reads the state of its plugin. Supplied by whoever wires the store to the plugins.
@@ -128,9 +128,9 @@ pub trait StateReader: Send + Sync + 'static {
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)>;
 }
 
-/// A component that no process runs any more, because it kept faulting.
+/// A quarantined component: no process runs it, because it kept faulting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Withdrawal {
+pub struct QuarantineEntry {
     /// The SHA-256 of the component in hex.
     pub digest: String,
     /// The plugin that it was.
@@ -139,13 +139,13 @@ pub struct Withdrawal {
     pub reason: String,
 }
 
-/// Where it is remembered, for every process, which components are withdrawn. Supplied by whoever wires
+/// Where it is remembered, for every process, which components are quarantined. Supplied by whoever wires
 /// the store to the plugins.
 #[async_trait]
-pub trait Quarantine: Send + Sync + 'static {
-    /// Withdraws a component; one that is withdrawn already keeps its first reason.
-    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()>;
+pub trait QuarantineStore: Send + Sync + 'static {
+    /// Quarantines a component; one that is quarantined already keeps its first reason.
+    async fn add(&self, entry: &QuarantineEntry) -> anyhow::Result<()>;
 
-    /// What is withdrawn. Asked every few seconds, so it must be cheap.
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>>;
+    /// The quarantined components. Asked every few seconds, so it must be cheap.
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>>;
 }

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use exchange::{Answer, Body, Exchange, Recording};
-pub use failure::{Class, Failure};
+pub use exchange::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
+pub use failure::{Failure, FailureClass};
 pub use fingerprint::fingerprint;
 pub use json::{ItemDocument, PayloadEncoding, payload_fields};
-pub use writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
+pub use writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
 
 /// A point in time: Unix milliseconds, as the store keeps them.
 pub type Millis = i64;
@@ -44,7 +44,7 @@ pub enum Status {
 
 /// What happens to an item. Every change of status is one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Transition {
     /// A worker takes the item, for the length of a lease.
     Claim,
     /// The handler succeeded.
@@ -65,14 +65,14 @@ pub enum Event {
     Reschedule,
 }
 
-/// An event that the item's status does not allow.
+/// A transition that the item's status does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an item that is {from} cannot take the event {event:?}")]
+#[error("an item that is {from} cannot take the event {transition:?}")]
 pub struct IllegalTransition {
     /// The status that the item has.
     pub from: Status,
-    /// The event that was tried.
-    pub event: Event,
+    /// The transition that was tried.
+    pub transition: Transition,
 }
 
 impl Status {
@@ -80,16 +80,16 @@ impl Status {
     pub const ALL: [Self; 4] = [Self::Pending, Self::Claimed, Self::Done, Self::Dlq];
 
     /// The only place that decides a transition; SQL repeats its precondition as a guard.
-    pub fn next(self, event: Event) -> Result<Self, IllegalTransition> {
-        match (self, event) {
-            (Self::Pending, Event::Claim) => Ok(Self::Claimed),
-            (Self::Claimed, Event::Complete) => Ok(Self::Done),
-            (Self::Pending, Event::Reschedule)
-            | (Self::Claimed, Event::Retry | Event::GiveBack | Event::Expire)
-            | (Self::Done | Self::Dlq, Event::Replay)
-            | (Self::Dlq, Event::Restore) => Ok(Self::Pending),
-            (Self::Claimed, Event::DeadLetter) => Ok(Self::Dlq),
-            (from, event) => Err(IllegalTransition { from, event }),
+    pub fn next(self, transition: Transition) -> Result<Self, IllegalTransition> {
+        match (self, transition) {
+            (Self::Pending, Transition::Claim) => Ok(Self::Claimed),
+            (Self::Claimed, Transition::Complete) => Ok(Self::Done),
+            (Self::Pending, Transition::Reschedule)
+            | (Self::Claimed, Transition::Retry | Transition::GiveBack | Transition::Expire)
+            | (Self::Done | Self::Dlq, Transition::Replay)
+            | (Self::Dlq, Transition::Restore) => Ok(Self::Pending),
+            (Self::Claimed, Transition::DeadLetter) => Ok(Self::Dlq),
+            (from, transition) => Err(IllegalTransition { from, transition }),
         }
     }
 
@@ -159,7 +159,7 @@ pub struct NewItem {
     pub headers: BTreeMap<String, String>,
     /// Notes for operators, not shown to handlers. Mutable.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// The correlation id, 1 to 255 printable ASCII bytes. See [`NewItem::cid_or_key`] when it is absent.
+    /// The correlation id, 1 to 255 printable ASCII bytes. See [`NewItem::correlation_id`] when it is absent.
     pub cid: Option<String>,
     /// The saga that the item is a step of. Matches `[A-Za-z0-9][A-Za-z0-9._-]*`.
     pub saga: Option<String>,
@@ -188,15 +188,15 @@ impl NewItem {
 
     /// The correlation id, which is the item's own key when nobody has given one: so whoever repeats a write finds
     /// what the first one caused.
-    pub fn cid_or_key(&self) -> &str {
+    pub fn correlation_id(&self) -> &str {
         self.cid.as_ref().unwrap_or(&self.idem_key)
     }
 
     /// The item as it stands when it has just been enqueued, at `now` and without a delay.
-    pub fn enqueued(self, id: ItemId, now: Millis) -> Item {
+    pub fn into_item(self, id: ItemId, now: Millis) -> Item {
         Item {
             id,
-            cid: self.cid_or_key().to_owned(),
+            cid: self.correlation_id().to_owned(),
             idem_key: self.idem_key,
             item_type: self.item_type,
             payload: self.payload,
@@ -216,7 +216,7 @@ impl NewItem {
             lease_until: None,
             maybe_executed: false,
             given_back_since: None,
-            effects: 0,
+            effect_generation: 0,
             last_error: None,
             done_at: None,
             dead_at: None,
@@ -227,19 +227,19 @@ impl NewItem {
 
     /// Checks every field against the rules that the schema enforces too.
     pub fn validate(&self) -> Result<(), InvalidItem> {
-        check_type(&self.item_type)?;
-        check_key("idem_key", &self.idem_key)?;
+        validate_type(&self.item_type)?;
+        validate_key("idem_key", &self.idem_key)?;
         if let Some(cid) = &self.cid {
-            check_key("cid", cid)?;
+            validate_key("cid", cid)?;
         }
         if let Some(saga) = &self.saga {
-            check_saga(saga)?;
+            validate_saga(saga)?;
         }
         if let Some(key) = &self.ordering_key {
-            check_key("ordering_key", key)?;
+            validate_key("ordering_key", key)?;
         }
-        check_delay(self.delay)?;
-        check_key("content_type", &self.content_type)
+        validate_delay(self.delay)?;
+        validate_key("content_type", &self.content_type)
     }
 }
 
@@ -265,28 +265,28 @@ pub struct InvalidItem {
 }
 
 /// Checks a type's spelling.
-pub fn check_type(item_type: &str) -> Result<(), InvalidItem> {
+pub fn validate_type(item_type: &str) -> Result<(), InvalidItem> {
     let rest = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    check(is_name(item_type, first, rest), "type", item_type, "[a-z0-9][a-z0-9._-]*, at most 255 bytes")
+    require(is_name(item_type, first, rest), "type", item_type, "[a-z0-9][a-z0-9._-]*, at most 255 bytes")
 }
 
 /// Checks a saga's spelling.
-pub fn check_saga(saga: &str) -> Result<(), InvalidItem> {
+pub fn validate_saga(saga: &str) -> Result<(), InvalidItem> {
     let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let first = |b: u8| b.is_ascii_alphanumeric();
-    check(is_name(saga, first, rest), "saga", saga, "[A-Za-z0-9][A-Za-z0-9._-]*, at most 255 bytes")
+    require(is_name(saga, first, rest), "saga", saga, "[A-Za-z0-9][A-Za-z0-9._-]*, at most 255 bytes")
 }
 
 /// Checks an `idem_key`, a `cid` or anything that follows the same rule; `field` names it in the error.
-pub fn check_key(field: &'static str, key: &str) -> Result<(), InvalidItem> {
+pub fn validate_key(field: &'static str, key: &str) -> Result<(), InvalidItem> {
     let printable = key.bytes().all(|b| matches!(b, b' '..=b'~'));
-    check(printable && (1..=KEY_MAX).contains(&key.len()), field, key, "1 to 255 printable ASCII bytes")
+    require(printable && (1..=KEY_MAX).contains(&key.len()), field, key, "1 to 255 printable ASCII bytes")
 }
 
-fn check_delay(delay: Duration) -> Result<(), InvalidItem> {
+fn validate_delay(delay: Duration) -> Result<(), InvalidItem> {
     let most = "at most 315360000000, which is ten years";
-    check(delay <= DELAY_MAX, "delay_ms", &delay.as_millis().to_string(), most)
+    require(delay <= DELAY_MAX, "delay_ms", &delay.as_millis().to_string(), most)
 }
 
 fn is_name(word: &str, first: impl Fn(u8) -> bool, rest: impl Fn(u8) -> bool) -> bool {
@@ -294,7 +294,7 @@ fn is_name(word: &str, first: impl Fn(u8) -> bool, rest: impl Fn(u8) -> bool) ->
     bytes.len() <= KEY_MAX && bytes.first().is_some_and(|b| first(*b)) && bytes.iter().all(|b| rest(*b))
 }
 
-fn check(holds: bool, field: &'static str, value: &str, accepted: &'static str) -> Result<(), InvalidItem> {
+fn require(holds: bool, field: &'static str, value: &str, accepted: &'static str) -> Result<(), InvalidItem> {
     if holds {
         return Ok(());
     }
@@ -358,7 +358,7 @@ pub struct Item {
     /// When the give-backs in a row began, if the last settlement was one.
     pub given_back_since: Option<Millis>,
     /// Which generation of outgoing keys its effects carry: raised by `replay --new-effects`.
-    pub effects: u32,
+    pub effect_generation: u32,
     /// The message of the last failed attempt; kept by a replay until the next attempt.
     pub last_error: Option<String>,
     /// When it became DONE; set while DONE only.
@@ -385,7 +385,7 @@ pub struct FailedAttempt {
     /// The instance id of the process that ran it.
     pub pod: String,
     /// What kind of failure it was.
-    pub class: Class,
+    pub class: FailureClass,
     /// Stable and dotted, for grouping.
     pub code: String,
     /// For the person who reads it.
@@ -405,38 +405,38 @@ pub struct FailedAttempt {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 9] = [
-        Event::Claim,
-        Event::Complete,
-        Event::Retry,
-        Event::GiveBack,
-        Event::Expire,
-        Event::DeadLetter,
-        Event::Replay,
-        Event::Restore,
-        Event::Reschedule,
+    const TRANSITIONS: [Transition; 9] = [
+        Transition::Claim,
+        Transition::Complete,
+        Transition::Retry,
+        Transition::GiveBack,
+        Transition::Expire,
+        Transition::DeadLetter,
+        Transition::Replay,
+        Transition::Restore,
+        Transition::Reschedule,
     ];
 
     #[test]
     fn only_the_drawn_transitions_exist() {
         let drawn: Vec<_> = Status::ALL
             .into_iter()
-            .flat_map(|from| EVENTS.map(|event| (from, event)))
-            .filter_map(|(from, event)| from.next(event).ok().map(|to| (from, event, to)))
+            .flat_map(|from| TRANSITIONS.map(|transition| (from, transition)))
+            .filter_map(|(from, transition)| from.next(transition).ok().map(|to| (from, transition, to)))
             .collect();
         assert_eq!(
             drawn,
             [
-                (Status::Pending, Event::Claim, Status::Claimed),
-                (Status::Pending, Event::Reschedule, Status::Pending),
-                (Status::Claimed, Event::Complete, Status::Done),
-                (Status::Claimed, Event::Retry, Status::Pending),
-                (Status::Claimed, Event::GiveBack, Status::Pending),
-                (Status::Claimed, Event::Expire, Status::Pending),
-                (Status::Claimed, Event::DeadLetter, Status::Dlq),
-                (Status::Done, Event::Replay, Status::Pending),
-                (Status::Dlq, Event::Replay, Status::Pending),
-                (Status::Dlq, Event::Restore, Status::Pending),
+                (Status::Pending, Transition::Claim, Status::Claimed),
+                (Status::Pending, Transition::Reschedule, Status::Pending),
+                (Status::Claimed, Transition::Complete, Status::Done),
+                (Status::Claimed, Transition::Retry, Status::Pending),
+                (Status::Claimed, Transition::GiveBack, Status::Pending),
+                (Status::Claimed, Transition::Expire, Status::Pending),
+                (Status::Claimed, Transition::DeadLetter, Status::Dlq),
+                (Status::Done, Transition::Replay, Status::Pending),
+                (Status::Dlq, Transition::Replay, Status::Pending),
+                (Status::Dlq, Transition::Restore, Status::Pending),
             ]
         );
     }

@@ -54,24 +54,24 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::handler::{Attempt, Handler, Outcome, Quarantine, Report, Service, StateReader};
-use crate::item::{Class, Failure};
+use crate::handler::{Attempt, AttemptReport, Handler, Outcome, QuarantineStore, ServedType, StateReader};
+use crate::item::{Failure, FailureClass};
 use crate::retry::RetryPolicy;
 use cache::CodeCache;
 pub use contract::WIT;
-use engine::Runtime;
+use engine::SharedEngine;
 use folder::Folder;
-use good::LastGood;
+use good::LastGoodStore;
 pub use inspect::{Inspection, check_manifest, components, inspect, load_time};
 use load::{Loader, hex};
-pub use manifest::{Environment, Limits, Reload};
+pub use manifest::{CanaryPolicy, EnvLookup, Limits};
 pub use outgoing::{Resolver, SystemResolver};
 use private::PrivateDir;
 use registry::Registry;
 pub use registry::{PluginState, PluginStatus, RefusedType};
 use reload::Reloader;
 use signature::TrustedKeys;
-use withdrawn::Withdrawn;
+use withdrawn::QuarantineCache;
 
 /// What the plugins of a process need to know.
 #[derive(Clone)]
@@ -89,13 +89,13 @@ pub struct PluginSettings {
     /// Attempts in flight, of this process.
     pub slots: usize,
     /// The environment that manifests may name.
-    pub environment: Environment,
+    pub environment: EnvLookup,
     /// The keys whose holders' components may run: in base64, or the names of files. None: all may.
     pub keys: Vec<String>,
     /// How attempts read the state of their plugin.
     pub state: Arc<dyn StateReader>,
     /// Where it is remembered which components have failed.
-    pub quarantine: Arc<dyn Quarantine>,
+    pub quarantine: Arc<dyn QuarantineStore>,
     /// How the names of hosts become addresses.
     pub resolver: Arc<dyn Resolver>,
 }
@@ -113,14 +113,14 @@ impl Plugins {
     /// served as it is found. Errors when no plugin could ever run.
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> anyhow::Result<Arc<Self>> {
         let cache = PrivateDir::open(&settings.cache_dir)?;
-        let good = LastGood::new(cache.folder("good")?);
+        let good = LastGoodStore::new(cache.subfolder("good")?);
         let keys = TrustedKeys::read(&settings.keys)?;
-        let runtime = Runtime::new(settings.slots, settings.resolver)?;
-        let loader = Arc::new(Loader::new(runtime, Some(CodeCache::new(cache)), settings.environment, keys));
+        let engine = SharedEngine::new(settings.slots, settings.resolver)?;
+        let loader = Arc::new(Loader::new(engine, Some(CodeCache::new(cache)), settings.environment, keys));
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);
-        let withdrawn = Withdrawn::new(settings.quarantine);
-        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, withdrawn);
+        let quarantine = QuarantineCache::new(settings.quarantine);
+        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine);
         let watching = stop.child_token();
         tokio::spawn(reloader.run(watching.clone()));
         let slots = Semaphore::new(settings.slots);
@@ -147,10 +147,10 @@ impl Plugins {
     async fn slot(&self, attempt: &Attempt) -> Result<SemaphorePermit<'_>, Outcome> {
         tokio::select! {
             biased;
-            permit = self.slots.acquire() => permit.map_err(|_| Outcome::Stopped),
-            () = attempt.stop.cancelled() => Err(Outcome::Stopped),
+            permit = self.slots.acquire() => permit.map_err(|_| Outcome::Interrupted),
+            () = attempt.stop.cancelled() => Err(Outcome::Interrupted),
             () = tokio::time::sleep_until(attempt.deadline) => Err(Outcome::Failed(Failure::new(
-                Class::Host,
+                FailureClass::Host,
                 "host.busy",
                 "every slot for attempts was taken until the deadline: raise OUTBOX_CONCURRENCY",
             ))),
@@ -160,25 +160,25 @@ impl Plugins {
 
 #[async_trait]
 impl Handler for Plugins {
-    fn services(&self) -> Vec<Service> {
-        self.registry.services()
+    fn served_types(&self) -> Vec<ServedType> {
+        self.registry.served_types()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.registry.changes()
     }
 
-    async fn handle(&self, attempt: Attempt) -> Report {
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let Some(generation) = self.registry.route(&attempt.item.item_type) else {
-            return Report::bare(Outcome::Unserved);
+            return AttemptReport::without_component(Outcome::NoHandler);
         };
         let _slot = match self.slot(&attempt).await {
             Ok(slot) => slot,
-            Err(outcome) => return Report::bare(outcome),
+            Err(outcome) => return AttemptReport::without_component(outcome),
         };
         let _busy = Arc::clone(&generation.busy);
-        let report = generation.program.attempt(&attempt, Arc::clone(&self.state)).await;
-        let report = Report { digest: Some(generation.digest.clone()), ..report };
-        self.registry.settle(&generation, &attempt.item.idem_key, report)
+        let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state)).await;
+        let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
+        self.registry.record_attempt(&generation, &attempt.item.idem_key, report)
     }
 }

@@ -35,7 +35,7 @@ pub struct BreakerPolicy {
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// Give-backs in a row begin to count after this long, so that none of them is for ever.
-pub const MAX_DEFER: Duration = Duration::from_hours(24);
+pub const MAX_UNCOUNTED_PERIOD: Duration = Duration::from_hours(24);
 
 impl RetryPolicy {
     /// Whether an item that has made `attempts` attempts in this life may be claimed again.
@@ -55,7 +55,7 @@ impl RetryPolicy {
     /// [`MAX_RETRY_AFTER`] and not by the cap.
     pub fn delay(&self, attempt: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
         match retry_after {
-            Some(wish) => wish.min(MAX_RETRY_AFTER),
+            Some(requested) => requested.min(MAX_RETRY_AFTER),
             None => self.backoff(attempt, draw),
         }
     }

@@ -10,14 +10,14 @@ use crate::item::{Millis, NewItem};
 
 /// A saga that writes may start: a name and the types of its steps, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SagaPlan {
+pub struct SagaDefinition {
     /// The saga's name, as in its signals.
     pub name: String,
     /// One item is enqueued for each.
     pub steps: Vec<String>,
 }
 
-impl SagaPlan {
+impl SagaDefinition {
     /// The playbook's own saga: the write behind `POST /memory`.
     pub fn write_memory() -> Self {
         Self { name: "WriteMemorySaga".into(), steps: vec!["vector_upsert".into(), "belief_recompute".into()] }
@@ -72,13 +72,33 @@ pub fn begin_data(cid: &str, run: i64, is_replay: bool) -> Value {
 }
 
 /// What the signal of an end tells.
-pub fn end_data(cid: &str, outcome: &str) -> Value {
+pub fn end_data(cid: &str, outcome: SagaOutcome) -> Value {
     json!({ "cid": cid, "outcome": outcome })
 }
 
-/// How a run ended, in the word of its signal.
-pub fn end_outcome(has_dead: bool) -> &'static str {
-    if has_dead { "error" } else { "ok" }
+/// How a run of a saga ended, as its signal and the totals say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SagaOutcome {
+    /// Every item is DONE.
+    Ok,
+    /// At least one item was dead-lettered.
+    Error,
+}
+
+impl SagaOutcome {
+    /// The outcome of a run that has no item left to do, given whether one of them was dead-lettered.
+    pub fn of_run(has_dead: bool) -> Self {
+        if has_dead { Self::Error } else { Self::Ok }
+    }
+
+    /// The word that is stored and printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// How an attempt of a step ended, as its signal and the totals say it.
@@ -110,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_write_becomes_one_item_per_step_with_a_key_of_its_own() {
-        let items = SagaPlan::write_memory().items("c1", "k1", b"{}");
+        let items = SagaDefinition::write_memory().items("c1", "k1", b"{}");
         let keys: Vec<_> = items.iter().map(|item| item.idem_key.as_str()).collect();
         assert_eq!(keys, ["k1:vector_upsert", "k1:belief_recompute"]);
         assert!(items.iter().all(|item| item.saga.as_deref() == Some("WriteMemorySaga")));

@@ -43,23 +43,25 @@ use tokio::sync::watch;
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
 
-pub use alert::Alerts;
-pub use claim::{Claim, ClaimRef, ClaimRequest, Claimed, Settled, Settlement, TypeClaim};
+pub use alert::AlertSettings;
+pub use claim::{Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, SettleRequest, Settlement};
 pub use error::{InvalidAt, StoreError};
-pub use listing::{Details, Filter, Page};
-pub use offer::{Offer, TakenUp};
+pub use listing::{Filter, ItemDetails, Page};
+pub use offer::{LongPoll, LongPollResult};
 pub use operations::{
-    Alert, AlertKind, AuditEntry, AuditQuery, Command, Control, Controlled, FailureGroup, Job, JobId, JobState,
-    Operations, Pause, Stuck, StuckKind, StuckQuery,
+    Alert, AlertKind, AuditEntry, AuditQuery, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId,
+    JobState, Operations, Pause, StuckEntry, StuckKind, StuckQuery,
 };
-pub use order::{Action, EffectKeys, Lease, Order, OrderReport, Refusal, Run, Selection, Standing};
+pub use order::{
+    Action, EffectKeys, Eligibility, Execution, LeasePolicy, OperateReport, OperateRequest, Refusal, Selection,
+};
 pub use overview::{Overview, Pod, SagaTotals, Violation};
 pub use schema::Migration;
-pub use state::{ClearState, StateEntry, StateQuery, StateTotal};
-pub use transfer::{Columns, ExportPage, ExportPosition, Imported, Record};
+pub use state::{ClearStateRequest, StateEntry, StateQuery, StateTotal};
+pub use transfer::{ExportPage, ExportPosition, ImportReport, Record, RecordColumns};
 
-use attempted::{Attempted, SagaStep};
-use rate::level;
+use attempted::{AttemptRecord, SagaStep};
+use rate::available_tokens;
 use schema::{check_schema, refuse_newer};
 
 /// Tells the time in Unix milliseconds.
@@ -73,34 +75,34 @@ pub trait Store: Operations {
 
     /// Enqueues the items in one transaction. Returns after the commit. When it returns
     /// [`StoreError::Unavailable`] the fate of the commit is unknown: repeat it with the same keys.
-    async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError>;
+    async fn enqueue(&self, items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError>;
 
     /// Ends expired leases, then claims what the request allows, fairly over its types. An item that
     /// has no attempt left by its type's policy is dead-lettered instead.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError>;
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError>;
 
-    /// Claims, and leaves what the request has not got as an offer that stands from this commit on: where the engine
+    /// Claims, and leaves what the request has not got as a long poll from this commit on: where the engine
     /// can, the transaction that makes work for it claims this too. The answer to the claim itself is as ever.
-    async fn claim_and_offer(&self, request: &ClaimRequest) -> Result<(Claimed, Option<Offer>), StoreError> {
+    async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
         Ok((self.claim(request).await?, None))
     }
 
     /// Settles a claim, with its history row, signals and host writes, in one transaction.
-    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError>;
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError>;
 
     /// Ends a bounded batch of leases that have run out and says how many. Called at least once a
     /// second in every process that has the store open.
-    async fn expire(&self) -> Result<u32, StoreError>;
+    async fn expire_leases(&self) -> Result<u32, StoreError>;
 
     /// The items that match, newest first. Changes nothing.
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError>;
 
     /// One item with its history. Changes nothing.
-    async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError>;
+    async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError>;
 
     /// An operator's action, audited in the transaction that performs it. A filter becomes a job, which
     /// this call sees to its end.
-    async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError>;
+    async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError>;
 
     /// The signals after `after`, oldest first, at most `limit`.
     async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError>;
@@ -108,9 +110,9 @@ pub trait Store: Operations {
     /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
     async fn overview(&self) -> Result<Overview, StoreError>;
 
-    /// A bounded piece of what keeps the store in shape: batches of running jobs, what retention lets go,
+    /// A bounded piece of maintenance: batches of running jobs, what retention lets go,
     /// the write-ahead log. Called about once a second in every process that has the store open.
-    async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError>;
+    async fn run_maintenance(&self, retention: &Retention) -> Result<MaintenanceReport, StoreError>;
 
     /// Shows this process to the cockpit. Nothing correct depends on it. Errors while the store takes no writes,
     /// its own or those of items.
@@ -122,15 +124,15 @@ pub trait Store: Operations {
     /// One value of a plugin's state, for an attempt that reads it.
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
 
-    /// Withdraws a component from every process; one that is withdrawn already keeps its first reason.
+    /// Quarantines a component for every process; one that is quarantined already keeps its first reason.
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError>;
 
-    /// The withdrawn components, the newest first.
-    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError>;
+    /// The quarantined components, the newest first.
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError>;
 
-    /// Lets a withdrawn component run again, audited in the same transaction. False when it was not
-    /// withdrawn; then nothing is audited.
-    async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
+    /// Lets a quarantined component run again, audited in the same transaction. False when it was not
+    /// quarantined; then nothing is audited.
+    async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 
     /// How much state each plugin keeps, by name.
     async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError>;
@@ -140,24 +142,24 @@ pub trait Store: Operations {
 
     /// Removes state of a plugin, audited in the transaction that does it, and says how much it was.
     /// Attempts that run meanwhile and have read what is removed are given back.
-    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError>;
+    async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
 
     /// Ticks after every change that may have made work available, by this process or another.
-    fn changes(&self) -> watch::Receiver<u64>;
+    fn subscribe(&self) -> watch::Receiver<u64>;
 }
 
 /// How several items are told apart from ones that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
+pub enum BatchMode {
     /// They are one write: if any key exists with the same content, nothing is created.
-    Whole,
+    AllOrNothing,
     /// Each is a write of its own: those that exist are kept, the others are created.
-    Each,
+    PerItem,
 }
 
 /// What became of an enqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Enqueued {
+pub struct EnqueueReport {
     /// The id of each item, in the order given; `None` for one that was purged since the first write.
     pub ids: Vec<Option<ItemId>>,
     /// How many were created now; the others existed with the same content.
@@ -173,9 +175,9 @@ pub struct Retention {
     pub signals: Option<Duration>,
 }
 
-/// What a piece of upkeep did.
+/// What a piece of maintenance did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Upkept {
+pub struct MaintenanceReport {
     /// Items that jobs changed.
     pub changed: u64,
     /// DONE items that were deleted.
@@ -184,18 +186,18 @@ pub struct Upkept {
     pub signals: u64,
 }
 
-/// A component that no process runs any more, because it kept faulting.
+/// A quarantined component, as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Quarantined {
+pub struct QuarantineRecord {
     /// The SHA-256 of the component in hex.
     pub digest: String,
     /// The plugin that it was.
     pub plugin: String,
     /// What it did, in words.
     pub reason: String,
-    /// When it was withdrawn.
+    /// When it was quarantined.
     pub at: Millis,
-    /// The process that withdrew it.
+    /// The process that quarantined it.
     pub pod: String,
 }
 

@@ -3,36 +3,36 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use outbox::check::{Checked, Checking, Kind, check};
+use outbox::check::{CheckOptions, CheckReport, FindingKind, check};
 
 use super::Exhibit;
 use crate::support::guests::{CHAOS_GRANTS, chaos, gallery, install};
 use crate::support::report;
 
 /// What each broken twin is convicted of, and at which of its calls.
-const EXHIBITS: [(&str, Kind, usize, &str); 18] = [
-    ("charge_then_record", Kind::Repeated, 1, "POST http://shop.test/charges"),
-    ("clock_in_name", Kind::Repeated, 1, "POST http://shop.test/charges"),
-    ("random_url", Kind::Repeated, 1, "PUT http://shop.test/payments/"),
-    ("random_body", Kind::Changed, 1, "POST http://shop.test/orders"),
-    ("clock_in_body", Kind::Changed, 1, "POST http://shop.test/orders"),
-    ("attempt_in_body", Kind::Changed, 1, "POST http://shop.test/orders"),
-    ("unsorted_body", Kind::Changed, 1, "POST http://shop.test/orders"),
-    ("read_modify_write", Kind::Changed, 2, "POST http://shop.test/balance"),
-    ("shared_url", Kind::Changed, 4, "POST http://shop.test/bookings"),
-    ("retry_inside", Kind::Repeated, 1, "POST http://shop.test/charges"),
-    ("swallowed_error", Kind::Lost, 2, "POST http://shop.test/shipments"),
-    ("state_before_call", Kind::Lost, 3, "POST http://shop.test/charges"),
-    ("ignored_409", Kind::Lost, 1, "POST http://shop.test/charges"),
-    ("fatal_429", Kind::Dead, 1, "POST http://shop.test/charges"),
-    ("skips_repeats", Kind::Lost, 1, "POST http://shop.test/charges"),
-    ("emits_once", Kind::Followups, 2, "receipt"),
-    ("emits_outside", Kind::Repeated, 2, "POST http://shop.test/queue/receipts"),
-    ("counts_attempts", Kind::State, 3, "charges"),
+const EXHIBITS: [(&str, FindingKind, usize, &str); 18] = [
+    ("charge_then_record", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
+    ("clock_in_name", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
+    ("random_url", FindingKind::Repeated, 1, "PUT http://shop.test/payments/"),
+    ("random_body", FindingKind::Changed, 1, "POST http://shop.test/orders"),
+    ("clock_in_body", FindingKind::Changed, 1, "POST http://shop.test/orders"),
+    ("attempt_in_body", FindingKind::Changed, 1, "POST http://shop.test/orders"),
+    ("unsorted_body", FindingKind::Changed, 1, "POST http://shop.test/orders"),
+    ("read_modify_write", FindingKind::Changed, 2, "POST http://shop.test/balance"),
+    ("shared_url", FindingKind::Changed, 4, "POST http://shop.test/bookings"),
+    ("retry_inside", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
+    ("swallowed_error", FindingKind::Lost, 2, "POST http://shop.test/shipments"),
+    ("state_before_call", FindingKind::Lost, 3, "POST http://shop.test/charges"),
+    ("ignored_409", FindingKind::Lost, 1, "POST http://shop.test/charges"),
+    ("fatal_429", FindingKind::Dead, 1, "POST http://shop.test/charges"),
+    ("skips_repeats", FindingKind::Lost, 1, "POST http://shop.test/charges"),
+    ("emits_once", FindingKind::Followups, 2, "receipt"),
+    ("emits_outside", FindingKind::Repeated, 2, "POST http://shop.test/queue/receipts"),
+    ("counts_attempts", FindingKind::State, 3, "charges"),
 ];
 
 /// Checks the whole gallery with one of the twins, in the order of the names of the cases.
-async fn all(twin: &str) -> Vec<Checked> {
+async fn all(twin: &str) -> Vec<CheckReport> {
     let dir = tempfile::tempdir().unwrap();
     for (name, ..) in EXHIBITS {
         let case = std::fs::read_to_string(gallery().join(format!("cases/{name}.toml"))).unwrap();
@@ -40,8 +40,8 @@ async fn all(twin: &str) -> Vec<Checked> {
         std::fs::write(dir.path().join(format!("{name}.toml")), case).unwrap();
     }
     let (component, cases) = (gallery().join("gallery.wasm"), PathBuf::from(dir.path()));
-    let checking = Checking { component, cases, ..Checking::default() };
-    check(&checking, Arc::new(|_, _, _| {})).await.unwrap()
+    let options = CheckOptions { component, cases, ..CheckOptions::default() };
+    check(&options, Arc::new(|_, _, _| {})).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn every_broken_handler_is_convicted_at_the_call_that_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fixed_handler_is_acquitted() {
     for checked in all("fixed").await {
-        assert!(checked.is_acquitted(), "{}: {:#?}", checked.case, checked.findings);
+        assert!(checked.has_no_findings(), "{}: {:#?}", checked.case, checked.findings);
     }
 }
 
@@ -72,9 +72,9 @@ async fn every_schedule_of_twenty_calls_is_played_within_seconds() {
     let points = 2 * n + 2;
     let expected = 2 * points + 2 * (points - 1) + 2 * effects + faults + (faults + n + 1) * (n + 2);
     assert_eq!(checked.schedules, expected);
-    assert_eq!(checked.families.iter().map(|family| family.count).sum::<usize>(), expected);
-    assert!(checked.is_acquitted(), "{:#?}", checked.findings);
-    report(&format!("{} schedules of {n} calls in {:.1} s", checked.schedules, checked.took.as_secs_f64()));
+    assert_eq!(checked.groups.iter().map(|family| family.count).sum::<usize>(), expected);
+    assert!(checked.has_no_findings(), "{:#?}", checked.findings);
+    report(&format!("{} schedules of {n} calls in {:.1} s", checked.schedules, checked.elapsed.as_secs_f64()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn a_schedule_that_convicts_can_be_played_again_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_is_not_deterministic_is_told_where_it_first_differs() {
-    let notes = |checked: Checked| checked.notes.into_iter().map(|note| note.what).collect::<String>();
+    let notes = |checked: CheckReport| checked.notes.into_iter().map(|note| note.what).collect::<String>();
     let told = notes(Exhibit::new("random_body", "broken").check(None).await);
     assert!(told.contains("not deterministic") && told.contains("at call 1") && told.contains("nonce"), "{told}");
     let told = notes(Exhibit::new("random_body", "fixed").check(None).await);
@@ -99,7 +99,7 @@ async fn a_handler_that_is_not_deterministic_is_told_where_it_first_differs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_repeated_at_receivers_that_ignore_keys_is_told_and_not_held_against_it() {
     let checked = Exhibit::new("random_body", "fixed").check(None).await;
-    assert!(checked.is_acquitted());
+    assert!(checked.has_no_findings());
     let told = &checked.notes[0];
     assert_eq!(told.call, Some(1));
     assert!(told.what.contains("nothing protects it where its receiver ignores keys"), "{}", told.what);
@@ -117,12 +117,12 @@ async fn an_upgrade_that_cannot_finish_what_the_old_version_began_is_convicted()
     let steps = format!(r#"{{"do":"sequence","steps":[{call},{{"do":"trap_in","version":"2"}}]}}"#);
     let case = format!("[item]\ntype = 'chaos'\npayload = '{steps}'\n[[answer]]\nurl = '*'\n");
     std::fs::write(cases.join("upgrade.toml"), case).unwrap();
-    let same = Checking { component: old.join("chaos.wasm"), cases, ..Checking::default() };
-    let upgraded = Checking { next: Some(new.join("chaos.wasm")), ..same.clone() };
-    let quiet: outbox::check::Progress = Arc::new(|_, _, _| {});
+    let same = CheckOptions { component: old.join("chaos.wasm"), cases, ..CheckOptions::default() };
+    let upgraded = CheckOptions { next: Some(new.join("chaos.wasm")), ..same.clone() };
+    let quiet: Arc<outbox::check::ProgressFn> = Arc::new(|_, _, _| {});
     let unchanged = check(&same, Arc::clone(&quiet)).await.unwrap().remove(0);
-    assert!(unchanged.is_acquitted(), "{:#?}", unchanged.findings);
+    assert!(unchanged.has_no_findings(), "{:#?}", unchanged.findings);
     let findings = check(&upgraded, quiet).await.unwrap().remove(0).findings;
-    assert_eq!(findings[0].kind, Kind::Dead, "{findings:#?}");
+    assert_eq!(findings[0].kind, FindingKind::Dead, "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.schedule.starts_with("upgrade/reload:")), "{findings:#?}");
 }

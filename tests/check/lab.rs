@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outbox::check::OneItem;
-use outbox::handler::{Outcome, Report};
-use outbox::item::{Class, Failure, Item, NewItem, Status};
-use outbox::plugin::lab::{Answer, Call, Ending, Lab, Request, Take, World};
+use outbox::check::InMemoryOutbox;
+use outbox::handler::{AttemptReport, Outcome};
+use outbox::item::{Failure, FailureClass, Item, NewItem, Status};
+use outbox::plugin::lab::{
+    AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedWorld, Simulator, WorldResponse,
+};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -17,14 +19,14 @@ use crate::support::guests::{CHAOS_GRANTS, chaos, install};
 
 /// A world that answers all requests alike, writes down what it hears, and ends attempts at one call.
 struct Town {
-    answer: Answer,
+    answer: WorldResponse,
     fatal: Option<&'static str>,
     heard: Mutex<Vec<String>>,
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<Vec<OutgoingRequest>>,
 }
 
 impl Town {
-    fn new(answer: Answer, fatal: Option<&'static str>) -> Arc<Self> {
+    fn new(answer: WorldResponse, fatal: Option<&'static str>) -> Arc<Self> {
         Arc::new(Self { answer, fatal, heard: Mutex::default(), requests: Mutex::default() })
     }
 
@@ -39,52 +41,52 @@ impl Town {
     }
 }
 
-impl World for Town {
-    fn enter(&self, call: &Call) -> ControlFlow<()> {
+impl SimulatedWorld for Town {
+    fn before_call(&self, call: &GuestCall) -> ControlFlow<()> {
         self.hear(format!("before {call}"))
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse {
         self.requests.lock().unwrap().push(request.clone());
         self.answer.clone()
     }
 
-    fn leave(&self, call: &Call) -> ControlFlow<()> {
+    fn after_call(&self, call: &GuestCall) -> ControlFlow<()> {
         self.hear(format!("after {call}"))
     }
 }
 
-fn ok() -> Answer {
-    Answer::Response { status: 200, headers: Vec::new(), body: Vec::new() }
+fn ok() -> WorldResponse {
+    WorldResponse::Response { status: 200, headers: Vec::new(), body: Vec::new() }
 }
 
 /// The chaos handler, compiled once for all tests.
-async fn lab() -> &'static Lab {
-    static LAB: OnceCell<Lab> = OnceCell::const_new();
+async fn simulator() -> &'static Simulator {
+    static SIMULATOR: OnceCell<Simulator> = OnceCell::const_new();
     let open = async || {
         let dir = tempfile::tempdir().unwrap();
         let secret = "secrets = [{ env = 'TOKEN', header = 'authorization' }]";
         install(&chaos(1), &format!("{CHAOS_GRANTS}\n{secret}"), dir.path(), "chaos");
-        Lab::open(&dir.path().join("chaos.wasm")).await.unwrap()
+        Simulator::open(&dir.path().join("chaos.wasm")).await.unwrap()
     };
-    LAB.get_or_init(open).await
+    SIMULATOR.get_or_init(open).await
 }
 
-async fn run(order: Value, town: &Arc<Town>) -> Ending {
+async fn run(order: Value, town: &Arc<Town>) -> AttemptEnd {
     let environment = |name: &str| match name {
         "VECTOR_URL" => Some("http://granted.test".to_owned()),
         name => (name == "TOKEN").then(|| "hush".to_owned()),
     };
-    let subject = lab().await.subject(&(Arc::new(environment) as _), BTreeMap::new()).await.unwrap();
+    let plugin = simulator().await.plugin(&(Arc::new(environment) as _), BTreeMap::new()).await.unwrap();
     let new = NewItem { cid: Some("c".into()), ..NewItem::new("chaos", "key", order.to_string()) };
-    let item = Item { status: Status::Claimed, attempts: 1, ..new.clone().enqueued(1, START) };
-    let state = Arc::new(OneItem::new(new, BTreeMap::new(), START));
-    subject.run(Take { item, world: Arc::clone(town) as _, state, now: START, seed: 1 }).await
+    let item = Item { status: Status::Claimed, attempts: 1, ..new.clone().into_item(1, START) };
+    let state = Arc::new(InMemoryOutbox::new(new, BTreeMap::new(), START));
+    plugin.run(SimulatedAttempt { item, world: Arc::clone(town) as _, state, now: START, seed: 1 }).await
 }
 
-fn failure(ending: Ending) -> Failure {
+fn failure(ending: AttemptEnd) -> Failure {
     match ending {
-        Ending::Reported(Report { outcome: Outcome::Failed(failure), .. }) => failure,
+        AttemptEnd::Reported(AttemptReport { outcome: Outcome::Failed(failure), .. }) => failure,
         other => panic!("it did not fail: {other:?}"),
     }
 }
@@ -100,9 +102,9 @@ async fn a_guest_that_sleeps_has_slept_at_once() {
     let begun = Instant::now();
     let town = Town::new(ok(), None);
     let ending = run(json!({ "do": "sleep", "ms": 50_000 }), &town).await;
-    assert!(matches!(ending, Ending::Reported(Report { outcome: Outcome::Done { .. }, .. })), "{ending:?}");
+    assert!(matches!(ending, AttemptEnd::Reported(AttemptReport { outcome: Outcome::Done { .. }, .. })), "{ending:?}");
     let ending = run(json!({ "do": "sleep", "ms": 60_000 }), &town).await;
-    assert_eq!(failure(ending).class, Class::Timeout);
+    assert_eq!(failure(ending).class, FailureClass::Timeout);
     assert!(begun.elapsed() < Duration::from_secs(40));
 }
 
@@ -110,7 +112,7 @@ async fn a_guest_that_sleeps_has_slept_at_once() {
 async fn what_is_not_granted_is_denied_and_the_world_does_not_hear_of_it() {
     let town = Town::new(ok(), None);
     let failure = failure(run(http("http://elsewhere.test/", &json!({})), &town).await);
-    assert_eq!(failure.class, Class::Denied);
+    assert_eq!(failure.class, FailureClass::Denied);
     assert!(failure.message.contains("http://elsewhere.test"), "{}", failure.message);
     assert_eq!(town.heard(), [""; 0]);
 }
@@ -126,12 +128,12 @@ async fn requests_bear_the_keys_of_the_host_and_no_secrets() {
 
 #[tokio::test]
 async fn silence_ends_with_the_timeout_of_the_guest_or_else_with_its_deadline() {
-    let town = Town::new(Answer::Silence, None);
-    let told = failure(run(http("http://granted.test/a", &json!({ "timeout_ms": 500 })), &town).await);
-    assert_eq!((told.class, told.code.as_str()), (Class::Retryable, "upstream.timeout"));
-    let told = failure(run(http("http://granted.test/a", &json!({})), &town).await);
-    assert_eq!((told.class, told.code.as_str()), (Class::Timeout, "plugin.timeout"));
-    assert!(told.message.contains("a request had gone out"), "{}", told.message);
+    let town = Town::new(WorldResponse::Silence, None);
+    let ended = failure(run(http("http://granted.test/a", &json!({ "timeout_ms": 500 })), &town).await);
+    assert_eq!((ended.class, ended.code.as_str()), (FailureClass::Retryable, "upstream.timeout"));
+    let ended = failure(run(http("http://granted.test/a", &json!({})), &town).await);
+    assert_eq!((ended.class, ended.code.as_str()), (FailureClass::Timeout, "plugin.timeout"));
+    assert!(ended.message.contains("a request had gone out"), "{}", ended.message);
 }
 
 #[tokio::test]
@@ -151,7 +153,7 @@ async fn a_crash_ends_the_attempt_before_or_after_the_effect_of_any_call() {
     ];
     for (index, fatal) in all.into_iter().enumerate() {
         let town = Town::new(ok(), Some(fatal));
-        assert_eq!(run(order.clone(), &town).await, Ending::Crashed, "{fatal}");
+        assert_eq!(run(order.clone(), &town).await, AttemptEnd::Crashed, "{fatal}");
         assert_eq!(town.heard(), all[..=index]);
         assert_eq!(town.requests.lock().unwrap().len(), usize::from(index > 0), "{fatal}");
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outbox::check::{NotSettled, OneClaim, OneItem};
-use outbox::handler::Service;
-use outbox::item::{Class, Failure, HostWrites, Item, NewItem, OnDead, StateChange, StateTouch};
+use outbox::check::{InMemoryClaim, InMemoryOutbox, SettleError};
+use outbox::handler::ServedType;
+use outbox::item::{Failure, FailureClass, HostWrites, Item, NewItem, OnDead, StateChange, StateKeyChange};
 use outbox::retry::RetryPolicy;
-use outbox::store::{Claim, Settled, Settlement, StoreError};
+use outbox::store::{Claim, SettleRequest, Settlement, StoreError};
 use proptest::prelude::*;
 
 use crate::support::{Fixture, START};
@@ -37,23 +37,23 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..14)
 }
 
-fn failure(class: Class) -> Failure {
+fn failure(class: FailureClass) -> Failure {
     Failure::new(class, "code", "it failed")
 }
 
-fn settlement(event: Event, seen: Option<i64>) -> Settlement {
+fn settlement(event: Event, read_version: Option<i64>) -> Settlement {
     let delay = Duration::from_secs(2);
     match event {
         Event::Done { reads, .. } => {
             let change = if reads { StateChange::None } else { StateChange::Put(b"new".to_vec()) };
-            let state = vec![StateTouch { key: "k".into(), seen, change }];
+            let state = vec![StateKeyChange { key: "k".into(), read_version, change }];
             let followups = vec![NewItem { cid: Some("c".into()), ..NewItem::new("mail", "key/mail/1", "{}") }];
             let writes = HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups };
             Settlement::Done { result: Some(b"ok".to_vec()), writes }
         }
-        Event::Retry { .. } => Settlement::Retry { failure: failure(Class::Retryable), delay },
-        Event::GiveBack { .. } => Settlement::GiveBack { failure: failure(Class::Deferred), delay },
-        Event::Dead { .. } => Settlement::Dead { failure: failure(Class::Permanent), on_dead: OnDead::Block },
+        Event::Retry { .. } => Settlement::Retry { failure: failure(FailureClass::Retryable), delay },
+        Event::GiveBack { .. } => Settlement::GiveBack { failure: failure(FailureClass::Deferred), delay },
+        Event::Dead { .. } => Settlement::Dead { failure: failure(FailureClass::Permanent), on_dead: OnDead::Block },
         Event::Claim | Event::Expire | Event::Release { .. } => Settlement::Release,
     }
 }
@@ -71,11 +71,11 @@ fn is_stale(event: Event) -> bool {
 
 /// The two side by side.
 struct Both {
-    model: OneItem,
+    model: InMemoryOutbox,
     fixture: Fixture,
     id: i64,
-    service: Service,
-    claims: Vec<(OneClaim, Claim)>,
+    served_type: ServedType,
+    claims: Vec<(InMemoryClaim, Claim)>,
 }
 
 impl Both {
@@ -84,7 +84,7 @@ impl Both {
         let fixture = Fixture::sqlite().await;
         let id = fixture.enqueue(item.clone()).await;
         let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
-        let service = Service {
+        let served_type = ServedType {
             item_type: "t".into(),
             timeout: None,
             retry,
@@ -93,7 +93,7 @@ impl Both {
             on_dead: OnDead::Block,
             breaker: None,
         };
-        Self { model: OneItem::new(item, BTreeMap::new(), START), fixture, id, service, claims: Vec::new() }
+        Self { model: InMemoryOutbox::new(item, BTreeMap::new(), START), fixture, id, served_type, claims: Vec::new() }
     }
 
     async fn happen(&mut self, event: Event) {
@@ -105,8 +105,8 @@ impl Both {
     }
 
     async fn claim(&mut self) {
-        let before = self.model.rows().now;
-        let modelled = self.model.claim(&self.service);
+        let before = self.model.snapshot().now;
+        let modelled = self.model.claim(&self.served_type);
         self.advance(before);
         let real = self.fixture.claim("t", 1).await.pop();
         assert_eq!(modelled.is_some(), real.is_some());
@@ -114,26 +114,26 @@ impl Both {
     }
 
     async fn expire(&mut self) {
-        let before = self.model.rows().now;
+        let before = self.model.snapshot().now;
         self.model.expire();
         self.advance(before);
-        self.fixture.store.expire().await.unwrap();
+        self.fixture.store.expire_leases().await.unwrap();
     }
 
     /// The model's time moves by itself, the store's with it.
     fn advance(&self, before: i64) {
-        let passed = self.model.rows().now - before;
+        let passed = self.model.snapshot().now - before;
         self.fixture.clock.advance(Duration::from_millis(u64::try_from(passed).unwrap()));
     }
 
     async fn settle(&self, event: Event) {
         let pick = if is_stale(event) { self.claims.first() } else { self.claims.last() };
         let Some((modelled, real)) = pick else { return };
-        let (_, seen) = self.fixture.store.read_state("p", "k").await.unwrap();
-        let version = self.model.rows().state.get("k").map(|(_, version)| *version);
+        let (_, read_version) = self.fixture.store.read_state("p", "k").await.unwrap();
+        let version = self.model.snapshot().state.get("k").map(|(_, version)| *version);
         let modelled = self.model.settle(modelled, &settlement(event, version), true);
-        let settled = Settled {
-            settlement: settlement(event, seen),
+        let settled = SettleRequest {
+            settlement: settlement(event, read_version),
             maybe_executed: true,
             stderr: None,
             handler_digest: None,
@@ -141,13 +141,13 @@ impl Both {
         };
         let real = self.fixture.store.settle(&real.reference(), settled).await;
         match (modelled, real) {
-            (Ok(()), Ok(())) | (Err(NotSettled::ClaimLost), Err(StoreError::ClaimLost)) => {}
+            (Ok(()), Ok(())) | (Err(SettleError::ClaimLost), Err(StoreError::ClaimLost)) => {}
             (modelled, real) => panic!("{event:?}: {modelled:?}, and SQLite says {real:?}"),
         }
     }
 
     async fn compare(&self) {
-        let (rows, real) = (self.model.rows(), self.fixture.item(self.id).await);
+        let (rows, real) = (self.model.snapshot(), self.fixture.item(self.id).await);
         let essence = |item: &Item| {
             let times = (item.available_at, item.claimed_at, item.lease_until, item.done_at, item.dead_at);
             let counts = (item.attempts, item.deliveries, item.maybe_executed, item.given_back_since);
@@ -183,7 +183,7 @@ async fn state_that_another_attempt_changed_is_not_committed_by_either() {
     both.claim().await;
     let outdated = settlement(Event::Done { stale: false, reads: false }, Some(99));
     let (modelled, real) = both.claims.last().unwrap();
-    assert_eq!(both.model.settle(modelled, &outdated, false), Err(NotSettled::StateConflict("k".into())));
+    assert_eq!(both.model.settle(modelled, &outdated, false), Err(SettleError::StateConflict("k".into())));
     let settled = crate::support::settled(outdated);
     let refused = both.fixture.store.settle(&real.reference(), settled).await;
     assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Place;
+use super::CliFixture;
 use crate::support::postgres::Cluster;
 
 /// What tools compare from version to version.
@@ -25,9 +25,9 @@ const NAMES: [&str; 14] = [
 
 #[test]
 fn a_bench_prints_every_figure_once_with_its_unit_its_spread_and_its_ratio() {
-    let place = Place::empty();
+    let fixture = CliFixture::empty();
     let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins.d");
-    let plan = place.plan.clone().set("OUTBOX_PLUGINS", plugins).set("OUTBOX_CONCURRENCY", "8");
+    let plan = fixture.plan.clone().set("OUTBOX_PLUGINS", plugins).set("OUTBOX_CONCURRENCY", "8");
     let report = plan.json(&["bench", "--quick", "--rounds", "2", "--items", "100", "--json"]);
     assert_eq!(report["rounds"], 2);
     let figures = report["figures"].as_array().unwrap();
@@ -41,24 +41,24 @@ fn a_bench_prints_every_figure_once_with_its_unit_its_spread_and_its_ratio() {
         assert!(values.clone().count() == 1 && values.sum::<f64>() >= 0.0, "{figure}");
         assert!(figure["spread"].is_f64() && figure["ratio"].as_f64().unwrap() > 0.0, "{figure}");
     }
-    assert!(!place.dir.path().join("outbox.sqlite").exists(), "the configured database is not the bench's");
+    assert!(!fixture.dir.path().join("outbox.sqlite").exists(), "the configured database is not the bench's");
 }
 
 #[test]
 fn a_bench_leaves_a_database_alone_that_holds_items() {
-    let place = Place::migrated();
-    place.enqueue("k");
+    let fixture = CliFixture::migrated();
+    fixture.enqueue("k");
     let args = ["bench", "--db", "outbox.sqlite", "--quick", "--rounds", "1", "--items", "100"];
-    place.run(&args).fails(1, &["outbox.sqlite holds items", "--db"]);
-    assert_eq!(place.json(&["list"]).as_array().unwrap().len(), 1);
+    fixture.run(&args).fails(1, &["outbox.sqlite holds items", "--db"]);
+    assert_eq!(fixture.json(&["list"]).as_array().unwrap().len(), 1);
 }
 
 #[test]
 fn a_bench_of_a_server_works_beside_the_database_that_is_named_and_leaves_nothing_there() {
     let database = Cluster::shared().empty_database();
     let url = database.url_of("postgres");
-    let place = Place::empty();
-    let plan = place.plan.clone().set("OUTBOX_CONCURRENCY", "8");
+    let fixture = CliFixture::empty();
+    let plan = fixture.plan.clone().set("OUTBOX_CONCURRENCY", "8");
     let args = ["bench", "--db", &url, "--quick", "--rounds", "1", "--items", "100", "--json"];
     let report = plan.json(&args);
     let figures = report["figures"].as_array().unwrap();
@@ -76,5 +76,5 @@ fn a_bench_leaves_a_server_alone_whose_database_holds_items() {
     let database = Cluster::shared().database();
     database.sql("SELECT outbox.enqueue('mail', 'k', '{}')").unwrap();
     let args = ["bench", "--db", &database.url_of("postgres"), "--quick", "--rounds", "1", "--items", "100"];
-    Place::empty().run(&args).fails(1, &["holds items", "--db"]);
+    CliFixture::empty().run(&args).fails(1, &["holds items", "--db"]);
 }

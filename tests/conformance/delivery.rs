@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::handler::Attempt;
-use outbox::item::{Class, HostWrites, NewItem, Status};
+use outbox::item::{FailureClass, HostWrites, NewItem, Status};
 use outbox::store::{Settlement, StoreError};
 use serde_json::json;
 
@@ -47,11 +47,12 @@ mod requirement {
 
     pub(super) async fn d1_a_failed_item_is_attempted_again_until_it_is_done(f: Fixture) {
         let id = f.enqueue(item("k")).await;
-        let handler = Scripted::new(
-            async |attempt: Attempt| {
-                if attempt.item.attempts < 3 { failed(Class::Retryable) } else { worker::done() }
-            },
-        );
+        let handler =
+            Scripted::new(
+                async |attempt: Attempt| {
+                    if attempt.item.attempts < 3 { failed(FailureClass::Retryable) } else { worker::done() }
+                },
+            );
         let worker = Running::start(&f, &handler, SOON);
         becomes(&f, id, Status::Done).await;
         assert_eq!(f.item(id).await.attempts, 3);
@@ -65,8 +66,8 @@ mod requirement {
             others.push(f.enqueue(item(class)).await);
         }
         let handler = Scripted::new(async |attempt: Attempt| match attempt.item.idem_key.as_str() {
-            "permanent" => failed(Class::Permanent),
-            "retryable" => failed(Class::Retryable),
+            "permanent" => failed(FailureClass::Permanent),
+            "retryable" => failed(FailureClass::Retryable),
             "panic" => panic!("scripted panic"),
             _ => worker::done(),
         });

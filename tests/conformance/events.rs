@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{StoreError, Write};
+use outbox::store::{BatchMode, StoreError};
 use serde_json::json;
 
 use super::{REPLAY, http, http_json, is_the_same, item_in, operate, retry_because};
@@ -32,7 +32,7 @@ mod requirement {
     pub(super) async fn e1_a_key_is_unique_and_never_changes(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         let other = NewItem { payload: b"other".to_vec(), ..item("k") };
-        let refused = f.store.enqueue(vec![other], Write::Each).await.unwrap_err();
+        let refused = f.store.enqueue(vec![other], BatchMode::PerItem).await.unwrap_err();
         assert!(matches!(refused, StoreError::Conflict { first, .. } if first == id), "{refused}");
         let insert = "INSERT INTO outbox_items (type, idem_key, payload) VALUES ('mail', 'k', 'other')";
         assert!(f.sql(insert).unwrap_err().contains("already used"));
@@ -52,7 +52,7 @@ mod requirement {
             f.enqueue(NewItem::new(good, good, "{}")).await;
         }
         for bad in ["https://a.example/b", "topic/mail", "amqp:mail", "Mail", "mail sent", ""] {
-            let refused = f.store.enqueue(vec![NewItem::new(bad, "k", "{}")], Write::Each).await.unwrap_err();
+            let refused = f.store.enqueue(vec![NewItem::new(bad, "k", "{}")], BatchMode::PerItem).await.unwrap_err();
             assert!(matches!(&refused, StoreError::Invalid(at) if at.source.field == "type"), "{refused}");
             let insert = format!("INSERT INTO outbox_items (type, idem_key, payload) VALUES ('{bad}', 'k', '')");
             assert!(f.sql(&insert).is_err(), "{bad}");

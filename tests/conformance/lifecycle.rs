@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox::item::{Class, Failure, NewItem, OnDead, Status};
-use outbox::store::{Action, Claim, Lease, Retention, Settlement, StoreError};
+use outbox::item::{Failure, FailureClass, NewItem, OnDead, Status};
+use outbox::store::{Action, Claim, LeasePolicy, Retention, Settlement, StoreError};
 
 use super::{REPLAY, item_in, operate};
 use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};
@@ -45,7 +45,7 @@ async fn attempt(f: &Fixture, trial: &str, id: i64, claim: Option<&Claim>) {
         "claim" => return drop(f.claim("mail", 9).await),
         "expire" => {
             f.clock.advance(Duration::from_mins(1));
-            f.store.expire().await.unwrap();
+            f.store.expire_leases().await.unwrap();
             return;
         }
         by_operator => return drop(operate(f, action(by_operator), id).await),
@@ -60,8 +60,8 @@ fn action(word: &str) -> Action {
     match word {
         "replay" => REPLAY,
         "restore" => Action::Restore,
-        "dead by operator" => Action::Dead { on_dead: OnDead::Skip, lease: Lease::Break },
-        _ => Action::Release { lease: Lease::Break },
+        "dead by operator" => Action::Dead { on_dead: OnDead::Skip, lease: LeasePolicy::Break },
+        _ => Action::Release { lease: LeasePolicy::Break },
     }
 }
 
@@ -147,7 +147,7 @@ mod requirement {
             f.clock.advance(Duration::from_secs(1));
             f.claim_one("mail").await;
             f.clock.advance(Duration::from_mins(1));
-            assert_eq!(f.store.expire().await.unwrap(), 1);
+            assert_eq!(f.store.expire_leases().await.unwrap(), 1);
         }
     }
 
@@ -157,8 +157,8 @@ mod requirement {
         assert!(before.iter().all(|item| item.claimed_at.is_none() && item.claimed_by.is_none()));
         for _ in 0..3 {
             f.clock.advance(Duration::from_hours(24));
-            f.store.expire().await.unwrap();
-            f.store.upkeep(&Retention::default()).await.unwrap();
+            f.store.expire_leases().await.unwrap();
+            f.store.run_maintenance(&Retention::default()).await.unwrap();
             assert!(f.claim("mail", 9).await.is_empty());
         }
         assert_eq!([f.item(ended[0]).await, f.item(ended[1]).await], before);
@@ -176,14 +176,16 @@ mod requirement {
         }
         assert!(f.claim("mail", 1).await.is_empty(), "the attempts that the claimer's policy allows are spent");
         let refused = f.enqueue(item("refused")).await;
-        let failure = Failure::new(Class::Permanent, "no.such.user", "no such user");
+        let failure = Failure::new(FailureClass::Permanent, "no.such.user", "no such user");
         let claim = f.claim_one("mail").await;
         let dead = settled(Settlement::Dead { failure, on_dead: OnDead::Block });
         f.store.settle(&claim.reference(), dead).await.unwrap();
         let ordered = f.enqueue(item("ordered")).await;
         operate(&f, action("dead by operator"), ordered).await.unwrap();
-        for (id, class) in [(lost, Class::Lost), (refused, Class::Permanent), (ordered, Class::Operator)] {
-            let shown = f.store.show(id).await.unwrap().unwrap();
+        for (id, class) in
+            [(lost, FailureClass::Lost), (refused, FailureClass::Permanent), (ordered, FailureClass::Operator)]
+        {
+            let shown = f.store.get(id).await.unwrap().unwrap();
             assert_eq!((shown.item.status, shown.failed_attempts.last().unwrap().class), (Status::Dlq, class));
         }
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use outbox::item::{NewItem, OnDead, Status};
 use outbox::store::{
-    Action, AuditQuery, Command, Control, Filter, Lease, Order, Run, Selection, Settled, StoreError, StuckKind,
-    StuckQuery,
+    Action, AuditQuery, Control, ControlRequest, Execution, Filter, LeasePolicy, OperateRequest, Selection,
+    SettleRequest, StoreError, StuckKind, StuckQuery,
 };
 use serde_json::{Value, json};
 
-use super::{REPLAY, cli, every, http, http_json, item_in, keyed, operate, order, retry_because};
+use super::{REPLAY, cli, every, http, http_json, item_in, keyed, operate, operate_request, retry_because};
 use crate::support::guests::root;
 use crate::support::{Fixture, START, all, dead, done, item, request};
 
@@ -30,10 +30,10 @@ requirements! {
 
 const ACTIONS: [(&str, Action); 6] = [
     ("replay", REPLAY),
-    ("dead", Action::Dead { on_dead: OnDead::Block, lease: Lease::Break }),
+    ("dead", Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break }),
     ("restore", Action::Restore),
     ("reschedule", Action::Reschedule { at: START + 9_000 }),
-    ("release", Action::Release { lease: Lease::Break }),
+    ("release", Action::Release { lease: LeasePolicy::Break }),
     ("purge", Action::Purge),
 ];
 
@@ -179,7 +179,7 @@ mod requirement {
         one_of_each(&f).await;
         let id = f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
-        f.store.settle(&claim.reference(), Settled { maybe_executed: true, ..dead() }).await.unwrap();
+        f.store.settle(&claim.reference(), SettleRequest { maybe_executed: true, ..dead() }).await.unwrap();
         operate(&f, REPLAY, id).await.unwrap();
         assert!(f.claim_one("mail").await.item.maybe_executed, "the handler is told");
         let help = String::from_utf8(cli(&f, &["replay", "--help"]).stdout).unwrap();
@@ -189,7 +189,7 @@ mod requirement {
         assert!(String::from_utf8(told).unwrap().contains("may still be acting"));
         for (_, action) in ACTIONS.into_iter().filter(|(word, _)| *word != "purge") {
             for status in Status::ALL {
-                f.store.operate(&order(action, every(status))).await.unwrap();
+                f.store.operate(&operate_request(action, every(status))).await.unwrap();
             }
         }
         assert_eq!(all(&*f.store).await.len(), 5);
@@ -199,10 +199,10 @@ mod requirement {
         for n in 0..12 {
             f.enqueue(keyed(&n.to_string(), &format!("key-{}", n % 3))).await;
         }
-        let skip = Action::Dead { on_dead: OnDead::Skip, lease: Lease::Respect };
-        assert_eq!(f.store.operate(&order(skip, every(Status::Pending))).await.unwrap().changed, 12);
+        let skip = Action::Dead { on_dead: OnDead::Skip, lease: LeasePolicy::Respect };
+        assert_eq!(f.store.operate(&operate_request(skip, every(Status::Pending))).await.unwrap().changed, 12);
         let from = Filter { status: vec![Status::Dlq], created_from: Some(START), ..Filter::default() };
-        assert_eq!(f.store.operate(&order(REPLAY, Selection::Filter(from))).await.unwrap().changed, 12);
+        assert_eq!(f.store.operate(&operate_request(REPLAY, Selection::Filter(from))).await.unwrap().changed, 12);
         let mut last = std::collections::BTreeMap::new();
         for round in 0..4 {
             let claims = f.claim("mail", 12).await;
@@ -273,12 +273,15 @@ mod requirement {
             assert!(entry.changes[0]["before"] != entry.changes[0]["after"], "{entry:?}");
         }
         let pause = Control::Pause { item_type: "mail".into() };
-        f.store.control(&Command { control: pause, actor: "eve".into(), reason: None, run: Run::Real }).await.unwrap();
+        f.store
+            .control(&ControlRequest { control: pause, actor: "eve".into(), reason: None, execution: Execution::Apply })
+            .await
+            .unwrap();
         assert_eq!(f.store.audit(&AuditQuery::default()).await.unwrap()[0].actor, "eve");
         for statement in ["UPDATE outbox_audit SET actor = 'z'", "DELETE FROM outbox_audit"] {
             assert!(f.sql(statement).unwrap_err().contains("append-only"));
         }
-        let dry = Order { run: Run::Dry, ..order(REPLAY, every(Status::Dlq)) };
+        let dry = OperateRequest { execution: Execution::DryRun, ..operate_request(REPLAY, every(Status::Dlq)) };
         let before = f.store.audit(&AuditQuery::default()).await.unwrap().len();
         f.store.operate(&dry).await.unwrap();
         assert_eq!(f.store.audit(&AuditQuery::default()).await.unwrap().len(), before, "nothing was done");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outbox::handler::Attempt;
-use outbox::item::{Class, ItemId, OnDead, Status};
+use outbox::item::{FailureClass, ItemId, OnDead, Status};
 use outbox::store::Settlement;
 
 use super::{http_json, keyed, retry_because};
@@ -47,7 +47,7 @@ fn unreliable(seen: &Arc<Mutex<Seen>>) -> Arc<Scripted> {
             tokio::task::yield_now().await;
             look().busy.remove(&key);
             if attempt.item.id % 3 == 0 && attempt.item.attempts == 1 {
-                failed(Class::Retryable)
+                failed(FailureClass::Retryable)
             } else {
                 worker::done()
             }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outbox::handler::Attempt;
-use outbox::item::{Class, Status};
+use outbox::item::{FailureClass, Status};
 use tokio::sync::Barrier;
 
-use crate::support::stage::{Stage, becomes};
+use crate::support::stage::{Deployment, becomes};
 use crate::support::{Fixture, item};
 use crate::worker::{self, Running, Scripted, failed};
 
@@ -26,13 +26,13 @@ mod requirement {
 
     pub(super) async fn p1_p7_an_attempt_has_an_outcome_with_words_for_last_error(f: Fixture) {
         let id = f.enqueue(item("k")).await;
-        let worker = Running::start(&f, &Scripted::new(async |_| failed(Class::Permanent)), SOON);
+        let worker = Running::start(&f, &Scripted::new(async |_| failed(FailureClass::Permanent)), SOON);
         worker::becomes(&f, id, Status::Dlq).await;
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!(shown.item.last_error.as_deref(), Some("scripted"));
         assert_eq!(
             (shown.failed_attempts[0].class, shown.failed_attempts[0].code.as_str()),
-            (Class::Permanent, "scripted")
+            (FailureClass::Permanent, "scripted")
         );
         worker.stop().await;
     }
@@ -44,7 +44,7 @@ mod requirement {
         let handler = Scripted::new(move |attempt: Attempt| {
             let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
             assert_eq!((attempt.item.attempts, attempt.item.deliveries), (call, call));
-            async move { if call < 3 { failed(Class::Retryable) } else { worker::done() } }
+            async move { if call < 3 { failed(FailureClass::Retryable) } else { worker::done() } }
         });
         let worker = Running::start(&f, &handler, SOON);
         worker::becomes(&f, id, Status::Done).await;
@@ -53,20 +53,20 @@ mod requirement {
     }
 
     pub(super) async fn p4_p6_e15_the_receiver_gets_the_payload_the_headers_and_a_stable_key(f: Fixture) {
-        let stage = Stage::new().await;
-        let plan = stage.plan.clone().set("OUTBOX_DB", &f.place.address());
+        let deployment = Deployment::new().await;
+        let plan = deployment.plan.clone().set("OUTBOX_DB", &f.test_db.address());
         let host = plan.start("serve").await;
         let item = r#"{"type":"webhook","idem_key":"k","payload":{"b":1.50, "a":"ü"},"cid":"c-7","headers":{"x-tenant":"ada"}}"#;
-        stage.vector.ledger.answer_with(503, None);
+        deployment.vector.ledger.answer_with(503, None);
         let headers = [("content-type", "application/json")];
         let id = host.send("POST", "/items", &headers, item).await.json()["outbox_ids"][0].as_i64().unwrap();
         crate::support::eventually("the first attempt", Duration::from_mins(1), async || {
-            !stage.vector.ledger.received().is_empty()
+            !deployment.vector.ledger.received().is_empty()
         })
         .await;
-        stage.vector.ledger.answer_with(200, None);
+        deployment.vector.ledger.answer_with(200, None);
         becomes(&host, id, "DONE").await;
-        let received = stage.vector.ledger.received();
+        let received = deployment.vector.ledger.received();
         assert!(received.len() >= 2);
         for request in &received {
             assert_eq!(request.body, r#"{"b":1.50, "a":"ü"}"#);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use outbox::item::{Class, Status};
+use outbox::item::{FailureClass, Status};
 use outbox::retry::RetryPolicy;
-use outbox::store::Write;
+use outbox::store::BatchMode;
 use serde_json::json;
 
 use super::{cli, http_json, item_in, plan, retry_because};
@@ -58,7 +58,7 @@ mod requirement {
 
     pub(super) async fn r4_a_failure_that_will_not_pass_is_not_tried_again(f: Fixture) {
         let id = f.enqueue(item("k")).await;
-        let worker = Running::start(&f, &Scripted::new(async |_| failed(Class::Permanent)), SOON);
+        let worker = Running::start(&f, &Scripted::new(async |_| failed(FailureClass::Permanent)), SOON);
         becomes(&f, id, Status::Dlq).await;
         assert_eq!(f.item(id).await.attempts, 1);
         worker.stop().await;
@@ -99,7 +99,7 @@ mod requirement {
         assert_eq!((&shown["last_error"], &shown["attempts"]), (&json!("the receiver is down"), &json!(2)));
         assert_eq!(shown["claimed_at"], json!(claim.item.claimed_at));
         assert_eq!(shown["available_at"], json!(claim.item.available_at));
-        assert_eq!(shown["failed_attempts"][0]["class"], Class::Retryable.as_str());
+        assert_eq!(shown["failed_attempts"][0]["class"], FailureClass::Retryable.as_str());
     }
 
     pub(super) async fn r10_a_retry_outlives_the_process(f: Fixture) {
@@ -107,11 +107,11 @@ mod requirement {
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), retry_because("no", Duration::from_secs(2))).await.unwrap();
         let other = f.second().await;
-        assert_eq!(other.enqueue(vec![item("k")], Write::Each).await.unwrap().ids, [Some(id)]);
+        assert_eq!(other.enqueue(vec![item("k")], BatchMode::PerItem).await.unwrap().ids, [Some(id)]);
         assert!(other.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
         f.clock.advance(Duration::from_secs(2));
         let again = other.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
         assert_eq!((again.item.id, again.item.attempts), (id, 2));
-        assert_eq!(other.show(id).await.unwrap().unwrap().failed_attempts.len(), 1);
+        assert_eq!(other.get(id).await.unwrap().unwrap().failed_attempts.len(), 1);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::item::{HostWrites, NewItem, StateChange, StateTouch, Status};
-use outbox::store::{Settlement, Store, StoreError, Write};
+use outbox::item::{HostWrites, NewItem, StateChange, StateKeyChange, Status};
+use outbox::store::{BatchMode, Settlement, Store, StoreError};
 
 use super::{item_in, retry_because};
 use crate::support::guests::root;
@@ -52,7 +52,7 @@ mod requirement {
     pub(super) async fn s2_s10_what_has_ended_can_be_looked_at_and_not_claimed(f: Fixture) {
         for status in [Status::Pending, Status::Claimed, Status::Done, Status::Dlq] {
             let id = item_in(&f, status, NewItem::new(&status.as_str().to_lowercase(), status.as_str(), "{}")).await;
-            let shown = f.store.show(id).await.unwrap().unwrap();
+            let shown = f.store.get(id).await.unwrap().unwrap();
             assert_eq!((shown.item.status, shown.item.payload.as_slice()), (status, &b"{}"[..]));
         }
         f.clock.advance(Duration::from_secs(1));
@@ -116,14 +116,14 @@ mod requirement {
     pub(super) async fn s7_a_change_that_is_refused_changes_nothing_and_one_that_is_made_lasts(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
-        let stale = StateTouch { key: "n".into(), seen: Some(7), change: StateChange::Put(b"1".to_vec()) };
+        let stale = StateKeyChange { key: "n".into(), read_version: Some(7), change: StateChange::Put(b"1".to_vec()) };
         let writes = HostWrites { plugin: "p".into(), state: vec![stale], state_quota: 99, ..HostWrites::default() };
         let refused = f.store.settle(&claim.reference(), settled(Settlement::Done { result: None, writes })).await;
         assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");
         let other = f.second().await;
-        assert_eq!(other.show(id).await.unwrap().unwrap().item.status, Status::Claimed);
+        assert_eq!(other.get(id).await.unwrap().unwrap().item.status, Status::Claimed);
         f.store.settle(&claim.reference(), done()).await.unwrap();
-        assert_eq!(other.show(id).await.unwrap().unwrap().item.status, Status::Done);
+        assert_eq!(other.get(id).await.unwrap().unwrap().item.status, Status::Done);
     }
 
     pub(super) async fn s8_s9_whoever_settles_says_when_it_is_tried_again(f: Fixture) {
@@ -152,7 +152,7 @@ mod requirement {
     pub(super) async fn s11_nothing_is_lost_or_done_twice_by_many_at_once(f: Fixture) {
         let enqueue = |store: Arc<dyn Store>, from: u32| async move {
             for n in from..from + 40 {
-                store.enqueue(vec![item(&n.to_string())], Write::Each).await.unwrap();
+                store.enqueue(vec![item(&n.to_string())], BatchMode::PerItem).await.unwrap();
             }
         };
         let (mine, theirs) = (Arc::clone(&f.store), f.second().await);
@@ -169,9 +169,9 @@ mod requirement {
         f.claim_one("mail").await;
         let other = f.second().await;
         f.clock.advance(Duration::from_millis(59_999));
-        assert_eq!(other.expire().await.unwrap(), 0);
+        assert_eq!(other.expire_leases().await.unwrap(), 0);
         f.clock.advance(Duration::from_millis(1));
-        assert_eq!(other.expire().await.unwrap(), 1);
+        assert_eq!(other.expire_leases().await.unwrap(), 1);
         assert_eq!(f.status(id).await, Status::Pending);
         assert_eq!(other.claim(&request(&["mail"], 1)).await.unwrap().claims[0].item.id, id);
     }
@@ -179,9 +179,10 @@ mod requirement {
     pub(super) async fn s14_what_an_attempt_stores_is_committed_with_it_or_not_at_all(f: Fixture) {
         f.enqueue(item("k")).await;
         let claim = f.claim_one("mail").await;
-        let touch = StateTouch { key: "n".into(), seen: None, change: StateChange::Put(b"1".to_vec()) };
+        let key_change =
+            StateKeyChange { key: "n".into(), read_version: None, change: StateChange::Put(b"1".to_vec()) };
         let followups = vec![NewItem::new("sms", "k/sms", "{}")];
-        let writes = HostWrites { plugin: "p".into(), state: vec![touch], state_quota: 99, followups };
+        let writes = HostWrites { plugin: "p".into(), state: vec![key_change], state_quota: 99, followups };
         let finish = settled(Settlement::Done { result: None, writes });
         f.clock.advance(Duration::from_mins(1));
         let new = f.claim_one("mail").await;

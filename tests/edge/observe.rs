@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
-use outbox::edge::{EdgeSettings, HostStatus, run};
-use outbox::handler::Durations;
+use outbox::edge::{HostStatus, HttpSettings, run};
+use outbox::handler::DurationHistogram;
 use outbox::store::{Pod, Store as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,13 +14,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use super::{CONTRACT, Host, get, post, request};
+use super::{CONTRACT, HttpFixture, get, post, request};
 
 /// Longer than anything here takes; reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn host_with_a_memory() -> Host {
-    let host = Host::durable();
+async fn host_with_a_memory() -> HttpFixture {
+    let host = HttpFixture::durable();
     host.send(post("/memory", &CONTRACT, "{}")).await;
     host
 }
@@ -63,7 +63,7 @@ struct Events {
 }
 
 impl Events {
-    async fn of(host: &Host, request: axum::http::Request<Body>) -> Self {
+    async fn of(host: &HttpFixture, request: axum::http::Request<Body>) -> Self {
         let response = host.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Self { body: response.into_body().into_data_stream(), read: String::new() }
@@ -72,7 +72,7 @@ impl Events {
     /// The id and the signal's name of the next event; `None` when the stream ends.
     async fn next(&mut self) -> Option<(i64, String)> {
         while !self.read.contains("\n\n") {
-            let bytes = timeout(PATIENCE, self.body.next()).await.expect("an event or the end")?.unwrap();
+            let bytes = timeout(TIMEOUT, self.body.next()).await.expect("an event or the end")?.unwrap();
             self.read.push_str(std::str::from_utf8(&bytes).unwrap());
         }
         let (event, rest) = self.read.split_once("\n\n").unwrap();
@@ -96,19 +96,19 @@ async fn a_stop_ends_the_open_streams_and_the_listener() {
     client.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
     host.stop.cancel();
-    timeout(PATIENCE, served).await.expect("the edge stops").unwrap().unwrap();
+    timeout(TIMEOUT, served).await.expect("the server stops").unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     let plugins = json!([{ "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null }]);
     let status = HostStatus {
-        scanned: true,
+        is_scanned: true,
         plugins: plugins.clone(),
         served_types: vec!["vector_upsert".into()],
         ..HostStatus::default()
     };
-    let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
+    let host = HttpFixture::with_status(HttpSettings { enabled: true, ..HttpSettings::default() }, status);
     let empty = host.send(get("/status/cockpit")).await.json();
     let none = json!({ "ok": 0, "retried": 0, "dead": 0 });
     assert_eq!(
@@ -147,8 +147,8 @@ async fn metrics_are_totals_with_help_and_type() {
         { "name": "vector", "digest": "def", "generation": 3, "state": "quarantined", "error": "withdrawn" },
         { "name": "mail", "digest": null, "generation": null, "state": "draining", "error": null },
     ]);
-    let status = HostStatus { scanned: true, plugins, ..HostStatus::default() };
-    let host = Host::with_status(EdgeSettings { enabled: true, ..EdgeSettings::default() }, status);
+    let status = HostStatus { is_scanned: true, plugins, ..HostStatus::default() };
+    let host = HttpFixture::with_status(HttpSettings { enabled: true, ..HttpSettings::default() }, status);
     host.send(post("/memory", &[], "{}")).await;
     host.complete("vector_upsert").await;
     host.dead_letter("belief_recompute").await;
@@ -181,10 +181,10 @@ async fn metrics_are_totals_with_help_and_type() {
 
 #[tokio::test]
 async fn how_long_attempts_take_is_a_histogram_by_type_and_outcome() {
-    let mut taken = Durations { count: 3, sum: Duration::from_millis(70_030), ..Durations::default() };
+    let mut taken = DurationHistogram { count: 3, sum: Duration::from_millis(70_030), ..DurationHistogram::default() };
     (taken.buckets[0], taken.buckets[2]) = (1, 1);
     let durations = BTreeMap::from([(("mail".to_owned(), "done"), taken)]);
-    let host = Host::with_status(EdgeSettings::default(), HostStatus { durations, ..HostStatus::default() });
+    let host = HttpFixture::with_status(HttpSettings::default(), HostStatus { durations, ..HostStatus::default() });
     let text = host.send(get("/metrics")).await.text;
     let found: Vec<_> = text.lines().filter(|line| line.starts_with("outbox_attempt_seconds")).collect();
     let sample = |suffix: &str, value: &str| format!("outbox_attempt_seconds{suffix} {value}");
@@ -199,7 +199,7 @@ async fn how_long_attempts_take_is_a_histogram_by_type_and_outcome() {
 
 #[tokio::test]
 async fn readiness_needs_the_store_and_the_first_scan_and_says_what_is_missing() {
-    let host = Host::with_status(EdgeSettings::default(), HostStatus::default());
+    let host = HttpFixture::with_status(HttpSettings::default(), HostStatus::default());
     assert_eq!(host.send(get("/healthz")).await.json(), json!({ "status": "ok" }));
     let problem = host.send(get("/readyz")).await.problem(503, "not-ready");
     assert_eq!(problem["missing"].as_array().unwrap().len(), 1, "{problem}");
@@ -207,21 +207,21 @@ async fn readiness_needs_the_store_and_the_first_scan_and_says_what_is_missing()
     let problem = host.send(get("/readyz")).await.problem(503, "not-ready");
     assert_eq!(problem["missing"].as_array().unwrap().len(), 2, "{problem}");
 
-    let ready = Host::durable();
+    let ready = HttpFixture::durable();
     assert_eq!(ready.send(get("/readyz")).await.json(), json!({ "status": "ok" }));
 }
 
 #[tokio::test]
 async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
-    let host = Host::durable();
-    let edge = outbox::edge::Edge {
+    let host = HttpFixture::durable();
+    let state = outbox::edge::HttpState {
         store: host.store.clone(),
         handler: host.handler.clone(),
-        settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
+        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
         status: std::sync::Arc::new(HostStatus::default),
         stop: host.stop.clone(),
     };
-    let worker = Host { router: outbox::edge::worker_router(edge), ..host };
+    let worker = HttpFixture { router: outbox::edge::worker_router(state), ..host };
     assert_eq!(worker.send(get("/metrics")).await.status, 200);
     assert_eq!(worker.send(get("/healthz")).await.status, 200);
     worker.send(post("/memory", &CONTRACT, "{}")).await.problem(404, "no-route");

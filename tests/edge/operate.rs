@@ -1,14 +1,14 @@
 //! Inspection and operators' actions, and who may use them.
 
 use axum::http::StatusCode;
-use outbox::edge::EdgeSettings;
+use outbox::edge::HttpSettings;
 use outbox::item::Status;
 use serde_json::{Value, json};
 
-use super::{CONTRACT, Host, get, post, request};
+use super::{CONTRACT, HttpFixture, get, post, request};
 
-async fn host_with(types: &[&str]) -> Host {
-    let host = Host::durable();
+async fn host_with(types: &[&str]) -> HttpFixture {
+    let host = HttpFixture::durable();
     for (index, item_type) in types.iter().enumerate() {
         let body = json!({ "type": item_type, "idem_key": format!("k-{index}"), "payload": index }).to_string();
         assert_eq!(host.send(post("/items", &CONTRACT, &body)).await.status, StatusCode::ACCEPTED);
@@ -75,7 +75,7 @@ async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
     assert_eq!(audit, expected.map(|(actor, reason)| (actor.to_owned(), reason.map(str::to_owned))));
 }
 
-fn audit(host: &Host) -> Vec<(String, Option<String>)> {
+fn audit(host: &HttpFixture) -> Vec<(String, Option<String>)> {
     let sqlite = host.sqlite();
     let mut select = sqlite.prepare("SELECT actor, reason FROM outbox_audit ORDER BY rowid").unwrap();
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -116,7 +116,7 @@ async fn new_effects_are_asked_for_in_words() {
     let host = host_with(&["a"]).await;
     host.complete("a").await;
     host.send(post("/items/1/replay", &[], r#"{"new_effects": true}"#)).await;
-    assert_eq!(host.items().await[0].effects, 1);
+    assert_eq!(host.items().await[0].effect_generation, 1);
 }
 
 #[tokio::test]
@@ -141,7 +141,8 @@ async fn an_order_that_does_not_say_which_items_is_refused() {
 
 #[tokio::test]
 async fn with_a_token_every_route_but_the_probes_needs_it() {
-    let host = Host::new(EdgeSettings { enabled: true, token: Some("s3cret".into()), ..EdgeSettings::default() });
+    let host =
+        HttpFixture::new(HttpSettings { enabled: true, token: Some("s3cret".into()), ..HttpSettings::default() });
     for path in ["/items", "/metrics", "/status/cockpit", "/signals", "/nowhere"] {
         let answer = host.send(get(path)).await;
         answer.problem(401, "unauthorized");
@@ -158,7 +159,7 @@ async fn with_a_token_every_route_but_the_probes_needs_it() {
 #[tokio::test]
 async fn without_a_token_only_known_hosts_are_answered_for() {
     let hosts = vec!["outbox.internal".into()];
-    let host = Host::new(EdgeSettings { enabled: true, hosts, ..EdgeSettings::default() });
+    let host = HttpFixture::new(HttpSettings { enabled: true, hosts, ..HttpSettings::default() });
     for (name, status) in
         [("127.0.0.1:7070", 200), ("[::1]:7070", 200), ("outbox.internal", 200), ("evil.example", 421)]
     {

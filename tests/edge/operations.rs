@@ -4,18 +4,18 @@ use axum::http::StatusCode;
 use outbox::item::Status;
 use serde_json::{Value, json};
 
-use super::{CONTRACT, Host, get, post};
+use super::{CONTRACT, HttpFixture, get, post};
 
-async fn enqueue(host: &Host, key: &str, ordering_key: Option<&str>) {
+async fn enqueue(host: &HttpFixture, key: &str, ordering_key: Option<&str>) {
     let body = json!({ "type": "a", "idem_key": key, "payload": 1, "ordering_key": ordering_key }).to_string();
     assert_eq!(host.send(post("/items", &CONTRACT, &body)).await.status, StatusCode::ACCEPTED);
 }
 
-async fn status(host: &Host, id: usize) -> Status {
+async fn status(host: &HttpFixture, id: usize) -> Status {
     host.items().await[id - 1].status
 }
 
-async fn send(host: &Host, path: &str, body: &Value) -> Value {
+async fn send(host: &HttpFixture, path: &str, body: &Value) -> Value {
     let answer = host.send(post(path, &[], &body.to_string())).await;
     assert!(answer.status.is_success(), "{path}: {answer:?}");
     answer.json()
@@ -23,7 +23,7 @@ async fn send(host: &Host, path: &str, body: &Value) -> Value {
 
 #[tokio::test]
 async fn an_item_is_dead_lettered_restored_rescheduled_and_released() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     enqueue(&host, "k", None).await;
     send(&host, "/items/1/dead", &json!({ "reason": "wrong address" })).await;
     assert_eq!(status(&host, 1).await, Status::Dlq);
@@ -46,7 +46,7 @@ async fn an_item_is_dead_lettered_restored_rescheduled_and_released() {
 
 #[tokio::test]
 async fn what_belongs_to_another_action_is_refused() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     enqueue(&host, "k", None).await;
     for (path, order, word) in [
         ("/items/1/replay", r#"{"force": true}"#, "invalid-request"),
@@ -69,7 +69,7 @@ async fn what_belongs_to_another_action_is_refused() {
 
 #[tokio::test]
 async fn a_bulk_action_goes_on_as_a_job_that_is_watched_and_cancelled() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     for key in ["a", "b", "c"] {
         enqueue(&host, key, None).await;
         host.dead_letter("a").await;
@@ -91,7 +91,7 @@ async fn a_bulk_action_goes_on_as_a_job_that_is_watched_and_cancelled() {
 
 #[tokio::test]
 async fn a_blocked_key_is_found_explained_and_unblocked() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     enqueue(&host, "1", Some("order/7")).await;
     enqueue(&host, "2", Some("order/7")).await;
     host.dead_letter("a").await;
@@ -108,7 +108,7 @@ async fn a_blocked_key_is_found_explained_and_unblocked() {
 
 #[tokio::test]
 async fn a_paused_type_is_listed_and_resumed() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     enqueue(&host, "k", None).await;
     send(&host, "/types/a/pause", &json!({ "reason": "deploy" })).await;
     let pauses = host.send(get("/pauses")).await.json();
@@ -120,7 +120,7 @@ async fn a_paused_type_is_listed_and_resumed() {
 
 #[tokio::test]
 async fn a_group_of_failures_is_listed_and_replayed() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     for key in ["a", "b"] {
         enqueue(&host, key, None).await;
         host.dead_letter("a").await;

@@ -1,19 +1,19 @@
 //! Writes: what is stored, what is answered, and what is refused.
 
-use outbox::edge::EdgeSettings;
-use outbox::handler::{Mode, Outcome};
-use outbox::item::{Class, Failure, HostWrites, Status};
-use outbox::saga::SagaPlan;
+use outbox::edge::HttpSettings;
+use outbox::handler::{DeliveryMode, Outcome};
+use outbox::item::{Failure, FailureClass, HostWrites, Status};
+use outbox::saga::SagaDefinition;
 use outbox::store::Store as _;
 use serde_json::json;
 
-use super::{CONTRACT, Host, Scripted, get, post, request};
+use super::{CONTRACT, HttpFixture, Scripted, get, post, request};
 
 const BODY: &str = "{ \"text\": \"ü\",  \"n\": 1.50 }\n";
 
 #[tokio::test]
 async fn a_memory_write_becomes_two_items_that_carry_the_body_byte_for_byte() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     let answer = host.send(post("/memory", &CONTRACT, BODY)).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.json(), json!({ "cid": "c-1", "idem_key": "k-1", "outbox_ids": [1, 2] }));
@@ -33,7 +33,7 @@ async fn a_memory_write_becomes_two_items_that_carry_the_body_byte_for_byte() {
 
 #[tokio::test]
 async fn a_repeated_write_is_answered_like_the_first_with_the_cid_of_the_repetition() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     host.send(post("/memory", &CONTRACT, BODY)).await;
     let headers = [("x-correlation-id", "c-2"), ("idempotency-key", "k-1")];
     let answer = host.send(post("/memory", &headers, BODY)).await;
@@ -45,7 +45,7 @@ async fn a_repeated_write_is_answered_like_the_first_with_the_cid_of_the_repetit
 
 #[tokio::test]
 async fn a_write_without_a_correlation_id_has_its_key_as_one_and_so_has_its_repetition() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     for _ in 0..2 {
         let answer = host.send(post("/memory", &[("idempotency-key", "k-1")], BODY)).await;
         assert_eq!(answer.json(), json!({ "cid": "k-1", "idem_key": "k-1", "outbox_ids": [1, 2] }));
@@ -56,7 +56,7 @@ async fn a_write_without_a_correlation_id_has_its_key_as_one_and_so_has_its_repe
 
 #[tokio::test]
 async fn a_key_with_other_content_is_a_conflict_that_names_the_key_and_the_first_item() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     host.send(post("/memory", &CONTRACT, BODY)).await;
     let answer = host.send(post("/memory", &CONTRACT, "{}")).await;
     let problem = answer.problem(422, "conflict");
@@ -66,10 +66,10 @@ async fn a_key_with_other_content_is_a_conflict_that_names_the_key_and_the_first
 
 #[tokio::test]
 async fn missing_headers_are_generated_in_time_order_and_counted() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     let first = host.send(post("/memory", &[], BODY)).await;
     let second = host.send(post("/memory", &[("x-correlation-id", ""), ("idempotency-key", "schlüssel")], BODY)).await;
-    let key = |answer: &super::Answer| answer.json()["idem_key"].as_str().unwrap().to_owned();
+    let key = |answer: &super::HttpResponse| answer.json()["idem_key"].as_str().unwrap().to_owned();
     assert!(key(&first) < key(&second), "{first:?} {second:?}");
     assert_eq!(first.header("idempotency-key"), Some(key(&first).as_str()));
     assert_eq!(first.header("x-correlation-id"), first.json()["cid"].as_str());
@@ -80,7 +80,7 @@ async fn missing_headers_are_generated_in_time_order_and_counted() {
 #[tokio::test]
 async fn strict_mode_refuses_every_write_without_both_headers_and_names_what_is_missing() {
     for enabled in [true, false] {
-        let host = Host::new(EdgeSettings { enabled, strict: true, ..EdgeSettings::default() });
+        let host = HttpFixture::new(HttpSettings { enabled, strict: true, ..HttpSettings::default() });
         for path in ["/memory", "/sagas/WriteMemorySaga", "/items"] {
             for (headers, missing) in [
                 (vec![], json!(["X-Correlation-ID", "Idempotency-Key"])),
@@ -96,15 +96,15 @@ async fn strict_mode_refuses_every_write_without_both_headers_and_names_what_is_
         let counted = host.store.overview().await.unwrap().contract_violations;
         assert_eq!((counted["missing_correlation_id"], counted["missing_idempotency_key"]), (6, 9));
     }
-    let host = Host::new(EdgeSettings { enabled: true, strict: true, ..EdgeSettings::default() });
+    let host = HttpFixture::new(HttpSettings { enabled: true, strict: true, ..HttpSettings::default() });
     assert_eq!(host.send(post("/memory", &CONTRACT, BODY)).await.status, 202);
 }
 
 #[tokio::test]
 async fn a_declared_saga_can_be_written_and_an_unknown_one_lists_those_declared() {
-    let mail = SagaPlan { name: "MailSaga".into(), steps: vec!["email".into()] };
-    let sagas = vec![SagaPlan::write_memory(), mail];
-    let host = Host::new(EdgeSettings { enabled: true, sagas, ..EdgeSettings::default() });
+    let mail = SagaDefinition { name: "MailSaga".into(), steps: vec!["email".into()] };
+    let sagas = vec![SagaDefinition::write_memory(), mail];
+    let host = HttpFixture::new(HttpSettings { enabled: true, sagas, ..HttpSettings::default() });
     assert_eq!(host.send(post("/sagas/MailSaga", &CONTRACT, BODY)).await.json()["outbox_ids"], json!([1]));
     assert_eq!(host.items().await[0].idem_key, "k-1:email");
     let problem = host.send(post("/sagas/Mail%20Saga", &CONTRACT, BODY)).await.problem(404, "unknown-saga");
@@ -113,7 +113,7 @@ async fn a_declared_saga_can_be_written_and_an_unknown_one_lists_those_declared(
 
 #[tokio::test]
 async fn every_refusal_is_a_problem() {
-    let host = Host::new(EdgeSettings { enabled: true, max_body: 64, ..EdgeSettings::default() });
+    let host = HttpFixture::new(HttpSettings { enabled: true, max_body: 64, ..HttpSettings::default() });
     let large = format!("{{\"x\":\"{}\"}}", "y".repeat(64));
     let ndjson = [("content-type", "application/x-ndjson")];
     for (request, status, word) in [
@@ -146,14 +146,14 @@ async fn every_refusal_is_a_problem() {
 
 #[tokio::test]
 async fn invalid_json_is_refused_with_its_position() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     let problem = host.send(post("/memory", &[], "{\n  \"a\": x }")).await.problem(400, "invalid-json");
     assert_eq!((&problem["line"], &problem["column"]), (&json!(2), &json!(8)));
 }
 
 #[tokio::test]
 async fn one_item_takes_its_identity_from_itself_before_the_headers() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     let answer = host.send(post("/items", &CONTRACT, r#"{"type":"email","payload": {"a":  1}}"#)).await;
     assert_eq!(answer.json(), json!({ "cid": "c-1", "idem_key": "k-1", "outbox_ids": [1] }));
     let own = r#"{"type":"email","idem_key":"own","cid":"mine","payload":"/wA=","payload_encoding":"base64"}"#;
@@ -167,7 +167,7 @@ const NDJSON: [(&str, &str); 3] = [CONTRACT[0], CONTRACT[1], ("content-type", "a
 
 #[tokio::test]
 async fn a_batch_is_written_whole_and_its_repetition_creates_nothing() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     let batch = "{\"type\":\"a\",\"idem_key\":\"own\",\"payload\":1}\n\r\n{\"type\":\"b\",\"payload\":2}";
     let answer = host.send(post("/items", &NDJSON, batch)).await;
     assert_eq!(answer.json(), json!({ "cid": "c-1", "idem_key": "k-1", "outbox_ids": [1, 2] }));
@@ -180,7 +180,7 @@ async fn a_batch_is_written_whole_and_its_repetition_creates_nothing() {
 
 #[tokio::test]
 async fn a_batch_with_known_and_new_items_creates_the_new_ones() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     host.send(post("/items", &CONTRACT, r#"{"type":"a","idem_key":"known","payload":1}"#)).await;
     let batch = "{\"type\":\"b\",\"payload\":2}\n{\"type\":\"a\",\"idem_key\":\"known\",\"payload\":1}\n";
     let answer = host.send(post("/items", &NDJSON, batch)).await;
@@ -191,7 +191,7 @@ async fn a_batch_with_known_and_new_items_creates_the_new_ones() {
 
 #[tokio::test]
 async fn a_bad_line_refuses_the_whole_batch_and_is_named() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     host.send(post("/items", &CONTRACT, r#"{"type":"a","idem_key":"taken","payload":1}"#)).await;
     let good = r#"{"type":"a","idem_key":"good","payload":1}"#;
     for (bad, status, word) in [
@@ -210,7 +210,7 @@ async fn a_bad_line_refuses_the_whole_batch_and_is_named() {
 
 #[tokio::test]
 async fn a_store_that_fails_is_503_and_never_a_fall_back_to_inline() {
-    let host = Host::durable();
+    let host = HttpFixture::durable();
     host.handler.answers("vector_upsert", Scripted::done());
     host.handler.answers("belief_recompute", Scripted::done());
     host.sqlite().execute_batch("DROP TABLE outbox_items").unwrap();
@@ -223,7 +223,7 @@ async fn a_store_that_fails_is_503_and_never_a_fall_back_to_inline() {
 
 #[tokio::test]
 async fn inline_the_steps_run_once_in_order_and_nothing_is_stored() {
-    let host = Host::new(EdgeSettings::default());
+    let host = HttpFixture::new(HttpSettings::default());
     host.handler.answers("vector_upsert", Scripted::done());
     host.handler.answers("belief_recompute", Outcome::Done { result: None, writes: HostWrites::default() });
     let answer = host.send(post("/memory", &CONTRACT, BODY)).await;
@@ -239,7 +239,7 @@ async fn inline_the_steps_run_once_in_order_and_nothing_is_stored() {
     let keys: Vec<_> = attempts.iter().map(|attempt| attempt.item.idem_key.as_str()).collect();
     assert_eq!(keys, ["k-1:vector_upsert", "k-1:belief_recompute"]);
     for attempt in &attempts {
-        assert_eq!((attempt.mode, attempt.item.attempts), (Mode::Inline, 1));
+        assert_eq!((attempt.mode, attempt.item.attempts), (DeliveryMode::Inline, 1));
         assert_eq!(attempt.item.payload, BODY.as_bytes());
         assert!(attempt.deadline_at > attempt.item.created_at);
     }
@@ -248,8 +248,8 @@ async fn inline_the_steps_run_once_in_order_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn inline_a_failed_step_is_502_with_the_result_of_every_step() {
-    let host = Host::new(EdgeSettings::default());
-    let failure = Failure::new(Class::Permanent, "vector.full", "no room");
+    let host = HttpFixture::new(HttpSettings::default());
+    let failure = Failure::new(FailureClass::Permanent, "vector.full", "no room");
     host.handler.answers("vector_upsert", Outcome::Failed(failure));
     host.handler.answers("belief_recompute", Scripted::done());
     let problem = host.send(post("/memory", &CONTRACT, BODY)).await.problem(502, "inline-failed");
@@ -261,7 +261,7 @@ async fn inline_a_failed_step_is_502_with_the_result_of_every_step() {
 
 #[tokio::test]
 async fn inline_nothing_runs_when_a_step_has_no_handler() {
-    let host = Host::new(EdgeSettings::default());
+    let host = HttpFixture::new(HttpSettings::default());
     host.handler.answers("vector_upsert", Scripted::done());
     let problem = host.send(post("/memory", &CONTRACT, BODY)).await.problem(503, "unserved");
     assert_eq!(problem["missing"], json!(["belief_recompute"]));

@@ -7,12 +7,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use outbox::handler::Outcome;
-use outbox::plugin::{Environment, Limits, check_manifest};
+use outbox::plugin::{EnvLookup, Limits, check_manifest};
 
 use super::Ending;
 use super::components::{self, LOG, calling};
 use crate::support::guests::root;
-use crate::support::plugins::Host;
+use crate::support::plugins::PluginHost;
 
 /// What shows one half of a limit.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,7 @@ fn number_and_unit(word: &str) -> Option<(u64, &str, u64)> {
 
 fn is_accepted(setting: &str, number: u64, unit: &str) -> bool {
     let value = if unit.is_empty() { number.to_string() } else { format!("'{number}{unit}'") };
-    let environment: Environment = Arc::new(|_| None);
+    let environment: EnvLookup = Arc::new(|_| None);
     check_manifest(&format!("limits.{setting} = {value}"), &environment).is_ok()
 }
 
@@ -174,7 +174,7 @@ async fn logged(lines: u32, bytes: u32) -> String {
     let line = format!("(call $f (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 16384) (i32.const {bytes}))");
     let body = components::repeat(lines, &line);
     let component = calling("logs", &LOG, &body, Ending::Done);
-    let host = Host::start(None, |dir| std::fs::write(dir.join("logs.wasm"), component.bytes).unwrap()).await;
+    let host = PluginHost::start(None, |dir| std::fs::write(dir.join("logs.wasm"), component.bytes).unwrap()).await;
     let written = Written::default();
     let writer = written.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);

@@ -5,7 +5,7 @@ use outbox::plugin::{PluginState, inspect};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::support::plugins::{Host, Wat};
+use crate::support::plugins::{PluginHost, Wat};
 use crate::support::{guests, is_soak};
 
 /// What may happen to a file.
@@ -35,7 +35,7 @@ fn harmed(good: &[u8], harm: &Harm) -> Vec<u8> {
 }
 
 /// Whatever the bytes are, they are refused with a reason, or are a component that passes every check.
-fn is_judged(runtime: &tokio::runtime::Runtime, host: &Host, bytes: &[u8]) {
+fn is_judged(runtime: &tokio::runtime::Runtime, host: &PluginHost, bytes: &[u8]) {
     host.put("harmed", bytes);
     let file = host.path("harmed");
     let inspection = runtime.block_on(inspect(&file, host.settings())).unwrap();
@@ -46,7 +46,7 @@ fn is_judged(runtime: &tokio::runtime::Runtime, host: &Host, bytes: &[u8]) {
 #[test]
 fn no_harm_to_a_component_makes_the_loader_panic_or_guess() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let host = runtime.block_on(Host::start(None, |_| ()));
+    let host = runtime.block_on(PluginHost::start(None, |_| ()));
     let compiled = std::fs::read(guests::chaos(1)).unwrap();
     // What a compiler made is large, and much of its harm is found only when all of it has been compiled.
     let corpus = [(Wat::default().bytes(), 96), (compiled, if is_soak() { 256 } else { 12 })];
@@ -59,7 +59,7 @@ fn no_harm_to_a_component_makes_the_loader_panic_or_guess() {
 #[tokio::test]
 async fn the_good_one_stays_live_while_harmed_ones_come_and_go() {
     let good = Wat::default().bytes();
-    let host = Host::start(None, |dir| std::fs::write(dir.join("p.wasm"), &good).unwrap()).await;
+    let host = PluginHost::start(None, |dir| std::fs::write(dir.join("p.wasm"), &good).unwrap()).await;
     let live = host.status("p").digest;
     for step in 1..12 {
         host.put("p.wasm", &good[..good.len() * step / 12]);

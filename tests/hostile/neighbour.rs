@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{GROWTH_MAX, LATENCY_MAX};
-use crate::support::plugins::{Host, attempt};
+use crate::support::plugins::{PluginHost, attempt};
 
 /// How long a peak of memory may last and stay unseen.
 const SAMPLE: Duration = Duration::from_millis(2);
@@ -30,7 +30,7 @@ pub(crate) struct Neighbour {
 }
 
 impl Neighbour {
-    pub(crate) fn watch(host: &Host) -> Self {
+    pub(crate) fn watch(host: &PluginHost) -> Self {
         let stop = CancellationToken::new();
         let running = tokio::spawn(keep_handling(Arc::clone(&host.plugins), stop.clone()));
         let before = resident();

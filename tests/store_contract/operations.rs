@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use outbox::item::{Class, ItemId, NewItem, OnDead, Status};
+use outbox::item::{FailureClass, ItemId, NewItem, OnDead, Status};
 use outbox::store::{
-    Action, AuditQuery, Command, Control, Filter, JobState, Lease, Order, Run, Selection, Settlement, Store, StuckKind,
-    StuckQuery,
+    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobState, LeasePolicy, OperateRequest, Selection,
+    Settlement, Store, StuckKind, StuckQuery,
 };
 
-use super::{REPLAY, by_status, order};
+use super::{REPLAY, by_status, operate_request};
 use crate::support::{Fixture, START, dead, done, item, request, retry, settled};
 
 promises! {
@@ -32,18 +32,18 @@ promises! {
     a_dry_run_of_anything_changes_nothing
 }
 
-const FORCED: Action = Action::Dead { on_dead: OnDead::Block, lease: Lease::Break };
-const CAREFUL: Action = Action::Dead { on_dead: OnDead::Block, lease: Lease::Respect };
+const FORCED: Action = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break };
+const CAREFUL: Action = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Respect };
 
 fn keyed(key: &str, ordering_key: &str) -> NewItem {
     NewItem { ordering_key: Some(ordering_key.into()), ..item(key) }
 }
 
-fn command(control: Control) -> Command {
-    Command { control, actor: "ada@host".into(), reason: Some("night".into()), run: Run::Real }
+fn command(control: Control) -> ControlRequest {
+    ControlRequest { control, actor: "ada@host".into(), reason: Some("night".into()), execution: Execution::Apply }
 }
 
-fn unblock(key: &str) -> Command {
+fn unblock(key: &str) -> ControlRequest {
     command(Control::Unblock { ordering_key: key.into() })
 }
 
@@ -53,7 +53,7 @@ fn of_status(status: Status) -> Filter {
 
 /// Performs the action on one item; the error is the reason of a refusal.
 async fn operate(f: &Fixture, action: Action, id: ItemId) -> Result<(), String> {
-    let mut report = f.store.operate(&order(action, Selection::Ids(vec![id]))).await.unwrap();
+    let mut report = f.store.operate(&operate_request(action, Selection::Ids(vec![id]))).await.unwrap();
     report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason))
 }
 
@@ -76,9 +76,9 @@ mod promise {
     ) {
         let pending = f.enqueue(item("a")).await;
         operate(&f, CAREFUL, pending).await.unwrap();
-        let shown = f.store.show(pending).await.unwrap().unwrap();
+        let shown = f.store.get(pending).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.item.deliveries), (Status::Dlq, 0, 1));
-        assert_eq!((shown.failed_attempts[0].class, shown.item.maybe_executed), (Class::Operator, false));
+        assert_eq!((shown.failed_attempts[0].class, shown.item.maybe_executed), (FailureClass::Operator, false));
         assert!(shown.item.last_error.unwrap().contains("repaired"), "the reason is in the history");
 
         let claimed = f.enqueue(item("b")).await;
@@ -124,10 +124,10 @@ mod promise {
     pub(super) async fn a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting(f: Fixture) {
         let id = f.enqueue(item("a")).await;
         let old = f.claim_one("mail").await;
-        let careful = Action::Release { lease: Lease::Respect };
+        let careful = Action::Release { lease: LeasePolicy::Respect };
         assert!(operate(&f, careful, id).await.unwrap_err().contains("still be acting"));
-        operate(&f, Action::Release { lease: Lease::Break }, id).await.unwrap();
-        let shown = f.store.show(id).await.unwrap().unwrap();
+        operate(&f, Action::Release { lease: LeasePolicy::Break }, id).await.unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.item.maybe_executed), (Status::Pending, 1, true));
         assert_eq!(shown.failed_attempts[0].code, "operator.release");
         assert_eq!(f.claim_one("mail").await.item.attempts, 2);
@@ -139,7 +139,7 @@ mod promise {
         let id = f.enqueue(item("a")).await;
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
-        for action in [FORCED, Action::Restore, Action::Release { lease: Lease::Break }] {
+        for action in [FORCED, Action::Restore, Action::Release { lease: LeasePolicy::Break }] {
             assert!(operate(&f, action, id).await.unwrap_err().contains("it is DONE"), "{action:?}");
         }
     }
@@ -155,7 +155,7 @@ mod promise {
         assert_eq!(f.claim_one("mail").await.item.id, behind);
         assert_eq!(f.status(head).await, Status::Dlq);
         assert!(!f.store.control(&unblock("o")).await.unwrap().changed);
-        let entry = f.store.show(head).await.unwrap().unwrap().audit.pop().unwrap();
+        let entry = f.store.get(head).await.unwrap().unwrap().audit.pop().unwrap();
         assert_eq!((entry.action.as_str(), entry.reason.as_deref()), ("unblock", Some("night")));
         assert_eq!(entry.changes[0]["before"]["blocks_key"], true);
     }
@@ -181,7 +181,7 @@ mod promise {
     pub(super) async fn items_inserted_behind_a_head_by_any_process_are_held(f: Fixture) {
         let other = f.second().await;
         let first = f.enqueue(keyed("1", "o")).await;
-        other.enqueue(vec![keyed("2", "o"), keyed("3", "p")], outbox::store::Write::Each).await.unwrap();
+        other.enqueue(vec![keyed("2", "o"), keyed("3", "p")], outbox::store::BatchMode::PerItem).await.unwrap();
         let claims = other.claim(&request(&["mail"], 10)).await.unwrap().claims;
         assert_eq!(claims.iter().map(|claim| claim.item.id).collect::<Vec<_>>(), [first, 3]);
         f.store.settle(&claims[0].reference(), done()).await.unwrap();
@@ -196,7 +196,7 @@ mod promise {
         assert!(f.store.control(&pause).await.unwrap().changed);
         assert!(!f.store.control(&pause).await.unwrap().changed, "it was paused already");
         let nothing = f.second().await.claim(&request(&["mail"], 10)).await.unwrap();
-        assert_eq!((nothing.claims.len(), nothing.next_in), (0, None));
+        assert_eq!((nothing.claims.len(), nothing.next_available_in), (0, None));
         let pauses = f.store.pauses().await.unwrap();
         assert_eq!((pauses[0].r#type.as_str(), pauses[0].actor.as_str()), ("mail", "ada@host"));
         f.store.control(&command(Control::Resume { item_type: "mail".into() })).await.unwrap();
@@ -206,9 +206,9 @@ mod promise {
 
     pub(super) async fn a_job_takes_what_was_in_the_state_when_it_began_and_each_item_once(f: Fixture) {
         let ids = dead_items(&f, 0..3).await;
-        let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), Some(1)).await.unwrap();
+        let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), Some(1)).await.unwrap();
         assert_eq!((job.state, job.matched), (JobState::Running, 3));
-        f.store.advance(job.id).await.unwrap();
+        f.store.run_job_batch(job.id).await.unwrap();
         assert_eq!(f.status(ids[0]).await, Status::Pending);
         // The first dies again, the last leaves the state and comes back, and a new one dies.
         let claim = f.claim_one("mail").await;
@@ -227,7 +227,7 @@ mod promise {
     /// Advances a job to its end, second by second.
     async fn drive(f: &Fixture, store: &dyn Store, id: i64) -> outbox::store::Job {
         loop {
-            let job = store.advance(id).await.unwrap().unwrap();
+            let job = store.run_job_batch(id).await.unwrap().unwrap();
             if job.state != JobState::Running {
                 return job;
             }
@@ -237,11 +237,11 @@ mod promise {
 
     pub(super) async fn a_job_is_resumed_by_another_process_and_its_count_is_true(f: Fixture) {
         dead_items(&f, 0..450).await;
-        let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
-        let some = f.store.advance(job.id).await.unwrap().unwrap();
+        let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
+        let some = f.store.run_job_batch(job.id).await.unwrap().unwrap();
         assert!((1..450).contains(&some.changed), "a batch is a part: {}", some.changed);
         let other = f.second().await;
-        other.upkeep(&outbox::store::Retention::default()).await.unwrap();
+        other.run_maintenance(&outbox::store::Retention::default()).await.unwrap();
         let ended = other.jobs(Some(job.id), 1).await.unwrap().remove(0);
         assert_eq!((ended.state, ended.changed, ended.refused), (JobState::Done, 450, 0));
         let query = AuditQuery { job: Some(job.id), ..AuditQuery::default() };
@@ -252,10 +252,10 @@ mod promise {
 
     pub(super) async fn two_processes_that_work_on_one_job_make_each_batch_once(f: Fixture) {
         dead_items(&f, 0..300).await;
-        let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
+        let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), None).await.unwrap();
         let other = f.second().await;
         for _ in 0..3 {
-            let (mine, theirs) = tokio::join!(f.store.advance(job.id), other.advance(job.id));
+            let (mine, theirs) = tokio::join!(f.store.run_job_batch(job.id), other.run_job_batch(job.id));
             mine.unwrap();
             theirs.unwrap();
         }
@@ -267,23 +267,23 @@ mod promise {
 
     pub(super) async fn a_job_keeps_to_its_rate(f: Fixture) {
         dead_items(&f, 0..7).await;
-        let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), Some(3)).await.unwrap();
+        let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), Some(3)).await.unwrap();
         for (second, changed) in [(0, 3), (0, 3), (1, 6), (2, 7)] {
             let now = START + second * 1000;
             let behind = u64::try_from(now - f.store.now().await.unwrap()).unwrap();
             f.clock.advance(Duration::from_millis(behind));
-            assert_eq!(f.store.advance(job.id).await.unwrap().unwrap().changed, changed, "in second {second}");
+            assert_eq!(f.store.run_job_batch(job.id).await.unwrap().unwrap().changed, changed, "in second {second}");
         }
-        assert!(f.store.advance(99).await.unwrap().is_none());
+        assert!(f.store.run_job_batch(99).await.unwrap().is_none());
     }
 
     pub(super) async fn a_cancelled_job_changes_nothing_more(f: Fixture) {
         dead_items(&f, 0..2).await;
-        let job = f.store.begin(&order(REPLAY, by_status(Status::Dlq)), Some(1)).await.unwrap();
-        f.store.advance(job.id).await.unwrap();
+        let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), Some(1)).await.unwrap();
+        f.store.run_job_batch(job.id).await.unwrap();
         f.store.control(&command(Control::Cancel { job: job.id })).await.unwrap();
         f.clock.advance(Duration::from_secs(5));
-        let ended = f.store.advance(job.id).await.unwrap().unwrap();
+        let ended = f.store.run_job_batch(job.id).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.changed), (JobState::Cancelled, 1));
         assert!(!f.store.control(&command(Control::Cancel { job: job.id })).await.unwrap().changed);
     }
@@ -292,7 +292,7 @@ mod promise {
         for (key, message) in [("a", "no user 17"), ("b", "no user 4711"), ("c", "no money")] {
             f.enqueue(item(key)).await;
             let claim = f.claim_one("mail").await;
-            let failure = outbox::item::Failure::new(Class::Permanent, "refused", message);
+            let failure = outbox::item::Failure::new(FailureClass::Permanent, "refused", message);
             let dead = settled(Settlement::Dead { failure, on_dead: OnDead::Block });
             f.store.settle(&claim.reference(), dead).await.unwrap();
             f.clock.advance(Duration::from_secs(1));
@@ -305,7 +305,7 @@ mod promise {
             (START, START + 1_000, Some("refused"))
         );
         let group = Filter { fingerprint: Some(groups[0].fingerprint.clone()), ..of_status(Status::Dlq) };
-        assert_eq!(f.store.operate(&order(REPLAY, Selection::Filter(group))).await.unwrap().changed, 2);
+        assert_eq!(f.store.operate(&operate_request(REPLAY, Selection::Filter(group))).await.unwrap().changed, 2);
         assert_eq!(f.store.failures(&Filter::default(), 10).await.unwrap().len(), 1);
     }
 
@@ -341,7 +341,7 @@ mod promise {
         operate(&f, REPLAY, id).await.unwrap();
         operate(&f, Action::Reschedule { at: START + 9_000 }, id).await.unwrap();
         operate(&f, CAREFUL, id).await.unwrap();
-        f.store.operate(&order(Action::Purge, by_status(Status::Dlq))).await.unwrap();
+        f.store.operate(&operate_request(Action::Purge, by_status(Status::Dlq))).await.unwrap();
         let query = AuditQuery { item: Some(id), ..AuditQuery::default() };
         let entries = f.store.audit(&query).await.unwrap();
         let actions: Vec<_> = entries.iter().rev().map(|entry| (entry.action.as_str(), entry.count)).collect();
@@ -366,14 +366,16 @@ mod promise {
         for (action, selection, changed) in [
             (REPLAY, by_status(Status::Dlq), 3),
             (Action::Restore, by_status(Status::Dlq), 1),
-            (Action::Release { lease: Lease::Respect }, Selection::Ids(vec![claimed]), 0),
+            (Action::Release { lease: LeasePolicy::Respect }, Selection::Ids(vec![claimed]), 0),
             (FORCED, by_status(Status::Claimed), 1),
             (Action::Purge, by_status(Status::Dlq), 3),
         ] {
-            let dry = Order { run: Run::Dry, ..order(action, selection) };
+            let dry = OperateRequest { execution: Execution::DryRun, ..operate_request(action, selection) };
             assert_eq!(f.store.operate(&dry).await.unwrap().changed, changed, "{action:?}");
         }
-        assert!(f.store.control(&Command { run: Run::Dry, ..unblock("o") }).await.unwrap().changed);
+        assert!(
+            f.store.control(&ControlRequest { execution: Execution::DryRun, ..unblock("o") }).await.unwrap().changed
+        );
         f.store.stuck(&StuckQuery::default()).await.unwrap();
         f.store.failures(&Filter::default(), 9).await.unwrap();
         f.store.audit(&AuditQuery::default()).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox::item::{NewItem, Status};
 use outbox::store::{Action, Retention, Selection};
 
-use super::{by_status, order};
+use super::{by_status, operate_request};
 use crate::support::{Fixture, all, dead, done, item};
 
 promises! {
@@ -43,8 +43,8 @@ mod promise {
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), dead()).await.unwrap();
         f.clock.advance(Duration::from_secs(1));
-        assert_eq!(f.store.upkeep(&Retention::default()).await.unwrap().items, 0, "by default nothing goes");
-        assert_eq!(f.store.upkeep(&keep(Some(DAY + DAY), None)).await.unwrap().items, 1);
+        assert_eq!(f.store.run_maintenance(&Retention::default()).await.unwrap().items, 0, "by default nothing goes");
+        assert_eq!(f.store.run_maintenance(&keep(Some(DAY + DAY), None)).await.unwrap().items, 1);
         let left: Vec<_> = all(&*f.store).await.into_iter().map(|item| item.idem_key).collect();
         assert_eq!(left, ["dead", "young"]);
         assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 1);
@@ -57,13 +57,17 @@ mod promise {
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(DAY * 2);
-        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is not finished");
+        assert_eq!(
+            f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items,
+            0,
+            "one of them is not finished"
+        );
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         f.clock.advance(Duration::from_hours(23));
-        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
+        assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
         f.clock.advance(Duration::from_hours(2));
-        assert_eq!(f.store.upkeep(&keep(Some(DAY), None)).await.unwrap().items, 2);
+        assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 2);
     }
 
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {
@@ -73,7 +77,7 @@ mod promise {
         f.clock.advance(DAY + Duration::from_secs(1));
         f.enqueue(step("b")).await;
         f.claim_one("mail").await;
-        assert_eq!(f.store.upkeep(&keep(None, Some(DAY))).await.unwrap().signals, 3);
+        assert_eq!(f.store.run_maintenance(&keep(None, Some(DAY))).await.unwrap().signals, 3);
         let left = f.store.signals(0, 10).await.unwrap();
         assert_eq!(left.iter().map(|signal| signal.seq).collect::<Vec<_>>(), [4]);
         let saga = f.store.overview().await.unwrap().sagas.remove("S").unwrap();
@@ -85,7 +89,7 @@ mod promise {
         f.enqueue(step("b")).await;
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
-        let report = f.store.operate(&order(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
+        let report = f.store.operate(&operate_request(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
         assert!(report.refused[0].reason.contains("saga"), "{report:?}");
         assert_eq!(f.status(id).await, Status::Done);
     }
@@ -118,15 +122,15 @@ mod promise {
     pub(super) async fn finished_jobs_go_with_the_signals_and_the_newest_stays(f: Fixture) {
         let ids = async || f.store.jobs(None, 9).await.unwrap().iter().map(|job| job.id).collect::<Vec<_>>();
         for _ in 0..3 {
-            f.store.operate(&order(Action::Purge, by_status(Status::Done))).await.unwrap();
+            f.store.operate(&operate_request(Action::Purge, by_status(Status::Done))).await.unwrap();
         }
         let before = ids().await;
         f.clock.advance(DAY);
-        f.store.upkeep(&Retention::default()).await.unwrap();
-        f.store.upkeep(&keep(None, Some(DAY + DAY))).await.unwrap();
+        f.store.run_maintenance(&Retention::default()).await.unwrap();
+        f.store.run_maintenance(&keep(None, Some(DAY + DAY))).await.unwrap();
         assert_eq!(ids().await, before, "none of them is old enough");
         f.clock.advance(DAY + DAY);
-        f.store.upkeep(&keep(None, Some(DAY))).await.unwrap();
+        f.store.run_maintenance(&keep(None, Some(DAY))).await.unwrap();
         assert_eq!(ids().await, [*before.iter().max().unwrap()]);
     }
 
@@ -140,7 +144,7 @@ mod promise {
         die("a").await;
         die("b").await;
         f.clock.advance(DAY + DAY);
-        f.store.upkeep(&keep(None, Some(DAY))).await.unwrap();
+        f.store.run_maintenance(&keep(None, Some(DAY))).await.unwrap();
         die("c").await;
         let alerts = f.claim("webhook", 10).await;
         let told = |claim: &outbox::store::Claim| -> serde_json::Value {

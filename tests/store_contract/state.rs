@@ -1,9 +1,11 @@
 //! What every store promises about what it keeps for plugins, and about what they emit.
 
-use outbox::item::{HostWrites, NewItem, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion, Status};
-use outbox::store::{Claim, ClearState, Run, Selection, Settled, Settlement, StateQuery, StateTotal, StoreError};
+use outbox::item::{HostWrites, NewItem, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion, Status};
+use outbox::store::{
+    Claim, ClearStateRequest, Execution, Selection, SettleRequest, Settlement, StateQuery, StateTotal, StoreError,
+};
 
-use super::{REPLAY, order};
+use super::{REPLAY, operate_request};
 use crate::support::{Fixture, item, settled};
 
 promises! {
@@ -17,19 +19,19 @@ promises! {
     a_followup_that_breaks_a_rule_is_refused_with_everything_else
 }
 
-fn touch(key: &str, seen: StateVersion, change: StateChange) -> StateTouch {
-    StateTouch { key: key.into(), seen, change }
+fn key_change(key: &str, read_version: StateVersion, change: StateChange) -> StateKeyChange {
+    StateKeyChange { key: key.into(), read_version, change }
 }
 
-fn put(key: &str, seen: StateVersion, value: impl Into<Vec<u8>>) -> StateTouch {
-    touch(key, seen, StateChange::Put(value.into()))
+fn put(key: &str, read_version: StateVersion, value: impl Into<Vec<u8>>) -> StateKeyChange {
+    key_change(key, read_version, StateChange::Put(value.into()))
 }
 
-fn writes(state: Vec<StateTouch>, followups: Vec<NewItem>) -> HostWrites {
+fn writes(state: Vec<StateKeyChange>, followups: Vec<NewItem>) -> HostWrites {
     HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups }
 }
 
-fn finish(writes: HostWrites) -> Settled {
+fn finish(writes: HostWrites) -> SettleRequest {
     settled(Settlement::Done { result: None, writes })
 }
 
@@ -37,7 +39,7 @@ async fn version(f: &Fixture, key: &str) -> StateVersion {
     f.store.read_state("p", key).await.unwrap().1
 }
 
-async fn commit(f: &Fixture, claim: &Claim, state: Vec<StateTouch>) -> Result<(), StoreError> {
+async fn commit(f: &Fixture, claim: &Claim, state: Vec<StateKeyChange>) -> Result<(), StoreError> {
     f.store.settle(&claim.reference(), finish(writes(state, Vec::new()))).await
 }
 
@@ -52,9 +54,9 @@ async fn totals(f: &Fixture) -> Vec<(u64, u64)> {
     f.store.state_totals().await.unwrap().into_iter().map(|total| (total.keys, total.bytes)).collect()
 }
 
-fn clear(key: Option<&str>, run: Run) -> ClearState {
+fn clear(key: Option<&str>, execution: Execution) -> ClearStateRequest {
     let (actor, reason) = ("ada@host".to_owned(), Some("reset".to_owned()));
-    ClearState { plugin: "p".into(), key: key.map(str::to_owned), actor, reason, run }
+    ClearStateRequest { plugin: "p".into(), key: key.map(str::to_owned), actor, reason, execution }
 }
 
 mod promise {
@@ -77,15 +79,15 @@ mod promise {
         commit(&f, &claims[0], vec![put("read", None, "1")]).await.unwrap();
         let first = version(&f, "read").await;
         commit(&f, &claims[1], vec![put("read", first, "2")]).await.unwrap();
-        for seen in [first, None] {
-            let stale = vec![put("other", None, "x"), touch("read", seen, StateChange::None)];
+        for read_version in [first, None] {
+            let stale = vec![put("other", None, "x"), key_change("read", read_version, StateChange::None)];
             let err = commit(&f, &claims[2], stale).await.unwrap_err();
             assert!(matches!(err, StoreError::StateConflict { ref key, .. } if key == "read"), "{err}");
         }
         assert_eq!(version(&f, "other").await, None, "nothing of a refused settlement is kept");
         let present = version(&f, "read").await;
-        commit(&f, &claims[2], vec![touch("read", present, StateChange::Delete)]).await.unwrap();
-        let gone = commit(&f, &claims[3], vec![touch("read", present, StateChange::None)]).await.unwrap_err();
+        commit(&f, &claims[2], vec![key_change("read", present, StateChange::Delete)]).await.unwrap();
+        let gone = commit(&f, &claims[3], vec![key_change("read", present, StateChange::None)]).await.unwrap_err();
         assert!(matches!(gone, StoreError::StateConflict { .. }), "{gone}");
         commit(&f, &claims[3], vec![put("read", None, "2")]).await.unwrap();
         let again = commit(&f, &claims[4], vec![put("read", present, "3")]).await.unwrap_err();
@@ -113,7 +115,7 @@ mod promise {
     pub(super) async fn state_is_counted_without_a_scan_and_can_be_listed_and_cleared(f: Fixture) {
         let claims = claims(&f, 2).await;
         commit(&f, &claims[0], ["a", "b", "c"].map(|key| put(key, None, "123")).into()).await.unwrap();
-        let gone = touch("c", version(&f, "c").await, StateChange::Delete);
+        let gone = key_change("c", version(&f, "c").await, StateChange::Delete);
         commit(&f, &claims[1], vec![put("a", version(&f, "a").await, "12345"), gone]).await.unwrap();
         assert_eq!(totals(&f).await, [(2, 10)]);
         for (after, key, bytes) in [(None, "a", 5), (Some("a"), "b", 3)] {
@@ -122,13 +124,13 @@ mod promise {
             assert_eq!((entries.len(), entries[0].key.as_str(), entries[0].bytes), (1, key, bytes));
             assert_eq!(entries[0].version, version(&f, key).await);
         }
-        for run in [Run::Dry, Run::Real] {
+        for execution in [Execution::DryRun, Execution::Apply] {
             let one = StateTotal { plugin: "p".into(), keys: 1, bytes: 6 };
-            assert_eq!(f.store.clear_state(&clear(Some("a"), run)).await.unwrap(), one);
+            assert_eq!(f.store.clear_state(&clear(Some("a"), execution)).await.unwrap(), one);
         }
         assert_eq!((version(&f, "a").await, totals(&f).await), (None, vec![(1, 4)]));
-        f.store.clear_state(&clear(None, Run::Real)).await.unwrap();
-        assert_eq!(f.store.clear_state(&clear(None, Run::Real)).await.unwrap().keys, 0);
+        f.store.clear_state(&clear(None, Execution::Apply)).await.unwrap();
+        assert_eq!(f.store.clear_state(&clear(None, Execution::Apply)).await.unwrap().keys, 0);
         assert!(totals(&f).await.is_empty());
     }
 
@@ -139,7 +141,7 @@ mod promise {
             let counted = put("n", version(&f, "n").await, life.to_string());
             let emitted = NewItem::new("sms", "k/sms/1", "{}");
             f.store.settle(&claim.reference(), finish(writes(vec![counted], vec![emitted]))).await.unwrap();
-            f.store.operate(&order(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
+            f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
         }
         assert_eq!(f.store.read_state("p", "n").await.unwrap().0.as_deref(), Some(&b"2"[..]));
         assert_eq!(f.claim("sms", 9).await.len(), 1);

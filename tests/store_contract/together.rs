@@ -1,7 +1,7 @@
 //! What every store promises to many who ask it at the same time, for whom it works in groups.
 
 use outbox::item::{HostWrites, NewItem, Status};
-use outbox::store::{ClaimRef, Settled, Settlement, StoreError, Write};
+use outbox::store::{BatchMode, ClaimRef, SettleRequest, Settlement, StoreError};
 
 use crate::support::{Fixture, item, retry, settled};
 
@@ -12,7 +12,7 @@ promises! {
     the_steps_of_a_saga_that_end_at_once_are_told_before_its_end
 }
 
-fn done(result: &str) -> Settled {
+fn done(result: &str) -> SettleRequest {
     settled(Settlement::Done { result: Some(result.into()), writes: HostWrites::default() })
 }
 
@@ -27,7 +27,7 @@ mod promise {
             payload: if n.is_multiple_of(10) { "[]" } else { "{}" }.into(),
             ..item(&(n / 10).to_string())
         };
-        let calls = (0..200).map(|n| f.store.enqueue(vec![new(n)], Write::Each));
+        let calls = (0..200).map(|n| f.store.enqueue(vec![new(n)], BatchMode::PerItem));
         let results = futures_util::future::join_all(calls).await;
         for (key, results) in results.chunks(10).enumerate() {
             let created: usize = results.iter().flatten().map(|enqueued| enqueued.created).sum();
@@ -45,7 +45,7 @@ mod promise {
     }
 
     pub(super) async fn of_many_that_settle_at_once_each_learns_what_became_of_its_own_claim(f: Fixture) {
-        f.store.enqueue((0..60).map(|n| item(&format!("k{n}"))).collect(), Write::Each).await.unwrap();
+        f.store.enqueue((0..60).map(|n| item(&format!("k{n}"))).collect(), BatchMode::PerItem).await.unwrap();
         let claims = f.claim("mail", 60).await;
         let settle = async |n: usize| {
             let claim = claims[n].reference();
@@ -70,7 +70,7 @@ mod promise {
     }
 
     pub(super) async fn of_two_settlements_of_one_claim_the_one_that_is_accepted_is_stored(f: Fixture) {
-        f.store.enqueue((0..20).map(|n| item(&format!("k{n}"))).collect(), Write::Each).await.unwrap();
+        f.store.enqueue((0..20).map(|n| item(&format!("k{n}"))).collect(), BatchMode::PerItem).await.unwrap();
         let claims: Vec<_> = f.claim("mail", 20).await.iter().map(outbox::store::Claim::reference).collect();
         let calls = claims.iter().flat_map(|claim| ["one", "other"].map(|result| f.store.settle(claim, done(result))));
         let results = futures_util::future::join_all(calls).await;
@@ -87,7 +87,7 @@ mod promise {
     pub(super) async fn the_steps_of_a_saga_that_end_at_once_are_told_before_its_end(f: Fixture) {
         let cid = |n: usize| Some(format!("c{}", n / 4));
         let step = |n: usize| NewItem { saga: Some("trip".into()), cid: cid(n), ..item(&format!("k{n}")) };
-        f.store.enqueue((0..40).map(step).collect(), Write::Each).await.unwrap();
+        f.store.enqueue((0..40).map(step).collect(), BatchMode::PerItem).await.unwrap();
         let claims: Vec<_> = f.claim("mail", 40).await.iter().map(outbox::store::Claim::reference).collect();
         let calls = claims.iter().map(|claim| f.store.settle(claim, done("ok")));
         for result in futures_util::future::join_all(calls).await {

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use outbox::item::{HostWrites, NewItem, StateChange, StateTouch};
-use outbox::store::{Command, Control, Details, ExportPosition, Imported, Record, Run, Settlement, Store, StoreError};
+use outbox::item::{HostWrites, NewItem, StateChange, StateKeyChange};
+use outbox::store::{
+    Control, ControlRequest, Execution, ExportPosition, ImportReport, ItemDetails, Record, Settlement, Store,
+    StoreError,
+};
 
 use crate::support::{Fixture, all, dead, item, retry, settled};
 
@@ -28,8 +31,9 @@ async fn exported(store: &dyn Store) -> Vec<Record> {
 async fn furnish(f: &Fixture) {
     let saga = NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item("done") };
     f.enqueue(saga).await;
-    let touch = StateTouch { key: "n".into(), seen: None, change: StateChange::Put(vec![0xff, 0]) };
-    let writes = HostWrites { plugin: "p".into(), state: vec![touch], state_quota: 1 << 20, followups: Vec::new() };
+    let key_change = StateKeyChange { key: "n".into(), read_version: None, change: StateChange::Put(vec![0xff, 0]) };
+    let writes =
+        HostWrites { plugin: "p".into(), state: vec![key_change], state_quota: 1 << 20, followups: Vec::new() };
     let claim = f.claim_one("mail").await;
     let done = settled(Settlement::Done { result: Some(vec![0xfe]), writes });
     f.store.settle(&claim.reference(), done).await.unwrap();
@@ -41,10 +45,10 @@ async fn furnish(f: &Fixture) {
     f.enqueue(NewItem { ordering_key: Some("dead".into()), ..NewItem::new("mail", "held", vec![0xff]) }).await;
 }
 
-async fn details(f: &Fixture) -> Vec<Details> {
+async fn details(f: &Fixture) -> Vec<ItemDetails> {
     let mut details = Vec::new();
     for item in all(&*f.store).await {
-        details.push(f.store.show(item.id).await.unwrap().unwrap());
+        details.push(f.store.get(item.id).await.unwrap().unwrap());
     }
     details
 }
@@ -57,14 +61,14 @@ mod promise {
         let records = exported(&*f.store).await;
         let count = records.len() as u64;
         let target = Fixture::new(f.backend()).await;
-        let dry = target.store.import(records.clone(), Run::Dry).await.unwrap();
-        assert_eq!(dry, Imported { present: 0, created: count });
+        let dry = target.store.import(records.clone(), Execution::DryRun).await.unwrap();
+        assert_eq!(dry, ImportReport { present: 0, created: count });
         assert!(all(&*target.store).await.is_empty());
-        target.store.import(records.clone(), Run::Real).await.unwrap();
+        target.store.import(records.clone(), Execution::Apply).await.unwrap();
         assert_eq!(details(&target).await, details(&f).await);
         assert_eq!(exported(&*target.store).await, records);
-        let again = target.store.import(records, Run::Real).await.unwrap();
-        assert_eq!(again, Imported { present: count, created: 0 });
+        let again = target.store.import(records, Execution::Apply).await.unwrap();
+        assert_eq!(again, ImportReport { present: count, created: 0 });
         assert_eq!(target.store.read_state("p", "n").await.unwrap(), f.store.read_state("p", "n").await.unwrap());
         let (theirs, ours) = (target.store.overview().await.unwrap(), f.store.overview().await.unwrap());
         assert_eq!((theirs.by_status, theirs.attempts), (ours.by_status, ours.attempts));
@@ -80,30 +84,34 @@ mod promise {
         for key in ["another", "held"] {
             let target = Fixture::new(f.backend()).await;
             target.enqueue(item(key)).await;
-            let refused = target.store.import(records.clone(), Run::Real).await.unwrap_err();
+            let refused = target.store.import(records.clone(), Execution::Apply).await.unwrap_err();
             assert!(matches!(refused, StoreError::Conflict { first: 1, .. }), "{refused}");
             assert_eq!(all(&*target.store).await.len(), 1, "all or none");
         }
         f.clock.advance(Duration::from_secs(9));
         f.claim_one("mail").await;
-        let claimed =
-            Fixture::new(f.backend()).await.store.import(exported(&*f.store).await, Run::Dry).await.unwrap_err();
+        let claimed = Fixture::new(f.backend())
+            .await
+            .store
+            .import(exported(&*f.store).await, Execution::DryRun)
+            .await
+            .unwrap_err();
         assert!(claimed.to_string().contains("CLAIMED"), "{claimed}");
     }
 
     pub(super) async fn reserved_ids_are_kept_free_for_an_import(f: Fixture) {
         furnish(&f).await;
         let target = Fixture::new(f.backend()).await;
-        let reserve = Command {
-            control: Control::Reserve { up_to: 1_000 },
+        let reserve = ControlRequest {
+            control: Control::ReserveIds { up_to: 1_000 },
             actor: "ada@host".into(),
             reason: None,
-            run: Run::Real,
+            execution: Execution::Apply,
         };
         assert!(target.store.control(&reserve).await.unwrap().changed);
         assert!(!target.store.control(&reserve).await.unwrap().changed);
         assert_eq!(target.enqueue(item("first")).await, 1_001);
-        target.store.import(exported(&*f.store).await, Run::Real).await.unwrap();
+        target.store.import(exported(&*f.store).await, Execution::Apply).await.unwrap();
         assert_eq!(target.enqueue(item("second")).await, 1_002);
     }
 }

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 /// One request as the pod received it.
 #[derive(Clone, Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedRequest {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl Received {
+impl ReceivedRequest {
     /// A header's value, or the empty text.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -31,19 +31,19 @@ impl Received {
 }
 
 /// A status, and what `Retry-After` says.
-type Answer = (u16, Option<u32>);
+type CannedAnswer = (u16, Option<u32>);
 
 /// What a pod has seen and done; it survives the pod's death as its database would.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    received: Mutex<Vec<Received>>,
-    answer: Mutex<Option<Answer>>,
+    received: Mutex<Vec<ReceivedRequest>>,
+    answer: Mutex<Option<CannedAnswer>>,
     takes: Mutex<Duration>,
 }
 
 impl Ledger {
     /// Every request, in order.
-    pub(crate) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -69,7 +69,7 @@ impl Ledger {
 }
 
 /// A running pod.
-pub(crate) struct Pod {
+pub(crate) struct Downstream {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// What it has seen.
@@ -78,7 +78,7 @@ pub(crate) struct Pod {
     serving: tokio::task::JoinHandle<()>,
 }
 
-impl Pod {
+impl Downstream {
     /// Starts a pod on a free port.
     pub(crate) async fn start() -> Self {
         Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default()).await
@@ -90,12 +90,12 @@ impl Pod {
     }
 
     /// Closes the port and every connection: from now on, connections are refused.
-    pub(crate) async fn kill(self) -> Dead {
+    pub(crate) async fn kill(self) -> StoppedDownstream {
         self.stop.cancel();
         if let Err(err) = self.serving.await {
             assert!(err.is_cancelled(), "the pod panicked: {err}");
         }
-        Dead { address: self.address, ledger: self.ledger }
+        StoppedDownstream { address: self.address, ledger: self.ledger }
     }
 
     async fn listen(address: SocketAddr, ledger: Arc<Ledger>) -> Self {
@@ -113,15 +113,15 @@ impl Pod {
 }
 
 /// A pod that was killed.
-pub(crate) struct Dead {
+pub(crate) struct StoppedDownstream {
     address: SocketAddr,
     ledger: Arc<Ledger>,
 }
 
-impl Dead {
+impl StoppedDownstream {
     /// Starts it again on its port, with what it had stored.
-    pub(crate) async fn revive(self) -> Pod {
-        Pod::listen(self.address, self.ledger).await
+    pub(crate) async fn revive(self) -> Downstream {
+        Downstream::listen(self.address, self.ledger).await
     }
 }
 
@@ -135,7 +135,12 @@ async fn receive(
     // Settled before the request shows, so that whoever waits for it can change the next answer.
     let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let path = uri.path().to_owned();
-    ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { method, path, headers, body });
+    ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(ReceivedRequest {
+        method,
+        path,
+        headers,
+        body,
+    });
     let takes = *ledger.takes.lock().unwrap_or_else(PoisonError::into_inner);
     tokio::time::sleep(takes).await;
     let (status, retry_after) = answer.unwrap_or((200, None));

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use super::http;
 
 /// A running `outbox serve` or `outbox worker`. Killed when dropped.
-pub(crate) struct Host {
-    /// Where its edge listens, as a base URL.
+pub(crate) struct HostProcess {
+    /// Where its HTTP server listens, as a base URL.
     pub(crate) url: String,
     child: Child,
 }
 
 /// How a host is started: a folder with its database and plugins, and its settings.
 #[derive(Clone)]
-pub(crate) struct HostPlan {
+pub(crate) struct HostConfig {
     binary: PathBuf,
     dir: PathBuf,
     settings: Vec<(String, String)>,
 }
 
-impl HostPlan {
+impl HostConfig {
     /// A plan for `binary`, with everything it stores below `dir` and nothing else set.
     pub(crate) fn new(binary: &Path, dir: &Path) -> Self {
         let plan = Self { binary: binary.to_owned(), dir: dir.to_owned(), settings: Vec::new() };
@@ -78,20 +78,20 @@ impl HostPlan {
     }
 
     /// Starts `outbox serve` (or another long-running verb) and waits until it is ready.
-    pub(crate) async fn start(&self, verb: &str) -> Host {
+    pub(crate) async fn start(&self, verb: &str) -> HostProcess {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.join("host.log")).expect("a log file");
         let mut command = self.clone().set("OUTBOX_LISTEN", &listen).command(&[verb]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starting the host");
-        let mut host = Host { url: format!("http://{listen}"), child };
+        let mut host = HostProcess { url: format!("http://{listen}"), child };
         host.ready(&self.dir).await;
         host
     }
 }
 
-impl Host {
+impl HostProcess {
     async fn ready(&mut self, dir: &Path) {
         let start = Instant::now();
         loop {
@@ -108,8 +108,14 @@ impl Host {
         }
     }
 
-    /// Sends a request to the edge.
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> http::Answer {
+    /// Sends a request to its HTTP server.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> http::HttpResponse {
         let url = format!("{}{path}", self.url);
         http::send(method, &url, headers, body).await.unwrap_or_else(|err| panic!("{method} {url}: {err}"))
     }
@@ -136,7 +142,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for HostProcess {
     fn drop(&mut self) {
         // Already ended hosts cannot be killed again; both are fine here.
         drop(self.child.kill());

@@ -8,13 +8,13 @@ use hyper_util::rt::TokioExecutor;
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl Answer {
+impl HttpResponse {
     /// The body as JSON; `null` when it is not.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
@@ -27,7 +27,7 @@ pub(crate) async fn send(
     url: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<HttpResponse, Box<dyn std::error::Error + Send + Sync>> {
     let mut request = Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -36,5 +36,5 @@ pub(crate) async fn send(
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await?;
     let (parts, body) = response.into_parts();
-    Ok(Answer { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
+    Ok(HttpResponse { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
 }

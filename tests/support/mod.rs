@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox::item::{Class, Failure, HostWrites, Item, ItemId, NewItem, OnDead, Status};
+use outbox::item::{Failure, FailureClass, HostWrites, Item, ItemId, NewItem, OnDead, Status};
 use outbox::store::postgres::{PostgresOptions, PostgresStore};
 use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Alerts, Claim, ClaimRequest, Filter, Page, Settled, Settlement, Store, TypeClaim};
+use outbox::store::{AlertSettings, Claim, ClaimRequest, ClaimTerms, Filter, Page, SettleRequest, Settlement, Store};
 
 use postgres::{Cluster, Database};
 
@@ -68,12 +68,12 @@ pub(crate) use on_each_backend;
 
 /// Where a store is; it goes with the last who looks at it.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum TestDb {
     Sqlite(Arc<tempfile::TempDir>),
     Postgres(Arc<Database>),
 }
 
-impl Place {
+impl TestDb {
     pub(crate) fn new(backend: Backend) -> Self {
         match backend {
             Backend::Sqlite => Self::Sqlite(Arc::new(tempfile::tempdir().unwrap())),
@@ -98,7 +98,7 @@ impl Place {
         }
     }
 
-    async fn open(&self, instance: &str, clock: &TestClock, alerts: Option<Alerts>) -> Arc<dyn Store> {
+    async fn open(&self, instance: &str, clock: &TestClock, alerts: Option<AlertSettings>) -> Arc<dyn Store> {
         let (instance, clock) = (instance.to_owned(), clock.source());
         match self {
             Self::Sqlite(_) => {
@@ -117,63 +117,63 @@ impl Place {
 pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: TestClock,
-    pub(crate) place: Place,
+    pub(crate) test_db: TestDb,
 }
 
 impl Fixture {
     pub(crate) async fn new(backend: Backend) -> Self {
-        Self::over(Place::new(backend), None).await
+        Self::over(TestDb::new(backend), None).await
     }
 
     pub(crate) async fn sqlite() -> Self {
         Self::new(Backend::Sqlite).await
     }
 
-    async fn over(place: Place, alerts: Option<Alerts>) -> Self {
+    async fn over(test_db: TestDb, alerts: Option<AlertSettings>) -> Self {
         let clock = TestClock::new();
-        let store = place.open("pod-1", &clock, alerts).await;
-        Self { store, clock, place }
+        let store = test_db.open("pod-1", &clock, alerts).await;
+        Self { store, clock, test_db }
     }
 
     pub(crate) fn backend(&self) -> Backend {
-        match self.place {
-            Place::Sqlite(_) => Backend::Sqlite,
-            Place::Postgres(_) => Backend::Postgres,
+        match self.test_db {
+            TestDb::Sqlite(_) => Backend::Sqlite,
+            TestDb::Postgres(_) => Backend::Postgres,
         }
     }
 
     /// The same outbox, opened so that it announces what happens as items of this type.
     pub(crate) async fn with_alerts(self, item_type: &str) -> Self {
-        let alerts = Some(Alerts { item_type: item_type.into(), every: Duration::from_mins(5) });
-        Self { store: self.place.open("pod-1", &self.clock, alerts).await, ..self }
+        let alerts = Some(AlertSettings { item_type: item_type.into(), min_interval: Duration::from_mins(5) });
+        Self { store: self.test_db.open("pod-1", &self.clock, alerts).await, ..self }
     }
 
     /// Another process's view of the same outbox.
     pub(crate) async fn second(&self) -> Arc<dyn Store> {
-        self.place.open("pod-2", &self.clock, None).await
+        self.test_db.open("pod-2", &self.clock, None).await
     }
 
     /// The same outbox with another process's view of it.
     pub(crate) async fn another(&self) -> Self {
-        Self { store: self.second().await, clock: self.clock.clone(), place: self.place.clone() }
+        Self { store: self.second().await, clock: self.clock.clone(), test_db: self.test_db.clone() }
     }
 
     /// Statements of somebody else to the same database; see [`Place::sql`].
     pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
-        self.place.sql(statements)
+        self.test_db.sql(statements)
     }
 
     /// Looks `meanwhile` at what a statement of somebody else has changed and not yet committed.
     pub(crate) async fn in_transaction(&self, statement: &str, meanwhile: impl AsyncFnOnce()) {
-        match &self.place {
-            Place::Sqlite(_) => {
-                let mut database = rusqlite::Connection::open(self.place.address()).unwrap();
+        match &self.test_db {
+            TestDb::Sqlite(_) => {
+                let mut database = rusqlite::Connection::open(self.test_db.address()).unwrap();
                 let tx = database.transaction().unwrap();
                 tx.execute(statement, []).unwrap();
                 meanwhile().await;
                 tx.commit().unwrap();
             }
-            Place::Postgres(database) => {
+            TestDb::Postgres(database) => {
                 let mut client = database.connect().await;
                 let tx = client.transaction().await.unwrap();
                 tx.batch_execute(&statement.replace("outbox_", "outbox.")).await.unwrap();
@@ -185,19 +185,19 @@ impl Fixture {
 
     /// Everything that is stored, as text.
     pub(crate) fn dump(&self) -> Vec<u8> {
-        match &self.place {
-            Place::Sqlite(_) => sqlite3(&self.place.address(), ".dump").unwrap().into_bytes(),
-            Place::Postgres(database) => database.dump(),
+        match &self.test_db {
+            TestDb::Sqlite(_) => sqlite3(&self.test_db.address(), ".dump").unwrap().into_bytes(),
+            TestDb::Postgres(database) => database.dump(),
         }
     }
 
     pub(crate) async fn enqueue(&self, item: NewItem) -> ItemId {
-        let enqueued = self.store.enqueue(vec![item], outbox::store::Write::Each).await.unwrap();
+        let enqueued = self.store.enqueue(vec![item], outbox::store::BatchMode::PerItem).await.unwrap();
         enqueued.ids[0].unwrap()
     }
 
     pub(crate) async fn item(&self, id: ItemId) -> Item {
-        self.store.show(id).await.unwrap().unwrap().item
+        self.store.get(id).await.unwrap().unwrap().item
     }
 
     pub(crate) async fn status(&self, id: ItemId) -> Status {
@@ -226,7 +226,7 @@ pub(crate) fn sqlite3(path: &str, statements: &str) -> Result<String, String> {
 
 /// A claim of the given types with a lease of a minute and two retries.
 pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
-    let terms = |item_type: &&str| TypeClaim {
+    let terms = |item_type: &&str| ClaimTerms {
         item_type: (*item_type).into(),
         limit: u32::MAX,
         lease: Duration::from_mins(1),
@@ -238,24 +238,24 @@ pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
     ClaimRequest { claimed_by: "pod-1".into(), limit, types: types.iter().map(terms).collect() }
 }
 
-pub(crate) fn done() -> Settled {
+pub(crate) fn done() -> SettleRequest {
     settled(Settlement::Done { result: None, writes: HostWrites::default() })
 }
 
 pub(crate) fn failure() -> Failure {
-    Failure::new(Class::Retryable, "upstream.503", "the receiver is down")
+    Failure::new(FailureClass::Retryable, "upstream.503", "the receiver is down")
 }
 
-pub(crate) fn retry(delay: Duration) -> Settled {
+pub(crate) fn retry(delay: Duration) -> SettleRequest {
     settled(Settlement::Retry { failure: failure(), delay })
 }
 
-pub(crate) fn dead() -> Settled {
+pub(crate) fn dead() -> SettleRequest {
     settled(Settlement::Dead { failure: failure(), on_dead: OnDead::Block })
 }
 
-pub(crate) fn settled(settlement: Settlement) -> Settled {
-    Settled { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None }
+pub(crate) fn settled(settlement: Settlement) -> SettleRequest {
+    SettleRequest { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None }
 }
 
 pub(crate) fn item(key: &str) -> NewItem {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::handler::{Attempt, Handler, Mode, Quarantine, Report, StateReader, Withdrawal};
+use outbox::handler::{Attempt, AttemptReport, DeliveryMode, Handler, QuarantineEntry, QuarantineStore, StateReader};
 use outbox::item::{Item, NewItem, StateVersion, Status};
 use outbox::plugin::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
 use outbox::retry::RetryPolicy;
@@ -74,12 +74,12 @@ fn type_list(types: &[&str]) -> String {
 }
 
 /// A folder of plugins and the host that follows it.
-pub(crate) struct Host {
+pub(crate) struct PluginHost {
     pub(crate) plugins: Arc<Plugins>,
     home: Arc<TempDir>,
 }
 
-impl Host {
+impl PluginHost {
     /// A folder that is filled before the host starts.
     pub(crate) async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
         Self::with(|settings| settings.role = role.map(str::to_owned), fill).await
@@ -135,7 +135,8 @@ impl Host {
     }
 
     pub(crate) fn types(&self) -> Vec<String> {
-        let mut types: Vec<_> = self.plugins.services().into_iter().map(|service| service.item_type).collect();
+        let mut types: Vec<_> =
+            self.plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect();
         types.sort();
         types
     }
@@ -155,7 +156,7 @@ impl Host {
         }
     }
 
-    pub(crate) async fn handle(&self, item_type: &str) -> Report {
+    pub(crate) async fn handle(&self, item_type: &str) -> AttemptReport {
         self.plugins.handle(attempt(item_type, Duration::from_secs(30))).await
     }
 }
@@ -170,46 +171,46 @@ fn settings(home: &TempDir) -> PluginSettings {
         slots: 4,
         environment: Arc::new(|_| None),
         keys: Vec::new(),
-        state: Arc::new(NoStore),
-        quarantine: Arc::new(NoStore),
+        state: Arc::new(WithoutStore),
+        quarantine: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),
     }
 }
 
 /// An attempt at a durable item that may take so long.
-pub(crate) fn attempt(item_type: &str, patience: Duration) -> Attempt {
+pub(crate) fn attempt(item_type: &str, timeout: Duration) -> Attempt {
     Attempt {
         item: Arc::new(item(item_type)),
-        deadline: Instant::now() + patience,
+        deadline: Instant::now() + timeout,
         deadline_at: 1,
-        mode: Mode::Durable,
+        mode: DeliveryMode::Durable,
         stop: CancellationToken::new(),
-        turn: Arc::default(),
+        locks: Arc::default(),
     }
 }
 
 fn item(item_type: &str) -> Item {
-    let item = NewItem { cid: Some("cid".into()), ..NewItem::new(item_type, "key", "{}") }.enqueued(1, 0);
+    let item = NewItem { cid: Some("cid".into()), ..NewItem::new(item_type, "key", "{}") }.into_item(1, 0);
     Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item }
 }
 
 /// Stands where a test has no store.
-struct NoStore;
+struct WithoutStore;
 
 #[async_trait::async_trait]
-impl StateReader for NoStore {
+impl StateReader for WithoutStore {
     async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         Ok((None, None))
     }
 }
 
 #[async_trait::async_trait]
-impl Quarantine for NoStore {
-    async fn add(&self, _: &Withdrawal) -> anyhow::Result<()> {
+impl QuarantineStore for WithoutStore {
+    async fn add(&self, _: &QuarantineEntry) -> anyhow::Result<()> {
         anyhow::bail!("this test has no store")
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
         anyhow::bail!("this test has no store")
     }
 }

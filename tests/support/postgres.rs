@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::guests::root;
-use super::host::{HostPlan, free_port};
+use super::host::{HostConfig, free_port};
 
 /// The database that others are copied from: the outbox's schema and nothing else.
 const TEMPLATE: &str = "outbox_template";
@@ -150,7 +150,7 @@ impl Cluster {
 
     /// Brings the template to the newest schema, as the role that owns it, which is no superuser.
     fn migrate(&self) {
-        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &std::env::temp_dir());
+        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &std::env::temp_dir());
         let migrated = plan.set("OUTBOX_DB", &self.url("outbox", TEMPLATE)).run(&["migrate"]);
         assert!(migrated.status.success(), "migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         self.sql("postgres", &format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false")).unwrap();

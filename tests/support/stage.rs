@@ -5,45 +5,45 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::downstream::Pod;
-use super::host::{Host, HostPlan};
+use super::downstream::Downstream;
+use super::host::{HostConfig, HostProcess};
 use super::warm::WarmCache;
-use super::{Backend, Place, eventually, guests};
+use super::{Backend, TestDb, eventually, guests};
 
 /// Whatever a host is expected to do, it does within this; a minute is for busy machines.
 const SOON: Duration = Duration::from_mins(1);
 
 /// A host's folder with the repository's handlers in it, and two pods for them to call.
-pub(crate) struct Stage {
-    pub(crate) plan: HostPlan,
-    pub(crate) vector: Pod,
-    pub(crate) belief: Pod,
+pub(crate) struct Deployment {
+    pub(crate) plan: HostConfig,
+    pub(crate) vector: Downstream,
+    pub(crate) belief: Downstream,
     // Carries on what the hosts of this stage compiled, before the folder goes.
     pub(crate) _cache: WarmCache,
     pub(crate) dir: tempfile::TempDir,
-    pub(crate) place: Place,
+    pub(crate) test_db: TestDb,
 }
 
-impl Stage {
+impl Deployment {
     /// On SQLite.
     pub(crate) async fn new() -> Self {
-        Self::on(Place::new(Backend::Sqlite)).await
+        Self::on(TestDb::new(Backend::Sqlite)).await
     }
 
-    pub(crate) async fn on(place: Place) -> Self {
+    pub(crate) async fn on(test_db: TestDb) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["vector-upsert", "belief-recompute", "webhook"] {
             install(name, &dir.path().join("plugins.d"));
         }
         let cache = WarmCache::fill(dir.path().join("cache"));
-        let (vector, belief) = (Pod::start().await, Pod::start().await);
-        let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
-            .set("OUTBOX_DB", &place.address())
+        let (vector, belief) = (Downstream::start().await, Downstream::start().await);
+        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+            .set("OUTBOX_DB", &test_db.address())
             .set("VECTOR_URL", &vector.url())
             .set("BELIEF_URL", &belief.url())
             .set("WEBHOOK_URL", &format!("{}/hook", vector.url()))
             .set("OUTBOX_BACKOFF_BASE_MS", "50");
-        Self { plan, vector, belief, _cache: cache, dir, place }
+        Self { plan, vector, belief, _cache: cache, dir, test_db }
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
@@ -60,7 +60,7 @@ pub(crate) fn install(name: &str, folder: &Path) {
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-pub(crate) async fn write_memory(host: &Host, key: &str) -> Value {
+pub(crate) async fn write_memory(host: &HostProcess, key: &str) -> Value {
     let headers = [JSON, ("idempotency-key", key), ("x-correlation-id", "cid-1")];
     let answer = host.send("POST", "/memory", &headers, &json!({ "text": key }).to_string()).await;
     assert_eq!(answer.status, 202, "{:?}", answer.body);
@@ -72,7 +72,7 @@ pub(crate) fn ids(write: &Value) -> Vec<i64> {
     write["outbox_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-pub(crate) async fn becomes(host: &Host, id: i64, status: &str) -> Value {
+pub(crate) async fn becomes(host: &HostProcess, id: i64, status: &str) -> Value {
     let mut item = Value::Null;
     eventually(&format!("item {id} is {status}"), SOON, async || {
         item = host.send("GET", &format!("/items/{id}"), &[], "").await.json();

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{released, versions};
-use crate::support::downstream::Pod;
+use crate::support::downstream::Downstream;
 use crate::support::guests;
-use crate::support::host::HostPlan;
+use crate::support::host::HostConfig;
 use crate::support::stage::becomes;
 
 const MANIFEST: &str = r#"
@@ -46,9 +46,9 @@ async fn components_of_every_released_version_load_and_work() {
 }
 
 async fn works(name: &str, component: &Path) {
-    let (dir, pod) = (tempfile::tempdir().unwrap(), Pod::start().await);
+    let (dir, pod) = (tempfile::tempdir().unwrap(), Downstream::start().await);
     guests::install(component, MANIFEST, &dir.path().join("plugins.d"), name);
-    let plan = HostPlan::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
+    let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
     let plan = plan.set("RECEIVER", &pod.url());
     let host = plan.start("serve").await;
     for (item_type, payload, expected) in cases(name) {

@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 
 use super::case::Case;
-use super::rehearse::Found;
+use super::rehearse::CaseOutcome;
 
 /// Replaces the expectation in the case's file.
-pub(super) fn accept(case: &Case, found: &Found) -> anyhow::Result<()> {
+pub(super) fn update_case(case: &Case, outcome: &CaseOutcome) -> anyhow::Result<()> {
     let file = &case.file;
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let text = format!("{}\n\n{}", before_expectation(&text).trim_end(), expectation(case, found));
+    let text = format!("{}\n\n{}", before_expectation(&text).trim_end(), expectation(case, outcome));
     std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
@@ -31,29 +31,29 @@ fn before_expectation(text: &str) -> &str {
     text
 }
 
-fn expectation(case: &Case, found: &Found) -> String {
-    let mut toml = format!("[expect]\noutcome = {}\n", quoted(&found.outcome));
-    if let Some(failure) = &found.failure {
+fn expectation(case: &Case, outcome: &CaseOutcome) -> String {
+    let mut toml = format!("[expect]\noutcome = {}\n", quoted(&outcome.outcome));
+    if let Some(failure) = &outcome.failure {
         line(&mut toml, "code", failure.code.as_bytes());
     }
-    if let Some(wait) = found.failure.as_ref().and_then(|failure| failure.retry_after) {
+    if let Some(wait) = outcome.failure.as_ref().and_then(|failure| failure.retry_after) {
         writeln!(toml, "retry_after = {}", wait.as_secs()).ok();
     }
-    if let Some(result) = &found.result {
+    if let Some(result) = &outcome.result {
         line(&mut toml, "result", result);
     }
-    for request in &found.requests {
+    for request in &outcome.requests {
         let (method, url) = (quoted(&request.method), quoted(&request.url));
         write!(toml, "\n[[expect.request]]\nmethod = {method}\nurl = {url}\n").ok();
         line(&mut toml, "body", &request.body);
     }
-    if found.state != case.stored_before() {
+    if outcome.state != case.initial_state() {
         toml.push_str("\n[expect.state]\n");
-        for (key, value) in &found.state {
+        for (key, value) in &outcome.state {
             writeln!(toml, "{} = {}", quoted(key), quoted(&String::from_utf8_lossy(value))).ok();
         }
     }
-    for item in &found.followups {
+    for item in &outcome.followups {
         write!(toml, "\n[[expect.followup]]\ntype = {}\n", quoted(&item.item_type)).ok();
         line(&mut toml, "payload", &item.payload);
         if let Some(key) = &item.ordering_key {

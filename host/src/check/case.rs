@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::item::{Item, JSON, Millis, NewItem, Status};
-use crate::plugin::Environment;
+use crate::plugin::EnvLookup;
 
 /// When cases happen: the first second of 2026.
 pub(super) const NOW: Millis = 1_767_225_600_000;
@@ -36,7 +36,7 @@ pub struct Case {
     pub(super) state: BTreeMap<String, Value>,
     /// What receivers answer.
     #[serde(default)]
-    pub(super) answer: Vec<Reply>,
+    pub(super) answer: Vec<CaseAnswer>,
     pub(super) expect: Option<Expect>,
 }
 
@@ -74,13 +74,13 @@ pub(super) struct Content {
 /// What a receiver answers to the requests that it is meant for.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Reply {
+pub(super) struct CaseAnswer {
     /// By which `after` refers to it.
     pub(super) name: Option<String>,
     pub(super) method: Option<String>,
     /// Where `*` stands for anything.
     pub(super) url: String,
-    /// It is given only when the reply of this name has taken effect.
+    /// It is given only when the answer of this name has taken effect.
     pub(super) after: Option<String>,
     /// How often it is given; then the next that fits is.
     pub(super) times: Option<u32>,
@@ -93,8 +93,8 @@ pub(super) struct Reply {
     /// What goes wrong instead.
     pub(super) fault: Option<CaseFault>,
     /// What the receiver does with idempotency keys.
-    #[serde(default)]
-    pub(super) receiver: Receiver,
+    #[serde(default, rename = "receiver")]
+    pub(super) key_handling: KeyHandling,
     /// Its effect may be missing in the end.
     #[serde(default)]
     pub(super) optional: bool,
@@ -115,7 +115,7 @@ pub(super) enum CaseFault {
 /// What a receiver does with idempotency keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Receiver {
+pub(super) enum KeyHandling {
     /// It carries out a key once and answers alike afterwards.
     #[default]
     Honours,
@@ -200,7 +200,7 @@ impl Content {
 }
 
 /// The bytes of a value of the state: text as it is, anything else as JSON.
-pub(super) fn stored(value: &Value) -> Vec<u8> {
+pub(super) fn state_bytes(value: &Value) -> Vec<u8> {
     match value {
         Value::String(text) => text.clone().into_bytes(),
         other => other.to_string().into_bytes(),
@@ -219,14 +219,14 @@ impl Case {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let case: Self = toml::from_str(text)?;
         case.new_item().validate()?;
-        for reply in &case.answer {
-            if let Some(after) = &reply.after
+        for answer in &case.answer {
+            if let Some(after) = &answer.after
                 && !case.answer.iter().any(|other| other.name.as_ref() == Some(after))
             {
                 bail!("`after` is {after:?}, and no [[answer]] has this `name`");
             }
-            if !(100..1000).contains(&reply.status) {
-                bail!("`status` is {}: it must be a status of HTTP, from 100 to 999", reply.status);
+            if !(100..1000).contains(&answer.status) {
+                bail!("`status` is {}: it must be a status of HTTP, from 100 to 999", answer.status);
             }
         }
         Ok(case)
@@ -268,12 +268,12 @@ impl Case {
             deliveries: attempt,
             claimed_at: Some(NOW),
             maybe_executed,
-            ..self.new_item().enqueued(1, NOW)
+            ..self.new_item().into_item(1, NOW)
         }
     }
 
     /// What the manifest finds in the environment: what the case says, and nothing else.
-    pub(super) fn environment(&self) -> Environment {
+    pub(super) fn environment(&self) -> EnvLookup {
         let env = self.env.clone();
         Arc::new(move |name| env.get(name).cloned())
     }
@@ -285,8 +285,8 @@ impl Case {
     }
 
     /// What is stored for the plugin before.
-    pub(super) fn stored_before(&self) -> BTreeMap<String, Vec<u8>> {
-        self.state.iter().map(|(key, value)| (key.clone(), stored(value))).collect()
+    pub(super) fn initial_state(&self) -> BTreeMap<String, Vec<u8>> {
+        self.state.iter().map(|(key, value)| (key.clone(), state_bytes(value))).collect()
     }
 }
 
@@ -315,6 +315,6 @@ mod tests {
     fn bytes_are_written_as_text_or_as_json() {
         let case = Case::parse("[item]\ntype = 'mail'\njson = { to = 'a' }\n[state]\nn = 1\ns = 'x'").unwrap();
         assert_eq!(case.new_item().payload, br#"{"to":"a"}"#);
-        assert_eq!(case.stored_before(), [("n".into(), b"1".to_vec()), ("s".into(), b"x".to_vec())].into());
+        assert_eq!(case.initial_state(), [("n".into(), b"1".to_vec()), ("s".into(), b"x".to_vec())].into());
     }
 }

@@ -5,37 +5,37 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-use super::case::{Case, Content, Expect, ExpectedFollowup, ExpectedRequest, stored};
-use super::rehearse::Found;
+use super::case::{Case, Content, Expect, ExpectedFollowup, ExpectedRequest, state_bytes};
+use super::rehearse::CaseOutcome;
 use crate::item::NewItem;
-use crate::plugin::lab::Request;
+use crate::plugin::lab::OutgoingRequest;
 
 /// So much of a body is shown.
-const SHOWN_MAX: usize = 400;
+const DISPLAYED_MAX: usize = 400;
 
 /// The differences, none when everything is as expected.
-pub(super) fn differences(case: &Case, found: &Found) -> Vec<String> {
+pub(super) fn differences(case: &Case, found: &CaseOutcome) -> Vec<String> {
     let mut lines: Vec<_> =
         found.unanswered.iter().map(|request| format!("no [[answer]] fits the request {request}")).collect();
     let Some(expect) = &case.expect else {
         lines.push("the case has no [expect]: --update writes what the handler does now".to_owned());
         return lines;
     };
-    let mut told = Differences { lines };
-    told.outcome(expect, found);
-    told.requests(&expect.request, &found.requests);
-    told.state(&expected_state(case, expect), &found.state);
-    told.followups(&expect.followup, &found.followups);
-    if let (false, Some(stderr)) = (told.lines.is_empty(), &found.stderr) {
-        told.lines.push(format!("the handler wrote:\n{}", stderr.trim_end()));
+    let mut differences = Differences { lines };
+    differences.outcome(expect, found);
+    differences.requests(&expect.request, &found.requests);
+    differences.state(&expected_state(case, expect), &found.state);
+    differences.followups(&expect.followup, &found.followups);
+    if let (false, Some(stderr)) = (differences.lines.is_empty(), &found.stderr) {
+        differences.lines.push(format!("the handler wrote:\n{}", stderr.trim_end()));
     }
-    told.lines
+    differences.lines
 }
 
 fn expected_state(case: &Case, expect: &Expect) -> BTreeMap<String, Vec<u8>> {
-    let given =
-        |state: &BTreeMap<String, Value>| state.iter().map(|(key, value)| (key.clone(), stored(value))).collect();
-    expect.state.as_ref().map_or_else(|| case.stored_before(), given)
+    let as_bytes =
+        |state: &BTreeMap<String, Value>| state.iter().map(|(key, value)| (key.clone(), state_bytes(value))).collect();
+    expect.state.as_ref().map_or_else(|| case.initial_state(), as_bytes)
 }
 
 struct Differences {
@@ -49,7 +49,7 @@ impl Differences {
         }
     }
 
-    fn outcome(&mut self, expect: &Expect, found: &Found) {
+    fn outcome(&mut self, expect: &Expect, found: &CaseOutcome) {
         let message = found.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
         if expect.outcome != found.outcome {
             let why = if message.is_empty() { String::new() } else { format!(": {message}") };
@@ -70,7 +70,7 @@ impl Differences {
         self.bytes("result", &result, found.result.as_deref().unwrap_or_default());
     }
 
-    fn requests(&mut self, expected: &[ExpectedRequest], found: &[Request]) {
+    fn requests(&mut self, expected: &[ExpectedRequest], found: &[OutgoingRequest]) {
         for (number, pair) in zip_longest(expected, found) {
             let what = format!("request {number}");
             match pair {
@@ -86,7 +86,7 @@ impl Differences {
         }
     }
 
-    fn request(&mut self, what: &str, expected: &ExpectedRequest, found: &Request) {
+    fn request(&mut self, what: &str, expected: &ExpectedRequest, found: &OutgoingRequest) {
         let line = |method: &str, url: &str| format!("{method} {url}");
         self.compare(what, &line(&expected.method, &expected.url), &line(&found.method, &found.url));
         for (name, value) in &expected.headers {
@@ -103,7 +103,8 @@ impl Differences {
     fn state(&mut self, expected: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) {
         let keys: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
         for key in keys {
-            let value = |of: &BTreeMap<String, Vec<u8>>| of.get(key).map_or_else(|| "nothing".to_owned(), |v| shown(v));
+            let value =
+                |of: &BTreeMap<String, Vec<u8>>| of.get(key).map_or_else(|| "nothing".to_owned(), |v| displayed(v));
             self.compare(&format!("state {key}"), &value(expected), &value(found));
         }
     }
@@ -135,13 +136,13 @@ impl Differences {
 
     /// Text is compared byte for byte, JSON as JSON.
     fn bytes(&mut self, what: &str, expected: &Content, found: &[u8]) {
-        let is_same = match (&expected.body, &expected.json) {
+        let asks_the_same = match (&expected.body, &expected.json) {
             (None, Some(json)) => serde_json::from_slice::<Value>(found).is_ok_and(|found| found == *json),
             _ => expected.bytes().unwrap_or_default() == found,
         };
-        if !is_same {
+        if !asks_the_same {
             let expected = expected.bytes().unwrap_or_default();
-            self.lines.push(format!("{what}:\n  expected {}\n  got      {}", shown(&expected), shown(found)));
+            self.lines.push(format!("{what}:\n  expected {}\n  got      {}", displayed(&expected), displayed(found)));
         }
     }
 }
@@ -151,12 +152,12 @@ fn zip_longest<'a, A, B>(a: &'a [A], b: &'a [B]) -> impl Iterator<Item = (usize,
 }
 
 /// Bytes as people read them.
-pub(super) fn shown(bytes: &[u8]) -> String {
+pub(super) fn displayed(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "nothing".to_owned();
     }
     let text = String::from_utf8_lossy(bytes);
-    match text.char_indices().nth(SHOWN_MAX) {
+    match text.char_indices().nth(DISPLAYED_MAX) {
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], bytes.len()),
         None => text.into_owned(),
     }

@@ -1,4 +1,4 @@
-//! Plays every schedule of every case, on as many threads as the machine has, and gathers what was found.
+//! Runs every schedule of every case, on as many threads as the machine has, and collects the findings.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::case::Case;
-use super::play::{Played, Setting, play};
-use super::schedule::{CallKind, Receivers, Schedule, all};
-use super::verdict::{Finding, Kind, Note, Reference, divergence, judge};
-use crate::plugin::lab::{Call, Lab};
+use super::play::{CheckContext, RunResult, run_schedule};
+use super::schedule::{CallKind, ReceiverBehaviour, Schedule, all_schedules};
+use super::verdict::{Baseline, Finding, FindingKind, Note, detect_findings, nondeterminism};
+use crate::plugin::lab::{GuestCall, Simulator};
 
 /// What is to be checked.
 #[derive(Clone, Debug, Default)]
-pub struct Checking {
+pub struct CheckOptions {
     /// The component.
     pub component: PathBuf,
     /// The folder of its cases.
@@ -29,13 +29,14 @@ pub struct Checking {
 
 /// What came of one case.
 #[derive(Clone, Debug, Serialize)]
-pub struct Checked {
+pub struct CheckReport {
     /// The case.
     pub case: String,
     /// The calls of the undisturbed run: what findings refer to.
-    pub calls: Vec<Line>,
+    pub calls: Vec<CallLine>,
     /// How many schedules there are, by what they have in common.
-    pub families: Vec<Family>,
+    #[serde(rename = "families")]
+    pub groups: Vec<ScheduleGroup>,
     /// How many were played.
     pub schedules: usize,
     /// In how many of them something of the schedule never came to pass, because the handler had no such
@@ -47,19 +48,19 @@ pub struct Checked {
     pub notes: Vec<Note>,
     /// How long it took.
     #[serde(skip)]
-    pub took: Duration,
+    pub elapsed: Duration,
 }
 
-impl Checked {
+impl CheckReport {
     /// Whether nothing is held against the handler.
-    pub fn is_acquitted(&self) -> bool {
+    pub fn has_no_findings(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
 /// Schedules that have something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Family {
+pub struct ScheduleGroup {
     /// What they have in common.
     pub name: &'static str,
     /// How many there are.
@@ -68,7 +69,7 @@ pub struct Family {
 
 /// One call of the undisturbed run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct CallLine {
     /// Its number, from 1.
     pub number: usize,
     /// What it is.
@@ -77,108 +78,107 @@ pub struct Line {
     pub key: Option<String>,
 }
 
-/// Hears how many schedules of a case were played, of how many.
-pub type Progress = Arc<dyn Fn(&str, usize, usize) + Send + Sync>;
+/// Called with the case, how many of its schedules have run, and how many there are.
+pub type ProgressFn = dyn Fn(&str, usize, usize) + Send + Sync;
 
 /// Checks a component with every case of a folder.
-pub async fn check(checking: &Checking, progress: Progress) -> anyhow::Result<Vec<Checked>> {
+pub async fn check(options: &CheckOptions, progress: Arc<ProgressFn>) -> anyhow::Result<Vec<CheckReport>> {
     let only =
-        checking.only.as_deref().map(|id| id.split_once('/').context("a schedule is named CASE/ID")).transpose()?;
-    let mut cases = Case::read_all(&checking.cases)?;
+        options.only.as_deref().map(|id| id.split_once('/').context("a schedule is named CASE/ID")).transpose()?;
+    let mut cases = Case::read_all(&options.cases)?;
     if let Some((case, _)) = only {
         cases.retain(|known| known.name == case);
         if cases.is_empty() {
-            bail!("{} has no case {case:?}", checking.cases.display());
+            bail!("{} has no case {case:?}", options.cases.display());
         }
     }
-    let lab = Lab::open(&checking.component).await?;
-    let next = match &checking.next {
-        Some(next) => Some(Lab::open(next).await?),
+    let simulator = Simulator::open(&options.component).await?;
+    let next = match &options.next {
+        Some(next) => Some(Simulator::open(next).await?),
         None => None,
     };
-    let mut checked = Vec::new();
+    let mut reports = Vec::new();
     for case in cases {
         let name = case.name.clone();
-        let setting = setting(&lab, next.as_ref().unwrap_or(&lab), case).await;
-        let setting = Arc::new(setting.with_context(|| format!("case {name}"))?);
+        let context = check_context(&simulator, next.as_ref().unwrap_or(&simulator), case).await;
+        let context = Arc::new(context.with_context(|| format!("case {name}"))?);
         let (only, progress) = (only.map(|(_, id)| id.to_owned()), Arc::clone(&progress));
-        let exploring = move || explore(&setting, only.as_deref(), &*progress);
-        let explored = tokio::task::spawn_blocking(exploring).await?;
-        checked.push(explored.with_context(|| format!("case {name}"))?);
+        let run = move || check_case(&context, only.as_deref(), &*progress);
+        let report = tokio::task::spawn_blocking(run).await?;
+        reports.push(report.with_context(|| format!("case {name}"))?);
     }
-    Ok(checked)
+    Ok(reports)
 }
 
-async fn setting(lab: &Lab, next: &Lab, case: Case) -> anyhow::Result<Setting> {
+async fn check_context(simulator: &Simulator, next: &Simulator, case: Case) -> anyhow::Result<CheckContext> {
     let (environment, config) = (case.environment(), case.configuration());
-    let subject = lab.subject(&environment, config.clone()).await?;
-    let reloaded = next.subject(&environment, config).await.context("the component that is reloaded")?;
+    let plugin = simulator.plugin(&environment, config.clone()).await?;
+    let reloaded = next.plugin(&environment, config).await.context("the component that is reloaded")?;
     let item_type = &case.item.r#type;
-    if !subject.types().contains(item_type) {
-        bail!("its item is of the type {item_type:?}, and the handler handles {}", subject.types().join(", "));
+    if !plugin.types().contains(item_type) {
+        bail!("its item is of the type {item_type:?}, and the handler handles {}", plugin.types().join(", "));
     }
-    Ok(Setting { subject, reloaded, before: case.stored_before(), case })
+    Ok(CheckContext { plugin, reloaded, initial_state: case.initial_state(), case })
 }
 
-fn explore(setting: &Arc<Setting>, only: Option<&str>, progress: &Told) -> anyhow::Result<Checked> {
+fn check_case(context: &Arc<CheckContext>, only: Option<&str>, progress: &ProgressFn) -> anyhow::Result<CheckReport> {
     let begun = Instant::now();
     let undisturbed = Schedule::undisturbed();
-    let reference = Reference { played: play(setting, &undisturbed, 0), again: play(setting, &undisturbed, 1) };
-    usable(&reference.played)?;
-    let kinds: Vec<_> = reference.played.calls.iter().map(kind).collect();
-    let families = all(&kinds);
-    let counts = families.iter().map(|(name, schedules)| Family { name, count: schedules.len() }).collect();
-    let mut schedules: Vec<_> = families.into_iter().flat_map(|(_, schedules)| schedules).collect();
+    let baseline =
+        Baseline { result: run_schedule(context, &undisturbed, 0), repeat: run_schedule(context, &undisturbed, 1) };
+    ensure_usable(&baseline.result)?;
+    let kinds: Vec<_> = baseline.result.calls.iter().map(call_kind).collect();
+    let groups = all_schedules(&kinds);
+    let counts = groups.iter().map(|(name, schedules)| ScheduleGroup { name, count: schedules.len() }).collect();
+    let mut schedules: Vec<_> = groups.into_iter().flat_map(|(_, schedules)| schedules).collect();
     if let Some(id) = only {
         schedules.retain(|schedule| schedule.to_string() == id);
         if schedules.is_empty() {
             bail!("no schedule has the id {id:?}: the handler makes {} calls now", kinds.len());
         }
     }
-    let found = play_all(setting, &reference, &schedules, progress);
-    let name = &setting.case.name;
-    let mut notes: Vec<_> = divergence(&reference).into_iter().collect();
+    let found = run_all(context, &baseline, &schedules, progress);
+    let name = &context.case.name;
+    let mut notes: Vec<_> = nondeterminism(&baseline).into_iter().collect();
     notes.extend(found.notes);
-    Ok(Checked {
+    Ok(CheckReport {
         case: name.clone(),
-        calls: lines(&reference.played.calls),
-        families: counts,
+        calls: call_lines(&baseline.result.calls),
+        groups: counts,
         schedules: schedules.len(),
         unreached: found.unreached,
         findings: found.findings.into_iter().map(|finding| with_case(finding, name)).collect(),
         notes,
-        took: begun.elapsed(),
+        elapsed: begun.elapsed(),
     })
 }
 
-type Told = dyn Fn(&str, usize, usize) + Send + Sync;
-
 /// Errors when there is nothing to compare with.
-fn usable(reference: &Played) -> anyhow::Result<()> {
-    if let Some(request) = reference.town.unanswered.first() {
+fn ensure_usable(baseline: &RunResult) -> anyhow::Result<()> {
+    if let Some(request) = baseline.receivers.unanswered.first() {
         bail!("no [[answer]] of the case fits the request {request}");
     }
-    if !reference.is_settled() {
-        let failure = reference.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
+    if !baseline.is_settled() {
+        let failure = baseline.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
         bail!("its item is never settled even when nothing goes wrong: {failure}");
     }
     Ok(())
 }
 
-fn kind(call: &Call) -> CallKind {
+fn call_kind(call: &GuestCall) -> CallKind {
     match call {
-        Call::Request(request) if request.is_safe() => CallKind::Lookup,
-        Call::Request(_) => CallKind::Effect,
+        GuestCall::Request(request) if request.is_safe() => CallKind::Lookup,
+        GuestCall::Request(_) => CallKind::Effect,
         _ => CallKind::Stored,
     }
 }
 
-fn lines(calls: &[Call]) -> Vec<Line> {
-    let key = |call: &Call| match call {
-        Call::Request(request) => request.key.clone(),
+fn call_lines(calls: &[GuestCall]) -> Vec<CallLine> {
+    let key = |call: &GuestCall| match call {
+        GuestCall::Request(request) => request.key.clone(),
         _ => None,
     };
-    (1..).zip(calls).map(|(number, call)| Line { number, call: call.to_string(), key: key(call) }).collect()
+    (1..).zip(calls).map(|(number, call)| CallLine { number, call: call.to_string(), key: key(call) }).collect()
 }
 
 fn with_case(finding: Finding, case: &str) -> Finding {
@@ -186,20 +186,25 @@ fn with_case(finding: Finding, case: &str) -> Finding {
 }
 
 #[derive(Default)]
-struct Gathered {
+struct FindingCollector {
     findings: Vec<Finding>,
     notes: Vec<Note>,
     unreached: usize,
 }
 
-fn play_all(setting: &Arc<Setting>, reference: &Reference, schedules: &[Schedule], progress: &Told) -> Gathered {
-    let (next, gathered) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+fn run_all(
+    context: &Arc<CheckContext>,
+    baseline: &Baseline,
+    schedules: &[Schedule],
+    progress: &ProgressFn,
+) -> FindingCollector {
+    let (next, collected) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
-        while let Some((index, schedule)) = pick(&next, schedules) {
-            progress(&setting.case.name, index, schedules.len());
-            let played = play(setting, schedule, 0);
-            let found = judge(reference, &played, schedule);
-            gathered.lock().unwrap_or_else(PoisonError::into_inner).push((index, found, played));
+        while let Some((index, schedule)) = next_schedule(&next, schedules) {
+            progress(&context.case.name, index, schedules.len());
+            let result = run_schedule(context, schedule, 0);
+            let found = detect_findings(baseline, &result, schedule);
+            collected.lock().unwrap_or_else(PoisonError::into_inner).push((index, found, result));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -208,52 +213,52 @@ fn play_all(setting: &Arc<Setting>, reference: &Reference, schedules: &[Schedule
             scope.spawn(work);
         }
     });
-    progress(&setting.case.name, schedules.len(), schedules.len());
-    let mut gathered = gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
-    gathered.sort_by_key(|(index, ..)| *index);
-    let mut all = Gathered::default();
-    for (index, found, played) in gathered {
-        all.take(&schedules[index], found, &played);
+    progress(&context.case.name, schedules.len(), schedules.len());
+    let mut collected = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
+    collected.sort_by_key(|(index, ..)| *index);
+    let mut all = FindingCollector::default();
+    for (index, found, result) in collected {
+        all.collect(&schedules[index], found, &result);
     }
     all
 }
 
-fn pick<'a>(next: &AtomicUsize, schedules: &'a [Schedule]) -> Option<(usize, &'a Schedule)> {
+fn next_schedule<'a>(next: &AtomicUsize, schedules: &'a [Schedule]) -> Option<(usize, &'a Schedule)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
     schedules.get(index).map(|schedule| (index, schedule))
 }
 
-impl Gathered {
-    fn take(&mut self, schedule: &Schedule, found: Vec<Finding>, played: &Played) {
-        self.unreached += usize::from(!played.is_whole);
-        for request in &played.town.unanswered {
-            self.note(None, format!("no [[answer]] of the case fits the request {request}, made in {schedule}"));
+impl FindingCollector {
+    fn collect(&mut self, schedule: &Schedule, found: Vec<Finding>, result: &RunResult) {
+        self.unreached += usize::from(!result.has_reached_all);
+        for request in &result.receivers.unanswered {
+            self.add_note(None, format!("no [[answer]] of the case fits the request {request}, made in {schedule}"));
         }
         for finding in found {
-            if schedule.receivers == Receivers::Ignore {
-                self.ignored(&finding);
+            if schedule.receivers == ReceiverBehaviour::Ignore {
+                self.note_unprotected_repeat(&finding);
             } else {
-                self.find(finding);
+                self.add_finding(finding);
             }
         }
     }
 
     /// What happens where receivers ignore keys is for information, unless the case says that they do.
-    fn ignored(&mut self, finding: &Finding) {
-        if finding.kind == Kind::Repeated {
+    fn note_unprotected_repeat(&mut self, finding: &Finding) {
+        if finding.kind == FindingKind::Repeated {
             let what = format!("{}: it needs a receiver that honours them", finding.what);
-            self.note(Some(finding.call), what);
+            self.add_note(Some(finding.call), what);
         }
     }
 
-    fn note(&mut self, call: Option<usize>, what: String) {
+    fn add_note(&mut self, call: Option<usize>, what: String) {
         let is_known = self.notes.iter().any(|note| note.call == call && (call.is_some() || note.what == what));
         if !is_known {
             self.notes.push(Note { call, what });
         }
     }
 
-    fn find(&mut self, finding: Finding) {
+    fn add_finding(&mut self, finding: Finding) {
         let is_like = |known: &&mut Finding| known.kind == finding.kind && known.call == finding.call;
         match self.findings.iter_mut().find(is_like) {
             // The shorter a schedule, the easier it is to follow.

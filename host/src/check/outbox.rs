@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::handler::{Service, StateReader};
-use crate::item::{Class, Event, Failure, HostWrites, Item, Millis, NewItem, StateChange, StateVersion, Status};
+use crate::handler::{ServedType, StateReader};
+use crate::item::{
+    Failure, FailureClass, HostWrites, Item, Millis, NewItem, StateChange, StateVersion, Status, Transition,
+};
 use crate::store::Settlement;
 
 /// How long a claim holds.
@@ -18,11 +20,11 @@ const LEASE: Duration = Duration::from_mins(1);
 
 /// The outbox. Every method is one transaction.
 #[derive(Debug)]
-pub struct OneItem(Mutex<Rows>);
+pub struct InMemoryOutbox(Mutex<OutboxSnapshot>);
 
 /// What is stored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rows {
+pub struct OutboxSnapshot {
     /// The item.
     pub item: Item,
     /// The plugin's state, with the version of each value.
@@ -38,7 +40,7 @@ pub struct Rows {
 
 /// The right to settle an attempt.
 #[derive(Clone, Debug)]
-pub struct OneClaim {
+pub struct InMemoryClaim {
     /// The item as it stands after the claim.
     pub item: Item,
     token: u64,
@@ -46,56 +48,62 @@ pub struct OneClaim {
 
 /// Why a settlement was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotSettled {
+pub enum SettleError {
     /// The claim is no longer this attempt's.
     ClaimLost,
     /// A key of the state was changed by another attempt.
     StateConflict(String),
 }
 
-impl OneItem {
+impl InMemoryOutbox {
     /// An outbox in which the item has just been enqueued.
     pub fn new(item: NewItem, state: BTreeMap<String, Vec<u8>>, now: Millis) -> Self {
         let state: BTreeMap<_, _> = (1..).zip(state).map(|(version, (key, value))| (key, (value, version))).collect();
         let versions = i64::try_from(state.len()).unwrap_or(i64::MAX);
-        let rows = Rows { item: item.enqueued(1, now), state, followups: Vec::new(), now, token: 0, versions };
+        let rows =
+            OutboxSnapshot { item: item.into_item(1, now), state, followups: Vec::new(), now, token: 0, versions };
         Self(Mutex::new(rows))
     }
 
     /// What is stored.
-    pub fn rows(&self) -> Rows {
+    pub fn snapshot(&self) -> OutboxSnapshot {
         self.with(|rows| rows.clone())
     }
 
     /// Waits for the item's time, then claims it, unless it is finished or claimed. One with no retries
     /// left is dead-lettered instead.
-    pub fn claim(&self, service: &Service) -> Option<OneClaim> {
-        self.with(|rows| rows.claim(service))
+    pub fn claim(&self, served_type: &ServedType) -> Option<InMemoryClaim> {
+        self.with(|rows| rows.claim(served_type))
     }
 
     /// Lets the present claim's lease run out.
     pub fn expire(&self) {
-        self.with(Rows::expire);
+        self.with(OutboxSnapshot::expire);
     }
 
     /// Settles a claim.
-    pub fn settle(&self, claim: &OneClaim, settlement: &Settlement, maybe_executed: bool) -> Result<(), NotSettled> {
+    pub fn settle(
+        &self,
+        claim: &InMemoryClaim,
+        settlement: &Settlement,
+        maybe_executed: bool,
+    ) -> Result<(), SettleError> {
         self.with(|rows| rows.settle(claim, settlement, maybe_executed))
     }
 
-    fn with<T>(&self, step: impl FnOnce(&mut Rows) -> T) -> T {
-        step(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, transaction: impl FnOnce(&mut OutboxSnapshot) -> T) -> T {
+        transaction(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Rows {
-    fn claim(&mut self, service: &Service) -> Option<OneClaim> {
-        let status = self.item.status.next(Event::Claim).ok()?;
+impl OutboxSnapshot {
+    fn claim(&mut self, served_type: &ServedType) -> Option<InMemoryClaim> {
+        let status = self.item.status.next(Transition::Claim).ok()?;
         self.now = self.now.max(self.item.available_at);
         self.item.status = status;
-        if !service.retry.allows_another(self.item.attempts) {
+        if !served_type.retry.allows_another(self.item.attempts) {
             let message = self.item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
-            self.dead_letter(&Failure::new(Class::Lost, "retries.exhausted", message));
+            self.dead_letter(&Failure::new(FailureClass::Lost, "retries.exhausted", message));
             return None;
         }
         self.item.attempts += 1;
@@ -103,21 +111,26 @@ impl Rows {
         self.item.claimed_at = Some(self.now);
         self.item.lease_until = Some(self.now + millis(LEASE));
         self.token += 1;
-        Some(OneClaim { item: self.item.clone(), token: self.token })
+        Some(InMemoryClaim { item: self.item.clone(), token: self.token })
     }
 
     fn expire(&mut self) {
-        let Ok(status) = self.item.status.next(Event::Expire) else { return };
+        let Ok(status) = self.item.status.next(Transition::Expire) else { return };
         self.now = self.now.max(self.item.lease_until.unwrap_or_default() + 1);
-        self.put_back(status, 0);
+        self.return_to_pending(status, 0);
         self.item.maybe_executed = true;
         self.item.given_back_since = None;
         self.item.last_error = Some("the lease ended before the attempt was settled".to_owned());
     }
 
-    fn settle(&mut self, claim: &OneClaim, settlement: &Settlement, maybe_executed: bool) -> Result<(), NotSettled> {
+    fn settle(
+        &mut self,
+        claim: &InMemoryClaim,
+        settlement: &Settlement,
+        maybe_executed: bool,
+    ) -> Result<(), SettleError> {
         if self.item.status != Status::Claimed || claim.token != self.token {
-            return Err(NotSettled::ClaimLost);
+            return Err(SettleError::ClaimLost);
         }
         if let Settlement::Done { result, writes } = settlement {
             self.commit(writes)?;
@@ -126,33 +139,35 @@ impl Rows {
         }
         self.item.maybe_executed |= maybe_executed;
         match settlement {
-            Settlement::Retry { failure, delay } => self.retry(Event::Retry, failure, *delay),
+            Settlement::Retry { failure, delay } => self.retry(Transition::Retry, failure, *delay),
             Settlement::GiveBack { failure, delay } => {
                 self.item.attempts -= 1;
-                self.retry(Event::GiveBack, failure, *delay);
+                self.retry(Transition::GiveBack, failure, *delay);
             }
             Settlement::Dead { failure, .. } => self.dead_letter(failure),
             Settlement::Release | Settlement::Done { .. } => {
                 self.item.attempts -= 1;
-                self.put_back(Status::Pending, 0);
+                self.return_to_pending(Status::Pending, 0);
             }
         }
         Ok(())
     }
 
-    fn commit(&mut self, writes: &HostWrites) -> Result<(), NotSettled> {
+    fn commit(&mut self, writes: &HostWrites) -> Result<(), SettleError> {
         let version = |key: &str| self.state.get(key).map(|(_, version)| *version);
-        if let Some(touch) = writes.state.iter().find(|touch| version(&touch.key) != touch.seen) {
-            return Err(NotSettled::StateConflict(touch.key.clone()));
+        if let Some(key_change) =
+            writes.state.iter().find(|key_change| version(&key_change.key) != key_change.read_version)
+        {
+            return Err(SettleError::StateConflict(key_change.key.clone()));
         }
-        for touch in &writes.state {
-            match &touch.change {
+        for key_change in &writes.state {
+            match &key_change.change {
                 StateChange::None => {}
                 StateChange::Put(value) => {
                     self.versions += 1;
-                    self.state.insert(touch.key.clone(), (value.clone(), self.versions));
+                    self.state.insert(key_change.key.clone(), (value.clone(), self.versions));
                 }
-                StateChange::Delete => drop(self.state.remove(&touch.key)),
+                StateChange::Delete => drop(self.state.remove(&key_change.key)),
             }
         }
         self.followups.extend(writes.followups.iter().cloned());
@@ -160,41 +175,41 @@ impl Rows {
     }
 
     fn complete(&mut self, result: Option<Vec<u8>>) {
-        let Ok(status) = self.item.status.next(Event::Complete) else { return };
+        let Ok(status) = self.item.status.next(Transition::Complete) else { return };
         self.item.status = status;
         self.item.done_at = Some(self.now);
         self.item.result = result;
         self.item.last_error = None;
         self.item.given_back_since = None;
-        self.forget_claim();
+        self.clear_claim();
     }
 
-    fn retry(&mut self, event: Event, failure: &Failure, delay: Duration) {
-        let Ok(status) = self.item.status.next(event) else { return };
-        self.put_back(status, millis(delay).max(1));
+    fn retry(&mut self, transition: Transition, failure: &Failure, delay: Duration) {
+        let Ok(status) = self.item.status.next(transition) else { return };
+        self.return_to_pending(status, millis(delay).max(1));
         self.item.last_error = Some(failure.message.clone());
-        self.item.given_back_since = match event {
-            Event::GiveBack => self.item.given_back_since.or(Some(self.now)),
+        self.item.given_back_since = match transition {
+            Transition::GiveBack => self.item.given_back_since.or(Some(self.now)),
             _ => None,
         };
     }
 
-    fn put_back(&mut self, status: Status, delay: Millis) {
+    fn return_to_pending(&mut self, status: Status, delay: Millis) {
         self.item.status = status;
         self.item.available_at = self.now.saturating_add(delay);
-        self.forget_claim();
+        self.clear_claim();
     }
 
     fn dead_letter(&mut self, failure: &Failure) {
-        let Ok(status) = self.item.status.next(Event::DeadLetter) else { return };
+        let Ok(status) = self.item.status.next(Transition::DeadLetter) else { return };
         self.item.status = status;
         self.item.dead_at = Some(self.now);
         self.item.last_error = Some(failure.message.clone());
         self.item.given_back_since = None;
-        self.forget_claim();
+        self.clear_claim();
     }
 
-    fn forget_claim(&mut self) {
+    fn clear_claim(&mut self) {
         self.item.claimed_at = None;
         self.item.claimed_by = None;
         self.item.lease_until = None;
@@ -206,7 +221,7 @@ fn millis(time: Duration) -> Millis {
 }
 
 #[async_trait]
-impl StateReader for OneItem {
+impl StateReader for InMemoryOutbox {
     async fn read(&self, _: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         let found = self.with(|rows| rows.state.get(key).cloned());
         Ok(found.map_or((None, None), |(value, version)| (Some(value), Some(version))))

@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::case::{Case, NOW};
-use super::outbox::{NotSettled, OneClaim, OneItem, Rows};
-use super::receivers::Town;
-use super::schedule::{Point, Schedule, Step};
-use super::stage::Stage;
-use crate::handler::{Outcome, Report, Service};
-use crate::item::{Class, Failure, Status};
-use crate::plugin::lab::{Call, Ending, Subject, Take};
+use super::outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};
+use super::receivers::SimulatedReceivers;
+use super::schedule::{CrashPoint, Disruption, Schedule};
+use super::stage::FaultInjector;
+use crate::handler::{AttemptReport, Outcome, ServedType};
+use crate::item::{Failure, FailureClass, Status};
+use crate::plugin::lab::{AttemptEnd, GuestCall, SimulatedAttempt, SimulatedPlugin};
 use crate::retry::RetryPolicy;
 use crate::worker;
 
@@ -19,80 +19,80 @@ use crate::worker;
 const DELIVERIES_MAX: u32 = 40;
 
 /// What all runs of a case have in common.
-pub(super) struct Setting {
-    pub(super) subject: Subject,
+pub(super) struct CheckContext {
+    pub(super) plugin: SimulatedPlugin,
     /// The component as it is after a reload.
-    pub(super) reloaded: Subject,
+    pub(super) reloaded: SimulatedPlugin,
     pub(super) case: Case,
-    pub(super) before: BTreeMap<String, Vec<u8>>,
+    pub(super) initial_state: BTreeMap<String, Vec<u8>>,
 }
 
 /// What a run came to.
 #[derive(Clone, Debug)]
-pub(super) struct Played {
+pub(super) struct RunResult {
     /// What the first attempt called.
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<GuestCall>,
     /// What is stored in the end.
-    pub(super) rows: Rows,
+    pub(super) snapshot: OutboxSnapshot,
     /// What receivers have in the end.
-    pub(super) town: Town,
+    pub(super) receivers: SimulatedReceivers,
     /// The last failure of an attempt.
     pub(super) failure: Option<Failure>,
     /// Whether everything of the schedule came to pass.
-    pub(super) is_whole: bool,
+    pub(super) has_reached_all: bool,
 }
 
 /// One run.
-struct Run {
-    setting: Arc<Setting>,
+struct ScheduledRun {
+    context: Arc<CheckContext>,
     schedule: Schedule,
-    service: Service,
-    outbox: Arc<OneItem>,
-    town: Arc<Mutex<Town>>,
-    /// Moves clocks and dice from run to run, where nothing else does.
-    shift: u64,
-    notes: Mutex<Notes>,
+    served_type: ServedType,
+    outbox: Arc<InMemoryOutbox>,
+    receivers: Arc<Mutex<SimulatedReceivers>>,
+    /// Changes the clock and the random numbers from run to run, where nothing else does.
+    offset: u64,
+    notes: Mutex<RunNotes>,
 }
 
 #[derive(Default)]
-struct Notes {
-    calls: Vec<Call>,
+struct RunNotes {
+    calls: Vec<GuestCall>,
     failure: Option<Failure>,
     reached: usize,
 }
 
-/// Plays a schedule to its end. `shift` tells runs apart that differ in nothing but time and chance.
-pub(super) fn play(setting: &Arc<Setting>, schedule: &Schedule, shift: u64) -> Played {
-    let case = &setting.case;
-    let run = Arc::new(Run {
-        service: service(setting),
-        outbox: Arc::new(OneItem::new(case.new_item(), setting.before.clone(), NOW)),
-        town: Arc::new(Mutex::new(Town::new(schedule.receivers, case.answer.clone()))),
-        setting: Arc::clone(setting),
+/// Plays a schedule to its end. `offset` tells runs apart that differ in nothing but time and chance.
+pub(super) fn run_schedule(context: &Arc<CheckContext>, schedule: &Schedule, offset: u64) -> RunResult {
+    let case = &context.case;
+    let run = Arc::new(ScheduledRun {
+        served_type: served_type(context),
+        outbox: Arc::new(InMemoryOutbox::new(case.new_item(), context.initial_state.clone(), NOW)),
+        receivers: Arc::new(Mutex::new(SimulatedReceivers::new(schedule.receivers, case.answer.clone()))),
+        context: Arc::clone(context),
         schedule: schedule.clone(),
-        shift,
+        offset,
         notes: Mutex::default(),
     });
     run.deliver();
-    run.played()
+    run.result()
 }
 
-fn service(setting: &Setting) -> Service {
-    Service {
-        item_type: setting.case.item.r#type.clone(),
+fn served_type(context: &CheckContext) -> ServedType {
+    ServedType {
+        item_type: context.case.item.r#type.clone(),
         timeout: None,
-        retry: setting.subject.retry(RetryPolicy::default()),
+        retry: context.plugin.retry(RetryPolicy::default()),
         concurrency: None,
         rate: None,
-        on_dead: setting.subject.on_dead(),
+        on_dead: context.plugin.on_dead(),
         breaker: None,
     }
 }
 
-impl Run {
+impl ScheduledRun {
     /// Delivers the item until it is finished.
     fn deliver(self: &Arc<Self>) {
-        while let Some(claim) = self.outbox.claim(&self.service) {
+        while let Some(claim) = self.outbox.claim(&self.served_type) {
             self.attempt(&claim);
             if claim.item.deliveries >= DELIVERIES_MAX {
                 return;
@@ -101,57 +101,63 @@ impl Run {
     }
 
     /// Makes an attempt and settles it, unless the schedule has it end otherwise.
-    fn attempt(self: &Arc<Self>, claim: &OneClaim) {
+    fn attempt(self: &Arc<Self>, claim: &InMemoryClaim) {
         let delivery = claim.item.deliveries;
-        let steps = &self.schedule.steps;
+        let disruptions = &self.schedule.disruptions;
         let index = usize::try_from(delivery - 1).unwrap_or(usize::MAX);
-        let step = steps.get(index).copied();
-        let is_reloaded = steps.iter().take(index).any(|step| matches!(step, Step::Reload(_)));
+        let disruption = disruptions.get(index).copied();
+        let is_reloaded = disruptions.iter().take(index).any(|disruption| matches!(disruption, Disruption::Reload(_)));
         let run = Arc::clone(self);
-        let stage = Arc::new(Stage::new(Arc::clone(&self.town), delivery, step, Box::new(move || run.meanwhile())));
-        let subject = if is_reloaded { &self.setting.reloaded } else { &self.setting.subject };
-        let ending = block_on(subject.run(self.take(claim, &stage)));
-        self.end(claim, &stage, ending);
-        self.note(|notes| {
-            notes.reached += usize::from(stage.is_reached());
+        let injector = Arc::new(FaultInjector::new(
+            Arc::clone(&self.receivers),
+            delivery,
+            disruption,
+            Box::new(move || run.run_others_meanwhile()),
+        ));
+        let plugin = if is_reloaded { &self.context.reloaded } else { &self.context.plugin };
+        let ending = block_on(plugin.run(self.simulated_attempt(claim, &injector)));
+        self.finish_attempt(claim, &injector, ending);
+        self.record(|notes| {
+            notes.reached += usize::from(injector.is_reached());
             if delivery == 1 {
-                notes.calls = stage.calls();
+                notes.calls = injector.calls();
             }
         });
     }
 
-    fn take(&self, claim: &OneClaim, stage: &Arc<Stage>) -> Take {
-        let seed = u64::from(claim.item.deliveries) + self.shift * 1_000;
-        let shift = i64::try_from(self.shift).unwrap_or(0) * 3_723_456;
-        Take {
+    fn simulated_attempt(&self, claim: &InMemoryClaim, injector: &Arc<FaultInjector>) -> SimulatedAttempt {
+        let seed = u64::from(claim.item.deliveries) + self.offset * 1_000;
+        let offset = i64::try_from(self.offset).unwrap_or(0) * 3_723_456;
+        SimulatedAttempt {
             item: claim.item.clone(),
-            world: Arc::clone(stage) as _,
+            world: Arc::clone(injector) as _,
             state: Arc::clone(&self.outbox) as _,
-            now: claim.item.claimed_at.unwrap_or_default() + shift,
+            now: claim.item.claimed_at.unwrap_or_default() + offset,
             seed,
         }
     }
 
-    fn end(&self, claim: &OneClaim, stage: &Stage, ending: Ending) {
-        let Ending::Reported(report) = ending else { return self.outbox.expire() };
-        if stage.reach(Point::Return) == ControlFlow::Break(()) {
+    fn finish_attempt(&self, claim: &InMemoryClaim, injector: &FaultInjector, ending: AttemptEnd) {
+        let AttemptEnd::Reported(report) = ending else { return self.outbox.expire() };
+        if injector.reach(CrashPoint::Return) == ControlFlow::Break(()) {
             return self.outbox.expire();
         }
         if let Outcome::Failed(failure) = &report.outcome {
-            self.note(|notes| notes.failure = Some(failure.clone()));
+            self.record(|notes| notes.failure = Some(failure.clone()));
         }
         self.settle(claim, report);
         // Whoever dies after the commit leaves nothing to deliver again.
-        let _ = stage.reach(Point::Commit);
+        let _ = injector.reach(CrashPoint::Commit);
     }
 
-    fn settle(&self, claim: &OneClaim, report: Report) {
+    fn settle(&self, claim: &InMemoryClaim, report: AttemptReport) {
         let maybe_executed = report.maybe_executed;
-        let decide = |outcome| worker::settlement(outcome, &claim.item, &self.service, 1.0);
+        let decide = |outcome| worker::settlement_for(outcome, &claim.item, &self.served_type, 1.0);
         match self.outbox.settle(claim, &decide(report.outcome), maybe_executed) {
-            Ok(()) | Err(NotSettled::ClaimLost) => {}
-            Err(NotSettled::StateConflict(key)) => {
-                let failure = Failure::new(Class::Conflict, "state.conflict", format!("{key:?} was changed meanwhile"));
+            Ok(()) | Err(SettleError::ClaimLost) => {}
+            Err(SettleError::StateConflict(key)) => {
+                let failure =
+                    Failure::new(FailureClass::Conflict, "state.conflict", format!("{key:?} was changed meanwhile"));
                 // The claim was the attempt's a moment ago, and nobody else is there to take it.
                 let _ = self.outbox.settle(claim, &decide(Outcome::Failed(failure)), maybe_executed);
             }
@@ -160,41 +166,41 @@ impl Run {
 
     /// While an attempt stands still its lease ends, and others run. They have a thread of their own,
     /// since this one is in the midst of the attempt.
-    fn meanwhile(self: &Arc<Self>) {
+    fn run_others_meanwhile(self: &Arc<Self>) {
         let run = Arc::clone(self);
         let others = std::thread::spawn(move || {
             run.outbox.expire();
             run.deliver();
         });
-        // A panic there is told when the run is compared: nothing is settled then.
+        // A panic there shows when the run is compared: nothing is settled then.
         drop(others.join());
     }
 
-    fn note(&self, write: impl FnOnce(&mut Notes)) {
+    fn record(&self, write: impl FnOnce(&mut RunNotes)) {
         write(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn played(&self) -> Played {
+    fn result(&self) -> RunResult {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        Played {
+        RunResult {
             calls: std::mem::take(&mut notes.calls),
-            rows: self.outbox.rows(),
-            town: self.town.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            snapshot: self.outbox.snapshot(),
+            receivers: self.receivers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             failure: notes.failure.take(),
-            is_whole: notes.reached == self.schedule.steps.len(),
+            has_reached_all: notes.reached == self.schedule.disruptions.len(),
         }
     }
 }
 
-impl Played {
+impl RunResult {
     /// Whether the item's effect is done.
     pub(super) fn is_done(&self) -> bool {
-        self.rows.item.status == Status::Done
+        self.snapshot.item.status == Status::Done
     }
 
     /// Whether nothing more will happen to the item.
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self.rows.item.status, Status::Done | Status::Dlq)
+        matches!(self.snapshot.item.status, Status::Done | Status::Dlq)
     }
 }
 
@@ -204,9 +210,9 @@ thread_local! {
 }
 
 /// Runs an attempt on this thread alone, so that nothing in it depends on how threads are scheduled.
-fn block_on(attempt: impl Future<Output = Ending>) -> Ending {
+fn block_on(attempt: impl Future<Output = AttemptEnd>) -> AttemptEnd {
     RUNTIME.with(|runtime| match runtime {
         Ok(runtime) => runtime.block_on(attempt),
-        Err(_) => Ending::Crashed,
+        Err(_) => AttemptEnd::Crashed,
     })
 }

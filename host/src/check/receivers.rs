@@ -5,25 +5,25 @@
 
 use std::collections::BTreeMap;
 
-use super::case::{Receiver, Reply};
-use super::schedule::{Fault, Receivers};
+use super::case::{CaseAnswer, KeyHandling};
+use super::schedule::{ReceiverBehaviour, ResponseFault};
 use super::script::Script;
-use crate::plugin::lab::{Answer, Request};
+use crate::plugin::lab::{OutgoingRequest, WorldResponse};
 
 /// So many requests in a row are throttled.
-const THROTTLED: u32 = 3;
+const THROTTLED_REQUESTS: u32 = 3;
 
 /// Everything outside one item's attempts.
 #[derive(Clone, Debug)]
-pub(super) struct Town {
-    receivers: Receivers,
+pub(super) struct SimulatedReceivers {
+    behaviour: ReceiverBehaviour,
     script: Script,
-    kept: BTreeMap<String, Kept>,
+    stored: BTreeMap<String, StoredResponse>,
     throttled: BTreeMap<(String, String), u32>,
     /// What was carried out, in order.
     pub(super) effects: Vec<Effect>,
     /// Requests that bore the key of something else.
-    pub(super) clashes: Vec<Clash>,
+    pub(super) key_reuses: Vec<KeyReuse>,
     /// Requests that nothing in the case answers.
     pub(super) unanswered: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Town {
 /// Something that was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Effect {
-    pub(super) request: Request,
+    pub(super) request: OutgoingRequest,
     /// Which delivery of the item asked for it, from 1.
     pub(super) delivery: u32,
     /// Which call of the attempt it was, from 1.
@@ -44,150 +44,161 @@ pub(super) struct Effect {
 
 /// A request with the key of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Clash {
-    pub(super) first: Request,
-    pub(super) second: Request,
+pub(super) struct KeyReuse {
+    pub(super) first: OutgoingRequest,
+    pub(super) second: OutgoingRequest,
     pub(super) call: usize,
 }
 
 /// What a receiver knows of a key.
 #[derive(Clone, Debug)]
-struct Kept {
-    request: Request,
-    answer: Answer,
-    reply: usize,
+struct StoredResponse {
+    request: OutgoingRequest,
+    answer: WorldResponse,
+    answer_number: usize,
     /// Whether its sender died before it was answered, and what has become of it.
-    orphaned: Option<Receivers>,
+    orphaned: Option<ReceiverBehaviour>,
 }
 
 /// Who sends a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sender {
+pub(super) struct RequestOrigin {
     pub(super) delivery: u32,
     pub(super) call: usize,
 }
 
-impl Town {
+impl SimulatedReceivers {
     /// Receivers that have done nothing yet.
-    pub(super) fn new(receivers: Receivers, replies: Vec<Reply>) -> Self {
+    pub(super) fn new(behaviour: ReceiverBehaviour, answers: Vec<CaseAnswer>) -> Self {
         Self {
-            receivers,
-            script: Script::new(replies),
-            kept: BTreeMap::new(),
+            behaviour,
+            script: Script::new(answers),
+            stored: BTreeMap::new(),
             throttled: BTreeMap::new(),
             effects: Vec::new(),
-            clashes: Vec::new(),
+            key_reuses: Vec::new(),
             unanswered: Vec::new(),
         }
     }
 
     /// Carries a request out, or not, and answers it.
-    pub(super) fn receive(&mut self, request: &Request, sender: Sender, fault: Option<Fault>) -> Answer {
-        let place = (request.method.clone(), request.url.clone());
-        if fault == Some(Fault::Throttles) {
-            self.throttled.insert(place.clone(), THROTTLED);
+    pub(super) fn receive(
+        &mut self,
+        request: &OutgoingRequest,
+        origin: RequestOrigin,
+        fault: Option<ResponseFault>,
+    ) -> WorldResponse {
+        let target = (request.method.clone(), request.url.clone());
+        if fault == Some(ResponseFault::Throttled) {
+            self.throttled.insert(target.clone(), THROTTLED_REQUESTS);
         }
-        if let Some(left @ 1..) = self.throttled.get_mut(&place) {
+        if let Some(left @ 1..) = self.throttled.get_mut(&target) {
             *left -= 1;
             return throttled();
         }
-        if fault == Some(Fault::Fails) {
+        if fault == Some(ResponseFault::Error) {
             return status(500);
         }
-        let answer = self.handle(request, sender);
+        let answer = self.handle(request, origin);
         match fault {
-            Some(Fault::Silent) => Answer::Silence,
-            Some(Fault::Lies) => status(500),
+            Some(ResponseFault::NoResponse) => WorldResponse::Silence,
+            Some(ResponseFault::ErrorAfterEffect) => status(500),
             _ => answer,
         }
     }
 
-    fn handle(&mut self, request: &Request, sender: Sender) -> Answer {
-        let known = request.key.as_ref().and_then(|key| self.kept.get_mut(key).map(|kept| (key, kept)));
-        if let Some((key, kept)) = known {
-            match kept.orphaned.take() {
-                Some(Receivers::Abort) => {
+    fn handle(&mut self, request: &OutgoingRequest, origin: RequestOrigin) -> WorldResponse {
+        let known = request.key.as_ref().and_then(|key| self.stored.get_mut(key).map(|stored| (key, stored)));
+        if let Some((key, stored)) = known {
+            match stored.orphaned.take() {
+                Some(ReceiverBehaviour::Abort) => {
                     let key = key.clone();
                     self.abort(&key);
                     return status(409);
                 }
                 Some(_) => return status(409),
-                None if kept.request.is_same(request) => return kept.answer.clone(),
+                None if stored.request.asks_the_same(request) => return stored.answer.clone(),
                 None => {
-                    let clash = Clash { first: kept.request.clone(), second: request.clone(), call: sender.call };
-                    self.clashes.push(clash);
+                    let key_reuse =
+                        KeyReuse { first: stored.request.clone(), second: request.clone(), call: origin.call };
+                    self.key_reuses.push(key_reuse);
                     return status(422);
                 }
             }
         }
-        self.carry_out(request, sender)
+        self.execute(request, origin)
     }
 
-    fn carry_out(&mut self, request: &Request, sender: Sender) -> Answer {
+    fn execute(&mut self, request: &OutgoingRequest, origin: RequestOrigin) -> WorldResponse {
         let Some(number) = self.script.find(request) else {
             self.unanswered.push(format!("{} {}", request.method, request.url));
-            return Answer::Refused;
+            return WorldResponse::Refused;
         };
         let answer = self.script.give(number);
-        let reply = self.script.reply(number);
-        if request.is_safe() || !reply.has_effect() {
+        let scripted = self.script.answer(number);
+        if request.is_safe() || !scripted.has_effect() {
             return answer;
         }
-        let is_unguarded = reply.receiver == Receiver::Ignores;
+        let is_unguarded = scripted.key_handling == KeyHandling::Ignores;
         let effect = Effect {
             request: request.clone(),
-            delivery: sender.delivery,
-            call: sender.call,
+            delivery: origin.delivery,
+            call: origin.call,
             is_unguarded,
-            is_optional: reply.optional,
+            is_optional: scripted.optional,
         };
-        if !self.is_repeated_by_nature(request) {
+        if !self.is_idempotent_repeat(request) {
             self.effects.push(effect);
         }
-        if let (Some(key), false, false) = (&request.key, is_unguarded, self.receivers == Receivers::Ignore) {
-            let kept = Kept { request: request.clone(), answer: answer.clone(), reply: number, orphaned: None };
-            self.kept.insert(key.clone(), kept);
+        if let (Some(key), false, false) = (&request.key, is_unguarded, self.behaviour == ReceiverBehaviour::Ignore) {
+            let stored = StoredResponse {
+                request: request.clone(),
+                answer: answer.clone(),
+                answer_number: number,
+                orphaned: None,
+            };
+            self.stored.insert(key.clone(), stored);
         }
         answer
     }
 
     /// Whether the request leaves everything as it is.
-    fn is_repeated_by_nature(&self, request: &Request) -> bool {
+    fn is_idempotent_repeat(&self, request: &OutgoingRequest) -> bool {
         let is_idempotent = matches!(request.method.as_str(), "PUT" | "DELETE");
         let last = self.effects.iter().rfind(|effect| effect.request.url == request.url);
-        is_idempotent && last.is_some_and(|effect| effect.request.is_same(request))
+        is_idempotent && last.is_some_and(|effect| effect.request.asks_the_same(request))
     }
 
     /// Hears that whoever sent a request has died before its answer came.
-    pub(super) fn orphan(&mut self, request: &Request) {
-        if !matches!(self.receivers, Receivers::Busy | Receivers::Abort) {
+    pub(super) fn orphan(&mut self, request: &OutgoingRequest) {
+        if !matches!(self.behaviour, ReceiverBehaviour::Busy | ReceiverBehaviour::Abort) {
             return;
         }
-        if let Some(kept) = request.key.as_ref().and_then(|key| self.kept.get_mut(key)) {
-            kept.orphaned = Some(self.receivers);
+        if let Some(stored) = request.key.as_ref().and_then(|key| self.stored.get_mut(key)) {
+            stored.orphaned = Some(self.behaviour);
         }
     }
 
     /// What was begun under a key comes to nothing.
     fn abort(&mut self, key: &str) {
-        let Some(kept) = self.kept.remove(key) else { return };
-        self.script.undo(kept.reply);
-        self.effects.retain(|effect| effect.request != kept.request);
+        let Some(stored) = self.stored.remove(key) else { return };
+        self.script.undo(stored.answer_number);
+        self.effects.retain(|effect| effect.request != stored.request);
     }
 }
 
-impl Request {
+impl OutgoingRequest {
     /// Whether it asks for the same: its headers do not say what for.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
         self.method == other.method && self.url == other.url && self.body == other.body
     }
 }
 
-fn status(status: u16) -> Answer {
-    Answer::Response { status, headers: Vec::new(), body: Vec::new() }
+fn status(status: u16) -> WorldResponse {
+    WorldResponse::Response { status, headers: Vec::new(), body: Vec::new() }
 }
 
-fn throttled() -> Answer {
+fn throttled() -> WorldResponse {
     let headers = vec![("retry-after".to_owned(), "7".to_owned())];
-    Answer::Response { status: 429, headers, body: Vec::new() }
+    WorldResponse::Response { status: 429, headers, body: Vec::new() }
 }

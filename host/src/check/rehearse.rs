@@ -5,20 +5,22 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::case::{Case, NOW};
-use super::outbox::OneItem;
+use super::outbox::InMemoryOutbox;
 use super::script::Script;
-use crate::handler::{Outcome, Report};
+use crate::handler::{AttemptReport, Outcome};
 use crate::item::{Failure, HostWrites, NewItem, StateChange};
-use crate::plugin::lab::{Answer, Call, Ending, Request, Subject, Take, World};
+use crate::plugin::lab::{
+    AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedPlugin, SimulatedWorld, WorldResponse,
+};
 
 /// What a handler did with a case.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(super) struct CaseOutcome {
     /// `done`, or the class of the failure.
     pub(super) outcome: String,
     pub(super) failure: Option<Failure>,
     pub(super) result: Option<Vec<u8>>,
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: Vec<OutgoingRequest>,
     /// Requests that the case has no answer for.
     pub(super) unanswered: Vec<String>,
     /// All that is stored for the plugin afterwards.
@@ -29,83 +31,84 @@ pub(super) struct Found {
 }
 
 /// The world of a case: its answers and nothing else.
-struct Scripted(Mutex<Stage>);
+struct ScriptedWorld(Mutex<ScriptedState>);
 
-struct Stage {
+struct ScriptedState {
     script: Script,
-    requests: Vec<Request>,
+    requests: Vec<OutgoingRequest>,
     unanswered: Vec<String>,
 }
 
-impl World for Scripted {
-    fn enter(&self, _: &Call) -> ControlFlow<()> {
+impl SimulatedWorld for ScriptedWorld {
+    fn before_call(&self, _: &GuestCall) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    fn answer(&self, request: &Request) -> Answer {
-        let mut stage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        stage.requests.push(request.clone());
-        if let Some(number) = stage.script.find(request) {
-            return stage.script.give(number);
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.requests.push(request.clone());
+        if let Some(number) = state.script.find(request) {
+            return state.script.give(number);
         }
-        stage.unanswered.push(format!("{} {}", request.method, request.url));
-        Answer::Refused
+        state.unanswered.push(format!("{} {}", request.method, request.url));
+        WorldResponse::Refused
     }
 
-    fn leave(&self, _: &Call) -> ControlFlow<()> {
+    fn after_call(&self, _: &GuestCall) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
 /// Makes the attempt that a case is about.
-pub(super) async fn rehearse(subject: &Subject, case: &Case) -> Found {
-    let stage = Stage { script: Script::new(case.answer.clone()), requests: Vec::new(), unanswered: Vec::new() };
-    let world = Arc::new(Scripted(Mutex::new(stage)));
-    let before = case.stored_before();
-    let take = Take {
+pub(super) async fn run_case(plugin: &SimulatedPlugin, case: &Case) -> CaseOutcome {
+    let state =
+        ScriptedState { script: Script::new(case.answer.clone()), requests: Vec::new(), unanswered: Vec::new() };
+    let world = Arc::new(ScriptedWorld(Mutex::new(state)));
+    let initial_state = case.initial_state();
+    let attempt = SimulatedAttempt {
         item: case.claimed_item(),
-        world: Arc::clone(&world) as Arc<dyn World>,
-        state: Arc::new(OneItem::new(case.new_item(), before.clone(), NOW)),
+        world: Arc::clone(&world) as Arc<dyn SimulatedWorld>,
+        state: Arc::new(InMemoryOutbox::new(case.new_item(), initial_state.clone(), NOW)),
         now: NOW,
         seed: 1,
     };
-    let ending = subject.run(take).await;
-    let stage = world.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let (requests, unanswered) = (stage.requests.clone(), stage.unanswered.clone());
-    let nothing = Found {
+    let ending = plugin.run(attempt).await;
+    let state = world.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let (requests, unanswered) = (state.requests.clone(), state.unanswered.clone());
+    let interrupted = CaseOutcome {
         outcome: "stopped".to_owned(),
         failure: None,
         result: None,
         requests,
         unanswered,
-        state: before,
+        state: initial_state,
         followups: Vec::new(),
         stderr: None,
     };
     match ending {
-        Ending::Reported(report) => nothing.after(report),
-        Ending::Crashed => nothing,
+        AttemptEnd::Reported(report) => interrupted.with_report(report),
+        AttemptEnd::Crashed => interrupted,
     }
 }
 
-impl Found {
-    fn after(self, report: Report) -> Self {
-        let found = Self { stderr: report.stderr, ..self };
+impl CaseOutcome {
+    fn with_report(self, report: AttemptReport) -> Self {
+        let outcome = Self { stderr: report.stderr, ..self };
         match report.outcome {
-            Outcome::Done { result, writes } => found.done(result, writes),
+            Outcome::Done { result, writes } => outcome.done(result, writes),
             Outcome::Failed(failure) => {
-                Self { outcome: failure.class.as_str().to_owned(), failure: Some(failure), ..found }
+                Self { outcome: failure.class.as_str().to_owned(), failure: Some(failure), ..outcome }
             }
-            Outcome::Stopped | Outcome::Unserved => found,
+            Outcome::Interrupted | Outcome::NoHandler => outcome,
         }
     }
 
     fn done(mut self, result: Option<Vec<u8>>, writes: HostWrites) -> Self {
-        for touch in writes.state {
-            match touch.change {
+        for key_change in writes.state {
+            match key_change.change {
                 StateChange::None => {}
-                StateChange::Put(value) => drop(self.state.insert(touch.key, value)),
-                StateChange::Delete => drop(self.state.remove(&touch.key)),
+                StateChange::Put(value) => drop(self.state.insert(key_change.key, value)),
+                StateChange::Delete => drop(self.state.remove(&key_change.key)),
             }
         }
         Self { outcome: "done".to_owned(), result, followups: writes.followups, ..self }

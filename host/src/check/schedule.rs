@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Where an attempt stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Point {
+pub(super) enum CrashPoint {
     /// Its n-th call has had no effect yet.
     Before(usize),
     /// Its n-th call has had its effect, and the handler does not know.
@@ -20,33 +20,33 @@ pub(super) enum Point {
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ResponseFault {
     /// It is carried out, and no answer comes.
-    Silent,
+    NoResponse,
     /// It is carried out, and the answer is 500.
-    Lies,
+    ErrorAfterEffect,
     /// It is not carried out, and the answer is 500.
-    Fails,
+    Error,
     /// It and the next two like it are not carried out, and the answer is 429.
-    Throttles,
+    Throttled,
 }
 
 /// What goes wrong in one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Disruption {
     /// The process dies.
-    Crash(Point),
+    Crash(CrashPoint),
     /// The process dies, and the item is delivered to the component loaded anew.
-    Reload(Point),
+    Reload(CrashPoint),
     /// The attempt stands still until its lease has ended and another has run; then it goes on.
-    Outlive(Point),
+    OverrunLease(CrashPoint),
     /// Something is the matter with the n-th call.
-    Fault(usize, Fault),
+    Fault(usize, ResponseFault),
 }
 
 /// What receivers do with idempotency keys, where the case does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Receivers {
+pub(super) enum ReceiverBehaviour {
     /// They carry out a key once.
     Honour,
     /// They carry out whatever comes.
@@ -61,24 +61,24 @@ pub(super) enum Receivers {
 /// Everything that goes wrong in one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
-    pub(super) receivers: Receivers,
+    pub(super) receivers: ReceiverBehaviour,
     /// What goes wrong in the first attempt, the second, and so on.
-    pub(super) steps: Vec<Step>,
+    pub(super) disruptions: Vec<Disruption>,
 }
 
 impl Schedule {
-    fn new(receivers: Receivers, steps: &[Step]) -> Self {
-        Self { receivers, steps: steps.to_vec() }
+    fn new(receivers: ReceiverBehaviour, disruptions: &[Disruption]) -> Self {
+        Self { receivers, disruptions: disruptions.to_vec() }
     }
 
     /// The run in which nothing goes wrong.
     pub(super) fn undisturbed() -> Self {
-        Self::new(Receivers::Honour, &[])
+        Self::new(ReceiverBehaviour::Honour, &[])
     }
 
     /// Whether an attempt goes on beside another.
     pub(super) fn has_overlap(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Outlive(_)))
+        self.disruptions.iter().any(|disruption| matches!(disruption, Disruption::OverrunLease(_)))
     }
 }
 
@@ -94,62 +94,80 @@ pub(super) enum CallKind {
 }
 
 /// Every schedule for a handler that makes these calls, by what they have in common.
-pub(super) fn all(calls: &[CallKind]) -> Vec<(&'static str, Vec<Schedule>)> {
-    let points = points(calls.len());
+pub(super) fn all_schedules(calls: &[CallKind]) -> Vec<(&'static str, Vec<Schedule>)> {
+    let points = crash_points(calls.len());
     let before_commit = &points[..points.len() - 1];
-    let honoured = |steps: Vec<Step>| -> Vec<_> {
-        steps.into_iter().map(|step| Schedule::new(Receivers::Honour, &[step])).collect()
+    let honoured = |disruptions: Vec<Disruption>| -> Vec<_> {
+        disruptions.into_iter().map(|disruption| Schedule::new(ReceiverBehaviour::Honour, &[disruption])).collect()
     };
-    let each = |points: &[Point], step: fn(Point) -> Step| points.iter().map(|point| step(*point)).collect::<Vec<_>>();
-    let crashes = each(&points, Step::Crash);
+    let each = |points: &[CrashPoint], disruption: fn(CrashPoint) -> Disruption| {
+        points.iter().map(|point| disruption(*point)).collect::<Vec<_>>()
+    };
+    let crashes = each(&points, Disruption::Crash);
     vec![
         ("one crash", honoured(crashes.clone())),
-        ("a crash and a reload", honoured(each(before_commit, Step::Reload))),
-        ("an attempt that outlives its lease", honoured(each(before_commit, Step::Outlive))),
-        ("receivers that ignore keys", ignoring(&crashes)),
-        ("receivers that answer 409", conflicts(calls)),
-        ("receivers at fault", honoured(faults(calls))),
-        ("a fault, then a crash", pairs(&faults(calls), &each(&distinct(calls.len()), Step::Crash))),
-        ("two crashes", pairs(&each(&effects(calls.len()), Step::Crash), &each(&distinct(calls.len()), Step::Crash))),
+        ("a crash and a reload", honoured(each(before_commit, Disruption::Reload))),
+        ("an attempt that outlives its lease", honoured(each(before_commit, Disruption::OverrunLease))),
+        ("receivers that ignore keys", with_receivers_ignoring_keys(&crashes)),
+        ("receivers that answer 409", with_conflict_answers(calls)),
+        ("receivers at fault", honoured(response_faults(calls))),
+        (
+            "a fault, then a crash",
+            pairs(&response_faults(calls), &each(&distinct_points(calls.len()), Disruption::Crash)),
+        ),
+        (
+            "two crashes",
+            pairs(
+                &each(&effect_points(calls.len()), Disruption::Crash),
+                &each(&distinct_points(calls.len()), Disruption::Crash),
+            ),
+        ),
     ]
 }
 
 /// Before and after each call, after the return, and after the commit.
-fn points(calls: usize) -> Vec<Point> {
-    let calls = (1..=calls).flat_map(|call| [Point::Before(call), Point::After(call)]);
-    calls.chain([Point::Return, Point::Commit]).collect()
+fn crash_points(calls: usize) -> Vec<CrashPoint> {
+    let calls = (1..=calls).flat_map(|call| [CrashPoint::Before(call), CrashPoint::After(call)]);
+    calls.chain([CrashPoint::Return, CrashPoint::Commit]).collect()
 }
 
 /// Before the first call and after each: between the effect of one call and the next nothing happens that
 /// lasts, so a crash there is the same wherever it falls.
-fn effects(calls: usize) -> Vec<Point> {
-    std::iter::once(Point::Before(1)).chain((1..=calls).map(Point::After)).collect()
+fn effect_points(calls: usize) -> Vec<CrashPoint> {
+    std::iter::once(CrashPoint::Before(1)).chain((1..=calls).map(CrashPoint::After)).collect()
 }
 
 /// The same, and after the return, for an attempt that may make more calls than the first.
-fn distinct(calls: usize) -> Vec<Point> {
-    effects(calls).into_iter().chain([Point::Return]).collect()
+fn distinct_points(calls: usize) -> Vec<CrashPoint> {
+    effect_points(calls).into_iter().chain([CrashPoint::Return]).collect()
 }
 
-fn ignoring(crashes: &[Step]) -> Vec<Schedule> {
-    crashes.iter().map(|crash| Schedule::new(Receivers::Ignore, &[*crash])).collect()
+fn with_receivers_ignoring_keys(crashes: &[Disruption]) -> Vec<Schedule> {
+    crashes.iter().map(|crash| Schedule::new(ReceiverBehaviour::Ignore, &[*crash])).collect()
 }
 
-fn conflicts(calls: &[CallKind]) -> Vec<Schedule> {
+fn with_conflict_answers(calls: &[CallKind]) -> Vec<Schedule> {
     let effects = numbered(calls).filter(|(_, kind)| *kind == CallKind::Effect);
-    let schedule = |receivers, call| Schedule::new(receivers, &[Step::Crash(Point::After(call))]);
-    effects.flat_map(|(call, _)| [schedule(Receivers::Busy, call), schedule(Receivers::Abort, call)]).collect()
+    let schedule = |receivers, call| Schedule::new(receivers, &[Disruption::Crash(CrashPoint::After(call))]);
+    effects
+        .flat_map(|(call, _)| [schedule(ReceiverBehaviour::Busy, call), schedule(ReceiverBehaviour::Abort, call)])
+        .collect()
 }
 
-fn faults(calls: &[CallKind]) -> Vec<Step> {
-    let of = |kind| -> &[Fault] {
+fn response_faults(calls: &[CallKind]) -> Vec<Disruption> {
+    let of = |kind| -> &[ResponseFault] {
         match kind {
-            CallKind::Effect => &[Fault::Silent, Fault::Lies, Fault::Fails, Fault::Throttles],
-            CallKind::Lookup => &[Fault::Silent, Fault::Fails, Fault::Throttles],
+            CallKind::Effect => &[
+                ResponseFault::NoResponse,
+                ResponseFault::ErrorAfterEffect,
+                ResponseFault::Error,
+                ResponseFault::Throttled,
+            ],
+            CallKind::Lookup => &[ResponseFault::NoResponse, ResponseFault::Error, ResponseFault::Throttled],
             CallKind::Stored => &[],
         }
     };
-    let at = |(call, kind)| of(kind).iter().map(move |fault| Step::Fault(call, *fault));
+    let at = |(call, kind)| of(kind).iter().map(move |fault| Disruption::Fault(call, *fault));
     numbered(calls).flat_map(at).collect()
 }
 
@@ -157,40 +175,42 @@ fn numbered(calls: &[CallKind]) -> impl Iterator<Item = (usize, CallKind)> {
     (1..).zip(calls.iter().copied())
 }
 
-fn pairs(first: &[Step], second: &[Step]) -> Vec<Schedule> {
-    let with = |first: Step| second.iter().map(move |second| Schedule::new(Receivers::Honour, &[first, *second]));
+fn pairs(first: &[Disruption], second: &[Disruption]) -> Vec<Schedule> {
+    let with = |first: Disruption| {
+        second.iter().map(move |second| Schedule::new(ReceiverBehaviour::Honour, &[first, *second]))
+    };
     first.iter().flat_map(|first| with(*first)).collect()
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.receivers {
-            Receivers::Honour => "",
-            Receivers::Ignore => "ignore/",
-            Receivers::Busy => "busy/",
-            Receivers::Abort => "abort/",
+            ReceiverBehaviour::Honour => "",
+            ReceiverBehaviour::Ignore => "ignore/",
+            ReceiverBehaviour::Busy => "busy/",
+            ReceiverBehaviour::Abort => "abort/",
         })?;
-        let steps: Vec<_> = self.steps.iter().map(Step::to_string).collect();
-        f.write_str(if steps.is_empty() { "undisturbed" } else { "" })?;
-        f.write_str(&steps.join("+"))
+        let disruptions: Vec<_> = self.disruptions.iter().map(Disruption::to_string).collect();
+        f.write_str(if disruptions.is_empty() { "undisturbed" } else { "" })?;
+        f.write_str(&disruptions.join("+"))
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for Disruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Crash(point) => write!(f, "crash:{point}"),
             Self::Reload(point) => write!(f, "reload:{point}"),
-            Self::Outlive(point) => write!(f, "outlive:{point}"),
-            Self::Fault(call, Fault::Silent) => write!(f, "silent:{call}"),
-            Self::Fault(call, Fault::Lies) => write!(f, "lies:{call}"),
-            Self::Fault(call, Fault::Fails) => write!(f, "fails:{call}"),
-            Self::Fault(call, Fault::Throttles) => write!(f, "throttles:{call}"),
+            Self::OverrunLease(point) => write!(f, "outlive:{point}"),
+            Self::Fault(call, ResponseFault::NoResponse) => write!(f, "silent:{call}"),
+            Self::Fault(call, ResponseFault::ErrorAfterEffect) => write!(f, "lies:{call}"),
+            Self::Fault(call, ResponseFault::Error) => write!(f, "fails:{call}"),
+            Self::Fault(call, ResponseFault::Throttled) => write!(f, "throttles:{call}"),
         }
     }
 }
 
-impl fmt::Display for Point {
+impl fmt::Display for CrashPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Before(call) => write!(f, "{call}b"),
@@ -204,32 +224,42 @@ impl fmt::Display for Point {
 impl Schedule {
     /// What happens, in words.
     pub(super) fn story(&self) -> String {
-        let attempts = (1..).zip(&self.steps).map(|(attempt, step)| format!("attempt {attempt} {}", step.story()));
+        let attempts = (1..)
+            .zip(&self.disruptions)
+            .map(|(attempt, disruption)| format!("attempt {attempt} {}", disruption.story()));
         let story = attempts.collect::<Vec<_>>().join(", ");
         match self.receivers {
-            Receivers::Honour => story,
-            Receivers::Ignore => format!("{story}, at receivers that ignore keys"),
-            Receivers::Busy => format!("{story}, and the receiver answers 409 until it has done what it was sent"),
-            Receivers::Abort => format!("{story}, and the receiver answers 409 until it has given up what it was sent"),
+            ReceiverBehaviour::Honour => story,
+            ReceiverBehaviour::Ignore => format!("{story}, at receivers that ignore keys"),
+            ReceiverBehaviour::Busy => {
+                format!("{story}, and the receiver answers 409 until it has done what it was sent")
+            }
+            ReceiverBehaviour::Abort => {
+                format!("{story}, and the receiver answers 409 until it has given up what it was sent")
+            }
         }
     }
 }
 
-impl Step {
+impl Disruption {
     fn story(self) -> String {
         match self {
             Self::Crash(point) => format!("dies {}", point.story()),
             Self::Reload(point) => format!("dies {} and the component is loaded anew", point.story()),
-            Self::Outlive(point) => format!("stands still {} until another has run", point.story()),
-            Self::Fault(call, Fault::Silent) => format!("gets no answer to call {call}, which is carried out"),
-            Self::Fault(call, Fault::Lies) => format!("gets 500 for call {call}, which is carried out"),
-            Self::Fault(call, Fault::Fails) => format!("gets 500 for call {call}, which is not carried out"),
-            Self::Fault(call, Fault::Throttles) => format!("gets 429 for call {call}, and so do the next two"),
+            Self::OverrunLease(point) => format!("stands still {} until another has run", point.story()),
+            Self::Fault(call, ResponseFault::NoResponse) => {
+                format!("gets no answer to call {call}, which is carried out")
+            }
+            Self::Fault(call, ResponseFault::ErrorAfterEffect) => {
+                format!("gets 500 for call {call}, which is carried out")
+            }
+            Self::Fault(call, ResponseFault::Error) => format!("gets 500 for call {call}, which is not carried out"),
+            Self::Fault(call, ResponseFault::Throttled) => format!("gets 429 for call {call}, and so do the next two"),
         }
     }
 }
 
-impl Point {
+impl CrashPoint {
     fn story(self) -> String {
         match self {
             Self::Before(call) => format!("before call {call}"),
@@ -262,14 +292,14 @@ mod tests {
             ("a fault, then a crash", faults * (n + 2)),
             ("two crashes", (n + 1) * (n + 2)),
         ];
-        let found = all(&calls);
+        let found = all_schedules(&calls);
         let found: Vec<_> = found.into_iter().map(|(family, schedules)| (family, schedules.len())).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn no_two_schedules_have_one_id() {
-        let all = all(&[CallKind::Effect, CallKind::Lookup, CallKind::Stored]);
+        let all = all_schedules(&[CallKind::Effect, CallKind::Lookup, CallKind::Stored]);
         let ids: Vec<_> = all.iter().flat_map(|(_, schedules)| schedules).map(Schedule::to_string).collect();
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     }

@@ -2,70 +2,70 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{CaseFault, Reply};
-use crate::plugin::lab::{Answer, Request};
+use super::case::{CaseAnswer, CaseFault};
+use crate::plugin::lab::{OutgoingRequest, WorldResponse};
 
 /// The answers of a case and which of them were given.
 #[derive(Clone, Debug)]
 pub(super) struct Script {
-    replies: Vec<Reply>,
+    answers: Vec<CaseAnswer>,
     given: Vec<u32>,
     effective: BTreeSet<String>,
 }
 
 impl Script {
     /// Nothing answered yet.
-    pub(super) fn new(replies: Vec<Reply>) -> Self {
-        Self { given: vec![0; replies.len()], replies, effective: BTreeSet::new() }
+    pub(super) fn new(answers: Vec<CaseAnswer>) -> Self {
+        Self { given: vec![0; answers.len()], answers, effective: BTreeSet::new() }
     }
 
-    /// The number of the reply that a request would get now.
-    pub(super) fn find(&self, request: &Request) -> Option<usize> {
-        let fits = |(number, reply): (usize, &Reply)| {
-            let is_left = reply.times.is_none_or(|times| self.given[number] < times);
-            let is_time = reply.after.as_ref().is_none_or(|name| self.effective.contains(name));
-            let is_meant = reply.method.as_ref().is_none_or(|method| *method == request.method);
-            (is_left && is_time && is_meant && matches(&reply.url, &request.url)).then_some(number)
+    /// The number of the answer that a request would get now.
+    pub(super) fn find(&self, request: &OutgoingRequest) -> Option<usize> {
+        let fits = |(number, answer): (usize, &CaseAnswer)| {
+            let is_left = answer.times.is_none_or(|times| self.given[number] < times);
+            let is_time = answer.after.as_ref().is_none_or(|name| self.effective.contains(name));
+            let is_meant = answer.method.as_ref().is_none_or(|method| *method == request.method);
+            (is_left && is_time && is_meant && matches(&answer.url, &request.url)).then_some(number)
         };
-        self.replies.iter().enumerate().find_map(fits)
+        self.answers.iter().enumerate().find_map(fits)
     }
 
-    /// A reply, by its number.
-    pub(super) fn reply(&self, number: usize) -> &Reply {
-        &self.replies[number]
+    /// An answer, by its number.
+    pub(super) fn answer(&self, number: usize) -> &CaseAnswer {
+        &self.answers[number]
     }
 
-    /// Gives a reply; its effect happens when it says that all is well.
-    pub(super) fn give(&mut self, number: usize) -> Answer {
+    /// Gives an answer; its effect happens when it says that all is well.
+    pub(super) fn give(&mut self, number: usize) -> WorldResponse {
         self.given[number] += 1;
-        let reply = &self.replies[number];
-        if let (Some(name), true) = (&reply.name, reply.has_effect()) {
+        let answer = &self.answers[number];
+        if let (Some(name), true) = (&answer.name, answer.has_effect()) {
             self.effective.insert(name.clone());
         }
-        reply.answer()
+        answer.response()
     }
 
-    /// Takes a reply back, with its effect.
+    /// Takes an answer back, with its effect.
     pub(super) fn undo(&mut self, number: usize) {
         self.given[number] -= 1;
-        if let Some(name) = &self.replies[number].name {
+        if let Some(name) = &self.answers[number].name {
             self.effective.remove(name);
         }
     }
 }
 
-impl Reply {
+impl CaseAnswer {
     /// Whether the receiver has done what it was asked for.
     pub(super) fn has_effect(&self) -> bool {
         (200..300).contains(&self.status) && !matches!(self.fault, Some(CaseFault::Refused))
     }
 
-    fn answer(&self) -> Answer {
+    fn response(&self) -> WorldResponse {
         match self.fault {
-            Some(CaseFault::Refused) => Answer::Refused,
-            Some(CaseFault::Broken) => Answer::Broken,
-            Some(CaseFault::Silent) => Answer::Silence,
-            None => Answer::Response {
+            Some(CaseFault::Refused) => WorldResponse::Refused,
+            Some(CaseFault::Broken) => WorldResponse::Broken,
+            Some(CaseFault::Silent) => WorldResponse::Silence,
+            None => WorldResponse::Response {
                 status: self.status,
                 headers: self.headers.clone().into_iter().collect(),
                 body: self.body.bytes().unwrap_or_default(),

@@ -3,56 +3,61 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::receivers::{Sender, Town};
-use super::schedule::{Fault, Point, Step};
-use crate::plugin::lab::{Answer, Call, Request, World};
+use super::receivers::{RequestOrigin, SimulatedReceivers};
+use super::schedule::{CrashPoint, Disruption, ResponseFault};
+use crate::plugin::lab::{GuestCall, OutgoingRequest, SimulatedWorld, WorldResponse};
 
 /// What runs while an attempt stands still.
-pub(super) type Meanwhile = Box<dyn FnOnce() + Send>;
+pub(super) type WhilePaused = Box<dyn FnOnce() + Send>;
 
 /// The world of one attempt.
-pub(super) struct Stage {
-    town: Arc<Mutex<Town>>,
+pub(super) struct FaultInjector {
+    receivers: Arc<Mutex<SimulatedReceivers>>,
     delivery: u32,
-    step: Option<Step>,
-    inner: Mutex<Inner>,
+    disruption: Option<Disruption>,
+    state: Mutex<InjectorState>,
 }
 
 #[derive(Default)]
-struct Inner {
-    calls: Vec<Call>,
-    meanwhile: Option<Meanwhile>,
+struct InjectorState {
+    calls: Vec<GuestCall>,
+    while_paused: Option<WhilePaused>,
     is_reached: bool,
 }
 
-impl Stage {
-    pub(super) fn new(town: Arc<Mutex<Town>>, delivery: u32, step: Option<Step>, meanwhile: Meanwhile) -> Self {
-        let inner = Inner { meanwhile: Some(meanwhile), ..Inner::default() };
-        Self { town, delivery, step, inner: Mutex::new(inner) }
+impl FaultInjector {
+    pub(super) fn new(
+        receivers: Arc<Mutex<SimulatedReceivers>>,
+        delivery: u32,
+        disruption: Option<Disruption>,
+        while_paused: WhilePaused,
+    ) -> Self {
+        let state = InjectorState { while_paused: Some(while_paused), ..InjectorState::default() };
+        Self { receivers, delivery, disruption, state: Mutex::new(state) }
     }
 
     /// What the attempt called, in order.
-    pub(super) fn calls(&self) -> Vec<Call> {
-        self.inner().calls.clone()
+    pub(super) fn calls(&self) -> Vec<GuestCall> {
+        self.state().calls.clone()
     }
 
     /// Whether what was to go wrong did.
     pub(super) fn is_reached(&self) -> bool {
-        self.inner().is_reached
+        self.state().is_reached
     }
 
     /// Comes to a point: the attempt may end here, or stand still for a while.
-    pub(super) fn reach(&self, point: Point) -> ControlFlow<()> {
-        match self.step {
-            Some(Step::Crash(at) | Step::Reload(at)) if at == point => {
-                self.inner().is_reached = true;
+    pub(super) fn reach(&self, point: CrashPoint) -> ControlFlow<()> {
+        match self.disruption {
+            Some(Disruption::Crash(at) | Disruption::Reload(at)) if at == point => {
+                self.state().is_reached = true;
                 ControlFlow::Break(())
             }
-            Some(Step::Outlive(at)) if at == point => {
-                let meanwhile = self.inner().meanwhile.take();
-                self.inner().is_reached = true;
-                if let Some(meanwhile) = meanwhile {
-                    meanwhile();
+            Some(Disruption::OverrunLease(at)) if at == point => {
+                let while_paused = self.state().while_paused.take();
+                self.state().is_reached = true;
+                if let Some(while_paused) = while_paused {
+                    while_paused();
                 }
                 ControlFlow::Continue(())
             }
@@ -61,49 +66,49 @@ impl Stage {
     }
 
     /// The number of a call that was entered and has not been left.
-    fn number(&self, call: &Call) -> usize {
-        self.inner().calls.iter().rposition(|known| known == call).map_or(0, |index| index + 1)
+    fn call_number(&self, call: &GuestCall) -> usize {
+        self.state().calls.iter().rposition(|known| known == call).map_or(0, |index| index + 1)
     }
 
-    fn fault(&self, number: usize) -> Option<Fault> {
-        match self.step {
-            Some(Step::Fault(at, fault)) if at == number => {
-                self.inner().is_reached = true;
+    fn fault(&self, number: usize) -> Option<ResponseFault> {
+        match self.disruption {
+            Some(Disruption::Fault(at, fault)) if at == number => {
+                self.state().is_reached = true;
                 Some(fault)
             }
             _ => None,
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, InjectorState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn town(&self) -> MutexGuard<'_, Town> {
-        self.town.lock().unwrap_or_else(PoisonError::into_inner)
+    fn receivers(&self) -> MutexGuard<'_, SimulatedReceivers> {
+        self.receivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl World for Stage {
-    fn enter(&self, call: &Call) -> ControlFlow<()> {
+impl SimulatedWorld for FaultInjector {
+    fn before_call(&self, call: &GuestCall) -> ControlFlow<()> {
         let number = {
-            let mut inner = self.inner();
-            inner.calls.push(call.clone());
-            inner.calls.len()
+            let mut state = self.state();
+            state.calls.push(call.clone());
+            state.calls.len()
         };
-        self.reach(Point::Before(number))
+        self.reach(CrashPoint::Before(number))
     }
 
-    fn answer(&self, request: &Request) -> Answer {
-        let call = self.number(&Call::Request(request.clone()));
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse {
+        let call = self.call_number(&GuestCall::Request(request.clone()));
         let fault = self.fault(call);
-        self.town().receive(request, Sender { delivery: self.delivery, call }, fault)
+        self.receivers().receive(request, RequestOrigin { delivery: self.delivery, call }, fault)
     }
 
-    fn leave(&self, call: &Call) -> ControlFlow<()> {
-        let flow = self.reach(Point::After(self.number(call)));
-        if let (ControlFlow::Break(()), Call::Request(request)) = (flow, call) {
-            self.town().orphan(request);
+    fn after_call(&self, call: &GuestCall) -> ControlFlow<()> {
+        let flow = self.reach(CrashPoint::After(self.call_number(call)));
+        if let (ControlFlow::Break(()), GuestCall::Request(request)) = (flow, call) {
+            self.receivers().orphan(request);
         }
         flow
     }

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::accept::accept;
+use super::accept::update_case;
 use super::case::Case;
 use super::differences::differences;
-use super::rehearse::rehearse;
-use crate::plugin::lab::Lab;
+use super::rehearse::run_case;
+use crate::plugin::lab::Simulator;
 
 /// What came of one case.
 #[derive(Clone, Debug, Serialize)]
-pub struct Tested {
+pub struct CaseReport {
     /// The case.
     pub case: String,
     /// Its file.
@@ -25,10 +25,10 @@ pub struct Tested {
     pub accepted: bool,
     /// How long it took.
     #[serde(skip)]
-    pub took: Duration,
+    pub elapsed: Duration,
 }
 
-impl Tested {
+impl CaseReport {
     /// Whether all was as expected, or is now.
     pub fn is_passed(&self) -> bool {
         self.differences.is_empty() || self.accepted
@@ -37,23 +37,23 @@ impl Tested {
 
 /// What is done with a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Differing {
-    /// It is told.
-    Told,
+pub enum OnDifference {
+    /// It is reported.
+    Report,
     /// It is written into the case as what is expected from now on.
-    Accepted,
+    Update,
 }
 
 /// A component and the folder of its cases.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Project {
+pub struct CaseProject {
     /// The component.
     pub component: PathBuf,
     /// Its cases.
     pub cases: PathBuf,
 }
 
-impl Project {
+impl CaseProject {
     /// What lies at a path: a component, with `cases/` beside it, or a folder with one component in it.
     pub fn find(path: &Path) -> anyhow::Result<Self> {
         let component = if path.is_dir() { only_component(path)? } else { path.to_owned() };
@@ -78,31 +78,31 @@ fn only_component(folder: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Runs every case of a project in the sandbox, with no network and with clocks and dice that stand still.
-pub async fn test(project: &Project, differing: Differing) -> anyhow::Result<Vec<Tested>> {
+/// Runs every case of a project in the sandbox, with no network and with a clock and random numbers that do not change.
+pub async fn test(project: &CaseProject, on_difference: OnDifference) -> anyhow::Result<Vec<CaseReport>> {
     let cases = Case::read_all(&project.cases)?;
-    let lab = Lab::open(&project.component).await?;
-    let mut tested = Vec::new();
+    let simulator = Simulator::open(&project.component).await?;
+    let mut reports = Vec::new();
     for case in &cases {
-        tested.push(test_case(&lab, case, differing).await.with_context(|| format!("case {}", case.name))?);
+        reports.push(test_case(&simulator, case, on_difference).await.with_context(|| format!("case {}", case.name))?);
     }
-    Ok(tested)
+    Ok(reports)
 }
 
-async fn test_case(lab: &Lab, case: &Case, differing: Differing) -> anyhow::Result<Tested> {
+async fn test_case(simulator: &Simulator, case: &Case, on_difference: OnDifference) -> anyhow::Result<CaseReport> {
     let begun = Instant::now();
-    let subject = lab.subject(&case.environment(), case.configuration()).await?;
+    let plugin = simulator.plugin(&case.environment(), case.configuration()).await?;
     let item_type = &case.item.r#type;
-    if !subject.types().contains(item_type) {
-        bail!("its item is of the type {item_type:?}, and the handler handles {}", subject.types().join(", "));
+    if !plugin.types().contains(item_type) {
+        bail!("its item is of the type {item_type:?}, and the handler handles {}", plugin.types().join(", "));
     }
-    let found = rehearse(&subject, case).await;
-    let differences = differences(case, &found);
-    let accepted = differing == Differing::Accepted && !differences.is_empty() && found.unanswered.is_empty();
+    let outcome = run_case(&plugin, case).await;
+    let differences = differences(case, &outcome);
+    let accepted = on_difference == OnDifference::Update && !differences.is_empty() && outcome.unanswered.is_empty();
     if accepted {
-        accept(case, &found)?;
+        update_case(case, &outcome)?;
     }
-    Ok(Tested { case: case.name.clone(), file: case.file.clone(), differences, accepted, took: begun.elapsed() })
+    Ok(CaseReport { case: case.name.clone(), file: case.file.clone(), differences, accepted, elapsed: begun.elapsed() })
 }
 
 /// Runs the cases that lie in `cases/` beside a component or in its folder, for a handler's own
@@ -112,32 +112,33 @@ async fn test_case(lab: &Lab, case: &Case, differing: Differing) -> anyhow::Resu
 /// With the differences, when a case is not as expected.
 pub fn assert_cases(path: impl AsRef<Path>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tested = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let project = Project::find(path.as_ref())?;
-        runtime.block_on(test(&project, Differing::Told))
+    let reports = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let project = CaseProject::find(path.as_ref())?;
+        runtime.block_on(test(&project, OnDifference::Report))
     });
-    let tested = tested.unwrap_or_else(|err| panic!("{err:#}"));
-    let failed = tested.iter().filter(|tested| !tested.is_passed());
-    let told: Vec<_> = failed.map(|failed| format!("{}:\n{}", failed.case, failed.differences.join("\n"))).collect();
-    assert!(told.is_empty(), "{}", told.join("\n\n"));
+    let reports = reports.unwrap_or_else(|err| panic!("{err:#}"));
+    let failed = reports.iter().filter(|report| !report.is_passed());
+    let failures: Vec<_> =
+        failed.map(|failed| format!("{}:\n{}", failed.case, failed.differences.join("\n"))).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
 /// The outcome in the XML that build servers read.
-pub fn junit(tested: &[Tested]) -> String {
-    let failures = tested.iter().filter(|tested| !tested.is_passed()).count();
-    let cases: String = tested.iter().map(junit_case).collect();
+pub fn junit(reports: &[CaseReport]) -> String {
+    let failures = reports.iter().filter(|report| !report.is_passed()).count();
+    let cases: String = reports.iter().map(junit_case).collect();
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"outbox plugin test\" tests=\"{}\" failures=\"{failures}\">\n{cases}</testsuite>\n",
-        tested.len()
+        reports.len()
     )
 }
 
-fn junit_case(tested: &Tested) -> String {
-    let (name, seconds) = (escaped(&tested.case), tested.took.as_secs_f64());
-    let failure = if tested.is_passed() {
+fn junit_case(report: &CaseReport) -> String {
+    let (name, seconds) = (escaped(&report.case), report.elapsed.as_secs_f64());
+    let failure = if report.is_passed() {
         String::new()
     } else {
-        let text = escaped(&tested.differences.join("\n"));
+        let text = escaped(&report.differences.join("\n"));
         format!("    <failure message=\"not as expected\">{text}</failure>\n")
     };
     format!("  <testcase name=\"{name}\" time=\"{seconds:.3}\">\n{failure}  </testcase>\n")

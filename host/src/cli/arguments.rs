@@ -31,22 +31,22 @@ pub(super) struct FilterArgs {
     ordering_key: Option<String>,
     /// Only items enqueued since: 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
-    since: Option<Moment>,
+    since: Option<TimeArg>,
     /// Only items enqueued before: written like --since
     #[arg(long, value_name = "WHEN")]
-    until: Option<Moment>,
+    until: Option<TimeArg>,
     /// Only items that became DONE or DLQ since: written like --since
     #[arg(long, value_name = "WHEN")]
-    finished_since: Option<Moment>,
+    finished_since: Option<TimeArg>,
     /// Only items that became DONE or DLQ before: written like --since
     #[arg(long, value_name = "WHEN")]
-    finished_until: Option<Moment>,
+    finished_until: Option<TimeArg>,
     /// Only items that are available since: written like --since
     #[arg(long, value_name = "WHEN")]
-    available_since: Option<Moment>,
+    available_since: Option<TimeArg>,
     /// Only items that were available before: written like --since
     #[arg(long, value_name = "WHEN")]
-    available_until: Option<Moment>,
+    available_until: Option<TimeArg>,
     /// Only items that died of the same thing: see `outbox failures`
     #[arg(long)]
     fingerprint: Option<String>,
@@ -74,12 +74,12 @@ impl FilterArgs {
 
 /// A point in time as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(super) enum TimeArg {
     Ago(Duration),
     At(Millis),
 }
 
-impl Moment {
+impl TimeArg {
     /// The moment, where `now` is the store's time.
     pub(super) fn at(self, now: Millis) -> Millis {
         match self {
@@ -89,7 +89,7 @@ impl Moment {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for TimeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -121,7 +121,7 @@ fn millis(duration: Duration) -> Millis {
 }
 
 /// A status that an operator's action applies to.
-pub(super) fn finished(word: &str) -> Result<Status, String> {
+pub(super) fn parse_finished_status(word: &str) -> Result<Status, String> {
     match word.parse::<Status>().map_err(|err| err.to_string())? {
         status @ (Status::Done | Status::Dlq) => Ok(status),
         status => Err(format!("{status} items are not finished: use DONE or DLQ")),
@@ -141,7 +141,7 @@ pub(super) struct AuditArgs {
 
 impl AuditArgs {
     /// Who asks, and why.
-    pub(super) fn who_and_why(self, context: &Context) -> (String, Option<String>) {
+    pub(super) fn actor_and_reason(self, context: &Context) -> (String, Option<String>) {
         (self.actor.unwrap_or_else(|| context.config.identity.to_string()), self.reason)
     }
 }
@@ -152,18 +152,18 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_duration_ago_a_date_or_milliseconds() {
-        assert_eq!("2h".parse::<Moment>().unwrap().at(7_200_500), 500);
-        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Moment::At(1_000)));
-        assert_eq!("1234".parse(), Ok(Moment::At(1_234)));
-        assert!("yesterday".parse::<Moment>().is_err());
-        assert!("1969-01-01T00:00:01Z".parse::<Moment>().is_err());
+        assert_eq!("2h".parse::<TimeArg>().unwrap().at(7_200_500), 500);
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(TimeArg::At(1_000)));
+        assert_eq!("1234".parse(), Ok(TimeArg::At(1_234)));
+        assert!("yesterday".parse::<TimeArg>().is_err());
+        assert!("1969-01-01T00:00:01Z".parse::<TimeArg>().is_err());
     }
 
     #[test]
     fn only_finished_items_are_operated_on_in_bulk() {
-        assert_eq!(finished("dead"), Ok(Status::Dlq));
-        assert_eq!(finished("PUBLISHED"), Ok(Status::Done));
-        assert!(finished("PENDING").is_err());
-        assert!(finished("x").is_err());
+        assert_eq!(parse_finished_status("dead"), Ok(Status::Dlq));
+        assert_eq!(parse_finished_status("PUBLISHED"), Ok(Status::Done));
+        assert!(parse_finished_status("PENDING").is_err());
+        assert!(parse_finished_status("x").is_err());
     }
 }

@@ -26,17 +26,17 @@ use clap::Args;
 use clap::value_parser;
 
 use super::Context;
-use super::progress::Progress;
+use super::progress::ProgressBar;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::item::{NewItem, Status};
-use drain::{Native, drain};
-use enqueue::ENQUEUES;
+use drain::{NativeHandler, drain};
+use enqueue::ENQUEUE_SCENARIOS;
 use figures::{Rate, Samples, percentile};
 use http::Receiver;
-use report::Report;
+use report::BenchReport;
 use sandbox::{Sandbox, webhook_file};
-use site::{Bed, Beside, Keys, Site, TYPE, items};
+use site::{BenchEnvironment, BenchStore, KeyOrder, Preload, TYPE, items};
 
 /// Rows that are there beside what is measured.
 const MILLION: u32 = 1_000_000;
@@ -49,7 +49,7 @@ const ORDERING_KEYS: u32 = 1_000;
 
 /// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
 #[derive(Debug, Args)]
-pub(super) struct Bench {
+pub(super) struct BenchArgs {
     /// Leave out what needs a million rows
     #[arg(long)]
     quick: bool,
@@ -70,22 +70,22 @@ pub(super) struct Bench {
     pub(super) is_named: bool,
 }
 
-pub(super) async fn run(args: Bench, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let rounds = args.rounds;
-    let site = Site::open(args.is_named, &context.config).await?;
-    let measured = measure(args, &site, context).await;
+    let environment = BenchEnvironment::open(args.is_named, &context.config).await?;
+    let measured = measure(args, &environment, context).await;
     // Whatever went wrong, nothing stays behind.
-    site.engine().end().await?;
+    environment.engine().clean_up().await?;
     let samples = measured?;
-    let report = Report::new(rounds, &samples, site.engine().promises());
+    let report = BenchReport::new(rounds, &samples, environment.engine().targets());
     context.output.emit(&report, || report.page())?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(args: Bench, site: &Site, context: &Context) -> anyhow::Result<Samples> {
+async fn measure(args: BenchArgs, environment: &BenchEnvironment, context: &Context) -> anyhow::Result<Samples> {
     let rounds = args.rounds;
-    let mut progress = Progress::new("round", rounds.into());
-    let mut bench = Runs::prepare(args, site, context).await?;
+    let mut progress = ProgressBar::new("round", rounds.into());
+    let mut bench = BenchRun::prepare(args, environment, context).await?;
     for round in 0..rounds {
         progress.show(round.into());
         bench.round().await?;
@@ -96,23 +96,23 @@ async fn measure(args: Bench, site: &Site, context: &Context) -> anyhow::Result<
 }
 
 /// What all rounds work with.
-struct Runs<'a> {
-    args: Bench,
+struct BenchRun<'a> {
+    args: BenchArgs,
     config: &'a Config,
-    site: &'a Site,
+    environment: &'a BenchEnvironment,
     noop: Sandbox,
     handler: Option<Sandbox>,
     webhook: Option<(Sandbox, Receiver)>,
-    full: Option<Full>,
+    preloaded: Option<PreloadedStores>,
     started_with: Option<u64>,
     /// Of the round that is under way.
-    disk: Asked,
+    disk: DiskSamples,
     samples: Samples,
 }
 
 /// What the disk answered: it changes its mind from second to second, so it is asked several times in a round.
 #[derive(Default)]
-struct Asked {
+struct DiskSamples {
     /// In milliseconds.
     fsyncs: Vec<f64>,
     /// In commits a second.
@@ -120,45 +120,46 @@ struct Asked {
 }
 
 /// Stores that hold a million rows already.
-struct Full {
-    done: Rc<dyn Bed>,
+struct PreloadedStores {
+    done: Rc<dyn BenchStore>,
     /// DONE rows whose keys are in no order, as those of the items that come to them.
-    random: Rc<dyn Bed>,
-    pending: Rc<dyn Bed>,
+    random: Rc<dyn BenchStore>,
+    pending: Rc<dyn BenchStore>,
 }
 
-impl<'a> Runs<'a> {
-    async fn prepare(args: Bench, site: &'a Site, context: &'a Context) -> anyhow::Result<Self> {
+impl<'a> BenchRun<'a> {
+    async fn prepare(args: BenchArgs, environment: &'a BenchEnvironment, context: &'a Context) -> anyhow::Result<Self> {
         let started_with = process::resident();
         let config = &context.config;
-        let noop = Sandbox::noop(site, config)?;
-        let handler = args.handler.as_ref().map(|file| Sandbox::from_file(site, config, file, None)).transpose()?;
+        let noop = Sandbox::noop(environment, config)?;
+        let handler =
+            args.handler.as_ref().map(|file| Sandbox::from_file(environment, config, file, None)).transpose()?;
         let webhook = match webhook_file(config) {
-            Some(file) => Some(webhook(site, config, &file).await?),
+            Some(file) => Some(webhook(environment, config, &file).await?),
             None => left_out(context),
         };
-        let full = if args.quick { None } else { Some(Full::make(site).await?) };
-        let (disk, samples) = (Asked::default(), Samples::default());
-        Ok(Self { args, config, site, noop, handler, webhook, full, started_with, disk, samples })
+        let preloaded = if args.quick { None } else { Some(PreloadedStores::make(environment).await?) };
+        let (disk, samples) = (DiskSamples::default(), Samples::default());
+        Ok(Self { args, config, environment, noop, handler, webhook, preloaded, started_with, disk, samples })
     }
 
     /// Whether the figures of a name are taken.
-    fn takes(&self, name: &str) -> bool {
+    fn includes(&self, name: &str) -> bool {
         self.args.only.as_deref().is_none_or(|only| name.starts_with(only) || only.starts_with(name))
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
-        self.ask_disk().await?;
+        self.measure_disk().await?;
         self.idle().await?;
         self.limits().await?;
         self.loading().await?;
         self.memory().await?;
         self.drains().await?;
-        self.ask_disk().await?;
-        self.enqueues(Keys::Timed).await?;
-        self.ask_disk().await?;
-        self.enqueues(Keys::Random).await?;
-        self.ask_disk().await?;
+        self.measure_disk().await?;
+        self.enqueues(KeyOrder::Timed).await?;
+        self.measure_disk().await?;
+        self.enqueues(KeyOrder::Random).await?;
+        self.measure_disk().await?;
         let disk = std::mem::take(&mut self.disk);
         self.samples.add("fsync", percentile(disk.fsyncs, 0.5).unwrap_or_default());
         self.samples.add("limit.commits", percentile(disk.commits, 0.5).unwrap_or_default());
@@ -170,22 +171,22 @@ impl<'a> Runs<'a> {
 
     /// Before everything that leaves a disk with work to do.
     async fn idle(&mut self) -> anyhow::Result<()> {
-        if !self.takes("latency") && !self.takes("idle") {
+        if !self.includes("latency") && !self.includes("idle") {
             return Ok(());
         }
-        let (bed, served) = (self.site.bed().await?, self.noop.start().await?);
-        idle::idle(&*bed, &served.handler, self.config, self.args.items, &mut self.samples).await
+        let (bench_store, served) = (self.environment.new_store().await?, self.noop.start().await?);
+        idle::idle(&*bench_store, &served.handler, self.config, self.args.items, &mut self.samples).await
     }
 
-    async fn ask_disk(&mut self) -> anyhow::Result<()> {
-        self.disk.fsyncs.extend(limits::fsync(self.site).await?);
-        self.disk.commits.push(limits::commits(self.site, self.args.items).await?);
+    async fn measure_disk(&mut self) -> anyhow::Result<()> {
+        self.disk.fsyncs.extend(limits::fsync(self.environment).await?);
+        self.disk.commits.push(limits::commits(self.environment, self.args.items).await?);
         Ok(())
     }
 
     async fn limits(&mut self) -> anyhow::Result<()> {
-        self.samples.add("limit.bare_bulk", limits::bare_bulk(self.site, self.args.items).await?);
-        limits::store(self.site, self.args.items, &mut self.samples).await
+        self.samples.add("limit.bare_bulk", limits::bare_bulk(self.environment, self.args.items).await?);
+        limits::store(self.environment, self.args.items, &mut self.samples).await
     }
 
     /// What it takes to load a component, compiled anew and from compiled code.
@@ -201,29 +202,38 @@ impl<'a> Runs<'a> {
         if let Some(bytes) = self.started_with {
             self.samples.add("memory.start", float(bytes));
         }
-        let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.takes("memory")) else { return Ok(()) };
+        let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.includes("memory")) else {
+            return Ok(());
+        };
         let handler = sandbox.start().await?.handler;
-        idle::memory_per_attempt(&*self.site.bed().await?, &handler, receiver, self.config, &mut self.samples).await
+        idle::memory_per_attempt(
+            &*self.environment.new_store().await?,
+            &handler,
+            receiver,
+            self.config,
+            &mut self.samples,
+        )
+        .await
     }
 
     async fn drains(&mut self) -> anyhow::Result<()> {
         let noop = self.noop.start().await?.handler;
         let count = self.args.items;
-        let plain = || items(TYPE, Keys::Timed, count);
-        self.drain("drain.native", Beside::Nothing, &Native::handler(), plain).await?;
-        self.drain("drain.sandbox", Beside::Nothing, &noop, plain).await?;
-        self.drain("drain.sandbox_1m_done", Beside::Done, &noop, plain).await?;
-        self.drain("drain.sandbox_1m_pending", Beside::Pending, &noop, plain).await?;
-        self.drain("drain.sandbox_ordered", Beside::Nothing, &noop, || ordered(plain())).await?;
+        let plain = || items(TYPE, KeyOrder::Timed, count);
+        self.drain("drain.native", Preload::Nothing, &NativeHandler::handler(), plain).await?;
+        self.drain("drain.sandbox", Preload::Nothing, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_done", Preload::Done, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_pending", Preload::Pending, &noop, plain).await?;
+        self.drain("drain.sandbox_ordered", Preload::Nothing, &noop, || ordered(plain())).await?;
         if let Some(sandbox) = &self.handler {
             let served = sandbox.start().await?;
-            let items = || items(&served.item_type, Keys::Timed, count);
-            self.drain("drain.handler", Beside::Nothing, &served.handler, items).await?;
+            let items = || items(&served.item_type, KeyOrder::Timed, count);
+            self.drain("drain.handler", Preload::Nothing, &served.handler, items).await?;
         }
         if let Some((sandbox, _)) = &self.webhook {
             let served = sandbox.start().await?;
-            let items = || items(&served.item_type, Keys::Timed, count);
-            self.drain("drain.webhook", Beside::Nothing, &served.handler, items).await?;
+            let items = || items(&served.item_type, KeyOrder::Timed, count);
+            self.drain("drain.webhook", Preload::Nothing, &served.handler, items).await?;
         }
         Ok(())
     }
@@ -231,66 +241,70 @@ impl<'a> Runs<'a> {
     async fn drain(
         &mut self,
         name: &'static str,
-        beside: Beside,
+        preload: Preload,
         handler: &Arc<dyn Handler>,
         items: impl FnOnce() -> Vec<NewItem>,
     ) -> anyhow::Result<()> {
-        let Some(bed) = self.bed(name, beside).await? else { return Ok(()) };
-        self.samples.add(name, drain(&*bed, handler, self.config, items()).await?);
+        let Some(bench_store) = self.store_for(name, preload).await? else { return Ok(()) };
+        self.samples.add(name, drain(&*bench_store, handler, self.config, items()).await?);
         Ok(())
     }
 
     /// In short turns: half a second is long enough for a disk to change its mind, and what is compared is to meet the
     /// same disk.
-    async fn enqueues(&mut self, keys: Keys) -> anyhow::Result<()> {
+    async fn enqueues(&mut self, keys: KeyOrder) -> anyhow::Result<()> {
         let mut taken = Vec::new();
-        for figure in ENQUEUES.iter().filter(|figure| figure.keys == keys) {
-            if let Some(bed) = self.bed(figure.name, figure.beside).await? {
-                taken.push((figure, bed, Rate::default()));
+        for scenario in ENQUEUE_SCENARIOS.iter().filter(|scenario| scenario.keys == keys) {
+            if let Some(bench_store) = self.store_for(scenario.name, scenario.preload).await? {
+                taken.push((scenario, bench_store, Rate::default()));
             }
         }
         for _ in 0..TURNS {
-            for (figure, bed, rate) in &mut taken {
-                *rate += figure.take(&**bed, self.args.items / TURN).await?;
+            for (scenario, bench_store, rate) in &mut taken {
+                *rate += scenario.take(&**bench_store, self.args.items / TURN).await?;
             }
         }
-        for (figure, _, rate) in taken {
-            self.samples.add(figure.name, rate.per_second());
+        for (scenario, _, rate) in taken {
+            self.samples.add(scenario.name, rate.per_second());
         }
         Ok(())
     }
 
     /// The store for a figure, unless that is left out.
-    async fn bed(&self, name: &str, beside: Beside) -> anyhow::Result<Option<Rc<dyn Bed>>> {
-        if !self.takes(name) {
+    async fn store_for(&self, name: &str, preload: Preload) -> anyhow::Result<Option<Rc<dyn BenchStore>>> {
+        if !self.includes(name) {
             return Ok(None);
         }
-        let full = self.full.as_ref();
-        Ok(match beside {
-            Beside::Nothing => Some(self.site.bed().await?.into()),
-            Beside::Done => full.map(|full| Rc::clone(&full.done)),
-            Beside::Random => full.map(|full| Rc::clone(&full.random)),
-            Beside::Pending => full.map(|full| Rc::clone(&full.pending)),
+        let preloaded = self.preloaded.as_ref();
+        Ok(match preload {
+            Preload::Nothing => Some(self.environment.new_store().await?.into()),
+            Preload::Done => preloaded.map(|preloaded| Rc::clone(&preloaded.done)),
+            Preload::Random => preloaded.map(|preloaded| Rc::clone(&preloaded.random)),
+            Preload::Pending => preloaded.map(|preloaded| Rc::clone(&preloaded.pending)),
         })
     }
 }
 
-impl Full {
-    async fn make(site: &Site) -> anyhow::Result<Self> {
+impl PreloadedStores {
+    async fn make(environment: &BenchEnvironment) -> anyhow::Result<Self> {
         Ok(Self {
-            done: site.full(Status::Done, Keys::Timed, MILLION).await?.into(),
-            random: site.full(Status::Done, Keys::Random, MILLION).await?.into(),
-            pending: site.full(Status::Pending, Keys::Timed, MILLION).await?.into(),
+            done: environment.preloaded_store(Status::Done, KeyOrder::Timed, MILLION).await?.into(),
+            random: environment.preloaded_store(Status::Done, KeyOrder::Random, MILLION).await?.into(),
+            pending: environment.preloaded_store(Status::Pending, KeyOrder::Timed, MILLION).await?.into(),
         })
     }
 }
 
-async fn webhook(site: &Site, config: &Config, file: &std::path::Path) -> anyhow::Result<(Sandbox, Receiver)> {
+async fn webhook(
+    environment: &BenchEnvironment,
+    config: &Config,
+    file: &std::path::Path,
+) -> anyhow::Result<(Sandbox, Receiver)> {
     let receiver = Receiver::start().await?;
     let url = format!("http://{}", receiver.address);
     let manifest =
         format!("[[grant.http]]\norigin = '{url}'\nmethods = ['POST']\npath = '/*'\n[config]\nurl = '{url}/'\n");
-    Ok((Sandbox::from_file(site, config, file, Some(&manifest))?, receiver))
+    Ok((Sandbox::from_file(environment, config, file, Some(&manifest))?, receiver))
 }
 
 fn left_out<T>(context: &Context) -> Option<T> {

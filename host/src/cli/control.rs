@@ -8,13 +8,13 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::operate;
 use super::output::count;
-use crate::store::{Command, Control, Controlled, Run};
+use crate::store::{Control, ControlReport, ControlRequest, Execution};
 
 /// Let what waits behind dead-lettered items of an ordering key go on without them
 ///
 /// The dead items stay in the DLQ; a replay of one puts it in front of its key again.
 #[derive(Debug, Args)]
-pub(super) struct Unblock {
+pub(super) struct UnblockArgs {
     /// The ordering key
     key: String,
     /// Only say what would be unblocked
@@ -26,7 +26,7 @@ pub(super) struct Unblock {
 
 /// A type, and who says why.
 #[derive(Debug, Args)]
-pub(super) struct OfType {
+pub(super) struct TypeArgs {
     /// The type
     #[arg(value_name = "TYPE")]
     item_type: String,
@@ -37,42 +37,42 @@ pub(super) struct OfType {
     audit: AuditArgs,
 }
 
-pub(super) async fn unblock(args: Unblock, context: &Context) -> anyhow::Result<ExitCode> {
-    say(Control::Unblock { ordering_key: args.key }, args.dry_run, args.audit, context).await
+pub(super) async fn unblock(args: UnblockArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    send_control(Control::Unblock { ordering_key: args.key }, args.dry_run, args.audit, context).await
 }
 
-pub(super) async fn pause(args: OfType, context: &Context) -> anyhow::Result<ExitCode> {
-    say(Control::Pause { item_type: args.item_type }, args.dry_run, args.audit, context).await
+pub(super) async fn pause(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    send_control(Control::Pause { item_type: args.item_type }, args.dry_run, args.audit, context).await
 }
 
-pub(super) async fn resume(args: OfType, context: &Context) -> anyhow::Result<ExitCode> {
-    say(Control::Resume { item_type: args.item_type }, args.dry_run, args.audit, context).await
+pub(super) async fn resume(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    send_control(Control::Resume { item_type: args.item_type }, args.dry_run, args.audit, context).await
 }
 
 /// Carries out a command and tells what became of it. What is so already is no failure.
-pub(super) async fn say(
+pub(super) async fn send_control(
     control: Control,
     dry_run: bool,
     audit: AuditArgs,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let (actor, reason) = audit.who_and_why(context);
-    let command = Command { control, actor, reason, run: operate::run(dry_run) };
-    let controlled = store.control(&command).await?;
-    context.output.emit(&controlled, || told(&command, &controlled))?;
+    let (actor, reason) = audit.actor_and_reason(context);
+    let request = ControlRequest { control, actor, reason, execution: operate::execution(dry_run) };
+    let report = store.control(&request).await?;
+    context.output.emit(&report, || summary(&request, &report))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn told(command: &Command, controlled: &Controlled) -> String {
-    let (verb, subject) = command.control.words();
-    let items = match controlled.items.len() as u64 {
+fn summary(request: &ControlRequest, report: &ControlReport) -> String {
+    let (verb, subject) = request.control.action_and_target();
+    let items = match report.items.len() as u64 {
         0 => String::new(),
         items => format!(", past {}", count(items, "dead item")),
     };
-    match (controlled.changed, command.run) {
+    match (report.changed, request.execution) {
         (false, _) => format!("{verb} {subject}: nothing to do"),
-        (true, Run::Dry) => format!("{verb} {subject}: would be done{items}"),
-        (true, Run::Real) => format!("{verb} {subject}: done{items}"),
+        (true, Execution::DryRun) => format!("{verb} {subject}: would be done{items}"),
+        (true, Execution::Apply) => format!("{verb} {subject}: done{items}"),
     }
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::alerts;
+use super::alert_settings;
 use crate::config::{Config, Database};
-use crate::store::postgres::{self, Examination, Notify, PostgresOptions, PostgresStore};
+use crate::store::postgres::{self, Notify, PostgresOptions, PostgresStore, ServerDiagnostics};
 use crate::store::sqlite::{self, SqliteOptions, SqliteStore};
 use crate::store::{Migration, Store, StoreError};
 
@@ -43,15 +43,15 @@ pub(super) async fn migrate(config: &Config, notify: Notify) -> Result<Migration
 }
 
 /// What there is to know of the server; `None` where there is no server.
-pub(super) async fn examine(config: &Config) -> Result<Option<Examination>, StoreError> {
+pub(super) async fn diagnose_server(config: &Config) -> Result<Option<ServerDiagnostics>, StoreError> {
     let Database::Postgres { url, root_certificates } = &config.database else { return Ok(None) };
     let options = postgres_options(config, "", root_certificates.as_deref())?;
     let store = PostgresStore::open_existing(url.expose(), options).await?;
-    store.examine().await.map(Some)
+    store.diagnose().await.map(Some)
 }
 
 fn sqlite_options(config: &Config, instance: &str) -> SqliteOptions {
-    SqliteOptions { instance: instance.to_owned(), alerts: alerts(config), ..SqliteOptions::default() }
+    SqliteOptions { instance: instance.to_owned(), alerts: alert_settings(config), ..SqliteOptions::default() }
 }
 
 pub(super) fn postgres_options(
@@ -66,6 +66,6 @@ pub(super) fn postgres_options(
         })
     };
     let root_certificates = roots.map(read).transpose()?;
-    let (instance, alerts) = (instance.to_owned(), alerts(config));
+    let (instance, alerts) = (instance.to_owned(), alert_settings(config));
     Ok(PostgresOptions { instance, alerts, root_certificates, ..PostgresOptions::default() })
 }

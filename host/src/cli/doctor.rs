@@ -14,9 +14,10 @@ use crate::config::{Config, ConfigError};
 
 /// What one check came to.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+struct CheckResult {
     check: &'static str,
-    result: Verdict,
+    #[serde(rename = "result")]
+    severity: Severity,
     message: String,
     /// What to do; nothing where all is well.
     advice: Option<String>,
@@ -24,59 +25,59 @@ struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum Severity {
     Ok,
     Warn,
     Fail,
 }
 
-impl Finding {
+impl CheckResult {
     fn ok(check: &'static str, message: impl Into<String>) -> Self {
-        Self { check, result: Verdict::Ok, message: message.into(), advice: None }
+        Self { check, severity: Severity::Ok, message: message.into(), advice: None }
     }
 
     fn warn(check: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, result: Verdict::Warn, message: message.into(), advice: Some(advice.into()) }
+        Self { check, severity: Severity::Warn, message: message.into(), advice: Some(advice.into()) }
     }
 
     /// A failure whose message says what to do.
     fn error(check: &'static str, err: &impl std::fmt::Display) -> Self {
-        Self { check, result: Verdict::Fail, message: format!("{err:#}"), advice: None }
+        Self { check, severity: Severity::Fail, message: format!("{err:#}"), advice: None }
     }
 
     fn fail(check: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, result: Verdict::Fail, message: message.into(), advice: Some(advice.into()) }
+        Self { check, severity: Severity::Fail, message: message.into(), advice: Some(advice.into()) }
     }
 }
 
 /// Runs every check, or none but the configuration's when it cannot be used; fails when one of them does.
 pub(super) async fn run(config: Result<Config, ConfigError>, output: Output) -> anyhow::Result<ExitCode> {
-    let findings = match config {
-        Ok(config) => examine(&config).await,
-        Err(err) => vec![Finding::error("configuration", &err)],
+    let results = match config {
+        Ok(config) => run_checks(&config).await,
+        Err(err) => vec![CheckResult::error("configuration", &err)],
     };
-    output.emit(&findings, || rows(&findings))?;
-    let failed = findings.iter().any(|finding| finding.result == Verdict::Fail);
+    output.emit(&results, || rows(&results))?;
+    let failed = results.iter().any(|result| result.severity == Severity::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = checks::configuration(config);
-    findings.extend(checks::location(config));
-    findings.extend(checks::database(config).await);
-    findings.extend(checks::plugins(config).await);
-    findings
+async fn run_checks(config: &Config) -> Vec<CheckResult> {
+    let mut results = checks::configuration(config);
+    results.extend(checks::location(config));
+    results.extend(checks::database(config).await);
+    results.extend(checks::plugins(config).await);
+    results
 }
 
-fn rows(findings: &[Finding]) -> String {
-    let row = |finding: &Finding| {
-        let result = match finding.result {
-            Verdict::Ok => "ok",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
+fn rows(results: &[CheckResult]) -> String {
+    let row = |result: &CheckResult| {
+        let severity = match result.severity {
+            Severity::Ok => "ok",
+            Severity::Warn => "WARN",
+            Severity::Fail => "FAIL",
         };
-        let advice = finding.advice.as_ref().map(|advice| format!(" → {advice}")).unwrap_or_default();
-        [result.to_owned(), finding.check.to_owned(), format!("{}{advice}", finding.message)]
+        let advice = result.advice.as_ref().map(|advice| format!(" → {advice}")).unwrap_or_default();
+        [severity.to_owned(), result.check.to_owned(), format!("{}{advice}", result.message)]
     };
-    table(["RESULT", "CHECK", "FINDING"], findings.iter().map(row))
+    table(["RESULT", "CHECK", "FINDING"], results.iter().map(row))
 }

@@ -14,11 +14,11 @@ use super::Context;
 use super::arguments::UsageError;
 use super::output::count;
 use crate::item::{ItemDocument, JSON, NewItem};
-use crate::store::{Enqueued, StoreError, Write};
+use crate::store::{BatchMode, EnqueueReport, StoreError};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").required(true).args(["payload", "payload_file", "stdin", "from"]))]
-pub(super) struct Enqueue {
+pub(super) struct EnqueueArgs {
     /// Which effect; chooses the handler
     #[arg(long = "type", value_name = "TYPE", required_unless_present = "from")]
     item_type: Option<String>,
@@ -65,20 +65,21 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(super) async fn run(args: Enqueue, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: EnqueueArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let batch = match &args.from {
         Some(file) => read_batch(file)?,
-        None => Batch { items: vec![one(args)?], lines: Vec::new(), file: String::new() },
+        None => Batch { items: vec![item_from_args(args)?], lines: Vec::new(), file: String::new() },
     };
     let keys: Vec<_> = batch.items.iter().map(|item| item.idem_key.clone()).collect();
-    let lines = Lines { numbers: batch.lines, file: batch.file };
-    let enqueued = context.store().await?.enqueue(batch.items, Write::Each).await.map_err(|err| lines.name(err))?;
+    let lines = LineNumbers { numbers: batch.lines, file: batch.file };
+    let enqueued =
+        context.store().await?.enqueue(batch.items, BatchMode::PerItem).await.map_err(|err| lines.locate(err))?;
     let value = json!({ "ids": enqueued.ids, "created": enqueued.created });
-    context.output.emit(&value, || told(&enqueued, &keys, &context.config.database.to_string()))?;
+    context.output.emit(&value, || summary(&enqueued, &keys, &context.config.database.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn one(args: Enqueue) -> anyhow::Result<NewItem> {
+fn item_from_args(args: EnqueueArgs) -> anyhow::Result<NewItem> {
     let payload = payload(&args)?;
     let content_type = args.content_type.unwrap_or_else(|| JSON.to_owned());
     if content_type == JSON {
@@ -99,7 +100,7 @@ fn one(args: Enqueue) -> anyhow::Result<NewItem> {
     Ok(item)
 }
 
-fn payload(args: &Enqueue) -> anyhow::Result<Vec<u8>> {
+fn payload(args: &EnqueueArgs) -> anyhow::Result<Vec<u8>> {
     match (&args.payload, &args.payload_file) {
         (Some(payload), _) => Ok(payload.clone().into_bytes()),
         (None, Some(file)) => read(file),
@@ -129,7 +130,7 @@ fn read_batch(path: &Path) -> anyhow::Result<Batch> {
     let mut batch = Batch { items: Vec::new(), lines: Vec::new(), file };
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let number = index + 1;
-        batch.items.push(item_of(line).with_context(|| refused(&batch.file, number))?);
+        batch.items.push(item_of(line).with_context(|| refusal_at_line(&batch.file, number))?);
         batch.lines.push(number);
     }
     if batch.items.is_empty() {
@@ -148,32 +149,32 @@ fn item_of(line: &str) -> anyhow::Result<NewItem> {
     Ok(item)
 }
 
-fn refused(file: &str, line: usize) -> String {
+fn refusal_at_line(file: &str, line: usize) -> String {
     format!("nothing was enqueued: line {line} of {file}")
 }
 
 /// Which line of the file each item stands on; empty for an item of arguments.
-struct Lines {
+struct LineNumbers {
     numbers: Vec<usize>,
     file: String,
 }
 
-impl Lines {
+impl LineNumbers {
     /// The store's error, with the line that it is about.
-    fn name(&self, err: StoreError) -> anyhow::Error {
+    fn locate(&self, err: StoreError) -> anyhow::Error {
         let index = match &err {
             StoreError::Conflict { index, .. } => *index,
             StoreError::Invalid(invalid) => invalid.index,
             _ => return err.into(),
         };
         match self.numbers.get(index) {
-            Some(number) => anyhow!(err).context(refused(&self.file, *number)),
+            Some(number) => anyhow!(err).context(refusal_at_line(&self.file, *number)),
             None => err.into(),
         }
     }
 }
 
-fn told(enqueued: &Enqueued, keys: &[String], database: &str) -> String {
+fn summary(enqueued: &EnqueueReport, keys: &[String], database: &str) -> String {
     match (&enqueued.ids[..], keys) {
         ([Some(id)], _) if enqueued.created == 1 => format!("Enqueued item {id} in {database}."),
         ([Some(id)], [key]) => format!("Item {id} has the key {key:?} and the same content already."),

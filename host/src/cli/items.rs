@@ -8,17 +8,19 @@ use clap::Args;
 use super::Context;
 use super::arguments::FilterArgs;
 use super::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
-use crate::item::{Answer, Exchange, FailedAttempt, Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
-use crate::store::{Details, Filter, Page, Store};
+use crate::item::{
+    FailedAttempt, Item, ItemId, Millis, PayloadEncoding, RecordedExchange, RecordedResponse, Status, payload_fields,
+};
+use crate::store::{Filter, ItemDetails, Page, Store};
 
 /// Items are read in pages of this size, so that each read is short whatever `--limit` says.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// People see so many characters of a payload; `--json` has all of it.
 const PAYLOAD_MAX: usize = 4_000;
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(super) struct ListArgs {
     /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD)
     status: Option<Status>,
     #[command(flatten)]
@@ -32,12 +34,12 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Show {
+pub(super) struct ShowArgs {
     /// The item's id
     id: ItemId,
 }
 
-pub(super) async fn list(args: List, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let filter = args.filter.filter(args.status, now);
@@ -57,9 +59,9 @@ async fn read_pages(
 ) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
     loop {
-        let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(PAGE);
+        let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(PAGE_SIZE);
         let page = store.list(filter, &Page { limit: missing, before }).await?;
-        let is_last = page.len() < PAGE as usize;
+        let is_last = page.len() < PAGE_SIZE as usize;
         before = page.last().map(|item| item.id);
         items.extend(page);
         if is_last {
@@ -86,7 +88,7 @@ fn rows(items: &[Item], now: Millis) -> String {
     table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "KEY", "LAST ERROR"], items.iter().map(row))
 }
 
-pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let details = details(&*store, args.id, context).await?;
     let now = store.now().await?;
@@ -95,12 +97,12 @@ pub(super) async fn show(args: Show, context: &Context) -> anyhow::Result<ExitCo
 }
 
 /// One item with its history. Errors when there is none.
-pub(super) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<Details> {
+pub(super) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<ItemDetails> {
     let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
-    store.show(id).await?.with_context(missing)
+    store.get(id).await?.with_context(missing)
 }
 
-fn page(details: &Details, now: Millis) -> String {
+fn page(details: &ItemDetails, now: Millis) -> String {
     let item = &details.item;
     let mut parts = vec![fields(&[identity(item), times(item, now), outcome(item)].concat())];
     parts.push(format!("Payload\n{}", payload(&item.payload)));
@@ -180,11 +182,11 @@ fn history(attempts: &[FailedAttempt], now: Millis) -> String {
 
 fn requests(attempts: &[FailedAttempt]) -> String {
     let of_attempt = |attempt: &FailedAttempt| {
-        let (delivery, left_out) = (attempt.delivery.to_string(), attempt.recording.left_out);
+        let (delivery, omitted) = (attempt.delivery.to_string(), attempt.recording.omitted);
         let mut rows: Vec<_> =
             attempt.recording.exchanges.iter().map(|exchange| request(&delivery, exchange)).collect();
-        if left_out > 0 {
-            let more = format!("and {} for which there was no room", count(left_out.into(), "request"));
+        if omitted > 0 {
+            let more = format!("and {} for which there was no room", count(omitted.into(), "request"));
             rows.push([delivery.clone(), String::new(), more, String::new(), String::new()]);
         }
         rows
@@ -192,10 +194,10 @@ fn requests(attempts: &[FailedAttempt]) -> String {
     table(["DELIVERY", "METHOD", "URL", "SENT", "ANSWER"], attempts.iter().flat_map(of_attempt))
 }
 
-fn request(delivery: &str, exchange: &Exchange) -> [String; 5] {
+fn request(delivery: &str, exchange: &RecordedExchange) -> [String; 5] {
     let answer = match &exchange.answer {
-        Some(Answer::Response { status, body, .. }) => format!("{status}, {}", size(body.length)),
-        Some(Answer::Error { error }) => error.clone(),
+        Some(RecordedResponse::Response { status, body, .. }) => format!("{status}, {}", size(body.length)),
+        Some(RecordedResponse::Error { error }) => error.clone(),
         None => "none came".to_owned(),
     };
     let effect = exchange.effect.as_ref().map(|effect| format!(" ({effect})")).unwrap_or_default();

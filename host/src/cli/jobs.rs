@@ -10,7 +10,7 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::control;
 use super::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
-use super::progress::Progress;
+use super::progress::ProgressBar;
 use crate::item::Millis;
 use crate::store::{Control, Job, JobId, JobState, Store};
 
@@ -19,7 +19,7 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Jobs {
+pub(super) struct JobsArgs {
     #[command(subcommand)]
     command: Option<JobCommand>,
     /// At most so many
@@ -51,7 +51,7 @@ enum JobCommand {
     },
 }
 
-pub(super) async fn run(args: Jobs, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let job = match args.command {
         None => {
@@ -62,10 +62,10 @@ pub(super) async fn run(args: Jobs, context: &Context) -> anyhow::Result<ExitCod
         }
         Some(JobCommand::Cancel { id, dry_run, audit }) => {
             find(&*store, id).await?;
-            return control::say(Control::Cancel { job: id }, dry_run, audit, context).await;
+            return control::send_control(Control::Cancel { job: id }, dry_run, audit, context).await;
         }
         Some(JobCommand::Show { id }) => find(&*store, id).await?,
-        Some(JobCommand::Resume { id }) => see_through(&*store, find(&*store, id).await?, context).await?,
+        Some(JobCommand::Resume { id }) => run_to_end(&*store, find(&*store, id).await?, context).await?,
     };
     let now = store.now().await?;
     context.output.emit(&job, || page(&job, now))?;
@@ -81,11 +81,11 @@ async fn find(store: &dyn Store, id: JobId) -> anyhow::Result<Job> {
 
 /// Makes the job's batches until none is left, and shows how far it is where a terminal is there. When
 /// this process ends before, any host goes on with the job.
-pub(super) async fn see_through(store: &dyn Store, mut job: Job, context: &Context) -> anyhow::Result<Job> {
-    let mut progress = Progress::new(job.action.as_str(), job.matched);
+pub(super) async fn run_to_end(store: &dyn Store, mut job: Job, context: &Context) -> anyhow::Result<Job> {
+    let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
     while job.state == JobState::Running {
-        tokio::time::sleep(job.wait(store.now().await?).min(WAIT_MAX)).await;
-        job = store.advance(job.id).await?.unwrap_or(job);
+        tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(WAIT_MAX)).await;
+        job = store.run_job_batch(job.id).await?.unwrap_or(job);
         progress.show(job.changed + job.refused);
     }
     progress.finish();

@@ -9,7 +9,7 @@ use super::{Context, database};
 use crate::store::postgres::Notify;
 
 #[derive(Debug, Args)]
-pub(super) struct Migrate {
+pub(super) struct MigrateArgs {
     /// Let inserts wake no worker (PostgreSQL): workers look for them instead, and commits of the whole
     /// database wait for each other no more
     #[arg(long)]
@@ -19,7 +19,7 @@ pub(super) struct Migrate {
     notify: bool,
 }
 
-pub(super) async fn run(args: &Migrate, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &MigrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let notify = match (args.notify, args.no_notify) {
         (true, _) => Notify::On,
         (_, true) => Notify::Off,

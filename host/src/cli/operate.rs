@@ -12,11 +12,11 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use super::Context;
-use super::arguments::{AuditArgs, FilterArgs, Moment, UsageError, after, before, finished};
-use super::jobs::see_through;
+use super::arguments::{AuditArgs, FilterArgs, TimeArg, UsageError, after, before, parse_finished_status};
+use super::jobs::run_to_end;
 use super::output::{count, or_dash, to_stderr};
 use crate::item::{ItemId, Millis, OnDead, Status};
-use crate::store::{Action, EffectKeys, Lease, Order, OrderReport, Run, Selection, Store};
+use crate::store::{Action, EffectKeys, Execution, LeasePolicy, OperateReport, OperateRequest, Selection, Store};
 
 /// Which items, and how the action is carried out.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ struct Targets {
 /// Its history and its last error stay. Effects may happen twice where receivers do not honour the
 /// idempotency key.
 #[derive(Debug, Args)]
-pub(super) struct Replay {
+pub(super) struct ReplayArgs {
     /// Let receivers perform the effects again: send new idempotency keys
     #[arg(long)]
     new_effects: bool,
@@ -58,7 +58,7 @@ pub(super) struct Replay {
 ///
 /// Nothing is lost: `outbox restore` takes it back.
 #[derive(Debug, Args)]
-pub(super) struct Dead {
+pub(super) struct DeadArgs {
     /// Let what waits behind the item with the same ordering key go on without it
     #[arg(long)]
     skip_key: bool,
@@ -74,7 +74,7 @@ pub(super) struct Dead {
 /// The item is PENDING again with the attempts and the time that it had. What failed by itself is
 /// replayed instead.
 #[derive(Debug, Args)]
-pub(super) struct Restore {
+pub(super) struct RestoreArgs {
     #[command(flatten)]
     targets: Targets,
 }
@@ -82,13 +82,13 @@ pub(super) struct Restore {
 /// Move the time before which PENDING items are not claimed
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("when").required(true).args(["delay", "at"]))]
-pub(super) struct Reschedule {
+pub(super) struct RescheduleArgs {
     /// In how long, such as 0s or 2h
     #[arg(long = "in", value_name = "TIME", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
     /// When: 2026-01-31T12:00:00Z, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
-    at: Option<Moment>,
+    at: Option<TimeArg>,
     #[command(flatten)]
     targets: Targets,
 }
@@ -97,7 +97,7 @@ pub(super) struct Reschedule {
 ///
 /// The attempt counts, and the item is marked as maybe executed.
 #[derive(Debug, Args)]
-pub(super) struct Release {
+pub(super) struct ReleaseArgs {
     /// End claims whose lease has not ended, too: the old attempt may still be acting
     #[arg(long)]
     force: bool,
@@ -106,9 +106,9 @@ pub(super) struct Release {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Purge {
+pub(super) struct PurgeArgs {
     /// DONE or DLQ
-    #[arg(value_parser = finished)]
+    #[arg(value_parser = parse_finished_status)]
     status: Status,
     /// Only items that have been DONE or DLQ for longer, such as 12h or 7d
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
@@ -125,40 +125,40 @@ pub(super) struct Purge {
     audit: AuditArgs,
 }
 
-pub(super) async fn replay(args: Replay, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn replay(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let keys = if args.new_effects { EffectKeys::New } else { EffectKeys::Same };
     operate(args.targets, context, |_| Action::Replay { keys }).await
 }
 
-pub(super) async fn dead(args: Dead, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn dead(args: DeadArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let on_dead = if args.skip_key { OnDead::Skip } else { OnDead::Block };
     let lease = lease(args.force, context);
     operate(args.targets, context, |_| Action::Dead { on_dead, lease }).await
 }
 
-pub(super) async fn restore(args: Restore, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn restore(args: RestoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     operate(args.targets, context, |_| Action::Restore).await
 }
 
-pub(super) async fn reschedule(args: Reschedule, context: &Context) -> anyhow::Result<ExitCode> {
-    let Reschedule { delay, at, targets } = args;
-    let moment = |now| at.map_or_else(|| after(now, delay.unwrap_or_default()), |at| at.at(now));
-    operate(targets, context, |now| Action::Reschedule { at: moment(now) }).await
+pub(super) async fn reschedule(args: RescheduleArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let RescheduleArgs { delay, at, targets } = args;
+    let requested_time = |now| at.map_or_else(|| after(now, delay.unwrap_or_default()), |at| at.at(now));
+    operate(targets, context, |now| Action::Reschedule { at: requested_time(now) }).await
 }
 
-pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn release(args: ReleaseArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let lease = lease(args.force, context);
     operate(args.targets, context, |_| Action::Release { lease }).await
 }
 
-fn lease(force: bool, context: &Context) -> Lease {
+fn lease(force: bool, context: &Context) -> LeasePolicy {
     if !force {
-        return Lease::Respect;
+        return LeasePolicy::Respect;
     }
     context
         .output
         .hint("With --force: an attempt whose claim is taken may still be acting, but it can settle nothing.");
-    Lease::Break
+    LeasePolicy::Break
 }
 
 /// Carries out the action, made at the store's time, on what the arguments name.
@@ -173,9 +173,9 @@ async fn operate(
     let Targets { ids, status, filter, dry_run, rate, audit } = targets;
     check(action, status)?;
     let selection = if ids.is_empty() { Selection::Filter(filter.filter(status, now)) } else { Selection::Ids(ids) };
-    let order = order(action, selection, audit, run(dry_run), context);
-    let report = carry_out(&*store, &order, rate, context).await?;
-    conclude(&order, &report, context)
+    let request = operate_request(action, selection, audit, execution(dry_run), context);
+    let report = execute(&*store, &request, rate, context).await?;
+    print_report(&request, &report, context)
 }
 
 fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
@@ -190,37 +190,37 @@ fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
     }
 }
 
-pub(super) async fn purge(args: Purge, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let mut filter = args.filter.filter(Some(args.status), now);
     filter.finished_to = args.older_than.map(|age| before(now, age)).or(filter.finished_to);
-    let mut order = order(Action::Purge, Selection::Filter(filter), args.audit, Run::Dry, context);
+    let mut request = operate_request(Action::Purge, Selection::Filter(filter), args.audit, Execution::DryRun, context);
     if !args.dry_run && !args.yes && io::stdin().is_terminal() {
-        let found = store.operate(&order).await?.matched;
+        let found = store.operate(&request).await?.matched;
         if found > 0 && !confirmed(found, args.status, context)? {
             to_stderr("Nothing was deleted.");
             return Ok(ExitCode::FAILURE);
         }
     }
-    order.run = run(args.dry_run);
-    let report = carry_out(&*store, &order, None, context).await?;
-    conclude(&order, &report, context)
+    request.execution = execution(args.dry_run);
+    let report = execute(&*store, &request, None, context).await?;
+    print_report(&request, &report, context)
 }
 
 /// Performs the order; a filter's job is watched to its end.
-async fn carry_out(
+async fn execute(
     store: &dyn Store,
-    order: &Order,
+    request: &OperateRequest,
     rate: Option<NonZeroU32>,
     context: &Context,
-) -> anyhow::Result<OrderReport> {
-    if order.run == Run::Dry || matches!(order.selection, Selection::Ids(_)) {
-        return Ok(store.operate(order).await?);
+) -> anyhow::Result<OperateReport> {
+    if request.execution == Execution::DryRun || matches!(request.selection, Selection::Ids(_)) {
+        return Ok(store.operate(request).await?);
     }
-    let job = store.begin(order, rate.map(NonZeroU32::get)).await?;
-    let job = see_through(store, job, context).await?;
-    Ok(OrderReport {
+    let job = store.start_job(request, rate.map(NonZeroU32::get)).await?;
+    let job = run_to_end(store, job, context).await?;
+    Ok(OperateReport {
         matched: job.matched,
         changed: job.changed,
         sample: job.sample,
@@ -229,13 +229,19 @@ async fn carry_out(
     })
 }
 
-pub(super) fn run(dry_run: bool) -> Run {
-    if dry_run { Run::Dry } else { Run::Real }
+pub(super) fn execution(dry_run: bool) -> Execution {
+    if dry_run { Execution::DryRun } else { Execution::Apply }
 }
 
-fn order(action: Action, selection: Selection, audit: AuditArgs, run: Run, context: &Context) -> Order {
-    let (actor, reason) = audit.who_and_why(context);
-    Order { action, selection, actor, reason, run }
+fn operate_request(
+    action: Action,
+    selection: Selection,
+    audit: AuditArgs,
+    execution: Execution,
+    context: &Context,
+) -> OperateRequest {
+    let (actor, reason) = audit.actor_and_reason(context);
+    OperateRequest { action, selection, actor, reason, execution }
 }
 
 fn confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
@@ -247,21 +253,21 @@ fn confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bo
 }
 
 /// Prints the report. Items that were named but refused make the command fail.
-fn conclude(order: &Order, report: &OrderReport, context: &Context) -> anyhow::Result<ExitCode> {
-    context.output.emit(report, || told(order, report))?;
+fn print_report(request: &OperateRequest, report: &OperateReport, context: &Context) -> anyhow::Result<ExitCode> {
+    context.output.emit(report, || summary(request, report))?;
     for refusal in &report.refused {
         context.output.hint(&format!("item {}: {}", refusal.id, refusal.reason));
     }
     Ok(if report.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn told(order: &Order, report: &OrderReport) -> String {
-    let verb = order.action.as_str();
+fn summary(request: &OperateRequest, report: &OperateReport) -> String {
+    let verb = request.action.as_str();
     let items = count(report.changed, "item");
     let sample: Vec<_> = report.sample.iter().map(ToString::to_string).collect();
     let sample = or_dash(Some(sample.join(", ").as_str()).filter(|sample| !sample.is_empty()));
-    match order.run {
-        Run::Dry => format!("{verb}: would change {items} ({sample})"),
-        Run::Real => format!("{verb}: changed {items} ({sample})"),
+    match request.execution {
+        Execution::DryRun => format!("{verb}: would change {items} ({sample})"),
+        Execution::Apply => format!("{verb}: changed {items} ({sample})"),
     }
 }

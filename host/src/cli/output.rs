@@ -12,26 +12,26 @@ use crate::item::Millis;
 /// Where results go and how they look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
-    format: Format,
+    format: OutputFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    People,
-    Programs,
+enum OutputFormat {
+    Human,
+    Json,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Self {
-        Self { format: if json { Format::Programs } else { Format::People } }
+        Self { format: if json { OutputFormat::Json } else { OutputFormat::Human } }
     }
 
     /// Prints a result: as JSON, or in the words of `people`.
     pub(super) fn emit<T: Serialize>(self, value: &T, people: impl FnOnce() -> String) -> anyhow::Result<()> {
         let text = match self.format {
-            Format::People => people(),
-            Format::Programs if io::stdout().is_terminal() => serde_json::to_string_pretty(value)?,
-            Format::Programs => serde_json::to_string(value)?,
+            OutputFormat::Human => people(),
+            OutputFormat::Json if io::stdout().is_terminal() => serde_json::to_string_pretty(value)?,
+            OutputFormat::Json => serde_json::to_string(value)?,
         };
         to_stdout(&text)
     }
@@ -39,14 +39,14 @@ impl Output {
     /// Prints one of an endless row of results: JSON takes exactly one line.
     pub(super) fn emit_line<T: Serialize>(self, value: &T, people: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self.format {
-            Format::People => to_stdout(&people()),
-            Format::Programs => to_stdout(&serde_json::to_string(value)?),
+            OutputFormat::Human => to_stdout(&people()),
+            OutputFormat::Json => to_stdout(&serde_json::to_string(value)?),
         }
     }
 
     /// Tells people something that is not part of the result.
     pub(super) fn hint(self, text: &str) {
-        if self.format == Format::People {
+        if self.format == OutputFormat::Human {
             to_stderr(text);
         }
     }
@@ -143,22 +143,22 @@ mod tests {
 
     #[test]
     fn times_are_told_in_their_largest_unit() {
-        for (then, told) in [
+        for (then, displayed) in [
             (0, "3m ago"),
             (179_999, "1ms ago"),
             (180_000, "0ms ago"),
             (200_000, "in 20s"),
             (180_000 + 7_200_000, "in 2h"),
         ] {
-            assert_eq!(relative(180_000, then), told);
+            assert_eq!(relative(180_000, then), displayed);
         }
         assert_eq!(span(8 * 86_400_000), "8d");
     }
 
     #[test]
     fn sizes_are_told_in_their_largest_unit() {
-        for (bytes, told) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB")] {
-            assert_eq!(size(bytes), told);
+        for (bytes, displayed) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB")] {
+            assert_eq!(size(bytes), displayed);
         }
         assert_eq!(size(u64::MAX), "16777215.9 TiB");
     }

@@ -21,49 +21,49 @@ use clap::Subcommand;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::StoredQuarantine;
+use super::serve::StoreQuarantine;
 use super::{Context, database};
 use crate::config::Config;
-use crate::handler::{Quarantine, StateReader, Withdrawal};
+use crate::handler::{QuarantineEntry, QuarantineStore, StateReader};
 use crate::item::StateVersion;
-use crate::plugin::{Environment, PluginSettings, Plugins, SystemResolver};
+use crate::plugin::{EnvLookup, PluginSettings, Plugins, SystemResolver};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Plugin {
+pub(super) enum PluginCommand {
     /// List the plugins of running hosts; without one, those that the folder would give
     List,
-    New(new::New),
-    Build(build::Build),
+    New(new::NewArgs),
+    Build(build::BuildArgs),
     /// Show what a component is, asks for and is granted
     Inspect {
         /// The component's file
         file: PathBuf,
     },
-    Test(test::Test),
-    Check(check::Check),
+    Test(test::TestArgs),
+    Check(check::CheckArgs),
     /// List the components that were withdrawn because they kept faulting
     Quarantine,
     /// Let a quarantined component run again
-    Release(quarantine::Release),
+    Release(quarantine::LiftQuarantineArgs),
     /// Run a handler on an item's failed attempt again, with the recorded answers and without touching anything
-    ReplayItem(replay_item::ReplayItem),
+    ReplayItem(replay_item::ReplayItemArgs),
     /// Look at what plugins keep, or remove it
     #[command(subcommand)]
-    State(super::state::State),
+    State(super::state::StateCommand),
 }
 
-pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: PluginCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match args {
-        Plugin::List => list::run(context).await,
-        Plugin::New(args) => new::run(args, context),
-        Plugin::Build(args) => build::run(&args, context),
-        Plugin::Inspect { file } => inspect::run(&file, context).await,
-        Plugin::Test(args) => test::run(args, context).await,
-        Plugin::Check(args) => check::run(args, context).await,
-        Plugin::Quarantine => quarantine::list(context).await,
-        Plugin::Release(args) => quarantine::release(args, context).await,
-        Plugin::ReplayItem(args) => replay_item::run(args, context).await,
-        Plugin::State(args) => super::state::run(args, context).await,
+        PluginCommand::List => list::run(context).await,
+        PluginCommand::New(args) => new::run(args, context),
+        PluginCommand::Build(args) => build::run(&args, context),
+        PluginCommand::Inspect { file } => inspect::run(&file, context).await,
+        PluginCommand::Test(args) => test::run(args, context).await,
+        PluginCommand::Check(args) => check::run(args, context).await,
+        PluginCommand::Quarantine => quarantine::list(context).await,
+        PluginCommand::Release(args) => quarantine::release(args, context).await,
+        PluginCommand::ReplayItem(args) => replay_item::run(args, context).await,
+        PluginCommand::State(args) => super::state::run(args, context).await,
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn run(args: Plugin, context: &Context) -> anyhow::Result<ExitC
 pub(super) async fn scan(config: &Config) -> anyhow::Result<Vec<Value>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = start(config, Arc::new(NoStore), known_quarantine(config).await, &stop)?;
+    let plugins = start(config, Arc::new(WithoutStore), known_quarantine(config).await, &stop)?;
     plugins.scanned().await;
     Ok(members(&serde_json::to_value(plugins.status())?))
 }
@@ -80,11 +80,11 @@ fn members(array: &Value) -> Vec<Value> {
     array.as_array().into_iter().flatten().filter(|member| member.is_object()).cloned().collect()
 }
 
-/// What the store has withdrawn, if there is one.
-async fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
+/// The store's quarantine, if there is one.
+async fn known_quarantine(config: &Config) -> Arc<dyn QuarantineStore> {
     match database::open_existing(config, "").await {
-        Ok(store) => Arc::new(StoredQuarantine(store)),
-        Err(_) => Arc::new(NoStore),
+        Ok(store) => Arc::new(StoreQuarantine(store)),
+        Err(_) => Arc::new(WithoutStore),
     }
 }
 
@@ -92,7 +92,7 @@ async fn known_quarantine(config: &Config) -> Arc<dyn Quarantine> {
 pub(super) fn start(
     config: &Config,
     state: Arc<dyn StateReader>,
-    quarantine: Arc<dyn Quarantine>,
+    quarantine: Arc<dyn QuarantineStore>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Plugins>> {
     Plugins::start(settings(config, state, quarantine), stop)
@@ -100,12 +100,12 @@ pub(super) fn start(
 }
 
 /// The environment that manifests may name.
-fn environment(config: &Config) -> Environment {
+fn environment(config: &Config) -> EnvLookup {
     let environment = config.environment.clone();
     Arc::new(move |name: &str| environment.get(name))
 }
 
-fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Quarantine>) -> PluginSettings {
+fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn QuarantineStore>) -> PluginSettings {
     PluginSettings {
         dir: config.plugins.clone(),
         role: config.role.clone(),
@@ -121,23 +121,23 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
     }
 }
 
-/// Stands where nothing is handled, so nothing is read, and where no store says what is withdrawn.
-pub(super) struct NoStore;
+/// Stands where nothing is handled, so nothing is read, and where no store says what is quarantined.
+pub(super) struct WithoutStore;
 
 #[async_trait]
-impl StateReader for NoStore {
+impl StateReader for WithoutStore {
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         bail!("no store is open to read {key:?} of plugin {plugin:?} from")
     }
 }
 
 #[async_trait]
-impl Quarantine for NoStore {
-    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
-        bail!("no store is open to quarantine {} in", withdrawal.digest)
+impl QuarantineStore for WithoutStore {
+    async fn add(&self, entry: &QuarantineEntry) -> anyhow::Result<()> {
+        bail!("no store is open to quarantine {} in", entry.digest)
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
         Ok(Vec::new())
     }
 }

@@ -6,13 +6,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use super::output::to_stderr;
 
 /// The line.
-pub(super) struct Progress {
+pub(super) struct ProgressBar {
     is_shown: bool,
     what: &'static str,
     total: u64,
 }
 
-impl Progress {
+impl ProgressBar {
     pub(super) fn new(what: &'static str, total: u64) -> Self {
         Self { is_shown: io::stderr().is_terminal() && total > 0, what, total }
     }

@@ -20,33 +20,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::{database, filesystem, instance, plugin, shown};
 use crate::config::{Config, Database};
-use crate::edge::{self, Edge, EdgeSettings};
-use crate::handler::{Handler, Timed};
+use crate::edge::{self, HttpSettings, HttpState};
+use crate::handler::{Handler, MeteredHandler};
 use crate::plugin::Plugins;
 use crate::store::{Retention, Store};
-use crate::worker::{Worker as ClaimLoop, WorkerSettings, maintain};
+use crate::worker::{Worker, WorkerSettings, expire_leases};
 use background::Heartbeat;
 
-pub(super) use background::{StoredQuarantine, StoredState};
+pub(super) use background::{StoreQuarantine, StoreStateReader};
 
 /// What the parts may take to end, beyond what attempts under way are given.
-const END: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-pub(super) struct Serve {
+pub(super) struct ServeArgs {
     #[command(flatten)]
-    pub(super) host: Host,
+    pub(super) host: HostArgs,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Worker {
+pub(super) struct WorkerArgs {
     #[command(flatten)]
-    pub(super) host: Host,
+    pub(super) host: HostArgs,
 }
 
 /// The flags of a process that hosts plugins.
 #[derive(Debug, Args)]
-pub(super) struct Host {
+pub(super) struct HostArgs {
     /// Where to answer HTTP; overrides `OUTBOX_LISTEN`
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -64,7 +64,7 @@ pub(super) struct Host {
     allow_unauthenticated: bool,
 }
 
-impl Host {
+impl HostArgs {
     /// The settings that the flags make, under the names of their variables.
     pub(super) fn flags(&self) -> impl Iterator<Item = (&'static str, String)> {
         let flags = [
@@ -79,7 +79,7 @@ impl Host {
 
 /// What a process does with items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Duty {
+enum HostMode {
     /// Takes writes and performs their effects durably.
     ServeDurable,
     /// Takes writes and performs their effects while the caller waits.
@@ -88,7 +88,7 @@ enum Duty {
     Work,
 }
 
-impl Duty {
+impl HostMode {
     fn as_str(self) -> &'static str {
         match self {
             Self::ServeDurable => "durable",
@@ -98,33 +98,33 @@ impl Duty {
     }
 }
 
-pub(super) async fn serve(args: Serve, config: &Config) -> anyhow::Result<ExitCode> {
-    let duty = if config.enabled { Duty::ServeDurable } else { Duty::ServeInline };
-    host(&args.host, duty, config).await
+pub(super) async fn serve(args: ServeArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let mode = if config.enabled { HostMode::ServeDurable } else { HostMode::ServeInline };
+    run_host(&args.host, mode, config).await
 }
 
-pub(super) async fn worker(args: Worker, config: &Config) -> anyhow::Result<ExitCode> {
-    host(&args.host, Duty::Work, config).await
+pub(super) async fn worker(args: WorkerArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    run_host(&args.host, HostMode::Work, config).await
 }
 
-async fn host(args: &Host, duty: Duty, config: &Config) -> anyhow::Result<ExitCode> {
+async fn run_host(args: &HostArgs, mode: HostMode, config: &Config) -> anyhow::Result<ExitCode> {
     if !args.allow_unauthenticated {
         config.require_authentication()?;
     }
-    warn(duty, config);
+    warn(mode, config);
     let stop = stop_on_signals()?;
     let started = tokio::select! {
-        started = start(duty, config, stop.clone()) => Some(started?),
+        started = start(mode, config, stop.clone()) => Some(started?),
         () = stop.cancelled() => None,
     };
-    if let Some((parts, listener)) = started {
-        parts.run(listener).await?;
+    if let Some((running, listener)) = started {
+        running.run(listener).await?;
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-fn warn(duty: Duty, config: &Config) {
+fn warn(mode: HostMode, config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -136,7 +136,7 @@ fn warn(duty: Duty, config: &Config) {
             "THE DATABASE LIES IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
     }
-    if duty == Duty::ServeInline {
+    if mode == HostMode::ServeInline {
         tracing::warn!(
             "NOTHING IS DURABLE: OUTBOX_ENABLED is false, so writes run inline and their failures are the callers': \
              set OUTBOX_ENABLED=true to have an outbox"
@@ -162,69 +162,76 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 }
 
 /// Starts what must be there before the first request: store, listener, plugins.
-async fn start(duty: Duty, config: &Config, stop: CancellationToken) -> anyhow::Result<(Parts<'_>, TcpListener)> {
+async fn start(
+    mode: HostMode,
+    config: &Config,
+    stop: CancellationToken,
+) -> anyhow::Result<(RunningHost<'_>, TcpListener)> {
     let instance = instance(config);
     let store = database::open(config, &instance).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
     let end = CancellationToken::new();
-    let state = Arc::new(StoredState(Arc::clone(&store)));
-    let quarantine = Arc::new(StoredQuarantine(Arc::clone(&store)));
+    let state = Arc::new(StoreStateReader(Arc::clone(&store)));
+    let quarantine = Arc::new(StoreQuarantine(Arc::clone(&store)));
     let plugins = plugin::start(config, state, quarantine, &end)?;
-    let timed = Arc::new(Timed::new(Arc::clone(&plugins) as Arc<dyn Handler>));
-    let unwritable = Arc::default();
-    Ok((Parts { duty, config, instance, store, plugins, timed, unwritable, stop, end }, listener))
+    let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
+    let is_read_only = Arc::default();
+    Ok((RunningHost { mode, config, instance, store, plugins, metered, is_read_only, stop, end }, listener))
 }
 
 /// A host that has started.
-struct Parts<'a> {
-    duty: Duty,
+struct RunningHost<'a> {
+    mode: HostMode,
     config: &'a Config,
     instance: String,
     store: Arc<dyn Store>,
     plugins: Arc<Plugins>,
     /// The plugins, and how long they take.
-    timed: Arc<Timed>,
+    metered: Arc<MeteredHandler>,
     /// Whether the store refuses to be written.
-    unwritable: Arc<AtomicBool>,
+    is_read_only: Arc<AtomicBool>,
     /// Cancelled when the host shall stop.
     stop: CancellationToken,
     /// Cancelled when nothing is under way any more.
     end: CancellationToken,
 }
 
-impl Parts<'_> {
+impl RunningHost<'_> {
     /// Works until the host is stopped, or until a part fails, which stops the others.
     async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
-        let mut front = JoinSet::new();
-        self.announce(&listener)?;
-        let routes = if self.duty == Duty::Work { edge::worker_router } else { edge::router }(self.edge());
+        let mut foreground = JoinSet::new();
+        self.log_start(&listener)?;
+        let routes = if self.mode == HostMode::Work { edge::worker_router } else { edge::router }(self.http_state());
         let stop = self.stop.clone();
-        front.spawn(async move { edge::run(listener, routes, stop).await.context("answering HTTP") });
-        if self.duty != Duty::ServeInline {
-            let (claims, stop) = (self.claim_loop(), self.stop.clone());
-            front.spawn(async move {
-                claims.run(stop).await;
+        foreground.spawn(async move { edge::run(listener, routes, stop).await.context("answering HTTP") });
+        if self.mode != HostMode::ServeInline {
+            let (worker, stop) = (self.worker(), self.stop.clone());
+            foreground.spawn(async move {
+                worker.run(stop).await;
                 Ok(())
             });
         }
-        let mut behind = self.background();
+        let mut background = self.background();
 
-        let outcome = self.until_stopped(&mut front).await;
+        let outcome = self.until_stopped(&mut foreground).await;
         self.end.cancel();
-        if tokio::time::timeout(END, async { while behind.join_next().await.is_some() {} }).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while background.join_next().await.is_some() {} })
+            .await
+            .is_err()
+        {
             tracing::warn!("background work did not end in time and is abandoned");
         }
         outcome
     }
 
-    fn announce(&self, listener: &TcpListener) -> anyhow::Result<()> {
+    fn log_start(&self, listener: &TcpListener) -> anyhow::Result<()> {
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         tracing::info!(
             edge.url = %format!("http://{address}"),
             store.path = %self.config.database,
-            mode = self.duty.as_str(),
+            mode = self.mode.as_str(),
             role = self.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,
             plugin.folder = %shown(&self.config.plugins),
@@ -233,31 +240,31 @@ impl Parts<'_> {
         Ok(())
     }
 
-    fn edge(&self) -> Edge {
-        let (plugins, timed) = (Arc::clone(&self.plugins), Arc::clone(&self.timed));
-        let unwritable = Arc::clone(&self.unwritable);
-        Edge {
+    fn http_state(&self) -> HttpState {
+        let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
+        let is_read_only = Arc::clone(&self.is_read_only);
+        HttpState {
             store: Arc::clone(&self.store),
-            handler: Arc::clone(&self.timed) as Arc<dyn Handler>,
-            settings: self.edge_settings(),
-            status: Arc::new(move || background::status(&plugins, &timed, &unwritable)),
+            handler: Arc::clone(&self.metered) as Arc<dyn Handler>,
+            settings: self.http_settings(),
+            status: Arc::new(move || background::status(&plugins, &metered, &is_read_only)),
             stop: self.stop.clone(),
         }
     }
 
-    fn edge_settings(&self) -> EdgeSettings {
-        EdgeSettings {
+    fn http_settings(&self) -> HttpSettings {
+        HttpSettings {
             enabled: self.config.enabled,
             strict: self.config.strict,
             sagas: self.config.sagas.clone(),
             token: self.config.token.as_ref().map(|token| token.expose().to_owned()),
             hosts: self.config.hosts.clone(),
             pod: self.instance.clone(),
-            ..EdgeSettings::default()
+            ..HttpSettings::default()
         }
     }
 
-    fn claim_loop(&self) -> ClaimLoop {
+    fn worker(&self) -> Worker {
         let settings = WorkerSettings {
             instance: self.instance.clone(),
             concurrency: self.config.concurrency,
@@ -265,36 +272,36 @@ impl Parts<'_> {
             lease: self.config.lease,
             drain: self.config.drain,
         };
-        ClaimLoop::new(Arc::clone(&self.store), Arc::clone(&self.timed) as Arc<dyn Handler>, settings)
+        Worker::new(Arc::clone(&self.store), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
     }
 
     fn background(&self) -> JoinSet<()> {
-        let mut behind = JoinSet::new();
-        behind.spawn(maintain(Arc::clone(&self.store), self.end.clone()));
+        let mut background = JoinSet::new();
+        background.spawn(expire_leases(Arc::clone(&self.store), self.end.clone()));
         let beat = Heartbeat {
             store: Arc::clone(&self.store),
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
             role: self.config.role.clone(),
-            unwritable: Arc::clone(&self.unwritable),
+            is_read_only: Arc::clone(&self.is_read_only),
         };
-        behind.spawn(beat.run(self.end.clone()));
+        background.spawn(beat.run(self.end.clone()));
         let retention = Retention { done: self.config.retain_done, signals: self.config.retain_signals };
-        behind.spawn(background::upkeep(Arc::clone(&self.store), retention, self.end.clone()));
-        behind
+        background.spawn(background::maintenance_loop(Arc::clone(&self.store), retention, self.end.clone()));
+        background
     }
 
     /// Returns once every part of the front has ended, or has had its time to.
-    async fn until_stopped(&self, front: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    async fn until_stopped(&self, foreground: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
         let time_is_up = async {
             self.stop.cancelled().await;
-            tokio::time::sleep(self.config.drain + END).await;
+            tokio::time::sleep(self.config.drain + SHUTDOWN_TIMEOUT).await;
         };
         tokio::pin!(time_is_up);
         let mut outcome = Ok(());
         loop {
             tokio::select! {
-                ended = front.join_next() => match ended {
+                ended = foreground.join_next() => match ended {
                     Some(ended) => outcome = outcome.and(ended.context("a part of the host crashed").flatten()),
                     None => return outcome,
                 },

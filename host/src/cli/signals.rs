@@ -12,13 +12,13 @@ use crate::saga::Signal;
 use crate::store::Store;
 
 /// One read while following.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// Not every commit that writes a signal makes work available and so ticks; this bounds the wait.
-const POLL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
-pub(super) struct Signals {
+pub(super) struct SignalsArgs {
     /// Only signals after this number
     #[arg(long, default_value_t = 0, value_name = "SEQ")]
     after: i64,
@@ -30,7 +30,7 @@ pub(super) struct Signals {
     follow: bool,
 }
 
-pub(super) async fn run(args: Signals, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: SignalsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     if args.follow {
         return follow(&*store, args.after, context).await;
@@ -47,13 +47,13 @@ pub(super) async fn run(args: Signals, context: &Context) -> anyhow::Result<Exit
 /// Prints until the process is stopped or nobody reads.
 async fn follow(store: &dyn Store, mut after: i64, context: &Context) -> anyhow::Result<ExitCode> {
     loop {
-        let signals = store.signals(after, PAGE).await?;
+        let signals = store.signals(after, PAGE_SIZE).await?;
         for signal in &signals {
             context.output.emit_line(signal, || line(signal))?;
             after = signal.seq;
         }
         if signals.is_empty() {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -11,10 +11,10 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::output::{clean, count, size, table, to_stderr};
 use crate::item::{PayloadEncoding, StateVersion, payload_fields};
-use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, Store};
+use crate::store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, Store};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum State {
+pub(super) enum StateCommand {
     /// List the keys of a plugin; without one, how much each plugin keeps
     List {
         /// The plugin
@@ -34,11 +34,11 @@ pub(super) enum State {
         key: String,
     },
     /// Remove a key of a plugin, or all of them
-    Clear(Clear),
+    Clear(ClearArgs),
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Clear {
+pub(super) struct ClearArgs {
     /// The plugin
     plugin: String,
     /// Only this key
@@ -53,15 +53,15 @@ pub(super) struct Clear {
     audit: AuditArgs,
 }
 
-pub(super) async fn run(args: State, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: StateCommand, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     match args {
-        State::List { plugin: None, .. } => totals(&*store, context).await,
-        State::List { plugin: Some(plugin), limit, after } => {
+        StateCommand::List { plugin: None, .. } => totals(&*store, context).await,
+        StateCommand::List { plugin: Some(plugin), limit, after } => {
             list(&*store, StateQuery { plugin, after, limit }, context).await
         }
-        State::Show { plugin, key } => show(&*store, &plugin, &key, context).await,
-        State::Clear(args) => clear(&*store, args, context).await,
+        StateCommand::Show { plugin, key } => show(&*store, &plugin, &key, context).await,
+        StateCommand::Clear(args) => clear(&*store, args, context).await,
     }
 }
 
@@ -86,7 +86,7 @@ async fn show(store: &dyn Store, plugin: &str, key: &str, context: &Context) -> 
     let (Some(value), version) = store.read_state(plugin, key).await? else {
         bail!("plugin {plugin:?} keeps no {key:?} in {}", context.config.database);
     };
-    context.output.emit(&document(plugin, key, &value, version), || told(&value))?;
+    context.output.emit(&document(plugin, key, &value, version), || displayed(&value))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,7 +100,7 @@ fn document(plugin: &str, key: &str, bytes: &[u8], version: StateVersion) -> Val
     document
 }
 
-fn told(bytes: &[u8]) -> String {
+fn displayed(bytes: &[u8]) -> String {
     let text = match payload_fields(bytes) {
         (value, PayloadEncoding::Json) => format!("{value:#}"),
         (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
@@ -108,23 +108,23 @@ fn told(bytes: &[u8]) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
-async fn clear(store: &dyn Store, args: Clear, context: &Context) -> anyhow::Result<ExitCode> {
-    let Clear { plugin, key, dry_run, yes, audit } = args;
+async fn clear(store: &dyn Store, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let ClearArgs { plugin, key, dry_run, yes, audit } = args;
     let actor = audit.actor.unwrap_or_else(|| context.config.identity.to_string());
-    let mut order = ClearState { plugin, key, actor, reason: audit.reason, run: Run::Dry };
-    let found = store.clear_state(&order).await?;
-    if let (Some(key), 0) = (&order.key, found.keys) {
-        bail!("plugin {:?} keeps no {key:?} in {}", order.plugin, context.config.database);
+    let mut request = ClearStateRequest { plugin, key, actor, reason: audit.reason, execution: Execution::DryRun };
+    let found = store.clear_state(&request).await?;
+    if let (Some(key), 0) = (&request.key, found.keys) {
+        bail!("plugin {:?} keeps no {key:?} in {}", request.plugin, context.config.database);
     }
     if dry_run {
-        return conclude("would remove", &found, context);
+        return print_total("would remove", &found, context);
     }
     if !yes && found.keys > 0 && io::stdin().is_terminal() && !confirmed(&found, context)? {
         to_stderr("Nothing was removed.");
         return Ok(ExitCode::FAILURE);
     }
-    order.run = Run::Real;
-    conclude("removed", &store.clear_state(&order).await?, context)
+    request.execution = Execution::Apply;
+    print_total("removed", &store.clear_state(&request).await?, context)
 }
 
 fn confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
@@ -135,8 +135,9 @@ fn confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-fn conclude(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {
-    let told = || format!("{verb} {} of plugin {:?} ({})", count(total.keys, "key"), total.plugin, size(total.bytes));
-    context.output.emit(total, told)?;
+fn print_total(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {
+    let displayed =
+        || format!("{verb} {} of plugin {:?} ({})", count(total.keys, "key"), total.plugin, size(total.bytes));
+    context.output.emit(total, displayed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Context;
-use super::arguments::{FilterArgs, Moment};
+use super::arguments::{FilterArgs, TimeArg};
 use super::output::{clean, count, or_dash, relative, short, table};
 use crate::item::{ItemId, Millis};
 use crate::store::{AuditEntry, AuditQuery, FailureGroup, JobId, StuckQuery};
 
 /// Explain what does not move, each with the command that helps
 #[derive(Debug, Args)]
-pub(super) struct Stuck {
+pub(super) struct StuckArgs {
     /// What could be claimed for longer than this is old
     #[arg(long, default_value = "5m", value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Duration,
@@ -28,7 +28,7 @@ pub(super) struct Stuck {
 
 /// Group the DLQ by what its items died of
 #[derive(Debug, Args)]
-pub(super) struct Failures {
+pub(super) struct FailuresArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// At most so many groups
@@ -38,7 +38,7 @@ pub(super) struct Failures {
 
 /// Show what operators did, newest first
 #[derive(Debug, Args)]
-pub(super) struct Audit {
+pub(super) struct AuditTrailArgs {
     /// Only what concerns this item
     #[arg(long, value_name = "ID")]
     item: Option<ItemId>,
@@ -53,10 +53,10 @@ pub(super) struct Audit {
     job: Option<JobId>,
     /// Only since: 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
-    since: Option<Moment>,
+    since: Option<TimeArg>,
     /// Only before: written like --since
     #[arg(long, value_name = "WHEN")]
-    until: Option<Moment>,
+    until: Option<TimeArg>,
     /// Only entries with a smaller number: the last of the page before
     #[arg(long, value_name = "SEQ")]
     before: Option<i64>,
@@ -65,11 +65,11 @@ pub(super) struct Audit {
     limit: u32,
 }
 
-pub(super) async fn stuck(args: Stuck, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn stuck(args: StuckArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let overview = store.overview().await?;
-    let Stuck { older_than, attempts, limit } = args;
-    let query = StuckQuery { served: Some(overview.served(&[])), older_than, attempts, limit };
+    let StuckArgs { older_than, attempts, limit } = args;
+    let query = StuckQuery { served: Some(overview.served_types(&[])), older_than, attempts, limit };
     let stuck = store.stuck(&query).await?;
     context.output.emit(&stuck, || {
         if stuck.is_empty() {
@@ -80,7 +80,7 @@ pub(super) async fn stuck(args: Stuck, context: &Context) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn paragraph(stuck: &crate::store::Stuck, now: Millis) -> String {
+fn paragraph(stuck: &crate::store::StuckEntry, now: Millis) -> String {
     let about = [
         stuck.r#type.as_ref().map(|item_type| format!("type {item_type}")),
         stuck.ordering_key.as_ref().map(|key| format!("key {key}")),
@@ -94,7 +94,7 @@ fn paragraph(stuck: &crate::store::Stuck, now: Millis) -> String {
         .join("\n")
 }
 
-pub(super) async fn failures(args: Failures, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let groups = store.failures(&args.filter.filter(None, now), args.limit).await?;
@@ -125,7 +125,7 @@ fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
     table(["FINGERPRINT", "TYPE", "COUNT", "FIRST", "LAST", "SAMPLE", "CODE", "MESSAGE"], groups.iter().map(row))
 }
 
-pub(super) async fn audit(args: Audit, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn audit(args: AuditTrailArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let query = AuditQuery {

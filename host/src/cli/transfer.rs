@@ -20,22 +20,22 @@ use super::Context;
 use super::arguments::AuditArgs;
 use super::control;
 use super::output::count;
-use super::progress::Progress;
+use super::progress::ProgressBar;
 use crate::item::{ItemId, Status};
-use crate::store::{Command, Control, ExportPosition, Record, Run, Store, StoreError};
+use crate::store::{Control, ControlRequest, Execution, ExportPosition, Record, Store, StoreError};
 
 /// So many records are read or written at a time.
-const PART: u32 = 200;
+const PAGE_SIZE: u32 = 200;
 /// Claims that are being drained are looked at this often.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 /// Says of a pause that the import made it, so that one that is repeated ends it.
-const IMPORTING: &str = "until the import is verified";
+const IMPORT_PAUSE_REASON: &str = "until the import is verified";
 
 /// Write everything that another store needs to take over into a file
 ///
 /// Nothing may be claimed meanwhile: the types have to be paused and their claims drained.
 #[derive(Debug, Args)]
-pub(super) struct Export {
+pub(super) struct ExportArgs {
     /// Where to; the file must not exist
     file: PathBuf,
     /// Pause every type first, and wait until nothing is claimed
@@ -51,7 +51,7 @@ pub(super) struct Export {
 /// repeated; nothing is imported twice.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["file", "reserve"]))]
-pub(super) struct Import {
+pub(super) struct ImportArgs {
     /// What `outbox export` wrote
     file: Option<PathBuf>,
     /// Instead: let new items get ids above this one, so that an import of ids up to it finds them free
@@ -65,19 +65,19 @@ pub(super) struct Import {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+struct ExportHeader {
     outbox_export: u32,
 }
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Trailer {
+struct ExportTrailer {
     records: u64,
     sha256: String,
 }
 
-pub(super) async fn export(args: Export, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn export(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    quieten(&*store, &args, context).await?;
+    pause_and_drain(&*store, &args, context).await?;
     let path = &args.file;
     let file = File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
     let trailer = write(&*store, file).await.with_context(|| format!("writing {}", path.display()))?;
@@ -89,7 +89,7 @@ pub(super) async fn export(args: Export, context: &Context) -> anyhow::Result<Ex
 }
 
 /// Makes sure that nothing moves.
-async fn quieten(store: &dyn Store, args: &Export, context: &Context) -> anyhow::Result<()> {
+async fn pause_and_drain(store: &dyn Store, args: &ExportArgs, context: &Context) -> anyhow::Result<()> {
     let paused: Vec<_> = store.pauses().await?.into_iter().map(|pause| pause.r#type).collect();
     let types = store.overview().await?.by_type.into_keys().filter(|item_type| !paused.contains(item_type));
     let open: Vec<_> = types.collect();
@@ -97,30 +97,30 @@ async fn quieten(store: &dyn Store, args: &Export, context: &Context) -> anyhow:
         bail!("types {} are not paused, so items would move meanwhile: add --pause", open.join(", "));
     }
     for item_type in open {
-        let (actor, reason) = args.audit.clone().who_and_why(context);
+        let (actor, reason) = args.audit.clone().actor_and_reason(context);
         let control = Control::Pause { item_type };
         let reason = reason.or_else(|| Some("export".to_owned()));
-        store.control(&Command { control, actor, reason, run: Run::Real }).await?;
+        store.control(&ControlRequest { control, actor, reason, execution: Execution::Apply }).await?;
     }
-    let mut told = false;
+    let mut has_hinted = false;
     while store.overview().await?.by_status[Status::Claimed.as_str()] > 0 {
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut has_hinted, true) {
             context.output.hint("Waiting until nothing is claimed: attempts under way end, or their leases do.");
         }
-        store.expire().await?;
+        store.expire_leases().await?;
         tokio::time::sleep(DRAIN_POLL).await;
     }
     Ok(())
 }
 
-async fn write(store: &dyn Store, file: File) -> anyhow::Result<Trailer> {
+async fn write(store: &dyn Store, file: File) -> anyhow::Result<ExportTrailer> {
     let mut out = BufWriter::new(file);
-    writeln!(out, "{}", json!(Header { outbox_export: 1 }))?;
-    let mut progress = Progress::new("export", store.overview().await?.by_status.values().sum());
+    writeln!(out, "{}", json!(ExportHeader { outbox_export: 1 }))?;
+    let mut progress = ProgressBar::new("export", store.overview().await?.by_status.values().sum());
     let (mut records, mut digest) = (0, Sha256::new());
     let mut next = Some(ExportPosition::Item(0));
     while let Some(position) = next {
-        let page = store.export(position, PART).await?;
+        let page = store.export(position, PAGE_SIZE).await?;
         for record in &page.records {
             let line = serde_json::to_string(record)?;
             digest.update(&line);
@@ -131,7 +131,7 @@ async fn write(store: &dyn Store, file: File) -> anyhow::Result<Trailer> {
         next = page.next;
     }
     progress.finish();
-    let trailer = Trailer { records, sha256: hex(&digest.finalize()) };
+    let trailer = ExportTrailer { records, sha256: hex(&digest.finalize()) };
     writeln!(out, "{}", json!(trailer))?;
     out.into_inner()?.sync_all()?;
     Ok(trailer)
@@ -145,19 +145,19 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-pub(super) async fn import(args: Import, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.file else {
-        let control = Control::Reserve { up_to: args.reserve.unwrap_or_default() };
-        return control::say(control, args.dry_run, args.audit, context).await;
+        let control = Control::ReserveIds { up_to: args.reserve.unwrap_or_default() };
+        return control::send_control(control, args.dry_run, args.audit, context).await;
     };
-    let summary = summarise(path)?;
+    let summary = read_summary(path)?;
     let store = context.existing_store().await?;
-    let import = Importing { store: &*store, path, records: summary.records };
-    let would_create = import.pass("check", Run::Dry).await?;
+    let import = ImportRun { store: &*store, path, records: summary.records };
+    let would_create = import.run_pass("check", Execution::DryRun).await?;
     if !args.dry_run {
         let resumed = import.pause(&summary.types, &args.audit, context).await?;
-        import.pass("import", Run::Real).await?;
-        let missing = import.pass("verify", Run::Dry).await?;
+        import.run_pass("import", Execution::Apply).await?;
+        let missing = import.run_pass("verify", Execution::DryRun).await?;
         if missing > 0 {
             bail!("{} are missing after the import: the types stay paused; import again", count(missing, "record"));
         }
@@ -174,29 +174,29 @@ pub(super) async fn import(args: Import, context: &Context) -> anyhow::Result<Ex
 }
 
 /// What a file has in it.
-struct Summary {
+struct ExportSummary {
     records: u64,
     types: BTreeSet<String>,
 }
 
 /// Reads the whole file and errors unless it is what an export wrote.
-fn summarise(path: &Path) -> anyhow::Result<Summary> {
+fn read_summary(path: &Path) -> anyhow::Result<ExportSummary> {
     let mut lines = BufReader::new(open(path)?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
-    let header: Header = serde_json::from_str(&first)
+    let header: ExportHeader = serde_json::from_str(&first)
         .with_context(|| format!("{} does not begin like an export of outbox", path.display()))?;
     if header.outbox_export != 1 {
         bail!("{} has the format {}, this program knows 1", path.display(), header.outbox_export);
     }
-    let (mut found, mut digest, mut types) = (Trailer::default(), Sha256::new(), BTreeSet::new());
+    let (mut found, mut digest, mut types) = (ExportTrailer::default(), Sha256::new(), BTreeSet::new());
     for line in lines {
         let line = line.with_context(|| format!("reading {}", path.display()))?;
-        if let Ok(trailer) = serde_json::from_str::<Trailer>(&line) {
+        if let Ok(trailer) = serde_json::from_str::<ExportTrailer>(&line) {
             found.sha256 = hex(&digest.finalize());
             if trailer != found {
                 bail!("{} is not what was exported: its records were changed", path.display());
             }
-            return Ok(Summary { records: found.records, types });
+            return Ok(ExportSummary { records: found.records, types });
         }
         let record: Record = serde_json::from_str(&line)
             .with_context(|| format!("record {} of {}", found.records + 1, path.display()))?;
@@ -212,26 +212,26 @@ fn open(path: &Path) -> anyhow::Result<File> {
 }
 
 /// A file that is being imported.
-struct Importing<'a> {
+struct ImportRun<'a> {
     store: &'a dyn Store,
     path: &'a Path,
     records: u64,
 }
 
-impl Importing<'_> {
+impl ImportRun<'_> {
     /// Goes through the file once. Returns how many records were, or would be, created.
-    async fn pass(&self, what: &'static str, run: Run) -> anyhow::Result<u64> {
+    async fn run_pass(&self, what: &'static str, execution: Execution) -> anyhow::Result<u64> {
         let mut lines = BufReader::new(open(self.path)?).lines().skip(1);
-        let mut progress = Progress::new(what, self.records);
+        let mut progress = ProgressBar::new(what, self.records);
         let (mut left, mut created) = (self.records, 0);
         while left > 0 {
-            let part = left.min(PART.into());
+            let page_size = left.min(PAGE_SIZE.into());
             let mut records = Vec::new();
-            for line in lines.by_ref().take(usize::try_from(part)?) {
+            for line in lines.by_ref().take(usize::try_from(page_size)?) {
                 records.push(serde_json::from_str(&line?)?);
             }
-            created += self.store.import(records, run).await.map_err(in_the_way)?.created;
-            left -= part;
+            created += self.store.import(records, execution).await.map_err(explain_conflict)?.created;
+            left -= page_size;
             progress.show(self.records - left);
         }
         progress.finish();
@@ -247,31 +247,36 @@ impl Importing<'_> {
     ) -> anyhow::Result<Vec<String>> {
         let paused = self.store.pauses().await?;
         let by_others = |item_type: &str| {
-            paused.iter().any(|pause| pause.r#type == item_type && pause.reason.as_deref() != Some(IMPORTING))
+            paused.iter().any(|pause| pause.r#type == item_type && pause.reason.as_deref() != Some(IMPORT_PAUSE_REASON))
         };
         let ours: Vec<_> = types.iter().filter(|item_type| !by_others(item_type)).cloned().collect();
         for item_type in &ours {
-            self.say(Control::Pause { item_type: item_type.clone() }, audit, context).await?;
+            self.send_control(Control::Pause { item_type: item_type.clone() }, audit, context).await?;
         }
         Ok(ours)
     }
 
     async fn resume(&self, types: Vec<String>, audit: &AuditArgs, context: &Context) -> anyhow::Result<()> {
         for item_type in types {
-            self.say(Control::Resume { item_type }, audit, context).await?;
+            self.send_control(Control::Resume { item_type }, audit, context).await?;
         }
         Ok(())
     }
 
-    async fn say(&self, control: Control, audit: &AuditArgs, context: &Context) -> anyhow::Result<()> {
-        let (actor, _) = audit.clone().who_and_why(context);
-        let command = Command { control, actor, reason: Some(IMPORTING.to_owned()), run: Run::Real };
-        self.store.control(&command).await?;
+    async fn send_control(&self, control: Control, audit: &AuditArgs, context: &Context) -> anyhow::Result<()> {
+        let (actor, _) = audit.clone().actor_and_reason(context);
+        let request = ControlRequest {
+            control,
+            actor,
+            reason: Some(IMPORT_PAUSE_REASON.to_owned()),
+            execution: Execution::Apply,
+        };
+        self.store.control(&request).await?;
         Ok(())
     }
 }
 
-fn in_the_way(err: StoreError) -> anyhow::Error {
+fn explain_conflict(err: StoreError) -> anyhow::Error {
     match err {
         StoreError::Conflict { idem_key, first, .. } => anyhow::anyhow!(
             "item {first} of this store is in the way of the imported item with the key {idem_key:?}: import into a \

@@ -4,8 +4,8 @@
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
-use super::sources::Given;
-use super::{ConfigError, Token};
+use super::sources::ResolvedSettings;
+use super::{ConfigError, Secret};
 
 /// Where the outbox is. Shown without any password.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Database {
     /// On a PostgreSQL server.
     Postgres {
         /// How it is reached, with the password.
-        url: Token,
+        url: Secret,
         /// Who may vouch for the server, instead of the public authorities: a file of certificates in PEM.
         root_certificates: Option<PathBuf>,
     },
@@ -25,7 +25,7 @@ impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => std::path::absolute(path).as_ref().unwrap_or(path).display().fmt(f),
-            Self::Postgres { url, .. } => f.write_str(&without_secrets(url.expose())),
+            Self::Postgres { url, .. } => f.write_str(&redacted_url(url.expose())),
         }
     }
 }
@@ -46,8 +46,8 @@ enum Backend {
     Postgres,
 }
 
-pub(super) fn database(given: &Given) -> Result<Database, ConfigError> {
-    let backend = given.parsed("OUTBOX_BACKEND", "sqlite or postgres", |text| match text {
+pub(super) fn database(settings: &ResolvedSettings) -> Result<Database, ConfigError> {
+    let backend = settings.parsed("OUTBOX_BACKEND", "sqlite or postgres", |text| match text {
         "sqlite" => Some(Backend::Sqlite),
         "postgres" => Some(Backend::Postgres),
         _ => None,
@@ -57,20 +57,20 @@ pub(super) fn database(given: &Given) -> Result<Database, ConfigError> {
         Some(Backend::Sqlite) => "the path of a SQLite file, or set OUTBOX_BACKEND=postgres",
         Some(Backend::Postgres) => "a URL such as postgres://user@host/database, or set OUTBOX_BACKEND=sqlite",
     };
-    let place = given.parsed("OUTBOX_DB", accepted, |text| {
-        let (of, place) = place(text)?;
+    let place = settings.parsed("OUTBOX_DB", accepted, |text| {
+        let (of, place) = parse_database(text)?;
         backend.is_none_or(|backend| backend == of).then_some(place)
     })?;
     let missing = "postgres together with OUTBOX_DB=postgres://user@host/database";
     let place = match (place, backend) {
-        (None, Some(Backend::Postgres)) => given.parsed("OUTBOX_BACKEND", missing, |_| None)?,
+        (None, Some(Backend::Postgres)) => settings.parsed("OUTBOX_BACKEND", missing, |_| None)?,
         (place, _) => place,
     };
-    with_password(given, place.unwrap_or_else(|| Database::Sqlite(SQLITE.into())))
+    with_password(settings, place.unwrap_or_else(|| Database::Sqlite(SQLITE.into())))
 }
 
 /// What a value of `OUTBOX_DB` is of.
-fn place(text: &str) -> Option<(Backend, Database)> {
+fn parse_database(text: &str) -> Option<(Backend, Database)> {
     match text.split_once("://") {
         None => Some((Backend::Sqlite, Database::Sqlite(text.into()))),
         Some(("postgres" | "postgresql", _)) => Some((Backend::Postgres, postgres(text))),
@@ -92,20 +92,20 @@ fn postgres(url: &str) -> Database {
         }
     }
     let mark = if kept.is_empty() { "" } else { "?" };
-    Database::Postgres { url: Token::new(&format!("{place}{mark}{}", kept.join("&"))), root_certificates }
+    Database::Postgres { url: Secret::new(&format!("{place}{mark}{}", kept.join("&"))), root_certificates }
 }
 
-fn with_password(given: &Given, database: Database) -> Result<Database, ConfigError> {
+fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Database, ConfigError> {
     let Database::Postgres { url, root_certificates } = database else {
         let unused = "only together with OUTBOX_DB=postgres://user@host/database";
         for variable in ["OUTBOX_DB_PASSWORD", "OUTBOX_DB_PASSWORD_FILE"] {
-            given.parsed(variable, unused, |_| None::<()>)?;
+            settings.parsed(variable, unused, |_| None::<()>)?;
         }
         return Ok(database);
     };
-    let direct = given.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))?;
+    let direct = settings.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))?;
     let accepted = "a file that can be read, and not together with OUTBOX_DB_PASSWORD";
-    let filed = given.parsed("OUTBOX_DB_PASSWORD_FILE", accepted, |path| {
+    let filed = settings.parsed("OUTBOX_DB_PASSWORD_FILE", accepted, |path| {
         let text = std::fs::read_to_string(path).ok().filter(|_| direct.is_none())?;
         Some(text.trim_end_matches(['\r', '\n']).to_owned())
     })?;
@@ -113,7 +113,7 @@ fn with_password(given: &Given, database: Database) -> Result<Database, ConfigEr
         None => url,
         Some(password) => {
             let mark = if url.expose().contains('?') { '&' } else { '?' };
-            Token::new(&format!("{}{mark}password={}", url.expose(), encoded(&password)))
+            Secret::new(&format!("{}{mark}password={}", url.expose(), encoded(&password)))
         }
     };
     Ok(Database::Postgres { url, root_certificates })
@@ -129,7 +129,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// A URL as it may be shown: the server and the database, without who connects and with what.
-pub(super) fn without_secrets(url: &str) -> String {
+pub(super) fn redacted_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     // A password may hold an @ or a / that should have been escaped: what follows the last @ is no secret.
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_parameters_that_only_libpq_knows_are_taken_out_of_the_url() {
         let check = |given: &str, kept: &str, roots: Option<&str>| {
-            let (url, root_certificates) = (Token::new(kept), roots.map(PathBuf::from));
+            let (url, root_certificates) = (Secret::new(kept), roots.map(PathBuf::from));
             assert_eq!(postgres(given), Database::Postgres { url, root_certificates });
         };
         check("postgres://db/app", "postgres://db/app", None);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_url_is_shown_without_who_connects_and_with_what() {
-        let check = |url: &str, shown: &str| assert_eq!(without_secrets(url), shown);
+        let check = |url: &str, shown: &str| assert_eq!(redacted_url(url), shown);
         check("postgres://ada:hunter2@db:5432/app", "postgres://db:5432/app");
         check("postgres://ada:hun@ter/2@a,b/app?password=hunter3&sslmode=require", "postgres://a,b/app");
         check("postgres:///app", "postgres:///app");

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 /// A copy of the environment. It holds secrets, so it never shows its values.
 #[derive(Clone, Default)]
-pub struct Environment(Arc<BTreeMap<String, String>>);
+pub struct ProcessEnv(Arc<BTreeMap<String, String>>);
 
 /// Who runs a process, and where; for the audit trail and for names of instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// The user's name, or `unknown`.
     pub user: String,
     /// The machine's or the pod's name, or `localhost`.
     pub host: String,
 }
 
-impl Environment {
+impl ProcessEnv {
     pub(super) fn of_process() -> Self {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
@@ -43,28 +43,28 @@ impl Environment {
             .join("outbox")
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> ProcessIdentity {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
-        Identity {
+        ProcessIdentity {
             user: self.get("USER").or_else(|| self.get("LOGNAME")).unwrap_or_else(|| "unknown".to_owned()),
             host: self.get("HOSTNAME").or_else(host).unwrap_or_else(|| "localhost".to_owned()),
         }
     }
 }
 
-impl FromIterator<(String, String)> for Environment {
+impl FromIterator<(String, String)> for ProcessEnv {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
         Self(Arc::new(variables.into_iter().collect()))
     }
 }
 
-impl fmt::Debug for Environment {
+impl fmt::Debug for ProcessEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Environment({} variables, not shown)", self.0.len())
+        write!(f, "ProcessEnv({} variables, not shown)", self.0.len())
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.user, self.host)
     }

@@ -4,23 +4,23 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::ConfigError;
-use super::sources::{FileText, Given, nearest_key, variable_of};
-use crate::item::{check_saga, check_type};
-use crate::saga::SagaPlan;
+use super::sources::{FileText, ResolvedSettings, nearest_key, variable_of};
+use crate::item::{validate_saga, validate_type};
+use crate::saga::SagaDefinition;
 
 /// Offers every setting of the file and adds its sagas.
-pub(super) fn read(file: &FileText, given: &mut Given) -> Result<(), ConfigError> {
+pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<(), ConfigError> {
     let name = file.path.display().to_string();
     let table: toml::Table = file.text.parse().map_err(|err| not_toml(&name, &file.text, &err))?;
     for (key, value) in table {
         if key == "sagas" {
-            given.sagas.extend(sagas(&name, value)?);
+            settings.sagas.extend(sagas(&name, value)?);
             continue;
         }
         let variable = variable_of(&key).ok_or_else(|| unknown_key(&name, &key))?;
         let origin = format!("{key} in {name}");
         let text = text_of(&value).ok_or_else(|| wrong_kind(&origin, &value))?;
-        given.offer(variable, origin, Some(text));
+        settings.set(variable, origin, Some(text));
     }
     Ok(())
 }
@@ -65,22 +65,22 @@ struct SagaTable {
     steps: Vec<String>,
 }
 
-fn sagas(file: &str, value: Value) -> Result<Vec<SagaPlan>, ConfigError> {
+fn sagas(file: &str, value: Value) -> Result<Vec<SagaDefinition>, ConfigError> {
     let problem = |problem: String| ConfigError::File { file: file.to_owned(), problem };
     let tables: std::collections::BTreeMap<String, SagaTable> =
         value.try_into().map_err(|err: toml::de::Error| problem(format!("[sagas]: {err}")))?;
-    let plans = tables.into_iter().map(|(name, table)| SagaPlan { name, steps: table.steps });
-    plans.map(|plan| check(&plan).map(|()| plan).map_err(problem)).collect()
+    let definitions = tables.into_iter().map(|(name, table)| SagaDefinition { name, steps: table.steps });
+    definitions.map(|definition| check(&definition).map(|()| definition).map_err(problem)).collect()
 }
 
-fn check(plan: &SagaPlan) -> Result<(), String> {
-    let SagaPlan { name, steps } = plan;
+fn check(definition: &SagaDefinition) -> Result<(), String> {
+    let SagaDefinition { name, steps } = definition;
     let of = |problem: String| format!("[sagas.{name}]: {problem}");
-    check_saga(name).map_err(|err| of(err.to_string()))?;
+    validate_saga(name).map_err(|err| of(err.to_string()))?;
     for step in steps {
-        check_type(step).map_err(|err| of(err.to_string()))?;
+        validate_type(step).map_err(|err| of(err.to_string()))?;
     }
-    if name == &SagaPlan::write_memory().name {
+    if name == &SagaDefinition::write_memory().name {
         return Err(of("this saga is built in and cannot be declared".to_owned()));
     }
     if steps.is_empty() {

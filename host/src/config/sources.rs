@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ConfigError, Environment, Flags, file, value};
-use crate::saga::SagaPlan;
+use super::{ConfigError, Flags, ProcessEnv, file, value};
+use crate::saga::SagaDefinition;
 
 /// Every variable that something reads, with the flag that stands for it where there is one.
 const SETTINGS: [(&str, Option<&str>); 25] = [
@@ -49,7 +49,7 @@ pub struct Sources {
     /// What the command line says.
     pub flags: Flags,
     /// The process environment.
-    pub environment: Environment,
+    pub environment: ProcessEnv,
     /// The configuration file, where there is one.
     pub file: Option<FileText>,
 }
@@ -66,7 +66,7 @@ pub struct FileText {
 impl Sources {
     /// The sources of this process.
     pub(super) fn of_process(flags: Flags) -> Result<Self, ConfigError> {
-        let environment = Environment::of_process();
+        let environment = ProcessEnv::of_process();
         let named = flags.get(CONFIG).cloned().or_else(|| environment.get(CONFIG));
         let file = match named {
             Some(path) => Some(read_file(Path::new(&path))?),
@@ -77,17 +77,17 @@ impl Sources {
     }
 
     /// What is given for every setting, the weakest source first so that the stronger ones overwrite it.
-    pub(super) fn read(&self) -> Result<Given, ConfigError> {
-        let mut given = Given { values: BTreeMap::new(), sagas: vec![SagaPlan::write_memory()] };
+    pub(super) fn read(&self) -> Result<ResolvedSettings, ConfigError> {
+        let mut settings = ResolvedSettings { values: BTreeMap::new(), sagas: vec![SagaDefinition::write_memory()] };
         if let Some(file) = &self.file {
-            file::read(file, &mut given)?;
+            file::read(file, &mut settings)?;
         }
         for (variable, flag) in SETTINGS {
-            given.offer(variable, variable.to_owned(), self.environment.get(variable));
+            settings.set(variable, variable.to_owned(), self.environment.get(variable));
             let origin = flag.unwrap_or(variable).to_owned();
-            given.offer(variable, origin, self.flags.get(variable).cloned());
+            settings.set(variable, origin, self.flags.get(variable).cloned());
         }
-        Ok(given)
+        Ok(settings)
     }
 }
 
@@ -99,22 +99,22 @@ fn read_file(path: &Path) -> Result<FileText, ConfigError> {
 
 /// The value that counts for each setting, and the sagas.
 #[derive(Debug)]
-pub(super) struct Given {
-    values: BTreeMap<&'static str, Found>,
-    pub(super) sagas: Vec<SagaPlan>,
+pub(super) struct ResolvedSettings {
+    values: BTreeMap<&'static str, SettingValue>,
+    pub(super) sagas: Vec<SagaDefinition>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct SettingValue {
     origin: String,
     text: String,
 }
 
-impl Given {
+impl ResolvedSettings {
     /// Takes a value over whatever a weaker source gave; an empty one counts as not given.
-    pub(super) fn offer(&mut self, variable: &'static str, origin: String, text: Option<String>) {
+    pub(super) fn set(&mut self, variable: &'static str, origin: String, text: Option<String>) {
         if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
-            self.values.insert(variable, Found { origin, text });
+            self.values.insert(variable, SettingValue { origin, text });
         }
     }
 
@@ -130,7 +130,7 @@ impl Given {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(ConfigError::Value {
                 origin: found.origin.clone(),
-                value: value::shown(variable, &found.text),
+                value: value::displayed(variable, &found.text),
                 accepted: accepted.to_owned(),
             }),
         }
@@ -183,7 +183,7 @@ pub(super) fn nearest_key(key: &str) -> Option<String> {
 }
 
 /// One sentence for each `OUTBOX_…` variable that nothing reads.
-pub(super) fn unknown_variables(environment: &Environment) -> Vec<String> {
+pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
     let known = || SETTINGS.into_iter().map(|(variable, _)| variable).chain([CONFIG]);
     let unknown =
         environment.names().filter(|name| name.starts_with("OUTBOX_") && !known().any(|known| known == *name));

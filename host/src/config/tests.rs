@@ -23,7 +23,7 @@ fn defaults_are_those_of_the_playbook() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.retain_done, None);
     assert_eq!(config.retain_signals, Some(WEEK));
-    assert_eq!(config.sagas, [SagaPlan::write_memory()]);
+    assert_eq!(config.sagas, [SagaDefinition::write_memory()]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
 fn the_backend_follows_from_the_database_and_a_backend_that_does_not_fit_is_an_error() {
     let url = "postgres://ada@db/app";
     let postgres = |password: Option<&str>| Database::Postgres {
-        url: Token::new(&password.map_or(url.to_owned(), |password| format!("{url}?password={password}"))),
+        url: Secret::new(&password.map_or(url.to_owned(), |password| format!("{url}?password={password}"))),
         root_certificates: None,
     };
     assert_eq!(parse(&[("OUTBOX_DB", url)], None).unwrap().database, postgres(None));
@@ -105,7 +105,7 @@ fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     let err = parse(&[], Some("enabled = true\ntoken = \"hunter2\nrole = 1")).unwrap_err().to_string();
     assert!(err.contains("line 2") && !err.contains("hunter"), "{err}");
     let config = parse(&[("OUTBOX_TOKEN", "hunter2"), ("VECTOR_TOKEN", "hunter3")], None).unwrap();
-    assert_eq!(config.token.as_ref().map(Token::expose), Some("hunter2"));
+    assert_eq!(config.token.as_ref().map(Secret::expose), Some("hunter2"));
     assert!(!format!("{config:?}").contains("hunter"));
     let url = ("OUTBOX_DB", "postgres://ada:hunter4@db/app?password=hunter5");
     let config = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6")], None).unwrap();
@@ -135,8 +135,11 @@ fn an_unknown_variable_is_a_warning_that_names_the_nearest() {
 #[test]
 fn sagas_are_declared_in_the_file_and_checked() {
     let config = parse(&[], Some("[sagas.Checkout]\nsteps = [\"charge\", \"mail\"]")).unwrap();
-    assert_eq!(config.sagas[0], SagaPlan::write_memory());
-    assert_eq!(config.sagas[1], SagaPlan { name: "Checkout".into(), steps: vec!["charge".into(), "mail".into()] });
+    assert_eq!(config.sagas[0], SagaDefinition::write_memory());
+    assert_eq!(
+        config.sagas[1],
+        SagaDefinition { name: "Checkout".into(), steps: vec!["charge".into(), "mail".into()] }
+    );
     let check = |text: &str, problem: &str| {
         let err = parse(&[], Some(text)).unwrap_err().to_string();
         assert!(err.contains(problem), "{err}");

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ConfigError;
-use super::database::without_secrets;
-use super::sources::Given;
-use crate::item::check_type;
+use super::database::redacted_url;
+use super::sources::ResolvedSettings;
+use crate::item::validate_type;
 use crate::retry::RetryPolicy;
 
 /// How log lines look.
@@ -22,9 +22,9 @@ pub enum LogFormat {
 
 /// A secret: it is compared and presented, never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Secret(String);
 
-impl Token {
+impl Secret {
     pub(super) fn new(secret: &str) -> Self {
         Self(secret.to_owned())
     }
@@ -35,17 +35,17 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(hidden)")
+        f.write_str("Secret(hidden)")
     }
 }
 
 /// A value as an error message may show it.
-pub(super) fn shown(variable: &str, text: &str) -> String {
+pub(super) fn displayed(variable: &str, text: &str) -> String {
     match variable {
         "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
-        "OUTBOX_DB" => format!("{:?}", without_secrets(text)),
+        "OUTBOX_DB" => format!("{:?}", redacted_url(text)),
         _ => format!("{text:?}"),
     }
 }
@@ -58,63 +58,63 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-pub(super) fn retry(given: &Given) -> Result<RetryPolicy, ConfigError> {
+pub(super) fn retry(settings: &ResolvedSettings) -> Result<RetryPolicy, ConfigError> {
     let default = RetryPolicy::default();
-    let delay = |variable| given.number::<u64>(variable, 1..=86_400_000).map(|ms| ms.map(Duration::from_millis));
+    let delay = |variable| settings.number::<u64>(variable, 1..=86_400_000).map(|ms| ms.map(Duration::from_millis));
     Ok(RetryPolicy {
-        max_retries: given.number("OUTBOX_MAX_RETRIES", 0..=1_000_000)?.unwrap_or(default.max_retries),
+        max_retries: settings.number("OUTBOX_MAX_RETRIES", 0..=1_000_000)?.unwrap_or(default.max_retries),
         base: delay("OUTBOX_BACKOFF_BASE_MS")?.unwrap_or(default.base),
         cap: delay("OUTBOX_BACKOFF_CAP_MS")?.unwrap_or(default.cap),
     })
 }
 
 /// A role is a folder below the plugins, so nothing that could lead out of there is one.
-pub(super) fn role(given: &Given) -> Result<Option<String>, ConfigError> {
+pub(super) fn role(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    given.parsed("OUTBOX_ROLE", "the name of a folder: [A-Za-z0-9][A-Za-z0-9._-]*", |text| {
+    settings.parsed("OUTBOX_ROLE", "the name of a folder: [A-Za-z0-9][A-Za-z0-9._-]*", |text| {
         let named = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && text.bytes().all(letter);
         named.then(|| text.to_owned())
     })
 }
 
-pub(super) fn listen(given: &Given) -> Result<SocketAddr, ConfigError> {
+pub(super) fn listen(settings: &ResolvedSettings) -> Result<SocketAddr, ConfigError> {
     let accepted = "an IP address and a port, such as 127.0.0.1:7070 or 0.0.0.0:7070";
-    let address = given.parsed("OUTBOX_LISTEN", accepted, |text| text.parse().ok())?;
+    let address = settings.parsed("OUTBOX_LISTEN", accepted, |text| text.parse().ok())?;
     Ok(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))))
 }
 
 /// A token travels in a header, so it has the characters that one may have.
-pub(super) fn token(given: &Given) -> Result<Option<Token>, ConfigError> {
-    given.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", |text| {
-        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Token::new(text))
+pub(super) fn token(settings: &ResolvedSettings) -> Result<Option<Secret>, ConfigError> {
+    settings.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", |text| {
+        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Secret::new(text))
     })
 }
 
-pub(super) fn hosts(given: &Given) -> Result<Vec<String>, ConfigError> {
+pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {
     let host = |text: &str| {
         let host = text.trim().to_ascii_lowercase();
         (!host.is_empty() && !host.contains('/')).then_some(host)
     };
     let accepted = "host names, with commas between them and without a scheme";
-    let hosts = given.parsed("OUTBOX_HOSTS", accepted, |text| text.split(',').map(host).collect())?;
+    let hosts = settings.parsed("OUTBOX_HOSTS", accepted, |text| text.split(',').map(host).collect())?;
     Ok(hosts.unwrap_or_default())
 }
 
 /// Whether each names a key is found out by whoever checks signatures with it.
-pub(super) fn plugin_keys(given: &Given) -> Result<Vec<String>, ConfigError> {
+pub(super) fn plugin_keys(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {
     let key = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     let accepted = "public keys of minisign, or files that hold one, with commas between them";
-    let keys = given.parsed("OUTBOX_PLUGIN_KEYS", accepted, |text| text.split(',').map(key).collect())?;
+    let keys = settings.parsed("OUTBOX_PLUGIN_KEYS", accepted, |text| text.split(',').map(key).collect())?;
     Ok(keys.unwrap_or_default())
 }
 
 /// How long something is kept; `None` is for ever.
 pub(super) fn retention(
-    given: &Given,
+    settings: &ResolvedSettings,
     variable: &'static str,
     default: Option<Duration>,
 ) -> Result<Option<Duration>, ConfigError> {
-    let kept = given.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
+    let kept = settings.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
         "keep" => Some(None),
         text => humantime::parse_duration(text).ok().map(Some),
     })?;
@@ -122,20 +122,20 @@ pub(super) fn retention(
 }
 
 /// The type of the items that tell operators what happened, or none.
-pub(super) fn alerts(given: &Given) -> Result<Option<String>, ConfigError> {
-    given.parsed("OUTBOX_ALERTS", "the type of an item, such as webhook", |text| {
-        check_type(text).is_ok().then(|| text.to_owned())
+pub(super) fn alerts(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
+    settings.parsed("OUTBOX_ALERTS", "the type of an item, such as webhook", |text| {
+        validate_type(text).is_ok().then(|| text.to_owned())
     })
 }
 
-pub(super) fn alert_period(given: &Given) -> Result<Duration, ConfigError> {
-    let parsed = given
+pub(super) fn alert_period(settings: &ResolvedSettings) -> Result<Duration, ConfigError> {
+    let parsed = settings
         .parsed("OUTBOX_ALERT_PERIOD", "a duration such as 30s or 5m", |text| humantime::parse_duration(text).ok())?;
     Ok(parsed.unwrap_or(Duration::from_mins(5)))
 }
 
-pub(super) fn log(given: &Given) -> Result<LogFormat, ConfigError> {
-    let format = given.parsed("OUTBOX_LOG", "text or json", |text| match text {
+pub(super) fn log(settings: &ResolvedSettings) -> Result<LogFormat, ConfigError> {
+    let format = settings.parsed("OUTBOX_LOG", "text or json", |text| match text {
         "text" => Some(LogFormat::Text),
         "json" => Some(LogFormat::Json),
         _ => None,

@@ -5,12 +5,12 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
 use crate::item::JSON;
 
 /// A body as it arrived, or why it could not be read.
-pub(super) type Received = Result<Bytes, BytesRejection>;
+pub(super) type BodyResult = Result<Bytes, BytesRejection>;
 
 /// The media type of one JSON object per line.
 pub(super) const NDJSON: &str = "application/x-ndjson";
@@ -25,14 +25,14 @@ pub(super) fn media_type(headers: &HeaderMap) -> String {
 ///
 /// The media type is asked for even where the body may be empty: a page on another site cannot send it
 /// without the browser asking this host first, which says no.
-pub(super) fn json(edge: &Edge, headers: &HeaderMap, body: Received) -> Result<Bytes, ApiError> {
+pub(super) fn json(state: &HttpState, headers: &HeaderMap, body: BodyResult) -> Result<Bytes, ApiError> {
     match media_type(headers) {
-        given if given == JSON => read(edge, body),
+        given if given == JSON => read(state, body),
         given => Err(ApiError::WrongContentType { given, accepted: JSON }),
     }
 }
 
 /// The bytes of a body whose media type has been looked at.
-pub(super) fn read(edge: &Edge, body: Received) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| ApiError::unread(&rejection, edge.settings.max_body))
+pub(super) fn read(state: &HttpState, body: BodyResult) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| ApiError::unreadable_body(&rejection, state.settings.max_body))
 }

@@ -11,19 +11,19 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Edge, HostStatus};
+use super::{HostStatus, HttpState};
 use crate::saga::StepOutcome;
 use crate::store::{Overview, Pod, SagaTotals, Violation};
 
 /// Answers with the whole picture.
-pub(super) async fn cockpit(State(edge): State<Arc<Edge>>) -> Result<Json<Value>, ApiError> {
-    let overview = edge.store.overview().await?;
-    let status = (edge.status)();
+pub(super) async fn cockpit(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
+    let overview = state.store.overview().await?;
+    let status = (state.status)();
     Ok(Json(json!({
         "generated_at": overview.now,
         "pods": pods(&overview.pods),
         "governor": {
-            "sagas": sagas(&edge, &overview),
+            "sagas": sagas(&state, &overview),
             "contract_violations": violations(&overview.contract_violations),
         },
         "outbox": outbox(&overview, &status),
@@ -40,11 +40,11 @@ fn pods(pods: &[Pod]) -> Map<String, Value> {
     pods.iter().map(|pod| (pod.instance.clone(), describe(pod))).collect()
 }
 
-fn sagas(edge: &Edge, overview: &Overview) -> BTreeMap<String, SagaTotals> {
+fn sagas(state: &HttpState, overview: &Overview) -> BTreeMap<String, SagaTotals> {
     let mut sagas = overview.sagas.clone();
-    for plan in &edge.settings.sagas {
-        let totals = sagas.entry(plan.name.clone()).or_default();
-        for step in &plan.steps {
+    for definition in &state.settings.sagas {
+        let totals = sagas.entry(definition.name.clone()).or_default();
+        for step in &definition.steps {
             totals.steps.entry(step.clone()).or_default();
         }
     }

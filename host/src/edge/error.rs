@@ -1,4 +1,4 @@
-//! Every way in which the edge refuses, and the one place that turns it into an answer.
+//! Every way in which the HTTP server refuses, and the one place that turns it into an answer.
 //!
 //! The body is problem+json (RFC 9457): `detail` says what was tried and what to do, further members
 //! carry what a program needs. What the engine said is logged here, once, and not shown to callers.
@@ -78,7 +78,7 @@ impl ApiError {
     }
 
     /// The stable word that programs branch on, the end of the problem's `type`.
-    fn word(&self) -> &'static str {
+    fn problem_type(&self) -> &'static str {
         match self {
             Self::NoRoute(_) => "no-route",
             Self::WrongMethod { .. } => "wrong-method",
@@ -104,7 +104,7 @@ impl ApiError {
     }
 
     /// The members beside those that every problem has.
-    fn members(&self) -> Value {
+    fn extension_members(&self) -> Value {
         match self {
             Self::TooLarge { limit } => json!({ "limit": limit }),
             Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
@@ -130,11 +130,11 @@ impl ApiError {
     fn body(&self) -> Value {
         let status = self.status();
         let mut body = Map::new();
-        body.insert("type".into(), format!("urn:outbox:problem:{}", self.word()).into());
+        body.insert("type".into(), format!("urn:outbox:problem:{}", self.problem_type()).into());
         body.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
         body.insert("status".into(), status.as_u16().into());
         body.insert("detail".into(), self.detail().into());
-        if let Value::Object(members) = self.members() {
+        if let Value::Object(members) = self.extension_members() {
             body.extend(members.into_iter().filter(|(_, value)| !value.is_null()));
         }
         body.into()
@@ -230,7 +230,7 @@ impl ApiError {
     }
 
     /// Why the body could not be read, where `limit` is the most it may have.
-    pub(super) fn unread(rejection: &BytesRejection, limit: usize) -> Self {
+    pub(super) fn unreadable_body(rejection: &BytesRejection, limit: usize) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::TooLarge { limit };
         }

@@ -16,29 +16,33 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ApiError;
-use super::{Edge, EdgeSettings};
+use super::{HttpSettings, HttpState};
 
 /// Lets a request through, or refuses it.
-pub(super) async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Result<Response, ApiError> {
+pub(super) async fn authorize(
+    State(state): State<Arc<HttpState>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     if !matches!(request.uri().path(), "/healthz" | "/readyz") {
-        check(&edge.settings, request.headers(), request.uri())?;
+        check_caller(&state.settings, request.headers(), request.uri())?;
     }
     Ok(next.run(request).await)
 }
 
-fn check(settings: &EdgeSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
+fn check_caller(settings: &HttpSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
     if let Some(token) = &settings.token {
-        return if presents(headers, token) { Ok(()) } else { Err(ApiError::Unauthorized) };
+        return if has_bearer_token(headers, token) { Ok(()) } else { Err(ApiError::Unauthorized) };
     }
     let host =
         headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| uri.authority().map(Authority::as_str));
     match host {
-        Some(host) if is_known(host, &settings.hosts) => Ok(()),
+        Some(host) if is_accepted_host(host, &settings.hosts) => Ok(()),
         other => Err(ApiError::WrongHost(other.unwrap_or_default().to_owned())),
     }
 }
 
-fn presents(headers: &HeaderMap, token: &str) -> bool {
+fn has_bearer_token(headers: &HeaderMap, token: &str) -> bool {
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some((scheme, credentials)) = given.and_then(|value| value.split_at_checked("Bearer ".len())) else {
         return false;
@@ -47,7 +51,7 @@ fn presents(headers: &HeaderMap, token: &str) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && Sha256::digest(credentials) == Sha256::digest(token)
 }
 
-fn is_known(host: &str, hosts: &[String]) -> bool {
+fn is_accepted_host(host: &str, hosts: &[String]) -> bool {
     let name = without_port(host);
     is_loopback(name) || hosts.iter().any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
 }
@@ -81,21 +85,21 @@ mod tests {
             "Outbox.Internal:80",
             "10.0.0.7:7070",
         ] {
-            assert!(is_known(host, &hosts), "{host}");
+            assert!(is_accepted_host(host, &hosts), "{host}");
         }
         for host in ["", "evil.example", "localhost.evil.example", "10.0.0.7", "127.0.0.1.evil.example:7070"] {
-            assert!(!is_known(host, &hosts), "{host}");
+            assert!(!is_accepted_host(host, &hosts), "{host}");
         }
     }
 
     #[test]
     fn only_the_whole_token_is_accepted() {
         let with = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
-        assert!(presents(&with("Bearer s3cret"), "s3cret"));
-        assert!(presents(&with("bearer s3cret"), "s3cret"));
+        assert!(has_bearer_token(&with("Bearer s3cret"), "s3cret"));
+        assert!(has_bearer_token(&with("bearer s3cret"), "s3cret"));
         for wrong in ["Bearer s3cre", "Bearer s3crett", "Bearer ", "Bearer", "s3cret", "Basic  s3cret"] {
-            assert!(!presents(&with(wrong), "s3cret"), "{wrong}");
+            assert!(!has_bearer_token(&with(wrong), "s3cret"), "{wrong}");
         }
-        assert!(!presents(&HeaderMap::new(), "s3cret"));
+        assert!(!has_bearer_token(&HeaderMap::new(), "s3cret"));
     }
 }

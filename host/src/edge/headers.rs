@@ -7,34 +7,35 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
-use crate::item::check_key;
+use crate::item::validate_key;
 use crate::store::Violation;
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What a request said about its identity.
-pub(super) struct Given {
+pub(super) struct WriteHeaders {
     /// A valid `X-Correlation-ID`.
     pub(super) cid: Option<String>,
     /// A valid `Idempotency-Key`.
     pub(super) idem_key: Option<String>,
 }
 
-impl Given {
+impl WriteHeaders {
     /// Reads the headers and counts those that are missing. Errors with `MissingHeaders` in strict mode.
-    pub(super) async fn read(edge: &Edge, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let given = Self { cid: valid(headers, &CORRELATION_ID), idem_key: valid(headers, &IDEMPOTENCY_KEY) };
-        let missing = given.missing();
+    pub(super) async fn read(state: &HttpState, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let parsed =
+            Self { cid: valid_header(headers, &CORRELATION_ID), idem_key: valid_header(headers, &IDEMPOTENCY_KEY) };
+        let missing = parsed.missing();
         for (_, violation) in &missing {
-            count(edge, *violation).await;
+            count_violation(state, *violation).await;
         }
-        if edge.settings.strict && !missing.is_empty() {
+        if state.settings.strict && !missing.is_empty() {
             return Err(ApiError::MissingHeaders(missing.into_iter().map(|(name, _)| name).collect()));
         }
-        Ok(given)
+        Ok(parsed)
     }
 
     fn missing(&self) -> Vec<(&'static str, Violation)> {
@@ -45,21 +46,21 @@ impl Given {
 
     /// Generates a missing key, ordered by time so that the store's unique index stays compact. A missing correlation
     /// id is the key: a write that is repeated has the same one again.
-    pub(super) fn complete(self) -> Identity {
+    pub(super) fn into_identity(self) -> WriteIdentity {
         let idem_key = self.idem_key.unwrap_or_else(|| Uuid::now_v7().to_string());
-        Identity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key }
+        WriteIdentity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key }
     }
 }
 
 /// The identity of a write: what its answer carries, whether given or generated.
-pub(super) struct Identity {
+pub(super) struct WriteIdentity {
     /// The correlation id.
     pub(super) cid: String,
     /// The idempotency key.
     pub(super) idem_key: String,
 }
 
-impl Identity {
+impl WriteIdentity {
     /// The answer, or the refusal, with the identity in its headers.
     pub(super) fn echo(&self, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
@@ -73,14 +74,14 @@ impl Identity {
     }
 }
 
-fn valid(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn valid_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
-    check_key("header", value).is_ok().then(|| value.to_owned())
+    validate_key("header", value).is_ok().then(|| value.to_owned())
 }
 
 /// A store that cannot count must not refuse the write: the write itself will say how the store is.
-async fn count(edge: &Edge, violation: Violation) {
-    if let Err(err) = edge.store.count_violation(violation).await {
+async fn count_violation(state: &HttpState, violation: Violation) {
+    if let Err(err) = state.store.count_violation(violation).await {
         tracing::warn!(error = %err, violation = violation.as_str(), "a contract violation was not counted");
     }
 }

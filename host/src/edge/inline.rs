@@ -14,81 +14,88 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
-use super::headers::Identity;
-use crate::handler::{Attempt, Mode, Outcome, Report, Service};
+use super::headers::WriteIdentity;
+use crate::handler::{Attempt, AttemptReport, DeliveryMode, Outcome, ServedType};
 use crate::item::{Item, Millis, NewItem, Status, payload_fields};
 
 /// Runs the items. Errors with `Unserved` before the first one if any has no handler, and with
 /// `Inline` when one of them failed.
-pub(super) async fn run(edge: &Edge, identity: &Identity, items: Vec<NewItem>) -> Result<Response, ApiError> {
-    let services = edge.handler.services();
-    check_served(&services, &items)?;
-    let clock = Clock { now: edge.store.now().await?, read_at: Instant::now() };
+pub(super) async fn run(
+    state: &HttpState,
+    identity: &WriteIdentity,
+    items: Vec<NewItem>,
+) -> Result<Response, ApiError> {
+    let served_types = state.handler.served_types();
+    check_served(&served_types, &items)?;
+    let store_time = StoreTime { now: state.store.now().await?, read_at: Instant::now() };
     let mut results = Vec::with_capacity(items.len());
     for item in items {
-        results.push(step(edge, &services, &clock, item).await);
+        results.push(run_step(state, &served_types, &store_time, item).await);
     }
-    answer(identity, results)
+    response(identity, results)
 }
 
-fn check_served(services: &[Service], items: &[NewItem]) -> Result<(), ApiError> {
-    let is_served = |item_type: &str| services.iter().any(|service| service.item_type == item_type);
+fn check_served(served_types: &[ServedType], items: &[NewItem]) -> Result<(), ApiError> {
+    let is_served = |item_type: &str| served_types.iter().any(|served_type| served_type.item_type == item_type);
     let missing: Vec<_> =
         items.iter().map(|item| item.item_type.clone()).filter(|item_type| !is_served(item_type)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(ApiError::Unserved { missing, served: services.iter().map(|service| service.item_type.clone()).collect() })
+    Err(ApiError::Unserved {
+        missing,
+        served: served_types.iter().map(|served_type| served_type.item_type.clone()).collect(),
+    })
 }
 
 /// The store's time, read once for all steps: it cannot fail between two of them.
-struct Clock {
+struct StoreTime {
     now: Millis,
     read_at: Instant,
 }
 
-impl Clock {
+impl StoreTime {
     fn at(&self, instant: Instant) -> Millis {
         self.now + millis(instant.duration_since(self.read_at))
     }
 }
 
-async fn step(edge: &Edge, services: &[Service], clock: &Clock, item: NewItem) -> Value {
-    let service = services.iter().find(|service| service.item_type == item.item_type);
-    let timeout = service.and_then(|service| service.timeout).unwrap_or(edge.settings.timeout_inline);
+async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &StoreTime, item: NewItem) -> Value {
+    let served_type = served_types.iter().find(|served_type| served_type.item_type == item.item_type);
+    let timeout = served_type.and_then(|served_type| served_type.timeout).unwrap_or(state.settings.timeout_inline);
     let item_type = item.item_type.clone();
     let start = Instant::now();
     let deadline = start + timeout;
     let attempt = Attempt {
-        item: Arc::new(claimed(edge, item, clock.at(start), clock.at(deadline))),
+        item: Arc::new(as_claimed(state, item, store_time.at(start), store_time.at(deadline))),
         deadline,
-        deadline_at: clock.at(deadline),
-        mode: Mode::Inline,
+        deadline_at: store_time.at(deadline),
+        mode: DeliveryMode::Inline,
         // A graceful shutdown waits for the request, and so for its steps.
         stop: CancellationToken::new(),
-        turn: Arc::default(),
+        locks: Arc::default(),
     };
-    describe(&item_type, edge.handler.handle(attempt).await)
+    step_result(&item_type, state.handler.handle(attempt).await)
 }
 
 /// The item as a worker would hold it on its only attempt; the id says that there is no row.
-fn claimed(edge: &Edge, new: NewItem, now: Millis, lease_until: Millis) -> Item {
+fn as_claimed(state: &HttpState, new: NewItem, now: Millis, lease_until: Millis) -> Item {
     Item {
         status: Status::Claimed,
         attempts: 1,
         deliveries: 1,
         claimed_at: Some(now),
-        claimed_by: Some(edge.settings.pod.clone()),
+        claimed_by: Some(state.settings.pod.clone()),
         lease_until: Some(lease_until),
-        ..new.enqueued(0, now)
+        ..new.into_item(0, now)
     }
 }
 
 const OK: &str = "ok";
 
-fn describe(item_type: &str, report: Report) -> Value {
+fn step_result(item_type: &str, report: AttemptReport) -> Value {
     match report.outcome {
         Outcome::Done { result, .. } => {
             let result = result.map(|bytes| payload_fields(&bytes).0);
@@ -98,14 +105,14 @@ fn describe(item_type: &str, report: Report) -> Value {
             "type": item_type, "outcome": failure.class, "code": failure.code, "message": failure.message,
             "maybe_executed": report.maybe_executed,
         }),
-        Outcome::Stopped => json!({
+        Outcome::Interrupted => json!({
             "type": item_type, "outcome": "stopped", "maybe_executed": report.maybe_executed,
         }),
-        Outcome::Unserved => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
+        Outcome::NoHandler => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
     }
 }
 
-fn answer(identity: &Identity, results: Vec<Value>) -> Result<Response, ApiError> {
+fn response(identity: &WriteIdentity, results: Vec<Value>) -> Result<Response, ApiError> {
     let failed = results.iter().filter(|result| result["outcome"] != OK).count();
     let (cid, idem_key) = (&identity.cid, &identity.idem_key);
     if failed > 0 {

@@ -8,10 +8,10 @@ use axum::extract::{Path, Query, State};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
 use crate::item::{Item, ItemId};
-use crate::store::{Details, Filter, Page};
+use crate::store::{Filter, ItemDetails, Page};
 
 /// One page of a listing is as long as the command line's, unless the caller says otherwise.
 const DEFAULT_LIMIT: u32 = 100;
@@ -21,34 +21,34 @@ const MAX_LIMIT: u32 = 1000;
 
 /// One page of items.
 #[derive(Serialize)]
-pub(super) struct Listing {
+pub(super) struct ItemPage {
     items: Vec<Item>,
     /// What to pass as `before` for the next page; `null` on the last.
     next: Option<ItemId>,
 }
 
 /// The parameters of a query, in the order given.
-pub(super) type Parameters = Query<Vec<(String, String)>>;
+pub(super) type QueryParameters = Query<Vec<(String, String)>>;
 
 /// `GET /items`: the items that match, newest first.
 pub(super) async fn list(
-    State(edge): State<Arc<Edge>>,
-    query: Result<Parameters, QueryRejection>,
-) -> Result<Json<Listing>, ApiError> {
-    let (filter, page) = parse(query?.0)?;
-    let items = edge.store.list(&filter, &page).await?;
+    State(state): State<Arc<HttpState>>,
+    query: Result<QueryParameters, QueryRejection>,
+) -> Result<Json<ItemPage>, ApiError> {
+    let (filter, page) = parse_filter(query?.0)?;
+    let items = state.store.list(&filter, &page).await?;
     let is_full = items.len() == page.limit as usize;
     let next = items.last().filter(|_| is_full).map(|item| item.id);
-    Ok(Json(Listing { items, next }))
+    Ok(Json(ItemPage { items, next }))
 }
 
 /// `GET /items/{id}`: one item with its history.
 pub(super) async fn show(
-    State(edge): State<Arc<Edge>>,
+    State(state): State<Arc<HttpState>>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Details>, ApiError> {
+) -> Result<Json<ItemDetails>, ApiError> {
     let id = item_id(&id?.0)?;
-    edge.store.show(id).await?.map(Json).ok_or(ApiError::NoItem(id))
+    state.store.get(id).await?.map(Json).ok_or(ApiError::NoItem(id))
 }
 
 /// The id in a path.
@@ -70,14 +70,14 @@ pub(super) fn limit(text: &str, max: u32) -> Result<u32, ApiError> {
 }
 
 /// The filter and the page that a query describes.
-pub(super) fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> {
+pub(super) fn parse_filter(parameters: Vec<(String, String)>) -> Result<(Filter, Page), ApiError> {
     let mut page = Page { limit: DEFAULT_LIMIT, before: None };
     let mut fields = Map::new();
     for (name, text) in parameters {
         match name.as_str() {
             "limit" => page.limit = limit(&text, MAX_LIMIT)?,
             "before" => page.before = Some(number(&name, &text)?),
-            _ => restrict(&mut fields, name, &text)?,
+            _ => add_restriction(&mut fields, name, &text)?,
         }
     }
     let filter = serde_json::from_value(fields.into());
@@ -86,7 +86,7 @@ pub(super) fn parse(parameters: Vec<(String, String)>) -> Result<(Filter, Page),
 }
 
 /// Adds one parameter to the filter's JSON, whose own reader knows the names and the statuses.
-fn restrict(fields: &mut Map<String, Value>, name: String, text: &str) -> Result<(), ApiError> {
+fn add_restriction(fields: &mut Map<String, Value>, name: String, text: &str) -> Result<(), ApiError> {
     if name == "status" {
         let words = text.split(',').map(Value::from);
         if let Some(list) = fields.entry(name).or_insert_with(|| Value::Array(Vec::new())).as_array_mut() {
@@ -109,7 +109,7 @@ mod tests {
 
     fn check(query: &[(&str, &str)]) -> Result<(Filter, Page), String> {
         let pairs = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        parse(pairs).map_err(|err| err.to_string())
+        parse_filter(pairs).map_err(|err| err.to_string())
     }
 
     #[test]

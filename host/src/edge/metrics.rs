@@ -14,15 +14,15 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{Edge, HostStatus, cockpit};
-use crate::handler::{BOUNDS_MS, Durations, DurationsByOutcome};
+use super::{HostStatus, HttpState, cockpit};
+use crate::handler::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram};
 use crate::store::Overview;
 
 /// Answers a scrape.
-pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, ApiError> {
-    let overview = edge.store.overview().await?;
-    let status = (edge.status)();
-    let mut text = Exposition::default();
+pub(super) async fn metrics(State(state): State<Arc<HttpState>>) -> Result<Response, ApiError> {
+    let overview = state.store.overview().await?;
+    let status = (state.status)();
+    let mut text = MetricsText::default();
     items(&mut text, &overview);
     gauges(&mut text, &overview, &status);
     sagas(&mut text, &overview);
@@ -32,7 +32,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, A
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response())
 }
 
-fn items(text: &mut Exposition, overview: &Overview) {
+fn items(text: &mut MetricsText, overview: &Overview) {
     text.family("outbox_items", "gauge", "Items by type and status.");
     for (item_type, counts) in &overview.by_type {
         for (status, count) in counts {
@@ -59,7 +59,7 @@ fn items(text: &mut Exposition, overview: &Overview) {
     }
 }
 
-fn gauges(text: &mut Exposition, overview: &Overview, status: &HostStatus) {
+fn gauges(text: &mut MetricsText, overview: &Overview, status: &HostStatus) {
     let unhandled = overview.unhandled(&status.served_types).values().sum();
     for (name, help, value) in [
         ("outbox_unhandled", "Pending items of types that no known process serves.", unhandled),
@@ -82,7 +82,7 @@ fn gauges(text: &mut Exposition, overview: &Overview, status: &HostStatus) {
     }
 }
 
-fn sagas(text: &mut Exposition, overview: &Overview) {
+fn sagas(text: &mut MetricsText, overview: &Overview) {
     text.family("outbox_saga_began_total", "counter", "Runs that began, by saga.");
     for (saga, totals) in &overview.sagas {
         text.sample("outbox_saga_began_total", &[("saga", saga)], totals.began);
@@ -103,7 +103,7 @@ fn sagas(text: &mut Exposition, overview: &Overview) {
     }
 }
 
-fn violations(text: &mut Exposition, overview: &Overview) {
+fn violations(text: &mut MetricsText, overview: &Overview) {
     let help = "Requests that lacked what the contract asks for.";
     text.family("outbox_contract_violations_total", "counter", help);
     for (violation, count) in cockpit::violations(&overview.contract_violations) {
@@ -111,7 +111,7 @@ fn violations(text: &mut Exposition, overview: &Overview) {
     }
 }
 
-fn plugins(text: &mut Exposition, status: &HostStatus) {
+fn plugins(text: &mut MetricsText, status: &HostStatus) {
     let plugins = || status.plugins.as_array().into_iter().flatten();
     let word = |plugin: &Value, key: &str| plugin[key].as_str().unwrap_or_default().to_owned();
     text.family("outbox_plugin_info", "gauge", "Generations of plugins of this process; always 1.");
@@ -136,13 +136,13 @@ fn plugins(text: &mut Exposition, status: &HostStatus) {
     }
 }
 
-fn durations(text: &mut Exposition, durations: &DurationsByOutcome) {
+fn durations(text: &mut MetricsText, durations: &AttemptDurations) {
     let help = "How long attempts of this process took, by type and outcome.";
     text.family("outbox_attempt_seconds", "histogram", help);
-    for ((item_type, outcome), Durations { buckets, count, sum }) in durations {
+    for ((item_type, outcome), DurationHistogram { buckets, count, sum }) in durations {
         let labels = [("type", item_type.as_str()), ("outcome", outcome)];
         let mut below = 0;
-        for (bound, within) in BOUNDS_MS.iter().zip(buckets) {
+        for (bound, within) in BUCKET_BOUNDS_MS.iter().zip(buckets) {
             below += within;
             let bound = Duration::from_millis(*bound).as_secs_f64().to_string();
             text.sample("outbox_attempt_seconds_bucket", &[labels[0], labels[1], ("le", &bound)], below);
@@ -155,9 +155,9 @@ fn durations(text: &mut Exposition, durations: &DurationsByOutcome) {
 
 /// Text in the exposition format, under construction.
 #[derive(Default)]
-struct Exposition(String);
+struct MetricsText(String);
 
-impl Exposition {
+impl MetricsText {
     /// Begins a metric; its samples follow.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_one_line_whatever_its_labels_contain() {
-        let mut text = Exposition::default();
+        let mut text = MetricsText::default();
         text.family("m", "gauge", "Help.");
         text.sample("m", &[("plugin", "a\"b\\c\nd")], 1);
         text.sample("m", &[], Seconds(61_005));

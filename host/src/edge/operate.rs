@@ -12,18 +12,20 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Edge;
-use super::body::{self, Received};
+use super::HttpState;
+use super::body::{self, BodyResult};
 use super::error::ApiError;
 use super::items::item_id;
 use crate::item::{ItemId, Millis, OnDead};
-use crate::store::{Action, EffectKeys, Filter, Lease, Order, OrderReport, Refusal, Run, Selection};
+use crate::store::{
+    Action, EffectKeys, Execution, Filter, LeasePolicy, OperateReport, OperateRequest, Refusal, Selection,
+};
 
-/// An order as a request writes it. An empty body is an order with nothing said.
+/// The body of an operator's request. An empty body leaves every member at its default.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of a JSON document")]
-struct OrderDocument {
+struct OperateBody {
     ids: Option<Vec<ItemId>>,
     filter: Option<Filter>,
     /// Comes before the header `X-Actor`.
@@ -47,65 +49,65 @@ struct OrderDocument {
 }
 
 /// `POST /items/{id}/{action}`
-pub(super) async fn one(
-    State(edge): State<Arc<Edge>>,
+pub(super) async fn operate_one(
+    State(state): State<Arc<HttpState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
-    body: Received,
-) -> Result<Json<OrderReport>, ApiError> {
+    body: BodyResult,
+) -> Result<Json<OperateReport>, ApiError> {
     let Path((id, word)) = path?;
     if word == "purge" {
         return Err(ApiError::NoRoute(uri.path().to_owned()));
     }
     let id = item_id(&id)?;
-    let document: OrderDocument = read(&edge, &headers, body, "the order")?;
-    if document.ids.is_some() || document.filter.is_some() {
+    let request: OperateBody = read_json(&state, &headers, body, "the order")?;
+    if request.ids.is_some() || request.filter.is_some() {
         return Err(ApiError::Invalid("the path names the item: leave ids and filter out".into()));
     }
-    let action = action(&edge, &word, &document, &uri).await?;
-    let order = document.into_order(&headers, action, Selection::Ids(vec![id]));
-    let report = edge.store.operate(&order).await?;
+    let action = action(&state, &word, &request, &uri).await?;
+    let request = request.into_request(&headers, action, Selection::Ids(vec![id]));
+    let report = state.store.operate(&request).await?;
     match report.refused.first() {
         None => Ok(Json(report)),
-        Some(refusal) => Err(refused(&edge, refusal).await?),
+        Some(refusal) => Err(refusal_error(&state, refusal).await?),
     }
 }
 
 /// `POST /items:{action}`: 200 with a report, or 202 with a job that goes on.
-pub(super) async fn many(
-    State(edge): State<Arc<Edge>>,
+pub(super) async fn operate_matching(
+    State(state): State<Arc<HttpState>>,
     uri: Uri,
     headers: HeaderMap,
-    body: Received,
+    body: BodyResult,
 ) -> Result<Response, ApiError> {
-    let mut document: OrderDocument = read(&edge, &headers, body, "the order")?;
+    let mut request: OperateBody = read_json(&state, &headers, body, "the order")?;
     let word = uri.path().rsplit(':').next().unwrap_or_default();
-    let action = action(&edge, word, &document, &uri).await?;
-    let selection = selection(document.ids.take(), document.filter.take())?;
-    let (per_second, begins) = (document.per_second, document.background || document.per_second.is_some());
-    let order = document.into_order(&headers, action, selection);
-    if !begins || order.run == Run::Dry {
-        return Ok(Json(edge.store.operate(&order).await?).into_response());
+    let action = action(&state, word, &request, &uri).await?;
+    let selection = selection(request.ids.take(), request.filter.take())?;
+    let (per_second, is_background) = (request.per_second, request.background || request.per_second.is_some());
+    let request = request.into_request(&headers, action, selection);
+    if !is_background || request.execution == Execution::DryRun {
+        return Ok(Json(state.store.operate(&request).await?).into_response());
     }
-    if per_second == Some(0) || !matches!(order.selection, Selection::Filter(_)) {
+    if per_second == Some(0) || !matches!(request.selection, Selection::Filter(_)) {
         let rule = "background and per_second belong to a filter, and per_second is at least 1";
         return Err(ApiError::Invalid(rule.into()));
     }
-    let job = edge.store.begin(&order, per_second).await?;
+    let job = state.store.start_job(&request, per_second).await?;
     Ok((StatusCode::ACCEPTED, Json(job)).into_response())
 }
 
 /// The action that the path names, on the terms of the body.
-async fn action(edge: &Edge, word: &str, order: &OrderDocument, uri: &Uri) -> Result<Action, ApiError> {
-    let lease = if order.force { Lease::Break } else { Lease::Respect };
+async fn action(state: &HttpState, word: &str, order: &OperateBody, uri: &Uri) -> Result<Action, ApiError> {
+    let lease = if order.force { LeasePolicy::Break } else { LeasePolicy::Respect };
     let action = match word {
         "replay" if order.new_effects => Action::Replay { keys: EffectKeys::New },
         "replay" => Action::Replay { keys: EffectKeys::Same },
         "dead" if order.skip_key => Action::Dead { on_dead: OnDead::Skip, lease },
         "dead" => Action::Dead { on_dead: OnDead::Block, lease },
         "restore" => Action::Restore,
-        "reschedule" => Action::Reschedule { at: moment(edge, order).await? },
+        "reschedule" => Action::Reschedule { at: requested_time(state, order).await? },
         "release" => Action::Release { lease },
         "purge" => Action::Purge,
         _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
@@ -124,22 +126,22 @@ async fn action(edge: &Edge, word: &str, order: &OrderDocument, uri: &Uri) -> Re
     Ok(action)
 }
 
-async fn moment(edge: &Edge, order: &OrderDocument) -> Result<Millis, ApiError> {
+async fn requested_time(state: &HttpState, order: &OperateBody) -> Result<Millis, ApiError> {
     match (order.available_at, order.delay_ms) {
         (Some(at), None) => Ok(at),
-        (None, Some(delay)) if delay >= 0 => Ok(edge.store.now().await?.saturating_add(delay)),
+        (None, Some(delay)) if delay >= 0 => Ok(state.store.now().await?.saturating_add(delay)),
         _ => Err(ApiError::Invalid(r#"say when: either "available_at" or "delay_ms", in milliseconds"#.into())),
     }
 }
 
 /// The JSON of a body; an empty one stands for nothing said.
-pub(super) fn read<T: DeserializeOwned + Default>(
-    edge: &Edge,
+pub(super) fn read_json<T: DeserializeOwned + Default>(
+    state: &HttpState,
     headers: &HeaderMap,
-    body: Received,
+    body: BodyResult,
     what: &'static str,
 ) -> Result<T, ApiError> {
-    let bytes = body::json(edge, headers, body)?;
+    let bytes = body::json(state, headers, body)?;
     if bytes.is_empty() {
         return Ok(T::default());
     }
@@ -157,10 +159,10 @@ fn selection(ids: Option<Vec<ItemId>>, filter: Option<Filter>) -> Result<Selecti
     }
 }
 
-impl OrderDocument {
-    fn into_order(self, headers: &HeaderMap, action: Action, selection: Selection) -> Order {
+impl OperateBody {
+    fn into_request(self, headers: &HeaderMap, action: Action, selection: Selection) -> OperateRequest {
         let actor = actor(self.actor, headers);
-        Order { action, selection, actor, reason: self.reason, run: run(self.dry_run) }
+        OperateRequest { action, selection, actor, reason: self.reason, execution: execution(self.dry_run) }
     }
 }
 
@@ -170,14 +172,14 @@ pub(super) fn actor(given: Option<String>, headers: &HeaderMap) -> String {
     given.or(header.map(str::to_owned)).unwrap_or_else(|| "http".to_owned())
 }
 
-pub(super) fn run(dry_run: bool) -> Run {
-    if dry_run { Run::Dry } else { Run::Real }
+pub(super) fn execution(dry_run: bool) -> Execution {
+    if dry_run { Execution::DryRun } else { Execution::Apply }
 }
 
 /// Tells an item that is not there from one that is in the wrong status.
-async fn refused(edge: &Edge, refusal: &Refusal) -> Result<ApiError, ApiError> {
+async fn refusal_error(state: &HttpState, refusal: &Refusal) -> Result<ApiError, ApiError> {
     let Refusal { id, reason } = refusal.clone();
-    Ok(match edge.store.show(id).await? {
+    Ok(match state.store.get(id).await? {
         None => ApiError::NoItem(id),
         Some(_) => ApiError::Refused { id, reason },
     })

@@ -8,12 +8,12 @@ use axum::extract::State;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
 
 /// A store that takes longer for one indexed read would not answer callers in a useful time either;
 /// and probes usually give up after a few seconds.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn healthz() -> Json<Value> {
@@ -21,22 +21,22 @@ pub(super) async fn healthz() -> Json<Value> {
 }
 
 /// `GET /readyz`: the store answers and takes writes, and the first plugin scan has finished.
-pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn readyz(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
     let mut missing = Vec::new();
-    if !store_answers(&edge).await {
+    if !store_answers(&state).await {
         missing.push("the store does not answer");
     }
-    let status = (edge.status)();
-    if status.unwritable {
+    let status = (state.status)();
+    if status.is_read_only {
         missing.push("the store takes no writes");
     }
-    if !status.scanned {
+    if !status.is_scanned {
         missing.push("the first scan of the plugin folder has not finished");
     }
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
 }
 
 /// Reads past the last signal: cheap, and unlike the clock it needs the database.
-async fn store_answers(edge: &Edge) -> bool {
-    matches!(timeout(STORE_PATIENCE, edge.store.signals(i64::MAX, 1)).await, Ok(Ok(_)))
+async fn store_answers(state: &HttpState) -> bool {
+    matches!(timeout(READY_TIMEOUT, state.store.signals(i64::MAX, 1)).await, Ok(Ok(_)))
 }

@@ -17,9 +17,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
-use super::Edge;
+use super::HttpState;
 use super::error::ApiError;
-use super::items::{self, Parameters, number};
+use super::items::{self, QueryParameters, number};
 use crate::saga::Signal;
 use crate::store::StoreError;
 
@@ -32,24 +32,24 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// `GET /signals?after=SEQ`: the stream, or a page when JSON is asked for.
 pub(super) async fn signals(
-    State(edge): State<Arc<Edge>>,
-    query: Result<Parameters, QueryRejection>,
+    State(state): State<Arc<HttpState>>,
+    query: Result<QueryParameters, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Query(parameters) = query?;
-    let (after, limit) = position(&parameters, &headers)?;
+    let (after, limit) = start_position(&parameters, &headers)?;
     // The first read comes before the answer, so that a store that fails is seen as such.
-    let first = edge.store.signals(after, limit).await?;
+    let first = state.store.signals(after, limit).await?;
     if wants_json(&headers) {
         return Ok(Json(first).into_response());
     }
-    let changes = edge.store.changes();
-    let follower = Follower { edge, after, batch: first.into(), changes };
-    Ok(Sse::new(follow(follower)).keep_alive(KeepAlive::default()).into_response())
+    let changes = state.store.subscribe();
+    let signals = SignalStream { state, after, batch: first.into(), changes };
+    Ok(Sse::new(into_events(signals)).keep_alive(KeepAlive::default()).into_response())
 }
 
 /// From where, and how much at first. A reconnecting client sends where it was as a header, beside the query of its first request.
-fn position(parameters: &[(String, String)], headers: &HeaderMap) -> Result<(i64, u32), ApiError> {
+fn start_position(parameters: &[(String, String)], headers: &HeaderMap) -> Result<(i64, u32), ApiError> {
     let (mut after, mut limit) = (0, BATCH);
     for (name, text) in parameters {
         match name.as_str() {
@@ -72,28 +72,28 @@ fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// One client's place in the signals.
-struct Follower {
-    edge: Arc<Edge>,
+struct SignalStream {
+    state: Arc<HttpState>,
     after: i64,
     batch: VecDeque<Signal>,
     changes: watch::Receiver<u64>,
 }
 
 /// Ends when the process shuts down or the store fails; the client reconnects with its place.
-fn follow(follower: Follower) -> impl Stream<Item = Result<Event, axum::Error>> {
-    stream::unfold(follower, |mut follower| async move {
-        let signal = follower.next().await?;
+fn into_events(signals: SignalStream) -> impl Stream<Item = Result<Event, axum::Error>> {
+    stream::unfold(signals, |mut signals| async move {
+        let signal = signals.next().await?;
         let event = Event::default().id(signal.seq.to_string()).json_data(&signal);
-        Some((event, follower))
+        Some((event, signals))
     })
 }
 
-impl Follower {
+impl SignalStream {
     async fn next(&mut self) -> Option<Signal> {
-        while self.batch.is_empty() && self.wait().await {
-            match self.edge.store.signals(self.after, BATCH).await {
+        while self.batch.is_empty() && self.wait_for_change().await {
+            match self.state.store.signals(self.after, BATCH).await {
                 Ok(signals) => self.batch = signals.into(),
-                Err(err) => return give_up(&err),
+                Err(err) => return end_after_error(&err),
             }
         }
         let signal = self.batch.pop_front()?;
@@ -102,16 +102,16 @@ impl Follower {
     }
 
     /// Waits until a look may be worth it. Says no when the process shuts down.
-    async fn wait(&mut self) -> bool {
+    async fn wait_for_change(&mut self) -> bool {
         tokio::select! {
-            () = self.edge.stop.cancelled() => false,
+            () = self.state.stop.cancelled() => false,
             Ok(()) = self.changes.changed() => true,
             () = tokio::time::sleep(POLL) => true,
         }
     }
 }
 
-fn give_up(err: &StoreError) -> Option<Signal> {
+fn end_after_error(err: &StoreError) -> Option<Signal> {
     tracing::warn!(error = %err, "a stream of signals ended: the store did not answer");
     None
 }

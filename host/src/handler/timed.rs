@@ -8,16 +8,16 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Attempt, Handler, Outcome, Report, Service};
+use super::{Attempt, AttemptReport, Handler, Outcome, ServedType};
 
 /// The upper bounds of the buckets, in milliseconds: from a quick call on the same machine to a lease.
-pub const BOUNDS_MS: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 60_000];
+pub const BUCKET_BOUNDS_MS: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 60_000];
 
 /// The durations of some attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Durations {
+pub struct DurationHistogram {
     /// How many were no longer than each bound and longer than the one before.
-    pub buckets: [u64; BOUNDS_MS.len()],
+    pub buckets: [u64; BUCKET_BOUNDS_MS.len()],
     /// How many there were, those longer than every bound included.
     pub count: u64,
     /// How long all took together.
@@ -26,34 +26,34 @@ pub struct Durations {
 
 /// Durations by type and outcome. The types are those that are served here and the outcomes are the
 /// classes of failures and `done`, so that the series stay few.
-pub type DurationsByOutcome = BTreeMap<(String, &'static str), Durations>;
+pub type AttemptDurations = BTreeMap<(String, &'static str), DurationHistogram>;
 
 /// A handler that takes the time of another.
-pub struct Timed {
+pub struct MeteredHandler {
     handler: Arc<dyn Handler>,
-    durations: Mutex<DurationsByOutcome>,
+    durations: Mutex<AttemptDurations>,
 }
 
-impl Timed {
+impl MeteredHandler {
     /// Takes the time of this handler.
     pub fn new(handler: Arc<dyn Handler>) -> Self {
         Self { handler, durations: Mutex::default() }
     }
 
     /// What the attempts have taken until now.
-    pub fn durations(&self) -> DurationsByOutcome {
+    pub fn durations(&self) -> AttemptDurations {
         self.durations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, item_type: String, outcome: &'static str, took: Duration) {
+    fn record(&self, item_type: String, outcome: &'static str, took: Duration) {
         let mut durations = self.durations.lock().unwrap_or_else(PoisonError::into_inner);
-        durations.entry((item_type, outcome)).or_default().note(took);
+        durations.entry((item_type, outcome)).or_default().record(took);
     }
 }
 
-impl Durations {
-    fn note(&mut self, took: Duration) {
-        let bucket = BOUNDS_MS.iter().position(|bound| took <= Duration::from_millis(*bound));
+impl DurationHistogram {
+    fn record(&mut self, took: Duration) {
+        let bucket = BUCKET_BOUNDS_MS.iter().position(|bound| took <= Duration::from_millis(*bound));
         if let Some(bucket) = bucket {
             self.buckets[bucket] += 1;
         }
@@ -63,20 +63,20 @@ impl Durations {
 }
 
 #[async_trait]
-impl Handler for Timed {
-    fn services(&self) -> Vec<Service> {
-        self.handler.services()
+impl Handler for MeteredHandler {
+    fn served_types(&self) -> Vec<ServedType> {
+        self.handler.served_types()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.handler.changes()
     }
 
-    async fn handle(&self, attempt: Attempt) -> Report {
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let (begun, item_type) = (Instant::now(), attempt.item.item_type.clone());
         let report = self.handler.handle(attempt).await;
         if let Some(outcome) = label(&report.outcome) {
-            self.note(item_type, outcome, begun.elapsed());
+            self.record(item_type, outcome, begun.elapsed());
         }
         report
     }
@@ -87,7 +87,7 @@ fn label(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Done { .. } => Some("done"),
         Outcome::Failed(failure) => Some(failure.class.as_str()),
-        Outcome::Stopped | Outcome::Unserved => None,
+        Outcome::Interrupted | Outcome::NoHandler => None,
     }
 }
 
@@ -97,9 +97,9 @@ mod tests {
 
     #[test]
     fn a_duration_is_counted_in_the_bucket_whose_bound_it_does_not_pass() {
-        let mut durations = Durations::default();
+        let mut durations = DurationHistogram::default();
         for took in [0, 5, 6, 60_000, 60_001] {
-            durations.note(Duration::from_millis(took));
+            durations.record(Duration::from_millis(took));
         }
         assert_eq!((durations.buckets[0], durations.buckets[1], durations.buckets[11]), (2, 1, 1));
         assert_eq!((durations.count, durations.sum), (5, Duration::from_millis(120_012)));

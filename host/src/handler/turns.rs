@@ -1,9 +1,9 @@
-//! Turns at state that many attempts want at once: which attempt of this process goes on, which wait.
+//! Locks of state keys that many attempts want at once: which attempt of this process goes on, which wait.
 //!
 //! State is committed optimistically: of several attempts that touched a key the first to commit wins, and
 //! the others have worked in vain and are given back. That is the cheaper way while it is rare. From the
-//! second conflict over a key on, the attempts of this process that touch it take turns instead: each from
-//! its first touch until it is settled.
+//! second conflict over a key on, the attempts of this process that touch it lock it first: each from its
+//! first touch until it is settled.
 //!
 //! Nothing correct depends on it. The commit checks all the same, so processes need not agree: at most one
 //! attempt of each contends for the key, and one of them always wins.
@@ -12,102 +12,102 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
+use tokio::sync::{Mutex as KeyLock, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-/// So many conflicts over a key, within the time that they are remembered, make attempts take turns.
-const CONFLICTS: u32 = 2;
+/// So many conflicts over a key, within the time that they are remembered, make attempts lock it.
+const CONTENDED_AFTER_CONFLICTS: u32 = 2;
 /// A key is forgotten so long after its last conflict. Forgetting too early costs two more conflicts,
 /// remembering for ever would hold up attempts that only read what was contended once.
-const REMEMBERED: Duration = Duration::from_mins(1);
+const CONTENDED_FOR: Duration = Duration::from_mins(1);
 
 /// The contended keys of one process.
 #[derive(Clone, Debug, Default)]
-pub struct Turns(Arc<Mutex<HashMap<Key, Contended>>>);
+pub struct KeyLocks(Arc<Mutex<HashMap<PluginKey, ContendedKey>>>);
 
 /// A plugin and a key of its state.
-type Key = (String, String);
+type PluginKey = (String, String);
 
 #[derive(Debug)]
-struct Contended {
+struct ContendedKey {
     conflicts: u32,
     last: Instant,
-    gate: Arc<Gate<()>>,
+    key_lock: Arc<KeyLock<()>>,
 }
 
-impl Turns {
-    /// The turns of one attempt, none of them taken.
-    pub fn of_attempt(&self) -> Arc<Turn> {
-        Arc::new(Turn { turns: self.clone(), taken: Mutex::default() })
+impl KeyLocks {
+    /// The locks of one attempt, none of them held.
+    pub fn for_attempt(&self) -> Arc<AttemptLocks> {
+        Arc::new(AttemptLocks { key_locks: self.clone(), held: Mutex::default() })
     }
 
     /// Notes that a settlement was refused because another attempt had changed the key.
-    pub fn note_conflict(&self, plugin: &str, key: &str) {
-        self.note(plugin, key, Instant::now());
+    pub fn record_conflict(&self, plugin: &str, key: &str) {
+        self.record(plugin, key, Instant::now());
     }
 
-    fn note(&self, plugin: &str, key: &str, now: Instant) {
+    fn record(&self, plugin: &str, key: &str, now: Instant) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.retain(|_, known| known.is_remembered(now));
-        let new = || Contended { conflicts: 0, last: now, gate: Arc::default() };
+        keys.retain(|_, known| known.is_recent(now));
+        let new = || ContendedKey { conflicts: 0, last: now, key_lock: Arc::default() };
         let known = keys.entry((plugin.to_owned(), key.to_owned())).or_insert_with(new);
         known.conflicts += 1;
         known.last = now;
     }
 
-    /// What attempts pass one at a time, if the key is contended.
-    fn gate(&self, plugin: &str, key: &str, now: Instant) -> Option<Arc<Gate<()>>> {
+    /// The lock that attempts hold one at a time, if the key is contended.
+    fn lock_if_contended(&self, plugin: &str, key: &str, now: Instant) -> Option<Arc<KeyLock<()>>> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = keys.get(&(plugin.to_owned(), key.to_owned()))?;
-        let is_contended = known.conflicts >= CONFLICTS && known.is_remembered(now);
-        is_contended.then(|| Arc::clone(&known.gate))
+        let is_contended = known.conflicts >= CONTENDED_AFTER_CONFLICTS && known.is_recent(now);
+        is_contended.then(|| Arc::clone(&known.key_lock))
     }
 }
 
-impl Contended {
-    fn is_remembered(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) < REMEMBERED
+impl ContendedKey {
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < CONTENDED_FOR
     }
 }
 
 /// What one attempt holds. Whoever settles it keeps this until the settlement is committed; dropping it
 /// lets the next attempt go on.
 #[derive(Debug, Default)]
-pub struct Turn {
-    turns: Turns,
-    taken: Mutex<Vec<OwnedMutexGuard<()>>>,
+pub struct AttemptLocks {
+    key_locks: KeyLocks,
+    held: Mutex<Vec<OwnedMutexGuard<()>>>,
 }
 
-impl Turn {
+impl AttemptLocks {
     /// Returns when the attempt may go on to the key: at once unless the key is contended. Errors when
-    /// its turn did not come by `latest`.
-    pub async fn take(&self, plugin: &str, key: &str, latest: Instant) -> Result<(), TurnOverdue> {
-        let Some(gate) = self.turns.gate(plugin, key, Instant::now()) else { return Ok(()) };
-        let overdue = |_| TurnOverdue { plugin: plugin.to_owned(), key: key.to_owned() };
-        if self.has_taken() {
+    /// it did not get the lock by `deadline`.
+    pub async fn lock(&self, plugin: &str, key: &str, deadline: Instant) -> Result<(), KeyLockTimeout> {
+        let Some(key_lock) = self.key_locks.lock_if_contended(plugin, key, Instant::now()) else { return Ok(()) };
+        let timed_out = |_| KeyLockTimeout { plugin: plugin.to_owned(), key: key.to_owned() };
+        if self.holds_any() {
             // Two attempts that each wait for what the other holds would both wait in vain.
-            if let Ok(guard) = gate.try_lock_owned() {
-                self.keep(guard);
+            if let Ok(guard) = key_lock.try_lock_owned() {
+                self.hold(guard);
             }
             return Ok(());
         }
-        self.keep(timeout_at(latest, gate.lock_owned()).await.map_err(overdue)?);
+        self.hold(timeout_at(deadline, key_lock.lock_owned()).await.map_err(timed_out)?);
         Ok(())
     }
 
-    fn has_taken(&self) -> bool {
-        !self.taken.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    fn holds_any(&self) -> bool {
+        !self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    fn keep(&self, guard: OwnedMutexGuard<()>) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(guard);
+    fn hold(&self, guard: OwnedMutexGuard<()>) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(guard);
     }
 }
 
 /// So many attempts want the same state that one's turn did not come in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("many attempts want state key {key:?} of plugin {plugin:?}: the turn of this one did not come in time")]
-pub struct TurnOverdue {
+pub struct KeyLockTimeout {
     /// The plugin.
     pub plugin: String,
     /// The key.
@@ -122,50 +122,50 @@ mod tests {
         Instant::now() + Duration::from_millis(20)
     }
 
-    fn contended() -> Turns {
-        let turns = Turns::default();
-        turns.note_conflict("p", "k");
-        turns.note_conflict("p", "k");
-        turns
+    fn contended() -> KeyLocks {
+        let key_locks = KeyLocks::default();
+        key_locks.record_conflict("p", "k");
+        key_locks.record_conflict("p", "k");
+        key_locks
     }
 
     #[tokio::test]
     async fn attempts_wait_for_each_other_from_the_second_conflict_on() {
-        let turns = Turns::default();
-        turns.note_conflict("p", "k");
-        let (first, second) = (turns.of_attempt(), turns.of_attempt());
-        first.take("p", "k", soon()).await.unwrap();
-        second.take("p", "k", soon()).await.unwrap();
-        turns.note_conflict("p", "k");
-        let (third, fourth) = (turns.of_attempt(), turns.of_attempt());
-        third.take("p", "k", soon()).await.unwrap();
-        let overdue = fourth.take("p", "k", soon()).await.unwrap_err();
-        assert_eq!(overdue, TurnOverdue { plugin: "p".into(), key: "k".into() });
-        fourth.take("q", "k", soon()).await.unwrap();
+        let key_locks = KeyLocks::default();
+        key_locks.record_conflict("p", "k");
+        let (first, second) = (key_locks.for_attempt(), key_locks.for_attempt());
+        first.lock("p", "k", soon()).await.unwrap();
+        second.lock("p", "k", soon()).await.unwrap();
+        key_locks.record_conflict("p", "k");
+        let (third, fourth) = (key_locks.for_attempt(), key_locks.for_attempt());
+        third.lock("p", "k", soon()).await.unwrap();
+        let timed_out = fourth.lock("p", "k", soon()).await.unwrap_err();
+        assert_eq!(timed_out, KeyLockTimeout { plugin: "p".into(), key: "k".into() });
+        fourth.lock("q", "k", soon()).await.unwrap();
         drop(third);
-        fourth.take("p", "k", soon()).await.unwrap();
+        fourth.lock("p", "k", soon()).await.unwrap();
     }
 
     #[tokio::test]
     async fn an_attempt_that_holds_one_key_never_waits_for_another() {
-        let turns = contended();
-        turns.note_conflict("p", "other");
-        turns.note_conflict("p", "other");
-        let (one, two) = (turns.of_attempt(), turns.of_attempt());
-        one.take("p", "k", soon()).await.unwrap();
-        two.take("p", "other", soon()).await.unwrap();
-        one.take("p", "other", soon()).await.unwrap();
-        two.take("p", "k", soon()).await.unwrap();
+        let key_locks = contended();
+        key_locks.record_conflict("p", "other");
+        key_locks.record_conflict("p", "other");
+        let (one, two) = (key_locks.for_attempt(), key_locks.for_attempt());
+        one.lock("p", "k", soon()).await.unwrap();
+        two.lock("p", "other", soon()).await.unwrap();
+        one.lock("p", "other", soon()).await.unwrap();
+        two.lock("p", "k", soon()).await.unwrap();
     }
 
     #[test]
     fn a_key_is_forgotten_a_minute_after_its_last_conflict() {
-        let (turns, now) = (Turns::default(), Instant::now());
-        turns.note("p", "k", now);
-        turns.note("p", "k", now);
-        assert!(turns.gate("p", "k", now + REMEMBERED - Duration::from_millis(1)).is_some());
-        assert!(turns.gate("p", "k", now + REMEMBERED).is_none());
-        turns.note("p", "other", now + REMEMBERED);
-        assert_eq!(turns.0.lock().unwrap().len(), 1);
+        let (key_locks, now) = (KeyLocks::default(), Instant::now());
+        key_locks.record("p", "k", now);
+        key_locks.record("p", "k", now);
+        assert!(key_locks.lock_if_contended("p", "k", now + CONTENDED_FOR - Duration::from_millis(1)).is_some());
+        assert!(key_locks.lock_if_contended("p", "k", now + CONTENDED_FOR).is_none());
+        key_locks.record("p", "other", now + CONTENDED_FOR);
+        assert_eq!(key_locks.0.lock().unwrap().len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! What an attempt sent and what it was answered, as the history keeps it.
 //!
-//! Pure data, and its packed form. It never holds a secret: whoever makes a recording has removed what
+//! Pure data, and its compressed form. It never holds a secret: whoever makes a recording has removed what
 //! the host added to the requests, and every value that only the host may know.
 
 use base64::Engine as _;
@@ -10,23 +10,23 @@ use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 use serde::{Deserialize, Serialize};
 
 /// Half as small as no effort, in a third of the time of the best.
-const EFFORT: u8 = 4;
-/// Several times what a recording may have, so that nothing that was packed is refused.
-const UNPACKED_MAX: usize = 8 << 20;
+const COMPRESSION_LEVEL: u8 = 4;
+/// Several times what a recording may have, so that nothing that was compressed is refused.
+const DECOMPRESSED_MAX: usize = 8 << 20;
 
 /// The requests of one attempt with their answers, in the order in which they were sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
     /// What was kept.
-    pub exchanges: Vec<Exchange>,
+    pub exchanges: Vec<RecordedExchange>,
     /// How many more requests were sent than an attempt's record has room for.
     #[serde(rename = "exchanges_left_out", default, skip_serializing_if = "is_zero")]
-    pub left_out: u32,
+    pub omitted: u32,
 }
 
 /// One request and what came back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exchange {
+pub struct RecordedExchange {
     /// The request's method.
     pub method: String,
     /// The whole URL.
@@ -37,15 +37,15 @@ pub struct Exchange {
     /// The handler's own headers, without those that the host adds.
     pub headers: Vec<(String, String)>,
     /// What the handler wrote.
-    pub body: Body,
+    pub body: RecordedBody,
     /// What came back; none when the attempt ended before anything did.
-    pub answer: Option<Answer>,
+    pub answer: Option<RecordedResponse>,
 }
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum RecordedResponse {
     /// An answer of the receiver.
     Response {
         /// Its status.
@@ -53,7 +53,7 @@ pub enum Answer {
         /// Its headers.
         headers: Vec<(String, String)>,
         /// What the handler read of its body.
-        body: Body,
+        body: RecordedBody,
     },
     /// No answer of the receiver, but an error.
     Error {
@@ -64,8 +64,8 @@ pub enum Answer {
 
 /// What was kept of a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "WrittenBody", into = "WrittenBody")]
-pub struct Body {
+#[serde(try_from = "BodyDocument", into = "BodyDocument")]
+pub struct RecordedBody {
     /// Its bytes, or as many of the first as were kept.
     pub kept: Vec<u8>,
     /// How many bytes passed.
@@ -76,7 +76,7 @@ pub struct Body {
     pub is_ended: bool,
 }
 
-impl Body {
+impl RecordedBody {
     /// A body that was kept whole.
     pub fn whole(kept: impl Into<Vec<u8>>) -> Self {
         let kept = kept.into();
@@ -91,7 +91,7 @@ impl Body {
 
 /// A body in JSON: text where it is text.
 #[derive(Serialize, Deserialize)]
-struct WrittenBody {
+struct BodyDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,8 +103,8 @@ struct WrittenBody {
     unfinished: bool,
 }
 
-impl From<Body> for WrittenBody {
-    fn from(body: Body) -> Self {
+impl From<RecordedBody> for BodyDocument {
+    fn from(body: RecordedBody) -> Self {
         let (text, base64) = match String::from_utf8(body.kept) {
             Ok(text) => (Some(text), None),
             Err(err) => (None, Some(BASE64.encode(err.as_bytes()))),
@@ -113,33 +113,33 @@ impl From<Body> for WrittenBody {
     }
 }
 
-impl TryFrom<WrittenBody> for Body {
+impl TryFrom<BodyDocument> for RecordedBody {
     type Error = base64::DecodeError;
 
-    fn try_from(written: WrittenBody) -> Result<Self, Self::Error> {
-        let kept = match (written.text, written.base64) {
+    fn try_from(document: BodyDocument) -> Result<Self, Self::Error> {
+        let kept = match (document.text, document.base64) {
             (Some(text), _) => text.into_bytes(),
             (None, Some(base64)) => BASE64.decode(base64)?,
             (None, None) => Vec::new(),
         };
-        let WrittenBody { length, sha256, unfinished, .. } = written;
+        let BodyDocument { length, sha256, unfinished, .. } = document;
         Ok(Self { kept, length, sha256, is_ended: !unfinished })
     }
 }
 
 impl Recording {
     /// The recording as stores keep it: JSON, compressed by zlib. None when nothing was sent.
-    pub fn pack(&self) -> Option<Vec<u8>> {
-        if self.exchanges.is_empty() && self.left_out == 0 {
+    pub fn compress(&self) -> Option<Vec<u8>> {
+        if self.exchanges.is_empty() && self.omitted == 0 {
             return None;
         }
         let json = serde_json::to_vec(self).ok()?;
-        Some(compress_to_vec_zlib(&json, EFFORT))
+        Some(compress_to_vec_zlib(&json, COMPRESSION_LEVEL))
     }
 
-    /// What was packed. None when the bytes are no recording.
-    pub fn unpack(packed: &[u8]) -> Option<Self> {
-        let json = decompress_to_vec_zlib_with_limit(packed, UNPACKED_MAX).ok()?;
+    /// Reads what [`Self::compress`] wrote. None when the bytes are no recording.
+    pub fn decompress(compressed: &[u8]) -> Option<Self> {
+        let json = decompress_to_vec_zlib_with_limit(compressed, DECOMPRESSED_MAX).ok()?;
         serde_json::from_slice(&json).ok()
     }
 }
@@ -153,9 +153,9 @@ fn is_zero(number: &u32) -> bool {
 mod tests {
     use super::*;
 
-    fn exchange(body: Body, answer: Option<Answer>) -> Exchange {
+    fn exchange(body: RecordedBody, answer: Option<RecordedResponse>) -> RecordedExchange {
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-        Exchange {
+        RecordedExchange {
             method: "POST".into(),
             url: "http://a/b?c".into(),
             effect: Some("mail".into()),
@@ -166,31 +166,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_unpacked_byte_for_byte() {
-        let cut = Body { kept: vec![0xff, 0], length: 9, sha256: Some("d".into()), is_ended: false };
-        let response = Answer::Response { status: 503, headers: vec![], body: cut };
-        let error = Answer::Error { error: "connection-refused".into() };
+    fn what_is_compressed_is_decompressed_byte_for_byte() {
+        let cut = RecordedBody { kept: vec![0xff, 0], length: 9, sha256: Some("d".into()), is_ended: false };
+        let response = RecordedResponse::Response { status: 503, headers: vec![], body: cut };
+        let error = RecordedResponse::Error { error: "connection-refused".into() };
         let exchanges = vec![
-            exchange(Body::whole("{}"), Some(response)),
-            exchange(Body::whole(vec![0x80]), Some(error)),
-            exchange(Body::default(), None),
+            exchange(RecordedBody::whole("{}"), Some(response)),
+            exchange(RecordedBody::whole(vec![0x80]), Some(error)),
+            exchange(RecordedBody::default(), None),
         ];
-        let recording = Recording { exchanges, left_out: 2 };
-        assert_eq!(Recording::unpack(&recording.pack().unwrap()), Some(recording));
+        let recording = Recording { exchanges, omitted: 2 };
+        assert_eq!(Recording::decompress(&recording.compress().unwrap()), Some(recording));
     }
 
     #[test]
     fn nothing_sent_is_nothing_kept_and_what_is_no_recording_is_none() {
-        assert_eq!(Recording::default().pack(), None);
-        assert_eq!(Recording::unpack(b"hello"), None);
+        assert_eq!(Recording::default().compress(), None);
+        assert_eq!(Recording::decompress(b"hello"), None);
     }
 
     #[test]
     fn people_read_text_where_it_is_text() {
-        let written = serde_json::to_value(Body::whole("hi")).unwrap();
-        assert_eq!(written, serde_json::json!({ "text": "hi", "length": 2 }));
-        let cut = Body { kept: vec![0xff], length: 7, sha256: Some("d".into()), is_ended: false };
-        let written = serde_json::to_value(cut).unwrap();
-        assert_eq!(written, serde_json::json!({ "base64": "/w==", "length": 7, "sha256": "d", "unfinished": true }));
+        let document = serde_json::to_value(RecordedBody::whole("hi")).unwrap();
+        assert_eq!(document, serde_json::json!({ "text": "hi", "length": 2 }));
+        let cut = RecordedBody { kept: vec![0xff], length: 7, sha256: Some("d".into()), is_ended: false };
+        let document = serde_json::to_value(cut).unwrap();
+        assert_eq!(document, serde_json::json!({ "base64": "/w==", "length": 7, "sha256": "d", "unfinished": true }));
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What kind of failure an attempt ended with. It decides whether the attempt counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Class {
+pub enum FailureClass {
     /// The handler asks for another try.
     Retryable,
     /// The handler says that trying again cannot help.
@@ -41,7 +41,7 @@ pub enum Class {
     Operator,
 }
 
-impl Class {
+impl FailureClass {
     /// The word that is stored and printed.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,18 +63,18 @@ impl Class {
         }
     }
 
-    /// Whether the attempt is given back to the item instead of being counted.
-    pub fn is_given_back(self) -> bool {
+    /// Whether the attempt is released uncounted.
+    pub fn is_uncounted(self) -> bool {
         matches!(self, Self::Deferred | Self::Plugin | Self::Host | Self::Conflict)
     }
 
     /// Whether the item goes to the dead-letter queue whatever retries are left.
-    pub fn is_final(self) -> bool {
+    pub fn skips_retries(self) -> bool {
         matches!(self, Self::Permanent | Self::Undecodable)
     }
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Decides what happens to the item.
-    pub class: Class,
+    pub class: FailureClass,
     /// Stable and dotted, for grouping: `upstream.timeout`.
     pub code: String,
     /// For the person who reads the item's history.
@@ -94,8 +94,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure without a wish for when to try again.
-    pub fn new(class: Class, code: &str, message: impl Into<String>) -> Self {
+    /// A failure that asks for no certain delay.
+    pub fn new(class: FailureClass, code: &str, message: impl Into<String>) -> Self {
         Self { class, code: code.to_owned(), message: message.into(), retry_after: None }
     }
 }

@@ -15,8 +15,8 @@ pub fn fingerprint(item_type: &str, failure: &Failure, handler_digest: Option<&s
         hash.update(part);
         hash.update([0]);
     }
-    let first = hash.finalize().iter().take(8).fold(0u64, |group, byte| (group << 8) | u64::from(*byte));
-    format!("{first:016x}")
+    let prefix = hash.finalize().iter().take(8).fold(0u64, |group, byte| (group << 8) | u64::from(*byte));
+    format!("{prefix:016x}")
 }
 
 /// The message with `#` for every word that has a digit in it, but for the status of an HTTP error,
@@ -42,25 +42,25 @@ fn is_http_error(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::Class;
+    use crate::item::FailureClass;
 
-    fn of(message: &str) -> String {
-        fingerprint("mail", &Failure::new(Class::Retryable, "upstream", message), Some("d1"))
+    fn group(message: &str) -> String {
+        fingerprint("mail", &Failure::new(FailureClass::Retryable, "upstream", message), Some("d1"))
     }
 
     #[test]
     fn messages_that_differ_in_numbers_and_ids_are_alike() {
-        assert_eq!(of("user 17 not found"), of("User 4711  not found"));
-        assert_eq!(of("no row 550e8400-e29b-41d4-a716-446655440000"), of("no row a1"));
-        assert_eq!(of("took 12.5s"), of("took 9.25s"));
-        assert_eq!(of("").len(), 16);
+        assert_eq!(group("user 17 not found"), group("User 4711  not found"));
+        assert_eq!(group("no row 550e8400-e29b-41d4-a716-446655440000"), group("no row a1"));
+        assert_eq!(group("took 12.5s"), group("took 9.25s"));
+        assert_eq!(group("").len(), 16);
     }
 
     #[test]
     fn words_and_the_status_of_an_http_error_tell_failures_apart() {
-        assert_ne!(of("the receiver answered 503"), of("the receiver answered 404"));
-        assert_ne!(of("connection refused"), of("connection reset"));
-        let failure = Failure::new(Class::Retryable, "upstream", "m");
+        assert_ne!(group("the receiver answered 503"), group("the receiver answered 404"));
+        assert_ne!(group("connection refused"), group("connection reset"));
+        let failure = Failure::new(FailureClass::Retryable, "upstream", "m");
         assert_ne!(fingerprint("mail", &failure, Some("d1")), fingerprint("mail", &failure, Some("d2")));
         assert_ne!(fingerprint("mail", &failure, None), fingerprint("sms", &failure, None));
     }

@@ -18,7 +18,7 @@ pub struct HostWrites {
     /// The plugin that owns the state.
     pub plugin: String,
     /// Every state key that the attempt read or wrote, each once.
-    pub state: Vec<StateTouch>,
+    pub state: Vec<StateKeyChange>,
     /// The most bytes of keys and values that the plugin's state may have after the commit.
     pub state_quota: u64,
     /// The items to enqueue, with their keys already derived.
@@ -34,12 +34,12 @@ impl HostWrites {
 
 /// One key of a plugin's state that an attempt touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateTouch {
+pub struct StateKeyChange {
     /// The key.
     pub key: String,
     /// The version that the attempt's first read of the key saw. The commit is refused when another
     /// version is there by then.
-    pub seen: StateVersion,
+    pub read_version: StateVersion,
     /// What to do with the key.
     pub change: StateChange,
 }

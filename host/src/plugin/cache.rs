@@ -37,7 +37,7 @@ impl CodeCache {
         }
         let component = Component::from_binary(engine, bytes)?;
         if let Err(reason) = self.store(&name, &component) {
-            tracing::warn!(path = self.dir.shown(&name), %reason, "compiled code could not be cached");
+            tracing::warn!(path = self.dir.display_path(&name), %reason, "compiled code could not be cached");
         }
         Ok(component)
     }
@@ -58,7 +58,7 @@ impl CodeCache {
         let bytes = read.ok().flatten()?;
         let sealed = bytes.split_at_checked(DIGEST_LEN);
         let Some((_, code)) = sealed.filter(|(digest, code)| seal(name, code)[..] == **digest) else {
-            tracing::warn!(path = self.dir.shown(name), "cached code is damaged: compiling again");
+            tracing::warn!(path = self.dir.display_path(name), "cached code is damaged: compiling again");
             return None;
         };
         deserialize(engine, code)

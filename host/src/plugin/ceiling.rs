@@ -12,13 +12,14 @@ pub(super) const INSTANCE_SIZE_MAX: usize = 1 << 20;
 /// The ceiling behind an error of the engine, if one is, in words for the operator.
 pub(super) fn explain(err: &wasmtime::Error) -> Option<String> {
     // The engine has no types for these. Each is provoked by a test, which fails when it changes its words.
-    let told = err.root_cause().to_string();
-    let (_, what) = ceilings().into_iter().find(|(signs, _)| signs.iter().all(|sign| told.contains(sign)))?;
+    let message = err.root_cause().to_string();
+    let (_, what) =
+        pool_limits().into_iter().find(|(phrases, _)| phrases.iter().all(|phrase| message.contains(phrase)))?;
     Some(format!("it needs more than any component may have: {what}"))
 }
 
 /// What the engine says, and what it means here.
-fn ceilings() -> [(&'static [&'static str], String); 8] {
+fn pool_limits() -> [(&'static [&'static str], String); 8] {
     let [memory, size] = [MEMORY_MAX, INSTANCE_SIZE_MAX as u64].map(show_size);
     let instances = format!("core instances, of which `limits.instances` can allow {INSTANCES_MAX}");
     let memories = format!("memories, of which there may be {MEMORIES_MAX}");

@@ -28,46 +28,48 @@ const VERSION: &str = "0.1.0";
 const PACKAGE: &str = "outbox:handler/";
 
 /// What each place in the types of a function is.
-type Paths = BTreeMap<String, String>;
+type TypePaths = BTreeMap<String, String>;
 
 /// How what a component knows of the contract differs from this host's; nothing, if it does not.
 pub(super) fn differences(component: &Component) -> Vec<String> {
     let (component_type, engine) = (component.component_type(), component.engine());
     let imports = component_type.imports(engine).map(|(name, item)| (name, item.ty));
     let exports = component_type.exports(engine).map(|(name, item)| (name, item.ty));
-    let mut told = Vec::new();
+    let mut differences = Vec::new();
     for (name, item) in imports.chain(exports) {
         let Some((interface, version)) = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
             continue;
         };
         if version != VERSION {
-            told.push(format!("{interface} is of version {version}; this host has {VERSION}"));
+            differences.push(format!("{interface} is of version {version}; this host has {VERSION}"));
         }
         if let ComponentItem::ComponentInstance(instance) = item {
             for (function, item) in instance.exports(engine) {
                 if let ComponentItem::ComponentFunc(found) = item.ty {
-                    told.extend(compare(interface, function, &found_paths(&found)));
+                    differences.extend(compare(interface, function, &found_paths(&found)));
                 }
             }
         }
     }
-    told
+    differences
 }
 
-fn compare(interface: &str, function: &str, found: &Paths) -> Vec<String> {
-    let place = format!("{interface}.{function}");
+fn compare(interface: &str, function: &str, found: &TypePaths) -> Vec<String> {
+    let function_path = format!("{interface}.{function}");
     let Some(expected) = expected_paths(interface, function) else {
-        return vec![format!("{place} is unknown to this host")];
+        return vec![format!("{function_path} is unknown to this host")];
     };
     let differs = |path: &str| expected.get(path) != found.get(path);
     let paths: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let first = paths.into_iter().filter(|path| differs(path) && !parents(path).any(&differs));
-    let told = first.map(|path| match (expected.get(path), found.get(path)) {
-        (Some(kind), Some(other)) => format!("{place}: {path} is {other} to it, and {kind} here"),
-        (Some(kind), None) => format!("{place}: it does not know {path}, which is {kind} here"),
-        (None, other) => format!("{place}: {path}, to it {}, is unknown here", other.map_or("", String::as_str)),
+    let differences = first.map(|path| match (expected.get(path), found.get(path)) {
+        (Some(kind), Some(other)) => format!("{function_path}: {path} is {other} to it, and {kind} here"),
+        (Some(kind), None) => format!("{function_path}: it does not know {path}, which is {kind} here"),
+        (None, other) => {
+            format!("{function_path}: {path}, to it {}, is unknown here", other.map_or("", String::as_str))
+        }
     });
-    told.collect()
+    differences.collect()
 }
 
 /// The paths of what a place is part of.
@@ -75,14 +77,14 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.char_indices().filter(|(_, c)| matches!(c, '.' | ' ')).map(|(at, _)| &path[..at])
 }
 
-fn found_paths(function: &wasmtime::component::types::ComponentFunc) -> Paths {
-    let mut paths = Paths::new();
+fn found_paths(function: &wasmtime::component::types::ComponentFunc) -> TypePaths {
+    let mut paths = TypePaths::new();
     function.params().for_each(|(name, ty)| found(name, &ty, &mut paths));
     function.results().for_each(|ty| found("result", &ty, &mut paths));
     paths
 }
 
-fn found(path: &str, ty: &Type, paths: &mut Paths) {
+fn found(path: &str, ty: &Type, paths: &mut TypePaths) {
     let mut below = |name: &str, ty: &Type| found(&format!("{path}{name}"), ty, paths);
     let kind = match ty {
         Type::Record(record) => {
@@ -120,7 +122,7 @@ fn found(path: &str, ty: &Type, paths: &mut Paths) {
     paths.insert(path.to_owned(), kind);
 }
 
-fn expected_paths(interface: &str, function: &str) -> Option<Paths> {
+fn expected_paths(interface: &str, function: &str) -> Option<TypePaths> {
     let mut contract = Resolve::default();
     for (path, text) in WIT {
         contract.push_source(path, text).ok()?;
@@ -128,7 +130,7 @@ fn expected_paths(interface: &str, function: &str) -> Option<Paths> {
     let mut interfaces = contract.interfaces.iter().map(|(id, interface)| (contract.id_of(id), interface));
     let (_, known) = interfaces.find(|(id, _)| *id == Some(format!("{PACKAGE}{interface}@{VERSION}")))?;
     let Function { params, result, .. } = known.functions.get(function)?;
-    let mut paths = Paths::new();
+    let mut paths = TypePaths::new();
     let params = params.iter().map(|param| (param.name.as_str(), param.ty));
     for (name, ty) in params.chain(result.iter().map(|ty| ("result", *ty))) {
         expected(&contract, name, ty, &mut paths);
@@ -136,7 +138,7 @@ fn expected_paths(interface: &str, function: &str) -> Option<Paths> {
     Some(paths)
 }
 
-fn expected(contract: &Resolve, path: &str, ty: wit_parser::Type, paths: &mut Paths) {
+fn expected(contract: &Resolve, path: &str, ty: wit_parser::Type, paths: &mut TypePaths) {
     let wit_parser::Type::Id(id) = ty else {
         paths.insert(path.to_owned(), format!("{ty:?}").to_lowercase());
         return;
@@ -186,7 +188,7 @@ fn listed(kind: &str, cases: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Vec<String> {
+    fn differences_of(text: &str) -> Vec<String> {
         let mut config = wasmtime::Config::new();
         config.wasm_component_model(true);
         let engine = wasmtime::Engine::new(&config).unwrap();
@@ -206,16 +208,16 @@ mod tests {
         let get = format!(
             "{ERROR} (export \"get\" (func (param \"key\" string) (result (result (option (list u8)) (error $e)))))"
         );
-        assert_eq!(told(&importing(VERSION, &get)), [""; 0]);
+        assert_eq!(differences_of(&importing(VERSION, &get)), [""; 0]);
     }
 
     #[test]
     fn what_differs_is_told_where_it_begins() {
         let get =
             r#"(export "get" (func (param "key" u32) (param "from" (option string)) (result (option (list u8)))))"#;
-        let told = told(&importing("0.2.0", get));
+        let differences = differences_of(&importing("0.2.0", get));
         assert_eq!(
-            told,
+            differences,
             [
                 "state is of version 0.2.0; this host has 0.1.0",
                 "state.get: from, to it an option, is unknown here",
@@ -223,7 +225,7 @@ mod tests {
                 "state.get: result is an option to it, and a result here",
             ]
         );
-        let list = self::told(&importing(VERSION, "(export \"list\" (func (result (list string))))"));
+        let list = differences_of(&importing(VERSION, "(export \"list\" (func (result (list string))))"));
         assert_eq!(list, ["state.list is unknown to this host"]);
     }
 }

@@ -11,37 +11,37 @@ use super::ticker::Ticker;
 /// The guest has computed for longer than it may.
 #[derive(Debug, thiserror::Error)]
 #[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
-pub(super) struct OverCpu(pub Duration);
+pub(super) struct CpuLimitExceeded(pub Duration);
 
 /// The clock of one call. Clones are the same clock.
 #[derive(Clone, Debug)]
-pub(super) struct CpuClock {
-    most: Duration,
-    reading: Arc<Mutex<Reading>>,
+pub(super) struct CpuMeter {
+    limit: Duration,
+    state: Arc<Mutex<MeterState>>,
 }
 
 #[derive(Debug, Default)]
-struct Reading {
+struct MeterState {
     spent: Duration,
     resumed: Option<Instant>,
 }
 
-impl CpuClock {
+impl CpuMeter {
     /// A clock that stands at zero.
-    pub(super) fn new(most: Duration) -> Self {
-        Self { most, reading: Arc::default() }
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, state: Arc::default() }
     }
 
-    /// Runs a guest by this clock; the ticker has it look at the clock while it computes.
-    pub(super) async fn meter<F: Future>(&self, ticker: &Ticker, guest: F) -> F::Output {
+    /// Runs a guest and counts its CPU time; the ticker interrupts it so that the limit is checked.
+    pub(super) async fn measure<F: Future>(&self, ticker: &Ticker, guest: F) -> F::Output {
         let mut guest = pin!(guest);
         poll_fn(|context| {
-            let _computing = ticker.computing();
-            self.read(|reading| reading.resumed = Some(Instant::now()));
+            let _active = ticker.guest_active();
+            self.with_state(|state| state.resumed = Some(Instant::now()));
             let polled = guest.as_mut().poll(context);
-            self.read(|reading| {
-                reading.spent = reading.now();
-                reading.resumed = None;
+            self.with_state(|state| {
+                state.spent = state.total();
+                state.resumed = None;
             });
             polled
         })
@@ -49,17 +49,17 @@ impl CpuClock {
     }
 
     /// Errors when the guest that runs has computed for too long.
-    pub(super) fn check(&self) -> Result<(), OverCpu> {
-        if self.read(|reading| reading.now()) > self.most { Err(OverCpu(self.most)) } else { Ok(()) }
+    pub(super) fn check(&self) -> Result<(), CpuLimitExceeded> {
+        if self.with_state(|state| state.total()) > self.limit { Err(CpuLimitExceeded(self.limit)) } else { Ok(()) }
     }
 
-    fn read<T>(&self, look: impl FnOnce(&mut Reading) -> T) -> T {
-        look(&mut self.reading.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_state<T>(&self, change: impl FnOnce(&mut MeterState) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Reading {
-    fn now(&self) -> Duration {
+impl MeterState {
+    fn total(&self) -> Duration {
         self.spent + self.resumed.map_or(Duration::ZERO, |resumed| resumed.elapsed())
     }
 }
@@ -70,15 +70,15 @@ mod tests {
 
     #[tokio::test]
     async fn computing_counts_and_waiting_does_not() {
-        let (clock, ticker) = (CpuClock::new(Duration::from_millis(20)), Ticker::start(|| {}).unwrap());
-        clock.meter(&ticker, tokio::time::sleep(Duration::from_millis(50))).await;
-        assert!(clock.check().is_ok());
+        let (meter, ticker) = (CpuMeter::new(Duration::from_millis(20)), Ticker::start(|| {}).unwrap());
+        meter.measure(&ticker, tokio::time::sleep(Duration::from_millis(50))).await;
+        assert!(meter.check().is_ok());
         let computing = async {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(30) {}
-            clock.check()
+            meter.check()
         };
-        let told = clock.meter(&ticker, computing).await.unwrap_err().to_string();
-        assert_eq!(told, "the component computed for longer than `limits.cpu`, which is 20ms");
+        let message = meter.measure(&ticker, computing).await.unwrap_err().to_string();
+        assert_eq!(message, "the component computed for longer than `limits.cpu`, which is 20ms");
     }
 }

@@ -20,14 +20,14 @@ use super::ticker::Ticker;
 const SPARE_INSTANCES: u32 = 8;
 
 /// What all plugins of a process share.
-pub(super) struct Runtime {
-    pub(super) engine: Engine,
+pub(super) struct SharedEngine {
+    pub(super) wasmtime: Engine,
     pub(super) linker: Linker<HostState>,
     pub(super) resolver: Arc<dyn Resolver>,
     pub(super) ticker: Arc<Ticker>,
 }
 
-impl Runtime {
+impl SharedEngine {
     /// An engine with room for so many attempts at a time, whose epoch advances while one computes.
     pub(super) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> anyhow::Result<Self> {
         let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
@@ -39,14 +39,14 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         host::link(&mut linker)?;
         let ticker = Arc::new(start_ticking(&engine)?);
-        Ok(Self { engine, linker, resolver, ticker })
+        Ok(Self { wasmtime: engine, linker, resolver, ticker })
     }
 
-    /// An engine whose guests wait in the lab's time.
-    pub(super) fn in_the_lab(slots: usize) -> anyhow::Result<Self> {
-        let mut runtime = Self::new(slots, Arc::new(SystemResolver))?;
-        lab::link(&mut runtime.linker)?;
-        Ok(runtime)
+    /// An engine whose guests wait in simulated time.
+    pub(super) fn for_simulation(slots: usize) -> anyhow::Result<Self> {
+        let mut shared = Self::new(slots, Arc::new(SystemResolver))?;
+        lab::link(&mut shared.linker)?;
+        Ok(shared)
     }
 }
 
@@ -65,7 +65,7 @@ fn config() -> Config {
 fn pooled(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(instances)
-        // Enough for the most of every slot, so that one plugin's appetite is never another's hunger.
+        // Enough for every slot at its maximum, so that no plugin can starve another.
         .total_core_instances(instances.saturating_mul(INSTANCES_MAX))
         .total_memories(instances.saturating_mul(MEMORIES_MAX))
         .total_tables(instances.saturating_mul(TABLES_MAX))

@@ -9,7 +9,7 @@ use super::recorder::Recorder;
 
 /// The host's record of one attempt.
 #[derive(Debug, Default)]
-pub(super) struct Evidence {
+pub(super) struct AttemptObservations {
     denial: OnceLock<Denial>,
     in_flight: AtomicU32,
     maybe_executed: AtomicU32,
@@ -26,8 +26,8 @@ pub(super) struct Denial {
     pub lines: Option<String>,
 }
 
-impl Evidence {
-    /// Records a denial; the first is the one that is told.
+impl AttemptObservations {
+    /// Records a denial; only the first is kept.
     pub(super) fn deny(&self, what: String, lines: Option<String>) {
         // A later denial is most often the same call again.
         drop(self.denial.set(Denial { what, lines }));
@@ -48,31 +48,31 @@ impl Evidence {
         self.maybe_executed.load(Ordering::Acquire) > 0
     }
 
-    /// Counts a request as on its way, until the flight that is returned has landed.
-    pub(super) fn take_off(self: &Arc<Self>, is_safe: bool) -> Flight {
+    /// Counts a request as in flight until the value that is returned is finished.
+    pub(super) fn request_started(self: &Arc<Self>, is_safe: bool) -> InFlightRequest {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let effects = u32::from(!is_safe);
-        self.maybe_executed.fetch_add(effects, Ordering::AcqRel);
-        Flight { evidence: Arc::clone(self), effects }
+        let side_effects = u32::from(!is_safe);
+        self.maybe_executed.fetch_add(side_effects, Ordering::AcqRel);
+        InFlightRequest { observations: Arc::clone(self), side_effects }
     }
 }
 
-/// A request on its way. Dropped without landing, it counts as unanswered for good.
+/// A request on its way. Dropped without being finished, it counts as unanswered for good.
 #[derive(Debug)]
-pub(super) struct Flight {
-    evidence: Arc<Evidence>,
-    effects: u32,
+pub(super) struct InFlightRequest {
+    observations: Arc<AttemptObservations>,
+    side_effects: u32,
 }
 
-impl Flight {
+impl InFlightRequest {
     /// The request has been answered, or has failed.
-    pub(super) fn land(self) {
-        self.evidence.in_flight.fetch_sub(1, Ordering::AcqRel);
+    pub(super) fn finish(self) {
+        self.observations.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The request never left the host.
-    pub(super) fn call_off(self) {
-        self.evidence.maybe_executed.fetch_sub(self.effects, Ordering::AcqRel);
-        self.land();
+    pub(super) fn cancel(self) {
+        self.observations.maybe_executed.fetch_sub(self.side_effects, Ordering::AcqRel);
+        self.finish();
     }
 }

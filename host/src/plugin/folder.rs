@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::load::{Source, sha256};
+use super::load::{PluginSource, sha256};
 use super::manifest::COMPONENT_MAX;
-use super::registry::Place;
+use super::registry::PluginPath;
 
 /// No manifest that a person writes is longer, and no signature.
 const MANIFEST_MAX: u64 = 1 << 20;
@@ -59,47 +59,47 @@ impl Folder {
     }
 
     /// The components that lie there. A folder that is not there is empty.
-    pub(super) fn list(&self) -> io::Result<Vec<Place>> {
-        let mut places = Vec::new();
+    pub(super) fn list(&self) -> io::Result<Vec<PluginPath>> {
+        let mut paths = Vec::new();
         for dir in self.directories() {
             let is_root = dir == self.root;
-            places.extend(components(&dir)?.into_iter().map(|file| Place { is_root, file }));
+            paths.extend(components(&dir)?.into_iter().map(|file| PluginPath { is_root, file }));
         }
-        Ok(places)
+        Ok(paths)
     }
 
     /// The present state of a plugin's files.
-    pub(super) fn stamp(place: &Place) -> io::Result<Stamp> {
+    pub(super) fn stamp(path: &PluginPath) -> io::Result<Stamp> {
         Ok(Stamp {
-            wasm: stamp(&place.file)?,
-            manifest: optional(stamp(&manifest_of(&place.file)))?,
-            signature: optional(stamp(&signature_of(&place.file)))?,
+            wasm: stamp(&path.file)?,
+            manifest: if_exists(stamp(&manifest_of(&path.file)))?,
+            signature: if_exists(stamp(&signature_of(&path.file)))?,
         })
     }
 
     /// The role whose folder a plugin lies in.
-    pub(super) fn role_of(&self, place: &Place) -> Option<String> {
-        self.role.clone().filter(|_| !place.is_root)
+    pub(super) fn role_of(&self, path: &PluginPath) -> Option<String> {
+        self.role.clone().filter(|_| !path.is_root)
     }
 
     /// Reads a plugin's files whole.
-    pub(super) fn read(&self, place: &Place) -> io::Result<Source> {
-        let mut source = read_source(&place.file)?;
-        source.role = self.role_of(place);
+    pub(super) fn read(&self, path: &PluginPath) -> io::Result<PluginSource> {
+        let mut source = read_source(&path.file)?;
+        source.role = self.role_of(path);
         Ok(source)
     }
 }
 
 /// Reads a component with the manifest and the signature beside it, whole.
-pub(super) fn read_source(file: &Path) -> io::Result<Source> {
+pub(super) fn read_source(file: &Path) -> io::Result<PluginSource> {
     // One byte more than any manifest allows, so that what is too large is seen to be.
     let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
     let text = |path: PathBuf| {
-        let bytes = optional(read_bounded(&path, MANIFEST_MAX))?;
+        let bytes = if_exists(read_bounded(&path, MANIFEST_MAX))?;
         io::Result::Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source {
+    Ok(PluginSource {
         name,
         role: None,
         file: file.to_owned(),
@@ -111,7 +111,7 @@ pub(super) fn read_source(file: &Path) -> io::Result<Source> {
 }
 
 /// Nothing, where a file is not there.
-fn optional<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+fn if_exists<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -119,9 +119,9 @@ fn optional<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -171,30 +171,35 @@ mod tests {
 
     /// What may lie in a folder under a name.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Entry {
+    enum FolderEntry {
         File,
         Folder,
         LinkToFile,
         LinkToNothing,
     }
 
-    fn entries() -> impl Strategy<Value = Vec<(bool, String, Entry)>> {
+    fn entries() -> impl Strategy<Value = Vec<(bool, String, FolderEntry)>> {
         let name = prop_oneof![3 => "[.a-c ü]{0,2}[a-c][.]wasm", 1 => "[.a-cW]{1,6}"];
-        let kind = prop::sample::select(vec![Entry::File, Entry::Folder, Entry::LinkToFile, Entry::LinkToNothing]);
+        let kind = prop::sample::select(vec![
+            FolderEntry::File,
+            FolderEntry::Folder,
+            FolderEntry::LinkToFile,
+            FolderEntry::LinkToNothing,
+        ]);
         prop::collection::vec((any::<bool>(), name, kind), 0..12)
     }
 
     /// Makes the entry, unless its name is taken or none; says whether it was made.
-    fn make(dir: &Path, name: &str, entry: Entry, target: &Path) -> bool {
+    fn make(dir: &Path, name: &str, entry: FolderEntry, target: &Path) -> bool {
         let path = dir.join(name);
         if name.chars().all(|c| c == '.') || path.symlink_metadata().is_ok() {
             return false;
         }
         match entry {
-            Entry::File => fs::write(path, name).unwrap(),
-            Entry::Folder => fs::create_dir(path).unwrap(),
-            Entry::LinkToFile => symlink(target, path).unwrap(),
-            Entry::LinkToNothing => symlink(dir.join("nowhere at all"), path).unwrap(),
+            FolderEntry::File => fs::write(path, name).unwrap(),
+            FolderEntry::Folder => fs::create_dir(path).unwrap(),
+            FolderEntry::LinkToFile => symlink(target, path).unwrap(),
+            FolderEntry::LinkToNothing => symlink(dir.join("nowhere at all"), path).unwrap(),
         }
         true
     }
@@ -209,20 +214,20 @@ mod tests {
             let mut expected = BTreeSet::new();
             for (is_root, name, entry) in &entries {
                 let dir = if *is_root { root.clone() } else { root.join("role") };
-                let is_file = matches!(entry, Entry::File | Entry::LinkToFile);
+                let is_file = matches!(entry, FolderEntry::File | FolderEntry::LinkToFile);
                 let is_named_so = !name.starts_with('.') && Path::new(name).extension().is_some_and(|ext| ext == "wasm");
                 if make(&dir, name, *entry, &target) && is_file && is_named_so {
                     expected.insert(dir.join(name));
                 }
             }
             let folder = Folder::new(root.clone(), Some("role".into()));
-            let places = folder.list().unwrap();
-            for place in &places {
-                prop_assert_eq!(place.is_root, place.file.parent() == Some(&root));
-                prop_assert_eq!(folder.read(place).unwrap().digest.len(), 64);
-                prop_assert_eq!(Folder::stamp(place).unwrap(), Folder::stamp(place).unwrap());
+            let paths = folder.list().unwrap();
+            for path in &paths {
+                prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));
+                prop_assert_eq!(folder.read(path).unwrap().digest.len(), 64);
+                prop_assert_eq!(Folder::stamp(path).unwrap(), Folder::stamp(path).unwrap());
             }
-            prop_assert_eq!(places.into_iter().map(|place| place.file).collect::<BTreeSet<_>>(), expected);
+            prop_assert_eq!(paths.into_iter().map(|path| path.file).collect::<BTreeSet<_>>(), expected);
         }
     }
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::bindings::outbox::handler::followups::{Error, Host, NewItem as Wish};
-use super::evidence::Evidence;
+use super::bindings::outbox::handler::followups::{Error, Host, NewItem as EmitRequest};
+use super::evidence::AttemptObservations;
 use super::grant::Grants;
 use super::hex;
 use super::host::HostState;
 use super::manifest::show_size;
-use super::outgoing::effects_root;
+use super::outgoing::idempotency_root;
 use super::outside::HostCall;
-use crate::handler::Mode;
+use crate::handler::DeliveryMode;
 use crate::item::{Item, KEY_MAX, NewItem};
 
 const PAYLOAD_MAX: usize = 256 << 10;
@@ -22,16 +22,16 @@ const PAYLOAD_MAX: usize = 256 << 10;
 /// The follow-ups of one attempt.
 pub(super) struct Followups {
     grants: Arc<Grants>,
-    evidence: Arc<Evidence>,
-    most: u32,
-    parent: Option<Parent>,
+    observations: Arc<AttemptObservations>,
+    limit: u32,
+    parent: Option<ParentItem>,
     items: Vec<NewItem>,
     keys: BTreeSet<String>,
-    unnamed: BTreeMap<String, u32>,
+    unnamed_counts: BTreeMap<String, u32>,
 }
 
 /// What passes on from the item that is handled.
-struct Parent {
+struct ParentItem {
     key: String,
     cid: String,
     saga: Option<String>,
@@ -39,13 +39,26 @@ struct Parent {
 
 impl Followups {
     /// Nothing emitted yet; without an item, or inline, nothing can be.
-    pub(super) fn new(grants: Arc<Grants>, evidence: Arc<Evidence>, most: u32, parent: Option<(&Item, Mode)>) -> Self {
-        let parent = parent.filter(|(_, mode)| *mode == Mode::Durable).map(|(item, _)| Parent {
-            key: effects_root(item),
+    pub(super) fn new(
+        grants: Arc<Grants>,
+        observations: Arc<AttemptObservations>,
+        limit: u32,
+        parent: Option<(&Item, DeliveryMode)>,
+    ) -> Self {
+        let parent = parent.filter(|(_, mode)| *mode == DeliveryMode::Durable).map(|(item, _)| ParentItem {
+            key: idempotency_root(item),
             cid: item.cid.clone(),
             saga: item.saga.clone(),
         });
-        Self { grants, evidence, most, parent, items: Vec::new(), keys: BTreeSet::new(), unnamed: BTreeMap::new() }
+        Self {
+            grants,
+            observations,
+            limit,
+            parent,
+            items: Vec::new(),
+            keys: BTreeSet::new(),
+            unnamed_counts: BTreeMap::new(),
+        }
     }
 
     /// What was emitted, for the settlement.
@@ -53,10 +66,10 @@ impl Followups {
         self.items
     }
 
-    fn emit(&mut self, wish: Wish) -> Result<(), Error> {
-        self.admit(&wish)?;
-        let key = self.key(&wish)?;
-        let item = self.item(&key, wish)?;
+    fn emit(&mut self, request: EmitRequest) -> Result<(), Error> {
+        self.authorize(&request)?;
+        let key = self.followup_key(&request)?;
+        let item = self.item(&key, request)?;
         item.validate().map_err(|invalid| Error::Other(invalid.to_string()))?;
         if !self.keys.insert(item.idem_key.clone()) {
             return Err(Error::Other(format!(
@@ -68,52 +81,52 @@ impl Followups {
         Ok(())
     }
 
-    fn admit(&self, wish: &Wish) -> Result<(), Error> {
-        if !self.grants.may_emit(&wish.type_) {
+    fn authorize(&self, request: &EmitRequest) -> Result<(), Error> {
+        if !self.grants.may_emit(&request.type_) {
             let (what, lines) =
-                (format!("emitting {:?} is not granted", wish.type_), self.grants.emit_lines(&wish.type_));
-            self.evidence.deny(what, Some(lines.clone()));
+                (format!("emitting {:?} is not granted", request.type_), self.grants.emit_lines(&request.type_));
+            self.observations.deny(what, Some(lines.clone()));
             return Err(Error::Denied(lines));
         }
-        if wish.payload.len() > PAYLOAD_MAX {
-            let most = show_size(PAYLOAD_MAX as u64);
-            self.evidence.deny(format!("the payload of a follow-up may have {most}, and one was larger"), None);
+        if request.payload.len() > PAYLOAD_MAX {
+            let limit = show_size(PAYLOAD_MAX as u64);
+            self.observations.deny(format!("the payload of a follow-up may have {limit}, and one was larger"), None);
             return Err(Error::TooLarge);
         }
-        if self.items.len() >= self.most as usize {
-            let what = format!("an attempt may emit {} items (`limits.followups`), and this was one more", self.most);
-            let lines = format!("[limits]\nfollowups = {}", self.most.saturating_mul(2).max(1));
-            self.evidence.deny(what, Some(lines));
+        if self.items.len() >= self.limit as usize {
+            let what = format!("an attempt may emit {} items (`limits.followups`), and this was one more", self.limit);
+            let lines = format!("[limits]\nfollowups = {}", self.limit.saturating_mul(2).max(1));
+            self.observations.deny(what, Some(lines));
             return Err(Error::TooMany);
         }
         Ok(())
     }
 
     /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
-    fn key(&mut self, wish: &Wish) -> Result<String, Error> {
+    fn followup_key(&mut self, request: &EmitRequest) -> Result<String, Error> {
         let parent = self.parent()?.key.clone();
-        let name = if let Some(name) = &wish.name {
+        let name = if let Some(name) = &request.name {
             check_name(name)?.to_owned()
         } else {
-            let count = self.unnamed.entry(wish.type_.clone()).or_default();
+            let count = self.unnamed_counts.entry(request.type_.clone()).or_default();
             *count += 1;
             count.to_string()
         };
-        Ok(shortened(format!("{parent}/{}/{name}", wish.type_)))
+        Ok(shortened(format!("{parent}/{}/{name}", request.type_)))
     }
 
-    fn item(&self, key: &str, wish: Wish) -> Result<NewItem, Error> {
+    fn item(&self, key: &str, request: EmitRequest) -> Result<NewItem, Error> {
         let parent = self.parent()?;
-        let mut item = NewItem::new(&wish.type_, key, wish.payload);
-        item.content_type = wish.content_type;
+        let mut item = NewItem::new(&request.type_, key, request.payload);
+        item.content_type = request.content_type;
         item.cid = Some(parent.cid.clone());
         item.saga.clone_from(&parent.saga);
-        item.ordering_key = wish.ordering_key;
-        item.delay = Duration::from_millis(wish.delay_ms);
+        item.ordering_key = request.ordering_key;
+        item.delay = Duration::from_millis(request.delay_ms);
         Ok(item)
     }
 
-    fn parent(&self) -> Result<&Parent, Error> {
+    fn parent(&self) -> Result<&ParentItem, Error> {
         let inline = "follow-ups need an outbox: this item is handled inline";
         self.parent.as_ref().ok_or_else(|| Error::Other(inline.to_owned()))
     }
@@ -137,10 +150,10 @@ fn shortened(key: String) -> String {
 }
 
 impl Host for HostState {
-    fn emit(&mut self, item: Wish) -> wasmtime::Result<Result<(), Error>> {
-        self.outside.enter(HostCall::Emit(&item))?;
+    fn emit(&mut self, item: EmitRequest) -> wasmtime::Result<Result<(), Error>> {
+        self.backend.before_call(HostCall::Emit(&item))?;
         let answer = self.followups.emit(item);
-        self.outside.leave()?;
+        self.backend.after_call()?;
         Ok(answer)
     }
 }
@@ -149,16 +162,16 @@ impl Host for HostState {
 mod tests {
     use super::*;
 
-    fn followups(key: &str, most: u32) -> Followups {
+    fn followups(key: &str, limit: u32) -> Followups {
         let grants = Grants { emit: vec!["mail".to_owned()], ..Grants::default() };
-        let parent = Parent { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()) };
-        let mut followups = Followups::new(Arc::new(grants), Arc::default(), most, None);
+        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()) };
+        let mut followups = Followups::new(Arc::new(grants), Arc::default(), limit, None);
         followups.parent = Some(parent);
         followups
     }
 
-    fn wish(item_type: &str, name: Option<&str>) -> Wish {
-        Wish {
+    fn request(item_type: &str, name: Option<&str>) -> EmitRequest {
+        EmitRequest {
             type_: item_type.to_owned(),
             payload: b"{}".to_vec(),
             content_type: "application/json".to_owned(),
@@ -172,7 +185,7 @@ mod tests {
     fn keys_come_from_the_parent_and_saga_and_cid_pass_on() {
         let mut followups = followups("k", 9);
         for name in [None, Some("x"), None] {
-            followups.emit(wish("mail", name)).unwrap();
+            followups.emit(request("mail", name)).unwrap();
         }
         let items = followups.into_items();
         assert_eq!(
@@ -187,7 +200,7 @@ mod tests {
     fn a_key_that_would_be_too_long_is_hashed_and_stays_the_same() {
         let key = || {
             let mut followups = followups(&"k".repeat(KEY_MAX), 9);
-            followups.emit(wish("mail", None)).unwrap();
+            followups.emit(request("mail", None)).unwrap();
             followups.into_items().remove(0).idem_key
         };
         assert_eq!(key().len(), KEY_MAX);
@@ -199,13 +212,15 @@ mod tests {
     fn a_name_that_could_be_part_of_another_key_is_an_error_of_the_guest() {
         let mut followups = followups("k", 9);
         for bad in ["", "a/1", "tab\t", "ü"] {
-            assert!(matches!(followups.emit(wish("mail", Some(bad))), Err(Error::Other(why)) if why.contains("slash")));
+            assert!(
+                matches!(followups.emit(request("mail", Some(bad))), Err(Error::Other(why)) if why.contains("slash"))
+            );
         }
         let long = "n".repeat(9_999);
         for name in [&long, &format!("{long}x")] {
-            followups.emit(wish("mail", Some(name))).unwrap();
+            followups.emit(request("mail", Some(name))).unwrap();
         }
-        let mut other = wish("mail", None);
+        let mut other = request("mail", None);
         other.content_type = "text/\n".to_owned();
         assert!(matches!(followups.emit(other), Err(Error::Other(why)) if why.contains("content_type")));
         assert_eq!(followups.into_items().len(), 2);
@@ -215,15 +230,15 @@ mod tests {
     fn what_is_not_granted_too_many_twice_or_inline_is_refused() {
         let mut followups = followups("k", 2);
         assert!(
-            matches!(followups.emit(wish("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#))
+            matches!(followups.emit(request("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#))
         );
-        assert!(followups.evidence.denial().is_some());
-        followups.emit(wish("mail", Some("x"))).unwrap();
-        assert!(matches!(followups.emit(wish("mail", Some("x"))), Err(Error::Other(_))));
-        followups.emit(wish("mail", None)).unwrap();
-        assert!(matches!(followups.emit(wish("mail", None)), Err(Error::TooMany)));
+        assert!(followups.observations.denial().is_some());
+        followups.emit(request("mail", Some("x"))).unwrap();
+        assert!(matches!(followups.emit(request("mail", Some("x"))), Err(Error::Other(_))));
+        followups.emit(request("mail", None)).unwrap();
+        assert!(matches!(followups.emit(request("mail", None)), Err(Error::TooMany)));
         followups.parent = None;
-        followups.most = 9;
-        assert!(matches!(followups.emit(wish("mail", None)), Err(Error::Other(_))));
+        followups.limit = 9;
+        assert!(matches!(followups.emit(request("mail", None)), Err(Error::Other(_))));
     }
 }

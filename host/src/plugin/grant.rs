@@ -2,7 +2,7 @@
 //!
 //! Everything that is not granted is denied. A denial comes with the manifest lines that would allow
 //! what was denied, so that an operator can decide by copying them. Whether an *address* may be
-//! reached is decided when connecting, by [`Reach`] and `outgoing::address`.
+//! reached is decided when connecting, by [`AddressScope`] and `outgoing::address`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,12 +19,12 @@ pub(super) struct Grants {
     /// The types of item that it may emit.
     pub emit: Vec<String>,
     /// The requests that it may send.
-    pub http: Vec<HttpRule>,
+    pub http: Vec<HttpGrant>,
 }
 
 /// One kind of request that a plugin may send.
 #[derive(Clone, Debug)]
-pub(super) struct HttpRule {
+pub(super) struct HttpGrant {
     /// Where to.
     pub origin: Origin,
     /// With which methods; any when there are none.
@@ -34,12 +34,12 @@ pub(super) struct HttpRule {
     /// Whether a wildcard origin also reaches addresses that are not public.
     pub private: bool,
     /// What the host adds to such a request.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<SecretHeader>,
 }
 
 /// A header that the host adds and the guest never sees.
 #[derive(Clone, Debug)]
-pub(super) struct Secret {
+pub(super) struct SecretHeader {
     /// The header's name.
     pub header: HeaderName,
     /// Its value, which prints as `Sensitive`.
@@ -48,7 +48,7 @@ pub(super) struct Secret {
     pub token: HeaderValue,
 }
 
-impl Secret {
+impl SecretHeader {
     /// A secret header, unless the value cannot be sent in one. `{}` in the template is the token.
     pub(super) fn new(header: HeaderName, template: &str, token: &str) -> Result<Self, InvalidHeaderValue> {
         let value = sensitive(&template.replacen("{}", token, 1))?;
@@ -64,7 +64,7 @@ fn sensitive(value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 
 /// Which addresses a name may resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum AddressScope {
     /// None: nothing grants this origin.
     Nothing,
     /// Public ones.
@@ -75,7 +75,7 @@ pub(super) enum Reach {
 
 impl Grants {
     /// The rule that allows a request, if one does.
-    pub(super) fn allow(&self, method: &Method, uri: &Uri) -> Option<&HttpRule> {
+    pub(super) fn allow(&self, method: &Method, uri: &Uri) -> Option<&HttpGrant> {
         if has_dot_segment(uri.path()) {
             return None;
         }
@@ -83,12 +83,16 @@ impl Grants {
     }
 
     /// The addresses that the host of a URL may resolve to.
-    pub(super) fn reach(&self, uri: &Uri) -> Reach {
+    pub(super) fn address_scope(&self, uri: &Uri) -> AddressScope {
         let mut rules = self.http.iter().filter(|rule| rule.origin.covers(uri)).peekable();
         if rules.peek().is_none() {
-            return Reach::Nothing;
+            return AddressScope::Nothing;
         }
-        if rules.any(|rule| rule.private || !rule.origin.is_wildcard()) { Reach::Private } else { Reach::Public }
+        if rules.any(|rule| rule.private || !rule.origin.is_wildcard()) {
+            AddressScope::Private
+        } else {
+            AddressScope::Public
+        }
     }
 
     /// Whether items of a type may be emitted.
@@ -104,7 +108,7 @@ impl Grants {
     }
 }
 
-impl HttpRule {
+impl HttpGrant {
     fn allows(&self, method: &Method, uri: &Uri) -> bool {
         self.origin.covers(uri)
             && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
@@ -133,7 +137,7 @@ impl Origin {
     }
 
     fn covers(&self, uri: &Uri) -> bool {
-        let Some((scheme, host, port)) = parts(uri) else { return false };
+        let Some((scheme, host, port)) = origin_parts(uri) else { return false };
         self.scheme == scheme && self.port == port && self.covers_host(&host)
     }
 
@@ -159,7 +163,7 @@ impl FromStr for Origin {
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(accepted());
         }
-        let (scheme, host, port) = parts(&uri).ok_or_else(accepted)?;
+        let (scheme, host, port) = origin_parts(&uri).ok_or_else(accepted)?;
         let labels = host.strip_prefix("*.").unwrap_or(if host == "*" { "" } else { &host });
         if labels.contains('*') { Err(accepted()) } else { Ok(Self { scheme: scheme.to_owned(), host, port }) }
     }
@@ -175,7 +179,7 @@ impl fmt::Display for Origin {
     }
 }
 
-fn parts(uri: &Uri) -> Option<(&str, String, u16)> {
+fn origin_parts(uri: &Uri) -> Option<(&str, String, u16)> {
     let (scheme, default) = match uri.scheme_str()? {
         "http" => ("http", 80),
         "https" => ("https", 443),
@@ -210,8 +214,8 @@ fn glob(pattern: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn rule(origin: &str, methods: Option<&[&str]>, path: Option<&str>) -> HttpRule {
-        HttpRule {
+    fn rule(origin: &str, methods: Option<&[&str]>, path: Option<&str>) -> HttpGrant {
+        HttpGrant {
             origin: origin.parse().unwrap(),
             methods: methods.map(|words| words.iter().map(|word| word.parse().unwrap()).collect()),
             path: path.map(str::to_owned),
@@ -220,7 +224,7 @@ mod tests {
         }
     }
 
-    fn check(rule: HttpRule, method: &str, url: &str) -> bool {
+    fn check(rule: HttpGrant, method: &str, url: &str) -> bool {
         let grants = Grants { http: vec![rule], ..Grants::default() };
         grants.allow(&method.parse().unwrap(), &url.parse().unwrap()).is_some()
     }
@@ -264,11 +268,14 @@ mod tests {
     #[test]
     fn a_wildcard_reaches_private_addresses_only_when_it_says_so() {
         let url: Uri = "https://a.example.com/".parse().unwrap();
-        let reach = |rule: HttpRule| Grants { http: vec![rule], ..Grants::default() }.reach(&url);
-        assert_eq!(reach(rule("https://*.example.com", None, None)), Reach::Public);
-        assert_eq!(reach(HttpRule { private: true, ..rule("https://*.example.com", None, None) }), Reach::Private);
-        assert_eq!(reach(rule("https://a.example.com", None, None)), Reach::Private);
-        assert_eq!(reach(rule("https://b.example.com", None, None)), Reach::Nothing);
+        let address_scope = |rule: HttpGrant| Grants { http: vec![rule], ..Grants::default() }.address_scope(&url);
+        assert_eq!(address_scope(rule("https://*.example.com", None, None)), AddressScope::Public);
+        assert_eq!(
+            address_scope(HttpGrant { private: true, ..rule("https://*.example.com", None, None) }),
+            AddressScope::Private
+        );
+        assert_eq!(address_scope(rule("https://a.example.com", None, None)), AddressScope::Private);
+        assert_eq!(address_scope(rule("https://b.example.com", None, None)), AddressScope::Nothing);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Hints from the file system that something in a folder may have changed.
+//! Events of the file system which say that something in a folder may have changed.
 //!
-//! Hints can be lost and can mean nothing; whoever needs to know looks for themselves.
+//! Events can be lost and can mean nothing: the reloader scans the folder to know.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,26 +10,26 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// The watches on the folders. Those that do not exist yet are tried again at every rescan.
-pub(super) struct Watch {
+pub(super) struct FolderWatcher {
     watcher: Option<RecommendedWatcher>,
     missing: BTreeSet<PathBuf>,
 }
 
-impl Watch {
-    /// Watches the folders; `hint` is given something to receive when one may have changed.
-    pub(super) fn new(directories: Vec<PathBuf>, hint: mpsc::Sender<()>) -> Self {
-        let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) && hint.try_send(()).is_err() {
+impl FolderWatcher {
+    /// Watches the folders; `events` is given something to receive when one may have changed.
+    pub(super) fn new(directories: Vec<PathBuf>, events: mpsc::Sender<()>) -> Self {
+        let on_event = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_change(event.kind)) && events.try_send(()).is_err() {
                 tracing::trace!("a hint is waiting already");
             }
         };
-        let watcher = notify::recommended_watcher(told);
+        let watcher = notify::recommended_watcher(on_event);
         let watcher = watcher.inspect_err(|reason| tracing::warn!(%reason, "the plugin folder is only rescanned")).ok();
         Self { watcher, missing: directories.into_iter().collect() }
     }
 
     /// Tries again to watch the folders that were not there.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn watch_missing(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         self.missing.retain(|dir| watcher.watch(dir, RecursiveMode::NonRecursive).is_err());
     }

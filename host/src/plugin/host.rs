@@ -13,15 +13,15 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings;
 use super::bindings::wasi::config::store as config;
 use super::bindings::wasi::logging::logging::{self, Level};
-use super::cpu::CpuClock;
-use super::evidence::Evidence;
+use super::cpu::CpuMeter;
+use super::evidence::AttemptObservations;
 use super::followups::Followups;
-use super::lab::Timers;
+use super::lab::VirtualTimers;
 use super::limiter::{HANDLES_MAX, HEADERS_MAX, Limiter, RANDOM_MAX};
 use super::manifest::{Limits, show_size};
-use super::outgoing::Outgoing;
+use super::outgoing::OutgoingHttp;
 use super::output::OutputTail;
-use super::outside::Outside;
+use super::outside::HostBackend;
 use super::state::StateBuffer;
 
 /// Bytes of one log line; what is longer is cut.
@@ -32,20 +32,20 @@ const LOG_MAX: usize = 64 << 10;
 /// Something that the host could not do for a guest. It ends the attempt; the guest never sees it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub(super) struct HostFault(pub anyhow::Error);
+pub(super) struct HostError(pub anyhow::Error);
 
 /// The data of one attempt's store.
 pub(super) struct HostState {
     pub(super) limiter: Limiter,
-    pub(super) cpu: CpuClock,
+    pub(super) cpu: CpuMeter,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
     pub(super) output: OutputTail,
-    pub(super) evidence: Arc<Evidence>,
-    pub(super) outside: Arc<dyn Outside>,
+    pub(super) observations: Arc<AttemptObservations>,
+    pub(super) backend: Arc<dyn HostBackend>,
     config: Arc<BTreeMap<String, String>>,
-    logged: usize,
-    outgoing: Outgoing,
+    logged_bytes: usize,
+    outgoing: OutgoingHttp,
     table: ResourceTable,
     // Built on first use: many handlers never ask, and it costs a twentieth of a small attempt.
     wasi: Option<WasiCtx>,
@@ -53,35 +53,35 @@ pub(super) struct HostState {
 }
 
 /// What makes up a [`HostState`].
-pub(super) struct Parts {
-    pub(super) cpu: CpuClock,
+pub(super) struct HostStateParts {
+    pub(super) cpu: CpuMeter,
     pub(super) state: StateBuffer,
     pub(super) followups: Followups,
-    pub(super) outgoing: Outgoing,
+    pub(super) outgoing: OutgoingHttp,
     pub(super) output: OutputTail,
-    pub(super) evidence: Arc<Evidence>,
-    pub(super) outside: Arc<dyn Outside>,
+    pub(super) observations: Arc<AttemptObservations>,
+    pub(super) backend: Arc<dyn HostBackend>,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
 
 impl HostState {
     /// The state of a store that nothing has happened in yet.
-    pub(super) fn new(limits: &Limits, parts: Parts) -> Self {
+    pub(super) fn new(limits: &Limits, parts: HostStateParts) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let Parts { cpu, state, followups, outgoing, output, evidence, outside, config } = parts;
+        let HostStateParts { cpu, state, followups, outgoing, output, observations, backend, config } = parts;
         Self {
             limiter: Limiter::new(limits),
             cpu,
             state,
             followups,
             output,
-            evidence,
-            outside,
+            observations,
+            backend,
             config,
-            logged: 0,
+            logged_bytes: 0,
             outgoing,
             table,
             wasi: None,
@@ -103,17 +103,17 @@ pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let (output, outside) = (&self.output, &*self.outside);
-        let ctx = self.wasi.get_or_insert_with(|| empty_world(output, outside));
+        let (output, backend) = (&self.output, &*self.backend);
+        let ctx = self.wasi.get_or_insert_with(|| empty_wasi(output, backend));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-fn empty_world(output: &OutputTail, outside: &dyn Outside) -> WasiCtx {
+fn empty_wasi(output: &OutputTail, backend: &dyn HostBackend) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     wasi.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_MAX);
-    if let Some(staged) = outside.staged() {
-        staged.furnish(&mut wasi);
+    if let Some(virtual_clock) = backend.virtual_clock() {
+        virtual_clock.install(&mut wasi);
     }
     wasi.build()
 }
@@ -137,9 +137,9 @@ impl config::Host for HostState {
 impl logging::Host for HostState {
     fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
         let context = if context.is_empty() { context } else { format!("{context}: ") };
-        let mut line = format!("{} {context}{message}", word(level));
+        let mut line = format!("{} {context}{message}", level_name(level));
         line.truncate(line.floor_char_boundary(LOG_LINE_MAX));
-        self.pass_on(&line);
+        self.forward_to_log(&line);
         line.push('\n');
         self.output.push(line.as_bytes());
         Ok(())
@@ -147,16 +147,16 @@ impl logging::Host for HostState {
 }
 
 impl HostState {
-    /// What the lab's timers are made with.
-    pub(super) fn timers(&mut self) -> Timers<'_> {
-        Timers { outside: &self.outside, table: &mut self.table }
+    /// What the timers of a simulation are made with.
+    pub(super) fn virtual_timers(&mut self) -> VirtualTimers<'_> {
+        VirtualTimers { backend: &self.backend, table: &mut self.table }
     }
 
     /// Writes a line to the host's log, until the attempt has written its share.
-    fn pass_on(&mut self, line: &str) {
-        let had_room = self.logged <= LOG_MAX;
-        self.logged = self.logged.saturating_add(line.len());
-        if self.logged <= LOG_MAX {
+    fn forward_to_log(&mut self, line: &str) {
+        let had_room = self.logged_bytes <= LOG_MAX;
+        self.logged_bytes = self.logged_bytes.saturating_add(line.len());
+        if self.logged_bytes <= LOG_MAX {
             tracing::debug!(target: "outbox::plugin::log", "{line}");
         } else if had_room {
             let most = show_size(LOG_MAX as u64);
@@ -165,7 +165,7 @@ impl HostState {
     }
 }
 
-fn word(level: Level) -> &'static str {
+fn level_name(level: Level) -> &'static str {
     match level {
         Level::Trace => "TRACE",
         Level::Debug => "DEBUG",

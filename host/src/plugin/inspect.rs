@@ -9,10 +9,10 @@ use serde::Serialize;
 use wasmtime::component::Component;
 
 use super::cache::CodeCache;
-use super::engine::Runtime;
+use super::engine::SharedEngine;
 use super::folder::{Folder, read_source};
-use super::load::{LoadError, Loader, Source, narrow, undescribed};
-use super::manifest::{Environment, Limits, Manifest, Reload};
+use super::load::{LoadError, Loader, PluginSource, describe_error, select_types};
+use super::manifest::{CanaryPolicy, EnvLookup, Limits, Manifest};
 use super::private::PrivateDir;
 use super::signature::TrustedKeys;
 use super::{PluginSettings, contract, origin, world};
@@ -61,8 +61,9 @@ pub struct Inspection {
     pub limits: Limits,
     /// What its dead-lettered items would mean for those behind them.
     pub on_dead: OnDead,
-    /// How new versions of it would be put on probation.
-    pub reload: Reload,
+    /// How the canary of a new version of it would go.
+    #[serde(rename = "reload")]
+    pub canary: CanaryPolicy,
     /// Why it would not be loaded.
     pub errors: Vec<String>,
 }
@@ -71,8 +72,8 @@ pub struct Inspection {
 pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<Inspection> {
     let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
     let keys = TrustedKeys::read(&settings.keys)?;
-    let runtime = Runtime::new(1, Arc::clone(&settings.resolver))?;
-    let loader = Arc::new(Loader::new(runtime, None, Arc::clone(&settings.environment), keys));
+    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver))?;
+    let loader = Arc::new(Loader::new(engine, None, Arc::clone(&settings.environment), keys));
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
@@ -90,16 +91,16 @@ pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<In
 
 /// Reads a manifest as a load would, whatever component lies beside it. The error says what to change, and
 /// shows what was written, never what a variable stands for.
-pub fn check_manifest(text: &str, environment: &Environment) -> anyhow::Result<()> {
+pub fn check_manifest(text: &str, environment: &EnvLookup) -> anyhow::Result<()> {
     Manifest::parse(text, environment)?;
     Ok(())
 }
 
 /// The components that a process of this role would look at. A folder that is not there has none.
 pub fn components(dir: &Path, role: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
-    let places = Folder::new(dir.to_owned(), role.map(str::to_owned)).list();
-    let places = places.with_context(|| format!("reading the plugin folder {}", dir.display()))?;
-    Ok(places.into_iter().map(|place| place.file).collect())
+    let paths = Folder::new(dir.to_owned(), role.map(str::to_owned)).list();
+    let paths = paths.with_context(|| format!("reading the plugin folder {}", dir.display()))?;
+    Ok(paths.into_iter().map(|path| path.file).collect())
 }
 
 /// How long a host takes to load a component that it has read, from its cache if it is there. The engine
@@ -108,8 +109,8 @@ pub async fn load_time(file: &Path, settings: PluginSettings) -> anyhow::Result<
     let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
     let cache = CodeCache::new(PrivateDir::open(&settings.cache_dir)?);
     let keys = TrustedKeys::read(&settings.keys)?;
-    let runtime = Runtime::new(settings.slots, settings.resolver)?;
-    let loader = Arc::new(Loader::new(runtime, Some(cache), settings.environment, keys));
+    let engine = SharedEngine::new(settings.slots, settings.resolver)?;
+    let loader = Arc::new(Loader::new(engine, Some(cache), settings.environment, keys));
     let begun = Instant::now();
     loader.load(source).await?;
     Ok(begun.elapsed())
@@ -119,7 +120,7 @@ impl Inspection {
     async fn examine(
         &mut self,
         loader: &Arc<Loader>,
-        source: &Source,
+        source: &PluginSource,
         settings: &PluginSettings,
     ) -> Result<(), LoadError> {
         if let Err(err) = loader.check_signature(source) {
@@ -136,22 +137,22 @@ impl Inspection {
         self.compile_time = begun.elapsed();
         self.compare(&component, &manifest);
         world::check_world(&component)?;
-        let program = loader.program(&source.name, &component, &manifest)?;
-        let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        let plugin = loader.link(&source.name, &component, &manifest)?;
+        let description = plugin.describe().await.map_err(|failure| describe_error(&failure))?;
         world::check_description(&description)?;
-        self.memory_at_start = program.memory_at_start().await;
+        self.memory_at_start = plugin.memory_at_start().await;
         self.described_name = Some(description.name.clone());
         self.version = Some(description.version.clone());
-        self.types = narrow(&description, manifest.types.as_deref())?;
+        self.types = select_types(&description, manifest.types.as_deref())?;
         Ok(())
     }
 
     fn apply(&mut self, manifest: &Manifest, settings: &PluginSettings) {
         self.attempt_time = manifest.timeout.unwrap_or(settings.lease);
-        self.max_retries = manifest.retry.over(settings.retry).max_retries;
+        self.max_retries = manifest.retry.applied_to(settings.retry).max_retries;
         self.limits = manifest.limits.clone();
         self.on_dead = manifest.on_dead;
-        self.reload = manifest.reload;
+        self.canary = manifest.canary;
     }
 
     fn compare(&mut self, component: &Component, manifest: &Manifest) {

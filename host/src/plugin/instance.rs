@@ -13,73 +13,73 @@ use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
-use super::cpu::CpuClock;
-use super::engine::Runtime;
-use super::evidence::Evidence;
+use super::cpu::CpuMeter;
+use super::engine::SharedEngine;
+use super::evidence::AttemptObservations;
 use super::followups::Followups;
 use super::grant::Grants;
-use super::host::{HostState, Parts};
+use super::host::{HostState, HostStateParts};
 use super::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use super::manifest::{Limits, Manifest};
-use super::outgoing::{Keys, Network, Outgoing, OutgoingPolicy};
+use super::outgoing::{Network, OutgoingHttp, OutgoingKeys, OutgoingPolicy};
 use super::output::OutputTail;
-use super::outside::Outside;
+use super::outside::HostBackend;
 use super::redact::Redactor;
 use super::state::{StateAccess, StateBuffer};
 use super::ticker::Ticker;
 use super::verdict::{self, Phase};
-use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
+use crate::handler::{Attempt, AttemptReport, DeliveryMode, Outcome, StateReader};
 use crate::item::{Failure, HostWrites, Item, Recording};
 
-/// The part of its time that an attempt waits for its turn at contended state, at most.
-const TURN_SHARE: u32 = 4;
+/// An attempt waits for locks of contended state keys for at most this part of its time: a quarter.
+const LOCK_WAIT_DIVISOR: u32 = 4;
 /// A component must be able to say what it is without doing anything.
 pub(super) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
 /// Longer, so that a busy host is not held against a component.
 pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A compiled component, linked, with the terms on which it runs.
-pub(super) struct Program {
+pub(super) struct LinkedPlugin {
     name: String,
     pre: PluginPre<HostState>,
     timeout: Option<Duration>,
     limits: Limits,
     grants: Arc<Grants>,
     policy: Arc<OutgoingPolicy>,
-    network: Arc<dyn Outside>,
+    network: Arc<dyn HostBackend>,
     redactor: Redactor,
     config: Arc<BTreeMap<String, String>>,
     ticker: Arc<Ticker>,
 }
 
-type Answer = Result<Option<Vec<u8>>, GuestFailure>;
+type GuestResult = Result<Option<Vec<u8>>, GuestFailure>;
 
-enum Ending {
-    Answered(Answer),
-    Faulted(Phase, wasmtime::Error),
+enum CallEnd {
+    Returned(GuestResult),
+    EngineError(Phase, wasmtime::Error),
     TimedOut,
-    Stopped,
+    Interrupted,
 }
 
-/// What the host keeps in hand of a running call.
-struct Call {
-    evidence: Arc<Evidence>,
+/// What the host keeps of a running call beside its store.
+struct CallContext {
+    observations: Arc<AttemptObservations>,
     output: OutputTail,
     deadline: Instant,
-    patience: Duration,
-    outside: Arc<dyn Outside>,
+    time_allowed: Duration,
+    backend: Arc<dyn HostBackend>,
 }
 
-impl Call {
-    fn until(deadline: Instant, outside: Arc<dyn Outside>) -> Self {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        Self { evidence: Arc::default(), output: OutputTail::default(), deadline, patience, outside }
+impl CallContext {
+    fn with_deadline(deadline: Instant, backend: Arc<dyn HostBackend>) -> Self {
+        let time_allowed = deadline.saturating_duration_since(Instant::now());
+        Self { observations: Arc::default(), output: OutputTail::default(), deadline, time_allowed, backend }
     }
 }
 
-impl Program {
-    /// A program that runs on the manifest's terms.
-    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, runtime: &Runtime) -> Self {
+impl LinkedPlugin {
+    /// A plugin that runs on the manifest's terms.
+    pub(super) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, engine: &SharedEngine) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
             name: name.to_owned(),
@@ -87,164 +87,174 @@ impl Program {
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
-            network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&runtime.resolver))),
+            network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&engine.resolver))),
             redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
-            ticker: Arc::clone(&runtime.ticker),
+            ticker: Arc::clone(&engine.ticker),
         }
     }
 
     /// Asks the component what it is, with everything denied.
     pub(super) async fn describe(&self) -> Result<Description, Failure> {
-        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
-        let mut store = self.store(self.denied(&call));
-        let clock = store.data().cpu.clone();
+        let call = CallContext::with_deadline(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
+        let mut store = self.store(self.state_for_describe(&call));
+        let cpu = store.data().cpu.clone();
         let described = async {
             let plugin = self.pre.instantiate_async(&mut store).await.map_err(|err| (Phase::Instantiating, err))?;
             let guest = plugin.outbox_handler_handler();
             guest.call_describe(&mut store).await.map_err(|err| (Phase::Running, err))
         };
-        match tokio::time::timeout_at(call.deadline, clock.meter(&self.ticker, described)).await {
+        match tokio::time::timeout_at(call.deadline, cpu.measure(&self.ticker, described)).await {
             Ok(Ok(description)) => Ok(description),
             Ok(Err((phase, err))) => {
-                Err(verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref()))
+                Err(verdict::from_engine_error(&err, phase, &store.data().limiter, call.output.text().as_deref()))
             }
-            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), call.patience, false)),
+            Err(_) => Err(verdict::timed_out(Some(DESCRIBE_TIMEOUT), call.time_allowed, false)),
         }
     }
 
     /// The bytes of memory that an instance begins with, if one can be made.
     pub(super) async fn memory_at_start(&self) -> Option<u64> {
-        let call = Call::until(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
-        let mut store = self.store(self.denied(&call));
-        let clock = store.data().cpu.clone();
-        let instantiated = clock.meter(&self.ticker, self.pre.instantiate_async(&mut store));
+        let call = CallContext::with_deadline(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
+        let mut store = self.store(self.state_for_describe(&call));
+        let cpu = store.data().cpu.clone();
+        let instantiated = cpu.measure(&self.ticker, self.pre.instantiate_async(&mut store));
         tokio::time::timeout_at(call.deadline, instantiated).await.ok()?.ok()?;
         Some(store.data().limiter.memory())
     }
 
-    /// Makes one attempt at an item, with the network outside.
-    pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> Report {
-        self.attempt_in(Arc::clone(&self.network), attempt, reader).await
+    /// Makes one attempt at an item, against the network.
+    pub(super) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> AttemptReport {
+        self.attempt_with(Arc::clone(&self.network), attempt, reader).await
     }
 
-    /// Makes one attempt at an item.
-    pub(super) async fn attempt_in(
+    /// Makes one attempt at an item, against any backend.
+    pub(super) async fn attempt_with(
         &self,
-        outside: Arc<dyn Outside>,
+        backend: Arc<dyn HostBackend>,
         attempt: &Attempt,
         reader: Arc<dyn StateReader>,
-    ) -> Report {
-        let call = Call::until(attempt.deadline, outside);
-        let mut store = self.store(self.granted(&call, attempt, reader));
-        let clock = store.data().cpu.clone();
-        let headers = pairs(&attempt.item.headers);
-        let ending = tokio::select! {
+    ) -> AttemptReport {
+        let call = CallContext::with_deadline(attempt.deadline, backend);
+        let mut store = self.store(self.state_for_attempt(&call, attempt, reader));
+        let cpu = store.data().cpu.clone();
+        let headers = header_pairs(&attempt.item.headers);
+        let end = tokio::select! {
             biased;
-            ending = clock.meter(&self.ticker, self.handle(&mut store, guest_item(attempt, &headers))) => ending,
-            () = attempt.stop.cancelled() => Ending::Stopped,
-            () = tokio::time::sleep_until(attempt.deadline) => Ending::TimedOut,
+            end = cpu.measure(&self.ticker, self.handle(&mut store, guest_item(attempt, &headers))) => end,
+            () = attempt.stop.cancelled() => CallEnd::Interrupted,
+            () = tokio::time::sleep_until(attempt.deadline) => CallEnd::TimedOut,
         };
-        let maybe_executed = call.evidence.maybe_executed();
-        let outcome = self.outcome(ending, &call, store, attempt.mode);
+        let maybe_executed = call.observations.maybe_executed();
+        let outcome = self.outcome(end, &call, store, attempt.mode);
         let recording = self.recording(&outcome, &call);
-        let stderr = call.output.text().map(|text| self.redactor.words(&text));
-        Report { outcome, maybe_executed, stderr, digest: None, recording }
+        let stderr = call.output.text().map(|text| self.redactor.redact_output(&text));
+        AttemptReport { outcome, maybe_executed, stderr, digest: None, recording }
     }
 
-    async fn handle(&self, store: &mut Store<HostState>, item: GuestItem<'_>) -> Ending {
+    async fn handle(&self, store: &mut Store<HostState>, item: GuestItem<'_>) -> CallEnd {
         let plugin = match self.pre.instantiate_async(&mut *store).await {
             Ok(plugin) => plugin,
-            Err(err) => return Ending::Faulted(Phase::Instantiating, err),
+            Err(err) => return CallEnd::EngineError(Phase::Instantiating, err),
         };
         match plugin.outbox_handler_handler().call_handle(store, item).await {
-            Ok(answer) => Ending::Answered(answer),
-            Err(err) => Ending::Faulted(Phase::Running, err),
+            Ok(answer) => CallEnd::Returned(answer),
+            Err(err) => CallEnd::EngineError(Phase::Running, err),
         }
     }
 
-    fn outcome(&self, ending: Ending, call: &Call, store: Store<HostState>, mode: Mode) -> Outcome {
-        let failure = match ending {
-            Ending::Stopped => return Outcome::Stopped,
-            Ending::Answered(Ok(result)) => match self.accept(result, call) {
-                Ok(result) => return Outcome::Done { result, writes: self.writes(store.into_data(), mode) },
+    fn outcome(&self, end: CallEnd, call: &CallContext, store: Store<HostState>, mode: DeliveryMode) -> Outcome {
+        let failure = match end {
+            CallEnd::Interrupted => return Outcome::Interrupted,
+            CallEnd::Returned(Ok(result)) => match self.check_result(result, call) {
+                Ok(result) => return Outcome::Done { result, writes: self.host_writes(store.into_data(), mode) },
                 Err(failure) => failure,
             },
-            Ending::Answered(Err(failure)) => verdict::answered(failure),
-            Ending::Faulted(phase, err) => {
-                verdict::faulted(&err, phase, &store.data().limiter, call.output.text().as_deref())
+            CallEnd::Returned(Err(failure)) => verdict::from_guest_failure(failure),
+            CallEnd::EngineError(phase, err) => {
+                verdict::from_engine_error(&err, phase, &store.data().limiter, call.output.text().as_deref())
             }
-            Ending::TimedOut => verdict::timed_out(self.timeout, call.patience, call.evidence.maybe_executed()),
+            CallEnd::TimedOut => {
+                verdict::timed_out(self.timeout, call.time_allowed, call.observations.maybe_executed())
+            }
         };
-        let message = self.redactor.words(&failure.message);
+        let message = self.redactor.redact_output(&failure.message);
         let failure = Failure { message, ..failure };
-        Outcome::Failed(match call.evidence.denial() {
+        Outcome::Failed(match call.observations.denial() {
             Some(denial) => verdict::after_denial(failure, denial, &self.name),
             None => failure,
         })
     }
 
     /// What the history keeps, unless nothing can keep the item from becoming DONE.
-    fn recording(&self, outcome: &Outcome, call: &Call) -> Recording {
+    fn recording(&self, outcome: &Outcome, call: &CallContext) -> Recording {
         match outcome {
             Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
                 Recording::default()
             }
-            _ => call.evidence.recorder.finish(&self.redactor),
+            _ => call.observations.recorder.finish(&self.redactor),
         }
     }
 
-    fn accept(&self, result: Option<Vec<u8>>, call: &Call) -> Result<Option<Vec<u8>>, Failure> {
-        if call.evidence.has_unanswered_requests() {
-            return Err(verdict::unfinished());
+    fn check_result(&self, result: Option<Vec<u8>>, call: &CallContext) -> Result<Option<Vec<u8>>, Failure> {
+        if call.observations.has_unanswered_requests() {
+            return Err(verdict::requests_in_flight());
         }
         match result {
             Some(bytes) if bytes.len() as u64 > self.limits.result => {
-                Err(verdict::oversized(bytes.len(), self.limits.result))
+                Err(verdict::result_too_large(bytes.len(), self.limits.result))
             }
             result => Ok(result),
         }
     }
 
-    fn writes(&self, state: HostState, mode: Mode) -> HostWrites {
-        if mode == Mode::Inline {
+    fn host_writes(&self, state: HostState, mode: DeliveryMode) -> HostWrites {
+        if mode == DeliveryMode::Inline {
             return HostWrites { plugin: self.name.clone(), ..HostWrites::default() };
         }
         HostWrites {
             plugin: self.name.clone(),
-            state: state.state.into_touches(),
+            state: state.state.into_changes(),
             state_quota: self.limits.state_bytes,
             followups: state.followups.into_items(),
         }
     }
 
-    fn granted(&self, call: &Call, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
+    fn state_for_attempt(&self, call: &CallContext, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
         let access = StateAccess::new(self.grants.state, attempt.mode, self.limits.state_bytes);
-        let patience = Instant::now() + attempt.deadline.saturating_duration_since(Instant::now()) / TURN_SHARE;
-        let state = StateBuffer::new(&self.name, reader, access).in_turn(Arc::clone(&attempt.turn), patience);
+        let lock_deadline =
+            Instant::now() + attempt.deadline.saturating_duration_since(Instant::now()) / LOCK_WAIT_DIVISOR;
+        let state = StateBuffer::new(&self.name, reader, access).with_locks(Arc::clone(&attempt.locks), lock_deadline);
         self.host_state(call, self.limits.cpu, state, Some((&attempt.item, attempt.mode)))
     }
 
-    fn denied(&self, call: &Call) -> HostState {
+    fn state_for_describe(&self, call: &CallContext) -> HostState {
         let state = StateBuffer::new(&self.name, Arc::new(NoState), StateAccess::Denied);
         self.host_state(call, DESCRIBE_CPU, state, None)
     }
 
-    fn host_state(&self, call: &Call, cpu: Duration, state: StateBuffer, item: Option<(&Item, Mode)>) -> HostState {
-        let (grants, evidence) = (Arc::clone(&self.grants), Arc::clone(&call.evidence));
-        let followups = Followups::new(grants, evidence, self.limits.followups, item);
-        let keys = item.map(|(item, _)| Keys::new(item));
-        let (policy, outside) = (Arc::clone(&self.policy), Arc::clone(&call.outside));
-        let outgoing = Outgoing::new(policy, Arc::clone(&outside), keys, Arc::clone(&call.evidence), call.deadline);
-        let parts = Parts {
-            cpu: CpuClock::new(cpu),
+    fn host_state(
+        &self,
+        call: &CallContext,
+        cpu: Duration,
+        state: StateBuffer,
+        item: Option<(&Item, DeliveryMode)>,
+    ) -> HostState {
+        let (grants, observations) = (Arc::clone(&self.grants), Arc::clone(&call.observations));
+        let followups = Followups::new(grants, observations, self.limits.followups, item);
+        let keys = item.map(|(item, _)| OutgoingKeys::new(item));
+        let (policy, backend) = (Arc::clone(&self.policy), Arc::clone(&call.backend));
+        let outgoing =
+            OutgoingHttp::new(policy, Arc::clone(&backend), keys, Arc::clone(&call.observations), call.deadline);
+        let parts = HostStateParts {
+            cpu: CpuMeter::new(cpu),
             state,
             followups,
             outgoing,
             output: call.output.clone(),
-            evidence: Arc::clone(&call.evidence),
-            outside,
+            observations: Arc::clone(&call.observations),
+            backend,
             config: Arc::clone(&self.config),
         };
         HostState::new(&self.limits, parts)
@@ -256,7 +266,7 @@ impl Program {
         store.set_hostcall_fuel(HOST_CALL_MAX);
         store.set_max_component_handles(COMPONENT_HANDLES_MAX);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(look_at_the_clock);
+        store.epoch_deadline_callback(on_epoch_tick);
         store
     }
 
@@ -267,7 +277,7 @@ impl Program {
 
 /// Ends a guest that has computed for too long, and lets others run beside one that may go on.
 #[expect(clippy::needless_pass_by_value, reason = "the engine calls it so")]
-fn look_at_the_clock(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
+fn on_epoch_tick(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
     store.data().cpu.check()?;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
@@ -282,16 +292,16 @@ impl StateReader for NoState {
     }
 }
 
-fn pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+fn header_pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
     map.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 /// The item as the guest sees it. Nothing is copied before it is copied into the guest's memory.
 fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> GuestItem<'a> {
     let item = &attempt.item;
-    let millis = |millis: i64| u64::try_from(millis).unwrap_or(0);
+    let unsigned = |millis: i64| u64::try_from(millis).unwrap_or(0);
     GuestItem {
-        id: millis(item.id),
+        id: unsigned(item.id),
         type_: &item.item_type,
         idem_key: &item.idem_key,
         cid: &item.cid,
@@ -302,8 +312,8 @@ fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> Gu
         payload: &item.payload,
         content_type: &item.content_type,
         headers,
-        created_at: millis(item.created_at),
-        deadline: millis(attempt.deadline_at),
+        created_at: unsigned(item.created_at),
+        deadline: unsigned(attempt.deadline_at),
         attributes: &[],
     }
 }
@@ -313,27 +323,27 @@ mod tests {
     use super::super::outgoing::SystemResolver;
     use super::super::signature::TrustedKeys;
     use super::*;
-    use crate::item::{Class, NewItem, Status};
-    use crate::plugin::load::{Generation, Loader, Source};
+    use crate::item::{FailureClass, NewItem, Status};
+    use crate::plugin::load::{Generation, Loader, PluginSource};
 
     fn item() -> Item {
-        let item = NewItem { cid: Some("cid".into()), ..NewItem::new("t", "key", "{}") }.enqueued(1, 0);
+        let item = NewItem { cid: Some("cid".into()), ..NewItem::new("t", "key", "{}") }.into_item(1, 0);
         Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item }
     }
 
-    fn attempt(patience: Duration) -> Attempt {
+    fn attempt(time_allowed: Duration) -> Attempt {
         Attempt {
             item: Arc::new(item()),
-            deadline: Instant::now() + patience,
+            deadline: Instant::now() + time_allowed,
             deadline_at: 1,
-            mode: Mode::Durable,
+            mode: DeliveryMode::Durable,
             stop: tokio_util::sync::CancellationToken::new(),
-            turn: Arc::default(),
+            locks: Arc::default(),
         }
     }
 
     /// A component that computes for ever, on these terms.
-    fn looping(manifest: &str) -> Source {
+    fn looping(manifest: &str) -> PluginSource {
         let words =
             [("{types}", r"\08\02\00\00\01\00\00\00t"), ("{count}", r"\01"), ("{memory}", "1"), ("{version}", "0.1.0")];
         let describe = ("{describe}", "(i32.const 8)");
@@ -346,7 +356,7 @@ mod tests {
             .fold(include_str!("../../../tests/wat/handler.wat").to_owned(), |text, (word, replacement)| {
                 text.replace(word, replacement)
             });
-        Source {
+        PluginSource {
             name: "p".to_owned(),
             role: None,
             file: "p.wasm".into(),
@@ -357,21 +367,21 @@ mod tests {
         }
     }
 
-    async fn generation(slots: usize, source: Source) -> Generation {
-        let runtime = Runtime::new(slots, Arc::new(SystemResolver)).unwrap();
-        Arc::new(Loader::new(runtime, None, Arc::new(|_| None), TrustedKeys::default())).load(source).await.unwrap()
+    async fn generation(slots: usize, source: PluginSource) -> Generation {
+        let engine = SharedEngine::new(slots, Arc::new(SystemResolver)).unwrap();
+        Arc::new(Loader::new(engine, None, Arc::new(|_| None), TrustedKeys::default())).load(source).await.unwrap()
     }
 
     #[tokio::test]
     async fn a_guest_that_computes_after_a_time_of_rest_is_interrupted_too() {
         let generation = generation(1, looping("limits.cpu = '20ms'")).await;
         for burst in 0..3 {
-            while !generation.program.ticker.rests() {
+            while !generation.plugin.ticker.is_idle() {
                 tokio::task::yield_now().await;
             }
-            let report = generation.program.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState)).await;
+            let report = generation.plugin.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState)).await;
             let failed = |class| matches!(&report.outcome, Outcome::Failed(failure) if failure.class == class);
-            assert!(failed(Class::Cpu), "burst {burst}: {report:?}");
+            assert!(failed(FailureClass::Cpu), "burst {burst}: {report:?}");
         }
     }
 
@@ -379,13 +389,13 @@ mod tests {
     async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
         let generation = generation(0, looping("limits.cpu = '60s'")).await;
         let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
-        let running = attempts.iter().map(|attempt| generation.program.attempt(attempt, Arc::new(NoState)));
+        let running = attempts.iter().map(|attempt| generation.plugin.attempt(attempt, Arc::new(NoState)));
         let reports = futures_util::future::join_all(running).await;
         let classes: Vec<_> = reports.into_iter().map(|report| report.outcome).collect();
         let of = |class| {
             let is = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(failure) if failure.class == class);
             classes.iter().filter(is).count()
         };
-        assert_eq!((of(Class::Timeout), of(Class::Host)), (8, 12), "{classes:?}");
+        assert_eq!((of(FailureClass::Timeout), of(FailureClass::Host)), (8, 12), "{classes:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! The laboratory: one component, run as the host runs it, in a world that somebody else makes up.
+//! Simulation: one component, run as the host runs it, in a world that the caller makes up.
 //!
 //! Promises: grants, limits, keys and denials are those of the host; nothing reaches a network; clocks
-//! and random numbers are given; time passes only when a guest waits, and then at once. Whoever makes up
-//! the world hears of every call of the host before and after it, and may end the attempt there as a
+//! and random numbers are given; time passes only when a guest waits, and then at once. The world
+//! hears of every call of the host before and after it, and may end the attempt there as a
 //! crash of the process would. It settles nothing and stores nothing.
 
 mod call;
@@ -21,62 +21,62 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 
-use super::engine::Runtime;
+use super::engine::SharedEngine;
 use super::folder::read_source;
-use super::instance::Program;
-use super::load::{self, Loader, Source};
-use super::manifest::{Environment, Manifest};
+use super::instance::LinkedPlugin;
+use super::load::{self, Loader, PluginSource};
+use super::manifest::{EnvLookup, Manifest};
 use super::signature::TrustedKeys;
 use super::{verdict, world};
-use crate::handler::{Attempt, Mode, Outcome, Report, StateReader};
+use crate::handler::{Attempt, AttemptReport, DeliveryMode, Outcome, StateReader};
 use crate::item::{Item, Millis, OnDead};
 use crate::retry::RetryPolicy;
-pub use call::{Answer, Call, Request};
-pub(super) use clock::{Staged, Timers, link};
-pub use recorded::{Divergence, Recorded, Sent};
-use scene::{Over, Scene};
+pub use call::{GuestCall, OutgoingRequest, WorldResponse};
+pub(super) use clock::{VirtualClock, VirtualTimers, link};
+pub use recorded::{Divergence, RecordedWorld, ReplayedRequest};
+use scene::{EarlyEnd, SimulatedBackend};
 
-/// Attempts that run at a time, of all threads that share a lab.
+/// Attempts that run at a time, of all threads that share a simulator.
 const SLOTS: usize = 32;
-/// How long a guest may keep a lab waiting, in real time; its own deadline is reckoned in the lab's time.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How long an attempt may take, in the lab's time, where the manifest says nothing.
-const ATTEMPT_TIME: Duration = Duration::from_secs(55);
+/// How long an attempt may take in real time; its own deadline is in simulated time.
+const REAL_TIME_MAX: Duration = Duration::from_mins(1);
+/// How long an attempt may take, in simulated time, where the manifest says nothing.
+const DEFAULT_ATTEMPT_TIME: Duration = Duration::from_secs(55);
 
 /// What an attempt finds outside its sandbox.
-pub trait World: Send + Sync + 'static {
+pub trait SimulatedWorld: Send + Sync + 'static {
     /// A call begins and has had no effect yet. A break ends the attempt here, without a trace.
-    fn enter(&self, call: &Call) -> ControlFlow<()>;
+    fn before_call(&self, call: &GuestCall) -> ControlFlow<()>;
 
     /// A request arrives: its effect happens now, and this is the answer to it.
-    fn answer(&self, request: &Request) -> Answer;
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse;
 
     /// A call has had its effect, and the guest does not know. A break ends the attempt here.
-    fn leave(&self, call: &Call) -> ControlFlow<()>;
+    fn after_call(&self, call: &GuestCall) -> ControlFlow<()>;
 }
 
 /// A compiled component with the manifest beside it.
-pub struct Lab {
+pub struct Simulator {
     loader: Arc<Loader>,
-    source: Source,
+    source: PluginSource,
     component: Component,
 }
 
 /// A component on the terms of its manifest, ready to attempt items.
-pub struct Subject {
+pub struct SimulatedPlugin {
     name: String,
     digest: String,
     types: Vec<String>,
     manifest: Manifest,
-    program: Program,
+    plugin: LinkedPlugin,
 }
 
 /// What one attempt is made with.
-pub struct Take {
+pub struct SimulatedAttempt {
     /// The item as its claim left it.
     pub item: Item,
-    /// What is outside.
-    pub world: Arc<dyn World>,
+    /// What answers its requests.
+    pub world: Arc<dyn SimulatedWorld>,
     /// What is stored for the plugin.
     pub state: Arc<dyn StateReader>,
     /// When the attempt begins.
@@ -87,19 +87,19 @@ pub struct Take {
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ending {
+pub enum AttemptEnd {
     /// As in the host: by an answer, a fault or its deadline.
-    Reported(Report),
+    Reported(AttemptReport),
     /// By the world, as when the process dies.
     Crashed,
 }
 
-impl Lab {
+impl Simulator {
     /// Reads and compiles a component. Errors when it is none, or made for another world.
     pub async fn open(file: &Path) -> anyhow::Result<Self> {
         let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-        let runtime = Runtime::in_the_lab(SLOTS)?;
-        let loader = Arc::new(Loader::new(runtime, None, Arc::new(|_| None), TrustedKeys::default()));
+        let engine = SharedEngine::for_simulation(SLOTS)?;
+        let loader = Arc::new(Loader::new(engine, None, Arc::new(|_| None), TrustedKeys::default()));
         let refused = || format!("{} cannot be loaded", file.display());
         let component = loader.compile(&source).await.with_context(refused)?;
         world::check_world(&component).with_context(refused)?;
@@ -113,24 +113,24 @@ impl Lab {
 
     /// The component on its manifest's terms, where `environment` says what `${NAME}` stands for and
     /// `config` replaces what the manifest has under `[config]`. Errors as loading it would.
-    pub async fn subject(
+    pub async fn plugin(
         &self,
-        environment: &Environment,
+        environment: &EnvLookup,
         config: BTreeMap<String, String>,
-    ) -> anyhow::Result<Subject> {
-        let Source { name, digest, .. } = &self.source;
+    ) -> anyhow::Result<SimulatedPlugin> {
+        let PluginSource { name, digest, .. } = &self.source;
         let mut manifest = load::read_manifest(&self.source, environment)?;
         manifest.config.extend(config);
         world::check_bytes(&self.source.wasm, &manifest.limits)?;
         load::check_grants(name, &self.component, &manifest)?;
-        let program = self.loader.program(name, &self.component, &manifest)?;
-        let description = program.describe().await.map_err(|failure| load::undescribed(&failure))?;
-        let types = load::narrow(&description, manifest.types.as_deref())?;
-        Ok(Subject { name: name.clone(), digest: digest.clone(), types, manifest, program })
+        let plugin = self.loader.link(name, &self.component, &manifest)?;
+        let description = plugin.describe().await.map_err(|failure| load::describe_error(&failure))?;
+        let types = load::select_types(&description, manifest.types.as_deref())?;
+        Ok(SimulatedPlugin { name: name.clone(), digest: digest.clone(), types, manifest, plugin })
     }
 }
 
-impl Subject {
+impl SimulatedPlugin {
     /// The plugin's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -143,7 +143,7 @@ impl Subject {
 
     /// How its failures are retried, where the host's policy fills the gaps.
     pub fn retry(&self, host: RetryPolicy) -> RetryPolicy {
-        self.manifest.retry.over(host)
+        self.manifest.retry.applied_to(host)
     }
 
     /// What its dead-lettered items mean for those behind them.
@@ -151,42 +151,44 @@ impl Subject {
         self.manifest.on_dead
     }
 
-    /// How long one attempt may take, in the lab's time.
+    /// How long one attempt may take, in simulated time.
     pub fn attempt_time(&self) -> Duration {
-        self.manifest.timeout.unwrap_or(ATTEMPT_TIME)
+        self.manifest.timeout.unwrap_or(DEFAULT_ATTEMPT_TIME)
     }
 
     /// Makes one attempt.
-    pub async fn run(&self, take: Take) -> Ending {
+    pub async fn run(&self, simulated: SimulatedAttempt) -> AttemptEnd {
         let attempt_time = self.attempt_time();
-        let deadline_at = take.now.saturating_add(Millis::try_from(attempt_time.as_millis()).unwrap_or(Millis::MAX));
+        let deadline_at =
+            simulated.now.saturating_add(Millis::try_from(attempt_time.as_millis()).unwrap_or(Millis::MAX));
         let attempt = Attempt {
-            item: Arc::new(take.item),
-            deadline: Instant::now() + PATIENCE,
+            item: Arc::new(simulated.item),
+            deadline: Instant::now() + REAL_TIME_MAX,
             deadline_at,
-            mode: Mode::Durable,
+            mode: DeliveryMode::Durable,
             stop: CancellationToken::new(),
-            turn: Arc::default(),
+            locks: Arc::default(),
         };
-        let scene = Scene::new(take.world, Staged::new(take.now, take.seed), attempt_time);
-        let outside = Arc::new(scene.clone());
-        let over = tokio::select! {
+        let backend =
+            SimulatedBackend::new(simulated.world, VirtualClock::new(simulated.now, simulated.seed), attempt_time);
+        let attempting = self.plugin.attempt_with(Arc::new(backend.clone()), &attempt, simulated.state);
+        let end = tokio::select! {
             biased;
-            over = scene.over() => over,
-            report = self.program.attempt_in(outside, &attempt, take.state) => match scene.is_over() {
-                Some(over) => over,
-                None => return Ending::Reported(Report { digest: Some(self.digest.clone()), ..report }),
+            end = backend.ended_early() => end,
+            report = attempting => match backend.early_end() {
+                Some(end) => end,
+                None => return AttemptEnd::Reported(AttemptReport { digest: Some(self.digest.clone()), ..report }),
             },
         };
-        match over {
-            Over::Crashed => Ending::Crashed,
-            Over::OutOfTime => Ending::Reported(self.cut_off(scene.has_sent(), attempt_time)),
+        match end {
+            EarlyEnd::Crashed => AttemptEnd::Crashed,
+            EarlyEnd::OutOfTime => AttemptEnd::Reported(self.timed_out_report(backend.has_sent(), attempt_time)),
         }
     }
 
-    fn cut_off(&self, maybe_executed: bool, attempt_time: Duration) -> Report {
+    fn timed_out_report(&self, maybe_executed: bool, attempt_time: Duration) -> AttemptReport {
         let failure = verdict::timed_out(self.manifest.timeout, attempt_time, maybe_executed);
         let digest = Some(self.digest.clone());
-        Report { maybe_executed, digest, ..Report::bare(Outcome::Failed(failure)) }
+        AttemptReport { maybe_executed, digest, ..AttemptReport::without_component(Outcome::Failed(failure)) }
     }
 }

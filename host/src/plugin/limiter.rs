@@ -25,22 +25,22 @@ pub(super) const HEADERS_MAX: usize = 32 << 10;
 
 /// The guest wanted more than it may have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{words}")]
-pub(super) struct OverLimit {
+#[error("{message}")]
+pub(super) struct LimitExceeded {
     /// Stable, for grouping.
     pub code: &'static str,
     /// What it wanted, and the limit by name and value.
-    pub words: String,
+    pub message: String,
 }
 
-impl OverLimit {
-    fn new(code: &'static str, words: impl Into<String>) -> Self {
-        Self { code, words: words.into() }
+impl LimitExceeded {
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 }
 
-/// Counts what an instance has. A wish that goes too far is an error, which ends the attempt with its
-/// words; an answer of "no" would look like a panic of the guest.
+/// Counts what an instance has. A request that goes too far is an error, which ends the attempt with its
+/// message; an answer of "no" would look like a panic of the guest.
 #[derive(Debug)]
 pub(super) struct Limiter {
     memory: Budget,
@@ -50,19 +50,19 @@ pub(super) struct Limiter {
 
 #[derive(Debug)]
 struct Budget {
-    most: usize,
+    limit: usize,
     used: usize,
 }
 
 impl Budget {
-    fn new(most: u64) -> Self {
-        Self { most: usize::try_from(most).unwrap_or(usize::MAX), used: 0 }
+    fn new(limit: u64) -> Self {
+        Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), used: 0 }
     }
 
     /// Takes what is added between two sizes, or answers how much it would have been in all.
     fn grow(&mut self, current: usize, desired: usize) -> Result<(), usize> {
         let used = self.used.saturating_add(desired.saturating_sub(current));
-        if used > self.most {
+        if used > self.limit {
             return Err(used);
         }
         self.used = used;
@@ -86,14 +86,14 @@ impl Limiter {
     }
 
     /// The limit behind an error of the engine, if one is.
-    pub(super) fn explain(&self, err: &wasmtime::Error) -> Option<OverLimit> {
-        let typed = err.downcast_ref::<OverLimit>().cloned();
-        typed.or_else(|| full_table(err)).or_else(|| large_headers(err)).or_else(|| self.explain_words(err))
+    pub(super) fn explain(&self, err: &wasmtime::Error) -> Option<LimitExceeded> {
+        let typed = err.downcast_ref::<LimitExceeded>().cloned();
+        typed.or_else(|| full_table(err)).or_else(|| large_headers(err)).or_else(|| self.explain_message(err))
     }
 
     /// For what the engine has no types. Each of these is provoked by a test, which fails when the
     /// engine changes its words.
-    fn explain_words(&self, err: &wasmtime::Error) -> Option<OverLimit> {
+    fn explain_message(&self, err: &wasmtime::Error) -> Option<LimitExceeded> {
         let instances = self.instances;
         let known = [
             (
@@ -118,30 +118,31 @@ impl Limiter {
                 format!("random bytes at once: the most is {}", show_size(RANDOM_MAX)),
             ),
         ];
-        let told = err.root_cause().to_string();
-        let (_, code, words) = known.into_iter().find(|(sign, ..)| told.contains(sign))?;
-        Some(OverLimit::new(code, format!("the component wanted too many {words}")))
+        let engine_message = err.root_cause().to_string();
+        let (_, code, message) = known.into_iter().find(|(phrase, ..)| engine_message.contains(phrase))?;
+        Some(LimitExceeded::new(code, format!("the component wanted too many {message}")))
     }
 }
 
-fn full_table(err: &wasmtime::Error) -> Option<OverLimit> {
+fn full_table(err: &wasmtime::Error) -> Option<LimitExceeded> {
     let is_full = matches!(err.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
-    let words = || format!("the component wanted too many handles: it may hold {HANDLES_MAX} things of the host");
-    is_full.then(|| OverLimit::new("plugin.handles", words()))
+    let message = || format!("the component wanted too many handles: it may hold {HANDLES_MAX} things of the host");
+    is_full.then(|| LimitExceeded::new("plugin.handles", message()))
 }
 
-fn large_headers(err: &wasmtime::Error) -> Option<OverLimit> {
-    let most = show_size(HEADERS_MAX as u64);
+fn large_headers(err: &wasmtime::Error) -> Option<LimitExceeded> {
+    let limit = show_size(HEADERS_MAX as u64);
     match err.downcast_ref::<FieldMapError>()? {
-        FieldMapError::TotalSizeTooBig | FieldMapError::TooManyFields => {
-            Some(OverLimit::new("plugin.headers", format!("the component wanted larger headers: the most is {most}")))
-        }
+        FieldMapError::TotalSizeTooBig | FieldMapError::TooManyFields => Some(LimitExceeded::new(
+            "plugin.headers",
+            format!("the component wanted larger headers: the most is {limit}"),
+        )),
         _ => None,
     }
 }
 
 /// What a trap that comes of too deep a recursion has to add to its name.
-pub(super) fn stack_words(err: &wasmtime::Error) -> Option<String> {
+pub(super) fn stack_hint(err: &wasmtime::Error) -> Option<String> {
     match err.downcast_ref::<Trap>()? {
         Trap::StackOverflow => Some(format!("the stack limit is {}", show_size(STACK_MAX as u64))),
         // Compiled languages keep large variables on a stack of their own at the start of the memory.
@@ -154,18 +155,19 @@ pub(super) fn stack_words(err: &wasmtime::Error) -> Option<String> {
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let most = show_size(self.memory.most as u64);
+        let limit = show_size(self.memory.limit as u64);
         self.memory.grow(current, desired).map(|()| true).map_err(|wanted| {
-            let words = format!("the component wanted {wanted} bytes of memory: `limits.memory` is {most}");
-            OverLimit::new("plugin.memory", words).into()
+            let message = format!("the component wanted {wanted} bytes of memory: `limits.memory` is {limit}");
+            LimitExceeded::new("plugin.memory", message).into()
         })
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let most = self.table_elements.most;
+        let limit = self.table_elements.limit;
         self.table_elements.grow(current, desired).map(|()| true).map_err(|wanted| {
-            let words = format!("the component wanted {wanted} elements of tables: `limits.table_elements` is {most}");
-            OverLimit::new("plugin.table", words).into()
+            let message =
+                format!("the component wanted {wanted} elements of tables: `limits.table_elements` is {limit}");
+            LimitExceeded::new("plugin.table", message).into()
         })
     }
 
@@ -192,14 +194,14 @@ mod tests {
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         let err = limiter.memory_growing(1 << 20, (1 << 20) + 1, None).unwrap_err();
-        assert!(limiter.explain(&err).unwrap().words.contains("`limits.memory` is 2MiB"));
+        assert!(limiter.explain(&err).unwrap().message.contains("`limits.memory` is 2MiB"));
         assert!(limiter.table_growing(0, 6, None).unwrap());
         let err = limiter.table_growing(0, 5, None).unwrap_err();
         assert!(
             limiter
                 .explain(&err)
                 .unwrap()
-                .words
+                .message
                 .contains("wanted 11 elements of tables: `limits.table_elements` is 10")
         );
     }

@@ -1,67 +1,72 @@
-//! The generations of one file: what serves, what it can fall back on, and why the file as it is does not.
+//! Versions of one plugin file: the live one, the rollback target, and the load error of the file on disk.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::load::{Generation, LoadError, Source};
-use super::trial::{Standing, Trial};
-use crate::handler::Withdrawal;
+use super::load::{Generation, LoadError, PluginSource};
+use super::trial::{Canary, CanaryState};
+use crate::handler::QuarantineEntry;
 
 /// What is known of one file.
 #[derive(Default)]
-pub(super) struct Lineage {
+pub(super) struct PluginVersions {
     /// What serves items.
     pub live: Option<Arc<Generation>>,
-    /// What served before under another digest and had passed its own probation.
-    pub standby: Option<Arc<Generation>>,
+    /// What served before under another digest and had passed its own canary.
+    pub rollback_target: Option<Arc<Generation>>,
     /// Why the file as it is now was not loaded.
     pub error: Option<LoadError>,
-    /// Why a component of it was withdrawn, and which generation that was.
-    pub withdrawn: Option<(Withdrawal, Option<u64>)>,
+    /// Why a component of it was quarantined, and which generation that was.
+    pub quarantined: Option<(QuarantineEntry, Option<u64>)>,
     /// What `live` was loaded from, until it is kept as good.
-    unproven: Option<Source>,
+    unproven_source: Option<PluginSource>,
 }
 
-/// What a look at a probation came to.
-pub(super) enum Turn {
+/// What the review of a canary came to.
+pub(super) enum CanaryReview {
     /// Nothing to do.
     None,
     /// It was passed, and this is to be kept.
-    Keep(Source),
-    /// The live generation has to go.
-    Withdraw(String),
+    Keep(PluginSource),
+    /// The live generation has to be rolled back.
+    RollBack(String),
 }
 
-impl Lineage {
-    /// Makes a generation the live one, on probation if it follows another component. Returns the one
+impl PluginVersions {
+    /// Makes a generation the live one, with a canary if it follows another component. Returns the one
     /// that it replaces.
-    pub(super) fn succeed(&mut self, mut next: Generation, source: Source, now: Instant) -> Option<Arc<Generation>> {
-        let is_proven = |live: &&Arc<Generation>| live.trial.review(now) == Standing::Passed;
-        let proven = self.live.as_ref().filter(is_proven).or(self.standby.as_ref()).cloned();
+    pub(super) fn publish(
+        &mut self,
+        mut next: Generation,
+        source: PluginSource,
+        now: Instant,
+    ) -> Option<Arc<Generation>> {
+        let is_proven = |live: &&Arc<Generation>| live.canary.review(now) == CanaryState::Passed;
+        let proven = self.live.as_ref().filter(is_proven).or(self.rollback_target.as_ref()).cloned();
         if let Some(proven) = proven.filter(|proven| proven.digest != next.digest) {
-            next.trial = Trial::begin(next.manifest.reload, now);
-            self.standby = Some(proven);
+            next.canary = Canary::begin(next.manifest.canary, now);
+            self.rollback_target = Some(proven);
         }
         self.error = None;
-        self.withdrawn = None;
-        self.unproven = Some(source);
+        self.quarantined = None;
+        self.unproven_source = Some(source);
         self.live.replace(Arc::new(next))
     }
 
     /// Makes a version live that has been found good before.
-    pub(super) fn fall_back(&mut self, good: Generation) {
+    pub(super) fn restore(&mut self, good: Generation) {
         self.live = Some(Arc::new(good));
-        self.unproven = None;
+        self.unproven_source = None;
     }
 
-    /// What follows from the live generation's probation by now.
-    pub(super) fn review(&mut self, now: Instant) -> Turn {
-        let Some(live) = &self.live else { return Turn::None };
-        match live.trial.review(now) {
-            Standing::Watched => Turn::None,
-            Standing::Passed => self.unproven.take().map_or(Turn::None, Turn::Keep),
-            Standing::Failed { settled, faults } => Turn::Withdraw(format!(
+    /// What follows from the live generation's canary by now.
+    pub(super) fn review(&mut self, now: Instant) -> CanaryReview {
+        let Some(live) = &self.live else { return CanaryReview::None };
+        match live.canary.review(now) {
+            CanaryState::Running => CanaryReview::None,
+            CanaryState::Passed => self.unproven_source.take().map_or(CanaryReview::None, CanaryReview::Keep),
+            CanaryState::Failed { settled, faults } => CanaryReview::RollBack(format!(
                 "{faults} of the first {settled} items of generation {} met with its own faults (trap, memory, CPU \
                  or instantiation)",
                 live.number
@@ -70,22 +75,22 @@ impl Lineage {
     }
 
     /// Takes the live generation away and puts back what served before. Returns what was taken.
-    pub(super) fn withdraw(&mut self, withdrawal: Withdrawal) -> Option<Arc<Generation>> {
-        let bad = std::mem::replace(&mut self.live, self.standby.take());
-        self.unproven = None;
-        self.refuse(withdrawal, bad.as_ref().map(|bad| bad.number));
+    pub(super) fn roll_back(&mut self, entry: QuarantineEntry) -> Option<Arc<Generation>> {
+        let bad = std::mem::replace(&mut self.live, self.rollback_target.take());
+        self.unproven_source = None;
+        self.mark_quarantined(entry, bad.as_ref().map(|bad| bad.number));
         bad
     }
 
-    /// Says that the component of the file is withdrawn.
-    pub(super) fn refuse(&mut self, withdrawal: Withdrawal, generation: Option<u64>) {
-        self.error = Some(LoadError::new(quarantined(&withdrawal)));
-        self.withdrawn = Some((withdrawal, generation));
+    /// Records that the component of the file is quarantined.
+    pub(super) fn mark_quarantined(&mut self, entry: QuarantineEntry, generation: Option<u64>) {
+        self.error = Some(LoadError::new(quarantine_message(&entry)));
+        self.quarantined = Some((entry, generation));
     }
 }
 
-/// Says that a component is withdrawn, and what an operator can do about it.
-pub(super) fn quarantined(withdrawal: &Withdrawal) -> String {
-    let Withdrawal { digest, reason, .. } = withdrawal;
+/// Says that a component is quarantined, and what an operator can do about it.
+pub(super) fn quarantine_message(entry: &QuarantineEntry) -> String {
+    let QuarantineEntry { digest, reason, .. } = entry;
     format!("its component is quarantined: {reason}; `outbox plugin release {digest}` lifts that")
 }

@@ -18,13 +18,13 @@ use super::bindings::PluginPre;
 use super::bindings::exports::outbox::handler::handler::Description;
 use super::cache::CodeCache;
 use super::ceiling;
-use super::engine::Runtime;
-use super::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, Program};
-use super::manifest::{Environment, Manifest};
+use super::engine::SharedEngine;
+use super::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, LinkedPlugin};
+use super::manifest::{EnvLookup, Manifest};
 use super::signature::TrustedKeys;
-use super::trial::Trial;
+use super::trial::Canary;
 use super::world;
-use crate::item::{Class, Failure, check_type};
+use crate::item::{Failure, FailureClass, validate_type};
 
 /// Components made of Python, the largest that people write, take half a minute in a debug build of the
 /// host, and minutes where the machine is busy: that is not held against them.
@@ -32,23 +32,23 @@ const COMPILE_MAX: Duration = Duration::from_mins(10);
 
 /// Why a file is not loaded, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{words}")]
+#[error("{message}")]
 pub(super) struct LoadError {
-    words: String,
+    message: String,
     /// Whether the same file may load at another time.
     pub is_transient: bool,
 }
 
 impl LoadError {
     /// The refusal of a file as it is.
-    pub(super) fn new(words: impl Into<String>) -> Self {
-        Self { words: words.into(), is_transient: false }
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_transient: false }
     }
 }
 
 /// A component and its manifest as they were read.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(super) struct PluginSource {
     /// The file stem: the plugin's name, and the owner of its state.
     pub name: String,
     /// The role whose folder it lies in.
@@ -70,13 +70,13 @@ pub(super) struct Source {
 pub(super) struct Generation {
     /// Ascending in the order of loading, in this process.
     pub number: u64,
-    /// See [`Source::name`].
+    /// See [`PluginSource::name`].
     pub name: String,
-    /// See [`Source::role`].
+    /// See [`PluginSource::role`].
     pub role: Option<String>,
-    /// See [`Source::file`].
+    /// See [`PluginSource::file`].
     pub file: PathBuf,
-    /// See [`Source::digest`].
+    /// See [`PluginSource::digest`].
     pub digest: String,
     /// The version that the component gives itself.
     pub version: String,
@@ -85,9 +85,9 @@ pub(super) struct Generation {
     /// The terms of the operator.
     pub manifest: Manifest,
     /// What runs.
-    pub program: Program,
+    pub plugin: LinkedPlugin,
     /// Whether it has yet to prove itself.
-    pub trial: Trial,
+    pub canary: Canary,
     /// Held by each attempt.
     pub busy: Arc<()>,
 }
@@ -101,78 +101,88 @@ impl Generation {
 
 /// Makes generations.
 pub(super) struct Loader {
-    runtime: Runtime,
+    engine: SharedEngine,
     cache: Option<CodeCache>,
-    environment: Environment,
+    environment: EnvLookup,
     keys: TrustedKeys,
     compiling: Mutex<()>,
-    loaded: AtomicU64,
+    last_number: AtomicU64,
 }
 
 impl Loader {
     /// A loader for one engine; without a cache everything is compiled each time.
-    pub(super) fn new(runtime: Runtime, cache: Option<CodeCache>, environment: Environment, keys: TrustedKeys) -> Self {
-        Self { runtime, cache, environment, keys, compiling: Mutex::new(()), loaded: AtomicU64::new(0) }
+    pub(super) fn new(
+        engine: SharedEngine,
+        cache: Option<CodeCache>,
+        environment: EnvLookup,
+        keys: TrustedKeys,
+    ) -> Self {
+        Self { engine, cache, environment, keys, compiling: Mutex::new(()), last_number: AtomicU64::new(0) }
     }
 
     /// The generation that a source makes, if it passes every check.
-    pub(super) async fn load(self: &Arc<Self>, source: Source) -> Result<Generation, LoadError> {
+    pub(super) async fn load(self: &Arc<Self>, source: PluginSource) -> Result<Generation, LoadError> {
         self.check_signature(&source)?;
         let manifest = self.manifest(&source)?;
         world::check_bytes(&source.wasm, &manifest.limits)?;
         let component = self.compile(&source).await?;
         world::check_world(&component)?;
         check_grants(&source.name, &component, &manifest)?;
-        let program = self.program(&source.name, &component, &manifest)?;
-        let description = program.describe().await.map_err(|failure| undescribed(&failure))?;
+        let plugin = self.link(&source.name, &component, &manifest)?;
+        let description = plugin.describe().await.map_err(|failure| describe_error(&failure))?;
         world::check_description(&description)?;
-        let types = narrow(&description, manifest.types.as_deref())?;
-        let number = self.loaded.fetch_add(1, Ordering::Relaxed) + 1;
-        let Source { name, role, file, digest, .. } = source;
-        let (version, trial, busy) = (description.version, Trial::waived(Instant::now()), Arc::default());
-        Ok(Generation { number, name, role, file, digest, version, types, manifest, program, trial, busy })
+        let types = select_types(&description, manifest.types.as_deref())?;
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let PluginSource { name, role, file, digest, .. } = source;
+        let (version, canary, busy) = (description.version, Canary::skipped(Instant::now()), Arc::default());
+        Ok(Generation { number, name, role, file, digest, version, types, manifest, plugin, canary, busy })
     }
 
     /// Errors when only signed components run and this one is not.
-    pub(super) fn check_signature(&self, source: &Source) -> Result<(), LoadError> {
+    pub(super) fn check_signature(&self, source: &PluginSource) -> Result<(), LoadError> {
         self.keys.check(source)
     }
 
     /// What is known of the signature, in words.
-    pub(super) fn signature(&self, source: &Source) -> String {
+    pub(super) fn signature(&self, source: &PluginSource) -> String {
         self.keys.describe(source)
     }
 
     /// The manifest of a source, when the component is the one that it pins.
-    pub(super) fn manifest(&self, source: &Source) -> Result<Manifest, LoadError> {
+    pub(super) fn manifest(&self, source: &PluginSource) -> Result<Manifest, LoadError> {
         read_manifest(source, &self.environment)
     }
 
     /// The compiled component of a source.
-    pub(super) async fn compile(self: &Arc<Self>, source: &Source) -> Result<Component, LoadError> {
-        let _turn = self.compiling.lock().await;
+    pub(super) async fn compile(self: &Arc<Self>, source: &PluginSource) -> Result<Component, LoadError> {
+        let _guard = self.compiling.lock().await;
         let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
         let compile = move || match &loader.cache {
-            Some(cache) => cache.compile(&loader.runtime.engine, &digest, &wasm),
-            None => Component::from_binary(&loader.runtime.engine, &wasm),
+            Some(cache) => cache.compile(&loader.engine.wasmtime, &digest, &wasm),
+            None => Component::from_binary(&loader.engine.wasmtime, &wasm),
         };
-        let compiled = within(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
+        let compiled = with_timeout(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
         compiled.map_err(|err| match ceiling::explain(&err) {
-            Some(words) => LoadError::new(words),
+            Some(message) => LoadError::new(message),
             None => LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")),
         })
     }
 
     /// The component linked to this host, checked type by type, on the manifest's terms.
-    pub(super) fn program(&self, name: &str, component: &Component, manifest: &Manifest) -> Result<Program, LoadError> {
-        let linked = self.runtime.linker.instantiate_pre(component).and_then(PluginPre::new);
-        let linked = linked.map_err(|reason| world::misfit(component, &reason))?;
-        Ok(Program::new(name, linked, manifest, &self.runtime))
+    pub(super) fn link(
+        &self,
+        name: &str,
+        component: &Component,
+        manifest: &Manifest,
+    ) -> Result<LinkedPlugin, LoadError> {
+        let linked = self.engine.linker.instantiate_pre(component).and_then(PluginPre::new);
+        let linked = linked.map_err(|reason| world::incompatible(component, &reason))?;
+        Ok(LinkedPlugin::new(name, linked, manifest, &self.engine))
     }
 }
 
 /// The manifest of a source, when the component is the one that it pins.
-pub(super) fn read_manifest(source: &Source, environment: &Environment) -> Result<Manifest, LoadError> {
+pub(super) fn read_manifest(source: &PluginSource, environment: &EnvLookup) -> Result<Manifest, LoadError> {
     let Some(text) = &source.manifest else { return Ok(Manifest::default()) };
     let manifest = Manifest::parse(text, environment);
     let manifest = manifest.map_err(|err| LoadError::new(format!("{}.toml: {err}", source.name)))?;
@@ -197,36 +207,39 @@ pub(super) fn check_grants(name: &str, component: &Component, manifest: &Manifes
 
 /// What compiling comes to, unless it takes too long. It cannot be interrupted: one that is given up
 /// keeps its thread until it is done, and the file is not tried again.
-async fn within<T>(most: Duration, compiling: JoinHandle<T>) -> Result<T, LoadError> {
-    match tokio::time::timeout(most, compiling).await {
+async fn with_timeout<T>(limit: Duration, compiling: JoinHandle<T>) -> Result<T, LoadError> {
+    match tokio::time::timeout(limit, compiling).await {
         Ok(compiled) => compiled.map_err(|err| LoadError::new(format!("compiling it failed: {err}"))),
-        Err(_) => Err(LoadError::new(format!("compiling it took longer than a component may take, which is {most:?}"))),
+        Err(_) => {
+            Err(LoadError::new(format!("compiling it took longer than a component may take, which is {limit:?}")))
+        }
     }
 }
 
 /// Why a component could not say what it is.
-pub(super) fn undescribed(failure: &Failure) -> LoadError {
-    let words = match failure.class {
-        Class::Cpu => format!("it computed for longer than {DESCRIBE_CPU:?} to describe itself"),
-        Class::Timeout => format!("it did not describe itself within {DESCRIBE_TIMEOUT:?}"),
+pub(super) fn describe_error(failure: &Failure) -> LoadError {
+    let message = match failure.class {
+        FailureClass::Cpu => format!("it computed for longer than {DESCRIBE_CPU:?} to describe itself"),
+        FailureClass::Timeout => format!("it did not describe itself within {DESCRIBE_TIMEOUT:?}"),
         class => format!("it could not describe itself ({class}): {}", failure.message),
     };
     // A busy host may be the reason; what the component did wrong itself it will do again.
-    LoadError { words, is_transient: matches!(failure.class, Class::Timeout | Class::Host) }
+    LoadError { message, is_transient: matches!(failure.class, FailureClass::Timeout | FailureClass::Host) }
 }
 
 /// The types that a component describes, narrowed by its manifest.
-pub(super) fn narrow(description: &Description, manifest: Option<&[String]>) -> Result<Vec<String>, LoadError> {
+pub(super) fn select_types(description: &Description, manifest: Option<&[String]>) -> Result<Vec<String>, LoadError> {
     for described in &description.types {
-        check_type(described).map_err(|err| LoadError::new(format!("it describes a type that is none: {err}")))?;
+        validate_type(described).map_err(|err| LoadError::new(format!("it describes a type that is none: {err}")))?;
     }
     let described = || description.types.join(", ");
     let mut types = match manifest {
         None => description.types.clone(),
         Some(wanted) => {
             if let Some(unknown) = wanted.iter().find(|wanted| !description.types.contains(wanted)) {
-                let words = format!("`types` names {unknown:?}, which it does not handle: it handles {}", described());
-                return Err(LoadError::new(words));
+                let message =
+                    format!("`types` names {unknown:?}, which it does not handle: it handles {}", described());
+                return Err(LoadError::new(message));
             }
             wanted.to_vec()
         }
@@ -255,9 +268,9 @@ mod tests {
     #[tokio::test]
     async fn compiling_is_given_up_when_it_takes_too_long() {
         let (done, wait) = std::sync::mpsc::channel::<()>();
-        let quick = within(Duration::from_mins(1), tokio::task::spawn_blocking(|| 1)).await;
+        let quick = with_timeout(Duration::from_mins(1), tokio::task::spawn_blocking(|| 1)).await;
         assert_eq!(quick, Ok(1));
-        let slow = within(Duration::from_millis(10), tokio::task::spawn_blocking(move || wait.recv())).await;
+        let slow = with_timeout(Duration::from_millis(10), tokio::task::spawn_blocking(move || wait.recv())).await;
         assert!(slow.unwrap_err().to_string().contains("which is 10ms"));
         drop(done);
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::grant::{Grants, HttpRule, Secret};
+use super::grant::{Grants, HttpGrant, SecretHeader};
 use crate::item::OnDead;
 use crate::retry::{BreakerPolicy, RetryPolicy};
 pub use limits::Limits;
@@ -29,11 +29,11 @@ use value::{boolean, count, duration, ratio, show, text, texts};
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// The longest wait between attempts that anybody can mean.
 const WAIT_MAX: Duration = Duration::from_hours(30 * 24);
-/// The keys of a probation's items are kept in memory while it lasts.
-const CANARY_MAX: u32 = 100_000;
+/// The keys of a canary's items are kept in memory while it lasts.
+const CANARY_ITEMS_MAX: u32 = 100_000;
 
 /// Answers the value of a variable of the host's environment, for `${NAME}` and for secrets.
-pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+pub type EnvLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What an operator says about one plugin. The default is that of a component without a manifest.
 #[derive(Clone, Debug, Default)]
@@ -51,18 +51,18 @@ pub(super) struct Manifest {
     /// How much it may use.
     pub limits: Limits,
     /// What of the retry policy differs from the host's.
-    pub retry: Retry,
+    pub retry: RetryOverrides,
     /// Whether a dead-lettered item lets those behind it pass.
     pub on_dead: OnDead,
     /// When claiming pauses because attempts keep failing.
     pub breaker: Option<BreakerPolicy>,
-    /// How a new version is put on probation.
-    pub reload: Reload,
+    /// The canary of a new version.
+    pub canary: CanaryPolicy,
 }
 
 /// The parts of a retry policy that a manifest sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Retry {
+pub(super) struct RetryOverrides {
     /// See [`RetryPolicy::max_retries`].
     pub max_retries: Option<u32>,
     /// See [`RetryPolicy::base`].
@@ -71,9 +71,9 @@ pub(super) struct Retry {
     pub cap: Option<Duration>,
 }
 
-impl Retry {
+impl RetryOverrides {
     /// The policy that results when the host's fills the gaps.
-    pub(super) fn over(self, host: RetryPolicy) -> RetryPolicy {
+    pub(super) fn applied_to(self, host: RetryPolicy) -> RetryPolicy {
         RetryPolicy {
             max_retries: self.max_retries.unwrap_or(host.max_retries),
             base: self.base.unwrap_or(host.base),
@@ -82,18 +82,19 @@ impl Retry {
     }
 }
 
-/// How a new version of a live plugin is put on probation.
+/// The canary of a new version of a live plugin, `[reload]` in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Reload {
-    /// Over how many items the probation lasts; one that comes again counts once.
-    pub canary: u32,
+pub struct CanaryPolicy {
+    /// Over how many items the canary lasts; one that comes again counts once.
+    #[serde(rename = "canary")]
+    pub items: u32,
     /// When it faults on more than this share of them the version is rolled back.
     pub max_fault_ratio: f64,
 }
 
-impl Default for Reload {
+impl Default for CanaryPolicy {
     fn default() -> Self {
-        Self { canary: 20, max_fault_ratio: 0.2 }
+        Self { items: 20, max_fault_ratio: 0.2 }
     }
 }
 
@@ -120,7 +121,7 @@ pub(super) enum ManifestError {
 impl Manifest {
     /// Reads a manifest, with `${NAME}` replaced from the environment in every string. Errors show what
     /// was written, never what it stands for: that may be a secret.
-    pub(super) fn parse(source: &str, environment: &Environment) -> Result<Self, ManifestError> {
+    pub(super) fn parse(source: &str, environment: &EnvLookup) -> Result<Self, ManifestError> {
         let table: Table = source.parse().map_err(|err: toml::de::Error| ManifestError::Syntax(err.to_string()))?;
         let mut root = Section::new("", table, environment);
         let manifest = Self {
@@ -133,23 +134,23 @@ impl Manifest {
             retry: retry(root.section("retry")?)?,
             on_dead: ordering(root.section("ordering")?)?,
             breaker: root.optional_section("breaker")?.map(breaker).transpose()?,
-            reload: reload(root.section("reload")?)?,
+            canary: canary(root.section("reload")?)?,
         };
         root.finish()?;
         Ok(manifest)
     }
 }
 
-fn grants(mut section: Section<'_>, environment: &Environment) -> Result<Grants, ManifestError> {
+fn grants(mut section: Section<'_>, environment: &EnvLookup) -> Result<Grants, ManifestError> {
     let state = section.take("state", |value| boolean(&value))?.unwrap_or(false);
     let emit = section.take("emit", texts)?.unwrap_or_default();
-    let rules = section.sections("http")?.into_iter().map(|rule| http_rule(rule, environment));
+    let rules = section.sections("http")?.into_iter().map(|rule| http_grant(rule, environment));
     let http = rules.collect::<Result<_, _>>()?;
     section.finish()?;
     Ok(Grants { state, emit, http })
 }
 
-fn http_rule(mut section: Section<'_>, environment: &Environment) -> Result<HttpRule, ManifestError> {
+fn http_grant(mut section: Section<'_>, environment: &EnvLookup) -> Result<HttpGrant, ManifestError> {
     let origin = section.take("origin", |value| text(value)?.parse())?.ok_or_else(|| section.missing("origin"))?;
     let methods = section.take("methods", |value| {
         let accepted = || r#"an array of methods such as ["POST"]"#.to_owned();
@@ -167,10 +168,10 @@ fn http_rule(mut section: Section<'_>, environment: &Environment) -> Result<Http
     let secrets = section.sections("secrets")?.into_iter().map(|secret| read_secret(secret, environment));
     let secrets = secrets.collect::<Result<_, _>>()?;
     section.finish()?;
-    Ok(HttpRule { origin, methods, path, private, secrets })
+    Ok(HttpGrant { origin, methods, path, private, secrets })
 }
 
-fn read_secret(mut section: Section<'_>, environment: &Environment) -> Result<Secret, ManifestError> {
+fn read_secret(mut section: Section<'_>, environment: &EnvLookup) -> Result<SecretHeader, ManifestError> {
     let variable = section.take("env", text)?.ok_or_else(|| section.missing("env"))?;
     let header = section
         .take("header", |value| text(value)?.parse().map_err(|_| "the name of an HTTP header".to_owned()))?
@@ -183,10 +184,10 @@ fn read_secret(mut section: Section<'_>, environment: &Environment) -> Result<Se
     let key = "grant.http.secrets.env".to_owned();
     let Some(token) = environment(&variable) else { return Err(ManifestError::Unset { key, variable }) };
     // The value stays out of the message: it is a secret.
-    let unfit =
+    let invalid_value =
         |accepted: &str| ManifestError::Value { key, value: format!("${{{variable}}}"), accepted: accepted.to_owned() };
-    Secret::new(header, template.as_deref().unwrap_or("{}"), &token)
-        .map_err(|_| unfit("printable on one line, to be sent in a header"))
+    SecretHeader::new(header, template.as_deref().unwrap_or("{}"), &token)
+        .map_err(|_| invalid_value("printable on one line, to be sent in a header"))
 }
 
 fn config(section: Section<'_>) -> Result<BTreeMap<String, String>, ManifestError> {
@@ -202,8 +203,8 @@ fn config(section: Section<'_>) -> Result<BTreeMap<String, String>, ManifestErro
     section.into_entries()?.into_iter().map(entry).collect()
 }
 
-fn retry(mut section: Section<'_>) -> Result<Retry, ManifestError> {
-    let retry = Retry {
+fn retry(mut section: Section<'_>) -> Result<RetryOverrides, ManifestError> {
+    let retry = RetryOverrides {
         max_retries: section.take("max_retries", count(0..=u32::MAX))?,
         base: section.take("base", duration(WAIT_MAX))?,
         cap: section.take("cap", duration(WAIT_MAX))?,
@@ -231,14 +232,14 @@ fn breaker(mut section: Section<'_>) -> Result<BreakerPolicy, ManifestError> {
     Ok(policy)
 }
 
-fn reload(mut section: Section<'_>) -> Result<Reload, ManifestError> {
-    let default = Reload::default();
-    let reload = Reload {
-        canary: section.take("canary", count(0..=CANARY_MAX))?.unwrap_or(default.canary),
+fn canary(mut section: Section<'_>) -> Result<CanaryPolicy, ManifestError> {
+    let default = CanaryPolicy::default();
+    let policy = CanaryPolicy {
+        items: section.take("canary", count(0..=CANARY_ITEMS_MAX))?.unwrap_or(default.items),
         max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
     };
     section.finish()?;
-    Ok(reload)
+    Ok(policy)
 }
 
 fn digest(value: Value) -> Result<String, String> {

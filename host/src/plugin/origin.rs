@@ -7,7 +7,7 @@ const PYTHON_PART: &str = "componentize_py_runtime.wasm";
 
 /// What tools leave behind, outermost first.
 #[derive(Debug, Default)]
-struct Traces {
+struct ProducerInfo {
     /// Languages with whether the component itself is in them, not a library in it.
     languages: Vec<(String, bool)>,
     /// Tools with their versions.
@@ -17,9 +17,9 @@ struct Traces {
 
 /// The language and the tool, as far as can be told.
 pub(super) fn made_with(wasm: &[u8]) -> Option<String> {
-    let traces = read(wasm);
-    let own = traces.languages.iter().find(|(_, is_outer)| *is_outer);
-    let tool = |name: &str| traces.tools.iter().find(|tool| tool.starts_with(name));
+    let producers = read(wasm);
+    let own = producers.languages.iter().find(|(_, is_outer)| *is_outer);
+    let tool = |name: &str| producers.tools.iter().find(|tool| tool.starts_with(name));
     let with = |language: &str, tool: Option<&String>| match tool {
         Some(tool) => format!("{language} ({tool})"),
         None => language.to_owned(),
@@ -27,40 +27,40 @@ pub(super) fn made_with(wasm: &[u8]) -> Option<String> {
     if let Some((language, _)) = own {
         return Some(with(language, tool("ComponentizeJS")));
     }
-    if traces.has_python {
+    if producers.has_python {
         return Some("Python (componentize-py)".to_owned());
     }
     if let Some(rust) = tool("wit-bindgen-rust") {
         return Some(with("Rust", Some(rust)));
     }
-    traces.languages.first().map(|(language, _)| language.clone())
+    producers.languages.first().map(|(language, _)| language.clone())
 }
 
 /// What cannot be read is left out: this is for people to look at, and decides nothing.
-fn read(wasm: &[u8]) -> Traces {
-    let (mut traces, mut depth) = (Traces::default(), 0_u32);
+fn read(wasm: &[u8]) -> ProducerInfo {
+    let (mut producers, mut depth) = (ProducerInfo::default(), 0_u32);
     for payload in Parser::new(0).parse_all(wasm).filter_map(Result::ok) {
         match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::CustomSection(section) => match section.as_known() {
-                KnownCustom::Producers(producers) => traces.add(producers, depth == 0),
+                KnownCustom::Producers(section) => producers.add(section, depth == 0),
                 KnownCustom::ComponentName(_) | KnownCustom::Name(_) => {
-                    traces.has_python |= contains(section.data(), PYTHON_PART.as_bytes());
+                    producers.has_python |= contains(section.data(), PYTHON_PART.as_bytes());
                 }
                 _ => {}
             },
             _ => {}
         }
     }
-    traces
+    producers
 }
 
 fn contains(bytes: &[u8], word: &[u8]) -> bool {
     bytes.windows(word.len()).any(|window| window == word)
 }
 
-impl Traces {
+impl ProducerInfo {
     fn add(&mut self, producers: ProducersSectionReader<'_>, is_outer: bool) {
         for field in producers.into_iter().filter_map(Result::ok) {
             for value in field.values.into_iter().filter_map(Result::ok) {

@@ -1,4 +1,4 @@
-//! Outgoing HTTP: what a guest sends passes here, is judged, stamped and counted, and only then sent.
+//! Outgoing HTTP: what a guest sends is authorized, given the host's headers and counted, and only then sent.
 //!
 //! Promises: nothing leaves that the manifest does not grant; every request that may have an effect
 //! bears a key that the guest cannot choose; a denial is a typed error to the guest and is recorded.
@@ -20,12 +20,14 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
-use super::evidence::{Denial, Evidence, Flight};
-use super::grant::{Grants, Secret, http_lines};
+use super::evidence::{AttemptObservations, Denial, InFlightRequest};
+use super::grant::{Grants, SecretHeader, http_lines};
 use super::manifest::{Limits, show_size};
-use super::outside::{Outside, Unanswered};
-use super::recorder::Entry;
-pub(super) use keys::{CORRELATION_ID, EFFECT, IDEMPOTENCY_KEY, Keys, TRACEPARENT, effects_root, is_host_added};
+use super::outside::{HostBackend, SendError};
+use super::recorder::ExchangeHandle;
+pub(super) use keys::{
+    CORRELATION_ID, EFFECT, IDEMPOTENCY_KEY, OutgoingKeys, TRACEPARENT, idempotency_root, is_host_added,
+};
 pub(super) use network::Network;
 pub use resolve::{Resolver, SystemResolver};
 
@@ -52,58 +54,61 @@ impl OutgoingPolicy {
 
 /// The outgoing side of one attempt.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct OutgoingHttp {
     policy: Arc<OutgoingPolicy>,
-    outside: Arc<dyn Outside>,
-    keys: Option<Keys>,
-    evidence: Arc<Evidence>,
+    backend: Arc<dyn HostBackend>,
+    keys: Option<OutgoingKeys>,
+    observations: Arc<AttemptObservations>,
     deadline: Instant,
-    sent: u32,
+    requests_sent: u32,
 }
 
-type Answer = Result<(Response<WasiBody>, Trailing), Error>;
-type Trailing = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type SendResult = Result<(Response<WasiBody>, BodyIo), Error>;
+type BodyIo = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-impl Outgoing {
+impl OutgoingHttp {
     /// The outgoing side of an attempt; without keys everything is denied.
     pub(super) fn new(
         policy: Arc<OutgoingPolicy>,
-        outside: Arc<dyn Outside>,
-        keys: Option<Keys>,
-        evidence: Arc<Evidence>,
+        backend: Arc<dyn HostBackend>,
+        keys: Option<OutgoingKeys>,
+        observations: Arc<AttemptObservations>,
         deadline: Instant,
     ) -> Self {
-        Self { policy, outside, keys, evidence, deadline, sent: 0 }
+        Self { policy, backend, keys, observations, deadline, requests_sent: 0 }
     }
 
-    fn admit(&mut self, request: Request<WasiBody>) -> Result<(Request<WasiBody>, Entry), (Error, WasiBody)> {
+    fn prepare(
+        &mut self,
+        request: Request<WasiBody>,
+    ) -> Result<(Request<WasiBody>, ExchangeHandle), (Error, WasiBody)> {
         let (mut head, body) = request.into_parts();
-        let written = head.clone();
-        if let Err(error) = self.judge(&mut head) {
+        let original = head.clone();
+        if let Err(error) = self.authorize(&mut head) {
             return Err((error, body));
         }
-        let entry = self.evidence.recorder.begin(written);
-        let body = entry.sending(self.cap_request(body));
-        Ok((Request::from_parts(head, body), entry))
+        let handle = self.observations.recorder.begin(original);
+        let body = handle.capture_request(self.limit_request(body));
+        Ok((Request::from_parts(head, body), handle))
     }
 
-    fn judge(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
+    fn authorize(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
         self.check_form(head)?;
         let policy = Arc::clone(&self.policy);
         let (Some(rule), Some(keys)) = (policy.grants.allow(&head.method, &head.uri), self.keys.as_mut()) else {
             return Err(self.deny_request(head));
         };
-        if self.sent >= policy.limits.http_requests {
+        if self.requests_sent >= policy.limits.http_requests {
             return Err(self.deny_count());
         }
-        self.sent += 1;
-        if let Err(accepted) = keys.stamp(&head.method, &head.uri.to_string(), &mut head.headers) {
-            self.evidence.deny(accepted, None);
+        self.requests_sent += 1;
+        if let Err(accepted) = keys.set_host_headers(&head.method, &head.uri.to_string(), &mut head.headers) {
+            self.observations.deny(accepted, None);
             return Err(Error::HttpRequestDenied);
         }
         // The client writes it from the URL.
         head.headers.remove(HOST);
-        for Secret { header, value, .. } in &rule.secrets {
+        for SecretHeader { header, value, .. } in &rule.secrets {
             head.headers.insert(header, value.clone());
         }
         Ok(())
@@ -113,11 +118,11 @@ impl Outgoing {
     fn check_form(&self, head: &http::request::Parts) -> Result<(), Error> {
         // An answer to TRACE would show the guest the secrets that the host adds.
         if matches!(head.method, Method::CONNECT | Method::TRACE) {
-            self.evidence.deny(format!("{} is no method of an outgoing request", head.method), None);
+            self.observations.deny(format!("{} is no method of an outgoing request", head.method), None);
             return Err(Error::HttpRequestMethodInvalid);
         }
         if head.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            self.evidence.deny("a URL with a name or a password in it is never sent".to_owned(), None);
+            self.observations.deny("a URL with a name or a password in it is never sent".to_owned(), None);
             return Err(Error::HttpRequestUriInvalid);
         }
         Ok(())
@@ -126,27 +131,30 @@ impl Outgoing {
     fn deny_request(&self, head: &http::request::Parts) -> Error {
         // The query may hold what nobody should read in a log.
         let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
-        self.evidence.deny(what, Some(http_lines(&head.method, &head.uri)));
+        self.observations.deny(what, Some(http_lines(&head.method, &head.uri)));
         Error::HttpRequestDenied
     }
 
     fn deny_count(&self) -> Error {
         let most = self.policy.limits.http_requests;
         let lines = format!("[limits]\nhttp_requests = {}", most.saturating_mul(2).max(1));
-        self.evidence.deny(
+        self.observations.deny(
             format!("an attempt may send {most} requests (`limits.http_requests`), and this was one more"),
             Some(lines),
         );
         Error::HttpRequestDenied
     }
 
-    fn cap_request(&self, body: WasiBody) -> WasiBody {
-        let most = self.policy.limits.request;
-        cap(body, Cap { what: "request", most, error: Error::HttpRequestBodySize }, Arc::clone(&self.evidence))
+    fn limit_request(&self, body: WasiBody) -> WasiBody {
+        limit_body(
+            body,
+            BodyLimit { what: "request", max: self.policy.limits.request, error: Error::HttpRequestBodySize },
+            Arc::clone(&self.observations),
+        )
     }
 }
 
-impl WasiHttpHooks for Outgoing {
+impl WasiHttpHooks for OutgoingHttp {
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
         Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name) || HOP_HEADERS.contains(name))
     }
@@ -168,23 +176,28 @@ impl WasiHttpHooks for Outgoing {
         &mut self,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
-        _: Trailing,
-    ) -> Box<dyn Future<Output = Answer> + Send> {
-        let (request, entry) = match self.admit(request) {
-            Ok(admitted) => admitted,
+        _: BodyIo,
+    ) -> Box<dyn Future<Output = SendResult> + Send> {
+        let (request, handle) = match self.prepare(request) {
+            Ok(prepared) => prepared,
             Err((error, body)) => {
                 tokio::spawn(drain(body));
                 return Box::new(async { Err(error) });
             }
         };
-        // Only a wish for less than the attempt has gets a timer: at the deadline itself the attempt
-        // ends, and its guest is not told of a timeout that it might pass on as its own failure.
-        let wish = options.and_then(|options| options.first_byte_timeout);
-        let wish = wish.filter(|wish| Instant::now() + *wish < self.deadline);
-        let flight = self.evidence.take_off(request.method().is_safe());
-        let sending = self.outside.send(request, wish);
-        let exchange = Exchange { most: self.policy.limits.response, evidence: Arc::clone(&self.evidence), entry };
-        Box::new(async move { exchange.finish(sending.await, flight) })
+        // Only a timeout shorter than the attempt's gets a timer: at the deadline itself the attempt
+        // ends, and its guest does not see a timeout that it might pass on as its own failure.
+        let requested_timeout = options.and_then(|options| options.first_byte_timeout);
+        let requested_timeout =
+            requested_timeout.filter(|requested_timeout| Instant::now() + *requested_timeout < self.deadline);
+        let in_flight = self.observations.request_started(request.method().is_safe());
+        let sending = self.backend.send(request, requested_timeout);
+        let exchange = ExchangeInProgress {
+            response_limit: self.policy.limits.response,
+            observations: Arc::clone(&self.observations),
+            handle,
+        };
+        Box::new(async move { exchange.finish(sending.await, in_flight) })
     }
 }
 
@@ -195,77 +208,78 @@ async fn drain(mut body: WasiBody) {
 }
 
 /// What there is to do when a request has been answered, or has not.
-struct Exchange {
-    most: u64,
-    evidence: Arc<Evidence>,
-    entry: Entry,
+struct ExchangeInProgress {
+    response_limit: u64,
+    observations: Arc<AttemptObservations>,
+    handle: ExchangeHandle,
 }
 
-impl Exchange {
-    fn finish(self, answered: Result<Response<WasiBody>, Unanswered>, flight: Flight) -> Answer {
-        let response = self.landed(answered, flight).inspect_err(|error| self.entry.failed(error))?;
+impl ExchangeInProgress {
+    fn finish(self, result: Result<Response<WasiBody>, SendError>, in_flight: InFlightRequest) -> SendResult {
+        let response =
+            self.response_or_error(result, in_flight).inspect_err(|error| self.handle.request_failed(error))?;
         let (head, body) = response.into_parts();
-        self.entry.answered(&head);
-        Ok((Response::from_parts(head, self.entry.reading(body)), Box::new(async { Ok(()) })))
+        self.handle.response_received(&head);
+        Ok((Response::from_parts(head, self.handle.capture_response(body)), Box::new(async { Ok(()) })))
     }
 
-    fn landed(
+    fn response_or_error(
         &self,
-        answered: Result<Response<WasiBody>, Unanswered>,
-        flight: Flight,
+        result: Result<Response<WasiBody>, SendError>,
+        in_flight: InFlightRequest,
     ) -> Result<Response<WasiBody>, Error> {
-        match answered {
+        match result {
             Ok(response) => {
-                flight.land();
-                Ok(self.cap_response(response))
+                in_flight.finish();
+                Ok(self.limit_response(response))
             }
-            Err(Unanswered { error, was_sent, denial }) => {
+            Err(SendError { error, was_sent, denial }) => {
                 if was_sent {
-                    flight.land();
+                    in_flight.finish();
                 } else {
-                    flight.call_off();
+                    in_flight.cancel();
                 }
                 if let Some(Denial { what, lines }) = denial {
-                    self.evidence.deny(what, lines);
+                    self.observations.deny(what, lines);
                 }
                 Err(error)
             }
         }
     }
 
-    fn cap_response(&self, response: Response<WasiBody>) -> Response<WasiBody> {
-        let most = Cap { what: "response", most: self.most, error: Error::HttpResponseBodySize };
-        response.map(|body| cap(body, most, Arc::clone(&self.evidence)))
+    fn limit_response(&self, response: Response<WasiBody>) -> Response<WasiBody> {
+        let limit = BodyLimit { what: "response", max: self.response_limit, error: Error::HttpResponseBodySize };
+        response.map(|body| limit_body(body, limit, Arc::clone(&self.observations)))
     }
 }
 
-/// How large a body may be, and what its reader is told when it is larger.
-struct Cap {
+/// How large a body may be, and the error that its reader gets when it is larger.
+struct BodyLimit {
     what: &'static str,
-    most: u64,
+    max: u64,
     error: fn(Option<u64>) -> Error,
 }
 
-fn cap(body: WasiBody, cap: Cap, evidence: Arc<Evidence>) -> WasiBody {
-    let limited = Limited::new(body, usize::try_from(cap.most).unwrap_or(usize::MAX));
+fn limit_body(body: WasiBody, limit: BodyLimit, observations: Arc<AttemptObservations>) -> WasiBody {
+    let limited = Limited::new(body, usize::try_from(limit.max).unwrap_or(usize::MAX));
     limited
         .map_err(move |err| match err.downcast::<Error>() {
             Ok(err) => *err,
-            Err(err) if err.is::<LengthLimitError>() => cap.exceeded(&evidence),
+            Err(err) if err.is::<LengthLimitError>() => limit.exceeded(&observations),
             Err(err) => Error::InternalError(Some(err.to_string())),
         })
         .boxed_unsync()
 }
 
-impl Cap {
-    fn exceeded(&self, evidence: &Evidence) -> Error {
-        let Self { what, most, error } = self;
-        let lines = format!("[limits]\n{what} = \"{}\"", show_size(most.saturating_mul(2)));
-        evidence.deny(
-            format!("the body of a {what} was larger than `limits.{what}`, which is {}", show_size(*most)),
+impl BodyLimit {
+    fn exceeded(&self, observations: &AttemptObservations) -> Error {
+        let Self { what, max, error } = self;
+        let lines = format!("[limits]\n{what} = \"{}\"", show_size(max.saturating_mul(2)));
+        observations.deny(
+            format!("the body of a {what} was larger than `limits.{what}`, which is {}", show_size(*max)),
             Some(lines),
         );
-        error(Some(*most))
+        error(Some(*max))
     }
 }
 

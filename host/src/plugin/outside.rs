@@ -1,7 +1,7 @@
-//! What lies beyond an attempt's sandbox: where admitted requests go, and what clocks and dice say.
+//! What lies beyond an attempt's sandbox: where authorized requests go, and where time and randomness come from.
 //!
 //! Everything that judges a guest (grants, limits, keys, denials) stands before this seam, so that it is
-//! the same whether the network is behind it or a scripted world.
+//! the same whether the network is behind it or a simulated world.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,46 +10,46 @@ use std::time::Duration;
 use http::{Request, Response};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::bindings::outbox::handler::followups::NewItem;
+use super::bindings::outbox::handler::followups::NewItem as EmitRequest;
 use super::evidence::Denial;
-use super::lab::Staged;
+use super::lab::VirtualClock;
 
 /// What lies beyond the sandbox.
-pub(super) trait Outside: fmt::Debug + Send + Sync + 'static {
-    /// Sends a request that was admitted and stamped. `wish` is how long the guest waits for the head
-    /// of the answer, when that is less than the attempt has.
-    fn send(&self, request: Request<WasiBody>, wish: Option<Duration>) -> Sending;
+pub(super) trait HostBackend: fmt::Debug + Send + Sync + 'static {
+    /// Sends a request that was authorized and has the host's headers. `requested_timeout` is how long the
+    /// guest waits for the head of the answer, when that is less than the attempt has.
+    fn send(&self, request: Request<WasiBody>, requested_timeout: Option<Duration>) -> ResponseFuture;
 
     /// Hears that the guest calls the host for something that is not sent. An error ends the attempt
     /// before the call has done anything.
-    fn enter(&self, _call: HostCall<'_>) -> wasmtime::Result<()> {
+    fn before_call(&self, _call: HostCall<'_>) -> wasmtime::Result<()> {
         Ok(())
     }
 
     /// Hears that the call that was entered last is done. An error ends the attempt before the guest
     /// learns of it.
-    fn leave(&self) -> wasmtime::Result<()> {
+    fn after_call(&self) -> wasmtime::Result<()> {
         Ok(())
     }
 
-    /// The clocks and the dice of a guest, where they are not the system's.
-    fn staged(&self) -> Option<&Staged> {
+    /// The clock and the randomness of a guest, where they are not the system's.
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
         None
     }
 
-    /// Returns when a guest has waited so long by staged clocks.
-    fn wait(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    /// Returns when a guest has waited for this long by the virtual clock.
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(tokio::time::sleep(time))
     }
 }
 
 /// A request on its way.
-pub(super) type Sending = Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Unanswered>> + Send>>;
+pub(super) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<WasiBody>, SendError>> + Send>>;
 
 /// A request that has no answer.
 #[derive(Debug)]
-pub(super) struct Unanswered {
-    /// What the guest is told.
+pub(super) struct SendError {
+    /// The error that the guest gets.
     pub(super) error: Error,
     /// Whether it left the host, so that it may have had an effect.
     pub(super) was_sent: bool,
@@ -67,5 +67,5 @@ pub(super) enum HostCall<'a> {
     /// It removes a key of its state.
     Delete(&'a str),
     /// It emits a follow-up.
-    Emit(&'a NewItem),
+    Emit(&'a EmitRequest),
 }

@@ -55,7 +55,7 @@ impl PrivateDir {
     }
 
     /// A folder in this one.
-    pub(super) fn folder(&self, name: &str) -> anyhow::Result<Self> {
+    pub(super) fn subfolder(&self, name: &str) -> anyhow::Result<Self> {
         Self::open(&self.dir.join(name))
     }
 
@@ -70,7 +70,7 @@ impl PrivateDir {
         };
         let meta = file.metadata()?;
         if !meta.is_file() || meta.uid() != self.owner || meta.mode() & OTHERS_WRITE != 0 {
-            let words = format!("{} is not a file that this user alone can write: delete it", self.shown(name));
+            let words = format!("{} is not a file that this user alone can write: delete it", self.display_path(name));
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
         }
         let mut bytes = Vec::new();
@@ -112,7 +112,7 @@ impl PrivateDir {
     }
 
     /// The path of a file, for messages.
-    pub(super) fn shown(&self, name: &str) -> String {
+    pub(super) fn display_path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 }

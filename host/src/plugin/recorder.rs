@@ -18,7 +18,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::hex;
 use super::outgoing::EFFECT;
 use super::redact::Redactor;
-use crate::item::{Answer, Body, Exchange, Recording};
+use crate::item::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 
 /// Bytes of one body that are kept: a problem document many times over.
 const BODY_MAX: usize = 64 << 10;
@@ -27,33 +27,33 @@ const RECORDING_MAX: usize = 256 << 10;
 
 /// The record of one attempt. Clones write to the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Recorder(Arc<Mutex<Log>>);
+pub(super) struct Recorder(Arc<Mutex<RecorderState>>);
 
 #[derive(Debug, Default)]
-struct Log {
-    drafts: Vec<Draft>,
+struct RecorderState {
+    exchanges: Vec<OpenExchange>,
     used: usize,
-    left_out: u32,
+    omitted: u32,
 }
 
 #[derive(Debug)]
-struct Draft {
+struct OpenExchange {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    sent: Passed,
-    answer: Option<Reply>,
+    body: BodyCapture,
+    response: Option<OpenResponse>,
 }
 
 #[derive(Debug)]
-enum Reply {
-    Response { status: StatusCode, headers: HeaderMap, read: Passed },
+enum OpenResponse {
+    Response { status: StatusCode, headers: HeaderMap, body: BodyCapture },
     Error(&'static str),
 }
 
 /// What has passed of a body.
 #[derive(Debug, Default)]
-struct Passed {
+struct BodyCapture {
     kept: Vec<u8>,
     length: u64,
     /// Of everything that passed, once not everything is kept.
@@ -63,74 +63,80 @@ struct Passed {
 
 /// Where one exchange is written down, if there was room for it.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct ExchangeHandle {
     recorder: Recorder,
     index: Option<usize>,
 }
 
 /// Which of the two bodies of an exchange.
 #[derive(Clone, Copy, Debug)]
-enum Side {
+enum BodySide {
     Request,
     Response,
 }
 
 impl Recorder {
     /// Begins an exchange, with the request as the guest wrote it.
-    pub(super) fn begin(&self, head: request::Parts) -> Entry {
+    pub(super) fn begin(&self, head: request::Parts) -> ExchangeHandle {
         let request::Parts { method, uri, headers, .. } = head;
-        let mut log = self.log();
+        let mut state = self.lock();
         let size = uri.to_string().len() + size(&headers);
-        let index = log.take(size).then_some(log.drafts.len());
+        let index = state.reserve(size).then_some(state.exchanges.len());
         match index {
-            Some(_) => log.drafts.push(Draft { method, uri, headers, sent: Passed::default(), answer: None }),
-            None => log.left_out += 1,
+            Some(_) => state.exchanges.push(OpenExchange {
+                method,
+                uri,
+                headers,
+                body: BodyCapture::default(),
+                response: None,
+            }),
+            None => state.omitted += 1,
         }
-        Entry { recorder: self.clone(), index }
+        ExchangeHandle { recorder: self.clone(), index }
     }
 
     /// What was written down. The recorder is empty afterwards.
     pub(super) fn finish(&self, redactor: &Redactor) -> Recording {
-        let Log { drafts, left_out, .. } = std::mem::take(&mut *self.log());
-        Recording { exchanges: drafts.into_iter().map(|draft| draft.finish(redactor)).collect(), left_out }
+        let RecorderState { exchanges, omitted, .. } = std::mem::take(&mut *self.lock());
+        Recording { exchanges: exchanges.into_iter().map(|exchange| exchange.finish(redactor)).collect(), omitted }
     }
 
-    fn log(&self) -> MutexGuard<'_, Log> {
+    fn lock(&self) -> MutexGuard<'_, RecorderState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Log {
+impl RecorderState {
     /// Takes room for so many bytes, if there is as much.
-    fn take(&mut self, bytes: usize) -> bool {
+    fn reserve(&mut self, bytes: usize) -> bool {
         let fits = bytes <= RECORDING_MAX - self.used;
         self.used += if fits { bytes } else { 0 };
         fits
     }
 
-    fn pass(&mut self, index: usize, side: Side, bytes: &[u8]) {
+    fn append(&mut self, index: usize, side: BodySide, bytes: &[u8]) {
         let room = RECORDING_MAX - self.used;
-        let Some(passed) = self.body(index, side) else { return };
-        self.used += passed.push(bytes, room);
+        let Some(body) = self.body(index, side) else { return };
+        self.used += body.push(bytes, room);
     }
 
-    fn end(&mut self, index: usize, side: Side) {
-        if let Some(passed) = self.body(index, side) {
-            passed.is_ended = true;
+    fn end_body(&mut self, index: usize, side: BodySide) {
+        if let Some(body) = self.body(index, side) {
+            body.is_ended = true;
         }
     }
 
-    fn body(&mut self, index: usize, side: Side) -> Option<&mut Passed> {
-        let draft = self.drafts.get_mut(index)?;
-        match (side, &mut draft.answer) {
-            (Side::Request, _) => Some(&mut draft.sent),
-            (Side::Response, Some(Reply::Response { read, .. })) => Some(read),
-            (Side::Response, _) => None,
+    fn body(&mut self, index: usize, side: BodySide) -> Option<&mut BodyCapture> {
+        let exchange = self.exchanges.get_mut(index)?;
+        match (side, &mut exchange.response) {
+            (BodySide::Request, _) => Some(&mut exchange.body),
+            (BodySide::Response, Some(OpenResponse::Response { body, .. })) => Some(body),
+            (BodySide::Response, _) => None,
         }
     }
 }
 
-impl Passed {
+impl BodyCapture {
     /// Says how many of the bytes were kept.
     fn push(&mut self, bytes: &[u8], room: usize) -> usize {
         self.length += bytes.len() as u64;
@@ -147,106 +153,108 @@ impl Passed {
         fitting
     }
 
-    fn finish(self, headers: &HeaderMap, redactor: &Redactor) -> Body {
+    fn finish(self, headers: &HeaderMap, redactor: &Redactor) -> RecordedBody {
         // A sender stops looking when it has sent as much as it said that there was.
         let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let is_ended = self.is_ended || announced == Some(self.length);
         let kept = redactor.body(self.kept, headers, is_ended && self.digest.is_none());
-        Body { kept, length: self.length, sha256: self.digest.map(|digest| hex(&digest.finalize())), is_ended }
+        RecordedBody { kept, length: self.length, sha256: self.digest.map(|digest| hex(&digest.finalize())), is_ended }
     }
 }
 
-impl Draft {
-    fn finish(self, redactor: &Redactor) -> Exchange {
-        let answer = self.answer.map(|reply| match reply {
-            Reply::Error(error) => Answer::Error { error: error.to_owned() },
-            Reply::Response { status, headers, read } => {
-                let body = read.finish(&headers, redactor);
-                Answer::Response { status: status.as_u16(), headers: redactor.headers(&headers), body }
+impl OpenExchange {
+    fn finish(self, redactor: &Redactor) -> RecordedExchange {
+        let answer = self.response.map(|response| match response {
+            OpenResponse::Error(error) => RecordedResponse::Error { error: error.to_owned() },
+            OpenResponse::Response { status, headers, body } => {
+                let body = body.finish(&headers, redactor);
+                RecordedResponse::Response { status: status.as_u16(), headers: redactor.headers(&headers), body }
             }
         });
         let effect = self.headers.get(EFFECT).map(|name| redactor.text(&String::from_utf8_lossy(name.as_bytes())));
-        Exchange {
+        RecordedExchange {
             method: self.method.to_string(),
             url: redactor.text(&self.uri.to_string()),
             effect,
             headers: redactor.headers(&self.headers),
-            body: self.sent.finish(&self.headers, redactor),
+            body: self.body.finish(&self.headers, redactor),
             answer,
         }
     }
 }
 
-impl Entry {
+impl ExchangeHandle {
     /// The body of the request, copied as it goes out.
-    pub(super) fn sending(&self, body: WasiBody) -> WasiBody {
-        self.copying(body, Side::Request)
+    pub(super) fn capture_request(&self, body: WasiBody) -> WasiBody {
+        self.capturing(body, BodySide::Request)
     }
 
-    /// The body of the answer, copied as the guest reads it. The answer must have been told before.
-    pub(super) fn reading(&self, body: WasiBody) -> WasiBody {
-        self.copying(body, Side::Response)
+    /// The body of the answer, copied as the guest reads it. The response must have been recorded before.
+    pub(super) fn capture_response(&self, body: WasiBody) -> WasiBody {
+        self.capturing(body, BodySide::Response)
     }
 
     /// The receiver answers.
-    pub(super) fn answered(&self, head: &response::Parts) {
-        self.with_draft(|log, index| {
-            let headers = if log.take(size(&head.headers)) { head.headers.clone() } else { HeaderMap::new() };
-            let reply = Reply::Response { status: head.status, headers, read: Passed::default() };
-            log.drafts[index].answer = Some(reply);
+    pub(super) fn response_received(&self, head: &response::Parts) {
+        self.with_exchange(|state, index| {
+            let headers = if state.reserve(size(&head.headers)) { head.headers.clone() } else { HeaderMap::new() };
+            let response = OpenResponse::Response { status: head.status, headers, body: BodyCapture::default() };
+            state.exchanges[index].response = Some(response);
         });
     }
 
     /// There is no answer, but an error.
-    pub(super) fn failed(&self, error: &Error) {
-        self.with_draft(|log, index| log.drafts[index].answer = Some(Reply::Error(word(error))));
+    pub(super) fn request_failed(&self, error: &Error) {
+        self.with_exchange(|state, index| {
+            state.exchanges[index].response = Some(OpenResponse::Error(error_name(error)))
+        });
     }
 
-    fn copying(&self, body: WasiBody, side: Side) -> WasiBody {
+    fn capturing(&self, body: WasiBody, side: BodySide) -> WasiBody {
         if self.index.is_none() {
             return body;
         }
-        let copied = Copied { body, entry: self.clone(), side };
-        copied.note_end();
-        copied.boxed_unsync()
+        let capturing = CapturingBody { body, handle: self.clone(), side };
+        capturing.note_end();
+        capturing.boxed_unsync()
     }
 
-    fn with_draft(&self, change: impl FnOnce(&mut Log, usize)) {
+    fn with_exchange(&self, change: impl FnOnce(&mut RecorderState, usize)) {
         let Some(index) = self.index else { return };
-        let mut log = self.recorder.log();
+        let mut state = self.recorder.lock();
         // Once the recording was taken, what still comes in belongs to nobody.
-        if index < log.drafts.len() {
-            change(&mut log, index);
+        if index < state.exchanges.len() {
+            change(&mut state, index);
         }
     }
 }
 
-struct Copied {
+struct CapturingBody {
     body: WasiBody,
-    entry: Entry,
-    side: Side,
+    handle: ExchangeHandle,
+    side: BodySide,
 }
 
-impl Copied {
+impl CapturingBody {
     fn note_end(&self) {
         if self.body.is_end_stream() {
-            self.entry.with_draft(|log, index| log.end(index, self.side));
+            self.handle.with_exchange(|state, index| state.end_body(index, self.side));
         }
     }
 }
 
-impl http_body::Body for Copied {
+impl http_body::Body for CapturingBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let (entry, side) = (&self.entry, self.side);
+        let (handle, side) = (&self.handle, self.side);
         match &polled {
-            Poll::Ready(None) => entry.with_draft(|log, index| log.end(index, side)),
+            Poll::Ready(None) => handle.with_exchange(|state, index| state.end_body(index, side)),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(bytes) = frame.data_ref() {
-                    entry.with_draft(|log, index| log.pass(index, side, bytes));
+                    handle.with_exchange(|state, index| state.append(index, side, bytes));
                 }
                 self.note_end();
             }
@@ -268,8 +276,8 @@ fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// The case of `error-code` that a guest is told, for those that this host tells.
-fn word(error: &Error) -> &'static str {
+/// The case of `error-code` that a guest gets, for those that this host uses.
+fn error_name(error: &Error) -> &'static str {
     match error {
         Error::ConnectionRefused => "connection-refused",
         Error::ConnectionTimeout => "connection-timeout",
@@ -289,19 +297,19 @@ fn word(error: &Error) -> &'static str {
 mod tests {
     use super::*;
 
-    fn passed(recorder: &Recorder, bodies: &[usize]) -> Recording {
+    fn record(recorder: &Recorder, bodies: &[usize]) -> Recording {
         for size in bodies {
             let (head, ()) = http::Request::builder().uri("http://a/b").body(()).unwrap().into_parts();
-            let entry = recorder.begin(head);
-            entry.with_draft(|log, index| log.pass(index, Side::Request, &vec![b'x'; *size]));
-            entry.with_draft(|log, index| log.end(index, Side::Request));
+            let handle = recorder.begin(head);
+            handle.with_exchange(|state, index| state.append(index, BodySide::Request, &vec![b'x'; *size]));
+            handle.with_exchange(|state, index| state.end_body(index, BodySide::Request));
         }
         recorder.finish(&Redactor::default())
     }
 
     #[test]
     fn a_body_beyond_the_limit_is_cut_and_its_length_and_digest_are_kept() {
-        let recording = passed(&Recorder::default(), &[BODY_MAX, BODY_MAX + 1]);
+        let recording = record(&Recorder::default(), &[BODY_MAX, BODY_MAX + 1]);
         let [whole, cut] = &recording.exchanges[..] else { panic!("two exchanges were sent") };
         assert!(whole.body.is_whole() && whole.body.kept.len() == BODY_MAX);
         assert_eq!((cut.body.kept.len(), cut.body.length), (BODY_MAX, BODY_MAX as u64 + 1));
@@ -311,21 +319,21 @@ mod tests {
     #[test]
     fn an_attempt_that_sends_without_end_is_remembered_in_bounded_space() {
         let recorder = Recorder::default();
-        let recording = passed(&recorder, &[BODY_MAX; 9]);
+        let recording = record(&recorder, &[BODY_MAX; 9]);
         let kept: usize = recording.exchanges.iter().map(|exchange| exchange.body.kept.len()).sum();
         assert!(kept <= RECORDING_MAX, "{kept} bytes are kept");
-        let many = passed(&recorder, &vec![0; 30_000]);
+        let many = record(&recorder, &vec![0; 30_000]);
         assert!(many.exchanges.len() <= RECORDING_MAX / 10);
-        assert_eq!(many.exchanges.len() + many.left_out as usize, 30_000);
+        assert_eq!(many.exchanges.len() + many.omitted as usize, 30_000);
     }
 
     #[test]
     fn what_comes_in_after_the_recording_was_taken_is_nobodys() {
         let recorder = Recorder::default();
         let (head, ()) = http::Request::builder().uri("http://a/b").body(()).unwrap().into_parts();
-        let entry = recorder.begin(head);
+        let handle = recorder.begin(head);
         assert_eq!(recorder.finish(&Redactor::default()).exchanges.len(), 1);
-        entry.failed(&Error::ConnectionRefused);
+        handle.request_failed(&Error::ConnectionRefused);
         assert_eq!(recorder.finish(&Redactor::default()), Recording::default());
     }
 }

@@ -12,11 +12,11 @@ use super::outgoing::is_host_added;
 /// What stands in the place of a secret.
 const REDACTED: &str = "[redacted]";
 /// Headers whose values are credentials by their nature, whoever wrote them.
-const CREDENTIALS: [HeaderName; 5] =
+const CREDENTIAL_HEADERS: [HeaderName; 5] =
     [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE, HeaderName::from_static("x-api-key")];
 
 /// As much of a secret is one, at the end of a text that was cut.
-const HALF_MIN: usize = 4;
+const PARTIAL_SECRET_MIN: usize = 4;
 
 /// Knows a plugin's secrets, in order to remove them.
 #[derive(Default)]
@@ -44,12 +44,13 @@ impl Redactor {
 
     /// What a handler said of itself, without secrets that it may have from an answer. It may have cut
     /// one short, at the end.
-    pub(super) fn words(&self, text: &str) -> String {
+    pub(super) fn redact_output(&self, text: &str) -> String {
         let text = self.text(text);
-        let half =
-            |value: &Vec<u8>| (HALF_MIN..value.len()).rev().find(|half| text.as_bytes().ends_with(&value[..*half]));
-        match self.values.iter().filter_map(half).max() {
-            Some(half) => format!("{}{REDACTED}", text.get(..text.len() - half).unwrap_or_default()),
+        let partial = |value: &Vec<u8>| {
+            (PARTIAL_SECRET_MIN..value.len()).rev().find(|partial| text.as_bytes().ends_with(&value[..*partial]))
+        };
+        match self.values.iter().filter_map(partial).max() {
+            Some(partial) => format!("{}{REDACTED}", text.get(..text.len() - partial).unwrap_or_default()),
             None => text,
         }
     }
@@ -58,7 +59,7 @@ impl Redactor {
     pub(super) fn headers(&self, headers: &HeaderMap) -> Vec<(String, String)> {
         let own = headers.iter().filter(|(name, _)| !is_host_added(name));
         let entry = |name: &HeaderName, value: &[u8]| {
-            let is_secret = CREDENTIALS.contains(name) || self.headers.contains(name);
+            let is_secret = CREDENTIAL_HEADERS.contains(name) || self.headers.contains(name);
             let value = if is_secret { REDACTED.to_owned() } else { self.text(&String::from_utf8_lossy(value)) };
             (name.as_str().to_owned(), value)
         };
@@ -121,7 +122,7 @@ mod tests {
     fn redactor(token: &'static str) -> Redactor {
         let secrets = "secrets = [{ env = 'TOKEN', header = 'x-token', template = 'Bearer {}' }]";
         let manifest = format!("[[grant.http]]\norigin = 'http://a'\n{secrets}");
-        let environment: crate::plugin::Environment = std::sync::Arc::new(|_| Some(token.to_owned()));
+        let environment: crate::plugin::EnvLookup = std::sync::Arc::new(|_| Some(token.to_owned()));
         Redactor::new(&Manifest::parse(&manifest, &environment).unwrap().grants)
     }
 
@@ -149,9 +150,9 @@ mod tests {
     #[test]
     fn what_a_handler_says_of_an_answer_is_told_without_what_it_repeats() {
         let redactor = redactor("hush-4711");
-        assert_eq!(redactor.words("401: you sent Bearer hush-4711!"), "401: you sent [redacted]!");
-        assert_eq!(redactor.words("401: you sent Bearer hush-4"), "401: you sent [redacted]");
-        assert_eq!(redactor.words("401: there was a rush"), "401: there was a rush");
+        assert_eq!(redactor.redact_output("401: you sent Bearer hush-4711!"), "401: you sent [redacted]!");
+        assert_eq!(redactor.redact_output("401: you sent Bearer hush-4"), "401: you sent [redacted]");
+        assert_eq!(redactor.redact_output("401: there was a rush"), "401: there was a rush");
     }
 
     #[test]
@@ -167,9 +168,9 @@ mod tests {
         let headers = names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("my hush")));
         let kept = redactor("hush").headers(&HeaderMap::from_iter(headers));
         let kept: Vec<_> = kept.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let told =
+        let expected =
             [("x-token", REDACTED), ("cookie", REDACTED), ("x-echo", "my [redacted]"), ("accept", "my [redacted]")];
-        assert_eq!(kept, told);
+        assert_eq!(kept, expected);
     }
 
     #[test]

@@ -13,17 +13,17 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::lineage::{Lineage, quarantined};
+use super::lineage::{PluginVersions, quarantine_message};
 use super::load::Generation;
-use super::trial::Standing;
+use super::trial::CanaryState;
 use super::verdict;
-use crate::handler::{Outcome, Report, Service};
-use crate::item::{Class, Failure};
+use crate::handler::{AttemptReport, Outcome, ServedType};
+use crate::item::{Failure, FailureClass};
 use crate::retry::RetryPolicy;
 
 /// Where a plugin lies; the order is that of ownership.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct PluginPath {
     /// Plugins of a role (`false`) come before those of the root.
     pub is_root: bool,
     /// The component's path.
@@ -65,7 +65,7 @@ pub enum PluginState {
     Draining,
     /// It is given none: it could not be loaded, or every type of it has another owner.
     Failed,
-    /// Its component was withdrawn because it kept failing.
+    /// Its component was quarantined because it kept failing.
     Quarantined,
 }
 
@@ -79,18 +79,18 @@ pub struct RefusedType {
 }
 
 #[derive(Default)]
-struct Table {
+struct RoutingTable {
     routes: BTreeMap<String, Arc<Generation>>,
-    services: Vec<Service>,
+    served_types: Vec<ServedType>,
     status: Vec<PluginStatus>,
 }
 
 /// The published table, and what is left of those before.
 pub(super) struct Registry {
-    table: ArcSwap<Table>,
+    table: ArcSwap<RoutingTable>,
     retired: Mutex<Vec<Weak<Generation>>>,
     changes: watch::Sender<u64>,
-    verdict: Notify,
+    canary_ended: Notify,
     is_scanned: AtomicBool,
     retry: RetryPolicy,
 }
@@ -102,7 +102,7 @@ impl Registry {
             table: ArcSwap::default(),
             retired: Mutex::default(),
             changes: watch::Sender::new(0),
-            verdict: Notify::new(),
+            canary_ended: Notify::new(),
             is_scanned: AtomicBool::new(false),
             retry,
         }
@@ -114,8 +114,8 @@ impl Registry {
     }
 
     /// What is served.
-    pub(super) fn services(&self) -> Vec<Service> {
-        self.table.load().services.clone()
+    pub(super) fn served_types(&self) -> Vec<ServedType> {
+        self.table.load().served_types.clone()
     }
 
     /// Ticks at every publication.
@@ -134,31 +134,37 @@ impl Registry {
         self.is_scanned.load(Ordering::Acquire)
     }
 
-    /// Takes into account how an attempt at the item with this key ended: a fault of a generation on probation is given back.
-    pub(super) fn settle(&self, generation: &Generation, key: &str, mut report: Report) -> Report {
+    /// Takes into account how an attempt at the item with this key ended: a fault during a canary is released
+    /// uncounted.
+    pub(super) fn record_attempt(
+        &self,
+        generation: &Generation,
+        key: &str,
+        mut report: AttemptReport,
+    ) -> AttemptReport {
         let is_fault = match &report.outcome {
-            Outcome::Stopped | Outcome::Unserved => return report,
-            Outcome::Failed(failure) if verdict::is_fault(failure) => true,
+            Outcome::Interrupted | Outcome::NoHandler => return report,
+            Outcome::Failed(failure) if verdict::is_component_fault(failure) => true,
             // The host's failures say nothing about the plugin.
-            Outcome::Failed(failure) if failure.class == Class::Host => return report,
+            Outcome::Failed(failure) if failure.class == FailureClass::Host => return report,
             Outcome::Done { .. } | Outcome::Failed(_) => false,
         };
-        let (before, after) = generation.trial.settle(key, is_fault, Instant::now());
+        let (before, after) = generation.canary.record_attempt(key, is_fault, Instant::now());
         if before != after {
-            self.verdict.notify_one();
+            self.canary_ended.notify_one();
         }
         if let Outcome::Failed(failure) = &mut report.outcome
             && is_fault
-            && before != Standing::Passed
+            && before != CanaryState::Passed
         {
-            *failure = on_probation(failure, generation);
+            *failure = uncounted_canary_failure(failure, generation);
         }
         report
     }
 
-    /// Resolves when a probation has ended since the last time.
-    pub(super) async fn verdict(&self) {
-        self.verdict.notified().await;
+    /// Resolves when a canary has ended since the last time.
+    pub(super) async fn canary_ended(&self) {
+        self.canary_ended.notified().await;
     }
 
     /// Every file in the folder, and every old generation that has not finished.
@@ -181,10 +187,10 @@ impl Registry {
     }
 
     /// Replaces the table by the one that follows from what is known.
-    pub(super) fn publish<'a>(&self, lineages: impl Iterator<Item = (&'a Place, &'a Lineage)>) {
-        let mut table = Table::default();
-        for (place, lineage) in lineages {
-            let status = table.admit(place, lineage, self.retry);
+    pub(super) fn publish<'a>(&self, files: impl Iterator<Item = (&'a PluginPath, &'a PluginVersions)>) {
+        let mut table = RoutingTable::default();
+        for (path, versions) in files {
+            let status = table.add(path, versions, self.retry);
             table.status.extend(status);
         }
         self.table.store(Arc::new(table));
@@ -192,25 +198,25 @@ impl Registry {
     }
 }
 
-impl Table {
+impl RoutingTable {
     /// Gives a file's live generation the types that are free. Answers how the file is listed.
-    fn admit(&mut self, place: &Place, lineage: &Lineage, retry: RetryPolicy) -> Vec<PluginStatus> {
-        let withdrawn = lineage.withdrawn.as_ref().map(|(withdrawal, generation)| PluginStatus {
+    fn add(&mut self, path: &PluginPath, versions: &PluginVersions, retry: RetryPolicy) -> Vec<PluginStatus> {
+        let quarantined = versions.quarantined.as_ref().map(|(entry, generation)| PluginStatus {
             generation: *generation,
             state: PluginState::Quarantined,
-            digest: Some(withdrawal.digest.clone()),
-            error: Some(quarantined(withdrawal)),
-            ..unloaded(place, lineage)
+            digest: Some(entry.digest.clone()),
+            error: Some(quarantine_message(entry)),
+            ..status_of_unloaded(path, versions)
         });
-        let live = lineage.live.as_ref().map(|live| PluginStatus {
-            error: lineage.error.as_ref().map(ToString::to_string),
-            ..self.serve(live, retry)
+        let live = versions.live.as_ref().map(|live| PluginStatus {
+            error: versions.error.as_ref().map(ToString::to_string),
+            ..self.assign_types(live, retry)
         });
-        let listed: Vec<_> = live.into_iter().chain(withdrawn).collect();
-        if listed.is_empty() { vec![unloaded(place, lineage)] } else { listed }
+        let listed: Vec<_> = live.into_iter().chain(quarantined).collect();
+        if listed.is_empty() { vec![status_of_unloaded(path, versions)] } else { listed }
     }
 
-    fn serve(&mut self, live: &Arc<Generation>, retry: RetryPolicy) -> PluginStatus {
+    fn assign_types(&mut self, live: &Arc<Generation>, retry: RetryPolicy) -> PluginStatus {
         let mut status = PluginStatus { types: Vec::new(), ..status_of(live, PluginState::Active) };
         for item_type in &live.types {
             if let Some(owner) = self.routes.get(item_type) {
@@ -218,7 +224,7 @@ impl Table {
                 continue;
             }
             self.routes.insert(item_type.clone(), Arc::clone(live));
-            self.services.push(service(item_type, live, retry));
+            self.served_types.push(served_type(item_type, live, retry));
             status.types.push(item_type.clone());
         }
         if status.types.is_empty() {
@@ -229,17 +235,17 @@ impl Table {
 }
 
 /// The same failure as one of the plugin, which the item does not pay for.
-fn on_probation(failure: &Failure, generation: &Generation) -> Failure {
+fn uncounted_canary_failure(failure: &Failure, generation: &Generation) -> Failure {
     let words = format!("generation {} is on probation and faulted ({}): ", generation.number, failure.class);
-    Failure { class: Class::Plugin, message: words + &failure.message, ..failure.clone() }
+    Failure { class: FailureClass::Plugin, message: words + &failure.message, ..failure.clone() }
 }
 
-fn service(item_type: &str, generation: &Generation, retry: RetryPolicy) -> Service {
+fn served_type(item_type: &str, generation: &Generation, retry: RetryPolicy) -> ServedType {
     let manifest = &generation.manifest;
-    Service {
+    ServedType {
         item_type: item_type.to_owned(),
         timeout: manifest.timeout,
-        retry: manifest.retry.over(retry),
+        retry: manifest.retry.applied_to(retry),
         concurrency: manifest.limits.concurrency,
         rate: manifest.limits.rate,
         on_dead: manifest.on_dead,
@@ -267,18 +273,18 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
     }
 }
 
-fn unloaded(place: &Place, lineage: &Lineage) -> PluginStatus {
+fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginStatus {
     let name = |path: &std::path::Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     PluginStatus {
-        name: place.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        role: place.file.parent().filter(|_| !place.is_root).and_then(name),
-        file: place.file.clone(),
+        name: path.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        role: path.file.parent().filter(|_| !path.is_root).and_then(name),
+        file: path.file.clone(),
         generation: None,
         state: PluginState::Failed,
         digest: None,
         types: Vec::new(),
         version: None,
-        error: lineage.error.as_ref().map(ToString::to_string),
+        error: versions.error.as_ref().map(ToString::to_string),
         refused: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use minisign_verify::{Error, PublicKey, Signature};
 
-use super::load::{LoadError, Source};
+use super::load::{LoadError, PluginSource};
 
 /// The public keys of those whose components may run.
 #[derive(Clone, Default)]
@@ -21,7 +21,7 @@ impl TrustedKeys {
     }
 
     /// Errors when there are keys and none of them has signed the component.
-    pub(super) fn check(&self, source: &Source) -> Result<(), LoadError> {
+    pub(super) fn check(&self, source: &PluginSource) -> Result<(), LoadError> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -36,7 +36,7 @@ impl TrustedKeys {
     }
 
     /// What is known of a component's signature, in words.
-    pub(super) fn describe(&self, source: &Source) -> String {
+    pub(super) fn describe(&self, source: &PluginSource) -> String {
         match (&source.signature, self.0.is_empty()) {
             (None, _) => "none".to_owned(),
             (Some(_), true) => "not checked: OUTBOX_PLUGIN_KEYS names no key".to_owned(),
@@ -85,8 +85,8 @@ RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7b
 trusted comment: timestamp:1633700835\tfile:test\tprehashed
 wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==";
 
-    fn source(wasm: &[u8], signature: Option<&str>) -> Source {
-        Source {
+    fn source(wasm: &[u8], signature: Option<&str>) -> PluginSource {
+        PluginSource {
             name: "p".into(),
             role: None,
             file: "p.wasm".into(),

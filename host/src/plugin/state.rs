@@ -10,25 +10,25 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::bindings::outbox::handler::state::{Error, Host};
-use super::host::{HostFault, HostState};
+use super::host::{HostError, HostState};
 use super::manifest::show_size;
 use super::outside::HostCall;
-use crate::handler::{Mode, StateReader, Turn};
-use crate::item::{STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
+use crate::handler::{AttemptLocks, DeliveryMode, StateReader};
+use crate::item::{STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
 
 /// Bytes of all values that one attempt may write; they are committed in one transaction.
 const WRITES_MAX: usize = 1 << 20;
 /// Keys that one attempt may touch; each is checked in the settling transaction.
-const TOUCHES_MAX: usize = 256;
+const KEYS_MAX: usize = 256;
 
 /// The state that one attempt has touched.
 pub(super) struct StateBuffer {
     plugin: String,
     reader: Arc<dyn StateReader>,
     access: StateAccess,
-    turn: Arc<Turn>,
-    patience: Instant,
-    touched: BTreeMap<String, Touch>,
+    locks: Arc<AttemptLocks>,
+    lock_deadline: Instant,
+    keys: BTreeMap<String, BufferedKey>,
 }
 
 /// Whether state can be used in an attempt.
@@ -42,18 +42,18 @@ pub(super) enum StateAccess {
 
 impl StateAccess {
     /// What an attempt may do, when `granted` says whether its plugin may.
-    pub(super) fn new(granted: bool, mode: Mode, quota: u64) -> Self {
-        if granted && mode == Mode::Durable { Self::Granted { quota } } else { Self::Denied }
+    pub(super) fn new(granted: bool, mode: DeliveryMode, quota: u64) -> Self {
+        if granted && mode == DeliveryMode::Durable { Self::Granted { quota } } else { Self::Denied }
     }
 }
 
-struct Touch {
-    seen: StateVersion,
+struct BufferedKey {
+    read_version: StateVersion,
     stored: Option<Vec<u8>>,
     change: StateChange,
 }
 
-impl Touch {
+impl BufferedKey {
     fn value(&self) -> Option<&Vec<u8>> {
         match &self.change {
             StateChange::None => self.stored.as_ref(),
@@ -66,64 +66,68 @@ impl Touch {
 impl StateBuffer {
     /// An untouched buffer over the state of a plugin.
     pub(super) fn new(plugin: &str, reader: Arc<dyn StateReader>, access: StateAccess) -> Self {
-        let (turn, patience) = (Arc::default(), Instant::now());
-        Self { plugin: plugin.to_owned(), reader, access, turn, patience, touched: BTreeMap::new() }
+        let (locks, lock_deadline) = (Arc::default(), Instant::now());
+        Self { plugin: plugin.to_owned(), reader, access, locks, lock_deadline, keys: BTreeMap::new() }
     }
 
-    /// The same buffer, which waits until `patience` ends for the attempt's turn at a contended key.
-    pub(super) fn in_turn(self, turn: Arc<Turn>, patience: Instant) -> Self {
-        Self { turn, patience, ..self }
+    /// The same buffer, which waits until `lock_deadline` for the lock of a contended key.
+    pub(super) fn with_locks(self, locks: Arc<AttemptLocks>, lock_deadline: Instant) -> Self {
+        Self { locks, lock_deadline, ..self }
     }
 
     /// What was touched, for the settlement.
-    pub(super) fn into_touches(self) -> Vec<StateTouch> {
-        let touch = |(key, touch): (String, Touch)| StateTouch { key, seen: touch.seen, change: touch.change };
-        self.touched.into_iter().map(touch).collect()
+    pub(super) fn into_changes(self) -> Vec<StateKeyChange> {
+        let change = |(key, buffered): (String, BufferedKey)| StateKeyChange {
+            key,
+            read_version: buffered.read_version,
+            change: buffered.change,
+        };
+        self.keys.into_iter().map(change).collect()
     }
 
     async fn get(&mut self, key: &str) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        Ok(self.touch(key).await?.map(|touch| touch.value().cloned()))
+        Ok(self.buffered(key).await?.map(|buffered| buffered.value().cloned()))
     }
 
     async fn change(&mut self, key: &str, change: StateChange) -> wasmtime::Result<Result<(), Error>> {
-        if let Err(refusal) = self.room_for(&change) {
+        if let Err(refusal) = self.check_room(&change) {
             return Ok(Err(refusal));
         }
-        Ok(self.touch(key).await?.map(|touch| touch.change = change))
+        Ok(self.buffered(key).await?.map(|buffered| buffered.change = change))
     }
 
-    fn room_for(&self, change: &StateChange) -> Result<(), Error> {
+    fn check_room(&self, change: &StateChange) -> Result<(), Error> {
         let StateChange::Put(value) = change else { return Ok(()) };
         let StateAccess::Granted { quota } = self.access else { return Err(Error::Denied) };
-        if value.len() > STATE_VALUE_MAX || self.written() + value.len() > WRITES_MAX {
+        if value.len() > STATE_VALUE_MAX || self.written_bytes() + value.len() > WRITES_MAX {
             return Err(Error::TooLarge);
         }
         // Only the settlement knows the whole; what is too much alone is refused here.
         if value.len() as u64 > quota { Err(Error::Quota) } else { Ok(()) }
     }
 
-    fn written(&self) -> usize {
-        let size = |touch: &Touch| match &touch.change {
+    fn written_bytes(&self) -> usize {
+        let size = |buffered: &BufferedKey| match &buffered.change {
             StateChange::Put(value) => value.len(),
             StateChange::None | StateChange::Delete => 0,
         };
-        self.touched.values().map(size).sum()
+        self.keys.values().map(size).sum()
     }
 
-    async fn touch(&mut self, key: &str) -> wasmtime::Result<Result<&mut Touch, Error>> {
-        if let Err(refusal) = self.admit(key) {
+    async fn buffered(&mut self, key: &str) -> wasmtime::Result<Result<&mut BufferedKey, Error>> {
+        if let Err(refusal) = self.check_key(key) {
             return Ok(Err(refusal));
         }
-        if !self.touched.contains_key(key) {
-            self.turn.take(&self.plugin, key, self.patience).await?;
-            let (stored, seen) = self.reader.read(&self.plugin, key).await.map_err(HostFault)?;
-            self.touched.insert(key.to_owned(), Touch { seen, stored, change: StateChange::None });
+        if !self.keys.contains_key(key) {
+            self.locks.lock(&self.plugin, key, self.lock_deadline).await?;
+            let (stored, read_version) = self.reader.read(&self.plugin, key).await.map_err(HostError)?;
+            self.keys.insert(key.to_owned(), BufferedKey { read_version, stored, change: StateChange::None });
         }
         let gone = || Error::Other("the key was not kept".to_owned());
-        Ok(self.touched.get_mut(key).ok_or_else(gone))
+        Ok(self.keys.get_mut(key).ok_or_else(gone))
     }
 
-    fn admit(&self, key: &str) -> Result<(), Error> {
+    fn check_key(&self, key: &str) -> Result<(), Error> {
         if self.access == StateAccess::Denied {
             return Err(Error::Denied);
         }
@@ -133,8 +137,8 @@ impl StateBuffer {
         if key.len() > STATE_KEY_MAX {
             return Err(Error::TooLarge);
         }
-        if self.touched.len() >= TOUCHES_MAX && !self.touched.contains_key(key) {
-            return Err(Error::Other(format!("one attempt may touch {TOUCHES_MAX} keys")));
+        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(key) {
+            return Err(Error::Other(format!("one attempt may touch {KEYS_MAX} keys")));
         }
         Ok(())
     }
@@ -142,40 +146,40 @@ impl StateBuffer {
 
 impl Host for HostState {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        self.outside.enter(HostCall::Get(&key))?;
+        self.backend.before_call(HostCall::Get(&key))?;
         let answer = self.state.get(&key).await?;
-        self.outside.leave()?;
-        Ok(self.tell(answer))
+        self.backend.after_call()?;
+        Ok(self.record_refusal(answer))
     }
 
     async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        self.outside.enter(HostCall::Put(&key, &value))?;
+        self.backend.before_call(HostCall::Put(&key, &value))?;
         let answer = self.state.change(&key, StateChange::Put(value)).await?;
-        self.outside.leave()?;
-        Ok(self.tell(answer))
+        self.backend.after_call()?;
+        Ok(self.record_refusal(answer))
     }
 
     async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
-        self.outside.enter(HostCall::Delete(&key))?;
+        self.backend.before_call(HostCall::Delete(&key))?;
         let answer = self.state.change(&key, StateChange::Delete).await?;
-        self.outside.leave()?;
-        Ok(self.tell(answer))
+        self.backend.after_call()?;
+        Ok(self.record_refusal(answer))
     }
 }
 
 impl HostState {
     /// Passes an answer on, and records a refusal for the limit that it names: what the guest says of
     /// it is in the guest's own words.
-    fn tell<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+    fn record_refusal<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         answer.inspect_err(|refusal| match refusal {
-            Error::TooLarge => self.evidence.deny(too_large(), None),
+            Error::TooLarge => self.observations.deny(too_large(), None),
             Error::Quota => {
                 let StateAccess::Granted { quota } = self.state.access else { return };
                 let what = format!("the plugin may keep {} (`limits.state_bytes`)", show_size(quota));
                 let lines = format!("[limits]\nstate_bytes = {:?}", show_size(quota.saturating_mul(2)));
-                self.evidence.deny(what, Some(lines));
+                self.observations.deny(what, Some(lines));
             }
-            Error::Other(words) => self.evidence.deny(words.clone(), None),
+            Error::Other(words) => self.observations.deny(words.clone(), None),
             Error::Denied => {}
         })
     }
@@ -190,10 +194,10 @@ fn too_large() -> String {
 mod tests {
     use super::*;
 
-    struct Stored;
+    struct FakeState;
 
     #[async_trait::async_trait]
-    impl StateReader for Stored {
+    impl StateReader for FakeState {
         async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
             match key {
                 "there" => Ok((Some(plugin.as_bytes().to_vec()), Some(7))),
@@ -204,7 +208,7 @@ mod tests {
     }
 
     fn buffer(access: StateAccess) -> StateBuffer {
-        StateBuffer::new("p", Arc::new(Stored), access)
+        StateBuffer::new("p", Arc::new(FakeState), access)
     }
 
     const GRANTED: StateAccess = StateAccess::Granted { quota: 1000 };
@@ -219,29 +223,29 @@ mod tests {
         assert_eq!(state.get("there").await.unwrap().unwrap(), None);
         state.change("blind", StateChange::Put(vec![1])).await.unwrap().unwrap();
         assert_eq!(
-            state.into_touches(),
+            state.into_changes(),
             [
-                StateTouch { key: "blind".into(), seen: None, change: StateChange::Put(vec![1]) },
-                StateTouch { key: "there".into(), seen: Some(7), change: StateChange::Delete },
+                StateKeyChange { key: "blind".into(), read_version: None, change: StateChange::Put(vec![1]) },
+                StateKeyChange { key: "there".into(), read_version: Some(7), change: StateChange::Delete },
             ]
         );
     }
 
     #[tokio::test]
     async fn what_is_not_granted_or_too_much_is_refused_and_leaves_no_trace() {
-        let mut denied = buffer(StateAccess::new(true, Mode::Inline, 1000));
+        let mut denied = buffer(StateAccess::new(true, DeliveryMode::Inline, 1000));
         assert!(matches!(denied.get("there").await.unwrap(), Err(Error::Denied)));
         let mut state = buffer(GRANTED);
         let put = |bytes: usize| StateChange::Put(vec![0; bytes]);
         assert!(matches!(state.change("k", put(STATE_VALUE_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
         assert!(matches!(state.change("k", put(1001)).await.unwrap(), Err(Error::Quota)));
         assert!(matches!(state.get(&"k".repeat(STATE_KEY_MAX + 1)).await.unwrap(), Err(Error::TooLarge)));
-        assert!(state.into_touches().is_empty());
+        assert!(state.into_changes().is_empty());
     }
 
     #[tokio::test]
     async fn a_store_that_fails_is_a_fault_of_the_host_and_no_answer_to_the_guest() {
         let fault = buffer(GRANTED).get("broken").await.unwrap_err();
-        assert!(fault.downcast_ref::<HostFault>().is_some());
+        assert!(fault.downcast_ref::<HostError>().is_some());
     }
 }

@@ -10,21 +10,21 @@ use anyhow::Context as _;
 /// How often a computing guest is looked at.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A thread that ticks while any [`Computing`] is held. It ends when this is dropped.
+/// A thread that ticks while any [`ActiveGuest`] is held. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticker {
-    shared: Arc<Shared>,
+    shared: Arc<TickerShared>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct TickerShared {
+    state: Mutex<TickerState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    computing: usize,
+struct TickerState {
+    active_guests: usize,
     is_asleep: bool,
     has_ended: bool,
 }
@@ -32,7 +32,7 @@ struct State {
 impl Ticker {
     /// A thread that calls `tick` every few milliseconds while a guest computes.
     pub(super) fn start(mut tick: impl FnMut() + Send + 'static) -> anyhow::Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<TickerShared>::default();
         let waiting = Arc::clone(&shared);
         let work = move || {
             while waiting.is_needed() {
@@ -45,19 +45,19 @@ impl Ticker {
     }
 
     /// Keeps the ticks coming until it is dropped.
-    pub(super) fn computing(&self) -> Computing<'_> {
+    pub(super) fn guest_active(&self) -> ActiveGuest<'_> {
         let mut state = self.shared.lock();
-        state.computing += 1;
+        state.active_guests += 1;
         // Woken at most once a tick, however many short guests there are: then it sleeps out the tick.
         if state.is_asleep {
             self.shared.changed.notify_one();
         }
-        Computing(&self.shared)
+        ActiveGuest(&self.shared)
     }
 
     /// Whether no guest computes and no tick is to come.
     #[cfg(test)]
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.shared.lock().is_asleep
     }
 }
@@ -71,23 +71,23 @@ impl Drop for Ticker {
 
 /// A guest that computes.
 #[derive(Debug)]
-pub(super) struct Computing<'a>(&'a Shared);
+pub(super) struct ActiveGuest<'a>(&'a TickerShared);
 
-impl Drop for Computing<'_> {
+impl Drop for ActiveGuest<'_> {
     fn drop(&mut self) {
-        self.0.lock().computing -= 1;
+        self.0.lock().active_guests -= 1;
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl TickerShared {
+    fn lock(&self) -> MutexGuard<'_, TickerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns once a guest computes; false when the ticker has ended.
     fn is_needed(&self) -> bool {
         let mut state = self.lock();
-        while state.computing == 0 && !state.has_ended {
+        while state.active_guests == 0 && !state.has_ended {
             state.is_asleep = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -121,11 +121,11 @@ mod tests {
         .unwrap();
         let count = || ticks.load(Ordering::SeqCst);
         for burst in 0..3 {
-            eventually("it falls asleep", || ticker.rests());
+            eventually("it falls asleep", || ticker.is_idle());
             let asleep = count();
             thread::sleep(TICK * 5);
             assert_eq!(count(), asleep, "a tick without a guest, before burst {burst}");
-            let both = (ticker.computing(), ticker.computing());
+            let both = (ticker.guest_active(), ticker.guest_active());
             drop(both.0);
             eventually("it ticks again and again", || count() > asleep + 2);
         }
@@ -138,9 +138,9 @@ mod tests {
             let of_thread = Arc::clone(&held);
             let ticker = Ticker::start(move || drop(Arc::clone(&of_thread))).unwrap();
             if is_computing {
-                std::mem::forget(ticker.computing());
+                std::mem::forget(ticker.guest_active());
             }
-            eventually("the thread runs", || ticker.rests() != is_computing);
+            eventually("the thread runs", || ticker.is_idle() != is_computing);
             drop(ticker);
             eventually("the thread has ended", || Arc::strong_count(&held) == 1);
         }

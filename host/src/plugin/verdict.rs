@@ -6,14 +6,14 @@ use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass};
-use super::cpu::OverCpu;
+use super::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass as GuestFailureClass};
+use super::cpu::CpuLimitExceeded;
 use super::evidence::Denial;
-use super::host::HostFault;
-use super::limiter::{Limiter, stack_words};
+use super::host::HostError;
+use super::limiter::{Limiter, stack_hint};
 use super::manifest::show_size;
-use crate::handler::TurnOverdue;
-use crate::item::{Class, Failure};
+use crate::handler::KeyLockTimeout;
+use crate::item::{Failure, FailureClass};
 
 /// Stable codes are for grouping; a longer one groups nothing.
 const CODE_MAX: usize = 128;
@@ -34,91 +34,115 @@ pub(super) enum Phase {
 /// No instance of the component could be made.
 const NO_INSTANCE: &str = "host.instance";
 
-/// Whether a failure is a fault of the component, rather than its answer, its patience or the host's.
-pub(super) fn is_fault(failure: &Failure) -> bool {
+/// Whether the component is at fault (trap, memory, CPU, instantiation), not a returned failure, a timeout or a
+/// host error.
+pub(super) fn is_component_fault(failure: &Failure) -> bool {
     match failure.class {
-        Class::Trap | Class::Memory | Class::Cpu => true,
-        class => class == Class::Host && failure.code == NO_INSTANCE,
+        FailureClass::Trap | FailureClass::Memory | FailureClass::Cpu => true,
+        class => class == FailureClass::Host && failure.code == NO_INSTANCE,
     }
 }
 
 /// The failure that the guest answered.
-pub(super) fn answered(failure: GuestFailure) -> Failure {
+pub(super) fn from_guest_failure(failure: GuestFailure) -> Failure {
     let class = match failure.class {
-        FailureClass::Retryable => Class::Retryable,
-        FailureClass::Permanent => Class::Permanent,
-        FailureClass::Defer => Class::Deferred,
+        GuestFailureClass::Retryable => FailureClass::Retryable,
+        GuestFailureClass::Permanent => FailureClass::Permanent,
+        GuestFailureClass::Defer => FailureClass::Deferred,
     };
     Failure {
         class,
-        code: cut(failure.code, CODE_MAX),
-        message: cut(failure.message, MESSAGE_MAX),
+        code: truncated(failure.code, CODE_MAX),
+        message: truncated(failure.message, MESSAGE_MAX),
         retry_after: failure.retry_after_ms.map(Duration::from_millis),
     }
 }
 
 /// The failure behind an error of the engine.
-pub(super) fn faulted(err: &wasmtime::Error, phase: Phase, limiter: &Limiter, output: Option<&str>) -> Failure {
-    if let Some(over) = limiter.explain(err) {
-        return Failure::new(Class::Memory, over.code, over.words);
+pub(super) fn from_engine_error(
+    err: &wasmtime::Error,
+    phase: Phase,
+    limiter: &Limiter,
+    output: Option<&str>,
+) -> Failure {
+    if let Some(exceeded) = limiter.explain(err) {
+        return Failure::new(FailureClass::Memory, exceeded.code, exceeded.message);
     }
-    if let Some(over) = err.downcast_ref::<OverCpu>() {
-        return Failure::new(Class::Cpu, "plugin.cpu", over.to_string());
+    if let Some(exceeded) = err.downcast_ref::<CpuLimitExceeded>() {
+        return Failure::new(FailureClass::Cpu, "plugin.cpu", exceeded.to_string());
     }
-    if let Some(overdue) = err.downcast_ref::<TurnOverdue>() {
-        return Failure::new(Class::Conflict, "state.turn", overdue.to_string());
+    if let Some(overdue) = err.downcast_ref::<KeyLockTimeout>() {
+        return Failure::new(FailureClass::Conflict, "state.turn", overdue.to_string());
     }
-    if let Some(fault) = err.downcast_ref::<HostFault>() {
-        return Failure::new(Class::Host, "host.state", format!("the plugin's state could not be read: {fault}"));
+    if let Some(fault) = err.downcast_ref::<HostError>() {
+        return Failure::new(
+            FailureClass::Host,
+            "host.state",
+            format!("the plugin's state could not be read: {fault}"),
+        );
     }
     if let Some(exit) = err.downcast_ref::<I32Exit>() {
         let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
-        return Failure::new(Class::Trap, "plugin.exit", with_last_line(message, output));
+        return Failure::new(FailureClass::Trap, "plugin.exit", with_last_line(message, output));
     }
     if err.is::<PoolConcurrencyLimitError>() {
-        return Failure::new(Class::Host, "host.busy", format!("the pool of instances was empty: {}", root(err)));
+        return Failure::new(
+            FailureClass::Host,
+            "host.busy",
+            format!("the pool of instances was empty: {}", root_cause(err)),
+        );
     }
     if phase == Phase::Instantiating && !err.is::<Trap>() {
-        return Failure::new(Class::Host, NO_INSTANCE, format!("no instance could be made: {}", root(err)));
+        return Failure::new(
+            FailureClass::Host,
+            NO_INSTANCE,
+            format!("no instance could be made: {}", root_cause(err)),
+        );
     }
-    let explained = stack_words(err).map(|words| format!(": {words};")).unwrap_or_default();
-    let message = format!("{}{explained}{}", root(err), frames(err));
-    Failure::new(Class::Trap, "plugin.trap", with_last_line(message, output))
+    let explained = stack_hint(err).map(|words| format!(": {words};")).unwrap_or_default();
+    let message = format!("{}{explained}{}", root_cause(err), frames(err));
+    Failure::new(FailureClass::Trap, "plugin.trap", with_last_line(message, output))
 }
 
-/// The failure of a guest that was still waiting at its deadline, when it had been given `patience`.
-pub(super) fn timed_out(timeout: Option<Duration>, patience: Duration, maybe_executed: bool) -> Failure {
+/// The failure of a guest that was still waiting at its deadline, after `time_allowed`.
+pub(super) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, maybe_executed: bool) -> Failure {
     let reason = match timeout {
         Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
         None => {
-            format!("without a `timeout` the lease leaves {:.1}s, see OUTBOX_VISIBILITY_SEC", patience.as_secs_f64())
+            format!(
+                "without a `timeout` the lease leaves {:.1}s, see OUTBOX_VISIBILITY_SEC",
+                time_allowed.as_secs_f64()
+            )
         }
     };
     let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
     Failure::new(
-        Class::Timeout,
+        FailureClass::Timeout,
         "plugin.timeout",
         format!("the attempt was cut off at its deadline: {reason}{unknown}"),
     )
 }
 
 /// The failure of a guest that answered `ok` before its requests were answered.
-pub(super) fn unfinished() -> Failure {
+pub(super) fn requests_in_flight() -> Failure {
     let message =
         "the component answered ok while a request was in flight, or had dropped one: wait for every response";
-    Failure::new(Class::Contract, "plugin.in_flight", message)
+    Failure::new(FailureClass::Contract, "plugin.in_flight", message)
 }
 
 /// The failure of a guest whose answer is larger than the host stores.
-pub(super) fn oversized(bytes: usize, most: u64) -> Failure {
+pub(super) fn result_too_large(bytes: usize, most: u64) -> Failure {
     let message = format!("the component answered {bytes} bytes: `limits.result` is {}", show_size(most));
-    Failure::new(Class::Contract, "plugin.result", message)
+    Failure::new(FailureClass::Contract, "plugin.result", message)
 }
 
 /// The same failure as the consequence of a denial, if it can be one: the guest asked for something
 /// that it was not given, and what it made of that is its own account.
 pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> Failure {
-    if !matches!(failure.class, Class::Retryable | Class::Permanent | Class::Deferred | Class::Trap) {
+    if !matches!(
+        failure.class,
+        FailureClass::Retryable | FailureClass::Permanent | FailureClass::Deferred | FailureClass::Trap
+    ) {
         return failure;
     }
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
@@ -126,14 +150,14 @@ pub(super) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
         format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
     // What the guest calls hopeless, and no line of a manifest would allow, is.
     let class = match failure.class {
-        Class::Permanent if denial.lines.is_none() => Class::Permanent,
-        _ => Class::Denied,
+        FailureClass::Permanent if denial.lines.is_none() => FailureClass::Permanent,
+        _ => FailureClass::Denied,
     };
     Failure { class, code: "host.denied".to_owned(), message, ..failure }
 }
 
-fn root(err: &wasmtime::Error) -> String {
-    cut(err.root_cause().to_string(), MESSAGE_MAX)
+fn root_cause(err: &wasmtime::Error) -> String {
+    truncated(err.root_cause().to_string(), MESSAGE_MAX)
 }
 
 fn frames(err: &wasmtime::Error) -> String {
@@ -148,12 +172,12 @@ fn with_last_line(message: String, output: Option<&str>) -> String {
     let says_something = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
     let last = output.and_then(|text| text.lines().rev().find(says_something));
     match last {
-        Some(line) => cut(format!("{message}; its last words: {line}"), MESSAGE_MAX),
+        Some(line) => truncated(format!("{message}; its last words: {line}"), MESSAGE_MAX),
         None => message,
     }
 }
 
-fn cut(mut text: String, most: usize) -> String {
+fn truncated(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text
 }
@@ -166,26 +190,29 @@ mod tests {
     #[test]
     fn a_denial_explains_what_may_follow_from_it_and_nothing_else() {
         let denial = Denial { what: "POST http://a/b is not granted".into(), lines: Some("[[grant.http]]".into()) };
-        let told = after_denial(Failure::new(Class::Permanent, "x", "no"), &denial, "p");
-        assert_eq!((told.class, told.code.as_str()), (Class::Denied, "host.denied"));
-        assert!(told.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", told.message);
-        let told =
-            after_denial(Failure::new(Class::Permanent, "x", "no"), &Denial { lines: None, ..denial.clone() }, "p");
-        assert_eq!(told.class, Class::Permanent);
-        let cpu = Failure::new(Class::Cpu, "plugin.cpu", "long");
+        let failure = after_denial(Failure::new(FailureClass::Permanent, "x", "no"), &denial, "p");
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Denied, "host.denied"));
+        assert!(failure.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", failure.message);
+        let failure = after_denial(
+            Failure::new(FailureClass::Permanent, "x", "no"),
+            &Denial { lines: None, ..denial.clone() },
+            "p",
+        );
+        assert_eq!(failure.class, FailureClass::Permanent);
+        let cpu = Failure::new(FailureClass::Cpu, "plugin.cpu", "long");
         assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
     }
 
     #[test]
     fn the_last_words_of_a_trapped_guest_are_in_the_message() {
         let (err, limiter) = (wasmtime::Error::from(Trap::UnreachableCodeReached), Limiter::new(&Limits::default()));
-        let failure = faulted(
+        let failure = from_engine_error(
             &err,
             Phase::Running,
             &limiter,
             Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"),
         );
-        assert_eq!(failure.class, Class::Trap);
+        assert_eq!(failure.class, FailureClass::Trap);
         assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
     }
 }

@@ -1,42 +1,42 @@
-//! Which components are withdrawn, as far as this process knows.
+//! Which components are quarantined, as far as this process knows.
 //!
-//! The store is the authority and is asked now and then; what it could not be told is remembered here
-//! and told again. While it does not answer, what was known stays true.
+//! The store is the authority and is asked now and then; what could not be sent to it is kept here
+//! and sent again. While it does not answer, what was known stays true.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::handler::{Quarantine, Withdrawal};
+use crate::handler::{QuarantineEntry, QuarantineStore};
 
-/// The withdrawn components, by digest.
-pub(super) struct Withdrawn {
-    quarantine: Arc<dyn Quarantine>,
-    known: BTreeMap<String, Withdrawal>,
-    untold: Vec<Withdrawal>,
+/// The quarantined components, by digest.
+pub(super) struct QuarantineCache {
+    store: Arc<dyn QuarantineStore>,
+    known: BTreeMap<String, QuarantineEntry>,
+    unsent: Vec<QuarantineEntry>,
     is_failing: bool,
 }
 
-impl Withdrawn {
+impl QuarantineCache {
     /// Nothing is known yet.
-    pub(super) fn new(quarantine: Arc<dyn Quarantine>) -> Self {
-        Self { quarantine, known: BTreeMap::new(), untold: Vec::new(), is_failing: false }
+    pub(super) fn new(store: Arc<dyn QuarantineStore>) -> Self {
+        Self { store, known: BTreeMap::new(), unsent: Vec::new(), is_failing: false }
     }
 
-    /// Why a component is withdrawn, if it is.
-    pub(super) fn get(&self, digest: &str) -> Option<&Withdrawal> {
+    /// Why a component is quarantined, if it is.
+    pub(super) fn get(&self, digest: &str) -> Option<&QuarantineEntry> {
         self.known.get(digest)
     }
 
-    /// Withdraws a component, here at once and everywhere as soon as the store has been told.
-    pub(super) async fn add(&mut self, withdrawal: Withdrawal) {
-        self.known.insert(withdrawal.digest.clone(), withdrawal.clone());
-        self.untold.push(withdrawal);
+    /// Quarantines a component, here at once and everywhere as soon as the store has it.
+    pub(super) async fn add(&mut self, entry: QuarantineEntry) {
+        self.known.insert(entry.digest.clone(), entry.clone());
+        self.unsent.push(entry);
         self.refresh().await;
     }
 
-    /// Tells the store what it has not been told, and asks it what is withdrawn.
+    /// Sends to the store what is unsent, and asks it what is quarantined.
     pub(super) async fn refresh(&mut self) {
-        match self.exchange().await {
+        match self.sync().await {
             Ok(listed) => {
                 self.known = listed.into_iter().map(|entry| (entry.digest.clone(), entry)).collect();
                 self.is_failing = false;
@@ -49,11 +49,11 @@ impl Withdrawn {
         }
     }
 
-    async fn exchange(&mut self) -> anyhow::Result<Vec<Withdrawal>> {
-        while let Some(untold) = self.untold.last() {
-            self.quarantine.add(untold).await?;
-            self.untold.pop();
+    async fn sync(&mut self) -> anyhow::Result<Vec<QuarantineEntry>> {
+        while let Some(unsent) = self.unsent.last() {
+            self.store.add(unsent).await?;
+            self.unsent.pop();
         }
-        self.quarantine.list().await
+        self.store.list().await
     }
 }

@@ -20,7 +20,7 @@ const CONTRACT: &str = "outbox:handler@0.1.0";
 const EXPORT: &str = "outbox:handler/handler@0.1.0";
 
 /// What may be imported: the contract, and the world that language libraries expect.
-const OFFERED: [&str; 11] = [
+const ALLOWED_IMPORTS: [&str; 11] = [
     "outbox:handler/",
     "wasi:cli/",
     "wasi:clocks/",
@@ -80,8 +80,8 @@ pub(super) fn check_world(component: &Component) -> Result<(), LoadError> {
     if component.get_export_index(None, EXPORT).is_none() {
         return Err(wrong_export(component));
     }
-    let strange = |name: &String| !OFFERED.iter().any(|offered| name.starts_with(offered));
-    match imports(component).into_iter().find(strange) {
+    let is_foreign = |name: &String| !ALLOWED_IMPORTS.iter().any(|allowed| name.starts_with(allowed));
+    match imports(component).into_iter().find(is_foreign) {
         Some(name) => Err(LoadError::new(format!(
             "it imports {name}, which this host does not offer: a handler targets the world `plugin` of {CONTRACT}"
         ))),
@@ -114,7 +114,7 @@ fn wrong_export(component: &Component) -> LoadError {
 }
 
 /// The refusal of a component whose imports have the right names and the wrong types.
-pub(super) fn misfit(component: &Component, reason: &wasmtime::Error) -> LoadError {
+pub(super) fn incompatible(component: &Component, reason: &wasmtime::Error) -> LoadError {
     let differences = contract::differences(component);
     if !differences.is_empty() {
         let differences = differences.join("; ");

@@ -8,7 +8,7 @@ use crate::saga::StepOutcome;
 
 /// What the history and the signals need to know of an attempt.
 #[derive(Clone, Debug)]
-pub(super) struct Attempted {
+pub(super) struct AttemptRecord {
     pub(super) id: ItemId,
     pub(super) item_type: String,
     pub(super) saga: Option<String>,
@@ -25,9 +25,9 @@ pub(super) struct Attempted {
     pub(super) is_alert: bool,
 }
 
-impl Attempted {
+impl AttemptRecord {
     /// The attempt that the item's present claim made.
-    pub(super) fn of(item: &Item) -> Self {
+    pub(super) fn from_claim(item: &Item) -> Self {
         Self {
             id: item.id,
             item_type: item.item_type.clone(),

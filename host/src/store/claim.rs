@@ -14,12 +14,12 @@ pub struct ClaimRequest {
     /// At most so many items in all.
     pub limit: u32,
     /// The types it serves; no other item is touched.
-    pub types: Vec<TypeClaim>,
+    pub types: Vec<ClaimTerms>,
 }
 
 impl ClaimRequest {
     /// What it asks for beyond what it got, if anything.
-    pub(super) fn without(mut self, claimed: &Claimed) -> Option<Self> {
+    pub(super) fn remainder_after(mut self, claimed: &ClaimBatch) -> Option<Self> {
         let less = |limit: u32, got: usize| limit.saturating_sub(u32::try_from(got).unwrap_or(u32::MAX));
         self.limit = less(self.limit, claimed.claims.len());
         for terms in &mut self.types {
@@ -33,7 +33,7 @@ impl ClaimRequest {
 
 /// On what terms items of one type are claimed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TypeClaim {
+pub struct ClaimTerms {
     /// The type.
     pub item_type: String,
     /// At most so many of its items in one call.
@@ -52,11 +52,11 @@ pub struct TypeClaim {
 
 /// What a claim call found.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Claimed {
+pub struct ClaimBatch {
     /// The claims, to be handled and settled.
     pub claims: Vec<Claim>,
     /// How long until an item of the requested types becomes available, if one waits for its time.
-    pub next_in: Option<Duration>,
+    pub next_available_in: Option<Duration>,
 }
 
 /// The exclusive, time-limited right to attempt one item.
@@ -86,7 +86,7 @@ pub struct ClaimRef {
 
 /// A settlement with what there is to say about the attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settled {
+pub struct SettleRequest {
     /// What becomes of the item.
     pub settlement: Settlement,
     /// Whether a request that may have had an effect went out.
@@ -95,7 +95,7 @@ pub struct Settled {
     pub stderr: Option<String>,
     /// The digest of the component that ran.
     pub handler_digest: Option<String>,
-    /// What was sent and answered, for the history, as [`Recording::pack`](crate::item::Recording::pack)
+    /// What was sent and answered, for the history, as [`Recording::compress`](crate::item::Recording::compress)
     /// makes it.
     pub exchanges: Option<Vec<u8>>,
 }

@@ -9,39 +9,39 @@ use crate::item::Status;
 const CID: &str = "(cid = ? AND cid <> idem_key OR idem_key = ? AND cid = idem_key)";
 
 /// SQL with numbered parameters, and their values.
-pub(super) struct Condition {
+pub(super) struct SqlFilter {
     pub(super) sql: String,
-    pub(super) values: Vec<Value>,
+    pub(super) params: Vec<SqlParam>,
 }
 
 /// The value of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub(super) enum SqlParam {
     Text(String),
     Number(i64),
 }
 
-impl From<String> for Value {
+impl From<String> for SqlParam {
     fn from(text: String) -> Self {
         Self::Text(text)
     }
 }
 
-impl From<i64> for Value {
+impl From<i64> for SqlParam {
     fn from(number: i64) -> Self {
         Self::Number(number)
     }
 }
 
-impl Condition {
+impl SqlFilter {
     /// One that everything fulfils.
     pub(super) fn all() -> Self {
-        Self { sql: "true".into(), values: Vec::new() }
+        Self { sql: "true".into(), params: Vec::new() }
     }
 
-    pub(super) fn of(filter: &Filter) -> Self {
+    pub(super) fn from_filter(filter: &Filter) -> Self {
         let mut condition = Self::all();
-        condition.statuses(&filter.status, filter.cid.is_none());
+        condition.and_statuses(&filter.status, filter.cid.is_none());
         condition.and("type = ?", filter.r#type.clone());
         condition.and("saga = ?", filter.saga.clone());
         condition.and(CID, filter.cid.clone());
@@ -57,7 +57,7 @@ impl Condition {
     }
 
     /// Of the audit trail; `concerns` is what holds for the entries of one item.
-    pub(super) fn of_audit(query: &AuditQuery, concerns: &str) -> Self {
+    pub(super) fn from_audit_query(query: &AuditQuery, concerns: &str) -> Self {
         let mut condition = Self::all();
         condition.and(concerns, query.item);
         condition.and("actor = ?", query.actor.clone());
@@ -70,17 +70,17 @@ impl Condition {
     }
 
     /// Demands also what `sql` says of the value, if there is one.
-    pub(super) fn and<T: Into<Value>>(&mut self, sql: &str, value: Option<T>) {
+    pub(super) fn and<T: Into<SqlParam>>(&mut self, sql: &str, value: Option<T>) {
         if let Some(value) = value {
-            self.values.push(value.into());
+            self.params.push(value.into());
             self.sql.push_str(" AND ");
-            self.sql.push_str(&sql.replace('?', &format!("${}", self.values.len())));
+            self.sql.push_str(&sql.replace('?', &format!("${}", self.params.len())));
         }
     }
 
     /// Status words stand in the text, so that the partial indexes are found. A word that stands there twice
     /// hides them from SQLite, where they would be in the way: more items are dead than have one correlation id.
-    fn statuses(&mut self, statuses: &[Status], by_index: bool) {
+    fn and_statuses(&mut self, statuses: &[Status], by_index: bool) {
         if statuses.is_empty() {
             return;
         }
@@ -96,7 +96,7 @@ impl Condition {
 
 impl AuditQuery {
     /// At most so many entries.
-    pub(super) fn page(&self) -> u32 {
+    pub(super) fn page_size(&self) -> u32 {
         if self.limit == 0 { 100 } else { self.limit }
     }
 }
@@ -109,9 +109,9 @@ mod tests {
     fn parameters_are_numbered_in_the_order_of_their_values() {
         let filter =
             Filter { status: vec![Status::Dlq], cid: Some("c".into()), created_to: Some(7), ..Filter::default() };
-        let condition = Condition::of(&filter);
+        let condition = SqlFilter::from_filter(&filter);
         let cid = CID.replace('?', "$1");
         assert_eq!(condition.sql, format!("true AND status IN ('DLQ', 'DLQ') AND {cid} AND created_at < $2"));
-        assert_eq!(condition.values, [Value::Text("c".into()), Value::Number(7)]);
+        assert_eq!(condition.params, [SqlParam::Text("c".into()), SqlParam::Number(7)]);
     }
 }

@@ -3,38 +3,38 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Action, Control, Filter, InvalidAt, Job, JobId, OrderReport, Refusal, Standing};
-use crate::item::{Class, Failure, Item, ItemId, Millis, Status, check_key, check_type};
+use super::{Action, Control, Eligibility, Filter, InvalidAt, Job, JobId, OperateReport, Refusal};
+use crate::item::{Failure, FailureClass, Item, ItemId, Millis, Status, validate_key, validate_type};
 
 /// So many items are changed in one transaction, so that nobody waits for it for long.
-pub(super) const BATCH: u32 = 200;
+pub(super) const BATCH_SIZE: u32 = 200;
 /// So many ids are shown as a sample, and so many refusals are explained.
-pub(super) const SAMPLE: usize = 20;
+pub(super) const SAMPLE_SIZE: usize = 20;
 /// The code in the history row of an item that an operator dead-lettered.
-pub(super) const DEAD: &str = "operator.dead";
+pub(super) const DEAD_BY_OPERATOR_CODE: &str = "operator.dead";
 /// Why nothing is done to an item that is not there.
-pub(super) const MISSING: &str = "there is no such item";
+pub(super) const NO_SUCH_ITEM: &str = "there is no such item";
 
 /// The items that an action was tried on, and why it was refused where it was.
-pub(super) type Outcomes = Vec<(ItemId, Option<String>)>;
+pub(super) type ActionOutcomes = Vec<(ItemId, Option<String>)>;
 
 impl Control {
     /// What the audit trail calls the thing that is said something about, and the job that it is.
-    pub(super) fn about(&self) -> (&'static str, Option<JobId>) {
+    pub(super) fn target_kind(&self) -> (&'static str, Option<JobId>) {
         match self {
             Self::Pause { .. } | Self::Resume { .. } => ("type", None),
             Self::Unblock { .. } => ("ordering_key", None),
             Self::Cancel { job } => ("job", Some(*job)),
-            Self::Reserve { .. } => ("up_to", None),
+            Self::ReserveIds { .. } => ("up_to", None),
         }
     }
 
     /// Errors when it is about something that there cannot be.
-    pub(super) fn check(&self) -> Result<(), InvalidAt> {
+    pub(super) fn validate(&self) -> Result<(), InvalidAt> {
         match self {
-            Self::Pause { item_type } | Self::Resume { item_type } => check_type(item_type),
-            Self::Unblock { ordering_key } => check_key("ordering_key", ordering_key),
-            Self::Cancel { .. } | Self::Reserve { .. } => Ok(()),
+            Self::Pause { item_type } | Self::Resume { item_type } => validate_type(item_type),
+            Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
+            Self::Cancel { .. } | Self::ReserveIds { .. } => Ok(()),
         }
         .map_err(|source| InvalidAt { index: 0, source })
     }
@@ -42,77 +42,77 @@ impl Control {
 
 /// What is done, by whom and why.
 #[derive(Clone, Debug)]
-pub(super) struct Deed {
+pub(super) struct ActionContext {
     pub(super) action: Action,
     pub(super) actor: String,
     pub(super) reason: Option<String>,
     pub(super) job: Option<JobId>,
 }
 
-impl Deed {
+impl ActionContext {
     /// What a job does.
-    pub(super) fn of_job(job: &Job) -> Self {
+    pub(super) fn for_job(job: &Job) -> Self {
         Self { action: job.action, actor: job.actor.clone(), reason: job.reason.clone(), job: Some(job.id) }
     }
 
     /// What the history of a dead-lettered item says of it.
-    pub(super) fn death(&self) -> Failure {
-        self.failure(DEAD, "dead-lettered")
+    pub(super) fn dead_letter_failure(&self) -> Failure {
+        self.failure(DEAD_BY_OPERATOR_CODE, "dead-lettered")
     }
 
     /// What the history of a released item says of it.
-    pub(super) fn release(&self) -> Failure {
+    pub(super) fn release_failure(&self) -> Failure {
         self.failure("operator.release", "released")
     }
 
     fn failure(&self, code: &str, done: &str) -> Failure {
         let reason = self.reason.as_deref().unwrap_or("no reason given");
-        Failure::new(Class::Operator, code, format!("{done} by {}: {reason}", self.actor))
+        Failure::new(FailureClass::Operator, code, format!("{done} by {}: {reason}", self.actor))
     }
 
     /// The entry in the audit trail about what was changed.
-    pub(super) fn entry<'a>(&'a self, selection: Value, changes: &'a [Change]) -> Entry<'a> {
+    pub(super) fn audit_entry<'a>(&'a self, selection: Value, changes: &'a [ItemChange]) -> NewAuditEntry<'a> {
         let (action, reason) = (self.action.as_str(), self.reason.as_deref());
-        Entry { actor: &self.actor, action, selection, reason, job: self.job, changes }
+        NewAuditEntry { actor: &self.actor, action, selection, reason, job: self.job, changes }
     }
 }
 
 /// An item as an action finds it.
 #[derive(Clone, Debug)]
-pub(super) struct Subject {
+pub(super) struct ItemSnapshot {
     pub(super) item: Item,
-    pub(super) standing: Standing,
-    pub(super) epoch: JobId,
+    pub(super) eligibility: Eligibility,
+    pub(super) newest_job: JobId,
     pub(super) blocks_key: bool,
 }
 
-impl Subject {
+impl ItemSnapshot {
     /// Whether the item has been in a status that the job takes since before the job began.
-    pub(super) fn began_with(&self, deed: &Deed, statuses: &[Status]) -> bool {
-        statuses.contains(&self.item.status) && deed.job.is_some_and(|job| self.epoch < job)
+    pub(super) fn was_eligible_at_job_start(&self, context: &ActionContext, statuses: &[Status]) -> bool {
+        statuses.contains(&self.item.status) && context.job.is_some_and(|job| self.newest_job < job)
     }
 
     /// What actions change of an item.
-    pub(super) fn facts(&self) -> Map<String, Value> {
+    pub(super) fn audited_fields(&self) -> Map<String, Value> {
         let item = &self.item;
-        let facts = json!({
+        let fields = json!({
             "status": item.status, "attempts": item.attempts, "deliveries": item.deliveries, "replays": item.replays,
-            "effects": item.effects, "available_at": item.available_at, "maybe_executed": item.maybe_executed,
+            "effects": item.effect_generation, "available_at": item.available_at, "maybe_executed": item.maybe_executed,
             "blocks_key": self.blocks_key,
         });
-        facts.as_object().cloned().unwrap_or_default()
+        fields.as_object().cloned().unwrap_or_default()
     }
 }
 
 /// What an action changed of one item.
 #[derive(Clone, Debug)]
-pub(super) struct Change {
+pub(super) struct ItemChange {
     pub(super) id: ItemId,
     pub(super) before: Value,
     pub(super) after: Value,
 }
 
-impl Change {
+impl ItemChange {
     /// The facts that are different afterwards; all of them before, when the item is gone.
     pub(super) fn between(id: ItemId, mut before: Map<String, Value>, mut after: Map<String, Value>) -> Self {
         before.retain(|name, value| after.get(name) != Some(value));
@@ -129,19 +129,19 @@ impl Change {
 }
 
 /// What stands in one new entry of the audit trail.
-pub(super) struct Entry<'a> {
+pub(super) struct NewAuditEntry<'a> {
     pub(super) actor: &'a str,
     pub(super) action: &'a str,
     pub(super) selection: Value,
     pub(super) reason: Option<&'a str>,
     pub(super) job: Option<JobId>,
     /// The items that it concerns, with what changed.
-    pub(super) changes: &'a [Change],
+    pub(super) changes: &'a [ItemChange],
 }
 
-impl Entry<'_> {
+impl NewAuditEntry<'_> {
     /// The changes as they are stored.
-    pub(super) fn changes(&self) -> Value {
+    pub(super) fn changes_json(&self) -> Value {
         self.changes
             .iter()
             .map(|change| json!({ "id": change.id, "before": change.before, "after": change.after }))
@@ -149,35 +149,35 @@ impl Entry<'_> {
     }
 }
 
-/// The ids of what was changed, as the selection of an order that named them.
-pub(super) fn named(changes: &[Change]) -> Value {
+/// The ids of what was changed, as the selection of a request for ids.
+pub(super) fn ids_selection(changes: &[ItemChange]) -> Value {
     json!({ "ids": changes.iter().map(|change| change.id).collect::<Vec<_>>() })
 }
 
-impl OrderReport {
+impl OperateReport {
     /// One about so many items.
-    pub(super) fn about(matched: usize) -> Self {
+    pub(super) fn of_matched(matched: usize) -> Self {
         Self { matched: matched as u64, ..Self::default() }
     }
 
     /// Notes what became of an item.
-    pub(super) fn add(&mut self, id: ItemId, refused: Option<String>) {
+    pub(super) fn record(&mut self, id: ItemId, refused: Option<String>) {
         match refused {
             None => {
                 self.changed += 1;
                 self.sample.push(id);
-                self.sample.truncate(SAMPLE);
+                self.sample.truncate(SAMPLE_SIZE);
             }
             Some(reason) => {
                 self.refused.push(Refusal { id, reason });
-                self.refused.truncate(SAMPLE);
+                self.refused.truncate(SAMPLE_SIZE);
             }
         }
     }
 }
 
 /// A filter means the items that the action applies to.
-pub(super) fn narrowed(filter: &Filter, action: Action) -> Filter {
+pub(super) fn restrict_to_applicable(filter: &Filter, action: Action) -> Filter {
     let asked = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
     let mut status: Vec<_> = asked.iter().copied().filter(|status| action.applies_to(*status)).collect();
     if status.is_empty() {
@@ -188,25 +188,25 @@ pub(super) fn narrowed(filter: &Filter, action: Action) -> Filter {
 }
 
 impl Job {
-    /// What was done of the order so far.
-    pub(super) fn report(self) -> OrderReport {
+    /// What the job has done so far.
+    pub(super) fn into_report(self) -> OperateReport {
         let Self { id, matched, changed, sample, refusals, .. } = self;
-        OrderReport { matched, changed, sample, refused: refusals, job: Some(id) }
+        OperateReport { matched, changed, sample, refused: refusals, job: Some(id) }
     }
 
     /// At most so many items in its next batch.
-    pub(super) fn batch(&self) -> u32 {
-        self.per_second.map_or(BATCH, |per_second| per_second.min(BATCH))
+    pub(super) fn batch_size(&self) -> u32 {
+        self.per_second.map_or(BATCH_SIZE, |per_second| per_second.min(BATCH_SIZE))
     }
 
     /// Whether a batch of these is its last.
-    pub(super) fn ends_with(&self, ids: &[ItemId]) -> bool {
-        ids.len() < self.batch() as usize
+    pub(super) fn is_last_batch(&self, ids: &[ItemId]) -> bool {
+        ids.len() < self.batch_size() as usize
     }
 
     /// How far it has looked after a batch of these.
-    pub(super) fn position_after(&self, ids: &[ItemId]) -> ItemId {
-        ids.last().copied().filter(|_| !self.ends_with(ids)).unwrap_or(self.last_id)
+    pub(super) fn scanned_up_to_after(&self, ids: &[ItemId]) -> ItemId {
+        ids.last().copied().filter(|_| !self.is_last_batch(ids)).unwrap_or(self.last_id)
     }
 
     /// The statuses of the items that it takes.
@@ -215,7 +215,7 @@ impl Job {
     }
 
     /// The job after a batch, and how long its rate makes it wait then.
-    pub(super) fn after(&self, outcomes: Outcomes) -> (Self, Millis) {
+    pub(super) fn after_batch(&self, outcomes: ActionOutcomes) -> (Self, Millis) {
         let mut job = self.clone();
         let made = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
         for (id, refusal) in outcomes {
@@ -235,7 +235,7 @@ impl Job {
 }
 
 fn push_bounded<T>(list: &mut Vec<T>, one: T) {
-    if list.len() < SAMPLE {
+    if list.len() < SAMPLE_SIZE {
         list.push(one);
     }
 }

@@ -79,7 +79,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// The same error, of the item at this index of several.
-    pub(super) fn of_item(self, index: usize) -> Self {
+    pub(super) fn at_index(self, index: usize) -> Self {
         match self {
             Self::Conflict { idem_key, first, .. } => Self::Conflict { index, idem_key, first },
             other => other,

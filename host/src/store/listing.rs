@@ -58,7 +58,7 @@ pub struct Page {
 
 /// An item with its history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Details {
+pub struct ItemDetails {
     /// The item.
     #[serde(flatten)]
     pub item: Item,

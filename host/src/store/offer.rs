@@ -1,80 +1,78 @@
-//! Offers: what a worker could still handle, left with the store until work comes.
+//! Long polls: a claim that stays with the store until work comes.
 //!
 //! Without one, work is committed, the worker wakes, and its claim is a commit of its own. With one, the transaction
-//! that brings work claims it. It does not know what the work is, nor when the store looks at its offers.
+//! that brings work claims it. It does not know what the work is, nor when the store looks at its long polls.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{ClaimRequest, Claimed, StoreError};
+use super::{ClaimBatch, ClaimRequest, StoreError};
 
-/// The worker's end of an offer. Nothing is claimed for one that is dropped.
+/// The worker's end of a long poll. Nothing is claimed for one that is dropped.
 #[derive(Debug)]
-pub struct Offer {
-    place: Place,
-    answer: Option<oneshot::Receiver<TakenUp>>,
-    taken_up: Option<TakenUp>,
+pub struct LongPoll {
+    /// Whichever end takes the request out of it decides what becomes of the long poll.
+    slot: Arc<Mutex<Option<ClaimRequest>>>,
+    answer: Option<oneshot::Receiver<LongPollResult>>,
+    result: Option<LongPollResult>,
 }
 
-/// What was claimed for an offer, with an instant at which no lease of it had begun.
-pub type TakenUp = Result<(Instant, Claimed), StoreError>;
+/// What was claimed for a long poll, with an instant at which no lease of it had begun.
+pub type LongPollResult = Result<(Instant, ClaimBatch), StoreError>;
 
-/// The store's end of an offer.
+/// The store's end of a long poll.
 #[derive(Debug)]
-pub(super) struct Offered {
-    place: Place,
-    reply: oneshot::Sender<TakenUp>,
+pub(super) struct LongPollSlot {
+    slot: Arc<Mutex<Option<ClaimRequest>>>,
+    reply: oneshot::Sender<LongPollResult>,
 }
 
-/// Whichever end takes the request out of it decides what becomes of the offer.
-type Place = Arc<Mutex<Option<ClaimRequest>>>;
-
-fn take(place: &Place) -> Option<ClaimRequest> {
-    place.lock().unwrap_or_else(PoisonError::into_inner).take()
+fn take(slot: &Mutex<Option<ClaimRequest>>) -> Option<ClaimRequest> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The two ends of an offer to claim this.
-pub(super) fn offer(request: ClaimRequest) -> (Offer, Offered) {
-    let place = Arc::new(Mutex::new(Some(request)));
+/// The two ends of a long poll for this claim.
+pub(super) fn long_poll(request: ClaimRequest) -> (LongPoll, LongPollSlot) {
+    let slot = Arc::new(Mutex::new(Some(request)));
     let (reply, answer) = oneshot::channel();
-    (Offer { place: Arc::clone(&place), answer: Some(answer), taken_up: None }, Offered { place, reply })
+    (LongPoll { slot: Arc::clone(&slot), answer: Some(answer), result: None }, LongPollSlot { slot, reply })
 }
 
-impl Offer {
-    /// Returns once the store has taken the offer up, which may be never. Safe to cancel.
-    pub async fn taken_up(&mut self) {
+impl LongPoll {
+    /// Returns once the store has fulfilled the long poll, which may be never. Safe to cancel.
+    pub async fn fulfilled(&mut self) {
         if let Some(answer) = &mut self.answer {
-            self.taken_up = answer.await.ok();
+            self.result = answer.await.ok();
             self.answer = None;
         }
-        if self.taken_up.is_none() {
+        if self.result.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Takes the offer back, and answers what was claimed for it until then, if anything.
-    pub async fn withdraw(mut self) -> Option<TakenUp> {
-        if take(&self.place).is_none()
+    /// Ends the long poll, and answers what was claimed for it until then, if anything.
+    pub async fn cancel(mut self) -> Option<LongPollResult> {
+        if take(&self.slot).is_none()
             && let Some(answer) = self.answer.take()
         {
-            self.taken_up = answer.await.ok();
+            self.result = answer.await.ok();
         }
-        self.taken_up.take()
+        self.result.take()
     }
 }
 
-impl Drop for Offer {
+impl Drop for LongPoll {
     fn drop(&mut self) {
-        take(&self.place);
+        take(&self.slot);
     }
 }
 
-impl Offered {
-    /// What to claim for the offer, and whom to answer after the commit, unless it has been withdrawn.
-    pub(super) fn take_up(self) -> Option<(ClaimRequest, oneshot::Sender<TakenUp>)> {
-        Some((take(&self.place)?, self.reply))
+impl LongPollSlot {
+    /// What to claim for the long poll, and whom to answer after the commit, unless it has been cancelled.
+    pub(super) fn fulfil(self) -> Option<(ClaimRequest, oneshot::Sender<LongPollResult>)> {
+        Some((take(&self.slot)?, self.reply))
     }
 }
 
@@ -89,43 +87,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_offer_that_is_taken_up_tells_what_was_claimed() {
-        let (mut offer, offered) = offer(request());
-        let (claim, reply) = offered.take_up().expect("it stands");
+    async fn a_long_poll_that_is_fulfilled_tells_what_was_claimed() {
+        let (mut poll, slot) = long_poll(request());
+        let (claim, reply) = slot.fulfil().expect("it stands");
         assert_eq!(claim, request());
         let since = Instant::now();
-        reply.send(Ok((since, Claimed::default()))).expect("the worker waits");
-        offer.taken_up().await;
-        offer.taken_up().await;
-        assert_eq!(offer.withdraw().await.expect("it was taken up").expect("no error"), (since, Claimed::default()));
+        reply.send(Ok((since, ClaimBatch::default()))).expect("the worker waits");
+        poll.fulfilled().await;
+        poll.fulfilled().await;
+        assert_eq!(poll.cancel().await.expect("it was fulfilled").expect("no error"), (since, ClaimBatch::default()));
     }
 
     #[tokio::test]
-    async fn nothing_is_claimed_for_an_offer_that_was_withdrawn_or_dropped() {
-        let (offer, offered) = offer(request());
-        assert!(offer.withdraw().await.is_none());
-        assert!(offered.take_up().is_none());
-        let (dropped, offered) = super::offer(request());
+    async fn nothing_is_claimed_for_a_long_poll_that_was_cancelled_or_dropped() {
+        let (poll, slot) = long_poll(request());
+        assert!(poll.cancel().await.is_none());
+        assert!(slot.fulfil().is_none());
+        let (dropped, slot) = long_poll(request());
         drop(dropped);
-        assert!(offered.take_up().is_none());
+        assert!(slot.fulfil().is_none());
     }
 
     #[tokio::test]
-    async fn an_offer_that_is_being_taken_up_when_it_is_withdrawn_tells_what_was_claimed() {
-        let (offer, offered) = offer(request());
-        let (_, reply) = offered.take_up().expect("it stands");
-        let withdrawn = tokio::spawn(offer.withdraw());
-        reply.send(Ok((Instant::now(), Claimed::default()))).expect("the worker waits");
-        assert!(withdrawn.await.expect("no panic").is_some());
+    async fn a_long_poll_that_is_being_fulfilled_when_it_is_cancelled_tells_what_was_claimed() {
+        let (poll, slot) = long_poll(request());
+        let (_, reply) = slot.fulfil().expect("it stands");
+        let cancelled = tokio::spawn(poll.cancel());
+        reply.send(Ok((Instant::now(), ClaimBatch::default()))).expect("the worker waits");
+        assert!(cancelled.await.expect("no panic").is_some());
     }
 
     #[tokio::test]
-    async fn an_offer_that_the_store_has_dropped_wakes_nobody() {
-        let (mut offer, offered) = offer(request());
-        drop(offered);
+    async fn a_long_poll_that_the_store_has_dropped_wakes_nobody() {
+        let (mut poll, slot) = long_poll(request());
+        drop(slot);
         for _ in 0..2 {
-            assert!(tokio::time::timeout(Duration::ZERO, offer.taken_up()).await.is_err());
+            assert!(tokio::time::timeout(Duration::ZERO, poll.fulfilled()).await.is_err());
         }
-        assert!(offer.withdraw().await.is_none());
+        assert!(poll.cancel().await.is_none());
     }
 }

@@ -8,26 +8,28 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, ExportPage, ExportPosition, Filter, Imported, Order, Record, Refusal, Run, StoreError};
+use super::{
+    Action, Execution, ExportPage, ExportPosition, Filter, ImportReport, OperateRequest, Record, Refusal, StoreError,
+};
 use crate::item::{ItemId, Millis};
 
 /// The operators' side of a durable outbox.
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
-    /// Records a job for an order whose selection is a filter and returns at once. The job takes the
+    /// Records a job for a request whose selection is a filter and returns at once. The job takes the
     /// items that match and were in their status when it began, each at most once, `per_second` at most.
-    /// [`super::Store::upkeep`] works on it in every process; [`Operations::advance`] hurries it.
-    async fn begin(&self, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError>;
+    /// [`super::Store::run_maintenance`] works on it in every process; [`Operations::run_job_batch`] hurries it.
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError>;
 
     /// Makes the job's next batch, unless its rate says not yet, and tells how far it is. `None` when
     /// there is no such job. Several processes may do it at once: a batch is made by one of them.
-    async fn advance(&self, id: JobId) -> Result<Option<Job>, StoreError>;
+    async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError>;
 
     /// The newest jobs, or only this one.
     async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError>;
 
     /// Does what concerns types, keys and jobs rather than items.
-    async fn control(&self, command: &Command) -> Result<Controlled, StoreError>;
+    async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError>;
 
     /// The types that are paused, by name.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;
@@ -36,7 +38,7 @@ pub trait Operations: Send + Sync + 'static {
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError>;
 
     /// What does not move, why, and what helps; a bounded number of each kind.
-    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<Stuck>, StoreError>;
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError>;
 
     /// The audit trail, newest first.
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
@@ -46,16 +48,16 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Enqueues an alert for operators, where alerts are configured and none of its kind about the
     /// subject was sent a short time ago.
-    async fn announce(&self, alert: &Alert) -> Result<(), StoreError>;
+    async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError>;
 
     /// Creates the records with the ids, keys and history that they had, all or none. A record that is
     /// there already, the same in every column, is left alone, so that an import can be repeated, and a
     /// dry run afterwards verifies it. Errors with [`StoreError::Conflict`] when an id or a key is taken
     /// by another item.
-    async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError>;
+    async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError>;
 }
 
-/// Something that operators want to be told of and that no transition of an item announces.
+/// Something that operators want to be told of and that no transition of an item tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
     /// What happened.
@@ -101,7 +103,8 @@ pub struct Job {
     /// Not before this is the next batch made.
     pub next_at: Millis,
     /// Items up to this id have been looked at.
-    pub position: ItemId,
+    #[serde(rename = "position")]
+    pub scanned_up_to: ItemId,
     /// Items after this id were enqueued too late.
     pub last_id: ItemId,
     /// How many matched shortly before it began.
@@ -118,7 +121,7 @@ pub struct Job {
 
 impl Job {
     /// How long until the next batch may be made, at the store's time `now`.
-    pub fn wait(&self, now: Millis) -> Duration {
+    pub fn delay_until_next_batch(&self, now: Millis) -> Duration {
         Duration::from_millis(u64::try_from(self.next_at - now).unwrap_or(0))
     }
 }
@@ -148,7 +151,7 @@ impl JobState {
 
 /// An operator's word on types, keys and jobs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Command {
+pub struct ControlRequest {
     /// What is wanted.
     pub control: Control,
     /// Who asks.
@@ -156,7 +159,7 @@ pub struct Command {
     /// Why.
     pub reason: Option<String>,
     /// Whether it is done or only counted.
-    pub run: Run,
+    pub execution: Execution,
 }
 
 /// What concerns types, keys and jobs rather than items.
@@ -184,7 +187,7 @@ pub enum Control {
         job: JobId,
     },
     /// New items get ids above this one, so that an import of ids up to it finds them free.
-    Reserve {
+    ReserveIds {
         /// The last id that is kept free.
         up_to: ItemId,
     },
@@ -192,20 +195,20 @@ pub enum Control {
 
 impl Control {
     /// The word in the audit trail and on the command line, and what it is said about.
-    pub fn words(&self) -> (&'static str, String) {
+    pub fn action_and_target(&self) -> (&'static str, String) {
         match self {
             Self::Pause { item_type } => ("pause", item_type.clone()),
             Self::Resume { item_type } => ("resume", item_type.clone()),
             Self::Unblock { ordering_key } => ("unblock", ordering_key.clone()),
             Self::Cancel { job } => ("cancel", job.to_string()),
-            Self::Reserve { up_to } => ("reserve", up_to.to_string()),
+            Self::ReserveIds { up_to } => ("reserve", up_to.to_string()),
         }
     }
 }
 
 /// What a command came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Controlled {
+pub struct ControlReport {
     /// Whether anything was, or would be, different from before.
     pub changed: bool,
     /// The dead-lettered items that no longer block, of an unblocking.
@@ -272,7 +275,7 @@ impl Default for StuckQuery {
 
 /// Something that does not move.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Stuck {
+pub struct StuckEntry {
     /// What kind of standstill it is.
     pub kind: StuckKind,
     /// The item that it is about, or the first of those.

@@ -1,15 +1,15 @@
-//! Orders: what an operator wants done to items, and whether an item's standing allows it. Pure.
+//! What an operator wants done to items, and whether an item is eligible for it. Pure.
 //!
-//! [`Action::apply`] decides for every store, and asks [`Status::next`] for each transition.
+//! [`Action::resulting_status`] decides for every store, and asks [`Status::next`] for each transition.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Filter, JobId};
-use crate::item::{Event, ItemId, Millis, OnDead, Status};
+use crate::item::{ItemId, Millis, OnDead, Status, Transition};
 
 /// What an operator wants done.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Order {
+pub struct OperateRequest {
     /// The action.
     pub action: Action,
     /// To which items.
@@ -19,7 +19,7 @@ pub struct Order {
     /// Why, in their words.
     pub reason: Option<String>,
     /// Whether it is done or only counted.
-    pub run: Run,
+    pub execution: Execution,
 }
 
 /// An operator's action on items. What it does not name, it does not change; `deliveries`, the history
@@ -40,7 +40,7 @@ pub enum Action {
         /// What this means for the items behind it with the same ordering key.
         on_dead: OnDead,
         /// Whether a claim whose lease has not ended may be taken.
-        lease: Lease,
+        lease: LeasePolicy,
     },
     /// Takes back an operator's [`Action::Dead`]: PENDING with the `attempts`, the `available_at` and the
     /// `last_error` that it had. An item that died by itself is replayed instead.
@@ -54,7 +54,7 @@ pub enum Action {
     /// of the class `operator`. The attempt counts, as one that was lost does.
     Release {
         /// Whether a claim whose lease has not ended may be taken.
-        lease: Lease,
+        lease: LeasePolicy,
     },
     /// Deletes DONE and DLQ items with their history, unless their saga still has something to do.
     Purge,
@@ -75,35 +75,35 @@ impl Action {
 
     /// The status that the action leads to, `None` when the item is gone then, or the reason why the item
     /// cannot take it.
-    pub fn apply(self, standing: Standing) -> Result<Option<Status>, String> {
-        let from = standing.status;
+    pub fn resulting_status(self, eligibility: Eligibility) -> Result<Option<Status>, String> {
+        let from = eligibility.status;
         let refuse = |rule: &str| format!("it is {from}: {rule}");
         match self {
             Self::Replay { .. } => {
-                from.next(Event::Replay).map(Some).map_err(|_| refuse("only DONE and DLQ items can be replayed"))
+                from.next(Transition::Replay).map(Some).map_err(|_| refuse("only DONE and DLQ items can be replayed"))
             }
             Self::Dead { lease, .. } => {
-                let claimed = if from == Status::Pending { from.next(Event::Claim) } else { Ok(from) };
-                let dead = claimed.and_then(|claimed| claimed.next(Event::DeadLetter));
+                let claimed = if from == Status::Pending { from.next(Transition::Claim) } else { Ok(from) };
+                let dead = claimed.and_then(|claimed| claimed.next(Transition::DeadLetter));
                 let dead = dead.map_err(|_| refuse("only PENDING and CLAIMED items can be dead-lettered"))?;
-                standing.unleased(lease).map(|()| Some(dead))
+                eligibility.check_lease(lease).map(|()| Some(dead))
             }
             Self::Restore => {
-                let to = from.next(Event::Restore).map_err(|_| refuse("only DLQ items can be restored"))?;
+                let to = from.next(Transition::Restore).map_err(|_| refuse("only DLQ items can be restored"))?;
                 let died = "no operator dead-lettered it, it failed: replay it instead";
-                if standing.dead_by_operator { Ok(Some(to)) } else { Err(died.into()) }
+                if eligibility.dead_by_operator { Ok(Some(to)) } else { Err(died.into()) }
             }
             Self::Reschedule { .. } => {
-                from.next(Event::Reschedule).map(Some).map_err(|_| refuse("only PENDING items can be rescheduled"))
+                from.next(Transition::Reschedule).map(Some).map_err(|_| refuse("only PENDING items can be rescheduled"))
             }
             Self::Release { lease } => {
-                let to = from.next(Event::Expire).map_err(|_| refuse("only CLAIMED items can be released"))?;
-                standing.unleased(lease).map(|()| Some(to))
+                let to = from.next(Transition::Expire).map_err(|_| refuse("only CLAIMED items can be released"))?;
+                eligibility.check_lease(lease).map(|()| Some(to))
             }
             Self::Purge if !matches!(from, Status::Done | Status::Dlq) => {
                 Err(refuse("only DONE and DLQ items can be purged"))
             }
-            Self::Purge if standing.saga_goes_on => {
+            Self::Purge if eligibility.saga_is_open => {
                 Err("its saga has items that are not finished: they go together".into())
             }
             Self::Purge => Ok(None),
@@ -112,14 +112,14 @@ impl Action {
 
     /// Whether there are items of this status that can take the action.
     pub fn applies_to(self, status: Status) -> bool {
-        let willing = Standing { status, is_leased: false, dead_by_operator: true, saga_goes_on: false };
-        self.apply(willing).is_ok()
+        let eligible = Eligibility { status, is_leased: false, dead_by_operator: true, saga_is_open: false };
+        self.resulting_status(eligible).is_ok()
     }
 }
 
 /// What decides whether an item can take an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct Eligibility {
     /// Its status.
     pub status: Status,
     /// A claim holds it whose lease has not ended.
@@ -127,12 +127,12 @@ pub struct Standing {
     /// It was an operator who dead-lettered it.
     pub dead_by_operator: bool,
     /// Other items of its saga run are not finished.
-    pub saga_goes_on: bool,
+    pub saga_is_open: bool,
 }
 
-impl Standing {
-    fn unleased(self, lease: Lease) -> Result<(), String> {
-        if !self.is_leased || lease == Lease::Break {
+impl Eligibility {
+    fn check_lease(self, lease: LeasePolicy) -> Result<(), String> {
+        if !self.is_leased || lease == LeasePolicy::Break {
             return Ok(());
         }
         Err("its lease has not ended: force it, if you accept that the attempt may still be acting".into())
@@ -152,35 +152,35 @@ pub enum EffectKeys {
 /// What an action does to a claim whose lease has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Lease {
+pub enum LeasePolicy {
     /// It leaves the item alone.
     Respect,
     /// It takes the item all the same. The attempt may go on acting, but it can settle nothing.
     Break,
 }
 
-/// Which items an order is about.
+/// Which items a request is about.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one exists for each order")]
+#[expect(clippy::large_enum_variant, reason = "one exists for each request")]
 pub enum Selection {
     /// These; one that is missing or in the wrong status is reported.
     Ids(Vec<ItemId>),
-    /// All that match when the order begins: it becomes a [`super::Job`].
+    /// All that match when the request begins: it becomes a [`super::Job`].
     Filter(Filter),
 }
 
-/// Whether an order is carried out.
+/// Whether a request is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
+pub enum Execution {
     /// It is.
-    Real,
+    Apply,
     /// It is only counted, with a sample.
-    Dry,
+    DryRun,
 }
 
-/// What became of an order.
+/// What became of a request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct OrderReport {
+pub struct OperateReport {
     /// How many items the selection named or matched.
     pub matched: u64,
     /// How many were changed, or would be.
@@ -194,7 +194,7 @@ pub struct OrderReport {
     pub job: Option<JobId>,
 }
 
-/// An item that an order did not apply to.
+/// An item that the action did not apply to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The item.
@@ -207,19 +207,19 @@ pub struct Refusal {
 mod tests {
     use super::*;
 
-    const PLAIN: Standing =
-        Standing { status: Status::Pending, is_leased: false, dead_by_operator: false, saga_goes_on: false };
+    const PLAIN: Eligibility =
+        Eligibility { status: Status::Pending, is_leased: false, dead_by_operator: false, saga_is_open: false };
 
     #[test]
     fn each_action_applies_to_its_own_statuses_only() {
-        let dead = Action::Dead { on_dead: OnDead::Block, lease: Lease::Respect };
+        let dead = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Respect };
         let replay = Action::Replay { keys: EffectKeys::Same };
         for (action, statuses) in [
             (replay, "DONE DLQ"),
             (dead, "PENDING CLAIMED"),
             (Action::Restore, "DLQ"),
             (Action::Reschedule { at: 1 }, "PENDING"),
-            (Action::Release { lease: Lease::Respect }, "CLAIMED"),
+            (Action::Release { lease: LeasePolicy::Respect }, "CLAIMED"),
             (Action::Purge, "DONE DLQ"),
         ] {
             let applies = Status::ALL.into_iter().filter(|status| action.applies_to(*status));
@@ -229,18 +229,23 @@ mod tests {
 
     #[test]
     fn a_lease_that_has_not_ended_is_taken_by_force_only() {
-        let leased = Standing { status: Status::Claimed, is_leased: true, ..PLAIN };
+        let leased = Eligibility { status: Status::Claimed, is_leased: true, ..PLAIN };
         for action in [|lease| Action::Release { lease }, |lease| Action::Dead { on_dead: OnDead::Skip, lease }] {
-            assert!(action(Lease::Respect).apply(leased).unwrap_err().contains("still be acting"));
-            assert!(action(Lease::Break).apply(leased).is_ok());
+            assert!(action(LeasePolicy::Respect).resulting_status(leased).unwrap_err().contains("still be acting"));
+            assert!(action(LeasePolicy::Break).resulting_status(leased).is_ok());
         }
     }
 
     #[test]
     fn what_failed_by_itself_is_not_restored_and_what_a_saga_needs_is_not_purged() {
-        let dead = Standing { status: Status::Dlq, ..PLAIN };
-        assert!(Action::Restore.apply(dead).unwrap_err().contains("replay"));
-        assert_eq!(Action::Restore.apply(Standing { dead_by_operator: true, ..dead }), Ok(Some(Status::Pending)));
-        assert!(Action::Purge.apply(Standing { saga_goes_on: true, ..dead }).unwrap_err().contains("saga"));
+        let dead = Eligibility { status: Status::Dlq, ..PLAIN };
+        assert!(Action::Restore.resulting_status(dead).unwrap_err().contains("replay"));
+        assert_eq!(
+            Action::Restore.resulting_status(Eligibility { dead_by_operator: true, ..dead }),
+            Ok(Some(Status::Pending))
+        );
+        assert!(
+            Action::Purge.resulting_status(Eligibility { saga_is_open: true, ..dead }).unwrap_err().contains("saga")
+        );
     }
 }

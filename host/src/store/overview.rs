@@ -84,14 +84,14 @@ const POD_GONE_MS: Millis = 15_000;
 
 impl Overview {
     /// The pods that are there now.
-    pub fn living_pods(&self) -> impl Iterator<Item = &Pod> {
+    pub fn live_pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
     }
 
     /// The types that somebody serves: a living pod, or whoever serves `here`. A version that only
     /// finishes what it had begun serves none.
-    pub fn served(&self, here: &[String]) -> Vec<String> {
-        let plugins = self.living_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
+    pub fn served_types(&self, here: &[String]) -> Vec<String> {
+        let plugins = self.live_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
         let serving = plugins.filter(|plugin| plugin["state"] != "draining");
         let types = serving.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
@@ -100,7 +100,7 @@ impl Overview {
 
     /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
     pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
-        let served = self.served(here);
+        let served = self.served_types(here);
         let pending = |counts: &BTreeMap<_, _>| counts.get(Status::Pending.as_str()).copied().unwrap_or(0);
         let waiting = self.by_type.iter().map(|(item_type, counts)| (item_type.as_str(), pending(counts)));
         let is_served = |item_type: &str| served.iter().any(|served| served == item_type);
@@ -113,7 +113,7 @@ impl Overview {
     }
 
     /// Notes that an item of the type has been available since then.
-    pub(super) fn note_oldest(&mut self, item_type: String, available_at: Millis) {
+    pub(super) fn record_oldest(&mut self, item_type: String, available_at: Millis) {
         let waiting = self.now.saturating_sub(available_at).max(0);
         let known = self.oldest_pending_ms.entry(item_type).or_default();
         *known = waiting.max(*known);
@@ -181,7 +181,7 @@ mod tests {
         let waiting = BTreeMap::from([(Status::Pending.as_str(), 3)]);
         let by_type = ["mail", "fax", "sms"].map(|word| (word.to_owned(), waiting.clone())).into();
         let overview = Overview { pods: vec![pod], by_type, ..Overview::default() };
-        assert_eq!(overview.served(&[]), ["mail"]);
+        assert_eq!(overview.served_types(&[]), ["mail"]);
         assert_eq!(overview.unhandled(&["sms".to_owned()]), BTreeMap::from([("fax", 3)]));
     }
 }

@@ -58,14 +58,14 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Alerts, Clock, StoreError};
-use caller::Caller;
-use listen::Listener;
+use super::{AlertSettings, Clock, StoreError};
+use caller::PgContext;
+use listen::ChangeListener;
 use pool::Pool;
-use settler::Settler;
+use settler::SettlementQueue;
 
 pub use enqueue::enqueue_in;
-pub use examine::{Examination, LongTransaction};
+pub use examine::{LongTransaction, ServerDiagnostics};
 pub use migrate::{Notify, migrate};
 
 /// How a store is opened.
@@ -76,11 +76,11 @@ pub struct PostgresOptions {
     /// A clock instead of the database's, for tests.
     pub clock: Option<Clock>,
     /// What operators are told by items of their own; `None` tells them nothing.
-    pub alerts: Option<Alerts>,
+    pub alerts: Option<AlertSettings>,
     /// At most so many connections, besides one that listens.
     pub connections: usize,
     /// A statement takes no longer, and a wait for a lock or a connection half of it.
-    pub patience: Duration,
+    pub statement_timeout: Duration,
     /// Certificates in PEM of those who may vouch for the server, instead of the public ones.
     pub root_certificates: Option<Vec<u8>>,
 }
@@ -89,16 +89,16 @@ impl Default for PostgresOptions {
     /// The database's clock, eight connections, ten seconds and an instance id that is new every time.
     fn default() -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
-        let (connections, patience) = (8, Duration::from_secs(10));
-        Self { instance, clock: None, alerts: None, connections, patience, root_certificates: None }
+        let (connections, statement_timeout) = (8, Duration::from_secs(10));
+        Self { instance, clock: None, alerts: None, connections, statement_timeout, root_certificates: None }
     }
 }
 
 /// A durable outbox in a PostgreSQL database.
 pub struct PostgresStore {
-    caller: Arc<Caller>,
-    settler: Settler,
-    _listener: Listener,
+    pg: Arc<PgContext>,
+    settlements: SettlementQueue,
+    _change_listener: ChangeListener,
 }
 
 impl PostgresStore {
@@ -112,9 +112,9 @@ impl PostgresStore {
     pub async fn open_existing(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         let pool = Pool::new(url, &options)?;
         let notifies = migrate::check(&pool).await?;
-        let caller = Arc::new(Caller::new(pool, options, notifies));
-        let settler = Settler::start(&caller);
-        let listener = Listener::start(&caller);
-        Ok(Arc::new(Self { caller, settler, _listener: listener }))
+        let pg = Arc::new(PgContext::new(pool, options, notifies));
+        let settlements = SettlementQueue::start(&pg);
+        let listener = ChangeListener::start(&pg);
+        Ok(Arc::new(Self { pg, settlements, _change_listener: listener }))
     }
 }

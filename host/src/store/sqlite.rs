@@ -52,15 +52,16 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch as channel;
 
 use super::{
-    Alert, Alerts, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Clock, Command, Controlled,
-    Details, Enqueued, ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Offer, Operations,
-    Order, OrderReport, Overview, Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, Settlement,
-    StateEntry, StateQuery, StateTotal, Store, StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
+    Alert, AlertSettings, AuditEntry, AuditQuery, BatchMode, ClaimBatch, ClaimRef, ClaimRequest, ClearStateRequest,
+    Clock, ControlReport, ControlRequest, EnqueueReport, Execution, ExportPage, ExportPosition, FailureGroup, Filter,
+    ImportReport, ItemDetails, Job, JobId, LongPoll, MaintenanceReport, OperateReport, OperateRequest, Operations,
+    Overview, Page, Pause, Pod, QuarantineRecord, Record, Retention, SettleRequest, Settlement, StateEntry, StateQuery,
+    StateTotal, Store, StoreError, StuckEntry, StuckQuery, Violation, validate,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
-use complete::Completion;
-use reader::Reader;
+use complete::CompletionRow;
+use reader::ReadPool;
 use writer::Writer;
 
 pub use enqueue::enqueue_in;
@@ -74,7 +75,7 @@ pub struct SqliteOptions {
     /// The store's clock.
     pub clock: Clock,
     /// What operators are told by items of their own; `None` tells them nothing.
-    pub alerts: Option<Alerts>,
+    pub alerts: Option<AlertSettings>,
 }
 
 impl Default for SqliteOptions {
@@ -92,10 +93,10 @@ fn system_clock() -> Millis {
 /// A durable outbox in a SQLite file. Dropping it waits for what has been queued to be written.
 pub struct SqliteStore {
     writer: Writer,
-    reader: Arc<Reader>,
+    read_pool: Arc<ReadPool>,
     clock: Clock,
     changes: Arc<channel::Sender<u64>>,
-    _watch: watch::Watch,
+    _watcher: watch::CommitWatcher,
 }
 
 impl SqliteStore {
@@ -109,10 +110,10 @@ impl SqliteStore {
     pub fn open_existing(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
         migrate::check(path)?;
         let changes = Arc::new(channel::Sender::new(0));
-        let watch = watch::Watch::start(path, Arc::clone(&changes))?;
+        let watcher = watch::CommitWatcher::start(path, Arc::clone(&changes))?;
         let writer = Writer::start(path, options.clone(), Arc::clone(&changes))?;
-        let reader = Arc::new(Reader::new(path));
-        Ok(Arc::new(Self { writer, reader, clock: options.clock, changes, _watch: watch }))
+        let read_pool = Arc::new(ReadPool::new(path));
+        Ok(Arc::new(Self { writer, read_pool, clock: options.clock, changes, _watcher: watcher }))
     }
 }
 
@@ -122,77 +123,77 @@ impl Store for SqliteStore {
         Ok((self.clock)())
     }
 
-    async fn enqueue(&self, mut items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
+    async fn enqueue(&self, mut items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError> {
         if items.len() == 1
             && let Some(item) = items.pop()
         {
             validate(std::slice::from_ref(&item))?;
             let created = self.writer.enqueue(item).await?;
-            return Ok(Enqueued { ids: vec![Some(created.id)], created: usize::from(created.is_new) });
+            return Ok(EnqueueReport { ids: vec![Some(created.id)], created: usize::from(created.is_new) });
         }
-        self.writer.run("enqueueing items", move |step| enqueue::enqueue(step, &items, write)).await
+        self.writer.run("enqueueing items", move |tx| enqueue::enqueue(tx, &items, mode)).await
     }
 
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
         let request = request.clone();
-        self.writer.run("claiming items", move |step| claim::claim(step, &request)).await
+        self.writer.run("claiming items", move |tx| claim::claim(tx, &request)).await
     }
 
-    async fn claim_and_offer(&self, request: &ClaimRequest) -> Result<(Claimed, Option<Offer>), StoreError> {
+    async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
         self.writer.claim(request.clone()).await
     }
 
-    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
         let claim = claim.clone();
-        match settled.settlement {
+        match request.settlement {
             Settlement::Done { result, writes } if writes.is_empty() => {
-                self.writer.complete(Completion::new(claim, result, settled.handler_digest)).await
+                self.writer.complete(CompletionRow::new(claim, result, request.handler_digest)).await
             }
-            _ => self.writer.run("settling a claim", move |step| settle::settle(step, &claim, &settled)).await,
+            _ => self.writer.run("settling a claim", move |tx| settle::settle(tx, &claim, &request)).await,
         }
     }
 
-    async fn expire(&self) -> Result<u32, StoreError> {
-        self.writer.run("ending expired leases", claim::expire).await
+    async fn expire_leases(&self) -> Result<u32, StoreError> {
+        self.writer.run("ending expired leases", claim::expire_leases).await
     }
 
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
         let (filter, page) = (filter.clone(), *page);
-        self.reader.run("listing items", move |tx| select::list(tx, &filter, page)).await
+        self.read_pool.run("listing items", move |tx| select::list(tx, &filter, page)).await
     }
 
-    async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError> {
-        self.reader.run("reading an item", move |tx| select::show(tx, id)).await
+    async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError> {
+        self.read_pool.run("reading an item", move |tx| select::get(tx, id)).await
     }
 
-    async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError> {
-        operate::operate(self, order).await
+    async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError> {
+        operate::operate(self, request).await
     }
 
     async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
-        self.reader.run("reading signals", move |tx| select::signals(tx, after, limit)).await
+        self.read_pool.run("reading signals", move |tx| select::signals(tx, after, limit)).await
     }
 
     async fn overview(&self) -> Result<Overview, StoreError> {
         let now = (self.clock)();
-        let mut overview = self.reader.run("counting items", move |tx| select::overview(tx, now)).await?;
-        overview.database_bytes = file_bytes(self.reader.path());
-        overview.wal_bytes = file_bytes(&beside(self.reader.path(), "-wal"));
+        let mut overview = self.read_pool.run("counting items", move |tx| select::overview(tx, now)).await?;
+        overview.database_bytes = file_bytes(self.read_pool.path());
+        overview.wal_bytes = file_bytes(&path_with_suffix(self.read_pool.path(), "-wal"));
         Ok(overview)
     }
 
-    async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError> {
-        upkeep::upkeep(self, *retention).await
+    async fn run_maintenance(&self, retention: &Retention) -> Result<MaintenanceReport, StoreError> {
+        upkeep::run_maintenance(self, *retention).await
     }
 
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
         let pod = pod.clone();
-        self.writer.run("writing a heartbeat", move |step| pod::heartbeat(step, &pod)).await
+        self.writer.run("writing a heartbeat", move |tx| pod::heartbeat(tx, &pod)).await
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
-        let count = move |step: &mut step::Step<'_>| {
-            step.tally("violation", "", "", violation.as_str(), 1);
+        let count = move |tx: &mut step::WriteTx<'_>| {
+            tx.count("violation", "", "", violation.as_str(), 1);
             Ok(())
         };
         self.writer.run("counting a contract violation", count).await
@@ -200,93 +201,93 @@ impl Store for SqliteStore {
 
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        self.reader.run("reading a plugin's state", move |tx| state::read(tx, &plugin, &key)).await
+        self.read_pool.run("reading a plugin's state", move |tx| state::read(tx, &plugin, &key)).await
     }
 
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
         let [digest, plugin, reason] = [digest, plugin, reason].map(str::to_owned);
-        let add = move |step: &mut step::Step<'_>| quarantine::add(step, &digest, &plugin, &reason);
+        let add = move |tx: &mut step::WriteTx<'_>| quarantine::add(tx, &digest, &plugin, &reason);
         self.writer.run("quarantining a component", add).await
     }
 
-    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
-        self.reader.run("reading the quarantine", |tx| quarantine::list(tx)).await
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
+        self.read_pool.run("reading the quarantine", |tx| quarantine::list(tx)).await
     }
 
-    async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
+    async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
         let (digest, actor, reason) = (digest.to_owned(), actor.to_owned(), reason.map(str::to_owned));
-        let release = move |step: &mut step::Step<'_>| quarantine::release(step, &digest, &actor, reason.as_deref());
+        let release = move |tx: &mut step::WriteTx<'_>| quarantine::release(tx, &digest, &actor, reason.as_deref());
         self.writer.run("lifting a quarantine", release).await
     }
 
     async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError> {
-        self.reader.run("reading how much state there is", state::totals).await
+        self.read_pool.run("reading how much state there is", state::totals).await
     }
 
     async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError> {
         let query = query.clone();
-        self.reader.run("listing a plugin's state", move |tx| state::list(tx, &query)).await
+        self.read_pool.run("listing a plugin's state", move |tx| state::list(tx, &query)).await
     }
 
-    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError> {
-        let order = order.clone();
-        self.writer.run("clearing a plugin's state", move |step| state::clear(step, &order)).await
+    async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let request = request.clone();
+        self.writer.run("clearing a plugin's state", move |tx| state::clear(tx, &request)).await
     }
 
-    fn changes(&self) -> channel::Receiver<u64> {
+    fn subscribe(&self) -> channel::Receiver<u64> {
         self.changes.subscribe()
     }
 }
 
 #[async_trait]
 impl Operations for SqliteStore {
-    async fn begin(&self, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError> {
-        job::begin(self, order, per_second).await
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError> {
+        job::start(self, request, per_second).await
     }
 
-    async fn advance(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        job::advance(self, id).await
+    async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        job::run_batch(self, id).await
     }
 
     async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
-        self.reader.run("reading jobs", move |tx| job::list(tx, id, limit)).await
+        self.read_pool.run("reading jobs", move |tx| job::list(tx, id, limit)).await
     }
 
-    async fn control(&self, command: &Command) -> Result<Controlled, StoreError> {
-        let command = command.clone();
-        self.writer.run("carrying out a command", move |step| control::control(step, &command)).await
+    async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {
+        let request = request.clone();
+        self.writer.run("carrying out a command", move |tx| control::control(tx, &request)).await
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
-        self.reader.run("reading what is paused", control::pauses).await
+        self.read_pool.run("reading what is paused", control::pauses).await
     }
 
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
         let filter = filter.clone();
-        self.reader.run("grouping failures", move |tx| failures::groups(tx, &filter, limit)).await
+        self.read_pool.run("grouping failures", move |tx| failures::groups(tx, &filter, limit)).await
     }
 
-    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<Stuck>, StoreError> {
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
         let (query, now) = (query.clone(), (self.clock)());
-        self.reader.run("looking for what is stuck", move |tx| stuck::stuck(tx, &query, now)).await
+        self.read_pool.run("looking for what is stuck", move |tx| stuck::stuck(tx, &query, now)).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         let query = query.clone();
-        self.reader.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
+        self.read_pool.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
     }
 
     async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
-        self.reader.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
+        self.read_pool.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
     }
 
-    async fn announce(&self, alert: &Alert) -> Result<(), StoreError> {
+    async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError> {
         let alert = alert.clone();
-        self.writer.run("announcing an alert", move |step| alert::announce(step, &alert)).await
+        self.writer.run("announcing an alert", move |tx| alert::send_alert(tx, &alert)).await
     }
 
-    async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError> {
-        self.writer.run("importing records", move |step| transfer::import(step, &records, run)).await
+    async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {
+        self.writer.run("importing records", move |tx| transfer::import(tx, &records, execution)).await
     }
 }
 
@@ -310,7 +311,7 @@ fn unavailable(tried: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
     move |source| StoreError::Unavailable { tried, source: Box::new(source) }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn path_with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

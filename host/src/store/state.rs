@@ -1,8 +1,8 @@
-//! Plugins' state as operators see it: how much there is, which keys, and an order to remove it.
+//! Plugins' state as operators see it: how much there is, which keys, and a request to remove it.
 
 use serde::Serialize;
 
-use super::Run;
+use super::Execution;
 use crate::item::StateVersion;
 
 /// How much state a plugin keeps.
@@ -40,9 +40,9 @@ pub struct StateQuery {
     pub limit: u32,
 }
 
-/// An operator's order to remove state.
+/// An operator's request to remove state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClearState {
+pub struct ClearStateRequest {
     /// The plugin.
     pub plugin: String,
     /// Only this key; `None` means all.
@@ -52,5 +52,5 @@ pub struct ClearState {
     /// Why, in their words.
     pub reason: Option<String>,
     /// Whether it is done or only counted.
-    pub run: Run,
+    pub execution: Execution,
 }

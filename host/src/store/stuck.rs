@@ -1,64 +1,64 @@
 //! What is said of things that do not move, whichever store found them.
 
-use super::{Stuck, StuckKind, StuckQuery};
+use super::{StuckEntry, StuckKind, StuckQuery};
 use crate::item::{ItemId, Millis};
 
 /// The item that something is said about.
-pub(super) struct Head {
+pub(super) struct StuckItem {
     pub(super) id: ItemId,
     pub(super) item_type: String,
     pub(super) ordering_key: Option<String>,
 }
 
-impl Head {
-    pub(super) fn expired(self, lease_until: Millis, by: &str) -> Stuck {
+impl StuckItem {
+    pub(super) fn expired(self, lease_until: Millis, by: &str) -> StuckEntry {
         let why = format!("the lease of {by} has ended, and no process that has the store open took the item back");
         let command = format!("outbox release {}", self.id);
-        self.says(StuckKind::ExpiredClaim, lease_until, why, command)
+        self.report(StuckKind::ExpiredClaim, lease_until, why, command)
     }
 
-    pub(super) fn failing(self, created_at: Millis, attempts: u32, error: Option<String>) -> Stuck {
+    pub(super) fn failing(self, created_at: Millis, attempts: u32, error: Option<String>) -> StuckEntry {
         let why = format!("{attempts} attempts so far; the last: {}", error.unwrap_or_default());
         let command = format!("outbox show {}", self.id);
-        self.says(StuckKind::Failing, created_at, why, command)
+        self.report(StuckKind::Failing, created_at, why, command)
     }
 
-    pub(super) fn blocking(self, dead_at: Millis, error: Option<String>, waiting: u64) -> Stuck {
+    pub(super) fn blocking(self, dead_at: Millis, error: Option<String>, waiting: u64) -> StuckEntry {
         let id = self.id;
         let why = format!("item {id} is dead-lettered and blocks the key: {}", error.unwrap_or_default());
         let key = self.ordering_key.as_deref().unwrap_or_default();
         let command = format!("outbox replay {id}, or outbox unblock '{key}' to go on without it");
-        Stuck { waiting, ..self.says(StuckKind::BlockedKey, dead_at, why, command) }
+        StuckEntry { waiting, ..self.report(StuckKind::BlockedKey, dead_at, why, command) }
     }
 
     /// In front of its key, and to be claimed only in `wait` milliseconds.
-    pub(super) fn holding(self, created_at: Millis, wait: Millis, waiting: u64) -> Stuck {
+    pub(super) fn holding(self, created_at: Millis, wait: Millis, waiting: u64) -> StuckEntry {
         let id = self.id;
         let why = format!("item {id} is in front of the key and is not available for another {} s", wait / 1000);
         let command = format!("outbox reschedule {id} --in 0s");
-        Stuck { waiting, ..self.says(StuckKind::HeldKey, created_at, why, command) }
+        StuckEntry { waiting, ..self.report(StuckKind::HeldKey, created_at, why, command) }
     }
 
-    fn says(self, kind: StuckKind, since: Millis, why: String, command: String) -> Stuck {
+    fn report(self, kind: StuckKind, since: Millis, why: String, command: String) -> StuckEntry {
         let Self { id, item_type, ordering_key } = self;
-        Stuck { kind, item: Some(id), r#type: Some(item_type), ordering_key, waiting: 1, since, why, command }
+        StuckEntry { kind, item: Some(id), r#type: Some(item_type), ordering_key, waiting: 1, since, why, command }
     }
 }
 
 /// Items of a type that could be claimed.
-pub(super) struct Waiting {
+pub(super) struct WaitingType {
     /// The oldest of them.
-    pub(super) head: Head,
+    pub(super) oldest: StuckItem,
     pub(super) since: Millis,
     pub(super) count: u64,
     pub(super) is_paused: bool,
     pub(super) pause_reason: Option<String>,
 }
 
-impl Waiting {
+impl WaitingType {
     /// Why they are not: nobody may, nobody can, or nobody keeps up. `None` when they have not waited long.
-    pub(super) fn explained(self, query: &StuckQuery, now: Millis) -> Option<Stuck> {
-        let item_type = &self.head.item_type;
+    pub(super) fn diagnose(self, query: &StuckQuery, now: Millis) -> Option<StuckEntry> {
+        let item_type = &self.oldest.item_type;
         let is_unserved = query.served.as_ref().is_some_and(|served| !served.contains(item_type));
         let is_old = now - self.since > i64::try_from(query.older_than.as_millis()).unwrap_or(i64::MAX);
         let (kind, why, command) = if self.is_paused {
@@ -73,6 +73,6 @@ impl Waiting {
         } else {
             return None;
         };
-        Some(Stuck { waiting: self.count, ..self.head.says(kind, self.since, why, command) })
+        Some(StuckEntry { waiting: self.count, ..self.oldest.report(kind, self.since, why, command) })
     }
 }

@@ -10,7 +10,7 @@ use super::StoreError;
 use crate::item::{ItemId, Status};
 
 /// A row by its column names. Bytes are a string where they are UTF-8, else an object with `base64`.
-pub type Columns = Map<String, Value>;
+pub type RecordColumns = Map<String, Value>;
 
 /// What is moved as one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,21 +19,21 @@ pub enum Record {
     /// An item with its failed attempts, and the newest run of its saga.
     Item {
         /// The row of the item, without what a store makes for itself.
-        item: Columns,
+        item: RecordColumns,
         /// The rows of its history.
-        attempts: Vec<Columns>,
+        attempts: Vec<RecordColumns>,
         /// The row of its saga's run.
-        run: Option<Columns>,
+        run: Option<RecordColumns>,
     },
     /// One value of a plugin's state.
     State {
         /// The row.
-        state: Columns,
+        state: RecordColumns,
     },
     /// One of the totals; those of DONE items follow from the items.
     Total {
         /// The row.
-        total: Columns,
+        total: RecordColumns,
     },
 }
 
@@ -75,7 +75,7 @@ pub struct ExportPage {
 
 /// What became of records that were imported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Imported {
+pub struct ImportReport {
     /// Records that were there already, the same in every column.
     pub present: u64,
     /// Records that were, or would be, created.
@@ -83,7 +83,7 @@ pub struct Imported {
 }
 
 /// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
-pub(super) const ITEM: &[&str] = &[
+pub(super) const ITEM_COLUMNS: &[&str] = &[
     "id",
     "idem_key",
     "type",
@@ -111,7 +111,7 @@ pub(super) const ITEM: &[&str] = &[
     "result",
     "handler_digest",
 ];
-pub(super) const ATTEMPT: &[&str] = &[
+pub(super) const ATTEMPT_COLUMNS: &[&str] = &[
     "item_id",
     "delivery",
     "attempt",
@@ -126,15 +126,15 @@ pub(super) const ATTEMPT: &[&str] = &[
     "maybe_executed",
     "exchanges",
 ];
-pub(super) const RUN: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
-pub(super) const STATE: &[&str] = &["version", "plugin", "key", "value"];
-pub(super) const TOTAL: &[&str] = &["name", "saga", "type", "outcome", "total"];
+pub(super) const SAGA_COLUMNS: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
+pub(super) const STATE_COLUMNS: &[&str] = &["version", "plugin", "key", "value"];
+pub(super) const COUNTER_COLUMNS: &[&str] = &["name", "saga", "type", "outcome", "total"];
 /// The columns that hold bytes, whatever they look like.
-pub(super) const BYTES: &[&str] = &["result", "exchanges", "value"];
+pub(super) const BINARY_COLUMNS: &[&str] = &["result", "exchanges", "value"];
 
 /// Errors for an item that somebody is working on.
-pub(super) fn refuse_claimed(item: &Columns) -> Result<(), StoreError> {
-    if word(item, "status") != Status::Claimed.as_str() {
+pub(super) fn refuse_claimed(item: &RecordColumns) -> Result<(), StoreError> {
+    if text_column(item, "status") != Status::Claimed.as_str() {
         return Ok(());
     }
     let id = &item["id"];
@@ -142,23 +142,23 @@ pub(super) fn refuse_claimed(item: &Columns) -> Result<(), StoreError> {
 }
 
 /// The `index`th record, an item, finds its id or its key in use.
-pub(super) fn taken_item(index: usize, item: &Columns, first: ItemId) -> StoreError {
-    StoreError::Conflict { index, idem_key: word(item, "idem_key").to_owned(), first }
+pub(super) fn item_conflict(index: usize, item: &RecordColumns, first: ItemId) -> StoreError {
+    StoreError::Conflict { index, idem_key: text_column(item, "idem_key").to_owned(), first }
 }
 
 /// A value of state finds its key or its version in use.
-pub(super) fn taken_state(state: &Columns) -> StoreError {
-    let (plugin, key) = (word(state, "plugin"), word(state, "key"));
+pub(super) fn state_conflict(state: &RecordColumns) -> StoreError {
+    let (plugin, key) = (text_column(state, "plugin"), text_column(state, "key"));
     StoreError::Unusable(format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value"))
 }
 
 /// A column that holds text; empty when it does not.
-pub(super) fn word<'a>(columns: &'a Columns, name: &str) -> &'a str {
+pub(super) fn text_column<'a>(columns: &'a RecordColumns, name: &str) -> &'a str {
     columns.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A column that holds a number.
-pub(super) fn number(columns: &Columns, name: &str) -> Option<i64> {
+pub(super) fn integer_column(columns: &RecordColumns, name: &str) -> Option<i64> {
     columns.get(name).and_then(Value::as_i64)
 }
 

@@ -11,105 +11,109 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breakers;
 use super::decide;
-use super::pace::Pace;
-use super::timing::Clock;
-use crate::handler::{Attempt, Handler, Mode, Outcome, Report, Service, Turn, Turns};
-use crate::item::{Class, Failure, Item, Recording};
-use crate::store::{Alert, AlertKind, Claim, ClaimRef, Settled, Settlement, Store, StoreError};
+use super::pace::Prefetch;
+use super::timing::ClaimDeadline;
+use crate::handler::{Attempt, AttemptLocks, AttemptReport, DeliveryMode, Handler, KeyLocks, Outcome, ServedType};
+use crate::item::{Failure, FailureClass, Item, Recording};
+use crate::store::{Alert, AlertKind, Claim, ClaimRef, SettleRequest, Settlement, Store, StoreError};
 
 /// How long a handler may take to notice that it was interrupted.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// A settlement that the store did not take is tried again after this long.
-const SETTLE_PAUSE: Duration = Duration::from_millis(200);
+const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// What an attempt needs, apart from its claim.
-pub(super) struct Run {
+pub(super) struct AttemptTask {
     pub(super) store: Arc<dyn Store>,
     pub(super) handler: Arc<dyn Handler>,
-    pub(super) service: Arc<Service>,
-    pub(super) clock: Clock,
+    pub(super) served_type: Arc<ServedType>,
+    pub(super) claim_deadline: ClaimDeadline,
     pub(super) interrupt: CancellationToken,
     pub(super) breakers: Arc<Breakers>,
-    pub(super) turns: Turns,
-    pub(super) running: Arc<Semaphore>,
-    pub(super) pace: Arc<Pace>,
+    pub(super) key_locks: KeyLocks,
+    pub(super) run_permits: Arc<Semaphore>,
+    pub(super) prefetch: Arc<Prefetch>,
     /// Wakes the claim loop.
-    pub(super) freed: Arc<Notify>,
+    pub(super) permit_freed: Arc<Notify>,
 }
 
-impl Run {
+impl AttemptTask {
     /// Makes the attempt and settles the claim.
     pub(super) async fn attempt(self, claim: Claim) {
         let (reference, item) = (claim.reference(), Arc::new(claim.item));
         // Dropped when the claim is settled: only then may the next one read what this one wrote.
-        let turn = self.turns.of_attempt();
-        let report = self.run(&item, &turn).await;
-        let settlement = decide::settlement(report.outcome, &item, &self.service, fastrand::f64());
+        let locks = self.key_locks.for_attempt();
+        let report = self.run(&item, &locks).await;
+        let settlement = decide::settlement_for(report.outcome, &item, &self.served_type, fastrand::f64());
         log_failure(&item, &settlement);
-        if self.breakers.settled(&self.service, &settlement, Instant::now()) {
-            self.announce_breaker(&settlement).await;
+        if self.breakers.attempt_settled(&self.served_type, &settlement, Instant::now()) {
+            self.alert_breaker_open(&settlement).await;
         }
-        let settled = Settled {
-            exchanges: history(&settlement, &report.recording),
+        let request = SettleRequest {
+            exchanges: exchanges_to_keep(&settlement, &report.recording),
             settlement,
             maybe_executed: report.maybe_executed,
             stderr: report.stderr,
             handler_digest: report.digest,
         };
-        self.settle(&item, &reference, settled, &report.recording).await;
+        self.settle(&item, &reference, request, &report.recording).await;
     }
 
     /// Runs the handler as soon as it may run, if there is enough time left by then.
-    async fn run(&self, item: &Arc<Item>, turn: &Arc<Turn>) -> Report {
-        let Some(_running) = self.permit().await else { return Report::bare(Outcome::Stopped) };
-        let begun = Instant::now();
+    async fn run(&self, item: &Arc<Item>, locks: &Arc<AttemptLocks>) -> AttemptReport {
+        let Some(_run_permit) = self.run_permit().await else {
+            return AttemptReport::without_component(Outcome::Interrupted);
+        };
+        let started = Instant::now();
         // A claim that was so long in coming would be cut off at once.
-        let Some(deadline) = self.clock.deadline(begun) else { return Report::bare(Outcome::Stopped) };
-        let report = self.handle(item, deadline, turn).await;
-        self.pace.took(begun.elapsed());
+        let Some(deadline) = self.claim_deadline.attempt_deadline(started) else {
+            return AttemptReport::without_component(Outcome::Interrupted);
+        };
+        let report = self.handle(item, deadline, locks).await;
+        self.prefetch.attempt_finished(started.elapsed());
         report
     }
 
     /// The permit to run, or `None` when the process stops first.
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    async fn run_permit(&self) -> Option<SemaphorePermit<'_>> {
         let permit = tokio::select! {
             biased;
-            permit = self.running.acquire() => permit.ok(),
+            permit = self.run_permits.acquire() => permit.ok(),
             () = self.interrupt.cancelled() => None,
         };
-        if self.pace.go_on() {
-            self.freed.notify_one();
+        if self.prefetch.item_started() {
+            self.permit_freed.notify_one();
         }
         // Those that were interrupted have just given their permits back.
         permit.filter(|_| !self.interrupt.is_cancelled())
     }
 
-    async fn handle(&self, item: &Arc<Item>, deadline: Instant, turn: &Arc<Turn>) -> Report {
+    async fn handle(&self, item: &Arc<Item>, deadline: Instant, locks: &Arc<AttemptLocks>) -> AttemptReport {
         let claimed_at = item.claimed_at.unwrap_or_default();
         let attempt = Attempt {
             item: Arc::clone(item),
             deadline,
-            deadline_at: self.clock.in_store_time(claimed_at, deadline),
-            mode: Mode::Durable,
+            deadline_at: self.claim_deadline.in_store_time(claimed_at, deadline),
+            mode: DeliveryMode::Durable,
             stop: self.interrupt.clone(),
-            turn: Arc::clone(turn),
+            locks: Arc::clone(locks),
         };
         let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
         tokio::select! {
             // The handler first: what ends at once never starts a timer.
             biased;
-            report = timeout_at(self.clock.abandon(deadline), handling) => match report {
+            report = timeout_at(self.claim_deadline.grace_deadline(deadline), handling) => match report {
                 Ok(Ok(report)) => report,
                 Ok(Err(panic)) => panicked(panic.as_ref()),
-                Err(_) => abandoned(),
+                Err(_) => deadline_ignored(),
             },
-            () = self.interrupted() => Report { maybe_executed: true, ..Report::bare(Outcome::Stopped) },
+            () = self.interrupted() => AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Interrupted) },
         }
     }
 
     /// Tells operators that the type is not claimed for a while.
-    async fn announce_breaker(&self, settlement: &Settlement) {
-        let Service { item_type, breaker, .. } = &*self.service;
+    async fn alert_breaker_open(&self, settlement: &Settlement) {
+        let ServedType { item_type, breaker, .. } = &*self.served_type;
         let Some(policy) = breaker else { return };
         tracing::error!(
             item.type = item_type, failures = policy.failures, pause = ?policy.pause,
@@ -118,7 +122,7 @@ impl Run {
         let last = settlement.failure().map(|failure| failure.message.as_str()).unwrap_or_default();
         let message = format!("{} failures in a row, the last: {last}", policy.failures);
         let alert = Alert { kind: AlertKind::BreakerOpen, subject: item_type.clone(), message };
-        if let Err(err) = self.store.announce(&alert).await {
+        if let Err(err) = self.store.send_alert(&alert).await {
             tracing::error!(error = %err, "the open breaker could not be announced");
         }
     }
@@ -131,29 +135,29 @@ impl Run {
 
     /// Settles, again and again while the store does not answer, until the lease has ended: then the
     /// claim expires and somebody else takes the item.
-    async fn settle(&self, item: &Item, reference: &ClaimRef, mut settled: Settled, recording: &Recording) {
-        let mut is_told = false;
+    async fn settle(&self, item: &Item, reference: &ClaimRef, mut request: SettleRequest, recording: &Recording) {
+        let mut is_logged = false;
         loop {
-            match self.store.settle(reference, settled.clone()).await {
+            match self.store.settle(reference, request.clone()).await {
                 Ok(()) => return,
                 Err(StoreError::ClaimLost) => {
                     tracing::warn!(item.id = reference.id, "the claim was lost before its settlement; dropped it");
                     return;
                 }
-                Err(err) if let Some(failure) = refusal(&err) => {
+                Err(err) if let Some(failure) = permanent_store_failure(&err) => {
                     if let StoreError::StateConflict { plugin, key } = &err {
-                        self.turns.note_conflict(plugin, key);
+                        self.key_locks.record_conflict(plugin, key);
                     }
                     let outcome = Outcome::Failed(failure);
-                    settled.settlement = decide::settlement(outcome, item, &self.service, fastrand::f64());
-                    settled.exchanges = history(&settled.settlement, recording);
-                    log_failure(item, &settled.settlement);
+                    request.settlement = decide::settlement_for(outcome, item, &self.served_type, fastrand::f64());
+                    request.exchanges = exchanges_to_keep(&request.settlement, recording);
+                    log_failure(item, &request.settlement);
                 }
-                Err(err) if Instant::now() < self.clock.lease_end() => {
-                    if !std::mem::replace(&mut is_told, true) {
+                Err(err) if Instant::now() < self.claim_deadline.lease_end() => {
+                    if !std::mem::replace(&mut is_logged, true) {
                         tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
                     }
-                    sleep(SETTLE_PAUSE).await;
+                    sleep(SETTLE_RETRY_DELAY).await;
                 }
                 Err(err) => {
                     tracing::error!(item.id = reference.id, error = %err, "settling failed; the claim will expire");
@@ -165,32 +169,32 @@ impl Run {
 }
 
 /// What the history keeps of what was sent and answered: nothing where there is no history.
-fn history(settlement: &Settlement, recording: &Recording) -> Option<Vec<u8>> {
-    settlement.failure().and_then(|_| recording.pack())
+fn exchanges_to_keep(settlement: &Settlement, recording: &Recording) -> Option<Vec<u8>> {
+    settlement.failure().and_then(|_| recording.compress())
 }
 
 /// What the attempt failed with, when the store will never commit what it wants stored.
-fn refusal(err: &StoreError) -> Option<Failure> {
+fn permanent_store_failure(err: &StoreError) -> Option<Failure> {
     let (class, code) = match err {
-        StoreError::StateConflict { .. } => (Class::Conflict, "state.conflict"),
-        StoreError::StateQuota { .. } => (Class::Contract, "state.quota"),
-        StoreError::StateValueTooLarge { .. } => (Class::Contract, "state.too_large"),
-        StoreError::Invalid(_) => (Class::Contract, "followups.invalid"),
+        StoreError::StateConflict { .. } => (FailureClass::Conflict, "state.conflict"),
+        StoreError::StateQuota { .. } => (FailureClass::Contract, "state.quota"),
+        StoreError::StateValueTooLarge { .. } => (FailureClass::Contract, "state.too_large"),
+        StoreError::Invalid(_) => (FailureClass::Contract, "followups.invalid"),
         _ => return None,
     };
     Some(Failure::new(class, code, err.to_string()))
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Report {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> AttemptReport {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    let failure = Failure::new(Class::Trap, "handler.panic", format!("the handler panicked: {text}"));
-    Report { maybe_executed: true, ..Report::bare(Outcome::Failed(failure)) }
+    let failure = Failure::new(FailureClass::Trap, "handler.panic", format!("the handler panicked: {text}"));
+    AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Failed(failure)) }
 }
 
-fn abandoned() -> Report {
-    let failure = Failure::new(Class::Timeout, "handler.deadline", "the handler went on past its deadline");
-    Report { maybe_executed: true, ..Report::bare(Outcome::Failed(failure)) }
+fn deadline_ignored() -> AttemptReport {
+    let failure = Failure::new(FailureClass::Timeout, "handler.deadline", "the handler went on past its deadline");
+    AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Failed(failure)) }
 }
 
 fn log_failure(item: &Item, settlement: &Settlement) {

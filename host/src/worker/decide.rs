@@ -2,43 +2,43 @@
 
 use std::time::Duration;
 
-use crate::handler::{Outcome, Service};
+use crate::handler::{Outcome, ServedType};
 use crate::item::{Failure, Item};
-use crate::retry::MAX_DEFER;
+use crate::retry::MAX_UNCOUNTED_PERIOD;
 use crate::store::Settlement;
 
 /// The settlement of an attempt at `item`, whose claim began at `item.claimed_at`. `draw` is a random
 /// number from 0 to 1.
-pub fn settlement(outcome: Outcome, item: &Item, service: &Service, draw: f64) -> Settlement {
+pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
     match outcome {
         Outcome::Done { result, writes } => Settlement::Done { result, writes },
-        Outcome::Stopped | Outcome::Unserved => Settlement::Release,
-        Outcome::Failed(failure) => after_failure(failure, item, service, draw),
+        Outcome::Interrupted | Outcome::NoHandler => Settlement::Release,
+        Outcome::Failed(failure) => after_failure(failure, item, served_type, draw),
     }
 }
 
-fn after_failure(failure: Failure, item: &Item, service: &Service, draw: f64) -> Settlement {
-    let delay = service.retry.delay(item.attempts, draw, failure.retry_after);
-    if failure.class.is_given_back() && !has_deferred_too_long(item) {
+fn after_failure(failure: Failure, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
+    let delay = served_type.retry.delay(item.attempts, draw, failure.retry_after);
+    if failure.class.is_uncounted() && !is_uncounted_too_long(item) {
         // At least one step, so that giving back cannot become a busy loop.
-        let delay = delay.max(service.retry.backoff(1, draw));
+        let delay = delay.max(served_type.retry.backoff(1, draw));
         return Settlement::GiveBack { failure, delay };
     }
-    if failure.class.is_final() || !service.retry.allows_another(item.attempts) {
-        return Settlement::Dead { failure, on_dead: service.on_dead };
+    if failure.class.skips_retries() || !served_type.retry.allows_another(item.attempts) {
+        return Settlement::Dead { failure, on_dead: served_type.on_dead };
     }
     Settlement::Retry { failure, delay }
 }
 
-fn has_deferred_too_long(item: &Item) -> bool {
+fn is_uncounted_too_long(item: &Item) -> bool {
     let since = item.claimed_at.zip(item.given_back_since).map_or(0, |(now, since)| now - since);
-    Duration::from_millis(u64::try_from(since).unwrap_or(0)) > MAX_DEFER
+    Duration::from_millis(u64::try_from(since).unwrap_or(0)) > MAX_UNCOUNTED_PERIOD
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::{Class, NewItem, OnDead, Status};
+    use crate::item::{FailureClass, NewItem, OnDead, Status};
     use crate::retry::RetryPolicy;
 
     fn item(attempts: u32) -> Item {
@@ -47,13 +47,13 @@ mod tests {
             attempts,
             deliveries: attempts,
             claimed_at: Some(1_000_000_000),
-            ..NewItem::new("t", "k", "").enqueued(1, 0)
+            ..NewItem::new("t", "k", "").into_item(1, 0)
         }
     }
 
-    fn after(class: Class, item: &Item) -> Settlement {
+    fn after(class: FailureClass, item: &Item) -> Settlement {
         let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
-        let service = Service {
+        let served_type = ServedType {
             item_type: "t".into(),
             timeout: None,
             retry,
@@ -62,29 +62,33 @@ mod tests {
             on_dead: OnDead::Block,
             breaker: None,
         };
-        settlement(Outcome::Failed(Failure::new(class, "code", "message")), item, &service, 1.0)
+        settlement_for(Outcome::Failed(Failure::new(class, "code", "message")), item, &served_type, 1.0)
     }
 
     #[test]
     fn retryable_failures_are_retried_until_the_retries_are_used_up() {
-        assert!(matches!(after(Class::Retryable, &item(1)), Settlement::Retry { delay, .. } if delay.as_secs() == 1));
-        assert!(matches!(after(Class::Trap, &item(2)), Settlement::Retry { delay, .. } if delay.as_secs() == 2));
-        assert!(matches!(after(Class::Retryable, &item(3)), Settlement::Dead { .. }));
+        assert!(
+            matches!(after(FailureClass::Retryable, &item(1)), Settlement::Retry { delay, .. } if delay.as_secs() == 1)
+        );
+        assert!(matches!(after(FailureClass::Trap, &item(2)), Settlement::Retry { delay, .. } if delay.as_secs() == 2));
+        assert!(matches!(after(FailureClass::Retryable, &item(3)), Settlement::Dead { .. }));
     }
 
     #[test]
     fn a_permanent_failure_is_dead_at_once() {
-        assert!(matches!(after(Class::Permanent, &item(1)), Settlement::Dead { .. }));
+        assert!(matches!(after(FailureClass::Permanent, &item(1)), Settlement::Dead { .. }));
     }
 
     #[test]
     fn a_give_back_waits_and_does_not_count_until_it_has_gone_on_for_a_day() {
         let mut item = item(3);
-        assert!(matches!(after(Class::Deferred, &item), Settlement::GiveBack { delay, .. } if delay.as_secs() >= 1));
-        let day = i64::try_from(MAX_DEFER.as_millis()).unwrap();
+        assert!(
+            matches!(after(FailureClass::Deferred, &item), Settlement::GiveBack { delay, .. } if delay.as_secs() >= 1)
+        );
+        let day = i64::try_from(MAX_UNCOUNTED_PERIOD.as_millis()).unwrap();
         item.given_back_since = Some(1_000_000_000 - day);
-        assert!(matches!(after(Class::Deferred, &item), Settlement::GiveBack { .. }));
+        assert!(matches!(after(FailureClass::Deferred, &item), Settlement::GiveBack { .. }));
         item.given_back_since = Some(1_000_000_000 - day - 1);
-        assert!(matches!(after(Class::Deferred, &item), Settlement::Dead { .. }));
+        assert!(matches!(after(FailureClass::Deferred, &item), Settlement::Dead { .. }));
     }
 }

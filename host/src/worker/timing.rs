@@ -16,20 +16,20 @@ pub(super) fn margin(lease: Duration) -> Duration {
 
 /// The lease of a claim: the configured one, or a longer one when the type's timeout and the margin do
 /// not fit into it.
-pub(super) fn lease(configured: Duration, timeout: Option<Duration>) -> Duration {
+pub(super) fn lease_for(configured: Duration, timeout: Option<Duration>) -> Duration {
     let needed = timeout.map_or(Duration::ZERO, |timeout| timeout + (timeout / 4).clamp(MARGIN_MIN, MARGIN_MAX));
     configured.max(needed)
 }
 
 /// The times of one claim, on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(super) struct ClaimDeadline {
     sent: Instant,
     lease: Duration,
     timeout: Option<Duration>,
 }
 
-impl Clock {
+impl ClaimDeadline {
     /// `sent` is when the claim was asked for: its lease cannot have begun earlier.
     pub(super) fn new(sent: Instant, lease: Duration, timeout: Option<Duration>) -> Self {
         Self { sent, lease, timeout }
@@ -37,7 +37,7 @@ impl Clock {
 
     /// The deadline of an attempt that starts at `start`, or `None` when too little is left of the lease
     /// for an attempt to be worth starting.
-    pub(super) fn deadline(&self, start: Instant) -> Option<Instant> {
+    pub(super) fn attempt_deadline(&self, start: Instant) -> Option<Instant> {
         let last = self.sent + self.lease.saturating_sub(margin(self.lease));
         let deadline = self.timeout.map_or(last, |timeout| last.min(start + timeout));
         let enough = self.timeout.map_or(self.lease / 2, |timeout| timeout / 2);
@@ -51,7 +51,7 @@ impl Clock {
     }
 
     /// When the host stops waiting for a handler that ignores its deadline.
-    pub(super) fn abandon(&self, deadline: Instant) -> Instant {
+    pub(super) fn grace_deadline(&self, deadline: Instant) -> Instant {
         deadline + margin(self.lease) / 2
     }
 
@@ -69,9 +69,9 @@ mod tests {
     #[test]
     fn a_timeout_that_does_not_fit_the_lease_lengthens_it() {
         let second = Duration::from_secs(1);
-        assert_eq!(lease(60 * second, None), 60 * second);
-        assert_eq!(lease(60 * second, Some(30 * second)), 60 * second);
-        assert_eq!(lease(60 * second, Some(120 * second)), 125 * second);
+        assert_eq!(lease_for(60 * second, None), 60 * second);
+        assert_eq!(lease_for(60 * second, Some(30 * second)), 60 * second);
+        assert_eq!(lease_for(60 * second, Some(120 * second)), 125 * second);
     }
 
     proptest! {
@@ -80,14 +80,14 @@ mod tests {
             visibility in 1u64..600, timeout in proptest::option::of(1u64..600_000), late in 0u64..700_000
         ) {
             let timeout = timeout.map(Duration::from_millis);
-            let lease = lease(Duration::from_secs(visibility), timeout);
+            let lease = lease_for(Duration::from_secs(visibility), timeout);
             let sent = Instant::now();
-            let clock = Clock::new(sent, lease, timeout);
+            let claim_deadline = ClaimDeadline::new(sent, lease, timeout);
             let start = sent + Duration::from_millis(late);
-            if let Some(deadline) = clock.deadline(start) {
+            if let Some(deadline) = claim_deadline.attempt_deadline(start) {
                 prop_assert!(deadline > start);
-                prop_assert!(deadline + margin(lease) <= clock.lease_end());
-                prop_assert!(clock.abandon(deadline) < clock.lease_end());
+                prop_assert!(deadline + margin(lease) <= claim_deadline.lease_end());
+                prop_assert!(claim_deadline.grace_deadline(deadline) < claim_deadline.lease_end());
             }
         }
 
@@ -95,8 +95,8 @@ mod tests {
         fn an_attempt_that_starts_at_once_gets_its_whole_timeout(visibility in 1u64..600, timeout in 1u64..600_000) {
             let timeout = Duration::from_millis(timeout);
             let sent = Instant::now();
-            let clock = Clock::new(sent, lease(Duration::from_secs(visibility), Some(timeout)), Some(timeout));
-            prop_assert_eq!(clock.deadline(sent), Some(sent + timeout));
+            let claim_deadline = ClaimDeadline::new(sent, lease_for(Duration::from_secs(visibility), Some(timeout)), Some(timeout));
+            prop_assert_eq!(claim_deadline.attempt_deadline(sent), Some(sent + timeout));
         }
     }
 }

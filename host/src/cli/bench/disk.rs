@@ -9,39 +9,39 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 
 use super::millis;
-use super::report::{ON_DISK, Promise};
-use super::site::{Bed, Engine};
+use super::report::{SQLITE_TARGETS, Target};
+use super::site::{BenchEngine, BenchStore};
 use crate::item::{NewItem, Status};
-use crate::store::sqlite::limit::{Bare, ByHand, Totals};
+use crate::store::sqlite::limit::{BareTable, DirectStore, DoneCounter};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{ClaimRequest, Store, StoreError};
 
 const PAGE: [u8; 4096] = [7; 4096];
 
 /// A folder on the disk that is measured.
-pub(super) struct Disk {
+pub(super) struct SqliteBench {
     path: PathBuf,
 }
 
-impl Disk {
+impl SqliteBench {
     pub(super) fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 }
 
 #[async_trait(?Send)]
-impl Engine for Disk {
-    async fn bed(&self) -> anyhow::Result<Box<dyn Bed>> {
+impl BenchEngine for SqliteBench {
+    async fn new_store(&self) -> anyhow::Result<Box<dyn BenchStore>> {
         let folder = tempfile::tempdir_in(&self.path)?;
         let path = folder.path().join("outbox.sqlite");
         let store: Arc<dyn Store> = SqliteStore::open(&path, SqliteOptions::default())?;
-        let (totals, by_hand) = (Totals::open(&path)?, ByHand::open(&path)?);
-        Ok(Box::new(InFile { store, totals, by_hand, path, _folder: folder }))
+        let (done_counter, direct) = (DoneCounter::open(&path)?, DirectStore::open(&path)?);
+        Ok(Box::new(SqliteBenchStore { store, done_counter, direct, path, _folder: folder }))
     }
 
-    async fn bare(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration> {
+    async fn bare_inserts(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration> {
         let folder = tempfile::tempdir_in(&self.path)?;
-        let bare = Bare::create(&folder.path().join("bare.sqlite"))?;
+        let bare = BareTable::create(&folder.path().join("bare.sqlite"))?;
         let begun = Instant::now();
         bare.enqueue(items, at_a_time)?;
         Ok(begun.elapsed())
@@ -59,25 +59,25 @@ impl Engine for Disk {
         Ok(taken)
     }
 
-    fn promises(&self) -> &'static [Promise] {
-        ON_DISK
+    fn targets(&self) -> &'static [Target] {
+        SQLITE_TARGETS
     }
 
-    async fn end(&self) -> anyhow::Result<()> {
+    async fn clean_up(&self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
-struct InFile {
+struct SqliteBenchStore {
     store: Arc<dyn Store>,
-    totals: Totals,
-    by_hand: ByHand,
+    done_counter: DoneCounter,
+    direct: DirectStore,
     path: PathBuf,
     _folder: TempDir,
 }
 
 #[async_trait(?Send)]
-impl Bed for InFile {
+impl BenchStore for SqliteBenchStore {
     fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
@@ -87,17 +87,17 @@ impl Bed for InFile {
     }
 
     async fn done(&self, item_type: &str) -> Result<u64, StoreError> {
-        self.totals.done(item_type)
+        self.done_counter.done(item_type)
     }
 
     async fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError> {
-        self.by_hand.enqueue(items)
+        self.direct.enqueue(items)
     }
 
     async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
         let mut count = 0;
         loop {
-            match self.by_hand.drain(request)? {
+            match self.direct.drain(request)? {
                 0 => return Ok(count),
                 drained => count += drained,
             }
@@ -105,7 +105,7 @@ impl Bed for InFile {
     }
 
     async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
-        self.by_hand.fill(items, status)
+        self.direct.fill(items, status)
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {

@@ -10,28 +10,28 @@ use tokio_util::sync::CancellationToken;
 
 use super::enqueue::BULK;
 use super::figures::Rate;
-use super::site::{Bed, TYPE};
+use super::site::{BenchStore, TYPE};
 use crate::config::Config;
-use crate::handler::{Attempt, Handler, Outcome, Report, Service};
+use crate::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
 use crate::item::{HostWrites, NewItem, OnDead};
 use crate::retry::RetryPolicy;
-use crate::store::Write;
+use crate::store::BatchMode;
 use crate::worker::{Worker, WorkerSettings};
 
 /// A drain that comes no further for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked whether a drain has ended.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A worker under way.
-pub(super) struct Working {
+pub(super) struct RunningWorker {
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
-impl Working {
+impl RunningWorker {
     /// Starts to handle what is in a store.
-    pub(super) fn start(bed: &dyn Bed, handler: &Arc<dyn Handler>, config: &Config) -> Self {
+    pub(super) fn start(bench_store: &dyn BenchStore, handler: &Arc<dyn Handler>, config: &Config) -> Self {
         let settings = WorkerSettings {
             instance: "bench".to_owned(),
             concurrency: config.concurrency,
@@ -40,7 +40,7 @@ impl Working {
             drain: config.drain,
         };
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(bed.store()), Arc::clone(handler), settings);
+        let worker = Worker::new(Arc::clone(bench_store.store()), Arc::clone(handler), settings);
         Self { running: tokio::spawn(worker.run(stop.clone())), stop }
     }
 
@@ -53,52 +53,52 @@ impl Working {
 
 /// Enqueues the items and says how many a second are handled once the worker starts.
 pub(super) async fn drain(
-    bed: &dyn Bed,
+    bench_store: &dyn BenchStore,
     handler: &Arc<dyn Handler>,
     config: &Config,
     items: Vec<NewItem>,
 ) -> anyhow::Result<f64> {
     let (item_type, count) = (items[0].item_type.clone(), items.len());
-    let before = bed.done(&item_type).await?;
+    let before = bench_store.done(&item_type).await?;
     let mut waiting = items.into_iter();
     while waiting.len() > 0 {
-        bed.store().enqueue(waiting.by_ref().take(BULK).collect(), Write::Each).await?;
+        bench_store.store().enqueue(waiting.by_ref().take(BULK).collect(), BatchMode::PerItem).await?;
     }
     let begun = Instant::now();
-    let working = Working::start(bed, handler, config);
+    let worker = RunningWorker::start(bench_store, handler, config);
     let (mut done, mut moved) = (0, begun);
     while done < count as u64 {
-        tokio::time::sleep(LOOK).await;
-        let now = bed.done(&item_type).await? - before;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let now = bench_store.done(&item_type).await? - before;
         if now > done {
             (done, moved) = (now, Instant::now());
         }
         let reason = "see `outbox list` on what handlers of this kind answer";
         anyhow::ensure!(
-            moved.elapsed() < PATIENCE,
+            moved.elapsed() < STALL_TIMEOUT,
             "only {done} of {count} items of {item_type:?} were DONE: {reason}"
         );
     }
     let took = begun.elapsed();
-    working.end().await?;
+    worker.end().await?;
     Ok(Rate { items: u32::try_from(count)?, took }.per_second())
 }
 
 /// A handler without a sandbox that does nothing.
-pub(super) struct Native {
+pub(super) struct NativeHandler {
     changes: watch::Sender<u64>,
 }
 
-impl Native {
+impl NativeHandler {
     pub(super) fn handler() -> Arc<dyn Handler> {
         Arc::new(Self { changes: watch::Sender::new(0) })
     }
 }
 
 #[async_trait]
-impl Handler for Native {
-    fn services(&self) -> Vec<Service> {
-        vec![Service {
+impl Handler for NativeHandler {
+    fn served_types(&self) -> Vec<ServedType> {
+        vec![ServedType {
             item_type: TYPE.to_owned(),
             timeout: None,
             retry: RetryPolicy::default(),
@@ -113,7 +113,7 @@ impl Handler for Native {
         self.changes.subscribe()
     }
 
-    async fn handle(&self, _: Attempt) -> Report {
-        Report::bare(Outcome::Done { result: None, writes: HostWrites::default() })
+    async fn handle(&self, _: Attempt) -> AttemptReport {
+        AttemptReport::without_component(Outcome::Done { result: None, writes: HostWrites::default() })
     }
 }

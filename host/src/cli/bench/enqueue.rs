@@ -7,16 +7,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::drain::Native;
+use super::drain::NativeHandler;
 use super::figures::Rate;
-use super::http::Caller;
-use super::site::{Bed, Beside, Keys, PAYLOAD, TYPE, item, items};
-use crate::edge::{self, Edge, EdgeSettings, HostStatus};
-use crate::store::Write;
+use super::http::HttpCaller;
+use super::site::{BenchStore, KeyOrder, PAYLOAD, Preload, TYPE, item, items};
+use crate::edge::{self, HostStatus, HttpSettings, HttpState};
+use crate::store::BatchMode;
 
 /// Who brings the items.
 #[derive(Clone, Copy, Debug)]
-enum By {
+enum EnqueueMode {
     /// So many callers of the library.
     Callers(u32),
     /// So many callers over HTTP.
@@ -26,115 +26,115 @@ enum By {
 }
 
 /// A figure of enqueueing.
-pub(super) struct Enqueueing {
+pub(super) struct EnqueueScenario {
     pub(super) name: &'static str,
-    by: By,
-    pub(super) keys: Keys,
-    pub(super) beside: Beside,
+    mode: EnqueueMode,
+    pub(super) keys: KeyOrder,
+    pub(super) preload: Preload,
     /// So many items are enough, where each waits for a commit of its own.
     at_most: u32,
 }
 
-impl Enqueueing {
+impl EnqueueScenario {
     /// Enqueues about so many items.
-    pub(super) async fn take(&self, bed: &dyn Bed, items: u32) -> anyhow::Result<Rate> {
+    pub(super) async fn take(&self, bench_store: &dyn BenchStore, items: u32) -> anyhow::Result<Rate> {
         let count = items.min(self.at_most);
-        match self.by {
-            By::Callers(number) => callers(bed, number, self.keys, count).await,
-            By::Http(number) => http(bed, number, count).await,
-            By::Bulk => bulk(bed, self.keys, count).await,
+        match self.mode {
+            EnqueueMode::Callers(number) => callers(bench_store, number, self.keys, count).await,
+            EnqueueMode::Http(number) => http(bench_store, number, count).await,
+            EnqueueMode::Bulk => bulk(bench_store, self.keys, count).await,
         }
     }
 }
 
-const fn figure(name: &'static str, by: By, keys: Keys, beside: Beside) -> Enqueueing {
-    let at_most = match by {
-        By::Callers(callers @ ..=8) => callers * 250,
+const fn scenario(name: &'static str, mode: EnqueueMode, keys: KeyOrder, preload: Preload) -> EnqueueScenario {
+    let at_most = match mode {
+        EnqueueMode::Callers(callers @ ..=8) => callers * 250,
         _ => u32::MAX,
     };
-    Enqueueing { name, by, keys, beside, at_most }
+    EnqueueScenario { name, mode, keys, preload, at_most }
 }
 
 /// In the order in which they are taken.
-pub(super) const ENQUEUES: &[Enqueueing] = &[
-    figure("enqueue.callers_1", By::Callers(1), Keys::Timed, Beside::Nothing),
-    figure("enqueue.callers_8", By::Callers(8), Keys::Timed, Beside::Nothing),
-    figure("enqueue.callers_64", By::Callers(64), Keys::Timed, Beside::Nothing),
-    figure("enqueue.callers_64_1m_done", By::Callers(64), Keys::Timed, Beside::Done),
-    figure("enqueue.callers_64_1m_pending", By::Callers(64), Keys::Timed, Beside::Pending),
-    figure("enqueue.http_64", By::Http(64), Keys::Timed, Beside::Nothing),
-    figure("enqueue.bulk", By::Bulk, Keys::Timed, Beside::Nothing),
-    figure("enqueue.bulk_1m_done", By::Bulk, Keys::Timed, Beside::Done),
-    figure("enqueue.bulk_1m_pending", By::Bulk, Keys::Timed, Beside::Pending),
-    figure("enqueue.callers_64_random", By::Callers(64), Keys::Random, Beside::Nothing),
-    figure("enqueue.callers_64_random_1m_done", By::Callers(64), Keys::Random, Beside::Random),
-    figure("enqueue.bulk_random", By::Bulk, Keys::Random, Beside::Nothing),
-    figure("enqueue.bulk_random_1m_done", By::Bulk, Keys::Random, Beside::Random),
+pub(super) const ENQUEUE_SCENARIOS: &[EnqueueScenario] = &[
+    scenario("enqueue.callers_1", EnqueueMode::Callers(1), KeyOrder::Timed, Preload::Nothing),
+    scenario("enqueue.callers_8", EnqueueMode::Callers(8), KeyOrder::Timed, Preload::Nothing),
+    scenario("enqueue.callers_64", EnqueueMode::Callers(64), KeyOrder::Timed, Preload::Nothing),
+    scenario("enqueue.callers_64_1m_done", EnqueueMode::Callers(64), KeyOrder::Timed, Preload::Done),
+    scenario("enqueue.callers_64_1m_pending", EnqueueMode::Callers(64), KeyOrder::Timed, Preload::Pending),
+    scenario("enqueue.http_64", EnqueueMode::Http(64), KeyOrder::Timed, Preload::Nothing),
+    scenario("enqueue.bulk", EnqueueMode::Bulk, KeyOrder::Timed, Preload::Nothing),
+    scenario("enqueue.bulk_1m_done", EnqueueMode::Bulk, KeyOrder::Timed, Preload::Done),
+    scenario("enqueue.bulk_1m_pending", EnqueueMode::Bulk, KeyOrder::Timed, Preload::Pending),
+    scenario("enqueue.callers_64_random", EnqueueMode::Callers(64), KeyOrder::Random, Preload::Nothing),
+    scenario("enqueue.callers_64_random_1m_done", EnqueueMode::Callers(64), KeyOrder::Random, Preload::Random),
+    scenario("enqueue.bulk_random", EnqueueMode::Bulk, KeyOrder::Random, Preload::Nothing),
+    scenario("enqueue.bulk_random_1m_done", EnqueueMode::Bulk, KeyOrder::Random, Preload::Random),
 ];
 
 /// So many items are enqueued at a time where they come in bulk.
 pub(super) const BULK: usize = 1_000;
 
 /// Callers who each enqueue one item, wait until it is durable, and enqueue the next.
-async fn callers(bed: &dyn Bed, callers: u32, keys: Keys, count: u32) -> anyhow::Result<Rate> {
+async fn callers(bench_store: &dyn BenchStore, callers: u32, keys: KeyOrder, count: u32) -> anyhow::Result<Rate> {
     let each = count.div_ceil(callers);
-    let mut calling = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let begun = Instant::now();
     for _ in 0..callers {
-        let store = Arc::clone(bed.store());
-        calling.spawn(async move {
+        let store = Arc::clone(bench_store.store());
+        tasks.spawn(async move {
             for _ in 0..each {
-                store.enqueue(vec![item(keys)], Write::Each).await?;
+                store.enqueue(vec![item(keys)], BatchMode::PerItem).await?;
             }
             anyhow::Ok(())
         });
     }
-    finish(calling).await?;
+    finish(tasks).await?;
     Ok(Rate { items: each * callers, took: begun.elapsed() })
 }
 
 /// The same over HTTP, each caller with a connection of its own.
-async fn http(bed: &dyn Bed, callers: u32, count: u32) -> anyhow::Result<Rate> {
+async fn http(bench_store: &dyn BenchStore, callers: u32, count: u32) -> anyhow::Result<Rate> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(edge::run(listener, edge::router(edge(bed, &stop)), stop.clone()));
+    let serving = tokio::spawn(edge::run(listener, edge::router(http_state(bench_store, &stop)), stop.clone()));
     let each = count.div_ceil(callers);
     let body: Arc<str> = format!(r#"{{"type":"{TYPE}","payload":{PAYLOAD}}}"#).into();
     let mut connected = Vec::new();
     for _ in 0..callers {
-        connected.push(Caller::connect(address).await?);
+        connected.push(HttpCaller::connect(address).await?);
     }
-    let mut calling = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let begun = Instant::now();
     for mut caller in connected {
         let body = Arc::clone(&body);
-        calling.spawn(async move {
+        tasks.spawn(async move {
             for _ in 0..each {
-                caller.enqueue(&Keys::Timed.next(), &body).await?;
+                caller.enqueue(&KeyOrder::Timed.next(), &body).await?;
             }
             anyhow::Ok(())
         });
     }
-    finish(calling).await?;
+    finish(tasks).await?;
     let took = begun.elapsed();
     stop.cancel();
     serving.await??;
     Ok(Rate { items: each * callers, took })
 }
 
-fn edge(bed: &dyn Bed, stop: &CancellationToken) -> Edge {
-    Edge {
-        store: Arc::clone(bed.store()),
-        handler: Native::handler(),
-        settings: EdgeSettings { enabled: true, ..EdgeSettings::default() },
+fn http_state(bench_store: &dyn BenchStore, stop: &CancellationToken) -> HttpState {
+    HttpState {
+        store: Arc::clone(bench_store.store()),
+        handler: NativeHandler::handler(),
+        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
         status: Arc::new(HostStatus::default),
         stop: stop.clone(),
     }
 }
 
 /// One caller who enqueues many at a time.
-async fn bulk(bed: &dyn Bed, keys: Keys, count: u32) -> anyhow::Result<Rate> {
+async fn bulk(bench_store: &dyn BenchStore, keys: KeyOrder, count: u32) -> anyhow::Result<Rate> {
     let mut items = items(TYPE, keys, count).into_iter();
     let begun = Instant::now();
     loop {
@@ -142,12 +142,12 @@ async fn bulk(bed: &dyn Bed, keys: Keys, count: u32) -> anyhow::Result<Rate> {
         if batch.is_empty() {
             return Ok(Rate { items: count, took: begun.elapsed() });
         }
-        bed.store().enqueue(batch, Write::Each).await?;
+        bench_store.store().enqueue(batch, BatchMode::PerItem).await?;
     }
 }
 
-async fn finish(mut calling: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    while let Some(called) = calling.join_next().await {
+async fn finish(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(called) = tasks.join_next().await {
         called??;
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(super) struct Figure {
     pub(super) name: &'static str,
     pub(super) unit: Unit,
-    pub(super) beside: &'static str,
+    pub(super) relative_to: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,16 @@ impl Unit {
     }
 }
 
-const fn rate(name: &'static str, beside: &'static str) -> Figure {
-    Figure { name, unit: Unit::PerSecond, beside }
+const fn rate(name: &'static str, relative_to: &'static str) -> Figure {
+    Figure { name, unit: Unit::PerSecond, relative_to }
 }
 
-const fn time(name: &'static str, beside: &'static str) -> Figure {
-    Figure { name, unit: Unit::Milliseconds, beside }
+const fn time(name: &'static str, relative_to: &'static str) -> Figure {
+    Figure { name, unit: Unit::Milliseconds, relative_to }
 }
 
-const fn bytes(name: &'static str, beside: &'static str) -> Figure {
-    Figure { name, unit: Unit::Bytes, beside }
+const fn bytes(name: &'static str, relative_to: &'static str) -> Figure {
+    Figure { name, unit: Unit::Bytes, relative_to }
 }
 
 /// So many items in so long.
@@ -125,8 +125,8 @@ impl Samples {
     }
 
     /// The median of the rounds' ratios of one figure to another: a noisy round falls on both.
-    pub(super) fn ratio(&self, name: &str, beside: &str) -> Option<f64> {
-        median(self.of(name).iter().zip(self.of(beside)).map(|(value, other)| value / other).collect())
+    pub(super) fn ratio(&self, name: &str, relative_to: &str) -> Option<f64> {
+        median(self.of(name).iter().zip(self.of(relative_to)).map(|(value, other)| value / other).collect())
     }
 
     fn of(&self, name: &str) -> &[f64] {
@@ -175,7 +175,7 @@ mod tests {
     fn every_figure_is_listed_once_and_compared_with_one_that_exists() {
         for figure in FIGURES {
             assert_eq!(FIGURES.iter().filter(|other| other.name == figure.name).count(), 1, "{}", figure.name);
-            assert!(FIGURES.iter().any(|other| other.name == figure.beside), "{}", figure.name);
+            assert!(FIGURES.iter().any(|other| other.name == figure.relative_to), "{}", figure.name);
         }
     }
 

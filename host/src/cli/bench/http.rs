@@ -101,12 +101,12 @@ fn message_length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// One connection of a caller.
-pub(super) struct Caller {
+pub(super) struct HttpCaller {
     stream: TcpStream,
     bytes: Vec<u8>,
 }
 
-impl Caller {
+impl HttpCaller {
     pub(super) async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.context("connecting to the host's HTTP")?;
         stream.set_nodelay(true)?;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::enqueue::BULK;
 use super::figures::{Rate, Samples};
-use super::site::{Keys, Site, TYPE, items};
+use super::site::{BenchEnvironment, KeyOrder, TYPE, items};
 use crate::item::OnDead;
-use crate::store::{ClaimRequest, TypeClaim};
+use crate::store::{ClaimRequest, ClaimTerms};
 
 /// The size of a batch where batches are made by hand.
 const BATCH: usize = 100;
@@ -16,43 +16,43 @@ const SINGLES: u32 = 400;
 const FSYNCS: u32 = 150;
 
 /// How long it takes to make the least durable, many times, in milliseconds.
-pub(super) async fn fsync(site: &Site) -> anyhow::Result<Vec<f64>> {
-    site.engine().fsync(FSYNCS).await
+pub(super) async fn fsync(environment: &BenchEnvironment) -> anyhow::Result<Vec<f64>> {
+    environment.engine().fsync(FSYNCS).await
 }
 
 /// The rate at which the barest rows are committed one by one.
-pub(super) async fn commits(site: &Site, most: u32) -> anyhow::Result<f64> {
-    bare(site, SINGLES.min(most), 1).await
+pub(super) async fn commits(environment: &BenchEnvironment, most: u32) -> anyhow::Result<f64> {
+    bare(environment, SINGLES.min(most), 1).await
 }
 
 /// The rate at which the barest rows are committed in bulk.
-pub(super) async fn bare_bulk(site: &Site, count: u32) -> anyhow::Result<f64> {
-    bare(site, count, BULK).await
+pub(super) async fn bare_bulk(environment: &BenchEnvironment, count: u32) -> anyhow::Result<f64> {
+    bare(environment, count, BULK).await
 }
 
-async fn bare(site: &Site, count: u32, at_a_time: usize) -> anyhow::Result<f64> {
-    let took = site.engine().bare(&items(TYPE, Keys::Timed, count), at_a_time).await?;
+async fn bare(environment: &BenchEnvironment, count: u32, at_a_time: usize) -> anyhow::Result<f64> {
+    let took = environment.engine().bare_inserts(&items(TYPE, KeyOrder::Timed, count), at_a_time).await?;
     Ok(Rate { items: count, took }.per_second())
 }
 
 /// The store's own statements in batches, driven by hand.
-pub(super) async fn store(site: &Site, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
-    let bed = site.bed().await?;
-    let items = items(TYPE, Keys::Timed, count);
+pub(super) async fn store(environment: &BenchEnvironment, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
+    let bench_store = environment.new_store().await?;
+    let items = items(TYPE, KeyOrder::Timed, count);
     let begun = Instant::now();
     for batch in items.chunks(BULK) {
-        bed.enqueue(batch).await?;
+        bench_store.enqueue(batch).await?;
     }
     samples.add("limit.enqueue_bulk", Rate { items: count, took: begun.elapsed() }.per_second());
     let begun = Instant::now();
-    let drained = bed.drain(&request()).await?;
+    let drained = bench_store.drain(&request()).await?;
     anyhow::ensure!(drained == items.len(), "only {drained} of {count} items of the limit's store could be claimed");
     samples.add("limit.drain", Rate { items: count, took: begun.elapsed() }.per_second());
     Ok(())
 }
 
 fn request() -> ClaimRequest {
-    let terms = TypeClaim {
+    let terms = ClaimTerms {
         item_type: TYPE.to_owned(),
         limit: u32::MAX,
         lease: Duration::from_mins(1),

@@ -8,16 +8,16 @@ use super::figures::{FIGURES, Figure, Samples, Unit};
 use crate::cli::output::{size, table};
 
 /// What the documents promise: a figure, what it is divided by, and the least or the most that this may be.
-pub(super) type Promise = (&'static str, &'static str, Bound);
+pub(super) type Target = (&'static str, &'static str, Bound);
 
 /// Of a PostgreSQL server.
-pub(super) const ON_A_SERVER: &[Promise] = &[
+pub(super) const POSTGRES_TARGETS: &[Target] = &[
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.8)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.8)),
 ];
 
 /// Of SQLite on a disk.
-pub(super) const ON_DISK: &[Promise] = &[
+pub(super) const SQLITE_TARGETS: &[Target] = &[
     ("drain.sandbox", "limit.drain", Bound::AtLeast(0.5)),
     ("drain.sandbox", "drain.native", Bound::AtLeast(0.6)),
     ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.5)),
@@ -29,7 +29,7 @@ pub(super) const ON_DISK: &[Promise] = &[
     ("enqueue.callers_64_1m_done", "enqueue.callers_64", Bound::AtLeast(0.9)),
     ("enqueue.callers_64_1m_pending", "enqueue.callers_64", Bound::AtLeast(0.9)),
     ("enqueue.callers_64_random_1m_done", "enqueue.callers_64_random", Bound::AtLeast(0.4)),
-    ("enqueue.callers_64_random_1m_done", "enqueue.callers_64_1m_done", Bound::Stated),
+    ("enqueue.callers_64_random_1m_done", "enqueue.callers_64_1m_done", Bound::Reported),
     ("latency.idle_p50", "fsync", Bound::AtMost(6.0)),
     ("latency.idle_p99", "fsync", Bound::AtMost(20.0)),
 ];
@@ -39,52 +39,52 @@ pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
     /// Nothing is promised, but what it is must be known.
-    Stated,
+    Reported,
 }
 
 impl Bound {
-    fn verdict(self, ratio: f64) -> &'static str {
+    fn outcome(self, ratio: f64) -> &'static str {
         let is_kept = match self {
             Self::AtLeast(least) => ratio >= least,
             Self::AtMost(most) => ratio <= most,
-            Self::Stated => return "",
+            Self::Reported => return "",
         };
         if is_kept { "kept" } else { "NOT KEPT" }
     }
 
-    fn words(self) -> String {
+    fn describe(self) -> String {
         match self {
             Self::AtLeast(least) => format!("at least {least}"),
             Self::AtMost(most) => format!("at most {most}"),
-            Self::Stated => "stated".to_owned(),
+            Self::Reported => "stated".to_owned(),
         }
     }
 }
 
 /// The medians of all rounds.
 #[derive(Serialize)]
-pub(super) struct Report<'a> {
+pub(super) struct BenchReport<'a> {
     rounds: u32,
     figures: Vec<Map<String, Value>>,
     #[serde(skip)]
     samples: &'a Samples,
     #[serde(skip)]
-    promises: &'static [Promise],
+    targets: &'static [Target],
 }
 
-impl<'a> Report<'a> {
-    pub(super) fn new(rounds: u32, samples: &'a Samples, promises: &'static [Promise]) -> Self {
+impl<'a> BenchReport<'a> {
+    pub(super) fn new(rounds: u32, samples: &'a Samples, targets: &'static [Target]) -> Self {
         let figures = FIGURES.iter().filter_map(|figure| object(figure, samples)).collect();
-        Self { rounds, figures, samples, promises }
+        Self { rounds, figures, samples, targets }
     }
 
     /// The tables.
     pub(super) fn page(&self) -> String {
         let rows = FIGURES.iter().filter_map(|figure| row(figure, self.samples));
         let figures = table(["FIGURE", "MEDIAN", "SPREAD", "RATIO"], rows);
-        let rows = self.promises.iter().filter_map(|promise| kept(promise, self.samples));
-        let promises = table(["RATIO", "PROMISED", "MEASURED", ""], rows);
-        format!("{figures}\n\n{promises}")
+        let rows = self.targets.iter().filter_map(|target| target_row(target, self.samples));
+        let targets = table(["RATIO", "PROMISED", "MEASURED", ""], rows);
+        format!("{figures}\n\n{targets}")
     }
 }
 
@@ -94,7 +94,7 @@ fn object(figure: &Figure, samples: &Samples) -> Option<Map<String, Value>> {
     object.insert("name".into(), name.into());
     object.insert(figure.unit.as_str().into(), json!(rounded(samples.median(name)?)));
     object.insert("spread".into(), json!(rounded(samples.spread(name)?)));
-    object.insert("ratio".into(), json!(rounded(samples.ratio(name, figure.beside)?)));
+    object.insert("ratio".into(), json!(rounded(samples.ratio(name, figure.relative_to)?)));
     Some(object)
 }
 
@@ -108,7 +108,7 @@ fn rounded(value: f64) -> f64 {
 }
 
 fn row(figure: &Figure, samples: &Samples) -> Option<[String; 4]> {
-    let (name, beside) = (figure.name, figure.beside);
+    let (name, relative_to) = (figure.name, figure.relative_to);
     let median = samples.median(name)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
     let value = match figure.unit {
@@ -117,15 +117,15 @@ fn row(figure: &Figure, samples: &Samples) -> Option<[String; 4]> {
         Unit::Bytes => size(median as u64),
     };
     let spread = format!("{:.0} %", samples.spread(name)? * 100.0);
-    let ratio = samples.ratio(name, beside)?;
-    let ratio = if name == beside { String::new() } else { format!("{ratio:.2} of {beside}") };
+    let ratio = samples.ratio(name, relative_to)?;
+    let ratio = if name == relative_to { String::new() } else { format!("{ratio:.2} of {relative_to}") };
     Some([name.to_owned(), value, spread, ratio])
 }
 
-fn kept((name, beside, bound): &Promise, samples: &Samples) -> Option<[String; 4]> {
-    let ratio = samples.ratio(name, beside)?;
-    let verdict = bound.verdict(ratio).to_owned();
-    Some([format!("{name} / {beside}"), bound.words(), format!("{ratio:.2}"), verdict])
+fn target_row((name, relative_to, bound): &Target, samples: &Samples) -> Option<[String; 4]> {
+    let ratio = samples.ratio(name, relative_to)?;
+    let outcome = bound.outcome(ratio).to_owned();
+    Some([format!("{name} / {relative_to}"), bound.describe(), format!("{ratio:.2}"), outcome])
 }
 
 #[cfg(test)]
@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn what_is_promised_names_figures_that_exist() {
-        for (name, beside, _) in ON_DISK.iter().chain(ON_A_SERVER) {
-            for wanted in [name, beside] {
+        for (name, relative_to, _) in SQLITE_TARGETS.iter().chain(POSTGRES_TARGETS) {
+            for wanted in [name, relative_to] {
                 assert!(FIGURES.iter().any(|figure| figure.name == *wanted), "{wanted}");
             }
         }

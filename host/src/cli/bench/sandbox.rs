@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::site::Site;
-use crate::cli::plugin::NoStore;
+use super::site::BenchEnvironment;
+use crate::cli::plugin::WithoutStore;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::plugin::{PluginSettings, Plugins, SystemResolver, load_time};
@@ -28,7 +28,7 @@ pub(super) struct Sandbox {
 }
 
 /// A component that serves items.
-pub(super) struct Served {
+pub(super) struct ServedComponent {
     pub(super) handler: Arc<dyn Handler>,
     /// The first type that it serves.
     pub(super) item_type: String,
@@ -36,19 +36,29 @@ pub(super) struct Served {
 
 impl Sandbox {
     /// The built-in component.
-    pub(super) fn noop(site: &Site, config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn noop(environment: &BenchEnvironment, config: &Config) -> anyhow::Result<Self> {
         let wasm = wat::parse_str(NOOP).context("assembling the built-in component")?;
-        Self::install(site, config, &wasm, None)
+        Self::install(environment, config, &wasm, None)
     }
 
     /// A component from a file, with the manifest that it needs.
-    pub(super) fn from_file(site: &Site, config: &Config, file: &Path, manifest: Option<&str>) -> anyhow::Result<Self> {
+    pub(super) fn from_file(
+        environment: &BenchEnvironment,
+        config: &Config,
+        file: &Path,
+        manifest: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let wasm = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-        Self::install(site, config, &wasm, manifest)
+        Self::install(environment, config, &wasm, manifest)
     }
 
-    fn install(site: &Site, config: &Config, wasm: &[u8], manifest: Option<&str>) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir_in(site.path())?;
+    fn install(
+        environment: &BenchEnvironment,
+        config: &Config,
+        wasm: &[u8],
+        manifest: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(environment.path())?;
         std::fs::write(folder.path().join(FILE), wasm)?;
         if let Some(manifest) = manifest {
             std::fs::write(folder.path().join("bench.toml"), manifest)?;
@@ -62,22 +72,22 @@ impl Sandbox {
             slots: config.concurrency,
             environment: Arc::new(|_| None),
             keys: Vec::new(),
-            state: Arc::new(NoStore),
-            quarantine: Arc::new(NoStore),
+            state: Arc::new(WithoutStore),
+            quarantine: Arc::new(WithoutStore),
             resolver: Arc::new(SystemResolver),
         };
         Ok(Self { settings, _folder: folder })
     }
 
     /// Starts to serve the component.
-    pub(super) async fn start(&self) -> anyhow::Result<Served> {
+    pub(super) async fn start(&self) -> anyhow::Result<ServedComponent> {
         let plugins = Plugins::start(self.settings.clone(), &CancellationToken::new())?;
         plugins.scanned().await;
-        let Some(service) = plugins.services().into_iter().next() else {
+        let Some(served_type) = plugins.served_types().into_iter().next() else {
             let errors: Vec<_> = plugins.status().into_iter().filter_map(|status| status.error).collect();
             bail!("the component is not served: {}", errors.join("; "));
         };
-        Ok(Served { handler: plugins, item_type: service.item_type })
+        Ok(ServedComponent { handler: plugins, item_type: served_type.item_type })
     }
 
     /// How long loading takes, from compiled code if it has been loaded before.

@@ -6,42 +6,42 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use super::millis;
-use super::report::{ON_A_SERVER, Promise};
-use super::site::{Bed, Engine};
+use super::report::{POSTGRES_TARGETS, Target};
+use super::site::{BenchEngine, BenchStore};
 use crate::item::{NewItem, Status};
-use crate::store::postgres::by_hand::{Bare, ByHand, Spares};
+use crate::store::postgres::by_hand::{BareTable, DirectStore, TemporaryDatabases};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::{ClaimRequest, Store, StoreError};
 
 /// A server, and the databases on it that the bench is done with or will be.
-pub(super) struct Server {
-    spares: Spares,
+pub(super) struct PostgresBench {
+    databases: TemporaryDatabases,
     options: PostgresOptions,
     unused: Arc<Mutex<Vec<String>>>,
 }
 
-impl Server {
+impl PostgresBench {
     pub(super) fn new(url: &str, options: PostgresOptions) -> Self {
-        Self { spares: Spares::beside(url, options.clone()), options, unused: Arc::default() }
+        Self { databases: TemporaryDatabases::on_server_of(url, options.clone()), options, unused: Arc::default() }
     }
 
     /// A new database, which is removed some time after the lease is dropped.
-    async fn database(&self) -> anyhow::Result<(Lease, String)> {
-        self.end().await?;
+    async fn temporary_database(&self) -> anyhow::Result<(TemporaryDatabase, String)> {
+        self.clean_up().await?;
         let name = format!("outbox_bench_{}", uuid::Uuid::new_v4().simple());
-        let lease = Lease { name, unused: Arc::clone(&self.unused) };
-        let url = self.spares.create(&lease.name).await?;
-        Ok((lease, url))
+        let database = TemporaryDatabase { name, unused: Arc::clone(&self.unused) };
+        let url = self.databases.create(&database.name).await?;
+        Ok((database, url))
     }
 }
 
 /// The use of a database.
-struct Lease {
+struct TemporaryDatabase {
     name: String,
     unused: Arc<Mutex<Vec<String>>>,
 }
 
-impl Drop for Lease {
+impl Drop for TemporaryDatabase {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
         self.unused.lock().unwrap_or_else(PoisonError::into_inner).push(name);
@@ -49,25 +49,25 @@ impl Drop for Lease {
 }
 
 #[async_trait(?Send)]
-impl Engine for Server {
-    async fn bed(&self) -> anyhow::Result<Box<dyn Bed>> {
-        let (lease, url) = self.database().await?;
+impl BenchEngine for PostgresBench {
+    async fn new_store(&self) -> anyhow::Result<Box<dyn BenchStore>> {
+        let (database, url) = self.temporary_database().await?;
         let store: Arc<dyn Store> = PostgresStore::open(&url, self.options.clone()).await?;
-        let by_hand = ByHand::open(&url, self.options.clone())?;
-        Ok(Box::new(InDatabase { store, by_hand, url, options: self.options.clone(), _lease: lease }))
+        let direct = DirectStore::open(&url, self.options.clone())?;
+        Ok(Box::new(PostgresBenchStore { store, direct, url, options: self.options.clone(), _database: database }))
     }
 
-    async fn bare(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration> {
-        let (_lease, url) = self.database().await?;
-        let bare = Bare::create(&url, &self.options).await?;
+    async fn bare_inserts(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration> {
+        let (_database, url) = self.temporary_database().await?;
+        let bare = BareTable::create(&url, &self.options).await?;
         let begun = Instant::now();
         bare.enqueue(items, at_a_time).await?;
         Ok(begun.elapsed())
     }
 
     async fn fsync(&self, times: u32) -> anyhow::Result<Vec<f64>> {
-        let (_lease, url) = self.database().await?;
-        let bare = Bare::create(&url, &self.options).await?;
+        let (_database, url) = self.temporary_database().await?;
+        let bare = BareTable::create(&url, &self.options).await?;
         let mut taken = Vec::new();
         for _ in 0..times {
             taken.push(millis(bare.flush().await?));
@@ -75,29 +75,29 @@ impl Engine for Server {
         Ok(taken)
     }
 
-    fn promises(&self) -> &'static [Promise] {
-        ON_A_SERVER
+    fn targets(&self) -> &'static [Target] {
+        POSTGRES_TARGETS
     }
 
-    async fn end(&self) -> anyhow::Result<()> {
+    async fn clean_up(&self) -> anyhow::Result<()> {
         let unused = std::mem::take(&mut *self.unused.lock().unwrap_or_else(PoisonError::into_inner));
         for name in unused {
-            self.spares.remove(&name).await?;
+            self.databases.remove(&name).await?;
         }
         Ok(())
     }
 }
 
-struct InDatabase {
+struct PostgresBenchStore {
     store: Arc<dyn Store>,
-    by_hand: ByHand,
+    direct: DirectStore,
     url: String,
     options: PostgresOptions,
-    _lease: Lease,
+    _database: TemporaryDatabase,
 }
 
 #[async_trait(?Send)]
-impl Bed for InDatabase {
+impl BenchStore for PostgresBenchStore {
     fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
@@ -107,22 +107,22 @@ impl Bed for InDatabase {
     }
 
     async fn done(&self, item_type: &str) -> Result<u64, StoreError> {
-        self.by_hand.done(item_type).await
+        self.direct.done(item_type).await
     }
 
     async fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError> {
-        self.by_hand.enqueue(items).await
+        self.direct.enqueue(items).await
     }
 
     async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
-        self.by_hand.drain(request).await
+        self.direct.drain(request).await
     }
 
     async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
-        self.by_hand.fill(items, status).await
+        self.direct.fill(items, status).await
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
-        self.by_hand.vacuum().await
+        self.direct.vacuum().await
     }
 }

@@ -1,5 +1,5 @@
 //! Where the stores of a bench are, and the items that are put into them. What differs from engine to engine
-//! is behind [`Engine`] and [`Bed`].
+//! is behind [`BenchEngine`] and [`BenchStore`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
-use super::disk::Disk;
-use super::report::Promise;
-use super::server::Server;
+use super::disk::SqliteBench;
+use super::report::Target;
+use super::server::PostgresBench;
 use crate::cli::{database, filesystem, output};
 use crate::config::{Config, Database};
 use crate::item::{NewItem, Status};
@@ -26,14 +26,14 @@ const FILL: u32 = 10_000;
 
 /// How the keys of items follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keys {
+pub(super) enum KeyOrder {
     /// In the order of time, as the host makes them.
     Timed,
     /// At random, as callers may choose them.
     Random,
 }
 
-impl Keys {
+impl KeyOrder {
     /// A key that has not been before.
     pub(super) fn next(self) -> String {
         match self {
@@ -45,7 +45,7 @@ impl Keys {
 
 /// What a store holds before anything is measured: a million rows, or none.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Beside {
+pub(super) enum Preload {
     Nothing,
     Done,
     /// DONE rows with random keys.
@@ -54,37 +54,37 @@ pub(super) enum Beside {
 }
 
 /// New items of a type, each with a key of its own.
-pub(super) fn items(item_type: &str, keys: Keys, count: u32) -> Vec<NewItem> {
+pub(super) fn items(item_type: &str, keys: KeyOrder, count: u32) -> Vec<NewItem> {
     (0..count).map(|_| NewItem::new(item_type, &keys.next(), PAYLOAD)).collect()
 }
 
 /// One item of these.
-pub(super) fn item(keys: Keys) -> NewItem {
+pub(super) fn item(keys: KeyOrder) -> NewItem {
     NewItem::new(TYPE, &keys.next(), PAYLOAD)
 }
 
 /// What the stores of a bench are made on.
 #[async_trait(?Send)]
-pub(super) trait Engine {
+pub(super) trait BenchEngine {
     /// An empty store.
-    async fn bed(&self) -> anyhow::Result<Box<dyn Bed>>;
+    async fn new_store(&self) -> anyhow::Result<Box<dyn BenchStore>>;
 
     /// How long it takes to insert the items into an empty table of the barest kind, so many in a commit.
-    async fn bare(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration>;
+    async fn bare_inserts(&self, items: &[NewItem], at_a_time: usize) -> anyhow::Result<Duration>;
 
     /// How long it takes to make the least durable, so many times, in milliseconds.
     async fn fsync(&self, times: u32) -> anyhow::Result<Vec<f64>>;
 
     /// What is promised of such stores.
-    fn promises(&self) -> &'static [Promise];
+    fn targets(&self) -> &'static [Target];
 
-    /// Removes what is left of the beds.
-    async fn end(&self) -> anyhow::Result<()>;
+    /// Removes what is left of the stores.
+    async fn clean_up(&self) -> anyhow::Result<()>;
 }
 
 /// A store of its own, removed at the end, and what is done to it beside the store's own calls.
 #[async_trait(?Send)]
-pub(super) trait Bed {
+pub(super) trait BenchStore {
     fn store(&self) -> &Arc<dyn Store>;
 
     /// The same store, as another process opens it.
@@ -107,13 +107,13 @@ pub(super) trait Bed {
 }
 
 /// What is measured: an engine, and a folder for everything that is no store. Both are empty at the end.
-pub(super) struct Site {
-    engine: Box<dyn Engine>,
+pub(super) struct BenchEnvironment {
+    engine: Box<dyn BenchEngine>,
     folder: TempDir,
 }
 
-impl Site {
-    /// A site beside the database that was named, or where temporary files lie. Errors when the database
+impl BenchEnvironment {
+    /// An environment beside the database that was named, or where temporary files lie. Errors when the database
     /// holds anything: it is left alone even so, but whoever names one that is in use means another.
     pub(super) async fn open(named: bool, config: &Config) -> anyhow::Result<Self> {
         if named {
@@ -128,14 +128,14 @@ impl Site {
             _ => builder.tempdir(),
         };
         let folder = folder.context("making a folder for the bench")?;
-        let engine: Box<dyn Engine> = match &config.database {
+        let engine: Box<dyn BenchEngine> = match &config.database {
             Database::Postgres { url, root_certificates } if named => {
                 let options = database::postgres_options(config, "bench", root_certificates.as_deref())?;
-                Box::new(Server::new(url.expose(), options))
+                Box::new(PostgresBench::new(url.expose(), options))
             }
             _ => {
                 warn_of_memory(folder.path());
-                Box::new(Disk::new(folder.path()))
+                Box::new(SqliteBench::new(folder.path()))
             }
         };
         Ok(Self { engine, folder })
@@ -147,21 +147,26 @@ impl Site {
     }
 
     /// An empty store.
-    pub(super) async fn bed(&self) -> anyhow::Result<Box<dyn Bed>> {
-        self.engine.bed().await
+    pub(super) async fn new_store(&self) -> anyhow::Result<Box<dyn BenchStore>> {
+        self.engine.new_store().await
     }
 
     /// A store that holds so many rows already.
-    pub(super) async fn full(&self, status: Status, keys: Keys, rows: u32) -> anyhow::Result<Box<dyn Bed>> {
-        let bed = self.bed().await?;
+    pub(super) async fn preloaded_store(
+        &self,
+        status: Status,
+        keys: KeyOrder,
+        rows: u32,
+    ) -> anyhow::Result<Box<dyn BenchStore>> {
+        let bench_store = self.new_store().await?;
         for begun in (0..rows).step_by(FILL as usize) {
-            bed.fill(&items(TYPE, keys, FILL.min(rows - begun)), status).await?;
+            bench_store.fill(&items(TYPE, keys, FILL.min(rows - begun)), status).await?;
         }
-        bed.tidy().await?;
-        Ok(bed)
+        bench_store.tidy().await?;
+        Ok(bench_store)
     }
 
-    pub(super) fn engine(&self) -> &dyn Engine {
+    pub(super) fn engine(&self) -> &dyn BenchEngine {
         &*self.engine
     }
 }

@@ -22,7 +22,7 @@ use tools::Tools;
 
 /// Make a component of a handler's project
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Build {
+pub(in crate::cli) struct BuildArgs {
     /// The project's folder
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -31,7 +31,7 @@ pub(in crate::cli) struct Build {
     out: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Build, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let project = Project::open(&args.dir)?;
     let tools = Tools::new(&context.config.cache_dir, context.output);
     let component = match project.language {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 
-use crate::check::{Checked, Checking, Finding, Kind, Project, check};
+use crate::check::{CaseProject, CheckOptions, CheckReport, Finding, FindingKind, ProgressFn, check};
 use crate::cli::Context;
 use crate::cli::output::{count, short};
-use crate::cli::progress::Progress;
+use crate::cli::progress::ProgressBar;
 
 /// Crash a handler at every call of the host, deliver again, and compare what it has done
 ///
@@ -17,7 +17,7 @@ use crate::cli::progress::Progress;
 /// and after each call, after the return and after the commit, twice in a row, beside another attempt,
 /// at receivers that answer 409, 429 or 500, or not at all. docs/testing-handlers.md has the rules.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Check {
+pub(in crate::cli) struct CheckArgs {
     /// The component, or its folder
     path: PathBuf,
     /// The folder of its cases; cases/ beside the component when left out
@@ -31,26 +31,26 @@ pub(in crate::cli) struct Check {
     schedule: Option<String>,
 }
 
-pub(super) async fn run(args: Check, context: &Context) -> anyhow::Result<ExitCode> {
-    let project = Project::find(&args.path)?;
-    let checking = Checking {
+pub(super) async fn run(args: CheckArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let project = CaseProject::find(&args.path)?;
+    let options = CheckOptions {
         component: project.component,
         cases: args.cases.unwrap_or(project.cases),
         next: args.next,
         only: args.schedule,
     };
-    let checked = check(&checking, bar()).await?;
-    context.output.emit(&checked, || checked.iter().map(told).collect::<Vec<_>>().join("\n\n"))?;
-    let is_acquitted = checked.iter().all(Checked::is_acquitted);
-    Ok(if is_acquitted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let reports = check(&options, progress_bars()).await?;
+    context.output.emit(&reports, || reports.iter().map(summary).collect::<Vec<_>>().join("\n\n"))?;
+    let has_no_findings = reports.iter().all(CheckReport::has_no_findings);
+    Ok(if has_no_findings { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A progress bar for one case after the other.
-fn bar() -> crate::check::Progress {
-    let bar: Mutex<Option<Progress>> = Mutex::new(None);
+fn progress_bars() -> Arc<ProgressFn> {
+    let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
     Arc::new(move |_, done, total| {
         let mut shown = bar.lock().unwrap_or_else(PoisonError::into_inner);
-        let progress = shown.get_or_insert_with(|| Progress::new("schedules", total as u64));
+        let progress = shown.get_or_insert_with(|| ProgressBar::new("schedules", total as u64));
         progress.show(done as u64);
         if done == total {
             progress.finish();
@@ -59,36 +59,36 @@ fn bar() -> crate::check::Progress {
     })
 }
 
-fn told(checked: &Checked) -> String {
-    let mut parts = vec![format!("case {}", checked.case), calls(checked), schedules(checked)];
-    parts.extend(checked.findings.iter().map(finding));
-    parts.extend(checked.notes.iter().map(|note| format!("NOTE      {}", indented(&note.what))));
-    parts.push(verdict(checked));
+fn summary(report: &CheckReport) -> String {
+    let mut parts = vec![format!("case {}", report.case), calls(report), schedules(report)];
+    parts.extend(report.findings.iter().map(finding));
+    parts.extend(report.notes.iter().map(|note| format!("NOTE      {}", indented(&note.what))));
+    parts.push(verdict(report));
     parts.join("\n")
 }
 
-fn calls(checked: &Checked) -> String {
+fn calls(report: &CheckReport) -> String {
     let key = |key: &Option<String>| key.as_ref().map(|key| format!("   key {key}")).unwrap_or_default();
     let lines =
-        checked.calls.iter().map(|line| format!("{:>4}  {}{}", line.number, short(&line.call, 100), key(&line.key)));
+        report.calls.iter().map(|line| format!("{:>4}  {}{}", line.number, short(&line.call, 100), key(&line.key)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn schedules(checked: &Checked) -> String {
-    let families: Vec<_> = checked.families.iter().map(|family| format!("{} {}", family.count, family.name)).collect();
-    let seconds = checked.took.as_secs_f64();
-    format!("{} in {seconds:.1} s ({})", count(checked.schedules as u64, "schedule"), families.join(", "))
+fn schedules(report: &CheckReport) -> String {
+    let groups: Vec<_> = report.groups.iter().map(|group| format!("{} {}", group.count, group.name)).collect();
+    let seconds = report.elapsed.as_secs_f64();
+    format!("{} in {seconds:.1} s ({})", count(report.schedules as u64, "schedule"), groups.join(", "))
 }
 
 fn finding(finding: &Finding) -> String {
     let word = match finding.kind {
-        Kind::Changed => "CHANGED",
-        Kind::Repeated => "REPEATED",
-        Kind::Extra => "EXTRA",
-        Kind::Lost => "LOST",
-        Kind::Dead => "DEAD",
-        Kind::State => "STATE",
-        Kind::Followups => "FOLLOWUPS",
+        FindingKind::Changed => "CHANGED",
+        FindingKind::Repeated => "REPEATED",
+        FindingKind::Extra => "EXTRA",
+        FindingKind::Lost => "LOST",
+        FindingKind::Dead => "DEAD",
+        FindingKind::State => "STATE",
+        FindingKind::Followups => "FOLLOWUPS",
     };
     let others = match finding.schedules {
         1 => String::new(),
@@ -102,8 +102,8 @@ fn indented(text: &str) -> String {
     text.replace('\n', "\n          ")
 }
 
-fn verdict(checked: &Checked) -> String {
-    match checked.findings.len() {
+fn verdict(report: &CheckReport) -> String {
+    match report.findings.len() {
         0 => "every schedule ends with the same effects".to_owned(),
         findings => format!("{} against it", count(findings as u64, "finding")),
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::super::Context;
 use super::super::output::{clean, fields, or_dash, size};
-use super::{NoStore, settings};
+use super::{WithoutStore, settings};
 use crate::plugin::{self, Inspection};
 
 /// Fails when the component would not be loaded.
 pub(super) async fn run(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
-    let settings = settings(&context.config, Arc::new(NoStore), Arc::new(NoStore));
+    let settings = settings(&context.config, Arc::new(WithoutStore), Arc::new(WithoutStore));
     let inspection = plugin::inspect(file, settings).await?;
     context.output.emit(&inspection, || page(&inspection))?;
     Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

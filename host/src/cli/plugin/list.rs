@@ -21,7 +21,7 @@ pub(super) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn of_running_hosts(overview: &Overview) -> Vec<Value> {
-    let pods = overview.living_pods();
+    let pods = overview.live_pods();
     pods.flat_map(|pod| members(&pod.plugins).into_iter().map(|plugin| with_pod(plugin, pod))).collect()
 }
 

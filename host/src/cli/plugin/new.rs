@@ -10,14 +10,14 @@ use serde_json::json;
 use super::super::arguments::UsageError;
 use super::super::{Context, shown};
 use super::kit::{self, Language};
-use crate::item::check_type;
+use crate::item::validate_type;
 
 /// What cargo would not take, or would take for something else.
 const RESERVED: [&str; 5] = ["alloc", "core", "outbox-handler", "std", "test"];
 
 /// Begin a handler: make a folder with a complete project
 #[derive(Debug, Args)]
-pub(in crate::cli) struct New {
+pub(in crate::cli) struct NewArgs {
     /// The handler's name, and that of its folder: lower-case letters, digits and dashes
     name: String,
     /// What it is written in
@@ -28,11 +28,11 @@ pub(in crate::cli) struct New {
     item_type: Option<String>,
 }
 
-pub(super) fn run(args: New, context: &Context) -> anyhow::Result<ExitCode> {
-    let New { name, lang, item_type } = args;
+pub(super) fn run(args: NewArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let NewArgs { name, lang, item_type } = args;
     check_name(&name)?;
     let item_type = item_type.unwrap_or_else(|| name.replace('-', "_"));
-    check_type(&item_type).map_err(|err| UsageError(format!("--type: {err}")))?;
+    validate_type(&item_type).map_err(|err| UsageError(format!("--type: {err}")))?;
     let folder = PathBuf::from(&name);
     create(&folder, lang, &name, &item_type)?;
     let made = json!({ "name": name, "type": item_type, "folder": shown(&folder) });

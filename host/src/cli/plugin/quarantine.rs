@@ -1,4 +1,4 @@
-//! `plugin quarantine` and `plugin release`: the components that were withdrawn.
+//! `plugin quarantine` and `plugin release`: the components that are quarantined.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,10 @@ use super::super::Context;
 use super::super::arguments::AuditArgs;
 use super::super::output::{clean, relative, table};
 use crate::item::Millis;
-use crate::store::Quarantined;
+use crate::store::QuarantineRecord;
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Release {
+pub(in crate::cli) struct LiftQuarantineArgs {
     /// The component's SHA-256, or as much of its beginning as tells it apart
     digest: String,
     /// Only say what would be released
@@ -24,27 +24,27 @@ pub(in crate::cli) struct Release {
 
 pub(super) async fn list(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let (now, quarantined) = (store.now().await?, store.quarantined().await?);
-    context.output.emit(&quarantined, || withdrawn_rows(now, &quarantined))?;
+    let (now, quarantined) = (store.now().await?, store.list_quarantine().await?);
+    context.output.emit(&quarantined, || quarantine_rows(now, &quarantined))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn withdrawn_rows(now: Millis, quarantined: &[Quarantined]) -> String {
+fn quarantine_rows(now: Millis, quarantined: &[QuarantineRecord]) -> String {
     if quarantined.is_empty() {
         return "No component is quarantined.".to_owned();
     }
-    let row = |entry: &Quarantined| {
+    let row = |entry: &QuarantineRecord| {
         [entry.plugin.clone(), entry.digest.clone(), relative(now, entry.at), entry.pod.clone(), clean(&entry.reason)]
     };
     table(["PLUGIN", "DIGEST", "SINCE", "POD", "REASON"], quarantined.iter().map(row))
 }
 
 /// Hosts load the component again, on probation, when they look next.
-pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn release(args: LiftQuarantineArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let found = find(store.quarantined().await?, &args.digest)?;
+    let found = find(store.list_quarantine().await?, &args.digest)?;
     let actor = args.audit.actor.unwrap_or_else(|| context.config.identity.to_string());
-    if !args.dry_run && !store.release_quarantined(&found.digest, &actor, args.audit.reason.as_deref()).await? {
+    if !args.dry_run && !store.lift_quarantine(&found.digest, &actor, args.audit.reason.as_deref()).await? {
         bail!("{} was released by somebody else meanwhile", found.digest);
     }
     let done = if args.dry_run { "would release" } else { "released" };
@@ -52,7 +52,7 @@ pub(super) async fn release(args: Release, context: &Context) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn find(quarantined: Vec<Quarantined>, digest: &str) -> anyhow::Result<Quarantined> {
+fn find(quarantined: Vec<QuarantineRecord>, digest: &str) -> anyhow::Result<QuarantineRecord> {
     let mut found = quarantined.into_iter().filter(|entry| entry.digest.starts_with(digest));
     let Some(first) = found.next() else {
         bail!("no component with the digest {digest:?} is quarantined: look with `outbox plugin quarantine`");

@@ -1,4 +1,4 @@
-//! `plugin replay-item`: a handler, perhaps a changed one, on a failed attempt of an item, in the lab. The
+//! `plugin replay-item`: a handler, perhaps a changed one, on a failed attempt of an item, simulated. The
 //! requests are answered as they were, the state is read as it is now, and nothing is sent or stored.
 
 use std::collections::BTreeMap;
@@ -14,17 +14,19 @@ use serde_json::{Value, json};
 use super::super::Context;
 use super::super::items::details;
 use super::super::output::{clean, count, fields, short, table};
-use super::super::serve::StoredState;
+use super::super::serve::StoreStateReader;
 use super::{environment, scan};
-use crate::handler::{Outcome, Report};
+use crate::handler::{AttemptReport, Outcome};
 use crate::item::{
-    Class, FailedAttempt, Failure, HostWrites, Item, ItemId, NewItem, StateChange, Status, payload_fields,
+    FailedAttempt, Failure, FailureClass, HostWrites, Item, ItemId, NewItem, StateChange, Status, payload_fields,
 };
-use crate::plugin::lab::{Divergence, Ending, Lab, Recorded, Sent, Subject, Take};
-use crate::store::{Details, Store};
+use crate::plugin::lab::{
+    AttemptEnd, Divergence, RecordedWorld, ReplayedRequest, SimulatedAttempt, SimulatedPlugin, Simulator,
+};
+use crate::store::{ItemDetails, Store};
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ReplayItem {
+pub(in crate::cli) struct ReplayItemArgs {
     /// The item's id; the item itself stays as it is
     id: ItemId,
     /// The component to run; without it, the one in the plugins folder that serves the item's type
@@ -46,9 +48,9 @@ struct Rerun {
     plugin: String,
     file: PathBuf,
     /// What the attempt failed with when it was recorded.
-    recorded: Failed,
-    ending: End,
-    requests: Vec<Sent>,
+    recorded: FailureView,
+    ending: RerunEnd,
+    requests: Vec<ReplayedRequest>,
     divergences: Vec<Divergence>,
     /// What would be stored with DONE.
     state: Vec<Value>,
@@ -57,31 +59,31 @@ struct Rerun {
 }
 
 #[derive(Debug, Serialize)]
-struct Failed {
-    class: Class,
+struct FailureView {
+    class: FailureClass,
     code: String,
     message: String,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-enum End {
+enum RerunEnd {
     Done {
         result: Value,
     },
-    Failed(Failed),
+    Failed(FailureView),
     /// At a request that was not recorded.
     Stopped,
 }
 
-impl From<Failure> for Failed {
+impl From<Failure> for FailureView {
     fn from(failure: Failure) -> Self {
         Self { class: failure.class, code: failure.code, message: failure.message }
     }
 }
 
 /// Fails unless the handler now ends with done.
-pub(super) async fn run(args: ReplayItem, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let details = details(&*store, args.id, context).await?;
     let attempt = chosen(&details, args.delivery)?.clone();
@@ -90,17 +92,17 @@ pub(super) async fn run(args: ReplayItem, context: &Context) -> anyhow::Result<E
         Some(file) => file,
         None => serving(item_type, context).await?,
     };
-    let subject = Lab::open(&file).await?.subject(&environment(&context.config), BTreeMap::new()).await?;
-    if !subject.types().contains(item_type) {
-        let handled = subject.types().join(", ");
+    let plugin = Simulator::open(&file).await?.plugin(&environment(&context.config), BTreeMap::new()).await?;
+    if !plugin.types().contains(item_type) {
+        let handled = plugin.types().join(", ");
         bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), args.id);
     }
-    let rerun = rerun(&subject, file, &details, attempt, args.otherwise, store).await;
+    let rerun = rerun(&plugin, file, &details, attempt, args.otherwise, store).await;
     context.output.emit(&rerun, || page(&rerun))?;
-    Ok(if matches!(rerun.ending, End::Done { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if matches!(rerun.ending, RerunEnd::Done { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn chosen(details: &Details, delivery: Option<u32>) -> anyhow::Result<&FailedAttempt> {
+fn chosen(details: &ItemDetails, delivery: Option<u32>) -> anyhow::Result<&FailedAttempt> {
     let attempts = &details.failed_attempts;
     let found = match delivery {
         None => attempts.last(),
@@ -127,41 +129,41 @@ async fn serving(item_type: &str, context: &Context) -> anyhow::Result<PathBuf> 
 }
 
 async fn rerun(
-    subject: &Subject,
+    plugin: &SimulatedPlugin,
     file: PathBuf,
-    details: &Details,
+    details: &ItemDetails,
     attempt: FailedAttempt,
     otherwise: Option<u16>,
     store: Arc<dyn Store>,
 ) -> Rerun {
-    let world = Arc::new(Recorded::new(attempt.recording.clone(), otherwise));
-    let take = Take {
+    let world = Arc::new(RecordedWorld::new(attempt.recording.clone(), otherwise));
+    let take = SimulatedAttempt {
         item: as_claimed(details, &attempt),
         world: world.clone(),
-        state: Arc::new(StoredState(store)),
+        state: Arc::new(StoreStateReader(store)),
         now: attempt.started_at,
         seed: attempt.delivery.into(),
     };
-    let ending = subject.run(take).await;
+    let ending = plugin.run(take).await;
     let (requests, divergences) = world.finish();
     let (ending, writes, stderr) = ended(ending);
     Rerun {
         item: details.item.id,
         delivery: attempt.delivery,
-        plugin: subject.name().to_owned(),
+        plugin: plugin.name().to_owned(),
         file,
-        recorded: Failed { class: attempt.class, code: attempt.code, message: attempt.message },
+        recorded: FailureView { class: attempt.class, code: attempt.code, message: attempt.message },
         ending,
         requests,
         divergences,
-        state: writes.state.into_iter().filter_map(|touch| change(&touch.key, touch.change)).collect(),
+        state: writes.state.into_iter().filter_map(|key_change| change(&key_change.key, key_change.change)).collect(),
         followups: writes.followups.iter().map(followup).collect(),
         stderr,
     }
 }
 
 /// The item as the attempt's claim left it.
-fn as_claimed(details: &Details, attempt: &FailedAttempt) -> Item {
+fn as_claimed(details: &ItemDetails, attempt: &FailedAttempt) -> Item {
     let mut before = details.failed_attempts.iter().filter(|other| other.delivery < attempt.delivery);
     Item {
         status: Status::Claimed,
@@ -173,16 +175,16 @@ fn as_claimed(details: &Details, attempt: &FailedAttempt) -> Item {
     }
 }
 
-fn ended(ending: Ending) -> (End, HostWrites, Option<String>) {
-    let Ending::Reported(Report { outcome, stderr, .. }) = ending else {
-        return (End::Stopped, HostWrites::default(), None);
+fn ended(ending: AttemptEnd) -> (RerunEnd, HostWrites, Option<String>) {
+    let AttemptEnd::Reported(AttemptReport { outcome, stderr, .. }) = ending else {
+        return (RerunEnd::Stopped, HostWrites::default(), None);
     };
     match outcome {
         Outcome::Done { result, writes } => {
-            (End::Done { result: result.map_or(Value::Null, |result| payload_fields(&result).0) }, writes, stderr)
+            (RerunEnd::Done { result: result.map_or(Value::Null, |result| payload_fields(&result).0) }, writes, stderr)
         }
-        Outcome::Failed(failure) => (End::Failed(failure.into()), HostWrites::default(), stderr),
-        Outcome::Stopped | Outcome::Unserved => (End::Stopped, HostWrites::default(), stderr),
+        Outcome::Failed(failure) => (RerunEnd::Failed(failure.into()), HostWrites::default(), stderr),
+        Outcome::Interrupted | Outcome::NoHandler => (RerunEnd::Stopped, HostWrites::default(), stderr),
     }
 }
 
@@ -199,12 +201,13 @@ fn followup(item: &NewItem) -> Value {
 }
 
 fn page(rerun: &Rerun) -> String {
-    let failed = |Failed { class, code, message }: &Failed| format!("failed, {class} {code}: {}", clean(message));
+    let failed =
+        |FailureView { class, code, message }: &FailureView| format!("failed, {class} {code}: {}", clean(message));
     let now = match &rerun.ending {
-        End::Done { result: Value::Null } => "done".to_owned(),
-        End::Done { result } => format!("done: {}", short(&result.to_string(), 200)),
-        End::Failed(failure) => failed(failure),
-        End::Stopped => "stopped at a request that was not recorded (--otherwise STATUS goes on)".to_owned(),
+        RerunEnd::Done { result: Value::Null } => "done".to_owned(),
+        RerunEnd::Done { result } => format!("done: {}", short(&result.to_string(), 200)),
+        RerunEnd::Failed(failure) => failed(failure),
+        RerunEnd::Stopped => "stopped at a request that was not recorded (--otherwise STATUS goes on)".to_owned(),
     };
     let facts = fields(&[
         ("item", format!("{}, delivery {}", rerun.item, rerun.delivery)),
@@ -214,22 +217,22 @@ fn page(rerun: &Rerun) -> String {
     ]);
     let lines =
         |title: &str, lines: Vec<String>| (!lines.is_empty()).then(|| format!("{title}\n  {}", lines.join("\n  ")));
-    let told = |values: &[Value]| values.iter().map(|value| short(&clean(&value.to_string()), 200)).collect();
+    let formatted = |values: &[Value]| values.iter().map(|value| short(&clean(&value.to_string()), 200)).collect();
     let parts = [
         Some(facts),
         (!rerun.requests.is_empty())
             .then(|| format!("Requests, none of which was sent\n{}", requests(&rerun.requests))),
         lines("Where it leaves the recording", rerun.divergences.iter().map(divergence).collect()),
-        lines("State that would be written", told(&rerun.state)),
-        lines("Follow-ups that would be enqueued", told(&rerun.followups)),
+        lines("State that would be written", formatted(&rerun.state)),
+        lines("Follow-ups that would be enqueued", formatted(&rerun.followups)),
         lines("What it wrote", rerun.stderr.iter().flat_map(|text| text.lines()).map(clean).collect()),
         Some("The state was read as it is now. Nothing was sent or stored.".to_owned()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
-fn requests(requests: &[Sent]) -> String {
-    let row = |sent: &Sent| {
+fn requests(requests: &[ReplayedRequest]) -> String {
+    let row = |sent: &ReplayedRequest| {
         let origin = if sent.is_recorded { "recorded" } else { "--otherwise" };
         [sent.method.clone(), short(&clean(&sent.url), 100), sent.answer.clone(), origin.to_owned()]
     };

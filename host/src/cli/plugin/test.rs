@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::check::{Differing, Project, Tested, junit, test};
+use crate::check::{CaseProject, CaseReport, OnDifference, junit, test};
 use crate::cli::Context;
 use crate::cli::output::{Output, count, to_stderr};
 
 /// How often the files are looked at under `--watch`.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Run a handler's cases in the sandbox, with no network and with clocks that stand still
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Test {
+pub(in crate::cli) struct TestArgs {
     /// A component with cases/ beside it, or the folder of both
     path: PathBuf,
     /// Take what the handler does now as what its cases expect
@@ -31,56 +31,56 @@ pub(in crate::cli) struct Test {
     junit: Option<PathBuf>,
 }
 
-pub(super) async fn run(args: Test, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: TestArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !args.watch {
         return once(&args, context.output).await;
     }
     loop {
-        let seen = stamps(&args.path);
+        let seen = modification_times(&args.path);
         if let Err(err) = once(&args, context.output).await {
             to_stderr(&format!("error: {err:#}"));
         }
-        while stamps(&args.path) == seen {
-            tokio::time::sleep(LOOK).await;
+        while modification_times(&args.path) == seen {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-async fn once(args: &Test, output: Output) -> anyhow::Result<ExitCode> {
-    let project = Project::find(&args.path)?;
-    let differing = if args.update { Differing::Accepted } else { Differing::Told };
-    let tested = test(&project, differing).await?;
+async fn once(args: &TestArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let project = CaseProject::find(&args.path)?;
+    let on_difference = if args.update { OnDifference::Update } else { OnDifference::Report };
+    let reports = test(&project, on_difference).await?;
     if let Some(file) = &args.junit {
-        std::fs::write(file, junit(&tested)).with_context(|| format!("writing {}", file.display()))?;
+        std::fs::write(file, junit(&reports)).with_context(|| format!("writing {}", file.display()))?;
     }
-    output.emit(&tested, || told(&tested))?;
-    let is_passed = tested.iter().all(Tested::is_passed);
+    output.emit(&reports, || summary(&reports))?;
+    let is_passed = reports.iter().all(CaseReport::is_passed);
     Ok(if is_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn told(tested: &[Tested]) -> String {
-    let failed = tested.iter().filter(|tested| !tested.is_passed()).count();
-    let mut lines: Vec<_> = tested.iter().map(told_one).collect();
+fn summary(reports: &[CaseReport]) -> String {
+    let failed = reports.iter().filter(|report| !report.is_passed()).count();
+    let mut lines: Vec<_> = reports.iter().map(case_summary).collect();
     lines.push(match failed {
-        0 => format!("{} as expected", count(tested.len() as u64, "case")),
-        failed => format!("{failed} of {} not as expected", count(tested.len() as u64, "case")),
+        0 => format!("{} as expected", count(reports.len() as u64, "case")),
+        failed => format!("{failed} of {} not as expected", count(reports.len() as u64, "case")),
     });
     lines.join("\n")
 }
 
-fn told_one(tested: &Tested) -> String {
-    let word = match (tested.is_passed(), tested.accepted) {
+fn case_summary(report: &CaseReport) -> String {
+    let word = match (report.is_passed(), report.accepted) {
         (true, false) => "ok",
         (true, true) => "updated",
         (false, _) => "FAILED",
     };
     let differences =
-        tested.differences.iter().map(|difference| format!("\n    {}", difference.replace('\n', "\n    ")));
-    format!("{word:8} {}{}", tested.case, differences.collect::<String>())
+        report.differences.iter().map(|difference| format!("\n    {}", difference.replace('\n', "\n    ")));
+    format!("{word:8} {}{}", report.case, differences.collect::<String>())
 }
 
 /// When each file that matters was last written.
-fn stamps(path: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
+fn modification_times(path: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let entries = [folder.to_owned(), folder.join("cases")].into_iter().filter_map(|dir| std::fs::read_dir(dir).ok());
     let files = entries.flatten().filter_map(Result::ok).map(|entry| entry.path());

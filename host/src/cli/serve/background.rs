@@ -9,61 +9,61 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::HostStatus;
-use crate::handler::{Handler as _, Quarantine, StateReader, Timed, Withdrawal};
+use crate::handler::{Handler as _, MeteredHandler, QuarantineEntry, QuarantineStore, StateReader};
 use crate::item::StateVersion;
 use crate::plugin::Plugins;
-use crate::store::{Pod, Quarantined, Retention, Store, Upkept};
+use crate::store::{MaintenanceReport, Pod, QuarantineRecord, Retention, Store};
 
 /// Three beats fit into the time after which a host is taken for gone.
-const BEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// After a beat that the store refused, readiness returns within this.
-const BEAT_AGAIN: Duration = Duration::from_secs(1);
+const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
 
 /// Upkeep comes in small pieces, so that jobs go on quickly and nobody waits for a piece.
-const UPKEEP: Duration = Duration::from_secs(1);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets attempts read the state of their plugin from the store.
-pub(in crate::cli) struct StoredState(pub(in crate::cli) Arc<dyn Store>);
+pub(in crate::cli) struct StoreStateReader(pub(in crate::cli) Arc<dyn Store>);
 
 #[async_trait]
-impl StateReader for StoredState {
+impl StateReader for StoreStateReader {
     async fn read(&self, plugin: &str, key: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
         Ok(self.0.read_state(plugin, key).await?)
     }
 }
 
-/// Remembers in the store which components are withdrawn, so that every process does.
-pub(in crate::cli) struct StoredQuarantine(pub(in crate::cli) Arc<dyn Store>);
+/// Remembers in the store which components are quarantined, so that every process does.
+pub(in crate::cli) struct StoreQuarantine(pub(in crate::cli) Arc<dyn Store>);
 
 #[async_trait]
-impl Quarantine for StoredQuarantine {
-    async fn add(&self, withdrawal: &Withdrawal) -> anyhow::Result<()> {
-        let Withdrawal { digest, plugin, reason } = withdrawal;
+impl QuarantineStore for StoreQuarantine {
+    async fn add(&self, entry: &QuarantineEntry) -> anyhow::Result<()> {
+        let QuarantineEntry { digest, plugin, reason } = entry;
         Ok(self.0.quarantine(digest, plugin, reason).await?)
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<Withdrawal>> {
-        let withdrawal = |entry: Quarantined| {
-            let Quarantined { digest, plugin, reason, .. } = entry;
-            Withdrawal { digest, plugin, reason }
+    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
+        let entry = |record: QuarantineRecord| {
+            let QuarantineRecord { digest, plugin, reason, .. } = record;
+            QuarantineEntry { digest, plugin, reason }
         };
-        Ok(self.0.quarantined().await?.into_iter().map(withdrawal).collect())
+        Ok(self.0.list_quarantine().await?.into_iter().map(entry).collect())
     }
 }
 
 /// How the host fares, for probes, scrapes and the cockpit.
-pub(super) fn status(plugins: &Plugins, timed: &Timed, unwritable: &AtomicBool) -> HostStatus {
+pub(super) fn status(plugins: &Plugins, metered: &MeteredHandler, is_read_only: &AtomicBool) -> HostStatus {
     HostStatus {
-        scanned: plugins.is_scanned(),
-        unwritable: unwritable.load(Ordering::Relaxed),
-        plugins: described(plugins),
-        served_types: plugins.services().into_iter().map(|service| service.item_type).collect(),
-        durations: timed.durations(),
+        is_scanned: plugins.is_scanned(),
+        is_read_only: is_read_only.load(Ordering::Relaxed),
+        plugins: plugin_status(plugins),
+        served_types: plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect(),
+        durations: metered.durations(),
     }
 }
 
-fn described(plugins: &Plugins) -> serde_json::Value {
+fn plugin_status(plugins: &Plugins) -> serde_json::Value {
     serde_json::to_value(plugins.status()).expect("the status of plugins has string keys only")
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Heartbeat {
     pub(super) instance: String,
     pub(super) role: Option<String>,
     /// Set while the store refuses the beats.
-    pub(super) unwritable: Arc<AtomicBool>,
+    pub(super) is_read_only: Arc<AtomicBool>,
 }
 
 impl Heartbeat {
@@ -83,7 +83,7 @@ impl Heartbeat {
         let mut changes = self.plugins.changes();
         loop {
             self.beat(self.plugins.is_scanned()).await;
-            let pause = if self.unwritable.load(Ordering::Relaxed) { BEAT_AGAIN } else { BEAT };
+            let pause = if self.is_read_only.load(Ordering::Relaxed) { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
             tokio::select! {
                 () = end.cancelled() => break,
                 Ok(()) = changes.changed() => {}
@@ -99,29 +99,29 @@ impl Heartbeat {
             role: self.role.clone(),
             ready,
             heartbeat_at: 0,
-            plugins: described(&self.plugins),
+            plugins: plugin_status(&self.plugins),
         };
         let beaten = self.store.heartbeat(&pod).await;
-        let was_unwritable = self.unwritable.swap(beaten.is_err(), Ordering::Relaxed);
+        let was_read_only = self.is_read_only.swap(beaten.is_err(), Ordering::Relaxed);
         match beaten {
-            Err(err) if !was_unwritable => {
+            Err(err) if !was_read_only => {
                 tracing::warn!(error = %err, "the store takes no writes: not ready until it does");
             }
-            Ok(()) if was_unwritable => tracing::info!("the store takes writes again"),
+            Ok(()) if was_read_only => tracing::info!("the store takes writes again"),
             _ => {}
         }
     }
 }
 
 /// Keeps the store in shape, piece by piece, until `end` is cancelled.
-pub(super) async fn upkeep(store: Arc<dyn Store>, retention: Retention, end: CancellationToken) {
+pub(super) async fn maintenance_loop(store: Arc<dyn Store>, retention: Retention, end: CancellationToken) {
     let mut failing = false;
-    while end.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
-        match store.upkeep(&retention).await {
+    while end.run_until_cancelled(tokio::time::sleep(MAINTENANCE_INTERVAL)).await.is_some() {
+        match store.run_maintenance(&retention).await {
             Ok(upkept) => {
                 failing = false;
-                if upkept != Upkept::default() {
-                    let Upkept { changed, items, signals } = upkept;
+                if upkept != MaintenanceReport::default() {
+                    let MaintenanceReport { changed, items, signals } = upkept;
                     tracing::debug!(job.changed = changed, pruned.items = items, pruned.signals = signals, "upkeep");
                 }
             }

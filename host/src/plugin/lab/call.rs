@@ -11,9 +11,9 @@ use crate::plugin::outside::HostCall;
 
 /// A call of the host that may have an effect, or answer differently the next time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum GuestCall {
     /// A request is sent.
-    Request(Request),
+    Request(OutgoingRequest),
     /// A key of the state is read.
     Get {
         /// The key.
@@ -44,7 +44,7 @@ pub enum Call {
 
 /// A request as a receiver gets it, apart from what the host adds and nobody chooses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Request {
+pub struct OutgoingRequest {
     /// The method.
     pub method: String,
     /// The whole URL.
@@ -60,7 +60,7 @@ pub struct Request {
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum WorldResponse {
     /// It is answered.
     Response {
         /// The status code.
@@ -79,13 +79,14 @@ pub enum Answer {
 }
 
 /// Headers that say how the request came to be, not what it asks for.
-const ADDED: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, CONTENT_LENGTH];
+const HOST_HEADERS: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, CONTENT_LENGTH];
 
-impl Request {
+impl OutgoingRequest {
     /// The request without what the host added. Secrets are left out with it.
     pub(super) fn new(head: &Parts, body: Vec<u8>) -> Self {
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let of_guest = head.headers.iter().filter(|(name, value)| !ADDED.contains(name) && !value.is_sensitive());
+        let of_guest =
+            head.headers.iter().filter(|(name, value)| !HOST_HEADERS.contains(name) && !value.is_sensitive());
         let mut headers: Vec<_> = of_guest.map(|(name, value)| (name.to_string(), text(value))).collect();
         headers.sort();
         Self {
@@ -103,23 +104,25 @@ impl Request {
     }
 }
 
-impl Call {
-    pub(super) fn of(call: HostCall<'_>) -> Self {
+impl GuestCall {
+    pub(super) fn from_host_call(call: HostCall<'_>) -> Self {
         match call {
             HostCall::Get(key) => Self::Get { key: key.to_owned() },
             HostCall::Put(key, value) => Self::Put { key: key.to_owned(), value: value.to_vec() },
             HostCall::Delete(key) => Self::Delete { key: key.to_owned() },
-            HostCall::Emit(wish) => {
-                Self::Emit { item_type: wish.type_.clone(), payload: wish.payload.clone(), name: wish.name.clone() }
-            }
+            HostCall::Emit(request) => Self::Emit {
+                item_type: request.type_.clone(),
+                payload: request.payload.clone(),
+                name: request.name.clone(),
+            },
         }
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for GuestCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(Request { method, url, .. }) => write!(f, "{method} {url}"),
+            Self::Request(OutgoingRequest { method, url, .. }) => write!(f, "{method} {url}"),
             Self::Get { key } => write!(f, "state get {key}"),
             Self::Put { key, .. } => write!(f, "state put {key}"),
             Self::Delete { key } => write!(f, "state delete {key}"),

@@ -1,4 +1,4 @@
-//! Time and chance in the lab: both follow from what the attempt was given, and time passes only while a
+//! Time and randomness in a simulation: both follow from what the attempt was given, and time passes only while a
 //! guest waits for it.
 
 use std::sync::Arc;
@@ -12,47 +12,47 @@ use wasmtime_wasi::{Deterministic, HostMonotonicClock, HostWallClock, WasiCtxBui
 
 use crate::item::Millis;
 use crate::plugin::host::HostState;
-use crate::plugin::outside::Outside;
+use crate::plugin::outside::HostBackend;
 
 /// Bytes of randomness before they repeat: more than an ordinary guest asks for.
 const RANDOM_BYTES: usize = 8 << 10;
 /// So often everything else may go on before a guest's wait is over.
 const YIELDS: usize = 256;
 
-/// The clocks and the dice of one attempt. Clones are the same ones.
+/// The clock and the randomness of one attempt. Clones are the same clock.
 #[derive(Clone, Debug)]
-pub(in crate::plugin) struct Staged {
+pub(in crate::plugin) struct VirtualClock {
     start: Duration,
     seed: u64,
-    passed: Arc<AtomicU64>,
+    elapsed_nanos: Arc<AtomicU64>,
 }
 
-impl Staged {
+impl VirtualClock {
     /// Clocks that stand at `now`, and random numbers that follow from `seed`.
     pub(super) fn new(now: Millis, seed: u64) -> Self {
-        Self { start: Duration::from_millis(u64::try_from(now).unwrap_or(0)), seed, passed: Arc::default() }
+        Self { start: Duration::from_millis(u64::try_from(now).unwrap_or(0)), seed, elapsed_nanos: Arc::default() }
     }
 
     /// Puts them into a guest's world.
-    pub(in crate::plugin) fn furnish(&self, wasi: &mut WasiCtxBuilder) {
+    pub(in crate::plugin) fn install(&self, wasi: &mut WasiCtxBuilder) {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let mut dice = || {
+        let mut random_bytes = || {
             let mut bytes = vec![0; RANDOM_BYTES];
             random.fill(&mut bytes);
             Deterministic::new(bytes)
         };
-        wasi.secure_random(dice()).insecure_random(dice()).insecure_random_seed(u128::from(self.seed));
+        wasi.secure_random(random_bytes()).insecure_random(random_bytes()).insecure_random_seed(u128::from(self.seed));
         wasi.wall_clock(self.clone()).monotonic_clock(self.clone());
     }
 
     /// How much time has passed since the attempt began.
-    pub(super) fn passed(&self) -> Duration {
-        Duration::from_nanos(self.passed.load(Ordering::Relaxed))
+    pub(super) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.elapsed_nanos.load(Ordering::Relaxed))
     }
 
     /// Lets time pass.
-    pub(super) fn pass(&self, time: Duration) {
-        self.passed.fetch_add(nanos(time), Ordering::Relaxed);
+    pub(super) fn advance(&self, time: Duration) {
+        self.elapsed_nanos.fetch_add(nanos(time), Ordering::Relaxed);
     }
 }
 
@@ -60,55 +60,55 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl HostWallClock for Staged {
+impl HostWallClock for VirtualClock {
     fn resolution(&self) -> Duration {
         Duration::from_millis(1)
     }
 
     fn now(&self) -> Duration {
-        self.start + self.passed()
+        self.start + self.elapsed()
     }
 }
 
-impl HostMonotonicClock for Staged {
+impl HostMonotonicClock for VirtualClock {
     fn resolution(&self) -> u64 {
         1
     }
 
     fn now(&self) -> u64 {
-        nanos(self.passed())
+        nanos(self.elapsed())
     }
 }
 
-/// Replaces the timers that a linker offers by those of the lab.
+/// Replaces the timers that a linker offers by virtual ones.
 pub(in crate::plugin) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<_, HasTimers>(linker, HostState::timers)
+    monotonic_clock::add_to_linker::<_, HasVirtualTimers>(linker, HostState::virtual_timers)
 }
 
-struct HasTimers;
+struct HasVirtualTimers;
 
-impl HasData for HasTimers {
-    type Data<'a> = Timers<'a>;
+impl HasData for HasVirtualTimers {
+    type Data<'a> = VirtualTimers<'a>;
 }
 
 /// What a guest's timers are made with.
-pub(in crate::plugin) struct Timers<'a> {
+pub(in crate::plugin) struct VirtualTimers<'a> {
     /// Where the time comes from.
-    pub(in crate::plugin) outside: &'a Arc<dyn Outside>,
+    pub(in crate::plugin) backend: &'a Arc<dyn HostBackend>,
     /// Where timers are kept.
     pub(in crate::plugin) table: &'a mut ResourceTable,
 }
 
-impl Timers<'_> {
-    fn passed(&self) -> u64 {
-        self.outside.staged().map_or(0, |staged| nanos(staged.passed()))
+impl VirtualTimers<'_> {
+    fn elapsed(&self) -> u64 {
+        self.backend.virtual_clock().map_or(0, |clock| nanos(clock.elapsed()))
     }
 }
 
-impl monotonic_clock::Host for Timers<'_> {
+impl monotonic_clock::Host for VirtualTimers<'_> {
     fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.passed())
+        Ok(self.elapsed())
     }
 
     fn resolution(&mut self) -> wasmtime::Result<u64> {
@@ -116,28 +116,28 @@ impl monotonic_clock::Host for Timers<'_> {
     }
 
     fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let timer = self.table.push(Timer { outside: Arc::clone(self.outside), when })?;
+        let timer = self.table.push(VirtualTimer { backend: Arc::clone(self.backend), when })?;
         subscribe(self.table, timer)
     }
 
     fn subscribe_duration(&mut self, time: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        self.subscribe_instant(self.passed().saturating_add(time))
+        self.subscribe_instant(self.elapsed().saturating_add(time))
     }
 }
 
-struct Timer {
-    outside: Arc<dyn Outside>,
+struct VirtualTimer {
+    backend: Arc<dyn HostBackend>,
     when: u64,
 }
 
 #[async_trait::async_trait]
-impl Pollable for Timer {
-    /// Whatever else the guest waits for comes first: nothing in the lab takes time of its own.
+impl Pollable for VirtualTimer {
+    /// Whatever else the guest waits for comes first: nothing in a simulation takes time of its own.
     async fn ready(&mut self) {
         for _ in 0..YIELDS {
             tokio::task::yield_now().await;
         }
-        let passed = self.outside.staged().map_or(0, |staged| nanos(staged.passed()));
-        self.outside.wait(Duration::from_nanos(self.when.saturating_sub(passed))).await;
+        let elapsed_nanos = self.backend.virtual_clock().map_or(0, |clock| nanos(clock.elapsed()));
+        self.backend.sleep(Duration::from_nanos(self.when.saturating_sub(elapsed_nanos))).await;
     }
 }

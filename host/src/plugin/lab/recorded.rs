@@ -6,25 +6,25 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Answer, Call, Request, World};
-use crate::item::{self, Body, Exchange, Recording};
+use super::{GuestCall, OutgoingRequest, SimulatedWorld, WorldResponse};
+use crate::item::{self, RecordedBody, RecordedExchange, Recording};
 use crate::plugin::load::sha256;
 
 /// The world of a recording.
-pub struct Recorded {
-    otherwise: Option<u16>,
-    script: Mutex<Script>,
+pub struct RecordedWorld {
+    fallback_status: Option<u16>,
+    playback: Mutex<Playback>,
 }
 
-struct Script {
-    left: Vec<Exchange>,
-    sent: Vec<Sent>,
+struct Playback {
+    remaining: Vec<RecordedExchange>,
+    sent: Vec<ReplayedRequest>,
     divergences: Vec<Divergence>,
 }
 
 /// A request of the attempt, and how it was answered here.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Sent {
+pub struct ReplayedRequest {
     /// Its method.
     pub method: String,
     /// Its URL.
@@ -66,105 +66,116 @@ pub enum Divergence {
     },
 }
 
-impl Recorded {
-    /// The world of a recording. A request that is not in it is answered with the status `otherwise`;
+impl RecordedWorld {
+    /// The world of a recording. A request that is not in it is answered with the status `fallback_status`;
     /// without one, the attempt ends there.
-    pub fn new(recording: Recording, otherwise: Option<u16>) -> Self {
-        let script = Script { left: recording.exchanges, sent: Vec::new(), divergences: Vec::new() };
-        Self { otherwise, script: Mutex::new(script) }
+    pub fn new(recording: Recording, fallback_status: Option<u16>) -> Self {
+        let playback = Playback { remaining: recording.exchanges, sent: Vec::new(), divergences: Vec::new() };
+        Self { fallback_status, playback: Mutex::new(playback) }
     }
 
     /// What was sent, and where the attempt left the recording, with what it did not send last. The world
     /// is used up.
-    pub fn finish(&self) -> (Vec<Sent>, Vec<Divergence>) {
-        let mut script = self.script();
-        let left = std::mem::take(&mut script.left).into_iter();
-        let not_sent = left.map(|Exchange { method, url, .. }| Divergence::NotSent { method, url });
-        let mut divergences = std::mem::take(&mut script.divergences);
+    pub fn finish(&self) -> (Vec<ReplayedRequest>, Vec<Divergence>) {
+        let mut playback = self.playback();
+        let remaining = std::mem::take(&mut playback.remaining).into_iter();
+        let not_sent = remaining.map(|RecordedExchange { method, url, .. }| Divergence::NotSent { method, url });
+        let mut divergences = std::mem::take(&mut playback.divergences);
         divergences.extend(not_sent);
-        (std::mem::take(&mut script.sent), divergences)
+        (std::mem::take(&mut playback.sent), divergences)
     }
 
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    fn playback(&self) -> MutexGuard<'_, Playback> {
+        self.playback.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl World for Recorded {
-    fn enter(&self, call: &Call) -> ControlFlow<()> {
-        let Call::Request(request) = call else { return ControlFlow::Continue(()) };
-        let mut script = self.script();
-        if script.left.iter().any(|recorded| is_same(recorded, request)) {
+impl SimulatedWorld for RecordedWorld {
+    fn before_call(&self, call: &GuestCall) -> ControlFlow<()> {
+        let GuestCall::Request(request) = call else { return ControlFlow::Continue(()) };
+        let mut playback = self.playback();
+        if playback.remaining.iter().any(|recorded| is_same(recorded, request)) {
             return ControlFlow::Continue(());
         }
-        let divergence = not_recorded(&script.left, request);
-        script.divergences.push(divergence);
-        if self.otherwise.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        let divergence = not_recorded(&playback.remaining, request);
+        playback.divergences.push(divergence);
+        if self.fallback_status.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn answer(&self, request: &Request) -> Answer {
-        let mut script = self.script();
-        let found = script.left.iter().position(|recorded| is_same(recorded, request));
+    fn respond(&self, request: &OutgoingRequest) -> WorldResponse {
+        let mut playback = self.playback();
+        let found = playback.remaining.iter().position(|recorded| is_same(recorded, request));
         let answer = match found {
-            Some(found) => script.take(found),
-            None => Answer::Response { status: self.otherwise.unwrap_or(500), headers: Vec::new(), body: Vec::new() },
+            Some(found) => playback.respond_from(found),
+            None => WorldResponse::Response {
+                status: self.fallback_status.unwrap_or(500),
+                headers: Vec::new(),
+                body: Vec::new(),
+            },
         };
         let (method, url) = (request.method.clone(), request.url.clone());
-        script.sent.push(Sent { method, url, answer: told(&answer), is_recorded: found.is_some() });
+        playback.sent.push(ReplayedRequest {
+            method,
+            url,
+            answer: response_name(&answer),
+            is_recorded: found.is_some(),
+        });
         answer
     }
 
-    fn leave(&self, _: &Call) -> ControlFlow<()> {
+    fn after_call(&self, _: &GuestCall) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-impl Script {
+impl Playback {
     /// The recorded answer of a request that is the same.
-    fn take(&mut self, found: usize) -> Answer {
-        let Exchange { method, url, answer, .. } = self.left.remove(found);
-        if let Some(item::Answer::Response { body, .. }) = &answer
+    fn respond_from(&mut self, found: usize) -> WorldResponse {
+        let RecordedExchange { method, url, answer, .. } = self.remaining.remove(found);
+        if let Some(item::RecordedResponse::Response { body, .. }) = &answer
             && !body.is_whole()
         {
             self.divergences.push(Divergence::Shortened { method, url, kept: body.kept.len() as u64 });
         }
-        given(answer)
+        to_response(answer)
     }
 }
 
-fn told(answer: &Answer) -> String {
+fn response_name(answer: &WorldResponse) -> String {
     match answer {
-        Answer::Response { status, .. } => status.to_string(),
-        Answer::Refused => "no connection".to_owned(),
-        Answer::Broken => "the connection broke".to_owned(),
-        Answer::Silence => "no answer".to_owned(),
+        WorldResponse::Response { status, .. } => status.to_string(),
+        WorldResponse::Refused => "no connection".to_owned(),
+        WorldResponse::Broken => "the connection broke".to_owned(),
+        WorldResponse::Silence => "no answer".to_owned(),
     }
 }
 
-fn is_same(recorded: &Exchange, request: &Request) -> bool {
-    is_alike(recorded, request) && is_named_alike(recorded, request) && is_body(&recorded.body, &request.body)
+fn is_same(recorded: &RecordedExchange, request: &OutgoingRequest) -> bool {
+    has_same_target(recorded, request)
+        && has_same_effect(recorded, request)
+        && has_same_body(&recorded.body, &request.body)
 }
 
-fn is_alike(recorded: &Exchange, request: &Request) -> bool {
+fn has_same_target(recorded: &RecordedExchange, request: &OutgoingRequest) -> bool {
     recorded.method == request.method && recorded.url == request.url
 }
 
 /// The name of an effect is the end of its key. Keys without one end in a number.
-fn is_named_alike(recorded: &Exchange, request: &Request) -> bool {
+fn has_same_effect(recorded: &RecordedExchange, request: &OutgoingRequest) -> bool {
     let (Some(effect), Some(key)) = (&recorded.effect, &request.key) else { return true };
     key.rsplit('/').next() == Some(effect)
 }
 
-fn is_body(recorded: &Body, body: &[u8]) -> bool {
+fn has_same_body(recorded: &RecordedBody, body: &[u8]) -> bool {
     match &recorded.sha256 {
         Some(digest) => *digest == sha256(body),
         None => recorded.kept == body,
     }
 }
 
-fn not_recorded(left: &[Exchange], request: &Request) -> Divergence {
-    let alike = || left.iter().filter(|recorded| is_alike(recorded, request));
-    let difference = match (alike().next(), alike().any(|recorded| is_named_alike(recorded, request))) {
+fn not_recorded(remaining: &[RecordedExchange], request: &OutgoingRequest) -> Divergence {
+    let alike = || remaining.iter().filter(|recorded| has_same_target(recorded, request));
+    let difference = match (alike().next(), alike().any(|recorded| has_same_effect(recorded, request))) {
         (None, _) => "no request with this method and URL was recorded, or all were answered".to_owned(),
         (Some(recorded), false) => {
             format!("the recorded one names its effect {:?}", recorded.effect.as_deref().unwrap_or_default())
@@ -184,18 +195,18 @@ fn beginning(body: &[u8]) -> String {
 }
 
 /// The recorded answer; how long its body is follows from what was kept of it.
-fn given(answer: Option<item::Answer>) -> Answer {
+fn to_response(answer: Option<item::RecordedResponse>) -> WorldResponse {
     match answer {
-        Some(item::Answer::Response { status, mut headers, body }) => {
+        Some(item::RecordedResponse::Response { status, mut headers, body }) => {
             headers.retain(|(name, _)| !matches!(name.as_str(), "content-length" | "transfer-encoding"));
-            Answer::Response { status, headers, body: body.kept }
+            WorldResponse::Response { status, headers, body: body.kept }
         }
-        Some(item::Answer::Error { error }) => match error.as_str() {
-            "connection-terminated" | "HTTP-protocol-error" | "internal-error" => Answer::Broken,
-            "HTTP-response-timeout" => Answer::Silence,
-            _ => Answer::Refused,
+        Some(item::RecordedResponse::Error { error }) => match error.as_str() {
+            "connection-terminated" | "HTTP-protocol-error" | "internal-error" => WorldResponse::Broken,
+            "HTTP-response-timeout" => WorldResponse::Silence,
+            _ => WorldResponse::Refused,
         },
-        None => Answer::Silence,
+        None => WorldResponse::Silence,
     }
 }
 
@@ -203,39 +214,44 @@ fn given(answer: Option<item::Answer>) -> Answer {
 mod tests {
     use super::*;
 
-    fn exchange(url: &str, effect: Option<&str>, body: Body, answer: Option<item::Answer>) -> Exchange {
+    fn exchange(
+        url: &str,
+        effect: Option<&str>,
+        body: RecordedBody,
+        answer: Option<item::RecordedResponse>,
+    ) -> RecordedExchange {
         let (method, effect) = ("POST".to_owned(), effect.map(str::to_owned));
-        Exchange { method, url: url.to_owned(), effect, headers: Vec::new(), body, answer }
+        RecordedExchange { method, url: url.to_owned(), effect, headers: Vec::new(), body, answer }
     }
 
-    fn response(status: u16) -> item::Answer {
+    fn response(status: u16) -> item::RecordedResponse {
         let headers = vec![("content-length".into(), "2".into())];
-        item::Answer::Response { status, headers, body: Body::whole("ok") }
+        item::RecordedResponse::Response { status, headers, body: RecordedBody::whole("ok") }
     }
 
-    fn request(url: &str, key: &str, body: &str) -> Request {
+    fn request(url: &str, key: &str, body: &str) -> OutgoingRequest {
         let (method, key) = ("POST".to_owned(), Some(key.to_owned()));
-        Request { method, url: url.to_owned(), headers: Vec::new(), key, body: body.into() }
+        OutgoingRequest { method, url: url.to_owned(), headers: Vec::new(), key, body: body.into() }
     }
 
-    fn world(exchanges: Vec<Exchange>, otherwise: Option<u16>) -> Recorded {
-        Recorded::new(Recording { exchanges, left_out: 0 }, otherwise)
+    fn world(exchanges: Vec<RecordedExchange>, fallback_status: Option<u16>) -> RecordedWorld {
+        RecordedWorld::new(Recording { exchanges, omitted: 0 }, fallback_status)
     }
 
-    fn status(answer: &Answer) -> u16 {
+    fn status(answer: &WorldResponse) -> u16 {
         match answer {
-            Answer::Response { status, .. } => *status,
+            WorldResponse::Response { status, .. } => *status,
             other => panic!("a response is expected, not {other:?}"),
         }
     }
 
     #[test]
     fn each_recorded_answer_is_given_once_to_the_same_request() {
-        let cut = Body { kept: b"lo".to_vec(), length: 4, sha256: Some(sha256(b"long")), is_ended: true };
+        let cut = RecordedBody { kept: b"lo".to_vec(), length: 4, sha256: Some(sha256(b"long")), is_ended: true };
         let world = world(
             vec![
-                exchange("http://a", Some("debit"), Body::whole("x"), Some(response(200))),
-                exchange("http://a", Some("credit"), Body::whole("x"), Some(response(201))),
+                exchange("http://a", Some("debit"), RecordedBody::whole("x"), Some(response(200))),
+                exchange("http://a", Some("credit"), RecordedBody::whole("x"), Some(response(201))),
                 exchange("http://a", None, cut, Some(response(202))),
             ],
             Some(418),
@@ -247,7 +263,7 @@ mod tests {
             ("k/0a1b/1", "long", 202),
             ("k/0a1b/2", "lonG", 418),
         ] {
-            assert_eq!(status(&world.answer(&request("http://a", key, body))), expected, "{key} {body}");
+            assert_eq!(status(&world.respond(&request("http://a", key, body))), expected, "{key} {body}");
         }
         let (sent, divergences) = world.finish();
         assert!(divergences.is_empty());
@@ -256,37 +272,44 @@ mod tests {
 
     #[test]
     fn a_request_that_was_not_recorded_ends_the_attempt_and_is_told_with_what_differs() {
-        let world =
-            world(vec![exchange("http://a", Some("mail"), Body::whole("{\"n\":1}"), Some(response(200)))], None);
-        let told = |url: &str, key: &str, body: &str| {
-            assert!(world.enter(&Call::Request(request(url, key, body))).is_break());
-            match world.script().divergences.pop() {
+        let world = world(
+            vec![exchange("http://a", Some("mail"), RecordedBody::whole("{\"n\":1}"), Some(response(200)))],
+            None,
+        );
+        let difference = |url: &str, key: &str, body: &str| {
+            assert!(world.before_call(&GuestCall::Request(request(url, key, body))).is_break());
+            match world.playback().divergences.pop() {
                 Some(Divergence::NotRecorded { difference, .. }) => difference,
                 other => panic!("a divergence is expected, not {other:?}"),
             }
         };
-        assert!(told("http://b", "k/mail", "").contains("no request with this method and URL"));
-        assert!(told("http://a", "k/sms", "").contains(r#"names its effect "mail""#));
-        assert!(told("http://a", "k/mail", "{}").contains("this is \"{}\""));
-        assert!(world.enter(&Call::Request(request("http://a", "k/mail", "{\"n\":1}"))).is_continue());
+        assert!(difference("http://b", "k/mail", "").contains("no request with this method and URL"));
+        assert!(difference("http://a", "k/sms", "").contains(r#"names its effect "mail""#));
+        assert!(difference("http://a", "k/mail", "{}").contains("this is \"{}\""));
+        assert!(world.before_call(&GuestCall::Request(request("http://a", "k/mail", "{\"n\":1}"))).is_continue());
         assert_eq!(world.finish().1, [Divergence::NotSent { method: "POST".into(), url: "http://a".into() }]);
     }
 
     #[test]
     fn what_was_not_kept_of_an_answer_is_told() {
-        let body = Body { kept: b"o".to_vec(), length: 9, sha256: None, is_ended: false };
-        let answer = Some(item::Answer::Response { status: 200, headers: Vec::new(), body });
-        let world = world(vec![exchange("http://a", None, Body::whole(""), answer)], None);
-        world.answer(&request("http://a", "k/1", ""));
+        let body = RecordedBody { kept: b"o".to_vec(), length: 9, sha256: None, is_ended: false };
+        let answer = Some(item::RecordedResponse::Response { status: 200, headers: Vec::new(), body });
+        let world = world(vec![exchange("http://a", None, RecordedBody::whole(""), answer)], None);
+        world.respond(&request("http://a", "k/1", ""));
         assert!(matches!(world.finish().1[..], [Divergence::Shortened { kept: 1, .. }]));
     }
 
     #[test]
     fn an_error_is_given_as_what_it_was() {
-        let error = |error: &str| given(Some(item::Answer::Error { error: error.to_owned() }));
-        assert_eq!(error("connection-refused"), Answer::Refused);
-        assert_eq!(error("connection-terminated"), Answer::Broken);
-        assert_eq!((error("HTTP-response-timeout"), given(None)), (Answer::Silence, Answer::Silence));
-        assert!(matches!(given(Some(response(200))), Answer::Response { headers, .. } if headers.is_empty()));
+        let error = |error: &str| to_response(Some(item::RecordedResponse::Error { error: error.to_owned() }));
+        assert_eq!(error("connection-refused"), WorldResponse::Refused);
+        assert_eq!(error("connection-terminated"), WorldResponse::Broken);
+        assert_eq!(
+            (error("HTTP-response-timeout"), to_response(None)),
+            (WorldResponse::Silence, WorldResponse::Silence)
+        );
+        assert!(
+            matches!(to_response(Some(response(200))), WorldResponse::Response { headers, .. } if headers.is_empty())
+        );
     }
 }

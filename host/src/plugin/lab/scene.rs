@@ -1,4 +1,4 @@
-//! One attempt's outside in the lab: hands every call to the world and carries out what it says.
+//! The backend of one simulated attempt: hands every call to the world and carries out what it says.
 
 use std::fmt;
 use std::future::pending;
@@ -14,57 +14,60 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::World;
-use super::call::{Answer, Call, Request};
-use super::clock::Staged;
-use crate::plugin::outside::{HostCall, Outside, Sending, Unanswered};
+use super::SimulatedWorld;
+use super::call::{GuestCall, OutgoingRequest, WorldResponse};
+use super::clock::VirtualClock;
+use crate::plugin::outside::{HostBackend, HostCall, ResponseFuture, SendError};
 
 /// Why an attempt is over although its guest has not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum EarlyEnd {
     /// The world says that the process died.
     Crashed,
     /// The guest has waited until its deadline.
     OutOfTime,
 }
 
-/// The outside of one attempt.
+/// The backend of one attempt.
 #[derive(Clone)]
-pub(super) struct Scene(Arc<Inner>);
+pub(super) struct SimulatedBackend(Arc<BackendState>);
 
-struct Inner {
-    world: Arc<dyn World>,
-    staged: Staged,
+struct BackendState {
+    world: Arc<dyn SimulatedWorld>,
+    virtual_clock: VirtualClock,
     attempt_time: Duration,
-    over: watch::Sender<Option<Over>>,
+    end: watch::Sender<Option<EarlyEnd>>,
     has_sent: AtomicBool,
-    current: Mutex<Option<Call>>,
+    current: Mutex<Option<GuestCall>>,
 }
 
-impl fmt::Debug for Scene {
+impl fmt::Debug for SimulatedBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scene").field("staged", &self.0.staged).field("over", &*self.0.over.borrow()).finish()
+        f.debug_struct("SimulatedBackend")
+            .field("virtual_clock", &self.0.virtual_clock)
+            .field("end", &*self.0.end.borrow())
+            .finish()
     }
 }
 
-impl Scene {
-    pub(super) fn new(world: Arc<dyn World>, staged: Staged, attempt_time: Duration) -> Self {
-        let (over, has_sent, current) = (watch::Sender::new(None), AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(Inner { world, staged, attempt_time, over, has_sent, current }))
+impl SimulatedBackend {
+    pub(super) fn new(world: Arc<dyn SimulatedWorld>, virtual_clock: VirtualClock, attempt_time: Duration) -> Self {
+        let (end, has_sent, current) = (watch::Sender::new(None), AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(BackendState { world, virtual_clock, attempt_time, end, has_sent, current }))
     }
 
     /// Resolves when the attempt is over before its guest has answered.
-    pub(super) async fn over(&self) -> Over {
-        let mut over = self.0.over.subscribe();
-        match over.wait_for(Option::is_some).await.map(|over| *over) {
-            Ok(Some(over)) => over,
+    pub(super) async fn ended_early(&self) -> EarlyEnd {
+        let mut end = self.0.end.subscribe();
+        match end.wait_for(Option::is_some).await.map(|end| *end) {
+            Ok(Some(end)) => end,
             _ => pending().await,
         }
     }
 
     /// Why the attempt is over, if its guest was not let to its end.
-    pub(super) fn is_over(&self) -> Option<Over> {
-        *self.0.over.borrow()
+    pub(super) fn early_end(&self) -> Option<EarlyEnd> {
+        *self.0.end.borrow()
     }
 
     /// Whether a request that may have had an effect went out.
@@ -72,16 +75,16 @@ impl Scene {
         self.0.has_sent.load(Ordering::Relaxed)
     }
 
-    fn end(&self, over: Over) {
-        self.0.over.send_if_modified(|known| known.is_none() && known.replace(over).is_none());
+    fn end(&self, end: EarlyEnd) {
+        self.0.end.send_if_modified(|known| known.is_none() && known.replace(end).is_none());
     }
 
-    /// Goes on, or never does.
-    async fn go_on(&self, flow: ControlFlow<()>) {
+    /// Goes on, or hangs until the attempt is dropped.
+    async fn continue_or_hang(&self, flow: ControlFlow<()>) {
         if flow.is_break() {
-            self.end(Over::Crashed);
+            self.end(EarlyEnd::Crashed);
         }
-        if self.is_over().is_some() {
+        if self.early_end().is_some() {
             pending::<()>().await;
         }
     }
@@ -89,86 +92,90 @@ impl Scene {
     async fn exchange(
         self,
         request: HttpRequest<WasiBody>,
-        wish: Option<Duration>,
-    ) -> Result<Response<WasiBody>, Unanswered> {
+        requested_timeout: Option<Duration>,
+    ) -> Result<Response<WasiBody>, SendError> {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(lost)?.to_bytes();
-        let call = Call::Request(Request::new(&head, body.to_vec()));
-        let Call::Request(request) = &call else { return Err(lost(Error::HttpProtocolError)) };
-        self.go_on(ControlFlow::Continue(())).await;
-        self.go_on(self.0.world.enter(&call)).await;
+        let body = body.collect().await.map_err(sent_without_response)?.to_bytes();
+        let call = GuestCall::Request(OutgoingRequest::new(&head, body.to_vec()));
+        let GuestCall::Request(request) = &call else { return Err(sent_without_response(Error::HttpProtocolError)) };
+        self.continue_or_hang(ControlFlow::Continue(())).await;
+        self.continue_or_hang(self.0.world.before_call(&call)).await;
         self.0.has_sent.fetch_or(!request.is_safe(), Ordering::Relaxed);
-        let answer = self.0.world.answer(request);
-        self.go_on(self.0.world.leave(&call)).await;
-        self.deliver(answer, wish).await
+        let answer = self.0.world.respond(request);
+        self.continue_or_hang(self.0.world.after_call(&call)).await;
+        self.deliver(answer, requested_timeout).await
     }
 
-    async fn deliver(&self, answer: Answer, wish: Option<Duration>) -> Result<Response<WasiBody>, Unanswered> {
+    async fn deliver(
+        &self,
+        answer: WorldResponse,
+        requested_timeout: Option<Duration>,
+    ) -> Result<Response<WasiBody>, SendError> {
         match answer {
-            Answer::Response { status, headers, body } => response(status, &headers, body),
-            Answer::Refused => Err(Unanswered { error: Error::ConnectionRefused, was_sent: false, denial: None }),
-            Answer::Broken => Err(lost(Error::ConnectionTerminated)),
-            Answer::Silence => {
-                self.wait(wish.unwrap_or(self.0.attempt_time)).await;
-                Err(lost(Error::HttpResponseTimeout))
+            WorldResponse::Response { status, headers, body } => response(status, &headers, body),
+            WorldResponse::Refused => Err(SendError { error: Error::ConnectionRefused, was_sent: false, denial: None }),
+            WorldResponse::Broken => Err(sent_without_response(Error::ConnectionTerminated)),
+            WorldResponse::Silence => {
+                self.sleep(requested_timeout.unwrap_or(self.0.attempt_time)).await;
+                Err(sent_without_response(Error::HttpResponseTimeout))
             }
         }
     }
 }
 
-fn lost(error: Error) -> Unanswered {
-    Unanswered { error, was_sent: true, denial: None }
+fn sent_without_response(error: Error) -> SendError {
+    SendError { error, was_sent: true, denial: None }
 }
 
-fn response(status: u16, headers: &[(String, String)], body: Vec<u8>) -> Result<Response<WasiBody>, Unanswered> {
+fn response(status: u16, headers: &[(String, String)], body: Vec<u8>) -> Result<Response<WasiBody>, SendError> {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(name, value);
     }
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
-    response.body(body).map_err(|_| lost(Error::HttpProtocolError))
+    response.body(body).map_err(|_| sent_without_response(Error::HttpProtocolError))
 }
 
-impl Outside for Scene {
-    fn send(&self, request: HttpRequest<WasiBody>, wish: Option<Duration>) -> Sending {
-        Box::pin(self.clone().exchange(request, wish))
+impl HostBackend for SimulatedBackend {
+    fn send(&self, request: HttpRequest<WasiBody>, requested_timeout: Option<Duration>) -> ResponseFuture {
+        Box::pin(self.clone().exchange(request, requested_timeout))
     }
 
-    fn enter(&self, call: HostCall<'_>) -> wasmtime::Result<()> {
-        let call = Call::of(call);
-        let flow = self.0.world.enter(&call);
+    fn before_call(&self, call: HostCall<'_>) -> wasmtime::Result<()> {
+        let call = GuestCall::from_host_call(call);
+        let flow = self.0.world.before_call(&call);
         *self.0.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
-        self.pass(flow)
+        self.stop_if_ended(flow)
     }
 
-    fn leave(&self) -> wasmtime::Result<()> {
+    fn after_call(&self) -> wasmtime::Result<()> {
         let call = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.pass(call.map_or(ControlFlow::Continue(()), |call| self.0.world.leave(&call)))
+        self.stop_if_ended(call.map_or(ControlFlow::Continue(()), |call| self.0.world.after_call(&call)))
     }
 
-    fn staged(&self) -> Option<&Staged> {
-        Some(&self.0.staged)
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
+        Some(&self.0.virtual_clock)
     }
 
-    fn wait(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            self.0.staged.pass(time);
-            if self.0.staged.passed() >= self.0.attempt_time {
-                self.end(Over::OutOfTime);
+            self.0.virtual_clock.advance(time);
+            if self.0.virtual_clock.elapsed() >= self.0.attempt_time {
+                self.end(EarlyEnd::OutOfTime);
                 pending::<()>().await;
             }
         })
     }
 }
 
-impl Scene {
-    fn pass(&self, flow: ControlFlow<()>) -> wasmtime::Result<()> {
+impl SimulatedBackend {
+    fn stop_if_ended(&self, flow: ControlFlow<()>) -> wasmtime::Result<()> {
         if flow.is_break() {
-            self.end(Over::Crashed);
+            self.end(EarlyEnd::Crashed);
         }
-        match self.is_over() {
+        match self.early_end() {
             None => Ok(()),
-            Some(over) => Err(wasmtime::Error::msg(format!("the attempt is over: {over:?}"))),
+            Some(end) => Err(wasmtime::Error::msg(format!("the attempt is over: {end:?}"))),
         }
     }
 }

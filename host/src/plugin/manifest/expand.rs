@@ -2,10 +2,10 @@
 
 use toml::{Table, Value};
 
-use super::{Environment, ManifestError};
+use super::{EnvLookup, ManifestError};
 
 /// A value with every `${NAME}` in it replaced; `path` is what errors call it.
-pub(super) fn expand(path: &str, value: Value, environment: &Environment) -> Result<Value, ManifestError> {
+pub(super) fn expand(path: &str, value: Value, environment: &EnvLookup) -> Result<Value, ManifestError> {
     Ok(match value {
         Value::String(text) => Value::String(expand_text(path, &text, environment)?),
         Value::Array(values) => {
@@ -20,7 +20,7 @@ pub(super) fn expand(path: &str, value: Value, environment: &Environment) -> Res
     })
 }
 
-fn expand_text(path: &str, text: &str, environment: &Environment) -> Result<String, ManifestError> {
+fn expand_text(path: &str, text: &str, environment: &EnvLookup) -> Result<String, ManifestError> {
     let mut expanded = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {

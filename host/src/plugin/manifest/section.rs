@@ -5,21 +5,21 @@ use toml::{Table, Value};
 
 use super::expand::expand;
 use super::value::show;
-use super::{Environment, ManifestError};
+use super::{EnvLookup, ManifestError};
 
 /// One table of the document. Every key is taken once; [`Section::finish`] refuses what is left.
 /// Values are expanded as they are taken, so that errors can show them as they were written.
 pub(super) struct Section<'a> {
     path: String,
     table: Table,
-    environment: &'a Environment,
-    asked: Vec<&'static str>,
+    environment: &'a EnvLookup,
+    known_keys: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
     /// The table at `path`, which is empty for the document itself.
-    pub(super) fn new(path: &str, table: Table, environment: &'a Environment) -> Self {
-        Self { path: path.to_owned(), table, environment, asked: Vec::new() }
+    pub(super) fn new(path: &str, table: Table, environment: &'a EnvLookup) -> Self {
+        Self { path: path.to_owned(), table, environment, known_keys: Vec::new() }
     }
 
     /// The value of a key, if it is there.
@@ -44,7 +44,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         parse: impl FnOnce(&str, Value) -> Result<T, ManifestError>,
     ) -> Result<Option<T>, ManifestError> {
-        self.asked.push(key);
+        self.known_keys.push(key);
         let path = self.key(key);
         self.table.remove(key).map(|value| parse(&path, value)).transpose()
     }
@@ -81,11 +81,11 @@ impl<'a> Section<'a> {
     /// Refuses keys that nobody asked for.
     pub(super) fn finish(self) -> Result<(), ManifestError> {
         let Some(unknown) = self.table.keys().next() else { return Ok(()) };
-        let nearest = self.asked.iter().max_by(|a, b| likeness(a, unknown).total_cmp(&likeness(b, unknown)));
+        let nearest = self.known_keys.iter().max_by(|a, b| likeness(a, unknown).total_cmp(&likeness(b, unknown)));
         Err(ManifestError::UnknownKey {
             key: self.key(unknown),
             nearest: self.key(nearest.copied().unwrap_or_default()),
-            known: self.asked.join(", "),
+            known: self.known_keys.join(", "),
         })
     }
 
@@ -106,17 +106,17 @@ fn likeness(known: &str, unknown: &str) -> f64 {
 fn table(path: &str, value: Value) -> Result<Table, ManifestError> {
     match value {
         Value::Table(table) => Ok(table),
-        other => Err(unfit(path, &other, "a table")),
+        other => Err(invalid_value(path, &other, "a table")),
     }
 }
 
 fn tables(path: &str, value: Value) -> Result<Vec<Table>, ManifestError> {
     match value {
         Value::Array(values) => values.into_iter().map(|value| table(path, value)).collect(),
-        other => Err(unfit(path, &other, "an array of tables")),
+        other => Err(invalid_value(path, &other, "an array of tables")),
     }
 }
 
-fn unfit(path: &str, value: &Value, accepted: &str) -> ManifestError {
+fn invalid_value(path: &str, value: &Value, accepted: &str) -> ManifestError {
     ManifestError::Value { key: path.to_owned(), value: show(value), accepted: accepted.to_owned() }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 fn parse(source: &str) -> Result<Manifest, ManifestError> {
-    let environment: Environment = Arc::new(|name| match name {
+    let environment: EnvLookup = Arc::new(|name| match name {
         "VECTOR_URL" => Some("http://127.0.0.1:9000/base".to_owned()),
         "VECTOR_TOKEN" => Some("hush".to_owned()),
         "BROKEN" => Some("two\nlines".to_owned()),
@@ -58,9 +58,9 @@ fn every_documented_key_is_read() {
     assert_eq!(manifest.limits.concurrency, Some(16));
     assert_eq!(manifest.on_dead, OnDead::Skip);
     assert_eq!(manifest.breaker, Some(BreakerPolicy { failures: 5, pause: Duration::from_secs(30) }));
-    assert_eq!(manifest.reload, Reload { canary: 5, max_fault_ratio: 0.5 });
+    assert_eq!(manifest.canary, CanaryPolicy { items: 5, max_fault_ratio: 0.5 });
     assert_eq!(manifest.grants.emit, ["email_receipt"]);
-    let policy = manifest.retry.over(RetryPolicy::default());
+    let policy = manifest.retry.applied_to(RetryPolicy::default());
     assert_eq!(policy, RetryPolicy { max_retries: 3, ..RetryPolicy::default() });
 }
 

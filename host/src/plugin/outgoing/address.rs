@@ -1,16 +1,16 @@
-//! Which addresses an outgoing request may reach, judged after names are resolved.
+//! Which addresses an outgoing request may reach, decided after names are resolved.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::plugin::grant::Reach;
+use crate::plugin::grant::AddressScope;
 
-/// Whether an address is within reach. Link-local and metadata addresses never are.
-pub(super) fn is_within(reach: Reach, address: IpAddr) -> bool {
+/// Whether an address is in scope. Link-local and metadata addresses never are.
+pub(super) fn is_allowed(scope: AddressScope, address: IpAddr) -> bool {
     let address = canonical(address);
-    match reach {
-        Reach::Nothing => false,
-        Reach::Private => !is_never_reached(address),
-        Reach::Public => !is_never_reached(address) && is_public(address),
+    match scope {
+        AddressScope::Nothing => false,
+        AddressScope::Private => !is_always_denied(address),
+        AddressScope::Public => !is_always_denied(address) && is_public(address),
     }
 }
 
@@ -38,7 +38,7 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-fn is_never_reached(address: IpAddr) -> bool {
+fn is_always_denied(address: IpAddr) -> bool {
     let is_link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -74,8 +74,8 @@ fn is_special(address: Ipv4Addr) -> bool {
 mod tests {
     use super::*;
 
-    fn within(reach: Reach, address: &str) -> bool {
-        is_within(reach, address.parse().unwrap())
+    fn allowed(scope: AddressScope, address: &str) -> bool {
+        is_allowed(scope, address.parse().unwrap())
     }
 
     #[test]
@@ -93,8 +93,8 @@ mod tests {
             "::",
             "224.0.0.1",
         ] {
-            assert!(!within(Reach::Private, address), "{address}");
-            assert!(!within(Reach::Public, address), "{address}");
+            assert!(!allowed(AddressScope::Private, address), "{address}");
+            assert!(!allowed(AddressScope::Public, address), "{address}");
         }
     }
 
@@ -103,12 +103,12 @@ mod tests {
         for address in
             ["127.0.0.1", "10.0.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1", "2001::1"]
         {
-            assert!(within(Reach::Private, address), "{address}");
-            assert!(!within(Reach::Public, address), "{address}");
+            assert!(allowed(AddressScope::Private, address), "{address}");
+            assert!(!allowed(AddressScope::Public, address), "{address}");
         }
         for address in ["93.184.216.34", "2606:2800:220:1::1"] {
-            assert!(within(Reach::Public, address), "{address}");
-            assert!(!within(Reach::Nothing, address), "{address}");
+            assert!(allowed(AddressScope::Public, address), "{address}");
+            assert!(!allowed(AddressScope::Nothing, address), "{address}");
         }
     }
 }

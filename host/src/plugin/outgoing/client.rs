@@ -61,7 +61,7 @@ pub(super) enum ConnectError {
     Unresolved { host: String, source: io::Error },
     /// Every address of the host is out of reach.
     #[error("{host} is at {addresses:?}, which its grant does not reach")]
-    OutOfReach { host: String, addresses: Vec<SocketAddr> },
+    OutOfScope { host: String, addresses: Vec<SocketAddr> },
     /// No address answered in time.
     #[error("no connection to {host} within {CONNECT_TIMEOUT:?}")]
     TimedOut { host: String },
@@ -98,13 +98,13 @@ impl Connector {
             Ok(addresses) => addresses,
             Err(source) => return Err(ConnectError::Unresolved { host, source }),
         };
-        let reach = self.grants.reach(uri);
-        let reachable: Vec<_> =
-            addresses.iter().copied().filter(|address| address::is_within(reach, address.ip())).collect();
-        if reachable.is_empty() {
-            return Err(ConnectError::OutOfReach { host, addresses });
+        let scope = self.grants.address_scope(uri);
+        let allowed: Vec<_> =
+            addresses.iter().copied().filter(|address| address::is_allowed(scope, address.ip())).collect();
+        if allowed.is_empty() {
+            return Err(ConnectError::OutOfScope { host, addresses });
         }
-        match TcpStream::connect(&reachable[..]).await {
+        match TcpStream::connect(&allowed[..]).await {
             Ok(stream) => {
                 // Small requests should not wait for the acknowledgement of others.
                 stream.set_nodelay(true).map_err(|source| ConnectError::Refused { host, source })?;

@@ -30,8 +30,8 @@ const EFFECT_MAX: usize = 64;
 
 /// The root of the keys of everything that an item causes: its own key, and which generation of
 /// effects this is when an operator asked for new ones.
-pub(in crate::plugin) fn effects_root(item: &Item) -> String {
-    match item.effects {
+pub(in crate::plugin) fn idempotency_root(item: &Item) -> String {
+    match item.effect_generation {
         0 => item.idem_key.clone(),
         generation => format!("{}+{generation}", item.idem_key),
     }
@@ -39,17 +39,17 @@ pub(in crate::plugin) fn effects_root(item: &Item) -> String {
 
 /// The keys of one attempt.
 #[derive(Debug)]
-pub(in crate::plugin) struct Keys {
+pub(in crate::plugin) struct OutgoingKeys {
     root: String,
     cid: String,
     sent: HashMap<String, u32>,
     spans: u32,
 }
 
-impl Keys {
+impl OutgoingKeys {
     /// The keys of an attempt at an item.
     pub(in crate::plugin) fn new(item: &Item) -> Self {
-        Self::from_parts(&effects_root(item), &item.cid)
+        Self::from_parts(&idempotency_root(item), &item.cid)
     }
 
     pub(super) fn from_parts(root: &str, cid: &str) -> Self {
@@ -58,7 +58,12 @@ impl Keys {
 
     /// Replaces what only the host may say in a request's headers. Errors with what is accepted when
     /// the guest's name for the effect is none.
-    pub(super) fn stamp(&mut self, method: &Method, url: &str, headers: &mut HeaderMap) -> Result<(), String> {
+    pub(super) fn set_host_headers(
+        &mut self,
+        method: &Method,
+        url: &str,
+        headers: &mut HeaderMap,
+    ) -> Result<(), String> {
         let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
         for name in HOST_ADDED {
             headers.remove(name);
@@ -76,10 +81,10 @@ impl Keys {
         if let Some(effect) = effect {
             return format!("{}/{effect}", self.root);
         }
-        let place = hex(&Sha256::digest(format!("{method} {url}"))[..6]);
-        let count = self.sent.entry(place.clone()).or_default();
+        let request_digest = hex(&Sha256::digest(format!("{method} {url}"))[..6]);
+        let count = self.sent.entry(request_digest.clone()).or_default();
         *count += 1;
-        format!("{}/{place}/{count}", self.root)
+        format!("{}/{request_digest}/{count}", self.root)
     }
 
     fn traceparent(&mut self) -> String {
@@ -124,12 +129,12 @@ mod tests {
 
     use super::*;
 
-    fn keys(effects: u32) -> Keys {
+    fn keys(effects: u32) -> OutgoingKeys {
         let root = if effects == 0 { "k1".to_owned() } else { format!("k1+{effects}") };
-        Keys::from_parts(&root, "c1")
+        OutgoingKeys::from_parts(&root, "c1")
     }
 
-    fn key(keys: &mut Keys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
+    fn key(keys: &mut OutgoingKeys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
         let mut headers = HeaderMap::new();
         for forged in ["idempotency-key", "x-correlation-id", "traceparent"] {
             headers.append(forged, HeaderValue::from_static("forged"));
@@ -138,7 +143,7 @@ mod tests {
         if let Some(effect) = effect {
             headers.insert(EFFECT, HeaderValue::from_static(effect));
         }
-        keys.stamp(method, url, &mut headers).unwrap();
+        keys.set_host_headers(method, url, &mut headers).unwrap();
         assert!(!headers.contains_key(EFFECT));
         assert_eq!(headers.get_all(CORRELATION_ID).iter().collect::<Vec<_>>(), ["c1"]);
         assert!(headers.get_all(TRACEPARENT).iter().all(|value| value.len() == 55));
@@ -176,7 +181,7 @@ mod tests {
         for bad in ["", "a/1", "a b"] {
             let mut headers = HeaderMap::new();
             headers.insert(EFFECT, HeaderValue::from_static(bad));
-            assert!(keys(0).stamp(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
+            assert!(keys(0).set_host_headers(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
         }
     }
 
@@ -195,7 +200,10 @@ mod tests {
         (method, "http://[a-z]{1,6}/[a-z]{0,2}", effect, prop::collection::vec(any::<u8>(), 0..40))
     }
 
-    fn sent(keys: &mut Keys, (method, url, effect, forged): &(Method, String, Option<String>, Vec<u8>)) -> HeaderMap {
+    fn sent(
+        keys: &mut OutgoingKeys,
+        (method, url, effect, forged): &(Method, String, Option<String>, Vec<u8>),
+    ) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for name in [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT] {
             if let Ok(value) = HeaderValue::from_bytes(forged) {
@@ -206,7 +214,7 @@ mod tests {
         if let Some(effect) = effect {
             headers.insert(EFFECT, HeaderValue::from_str(effect).unwrap());
         }
-        keys.stamp(method, url, &mut headers).unwrap();
+        keys.set_host_headers(method, url, &mut headers).unwrap();
         headers
     }
 
@@ -216,7 +224,7 @@ mod tests {
             root in "[ -~]{1,255}", cid in "[ -~]{1,255}", requests in prop::collection::vec(request(), 1..12)
         ) {
             let attempt = || {
-                let mut keys = Keys::from_parts(&root, &cid);
+                let mut keys = OutgoingKeys::from_parts(&root, &cid);
                 requests.iter().map(|request| sent(&mut keys, request)).collect::<Vec<_>>()
             };
             let first = attempt();

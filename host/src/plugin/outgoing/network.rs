@@ -1,4 +1,4 @@
-//! The network as what lies outside: a pooled client for each plugin, and what its errors mean.
+//! The network as a backend: a pooled client for each plugin, and what its errors mean.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::plugin::evidence::Denial;
 use crate::plugin::grant::{Grants, http_lines};
 use crate::plugin::manifest::show_size;
-use crate::plugin::outside::{Outside, Sending, Unanswered};
+use crate::plugin::outside::{HostBackend, ResponseFuture, SendError};
 
 /// The network as one plugin reaches it, with connections that no other plugin uses.
 #[derive(Debug)]
@@ -23,22 +23,24 @@ pub(in crate::plugin) struct Network {
 }
 
 impl Network {
-    /// The network within the reach of these grants.
+    /// The network as far as these grants reach.
     pub(in crate::plugin) fn new(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> Self {
         Self { client: client::client(grants, resolver) }
     }
 }
 
-impl Outside for Network {
-    fn send(&self, request: Request<WasiBody>, wish: Option<Duration>) -> Sending {
+impl HostBackend for Network {
+    fn send(&self, request: Request<WasiBody>, requested_timeout: Option<Duration>) -> ResponseFuture {
         let lines = http_lines(request.method(), request.uri());
-        let answering = self.client.request(request);
+        let sending = self.client.request(request);
         Box::pin(async move {
-            let answered = match wish {
-                Some(wish) => tokio::time::timeout(wish, answering).await.map_err(|_| overdue())?,
-                None => answering.await,
+            let response = match requested_timeout {
+                Some(requested_timeout) => {
+                    tokio::time::timeout(requested_timeout, sending).await.map_err(|_| response_timeout())?
+                }
+                None => sending.await,
             };
-            answered.map(boxed).map_err(|err| explain(&err, &lines))
+            response.map(boxed).map_err(|err| explain(&err, &lines))
         })
     }
 }
@@ -47,15 +49,15 @@ fn boxed(response: Response<hyper::body::Incoming>) -> Response<WasiBody> {
     response.map(|body| body.map_err(Error::Hyper).boxed_unsync())
 }
 
-fn overdue() -> Unanswered {
-    Unanswered { error: Error::HttpResponseTimeout, was_sent: true, denial: None }
+fn response_timeout() -> SendError {
+    SendError { error: Error::HttpResponseTimeout, was_sent: true, denial: None }
 }
 
-fn explain(err: &hyper_util::client::legacy::Error, lines: &str) -> Unanswered {
-    if err.is_connect() { unconnected(err, lines) } else { interrupted(err) }
+fn explain(err: &hyper_util::client::legacy::Error, lines: &str) -> SendError {
+    if err.is_connect() { connect_failed(err, lines) } else { exchange_failed(err) }
 }
 
-fn interrupted(err: &hyper_util::client::legacy::Error) -> Unanswered {
+fn exchange_failed(err: &hyper_util::client::legacy::Error) -> SendError {
     let (error, denial) = match (find::<Error>(err), find::<hyper::Error>(err)) {
         (Some(Error::HttpRequestBodySize(most)), _) => (Error::HttpRequestBodySize(*most), None),
         (_, Some(err)) if err.is_parse_too_large() => {
@@ -67,12 +69,12 @@ fn interrupted(err: &hyper_util::client::legacy::Error) -> Unanswered {
         (_, Some(err)) if err.is_parse() => (Error::HttpProtocolError, None),
         _ => (Error::ConnectionTerminated, None),
     };
-    Unanswered { error, was_sent: true, denial }
+    SendError { error, was_sent: true, denial }
 }
 
-fn unconnected(err: &hyper_util::client::legacy::Error, lines: &str) -> Unanswered {
+fn connect_failed(err: &hyper_util::client::legacy::Error, lines: &str) -> SendError {
     let (error, denial) = match find::<ConnectError>(err) {
-        Some(reason @ ConnectError::OutOfReach { .. }) => {
+        Some(reason @ ConnectError::OutOfScope { .. }) => {
             let lines = format!("{lines}\nprivate = true   # unless the address is link-local or metadata");
             let denial = Denial { what: reason.to_string(), lines: Some(lines) };
             (Error::DestinationIpProhibited, Some(denial))
@@ -84,7 +86,7 @@ fn unconnected(err: &hyper_util::client::legacy::Error, lines: &str) -> Unanswer
         Some(ConnectError::Refused { .. }) => (Error::ConnectionRefused, None),
         None => (Error::TlsProtocolError, None),
     };
-    Unanswered { error, was_sent: false, denial }
+    SendError { error, was_sent: false, denial }
 }
 
 fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {

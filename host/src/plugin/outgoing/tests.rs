@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::plugin::manifest::{Environment, Manifest};
+use crate::plugin::manifest::{EnvLookup, Manifest};
 
 /// A server that answers everything alike and keeps the heads of what it was sent.
 struct Server {
@@ -46,28 +46,28 @@ impl Server {
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
-fn outgoing(manifest: &str) -> Outgoing {
-    let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
+fn outgoing(manifest: &str) -> OutgoingHttp {
+    let environment: EnvLookup = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
     let manifest = Manifest::parse(manifest, &environment).unwrap();
     let grants = Arc::new(manifest.grants);
     let network = Network::new(Arc::clone(&grants), Arc::new(SystemResolver));
-    Outgoing::new(
+    OutgoingHttp::new(
         Arc::new(OutgoingPolicy::new(grants, manifest.limits)),
         Arc::new(network),
-        Some(Keys::from_parts("k1", "c1")),
+        Some(OutgoingKeys::from_parts("k1", "c1")),
         Arc::default(),
         Instant::now() + Duration::from_secs(30),
     )
 }
 
-fn granted(server: &Server, more: &str) -> Outgoing {
+fn granted(server: &Server, more: &str) -> OutgoingHttp {
     outgoing(&format!(
         "{more}\n[[grant.http]]\norigin = '{}'\nmethods = ['GET', 'POST']\npath = '/a*'\nsecrets = [{{ env = 'TOKEN', header = 'authorization', template = 'Bearer {{}}' }}]",
         server.url
     ))
 }
 
-async fn send(outgoing: &mut Outgoing, method: &str, url: &str) -> Result<Response<WasiBody>, Error> {
+async fn send(outgoing: &mut OutgoingHttp, method: &str, url: &str) -> Result<Response<WasiBody>, Error> {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::builder()
         .method(method)
@@ -98,8 +98,8 @@ async fn what_is_granted_goes_out_with_what_only_the_host_can_say() {
     assert!(head.contains("idempotency-key: k1/") && head.contains("/1\r\n"), "{head}");
     assert!(head.contains("x-correlation-id: c1\r\n") && head.contains("traceparent: 00-"), "{head}");
     assert!(!head.contains("forged"), "{head}");
-    assert!(outgoing.evidence.maybe_executed());
-    assert!(!outgoing.evidence.has_unanswered_requests());
+    assert!(outgoing.observations.maybe_executed());
+    assert!(!outgoing.observations.has_unanswered_requests());
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn connections_are_used_again_and_safe_requests_execute_nothing() {
     }
     assert!(*server.connections.lock().unwrap() < 8);
     assert!(!server.last().contains("idempotency-key"));
-    assert!(!outgoing.evidence.maybe_executed());
+    assert!(!outgoing.observations.maybe_executed());
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn what_is_not_granted_never_leaves_and_is_recorded_with_its_lines() {
     let denied = send(&mut outgoing, "POST", &format!("{}/b?token=x", server.url)).await;
     assert!(matches!(denied, Err(Error::HttpRequestDenied)));
     assert!(server.heads.lock().unwrap().is_empty());
-    let denial = outgoing.evidence.denial().unwrap();
+    let denial = outgoing.observations.denial().unwrap();
     assert_eq!(denial.what, format!("POST {}/b is not granted", server.url));
     let lines = denial.lines.clone().unwrap();
     let mut allowed = self::outgoing(&lines);
@@ -138,13 +138,13 @@ async fn the_number_of_requests_and_the_size_of_answers_are_bounded() {
     let mut outgoing = granted(&server, "limits.response = '4B'");
     let response = send(&mut outgoing, "GET", &url).await.unwrap();
     assert!(matches!(read(response).await, Err(Error::HttpResponseBodySize(Some(4)))));
-    let denial = outgoing.evidence.denial().unwrap();
+    let denial = outgoing.observations.denial().unwrap();
     assert_eq!(denial.what, "the body of a response was larger than `limits.response`, which is 4B");
     assert_eq!(denial.lines.as_deref(), Some("[limits]\nresponse = \"8B\""));
     let mut outgoing = granted(&server, "limits.http_requests = 1");
     send(&mut outgoing, "GET", &url).await.unwrap();
     assert!(matches!(send(&mut outgoing, "GET", &url).await, Err(Error::HttpRequestDenied)));
-    assert!(outgoing.evidence.denial().unwrap().lines.as_ref().unwrap().contains("http_requests = 2"));
+    assert!(outgoing.observations.denial().unwrap().lines.as_ref().unwrap().contains("http_requests = 2"));
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn the_head_of_an_answer_is_bounded() {
         let mut outgoing = granted(&server, "");
         let refused = send(&mut outgoing, "GET", &format!("{}/a", server.url)).await;
         assert!(matches!(refused, Err(Error::HttpResponseHeaderSectionSize(_))));
-        assert!(outgoing.evidence.denial().unwrap().what.contains("64KiB and 128 headers"));
+        assert!(outgoing.observations.denial().unwrap().what.contains("64KiB and 128 headers"));
     }
 }
 
@@ -166,7 +166,7 @@ async fn what_no_grant_can_mean_never_leaves_and_nothing_secret_is_told() {
     for (method, url) in [("TRACE", server.url.clone()), ("CONNECT", server.url.clone()), ("GET", with_password)] {
         let mut outgoing = outgoing(&format!("[[grant.http]]\norigin = '{}'", server.url));
         assert!(send(&mut outgoing, method, &format!("{url}/a")).await.is_err());
-        let denial = outgoing.evidence.denial().unwrap();
+        let denial = outgoing.observations.denial().unwrap();
         assert!(!denial.what.contains("hush"), "{denial:?}");
     }
     assert!(server.heads.lock().unwrap().is_empty());
@@ -177,8 +177,8 @@ async fn a_request_body_that_is_too_large_is_cut_off() {
     let server = Server::start(OK).await;
     let outgoing = granted(&server, "limits.request = '4B'");
     let body = Full::new(Bytes::from_static(b"hello")).map_err(|never| match never {}).boxed_unsync();
-    let capped = outgoing.cap_request(body);
-    assert!(matches!(capped.collect().await, Err(Error::HttpRequestBodySize(Some(4)))));
+    let limited = outgoing.limit_request(body);
+    assert!(matches!(limited.collect().await, Err(Error::HttpRequestBodySize(Some(4)))));
 }
 
 #[tokio::test]
@@ -188,8 +188,8 @@ async fn a_request_that_found_no_connection_has_executed_nothing() {
     drop(gone);
     let mut outgoing = outgoing(&format!("[[grant.http]]\norigin = '{url}'"));
     assert!(matches!(send(&mut outgoing, "POST", &url).await, Err(Error::ConnectionRefused)));
-    assert!(!outgoing.evidence.maybe_executed());
-    assert!(!outgoing.evidence.has_unanswered_requests());
+    assert!(!outgoing.observations.maybe_executed());
+    assert!(!outgoing.observations.has_unanswered_requests());
 }
 
 #[tokio::test]
@@ -198,8 +198,8 @@ async fn an_address_out_of_reach_is_a_denial() {
     let mut outgoing =
         outgoing(&format!("[[grant.http]]\norigin = 'http://*:{}'", server.url.rsplit(':').next().unwrap()));
     assert!(matches!(send(&mut outgoing, "POST", &server.url).await, Err(Error::DestinationIpProhibited)));
-    assert!(outgoing.evidence.denial().unwrap().what.contains("does not reach"));
-    assert!(!outgoing.evidence.maybe_executed());
+    assert!(outgoing.observations.denial().unwrap().what.contains("does not reach"));
+    assert!(!outgoing.observations.maybe_executed());
     let mut metadata = self::outgoing("[[grant.http]]\norigin = 'http://169.254.169.254'");
     let answer = send(&mut metadata, "GET", "http://169.254.169.254/latest").await;
     assert!(matches!(answer, Err(Error::DestinationIpProhibited)));
@@ -212,6 +212,6 @@ async fn a_request_that_is_dropped_unanswered_stays_unanswered() {
     let url = format!("{}/a", server.url);
     let waiting = tokio::time::timeout(Duration::from_millis(50), send(&mut outgoing, "POST", &url)).await;
     assert!(waiting.is_err());
-    assert!(outgoing.evidence.has_unanswered_requests());
-    assert!(outgoing.evidence.maybe_executed());
+    assert!(outgoing.observations.has_unanswered_requests());
+    assert!(outgoing.observations.maybe_executed());
 }

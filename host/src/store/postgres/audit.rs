@@ -3,62 +3,64 @@
 use serde_json::Value;
 use tokio_postgres::Row;
 
-use super::fault::Fault;
-use super::select::{json, unsigned, values};
-use super::step::{Sql, Step, storable};
+use super::fault::PgError;
+use super::select::{json_column, unsigned, values};
+use super::step::{Query, WriteTx, without_nul};
 use crate::item::ItemId;
-use crate::store::condition::Condition;
-use crate::store::deed::Entry;
+use crate::store::condition::SqlFilter;
+use crate::store::deed::NewAuditEntry;
 use crate::store::{AuditEntry, AuditQuery};
 
 /// Appends an entry about what was done to items.
-pub(super) async fn append(step: &Step<'_>, entry: &Entry<'_>) -> Result<(), Fault> {
+pub(super) async fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> Result<(), PgError> {
     let count = u64::try_from(entry.changes.len()).unwrap_or(u64::MAX);
-    append_about(step, entry, count, &entry.changes()).await
+    append_entry(tx, entry, count, &entry.changes_json()).await
 }
 
 /// Appends an entry about anything, under a lock that is held until the commit, so that numbers ascend in
 /// the order of commits.
-pub(super) async fn append_about(step: &Step<'_>, entry: &Entry<'_>, count: u64, changes: &Value) -> Result<(), Fault> {
-    step.rows("SELECT pg_advisory_xact_lock(7206004, 0)", &[]).await?;
+pub(super) async fn append_entry(
+    tx: &WriteTx<'_>,
+    entry: &NewAuditEntry<'_>,
+    count: u64,
+    changes: &Value,
+) -> Result<(), PgError> {
+    tx.rows("SELECT pg_advisory_xact_lock(7206004, 0)", &[]).await?;
     let statement = "WITH entry AS (
             INSERT INTO outbox.audit (at, actor, action, selection, reason, job, count, changes)
             VALUES ($1, $2, $3, $4::text::json, $5, $6, $7, $8::text::json) RETURNING seq)
         INSERT INTO outbox.audit_items (item_id, seq)
         SELECT DISTINCT item, entry.seq FROM entry, unnest($9::bigint[]) AS item";
     let concerned: Vec<ItemId> = entry.changes.iter().map(|change| change.id).collect();
-    let (actor, reason) = (storable(entry.actor), entry.reason.map(storable));
+    let (actor, reason) = (without_nul(entry.actor), entry.reason.map(without_nul));
     let (selection, changes) = (entry.selection.to_string(), changes.to_string());
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    step.rows(
-        statement,
-        &[&step.now, &actor, &entry.action, &selection, &reason, &entry.job, &count, &changes, &concerned],
-    )
-    .await
-    .map(drop)
+    tx.rows(statement, &[&tx.now, &actor, &entry.action, &selection, &reason, &entry.job, &count, &changes, &concerned])
+        .await
+        .map(drop)
 }
 
 /// Everything that concerns an item, oldest first.
-pub(super) async fn of_item(sql: &impl Sql, id: ItemId) -> Result<Vec<AuditEntry>, Fault> {
+pub(super) async fn entries_of_item(tx: &impl Query, id: ItemId) -> Result<Vec<AuditEntry>, PgError> {
     let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
-    let mut entries = list(sql, &query).await?;
+    let mut entries = list(tx, &query).await?;
     entries.reverse();
     Ok(entries)
 }
 
-pub(super) async fn list(sql: &impl Sql, query: &AuditQuery) -> Result<Vec<AuditEntry>, Fault> {
-    let condition = Condition::of_audit(query, "seq IN (SELECT seq FROM outbox.audit_items WHERE item_id = ?)");
+pub(super) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<AuditEntry>, PgError> {
+    let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox.audit_items WHERE item_id = ?)");
     let statement = format!(
         "SELECT seq, at, actor, action, selection::text, reason, job, count, changes::text FROM outbox.audit
          WHERE {} ORDER BY seq DESC LIMIT {}",
         condition.sql,
-        query.page()
+        query.page_size()
     );
-    sql.rows(&statement, &values(&condition)).await?.iter().map(|row| entry(row, query.item)).collect()
+    tx.rows(&statement, &values(&condition)).await?.iter().map(|row| entry(row, query.item)).collect()
 }
 
-fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, Fault> {
-    let mut changes: Value = json(row, 8)?;
+fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
+    let mut changes: Value = json_column(row, 8)?;
     if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
         all.retain(|change| change["id"] == id);
     }
@@ -67,7 +69,7 @@ fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, Fault> {
         at: row.try_get(1)?,
         actor: row.try_get(2)?,
         action: row.try_get(3)?,
-        selection: json(row, 4)?,
+        selection: json_column(row, 4)?,
         reason: row.try_get(5)?,
         job: row.try_get(6)?,
         count: unsigned(row, 7)?,

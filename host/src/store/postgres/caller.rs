@@ -5,51 +5,51 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::PostgresOptions;
-use super::fault::Fault;
+use super::fault::PgError;
 use super::health::Health;
 use super::pool::Pool;
-use super::step::{Reading, Step, database_time};
+use super::step::{ReadTx, WriteTx, database_time};
 use crate::item::Millis;
-use crate::store::{Alerts, Clock, StoreError};
+use crate::store::{AlertSettings, Clock, StoreError};
 
 /// Runs the work in a transaction, commits it, and wakes whoever waits for what it made. A macro, because a
 /// function that lends the transaction to a closure cannot promise that the closure's future is `Send`.
 macro_rules! transact {
-    ($caller:expr, $tried:literal, |$step:ident| $work:expr) => {{
-        let caller: &Caller = $caller;
+    ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
+        let pg: &PgContext = $pg;
         let call = || async {
-            let mut client = caller.pool.connection().await?;
-            let mut transaction = caller.begin(&mut client).await?;
+            let mut client = pg.pool.connection().await?;
+            let mut transaction = pg.begin(&mut client).await?;
             let value = {
-                let $step = &mut transaction;
+                let $tx = &mut transaction;
                 $work.await?
             };
             if transaction.commit().await? {
-                caller.wake();
+                pg.wake();
             }
             Ok(value)
         };
-        caller.persist($tried, call).await
+        pg.with_retries($tried, call).await
     }};
 }
 
 /// Runs reads that all see one moment of the database.
 macro_rules! read {
-    ($caller:expr, $tried:literal, |$tx:ident| $work:expr) => {{
-        let caller: &Caller = $caller;
+    ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
+        let pg: &PgContext = $pg;
         let call = || async {
-            let mut client = caller.pool.connection().await?;
-            let reading = caller.look(&mut client).await?;
-            let $tx = &reading;
+            let mut client = pg.pool.connection().await?;
+            let read_tx = pg.begin_read(&mut client).await?;
+            let $tx = &read_tx;
             $work.await
         };
-        caller.persist($tried, call).await
+        pg.with_retries($tried, call).await
     }};
 }
 
 /// How long a call waits before it is made again, after each failure that may have passed by then. Half of
 /// it is drawn by lot, so that those who lost the same race do not meet again.
-const PAUSES: [Duration; 5] = [
+const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(5),
     Duration::from_millis(20),
     Duration::from_millis(80),
@@ -57,26 +57,26 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
 ];
 /// The parts of a store that its calls share.
-pub(super) struct Caller {
+pub(super) struct PgContext {
     pub(super) pool: Pool,
     pub(super) clock: Option<Clock>,
     pub(super) instance: String,
-    pub(super) alerts: Option<Alerts>,
+    pub(super) alerts: Option<AlertSettings>,
     pub(super) changes: watch::Sender<u64>,
     /// Whether the schema notifies of inserts.
     pub(super) notifies: bool,
     /// No attempt at a call takes longer.
-    longest: Duration,
+    call_timeout: Duration,
     health: Health,
 }
 
-impl Caller {
+impl PgContext {
     pub(super) fn new(pool: Pool, options: PostgresOptions, notifies: bool) -> Self {
-        let PostgresOptions { instance, clock, alerts, patience, .. } = options;
+        let PostgresOptions { instance, clock, alerts, statement_timeout, .. } = options;
         // Whatever the network does; longer than what the server is told.
-        let longest = patience.mul_f64(1.5);
+        let call_timeout = statement_timeout.mul_f64(1.5);
         Self {
-            longest,
+            call_timeout,
             pool,
             clock,
             instance,
@@ -101,18 +101,21 @@ impl Caller {
     }
 
     /// Begins a transaction that writes.
-    pub(super) async fn begin<'a>(&'a self, client: &'a mut deadpool_postgres::Client) -> Result<Step<'a>, Fault> {
-        Step::begin(client, self).await
+    pub(super) async fn begin<'a>(&'a self, client: &'a mut deadpool_postgres::Client) -> Result<WriteTx<'a>, PgError> {
+        WriteTx::begin(client, self).await
     }
 
     /// Begins a transaction that reads one moment of the database.
-    pub(super) async fn look<'a>(&self, client: &'a mut deadpool_postgres::Client) -> Result<Reading<'a>, Fault> {
-        Reading::begin(client).await
+    pub(super) async fn begin_read<'a>(
+        &self,
+        client: &'a mut deadpool_postgres::Client,
+    ) -> Result<ReadTx<'a>, PgError> {
+        ReadTx::begin(client).await
     }
 
     /// Whether the database is out of order, as far as the last call could tell.
-    pub(super) fn is_out(&self) -> bool {
-        self.health.is_gone()
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.health.is_unavailable()
     }
 
     /// Whether writes that need room are refused.
@@ -121,30 +124,30 @@ impl Caller {
     }
 
     /// Notes a failure of what goes on by itself, which is tried again.
-    pub(super) fn note(&self, tried: &'static str, fault: &Fault) {
-        self.health.failed(tried, fault);
+    pub(super) fn record_background_failure(&self, tried: &'static str, err: &PgError) {
+        self.health.record_failure(tried, err);
     }
 
     /// Makes a call, again while its failures may pass and it cannot have been committed.
-    pub(super) async fn persist<T, F, R>(&self, tried: &'static str, call: F) -> Result<T, StoreError>
+    pub(super) async fn with_retries<T, F, R>(&self, tried: &'static str, call: F) -> Result<T, StoreError>
     where
         F: Fn() -> R,
-        R: Future<Output = Result<T, Fault>>,
+        R: Future<Output = Result<T, PgError>>,
     {
-        let mut pauses = PAUSES.iter();
+        let mut delays = RETRY_DELAYS.iter();
         loop {
-            let made = tokio::time::timeout(self.longest, call()).await.unwrap_or(Err(Fault::Late));
-            let fault = match made {
+            let made = tokio::time::timeout(self.call_timeout, call()).await.unwrap_or(Err(PgError::TimedOut));
+            let err = match made {
                 Ok(value) => {
-                    self.health.answered();
+                    self.health.record_success();
                     return Ok(value);
                 }
-                Err(fault) => fault,
+                Err(err) => err,
             };
-            self.health.failed(tried, &fault);
-            match pauses.next().filter(|_| fault.may_pass()) {
-                Some(pause) => tokio::time::sleep(pause.mul_f64(f64::midpoint(1.0, fastrand::f64()))).await,
-                None => return Err(fault.explain(tried)),
+            self.health.record_failure(tried, &err);
+            match delays.next().filter(|_| err.is_retryable()) {
+                Some(delay) => tokio::time::sleep(delay.mul_f64(f64::midpoint(1.0, fastrand::f64()))).await,
+                None => return Err(err.into_store_error(tried)),
             }
         }
     }

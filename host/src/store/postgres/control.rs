@@ -3,84 +3,84 @@
 use serde_json::json;
 use tokio_postgres::Row;
 
-use super::fault::Fault;
-use super::step::{Sql, Step, storable};
+use super::fault::PgError;
+use super::step::{Query, WriteTx, without_nul};
 use super::{audit, transfer};
 use crate::item::ItemId;
-use crate::store::deed::{Change, Entry};
-use crate::store::{Command, Control, Controlled, Pause, Run};
+use crate::store::deed::{ItemChange, NewAuditEntry};
+use crate::store::{Control, ControlReport, ControlRequest, Execution, Pause};
 
-pub(super) async fn control(step: &mut Step<'_>, command: &Command) -> Result<Controlled, Fault> {
-    let blocking = match &command.control {
-        Control::Unblock { ordering_key } => blocking(step, ordering_key).await?,
+pub(super) async fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, PgError> {
+    let blocking = match &request.control {
+        Control::Unblock { ordering_key } => blocking(tx, ordering_key).await?,
         _ => Vec::new(),
     };
-    if !differs(step, &command.control, &blocking).await? {
-        return Ok(Controlled::default());
+    if !would_change(tx, &request.control, &blocking).await? {
+        return Ok(ControlReport::default());
     }
-    if command.run == Run::Real {
-        apply(step, command).await?;
-        record(step, command, &blocking).await?;
-        step.makes_work_elsewhere = true;
+    if request.execution == Execution::Apply {
+        apply(tx, request).await?;
+        record(tx, request, &blocking).await?;
+        tx.wakes_other_processes = true;
     }
-    Ok(Controlled { changed: true, items: blocking })
+    Ok(ControlReport { changed: true, items: blocking })
 }
 
 /// Whether the command would change anything.
-async fn differs(step: &Step<'_>, control: &Control, blocking: &[ItemId]) -> Result<bool, Fault> {
+async fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> Result<bool, PgError> {
     match control {
-        Control::Pause { item_type } => Ok(!is_paused(step, item_type).await?),
-        Control::Resume { item_type } => is_paused(step, item_type).await,
+        Control::Pause { item_type } => Ok(!is_paused(tx, item_type).await?),
+        Control::Resume { item_type } => is_paused(tx, item_type).await,
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
         Control::Cancel { job } => {
             let statement = "SELECT 1 FROM outbox.jobs WHERE id = $1 AND state = 'RUNNING' FOR UPDATE";
-            Ok(!step.rows(statement, &[job]).await?.is_empty())
+            Ok(!tx.rows(statement, &[job]).await?.is_empty())
         }
-        Control::Reserve { up_to } => Ok(transfer::reserved(step).await? < *up_to),
+        Control::ReserveIds { up_to } => Ok(transfer::reserved(tx).await? < *up_to),
     }
 }
 
-async fn apply(step: &Step<'_>, command: &Command) -> Result<(), Fault> {
-    match &command.control {
+async fn apply(tx: &WriteTx<'_>, request: &ControlRequest) -> Result<(), PgError> {
+    match &request.control {
         Control::Pause { item_type } => {
             let statement = "INSERT INTO outbox.pauses (type, paused_at, actor, reason) VALUES ($1, $2, $3, $4)";
-            let (actor, reason) = (storable(&command.actor), command.reason.as_deref().map(storable));
-            step.rows(statement, &[item_type, &step.now, &actor, &reason]).await
+            let (actor, reason) = (without_nul(&request.actor), request.reason.as_deref().map(without_nul));
+            tx.rows(statement, &[item_type, &tx.now, &actor, &reason]).await
         }
-        Control::Resume { item_type } => step.rows("DELETE FROM outbox.pauses WHERE type = $1", &[item_type]).await,
+        Control::Resume { item_type } => tx.rows("DELETE FROM outbox.pauses WHERE type = $1", &[item_type]).await,
         Control::Unblock { ordering_key } => {
             let statement = "UPDATE outbox.items SET blocks_key = false WHERE ordering_key = $1 AND blocks_key";
-            step.rows(statement, &[ordering_key]).await
+            tx.rows(statement, &[ordering_key]).await
         }
         Control::Cancel { job } => {
             let statement = "UPDATE outbox.jobs SET state = 'CANCELLED', ended_at = $2 WHERE id = $1";
-            step.rows(statement, &[job, &step.now]).await
+            tx.rows(statement, &[job, &tx.now]).await
         }
-        Control::Reserve { up_to } => return transfer::reserve(step, *up_to).await,
+        Control::ReserveIds { up_to } => return transfer::reserve(tx, *up_to).await,
     }
     .map(drop)
 }
 
-async fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> Result<(), Fault> {
-    let (action, subject) = command.control.words();
-    let (about, job) = command.control.about();
-    let changes: Vec<_> = blocking.iter().copied().map(Change::unblocked).collect();
-    let (selection, reason) = (json!({ about: subject }), command.reason.as_deref());
-    audit::append(step, &Entry { actor: &command.actor, action, selection, reason, job, changes: &changes }).await
+async fn record(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) -> Result<(), PgError> {
+    let (action, target) = request.control.action_and_target();
+    let (target_kind, job) = request.control.target_kind();
+    let changes: Vec<_> = blocking.iter().copied().map(ItemChange::unblocked).collect();
+    let (selection, reason) = (json!({ target_kind: target }), request.reason.as_deref());
+    audit::append(tx, &NewAuditEntry { actor: &request.actor, action, selection, reason, job, changes: &changes }).await
 }
 
 /// The items that block the key, locked after the key's front.
-async fn blocking(step: &Step<'_>, ordering_key: &str) -> Result<Vec<ItemId>, Fault> {
-    step.rows("SELECT pg_advisory_xact_lock(7206002, hashtext($1))", &[&ordering_key]).await?;
+async fn blocking(tx: &WriteTx<'_>, ordering_key: &str) -> Result<Vec<ItemId>, PgError> {
+    tx.rows("SELECT pg_advisory_xact_lock(7206002, hashtext($1))", &[&ordering_key]).await?;
     let statement = "SELECT id FROM outbox.items WHERE ordering_key = $1 AND blocks_key ORDER BY id FOR UPDATE";
-    step.rows(statement, &[&ordering_key]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    tx.rows(statement, &[&ordering_key]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-async fn is_paused(step: &Step<'_>, item_type: &str) -> Result<bool, Fault> {
-    Ok(!step.rows("SELECT 1 FROM outbox.pauses WHERE type = $1", &[&item_type]).await?.is_empty())
+async fn is_paused(tx: &WriteTx<'_>, item_type: &str) -> Result<bool, PgError> {
+    Ok(!tx.rows("SELECT 1 FROM outbox.pauses WHERE type = $1", &[&item_type]).await?.is_empty())
 }
 
-pub(super) async fn pauses(sql: &impl Sql) -> Result<Vec<Pause>, Fault> {
+pub(super) async fn pauses(tx: &impl Query) -> Result<Vec<Pause>, PgError> {
     let pause = |row: &Row| {
         Ok(Pause {
             r#type: row.try_get(0)?,
@@ -90,5 +90,5 @@ pub(super) async fn pauses(sql: &impl Sql) -> Result<Vec<Pause>, Fault> {
         })
     };
     let statement = "SELECT type, paused_at, actor, reason FROM outbox.pauses ORDER BY type";
-    sql.rows(statement, &[]).await?.iter().map(pause).collect()
+    tx.rows(statement, &[]).await?.iter().map(pause).collect()
 }

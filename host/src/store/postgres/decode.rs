@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 
-use super::fault::Fault;
+use super::fault::PgError;
 use crate::item::{Item, Status};
 use crate::store::StoreError;
 
@@ -13,13 +13,13 @@ pub(super) const COLUMNS: &str = "id, idem_key, type, payload, content_type, hea
      lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest";
 
 /// An item, with what could not be read of it, if anything.
-pub(super) struct Decoded {
+pub(super) struct DecodedItem {
     pub(super) item: Item,
     pub(super) defect: Option<String>,
 }
 
 /// Decodes a row that was selected with [`COLUMNS`].
-pub(super) fn item(row: &Row) -> Result<Decoded, Fault> {
+pub(super) fn item(row: &Row) -> Result<DecodedItem, PgError> {
     let mut defects = Vec::new();
     let item = Item {
         id: row.try_get(0)?,
@@ -43,23 +43,23 @@ pub(super) fn item(row: &Row) -> Result<Decoded, Fault> {
         lease_until: row.try_get(18)?,
         maybe_executed: row.try_get(19)?,
         given_back_since: row.try_get(20)?,
-        effects: count(row, 21)?,
+        effect_generation: count(row, 21)?,
         last_error: row.try_get(22)?,
         done_at: row.try_get(23)?,
         dead_at: row.try_get(24)?,
         result: row.try_get(25)?,
         handler_digest: row.try_get(26)?,
     };
-    Ok(Decoded { item, defect: defects.into_iter().next() })
+    Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
 
 /// A column of whole numbers that are never negative.
-pub(super) fn count(row: &Row, column: usize) -> Result<u32, Fault> {
+pub(super) fn count(row: &Row, column: usize) -> Result<u32, PgError> {
     Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or(0))
 }
 
-fn status(word: &str) -> Result<Status, Fault> {
-    word.parse().map_err(|err| Fault::Refused(StoreError::Unusable(format!("outbox.items: {err}"))))
+fn status(word: &str) -> Result<Status, PgError> {
+    word.parse().map_err(|err| PgError::Rejected(StoreError::Unusable(format!("outbox.items: {err}"))))
 }
 
 fn json<T: DeserializeOwned + Default>(text: &str, name: &str, defects: &mut Vec<String>) -> T {

@@ -1,20 +1,20 @@
 //! The end of a claim: what it leaves on the row, in the history, the totals, the alerts and the signals.
 
 use super::alert;
-use super::fault::Fault;
+use super::fault::PgError;
 use super::saga;
-use super::step::{Sql as _, Step, storable};
-use crate::item::{Event, Failure, Item, Millis, OnDead, Status, fingerprint};
+use super::step::{Query as _, WriteTx, without_nul};
+use crate::item::{Failure, Item, Millis, OnDead, Status, Transition, fingerprint};
 use crate::saga::StepOutcome;
-use crate::store::{Attempted, Settled, Settlement, StoreError, millis};
+use crate::store::{AttemptRecord, SettleRequest, Settlement, StoreError, millis};
 
 /// SQL for the number of the newest job: written on an item whenever its status changes.
-pub(super) const EPOCH: &str = "(SELECT coalesce(max(id), 0) FROM outbox.jobs)";
+pub(super) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox.jobs)";
 
 /// The end of one claim.
-pub(super) struct Ending {
-    pub(super) attempted: Attempted,
-    after: After,
+pub(super) struct ClaimEnd {
+    pub(super) attempted: AttemptRecord,
+    row: RowUpdate,
     /// Why, where it did not end DONE and there is a reason.
     pub(super) failure: Option<Failure>,
     stderr: Option<String>,
@@ -24,7 +24,7 @@ pub(super) struct Ending {
 
 /// What the transition leaves on the row, apart from the claim, which is gone.
 #[derive(Debug, PartialEq)]
-struct After {
+struct RowUpdate {
     status: Status,
     available_at: Millis,
     attempts: u32,
@@ -39,10 +39,10 @@ struct After {
     fingerprint: Option<String>,
 }
 
-impl After {
-    /// What a claimed item is after the event, as far as that follows from the event alone.
-    fn of(item: &Item, event: Event, maybe_executed: bool) -> Result<Self, StoreError> {
-        let status = Status::Claimed.next(event).map_err(|source| StoreError::Illegal { id: item.id, source })?;
+impl RowUpdate {
+    /// What a claimed item is after the transition, as far as that follows from the transition alone.
+    fn for_transition(item: &Item, transition: Transition, maybe_executed: bool) -> Result<Self, StoreError> {
+        let status = Status::Claimed.next(transition).map_err(|source| StoreError::Illegal { id: item.id, source })?;
         Ok(Self {
             status,
             available_at: item.available_at,
@@ -60,91 +60,91 @@ impl After {
     }
 }
 
-impl Ending {
+impl ClaimEnd {
     /// What a worker's settlement makes of the item.
-    pub(super) fn settled(item: &Item, settled: &Settled, now: Millis) -> Result<Self, StoreError> {
-        let mut attempted = Attempted::of(item);
+    pub(super) fn from_settlement(item: &Item, settled: &SettleRequest, now: Millis) -> Result<Self, StoreError> {
+        let mut attempted = AttemptRecord::from_claim(item);
         attempted.maybe_executed = settled.maybe_executed;
         attempted.handler_digest.clone_from(&settled.handler_digest);
         attempted.exchanges.clone_from(&settled.exchanges);
-        let after = match &settled.settlement {
-            Settlement::Done { result, .. } => After {
+        let row = match &settled.settlement {
+            Settlement::Done { result, .. } => RowUpdate {
                 done_at: Some(now),
                 result: result.clone(),
                 last_error: None,
                 handler_digest: settled.handler_digest.clone(),
-                ..After::of(item, Event::Complete, false)?
+                ..RowUpdate::for_transition(item, Transition::Complete, false)?
             },
-            Settlement::Retry { failure, delay } => After {
+            Settlement::Retry { failure, delay } => RowUpdate {
                 // A retry is always in the future.
                 available_at: now.saturating_add(millis(*delay).max(1)),
                 last_error: Some(failure.message.clone()),
                 handler_digest: settled.handler_digest.clone(),
-                ..After::of(item, Event::Retry, settled.maybe_executed)?
+                ..RowUpdate::for_transition(item, Transition::Retry, settled.maybe_executed)?
             },
-            Settlement::GiveBack { failure, delay } => After {
+            Settlement::GiveBack { failure, delay } => RowUpdate {
                 available_at: now.saturating_add(millis(*delay).max(1)),
                 attempts: item.attempts.saturating_sub(1),
                 given_back_since: item.given_back_since.or(Some(now)),
                 last_error: Some(failure.message.clone()),
                 handler_digest: settled.handler_digest.clone(),
-                ..After::of(item, Event::GiveBack, settled.maybe_executed)?
+                ..RowUpdate::for_transition(item, Transition::GiveBack, settled.maybe_executed)?
             },
-            Settlement::Release => After {
+            Settlement::Release => RowUpdate {
                 available_at: now,
                 attempts: item.attempts.saturating_sub(1),
                 given_back_since: item.given_back_since,
-                ..After::of(item, Event::GiveBack, settled.maybe_executed)?
+                ..RowUpdate::for_transition(item, Transition::GiveBack, settled.maybe_executed)?
             },
             Settlement::Dead { failure, on_dead } => {
-                let ending = Self::dead(item, attempted, *on_dead, failure.clone(), now)?;
-                return Ok(Self { stderr: settled.stderr.clone(), is_recorded: true, ..ending });
+                let claim_end = Self::dead_lettered(item, attempted, *on_dead, failure.clone(), now)?;
+                return Ok(Self { stderr: settled.stderr.clone(), is_recorded: true, ..claim_end });
             }
         };
         let failure = settled.settlement.failure().cloned();
         let is_recorded = failure.is_some();
-        Ok(Self { attempted, after, failure, stderr: settled.stderr.clone(), is_recorded })
+        Ok(Self { attempted, row, failure, stderr: settled.stderr.clone(), is_recorded })
     }
 
     /// The item is dead-lettered; its history says why already.
-    pub(super) fn dead(
+    pub(super) fn dead_lettered(
         item: &Item,
-        attempted: Attempted,
+        attempted: AttemptRecord,
         on_dead: OnDead,
         failure: Failure,
         now: Millis,
     ) -> Result<Self, StoreError> {
         let digest = attempted.handler_digest.as_deref();
-        let after = After {
+        let row = RowUpdate {
             dead_at: Some(now),
             last_error: Some(failure.message.clone()),
             handler_digest: attempted.handler_digest.clone().or_else(|| item.handler_digest.clone()),
             blocks_key: item.ordering_key.is_some() && on_dead == OnDead::Block,
             fingerprint: Some(fingerprint(&item.item_type, &failure, digest)),
-            ..After::of(item, Event::DeadLetter, attempted.maybe_executed)?
+            ..RowUpdate::for_transition(item, Transition::DeadLetter, attempted.maybe_executed)?
         };
-        Ok(Self { attempted, after, failure: Some(failure), stderr: None, is_recorded: false })
+        Ok(Self { attempted, row, failure: Some(failure), stderr: None, is_recorded: false })
     }
 
     /// The lease ended and nobody settled: PENDING at once, with a row in the history.
-    pub(super) fn lost(item: &Item, failure: Failure, now: Millis) -> Result<Self, StoreError> {
-        let attempted = Attempted { maybe_executed: true, ..Attempted::of(item) };
-        let after = After {
+    pub(super) fn lease_ended(item: &Item, failure: Failure, now: Millis) -> Result<Self, StoreError> {
+        let attempted = AttemptRecord { maybe_executed: true, ..AttemptRecord::from_claim(item) };
+        let row = RowUpdate {
             available_at: now,
             last_error: Some(failure.message.clone()),
-            ..After::of(item, Event::Expire, true)?
+            ..RowUpdate::for_transition(item, Transition::Expire, true)?
         };
-        Ok(Self { attempted, after, failure: Some(failure), stderr: None, is_recorded: true })
+        Ok(Self { attempted, row, failure: Some(failure), stderr: None, is_recorded: true })
     }
 
     /// With a row in the history.
-    pub(super) fn recorded(self) -> Self {
+    pub(super) fn with_history(self) -> Self {
         Self { is_recorded: true, ..self }
     }
 
     /// What the saga's signal says; a release leaves no trace.
     pub(super) fn outcome(&self) -> Option<StepOutcome> {
-        match self.after.status {
+        match self.row.status {
             Status::Done => Some(StepOutcome::Ok),
             Status::Dlq => Some(StepOutcome::Dead),
             Status::Pending | Status::Claimed => self.failure.as_ref().map(|_| StepOutcome::Retried),
@@ -158,55 +158,55 @@ impl Ending {
 }
 
 /// Writes the ends of claims whose rows this transaction has locked, with all that belongs to them.
-pub(super) async fn finish(step: &mut Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
-    if endings.is_empty() {
+pub(super) async fn write_claim_ends(tx: &mut WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<(), PgError> {
+    if claim_ends.is_empty() {
         return Ok(());
     }
-    write_rows(step, endings).await?;
-    write_history(step, endings).await?;
-    for ending in endings {
-        count(step, ending);
+    write_rows(tx, claim_ends).await?;
+    write_history(tx, claim_ends).await?;
+    for claim_end in claim_ends {
+        count_end(tx, claim_end);
     }
-    for ending in endings {
-        if let (Status::Dlq, Some(failure)) = (ending.after.status, &ending.failure) {
-            alert::dead(step, &ending.attempted, failure, ending.after.blocks_key).await?;
+    for claim_end in claim_ends {
+        if let (Status::Dlq, Some(failure)) = (claim_end.row.status, &claim_end.failure) {
+            alert::dead_lettered(tx, &claim_end.attempted, failure, claim_end.row.blocks_key).await?;
         }
     }
-    saga::advance(step, endings).await
+    saga::advance_runs(tx, claim_ends).await
 }
 
-fn count(step: &mut Step<'_>, ending: &Ending) {
-    let item_type = &ending.attempted.item_type;
-    if ending.after.status == Status::Done {
-        step.tally("done", "", item_type, "", 1);
+fn count_end(tx: &mut WriteTx<'_>, claim_end: &ClaimEnd) {
+    let item_type = &claim_end.attempted.item_type;
+    if claim_end.row.status == Status::Done {
+        tx.count("done", "", item_type, "", 1);
     }
-    if ending.after.status == Status::Done || ending.is_recorded {
-        step.tally("attempt", "", item_type, ending.class(), 1);
+    if claim_end.row.status == Status::Done || claim_end.is_recorded {
+        tx.count("attempt", "", item_type, claim_end.class(), 1);
     }
-    step.makes_work |= match ending.after.status {
+    tx.wakes_workers |= match claim_end.row.status {
         Status::Pending => true,
-        _ => ending.attempted.ordering_key.is_some(),
+        _ => claim_end.attempted.ordering_key.is_some(),
     };
 }
 
-async fn write_rows(step: &Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
-    let column = || endings.iter().map(|ending| &ending.after);
-    let ids: Vec<_> = endings.iter().map(|ending| ending.attempted.id).collect();
-    let statuses: Vec<_> = column().map(|after| after.status.as_str()).collect();
-    let available: Vec<_> = column().map(|after| after.available_at).collect();
-    let attempts: Vec<_> = column().map(|after| i64::from(after.attempts)).collect();
-    let executed: Vec<_> = column().map(|after| after.maybe_executed).collect();
-    let given_back: Vec<_> = column().map(|after| after.given_back_since).collect();
-    let errors: Vec<_> = column().map(|after| after.last_error.as_deref().map(storable)).collect();
-    let digests: Vec<_> = column().map(|after| after.handler_digest.as_deref()).collect();
-    let done: Vec<_> = column().map(|after| after.done_at).collect();
-    let dead: Vec<_> = column().map(|after| after.dead_at).collect();
-    let results: Vec<_> = column().map(|after| after.result.as_deref()).collect();
-    let blocks: Vec<_> = column().map(|after| after.blocks_key).collect();
-    let groups: Vec<_> = column().map(|after| after.fingerprint.as_deref()).collect();
+async fn write_rows(tx: &WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<(), PgError> {
+    let column = || claim_ends.iter().map(|claim_end| &claim_end.row);
+    let ids: Vec<_> = claim_ends.iter().map(|claim_end| claim_end.attempted.id).collect();
+    let statuses: Vec<_> = column().map(|row| row.status.as_str()).collect();
+    let available: Vec<_> = column().map(|row| row.available_at).collect();
+    let attempts: Vec<_> = column().map(|row| i64::from(row.attempts)).collect();
+    let executed: Vec<_> = column().map(|row| row.maybe_executed).collect();
+    let given_back: Vec<_> = column().map(|row| row.given_back_since).collect();
+    let errors: Vec<_> = column().map(|row| row.last_error.as_deref().map(without_nul)).collect();
+    let digests: Vec<_> = column().map(|row| row.handler_digest.as_deref()).collect();
+    let done: Vec<_> = column().map(|row| row.done_at).collect();
+    let dead: Vec<_> = column().map(|row| row.dead_at).collect();
+    let results: Vec<_> = column().map(|row| row.result.as_deref()).collect();
+    let blocks: Vec<_> = column().map(|row| row.blocks_key).collect();
+    let groups: Vec<_> = column().map(|row| row.fingerprint.as_deref()).collect();
     let sql = format!(
         "UPDATE outbox.items
-         SET status = new.to_status, epoch = {EPOCH}, available_at = new.available, attempts = new.made,
+         SET status = new.to_status, epoch = {NEWEST_JOB_SQL}, available_at = new.available, attempts = new.made,
              maybe_executed = new.executed, given_back_since = new.given_back, last_error = new.error,
              handler_digest = new.digest, done_at = new.done, dead_at = new.dead, result = new.answer,
              blocks_key = new.blocks, fingerprint = new.alike,
@@ -232,15 +232,15 @@ async fn write_rows(step: &Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
         &blocks,
         &groups,
     ];
-    step.rows(&sql, &values).await.map(drop)
+    tx.rows(&sql, &values).await.map(drop)
 }
 
 /// One row for each attempt that did not end DONE.
-async fn write_history(step: &Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
-    let recorded: Vec<_> = endings
+async fn write_history(tx: &WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<(), PgError> {
+    let recorded: Vec<_> = claim_ends
         .iter()
-        .filter(|ending| ending.is_recorded)
-        .filter_map(|ending| Some((&ending.attempted, ending.failure.as_ref()?, ending.stderr.as_deref())))
+        .filter(|claim_end| claim_end.is_recorded)
+        .filter_map(|claim_end| Some((&claim_end.attempted, claim_end.failure.as_ref()?, claim_end.stderr.as_deref())))
         .collect();
     if recorded.is_empty() {
         return Ok(());
@@ -252,9 +252,9 @@ async fn write_history(step: &Step<'_>, endings: &[Ending]) -> Result<(), Fault>
     let started: Vec<_> = column().map(|(attempted, ..)| attempted.started_at).collect();
     let pods: Vec<_> = column().map(|(attempted, ..)| attempted.pod.as_str()).collect();
     let classes: Vec<_> = column().map(|(_, failure, _)| failure.class.as_str()).collect();
-    let codes: Vec<_> = column().map(|(_, failure, _)| storable(&failure.code)).collect();
-    let messages: Vec<_> = column().map(|(_, failure, _)| storable(&failure.message)).collect();
-    let outputs: Vec<_> = column().map(|(.., stderr)| stderr.map(storable)).collect();
+    let codes: Vec<_> = column().map(|(_, failure, _)| without_nul(&failure.code)).collect();
+    let messages: Vec<_> = column().map(|(_, failure, _)| without_nul(&failure.message)).collect();
+    let outputs: Vec<_> = column().map(|(.., stderr)| stderr.map(without_nul)).collect();
     let digests: Vec<_> = column().map(|(attempted, ..)| attempted.handler_digest.as_deref()).collect();
     let executed: Vec<_> = column().map(|(attempted, ..)| attempted.maybe_executed).collect();
     let exchanges: Vec<_> = column().map(|(attempted, ..)| attempted.exchanges.as_deref()).collect();
@@ -277,7 +277,7 @@ async fn write_history(step: &Step<'_>, endings: &[Ending]) -> Result<(), Fault>
         &digests,
         &executed,
         &exchanges,
-        &step.now,
+        &tx.now,
     ];
-    step.rows(sql, &values).await.map(drop)
+    tx.rows(sql, &values).await.map(drop)
 }

@@ -5,38 +5,38 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use tokio_postgres::Row;
 
-use super::fault::Fault;
-use super::step::{Sql, Step, Values};
+use super::fault::PgError;
+use super::step::{Query, Values, WriteTx};
 use crate::item::{ItemId, Millis, NewItem};
-use crate::store::{Enqueued, StoreError, Write, millis, validate};
+use crate::store::{BatchMode, EnqueueReport, StoreError, millis, validate};
 
 /// Enqueues an item inside the caller's transaction: it is handled if and only if that commits. The
 /// database must have the outbox's schema. A key that exists with the same content gives the first id;
 /// with other content it is [`StoreError::Conflict`], and the transaction goes on.
 pub async fn enqueue_in(tx: &tokio_postgres::Transaction<'_>, item: &NewItem) -> Result<ItemId, StoreError> {
     validate(std::slice::from_ref(item))?;
-    enqueue_one(tx, item).await.map_err(|fault| fault.explain("enqueueing an item"))
+    enqueue_one(tx, item).await.map_err(|err| err.into_store_error("enqueueing an item"))
 }
 
-async fn enqueue_one(tx: &tokio_postgres::Transaction<'_>, item: &NewItem) -> Result<ItemId, Fault> {
+async fn enqueue_one(tx: &tokio_postgres::Transaction<'_>, item: &NewItem) -> Result<ItemId, PgError> {
     // A second time, when another transaction took the key between the look and the insert.
     for _ in 0..2 {
         if let Some(id) = find(tx, std::slice::from_ref(item)).await?.pop().flatten() {
             return Ok(id);
         }
-        if let Some(id) = insert(&Silent(tx), &[item], None).await?.remove(&item.idem_key) {
+        if let Some(id) = insert(&SilentConflicts(tx), &[item], None).await?.remove(&item.idem_key) {
             return Ok(id);
         }
     }
-    Err(Fault::Overtaken)
+    Err(PgError::LostRace)
 }
 
 /// An application's transaction in which an insert leaves out what is there already with other content, as if
 /// it had the same. The schema would answer it with an error, which ends the transaction.
-struct Silent<'a>(&'a tokio_postgres::Transaction<'a>);
+struct SilentConflicts<'a>(&'a tokio_postgres::Transaction<'a>);
 
-impl Sql for Silent<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+impl Query for SilentConflicts<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
         let Self(tx) = self;
         let statement = tx.prepare(sql).await?;
         // Sent together: whatever comes of this call, no other statement of the transaction is silent.
@@ -54,24 +54,28 @@ impl Sql for Silent<'_> {
 }
 
 /// Enqueues valid items.
-pub(super) async fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> Result<Enqueued, Fault> {
-    let mut ids = find(step, items).await?;
-    if write == Write::Whole && ids.iter().any(Option::is_some) {
-        return Ok(Enqueued { ids, created: 0 });
+pub(super) async fn enqueue(
+    tx: &mut WriteTx<'_>,
+    items: &[NewItem],
+    mode: BatchMode,
+) -> Result<EnqueueReport, PgError> {
+    let mut ids = find(tx, items).await?;
+    if mode == BatchMode::AllOrNothing && ids.iter().any(Option::is_some) {
+        return Ok(EnqueueReport { ids, created: 0 });
     }
     let new = new_ones(items, &ids);
-    lock_orders(step, &new).await?;
-    let created = insert(step, &new, Some(step.now)).await?;
+    lock_ordering_keys(tx, &new).await?;
+    let created = insert(tx, &new, Some(tx.now)).await?;
     if created.len() < new.len() {
-        return Err(Fault::Overtaken);
+        return Err(PgError::LostRace);
     }
     for (index, item) in items.iter().enumerate() {
         if ids[index].is_none() {
             ids[index] = Some(created_id(&created, &new, item, index)?);
         }
     }
-    step.makes_work |= !created.is_empty();
-    Ok(Enqueued { ids, created: created.len() })
+    tx.wakes_workers |= !created.is_empty();
+    Ok(EnqueueReport { ids, created: created.len() })
 }
 
 /// The items that do not exist yet, the first of each key.
@@ -87,9 +91,9 @@ fn created_id(
     new: &[&NewItem],
     item: &NewItem,
     index: usize,
-) -> Result<ItemId, Fault> {
-    let first = new.iter().find(|first| first.idem_key == item.idem_key).ok_or(Fault::Overtaken)?;
-    let id = *created.get(&item.idem_key).ok_or(Fault::Overtaken)?;
+) -> Result<ItemId, PgError> {
+    let first = new.iter().find(|first| first.idem_key == item.idem_key).ok_or(PgError::LostRace)?;
+    let id = *created.get(&item.idem_key).ok_or(PgError::LostRace)?;
     if has_same_content(first, item) {
         return Ok(id);
     }
@@ -107,46 +111,46 @@ fn has_same_content(a: &NewItem, b: &NewItem) -> bool {
 
 /// Enqueues what a handler emitted, valid already. A follow-up that exists is kept, whatever its content: it
 /// never fails its parent.
-pub(super) async fn followups(step: &mut Step<'_>, items: &[NewItem]) -> Result<(), Fault> {
+pub(super) async fn followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result<(), PgError> {
     if items.is_empty() {
         return Ok(());
     }
-    let known = known(step, items).await?;
+    let known = known(tx, items).await?;
     let ids: Vec<_> = items.iter().map(|item| known.get(&item.idem_key).copied()).collect();
     let new = new_ones(items, &ids);
-    lock_orders(step, &new).await?;
-    let created = insert(step, &new, Some(step.now)).await?;
+    lock_ordering_keys(tx, &new).await?;
+    let created = insert(tx, &new, Some(tx.now)).await?;
     if created.len() < new.len() {
-        return Err(Fault::Overtaken);
+        return Err(PgError::LostRace);
     }
     let mut fresh: HashSet<_> = created.keys().map(String::as_str).collect();
     for item in items {
         let outcome = if fresh.remove(item.idem_key.as_str()) { "created" } else { "kept" };
-        step.tally("followup", "", &item.item_type, outcome, 1);
+        tx.count("followup", "", &item.item_type, outcome, 1);
     }
-    step.makes_work |= !new.is_empty();
+    tx.wakes_workers |= !new.is_empty();
     Ok(())
 }
 
 /// The ids of the items whose keys exist.
-async fn known(sql: &impl Sql, items: &[NewItem]) -> Result<HashMap<String, ItemId>, Fault> {
+async fn known(tx: &impl Query, items: &[NewItem]) -> Result<HashMap<String, ItemId>, PgError> {
     let keys: Vec<_> = items.iter().map(|item| item.idem_key.as_str()).collect();
-    let rows = sql.rows("SELECT idem_key, id FROM outbox.items WHERE idem_key = ANY($1::text[])", &[&keys]).await?;
+    let rows = tx.rows("SELECT idem_key, id FROM outbox.items WHERE idem_key = ANY($1::text[])", &[&keys]).await?;
     pairs(&rows)
 }
 
-fn pairs(rows: &[tokio_postgres::Row]) -> Result<HashMap<String, ItemId>, Fault> {
+fn pairs(rows: &[tokio_postgres::Row]) -> Result<HashMap<String, ItemId>, PgError> {
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// The id of each item whose key exists with the same content. With other content it is a conflict.
-async fn find(sql: &impl Sql, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, Fault> {
-    let known = known(sql, items).await?;
+async fn find(tx: &impl Query, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, PgError> {
+    let known = known(tx, items).await?;
     let mut ids = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         let id = known.get(&item.idem_key).copied();
         if let Some(first) = id
-            && !is_stored(sql, first, item).await?
+            && !is_stored(tx, first, item).await?
         {
             return Err(StoreError::Conflict { index, idem_key: item.idem_key.clone(), first }.into());
         }
@@ -156,41 +160,41 @@ async fn find(sql: &impl Sql, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, 
 }
 
 /// Whether the item that is stored under the id has the content of this one.
-async fn is_stored(sql: &impl Sql, id: ItemId, item: &NewItem) -> Result<bool, Fault> {
+async fn is_stored(tx: &impl Query, id: ItemId, item: &NewItem) -> Result<bool, PgError> {
     let compare = "SELECT type = $2::text AND payload = $3::bytea AND content_type = $4::text
                        AND saga IS NOT DISTINCT FROM $5::text AND ordering_key IS NOT DISTINCT FROM $6::text
                    FROM outbox.items WHERE id = $1::bigint";
     let NewItem { item_type, payload, content_type, saga, ordering_key, .. } = item;
-    let rows = sql.rows(compare, &[&id, item_type, payload, content_type, saga, ordering_key]).await?;
-    Ok(rows.first().ok_or(Fault::Overtaken)?.try_get(0)?)
+    let rows = tx.rows(compare, &[&id, item_type, payload, content_type, saga, ordering_key]).await?;
+    Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
 
 /// Takes the locks of the ordering keys in one order, so that writes with several keys do not wait in a
 /// circle. The insert trigger takes each again.
-async fn lock_orders(step: &Step<'_>, items: &[&NewItem]) -> Result<(), Fault> {
+async fn lock_ordering_keys(tx: &WriteTx<'_>, items: &[&NewItem]) -> Result<(), PgError> {
     let keys: Vec<_> = items.iter().filter_map(|item| item.ordering_key.as_deref()).collect();
     if keys.is_empty() {
         return Ok(());
     }
     let lock = "SELECT pg_advisory_xact_lock(7206001, hash)
                 FROM (SELECT DISTINCT hashtext(key) AS hash FROM unnest($1::text[]) AS key ORDER BY hash) AS keys";
-    step.rows(lock, &[&keys]).await.map(drop)
+    tx.rows(lock, &[&keys]).await.map(drop)
 }
 
 /// Inserts items, at the database's time where no other is given, and returns the ids by key. What another
 /// transaction has inserted meanwhile is left out.
 pub(super) async fn insert(
-    sql: &impl Sql,
+    tx: &impl Query,
     items: &[&NewItem],
     now: Option<Millis>,
-) -> Result<HashMap<String, ItemId>, Fault> {
+) -> Result<HashMap<String, ItemId>, PgError> {
     let keys: Vec<_> = items.iter().map(|item| item.idem_key.as_str()).collect();
     let types: Vec<_> = items.iter().map(|item| item.item_type.as_str()).collect();
     let payloads: Vec<_> = items.iter().map(|item| item.payload.as_slice()).collect();
     let content_types: Vec<_> = items.iter().map(|item| item.content_type.as_str()).collect();
     let headers: Vec<_> = items.iter().map(|item| json(&item.headers)).collect::<Result<_, _>>()?;
     let metadata: Vec<_> = items.iter().map(|item| json(&item.metadata)).collect::<Result<_, _>>()?;
-    let cids: Vec<_> = items.iter().map(|item| item.cid_or_key()).collect();
+    let cids: Vec<_> = items.iter().map(|item| item.correlation_id()).collect();
     let sagas: Vec<_> = items.iter().map(|item| item.saga.as_deref()).collect();
     let orders: Vec<_> = items.iter().map(|item| item.ordering_key.as_deref()).collect();
     let delays: Vec<_> = items.iter().map(|item| millis(item.delay).min(DELAY_MAX)).collect();
@@ -206,13 +210,13 @@ pub(super) async fn insert(
                      ON CONFLICT (idem_key) DO NOTHING RETURNING idem_key, id";
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 11] =
         [&keys, &types, &payloads, &content_types, &headers, &metadata, &cids, &sagas, &orders, &delays, &now];
-    pairs(&sql.rows(statement, &values).await?)
+    pairs(&tx.rows(statement, &values).await?)
 }
 
 /// A longer delay would leave the range of the column.
 const DELAY_MAX: Millis = Millis::MAX / 4;
 
-fn json(value: &impl Serialize) -> Result<String, Fault> {
+fn json(value: &impl Serialize) -> Result<String, PgError> {
     let unusable = |err| StoreError::Unavailable { tried: "writing JSON", source: Box::new(err) };
     Ok(serde_json::to_string(value).map_err(unusable)?)
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::fault::Fault;
+use super::fault::PgError;
 use super::select::unsigned;
-use super::step::Sql;
+use super::step::Query;
 
 /// A server and a database, as they bear on an outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one answer of the server")]
-pub struct Examination {
+pub struct ServerDiagnostics {
     /// The server's version, as it says it.
     pub version: String,
     /// Whether writes are refused: a standby, or by its settings.
@@ -45,9 +45,9 @@ pub struct LongTransaction {
 }
 
 /// A transaction that is older is worth a word: no call of the outbox takes as long.
-const LONG: Duration = Duration::from_mins(1);
+const LONG_TRANSACTION_AGE: Duration = Duration::from_mins(1);
 
-pub(super) async fn examine(sql: &impl Sql) -> Result<Examination, Fault> {
+pub(super) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgError> {
     let statement = "SELECT current_setting('server_version'),
             pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
             current_setting('autovacuum') = 'on' AND NOT EXISTS (
@@ -57,33 +57,33 @@ pub(super) async fn examine(sql: &impl Sql) -> Result<Examination, Fault> {
             EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass),
             coalesce(pg_stat_get_dead_tuples('outbox.items'::regclass), 0),
             coalesce(pg_stat_get_live_tuples('outbox.items'::regclass), 0)";
-    let rows = sql.rows(statement, &[]).await?;
-    let row = rows.first().ok_or(Fault::Overtaken)?;
-    Ok(Examination {
+    let rows = tx.rows(statement, &[]).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    Ok(ServerDiagnostics {
         version: row.try_get(0)?,
         is_read_only: row.try_get(1)?,
         has_autovacuum: row.try_get(2)?,
         is_durable: row.try_get(3)?,
         notifies: row.try_get(4)?,
-        missing: missing(sql).await?,
+        missing: missing(tx).await?,
         rows: (unsigned(row, 5)?, unsigned(row, 6)?),
-        transactions: long_transactions(sql).await?,
+        transactions: long_transactions(tx).await?,
     })
 }
 
 /// What a host does with each table.
-async fn missing(sql: &impl Sql) -> Result<Vec<String>, Fault> {
+async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
     let statement = "SELECT privilege || ' on outbox.' || relname
         FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
         WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'r' AND relname <> 'migrations'
           AND NOT (relname IN ('audit', 'audit_items') AND privilege IN ('UPDATE', 'DELETE'))
           AND NOT has_table_privilege(oid, privilege)
         ORDER BY 1";
-    sql.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    tx.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// The oldest first. Without the right to see what others do, it is only known that they do it.
-pub(super) async fn long_transactions(sql: &impl Sql) -> Result<Vec<LongTransaction>, Fault> {
+pub(super) async fn long_transactions(tx: &impl Query) -> Result<Vec<LongTransaction>, PgError> {
     let statement = "SELECT pid, concat_ws(' ', usename, nullif(application_name, ''), host(client_addr)),
                CASE WHEN state LIKE 'idle in transaction%' THEN state ELSE left(query, 80) END,
                (extract(epoch FROM clock_timestamp() - xact_start) * 1000)::bigint
@@ -99,6 +99,6 @@ pub(super) async fn long_transactions(sql: &impl Sql) -> Result<Vec<LongTransact
             age: Duration::from_millis(unsigned(row, 3)?),
         })
     };
-    let long = i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX);
-    sql.rows(statement, &[&long]).await?.iter().map(transaction).collect()
+    let long = i64::try_from(LONG_TRANSACTION_AGE.as_millis()).unwrap_or(i64::MAX);
+    tx.rows(statement, &[&long]).await?.iter().map(transaction).collect()
 }

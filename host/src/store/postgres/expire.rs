@@ -1,39 +1,39 @@
 //! Ending leases that ran out.
 
 use super::decode;
-use super::ending::{Ending, finish};
-use super::fault::Fault;
+use super::ending::{ClaimEnd, write_claim_ends};
+use super::fault::PgError;
 use super::front;
-use super::step::{Sql as _, Step};
-use crate::item::{Class, Failure, ItemId};
+use super::step::{Query as _, WriteTx};
+use crate::item::{Failure, FailureClass, ItemId};
 
 /// So many expired leases are ended in one transaction; the rest follow in the next.
 const EXPIRE_MAX: i64 = 100;
 
 /// Ends a batch of leases that have run out, of any type: the item is PENDING again, at once, and its
 /// history says that the attempt was lost. What another process is just ending or settling is left to it.
-pub(super) async fn expire(step: &mut Step<'_>) -> Result<u32, Fault> {
+pub(super) async fn expire_leases(tx: &mut WriteTx<'_>) -> Result<u32, PgError> {
     let overdue = "SELECT id FROM outbox.items WHERE status = 'CLAIMED' AND lease_until <= $1
                 ORDER BY lease_until LIMIT $2";
-    let rows = step.rows(overdue, &[&step.now, &EXPIRE_MAX]).await?;
+    let rows = tx.rows(overdue, &[&tx.now, &EXPIRE_MAX]).await?;
     let ids: Vec<ItemId> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if ids.is_empty() {
         return Ok(0);
     }
-    front::wait(step, &ids).await?;
+    front::lock_keys(tx, &ids).await?;
     let lock = format!(
         "SELECT {} FROM outbox.items WHERE id = ANY($1::bigint[]) AND status = 'CLAIMED' AND lease_until <= $2
          ORDER BY id FOR UPDATE SKIP LOCKED",
         decode::without_payload()
     );
     let mut lost = Vec::new();
-    for row in step.rows(&lock, &[&ids, &step.now]).await? {
+    for row in tx.rows(&lock, &[&ids, &tx.now]).await? {
         let item = decode::item(&row)?.item;
         let pod = item.claimed_by.as_deref().unwrap_or_default();
         let message = format!("the lease ended before {pod} settled the attempt: it died or was suspended");
-        lost.push(Ending::lost(&item, Failure::new(Class::Lost, "lease.expired", message), step.now)?);
+        lost.push(ClaimEnd::lease_ended(&item, Failure::new(FailureClass::Lost, "lease.expired", message), tx.now)?);
     }
-    finish(step, &lost).await?;
-    step.makes_work_elsewhere |= !lost.is_empty();
+    write_claim_ends(tx, &lost).await?;
+    tx.wakes_other_processes |= !lost.is_empty();
     Ok(u32::try_from(lost.len()).unwrap_or(u32::MAX))
 }

@@ -3,89 +3,90 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::caller::Caller;
+use super::caller::PgContext;
 use super::{
-    Examination, PostgresStore, alert, audit, claim, control, enqueue, examine, expire, failures, job, operate, pod,
-    quarantine, select, signals, state, step, stored, stuck, transfer, upkeep,
+    PostgresStore, ServerDiagnostics, alert, audit, claim, control, enqueue, examine, expire, failures, job, operate,
+    pod, quarantine, select, signals, state, step, stored, stuck, transfer, upkeep,
 };
 use crate::item::{Item, ItemId, Millis, NewItem, StateVersion};
 use crate::saga::Signal;
-use crate::store::alert::announced;
+use crate::store::alert::alert_message;
 use crate::store::{
-    Alert, AuditEntry, AuditQuery, ClaimRef, ClaimRequest, Claimed, ClearState, Command, Controlled, Details, Enqueued,
-    ExportPage, ExportPosition, FailureGroup, Filter, Imported, Job, JobId, Operations, Order, OrderReport, Overview,
-    Page, Pause, Pod, Quarantined, Record, Retention, Run, Settled, StateEntry, StateQuery, StateTotal, Store,
-    StoreError, Stuck, StuckQuery, Upkept, Violation, Write, validate,
+    Alert, AuditEntry, AuditQuery, BatchMode, ClaimBatch, ClaimRef, ClaimRequest, ClearStateRequest, ControlReport,
+    ControlRequest, EnqueueReport, Execution, ExportPage, ExportPosition, FailureGroup, Filter, ImportReport,
+    ItemDetails, Job, JobId, MaintenanceReport, OperateReport, OperateRequest, Operations, Overview, Page, Pause, Pod,
+    QuarantineRecord, Record, Retention, SettleRequest, StateEntry, StateQuery, StateTotal, Store, StoreError,
+    StuckEntry, StuckQuery, Violation, validate,
 };
 
 impl PostgresStore {
     /// Looks at the server as far as it bears on the outbox.
-    pub async fn examine(&self) -> Result<Examination, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "examining the server", |tx| examine::examine(tx))
+    pub async fn diagnose(&self) -> Result<ServerDiagnostics, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "examining the server", |tx| examine::diagnose(tx))
     }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn now(&self) -> Result<Millis, StoreError> {
-        self.caller.now().await
+        self.pg.now().await
     }
 
-    async fn enqueue(&self, items: Vec<NewItem>, write: Write) -> Result<Enqueued, StoreError> {
+    async fn enqueue(&self, items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError> {
         validate(&items)?;
-        let (caller, items) = (&*self.caller, &items[..]);
-        transact!(caller, "enqueueing items", |step| enqueue::enqueue(step, items, write))
+        let (pg, items) = (&*self.pg, &items[..]);
+        transact!(pg, "enqueueing items", |tx| enqueue::enqueue(tx, items, mode))
     }
 
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "claiming items", |step| claim::claim(step, request))
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "claiming items", |tx| claim::claim(tx, request))
     }
 
-    async fn settle(&self, claim: &ClaimRef, settled: Settled) -> Result<(), StoreError> {
-        self.settler.settle(claim.clone(), settled).await
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
+        self.settlements.settle(claim.clone(), request).await
     }
 
-    async fn expire(&self) -> Result<u32, StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "ending expired leases", |step| expire::expire(step))
+    async fn expire_leases(&self) -> Result<u32, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "ending expired leases", |tx| expire::expire_leases(tx))
     }
 
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "listing items", |tx| select::list(tx, filter, page))
+        let pg = &*self.pg;
+        read!(pg, "listing items", |tx| select::list(tx, filter, page))
     }
 
-    async fn show(&self, id: ItemId) -> Result<Option<Details>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading an item", |tx| select::show(tx, id))
+    async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading an item", |tx| select::get(tx, id))
     }
 
-    async fn operate(&self, order: &Order) -> Result<OrderReport, StoreError> {
-        operate::operate(self, order).await
+    async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError> {
+        operate::operate(self, request).await
     }
 
     async fn signals(&self, after: i64, limit: u32) -> Result<Vec<Signal>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading signals", |tx| signals::after(tx, after, limit))
+        let pg = &*self.pg;
+        read!(pg, "reading signals", |tx| signals::list(tx, after, limit))
     }
 
     async fn overview(&self) -> Result<Overview, StoreError> {
-        let caller = &*self.caller;
-        let now = caller.now().await?;
-        read!(caller, "counting items", |tx| select::overview(tx, now))
+        let pg = &*self.pg;
+        let now = pg.now().await?;
+        read!(pg, "counting items", |tx| select::overview(tx, now))
     }
 
-    async fn upkeep(&self, retention: &Retention) -> Result<Upkept, StoreError> {
-        upkeep::upkeep(self, *retention).await
+    async fn run_maintenance(&self, retention: &Retention) -> Result<MaintenanceReport, StoreError> {
+        upkeep::run_maintenance(self, *retention).await
     }
 
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "writing a heartbeat", |step| pod::heartbeat(step, pod))?;
+        let pg = &*self.pg;
+        transact!(pg, "writing a heartbeat", |tx| pod::heartbeat(tx, pod))?;
         // It finds room where items find none.
-        if caller.is_full() {
+        if pg.is_full() {
             let source = "the server's disk is full".into();
             return Err(StoreError::Unavailable { tried: "writing items", source });
         }
@@ -93,104 +94,104 @@ impl Store for PostgresStore {
     }
 
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "counting a contract violation", |step| step::tally_violation(step, violation))
+        let pg = &*self.pg;
+        transact!(pg, "counting a contract violation", |tx| step::count_violation(tx, violation))
     }
 
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading a plugin's state", |tx| state::read(tx, plugin, key))
+        let pg = &*self.pg;
+        read!(pg, "reading a plugin's state", |tx| state::read(tx, plugin, key))
     }
 
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "quarantining a component", |step| quarantine::add(step, digest, plugin, reason))
+        let pg = &*self.pg;
+        transact!(pg, "quarantining a component", |tx| quarantine::add(tx, digest, plugin, reason))
     }
 
-    async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading the quarantine", |tx| quarantine::list(tx))
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading the quarantine", |tx| quarantine::list(tx))
     }
 
-    async fn release_quarantined(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "lifting a quarantine", |step| quarantine::release(step, digest, actor, reason))
+    async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "lifting a quarantine", |tx| quarantine::release(tx, digest, actor, reason))
     }
 
     async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading how much state there is", |tx| stored::totals(tx))
+        let pg = &*self.pg;
+        read!(pg, "reading how much state there is", |tx| stored::totals(tx))
     }
 
     async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "listing a plugin's state", |tx| stored::list(tx, query))
+        let pg = &*self.pg;
+        read!(pg, "listing a plugin's state", |tx| stored::list(tx, query))
     }
 
-    async fn clear_state(&self, order: &ClearState) -> Result<StateTotal, StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "clearing a plugin's state", |step| stored::clear(step, order))
+    async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "clearing a plugin's state", |tx| stored::clear(tx, request))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.caller.changes.subscribe()
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.pg.changes.subscribe()
     }
 }
 
 #[async_trait]
 impl Operations for PostgresStore {
-    async fn begin(&self, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError> {
-        job::begin(self, order, per_second).await
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError> {
+        job::start(self, request, per_second).await
     }
 
-    async fn advance(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        job::advance(self, id).await
+    async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        job::run_batch(self, id).await
     }
 
     async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading jobs", |tx| job::list(tx, id, limit))
+        let pg = &*self.pg;
+        read!(pg, "reading jobs", |tx| job::list(tx, id, limit))
     }
 
-    async fn control(&self, command: &Command) -> Result<Controlled, StoreError> {
-        command.control.check()?;
-        let caller = &*self.caller;
-        transact!(caller, "carrying out a command", |step| control::control(step, command))
+    async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {
+        request.control.validate()?;
+        let pg = &*self.pg;
+        transact!(pg, "carrying out a command", |tx| control::control(tx, request))
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading what is paused", |tx| control::pauses(tx))
+        let pg = &*self.pg;
+        read!(pg, "reading what is paused", |tx| control::pauses(tx))
     }
 
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "grouping failures", |tx| failures::groups(tx, filter, limit))
+        let pg = &*self.pg;
+        read!(pg, "grouping failures", |tx| failures::groups(tx, filter, limit))
     }
 
-    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<Stuck>, StoreError> {
-        let caller = &*self.caller;
-        let now = caller.now().await?;
-        read!(caller, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
+        let pg = &*self.pg;
+        let now = pg.now().await?;
+        read!(pg, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "reading the audit trail", |tx| audit::list(tx, query))
+        let pg = &*self.pg;
+        read!(pg, "reading the audit trail", |tx| audit::list(tx, query))
     }
 
     async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
-        let caller = &*self.caller;
-        read!(caller, "exporting records", |tx| transfer::export(tx, after, limit))
+        let pg = &*self.pg;
+        read!(pg, "exporting records", |tx| transfer::export(tx, after, limit))
     }
 
-    async fn announce(&self, alert: &Alert) -> Result<(), StoreError> {
-        let caller = &*self.caller;
-        transact!(caller, "announcing an alert", |step| alert::send(step, announced(alert)))
+    async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "announcing an alert", |tx| alert::send(tx, alert_message(alert)))
     }
 
-    async fn import(&self, records: Vec<Record>, run: Run) -> Result<Imported, StoreError> {
-        let (caller, records) = (&*self.caller, &records[..]);
-        transact!(caller, "importing records", |step| transfer::import(step, records, run))
+    async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {
+        let (pg, records) = (&*self.pg, &records[..]);
+        transact!(pg, "importing records", |tx| transfer::import(tx, records, execution))
     }
 }

@@ -2,15 +2,15 @@
 
 use tokio_postgres::Row;
 
-use super::fault::Fault;
+use super::fault::PgError;
 use super::select::{unsigned, values};
-use super::step::Sql;
+use super::step::Query;
 use crate::item::Status;
-use crate::store::condition::Condition;
+use crate::store::condition::SqlFilter;
 use crate::store::{FailureGroup, Filter};
 
-pub(super) async fn groups(sql: &impl Sql, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, Fault> {
-    let condition = Condition::of(&Filter { status: vec![Status::Dlq], ..filter.clone() });
+pub(super) async fn groups(tx: &impl Query, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, PgError> {
+    let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
     let statement = format!(
         "SELECT died.*, sample.last_error, sample.handler_digest,
                 (SELECT code FROM outbox.attempts WHERE item_id = sample.id ORDER BY delivery DESC LIMIT 1)
@@ -22,10 +22,10 @@ pub(super) async fn groups(sql: &impl Sql, filter: &Filter, limit: u32) -> Resul
          ORDER BY died.items DESC, died.fingerprint",
         condition.sql
     );
-    sql.rows(&statement, &values(&condition)).await?.iter().map(group).collect()
+    tx.rows(&statement, &values(&condition)).await?.iter().map(group).collect()
 }
 
-fn group(row: &Row) -> Result<FailureGroup, Fault> {
+fn group(row: &Row) -> Result<FailureGroup, PgError> {
     Ok(FailureGroup {
         fingerprint: row.try_get(0)?,
         r#type: row.try_get(1)?,

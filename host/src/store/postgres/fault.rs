@@ -9,46 +9,48 @@ use crate::store::StoreError;
 
 /// Why a call did not come to its end.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum PgError {
     /// The store's own rules refused it.
-    Refused(StoreError),
+    Rejected(StoreError),
     /// The server did, or the connection to it was lost before the commit was asked for.
     Database(tokio_postgres::Error),
     /// The answer to the commit was lost: nobody knows whether it happened.
-    Committing(tokio_postgres::Error),
+    CommitUnknown(tokio_postgres::Error),
     /// There is no connection.
-    Unconnected(PoolError),
+    NoConnection(PoolError),
     /// Another transaction changed what this one had seen.
-    Overtaken,
+    LostRace,
     /// There was no answer in time.
-    Late,
+    TimedOut,
 }
 
-impl From<tokio_postgres::Error> for Fault {
+impl From<tokio_postgres::Error> for PgError {
     fn from(source: tokio_postgres::Error) -> Self {
         Self::Database(source)
     }
 }
 
-impl From<PoolError> for Fault {
+impl From<PoolError> for PgError {
     fn from(source: PoolError) -> Self {
-        Self::Unconnected(source)
+        Self::NoConnection(source)
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for PgError {
     fn from(refused: StoreError) -> Self {
-        Self::Refused(refused)
+        Self::Rejected(refused)
     }
 }
 
-impl Fault {
+impl PgError {
     /// Whether the same call may succeed in a moment, and has not been committed.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Committing(_) | Self::Late | Self::Unconnected(PoolError::Timeout(_)) => false,
-            Self::Overtaken => true,
-            Self::Database(_) | Self::Unconnected(_) => self.code().is_none_or(|code| {
+            Self::Rejected(_) | Self::CommitUnknown(_) | Self::TimedOut | Self::NoConnection(PoolError::Timeout(_)) => {
+                false
+            }
+            Self::LostRace => true,
+            Self::Database(_) | Self::NoConnection(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
                     || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION].contains(code)
@@ -57,16 +59,16 @@ impl Fault {
     }
 
     /// Whether the server's disk is full. Reads and small writes go on.
-    pub(super) fn is_lack_of_room(&self) -> bool {
+    pub(super) fn is_disk_full(&self) -> bool {
         self.code() == Some(&SqlState::DISK_FULL)
     }
 
     /// Whether it is the database that is not there, rather than this call that failed.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Overtaken => false,
-            Self::Late | Self::Unconnected(_) => true,
-            Self::Database(_) | Self::Committing(_) => self.code().is_none_or(|code| {
+            Self::Rejected(_) | Self::LostRace => false,
+            Self::TimedOut | Self::NoConnection(_) => true,
+            Self::Database(_) | Self::CommitUnknown(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
@@ -75,29 +77,27 @@ impl Fault {
     }
 
     /// What the caller is told.
-    pub(super) fn explain(self, tried: &'static str) -> StoreError {
+    pub(super) fn into_store_error(self, tried: &'static str) -> StoreError {
         match self {
-            Self::Refused(refused) => refused,
-            fault if fault.is_unusable() => {
-                StoreError::Unusable(format!("{tried}: {}{}", fault.words(), fault.advice()))
-            }
-            fault => {
-                let words = format!("{}{}", fault.words(), fault.advice());
-                StoreError::Unavailable { tried, source: words.into() }
+            Self::Rejected(refused) => refused,
+            err if err.is_unusable() => StoreError::Unusable(format!("{tried}: {}{}", err.message(), err.advice())),
+            err => {
+                let message = format!("{}{}", err.message(), err.advice());
+                StoreError::Unavailable { tried, source: message.into() }
             }
         }
     }
 
     /// What happened, without what to do about it.
-    pub(super) fn words(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
-            Self::Refused(refused) => refused.to_string(),
-            Self::Overtaken => "other transactions were faster again and again".into(),
-            Self::Late => "the database did not answer in time".into(),
-            Self::Committing(source) => format!("it is unknown whether this was committed: {}", chain(source)),
-            Self::Database(source) | Self::Unconnected(PoolError::Backend(source)) => chain(source),
-            Self::Unconnected(PoolError::Timeout(_)) => "no connection became free in time".into(),
-            Self::Unconnected(source) => chain(source),
+            Self::Rejected(refused) => refused.to_string(),
+            Self::LostRace => "other transactions were faster again and again".into(),
+            Self::TimedOut => "the database did not answer in time".into(),
+            Self::CommitUnknown(source) => format!("it is unknown whether this was committed: {}", error_chain(source)),
+            Self::Database(source) | Self::NoConnection(PoolError::Backend(source)) => error_chain(source),
+            Self::NoConnection(PoolError::Timeout(_)) => "no connection became free in time".into(),
+            Self::NoConnection(source) => error_chain(source),
         }
     }
 
@@ -130,7 +130,7 @@ impl Fault {
 
     fn code(&self) -> Option<&SqlState> {
         match self {
-            Self::Database(source) | Self::Committing(source) | Self::Unconnected(PoolError::Backend(source)) => {
+            Self::Database(source) | Self::CommitUnknown(source) | Self::NoConnection(PoolError::Backend(source)) => {
                 source.code()
             }
             _ => None,
@@ -139,15 +139,15 @@ impl Fault {
 }
 
 /// The error with what caused it. What the server itself said stands for all of it.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut words = error.to_string();
+fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut message = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        words = match source.downcast_ref::<tokio_postgres::error::DbError>() {
+        message = match source.downcast_ref::<tokio_postgres::error::DbError>() {
             Some(said) => format!("{} ({})", said.message(), said.code().code()),
-            None => format!("{words}: {source}"),
+            None => format!("{message}: {source}"),
         };
         next = source.source();
     }
-    words
+    message
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::Fault;
-use super::step::{Sql, Step};
+use super::fault::PgError;
+use super::step::{Query, WriteTx};
 use crate::item::ItemId;
 
 /// Where a candidate of a claim stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum KeyPosition {
     /// In front: it may be claimed.
     First,
     /// Behind another.
@@ -18,33 +18,33 @@ pub(super) enum Place {
 }
 
 /// Waits for the locks of the items' ordering keys. For those who hold no item yet.
-pub(super) async fn wait(sql: &impl Sql, items: &[ItemId]) -> Result<(), Fault> {
+pub(super) async fn lock_keys(tx: &impl Query, items: &[ItemId]) -> Result<(), PgError> {
     let statement = "SELECT pg_advisory_xact_lock(7206002, hash)
                      FROM (SELECT DISTINCT hashtext(ordering_key) AS hash FROM outbox.items
                            WHERE id = ANY($1::bigint[]) AND ordering_key IS NOT NULL ORDER BY hash) AS keys";
-    sql.rows(statement, &[&items]).await.map(drop)
+    tx.rows(statement, &[&items]).await.map(drop)
 }
 
 /// Finds out where items stand that this transaction has locked, without waiting for anybody: who waits
 /// while it holds items may be waited for.
-pub(super) async fn places(step: &Step<'_>, candidates: &[(ItemId, &str)]) -> Result<Vec<Place>, Fault> {
-    let (ids, keys): (Vec<_>, Vec<_>) = candidates.iter().copied().unzip();
+pub(super) async fn positions(tx: &WriteTx<'_>, items: &[(ItemId, &str)]) -> Result<Vec<KeyPosition>, PgError> {
+    let (ids, keys): (Vec<_>, Vec<_>) = items.iter().copied().unzip();
     let lock = "SELECT pg_try_advisory_xact_lock(7206002, hashtext(key)) FROM unnest($1::text[]) AS key";
-    let locked = step.rows(lock, &[&keys]).await?;
+    let locked = tx.rows(lock, &[&keys]).await?;
     // A statement of its own, so that it sees what those committed who had the locks before.
     let rank = "SELECT NOT EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = key AND status = 'CLAIMED')
                    AND NOT EXISTS (SELECT 1 FROM outbox.items WHERE ordering_key = key AND id < candidate
                                    AND (status IN ('PENDING', 'CLAIMED') OR blocks_key))
                 FROM unnest($1::bigint[], $2::text[]) AS new (candidate, key)";
-    let first = step.rows(rank, &[&ids, &keys]).await?;
-    let place = |(locked, first): (&tokio_postgres::Row, &tokio_postgres::Row)| {
+    let first = tx.rows(rank, &[&ids, &keys]).await?;
+    let position = |(locked, first): (&tokio_postgres::Row, &tokio_postgres::Row)| {
         Ok(match (locked.try_get(0)?, first.try_get(0)?) {
-            (false, _) => Place::Unknown,
-            (true, true) => Place::First,
-            (true, false) => Place::Behind,
+            (false, _) => KeyPosition::Unknown,
+            (true, true) => KeyPosition::First,
+            (true, false) => KeyPosition::Behind,
         })
     };
-    locked.iter().zip(&first).map(place).collect()
+    locked.iter().zip(&first).map(position).collect()
 }
 
 /// So many items are held at once behind each item that was found behind another.
@@ -52,7 +52,7 @@ const HOLD_MAX: i64 = 1_000;
 
 /// Takes items that stand behind others out of what is ready, until they come to the front: these, whose
 /// keys are locked, and with them what was enqueued after them with the same key.
-pub(super) async fn hold(step: &Step<'_>, behind: &[(ItemId, &str)]) -> Result<(), Fault> {
+pub(super) async fn mark_held(tx: &WriteTx<'_>, behind: &[(ItemId, &str)]) -> Result<(), PgError> {
     let mut first: BTreeMap<&str, ItemId> = BTreeMap::new();
     for (id, key) in behind {
         first.entry(key).and_modify(|first| *first = *id.min(first)).or_insert(*id);
@@ -64,5 +64,5 @@ pub(super) async fn hold(step: &Step<'_>, behind: &[(ItemId, &str)]) -> Result<(
                              WHERE ordering_key = key AND id >= start AND status = 'PENDING' AND NOT held
                              ORDER BY ordering_key, id LIMIT $3 FOR UPDATE SKIP LOCKED) AS queue
                WHERE id = late AND NOT held";
-    step.rows(sql, &[&keys, &ids, &HOLD_MAX]).await.map(drop)
+    tx.rows(sql, &[&keys, &ids, &HOLD_MAX]).await.map(drop)
 }

@@ -8,77 +8,77 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client};
 
-use super::caller::Caller;
-use super::fault::Fault;
+use super::caller::PgContext;
+use super::fault::PgError;
 
 /// Without notifications, another process's insert is noticed within twice this.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// A connection on which nothing is heard is asked for a sign of life.
-const PING: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a sign of life may take.
-const PONG: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After the connection was lost, the next attempt waits this long.
-const RECONNECT: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 /// A task with a connection of its own. Ends when dropped.
-pub(super) struct Listener(AbortHandle);
+pub(super) struct ChangeListener(AbortHandle);
 
-impl Listener {
-    pub(super) fn start(caller: &Arc<Caller>) -> Self {
-        Self(tokio::spawn(run(Arc::clone(caller))).abort_handle())
+impl ChangeListener {
+    pub(super) fn start(pg: &Arc<PgContext>) -> Self {
+        Self(tokio::spawn(run(Arc::clone(pg))).abort_handle())
     }
 }
 
-impl Drop for Listener {
+impl Drop for ChangeListener {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-async fn run(caller: Arc<Caller>) {
+async fn run(pg: Arc<PgContext>) {
     loop {
-        if let Err(fault) = listen(&caller).await {
-            caller.note("listening for changes", &fault);
+        if let Err(err) = listen(&pg).await {
+            pg.record_background_failure("listening for changes", &err);
         }
-        sleep(RECONNECT).await;
+        sleep(RECONNECT_DELAY).await;
         // Whatever was committed meanwhile was not noticed.
-        caller.wake();
+        pg.wake();
     }
 }
 
 /// Until the connection is lost.
-async fn listen(caller: &Caller) -> Result<(), Fault> {
-    let (client, mut connection) = caller.pool.apart().await?;
+async fn listen(pg: &PgContext) -> Result<(), PgError> {
+    let (client, mut connection) = pg.pool.dedicated_connection().await?;
     let drive = async {
-        while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             if let AsyncMessage::Notification(_) = message? {
-                caller.wake();
+                pg.wake();
             }
         }
         Ok(())
     };
     tokio::select! {
         lost = drive => lost,
-        failed = attend(&client, caller) => failed,
+        failed = watch_changes(&client, pg) => failed,
     }
 }
 
-async fn attend(client: &Client, caller: &Caller) -> Result<(), Fault> {
-    if caller.notifies {
+async fn watch_changes(client: &Client, pg: &PgContext) -> Result<(), PgError> {
+    if pg.notifies {
         client.batch_execute("LISTEN outbox").await?;
-        caller.wake();
+        pg.wake();
         loop {
-            sleep(PING).await;
-            timeout(PONG, client.simple_query("")).await.map_err(|_| Fault::Late)??;
+            sleep(PROBE_INTERVAL).await;
+            timeout(PROBE_TIMEOUT, client.simple_query("")).await.map_err(|_| PgError::TimedOut)??;
         }
     }
     let mut seen = String::new();
     loop {
-        let look = client.query_one("SELECT pg_current_snapshot()::text", &[]);
-        let snapshot: String = timeout(PONG, look).await.map_err(|_| Fault::Late)??.try_get(0)?;
+        let query = client.query_one("SELECT pg_current_snapshot()::text", &[]);
+        let snapshot: String = timeout(PROBE_TIMEOUT, query).await.map_err(|_| PgError::TimedOut)??.try_get(0)?;
         if snapshot != seen {
             seen = snapshot;
-            caller.wake();
+            pg.wake();
         }
         sleep(INTERVAL).await;
     }

@@ -3,7 +3,7 @@
 use deadpool_postgres::Client;
 
 use super::PostgresOptions;
-use super::fault::Fault;
+use super::fault::PgError;
 use super::pool::Pool;
 use crate::store::{Migration, StoreError, check_schema, refuse_newer};
 
@@ -14,7 +14,7 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/postgres/0001_initial
 const SERVER_MIN: i32 = 140_000;
 
 /// What a migration may take, on a database that others use meanwhile.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '120s'";
+const MIGRATION_TIMEOUTS_SQL: &str = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '120s'";
 
 /// Whether inserts notify workers. Notifications make the commits of the whole database wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,22 +32,22 @@ pub enum Notify {
 pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Result<Migration, StoreError> {
     let tried = "migrating the database";
     let pool = Pool::new(url, options)?;
-    let mut client = pool.connection().await.map_err(|fault| fault.explain("connecting to the database"))?;
-    let from = apply(&mut client, &pool, notify).await.map_err(|fault| fault.explain(tried))?;
+    let mut client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
+    let from = apply(&mut client, &pool, notify).await.map_err(|err| err.into_store_error(tried))?;
     Ok(Migration { from, to: MIGRATIONS.len() })
 }
 
-async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize, Fault> {
+async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize, PgError> {
     // Who has nothing to change needs no rights to change anything.
     if notify == Notify::Keep && version(client).await? == Some(MIGRATIONS.len()) {
         return Ok(MIGRATIONS.len());
     }
     let tx = client.transaction().await?;
-    tx.batch_execute(PATIENCE).await?;
+    tx.batch_execute(MIGRATION_TIMEOUTS_SQL).await?;
     tx.execute("SELECT pg_advisory_xact_lock(7206005, 0)", &[]).await?;
     check_server(&tx, pool).await?;
     let from = version(&tx).await?;
-    refuse_newer(&pool.place(), from.unwrap_or(0), MIGRATIONS.len())?;
+    refuse_newer(&pool.display_target(), from.unwrap_or(0), MIGRATIONS.len())?;
     migrate_from(&tx, from.unwrap_or(0)).await?;
     let trigger = match notify {
         Notify::Keep if from.is_some() => "",
@@ -62,23 +62,23 @@ async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize
     Ok(from.unwrap_or(0))
 }
 
-async fn check_server(tx: &deadpool_postgres::Transaction<'_>, pool: &Pool) -> Result<(), Fault> {
+async fn check_server(tx: &deadpool_postgres::Transaction<'_>, pool: &Pool) -> Result<(), PgError> {
     let sql = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')";
     let row = tx.query_one(sql, &[]).await?;
     let (version, encoding): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
-    let place = pool.place();
+    let target = pool.display_target();
     if version < SERVER_MIN {
-        let words = format!("{place} is served by version {}: PostgreSQL 14 or newer is needed", version / 10_000);
-        return Err(StoreError::Unusable(words).into());
+        let message = format!("{target} is served by version {}: PostgreSQL 14 or newer is needed", version / 10_000);
+        return Err(StoreError::Unusable(message).into());
     }
     if encoding != "UTF8" {
-        let words = format!("{place} is encoded in {encoding}: create one with ENCODING 'UTF8'");
-        return Err(StoreError::Unusable(words).into());
+        let message = format!("{target} is encoded in {encoding}: create one with ENCODING 'UTF8'");
+        return Err(StoreError::Unusable(message).into());
     }
     Ok(())
 }
 
-async fn migrate_from(tx: &deadpool_postgres::Transaction<'_>, from: usize) -> Result<(), Fault> {
+async fn migrate_from(tx: &deadpool_postgres::Transaction<'_>, from: usize) -> Result<(), PgError> {
     // Asked for only where it is missing: the role may own the schema without the right to create one.
     if tx.query_opt("SELECT 1 FROM pg_namespace WHERE nspname = 'outbox'", &[]).await?.is_none() {
         tx.batch_execute("CREATE SCHEMA outbox").await?;
@@ -96,20 +96,20 @@ async fn migrate_from(tx: &deadpool_postgres::Transaction<'_>, from: usize) -> R
 /// inserts notify.
 pub(super) async fn check(pool: &Pool) -> Result<bool, StoreError> {
     let tried = "opening the database";
-    let client = pool.connection().await.map_err(|fault| fault.explain("connecting to the database"))?;
-    let present = version(&client).await.map_err(|fault| fault.explain(tried))?;
+    let client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
+    let present = version(&client).await.map_err(|err| err.into_store_error(tried))?;
     let Some(present) = present else {
-        let words = format!("there is no outbox in {}: create it with `outbox migrate`", pool.place());
-        return Err(StoreError::Unusable(words));
+        let message = format!("there is no outbox in {}: create it with `outbox migrate`", pool.display_target());
+        return Err(StoreError::Unusable(message));
     };
-    check_schema(&pool.place(), present, MIGRATIONS.len())?;
+    check_schema(&pool.display_target(), present, MIGRATIONS.len())?;
     let sql = "SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass";
-    let found = client.query_opt(sql, &[]).await.map_err(|err| Fault::from(err).explain(tried))?;
+    let found = client.query_opt(sql, &[]).await.map_err(|err| PgError::from(err).into_store_error(tried))?;
     Ok(found.is_some())
 }
 
 /// The schema version of the database, or `None` when it has no outbox.
-async fn version(client: &impl deadpool_postgres::GenericClient) -> Result<Option<usize>, Fault> {
+async fn version(client: &impl deadpool_postgres::GenericClient) -> Result<Option<usize>, PgError> {
     let sql = "SELECT to_regclass('outbox.migrations') IS NOT NULL";
     if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
         return Ok(None);

@@ -12,7 +12,7 @@ use tokio_postgres::{Config, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresOptions;
-use super::fault::Fault;
+use super::fault::PgError;
 use crate::store::StoreError;
 
 type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
@@ -27,10 +27,10 @@ pub(super) struct Pool {
 impl Pool {
     /// Connects to nothing yet.
     pub(super) fn new(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
-        let wait = options.patience / 2;
+        let wait = options.statement_timeout / 2;
         let config = parse(url, wait)?;
         let tls = connector(options.root_certificates.as_deref())?;
-        let session: Arc<str> = session(options.patience).into();
+        let session: Arc<str> = session(options.statement_timeout).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
         let idle = deadpool_postgres::Pool::builder(manager)
@@ -49,20 +49,22 @@ impl Pool {
     }
 
     /// A connection; it goes back to the pool when it is dropped.
-    pub(super) async fn connection(&self) -> Result<Client, Fault> {
+    pub(super) async fn connection(&self) -> Result<Client, PgError> {
         self.idle.get().await.map_err(|err| match err {
-            PoolError::PostCreateHook(HookError::Backend(source)) => Fault::Database(source),
-            err => Fault::Unconnected(err),
+            PoolError::PostCreateHook(HookError::Backend(source)) => PgError::Database(source),
+            err => PgError::NoConnection(err),
         })
     }
 
     /// A connection of its own, which the caller drives.
-    pub(super) async fn apart(&self) -> Result<(tokio_postgres::Client, Connection<Socket, Tls>), Fault> {
+    pub(super) async fn dedicated_connection(
+        &self,
+    ) -> Result<(tokio_postgres::Client, Connection<Socket, Tls>), PgError> {
         Ok(self.config.connect(self.tls.clone()).await?)
     }
 
     /// Where it connects to, without the password.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn display_target(&self) -> String {
         let hosts = self.config.get_hosts().iter().map(|host| match host {
             Host::Tcp(name) => name.clone(),
             Host::Unix(path) => path.display().to_string(),
@@ -73,8 +75,8 @@ impl Pool {
 }
 
 /// What the server allows a statement, a wait for a lock, and a transaction that nobody goes on with.
-fn session(patience: Duration) -> String {
-    let statement = patience.as_millis();
+fn session(statement_timeout: Duration) -> String {
+    let statement = statement_timeout.as_millis();
     let (lock, idle) = (statement / 2, statement * 2);
     format!(
         "SET statement_timeout = {statement}; SET lock_timeout = {lock};

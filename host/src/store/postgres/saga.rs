@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ending::Ending;
-use super::fault::Fault;
-use super::step::{Sql as _, Step};
+use super::ending::ClaimEnd;
+use super::fault::PgError;
+use super::step::{Query as _, WriteTx};
 use crate::item::Item;
-use crate::saga::{StepOutcome, begin_data, begin_signal, end_data, end_outcome, end_signal, step_signal};
+use crate::saga::{SagaOutcome, StepOutcome, begin_data, begin_signal, end_data, end_signal, step_signal};
 
 /// Called when items are claimed: begins a run for each of their sagas unless one is open.
-pub(super) async fn join(step: &mut Step<'_>, items: &[Item]) -> Result<(), Fault> {
+pub(super) async fn begin_runs_if_none(tx: &mut WriteTx<'_>, items: &[Item]) -> Result<(), PgError> {
     let mut runs: BTreeMap<(&str, &str), bool> = BTreeMap::new();
     for item in items {
         if let Some(saga) = &item.saga {
@@ -29,35 +29,35 @@ pub(super) async fn join(step: &mut Step<'_>, items: &[Item]) -> Result<(), Faul
                SET run = known.run + 1, began_at = excluded.began_at, ended_at = NULL
                WHERE known.ended_at IS NOT NULL
                RETURNING saga, cid, known.run";
-    for row in step.rows(sql, &[&sagas, &cids, &step.now]).await? {
+    for row in tx.rows(sql, &[&sagas, &cids, &tx.now]).await? {
         let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let is_replay = runs.get(&(saga.as_str(), cid.as_str())).copied().unwrap_or_default();
-        step.tally("saga_begin", &saga, "", "", 1);
-        step.signal(begin_signal(&saga), &begin_data(&cid, row.try_get(2)?, is_replay));
+        tx.count("saga_begin", &saga, "", "", 1);
+        tx.signal(begin_signal(&saga), &begin_data(&cid, row.try_get(2)?, is_replay));
     }
     Ok(())
 }
 
 /// Called when claims have ended and their rows are written: a step signal for each, and the end of the
 /// runs of which nothing is left to do.
-pub(super) async fn advance(step: &mut Step<'_>, endings: &[Ending]) -> Result<(), Fault> {
+pub(super) async fn advance_runs(tx: &mut WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<(), PgError> {
     let mut finishing = BTreeSet::new();
-    for ending in endings {
-        let (Some(made), Some(outcome)) = (ending.attempted.saga_step(), ending.outcome()) else { continue };
-        step.tally("saga_step", made.saga, made.item_type, outcome.as_str(), 1);
-        step.signal(step_signal(made.saga, made.item_type), &made.signal_data(outcome, ending.class()));
+    for claim_end in claim_ends {
+        let (Some(made), Some(outcome)) = (claim_end.attempted.saga_step(), claim_end.outcome()) else { continue };
+        tx.count("saga_step", made.saga, made.item_type, outcome.as_str(), 1);
+        tx.signal(step_signal(made.saga, made.item_type), &made.signal_data(outcome, claim_end.class()));
         if outcome != StepOutcome::Retried {
             finishing.insert((made.saga, made.cid));
         }
     }
-    if finishing.is_empty() { Ok(()) } else { end_finished(step, &finishing).await }
+    if finishing.is_empty() { Ok(()) } else { end_finished(tx, &finishing).await }
 }
 
-async fn end_finished(step: &mut Step<'_>, runs: &BTreeSet<(&str, &str)>) -> Result<(), Fault> {
+async fn end_finished(tx: &mut WriteTx<'_>, runs: &BTreeSet<(&str, &str)>) -> Result<(), PgError> {
     let (sagas, cids): (Vec<_>, Vec<_>) = runs.iter().copied().unzip();
     let lock = "SELECT 1 FROM outbox.sagas, unnest($1::text[], $2::text[]) AS new (name, correlation)
                 WHERE saga = name AND cid = correlation ORDER BY saga, cid FOR UPDATE OF sagas";
-    step.rows(lock, &[&sagas, &cids]).await?;
+    tx.rows(lock, &[&sagas, &cids]).await?;
     // A statement of its own, so that it sees what others did to the run's items while this one waited.
     let close = "UPDATE outbox.sagas AS run SET ended_at = $3
                  FROM unnest($1::text[], $2::text[]) AS new (name, correlation)
@@ -66,11 +66,11 @@ async fn end_finished(step: &mut Step<'_>, runs: &BTreeSet<(&str, &str)>) -> Res
                                    AND status IN ('PENDING', 'CLAIMED'))
                  RETURNING run.saga, run.cid,
                      EXISTS (SELECT 1 FROM outbox.items WHERE saga = name AND cid = correlation AND status = 'DLQ')";
-    for row in step.rows(close, &[&sagas, &cids, &step.now]).await? {
+    for row in tx.rows(close, &[&sagas, &cids, &tx.now]).await? {
         let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let outcome = end_outcome(row.try_get(2)?);
-        step.tally("saga_end", &saga, "", outcome, 1);
-        step.signal(end_signal(&saga), &end_data(&cid, outcome));
+        let outcome = SagaOutcome::of_run(row.try_get(2)?);
+        tx.count("saga_end", &saga, "", outcome.as_str(), 1);
+        tx.signal(end_signal(&saga), &end_data(&cid, outcome));
     }
     Ok(())
 }

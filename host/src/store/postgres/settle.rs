@@ -3,48 +3,48 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::decode;
-use super::ending::{Ending, finish};
-use super::fault::Fault;
-use super::step::{Sql as _, Step};
+use super::ending::{ClaimEnd, write_claim_ends};
+use super::fault::PgError;
+use super::step::{Query as _, WriteTx};
 use super::{enqueue, front, state};
 use crate::item::{HostWrites, Item, ItemId};
-use crate::store::{ClaimRef, Settled, Settlement, StoreError};
+use crate::store::{ClaimRef, SettleRequest, Settlement, StoreError};
 
 /// What became of each settlement, in the order given.
 pub(super) async fn settle(
-    step: &mut Step<'_>,
-    group: &[(&ClaimRef, &Settled)],
-) -> Result<Vec<Result<(), StoreError>>, Fault> {
+    tx: &mut WriteTx<'_>,
+    group: &[(&ClaimRef, &SettleRequest)],
+) -> Result<Vec<Result<(), StoreError>>, PgError> {
     let ids: Vec<_> = group.iter().map(|(claim, _)| claim.id).collect();
-    front::wait(step, &ids).await?;
-    let mut held = lock(step, group).await?;
-    lock_states(step, group).await?;
-    let mut endings = Vec::new();
+    front::lock_keys(tx, &ids).await?;
+    let mut held = lock(tx, group).await?;
+    lock_states(tx, group).await?;
+    let mut claim_ends = Vec::new();
     let mut results = Vec::new();
     for (claim, settled) in group {
         let item = held.remove(&(claim.id, claim.token.as_str()));
         let ended = match item {
-            Some(item) => end(step, &item, settled).await,
+            Some(item) => end_claim(tx, &item, settled).await,
             None => Err(StoreError::ClaimLost.into()),
         };
         results.push(match ended {
-            Ok(ending) => {
-                endings.push(ending);
+            Ok(claim_end) => {
+                claim_ends.push(claim_end);
                 Ok(())
             }
-            Err(Fault::Refused(refused)) => Err(refused),
-            Err(fault) => return Err(fault),
+            Err(PgError::Rejected(refused)) => Err(refused),
+            Err(err) => return Err(err),
         });
     }
-    finish(step, &endings).await?;
+    write_claim_ends(tx, &claim_ends).await?;
     Ok(results)
 }
 
 /// The items whose claims still hold, each by its claim, without their payloads.
 async fn lock<'a>(
-    step: &Step<'_>,
-    group: &[(&'a ClaimRef, &Settled)],
-) -> Result<HashMap<(ItemId, &'a str), Item>, Fault> {
+    tx: &WriteTx<'_>,
+    group: &[(&'a ClaimRef, &SettleRequest)],
+) -> Result<HashMap<(ItemId, &'a str), Item>, PgError> {
     let (ids, tokens): (Vec<_>, Vec<_>) = group.iter().map(|(claim, _)| (claim.id, claim.token.as_str())).unzip();
     let sql = format!(
         "SELECT {}, claim_token FROM outbox.items, unnest($1::bigint[], $2::text[]) AS claim (item, token)
@@ -53,7 +53,7 @@ async fn lock<'a>(
         decode::without_payload()
     );
     let mut found = HashMap::new();
-    for row in step.rows(&sql, &[&ids, &tokens]).await? {
+    for row in tx.rows(&sql, &[&ids, &tokens]).await? {
         let item = decode::item(&row)?.item;
         let token: &str = row.try_get("claim_token")?;
         let claim = group.iter().find(|(claim, _)| claim.id == item.id && claim.token == token);
@@ -64,7 +64,7 @@ async fn lock<'a>(
     Ok(found)
 }
 
-async fn lock_states(step: &Step<'_>, group: &[(&ClaimRef, &Settled)]) -> Result<(), Fault> {
+async fn lock_states(tx: &WriteTx<'_>, group: &[(&ClaimRef, &SettleRequest)]) -> Result<(), PgError> {
     let plugins: BTreeSet<_> = group
         .iter()
         .filter_map(|(_, settled)| writes(settled))
@@ -74,24 +74,24 @@ async fn lock_states(step: &Step<'_>, group: &[(&ClaimRef, &Settled)]) -> Result
     if plugins.is_empty() {
         return Ok(());
     }
-    state::lock(step, &plugins.into_iter().collect::<Vec<_>>()).await
+    state::lock(tx, &plugins.into_iter().collect::<Vec<_>>()).await
 }
 
 /// Commits the host writes of one settlement and says what becomes of its item.
-async fn end(step: &mut Step<'_>, item: &Item, settled: &Settled) -> Result<Ending, Fault> {
-    let ending = Ending::settled(item, settled, step.now)?;
+async fn end_claim(tx: &mut WriteTx<'_>, item: &Item, settled: &SettleRequest) -> Result<ClaimEnd, PgError> {
+    let claim_end = ClaimEnd::from_settlement(item, settled, tx.now)?;
     if let Some(writes) = writes(settled) {
         // Before anything is written, so that a refusal leaves nothing behind.
         crate::store::validate(&writes.followups)?;
         if !writes.state.is_empty() {
-            state::commit(step, writes).await?;
+            state::commit(tx, writes).await?;
         }
-        enqueue::followups(step, &writes.followups).await?;
+        enqueue::followups(tx, &writes.followups).await?;
     }
-    Ok(ending)
+    Ok(claim_end)
 }
 
-fn writes(settled: &Settled) -> Option<&HostWrites> {
+fn writes(settled: &SettleRequest) -> Option<&HostWrites> {
     match &settled.settlement {
         Settlement::Done { writes, .. } => Some(writes),
         _ => None,

@@ -3,7 +3,7 @@
 /// How much each gets of `limit`, no more than it wants. Each gets an equal share first, then what others
 /// left over. The sharing starts at another place each time, so that a share that rounds to nothing falls on
 /// each in turn.
-pub(super) fn share(limit: u32, wanted: &[u32], start: usize) -> Vec<u32> {
+pub(super) fn fair_share(limit: u32, wanted: &[u32], start: usize) -> Vec<u32> {
     let mut shares = vec![0; wanted.len()];
     let mut left = limit;
     let rotated = || (0..wanted.len()).map(|index| (start + index) % wanted.len());
@@ -26,17 +26,17 @@ mod tests {
 
     #[test]
     fn nobody_gets_more_than_wanted_and_nothing_is_left_while_somebody_wants_more() {
-        assert_eq!(share(10, &[20, 1], 0), [9, 1]);
-        assert_eq!(share(10, &[20, 1], 1), [9, 1]);
-        assert_eq!(share(10, &[2, 3], 0), [2, 3]);
-        assert_eq!(share(9, &[5, 0, 9, 9], 2), [2, 0, 5, 2]);
-        assert_eq!(share(0, &[5], 0), [0]);
-        assert!(share(5, &[], 0).is_empty());
+        assert_eq!(fair_share(10, &[20, 1], 0), [9, 1]);
+        assert_eq!(fair_share(10, &[20, 1], 1), [9, 1]);
+        assert_eq!(fair_share(10, &[2, 3], 0), [2, 3]);
+        assert_eq!(fair_share(9, &[5, 0, 9, 9], 2), [2, 0, 5, 2]);
+        assert_eq!(fair_share(0, &[5], 0), [0]);
+        assert!(fair_share(5, &[], 0).is_empty());
     }
 
     #[test]
     fn a_limit_below_the_number_of_types_falls_on_each_in_turn() {
-        let firsts = [0, 1, 2].map(|start| share(1, &[9, 9, 9], start));
+        let firsts = [0, 1, 2].map(|start| fair_share(1, &[9, 9, 9], start));
         assert_eq!(firsts, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]);
     }
 }

@@ -1,12 +1,12 @@
 //! Reading the signals. Their numbers ascend in the order of commits, so nothing is missed by reading on.
 
-use super::fault::Fault;
-use super::step::Sql;
+use super::fault::PgError;
+use super::step::Query;
 use crate::saga::Signal;
 
-pub(super) async fn after(sql: &impl Sql, after: i64, limit: u32) -> Result<Vec<Signal>, Fault> {
+pub(super) async fn list(tx: &impl Query, after: i64, limit: u32) -> Result<Vec<Signal>, PgError> {
     let statement = "SELECT seq, pod, signal, ts, data::text FROM outbox.signals WHERE seq > $1 ORDER BY seq LIMIT $2";
-    let rows = sql.rows(statement, &[&after, &i64::from(limit)]).await?;
+    let rows = tx.rows(statement, &[&after, &i64::from(limit)]).await?;
     let signal = |row: &tokio_postgres::Row| {
         Ok(Signal {
             seq: row.try_get(0)?,

@@ -7,107 +7,107 @@ use deadpool_postgres::{Client, Transaction};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row};
 
-use super::caller::Caller;
-use super::fault::Fault;
+use super::caller::PgContext;
+use super::fault::PgError;
 use crate::item::Millis;
-use crate::store::{Alerts, Violation};
+use crate::store::{AlertSettings, Violation};
 
 /// The values of a statement.
 pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// Where statements can be sent: this store's transactions, and an application's.
-pub(super) trait Sql: Sync {
+pub(super) trait Query: Sync {
     /// The rows that the statement returns.
-    fn rows(&self, sql: &str, values: Values<'_>) -> impl Future<Output = Result<Vec<Row>, Fault>> + Send;
+    fn rows(&self, sql: &str, values: Values<'_>) -> impl Future<Output = Result<Vec<Row>, PgError>> + Send;
 }
 
-impl Sql for tokio_postgres::Transaction<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+impl Query for tokio_postgres::Transaction<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
         Ok(self.query(sql, values).await?)
     }
 }
 
-impl Sql for Transaction<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+impl Query for Transaction<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
         let statement = self.prepare_cached(sql).await?;
         Ok(self.query(&statement, values).await?)
     }
 }
 
-impl Sql for Step<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+impl Query for WriteTx<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
         self.tx.rows(sql, values).await
     }
 }
 
 /// A transaction that only reads, all of it at one moment of the database.
-pub(super) struct Reading<'a> {
+pub(super) struct ReadTx<'a> {
     tx: Transaction<'a>,
 }
 
-impl<'a> Reading<'a> {
-    pub(super) async fn begin(client: &'a mut Client) -> Result<Self, Fault> {
+impl<'a> ReadTx<'a> {
+    pub(super) async fn begin(client: &'a mut Client) -> Result<Self, PgError> {
         let begin = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         Ok(Self { tx: begin.start().await? })
     }
 }
 
-impl Sql for Reading<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
+impl Query for ReadTx<'_> {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
         self.tx.rows(sql, values).await
     }
 }
 
 /// The database's clock.
-pub(super) async fn database_time(sql: &impl Sql) -> Result<Millis, Fault> {
-    let rows = sql.rows("SELECT outbox.now()", &[]).await?;
-    Ok(rows.first().ok_or(Fault::Overtaken)?.try_get(0)?)
+pub(super) async fn database_time(tx: &impl Query) -> Result<Millis, PgError> {
+    let rows = tx.rows("SELECT outbox.now()", &[]).await?;
+    Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
 
 /// A transaction that writes. Dropped without a commit, it leaves nothing.
-pub(super) struct Step<'a> {
+pub(super) struct WriteTx<'a> {
     tx: Transaction<'a>,
     /// The store's time of this transaction.
     pub(super) now: Millis,
     /// The instance id of this process.
     pub(super) pod: &'a str,
-    /// What is announced as items, if anything.
-    pub(super) alerts: Option<&'a Alerts>,
+    /// What is alert_message as items, if anything.
+    pub(super) alerts: Option<&'a AlertSettings>,
     /// Whether the transaction makes work available, so that workers of this process should look.
-    pub(super) makes_work: bool,
+    pub(super) wakes_workers: bool,
     /// Whether those of the other processes should look at once, too.
-    pub(super) makes_work_elsewhere: bool,
+    pub(super) wakes_other_processes: bool,
     notifies: bool,
-    tallies: BTreeMap<[String; 4], i64>,
+    counters: BTreeMap<[String; 4], i64>,
     signals: Vec<(String, String)>,
 }
 
-impl<'a> Step<'a> {
-    pub(super) async fn begin(client: &'a mut Client, caller: &'a Caller) -> Result<Self, Fault> {
+impl<'a> WriteTx<'a> {
+    pub(super) async fn begin(client: &'a mut Client, pg: &'a PgContext) -> Result<Self, PgError> {
         // Named, because a database can have another default, and each statement must see what has been
         // committed while it waited for a lock.
         let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let tx = begin.start().await?;
-        let now = match &caller.clock {
+        let now = match &pg.clock {
             Some(clock) => clock(),
             None => database_time(&tx).await?,
         };
         Ok(Self {
             tx,
             now,
-            pod: &caller.instance,
-            alerts: caller.alerts.as_ref(),
-            makes_work: false,
-            makes_work_elsewhere: false,
-            notifies: caller.notifies,
-            tallies: BTreeMap::new(),
+            pod: &pg.instance,
+            alerts: pg.alerts.as_ref(),
+            wakes_workers: false,
+            wakes_other_processes: false,
+            notifies: pg.notifies,
+            counters: BTreeMap::new(),
             signals: Vec::new(),
         })
     }
 
     /// Changes one of the totals in `outbox.counters`, at the end of this transaction.
-    pub(super) fn tally(&mut self, name: &str, saga: &str, item_type: &str, outcome: &str, by: i64) {
-        *self.tallies.entry([name, saga, item_type, outcome].map(str::to_owned)).or_default() += by;
+    pub(super) fn count(&mut self, name: &str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+        *self.counters.entry([name, saga, item_type, outcome].map(str::to_owned)).or_default() += by;
     }
 
     /// Appends a signal, at the end of this transaction.
@@ -116,24 +116,24 @@ impl<'a> Step<'a> {
     }
 
     /// Commits, and says whether workers of this process should look for work.
-    pub(super) async fn commit(mut self) -> Result<bool, Fault> {
+    pub(super) async fn commit(mut self) -> Result<bool, PgError> {
         self.write_signals().await?;
-        self.write_tallies().await?;
-        if self.makes_work_elsewhere && self.notifies {
+        self.write_counters().await?;
+        if self.wakes_other_processes && self.notifies {
             self.rows("SELECT pg_notify('outbox', '')", &[]).await?;
         }
-        let makes_work = self.makes_work || self.makes_work_elsewhere;
+        let wakes_workers = self.wakes_workers || self.wakes_other_processes;
         self.tx.commit().await.map_err(|err| match err.as_db_error() {
             // The server said no: nothing was committed.
-            Some(_) => Fault::Database(err),
-            None => Fault::Committing(err),
+            Some(_) => PgError::Database(err),
+            None => PgError::CommitUnknown(err),
         })?;
-        Ok(makes_work)
+        Ok(wakes_workers)
     }
 
     /// Whoever appends signals waits for whoever did before to commit, so that `seq` ascends in the order of
     /// commits and nobody who reads on from the last one misses any.
-    async fn write_signals(&mut self) -> Result<(), Fault> {
+    async fn write_signals(&mut self) -> Result<(), PgError> {
         if self.signals.is_empty() {
             return Ok(());
         }
@@ -147,13 +147,13 @@ impl<'a> Step<'a> {
     }
 
     /// In one order everywhere, so that nobody waits in a circle.
-    async fn write_tallies(&mut self) -> Result<(), Fault> {
-        if self.tallies.is_empty() {
+    async fn write_counters(&mut self) -> Result<(), PgError> {
+        if self.counters.is_empty() {
             return Ok(());
         }
         let mut columns: [Vec<String>; 4] = Default::default();
         let mut amounts = Vec::new();
-        for (key, by) in std::mem::take(&mut self.tallies) {
+        for (key, by) in std::mem::take(&mut self.counters) {
             for (column, word) in columns.iter_mut().zip(key) {
                 column.push(word);
             }
@@ -168,12 +168,12 @@ impl<'a> Step<'a> {
     }
 }
 
-pub(super) fn tally_violation(step: &mut Step<'_>, violation: Violation) -> Ready<Result<(), Fault>> {
-    step.tally("violation", "", "", violation.as_str(), 1);
+pub(super) fn count_violation(tx: &mut WriteTx<'_>, violation: Violation) -> Ready<Result<(), PgError>> {
+    tx.count("violation", "", "", violation.as_str(), 1);
     ready(Ok(()))
 }
 
 /// Text that PostgreSQL can keep: it refuses the character U+0000, which handlers may well write.
-pub(super) fn storable(text: &str) -> String {
+pub(super) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }

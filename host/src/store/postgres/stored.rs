@@ -4,21 +4,21 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use super::audit;
-use super::fault::Fault;
+use super::fault::PgError;
 use super::select::unsigned;
 use super::state;
-use super::step::{Sql, Step};
-use crate::store::deed::Entry;
-use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal};
+use super::step::{Query, WriteTx};
+use crate::store::deed::NewAuditEntry;
+use crate::store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal};
 
-pub(super) async fn totals(sql: &impl Sql) -> Result<Vec<StateTotal>, Fault> {
+pub(super) async fn totals(tx: &impl Query) -> Result<Vec<StateTotal>, PgError> {
     let statement = "SELECT plugin, keys, bytes FROM outbox.state_totals WHERE keys > 0 ORDER BY plugin";
     let total =
         |row: &Row| Ok(StateTotal { plugin: row.try_get(0)?, keys: unsigned(row, 1)?, bytes: unsigned(row, 2)? });
-    sql.rows(statement, &[]).await?.iter().map(total).collect()
+    tx.rows(statement, &[]).await?.iter().map(total).collect()
 }
 
-pub(super) async fn list(sql: &impl Sql, query: &StateQuery) -> Result<Vec<StateEntry>, Fault> {
+pub(super) async fn list(tx: &impl Query, query: &StateQuery) -> Result<Vec<StateEntry>, PgError> {
     let statement = format!(
         "SELECT plugin, key, octet_length(value)::bigint, version FROM outbox.state
          WHERE plugin = $1 AND key > $2 ORDER BY key LIMIT {}",
@@ -30,37 +30,37 @@ pub(super) async fn list(sql: &impl Sql, query: &StateQuery) -> Result<Vec<State
         let key = String::from_utf8_lossy(key).into_owned();
         Ok(StateEntry { plugin: row.try_get(0)?, key, bytes: unsigned(row, 2)?, version: row.try_get(3)? })
     };
-    sql.rows(&statement, &[&query.plugin, &after]).await?.iter().map(entry).collect()
+    tx.rows(&statement, &[&query.plugin, &after]).await?.iter().map(entry).collect()
 }
 
 /// Waits for whoever is committing state of the plugin, as they wait for each other.
-pub(super) async fn clear(step: &Step<'_>, order: &ClearState) -> Result<StateTotal, Fault> {
-    state::lock(step, &[&order.plugin]).await?;
-    let cleared = matching(step, order).await?;
-    if order.run == Run::Real && cleared.keys > 0 {
-        remove(step, order, &cleared).await?;
+pub(super) async fn clear(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
+    state::lock(tx, &[&request.plugin]).await?;
+    let cleared = matching(tx, request).await?;
+    if request.execution == Execution::Apply && cleared.keys > 0 {
+        remove(tx, request, &cleared).await?;
     }
     Ok(cleared)
 }
 
-async fn matching(step: &Step<'_>, order: &ClearState) -> Result<StateTotal, Fault> {
+async fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
     let statement = "SELECT count(*), coalesce(sum(octet_length(value) + octet_length(key)), 0)::bigint
                      FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
-    let rows = step.rows(statement, &[&order.plugin, &order.key.as_deref().map(str::as_bytes)]).await?;
-    let row = rows.first().ok_or(Fault::Overtaken)?;
-    Ok(StateTotal { plugin: order.plugin.clone(), keys: unsigned(row, 0)?, bytes: unsigned(row, 1)? })
+    let rows = tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    Ok(StateTotal { plugin: request.plugin.clone(), keys: unsigned(row, 0)?, bytes: unsigned(row, 1)? })
 }
 
-async fn remove(step: &Step<'_>, order: &ClearState, cleared: &StateTotal) -> Result<(), Fault> {
+async fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> Result<(), PgError> {
     let statement = "DELETE FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
-    step.rows(statement, &[&order.plugin, &order.key.as_deref().map(str::as_bytes)]).await?;
-    let entry = Entry {
-        actor: &order.actor,
+    tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
+    let entry = NewAuditEntry {
+        actor: &request.actor,
         action: "clear_state",
-        selection: json!({ "plugin": order.plugin, "key": order.key }),
-        reason: order.reason.as_deref(),
+        selection: json!({ "plugin": request.plugin, "key": request.key }),
+        reason: request.reason.as_deref(),
         job: None,
         changes: &[],
     };
-    audit::append_about(step, &entry, cleared.keys, &json!([cleared])).await
+    audit::append_entry(tx, &entry, cleared.keys, &json!([cleared])).await
 }

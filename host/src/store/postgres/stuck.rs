@@ -3,12 +3,12 @@
 use tokio_postgres::Row;
 
 use super::decode::count;
-use super::fault::Fault;
+use super::fault::PgError;
 use super::select::unsigned;
-use super::step::{Sql, Values};
+use super::step::{Query, Values};
 use crate::item::Millis;
-use crate::store::stuck::{Head, Waiting};
-use crate::store::{Stuck, StuckQuery};
+use crate::store::stuck::{StuckItem, WaitingType};
+use crate::store::{StuckEntry, StuckQuery};
 
 /// Of an item `head`: nothing of its ordering key comes before it. `held` says so only of what a claim has
 /// looked at.
@@ -22,35 +22,35 @@ const IN_FRONT: &str = "(head.ordering_key IS NULL OR NOT EXISTS (
 const BEHIND: &str = "(SELECT count(*) FROM outbox.items AS behind
     WHERE behind.ordering_key = head.ordering_key AND behind.status = 'PENDING' AND behind.id > head.id)";
 
-pub(super) async fn stuck(sql: &impl Sql, query: &StuckQuery, now: Millis) -> Result<Vec<Stuck>, Fault> {
-    let look = Look { sql, query, now };
-    let mut found = look.expired().await?;
-    found.extend(look.failing().await?);
-    found.extend(look.blocked().await?);
-    found.extend(look.held().await?);
-    found.extend(look.waiting().await?);
+pub(super) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> Result<Vec<StuckEntry>, PgError> {
+    let reader = StuckReader { tx, query, now };
+    let mut found = reader.expired().await?;
+    found.extend(reader.failing().await?);
+    found.extend(reader.blocked().await?);
+    found.extend(reader.held().await?);
+    found.extend(reader.waiting().await?);
     Ok(found)
 }
 
-struct Look<'a, S> {
-    sql: &'a S,
+struct StuckReader<'a, S> {
+    tx: &'a S,
     query: &'a StuckQuery,
     now: Millis,
 }
 
-impl<S: Sql> Look<'_, S> {
-    async fn rows(&self, statement: &str, values: Values<'_>) -> Result<Vec<Row>, Fault> {
-        self.sql.rows(&format!("{statement} LIMIT {}", self.query.limit), values).await
+impl<S: Query> StuckReader<'_, S> {
+    async fn rows(&self, statement: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
+        self.tx.rows(&format!("{statement} LIMIT {}", self.query.limit), values).await
     }
 
-    async fn expired(&self) -> Result<Vec<Stuck>, Fault> {
+    async fn expired(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox.items
                          WHERE status = 'CLAIMED' AND lease_until <= $1 ORDER BY lease_until";
         let expired = |row: &Row| Ok(head(row)?.expired(row.try_get(3)?, row.try_get(4)?));
         self.rows(statement, &[&self.now]).await?.iter().map(expired).collect()
     }
 
-    async fn failing(&self) -> Result<Vec<Stuck>, Fault> {
+    async fn failing(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox.items
                          WHERE attempts >= $1::bigint
                            AND (status = 'CLAIMED' OR (status = 'PENDING' AND attempts > 2))
@@ -59,7 +59,7 @@ impl<S: Sql> Look<'_, S> {
         self.rows(statement, &[&i64::from(self.query.attempts)]).await?.iter().map(failing).collect()
     }
 
-    async fn blocked(&self) -> Result<Vec<Stuck>, Fault> {
+    async fn blocked(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
             "SELECT id, type, ordering_key, dead_at, last_error, {BEHIND}
              FROM outbox.items AS head WHERE blocks_key ORDER BY dead_at"
@@ -69,7 +69,7 @@ impl<S: Sql> Look<'_, S> {
     }
 
     /// Items in front of their key that wait for their time, with others behind them.
-    async fn held(&self) -> Result<Vec<Stuck>, Fault> {
+    async fn held(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
             "SELECT id, type, ordering_key, created_at, available_at - $1, waiting FROM (
                  SELECT *, {BEHIND} AS waiting FROM outbox.items AS head
@@ -82,7 +82,7 @@ impl<S: Sql> Look<'_, S> {
     }
 
     /// Types whose items could be claimed.
-    async fn waiting(&self) -> Result<Vec<Stuck>, Fault> {
+    async fn waiting(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
             "SELECT oldest.*, pause.reason, pause.type IS NOT NULL FROM (
                  SELECT min(id), type, NULL::text, min(available_at) AS since, count(*)
@@ -90,15 +90,15 @@ impl<S: Sql> Look<'_, S> {
                  WHERE status = 'PENDING' AND NOT held AND available_at <= $1 AND {IN_FRONT} GROUP BY type
              ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type ORDER BY since"
         );
-        let found: Vec<Waiting> =
+        let found: Vec<WaitingType> =
             self.rows(&statement, &[&self.now]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
-        Ok(found.into_iter().filter_map(|waiting| waiting.explained(self.query, self.now)).collect())
+        Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
     }
 }
 
-fn waiting(row: &Row) -> Result<Waiting, Fault> {
-    Ok(Waiting {
-        head: head(row)?,
+fn waiting(row: &Row) -> Result<WaitingType, PgError> {
+    Ok(WaitingType {
+        oldest: head(row)?,
         since: row.try_get(3)?,
         count: unsigned(row, 4)?,
         pause_reason: row.try_get(5)?,
@@ -107,6 +107,6 @@ fn waiting(row: &Row) -> Result<Waiting, Fault> {
 }
 
 /// Every row begins with an id, a type and an ordering key.
-fn head(row: &Row) -> Result<Head, Fault> {
-    Ok(Head { id: row.try_get(0)?, item_type: row.try_get(1)?, ordering_key: row.try_get(2)? })
+fn head(row: &Row) -> Result<StuckItem, PgError> {
+    Ok(StuckItem { id: row.try_get(0)?, item_type: row.try_get(1)?, ordering_key: row.try_get(2)? })
 }

@@ -7,18 +7,19 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::ending::EPOCH;
-use super::fault::Fault;
-use super::step::{Sql, Step, Values, storable};
+use super::ending::NEWEST_JOB_SQL;
+use super::fault::PgError;
+use super::step::{Query, Values, WriteTx, without_nul};
 use crate::item::{ItemId, Status};
 use crate::store::transfer::{
-    ATTEMPT, ITEM, RUN, STATE, TOTAL, from_bytes, number, refuse_claimed, taken_item, taken_state, to_bytes, word,
+    ATTEMPT_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes, integer_column,
+    item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };
-use crate::store::{Columns, ExportPage, ExportPosition, Imported, Record, Run, StoreError};
+use crate::store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
 /// How a column stands in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ColumnType {
     Text,
     Json,
     Number,
@@ -26,7 +27,7 @@ enum Kind {
     Bytes,
 }
 
-impl Kind {
+impl ColumnType {
     fn of(column: &str) -> Self {
         match column {
             "headers" | "metadata" => Self::Json,
@@ -61,108 +62,115 @@ impl Kind {
     }
 }
 
-pub(super) async fn export(sql: &impl Sql, after: ExportPosition, limit: u32) -> Result<ExportPage, Fault> {
+pub(super) async fn export(tx: &impl Query, after: ExportPosition, limit: u32) -> Result<ExportPage, PgError> {
     match after {
-        ExportPosition::Item(id) => export_items(sql, id, limit).await,
-        ExportPosition::State(version) => export_state(sql, version, limit).await,
+        ExportPosition::Item(id) => export_items(tx, id, limit).await,
+        ExportPosition::State(version) => export_state(tx, version, limit).await,
     }
 }
 
-async fn export_items(sql: &impl Sql, after: ItemId, limit: u32) -> Result<ExportPage, Fault> {
+async fn export_items(tx: &impl Query, after: ItemId, limit: u32) -> Result<ExportPage, PgError> {
     let tail = format!("WHERE id > $1 ORDER BY id LIMIT {limit}");
-    let items = rows(sql, "outbox.items", ITEM, &tail, &[&after]).await?;
-    let next = items.last().and_then(|item| number(item, "id"));
+    let items = rows(tx, "outbox.items", ITEM_COLUMNS, &tail, &[&after]).await?;
+    let next = items.last().and_then(|item| integer_column(item, "id"));
     let next = Some(next.map_or(ExportPosition::State(0), ExportPosition::Item));
-    Ok(ExportPage { records: item_records(sql, items).await?, next })
+    Ok(ExportPage { records: item_records(tx, items).await?, next })
 }
 
 /// The items with their history and the runs of their sagas.
-async fn item_records(sql: &impl Sql, items: Vec<Columns>) -> Result<Vec<Record>, Fault> {
-    let ids: Vec<_> = items.iter().filter_map(|item| number(item, "id")).collect();
+async fn item_records(tx: &impl Query, items: Vec<RecordColumns>) -> Result<Vec<Record>, PgError> {
+    let ids: Vec<_> = items.iter().filter_map(|item| integer_column(item, "id")).collect();
     let tail = "WHERE item_id = ANY($1::bigint[]) ORDER BY item_id, delivery";
-    let mut histories: HashMap<i64, Vec<Columns>> = HashMap::new();
-    for attempt in rows(sql, "outbox.attempts", ATTEMPT, tail, &[&ids]).await? {
-        histories.entry(number(&attempt, "item_id").unwrap_or_default()).or_default().push(attempt);
+    let mut histories: HashMap<i64, Vec<RecordColumns>> = HashMap::new();
+    for attempt in rows(tx, "outbox.attempts", ATTEMPT_COLUMNS, tail, &[&ids]).await? {
+        histories.entry(integer_column(&attempt, "item_id").unwrap_or_default()).or_default().push(attempt);
     }
     let mut records = Vec::new();
     for item in items {
-        let attempts = number(&item, "id").and_then(|id| histories.remove(&id)).unwrap_or_default();
-        let run = run(sql, &item).await?;
+        let attempts = integer_column(&item, "id").and_then(|id| histories.remove(&id)).unwrap_or_default();
+        let run = run(tx, &item).await?;
         records.push(Record::Item { item, attempts, run });
     }
     Ok(records)
 }
 
-async fn run(sql: &impl Sql, item: &Columns) -> Result<Option<Columns>, Fault> {
-    let (saga, cid) = (word(item, "saga"), word(item, "cid"));
+async fn run(tx: &impl Query, item: &RecordColumns) -> Result<Option<RecordColumns>, PgError> {
+    let (saga, cid) = (text_column(item, "saga"), text_column(item, "cid"));
     if saga.is_empty() {
         return Ok(None);
     }
-    Ok(rows(sql, "outbox.sagas", RUN, "WHERE saga = $1 AND cid = $2", &[&saga, &cid]).await?.pop())
+    Ok(rows(tx, "outbox.sagas", SAGA_COLUMNS, "WHERE saga = $1 AND cid = $2", &[&saga, &cid]).await?.pop())
 }
 
 /// The state, and with its last page the totals.
-async fn export_state(sql: &impl Sql, after: i64, limit: u32) -> Result<ExportPage, Fault> {
+async fn export_state(tx: &impl Query, after: i64, limit: u32) -> Result<ExportPage, PgError> {
     let tail = format!("WHERE version > $1 ORDER BY version LIMIT {limit}");
-    let state = rows(sql, "outbox.state", STATE, &tail, &[&after]).await?;
-    if let Some(last) = state.last().and_then(|state| number(state, "version")) {
+    let state = rows(tx, "outbox.state", STATE_COLUMNS, &tail, &[&after]).await?;
+    if let Some(last) = state.last().and_then(|state| integer_column(state, "version")) {
         let records = state.into_iter().map(|state| Record::State { state }).collect();
         return Ok(ExportPage { records, next: Some(ExportPosition::State(last)) });
     }
     let summed = "(SELECT name, saga, type, outcome, sum(total) AS total FROM outbox.counters GROUP BY 1, 2, 3, 4)
                   AS counters";
-    let totals = rows(sql, summed, TOTAL, "WHERE name <> 'done' ORDER BY name, saga, type, outcome", &[]).await?;
+    let totals =
+        rows(tx, summed, COUNTER_COLUMNS, "WHERE name <> 'done' ORDER BY name, saga, type, outcome", &[]).await?;
     Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
 }
 
 /// Imports all records, or none when one is in the way of what is there.
-pub(super) async fn import(step: &mut Step<'_>, records: &[Record], run: Run) -> Result<Imported, Fault> {
-    if run == Run::Real {
-        reserve_for(step, records).await?;
+pub(super) async fn import(
+    tx: &mut WriteTx<'_>,
+    records: &[Record],
+    execution: Execution,
+) -> Result<ImportReport, PgError> {
+    if execution == Execution::Apply {
+        reserve_for(tx, records).await?;
     }
-    let mut imported = Imported::default();
+    let mut imported = ImportReport::default();
     for (index, record) in records.iter().enumerate() {
-        if is_known(step, index, record).await? {
+        if is_known(tx, index, record).await? {
             imported.present += 1;
             continue;
         }
         imported.created += 1;
-        if run == Run::Real {
-            create(step, record).await?;
+        if execution == Execution::Apply {
+            create(tx, record).await?;
         }
     }
     Ok(imported)
 }
 
-async fn is_known(sql: &impl Sql, index: usize, record: &Record) -> Result<bool, Fault> {
+async fn is_known(tx: &impl Query, index: usize, record: &Record) -> Result<bool, PgError> {
     match record {
-        Record::Item { item, .. } => is_known_item(sql, index, item, record).await,
-        Record::State { state } => is_known_state(sql, state).await,
-        Record::Total { total } => is_known_total(sql, total).await,
+        Record::Item { item, .. } => is_known_item(tx, index, item, record).await,
+        Record::State { state } => is_known_state(tx, state).await,
+        Record::Total { total } => is_known_total(tx, total).await,
     }
 }
 
 /// Whether the very item is there. Another with its id or its key is a conflict.
-async fn is_known_item(sql: &impl Sql, index: usize, item: &Columns, record: &Record) -> Result<bool, Fault> {
+async fn is_known_item(tx: &impl Query, index: usize, item: &RecordColumns, record: &Record) -> Result<bool, PgError> {
     refuse_claimed(item)?;
-    let values: Values<'_> = &[&number(item, "id"), &word(item, "idem_key")];
-    let found = rows(sql, "outbox.items", ITEM, "WHERE id = $1 OR idem_key = $2 ORDER BY id", values).await?;
+    let values: Values<'_> = &[&integer_column(item, "id"), &text_column(item, "idem_key")];
+    let found = rows(tx, "outbox.items", ITEM_COLUMNS, "WHERE id = $1 OR idem_key = $2 ORDER BY id", values).await?;
     let Some(present) = found.into_iter().next() else { return Ok(false) };
-    let first = number(&present, "id").unwrap_or_default();
-    if item_records(sql, vec![present]).await?.pop() == Some(storable_record(record)) {
+    let first = integer_column(&present, "id").unwrap_or_default();
+    if item_records(tx, vec![present]).await?.pop() == Some(record_without_nul(record)) {
         return Ok(true);
     }
-    Err(taken_item(index, item, first).into())
+    Err(item_conflict(index, item, first).into())
 }
 
 /// The record as it can be kept here.
-fn storable_record(record: &Record) -> Record {
-    let keep = |columns: &Columns| {
+fn record_without_nul(record: &Record) -> Record {
+    let keep = |columns: &RecordColumns| {
         let cell = |(name, value): (&String, &Value)| match value {
-            Value::String(text) if Kind::of(name) != Kind::Bytes => (name.clone(), storable(text).into()),
+            Value::String(text) if ColumnType::of(name) != ColumnType::Bytes => {
+                (name.clone(), without_nul(text).into())
+            }
             value => (name.clone(), value.clone()),
         };
-        columns.iter().map(cell).collect::<Columns>()
+        columns.iter().map(cell).collect::<RecordColumns>()
     };
     match record {
         Record::Item { item, attempts, run } => Record::Item {
@@ -174,144 +182,152 @@ fn storable_record(record: &Record) -> Record {
     }
 }
 
-async fn is_known_state(sql: &impl Sql, state: &Columns) -> Result<bool, Fault> {
+async fn is_known_state(tx: &impl Query, state: &RecordColumns) -> Result<bool, PgError> {
     let tail = "WHERE version = $1 OR (plugin = $2 AND key = $3)";
-    let key = word(state, "key").as_bytes();
-    let values: Values<'_> = &[&number(state, "version"), &word(state, "plugin"), &key];
-    match rows(sql, "outbox.state", STATE, tail, values).await?.first() {
+    let key = text_column(state, "key").as_bytes();
+    let values: Values<'_> = &[&integer_column(state, "version"), &text_column(state, "plugin"), &key];
+    match rows(tx, "outbox.state", STATE_COLUMNS, tail, values).await?.first() {
         None => Ok(false),
         Some(present) if present == state => Ok(true),
-        Some(_) => Err(taken_state(state).into()),
+        Some(_) => Err(state_conflict(state).into()),
     }
 }
 
 /// Whether the total is at least that high.
-async fn is_known_total(sql: &impl Sql, total: &Columns) -> Result<bool, Fault> {
-    let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| word(total, name));
+async fn is_known_total(tx: &impl Query, total: &RecordColumns) -> Result<bool, PgError> {
+    let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| text_column(total, name));
     let statement = "SELECT sum(total)::bigint FROM outbox.counters
                      WHERE name = $1 AND saga = $2 AND type = $3 AND outcome = $4";
-    let rows = sql.rows(statement, &[&name, &saga, &item_type, &outcome]).await?;
+    let rows = tx.rows(statement, &[&name, &saga, &item_type, &outcome]).await?;
     let present: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
-    Ok(present >= number(total, "total"))
+    Ok(present >= integer_column(total, "total"))
 }
 
-async fn create(step: &mut Step<'_>, record: &Record) -> Result<(), Fault> {
+async fn create(tx: &mut WriteTx<'_>, record: &Record) -> Result<(), PgError> {
     match record {
         Record::Item { item, attempts, run } => {
-            insert(step, "outbox.items", ITEM, item, "").await?;
-            let date = format!("UPDATE outbox.items SET epoch = {EPOCH} WHERE id = $1");
-            step.rows(&date, &[&number(item, "id")]).await?;
+            insert(tx, "outbox.items", ITEM_COLUMNS, item, "").await?;
+            let set_epoch = format!("UPDATE outbox.items SET epoch = {NEWEST_JOB_SQL} WHERE id = $1");
+            tx.rows(&set_epoch, &[&integer_column(item, "id")]).await?;
             for attempt in attempts {
-                insert(step, "outbox.attempts", ATTEMPT, attempt, "").await?;
+                insert(tx, "outbox.attempts", ATTEMPT_COLUMNS, attempt, "").await?;
             }
             if let Some(run) = run {
                 let replace = "ON CONFLICT (saga, cid) DO UPDATE
                                SET run = excluded.run, began_at = excluded.began_at, ended_at = excluded.ended_at";
-                insert(step, "outbox.sagas", RUN, run, replace).await?;
+                insert(tx, "outbox.sagas", SAGA_COLUMNS, run, replace).await?;
             }
-            if word(item, "status") == Status::Done.as_str() {
-                step.tally("done", "", word(item, "type"), "", 1);
+            if text_column(item, "status") == Status::Done.as_str() {
+                tx.count("done", "", text_column(item, "type"), "", 1);
             }
-            step.makes_work_elsewhere = true;
+            tx.wakes_other_processes = true;
             Ok(())
         }
-        Record::State { state } => insert(step, "outbox.state", STATE, state, "").await,
+        Record::State { state } => insert(tx, "outbox.state", STATE_COLUMNS, state, "").await,
         Record::Total { total } => {
-            let key = ["name", "saga", "type", "outcome"].map(|name| word(total, name));
+            let key = ["name", "saga", "type", "outcome"].map(|name| text_column(total, name));
             let clear = "DELETE FROM outbox.counters WHERE name = $1 AND saga = $2 AND type = $3 AND outcome = $4";
-            step.rows(clear, &[&key[0], &key[1], &key[2], &key[3]]).await?;
-            insert(step, "outbox.counters", TOTAL, total, "").await
+            tx.rows(clear, &[&key[0], &key[1], &key[2], &key[3]]).await?;
+            insert(tx, "outbox.counters", COUNTER_COLUMNS, total, "").await
         }
     }
 }
 
 /// Keeps the numbers of the records from being given again.
-async fn reserve_for(step: &Step<'_>, records: &[Record]) -> Result<(), Fault> {
+async fn reserve_for(tx: &WriteTx<'_>, records: &[Record]) -> Result<(), PgError> {
     if let Some(last) = records.iter().filter_map(Record::item_id).max() {
-        reserve(step, last).await?;
+        reserve(tx, last).await?;
     }
     let version = |record: &Record| match record {
-        Record::State { state } => number(state, "version"),
+        Record::State { state } => integer_column(state, "version"),
         _ => None,
     };
     match records.iter().filter_map(version).max() {
-        Some(last) => raise(step, "outbox.state", "outbox.state_version_seq", last).await,
+        Some(last) => advance_sequence(tx, "outbox.state", "outbox.state_version_seq", last).await,
         None => Ok(()),
     }
 }
 
 /// Ids up to this one are never given by this store.
-pub(super) async fn reserve(step: &Step<'_>, up_to: ItemId) -> Result<(), Fault> {
-    raise(step, "outbox.items", "outbox.items_id_seq", up_to).await
+pub(super) async fn reserve(tx: &WriteTx<'_>, up_to: ItemId) -> Result<(), PgError> {
+    advance_sequence(tx, "outbox.items", "outbox.items_id_seq", up_to).await
 }
 
 /// The highest id that was given or reserved.
-pub(super) async fn reserved(sql: &impl Sql) -> Result<ItemId, Fault> {
-    given(sql, "outbox.items_id_seq").await
+pub(super) async fn reserved(tx: &impl Query) -> Result<ItemId, PgError> {
+    sequence_value(tx, "outbox.items_id_seq").await
 }
 
-async fn given(sql: &impl Sql, sequence: &str) -> Result<i64, Fault> {
+async fn sequence_value(tx: &impl Query, sequence: &str) -> Result<i64, PgError> {
     let statement = format!("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}");
-    Ok(sql.rows(&statement, &[]).await?.first().ok_or(Fault::Overtaken)?.try_get(0)?)
+    Ok(tx.rows(&statement, &[]).await?.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
 
 /// Lets a sequence go on after a number, unless it is past it. Whoever inserts waits meanwhile, so that
 /// none of them is given a number that this takes back.
-async fn raise(step: &Step<'_>, table: &str, sequence: &str, up_to: i64) -> Result<(), Fault> {
-    if given(step, sequence).await? >= up_to {
+async fn advance_sequence(tx: &WriteTx<'_>, table: &str, sequence: &str, up_to: i64) -> Result<(), PgError> {
+    if sequence_value(tx, sequence).await? >= up_to {
         return Ok(());
     }
-    step.rows(&format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"), &[]).await?;
-    let raise = format!("SELECT setval('{sequence}', greatest(last_value, $1)) FROM {sequence}");
-    step.rows(&raise, &[&up_to]).await.map(drop)
+    tx.rows(&format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"), &[]).await?;
+    let set_value = format!("SELECT setval('{sequence}', greatest(last_value, $1)) FROM {sequence}");
+    tx.rows(&set_value, &[&up_to]).await.map(drop)
 }
 
 async fn rows(
-    sql: &impl Sql,
+    tx: &impl Query,
     table: &str,
     columns: &[&str],
     tail: &str,
     values: Values<'_>,
-) -> Result<Vec<Columns>, Fault> {
-    let list: Vec<_> = columns.iter().map(|column| Kind::of(column).read(column)).collect();
+) -> Result<Vec<RecordColumns>, PgError> {
+    let list: Vec<_> = columns.iter().map(|column| ColumnType::of(column).read(column)).collect();
     let statement = format!("SELECT {} FROM {table} {tail}", list.join(", "));
     let read = |row: &Row| {
-        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row, index, Kind::of(name))?));
+        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row, index, ColumnType::of(name))?));
         columns.iter().enumerate().map(cell).collect()
     };
-    sql.rows(&statement, values).await?.iter().map(read).collect()
+    tx.rows(&statement, values).await?.iter().map(read).collect()
 }
 
-fn to_json(row: &Row, index: usize, kind: Kind) -> Result<Value, Fault> {
+fn to_json(row: &Row, index: usize, kind: ColumnType) -> Result<Value, PgError> {
     Ok(match kind {
-        Kind::Text | Kind::Json => row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::from),
-        Kind::Number | Kind::Flag => row.try_get::<_, Option<i64>>(index)?.map_or(Value::Null, Value::from),
-        Kind::Bytes => row.try_get::<_, Option<&[u8]>>(index)?.map_or(Value::Null, from_bytes),
+        ColumnType::Text | ColumnType::Json => {
+            row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::from)
+        }
+        ColumnType::Number | ColumnType::Flag => row.try_get::<_, Option<i64>>(index)?.map_or(Value::Null, Value::from),
+        ColumnType::Bytes => row.try_get::<_, Option<&[u8]>>(index)?.map_or(Value::Null, from_bytes),
     })
 }
 
-async fn insert(step: &Step<'_>, into: &str, columns: &[&str], row: &Columns, tail: &str) -> Result<(), Fault> {
-    let marks: Vec<_> = columns.iter().enumerate().map(|(index, name)| Kind::of(name).write(index + 1)).collect();
+async fn insert(
+    tx: &WriteTx<'_>,
+    into: &str,
+    columns: &[&str],
+    row: &RecordColumns,
+    tail: &str,
+) -> Result<(), PgError> {
+    let marks: Vec<_> = columns.iter().enumerate().map(|(index, name)| ColumnType::of(name).write(index + 1)).collect();
     let statement = format!("INSERT INTO {into} ({}) VALUES ({}) {tail}", columns.join(", "), marks.join(", "));
     let cells: Vec<_> =
         columns.iter().map(|name| cell(name, row.get(*name).unwrap_or(&Value::Null))).collect::<Result<_, _>>()?;
     let values: Vec<&(dyn ToSql + Sync)> = cells.iter().map(|cell| &**cell as &(dyn ToSql + Sync)).collect();
-    step.rows(&statement, &values).await.map(drop)
+    tx.rows(&statement, &values).await.map(drop)
 }
 
 /// The value of a record's column, as its kind of parameter.
 fn cell(name: &str, value: &Value) -> Result<Box<dyn ToSql + Sync + Send>, StoreError> {
     let unfit = || StoreError::Unusable(format!("{name} cannot be {value}"));
-    Ok(match (Kind::of(name), value) {
-        (Kind::Text | Kind::Json, value) => Box::new(match value {
+    Ok(match (ColumnType::of(name), value) {
+        (ColumnType::Text | ColumnType::Json, value) => Box::new(match value {
             Value::Null => None,
-            value => Some(storable(value.as_str().ok_or_else(unfit)?)),
+            value => Some(without_nul(value.as_str().ok_or_else(unfit)?)),
         }),
-        (Kind::Number | Kind::Flag, value) => Box::new(match value {
+        (ColumnType::Number | ColumnType::Flag, value) => Box::new(match value {
             Value::Null => None,
             value => Some(value.as_i64().ok_or_else(unfit)?),
         }),
-        (Kind::Bytes, value) => Box::new(match value {
+        (ColumnType::Bytes, value) => Box::new(match value {
             Value::Null => None,
             value => Some(to_bytes(value).map_err(|_| unfit())?),
         }),

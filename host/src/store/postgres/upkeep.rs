@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::caller::Caller;
-use super::fault::Fault;
-use super::step::{Sql, Step};
+use super::caller::PgContext;
+use super::fault::PgError;
+use super::step::{Query, WriteTx};
 use super::{PostgresStore, job};
 use crate::item::{ItemId, Millis};
-use crate::store::{Job, Retention, StoreError, Upkept, millis};
+use crate::store::{Job, MaintenanceReport, Retention, StoreError, millis};
 
 /// So many batches of each job are made in one piece of upkeep.
 const JOB_BATCHES: usize = 10;
@@ -19,25 +19,28 @@ const PRUNE_SIGNALS: i64 = 2_000;
 /// So many jobs are looked at in one transaction.
 const PRUNE_JOBS: i64 = 200;
 
-pub(super) async fn upkeep(store: &PostgresStore, retention: Retention) -> Result<Upkept, StoreError> {
-    let changed = make_batches(store).await?;
+pub(super) async fn run_maintenance(
+    store: &PostgresStore,
+    retention: Retention,
+) -> Result<MaintenanceReport, StoreError> {
+    let changed = run_due_jobs(store).await?;
     if retention == Retention::default() {
-        return Ok(Upkept { changed, ..Upkept::default() });
+        return Ok(MaintenanceReport { changed, ..MaintenanceReport::default() });
     }
-    let caller = &*store.caller;
-    let (items, signals) = transact!(caller, "pruning", |step| prune(step, retention))?;
-    Ok(Upkept { changed, items, signals })
+    let pg = &*store.pg;
+    let (items, signals) = transact!(pg, "pruning", |tx| prune(tx, retention))?;
+    Ok(MaintenanceReport { changed, items, signals })
 }
 
 /// How many items the running jobs changed.
-async fn make_batches(store: &PostgresStore) -> Result<u64, StoreError> {
-    let (caller, now) = (&*store.caller, store.caller.now().await?);
+async fn run_due_jobs(store: &PostgresStore) -> Result<u64, StoreError> {
+    let (pg, now) = (&*store.pg, store.pg.now().await?);
     let mut changed = 0;
-    for id in read!(caller, "looking for running jobs", |tx| job::due(tx, now))? {
-        let before = read!(caller, "reading a job", |tx| job::list(tx, Some(id), 1))?;
+    for id in read!(pg, "looking for running jobs", |tx| job::due(tx, now))? {
+        let before = read!(pg, "reading a job", |tx| job::list(tx, Some(id), 1))?;
         let mut after = None;
         for _ in 0..JOB_BATCHES {
-            after = job::advance(store, id).await?;
+            after = job::run_batch(store, id).await?;
         }
         let of = |job: Option<&Job>| job.map_or(0, |job| job.changed);
         changed += of(after.as_ref()).saturating_sub(of(before.first()));
@@ -46,18 +49,18 @@ async fn make_batches(store: &PostgresStore) -> Result<u64, StoreError> {
 }
 
 /// How many items and signals were deleted.
-async fn prune(step: &mut Step<'_>, retention: Retention) -> Result<(u64, u64), Fault> {
-    let now = step.now;
+async fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> Result<(u64, u64), PgError> {
+    let now = tx.now;
     let before = |age: Duration| now.saturating_sub(millis(age));
     let items = match retention.done.map(before) {
-        Some(before) => prune_done(step, before).await?,
+        Some(before) => prune_done(tx, before).await?,
         None => 0,
     };
     let signals = match retention.signals.map(before) {
         Some(before) => {
-            prune_jobs(step, before).await?;
-            prune_alerts(step, before).await?;
-            prune_signals(step, before).await?
+            prune_jobs(tx, before).await?;
+            prune_alerts(tx, before).await?;
+            prune_signals(tx, before).await?
         }
         None => 0,
     };
@@ -66,8 +69,8 @@ async fn prune(step: &mut Step<'_>, retention: Retention) -> Result<(u64, u64), 
 
 /// Deletes DONE items from before. Those of a saga go when all of its items are finished and that old. What
 /// another process is just deleting is left to it.
-async fn prune_done(step: &Step<'_>, before: Millis) -> Result<u64, Fault> {
-    let look = format!(
+async fn prune_done(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError> {
+    let select = format!(
         "SELECT id FROM outbox.items AS item
          WHERE status = 'DONE' AND done_at < $1
            AND (saga IS NULL OR NOT EXISTS (
@@ -76,31 +79,31 @@ async fn prune_done(step: &Step<'_>, before: Millis) -> Result<u64, Fault> {
                   AND coalesce(other.done_at, other.dead_at, $1) >= $1))
          ORDER BY done_at LIMIT {PRUNE_ITEMS} FOR UPDATE OF item SKIP LOCKED"
     );
-    let rows = step.rows(&look, &[&before]).await?;
+    let rows = tx.rows(&select, &[&before]).await?;
     let ids: Vec<ItemId> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if ids.is_empty() {
         return Ok(0);
     }
     let delete = "DELETE FROM outbox.items WHERE id = ANY($1::bigint[]) AND status = 'DONE' RETURNING id";
-    Ok(step.rows(delete, &[&ids]).await?.len() as u64)
+    Ok(tx.rows(delete, &[&ids]).await?.len() as u64)
 }
 
 /// Looks at the oldest signals only: they lie in the order of time.
-async fn prune_signals(step: &Step<'_>, before: Millis) -> Result<u64, Fault> {
+async fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError> {
     let delete = "DELETE FROM outbox.signals
                   WHERE ts < $1 AND seq < (SELECT min(seq) FROM outbox.signals) + $2 RETURNING seq";
-    Ok(step.rows(delete, &[&before, &PRUNE_SIGNALS]).await?.len() as u64)
+    Ok(tx.rows(delete, &[&before, &PRUNE_SIGNALS]).await?.len() as u64)
 }
 
 /// Looks at the oldest jobs only. The newest stays, finished or not: items refer to its number.
-async fn prune_jobs(step: &Step<'_>, before: Millis) -> Result<(), Fault> {
+async fn prune_jobs(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
     let delete = "DELETE FROM outbox.jobs
                   WHERE ended_at < $1 AND id < (SELECT max(id) FROM outbox.jobs)
                     AND id < (SELECT min(id) FROM outbox.jobs) + $2";
-    step.rows(delete, &[&before, &PRUNE_JOBS]).await.map(drop)
+    tx.rows(delete, &[&before, &PRUNE_JOBS]).await.map(drop)
 }
 
 /// Forgets when alerts were sent, about as many subjects as there are types.
-async fn prune_alerts(step: &Step<'_>, before: Millis) -> Result<(), Fault> {
-    step.rows("DELETE FROM outbox.alerts WHERE sent_at < $1", &[&before]).await.map(drop)
+async fn prune_alerts(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
+    tx.rows("DELETE FROM outbox.alerts WHERE sent_at < $1", &[&before]).await.map(drop)
 }

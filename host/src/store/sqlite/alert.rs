@@ -3,50 +3,56 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::enqueue::insert;
-use super::step::Step;
+use super::step::WriteTx;
 use super::unavailable;
 use crate::item::{Failure, Millis};
-use crate::store::alert::{self, Notice};
-use crate::store::{Alert, Attempted, StoreError, millis};
+use crate::store::alert::{self, AlertMessage};
+use crate::store::{Alert, AttemptRecord, StoreError, millis};
 
-/// Announces that an item was dead-lettered, and that it blocks its ordering key if it does.
-pub(super) fn dead(step: &mut Step<'_>, dead: &Attempted, failure: &Failure, blocks: bool) -> rusqlite::Result<()> {
-    alert::dead(dead, failure, blocks).into_iter().try_for_each(|notice| send(step, notice))
+/// Tells operators that an item was dead-lettered, and that it blocks its ordering key if it does.
+pub(super) fn dead_lettered(
+    tx: &mut WriteTx<'_>,
+    dead: &AttemptRecord,
+    failure: &Failure,
+    blocks: bool,
+) -> rusqlite::Result<()> {
+    alert::dead_letter_messages(dead, failure, blocks).into_iter().try_for_each(|message| send(tx, message))
 }
 
-/// Announces what no transition of an item does.
-pub(super) fn announce(step: &mut Step<'_>, alert: &Alert) -> Result<(), StoreError> {
-    send(step, alert::announced(alert)).map_err(unavailable("announcing an alert"))
+/// Sends what no transition of an item tells.
+pub(super) fn send_alert(tx: &mut WriteTx<'_>, alert: &Alert) -> Result<(), StoreError> {
+    send(tx, alert::alert_message(alert)).map_err(unavailable("announcing an alert"))
 }
 
-/// Announces that a component was withdrawn from every process.
-pub(super) fn quarantined(step: &mut Step<'_>, plugin: &str, digest: &str, reason: &str) -> rusqlite::Result<()> {
-    send(step, alert::quarantined(plugin, digest, reason))
+/// Announces that a component was quarantined for every process.
+pub(super) fn quarantined(tx: &mut WriteTx<'_>, plugin: &str, digest: &str, reason: &str) -> rusqlite::Result<()> {
+    send(tx, alert::quarantine_message(plugin, digest, reason))
 }
 
 /// Enqueues an alert, unless one of its kind about the subject was sent a short time ago.
-fn send(step: &mut Step<'_>, notice: Notice) -> rusqlite::Result<()> {
-    let Some(alerts) = step.alerts else { return Ok(()) };
-    let every = millis(alerts.every);
-    let Some(suppressed) = admitted(step, notice.kind, &notice.subject, every)? else { return Ok(()) };
-    insert(step.tx, &notice.item(alerts, suppressed, step.now), step.now)?;
-    step.makes_work = true;
+fn send(tx: &mut WriteTx<'_>, message: AlertMessage) -> rusqlite::Result<()> {
+    let Some(alerts) = tx.alerts else { return Ok(()) };
+    let min_interval = millis(alerts.min_interval);
+    let Some(suppressed) = pass_rate_limit(tx, message.kind, &message.subject, min_interval)? else { return Ok(()) };
+    insert(tx.connection, &message.into_item(alerts, suppressed, tx.now), tx.now)?;
+    tx.wakes_workers = true;
     Ok(())
 }
 
 /// How many alerts were held back since the last, when this one may be sent.
-fn admitted(step: &Step<'_>, kind: &str, subject: &str, every: Millis) -> rusqlite::Result<Option<u64>> {
-    let mut select =
-        step.tx.prepare_cached("SELECT sent_at, suppressed FROM outbox_alerts WHERE kind = ?1 AND subject = ?2")?;
+fn pass_rate_limit(tx: &WriteTx<'_>, kind: &str, subject: &str, min_interval: Millis) -> rusqlite::Result<Option<u64>> {
+    let mut select = tx
+        .connection
+        .prepare_cached("SELECT sent_at, suppressed FROM outbox_alerts WHERE kind = ?1 AND subject = ?2")?;
     let last: Option<(Millis, u64)> =
         select.query_row([kind, subject], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let is_early = last.is_some_and(|(sent_at, _)| step.now < sent_at.saturating_add(every));
-    let mut write = step.tx.prepare_cached(if is_early {
+    let is_early = last.is_some_and(|(sent_at, _)| tx.now < sent_at.saturating_add(min_interval));
+    let mut write = tx.connection.prepare_cached(if is_early {
         "UPDATE outbox_alerts SET suppressed = suppressed + 1 WHERE kind = ?1 AND subject = ?2 AND ?3"
     } else {
         "INSERT INTO outbox_alerts (kind, subject, sent_at) VALUES (?1, ?2, ?3)
          ON CONFLICT DO UPDATE SET sent_at = excluded.sent_at, suppressed = 0"
     })?;
-    write.execute(params![kind, subject, step.now])?;
+    write.execute(params![kind, subject, tx.now])?;
     Ok((!is_early).then(|| last.map_or(0, |(_, suppressed)| suppressed)))
 }

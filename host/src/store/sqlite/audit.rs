@@ -3,16 +3,16 @@
 use rusqlite::{Connection, Row, params, params_from_iter};
 use serde_json::Value;
 
-use super::step::Step;
+use super::step::WriteTx;
 use crate::item::ItemId;
-use crate::store::condition::Condition;
-use crate::store::deed::Entry;
+use crate::store::condition::SqlFilter;
+use crate::store::deed::NewAuditEntry;
 use crate::store::{AuditEntry, AuditQuery};
 
 /// Records what an action changed of items.
-pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()> {
-    let seq = record(step, entry, entry.changes.len() as u64, &entry.changes())?;
-    let mut concern = step.tx.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
+pub(super) fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<()> {
+    let seq = record(tx, entry, entry.changes.len() as u64, &entry.changes_json())?;
+    let mut concern = tx.connection.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
     for change in entry.changes {
         concern.execute([change.id, seq])?;
     }
@@ -20,18 +20,23 @@ pub(super) fn append(step: &Step<'_>, entry: &Entry<'_>) -> rusqlite::Result<()>
 }
 
 /// Records what an action changed of something else than items: `count` of them, which were `removed`.
-pub(super) fn append_removal(step: &Step<'_>, entry: &Entry<'_>, count: u64, removed: &Value) -> rusqlite::Result<()> {
-    record(step, entry, count, removed).map(drop)
+pub(super) fn append_entry(
+    tx: &WriteTx<'_>,
+    entry: &NewAuditEntry<'_>,
+    count: u64,
+    removed: &Value,
+) -> rusqlite::Result<()> {
+    record(tx, entry, count, removed).map(drop)
 }
 
 /// Writes the row and says which number it has.
-fn record(step: &Step<'_>, entry: &Entry<'_>, count: u64, changes: &Value) -> rusqlite::Result<i64> {
-    let mut insert = step.tx.prepare_cached(
+fn record(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>, count: u64, changes: &Value) -> rusqlite::Result<i64> {
+    let mut insert = tx.connection.prepare_cached(
         "INSERT INTO outbox_audit (at, actor, action, selection, reason, job, count, changes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING seq",
     )?;
     let values = params![
-        step.now,
+        tx.now,
         entry.actor,
         entry.action,
         entry.selection.to_string(),
@@ -44,7 +49,7 @@ fn record(step: &Step<'_>, entry: &Entry<'_>, count: u64, changes: &Value) -> ru
 }
 
 /// Everything that concerns an item, oldest first.
-pub(super) fn of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<AuditEntry>> {
+pub(super) fn entries_of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<AuditEntry>> {
     let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
     let mut entries = list(tx, &query)?;
     entries.reverse();
@@ -52,15 +57,15 @@ pub(super) fn of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<Audit
 }
 
 pub(super) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
-    let condition = Condition::of_audit(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
-    let limit = query.page();
+    let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
+    let limit = query.page_size();
     let sql = format!(
         "SELECT seq, at, actor, action, selection, reason, job, count, changes FROM outbox_audit
          WHERE {} ORDER BY seq DESC LIMIT {limit}",
         condition.sql
     );
     let mut select = tx.prepare_cached(&sql)?;
-    select.query_map(params_from_iter(&condition.values), |row| entry(row, query.item))?.collect()
+    select.query_map(params_from_iter(&condition.params), |row| entry(row, query.item))?.collect()
 }
 
 fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {

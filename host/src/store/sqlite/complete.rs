@@ -8,21 +8,21 @@ use std::sync::LazyLock;
 use rusqlite::{Row, ToSql};
 
 use super::batch::{Statements, slices};
-use super::job::EPOCH;
+use super::job::NEWEST_JOB_SQL;
 use super::saga;
-use super::step::Step;
-use crate::item::{Event, ItemId, Status};
+use super::step::WriteTx;
+use crate::item::{ItemId, Status, Transition};
 use crate::saga::StepOutcome;
 use crate::store::{ClaimRef, SagaStep, StoreError};
 
 /// A claim whose item becomes DONE.
-pub(super) struct Completion {
+pub(super) struct CompletionRow {
     claim: ClaimRef,
     result: Option<Vec<u8>>,
     handler_digest: Option<String>,
 }
 
-impl Completion {
+impl CompletionRow {
     pub(super) fn new(claim: ClaimRef, result: Option<Vec<u8>>, handler_digest: Option<String>) -> Self {
         Self { claim, result, handler_digest }
     }
@@ -30,18 +30,18 @@ impl Completion {
 
 /// Settles each claim that still holds; the others are lost. An engine's failure, which all that share the
 /// statement are told, may have left it half done.
-pub(super) fn complete(step: &mut Step<'_>, completions: &[&Completion]) -> Vec<Result<(), StoreError>> {
-    slices(completions).flat_map(|completions| complete_rows(step, completions)).collect()
+pub(super) fn complete(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
+    slices(completions).flat_map(|completions| complete_rows(tx, completions)).collect()
 }
 
-fn complete_rows(step: &mut Step<'_>, completions: &[&Completion]) -> Vec<Result<(), StoreError>> {
+fn complete_rows(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
     let ids: BTreeSet<_> = completions.iter().map(|completion| completion.claim.id).collect();
     // Of two settlements of one claim it has to be known which was taken.
     if ids.len() < completions.len() {
-        return completions.iter().flat_map(|completion| complete_rows(step, &[completion])).collect();
+        return completions.iter().flat_map(|completion| complete_rows(tx, &[completion])).collect();
     }
-    let done = complete_at_once(step, completions).map_err(|err| err.to_string());
-    let settled = |completion: &&Completion| match &done {
+    let done = complete_in_one_statement(tx, completions).map_err(|err| err.to_string());
+    let settled = |completion: &&CompletionRow| match &done {
         Ok(done) if done.iter().any(|row| row.id == completion.claim.id) => Ok(()),
         Ok(_) => Err(StoreError::ClaimLost),
         Err(why) => Err(StoreError::Unavailable { tried: "settling a claim", source: why.clone().into() }),
@@ -49,8 +49,8 @@ fn complete_rows(step: &mut Step<'_>, completions: &[&Completion]) -> Vec<Result
     completions.iter().map(settled).collect()
 }
 
-/// What is told of an item that has become DONE.
-struct Done {
+/// An item that has become DONE, as its totals and signals see it.
+struct CompletedRow {
     id: ItemId,
     item_type: String,
     saga: Option<String>,
@@ -60,7 +60,7 @@ struct Done {
     is_ordered: bool,
 }
 
-impl Done {
+impl CompletedRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
@@ -78,20 +78,23 @@ impl Done {
     }
 }
 
-fn complete_at_once(step: &mut Step<'_>, completions: &[&Completion]) -> rusqlite::Result<Vec<Done>> {
-    let done = update(step, completions)?;
-    step.makes_work |= done.iter().any(|row| row.is_ordered);
+fn complete_in_one_statement(
+    tx: &mut WriteTx<'_>,
+    completions: &[&CompletionRow],
+) -> rusqlite::Result<Vec<CompletedRow>> {
+    let done = update(tx, completions)?;
+    tx.wakes_workers |= done.iter().any(|row| row.is_ordered);
     for alike in done.chunk_by(|one, next| one.item_type == next.item_type) {
         let count = i64::try_from(alike.len()).unwrap_or(i64::MAX);
-        step.tally("done", "", &alike[0].item_type, "", count);
-        step.tally("attempt", "", &alike[0].item_type, "done", count);
+        tx.count("done", "", &alike[0].item_type, "", count);
+        tx.count("attempt", "", &alike[0].item_type, "done", count);
     }
-    // All of them are DONE by now: the last step of a run is told before its end.
-    for made in done.iter().filter_map(Done::saga_step) {
-        saga::tell_step(step, &made, StepOutcome::Ok, "done")?;
+    // All of them are DONE by now: the last step of a run is signalled before its end.
+    for made in done.iter().filter_map(CompletedRow::saga_step) {
+        saga::write_step_signal(tx, &made, StepOutcome::Ok, "done")?;
     }
-    for made in done.iter().filter_map(Done::saga_step) {
-        saga::end_if_finished(step, made.saga, made.cid)?;
+    for made in done.iter().filter_map(CompletedRow::saga_step) {
+        saga::end_if_finished(tx, made.saga, made.cid)?;
     }
     Ok(done)
 }
@@ -103,7 +106,7 @@ static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
     Statements::new(VALUES, |rows| {
         format!(
             "UPDATE outbox_items NOT INDEXED
-             SET status = ?1, epoch = {EPOCH}, done_at = ?2, result = new.result, handler_digest = new.digest,
+             SET status = ?1, epoch = {NEWEST_JOB_SQL}, done_at = ?2, result = new.result, handler_digest = new.digest,
                  last_error = NULL, given_back_since = NULL,
                  claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
              FROM (SELECT column1 AS item, column2 AS token, column3 AS result, column4 AS digest
@@ -114,13 +117,13 @@ static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
     })
 });
 
-fn update(step: &Step<'_>, completions: &[&Completion]) -> rusqlite::Result<Vec<Done>> {
-    let Ok(status) = Status::Claimed.next(Event::Complete) else { return Ok(Vec::new()) };
+fn update(tx: &WriteTx<'_>, completions: &[&CompletionRow]) -> rusqlite::Result<Vec<CompletedRow>> {
+    let Ok(status) = Status::Claimed.next(Transition::Complete) else { return Ok(Vec::new()) };
     let status = status.as_str();
-    let mut values: Vec<&dyn ToSql> = vec![&status, &step.now];
-    for Completion { claim, result, handler_digest } in completions {
+    let mut values: Vec<&dyn ToSql> = vec![&status, &tx.now];
+    for CompletionRow { claim, result, handler_digest } in completions {
         let row: [&dyn ToSql; VALUES] = [&claim.id, &claim.token, result, handler_digest];
         values.extend(row);
     }
-    step.tx.prepare_cached(UPDATE.of(completions.len()))?.query_map(&*values, Done::read)?.collect()
+    tx.connection.prepare_cached(UPDATE.of(completions.len()))?.query_map(&*values, CompletedRow::read)?.collect()
 }

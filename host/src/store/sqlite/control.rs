@@ -4,86 +4,86 @@ use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::audit;
-use super::step::Step;
+use super::step::WriteTx;
 use super::{transfer, unavailable};
 use crate::item::ItemId;
-use crate::store::deed::{Change, Entry};
-use crate::store::{Command, Control, Controlled, JobId, Pause, Run, StoreError};
+use crate::store::deed::{ItemChange, NewAuditEntry};
+use crate::store::{Control, ControlReport, ControlRequest, Execution, JobId, Pause, StoreError};
 
-pub(super) fn control(step: &mut Step<'_>, command: &Command) -> Result<Controlled, StoreError> {
-    command.control.check()?;
-    carry_out(step, command).map_err(unavailable("carrying out a command"))
+pub(super) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, StoreError> {
+    request.control.validate()?;
+    apply_if_changed(tx, request).map_err(unavailable("carrying out a command"))
 }
 
-fn carry_out(step: &mut Step<'_>, command: &Command) -> rusqlite::Result<Controlled> {
-    let blocking = match &command.control {
-        Control::Unblock { ordering_key } => blocking(step, ordering_key)?,
+fn apply_if_changed(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<ControlReport> {
+    let blocking = match &request.control {
+        Control::Unblock { ordering_key } => blocking(tx, ordering_key)?,
         _ => Vec::new(),
     };
-    if !differs(step, &command.control, &blocking)? {
-        return Ok(Controlled::default());
+    if !would_change(tx, &request.control, &blocking)? {
+        return Ok(ControlReport::default());
     }
-    if command.run == Run::Real {
-        apply(step, command)?;
-        record(step, command, &blocking)?;
+    if request.execution == Execution::Apply {
+        apply(tx, request)?;
+        record(tx, request, &blocking)?;
     }
-    Ok(Controlled { changed: true, items: blocking })
+    Ok(ControlReport { changed: true, items: blocking })
 }
 
 /// Whether the command would change anything.
-fn differs(step: &Step<'_>, control: &Control, blocking: &[ItemId]) -> rusqlite::Result<bool> {
+fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> rusqlite::Result<bool> {
     match control {
-        Control::Pause { item_type } => Ok(!is_paused(step, item_type)?),
-        Control::Resume { item_type } => is_paused(step, item_type),
+        Control::Pause { item_type } => Ok(!is_paused(tx, item_type)?),
+        Control::Resume { item_type } => is_paused(tx, item_type),
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
-        Control::Cancel { job } => is_running(step, *job),
-        Control::Reserve { up_to } => Ok(transfer::reserved(step.tx)? < *up_to),
+        Control::Cancel { job } => is_running(tx, *job),
+        Control::ReserveIds { up_to } => Ok(transfer::reserved(tx.connection)? < *up_to),
     }
 }
 
-fn apply(step: &mut Step<'_>, command: &Command) -> rusqlite::Result<()> {
-    step.makes_work = true;
-    match &command.control {
+fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<()> {
+    tx.wakes_workers = true;
+    match &request.control {
         Control::Pause { item_type } => {
             let sql = "INSERT INTO outbox_pauses (type, paused_at, actor, reason) VALUES (?1, ?2, ?3, ?4)";
-            step.tx.prepare_cached(sql)?.execute(params![item_type, step.now, command.actor, command.reason])
+            tx.connection.prepare_cached(sql)?.execute(params![item_type, tx.now, request.actor, request.reason])
         }
         Control::Resume { item_type } => {
-            step.tx.prepare_cached("DELETE FROM outbox_pauses WHERE type = ?1")?.execute([item_type])
+            tx.connection.prepare_cached("DELETE FROM outbox_pauses WHERE type = ?1")?.execute([item_type])
         }
         Control::Unblock { ordering_key } => {
             let sql = "UPDATE outbox_items SET blocks_key = 0 WHERE ordering_key = ?1 AND blocks_key = 1";
-            step.tx.prepare_cached(sql)?.execute([ordering_key])
+            tx.connection.prepare_cached(sql)?.execute([ordering_key])
         }
         Control::Cancel { job } => {
             let sql = "UPDATE outbox_jobs SET state = 'CANCELLED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
-            step.tx.prepare_cached(sql)?.execute([*job, step.now])
+            tx.connection.prepare_cached(sql)?.execute([*job, tx.now])
         }
-        Control::Reserve { up_to } => return transfer::reserve(step.tx, *up_to),
+        Control::ReserveIds { up_to } => return transfer::reserve(tx.connection, *up_to),
     }
     .map(|_| ())
 }
 
-fn record(step: &Step<'_>, command: &Command, blocking: &[ItemId]) -> rusqlite::Result<()> {
-    let (action, subject) = command.control.words();
-    let (about, job) = command.control.about();
-    let changes: Vec<_> = blocking.iter().copied().map(Change::unblocked).collect();
-    let selection = json!({ about: subject });
-    let reason = command.reason.as_deref();
-    audit::append(step, &Entry { actor: &command.actor, action, selection, reason, job, changes: &changes })
+fn record(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) -> rusqlite::Result<()> {
+    let (action, target) = request.control.action_and_target();
+    let (target_kind, job) = request.control.target_kind();
+    let changes: Vec<_> = blocking.iter().copied().map(ItemChange::unblocked).collect();
+    let selection = json!({ target_kind: target });
+    let reason = request.reason.as_deref();
+    audit::append(tx, &NewAuditEntry { actor: &request.actor, action, selection, reason, job, changes: &changes })
 }
 
-fn blocking(step: &Step<'_>, ordering_key: &str) -> rusqlite::Result<Vec<ItemId>> {
+fn blocking(tx: &WriteTx<'_>, ordering_key: &str) -> rusqlite::Result<Vec<ItemId>> {
     let sql = "SELECT id FROM outbox_items WHERE ordering_key = ?1 AND blocks_key = 1 ORDER BY id";
-    step.tx.prepare_cached(sql)?.query_map([ordering_key], |row| row.get(0))?.collect()
+    tx.connection.prepare_cached(sql)?.query_map([ordering_key], |row| row.get(0))?.collect()
 }
 
-fn is_paused(step: &Step<'_>, item_type: &str) -> rusqlite::Result<bool> {
-    step.tx.prepare_cached("SELECT 1 FROM outbox_pauses WHERE type = ?1")?.exists([item_type])
+fn is_paused(tx: &WriteTx<'_>, item_type: &str) -> rusqlite::Result<bool> {
+    tx.connection.prepare_cached("SELECT 1 FROM outbox_pauses WHERE type = ?1")?.exists([item_type])
 }
 
-fn is_running(step: &Step<'_>, job: JobId) -> rusqlite::Result<bool> {
-    step.tx.prepare_cached("SELECT 1 FROM outbox_jobs WHERE id = ?1 AND state = 'RUNNING'")?.exists([job])
+fn is_running(tx: &WriteTx<'_>, job: JobId) -> rusqlite::Result<bool> {
+    tx.connection.prepare_cached("SELECT 1 FROM outbox_jobs WHERE id = ?1 AND state = 'RUNNING'")?.exists([job])
 }
 
 pub(super) fn pauses(tx: &rusqlite::Transaction<'_>) -> rusqlite::Result<Vec<Pause>> {

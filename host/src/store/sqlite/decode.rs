@@ -13,13 +13,13 @@ pub(super) const COLUMNS: &str = "id, idem_key, type, payload, content_type, hea
      lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest";
 
 /// An item, with what could not be read of it, if anything.
-pub(super) struct Decoded {
+pub(super) struct DecodedItem {
     pub(super) item: Item,
     pub(super) defect: Option<String>,
 }
 
 /// Decodes a row that was selected with [`COLUMNS`].
-pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<Decoded> {
+pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
     let mut defects = Vec::new();
     let item = Item {
         id: row.get(0)?,
@@ -43,14 +43,14 @@ pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<Decoded> {
         lease_until: row.get(18)?,
         maybe_executed: row.get(19)?,
         given_back_since: row.get(20)?,
-        effects: row.get(21)?,
+        effect_generation: row.get(21)?,
         last_error: row.get(22)?,
         done_at: row.get(23)?,
         dead_at: row.get(24)?,
         result: row.get(25)?,
         handler_digest: row.get(26)?,
     };
-    Ok(Decoded { item, defect: defects.into_iter().next() })
+    Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
 
 /// Text means its UTF-8 bytes.

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
 
 use super::batch::{Statements, slices};
-use super::step::Step;
+use super::step::WriteTx;
 use super::{system_clock, unavailable};
 use crate::item::{ItemId, Millis, NewItem};
-use crate::store::{Enqueued, StoreError, Write, millis, validate};
+use crate::store::{BatchMode, EnqueueReport, StoreError, millis, validate};
 
 const TRIED: &str = "enqueueing an item";
 
@@ -20,18 +20,18 @@ pub fn enqueue_in(tx: &rusqlite::Transaction<'_>, item: &NewItem) -> Result<Item
     create_one(tx, item, system_clock()).map(|created| created.id)
 }
 
-pub(super) fn enqueue(step: &mut Step<'_>, items: &[NewItem], write: Write) -> Result<Enqueued, StoreError> {
+pub(super) fn enqueue(tx: &mut WriteTx<'_>, items: &[NewItem], mode: BatchMode) -> Result<EnqueueReport, StoreError> {
     validate(items)?;
-    if write == Write::Whole && items.len() > 1 {
-        let ids = find_all(step.tx, items)?;
+    if mode == BatchMode::AllOrNothing && items.len() > 1 {
+        let ids = find_all(tx.connection, items)?;
         if ids.iter().any(Option::is_some) {
-            return Ok(Enqueued { ids, created: 0 });
+            return Ok(EnqueueReport { ids, created: 0 });
         }
     }
     let rows: Vec<_> = items.iter().collect();
-    let mut enqueued = Enqueued { ids: Vec::with_capacity(items.len()), created: 0 };
-    for (index, created) in create(step, &rows).into_iter().enumerate() {
-        let Created { id, is_new } = created.map_err(|err| err.of_item(index))?;
+    let mut enqueued = EnqueueReport { ids: Vec::with_capacity(items.len()), created: 0 };
+    for (index, created) in create(tx, &rows).into_iter().enumerate() {
+        let Created { id, is_new } = created.map_err(|err| err.at_index(index))?;
         enqueued.ids.push(Some(id));
         enqueued.created += usize::from(is_new);
     }
@@ -46,29 +46,29 @@ pub(super) struct Created {
 }
 
 /// Creates valid items, each for itself: one that is refused changes nothing. Answers in their order.
-pub(super) fn create(step: &mut Step<'_>, items: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
-    let all: Vec<_> = slices(items).flat_map(|items| create_rows(step, items)).collect();
-    step.makes_work |= all.iter().flatten().any(|created| created.is_new);
+pub(super) fn create(tx: &mut WriteTx<'_>, items: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
+    let all: Vec<_> = slices(items).flat_map(|items| create_rows(tx, items)).collect();
+    tx.wakes_workers |= all.iter().flatten().any(|created| created.is_new);
     all
 }
 
 /// Creates the items in one statement. Where the schema refuses that, they are created one by one, which tells
 /// of each what became of it.
-fn create_rows(step: &Step<'_>, rows: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
-    match create_at_once(step.tx, rows, step.now) {
+fn create_rows(tx: &WriteTx<'_>, rows: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
+    match create_in_one_statement(tx.connection, rows, tx.now) {
         Ok(created) => created.into_iter().map(Ok).collect(),
         Err(refused) if refused.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            rows.iter().map(|item| create_one(step.tx, item, step.now)).collect()
+            rows.iter().map(|item| create_one(tx.connection, item, tx.now)).collect()
         }
         Err(broken) => {
-            let words = broken.to_string();
-            let failed = || StoreError::Unavailable { tried: TRIED, source: words.clone().into() };
+            let message = broken.to_string();
+            let failed = || StoreError::Unavailable { tried: TRIED, source: message.clone().into() };
             rows.iter().map(|_| Err(failed())).collect()
         }
     }
 }
 
-fn create_at_once(tx: &Connection, rows: &[&NewItem], now: Millis) -> rusqlite::Result<Vec<Created>> {
+fn create_in_one_statement(tx: &Connection, rows: &[&NewItem], now: Millis) -> rusqlite::Result<Vec<Created>> {
     let count = insert_rows(tx, rows, now)?;
     let last = tx.last_insert_rowid();
     // Nobody else writes meanwhile, so the new ids follow each other in the order of the rows.
@@ -100,15 +100,15 @@ fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, S
 
 /// Enqueues what a handler emitted. A follow-up that exists is kept, whatever its content: it never fails
 /// its parent.
-pub(super) fn enqueue_followups(step: &mut Step<'_>, items: &[NewItem]) -> Result<(), StoreError> {
+pub(super) fn enqueue_followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result<(), StoreError> {
     validate(items)?;
     for item in items {
-        let exists = existing(step.tx, item).optional().map_err(unavailable(TRIED))?.is_some();
+        let exists = existing(tx.connection, item).optional().map_err(unavailable(TRIED))?.is_some();
         if !exists {
-            insert(step.tx, item, step.now).map_err(unavailable("enqueueing a follow-up"))?;
+            insert(tx.connection, item, tx.now).map_err(unavailable("enqueueing a follow-up"))?;
         }
-        step.tally("followup", "", &item.item_type, if exists { "kept" } else { "created" }, 1);
-        step.makes_work |= !exists;
+        tx.count("followup", "", &item.item_type, if exists { "kept" } else { "created" }, 1);
+        tx.wakes_workers |= !exists;
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -
         &item.content_type,
         &json(&item.headers)?,
         &json(&item.metadata)?,
-        &item.cid_or_key(),
+        &item.correlation_id(),
         &item.saga,
         &item.ordering_key,
         &now.saturating_add(millis(item.delay)),

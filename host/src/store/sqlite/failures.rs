@@ -3,11 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::item::Status;
-use crate::store::condition::Condition;
+use crate::store::condition::SqlFilter;
 use crate::store::{FailureGroup, Filter};
 
 pub(super) fn groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {
-    let condition = Condition::of(&Filter { status: vec![Status::Dlq], ..filter.clone() });
+    let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
     let sql = format!(
         "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id)
          FROM outbox_items INDEXED BY outbox_items_failure
@@ -16,7 +16,7 @@ pub(super) fn groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::
         condition.sql
     );
     let mut select = tx.prepare_cached(&sql)?;
-    let rows = select.query_map(params_from_iter(&condition.values), |row| {
+    let rows = select.query_map(params_from_iter(&condition.params), |row| {
         Ok(FailureGroup {
             fingerprint: row.get(0)?,
             r#type: row.get(1)?,

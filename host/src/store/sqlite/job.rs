@@ -12,115 +12,120 @@ use serde_json::json;
 
 use super::operate::change_batch;
 use super::select;
-use super::step::Step;
+use super::step::WriteTx;
 use super::{SqliteStore, unavailable};
 use crate::item::{ItemId, Millis};
-use crate::store::condition::Condition;
-use crate::store::deed::{Deed, narrowed};
-use crate::store::{Filter, Job, JobId, JobState, Order, OrderReport, Selection, StoreError};
+use crate::store::condition::SqlFilter;
+use crate::store::deed::{ActionContext, restrict_to_applicable};
+use crate::store::{Filter, Job, JobId, JobState, OperateReport, OperateRequest, Selection, StoreError};
 
 /// SQL for the number of the newest job: written on an item whenever its status changes.
-pub(super) const EPOCH: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
+pub(super) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action, filter, actor, reason, per_second, state, began_at, ended_at, next_at, position, \
      last_id, matched, changed, refused, sample, refusals";
 
 /// Runs an order as a job, to its end.
-pub(super) async fn run(store: &SqliteStore, order: &Order) -> Result<OrderReport, StoreError> {
-    let mut job = begin(store, order, None).await?;
+pub(super) async fn run(store: &SqliteStore, request: &OperateRequest) -> Result<OperateReport, StoreError> {
+    let mut job = start(store, request, None).await?;
     while job.state == JobState::Running {
-        tokio::time::sleep(job.wait((store.clock)())).await;
-        let Some(advanced) = advance(store, job.id).await? else { break };
+        tokio::time::sleep(job.delay_until_next_batch((store.clock)())).await;
+        let Some(advanced) = run_batch(store, job.id).await? else { break };
         job = advanced;
     }
-    Ok(job.report())
+    Ok(job.into_report())
 }
 
-pub(super) async fn begin(store: &SqliteStore, order: &Order, per_second: Option<u32>) -> Result<Job, StoreError> {
-    let Selection::Filter(filter) = &order.selection else {
+pub(super) async fn start(
+    store: &SqliteStore,
+    request: &OperateRequest,
+    per_second: Option<u32>,
+) -> Result<Job, StoreError> {
+    let Selection::Filter(filter) = &request.selection else {
         return Err(StoreError::Unusable("a job is about a filter: give ids to an order without one".into()));
     };
-    let filter = narrowed(filter, order.action);
+    let filter = restrict_to_applicable(filter, request.action);
     let counted = filter.clone();
-    let matched = store.reader.run("counting what a job is about", move |tx| count(tx, &counted)).await?;
-    let order = order.clone();
-    let insert = move |step: &mut Step<'_>| insert(step, &order, &filter, per_second, matched);
-    store.writer.run("beginning a job", move |step| insert(step).map_err(unavailable("beginning a job"))).await
+    let matched = store.read_pool.run("counting what a job is about", move |tx| count(tx, &counted)).await?;
+    let request = request.clone();
+    let insert = move |tx: &mut WriteTx<'_>| insert(tx, &request, &filter, per_second, matched);
+    store.writer.run("beginning a job", move |tx| insert(tx).map_err(unavailable("beginning a job"))).await
 }
 
 fn count(tx: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
-    let condition = Condition::of(filter);
+    let condition = SqlFilter::from_filter(filter);
     let sql = format!("SELECT count(*) FROM outbox_items WHERE {}", condition.sql);
-    tx.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(&condition.values), |row| row.get(0))
+    tx.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(&condition.params), |row| row.get(0))
 }
 
 fn insert(
-    step: &mut Step<'_>,
-    order: &Order,
+    tx: &mut WriteTx<'_>,
+    request: &OperateRequest,
     filter: &Filter,
     per_second: Option<u32>,
     matched: u64,
 ) -> rusqlite::Result<Job> {
-    let mut insert = step.tx.prepare_cached(&format!(
+    let mut insert = tx.connection.prepare_cached(&format!(
         "INSERT INTO outbox_jobs (action, filter, actor, reason, per_second, began_at, next_at, last_id, matched)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, (SELECT coalesce(max(id), 0) FROM outbox_items), ?7)
          RETURNING {COLUMNS}"
     ))?;
-    let (action, filter) = (json!(order.action).to_string(), json!(filter).to_string());
-    let values = params![action, filter, order.actor, order.reason, per_second, step.now, matched];
+    let (action, filter) = (json!(request.action).to_string(), json!(filter).to_string());
+    let values = params![action, filter, request.actor, request.reason, per_second, tx.now, matched];
     insert.query_row(values, decode)
 }
 
-pub(super) async fn advance(store: &SqliteStore, id: JobId) -> Result<Option<Job>, StoreError> {
+pub(super) async fn run_batch(store: &SqliteStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let now = (store.clock)();
-    let Some((job, ids)) = store.reader.run("finding a job's next items", move |tx| next(tx, id, now)).await? else {
+    let Some((job, ids)) = store.read_pool.run("finding a job's next items", move |tx| next_batch(tx, id, now)).await?
+    else {
         return Ok(None);
     };
     let Some(ids) = ids else { return Ok(Some(job)) };
-    let make = move |step: &mut Step<'_>| make(step, &job, &ids).map_err(unavailable("making a job's batch"));
-    store.writer.run("making a job's batch", make).await
+    let apply = move |tx: &mut WriteTx<'_>| apply_batch(tx, &job, &ids).map_err(unavailable("making a job's batch"));
+    store.writer.run("making a job's batch", apply).await
 }
 
 /// The job, with the ids of its next batch if one may be made now.
-fn next(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, Option<Vec<ItemId>>)>> {
+fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, Option<Vec<ItemId>>)>> {
     let Some(job) = read(tx, id)? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, None)));
     }
-    let mut condition = Condition::of(&job.filter);
-    condition.and("id > ?", Some(job.position));
+    let mut condition = SqlFilter::from_filter(&job.filter);
+    condition.and("id > ?", Some(job.scanned_up_to));
     condition.and("id <= ?", Some(job.last_id));
     condition.and("epoch < ?", Some(job.id));
-    let ids = select::ids(tx, &condition, job.batch())?;
+    let ids = select::ids(tx, &condition, job.batch_size())?;
     Ok(Some((job, Some(ids))))
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
-fn make(step: &mut Step<'_>, job: &Job, ids: &[ItemId]) -> rusqlite::Result<Option<Job>> {
-    let mut claim = step
-        .tx
+fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, ids: &[ItemId]) -> rusqlite::Result<Option<Job>> {
+    let mut claim = tx
+        .connection
         .prepare_cached("UPDATE outbox_jobs SET position = ?3 WHERE id = ?1 AND position = ?2 AND state = 'RUNNING'")?;
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    if claim.execute(params![job.id, job.position, job.position_after(ids)])? == 0 {
-        return read(step.tx, job.id);
+    if claim.execute(params![job.id, job.scanned_up_to, job.scanned_up_to_after(ids)])? == 0 {
+        return read(tx.connection, job.id);
     }
     let selection = |_: &[_]| json!({ "filter": job.filter });
-    let outcomes = change_batch(step, &Deed::of_job(job), ids, Some(job.statuses()), selection)?;
-    let (after, wait) = job.after(outcomes);
-    progress(step, &after, wait, job.ends_with(ids))?;
-    read(step.tx, job.id)
+    let outcomes = change_batch(tx, &ActionContext::for_job(job), ids, Some(job.statuses()), selection)?;
+    let (after, wait) = job.after_batch(outcomes);
+    write_progress(tx, &after, wait, job.is_last_batch(ids))?;
+    read(tx.connection, job.id)
 }
 
-fn progress(step: &Step<'_>, job: &Job, wait: Millis, is_last: bool) -> rusqlite::Result<()> {
-    let mut update = step.tx.prepare_cached(
+fn write_progress(tx: &WriteTx<'_>, job: &Job, wait: Millis, is_last: bool) -> rusqlite::Result<()> {
+    let mut update = tx.connection.prepare_cached(
         "UPDATE outbox_jobs
          SET changed = ?2, refused = ?3, sample = ?4, refusals = ?5, next_at = ?6 + ?7,
              state = CASE WHEN ?8 THEN 'DONE' ELSE state END, ended_at = CASE WHEN ?8 THEN ?6 END
          WHERE id = ?1",
     )?;
     let (sample, refusals) = (json!(job.sample).to_string(), json!(job.refusals).to_string());
-    update.execute(params![job.id, job.changed, job.refused, sample, refusals, step.now, wait, is_last]).map(|_| ())
+    update.execute(params![job.id, job.changed, job.refused, sample, refusals, tx.now, wait, is_last]).map(|_| ())
 }
 
 /// The jobs that may go on now.
@@ -142,8 +147,8 @@ fn read(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Job>> {
 fn decode(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: row.get(0)?,
-        action: parsed(row, 1)?,
-        filter: parsed(row, 2)?,
+        action: json_column(row, 1)?,
+        filter: json_column(row, 2)?,
         actor: row.get(3)?,
         reason: row.get(4)?,
         per_second: row.get(5)?,
@@ -155,17 +160,17 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Job> {
         began_at: row.get(7)?,
         ended_at: row.get(8)?,
         next_at: row.get(9)?,
-        position: row.get(10)?,
+        scanned_up_to: row.get(10)?,
         last_id: row.get(11)?,
         matched: row.get(12)?,
         changed: row.get(13)?,
         refused: row.get(14)?,
-        sample: parsed(row, 15)?,
-        refusals: parsed(row, 16)?,
+        sample: json_column(row, 15)?,
+        refusals: json_column(row, 16)?,
     })
 }
 
-fn parsed<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+fn json_column<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let json: String = row.get(column)?;
     let failed = |err| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(err));
     serde_json::from_str(&json).map_err(failed)

@@ -5,36 +5,37 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::complete::{Completion, complete};
+use super::complete::{CompletionRow, complete};
 use super::enqueue::insert;
-use super::step::{Session, Step};
+use super::step::{WriteConnection, WriteTx};
 use super::{SqliteOptions, claim, connect, connect_read_only, enqueue, unavailable};
 use crate::item::{NewItem, Status};
-use crate::store::{ClaimRequest, StoreError, Write};
+use crate::store::{BatchMode, ClaimRequest, StoreError};
 
 /// A store without its threads: each transaction is made on the thread that asks for it.
-pub struct ByHand {
-    session: Session,
+pub struct DirectStore {
+    connection: WriteConnection,
 }
 
-impl ByHand {
+impl DirectStore {
     /// Opens a file that has the outbox's schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let session = Session::open(path, SqliteOptions::default()).map_err(unavailable("opening the database"))?;
-        Ok(Self { session })
+        let connection =
+            WriteConnection::open(path, SqliteOptions::default()).map_err(unavailable("opening the database"))?;
+        Ok(Self { connection })
     }
 
     /// Enqueues the items in one transaction.
     pub fn enqueue(&self, items: &[NewItem]) -> Result<(), StoreError> {
-        self.transact(|step| enqueue::enqueue(step, items, Write::Each)).map(|_| ())
+        self.transact(|tx| enqueue::enqueue(tx, items, BatchMode::PerItem)).map(|_| ())
     }
 
     /// Claims a batch in one transaction and makes it DONE in another. Returns how many items it had.
     pub fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
-        let claims = self.transact(|step| claim::claim(step, request))?.claims;
-        let done: Vec<_> = claims.iter().map(|claim| Completion::new(claim.reference(), None, None)).collect();
+        let claims = self.transact(|tx| claim::claim(tx, request))?.claims;
+        let done: Vec<_> = claims.iter().map(|claim| CompletionRow::new(claim.reference(), None, None)).collect();
         let all: Vec<_> = done.iter().collect();
-        self.transact(|step| complete(step, &all).into_iter().collect::<Result<(), _>>())?;
+        self.transact(|tx| complete(tx, &all).into_iter().collect::<Result<(), _>>())?;
         Ok(claims.len())
     }
 
@@ -42,45 +43,45 @@ impl ByHand {
     /// `status` is DONE. Leaves nothing in the write-ahead log that others would have to tidy away.
     pub fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
         const TRIED: &str = "filling the database";
-        self.transact(|step| fill(step, items, status).map_err(unavailable(TRIED)))?;
-        self.session.checkpoint().map_err(unavailable(TRIED))
+        self.transact(|tx| fill(tx, items, status).map_err(unavailable(TRIED)))?;
+        self.connection.checkpoint().map_err(unavailable(TRIED))
     }
 
-    fn transact<T>(&self, work: impl FnOnce(&mut Step<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let committed = self.session.transact(|step| work(step).map_err(Failed));
-        committed.map(|committed| committed.value).map_err(|Failed(err)| err)
+    fn transact<T>(&self, work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let committed = self.connection.transact(|tx| work(tx).map_err(CommitFailed));
+        committed.map(|committed| committed.value).map_err(|CommitFailed(err)| err)
     }
 }
 
 /// Why a transaction was taken back.
-struct Failed(StoreError);
+struct CommitFailed(StoreError);
 
-impl From<rusqlite::Error> for Failed {
+impl From<rusqlite::Error> for CommitFailed {
     fn from(err: rusqlite::Error) -> Self {
         Self(unavailable("committing by hand")(err))
     }
 }
 
-fn fill(step: &mut Step<'_>, items: &[NewItem], status: Status) -> rusqlite::Result<()> {
+fn fill(tx: &mut WriteTx<'_>, items: &[NewItem], status: Status) -> rusqlite::Result<()> {
     for item in items {
-        insert(step.tx, item, step.now)?;
+        insert(tx.connection, item, tx.now)?;
     }
     if status == Status::Done {
         let sql = "UPDATE outbox_items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = ?1
                    WHERE status = 'PENDING' AND held = 0";
-        let done = step.tx.prepare_cached(sql)?.execute([step.now])?;
+        let done = tx.connection.prepare_cached(sql)?.execute([tx.now])?;
         let item_type = items.first().map_or("", |item| &item.item_type);
-        step.tally("done", "", item_type, "", i64::try_from(done).unwrap_or(i64::MAX));
+        tx.count("done", "", item_type, "", i64::try_from(done).unwrap_or(i64::MAX));
     }
     Ok(())
 }
 
 /// Reads how much has been done, at a cost that disturbs nobody.
-pub struct Totals {
+pub struct DoneCounter {
     connection: Connection,
 }
 
-impl Totals {
+impl DoneCounter {
     /// Opens a file that has the outbox's schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { connection: connect_read_only(path).map_err(unavailable("opening the database to read totals"))? })
@@ -95,11 +96,11 @@ impl Totals {
 }
 
 /// A file of SQLite with the least that a durable queue can have: a row, and a key that is unique.
-pub struct Bare {
+pub struct BareTable {
     connection: Connection,
 }
 
-impl Bare {
+impl BareTable {
     /// Creates the file.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         let create = |path| {
@@ -115,7 +116,7 @@ impl Bare {
     }
 
     /// Inserts and commits the items, so many at a time.
-    pub fn enqueue(&self, items: &[NewItem], at_a_time: usize) -> Result<(), StoreError> {
+    pub fn enqueue(&self, items: &[NewItem], batch_size: usize) -> Result<(), StoreError> {
         let insert = |items: &[NewItem]| {
             let transaction = self.connection.unchecked_transaction()?;
             let mut insert = transaction.prepare_cached("INSERT INTO bare (key, payload) VALUES (?1, ?2)")?;
@@ -125,6 +126,6 @@ impl Bare {
             drop(insert);
             transaction.commit()
         };
-        items.chunks(at_a_time).try_for_each(insert).map_err(unavailable("inserting into a bare database"))
+        items.chunks(batch_size).try_for_each(insert).map_err(unavailable("inserting into a bare database"))
     }
 }

@@ -16,19 +16,19 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_initial.s
 /// created, or has a newer schema than this program knows.
 pub fn migrate(path: &Path) -> Result<Migration, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let mut connection = connect(path, flags).map_err(|err| explain(path, err))?;
+    let mut connection = connect(path, flags).map_err(|err| open_error(path, err))?;
     // Works on a file that is new; an application's own file keeps what it has.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(|err| explain(path, err))?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(|err| explain(path, err))?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(|err| explain(path, err))?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(|err| open_error(path, err))?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(|err| open_error(path, err))?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(|err| open_error(path, err))?;
     let from = apply(&mut connection, path)?;
     Ok(Migration { from, to: MIGRATIONS.len() })
 }
 
 fn apply(connection: &mut Connection, path: &Path) -> Result<usize, StoreError> {
     let behaviour = rusqlite::TransactionBehavior::Immediate;
-    let tx = connection.transaction_with_behavior(behaviour).map_err(|err| explain(path, err))?;
-    let from = version(&tx).map_err(|err| explain(path, err))?.unwrap_or(0);
+    let tx = connection.transaction_with_behavior(behaviour).map_err(|err| open_error(path, err))?;
+    let from = version(&tx).map_err(|err| open_error(path, err))?.unwrap_or(0);
     refuse_newer(&path.display(), from, MIGRATIONS.len())?;
     migrate_from(&tx, from).map_err(unavailable("migrating the database"))?;
     tx.commit().map_err(unavailable("committing the migration"))?;
@@ -52,8 +52,8 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
             "there is no database at {path}: create it with `outbox migrate`, or set OUTBOX_DB to the one you mean"
         )));
     }
-    let connection = connect_read_only(path).map_err(|err| explain(path, err))?;
-    let present = version(&connection).map_err(|err| explain(path, err))?.unwrap_or(0);
+    let connection = connect_read_only(path).map_err(|err| open_error(path, err))?;
+    let present = version(&connection).map_err(|err| open_error(path, err))?.unwrap_or(0);
     check_schema(&path.display(), present, MIGRATIONS.len())
 }
 
@@ -66,7 +66,7 @@ fn version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
     connection.query_row("SELECT max(version) FROM outbox_migrations", [], |row| row.get(0))
 }
 
-fn explain(path: &Path, err: rusqlite::Error) -> StoreError {
+fn open_error(path: &Path, err: rusqlite::Error) -> StoreError {
     let path = path.display();
     match err.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {

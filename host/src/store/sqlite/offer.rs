@@ -1,4 +1,4 @@
-//! The offer that stands with the writer: who leaves it, and who takes it up.
+//! The long poll that waits at the writer: who registers it, and what fulfils it.
 //!
 //! It knows no worker, nor what makes work.
 
@@ -6,63 +6,67 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::claim::claim;
-use super::step::Step;
-use super::writer::{Pending, Task, Work};
-use crate::store::offer::{Offered, offer};
-use crate::store::{ClaimRequest, Claimed, Offer, StoreError};
+use super::step::WriteTx;
+use super::writer::{ClosureOp, PendingReply, WriteOp};
+use crate::store::offer::{LongPollSlot, long_poll};
+use crate::store::{ClaimBatch, ClaimRequest, LongPoll, StoreError};
 
-/// Where an offer stands until a transaction makes work. There is room for one: of several workers in a process the
+/// Where a long poll waits until a transaction makes work. There is room for one: of several workers in a process the
 /// last has its work brought, and the others look for theirs when something has changed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Offers(Arc<Mutex<Option<Offered>>>);
+pub(super) struct LongPolls(Arc<Mutex<Option<LongPollSlot>>>);
 
-impl Offers {
-    /// The claim that was offered, unless it has been withdrawn. `since` is before the transaction that runs it.
-    pub(super) fn take_up(&self, since: Instant) -> Option<Box<dyn Work>> {
-        let (request, reply) = self.lock().take()?.take_up()?;
-        let run = move |step: &mut Step<'_>| claim(step, &request).map(|claimed| (since, claimed));
-        Some(Box::new(Task { run, pending: Pending::new("claiming what was offered", reply) }))
+impl LongPolls {
+    /// The claim that waits, unless it has been cancelled. `since` is before the transaction that runs it.
+    pub(super) fn fulfil(&self, since: Instant) -> Option<Box<dyn WriteOp>> {
+        let (request, reply) = self.lock().take()?.fulfil()?;
+        let run = move |tx: &mut WriteTx<'_>| claim(tx, &request).map(|claimed| (since, claimed));
+        Some(Box::new(ClosureOp { run, pending: PendingReply::new("claiming what was offered", reply) }))
     }
 
-    fn leave(&self, request: ClaimRequest) -> Offer {
-        let (offer, offered) = offer(request);
-        *self.lock() = Some(offered);
-        offer
+    fn register(&self, request: ClaimRequest) -> LongPoll {
+        let (poll, slot) = long_poll(request);
+        *self.lock() = Some(slot);
+        poll
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Offered>> {
+    fn lock(&self) -> MutexGuard<'_, Option<LongPollSlot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A claim that leaves an offer of what it did not get.
-pub(super) struct Claiming {
+/// A claim that registers a long poll for what it did not get.
+pub(super) struct ClaimOp {
     request: ClaimRequest,
-    claimed: Option<Result<Claimed, StoreError>>,
-    offers: Offers,
-    pending: Pending<(Claimed, Option<Offer>)>,
+    claimed: Option<Result<ClaimBatch, StoreError>>,
+    long_polls: LongPolls,
+    pending: PendingReply<(ClaimBatch, Option<LongPoll>)>,
 }
 
-impl Claiming {
-    pub(super) fn new(request: ClaimRequest, offers: Offers, pending: Pending<(Claimed, Option<Offer>)>) -> Self {
-        Self { request, claimed: None, offers, pending }
+impl ClaimOp {
+    pub(super) fn new(
+        request: ClaimRequest,
+        long_polls: LongPolls,
+        pending: PendingReply<(ClaimBatch, Option<LongPoll>)>,
+    ) -> Self {
+        Self { request, claimed: None, long_polls, pending }
     }
 }
 
-impl Work for Claiming {
-    fn run(&mut self, step: &mut Step<'_>) -> bool {
-        self.claimed.insert(claim(step, &self.request)).is_ok()
+impl WriteOp for ClaimOp {
+    fn run(&mut self, tx: &mut WriteTx<'_>) -> bool {
+        self.claimed.insert(claim(tx, &self.request)).is_ok()
     }
 
-    /// The offer stands before the worker knows, so that no work comes in between.
-    fn answer(self: Box<Self>, committed: Result<(), &str>) {
-        let Self { request, claimed, offers, mut pending } = *self;
-        let with_offer = |claimed: Claimed| {
-            let rest = request.without(&claimed).filter(|_| committed.is_ok());
-            let offer = rest.map(|rest| offers.leave(rest));
-            (claimed, offer)
+    /// The long poll waits before the worker knows, so that no work comes in between.
+    fn send_reply(self: Box<Self>, committed: Result<(), &str>) {
+        let Self { request, claimed, long_polls, mut pending } = *self;
+        let with_poll = |claimed: ClaimBatch| {
+            let rest = request.remainder_after(&claimed).filter(|_| committed.is_ok());
+            let poll = rest.map(|rest| long_polls.register(rest));
+            (claimed, poll)
         };
-        pending.result = claimed.map(|claimed| claimed.map(with_offer));
-        pending.answer(committed);
+        pending.result = claimed.map(|claimed| claimed.map(with_poll));
+        pending.send_reply(committed);
     }
 }

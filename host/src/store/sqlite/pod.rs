@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 
-use super::step::Step;
+use super::step::WriteTx;
 use super::unavailable;
 use crate::item::Millis;
 use crate::store::{Pod, StoreError};
@@ -10,18 +10,18 @@ use crate::store::{Pod, StoreError};
 /// A pod that has been silent for so long is forgotten.
 const POD_KEPT_MS: Millis = 24 * 3600 * 1000;
 
-pub(super) fn heartbeat(step: &mut Step<'_>, pod: &Pod) -> Result<(), StoreError> {
-    write_pod(step, pod).map_err(unavailable("writing a heartbeat"))
+pub(super) fn heartbeat(tx: &mut WriteTx<'_>, pod: &Pod) -> Result<(), StoreError> {
+    write_pod(tx, pod).map_err(unavailable("writing a heartbeat"))
 }
 
-fn write_pod(step: &Step<'_>, pod: &Pod) -> rusqlite::Result<()> {
-    let mut write = step.tx.prepare_cached(
+fn write_pod(tx: &WriteTx<'_>, pod: &Pod) -> rusqlite::Result<()> {
+    let mut write = tx.connection.prepare_cached(
         "INSERT INTO outbox_pods (instance, role, ready, heartbeat_at, plugins) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT DO UPDATE SET role = excluded.role, ready = excluded.ready,
              heartbeat_at = excluded.heartbeat_at, plugins = excluded.plugins",
     )?;
-    write.execute(params![pod.instance, pod.role, pod.ready, step.now, pod.plugins.to_string()])?;
+    write.execute(params![pod.instance, pod.role, pod.ready, tx.now, pod.plugins.to_string()])?;
     let forget = "DELETE FROM outbox_pods WHERE heartbeat_at < ?1";
-    step.tx.prepare_cached(forget)?.execute([step.now - POD_KEPT_MS])?;
+    tx.connection.prepare_cached(forget)?.execute([tx.now - POD_KEPT_MS])?;
     Ok(())
 }

@@ -1,49 +1,49 @@
-//! Components that are withdrawn from every process.
+//! Components that are quarantined for every process.
 
 use rusqlite::{Connection, params};
 use serde_json::json;
 
-use super::step::Step;
+use super::step::WriteTx;
 use super::{alert, audit, unavailable};
-use crate::store::deed::Entry;
-use crate::store::{Quarantined, StoreError};
+use crate::store::deed::NewAuditEntry;
+use crate::store::{QuarantineRecord, StoreError};
 
-pub(super) fn add(step: &mut Step<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
+pub(super) fn add(tx: &mut WriteTx<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
     let sql = "INSERT INTO outbox_quarantine (digest, plugin, reason, at, pod) VALUES (?1, ?2, ?3, ?4, ?5)
                ON CONFLICT DO NOTHING";
-    let insert = step.tx.prepare_cached(sql);
-    let inserted = insert.and_then(|mut insert| insert.execute(params![digest, plugin, reason, step.now, step.pod]));
-    let announced = inserted.and_then(|rows| match rows {
+    let insert = tx.connection.prepare_cached(sql);
+    let inserted = insert.and_then(|mut insert| insert.execute(params![digest, plugin, reason, tx.now, tx.pod]));
+    let alert_message = inserted.and_then(|rows| match rows {
         0 => Ok(()),
-        _ => alert::quarantined(step, plugin, digest, reason),
+        _ => alert::quarantined(tx, plugin, digest, reason),
     });
-    announced.map_err(unavailable("quarantining a component"))
+    alert_message.map_err(unavailable("quarantining a component"))
 }
 
-pub(super) fn list(tx: &Connection) -> rusqlite::Result<Vec<Quarantined>> {
+pub(super) fn list(tx: &Connection) -> rusqlite::Result<Vec<QuarantineRecord>> {
     let sql = "SELECT digest, plugin, reason, at, pod FROM outbox_quarantine ORDER BY at DESC, digest";
     let mut select = tx.prepare_cached(sql)?;
     let rows = select.query_map([], |row| {
         let [digest, plugin, reason, pod] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?];
-        Ok(Quarantined { digest, plugin, reason, at: row.get(3)?, pod })
+        Ok(QuarantineRecord { digest, plugin, reason, at: row.get(3)?, pod })
     })?;
     rows.collect()
 }
 
 pub(super) fn release(
-    step: &mut Step<'_>,
+    tx: &mut WriteTx<'_>,
     digest: &str,
     actor: &str,
     reason: Option<&str>,
 ) -> Result<bool, StoreError> {
-    delete_audited(step, digest, actor, reason).map_err(unavailable("lifting a quarantine"))
+    delete_audited(tx, digest, actor, reason).map_err(unavailable("lifting a quarantine"))
 }
 
-fn delete_audited(step: &Step<'_>, digest: &str, actor: &str, reason: Option<&str>) -> rusqlite::Result<bool> {
-    let Some(was) = list(step.tx)?.into_iter().find(|entry| entry.digest == digest) else { return Ok(false) };
-    step.tx.prepare_cached("DELETE FROM outbox_quarantine WHERE digest = ?1")?.execute([digest])?;
+fn delete_audited(tx: &WriteTx<'_>, digest: &str, actor: &str, reason: Option<&str>) -> rusqlite::Result<bool> {
+    let Some(was) = list(tx.connection)?.into_iter().find(|entry| entry.digest == digest) else { return Ok(false) };
+    tx.connection.prepare_cached("DELETE FROM outbox_quarantine WHERE digest = ?1")?.execute([digest])?;
     let selection = json!({ "digest": digest });
-    let entry = Entry { actor, action: "release-plugin", selection, reason, job: None, changes: &[] };
-    audit::append_removal(step, &entry, 1, &json!([was]))?;
+    let entry = NewAuditEntry { actor, action: "release-plugin", selection, reason, job: None, changes: &[] };
+    audit::append_entry(tx, &entry, 1, &json!([was]))?;
     Ok(true)
 }

@@ -10,18 +10,18 @@ use super::{connect_read_only, unavailable};
 use crate::store::StoreError;
 
 /// So many reads run at a time; more would only compete for two or four cores.
-const READERS: usize = 4;
+const MAX_READS: usize = 4;
 
 /// A few read-only connections that are opened when needed and kept.
-pub(super) struct Reader {
+pub(super) struct ReadPool {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
 }
 
-impl Reader {
+impl ReadPool {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) }
+        Self { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(MAX_READS) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -36,8 +36,8 @@ impl Reader {
     {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable { tried, source };
         let _permit = self.permits.acquire().await.map_err(|err| failed(err.into()))?;
-        let reader = Arc::clone(self);
-        let result = tokio::task::spawn_blocking(move || reader.read(read)).await;
+        let read_pool = Arc::clone(self);
+        let result = tokio::task::spawn_blocking(move || read_pool.read(read)).await;
         result.map_err(|err| failed(err.into()))?.map_err(unavailable(tried))
     }
 

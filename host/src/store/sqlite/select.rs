@@ -6,11 +6,11 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 use super::decode::{self, COLUMNS};
 use crate::item::{FailedAttempt, Item, ItemId, Millis, Recording, Status};
 use crate::saga::Signal;
-use crate::store::condition::{Condition, Value};
+use crate::store::condition::{SqlFilter, SqlParam};
 use crate::store::overview::POD_SHOWN_MS;
-use crate::store::{Details, Filter, Overview, Page, Pod};
+use crate::store::{Filter, ItemDetails, Overview, Page, Pod};
 
-impl ToSql for Value {
+impl ToSql for SqlParam {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         match self {
             Self::Text(text) => text.to_sql(),
@@ -26,21 +26,21 @@ pub(super) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
     rows.collect()
 }
 
-fn search(filter: &Filter, page: Page) -> (String, Vec<Value>) {
-    let mut condition = Condition::of(filter);
+fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
+    let mut condition = SqlFilter::from_filter(filter);
     condition.and("id < ?", page.before);
     let sql =
         format!("SELECT {COLUMNS} FROM outbox_items WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
-    (sql, condition.values)
+    (sql, condition.params)
 }
 
-pub(super) fn show(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<Details>> {
+pub(super) fn get(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<ItemDetails>> {
     let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
     let Some(found) = tx.prepare_cached(&sql)?.query_row([id], decode::item).optional()? else {
         return Ok(None);
     };
-    let audit = super::audit::of_item(tx, id)?;
-    Ok(Some(Details { item: found.item, failed_attempts: failed_attempts(tx, id)?, audit }))
+    let audit = super::audit::entries_of_item(tx, id)?;
+    Ok(Some(ItemDetails { item: found.item, failed_attempts: failed_attempts(tx, id)?, audit }))
 }
 
 fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAttempt>> {
@@ -66,7 +66,7 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
             stderr: row.get(8)?,
             handler_digest: row.get(9)?,
             maybe_executed: row.get(10)?,
-            recording: exchanges.and_then(|packed| Recording::unpack(&packed)).unwrap_or_default(),
+            recording: exchanges.and_then(|packed| Recording::decompress(&packed)).unwrap_or_default(),
         })
     })?;
     rows.collect()
@@ -120,15 +120,15 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
             }
         }
     }
-    PENDING.iter().try_for_each(|pending| note_oldest(tx, pending, overview))
+    PENDING.iter().try_for_each(|pending| record_oldest(tx, pending, overview))
 }
 
-fn note_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusqlite::Result<()> {
+fn record_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusqlite::Result<()> {
     let sql = format!("SELECT type, min(available_at) FROM {pending} GROUP BY type");
     let mut oldest = tx.prepare_cached(&sql)?;
     let mut rows = oldest.query([])?;
     while let Some(row) = rows.next()? {
-        overview.note_oldest(row.get(0)?, row.get(1)?);
+        overview.record_oldest(row.get(0)?, row.get(1)?);
     }
     Ok(())
 }
@@ -163,14 +163,14 @@ fn pods(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
 
 /// The ids of all items that match, ascending.
 pub(super) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec<ItemId>> {
-    ids(tx, &Condition::of(filter), u32::MAX)
+    ids(tx, &SqlFilter::from_filter(filter), u32::MAX)
 }
 
 /// The first ids, ascending, that fulfil the condition.
-pub(super) fn ids(tx: &Connection, condition: &Condition, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
+pub(super) fn ids(tx: &Connection, condition: &SqlFilter, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
     let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
     let mut select = tx.prepare_cached(&sql)?;
-    select.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
+    select.query_map(params_from_iter(&condition.params), |row| row.get(0))?.collect()
 }
 
 #[cfg(test)]
@@ -190,7 +190,7 @@ mod tests {
             let (sql, values) = search(filter, Page { limit: 100, before });
             let steps = plan(&sql, params_from_iter(&values));
             for index in ["outbox_items_cid (cid=?", "outbox_items_1 (idem_key=?"] {
-                assert!(steps.iter().any(|step| step.contains(index)), "{steps:?}");
+                assert!(steps.iter().any(|line| line.contains(index)), "{steps:?}");
             }
         }
     }

@@ -3,49 +3,50 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::complete::{Completion, complete};
-use super::job::EPOCH;
-use super::step::Step;
+use super::complete::{CompletionRow, complete};
+use super::job::NEWEST_JOB_SQL;
+use super::step::WriteTx;
 use super::{alert, saga, state, unavailable};
-use crate::item::{Event, Failure, Millis, OnDead, Status, fingerprint};
+use crate::item::{Failure, Millis, OnDead, Status, Transition, fingerprint};
 use crate::saga::StepOutcome;
 use crate::store::alert::is_alert;
-use crate::store::{Attempted, ClaimRef, Settled, Settlement, StoreError, millis};
+use crate::store::{AttemptRecord, ClaimRef, SettleRequest, Settlement, StoreError, millis};
 
 const TRIED: &str = "settling a claim";
 
-pub(super) fn settle(step: &mut Step<'_>, claim: &ClaimRef, settled: &Settled) -> Result<(), StoreError> {
-    let mut attempted = claimed(step, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
-    attempted.maybe_executed = settled.maybe_executed;
-    attempted.handler_digest.clone_from(&settled.handler_digest);
-    attempted.exchanges.clone_from(&settled.exchanges);
-    let stderr = settled.stderr.as_deref();
-    match &settled.settlement {
+pub(super) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
+    let mut attempted = claimed(tx, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
+    attempted.maybe_executed = request.maybe_executed;
+    attempted.handler_digest.clone_from(&request.handler_digest);
+    attempted.exchanges.clone_from(&request.exchanges);
+    let stderr = request.stderr.as_deref();
+    match &request.settlement {
         Settlement::Done { result, writes } => {
-            state::commit(step, writes)?;
-            super::enqueue::enqueue_followups(step, &writes.followups)?;
-            let completion = Completion::new(claim.clone(), result.clone(), settled.handler_digest.clone());
-            return complete(step, &[&completion]).into_iter().collect();
+            state::commit(tx, writes)?;
+            super::enqueue::enqueue_followups(tx, &writes.followups)?;
+            let completion = CompletionRow::new(claim.clone(), result.clone(), request.handler_digest.clone());
+            return complete(tx, &[&completion]).into_iter().collect();
         }
-        Settlement::Retry { failure, delay } => write_history(step, &attempted, failure, stderr)
-            .and_then(|()| put_back(step, &attempted, &PutBack::retry(failure, millis(*delay)))),
-        Settlement::GiveBack { failure, delay } => write_history(step, &attempted, failure, stderr)
-            .and_then(|()| put_back(step, &attempted, &PutBack::give_back(failure, millis(*delay)))),
-        Settlement::Dead { failure, on_dead } => write_history(step, &attempted, failure, stderr)
-            .and_then(|()| dead_letter(step, &attempted, *on_dead, failure)),
-        Settlement::Release => release(step, &attempted),
+        Settlement::Retry { failure, delay } => write_history(tx, &attempted, failure, stderr)
+            .and_then(|()| requeue(tx, &attempted, &Requeue::retry(failure, millis(*delay)))),
+        Settlement::GiveBack { failure, delay } => write_history(tx, &attempted, failure, stderr)
+            .and_then(|()| requeue(tx, &attempted, &Requeue::give_back(failure, millis(*delay)))),
+        Settlement::Dead { failure, on_dead } => {
+            write_history(tx, &attempted, failure, stderr).and_then(|()| dead_letter(tx, &attempted, *on_dead, failure))
+        }
+        Settlement::Release => release(tx, &attempted),
     }
     .map_err(unavailable(TRIED))
 }
 
 /// The attempt, if the claim still holds.
-fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attempted>> {
-    let mut select = step.tx.prepare_cached(
+fn claimed(tx: &WriteTx<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<AttemptRecord>> {
+    let mut select = tx.connection.prepare_cached(
         "SELECT type, saga, cid, attempts, deliveries, claimed_at, claimed_by, ordering_key, idem_key
          FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'",
     )?;
     let attempted = |row: &rusqlite::Row<'_>| {
-        Ok(Attempted {
+        Ok(AttemptRecord {
             id: claim.id,
             item_type: row.get(0)?,
             saga: row.get(1)?,
@@ -65,33 +66,33 @@ fn claimed(step: &Step<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attempt
 }
 
 /// How an item goes back to PENDING after a failure.
-struct PutBack<'a> {
-    event: Event,
+struct Requeue<'a> {
+    transition: Transition,
     failure: &'a Failure,
     delay: Millis,
 }
 
-impl<'a> PutBack<'a> {
+impl<'a> Requeue<'a> {
     fn retry(failure: &'a Failure, delay: Millis) -> Self {
-        Self { event: Event::Retry, failure, delay }
+        Self { transition: Transition::Retry, failure, delay }
     }
 
     fn give_back(failure: &'a Failure, delay: Millis) -> Self {
-        Self { event: Event::GiveBack, failure, delay }
+        Self { transition: Transition::GiveBack, failure, delay }
     }
 
     /// By how much the attempts fall: a give-back does not count.
-    fn uncounted(&self) -> u32 {
-        u32::from(self.event == Event::GiveBack)
+    fn attempts_to_subtract(&self) -> u32 {
+        u32::from(self.transition == Transition::GiveBack)
     }
 }
 
 /// A retry is always in the future, by a millisecond at least.
-fn put_back(step: &mut Step<'_>, attempted: &Attempted, back: &PutBack<'_>) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(back.event) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(&format!(
+fn requeue(tx: &mut WriteTx<'_>, attempted: &AttemptRecord, requeue: &Requeue<'_>) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(requeue.transition) else { return Ok(()) };
+    let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {EPOCH}, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
+         SET status = ?2, epoch = {NEWEST_JOB_SQL}, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
              maybe_executed = maybe_executed OR ?7,
              given_back_since = CASE WHEN ?6 THEN coalesce(given_back_since, ?8) END,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
@@ -100,42 +101,42 @@ fn put_back(step: &mut Step<'_>, attempted: &Attempted, back: &PutBack<'_>) -> r
     update.execute(params![
         attempted.id,
         status.as_str(),
-        step.now.saturating_add(back.delay.max(1)),
-        back.failure.message,
+        tx.now.saturating_add(requeue.delay.max(1)),
+        requeue.failure.message,
         attempted.handler_digest,
-        back.uncounted(),
+        requeue.attempts_to_subtract(),
         attempted.maybe_executed,
-        step.now
+        tx.now
     ])?;
-    step.makes_work = true;
-    saga::step(step, attempted, StepOutcome::Retried, back.failure.class.as_str())
+    tx.wakes_workers = true;
+    saga::advance_run(tx, attempted, StepOutcome::Retried, requeue.failure.class.as_str())
 }
 
 /// Shutdown, or a plugin that has gone: the attempt is given back without a trace.
-fn release(step: &mut Step<'_>, attempted: &Attempted) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(Event::GiveBack) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(&format!(
+fn release(tx: &mut WriteTx<'_>, attempted: &AttemptRecord) -> rusqlite::Result<()> {
+    let Ok(status) = Status::Claimed.next(Transition::GiveBack) else { return Ok(()) };
+    let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {EPOCH}, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
+         SET status = ?2, epoch = {NEWEST_JOB_SQL}, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
          WHERE id = ?1 AND status = 'CLAIMED'"
     ))?;
-    update.execute(params![attempted.id, status.as_str(), step.now, attempted.maybe_executed])?;
-    step.makes_work = true;
+    update.execute(params![attempted.id, status.as_str(), tx.now, attempted.maybe_executed])?;
+    tx.wakes_workers = true;
     Ok(())
 }
 
 /// Moves an item to the DLQ, whether its claim is on the row or was refused to it.
 pub(super) fn dead_letter(
-    step: &mut Step<'_>,
-    attempted: &Attempted,
+    tx: &mut WriteTx<'_>,
+    attempted: &AttemptRecord,
     on_dead: OnDead,
     failure: &Failure,
 ) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(Event::DeadLetter) else { return Ok(()) };
-    let mut update = step.tx.prepare_cached(&format!(
+    let Ok(status) = Status::Claimed.next(Transition::DeadLetter) else { return Ok(()) };
+    let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {EPOCH}, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
+         SET status = ?2, epoch = {NEWEST_JOB_SQL}, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
              maybe_executed = maybe_executed OR ?6, blocks_key = ?7, fingerprint = ?8, given_back_since = NULL,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
          WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')"
@@ -145,26 +146,26 @@ pub(super) fn dead_letter(
     update.execute(params![
         attempted.id,
         status.as_str(),
-        step.now,
+        tx.now,
         failure.message,
         attempted.handler_digest,
         attempted.maybe_executed,
         blocks,
         group
     ])?;
-    step.makes_work |= attempted.ordering_key.is_some();
-    alert::dead(step, attempted, failure, blocks)?;
-    saga::step(step, attempted, StepOutcome::Dead, failure.class.as_str())
+    tx.wakes_workers |= attempted.ordering_key.is_some();
+    alert::dead_lettered(tx, attempted, failure, blocks)?;
+    saga::advance_run(tx, attempted, StepOutcome::Dead, failure.class.as_str())
 }
 
 /// One row of history for an attempt that did not end DONE.
 pub(super) fn write_history(
-    step: &mut Step<'_>,
-    attempted: &Attempted,
+    tx: &mut WriteTx<'_>,
+    attempted: &AttemptRecord,
     failure: &Failure,
     stderr: Option<&str>,
 ) -> rusqlite::Result<()> {
-    let mut insert = step.tx.prepare_cached(
+    let mut insert = tx.connection.prepare_cached(
         "INSERT INTO outbox_attempts
              (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
               handler_digest, maybe_executed, exchanges)
@@ -175,7 +176,7 @@ pub(super) fn write_history(
         attempted.delivery,
         attempted.attempt,
         attempted.started_at,
-        step.now,
+        tx.now,
         attempted.pod,
         failure.class.as_str(),
         failure.code,
@@ -185,6 +186,6 @@ pub(super) fn write_history(
         attempted.maybe_executed,
         attempted.exchanges
     ])?;
-    step.tally("attempt", "", &attempted.item_type, failure.class.as_str(), 1);
+    tx.count("attempt", "", &attempted.item_type, failure.class.as_str(), 1);
     Ok(())
 }

@@ -6,11 +6,11 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
-use super::step::Step;
+use super::step::WriteTx;
 use super::{audit, unavailable};
-use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateTouch, StateVersion};
-use crate::store::deed::Entry;
-use crate::store::{ClearState, Run, StateEntry, StateQuery, StateTotal, StoreError};
+use crate::item::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
+use crate::store::deed::NewAuditEntry;
+use crate::store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
 
 const READING: &str = "checking a plugin's state";
 
@@ -21,18 +21,18 @@ pub(super) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result
     Ok(found.unwrap_or((None, None)))
 }
 
-pub(super) fn commit(step: &Step<'_>, writes: &HostWrites) -> Result<(), StoreError> {
+pub(super) fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
     if writes.state.is_empty() {
         return Ok(());
     }
-    for touch in &writes.state {
-        validate(step, &writes.plugin, touch)?;
+    for key_change in &writes.state {
+        validate(tx, &writes.plugin, key_change)?;
     }
-    let used = bytes(step.tx, &writes.plugin).map_err(unavailable(READING))?;
-    for touch in &writes.state {
-        apply(step, &writes.plugin, touch).map_err(unavailable("writing a plugin's state"))?;
+    let used = bytes(tx.connection, &writes.plugin).map_err(unavailable(READING))?;
+    for key_change in &writes.state {
+        apply(tx, &writes.plugin, key_change).map_err(unavailable("writing a plugin's state"))?;
     }
-    let wanted = bytes(step.tx, &writes.plugin).map_err(unavailable(READING))?;
+    let wanted = bytes(tx.connection, &writes.plugin).map_err(unavailable(READING))?;
     // What is over the quota already, because that was lowered, may shrink but not grow.
     if wanted <= used.max(writes.state_quota) {
         return Ok(());
@@ -40,13 +40,13 @@ pub(super) fn commit(step: &Step<'_>, writes: &HostWrites) -> Result<(), StoreEr
     Err(StoreError::StateQuota { plugin: writes.plugin.clone(), used, wanted, quota: writes.state_quota })
 }
 
-fn validate(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> Result<(), StoreError> {
-    let own = || (plugin.to_owned(), touch.key.clone());
-    if version(step.tx, plugin, &touch.key).map_err(unavailable(READING))? != touch.seen {
+fn validate(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> Result<(), StoreError> {
+    let own = || (plugin.to_owned(), key_change.key.clone());
+    if version(tx.connection, plugin, &key_change.key).map_err(unavailable(READING))? != key_change.read_version {
         let (plugin, key) = own();
         return Err(StoreError::StateConflict { plugin, key });
     }
-    match &touch.change {
+    match &key_change.change {
         StateChange::Put(value) if value.len() > STATE_VALUE_MAX => {
             let (plugin, key) = own();
             Err(StoreError::StateValueTooLarge { plugin, key, bytes: value.len() })
@@ -66,21 +66,21 @@ fn bytes(tx: &Connection, plugin: &str) -> rusqlite::Result<u64> {
     Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
-fn apply(step: &Step<'_>, plugin: &str, touch: &StateTouch) -> rusqlite::Result<()> {
-    match &touch.change {
+fn apply(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> rusqlite::Result<()> {
+    match &key_change.change {
         StateChange::None => Ok(()),
-        StateChange::Delete => delete(step, plugin, &touch.key),
+        StateChange::Delete => delete(tx, plugin, &key_change.key),
         StateChange::Put(value) => {
-            delete(step, plugin, &touch.key)?;
+            delete(tx, plugin, &key_change.key)?;
             let sql = "INSERT INTO outbox_state (plugin, key, value) VALUES (?1, ?2, ?3)";
-            step.tx.prepare_cached(sql)?.execute(params![plugin, touch.key, value])?;
+            tx.connection.prepare_cached(sql)?.execute(params![plugin, key_change.key, value])?;
             Ok(())
         }
     }
 }
 
-fn delete(step: &Step<'_>, plugin: &str, key: &str) -> rusqlite::Result<()> {
-    step.tx.prepare_cached("DELETE FROM outbox_state WHERE plugin = ?1 AND key = ?2")?.execute([plugin, key])?;
+fn delete(tx: &WriteTx<'_>, plugin: &str, key: &str) -> rusqlite::Result<()> {
+    tx.connection.prepare_cached("DELETE FROM outbox_state WHERE plugin = ?1 AND key = ?2")?.execute([plugin, key])?;
     Ok(())
 }
 
@@ -105,32 +105,32 @@ pub(super) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<
     rows.collect()
 }
 
-pub(super) fn clear(step: &mut Step<'_>, order: &ClearState) -> Result<StateTotal, StoreError> {
-    let cleared = matching(step, order).map_err(unavailable("counting a plugin's state"))?;
-    if order.run == Run::Real && cleared.keys > 0 {
-        remove(step, order, &cleared).map_err(unavailable("clearing a plugin's state"))?;
+pub(super) fn clear(tx: &mut WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+    let cleared = matching(tx, request).map_err(unavailable("counting a plugin's state"))?;
+    if request.execution == Execution::Apply && cleared.keys > 0 {
+        remove(tx, request, &cleared).map_err(unavailable("clearing a plugin's state"))?;
     }
     Ok(cleared)
 }
 
-fn matching(step: &Step<'_>, order: &ClearState) -> rusqlite::Result<StateTotal> {
-    let mut count = step.tx.prepare_cached(
+fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> rusqlite::Result<StateTotal> {
+    let mut count = tx.connection.prepare_cached(
         "SELECT ?1, count(*), coalesce(sum(length(value) + length(CAST(key AS BLOB))), 0) FROM outbox_state
          WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)",
     )?;
-    count.query_row(params![order.plugin, order.key], total)
+    count.query_row(params![request.plugin, request.key], total)
 }
 
-fn remove(step: &Step<'_>, order: &ClearState, cleared: &StateTotal) -> rusqlite::Result<()> {
+fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> rusqlite::Result<()> {
     let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
-    step.tx.prepare_cached(delete)?.execute(params![order.plugin, order.key])?;
-    let entry = Entry {
-        actor: &order.actor,
+    tx.connection.prepare_cached(delete)?.execute(params![request.plugin, request.key])?;
+    let entry = NewAuditEntry {
+        actor: &request.actor,
         action: "clear_state",
-        selection: json!({ "plugin": order.plugin, "key": order.key }),
-        reason: order.reason.as_deref(),
+        selection: json!({ "plugin": request.plugin, "key": request.key }),
+        reason: request.reason.as_deref(),
         job: None,
         changes: &[],
     };
-    audit::append_removal(step, &entry, cleared.keys, &json!([cleared]))
+    audit::append_entry(tx, &entry, cleared.keys, &json!([cleared]))
 }

@@ -15,12 +15,12 @@ use crate::item::Millis;
 const CACHE_KIB: i32 = 8_000;
 
 /// A connection that writes.
-pub(super) struct Session {
+pub(super) struct WriteConnection {
     connection: Connection,
     options: SqliteOptions,
 }
 
-impl Session {
+impl WriteConnection {
     pub(super) fn open(path: &Path, options: SqliteOptions) -> rusqlite::Result<Self> {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         // Never less than FULL: an acknowledged item survives a power cut.
@@ -34,8 +34,8 @@ impl Session {
     /// Does the work in one transaction and answers after its commit. An error leaves nothing behind.
     pub(super) fn transact<T, E: From<rusqlite::Error>>(
         &self,
-        work: impl FnOnce(&mut Step<'_>) -> Result<T, E>,
-    ) -> Result<Committed<T>, E> {
+        work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E>,
+    ) -> Result<CommitResult<T>, E> {
         self.execute("BEGIN IMMEDIATE")?;
         let committed = self.commit(work);
         // Some failures have ended the transaction already.
@@ -47,20 +47,20 @@ impl Session {
 
     fn commit<T, E: From<rusqlite::Error>>(
         &self,
-        work: impl FnOnce(&mut Step<'_>) -> Result<T, E>,
-    ) -> Result<Committed<T>, E> {
-        let mut step = Step {
-            tx: &self.connection,
+        work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E>,
+    ) -> Result<CommitResult<T>, E> {
+        let mut tx = WriteTx {
+            connection: &self.connection,
             now: (self.options.clock)(),
             pod: &self.options.instance,
             alerts: self.options.alerts.as_ref(),
-            makes_work: false,
-            tallies: Vec::new(),
+            wakes_workers: false,
+            counters: Vec::new(),
         };
-        let value = work(&mut step)?;
-        step.flush_tallies()?;
+        let value = work(&mut tx)?;
+        tx.write_counters()?;
         self.execute("COMMIT")?;
-        Ok(Committed { value, makes_work: step.makes_work })
+        Ok(CommitResult { value, wakes_workers: tx.wakes_workers })
     }
 
     /// Moves the write-ahead log into the database and empties it.
@@ -79,60 +79,60 @@ pub(super) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()
 }
 
 /// What a transaction came to.
-pub(super) struct Committed<T> {
+pub(super) struct CommitResult<T> {
     /// What its work answered.
     pub(super) value: T,
-    /// See [`Step::makes_work`].
-    pub(super) makes_work: bool,
+    /// See [`WriteTx::wakes_workers`].
+    pub(super) wakes_workers: bool,
 }
 
 /// One transaction, as a request sees it.
-pub(super) struct Step<'a> {
+pub(super) struct WriteTx<'a> {
     /// The connection, inside the transaction.
-    pub(super) tx: &'a Connection,
+    pub(super) connection: &'a Connection,
     /// The store's time of this transaction, read while the write lock was held.
     pub(super) now: Millis,
     /// The instance id of this process.
     pub(super) pod: &'a str,
-    /// What is announced as items, if anything.
-    pub(super) alerts: Option<&'a super::Alerts>,
+    /// What is alert_message as items, if anything.
+    pub(super) alerts: Option<&'a super::AlertSettings>,
     /// Whether the transaction makes work available, so that workers should look.
-    pub(super) makes_work: bool,
-    tallies: Vec<Tally>,
+    pub(super) wakes_workers: bool,
+    counters: Vec<CounterDelta>,
 }
 
-struct Tally {
-    key: TallyKey,
+struct CounterDelta {
+    key: CounterKey,
     by: i64,
 }
 
 /// Name, saga, type and outcome.
-type TallyKey = (&'static str, [String; 3]);
+type CounterKey = (&'static str, [String; 3]);
 
-impl Step<'_> {
+impl WriteTx<'_> {
     /// Changes one of the totals in `outbox_counters`, in this transaction.
-    pub(super) fn tally(&mut self, name: &'static str, saga: &str, item_type: &str, outcome: &str, by: i64) {
-        self.tallies.push(Tally { key: (name, [saga, item_type, outcome].map(str::to_owned)), by });
+    pub(super) fn count(&mut self, name: &'static str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+        self.counters.push(CounterDelta { key: (name, [saga, item_type, outcome].map(str::to_owned)), by });
     }
 
-    /// Where the transaction stands, for [`Self::reset`].
-    pub(super) fn mark(&self) -> Mark {
-        Mark { tallies: self.tallies.len(), makes_work: self.makes_work }
+    /// Where the transaction stands, for [`Self::rewind_to`].
+    pub(super) fn mark(&self) -> TxMark {
+        TxMark { counters: self.counters.len(), wakes_workers: self.wakes_workers }
     }
 
     /// Forgets what was noted since the mark; what was written is not touched.
-    pub(super) fn reset(&mut self, mark: Mark) {
-        self.tallies.truncate(mark.tallies);
-        self.makes_work = mark.makes_work;
+    pub(super) fn rewind_to(&mut self, mark: TxMark) {
+        self.counters.truncate(mark.counters);
+        self.wakes_workers = mark.wakes_workers;
     }
 
     /// Writes the totals: one statement for each that changed, however many requests changed it.
-    fn flush_tallies(&mut self) -> rusqlite::Result<()> {
-        let mut sums: BTreeMap<TallyKey, i64> = BTreeMap::new();
-        for tally in self.tallies.drain(..) {
-            *sums.entry(tally.key).or_default() += tally.by;
+    fn write_counters(&mut self) -> rusqlite::Result<()> {
+        let mut sums: BTreeMap<CounterKey, i64> = BTreeMap::new();
+        for delta in self.counters.drain(..) {
+            *sums.entry(delta.key).or_default() += delta.by;
         }
-        let mut add = self.tx.prepare_cached(
+        let mut add = self.connection.prepare_cached(
             "INSERT INTO outbox_counters (name, saga, type, outcome, total) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET total = total + excluded.total",
         )?;
@@ -143,9 +143,9 @@ impl Step<'_> {
     }
 }
 
-/// See [`Step::mark`].
+/// See [`WriteTx::mark`].
 #[derive(Clone, Copy)]
-pub(super) struct Mark {
-    tallies: usize,
-    makes_work: bool,
+pub(super) struct TxMark {
+    counters: usize,
+    wakes_workers: bool,
 }

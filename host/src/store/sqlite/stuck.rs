@@ -3,22 +3,22 @@
 use rusqlite::{Connection, Params, Row, params};
 
 use crate::item::Millis;
-use crate::store::stuck::{Head, Waiting};
-use crate::store::{Stuck, StuckQuery};
+use crate::store::stuck::{StuckItem, WaitingType};
+use crate::store::{StuckEntry, StuckQuery};
 
-pub(super) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<Stuck>> {
-    let look = Look { tx, query, now };
-    let kinds = [look.expired()?, look.failing()?, look.blocked()?, look.held()?, look.waiting()?];
+pub(super) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<StuckEntry>> {
+    let reader = StuckReader { tx, query, now };
+    let kinds = [reader.expired()?, reader.failing()?, reader.blocked()?, reader.held()?, reader.waiting()?];
     Ok(kinds.into_iter().flatten().collect())
 }
 
-struct Look<'a> {
+struct StuckReader<'a> {
     tx: &'a Connection,
     query: &'a StuckQuery,
     now: Millis,
 }
 
-impl Look<'_> {
+impl StuckReader<'_> {
     fn rows<T>(
         &self,
         sql: &str,
@@ -28,7 +28,7 @@ impl Look<'_> {
         self.tx.prepare_cached(&format!("{sql} LIMIT {}", self.query.limit))?.query_map(values, read)?.collect()
     }
 
-    fn expired(&self) -> rusqlite::Result<Vec<Stuck>> {
+    fn expired(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox_items
                    WHERE status = 'CLAIMED' AND lease_until <= ?1 ORDER BY lease_until";
         self.rows(sql, [self.now], |row| {
@@ -37,7 +37,7 @@ impl Look<'_> {
         })
     }
 
-    fn failing(&self) -> rusqlite::Result<Vec<Stuck>> {
+    fn failing(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let columns = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_items";
         let sql = format!(
             "{columns} WHERE status = 'PENDING' AND attempts > 2 AND attempts >= ?1
@@ -46,7 +46,7 @@ impl Look<'_> {
         self.rows(&sql, [self.query.attempts], |row| Ok(head(row)?.failing(row.get(3)?, row.get(4)?, row.get(5)?)))
     }
 
-    fn blocked(&self) -> rusqlite::Result<Vec<Stuck>> {
+    fn blocked(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, dead_at, last_error,
                           (SELECT count(*) FROM outbox_items AS behind
                            WHERE behind.ordering_key = head.ordering_key AND behind.ordering_key IS NOT NULL
@@ -56,7 +56,7 @@ impl Look<'_> {
     }
 
     /// Items in front of their key that wait for their time, with others behind them.
-    fn held(&self) -> rusqlite::Result<Vec<Stuck>> {
+    fn held(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, created_at, available_at - ?1,
                           (SELECT count(*) FROM outbox_items AS behind
                            WHERE behind.ordering_key = head.ordering_key AND behind.ordering_key IS NOT NULL
@@ -68,26 +68,26 @@ impl Look<'_> {
     }
 
     /// Types whose items could be claimed.
-    fn waiting(&self) -> rusqlite::Result<Vec<Stuck>> {
+    fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT min(id), type, NULL, min(available_at), count(*),
                           (SELECT reason FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type),
                           EXISTS (SELECT 1 FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type)
                    FROM outbox_items WHERE status = 'PENDING' AND held = 0 AND available_at <= ?1
                    GROUP BY type ORDER BY min(available_at)";
         let found = self.rows(sql, params![self.now], |row| {
-            Ok(Waiting {
-                head: head(row)?,
+            Ok(WaitingType {
+                oldest: head(row)?,
                 since: row.get(3)?,
                 count: row.get(4)?,
                 pause_reason: row.get(5)?,
                 is_paused: row.get(6)?,
             })
         })?;
-        Ok(found.into_iter().filter_map(|waiting| waiting.explained(self.query, self.now)).collect())
+        Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
     }
 }
 
 /// Every row begins with an id, a type and an ordering key.
-fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
-    Ok(Head { id: row.get(0)?, item_type: row.get(1)?, ordering_key: row.get(2)? })
+fn head(row: &Row<'_>) -> rusqlite::Result<StuckItem> {
+    Ok(StuckItem { id: row.get(0)?, item_type: row.get(1)?, ordering_key: row.get(2)? })
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::step::Step;
-use super::{SqliteStore, beside, connect, file_bytes, job, unavailable};
+use super::step::WriteTx;
+use super::{SqliteStore, connect, file_bytes, job, path_with_suffix, unavailable};
 use crate::item::{ItemId, Millis};
-use crate::store::{Retention, StoreError, Upkept, millis};
+use crate::store::{MaintenanceReport, Retention, StoreError, millis};
 
 /// So many batches of each job are made in one piece of upkeep.
 const JOB_BATCHES: usize = 10;
@@ -22,32 +22,37 @@ const PRUNE_JOBS: u32 = 200;
 /// A write-ahead log that is longer has lost against its readers, and is cut when they let go.
 pub(super) const WAL_MAX: u64 = 64 * 1024 * 1024;
 /// Cutting the log waits for readers no longer than this, because writers wait with it.
-const CUT_WAIT: Duration = Duration::from_millis(50);
+const TRUNCATE_TIMEOUT: Duration = Duration::from_millis(50);
 /// So many free pages are given back to the file system in one transaction.
 const VACUUM_PAGES: u32 = 256;
 
-pub(super) async fn upkeep(store: &SqliteStore, retention: Retention) -> Result<Upkept, StoreError> {
-    let changed = make_batches(store).await?;
-    let prune = move |step: &mut Step<'_>| prune(step, retention).map_err(unavailable("pruning"));
+pub(super) async fn run_maintenance(
+    store: &SqliteStore,
+    retention: Retention,
+) -> Result<MaintenanceReport, StoreError> {
+    let changed = run_due_jobs(store).await?;
+    let prune = move |tx: &mut WriteTx<'_>| prune(tx, retention).map_err(unavailable("pruning"));
     let (items, signals) = store.writer.run("pruning", prune).await?;
-    let path = store.reader.path().to_owned();
-    if file_bytes(&beside(&path, "-wal")) > WAL_MAX {
-        let cut = tokio::task::spawn_blocking(move || cut_wal(&path)).await;
+    let path = store.read_pool.path().to_owned();
+    if file_bytes(&path_with_suffix(&path, "-wal")) > WAL_MAX {
+        let truncated = tokio::task::spawn_blocking(move || truncate_wal(&path)).await;
         let tried = "cutting the write-ahead log";
-        cut.map_err(|source| StoreError::Unavailable { tried, source: source.into() })?.map_err(unavailable(tried))?;
+        truncated
+            .map_err(|source| StoreError::Unavailable { tried, source: source.into() })?
+            .map_err(unavailable(tried))?;
     }
-    Ok(Upkept { changed, items, signals })
+    Ok(MaintenanceReport { changed, items, signals })
 }
 
 /// How many items the running jobs changed.
-async fn make_batches(store: &SqliteStore) -> Result<u64, StoreError> {
+async fn run_due_jobs(store: &SqliteStore) -> Result<u64, StoreError> {
     let now = (store.clock)();
     let mut changed = 0;
-    for id in store.reader.run("looking for running jobs", move |tx| job::due(tx, now)).await? {
-        let before = store.reader.run("reading a job", move |tx| job::list(tx, Some(id), 1)).await?;
+    for id in store.read_pool.run("looking for running jobs", move |tx| job::due(tx, now)).await? {
+        let before = store.read_pool.run("reading a job", move |tx| job::list(tx, Some(id), 1)).await?;
         let mut after = None;
         for _ in 0..JOB_BATCHES {
-            after = job::advance(store, id).await?;
+            after = job::run_batch(store, id).await?;
         }
         let of = |job: Option<&crate::store::Job>| job.map_or(0, |job| job.changed);
         changed += of(after.as_ref()).saturating_sub(of(before.first()));
@@ -56,22 +61,22 @@ async fn make_batches(store: &SqliteStore) -> Result<u64, StoreError> {
 }
 
 /// How many items and signals were deleted.
-fn prune(step: &mut Step<'_>, retention: Retention) -> rusqlite::Result<(u64, u64)> {
-    let before = |age: Duration| step.now.saturating_sub(millis(age));
+fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<(u64, u64)> {
+    let before = |age: Duration| tx.now.saturating_sub(millis(age));
     let (done, signals) = (retention.done.map(before), retention.signals.map(before));
-    let items = done.map_or(Ok(0), |before| prune_done(step, before))?;
+    let items = done.map_or(Ok(0), |before| prune_done(tx, before))?;
     if let Some(before) = signals {
-        prune_jobs(step, before)?;
-        prune_alerts(step, before)?;
+        prune_jobs(tx, before)?;
+        prune_alerts(tx, before)?;
     }
-    let signals = signals.map_or(Ok(0), |before| prune_signals(step, before))?;
-    vacuum(step.tx)?;
+    let signals = signals.map_or(Ok(0), |before| prune_signals(tx, before))?;
+    vacuum(tx.connection)?;
     Ok((items, signals))
 }
 
 /// Deletes DONE items from before. Those of a saga go when all of its items are finished and that old.
-fn prune_done(step: &Step<'_>, before: Millis) -> rusqlite::Result<u64> {
-    let mut select = step.tx.prepare_cached(
+fn prune_done(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<u64> {
+    let mut select = tx.connection.prepare_cached(
         "SELECT id FROM outbox_items AS item
          WHERE status = 'DONE' AND done_at < ?1
            AND (saga IS NULL OR NOT EXISTS (
@@ -82,7 +87,7 @@ fn prune_done(step: &Step<'_>, before: Millis) -> rusqlite::Result<u64> {
     )?;
     let ids: Vec<ItemId> =
         select.query_map(params![before, PRUNE_ITEMS], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let mut delete = step.tx.prepare_cached("DELETE FROM outbox_items WHERE id = ?1 AND status = 'DONE'")?;
+    let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1 AND status = 'DONE'")?;
     for id in &ids {
         delete.execute([id])?;
     }
@@ -90,23 +95,23 @@ fn prune_done(step: &Step<'_>, before: Millis) -> rusqlite::Result<u64> {
 }
 
 /// Looks at the oldest signals only: they lie in the order of time.
-fn prune_signals(step: &Step<'_>, before: Millis) -> rusqlite::Result<u64> {
+fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<u64> {
     let sql = "DELETE FROM outbox_signals
                WHERE ts < ?1 AND seq < (SELECT min(seq) FROM outbox_signals) + ?2";
-    Ok(step.tx.prepare_cached(sql)?.execute(params![before, PRUNE_SIGNALS])? as u64)
+    Ok(tx.connection.prepare_cached(sql)?.execute(params![before, PRUNE_SIGNALS])? as u64)
 }
 
 /// Looks at the oldest jobs only. The newest stays, finished or not: items refer to its number.
-fn prune_jobs(step: &Step<'_>, before: Millis) -> rusqlite::Result<usize> {
+fn prune_jobs(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM outbox_jobs
                WHERE ended_at < ?1 AND id < (SELECT max(id) FROM outbox_jobs)
                  AND id < (SELECT min(id) FROM outbox_jobs) + ?2";
-    step.tx.prepare_cached(sql)?.execute(params![before, PRUNE_JOBS])
+    tx.connection.prepare_cached(sql)?.execute(params![before, PRUNE_JOBS])
 }
 
 /// Forgets when alerts were sent, about as many subjects as there are types.
-fn prune_alerts(step: &Step<'_>, before: Millis) -> rusqlite::Result<usize> {
-    step.tx.prepare_cached("DELETE FROM outbox_alerts WHERE sent_at < ?1")?.execute([before])
+fn prune_alerts(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<usize> {
+    tx.connection.prepare_cached("DELETE FROM outbox_alerts WHERE sent_at < ?1")?.execute([before])
 }
 
 /// Gives free pages back once they are a quarter of the file, if the file was made for that.
@@ -122,9 +127,9 @@ fn vacuum(tx: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn cut_wal(path: &Path) -> rusqlite::Result<()> {
+fn truncate_wal(path: &Path) -> rusqlite::Result<()> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.busy_timeout(CUT_WAIT)?;
+    connection.busy_timeout(TRUNCATE_TIMEOUT)?;
     let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy {
         tracing::warn!(wal.max = WAL_MAX, "the write-ahead log is long and a reader keeps it: trying again");

@@ -16,12 +16,12 @@ use crate::store::StoreError;
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A thread that asks SQLite for its `data_version` on a connection of its own. Ends when dropped.
-pub(super) struct Watch {
+pub(super) struct CommitWatcher {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl CommitWatcher {
     pub(super) fn start(path: &Path, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
         let connection = connect_read_only(path).map_err(unavailable("opening the database to watch it"))?;
         // Read here and not in the thread, so that nothing is missed that is committed from now on.
@@ -35,7 +35,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for CommitWatcher {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take()
