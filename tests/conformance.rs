@@ -14,9 +14,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
-use outbox::edge::{HostStatus, HttpSettings, HttpState, router};
-use outbox::item::{Failure, Item, ItemId, NewItem, Status};
-use outbox::store::{Action, EffectKeys, Execution, Filter, OperateRequest, Selection, Settlement};
+use outbox::core::{Failure, Settlement};
+use outbox::http::{HostStatus, HttpSettings, HttpState, router};
+use outbox::item::{Item, ItemId, NewItem, Status};
+use outbox::store::{Action, EffectKeys, Execution, Filter, OperateRequest, Selection};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -148,7 +149,7 @@ fn keyed(key: &str, ordering_key: &str) -> NewItem {
 
 /// A settlement that retries after the delay, for the reason given.
 fn retry_because(message: &str, delay: Duration) -> outbox::store::SettleRequest {
-    let failure = Failure::new(outbox::item::FailureClass::Retryable, "upstream.503", message);
+    let failure = Failure::new(outbox::core::FailureClass::Retryable, "upstream.503", message);
     settled(Settlement::Retry { failure, delay })
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use outbox::store::postgres::{PostgresOptions, PostgresStore};
+use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::store::{BatchMode, Store};
 
 use crate::support::postgres::{Cluster, Database, Durability};

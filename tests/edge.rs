@@ -14,12 +14,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use outbox::edge::{HostStatus, HttpSettings, HttpState, router};
-use outbox::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
-use outbox::item::{Failure, FailureClass, HostWrites, Item, OnDead};
-use outbox::retry::RetryPolicy;
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, Settlement, Store};
+use outbox::core::{
+    Attempt, AttemptReport, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome, RetryPolicy, ServedType,
+    Settlement,
+};
+use outbox::http::{HostStatus, HttpSettings, HttpState, router};
+use outbox::item::Item;
+use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, Store};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;

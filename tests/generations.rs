@@ -9,11 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use outbox::handler::{QuarantineEntry, QuarantineStore};
-use outbox::item::{FailureClass, ItemId, NewItem, Status};
-use outbox::plugin::{PluginSettings, PluginState, PluginStatus};
-use outbox::retry::RetryPolicy;
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::core::{FailureClass, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy};
+use outbox::item::{ItemId, NewItem, Status};
+use outbox::runtime::{PluginSettings, PluginState, PluginStatus};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{QuarantineRecord, Store};
 use outbox::worker::{Worker, WorkerSettings};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -36,13 +35,13 @@ struct Stored(Arc<dyn Store>);
 
 #[async_trait]
 impl QuarantineStore for Stored {
-    async fn add(&self, entry: &QuarantineEntry) -> anyhow::Result<()> {
-        Ok(self.0.quarantine(&entry.digest, &entry.plugin, &entry.reason).await?)
+    async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
+        self.0.quarantine(&entry.digest, &entry.plugin, &entry.reason).await.map_err(QuarantineError::new)
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
+    async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         let entry = |QuarantineRecord { digest, plugin, reason, .. }| QuarantineEntry { digest, plugin, reason };
-        Ok(self.0.list_quarantine().await?.into_iter().map(entry).collect())
+        Ok(self.0.list_quarantine().await.map_err(QuarantineError::new)?.into_iter().map(entry).collect())
     }
 }
 
@@ -272,7 +271,7 @@ async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
         let status = restarted.status("p");
         assert_eq!((status.state, &status.digest, status.types), (PluginState::Active, &good, vec!["t".to_owned()]));
         assert!(status.error.is_some());
-        let served_types = outbox::handler::Handler::served_types(&*restarted.plugins);
+        let served_types = outbox::core::Handler::served_types(&*restarted.plugins);
         assert_eq!(served_types[0].timeout, Some(Duration::from_secs(7)));
     }
     fs::remove_file(host.path("p.wasm")).unwrap();

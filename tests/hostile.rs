@@ -11,8 +11,7 @@ mod orders;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::handler::{Handler as _, Outcome};
-use outbox::item::FailureClass;
+use outbox::core::{FailureClass, Handler as _, Outcome};
 
 use crate::support::guests;
 use crate::support::plugins::{PluginHost, Wat, attempt};

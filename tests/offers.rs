@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outbox::handler::ServedType;
+use outbox::core::ServedType;
 use outbox::item::{NewItem, Status};
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{BatchMode, Claim, ClaimRequest, Control, ControlRequest, Execution, LongPoll, Store, StoreError};
 
 use crate::support::{Fixture, START, all, done, item, ordered, request, retry};

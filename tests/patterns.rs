@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use outbox::handler::{AttemptReport, Outcome, StateReader};
-use outbox::item::{FailureClass, Item, NewItem, StateChange, StateVersion, Status};
-use outbox::plugin::EnvLookup;
-use outbox::plugin::lab::{
+use outbox::core::{AttemptReport, FailureClass, Outcome, StateChange, StateReadError, StateReader, StateVersion};
+use outbox::item::{Item, NewItem, Status};
+use outbox::runtime::EnvLookup;
+use outbox::runtime::simulation::{
     AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedPlugin, SimulatedWorld, Simulator, WorldResponse,
 };
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ struct ReadTo(Option<&'static str>);
 
 #[async_trait]
 impl StateReader for ReadTo {
-    async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
+    async fn read(&self, _: &str, _: &str) -> Result<(Option<Vec<u8>>, StateVersion), StateReadError> {
         Ok((self.0.map(|after| json!(after).to_string().into_bytes()), None))
     }
 }

@@ -5,9 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use outbox::handler::{Attempt, AttemptReport, DeliveryMode, Handler as _, Outcome};
-use outbox::item::{Failure, FailureClass};
-use outbox::plugin::{PluginState, Plugins, inspect};
+use outbox::core::{Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome};
+use outbox::runtime::{PluginState, Plugins, inspect};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

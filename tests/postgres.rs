@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use outbox::store::postgres::{PostgresOptions, PostgresStore};
+use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::store::{BatchMode, Store};
 use serde_json::json;
 

@@ -3,8 +3,8 @@
 
 use std::process::Stdio;
 
+use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::Store as _;
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
 use serde_json::{Value, json};
 
 use crate::support::guests::root;

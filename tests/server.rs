@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::item::{NewItem, Status};
-use outbox::store::postgres::{Notify, PostgresOptions, PostgresStore, enqueue_in, migrate};
+use outbox::postgres::{Notify, PostgresOptions, PostgresStore, enqueue_in, migrate};
 use outbox::store::{BatchMode, Filter, Page, Store, StoreError};
 
 use crate::support::postgres::{Cluster, Database, Durability};

@@ -5,8 +5,8 @@ mod postgres;
 use std::process::Command;
 
 use outbox::item::{NewItem, Status};
+use outbox::sqlite::{enqueue_in, migrate};
 use outbox::store::StoreError;
-use outbox::store::sqlite::{enqueue_in, migrate};
 
 use crate::support::{Fixture, all, blocks, done, sqlite3};
 

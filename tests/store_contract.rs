@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use outbox::item::{
-    Failure, FailureClass, HostWrites, NewItem, OnDead, RecordedBody, RecordedExchange, RecordedResponse, Recording,
-    StateChange, StateKeyChange, Status,
+use outbox::core::{
+    Failure, FailureClass, HostWrites, OnDead, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
+    StateChange, StateKeyChange,
 };
+use outbox::item::{NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Selection, Settlement,
-    StoreError,
+    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Selection, StoreError,
 };
 use serde_json::json;
 

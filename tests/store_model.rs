@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use outbox::item::{Failure, FailureClass, ItemId, Millis, NewItem, OnDead, Status};
+use outbox::core::{Failure, FailureClass, OnDead, Settlement};
+use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
     Action, Claim, Control, ControlRequest, EffectKeys, Execution, Filter, LeasePolicy, OperateRequest, Selection,
-    SettleRequest, Settlement, StoreError,
+    SettleRequest, StoreError,
 };
 use proptest::prelude::*;
 

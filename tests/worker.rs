@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outbox::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
-use outbox::item::{Failure, FailureClass, HostWrites, NewItem, OnDead, StateChange, StateKeyChange, Status};
-use outbox::retry::{BreakerPolicy, RetryPolicy};
+use outbox::core::{
+    Attempt, AttemptReport, BreakerPolicy, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome, RetryPolicy,
+    ServedType, StateChange, StateKeyChange,
+};
+use outbox::item::{NewItem, Status};
 use outbox::store::{Filter, Page};
 use outbox::worker::{Worker, WorkerSettings, expire_leases};
 use tokio::sync::{mpsc, watch};

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
-use outbox::handler::{QuarantineStore, StateReader, QuarantineEntry};
-use outbox::item::StateVersion;
-use outbox::plugin::{PluginSettings, SystemResolver, inspect};
-use outbox::retry::RetryPolicy;
+use outbox::core::{QuarantineEntry, QuarantineStore, StateReader, StateVersion, RetryPolicy};
+use outbox::runtime::{PluginSettings, SystemResolver};
+use outbox::runtime::load::inspect;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use outbox::plugin::components;
+use outbox::runtime::components;
 
 /// Makes what an entry's first byte says under the name that follows, in the root or in the role's folder.
 /// Answers the path when it should be found.

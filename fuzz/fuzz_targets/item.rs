@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use outbox::item::NewItem;
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Store as _, StoreError, BatchMode};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{BatchMode, Store as _, StoreError};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

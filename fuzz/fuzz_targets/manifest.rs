@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use outbox::plugin::{EnvLookup, check_manifest};
+use outbox::runtime::{EnvLookup, check_manifest};
 
 /// Looks like nothing that an input would have by itself.
 const SECRET: &str = "hush-7c1f5e";

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outbox::check::InMemoryOutbox;
-use outbox::handler::{AttemptReport, Outcome};
-use outbox::item::{Failure, FailureClass, Item, NewItem, Status};
-use outbox::plugin::lab::{
+use outbox::core::{AttemptReport, Failure, FailureClass, Outcome};
+use outbox::item::{Item, NewItem, Status};
+use outbox::runtime::simulation::{
     AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedWorld, Simulator, WorldResponse,
 };
 use serde_json::{Value, json};

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outbox::check::{InMemoryClaim, InMemoryOutbox, SettleError};
-use outbox::handler::ServedType;
-use outbox::item::{Failure, FailureClass, HostWrites, Item, NewItem, OnDead, StateChange, StateKeyChange};
-use outbox::retry::RetryPolicy;
-use outbox::store::{Claim, SettleRequest, Settlement, StoreError};
+use outbox::core::{
+    Failure, FailureClass, HostWrites, OnDead, RetryPolicy, ServedType, Settlement, StateChange, StateKeyChange,
+};
+use outbox::item::{Item, NewItem};
+use outbox::store::{Claim, SettleRequest, StoreError};
 use proptest::prelude::*;
 
 use crate::support::{Fixture, START};

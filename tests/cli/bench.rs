@@ -26,7 +26,7 @@ const NAMES: [&str; 14] = [
 #[test]
 fn a_bench_prints_every_figure_once_with_its_unit_its_spread_and_its_ratio() {
     let fixture = CliFixture::empty();
-    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins.d");
+    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins.d");
     let plan = fixture.plan.clone().set("OUTBOX_PLUGINS", plugins).set("OUTBOX_CONCURRENCY", "8");
     let report = plan.json(&["bench", "--quick", "--rounds", "2", "--items", "100", "--json"]);
     assert_eq!(report["rounds"], 2);

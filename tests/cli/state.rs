@@ -1,7 +1,7 @@
 //! `plugin state`: what plugins keep, listed, shown and removed.
 
-use outbox::item::{HostWrites, StateChange, StateKeyChange};
-use outbox::store::{SettleRequest, Settlement};
+use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
+use outbox::store::SettleRequest;
 use serde_json::json;
 
 use super::{CliFixture, has_keys};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use outbox::handler::Attempt;
-use outbox::item::{FailureClass, HostWrites, NewItem, Status};
-use outbox::store::{Settlement, StoreError};
+use outbox::core::{Attempt, FailureClass, HostWrites, Settlement};
+use outbox::item::{NewItem, Status};
+use outbox::store::StoreError;
 use serde_json::json;
 
 use super::http_json;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox::item::{Failure, FailureClass, NewItem, OnDead, Status};
-use outbox::store::{Action, Claim, LeasePolicy, Retention, Settlement, StoreError};
+use outbox::core::{Failure, FailureClass, OnDead, Settlement};
+use outbox::item::{NewItem, Status};
+use outbox::store::{Action, Claim, LeasePolicy, Retention, StoreError};
 
 use super::{REPLAY, item_in, operate};
 use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox::item::{NewItem, OnDead, Status};
+use outbox::core::OnDead;
+use outbox::item::{NewItem, Status};
 use outbox::store::{
     Action, AuditQuery, Control, ControlRequest, Execution, Filter, LeasePolicy, OperateRequest, Selection,
     SettleRequest, StoreError, StuckKind, StuckQuery,

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outbox::handler::Attempt;
-use outbox::item::{FailureClass, ItemId, OnDead, Status};
-use outbox::store::Settlement;
+use outbox::core::{Attempt, FailureClass, OnDead, Settlement};
+use outbox::item::{ItemId, Status};
 
 use super::{http_json, keyed, retry_because};
 use crate::support::guests::root;

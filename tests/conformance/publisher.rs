@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use outbox::handler::Attempt;
-use outbox::item::{FailureClass, Status};
+use outbox::core::{Attempt, FailureClass};
+use outbox::item::Status;
 use tokio::sync::Barrier;
 
 use crate::support::stage::{Deployment, becomes};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use outbox::item::{FailureClass, Status};
-use outbox::retry::RetryPolicy;
+use outbox::core::{FailureClass, RetryPolicy};
+use outbox::item::Status;
 use outbox::store::BatchMode;
 use serde_json::json;
 

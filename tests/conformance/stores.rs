@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::item::{HostWrites, NewItem, StateChange, StateKeyChange, Status};
-use outbox::store::{BatchMode, Settlement, Store, StoreError};
+use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
+use outbox::item::{NewItem, Status};
+use outbox::store::{BatchMode, Store, StoreError};
 
 use super::{item_in, retry_because};
 use crate::support::guests::root;

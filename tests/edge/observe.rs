@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
-use outbox::edge::{HostStatus, HttpSettings, run};
-use outbox::handler::DurationHistogram;
+use outbox::core::DurationHistogram;
+use outbox::http::{HostStatus, HttpSettings, run};
 use outbox::store::{Pod, Store as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -214,14 +214,14 @@ async fn readiness_needs_the_store_and_the_first_scan_and_says_what_is_missing()
 #[tokio::test]
 async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
     let host = HttpFixture::durable();
-    let state = outbox::edge::HttpState {
+    let state = outbox::http::HttpState {
         store: host.store.clone(),
         handler: host.handler.clone(),
         settings: HttpSettings { enabled: true, ..HttpSettings::default() },
         status: std::sync::Arc::new(HostStatus::default),
         stop: host.stop.clone(),
     };
-    let worker = HttpFixture { router: outbox::edge::worker_router(state), ..host };
+    let worker = HttpFixture { router: outbox::http::worker_router(state), ..host };
     assert_eq!(worker.send(get("/metrics")).await.status, 200);
     assert_eq!(worker.send(get("/healthz")).await.status, 200);
     worker.send(post("/memory", &CONTRACT, "{}")).await.problem(404, "no-route");

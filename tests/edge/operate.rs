@@ -1,7 +1,7 @@
 //! Inspection and operators' actions, and who may use them.
 
 use axum::http::StatusCode;
-use outbox::edge::HttpSettings;
+use outbox::http::HttpSettings;
 use outbox::item::Status;
 use serde_json::{Value, json};
 

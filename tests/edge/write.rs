@@ -1,9 +1,9 @@
 //! Writes: what is stored, what is answered, and what is refused.
 
-use outbox::edge::HttpSettings;
-use outbox::handler::{DeliveryMode, Outcome};
-use outbox::item::{Failure, FailureClass, HostWrites, Status};
-use outbox::saga::SagaDefinition;
+use outbox::core::saga::SagaDefinition;
+use outbox::core::{DeliveryMode, Failure, FailureClass, HostWrites, Outcome};
+use outbox::http::HttpSettings;
+use outbox::item::Status;
 use outbox::store::Store as _;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Components that do harm by themselves, made of WAT.
 
-use outbox::item::FailureClass::{Cpu, Memory, Trap};
+use outbox::core::FailureClass::{Cpu, Memory, Trap};
 
 use super::Ending::{self, Done, Fails, Refused};
 use crate::support::plugins::Wat;

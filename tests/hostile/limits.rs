@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use outbox::handler::Outcome;
-use outbox::plugin::{EnvLookup, Limits, check_manifest};
+use outbox::core::Outcome;
+use outbox::runtime::{EnvLookup, Limits, check_manifest};
 
 use super::Ending;
 use super::components::{self, LOG, calling};

@@ -1,7 +1,7 @@
 //! A component that was cut short or changed on its way never loads as something else than it is, and
 //! never takes the good one with it.
 
-use outbox::plugin::{PluginState, inspect};
+use outbox::runtime::{PluginState, inspect};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -66,7 +66,7 @@ async fn the_good_one_stays_live_while_harmed_ones_come_and_go() {
         host.until("the refusal", |host| host.status("p").error.is_some()).await;
         assert_eq!((host.status("p").state, host.status("p").digest), (PluginState::Active, live.clone()));
         let report = host.handle("t").await;
-        assert!(matches!(report.outcome, outbox::handler::Outcome::Done { .. }), "{report:?}");
+        assert!(matches!(report.outcome, outbox::core::Outcome::Done { .. }), "{report:?}");
         host.put("p.wasm", &good);
         host.until("the good one", |host| host.status("p").error.is_none()).await;
     }

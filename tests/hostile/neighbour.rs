@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outbox::handler::{Handler as _, Outcome};
-use outbox::plugin::Plugins;
+use outbox::core::{Handler as _, Outcome};
+use outbox::runtime::Plugins;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
 //! Orders for the chaos handler that reach for what lies outside: the network, the state, other items.
 
-use outbox::item::FailureClass::{Contract, Cpu, Denied, Memory, Permanent, Retryable, Timeout, Trap};
+use outbox::core::FailureClass::{Contract, Cpu, Denied, Memory, Permanent, Retryable, Timeout, Trap};
 use serde_json::{Value, json};
 
 use super::Ending::{self, Done, Fails};

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use outbox::item::NewItem;
+use outbox::postgres::enqueue_in;
 use outbox::store::StoreError;
-use outbox::store::postgres::enqueue_in;
 
 use super::{contains_example, sections};
 use crate::support::blocks;

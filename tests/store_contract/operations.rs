@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use outbox::item::{FailureClass, ItemId, NewItem, OnDead, Status};
+use outbox::core::{FailureClass, OnDead, Settlement};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
     Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobState, LeasePolicy, OperateRequest, Selection,
-    Settlement, Store, StuckKind, StuckQuery,
+    Store, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, by_status, operate_request};
@@ -292,7 +293,7 @@ mod promise {
         for (key, message) in [("a", "no user 17"), ("b", "no user 4711"), ("c", "no money")] {
             f.enqueue(item(key)).await;
             let claim = f.claim_one("mail").await;
-            let failure = outbox::item::Failure::new(FailureClass::Permanent, "refused", message);
+            let failure = outbox::core::Failure::new(FailureClass::Permanent, "refused", message);
             let dead = settled(Settlement::Dead { failure, on_dead: OnDead::Block });
             f.store.settle(&claim.reference(), dead).await.unwrap();
             f.clock.advance(Duration::from_secs(1));

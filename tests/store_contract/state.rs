@@ -1,8 +1,9 @@
 //! What every store promises about what it keeps for plugins, and about what they emit.
 
-use outbox::item::{HostWrites, NewItem, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion, Status};
+use outbox::core::{HostWrites, STATE_VALUE_MAX, Settlement, StateChange, StateKeyChange, StateVersion};
+use outbox::item::{NewItem, Status};
 use outbox::store::{
-    Claim, ClearStateRequest, Execution, Selection, SettleRequest, Settlement, StateQuery, StateTotal, StoreError,
+    Claim, ClearStateRequest, Execution, Selection, SettleRequest, StateQuery, StateTotal, StoreError,
 };
 
 use super::{REPLAY, operate_request};

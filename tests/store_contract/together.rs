@@ -1,7 +1,8 @@
 //! What every store promises to many who ask it at the same time, for whom it works in groups.
 
-use outbox::item::{HostWrites, NewItem, Status};
-use outbox::store::{BatchMode, ClaimRef, SettleRequest, Settlement, StoreError};
+use outbox::core::{HostWrites, Settlement};
+use outbox::item::{NewItem, Status};
+use outbox::store::{BatchMode, ClaimRef, SettleRequest, StoreError};
 
 use crate::support::{Fixture, item, retry, settled};
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use outbox::item::{HostWrites, NewItem, StateChange, StateKeyChange};
+use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
+use outbox::item::NewItem;
 use outbox::store::{
-    Control, ControlRequest, Execution, ExportPosition, ImportReport, ItemDetails, Record, Settlement, Store,
-    StoreError,
+    Control, ControlRequest, Execution, ExportPosition, ImportReport, ItemDetails, Record, Store, StoreError,
 };
 
 use crate::support::{Fixture, all, dead, item, retry, settled};

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox::item::{Failure, FailureClass, HostWrites, Item, ItemId, NewItem, OnDead, Status};
-use outbox::store::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{AlertSettings, Claim, ClaimRequest, ClaimTerms, Filter, Page, SettleRequest, Settlement, Store};
+use outbox::core::{Failure, FailureClass, HostWrites, OnDead, Settlement};
+use outbox::item::{Item, ItemId, NewItem, Status};
+use outbox::postgres::{PostgresOptions, PostgresStore};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::engine::alerts::AlertSettings;
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, SettleRequest, Store};
 
 use postgres::{Cluster, Database};
 

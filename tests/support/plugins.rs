@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::handler::{Attempt, AttemptReport, DeliveryMode, Handler, QuarantineEntry, QuarantineStore, StateReader};
-use outbox::item::{Item, NewItem, StateVersion, Status};
-use outbox::plugin::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
-use outbox::retry::RetryPolicy;
+use outbox::core::{
+    Attempt, AttemptReport, DeliveryMode, Handler, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy,
+    StateReadError, StateReader, StateVersion,
+};
+use outbox::item::{Item, NewItem, Status};
+use outbox::runtime::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -199,18 +201,18 @@ struct WithoutStore;
 
 #[async_trait::async_trait]
 impl StateReader for WithoutStore {
-    async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
+    async fn read(&self, _: &str, _: &str) -> Result<(Option<Vec<u8>>, StateVersion), StateReadError> {
         Ok((None, None))
     }
 }
 
 #[async_trait::async_trait]
 impl QuarantineStore for WithoutStore {
-    async fn add(&self, _: &QuarantineEntry) -> anyhow::Result<()> {
-        anyhow::bail!("this test has no store")
+    async fn add(&self, _: &QuarantineEntry) -> Result<(), QuarantineError> {
+        Err(QuarantineError::new("this test has no store"))
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
-        anyhow::bail!("this test has no store")
+    async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
+        Err(QuarantineError::new("this test has no store"))
     }
 }

@@ -1,0 +1,101 @@
+//! Writes what a handler did into its case as what is expected from now on.
+//!
+//! `[expect]` and what belongs to it stand last in a case, so that accepting replaces the end of the file
+//! and leaves the rest as its author wrote it.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+
+use crate::case::Case;
+use crate::case_run::CaseOutcome;
+
+/// Replaces the expectation in the case's file.
+pub(crate) fn update_case(case: &Case, outcome: &CaseOutcome) -> anyhow::Result<()> {
+    let file = &case.file;
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let text = format!("{}\n\n{}", before_expectation(&text).trim_end(), expectation(case, outcome));
+    std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+/// The text up to the first table of the expectation.
+fn before_expectation(text: &str) -> &str {
+    let is_expectation = |line: &str| line.starts_with("[expect") || line.starts_with("[[expect");
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if is_expectation(line) {
+            return &text[..start];
+        }
+        start += line.len();
+    }
+    text
+}
+
+fn expectation(case: &Case, outcome: &CaseOutcome) -> String {
+    let mut toml = format!("[expect]\noutcome = {}\n", quoted(&outcome.outcome));
+    if let Some(failure) = &outcome.failure {
+        line(&mut toml, "code", failure.code.as_bytes());
+    }
+    if let Some(wait) = outcome.failure.as_ref().and_then(|failure| failure.retry_after) {
+        writeln!(toml, "retry_after = {}", wait.as_secs()).ok();
+    }
+    if let Some(result) = &outcome.result {
+        line(&mut toml, "result", result);
+    }
+    for request in &outcome.requests {
+        let (method, url) = (quoted(&request.method), quoted(&request.url));
+        write!(toml, "\n[[expect.request]]\nmethod = {method}\nurl = {url}\n").ok();
+        line(&mut toml, "body", &request.body);
+    }
+    if outcome.state != case.initial_state() {
+        toml.push_str("\n[expect.state]\n");
+        for (key, value) in &outcome.state {
+            writeln!(toml, "{} = {}", quoted(key), quoted(&String::from_utf8_lossy(value))).ok();
+        }
+    }
+    for item in &outcome.followups {
+        write!(toml, "\n[[expect.followup]]\ntype = {}\n", quoted(&item.item_type)).ok();
+        line(&mut toml, "payload", &item.payload);
+        if let Some(key) = &item.ordering_key {
+            line(&mut toml, "ordering_key", key.as_bytes());
+        }
+        if !item.delay.is_zero() {
+            writeln!(toml, "delay_ms = {}", item.delay.as_millis()).ok();
+        }
+    }
+    toml
+}
+
+fn line(toml: &mut String, key: &str, value: &[u8]) {
+    if !value.is_empty() {
+        writeln!(toml, "{key} = {}", quoted(&String::from_utf8_lossy(value))).ok();
+    }
+}
+
+/// A string of TOML: as it is between single quotes where that can be, else escaped.
+fn quoted(text: &str) -> String {
+    if text.contains(|c: char| c == '\'' || c.is_control()) {
+        let escaped = serde_json::Value::from(text).to_string();
+        return escaped.replace('\u{7f}', "\\u007f");
+    }
+    format!("'{text}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_string_holds_it_is_read_as_it_was_written() {
+        for text in ["", "plain", "it's", "two\nlines", "\u{7f}\u{0}\t", "{\"a\": 'b'}", "ü\\"] {
+            let table: toml::Table = format!("a = {}", quoted(text)).parse().unwrap();
+            assert_eq!(table["a"].as_str(), Some(text));
+        }
+    }
+
+    #[test]
+    fn only_the_expectation_is_replaced() {
+        assert_eq!(before_expectation("[item]\na = 1\n[[expect.request]]\nb = 2\n"), "[item]\na = 1\n");
+        assert_eq!(before_expectation("[item]\na = '[expect]'\n"), "[item]\na = '[expect]'\n");
+    }
+}

@@ -1,0 +1,1 @@
+//! Enqueues items inside an application's own transaction.

@@ -1,0 +1,78 @@
+//! `GET /status/cockpit`: the state of the outbox, its sagas and its pods, in one JSON object.
+//!
+//! All figures are the store's totals of one reading. The shape is what operators' scripts rely on:
+//! every declared saga, every outcome and every violation is there from the start, with a zero.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use crate::problem::ApiError;
+use crate::{HostStatus, HttpState};
+use outbox_core::saga::StepOutcome;
+use outbox_store::{Overview, Pod, SagaTotals, Violation};
+
+/// Answers with the whole picture.
+pub(crate) async fn cockpit(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
+    let overview = state.store.overview().await?;
+    let status = (state.status)();
+    Ok(Json(json!({
+        "generated_at": overview.now,
+        "pods": pods(&overview.pods),
+        "governor": {
+            "sagas": sagas(&state, &overview),
+            "contract_violations": violations(&overview.contract_violations),
+        },
+        "outbox": outbox(&overview, &status),
+        "plugins": status.plugins,
+    })))
+}
+
+fn pods(pods: &[Pod]) -> Map<String, Value> {
+    let describe = |pod: &Pod| {
+        json!({
+            "role": pod.role, "ready": pod.ready, "heartbeat_at": pod.heartbeat_at, "plugins": pod.plugins,
+        })
+    };
+    pods.iter().map(|pod| (pod.instance.clone(), describe(pod))).collect()
+}
+
+fn sagas(state: &HttpState, overview: &Overview) -> BTreeMap<String, SagaTotals> {
+    let mut sagas = overview.sagas.clone();
+    for definition in &state.settings.sagas {
+        let totals = sagas.entry(definition.name.clone()).or_default();
+        for step in &definition.steps {
+            totals.steps.entry(step.clone()).or_default();
+        }
+    }
+    for outcomes in sagas.values_mut().flat_map(|totals| totals.steps.values_mut()) {
+        for outcome in [StepOutcome::Ok, StepOutcome::Retried, StepOutcome::Dead] {
+            outcomes.entry(outcome.as_str().to_owned()).or_default();
+        }
+    }
+    sagas
+}
+
+/// The counts with a zero for each violation that has not happened yet.
+pub(crate) fn violations(counted: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
+    [Violation::MissingCorrelationId, Violation::MissingIdempotencyKey]
+        .map(|violation| (violation.as_str(), counted.get(violation.as_str()).copied().unwrap_or_default()))
+        .into()
+}
+
+fn outbox(overview: &Overview, status: &HostStatus) -> Value {
+    json!({
+        "by_status": overview.by_status,
+        "by_type": overview.by_type,
+        "oldest_pending_ms": overview.oldest_pending_ms.values().max(),
+        "oldest_pending_ms_by_type": overview.oldest_pending_ms,
+        "unhandled": overview.unhandled(&status.served_types),
+        "expired_claims": overview.expired_claims,
+        "blocked_keys": overview.blocked_keys,
+        "database_bytes": overview.database_bytes,
+        "wal_bytes": overview.wal_bytes,
+    })
+}

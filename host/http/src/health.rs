@@ -1,0 +1,42 @@
+//! What orchestrators ask: whether the process lives, and whether it can do its work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::HttpState;
+use crate::problem::ApiError;
+
+/// A store that takes longer for one indexed read would not answer callers in a useful time either;
+/// and probes usually give up after a few seconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `GET /healthz`: the process answers.
+pub(crate) async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: the store answers and takes writes, and the first plugin scan has finished.
+pub(crate) async fn readyz(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
+    let mut missing = Vec::new();
+    if !store_answers(&state).await {
+        missing.push("the store does not answer");
+    }
+    let status = (state.status)();
+    if status.is_read_only {
+        missing.push("the store takes no writes");
+    }
+    if !status.is_scanned {
+        missing.push("the first scan of the plugin folder has not finished");
+    }
+    if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
+}
+
+/// Reads past the last signal: cheap, and unlike the clock it needs the database.
+async fn store_answers(state: &HttpState) -> bool {
+    matches!(timeout(READY_TIMEOUT, state.store.signals(i64::MAX, 1)).await, Ok(Ok(_)))
+}

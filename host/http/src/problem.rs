@@ -1,0 +1,249 @@
+//! Every way in which the HTTP server refuses, and the one place that turns it into an answer.
+//!
+//! The body is problem+json (RFC 9457): `detail` says what was tried and what to do, further members
+//! carry what a program needs. What the engine said is logged here, once, and not shown to callers.
+
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use outbox_item::{InvalidItem, ItemId};
+use outbox_store::{JobId, StoreError};
+
+/// A refusal.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("there is nothing at {0}")]
+    NoRoute(String),
+    #[error("{path} does not take {method}; the Allow header lists what it takes")]
+    WrongMethod { method: Method, path: String },
+    #[error("this request needs `Authorization: Bearer` with the host's OUTBOX_TOKEN")]
+    Unauthorized,
+    #[error("the host does not answer for Host {0:?}: use a loopback name, add it to OUTBOX_HOSTS or set OUTBOX_TOKEN")]
+    WrongHost(String),
+    #[error("the request body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("content-type is {given:?}: send {accepted}")]
+    WrongContentType { given: String, accepted: &'static str },
+    #[error("strict mode refuses a write without a valid {}: 1 to 255 printable ASCII bytes", .0.join(" and "))]
+    MissingHeaders(Vec<&'static str>),
+    #[error("{what} is not as expected: {source}")]
+    InvalidJson { what: &'static str, source: serde_json::Error, at_line: Option<usize> },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{source}")]
+    InvalidItem { source: InvalidItem, at_line: Option<usize> },
+    #[error("idem_key {idem_key:?} is already used by item {first} with other content: nothing was stored")]
+    Conflict { idem_key: String, first: ItemId, at_line: Option<usize> },
+    #[error("no saga {name:?} is declared; declared are {}", .declared.join(", "))]
+    UnknownSaga { name: String, declared: Vec<String> },
+    #[error("there is no item {0}")]
+    NoItem(ItemId),
+    #[error("there is no job {0}")]
+    NoJob(JobId),
+    #[error("item {id} cannot take this: {reason}")]
+    Refused { id: ItemId, reason: String },
+    #[error("no handler here serves {}: nothing was run", .missing.join(", "))]
+    Unserved { missing: Vec<String>, served: Vec<String> },
+    #[error("{failed} of {} inline steps failed; nothing will be tried again", .results.len())]
+    Inline { failed: usize, results: Vec<Value>, cid: String, idem_key: String },
+    #[error("the store is unavailable while {tried}: repeat the request with the same key")]
+    Unavailable { tried: &'static str },
+    #[error("not ready: {}", .0.join("; "))]
+    NotReady(Vec<&'static str>),
+    #[error("the host met a fault of its own; its log says more")]
+    Internal,
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) | Self::NoJob(_) => StatusCode::NOT_FOUND,
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MissingHeaders(_) | Self::InvalidJson { .. } | Self::Invalid(_) | Self::InvalidItem { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Conflict { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Refused { .. } => StatusCode::CONFLICT,
+            Self::Inline { .. } => StatusCode::BAD_GATEWAY,
+            Self::Unserved { .. } | Self::Unavailable { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable word that programs branch on, the end of the problem's `type`.
+    fn problem_type(&self) -> &'static str {
+        match self {
+            Self::NoRoute(_) => "no-route",
+            Self::WrongMethod { .. } => "wrong-method",
+            Self::Unauthorized => "unauthorized",
+            Self::WrongHost(_) => "wrong-host",
+            Self::TooLarge { .. } => "too-large",
+            Self::WrongContentType { .. } => "wrong-content-type",
+            Self::MissingHeaders(_) => "missing-headers",
+            Self::InvalidJson { .. } => "invalid-json",
+            Self::Invalid(_) => "invalid-request",
+            Self::InvalidItem { .. } => "invalid-item",
+            Self::Conflict { .. } => "conflict",
+            Self::UnknownSaga { .. } => "unknown-saga",
+            Self::NoItem(_) => "no-item",
+            Self::NoJob(_) => "no-job",
+            Self::Refused { .. } => "refused",
+            Self::Unserved { .. } => "unserved",
+            Self::Inline { .. } => "inline-failed",
+            Self::Unavailable { .. } => "store-unavailable",
+            Self::NotReady(_) => "not-ready",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The members beside those that every problem has.
+    fn extension_members(&self) -> Value {
+        match self {
+            Self::TooLarge { limit } => json!({ "limit": limit }),
+            Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
+            Self::InvalidJson { source, at_line, .. } => {
+                // A batch's line is parsed on its own, so the parser calls it the first. A complaint
+                // about a value's content has no position: line 0.
+                let line = at_line.or((source.line() > 0).then_some(source.line()));
+                json!({ "line": line, "column": (source.line() > 0).then_some(source.column()) })
+            }
+            Self::InvalidItem { source, at_line } => json!({ "field": source.field, "line": at_line }),
+            Self::Conflict { idem_key, first, at_line } => {
+                json!({ "idem_key": idem_key, "first_id": first, "line": at_line })
+            }
+            Self::UnknownSaga { declared, .. } => json!({ "declared": declared }),
+            Self::Unserved { missing, served } => json!({ "missing": missing, "served": served }),
+            Self::Inline { results, cid, idem_key, .. } => {
+                json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })
+            }
+            _ => Value::Null,
+        }
+    }
+
+    fn body(&self) -> Value {
+        let status = self.status();
+        let mut body = Map::new();
+        body.insert("type".into(), format!("urn:outbox:problem:{}", self.problem_type()).into());
+        body.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
+        body.insert("status".into(), status.as_u16().into());
+        body.insert("detail".into(), self.detail().into());
+        if let Value::Object(members) = self.extension_members() {
+            body.extend(members.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+        body.into()
+    }
+
+    /// The message, with the line of the batch in front where there is one.
+    fn detail(&self) -> String {
+        match self {
+            Self::InvalidJson { at_line: Some(line), .. }
+            | Self::InvalidItem { at_line: Some(line), .. }
+            | Self::Conflict { at_line: Some(line), .. } => format!("line {line}: {self}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), self.body().to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self {
+            Self::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Unavailable { .. } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(err: StoreError) -> Self {
+        match err {
+            StoreError::Conflict { idem_key, first, .. } => Self::Conflict { idem_key, first, at_line: None },
+            StoreError::Invalid(invalid) => invalid.source.into(),
+            StoreError::Illegal { id, source } => Self::Refused { id, reason: source.to_string() },
+            StoreError::Unavailable { tried, source } => {
+                tracing::warn!(error = %source, "the store is unavailable while {tried}");
+                Self::Unavailable { tried }
+            }
+            StoreError::Unusable(reason) => {
+                tracing::error!(error = reason, "the store cannot be used");
+                Self::Unavailable { tried: "using the database" }
+            }
+            err @ (StoreError::ClaimLost
+            | StoreError::StateConflict { .. }
+            | StoreError::StateValueTooLarge { .. }
+            | StoreError::StateQuota { .. }) => {
+                tracing::error!(error = %err, "a request met an error that only a settlement can meet");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<InvalidItem> for ApiError {
+    fn from(source: InvalidItem) -> Self {
+        Self::InvalidItem { source, at_line: None }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::Invalid(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::Invalid(rejection.body_text())
+    }
+}
+
+impl ApiError {
+    /// A body that is not the JSON that `what` is; for use with `map_err`.
+    pub(crate) fn invalid_json(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::InvalidJson { what, source, at_line: None }
+    }
+
+    /// The same refusal, found on a line of a batch.
+    pub(crate) fn on_line(mut self, line: Option<usize>) -> Self {
+        match &mut self {
+            Self::InvalidJson { at_line, .. } | Self::InvalidItem { at_line, .. } | Self::Conflict { at_line, .. } => {
+                *at_line = line;
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// Why the body could not be read, where `limit` is the most it may have.
+    pub(crate) fn unreadable_body(rejection: &BytesRejection, limit: usize) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::TooLarge { limit };
+        }
+        Self::Invalid(rejection.body_text())
+    }
+}
+
+/// Answers what no route matches.
+pub(crate) async fn no_route(uri: Uri) -> ApiError {
+    ApiError::NoRoute(uri.path().to_owned())
+}
+
+/// Answers a known path with a method that it does not have.
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::WrongMethod { method, path: uri.path().to_owned() }
+}

@@ -1,0 +1,181 @@
+//! What one item costs in instructions, to be run under callgrind by `make bench-counts`.
+//!
+//! `counts fill FOLDER ITEMS` puts items into a new store, and `counts native FOLDER ITEMS` or
+//! `counts sandbox FOLDER ITEMS` handles them to their end; `counts enqueue FOLDER ITEMS` enqueues one by
+//! one. All runs on as few threads as the host can have, so that two runs do the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
+use outbox::core::{
+    Attempt, AttemptReport, Handler, HostWrites, OnDead, Outcome, QuarantineEntry, QuarantineError, QuarantineStore,
+    RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
+};
+use outbox::item::NewItem;
+use outbox::runtime::{PluginSettings, Plugins, SystemResolver};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{BatchMode, Store as _};
+use outbox::worker::{Worker, WorkerSettings};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The component of `outbox bench`, and the type that it serves.
+const NOOP: &str = include_str!("../src/bench/noop.wat");
+const TYPE: &str = "noop";
+/// What is claimed and settled together.
+const CONCURRENCY: usize = 100;
+const LEASE: Duration = Duration::from_mins(10);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let [what, folder, items] = std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| usage())?;
+    let (folder, items) = (PathBuf::from(folder), items.parse().context("reading ITEMS")?);
+    let store = SqliteStore::open(&folder.join("outbox.db"), SqliteOptions::default())?;
+    match what.as_str() {
+        "fill" => fill(&store, items).await,
+        "enqueue" => enqueue(&store, items).await,
+        "native" => drain(store, Arc::new(NativeHandler(watch::Sender::new(0))), items).await,
+        "sandbox" => drain(store, sandbox(&folder).await?, items).await,
+        _ => Err(usage()),
+    }
+}
+
+fn usage() -> anyhow::Error {
+    anyhow::anyhow!("counts fill|enqueue|native|sandbox FOLDER ITEMS")
+}
+
+fn item(number: usize) -> NewItem {
+    let payload = format!(r#"{{"number":{number:>6},"text":"{}"}}"#, "x".repeat(170));
+    NewItem::new(TYPE, &format!("key-{number:08}"), payload)
+}
+
+async fn fill(store: &SqliteStore, items: usize) -> Result<()> {
+    store.enqueue((0..items).map(item).collect(), BatchMode::PerItem).await?;
+    Ok(())
+}
+
+async fn enqueue(store: &SqliteStore, items: usize) -> Result<()> {
+    for number in 0..items {
+        store.enqueue(vec![item(number)], BatchMode::PerItem).await?;
+    }
+    Ok(())
+}
+
+/// Handles what is in the store; returns when so many attempts have been settled.
+async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize) -> Result<()> {
+    let stop = CancellationToken::new();
+    let counted = Counted { handler, left: AtomicUsize::new(items), stop: stop.clone() };
+    let settings = WorkerSettings {
+        instance: "counts".to_owned(),
+        concurrency: CONCURRENCY,
+        prefetch: CONCURRENCY,
+        lease: LEASE,
+        drain: LEASE,
+    };
+    // Stopped by the last attempt, it still waits until all are settled.
+    Worker::new(store, Arc::new(counted), settings).run(stop).await;
+    Ok(())
+}
+
+/// A handler that ends the worker after so many attempts.
+struct Counted {
+    handler: Arc<dyn Handler>,
+    left: AtomicUsize,
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl Handler for Counted {
+    fn served_types(&self) -> Vec<ServedType> {
+        self.handler.served_types()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.handler.changes()
+    }
+
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
+        let report = self.handler.handle(attempt).await;
+        assert!(matches!(report.outcome, Outcome::Done { .. }), "{report:?}");
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.cancel();
+        }
+        report
+    }
+}
+
+/// Does nothing, without a sandbox.
+struct NativeHandler(watch::Sender<u64>);
+
+#[async_trait]
+impl Handler for NativeHandler {
+    fn served_types(&self) -> Vec<ServedType> {
+        vec![ServedType {
+            item_type: TYPE.to_owned(),
+            timeout: None,
+            retry: RetryPolicy::default(),
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::Block,
+            breaker: None,
+        }]
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    async fn handle(&self, _: Attempt) -> AttemptReport {
+        AttemptReport::without_component(Outcome::Done { result: None, writes: HostWrites::default() })
+    }
+}
+
+/// A component that does nothing, in the sandbox of the product.
+async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
+    let settings = PluginSettings {
+        dir: folder.join("plugins.d"),
+        role: None,
+        cache_dir: folder.join("cache"),
+        lease: LEASE,
+        retry: RetryPolicy::default(),
+        slots: CONCURRENCY,
+        environment: Arc::new(|_| None),
+        keys: Vec::new(),
+        state: Arc::new(WithoutStore),
+        quarantine: Arc::new(WithoutStore),
+        resolver: Arc::new(SystemResolver),
+    };
+    std::fs::create_dir_all(&settings.dir)?;
+    std::fs::write(settings.dir.join("noop.wasm"), wat::parse_str(NOOP)?)?;
+    let plugins = Plugins::start(settings, &CancellationToken::new())?;
+    plugins.scanned().await;
+    if plugins.served_types().is_empty() {
+        bail!("the component is not served: {:?}", plugins.status());
+    }
+    Ok(plugins)
+}
+
+/// Stands where there is no state to read and nothing to quarantine.
+struct WithoutStore;
+
+#[async_trait]
+impl StateReader for WithoutStore {
+    async fn read(&self, _: &str, _: &str) -> Result<(Option<Vec<u8>>, StateVersion), StateReadError> {
+        Ok((None, None))
+    }
+}
+
+#[async_trait]
+impl QuarantineStore for WithoutStore {
+    async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
+        Err(QuarantineError::new(format!("{} faulted: {}", entry.plugin, entry.reason)))
+    }
+
+    async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
+        Ok(Vec::new())
+    }
+}

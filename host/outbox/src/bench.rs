@@ -1,0 +1,328 @@
+//! `bench`: how fast this host is on this machine, beside what the disk and the engine allow at the same time.
+//!
+//! Every figure is taken in each round, all in turn, so that a noisy minute falls on all of them alike.
+//! What counts are the ratios. The stores are temporary; nobody's own database is touched.
+
+mod drain;
+mod enqueue;
+mod environment;
+mod figures;
+mod http;
+mod idle;
+mod limits;
+mod postgres;
+mod process;
+mod report;
+mod sandbox;
+mod sqlite;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+
+use crate::bench::drain::{NativeHandler, drain};
+use crate::bench::enqueue::ENQUEUE_SCENARIOS;
+use crate::bench::environment::{BenchEnvironment, BenchStore, KeyOrder, Preload, TYPE, items};
+use crate::bench::figures::{Rate, Samples, percentile};
+use crate::bench::http::Receiver;
+use crate::bench::report::BenchReport;
+use crate::bench::sandbox::{Sandbox, webhook_file};
+use crate::cli::Context;
+use crate::cli::progress::ProgressBar;
+use crate::config::Config;
+use outbox_core::Handler;
+use outbox_item::{NewItem, Status};
+
+/// Rows that are there beside what is measured.
+const MILLION: u32 = 1_000_000;
+/// Items are enqueued in so many turns,
+const TURNS: u32 = 8;
+/// of which each has the items of one measurement divided by this.
+const TURN: u32 = 4;
+/// Keys that the items of an ordered drain share.
+const ORDERING_KEYS: u32 = 1_000;
+
+/// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Leave out what needs a million rows
+    #[arg(long)]
+    quick: bool,
+    /// How often each figure is taken
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Items of one measurement
+    #[arg(long, default_value_t = 20_000, value_name = "COUNT", value_parser = value_parser!(u32).range(100..=1_000_000))]
+    items: u32,
+    /// Take only figures whose names begin so, and the limits
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Drain with this component too, which must need no grants; the figure is drain.handler
+    #[arg(long, value_name = "FILE")]
+    handler: Option<PathBuf>,
+    /// Whether `--db` names a database, beside which the bench makes its stores.
+    #[arg(skip)]
+    pub(crate) is_named: bool,
+}
+
+pub(crate) async fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let rounds = args.rounds;
+    let environment = BenchEnvironment::open(args.is_named, &context.config).await?;
+    let measured = measure(args, &environment, context).await;
+    // Whatever went wrong, nothing stays behind.
+    environment.engine().clean_up().await?;
+    let samples = measured?;
+    let report = BenchReport::new(rounds, &samples, environment.engine().targets());
+    context.output.emit(&report, || report.page())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(args: BenchArgs, environment: &BenchEnvironment, context: &Context) -> anyhow::Result<Samples> {
+    let rounds = args.rounds;
+    let mut progress = ProgressBar::new("round", rounds.into());
+    let mut bench = BenchRun::prepare(args, environment, context).await?;
+    for round in 0..rounds {
+        progress.show(round.into());
+        bench.round().await?;
+    }
+    progress.show(rounds.into());
+    progress.finish();
+    Ok(bench.samples)
+}
+
+/// What all rounds work with.
+struct BenchRun<'a> {
+    args: BenchArgs,
+    config: &'a Config,
+    environment: &'a BenchEnvironment,
+    noop: Sandbox,
+    handler: Option<Sandbox>,
+    webhook: Option<(Sandbox, Receiver)>,
+    preloaded: Option<PreloadedStores>,
+    started_with: Option<u64>,
+    /// Of the round that is under way.
+    disk: DiskSamples,
+    samples: Samples,
+}
+
+/// What the disk answered: it changes its mind from second to second, so it is asked several times in a round.
+#[derive(Default)]
+struct DiskSamples {
+    /// In milliseconds.
+    fsyncs: Vec<f64>,
+    /// In commits a second.
+    commits: Vec<f64>,
+}
+
+/// Stores that hold a million rows already.
+struct PreloadedStores {
+    done: Rc<dyn BenchStore>,
+    /// DONE rows whose keys are in no order, as those of the items that come to them.
+    random: Rc<dyn BenchStore>,
+    pending: Rc<dyn BenchStore>,
+}
+
+impl<'a> BenchRun<'a> {
+    async fn prepare(args: BenchArgs, environment: &'a BenchEnvironment, context: &'a Context) -> anyhow::Result<Self> {
+        let started_with = process::resident();
+        let config = &context.config;
+        let noop = Sandbox::noop(environment, config)?;
+        let handler =
+            args.handler.as_ref().map(|file| Sandbox::from_file(environment, config, file, None)).transpose()?;
+        let webhook = match webhook_file(config) {
+            Some(file) => Some(webhook(environment, config, &file).await?),
+            None => left_out(context),
+        };
+        let preloaded = if args.quick { None } else { Some(PreloadedStores::make(environment).await?) };
+        let (disk, samples) = (DiskSamples::default(), Samples::default());
+        Ok(Self { args, config, environment, noop, handler, webhook, preloaded, started_with, disk, samples })
+    }
+
+    /// Whether the figures of a name are taken.
+    fn includes(&self, name: &str) -> bool {
+        self.args.only.as_deref().is_none_or(|only| name.starts_with(only) || only.starts_with(name))
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        self.measure_disk().await?;
+        self.idle().await?;
+        self.limits().await?;
+        self.loading().await?;
+        self.memory().await?;
+        self.drains().await?;
+        self.measure_disk().await?;
+        self.enqueues(KeyOrder::Timed).await?;
+        self.measure_disk().await?;
+        self.enqueues(KeyOrder::Random).await?;
+        self.measure_disk().await?;
+        let disk = std::mem::take(&mut self.disk);
+        self.samples.add("fsync", percentile(disk.fsyncs, 0.5).unwrap_or_default());
+        self.samples.add("limit.commits", percentile(disk.commits, 0.5).unwrap_or_default());
+        if let Some(peak) = process::peak() {
+            self.samples.add("memory.peak", float(peak));
+        }
+        Ok(())
+    }
+
+    /// Before everything that leaves a disk with work to do.
+    async fn idle(&mut self) -> anyhow::Result<()> {
+        if !self.includes("latency") && !self.includes("idle") {
+            return Ok(());
+        }
+        let (bench_store, served) = (self.environment.new_store().await?, self.noop.start().await?);
+        idle::idle(&*bench_store, &served.handler, self.config, self.args.items, &mut self.samples).await
+    }
+
+    async fn measure_disk(&mut self) -> anyhow::Result<()> {
+        self.disk.fsyncs.extend(limits::fsync(self.environment).await?);
+        self.disk.commits.push(limits::commits(self.environment, self.args.items).await?);
+        Ok(())
+    }
+
+    async fn limits(&mut self) -> anyhow::Result<()> {
+        self.samples.add("limit.bare_bulk", limits::bare_bulk(self.environment, self.args.items).await?);
+        limits::store(self.environment, self.args.items, &mut self.samples).await
+    }
+
+    /// What it takes to load a component, compiled anew and from compiled code.
+    async fn loading(&mut self) -> anyhow::Result<()> {
+        let sandbox = self.webhook.as_ref().map_or(&self.noop, |(sandbox, _)| sandbox);
+        sandbox.forget()?;
+        self.samples.add("load.compiled", millis(sandbox.load_time().await?));
+        self.samples.add("load.cached", millis(sandbox.load_time().await?));
+        Ok(())
+    }
+
+    async fn memory(&mut self) -> anyhow::Result<()> {
+        if let Some(bytes) = self.started_with {
+            self.samples.add("memory.start", float(bytes));
+        }
+        let Some((sandbox, receiver)) = self.webhook.as_ref().filter(|_| self.includes("memory")) else {
+            return Ok(());
+        };
+        let handler = sandbox.start().await?.handler;
+        idle::memory_per_attempt(
+            &*self.environment.new_store().await?,
+            &handler,
+            receiver,
+            self.config,
+            &mut self.samples,
+        )
+        .await
+    }
+
+    async fn drains(&mut self) -> anyhow::Result<()> {
+        let noop = self.noop.start().await?.handler;
+        let count = self.args.items;
+        let plain = || items(TYPE, KeyOrder::Timed, count);
+        self.drain("drain.native", Preload::Nothing, &NativeHandler::handler(), plain).await?;
+        self.drain("drain.sandbox", Preload::Nothing, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_done", Preload::Done, &noop, plain).await?;
+        self.drain("drain.sandbox_1m_pending", Preload::Pending, &noop, plain).await?;
+        self.drain("drain.sandbox_ordered", Preload::Nothing, &noop, || ordered(plain())).await?;
+        if let Some(sandbox) = &self.handler {
+            let served = sandbox.start().await?;
+            let items = || items(&served.item_type, KeyOrder::Timed, count);
+            self.drain("drain.handler", Preload::Nothing, &served.handler, items).await?;
+        }
+        if let Some((sandbox, _)) = &self.webhook {
+            let served = sandbox.start().await?;
+            let items = || items(&served.item_type, KeyOrder::Timed, count);
+            self.drain("drain.webhook", Preload::Nothing, &served.handler, items).await?;
+        }
+        Ok(())
+    }
+
+    async fn drain(
+        &mut self,
+        name: &'static str,
+        preload: Preload,
+        handler: &Arc<dyn Handler>,
+        items: impl FnOnce() -> Vec<NewItem>,
+    ) -> anyhow::Result<()> {
+        let Some(bench_store) = self.store_for(name, preload).await? else { return Ok(()) };
+        self.samples.add(name, drain(&*bench_store, handler, self.config, items()).await?);
+        Ok(())
+    }
+
+    /// In short turns: half a second is long enough for a disk to change its mind, and what is compared is to meet the
+    /// same disk.
+    async fn enqueues(&mut self, keys: KeyOrder) -> anyhow::Result<()> {
+        let mut taken = Vec::new();
+        for scenario in ENQUEUE_SCENARIOS.iter().filter(|scenario| scenario.keys == keys) {
+            if let Some(bench_store) = self.store_for(scenario.name, scenario.preload).await? {
+                taken.push((scenario, bench_store, Rate::default()));
+            }
+        }
+        for _ in 0..TURNS {
+            for (scenario, bench_store, rate) in &mut taken {
+                *rate += scenario.take(&**bench_store, self.args.items / TURN).await?;
+            }
+        }
+        for (scenario, _, rate) in taken {
+            self.samples.add(scenario.name, rate.per_second());
+        }
+        Ok(())
+    }
+
+    /// The store for a figure, unless that is left out.
+    async fn store_for(&self, name: &str, preload: Preload) -> anyhow::Result<Option<Rc<dyn BenchStore>>> {
+        if !self.includes(name) {
+            return Ok(None);
+        }
+        let preloaded = self.preloaded.as_ref();
+        Ok(match preload {
+            Preload::Nothing => Some(self.environment.new_store().await?.into()),
+            Preload::Done => preloaded.map(|preloaded| Rc::clone(&preloaded.done)),
+            Preload::Random => preloaded.map(|preloaded| Rc::clone(&preloaded.random)),
+            Preload::Pending => preloaded.map(|preloaded| Rc::clone(&preloaded.pending)),
+        })
+    }
+}
+
+impl PreloadedStores {
+    async fn make(environment: &BenchEnvironment) -> anyhow::Result<Self> {
+        Ok(Self {
+            done: environment.preloaded_store(Status::Done, KeyOrder::Timed, MILLION).await?.into(),
+            random: environment.preloaded_store(Status::Done, KeyOrder::Random, MILLION).await?.into(),
+            pending: environment.preloaded_store(Status::Pending, KeyOrder::Timed, MILLION).await?.into(),
+        })
+    }
+}
+
+async fn webhook(
+    environment: &BenchEnvironment,
+    config: &Config,
+    file: &std::path::Path,
+) -> anyhow::Result<(Sandbox, Receiver)> {
+    let receiver = Receiver::start().await?;
+    let url = format!("http://{}", receiver.address);
+    let manifest =
+        format!("[[grant.http]]\norigin = '{url}'\nmethods = ['POST']\npath = '/*'\n[config]\nurl = '{url}/'\n");
+    Ok((Sandbox::from_file(environment, config, file, Some(&manifest))?, receiver))
+}
+
+fn left_out<T>(context: &Context) -> Option<T> {
+    context.output.hint("drain.webhook is left out: the plugin folder (OUTBOX_PLUGINS) has no webhook.wasm");
+    None
+}
+
+fn ordered(mut items: Vec<NewItem>) -> Vec<NewItem> {
+    for (number, item) in (0..).zip(&mut items) {
+        item.ordering_key = Some(format!("key-{}", number % ORDERING_KEYS));
+    }
+    items
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure has four digits")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}

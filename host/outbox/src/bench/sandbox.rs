@@ -1,0 +1,110 @@
+//! The components that are measured, each in a folder of its own.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::bench::environment::BenchEnvironment;
+use crate::cli::plugin::WithoutStore;
+use crate::config::Config;
+use outbox_core::Handler;
+use outbox_runtime::{PluginSettings, Plugins, SystemResolver, load_time};
+
+/// A handler that imports nothing and does nothing.
+const NOOP: &str = include_str!("noop.wat");
+
+/// The component's file in its folder.
+const FILE: &str = "bench.wasm";
+
+/// A component in a folder, with the cache that its compiled code goes to.
+pub(crate) struct Sandbox {
+    settings: PluginSettings,
+    _folder: TempDir,
+}
+
+/// A component that serves items.
+pub(crate) struct ServedComponent {
+    pub(crate) handler: Arc<dyn Handler>,
+    /// The first type that it serves.
+    pub(crate) item_type: String,
+}
+
+impl Sandbox {
+    /// The built-in component.
+    pub(crate) fn noop(environment: &BenchEnvironment, config: &Config) -> anyhow::Result<Self> {
+        let wasm = wat::parse_str(NOOP).context("assembling the built-in component")?;
+        Self::install(environment, config, &wasm, None)
+    }
+
+    /// A component from a file, with the manifest that it needs.
+    pub(crate) fn from_file(
+        environment: &BenchEnvironment,
+        config: &Config,
+        file: &Path,
+        manifest: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let wasm = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        Self::install(environment, config, &wasm, manifest)
+    }
+
+    fn install(
+        environment: &BenchEnvironment,
+        config: &Config,
+        wasm: &[u8],
+        manifest: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(environment.path())?;
+        std::fs::write(folder.path().join(FILE), wasm)?;
+        if let Some(manifest) = manifest {
+            std::fs::write(folder.path().join("bench.toml"), manifest)?;
+        }
+        let settings = PluginSettings {
+            dir: folder.path().to_owned(),
+            role: None,
+            cache_dir: folder.path().join("cache"),
+            lease: config.lease,
+            retry: config.retry,
+            slots: config.concurrency,
+            environment: Arc::new(|_| None),
+            keys: Vec::new(),
+            state: Arc::new(WithoutStore),
+            quarantine: Arc::new(WithoutStore),
+            resolver: Arc::new(SystemResolver),
+        };
+        Ok(Self { settings, _folder: folder })
+    }
+
+    /// Starts to serve the component.
+    pub(crate) async fn start(&self) -> anyhow::Result<ServedComponent> {
+        let plugins = Plugins::start(self.settings.clone(), &CancellationToken::new())?;
+        plugins.scanned().await;
+        let Some(served_type) = plugins.served_types().into_iter().next() else {
+            let errors: Vec<_> = plugins.status().into_iter().filter_map(|status| status.error).collect();
+            bail!("the component is not served: {}", errors.join("; "));
+        };
+        Ok(ServedComponent { handler: plugins, item_type: served_type.item_type })
+    }
+
+    /// How long loading takes, from compiled code if it has been loaded before.
+    pub(crate) async fn load_time(&self) -> anyhow::Result<Duration> {
+        load_time(&self.settings.dir.join(FILE), self.settings.clone()).await
+    }
+
+    /// Forgets the compiled code, if there is any.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        match std::fs::remove_dir_all(&self.settings.cache_dir) {
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context("removing compiled code"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The repository's webhook handler, where `make plugins` has put it.
+pub(crate) fn webhook_file(config: &Config) -> Option<PathBuf> {
+    Some(config.plugins.join("webhook.wasm")).filter(|file| file.exists())
+}

@@ -1,0 +1,228 @@
+//! The checks themselves, each a few findings about one part.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::cli::doctor::{CheckResult, server};
+use crate::cli::output::{size, span};
+use crate::cli::{filesystem, plugin, shown};
+use crate::config::{Config, Database};
+use crate::open_store;
+use outbox_item::Millis;
+use outbox_store::{Filter, Page, Store, StoreError};
+
+/// A disk with less left is about to stop every write.
+const LITTLE_SPACE: u64 = 256 * 1024 * 1024;
+
+/// 2025-01-01: a clock that shows an earlier time was never set.
+const CLOCK_MIN: Millis = 1_735_689_600_000;
+
+/// 2100-01-01: nor was one that shows a later time.
+const CLOCK_MAX: Millis = 4_102_444_800_000;
+
+/// Clocks of several writers differ by a little; this is more than a little.
+const SKEW_MAX: Millis = 5_000;
+
+pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
+    const CHECK: &str = "configuration";
+    let source = config.file.as_deref().map_or_else(|| "no file".to_owned(), shown);
+    let mut results = vec![CheckResult::ok(CHECK, format!("valid ({source})"))];
+    let unknown = config.warnings.iter();
+    results.extend(unknown.map(|warning| CheckResult::warn(CHECK, warning, "correct the name, or unset it")));
+    if !config.enabled {
+        let advice = "set OUTBOX_ENABLED=true for durable writes";
+        results.push(CheckResult::warn(CHECK, "OUTBOX_ENABLED is false: `serve` runs writes inline", advice));
+    }
+    if let Err(err) = config.require_authentication() {
+        results.push(CheckResult::warn(CHECK, err.to_string(), "`serve` refuses to start like this"));
+    }
+    results
+}
+
+/// Where the database lies: whether it survives a restart, and how much it can grow.
+pub(crate) fn location(config: &Config) -> Vec<CheckResult> {
+    match &config.database {
+        Database::Sqlite(path) => vec![writable(path), durable(path), space(path)],
+        Database::Postgres { .. } => Vec::new(),
+    }
+}
+
+/// SQLite writes files beside the database, so its folder must be writable too.
+fn writable(database: &Path) -> CheckResult {
+    const CHECK: &str = "folder";
+    let absolute = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match rustix::fs::access(folder, access) {
+        Ok(()) => CheckResult::ok(CHECK, format!("{} is writable", folder.display())),
+        Err(err) => {
+            let advice = "create it, let this user write there, or set OUTBOX_DB to another path";
+            CheckResult::fail(CHECK, format!("{} is not writable: {err}", folder.display()), advice)
+        }
+    }
+}
+
+fn durable(database: &Path) -> CheckResult {
+    const CHECK: &str = "durability";
+    match filesystem::in_memory(database) {
+        None => CheckResult::ok(CHECK, "the database lies on a disk"),
+        Some(mount) => {
+            let message = format!("{} lies in memory ({}): a restart loses it", shown(database), mount.display());
+            CheckResult::warn(CHECK, message, "set OUTBOX_DB to a path on a disk")
+        }
+    }
+}
+
+fn space(database: &Path) -> CheckResult {
+    const CHECK: &str = "space";
+    match filesystem::free_bytes(database) {
+        Ok(free) if free < LITTLE_SPACE => {
+            let message = format!("only {} are free beside the database", size(free));
+            CheckResult::fail(CHECK, message, "make room, or purge: `outbox purge DONE --older-than 7d`")
+        }
+        Ok(free) => CheckResult::ok(CHECK, format!("{} are free beside the database", size(free))),
+        Err(err) => CheckResult::warn(CHECK, format!("the free space is not known: {err}"), "look with `df`"),
+    }
+}
+
+pub(crate) async fn database(config: &Config) -> Vec<CheckResult> {
+    const CHECK: &str = "database";
+    let store = match open_store::open_existing(config, "").await {
+        Ok(store) => store,
+        Err(err) => return vec![CheckResult::error(CHECK, &err)],
+    };
+    let mut results = vec![CheckResult::ok(CHECK, format!("{} has the schema of this build", config.database))];
+    match &config.database {
+        Database::Sqlite(path) => results.push(journal(path)),
+        Database::Postgres { .. } => results.extend(server::results(config).await),
+    }
+    results.extend(contents(&*store).await.unwrap_or_else(|err| vec![CheckResult::error(CHECK, &err)]));
+    results
+}
+
+/// Reads the journal mode where the file format keeps it: the write version, 2 for a write-ahead log.
+fn journal(database: &Path) -> CheckResult {
+    const CHECK: &str = "journal";
+    const WRITE_VERSION: usize = 18;
+    let mut header = [0; WRITE_VERSION + 1];
+    match File::open(database).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) if header[WRITE_VERSION] == 2 => CheckResult::ok(CHECK, "the database has a write-ahead log"),
+        Ok(()) => {
+            let advice = "run `outbox migrate`, and let no other program change the journal mode";
+            CheckResult::fail(
+                CHECK,
+                "the database has no write-ahead log: readers and writers block each other",
+                advice,
+            )
+        }
+        Err(err) => CheckResult::fail(CHECK, format!("the database's header cannot be read: {err}"), "check the file"),
+    }
+}
+
+async fn contents(store: &dyn Store) -> Result<Vec<CheckResult>, StoreError> {
+    let overview = store.overview().await?;
+    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await?;
+    let mut results = vec![clock(now(), newest.first().map(|item| item.created_at))];
+    if overview.expired_claims > 0 {
+        let message = format!("{} claims have outlived their lease", overview.expired_claims);
+        results.push(CheckResult::warn(
+            "claims",
+            message,
+            "start `outbox serve` or `outbox worker`: they end such claims",
+        ));
+    }
+    let dead = overview.by_status.get("DLQ").copied().unwrap_or(0);
+    if dead > 0 {
+        let advice = "look with `outbox list DLQ`, then `outbox replay` or `outbox purge`";
+        results.push(CheckResult::warn("dlq", format!("{dead} items wait for an operator"), advice));
+    }
+    Ok(results)
+}
+
+fn now() -> Millis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// Judges this machine's clock by the calendar and by the newest item, which another may have written.
+fn clock(now: Millis, newest: Option<Millis>) -> CheckResult {
+    const CHECK: &str = "clock";
+    let ahead = newest.unwrap_or(now).saturating_sub(now);
+    if !(CLOCK_MIN..CLOCK_MAX).contains(&now) {
+        return CheckResult::fail(CHECK, format!("the clock shows {now} ms since 1970"), "set the clock");
+    }
+    if ahead > SKEW_MAX {
+        let message = format!("the newest item was enqueued {} in the future", span(ahead));
+        return CheckResult::fail(CHECK, message, "set the clocks of all machines: claims and delays go by them");
+    }
+    CheckResult::ok(CHECK, "the clock is plausible")
+}
+
+pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
+    const CHECK: &str = "plugins";
+    let folder = shown(&config.plugins);
+    if !config.plugins.is_dir() {
+        let advice = "create it, or set OUTBOX_PLUGINS";
+        return vec![CheckResult::warn(CHECK, format!("there is no folder {folder}: no item is handled"), advice)];
+    }
+    match plugin::scan(config).await {
+        Ok(found) if found.is_empty() => {
+            let advice = "put a component there: `make plugins` builds those of the repository";
+            vec![CheckResult::warn(CHECK, format!("{folder} has no plugins: no item is handled"), advice)]
+        }
+        Ok(found) => found.iter().map(plugin_result).collect(),
+        Err(err) => vec![CheckResult::error(CHECK, &err)],
+    }
+}
+
+fn plugin_result(plugin: &Value) -> CheckResult {
+    const CHECK: &str = "plugins";
+    let name = plugin["name"].as_str().unwrap_or("(unnamed)");
+    match plugin["error"].as_str() {
+        None => CheckResult::ok(CHECK, format!("{name} loads")),
+        Some(error) => CheckResult::fail(CHECK, format!("{name}: {error}"), "correct the component or its manifest"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Severity;
+
+    #[test]
+    fn a_clock_is_judged_by_the_calendar_and_by_the_newest_item() {
+        let now = CLOCK_MIN + 1_000_000;
+        assert_eq!(clock(now, None).severity, Severity::Ok);
+        assert_eq!(clock(now, Some(now + SKEW_MAX)).severity, Severity::Ok);
+        assert_eq!(clock(now, Some(now + SKEW_MAX + 1)).severity, Severity::Fail);
+        assert_eq!(clock(1_000, None).severity, Severity::Fail);
+        assert_eq!(clock(CLOCK_MAX, None).severity, Severity::Fail);
+    }
+
+    #[test]
+    fn a_plugin_that_does_not_load_fails_with_its_error() {
+        let broken = serde_json::json!({ "name": "webhook", "error": "no such import" });
+        assert_eq!(plugin_result(&broken).severity, Severity::Fail);
+        assert_eq!(plugin_result(&broken).message, "webhook: no such import");
+        assert_eq!(plugin_result(&serde_json::json!({ "name": "webhook", "error": null })).severity, Severity::Ok);
+    }
+
+    #[test]
+    fn a_database_without_a_write_ahead_log_is_found_by_its_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |version: u8, severity: Severity| {
+            let path = dir.path().join("outbox.sqlite");
+            let mut header = b"SQLite format 3\0".to_vec();
+            header.extend([16, 0, version, version]);
+            std::fs::write(&path, header).unwrap();
+            assert_eq!(journal(&path).severity, severity);
+        };
+        check(2, Severity::Ok);
+        check(1, Severity::Fail);
+        assert_eq!(journal(&dir.path().join("none")).severity, Severity::Fail);
+    }
+}

@@ -1,0 +1,205 @@
+//! `list` and `show`: looking at items. Nothing is changed.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::cli::Context;
+use crate::cli::arguments::FilterArgs;
+use crate::cli::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
+use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
+use outbox_item::{Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
+use outbox_store::{Filter, ItemDetails, Page, Store};
+
+/// Items are read in pages of this size, so that each read is short whatever `--limit` says.
+const PAGE_SIZE: u32 = 500;
+
+/// People see so many characters of a payload; `--json` has all of it.
+const PAYLOAD_MAX: usize = 4_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD)
+    status: Option<Status>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: u32,
+    /// Only items with a smaller id: the last of the page before
+    #[arg(long, value_name = "ID")]
+    before: Option<ItemId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The item's id
+    id: ItemId,
+}
+
+pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let now = store.now().await?;
+    let filter = args.filter.filter(args.status, now);
+    let items = read_pages(&*store, &filter, args.limit, args.before).await?;
+    context.output.emit(&items, || rows(&items, now))?;
+    if let Some(last) = items.last().filter(|_| items.len() == args.limit as usize) {
+        context.output.hint(&format!("There may be more: add --before {}", last.id));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn read_pages(
+    store: &dyn Store,
+    filter: &Filter,
+    limit: u32,
+    mut before: Option<ItemId>,
+) -> anyhow::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    loop {
+        let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(PAGE_SIZE);
+        let page = store.list(filter, &Page { limit: missing, before }).await?;
+        let is_last = page.len() < PAGE_SIZE as usize;
+        before = page.last().map(|item| item.id);
+        items.extend(page);
+        if is_last {
+            return Ok(items);
+        }
+    }
+}
+
+fn rows(items: &[Item], now: Millis) -> String {
+    if items.is_empty() {
+        return "No items.".to_owned();
+    }
+    let row = |item: &Item| {
+        [
+            item.id.to_string(),
+            item.status.to_string(),
+            item.item_type.clone(),
+            item.attempts.to_string(),
+            relative(now, item.created_at),
+            short(&item.idem_key, 40),
+            short(item.last_error.as_deref().unwrap_or(""), 60),
+        ]
+    };
+    table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "KEY", "LAST ERROR"], items.iter().map(row))
+}
+
+pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let details = details(&*store, args.id, context).await?;
+    let now = store.now().await?;
+    context.output.emit(&details, || page(&details, now))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One item with its history. Errors when there is none.
+pub(crate) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<ItemDetails> {
+    let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
+    store.get(id).await?.with_context(missing)
+}
+
+fn page(details: &ItemDetails, now: Millis) -> String {
+    let item = &details.item;
+    let mut parts = vec![fields(&[identity(item), times(item, now), outcome(item)].concat())];
+    parts.push(format!("Payload\n{}", payload(&item.payload)));
+    if !details.failed_attempts.is_empty() {
+        parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, now)));
+    }
+    if details.failed_attempts.iter().any(|attempt| !attempt.recording.exchanges.is_empty()) {
+        let note = "--json has their headers and bodies";
+        parts.push(format!("Requests of the failed attempts ({note})\n{}", requests(&details.failed_attempts)));
+    }
+    if !details.audit.is_empty() {
+        parts.push(format!("Audit\n{}", crate::cli::stuck::audit_rows(&details.audit, now)));
+    }
+    parts.join("\n\n")
+}
+
+fn identity(item: &Item) -> Vec<(&'static str, String)> {
+    vec![
+        ("id", item.id.to_string()),
+        ("status", item.status.to_string()),
+        ("type", item.item_type.clone()),
+        ("idem_key", item.idem_key.clone()),
+        ("cid", item.cid.clone()),
+        ("saga", or_dash(item.saga.as_deref())),
+        ("ordering_key", or_dash(item.ordering_key.as_deref())),
+        ("content_type", item.content_type.clone()),
+        ("headers", serde_json::json!(item.headers).to_string()),
+        ("metadata", serde_json::json!(item.metadata).to_string()),
+    ]
+}
+
+fn times(item: &Item, now: Millis) -> Vec<(&'static str, String)> {
+    let claim = match (&item.claimed_by, item.lease_until) {
+        (Some(by), Some(until)) => format!("by {by}, lease ends {}", relative(now, until)),
+        _ => "-".to_owned(),
+    };
+    vec![
+        ("created", relative(now, item.created_at)),
+        ("available", relative(now, item.available_at)),
+        ("claimed", claim),
+        ("done", relative_or_dash(now, item.done_at)),
+        ("dead", relative_or_dash(now, item.dead_at)),
+    ]
+}
+
+fn outcome(item: &Item) -> Vec<(&'static str, String)> {
+    vec![
+        ("attempts", format!("{} (deliveries {}, replays {})", item.attempts, item.deliveries, item.replays)),
+        ("maybe_executed", item.maybe_executed.to_string()),
+        ("last_error", or_dash(item.last_error.as_deref())),
+        ("result", item.result.as_deref().map_or_else(|| "-".to_owned(), payload)),
+        ("handler_digest", or_dash(item.handler_digest.as_deref())),
+    ]
+}
+
+fn payload(bytes: &[u8]) -> String {
+    let shown = match payload_fields(bytes) {
+        (value, PayloadEncoding::Json) => format!("{value:#}"),
+        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
+    };
+    short(&shown, PAYLOAD_MAX).lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+fn history(attempts: &[FailedAttempt], now: Millis) -> String {
+    let row = |attempt: &FailedAttempt| {
+        [
+            attempt.delivery.to_string(),
+            attempt.attempt.to_string(),
+            relative(now, attempt.ended_at),
+            attempt.class.to_string(),
+            attempt.code.clone(),
+            short(&clean(&attempt.message), 100),
+        ]
+    };
+    table(["DELIVERY", "ATTEMPT", "ENDED", "CLASS", "CODE", "MESSAGE"], attempts.iter().map(row))
+}
+
+fn requests(attempts: &[FailedAttempt]) -> String {
+    let of_attempt = |attempt: &FailedAttempt| {
+        let (delivery, omitted) = (attempt.delivery.to_string(), attempt.recording.omitted);
+        let mut rows: Vec<_> =
+            attempt.recording.exchanges.iter().map(|exchange| request(&delivery, exchange)).collect();
+        if omitted > 0 {
+            let more = format!("and {} for which there was no room", count(omitted.into(), "request"));
+            rows.push([delivery.clone(), String::new(), more, String::new(), String::new()]);
+        }
+        rows
+    };
+    table(["DELIVERY", "METHOD", "URL", "SENT", "ANSWER"], attempts.iter().flat_map(of_attempt))
+}
+
+fn request(delivery: &str, exchange: &RecordedExchange) -> [String; 5] {
+    let answer = match &exchange.answer {
+        Some(RecordedResponse::Response { status, body, .. }) => format!("{status}, {}", size(body.length)),
+        Some(RecordedResponse::Error { error }) => error.clone(),
+        None => "none came".to_owned(),
+    };
+    let effect = exchange.effect.as_ref().map(|effect| format!(" ({effect})")).unwrap_or_default();
+    let url = format!("{}{effect}", short(&clean(&exchange.url), 100));
+    [delivery.to_owned(), exchange.method.clone(), url, size(exchange.body.length), answer]
+}

@@ -1,0 +1,134 @@
+//! `jobs`: bulk actions, how far they are, and going on with one or stopping it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use crate::cli::arguments::AuditArgs;
+use crate::cli::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
+use crate::cli::progress::ProgressBar;
+use crate::cli::{Context, control};
+use outbox_item::Millis;
+use outbox_store::{Control, Job, JobId, JobState, Store};
+
+/// A host that works on the same job is waited for in steps no longer than this.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    command: Option<JobCommand>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobCommand {
+    /// Show one job
+    Show {
+        /// The job's number
+        id: JobId,
+    },
+    /// Go on with a job here, instead of leaving it to the hosts
+    Resume {
+        /// The job's number
+        id: JobId,
+    },
+    /// Stop a job; what it has changed stays changed
+    Cancel {
+        /// The job's number
+        id: JobId,
+        /// Only say whether it would be stopped
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        audit: AuditArgs,
+    },
+}
+
+pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let job = match args.command {
+        None => {
+            let jobs = store.jobs(None, args.limit).await?;
+            let now = store.now().await?;
+            context.output.emit(&jobs, || rows(&jobs, now))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(JobCommand::Cancel { id, dry_run, audit }) => {
+            find(&*store, id).await?;
+            return control::send_control(Control::Cancel { job: id }, dry_run, audit, context).await;
+        }
+        Some(JobCommand::Show { id }) => find(&*store, id).await?,
+        Some(JobCommand::Resume { id }) => run_to_end(&*store, find(&*store, id).await?, context).await?,
+    };
+    let now = store.now().await?;
+    context.output.emit(&job, || page(&job, now))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn find(store: &dyn Store, id: JobId) -> anyhow::Result<Job> {
+    match store.jobs(Some(id), 1).await?.pop() {
+        Some(job) => Ok(job),
+        None => bail!("there is no job {id}: outbox jobs lists them"),
+    }
+}
+
+/// Makes the job's batches until none is left, and shows how far it is where a terminal is there. When
+/// this process ends before, any host goes on with the job.
+pub(crate) async fn run_to_end(store: &dyn Store, mut job: Job, context: &Context) -> anyhow::Result<Job> {
+    let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
+    while job.state == JobState::Running {
+        tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(WAIT_MAX)).await;
+        job = store.run_job_batch(job.id).await?.unwrap_or(job);
+        progress.show(job.changed + job.refused);
+    }
+    progress.finish();
+    if job.state == JobState::Cancelled {
+        context.output.hint(&format!("Job {} was cancelled; what it had changed stays changed.", job.id));
+    }
+    Ok(job)
+}
+
+fn rows(jobs: &[Job], now: Millis) -> String {
+    if jobs.is_empty() {
+        return "No jobs.".to_owned();
+    }
+    let row = |job: &Job| {
+        [
+            job.id.to_string(),
+            job.action.as_str().to_owned(),
+            job.state.as_str().to_owned(),
+            format!("{} of {}", job.changed, job.matched),
+            job.refused.to_string(),
+            relative(now, job.began_at),
+            job.actor.clone(),
+            short(&or_dash(job.reason.as_deref()), 40),
+        ]
+    };
+    table(["JOB", "ACTION", "STATE", "CHANGED", "REFUSED", "BEGAN", "ACTOR", "REASON"], jobs.iter().map(row))
+}
+
+fn page(job: &Job, now: Millis) -> String {
+    let rate =
+        job.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{} each second", count(rate.into(), "item")));
+    let mut rows = vec![
+        ("job", job.id.to_string()),
+        ("action", job.action.as_str().to_owned()),
+        ("filter", serde_json::json!(job.filter).to_string()),
+        ("state", job.state.as_str().to_owned()),
+        ("changed", format!("{} of {}", job.changed, job.matched)),
+        ("refused", job.refused.to_string()),
+        ("rate", rate),
+        ("began", relative(now, job.began_at)),
+        ("ended", relative_or_dash(now, job.ended_at)),
+        ("actor", job.actor.clone()),
+        ("reason", or_dash(job.reason.as_deref())),
+    ];
+    rows.extend(job.refusals.iter().map(|refusal| ("refused", format!("{}: {}", refusal.id, refusal.reason))));
+    fields(&rows)
+}

@@ -1,0 +1,110 @@
+//! `outbox plugin check`: a handler's crashes, tried one by one, and the verdict.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+
+use crate::cli::Context;
+use crate::cli::output::{count, short};
+use crate::cli::progress::ProgressBar;
+use outbox_check::{CaseProject, CheckOptions, CheckReport, Finding, FindingKind, ProgressFn, check};
+
+/// Crash a handler at every call of the host, deliver again, and compare what it has done
+///
+/// Each case is run once to learn its calls. Then every schedule of crashes and faults is played: before
+/// and after each call, after the return and after the commit, twice in a row, beside another attempt,
+/// at receivers that answer 409, 429 or 500, or not at all. docs/testing-handlers.md has the rules.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The component, or its folder
+    path: PathBuf,
+    /// The folder of its cases; cases/ beside the component when left out
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    /// The component that takes its place between a crash and the redelivery, to check an upgrade
+    #[arg(long, value_name = "FILE")]
+    next: Option<PathBuf>,
+    /// Play one schedule only, as a finding names it
+    #[arg(long, value_name = "CASE/ID")]
+    schedule: Option<String>,
+}
+
+pub(crate) async fn run(args: CheckArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let project = CaseProject::find(&args.path)?;
+    let options = CheckOptions {
+        component: project.component,
+        cases: args.cases.unwrap_or(project.cases),
+        next: args.next,
+        only: args.schedule,
+    };
+    let reports = check(&options, progress_bars()).await?;
+    context.output.emit(&reports, || reports.iter().map(summary).collect::<Vec<_>>().join("\n\n"))?;
+    let has_no_findings = reports.iter().all(CheckReport::has_no_findings);
+    Ok(if has_no_findings { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A progress bar for one case after the other.
+fn progress_bars() -> Arc<ProgressFn> {
+    let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
+    Arc::new(move |_, done, total| {
+        let mut shown = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = shown.get_or_insert_with(|| ProgressBar::new("schedules", total as u64));
+        progress.show(done as u64);
+        if done == total {
+            progress.finish();
+            *shown = None;
+        }
+    })
+}
+
+fn summary(report: &CheckReport) -> String {
+    let mut parts = vec![format!("case {}", report.case), calls(report), schedules(report)];
+    parts.extend(report.findings.iter().map(finding));
+    parts.extend(report.notes.iter().map(|note| format!("NOTE      {}", indented(&note.what))));
+    parts.push(verdict(report));
+    parts.join("\n")
+}
+
+fn calls(report: &CheckReport) -> String {
+    let key = |key: &Option<String>| key.as_ref().map(|key| format!("   key {key}")).unwrap_or_default();
+    let lines =
+        report.calls.iter().map(|line| format!("{:>4}  {}{}", line.number, short(&line.call, 100), key(&line.key)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn schedules(report: &CheckReport) -> String {
+    let groups: Vec<_> = report.groups.iter().map(|group| format!("{} {}", group.count, group.name)).collect();
+    let seconds = report.elapsed.as_secs_f64();
+    format!("{} in {seconds:.1} s ({})", count(report.schedules as u64, "schedule"), groups.join(", "))
+}
+
+fn finding(finding: &Finding) -> String {
+    let word = match finding.kind {
+        FindingKind::Changed => "CHANGED",
+        FindingKind::Repeated => "REPEATED",
+        FindingKind::Extra => "EXTRA",
+        FindingKind::Lost => "LOST",
+        FindingKind::Dead => "DEAD",
+        FindingKind::State => "STATE",
+        FindingKind::Followups => "FOLLOWUPS",
+    };
+    let others = match finding.schedules {
+        1 => String::new(),
+        schedules => format!(", and {} more", schedules - 1),
+    };
+    let Finding { what, story, schedule, fix, .. } = finding;
+    format!("{word:9} {}\n          when {story} (--schedule {schedule}{others})\n          fix: {fix}", indented(what))
+}
+
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n          ")
+}
+
+fn verdict(report: &CheckReport) -> String {
+    match report.findings.len() {
+        0 => "every schedule ends with the same effects".to_owned(),
+        findings => format!("{} against it", count(findings as u64, "finding")),
+    }
+}

@@ -1,0 +1,52 @@
+//! `plugin inspect`: what a component is, asks for and is granted.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::cli::Context;
+use crate::cli::output::{clean, fields, or_dash, size};
+use crate::cli::plugin::{WithoutStore, settings};
+use outbox_runtime::Inspection;
+
+/// Fails when the component would not be loaded.
+pub(crate) async fn run(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
+    let settings = settings(&context.config, Arc::new(WithoutStore), Arc::new(WithoutStore));
+    let inspection = outbox_runtime::inspect(file, settings).await?;
+    context.output.emit(&inspection, || page(&inspection))?;
+    Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn page(inspection: &Inspection) -> String {
+    let facts = fields(&[
+        ("name", inspection.name.clone()),
+        ("file", inspection.file.display().to_string()),
+        ("size", size(inspection.size)),
+        ("sha256", inspection.digest.clone()),
+        ("signature", inspection.signature.clone()),
+        ("world", or_dash(inspection.world.as_deref())),
+        ("made with", or_dash(inspection.made_with.as_deref())),
+        (
+            "memory",
+            inspection.memory_at_start.map_or_else(|| "-".to_owned(), |bytes| format!("{} at start", size(bytes))),
+        ),
+        ("compiled in", format!("{:.1?}", inspection.compile_time)),
+        ("calls itself", or_dash(inspection.described_name.as_deref())),
+        ("version", or_dash(inspection.version.as_deref())),
+        ("types", or_dash(Some(inspection.types.join(", ").as_str()).filter(|types| !types.is_empty()))),
+    ]);
+    let list = |title: &str, lines: &[String]| {
+        let lines: Vec<_> = lines.iter().map(|line| format!("  {}", clean(line))).collect();
+        (!lines.is_empty()).then(|| format!("{title}\n{}", lines.join("\n")))
+    };
+    let grants: Vec<_> = inspection.missing_grants.iter().flat_map(|lines| lines.lines()).map(str::to_owned).collect();
+    let parts = [
+        Some(facts),
+        list("Imports", &inspection.imports),
+        list("Exports", &inspection.exports),
+        list("How its contract differs from this host's", &inspection.differences),
+        list("Why it would not be loaded", &inspection.errors),
+        list("Lines of its manifest that grant what it imports", &grants),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}

@@ -1,0 +1,248 @@
+//! `plugin replay-item`: a handler, perhaps a changed one, on a failed attempt of an item, simulated. The
+//! requests are answered as they were, the state is read as it is now, and nothing is sent or stored.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cli::Context;
+use crate::cli::items::details;
+use crate::cli::output::{clean, count, fields, short, table};
+use crate::cli::plugin::{environment, scan};
+use crate::cli::serve::background::StoreStateReader;
+use outbox_core::{AttemptReport, FailedAttempt, Failure, FailureClass, HostWrites, Outcome, StateChange};
+use outbox_item::{Item, ItemId, NewItem, Status, payload_fields};
+use outbox_runtime::simulation::{
+    AttemptEnd, Divergence, RecordedWorld, ReplayedRequest, SimulatedAttempt, SimulatedPlugin, Simulator,
+};
+use outbox_store::{ItemDetails, Store};
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayItemArgs {
+    /// The item's id; the item itself stays as it is
+    id: ItemId,
+    /// The component to run; without it, the one in the plugins folder that serves the item's type
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+    /// Which failed attempt, by its delivery; without it, the last
+    #[arg(long, value_name = "NUMBER")]
+    delivery: Option<u32>,
+    /// Answer requests that were not recorded with this status, instead of stopping there
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
+    otherwise: Option<u16>,
+}
+
+/// What the attempt came to this time.
+#[derive(Debug, Serialize)]
+struct Rerun {
+    item: ItemId,
+    delivery: u32,
+    plugin: String,
+    file: PathBuf,
+    /// What the attempt failed with when it was recorded.
+    recorded: FailureView,
+    ending: RerunEnd,
+    requests: Vec<ReplayedRequest>,
+    divergences: Vec<Divergence>,
+    /// What would be stored with DONE.
+    state: Vec<Value>,
+    followups: Vec<Value>,
+    stderr: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureView {
+    class: FailureClass,
+    code: String,
+    message: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+enum RerunEnd {
+    Done {
+        result: Value,
+    },
+    Failed(FailureView),
+    /// At a request that was not recorded.
+    Stopped,
+}
+
+impl From<Failure> for FailureView {
+    fn from(failure: Failure) -> Self {
+        Self { class: failure.class, code: failure.code, message: failure.message }
+    }
+}
+
+/// Fails unless the handler now ends with done.
+pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let details = details(&*store, args.id, context).await?;
+    let attempt = chosen(&details, args.delivery)?.clone();
+    let item_type = &details.item.item_type;
+    let file = match args.plugin {
+        Some(file) => file,
+        None => serving(item_type, context).await?,
+    };
+    let plugin = Simulator::open(&file).await?.plugin(&environment(&context.config), BTreeMap::new()).await?;
+    if !plugin.types().contains(item_type) {
+        let handled = plugin.types().join(", ");
+        bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), args.id);
+    }
+    let rerun = rerun(&plugin, file, &details, attempt, args.otherwise, store).await;
+    context.output.emit(&rerun, || page(&rerun))?;
+    Ok(if matches!(rerun.ending, RerunEnd::Done { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn chosen(details: &ItemDetails, delivery: Option<u32>) -> anyhow::Result<&FailedAttempt> {
+    let attempts = &details.failed_attempts;
+    let found = match delivery {
+        None => attempts.last(),
+        Some(delivery) => attempts.iter().find(|attempt| attempt.delivery == delivery),
+    };
+    let known = || attempts.iter().map(|attempt| attempt.delivery.to_string()).collect::<Vec<_>>().join(", ");
+    found.with_context(|| match delivery {
+        Some(delivery) => {
+            format!("delivery {delivery} is no failed attempt of item {}: there are [{}]", details.item.id, known())
+        }
+        None => format!("item {} has no failed attempt that could be run again", details.item.id),
+    })
+}
+
+/// The component in the folder that is given items of this type.
+async fn serving(item_type: &str, context: &Context) -> anyhow::Result<PathBuf> {
+    let plugins = scan(&context.config).await?;
+    let serves = |plugin: &&Value| plugin["types"].as_array().is_some_and(|types| types.contains(&json!(item_type)));
+    let file = plugins.iter().find(serves).and_then(|plugin| plugin["file"].as_str()).map(PathBuf::from);
+    file.with_context(|| {
+        let folder = context.config.plugins.display();
+        format!("no plugin in {folder} serves {item_type}: name a component with --plugin, or look with `outbox plugin list`")
+    })
+}
+
+async fn rerun(
+    plugin: &SimulatedPlugin,
+    file: PathBuf,
+    details: &ItemDetails,
+    attempt: FailedAttempt,
+    otherwise: Option<u16>,
+    store: Arc<dyn Store>,
+) -> Rerun {
+    let world = Arc::new(RecordedWorld::new(attempt.recording.clone(), otherwise));
+    let take = SimulatedAttempt {
+        item: as_claimed(details, &attempt),
+        world: world.clone(),
+        state: Arc::new(StoreStateReader(store)),
+        now: attempt.started_at,
+        seed: attempt.delivery.into(),
+    };
+    let ending = plugin.run(take).await;
+    let (requests, divergences) = world.finish();
+    let (ending, writes, stderr) = ended(ending);
+    Rerun {
+        item: details.item.id,
+        delivery: attempt.delivery,
+        plugin: plugin.name().to_owned(),
+        file,
+        recorded: FailureView { class: attempt.class, code: attempt.code, message: attempt.message },
+        ending,
+        requests,
+        divergences,
+        state: writes.state.into_iter().filter_map(|key_change| change(&key_change.key, key_change.change)).collect(),
+        followups: writes.followups.iter().map(followup).collect(),
+        stderr,
+    }
+}
+
+/// The item as the attempt's claim left it.
+fn as_claimed(details: &ItemDetails, attempt: &FailedAttempt) -> Item {
+    let mut before = details.failed_attempts.iter().filter(|other| other.delivery < attempt.delivery);
+    Item {
+        status: Status::Claimed,
+        attempts: attempt.attempt,
+        deliveries: attempt.delivery,
+        claimed_at: Some(attempt.started_at),
+        maybe_executed: before.any(|other| other.maybe_executed),
+        ..details.item.clone()
+    }
+}
+
+fn ended(ending: AttemptEnd) -> (RerunEnd, HostWrites, Option<String>) {
+    let AttemptEnd::Reported(AttemptReport { outcome, stderr, .. }) = ending else {
+        return (RerunEnd::Stopped, HostWrites::default(), None);
+    };
+    match outcome {
+        Outcome::Done { result, writes } => {
+            (RerunEnd::Done { result: result.map_or(Value::Null, |result| payload_fields(&result).0) }, writes, stderr)
+        }
+        Outcome::Failed(failure) => (RerunEnd::Failed(failure.into()), HostWrites::default(), stderr),
+        Outcome::Interrupted | Outcome::NoHandler => (RerunEnd::Stopped, HostWrites::default(), stderr),
+    }
+}
+
+fn change(key: &str, change: StateChange) -> Option<Value> {
+    match change {
+        StateChange::None => None,
+        StateChange::Put(value) => Some(json!({ "key": key, "put": payload_fields(&value).0 })),
+        StateChange::Delete => Some(json!({ "key": key, "delete": true })),
+    }
+}
+
+fn followup(item: &NewItem) -> Value {
+    json!({ "type": item.item_type, "idem_key": item.idem_key, "payload": payload_fields(&item.payload).0 })
+}
+
+fn page(rerun: &Rerun) -> String {
+    let failed =
+        |FailureView { class, code, message }: &FailureView| format!("failed, {class} {code}: {}", clean(message));
+    let now = match &rerun.ending {
+        RerunEnd::Done { result: Value::Null } => "done".to_owned(),
+        RerunEnd::Done { result } => format!("done: {}", short(&result.to_string(), 200)),
+        RerunEnd::Failed(failure) => failed(failure),
+        RerunEnd::Stopped => "stopped at a request that was not recorded (--otherwise STATUS goes on)".to_owned(),
+    };
+    let facts = fields(&[
+        ("item", format!("{}, delivery {}", rerun.item, rerun.delivery)),
+        ("plugin", format!("{} ({})", rerun.plugin, rerun.file.display())),
+        ("then", failed(&rerun.recorded)),
+        ("now", now),
+    ]);
+    let lines =
+        |title: &str, lines: Vec<String>| (!lines.is_empty()).then(|| format!("{title}\n  {}", lines.join("\n  ")));
+    let formatted = |values: &[Value]| values.iter().map(|value| short(&clean(&value.to_string()), 200)).collect();
+    let parts = [
+        Some(facts),
+        (!rerun.requests.is_empty())
+            .then(|| format!("Requests, none of which was sent\n{}", requests(&rerun.requests))),
+        lines("Where it leaves the recording", rerun.divergences.iter().map(divergence).collect()),
+        lines("State that would be written", formatted(&rerun.state)),
+        lines("Follow-ups that would be enqueued", formatted(&rerun.followups)),
+        lines("What it wrote", rerun.stderr.iter().flat_map(|text| text.lines()).map(clean).collect()),
+        Some("The state was read as it is now. Nothing was sent or stored.".to_owned()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+fn requests(requests: &[ReplayedRequest]) -> String {
+    let row = |sent: &ReplayedRequest| {
+        let origin = if sent.is_recorded { "recorded" } else { "--otherwise" };
+        [sent.method.clone(), short(&clean(&sent.url), 100), sent.answer.clone(), origin.to_owned()]
+    };
+    table(["METHOD", "URL", "ANSWER", "FROM"], requests.iter().map(row))
+}
+
+fn divergence(divergence: &Divergence) -> String {
+    clean(&match divergence {
+        Divergence::NotRecorded { method, url, difference } => format!("{method} {url} was not recorded: {difference}"),
+        Divergence::NotSent { method, url } => format!("{method} {url} was recorded and is not sent"),
+        Divergence::Shortened { method, url, kept } => {
+            format!("{method} {url} is answered with the {} that were kept", count(*kept, "byte"))
+        }
+    })
+}

@@ -1,0 +1,144 @@
+//! `plugin state list|show|clear`: what plugins keep, looked at and removed.
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::cli::Context;
+use crate::cli::arguments::AuditArgs;
+use crate::cli::output::{clean, count, size, table, to_stderr};
+use outbox_core::StateVersion;
+use outbox_item::{PayloadEncoding, payload_fields};
+use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, Store};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// List the keys of a plugin; without one, how much each plugin keeps
+    List {
+        /// The plugin
+        plugin: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_name = "COUNT")]
+        limit: u32,
+        /// Only keys after this one: the last of the page before
+        #[arg(long, value_name = "KEY")]
+        after: Option<String>,
+    },
+    /// Show the value of a key
+    Show {
+        /// The plugin
+        plugin: String,
+        /// The key
+        key: String,
+    },
+    /// Remove a key of a plugin, or all of them
+    Clear(ClearArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClearArgs {
+    /// The plugin
+    plugin: String,
+    /// Only this key
+    key: Option<String>,
+    /// Only count what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    audit: AuditArgs,
+}
+
+pub(crate) async fn run(args: StateCommand, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    match args {
+        StateCommand::List { plugin: None, .. } => totals(&*store, context).await,
+        StateCommand::List { plugin: Some(plugin), limit, after } => {
+            list(&*store, StateQuery { plugin, after, limit }, context).await
+        }
+        StateCommand::Show { plugin, key } => show(&*store, &plugin, &key, context).await,
+        StateCommand::Clear(args) => clear(&*store, args, context).await,
+    }
+}
+
+async fn totals(store: &dyn Store, context: &Context) -> anyhow::Result<ExitCode> {
+    let totals = store.state_totals().await?;
+    let row = |total: &StateTotal| [total.plugin.clone(), total.keys.to_string(), size(total.bytes)];
+    context.output.emit(&totals, || table(["PLUGIN", "KEYS", "SIZE"], totals.iter().map(row)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(store: &dyn Store, query: StateQuery, context: &Context) -> anyhow::Result<ExitCode> {
+    let entries = store.list_state(&query).await?;
+    let row = |entry: &StateEntry| [entry.key.clone(), size(entry.bytes)];
+    context.output.emit(&entries, || table(["KEY", "SIZE"], entries.iter().map(row)))?;
+    if let Some(last) = entries.last().filter(|_| entries.len() == query.limit as usize) {
+        context.output.hint(&format!("There may be more: add --after {:?}", last.key));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(store: &dyn Store, plugin: &str, key: &str, context: &Context) -> anyhow::Result<ExitCode> {
+    let (Some(value), version) = store.read_state(plugin, key).await? else {
+        bail!("plugin {plugin:?} keeps no {key:?} in {}", context.config.database);
+    };
+    context.output.emit(&document(plugin, key, &value, version), || displayed(&value))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn document(plugin: &str, key: &str, bytes: &[u8], version: StateVersion) -> Value {
+    let (value, encoding) = payload_fields(bytes);
+    let mut document =
+        json!({ "plugin": plugin, "key": key, "bytes": bytes.len(), "version": version, "value": value });
+    if encoding == PayloadEncoding::Base64 {
+        document["value_encoding"] = json!(encoding);
+    }
+    document
+}
+
+fn displayed(bytes: &[u8]) -> String {
+    let text = match payload_fields(bytes) {
+        (value, PayloadEncoding::Json) => format!("{value:#}"),
+        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
+    };
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+async fn clear(store: &dyn Store, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let ClearArgs { plugin, key, dry_run, yes, audit } = args;
+    let actor = audit.actor.unwrap_or_else(|| context.config.identity.to_string());
+    let mut request = ClearStateRequest { plugin, key, actor, reason: audit.reason, execution: Execution::DryRun };
+    let found = store.clear_state(&request).await?;
+    if let (Some(key), 0) = (&request.key, found.keys) {
+        bail!("plugin {:?} keeps no {key:?} in {}", request.plugin, context.config.database);
+    }
+    if dry_run {
+        return print_total("would remove", &found, context);
+    }
+    if !yes && found.keys > 0 && io::stdin().is_terminal() && !confirmed(&found, context)? {
+        to_stderr("Nothing was removed.");
+        return Ok(ExitCode::FAILURE);
+    }
+    request.execution = Execution::Apply;
+    print_total("removed", &store.clear_state(&request).await?, context)
+}
+
+fn confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
+    let (keys, database) = (count(found.keys, "key"), &context.config.database);
+    to_stderr(&format!("Remove {keys} of plugin {:?} from {database}? [y/N]", found.plugin));
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn print_total(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {
+    let displayed =
+        || format!("{verb} {} of plugin {:?} ({})", count(total.keys, "key"), total.plugin, size(total.bytes));
+    context.output.emit(total, displayed)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,36 @@
+//! How far long work is: a line on standard error that is written over and over, where a terminal is
+//! there to see it.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::cli::output::to_stderr;
+
+/// The line.
+pub(crate) struct ProgressBar {
+    is_shown: bool,
+    what: &'static str,
+    total: u64,
+}
+
+impl ProgressBar {
+    pub(crate) fn new(what: &'static str, total: u64) -> Self {
+        Self { is_shown: io::stderr().is_terminal() && total > 0, what, total }
+    }
+
+    pub(crate) fn show(&mut self, done: u64) {
+        const WIDTH: u64 = 30;
+        if !self.is_shown {
+            return;
+        }
+        let done = done.min(self.total);
+        let full = usize::try_from(done * WIDTH / self.total).unwrap_or_default();
+        let line = format!("\r{} [{:30}] {done} of {}", self.what, "#".repeat(full), self.total);
+        self.is_shown = io::stderr().write_all(line.as_bytes()).is_ok();
+    }
+
+    pub(crate) fn finish(&self) {
+        if self.is_shown {
+            to_stderr("");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `signals`: what sagas have signalled, and with `--follow` what they go on to signal.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::Context;
+use crate::cli::output::{clean, relative, table};
+use outbox_core::saga::Signal;
+use outbox_item::Millis;
+use outbox_store::Store;
+
+/// One read while following.
+const PAGE_SIZE: u32 = 500;
+
+/// Not every commit that writes a signal makes work available and so ticks; this bounds the wait.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(crate) struct SignalsArgs {
+    /// Only signals after this number
+    #[arg(long, default_value_t = 0, value_name = "SEQ")]
+    after: i64,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "COUNT", conflicts_with = "follow")]
+    limit: u32,
+    /// Go on printing as signals come
+    #[arg(long, short)]
+    follow: bool,
+}
+
+pub(crate) async fn run(args: SignalsArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    if args.follow {
+        return follow(&*store, args.after, context).await;
+    }
+    let signals = store.signals(args.after, args.limit).await?;
+    let now = store.now().await?;
+    context.output.emit(&signals, || rows(&signals, now))?;
+    if let Some(last) = signals.last().filter(|_| signals.len() == args.limit as usize) {
+        context.output.hint(&format!("There may be more: add --after {}", last.seq));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints until the process is stopped or nobody reads.
+async fn follow(store: &dyn Store, mut after: i64, context: &Context) -> anyhow::Result<ExitCode> {
+    loop {
+        let signals = store.signals(after, PAGE_SIZE).await?;
+        for signal in &signals {
+            context.output.emit_line(signal, || line(signal))?;
+            after = signal.seq;
+        }
+        if signals.is_empty() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+fn line(signal: &Signal) -> String {
+    clean(&format!("{} {} {} {}", signal.seq, signal.signal, signal.pod, signal.data))
+}
+
+fn rows(signals: &[Signal], now: Millis) -> String {
+    if signals.is_empty() {
+        return "No signals.".to_owned();
+    }
+    let row = |signal: &Signal| {
+        let when = relative(now, signal.ts);
+        [signal.seq.to_string(), when, signal.signal.clone(), signal.pod.clone(), signal.data.to_string()]
+    };
+    table(["SEQ", "WHEN", "SIGNAL", "POD", "DATA"], signals.iter().map(row))
+}

@@ -1,0 +1,71 @@
+//! `stats`: the state of the whole outbox in numbers.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::cli::output::{count, fields, or_dash, relative, size, span, table};
+use outbox_item::Status;
+use outbox_store::Overview;
+
+pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
+    let overview = context.existing_store().await?.overview().await?;
+    let unhandled = overview.unhandled(&[]).into_keys().collect();
+    context.output.emit(&Stats { overview: &overview, unhandled }, || page(&overview))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The totals as programs read them.
+#[derive(Serialize)]
+struct Stats<'a> {
+    #[serde(flatten)]
+    overview: &'a Overview,
+    /// The types whose items wait for a handler that nobody has.
+    unhandled: Vec<&'a str>,
+}
+
+fn page(overview: &Overview) -> String {
+    let parts = [Some(totals(overview)), types(overview), sagas(overview), pods(overview)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+fn totals(overview: &Overview) -> String {
+    let of = |status: Status| overview.by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
+    let mut rows: Vec<_> = Status::ALL.map(|status| (status.as_str(), of(status))).into();
+    rows.push(("expired claims", overview.expired_claims.to_string()));
+    rows.push(("database", size(overview.database_bytes)));
+    rows.push(("write-ahead log", size(overview.wal_bytes)));
+    rows.extend(overview.contract_violations.iter().map(|(what, times)| (what.as_str(), count(*times, "request"))));
+    fields(&rows)
+}
+
+fn types(overview: &Overview) -> Option<String> {
+    let unhandled = overview.unhandled(&[]);
+    let row = |(item_type, by_status): (&String, &std::collections::BTreeMap<&'static str, u64>)| {
+        let of = |status: Status| by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
+        let [pending, claimed, done, dlq] = Status::ALL.map(of);
+        let oldest = overview.oldest_pending_ms.get(item_type).map(|ms| span(*ms));
+        let served = if unhandled.contains_key(item_type.as_str()) { "nobody" } else { "" };
+        [item_type.clone(), pending, claimed, done, dlq, or_dash(oldest.as_deref()), served.to_owned()]
+    };
+    let header = ["TYPE", "PENDING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING", "HANDLED BY"];
+    (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
+}
+
+fn sagas(overview: &Overview) -> Option<String> {
+    let row = |(saga, totals): (&String, &outbox_store::SagaTotals)| {
+        [saga.clone(), totals.began.to_string(), totals.ended_ok.to_string(), totals.ended_err.to_string()]
+    };
+    let header = ["SAGA", "BEGAN", "ENDED OK", "ENDED WITH ERROR"];
+    (!overview.sagas.is_empty()).then(|| table(header, overview.sagas.iter().map(row)))
+}
+
+fn pods(overview: &Overview) -> Option<String> {
+    let row = |pod: &outbox_store::Pod| {
+        let ready = if pod.ready { "yes" } else { "no" };
+        let seen = relative(overview.now, pod.heartbeat_at);
+        [pod.instance.clone(), or_dash(pod.role.as_deref()), ready.to_owned(), seen]
+    };
+    (!overview.pods.is_empty()).then(|| table(["POD", "ROLE", "READY", "SEEN"], overview.pods.iter().map(row)))
+}

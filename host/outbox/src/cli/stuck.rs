@@ -1,0 +1,167 @@
+//! `stuck`, `failures` and `audit`: what does not move, what the DLQ died of, and who did what. Nothing
+//! is changed.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::Context;
+use crate::cli::arguments::{FilterArgs, TimeArg};
+use crate::cli::output::{clean, count, or_dash, relative, short, table};
+use outbox_item::{ItemId, Millis};
+use outbox_store::{AuditEntry, AuditQuery, FailureGroup, JobId, StuckQuery};
+
+/// Explain what does not move, each with the command that helps
+#[derive(Debug, Args)]
+pub(crate) struct StuckArgs {
+    /// What could be claimed for longer than this is old
+    #[arg(long, default_value = "5m", value_name = "AGE", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+    /// What was attempted at least so often fails repeatedly
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    attempts: u32,
+    /// At most so many of each kind
+    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    limit: u32,
+}
+
+/// Group the DLQ by what its items died of
+#[derive(Debug, Args)]
+pub(crate) struct FailuresArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many groups
+    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    limit: u32,
+}
+
+/// Show what operators did, newest first
+#[derive(Debug, Args)]
+pub(crate) struct AuditTrailArgs {
+    /// Only what concerns this item
+    #[arg(long, value_name = "ID")]
+    item: Option<ItemId>,
+    /// Only what this actor did
+    #[arg(long)]
+    actor: Option<String>,
+    /// Only this action: replay, dead, restore, reschedule, release, purge, unblock, pause, resume, cancel
+    #[arg(long)]
+    action: Option<String>,
+    /// Only batches of this job
+    #[arg(long, value_name = "ID")]
+    job: Option<JobId>,
+    /// Only since: 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds
+    #[arg(long, value_name = "WHEN")]
+    since: Option<TimeArg>,
+    /// Only before: written like --since
+    #[arg(long, value_name = "WHEN")]
+    until: Option<TimeArg>,
+    /// Only entries with a smaller number: the last of the page before
+    #[arg(long, value_name = "SEQ")]
+    before: Option<i64>,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: u32,
+}
+
+pub(crate) async fn stuck(args: StuckArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let overview = store.overview().await?;
+    let StuckArgs { older_than, attempts, limit } = args;
+    let query = StuckQuery { served: Some(overview.served_types(&[])), older_than, attempts, limit };
+    let stuck = store.stuck(&query).await?;
+    context.output.emit(&stuck, || {
+        if stuck.is_empty() {
+            return "Nothing is stuck.".to_owned();
+        }
+        stuck.iter().map(|stuck| paragraph(stuck, overview.now)).collect::<Vec<_>>().join("\n\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn paragraph(stuck: &outbox_store::StuckEntry, now: Millis) -> String {
+    let about = [
+        stuck.r#type.as_ref().map(|item_type| format!("type {item_type}")),
+        stuck.ordering_key.as_ref().map(|key| format!("key {key}")),
+        stuck.item.map(|id| format!("item {id}")),
+    ];
+    let about: Vec<_> = about.into_iter().flatten().collect();
+    let head = format!("{}: {} ({} waiting)", stuck.kind.as_str(), about.join(", "), count(stuck.waiting, "item"));
+    let since = relative(now, stuck.since);
+    [head, format!("  why    {}", stuck.why), format!("  since  {since}"), format!("  helps  {}", stuck.command)]
+        .map(|line| clean(&line))
+        .join("\n")
+}
+
+pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let now = store.now().await?;
+    let groups = store.failures(&args.filter.filter(None, now), args.limit).await?;
+    context.output.emit(&groups, || group_rows(&groups, now))?;
+    if let Some(group) = groups.first() {
+        let fingerprint = &group.fingerprint;
+        context.output.hint(&format!("Replay a group: outbox replay --status DLQ --fingerprint {fingerprint}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
+    if groups.is_empty() {
+        return "No failures.".to_owned();
+    }
+    let row = |group: &FailureGroup| {
+        [
+            group.fingerprint.clone(),
+            group.r#type.clone(),
+            group.count.to_string(),
+            relative(now, group.first_at),
+            relative(now, group.last_at),
+            group.sample.to_string(),
+            or_dash(group.code.as_deref()),
+            short(&or_dash(group.message.as_deref()), 60),
+        ]
+    };
+    table(["FINGERPRINT", "TYPE", "COUNT", "FIRST", "LAST", "SAMPLE", "CODE", "MESSAGE"], groups.iter().map(row))
+}
+
+pub(crate) async fn audit(args: AuditTrailArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let now = store.now().await?;
+    let query = AuditQuery {
+        item: args.item,
+        actor: args.actor,
+        action: args.action,
+        job: args.job,
+        from: args.since.map(|since| since.at(now)),
+        to: args.until.map(|until| until.at(now)),
+        before: args.before,
+        limit: args.limit,
+    };
+    let entries = store.audit(&query).await?;
+    context.output.emit(&entries, || audit_rows(&entries, now))?;
+    if let Some(last) = entries.last().filter(|_| entries.len() == args.limit as usize) {
+        context.output.hint(&format!("There may be more: add --before {}", last.seq));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was done, as rows for people.
+pub(crate) fn audit_rows(entries: &[AuditEntry], now: Millis) -> String {
+    if entries.is_empty() {
+        return "No entries.".to_owned();
+    }
+    let row = |entry: &AuditEntry| {
+        [
+            entry.seq.to_string(),
+            relative(now, entry.at),
+            entry.actor.clone(),
+            entry.action.clone(),
+            entry.count.to_string(),
+            entry.job.map_or_else(|| "-".to_owned(), |job| job.to_string()),
+            short(&entry.selection.to_string(), 50),
+            short(&or_dash(entry.reason.as_deref()), 40),
+        ]
+    };
+    table(["SEQ", "WHEN", "ACTOR", "ACTION", "ITEMS", "JOB", "SELECTION", "REASON"], entries.iter().map(row))
+}

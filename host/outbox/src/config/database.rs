@@ -1,0 +1,163 @@
+//! Which store there is and where it is: what `OUTBOX_BACKEND`, `OUTBOX_DB` and the password's variables
+//! say together.
+
+use std::fmt::{self, Write as _};
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::config::sources::ResolvedSettings;
+use crate::config::value::Secret;
+
+/// Where the outbox is. Shown without any password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In a SQLite file.
+    Sqlite(PathBuf),
+    /// On a PostgreSQL server.
+    Postgres {
+        /// How it is reached, with the password.
+        url: Secret,
+        /// Who may vouch for the server, instead of the public authorities: a file of certificates in PEM.
+        root_certificates: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => std::path::absolute(path).as_ref().unwrap_or(path).display().fmt(f),
+            Self::Postgres { url, .. } => f.write_str(&redacted_url(url.expose())),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+const SQLITE: &str = "/var/run/outbox.sqlite";
+const ACCEPTED: &str = "the path of a SQLite file, or a URL such as postgres://user@host/database";
+
+/// What `OUTBOX_BACKEND` can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+pub(super) fn database(settings: &ResolvedSettings) -> Result<Database, ConfigError> {
+    let backend = settings.parsed("OUTBOX_BACKEND", "sqlite or postgres", |text| match text {
+        "sqlite" => Some(Backend::Sqlite),
+        "postgres" => Some(Backend::Postgres),
+        _ => None,
+    })?;
+    let accepted = match backend {
+        None => ACCEPTED,
+        Some(Backend::Sqlite) => "the path of a SQLite file, or set OUTBOX_BACKEND=postgres",
+        Some(Backend::Postgres) => "a URL such as postgres://user@host/database, or set OUTBOX_BACKEND=sqlite",
+    };
+    let place = settings.parsed("OUTBOX_DB", accepted, |text| {
+        let (of, place) = parse_database(text)?;
+        backend.is_none_or(|backend| backend == of).then_some(place)
+    })?;
+    let missing = "postgres together with OUTBOX_DB=postgres://user@host/database";
+    let place = match (place, backend) {
+        (None, Some(Backend::Postgres)) => settings.parsed("OUTBOX_BACKEND", missing, |_| None)?,
+        (place, _) => place,
+    };
+    with_password(settings, place.unwrap_or_else(|| Database::Sqlite(SQLITE.into())))
+}
+
+/// What a value of `OUTBOX_DB` is of.
+fn parse_database(text: &str) -> Option<(Backend, Database)> {
+    match text.split_once("://") {
+        None => Some((Backend::Sqlite, Database::Sqlite(text.into()))),
+        Some(("postgres" | "postgresql", _)) => Some((Backend::Postgres, postgres(text))),
+        Some(_) => None,
+    }
+}
+
+/// Takes out of the URL what libpq knows and the driver does not. Whoever uses TLS at all checks the
+/// server's name and certificate, so the modes that say so are no more than `require`.
+fn postgres(url: &str) -> Database {
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut root_certificates = None;
+    let mut kept = Vec::new();
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("sslrootcert", path)) => root_certificates = Some(path.into()),
+            Some(("sslmode", "verify-ca" | "verify-full")) => kept.push("sslmode=require"),
+            _ => kept.push(parameter),
+        }
+    }
+    let mark = if kept.is_empty() { "" } else { "?" };
+    Database::Postgres { url: Secret::new(&format!("{place}{mark}{}", kept.join("&"))), root_certificates }
+}
+
+fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Database, ConfigError> {
+    let Database::Postgres { url, root_certificates } = database else {
+        let unused = "only together with OUTBOX_DB=postgres://user@host/database";
+        for variable in ["OUTBOX_DB_PASSWORD", "OUTBOX_DB_PASSWORD_FILE"] {
+            settings.parsed(variable, unused, |_| None::<()>)?;
+        }
+        return Ok(database);
+    };
+    let direct = settings.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))?;
+    let accepted = "a file that can be read, and not together with OUTBOX_DB_PASSWORD";
+    let filed = settings.parsed("OUTBOX_DB_PASSWORD_FILE", accepted, |path| {
+        let text = std::fs::read_to_string(path).ok().filter(|_| direct.is_none())?;
+        Some(text.trim_end_matches(['\r', '\n']).to_owned())
+    })?;
+    let url = match direct.clone().or(filed) {
+        None => url,
+        Some(password) => {
+            let mark = if url.expose().contains('?') { '&' } else { '?' };
+            Secret::new(&format!("{}{mark}password={}", url.expose(), encoded(&password)))
+        }
+    };
+    Ok(Database::Postgres { url, root_certificates })
+}
+
+/// Every byte as a URL may have it.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        write!(encoded, "%{byte:02X}").expect("writing to a String cannot fail");
+    }
+    encoded
+}
+
+/// A URL as it may be shown: the server and the database, without who connects and with what.
+pub(super) fn redacted_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // A password may hold an @ or a / that should have been escaped: what follows the last @ is no secret.
+    let place = rest.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameters_that_only_libpq_knows_are_taken_out_of_the_url() {
+        let check = |given: &str, kept: &str, roots: Option<&str>| {
+            let (url, root_certificates) = (Secret::new(kept), roots.map(PathBuf::from));
+            assert_eq!(postgres(given), Database::Postgres { url, root_certificates });
+        };
+        check("postgres://db/app", "postgres://db/app", None);
+        check("postgres://db/app?sslmode=verify-full", "postgres://db/app?sslmode=require", None);
+        check("postgres://db/app?sslrootcert=/ca.pem&a=b", "postgres://db/app?a=b", Some("/ca.pem"));
+    }
+
+    #[test]
+    fn a_url_is_shown_without_who_connects_and_with_what() {
+        let check = |url: &str, shown: &str| assert_eq!(redacted_url(url), shown);
+        check("postgres://ada:hunter2@db:5432/app", "postgres://db:5432/app");
+        check("postgres://ada:hun@ter/2@a,b/app?password=hunter3&sslmode=require", "postgres://a,b/app");
+        check("postgres:///app", "postgres:///app");
+    }
+}

@@ -1,0 +1,206 @@
+//! What each source says, and which of them counts for a setting.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::environment::ProcessEnv;
+use crate::config::{ConfigError, Flags, file, value};
+use outbox_core::saga::SagaDefinition;
+
+/// Every variable that something reads, with the flag that stands for it where there is one.
+const SETTINGS: [(&str, Option<&str>); 25] = [
+    ("OUTBOX_ENABLED", None),
+    ("OUTBOX_BACKEND", None),
+    ("OUTBOX_DB", Some("--db")),
+    ("OUTBOX_DB_PASSWORD", None),
+    ("OUTBOX_DB_PASSWORD_FILE", None),
+    ("OUTBOX_VISIBILITY_SEC", None),
+    ("OUTBOX_MAX_RETRIES", None),
+    ("OUTBOX_BACKOFF_BASE_MS", None),
+    ("OUTBOX_BACKOFF_CAP_MS", None),
+    ("OUTBOX_ROLE", Some("--role")),
+    ("OUTBOX_PLUGINS", Some("--plugins")),
+    ("OUTBOX_CACHE_DIR", None),
+    ("OUTBOX_PLUGIN_KEYS", None),
+    ("OUTBOX_CONCURRENCY", Some("--concurrency")),
+    ("OUTBOX_PREFETCH", None),
+    ("OUTBOX_DRAIN_SEC", None),
+    ("OUTBOX_LISTEN", Some("--listen")),
+    ("OUTBOX_TOKEN", None),
+    ("OUTBOX_HOSTS", None),
+    ("OUTBOX_RETAIN_DONE", None),
+    ("OUTBOX_RETAIN_SIGNALS", None),
+    ("OUTBOX_ALERTS", None),
+    ("OUTBOX_ALERT_PERIOD", None),
+    ("OUTBOX_LOG", Some("--log")),
+    ("GOVERNOR_STRICT_MODE", None),
+];
+
+/// Names the configuration file; the only setting that the file itself cannot make.
+const CONFIG: &str = "OUTBOX_CONFIG";
+
+/// Read when nobody names a file.
+const DEFAULT_FILE: &str = "outbox.toml";
+
+/// Everything that settings are made from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// What the command line says.
+    pub flags: Flags,
+    /// The process environment.
+    pub environment: ProcessEnv,
+    /// The configuration file, where there is one.
+    pub file: Option<FileText>,
+}
+
+/// A configuration file as it was read.
+#[derive(Clone, Debug)]
+pub struct FileText {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
+impl Sources {
+    /// The sources of this process.
+    pub(super) fn of_process(flags: Flags) -> Result<Self, ConfigError> {
+        let environment = ProcessEnv::of_process();
+        let named = flags.get(CONFIG).cloned().or_else(|| environment.get(CONFIG));
+        let file = match named {
+            Some(path) => Some(read_file(Path::new(&path))?),
+            None if Path::new(DEFAULT_FILE).exists() => Some(read_file(Path::new(DEFAULT_FILE))?),
+            None => None,
+        };
+        Ok(Self { flags, environment, file })
+    }
+
+    /// What is given for every setting, the weakest source first so that the stronger ones overwrite it.
+    pub(super) fn read(&self) -> Result<ResolvedSettings, ConfigError> {
+        let mut settings = ResolvedSettings { values: BTreeMap::new(), sagas: vec![SagaDefinition::write_memory()] };
+        if let Some(file) = &self.file {
+            file::read(file, &mut settings)?;
+        }
+        for (variable, flag) in SETTINGS {
+            settings.set(variable, variable.to_owned(), self.environment.get(variable));
+            let origin = flag.unwrap_or(variable).to_owned();
+            settings.set(variable, origin, self.flags.get(variable).cloned());
+        }
+        Ok(settings)
+    }
+}
+
+fn read_file(path: &Path) -> Result<FileText, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|err| ConfigError::File { file: path.display().to_string(), problem: err.to_string() })?;
+    Ok(FileText { path: path.to_owned(), text })
+}
+
+/// The value that counts for each setting, and the sagas.
+#[derive(Debug)]
+pub(super) struct ResolvedSettings {
+    values: BTreeMap<&'static str, SettingValue>,
+    pub(super) sagas: Vec<SagaDefinition>,
+}
+
+#[derive(Debug)]
+struct SettingValue {
+    origin: String,
+    text: String,
+}
+
+impl ResolvedSettings {
+    /// Takes a value over whatever a weaker source gave; an empty one counts as not given.
+    pub(super) fn set(&mut self, variable: &'static str, origin: String, text: Option<String>) {
+        if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
+            self.values.insert(variable, SettingValue { origin, text });
+        }
+    }
+
+    /// The setting, parsed; `None` when no source gives it. Errors when `parse` does not understand it.
+    pub(super) fn parsed<T>(
+        &self,
+        variable: &'static str,
+        accepted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(found) = self.values.get(variable) else { return Ok(None) };
+        match parse(found.text.trim()) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(ConfigError::Value {
+                origin: found.origin.clone(),
+                value: value::displayed(variable, &found.text),
+                accepted: accepted.to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn flag(&self, variable: &'static str) -> Result<Option<bool>, ConfigError> {
+        self.parsed(variable, "true or false (also 1 or 0, yes or no, on or off)", value::boolean)
+    }
+
+    pub(super) fn number<N>(&self, variable: &'static str, range: RangeInclusive<u32>) -> Result<Option<N>, ConfigError>
+    where
+        N: TryFrom<u32>,
+    {
+        let accepted = format!("a whole number from {} to {}", range.start(), range.end());
+        self.parsed(variable, &accepted, |text| {
+            let number = text.parse().ok().filter(|number| range.contains(number))?;
+            N::try_from(number).ok()
+        })
+    }
+
+    pub(super) fn seconds(
+        &self,
+        variable: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        let seconds = self.number::<u64>(variable, range)?;
+        Ok(seconds.map(Duration::from_secs))
+    }
+
+    pub(super) fn path(&self, variable: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        self.parsed(variable, "a path", |text| Some(text.into()))
+    }
+}
+
+/// The variable that a key of the file stands for.
+pub(super) fn variable_of(key: &str) -> Option<&'static str> {
+    SETTINGS.into_iter().map(|(variable, _)| variable).find(|variable| key_of(variable) == key)
+}
+
+/// The file's key for a variable.
+fn key_of(variable: &str) -> String {
+    variable.trim_start_matches("OUTBOX_").to_ascii_lowercase()
+}
+
+/// The key of the file that is nearest to one that nothing reads.
+pub(super) fn nearest_key(key: &str) -> Option<String> {
+    let wanted = key_of(&key.to_ascii_uppercase());
+    let keys = SETTINGS.into_iter().map(|(variable, _)| key_of(variable)).chain(["sagas".to_owned()]);
+    nearest(&wanted, keys)
+}
+
+/// One sentence for each `OUTBOX_…` variable that nothing reads.
+pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
+    let known = || SETTINGS.into_iter().map(|(variable, _)| variable).chain([CONFIG]);
+    let unknown =
+        environment.names().filter(|name| name.starts_with("OUTBOX_") && !known().any(|known| known == *name));
+    unknown
+        .map(|name| match nearest(name, known().map(str::to_owned)) {
+            Some(nearest) => format!("{name} is not a setting and is ignored: did you mean {nearest}?"),
+            None => format!("{name} is not a setting and is ignored"),
+        })
+        .collect()
+}
+
+/// The most similar of the words, unless none is similar enough to be what was meant.
+fn nearest(word: &str, among: impl Iterator<Item = String>) -> Option<String> {
+    /// Below this, suggestions are guesses: found by trying misspellings of every setting.
+    const SIMILAR: f64 = 0.6;
+    let scored = among.map(|candidate| (strsim::normalized_damerau_levenshtein(word, &candidate), candidate));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (best.0 >= SIMILAR).then_some(best.1)
+}

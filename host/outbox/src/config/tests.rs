@@ -1,0 +1,169 @@
+use crate::config::*;
+
+fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: Option<&str>) -> Sources {
+    Sources {
+        flags: flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        file: file.map(|text| FileText { path: "outbox.toml".into(), text: text.to_owned() }),
+    }
+}
+
+fn parse(environment: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
+    Config::parse(&sources(&[], environment, file))
+}
+
+#[test]
+fn defaults_are_those_of_the_playbook() {
+    let config = parse(&[], None).unwrap();
+    assert!(!config.enabled);
+    assert!(!config.strict);
+    assert_eq!(config.database, Database::Sqlite("/var/run/outbox.sqlite".into()));
+    assert_eq!(config.lease, Duration::from_mins(1));
+    assert_eq!(config.retry, RetryPolicy::default());
+    assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
+    assert_eq!(config.retain_done, None);
+    assert_eq!(config.retain_signals, Some(WEEK));
+    assert_eq!(config.sagas, [SagaDefinition::write_memory()]);
+}
+
+#[test]
+fn flags_win_over_the_environment_which_wins_over_the_file() {
+    let file = Some("db = \"file\"\nrole = \"file\"\nmax_retries = 3\nenabled = true");
+    let environment = [("OUTBOX_DB", "environment"), ("OUTBOX_ROLE", "environment")];
+    let config = Config::parse(&sources(&[("OUTBOX_DB", "flag")], &environment, file)).unwrap();
+    assert_eq!(config.database, Database::Sqlite("flag".into()));
+    assert_eq!(config.role.as_deref(), Some("environment"));
+    assert_eq!(config.retry.max_retries, 3);
+    assert!(config.enabled);
+}
+
+#[test]
+fn an_empty_value_counts_as_not_given() {
+    let config = parse(&[("OUTBOX_TOKEN", ""), ("OUTBOX_ROLE", " ")], Some("role = \"vector\"")).unwrap();
+    assert_eq!(config.token, None);
+    assert_eq!(config.role.as_deref(), Some("vector"));
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
+    let check = |variable: &'static str, value: &str, accepted: &str| {
+        let err = parse(&[(variable, value)], None).unwrap_err().to_string();
+        assert!(err.starts_with(&format!("{variable} is {value:?}: use ")), "{err}");
+        assert!(err.contains(accepted), "{err}");
+    };
+    check("OUTBOX_ENABLED", "maybe", "true or false");
+    check("OUTBOX_BACKEND", "postgres", "together with OUTBOX_DB=postgres://");
+    check("OUTBOX_BACKEND", "mysql", "sqlite or postgres");
+    check("OUTBOX_DB", "mysql://db/outbox", "the path of a SQLite file, or a URL");
+    check("OUTBOX_DB_PASSWORD_FILE", "/none", "only together with OUTBOX_DB=postgres://");
+    check("OUTBOX_VISIBILITY_SEC", "0", "a whole number from 1 to 86400");
+    check("OUTBOX_MAX_RETRIES", "-1", "a whole number from 0");
+    check("OUTBOX_BACKOFF_BASE_MS", "1s", "a whole number");
+    check("OUTBOX_ROLE", "../vector", "the name of a folder");
+    check("OUTBOX_CONCURRENCY", "0", "a whole number from 1");
+    check("OUTBOX_LISTEN", "7070", "an IP address and a port");
+    check("OUTBOX_HOSTS", "https://a", "host names");
+    check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
+    check("OUTBOX_LOG", "xml", "text or json");
+    check("GOVERNOR_STRICT_MODE", "2", "true or false");
+
+    let err = parse(&[], Some("visibility_sec = 0")).unwrap_err().to_string();
+    assert!(err.starts_with("visibility_sec in outbox.toml is \"0\""), "{err}");
+    let err = Config::parse(&sources(&[("OUTBOX_LISTEN", "x")], &[], None)).unwrap_err().to_string();
+    assert!(err.starts_with("--listen is \"x\""), "{err}");
+}
+
+#[test]
+fn the_backend_follows_from_the_database_and_a_backend_that_does_not_fit_is_an_error() {
+    let url = "postgres://ada@db/app";
+    let postgres = |password: Option<&str>| Database::Postgres {
+        url: Secret::new(&password.map_or(url.to_owned(), |password| format!("{url}?password={password}"))),
+        root_certificates: None,
+    };
+    assert_eq!(parse(&[("OUTBOX_DB", url)], None).unwrap().database, postgres(None));
+    let both = parse(&[("OUTBOX_DB", url), ("OUTBOX_BACKEND", "postgres")], None);
+    assert_eq!(both.unwrap().database, postgres(None));
+    let err = parse(&[("OUTBOX_DB", url), ("OUTBOX_BACKEND", "sqlite")], None).unwrap_err().to_string();
+    assert!(err.contains("OUTBOX_DB is \"postgres://db/app\"") && err.contains("OUTBOX_BACKEND=postgres"), "{err}");
+    let err = parse(&[("OUTBOX_DB", "a.sqlite"), ("OUTBOX_BACKEND", "postgres")], None).unwrap_err().to_string();
+    assert!(err.contains("a.sqlite") && err.contains("a URL such as postgres://"), "{err}");
+    let password = parse(&[("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "hunter2")], None).unwrap();
+    assert_eq!(password.database, postgres(Some("%68%75%6E%74%65%72%32")));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter3\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let filed = parse(&[("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD_FILE", path)], None).unwrap();
+    assert_eq!(filed.database, postgres(Some("%68%75%6E%74%65%72%33")));
+    let both = [("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "x"), ("OUTBOX_DB_PASSWORD_FILE", path)];
+    assert!(parse(&both, None).unwrap_err().to_string().contains("not together with OUTBOX_DB_PASSWORD"));
+}
+
+#[test]
+fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
+    let err = parse(&[("OUTBOX_TOKEN", "hunter 2")], None).unwrap_err().to_string();
+    assert!(!err.contains("hunter"), "{err}");
+    let err = parse(&[], Some("enabled = true\ntoken = \"hunter2\nrole = 1")).unwrap_err().to_string();
+    assert!(err.contains("line 2") && !err.contains("hunter"), "{err}");
+    let config = parse(&[("OUTBOX_TOKEN", "hunter2"), ("VECTOR_TOKEN", "hunter3")], None).unwrap();
+    assert_eq!(config.token.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter"));
+    let url = ("OUTBOX_DB", "postgres://ada:hunter4@db/app?password=hunter5");
+    let config = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6")], None).unwrap();
+    assert!(!format!("{config:?} {}", config.database).contains("hunter"));
+    for wrong in [("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")] {
+        let err = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6"), wrong], None).unwrap_err().to_string();
+        assert!(!err.contains("hunter"), "{err}");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_the_file_is_an_error_that_names_the_nearest() {
+    let err = parse(&[], Some("visiblity_sec = 30")).unwrap_err().to_string();
+    assert!(err.contains("\"visiblity_sec\": did you mean \"visibility_sec\"?"), "{err}");
+    let err = parse(&[], Some("OUTBOX_DB = \"x\"")).unwrap_err().to_string();
+    assert!(err.contains("did you mean \"db\"?"), "{err}");
+    assert!(parse(&[], Some("= 1")).is_err());
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_that_names_the_nearest() {
+    let config = parse(&[("OUTBOX_VISIBILITY_SECS", "3"), ("OUTBOX_CONFIG", "x"), ("PATH", "/bin")], None).unwrap();
+    let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    assert!(warning.contains("OUTBOX_VISIBILITY_SECS") && warning.contains("did you mean OUTBOX_VISIBILITY_SEC?"));
+}
+
+#[test]
+fn sagas_are_declared_in_the_file_and_checked() {
+    let config = parse(&[], Some("[sagas.Checkout]\nsteps = [\"charge\", \"mail\"]")).unwrap();
+    assert_eq!(config.sagas[0], SagaDefinition::write_memory());
+    assert_eq!(
+        config.sagas[1],
+        SagaDefinition { name: "Checkout".into(), steps: vec!["charge".into(), "mail".into()] }
+    );
+    let check = |text: &str, problem: &str| {
+        let err = parse(&[], Some(text)).unwrap_err().to_string();
+        assert!(err.contains(problem), "{err}");
+    };
+    check("[sagas.Checkout]\nsteps = []", "steps is empty");
+    check("[sagas.Checkout]\nsteps = [\"Charge\"]", "\"Charge\"");
+    check("[sagas.Checkout]\nsteps = [\"a\", \"a\"]", "twice");
+    check("[sagas.WriteMemorySaga]\nsteps = [\"a\"]", "built in");
+    check("[sagas.Checkout]\nstep = [\"a\"]", "step");
+}
+
+#[test]
+fn a_listener_that_others_can_reach_needs_a_token() {
+    let open = parse(&[("OUTBOX_LISTEN", "0.0.0.0:7070")], None).unwrap();
+    assert!(open.require_authentication().unwrap_err().to_string().contains("OUTBOX_TOKEN"));
+    let token = parse(&[("OUTBOX_LISTEN", "0.0.0.0:7070"), ("OUTBOX_TOKEN", "t")], None).unwrap();
+    assert_eq!(token.require_authentication(), Ok(()));
+    assert_eq!(parse(&[], None).unwrap().require_authentication(), Ok(()));
+}
+
+#[test]
+fn the_cache_is_the_users_own_wherever_the_user_has_one() {
+    let cache = |environment: &[(&str, &str)]| parse(environment, None).unwrap().cache_dir;
+    assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), PathBuf::from("/x/outbox"));
+    assert!(cache(&[("HOME", "/h")]).starts_with("/h"));
+    assert_eq!(cache(&[]), PathBuf::from("/var/cache/outbox"));
+}

@@ -1,0 +1,104 @@
+//! What `doctor` asks a server about: its version, what the role may do, and what keeps dead rows alive.
+//! Looks only.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use crate::error::PgError;
+use crate::queries::unsigned;
+use crate::tx::Query;
+
+/// A server and a database, as they bear on an outbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one answer of the server")]
+pub struct ServerDiagnostics {
+    /// The server's version, as it says it.
+    pub version: String,
+    /// Whether writes are refused: a standby, or by its settings.
+    pub is_read_only: bool,
+    /// Whether dead rows are removed by themselves.
+    pub has_autovacuum: bool,
+    /// Whether a commit that is acknowledged survives a crash of the server.
+    pub is_durable: bool,
+    /// Whether an insert wakes workers.
+    pub notifies: bool,
+    /// What the role may not do and the outbox does, such as `INSERT on outbox.items`.
+    pub missing: Vec<String>,
+    /// Dead rows of the items table, and how many there are that live.
+    pub rows: (u64, u64),
+    /// The oldest transactions of anybody in this database.
+    pub transactions: Vec<LongTransaction>,
+}
+
+/// A transaction that keeps dead rows from being removed, in every table of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongTransaction {
+    /// The number of the server's process.
+    pub pid: i32,
+    /// Who runs it, from where.
+    pub who: String,
+    /// What it does: `idle in transaction`, or a statement.
+    pub what: String,
+    /// How long it has been there.
+    pub age: Duration,
+}
+
+/// A transaction that is older is worth a word: no call of the outbox takes as long.
+const LONG_TRANSACTION_AGE: Duration = Duration::from_mins(1);
+
+pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgError> {
+    let statement = "SELECT current_setting('server_version'),
+            pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
+            current_setting('autovacuum') = 'on' AND NOT EXISTS (
+                SELECT 1 FROM pg_class WHERE oid = 'outbox.items'::regclass
+                  AND 'autovacuum_enabled=false' = ANY(reloptions)),
+            current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off',
+            EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass),
+            coalesce(pg_stat_get_dead_tuples('outbox.items'::regclass), 0),
+            coalesce(pg_stat_get_live_tuples('outbox.items'::regclass), 0)";
+    let rows = tx.rows(statement, &[]).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    Ok(ServerDiagnostics {
+        version: row.try_get(0)?,
+        is_read_only: row.try_get(1)?,
+        has_autovacuum: row.try_get(2)?,
+        is_durable: row.try_get(3)?,
+        notifies: row.try_get(4)?,
+        missing: missing(tx).await?,
+        rows: (unsigned(row, 5)?, unsigned(row, 6)?),
+        transactions: long_transactions(tx).await?,
+    })
+}
+
+/// What a host does with each table.
+async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
+    let statement = "SELECT privilege || ' on outbox.' || relname
+        FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+        WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'r' AND relname <> 'migrations'
+          AND NOT (relname IN ('audit', 'audit_items') AND privilege IN ('UPDATE', 'DELETE'))
+          AND NOT has_table_privilege(oid, privilege)
+        ORDER BY 1";
+    tx.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// The oldest first. Without the right to see what others do, it is only known that they do it.
+pub(crate) async fn long_transactions(tx: &impl Query) -> Result<Vec<LongTransaction>, PgError> {
+    let statement = "SELECT pid, concat_ws(' ', usename, nullif(application_name, ''), host(client_addr)),
+               CASE WHEN state LIKE 'idle in transaction%' THEN state ELSE left(query, 80) END,
+               (extract(epoch FROM clock_timestamp() - xact_start) * 1000)::bigint
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+          AND xact_start < clock_timestamp() - $1::bigint * interval '1 millisecond'
+        ORDER BY xact_start LIMIT 5";
+    let transaction = |row: &Row| {
+        Ok(LongTransaction {
+            pid: row.try_get(0)?,
+            who: row.try_get(1)?,
+            what: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),
+            age: Duration::from_millis(unsigned(row, 3)?),
+        })
+    };
+    let long = i64::try_from(LONG_TRANSACTION_AGE.as_millis()).unwrap_or(i64::MAX);
+    tx.rows(statement, &[&long]).await?.iter().map(transaction).collect()
+}

@@ -1,0 +1,153 @@
+//! Why a call failed, whether that may pass, and what to say of it.
+
+use std::error::Error;
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+use outbox_store::StoreError;
+
+/// Why a call did not come to its end.
+#[derive(Debug)]
+pub(crate) enum PgError {
+    /// The store's own rules refused it.
+    Rejected(StoreError),
+    /// The server did, or the connection to it was lost before the commit was asked for.
+    Database(tokio_postgres::Error),
+    /// The answer to the commit was lost: nobody knows whether it happened.
+    CommitUnknown(tokio_postgres::Error),
+    /// There is no connection.
+    NoConnection(PoolError),
+    /// Another transaction changed what this one had seen.
+    LostRace,
+    /// There was no answer in time.
+    TimedOut,
+}
+
+impl From<tokio_postgres::Error> for PgError {
+    fn from(source: tokio_postgres::Error) -> Self {
+        Self::Database(source)
+    }
+}
+
+impl From<PoolError> for PgError {
+    fn from(source: PoolError) -> Self {
+        Self::NoConnection(source)
+    }
+}
+
+impl From<StoreError> for PgError {
+    fn from(refused: StoreError) -> Self {
+        Self::Rejected(refused)
+    }
+}
+
+impl PgError {
+    /// Whether the same call may succeed in a moment, and has not been committed.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Rejected(_) | Self::CommitUnknown(_) | Self::TimedOut | Self::NoConnection(PoolError::Timeout(_)) => {
+                false
+            }
+            Self::LostRace => true,
+            Self::Database(_) | Self::NoConnection(_) => self.code().is_none_or(|code| {
+                let class = code.code().get(..2).unwrap_or_default();
+                matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
+                    || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION].contains(code)
+            }),
+        }
+    }
+
+    /// Whether the server's disk is full. Reads and small writes go on.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.code() == Some(&SqlState::DISK_FULL)
+    }
+
+    /// Whether it is the database that is not there, rather than this call that failed.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Rejected(_) | Self::LostRace => false,
+            Self::TimedOut | Self::NoConnection(_) => true,
+            Self::Database(_) | Self::CommitUnknown(_) => self.code().is_none_or(|code| {
+                let class = code.code().get(..2).unwrap_or_default();
+                matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+            }),
+        }
+    }
+
+    /// What the caller is told.
+    pub(crate) fn into_store_error(self, tried: &'static str) -> StoreError {
+        match self {
+            Self::Rejected(refused) => refused,
+            err if err.is_unusable() => StoreError::Unusable(format!("{tried}: {}{}", err.message(), err.advice())),
+            err => {
+                let message = format!("{}{}", err.message(), err.advice());
+                StoreError::Unavailable { tried, source: message.into() }
+            }
+        }
+    }
+
+    /// What happened, without what to do about it.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Rejected(refused) => refused.to_string(),
+            Self::LostRace => "other transactions were faster again and again".into(),
+            Self::TimedOut => "the database did not answer in time".into(),
+            Self::CommitUnknown(source) => format!("it is unknown whether this was committed: {}", error_chain(source)),
+            Self::Database(source) | Self::NoConnection(PoolError::Backend(source)) => error_chain(source),
+            Self::NoConnection(PoolError::Timeout(_)) => "no connection became free in time".into(),
+            Self::NoConnection(source) => error_chain(source),
+        }
+    }
+
+    fn is_unusable(&self) -> bool {
+        let given_up = [
+            SqlState::INVALID_SCHEMA_NAME,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            SqlState::INVALID_CATALOG_NAME,
+        ];
+        self.code().is_some_and(|code| given_up.contains(code))
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.code() {
+            Some(code) if [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_TABLE].contains(code) => {
+                ": create the outbox with `outbox migrate`"
+            }
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ": grant the role what docs/operations.md lists",
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                ": the server is read-only, perhaps a standby: give the primary's address, or several"
+            }
+            Some(code) if *code == SqlState::DISK_FULL => ": the server's disk is full",
+            Some(code) if *code == SqlState::INVALID_CATALOG_NAME => ": create the database, or give another's name",
+            _ => "",
+        }
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Database(source) | Self::CommitUnknown(source) | Self::NoConnection(PoolError::Backend(source)) => {
+                source.code()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The error with what caused it. What the server itself said stands for all of it.
+fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        message = match source.downcast_ref::<tokio_postgres::error::DbError>() {
+            Some(said) => format!("{} ({})", said.message(), said.code().code()),
+            None => format!("{message}: {source}"),
+        };
+        next = source.source();
+    }
+    message
+}

@@ -1,0 +1,130 @@
+//! Connections: how they are made, that each call ends in bounded time, and TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, PoolError, RecyclingMethod, Runtime};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{Config, Connection, Socket, tls::MakeTlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::PostgresOptions;
+use crate::error::PgError;
+use outbox_store::StoreError;
+
+type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+/// A bounded number of connections to one database.
+pub(crate) struct Pool {
+    idle: deadpool_postgres::Pool,
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl Pool {
+    /// Connects to nothing yet.
+    pub(crate) fn new(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
+        let wait = options.statement_timeout / 2;
+        let config = parse(url, wait)?;
+        let tls = connector(options.root_certificates.as_deref())?;
+        let session: Arc<str> = session(options.statement_timeout).into();
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
+        let idle = deadpool_postgres::Pool::builder(manager)
+            .max_size(options.connections.max(2))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(wait))
+            .recycle_timeout(Some(wait))
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = Arc::clone(&session);
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
+        Ok(Self { idle, config, tls })
+    }
+
+    /// A connection; it goes back to the pool when it is dropped.
+    pub(crate) async fn connection(&self) -> Result<Client, PgError> {
+        self.idle.get().await.map_err(|err| match err {
+            PoolError::PostCreateHook(HookError::Backend(source)) => PgError::Database(source),
+            err => PgError::NoConnection(err),
+        })
+    }
+
+    /// A connection of its own, which the caller drives.
+    pub(crate) async fn dedicated_connection(
+        &self,
+    ) -> Result<(tokio_postgres::Client, Connection<Socket, Tls>), PgError> {
+        Ok(self.config.connect(self.tls.clone()).await?)
+    }
+
+    /// Where it connects to, without the password.
+    pub(crate) fn display_target(&self) -> String {
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        format!("database {:?} at {hosts}", self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres"))
+    }
+}
+
+/// What the server allows a statement, a wait for a lock, and a transaction that nobody goes on with.
+fn session(statement_timeout: Duration) -> String {
+    let statement = statement_timeout.as_millis();
+    let (lock, idle) = (statement / 2, statement * 2);
+    format!(
+        "SET statement_timeout = {statement}; SET lock_timeout = {lock};
+         SET idle_in_transaction_session_timeout = {idle}"
+    )
+}
+
+/// What the URL says, with the limits that it does not set.
+fn parse(url: &str, wait: Duration) -> Result<Config, StoreError> {
+    let mut config: Config = url.parse().map_err(|err: tokio_postgres::Error| {
+        let why = std::error::Error::source(&err).map(|source| format!(": {source}")).unwrap_or_default();
+        StoreError::Unusable(format!(
+            "the database's URL cannot be read{why}: it looks like postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+        ))
+    })?;
+    if config.get_application_name().is_none() {
+        config.application_name("outbox");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(wait);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(wait * 2);
+    }
+    config.keepalives_idle(Duration::from_secs(10));
+    // Of several addresses, the one that takes writes.
+    if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    Ok(config)
+}
+
+fn connector(roots: Option<&[u8]>) -> Result<MakeRustlsConnect, StoreError> {
+    let unusable = |err: &dyn std::fmt::Display| StoreError::Unusable(format!("the root certificates: {err}"));
+    let mut store = RootCertStore::empty();
+    match roots {
+        None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                store.add(certificate.map_err(|err| unusable(&err))?).map_err(|err| unusable(&err))?;
+            }
+        }
+    }
+    if store.is_empty() {
+        return Err(unusable(&"there is none in the file"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|err| unusable(&err))?.with_root_certificates(store).with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}

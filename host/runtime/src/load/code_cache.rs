@@ -1,0 +1,181 @@
+//! Compiled code on disk, so that a restart does not compile again.
+//!
+//! Code from here is run as it is, so it is as trusted as the host's binary: it lies in a folder, and in
+//! files, that only this user has written ([`PrivateDir`]). A file is named by what it was made from and
+//! what made it; one whose contents do not fit its name and digest is made anew.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::load::private_dir::PrivateDir;
+
+const DIGEST_LEN: usize = 32;
+/// Files that are kept: some versions of each of some plugins.
+const KEPT: usize = 64;
+const SUFFIX: &str = ".code";
+
+/// A folder of compiled code.
+#[derive(Debug)]
+pub(crate) struct CodeCache {
+    dir: PrivateDir,
+}
+
+impl CodeCache {
+    /// A cache in this folder.
+    pub(crate) fn new(dir: PrivateDir) -> Self {
+        Self { dir }
+    }
+
+    /// The component that the bytes are, from the cache or compiled and put there.
+    pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
+        let name = file_name(engine, digest);
+        if let Some(component) = self.load(engine, &name) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(engine, bytes)?;
+        if let Err(reason) = self.store(&name, &component) {
+            tracing::warn!(path = self.dir.display_path(&name), %reason, "compiled code could not be cached");
+        }
+        Ok(component)
+    }
+
+    fn store(&self, name: &str, component: &Component) -> anyhow::Result<()> {
+        let code = component.serialize()?;
+        self.dir.write(name, &[&seal(name, &code), &code])?;
+        let code_files = self.dir.names()?.into_iter().filter(|name| name.ends_with(SUFFIX));
+        for old in code_files.skip(KEPT) {
+            self.dir.remove(&old)?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, engine: &Engine, name: &str) -> Option<Component> {
+        let read = self.dir.read(name);
+        let read = read.inspect_err(|reason| tracing::warn!(%reason, "cached code is left alone: compiling again"));
+        let bytes = read.ok().flatten()?;
+        let sealed = bytes.split_at_checked(DIGEST_LEN);
+        let Some((_, code)) = sealed.filter(|(digest, code)| seal(name, code)[..] == **digest) else {
+            tracing::warn!(path = self.dir.display_path(name), "cached code is damaged: compiling again");
+            return None;
+        };
+        deserialize(engine, code)
+    }
+}
+
+/// Names what code is made from and what makes it.
+fn file_name(engine: &Engine, digest: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{digest}-{:016x}{SUFFIX}", hasher.finish())
+}
+
+/// The digest of code under a name, so that no file passes for another.
+fn seal(name: &str, code: &[u8]) -> [u8; DIGEST_LEN] {
+    Sha256::new().chain_update(name).chain_update([0]).chain_update(code).finalize().into()
+}
+
+#[expect(unsafe_code, reason = "the one place where compiled code is taken as it is; see SAFETY")]
+fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
+    // SAFETY: the bytes were written by `CodeCache::store` from a component that wasmtime compiled:
+    // nobody but this user can have written a file that `PrivateDir::read` accepts, the digest in it
+    // fits its name and contents, and wasmtime itself refuses code of another version or configuration.
+    match unsafe { Component::deserialize(engine, code) } {
+        Ok(component) => Some(component),
+        Err(reason) => {
+            tracing::warn!(%reason, "cached code does not fit this host: compiling again");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    struct Fixture {
+        cache: CodeCache,
+        engine: Engine,
+        home: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let cache = CodeCache::new(PrivateDir::open(&home.path().join("cache")).unwrap());
+            Self { cache, engine: Engine::default(), home }
+        }
+
+        /// Compiles a component as the one of a digest and answers the path of its code.
+        fn compile(&self, digest: &str, text: &str) -> PathBuf {
+            self.cache.compile(&self.engine, digest, &wat::parse_str(text).unwrap()).unwrap();
+            self.path(digest)
+        }
+
+        fn path(&self, digest: &str) -> PathBuf {
+            self.home.path().join("cache").join(file_name(&self.engine, digest))
+        }
+
+        fn is_cached(&self, digest: &str) -> bool {
+            self.cache.load(&self.engine, &file_name(&self.engine, digest)).is_some()
+        }
+    }
+
+    #[test]
+    fn code_is_found_again_and_made_anew_when_it_was_tampered_with() {
+        let f = Fixture::new();
+        let path = f.compile("d", "(component)");
+        let other = f.compile("other", "(component (core module))");
+        assert!(f.is_cached("d"));
+        let good = fs::read(&path).unwrap();
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            bytes
+        };
+        for (what, bytes) in [
+            ("changed", with(&|bytes| *bytes.last_mut().unwrap() ^= 1)),
+            ("cut", with(&|bytes| bytes.truncate(bytes.len() / 2))),
+            ("shorter than its digest", with(&|bytes| bytes.truncate(5))),
+            ("longer", with(&|bytes| bytes.push(0))),
+            ("swapped for another component's", fs::read(&other).unwrap()),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert!(!f.is_cached("d"), "{what}");
+            f.compile("d", "(component)");
+            assert!(f.is_cached("d"), "{what}");
+        }
+    }
+
+    #[test]
+    fn code_that_others_could_have_written_is_not_run() {
+        let f = Fixture::new();
+        let path = f.compile("d", "(component)");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(!f.is_cached("d"), "others can write it");
+        f.compile("d", "(component)");
+        assert!(f.is_cached("d"), "it was made anew");
+        let elsewhere = f.home.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        assert!(!f.is_cached("d"), "it lies elsewhere");
+        f.compile("d", "(component)");
+        assert!(f.is_cached("d") && !Path::is_symlink(&path), "the link was replaced, not followed");
+    }
+
+    #[test]
+    fn the_cache_does_not_grow_without_bound() {
+        let f = Fixture::new();
+        for number in 0..KEPT + 3 {
+            f.compile(&format!("d{number}"), "(component)");
+        }
+        assert_eq!(f.cache.dir.names().unwrap().len(), KEPT);
+        assert!(f.is_cached(&format!("d{}", KEPT + 2)), "the newest stay");
+    }
+}

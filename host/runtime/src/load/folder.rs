@@ -1,0 +1,233 @@
+//! The plugin folder as files: which components lie there, whether they have changed, what they are.
+//!
+//! It follows symbolic links, so that a swapped link counts as a changed file. It knows nothing of
+//! what components mean.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::load::loader::{PluginSource, sha256};
+use crate::load::manifest::limits::COMPONENT_MAX;
+use crate::reload::registry::PluginPath;
+
+/// No manifest that a person writes is longer, and no signature.
+const MANIFEST_MAX: u64 = 1 << 20;
+
+/// The root and, with a role, its sub-folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    root: PathBuf,
+    role: Option<String>,
+}
+
+/// What tells one state of a plugin's files from the next without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    wasm: FileStamp,
+    manifest: Option<FileStamp>,
+    signature: Option<FileStamp>,
+}
+
+impl Stamp {
+    /// Whether there is a manifest beside the component.
+    pub(crate) fn has_manifest(&self) -> bool {
+        self.manifest.is_some()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Folder {
+    pub(crate) fn new(root: PathBuf, role: Option<String>) -> Self {
+        Self { root, role }
+    }
+
+    /// The folders to look into.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        let role = self.role.as_ref().map(|role| self.root.join(role));
+        [self.root.clone()].into_iter().chain(role).collect()
+    }
+
+    /// The components that lie there. A folder that is not there is empty.
+    pub(crate) fn list(&self) -> io::Result<Vec<PluginPath>> {
+        let mut paths = Vec::new();
+        for dir in self.directories() {
+            let is_root = dir == self.root;
+            paths.extend(components(&dir)?.into_iter().map(|file| PluginPath { is_root, file }));
+        }
+        Ok(paths)
+    }
+
+    /// The present state of a plugin's files.
+    pub(crate) fn stamp(path: &PluginPath) -> io::Result<Stamp> {
+        Ok(Stamp {
+            wasm: stamp(&path.file)?,
+            manifest: if_exists(stamp(&manifest_of(&path.file)))?,
+            signature: if_exists(stamp(&signature_of(&path.file)))?,
+        })
+    }
+
+    /// The role whose folder a plugin lies in.
+    pub(crate) fn role_of(&self, path: &PluginPath) -> Option<String> {
+        self.role.clone().filter(|_| !path.is_root)
+    }
+
+    /// Reads a plugin's files whole.
+    pub(crate) fn read(&self, path: &PluginPath) -> io::Result<PluginSource> {
+        let mut source = read_source(&path.file)?;
+        source.role = self.role_of(path);
+        Ok(source)
+    }
+}
+
+/// Reads a component with the manifest and the signature beside it, whole.
+pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
+    // One byte more than any manifest allows, so that what is too large is seen to be.
+    let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
+    let text = |path: PathBuf| {
+        let bytes = if_exists(read_bounded(&path, MANIFEST_MAX))?;
+        io::Result::Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(PluginSource {
+        name,
+        role: None,
+        file: file.to_owned(),
+        digest: sha256(&wasm),
+        wasm: Arc::new(wasm),
+        manifest: text(manifest_of(file))?,
+        signature: text(signature_of(file))?,
+    })
+}
+
+/// Nothing, where a file is not there.
+fn if_exists<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn manifest_of(file: &Path) -> PathBuf {
+    file.with_extension("toml")
+}
+
+fn signature_of(file: &Path) -> PathBuf {
+    file.with_extension("wasm.minisig")
+}
+
+fn components(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| is_component(path)).collect())
+}
+
+/// Names that begin with a dot are those of files being written, and of what stands behind links.
+fn is_component(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") && path.is_file()
+}
+
+fn stamp(path: &Path) -> io::Result<FileStamp> {
+    let meta = fs::metadata(path)?;
+    Ok(FileStamp {
+        device: meta.dev(),
+        inode: meta.ino(),
+        size: meta.size(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may lie in a folder under a name.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum FolderEntry {
+        File,
+        Folder,
+        LinkToFile,
+        LinkToNothing,
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<(bool, String, FolderEntry)>> {
+        let name = prop_oneof![3 => "[.a-c ü]{0,2}[a-c][.]wasm", 1 => "[.a-cW]{1,6}"];
+        let kind = prop::sample::select(vec![
+            FolderEntry::File,
+            FolderEntry::Folder,
+            FolderEntry::LinkToFile,
+            FolderEntry::LinkToNothing,
+        ]);
+        prop::collection::vec((any::<bool>(), name, kind), 0..12)
+    }
+
+    /// Makes the entry, unless its name is taken or none; says whether it was made.
+    fn make(dir: &Path, name: &str, entry: FolderEntry, target: &Path) -> bool {
+        let path = dir.join(name);
+        if name.chars().all(|c| c == '.') || path.symlink_metadata().is_ok() {
+            return false;
+        }
+        match entry {
+            FolderEntry::File => fs::write(path, name).unwrap(),
+            FolderEntry::Folder => fs::create_dir(path).unwrap(),
+            FolderEntry::LinkToFile => symlink(target, path).unwrap(),
+            FolderEntry::LinkToNothing => symlink(dir.join("nowhere at all"), path).unwrap(),
+        }
+        true
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_lies_in_the_folders_exactly_the_components_are_listed_and_all_can_be_read(entries in entries()) {
+            let home = tempfile::tempdir().unwrap();
+            let (root, target) = (home.path().join("plugins"), home.path().join("target"));
+            fs::create_dir_all(root.join("role")).unwrap();
+            fs::write(&target, "linked").unwrap();
+            let mut expected = BTreeSet::new();
+            for (is_root, name, entry) in &entries {
+                let dir = if *is_root { root.clone() } else { root.join("role") };
+                let is_file = matches!(entry, FolderEntry::File | FolderEntry::LinkToFile);
+                let is_named_so = !name.starts_with('.') && Path::new(name).extension().is_some_and(|ext| ext == "wasm");
+                if make(&dir, name, *entry, &target) && is_file && is_named_so {
+                    expected.insert(dir.join(name));
+                }
+            }
+            let folder = Folder::new(root.clone(), Some("role".into()));
+            let paths = folder.list().unwrap();
+            for path in &paths {
+                prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));
+                prop_assert_eq!(folder.read(path).unwrap().digest.len(), 64);
+                prop_assert_eq!(Folder::stamp(path).unwrap(), Folder::stamp(path).unwrap());
+            }
+            prop_assert_eq!(paths.into_iter().map(|path| path.file).collect::<BTreeSet<_>>(), expected);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! How much of everything one attempt may use: the defaults, and the ceilings that no manifest passes.
+
+use std::time::Duration;
+
+use crate::load::manifest::ManifestError;
+use crate::load::manifest::section::Section;
+use crate::load::manifest::value::{count, duration, rate, size};
+use serde::Serialize;
+
+/// How much one attempt may use, and how many there may be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// Bytes of all linear memories together.
+    pub memory: u64,
+    /// Elements of all tables together.
+    pub table_elements: u32,
+    /// Core instances that the component is made of.
+    pub instances: u32,
+    /// Time on a CPU.
+    pub cpu: Duration,
+    /// Items claimed at a time, in all processes together.
+    pub concurrency: Option<u32>,
+    /// Items claimed per second, in all processes together.
+    pub rate: Option<f64>,
+    /// Outgoing requests of one attempt.
+    pub http_requests: u32,
+    /// Bytes of the body of one outgoing request.
+    pub request: u64,
+    /// Bytes of the body of one answer.
+    pub response: u64,
+    /// Bytes of all keys and values of the plugin's state.
+    pub state_bytes: u64,
+    /// Items that one attempt may emit.
+    pub followups: u32,
+    /// Bytes of what the handler answers.
+    pub result: u64,
+    /// Bytes of the component itself.
+    pub component: u64,
+}
+
+/// The pool reserves address space for as much in every slot.
+pub(crate) const MEMORY_MAX: u64 = 512 << 20;
+/// The pool reserves address space for these too. Interpreters have the largest tables.
+pub(crate) const TABLE_ELEMENTS_MAX: u32 = 100_000;
+/// Components that are linked of many libraries have dozens.
+pub(crate) const INSTANCES_MAX: u32 = 128;
+/// Larger ones take longer to compile than a host should wait.
+pub(crate) const COMPONENT_MAX: u64 = 128 << 20;
+/// What computes for longer is no side effect.
+const CPU_MAX: Duration = Duration::from_mins(1);
+/// Bodies pass through in pieces, so this bounds traffic and not memory.
+const BODY_MAX: u64 = 256 << 20;
+/// More requests than this are several items.
+const REQUESTS_MAX: u32 = 1000;
+/// All follow-ups are enqueued in the transaction that settles their parent.
+const FOLLOWUPS_MAX: u32 = 10_000;
+/// It is stored on the item and read with it.
+const RESULT_MAX: u64 = 1 << 20;
+const STATE_MAX: u64 = 16 << 30;
+const CONCURRENCY_MAX: u32 = 100_000;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 64 << 20,
+            table_elements: 20_000,
+            instances: 32,
+            cpu: Duration::from_secs(2),
+            concurrency: None,
+            rate: None,
+            http_requests: 16,
+            request: 4 << 20,
+            response: 8 << 20,
+            state_bytes: 64 << 20,
+            followups: 64,
+            result: 64 << 10,
+            // Twice what compiled languages and JavaScript stay below: components made of Python have 18 MiB.
+            component: 32 << 20,
+        }
+    }
+}
+
+/// Reads `[limits]`.
+pub(crate) fn limits(mut section: Section<'_>) -> Result<Limits, ManifestError> {
+    let default = Limits::default();
+    let limits = Limits {
+        memory: section.take("memory", size(MEMORY_MAX))?.unwrap_or(default.memory),
+        table_elements: section
+            .take("table_elements", count(1..=TABLE_ELEMENTS_MAX))?
+            .unwrap_or(default.table_elements),
+        instances: section.take("instances", count(1..=INSTANCES_MAX))?.unwrap_or(default.instances),
+        cpu: section.take("cpu", duration(CPU_MAX))?.unwrap_or(default.cpu),
+        concurrency: section.take("concurrency", count(1..=CONCURRENCY_MAX))?,
+        rate: section.take("rate", rate)?,
+        http_requests: section.take("http_requests", count(0..=REQUESTS_MAX))?.unwrap_or(default.http_requests),
+        request: section.take("request", size(BODY_MAX))?.unwrap_or(default.request),
+        response: section.take("response", size(BODY_MAX))?.unwrap_or(default.response),
+        state_bytes: section.take("state_bytes", size(STATE_MAX))?.unwrap_or(default.state_bytes),
+        followups: section.take("followups", count(0..=FOLLOWUPS_MAX))?.unwrap_or(default.followups),
+        result: section.take("result", size(RESULT_MAX))?.unwrap_or(default.result),
+        component: section.take("component", size(COMPONENT_MAX))?.unwrap_or(default.component),
+    };
+    section.finish()?;
+    Ok(limits)
+}

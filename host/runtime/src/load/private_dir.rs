@@ -1,0 +1,161 @@
+//! A folder that only this user can write, with files that only this user has written.
+//!
+//! What is read from here is run as it is or grants what it says, so a file counts only when it is an
+//! ordinary one, of this user's own, that nobody else can write; each is looked at through the handle
+//! that it is then read with. That is what a secret beside the files would prove too, and nobody but
+//! this user can make such a file, wherever a path may have been bent to: so there is no secret. Files
+//! are written beside and renamed, never changed.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+use rustix::fs::OFlags;
+
+/// Bits of a mode that let others write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// A folder as described above.
+#[derive(Clone, Debug)]
+pub(crate) struct PrivateDir {
+    dir: PathBuf,
+    owner: u32,
+}
+
+impl PrivateDir {
+    /// Opens the folder, and makes it if it is not there. Errors when others own it or can write it.
+    pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("creating the cache folder {}", dir.display()))?;
+        let meta = fs::metadata(dir).with_context(|| format!("looking at the cache folder {}", dir.display()))?;
+        // A file made by this process is owned by whom it runs as.
+        let own = tempfile::NamedTempFile::new_in(dir)
+            .and_then(|probe| probe.as_file().metadata())
+            .with_context(|| format!("writing to the cache folder {}", dir.display()))?;
+        let opened = Self { dir: dir.to_owned(), owner: own.uid() };
+        opened.check(&meta)?;
+        Ok(opened)
+    }
+
+    fn check(&self, meta: &Metadata) -> anyhow::Result<()> {
+        let dir = self.dir.display();
+        if meta.uid() != self.owner {
+            bail!("the cache folder {dir} belongs to another user: what lies there cannot be trusted");
+        }
+        if meta.mode() & OTHERS_WRITE != 0 {
+            bail!("the cache folder {dir} can be written by others: make it private with chmod 700");
+        }
+        Ok(())
+    }
+
+    /// A folder in this one.
+    pub(crate) fn subfolder(&self, name: &str) -> anyhow::Result<Self> {
+        Self::open(&self.dir.join(name))
+    }
+
+    /// The contents of a file; `None` when it is not there. Errors when it is not this user's alone.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        // Neither follows a link nor waits for the other end of a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(self.dir.join(name)) {
+            Ok(file) => file,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(err) => return Err(err),
+        };
+        let meta = file.metadata()?;
+        if !meta.is_file() || meta.uid() != self.owner || meta.mode() & OTHERS_WRITE != 0 {
+            let words = format!("{} is not a file that this user alone can write: delete it", self.display_path(name));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Puts a file in place whole, over one that is there.
+    pub(crate) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.as_file().sync_all()?;
+        file.persist(self.dir.join(name))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// The names of the files that were put in place, the newest first.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            // Another process may have deleted it meanwhile.
+            let Ok(meta) = entry.metadata() else { continue };
+            let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            found.extend(entry.file_name().into_string().ok().map(|name| (written, name)));
+        }
+        found.sort_by(|a, b| b.cmp(a));
+        Ok(found.into_iter().map(|(_, name)| name).filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Deletes a file; one that is not there is as good as deleted.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(name)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            _ => Ok(()),
+        }
+    }
+
+    /// The path of a file, for messages.
+    pub(crate) fn display_path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn private(home: &tempfile::TempDir) -> PrivateDir {
+        PrivateDir::open(&home.path().join("cache")).unwrap()
+    }
+
+    #[test]
+    fn a_folder_that_others_own_or_can_write_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = private(&home);
+        let meta = fs::metadata(&dir.dir).unwrap();
+        let stranger = PrivateDir { owner: dir.owner + 1, ..dir.clone() };
+        assert!(stranger.check(&meta).unwrap_err().to_string().contains("another user"));
+        for mode in [0o777, 0o770, 0o702] {
+            fs::set_permissions(&dir.dir, fs::Permissions::from_mode(mode)).unwrap();
+            let err = PrivateDir::open(&dir.dir).unwrap_err();
+            assert!(err.to_string().contains("chmod 700"), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_file_counts_only_when_this_user_alone_can_have_written_it() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = private(&home);
+        dir.write("own", &[b"a", b"b"]).unwrap();
+        assert_eq!(dir.read("own").unwrap().as_deref(), Some(&b"ab"[..]));
+        assert_eq!(dir.read("none").unwrap(), None);
+
+        let stranger = PrivateDir { owner: dir.owner + 1, ..dir.clone() };
+        assert_eq!(stranger.read("own").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        symlink(dir.dir.join("own"), dir.dir.join("link")).unwrap();
+        assert!(dir.read("link").is_err(), "a link is not followed");
+        fs::create_dir(dir.dir.join("folder")).unwrap();
+        assert!(dir.read("folder").is_err());
+        fs::set_permissions(dir.dir.join("own"), fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(dir.read("own").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}

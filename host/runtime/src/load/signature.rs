@@ -1,0 +1,128 @@
+//! Signatures of components in minisign's format: `NAME.wasm.minisig` beside `NAME.wasm`.
+//!
+//! Owns the keys that are trusted. With none, signatures are not looked at; with any, nothing loads
+//! without one, wherever it comes from.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use minisign_verify::{Error, PublicKey, Signature};
+
+use crate::load::loader::{LoadError, PluginSource};
+
+/// The public keys of those whose components may run.
+#[derive(Clone, Default)]
+pub(crate) struct TrustedKeys(Vec<PublicKey>);
+
+impl TrustedKeys {
+    /// The keys that `OUTBOX_PLUGIN_KEYS` names: each a key in base64, or a file as minisign writes it.
+    pub(crate) fn read(words: &[String]) -> anyhow::Result<Self> {
+        words.iter().map(|word| read_key(word)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Errors when there are keys and none of them has signed the component.
+    pub(crate) fn check(&self, source: &PluginSource) -> Result<(), LoadError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let refused = |why: String| LoadError::new(format!("{why} (OUTBOX_PLUGIN_KEYS is set)"));
+        let beside = format!("{}.wasm.minisig", source.name);
+        let Some(text) = &source.signature else {
+            return Err(refused(format!("it is not signed: put {beside} beside it, as `minisign -S` makes it")));
+        };
+        let signature = Signature::decode(text);
+        let signature = signature.map_err(|_| refused(format!("{beside} is not a signature that minisign made")))?;
+        self.verify(&source.wasm, &signature).map_err(|why| refused(format!("{beside} {why}")))
+    }
+
+    /// What is known of a component's signature, in words.
+    pub(crate) fn describe(&self, source: &PluginSource) -> String {
+        match (&source.signature, self.0.is_empty()) {
+            (None, _) => "none".to_owned(),
+            (Some(_), true) => "not checked: OUTBOX_PLUGIN_KEYS names no key".to_owned(),
+            (Some(_), false) => match self.check(source) {
+                Ok(()) => "of a trusted key".to_owned(),
+                Err(_) => "not accepted".to_owned(),
+            },
+        }
+    }
+
+    fn verify(&self, wasm: &[u8], signature: &Signature) -> Result<(), String> {
+        let mut reason = "was made with a key that is not among the trusted ones".to_owned();
+        for key in &self.0 {
+            match key.verify(wasm, signature, true) {
+                Ok(()) => return Ok(()),
+                Err(Error::UnexpectedKeyId) => {}
+                Err(_) => "is not a signature of this component: one of the two was changed".clone_into(&mut reason),
+            }
+        }
+        Err(reason)
+    }
+}
+
+fn read_key(word: &str) -> anyhow::Result<PublicKey> {
+    if let Ok(key) = PublicKey::from_base64(word) {
+        return Ok(key);
+    }
+    let text = std::fs::read_to_string(Path::new(word));
+    let text = text.with_context(|| format!("OUTBOX_PLUGIN_KEYS names {word:?}, neither a key nor a file"))?;
+    match PublicKey::decode(text.trim_end()) {
+        Ok(key) => Ok(key),
+        Err(_) => bail!("OUTBOX_PLUGIN_KEYS names {word:?}, which holds no public key as minisign writes it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Made by minisign itself over the bytes `test`, in its present format.
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    const SIGNATURE: &str = "untrusted comment: signature from minisign secret key
+RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=
+trusted comment: timestamp:1633700835\tfile:test\tprehashed
+wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==";
+
+    fn source(wasm: &[u8], signature: Option<&str>) -> PluginSource {
+        PluginSource {
+            name: "p".into(),
+            role: None,
+            file: "p.wasm".into(),
+            wasm: Arc::new(wasm.to_vec()),
+            digest: String::new(),
+            manifest: None,
+            signature: signature.map(str::to_owned),
+        }
+    }
+
+    fn refusal(wasm: &[u8], signature: Option<&str>) -> String {
+        let keys = TrustedKeys::read(&[KEY.to_owned()]).unwrap();
+        keys.check(&source(wasm, signature)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_what_a_trusted_key_has_signed_is_let_through() {
+        let keys = TrustedKeys::read(&[KEY.to_owned()]).unwrap();
+        assert_eq!(keys.check(&source(b"test", Some(SIGNATURE))), Ok(()));
+        assert!(refusal(b"Test", Some(SIGNATURE)).contains("was changed"));
+        assert!(refusal(b"test", Some("signed, me")).contains("not a signature that minisign made"));
+        assert!(refusal(b"test", None).contains("put p.wasm.minisig beside it"));
+        assert_eq!(TrustedKeys::default().check(&source(b"test", None)), Ok(()));
+    }
+
+    #[test]
+    fn a_key_is_given_as_it_is_or_as_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        std::fs::write(file.path(), format!("untrusted comment: minisign public key\n{KEY}\n")).unwrap();
+        let keys = TrustedKeys::read(std::slice::from_ref(&path)).unwrap();
+        assert_eq!(keys.check(&source(b"test", Some(SIGNATURE))), Ok(()));
+        std::fs::write(file.path(), "no key").unwrap();
+        for (word, words) in [(path.as_str(), "holds no public key"), ("none", "neither a key nor a file")] {
+            let err = TrustedKeys::read(&[word.to_owned()]).err().unwrap();
+            assert!(err.to_string().contains(words), "{err}");
+        }
+    }
+}

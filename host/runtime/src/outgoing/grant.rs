@@ -1,0 +1,305 @@
+//! What an operator grants a plugin, as values that say yes or no.
+//!
+//! Everything that is not granted is denied. A denial comes with the manifest lines that would allow
+//! what was denied, so that an operator can decide by copying them. Whether an *address* may be
+//! reached is decided when connecting, by [`AddressScope`] and `outgoing::address`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Method;
+use http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
+use http::uri::Uri;
+
+/// Everything that a plugin may do beside computing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grants {
+    /// Whether it may keep state.
+    pub state: bool,
+    /// The types of item that it may emit.
+    pub emit: Vec<String>,
+    /// The requests that it may send.
+    pub http: Vec<HttpGrant>,
+}
+
+/// One kind of request that a plugin may send.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpGrant {
+    /// Where to.
+    pub origin: Origin,
+    /// With which methods; any when there are none.
+    pub methods: Option<Vec<Method>>,
+    /// To which path, where `*` stands for anything; any when there is none.
+    pub path: Option<String>,
+    /// Whether a wildcard origin also reaches addresses that are not public.
+    pub private: bool,
+    /// What the host adds to such a request.
+    pub secrets: Vec<SecretHeader>,
+}
+
+/// A header that the host adds and the guest never sees.
+#[derive(Clone, Debug)]
+pub(crate) struct SecretHeader {
+    /// The header's name.
+    pub header: HeaderName,
+    /// Its value, which prints as `Sensitive`.
+    pub value: HeaderValue,
+    /// The secret itself, without the words of the template around it.
+    pub token: HeaderValue,
+}
+
+impl SecretHeader {
+    /// A secret header, unless the value cannot be sent in one. `{}` in the template is the token.
+    pub(crate) fn new(header: HeaderName, template: &str, token: &str) -> Result<Self, InvalidHeaderValue> {
+        let value = sensitive(&template.replacen("{}", token, 1))?;
+        Ok(Self { header, value, token: sensitive(token)? })
+    }
+}
+
+fn sensitive(value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(value)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Which addresses a name may resolve to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressScope {
+    /// None: nothing grants this origin.
+    Nothing,
+    /// Public ones.
+    Public,
+    /// Public and private ones.
+    Private,
+}
+
+impl Grants {
+    /// The rule that allows a request, if one does.
+    pub(crate) fn allow(&self, method: &Method, uri: &Uri) -> Option<&HttpGrant> {
+        if has_dot_segment(uri.path()) {
+            return None;
+        }
+        self.http.iter().find(|rule| rule.allows(method, uri))
+    }
+
+    /// The addresses that the host of a URL may resolve to.
+    pub(crate) fn address_scope(&self, uri: &Uri) -> AddressScope {
+        let mut rules = self.http.iter().filter(|rule| rule.origin.covers(uri)).peekable();
+        if rules.peek().is_none() {
+            return AddressScope::Nothing;
+        }
+        if rules.any(|rule| rule.private || !rule.origin.is_wildcard()) {
+            AddressScope::Private
+        } else {
+            AddressScope::Public
+        }
+    }
+
+    /// Whether items of a type may be emitted.
+    pub(crate) fn may_emit(&self, item_type: &str) -> bool {
+        self.emit.iter().any(|granted| granted == item_type)
+    }
+
+    /// The manifest lines that would let items of one more type be emitted.
+    pub(crate) fn emit_lines(&self, item_type: &str) -> String {
+        let types = self.emit.iter().map(String::as_str).chain([item_type]);
+        let types: Vec<_> = types.map(|granted| format!("{granted:?}")).collect();
+        format!("[grant]\nemit = [{}]", types.join(", "))
+    }
+}
+
+impl HttpGrant {
+    fn allows(&self, method: &Method, uri: &Uri) -> bool {
+        self.origin.covers(uri)
+            && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+            && self.path.as_ref().is_none_or(|path| glob(path, uri.path()))
+    }
+}
+
+/// The manifest lines that would allow a request.
+pub(crate) fn http_lines(method: &Method, uri: &Uri) -> String {
+    let base = format!("{}://{}", uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("HOST"));
+    let origin = uri.to_string().parse::<Origin>().map_or(base, |origin| origin.to_string());
+    format!("[[grant.http]]\norigin = {origin:?}\nmethods = [\"{method}\"]\npath = {:?}", uri.path())
+}
+
+/// Scheme, host and port. The host may be `*`, or begin with `*.` for every name below a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    fn is_wildcard(&self) -> bool {
+        self.host.starts_with('*')
+    }
+
+    fn covers(&self, uri: &Uri) -> bool {
+        let Some((scheme, host, port)) = origin_parts(uri) else { return false };
+        self.scheme == scheme && self.port == port && self.covers_host(&host)
+    }
+
+    fn covers_host(&self, host: &str) -> bool {
+        match self.host.strip_prefix('*') {
+            Some("") => true,
+            // The dot stays on the suffix, so that `*.a.org` is not `evila.org`.
+            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+            None => self.host == host,
+        }
+    }
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    /// Takes an origin from a URL; its path is of no interest.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let accepted = || {
+            r#"a URL such as "https://api.example.com", or "https://*.example.com" for every name below it"#.to_owned()
+        };
+        let uri: Uri = text.parse().map_err(|_| accepted())?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(accepted());
+        }
+        let (scheme, host, port) = origin_parts(&uri).ok_or_else(accepted)?;
+        let labels = host.strip_prefix("*.").unwrap_or(if host == "*" { "" } else { &host });
+        if labels.contains('*') { Err(accepted()) } else { Ok(Self { scheme: scheme.to_owned(), host, port }) }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        match (self.scheme.as_str(), self.port) {
+            ("http", 80) | ("https", 443) => Ok(()),
+            (_, port) => write!(f, ":{port}"),
+        }
+    }
+}
+
+fn origin_parts(uri: &Uri) -> Option<(&str, String, u16)> {
+    let (scheme, default) = match uri.scheme_str()? {
+        "http" => ("http", 80),
+        "https" => ("https", 443),
+        _ => return None,
+    };
+    // A trailing dot names the same host.
+    let host = uri.host()?.trim_end_matches('.').to_ascii_lowercase();
+    (!host.is_empty()).then(|| (scheme, host, uri.port_u16().unwrap_or(default)))
+}
+
+/// Whether a path has a segment that a server may resolve to another path than the one granted.
+fn has_dot_segment(path: &str) -> bool {
+    let plain =
+        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    plain.split('/').any(|segment| segment == "." || segment == "..")
+}
+
+/// Whether a path fits a pattern in which `*` stands for any text.
+fn glob(pattern: &str, path: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = path.strip_prefix(pieces.next().unwrap_or_default()) else { return false };
+    let mut pieces: Vec<_> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(origin: &str, methods: Option<&[&str]>, path: Option<&str>) -> HttpGrant {
+        HttpGrant {
+            origin: origin.parse().unwrap(),
+            methods: methods.map(|words| words.iter().map(|word| word.parse().unwrap()).collect()),
+            path: path.map(str::to_owned),
+            private: false,
+            secrets: vec![],
+        }
+    }
+
+    fn check(rule: HttpGrant, method: &str, url: &str) -> bool {
+        let grants = Grants { http: vec![rule], ..Grants::default() };
+        grants.allow(&method.parse().unwrap(), &url.parse().unwrap()).is_some()
+    }
+
+    #[test]
+    fn a_request_must_fit_origin_method_and_path() {
+        let granted = || rule("http://127.0.0.1:9000/base", Some(&["POST"]), Some("/upsert*"));
+        assert!(check(granted(), "POST", "http://127.0.0.1:9000/upsert?x=1"));
+        assert!(check(granted(), "POST", "http://127.0.0.1:9000/upsert/many"));
+        for (method, url) in [
+            ("GET", "http://127.0.0.1:9000/upsert"),
+            ("POST", "http://127.0.0.1:9001/upsert"),
+            ("POST", "https://127.0.0.1:9000/upsert"),
+            ("POST", "http://127.0.0.2:9000/upsert"),
+            ("POST", "http://127.0.0.1:9000/delete"),
+            ("POST", "http://127.0.0.1:9000/upsert/../delete"),
+            ("POST", "http://127.0.0.1:9000/upsert/%2E%2e/delete"),
+            ("POST", "http://127.0.0.1:9000/upsert%2f..%2fdelete"),
+        ] {
+            assert!(!check(granted(), method, url), "{method} {url}");
+        }
+    }
+
+    #[test]
+    fn a_rule_without_method_or_path_allows_all_of_its_origin() {
+        assert!(check(rule("https://api.example.com", None, None), "DELETE", "https://API.example.com:443/x"));
+    }
+
+    #[test]
+    fn a_wildcard_covers_names_below_its_domain_only() {
+        let granted = || rule("https://*.example.com", None, None);
+        assert!(check(granted(), "GET", "https://a.b.example.com/"));
+        assert!(!check(granted(), "GET", "https://example.com/"));
+        assert!(!check(granted(), "GET", "https://evilexample.com/"));
+        assert!(check(rule("https://*", None, None), "GET", "https://anything.org/"));
+        for bad in ["https://a.*.org", "ftp://a.org", "a.org", "https://user@a.org", "https://a*.org"] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_reaches_private_addresses_only_when_it_says_so() {
+        let url: Uri = "https://a.example.com/".parse().unwrap();
+        let address_scope = |rule: HttpGrant| Grants { http: vec![rule], ..Grants::default() }.address_scope(&url);
+        assert_eq!(address_scope(rule("https://*.example.com", None, None)), AddressScope::Public);
+        assert_eq!(
+            address_scope(HttpGrant { private: true, ..rule("https://*.example.com", None, None) }),
+            AddressScope::Private
+        );
+        assert_eq!(address_scope(rule("https://a.example.com", None, None)), AddressScope::Private);
+        assert_eq!(address_scope(rule("https://b.example.com", None, None)), AddressScope::Nothing);
+    }
+
+    #[test]
+    fn the_lines_of_a_denial_allow_what_was_denied() {
+        let (method, url) = (Method::POST, "http://127.0.0.1:9000/a?b=c".parse::<Uri>().unwrap());
+        let lines = http_lines(&method, &url);
+        assert_eq!(lines, "[[grant.http]]\norigin = \"http://127.0.0.1:9000\"\nmethods = [\"POST\"]\npath = \"/a\"");
+        assert!(check(rule("http://127.0.0.1:9000", Some(&["POST"]), Some("/a")), "POST", &url.to_string()));
+    }
+
+    #[test]
+    fn a_star_in_a_path_stands_for_any_text() {
+        for (pattern, path, fits) in [
+            ("/a", "/a", true),
+            ("/a", "/ab", false),
+            ("/a*", "/ab/c", true),
+            ("/a/*/c", "/a/b/c", true),
+            ("/a/*/c", "/a/b/d", false),
+            ("*", "/", true),
+            ("/a*b*c", "/a1b2c", true),
+            ("/a*b*c", "/a1c", false),
+            ("/aa*aa", "/aaa", false),
+        ] {
+            assert_eq!(glob(pattern, path), fits, "{pattern} {path}");
+        }
+    }
+}

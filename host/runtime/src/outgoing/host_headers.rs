@@ -1,0 +1,247 @@
+//! The names that outgoing requests bear: idempotency key, correlation id, trace.
+//!
+//! All are functions of the item and of what was sent before in the same attempt, so that attempts
+//! and replays of an item send the same keys.
+
+use std::collections::HashMap;
+
+use http::Method;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
+
+use crate::load::loader::hex;
+use outbox_item::Item;
+
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// By which a guest names an effect; removed before the request goes out.
+pub(crate) const EFFECT: HeaderName = HeaderName::from_static("outbox-effect");
+
+const HOST_ADDED: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
+
+/// Whether a header is one that the host adds to requests, or takes out of them.
+pub(crate) fn is_host_added(name: &HeaderName) -> bool {
+    HOST_ADDED.contains(name)
+}
+
+/// The longest name of an effect, so that a key with it still fits the receivers' usual 255 and more.
+const EFFECT_MAX: usize = 64;
+
+/// The root of the keys of everything that an item causes: its own key, and which generation of
+/// effects this is when an operator asked for new ones.
+pub(crate) fn idempotency_root(item: &Item) -> String {
+    match item.effect_generation {
+        0 => item.idem_key.clone(),
+        generation => format!("{}+{generation}", item.idem_key),
+    }
+}
+
+/// The keys of one attempt.
+#[derive(Debug)]
+pub(crate) struct OutgoingKeys {
+    root: String,
+    cid: String,
+    sent: HashMap<String, u32>,
+    spans: u32,
+}
+
+impl OutgoingKeys {
+    /// The keys of an attempt at an item.
+    pub(crate) fn new(item: &Item) -> Self {
+        Self::from_parts(&idempotency_root(item), &item.cid)
+    }
+
+    pub(crate) fn from_parts(root: &str, cid: &str) -> Self {
+        Self { root: root.to_owned(), cid: cid.to_owned(), sent: HashMap::new(), spans: 0 }
+    }
+
+    /// Replaces what only the host may say in a request's headers. Errors with what is accepted when
+    /// the guest's name for the effect is none.
+    pub(crate) fn set_host_headers(
+        &mut self,
+        method: &Method,
+        url: &str,
+        headers: &mut HeaderMap,
+    ) -> Result<(), String> {
+        let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
+        for name in HOST_ADDED {
+            headers.remove(name);
+        }
+        if !method.is_safe() {
+            insert(headers, IDEMPOTENCY_KEY, &self.idempotency_key(method, url, effect));
+        }
+        insert(headers, CORRELATION_ID, &self.cid);
+        let traceparent = self.traceparent();
+        insert(headers, TRACEPARENT, &traceparent);
+        Ok(())
+    }
+
+    fn idempotency_key(&mut self, method: &Method, url: &str, effect: Option<String>) -> String {
+        if let Some(effect) = effect {
+            return format!("{}/{effect}", self.root);
+        }
+        let request_digest = hex(&Sha256::digest(format!("{method} {url}"))[..6]);
+        let count = self.sent.entry(request_digest.clone()).or_default();
+        *count += 1;
+        format!("{}/{request_digest}/{count}", self.root)
+    }
+
+    fn traceparent(&mut self) -> String {
+        self.spans += 1;
+        let trace = self.trace_id();
+        let span = Sha256::digest(format!("{} {} {}", self.root, self.cid, self.spans));
+        format!("00-{trace}-{}-01", hex(&span[..8]))
+    }
+
+    /// The correlation id itself where it has the form of a trace id, else a hash of it.
+    fn trace_id(&self) -> String {
+        let plain = self.cid.replace('-', "").to_ascii_lowercase();
+        let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_trace_id && plain.bytes().any(|byte| byte != b'0') {
+            plain
+        } else {
+            hex(&Sha256::digest(&self.cid)[..16])
+        }
+    }
+}
+
+fn effect_name(value: &HeaderValue) -> Result<String, String> {
+    let is_name = |name: &&str| {
+        (1..=EFFECT_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    let accepted =
+        || format!("the header outbox-effect is {value:?}: it must be 1 to {EFFECT_MAX} of A-Z a-z 0-9 . _ -");
+    value.to_str().ok().filter(is_name).map(str::to_owned).ok_or_else(accepted)
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Keys and correlation ids are printable ASCII wherever they come from; one that is not is left out.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys(effects: u32) -> OutgoingKeys {
+        let root = if effects == 0 { "k1".to_owned() } else { format!("k1+{effects}") };
+        OutgoingKeys::from_parts(&root, "c1")
+    }
+
+    fn key(keys: &mut OutgoingKeys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for forged in ["idempotency-key", "x-correlation-id", "traceparent"] {
+            headers.append(forged, HeaderValue::from_static("forged"));
+            headers.append(forged, HeaderValue::from_static("twice"));
+        }
+        if let Some(effect) = effect {
+            headers.insert(EFFECT, HeaderValue::from_static(effect));
+        }
+        keys.set_host_headers(method, url, &mut headers).unwrap();
+        assert!(!headers.contains_key(EFFECT));
+        assert_eq!(headers.get_all(CORRELATION_ID).iter().collect::<Vec<_>>(), ["c1"]);
+        assert!(headers.get_all(TRACEPARENT).iter().all(|value| value.len() == 55));
+        assert!(headers.get_all(IDEMPOTENCY_KEY).iter().count() <= 1);
+        headers.get(IDEMPOTENCY_KEY).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn equal_requests_are_counted_and_others_do_not_shift_the_count() {
+        let url = "http://a/x";
+        let mut first = keys(0);
+        let one = key(&mut first, &Method::POST, url, None);
+        let two = key(&mut first, &Method::POST, url, None);
+        assert_ne!(one, two);
+        let mut rerun = keys(0);
+        key(&mut rerun, &Method::POST, "http://a/other", None);
+        key(&mut rerun, &Method::PUT, url, None);
+        assert_eq!(key(&mut rerun, &Method::POST, url, None), one);
+        assert_eq!(key(&mut rerun, &Method::POST, url, None), two);
+    }
+
+    #[test]
+    fn a_named_effect_keeps_its_key_wherever_it_is_sent() {
+        assert_eq!(key(&mut keys(0), &Method::POST, "http://a", Some("mail")).as_deref(), Some("k1/mail"));
+        assert_eq!(key(&mut keys(2), &Method::PUT, "http://b", Some("mail")).as_deref(), Some("k1+2/mail"));
+    }
+
+    #[test]
+    fn safe_requests_bear_no_idempotency_key_and_cannot_forge_one() {
+        assert_eq!(key(&mut keys(0), &Method::GET, "http://a", None), None);
+    }
+
+    #[test]
+    fn an_effect_that_could_be_taken_for_another_key_is_refused() {
+        for bad in ["", "a/1", "a b"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(EFFECT, HeaderValue::from_static(bad));
+            assert!(keys(0).set_host_headers(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_correlation_id_that_is_a_uuid_becomes_the_trace_id() {
+        let mut keys = keys(0);
+        keys.cid = "0192f0c1-0000-7000-8000-0000000000ab".to_owned();
+        assert!(keys.traceparent().starts_with("00-0192f0c10000700080000000000000ab-"));
+    }
+
+    /// What one request of a guest says: method, URL, a name for its effect, a value for every header
+    /// that only the host may say.
+    fn request() -> impl Strategy<Value = (Method, String, Option<String>, Vec<u8>)> {
+        let method = prop::sample::select(vec![Method::GET, Method::POST, Method::PUT, Method::DELETE]);
+        let effect = prop::option::of("[A-Za-z0-9._-]{1,64}");
+        (method, "http://[a-z]{1,6}/[a-z]{0,2}", effect, prop::collection::vec(any::<u8>(), 0..40))
+    }
+
+    fn sent(
+        keys: &mut OutgoingKeys,
+        (method, url, effect, forged): &(Method, String, Option<String>, Vec<u8>),
+    ) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT] {
+            if let Ok(value) = HeaderValue::from_bytes(forged) {
+                headers.append(&name, value.clone());
+                headers.append(&name, value);
+            }
+        }
+        if let Some(effect) = effect {
+            headers.insert(EFFECT, HeaderValue::from_str(effect).unwrap());
+        }
+        keys.set_host_headers(method, url, &mut headers).unwrap();
+        headers
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_guest_sends_bears_the_items_keys_and_the_same_in_every_attempt(
+            root in "[ -~]{1,255}", cid in "[ -~]{1,255}", requests in prop::collection::vec(request(), 1..12)
+        ) {
+            let attempt = || {
+                let mut keys = OutgoingKeys::from_parts(&root, &cid);
+                requests.iter().map(|request| sent(&mut keys, request)).collect::<Vec<_>>()
+            };
+            let first = attempt();
+            prop_assert_eq!(&first, &attempt());
+            let beginning = [&root, "/"].concat();
+            let mut unnamed = std::collections::BTreeSet::new();
+            for (headers, (method, _, effect, _)) in first.iter().zip(&requests) {
+                prop_assert_eq!(headers.get_all(CORRELATION_ID).iter().collect::<Vec<_>>(), [cid.as_str()]);
+                prop_assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
+                prop_assert!(!headers.contains_key(EFFECT));
+                let found: Vec<_> = headers.get_all(IDEMPOTENCY_KEY).iter().collect();
+                prop_assert_eq!(found.len(), usize::from(!method.is_safe()));
+                for key in found {
+                    prop_assert!(key.to_str().unwrap().starts_with(&beginning));
+                    prop_assert!(effect.is_some() || unnamed.insert(key.clone()), "two requests share {:?}", key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Outgoing HTTP: what a guest sends is authorized, given the host's headers and counted, and only then sent.
+//!
+//! Promises: nothing leaves that the manifest does not grant; every request that may have an effect
+//! bears a key that the guest cannot choose; a denial is a typed error to the guest and is recorded.
+//! No redirect is followed: a guest that follows one comes through here again.
+
+use std::sync::Arc;
+
+use http::header::{EXPECT, HOST, HeaderName, TE, TRAILER};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::Instant;
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
+};
+
+use crate::load::manifest::limits::Limits;
+use crate::load::manifest::value::show_size;
+use crate::outgoing::backend::{HostBackend, SendError};
+use crate::outgoing::grant::{Grants, SecretHeader, http_lines};
+pub(crate) use crate::outgoing::host_headers::OutgoingKeys;
+use crate::outgoing::recorder::ExchangeHandle;
+use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest};
+
+/// Bytes of the head of an answer: status line and headers.
+pub(crate) const HEAD_MAX: usize = 64 << 10;
+/// Headers of an answer.
+pub(crate) const HEADERS_COUNT_MAX: usize = 128;
+/// Headers that are between two neighbours on the way, beside those that are forbidden by default.
+const HOP_HEADERS: [HeaderName; 3] = [EXPECT, TE, TRAILER];
+
+/// What outgoing HTTP needs to know of a plugin; made once per generation.
+#[derive(Debug)]
+pub(crate) struct OutgoingPolicy {
+    grants: Arc<Grants>,
+    limits: Limits,
+}
+
+impl OutgoingPolicy {
+    /// The policy that follows from a manifest.
+    pub(crate) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
+        Self { grants, limits }
+    }
+}
+
+/// The outgoing side of one attempt.
+#[derive(Debug)]
+pub(crate) struct OutgoingHttp {
+    policy: Arc<OutgoingPolicy>,
+    backend: Arc<dyn HostBackend>,
+    keys: Option<OutgoingKeys>,
+    observations: Arc<AttemptObservations>,
+    deadline: Instant,
+    requests_sent: u32,
+}
+
+type SendResult = Result<(Response<WasiBody>, BodyIo), Error>;
+type BodyIo = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl OutgoingHttp {
+    /// The outgoing side of an attempt; without keys everything is denied.
+    pub(crate) fn new(
+        policy: Arc<OutgoingPolicy>,
+        backend: Arc<dyn HostBackend>,
+        keys: Option<OutgoingKeys>,
+        observations: Arc<AttemptObservations>,
+        deadline: Instant,
+    ) -> Self {
+        Self { policy, backend, keys, observations, deadline, requests_sent: 0 }
+    }
+
+    fn prepare(
+        &mut self,
+        request: Request<WasiBody>,
+    ) -> Result<(Request<WasiBody>, ExchangeHandle), (Error, WasiBody)> {
+        let (mut head, body) = request.into_parts();
+        let original = head.clone();
+        if let Err(error) = self.authorize(&mut head) {
+            return Err((error, body));
+        }
+        let handle = self.observations.recorder.begin(original);
+        let body = handle.capture_request(self.limit_request(body));
+        Ok((Request::from_parts(head, body), handle))
+    }
+
+    fn authorize(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
+        self.check_form(head)?;
+        let policy = Arc::clone(&self.policy);
+        let (Some(rule), Some(keys)) = (policy.grants.allow(&head.method, &head.uri), self.keys.as_mut()) else {
+            return Err(self.deny_request(head));
+        };
+        if self.requests_sent >= policy.limits.http_requests {
+            return Err(self.deny_count());
+        }
+        self.requests_sent += 1;
+        if let Err(accepted) = keys.set_host_headers(&head.method, &head.uri.to_string(), &mut head.headers) {
+            self.observations.deny(accepted, None);
+            return Err(Error::HttpRequestDenied);
+        }
+        // The client writes it from the URL.
+        head.headers.remove(HOST);
+        for SecretHeader { header, value, .. } in &rule.secrets {
+            head.headers.insert(header, value.clone());
+        }
+        Ok(())
+    }
+
+    /// Refuses requests that no grant can mean.
+    fn check_form(&self, head: &http::request::Parts) -> Result<(), Error> {
+        // An answer to TRACE would show the guest the secrets that the host adds.
+        if matches!(head.method, Method::CONNECT | Method::TRACE) {
+            self.observations.deny(format!("{} is no method of an outgoing request", head.method), None);
+            return Err(Error::HttpRequestMethodInvalid);
+        }
+        if head.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            self.observations.deny("a URL with a name or a password in it is never sent".to_owned(), None);
+            return Err(Error::HttpRequestUriInvalid);
+        }
+        Ok(())
+    }
+
+    fn deny_request(&self, head: &http::request::Parts) -> Error {
+        // The query may hold what nobody should read in a log.
+        let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
+        self.observations.deny(what, Some(http_lines(&head.method, &head.uri)));
+        Error::HttpRequestDenied
+    }
+
+    fn deny_count(&self) -> Error {
+        let most = self.policy.limits.http_requests;
+        let lines = format!("[limits]\nhttp_requests = {}", most.saturating_mul(2).max(1));
+        self.observations.deny(
+            format!("an attempt may send {most} requests (`limits.http_requests`), and this was one more"),
+            Some(lines),
+        );
+        Error::HttpRequestDenied
+    }
+
+    fn limit_request(&self, body: WasiBody) -> WasiBody {
+        limit_body(
+            body,
+            BodyLimit { what: "request", max: self.policy.limits.request, error: Error::HttpRequestBodySize },
+            Arc::clone(&self.observations),
+        )
+    }
+}
+
+impl WasiHttpHooks for OutgoingHttp {
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name) || HOP_HEADERS.contains(name))
+    }
+
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    // Guests that write a whole body before they send it must not wait for a reader for ever.
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        16
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 << 10
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: BodyIo,
+    ) -> Box<dyn Future<Output = SendResult> + Send> {
+        let (request, handle) = match self.prepare(request) {
+            Ok(prepared) => prepared,
+            Err((error, body)) => {
+                tokio::spawn(drain(body));
+                return Box::new(async { Err(error) });
+            }
+        };
+        // Only a timeout shorter than the attempt's gets a timer: at the deadline itself the attempt
+        // ends, and its guest does not see a timeout that it might pass on as its own failure.
+        let requested_timeout = options.and_then(|options| options.first_byte_timeout);
+        let requested_timeout =
+            requested_timeout.filter(|requested_timeout| Instant::now() + *requested_timeout < self.deadline);
+        let in_flight = self.observations.request_started(request.method().is_safe());
+        let sending = self.backend.send(request, requested_timeout);
+        let exchange = ExchangeInProgress {
+            response_limit: self.policy.limits.response,
+            observations: Arc::clone(&self.observations),
+            handle,
+        };
+        Box::new(async move { exchange.finish(sending.await, in_flight) })
+    }
+}
+
+/// Reads and throws away the body that the guest may still write, while it gets the error: else it
+/// sees a broken stream and not the reason.
+async fn drain(mut body: WasiBody) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+/// What there is to do when a request has been answered, or has not.
+struct ExchangeInProgress {
+    response_limit: u64,
+    observations: Arc<AttemptObservations>,
+    handle: ExchangeHandle,
+}
+
+impl ExchangeInProgress {
+    fn finish(self, result: Result<Response<WasiBody>, SendError>, in_flight: InFlightRequest) -> SendResult {
+        let response =
+            self.response_or_error(result, in_flight).inspect_err(|error| self.handle.request_failed(error))?;
+        let (head, body) = response.into_parts();
+        self.handle.response_received(&head);
+        Ok((Response::from_parts(head, self.handle.capture_response(body)), Box::new(async { Ok(()) })))
+    }
+
+    fn response_or_error(
+        &self,
+        result: Result<Response<WasiBody>, SendError>,
+        in_flight: InFlightRequest,
+    ) -> Result<Response<WasiBody>, Error> {
+        match result {
+            Ok(response) => {
+                in_flight.finish();
+                Ok(self.limit_response(response))
+            }
+            Err(SendError { error, was_sent, denial }) => {
+                if was_sent {
+                    in_flight.finish();
+                } else {
+                    in_flight.cancel();
+                }
+                if let Some(Denial { what, lines }) = denial {
+                    self.observations.deny(what, lines);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn limit_response(&self, response: Response<WasiBody>) -> Response<WasiBody> {
+        let limit = BodyLimit { what: "response", max: self.response_limit, error: Error::HttpResponseBodySize };
+        response.map(|body| limit_body(body, limit, Arc::clone(&self.observations)))
+    }
+}
+
+/// How large a body may be, and the error that its reader gets when it is larger.
+struct BodyLimit {
+    what: &'static str,
+    max: u64,
+    error: fn(Option<u64>) -> Error,
+}
+
+fn limit_body(body: WasiBody, limit: BodyLimit, observations: Arc<AttemptObservations>) -> WasiBody {
+    let limited = Limited::new(body, usize::try_from(limit.max).unwrap_or(usize::MAX));
+    limited
+        .map_err(move |err| match err.downcast::<Error>() {
+            Ok(err) => *err,
+            Err(err) if err.is::<LengthLimitError>() => limit.exceeded(&observations),
+            Err(err) => Error::InternalError(Some(err.to_string())),
+        })
+        .boxed_unsync()
+}
+
+impl BodyLimit {
+    fn exceeded(&self, observations: &AttemptObservations) -> Error {
+        let Self { what, max, error } = self;
+        let lines = format!("[limits]\n{what} = \"{}\"", show_size(max.saturating_mul(2)));
+        observations.deny(
+            format!("the body of a {what} was larger than `limits.{what}`, which is {}", show_size(*max)),
+            Some(lines),
+        );
+        error(Some(*max))
+    }
+}
+
+fn without_query(uri: &http::Uri) -> String {
+    let text = uri.to_string();
+    text.split('?').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! What must not be kept of an exchange: the headers that carry credentials, and every value that only
+//! the host may know, wherever a receiver may have repeated it.
+
+use std::fmt;
+
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
+use memchr::memmem;
+
+use crate::outgoing::grant::Grants;
+use crate::outgoing::host_headers::is_host_added;
+
+/// What stands in the place of a secret.
+const REDACTED: &str = "[redacted]";
+/// Headers whose values are credentials by their nature, whoever wrote them.
+const CREDENTIAL_HEADERS: [HeaderName; 5] =
+    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE, HeaderName::from_static("x-api-key")];
+
+/// As much of a secret is one, at the end of a text that was cut.
+const PARTIAL_SECRET_MIN: usize = 4;
+
+/// Knows a plugin's secrets, in order to remove them.
+#[derive(Default)]
+pub(crate) struct Redactor {
+    /// The longest first, so that a token is not found before the value around it.
+    values: Vec<Vec<u8>>,
+    headers: Vec<HeaderName>,
+}
+
+impl Redactor {
+    /// A redactor of everything that the grants add to requests.
+    pub(crate) fn new(grants: &Grants) -> Self {
+        let secrets = || grants.http.iter().flat_map(|rule| &rule.secrets);
+        let values = secrets().flat_map(|secret| [&secret.value, &secret.token]).filter(|value| !value.is_empty());
+        let mut values: Vec<_> = values.flat_map(|value| spellings(value.as_bytes())).collect();
+        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        values.dedup();
+        Self { values, headers: secrets().map(|secret| secret.header.clone()).collect() }
+    }
+
+    /// A text without secrets.
+    pub(crate) fn text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.replaced(text.as_bytes().to_vec())).into_owned()
+    }
+
+    /// What a handler said of itself, without secrets that it may have from an answer. It may have cut
+    /// one short, at the end.
+    pub(crate) fn redact_output(&self, text: &str) -> String {
+        let text = self.text(text);
+        let partial = |value: &Vec<u8>| {
+            (PARTIAL_SECRET_MIN..value.len()).rev().find(|partial| text.as_bytes().ends_with(&value[..*partial]))
+        };
+        match self.values.iter().filter_map(partial).max() {
+            Some(partial) => format!("{}{REDACTED}", text.get(..text.len() - partial).unwrap_or_default()),
+            None => text,
+        }
+    }
+
+    /// The headers of a request or an answer, without those that the host adds and without secrets.
+    pub(crate) fn headers(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let own = headers.iter().filter(|(name, _)| !is_host_added(name));
+        let entry = |name: &HeaderName, value: &[u8]| {
+            let is_secret = CREDENTIAL_HEADERS.contains(name) || self.headers.contains(name);
+            let value = if is_secret { REDACTED.to_owned() } else { self.text(&String::from_utf8_lossy(value)) };
+            (name.as_str().to_owned(), value)
+        };
+        own.map(|(name, value)| entry(name, value.as_bytes())).collect()
+    }
+
+    /// The beginning of a body that came with these headers. A secret that is only half in it is
+    /// removed as well, and an encoded body is removed whole where it could hide one.
+    pub(crate) fn body(&self, kept: Vec<u8>, headers: &HeaderMap, is_whole: bool) -> Vec<u8> {
+        let Some(longest) = self.values.first().map(Vec::len) else { return kept };
+        if headers.contains_key(CONTENT_ENCODING) {
+            return Vec::new();
+        }
+        let mut kept = self.replaced(kept);
+        if !is_whole {
+            kept.truncate(kept.len().saturating_sub(longest - 1));
+        }
+        kept
+    }
+
+    fn replaced(&self, bytes: Vec<u8>) -> Vec<u8> {
+        self.values.iter().fold(bytes, |bytes, value| replace(bytes, value))
+    }
+}
+
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redactor").field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
+/// A value as it is, and as it stands in JSON.
+fn spellings(value: &[u8]) -> Vec<Vec<u8>> {
+    let json = serde_json::Value::from(String::from_utf8_lossy(value)).to_string();
+    vec![value.to_vec(), json.as_bytes()[1..json.len() - 1].to_vec()]
+}
+
+fn replace(bytes: Vec<u8>, value: &[u8]) -> Vec<u8> {
+    let mut found = memmem::find_iter(&bytes, value).peekable();
+    if found.peek().is_none() {
+        return bytes;
+    }
+    let (mut replaced, mut rest) = (Vec::with_capacity(bytes.len()), 0);
+    for at in found {
+        replaced.extend_from_slice(&bytes[rest..at]);
+        replaced.extend_from_slice(REDACTED.as_bytes());
+        rest = at + value.len();
+    }
+    replaced.extend_from_slice(&bytes[rest..]);
+    replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::HeaderValue;
+
+    use super::*;
+    use crate::load::manifest::Manifest;
+
+    fn redactor(token: &'static str) -> Redactor {
+        let secrets = "secrets = [{ env = 'TOKEN', header = 'x-token', template = 'Bearer {}' }]";
+        let manifest = format!("[[grant.http]]\norigin = 'http://a'\n{secrets}");
+        let environment: crate::load::manifest::EnvLookup = std::sync::Arc::new(|_| Some(token.to_owned()));
+        Redactor::new(&Manifest::parse(&manifest, &environment).unwrap().grants)
+    }
+
+    fn body(redactor: &Redactor, body: &str, is_whole: bool) -> String {
+        String::from_utf8(redactor.body(body.into(), &HeaderMap::new(), is_whole)).unwrap()
+    }
+
+    #[test]
+    fn neither_the_value_that_was_sent_nor_the_token_in_it_stays_in_a_body() {
+        let redactor = redactor("hu\"sh");
+        assert_eq!(body(&redactor, r#"a Bearer hu"sh b hu"sh"#, true), "a [redacted] b [redacted]");
+        assert_eq!(body(&redactor, r#"{"echo":"Bearer hu\"sh"}"#, true), r#"{"echo":"[redacted]"}"#);
+        assert_eq!(body(&Redactor::default(), "anything", false), "anything");
+    }
+
+    #[test]
+    fn of_a_body_that_was_cut_nothing_stays_that_could_be_half_a_secret() {
+        let redactor = redactor("hush");
+        for length in 1.."Bearer hush".len() {
+            let cut = format!("{}{}", "x".repeat(50), &"Bearer hush"[..length]);
+            assert!(!body(&redactor, &cut, false).contains('B'), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_a_handler_says_of_an_answer_is_told_without_what_it_repeats() {
+        let redactor = redactor("hush-4711");
+        assert_eq!(redactor.redact_output("401: you sent Bearer hush-4711!"), "401: you sent [redacted]!");
+        assert_eq!(redactor.redact_output("401: you sent Bearer hush-4"), "401: you sent [redacted]");
+        assert_eq!(redactor.redact_output("401: there was a rush"), "401: there was a rush");
+    }
+
+    #[test]
+    fn an_encoded_body_is_kept_only_where_it_can_hide_nothing() {
+        let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
+        assert!(redactor("hush").body(b"zipped".to_vec(), &headers, true).is_empty());
+        assert_eq!(Redactor::default().body(b"zipped".to_vec(), &headers, true), b"zipped");
+    }
+
+    #[test]
+    fn headers_lose_what_the_host_adds_and_what_they_should_not_tell() {
+        let names = ["idempotency-key", "traceparent", "x-token", "cookie", "x-echo", "accept"];
+        let headers = names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("my hush")));
+        let kept = redactor("hush").headers(&HeaderMap::from_iter(headers));
+        let kept: Vec<_> = kept.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected =
+            [("x-token", REDACTED), ("cookie", REDACTED), ("x-echo", "my [redacted]"), ("accept", "my [redacted]")];
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn it_does_not_tell_its_secrets_when_it_is_printed() {
+        assert!(!format!("{:?}", redactor("hush")).contains("hush"));
+    }
+}

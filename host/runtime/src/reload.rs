@@ -1,0 +1,10 @@
+//! Keeps the running plugins equal to the folder: watching, canaries, rollback, quarantine.
+
+pub(crate) mod canary;
+pub(crate) mod fs_events;
+pub(crate) mod last_good;
+pub(crate) mod quarantine_cache;
+pub(crate) mod registry;
+pub(crate) mod reloader;
+pub(crate) mod versions;
+pub(crate) mod watched_file;

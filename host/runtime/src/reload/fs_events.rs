@@ -1,0 +1,59 @@
+//! Events of the file system which say that something in a folder may have changed.
+//!
+//! Events can be lost and can mean nothing: the reloader scans the folder to know.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+/// The watches on the folders. Those that do not exist yet are tried again at every rescan.
+pub(crate) struct FolderWatcher {
+    watcher: Option<RecommendedWatcher>,
+    missing: BTreeSet<PathBuf>,
+}
+
+impl FolderWatcher {
+    /// Watches the folders; `events` is given something to receive when one may have changed.
+    pub(crate) fn new(directories: Vec<PathBuf>, events: mpsc::Sender<()>) -> Self {
+        let on_event = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_change(event.kind)) && events.try_send(()).is_err() {
+                tracing::trace!("a hint is waiting already");
+            }
+        };
+        let watcher = notify::recommended_watcher(on_event);
+        let watcher = watcher.inspect_err(|reason| tracing::warn!(%reason, "the plugin folder is only rescanned")).ok();
+        Self { watcher, missing: directories.into_iter().collect() }
+    }
+
+    /// Tries again to watch the folders that were not there.
+    pub(crate) fn watch_missing(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        self.missing.retain(|dir| watcher.watch(dir, RecursiveMode::NonRecursive).is_err());
+    }
+}
+
+/// Whether an event may mean a change. Reading causes events too, and must not cause reading.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::CreateKind;
+
+    use super::*;
+
+    #[test]
+    fn reading_a_file_is_no_change_and_writing_it_is() {
+        assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_change(EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(EventKind::Create(CreateKind::File)));
+    }
+}

@@ -1,0 +1,153 @@
+//! The last good versions of each plugin, kept so that a restart can run one when the file in the folder
+//! is broken or quarantined.
+//!
+//! Kept by digest: each in one file, the component with its manifest and its signature, so that no two
+//! of them can be mixed. It does not judge what is good, nor whether what it keeps still loads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::load::loader::{PluginSource, sha256};
+use crate::load::private_dir::PrivateDir;
+
+/// The last good one, and one more in case another process finds fault with it.
+const KEPT: usize = 2;
+/// Enough of a digest to tell the plugins of one user apart.
+const PREFIX_LEN: usize = 16;
+
+/// The folder of the kept versions.
+#[derive(Debug)]
+pub(crate) struct LastGoodStore {
+    dir: PrivateDir,
+}
+
+/// What stands before the component in a file, on one line.
+#[derive(Serialize, Deserialize)]
+struct StoredHeader {
+    digest: String,
+    manifest: Option<String>,
+    signature: Option<String>,
+}
+
+impl LastGoodStore {
+    /// The versions that are kept in this folder.
+    pub(crate) fn new(dir: PrivateDir) -> Self {
+        Self { dir }
+    }
+
+    /// Keeps a version as the newest good one of its plugin.
+    pub(crate) fn keep(&self, source: &PluginSource) -> anyhow::Result<()> {
+        let PluginSource { digest, manifest, signature, .. } = source.clone();
+        let name = format!("{}{digest}", prefix(&source.file));
+        let mut header = serde_json::to_vec(&StoredHeader { digest, manifest, signature })?;
+        header.push(b'\n');
+        self.dir.write(&name, &[&header, &source.wasm])?;
+        for old in self.names(&source.file)?.into_iter().filter(|kept| *kept != name).skip(KEPT - 1) {
+            self.dir.remove(&old)?;
+        }
+        Ok(())
+    }
+
+    /// The versions of a plugin that are whole, the newest first.
+    pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
+        let names = self.names(file).unwrap_or_else(|reason| {
+            tracing::warn!(%reason, "the last good components could not be listed");
+            Vec::new()
+        });
+        names.iter().filter_map(|name| self.read(name, file, role)).collect()
+    }
+
+    /// Forgets the versions of a plugin that was removed.
+    pub(crate) fn forget(&self, file: &Path) -> anyhow::Result<()> {
+        for name in self.names(file)? {
+            self.dir.remove(&name)?;
+        }
+        Ok(())
+    }
+
+    fn names(&self, file: &Path) -> std::io::Result<Vec<String>> {
+        let prefix = prefix(file);
+        Ok(self.dir.names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+    }
+
+    fn read(&self, name: &str, file: &Path, role: Option<&str>) -> Option<PluginSource> {
+        let bytes = self.dir.read(name);
+        let bytes = bytes.inspect_err(|reason| tracing::warn!(%reason, "a last good component is left alone"));
+        let source = decode(&bytes.ok().flatten()?, file, role);
+        if source.is_none() {
+            tracing::warn!(path = self.dir.display_path(name), "a last good component is damaged and left alone");
+        }
+        source
+    }
+}
+
+fn decode(bytes: &[u8], file: &Path, role: Option<&str>) -> Option<PluginSource> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let StoredHeader { digest, manifest, signature } = serde_json::from_slice(&bytes[..end]).ok()?;
+    let wasm = bytes[end + 1..].to_vec();
+    if sha256(&wasm) != digest {
+        return None;
+    }
+    let name = file.file_stem()?.to_string_lossy().into_owned();
+    let (role, file) = (role.map(str::to_owned), file.to_owned());
+    Some(PluginSource { name, role, file, wasm: Arc::new(wasm), digest, manifest, signature })
+}
+
+/// What the names of one plugin's files begin with: several folders may have a plugin of that name.
+fn prefix(file: &Path) -> String {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    format!("{}-", &sha256(file.as_os_str().as_encoded_bytes())[..PREFIX_LEN])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn source(file: &str, wasm: &str) -> PluginSource {
+        PluginSource {
+            name: "p".into(),
+            role: None,
+            file: PathBuf::from(file),
+            wasm: Arc::new(wasm.into()),
+            digest: sha256(wasm.as_bytes()),
+            manifest: Some(format!("# of\n# {wasm}")),
+            signature: None,
+        }
+    }
+
+    fn kept(good: &LastGoodStore, file: &str) -> Vec<String> {
+        let sources = good.versions_of(Path::new(file), None).into_iter();
+        sources.map(|source| String::from_utf8(source.wasm.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_two_newest_of_each_plugin_are_kept_with_what_belongs_to_them() {
+        let home = tempfile::tempdir().unwrap();
+        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).unwrap());
+        for wasm in ["a", "b\nb", "c", "b\nb"] {
+            good.keep(&source("/x/p.wasm", wasm)).unwrap();
+        }
+        good.keep(&source("/y/p.wasm", "other")).unwrap();
+        assert_eq!(kept(&good, "/x/p.wasm"), ["b\nb", "c"]);
+        assert_eq!(good.versions_of(Path::new("/x/p.wasm"), None)[1].manifest.as_deref(), Some("# of\n# c"));
+        good.forget(Path::new("/x/p.wasm")).unwrap();
+        assert_eq!((kept(&good, "/x/p.wasm").len(), kept(&good, "/y/p.wasm").len()), (0, 1));
+    }
+
+    #[test]
+    fn what_was_changed_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).unwrap());
+        good.keep(&source("/x/p.wasm", "a")).unwrap();
+        let path = std::fs::read_dir(home.path().join("good")).unwrap().next().unwrap().unwrap().path();
+        let whole = std::fs::read(&path).unwrap();
+        for bytes in [&b""[..], b"{}", &whole[..whole.len() - 1], &[&whole[..], b"!"].concat()] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(kept(&good, "/x/p.wasm").len(), 0);
+        }
+    }
+}

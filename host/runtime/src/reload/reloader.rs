@@ -1,0 +1,296 @@
+//! Keeps what runs equal to what lies in the folder, as far as that is any good.
+//!
+//! Events of the file system start a scan, and a rescan every few seconds makes up for those that are
+//! lost. A file that cannot be loaded leaves what ran before in place; a component that keeps faulting
+//! is rolled back and quarantined everywhere; and where nothing ran before, the last good one of an earlier
+//! run does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::load::folder::Folder;
+use crate::load::loader::{Generation, Loader, PluginSource};
+use crate::reload::fs_events::FolderWatcher;
+use crate::reload::last_good::LastGoodStore;
+use crate::reload::quarantine_cache::QuarantineCache;
+use crate::reload::registry::{PluginPath, Registry};
+use crate::reload::versions::{CanaryReview, PluginVersions};
+use crate::reload::watched_file::{ContentId, ScanResult, ScanTrigger, WatchedFile};
+use outbox_core::QuarantineEntry;
+
+/// The time between two scans that must agree.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+/// How long a change without an event stays unnoticed.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// The scans that a start waits for a folder whose files keep changing.
+const FIRST_SCANS_MAX: u32 = 20;
+
+/// Follows one folder.
+pub(crate) struct Reloader {
+    folder: Folder,
+    loader: Arc<Loader>,
+    registry: Arc<Registry>,
+    good: Arc<LastGoodStore>,
+    quarantine: QuarantineCache,
+    files: BTreeMap<PluginPath, WatchedFile>,
+}
+
+impl Reloader {
+    /// A reloader that has not scanned yet.
+    pub(crate) fn new(
+        folder: Folder,
+        loader: Arc<Loader>,
+        registry: Arc<Registry>,
+        good: LastGoodStore,
+        quarantine: QuarantineCache,
+    ) -> Self {
+        Self { folder, loader, registry, good: Arc::new(good), quarantine, files: BTreeMap::new() }
+    }
+
+    /// Scans until the folder has settled, or keeps changing for too long to wait.
+    async fn first_scan(&mut self) {
+        self.quarantine.refresh().await;
+        for _ in 0..FIRST_SCANS_MAX {
+            if !self.scan(ScanTrigger::Event).await {
+                break;
+            }
+            sleep(SETTLE_TIME).await;
+        }
+        self.review().await;
+        self.registry.finish_scan();
+    }
+
+    /// Follows the folder until it is told to stop.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        if stop.run_until_cancelled(self.first_scan()).await.is_none() {
+            return;
+        }
+        let (sender, mut events) = mpsc::channel(1);
+        let mut watcher = FolderWatcher::new(self.folder.directories(), sender);
+        let mut rescan = interval(RESCAN_INTERVAL);
+        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_settling = true;
+        loop {
+            let trigger = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = rescan.tick() => ScanTrigger::Rescan,
+                () = self.registry.canary_ended() => ScanTrigger::Event,
+                Some(()) = events.recv(), if !is_settling => ScanTrigger::Event,
+                () = sleep(SETTLE_TIME), if is_settling => ScanTrigger::Event,
+            };
+            if trigger == ScanTrigger::Rescan {
+                watcher.watch_missing();
+                self.quarantine.refresh().await;
+                self.reload_released();
+            }
+            self.review().await;
+            is_settling = self.scan(trigger).await;
+        }
+    }
+
+    /// Scans every file once and loads what has settled; answers whether something has not.
+    async fn scan(&mut self, trigger: ScanTrigger) -> bool {
+        let paths = match self.folder.list() {
+            Ok(paths) => paths,
+            Err(reason) => {
+                tracing::warn!(folder = ?self.folder, %reason, "the plugin folder could not be read");
+                return false;
+            }
+        };
+        let removed = self.scan_removed(&paths);
+        let mut results = vec![removed];
+        for path in paths {
+            results.push(self.scan_file(path, trigger).await);
+        }
+        if results.contains(&ScanResult::Changed) {
+            self.publish();
+        }
+        results.contains(&ScanResult::Settling)
+    }
+
+    fn scan_removed(&mut self, paths: &[PluginPath]) -> ScanResult {
+        let absent: Vec<_> = self.files.keys().filter(|path| !paths.contains(path)).cloned().collect();
+        let mut result = ScanResult::Unchanged;
+        for path in absent {
+            let Some(file) = self.files.get_mut(&path) else { continue };
+            if !std::mem::replace(&mut file.is_absent, true) {
+                result = if result == ScanResult::Unchanged { ScanResult::Settling } else { result };
+                continue;
+            }
+            self.remove(&path);
+            result = ScanResult::Changed;
+        }
+        result
+    }
+
+    async fn scan_file(&mut self, path: PluginPath, trigger: ScanTrigger) -> ScanResult {
+        let file = self.files.entry(path.clone()).or_default();
+        file.is_absent = false;
+        let Ok(stamp) = Folder::stamp(&path) else { return ScanResult::Settling };
+        if file.is_last_loaded(stamp) || file.awaits_manifest(stamp, trigger) || file.is_backing_off(trigger) {
+            return ScanResult::Unchanged;
+        }
+        let source = match self.folder.read(&path) {
+            Ok(source) => source,
+            Err(reason) => {
+                tracing::warn!(file = %path.file.display(), %reason, "a plugin could not be read");
+                return ScanResult::Settling;
+            }
+        };
+        let result = file.compare(stamp, ContentId::of(&source));
+        if result == ScanResult::Changed {
+            self.load(path, source).await;
+        }
+        result
+    }
+
+    fn remove(&mut self, path: &PluginPath) {
+        let versions = self.files.remove(path).map(|file| file.versions).unwrap_or_default();
+        if let Err(reason) = self.good.forget(&path.file) {
+            tracing::warn!(file = %path.file.display(), %reason, "the last good components of a removed file stay");
+        }
+        if let Some(live) = &versions.live {
+            self.registry.retire(live);
+            tracing::info!(plugin.name = live.name, "plugin removed");
+        }
+    }
+
+    async fn load(&mut self, path: PluginPath, source: PluginSource) {
+        if let Some(entry) = self.quarantine.get(&source.digest).cloned() {
+            tracing::error!(plugin.name = source.name, digest = source.digest, "plugin refused: it is quarantined");
+            self.versions(&path).mark_quarantined(entry, None);
+            return self.restore_last_good(&path).await;
+        }
+        match self.loader.load(source.clone()).await {
+            Ok(generation) => self.activate(&path, generation, source).await,
+            Err(reason) => {
+                tracing::error!(plugin.name = source.name, %reason, "plugin refused");
+                let file = self.files.entry(path.clone()).or_default();
+                if reason.is_transient {
+                    file.retry_at_rescan();
+                }
+                file.versions.error = Some(reason);
+                self.restore_last_good(&path).await;
+            }
+        }
+    }
+
+    async fn activate(&mut self, path: &PluginPath, generation: Generation, source: PluginSource) {
+        tracing::info!(
+            plugin.name = generation.name, generation = generation.number, types = ?generation.types, "plugin loaded"
+        );
+        let is_first = self.files.get(path).is_none_or(|file| file.versions.live.is_none());
+        // What another run of this host found good is what a new component has to measure up to.
+        let rollback_target = if is_first { self.newest_good(path, Some(&generation.digest)).await } else { None };
+        let versions = self.versions(path);
+        versions.rollback_target = rollback_target.map(Arc::new).or(versions.rollback_target.take());
+        if let Some(old) = versions.publish(generation, source, Instant::now()) {
+            self.registry.retire(&old);
+        }
+    }
+
+    /// Runs what was good before where nothing else does.
+    async fn restore_last_good(&mut self, path: &PluginPath) {
+        if self.versions(path).live.is_some() {
+            return;
+        }
+        if let Some(good) = self.newest_good(path, None).await {
+            tracing::warn!(plugin.name = good.name, digest = good.digest, "running the last good component instead");
+            self.versions(path).restore(good);
+        }
+    }
+
+    /// The newest kept version that may run; none when the newest is `but`, which needs no predecessor.
+    async fn newest_good(&self, path: &PluginPath, except: Option<&str>) -> Option<Generation> {
+        let (good, file, role) = (Arc::clone(&self.good), path.file.clone(), self.folder.role_of(path));
+        let kept = tokio::task::spawn_blocking(move || good.versions_of(&file, role.as_deref())).await.ok()?;
+        for source in kept.into_iter().filter(|source| self.quarantine.get(&source.digest).is_none()) {
+            if Some(source.digest.as_str()) == except {
+                return None;
+            }
+            match self.loader.load(source).await {
+                Ok(generation) => return Some(generation),
+                Err(reason) => {
+                    tracing::warn!(file = %path.file.display(), %reason, "a last good component is refused");
+                }
+            }
+        }
+        None
+    }
+
+    /// Reviews the canaries and what other processes have quarantined.
+    async fn review(&mut self) {
+        let now = Instant::now();
+        for path in self.files.keys().cloned().collect::<Vec<_>>() {
+            match self.versions(&path).review(now) {
+                CanaryReview::None => {}
+                CanaryReview::Keep(source) => self.keep(source).await,
+                CanaryReview::RollBack(reason) => self.quarantine_live(&path, reason).await,
+            }
+            while let Some(entry) = self.quarantined_elsewhere(&path) {
+                self.roll_back(&path, entry).await;
+            }
+        }
+    }
+
+    async fn keep(&self, source: PluginSource) {
+        let (good, name) = (Arc::clone(&self.good), source.name.clone());
+        let kept = tokio::task::spawn_blocking(move || good.keep(&source)).await;
+        if let Err(reason) = kept.map_err(anyhow::Error::from).flatten() {
+            tracing::warn!(plugin.name = name, %reason, "a good component could not be kept for the next start");
+        }
+    }
+
+    async fn quarantine_live(&mut self, path: &PluginPath, reason: String) {
+        let Some(live) = self.versions(path).live.clone() else { return };
+        let entry = QuarantineEntry { digest: live.digest.clone(), plugin: live.name.clone(), reason };
+        self.roll_back(path, entry.clone()).await;
+        self.quarantine.add(entry).await;
+    }
+
+    fn quarantined_elsewhere(&self, path: &PluginPath) -> Option<QuarantineEntry> {
+        let live = self.files.get(path)?.versions.live.as_ref()?;
+        self.quarantine.get(&live.digest).cloned()
+    }
+
+    /// Puts what served before in the place of a quarantined generation.
+    async fn roll_back(&mut self, path: &PluginPath, entry: QuarantineEntry) {
+        tracing::error!(
+            plugin.name = entry.plugin,
+            digest = entry.digest,
+            reason = entry.reason,
+            "plugin quarantined and rolled back"
+        );
+        if let Some(bad) = self.versions(path).roll_back(entry) {
+            self.registry.retire(&bad);
+        }
+        self.publish();
+        if self.versions(path).live.is_none() {
+            self.restore_last_good(path).await;
+            self.publish();
+        }
+    }
+
+    /// Has files loaded again whose quarantine an operator has lifted.
+    fn reload_released(&mut self) {
+        for file in self.files.values_mut() {
+            let is_lifted = |(entry, _): &(QuarantineEntry, _)| self.quarantine.get(&entry.digest).is_none();
+            if file.versions.quarantined.as_ref().is_some_and(is_lifted) {
+                file.load_again();
+            }
+        }
+    }
+
+    fn versions(&mut self, path: &PluginPath) -> &mut PluginVersions {
+        &mut self.files.entry(path.clone()).or_default().versions
+    }
+
+    fn publish(&self) {
+        self.registry.publish(self.files.iter().map(|(path, file)| (path, &file.versions)));
+    }
+}

@@ -1,0 +1,217 @@
+//! What an ended call means for the item: errors of the engine and answers of the guest become an
+//! outcome with a class, a stable code and words.
+
+use std::time::Duration;
+
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass as GuestFailureClass};
+use crate::load::manifest::value::show_size;
+use crate::sandbox::cpu_meter::CpuLimitExceeded;
+use crate::sandbox::host_state::HostError;
+use crate::sandbox::limiter::{Limiter, stack_hint};
+use crate::sandbox::observations::Denial;
+use outbox_core::{Failure, FailureClass, KeyLockTimeout};
+
+/// Stable codes are for grouping; a longer one groups nothing.
+const CODE_MAX: usize = 128;
+/// Enough for a problem document of a receiver.
+const MESSAGE_MAX: usize = 4 << 10;
+/// The innermost functions of a trap; they are what an author looks at.
+const FRAMES_SHOWN: usize = 6;
+
+/// Where a call stood when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The instance was being made.
+    Instantiating,
+    /// The guest was running.
+    Running,
+}
+
+/// No instance of the component could be made.
+const NO_INSTANCE: &str = "host.instance";
+
+/// Whether the component is at fault (trap, memory, CPU, instantiation), not a returned failure, a timeout or a
+/// host error.
+pub(crate) fn is_component_fault(failure: &Failure) -> bool {
+    match failure.class {
+        FailureClass::Trap | FailureClass::Memory | FailureClass::Cpu => true,
+        class => class == FailureClass::Host && failure.code == NO_INSTANCE,
+    }
+}
+
+/// The failure that the guest answered.
+pub(crate) fn from_guest_failure(failure: GuestFailure) -> Failure {
+    let class = match failure.class {
+        GuestFailureClass::Retryable => FailureClass::Retryable,
+        GuestFailureClass::Permanent => FailureClass::Permanent,
+        GuestFailureClass::Defer => FailureClass::Deferred,
+    };
+    Failure {
+        class,
+        code: truncated(failure.code, CODE_MAX),
+        message: truncated(failure.message, MESSAGE_MAX),
+        retry_after: failure.retry_after_ms.map(Duration::from_millis),
+    }
+}
+
+/// The failure behind an error of the engine.
+pub(crate) fn from_engine_error(
+    err: &wasmtime::Error,
+    phase: Phase,
+    limiter: &Limiter,
+    output: Option<&str>,
+) -> Failure {
+    if let Some(exceeded) = limiter.explain(err) {
+        return Failure::new(FailureClass::Memory, exceeded.code, exceeded.message);
+    }
+    if let Some(exceeded) = err.downcast_ref::<CpuLimitExceeded>() {
+        return Failure::new(FailureClass::Cpu, "plugin.cpu", exceeded.to_string());
+    }
+    if let Some(overdue) = err.downcast_ref::<KeyLockTimeout>() {
+        return Failure::new(FailureClass::Conflict, "state.turn", overdue.to_string());
+    }
+    if let Some(fault) = err.downcast_ref::<HostError>() {
+        return Failure::new(
+            FailureClass::Host,
+            "host.state",
+            format!("the plugin's state could not be read: {fault}"),
+        );
+    }
+    if let Some(exit) = err.downcast_ref::<I32Exit>() {
+        let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
+        return Failure::new(FailureClass::Trap, "plugin.exit", with_last_line(message, output));
+    }
+    if err.is::<PoolConcurrencyLimitError>() {
+        return Failure::new(
+            FailureClass::Host,
+            "host.busy",
+            format!("the pool of instances was empty: {}", root_cause(err)),
+        );
+    }
+    if phase == Phase::Instantiating && !err.is::<Trap>() {
+        return Failure::new(
+            FailureClass::Host,
+            NO_INSTANCE,
+            format!("no instance could be made: {}", root_cause(err)),
+        );
+    }
+    let explained = stack_hint(err).map(|words| format!(": {words};")).unwrap_or_default();
+    let message = format!("{}{explained}{}", root_cause(err), frames(err));
+    Failure::new(FailureClass::Trap, "plugin.trap", with_last_line(message, output))
+}
+
+/// The failure of a guest that was still waiting at its deadline, after `time_allowed`.
+pub(crate) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, maybe_executed: bool) -> Failure {
+    let reason = match timeout {
+        Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
+        None => {
+            format!(
+                "without a `timeout` the lease leaves {:.1}s, see OUTBOX_VISIBILITY_SEC",
+                time_allowed.as_secs_f64()
+            )
+        }
+    };
+    let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
+    Failure::new(
+        FailureClass::Timeout,
+        "plugin.timeout",
+        format!("the attempt was cut off at its deadline: {reason}{unknown}"),
+    )
+}
+
+/// The failure of a guest that answered `ok` before its requests were answered.
+pub(crate) fn requests_in_flight() -> Failure {
+    let message =
+        "the component answered ok while a request was in flight, or had dropped one: wait for every response";
+    Failure::new(FailureClass::Contract, "plugin.in_flight", message)
+}
+
+/// The failure of a guest whose answer is larger than the host stores.
+pub(crate) fn result_too_large(bytes: usize, most: u64) -> Failure {
+    let message = format!("the component answered {bytes} bytes: `limits.result` is {}", show_size(most));
+    Failure::new(FailureClass::Contract, "plugin.result", message)
+}
+
+/// The same failure as the consequence of a denial, if it can be one: the guest asked for something
+/// that it was not given, and what it made of that is its own account.
+pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> Failure {
+    if !matches!(
+        failure.class,
+        FailureClass::Retryable | FailureClass::Permanent | FailureClass::Deferred | FailureClass::Trap
+    ) {
+        return failure;
+    }
+    let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
+    let message =
+        format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
+    // What the guest calls hopeless, and no line of a manifest would allow, is.
+    let class = match failure.class {
+        FailureClass::Permanent if denial.lines.is_none() => FailureClass::Permanent,
+        _ => FailureClass::Denied,
+    };
+    Failure { class, code: "host.denied".to_owned(), message, ..failure }
+}
+
+fn root_cause(err: &wasmtime::Error) -> String {
+    truncated(err.root_cause().to_string(), MESSAGE_MAX)
+}
+
+fn frames(err: &wasmtime::Error) -> String {
+    let Some(backtrace) = err.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES_SHOWN);
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { String::new() } else { format!(" in {}", names.join(" < ")) }
+}
+
+fn with_last_line(message: String, output: Option<&str>) -> String {
+    // A panic in Rust ends with a note on how to see more of it, which is not what it was about.
+    let says_something = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+    let last = output.and_then(|text| text.lines().rev().find(says_something));
+    match last {
+        Some(line) => truncated(format!("{message}; its last words: {line}"), MESSAGE_MAX),
+        None => message,
+    }
+}
+
+fn truncated(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::manifest::limits::Limits;
+
+    #[test]
+    fn a_denial_explains_what_may_follow_from_it_and_nothing_else() {
+        let denial = Denial { what: "POST http://a/b is not granted".into(), lines: Some("[[grant.http]]".into()) };
+        let failure = after_denial(Failure::new(FailureClass::Permanent, "x", "no"), &denial, "p");
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Denied, "host.denied"));
+        assert!(failure.message.contains("p.toml would allow it:\n[[grant.http]]"), "{}", failure.message);
+        let failure = after_denial(
+            Failure::new(FailureClass::Permanent, "x", "no"),
+            &Denial { lines: None, ..denial.clone() },
+            "p",
+        );
+        assert_eq!(failure.class, FailureClass::Permanent);
+        let cpu = Failure::new(FailureClass::Cpu, "plugin.cpu", "long");
+        assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
+    }
+
+    #[test]
+    fn the_last_words_of_a_trapped_guest_are_in_the_message() {
+        let (err, limiter) = (wasmtime::Error::from(Trap::UnreachableCodeReached), Limiter::new(&Limits::default()));
+        let failure = from_engine_error(
+            &err,
+            Phase::Running,
+            &limiter,
+            Some("starting\npanicked at the end\nnote: run with RUST_BACKTRACE=1\n\n"),
+        );
+        assert_eq!(failure.class, FailureClass::Trap);
+        assert!(failure.message.ends_with("its last words: panicked at the end"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,244 @@
+//! The items that an attempt emits: checked and given their keys at once, enqueued when it is settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::bindings::outbox::handler::followups::{Error, Host, NewItem as EmitRequest};
+use crate::load::loader::hex;
+use crate::load::manifest::value::show_size;
+use crate::outgoing::backend::HostCall;
+use crate::outgoing::grant::Grants;
+use crate::outgoing::host_headers::idempotency_root;
+use crate::sandbox::host_state::HostState;
+use crate::sandbox::observations::AttemptObservations;
+use outbox_core::DeliveryMode;
+use outbox_item::{Item, KEY_MAX, NewItem};
+
+const PAYLOAD_MAX: usize = 256 << 10;
+
+/// The follow-ups of one attempt.
+pub(crate) struct Followups {
+    grants: Arc<Grants>,
+    observations: Arc<AttemptObservations>,
+    limit: u32,
+    parent: Option<ParentItem>,
+    items: Vec<NewItem>,
+    keys: BTreeSet<String>,
+    unnamed_counts: BTreeMap<String, u32>,
+}
+
+/// What passes on from the item that is handled.
+struct ParentItem {
+    key: String,
+    cid: String,
+    saga: Option<String>,
+}
+
+impl Followups {
+    /// Nothing emitted yet; without an item, or inline, nothing can be.
+    pub(crate) fn new(
+        grants: Arc<Grants>,
+        observations: Arc<AttemptObservations>,
+        limit: u32,
+        parent: Option<(&Item, DeliveryMode)>,
+    ) -> Self {
+        let parent = parent.filter(|(_, mode)| *mode == DeliveryMode::Durable).map(|(item, _)| ParentItem {
+            key: idempotency_root(item),
+            cid: item.cid.clone(),
+            saga: item.saga.clone(),
+        });
+        Self {
+            grants,
+            observations,
+            limit,
+            parent,
+            items: Vec::new(),
+            keys: BTreeSet::new(),
+            unnamed_counts: BTreeMap::new(),
+        }
+    }
+
+    /// What was emitted, for the settlement.
+    pub(crate) fn into_items(self) -> Vec<NewItem> {
+        self.items
+    }
+
+    fn emit(&mut self, request: EmitRequest) -> Result<(), Error> {
+        self.authorize(&request)?;
+        let key = self.followup_key(&request)?;
+        let item = self.item(&key, request)?;
+        item.validate().map_err(|invalid| Error::Other(invalid.to_string()))?;
+        if !self.keys.insert(item.idem_key.clone()) {
+            return Err(Error::Other(format!(
+                "two follow-ups have the key {:?}: give them different names",
+                item.idem_key
+            )));
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    fn authorize(&self, request: &EmitRequest) -> Result<(), Error> {
+        if !self.grants.may_emit(&request.type_) {
+            let (what, lines) =
+                (format!("emitting {:?} is not granted", request.type_), self.grants.emit_lines(&request.type_));
+            self.observations.deny(what, Some(lines.clone()));
+            return Err(Error::Denied(lines));
+        }
+        if request.payload.len() > PAYLOAD_MAX {
+            let limit = show_size(PAYLOAD_MAX as u64);
+            self.observations.deny(format!("the payload of a follow-up may have {limit}, and one was larger"), None);
+            return Err(Error::TooLarge);
+        }
+        if self.items.len() >= self.limit as usize {
+            let what = format!("an attempt may emit {} items (`limits.followups`), and this was one more", self.limit);
+            let lines = format!("[limits]\nfollowups = {}", self.limit.saturating_mul(2).max(1));
+            self.observations.deny(what, Some(lines));
+            return Err(Error::TooMany);
+        }
+        Ok(())
+    }
+
+    /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
+    fn followup_key(&mut self, request: &EmitRequest) -> Result<String, Error> {
+        let parent = self.parent()?.key.clone();
+        let name = if let Some(name) = &request.name {
+            check_name(name)?.to_owned()
+        } else {
+            let count = self.unnamed_counts.entry(request.type_.clone()).or_default();
+            *count += 1;
+            count.to_string()
+        };
+        Ok(shortened(format!("{parent}/{}/{name}", request.type_)))
+    }
+
+    fn item(&self, key: &str, request: EmitRequest) -> Result<NewItem, Error> {
+        let parent = self.parent()?;
+        let mut item = NewItem::new(&request.type_, key, request.payload);
+        item.content_type = request.content_type;
+        item.cid = Some(parent.cid.clone());
+        item.saga.clone_from(&parent.saga);
+        item.ordering_key = request.ordering_key;
+        item.delay = Duration::from_millis(request.delay_ms);
+        Ok(item)
+    }
+
+    fn parent(&self) -> Result<&ParentItem, Error> {
+        let inline = "follow-ups need an outbox: this item is handled inline";
+        self.parent.as_ref().ok_or_else(|| Error::Other(inline.to_owned()))
+    }
+}
+
+/// A name without a slash, so that no two parents can give their follow-ups the same key.
+fn check_name(name: &str) -> Result<&str, Error> {
+    let is_name = !name.is_empty() && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'/');
+    let refusal = || format!("the name {name:.80?} is none: it must be printable ASCII without a slash");
+    if is_name { Ok(name) } else { Err(Error::Other(refusal())) }
+}
+
+/// A key that an item may have: one that is too long keeps its beginning, and a digest stands for the rest.
+fn shortened(key: String) -> String {
+    if key.len() <= KEY_MAX {
+        return key;
+    }
+    let digest = hex(&Sha256::digest(&key));
+    let kept = key.floor_char_boundary(KEY_MAX - 1 - digest.len());
+    format!("{}~{digest}", &key[..kept])
+}
+
+impl Host for HostState {
+    fn emit(&mut self, item: EmitRequest) -> wasmtime::Result<Result<(), Error>> {
+        self.backend.before_call(HostCall::Emit(&item))?;
+        let answer = self.followups.emit(item);
+        self.backend.after_call()?;
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn followups(key: &str, limit: u32) -> Followups {
+        let grants = Grants { emit: vec!["mail".to_owned()], ..Grants::default() };
+        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()) };
+        let mut followups = Followups::new(Arc::new(grants), Arc::default(), limit, None);
+        followups.parent = Some(parent);
+        followups
+    }
+
+    fn request(item_type: &str, name: Option<&str>) -> EmitRequest {
+        EmitRequest {
+            type_: item_type.to_owned(),
+            payload: b"{}".to_vec(),
+            content_type: "application/json".to_owned(),
+            ordering_key: None,
+            delay_ms: 5,
+            name: name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn keys_come_from_the_parent_and_saga_and_cid_pass_on() {
+        let mut followups = followups("k", 9);
+        for name in [None, Some("x"), None] {
+            followups.emit(request("mail", name)).unwrap();
+        }
+        let items = followups.into_items();
+        assert_eq!(
+            items.iter().map(|item| item.idem_key.as_str()).collect::<Vec<_>>(),
+            ["k/mail/1", "k/mail/x", "k/mail/2"]
+        );
+        assert_eq!((items[0].cid.as_deref(), items[0].saga.as_deref()), (Some("c"), Some("S")));
+        assert_eq!(items[0].delay, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_key_that_would_be_too_long_is_hashed_and_stays_the_same() {
+        let key = || {
+            let mut followups = followups(&"k".repeat(KEY_MAX), 9);
+            followups.emit(request("mail", None)).unwrap();
+            followups.into_items().remove(0).idem_key
+        };
+        assert_eq!(key().len(), KEY_MAX);
+        assert!(key().starts_with("kkk"));
+        assert_eq!(key(), key());
+    }
+
+    #[test]
+    fn a_name_that_could_be_part_of_another_key_is_an_error_of_the_guest() {
+        let mut followups = followups("k", 9);
+        for bad in ["", "a/1", "tab\t", "ü"] {
+            assert!(
+                matches!(followups.emit(request("mail", Some(bad))), Err(Error::Other(why)) if why.contains("slash"))
+            );
+        }
+        let long = "n".repeat(9_999);
+        for name in [&long, &format!("{long}x")] {
+            followups.emit(request("mail", Some(name))).unwrap();
+        }
+        let mut other = request("mail", None);
+        other.content_type = "text/\n".to_owned();
+        assert!(matches!(followups.emit(other), Err(Error::Other(why)) if why.contains("content_type")));
+        assert_eq!(followups.into_items().len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_granted_too_many_twice_or_inline_is_refused() {
+        let mut followups = followups("k", 2);
+        assert!(
+            matches!(followups.emit(request("sms", None)), Err(Error::Denied(lines)) if lines.contains(r#"emit = ["mail", "sms"]"#))
+        );
+        assert!(followups.observations.denial().is_some());
+        followups.emit(request("mail", Some("x"))).unwrap();
+        assert!(matches!(followups.emit(request("mail", Some("x"))), Err(Error::Other(_))));
+        followups.emit(request("mail", None)).unwrap();
+        assert!(matches!(followups.emit(request("mail", None)), Err(Error::TooMany)));
+        followups.parent = None;
+        followups.limit = 9;
+        assert!(matches!(followups.emit(request("mail", None)), Err(Error::Other(_))));
+    }
+}

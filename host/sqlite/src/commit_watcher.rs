@@ -1,0 +1,62 @@
+//! Notices commits by other processes, at a cost that does not depend on the backlog.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::{connect_read_only, unavailable};
+use outbox_store::StoreError;
+
+/// Another process's insert is noticed within twice this.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A thread that asks SQLite for its `data_version` on a connection of its own. Ends when dropped.
+pub(crate) struct CommitWatcher {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl CommitWatcher {
+    pub(crate) fn start(path: &Path, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
+        let connection = connect_read_only(path).map_err(unavailable("opening the database to watch it"))?;
+        // Read here and not in the thread, so that nothing is missed that is committed from now on.
+        let seen = version(&connection);
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("outbox-watch".into())
+            .spawn(move || poll(&connection, seen, &stopped, &changes))
+            .map_err(|source| StoreError::Unavailable { tried: "starting the watch", source: source.into() })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for CommitWatcher {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the watch thread panicked");
+        }
+    }
+}
+
+fn poll(connection: &Connection, mut last: Option<i64>, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
+    while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        let present = version(connection);
+        if present != last {
+            last = present;
+            changes.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+/// `None` when the database does not answer: that differs from every version, so the next one wakes.
+fn version(connection: &Connection) -> Option<i64> {
+    connection.prepare_cached("PRAGMA data_version").and_then(|mut ask| ask.query_row([], |row| row.get(0))).ok()
+}

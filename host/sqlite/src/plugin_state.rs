@@ -1,0 +1,136 @@
+//! Plugins' key-value state: read while an attempt runs, committed with its completion, within its quota.
+//!
+//! Optimistic: the commit checks the version of every key that the attempt touched, absence included.
+//! Of several attempts that touched a key, the first to commit wins, so that one always makes progress.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
+
+use crate::write_tx::WriteTx;
+use crate::{audit, unavailable};
+use outbox_core::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
+use outbox_store::engine::operator_actions::NewAuditEntry;
+use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
+
+const READING: &str = "checking a plugin's state";
+
+/// The value of a key and its version; both are `None` for a key that is absent.
+pub(crate) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<(Option<Vec<u8>>, StateVersion)> {
+    let mut select = tx.prepare_cached("SELECT value, version FROM outbox_state WHERE plugin = ?1 AND key = ?2")?;
+    let found = select.query_row([plugin, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    Ok(found.unwrap_or((None, None)))
+}
+
+pub(crate) fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
+    if writes.state.is_empty() {
+        return Ok(());
+    }
+    for key_change in &writes.state {
+        validate(tx, &writes.plugin, key_change)?;
+    }
+    let used = bytes(tx.connection, &writes.plugin).map_err(unavailable(READING))?;
+    for key_change in &writes.state {
+        apply(tx, &writes.plugin, key_change).map_err(unavailable("writing a plugin's state"))?;
+    }
+    let wanted = bytes(tx.connection, &writes.plugin).map_err(unavailable(READING))?;
+    // What is over the quota already, because that was lowered, may shrink but not grow.
+    if wanted <= used.max(writes.state_quota) {
+        return Ok(());
+    }
+    Err(StoreError::StateQuota { plugin: writes.plugin.clone(), used, wanted, quota: writes.state_quota })
+}
+
+fn validate(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> Result<(), StoreError> {
+    let own = || (plugin.to_owned(), key_change.key.clone());
+    if version(tx.connection, plugin, &key_change.key).map_err(unavailable(READING))? != key_change.read_version {
+        let (plugin, key) = own();
+        return Err(StoreError::StateConflict { plugin, key });
+    }
+    match &key_change.change {
+        StateChange::Put(value) if value.len() > STATE_VALUE_MAX => {
+            let (plugin, key) = own();
+            Err(StoreError::StateValueTooLarge { plugin, key, bytes: value.len() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn version(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<StateVersion> {
+    let sql = "SELECT version FROM outbox_state WHERE plugin = ?1 AND key = ?2";
+    tx.prepare_cached(sql)?.query_row([plugin, key], |row| row.get(0)).optional()
+}
+
+/// How much the plugin keeps; the schema's triggers count it.
+fn bytes(tx: &Connection, plugin: &str) -> rusqlite::Result<u64> {
+    let sql = "SELECT bytes FROM outbox_state_totals WHERE plugin = ?1";
+    Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| row.get(0)).optional()?.unwrap_or(0))
+}
+
+fn apply(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> rusqlite::Result<()> {
+    match &key_change.change {
+        StateChange::None => Ok(()),
+        StateChange::Delete => delete(tx, plugin, &key_change.key),
+        StateChange::Put(value) => {
+            delete(tx, plugin, &key_change.key)?;
+            let sql = "INSERT INTO outbox_state (plugin, key, value) VALUES (?1, ?2, ?3)";
+            tx.connection.prepare_cached(sql)?.execute(params![plugin, key_change.key, value])?;
+            Ok(())
+        }
+    }
+}
+
+fn delete(tx: &WriteTx<'_>, plugin: &str, key: &str) -> rusqlite::Result<()> {
+    tx.connection.prepare_cached("DELETE FROM outbox_state WHERE plugin = ?1 AND key = ?2")?.execute([plugin, key])?;
+    Ok(())
+}
+
+pub(crate) fn totals(tx: &rusqlite::Transaction<'_>) -> rusqlite::Result<Vec<StateTotal>> {
+    let sql = "SELECT plugin, keys, bytes FROM outbox_state_totals WHERE keys > 0 ORDER BY plugin";
+    tx.prepare_cached(sql)?.query_map([], total)?.collect()
+}
+
+fn total(row: &Row<'_>) -> rusqlite::Result<StateTotal> {
+    Ok(StateTotal { plugin: row.get(0)?, keys: row.get(1)?, bytes: row.get(2)? })
+}
+
+pub(crate) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<StateEntry>> {
+    let mut select = tx.prepare_cached(
+        "SELECT plugin, key, length(value), version FROM outbox_state
+         WHERE plugin = ?1 AND key > ?2 ORDER BY key LIMIT ?3",
+    )?;
+    let after = query.after.as_deref().unwrap_or_default();
+    let rows = select.query_map(params![query.plugin, after, query.limit], |row| {
+        Ok(StateEntry { plugin: row.get(0)?, key: row.get(1)?, bytes: row.get(2)?, version: row.get(3)? })
+    })?;
+    rows.collect()
+}
+
+pub(crate) fn clear(tx: &mut WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+    let cleared = matching(tx, request).map_err(unavailable("counting a plugin's state"))?;
+    if request.execution == Execution::Apply && cleared.keys > 0 {
+        remove(tx, request, &cleared).map_err(unavailable("clearing a plugin's state"))?;
+    }
+    Ok(cleared)
+}
+
+fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> rusqlite::Result<StateTotal> {
+    let mut count = tx.connection.prepare_cached(
+        "SELECT ?1, count(*), coalesce(sum(length(value) + length(CAST(key AS BLOB))), 0) FROM outbox_state
+         WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)",
+    )?;
+    count.query_row(params![request.plugin, request.key], total)
+}
+
+fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> rusqlite::Result<()> {
+    let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
+    tx.connection.prepare_cached(delete)?.execute(params![request.plugin, request.key])?;
+    let entry = NewAuditEntry {
+        actor: &request.actor,
+        action: "clear_state",
+        selection: json!({ "plugin": request.plugin, "key": request.key }),
+        reason: request.reason.as_deref(),
+        job: None,
+        changes: &[],
+    };
+    audit::append_entry(tx, &entry, cleared.keys, &json!([cleared]))
+}

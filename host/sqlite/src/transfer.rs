@@ -1,0 +1,208 @@
+//! Export and import: rows to and from records, column by column.
+
+use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
+use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
+use serde_json::Value;
+
+use crate::jobs::NEWEST_JOB_SQL;
+use crate::unavailable;
+use crate::write_tx::WriteTx;
+use outbox_item::{ItemId, Status};
+use outbox_store::engine::{
+    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes,
+    integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+};
+use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
+
+pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
+    match after {
+        ExportPosition::Item(id) => export_items(tx, id, limit),
+        ExportPosition::State(version) => export_state(tx, version, limit),
+    }
+}
+
+fn export_items(tx: &Connection, after: ItemId, limit: u32) -> rusqlite::Result<ExportPage> {
+    let tail = format!("WHERE id > ?1 ORDER BY id LIMIT {limit}");
+    let items = rows(tx, "outbox_items", ITEM_COLUMNS, &tail, [after])?;
+    let last = items.last().and_then(|item| item["id"].as_i64());
+    let records = items.into_iter().map(|item| item_record(tx, item)).collect::<rusqlite::Result<_>>()?;
+    Ok(ExportPage { records, next: Some(last.map_or(ExportPosition::State(0), ExportPosition::Item)) })
+}
+
+fn item_record(tx: &Connection, item: RecordColumns) -> rusqlite::Result<Record> {
+    let attempts =
+        rows(tx, "outbox_attempts", ATTEMPT_COLUMNS, "WHERE item_id = ?1 ORDER BY delivery", [item["id"].as_i64()])?;
+    let key = [item["saga"].as_str(), item["cid"].as_str()];
+    let run = rows(tx, "outbox_sagas", SAGA_COLUMNS, "WHERE saga = ?1 AND cid = ?2", key)?.pop();
+    Ok(Record::Item { item, attempts, run })
+}
+
+/// The state, and with its last page the totals.
+fn export_state(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<ExportPage> {
+    let tail = format!("WHERE version > ?1 ORDER BY version LIMIT {limit}");
+    let state = rows(tx, "outbox_state", STATE_COLUMNS, &tail, [after])?;
+    if let Some(last) = state.last().and_then(|state| state["version"].as_i64()) {
+        let records = state.into_iter().map(|state| Record::State { state }).collect();
+        return Ok(ExportPage { records, next: Some(ExportPosition::State(last)) });
+    }
+    let totals =
+        rows(tx, "outbox_counters", COUNTER_COLUMNS, "WHERE name <> 'done' ORDER BY name, saga, type, outcome", [])?;
+    Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
+}
+
+/// Imports all records, or none when one is in the way of what is there.
+pub(crate) fn import(
+    tx: &mut WriteTx<'_>,
+    records: &[Record],
+    execution: Execution,
+) -> Result<ImportReport, StoreError> {
+    let mut imported = ImportReport::default();
+    for (index, record) in records.iter().enumerate() {
+        let known = match record {
+            Record::Item { item, .. } => is_known_item(tx.connection, index, item, record)?,
+            Record::State { state } => is_known_state(tx.connection, state)?,
+            Record::Total { total } => is_known_total(tx.connection, total).map_err(unavailable(TRIED))?,
+        };
+        if known {
+            imported.present += 1;
+            continue;
+        }
+        imported.created += 1;
+        if execution == Execution::Apply {
+            create(tx, record).map_err(unavailable(TRIED))?;
+        }
+    }
+    Ok(imported)
+}
+
+const TRIED: &str = "importing records";
+
+/// Whether the very item is there. Another with its id or its key is a conflict.
+fn is_known_item(tx: &Connection, index: usize, item: &RecordColumns, record: &Record) -> Result<bool, StoreError> {
+    refuse_claimed(item)?;
+    let tail = "WHERE id = ?1 OR idem_key = ?2";
+    let values = params![integer_column(item, "id"), text_column(item, "idem_key")];
+    let found = rows(tx, "outbox_items", ITEM_COLUMNS, tail, values).map_err(unavailable(TRIED))?;
+    let Some(present) = found.into_iter().next() else { return Ok(false) };
+    let first = integer_column(&present, "id").unwrap_or_default();
+    if item_record(tx, present).map_err(unavailable(TRIED))? == *record {
+        return Ok(true);
+    }
+    Err(item_conflict(index, item, first))
+}
+
+fn is_known_state(tx: &Connection, state: &RecordColumns) -> Result<bool, StoreError> {
+    let tail = "WHERE version = ?1 OR (plugin = ?2 AND key = ?3)";
+    let values = params![integer_column(state, "version"), text_column(state, "plugin"), text_column(state, "key")];
+    let found = rows(tx, "outbox_state", STATE_COLUMNS, tail, values).map_err(unavailable(TRIED))?;
+    match found.first() {
+        None => Ok(false),
+        Some(present) if present == state => Ok(true),
+        Some(_) => Err(state_conflict(state)),
+    }
+}
+
+/// Whether the total is at least that high.
+fn is_known_total(tx: &Connection, total: &RecordColumns) -> rusqlite::Result<bool> {
+    let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| total[name].as_str());
+    let sql = "SELECT total FROM outbox_counters WHERE name = ?1 AND saga = ?2 AND type = ?3 AND outcome = ?4";
+    let present: Option<i64> =
+        tx.prepare_cached(sql)?.query_row([name, saga, item_type, outcome], |row| row.get(0)).optional()?;
+    Ok(present >= total["total"].as_i64())
+}
+
+fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
+    match record {
+        Record::Item { item, attempts, run } => {
+            insert(tx.connection, "INSERT INTO outbox_items", ITEM_COLUMNS, item)?;
+            tx.connection.execute(
+                &format!("UPDATE outbox_items SET epoch = {NEWEST_JOB_SQL} WHERE id = ?1"),
+                [item["id"].as_i64()],
+            )?;
+            for attempt in attempts {
+                insert(tx.connection, "INSERT INTO outbox_attempts", ATTEMPT_COLUMNS, attempt)?;
+            }
+            if let Some(run) = run {
+                insert(tx.connection, "INSERT OR REPLACE INTO outbox_sagas", SAGA_COLUMNS, run)?;
+            }
+            if item["status"] == Status::Done.as_str() {
+                tx.count("done", "", item["type"].as_str().unwrap_or_default(), "", 1);
+            }
+            tx.wakes_workers = true;
+            Ok(())
+        }
+        Record::State { state } => insert(tx.connection, "INSERT INTO outbox_state", STATE_COLUMNS, state),
+        Record::Total { total } => {
+            insert(tx.connection, "INSERT OR REPLACE INTO outbox_counters", COUNTER_COLUMNS, total)
+        }
+    }
+}
+
+/// Ids up to this one are never given by this store.
+pub(crate) fn reserve(tx: &Connection, up_to: ItemId) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'outbox_items', 0
+         WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'outbox_items')",
+        [],
+    )?;
+    let sql = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'outbox_items' AND seq < ?1";
+    tx.execute(sql, [up_to]).map(|_| ())
+}
+
+/// The highest id that was given or reserved.
+pub(crate) fn reserved(tx: &Connection) -> rusqlite::Result<ItemId> {
+    let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox_items'";
+    tx.query_row(sql, [], |row| row.get(0))
+}
+
+fn rows(
+    tx: &Connection,
+    table: &str,
+    columns: &[&str],
+    tail: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<RecordColumns>> {
+    let mut select = tx.prepare_cached(&format!("SELECT {} FROM {table} {tail}", columns.join(", ")))?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row.get_ref(index)?)));
+        columns.iter().enumerate().map(cell).collect()
+    };
+    select.query_map(values, read)?.collect()
+}
+
+fn insert(tx: &Connection, into: &str, columns: &[&str], row: &RecordColumns) -> rusqlite::Result<()> {
+    let marks = vec!["?"; columns.len()].join(", ");
+    let mut insert = tx.prepare_cached(&format!("{into} ({}) VALUES ({marks})", columns.join(", ")))?;
+    let cells = columns.iter().map(|name| ColumnValue(name, row.get(*name).unwrap_or(&Value::Null)));
+    insert.execute(params_from_iter(cells)).map(|_| ())
+}
+
+fn to_json(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => number.into(),
+        ValueRef::Real(number) => number.into(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => from_bytes(bytes),
+    }
+}
+
+/// A column's name and its value in a record.
+struct ColumnValue<'a>(&'a str, &'a Value);
+
+impl ToSql for ColumnValue<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let failed = |err: Box<dyn std::error::Error + Send + Sync>| rusqlite::Error::ToSqlConversionFailure(err);
+        let bytes = match self.1 {
+            Value::Null => return Ok(ToSqlOutput::Owned(SqlValue::Null)),
+            Value::Number(number) => {
+                let number = number.as_i64().ok_or_else(|| failed(format!("{} is {number}", self.0).into()))?;
+                return Ok(ToSqlOutput::Owned(SqlValue::Integer(number)));
+            }
+            Value::String(text) if !BINARY_COLUMNS.contains(&self.0) => {
+                return Ok(ToSqlOutput::Borrowed(text.as_str().into()));
+            }
+            other => to_bytes(other).map_err(|err| failed(err.into()))?,
+        };
+        Ok(ToSqlOutput::Owned(SqlValue::Blob(bytes)))
+    }
+}

@@ -1,0 +1,130 @@
+//! Long polls: a claim that stays with the store until work comes.
+//!
+//! Without one, work is committed, the worker wakes, and its claim is a commit of its own. With one, the transaction
+//! that brings work claims it. It does not know what the work is, nor when the store looks at its long polls.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::error::StoreError;
+use crate::queue::{ClaimBatch, ClaimRequest};
+
+/// The worker's end of a long poll. Nothing is claimed for one that is dropped.
+#[derive(Debug)]
+pub struct LongPoll {
+    /// Whichever end takes the request out of it decides what becomes of the long poll.
+    slot: Arc<Mutex<Option<ClaimRequest>>>,
+    answer: Option<oneshot::Receiver<LongPollResult>>,
+    result: Option<LongPollResult>,
+}
+
+/// What was claimed for a long poll, with an instant at which no lease of it had begun.
+pub type LongPollResult = Result<(Instant, ClaimBatch), StoreError>;
+
+/// The store's end of a long poll.
+#[derive(Debug)]
+pub struct LongPollSlot {
+    slot: Arc<Mutex<Option<ClaimRequest>>>,
+    reply: oneshot::Sender<LongPollResult>,
+}
+
+fn take(slot: &Mutex<Option<ClaimRequest>>) -> Option<ClaimRequest> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// The two ends of a long poll for this claim.
+pub fn long_poll(request: ClaimRequest) -> (LongPoll, LongPollSlot) {
+    let slot = Arc::new(Mutex::new(Some(request)));
+    let (reply, answer) = oneshot::channel();
+    (LongPoll { slot: Arc::clone(&slot), answer: Some(answer), result: None }, LongPollSlot { slot, reply })
+}
+
+impl LongPoll {
+    /// Returns once the store has fulfilled the long poll, which may be never. Safe to cancel.
+    pub async fn fulfilled(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            self.result = answer.await.ok();
+            self.answer = None;
+        }
+        if self.result.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends the long poll, and answers what was claimed for it until then, if anything.
+    pub async fn cancel(mut self) -> Option<LongPollResult> {
+        if take(&self.slot).is_none()
+            && let Some(answer) = self.answer.take()
+        {
+            self.result = answer.await.ok();
+        }
+        self.result.take()
+    }
+}
+
+impl Drop for LongPoll {
+    fn drop(&mut self) {
+        take(&self.slot);
+    }
+}
+
+impl LongPollSlot {
+    /// What to claim for the long poll, and whom to answer after the commit, unless it has been cancelled.
+    pub fn fulfil(self) -> Option<(ClaimRequest, oneshot::Sender<LongPollResult>)> {
+        Some((take(&self.slot)?, self.reply))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn request() -> ClaimRequest {
+        ClaimRequest { claimed_by: "pod-1".into(), limit: 1, types: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_long_poll_that_is_fulfilled_tells_what_was_claimed() {
+        let (mut poll, slot) = long_poll(request());
+        let (claim, reply) = slot.fulfil().expect("it stands");
+        assert_eq!(claim, request());
+        let since = Instant::now();
+        reply.send(Ok((since, ClaimBatch::default()))).expect("the worker waits");
+        poll.fulfilled().await;
+        poll.fulfilled().await;
+        assert_eq!(poll.cancel().await.expect("it was fulfilled").expect("no error"), (since, ClaimBatch::default()));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_claimed_for_a_long_poll_that_was_cancelled_or_dropped() {
+        let (poll, slot) = long_poll(request());
+        assert!(poll.cancel().await.is_none());
+        assert!(slot.fulfil().is_none());
+        let (dropped, slot) = long_poll(request());
+        drop(dropped);
+        assert!(slot.fulfil().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_long_poll_that_is_being_fulfilled_when_it_is_cancelled_tells_what_was_claimed() {
+        let (poll, slot) = long_poll(request());
+        let (_, reply) = slot.fulfil().expect("it stands");
+        let cancelled = tokio::spawn(poll.cancel());
+        reply.send(Ok((Instant::now(), ClaimBatch::default()))).expect("the worker waits");
+        assert!(cancelled.await.expect("no panic").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_long_poll_that_the_store_has_dropped_wakes_nobody() {
+        let (mut poll, slot) = long_poll(request());
+        drop(slot);
+        for _ in 0..2 {
+            assert!(tokio::time::timeout(Duration::ZERO, poll.fulfilled()).await.is_err());
+        }
+        assert!(poll.cancel().await.is_none());
+    }
+}

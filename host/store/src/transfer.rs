@@ -1,0 +1,179 @@
+//! Moving to another store: records that carry everything of an outbox that must not be lost, in a form
+//! that no engine owns.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::StoreError;
+use outbox_item::{ItemId, Status};
+
+/// A row by its column names. Bytes are a string where they are UTF-8, else an object with `base64`.
+pub type RecordColumns = Map<String, Value>;
+
+/// What is moved as one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Record {
+    /// An item with its failed attempts, and the newest run of its saga.
+    Item {
+        /// The row of the item, without what a store makes for itself.
+        item: RecordColumns,
+        /// The rows of its history.
+        attempts: Vec<RecordColumns>,
+        /// The row of its saga's run.
+        run: Option<RecordColumns>,
+    },
+    /// One value of a plugin's state.
+    State {
+        /// The row.
+        state: RecordColumns,
+    },
+    /// One of the totals; those of DONE items follow from the items.
+    Total {
+        /// The row.
+        total: RecordColumns,
+    },
+}
+
+impl Record {
+    /// The id, of an item.
+    pub fn item_id(&self) -> Option<ItemId> {
+        match self {
+            Self::Item { item, .. } => item.get("id").and_then(Value::as_i64),
+            Self::State { .. } | Self::Total { .. } => None,
+        }
+    }
+
+    /// The type, of an item.
+    pub fn item_type(&self) -> Option<&str> {
+        match self {
+            Self::Item { item, .. } => item.get("type").and_then(Value::as_str),
+            Self::State { .. } | Self::Total { .. } => None,
+        }
+    }
+}
+
+/// Where an export goes on: after this one of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportPosition {
+    /// The last item.
+    Item(ItemId),
+    /// The last value of state, by its version.
+    State(i64),
+}
+
+/// A part of an export.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportPage {
+    /// The records, items first and by ascending id.
+    pub records: Vec<Record>,
+    /// Where the next part begins; `None` after the last.
+    pub next: Option<ExportPosition>,
+}
+
+/// What became of records that were imported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ImportReport {
+    /// Records that were there already, the same in every column.
+    pub present: u64,
+    /// Records that were, or would be, created.
+    pub created: u64,
+}
+
+/// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
+pub const ITEM_COLUMNS: &[&str] = &[
+    "id",
+    "idem_key",
+    "type",
+    "payload",
+    "content_type",
+    "headers",
+    "metadata",
+    "cid",
+    "saga",
+    "ordering_key",
+    "status",
+    "attempts",
+    "deliveries",
+    "replays",
+    "effects",
+    "available_at",
+    "given_back_since",
+    "maybe_executed",
+    "blocks_key",
+    "fingerprint",
+    "last_error",
+    "created_at",
+    "done_at",
+    "dead_at",
+    "result",
+    "handler_digest",
+];
+pub const ATTEMPT_COLUMNS: &[&str] = &[
+    "item_id",
+    "delivery",
+    "attempt",
+    "started_at",
+    "ended_at",
+    "pod",
+    "class",
+    "code",
+    "message",
+    "stderr",
+    "handler_digest",
+    "maybe_executed",
+    "exchanges",
+];
+pub const SAGA_COLUMNS: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
+pub const STATE_COLUMNS: &[&str] = &["version", "plugin", "key", "value"];
+pub const COUNTER_COLUMNS: &[&str] = &["name", "saga", "type", "outcome", "total"];
+/// The columns that hold bytes, whatever they look like.
+pub const BINARY_COLUMNS: &[&str] = &["result", "exchanges", "value"];
+
+/// Errors for an item that somebody is working on.
+pub fn refuse_claimed(item: &RecordColumns) -> Result<(), StoreError> {
+    if text_column(item, "status") != Status::Claimed.as_str() {
+        return Ok(());
+    }
+    let id = &item["id"];
+    Err(StoreError::Unusable(format!("item {id} is CLAIMED: pause its type, let it drain, export again")))
+}
+
+/// The `index`th record, an item, finds its id or its key in use.
+pub fn item_conflict(index: usize, item: &RecordColumns, first: ItemId) -> StoreError {
+    StoreError::Conflict { index, idem_key: text_column(item, "idem_key").to_owned(), first }
+}
+
+/// A value of state finds its key or its version in use.
+pub fn state_conflict(state: &RecordColumns) -> StoreError {
+    let (plugin, key) = (text_column(state, "plugin"), text_column(state, "key"));
+    StoreError::Unusable(format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value"))
+}
+
+/// A column that holds text; empty when it does not.
+pub fn text_column<'a>(columns: &'a RecordColumns, name: &str) -> &'a str {
+    columns.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A column that holds a number.
+pub fn integer_column(columns: &RecordColumns, name: &str) -> Option<i64> {
+    columns.get(name).and_then(Value::as_i64)
+}
+
+/// Bytes as a record has them.
+pub fn from_bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": BASE64.encode(bytes) }),
+    }
+}
+
+/// The bytes of a record's column; errors when it holds none.
+pub fn to_bytes(value: &Value) -> Result<Vec<u8>, base64::DecodeError> {
+    match value {
+        Value::String(text) => Ok(text.clone().into_bytes()),
+        other => BASE64.decode(other["base64"].as_str().unwrap_or_default()),
+    }
+}
