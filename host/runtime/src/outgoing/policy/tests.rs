@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::load::manifest::{EnvLookup, Manifest};
+use crate::outgoing::network::Network;
 use crate::outgoing::policy::*;
+use crate::outgoing::resolve::SystemResolver;
 
 /// A server that answers everything alike and keeps the heads of what it was sent.
 struct Server {
