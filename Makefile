@@ -1,10 +1,13 @@
-# The only place where commands are written down.
+# Every command of the project. CI and the documents call these targets.
 
 CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
 CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns gallery
 HOST     := outbox-item outbox-client outbox-core outbox-store outbox-sqlite outbox-postgres outbox-worker outbox-runtime outbox-http outbox-check outbox
+# The client with every driver, and with the runtime that sqlx needs in tests. It is always built apart from the host:
+# sqlx changes the features of crates that both use, and cargo would compile the host's crates a second time.
+CLIENT   := -p outbox-client --all-features --features sqlx-core/_rt-tokio
 PLUGINS  := plugins.d
 GUESTS   := target/guests
 FUZZED   := manifest item edge folder component
@@ -16,14 +19,15 @@ RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
 PARTS    := check test test-languages deny demo
 
-# Where cargo builds to: asked of cargo, once, when a recipe needs it. Only what is the project's own lies below
-# target/ in any case: tests look for it there. Make before 4.4 hides what is set in its arguments from `shell`.
+# The folder into which cargo builds. Make asks cargo for it once, when a recipe needs it. The project's own files are
+# always below target/, where the tests look for them. The variable is set inside the command, because make before 4.4
+# does not pass variables from its arguments to `shell`.
 BUILD = $(eval BUILD := $$(shell $(if $(CARGO_TARGET_DIR),CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)') \
 	$(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'))$(if \
 	$(filter 1,$(words $(BUILD))),$(BUILD),$(error cargo must name a target directory without spaces: it is "$(BUILD)"))
 BUILT = $(BUILD)/$(TARGET)/guest
 
-# Tools of cargo's at the versions that are pinned, kept for all checkouts of this machine.
+# Cargo's tools at their pinned versions, kept in one place for all checkouts on this machine.
 PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
@@ -50,8 +54,8 @@ demo: plugins
 	$(CARGO) build -p outbox --bin outbox --example demo
 	$(BUILD)/debug/examples/demo $(ARGS)
 
-# The repository's handlers, ready to be served. A file appears whole or not at all, so that a host
-# which watches the folder never reads half of one.
+# The repository's handlers, ready to be served. Each file appears atomically, so a host that watches the folder never
+# reads an incomplete file.
 plugins: wasm-target
 	$(CARGO) build --profile guest --target $(TARGET) $(HANDLERS:%=-p %)
 	mkdir -p $(PLUGINS)
@@ -62,8 +66,8 @@ plugins: wasm-target
 		done; \
 	done
 
-# The handlers that tests are made with: one that does as it is told, in two versions, those of
-# docs/patterns.md, and the checker's gallery of bugs.
+# The handlers for tests: the chaos handler in two versions, the handlers of docs/patterns.md, and the checker's gallery
+# of bugs.
 guests: wasm-target
 	$(CARGO) build --profile guest --target $(TARGET) -p gallery
 	mkdir -p $(GUESTS)
@@ -78,12 +82,12 @@ guests: wasm-target
 	cp plugins/gallery/gallery.toml $(BUILT)/gallery.wasm $(GUESTS)/gallery
 	cp plugins/gallery/cases/*.toml $(GUESTS)/gallery/cases
 
-# docs/reference.md, from the comments of the contract.
+# Generates docs/reference.md from the comments of the contract.
 reference:
 	OUTBOX_WRITE_REFERENCE=1 $(CARGO) test -p outbox --test it wit::reference
 
-# Keeps a version of the contract for good, with components that were built for it and hold no paths of
-# this machine. See ARCHITECTURE.md.
+# Stores this version of the contract permanently, with components that are built for it. The components contain no
+# paths of this machine. See ARCHITECTURE.md.
 freeze: wasm-target
 	version=$$(sed -n 's/^package outbox:handler@\(.*\);$$/\1/p' wit/handler.wit) && \
 	if [ -e $(RELEASED)/$$version ]; then echo "version $$version of the contract is frozen already" >&2; exit 1; fi && \
@@ -95,13 +99,14 @@ freeze: wasm-target
 		$(RELEASED)/$$version && \
 	cd $(RELEASED) && sha256sum $$version/* >> SHA256SUMS
 
-# The host and the handlers each for themselves, everywhere: together they ask for other features of what they
-# share, and wasmtime would be compiled once more.
+# The host and the handlers are always built separately. Built together, they would request other features of their
+# shared crates, and cargo would compile wasmtime a second time.
 test: tools clients plugins guests
+	$(CARGO) test $(CLIENT)
 	$(CARGO) test $(HOST:%=-p %)
 	$(CARGO) test -p outbox-handler
 
-# The program builds the handlers itself, with tools that it installs from lock files below target/.
+# The program builds these handlers itself, with tools that it installs below target/ from lock files.
 test-languages: tools wasm-target
 	@for tool in node npm; do \
 		command -v $$tool > /dev/null || { echo "test-languages needs $$tool: install Node.js 20 or newer" >&2; exit 1; }; \
@@ -114,49 +119,50 @@ test-languages: tools wasm-target
 	done
 	$(CARGO) test -p outbox --test it languages:: -- --ignored --test-threads 1
 
-# One line per requirement: those that are tested with the stores that pass, the others with the reason.
+# Prints one line for each requirement: the stores that pass its test, or the reason why it is declined.
 conformance:
 	@$(MAKE) --silent tools clients plugins guests
 	@result=0; $(CARGO) test -p outbox --test it conformance:: > $(CONFORMED) || result=1; \
 	awk -f tests/conformance/table.awk ARCHITECTURE.md $(CONFORMED) | sort -t- -k1,1 -k2n; \
 	[ $$result = 0 ] || cat $(CONFORMED); exit $$result
 
-# The figures that the documents state: hours of faults instead of minutes.
+# Measures the figures in the documents. The tests with faults run for hours instead of minutes.
 soak: tools clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
 
-# Installs the peers at the versions that their folders pin, below target/ and nowhere else.
+# Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
 bench-peers:
 	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
 	$(CARGO) build --release -p outbox
 	python3 bench/peers/run.py $(PEERS) $(BUILD)/release/outbox $(ARGS)
 
-# Free of noise, so a change shows that a clock would hide. Compared by hand.
+# The counts contain almost no noise, so they show changes that time measurements hide. People compare them by hand.
 bench-counts:
 	$(CARGO) build --release -p outbox --example counts
 	sh bench/counts.sh $(BUILD)/release/examples/counts
 
-check: wasm-target
+check: wasm-target client-light
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy $(HOST:%=-p %) --all-targets -- -D warnings
+	$(CARGO) clippy $(CLIENT) --all-targets -- -D warnings
 	$(CARGO) clippy $(CRATES:%=-p %) --lib --examples --target $(TARGET) -- -D warnings
-	for packages in '$(HOST:%=-p %)' '-p outbox-handler'; do \
+	for packages in '$(HOST:%=-p %)' '$(CLIENT)' '-p outbox-handler'; do \
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc $$packages --no-deps --document-private-items || exit 1; \
 	done
 
-# Who only enqueues compiles no sandbox, no server and no command line.
+# Checks that an application that only enqueues compiles no sandbox, no HTTP server and no command line.
 client-light:
 	@tree=$$($(CARGO) tree -p outbox-client --all-features -e normal --prefix none) || exit 1; \
 	! printf '%s\n' "$$tree" | grep -E '^(wasmtime|axum|clap|hyper)' || \
 		{ echo 'outbox-client must not depend on these' >&2; exit 1; }
 
-# Advisories are left out: their database is fetched from a host that build machines may not reach.
+# `advisories` is left out: it downloads its database from a host that build machines may not reach.
 deny: cargo-deny
 	"$(call kept,$<)/bin/$<" --locked check bans licenses sources
 
-# The flags of nightly on the pinned toolchain, and no sanitizer: there is no unsafe code for one to watch.
-# The targets open databases and folders by the thousand, so these lie in memory where they can.
+# RUSTC_BOOTSTRAP allows the nightly flags of cargo-fuzz on the pinned toolchain. No sanitizer runs, because the project
+# has no unsafe code. The targets open thousands of databases and folders, so these are in memory where possible.
 fuzz: cargo-fuzz
 	for target in $(FUZZED); do \
 		mkdir -p fuzz/corpus/$$target && \
@@ -165,7 +171,8 @@ fuzz: cargo-fuzz
 			-- -max_total_time=$(SECONDS) -timeout=30 || exit 1; \
 	done
 
-# Astral builds wheels of these, whose sums are pinned; elsewhere they are compiled. A tool appears whole or not at all.
+# Installs the wheels that Astral builds, with pinned checksums. On other platforms cargo compiles the tool. A tool
+# appears atomically.
 cargo-deny cargo-fuzz:
 	@home="$(call kept,$@)"; fresh="$$home.$$$$"; [ ! -x "$$home/bin/$@" ] || exit 0; \
 	trap 'rm -rf "$$fresh"' EXIT; \
@@ -178,7 +185,7 @@ fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
-# One part after the other until one fails, and in any case what each of them took.
+# Runs the parts in order until one fails, and always prints the time of each part.
 ci:
 	@table=; result=ok; \
 	for part in $(PARTS); do \
@@ -196,12 +203,12 @@ ci:
 	done; \
 	[ $$result = ok ]
 
-# A toolchain file alone does not install the target where RUSTUP_AUTO_INSTALL=0.
+# The toolchain file alone does not install the target when RUSTUP_AUTO_INSTALL=0.
 wasm-target:
 	@rustup target list --installed | grep -qx $(TARGET) || rustup target add $(TARGET)
 
-# What the tests use as an application would: the sqlite3 command line, Python and Node. And PostgreSQL,
-# of which they start a server of their own.
+# The programs that the tests need: the sqlite3 command-line tool, Python and Node, which they use like an application,
+# and PostgreSQL, of which they start their own server.
 tools:
 	@if [ ! -x "$$(ls -d /usr/lib/postgresql/*/bin/initdb 2> /dev/null | tail -1)" ]; then \
 		set -- initdb:postgresql; \
@@ -216,7 +223,7 @@ tools:
 		fi; \
 	done
 
-# The drivers of the documented examples, as pinned.
+# The pinned drivers of the documented examples.
 clients: $(CLIENTS)/.ready
 
 $(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package-lock.json

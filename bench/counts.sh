@@ -1,10 +1,10 @@
 #!/bin/sh
-# Instructions per item, by callgrind: `counts.sh PROGRAM [ITEMS]`, where PROGRAM is the example `counts`.
+# Instructions for each item, counted by callgrind: `counts.sh PROGRAM [ITEMS]`. PROGRAM is the example `counts`.
 #
-# Each kind of work is done for ITEMS items and for twice as many: the difference is what the items cost,
-# without start and end. valgrind shows every program the same processor, so that the code which is made
-# for a component is the same everywhere; the address space is too small for a pool of instances, so that
-# each attempt allocates its own.
+# The script runs each kind of work for ITEMS items and for twice as many. The difference is the cost of the items,
+# without the start and the end of the program. valgrind simulates the same processor on every machine, so the code
+# that is compiled for a component is the same everywhere. The limit on the address space is too small for a pool of
+# instances, so each attempt allocates its own instance.
 set -eu
 
 counts=$1
@@ -13,7 +13,7 @@ command -v valgrind > /dev/null || { echo "counting instructions needs valgrind:
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What a run of the program costs, from start to end: KIND ITEMS.
+# Prints the instructions of one whole run of the program: KIND ITEMS.
 instructions() {
 	folder=$(mktemp -d -p "$work")
 	[ ! -d "$work/cache" ] || cp -a "$work/cache" "$folder/"
@@ -28,7 +28,7 @@ instructions() {
 	rm -r "$folder"
 }
 
-# The component is compiled here, once, and taken from the cache from now on.
+# This first run compiles the component; all later runs take the code from the cache.
 instructions sandbox 1 > /dev/null
 for kind in enqueue native sandbox; do
 	few=$(instructions "$kind" "$items")

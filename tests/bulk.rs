@@ -1,4 +1,4 @@
-//! A bulk action on many items while the worker handles them and the process is killed.
+//! A bulk action on many items while the worker handles them and the test kills the process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::support::host::{HostConfig, HostProcess};
 use crate::support::plugins::Wat;
 use crate::support::{eventually, is_soak, report};
 
-/// A set-up whose handler answers `ok` at once, with a DLQ full of items.
+/// A set-up whose DLQ is full of items and whose handler answers `ok` at once.
 struct Morgue {
     plan: HostConfig,
     dir: tempfile::TempDir,
@@ -18,8 +18,8 @@ struct Morgue {
 }
 
 impl Morgue {
-    /// So many items, dead-lettered by a bulk action; they let their keys go on, so that nothing but the
-    /// replay itself keeps the order.
+    /// Enqueues `items` items and dead-letters them with a bulk action. The dead items do not block their ordering
+    /// keys, so only the replay itself keeps the order.
     fn of(items: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("plugins.d")).unwrap();
@@ -56,7 +56,7 @@ impl Morgue {
         self.database().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// What the job says of itself is what was done, in the items and in the audit trail.
+    /// Asserts that the progress which the job reports equals the changes to the items and in the audit trail.
     fn progress_is_true(&self, job: i64) -> u64 {
         let changed = self.count(&format!("SELECT changed FROM outbox_jobs WHERE id = {job}"));
         assert_eq!(self.count("SELECT count(*) FROM outbox_items WHERE replays = 1"), changed);
@@ -90,7 +90,7 @@ async fn job(host: &HostProcess, id: i64) -> Value {
 
 #[tokio::test]
 async fn a_bulk_replay_takes_every_item_once_and_in_order_however_often_the_process_is_killed() {
-    // Everyday, the rate makes room for three kills in a few hundred items.
+    // Without soak, this rate leaves time for three kills during 800 items.
     let (items, rate) = if is_soak() { (200_000, Value::Null) } else { (800, json!(800)) };
     let timeout = Duration::from_mins(if is_soak() { 30 } else { 2 });
     let morgue = Morgue::of(items);

@@ -44,7 +44,7 @@ impl Exhibit {
 
     async fn check(&self, only: Option<&str>) -> CheckReport {
         let (component, cases) = (self.component(), self.dir.path().join("cases"));
-        let options = CheckOptions { component, cases, next: None, only: only.map(str::to_owned) };
-        check(&options, Arc::new(|_, _, _| {})).await.unwrap().pop().unwrap()
+        let options = CheckOptions { component, cases, next: None, only: only.map(|id| id.parse().unwrap()) };
+        check(&options, Arc::new(|_| {})).await.unwrap().pop().unwrap()
     }
 }

@@ -1,4 +1,4 @@
-//! The command line, through the real binary: what programs read, what people are told, exit codes.
+//! The command line, run through the real binary: output for programs, messages for people, and exit codes.
 
 mod bench;
 mod operations;
@@ -21,21 +21,21 @@ use crate::support::{self, Fixture, dead, done, request};
 mod author;
 mod state;
 
-/// A folder of its own with the binary to run in it.
+/// A temporary folder and the settings to run the binary in it.
 struct CliFixture {
     dir: tempfile::TempDir,
     plan: HostConfig,
 }
 
 impl CliFixture {
-    /// Nothing is there yet.
+    /// A folder without a database and without plugins.
     fn empty() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
         Self { dir, plan }
     }
 
-    /// A database is there, and a plugin folder without plugins.
+    /// A folder with a migrated database and an empty plugin folder.
     fn migrated() -> Self {
         let fixture = Self::empty();
         fixture.plan.json(&["migrate", "--json"]);
@@ -43,7 +43,7 @@ impl CliFixture {
         fixture
     }
 
-    /// The database, as another process of the outbox has it open.
+    /// Opens the database as another process would.
     fn store(&self) -> Arc<dyn Store> {
         SqliteStore::open_existing(&self.dir.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap()
     }
@@ -51,7 +51,7 @@ impl CliFixture {
     /// Enqueues an item of the type `mail` that is a step of a saga.
     fn enqueue(&self, key: &str) -> ItemId {
         let args = ["enqueue", "--type", "mail", "--key", key, "--payload", "{}", "--saga", "Greeting", "--json"];
-        self.plan.json(&args)["ids"][0].as_i64().unwrap()
+        self.plan.json(&args)["ids"][0].as_i64().map(ItemId::new).unwrap()
     }
 
     /// Enqueues an item and settles it, DONE or DLQ.
@@ -80,7 +80,7 @@ impl CliFixture {
     }
 }
 
-/// What a command said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 struct CommandOutput {
     code: Option<i32>,
@@ -96,7 +96,7 @@ impl From<Output> for CommandOutput {
 }
 
 impl CommandOutput {
-    /// Asserts the exit code and that standard error says all of these.
+    /// Asserts the exit code and that standard error contains each of these texts.
     #[track_caller]
     fn fails(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -200,19 +200,19 @@ async fn list_filters_by_status_in_either_vocabulary_and_by_field() {
     let fixture = CliFixture::migrated();
     let dlq = fixture.settled("dead", dead()).await;
     let pending = fixture.enqueue("pending");
-    let ids = |args: &[&str]| -> Vec<i64> {
+    let ids = |args: &[&str]| -> Vec<ItemId> {
         let items = fixture.json(&[&["list"], args].concat());
-        items.as_array().unwrap().iter().map(|item| item["id"].as_i64().unwrap()).collect()
+        items.as_array().unwrap().iter().map(|item| item["id"].as_i64().map(ItemId::new).unwrap()).collect()
     };
     assert_eq!(ids(&[]), [pending, dlq]);
     assert_eq!(ids(&["DLQ"]), [dlq]);
     assert_eq!(ids(&["dead"]), [dlq]);
-    assert_eq!(ids(&["PUBLISHED"]), [] as [i64; 0]);
+    assert_eq!(ids(&["PUBLISHED"]), [] as [ItemId; 0]);
     assert_eq!(ids(&["--saga", "Greeting", "--limit", "1"]), [pending]);
     assert_eq!(ids(&["--before", &pending.to_string()]), [dlq]);
-    assert_eq!(ids(&["--type", "other"]), [] as [i64; 0]);
+    assert_eq!(ids(&["--type", "other"]), [] as [ItemId; 0]);
     assert_eq!(ids(&["--since", "1h"]), [pending, dlq]);
-    assert_eq!(ids(&["--until", "1h"]), [] as [i64; 0]);
+    assert_eq!(ids(&["--until", "1h"]), [] as [ItemId; 0]);
     fixture.run(&["list", "FAILED"]).fails(2, &["FAILED", "PENDING, CLAIMED, DONE or DLQ"]);
     fixture.run(&["list", "--since", "yesterday"]).fails(2, &["2h (ago)"]);
 }
@@ -369,7 +369,7 @@ fn a_database_that_is_none_and_a_folder_that_cannot_be_written_are_told_apart() 
     let locked = fixture.dir.path().join("locked");
     std::fs::create_dir(&locked).unwrap();
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
-    // The superuser may write everywhere, so there is nothing to be seen for it.
+    // Root may write everywhere, so this case cannot be tested as root.
     if std::fs::write(locked.join("probe"), "").is_err() {
         fixture.run(&["migrate", "--db", "locked/outbox.sqlite"]).fails(1, &["locked/outbox.sqlite", "writable"]);
     }
@@ -388,7 +388,7 @@ fn completions_are_printed_for_every_shell() {
 #[test]
 fn a_reader_that_goes_away_ends_the_command_quietly() {
     let fixture = CliFixture::migrated();
-    // More than a pipe holds, so that the command cannot finish without a reader.
+    // The output is larger than a pipe's buffer, so the command cannot finish without a reader.
     std::fs::write(fixture.dir.path().join("long.json"), format!("\"{}\"", "x".repeat(500_000))).unwrap();
     fixture.json(&["enqueue", "--type", "t", "--key", "k", "--payload-file", "long.json"]);
     let mut command = fixture.plan.command(&["show", "1", "--json"]);
@@ -429,6 +429,6 @@ async fn a_host_deletes_what_has_been_done_for_longer_than_it_is_kept() {
         fixture.json(&["list", "DONE"]) == json!([])
     })
     .await;
-    assert_eq!(fixture.json(&["list"])[0]["id"], dlq);
+    assert_eq!(fixture.json(&["list"])[0]["id"], dlq.get());
     assert_eq!(host.terminate(), Some(0));
 }

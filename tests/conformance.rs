@@ -1,9 +1,9 @@
-//! The Open Outbox specification, requirement by requirement, through the public faces: the store's
-//! trait, SQL, HTTP and the command line.
+//! The Open Outbox specification, one requirement at a time, tested through the public interfaces: the `Store` trait,
+//! SQL, HTTP and the command line.
 //!
-//! The name of each test begins with the numbers of the requirements that it tests: `x3_…` tests X-3. It
-//! runs once on every store. Requirements without a test are declined, with the reason, in
-//! `ARCHITECTURE.md`; `make conformance` prints all of them.
+//! The name of each test begins with the numbers of the requirements that it tests: `x3_…` tests X-3. Each test runs
+//! once on every store. `ARCHITECTURE.md` lists the declined requirements with their reasons; they have no test.
+//! `make conformance` prints all requirements.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::support::host::HostConfig;
 use crate::support::{Fixture, dead, done, item, settled};
 use crate::worker::Scripted;
 
-/// Names the requirements of a chapter and runs each on every store.
+/// Lists the tests of a chapter and runs each of them on every store.
 macro_rules! requirements {
     ($($name:ident)*) => {
         pub(super) const TESTS: &[&str] = &[$(stringify!($name)),*];
@@ -65,11 +65,11 @@ const CHAPTERS: [&[&str]; 8] = [
     stores::TESTS,
 ];
 
-/// The chapters of the specification and how many requirements each has.
+/// The chapters of the specification, each with its number of requirements.
 const NUMBERED: [(char, u32); 10] =
     [('I', 3), ('T', 1), ('E', 22), ('D', 5), ('L', 15), ('S', 14), ('P', 9), ('R', 10), ('O', 7), ('X', 18)];
 
-/// The numbers that a test's name begins with: `e1_e2_keys_are_unique` has E-1 and E-2.
+/// The requirement numbers at the beginning of a test's name: `e1_e2_keys_are_unique` contains E-1 and E-2.
 fn numbers(name: &str) -> impl Iterator<Item = String> {
     let number = |word: &str| {
         let (chapter, number) = word.split_at_checked(1)?;
@@ -108,7 +108,7 @@ const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
 /// Performs an action on one item; the error is the reason of a refusal.
 async fn operate(f: &Fixture, action: Action, id: ItemId) -> Result<(), String> {
     let mut report = f.store.operate(&operate_request(action, Selection::Ids(vec![id]))).await.unwrap();
-    report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason))
+    report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason.to_string()))
 }
 
 fn operate_request(action: Action, selection: Selection) -> OperateRequest {
@@ -125,7 +125,7 @@ fn every(status: Status) -> Selection {
     Selection::Filter(Filter { status: vec![status], ..Filter::default() })
 }
 
-/// A new item, brought into a status in the ordinary way.
+/// Enqueues a new item and brings it into a status by claiming and settling it.
 async fn item_in(f: &Fixture, status: Status, new: NewItem) -> ItemId {
     let item_type = new.item_type.clone();
     let id = f.enqueue(new).await;
@@ -153,12 +153,14 @@ fn retry_because(message: &str, delay: Duration) -> outbox::store::SettleRequest
     settled(Settlement::Retry { failure, delay })
 }
 
-/// A request to the HTTP server: the status and the body.
+/// Sends a request to the HTTP server and returns the status and the body.
 async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String) {
     let state = HttpState {
-        store: Arc::clone(&f.store),
+        enqueue: f.store.clone(),
+        inspect: f.store.clone(),
+        operate: f.store.clone(),
         handler: Scripted::new(async |_| crate::worker::done()),
-        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
         status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
         stop: CancellationToken::new(),
     };
@@ -170,27 +172,27 @@ async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String
     (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// What the HTTP server answers to a request that must succeed, as JSON.
+/// Sends a request that must succeed and returns the answer's JSON.
 async fn http_json(f: &Fixture, method: &str, path: &str, body: &str) -> Value {
     let (status, answer) = http(f, method, path, body).await;
     assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
     serde_json::from_str(&answer).unwrap()
 }
 
-/// The command line over the same store.
+/// The settings that run the command line on the database of this fixture.
 fn plan(f: &Fixture) -> HostConfig {
     let folder = std::env::temp_dir();
     HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &folder).set("OUTBOX_DB", &f.test_db.address())
 }
 
-/// A command that must succeed.
+/// Runs a command that must succeed.
 fn cli(f: &Fixture, args: &[&str]) -> Output {
     let output = plan(f).run(args);
     assert!(output.status.success(), "outbox {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
     output
 }
 
-/// Whether the item, looked at anew, has kept what must never change.
+/// Reads the item again and checks that its immutable fields are unchanged.
 async fn is_the_same(f: &Fixture, first: &Item) -> bool {
     let now = f.item(first.id).await;
     let facts = |item: &Item| {

@@ -9,10 +9,10 @@ use crate::support::host::{HostConfig, HostProcess};
 use crate::support::stage::{Deployment, becomes, ids, write_memory};
 use crate::support::{Backend, TestDb, eventually, guests, is_soak, on_each_backend, report};
 
-/// So many callers write at a time.
+/// The number of callers that write at the same time.
 const CALLERS: usize = 8;
 
-/// Writes until the host does not answer any more; returns the ids that were acknowledged.
+/// Writes until the host no longer answers; returns the ids of the acknowledged items.
 async fn write_until_it_dies(host_url: String, caller: String) -> Vec<i64> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
@@ -32,7 +32,7 @@ on_each_backend! {
     what_dies_in_flight_too_often_is_dead_lettered_with_one_row_per_kill
 }
 
-/// So many hosts share the store: with PostgreSQL they could run on as many machines.
+/// The number of hosts that share the store. With PostgreSQL they could run on different machines.
 fn pods(backend: Backend) -> usize {
     match backend {
         Backend::Sqlite => 1,
@@ -44,7 +44,7 @@ async fn start(plan: &HostConfig, pods: usize) -> Vec<HostProcess> {
     futures_util::future::join_all((0..pods).map(|_| plan.start("serve"))).await
 }
 
-/// What the engine says of its own data.
+/// The result of SQLite's integrity check. PostgreSQL has none, so there `ok` means that no item is still CLAIMED.
 fn integrity(test_db: &TestDb) -> String {
     match test_db {
         TestDb::Sqlite(_) => test_db.sql("PRAGMA integrity_check").unwrap(),
@@ -54,8 +54,8 @@ fn integrity(test_db: &TestDb) -> String {
     }
 }
 
-/// Every attempt but the last has its row, in order; every row is of a lost claim. A claim that was given
-/// back, because too little of its lease was left, is a delivery and no attempt.
+/// Asserts that the history has one row for every attempt except the last, in order, and that each row is a lost
+/// claim. A worker gives back a claim with too little of its lease left: that is a delivery, but no attempt.
 fn history_tells_the_truth(item: &Value) {
     let rows = item["failed_attempts"].as_array().unwrap();
     let deliveries: Vec<_> = rows.iter().map(|row| row["delivery"].as_u64().unwrap()).collect();
@@ -71,7 +71,7 @@ mod on_each {
         let kills = if is_soak() { 25 } else { 5 };
         let deployment = Deployment::on(TestDb::new(backend)).await;
         let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_RETRIES", "40");
-        // Slow enough that a kill finds attempts in flight.
+        // Each request takes 30 ms, so a kill hits attempts in flight.
         deployment.vector.ledger.take(Duration::from_millis(30));
         let mut acknowledged = Vec::new();
         for round in 0..kills {

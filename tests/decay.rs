@@ -1,6 +1,6 @@
-//! What a PostgreSQL table with a past costs: claims and settlements beside many finished items, and after many
-//! more. The cost is what the server says it looked at, which no busy machine changes; `make soak` reports the
-//! time as well.
+//! The cost of claims and settlements on a PostgreSQL table that already contains many finished items or through which
+//! many items have passed. The cost is the number of pages that the server read, which does not depend on the load of
+//! the machine; `make soak` also reports the time.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use outbox::store::{BatchMode, Store};
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::{done, eventually, is_soak, item, report, request};
 
-/// So many items are claimed at a time.
+/// The number of items in one claim.
 const BATCH: u32 = 100;
-/// What counts as no change: a fifth.
+/// The largest ratio of two costs that counts as equal: 20 % allow for noise in the page counts.
 const SAME: f64 = 1.2;
 
-/// What it takes to claim an item and settle it.
+/// The cost of claiming and settling one item.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
-    /// Pages of 8 KiB of the items and their indexes.
+    /// The pages of the items table and its indexes that the server read, of 8 KiB each.
     pages: f64,
     time: Duration,
 }
@@ -33,7 +33,7 @@ async fn open(database: &Database) -> std::sync::Arc<dyn Store> {
     PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap()
 }
 
-/// Enqueues so many items under keys that nobody had before.
+/// Enqueues `items` items with new idempotency keys.
 async fn enqueue(database: &Database, items: u32) {
     let store = open(database).await;
     for first in (0..items).step_by(1_000) {
@@ -43,7 +43,7 @@ async fn enqueue(database: &Database, items: u32) {
     gone(database, store).await;
 }
 
-/// Claims and settles so many items that are ready, and says what one cost.
+/// Claims and settles `items` ready items, and returns the cost of one.
 async fn handle(database: &Database, items: u32) -> Cost {
     let before = pages(database);
     let store = open(database).await;
@@ -61,7 +61,7 @@ async fn handle(database: &Database, items: u32) -> Cost {
     Cost { pages: (pages(database) - before) / f64::from(items), time }
 }
 
-/// Closes the store, and waits until the server has counted what its connections did.
+/// Closes the store, and waits until the server has added the work of its connections to the statistics.
 async fn gone(database: &Database, store: std::sync::Arc<dyn Store>) {
     drop(store);
     let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outbox'
@@ -100,7 +100,7 @@ async fn finished_items_beside_a_queue_cost_its_claims_and_settlements_nothing()
     assert!(beside.pages <= SAME * alone.pages, "{beside:?} beside finished items, {alone:?} without");
 }
 
-/// Each at its best: what else the machine did then costs time, and a vacuum pages.
+/// The lowest number of pages and the shortest time. Other work on the machine adds time, and a vacuum adds pages.
 fn cheapest(costs: &[Cost]) -> Cost {
     let pages = costs.iter().map(|cost| cost.pages).fold(f64::INFINITY, f64::min);
     Cost { pages, time: costs.iter().map(|cost| cost.time).min().unwrap() }
@@ -117,7 +117,7 @@ async fn a_table_that_many_items_have_passed_through_costs_what_it_did_at_first(
         costs.push(handle(&database, items).await);
         report(&format!("{} items: {}", slice * items, costs.last().unwrap().words()));
         if !is_soak() {
-            // What autovacuum does when there are 5,000 dead rows; it looks for them once a minute.
+            // Autovacuum does the same when there are 5,000 dead rows, but it checks only once a minute.
             database.sql("VACUUM ANALYZE outbox.items").unwrap();
         }
     }

@@ -1,4 +1,4 @@
-//! The HTTP entry, over a real SQLite file: what callers, operators, probes and scrapers rely on.
+//! The HTTP server on a real SQLite file: what callers, operators, probes and scrapers rely on.
 
 mod observe;
 mod operate;
@@ -21,14 +21,14 @@ use outbox::core::{
 use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::Item;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, Store};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Inspect, Page, Queue};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// The router over a store of its own.
+/// The router with a store of its own.
 struct HttpFixture {
     router: Router,
     store: Arc<SqliteStore>,
@@ -39,7 +39,7 @@ struct HttpFixture {
 
 impl HttpFixture {
     fn durable() -> Self {
-        Self::new(HttpSettings { enabled: true, ..HttpSettings::default() })
+        Self::new(HttpSettings { is_durable: true, ..HttpSettings::default() })
     }
 
     fn new(settings: HttpSettings) -> Self {
@@ -52,7 +52,9 @@ impl HttpFixture {
         let handler = Arc::new(Scripted::default());
         let stop = CancellationToken::new();
         let router = router(HttpState {
-            store: store.clone(),
+            enqueue: store.clone(),
+            inspect: store.clone(),
+            operate: store.clone(),
             handler: handler.clone(),
             settings,
             status: Arc::new(move || status.clone()),
@@ -103,13 +105,13 @@ impl HttpFixture {
         self.store.settle(&claim.reference(), settled).await.unwrap();
     }
 
-    /// A connection of somebody else to the same file.
+    /// A connection of another program to the same file.
     fn sqlite(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.folder.path().join("outbox.sqlite")).unwrap()
     }
 }
 
-/// A whole answer.
+/// An answer with its whole body.
 #[derive(Debug)]
 struct HttpResponse {
     status: StatusCode,
@@ -126,7 +128,7 @@ impl HttpResponse {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The body, once it is known to be a problem of this status and kind.
+    /// Asserts that the answer is a problem document of this status and type, and returns the body.
     fn problem(&self, status: u16, word: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
@@ -138,7 +140,7 @@ impl HttpResponse {
     }
 }
 
-/// A request to a host that listens on loopback; `headers` come before the usual ones.
+/// A request to a host that listens on loopback; `headers` are added after the default ones.
 fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
     for (name, value) in [("host", "localhost:7070"), ("content-type", "application/json")].iter().chain(headers) {
@@ -156,10 +158,10 @@ fn get(path: &str) -> Request<Body> {
     request("GET", path, &[], "")
 }
 
-/// The contract headers of a write.
+/// The headers that the contract defines for a write.
 const CONTRACT: [(&str, &str); 2] = [("x-correlation-id", "c-1"), ("idempotency-key", "k-1")];
 
-/// A handler that serves the types that it has an outcome for, and remembers its attempts.
+/// A handler that serves the types for which a test has set an outcome, and records its attempts.
 #[derive(Default)]
 struct Scripted {
     outcomes: Mutex<BTreeMap<String, Outcome>>,

@@ -1,5 +1,5 @@
-//! What the host stores for a handler, exactly once: under `kill -9`, failures and contention, and the
-//! limits of it, on the chaos handler in the real host.
+//! The host stores the state and the follow-ups of a handler exactly once: under `kill -9`, failures and contention.
+//! The tests run the chaos handler in the real host, and also show the limits of this promise.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn enqueue(deployment: &Deployment, plan: &HostConfig, items: impl Iterator<Item
     enqueued["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-/// Counts, emits a follow-up, and fails every attempt before the `succeed_at`th with all that in hand.
+/// Increments a counter, emits a follow-up, and then fails every attempt before number `succeed_at`.
 fn counting(succeed_at: u32) -> Value {
     let follow_up = json!({"do": "emit", "type": "chaos_other", "payload": {"do": "succeed"}});
     let flaky = json!({"do": "flaky", "succeed_at": succeed_at});
@@ -110,7 +110,7 @@ async fn a_replay_counts_once_more() {
     assert_eq!(plan.json(&["stats", "--json"])["followups"]["chaos_other"], json!({"created": 1, "kept": 1}));
 }
 
-/// The failed attempts of an item that ended in the DLQ, without those that lost a race for a key.
+/// The failed attempts of an item in the DLQ, without the attempts that failed because of a conflict on a state key.
 async fn failures(host: &HostProcess, id: i64) -> Vec<Value> {
     let item = becomes(host, id, "DLQ").await;
     let rows = item["failed_attempts"].as_array().unwrap().iter();
@@ -179,7 +179,7 @@ async fn an_outcome_that_is_unknown_is_recorded_and_told_to_the_next_attempt() {
     }
 }
 
-/// A server that takes its first request without a word, and answers every other.
+/// A server that never answers its first request and answers all later ones.
 struct FirstSilent {
     url: String,
     is_silent: std::sync::Arc<std::sync::atomic::AtomicBool>,

@@ -1,5 +1,5 @@
-//! New versions on probation: what faults is given back and rolled back, what was good is remembered,
-//! and what is not signed is not run.
+//! New versions on probation: the host gives back the attempts of a version that faults and rolls it back, keeps the
+//! last good version, and refuses components without a valid signature.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use outbox::core::{FailureClass, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy};
+use outbox::core::{
+    FailureClass, PluginState, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy,
+};
 use outbox::item::{ItemId, NewItem, Status};
-use outbox::runtime::{PluginSettings, PluginState, PluginStatus};
+use outbox::runtime::PluginSettings;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{QuarantineRecord, Store};
 use outbox::worker::{Worker, WorkerSettings};
@@ -27,10 +29,10 @@ use crate::support::{eventually, is_soak};
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// What the chaos handler is granted, without a place to send requests to.
+/// The grants of the chaos handler. The origin is a placeholder, so it can send no requests.
 const GRANTS: &str = "[grant]\nstate = true\nemit = ['chaos_other']\n[[grant.http]]\norigin = 'http://127.0.0.1:1'\n";
 
-/// The store's quarantine, as the host wires it.
+/// The quarantine of the store, connected as the host connects it.
 struct Stored(Arc<dyn Store>);
 
 #[async_trait]
@@ -45,7 +47,7 @@ impl QuarantineStore for Stored {
     }
 }
 
-/// A store, the chaos handler in its first version, and a worker between them.
+/// A store, the first version of the chaos handler, and a worker that connects both.
 struct Outbox {
     store: Arc<dyn Store>,
     host: PluginHost,
@@ -54,7 +56,7 @@ struct Outbox {
 }
 
 impl Outbox {
-    /// Failures are retried after `backoff`; `reload` is the section of the manifest.
+    /// Failures are retried after `backoff`; `reload` is the manifest's section `[reload]`.
     async fn start(reload: &str, backoff: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> =
@@ -69,11 +71,11 @@ impl Outbox {
         let host = PluginHost::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
         let stop = CancellationToken::new();
         let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, prefetch: 4, lease: SOON, drain: SOON };
-        tokio::spawn(Worker::new(Arc::clone(&store), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
+        tokio::spawn(Worker::new(store.clone(), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
         Self { store, host, _working: stop.drop_guard(), _dir: dir }
     }
 
-    /// Puts the second version into the folder and waits until it is live.
+    /// Copies the second version into the folder and waits until it is live.
     async fn upgrade(&self) {
         let old = self.host.status("chaos").digest;
         place(&fs::read(chaos(2)).unwrap(), &self.host.path("chaos.wasm"));
@@ -104,7 +106,7 @@ impl Outbox {
     }
 }
 
-/// Gives plugins the quarantine of a store.
+/// Makes plugins use the quarantine of a store.
 fn wired(store: &Arc<dyn Store>) -> impl Fn(&mut PluginSettings) + use<> {
     let quarantine = Arc::new(Stored(Arc::clone(store)));
     move |settings: &mut PluginSettings| settings.quarantine = Arc::clone(&quarantine) as _
@@ -280,7 +282,7 @@ async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
     assert!(host.again(|_| ()).await.types().is_empty(), "what was removed does not come back");
 }
 
-/// Signs as minisign does without hashing first.
+/// Signs like minisign in its legacy mode, which does not hash the file first.
 struct Signer {
     id: [u8; 8],
     key: Ed25519KeyPair,
@@ -414,7 +416,7 @@ async fn generation(host: &HostProcess) -> u64 {
 async fn reloading_again_and_again_does_not_keep_memory() {
     let (reloads, settled) = if is_soak() { (1000, 200) } else { (15, 5) };
     let deployment = Deployment::new().await;
-    // Without probation each generation takes the place of the one before for good.
+    // Without probation, each generation replaces the one before at once and for good.
     let manifest = deployment.plugins().join("webhook.toml");
     let terms = fs::read_to_string(&manifest).unwrap() + "\n[reload]\ncanary = 0\n";
     place(terms.as_bytes(), &manifest);

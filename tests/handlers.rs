@@ -1,4 +1,4 @@
-//! The repository's own handlers: what they ask of their receivers, and what they make of the answers.
+//! The repository's own handlers: the requests that they send, and the outcomes that they derive from the answers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::eventually;
 use crate::support::host::HostProcess;
 use crate::support::stage::{Deployment, becomes};
 
-/// Enqueues an item for the webhook and waits for the first thing that happens to it.
+/// Enqueues an item for the webhook, waits for its first failed attempt, and returns the item.
 async fn first_failure(deployment: &Deployment, host: &HostProcess, key: &str) -> Value {
     let args = ["enqueue", "--type", "webhook", "--key", key, "--payload", "{}", "--json"];
     let id = deployment.plan.json(&args)["ids"][0].as_i64().unwrap();

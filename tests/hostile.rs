@@ -1,5 +1,5 @@
-//! What hostile components come to: each ends as the right class with the limit's name and value, while
-//! a well-behaved type is handled as ever and the host's memory stays bounded.
+//! Hostile components: each ends in the expected failure class, with the name and the value of the limit, while the
+//! host continues to handle a well-behaved type and its memory stays bounded.
 
 mod components;
 mod limits;
@@ -18,19 +18,20 @@ use crate::support::plugins::{PluginHost, Wat, attempt};
 use neighbour::Neighbour;
 use network::{Names, Server};
 
-/// What becomes of a component.
+/// The expected end of a component.
 pub(crate) enum Ending {
-    /// It is not loaded, for a reason that has these words.
+    /// The host does not load it, for a reason that contains this text.
     Refused(&'static str),
-    /// Its attempt fails with this class and these words.
+    /// Its attempt fails with this class and a message that contains this text.
     Fails(FailureClass, &'static str),
-    /// Its attempt is done: it kept to a limit.
+    /// Its attempt succeeds, because it stays within the limit.
     Done,
 }
 
-/// The longest that the well-behaved type may have to wait beside a hostile one, on a busy machine.
+/// The longest attempt of the well-behaved type beside a hostile one; it allows for a busy machine.
 const LATENCY_MAX: Duration = Duration::from_secs(2);
-/// Far more than the hostile components may have together, far less than they ask for.
+/// The most memory by which the host may grow. It is far more than the hostile components are allowed together, and far
+/// less than they request.
 const GROWTH_MAX: u64 = 384 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

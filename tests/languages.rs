@@ -1,6 +1,6 @@
-//! Handlers in Rust, JavaScript and Python: they do the same, and `docs/handlers.md` leads to one in each.
+//! Handlers in Rust, JavaScript and Python behave alike, and the tutorials of `docs/handlers.md` work in each language.
 //!
-//! These tests need node and python3 and minutes of building: `make test-languages` runs them.
+//! These tests need node and python3, and building takes minutes: `make test-languages` runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,17 +13,17 @@ use crate::support::eventually;
 use crate::support::guests::{install, root};
 use crate::support::host::{HostConfig, HostProcess, free_port};
 
-/// A host in a debug build takes half a minute to compile a component made of Python.
+/// The limit for compiling a component. A host in a debug build needs 30 s for one that is made of Python.
 const COMPILED: Duration = Duration::from_mins(5);
 
-/// The handlers that mail receipts, each in another language.
+/// The handlers that mail receipts, one for each language.
 const RECEIPTS: [&str; 3] = ["receipt", "js-receipt", "py-receipt"];
 
 fn languages() -> PathBuf {
     root().join("target/languages")
 }
 
-/// An item for a handler, and what its receiver answers: a status, and perhaps when to come back.
+/// An item for a handler, and the receiver's answer: a status, and `Retry-After` in seconds if there is one.
 struct Scene {
     key: &'static str,
     payload: String,
@@ -51,7 +51,7 @@ fn scenes() -> Vec<Scene> {
     scenes
 }
 
-/// What came of an item, without what differs between two runs of one handler.
+/// The result of an item, without the parts that differ between two runs of the same handler.
 fn outcome(item: &Value) -> Value {
     let failure = &item["failed_attempts"][0];
     let wait = failure["ended_at"].as_i64().filter(|_| failure["class"] == "deferred");
@@ -63,7 +63,7 @@ fn outcome(item: &Value) -> Value {
         "result": item["result"],
         "class": failure["class"],
         "code": failure["code"],
-        // Each language has its own words for what is no JSON.
+        // The message about invalid JSON differs between the languages.
         "message": message,
         "wait": wait.map(|ended| item["available_at"].as_i64().unwrap() - ended),
         "maybe_executed": item["maybe_executed"],
@@ -92,7 +92,7 @@ async fn settled(host: &HostProcess, id: i64) -> Value {
     item
 }
 
-/// Plays every scene with one handler; returns what the world is afterwards.
+/// Runs every scene with one handler; returns the outcomes, the follow-ups, the state and the received requests.
 async fn play(handler: &str, mail: &Downstream) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let built = languages().join("plugins");
@@ -101,7 +101,7 @@ async fn play(handler: &str, mail: &Downstream) -> Value {
     let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
         .set("MAIL_URL", &format!("{}/receipts", mail.url()))
         .set("OUTBOX_CACHE_DIR", languages().join("cache").to_str().unwrap())
-        // Longer than a play takes, and shorter than what a receiver asks for.
+        // The backoff of 100 s is longer than this run and shorter than the receiver's `Retry-After` of 120 s.
         .set("OUTBOX_BACKOFF_BASE_MS", "100000");
     let host = plan.start("serve").await;
     let before = mail.ledger.received().len();
@@ -109,7 +109,7 @@ async fn play(handler: &str, mail: &Downstream) -> Value {
     for Scene { key, payload, answer: (status, retry_after) } in scenes() {
         mail.ledger.answer_with(status, retry_after);
         let item = ["--type", "receipt", "--key", key, "--cid", "one", "--payload", &payload];
-        // The command line would refuse what is no JSON and says it is.
+        // With a JSON content type the command line would refuse the scene whose payload is not JSON.
         let args = [&["enqueue", "--content-type", "text/plain", "--json"][..], &item[..]].concat();
         let id = plan.json(&args)["ids"][0].as_i64().unwrap();
         outcomes.push(outcome(&settled(&host, id).await));
@@ -151,7 +151,7 @@ async fn the_same_items_give_the_same_requests_outcomes_and_state_in_every_langu
     }
 }
 
-/// A folder with a handler and the cases that all of them share.
+/// A folder with a handler and the test cases that all languages share.
 fn with_cases(handler: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for ending in ["toml", "wasm"] {
@@ -180,7 +180,7 @@ fn every_language_passes_the_same_cases_and_no_crash_of_it_does_harm() {
     }
 }
 
-/// The commands of one tutorial: the lines of the blocks under its heading.
+/// The commands of one tutorial: the lines of the shell blocks under its heading.
 fn commands(tutorials: &str, language: &str) -> Vec<String> {
     let section = tutorials.split("\n## ").find(|section| section.starts_with(language)).unwrap();
     let blocks = section.split("```sh\n").skip(1).map(|block| block.split("\n```").next().unwrap());
@@ -210,7 +210,7 @@ fn follow(language: &str) {
     assert!(stdout.contains("greet-ada"), "{stdout}\n{stderr}");
 }
 
-/// One after the other: each tutorial starts a receiver at the same address.
+/// The tutorials run one after another, because each starts a receiver at the same address.
 #[test]
 #[ignore = "needs node and python3: make test-languages"]
 fn the_tutorials_lead_from_an_empty_folder_to_a_handler_at_work() {

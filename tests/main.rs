@@ -1,4 +1,4 @@
-//! One test binary for every promise between modules.
+//! The one test binary of the repository: it tests the promises that span several modules.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bulk;

@@ -1,17 +1,19 @@
-//! What a store does with the claim that a worker has left with it until work comes.
+//! Long polls: how a store handles a claim that waits until work arrives.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outbox::core::ServedType;
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{BatchMode, Claim, ClaimRequest, Control, ControlRequest, Execution, LongPoll, Store, StoreError};
+use outbox::store::{
+    BatchMode, Claim, ClaimRequest, Control, ControlRequest, Enqueue as _, Execution, LongPoll, Queue as _, StoreError,
+};
 
 use crate::support::{Fixture, START, all, done, item, ordered, request, retry};
 use crate::worker::{self, Running, Scripted, becomes, served_type};
 
-/// A long poll for so many items of the type, in a store that has none that are ready.
+/// Starts a long poll with this request, in a store that has no ready items for it.
 async fn long_poll(f: &Fixture, request: &ClaimRequest) -> LongPoll {
     let (claimed, poll) = f.store.claim_long_poll(request).await.unwrap();
     assert_eq!(claimed.claims, []);
@@ -147,8 +149,8 @@ async fn no_lease_begins_before_the_instant_that_comes_with_it() {
     assert!(before < since && since < *read_at.lock().unwrap());
 }
 
-/// A loop that does not wake when it should looks again after 50 ms all the same, since the file has changed. Then so
-/// many items take longer than a test has.
+/// A worker that misses a wake-up still looks again after 50 ms, because the file has changed. With 500 items such
+/// waits would exceed the test's time limit.
 const CHAIN: u32 = 500;
 
 #[tokio::test]
@@ -159,7 +161,7 @@ async fn an_attempt_that_ends_lets_the_next_of_a_limited_type_begin() {
     let items = (0..CHAIN).map(|number| item(&number.to_string())).collect();
     f.store.enqueue(items, BatchMode::PerItem).await.unwrap();
     let worker = Running::start(&f, &handler, Duration::ZERO);
-    becomes(&f, i64::from(CHAIN), Status::Done).await;
+    becomes(&f, ItemId::new(i64::from(CHAIN)), Status::Done).await;
     worker.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! What hosts do when the PostgreSQL server has no room, changes places, or has another idea of the time than
-//! they do. Real servers, real processes.
+//! Hosts while the PostgreSQL server has a full disk, is replaced by its standby, or has a clock that differs from
+//! theirs. The servers and processes are real.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use crate::support::postgres::{Cluster, Durability, psql};
 use crate::support::stage::{Deployment, ids, write_memory};
 use crate::support::{Backend, TestDb, eventually, http};
 
-/// Whatever is expected to happen does within this, also on a busy machine.
+/// The limit for every expected event; it allows for a busy machine.
 const SOON: Duration = Duration::from_mins(2);
 
-/// Writes one memory under each key, which need not be taken.
+/// Sends one write to `/memory` under this key; the host may refuse it.
 async fn try_to_write(host: &HostProcess, key: &str) -> http::HttpResponse {
     let headers = [("content-type", "application/json"), ("idempotency-key", key)];
     host.send("POST", "/memory", &headers, r#"{"text":"x"}"#).await
@@ -31,7 +31,7 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
     let fill = "INSERT INTO ballast SELECT repeat('x', 500) FROM generate_series(1, 1000)";
     let refusal = (0..).find_map(|_| database.sql(fill).err()).unwrap();
     assert!(refusal.contains("No space left"), "{refusal}");
-    // There is still room on the pages that the outbox has already.
+    // The existing pages of the outbox's tables still have free space, so the first writes succeed.
     let mut number = 0;
     eventually("a write is refused", SOON, async || {
         number += 1;
@@ -65,7 +65,7 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     let primary = Cluster::start(Durability::Honest);
     let database = Arc::new(primary.database());
     let standby = primary.standby();
-    // What is acknowledged is on both.
+    // The primary acknowledges a commit only when the standby has it too.
     primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'").unwrap();
     primary.sql("postgres", "SELECT pg_reload_conf()").unwrap();
     let one = format!("127.0.0.1:{}", primary.port);
@@ -79,7 +79,7 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     tokio::time::sleep(Duration::from_secs(1)).await;
     primary.kill();
     standby.sql("postgres", "SELECT pg_promote()").unwrap();
-    // The new primary has nobody to wait for.
+    // The new primary has no standby, so it must not wait for one.
     standby.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
     standby.sql("postgres", "SELECT pg_reload_conf()").unwrap();
     for host in &hosts {
@@ -99,13 +99,13 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     assert!(acknowledged.len() > 20, "there were writes: {acknowledged:?}");
 }
 
-/// The library that gives a process another clock, as the tool says that uses it.
+/// The path of the library that changes a process's clock, as `faketime` reports it.
 fn faketime() -> String {
     let output = std::process::Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
     String::from_utf8(output.expect("faketime is installed: `make tools`").stdout).unwrap().trim().to_owned()
 }
 
-/// Minutes by which the host's clock differs from ours: the keys that it makes begin with its time.
+/// How many minutes the host's clock is ahead of ours. The keys that the host creates begin with its time.
 async fn minutes_off(host: &HostProcess) -> i64 {
     let answer = host.send("POST", "/memory", &[("content-type", "application/json")], r#"{"text":"now"}"#).await;
     let key: uuid::Uuid = answer.json()["idem_key"].as_str().unwrap().parse().unwrap();
@@ -118,7 +118,7 @@ async fn minutes_off(host: &HostProcess) -> i64 {
 async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no_lease() {
     let test_db = TestDb::new(Backend::Postgres);
     let deployment = Deployment::on(test_db.clone()).await;
-    // Each attempt takes a good part of the lease.
+    // Each attempt takes 700 ms of the lease of 4 s.
     deployment.vector.ledger.take(Duration::from_millis(700));
     let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
     let mut hosts = Vec::new();
@@ -137,7 +137,7 @@ async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no
     let effects = deployment.vector.ledger.effects();
     assert_eq!((effects.len(), effects.values().max()), (26, Some(&1)));
     let [fast, slow] = <[HostProcess; 2]>::try_from(hosts).ok().unwrap();
-    // And one that dies loses its leases when they end by the database's clock, neither sooner nor later.
+    // The leases of a killed host end by the database's clock, neither earlier nor later.
     write_memory(&fast, "a").await;
     fast.kill();
     write_memory(&slow, "b").await;

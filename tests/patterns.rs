@@ -1,4 +1,4 @@
-//! The handlers of `docs/patterns.md`: the page shows what is compiled, and it does what the page says.
+//! The handlers of `docs/patterns.md`: the page shows the compiled sources, and the handlers do what it describes.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use outbox::core::{AttemptReport, FailureClass, Outcome, StateChange, StateReadError, StateReader, StateVersion};
-use outbox::item::{Item, NewItem, Status};
+use outbox::item::{Item, ItemId, NewItem, Status};
 use outbox::runtime::EnvLookup;
 use outbox::runtime::simulation::{
     AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedPlugin, SimulatedWorld, Simulator, WorldResponse,
@@ -27,7 +27,7 @@ fn the_page_shows_the_handlers_as_they_are_compiled() {
     assert_eq!(handlers, Vec::<PathBuf>::new(), "docs/patterns.md does not show these as they are");
 }
 
-/// Answers by method and URL, and keeps what it was asked.
+/// A receiver that answers by method and URL, and records the requests.
 struct Api {
     answers: BTreeMap<&'static str, (u16, Value)>,
     sent: Mutex<Vec<String>>,
@@ -51,7 +51,7 @@ impl SimulatedWorld for Api {
     }
 }
 
-/// State in which the list of contacts was read up to here.
+/// The state in which the handler has read the list of contacts up to this contact.
 struct ReadTo(Option<&'static str>);
 
 #[async_trait]
@@ -69,7 +69,7 @@ async fn patterns(folder: &tempfile::TempDir) -> SimulatedPlugin {
     simulator.plugin(&environment, BTreeMap::new()).await.unwrap()
 }
 
-/// What an attempt sent, and what came of it.
+/// Runs one attempt and returns the requests that it sent and its outcome.
 async fn attempt(
     plugin: &SimulatedPlugin,
     (item_type, payload): (&str, Value),
@@ -78,8 +78,8 @@ async fn attempt(
 ) -> (Vec<String>, Outcome) {
     let answers = answers.iter().map(|(asked, status, body)| (*asked, (*status, body.clone()))).collect();
     let api = Arc::new(Api { answers, sent: Mutex::default() });
-    let item =
-        NewItem { cid: Some("c".into()), ..NewItem::new(item_type, "k", payload.to_string()) }.into_item(1, START);
+    let item = NewItem { cid: Some("c".into()), ..NewItem::new(item_type, "k", payload.to_string()) }
+        .into_item(ItemId::new(1), START);
     let item = Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item };
     let take = SimulatedAttempt { item, world: api.clone(), state: Arc::new(ReadTo(after)), now: START, seed: 1 };
     let AttemptEnd::Reported(AttemptReport { outcome, .. }) = plugin.run(take).await else {

@@ -1,12 +1,12 @@
-//! What plugins may do, how they end, and how they are replaced, with components made of WAT.
+//! The permissions of plugins, the ways in which attempts end, and the replacement of plugins; the components are WAT.
 
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use outbox::core::{Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome};
-use outbox::runtime::{PluginState, Plugins, inspect};
+use outbox::core::{Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState};
+use outbox::runtime::{Plugins, inspect};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ async fn a_bare_component_handles_the_types_that_it_describes() {
 #[tokio::test]
 async fn starting_returns_at_once_and_tells_when_the_folder_has_been_scanned() {
     let host = host_with(Wat::default(), "").await;
-    // This runtime has one thread: nothing is scanned before the test lets go of it.
+    // This runtime has one thread, so the scan cannot run before the test awaits.
     let plugins = Plugins::start(host.settings(), &CancellationToken::new()).unwrap();
     assert!(!plugins.is_scanned() && plugins.served_types().is_empty());
     plugins.scanned().await;
@@ -67,7 +67,7 @@ async fn an_endless_loop_ends_when_its_cpu_time_is_spent_and_others_go_on_meanwh
     host.put("q.wasm", Wat { types: &["q"], ..Wat::default() }.bytes());
     host.until("the second plugin", |host| host.types() == ["q", "t"]).await;
     let mut looping = std::pin::pin!(host.handle("t"));
-    // One thread runs both, so the second can only end first if the loop is interrupted.
+    // One thread runs both attempts, so the second can end first only if the host interrupts the loop.
     let quick = tokio::select! {
         biased;
         report = &mut looping => panic!("nothing went on beside the loop: {report:?}"),
@@ -132,7 +132,7 @@ async fn a_memory_bomb_ends_with_the_name_of_the_limit_and_what_fits_runs() {
 
 #[tokio::test]
 async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
-    // The first call of an instance answers, a second one of the same instance would trap.
+    // A second call of the same instance would trap, so each attempt must have a fresh instance.
     let once = "(if (i32.load8_u (i32.const 4000)) (then unreachable)) (i32.store8 (i32.const 4000) (i32.const 1)) (i32.const 1024)";
     let host = host_with(Wat { handle: once, ..Wat::default() }, "").await;
     for _ in 0..3 {
@@ -146,7 +146,7 @@ async fn a_trap_is_the_failure_of_one_attempt_and_the_next_starts_afresh() {
     assert!(matches!(host.handle("t").await.outcome, Outcome::Done { .. }));
 }
 
-/// Imports `followups` and emits `{type: "mail"}` whatever comes of it.
+/// Imports `followups` and emits `{type: "mail"}` before it runs `handle`.
 fn emitter(handle: &str) -> Wat<'_> {
     Wat {
         imports: r#"

@@ -1,4 +1,4 @@
-//! What is true of PostgreSQL only: a server that dies, many machines, other clocks, and the way to it.
+//! Behaviour that only PostgreSQL has: a server that dies, many hosts, differing clocks, and the move from SQLite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::stage::{Deployment, ids, write_memory};
 use crate::support::{Backend, TestDb, done, eventually, http, is_soak, item, report, request};
 
-/// Whatever is expected to happen does within this, also on a busy machine.
+/// The limit for every expected event; it allows for a busy machine.
 const SOON: Duration = Duration::from_mins(2);
 
-/// Writes until told to stop, each write again and again until it is acknowledged; returns their ids.
+/// Writes until `stop` is set. Repeats each write until it is acknowledged, and returns the ids of the items.
 pub(crate) async fn write_through(host_url: String, caller: usize, stop: Arc<AtomicBool>) -> Vec<i64> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
@@ -27,7 +27,7 @@ pub(crate) async fn write_through(host_url: String, caller: usize, stop: Arc<Ato
             match http::send("POST", &url, &headers, r#"{"text":"x"}"#).await {
                 Ok(answer) if answer.status == 202 => break acknowledged.extend(ids(&answer.json())),
                 _ if stop.load(Ordering::SeqCst) => return acknowledged,
-                // The server is gone; hammering brings it back no sooner.
+                // The server is down; this pause avoids useless load.
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -42,7 +42,7 @@ pub(crate) async fn is_ready(host: &HostProcess) -> bool {
     host.send("GET", "/readyz", &[], "").await.status == 200
 }
 
-/// SQL for: it is one of these items.
+/// An SQL condition that is true for these items.
 pub(crate) fn among(ids: &[i64]) -> String {
     let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
     format!("id = ANY('{{{}}}')", ids.join(","))
@@ -92,7 +92,7 @@ async fn whatever_was_acknowledged_is_done_however_often_the_server_is_killed() 
 async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
     for wrong in ["+ 600000", "- 600000"] {
         let database = Cluster::shared().database();
-        // Seen from the database, both hosts are wrong.
+        // The database's clock differs from those of both hosts by ten minutes.
         let body = format!("RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint {wrong}");
         database.sql(&format!("CREATE OR REPLACE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql {body}")).unwrap();
         let url = database.url();
@@ -102,7 +102,7 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
         assert_eq!(theirs.expire_leases().await.unwrap(), 0);
         assert!(theirs.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
-        let left = claim.item.lease_until.unwrap() - theirs.now().await.unwrap();
+        let left = claim.item.lease_until.unwrap().since(theirs.now().await.unwrap()).as_millis();
         assert!((1..=60_000).contains(&left), "{left} ms of the lease are left");
         mine.settle(&claim.reference(), done()).await.unwrap();
     }
@@ -119,7 +119,8 @@ async fn a_live_queue_is_handed_over_from_sqlite_and_nothing_is_lost_or_done_twi
     }
     let file = deployment.dir.path().join("export.ndjson");
     let file = file.to_str().unwrap();
-    // Some are done by then, the others are not. Beside the receivers, which answer those under way.
+    // The export starts while some items are done and others are not. It runs on another thread, because the receivers
+    // of this test must still answer the attempts in flight.
     let (plan, path) = (deployment.plan.clone(), file.to_owned());
     tokio::task::spawn_blocking(move || plan.json(&["export", &path, "--pause", "--json"])).await.unwrap();
     assert_eq!(host.terminate(), Some(0));

@@ -1,4 +1,4 @@
-//! The README's commands, run as a newcomer would: in order, in one shell, in an empty folder.
+//! The README's commands, run as a new user would run them: in order, in one shell, in an empty folder.
 
 use std::process::{Command, Stdio};
 

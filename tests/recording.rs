@@ -1,5 +1,5 @@
-//! What the history keeps of a failed attempt, its requests and answers and never a secret, and what a
-//! changed handler makes of it.
+//! The history of a failed attempt keeps its requests and answers but no secrets, and `plugin replay-item` runs a
+//! changed handler against it.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::support::stage::becomes;
 
 const TOKEN: &str = "hush-4711";
 
-/// A receiver that repeats what it was sent to whoever asks, as many do in their error documents.
+/// A receiver that repeats the request's credentials in its answer, as many receivers do in error documents.
 async fn echo() -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -46,7 +46,7 @@ max_retries = 0
     )
 }
 
-/// A host with the chaos handler, which may call this receiver.
+/// A host with the chaos handler, which may call the receiver at `url`.
 async fn host(url: &str) -> (tempfile::TempDir, HostConfig, HostProcess) {
     let dir = tempfile::tempdir().unwrap();
     guests::install(&guests::chaos(1), &manifest(url), &dir.path().join("plugins.d"), "chaos");
@@ -125,14 +125,14 @@ async fn what_was_not_answered_is_kept_as_what_the_handler_was_told() {
 async fn an_attempt_that_the_store_refuses_is_kept_with_its_requests() {
     let url = echo().await;
     let (_dir, plan, host) = host(&url).await;
-    // Each value fits the quota, and only the settlement knows that both do not.
+    // Each value fits into the quota; only the settlement finds that both together do not.
     let fill = json!({ "do": "state_fill", "keys": 2, "bytes": 600 });
     let id = enqueue(&plan, "k", &json!({ "do": "sequence", "steps": [call(&url, &json!({})), fill] }));
     let attempt = becomes(&host, id, "DLQ").await["failed_attempts"][0].clone();
     assert_eq!((&attempt["code"], &attempt["exchanges"][0]["answer"]["status"]), (&json!("state.quota"), &json!(200)));
 }
 
-/// A dead item whose handler traps in version 1, after and before these steps.
+/// A dead-lettered item whose handler traps in version 1, between the steps `before` and `after`.
 async fn trapped(url: &str, before: &[Value], after: &[Value]) -> (tempfile::TempDir, HostConfig, i64, Value) {
     let (dir, plan, host) = host(url).await;
     let steps = [before, &[json!({ "do": "trap_in", "version": "1" })], after].concat();
@@ -142,7 +142,7 @@ async fn trapped(url: &str, before: &[Value], after: &[Value]) -> (tempfile::Tem
     (dir, plan, id, item)
 }
 
-/// Runs `plugin replay-item` with the changed handler: whether it succeeds, and what it prints.
+/// Runs `plugin replay-item` with the changed handler; returns whether it succeeds, and its output.
 fn replay(plan: &HostConfig, id: i64, more: &[&str]) -> (bool, Value) {
     let id = id.to_string();
     let args = ["plugin", "replay-item", &id, "--plugin", "changed/chaos.wasm", "--json"];

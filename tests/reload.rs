@@ -1,4 +1,4 @@
-//! Handlers are added, replaced, broken and removed while items flow through the real host.
+//! Handlers are added, replaced, broken and removed while the real host handles items.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::support::{eventually, is_soak};
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// What `plugin list` says of one plugin.
+/// The entry of one plugin in the output of `plugin list`.
 fn plugin(plan: &HostConfig, name: &str) -> Value {
     let plugins = plan.json(&["plugin", "list", "--json"]);
     let named = |plugin: &&Value| plugin["name"] == name;
     plugins.as_array().unwrap().iter().find(named).cloned().unwrap_or_default()
 }
 
-/// Writes a file in pieces, as a slow copy does, straight to its final name.
+/// Writes a file in pieces directly to its final name, as a slow copy does.
 async fn copy_slowly(bytes: &[u8], path: &std::path::Path) {
     use std::io::Write as _;
     let mut file = std::fs::File::create(path).unwrap();

@@ -1,10 +1,10 @@
-//! The runbook's commands, run as an operator would: in order, against a real host whose receiver is
-//! broken at first.
+//! The runbook's commands, run as an operator would run them: in order, against a real host whose receiver is broken
+//! at first.
 
 use std::process::Stdio;
 
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::Store as _;
+use outbox::store::Queue as _;
 use serde_json::{Value, json};
 
 use crate::support::guests::root;
@@ -12,7 +12,7 @@ use crate::support::host::{HostConfig, HostProcess};
 use crate::support::request;
 use crate::support::stage::{Deployment, becomes};
 
-/// The commands of the runbook with the headings that they stand under, to be run from the first on.
+/// The command blocks of the runbook, each with its heading, in the order of the document.
 struct Runbook {
     plan: HostConfig,
     blocks: Vec<(String, String)>,
@@ -30,7 +30,7 @@ impl Runbook {
         Self { plan, blocks }
     }
 
-    /// Runs the next block, which stands under this heading; returns what it printed.
+    /// Runs the next block, which must be below this heading; returns its output.
     #[track_caller]
     fn next(&mut self, heading: &str) -> String {
         let (found, commands) = self.blocks.remove(0);
@@ -57,8 +57,8 @@ fn enqueue(plan: &HostConfig, item_type: &str, key: &str, ordering_key: Option<&
     plan.json(&args)["ids"][0].as_i64().unwrap()
 }
 
-/// A host with a broken receiver: an item blocks a key with another behind it, three have died of the
-/// same thing, and one is of a type that this host does not serve.
+/// A host with a broken receiver: a dead item blocks an ordering key with another item behind it, three items failed
+/// for the same reason, and one item has a type that this host does not serve.
 async fn trouble(deployment: &Deployment) -> HostProcess {
     let host = deployment.plan.start("serve").await;
     deployment.vector.ledger.answer_with(404, None);
@@ -74,7 +74,7 @@ async fn trouble(deployment: &Deployment) -> HostProcess {
     host
 }
 
-/// Claims an item as a process does that is gone afterwards.
+/// Claims an item like a process that ends before it settles the claim.
 async fn claim_and_vanish(deployment: &Deployment) {
     let path = deployment.test_db.address();
     let store = SqliteStore::open_existing(path.as_ref(), SqliteOptions::default()).unwrap();

@@ -1,5 +1,5 @@
-//! What a handler cannot do, shown on the chaos handler in the real host: each try is a failed attempt of
-//! one item while others go on.
+//! What a handler cannot do, shown with the chaos handler in the real host: each try is a failed attempt of one item,
+//! and the host continues to handle other items.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::guests::{self, CHAOS_GRANTS};
 use crate::support::host::{HostConfig, HostProcess};
 use crate::support::stage::{Deployment, becomes};
 
-/// A manifest that grants what the tests need, and ends attempts soon.
+/// A manifest that grants what the tests need and sets short limits.
 fn manifest(retry: &str) -> String {
     format!(
         r#"
@@ -29,7 +29,7 @@ cpu = "500ms"
     )
 }
 
-/// A stage with the chaos handler, whose failures are final.
+/// A deployment with the chaos handler, which has no retries.
 async fn deployment() -> (Deployment, HostConfig) {
     deployment_with("max_retries = 0", "http://127.0.0.1:9").await
 }
@@ -60,7 +60,7 @@ fn enqueue(plan: &HostConfig, key: &str, payload: &Value) -> i64 {
     plan.json(&args)["ids"][0].as_i64().unwrap()
 }
 
-/// The only failed attempt of an item that ended in the DLQ.
+/// The failed attempt of an item in the DLQ; asserts that there is only one.
 async fn failure(host: &HostProcess, id: i64) -> Value {
     let item = becomes(host, id, "DLQ").await;
     assert_eq!(item["failed_attempts"].as_array().unwrap().len(), 1, "{item}");

@@ -1,14 +1,15 @@
-//! What only a server on another machine can do to a store: disappear, refuse, hold locks, and let others
-//! commit in between. Clocks are the database's.
+//! What only a database server can do to a store: disappear, refuse connections, hold locks, and let other clients
+//! commit in between. The clock is the database's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox::item::{NewItem, Status};
-use outbox::postgres::{Notify, PostgresOptions, PostgresStore, enqueue_in, migrate};
-use outbox::store::{BatchMode, Filter, Page, Store, StoreError};
+use outbox::client::postgres::enqueue_in;
+use outbox::item::{ItemId, NewItem, Status};
+use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate};
+use outbox::store::{BatchMode, Filter, Page, SignalSeq, Store, StoreError};
 
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::{done, eventually, item, ordered, request, retry};
@@ -19,7 +20,7 @@ async fn open(url: &str, options: PostgresOptions) -> Arc<dyn Store> {
     PostgresStore::open_existing(url, options).await.unwrap()
 }
 
-/// One who does not wait long.
+/// Options with a short statement timeout.
 fn hasty() -> PostgresOptions {
     PostgresOptions { statement_timeout: Duration::from_millis(600), connections: 2, ..PostgresOptions::default() }
 }
@@ -30,11 +31,11 @@ async fn database() -> (Database, Arc<dyn Store>) {
     (database, store)
 }
 
-async fn enqueue(store: &dyn Store, item: NewItem) -> i64 {
+async fn enqueue(store: &dyn Store, item: NewItem) -> ItemId {
     store.enqueue(vec![item], BatchMode::PerItem).await.unwrap().ids[0].unwrap()
 }
 
-/// Claims until there is nothing left, and settles what it got, whatever goes wrong meanwhile.
+/// Claims items until `stop` is set, and settles each of them; repeats after every error.
 async fn work(store: Arc<dyn Store>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         let Ok(claimed) = store.claim(&request(&["mail"], 8)).await else { continue };
@@ -47,7 +48,7 @@ async fn work(store: Arc<dyn Store>, stop: Arc<AtomicBool>) {
     }
 }
 
-/// How many items there are in a status, and how often one became DONE.
+/// The number of items in a status, and how often an attempt ended as done.
 async fn counts(store: &dyn Store, status: Status) -> (usize, u64) {
     let filter = Filter { status: vec![status], ..Filter::default() };
     let listed = store.list(&filter, &Page { limit: 10_000, before: None }).await.unwrap();
@@ -85,7 +86,7 @@ async fn an_insert_is_noticed_with_and_without_notifications() {
         let database = Cluster::shared().database();
         migrate(&database.url(), &PostgresOptions::default(), notify).await.unwrap();
         let store = open(&database.url(), PostgresOptions::default()).await;
-        // What is noticed of its own start must not count.
+        // Waits until the store has handled the notifications of its own start, which must not count.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut changes = store.subscribe();
         changes.mark_unchanged();
@@ -127,10 +128,10 @@ async fn an_open_insert_with_the_same_ordering_key_keeps_nobody_from_settling() 
     assert_eq!(store.claim(&request(&["mail"], 1)).await.unwrap().claims[0].item.id, next);
 }
 
-/// The ordering keys that are just handled, and what was handled of them, in order.
-type Handled = (BTreeSet<String>, Vec<(String, i64)>);
+/// The ordering keys that are being handled now, and the handled items of all keys in order.
+type Handled = (BTreeSet<String>, Vec<(String, ItemId)>);
 
-fn note(handled: &mut Handled, key: String, id: i64) {
+fn note(handled: &mut Handled, key: String, id: ItemId) {
     handled.0.remove(&key);
     handled.1.push((key, id));
 }
@@ -182,7 +183,7 @@ async fn connections_that_are_cut_lose_nothing_and_settle_nothing_twice() {
             database.sql(cut).unwrap();
         }
     }
-    // What was claimed by a commit whose answer was lost comes back when its lease ends.
+    // Items that were claimed by a commit whose answer was lost become ready again when their lease ends.
     eventually("all are done", SOON, async || {
         database.sql("UPDATE outbox.items SET lease_until = 0 WHERE claimed_at < outbox.now() - 2000").unwrap();
         store.expire_leases().await.is_ok() && counts(&*store, Status::Done).await == (100, 100)
@@ -204,11 +205,11 @@ async fn a_server_that_was_restarted_is_used_again_without_opening_the_store_aga
     let start = Instant::now();
     let gone = store.enqueue(vec![item("meanwhile")], BatchMode::PerItem).await.unwrap_err();
     assert!(matches!(gone, StoreError::Unavailable { .. }), "{gone}");
-    assert!(store.signals(0, 1).await.is_err());
+    assert!(store.signals(SignalSeq::START, 1).await.is_err());
     assert!(start.elapsed() < SOON, "it gives up in bounded time");
     cluster.run();
     let mut changes = store.subscribe();
-    eventually("the store answers", SOON, async || store.signals(0, 1).await.is_ok()).await;
+    eventually("the store answers", SOON, async || store.signals(SignalSeq::START, 1).await.is_ok()).await;
     enqueue(&*store, item("after")).await;
     eventually("inserts are noticed again", SOON, async || {
         tokio::time::sleep(Duration::from_millis(700)).await;

@@ -1,4 +1,4 @@
-//! The playbook's smoke, and what belongs to it, against the real binary.
+//! The smoke test of the playbook and related checks, against the real binary.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -44,7 +44,7 @@ mod on_each {
         assert_eq!(replayed["changed"], 1);
         becomes(&host, second[0], "DONE").await;
 
-        // Exactly one effect per item, by its key; and the same keys in every attempt.
+        // Each item has exactly one effect, counted by its key, and all its attempts use the same keys.
         for (ledger, step) in [(&vector_ledger, "vector_upsert"), (&deployment.belief.ledger, "belief_recompute")] {
             let effects = ledger.effects();
             assert_eq!(effects.values().collect::<Vec<_>>(), [&1, &1], "{effects:?}");

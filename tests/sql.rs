@@ -1,12 +1,12 @@
-//! The items table as applications use it: with their own SQLite, in their own transactions.
+//! The items table as applications use it: with their own SQLite library, in their own transactions.
 
+mod client;
 mod postgres;
 
 use std::process::Command;
 
-use outbox::item::{NewItem, Status};
-use outbox::sqlite::{enqueue_in, migrate};
-use outbox::store::StoreError;
+use outbox::item::{ItemId, Millis, Status};
+use outbox::sqlite::migrate;
 
 use crate::support::{Fixture, all, blocks, done, sqlite3};
 
@@ -37,8 +37,8 @@ async fn an_item_inserted_in_an_applications_transaction_is_handled_and_a_rolled
     assert_eq!(items.len(), 1);
     let stored = items.pop().unwrap();
     assert_eq!((stored.idem_key.as_str(), stored.payload.as_slice(), stored.cid.len()), ("a", &b"{}"[..], 32));
-    // SQL's own clock dates the item; the test's clock stands in the year 2027.
-    assert!(stored.created_at > 1_700_000_000_000 && stored.created_at == stored.available_at);
+    // The database's own clock sets the time of the item; the test's clock is in the year 2027.
+    assert!(stored.created_at > Millis::new(1_700_000_000_000) && stored.created_at == stored.available_at);
     let claim = f.claim_one("mail").await;
     f.store.settle(&claim.reference(), done()).await.unwrap();
     assert_eq!(f.status(stored.id).await, Status::Done);
@@ -57,52 +57,33 @@ async fn the_documented_examples_run() {
         let output = Command::new("python3").arg("-c").arg(python).current_dir(dir.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    place_order(&mut rusqlite::Connection::open(&path).unwrap()).unwrap();
+    client::run_example("sqlite", &path);
     let rows = accepted(&path, "SELECT idem_key FROM outbox_items ORDER BY id; SELECT count(*) FROM orders");
     assert_eq!(rows, "order-17-confirmed\norder-18-confirmed\norder-19-confirmed\n3");
 }
 
-/// The documentation's part about SQLite, and that about PostgreSQL.
+/// The sections of the documentation about SQLite and about PostgreSQL.
 fn sections() -> (&'static str, &'static str) {
     include_str!("../docs/enqueueing.md").split_once("\n## PostgreSQL\n").unwrap()
 }
 
-/// Whether a source has the documented function, apart from its layout.
+/// The Rust example of a section, without white space.
+fn rust_example(section: &str) -> String {
+    flat(blocks(section, "rust")[0])
+}
+
+fn flat(code: &str) -> String {
+    code.split_whitespace().collect()
+}
+
+/// Whether a source contains the documented Rust example.
 fn contains_example(source: &str, section: &str) -> bool {
-    let flat = |text: &str| text.split_whitespace().collect::<String>();
-    let example = blocks(section, "rust")[0];
-    flat(source).contains(&flat(&example[example.find("fn place_order").unwrap()..]))
+    flat(source).contains(&rust_example(section))
 }
 
 #[test]
 fn the_documented_rust_example_is_the_one_that_runs() {
-    assert!(contains_example(include_str!("sql.rs"), sections().0));
-}
-
-fn place_order(db: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::Error>> {
-    let tx = db.transaction()?;
-    tx.execute("INSERT INTO orders (id, customer) VALUES (19, 'barbara')", [])?;
-    enqueue_in(&tx, &NewItem::new("webhook", "order-19-confirmed", r#"{"order": 19}"#))?;
-    tx.commit()?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule() {
-    let f = Fixture::sqlite().await;
-    let mut db = rusqlite::Connection::open(f.test_db.address()).unwrap();
-    let item = NewItem::new("mail", "k", "{}");
-    let tx = db.transaction().unwrap();
-    enqueue_in(&tx, &item).unwrap();
-    tx.rollback().unwrap();
-    assert!(all(&*f.store).await.is_empty());
-    let tx = db.transaction().unwrap();
-    let first = enqueue_in(&tx, &item).unwrap();
-    assert_eq!(enqueue_in(&tx, &item).unwrap(), first);
-    let other = enqueue_in(&tx, &NewItem::new("mail", "k", "[]")).unwrap_err();
-    assert!(matches!(other, StoreError::Conflict { first: id, .. } if id == first));
-    tx.commit().unwrap();
-    assert_eq!(all(&*f.store).await.len(), 1);
+    assert!(contains_example(include_str!("../host/client/examples/sqlite.rs"), sections().0));
 }
 
 #[tokio::test]
@@ -148,7 +129,7 @@ async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
     accepted(&f.test_db.address(), &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
     let claims = f.claim("mail", 10).await;
     assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["good"]);
-    let bad = f.store.get(1).await.unwrap().unwrap();
+    let bad = f.store.get(ItemId::new(1)).await.unwrap().unwrap();
     assert_eq!((bad.item.status, bad.failed_attempts[0].class.as_str()), (Status::Dlq, "undecodable"));
     assert!(bad.item.last_error.unwrap().contains("headers"));
 }

@@ -1,18 +1,19 @@
-//! What every store promises, each promise once.
+//! The promises of every store, one test for each promise.
 
 use std::time::Duration;
 
 use outbox::core::{
-    Failure, FailureClass, HostWrites, OnDead, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
-    StateChange, StateKeyChange,
+    Failure, FailureClass, HostWrites, OnDead, PluginState, PluginStatus, RecordedBody, RecordedExchange,
+    RecordedResponse, Recording, Settlement, StateChange, StateKeyChange,
 };
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Selection, StoreError,
+    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Pod, Selection, SignalSeq,
+    StoreError,
 };
 use serde_json::json;
 
-use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};
+use crate::support::{Fixture, START, after_start, all, dead, done, failure, item, request, retry, settled};
 
 /// Runs each promise on every store.
 macro_rules! promises {
@@ -64,6 +65,7 @@ promises! {
     a_purge_takes_finished_items_and_their_history_only
     saga_signals_begin_and_end_once_per_run
     totals_follow_every_transition
+    the_plugins_of_a_pod_of_another_version_are_read_as_far_as_possible
     state_and_followups_commit_with_done_or_not_at_all
     a_component_is_quarantined_for_every_process_until_somebody_releases_it
     inspection_changes_nothing
@@ -98,7 +100,7 @@ mod promise {
         );
         let claim = f.claim_one("mail").await;
         assert_eq!((claim.item.status, claim.item.attempts, claim.item.deliveries), (Status::Claimed, 1, 1));
-        assert_eq!(claim.item.lease_until, Some(START + 60_000));
+        assert_eq!(claim.item.lease_until, Some(after_start(60_000)));
         assert_eq!(claim.item.claimed_by.as_deref(), Some("pod-1"));
         let writes = HostWrites::default();
         let answer = settled(Settlement::Done { result: Some(b"ok".to_vec()), writes });
@@ -266,7 +268,7 @@ mod promise {
         assert!(f.claim("mail", 1).await.is_empty());
         let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.item.maybe_executed), (Status::Pending, 1, true));
-        assert_eq!(shown.item.available_at, START + 2_000);
+        assert_eq!(shown.item.available_at, after_start(2_000));
         assert_eq!(shown.item.last_error.as_deref(), Some("the receiver is down"));
         let row = &shown.failed_attempts[0];
         assert_eq!(
@@ -358,7 +360,7 @@ mod promise {
         let shown = f.store.get(id).await.unwrap().unwrap();
         let life = &shown.item;
         assert_eq!((life.status, life.attempts, life.deliveries, life.replays), (Status::Pending, 0, 1, 1));
-        assert_eq!((life.available_at, life.dead_at, life.maybe_executed), (START + 9_000, None, true));
+        assert_eq!((life.available_at, life.dead_at, life.maybe_executed), (after_start(9_000), None, true));
         assert_eq!((life.last_error.as_deref(), life.effect_generation), (Some("the receiver is down"), 0));
         assert_eq!(shown.failed_attempts.len(), 1);
         let again = f.claim_one("mail").await;
@@ -397,9 +399,10 @@ mod promise {
 
     pub(super) async fn an_order_is_refused_where_the_status_forbids_it_and_a_dry_run_changes_nothing(f: Fixture) {
         let pending = f.enqueue(item("a")).await;
-        let report = f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![pending, 99]))).await.unwrap();
+        let report =
+            f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![pending, ItemId::new(99)]))).await.unwrap();
         assert_eq!((report.changed, report.refused.len()), (0, 2));
-        assert!(report.refused[0].reason.contains("PENDING"), "{}", report.refused[0].reason);
+        assert!(report.refused[0].reason.to_string().contains("PENDING"), "{}", report.refused[0].reason);
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), dead()).await.unwrap();
         let dry = OperateRequest { execution: Execution::DryRun, ..operate_request(REPLAY, by_status(Status::Dlq)) };
@@ -436,7 +439,7 @@ mod promise {
         f.store.operate(&operate_request(REPLAY, by_status(Status::Dlq))).await.unwrap();
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
-        let signals = f.store.signals(0, 100).await.unwrap();
+        let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
         let names: Vec<_> = signals.iter().map(|s| s.signal.as_str()).collect();
         let run = ["saga_begin.S", "saga_step.S.mail", "saga_step.S.mail", "saga_end.S"];
         let again = ["saga_begin.S", "saga_step.S.mail", "saga_end.S"];
@@ -466,6 +469,34 @@ mod promise {
         assert_eq!((overview.attempts["mail"]["done"], overview.attempts["mail"]["retryable"]), (1, 1));
         f.store.operate(&operate_request(REPLAY, by_status(Status::Done))).await.unwrap();
         assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 0);
+    }
+
+    pub(super) async fn the_plugins_of_a_pod_of_another_version_are_read_as_far_as_possible(f: Fixture) {
+        let plugin = PluginStatus {
+            name: "webhook".into(),
+            file: "/plugins/webhook.wasm".into(),
+            generation: Some(3),
+            state: PluginState::Active,
+            types: vec!["mail".into()],
+            ..PluginStatus::default()
+        };
+        let pod =
+            Pod { instance: "now".into(), role: None, ready: true, heartbeat_at: START, plugins: vec![plugin.clone()] };
+        f.store.heartbeat(&pod).await.unwrap();
+        for (instance, plugins) in [
+            ("older", r#"[{"name": "webhook", "types": ["fax"]}]"#),
+            ("newer", r#"[{"name": "webhook", "state": "resting", "cost": 1}, {"name": ["webhook"]}]"#),
+            ("strange", r#"{"webhook": true}"#),
+        ] {
+            f.sql(&format!("INSERT INTO outbox_pods VALUES ('{instance}', NULL, true, {START}, '{plugins}')")).unwrap();
+        }
+        let overview = f.store.overview().await.unwrap();
+        let listed: Vec<_> = overview.pods.iter().map(|pod| (pod.instance.as_str(), pod.plugins.clone())).collect();
+        let named = PluginStatus { name: "webhook".into(), ..PluginStatus::default() };
+        let older = PluginStatus { types: vec!["fax".into()], ..named.clone() };
+        let expected = [("newer", vec![named]), ("now", vec![plugin]), ("older", vec![older]), ("strange", vec![])];
+        assert_eq!(listed, expected);
+        assert_eq!(overview.served_types(&[]), ["fax", "mail"]);
     }
 
     pub(super) async fn state_and_followups_commit_with_done_or_not_at_all(f: Fixture) {
@@ -499,7 +530,7 @@ mod promise {
         let found = f.second().await.list_quarantine().await.unwrap();
         let found: Vec<_> =
             found.iter().map(|e| (e.digest.as_str(), e.reason.as_str(), e.at, e.pod.as_str())).collect();
-        assert_eq!(found, [("def", "it eats memory", START + 1000, "pod-1"), ("abc", "it traps", START, "pod-1")]);
+        assert_eq!(found, [("def", "it eats memory", after_start(1000), "pod-1"), ("abc", "it traps", START, "pod-1")]);
         assert!(f.second().await.lift_quarantine("abc", "ada@host", Some("rebuilt")).await.unwrap());
         assert!(!f.store.lift_quarantine("abc", "ada@host", None).await.unwrap(), "it is released already");
         assert_eq!(f.store.list_quarantine().await.unwrap().len(), 1);
@@ -527,8 +558,8 @@ mod promise {
         f.enqueue(item("k")).await;
         let before = f.dump();
         all(&*f.store).await;
-        f.store.get(1).await.unwrap();
-        f.store.signals(0, 10).await.unwrap();
+        f.store.get(ItemId::new(1)).await.unwrap();
+        f.store.signals(SignalSeq::START, 10).await.unwrap();
         f.store.overview().await.unwrap();
         assert_eq!(before, f.dump());
     }

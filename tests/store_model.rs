@@ -1,4 +1,4 @@
-//! Random histories, run on a real store and on a model of a page, and compared after every step.
+//! Random histories, run on a real store and on a small model of it, and compared after every step.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use proptest::prelude::*;
 
 use crate::support::{Backend, Fixture, START, all, done, is_soak, item, request, retry, settled};
 
-/// The retries of the claims that `support::request` makes, and their lease.
+/// The retries and the lease in the claims of `support::request`.
 const MAX_RETRIES: u32 = 2;
-const LEASE: Millis = 60_000;
+const LEASE: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug)]
 enum Command {
@@ -45,6 +45,10 @@ enum How {
     Skip,
 }
 
+fn an_id() -> impl Strategy<Value = ItemId> {
+    (1i64..14).prop_map(ItemId::new)
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let how = prop_oneof![
         3 => Just(How::Done), 2 => Just(How::Retry), 1 => Just(How::GiveBack), 1 => Just(How::Release),
@@ -59,20 +63,20 @@ fn command() -> impl Strategy<Value = Command> {
         5 => (any::<prop::sample::Index>(), how).prop_map(|(which, how)| Command::Settle { which, how }),
         2 => (0u8..90).prop_map(|seconds| Command::Advance { seconds }),
         1 => Just(Command::Expire),
-        1 => (1i64..14).prop_map(|id| Command::Replay { id }),
+        1 => an_id().prop_map(|id| Command::Replay { id }),
         1 => Just(Command::ReplayDead),
-        1 => (1i64..14).prop_map(|id| Command::Purge { id }),
-        2 => ((1i64..14), on_dead, lease.clone()).prop_map(|(id, on_dead, lease)| Command::Dead { id, on_dead, lease }),
-        2 => (1i64..14).prop_map(|id| Command::Restore { id }),
-        1 => (1i64..14, 0u8..9).prop_map(|(id, seconds)| Command::Reschedule { id, seconds }),
-        1 => (1i64..14, lease).prop_map(|(id, lease)| Command::Release { id, lease }),
+        1 => an_id().prop_map(|id| Command::Purge { id }),
+        2 => (an_id(), on_dead, lease.clone()).prop_map(|(id, on_dead, lease)| Command::Dead { id, on_dead, lease }),
+        2 => an_id().prop_map(|id| Command::Restore { id }),
+        1 => (an_id(), 0u8..9).prop_map(|(id, seconds)| Command::Reschedule { id, seconds }),
+        1 => (an_id(), lease).prop_map(|(id, lease)| Command::Release { id, lease }),
         1 => (0u8..3).prop_map(|ordering| Command::Unblock { ordering }),
         1 => Just(Command::Pause),
         2 => Just(Command::Resume),
     ]
 }
 
-/// What the model knows of an item; the order of the fields is that of [`row`].
+/// The model's data of an item; the fields have the order of [`row`].
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     id: ItemId,
@@ -89,7 +93,7 @@ struct ModelItem {
     row: Row,
     key: u8,
     ordering: Option<u8>,
-    /// The number of the claim that holds it, and when its lease ends.
+    /// The number of the claim on the item, and the end of its lease.
     claim: Option<(usize, Millis)>,
     blocks: bool,
     dead_by_operator: bool,
@@ -100,7 +104,7 @@ struct Model {
     now: Millis,
     paused: bool,
     items: Vec<ModelItem>,
-    last_id: ItemId,
+    last_id: i64,
     claims: usize,
 }
 
@@ -110,9 +114,9 @@ impl Model {
             return if existing.ordering == ordering { Ok(()) } else { Err(()) };
         }
         self.last_id += 1;
-        let available_at = self.now + Millis::from(delay);
+        let available_at = self.now.saturating_add(Duration::from_millis(delay.into()));
         let row = Row {
-            id: self.last_id,
+            id: ItemId::new(self.last_id),
             status: Status::Pending,
             attempts: 0,
             deliveries: 0,
@@ -134,7 +138,7 @@ impl Model {
         }
     }
 
-    /// The ids that a claim gives out.
+    /// The ids of the items that a claim returns.
     fn claim(&mut self, limit: u32) -> Vec<ItemId> {
         self.expire();
         let mut claimed = Vec::new();
@@ -150,7 +154,7 @@ impl Model {
             item.row.status = Status::Claimed;
             item.row.attempts += 1;
             item.row.deliveries += 1;
-            item.claim = Some((claims, now + LEASE));
+            item.claim = Some((claims, now.saturating_add(LEASE)));
             claimed.push(item.row.id);
             self.claims += 1;
         }
@@ -165,7 +169,7 @@ impl Model {
         candidates.min_by_key(|(_, item)| (item.row.available_at, item.row.id)).map(|(index, _)| index)
     }
 
-    /// Something before it has the same key and is not done with, or something is being handled.
+    /// Whether an earlier item with the same ordering key is not finished, or any item of this key is claimed.
     fn is_held(&self, item: &ModelItem) -> bool {
         let same = |other: &&ModelItem| other.ordering == item.ordering && other.row.id != item.row.id;
         let holds = |other: &ModelItem| match other.row.status {
@@ -233,7 +237,7 @@ impl Model {
         item.row.failed_attempts += usize::from(!matches!(how, How::Done | How::Release));
         item.blocks = matches!(how, How::Block) && item.ordering.is_some();
         match how {
-            How::Retry | How::GiveBack => item.row.available_at = now + 1_000,
+            How::Retry | How::GiveBack => item.row.available_at = now.saturating_add(Duration::from_secs(1)),
             How::Release => item.row.available_at = now,
             _ => {}
         }
@@ -339,7 +343,7 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
         Command::Settle { .. } => {}
         Command::Advance { seconds } => {
             f.clock.advance(Duration::from_secs(seconds.into()));
-            model.now += Millis::from(seconds) * 1_000;
+            model.now = model.now.saturating_add(Duration::from_secs(seconds.into()));
         }
         Command::Expire => {
             f.store.expire_leases().await.unwrap();
@@ -362,7 +366,7 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
     }
 }
 
-/// What only operators do.
+/// Applies a command that is an operator's action.
 async fn intervene(f: &Fixture, model: &mut Model, command: Command) {
     match command {
         Command::Dead { id, on_dead, lease } => {
@@ -374,7 +378,7 @@ async fn intervene(f: &Fixture, model: &mut Model, command: Command) {
             model.restore(id);
         }
         Command::Reschedule { id, seconds } => {
-            let at = model.now + Millis::from(seconds) * 1_000;
+            let at = model.now.saturating_add(Duration::from_secs(seconds.into()));
             operate_on(f, Action::Reschedule { at }, id).await;
             model.reschedule(id, at);
         }
@@ -409,7 +413,7 @@ fn check(backend: Backend, commands: Vec<Command>) {
     });
 }
 
-/// The same command without ordering keys.
+/// The same command without an ordering key.
 fn unordered(command: Command) -> Command {
     match command {
         Command::Enqueue { key, delay, .. } => Command::Enqueue { key, ordering: None, delay },
@@ -417,7 +421,7 @@ fn unordered(command: Command) -> Command {
     }
 }
 
-/// How many histories are tried: more under `OUTBOX_SOAK`, fewer where a database is made for each.
+/// The number of histories to try: more under `OUTBOX_SOAK`, fewer on PostgreSQL, where each needs a new database.
 fn cases(backend: Backend, is_soak: bool) -> u32 {
     match (backend, is_soak) {
         (Backend::Sqlite, false) => 100,

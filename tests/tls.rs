@@ -1,4 +1,4 @@
-//! Connections to a PostgreSQL server that takes no others than encrypted ones, with a password.
+//! Connections to a PostgreSQL server that accepts only encrypted connections with a password.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::support::host::HostConfig;
 use crate::support::postgres::{Cluster, Durability};
 
-/// What a certificate is made with. `openssl` has other ideas without it.
+/// The openssl configuration of a certificate. It replaces the system's configuration, which may add other extensions.
 fn profile(is_authority: bool, names: &str) -> String {
     let is_authority = if is_authority { "TRUE" } else { "FALSE" };
     format!(
@@ -14,7 +14,7 @@ fn profile(is_authority: bool, names: &str) -> String {
     )
 }
 
-/// Makes a key and a certificate, signed by another or by itself.
+/// Makes a key and a certificate, signed by the certificate `by` or by itself.
 fn certify(cluster: &Cluster, name: &str, names: &str, by: Option<&str>) {
     std::fs::write(cluster.dir.join(format!("{name}.cnf")), profile(by.is_none(), names)).unwrap();
     let mut command = cluster.command("openssl");
@@ -28,7 +28,7 @@ fn certify(cluster: &Cluster, name: &str, names: &str, by: Option<&str>) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// From now on the server presents this certificate.
+/// Makes the server present this certificate from now on.
 fn present(cluster: &Cluster, name: &str) {
     for (setting, ending) in [("ssl_cert_file", "crt"), ("ssl_key_file", "key")] {
         let file = cluster.dir.join(format!("{name}.{ending}"));
@@ -38,7 +38,7 @@ fn present(cluster: &Cluster, name: &str) {
     cluster.sql("postgres", "SELECT pg_reload_conf()").unwrap();
 }
 
-/// A server on which the role of the outbox needs TLS and a password.
+/// A server that requires TLS and a password from the role `outbox`.
 fn strict() -> Arc<Cluster> {
     let cluster = Cluster::start(Durability::Hasty);
     certify(&cluster, "authority", "DNS:authority", None);

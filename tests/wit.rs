@@ -1,5 +1,5 @@
-//! The contract in `wit/`: what was released stays as it is and keeps working, and the reference says
-//! what the contract says.
+//! The contract in `wit/`: released versions do not change and keep working, and the reference document agrees with
+//! the contract.
 
 mod compare;
 mod fixtures;
@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use crate::support::guests::root;
 use compare::{Contract, problems};
 
-/// What was released, a folder for each version.
+/// The released versions, each in a folder of its own.
 fn released() -> PathBuf {
     root().join("tests/fixtures/released")
 }
 
-/// The released versions, oldest first.
+/// The numbers of the released versions, the oldest first.
 fn versions() -> Vec<String> {
     let folders =
         std::fs::read_dir(released()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
@@ -62,7 +62,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-/// What is wrong with the present contract when it is changed so.
+/// The problems that the comparison reports when the present contract is changed in this way.
 fn changed(changes: &[(&str, &str)]) -> Vec<String> {
     let frozen = present();
     let change = |text: String, (from, to): &(&str, &str)| {
@@ -72,7 +72,7 @@ fn changed(changes: &[(&str, &str)]) -> Vec<String> {
     problems(&Contract::parse(&frozen), &Contract::parse(&changes.iter().fold(frozen.clone(), change)))
 }
 
-/// A version that may follow the present one, and a function that it brings.
+/// A version that may follow the present one, and a function that it adds.
 const NEXT: (&str, &str) = ("package outbox:handler@0.1.0", "package outbox:handler@0.1.1");
 const WHOLE_GET: &str = "    /// The value of a key, or none.
     @since(version = 0.1.0)

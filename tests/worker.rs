@@ -1,4 +1,4 @@
-//! The claim loop, driven by a scripted handler on a real store.
+//! The claim loop of the worker, tested with a scripted handler on a real store.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use outbox::core::{
     Attempt, AttemptReport, BreakerPolicy, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome, RetryPolicy,
     ServedType, StateChange, StateKeyChange,
 };
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{Filter, Page};
 use outbox::worker::{Worker, WorkerSettings, expire_leases};
 use tokio::sync::{mpsc, watch};
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 type Script = dyn Fn(Attempt) -> futures_util::future::BoxFuture<'static, Outcome> + Send + Sync;
 
-/// A handler that does what the test says.
+/// A handler whose outcomes the test defines.
 pub(crate) struct Scripted {
     served_types: Mutex<Vec<ServedType>>,
     changes: watch::Sender<u64>,
@@ -95,7 +95,7 @@ impl Running {
             drain,
         };
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(&f.store), Arc::clone(handler) as _, settings);
+        let worker = Worker::new(f.store.clone(), Arc::clone(handler) as _, settings);
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }
     }
 
@@ -105,9 +105,9 @@ impl Running {
     }
 }
 
-pub(crate) async fn becomes(f: &Fixture, id: i64, status: Status) {
+pub(crate) async fn becomes(f: &Fixture, id: ItemId, status: Status) {
     eventually(&format!("item {id} is {status}"), SOON, async || {
-        // The scripted clock does not run by itself, and retries wait for it.
+        // The test's clock does not move by itself, and retries wait for it.
         f.clock.advance(Duration::from_millis(5));
         f.status(id).await == status
     })
@@ -150,7 +150,7 @@ async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
     worker.stop().await;
 }
 
-/// Done, with one key of state written over what the attempt has seen there.
+/// A success that writes one key of the state. `read_version` is the version that the attempt read before.
 fn counted(read_version: Option<i64>, state_quota: u64) -> Outcome {
     let state = vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(b"1".into()) }];
     let writes = HostWrites { plugin: "p".into(), state, state_quota, followups: Vec::new() };
@@ -163,7 +163,7 @@ async fn faults_that_are_not_the_items_are_given_back_with_a_trace_until_it_succ
     let outcomes = |delivery| match delivery {
         1..=3 => failed(FailureClass::Host),
         4..=5 => failed(FailureClass::Plugin),
-        // The store refuses this one: nobody has written such a version.
+        // The store refuses this attempt, because no attempt has written this version.
         6 => counted(Some(99), 1024),
         _ => counted(None, 1024),
     };
@@ -305,7 +305,7 @@ async fn the_deadline_lies_before_the_end_of_the_lease() {
     });
     let worker = Running::start(&f, &handler, SOON);
     let (deadline_at, lease_until) = attempts.recv().await.unwrap();
-    assert_eq!(lease_until - deadline_at, 5_000);
+    assert_eq!(lease_until.since(deadline_at), Duration::from_secs(5));
     worker.stop().await;
 }
 
@@ -316,7 +316,7 @@ async fn a_lease_ends_even_where_nobody_claims() {
     f.claim_one("mail").await;
     f.clock.advance(Duration::from_secs(61));
     let stop = CancellationToken::new();
-    let expiring = tokio::spawn(expire_leases(Arc::clone(&f.store), stop.clone()));
+    let expiring = tokio::spawn(expire_leases(f.store.clone(), stop.clone()));
     becomes(&f, id, Status::Pending).await;
     stop.cancel();
     expiring.await.unwrap();
@@ -358,8 +358,8 @@ fn of_type(item_type: &str) -> Filter {
     Filter { r#type: Some(item_type.into()), ..Filter::default() }
 }
 
-/// Starts a worker, lets it do what is there, then enqueues items that wait for ever, and waits until so
-/// many of these are claimed.
+/// Starts a worker, lets it handle the existing items, then enqueues items whose attempts never end, and waits until
+/// `expected` of these are claimed.
 async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
     let (began, mut running) = mpsc::unbounded_channel();
     let script = move |attempt: Attempt| {

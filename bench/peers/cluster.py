@@ -1,4 +1,4 @@
-"""A PostgreSQL server that lives as long as a bench: durable as it comes, on a folder of its own."""
+"""A PostgreSQL server for the duration of a benchmark, with the default durability and a folder of its own."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ import time
 
 from peers import Missing
 
-# What an administrator of a machine with 4 GB sets; everything that concerns durability is as it comes.
+# Settings that an administrator chooses for a machine with 4 GB. All settings of durability keep their defaults.
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}
 
 
 def binaries():
-    """The folder of the newest installed server, or of the one in the path."""
+    """The folder with the binaries of the newest installed server, or of the server in ``PATH``."""
     installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if installed:
         return installed[-1].parent
@@ -28,7 +28,7 @@ def binaries():
 
 
 def owner():
-    """Who runs the server: it refuses root."""
+    """The user that runs the server: the user postgres when this runs as root, because the server refuses root."""
     if os.getuid() != 0:
         return {}
     user = pwd.getpwnam("postgres")
@@ -36,7 +36,7 @@ def owner():
 
 
 def home(folder, who):
-    """A new folder that the server's owner reaches: below the one that is named, or where temporary files lie."""
+    """A new folder that the server's owner can reach: below the given one, or else in the system's temporary folder."""
     for parent in (folder, None):
         made = pathlib.Path(tempfile.mkdtemp(prefix="outbox-peers-", dir=parent))
         if who:
@@ -54,7 +54,7 @@ def free_port():
 
 
 class Cluster:
-    """A running server. Its databases are made for one round of one peer each."""
+    """A running server. Each round of a peer gets a new database on it."""
 
     def __init__(self, psql, port):
         self.psql, self.port, self.made = psql, port, 0
@@ -72,7 +72,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def database(self):
-        """The URL of an empty database, which is removed afterwards."""
+        """The URL of a new empty database, which is removed after use."""
         self.made += 1
         name = f"peer_{self.made}"
         self.sql(f"CREATE DATABASE {name}")

@@ -1,4 +1,4 @@
-"""The peers: what each needs, how it is installed, and the command that makes one round of its work."""
+"""The peers: their requirements, their installation, and the commands that run one round of work."""
 
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class Missing(Exception):
-    """Something that a peer needs is not here, or does not work."""
+    """A requirement of a peer is missing or does not work."""
 
 
 def need(tool, for_what):
@@ -20,14 +20,14 @@ def need(tool, for_what):
 
 
 def run(*command, **options):
-    """Runs a command whose output is only wanted when it fails."""
+    """Runs a command. Its output is shown only when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
         raise Missing(f"`{' '.join(map(str, command))}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def copied(folder, name):
-    """A fresh copy of a driver's sources, keeping what was installed before."""
+    """Copies a driver's sources again and keeps its installed dependencies."""
     target = folder / name
     shutil.copytree(HERE / name, target, dirs_exist_ok=True)
     return target

@@ -1,8 +1,8 @@
-"""The same work by other queues and by ours, in turn, at equal durability: `make bench-peers`.
+"""Compares other queues with this outbox: the same work, in turn, with equal durability (`make bench-peers`).
 
-Every peer is installed at the version that its folder pins, into the folder named first; nothing of it
-is kept elsewhere. A round is one run of each, on an empty database; the figures are medians over the
-rounds. What is missing on this machine is said, and the others are compared all the same.
+The program installs every peer at the version that its folder pins, into FOLDER and nowhere else. A round is one run of
+each peer on an empty database; the figures are medians over the rounds. The program reports peers that cannot run on
+this machine, and compares the others.
 
     python3 run.py FOLDER OUTBOX [--help]
 """
@@ -23,13 +23,13 @@ from peers import ON_POSTGRES, ON_SQLITE, Missing
 
 FIGURES = ("enqueue", "bulk", "drain")
 TITLES = {"enqueue": "one by one", "bulk": "in bulk", "drain": "drain"}
-# What ours calls the same work. The first is the one that peers are compared with.
+# The names of our figures for the same work. Peers are compared with the first figure of each.
 OURS = {"enqueue": "enqueue.callers_1", "bulk": "enqueue.bulk", "drain": "drain.sandbox"}
 BESIDE = ("limit.drain", "drain.native", "drain.sandbox_ordered", "fsync")
 
 
 class Sqlite:
-    """Every database is a file in the folder of the peers."""
+    """SQLite: every database is a file in the folder of the peers."""
 
     name, peers = "SQLite", ON_SQLITE
     durability = "WAL with synchronous=FULL"
@@ -45,7 +45,7 @@ class Sqlite:
 
 
 class Postgres:
-    """Every database is one of a server that runs for this bench alone."""
+    """PostgreSQL: all databases are on a server that runs only for this benchmark."""
 
     name, peers = "PostgreSQL", ON_POSTGRES
     durability = "fsync and synchronous_commit on"
@@ -70,7 +70,7 @@ def engine(name, folder):
 
 
 def round_of(engine, command, singles, items):
-    """One run of a peer on an empty database; refuses figures of work that was not done, or not durable."""
+    """Runs a peer once on an empty database. Refuses its figures when work was not done or was not durable."""
     with engine.empty() as place:
         words = [*map(str, command), place, str(singles), str(items)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
@@ -85,7 +85,7 @@ def round_of(engine, command, singles, items):
 
 
 def round_of_ours(engine, outbox, items):
-    """Every store of a bench is empty, and lies where those of the peers do."""
+    """Runs our benchmark once, on empty stores in the same place as those of the peers."""
     words = [outbox, "--db", engine.ours, "bench", "--quick", "--json", "--rounds", "1", "--items", str(items)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
@@ -123,7 +123,7 @@ def measure(engine, outbox, commands, args):
 
 
 def summary(rounds, key):
-    """The median, and how far the rounds lie apart relative to it."""
+    """The median of the rounds, and the difference between the highest and the lowest round divided by the median."""
     values = [report[key] for report in rounds if report.get(key) is not None]
     if not values:
         return None
@@ -132,7 +132,7 @@ def summary(rounds, key):
 
 
 def ratio(ours, theirs):
-    """The median of the ratios round by round: a noisy minute falls on both."""
+    """The median of the ratios of each round: noise on the machine affects both sides of a ratio."""
     return statistics.median(our["drain"] / their["drain"] for our, their in zip(ours, theirs))
 
 
@@ -159,7 +159,7 @@ def table(engine, reports, args):
 
 
 def compare(name, folder, args):
-    """Whether a peer could be measured."""
+    """Compares the peers on one engine. Returns whether a peer could be measured."""
     with engine(name, folder) as on:
         wanted = [peer for peer in on.peers if not args.only or peer in args.only]
         commands = installed(on, folder, wanted)
@@ -181,7 +181,7 @@ def main():
     parser.add_argument("--our-items", type=int, default=20000, help="items that we handle: more, to take as long; on PostgreSQL a fifth")
     parser.add_argument("--only", action="append", choices=ON_SQLITE | ON_POSTGRES, help="compare with these alone")
     args = parser.parse_args()
-    # However it ends, the server that it started ends with it.
+    # On SIGTERM the program exits in the normal way, which also ends the PostgreSQL server that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     args.folder.mkdir(parents=True, exist_ok=True)
     compared = []

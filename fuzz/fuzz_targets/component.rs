@@ -1,4 +1,4 @@
-//! A component that was harmed is refused with a reason, or is one that passes every check.
+//! The host refuses a damaged component with a reason, or the component passes every check.
 
 #![no_main]
 
@@ -7,34 +7,35 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
-use outbox::core::{QuarantineEntry, QuarantineStore, StateReader, StateVersion, RetryPolicy};
-use outbox::runtime::{PluginSettings, SystemResolver};
-use outbox::runtime::load::inspect;
+use outbox::core::{
+    QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
+};
+use outbox::runtime::{PluginSettings, SystemResolver, inspect};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Where there is no store.
+/// A store without state and without a quarantine.
 struct Nothing;
 
 #[async_trait]
 impl StateReader for Nothing {
-    async fn read(&self, _: &str, _: &str) -> anyhow::Result<(Option<Vec<u8>>, StateVersion)> {
+    async fn read(&self, _: &str, _: &str) -> Result<(Option<Vec<u8>>, StateVersion), StateReadError> {
         Ok((None, None))
     }
 }
 
 #[async_trait]
 impl QuarantineStore for Nothing {
-    async fn add(&self, _: &QuarantineEntry) -> anyhow::Result<()> {
+    async fn add(&self, _: &QuarantineEntry) -> Result<(), QuarantineError> {
         Ok(())
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<QuarantineEntry>> {
+    async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         Ok(Vec::new())
     }
 }
 
-/// The smallest handler that there is, as the host's tests make it.
+/// The smallest handler, made from the same WAT as in the host's tests.
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let blank = ["{imports}", "{core}", "{with}"].map(|word| (word, ""));
     let words = [
@@ -70,8 +71,8 @@ fn settings() -> PluginSettings {
     }
 }
 
-/// The good one with three bytes of the input at a time as a place and what stands there instead; what
-/// begins like WebAssembly is taken as it is.
+/// The good component with damage: each three bytes of the input are a position and the new byte at this position. An
+/// input that begins like WebAssembly is used unchanged.
 fn harmed(input: &[u8]) -> Vec<u8> {
     if input.starts_with(b"\0asm") {
         return input.to_vec();
@@ -81,7 +82,7 @@ fn harmed(input: &[u8]) -> Vec<u8> {
         let place = usize::from(u16::from_le_bytes([harm[0], harm[1]])) % bytes.len();
         bytes[place] = harm[2];
     }
-    // What is left over cuts it short.
+    // A single remaining byte truncates the component.
     if let [rest] = input.chunks_exact(3).remainder() {
         bytes.truncate(bytes.len() * usize::from(*rest) / 255);
     }

@@ -1,5 +1,5 @@
-//! Whatever a request says of itself in path, headers and body, the HTTP server answers: 202 with the identity
-//! that was given, or a problem document that blames the request and not the host.
+//! For every path, headers and body of a request, the HTTP server answers 202 with the identity that the request
+//! gave, or a problem document with a client error, and never a server error.
 
 #![no_main]
 
@@ -11,8 +11,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, Uri};
 use libfuzzer_sys::fuzz_target;
-use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::core::{Attempt, AttemptReport, Handler, Outcome, ServedType};
+use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::validate_key;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-/// So many writes, and the next one begins a new file.
+/// The number of writes after which the target opens a new file, so that the file stays small.
 const WRITES_MAX: u32 = 10_000;
 
-/// Handles nothing: what is under test ends at the commit.
+/// A handler that handles no items: the target tests everything up to the commit.
 struct Nobody(watch::Sender<u64>);
 
 #[async_trait]
@@ -57,9 +57,11 @@ impl Host {
         let store = SqliteStore::open(&dir.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
         let service = |strict: bool| {
             router(HttpState {
-                store: store.clone(),
+                enqueue: store.clone(),
+                inspect: store.clone(),
+                operate: store.clone(),
                 handler: Arc::new(Nobody(watch::Sender::new(0))),
-                settings: HttpSettings { enabled: true, strict, ..HttpSettings::default() },
+                settings: HttpSettings { is_durable: true, is_strict: strict, ..HttpSettings::default() },
                 status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
                 stop: CancellationToken::new(),
             })
@@ -76,7 +78,8 @@ impl Host {
 
 thread_local!(static HOST: RefCell<Host> = RefCell::new(Host::open()));
 
-/// The first byte chooses the route, then come the two headers, each to the end of its line, then the body.
+/// Builds a request: the first byte chooses the route, the next three lines are the two headers and a word of the path,
+/// and the rest is the body.
 fn request(input: &[u8]) -> Option<(Request<Body>, bool)> {
     let (choice, rest) = input.split_first()?;
     let mut lines = rest.splitn(4, |byte| *byte == b'\n');
@@ -120,7 +123,7 @@ fuzz_target!(|input: &[u8]| {
     let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     if answer.status() == StatusCode::ACCEPTED {
         assert!(!strict || (cid.is_some() && key.is_some()), "{answer:?}");
-        // The items of a body may have keys of their own.
+        // The items in a body may have their own keys.
         let is_saga = path == "/memory" || path.starts_with("/sagas/");
         assert!(!is_saga || cid.is_none() || header("x-correlation-id") == cid, "{answer:?}");
         assert!(!is_saga || key.is_none() || header("idempotency-key") == key, "{answer:?}");

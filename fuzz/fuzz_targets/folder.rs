@@ -1,4 +1,4 @@
-//! Whatever lies in the plugin folders, exactly the components are found.
+//! The host finds exactly the components in the plugin folders, for every content of these folders.
 
 #![no_main]
 
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use libfuzzer_sys::fuzz_target;
 use outbox::runtime::components;
 
-/// Makes what an entry's first byte says under the name that follows, in the root or in the role's folder.
-/// Answers the path when it should be found.
+/// Creates an entry: its first byte chooses the kind and the folder (root or role), and the rest is the name.
+/// Returns the path when the host should find the entry.
 fn make(root: &Path, entry: &[u8]) -> Option<PathBuf> {
     let (kind, name) = entry.split_first()?;
     let path = if kind & 4 == 0 { root.join("role") } else { root.to_owned() }.join(OsStr::from_bytes(name));

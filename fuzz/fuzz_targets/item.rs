@@ -1,5 +1,5 @@
-//! What the rules of items let through, the schema lets through too: a new item is either refused by
-//! name or stored, or its key is taken.
+//! The schema accepts every item that the rules accept: the store refuses a new item with the same reason as the
+//! rules, or stores it, or reports that its key is taken.
 
 #![no_main]
 
@@ -10,11 +10,11 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use outbox::item::NewItem;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{BatchMode, Store as _, StoreError};
+use outbox::store::{BatchMode, Enqueue as _, StoreError};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// So many items, and the next one begins a new file.
+/// The number of items after which the target opens a new file, so that the file stays small.
 const ITEMS_MAX: u32 = 20_000;
 
 struct Outbox {
@@ -35,7 +35,7 @@ impl Outbox {
 
 thread_local!(static OUTBOX: RefCell<Outbox> = RefCell::new(Outbox::open()));
 
-/// An item whose fields are the lines of the input. An empty line is a field that was not given.
+/// An item whose fields are the lines of the input. An empty line means that the field is absent.
 fn item(text: &str) -> NewItem {
     let mut lines = text.split('\n');
     let mut line = || lines.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whatever stands in a manifest, the reader answers, and no answer tells a secret.
+//! For every text of a manifest, the reader returns a result, and no error message contains a secret.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use outbox::runtime::{EnvLookup, check_manifest};
 
-/// Looks like nothing that an input would have by itself.
+/// A text that a fuzzer's input does not contain by chance.
 const SECRET: &str = "hush-7c1f5e";
 
 static ENVIRONMENT: LazyLock<EnvLookup> = LazyLock::new(|| {

@@ -1,5 +1,5 @@
-// Mails the receipt of an order through the service at the configured `url`, counts the receipts of
-// each customer, and thanks those who got a third with an item of type `thanks`.
+// Mails the receipt of an order through the service at the configured `url` and counts the receipts of each customer.
+// For a customer's third receipt it emits an item of type `thanks`.
 
 import * as outbox from './outbox/index.js';
 import * as followups from './outbox/followups.js';

@@ -1,4 +1,4 @@
-//! The laboratory: what is real in it, and what is made up.
+//! The simulation of a handler: which parts are real and which are simulated.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use outbox::check::InMemoryOutbox;
 use outbox::core::{AttemptReport, Failure, FailureClass, Outcome};
-use outbox::item::{Item, NewItem, Status};
+use outbox::item::{Item, ItemId, NewItem, Status};
 use outbox::runtime::simulation::{
     AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedWorld, Simulator, WorldResponse,
 };
@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use crate::support::START;
 use crate::support::guests::{CHAOS_GRANTS, chaos, install};
 
-/// A world that answers all requests alike, writes down what it hears, and ends attempts at one call.
+/// A simulated world that gives the same answer to every request, records all calls, and ends the attempt at one call.
 struct Town {
     answer: WorldResponse,
     fatal: Option<&'static str>,
@@ -79,7 +79,7 @@ async fn run(order: Value, town: &Arc<Town>) -> AttemptEnd {
     };
     let plugin = simulator().await.plugin(&(Arc::new(environment) as _), BTreeMap::new()).await.unwrap();
     let new = NewItem { cid: Some("c".into()), ..NewItem::new("chaos", "key", order.to_string()) };
-    let item = Item { status: Status::Claimed, attempts: 1, ..new.clone().into_item(1, START) };
+    let item = Item { status: Status::Claimed, attempts: 1, ..new.clone().into_item(ItemId::new(1), START) };
     let state = Arc::new(InMemoryOutbox::new(new, BTreeMap::new(), START));
     plugin.run(SimulatedAttempt { item, world: Arc::clone(town) as _, state, now: START, seed: 1 }).await
 }

@@ -1,19 +1,23 @@
-//! The checker's outbox of one item does what SQLite does, whatever happens to the item.
+//! The checker's outbox of one item behaves like the SQLite store for every sequence of events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outbox::check::{InMemoryClaim, InMemoryOutbox, SettleError};
 use outbox::core::{
-    Failure, FailureClass, HostWrites, OnDead, RetryPolicy, ServedType, Settlement, StateChange, StateKeyChange,
+    AttemptTrace, Failure, FailureClass, HostWrites, OnDead, RetryPolicy, ServedType, Settlement, StateChange,
+    StateKeyChange,
 };
-use outbox::item::{Item, NewItem};
+use outbox::item::{Item, ItemId, Millis, NewItem};
 use outbox::store::{Claim, SettleRequest, StoreError};
 use proptest::prelude::*;
 
 use crate::support::{Fixture, START};
 
-/// Something that happens to the item.
+/// Each attempt in this test reports that it may have had effects.
+const EXECUTED: AttemptTrace<'static> = AttemptTrace { maybe_executed: true, handler_digest: None };
+
+/// An event in the life of the item.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Claim,
@@ -70,11 +74,11 @@ fn is_stale(event: Event) -> bool {
     }
 }
 
-/// The two side by side.
+/// The model and the store, which receive the same events.
 struct Both {
     model: InMemoryOutbox,
     fixture: Fixture,
-    id: i64,
+    id: ItemId,
     served_type: ServedType,
     claims: Vec<(InMemoryClaim, Claim)>,
 }
@@ -121,10 +125,11 @@ impl Both {
         self.fixture.store.expire_leases().await.unwrap();
     }
 
-    /// The model's time moves by itself, the store's with it.
-    fn advance(&self, before: i64) {
-        let passed = self.model.snapshot().now - before;
-        self.fixture.clock.advance(Duration::from_millis(u64::try_from(passed).unwrap()));
+    /// Moves the store's clock by the time that the model has moved its own.
+    fn advance(&self, before: Millis) {
+        let now = self.model.snapshot().now;
+        assert!(now >= before);
+        self.fixture.clock.advance(now.since(before));
     }
 
     async fn settle(&self, event: Event) {
@@ -132,7 +137,7 @@ impl Both {
         let Some((modelled, real)) = pick else { return };
         let (_, read_version) = self.fixture.store.read_state("p", "k").await.unwrap();
         let version = self.model.snapshot().state.get("k").map(|(_, version)| *version);
-        let modelled = self.model.settle(modelled, &settlement(event, version), true);
+        let modelled = self.model.settle(modelled, &settlement(event, version), EXECUTED);
         let settled = SettleRequest {
             settlement: settlement(event, read_version),
             maybe_executed: true,
@@ -184,7 +189,10 @@ async fn state_that_another_attempt_changed_is_not_committed_by_either() {
     both.claim().await;
     let outdated = settlement(Event::Done { stale: false, reads: false }, Some(99));
     let (modelled, real) = both.claims.last().unwrap();
-    assert_eq!(both.model.settle(modelled, &outdated, false), Err(SettleError::StateConflict("k".into())));
+    assert_eq!(
+        both.model.settle(modelled, &outdated, AttemptTrace::default()),
+        Err(SettleError::StateConflict("k".into()))
+    );
     let settled = crate::support::settled(outdated);
     let refused = both.fixture.store.settle(&real.reference(), settled).await;
     assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");

@@ -1,4 +1,4 @@
-//! `outbox plugin test` and `outbox plugin check` through the real binary, and the library beside them.
+//! `outbox plugin test` and `outbox plugin check`, run through the real binary and through the library.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! `plugin new` and `plugin build`, as far as they need no tools: what is made, and what is refused.
+//! The parts of `plugin new` and `plugin build` that need no external tools: what they create and what they refuse.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,11 +1,11 @@
-//! `outbox bench`: what programs read of it, and what it leaves alone.
+//! `outbox bench`: its JSON output, and the data that it must not change.
 
 use std::collections::BTreeSet;
 
 use super::CliFixture;
 use crate::support::postgres::Cluster;
 
-/// What tools compare from version to version.
+/// The names of the figures. Tools compare them between versions, so they must not change.
 const NAMES: [&str; 14] = [
     "fsync",
     "limit.drain",

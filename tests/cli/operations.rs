@@ -1,4 +1,4 @@
-//! The operators' verbs.
+//! The commands for operators.
 
 use serde_json::{Value, json};
 

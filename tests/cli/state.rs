@@ -1,4 +1,4 @@
-//! `plugin state`: what plugins keep, listed, shown and removed.
+//! `plugin state`: lists, shows and removes the state of plugins.
 
 use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
 use outbox::store::SettleRequest;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{CliFixture, has_keys};
 use crate::support::settled;
 
-/// A settlement that leaves a counter, a text and bytes behind.
+/// A settlement that stores a counter, a text and bytes in the state.
 fn keeping() -> SettleRequest {
     let put = |key: &str, value: &[u8]| StateKeyChange {
         key: key.into(),

@@ -1,9 +1,9 @@
-//! Chapters 1 and 4: one commit, and delivery at least once.
+//! Chapters 1 and 4: enqueueing in one commit, and delivery at least once.
 
 use std::time::Duration;
 
 use outbox::core::{Attempt, FailureClass, HostWrites, Settlement};
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::StoreError;
 use serde_json::json;
 
@@ -40,7 +40,7 @@ mod requirement {
 
     pub(super) async fn i2_enqueueing_does_not_wait_for_the_effect(f: Fixture) {
         let body = json!({ "type": "mail", "payload": {} }).to_string();
-        let id = http_json(&f, "POST", "/items", &body).await["outbox_ids"][0].as_i64().unwrap();
+        let id = http_json(&f, "POST", "/items", &body).await["outbox_ids"][0].as_i64().map(ItemId::new).unwrap();
         let stored = f.item(id).await;
         assert_eq!((stored.status, stored.deliveries), (Status::Pending, 0), "answered before any attempt");
     }
@@ -97,7 +97,7 @@ mod requirement {
         let id = f.enqueue(item("k")).await;
         let old = f.claim_one("mail").await;
         assert!(!old.item.maybe_executed);
-        // Whether it died before its effect or after, or only took too long, the store cannot know.
+        // The store cannot know whether the worker died before or after the effect, or is only slow.
         f.clock.advance(Duration::from_mins(1));
         let new = f.claim_one("mail").await;
         assert_eq!((new.item.id, new.item.idem_key == old.item.idem_key, new.item.maybe_executed), (id, true, true));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{BatchMode, StoreError};
 use serde_json::json;
 
@@ -43,7 +43,7 @@ mod requirement {
     pub(super) async fn e2_a_key_that_nobody_gave_is_a_uuid(f: Fixture) {
         let body = json!({ "type": "mail", "payload": {} }).to_string();
         let written = http_json(&f, "POST", "/items", &body).await;
-        let key = f.item(written["outbox_ids"][0].as_i64().unwrap()).await.idem_key;
+        let key = f.item(written["outbox_ids"][0].as_i64().map(ItemId::new).unwrap()).await.idem_key;
         assert_eq!(uuid::Uuid::parse_str(&key).unwrap().get_version_num(), 7, "{key}");
     }
 
@@ -137,7 +137,7 @@ mod requirement {
             assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
             let change = if status == Status::Claimed { "claimed_at = NULL" } else { "claimed_at = 1" };
             assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
-            // Out of the way of the next one.
+            // Claims the item so that the next iteration does not receive it.
             f.claim("mail", 9).await;
         }
     }

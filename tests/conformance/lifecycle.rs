@@ -1,14 +1,14 @@
-//! Chapter 5: the transitions, and what each of them must do.
+//! Chapter 5: the transitions and their required effects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox::core::{Failure, FailureClass, OnDead, Settlement};
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{Action, Claim, LeasePolicy, Retention, StoreError};
 
 use super::{REPLAY, item_in, operate};
-use crate::support::{Fixture, START, all, dead, done, failure, item, request, retry, settled};
+use crate::support::{Fixture, START, after_start, all, dead, done, failure, item, request, retry, settled};
 
 requirements! {
     l1_l2_only_the_six_transitions_exist
@@ -21,7 +21,7 @@ requirements! {
     l14_l15_nothing_is_lost_by_a_crash_at_any_point
 }
 
-/// What can be tried on an item, with the claim that it had at first.
+/// The operations to try on an item. Settlements use the item's first claim.
 const TRIALS: [&str; 11] = [
     "claim",
     "done",
@@ -36,7 +36,7 @@ const TRIALS: [&str; 11] = [
     "release by operator",
 ];
 
-async fn attempt(f: &Fixture, trial: &str, id: i64, claim: Option<&Claim>) {
+async fn attempt(f: &Fixture, trial: &str, id: ItemId, claim: Option<&Claim>) {
     let settlement = match trial {
         "done" => done(),
         "retry" => retry(Duration::ZERO),
@@ -52,7 +52,7 @@ async fn attempt(f: &Fixture, trial: &str, id: i64, claim: Option<&Claim>) {
         by_operator => return drop(operate(f, action(by_operator), id).await),
     };
     if let Some(claim) = claim {
-        // Refused where the claim is not on the row any more.
+        // The store refuses this when the item no longer has this claim.
         drop(f.store.settle(&claim.reference(), settlement).await);
     }
 }
@@ -66,8 +66,8 @@ fn action(word: &str) -> Action {
     }
 }
 
-/// A new item in a status, with its newest claim, presented again where it has been settled.
-async fn prepared(f: &Fixture, status: Status, key: &str) -> (i64, Option<Claim>) {
+/// A new item in a status, and its latest claim, also when that claim has already been settled.
+async fn prepared(f: &Fixture, status: Status, key: &str) -> (ItemId, Option<Claim>) {
     let id = f.enqueue(item(key)).await;
     if status == Status::Pending {
         return (id, None);
@@ -94,13 +94,13 @@ mod requirement {
                 attempt(&f, trial, id, claim.as_ref()).await;
                 let after = f.item(id).await;
                 if (after.status, after.deliveries) != (status, before.deliveries) {
-                    // An operator dead-letters what is PENDING by claiming it first: two transitions.
+                    // An operator dead-letters a PENDING item by claiming it first, which makes two transitions.
                     let claimed = after.deliveries > before.deliveries;
                     let from = if claimed { Status::Claimed } else { status };
                     seen.extend(claimed.then_some((status, Status::Claimed)));
                     seen.extend((after.status != from).then_some((from, after.status)));
                 }
-                // Out of the way of the next one.
+                // Claims the item so that the next iteration does not receive it.
                 f.claim("mail", 9).await;
             }
         }
@@ -133,7 +133,7 @@ mod requirement {
         f.clock.advance(Duration::from_secs(3));
         f.store.settle(&claim.reference(), done()).await.unwrap();
         let stored = f.item(id).await;
-        assert_eq!((stored.status, stored.done_at, stored.claimed_by), (Status::Done, Some(START + 3_000), None));
+        assert_eq!((stored.status, stored.done_at, stored.claimed_by), (Status::Done, Some(after_start(3_000)), None));
     }
 
     pub(super) async fn l5_a_failure_or_an_ended_lease_leaves_it_eligible_counted_and_without_a_claim(f: Fixture) {
@@ -208,7 +208,7 @@ mod requirement {
         for status in Status::ALL {
             item_in(&f, status, NewItem::new(&status.as_str().to_lowercase(), status.as_str(), "{}")).await;
         }
-        // What another process finds is all that is left of one that dies.
+        // After a crash only the committed data remain; another process reads them here.
         let survivor = f.second().await;
         let found = all(&*survivor).await;
         assert_eq!(found.iter().map(|item| item.status).collect::<BTreeSet<_>>(), Status::ALL.into());

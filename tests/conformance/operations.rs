@@ -1,10 +1,10 @@
-//! Chapter 10: inspection, replay and operators' actions.
+//! Chapter 10: inspection, replay and other actions of operators.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox::core::OnDead;
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
     Action, AuditQuery, Control, ControlRequest, Execution, Filter, LeasePolicy, OperateRequest, Selection,
     SettleRequest, StoreError, StuckKind, StuckQuery,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{REPLAY, cli, every, http, http_json, item_in, keyed, operate, operate_request, retry_because};
 use crate::support::guests::root;
-use crate::support::{Fixture, START, all, dead, done, item, request};
+use crate::support::{Fixture, START, after_start, all, dead, done, item, request};
 
 requirements! {
     x1_x2_items_are_listed_filtered_and_shown_by_every_face
@@ -33,12 +33,12 @@ const ACTIONS: [(&str, Action); 6] = [
     ("replay", REPLAY),
     ("dead", Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break }),
     ("restore", Action::Restore),
-    ("reschedule", Action::Reschedule { at: START + 9_000 }),
+    ("reschedule", Action::Reschedule { at: after_start(9_000) }),
     ("release", Action::Release { lease: LeasePolicy::Break }),
     ("purge", Action::Purge),
 ];
 
-/// One item of each status, under its type.
+/// Enqueues one item for each status. The status is part of the item's type.
 async fn one_of_each(f: &Fixture) {
     for status in Status::ALL {
         item_in(f, status, NewItem::new(&status.as_str().to_lowercase(), status.as_str(), "{}")).await;
@@ -58,14 +58,16 @@ mod requirement {
         f.clock.advance(Duration::from_hours(1));
         let new = item_in(&f, Status::Dlq, item("new")).await;
         f.enqueue(item("pending")).await;
-        let middle = (START + 1_800_000).to_string();
-        let ids = |items: &Value| items.as_array().unwrap().iter().map(|item| item["id"].as_i64().unwrap()).collect();
+        let middle = after_start(1_800_000).to_string();
+        let ids = |items: &Value| {
+            items.as_array().unwrap().iter().map(|item| ItemId::new(item["id"].as_i64().unwrap())).collect()
+        };
         for (query, args, expected) in [
             ("status=DLQ", vec!["DLQ"], vec![new, old]),
             (&format!("status=DLQ&created_to={middle}"), vec!["DLQ", "--until", &middle], vec![old]),
             (&format!("status=DLQ&finished_from={middle}"), vec!["DLQ", "--finished-since", &middle], vec![new]),
         ] {
-            let listed: Vec<i64> = ids(&http_json(&f, "GET", &format!("/items?{query}"), "").await["items"]);
+            let listed: Vec<ItemId> = ids(&http_json(&f, "GET", &format!("/items?{query}"), "").await["items"]);
             assert_eq!(listed, expected, "{query}");
             let printed = cli(&f, &[&["list", "--json"], args.as_slice()].concat()).stdout;
             assert_eq!(ids(&serde_json::from_slice(&printed).unwrap()), expected, "{args:?}");
@@ -168,7 +170,7 @@ mod requirement {
                 let outcome = operate(&f, action, id).await;
                 assert_eq!(outcome.is_ok(), statuses.split(' ').any(|word| word == status.as_str()), "{item_type}");
                 if let Err(reason) = outcome {
-                    // What died by itself is replayed; only an operator's dead-lettering is taken back.
+                    // `restore` only undoes an operator's dead-lettering; an item that failed by itself is replayed.
                     assert!(reason.contains(status.as_str()) || reason.contains("replay it"), "{reason}");
                     assert_eq!(f.item(id).await, before, "{item_type}");
                 }
@@ -209,7 +211,7 @@ mod requirement {
             let claims = f.claim("mail", 12).await;
             assert_eq!(claims.len(), 3, "one of each key in round {round}");
             for claim in claims {
-                let before = last.insert(claim.item.ordering_key.clone(), claim.item.id).unwrap_or_default();
+                let before = last.insert(claim.item.ordering_key.clone(), claim.item.id).unwrap_or(ItemId::new(0));
                 assert!(before < claim.item.id, "{:?}", claim.item.ordering_key);
                 f.store.settle(&claim.reference(), done()).await.unwrap();
             }
@@ -294,7 +296,7 @@ mod requirement {
         let mut claims = Vec::new();
         for (word, action) in ACTIONS.into_iter().filter(|(word, _)| *word != "purge") {
             claims.extend(f.claim("mail", 1).await);
-            // Refused or not: the rules below hold.
+            // The store may accept or refuse the action; the assertions below hold in both cases.
             drop(operate(&f, action, id).await);
             assert!(super::super::is_the_same(&f, &first).await, "{word}");
             assert!(f.store.claim(&request(&["mail"], 9)).await.unwrap().claims.len() <= 1, "{word}");

@@ -19,8 +19,8 @@ requirements! {
     o6_a_dead_item_holds_its_key_or_lets_it_go_on_as_documented
 }
 
-/// What the handlers saw: per ordering key the items in the order of their attempts, and the one that
-/// is being handled.
+/// What the handlers received: for each ordering key the items in the order of their attempts, and the item that is
+/// being handled now.
 #[derive(Default)]
 struct Seen {
     attempts: BTreeMap<String, Vec<ItemId>>,
@@ -34,7 +34,7 @@ impl Seen {
     }
 }
 
-/// Fails every third attempt, after giving others the chance to overtake.
+/// Fails the first attempt of every third item. Each attempt yields once, so other attempts could overtake it.
 fn unreliable(seen: &Arc<Mutex<Seen>>) -> Arc<Scripted> {
     let seen = Arc::clone(seen);
     Scripted::new(move |attempt: Attempt| {
@@ -45,7 +45,7 @@ fn unreliable(seen: &Arc<Mutex<Seen>>) -> Arc<Scripted> {
             look().begin(&key, attempt.item.id);
             tokio::task::yield_now().await;
             look().busy.remove(&key);
-            if attempt.item.id % 3 == 0 && attempt.item.attempts == 1 {
+            if attempt.item.id.get() % 3 == 0 && attempt.item.attempts == 1 {
                 failed(FailureClass::Retryable)
             } else {
                 worker::done()

@@ -1,4 +1,4 @@
-//! Chapter 7: the publisher, which is the handler and what it calls.
+//! Chapter 7: the publisher. In this host it is the handler together with the receiver that it calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -81,7 +81,7 @@ mod requirement {
         for n in 0..4 {
             ids.push(f.enqueue(item(&n.to_string())).await);
         }
-        // None of them passes before all four have come.
+        // No attempt continues before all four have reached the barrier.
         let barrier = Arc::new(Barrier::new(4));
         let handler = Scripted::new(move |_| {
             let barrier = Arc::clone(&barrier);

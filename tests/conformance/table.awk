@@ -1,5 +1,5 @@
-# Prints each requirement with its result: from the table of declined ones in ARCHITECTURE.md, and from
-# what the test harness printed, whose test names begin with the requirements' numbers.
+# Prints each requirement with its result. Declined requirements come from the table in ARCHITECTURE.md. The other
+# results come from the output of the test harness, where the test names begin with the requirements' numbers.
 
 /^\| [A-Z]-[0-9]+ \| / {
     split($0, cells, " [|] ")

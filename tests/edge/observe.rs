@@ -1,13 +1,14 @@
-//! What can be watched: signals, the cockpit, metrics and probes.
+//! Observation of the host: signals, the cockpit, metrics and probes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
-use outbox::core::DurationHistogram;
+use outbox::core::{DurationHistogram, PluginState, PluginStatus};
 use outbox::http::{HostStatus, HttpSettings, run};
-use outbox::store::{Pod, Store as _};
+use outbox::item::Millis;
+use outbox::store::{Maintain as _, Pod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use tower::ServiceExt as _;
 
 use super::{CONTRACT, HttpFixture, get, post, request};
 
-/// Longer than anything here takes; reaching it is a failure.
+/// The limit for each step of these tests; a step that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn host_with_a_memory() -> HttpFixture {
@@ -56,7 +57,7 @@ async fn a_stream_brings_old_and_new_signals_once_and_continues_where_a_client_w
     assert_eq!(events.next().await, None);
 }
 
-/// A client of the stream.
+/// A client of the event stream.
 struct Events {
     body: BodyDataStream,
     read: String,
@@ -69,7 +70,7 @@ impl Events {
         Self { body: response.into_body().into_data_stream(), read: String::new() }
     }
 
-    /// The id and the signal's name of the next event; `None` when the stream ends.
+    /// The id and the name of the next signal; `None` when the stream ends.
     async fn next(&mut self) -> Option<(i64, String)> {
         while !self.read.contains("\n\n") {
             let bytes = timeout(TIMEOUT, self.body.next()).await.expect("an event or the end")?.unwrap();
@@ -101,14 +102,24 @@ async fn a_stop_ends_the_open_streams_and_the_listener() {
 
 #[tokio::test]
 async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
-    let plugins = json!([{ "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null }]);
+    let plugins = vec![PluginStatus {
+        name: "vector".into(),
+        types: vec!["vector_upsert".into()],
+        generation: Some(1),
+        state: PluginState::Active,
+        ..PluginStatus::default()
+    }];
+    let shown = json!([{
+        "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null, "state": "active",
+        "digest": null, "file": "", "refused": [], "role": null, "version": null,
+    }]);
     let status = HostStatus {
         is_scanned: true,
         plugins: plugins.clone(),
         served_types: vec!["vector_upsert".into()],
         ..HostStatus::default()
     };
-    let host = HttpFixture::with_status(HttpSettings { enabled: true, ..HttpSettings::default() }, status);
+    let host = HttpFixture::with_status(HttpSettings { is_durable: true, ..HttpSettings::default() }, status);
     let empty = host.send(get("/status/cockpit")).await.json();
     let none = json!({ "ok": 0, "retried": 0, "dead": 0 });
     assert_eq!(
@@ -121,7 +132,13 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
             "contract_violations": { "missing_correlation_id": 0, "missing_idempotency_key": 0 },
         })
     );
-    let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: 0, plugins: plugins.clone() };
+    let pod = Pod {
+        instance: "pod-1".into(),
+        role: None,
+        ready: true,
+        heartbeat_at: Millis::default(),
+        plugins: plugins.clone(),
+    };
     host.store.heartbeat(&pod).await.unwrap();
     host.send(post("/memory", &[CONTRACT[1]], "{}")).await;
     host.complete("vector_upsert").await;
@@ -136,19 +153,27 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     assert_eq!(cockpit["outbox"]["unhandled"], json!({ "belief_recompute": 1 }));
     assert!(cockpit["outbox"]["oldest_pending_ms"].is_i64());
     assert_eq!(cockpit["pods"]["pod-1"]["ready"], true);
-    assert_eq!((&cockpit["pods"]["pod-1"]["plugins"], &cockpit["plugins"]), (&plugins, &plugins));
+    assert_eq!((&cockpit["pods"]["pod-1"]["plugins"], &cockpit["plugins"]), (&shown, &shown));
     assert!(cockpit["generated_at"].as_i64().unwrap() > 0);
 }
 
 #[tokio::test]
 async fn metrics_are_totals_with_help_and_type() {
-    let plugins = json!([
-        { "name": "vector", "digest": "abc", "generation": 2, "state": "active", "error": "withdrawn" },
-        { "name": "vector", "digest": "def", "generation": 3, "state": "quarantined", "error": "withdrawn" },
-        { "name": "mail", "digest": null, "generation": null, "state": "draining", "error": null },
-    ]);
+    let vector = |digest: &str, generation, state| PluginStatus {
+        name: "vector".into(),
+        digest: Some(digest.into()),
+        generation: Some(generation),
+        state,
+        error: Some("quarantined".into()),
+        ..PluginStatus::default()
+    };
+    let plugins = vec![
+        vector("abc", 2, PluginState::Active),
+        vector("def", 3, PluginState::Quarantined),
+        PluginStatus { name: "mail".into(), state: PluginState::Draining, ..PluginStatus::default() },
+    ];
     let status = HostStatus { is_scanned: true, plugins, ..HostStatus::default() };
-    let host = HttpFixture::with_status(HttpSettings { enabled: true, ..HttpSettings::default() }, status);
+    let host = HttpFixture::with_status(HttpSettings { is_durable: true, ..HttpSettings::default() }, status);
     host.send(post("/memory", &[], "{}")).await;
     host.complete("vector_upsert").await;
     host.dead_letter("belief_recompute").await;
@@ -215,9 +240,11 @@ async fn readiness_needs_the_store_and_the_first_scan_and_says_what_is_missing()
 async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
     let host = HttpFixture::durable();
     let state = outbox::http::HttpState {
-        store: host.store.clone(),
+        enqueue: host.store.clone(),
+        inspect: host.store.clone(),
+        operate: host.store.clone(),
         handler: host.handler.clone(),
-        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
         status: std::sync::Arc::new(HostStatus::default),
         stop: host.stop.clone(),
     };

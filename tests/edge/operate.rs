@@ -1,4 +1,4 @@
-//! Inspection and operators' actions, and who may use them.
+//! Inspection, operators' actions, and the authorization of both.
 
 use axum::http::StatusCode;
 use outbox::http::HttpSettings;
@@ -107,7 +107,7 @@ async fn a_purge_removes_what_matches_and_a_replay_revives_what_matches() {
     assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([2])));
     let report = host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"], "type": "b"}}"#)).await.json();
     assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([3])));
-    let left: Vec<_> = host.items().await.into_iter().map(|item| (item.id, item.status)).collect();
+    let left: Vec<_> = host.items().await.into_iter().map(|item| (item.id.get(), item.status)).collect();
     assert_eq!(left, [(1, Status::Dlq), (3, Status::Pending)]);
 }
 
@@ -142,7 +142,7 @@ async fn an_order_that_does_not_say_which_items_is_refused() {
 #[tokio::test]
 async fn with_a_token_every_route_but_the_probes_needs_it() {
     let host =
-        HttpFixture::new(HttpSettings { enabled: true, token: Some("s3cret".into()), ..HttpSettings::default() });
+        HttpFixture::new(HttpSettings { is_durable: true, token: Some("s3cret".into()), ..HttpSettings::default() });
     for path in ["/items", "/metrics", "/status/cockpit", "/signals", "/nowhere"] {
         let answer = host.send(get(path)).await;
         answer.problem(401, "unauthorized");
@@ -159,7 +159,7 @@ async fn with_a_token_every_route_but_the_probes_needs_it() {
 #[tokio::test]
 async fn without_a_token_only_known_hosts_are_answered_for() {
     let hosts = vec!["outbox.internal".into()];
-    let host = HttpFixture::new(HttpSettings { enabled: true, hosts, ..HttpSettings::default() });
+    let host = HttpFixture::new(HttpSettings { is_durable: true, hosts, ..HttpSettings::default() });
     for (name, status) in
         [("127.0.0.1:7070", 200), ("[::1]:7070", 200), ("outbox.internal", 200), ("evil.example", 421)]
     {

@@ -1,10 +1,10 @@
-//! Writes: what is stored, what is answered, and what is refused.
+//! Writes over HTTP: what the host stores, what it answers, and what it refuses.
 
 use outbox::core::saga::SagaDefinition;
 use outbox::core::{DeliveryMode, Failure, FailureClass, HostWrites, Outcome};
 use outbox::http::HttpSettings;
 use outbox::item::Status;
-use outbox::store::Store as _;
+use outbox::store::Inspect as _;
 use serde_json::json;
 
 use super::{CONTRACT, HttpFixture, Scripted, get, post, request};
@@ -79,8 +79,8 @@ async fn missing_headers_are_generated_in_time_order_and_counted() {
 
 #[tokio::test]
 async fn strict_mode_refuses_every_write_without_both_headers_and_names_what_is_missing() {
-    for enabled in [true, false] {
-        let host = HttpFixture::new(HttpSettings { enabled, strict: true, ..HttpSettings::default() });
+    for is_durable in [true, false] {
+        let host = HttpFixture::new(HttpSettings { is_durable, is_strict: true, ..HttpSettings::default() });
         for path in ["/memory", "/sagas/WriteMemorySaga", "/items"] {
             for (headers, missing) in [
                 (vec![], json!(["X-Correlation-ID", "Idempotency-Key"])),
@@ -96,7 +96,7 @@ async fn strict_mode_refuses_every_write_without_both_headers_and_names_what_is_
         let counted = host.store.overview().await.unwrap().contract_violations;
         assert_eq!((counted["missing_correlation_id"], counted["missing_idempotency_key"]), (6, 9));
     }
-    let host = HttpFixture::new(HttpSettings { enabled: true, strict: true, ..HttpSettings::default() });
+    let host = HttpFixture::new(HttpSettings { is_durable: true, is_strict: true, ..HttpSettings::default() });
     assert_eq!(host.send(post("/memory", &CONTRACT, BODY)).await.status, 202);
 }
 
@@ -104,7 +104,7 @@ async fn strict_mode_refuses_every_write_without_both_headers_and_names_what_is_
 async fn a_declared_saga_can_be_written_and_an_unknown_one_lists_those_declared() {
     let mail = SagaDefinition { name: "MailSaga".into(), steps: vec!["email".into()] };
     let sagas = vec![SagaDefinition::write_memory(), mail];
-    let host = HttpFixture::new(HttpSettings { enabled: true, sagas, ..HttpSettings::default() });
+    let host = HttpFixture::new(HttpSettings { is_durable: true, sagas, ..HttpSettings::default() });
     assert_eq!(host.send(post("/sagas/MailSaga", &CONTRACT, BODY)).await.json()["outbox_ids"], json!([1]));
     assert_eq!(host.items().await[0].idem_key, "k-1:email");
     let problem = host.send(post("/sagas/Mail%20Saga", &CONTRACT, BODY)).await.problem(404, "unknown-saga");
@@ -113,7 +113,7 @@ async fn a_declared_saga_can_be_written_and_an_unknown_one_lists_those_declared(
 
 #[tokio::test]
 async fn every_refusal_is_a_problem() {
-    let host = HttpFixture::new(HttpSettings { enabled: true, max_body: 64, ..HttpSettings::default() });
+    let host = HttpFixture::new(HttpSettings { is_durable: true, max_body: 64, ..HttpSettings::default() });
     let large = format!("{{\"x\":\"{}\"}}", "y".repeat(64));
     let ndjson = [("content-type", "application/x-ndjson")];
     for (request, status, word) in [

@@ -1,11 +1,11 @@
-//! Components that do harm by themselves, made of WAT.
+//! Hostile components that need no order, written in WAT.
 
 use outbox::core::FailureClass::{Cpu, Memory, Trap};
 
 use super::Ending::{self, Done, Fails, Refused};
 use crate::support::plugins::Wat;
 
-/// One component, the manifest beside it, and what becomes of it.
+/// One component, its manifest, and its expected end.
 pub(crate) struct Hostile {
     pub(crate) name: &'static str,
     pub(crate) bytes: Vec<u8>,
@@ -22,17 +22,17 @@ fn hostile(name: &'static str, wat: &Wat<'_>, ending: Ending) -> Hostile {
     Hostile { name, bytes, manifest: LIMITS, ending }
 }
 
-/// A component whose module has these items beside its own.
+/// A component whose core module contains `core` in addition to its own items.
 fn core(name: &'static str, core: &str, handle: &str, ending: Ending) -> Hostile {
     hostile(name, &Wat { handle, core, ..Wat::default() }, ending)
 }
 
-/// A component that describes itself so.
+/// A component with this body of `describe`.
 fn describing(name: &'static str, describe: &str, ending: Ending) -> Hostile {
     hostile(name, &Wat { describe, ..Wat::default() }, ending)
 }
 
-/// A function of the host that a component calls as `$f`, out of a memory of ten MiB.
+/// A host function that a component calls as `$f`. Its arguments can point into a memory of 10 MiB.
 pub(crate) struct Import {
     declaration: &'static str,
     function: &'static str,
@@ -74,7 +74,7 @@ const CONFIG: Import = Import {
     signature: "(param i32 i32 i32)",
 };
 
-/// A component that calls a function of the host.
+/// A component that calls a host function.
 pub(crate) fn calling(name: &'static str, import: &Import, handle: &str, ending: Ending) -> Hostile {
     let Import { declaration, function, signature } = import;
     let imports = format!(
@@ -91,7 +91,7 @@ pub(crate) fn calling(name: &'static str, import: &Import, handle: &str, ending:
     hostile(name, &Wat { imports: &imports, core: &core, with, handle, ..Wat::default() }, ending)
 }
 
-/// A component that makes resources of its own and keeps them.
+/// A component that creates resources of its own and never drops them.
 fn hoarding(name: &'static str, count: u32, ending: Ending) -> Hostile {
     let imports = "(type $r (resource (rep i32))) (core func $f (canon resource.new $r))";
     let core = r#"(import "host" "f" (func $f (param i32) (result i32)))"#;
@@ -108,13 +108,13 @@ pub(crate) fn repeat(count: u32, body: &str) -> String {
     )
 }
 
-/// A component with one more core module, which has these items.
+/// A component with a second core module that contains these items.
 fn module(name: &'static str, items: &str, ending: Ending) -> Hostile {
     let imports = format!("(core module $more {items}) (core instance (instantiate $more))");
     hostile(name, &Wat { imports: &imports, ..Wat::default() }, ending)
 }
 
-/// A component with so many more core instances.
+/// A component with `count` additional core instances.
 fn instances(name: &'static str, count: usize, ending: Ending) -> Hostile {
     let imports = format!("(core module $empty) {}", "(core instance (instantiate $empty))".repeat(count));
     hostile(name, &Wat { imports: &imports, ..Wat::default() }, ending)

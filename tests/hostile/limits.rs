@@ -1,6 +1,6 @@
-//! Every limit once, with what keeps to it and what does not.
+//! Every limit, with one example that stays within it and one that exceeds it.
 //!
-//! A half is a component or an order of the hostile corpora, which run them all, or a test of its own.
+//! An example is a component or an order of the hostile corpora, which run all of them, or a separate test.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,20 +14,20 @@ use super::components::{self, LOG, calling};
 use crate::support::guests::root;
 use crate::support::plugins::PluginHost;
 
-/// What shows one half of a limit.
+/// An example for one side of a limit.
 #[derive(Clone, Copy, Debug)]
 enum Half {
-    /// A component of the corpus.
+    /// A component of the corpus, by its name.
     Component(&'static str),
-    /// An order of the corpus.
+    /// An order of the corpus, by its name.
     Order(&'static str),
-    /// A test, by the file and its name.
+    /// A separate test, by its file and its name.
     Test(&'static str, &'static str),
 }
 
 use Half::{Component, Order, Test};
 
-/// What is limited, the manifest's setting where there is one, what keeps to it, and what does not.
+/// The limited resource, the manifest's setting if there is one, the example within the limit, and the one beyond it.
 const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
     ("one memory", Some("memory"), Component("memory-within"), Component("memory-bomb")),
     ("memories together", Some("memory"), Component("memories-within"), Component("memories-together")),
@@ -77,8 +77,8 @@ const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
 const LOGGING: Half = Test("tests/hostile/limits.rs", "an_attempt_fills_its_share_of_the_hosts_log_and_no_more");
 const SETTLING: Half =
     Test("tests/sandbox.rs", "state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement");
-const COMPILING: Half = Test("host/src/plugin/load.rs", "compiling_is_given_up_when_it_takes_too_long");
-const DESCRIBING: Half = Test("host/src/plugin/world.rs", "a_description_is_short_enough_to_be_shown");
+const COMPILING: Half = Test("host/runtime/src/load/loader.rs", "compiling_is_given_up_when_it_takes_too_long");
+const DESCRIBING: Half = Test("host/runtime/src/load/compatibility.rs", "a_description_is_short_enough_to_be_shown");
 const CLAIMING: Half = Test("tests/store_contract.rs", "a_claim_never_exceeds_its_limit_or_the_types_concurrency");
 const RATING: Half = Test("tests/store_contract.rs", "a_rate_limits_claims_per_second");
 
@@ -98,14 +98,14 @@ fn every_limit_that_a_manifest_sets_is_in_the_table() {
     assert_eq!(listed, settings);
 }
 
-/// Setting, default and ceiling of each row of the documented table.
+/// Setting, default and ceiling of each row of the table in the documentation.
 fn documented(text: &str) -> Vec<[String; 3]> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>());
     cells.map(|cells| [cells[1].clone(), cells[2].clone(), cells[3].clone()]).collect()
 }
 
-/// A number and what its unit stands for; none for the word `none`.
+/// A number, its unit, and the factor of the unit; none for the word `none`.
 fn number_and_unit(word: &str) -> Option<(u64, &str, u64)> {
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit());
     let factor = match unit {
@@ -142,7 +142,7 @@ fn the_documented_defaults_and_ceilings_are_those_of_manifests() {
     }
 }
 
-/// Whether a half is there and ends so. A test of its own shows both halves.
+/// Whether the example exists and ends as expected. A separate test covers both sides of its limit.
 fn ends(half: Half, so: impl Fn(&Ending) -> bool) -> bool {
     match half {
         Component(name) => components::corpus().iter().any(|component| component.name == name && so(&component.ending)),
@@ -154,7 +154,7 @@ fn ends(half: Half, so: impl Fn(&Ending) -> bool) -> bool {
     }
 }
 
-/// What a subscriber of the host's log is given.
+/// The bytes that the host writes to its log.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -169,7 +169,7 @@ impl io::Write for Written {
     }
 }
 
-/// What a component that logs `lines` lines of `bytes` bytes brings into the host's log.
+/// The host's log after a component has logged `lines` lines of `bytes` bytes.
 async fn logged(lines: u32, bytes: u32) -> String {
     let line = format!("(call $f (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 16384) (i32.const {bytes}))");
     let body = components::repeat(lines, &line);

@@ -1,14 +1,15 @@
-//! A component that was cut short or changed on its way never loads as something else than it is, and
-//! never takes the good one with it.
+//! A truncated or changed component file is refused with a reason or passes every check, and the host keeps the good
+//! version.
 
-use outbox::runtime::{PluginState, inspect};
+use outbox::core::PluginState;
+use outbox::runtime::inspect;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::support::plugins::{PluginHost, Wat};
 use crate::support::{guests, is_soak};
 
-/// What may happen to a file.
+/// A kind of damage to a file.
 #[derive(Clone, Debug)]
 enum Harm {
     Cut(Index),
@@ -34,7 +35,7 @@ fn harmed(good: &[u8], harm: &Harm) -> Vec<u8> {
     bytes
 }
 
-/// Whatever the bytes are, they are refused with a reason, or are a component that passes every check.
+/// Asserts that the host either refuses the bytes with a reason or accepts a component that passes every check.
 fn is_judged(runtime: &tokio::runtime::Runtime, host: &PluginHost, bytes: &[u8]) {
     host.put("harmed", bytes);
     let file = host.path("harmed");
@@ -48,7 +49,7 @@ fn no_harm_to_a_component_makes_the_loader_panic_or_guess() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let host = runtime.block_on(PluginHost::start(None, |_| ()));
     let compiled = std::fs::read(guests::chaos(1)).unwrap();
-    // What a compiler made is large, and much of its harm is found only when all of it has been compiled.
+    // A compiled component is large, and the host finds much of the damage only after it has compiled everything.
     let corpus = [(Wat::default().bytes(), 96), (compiled, if is_soak() { 256 } else { 12 })];
     for (good, cases) in corpus {
         let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };

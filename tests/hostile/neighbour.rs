@@ -1,4 +1,4 @@
-//! The well-behaved type beside a hostile one: handled without a break, and measured.
+//! The well-behaved type beside a hostile one: the host handles it without interruption, and the test measures it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use tokio_util::sync::CancellationToken;
 use super::{GROWTH_MAX, LATENCY_MAX};
 use crate::support::plugins::{PluginHost, attempt};
 
-/// How long a peak of memory may last and stay unseen.
+/// The interval of the memory samples. A peak that is shorter can be missed.
 const SAMPLE: Duration = Duration::from_millis(2);
 
-/// What was measured.
+/// The measured figures.
 #[derive(Clone, Copy, Default)]
 struct Figures {
     handled: u32,
     slowest: Duration,
 }
 
-/// Attempts of the good type, one after another, until they are asked for.
+/// Runs attempts of the well-behaved type, one after another, until the test asks for the figures.
 pub(crate) struct Neighbour {
     stop: CancellationToken,
     running: JoinHandle<Figures>,
@@ -65,8 +65,8 @@ async fn keep_handling(plugins: Arc<Plugins>, stop: CancellationToken) -> Figure
     }
 }
 
-/// The most memory that this process has until it is told to stop, looked at on a thread that no busy
-/// task holds up.
+/// The largest memory of this process, in bytes, until `stop` is cancelled. A thread of its own samples it, so busy
+/// tasks cannot delay the samples.
 fn peak_until(stop: &CancellationToken) -> u64 {
     let mut peak = resident();
     while !stop.is_cancelled() {
@@ -76,7 +76,7 @@ fn peak_until(stop: &CancellationToken) -> u64 {
     peak
 }
 
-/// Bytes of this process in memory.
+/// The resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,4 +1,4 @@
-//! Servers that mean harm, and names that lead elsewhere.
+//! Hostile servers, and host names that resolve to forbidden addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use outbox::runtime::{Resolver, SystemResolver};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Names that lead where a test wants them to.
+/// A resolver that maps names to addresses which the tests choose.
 #[derive(Debug)]
 pub(crate) struct Names {
     rebound: AtomicU32,
@@ -28,7 +28,7 @@ impl Resolver for Names {
         let address = match host {
             "server.test" => [127, 0, 0, 1],
             "private.test" => [10, 0, 0, 1],
-            // Looked at when it is harmless, and used when it is not.
+            // The first lookup returns an allowed address and the next one a forbidden address.
             "rebind.test" if self.rebound.fetch_add(1, Ordering::SeqCst) == 0 => [127, 0, 0, 1],
             "rebind.test" | "metadata.test" => [169, 254, 169, 254],
             _ => return SystemResolver.resolve(host, port).await,
@@ -37,7 +37,7 @@ impl Resolver for Names {
     }
 }
 
-/// A server that does harm by the path that it is asked for.
+/// A hostile server. The path of a request chooses its behaviour.
 pub(crate) struct Server {
     pub(crate) port: u16,
     heads: Arc<Mutex<Vec<String>>>,
@@ -51,7 +51,7 @@ impl Server {
         let seen = Arc::clone(&heads);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // Whoever is cut off in the middle is no matter of the server's.
+                // The server ignores connections that the client closes early.
                 tokio::spawn(serve(stream, Arc::clone(&seen)));
             }
         });
@@ -105,7 +105,7 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> io::Res
     }
 }
 
-/// Reads a request to its end, so that a sender that breaks off is not answered.
+/// Reads a request to its end, so that the server does not answer a sender that stops in the middle.
 async fn read_body(stream: &mut TcpStream, mut received: Vec<u8>) -> io::Result<()> {
     let head = String::from_utf8_lossy(&received).to_ascii_lowercase();
     let is_chunked = head.contains("transfer-encoding: chunked");

@@ -1,11 +1,11 @@
-//! Orders for the chaos handler that reach for what lies outside: the network, the state, other items.
+//! Orders for the chaos handler that try to reach outside: the network, the state, other items.
 
 use outbox::core::FailureClass::{Contract, Cpu, Denied, Memory, Permanent, Retryable, Timeout, Trap};
 use serde_json::{Value, json};
 
 use super::Ending::{self, Done, Fails};
 
-/// Everything is granted that a limit or an address is to be tried on.
+/// A manifest that grants everything on which the corpus tries a limit or an address.
 pub(crate) fn manifest(port: u16) -> String {
     let rule = |origin: String| format!("[[grant.http]]\norigin = \"{origin}\"\n");
     let origins = [
@@ -35,7 +35,7 @@ emit = ["mail"]
     )
 }
 
-/// Name, order, and what becomes of it. Names that begin with `slow` are given one second.
+/// Each row has a name, an order and the expected end. The timeout is 1 s for names that begin with `slow`.
 pub(crate) fn corpus(port: u16) -> Vec<(&'static str, Value, Ending)> {
     [compute(), reach(port), headers(port), bodies(port), store()].into_iter().flatten().collect()
 }

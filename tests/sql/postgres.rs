@@ -2,23 +2,18 @@
 //! transactions.
 
 use std::process::Command;
-use std::time::Duration;
 
-use outbox::item::NewItem;
-use outbox::postgres::enqueue_in;
-use outbox::store::StoreError;
-
-use super::{contains_example, sections};
+use super::{client, contains_example, sections};
 use crate::support::blocks;
 use crate::support::guests::root;
 use crate::support::postgres::{Cluster, psql};
 
 #[test]
 fn the_documented_rust_example_is_the_one_that_runs() {
-    assert!(contains_example(include_str!("postgres.rs"), sections().1));
+    assert!(contains_example(include_str!("../../host/client/examples/postgres.rs"), sections().1));
 }
 
-/// Runs an example of another language with the pinned drivers.
+/// Runs an example in another language with the pinned drivers.
 fn run_example(program: &str, flag: &str, code: &str, url: &str) {
     let clients = root().join("target/clients");
     let output = Command::new(program)
@@ -31,8 +26,8 @@ fn run_example(program: &str, flag: &str, code: &str, url: &str) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test]
-async fn the_documented_examples_for_postgresql_run() {
+#[test]
+fn the_documented_examples_for_postgresql_run() {
     let database = Cluster::shared().database();
     let document = sections().1;
     for sql in blocks(document, "sql").into_iter().filter(|sql| !sql.contains("GRANT")) {
@@ -44,7 +39,7 @@ async fn the_documented_examples_for_postgresql_run() {
     for javascript in blocks(document, "javascript") {
         run_example("node", "-e", javascript, &database.url());
     }
-    place_order_there(&mut database.connect().await).await.unwrap();
+    client::run_example("postgres", &database.url());
     let keys = database.sql("SELECT idem_key FROM outbox.items ORDER BY id").unwrap();
     let expected = ["17-confirmed", "17-shipped", "17-paid", "18-confirmed", "20-confirmed", "19-confirmed"];
     assert_eq!(keys.split('\n').collect::<Vec<_>>(), expected.map(|key| format!("order-{key}")));
@@ -72,55 +67,6 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
         assert!(as_shop(forbidden).unwrap_err().contains("permission denied"), "{forbidden}");
     }
     assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "3");
-}
-
-async fn place_order_there(db: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
-    let tx = db.transaction().await?;
-    tx.execute("INSERT INTO orders (id, customer) VALUES (19, 'barbara')", &[]).await?;
-    enqueue_in(&tx, &NewItem::new("webhook", "order-19-confirmed", r#"{"order": 19}"#)).await?;
-    tx.commit().await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn enqueue_in_follows_the_applications_transaction_and_the_conflict_rule() {
-    let database = Cluster::shared().database();
-    let mut db = database.connect().await;
-    let item = NewItem::new("mail", "k", "{}");
-    let tx = db.transaction().await.unwrap();
-    enqueue_in(&tx, &item).await.unwrap();
-    tx.rollback().await.unwrap();
-    assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "0");
-    let tx = db.transaction().await.unwrap();
-    let first = enqueue_in(&tx, &item).await.unwrap();
-    assert_eq!(enqueue_in(&tx, &item).await.unwrap(), first);
-    let other = enqueue_in(&tx, &NewItem::new("mail", "k", "[]")).await.unwrap_err();
-    assert!(matches!(other, StoreError::Conflict { first: id, .. } if id == first));
-    tx.commit().await.unwrap();
-    assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "1");
-}
-
-#[tokio::test]
-async fn a_key_that_is_taken_while_enqueue_in_looks_is_a_conflict_and_the_transaction_goes_on() {
-    let database = Cluster::shared().database();
-    // Every insert waits here before the schema's own trigger looks.
-    let gate = "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
-                    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END';
-                CREATE TRIGGER a_gate BEFORE INSERT ON outbox.items FOR EACH ROW EXECUTE FUNCTION gate()";
-    database.sql(gate).unwrap();
-    let (mut one, mut other) = (database.connect().await, database.connect().await);
-    let (first, second) = (one.transaction().await.unwrap(), other.transaction().await.unwrap());
-    let id = enqueue_in(&first, &NewItem::new("mail", "k", "{}")).await.unwrap();
-    let late = NewItem::new("mail", "k", "[]");
-    let mut inserting = Box::pin(enqueue_in(&second, &late));
-    assert!(tokio::time::timeout(Duration::from_millis(300), &mut inserting).await.is_err(), "it waits at the gate");
-    first.commit().await.unwrap();
-    let refused = inserting.await.unwrap_err();
-    assert!(matches!(refused, StoreError::Conflict { first, .. } if first == id), "{refused}");
-    enqueue_in(&second, &NewItem::new("mail", "l", "{}")).await.unwrap();
-    let by_hand = "INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', 'k', 'x')";
-    let loud = second.batch_execute(by_hand).await.unwrap_err();
-    assert!(loud.as_db_error().unwrap().message().contains("other content"), "{loud}");
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! What every store promises to operators.
+//! The promises of every store about operators' actions.
 
 use std::time::Duration;
 
 use outbox::core::{FailureClass, OnDead, Settlement};
-use outbox::item::{ItemId, NewItem, Status};
+use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobState, LeasePolicy, OperateRequest, Selection,
-    Store, StuckKind, StuckQuery,
+    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobId, JobState, LeasePolicy, OperateRequest,
+    Selection, SignalSeq, Store, StoreError, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, by_status, operate_request};
-use crate::support::{Fixture, START, dead, done, item, request, retry, settled};
+use crate::support::{Fixture, START, after_start, dead, done, item, request, retry, settled};
 
 promises! {
     an_operators_dead_takes_pending_items_and_ended_claims_and_a_running_one_by_force_only
@@ -31,6 +31,7 @@ promises! {
     what_is_stuck_is_explained_with_the_command_that_helps
     every_action_is_audited_with_before_and_after
     a_dry_run_of_anything_changes_nothing
+    what_is_stored_and_cannot_be_read_is_an_error_that_names_its_row
 }
 
 const FORCED: Action = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break };
@@ -55,7 +56,7 @@ fn of_status(status: Status) -> Filter {
 /// Performs the action on one item; the error is the reason of a refusal.
 async fn operate(f: &Fixture, action: Action, id: ItemId) -> Result<(), String> {
     let mut report = f.store.operate(&operate_request(action, Selection::Ids(vec![id]))).await.unwrap();
-    report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason))
+    report.refused.pop().map_or(Ok(()), |refusal| Err(refusal.reason.to_string()))
 }
 
 /// Enqueues items and dead-letters them.
@@ -114,12 +115,12 @@ mod promise {
 
     pub(super) async fn a_reschedule_moves_pending_items_only(f: Fixture) {
         let id = f.enqueue(item("a")).await;
-        operate(&f, Action::Reschedule { at: START + 5_000 }, id).await.unwrap();
+        operate(&f, Action::Reschedule { at: after_start(5_000) }, id).await.unwrap();
         assert!(f.claim("mail", 1).await.is_empty());
-        operate(&f, Action::Reschedule { at: 0 }, id).await.unwrap();
+        operate(&f, Action::Reschedule { at: Millis::new(0) }, id).await.unwrap();
         assert_eq!(f.item(id).await.available_at, START, "a moment that has passed means now");
         assert_eq!(f.claim("mail", 1).await.len(), 1);
-        assert!(operate(&f, Action::Reschedule { at: 0 }, id).await.unwrap_err().contains("CLAIMED"));
+        assert!(operate(&f, Action::Reschedule { at: Millis::new(0) }, id).await.unwrap_err().contains("CLAIMED"));
     }
 
     pub(super) async fn a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting(f: Fixture) {
@@ -133,7 +134,7 @@ mod promise {
         assert_eq!(shown.failed_attempts[0].code, "operator.release");
         assert_eq!(f.claim_one("mail").await.item.attempts, 2);
         assert!(f.store.settle(&old.reference(), done()).await.is_err());
-        assert!(operate(&f, careful, 99).await.unwrap_err().contains("no such item"));
+        assert!(operate(&f, careful, ItemId::new(99)).await.unwrap_err().contains("no such item"));
     }
 
     pub(super) async fn done_is_never_dead_lettered(f: Fixture) {
@@ -184,7 +185,7 @@ mod promise {
         let first = f.enqueue(keyed("1", "o")).await;
         other.enqueue(vec![keyed("2", "o"), keyed("3", "p")], outbox::store::BatchMode::PerItem).await.unwrap();
         let claims = other.claim(&request(&["mail"], 10)).await.unwrap().claims;
-        assert_eq!(claims.iter().map(|claim| claim.item.id).collect::<Vec<_>>(), [first, 3]);
+        assert_eq!(claims.iter().map(|claim| claim.item.id).collect::<Vec<_>>(), [first, ItemId::new(3)]);
         f.store.settle(&claims[0].reference(), done()).await.unwrap();
         assert_eq!(other.claim(&request(&["mail"], 10)).await.unwrap().claims[0].item.id, 2);
     }
@@ -211,7 +212,8 @@ mod promise {
         assert_eq!((job.state, job.matched), (JobState::Running, 3));
         f.store.run_job_batch(job.id).await.unwrap();
         assert_eq!(f.status(ids[0]).await, Status::Pending);
-        // The first dies again, the last leaves the state and comes back, and a new one dies.
+        // The first item is dead-lettered again, the last is replayed and dead-lettered again, and a new item is
+        // dead-lettered.
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), dead()).await.unwrap();
         operate(&f, REPLAY, ids[2]).await.unwrap();
@@ -225,8 +227,8 @@ mod promise {
         assert_eq!(f.status(late[0]).await, Status::Dlq);
     }
 
-    /// Advances a job to its end, second by second.
-    async fn drive(f: &Fixture, store: &dyn Store, id: i64) -> outbox::store::Job {
+    /// Runs the batches of a job to its end, one each second of the test's clock.
+    async fn drive(f: &Fixture, store: &dyn Store, id: JobId) -> outbox::store::Job {
         loop {
             let job = store.run_job_batch(id).await.unwrap().unwrap();
             if job.state != JobState::Running {
@@ -270,12 +272,12 @@ mod promise {
         dead_items(&f, 0..7).await;
         let job = f.store.start_job(&operate_request(REPLAY, by_status(Status::Dlq)), Some(3)).await.unwrap();
         for (second, changed) in [(0, 3), (0, 3), (1, 6), (2, 7)] {
-            let now = START + second * 1000;
-            let behind = u64::try_from(now - f.store.now().await.unwrap()).unwrap();
+            let now = after_start(second * 1000);
+            let behind = u64::try_from(now.get() - f.store.now().await.unwrap().get()).unwrap();
             f.clock.advance(Duration::from_millis(behind));
             assert_eq!(f.store.run_job_batch(job.id).await.unwrap().unwrap().changed, changed, "in second {second}");
         }
-        assert!(f.store.run_job_batch(99).await.unwrap().is_none());
+        assert!(f.store.run_job_batch(JobId::new(99)).await.unwrap().is_none());
     }
 
     pub(super) async fn a_cancelled_job_changes_nothing_more(f: Fixture) {
@@ -303,7 +305,7 @@ mod promise {
         assert_eq!(counts, [(2, Some("no user 4711")), (1, Some("no money"))]);
         assert_eq!(
             (groups[0].first_at, groups[0].last_at, groups[0].code.as_deref()),
-            (START, START + 1_000, Some("refused"))
+            (START, after_start(1_000), Some("refused"))
         );
         let group = Filter { fingerprint: Some(groups[0].fingerprint.clone()), ..of_status(Status::Dlq) };
         assert_eq!(f.store.operate(&operate_request(REPLAY, Selection::Filter(group))).await.unwrap().changed, 2);
@@ -340,7 +342,7 @@ mod promise {
     pub(super) async fn every_action_is_audited_with_before_and_after(f: Fixture) {
         let id = dead_items(&f, 0..1).await[0];
         operate(&f, REPLAY, id).await.unwrap();
-        operate(&f, Action::Reschedule { at: START + 9_000 }, id).await.unwrap();
+        operate(&f, Action::Reschedule { at: after_start(9_000) }, id).await.unwrap();
         operate(&f, CAREFUL, id).await.unwrap();
         f.store.operate(&operate_request(Action::Purge, by_status(Status::Dlq))).await.unwrap();
         let query = AuditQuery { item: Some(id), ..AuditQuery::default() };
@@ -351,8 +353,8 @@ mod promise {
         let replay = &entries[3].changes[0];
         assert_eq!((&replay["before"]["status"], &replay["after"]["status"]), (&"DLQ".into(), &"PENDING".into()));
         assert_eq!((&replay["before"]["attempts"], &replay["after"]["attempts"]), (&1.into(), &0.into()));
-        assert_eq!(entries[2].changes[0]["after"], serde_json::json!({ "available_at": START + 9_000 }));
-        assert_eq!((entries[0].job, &entries[0].changes[0]["after"]), (Some(1), &serde_json::Value::Null));
+        assert_eq!(entries[2].changes[0]["after"], serde_json::json!({ "available_at": after_start(9_000) }));
+        assert_eq!((entries[0].job, &entries[0].changes[0]["after"]), (Some(JobId::new(1)), &serde_json::Value::Null));
         let nobody = AuditQuery { actor: Some("eve".into()), ..AuditQuery::default() };
         assert!(f.store.audit(&nobody).await.unwrap().is_empty());
     }
@@ -382,5 +384,32 @@ mod promise {
         f.store.audit(&AuditQuery::default()).await.unwrap();
         f.store.jobs(None, 9).await.unwrap();
         assert_eq!(before, f.dump());
+    }
+
+    pub(super) async fn what_is_stored_and_cannot_be_read_is_an_error_that_names_its_row(f: Fixture) {
+        let id = f.enqueue(item("a")).await;
+        // The JSON is valid, but no program can represent its number.
+        f.sql(&format!(
+            "INSERT INTO outbox_audit (at, actor, action, selection, count, changes) VALUES (1, 'a', 'b', '{{}}', 0, '1e999');
+             INSERT INTO outbox_signals (pod, signal, ts, data) VALUES ('p', 's', 1, '1e999');
+             INSERT INTO outbox_pods (instance, ready, heartbeat_at, plugins) VALUES ('p', (1 = 1), {START}, '1e999');
+             INSERT INTO outbox_attempts (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message,
+                                          maybe_executed)
+             VALUES ({id}, 1, 1, 1, 1, 'p', 'odd', 'c', 'm', (1 = 0))"
+        ))
+        .unwrap();
+        let audit = f.store.audit(&AuditQuery::default()).await.map(drop);
+        let signals = f.store.signals(SignalSeq::START, 9).await.map(drop);
+        let details = f.store.get(id).await.map(drop);
+        for (read, place) in [
+            (audit, "changes of audit entry 1 cannot be read: number out of range"),
+            (signals, "data of signal 1 cannot be read: number out of range"),
+            (details, "class of a failed attempt of item 1 cannot be read: unknown variant `odd`"),
+        ] {
+            let told = read.unwrap_err();
+            assert!(matches!(&told, StoreError::Unusable(message) if message.starts_with(place)), "{told}");
+        }
+        let pods = f.store.overview().await.unwrap().pods;
+        assert!(pods.len() == 1 && pods[0].plugins.is_empty(), "what a process shows must not hide the totals");
     }
 }

@@ -1,9 +1,9 @@
-//! What every store promises about what it lets go, and what it tells on its own.
+//! The promises of every store about deleting old data and about the alerts that it sends by itself.
 
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, Retention, Selection};
+use outbox::store::{Action, Retention, Selection, SignalSeq};
 
 use super::{by_status, operate_request};
 use crate::support::{Fixture, all, dead, done, item};
@@ -78,8 +78,8 @@ mod promise {
         f.enqueue(step("b")).await;
         f.claim_one("mail").await;
         assert_eq!(f.store.run_maintenance(&keep(None, Some(DAY))).await.unwrap().signals, 3);
-        let left = f.store.signals(0, 10).await.unwrap();
-        assert_eq!(left.iter().map(|signal| signal.seq).collect::<Vec<_>>(), [4]);
+        let left = f.store.signals(SignalSeq::START, 10).await.unwrap();
+        assert_eq!(left.iter().map(|signal| signal.seq.get()).collect::<Vec<_>>(), [4]);
         let saga = f.store.overview().await.unwrap().sagas.remove("S").unwrap();
         assert_eq!((saga.began, saga.ended_ok), (2, 1));
     }
@@ -90,7 +90,7 @@ mod promise {
         let claim = f.claim_one("mail").await;
         f.store.settle(&claim.reference(), done()).await.unwrap();
         let report = f.store.operate(&operate_request(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
-        assert!(report.refused[0].reason.contains("saga"), "{report:?}");
+        assert!(report.refused[0].reason.to_string().contains("saga"), "{report:?}");
         assert_eq!(f.status(id).await, Status::Done);
     }
 

@@ -1,9 +1,9 @@
-//! What every store promises about what it keeps for plugins, and about what they emit.
+//! The promises of every store about the state of plugins and about follow-ups.
 
 use outbox::core::{HostWrites, STATE_VALUE_MAX, Settlement, StateChange, StateKeyChange, StateVersion};
 use outbox::item::{NewItem, Status};
 use outbox::store::{
-    Claim, ClearStateRequest, Execution, Selection, SettleRequest, StateQuery, StateTotal, StoreError,
+    Claim, ClearStateRequest, Execution, Selection, SettleRequest, SignalSeq, StateQuery, StateTotal, StoreError,
 };
 
 use super::{REPLAY, operate_request};
@@ -169,7 +169,7 @@ mod promise {
         f.store.settle(&claim.reference(), finish(writes(Vec::new(), vec![emitted]))).await.unwrap();
         let claim = f.claim_one("sms").await;
         f.store.settle(&claim.reference(), finish(HostWrites::default())).await.unwrap();
-        let signals = f.store.signals(0, 100).await.unwrap();
+        let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
         let names: Vec<_> = signals.iter().map(|signal| signal.signal.as_str()).collect();
         assert_eq!(names, ["saga_begin.S", "saga_step.S.mail", "saga_step.S.sms", "saga_end.S"]);
     }

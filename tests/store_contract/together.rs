@@ -1,8 +1,8 @@
-//! What every store promises to many who ask it at the same time, for whom it works in groups.
+//! The promises of every store to many concurrent callers, whose requests it processes in groups.
 
 use outbox::core::{HostWrites, Settlement};
 use outbox::item::{NewItem, Status};
-use outbox::store::{BatchMode, ClaimRef, SettleRequest, StoreError};
+use outbox::store::{BatchMode, ClaimRef, ClaimToken, SettleRequest, SignalSeq, StoreError};
 
 use crate::support::{Fixture, item, retry, settled};
 
@@ -23,7 +23,7 @@ mod promise {
     use super::*;
 
     pub(super) async fn of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item(f: Fixture) {
-        // Of each key nine with one content and one with another; whoever comes first has it.
+        // Each key is enqueued nine times with one content and once with another; the first call decides the content.
         let new = |n: usize| NewItem {
             payload: if n.is_multiple_of(10) { "[]" } else { "{}" }.into(),
             ..item(&(n / 10).to_string())
@@ -51,7 +51,9 @@ mod promise {
         let settle = async |n: usize| {
             let claim = claims[n].reference();
             match n % 10 {
-                0 => f.store.settle(&ClaimRef { token: "another".into(), ..claim }, done("lost")).await,
+                0 => {
+                    f.store.settle(&ClaimRef { token: ClaimToken::new("another".into()), ..claim }, done("lost")).await
+                }
                 1 => f.store.settle(&claim, retry(Duration::from_secs(1))).await,
                 _ => f.store.settle(&claim, done(&n.to_string())).await,
             }
@@ -94,7 +96,7 @@ mod promise {
         for result in futures_util::future::join_all(calls).await {
             result.unwrap();
         }
-        let signals = f.store.signals(0, 100).await.unwrap();
+        let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
         for run in 0..10 {
             let of_run = signals.iter().filter(|signal| signal.data["cid"] == format!("c{run}"));
             let told: Vec<_> = of_run.map(|signal| signal.signal.split('.').next().unwrap()).collect();

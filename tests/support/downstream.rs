@@ -1,4 +1,4 @@
-//! A downstream pod: a real HTTP service that honours idempotency keys, and that can be killed.
+//! A downstream pod: a real HTTP service that honours idempotency keys, and that tests can kill.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,10 +30,10 @@ impl ReceivedRequest {
     }
 }
 
-/// A status, and what `Retry-After` says.
+/// A status, and the value of `Retry-After` in seconds.
 type CannedAnswer = (u16, Option<u32>);
 
-/// What a pod has seen and done; it survives the pod's death as its database would.
+/// The received requests and the settings of a pod. It survives the death of the pod, as a database would.
 #[derive(Default)]
 pub(crate) struct Ledger {
     received: Mutex<Vec<ReceivedRequest>>,
@@ -42,13 +42,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Every request, in order.
+    /// Every request, in the order of arrival.
     pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The effects: how often each idempotency key was received. A receiver that honours keys performs
-    /// one effect per key.
+    /// How often the pod received each idempotency key. A receiver that honours keys performs one effect per key.
     pub(crate) fn effects(&self) -> BTreeMap<String, usize> {
         let mut effects = BTreeMap::new();
         for request in self.received() {
@@ -57,12 +56,12 @@ impl Ledger {
         effects
     }
 
-    /// From now on every request takes so long.
+    /// From now on the pod takes `time` for each request.
     pub(crate) fn take(&self, time: Duration) {
         *self.takes.lock().unwrap_or_else(PoisonError::into_inner) = time;
     }
 
-    /// From now on every request is answered with this status, and perhaps a `Retry-After` in seconds.
+    /// From now on the pod answers every request with this status, and with this `Retry-After` in seconds if given.
     pub(crate) fn answer_with(&self, status: u16, retry_after: Option<u32>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some((status, retry_after));
     }
@@ -70,9 +69,9 @@ impl Ledger {
 
 /// A running pod.
 pub(crate) struct Downstream {
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) address: SocketAddr,
-    /// What it has seen.
+    /// The requests that it has received, and its settings.
     pub(crate) ledger: Arc<Ledger>,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
@@ -89,7 +88,7 @@ impl Downstream {
         format!("http://{}", self.address)
     }
 
-    /// Closes the port and every connection: from now on, connections are refused.
+    /// Closes the port and every connection. From now on the system refuses connections.
     pub(crate) async fn kill(self) -> StoppedDownstream {
         self.stop.cancel();
         if let Err(err) = self.serving.await {
@@ -119,7 +118,7 @@ pub(crate) struct StoppedDownstream {
 }
 
 impl StoppedDownstream {
-    /// Starts it again on its port, with what it had stored.
+    /// Starts the pod again on the same port, with its stored data.
     pub(crate) async fn revive(self) -> Downstream {
         Downstream::listen(self.address, self.ledger).await
     }
@@ -132,7 +131,7 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    // Settled before the request shows, so that whoever waits for it can change the next answer.
+    // Chosen before the request becomes visible: a test that waits for the request can then change the next answer.
     let answer = *ledger.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let path = uri.path().to_owned();
     ledger.received.lock().unwrap_or_else(PoisonError::into_inner).push(ReceivedRequest {

@@ -1,4 +1,4 @@
-//! The components that tests run: built from source, once per test run.
+//! The components that tests run. They are built from source once per test run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,13 +18,13 @@ fn build() {
     });
 }
 
-/// The folder that `make plugins` builds into.
+/// The folder into which `make plugins` builds.
 pub(crate) fn plugins() -> PathBuf {
     build();
     root().join("plugins.d")
 }
 
-/// One of the two versions of the chaos handler: the same behaviour, another digest.
+/// One of the two versions of the chaos handler: both behave alike, but their digests differ.
 pub(crate) fn chaos(version: u8) -> PathBuf {
     build();
     root().join(format!("target/guests/chaos-{version}.wasm"))
@@ -42,7 +42,7 @@ pub(crate) fn gallery() -> PathBuf {
     root().join("target/guests/gallery")
 }
 
-/// Grants what the chaos handler imports; tests add what else they need.
+/// The grants for the imports of the chaos handler; tests add more when they need them.
 pub(crate) const CHAOS_GRANTS: &str = r#"
 [grant]
 state = true
@@ -52,14 +52,14 @@ emit = ["chaos_other"]
 origin = "${VECTOR_URL}"
 "#;
 
-/// Puts a component and its manifest into a folder, as an operator would: whole, the manifest first.
+/// Copies a component and its manifest into a folder as an operator would: each file atomically, the manifest first.
 pub(crate) fn install(component: &Path, manifest: &str, folder: &Path, name: &str) {
     std::fs::create_dir_all(folder).expect("creating the plugins folder");
     place(manifest.as_bytes(), &folder.join(format!("{name}.toml")));
     place(&std::fs::read(component).expect("reading a component"), &folder.join(format!("{name}.wasm")));
 }
 
-/// Moves bytes into place under a name, atomically.
+/// Writes bytes to a temporary file and renames it, so that the file appears atomically.
 pub(crate) fn place(bytes: &[u8], path: &Path) {
     let fresh = path.with_extension("partial");
     std::fs::write(&fresh, bytes).expect("writing a file");
@@ -69,7 +69,7 @@ pub(crate) fn place(bytes: &[u8], path: &Path) {
 /// The same component with another digest: its bytes and one more custom section.
 pub(crate) fn variant(component: &[u8], number: u8) -> Vec<u8> {
     let mut bytes = component.to_vec();
-    // A custom section: id 0, its length, the length of its name, its name, one byte of content.
+    // A custom section: id 0, its length in bytes, the length of its name, its name, one byte of content.
     bytes.extend_from_slice(&[0, 4, 2, b't', b'v', number]);
     bytes
 }

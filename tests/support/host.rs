@@ -9,12 +9,12 @@ use super::http;
 
 /// A running `outbox serve` or `outbox worker`. Killed when dropped.
 pub(crate) struct HostProcess {
-    /// Where its HTTP server listens, as a base URL.
+    /// The base URL of its HTTP server.
     pub(crate) url: String,
     child: Child,
 }
 
-/// How a host is started: a folder with its database and plugins, and its settings.
+/// How to start a host: a folder with its database and plugins, and its settings.
 #[derive(Clone)]
 pub(crate) struct HostConfig {
     binary: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct HostConfig {
 }
 
 impl HostConfig {
-    /// A plan for `binary`, with everything it stores below `dir` and nothing else set.
+    /// The settings to run `binary` with all its data below `dir` and no other settings.
     pub(crate) fn new(binary: &Path, dir: &Path) -> Self {
         let plan = Self { binary: binary.to_owned(), dir: dir.to_owned(), settings: Vec::new() };
         let below = |name: &str| dir.join(name).display().to_string();
@@ -40,14 +40,14 @@ impl HostConfig {
         self
     }
 
-    /// The command with its settings and no others; it sees nothing of the environment but `PATH`.
+    /// The command with only these settings; of the test's environment it sees only `PATH`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.bare(&self.binary);
         command.args(args);
         command
     }
 
-    /// A shell that runs a script as an operator would: the binary is in its path.
+    /// A shell that runs a script as an operator would, with the binary in its `PATH`.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = self.bare(Path::new("bash"));
         let folder = self.binary.parent().expect("the binary lies in a folder").display();
@@ -64,7 +64,7 @@ impl HostConfig {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().expect("running the binary")
     }
@@ -108,7 +108,7 @@ impl HostProcess {
         }
     }
 
-    /// Sends a request to its HTTP server.
+    /// Sends a request to the host's HTTP server.
     pub(crate) async fn send(
         &self,
         method: &str,
@@ -120,14 +120,14 @@ impl HostProcess {
         http::send(method, &url, headers, body).await.unwrap_or_else(|err| panic!("{method} {url}: {err}"))
     }
 
-    /// The bytes of memory that the process has in use.
+    /// The memory that the process uses, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running host");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
-    /// `kill -9`, without any chance to tidy up.
+    /// Ends the host with `kill -9`, so that it cannot clean up.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killing the host");
         self.child.wait().expect("waiting for the killed host");
@@ -144,14 +144,14 @@ impl HostProcess {
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        // Already ended hosts cannot be killed again; both are fine here.
+        // Killing fails when the host has already ended, which is fine here.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// A port that is free, and that no other test of this process is given. It lies below those that the
-/// system gives to outgoing connections, so that none of them takes it before the host does.
+/// A free port that no other test of this process gets. It is below the range that the system uses for outgoing
+/// connections, so that none of them takes it before the host does.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let offset = u16::try_from(std::process::id() % 10_000).expect("a remainder fits");

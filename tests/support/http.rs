@@ -1,4 +1,4 @@
-//! A small HTTP client for talking to the real host.
+//! A small HTTP client for requests to the real host.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -6,7 +6,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-/// An answer, read to its end.
+/// An answer with its whole body.
 #[derive(Debug)]
 pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
@@ -15,13 +15,13 @@ pub(crate) struct HttpResponse {
 }
 
 impl HttpResponse {
-    /// The body as JSON; `null` when it is not.
+    /// The body as JSON; `null` when it is not JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
-/// Sends one request on a connection of its own. Errors when nobody listens.
+/// Sends one request on a new connection. Returns an error when no process listens.
 pub(crate) async fn send(
     method: &str,
     url: &str,

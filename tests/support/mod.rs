@@ -1,4 +1,4 @@
-//! What several test files share: stores with a clock that the test moves, and polling with a deadline.
+//! Helpers of several test files: stores with a clock that the test moves, and polling with a deadline.
 
 pub(crate) mod downstream;
 pub(crate) mod guests;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::core::{Failure, FailureClass, HostWrites, OnDead, Settlement};
-use outbox::item::{Item, ItemId, NewItem, Status};
+use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::alerts::AlertSettings;
@@ -22,16 +22,21 @@ use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, SettleRequest
 
 use postgres::{Cluster, Database};
 
-/// Where the tests' clocks start.
-pub(crate) const START: i64 = 1_800_000_000_000;
+/// The first time of the tests' clocks, in milliseconds since 1970: it is in January 2027.
+pub(crate) const START: Millis = Millis::new(1_800_000_000_000);
 
-/// A clock that moves only when a test says so.
+/// The time this many milliseconds after [`START`].
+pub(crate) const fn after_start(millis: i64) -> Millis {
+    Millis::new(START.get() + millis)
+}
+
+/// A clock that moves only when a test advances it.
 #[derive(Clone)]
 pub(crate) struct TestClock(Arc<AtomicI64>);
 
 impl TestClock {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(AtomicI64::new(START)))
+        Self(Arc::new(AtomicI64::new(START.get())))
     }
 
     pub(crate) fn advance(&self, by: Duration) {
@@ -40,11 +45,11 @@ impl TestClock {
 
     pub(crate) fn source(&self) -> outbox::store::Clock {
         let clock = Arc::clone(&self.0);
-        Arc::new(move || clock.load(Ordering::SeqCst))
+        Arc::new(move || Millis::new(clock.load(Ordering::SeqCst)))
     }
 }
 
-/// Which engine a test runs on.
+/// The engine on which a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Sqlite,
@@ -68,7 +73,7 @@ macro_rules! on_each_backend {
 }
 pub(crate) use on_each_backend;
 
-/// Where a store is; it goes with the last who looks at it.
+/// The database of a store. It is removed when the last handle is dropped.
 #[derive(Clone)]
 pub(crate) enum TestDb {
     Sqlite(Arc<tempfile::TempDir>),
@@ -83,7 +88,7 @@ impl TestDb {
         }
     }
 
-    /// What `OUTBOX_DB` says of it.
+    /// The value of `OUTBOX_DB` for it.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Sqlite(dir) => dir.path().join("outbox.sqlite").display().to_string(),
@@ -91,8 +96,8 @@ impl TestDb {
         }
     }
 
-    /// Statements of somebody else: what they print, or why they were refused. Tables are named as
-    /// SQLite's are.
+    /// Runs statements as another client of the database. Returns their output, or the reason of the refusal. The
+    /// statements use the table names of SQLite.
     pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
         match self {
             Self::Sqlite(_) => sqlite3(&self.address(), statements),
@@ -115,7 +120,7 @@ impl TestDb {
     }
 }
 
-/// A real store of its own.
+/// A real store with a database of its own.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: TestClock,
@@ -144,28 +149,28 @@ impl Fixture {
         }
     }
 
-    /// The same outbox, opened so that it announces what happens as items of this type.
+    /// The same outbox, opened so that it announces alerts as items of this type.
     pub(crate) async fn with_alerts(self, item_type: &str) -> Self {
         let alerts = Some(AlertSettings { item_type: item_type.into(), min_interval: Duration::from_mins(5) });
         Self { store: self.test_db.open("pod-1", &self.clock, alerts).await, ..self }
     }
 
-    /// Another process's view of the same outbox.
+    /// Opens the same outbox as another process would.
     pub(crate) async fn second(&self) -> Arc<dyn Store> {
         self.test_db.open("pod-2", &self.clock, None).await
     }
 
-    /// The same outbox with another process's view of it.
+    /// A fixture of the same outbox, opened as another process would.
     pub(crate) async fn another(&self) -> Self {
         Self { store: self.second().await, clock: self.clock.clone(), test_db: self.test_db.clone() }
     }
 
-    /// Statements of somebody else to the same database; see [`Place::sql`].
+    /// Runs statements on the same database as another client; see [`TestDb::sql`].
     pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
         self.test_db.sql(statements)
     }
 
-    /// Looks `meanwhile` at what a statement of somebody else has changed and not yet committed.
+    /// Runs a statement as another client, and runs `meanwhile` before that client commits.
     pub(crate) async fn in_transaction(&self, statement: &str, meanwhile: impl AsyncFnOnce()) {
         match &self.test_db {
             TestDb::Sqlite(_) => {
@@ -185,7 +190,7 @@ impl Fixture {
         }
     }
 
-    /// Everything that is stored, as text.
+    /// The whole content of the database, as text.
     pub(crate) fn dump(&self) -> Vec<u8> {
         match &self.test_db {
             TestDb::Sqlite(_) => sqlite3(&self.test_db.address(), ".dump").unwrap().into_bytes(),
@@ -206,7 +211,7 @@ impl Fixture {
         self.item(id).await.status
     }
 
-    /// Claims at most `limit` items of one type on ordinary terms.
+    /// Claims at most `limit` items of one type with the terms of [`request`].
     pub(crate) async fn claim(&self, item_type: &str, limit: u32) -> Vec<Claim> {
         self.store.claim(&request(&[item_type], limit)).await.unwrap().claims
     }
@@ -216,7 +221,7 @@ impl Fixture {
     }
 }
 
-/// Runs statements in the `sqlite3` command line, which stops at the first error.
+/// Runs statements in the `sqlite3` command-line tool, which stops at the first error.
 pub(crate) fn sqlite3(path: &str, statements: &str) -> Result<String, String> {
     let output = std::process::Command::new("sqlite3")
         .args(["-bail", "-cmd", ".timeout 10000", path, statements])
@@ -264,7 +269,7 @@ pub(crate) fn item(key: &str) -> NewItem {
     NewItem::new("mail", key, r#"{"to":"a"}"#)
 }
 
-/// An item that waits for those before it with the ordering key `k`.
+/// An item with the ordering key `k`.
 pub(crate) fn ordered(key: &str) -> NewItem {
     NewItem { ordering_key: Some("k".into()), ..item(key) }
 }
@@ -279,18 +284,18 @@ pub(crate) fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
     document.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
 }
 
-/// Whether the suite runs at the sizes of `make soak` instead of the everyday ones.
+/// Whether the suite runs at the sizes of `make soak` instead of the default ones.
 pub(crate) fn is_soak() -> bool {
     std::env::var_os("OUTBOX_SOAK").is_some()
 }
 
-/// Prints a figure for whoever runs the soak.
+/// Prints a figure for the person who runs the soak.
 #[expect(clippy::print_stdout, reason = "figures are what the soak is run for")]
 pub(crate) fn report(figure: &str) {
     println!("{figure}");
 }
 
-/// Waits until `check` holds; fails the test when it does not within the time given.
+/// Waits until `check` returns true; fails the test after the time `within`.
 pub(crate) async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !check().await {

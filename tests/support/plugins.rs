@@ -1,4 +1,4 @@
-//! Plugins made of WAT, folders to drop them into, and a host that follows one.
+//! Plugins made of WAT, plugin folders for them, and a host that watches such a folder.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::core::{
-    Attempt, AttemptReport, DeliveryMode, Handler, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy,
-    StateReadError, StateReader, StateVersion,
+    Attempt, AttemptReport, DeliveryMode, Handler, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore,
+    RetryPolicy, StateReadError, StateReader, StateVersion,
 };
-use outbox::item::{Item, NewItem, Status};
-use outbox::runtime::{PluginSettings, PluginStatus, Plugins, Resolver, SystemResolver};
+use outbox::item::{Item, ItemId, Millis, NewItem, Status};
+use outbox::runtime::{PluginSettings, Plugins, Resolver, SystemResolver};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A component that handles items, described by what differs from one that answers `ok`.
+/// A component that handles items. The fields are the differences from a component that answers `ok`.
 pub(crate) struct Wat<'a> {
     pub(crate) types: &'a [&'a str],
     pub(crate) handle: &'a str,
@@ -60,7 +60,7 @@ impl Wat<'_> {
     }
 }
 
-/// The pointers, lengths and letters of a list of strings that lies at 512.
+/// The pointers, lengths and letters of a list of strings at the address 512.
 fn type_list(types: &[&str]) -> String {
     let (mut table, mut letters) = (String::new(), String::new());
     for item_type in types {
@@ -75,19 +75,19 @@ fn type_list(types: &[&str]) -> String {
     table + &letters
 }
 
-/// A folder of plugins and the host that follows it.
+/// A plugin folder and the host that watches it.
 pub(crate) struct PluginHost {
     pub(crate) plugins: Arc<Plugins>,
     home: Arc<TempDir>,
 }
 
 impl PluginHost {
-    /// A folder that is filled before the host starts.
+    /// Starts a host on a folder that `fill` has filled.
     pub(crate) async fn start(role: Option<&str>, fill: impl FnOnce(&Path)) -> Self {
         Self::with(|settings| settings.role = role.map(str::to_owned), fill).await
     }
 
-    /// The same with other settings.
+    /// The same, with settings that `change` changes.
     pub(crate) async fn with(change: impl FnOnce(&mut PluginSettings), fill: impl FnOnce(&Path)) -> Self {
         let home = Arc::new(tempfile::tempdir().unwrap());
         let dir = home.path().join("plugins.d");
@@ -96,12 +96,12 @@ impl PluginHost {
         Self::open(home, change).await
     }
 
-    /// Another process with the same folder and cache.
+    /// Starts another host on the same folder and cache, as another process would.
     pub(crate) async fn again(&self, change: impl FnOnce(&mut PluginSettings)) -> Self {
         Self::open(Arc::clone(&self.home), change).await
     }
 
-    /// The same, where names become addresses in a way of the test's.
+    /// The same, with a resolver that the test provides.
     pub(crate) async fn start_resolving(resolver: Arc<dyn Resolver>, fill: impl FnOnce(&Path)) -> Self {
         Self::with(|settings| settings.resolver = resolver, fill).await
     }
@@ -119,7 +119,7 @@ impl PluginHost {
         settings(&self.home)
     }
 
-    /// The names of the components that are kept as good ones.
+    /// The file names of the components that the host keeps as the last good versions.
     pub(crate) fn kept(&self) -> Vec<String> {
         let kept = fs::read_dir(self.home.path().join("cache/good")).unwrap();
         kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -129,7 +129,7 @@ impl PluginHost {
         self.home.path().join("plugins.d").join(name)
     }
 
-    /// Puts a file into the folder as careful writers do: beside, then renamed.
+    /// Writes a file into the folder atomically: under a temporary name, which is then changed to the final one.
     pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let beside = self.home.path().join("beside");
         fs::write(&beside, bytes).unwrap();
@@ -148,7 +148,7 @@ impl PluginHost {
         status.find(|status| status.name == name).unwrap_or_else(|| panic!("no plugin {name}"))
     }
 
-    /// Waits until something holds, looking again at every change and now and then.
+    /// Waits until a condition is true; checks it after every change and at least every 50 ms.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let mut changes = self.plugins.changes();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -179,12 +179,12 @@ fn settings(home: &TempDir) -> PluginSettings {
     }
 }
 
-/// An attempt at a durable item that may take so long.
+/// An attempt for a durable item with a deadline after `timeout`.
 pub(crate) fn attempt(item_type: &str, timeout: Duration) -> Attempt {
     Attempt {
         item: Arc::new(item(item_type)),
         deadline: Instant::now() + timeout,
-        deadline_at: 1,
+        deadline_at: Millis::new(1),
         mode: DeliveryMode::Durable,
         stop: CancellationToken::new(),
         locks: Arc::default(),
@@ -192,11 +192,12 @@ pub(crate) fn attempt(item_type: &str, timeout: Duration) -> Attempt {
 }
 
 fn item(item_type: &str) -> Item {
-    let item = NewItem { cid: Some("cid".into()), ..NewItem::new(item_type, "key", "{}") }.into_item(1, 0);
+    let item = NewItem { cid: Some("cid".into()), ..NewItem::new(item_type, "key", "{}") }
+        .into_item(ItemId::new(1), Millis::default());
     Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item }
 }
 
-/// Stands where a test has no store.
+/// The store in tests that need none.
 struct WithoutStore;
 
 #[async_trait::async_trait]

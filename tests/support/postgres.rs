@@ -1,9 +1,9 @@
-//! Throw-away PostgreSQL clusters from the installed binaries, and a database of its own for each test.
+//! Temporary PostgreSQL servers from the installed binaries, and a separate database for each test.
 //!
-//! The server is a child of a small shell that waits for the end of its standard input: however the tests
-//! end, also by `kill -9`, that pipe closes, and the shell stops the server and removes its folder. What a
-//! killed shell leaves behind is removed by the next run. `initdb` refuses root, so as root everything runs
-//! as the user `postgres`.
+//! The server is a child of a small shell that waits for the end of its standard input. When the tests end, even by
+//! `kill -9`, that pipe closes, and the shell stops the server and removes its folder. If the shell itself is killed,
+//! the next test run removes its files. `initdb` refuses root, so as root all server programs run as the user
+//! `postgres`.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 use super::guests::root;
 use super::host::{HostConfig, free_port};
 
-/// The database that others are copied from: the outbox's schema and nothing else.
+/// The template for the databases of tests: it contains only the outbox's schema.
 const TEMPLATE: &str = "outbox_template";
-/// Runs the server until standard input ends, which removes its folder, or says to stop, which keeps it.
+/// Runs the server until standard input ends, and then removes its folder. The line `keep` stops the server and keeps
+/// the folder.
 const WATCHDOG: &str = r#"
 "$@" > server.log 2>&1 &
 server=$!
@@ -30,38 +31,38 @@ wait $server
 [ "$word" = keep ] || rm -rf "$PWD"
 "#;
 
-/// Whether a write survives a power cut, or only the end of every process.
+/// Whether a committed write survives a power cut, or only the end of the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// As PostgreSQL comes.
+    /// The defaults of PostgreSQL: a commit waits for the disk.
     Honest,
-    /// Without waiting for the disk: for tests in which the server is never killed.
+    /// A commit does not wait for the disk: for tests that never kill the server.
     Hasty,
 }
 
 /// A server with a data folder of its own. Stopped and removed when dropped.
 pub(crate) struct Cluster {
     pub(crate) port: u16,
-    /// Its folder; the server's owner may write there.
+    /// The folder of the server; the server's owner may write there.
     pub(crate) dir: PathBuf,
     durability: Durability,
     disk: Disk,
     watchdog: Mutex<Option<Watchdog>>,
     databases: AtomicU32,
-    /// Held as long as this process lives, so that others know what is left over.
+    /// The lock of this process on the server's folder. It marks the folder as in use for other test runs.
     _lock: File,
 }
 
-/// Where a tablespace by the name of `small` lies.
+/// The disk of the tablespace `small`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
-    /// There is none.
+    /// There is no such tablespace.
     None,
-    /// On a file system of this size that only the server sees, and that is gone when it ends.
+    /// A file system of this size that only the server sees, and that disappears when the server ends.
     Small(&'static str),
 }
 
-/// Runs a command on a small file system of its own. Nobody needs to be root for that.
+/// Runs a command with a small file system of its own. This needs no root.
 const ON_SMALL_DISK: [&str; 7] = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c"];
 const MOUNT: &str = r#"mount -t tmpfs -o size=$0,mode=0700 none small && exec "$@""#;
 
@@ -70,7 +71,7 @@ struct Watchdog {
     input: ChildStdin,
 }
 
-/// A database with the outbox's schema. Dropped with its handle.
+/// A database with the outbox's schema. It is dropped together with this handle.
 #[derive(Debug)]
 pub(crate) struct Database {
     cluster: Arc<Cluster>,
@@ -84,18 +85,18 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// The server that tests share which do not kill it.
+    /// The server for all tests that do not kill their server.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Arc<Cluster>> = OnceLock::new();
         Arc::clone(SHARED.get_or_init(|| Self::start(Durability::Hasty)))
     }
 
-    /// A server of its own, with the template that databases are copied from.
+    /// Starts a separate server, with the template for databases.
     pub(crate) fn start(durability: Durability) -> Arc<Self> {
         Self::create(durability, Disk::None)
     }
 
-    /// A server with a tablespace `small` that has so much room.
+    /// Starts a server whose tablespace `small` has this size.
     pub(crate) fn with_small_disk(size: &'static str) -> Arc<Self> {
         let cluster = Self::create(Durability::Hasty, Disk::Small(size));
         let place = cluster.dir.join("small");
@@ -114,7 +115,7 @@ impl Cluster {
         Arc::new(cluster)
     }
 
-    /// A server that follows this one and answers what only reads, until it is promoted.
+    /// Starts a standby of this server. It answers read-only statements until it is promoted.
     pub(crate) fn standby(&self) -> Arc<Self> {
         let standby = Self::lay(self.durability, Disk::None);
         let primary = format!("host=127.0.0.1 port={} user=postgres", self.port);
@@ -123,7 +124,7 @@ impl Cluster {
         Arc::new(standby)
     }
 
-    /// A folder and a port, and nothing in it yet.
+    /// Creates an empty folder and chooses a port.
     fn lay(durability: Durability, disk: Disk) -> Self {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let home = home();
@@ -137,18 +138,18 @@ impl Cluster {
         Self { port: free_port(), dir, durability, disk, watchdog, databases, _lock: lock }
     }
 
-    /// Runs a tool of the server in its folder, as its owner.
+    /// Runs one of PostgreSQL's tools in the server's folder, as the server's owner.
     fn make(&self, tool: &str, args: &[&str]) {
         let made = Self::tool(tool, &self.dir).args(args).output().unwrap();
         assert!(made.status.success(), "{tool}: {}", String::from_utf8_lossy(&made.stderr));
     }
 
-    /// A command of the server's owner in its folder.
+    /// A command that runs as the server's owner in the server's folder.
     pub(crate) fn command(&self, program: &str) -> Command {
         as_owner(program, &self.dir)
     }
 
-    /// Brings the template to the newest schema, as the role that owns it, which is no superuser.
+    /// Migrates the template to the newest schema, as the role that owns it and is no superuser.
     fn migrate(&self) {
         let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), &std::env::temp_dir());
         let migrated = plan.set("OUTBOX_DB", &self.url("outbox", TEMPLATE)).run(&["migrate"]);
@@ -156,17 +157,17 @@ impl Cluster {
         self.sql("postgres", &format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false")).unwrap();
     }
 
-    /// A new database with the outbox's schema.
+    /// Creates a database with the outbox's schema.
     pub(crate) fn database(self: &Arc<Self>) -> Database {
         self.copy(&format!("TEMPLATE {TEMPLATE}"))
     }
 
-    /// The same where there is little room.
+    /// Creates a database with the outbox's schema on the small disk.
     pub(crate) fn small_database(self: &Arc<Self>) -> Database {
         self.copy(&format!("TEMPLATE {TEMPLATE} TABLESPACE small"))
     }
 
-    /// A new database with nothing in it.
+    /// Creates an empty database.
     pub(crate) fn empty_database(self: &Arc<Self>) -> Database {
         self.copy("")
     }
@@ -181,30 +182,30 @@ impl Cluster {
         format!("postgres://{role}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// What statements answer that the server's owner sends with `psql`, or why they were refused.
+    /// Runs statements with `psql` as the superuser. Returns their output, or the reason of the refusal.
     pub(crate) fn sql(&self, database: &str, statements: &str) -> Result<String, String> {
         psql(&self.url("postgres", database), statements)
     }
 
-    /// `kill -9` of every process of the server at once.
+    /// Kills every process of the server at once with `kill -9`.
     pub(crate) fn kill(&self) {
         let postmaster = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
         let postmaster = postmaster.lines().next().unwrap().trim();
         let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
         let all = std::iter::once(postmaster).chain(children.split_whitespace());
-        // A backend may have ended by itself meanwhile.
+        // A backend may have ended by itself, so an error of `kill` is ignored.
         Command::new("kill").arg("-KILL").args(all).stderr(Stdio::null()).status().unwrap();
         self.end("keep\n");
     }
 
-    /// Stops the server in an orderly way, as an administrator does.
+    /// Stops the server in an orderly way, as an administrator would.
     pub(crate) fn stop(&self) {
         let stopped = Self::tool("pg_ctl", &self.dir).args(["stop", "-D", "data", "-m", "fast"]).output().unwrap();
         assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
         self.end("keep\n");
     }
 
-    /// Starts the server on its data, after [`Cluster::kill`] or [`Cluster::stop`].
+    /// Starts the server again on its data, after [`Cluster::kill`] or [`Cluster::stop`].
     pub(crate) fn run(&self) {
         let settings = [
             format!("port={}", self.port),
@@ -220,7 +221,7 @@ impl Cluster {
         }
         command.arg(binaries().join("postgres")).args(["-D", "data"]);
         command.args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]));
-        // A group of its own, so that Ctrl-C reaches the tests only.
+        // A separate process group, so that Ctrl-C reaches only the tests.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
@@ -237,11 +238,11 @@ impl Cluster {
         }
     }
 
-    /// Tells the watchdog a word, or that nobody is there any more, and waits for its end.
+    /// Sends the watchdog a word, or an empty text, closes its input, and waits for its end.
     fn end(&self, word: &str) {
         let watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Watchdog { mut child, mut input }) = watchdog {
-            // The shell may have ended already, with its pipe.
+            // The shell may have ended already, and then its pipe is closed.
             drop(input.write_all(word.as_bytes()));
             drop(input);
             child.wait().unwrap();
@@ -260,12 +261,12 @@ impl Drop for Cluster {
 }
 
 impl Database {
-    /// Where it lies.
+    /// The server that contains this database.
     pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// For the role that owns it.
+    /// The URL for the role that owns the database.
     pub(crate) fn url(&self) -> String {
         self.url_of("outbox")
     }
@@ -274,23 +275,23 @@ impl Database {
         self.cluster.url(role, &self.name)
     }
 
-    /// What statements answer that the owner sends with `psql`, or why they were refused.
+    /// Runs statements with `psql` as the owner of the database. Returns their output, or the reason of the refusal.
     pub(crate) fn sql(&self, statements: &str) -> Result<String, String> {
         psql(&self.url(), statements)
     }
 
-    /// A connection of an application.
+    /// Opens a connection as an application would.
     pub(crate) async fn connect(&self) -> tokio_postgres::Client {
         let (client, connection) = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
     }
 
-    /// Everything that is stored, as text.
+    /// All stored data, as text.
     pub(crate) fn dump(&self) -> Vec<u8> {
         let dumped = Command::new(binaries().join("pg_dump")).args(["--data-only", &self.url()]).output().unwrap();
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        // Newer ones mark each dump with a key of its own.
+        // Newer versions of `pg_dump` mark each dump with a random key, which these lines contain.
         let text = String::from_utf8(dumped.stdout).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
         lines.collect::<Vec<_>>().join("\n").into_bytes()
@@ -299,7 +300,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // A server that a test has stopped takes the database with its folder.
+        // A test may have stopped the server, so an error is ignored; the database disappears with the server's folder.
         drop(self.cluster.sql("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name)));
     }
 }
@@ -312,7 +313,7 @@ pub(crate) fn psql(url: &str, statements: &str) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// The folder of the newest installed server, or of the one in the path.
+/// The folder with the binaries of the newest installed server, or of the server in `PATH`.
 fn binaries() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -325,7 +326,7 @@ fn binaries() -> &'static Path {
     })
 }
 
-/// The user and group that own the server: `postgres` for root, who may not.
+/// The user and group that own the server: `postgres` when the tests run as root, because the server refuses root.
 fn owner() -> Option<(u32, u32)> {
     if tempfile::tempfile().unwrap().metadata().unwrap().uid() != 0 {
         return None;
@@ -352,7 +353,7 @@ fn as_owner(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
     command
 }
 
-/// Where clusters lie: below `target`, or where the owner can reach it.
+/// The folder for all servers: below `target`, or in the temporary folder when the owner cannot reach `target`.
 fn home() -> PathBuf {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
@@ -371,14 +372,14 @@ fn is_reachable(home: &Path) -> bool {
     looked.is_ok_and(|status| status.success())
 }
 
-/// The file that says whether the owner of a cluster lives.
+/// Creates and locks the file that shows whether the process of a cluster is alive.
 fn locked(home: &Path, name: &str) -> File {
     let lock = File::create(home.join(format!("{name}.lock"))).unwrap();
     lock.try_lock().unwrap();
     lock
 }
 
-/// Removes what runs left behind that could not tidy up, and the locks of those that could.
+/// Removes the servers and folders that earlier runs left behind, and the lock files of all finished runs.
 fn sweep(home: &Path) {
     for entry in fs::read_dir(home).unwrap().map(Result::unwrap) {
         let lock = entry.path();

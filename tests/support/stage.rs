@@ -1,4 +1,4 @@
-//! A whole set-up: the real binary, the repository's handlers, and two pods for them to call.
+//! A whole deployment: the real binary, the repository's handlers, and two pods that the handlers call.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use super::host::{HostConfig, HostProcess};
 use super::warm::WarmCache;
 use super::{Backend, TestDb, eventually, guests};
 
-/// Whatever a host is expected to do, it does within this; a minute is for busy machines.
+/// The limit for everything that a test expects of a host; a minute allows for busy machines.
 const SOON: Duration = Duration::from_mins(1);
 
-/// A host's folder with the repository's handlers in it, and two pods for them to call.
+/// A host's folder with the repository's handlers in it, and two pods that the handlers call.
 pub(crate) struct Deployment {
     pub(crate) plan: HostConfig,
     pub(crate) vector: Downstream,
     pub(crate) belief: Downstream,
-    // Carries on what the hosts of this stage compiled, before the folder goes.
+    // Dropped before the folder: it keeps the code that the hosts of this deployment compiled.
     pub(crate) _cache: WarmCache,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) test_db: TestDb,
 }
 
 impl Deployment {
-    /// On SQLite.
+    /// A deployment on SQLite.
     pub(crate) async fn new() -> Self {
         Self::on(TestDb::new(Backend::Sqlite)).await
     }

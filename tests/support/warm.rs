@@ -1,5 +1,5 @@
-//! The compiled code of the built components, carried from one test's host to the next: each has a cache
-//! folder of its own, and to compile anew in every one would be most of what the suite does.
+//! The compiled code of the built components, copied from the host of one test to the next. Each host has a cache
+//! folder of its own; without this copy, compiling would take most of the suite's time.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::guests;
 
-/// A cache folder that has what earlier hosts compiled, and leaves behind what its own did.
+/// A cache folder that starts with the code that earlier hosts compiled, and keeps the code of its own hosts.
 pub(crate) struct WarmCache(PathBuf);
 
 impl WarmCache {
@@ -24,7 +24,7 @@ impl WarmCache {
 
 impl Drop for WarmCache {
     fn drop(&mut self) {
-        // A host may be tidying up there; the next test leaves the same behind.
+        // An error is ignored: a host may be removing files there now, and the next test keeps the same code.
         drop(copy(&self.0, &kept()));
     }
 }
@@ -49,7 +49,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What the names of the built components' code begin with.
+/// The digests of the built components. The file names of their compiled code begin with them.
 fn digests() -> &'static [String] {
     static DIGESTS: OnceLock<Vec<String>> = OnceLock::new();
     DIGESTS.get_or_init(|| {

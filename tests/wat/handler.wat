@@ -1,6 +1,6 @@
-;; A handler in as few words as possible. The tests replace the words in braces: what `describe`
-;; answers, imports and what the core module makes of them, its pages, and the body of `handle`,
-;; which answers where its result lies: 1024 is ok(none), 2048 is a permanent failure.
+;; A minimal handler. The tests replace the words in braces: the result of `describe`, the imports, additional items
+;; of the core module, the number of its memory pages, and the body of `handle`. `handle` returns the address of its
+;; result: 1024 is ok(none), 2048 is a permanent failure.
 (component
   {imports}
   (core module $core
@@ -13,13 +13,13 @@
       (global.set $free (i32.add (global.get $free) (local.get 3))))
     (func (export "describe") (result i32) {describe})
     (func $handle (export "handle") (param $item i32) (result i32) {handle})
-    ;; The description: name, version, types.
+    ;; The description at the address 8: name, version, types.
     (data (i32.const 8) "\40\00\00\00\03\00\00\00\50\00\00\00\05\00\00\00\00\02\00\00{count}\00\00\00")
     (data (i32.const 64) "wat")
     (data (i32.const 80) "1.2.3")
-    ;; The types as pointers and lengths, then their letters.
+    ;; The types at the address 512: pointers and lengths, then the letters.
     (data (i32.const 512) "{types}")
-    ;; err: permanent, code "told", message "no".
+    ;; The failure at the address 2048: permanent, code "told", message "no".
     (data (i32.const 2048) "\01\00\00\00\00\00\00\00\01\00\00\00\40\08\00\00\04\00\00\00\50\08\00\00\02\00\00\00")
     (data (i32.const 2112) "told")
     (data (i32.const 2128) "no"))

@@ -1,4 +1,4 @@
-//! What a version of the contract promises, part by part, and what another version makes of it.
+//! Compares two versions of the contract, part by part, and reports the promises that the newer one breaks.
 
 use std::collections::BTreeMap;
 
@@ -24,12 +24,12 @@ pub(super) struct Contract {
 struct Part {
     definition: String,
     since: Option<Version>,
-    /// Whether components that do not know it can do without it.
+    /// Whether existing components keep working when a new version adds this part.
     may_be_new: bool,
 }
 
 impl Contract {
-    /// Reads a version of `handler.wit`, with the dependencies that are in `wit/`.
+    /// Parses a version of `handler.wit`, with the dependencies in `wit/`.
     pub(super) fn parse(text: &str) -> Self {
         let mut resolve = Resolve::default();
         let package =
@@ -59,7 +59,7 @@ impl Contract {
         self.parts = parts;
     }
 
-    /// Interfaces of the contract go without its version, which every release changes.
+    /// The name of an interface. For the contract's own interfaces it omits the version, which every release changes.
     fn key(&self, key: &WorldKey) -> String {
         match key {
             WorldKey::Interface(id) if self.resolve.interfaces[*id].package == Some(self.package) => {
@@ -108,8 +108,8 @@ fn since(stability: &Stability) -> Option<Version> {
     }
 }
 
-/// Why components of the released version might not work with the present one, and what keeps the
-/// present one from being released.
+/// The reasons why components of the released version might not work with the present one, and the reasons against
+/// releasing the present one.
 pub(super) fn problems(released: &Contract, present: &Contract) -> Vec<String> {
     let mut problems: Vec<_> = released.parts.iter().filter_map(|(path, old)| changed(path, old, present)).collect();
     let new: Vec<_> = present.parts.iter().filter(|(path, _)| !released.parts.contains_key(*path)).collect();

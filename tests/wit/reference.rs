@@ -1,4 +1,4 @@
-//! `docs/reference.md`, made from the comments of `wit/handler.wit`.
+//! `docs/reference.md`, generated from the comments of `wit/handler.wit`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use wit_parser::{Docs, Function, InterfaceId, Resolve, Type, TypeDef, TypeDefKin
 use super::compare::Contract;
 use super::{present, root, text, words};
 
-/// Set by `make reference`: the document is written instead of compared.
+/// The environment variable that `make reference` sets: the test then writes the document instead of comparing it.
 const WRITE: &str = "OUTBOX_WRITE_REFERENCE";
 
 #[test]
@@ -44,7 +44,7 @@ fn reference() -> String {
     page
 }
 
-/// The imports and exports that the world itself names. Those that come with them have no comments.
+/// The imports and exports that the world itself names. The imports that these bring with them have no comments.
 fn imports(resolve: &Resolve, world: &World) -> String {
     let rows = [rows(resolve, "import", &world.imports), rows(resolve, "export", &world.exports)].concat();
     table(["", "interface", "meaning"], rows.into_iter())
@@ -80,7 +80,7 @@ fn described(resolve: &Resolve, home: &str, id: InterfaceId, function: &Function
     format!("\n### `{home}.{name}`\n\n```wit\n{name}: {signature};\n```\n\n{}\n", paragraphs(&function.docs))
 }
 
-/// A type with its parts, unless it is another interface's under the same name.
+/// A type with its parts. A type that another interface defines under the same name is left out.
 fn defined(resolve: &Resolve, home: &str, id: InterfaceId, name: &str, def: &TypeDef) -> Option<String> {
     let shown = |ty: &Type| format!("`{}`", words::name(resolve, ty, id));
     let (kind, parts) = match &def.kind {
@@ -116,7 +116,7 @@ fn paragraphs(docs: &Docs) -> String {
     paragraphs.collect::<Vec<_>>().join("\n\n")
 }
 
-/// One sentence per line, as in every document here.
+/// Puts each sentence on a line of its own, as all documents of this repository do.
 fn sentences(paragraph: &str) -> String {
     let mut text = String::new();
     let mut rest = paragraph;

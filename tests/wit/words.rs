@@ -1,8 +1,8 @@
-//! How types and functions of the contract are written down.
+//! The text form of the contract's types and functions.
 
 use wit_parser::{Function, InterfaceId, Resolve, Result_, Type, TypeDef, TypeDefKind, TypeOwner};
 
-/// A function's signature, as WIT writes it.
+/// A function's signature in the syntax of WIT.
 pub(super) fn function(resolve: &Resolve, function: &Function, home: InterfaceId) -> String {
     let params: Vec<_> =
         function.params.iter().map(|param| format!("{}: {}", param.name, name(resolve, &param.ty, home))).collect();
@@ -10,7 +10,7 @@ pub(super) fn function(resolve: &Resolve, function: &Function, home: InterfaceId
     format!("func({}){result}", params.join(", "))
 }
 
-/// A type as it is used: by its name, if it has one.
+/// A type at a place of use: its name, if it has one.
 pub(super) fn name(resolve: &Resolve, ty: &Type, home: InterfaceId) -> String {
     match ty {
         Type::Id(id) => {
@@ -33,7 +33,7 @@ fn qualified(resolve: &Resolve, def: &TypeDef, name: &str, home: InterfaceId) ->
     }
 }
 
-/// A type as it is defined, without its name.
+/// The definition of a type, without its name.
 pub(super) fn kind(resolve: &Resolve, kind: &TypeDefKind, home: InterfaceId) -> String {
     let name = |ty: &Type| name(resolve, ty, home);
     let optional = |ty: &Option<Type>| ty.as_ref().map_or_else(|| "_".to_owned(), name);

@@ -1,6 +1,7 @@
-// One round of work by graphile-worker: `node drive.mjs URL SINGLES ITEMS`, where the database is empty.
-// Prints what it did as one line of JSON; rates are jobs a second. It works as its documents say for many
-// short jobs: a local queue that is filled in batches, and completions that are written in batches.
+// One round of work by graphile-worker: `node drive.mjs URL SINGLES ITEMS`. The database is empty.
+// The program prints its figures as one line of JSON; rates are in jobs per second. It uses the settings that the
+// documentation of graphile-worker recommends for many short jobs: a local queue, filled in batches, and completions
+// that are written in batches.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { Logger, makeWorkerUtils, run } from "graphile-worker";

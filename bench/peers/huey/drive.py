@@ -1,6 +1,6 @@
-"""One round of work by huey: `python drive.py FOLDER SINGLES ITEMS`, where FOLDER is empty.
+"""One round of work by huey: `python drive.py FOLDER SINGLES ITEMS`. FOLDER is empty.
 
-Prints what it did as one line of JSON; rates are items a second.
+The program prints its figures as one line of JSON; rates are in items per second.
 """
 
 import json
@@ -15,7 +15,7 @@ from huey import SqliteHuey
 folder, singles, items = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 logging.getLogger("huey").setLevel(logging.WARNING)
 
-# `fsync` is what it calls synchronous=FULL.
+# huey's option `fsync` sets synchronous=FULL.
 huey = SqliteHuey("peer", filename=str(folder / "huey.db"), fsync=True)
 handled = 0
 finished = threading.Event()
@@ -41,7 +41,7 @@ def enqueue(first, last):
 
 
 enqueue_rate = enqueue(0, singles)
-# It has no way to enqueue several at once: the rest is laid in without the wait for the disk, untimed.
+# huey cannot enqueue several items at once. The other items are enqueued without waiting for the disk and not timed.
 huey.storage.sql("pragma synchronous=off")
 enqueue(singles, items)
 huey.storage.sql("pragma synchronous=full")

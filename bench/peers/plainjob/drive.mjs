@@ -1,5 +1,5 @@
-// One round of work by plainjob: `node drive.mjs FOLDER SINGLES ITEMS`, where FOLDER is empty.
-// Prints what it did as one line of JSON; rates are items a second.
+// One round of work by plainjob: `node drive.mjs FOLDER SINGLES ITEMS`. FOLDER is empty.
+// The program prints its figures as one line of JSON; rates are in items per second.
 
 import path from "node:path";
 import Database from "better-sqlite3";
@@ -10,7 +10,7 @@ const quiet = { debug() {}, info() {}, warn: console.warn, error: console.error 
 
 const database = new Database(path.join(folder, "plainjob.db"));
 const queue = defineQueue({ connection: better(database), logger: quiet });
-// It sets NORMAL as it opens; a power cut may not cost acknowledged work here.
+// plainjob sets NORMAL when it opens the database, and a power cut could then lose acknowledged work.
 database.pragma("synchronous = FULL");
 const asked = {
   journal_mode: database.pragma("journal_mode", { simple: true }),

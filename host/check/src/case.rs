@@ -1,4 +1,10 @@
-//! A case: an item, what surrounds it, and what its handler is expected to do. Read from TOML.
+//! A case: an item, the world around it, and what its handler must do. Read from a TOML file.
+//!
+//! This file reads and validates. It does not run a handler.
+
+pub(crate) mod answer;
+pub(crate) mod content;
+pub(crate) mod expect;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,39 +14,45 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use outbox_item::{Item, JSON, Millis, NewItem, Status};
+use outbox_item::{Item, ItemId, JSON, Millis, NewItem, Status};
 use outbox_runtime::EnvLookup;
 
-/// When cases happen: the first second of 2026.
-pub(crate) const NOW: Millis = 1_767_225_600_000;
+use crate::case::answer::CaseAnswer;
+use crate::case::content::{Content, state_bytes};
+use crate::case::expect::Expect;
+
+/// The time at which every case starts: 2026-01-01 00:00 UTC. It is fixed so that runs are equal.
+pub(crate) const NOW: Millis = Millis::new(1_767_225_600_000);
 
 /// One case, as its file says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
-    /// The name of its file without the ending.
+pub(crate) struct Case {
+    /// The file stem.
     #[serde(skip)]
-    pub name: String,
-    /// Its file.
+    pub(crate) name: String,
+    /// The path of the file.
     #[serde(skip)]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
+    /// The item.
     pub(crate) item: CaseItem,
-    /// What `${NAME}` stands for in the manifest.
+    /// The environment variables that the manifest can use as `${NAME}`.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// What replaces values of the manifest's `[config]`.
+    /// The values that replace those of the manifest's `[config]`.
     #[serde(default)]
     pub(crate) config: BTreeMap<String, Value>,
-    /// What is stored for the plugin before.
+    /// The plugin state before the attempt.
     #[serde(default)]
     pub(crate) state: BTreeMap<String, Value>,
-    /// What receivers answer.
+    /// The answers of receivers. A request gets the first one that matches.
     #[serde(default)]
     pub(crate) answer: Vec<CaseAnswer>,
+    /// What the attempt must do. `check` does not need it.
     pub(crate) expect: Option<Expect>,
 }
 
-/// The item of a case.
+/// The item of a case. `docs/testing-handlers.md` describes the members.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CaseItem {
@@ -63,114 +75,6 @@ pub(crate) struct CaseItem {
     pub(crate) maybe_executed: bool,
 }
 
-/// Bytes, written as text or as the TOML of some JSON.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Content {
-    #[serde(alias = "payload")]
-    pub(crate) body: Option<String>,
-    pub(crate) json: Option<Value>,
-}
-
-/// What a receiver answers to the requests that it is meant for.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CaseAnswer {
-    /// By which `after` refers to it.
-    pub(crate) name: Option<String>,
-    pub(crate) method: Option<String>,
-    /// Where `*` stands for anything.
-    pub(crate) url: String,
-    /// It is given only when the answer of this name has taken effect.
-    pub(crate) after: Option<String>,
-    /// How often it is given; then the next that fits is.
-    pub(crate) times: Option<u32>,
-    #[serde(default = "ok")]
-    pub(crate) status: u16,
-    #[serde(default)]
-    pub(crate) headers: BTreeMap<String, String>,
-    #[serde(flatten)]
-    pub(crate) body: Content,
-    /// What goes wrong instead.
-    pub(crate) fault: Option<CaseFault>,
-    /// What the receiver does with idempotency keys.
-    #[serde(default, rename = "receiver")]
-    pub(crate) key_handling: KeyHandling,
-    /// Its effect may be missing in the end.
-    #[serde(default)]
-    pub(crate) optional: bool,
-}
-
-/// What may go wrong with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum CaseFault {
-    /// Nobody listens.
-    Refused,
-    /// The connection breaks.
-    Broken,
-    /// No answer comes.
-    Silent,
-}
-
-/// What a receiver does with idempotency keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum KeyHandling {
-    /// It carries out a key once and answers alike afterwards.
-    #[default]
-    Honours,
-    /// It carries out whatever comes.
-    Ignores,
-}
-
-/// What is expected of the attempt.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Expect {
-    /// `done`, or the class of a failure.
-    pub(crate) outcome: String,
-    pub(crate) code: Option<String>,
-    pub(crate) message: Option<String>,
-    /// In whole seconds.
-    pub(crate) retry_after: Option<u64>,
-    pub(crate) result: Option<String>,
-    pub(crate) result_json: Option<Value>,
-    #[serde(default)]
-    pub(crate) request: Vec<ExpectedRequest>,
-    /// All that is stored afterwards; as before, when it is left out.
-    pub(crate) state: Option<BTreeMap<String, Value>>,
-    #[serde(default)]
-    pub(crate) followup: Vec<ExpectedFollowup>,
-}
-
-/// A request that is expected.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ExpectedRequest {
-    pub(crate) method: String,
-    pub(crate) url: String,
-    /// Headers that it has among others.
-    #[serde(default)]
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) key: Option<String>,
-    #[serde(flatten)]
-    pub(crate) body: Content,
-}
-
-/// A follow-up that is expected.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ExpectedFollowup {
-    pub(crate) r#type: String,
-    pub(crate) key: Option<String>,
-    #[serde(flatten)]
-    pub(crate) payload: Content,
-    pub(crate) ordering_key: Option<String>,
-    /// In milliseconds.
-    #[serde(default)]
-    pub(crate) delay_ms: u64,
-}
-
 fn one_key() -> String {
     "case-1".to_owned()
 }
@@ -187,29 +91,9 @@ fn one() -> u32 {
     1
 }
 
-fn ok() -> u16 {
-    200
-}
-
-impl Content {
-    /// The bytes, if any are given.
-    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
-        let json = || self.json.as_ref().map(|json| json.to_string().into_bytes());
-        self.body.as_ref().map(|body| body.clone().into_bytes()).or_else(json)
-    }
-}
-
-/// The bytes of a value of the state: text as it is, anything else as JSON.
-pub(crate) fn state_bytes(value: &Value) -> Vec<u8> {
-    match value {
-        Value::String(text) => text.clone().into_bytes(),
-        other => other.to_string().into_bytes(),
-    }
-}
-
 impl Case {
-    /// Reads a case. Errors name the file and what is wrong in it.
-    pub fn read(file: &Path) -> anyhow::Result<Self> {
+    /// Reads a case file. Errors name the file and what is wrong in it.
+    pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         let case = Self::parse(&text).with_context(|| format!("{} is no case", file.display()))?;
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -219,21 +103,24 @@ impl Case {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let case: Self = toml::from_str(text)?;
         case.new_item().validate()?;
-        for answer in &case.answer {
-            if let Some(after) = &answer.after
-                && !case.answer.iter().any(|other| other.name.as_ref() == Some(after))
-            {
-                bail!("`after` is {after:?}, and no [[answer]] has this `name`");
-            }
-            if !(100..1000).contains(&answer.status) {
-                bail!("`status` is {}: it must be a status of HTTP, from 100 to 999", answer.status);
-            }
-        }
+        case.answer.iter().try_for_each(|answer| case.validate_answer(answer))?;
         Ok(case)
     }
 
-    /// The cases of a folder in the order of their names.
-    pub fn read_all(folder: &Path) -> anyhow::Result<Vec<Self>> {
+    fn validate_answer(&self, answer: &CaseAnswer) -> anyhow::Result<()> {
+        if let Some(after) = &answer.after
+            && !self.answer.iter().any(|other| other.name.as_ref() == Some(after))
+        {
+            bail!("`after` is {after:?}, and no [[answer]] has this `name`");
+        }
+        if !(100..1000).contains(&answer.status) {
+            bail!("`status` is {}: it must be a status of HTTP, from 100 to 999", answer.status);
+        }
+        Ok(())
+    }
+
+    /// Reads every case of a folder, in the order of the file names. Errors when the folder has none.
+    pub(crate) fn read_all(folder: &Path) -> anyhow::Result<Vec<Self>> {
         let entries = std::fs::read_dir(folder)
             .with_context(|| format!("looking for cases in {}", folder.display()))?
             .collect::<Result<Vec<_>, _>>()?;
@@ -246,7 +133,7 @@ impl Case {
         files.iter().map(|file| Self::read(file)).collect()
     }
 
-    /// The item as a caller would enqueue it.
+    /// The item as a client enqueues it.
     pub(crate) fn new_item(&self) -> NewItem {
         let CaseItem { r#type, key, payload, content_type, headers, cid, saga, ordering_key, .. } = &self.item;
         NewItem {
@@ -259,7 +146,7 @@ impl Case {
         }
     }
 
-    /// The item in the midst of the attempt that the case is about.
+    /// The item as the handler sees it in the attempt of the case.
     pub(crate) fn claimed_item(&self) -> Item {
         let CaseItem { attempt, maybe_executed, .. } = self.item;
         Item {
@@ -268,23 +155,23 @@ impl Case {
             deliveries: attempt,
             claimed_at: Some(NOW),
             maybe_executed,
-            ..self.new_item().into_item(1, NOW)
+            ..self.new_item().into_item(ItemId::new(1), NOW)
         }
     }
 
-    /// What the manifest finds in the environment: what the case says, and nothing else.
+    /// The environment that the manifest sees: the variables of the case and no others.
     pub(crate) fn environment(&self) -> EnvLookup {
         let env = self.env.clone();
         Arc::new(move |name| env.get(name).cloned())
     }
 
-    /// What replaces the manifest's `[config]`.
+    /// The values that replace those of the manifest's `[config]`.
     pub(crate) fn configuration(&self) -> BTreeMap<String, String> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         self.config.iter().map(|(key, value)| (key.clone(), text(value))).collect()
     }
 
-    /// What is stored for the plugin before.
+    /// The plugin state before the attempt.
     pub(crate) fn initial_state(&self) -> BTreeMap<String, Vec<u8>> {
         self.state.iter().map(|(key, value)| (key.clone(), state_bytes(value))).collect()
     }

@@ -1,19 +1,22 @@
-//! How what a handler did differs from what its case expects, in lines for people.
+//! Compares what a handler did with what its case expects, and writes the differences as lines for people.
+//!
+//! Pure: it runs no handler and reads no file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use serde_json::Value;
 
-use crate::case::{Case, Content, Expect, ExpectedFollowup, ExpectedRequest, state_bytes};
-use crate::case_run::CaseOutcome;
 use outbox_item::NewItem;
 use outbox_runtime::simulation::OutgoingRequest;
 
-/// So much of a body is shown.
-const DISPLAYED_MAX: usize = 400;
+use crate::case::Case;
+use crate::case::content::{Content, state_bytes};
+use crate::case::expect::{Expect, ExpectedFollowup, ExpectedRequest};
+use crate::case_run::CaseOutcome;
+use crate::display::displayed;
 
-/// The differences, none when everything is as expected.
+/// The differences; none when everything is as expected.
 pub(crate) fn differences(case: &Case, found: &CaseOutcome) -> Vec<String> {
     let mut lines: Vec<_> =
         found.unanswered.iter().map(|request| format!("no [[answer]] fits the request {request}")).collect();
@@ -101,7 +104,7 @@ impl Differences {
     }
 
     fn state(&mut self, expected: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) {
-        let keys: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+        let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
         for key in keys {
             let value =
                 |of: &BTreeMap<String, Vec<u8>>| of.get(key).map_or_else(|| "nothing".to_owned(), |v| displayed(v));
@@ -134,13 +137,13 @@ impl Differences {
         self.bytes(&format!("{what}, payload"), &expected.payload, &found.payload);
     }
 
-    /// Text is compared byte for byte, JSON as JSON.
+    /// Compares text byte for byte and JSON by value.
     fn bytes(&mut self, what: &str, expected: &Content, found: &[u8]) {
-        let asks_the_same = match (&expected.body, &expected.json) {
+        let is_equal = match (&expected.body, &expected.json) {
             (None, Some(json)) => serde_json::from_slice::<Value>(found).is_ok_and(|found| found == *json),
             _ => expected.bytes().unwrap_or_default() == found,
         };
-        if !asks_the_same {
+        if !is_equal {
             let expected = expected.bytes().unwrap_or_default();
             self.lines.push(format!("{what}:\n  expected {}\n  got      {}", displayed(&expected), displayed(found)));
         }
@@ -149,16 +152,4 @@ impl Differences {
 
 fn zip_longest<'a, A, B>(a: &'a [A], b: &'a [B]) -> impl Iterator<Item = (usize, (Option<&'a A>, Option<&'a B>))> {
     (0..a.len().max(b.len())).map(|index| (index + 1, (a.get(index), b.get(index))))
-}
-
-/// Bytes as people read them.
-pub(crate) fn displayed(bytes: &[u8]) -> String {
-    if bytes.is_empty() {
-        return "nothing".to_owned();
-    }
-    let text = String::from_utf8_lossy(bytes);
-    match text.char_indices().nth(DISPLAYED_MAX) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], bytes.len()),
-        None => text.into_owned(),
-    }
 }

@@ -1,36 +1,40 @@
-//! One attempt at a case's item against the answers of the case, and what came of it.
+//! Runs the one attempt of a case against the answers of the case, and collects what the handler did.
+//!
+//! It does not know what the case expects.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::case::{Case, NOW};
-use crate::in_memory_outbox::InMemoryOutbox;
-use crate::script::Script;
 use outbox_core::{AttemptReport, Failure, HostWrites, Outcome, StateChange};
 use outbox_item::NewItem;
 use outbox_runtime::simulation::{
     AttemptEnd, GuestCall, OutgoingRequest, SimulatedAttempt, SimulatedPlugin, SimulatedWorld, WorldResponse,
 };
 
-/// What a handler did with a case.
+use crate::case::{Case, NOW};
+use crate::in_memory_outbox::InMemoryOutbox;
+use crate::script::Script;
+
+/// What a handler did in the attempt of a case.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CaseOutcome {
-    /// `done`, or the class of the failure.
-    pub(crate) outcome: String,
+    /// `done`, the class of the failure, or `stopped`.
+    pub(crate) outcome: &'static str,
     pub(crate) failure: Option<Failure>,
     pub(crate) result: Option<Vec<u8>>,
+    /// All requests, in order.
     pub(crate) requests: Vec<OutgoingRequest>,
-    /// Requests that the case has no answer for.
+    /// The requests for which the case has no answer, as `METHOD URL`.
     pub(crate) unanswered: Vec<String>,
-    /// All that is stored for the plugin afterwards.
+    /// All plugin state after the attempt.
     pub(crate) state: BTreeMap<String, Vec<u8>>,
     pub(crate) followups: Vec<NewItem>,
-    /// The last that the handler wrote.
+    /// The end of what the handler wrote to its standard error and output.
     pub(crate) stderr: Option<String>,
 }
 
-/// The world of a case: its answers and nothing else.
+/// The world of a case: it gives the answers of the case and lets every call pass.
 struct ScriptedWorld(Mutex<ScriptedState>);
 
 struct ScriptedState {
@@ -59,7 +63,7 @@ impl SimulatedWorld for ScriptedWorld {
     }
 }
 
-/// Makes the attempt that a case is about.
+/// Runs the attempt of a case.
 pub(crate) async fn run_case(plugin: &SimulatedPlugin, case: &Case) -> CaseOutcome {
     let state =
         ScriptedState { script: Script::new(case.answer.clone()), requests: Vec::new(), unanswered: Vec::new() };
@@ -76,7 +80,7 @@ pub(crate) async fn run_case(plugin: &SimulatedPlugin, case: &Case) -> CaseOutco
     let state = world.0.lock().unwrap_or_else(PoisonError::into_inner);
     let (requests, unanswered) = (state.requests.clone(), state.unanswered.clone());
     let interrupted = CaseOutcome {
-        outcome: "stopped".to_owned(),
+        outcome: "stopped",
         failure: None,
         result: None,
         requests,
@@ -96,9 +100,7 @@ impl CaseOutcome {
         let outcome = Self { stderr: report.stderr, ..self };
         match report.outcome {
             Outcome::Done { result, writes } => outcome.done(result, writes),
-            Outcome::Failed(failure) => {
-                Self { outcome: failure.class.as_str().to_owned(), failure: Some(failure), ..outcome }
-            }
+            Outcome::Failed(failure) => Self { outcome: failure.class.as_str(), failure: Some(failure), ..outcome },
             Outcome::Interrupted | Outcome::NoHandler => outcome,
         }
     }
@@ -111,6 +113,6 @@ impl CaseOutcome {
                 StateChange::Delete => drop(self.state.remove(&key_change.key)),
             }
         }
-        Self { outcome: "done".to_owned(), result, followups: writes.followups, ..self }
+        Self { outcome: "done", result, followups: writes.followups, ..self }
     }
 }

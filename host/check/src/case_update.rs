@@ -1,7 +1,7 @@
-//! Writes what a handler did into its case as what is expected from now on.
+//! Writes what a handler did into its case file, as what the case expects from then on.
 //!
-//! `[expect]` and what belongs to it stand last in a case, so that accepting replaces the end of the file
-//! and leaves the rest as its author wrote it.
+//! The tables of `[expect]` are the last ones of a case file. An update replaces the end of the file from the first of
+//! them and keeps the text before it byte for byte.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::case::Case;
 use crate::case_run::CaseOutcome;
 
-/// Replaces the expectation in the case's file.
+/// Replaces the expectation in the case file.
 pub(crate) fn update_case(case: &Case, outcome: &CaseOutcome) -> anyhow::Result<()> {
     let file = &case.file;
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
@@ -32,7 +32,7 @@ fn before_expectation(text: &str) -> &str {
 }
 
 fn expectation(case: &Case, outcome: &CaseOutcome) -> String {
-    let mut toml = format!("[expect]\noutcome = {}\n", quoted(&outcome.outcome));
+    let mut toml = format!("[expect]\noutcome = {}\n", quoted(outcome.outcome));
     if let Some(failure) = &outcome.failure {
         line(&mut toml, "code", failure.code.as_bytes());
     }
@@ -72,7 +72,7 @@ fn line(toml: &mut String, key: &str, value: &[u8]) {
     }
 }
 
-/// A string of TOML: as it is between single quotes where that can be, else escaped.
+/// A TOML string: a literal one where possible, else a basic one with escapes.
 fn quoted(text: &str) -> String {
     if text.contains(|c: char| c == '\'' || c.is_control()) {
         let escaped = serde_json::Value::from(text).to_string();

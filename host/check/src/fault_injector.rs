@@ -1,13 +1,16 @@
-//! One attempt's world: counts its calls, carries out what goes wrong in it, and writes down what it did.
+//! The world of one attempt: counts its calls, causes the disruption of the attempt, and records the calls.
+//!
+//! It does not know the other attempts of the run; `scheduled_run.rs` passes what runs during a pause.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::receivers::{RequestOrigin, SimulatedReceivers};
-use crate::schedule::{CrashPoint, Disruption, ResponseFault};
 use outbox_runtime::simulation::{GuestCall, OutgoingRequest, SimulatedWorld, WorldResponse};
 
-/// What runs while an attempt stands still.
+use crate::receivers::{RequestOrigin, SimulatedReceivers};
+use crate::schedule::{CrashPoint, Disruption, ResponseFault};
+
+/// What runs while an attempt is paused.
 pub(crate) type WhilePaused = Box<dyn FnOnce() + Send>;
 
 /// The world of one attempt.
@@ -20,12 +23,15 @@ pub(crate) struct FaultInjector {
 
 #[derive(Default)]
 struct InjectorState {
+    /// Every call that the attempt has entered, in order.
     calls: Vec<GuestCall>,
     while_paused: Option<WhilePaused>,
+    /// Whether the disruption has happened.
     is_reached: bool,
 }
 
 impl FaultInjector {
+    /// The world of delivery number `delivery`, from 1.
     pub(crate) fn new(
         receivers: Arc<Mutex<SimulatedReceivers>>,
         delivery: u32,
@@ -36,17 +42,17 @@ impl FaultInjector {
         Self { receivers, delivery, disruption, state: Mutex::new(state) }
     }
 
-    /// What the attempt called, in order.
+    /// The calls of the attempt, in order.
     pub(crate) fn calls(&self) -> Vec<GuestCall> {
         self.state().calls.clone()
     }
 
-    /// Whether what was to go wrong did.
+    /// Whether the disruption has happened.
     pub(crate) fn is_reached(&self) -> bool {
         self.state().is_reached
     }
 
-    /// Comes to a point: the attempt may end here, or stand still for a while.
+    /// The attempt arrives at a point. `Break` means that its process crashes there. A pause happens inside the call.
     pub(crate) fn reach(&self, point: CrashPoint) -> ControlFlow<()> {
         match self.disruption {
             Some(Disruption::Crash(at) | Disruption::Reload(at)) if at == point => {
@@ -65,7 +71,7 @@ impl FaultInjector {
         }
     }
 
-    /// The number of a call that was entered and has not been left.
+    /// The number, from 1, of a call that the attempt has entered and not left.
     fn call_number(&self, call: &GuestCall) -> usize {
         self.state().calls.iter().rposition(|known| known == call).map_or(0, |index| index + 1)
     }

@@ -1,7 +1,8 @@
-//! An outbox with one item in it, as the stores keep one: a claim carries a token, settling needs it, and
-//! state, follow-ups and DONE come together or not at all.
+//! An outbox in memory that holds one item, with the promises of a store: a claim carries a token, a settlement needs
+//! it, and state changes, follow-ups and the completion are committed together or not at all.
 //!
-//! It is a model, so that thousands of crashes take seconds. `tests/check.rs` has it do what SQLite does.
+//! It is in memory so that thousands of crashes take seconds. It moves its own time and knows no handler. A test of the
+//! package compares it with SQLite.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,84 +11,94 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use outbox_core::{
-    Failure, FailureClass, HostWrites, ServedType, Settlement, StateChange, StateReadError, StateReader, StateVersion,
+    AttemptTrace, Failure, FailureClass, HostWrites, OnDead, RowChange, ServedType, Settlement, StateChange,
+    StateKeyChange, StateReadError, StateReader, StateVersion,
 };
-use outbox_item::{Item, Millis, NewItem, Status, Transition};
+use outbox_item::{Item, ItemId, Millis, NewItem, Status, Transition};
 
-/// How long a claim holds.
+/// The lease of a claim. Its length does not matter, because time moves only when an item waits or a lease expires.
 const LEASE: Duration = Duration::from_mins(1);
 
-/// The outbox. Every method is one transaction.
+/// An outbox in memory that holds one item. Every method is one transaction.
 #[derive(Debug)]
 pub struct InMemoryOutbox(Mutex<OutboxSnapshot>);
 
-/// What is stored.
+/// The rows of the outbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutboxSnapshot {
     /// The item.
     pub item: Item,
-    /// The plugin's state, with the version of each value.
+    /// The plugin state: the value and the version of each key.
     pub state: BTreeMap<String, (Vec<u8>, i64)>,
-    /// What was emitted.
+    /// The follow-ups, in the order of commits.
     pub followups: Vec<NewItem>,
-    /// The present time.
+    /// The time of the outbox.
     pub now: Millis,
-    /// The token of the present claim.
+    /// The token of the latest claim.
     token: u64,
+    /// The version of the latest state write.
     versions: i64,
 }
 
-/// The right to settle an attempt.
+/// A claim: the right to settle one attempt.
 #[derive(Clone, Debug)]
 pub struct InMemoryClaim {
-    /// The item as it stands after the claim.
+    /// The item right after the claim.
     pub item: Item,
     token: u64,
 }
 
-/// Why a settlement was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why the outbox refused a settlement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettleError {
-    /// The claim is no longer this attempt's.
+    /// The claim has ended: its lease expired, or it was settled.
+    #[error("the claim was lost before it was settled")]
     ClaimLost,
-    /// A key of the state was changed by another attempt.
+    /// Another attempt changed this state key.
+    #[error("another attempt changed the state key {0:?}")]
     StateConflict(String),
 }
 
 impl InMemoryOutbox {
-    /// An outbox in which the item has just been enqueued.
+    /// An outbox right after the enqueue of the item at `now`, with this plugin state.
     pub fn new(item: NewItem, state: BTreeMap<String, Vec<u8>>, now: Millis) -> Self {
         let state: BTreeMap<_, _> = (1..).zip(state).map(|(version, (key, value))| (key, (value, version))).collect();
         let versions = i64::try_from(state.len()).unwrap_or(i64::MAX);
-        let rows =
-            OutboxSnapshot { item: item.into_item(1, now), state, followups: Vec::new(), now, token: 0, versions };
+        let rows = OutboxSnapshot {
+            item: item.into_item(ItemId::new(1), now),
+            state,
+            followups: Vec::new(),
+            now,
+            token: 0,
+            versions,
+        };
         Self(Mutex::new(rows))
     }
 
-    /// What is stored.
+    /// A copy of all rows.
     pub fn snapshot(&self) -> OutboxSnapshot {
         self.with(|rows| rows.clone())
     }
 
-    /// Waits for the item's time, then claims it, unless it is finished or claimed. One with no retries
-    /// left is dead-lettered instead.
+    /// Moves the time to when the item is available and claims it. `None` when the item is not PENDING. An item without
+    /// retries left is dead-lettered instead, with `None` too.
     pub fn claim(&self, served_type: &ServedType) -> Option<InMemoryClaim> {
         self.with(|rows| rows.claim(served_type))
     }
 
-    /// Lets the present claim's lease run out.
+    /// Moves the time past the lease of the present claim and ends the claim. Does nothing without a claim.
     pub fn expire(&self) {
         self.with(OutboxSnapshot::expire);
     }
 
-    /// Settles a claim.
+    /// Settles a claim. Errors change nothing.
     pub fn settle(
         &self,
         claim: &InMemoryClaim,
         settlement: &Settlement,
-        maybe_executed: bool,
+        attempt: AttemptTrace<'_>,
     ) -> Result<(), SettleError> {
-        self.with(|rows| rows.settle(claim, settlement, maybe_executed))
+        self.with(|rows| rows.settle(claim, settlement, attempt))
     }
 
     fn with<T>(&self, transaction: impl FnOnce(&mut OutboxSnapshot) -> T) -> T {
@@ -99,65 +110,57 @@ impl OutboxSnapshot {
     fn claim(&mut self, served_type: &ServedType) -> Option<InMemoryClaim> {
         let status = self.item.status.next(Transition::Claim).ok()?;
         self.now = self.now.max(self.item.available_at);
-        self.item.status = status;
         if !served_type.retry.allows_another(self.item.attempts) {
-            let message = self.item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
-            self.dead_letter(&Failure::new(FailureClass::Lost, "retries.exhausted", message));
+            self.dead_letter_exhausted(served_type.on_dead);
             return None;
         }
+        self.item.status = status;
         self.item.attempts += 1;
         self.item.deliveries += 1;
         self.item.claimed_at = Some(self.now);
-        self.item.lease_until = Some(self.now + millis(LEASE));
+        self.item.lease_until = Some(self.now.saturating_add(LEASE));
         self.token += 1;
         Some(InMemoryClaim { item: self.item.clone(), token: self.token })
     }
 
+    fn dead_letter_exhausted(&mut self, on_dead: OnDead) {
+        let message = self.item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
+        let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
+        let attempt = AttemptTrace::default();
+        self.end_claim(RowChange::dead_lettered(&self.item, &failure, on_dead, attempt, self.now));
+    }
+
     fn expire(&mut self) {
-        let Ok(status) = self.item.status.next(Transition::Expire) else { return };
-        self.now = self.now.max(self.item.lease_until.unwrap_or_default() + 1);
-        self.return_to_pending(status, 0);
-        self.item.maybe_executed = true;
-        self.item.given_back_since = None;
-        self.item.last_error = Some("the lease ended before the attempt was settled".to_owned());
+        if self.item.status != Status::Claimed {
+            return;
+        }
+        self.now = self.now.max(self.item.lease_until.unwrap_or_default().saturating_add(Duration::from_millis(1)));
+        let message = "the lease ended before the attempt was settled";
+        let failure = Failure::new(FailureClass::Lost, "lease.expired", message);
+        self.end_claim(RowChange::expired(&self.item, &failure, self.now));
     }
 
     fn settle(
         &mut self,
         claim: &InMemoryClaim,
         settlement: &Settlement,
-        maybe_executed: bool,
+        attempt: AttemptTrace<'_>,
     ) -> Result<(), SettleError> {
         if self.item.status != Status::Claimed || claim.token != self.token {
             return Err(SettleError::ClaimLost);
         }
-        if let Settlement::Done { result, writes } = settlement {
+        if let Settlement::Done { writes, .. } = settlement {
             self.commit(writes)?;
-            self.complete(result.clone());
-            return Ok(());
         }
-        self.item.maybe_executed |= maybe_executed;
-        match settlement {
-            Settlement::Retry { failure, delay } => self.retry(Transition::Retry, failure, *delay),
-            Settlement::GiveBack { failure, delay } => {
-                self.item.attempts -= 1;
-                self.retry(Transition::GiveBack, failure, *delay);
-            }
-            Settlement::Dead { failure, .. } => self.dead_letter(failure),
-            Settlement::Release | Settlement::Done { .. } => {
-                self.item.attempts -= 1;
-                self.return_to_pending(Status::Pending, 0);
-            }
-        }
+        self.end_claim(RowChange::settled(&self.item, settlement, attempt, self.now));
         Ok(())
     }
 
     fn commit(&mut self, writes: &HostWrites) -> Result<(), SettleError> {
         let version = |key: &str| self.state.get(key).map(|(_, version)| *version);
-        if let Some(key_change) =
-            writes.state.iter().find(|key_change| version(&key_change.key) != key_change.read_version)
-        {
-            return Err(SettleError::StateConflict(key_change.key.clone()));
+        let is_conflict = |change: &&StateKeyChange| version(&change.key) != change.read_version;
+        if let Some(changed) = writes.state.iter().find(is_conflict) {
+            return Err(SettleError::StateConflict(changed.key.clone()));
         }
         for key_change in &writes.state {
             match &key_change.change {
@@ -173,50 +176,20 @@ impl OutboxSnapshot {
         Ok(())
     }
 
-    fn complete(&mut self, result: Option<Vec<u8>>) {
-        let Ok(status) = self.item.status.next(Transition::Complete) else { return };
-        self.item.status = status;
-        self.item.done_at = Some(self.now);
-        self.item.result = result;
-        self.item.last_error = None;
-        self.item.given_back_since = None;
-        self.clear_claim();
+    fn end_claim(&mut self, change: RowChange) {
+        let item = &mut self.item;
+        item.status = change.status;
+        item.available_at = change.available_at;
+        item.attempts = change.attempts;
+        item.maybe_executed = change.maybe_executed;
+        item.given_back_since = change.given_back_since;
+        item.last_error = change.last_error;
+        item.handler_digest = change.handler_digest;
+        item.done_at = change.done_at;
+        item.dead_at = change.dead_at;
+        item.result = change.result;
+        (item.claimed_at, item.claimed_by, item.lease_until) = (None, None, None);
     }
-
-    fn retry(&mut self, transition: Transition, failure: &Failure, delay: Duration) {
-        let Ok(status) = self.item.status.next(transition) else { return };
-        self.return_to_pending(status, millis(delay).max(1));
-        self.item.last_error = Some(failure.message.clone());
-        self.item.given_back_since = match transition {
-            Transition::GiveBack => self.item.given_back_since.or(Some(self.now)),
-            _ => None,
-        };
-    }
-
-    fn return_to_pending(&mut self, status: Status, delay: Millis) {
-        self.item.status = status;
-        self.item.available_at = self.now.saturating_add(delay);
-        self.clear_claim();
-    }
-
-    fn dead_letter(&mut self, failure: &Failure) {
-        let Ok(status) = self.item.status.next(Transition::DeadLetter) else { return };
-        self.item.status = status;
-        self.item.dead_at = Some(self.now);
-        self.item.last_error = Some(failure.message.clone());
-        self.item.given_back_since = None;
-        self.clear_claim();
-    }
-
-    fn clear_claim(&mut self) {
-        self.item.claimed_at = None;
-        self.item.claimed_by = None;
-        self.item.lease_until = None;
-    }
-}
-
-fn millis(time: Duration) -> Millis {
-    Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
 }
 
 #[async_trait]

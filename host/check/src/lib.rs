@@ -1,30 +1,61 @@
-//! Handlers away from their host: their cases run and compared, and their crashes tried one by one.
+//! Tests and checks handlers away from a host: runs their cases, and crashes them at every call of the host.
 //!
-//! [`test()`] makes the one attempt that a case is about and compares it with what the case expects.
-//! [`check()`] delivers the item of a case again and again, ends attempts at every call of
-//! the host as a crash of the process would, and compares what receivers and the outbox have in the end
-//! with what they have without a crash. What it holds against a handler is written down in
-//! `docs/testing-handlers.md`.
+//! [`test()`] runs the attempt of each case and compares it with what the case expects. [`check()`] delivers the item
+//! of a case repeatedly, ends attempts as a crash of the process would, and compares the effects at the simulated
+//! receivers and the rows of the outbox with those of a run without disruption. `docs/testing-handlers.md` states the
+//! rules.
 //!
-//! Both run the component by the code that a host runs it by. Neither reaches a network, reads a clock or
-//! opens a store.
+//! Both run the component with the code of the host. Neither reaches a network, reads a clock or opens a store.
+//!
+//! A handler's own test needs one line:
+//!
+//! ```no_run
+//! // The folder holds one component, its manifest and `cases/`.
+//! outbox_check::assert_cases("target/plugin");
+//! ```
+//!
+//! A check is asynchronous and reports instead of failing:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use outbox_check::{CaseProject, CheckOptions, CheckReport, check};
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let CaseProject { component, cases } = CaseProject::find(Path::new("target/plugin"))?;
+//! let options = CheckOptions { component, cases, ..CheckOptions::default() };
+//! let reports = check(&options, Arc::new(|_| {})).await?;
+//! assert!(reports.iter().all(CheckReport::has_no_findings));
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(missing_docs)]
 
 mod case;
 mod case_diff;
 mod case_run;
 mod case_update;
+mod check_report;
 mod checker;
+mod display;
 mod fault_injector;
+mod finding_collector;
 mod findings;
 mod in_memory_outbox;
+mod junit;
 mod receivers;
 mod schedule;
+mod schedule_enumeration;
 mod scheduled_run;
 mod script;
 mod suite;
 
-pub use crate::case::Case;
-pub use crate::checker::{CallLine, CheckOptions, CheckReport, ProgressFn, ScheduleGroup, check};
-pub use crate::findings::{Finding, FindingKind, Note};
+pub use crate::check_report::{
+    CallLine, CheckReport, Finding, FindingKind, InvalidScheduleId, Note, ScheduleGroup, ScheduleId,
+};
+pub use crate::checker::{CheckOptions, CheckProgress, ProgressFn, check};
 pub use crate::in_memory_outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};
-pub use crate::suite::{CaseProject, CaseReport, OnDifference, assert_cases, junit, test};
+pub use crate::junit::junit;
+pub use crate::suite::{CaseProject, CaseReport, OnDifference, assert_cases, test};

@@ -1,66 +1,72 @@
-//! The receivers of a case: what they have carried out, and what they do with keys.
+//! The simulated receivers of a run: they respond to requests, honour or ignore idempotency keys, and record effects.
 //!
-//! An effect is a request that is not safe and that a receiver has carried out. Two PUTs, or two DELETEs,
-//! of the same to the same URL are one effect, by the meaning of these methods.
+//! An effect is a request with an unsafe method that a receiver has carried out. Two equal PUTs or DELETEs in a row to
+//! one URL are one effect, because these methods are idempotent. The receivers do not know what effects are expected.
 
 use std::collections::BTreeMap;
 
-use crate::case::{CaseAnswer, KeyHandling};
-use crate::schedule::{ReceiverBehaviour, ResponseFault};
-use crate::script::Script;
 use outbox_runtime::simulation::{OutgoingRequest, WorldResponse};
 
-/// So many requests in a row are throttled.
+use crate::case::answer::{CaseAnswer, KeyHandling};
+use crate::schedule::{ReceiverBehaviour, ResponseFault};
+use crate::script::Script;
+
+/// The number of requests in a row that a throttling receiver refuses: more than one, so that a handler which retries
+/// at once fails too.
 const THROTTLED_REQUESTS: u32 = 3;
 
-/// Everything outside one item's attempts.
+/// All receivers of one run, for every attempt of it.
 #[derive(Clone, Debug)]
 pub(crate) struct SimulatedReceivers {
     behaviour: ReceiverBehaviour,
     script: Script,
+    /// The first request of each idempotency key.
     stored: BTreeMap<String, StoredResponse>,
+    /// How many more requests of a method and URL are throttled.
     throttled: BTreeMap<(String, String), u32>,
-    /// What was carried out, in order.
+    /// All effects, in order.
     pub(crate) effects: Vec<Effect>,
-    /// Requests that bore the key of something else.
+    /// Requests that were sent with the key of a different request.
     pub(crate) key_reuses: Vec<KeyReuse>,
-    /// Requests that nothing in the case answers.
+    /// The requests for which the case has no answer, as `METHOD URL`.
     pub(crate) unanswered: Vec<String>,
 }
 
-/// Something that was carried out.
+/// A request that a receiver carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Effect {
     pub(crate) request: OutgoingRequest,
-    /// Which delivery of the item asked for it, from 1.
+    /// The number of the delivery that sent it, from 1.
     pub(crate) delivery: u32,
-    /// Which call of the attempt it was, from 1.
+    /// The number of the call in its attempt, from 1.
     pub(crate) call: usize,
     /// Whether the case says that its receiver ignores keys.
     pub(crate) is_unguarded: bool,
-    /// Whether the case says that it may be missing.
+    /// Whether the case says that the effect may be missing.
     pub(crate) is_optional: bool,
 }
 
-/// A request with the key of another.
+/// Two different requests with one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyReuse {
     pub(crate) first: OutgoingRequest,
     pub(crate) second: OutgoingRequest,
+    /// The number of the second call in its attempt, from 1.
     pub(crate) call: usize,
 }
 
-/// What a receiver knows of a key.
+/// What a receiver keeps for a key.
 #[derive(Clone, Debug)]
 struct StoredResponse {
     request: OutgoingRequest,
-    answer: WorldResponse,
-    answer_number: usize,
-    /// Whether its sender died before it was answered, and what has become of it.
+    response: WorldResponse,
+    /// The index of the answer in the script.
+    answer: usize,
+    /// Set when the sender crashed before the response: how the receiver treats the next request with the key.
     orphaned: Option<ReceiverBehaviour>,
 }
 
-/// Who sends a request.
+/// The delivery and the call that send a request, both from 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestOrigin {
     pub(crate) delivery: u32,
@@ -68,7 +74,7 @@ pub(crate) struct RequestOrigin {
 }
 
 impl SimulatedReceivers {
-    /// Receivers that have done nothing yet.
+    /// Receivers that have received nothing yet.
     pub(crate) fn new(behaviour: ReceiverBehaviour, answers: Vec<CaseAnswer>) -> Self {
         Self {
             behaviour,
@@ -81,7 +87,7 @@ impl SimulatedReceivers {
         }
     }
 
-    /// Carries a request out, or not, and answers it.
+    /// Carries a request out, or refuses it, and responds. `fault` is the disruption of this call, if it has one.
     pub(crate) fn receive(
         &mut self,
         request: &OutgoingRequest,
@@ -108,68 +114,64 @@ impl SimulatedReceivers {
     }
 
     fn handle(&mut self, request: &OutgoingRequest, origin: RequestOrigin) -> WorldResponse {
-        let known = request.key.as_ref().and_then(|key| self.stored.get_mut(key).map(|stored| (key, stored)));
-        if let Some((key, stored)) = known {
-            match stored.orphaned.take() {
-                Some(ReceiverBehaviour::Abort) => {
-                    let key = key.clone();
-                    self.abort(&key);
-                    return status(409);
-                }
-                Some(_) => return status(409),
-                None if stored.request.asks_the_same(request) => return stored.answer.clone(),
-                None => {
-                    let key_reuse =
-                        KeyReuse { first: stored.request.clone(), second: request.clone(), call: origin.call };
-                    self.key_reuses.push(key_reuse);
-                    return status(422);
-                }
+        let stored = request.key.as_ref().and_then(|key| self.stored.get_mut(key));
+        let Some(stored) = stored else { return self.execute(request, origin) };
+        match stored.orphaned.take() {
+            Some(ReceiverBehaviour::Abort) => self.abort(request),
+            Some(_) => {}
+            None if stored.request.asks_the_same(request) => return stored.response.clone(),
+            None => {
+                let first = stored.request.clone();
+                self.key_reuses.push(KeyReuse { first, second: request.clone(), call: origin.call });
+                return status(422);
             }
         }
-        self.execute(request, origin)
+        status(409)
     }
 
     fn execute(&mut self, request: &OutgoingRequest, origin: RequestOrigin) -> WorldResponse {
-        let Some(number) = self.script.find(request) else {
+        let Some(answer) = self.script.find(request) else {
             self.unanswered.push(format!("{} {}", request.method, request.url));
             return WorldResponse::Refused;
         };
-        let answer = self.script.give(number);
-        let scripted = self.script.answer(number);
-        if request.is_safe() || !scripted.has_effect() {
-            return answer;
+        let response = self.script.give(answer);
+        if !request.is_safe() && self.script.answer(answer).has_effect() {
+            self.record_effect(request, origin, answer);
+            self.store_response(request, answer, &response);
         }
-        let is_unguarded = scripted.key_handling == KeyHandling::Ignores;
-        let effect = Effect {
-            request: request.clone(),
-            delivery: origin.delivery,
-            call: origin.call,
-            is_unguarded,
-            is_optional: scripted.optional,
-        };
-        if !self.is_idempotent_repeat(request) {
-            self.effects.push(effect);
-        }
-        if let (Some(key), false, false) = (&request.key, is_unguarded, self.behaviour == ReceiverBehaviour::Ignore) {
-            let stored = StoredResponse {
-                request: request.clone(),
-                answer: answer.clone(),
-                answer_number: number,
-                orphaned: None,
-            };
-            self.stored.insert(key.clone(), stored);
-        }
-        answer
+        response
     }
 
-    /// Whether the request leaves everything as it is.
+    fn record_effect(&mut self, request: &OutgoingRequest, origin: RequestOrigin, answer: usize) {
+        if self.is_idempotent_repeat(request) {
+            return;
+        }
+        let RequestOrigin { delivery, call } = origin;
+        let (is_unguarded, is_optional) = (self.ignores_keys(answer), self.script.answer(answer).is_optional);
+        self.effects.push(Effect { request: request.clone(), delivery, call, is_unguarded, is_optional });
+    }
+
+    fn store_response(&mut self, request: &OutgoingRequest, answer: usize, response: &WorldResponse) {
+        let Some(key) = &request.key else { return };
+        if self.ignores_keys(answer) || self.behaviour == ReceiverBehaviour::Ignore {
+            return;
+        }
+        let (request, response) = (request.clone(), response.clone());
+        self.stored.insert(key.clone(), StoredResponse { request, response, answer, orphaned: None });
+    }
+
+    fn ignores_keys(&self, answer: usize) -> bool {
+        self.script.answer(answer).key_handling == KeyHandling::Ignores
+    }
+
+    /// Whether the request repeats the last one to its URL and its method is idempotent.
     fn is_idempotent_repeat(&self, request: &OutgoingRequest) -> bool {
         let is_idempotent = matches!(request.method.as_str(), "PUT" | "DELETE");
         let last = self.effects.iter().rfind(|effect| effect.request.url == request.url);
         is_idempotent && last.is_some_and(|effect| effect.request.asks_the_same(request))
     }
 
-    /// Hears that whoever sent a request has died before its answer came.
+    /// The sender of the request crashed before it got the response.
     pub(crate) fn orphan(&mut self, request: &OutgoingRequest) {
         if !matches!(self.behaviour, ReceiverBehaviour::Busy | ReceiverBehaviour::Abort) {
             return;
@@ -179,10 +181,10 @@ impl SimulatedReceivers {
         }
     }
 
-    /// What was begun under a key comes to nothing.
-    fn abort(&mut self, key: &str) {
-        let Some(stored) = self.stored.remove(key) else { return };
-        self.script.undo(stored.answer_number);
+    /// Undoes the request that was sent with the key of this one, and forgets the key.
+    fn abort(&mut self, request: &OutgoingRequest) {
+        let Some(stored) = request.key.as_ref().and_then(|key| self.stored.remove(key)) else { return };
+        self.script.undo(stored.answer);
         self.effects.retain(|effect| effect.request != stored.request);
     }
 }

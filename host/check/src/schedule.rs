@@ -1,73 +1,76 @@
-//! Which things go wrong in one run, and all the runs there are for a handler with so many calls.
+//! What goes wrong in one run, with its id for programs and its story for people.
 //!
-//! Pure. A schedule's id says what happens in it: `crash:3a+crash:return` ends the first attempt after the
-//! effect of its third call, and the second after it has returned.
+//! Pure data. `schedule_enumeration.rs` lists the schedules of a handler, and `scheduled_run.rs` plays one. The id says
+//! what happens: `crash:3a+crash:return` ends the first attempt after the effect of its third call, and the second
+//! attempt after its return.
 
 use std::fmt;
 
-/// Where an attempt stands.
+/// A moment in an attempt at which its process can crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CrashPoint {
-    /// Its n-th call has had no effect yet.
+    /// Before the effect of the n-th call, from 1.
     Before(usize),
-    /// Its n-th call has had its effect, and the handler does not know.
+    /// After the effect of the n-th call, before the handler sees the response.
     After(usize),
-    /// It has returned, and nothing is committed.
+    /// After the handler returned, before the commit.
     Return,
-    /// It is committed.
+    /// After the commit.
     Commit,
 }
 
-/// What goes wrong with a request.
+/// What goes wrong with the response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseFault {
-    /// It is carried out, and no answer comes.
+    /// The receiver carries the request out and sends no response.
     NoResponse,
-    /// It is carried out, and the answer is 500.
+    /// The receiver carries the request out and responds with 500.
     ErrorAfterEffect,
-    /// It is not carried out, and the answer is 500.
+    /// The receiver does not carry the request out and responds with 500.
     Error,
-    /// It and the next two like it are not carried out, and the answer is 429.
+    /// The receiver responds to the request and to the next two like it with 429 and carries none of them out.
     Throttled,
 }
 
 /// What goes wrong in one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disruption {
-    /// The process dies.
+    /// The process crashes.
     Crash(CrashPoint),
-    /// The process dies, and the item is delivered to the component loaded anew.
+    /// The process crashes, and the reloaded component gets the next delivery.
     Reload(CrashPoint),
-    /// The attempt stands still until its lease has ended and another has run; then it goes on.
+    /// The attempt pauses until its lease has ended and another attempt has run; then it continues.
     OverrunLease(CrashPoint),
-    /// Something is the matter with the n-th call.
+    /// The response to the n-th call, from 1, is faulty.
     Fault(usize, ResponseFault),
 }
 
-/// What receivers do with idempotency keys, where the case does not say.
+/// What receivers do with idempotency keys, unless the case says that a receiver ignores them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReceiverBehaviour {
-    /// They carry out a key once.
+    /// They carry out each key once and repeat the response.
     Honour,
-    /// They carry out whatever comes.
+    /// They carry out every request.
     Ignore,
-    /// Like the first, and they answer 409 once when a request is repeated whose sender has died; it was
-    /// carried out.
+    /// They honour keys. When a request is repeated whose sender crashed before the response, they respond once with
+    /// 409; the request was carried out.
     Busy,
-    /// The same, but it came to nothing.
+    /// Like `Busy`, but the first request was aborted and had no effect.
     Abort,
 }
 
 /// Everything that goes wrong in one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
+    /// What receivers do with keys in this run.
     pub(crate) receivers: ReceiverBehaviour,
-    /// What goes wrong in the first attempt, the second, and so on.
+    /// What goes wrong in the first attempt, in the second, and so on.
     pub(crate) disruptions: Vec<Disruption>,
 }
 
 impl Schedule {
-    fn new(receivers: ReceiverBehaviour, disruptions: &[Disruption]) -> Self {
+    /// A run in which the n-th attempt has the n-th disruption.
+    pub(crate) fn new(receivers: ReceiverBehaviour, disruptions: &[Disruption]) -> Self {
         Self { receivers, disruptions: disruptions.to_vec() }
     }
 
@@ -76,110 +79,10 @@ impl Schedule {
         Self::new(ReceiverBehaviour::Honour, &[])
     }
 
-    /// Whether an attempt goes on beside another.
+    /// Whether two attempts run at the same time.
     pub(crate) fn has_overlap(&self) -> bool {
         self.disruptions.iter().any(|disruption| matches!(disruption, Disruption::OverrunLease(_)))
     }
-}
-
-/// A call of the undisturbed run, as far as schedules care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallKind {
-    /// A request that may have an effect.
-    Effect,
-    /// A request that has none.
-    Lookup,
-    /// Anything else.
-    Stored,
-}
-
-/// Every schedule for a handler that makes these calls, by what they have in common.
-pub(crate) fn all_schedules(calls: &[CallKind]) -> Vec<(&'static str, Vec<Schedule>)> {
-    let points = crash_points(calls.len());
-    let before_commit = &points[..points.len() - 1];
-    let honoured = |disruptions: Vec<Disruption>| -> Vec<_> {
-        disruptions.into_iter().map(|disruption| Schedule::new(ReceiverBehaviour::Honour, &[disruption])).collect()
-    };
-    let each = |points: &[CrashPoint], disruption: fn(CrashPoint) -> Disruption| {
-        points.iter().map(|point| disruption(*point)).collect::<Vec<_>>()
-    };
-    let crashes = each(&points, Disruption::Crash);
-    vec![
-        ("one crash", honoured(crashes.clone())),
-        ("a crash and a reload", honoured(each(before_commit, Disruption::Reload))),
-        ("an attempt that outlives its lease", honoured(each(before_commit, Disruption::OverrunLease))),
-        ("receivers that ignore keys", with_receivers_ignoring_keys(&crashes)),
-        ("receivers that answer 409", with_conflict_answers(calls)),
-        ("receivers at fault", honoured(response_faults(calls))),
-        (
-            "a fault, then a crash",
-            pairs(&response_faults(calls), &each(&distinct_points(calls.len()), Disruption::Crash)),
-        ),
-        (
-            "two crashes",
-            pairs(
-                &each(&effect_points(calls.len()), Disruption::Crash),
-                &each(&distinct_points(calls.len()), Disruption::Crash),
-            ),
-        ),
-    ]
-}
-
-/// Before and after each call, after the return, and after the commit.
-fn crash_points(calls: usize) -> Vec<CrashPoint> {
-    let calls = (1..=calls).flat_map(|call| [CrashPoint::Before(call), CrashPoint::After(call)]);
-    calls.chain([CrashPoint::Return, CrashPoint::Commit]).collect()
-}
-
-/// Before the first call and after each: between the effect of one call and the next nothing happens that
-/// lasts, so a crash there is the same wherever it falls.
-fn effect_points(calls: usize) -> Vec<CrashPoint> {
-    std::iter::once(CrashPoint::Before(1)).chain((1..=calls).map(CrashPoint::After)).collect()
-}
-
-/// The same, and after the return, for an attempt that may make more calls than the first.
-fn distinct_points(calls: usize) -> Vec<CrashPoint> {
-    effect_points(calls).into_iter().chain([CrashPoint::Return]).collect()
-}
-
-fn with_receivers_ignoring_keys(crashes: &[Disruption]) -> Vec<Schedule> {
-    crashes.iter().map(|crash| Schedule::new(ReceiverBehaviour::Ignore, &[*crash])).collect()
-}
-
-fn with_conflict_answers(calls: &[CallKind]) -> Vec<Schedule> {
-    let effects = numbered(calls).filter(|(_, kind)| *kind == CallKind::Effect);
-    let schedule = |receivers, call| Schedule::new(receivers, &[Disruption::Crash(CrashPoint::After(call))]);
-    effects
-        .flat_map(|(call, _)| [schedule(ReceiverBehaviour::Busy, call), schedule(ReceiverBehaviour::Abort, call)])
-        .collect()
-}
-
-fn response_faults(calls: &[CallKind]) -> Vec<Disruption> {
-    let of = |kind| -> &[ResponseFault] {
-        match kind {
-            CallKind::Effect => &[
-                ResponseFault::NoResponse,
-                ResponseFault::ErrorAfterEffect,
-                ResponseFault::Error,
-                ResponseFault::Throttled,
-            ],
-            CallKind::Lookup => &[ResponseFault::NoResponse, ResponseFault::Error, ResponseFault::Throttled],
-            CallKind::Stored => &[],
-        }
-    };
-    let at = |(call, kind)| of(kind).iter().map(move |fault| Disruption::Fault(call, *fault));
-    numbered(calls).flat_map(at).collect()
-}
-
-fn numbered(calls: &[CallKind]) -> impl Iterator<Item = (usize, CallKind)> {
-    (1..).zip(calls.iter().copied())
-}
-
-fn pairs(first: &[Disruption], second: &[Disruption]) -> Vec<Schedule> {
-    let with = |first: Disruption| {
-        second.iter().map(move |second| Schedule::new(ReceiverBehaviour::Honour, &[first, *second]))
-    };
-    first.iter().flat_map(|first| with(*first)).collect()
 }
 
 impl fmt::Display for Schedule {
@@ -222,7 +125,7 @@ impl fmt::Display for CrashPoint {
 }
 
 impl Schedule {
-    /// What happens, in words.
+    /// What happens, as a clause for people.
     pub(crate) fn story(&self) -> String {
         let attempts = (1..)
             .zip(&self.disruptions)
@@ -267,40 +170,5 @@ impl CrashPoint {
             Self::Return => "after the return, before the commit".to_owned(),
             Self::Commit => "after the commit".to_owned(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    /// The numbers that the documentation states, for N calls of which E may have an effect and L look up.
-    #[test]
-    fn the_number_of_schedules_follows_from_the_calls() {
-        let calls = [CallKind::Effect, CallKind::Lookup, CallKind::Stored, CallKind::Effect];
-        let (n, effects, lookups) = (4, 2, 1);
-        let faults = 4 * effects + 3 * lookups;
-        let expected = [
-            ("one crash", 2 * n + 2),
-            ("a crash and a reload", 2 * n + 1),
-            ("an attempt that outlives its lease", 2 * n + 1),
-            ("receivers that ignore keys", 2 * n + 2),
-            ("receivers that answer 409", 2 * effects),
-            ("receivers at fault", faults),
-            ("a fault, then a crash", faults * (n + 2)),
-            ("two crashes", (n + 1) * (n + 2)),
-        ];
-        let found = all_schedules(&calls);
-        let found: Vec<_> = found.into_iter().map(|(family, schedules)| (family, schedules.len())).collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn no_two_schedules_have_one_id() {
-        let all = all_schedules(&[CallKind::Effect, CallKind::Lookup, CallKind::Stored]);
-        let ids: Vec<_> = all.iter().flat_map(|(_, schedules)| schedules).map(Schedule::to_string).collect();
-        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     }
 }

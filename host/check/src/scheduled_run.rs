@@ -1,43 +1,74 @@
-//! One run: an item is delivered until it is settled for good, while a schedule goes wrong.
+//! Plays one schedule: delivers the item of a case until it is finished, and disrupts its attempts.
+//!
+//! It does not judge the result; `findings.rs` compares it with the undisturbed run.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outbox_core::{AttemptReport, AttemptTrace, Failure, FailureClass, Outcome, RetryPolicy, ServedType};
+use outbox_item::Status;
+use outbox_runtime::simulation::{AttemptEnd, GuestCall, SimulatedAttempt, SimulatedPlugin};
 
 use crate::case::{Case, NOW};
 use crate::fault_injector::FaultInjector;
 use crate::in_memory_outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};
 use crate::receivers::SimulatedReceivers;
 use crate::schedule::{CrashPoint, Disruption, Schedule};
-use outbox_core::{AttemptReport, Failure, FailureClass, Outcome, RetryPolicy, ServedType};
-use outbox_item::Status;
-use outbox_runtime::simulation::{AttemptEnd, GuestCall, SimulatedAttempt, SimulatedPlugin};
 
-/// An item that is not settled after so many deliveries never will be.
+/// The most deliveries of one run. An item that is not finished by then is never finished.
 const DELIVERIES_MAX: u32 = 40;
 
-/// What all runs of a case have in common.
+/// What all runs of one case share.
 pub(crate) struct CheckContext {
     pub(crate) plugin: SimulatedPlugin,
-    /// The component as it is after a reload.
+    /// The component after a reload.
     pub(crate) reloaded: SimulatedPlugin,
     pub(crate) case: Case,
     pub(crate) initial_state: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct RunResult {
-    /// What the first attempt called.
+    /// The calls of the first attempt, in order.
     pub(crate) calls: Vec<GuestCall>,
-    /// What is stored in the end.
+    /// The rows of the outbox at the end.
     pub(crate) snapshot: OutboxSnapshot,
-    /// What receivers have in the end.
+    /// The receivers at the end.
     pub(crate) receivers: SimulatedReceivers,
     /// The last failure of an attempt.
     pub(crate) failure: Option<Failure>,
-    /// Whether everything of the schedule came to pass.
+    /// Whether every disruption of the schedule happened.
     pub(crate) has_reached_all: bool,
+}
+
+/// The start time and the random seed of a run. Two undisturbed runs with different variants show what depends on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunVariant {
+    /// The time of the case and the first seeds.
+    Standard,
+    /// A later time and other seeds.
+    OtherTimeAndSeed,
+}
+
+impl RunVariant {
+    /// How much later than the case the run starts: more than an hour, and no whole number of seconds.
+    fn time_offset(self) -> Duration {
+        match self {
+            Self::Standard => Duration::ZERO,
+            Self::OtherTimeAndSeed => Duration::from_millis(3_723_456),
+        }
+    }
+
+    /// What the run adds to the number of the delivery to get its seed: more than the most deliveries of a run.
+    fn seed_offset(self) -> u64 {
+        match self {
+            Self::Standard => 0,
+            Self::OtherTimeAndSeed => 1_000,
+        }
+    }
 }
 
 /// One run.
@@ -47,8 +78,7 @@ struct ScheduledRun {
     served_type: ServedType,
     outbox: Arc<InMemoryOutbox>,
     receivers: Arc<Mutex<SimulatedReceivers>>,
-    /// Changes the clock and the random numbers from run to run, where nothing else does.
-    offset: u64,
+    variant: RunVariant,
     notes: Mutex<RunNotes>,
 }
 
@@ -56,11 +86,12 @@ struct ScheduledRun {
 struct RunNotes {
     calls: Vec<GuestCall>,
     failure: Option<Failure>,
+    /// The number of disruptions that have happened.
     reached: usize,
 }
 
-/// Plays a schedule to its end. `offset` tells runs apart that differ in nothing but time and chance.
-pub(crate) fn run_schedule(context: &Arc<CheckContext>, schedule: &Schedule, offset: u64) -> RunResult {
+/// Plays a schedule to its end.
+pub(crate) fn run_schedule(context: &Arc<CheckContext>, schedule: &Schedule, variant: RunVariant) -> RunResult {
     let case = &context.case;
     let run = Arc::new(ScheduledRun {
         served_type: served_type(context),
@@ -68,7 +99,7 @@ pub(crate) fn run_schedule(context: &Arc<CheckContext>, schedule: &Schedule, off
         receivers: Arc::new(Mutex::new(SimulatedReceivers::new(schedule.receivers, case.answer.clone()))),
         context: Arc::clone(context),
         schedule: schedule.clone(),
-        offset,
+        variant,
         notes: Mutex::default(),
     });
     run.deliver();
@@ -77,13 +108,9 @@ pub(crate) fn run_schedule(context: &Arc<CheckContext>, schedule: &Schedule, off
 
 fn served_type(context: &CheckContext) -> ServedType {
     ServedType {
-        item_type: context.case.item.r#type.clone(),
-        timeout: None,
         retry: context.plugin.retry(RetryPolicy::default()),
-        concurrency: None,
-        rate: None,
         on_dead: context.plugin.on_dead(),
-        breaker: None,
+        ..ServedType::new(&context.case.item.r#type)
     }
 }
 
@@ -98,7 +125,7 @@ impl ScheduledRun {
         }
     }
 
-    /// Makes an attempt and settles it, unless the schedule has it end otherwise.
+    /// Runs an attempt and settles it, unless the schedule ends it before.
     fn attempt(self: &Arc<Self>, claim: &InMemoryClaim) {
         let delivery = claim.item.deliveries;
         let disruptions = &self.schedule.disruptions;
@@ -124,14 +151,12 @@ impl ScheduledRun {
     }
 
     fn simulated_attempt(&self, claim: &InMemoryClaim, injector: &Arc<FaultInjector>) -> SimulatedAttempt {
-        let seed = u64::from(claim.item.deliveries) + self.offset * 1_000;
-        let offset = i64::try_from(self.offset).unwrap_or(0) * 3_723_456;
         SimulatedAttempt {
             item: claim.item.clone(),
             world: Arc::clone(injector) as _,
             state: Arc::clone(&self.outbox) as _,
-            now: claim.item.claimed_at.unwrap_or_default() + offset,
-            seed,
+            now: claim.item.claimed_at.unwrap_or_default().saturating_add(self.variant.time_offset()),
+            seed: u64::from(claim.item.deliveries) + self.variant.seed_offset(),
         }
     }
 
@@ -144,33 +169,33 @@ impl ScheduledRun {
             self.record(|notes| notes.failure = Some(failure.clone()));
         }
         self.settle(claim, report);
-        // Whoever dies after the commit leaves nothing to deliver again.
+        // A crash after the commit causes no redelivery.
         let _ = injector.reach(CrashPoint::Commit);
     }
 
     fn settle(&self, claim: &InMemoryClaim, report: AttemptReport) {
-        let maybe_executed = report.maybe_executed;
+        let trace = AttemptTrace { maybe_executed: report.maybe_executed, handler_digest: None };
         let decide = |outcome| outbox_core::settlement_for(outcome, &claim.item, &self.served_type, 1.0);
-        match self.outbox.settle(claim, &decide(report.outcome), maybe_executed) {
+        match self.outbox.settle(claim, &decide(report.outcome), trace) {
             Ok(()) | Err(SettleError::ClaimLost) => {}
             Err(SettleError::StateConflict(key)) => {
                 let failure =
                     Failure::new(FailureClass::Conflict, "state.conflict", format!("{key:?} was changed meanwhile"));
-                // The claim was the attempt's a moment ago, and nobody else is there to take it.
-                let _ = self.outbox.settle(claim, &decide(Outcome::Failed(failure)), maybe_executed);
+                // The claim is still valid: the outbox checks it before the state, and no other attempt runs now.
+                let _ = self.outbox.settle(claim, &decide(Outcome::Failed(failure)), trace);
             }
         }
     }
 
-    /// While an attempt stands still its lease ends, and others run. They have a thread of their own,
-    /// since this one is in the midst of the attempt.
+    /// Ends the lease of the paused attempt and runs other attempts. They need a thread of their own, because this
+    /// thread is inside the paused attempt.
     fn run_others_meanwhile(self: &Arc<Self>) {
         let run = Arc::clone(self);
         let others = std::thread::spawn(move || {
             run.outbox.expire();
             run.deliver();
         });
-        // A panic there shows when the run is compared: nothing is settled then.
+        // A panic in the thread shows in the comparison, because nothing is settled then.
         drop(others.join());
     }
 
@@ -191,12 +216,12 @@ impl ScheduledRun {
 }
 
 impl RunResult {
-    /// Whether the item's effect is done.
+    /// Whether the item is DONE.
     pub(crate) fn is_done(&self) -> bool {
         self.snapshot.item.status == Status::Done
     }
 
-    /// Whether nothing more will happen to the item.
+    /// Whether the item is DONE or dead-lettered.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.snapshot.item.status, Status::Done | Status::Dlq)
     }
@@ -207,7 +232,7 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_all().build();
 }
 
-/// Runs an attempt on this thread alone, so that nothing in it depends on how threads are scheduled.
+/// Runs an attempt on this thread alone, so that its result does not depend on how threads are scheduled.
 fn block_on(attempt: impl Future<Output = AttemptEnd>) -> AttemptEnd {
     RUNTIME.with(|runtime| match runtime {
         Ok(runtime) => runtime.block_on(attempt),

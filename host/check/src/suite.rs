@@ -1,4 +1,6 @@
-//! The cases of a handler, run and compared: what `outbox plugin test` and a handler's own tests call.
+//! Runs all cases of a project and reports the differences, for `outbox plugin test` and a handler's own tests.
+//!
+//! It finds the files and opens the component; `case_run.rs` runs a case and `case_diff.rs` compares.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,55 +8,58 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use outbox_runtime::simulation::Simulator;
+
 use crate::case::Case;
 use crate::case_diff::differences;
 use crate::case_run::run_case;
 use crate::case_update::update_case;
-use outbox_runtime::simulation::Simulator;
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Clone, Debug, Serialize)]
 pub struct CaseReport {
-    /// The case.
+    /// The name of the case.
     pub case: String,
-    /// Its file.
+    /// The path of its file.
     pub file: PathBuf,
-    /// How what the handler did differs from what is expected.
+    /// How the attempt differs from what the case expects, one line or block for each difference.
     pub differences: Vec<String>,
-    /// Whether what it did is expected from now on.
-    pub accepted: bool,
-    /// How long it took.
+    /// Whether the differences were written into the case.
+    #[serde(rename = "accepted")]
+    pub is_accepted: bool,
+    /// The duration of the case.
     #[serde(skip)]
     pub elapsed: Duration,
 }
 
 impl CaseReport {
-    /// Whether all was as expected, or is now.
+    /// Whether the attempt was as expected, or the case was updated.
     pub fn is_passed(&self) -> bool {
-        self.differences.is_empty() || self.accepted
+        self.differences.is_empty() || self.is_accepted
     }
 }
 
-/// What is done with a difference.
+/// What to do with differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDifference {
-    /// It is reported.
+    /// Report them.
     Report,
-    /// It is written into the case as what is expected from now on.
+    /// Report them and write them into the case, as what it expects from then on.
     Update,
 }
 
 /// A component and the folder of its cases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseProject {
-    /// The component.
+    /// The file of the component.
     pub component: PathBuf,
-    /// Its cases.
+    /// The folder of the case files.
     pub cases: PathBuf,
 }
 
 impl CaseProject {
-    /// What lies at a path: a component, with `cases/` beside it, or a folder with one component in it.
+    /// The project at a path: a component with `cases/` beside it, or a folder with one component. Errors when the
+    /// folder has no component or several.
     pub fn find(path: &Path) -> anyhow::Result<Self> {
         let component = if path.is_dir() { only_component(path)? } else { path.to_owned() };
         let cases = component.parent().unwrap_or(Path::new("")).join("cases");
@@ -78,7 +83,8 @@ fn only_component(folder: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Runs every case of a project in the sandbox, with no network and with a clock and random numbers that do not change.
+/// Runs every case of a project in the sandbox, without a network and with a fixed clock and seed. Errors when the
+/// component or a case file is unusable; differences are in the reports.
 pub async fn test(project: &CaseProject, on_difference: OnDifference) -> anyhow::Result<Vec<CaseReport>> {
     let cases = Case::read_all(&project.cases)?;
     let simulator = Simulator::open(&project.component).await?;
@@ -98,18 +104,23 @@ async fn test_case(simulator: &Simulator, case: &Case, on_difference: OnDifferen
     }
     let outcome = run_case(&plugin, case).await;
     let differences = differences(case, &outcome);
-    let accepted = on_difference == OnDifference::Update && !differences.is_empty() && outcome.unanswered.is_empty();
-    if accepted {
+    let is_accepted = on_difference == OnDifference::Update && !differences.is_empty() && outcome.unanswered.is_empty();
+    if is_accepted {
         update_case(case, &outcome)?;
     }
-    Ok(CaseReport { case: case.name.clone(), file: case.file.clone(), differences, accepted, elapsed: begun.elapsed() })
+    Ok(CaseReport {
+        case: case.name.clone(),
+        file: case.file.clone(),
+        differences,
+        is_accepted,
+        elapsed: begun.elapsed(),
+    })
 }
 
-/// Runs the cases that lie in `cases/` beside a component or in its folder, for a handler's own
-/// `cargo test`.
+/// Runs the cases of the project at `path`, for a handler's own `cargo test`. See [`CaseProject::find`] for the path.
 ///
 /// # Panics
-/// With the differences, when a case is not as expected.
+/// When the project is unusable or a case is not as expected. The message lists the differences.
 pub fn assert_cases(path: impl AsRef<Path>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let reports = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
@@ -121,31 +132,4 @@ pub fn assert_cases(path: impl AsRef<Path>) {
     let failures: Vec<_> =
         failed.map(|failed| format!("{}:\n{}", failed.case, failed.differences.join("\n"))).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
-}
-
-/// The outcome in the XML that build servers read.
-pub fn junit(reports: &[CaseReport]) -> String {
-    let failures = reports.iter().filter(|report| !report.is_passed()).count();
-    let cases: String = reports.iter().map(junit_case).collect();
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"outbox plugin test\" tests=\"{}\" failures=\"{failures}\">\n{cases}</testsuite>\n",
-        reports.len()
-    )
-}
-
-fn junit_case(report: &CaseReport) -> String {
-    let (name, seconds) = (escaped(&report.case), report.elapsed.as_secs_f64());
-    let failure = if report.is_passed() {
-        String::new()
-    } else {
-        let text = escaped(&report.differences.join("\n"));
-        format!("    <failure message=\"not as expected\">{text}</failure>\n")
-    };
-    format!("  <testcase name=\"{name}\" time=\"{seconds:.3}\">\n{failure}  </testcase>\n")
-}
-
-fn escaped(text: &str) -> String {
-    let is_allowed = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    let text: String = text.chars().filter(is_allowed).collect();
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

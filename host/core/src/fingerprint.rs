@@ -1,14 +1,16 @@
-//! Which failures are alike: a pure function from what an item died of to the name of its group.
+//! Groups like failures: a pure function from the failure of a dead-lettered item to the name of its group.
+//!
+//! Knows no store; the stores keep the name beside the item and list the groups.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
 
-/// A message says what it has to say in so many characters; what follows is detail.
+/// The part of a message that decides its group, in bytes. Longer messages differ in details only.
 const MESSAGE_MAX: usize = 200;
 
-/// The group of like failures: the same type, code and component, and the same message but for the
-/// numbers and ids in it. Sixteen hexadecimal digits.
+/// The name of the group, 16 hexadecimal digits. Failures are in one group when they have the same type, code and
+/// component, and messages that differ in numbers and ids only.
 pub fn fingerprint(item_type: &str, failure: &Failure, handler_digest: Option<&str>) -> String {
     let mut hash = Sha256::new();
     for part in [item_type, &failure.code, &normalised(&failure.message), handler_digest.unwrap_or_default()] {
@@ -19,8 +21,8 @@ pub fn fingerprint(item_type: &str, failure: &Failure, handler_digest: Option<&s
     format!("{prefix:016x}")
 }
 
-/// The message with `#` for every word that has a digit in it, but for the status of an HTTP error,
-/// which tells failures apart.
+/// The message with `#` in place of every word that contains a digit. The status of an HTTP error stays, because
+/// failures with different statuses differ.
 fn normalised(message: &str) -> String {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
     let mut text = String::new();

@@ -1,7 +1,7 @@
-//! The seam between the claim loop and whatever performs effects.
+//! The seam between the worker and the code that performs effects.
 //!
-//! The worker knows this trait and not WebAssembly; the plugin runtime implements it and does not know
-//! the store. A scripted handler drives the worker's tests through the same door.
+//! The worker calls [`Handler`] and does not know WebAssembly. The plugin runtime implements it and does not know the
+//! store. Tests and benchmarks implement it natively.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,91 +11,109 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use outbox_item::{Item, Millis};
+
+use crate::breaker::BreakerPolicy;
 use crate::failure::Failure;
 use crate::host_writes::HostWrites;
 use crate::key_locks::AttemptLocks;
+use crate::on_dead::OnDead;
 use crate::recording::Recording;
-use crate::retry::{BreakerPolicy, RetryPolicy};
-use crate::settlement::OnDead;
-use outbox_item::{Item, Millis};
+use crate::retry::RetryPolicy;
 
 /// Performs the effects of items.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// What can be handled right now. Asked before every claim, so it must be cheap.
+    /// The types that can be handled now. The worker asks before every claim, so the call must be cheap.
     fn served_types(&self) -> Vec<ServedType>;
 
-    /// Ticks whenever the answer of [`Self::served_types`] may have changed.
+    /// A receiver that changes whenever the result of [`Self::served_types`] may have changed.
     fn changes(&self) -> watch::Receiver<u64>;
 
-    /// Makes one attempt. Returns by the attempt's deadline, and soon after `stop` is cancelled; a
-    /// caller may drop the future, which abandons the attempt with its outcome unknown. A failure of
-    /// the handler is a value in the report, never a panic.
+    /// Makes one attempt. Returns by the deadline of the attempt, and soon after `stop` is cancelled. A caller may drop
+    /// the future; the attempt then ends with an unknown outcome. A failure of the handler is a value in the report,
+    /// never a panic.
     async fn handle(&self, attempt: Attempt) -> AttemptReport;
 }
 
-/// One type of item that is served, and on what terms.
+/// One item type that is served, and the terms on which it is served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServedType {
     /// The type.
     pub item_type: String,
-    /// The longest that one attempt may take; `None` leaves it to the lease.
+    /// The longest duration of one attempt. With `None` only the lease limits it.
     pub timeout: Option<Duration>,
-    /// How its failures are retried.
+    /// How failed items are retried.
     pub retry: RetryPolicy,
-    /// How many of its items may be claimed at a time, in all processes together.
+    /// The maximum number of claimed items at a time, across all processes. `None` means no limit.
     pub concurrency: Option<u32>,
-    /// How many of its items may be claimed per second, in all processes together.
+    /// The maximum number of claims per second, across all processes. `None` means no limit.
     pub rate: Option<f64>,
-    /// What a dead-lettered item means for those behind it with the same ordering key.
+    /// What a dead-lettered item means for the items queued behind it with the same ordering key.
     pub on_dead: OnDead,
-    /// When a process stops claiming its items for a while; `None` means never.
+    /// When a process stops claiming items of the type for a while. `None` means never.
     pub breaker: Option<BreakerPolicy>,
+}
+
+impl ServedType {
+    /// A type with the default retries and no limits.
+    pub fn new(item_type: impl Into<String>) -> Self {
+        Self {
+            item_type: item_type.into(),
+            timeout: None,
+            retry: RetryPolicy::default(),
+            concurrency: None,
+            rate: None,
+            on_dead: OnDead::default(),
+            breaker: None,
+        }
+    }
 }
 
 /// One attempt at one item.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// The item; `item.attempts` is the number of this attempt.
+    /// The claimed item; `item.attempts` is the number of this attempt, from 1.
     pub item: Arc<Item>,
-    /// When the attempt is stopped, on the monotonic clock.
+    /// When the attempt ends at the latest, on the monotonic clock.
     pub deadline: Instant,
     /// The same moment in the store's time, for the handler to read.
     pub deadline_at: Millis,
-    /// Whether there is an outbox behind the item.
+    /// Whether a store keeps the item.
     pub mode: DeliveryMode,
-    /// Cancelled when the process shuts down and will not wait any longer.
+    /// Cancelled when the process shuts down and its grace period is over.
     pub stop: CancellationToken,
-    /// The locks that the attempt takes before it touches keys of its plugin's state.
+    /// The locks that the attempt takes before it touches contended keys of its plugin's state.
     pub locks: Arc<AttemptLocks>,
 }
 
-/// Whether there is an outbox behind an attempt.
+/// Whether a store keeps the item of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
-    /// The item is stored and will be tried again.
+    /// A store keeps the item, and a failed attempt can be retried.
     Durable,
-    /// The item exists in this call only: state and follow-ups are not available to it.
+    /// The item exists in this call only. State and follow-ups are not available to the handler.
     Inline,
 }
 
-/// What an attempt came to.
+/// The result of one attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptReport {
-    /// How it ended.
+    /// How the attempt ended.
     pub outcome: Outcome,
-    /// Whether a request that may have had an effect went out.
+    /// Whether the attempt sent a request that may have had an effect.
     pub maybe_executed: bool,
-    /// The last that the handler wrote to its standard error and output, bounded.
+    /// The end of what the handler wrote to its standard error and output, bounded.
     pub stderr: Option<String>,
     /// The digest of the component that ran.
     pub digest: Option<String>,
-    /// What it sent and was answered, bounded. Empty for an attempt that can only become DONE.
+    /// The requests and responses, bounded. Empty for an attempt that can only become DONE, because its history gets no
+    /// row.
     pub recording: Recording,
 }
 
 impl AttemptReport {
-    /// A report of an attempt that no component ran.
+    /// The report of an attempt that no component ran: no effects, no output, no recording.
     pub fn without_component(outcome: Outcome) -> Self {
         Self { outcome, maybe_executed: false, stderr: None, digest: None, recording: Recording::default() }
     }
@@ -106,15 +124,15 @@ impl AttemptReport {
 pub enum Outcome {
     /// The effect is done.
     Done {
-        /// What the handler answered; stored on the item.
+        /// The result of the handler; the store keeps it on the item.
         result: Option<Vec<u8>>,
-        /// What the host stores for the handler in the same transaction.
+        /// What the store writes for the handler in the same transaction.
         writes: HostWrites,
     },
-    /// It failed.
+    /// The attempt failed.
     Failed(Failure),
-    /// The process shuts down; the attempt is given back without a trace.
+    /// The process shuts down. The worker releases the item uncounted, and the history gets no row.
     Interrupted,
-    /// The type is no longer served here; the attempt is given back without a trace.
+    /// This process no longer serves the type. The worker releases the item uncounted, and the history gets no row.
     NoHandler,
 }

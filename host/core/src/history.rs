@@ -1,4 +1,6 @@
-//! One failed attempt, as the history of an item keeps it.
+//! One failed attempt, as the history of an item shows it.
+//!
+//! Pure data. The stores write and read it; this file does not know how.
 
 use serde::Serialize;
 
@@ -7,32 +9,32 @@ use outbox_item::Millis;
 use crate::failure::FailureClass;
 use crate::recording::Recording;
 
-/// One attempt that did not end DONE, as the history keeps it.
+/// One attempt that failed or was released uncounted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FailedAttempt {
-    /// Which claim of all lives it was, from 1.
+    /// The number of the claim since enqueue, from 1.
     pub delivery: u32,
-    /// Which attempt of its life it was, from 1.
+    /// The number of the attempt since enqueue or the last replay, from 1.
     pub attempt: u32,
     /// When the claim began.
     pub started_at: Millis,
-    /// When the claim was settled, or found expired.
+    /// When the worker settled the claim, or the store found it expired.
     pub ended_at: Millis,
     /// The instance id of the process that ran it.
     pub pod: String,
-    /// What kind of failure it was.
+    /// The kind of the failure.
     pub class: FailureClass,
-    /// Stable and dotted, for grouping.
+    /// See [`Failure::code`](crate::Failure::code).
     pub code: String,
-    /// For the person who reads it.
+    /// See [`Failure::message`](crate::Failure::message).
     pub message: String,
-    /// The last that the handler wrote to its standard error and output, bounded.
+    /// The end of what the handler wrote to its standard error and output, bounded.
     pub stderr: Option<String>,
-    /// The digest of the component that ran it.
+    /// The digest of the component that ran.
     pub handler_digest: Option<String>,
-    /// Whether a request that may have had an effect had gone out.
+    /// Whether the attempt sent a request that may have had an effect.
     pub maybe_executed: bool,
-    /// What it sent and was answered, as far as it was kept.
+    /// The requests and responses of the attempt, as far as the host kept them.
     #[serde(flatten)]
     pub recording: Recording,
 }

@@ -1,12 +1,11 @@
-//! Locks of state keys that many attempts want at once: which attempt of this process goes on, which wait.
+//! Locks of contended state keys within one process.
 //!
-//! State is committed optimistically: of several attempts that touched a key the first to commit wins, and
-//! the others have worked in vain and are given back. That is the cheaper way while it is rare. From the
-//! second conflict over a key on, the attempts of this process that touch it lock it first: each from its
-//! first touch until it is settled.
+//! The store commits plugin state optimistically: of several attempts that touched a key, the first commit wins, and
+//! the worker releases the others uncounted. That is cheap while conflicts are rare. After the second conflict over a
+//! key, the attempts of this process lock the key: each from its first touch of the key until its settlement.
 //!
-//! Nothing correct depends on it. The commit checks all the same, so processes need not agree: at most one
-//! attempt of each contends for the key, and one of them always wins.
+//! Correctness does not depend on these locks, because the store checks versions at every commit. Processes do not
+//! share the locks: at most one attempt of each process contends for a key, and one of them always commits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +14,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex as KeyLock, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-/// So many conflicts over a key, within the time that they are remembered, make attempts lock it.
+/// The number of remembered conflicts over a key from which attempts lock it. One conflict may be a coincidence.
 const CONTENDED_AFTER_CONFLICTS: u32 = 2;
-/// A key is forgotten so long after its last conflict. Forgetting too early costs two more conflicts,
-/// remembering for ever would hold up attempts that only read what was contended once.
+/// How long after its last conflict a key stays contended. A short time costs two more conflicts; a long time delays
+/// attempts that only read a key which was contended once.
 const CONTENDED_FOR: Duration = Duration::from_mins(1);
 
 /// The contended keys of one process.
@@ -41,7 +40,7 @@ impl KeyLocks {
         Arc::new(AttemptLocks { key_locks: self.clone(), held: Mutex::default() })
     }
 
-    /// Notes that a settlement was refused because another attempt had changed the key.
+    /// Records that the store refused a settlement because another attempt had changed the key.
     pub fn record_conflict(&self, plugin: &str, key: &str) {
         self.record(plugin, key, Instant::now());
     }
@@ -55,7 +54,7 @@ impl KeyLocks {
         known.last = now;
     }
 
-    /// The lock that attempts hold one at a time, if the key is contended.
+    /// The lock of the key, if the key is contended.
     fn lock_if_contended(&self, plugin: &str, key: &str, now: Instant) -> Option<Arc<KeyLock<()>>> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = keys.get(&(plugin.to_owned(), key.to_owned()))?;
@@ -70,8 +69,8 @@ impl ContendedKey {
     }
 }
 
-/// What one attempt holds. Whoever settles it keeps this until the settlement is committed; dropping it
-/// lets the next attempt go on.
+/// The locks that one attempt holds. The worker keeps them until the settlement is committed; dropping them lets the
+/// next attempt proceed.
 #[derive(Debug, Default)]
 pub struct AttemptLocks {
     key_locks: KeyLocks,
@@ -79,13 +78,13 @@ pub struct AttemptLocks {
 }
 
 impl AttemptLocks {
-    /// Returns when the attempt may go on to the key: at once unless the key is contended. Errors when
-    /// it did not get the lock by `deadline`.
+    /// Waits until the attempt may touch the key: not at all unless the key is contended. Errors when the attempt does
+    /// not get the lock by `deadline`.
     pub async fn lock(&self, plugin: &str, key: &str, deadline: Instant) -> Result<(), KeyLockTimeout> {
         let Some(key_lock) = self.key_locks.lock_if_contended(plugin, key, Instant::now()) else { return Ok(()) };
         let timed_out = |_| KeyLockTimeout { plugin: plugin.to_owned(), key: key.to_owned() };
         if self.holds_any() {
-            // Two attempts that each wait for what the other holds would both wait in vain.
+            // Waiting while holding another lock could deadlock: two attempts could each wait for the other.
             if let Ok(guard) = key_lock.try_lock_owned() {
                 self.hold(guard);
             }
@@ -104,13 +103,13 @@ impl AttemptLocks {
     }
 }
 
-/// So many attempts want the same state that one's turn did not come in time.
+/// An attempt did not get the lock of a contended state key by its deadline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("many attempts want state key {key:?} of plugin {plugin:?}: the turn of this one did not come in time")]
 pub struct KeyLockTimeout {
-    /// The plugin.
+    /// The plugin that owns the state.
     pub plugin: String,
-    /// The key.
+    /// The contended key.
     pub key: String,
 }
 

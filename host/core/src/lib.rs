@@ -1,8 +1,65 @@
-//! The words that the parts of the host share: handlers and their attempts, failures, retries, sagas, settlements.
+//! The words that the parts of an outbox share: handlers and their attempts, failures, retries, sagas, settlements.
 //!
-//! Two seams meet here. The worker calls a [`Handler`] and does not know WebAssembly. The plugin runtime implements
-//! it, reads state through [`StateReader`], and does not know the store.
+//! Two seams meet in this crate.
+//!
+//! **Worker and handler.** The worker claims an item, calls [`Handler::handle`] and gets an [`AttemptReport`]. It then
+//! asks [`settlement_for`] what to do with the claim and passes the [`Settlement`] to the store. The worker sees no
+//! WebAssembly. The plugin runtime implements [`Handler`] for all components of a folder.
+//!
+//! **Runtime and store.** The runtime reads plugin state through [`StateReader`] and shares quarantined components
+//! through [`QuarantineStore`]. It never writes: a successful attempt reports its [`HostWrites`], and the store commits
+//! them together with the completion. The runtime sees no store, so a guest has no way to reach the outbox.
+//!
+//! A handler can also be native Rust:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use outbox_core::{Attempt, AttemptReport, DeliveryMode, Handler, HostWrites, Outcome, ServedType};
+//! use outbox_item::NewItem;
+//! use tokio::sync::watch;
+//! use tokio::time::Instant;
+//!
+//! /// Answers with the payload. The set of served types never changes.
+//! struct Echo(watch::Sender<u64>);
+//!
+//! #[async_trait::async_trait]
+//! impl Handler for Echo {
+//!     fn served_types(&self) -> Vec<ServedType> {
+//!         vec![ServedType::new("echo")]
+//!     }
+//!
+//!     fn changes(&self) -> watch::Receiver<u64> {
+//!         self.0.subscribe()
+//!     }
+//!
+//!     async fn handle(&self, attempt: Attempt) -> AttemptReport {
+//!         let result = Some(attempt.item.payload.clone());
+//!         AttemptReport::without_component(Outcome::Done { result, writes: HostWrites::default() })
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! // A worker fills these fields from its claim.
+//! let attempt = Attempt {
+//!     item: Arc::new(NewItem::new("echo", "key-1", "hello").into_item(1, 0)),
+//!     deadline: Instant::now() + Duration::from_secs(30),
+//!     deadline_at: 30_000,
+//!     mode: DeliveryMode::Durable,
+//!     stop: Default::default(),
+//!     locks: Default::default(),
+//! };
+//! let report = Echo(watch::Sender::new(0)).handle(attempt).await;
+//! assert!(matches!(report.outcome, Outcome::Done { result: Some(result), .. } if result == b"hello"));
+//! # }
+//! ```
 
+#![deny(missing_docs)]
+
+mod breaker;
+mod digest;
 mod failure;
 mod fingerprint;
 mod handler;
@@ -10,23 +67,30 @@ mod history;
 mod host_writes;
 mod key_locks;
 mod metered;
+mod on_dead;
 mod plugin_ports;
+mod plugin_status;
 mod recording;
 mod retry;
+mod row_change;
 pub mod saga;
 mod settlement;
+mod wildcard;
 
-pub use failure::{Failure, FailureClass};
-pub use fingerprint::fingerprint;
-pub use handler::{Attempt, AttemptReport, DeliveryMode, Handler, Outcome, ServedType};
-pub use history::FailedAttempt;
-pub use host_writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
-pub use key_locks::{AttemptLocks, KeyLockTimeout, KeyLocks};
-pub use metered::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, MeteredHandler};
-pub use plugin_ports::{QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader};
-pub use recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
-pub use retry::{BreakerPolicy, MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
-pub use saga::{
-    SagaDefinition, SagaOutcome, Signal, StepOutcome, begin_data, begin_signal, end_data, end_signal, step_signal,
-};
-pub use settlement::{OnDead, Settlement, settlement_for};
+pub use crate::breaker::BreakerPolicy;
+pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
+pub use crate::failure::{Failure, FailureClass};
+pub use crate::fingerprint::fingerprint;
+pub use crate::handler::{Attempt, AttemptReport, DeliveryMode, Handler, Outcome, ServedType};
+pub use crate::history::FailedAttempt;
+pub use crate::host_writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
+pub use crate::key_locks::{AttemptLocks, KeyLockTimeout, KeyLocks};
+pub use crate::metered::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, MeteredHandler};
+pub use crate::on_dead::OnDead;
+pub use crate::plugin_ports::{QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader};
+pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
+pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
+pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
+pub use crate::row_change::{AttemptTrace, RowChange};
+pub use crate::settlement::{ClaimEndKind, Settlement, settlement_for};
+pub use crate::wildcard::wildcard_matches;

@@ -1,4 +1,6 @@
-//! How long the attempts of this process take, by type and outcome.
+//! Measures how long the attempts of this process take, by type and outcome.
+//!
+//! Wraps any [`Handler`] and changes nothing about it. The metrics of the HTTP server read the histograms.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,37 +12,37 @@ use tokio::time::Instant;
 
 use crate::handler::{Attempt, AttemptReport, Handler, Outcome, ServedType};
 
-/// The upper bounds of the buckets, in milliseconds: from a quick call on the same machine to a lease.
+/// The upper bounds of the buckets, in milliseconds: from a fast call on the same machine to the default lease.
 pub const BUCKET_BOUNDS_MS: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 60_000];
 
-/// The durations of some attempts.
+/// A histogram of attempt durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DurationHistogram {
-    /// How many were no longer than each bound and longer than the one before.
+    /// For each bound, the number of attempts that took at most this long and longer than the bound before.
     pub buckets: [u64; BUCKET_BOUNDS_MS.len()],
-    /// How many there were, those longer than every bound included.
+    /// The number of all attempts, including those longer than every bound.
     pub count: u64,
-    /// How long all took together.
+    /// The total duration of all attempts.
     pub sum: Duration,
 }
 
-/// Durations by type and outcome. The types are those that are served here and the outcomes are the
-/// classes of failures and `done`, so that the series stay few.
+/// Histograms by type and outcome. The outcome is `done` or the class of a failure, and the types are the served ones,
+/// so the number of series stays small.
 pub type AttemptDurations = BTreeMap<(String, &'static str), DurationHistogram>;
 
-/// A handler that takes the time of another.
+/// A handler that measures the attempts of another handler.
 pub struct MeteredHandler {
     handler: Arc<dyn Handler>,
     durations: Mutex<AttemptDurations>,
 }
 
 impl MeteredHandler {
-    /// Takes the time of this handler.
+    /// Wraps the handler to measure.
     pub fn new(handler: Arc<dyn Handler>) -> Self {
         Self { handler, durations: Mutex::default() }
     }
 
-    /// What the attempts have taken until now.
+    /// The histograms of all attempts until now.
     pub fn durations(&self) -> AttemptDurations {
         self.durations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -82,7 +84,7 @@ impl Handler for MeteredHandler {
     }
 }
 
-/// What was no attempt, or was cut short by a shutdown, says nothing about how long attempts take.
+/// The label of an outcome. Attempts without a handler or ended by a shutdown have no duration worth measuring.
 fn label(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Done { .. } => Some("done"),

@@ -1,4 +1,4 @@
-//! What the plugin runtime needs from a store, as two small traits.
+//! What the plugin runtime needs from a store: plugin state to read, and the list of quarantined components.
 //!
 //! The program that wires the store to the runtime implements them. The runtime knows these traits and no store,
 //! so a guest has no way to reach the outbox.
@@ -40,18 +40,18 @@ pub trait StateReader: Send + Sync + 'static {
     async fn read(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StateReadError>;
 }
 
-/// A quarantined component: no process runs it, because it kept faulting.
+/// A quarantined component. No process runs it, because it failed repeatedly as a canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineEntry {
     /// The SHA-256 of the component in hex.
     pub digest: String,
-    /// The plugin that it was.
+    /// The name of its plugin.
     pub plugin: String,
-    /// What it did, in words.
+    /// What it did, as a sentence for operators.
     pub reason: String,
 }
 
-/// Remembers quarantined components for every process.
+/// Keeps the list of quarantined components that all processes share.
 #[async_trait]
 pub trait QuarantineStore: Send + Sync + 'static {
     /// Quarantines a component. A component that is in quarantine already keeps its first reason.

@@ -1,7 +1,7 @@
-//! What an attempt sent and what it was answered, as the history keeps it.
+//! The requests and responses of one attempt, as the history keeps them, and their compressed form.
 //!
-//! Pure data, and its compressed form. It never holds a secret: whoever makes a recording has removed what
-//! the host added to the requests, and every value that only the host may know.
+//! Pure data. A recording holds no secret, because the recorder of the runtime removes the headers that the host adds
+//! and the values of secrets before it makes one. This file cannot check that.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,87 +9,88 @@ use miniz_oxide::deflate::compress_to_vec_zlib;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 use serde::{Deserialize, Serialize};
 
-/// Half as small as no effort, in a third of the time of the best.
+/// The zlib level. It halves the size of a recording and takes a third of the time of the best level.
 const COMPRESSION_LEVEL: u8 = 4;
-/// Several times what a recording may have, so that nothing that was compressed is refused.
+/// The largest decompressed recording, in bytes: several times the limit of the recorder, so that every stored
+/// recording can be read, and small enough that damaged bytes cannot exhaust the memory.
 const DECOMPRESSED_MAX: usize = 8 << 20;
 
 /// The requests of one attempt with their answers, in the order in which they were sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What was kept.
+    /// The exchanges that the host kept.
     pub exchanges: Vec<RecordedExchange>,
-    /// How many more requests were sent than an attempt's record has room for.
+    /// The number of requests beyond the limit of a recording.
     #[serde(rename = "exchanges_left_out", default, skip_serializing_if = "is_zero")]
     pub omitted: u32,
 }
 
-/// One request and what came back.
+/// One request and its response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedExchange {
-    /// The request's method.
+    /// The method.
     pub method: String,
     /// The whole URL.
     pub url: String,
-    /// The name that the handler gave to the effect, if it gave one.
+    /// The value of the header `outbox-effect`, if the handler set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effect: Option<String>,
-    /// The handler's own headers, without those that the host adds.
+    /// The headers that the handler set, without those that the host adds.
     pub headers: Vec<(String, String)>,
-    /// What the handler wrote.
+    /// The body that the handler sent.
     pub body: RecordedBody,
-    /// What came back; none when the attempt ended before anything did.
+    /// The response or error; `None` when the attempt ended first.
     pub answer: Option<RecordedResponse>,
 }
 
-/// What came back.
+/// What the handler received for one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RecordedResponse {
-    /// An answer of the receiver.
+    /// A response of the receiver.
     Response {
-        /// Its status.
+        /// The HTTP status.
         status: u16,
-        /// Its headers.
+        /// The response headers.
         headers: Vec<(String, String)>,
-        /// What the handler read of its body.
+        /// The part of the body that the handler read.
         body: RecordedBody,
     },
-    /// No answer of the receiver, but an error.
+    /// An error in place of a response.
     Error {
-        /// The case of `error-code` in `wasi:http` that the handler saw.
+        /// The case of `error-code` in `wasi:http` that the handler received.
         error: String,
     },
 }
 
-/// What was kept of a body.
+/// A body, or the first part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BodyDocument", into = "BodyDocument")]
 pub struct RecordedBody {
-    /// Its bytes, or as many of the first as were kept.
+    /// The first bytes; all of them when `sha256` is `None`.
     pub kept: Vec<u8>,
-    /// How many bytes passed.
+    /// The number of bytes that passed, kept or not.
     pub length: u64,
-    /// The SHA-256 of all bytes that passed, in hex, when not all were kept.
+    /// The SHA-256 of all bytes that passed, in hex; `None` when all of them were kept.
     pub sha256: Option<String>,
-    /// Whether it was read to its end.
+    /// Whether the body passed to its end.
     pub is_ended: bool,
 }
 
 impl RecordedBody {
-    /// A body that was kept whole.
+    /// A complete body.
     pub fn whole(kept: impl Into<Vec<u8>>) -> Self {
         let kept = kept.into();
         Self { length: kept.len() as u64, kept, sha256: None, is_ended: true }
     }
 
-    /// Whether every byte of it is known.
+    /// Whether every byte of the body is known.
     pub fn is_whole(&self) -> bool {
         self.is_ended && self.sha256.is_none()
     }
 }
 
-/// A body in JSON: text where it is text.
+/// The JSON shape of a body: `text` when the bytes are UTF-8, else `base64`.
 #[derive(Serialize, Deserialize)]
 struct BodyDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +129,7 @@ impl TryFrom<BodyDocument> for RecordedBody {
 }
 
 impl Recording {
-    /// The recording as stores keep it: JSON, compressed by zlib. None when nothing was sent.
+    /// The stored form: JSON, compressed by zlib. `None` when the attempt sent nothing.
     pub fn compress(&self) -> Option<Vec<u8>> {
         if self.exchanges.is_empty() && self.omitted == 0 {
             return None;
@@ -137,7 +138,7 @@ impl Recording {
         Some(compress_to_vec_zlib(&json, COMPRESSION_LEVEL))
     }
 
-    /// Reads what [`Self::compress`] wrote. None when the bytes are no recording.
+    /// Reads the stored form. `None` when the bytes are no recording.
     pub fn decompress(compressed: &[u8]) -> Option<Self> {
         let json = decompress_to_vec_zlib_with_limit(compressed, DECOMPRESSED_MAX).ok()?;
         serde_json::from_slice(&json).ok()

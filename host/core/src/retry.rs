@@ -1,58 +1,49 @@
-//! How long to wait before an item is tried again.
+//! How often an item is retried and how long it waits before each retry: the policy of one type and its default.
 //!
-//! Pure: the attempt and the random draw are arguments, and the answer is a duration. It knows
-//! neither clock nor store; whoever settles a claim adds the delay to the store's time.
+//! Pure: the number of the attempt and the random draw are arguments, and the result is a duration. This file knows no
+//! clock and no store; the store adds the delay to its own time.
 
 use std::time::Duration;
 
-/// How often and how fast items of one type are retried.
+/// How often and how fast the items of one type are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Retries after the first attempt: 0 means that the first failure dead-letters.
+    /// Retries after the first attempt. With 0 the first failure dead-letters the item.
     pub max_retries: u32,
     /// The delay after the first failed attempt, before jitter.
     pub base: Duration,
-    /// No delay is longer, unless a handler asks for it.
+    /// The longest delay before jitter, unless a handler asks for a longer one.
     pub cap: Duration,
 }
 
 impl Default for RetryPolicy {
+    /// Eight retries spread over two to four minutes (255 seconds before jitter), enough for the restart of a receiver.
     fn default() -> Self {
         Self { max_retries: 8, base: Duration::from_secs(1), cap: Duration::from_mins(5) }
     }
 }
 
-/// When a process stops claiming a type whose attempts keep failing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BreakerPolicy {
-    /// After so many failures in a row.
-    pub failures: u32,
-    /// For so long; then one item is tried.
-    pub pause: Duration,
-}
-
-/// A handler cannot ask for a longer wait than this: an item must not vanish for weeks.
+/// The longest delay that a handler can ask for. A mistaken unit must not hide an item for weeks.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// Give-backs in a row begin to count after this long, so that none of them is for ever.
+/// How long uncounted releases of one item can follow each other. Later ones count, so that the series ends.
 pub const MAX_UNCOUNTED_PERIOD: Duration = Duration::from_hours(24);
 
 impl RetryPolicy {
-    /// Whether an item that has made `attempts` attempts in this life may be claimed again.
+    /// Whether an item with this number of counted attempts may be claimed again.
     pub fn allows_another(&self, attempts: u32) -> bool {
         attempts <= self.max_retries
     }
 
-    /// The delay after the `attempt`-th attempt (from 1): `min(cap, base * 2^(attempt-1))`, of which
-    /// the upper half is scaled by `draw`, a random number from 0 to 1.
+    /// The delay after attempt number `attempt` (from 1): between half of `min(cap, base * 2^(attempt-1))` and all of
+    /// it. `draw`, a random number from 0 to 1, chooses the point between them.
     pub fn backoff(&self, attempt: u32, draw: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(63);
         let full = self.base.saturating_mul(2u32.saturating_pow(doublings)).min(self.cap);
         full.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// [`Self::backoff`], unless the handler asked for a certain wait: that one counts, bounded by
-    /// [`MAX_RETRY_AFTER`] and not by the cap.
+    /// The delay that the handler asked for, at most [`MAX_RETRY_AFTER`]; without one, [`Self::backoff`].
     pub fn delay(&self, attempt: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
         match retry_after {
             Some(requested) => requested.min(MAX_RETRY_AFTER),
@@ -77,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handlers_wish_overrides_the_cap_but_not_the_bound() {
+    fn a_delay_that_the_handler_asks_for_overrides_the_cap_but_not_the_bound() {
         let policy = RetryPolicy::default();
         let hour = Duration::from_hours(1);
         assert_eq!(policy.delay(1, 0.5, Some(hour)), hour);

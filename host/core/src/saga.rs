@@ -1,29 +1,28 @@
-//! Sagas: which items a write becomes, and how the signals of their progress are named.
+//! Sagas: the items that one write becomes, and the names, data and outcomes of the signals of a run.
 //!
-//! Pure. Which transition causes which signal is decided here; the store writes the signals in the
-//! transaction of that transition.
+//! Pure. The stores decide when a signal is due: they write it in the transaction of the transition that causes it.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use outbox_item::{Millis, NewItem};
+use outbox_item::NewItem;
 
-/// A saga that writes may start: a name and the types of its steps, in order.
+/// A saga that a write can start: its name and the types of its steps, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SagaDefinition {
-    /// The saga's name, as in its signals.
+    /// The name of the saga, as in its signals.
     pub name: String,
-    /// One item is enqueued for each.
+    /// The item types of the steps. A write enqueues one item for each.
     pub steps: Vec<String>,
 }
 
 impl SagaDefinition {
-    /// The playbook's own saga: the write behind `POST /memory`.
+    /// The built-in saga behind `POST /memory`.
     pub fn write_memory() -> Self {
         Self { name: "WriteMemorySaga".into(), steps: vec!["vector_upsert".into(), "belief_recompute".into()] }
     }
 
-    /// The items of one write: each step gets the whole body and the key `<idem_key>:<type>`.
+    /// The items of one write. Each step gets the whole body and the idempotency key `<idem_key>:<type>`.
     pub fn items(&self, cid: &str, idem_key: &str, body: &[u8]) -> Vec<NewItem> {
         self.steps.iter().map(|step| self.item(step, cid, idem_key, body)).collect()
     }
@@ -36,47 +35,32 @@ impl SagaDefinition {
     }
 }
 
-/// A notice of a saga's progress, as it is stored and streamed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Signal {
-    /// Ascending in the order of commits.
-    pub seq: i64,
-    /// The instance id of the process whose transition caused it.
-    pub pod: String,
-    /// `saga_begin.<Saga>`, `saga_step.<Saga>.<type>` or `saga_end.<Saga>`.
-    pub signal: String,
-    /// When it was caused.
-    pub ts: Millis,
-    /// `cid` always; `item_id`, `attempt` and `outcome` for a step; `outcome` for an end.
-    pub data: Value,
-}
-
-/// The name of the signal that a run of the saga began.
+/// The name of the signal for the begin of a run.
 pub fn begin_signal(saga: &str) -> String {
     format!("saga_begin.{saga}")
 }
 
-/// The name of the signal that an attempt of one of the saga's items was settled.
+/// The name of the signal for a settled attempt of one step.
 pub fn step_signal(saga: &str, item_type: &str) -> String {
     format!("saga_step.{saga}.{item_type}")
 }
 
-/// The name of the signal that no item of the run is left to do.
+/// The name of the signal for the end of a run: no item of it is PENDING or CLAIMED.
 pub fn end_signal(saga: &str) -> String {
     format!("saga_end.{saga}")
 }
 
-/// What the signal of a begin tells.
+/// The data of a begin signal. `run` counts the runs of this saga and correlation id from 1.
 pub fn begin_data(cid: &str, run: i64, is_replay: bool) -> Value {
     json!({ "cid": cid, "run": run, "replay": is_replay })
 }
 
-/// What the signal of an end tells.
+/// The data of an end signal.
 pub fn end_data(cid: &str, outcome: SagaOutcome) -> Value {
     json!({ "cid": cid, "outcome": outcome })
 }
 
-/// How a run of a saga ended, as its signal and the totals say it.
+/// How a run of a saga ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SagaOutcome {
@@ -87,12 +71,12 @@ pub enum SagaOutcome {
 }
 
 impl SagaOutcome {
-    /// The outcome of a run that has no item left to do, given whether one of them was dead-lettered.
+    /// The outcome of a finished run. `has_dead` says whether an item of it is dead-lettered.
     pub fn of_run(has_dead: bool) -> Self {
         if has_dead { Self::Error } else { Self::Ok }
     }
 
-    /// The word that is stored and printed.
+    /// The word in signals and counters.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -101,20 +85,20 @@ impl SagaOutcome {
     }
 }
 
-/// How an attempt of a step ended, as its signal and the totals say it.
+/// How an attempt of a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepOutcome {
     /// The item is DONE.
     Ok,
-    /// The item will be tried again.
+    /// The item is PENDING again.
     Retried,
     /// The item was dead-lettered.
     Dead,
 }
 
 impl StepOutcome {
-    /// The word that is stored and printed.
+    /// The word in signals and counters.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -138,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_are_named_as_the_playbook_names_them() {
+    fn signals_are_named_by_saga_and_step() {
         assert_eq!(begin_signal("WriteMemorySaga"), "saga_begin.WriteMemorySaga");
         assert_eq!(step_signal("WriteMemorySaga", "vector_upsert"), "saga_step.WriteMemorySaga.vector_upsert");
         assert_eq!(end_signal("WriteMemorySaga"), "saga_end.WriteMemorySaga");

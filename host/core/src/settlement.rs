@@ -1,63 +1,55 @@
-//! What becomes of an item after an attempt. Pure: the policy, the item and a random draw decide.
+//! What the worker asks the store to do with a claimed item after an attempt, and the rule that chooses it.
+//!
+//! Pure: the outcome, the item, the policy of its type and a random draw decide. This file does not know how a store
+//! writes a settlement; `row_change.rs` says which columns change.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use outbox_item::{Item, Status};
 
 use crate::failure::Failure;
 use crate::handler::{Outcome, ServedType};
 use crate::host_writes::HostWrites;
+use crate::on_dead::OnDead;
 use crate::retry::MAX_UNCOUNTED_PERIOD;
-use outbox_item::Item;
 
-/// What a dead-lettered item means for the items behind it with the same ordering key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDead {
-    /// They wait until an operator replays, purges or unblocks it.
-    #[default]
-    Block,
-    /// They go on without it.
-    Skip,
-}
-
-/// What becomes of a claimed item.
+/// The end that a worker chooses for its claim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settlement {
-    /// DONE, with what the handler answered and what the host stores for it.
+    /// The item becomes DONE.
     Done {
-        /// The handler's answer.
+        /// The result of the handler; the store keeps it on the item.
         result: Option<Vec<u8>>,
-        /// State and follow-ups.
+        /// State changes and follow-ups that the store commits in the same transaction.
         writes: HostWrites,
     },
-    /// PENDING after the delay; the attempt counts and has a history row.
+    /// The item becomes PENDING. The attempt counts, and the history gets a row.
     Retry {
-        /// Why.
+        /// Why the attempt failed.
         failure: Failure,
-        /// How long it waits.
+        /// How long the item waits before the next claim.
         delay: Duration,
     },
-    /// DLQ, with a history row.
+    /// The item is dead-lettered, and the history gets a row.
     Dead {
-        /// Why.
+        /// Why the attempt failed.
         failure: Failure,
-        /// What this means for the items behind it with the same ordering key.
+        /// What this means for the items queued behind it with the same ordering key.
         on_dead: OnDead,
     },
-    /// PENDING after the delay; the attempt does not count but has a history row.
+    /// The item becomes PENDING. The attempt does not count, and the history gets a row.
     GiveBack {
-        /// Why.
+        /// Why the attempt failed.
         failure: Failure,
-        /// How long it waits.
+        /// How long the item waits before the next claim.
         delay: Duration,
     },
-    /// PENDING at once; the attempt does not count and leaves no trace.
+    /// The item becomes PENDING at once. The attempt does not count, and the history gets no row.
     Release,
 }
 
 impl Settlement {
-    /// Why the attempt did not end DONE, where there is a reason.
+    /// The failure of the attempt; `None` for `Done` and `Release`.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Retry { failure, .. } | Self::Dead { failure, .. } | Self::GiveBack { failure, .. } => Some(failure),
@@ -66,8 +58,34 @@ impl Settlement {
     }
 }
 
-/// The settlement of an attempt at `item`, whose claim began at `item.claimed_at`. `draw` is a random
-/// number from 0 to 1.
+/// How a claim ended. Each of these is a transition that a CLAIMED item allows, so a store never has to refuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimEndKind {
+    /// The handler succeeded.
+    Complete,
+    /// The attempt failed and counts; there are retries left.
+    Retry,
+    /// The attempt was released uncounted.
+    GiveBack,
+    /// The lease ended, or an operator ended it, before the claim was settled.
+    Expire,
+    /// The item was dead-lettered.
+    DeadLetter,
+}
+
+impl ClaimEndKind {
+    /// The status of the item afterwards: what [`Status::next`] makes of a CLAIMED item.
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Complete => Status::Done,
+            Self::Retry | Self::GiveBack | Self::Expire => Status::Pending,
+            Self::DeadLetter => Status::Dlq,
+        }
+    }
+}
+
+/// Chooses the settlement of an attempt at `item`. `item.attempts` is the number of the attempt and
+/// `item.claimed_at` the start of its claim. `draw` is a random number from 0 to 1 for the jitter of the delay.
 pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
     match outcome {
         Outcome::Done { result, writes } => Settlement::Done { result, writes },
@@ -79,7 +97,7 @@ pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, d
 fn after_failure(failure: Failure, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
     let delay = served_type.retry.delay(item.attempts, draw, failure.retry_after);
     if failure.class.is_uncounted() && !is_uncounted_too_long(item) {
-        // At least one step, so that giving back cannot become a busy loop.
+        // At least the first backoff step: without it, releases of one item could follow each other in a busy loop.
         let delay = delay.max(served_type.retry.backoff(1, draw));
         return Settlement::GiveBack { failure, delay };
     }
@@ -90,40 +108,45 @@ fn after_failure(failure: Failure, item: &Item, served_type: &ServedType, draw: 
 }
 
 fn is_uncounted_too_long(item: &Item) -> bool {
-    let since = item.claimed_at.zip(item.given_back_since).map_or(0, |(now, since)| now - since);
-    Duration::from_millis(u64::try_from(since).unwrap_or(0)) > MAX_UNCOUNTED_PERIOD
+    let since = item.claimed_at.zip(item.given_back_since).map_or(Duration::ZERO, |(now, since)| now.since(since));
+    since > MAX_UNCOUNTED_PERIOD
 }
 
 #[cfg(test)]
 mod tests {
+    use outbox_item::{ItemId, Millis, NewItem, Transition};
+
     use super::*;
     use crate::failure::FailureClass;
     use crate::retry::RetryPolicy;
-    use crate::settlement::OnDead;
-    use outbox_item::{NewItem, Status};
 
     fn item(attempts: u32) -> Item {
         Item {
             status: Status::Claimed,
             attempts,
             deliveries: attempts,
-            claimed_at: Some(1_000_000_000),
-            ..NewItem::new("t", "k", "").into_item(1, 0)
+            claimed_at: Some(Millis::new(1_000_000_000)),
+            ..NewItem::new("t", "k", "").into_item(ItemId::new(1), Millis::default())
         }
     }
 
     fn after(class: FailureClass, item: &Item) -> Settlement {
         let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
-        let served_type = ServedType {
-            item_type: "t".into(),
-            timeout: None,
-            retry,
-            concurrency: None,
-            rate: None,
-            on_dead: OnDead::Block,
-            breaker: None,
-        };
+        let served_type = ServedType { retry, ..ServedType::new("t") };
         settlement_for(Outcome::Failed(Failure::new(class, "code", "message")), item, &served_type, 1.0)
+    }
+
+    #[test]
+    fn the_end_of_a_claim_is_a_transition_that_a_claimed_item_allows() {
+        for (kind, transition) in [
+            (ClaimEndKind::Complete, Transition::Complete),
+            (ClaimEndKind::Retry, Transition::Retry),
+            (ClaimEndKind::GiveBack, Transition::GiveBack),
+            (ClaimEndKind::Expire, Transition::Expire),
+            (ClaimEndKind::DeadLetter, Transition::DeadLetter),
+        ] {
+            assert_eq!(Status::Claimed.next(transition), Ok(kind.status()), "{kind:?}");
+        }
     }
 
     #[test]
@@ -146,10 +169,10 @@ mod tests {
         assert!(
             matches!(after(FailureClass::Deferred, &item), Settlement::GiveBack { delay, .. } if delay.as_secs() >= 1)
         );
-        let day = i64::try_from(MAX_UNCOUNTED_PERIOD.as_millis()).unwrap();
-        item.given_back_since = Some(1_000_000_000 - day);
+        let day_ago = Millis::new(1_000_000_000).saturating_sub(MAX_UNCOUNTED_PERIOD);
+        item.given_back_since = Some(day_ago);
         assert!(matches!(after(FailureClass::Deferred, &item), Settlement::GiveBack { .. }));
-        item.given_back_since = Some(1_000_000_000 - day - 1);
+        item.given_back_since = Some(day_ago.saturating_sub(Duration::from_millis(1)));
         assert!(matches!(after(FailureClass::Deferred, &item), Settlement::Dead { .. }));
     }
 }

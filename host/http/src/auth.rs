@@ -1,8 +1,8 @@
-//! Who may talk to the host.
+//! Which clients the host answers.
 //!
-//! With a token, whoever presents it. Without one, whoever addresses the host by a name that it answers
-//! for: a page in somebody's browser can point its own name at 127.0.0.1, but it cannot choose the Host
-//! header. The probes are open, since kubelets hold no tokens and dial addresses; they tell nothing.
+//! With a token configured, a client must present it. Without one, the Host header must be a loopback name or one of
+//! `OUTBOX_HOSTS`: a web page can resolve its own name to 127.0.0.1 (DNS rebinding), but cannot set the Host header.
+//! The probes are open, because kubelets send no token and address pods by IP; they reveal no data.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 
 use crate::problem::ApiError;
-use crate::{HttpSettings, HttpState};
+use crate::state::{HttpSettings, HttpState};
 
-/// Lets a request through, or refuses it.
+/// Middleware: passes the request on, or answers with 401 or 421.
 pub(crate) async fn authorize(
     State(state): State<Arc<HttpState>>,
     request: Request,
@@ -47,7 +47,7 @@ fn has_bearer_token(headers: &HeaderMap, token: &str) -> bool {
     let Some((scheme, credentials)) = given.and_then(|value| value.split_at_checked("Bearer ".len())) else {
         return false;
     };
-    // Comparing digests takes a time that says nothing about how much of the token was right.
+    // The time to compare digests does not depend on how many characters of the token are right.
     scheme.eq_ignore_ascii_case(b"Bearer ") && Sha256::digest(credentials) == Sha256::digest(token)
 }
 

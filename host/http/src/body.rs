@@ -1,13 +1,19 @@
-//! Request bodies: which media type they are of, and that they could be read whole.
+//! Request bodies: their media type, their size, and the JSON in them.
+//!
+//! Does not know which members a route expects, except `dry_run`, which all requests of operators share.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use crate::HttpState;
-use crate::problem::ApiError;
 use outbox_item::JSON;
+use outbox_store::Execution;
+
+use crate::problem::ApiError;
+use crate::state::HttpState;
 
 /// A body as it arrived, or why it could not be read.
 pub(crate) type BodyResult = Result<Bytes, BytesRejection>;
@@ -23,16 +29,61 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 
 /// The bytes of a body that must be JSON.
 ///
-/// The media type is asked for even where the body may be empty: a page on another site cannot send it
-/// without the browser asking this host first, which says no.
-pub(crate) fn json(state: &HttpState, headers: &HeaderMap, body: BodyResult) -> Result<Bytes, ApiError> {
+/// Requires the media type even where the body may be empty. A browser does not send `application/json` for a page of
+/// another site without a preflight request, which this host refuses.
+pub(crate) fn json_bytes(state: &HttpState, headers: &HeaderMap, body: BodyResult) -> Result<Bytes, ApiError> {
     match media_type(headers) {
         given if given == JSON => read(state, body),
         given => Err(ApiError::WrongContentType { given, accepted: JSON }),
     }
 }
 
-/// The bytes of a body whose media type has been looked at.
+/// The bytes of a body whose media type the caller has checked.
 pub(crate) fn read(state: &HttpState, body: BodyResult) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| ApiError::unreadable_body(&rejection, state.settings.max_body))
+}
+
+/// The JSON of a body, or the default when the body is empty. `what` names the document in the problem.
+pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
+    state: &HttpState,
+    headers: &HeaderMap,
+    body: BodyResult,
+    what: &'static str,
+) -> Result<T, ApiError> {
+    let bytes = json_bytes(state, headers, body)?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes).map_err(ApiError::invalid_json(what))
+}
+
+/// The member `dry_run` of an operator's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "bool")]
+pub(crate) struct DryRun(pub(crate) Execution);
+
+impl Default for DryRun {
+    fn default() -> Self {
+        Self(Execution::Apply)
+    }
+}
+
+impl From<bool> for DryRun {
+    fn from(dry_run: bool) -> Self {
+        Self(if dry_run { Execution::DryRun } else { Execution::Apply })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dry_run_is_a_boolean_in_json() {
+        let parse = |json: &str| serde_json::from_str::<DryRun>(json);
+        assert_eq!(parse("true").unwrap(), DryRun(Execution::DryRun));
+        assert_eq!(parse("false").unwrap(), DryRun::default());
+        let (ours, of_bool) = (parse("5").unwrap_err(), serde_json::from_str::<bool>("5").unwrap_err());
+        assert_eq!(ours.to_string(), of_bool.to_string());
+    }
 }

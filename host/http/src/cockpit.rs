@@ -1,7 +1,7 @@
-//! `GET /status/cockpit`: the state of the outbox, its sagas and its pods, in one JSON object.
+//! `GET /status/cockpit`: the state of the outbox, its sagas and its pods, as one JSON object.
 //!
-//! All figures are the store's totals of one reading. The shape is what operators' scripts rely on:
-//! every declared saga, every outcome and every violation is there from the start, with a zero.
+//! All figures come from one reading of the store. Operators' scripts rely on the shape: every declared saga, outcome
+//! and violation is present from the start, with a zero.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
-use crate::problem::ApiError;
-use crate::{HostStatus, HttpState};
 use outbox_core::saga::StepOutcome;
 use outbox_store::{Overview, Pod, SagaTotals, Violation};
 
-/// Answers with the whole picture.
+use crate::problem::ApiError;
+use crate::state::{HostStatus, HttpState};
+
+/// `GET /status/cockpit`
 pub(crate) async fn cockpit(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
-    let overview = state.store.overview().await?;
+    let overview = state.inspect.overview().await?;
     let status = (state.status)();
     Ok(Json(json!({
         "generated_at": overview.now,
@@ -56,7 +57,7 @@ fn sagas(state: &HttpState, overview: &Overview) -> BTreeMap<String, SagaTotals>
     sagas
 }
 
-/// The counts with a zero for each violation that has not happened yet.
+/// The counts of all violations; one that the store has not counted is zero.
 pub(crate) fn violations(counted: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
     [Violation::MissingCorrelationId, Violation::MissingIdempotencyKey]
         .map(|violation| (violation.as_str(), counted.get(violation.as_str()).copied().unwrap_or_default()))

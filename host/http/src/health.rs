@@ -1,4 +1,4 @@
-//! What orchestrators ask: whether the process lives, and whether it can do its work.
+//! The probes of an orchestrator: whether the process is alive, and whether it can work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,13 @@ use axum::extract::State;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::HttpState;
-use crate::problem::ApiError;
+use outbox_store::SignalSeq;
 
-/// A store that takes longer for one indexed read would not answer callers in a useful time either;
-/// and probes usually give up after a few seconds.
+use crate::problem::ApiError;
+use crate::state::HttpState;
+
+/// How long the readiness probe waits for the store. Probes usually give up after a few seconds, and a store that
+/// needs longer for one indexed read is too slow for clients too.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /healthz`: the process answers.
@@ -36,7 +38,7 @@ pub(crate) async fn readyz(State(state): State<Arc<HttpState>>) -> Result<Json<V
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
 }
 
-/// Reads past the last signal: cheap, and unlike the clock it needs the database.
+/// Reads the signals after the last possible one: cheap, and unlike the store's clock it needs the database.
 async fn store_answers(state: &HttpState) -> bool {
-    matches!(timeout(READY_TIMEOUT, state.store.signals(i64::MAX, 1)).await, Ok(Ok(_)))
+    matches!(timeout(READY_TIMEOUT, state.inspect.signals(SignalSeq::MAX, 1)).await, Ok(Ok(_)))
 }

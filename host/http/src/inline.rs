@@ -1,12 +1,10 @@
-//! Writes without an outbox: every step runs once, in order, before the answer.
+//! Inline mode: every step of a write runs once, in order, before the response.
 //!
-//! Nothing is stored and nothing is tried again; the caller sees what became of each step. A step that
-//! failed does not keep the others from running, as it would not in the durable mode. Delays, ordering
-//! keys and idempotency keys of items have no meaning here, except that the latter go out with effects.
-//! A caller who hangs up abandons the step that is running and those behind it.
+//! Stores nothing and retries nothing; the response reports the result of each step. A failed step does not stop the
+//! later ones, as in durable mode. Delays and ordering keys of items are ignored. A client that closes its connection
+//! drops the running step and those after it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -14,14 +12,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::HttpState;
-use crate::problem::ApiError;
-use crate::write_headers::WriteIdentity;
 use outbox_core::{Attempt, AttemptReport, DeliveryMode, Outcome, ServedType};
-use outbox_item::{Item, Millis, NewItem, Status, payload_fields};
+use outbox_item::{Item, ItemId, Millis, NewItem, Status, payload_fields};
 
-/// Runs the items. Errors with `Unserved` before the first one if any has no handler, and with
-/// `Inline` when one of them failed.
+use crate::problem::ApiError;
+use crate::state::HttpState;
+use crate::write_headers::WriteIdentity;
+
+/// Runs the items. Errors with [`ApiError::Unserved`] before the first item if any has no handler, and with
+/// [`ApiError::Inline`] after the last if any failed.
 pub(crate) async fn run(
     state: &HttpState,
     identity: &WriteIdentity,
@@ -29,12 +28,12 @@ pub(crate) async fn run(
 ) -> Result<Response, ApiError> {
     let served_types = state.handler.served_types();
     check_served(&served_types, &items)?;
-    let store_time = StoreTime { now: state.store.now().await?, read_at: Instant::now() };
+    let store_time = StoreTime { now: state.inspect.now().await?, read_at: Instant::now() };
     let mut results = Vec::with_capacity(items.len());
     for item in items {
         results.push(run_step(state, &served_types, &store_time, item).await);
     }
-    response(identity, results)
+    response(identity, &results)
 }
 
 fn check_served(served_types: &[ServedType], items: &[NewItem]) -> Result<(), ApiError> {
@@ -44,13 +43,11 @@ fn check_served(served_types: &[ServedType], items: &[NewItem]) -> Result<(), Ap
     if missing.is_empty() {
         return Ok(());
     }
-    Err(ApiError::Unserved {
-        missing,
-        served: served_types.iter().map(|served_type| served_type.item_type.clone()).collect(),
-    })
+    let served = served_types.iter().map(|served_type| served_type.item_type.clone()).collect();
+    Err(ApiError::Unserved { missing, served })
 }
 
-/// The store's time, read once for all steps: it cannot fail between two of them.
+/// The store's time, read once before the first step, so that no later step can fail for lack of it.
 struct StoreTime {
     now: Millis,
     read_at: Instant,
@@ -58,11 +55,17 @@ struct StoreTime {
 
 impl StoreTime {
     fn at(&self, instant: Instant) -> Millis {
-        self.now + millis(instant.duration_since(self.read_at))
+        self.now.saturating_add(instant.duration_since(self.read_at))
     }
 }
 
-async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &StoreTime, item: NewItem) -> Value {
+/// What became of one item.
+struct StepResult {
+    item_type: String,
+    report: AttemptReport,
+}
+
+async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &StoreTime, item: NewItem) -> StepResult {
     let served_type = served_types.iter().find(|served_type| served_type.item_type == item.item_type);
     let timeout = served_type.and_then(|served_type| served_type.timeout).unwrap_or(state.settings.timeout_inline);
     let item_type = item.item_type.clone();
@@ -77,10 +80,10 @@ async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &S
         stop: CancellationToken::new(),
         locks: Arc::default(),
     };
-    step_result(&item_type, state.handler.handle(attempt).await)
+    StepResult { item_type, report: state.handler.handle(attempt).await }
 }
 
-/// The item as a worker would hold it on its only attempt; the id says that there is no row.
+/// The item as a worker would claim it for its only attempt. Its id is 0, because the store has no row of it.
 fn as_claimed(state: &HttpState, new: NewItem, now: Millis, lease_until: Millis) -> Item {
     Item {
         status: Status::Claimed,
@@ -89,39 +92,42 @@ fn as_claimed(state: &HttpState, new: NewItem, now: Millis, lease_until: Millis)
         claimed_at: Some(now),
         claimed_by: Some(state.settings.pod.clone()),
         lease_until: Some(lease_until),
-        ..new.into_item(0, now)
+        ..new.into_item(ItemId::new(0), now)
     }
 }
 
-const OK: &str = "ok";
+impl StepResult {
+    fn is_done(&self) -> bool {
+        matches!(self.report.outcome, Outcome::Done { .. })
+    }
 
-fn step_result(item_type: &str, report: AttemptReport) -> Value {
-    match report.outcome {
-        Outcome::Done { result, .. } => {
-            let result = result.map(|bytes| payload_fields(&bytes).0);
-            json!({ "type": item_type, "outcome": OK, "result": result })
+    fn to_json(&self) -> Value {
+        let Self { item_type, report } = self;
+        let maybe_executed = report.maybe_executed;
+        match &report.outcome {
+            Outcome::Done { result, .. } => {
+                let result = result.as_deref().map(|bytes| payload_fields(bytes).0);
+                json!({ "type": item_type, "outcome": "ok", "result": result })
+            }
+            Outcome::Failed(failure) => json!({
+                "type": item_type, "outcome": failure.class, "code": failure.code, "message": failure.message,
+                "maybe_executed": maybe_executed,
+            }),
+            Outcome::Interrupted => {
+                json!({ "type": item_type, "outcome": "stopped", "maybe_executed": maybe_executed })
+            }
+            Outcome::NoHandler => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
         }
-        Outcome::Failed(failure) => json!({
-            "type": item_type, "outcome": failure.class, "code": failure.code, "message": failure.message,
-            "maybe_executed": report.maybe_executed,
-        }),
-        Outcome::Interrupted => json!({
-            "type": item_type, "outcome": "stopped", "maybe_executed": report.maybe_executed,
-        }),
-        Outcome::NoHandler => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
     }
 }
 
-fn response(identity: &WriteIdentity, results: Vec<Value>) -> Result<Response, ApiError> {
-    let failed = results.iter().filter(|result| result["outcome"] != OK).count();
+fn response(identity: &WriteIdentity, results: &[StepResult]) -> Result<Response, ApiError> {
+    let failed = results.iter().filter(|result| !result.is_done()).count();
+    let steps: Vec<_> = results.iter().map(StepResult::to_json).collect();
     let (cid, idem_key) = (&identity.cid, &identity.idem_key);
     if failed > 0 {
         tracing::warn!(cid, idem_key, failed, "inline steps failed and will not be tried again");
-        return Err(ApiError::Inline { failed, results, cid: cid.clone(), idem_key: idem_key.clone() });
+        return Err(ApiError::Inline { failed, results: steps, cid: cid.clone(), idem_key: idem_key.clone() });
     }
-    Ok(Json(json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })).into_response())
-}
-
-fn millis(duration: Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+    Ok(Json(json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": steps })).into_response())
 }

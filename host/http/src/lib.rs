@@ -1,9 +1,39 @@
-//! The HTTP entry: writes come in, operators look and act, probes and scrapers ask.
+//! The HTTP server of the outbox: writes, reads and actions of operators, signals, probes and metrics.
 //!
-//! Owns the routes, who may use them, and how every refusal looks (RFC 9457). Promises that 202 is sent
-//! after the commit only, and that a write is never turned silently from a durable one into an inline
-//! one. It knows the store and the handlers through their traits; how plugins and workers fare is told
-//! to it by a closure.
+//! This crate owns the routes, the checks of who may use them, and the shape of every refusal (problem+json, RFC 9457).
+//! It sends 202 only after the store's commit, and never turns a durable write into an inline one. It reaches the store
+//! and the handlers through their traits, and learns the status of plugins from a closure; it knows neither workers nor
+//! WebAssembly.
+//!
+//! [`router`] serves writes and everything else; [`worker_router`] serves only probes and metrics. Both take an
+//! [`HttpState`]; [`run`] serves a router on a listener until it is stopped.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use outbox_core::Handler;
+//! use outbox_http::{HostStatus, HttpSettings, HttpState, router, run};
+//! use outbox_sqlite::{SqliteOptions, SqliteStore};
+//! use tokio::net::TcpListener;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn serve(handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = SqliteStore::open(Path::new("outbox.sqlite"), SqliteOptions::default())?;
+//!     let routes = router(HttpState {
+//!         enqueue: store.clone(),
+//!         inspect: store.clone(),
+//!         operate: store,
+//!         handler,
+//!         settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
+//!         status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
+//!         stop: stop.clone(),
+//!     });
+//!     Ok(run(TcpListener::bind("127.0.0.1:7070").await?, routes, stop).await?)
+//! }
+//! ```
+
+#![deny(missing_docs)]
 
 mod auth;
 mod body;
@@ -15,13 +45,14 @@ mod metrics;
 mod operate;
 mod operations;
 mod problem;
+mod query;
 mod signals;
+mod state;
 mod write;
 mod write_headers;
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-use std::{fmt, io};
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
@@ -30,91 +61,9 @@ use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::saga::SagaDefinition;
-use outbox_core::{AttemptDurations, Handler};
-use outbox_store::Store;
+pub use crate::state::{HostStatus, HttpSettings, HttpState};
 
-/// What the HTTP server works with.
-#[derive(Clone)]
-pub struct HttpState {
-    /// Where durable writes go, and what operators look at in either mode.
-    pub store: Arc<dyn Store>,
-    /// What performs the steps of inline writes.
-    pub handler: Arc<dyn Handler>,
-    /// The operator's choices.
-    pub settings: HttpSettings,
-    /// How this process fares; asked at each probe, scrape and look at the cockpit.
-    pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
-    /// Ends the streams of signals, which a graceful shutdown would otherwise wait for.
-    pub stop: CancellationToken,
-}
-
-/// The operator's choices about the HTTP server.
-#[derive(Clone)]
-pub struct HttpSettings {
-    /// `OUTBOX_ENABLED`: whether writes are durable; otherwise their steps run inline.
-    pub enabled: bool,
-    /// `GOVERNOR_STRICT_MODE`: whether a write without both contract headers is refused.
-    pub strict: bool,
-    /// The sagas that writes may start, the playbook's own among them.
-    pub sagas: Vec<SagaDefinition>,
-    /// `OUTBOX_TOKEN`: what callers present as their bearer token.
-    pub token: Option<String>,
-    /// `OUTBOX_HOSTS`: the Host headers besides loopback that are accepted while there is no token.
-    pub hosts: Vec<String>,
-    /// The largest request body, in bytes.
-    pub max_body: usize,
-    /// The longest that one inline attempt may take, unless its type sets a timeout.
-    pub timeout_inline: Duration,
-    /// The instance id of this process.
-    pub pod: String,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            strict: false,
-            sagas: vec![SagaDefinition::write_memory()],
-            token: None,
-            hosts: Vec::new(),
-            max_body: 1024 * 1024,
-            timeout_inline: Duration::from_secs(30),
-            pod: String::new(),
-        }
-    }
-}
-
-impl fmt::Debug for HttpSettings {
-    /// Shows whether there is a token, never which.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpSettings")
-            .field("enabled", &self.enabled)
-            .field("strict", &self.strict)
-            .field("sagas", &self.sagas)
-            .field("has_token", &self.token.is_some())
-            .field("hosts", &self.hosts)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How the process that the HTTP server belongs to fares.
-#[derive(Clone, Debug, Default)]
-pub struct HostStatus {
-    /// Whether the first scan of the plugin folder has finished, whatever its result.
-    pub is_scanned: bool,
-    /// Whether the store refused the last heartbeat: it may answer and yet take no writes.
-    pub is_read_only: bool,
-    /// An array with an object for each generation of a plugin. Of its members the metrics read `name`,
-    /// `version`, `digest`, `generation`, `state` and `error`, and the cockpit reads `types`.
-    pub plugins: serde_json::Value,
-    /// The types that handlers of this process serve.
-    pub served_types: Vec<String>,
-    /// How long the attempts of this process took.
-    pub durations: AttemptDurations,
-}
-
-/// Every route: what `outbox serve` listens with.
+/// All routes, as `outbox serve` answers them.
 pub fn router(state: HttpState) -> Router {
     let actions = ["replay", "dead", "restore", "reschedule", "release", "purge"];
     let actions = actions.into_iter().fold(Router::new(), |routes, action| {
@@ -140,7 +89,7 @@ pub fn router(state: HttpState) -> Router {
     with_common_routes(routes, state)
 }
 
-/// The routes of a process without an entry for writes: what `outbox worker` listens with.
+/// Probes and metrics only, as `outbox worker` answers them.
 pub fn worker_router(state: HttpState) -> Router {
     with_common_routes(Router::new(), state)
 }
@@ -160,7 +109,7 @@ fn with_common_routes(routes: Router<Arc<HttpState>>, state: HttpState) -> Route
         .with_state(state)
 }
 
-/// Serves until `stop` is cancelled, then answers the requests that are under way and returns.
+/// Serves until `stop` is cancelled, then finishes the requests in progress and returns. Errors when the listener does.
 pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
         if let Err(err) = stream.set_nodelay(true) {

@@ -1,7 +1,7 @@
 //! `GET /metrics`: the store's totals and this process's plugins, in the text format of Prometheus.
 //!
-//! Totals are of the whole outbox, whichever process is scraped: take `max`, not `sum`, over pods. Plugins
-//! and durations are of the process.
+//! The totals describe the whole outbox and are the same in every process: aggregate them over pods with `max`, not
+//! with `sum`. Plugins and durations describe this process.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -11,16 +11,17 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 
-use crate::problem::ApiError;
-use crate::{HostStatus, HttpState, cockpit};
-use outbox_core::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram};
+use outbox_core::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, PluginState};
 use outbox_store::Overview;
 
-/// Answers a scrape.
+use crate::cockpit;
+use crate::problem::ApiError;
+use crate::state::{HostStatus, HttpState};
+
+/// `GET /metrics`
 pub(crate) async fn metrics(State(state): State<Arc<HttpState>>) -> Result<Response, ApiError> {
-    let overview = state.store.overview().await?;
+    let overview = state.inspect.overview().await?;
     let status = (state.status)();
     let mut text = MetricsText::default();
     items(&mut text, &overview);
@@ -112,27 +113,30 @@ fn violations(text: &mut MetricsText, overview: &Overview) {
 }
 
 fn plugins(text: &mut MetricsText, status: &HostStatus) {
-    let plugins = || status.plugins.as_array().into_iter().flatten();
-    let word = |plugin: &Value, key: &str| plugin[key].as_str().unwrap_or_default().to_owned();
     text.family("outbox_plugin_info", "gauge", "Generations of plugins of this process; always 1.");
-    for plugin in plugins() {
-        let [name, version, digest, state] = ["name", "version", "digest", "state"].map(|key| word(plugin, key));
-        let labels = [("plugin", name.as_str()), ("version", &version), ("digest", &digest), ("state", &state)];
+    for plugin in &status.plugins {
+        let (version, digest) = (plugin.version.as_deref(), plugin.digest.as_deref());
+        let labels = [
+            ("plugin", plugin.name.as_str()),
+            ("version", version.unwrap_or_default()),
+            ("digest", digest.unwrap_or_default()),
+            ("state", plugin.state.as_str()),
+        ];
         text.sample("outbox_plugin_info", &labels, 1);
     }
     text.family("outbox_plugin_generation", "gauge", "Which generation of the plugin is live; absent when none is.");
-    for plugin in plugins().filter(|plugin| plugin["state"] == "active") {
-        if let Some(generation) = plugin["generation"].as_u64() {
-            text.sample("outbox_plugin_generation", &[("plugin", &word(plugin, "name"))], generation);
+    for plugin in status.plugins.iter().filter(|plugin| plugin.state == PluginState::Active) {
+        if let Some(generation) = plugin.generation {
+            text.sample("outbox_plugin_generation", &[("plugin", &plugin.name)], generation);
         }
     }
     text.family("outbox_plugin_error", "gauge", "Whether the newest file of the plugin does not run.");
-    let mut errors: BTreeMap<String, bool> = BTreeMap::new();
-    for plugin in plugins() {
-        *errors.entry(word(plugin, "name")).or_default() |= !plugin["error"].is_null();
+    let mut errors: BTreeMap<&str, bool> = BTreeMap::new();
+    for plugin in &status.plugins {
+        *errors.entry(&plugin.name).or_default() |= plugin.error.is_some();
     }
     for (name, has_error) in errors {
-        text.sample("outbox_plugin_error", &[("plugin", &name)], u8::from(has_error));
+        text.sample("outbox_plugin_error", &[("plugin", name)], u8::from(has_error));
     }
 }
 
@@ -153,12 +157,12 @@ fn durations(text: &mut MetricsText, durations: &AttemptDurations) {
     }
 }
 
-/// Text in the exposition format, under construction.
+/// A text in the exposition format.
 #[derive(Default)]
 struct MetricsText(String);
 
 impl MetricsText {
-    /// Begins a metric; its samples follow.
+    /// Adds the header of a metric. Its samples must follow.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
@@ -182,7 +186,7 @@ fn escape(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
-/// Milliseconds, shown as seconds.
+/// Milliseconds that are displayed as seconds with three decimals.
 struct Seconds(i64);
 
 impl Display for Seconds {

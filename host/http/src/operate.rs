@@ -1,8 +1,9 @@
-//! Operators' actions, on one item or on all that match; the store audits and performs them.
+//! Operator actions on one item or on all items that match.
 //!
-//! Knows how an order is written in a request, and nothing of which status allows which action.
+//! Owns how a request names an action and its items. The store decides which status allows which action, and audits it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -10,17 +11,17 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use crate::body::BodyResult;
-use crate::items::item_id;
-use crate::problem::ApiError;
-use crate::{HttpState, body};
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis};
 use outbox_store::{
-    Action, EffectKeys, Execution, Filter, LeasePolicy, OperateReport, OperateRequest, Refusal, Selection,
+    Action, EffectKeys, Execution, Filter, LeasePolicy, OperateReport, OperateRequest, Refusal, RefusedItem, Selection,
 };
+
+use crate::body::{BodyResult, DryRun, json_or_default};
+use crate::problem::ApiError;
+use crate::query::item_id;
+use crate::state::HttpState;
 
 /// The body of an operator's request. An empty body leaves every member at its default.
 #[derive(Debug, Default, Deserialize)]
@@ -29,24 +30,24 @@ use outbox_store::{
 struct OperateBody {
     ids: Option<Vec<ItemId>>,
     filter: Option<Filter>,
-    /// Comes before the header `X-Actor`.
+    /// Takes precedence over the header `X-Actor`.
     actor: Option<String>,
     reason: Option<String>,
-    dry_run: bool,
-    /// Answer as soon as the job has begun, instead of when it has ended.
+    dry_run: DryRun,
+    /// Answer when the job has started, instead of when it has ended.
     background: bool,
-    /// Let the job change no more items than this each second; it then goes on in the background.
+    /// The most items that the job changes per second; implies `background`.
     per_second: Option<u32>,
-    /// Of a replay: its effects carry new idempotency keys.
+    /// Of `replay`: outgoing requests carry new idempotency keys.
     new_effects: bool,
-    /// Of `dead` and `release`: take claims whose lease has not ended, too.
+    /// Of `dead` and `release`: also take claims whose lease has not ended.
     force: bool,
-    /// Of `dead`: let what waits behind the item go on without it.
+    /// Of `dead`: the items queued behind this one continue without it.
     skip_key: bool,
-    /// Of `reschedule`: when, in Unix milliseconds.
+    /// Of `reschedule`: the new time, in Unix milliseconds.
     available_at: Option<Millis>,
-    /// Of `reschedule`: in how long.
-    delay_ms: Option<Millis>,
+    /// Of `reschedule`: the new time as a delay from now, in milliseconds.
+    delay_ms: Option<i64>,
 }
 
 /// `POST /items/{id}/{action}`
@@ -62,63 +63,63 @@ pub(crate) async fn operate_one(
         return Err(ApiError::NoRoute(uri.path().to_owned()));
     }
     let id = item_id(&id)?;
-    let request: OperateBody = read_json(&state, &headers, body, "the order")?;
+    let request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
     if request.ids.is_some() || request.filter.is_some() {
         return Err(ApiError::Invalid("the path names the item: leave ids and filter out".into()));
     }
     let action = action(&state, &word, &request, &uri).await?;
     let request = request.into_request(&headers, action, Selection::Ids(vec![id]));
-    let report = state.store.operate(&request).await?;
+    let report = state.operate.operate(&request).await?;
     match report.refused.first() {
         None => Ok(Json(report)),
-        Some(refusal) => Err(refusal_error(&state, refusal).await?),
+        Some(refused) => Err(problem_of(refused)),
     }
 }
 
-/// `POST /items:{action}`: 200 with a report, or 202 with a job that goes on.
+/// `POST /items:{action}`: 200 with a report, or 202 with a job that continues in the background.
 pub(crate) async fn operate_matching(
     State(state): State<Arc<HttpState>>,
     uri: Uri,
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
-    let mut request: OperateBody = read_json(&state, &headers, body, "the order")?;
+    let mut request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
     let word = uri.path().rsplit(':').next().unwrap_or_default();
     let action = action(&state, word, &request, &uri).await?;
     let selection = selection(request.ids.take(), request.filter.take())?;
     let (per_second, is_background) = (request.per_second, request.background || request.per_second.is_some());
     let request = request.into_request(&headers, action, selection);
     if !is_background || request.execution == Execution::DryRun {
-        return Ok(Json(state.store.operate(&request).await?).into_response());
+        return Ok(Json(state.operate.operate(&request).await?).into_response());
     }
     if per_second == Some(0) || !matches!(request.selection, Selection::Filter(_)) {
         let rule = "background and per_second belong to a filter, and per_second is at least 1";
         return Err(ApiError::Invalid(rule.into()));
     }
-    let job = state.store.start_job(&request, per_second).await?;
+    let job = state.operate.start_job(&request, per_second).await?;
     Ok((StatusCode::ACCEPTED, Json(job)).into_response())
 }
 
-/// The action that the path names, on the terms of the body.
-async fn action(state: &HttpState, word: &str, order: &OperateBody, uri: &Uri) -> Result<Action, ApiError> {
-    let lease = if order.force { LeasePolicy::Break } else { LeasePolicy::Respect };
+/// The action that `word` names, with the options of the body.
+async fn action(state: &HttpState, word: &str, body: &OperateBody, uri: &Uri) -> Result<Action, ApiError> {
+    let lease = if body.force { LeasePolicy::Break } else { LeasePolicy::Respect };
     let action = match word {
-        "replay" if order.new_effects => Action::Replay { keys: EffectKeys::New },
+        "replay" if body.new_effects => Action::Replay { keys: EffectKeys::New },
         "replay" => Action::Replay { keys: EffectKeys::Same },
-        "dead" if order.skip_key => Action::Dead { on_dead: OnDead::Skip, lease },
+        "dead" if body.skip_key => Action::Dead { on_dead: OnDead::Skip, lease },
         "dead" => Action::Dead { on_dead: OnDead::Block, lease },
         "restore" => Action::Restore,
-        "reschedule" => Action::Reschedule { at: requested_time(state, order).await? },
+        "reschedule" => Action::Reschedule { at: requested_time(state, body).await? },
         "release" => Action::Release { lease },
         "purge" => Action::Purge,
         _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
     };
     for (given, name, owners) in [
-        (order.new_effects, "new_effects", &["replay"][..]),
-        (order.force, "force", &["dead", "release"]),
-        (order.skip_key, "skip_key", &["dead"]),
-        (order.available_at.is_some(), "available_at", &["reschedule"]),
-        (order.delay_ms.is_some(), "delay_ms", &["reschedule"]),
+        (body.new_effects, "new_effects", &["replay"][..]),
+        (body.force, "force", &["dead", "release"]),
+        (body.skip_key, "skip_key", &["dead"]),
+        (body.available_at.is_some(), "available_at", &["reschedule"]),
+        (body.delay_ms.is_some(), "delay_ms", &["reschedule"]),
     ] {
         if given && !owners.contains(&word) {
             return Err(ApiError::Invalid(format!("{name} belongs to {}: leave it out", owners.join(" and "))));
@@ -127,29 +128,17 @@ async fn action(state: &HttpState, word: &str, order: &OperateBody, uri: &Uri) -
     Ok(action)
 }
 
-async fn requested_time(state: &HttpState, order: &OperateBody) -> Result<Millis, ApiError> {
-    match (order.available_at, order.delay_ms) {
+async fn requested_time(state: &HttpState, body: &OperateBody) -> Result<Millis, ApiError> {
+    match (body.available_at, body.delay_ms) {
         (Some(at), None) => Ok(at),
-        (None, Some(delay)) if delay >= 0 => Ok(state.store.now().await?.saturating_add(delay)),
+        (None, Some(delay)) if let Ok(delay) = u64::try_from(delay) => {
+            Ok(state.inspect.now().await?.saturating_add(Duration::from_millis(delay)))
+        }
         _ => Err(ApiError::Invalid(r#"say when: either "available_at" or "delay_ms", in milliseconds"#.into())),
     }
 }
 
-/// The JSON of a body; an empty one stands for nothing said.
-pub(crate) fn read_json<T: DeserializeOwned + Default>(
-    state: &HttpState,
-    headers: &HeaderMap,
-    body: BodyResult,
-    what: &'static str,
-) -> Result<T, ApiError> {
-    let bytes = body::json(state, headers, body)?;
-    if bytes.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(&bytes).map_err(ApiError::invalid_json(what))
-}
-
-/// A filter has to name a status, so that a forgotten one does not mean every item there is.
+/// The items that the body names. A filter must name a status, because an empty filter matches every item.
 fn selection(ids: Option<Vec<ItemId>>, filter: Option<Filter>) -> Result<Selection, ApiError> {
     match (ids, filter) {
         (Some(ids), None) if !ids.is_empty() => Ok(Selection::Ids(ids)),
@@ -163,25 +152,20 @@ fn selection(ids: Option<Vec<ItemId>>, filter: Option<Filter>) -> Result<Selecti
 impl OperateBody {
     fn into_request(self, headers: &HeaderMap, action: Action, selection: Selection) -> OperateRequest {
         let actor = actor(self.actor, headers);
-        OperateRequest { action, selection, actor, reason: self.reason, execution: execution(self.dry_run) }
+        OperateRequest { action, selection, actor, reason: self.reason, execution: self.dry_run.0 }
     }
 }
 
-/// Who asks: as the body says, else as the header `X-Actor` says.
+/// Who sends the request: the actor in the body, else the header `X-Actor`, else `http`.
 pub(crate) fn actor(given: Option<String>, headers: &HeaderMap) -> String {
     let header = headers.get("x-actor").and_then(|value| value.to_str().ok()).filter(|actor| !actor.is_empty());
     given.or(header.map(str::to_owned)).unwrap_or_else(|| "http".to_owned())
 }
 
-pub(crate) fn execution(dry_run: bool) -> Execution {
-    if dry_run { Execution::DryRun } else { Execution::Apply }
-}
-
-/// Tells an item that is not there from one that is in the wrong status.
-async fn refusal_error(state: &HttpState, refusal: &Refusal) -> Result<ApiError, ApiError> {
-    let Refusal { id, reason } = refusal.clone();
-    Ok(match state.store.get(id).await? {
-        None => ApiError::NoItem(id),
-        Some(_) => ApiError::Refused { id, reason },
-    })
+/// The problem for a refused item: 404 when it does not exist, else 409.
+fn problem_of(refused: &RefusedItem) -> ApiError {
+    match &refused.reason {
+        Refusal::NoSuchItem => ApiError::NoItem(refused.id),
+        reason => ApiError::Refused { id: refused.id, reason: reason.to_string() },
+    }
 }

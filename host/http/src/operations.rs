@@ -1,8 +1,9 @@
-//! Operations on what is not an item: jobs, pauses, blocked keys; and what operators look at: groups of
-//! failures, what is stuck, the audit trail.
+//! Operations on jobs, types and ordering keys, and the lists that operators read: jobs, pauses, groups of failures,
+//! what is stuck, the audit trail.
+//!
+//! Actions on items are in `operate.rs`; the names of the query parameters are in `query.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -10,21 +11,15 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
-use crate::body::BodyResult;
-use crate::items::{QueryParameters, limit, number};
-use crate::operate::{actor, execution, read_json};
+use outbox_store::{AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, Pause, StuckEntry};
+
+use crate::body::{BodyResult, DryRun, json_or_default};
+use crate::operate::actor;
 use crate::problem::ApiError;
-use crate::{HttpState, items};
-use outbox_store::{
-    AuditEntry, AuditQuery, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, Pause, StuckEntry,
-    StuckQuery,
-};
+use crate::query::{QueryParameters, audit_query, filter_and_page, job_limit, number, stuck_query};
+use crate::state::HttpState;
 
-/// One page of any of these lists.
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
-
-/// A list under the name of what is in it.
+/// Declares a JSON object whose only member is a list.
 macro_rules! listing {
     ($name:ident, $field:ident: $of:ty) => {
         #[derive(Serialize)]
@@ -45,17 +40,11 @@ pub(crate) async fn jobs(
     State(state): State<Arc<HttpState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<JobList>, ApiError> {
-    let mut most = DEFAULT_LIMIT;
-    for (name, text) in query?.0 {
-        match name.as_str() {
-            "limit" => most = limit(&text, MAX_LIMIT)?,
-            _ => return Err(unknown_parameter(&name, "limit")),
-        }
-    }
-    Ok(Json(JobList { jobs: state.store.jobs(None, most).await? }))
+    let limit = job_limit(query?.0)?;
+    Ok(Json(JobList { jobs: state.inspect.jobs(None, limit).await? }))
 }
 
-/// `GET /jobs/{id}`: how far it is.
+/// `GET /jobs/{id}`: one job with its progress.
 pub(crate) async fn job(
     State(state): State<Arc<HttpState>>,
     id: Result<Path<String>, PathRejection>,
@@ -65,16 +54,17 @@ pub(crate) async fn job(
 }
 
 async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {
-    state.store.jobs(Some(id), 1).await?.pop().ok_or(ApiError::NoJob(id))
+    state.inspect.jobs(Some(id), 1).await?.pop().ok_or(ApiError::NoJob(id))
 }
 
-/// Who asks for a command, and why. An empty body says nothing.
+/// The body of a control request. An empty body leaves every member at its default.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ControlBody {
+    /// Takes precedence over the header `X-Actor`.
     actor: Option<String>,
     reason: Option<String>,
-    dry_run: bool,
+    dry_run: DryRun,
 }
 
 /// `POST /jobs/{id}/cancel`
@@ -89,7 +79,7 @@ pub(crate) async fn cancel(
     control(&state, Control::Cancel { job }, &headers, body).await
 }
 
-/// `POST /types/{type}/pause` and `/resume`
+/// `POST /types/{type}/pause` and `POST /types/{type}/resume`
 pub(crate) async fn pause_or_resume(
     State(state): State<Arc<HttpState>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -98,15 +88,15 @@ pub(crate) async fn pause_or_resume(
     body: BodyResult,
 ) -> Result<Json<ControlReport>, ApiError> {
     let Path((item_type, word)) = path?;
-    let wanted = match word.as_str() {
+    let requested = match word.as_str() {
         "pause" => Control::Pause { item_type },
         "resume" => Control::Resume { item_type },
         _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
     };
-    control(&state, wanted, &headers, body).await
+    control(&state, requested, &headers, body).await
 }
 
-/// `POST /keys/{key}/unblock`, the key percent-encoded
+/// `POST /keys/{key}/unblock`, with the key percent-encoded
 pub(crate) async fn unblock(
     State(state): State<Arc<HttpState>>,
     key: Result<Path<String>, PathRejection>,
@@ -122,43 +112,34 @@ async fn control(
     headers: &HeaderMap,
     body: BodyResult,
 ) -> Result<Json<ControlReport>, ApiError> {
-    let request: ControlBody = read_json(state, headers, body, "the command")?;
-    let actor = actor(request.actor, headers);
-    let request = ControlRequest { control, actor, reason: request.reason, execution: execution(request.dry_run) };
-    Ok(Json(state.store.control(&request).await?))
+    let ControlBody { actor: given, reason, dry_run } = json_or_default(state, headers, body, "the command")?;
+    let request = ControlRequest { control, actor: actor(given, headers), reason, execution: dry_run.0 };
+    Ok(Json(state.operate.control(&request).await?))
 }
 
 /// `GET /pauses`
 pub(crate) async fn pauses(State(state): State<Arc<HttpState>>) -> Result<Json<PauseList>, ApiError> {
-    Ok(Json(PauseList { pauses: state.store.pauses().await? }))
+    Ok(Json(PauseList { pauses: state.inspect.pauses().await? }))
 }
 
-/// `GET /failures`: the DLQ by what its items died of; takes the filters of `GET /items`.
+/// `GET /failures`: dead-lettered items, grouped by failure. Takes the parameters of `GET /items`.
 pub(crate) async fn failures(
     State(state): State<Arc<HttpState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<FailureList>, ApiError> {
-    let (filter, page) = items::parse_filter(query?.0)?;
-    Ok(Json(FailureList { failures: state.store.failures(&filter, page.limit).await? }))
+    let (filter, page) = filter_and_page(query?.0)?;
+    Ok(Json(FailureList { failures: state.inspect.failures(&filter, page.limit).await? }))
 }
 
-/// `GET /stuck`: what does not move, why, and what helps.
+/// `GET /stuck`: what makes no progress, with the reason and the remedy.
 pub(crate) async fn stuck(
     State(state): State<Arc<HttpState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<StuckList>, ApiError> {
-    let mut wanted = StuckQuery::default();
-    for (name, text) in query?.0 {
-        match name.as_str() {
-            "limit" => wanted.limit = limit(&text, MAX_LIMIT)?,
-            "attempts" => wanted.attempts = number(&name, &text)?,
-            "older_than_ms" => wanted.older_than = Duration::from_millis(number(&name, &text)?),
-            _ => return Err(unknown_parameter(&name, "limit, attempts and older_than_ms")),
-        }
-    }
-    let overview = state.store.overview().await?;
-    wanted.served = Some(overview.served_types(&(state.status)().served_types));
-    Ok(Json(StuckList { stuck: state.store.stuck(&wanted).await? }))
+    let mut query = stuck_query(query?.0)?;
+    let overview = state.inspect.overview().await?;
+    query.served = Some(overview.served_types(&(state.status)().served_types));
+    Ok(Json(StuckList { stuck: state.inspect.stuck(&query).await? }))
 }
 
 /// `GET /audit`: what operators did, the newest first.
@@ -166,23 +147,6 @@ pub(crate) async fn audit(
     State(state): State<Arc<HttpState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<AuditPage>, ApiError> {
-    let mut wanted = AuditQuery { limit: DEFAULT_LIMIT, ..AuditQuery::default() };
-    for (name, text) in query?.0 {
-        match name.as_str() {
-            "limit" => wanted.limit = limit(&text, MAX_LIMIT)?,
-            "item" => wanted.item = Some(number(&name, &text)?),
-            "job" => wanted.job = Some(number(&name, &text)?),
-            "from" => wanted.from = Some(number(&name, &text)?),
-            "to" => wanted.to = Some(number(&name, &text)?),
-            "before" => wanted.before = Some(number(&name, &text)?),
-            "actor" => wanted.actor = Some(text),
-            "action" => wanted.action = Some(text),
-            _ => return Err(unknown_parameter(&name, "limit, item, job, from, to, before, actor and action")),
-        }
-    }
-    Ok(Json(AuditPage { entries: state.store.audit(&wanted).await? }))
-}
-
-fn unknown_parameter(name: &str, accepted: &str) -> ApiError {
-    ApiError::Invalid(format!("the query has {name:?}: what is understood is {accepted}"))
+    let query = audit_query(query?.0)?;
+    Ok(Json(AuditPage { entries: state.inspect.audit(&query).await? }))
 }

@@ -1,7 +1,7 @@
-//! Every way in which the HTTP server refuses, and the one place that turns it into an answer.
+//! Every refusal of the HTTP server, and its response as problem+json (RFC 9457).
 //!
-//! The body is problem+json (RFC 9457): `detail` says what was tried and what to do, further members
-//! carry what a program needs. What the engine said is logged here, once, and not shown to callers.
+//! `detail` says what was tried and what the client can do; further members carry data for programs. Errors of the
+//! database are logged here, once, and not shown to clients.
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use outbox_item::{InvalidItem, ItemId};
 use outbox_store::{JobId, StoreError};
 
-/// A refusal.
+/// A refusal; its `Display` is the `detail` of the problem.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("there is nothing at {0}")]
@@ -77,7 +77,7 @@ impl ApiError {
         }
     }
 
-    /// The stable word that programs branch on, the end of the problem's `type`.
+    /// The stable word at the end of the problem's `type`, on which programs branch.
     fn problem_type(&self) -> &'static str {
         match self {
             Self::NoRoute(_) => "no-route",
@@ -103,14 +103,14 @@ impl ApiError {
         }
     }
 
-    /// The members beside those that every problem has.
+    /// The members that only some problems have. Members that are null are left out.
     fn extension_members(&self) -> Value {
         match self {
             Self::TooLarge { limit } => json!({ "limit": limit }),
             Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
             Self::InvalidJson { source, at_line, .. } => {
-                // A batch's line is parsed on its own, so the parser calls it the first. A complaint
-                // about a value's content has no position: line 0.
+                // Each line of a batch is parsed alone, so the parser reports line 1. An error about the content of
+                // a value has no position: line 0.
                 let line = at_line.or((source.line() > 0).then_some(source.line()));
                 json!({ "line": line, "column": (source.line() > 0).then_some(source.column()) })
             }
@@ -140,7 +140,7 @@ impl ApiError {
         body.into()
     }
 
-    /// The message, with the line of the batch in front where there is one.
+    /// The message, after the line of the batch if there is one.
     fn detail(&self) -> String {
         match self {
             Self::InvalidJson { at_line: Some(line), .. }
@@ -174,7 +174,6 @@ impl From<StoreError> for ApiError {
         match err {
             StoreError::Conflict { idem_key, first, .. } => Self::Conflict { idem_key, first, at_line: None },
             StoreError::Invalid(invalid) => invalid.source.into(),
-            StoreError::Illegal { id, source } => Self::Refused { id, reason: source.to_string() },
             StoreError::Unavailable { tried, source } => {
                 tracing::warn!(error = %source, "the store is unavailable while {tried}");
                 Self::Unavailable { tried }
@@ -213,12 +212,12 @@ impl From<QueryRejection> for ApiError {
 }
 
 impl ApiError {
-    /// A body that is not the JSON that `what` is; for use with `map_err`.
+    /// Converts the parser's error about the document `what`; for use with `map_err`.
     pub(crate) fn invalid_json(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         move |source| Self::InvalidJson { what, source, at_line: None }
     }
 
-    /// The same refusal, found on a line of a batch.
+    /// The same refusal with the line of the batch where it was found, from 1.
     pub(crate) fn on_line(mut self, line: Option<usize>) -> Self {
         match &mut self {
             Self::InvalidJson { at_line, .. } | Self::InvalidItem { at_line, .. } | Self::Conflict { at_line, .. } => {
@@ -229,7 +228,7 @@ impl ApiError {
         self
     }
 
-    /// Why the body could not be read, where `limit` is the most it may have.
+    /// The problem of a body that could not be read; `limit` is the largest size in bytes.
     pub(crate) fn unreadable_body(rejection: &BytesRejection, limit: usize) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::TooLarge { limit };
@@ -238,12 +237,12 @@ impl ApiError {
     }
 }
 
-/// Answers what no route matches.
+/// The response to a path without a route.
 pub(crate) async fn no_route(uri: Uri) -> ApiError {
     ApiError::NoRoute(uri.path().to_owned())
 }
 
-/// Answers a known path with a method that it does not have.
+/// The response to a method that the route does not have.
 pub(crate) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::WrongMethod { method, path: uri.path().to_owned() }
 }

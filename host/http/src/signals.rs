@@ -1,15 +1,15 @@
-//! Saga signals: a stream of them as they are committed (server-sent events), or a page of them as JSON.
+//! Saga signals: a stream of server-sent events, or one page as JSON.
 //!
-//! Every signal is sent once per stream and in order, with its `seq` as the event's id, so that a client
-//! that reconnects goes on where it was. Nothing is buffered here but the batch that is being sent.
+//! A stream sends every committed signal once and in order. The `seq` of a signal is the id of its event, so a client
+//! that reconnects continues after the last event it received. The server buffers only the batch that it sends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -17,53 +17,43 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
-use crate::items::{QueryParameters, number};
-use crate::problem::ApiError;
-use crate::{HttpState, items};
-use outbox_core::saga::Signal;
-use outbox_store::StoreError;
+use outbox_store::{Signal, SignalSeq, StoreError};
 
-/// How many signals are read at a time.
+use crate::problem::ApiError;
+use crate::query::{QueryParameters, SignalQuery, number};
+use crate::state::HttpState;
+
+/// Signals per read: enough to catch up quickly, few enough to keep in memory for every client.
 const BATCH: u32 = 256;
 
-/// The store announces new work, which not every signal comes with; so it is also asked this often. An
-/// idle stream costs one indexed read each time.
-const POLL: Duration = Duration::from_millis(250);
+/// How long a stream waits for a change before it reads again, because the store does not announce every signal. Each
+/// read of an idle stream costs one search in an index.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// `GET /signals?after=SEQ`: the stream, or a page when JSON is asked for.
+/// `GET /signals?after=SEQ`: a stream, or a page when the client accepts JSON only.
 pub(crate) async fn signals(
     State(state): State<Arc<HttpState>>,
     query: Result<QueryParameters, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Query(parameters) = query?;
-    let (after, limit) = start_position(&parameters, &headers)?;
-    // The first read comes before the answer, so that a store that fails is seen as such.
-    let first = state.store.signals(after, limit).await?;
+    let SignalQuery { after, limit } = start_position(query?.0, &headers)?;
+    // The first read happens before the response, so that a store that fails is a problem and not an empty stream.
+    let first = state.inspect.signals(after, limit).await?;
     if wants_json(&headers) {
         return Ok(Json(first).into_response());
     }
-    let changes = state.store.subscribe();
+    let changes = state.inspect.subscribe();
     let signals = SignalStream { state, after, batch: first.into(), changes };
     Ok(Sse::new(into_events(signals)).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// From where, and how much at first. A reconnecting client sends where it was as a header, beside the query of its first request.
-fn start_position(parameters: &[(String, String)], headers: &HeaderMap) -> Result<(i64, u32), ApiError> {
-    let (mut after, mut limit) = (0, BATCH);
-    for (name, text) in parameters {
-        match name.as_str() {
-            "after" => after = number("after", text)?,
-            "limit" => limit = items::limit(text, BATCH)?,
-            _ => {
-                return Err(ApiError::Invalid(format!("in the query: {name:?} is unknown; known are after and limit")));
-            }
-        }
-    }
+/// A client that reconnects repeats the query of its first request and adds the header `Last-Event-ID`, which wins.
+fn start_position(parameters: Vec<(String, String)>, headers: &HeaderMap) -> Result<SignalQuery, ApiError> {
+    let mut query = SignalQuery::parse(parameters, BATCH)?;
     if let Some(last) = headers.get("last-event-id").and_then(|value| value.to_str().ok()) {
-        after = number("Last-Event-ID", last)?;
+        query.after = number("Last-Event-ID", last)?;
     }
-    Ok((after, limit))
+    Ok(query)
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {
@@ -71,15 +61,17 @@ fn wants_json(headers: &HeaderMap) -> bool {
     accept.contains("application/json") && !accept.contains("text/event-stream")
 }
 
-/// One client's place in the signals.
+/// The position of one client in the signals.
 struct SignalStream {
     state: Arc<HttpState>,
-    after: i64,
+    /// The `seq` of the last signal that was sent.
+    after: SignalSeq,
+    /// Signals that were read and not sent yet.
     batch: VecDeque<Signal>,
     changes: watch::Receiver<u64>,
 }
 
-/// Ends when the process shuts down or the store fails; the client reconnects with its place.
+/// The stream ends when the process shuts down or the store fails. The client then reconnects with its position.
 fn into_events(signals: SignalStream) -> impl Stream<Item = Result<Event, axum::Error>> {
     stream::unfold(signals, |mut signals| async move {
         let signal = signals.next().await?;
@@ -91,7 +83,7 @@ fn into_events(signals: SignalStream) -> impl Stream<Item = Result<Event, axum::
 impl SignalStream {
     async fn next(&mut self) -> Option<Signal> {
         while self.batch.is_empty() && self.wait_for_change().await {
-            match self.state.store.signals(self.after, BATCH).await {
+            match self.state.inspect.signals(self.after, BATCH).await {
                 Ok(signals) => self.batch = signals.into(),
                 Err(err) => return end_after_error(&err),
             }
@@ -101,12 +93,12 @@ impl SignalStream {
         Some(signal)
     }
 
-    /// Waits until a look may be worth it. Says no when the process shuts down.
+    /// Waits until the store may have new signals. Returns false when the process shuts down.
     async fn wait_for_change(&mut self) -> bool {
         tokio::select! {
             () = self.state.stop.cancelled() => false,
             Ok(()) = self.changes.changed() => true,
-            () = tokio::time::sleep(POLL) => true,
+            () = tokio::time::sleep(POLL_INTERVAL) => true,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Writes: sagas and items come in, and are enqueued or, in inline mode, performed at once.
+//! Writes: sagas and items are enqueued or, in inline mode, run at once.
 //!
-//! Promises 202 only after the commit, and for a duplicate the first answer again. Which mode it is was
-//! decided at start; a store that fails is an error, never a reason to change the mode.
+//! Sends 202 only after the commit. A duplicate gets the response of the first write. The mode is fixed at start: a
+//! store that fails is an error and never turns a durable write into an inline one.
 
 use std::sync::Arc;
 
@@ -13,15 +13,17 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::body::{BodyResult, NDJSON};
-use crate::problem::ApiError;
-use crate::write_headers::{WriteHeaders, WriteIdentity};
-use crate::{HttpState, body, inline};
 use outbox_core::saga::SagaDefinition;
-use outbox_item::{ItemDocument, ItemId, JSON, NewItem};
-use outbox_store::{BatchMode, EnqueueReport, InvalidAt, StoreError};
+use outbox_item::{ItemDocument, ItemId, JSON, NewItem, validate_items};
+use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
-/// `POST /memory`: the playbook's write.
+use crate::body::{self, BodyResult, NDJSON};
+use crate::inline;
+use crate::problem::ApiError;
+use crate::state::HttpState;
+use crate::write_headers::{WriteHeaders, WriteIdentity};
+
+/// `POST /memory`: the saga `WriteMemorySaga`.
 pub(crate) async fn memory(
     State(state): State<Arc<HttpState>>,
     headers: HeaderMap,
@@ -30,7 +32,7 @@ pub(crate) async fn memory(
     write_saga(&state, &SagaDefinition::write_memory(), &headers, body).await
 }
 
-/// `POST /sagas/{saga}`: the same for any declared saga.
+/// `POST /sagas/{saga}`: any declared saga.
 pub(crate) async fn saga(
     State(state): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
@@ -46,7 +48,7 @@ pub(crate) async fn saga(
     write_saga(&state, definition, &headers, body).await
 }
 
-/// `POST /items`: one item, or a batch with one item per line.
+/// `POST /items`: one item as JSON, or a batch with one item per line.
 pub(crate) async fn items(
     State(state): State<Arc<HttpState>>,
     headers: HeaderMap,
@@ -74,11 +76,11 @@ async fn write_saga(
     body: BodyResult,
 ) -> Result<Response, ApiError> {
     let identity = WriteHeaders::read(state, headers).await?.into_identity();
-    let parsed = body::json(state, headers, body).and_then(|bytes| parse_saga(definition, &bytes, &identity));
+    let parsed = body::json_bytes(state, headers, body).and_then(|bytes| parse_saga(definition, &bytes, &identity));
     Ok(identity.echo(execute(state, &identity, parsed).await))
 }
 
-/// What the item says of itself comes before what the headers say.
+/// The correlation id and the key in the item take precedence over the headers.
 async fn write_item(state: &HttpState, headers: WriteHeaders, bytes: &[u8]) -> Result<Response, ApiError> {
     let document: ItemDocument = serde_json::from_slice(bytes).map_err(ApiError::invalid_json("the item"))?;
     let cid = document.cid.clone().or(headers.cid);
@@ -89,10 +91,10 @@ async fn write_item(state: &HttpState, headers: WriteHeaders, bytes: &[u8]) -> R
     Ok(identity.echo(execute(state, &identity, parsed).await))
 }
 
-/// Valid items that are to be written together.
+/// The items of one write.
 struct ParsedWrite {
     items: Vec<NewItem>,
-    /// The line of each item, when they came in a batch.
+    /// The line of each item in the body of a batch, from 1; empty otherwise.
     lines: Vec<usize>,
     mode: BatchMode,
 }
@@ -117,8 +119,7 @@ fn parse_batch(bytes: &[u8], identity: &WriteIdentity) -> Result<ParsedWrite, Ap
     Ok(ParsedWrite { items, lines, mode: BatchMode::PerItem })
 }
 
-/// An item without a key gets the request's with its line's number, so that repeating the batch
-/// repeats the keys.
+/// An item without a key gets the key of the request and its line number, so that a repeated batch has the same keys.
 fn parse_batch_item(number: usize, line: &[u8], identity: &WriteIdentity) -> Result<NewItem, ApiError> {
     let document: Result<ItemDocument, _> = serde_json::from_slice(line).map_err(ApiError::invalid_json("the item"));
     let idem_key = format!("{}:{number}", identity.idem_key);
@@ -137,18 +138,12 @@ async fn execute(
     parsed: Result<ParsedWrite, ApiError>,
 ) -> Result<Response, ApiError> {
     let ParsedWrite { items, lines, mode } = parsed?;
-    validate(&items).map_err(|err| with_line(err.into(), &lines))?;
-    if !state.settings.enabled {
+    validate_items(&items).map_err(|err| with_line(err.into(), &lines))?;
+    if !state.settings.is_durable {
         return inline::run(state, identity, items).await;
     }
-    let enqueued = state.store.enqueue(items, mode).await.map_err(|err| with_line(err, &lines))?;
+    let enqueued = state.enqueue.enqueue(items, mode).await.map_err(|err| with_line(err, &lines))?;
     Ok(accepted(identity, &enqueued))
-}
-
-/// The store does this too; inline mode never asks it.
-fn validate(items: &[NewItem]) -> Result<(), InvalidAt> {
-    let check = |(index, item): (usize, &NewItem)| item.validate().map_err(|source| InvalidAt { index, source });
-    items.iter().enumerate().try_for_each(check)
 }
 
 fn with_line(err: StoreError, lines: &[usize]) -> ApiError {
@@ -161,7 +156,7 @@ fn with_line(err: StoreError, lines: &[usize]) -> ApiError {
     ApiError::from(err).on_line(line)
 }
 
-/// The answer to a write that has been committed.
+/// The body of the response to a committed write.
 #[derive(Serialize)]
 struct AcceptedBody<'a> {
     cid: &'a str,

@@ -1,30 +1,33 @@
 //! The contract headers of a write: `X-Correlation-ID` and `Idempotency-Key`.
 //!
-//! They are taken as given and echoed. One that is absent, empty or malformed is missing: counted, then
-//! refused in strict mode and otherwise generated. The route's payload rules are not known here.
+//! Valid values are used unchanged and echoed in the response. A header that is absent, empty or malformed counts as
+//! missing: the store counts the violation, then strict mode refuses the write, and otherwise the host generates a
+//! value. Does not know what a route writes.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use crate::HttpState;
-use crate::problem::ApiError;
 use outbox_item::validate_key;
 use outbox_store::Violation;
+
+use crate::problem::ApiError;
+use crate::state::HttpState;
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What a request said about its identity.
+/// The contract headers of a request.
 pub(crate) struct WriteHeaders {
-    /// A valid `X-Correlation-ID`.
+    /// The `X-Correlation-ID`, if it is valid.
     pub(crate) cid: Option<String>,
-    /// A valid `Idempotency-Key`.
+    /// The `Idempotency-Key`, if it is valid.
     pub(crate) idem_key: Option<String>,
 }
 
 impl WriteHeaders {
-    /// Reads the headers and counts those that are missing. Errors with `MissingHeaders` in strict mode.
+    /// Reads the headers and has the store count those that are missing. Errors with [`ApiError::MissingHeaders`] in
+    /// strict mode.
     pub(crate) async fn read(state: &HttpState, headers: &HeaderMap) -> Result<Self, ApiError> {
         let parsed =
             Self { cid: valid_header(headers, &CORRELATION_ID), idem_key: valid_header(headers, &IDEMPOTENCY_KEY) };
@@ -32,7 +35,7 @@ impl WriteHeaders {
         for (_, violation) in &missing {
             count_violation(state, *violation).await;
         }
-        if state.settings.strict && !missing.is_empty() {
+        if state.settings.is_strict && !missing.is_empty() {
             return Err(ApiError::MissingHeaders(missing.into_iter().map(|(name, _)| name).collect()));
         }
         Ok(parsed)
@@ -44,15 +47,15 @@ impl WriteHeaders {
         cid.into_iter().chain(idem_key).collect()
     }
 
-    /// Generates a missing key, ordered by time so that the store's unique index stays compact. A missing correlation
-    /// id is the key: a write that is repeated has the same one again.
+    /// Fills in what is missing. A generated key begins with the time, which keeps the store's unique index compact.
+    /// A missing correlation id becomes the key, so that a repeated write has the same one.
     pub(crate) fn into_identity(self) -> WriteIdentity {
         let idem_key = self.idem_key.unwrap_or_else(|| Uuid::now_v7().to_string());
         WriteIdentity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key }
     }
 }
 
-/// The identity of a write: what its answer carries, whether given or generated.
+/// The identity of a write, from its headers or generated. The response carries it.
 pub(crate) struct WriteIdentity {
     /// The correlation id.
     pub(crate) cid: String,
@@ -61,11 +64,11 @@ pub(crate) struct WriteIdentity {
 }
 
 impl WriteIdentity {
-    /// The answer, or the refusal, with the identity in its headers.
+    /// The response, or the problem, with the identity in its headers.
     pub(crate) fn echo(&self, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
         for (name, value) in [(CORRELATION_ID, &self.cid), (IDEMPOTENCY_KEY, &self.idem_key)] {
-            // An item's own key is checked only later, so what a header cannot carry may get here.
+            // The keys in an item's JSON are validated later, so a value may not fit into a header.
             if let Ok(value) = HeaderValue::from_str(value) {
                 response.headers_mut().insert(name, value);
             }
@@ -79,9 +82,9 @@ fn valid_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     validate_key("header", value).is_ok().then(|| value.to_owned())
 }
 
-/// A store that cannot count must not refuse the write: the write itself will say how the store is.
+/// Only logs a store that cannot count: the write itself reports the state of the store.
 async fn count_violation(state: &HttpState, violation: Violation) {
-    if let Err(err) = state.store.count_violation(violation).await {
+    if let Err(err) = state.enqueue.count_violation(violation).await {
         tracing::warn!(error = %err, violation = violation.as_str(), "a contract violation was not counted");
     }
 }

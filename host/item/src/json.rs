@@ -1,4 +1,6 @@
-//! How an item looks as JSON, in both directions: the shape that HTTP, the CLI and files share.
+//! The JSON shape of items, read and written: HTTP, the command line and item files share it.
+//!
+//! This file knows the columns of an item and no transport. It does not validate fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,15 +13,15 @@ use serde_json::value::RawValue;
 
 use crate::item::{Item, JSON, NewItem};
 
-/// A new item as a caller writes it. Unknown fields are errors, so that a misspelt one is noticed.
+/// A new item as a caller writes it in JSON. An unknown member is an error, so that a caller notices a misspelt name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemDocument {
     /// See [`NewItem::item_type`].
     pub r#type: String,
-    /// See [`NewItem::idem_key`]; the edge fills it from `Idempotency-Key` when it is absent.
+    /// See [`NewItem::idem_key`]. When it is absent, the caller of [`ItemDocument::into_new_item`] supplies the key.
     pub idem_key: Option<String>,
-    /// Any JSON, stored byte for byte; a base64 string when `payload_encoding` says so.
+    /// Any JSON value, stored byte for byte. With `payload_encoding` `base64` it is a string of base64.
     pub payload: Box<RawValue>,
     /// `json` (the default) or `base64`.
     #[serde(default)]
@@ -43,19 +45,20 @@ pub struct ItemDocument {
     pub delay_ms: u64,
 }
 
-/// How `payload` stands in the document.
+/// How a document encodes `payload`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PayloadEncoding {
-    /// As JSON itself.
+    /// A JSON value.
     #[default]
     Json,
-    /// As a string of base64 (the standard alphabet, padded).
+    /// A string of base64 (standard alphabet, padded).
     Base64,
 }
 
 impl ItemDocument {
-    /// The item that the document describes; `idem_key` serves when it names none itself.
+    /// Converts the document. `idem_key` is the key of a document that has none. Errors when a base64 payload is not
+    /// valid base64.
     pub fn into_new_item(self, idem_key: &str) -> Result<NewItem, serde_json::Error> {
         let payload = match self.payload_encoding {
             PayloadEncoding::Json => Box::<str>::from(self.payload).into_string().into_bytes(),
@@ -81,7 +84,7 @@ fn decode_base64(json: &str) -> Result<Vec<u8>, serde_json::Error> {
     BASE64.decode(text).map_err(|err| serde::de::Error::custom(format!("payload is not base64: {err}")))
 }
 
-/// How a payload is shown: as JSON when it is JSON, else as base64 with its encoding named.
+/// The members `payload` and `payload_encoding` that show these bytes: JSON when the bytes are JSON, else base64.
 pub fn payload_fields(payload: &[u8]) -> (serde_json::Value, PayloadEncoding) {
     match serde_json::from_slice(payload) {
         Ok(value) => (value, PayloadEncoding::Json),
@@ -90,7 +93,7 @@ pub fn payload_fields(payload: &[u8]) -> (serde_json::Value, PayloadEncoding) {
 }
 
 impl Serialize for Item {
-    /// An object whose keys are the column names.
+    /// Writes an object whose member names are the column names.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", &self.id)?;

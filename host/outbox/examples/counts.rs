@@ -1,8 +1,8 @@
-//! What one item costs in instructions, to be run under callgrind by `make bench-counts`.
+//! The number of instructions that one item costs; `make bench-counts` runs this program under callgrind.
 //!
-//! `counts fill FOLDER ITEMS` puts items into a new store, and `counts native FOLDER ITEMS` or
-//! `counts sandbox FOLDER ITEMS` handles them to their end; `counts enqueue FOLDER ITEMS` enqueues one by
-//! one. All runs on as few threads as the host can have, so that two runs do the same.
+//! `counts fill FOLDER ITEMS` enqueues items into a new store, `counts native FOLDER ITEMS` and
+//! `counts sandbox FOLDER ITEMS` handle them to their end, and `counts enqueue FOLDER ITEMS` enqueues them one by one.
+//! The program uses as few threads as the host can have, so that two runs execute the same instructions.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,22 +12,24 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, Handler, HostWrites, OnDead, Outcome, QuarantineEntry, QuarantineError, QuarantineStore,
+    Attempt, AttemptReport, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError, QuarantineStore,
     RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
 };
 use outbox::item::NewItem;
 use outbox::runtime::{PluginSettings, Plugins, SystemResolver};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{BatchMode, Store as _};
+use outbox::store::{BatchMode, Enqueue as _};
 use outbox::worker::{Worker, WorkerSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The component of `outbox bench`, and the type that it serves.
+/// The path of the component from `outbox bench`.
 const NOOP: &str = include_str!("../src/bench/noop.wat");
+/// The type that the component serves.
 const TYPE: &str = "noop";
-/// What is claimed and settled together.
+/// Attempts in flight, and so items that are claimed and settled together.
 const CONCURRENCY: usize = 100;
+/// Longer than every run under callgrind.
 const LEASE: Duration = Duration::from_mins(10);
 
 #[tokio::main(flavor = "current_thread")]
@@ -65,7 +67,7 @@ async fn enqueue(store: &SqliteStore, items: usize) -> Result<()> {
     Ok(())
 }
 
-/// Handles what is in the store; returns when so many attempts have been settled.
+/// Handles the items of the store. Returns when `items` attempts have been settled.
 async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize) -> Result<()> {
     let stop = CancellationToken::new();
     let counted = Counted { handler, left: AtomicUsize::new(items), stop: stop.clone() };
@@ -76,12 +78,12 @@ async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize)
         lease: LEASE,
         drain: LEASE,
     };
-    // Stopped by the last attempt, it still waits until all are settled.
+    // The last attempt stops the worker, which then still settles all attempts.
     Worker::new(store, Arc::new(counted), settings).run(stop).await;
     Ok(())
 }
 
-/// A handler that ends the worker after so many attempts.
+/// Passes attempts on to a handler, and stops the worker after the last of them.
 struct Counted {
     handler: Arc<dyn Handler>,
     left: AtomicUsize,
@@ -108,21 +110,13 @@ impl Handler for Counted {
     }
 }
 
-/// Does nothing, without a sandbox.
+/// A handler without a sandbox that does nothing.
 struct NativeHandler(watch::Sender<u64>);
 
 #[async_trait]
 impl Handler for NativeHandler {
     fn served_types(&self) -> Vec<ServedType> {
-        vec![ServedType {
-            item_type: TYPE.to_owned(),
-            timeout: None,
-            retry: RetryPolicy::default(),
-            concurrency: None,
-            rate: None,
-            on_dead: OnDead::Block,
-            breaker: None,
-        }]
+        vec![ServedType::new(TYPE)]
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -134,7 +128,7 @@ impl Handler for NativeHandler {
     }
 }
 
-/// A component that does nothing, in the sandbox of the product.
+/// A component that does nothing, in the sandbox of the host.
 async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
     let settings = PluginSettings {
         dir: folder.join("plugins.d"),
@@ -159,7 +153,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
     Ok(plugins)
 }
 
-/// Stands where there is no state to read and nothing to quarantine.
+/// State and quarantine for a component that uses no state and never fails.
 struct WithoutStore;
 
 #[async_trait]

@@ -1,5 +1,6 @@
-//! The playbook's smoke, walked in front of the reader: the real host, the real handlers, two real
-//! downstream services. Started by `make demo`; with `--exit` it ends after the walk.
+//! A demonstration of the host with its handlers and two downstream services, step by step, with every step checked.
+//!
+//! `make demo` starts it. With `--exit` it ends after the last step; without, the host keeps running.
 #![expect(clippy::print_stdout, reason = "the walk is printed for its reader")]
 #![expect(dead_code, reason = "the support modules serve the tests as well")]
 
@@ -19,7 +20,7 @@ use downstream::Downstream;
 use host::{HostConfig, HostProcess};
 use serde_json::{Value, json};
 
-/// Every step of the walk is over within this, or the walk has failed.
+/// A step that takes longer than this has failed.
 const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[tokio::main]
@@ -67,7 +68,7 @@ impl Demo {
         Ok(demo)
     }
 
-    /// A write is accepted, performed once, and the same write again changes nothing.
+    /// A write is accepted and performed once. The same write again changes nothing.
     async fn write_once(&self) -> Result<()> {
         step("A write to memory is accepted with 202 once it is durable");
         let first = write(&self.host, "first").await?;
@@ -80,7 +81,7 @@ impl Demo {
         effects("the belief pod", &self.belief, 1)
     }
 
-    /// A dead downstream service: retries, DLQ, recovery, replay.
+    /// A downstream service fails: retries, DLQ, recovery, replay.
     async fn survive_a_dead_pod(self) -> Result<Self> {
         step("The vector pod is killed; a write is accepted all the same");
         let Self { dir, plan, host, vector, belief } = self;
@@ -124,7 +125,7 @@ impl Demo {
         Ok(writes.len())
     }
 
-    /// Writes, replaces the handler, goes on until the new one is live, and writes some more.
+    /// Writes, replaces the handler, writes until the new one is live, and then writes some more.
     async fn write_across_a_replacement(&self) -> Result<Vec<Value>> {
         let old = self.live_digest().await;
         let mut writes = Vec::new();
@@ -159,7 +160,7 @@ impl Demo {
         let cockpit = self.host.send("GET", "/status/cockpit", &[], "").await.json();
         let saga = &cockpit["governor"]["sagas"]["WriteMemorySaga"];
         println!("{}", indent(&format!("{saga:#}")));
-        // Two writes and a replay came before, and one of the writes ended in the DLQ.
+        // There were two writes and a replay before, and one of the writes ended in the DLQ.
         ensure!(saga["began"] == writes + 3, "{} runs should have begun", writes + 3);
         ensure!(saga["ended_err"] == 1, "one run should have ended with an error");
         ensure!(saga["ended_ok"] == writes + 2, "the others should have ended well");
@@ -181,7 +182,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Keeps everything running until Ctrl-C, and says what to try.
+    /// Prints commands to try, and keeps everything running until Ctrl-C.
     async fn stay(self) -> Result<()> {
         let (url, binary) = (&self.host.url, binary()?);
         let db = self.dir.join("outbox.sqlite");
@@ -199,13 +200,13 @@ impl Demo {
     }
 }
 
-/// Writes to memory in front of the reader.
+/// Writes to memory, and prints the request and the answer.
 async fn write(host: &HostProcess, key: &str) -> Result<Value> {
     let headers = [("Idempotency-Key", key), ("X-Correlation-ID", "demo")];
     show(host, "POST", "/memory", &headers, &memory(key)).await
 }
 
-/// Shows what a pod has done, by idempotency key.
+/// Prints the effects that a pod has performed, by idempotency key.
 fn effects(name: &str, pod: &Downstream, expected: usize) -> Result<()> {
     let effects = pod.ledger.effects();
     println!("   {name} has performed {} effect(s):", effects.len());
@@ -265,7 +266,7 @@ async fn settled(host: &HostProcess, id: i64, status: &str) -> Result<Value> {
     }
 }
 
-/// A fresh folder with a copy of the handlers.
+/// Makes an empty folder with a copy of the handlers.
 fn prepare(dir: &Path, plugins: &Path) -> Result<()> {
     if dir.exists() {
         std::fs::remove_dir_all(dir).with_context(|| format!("clearing {}", dir.display()))?;
@@ -281,18 +282,17 @@ fn prepare(dir: &Path, plugins: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Moves a component of the same behaviour and another digest into place: the same bytes and one more
-/// custom section.
+/// Replaces a component with one of the same behaviour and another digest: the same bytes and one more custom section.
 fn replace(component: &Path) -> Result<()> {
     let mut bytes = std::fs::read(component).context("reading the handler")?;
-    // A custom section: id 0, its length, the length of its name, its name.
+    // A custom section: id 0, its length in bytes, the length of its name, its name.
     bytes.extend_from_slice(b"\x00\x05\x04demo");
     let fresh = component.with_extension("new");
     std::fs::write(&fresh, &bytes).context("writing the new handler")?;
     std::fs::rename(&fresh, component).context("moving the new handler into place")
 }
 
-/// The binary that was built beside this example.
+/// The binary `outbox`, which was built beside this example.
 fn binary() -> Result<PathBuf> {
     let example = std::env::current_exe().context("finding the demo's own path")?;
     let folder = example.parent().and_then(Path::parent).context("finding the build folder")?;

@@ -1,15 +1,17 @@
-//! `bench`: how fast this host is on this machine, beside what the disk and the engine allow at the same time.
+//! `bench`: measures the host on this machine, and the limits of its disk and its database engine for comparison.
 //!
-//! Every figure is taken in each round, all in turn, so that a noisy minute falls on all of them alike.
-//! What counts are the ratios. The stores are temporary; nobody's own database is touched.
+//! Each round measures every figure in turn, so that a disturbance of the machine affects all of them alike. The ratios
+//! are what counts. The stores are temporary; the bench changes no database of the user.
 
 mod drain;
+mod engine;
 mod enqueue;
 mod environment;
 mod figures;
 mod http;
 mod idle;
 mod limits;
+mod native_handler;
 mod postgres;
 mod process;
 mod report;
@@ -20,30 +22,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, value_parser};
 
-use crate::bench::drain::{NativeHandler, drain};
-use crate::bench::enqueue::ENQUEUE_SCENARIOS;
-use crate::bench::environment::{BenchEnvironment, BenchStore, KeyOrder, Preload, TYPE, items};
-use crate::bench::figures::{Rate, Samples, percentile};
-use crate::bench::http::Receiver;
-use crate::bench::report::BenchReport;
-use crate::bench::sandbox::{Sandbox, webhook_file};
-use crate::cli::Context;
-use crate::cli::progress::ProgressBar;
-use crate::config::Config;
 use outbox_core::Handler;
 use outbox_item::{NewItem, Status};
 
-/// Rows that are there beside what is measured.
+use crate::bench::drain::drain;
+use crate::bench::engine::{BenchStore, KeyOrder, Preload, TYPE, items};
+use crate::bench::enqueue::ENQUEUE_SCENARIOS;
+use crate::bench::environment::BenchEnvironment;
+use crate::bench::figures::{Rate, Samples, float, milliseconds, percentile};
+use crate::bench::http::Receiver;
+use crate::bench::native_handler::NativeHandler;
+use crate::bench::report::BenchReport;
+use crate::bench::sandbox::{Sandbox, webhook_file};
+use crate::cli::context::Context;
+use crate::cli::progress::ProgressBar;
+use crate::config::Config;
+
+pub(crate) use crate::bench::environment::BenchPlace;
+
+/// Rows of a preloaded store.
 const MILLION: u32 = 1_000_000;
-/// Items are enqueued in so many turns,
+/// Turns of each scenario of enqueueing in a round.
 const TURNS: u32 = 8;
-/// of which each has the items of one measurement divided by this.
-const TURN: u32 = 4;
-/// Keys that the items of an ordered drain share.
+/// A turn enqueues the number of items of a measurement divided by this.
+const TURN_DIVISOR: u32 = 4;
+/// Ordering keys of an ordered drain. Each item has one of them.
 const ORDERING_KEYS: u32 = 1_000;
 
 /// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
@@ -64,16 +70,16 @@ pub(crate) struct BenchArgs {
     /// Drain with this component too, which must need no grants; the figure is drain.handler
     #[arg(long, value_name = "FILE")]
     handler: Option<PathBuf>,
-    /// Whether `--db` names a database, beside which the bench makes its stores.
+    /// Where the bench makes its stores; decided by `--db`.
     #[arg(skip)]
-    pub(crate) is_named: bool,
+    pub(crate) place: BenchPlace,
 }
 
 pub(crate) async fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let rounds = args.rounds;
-    let environment = BenchEnvironment::open(args.is_named, &context.config).await?;
+    let environment = BenchEnvironment::open(args.place, &context.config).await?;
     let measured = measure(args, &environment, context).await;
-    // Whatever went wrong, nothing stays behind.
+    // Clean up also after an error.
     environment.engine().clean_up().await?;
     let samples = measured?;
     let report = BenchReport::new(rounds, &samples, environment.engine().targets());
@@ -94,7 +100,7 @@ async fn measure(args: BenchArgs, environment: &BenchEnvironment, context: &Cont
     Ok(bench.samples)
 }
 
-/// What all rounds work with.
+/// The state that all rounds share.
 struct BenchRun<'a> {
     args: BenchArgs,
     config: &'a Config,
@@ -104,24 +110,24 @@ struct BenchRun<'a> {
     webhook: Option<(Sandbox, Receiver)>,
     preloaded: Option<PreloadedStores>,
     started_with: Option<u64>,
-    /// Of the round that is under way.
+    /// The samples of the present round.
     disk: DiskSamples,
     samples: Samples,
 }
 
-/// What the disk answered: it changes its mind from second to second, so it is asked several times in a round.
+/// Measurements of the disk. Its speed changes from second to second, so each round measures it several times.
 #[derive(Default)]
 struct DiskSamples {
-    /// In milliseconds.
+    /// Milliseconds per small durable write.
     fsyncs: Vec<f64>,
-    /// In commits a second.
+    /// Commits per second.
     commits: Vec<f64>,
 }
 
 /// Stores that hold a million rows already.
 struct PreloadedStores {
     done: Rc<dyn BenchStore>,
-    /// DONE rows whose keys are in no order, as those of the items that come to them.
+    /// DONE rows with random keys, for items with random keys.
     random: Rc<dyn BenchStore>,
     pending: Rc<dyn BenchStore>,
 }
@@ -142,7 +148,7 @@ impl<'a> BenchRun<'a> {
         Ok(Self { args, config, environment, noop, handler, webhook, preloaded, started_with, disk, samples })
     }
 
-    /// Whether the figures of a name are taken.
+    /// Whether `--only` includes the figures of a name.
     fn includes(&self, name: &str) -> bool {
         self.args.only.as_deref().is_none_or(|only| name.starts_with(only) || only.starts_with(name))
     }
@@ -168,7 +174,7 @@ impl<'a> BenchRun<'a> {
         Ok(())
     }
 
-    /// Before everything that leaves a disk with work to do.
+    /// Runs first in a round, before anything leaves the disk with work to do.
     async fn idle(&mut self) -> anyhow::Result<()> {
         if !self.includes("latency") && !self.includes("idle") {
             return Ok(());
@@ -188,12 +194,12 @@ impl<'a> BenchRun<'a> {
         limits::store(self.environment, self.args.items, &mut self.samples).await
     }
 
-    /// What it takes to load a component, compiled anew and from compiled code.
+    /// Measures loading a component: with compilation, and from compiled code.
     async fn loading(&mut self) -> anyhow::Result<()> {
         let sandbox = self.webhook.as_ref().map_or(&self.noop, |(sandbox, _)| sandbox);
         sandbox.forget()?;
-        self.samples.add("load.compiled", millis(sandbox.load_time().await?));
-        self.samples.add("load.cached", millis(sandbox.load_time().await?));
+        self.samples.add("load.compiled", milliseconds(sandbox.load_time().await?));
+        self.samples.add("load.cached", milliseconds(sandbox.load_time().await?));
         Ok(())
     }
 
@@ -249,8 +255,8 @@ impl<'a> BenchRun<'a> {
         Ok(())
     }
 
-    /// In short turns: half a second is long enough for a disk to change its mind, and what is compared is to meet the
-    /// same disk.
+    /// Runs the scenarios in short turns, so that all of them meet the disk in the same state: its speed changes within
+    /// half a second.
     async fn enqueues(&mut self, keys: KeyOrder) -> anyhow::Result<()> {
         let mut taken = Vec::new();
         for scenario in ENQUEUE_SCENARIOS.iter().filter(|scenario| scenario.keys == keys) {
@@ -260,7 +266,7 @@ impl<'a> BenchRun<'a> {
         }
         for _ in 0..TURNS {
             for (scenario, bench_store, rate) in &mut taken {
-                *rate += scenario.take(&**bench_store, self.args.items / TURN).await?;
+                *rate += scenario.take(&**bench_store, self.args.items / TURN_DIVISOR).await?;
             }
         }
         for (scenario, _, rate) in taken {
@@ -269,7 +275,7 @@ impl<'a> BenchRun<'a> {
         Ok(())
     }
 
-    /// The store for a figure, unless that is left out.
+    /// The store for a figure; `None` when the figure is not measured.
     async fn store_for(&self, name: &str, preload: Preload) -> anyhow::Result<Option<Rc<dyn BenchStore>>> {
         if !self.includes(name) {
             return Ok(None);
@@ -316,13 +322,4 @@ fn ordered(mut items: Vec<NewItem>) -> Vec<NewItem> {
         item.ordering_key = Some(format!("key-{}", number % ORDERING_KEYS));
     }
     items
-}
-
-fn millis(took: Duration) -> f64 {
-    took.as_secs_f64() * 1e3
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure has four digits")]
-fn float(bytes: u64) -> f64 {
-    bytes as f64
 }

@@ -1,44 +1,42 @@
-//! The command line: arguments in, tables for people or JSON for programs out.
+//! The command line: parses arguments, runs a verb, and reports errors with an exit code.
 //!
-//! One file per group of verbs below `cli/`; `serve` is the composition root of the crate. Results go to
-//! standard output, everything else to standard error. The exit code is 0 for success, 1 when something
-//! failed, 2 when the arguments or the configuration cannot be used. A reader that closes the pipe ends
-//! the command quietly. Verbs that look never create or migrate a database.
+//! Each group of verbs has a file below `cli/`. Results go to standard output, everything else to standard error. The
+//! exit code is 0 for success, 1 for a failure, and 2 when the arguments or the configuration cannot be used. A reader
+//! that closes the pipe ends the command without an error. Verbs that only read never create or migrate a database.
 
 mod arguments;
 mod completions;
+mod confirm;
+pub(crate) mod context;
 mod control;
 mod doctor;
 mod enqueue;
-pub(crate) mod filesystem;
 mod items;
 mod jobs;
 mod migrate;
 mod operate;
 pub(crate) mod output;
-pub(crate) mod plugin;
+mod plugin;
 pub(crate) mod progress;
-pub(crate) mod serve;
+mod requests;
+mod serve;
 mod signals;
 mod stats;
 mod stuck;
 mod transfer;
 
-use crate::{bench, open_store};
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::cli::output::Output;
+use crate::bench::{self, BenchPlace};
+use crate::cli::context::Context;
+use crate::cli::output::{Output, OutputFormat};
 use crate::config::{Config, ConfigError, Flags};
 use crate::telemetry;
-use outbox_store::Store;
-use outbox_store::engine::alerts::AlertSettings;
 
 /// A durable outbox whose side-effect handlers are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -113,24 +111,24 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command of this process and returns its exit code.
 pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     if let Command::Bench(args) = &mut cli.command {
-        args.is_named = cli.global.db.is_some();
+        args.place = if cli.global.db.is_some() { BenchPlace::BesideDatabase } else { BenchPlace::Temporary };
     }
     run(cli).unwrap_or_else(|err| report(&err))
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let output = Output::new(cli.global.json);
+    let output = Output::new(if cli.global.json { OutputFormat::Json } else { OutputFormat::Human });
     let config = Config::load(flags(&cli));
     match cli.command {
-        Command::Completions(args) => completions::run(&args),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
             let context = Context { config: config?, output };
-            telemetry::start(context.config.log, context.log_filter(&command))?;
+            telemetry::start(context.config.log, log_filter(&command, &context.config))?;
             finish(dispatch(command, context))
         }
     }
@@ -167,7 +165,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
     }
 }
 
-/// Runs a command to its end, and ends the process soon after even if a thread is still compiling.
+/// Runs a command to its end. Then waits at most a second for threads, which may still compile a component.
 fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("starting the threads of this process")?;
     let code = runtime.block_on(command);
@@ -175,7 +173,7 @@ fn finish(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Re
     code
 }
 
-/// What the command line says about settings, under the names of the variables that it overrides.
+/// The settings that the flags make, under the names of the variables that they override.
 fn flags(cli: &Cli) -> Flags {
     let GlobalArgs { db, config, log, .. } = &cli.global;
     let global = [("OUTBOX_DB", db), ("OUTBOX_CONFIG", config), ("OUTBOX_LOG", log)];
@@ -189,46 +187,13 @@ fn flags(cli: &Cli) -> Flags {
     flags
 }
 
-/// What every verb works with.
-pub(crate) struct Context {
-    pub(crate) config: Config,
-    pub(crate) output: Output,
+/// The filter of log lines. A host logs its work by default, a verb only problems.
+fn log_filter<'a>(command: &Command, config: &'a Config) -> &'a str {
+    let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
+    config.log_filter.as_deref().unwrap_or(default)
 }
 
-impl Context {
-    /// The store as it is: created and migrated by nobody but `serve`, `worker`, `enqueue` and `migrate`.
-    async fn existing_store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(open_store::open_existing(&self.config, &instance(&self.config)).await?)
-    }
-
-    /// The store, created and migrated where that is needed.
-    async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(open_store::open(&self.config, &instance(&self.config)).await?)
-    }
-
-    /// Which log lines are written when nobody says: a host tells what it does, a verb only what is wrong.
-    fn log_filter(&self, command: &Command) -> &str {
-        let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
-        self.config.log_filter.as_deref().unwrap_or(default)
-    }
-}
-
-/// What operators are told by items of their own.
-pub(crate) fn alert_settings(config: &Config) -> Option<AlertSettings> {
-    config.alerts.clone().map(|item_type| AlertSettings { item_type, min_interval: config.alert_period })
-}
-
-/// A name of this process that no other boot has: where it runs, as what, and something random.
-fn instance(config: &Config) -> String {
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    let host = &config.identity.host;
-    match &config.role {
-        Some(role) => format!("{role}-{host}-{}", &random[..8]),
-        None => format!("{host}-{}", &random[..8]),
-    }
-}
-
-/// Says what went wrong, unless nobody was there to read the result.
+/// Prints an error, unless the error is that the reader of the result is gone.
 fn report(err: &anyhow::Error) -> ExitCode {
     let code = exit_code(err);
     if code != 0 {
@@ -248,18 +213,12 @@ fn exit_code(err: &anyhow::Error) -> u8 {
     if usage { 2 } else { 1 }
 }
 
-/// The path that a message names.
-fn shown(path: &std::path::Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_definition_of_the_arguments_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

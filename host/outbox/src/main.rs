@@ -1,5 +1,5 @@
 //! The `outbox` binary: everything is in the library.
 
 fn main() -> std::process::ExitCode {
-    outbox::cli::main()
+    outbox::main()
 }

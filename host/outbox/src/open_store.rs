@@ -1,16 +1,17 @@
-//! The store that the configuration names: the only place that knows which engines there are.
+//! Opens the store that the configuration names.
+//!
+//! Only this file and the bench choose an engine. Everything else works with [`Store`].
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cli::alert_settings;
-use crate::config::{Config, Database};
 use outbox_postgres::{Notify, PostgresOptions, PostgresStore, ServerDiagnostics};
 use outbox_sqlite::{SqliteOptions, SqliteStore};
-use outbox_store::engine::schema_version::Migration;
-use outbox_store::{Store, StoreError};
+use outbox_store::{AlertSettings, Migration, Store, StoreError};
 
-/// The store, created and migrated where that is needed, for a process that goes by the name `instance`.
+use crate::config::{Config, Database};
+
+/// Opens the store, and creates or migrates it if needed. `instance` is the name of this process in the store.
 pub(crate) async fn open(config: &Config, instance: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match &config.database {
         Database::Sqlite(path) => SqliteStore::open(path, sqlite_options(config, instance))?,
@@ -21,7 +22,7 @@ pub(crate) async fn open(config: &Config, instance: &str) -> Result<Arc<dyn Stor
     })
 }
 
-/// The store as it is; created and migrated by others.
+/// Opens a store that exists and has the schema of this program. Creates and migrates nothing.
 pub(crate) async fn open_existing(config: &Config, instance: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match &config.database {
         Database::Sqlite(path) => SqliteStore::open_existing(path, sqlite_options(config, instance))?,
@@ -32,7 +33,7 @@ pub(crate) async fn open_existing(config: &Config, instance: &str) -> Result<Arc
     })
 }
 
-/// Brings the database to the newest schema.
+/// Creates the database, or brings it to the newest schema.
 pub(crate) async fn migrate(config: &Config, notify: Notify) -> Result<Migration, StoreError> {
     match &config.database {
         Database::Sqlite(path) => outbox_sqlite::migrate(path),
@@ -43,7 +44,7 @@ pub(crate) async fn migrate(config: &Config, notify: Notify) -> Result<Migration
     }
 }
 
-/// What there is to know of the server; `None` where there is no server.
+/// Asks a PostgreSQL server for what can keep an outbox from working well; `None` for SQLite.
 pub(crate) async fn diagnose_server(config: &Config) -> Result<Option<ServerDiagnostics>, StoreError> {
     let Database::Postgres { url, root_certificates } = &config.database else { return Ok(None) };
     let options = postgres_options(config, "", root_certificates.as_deref())?;
@@ -55,6 +56,7 @@ fn sqlite_options(config: &Config, instance: &str) -> SqliteOptions {
     SqliteOptions { instance: instance.to_owned(), alerts: alert_settings(config), ..SqliteOptions::default() }
 }
 
+/// The options of a PostgreSQL store. Reads the file of root certificates.
 pub(crate) fn postgres_options(
     config: &Config,
     instance: &str,
@@ -69,4 +71,9 @@ pub(crate) fn postgres_options(
     let root_certificates = roots.map(read).transpose()?;
     let (instance, alerts) = (instance.to_owned(), alert_settings(config));
     Ok(PostgresOptions { instance, alerts, root_certificates, ..PostgresOptions::default() })
+}
+
+/// The items that a store enqueues to alert operators; `None` when there are none.
+fn alert_settings(config: &Config) -> Option<AlertSettings> {
+    config.alerts.clone().map(|item_type| AlertSettings { item_type, min_interval: config.alert_period })
 }

@@ -1,6 +1,6 @@
-//! Logs: one subscriber for the process, writing to standard error as text or JSON.
+//! The log: one subscriber for the process, which writes to standard error as text or JSON.
 //!
-//! It decides how lines look and which are written, and knows nothing of who writes them.
+//! This file decides the format and the filter of log lines. It knows no code that logs.
 
 use std::io::IsTerminal as _;
 
@@ -8,17 +8,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// A filter that is not understood.
+/// A filter that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("RUST_LOG is {filter:?}: use a level or directives such as info,outbox=debug ({problem})")]
-pub struct InvalidFilter {
+pub(crate) struct InvalidFilter {
     filter: String,
     problem: String,
 }
 
-/// Sends log lines to standard error from now on. `filter` is in the language of `RUST_LOG`. A process
-/// that has a subscriber already keeps it.
-pub fn start(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
+/// Starts to write log lines to standard error. `filter` is in the language of `RUST_LOG`. A process that has a
+/// subscriber already keeps it.
+pub(crate) fn start(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
     let parsed = EnvFilter::builder()
         .parse(filter)
         .map_err(|err| InvalidFilter { filter: filter.to_owned(), problem: err.to_string() })?;

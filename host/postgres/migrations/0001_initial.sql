@@ -1,18 +1,19 @@
--- The outbox in a schema of its own of a PostgreSQL database: the application's, or one of its own.
+-- The outbox in the schema `outbox` of a PostgreSQL database: the application's own database, or one for the outbox
+-- alone.
 --
--- outbox.items and outbox.enqueue are public: applications insert inside their own transactions. Needs
--- PostgreSQL 14 and no superuser. Times are Unix milliseconds.
+-- outbox.items and outbox.enqueue are public: applications insert inside their own transactions. The schema needs
+-- PostgreSQL 14 or newer and no superuser. Times are Unix milliseconds.
 --
--- Advisory locks, by their first number: 7206001 the order of inserts with one ordering key, 7206002 who
--- stands in front of an ordering key, 7206003 signals, 7206004 the audit trail, 7206005 migrations,
--- 7206006 the limits of a type. The second number is the hash of what is locked.
+-- Advisory locks, by their first number: 7206001 the order of inserts with one ordering key, 7206002 the head of an
+-- ordering key, 7206003 signals, 7206004 the audit trail, 7206005 migrations, 7206006 the limits of a type. The second
+-- number is the hash of the key or type, or 0.
 
--- Domains, because their rules are checked when a value comes in and not whenever its row is updated. Lengths are
--- compared: as a bound in the expression they made an insert cost four times as much.
+-- Domains, because PostgreSQL checks their rules when a value is written and not at every update of its row. Lengths
+-- are compared apart: as a bound inside the regular expression they made an insert four times as expensive.
 CREATE DOMAIN outbox.key AS text COLLATE "C" CHECK (length(VALUE) BETWEEN 1 AND 255 AND VALUE !~ '[^ -~]');
 CREATE DOMAIN outbox.type AS text COLLATE "C" CHECK (length(VALUE) <= 255 AND VALUE ~ '^[a-z0-9][a-z0-9._-]*$');
 CREATE DOMAIN outbox.saga AS text COLLATE "C" CHECK (length(VALUE) <= 255 AND VALUE ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$');
--- Not jsonb, which refuses what JSON allows: the character U+0000.
+-- Not jsonb, which refuses the character U+0000 that JSON allows.
 CREATE DOMAIN outbox.object AS json CHECK (json_typeof(VALUE) = 'object');
 
 CREATE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql
@@ -21,7 +22,7 @@ CREATE FUNCTION outbox.now() RETURNS bigint LANGUAGE sql
 CREATE SEQUENCE outbox.items_id_seq;
 
 CREATE TABLE outbox.items (
-    -- Given by the insert trigger, after it has the lock that makes ids of one ordering key commit in order.
+    -- The insert trigger gives the id after it has the lock that makes ids of one ordering key ascend in commit order.
     id bigint PRIMARY KEY,
     idem_key outbox.key NOT NULL CONSTRAINT items_idem_key UNIQUE,
     type outbox.type NOT NULL,
@@ -45,12 +46,14 @@ CREATE TABLE outbox.items (
     given_back_since bigint,
     maybe_executed boolean NOT NULL DEFAULT false,
     blocks_key boolean NOT NULL DEFAULT false,
-    -- Waits behind another item of its ordering key: set by the claim that finds this out, cleared when the
-    -- item comes to the front. Where it is false nothing is said yet.
+    -- The item is queued behind another item of its ordering key. The claim that finds this out sets it, and a trigger
+    -- clears it when the item becomes the head. False means that no claim has read the item yet, or that it is the
+    -- head.
     held boolean NOT NULL DEFAULT false,
-    -- The newest job when the status last changed: what a job takes was in its state before it began.
+    -- The number of the newest job when the status last changed. A job takes only items with a smaller number, which
+    -- had their status before the job began.
     epoch bigint NOT NULL DEFAULT 0,
-    -- The group of like failures that a dead-lettered item belongs to.
+    -- The group of similar failures to which a dead-lettered item belongs.
     fingerprint text,
     last_error text,
     created_at bigint NOT NULL DEFAULT outbox.now(),
@@ -68,49 +71,49 @@ CREATE TABLE outbox.items (
     CHECK (NOT held OR ordering_key IS NOT NULL),
     CHECK (fingerprint IS NULL OR status = 'DLQ')
 ) WITH (
-    -- An item is written three times: to be inserted, claimed and settled. With room for its next versions
-    -- on the same page, one page is written instead of three, and the next visit cleans it.
+    -- An item is written three times: by insert, claim and settlement. With room for its next versions on the same
+    -- page, PostgreSQL writes one page instead of three, and the next access to the page removes the old versions.
     fillfactor = 70,
-    -- Dead entries at the head of the ready index are what slows a queue. So vacuum comes by a number of
-    -- dead rows that hardly grows with the finished ones, and does not pause while it works.
+    -- Dead entries at the start of the ready index make a queue slow. So autovacuum starts after a number of dead rows
+    -- that grows little with the number of finished rows, and does not pause while it runs.
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_scale_factor = 0.005,
     autovacuum_vacuum_insert_threshold = 50000,
     autovacuum_vacuum_insert_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0,
-    -- A queue that was empty at the last analyze is planned for badly when it is not.
+    -- Statistics of an empty queue lead to bad plans once the queue is long, so analyze runs often.
     autovacuum_analyze_threshold = 5000,
     autovacuum_analyze_scale_factor = 0.02
 );
 ALTER SEQUENCE outbox.items_id_seq OWNED BY outbox.items.id;
 
--- What is ready to claim, per type and in order; what is finished or waits behind another is not in it.
+-- Items ready to claim, per type and in the order of claims. Finished items and held items are not in it.
 CREATE INDEX items_ready ON outbox.items (type, available_at, id) WHERE status = 'PENDING' AND NOT held;
 CREATE INDEX items_held ON outbox.items (type, available_at) WHERE status = 'PENDING' AND held;
--- What is claimed: a few rows, scanned for ended leases and for the number of claims per type.
+-- Claimed items: a few rows, read for expired leases and for the number of claims per type.
 CREATE INDEX items_claimed ON outbox.items (lease_until, type) WHERE status = 'CLAIMED';
 CREATE INDEX items_dead ON outbox.items (type, dead_at) WHERE status = 'DLQ';
--- In the order of ids, for jobs.
+-- Dead items in the order of ids, for jobs.
 CREATE INDEX items_dlq ON outbox.items (id) WHERE status = 'DLQ';
 CREATE INDEX items_failure ON outbox.items (fingerprint, type, dead_at) WHERE status = 'DLQ';
--- What fails again and again: few rows, or an incident.
+-- Items with several failed attempts: few rows, except during an incident.
 CREATE INDEX items_failing ON outbox.items (attempts) WHERE status = 'PENDING' AND attempts > 2;
 CREATE INDEX items_done ON outbox.items (done_at) WHERE status = 'DONE';
--- What an item with an ordering key may have to wait for.
+-- Items of an ordering key that can be its head.
 CREATE INDEX items_order ON outbox.items (ordering_key, id)
     WHERE ordering_key IS NOT NULL AND (status IN ('PENDING', 'CLAIMED') OR blocks_key);
 CREATE INDEX items_busy ON outbox.items (ordering_key) WHERE ordering_key IS NOT NULL AND status = 'CLAIMED';
 CREATE INDEX items_blocked ON outbox.items (ordering_key) WHERE blocks_key;
--- What a saga still has to do, and what of it has failed.
+-- Unfinished and failed items of a saga run.
 CREATE INDEX items_saga ON outbox.items (saga, cid, status)
     WHERE saga IS NOT NULL AND status IN ('PENDING', 'CLAIMED', 'DLQ');
--- An item that nobody has correlated with others has its own key, and is found by that.
+-- An item whose correlation id is its own key is found by the key instead.
 CREATE INDEX items_cid ON outbox.items (cid) WHERE cid <> idem_key OR saga IS NOT NULL;
 
--- An existing key with the same content makes the insert do nothing; with other content it fails,
--- whatever conflict clause the statement names. An error ends the transaction, so the host, which looks for
--- itself what became of its insert, asks for silence while it inserts into an application's. Runs as the
--- owner, so that whoever may insert needs no other grant.
+-- An insert with an existing key does nothing when the content is the same. With other content it fails, whatever
+-- conflict clause the statement names. An error ends the transaction. Therefore the client library, which checks by
+-- itself what its insert did, sets outbox.conflict to 'silent' while it inserts in an application's transaction. The
+-- function runs as the owner, so that a role that may insert needs no other grant.
 CREATE FUNCTION outbox.admit() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -153,9 +156,9 @@ CREATE TRIGGER items_delete BEFORE DELETE ON outbox.items FOR EACH ROW
 WHEN (OLD.status IN ('PENDING', 'CLAIMED'))
 EXECUTE FUNCTION outbox.refuse('an item that is not finished cannot be deleted');
 
--- Of each ordering key one item stands in front: the one that is claimed, else the oldest that is not
--- finished or blocks the key. A claim takes no other and marks what it finds behind it as held, so that a
--- long queue behind one item is looked at once. Whatever makes room frees the next.
+-- Of each ordering key one item is the head: the item that is CLAIMED, else the oldest item that is not finished or
+-- blocks the key. A claim takes the head only, and marks the items queued behind it as held, so that claims read a long
+-- queue once. Every change that can move the head calls this function, which releases the new head from being held.
 CREATE FUNCTION outbox.free_front(freed outbox.key) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -168,7 +171,7 @@ BEGIN
     SELECT id, held INTO front FROM outbox.items
     WHERE ordering_key = freed AND (status IN ('PENDING', 'CLAIMED') OR blocks_key)
     ORDER BY ordering_key, id LIMIT 1;
-    -- By its id alone: who knows how many are held.
+    -- By the id alone, because many items of the key can be held.
     IF front.held THEN
         UPDATE outbox.items SET held = false WHERE id = front.id;
     END IF;
@@ -184,7 +187,7 @@ WHEN (NEW.ordering_key IS NOT NULL AND NEW.status <> 'CLAIMED') EXECUTE FUNCTION
 CREATE TRIGGER items_unblocked AFTER DELETE ON outbox.items FOR EACH ROW
 WHEN (OLD.blocks_key) EXECUTE FUNCTION outbox.after_move();
 
--- The way in that works in every language: bytes, text or JSON.
+-- Enqueue from any language; the payload is bytes, text or JSON.
 CREATE FUNCTION outbox.enqueue(
     type text, idem_key text, payload bytea, content_type text DEFAULT 'application/json',
     headers jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', cid text DEFAULT NULL, saga text DEFAULT NULL,
@@ -211,7 +214,7 @@ BEGIN
         IF given IS NOT NULL THEN
             RETURN given;
         END IF;
-        -- Another transaction took the key meanwhile, with other content: the trigger says so next time.
+        -- Another transaction has taken the key with other content: the trigger raises the error in the next round.
     END LOOP;
 END $$;
 
@@ -231,7 +234,7 @@ CREATE FUNCTION outbox.enqueue(
     RETURN outbox.enqueue(type, idem_key, convert_to(payload::text, 'UTF8'), content_type, headers, metadata, cid,
                           saga, ordering_key, delay);
 
--- One row per attempt that did not end DONE.
+-- One row for each attempt that did not end DONE.
 CREATE TABLE outbox.attempts (
     item_id bigint NOT NULL,
     delivery integer NOT NULL,
@@ -258,7 +261,8 @@ CREATE TABLE outbox.sagas (
     PRIMARY KEY (saga, cid)
 ) WITH (fillfactor = 70);
 
--- Whoever appends holds the lock of the signals until the commit, so that seq ascends in its order.
+-- A transaction that appends holds the lock of the signals until its commit, so that seq ascends in the order of
+-- commits.
 CREATE TABLE outbox.signals (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pod text NOT NULL,
@@ -267,8 +271,8 @@ CREATE TABLE outbox.signals (
     data json NOT NULL
 );
 
--- Totals, written by the transactions that change them: what is counted once need not be counted again.
--- A total is the sum over its slots; connections write to different ones, so as not to wait for each other.
+-- Totals. The transaction that changes a total writes it, so that no reader counts rows. A total is the sum over its
+-- slots; connections write to different slots, so that they do not wait for each other.
 CREATE TABLE outbox.counters (
     name text COLLATE "C" NOT NULL,
     saga text COLLATE "C" NOT NULL DEFAULT '',
@@ -295,8 +299,8 @@ BEGIN
 END $$;
 CREATE TRIGGER items_deleted AFTER DELETE ON outbox.items FOR EACH ROW EXECUTE FUNCTION outbox.after_delete();
 
--- A plugin's key-value state. The version is new for every write and never used again. Keys are the bytes
--- of their text, which may hold what a text of PostgreSQL cannot.
+-- The key-value state of plugins. Every write gets a new version; no version is used twice. Keys are stored as the
+-- bytes of their text, because they may contain U+0000, which the type text refuses.
 CREATE TABLE outbox.state (
     plugin text COLLATE "C" NOT NULL,
     key bytea NOT NULL,
@@ -305,7 +309,7 @@ CREATE TABLE outbox.state (
     PRIMARY KEY (plugin, key)
 );
 
--- How much each plugin keeps, so that a quota needs no scan. Bytes are those of keys and values.
+-- The size of each plugin's state, so that the check of a quota reads one row. Bytes are those of keys and values.
 CREATE TABLE outbox.state_totals (
     plugin text COLLATE "C" PRIMARY KEY,
     keys bigint NOT NULL CHECK (keys >= 0),
@@ -344,7 +348,7 @@ CREATE TABLE outbox.pods (
     plugins json NOT NULL
 ) WITH (fillfactor = 50);
 
--- Types that nobody claims until they are resumed.
+-- Paused types: no worker claims their items until an operator resumes them.
 CREATE TABLE outbox.pauses (
     type text COLLATE "C" PRIMARY KEY,
     paused_at bigint NOT NULL,
@@ -352,8 +356,8 @@ CREATE TABLE outbox.pauses (
     reason text
 );
 
--- Actions on all items that matched a filter when the job began, in batches that any process may make.
--- Rows are never deleted: the newest number is what outbox.items.epoch refers to.
+-- Bulk jobs: an action on all items that matched a filter when the job began, in batches that any process may run. The
+-- newest row is never deleted, because outbox.items.epoch refers to its number.
 CREATE TABLE outbox.jobs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     action json NOT NULL,
@@ -376,7 +380,7 @@ CREATE TABLE outbox.jobs (
 );
 CREATE INDEX jobs_running ON outbox.jobs (next_at) WHERE state = 'RUNNING';
 
--- When each kind of alert about each subject was last sent, and how many were not sent since.
+-- When each kind of alert about each subject was last sent, and how many were suppressed since.
 CREATE TABLE outbox.alerts (
     kind text NOT NULL,
     subject text NOT NULL,
@@ -385,7 +389,7 @@ CREATE TABLE outbox.alerts (
     PRIMARY KEY (kind, subject)
 ) WITH (fillfactor = 50);
 
--- Components that no process runs any more, by the SHA-256 of their bytes.
+-- Quarantined components, which no process runs, by the SHA-256 of their bytes.
 CREATE TABLE outbox.quarantine (
     digest text PRIMARY KEY,
     plugin text NOT NULL,
@@ -394,8 +398,9 @@ CREATE TABLE outbox.quarantine (
     pod text NOT NULL
 );
 
--- What operators did, written in the transaction that did it. A job has a row for each of its batches.
--- Whoever appends holds the lock of the audit trail until the commit, so that seq ascends in its order.
+-- The audit trail: what operators did, written in the same transaction. A job has a row for each of its batches. A
+-- transaction that appends holds the lock of the audit trail until its commit, so that seq ascends in the order of
+-- commits.
 CREATE TABLE outbox.audit (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at bigint NOT NULL,
@@ -408,7 +413,7 @@ CREATE TABLE outbox.audit (
     changes json NOT NULL
 );
 
--- Which entries concern an item; it outlives the item.
+-- The audit entries of each item. They outlive the item.
 CREATE TABLE outbox.audit_items (
     item_id bigint NOT NULL,
     seq bigint NOT NULL,
@@ -420,9 +425,9 @@ EXECUTE FUNCTION outbox.refuse('the audit trail is append-only');
 CREATE TRIGGER audit_items_guard BEFORE UPDATE OR DELETE ON outbox.audit_items FOR EACH ROW
 EXECUTE FUNCTION outbox.refuse('the audit trail is append-only');
 
--- Wakes workers: one notification without payload per transaction, however many statements it has. The
--- migration adds the trigger that calls it, unless it is told not to: notifications make the commits of the
--- whole database wait for each other.
+-- Wakes workers: one notification without payload per transaction, whatever the number of statements. The migration
+-- adds the trigger that calls it, unless the operator turns notifications off, because they serialise the commits of
+-- the whole database.
 CREATE FUNCTION outbox.wake() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify('outbox', '');

@@ -1,15 +1,18 @@
-//! Sending what [`crate::store::alert`] says, in the transaction in which it happened.
+//! Enqueues alerts, which [`outbox_store::engine::alerts`] words, in the transaction of the event that they report.
+//!
+//! Owns the rate limit per kind and subject.
+
+use std::time::Duration;
+
+use outbox_core::Failure;
+use outbox_store::engine::alerts::{self, AlertMessage};
+use outbox_store::engine::attempt_record::AttemptRecord;
 
 use crate::enqueue::insert;
 use crate::error::PgError;
 use crate::tx::{Query as _, WriteTx};
-use outbox_core::Failure;
-use outbox_item::Millis;
-use outbox_store::engine::alerts::AlertMessage;
-use outbox_store::engine::attempt_record::AttemptRecord;
-use outbox_store::engine::{alerts, millis};
 
-/// Tells operators that an item was dead-lettered, and that it blocks its ordering key if it does.
+/// Alerts operators that an item was dead-lettered and, if so, that it blocks its ordering key.
 pub(crate) async fn dead_lettered(
     tx: &mut WriteTx<'_>,
     dead: &AttemptRecord,
@@ -22,11 +25,10 @@ pub(crate) async fn dead_lettered(
     Ok(())
 }
 
-/// Enqueues an alert, unless one of its kind about the subject was sent a short time ago.
+/// Enqueues an alert, unless one of its kind about its subject was sent less than `min_interval` ago.
 pub(crate) async fn send(tx: &mut WriteTx<'_>, message: AlertMessage) -> Result<(), PgError> {
     let Some(alerts) = tx.alerts else { return Ok(()) };
-    let min_interval = millis(alerts.min_interval);
-    let Some(suppressed) = pass_rate_limit(tx, message.kind, &message.subject, min_interval).await? else {
+    let Some(suppressed) = pass_rate_limit(tx, message.kind, &message.subject, alerts.min_interval).await? else {
         return Ok(());
     };
     insert(tx, &[&message.into_item(alerts, suppressed, tx.now)], Some(tx.now)).await?;
@@ -34,24 +36,26 @@ pub(crate) async fn send(tx: &mut WriteTx<'_>, message: AlertMessage) -> Result<
     Ok(())
 }
 
-/// How many alerts were held back since the last, when this one may be sent.
+/// The number of alerts suppressed since the last one, when this one may be sent; else `None`, and it is counted as
+/// suppressed.
 async fn pass_rate_limit(
     tx: &WriteTx<'_>,
     kind: &str,
     subject: &str,
-    min_interval: Millis,
+    min_interval: Duration,
 ) -> Result<Option<u64>, PgError> {
     let create = "INSERT INTO outbox.alerts (kind, subject, sent_at, suppressed)
                   VALUES ($1::text, $2::text, -9223372036854775808, 0) ON CONFLICT DO NOTHING";
     tx.rows(create, &[&kind, &subject]).await?;
     let lock = "SELECT sent_at <= $3::bigint, suppressed FROM outbox.alerts
                 WHERE kind = $1 AND subject = $2 FOR UPDATE";
-    let found = tx.rows(lock, &[&kind, &subject, &tx.now.saturating_sub(min_interval)]).await?;
+    let found = tx.rows(lock, &[&kind, &subject, &tx.now.saturating_sub(min_interval).get()]).await?;
     let row = found.first().ok_or(PgError::LostRace)?;
     let (is_due, suppressed): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
     let write = "UPDATE outbox.alerts
-                 SET sent_at = CASE WHEN $3 THEN $4 ELSE sent_at END, suppressed = CASE WHEN $3 THEN 0 ELSE suppressed + 1 END
+                 SET sent_at = CASE WHEN $3 THEN $4 ELSE sent_at END,
+                     suppressed = CASE WHEN $3 THEN 0 ELSE suppressed + 1 END
                  WHERE kind = $1 AND subject = $2";
-    tx.rows(write, &[&kind, &subject, &is_due, &tx.now]).await?;
+    tx.rows(write, &[&kind, &subject, &is_due, &tx.now.get()]).await?;
     Ok(is_due.then(|| u64::try_from(suppressed).unwrap_or_default()))
 }

@@ -1,46 +1,38 @@
-//! The audit trail: appended to by the transactions that do what it records, and read.
+//! The audit trail: its entries are written by the transactions that do what they record.
+//!
+//! The triggers `audit_guard` and `audit_items_guard` refuse every change of an entry.
 
 use serde_json::Value;
 use tokio_postgres::Row;
 
-use crate::error::PgError;
-use crate::queries::{json_column, unsigned, values};
-use crate::tx::{Query, WriteTx, without_nul};
 use outbox_item::ItemId;
-use outbox_store::engine::operator_actions::NewAuditEntry;
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::{AuditEntry, AuditQuery};
+use outbox_store::{AuditEntry, AuditQuery, JobId};
 
-/// Appends an entry about what was done to items.
+use crate::error::PgError;
+use crate::rows::{json_column, numbers, time, unsigned, values};
+use crate::tx::{Query, WriteTx, without_nul};
+
+/// Appends the entry, and a row for each item that it concerns. A lock that is held until the commit makes the numbers
+/// of entries ascend in the order of commits.
 pub(crate) async fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> Result<(), PgError> {
-    let count = u64::try_from(entry.changes.len()).unwrap_or(u64::MAX);
-    append_entry(tx, entry, count, &entry.changes_json()).await
-}
-
-/// Appends an entry about anything, under a lock that is held until the commit, so that numbers ascend in
-/// the order of commits.
-pub(crate) async fn append_entry(
-    tx: &WriteTx<'_>,
-    entry: &NewAuditEntry<'_>,
-    count: u64,
-    changes: &Value,
-) -> Result<(), PgError> {
     tx.rows("SELECT pg_advisory_xact_lock(7206004, 0)", &[]).await?;
     let statement = "WITH entry AS (
             INSERT INTO outbox.audit (at, actor, action, selection, reason, job, count, changes)
             VALUES ($1, $2, $3, $4::text::json, $5, $6, $7, $8::text::json) RETURNING seq)
         INSERT INTO outbox.audit_items (item_id, seq)
         SELECT DISTINCT item, entry.seq FROM entry, unnest($9::bigint[]) AS item";
-    let concerned: Vec<ItemId> = entry.changes.iter().map(|change| change.id).collect();
     let (actor, reason) = (without_nul(entry.actor), entry.reason.map(without_nul));
-    let (selection, changes) = (entry.selection.to_string(), changes.to_string());
-    let count = i64::try_from(count).unwrap_or(i64::MAX);
-    tx.rows(statement, &[&tx.now, &actor, &entry.action, &selection, &reason, &entry.job, &count, &changes, &concerned])
+    let (selection, changes) = (entry.selection.to_string(), entry.changes.to_string());
+    let (job, count) = (entry.job.map(JobId::get), i64::try_from(entry.count).unwrap_or(i64::MAX));
+    let items = &numbers(&entry.item_ids);
+    tx.rows(statement, &[&tx.now.get(), &actor, &entry.action, &selection, &reason, &job, &count, &changes, items])
         .await
         .map(drop)
 }
 
-/// Everything that concerns an item, oldest first.
+/// All entries that concern the item, oldest first.
 pub(crate) async fn entries_of_item(tx: &impl Query, id: ItemId) -> Result<Vec<AuditEntry>, PgError> {
     let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
     let mut entries = list(tx, &query).await?;
@@ -48,6 +40,7 @@ pub(crate) async fn entries_of_item(tx: &impl Query, id: ItemId) -> Result<Vec<A
     Ok(entries)
 }
 
+/// The entries that match, newest first.
 pub(crate) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<AuditEntry>, PgError> {
     let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox.audit_items WHERE item_id = ?)");
     let statement = format!(
@@ -59,19 +52,22 @@ pub(crate) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<Audi
     tx.rows(&statement, &values(&condition)).await?.iter().map(|row| entry(row, query.item)).collect()
 }
 
+/// How errors name the row of an entry.
+const ENTRY: &str = "audit entry";
+
 fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
-    let mut changes: Value = json_column(row, 8)?;
+    let mut changes: Value = json_column(row, 8, "changes", ENTRY)?;
     if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
-        all.retain(|change| change["id"] == id);
+        all.retain(|change| change["id"] == id.get());
     }
     Ok(AuditEntry {
         seq: row.try_get(0)?,
-        at: row.try_get(1)?,
+        at: time(row, 1)?,
         actor: row.try_get(2)?,
         action: row.try_get(3)?,
-        selection: json_column(row, 4)?,
+        selection: json_column(row, 4, "selection", ENTRY)?,
         reason: row.try_get(5)?,
-        job: row.try_get(6)?,
+        job: row.try_get::<_, Option<i64>>(6)?.map(JobId::new),
         count: unsigned(row, 7)?,
         changes,
     })

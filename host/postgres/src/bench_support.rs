@@ -1,24 +1,29 @@
-//! What a server allows: the store's own statements, and the barest possible ones, driven by hand with
-//! nothing beside. It is what `outbox bench` measures the host against.
+//! What a server allows: the store's own statements, and the cheapest possible ones, each run directly by the caller.
+//! `outbox bench` compares the host with these.
+//!
+//! No production code uses this module; it needs the feature `bench-support`.
 
 use std::time::{Duration, Instant};
 
-use crate::context::PgContext;
-use crate::error::PgError;
-use crate::pool::Pool;
-use crate::tx::Query as _;
-use crate::{PostgresOptions, claim, enqueue, settle};
 use outbox_core::{HostWrites, Settlement};
 use outbox_item::{NewItem, Status};
+use outbox_store::engine::counters::Counter;
 use outbox_store::{BatchMode, Claim, ClaimRequest, SettleRequest, StoreError};
 
-/// A store without its tasks: each transaction is made for whoever asks for it.
+use crate::context::PgContext;
+use crate::error::PgError;
+use crate::options::PostgresOptions;
+use crate::pool::Pool;
+use crate::tx::Query as _;
+use crate::{claim, enqueue, settle};
+
+/// A store without its background tasks: each transaction runs in the caller's task.
 pub struct DirectStore {
     pg: PgContext,
 }
 
 impl DirectStore {
-    /// Uses a database that has the outbox's schema.
+    /// Uses a database that has the outbox's schema. Connects on demand.
     pub fn open(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let pool = Pool::new(url, &options)?;
         Ok(Self { pg: PgContext::new(pool, options, false) })
@@ -30,8 +35,8 @@ impl DirectStore {
         transact!(pg, "enqueueing by hand", |tx| enqueue::enqueue(tx, items, BatchMode::PerItem)).map(|_| ())
     }
 
-    /// Claims and makes DONE until there is nothing left: while a batch is settled on one connection, the next is
-    /// claimed on another. Returns how many items there were.
+    /// Claims items and makes them DONE until none is left: while one connection settles a batch, another claims the
+    /// next. Returns how many items it handled.
     pub async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
         let (mut count, mut batch) = (0, self.claim(request).await?);
         while !batch.is_empty() {
@@ -59,7 +64,7 @@ impl DirectStore {
         settled.into_iter().collect()
     }
 
-    /// Puts rows in place as they are when the items were enqueued, and handled if `status` is DONE.
+    /// Writes the rows that enqueued items have, or handled items if `status` is DONE, in one transaction.
     pub async fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
         let pg = &self.pg;
         transact!(pg, "filling the database", |tx| async {
@@ -67,29 +72,29 @@ impl DirectStore {
             if status == Status::Done {
                 let done = "UPDATE outbox.items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = $1
                             WHERE status = 'PENDING'";
-                tx.rows(done, &[&tx.now]).await?;
+                tx.rows(done, &[&tx.now.get()]).await?;
                 let item_type = items.first().map_or("", |item| &item.item_type);
-                tx.count("done", "", item_type, "", i64::try_from(items.len()).unwrap_or(i64::MAX));
+                tx.count(Counter::Done { item_type }, i64::try_from(items.len()).unwrap_or(i64::MAX));
             }
             Ok::<_, PgError>(())
         })
     }
 
-    /// What autovacuum does sooner or later.
+    /// Vacuums and analyses the items table now, as autovacuum does some time later.
     pub async fn vacuum(&self) -> Result<(), StoreError> {
         let vacuum = async || {
             let client = self.pg.pool.connection().await?;
-            // A vacuum of a million rows takes longer than a call of the store may.
+            // A vacuum of a million rows takes longer than the limit of a statement.
             client.batch_execute("SET statement_timeout = 0").await?;
             client.batch_execute("VACUUM (ANALYZE) outbox.items").await?;
-            // The connection's settings are for this alone.
+            // The connection has other settings now, so it leaves the pool.
             drop(deadpool_postgres::Client::take(client));
             Ok::<_, PgError>(())
         };
         vacuum().await.map_err(|err| err.into_store_error("vacuuming"))
     }
 
-    /// How many items of the type are DONE, at a cost that disturbs nobody.
+    /// How many items of the type are DONE, at a cost that does not disturb the measurement.
     pub async fn done(&self, item_type: &str) -> Result<u64, StoreError> {
         let sql = "SELECT coalesce(sum(total), 0)::bigint FROM outbox.counters WHERE name = 'done' AND type = $1";
         let pg = &self.pg;
@@ -101,13 +106,13 @@ impl DirectStore {
     }
 }
 
-/// The barest of queues: a table of rows with a unique key, without indexes, checks or triggers besides.
+/// The least that a durable queue needs: a table of rows with a unique key, without other indexes, checks or triggers.
 pub struct BareTable {
     client: deadpool_postgres::Client,
 }
 
 impl BareTable {
-    /// Creates the table, where an earlier one is replaced.
+    /// Creates the table, and replaces an earlier one.
     pub async fn create(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
         let create = async || {
             let client = Pool::new(url, options)?.connection().await?;
@@ -120,7 +125,7 @@ impl BareTable {
         Ok(Self { client })
     }
 
-    /// Inserts and commits the items, so many at a time.
+    /// Inserts the items, and commits after every `batch_size` of them.
     pub async fn enqueue(&self, items: &[NewItem], batch_size: usize) -> Result<(), StoreError> {
         let sql = "INSERT INTO bare (key, payload) SELECT * FROM unnest($1::text[], $2::bytea[])";
         let insert = async || {
@@ -135,8 +140,7 @@ impl BareTable {
         insert().await.map_err(|err| err.into_store_error("inserting into a bare table"))
     }
 
-    /// How long the least takes that is durable when it is answered: one round trip and one flush of the
-    /// server's log.
+    /// The time of the cheapest durable statement: one round trip and one flush of the server's log.
     pub async fn flush(&self) -> Result<Duration, StoreError> {
         let flush = async || {
             let statement = self.client.prepare_cached("SELECT pg_logical_emit_message(true, 'outbox', '')").await?;
@@ -148,26 +152,26 @@ impl BareTable {
     }
 }
 
-/// Databases on a server that are there for a while only.
+/// Creates and removes databases for a measurement.
 pub struct TemporaryDatabases {
     url: String,
     options: PostgresOptions,
 }
 
 impl TemporaryDatabases {
-    /// Beside the database that the URL names, by a role that may create databases.
+    /// On the server of the URL, whose role may create databases.
     pub fn on_server_of(url: &str, options: PostgresOptions) -> Self {
         Self { url: url.to_owned(), options }
     }
 
-    /// A new database, which has nothing in it. Returns its URL.
+    /// Creates an empty database and returns its URL.
     pub async fn create(&self, name: &str) -> Result<String, StoreError> {
         self.run(&format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")).await?;
         let mark = if self.url.contains('?') { '&' } else { '?' };
         Ok(format!("{}{mark}dbname={name}", self.url))
     }
 
-    /// Removes such a database, whoever is connected to it.
+    /// Removes a database, and ends the connections to it.
     pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
         self.run(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
     }

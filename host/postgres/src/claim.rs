@@ -1,27 +1,32 @@
-//! Claiming what is ready: look, share out, lock what nobody else is just taking, write.
+//! Claims ready items: counts them, shares the limit out, locks rows that no other transaction holds, and writes.
+//!
+//! It does not decide what may be claimed of a type (`claim_limits`), nor which item is the head of its ordering key
+//! (`ordering`).
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::claim_end::{ClaimEnd, NEWEST_JOB_SQL, write_claim_ends};
+use outbox_core::{Failure, FailureClass};
+use outbox_item::{Item, ItemId};
+use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken};
+
+use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::error::PgError;
 use crate::expire::expire_leases;
 use crate::fair_share::fair_share;
 use crate::ordering::KeyPosition;
 use crate::rows::{COLUMNS, count};
-use crate::tx::{Query as _, WriteTx};
+use crate::tx::{NEWEST_JOB_SQL, Query as _, WriteTx};
 use crate::{claim_limits, ordering, rows, saga_signals};
-use outbox_core::{Failure, FailureClass};
-use outbox_item::{Item, ItemId};
-use outbox_store::engine::attempt_record::AttemptRecord;
-use outbox_store::engine::millis;
-use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms};
 
-/// So often is looked for more, when what was found could not be claimed; then the caller comes again.
+/// Rounds of one call, while a round finds items that it cannot claim. Then the transaction commits and the caller
+/// claims again at once.
 const ROUNDS: usize = 8;
-/// What somebody else was just moving is looked at again after this.
+/// Wait before the next claim when another transaction was changing an item of the same ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
 
+/// Ends expired leases, then claims what the request allows.
 pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, PgError> {
     claim_limits::lock(tx, &request.types).await?;
     expire_leases(tx).await?;
@@ -42,11 +47,11 @@ pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Resul
     Ok(claimed)
 }
 
-/// What a round found besides claims.
+/// The result of a round, besides its claims.
 struct RoundResult {
-    /// How long until there is something to claim.
+    /// How long until there is something to claim, if that is known.
     next_available_in: Option<Duration>,
-    /// Whether items were found that could not be claimed, in the place of which there may be others.
+    /// Whether the round found items that it could not claim, so that another round may find others.
     is_more: bool,
 }
 
@@ -80,7 +85,7 @@ async fn round(
     Ok(RoundResult { next_available_in, is_more: claimed.claims.len() - before < found && !is_busy })
 }
 
-/// Locks so many items of each type that are ready, and passes over what others have locked.
+/// Locks up to `shares` ready items of each type. Items that another transaction has locked are left out.
 async fn lock<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest, shares: &[u32]) -> Result<Vec<ReadyItem<'a>>, PgError> {
     if shares.iter().all(|share| *share == 0) {
         return Ok(Vec::new());
@@ -93,17 +98,17 @@ async fn lock<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest, shares: &[u32]) -
                              WHERE type = kind AND status = 'PENDING' AND NOT held AND available_at <= $3
                              ORDER BY available_at, id LIMIT share FOR UPDATE SKIP LOCKED) AS ready";
     let mut ready_items = Vec::new();
-    for row in tx.rows(sql, &[&types, &shares, &tx.now]).await? {
+    for row in tx.rows(sql, &[&types, &shares, &tx.now.get()]).await? {
         let position = usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or_default();
         let Some(terms) = request.types.get(position.wrapping_sub(1)) else { continue };
-        let (id, attempts, ordering_key) = (row.try_get(0)?, count(&row, 1)?, row.try_get(2)?);
+        let (id, attempts, ordering_key) = (ItemId::new(row.try_get(0)?), count(&row, 1)?, row.try_get(2)?);
         ready_items.push(ReadyItem { id, attempts, ordering_key, terms });
     }
     Ok(ready_items)
 }
 
-/// Those that stand in front of their ordering key, or have none; and whether another was passed over
-/// because somebody is just moving an item of its key. What stands behind is held from now on.
+/// The items that are the head of their ordering key or have none, and whether an item was left out because another
+/// transaction is changing an item of its key. Items that are queued behind a head are held from now on.
 async fn only_first_of_key<'a>(
     tx: &WriteTx<'_>,
     ready_items: Vec<ReadyItem<'a>>,
@@ -118,16 +123,16 @@ async fn only_first_of_key<'a>(
         let those = ordered.iter().zip(&positions).filter(move |(_, position)| **position == wanted);
         those.map(|(ready, _)| *ready).collect::<Vec<_>>()
     };
-    let (behind, unknown) = (at(KeyPosition::Behind), at(KeyPosition::Unknown));
-    if !behind.is_empty() {
-        ordering::mark_held(tx, &behind).await?;
+    let (queued, unknown) = (at(KeyPosition::Queued), at(KeyPosition::Unknown));
+    if !queued.is_empty() {
+        ordering::mark_held(tx, &queued).await?;
     }
     let is_busy = !unknown.is_empty();
-    let skipped: HashSet<_> = behind.into_iter().chain(unknown).map(|(id, _)| id).collect();
+    let skipped: HashSet<_> = queued.into_iter().chain(unknown).map(|(id, _)| id).collect();
     Ok((ready_items.into_iter().filter(|ready| !skipped.contains(&ready.id)).collect(), is_busy))
 }
 
-/// Claims the candidates, but for those that have no attempt left or cannot be read: they are dead-lettered.
+/// Claims the items. Those that have no attempt left or cannot be read are dead-lettered instead.
 async fn claim_rows(
     tx: &mut WriteTx<'_>,
     request: &ClaimRequest,
@@ -141,7 +146,7 @@ async fn claim_rows(
     let mut claim_ends = Vec::new();
     let mut started: Vec<_> = exhausted.iter().map(|(item, _)| item.clone()).collect();
     for (item, terms) in exhausted {
-        claim_ends.push(dead_letter_exhausted(&item, terms, tx)?);
+        claim_ends.push(dead_letter_exhausted(&item, terms, tx));
     }
     for (claim, terms, defect) in write_claims(tx, request, &accepted).await? {
         started.push(claim.item.clone());
@@ -156,7 +161,7 @@ async fn claim_rows(
     Ok(())
 }
 
-/// The items of the candidates, without their payloads.
+/// The rows of the items, without their payloads.
 async fn read_items<'a>(
     tx: &WriteTx<'_>,
     ready_items: &[ReadyItem<'a>],
@@ -164,7 +169,7 @@ async fn read_items<'a>(
     if ready_items.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id).collect();
+    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id.get()).collect();
     let sql = format!("SELECT {} FROM outbox.items WHERE id = ANY($1::bigint[])", rows::without_payload());
     let mut items = HashMap::new();
     for row in tx.rows(&sql, &[&ids]).await? {
@@ -174,16 +179,17 @@ async fn read_items<'a>(
     Ok(ready_items.iter().filter_map(|ready| Some((items.remove(&ready.id)?, ready.terms))).collect())
 }
 
-/// No retries are left, so the claim that finds the item dead-letters it instead of running it. What it
-/// died of stands in its history already.
-fn dead_letter_exhausted(item: &Item, terms: &ClaimTerms, tx: &WriteTx<'_>) -> Result<ClaimEnd, PgError> {
+/// Dead-letters an item that has no retries left: the claim that finds it ends at once, without an attempt. The history
+/// has a row for the last failure already.
+fn dead_letter_exhausted(item: &Item, terms: &ClaimTerms, tx: &WriteTx<'_>) -> ClaimEnd {
     let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
     let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
-    let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(item) };
-    Ok(ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now)?)
+    let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
+    let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
+    ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now)
 }
 
-/// An item that cannot be read goes to the DLQ with the reason, and stops nothing else.
+/// Dead-letters an item whose row cannot be read, so that it does not stop the others.
 fn dead_letter_undecodable(
     item: &Item,
     terms: &ClaimTerms,
@@ -191,10 +197,11 @@ fn dead_letter_undecodable(
     tx: &WriteTx<'_>,
 ) -> Result<ClaimEnd, PgError> {
     let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect);
-    Ok(ClaimEnd::dead_lettered(item, AttemptRecord::from_claim(item), terms.on_dead, failure, tx.now)?.with_history())
+    let attempted = AttemptRecord::from_claim(&ClaimedItem::of_row(item)?);
+    Ok(ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now).with_history())
 }
 
-/// Writes the claims, and returns them in the order of the candidates, with what cannot be read of them.
+/// Writes the claims. Returns them in the order of `ready_items`, each with the defect of a row that cannot be read.
 async fn write_claims<'a>(
     tx: &WriteTx<'_>,
     request: &ClaimRequest,
@@ -203,9 +210,9 @@ async fn write_claims<'a>(
     if ready_items.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id).collect();
+    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id.get()).collect();
     let tokens: Vec<_> = ready_items.iter().map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    let leases: Vec<_> = ready_items.iter().map(|ready| tx.now.saturating_add(millis(ready.terms.lease))).collect();
+    let leases: Vec<_> = ready_items.iter().map(|ready| tx.now.saturating_add(ready.terms.lease).get()).collect();
     let sql = format!(
         "UPDATE outbox.items
          SET status = 'CLAIMED', epoch = {NEWEST_JOB_SQL}, attempts = attempts + 1, deliveries = deliveries + 1,
@@ -214,9 +221,9 @@ async fn write_claims<'a>(
          WHERE id = new.item AND status = 'PENDING' RETURNING {COLUMNS}, claim_token"
     );
     let mut written = HashMap::new();
-    for row in tx.rows(&sql, &[&ids, &tokens, &leases, &tx.now, &request.claimed_by]).await? {
+    for row in tx.rows(&sql, &[&ids, &tokens, &leases, &tx.now.get(), &request.claimed_by]).await? {
         let decoded = rows::item(&row)?;
-        let claim = Claim { item: decoded.item, token: row.try_get("claim_token")? };
+        let claim = Claim { item: decoded.item, token: ClaimToken::new(row.try_get("claim_token")?) };
         written.insert(claim.item.id, (claim, decoded.defect));
     }
     let in_order = ready_items.iter().filter_map(|ready| {

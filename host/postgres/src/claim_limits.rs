@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-use crate::error::PgError;
-use crate::tx::{Query as _, WriteTx};
 use outbox_item::Millis;
 use outbox_store::engine::token_bucket::available_tokens;
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
-/// What there is to claim of one type.
+use crate::error::PgError;
+use crate::rows::optional_time;
+use crate::tx::{Query as _, WriteTx};
+
+/// What may be claimed of one type.
 pub(crate) struct TypeBudget<'a> {
     terms: &'a ClaimTerms,
-    /// So many items may be claimed now.
+    /// Items that may be claimed now.
     pub(crate) free: u32,
     /// When the next item becomes available.
     next_at: Option<Millis>,
-    /// The tokens in the bucket of a type with a rate.
+    /// The level of the token bucket, of a type with a rate.
     tokens: Option<f64>,
 }
 
-/// Takes the locks of the types that have limits: who counts what is claimed must be the only one.
+/// Locks the types that have limits, so that only one transaction at a time counts their claims and adds to them.
 pub(crate) async fn lock(tx: &WriteTx<'_>, types: &[ClaimTerms]) -> Result<(), PgError> {
     let limited: Vec<_> = types
         .iter()
@@ -34,7 +36,7 @@ pub(crate) async fn lock(tx: &WriteTx<'_>, types: &[ClaimTerms]) -> Result<(), P
     tx.rows(sql, &[&limited]).await.map(drop)
 }
 
-/// What there is of each type of the request, after what this call has claimed already.
+/// The budget of each type of the request; `claims` are the claims that this call has made already.
 pub(crate) async fn read_budgets<'a>(
     tx: &WriteTx<'_>,
     request: &'a ClaimRequest,
@@ -55,7 +57,7 @@ pub(crate) async fn read_budgets<'a>(
                         AS wanted (kind, most, capped, position)
                     LEFT JOIN outbox.rates AS rate ON rate.type = kind
                ORDER BY position";
-    let rows = tx.rows(sql, &[&types, &most, &capped, &tx.now]).await?;
+    let rows = tx.rows(sql, &[&types, &most, &capped, &tx.now.get()]).await?;
     rows.iter().zip(&request.types).map(|(row, terms)| budget(row, terms, tx.now)).collect()
 }
 
@@ -68,9 +70,9 @@ fn remaining(terms: &ClaimTerms, request: &ClaimRequest, claims: &[Claim]) -> u3
 
 fn budget<'a>(row: &tokio_postgres::Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudget<'a>, PgError> {
     let whole = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-    let (ready, next_at) = (whole(row.try_get(0)?), row.try_get(1)?);
+    let (ready, next_at) = (whole(row.try_get(0)?), optional_time(row, 1)?);
     let (claimed, is_paused): (Option<i64>, bool) = (row.try_get(2)?, row.try_get(3)?);
-    let left = row.try_get::<_, Option<f64>>(4)?.zip(row.try_get(5)?);
+    let left = row.try_get::<_, Option<f64>>(4)?.zip(optional_time(row, 5)?);
     if is_paused {
         return Ok(TypeBudget { terms, free: 0, next_at: None, tokens: None });
     }
@@ -88,17 +90,17 @@ impl TypeBudget<'_> {
         self.tokens.map(|tokens| tokens - f64::from(u32::try_from(taken).unwrap_or(u32::MAX)))
     }
 
-    /// How long until there is something of the type. One that has used up its rate is looked at again when
-    /// it has a token.
+    /// How long until an item of the type becomes available, or until a type that has used up its rate has a token
+    /// again.
     pub(crate) fn next_available_in(&self, claims: &[Claim], now: Millis) -> Option<Duration> {
-        let timed = self.next_at.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
+        let timed = self.next_at.map(|at| at.since(now));
         let refilled = self.tokens_left(claims).zip(self.terms.rate).filter(|(tokens, _)| *tokens < 1.0);
         let refilled = refilled.map(|(tokens, rate)| Duration::from_secs_f64((1.0 - tokens).max(0.0) / rate));
         [timed, refilled].into_iter().flatten().min()
     }
 }
 
-/// Writes what the claims left in the buckets.
+/// Takes one token per claim out of the buckets of the types with a rate.
 pub(crate) async fn take_tokens(tx: &WriteTx<'_>, budgets: &[TypeBudget<'_>], claims: &[Claim]) -> Result<(), PgError> {
     let is_taken = |budget: &&TypeBudget<'_>| claims.iter().any(|claim| claim.item.item_type == budget.terms.item_type);
     let left = budgets
@@ -112,5 +114,5 @@ pub(crate) async fn take_tokens(tx: &WriteTx<'_>, budgets: &[TypeBudget<'_>], cl
     let sql = "INSERT INTO outbox.rates (type, tokens, filled_at)
                SELECT new.*, $3::bigint FROM unnest($1::text[], $2::double precision[]) AS new
                ON CONFLICT (type) DO UPDATE SET tokens = excluded.tokens, filled_at = excluded.filled_at";
-    tx.rows(sql, &[&types, &tokens, &tx.now]).await.map(drop)
+    tx.rows(sql, &[&types, &tokens, &tx.now.get()]).await.map(drop)
 }

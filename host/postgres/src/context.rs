@@ -1,20 +1,24 @@
-//! What every call needs: connections, the clock, who this process is; and how often a call is made again.
+//! What every call of a store needs: connections, the clock, the identity of this process, and repetition after
+//! failures that may pass.
+//!
+//! It does not know what a call does.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::PostgresOptions;
+use outbox_item::Millis;
+use outbox_store::StoreError;
+
 use crate::error::PgError;
 use crate::health::Health;
+use crate::options::PostgresOptions;
 use crate::pool::Pool;
-use crate::tx::{ReadTx, WriteTx, database_time};
-use outbox_item::Millis;
-use outbox_store::engine::alerts::AlertSettings;
-use outbox_store::{Clock, StoreError};
+use crate::tx::{ReadTx, TxContext, WriteTx, database_time};
 
-/// Runs the work in a transaction, commits it, and wakes whoever waits for what it made. A macro, because a
-/// function that lends the transaction to a closure cannot promise that the closure's future is `Send`.
+/// Runs the work in a transaction, commits it, and wakes the workers of this process if it made work available. A
+/// macro, because a function that lends the transaction to a closure cannot promise that the closure's future is
+/// `Send`.
 macro_rules! transact {
     ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
@@ -34,7 +38,7 @@ macro_rules! transact {
     }};
 }
 
-/// Runs reads that all see one moment of the database.
+/// Runs reads that all see one snapshot of the database.
 macro_rules! read {
     ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
@@ -48,8 +52,8 @@ macro_rules! read {
     }};
 }
 
-/// How long a call waits before it is made again, after each failure that may have passed by then. Half of
-/// it is drawn by lot, so that those who lost the same race do not meet again.
+/// Waits between the attempts of one call, after failures that may pass. The actual wait is a random part of it, from
+/// half to all, so that calls that lost the same race do not collide again.
 const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(5),
     Duration::from_millis(20),
@@ -57,16 +61,17 @@ const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(320),
     Duration::from_secs(1),
 ];
+
+/// The longest attempt of one call, as a multiple of the statement timeout. It is longer than the limits that the
+/// server enforces, so it ends a call only when the network does not answer.
+const CALL_TIMEOUT_FACTOR: f64 = 1.5;
+
 /// The parts of a store that its calls share.
 pub(crate) struct PgContext {
     pub(crate) pool: Pool,
-    pub(crate) clock: Option<Clock>,
-    pub(crate) instance: String,
-    pub(crate) alerts: Option<AlertSettings>,
+    pub(crate) tx: TxContext,
     pub(crate) changes: watch::Sender<u64>,
-    /// Whether the schema notifies of inserts.
-    pub(crate) notifies: bool,
-    /// No attempt at a call takes longer.
+    /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
 }
@@ -74,39 +79,34 @@ pub(crate) struct PgContext {
 impl PgContext {
     pub(crate) fn new(pool: Pool, options: PostgresOptions, notifies: bool) -> Self {
         let PostgresOptions { instance, clock, alerts, statement_timeout, .. } = options;
-        // Whatever the network does; longer than what the server is told.
-        let call_timeout = statement_timeout.mul_f64(1.5);
         Self {
-            call_timeout,
             pool,
-            clock,
-            instance,
-            alerts,
+            tx: TxContext { clock, instance, alerts, notifies },
             changes: watch::Sender::new(0),
-            notifies,
+            call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }
     }
 
     /// The store's present time.
     pub(crate) async fn now(&self) -> Result<Millis, StoreError> {
-        if let Some(clock) = &self.clock {
+        if let Some(clock) = &self.tx.clock {
             return Ok(clock());
         }
         read!(self, "asking for the time", |tx| database_time(tx))
     }
 
-    /// Tells whoever waits in this process that there may be work.
+    /// Wakes everything in this process that waits for work.
     pub(crate) fn wake(&self) {
         self.changes.send_modify(|version| *version += 1);
     }
 
     /// Begins a transaction that writes.
     pub(crate) async fn begin<'a>(&'a self, client: &'a mut deadpool_postgres::Client) -> Result<WriteTx<'a>, PgError> {
-        WriteTx::begin(client, self).await
+        WriteTx::begin(client, &self.tx).await
     }
 
-    /// Begins a transaction that reads one moment of the database.
+    /// Begins a transaction that reads one snapshot of the database.
     pub(crate) async fn begin_read<'a>(
         &self,
         client: &'a mut deadpool_postgres::Client,
@@ -114,22 +114,22 @@ impl PgContext {
         ReadTx::begin(client).await
     }
 
-    /// Whether the database is out of order, as far as the last call could tell.
+    /// Whether the last call found the database unavailable.
     pub(crate) fn is_unavailable(&self) -> bool {
         self.health.is_unavailable()
     }
 
-    /// Whether writes that need room are refused.
+    /// Whether the server's disk was full a short time ago.
     pub(crate) fn is_full(&self) -> bool {
         self.health.is_full()
     }
 
-    /// Notes a failure of what goes on by itself, which is tried again.
+    /// Records a failure of a background task, which tries again by itself.
     pub(crate) fn record_background_failure(&self, tried: &'static str, err: &PgError) {
         self.health.record_failure(tried, err);
     }
 
-    /// Makes a call, again while its failures may pass and it cannot have been committed.
+    /// Runs a call, and repeats it while its failures may pass and it cannot have been committed.
     pub(crate) async fn with_retries<T, F, R>(&self, tried: &'static str, call: F) -> Result<T, StoreError>
     where
         F: Fn() -> R,

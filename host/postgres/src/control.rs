@@ -1,18 +1,21 @@
-//! What operators say about types, keys and jobs: pausing, unblocking, cancelling.
+//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, cancel, reserve.
+//!
+//! A command that would change nothing is not audited.
 
-use serde_json::json;
 use tokio_postgres::Row;
 
 use crate::error::PgError;
+use crate::rows::time;
 use crate::tx::{Query, WriteTx, without_nul};
-use crate::{audit, transfer};
+use crate::{audit, ordering, transfer};
 use outbox_item::ItemId;
-use outbox_store::engine::operator_actions::{ItemChange, NewAuditEntry};
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::{Control, ControlReport, ControlRequest, Execution, Pause};
 
+/// Carries the command out, or only reports what it would change.
 pub(crate) async fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, PgError> {
     let blocking = match &request.control {
-        Control::Unblock { ordering_key } => blocking(tx, ordering_key).await?,
+        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key).await?,
         _ => Vec::new(),
     };
     if !would_change(tx, &request.control, &blocking).await? {
@@ -20,7 +23,7 @@ pub(crate) async fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> R
     }
     if request.execution == Execution::Apply {
         apply(tx, request).await?;
-        record(tx, request, &blocking).await?;
+        audit::append(tx, &NewAuditEntry::of_control(request, &blocking)).await?;
         tx.wakes_other_processes = true;
     }
     Ok(ControlReport { changed: true, items: blocking })
@@ -34,7 +37,7 @@ async fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) 
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
         Control::Cancel { job } => {
             let statement = "SELECT 1 FROM outbox.jobs WHERE id = $1 AND state = 'RUNNING' FOR UPDATE";
-            Ok(!tx.rows(statement, &[job]).await?.is_empty())
+            Ok(!tx.rows(statement, &[&job.get()]).await?.is_empty())
         }
         Control::ReserveIds { up_to } => Ok(transfer::reserved(tx).await? < *up_to),
     }
@@ -45,49 +48,27 @@ async fn apply(tx: &WriteTx<'_>, request: &ControlRequest) -> Result<(), PgError
         Control::Pause { item_type } => {
             let statement = "INSERT INTO outbox.pauses (type, paused_at, actor, reason) VALUES ($1, $2, $3, $4)";
             let (actor, reason) = (without_nul(&request.actor), request.reason.as_deref().map(without_nul));
-            tx.rows(statement, &[item_type, &tx.now, &actor, &reason]).await
+            tx.rows(statement, &[item_type, &tx.now.get(), &actor, &reason]).await
         }
         Control::Resume { item_type } => tx.rows("DELETE FROM outbox.pauses WHERE type = $1", &[item_type]).await,
-        Control::Unblock { ordering_key } => {
-            let statement = "UPDATE outbox.items SET blocks_key = false WHERE ordering_key = $1 AND blocks_key";
-            tx.rows(statement, &[ordering_key]).await
-        }
+        Control::Unblock { ordering_key } => return ordering::unblock(tx, ordering_key).await,
         Control::Cancel { job } => {
             let statement = "UPDATE outbox.jobs SET state = 'CANCELLED', ended_at = $2 WHERE id = $1";
-            tx.rows(statement, &[job, &tx.now]).await
+            tx.rows(statement, &[&job.get(), &tx.now.get()]).await
         }
         Control::ReserveIds { up_to } => return transfer::reserve(tx, *up_to).await,
     }
     .map(drop)
 }
 
-async fn record(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) -> Result<(), PgError> {
-    let (action, target) = request.control.action_and_target();
-    let (target_kind, job) = request.control.target_kind();
-    let changes: Vec<_> = blocking.iter().copied().map(ItemChange::unblocked).collect();
-    let (selection, reason) = (json!({ target_kind: target }), request.reason.as_deref());
-    audit::append(tx, &NewAuditEntry { actor: &request.actor, action, selection, reason, job, changes: &changes }).await
-}
-
-/// The items that block the key, locked after the key's front.
-async fn blocking(tx: &WriteTx<'_>, ordering_key: &str) -> Result<Vec<ItemId>, PgError> {
-    tx.rows("SELECT pg_advisory_xact_lock(7206002, hashtext($1))", &[&ordering_key]).await?;
-    let statement = "SELECT id FROM outbox.items WHERE ordering_key = $1 AND blocks_key ORDER BY id FOR UPDATE";
-    tx.rows(statement, &[&ordering_key]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
 async fn is_paused(tx: &WriteTx<'_>, item_type: &str) -> Result<bool, PgError> {
     Ok(!tx.rows("SELECT 1 FROM outbox.pauses WHERE type = $1", &[&item_type]).await?.is_empty())
 }
 
+/// The paused types, by name.
 pub(crate) async fn pauses(tx: &impl Query) -> Result<Vec<Pause>, PgError> {
     let pause = |row: &Row| {
-        Ok(Pause {
-            r#type: row.try_get(0)?,
-            paused_at: row.try_get(1)?,
-            actor: row.try_get(2)?,
-            reason: row.try_get(3)?,
-        })
+        Ok(Pause { r#type: row.try_get(0)?, paused_at: time(row, 1)?, actor: row.try_get(2)?, reason: row.try_get(3)? })
     };
     let statement = "SELECT type, paused_at, actor, reason FROM outbox.pauses ORDER BY type";
     tx.rows(statement, &[]).await?.iter().map(pause).collect()

@@ -1,52 +1,56 @@
-//! What `doctor` asks a server about: its version, what the role may do, and what keeps dead rows alive.
-//! Looks only.
+//! What `outbox doctor` reads from a server: its version, the role's rights, and what keeps dead rows alive.
+//!
+//! Nothing here writes.
 
 use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use outbox_item::millis;
+
 use crate::error::PgError;
-use crate::queries::unsigned;
+use crate::rows::unsigned;
 use crate::tx::Query;
 
-/// A server and a database, as they bear on an outbox.
+/// Facts about a server and a database that matter to an outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one answer of the server")]
 pub struct ServerDiagnostics {
-    /// The server's version, as it says it.
+    /// The server's version, as `server_version` reports it.
     pub version: String,
-    /// Whether writes are refused: a standby, or by its settings.
+    /// Whether the server refuses writes: it is a standby, or read-only by its settings.
     pub is_read_only: bool,
-    /// Whether dead rows are removed by themselves.
+    /// Whether autovacuum runs on the items table.
     pub has_autovacuum: bool,
-    /// Whether a commit that is acknowledged survives a crash of the server.
+    /// Whether an acknowledged commit survives a crash of the server.
     pub is_durable: bool,
-    /// Whether an insert wakes workers.
+    /// Whether inserts notify workers.
     pub notifies: bool,
-    /// What the role may not do and the outbox does, such as `INSERT on outbox.items`.
+    /// Rights that the outbox needs and the role lacks, such as `INSERT on outbox.items`.
     pub missing: Vec<String>,
-    /// Dead rows of the items table, and how many there are that live.
+    /// The number of dead rows and of live rows in the items table.
     pub rows: (u64, u64),
-    /// The oldest transactions of anybody in this database.
+    /// The oldest transactions of all clients in this database, at most five.
     pub transactions: Vec<LongTransaction>,
 }
 
-/// A transaction that keeps dead rows from being removed, in every table of the database.
+/// A long transaction, which keeps vacuum from removing dead rows in every table of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LongTransaction {
-    /// The number of the server's process.
+    /// The process id of the server process.
     pub pid: i32,
-    /// Who runs it, from where.
+    /// The role, the application and the address of the client.
     pub who: String,
-    /// What it does: `idle in transaction`, or a statement.
+    /// Its state, such as `idle in transaction`, or the statement that it runs, at most 80 characters.
     pub what: String,
-    /// How long it has been there.
+    /// The time since it began.
     pub age: Duration,
 }
 
-/// A transaction that is older is worth a word: no call of the outbox takes as long.
+/// Transactions that are older are reported: no call of the outbox takes as long.
 const LONG_TRANSACTION_AGE: Duration = Duration::from_mins(1);
 
+/// Reads the facts from the server.
 pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgError> {
     let statement = "SELECT current_setting('server_version'),
             pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
@@ -71,7 +75,7 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
     })
 }
 
-/// What a host does with each table.
+/// The rights that the host needs on each table and the role lacks.
 async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
     let statement = "SELECT privilege || ' on outbox.' || relname
         FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
@@ -82,7 +86,8 @@ async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
     tx.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// The oldest first. Without the right to see what others do, it is only known that they do it.
+/// The long transactions, the oldest first. A role without the right to see the statements of others gets only their
+/// number, role and age.
 pub(crate) async fn long_transactions(tx: &impl Query) -> Result<Vec<LongTransaction>, PgError> {
     let statement = "SELECT pid, concat_ws(' ', usename, nullif(application_name, ''), host(client_addr)),
                CASE WHEN state LIKE 'idle in transaction%' THEN state ELSE left(query, 80) END,
@@ -99,6 +104,6 @@ pub(crate) async fn long_transactions(tx: &impl Query) -> Result<Vec<LongTransac
             age: Duration::from_millis(unsigned(row, 3)?),
         })
     };
-    let long = i64::try_from(LONG_TRANSACTION_AGE.as_millis()).unwrap_or(i64::MAX);
+    let long = millis(LONG_TRANSACTION_AGE);
     tx.rows(statement, &[&long]).await?.iter().map(transaction).collect()
 }

@@ -1,4 +1,6 @@
-//! Why a call failed, whether that may pass, and what to say of it.
+//! Why a call failed: whether a repetition may help, whether the database is unavailable, and the text for the caller.
+//!
+//! It knows the server's error codes, and nothing of what was tried.
 
 use std::error::Error;
 
@@ -7,20 +9,20 @@ use tokio_postgres::error::SqlState;
 
 use outbox_store::StoreError;
 
-/// Why a call did not come to its end.
+/// Why a call failed.
 #[derive(Debug)]
 pub(crate) enum PgError {
-    /// The store's own rules refused it.
+    /// A rule of the store refused the call.
     Rejected(StoreError),
-    /// The server did, or the connection to it was lost before the commit was asked for.
+    /// The server refused it, or the connection was lost before the commit was sent.
     Database(tokio_postgres::Error),
-    /// The answer to the commit was lost: nobody knows whether it happened.
+    /// The reply to the commit was lost: it is unknown whether the transaction was committed.
     CommitUnknown(tokio_postgres::Error),
-    /// There is no connection.
+    /// The pool had no connection to give.
     NoConnection(PoolError),
-    /// Another transaction changed what this one had seen.
+    /// Another transaction changed a row that this one had read.
     LostRace,
-    /// There was no answer in time.
+    /// The server did not reply in time.
     TimedOut,
 }
 
@@ -63,7 +65,7 @@ impl PgError {
         self.code() == Some(&SqlState::DISK_FULL)
     }
 
-    /// Whether it is the database that is not there, rather than this call that failed.
+    /// Whether the database is unavailable, as opposed to a failure of this call alone.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Rejected(_) | Self::LostRace => false,
@@ -76,7 +78,7 @@ impl PgError {
         }
     }
 
-    /// What the caller is told.
+    /// The error for the caller that was doing `tried`.
     pub(crate) fn into_store_error(self, tried: &'static str) -> StoreError {
         match self {
             Self::Rejected(refused) => refused,
@@ -88,7 +90,7 @@ impl PgError {
         }
     }
 
-    /// What happened, without what to do about it.
+    /// What happened, without advice.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Rejected(refused) => refused.to_string(),
@@ -138,7 +140,7 @@ impl PgError {
     }
 }
 
-/// The error with what caused it. What the server itself said stands for all of it.
+/// The error with its causes. When the server reported an error, its message and code replace the rest.
 fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut message = error.to_string();
     let mut next = error.source();

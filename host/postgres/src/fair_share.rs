@@ -1,8 +1,8 @@
-//! Sharing a limit out among types. Pure.
+//! Divides a limit among types. Pure: it knows no types, only what each one wants.
 
-/// How much each gets of `limit`, no more than it wants. Each gets an equal share first, then what others
-/// left over. The sharing starts at another place each time, so that a share that rounds to nothing falls on
-/// each in turn.
+/// The shares of `limit`; none is larger than what is wanted. Each place gets an equal share first, then what the
+/// others left over. The division begins at the place `start`; callers vary it, so that a share that rounds to nothing
+/// does not always fall on the same place.
 pub(crate) fn fair_share(limit: u32, wanted: &[u32], start: usize) -> Vec<u32> {
     let mut shares = vec![0; wanted.len()];
     let mut left = limit;

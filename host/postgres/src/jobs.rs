@@ -1,49 +1,39 @@
-//! Bulk actions: a job remembers which items it is about and how far it is, so that any process can go
-//! on with it, after any crash.
+//! Bulk jobs in the table `outbox.jobs`: which items a job is about and how far it is, so that any process can go on
+//! with it after a crash.
 //!
-//! A batch is found by a read and made in a transaction of its own, which locks the job and checks each
-//! item again. Ids only ascend, so no item is taken twice; `epoch` on the item says whether it has been
-//! in its status since before the job began, whatever the clocks say. A batch, its audit entry and the
-//! job's progress are one transaction.
+//! A batch is found by a read and made in a transaction of its own, which locks the job and checks each item again. Ids
+//! only ascend, so no item is taken twice. The column `epoch` of an item says whether the item has been in its status
+//! since before the job began, whatever the clocks say. A batch, its audit entry and the job's progress are one
+//! transaction. When batches run is not known here.
 
 use serde_json::json;
 use tokio_postgres::Row;
 
+use outbox_item::{ItemId, Millis};
+use outbox_store::engine::JobProgress;
+use outbox_store::engine::operator_actions::{ActionContext, job_filter};
+use outbox_store::engine::sql_filter::SqlFilter;
+use outbox_store::engine::stored::{RowName, parse_word};
+use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
+
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::operate::change_batch;
-use crate::queries::{json_column, unsigned, values};
+use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, WriteTx, without_nul};
 use crate::{PostgresStore, queries};
-use outbox_item::{ItemId, Millis};
-use outbox_store::engine::operator_actions::{ActionContext, ItemChange, restrict_to_applicable};
-use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::{Filter, Job, JobId, JobState, OperateReport, OperateRequest, Selection, StoreError};
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action::text, filter::text, actor, reason, per_second, state, began_at, ended_at, next_at, \
      position, last_id, matched, changed, refused, sample::text, refusals::text";
 
-/// Runs an order as a job, to its end.
-pub(crate) async fn run(store: &PostgresStore, request: &OperateRequest) -> Result<OperateReport, StoreError> {
-    let mut job = start(store, request, None).await?;
-    while job.state == JobState::Running {
-        tokio::time::sleep(job.delay_until_next_batch(store.pg.now().await?)).await;
-        let Some(advanced) = run_batch(store, job.id).await? else { break };
-        job = advanced;
-    }
-    Ok(job.into_report())
-}
-
+/// Records a job; makes no batch.
 pub(crate) async fn start(
     store: &PostgresStore,
     request: &OperateRequest,
     per_second: Option<u32>,
 ) -> Result<Job, StoreError> {
-    let Selection::Filter(filter) = &request.selection else {
-        return Err(StoreError::Unusable("a job is about a filter: give ids to an order without one".into()));
-    };
-    let (pg, filter) = (&*store.pg, restrict_to_applicable(filter, request.action));
+    let (pg, filter) = (&*store.pg, job_filter(request)?);
     let matched = read!(pg, "counting what a job is about", |tx| count(tx, &filter))?;
     transact!(pg, "beginning a job", |tx| insert(tx, request, &filter, per_second, matched))
 }
@@ -71,10 +61,11 @@ async fn insert(
     let (action, filter) = (json!(request.action).to_string(), json!(filter).to_string());
     let (actor, reason) = (without_nul(&request.actor), request.reason.as_deref().map(without_nul));
     let per_second = per_second.map(i64::from);
-    let rows = tx.rows(&statement, &[&action, &filter, &actor, &reason, &per_second, &tx.now, &matched]).await?;
+    let rows = tx.rows(&statement, &[&action, &filter, &actor, &reason, &per_second, &tx.now.get(), &matched]).await?;
     decode(rows.first().ok_or(PgError::LostRace)?)
 }
 
+/// Makes the job's next batch, unless its rate says not yet. `None` when there is no such job.
 pub(crate) async fn run_batch(store: &PostgresStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let (pg, now) = (&*store.pg, store.pg.now().await?);
     let Some((job, ids)) = read!(pg, "finding a job's next items", |tx| next_batch(tx, id, now))? else {
@@ -103,17 +94,17 @@ async fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, ids: &[ItemId]) -> Result<
     let claim = "UPDATE outbox.jobs SET position = $3 WHERE id = $1 AND position = $2 AND state = 'RUNNING'
                  RETURNING id";
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    if tx.rows(claim, &[&job.id, &job.scanned_up_to, &job.scanned_up_to_after(ids)]).await?.is_empty() {
+    let (from, to) = (job.scanned_up_to.get(), job.scanned_up_to_after(ids).get());
+    if tx.rows(claim, &[&job.id.get(), &from, &to]).await?.is_empty() {
         return read(tx, job.id).await;
     }
-    let selection = |_: &[ItemChange]| json!({ "filter": job.filter });
-    let outcomes = change_batch(tx, &ActionContext::for_job(job), ids, Some(job.statuses()), selection).await?;
-    let (after, wait) = job.after_batch(outcomes);
-    write_progress(tx, &after, wait, job.is_last_batch(ids)).await?;
+    let outcomes = change_batch(tx, &ActionContext::of_job(job), ids).await?;
+    write_progress(tx, &job.progress_after(ids, outcomes)).await?;
     read(tx, job.id).await
 }
 
-async fn write_progress(tx: &WriteTx<'_>, job: &Job, wait: Millis, is_last: bool) -> Result<(), PgError> {
+async fn write_progress(tx: &WriteTx<'_>, progress: &JobProgress) -> Result<(), PgError> {
+    let JobProgress { job, delay, is_last } = progress;
     let statement = "UPDATE outbox.jobs
         SET changed = $2, refused = $3, sample = $4::text::json, refusals = $5::text::json,
             next_at = $6::bigint + $7::bigint, state = CASE WHEN $8 THEN 'DONE' ELSE state END,
@@ -121,48 +112,50 @@ async fn write_progress(tx: &WriteTx<'_>, job: &Job, wait: Millis, is_last: bool
         WHERE id = $1";
     let (sample, refusals) = (json!(job.sample).to_string(), json!(job.refusals).to_string());
     let [changed, refused] = [job.changed, job.refused].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-    tx.rows(statement, &[&job.id, &changed, &refused, &sample, &refusals, &tx.now, &wait, &is_last]).await.map(drop)
+    let id = job.id.get();
+    tx.rows(statement, &[&id, &changed, &refused, &sample, &refusals, &tx.now.get(), delay, is_last]).await.map(drop)
 }
 
-/// The jobs that may go on now.
+/// The running jobs whose next batch may be made at `now`, oldest first.
 pub(crate) async fn due(tx: &impl Query, now: Millis) -> Result<Vec<JobId>, PgError> {
     let statement = "SELECT id FROM outbox.jobs WHERE state = 'RUNNING' AND next_at <= $1 ORDER BY id";
-    tx.rows(statement, &[&now]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    tx.rows(statement, &[&now.get()]).await?.iter().map(|row| Ok(JobId::new(row.try_get(0)?))).collect()
 }
 
+/// The newest jobs, or only this one.
 pub(crate) async fn list(tx: &impl Query, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, PgError> {
     let statement =
         format!("SELECT {COLUMNS} FROM outbox.jobs WHERE $1::bigint IS NULL OR id = $1 ORDER BY id DESC LIMIT {limit}");
-    tx.rows(&statement, &[&id]).await?.iter().map(decode).collect()
+    tx.rows(&statement, &[&id.map(JobId::get)]).await?.iter().map(decode).collect()
 }
 
 async fn read(tx: &impl Query, id: JobId) -> Result<Option<Job>, PgError> {
     Ok(list(tx, Some(id), 1).await?.pop())
 }
 
+/// How errors name the row of a job.
+const JOB: &str = "job";
+
 fn decode(row: &Row) -> Result<Job, PgError> {
+    let number = row.try_get(0)?;
     let per_second: Option<i32> = row.try_get(5)?;
     Ok(Job {
-        id: row.try_get(0)?,
-        action: json_column(row, 1)?,
-        filter: json_column(row, 2)?,
+        id: JobId::new(number),
+        action: json_column(row, 1, "action", JOB)?,
+        filter: json_column(row, 2, "filter", JOB)?,
         actor: row.try_get(3)?,
         reason: row.try_get(4)?,
         per_second: per_second.and_then(|per_second| u32::try_from(per_second).ok()),
-        state: match row.try_get(6)? {
-            "RUNNING" => JobState::Running,
-            "DONE" => JobState::Done,
-            _ => JobState::Cancelled,
-        },
-        began_at: row.try_get(7)?,
-        ended_at: row.try_get(8)?,
-        next_at: row.try_get(9)?,
-        scanned_up_to: row.try_get(10)?,
-        last_id: row.try_get(11)?,
+        state: parse_word(row.try_get(6)?, RowName::new(JOB, number), "state")?,
+        began_at: time(row, 7)?,
+        ended_at: optional_time(row, 8)?,
+        next_at: time(row, 9)?,
+        scanned_up_to: ItemId::new(row.try_get(10)?),
+        last_id: ItemId::new(row.try_get(11)?),
         matched: unsigned(row, 12)?,
         changed: unsigned(row, 13)?,
         refused: unsigned(row, 14)?,
-        sample: json_column(row, 15)?,
-        refusals: json_column(row, 16)?,
+        sample: json_column(row, 15, "sample", JOB)?,
+        refusals: json_column(row, 16, "refusals", JOB)?,
     })
 }

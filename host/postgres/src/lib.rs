@@ -1,35 +1,39 @@
-//! The outbox in a PostgreSQL database, in the schema `outbox`, shared by pods on many machines.
+//! The outbox in a PostgreSQL database, in the schema `outbox`, which pods on many machines share.
 //!
 //! # Writing
-//! Each request is a transaction of its own on a connection of the pool (`pool`, `step`); settlements of
-//! this process are committed in groups (`settler`). A transaction that lost a race or its connection before
-//! the commit is made again, a bounded number of times (`caller`).
+//! Each request is a transaction of its own on a connection of the pool (`pool`, `tx`). Settlements of one process are
+//! committed in groups (`settlement_queue`). The store repeats a transaction that lost a race, or lost its connection
+//! before the commit, a bounded number of times (`context`).
 //!
 //! # Locks
-//! Always in this order: limits of types, fronts of ordering keys, items, states, alerts, sagas, signals, totals.
-//! The fronts are waited for by whoever holds no item; a claim, which holds items, only tries.
+//! Every transaction takes locks in this order: limits of types, heads of ordering keys, items, states, alerts, sagas,
+//! signals, totals. A transaction waits for the lock of a head only while it holds no item. A claim, which holds items,
+//! uses try-locks (`ordering`).
 //!
 //! # Other pods
-//! Every insert notifies (`listen`), unless the migration left that out; then the snapshot of the database
-//! is looked at every 50 ms.
+//! Every insert sends a notification (`listen`). Where the migration left notifications out, each pod reads the
+//! database's snapshot every 50 ms instead.
 //!
 //! # Time
-//! The database's clock, read once per transaction, because hosts disagree. Tests give one of their own.
+//! The database's clock, read once per transaction, because the clocks of hosts differ. Tests use a clock of their own.
+
+#![deny(missing_docs)]
 
 #[macro_use]
 mod context;
 mod alerts;
 mod audit;
+#[cfg(feature = "bench-support")]
 pub mod bench_support;
 mod claim;
 mod claim_end;
 mod claim_limits;
+mod column_type;
 mod control;
 mod diagnostics;
 mod enqueue;
 mod error;
 mod expire;
-mod failures;
 mod fair_share;
 mod health;
 mod jobs;
@@ -37,7 +41,9 @@ mod listen;
 mod maintain;
 mod migrate;
 mod operate;
+mod options;
 mod ordering;
+mod overview;
 mod plugin_state;
 mod pods;
 mod pool;
@@ -47,52 +53,23 @@ mod rows;
 mod saga_signals;
 mod settle;
 mod settlement_queue;
-mod signals;
-mod state_queries;
 mod store_impl;
 mod stuck;
 mod transfer;
 mod tx;
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use outbox_store::StoreError;
 
 use crate::context::PgContext;
 use crate::listen::ChangeListener;
 use crate::pool::Pool;
 use crate::settlement_queue::SettlementQueue;
-use outbox_store::engine::alerts::AlertSettings;
-use outbox_store::{Clock, StoreError};
 
 pub use crate::diagnostics::{LongTransaction, ServerDiagnostics};
-pub use crate::enqueue::enqueue_in;
 pub use crate::migrate::{Notify, migrate};
-
-/// How a store is opened.
-#[derive(Clone)]
-pub struct PostgresOptions {
-    /// The instance id of this process, written into claims and signals.
-    pub instance: String,
-    /// A clock instead of the database's, for tests.
-    pub clock: Option<Clock>,
-    /// What operators are told by items of their own; `None` tells them nothing.
-    pub alerts: Option<AlertSettings>,
-    /// At most so many connections, besides one that listens.
-    pub connections: usize,
-    /// A statement takes no longer, and a wait for a lock or a connection half of it.
-    pub statement_timeout: Duration,
-    /// Certificates in PEM of those who may vouch for the server, instead of the public ones.
-    pub root_certificates: Option<Vec<u8>>,
-}
-
-impl Default for PostgresOptions {
-    /// The database's clock, eight connections, ten seconds and an instance id that is new every time.
-    fn default() -> Self {
-        let instance = uuid::Uuid::new_v4().simple().to_string();
-        let (connections, statement_timeout) = (8, Duration::from_secs(10));
-        Self { instance, clock: None, alerts: None, connections, statement_timeout, root_certificates: None }
-    }
-}
+pub use crate::options::PostgresOptions;
 
 /// A durable outbox in a PostgreSQL database.
 pub struct PostgresStore {
@@ -102,13 +79,15 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the database at the URL, creating and migrating the outbox's schema where that is needed.
+    /// Opens the database at the URL, after creating or migrating the outbox's schema where needed. Errors as
+    /// [`migrate`] does.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         migrate(url, &options, Notify::Keep).await?;
         Self::open_existing(url, options).await
     }
 
-    /// Opens a database that has the outbox's schema already; creates and migrates nothing.
+    /// Opens a database that has the present schema; creates and migrates nothing. Errors with [`StoreError::Unusable`]
+    /// when the database has no outbox or another schema.
     pub async fn open_existing(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         let pool = Pool::new(url, &options)?;
         let notifies = migrate::check(&pool).await?;

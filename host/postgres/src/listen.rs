@@ -1,5 +1,7 @@
-//! Notices what other processes commit, at a cost that does not depend on the backlog: by notifications,
-//! or, where the schema does not notify, by the database's snapshot, which every commit changes.
+//! Notices the commits of other processes, at a cost that does not depend on the backlog: by notifications, or by
+//! polling the database's snapshot, which every commit changes, where the schema does not notify.
+//!
+//! It does not know what was committed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +13,17 @@ use tokio_postgres::{AsyncMessage, Client};
 use crate::context::PgContext;
 use crate::error::PgError;
 
-/// Without notifications, another process's insert is noticed within twice this.
+/// Time between two reads of the snapshot, where the schema does not notify: short enough for a low latency, and one
+/// cheap statement for the server.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// A connection on which nothing is heard is asked for a sign of life.
+/// Time between two empty statements that check whether the connection still works.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a sign of life may take.
+/// The longest wait for a reply on this connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After the connection was lost, the next attempt waits this long.
+/// Wait between the loss of the connection and the next attempt to connect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
-/// A task with a connection of its own. Ends when dropped.
+/// A task with a connection of its own. The task ends when this is dropped.
 pub(crate) struct ChangeListener(AbortHandle);
 
 impl ChangeListener {
@@ -41,12 +44,12 @@ async fn run(pg: Arc<PgContext>) {
             pg.record_background_failure("listening for changes", &err);
         }
         sleep(RECONNECT_DELAY).await;
-        // Whatever was committed meanwhile was not noticed.
+        // Commits in between were not noticed.
         pg.wake();
     }
 }
 
-/// Until the connection is lost.
+/// Listens until the connection is lost.
 async fn listen(pg: &PgContext) -> Result<(), PgError> {
     let (client, mut connection) = pg.pool.dedicated_connection().await?;
     let drive = async {
@@ -64,7 +67,7 @@ async fn listen(pg: &PgContext) -> Result<(), PgError> {
 }
 
 async fn watch_changes(client: &Client, pg: &PgContext) -> Result<(), PgError> {
-    if pg.notifies {
+    if pg.tx.notifies {
         client.batch_execute("LISTEN outbox").await?;
         pg.wake();
         loop {

@@ -1,35 +1,40 @@
-//! The schema and its versions, kept in a table of its own.
+//! The schema and its versions, which a table of its own records.
+//!
+//! It does not know what the schema contains, except for the trigger that notifies workers of inserts.
 
 use deadpool_postgres::Client;
 
-use crate::PostgresOptions;
-use crate::error::PgError;
-use crate::pool::Pool;
 use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
-/// Every version of the schema, oldest first. Append only: released entries never change.
+use crate::error::PgError;
+use crate::options::PostgresOptions;
+use crate::pool::Pool;
+
+/// Every version of the schema, oldest first. Append only: the SQL of a released entry never changes.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
 
 /// The oldest server that the schema works on, as `server_version_num`.
 const SERVER_MIN: i32 = 140_000;
 
-/// What a migration may take, on a database that others use meanwhile.
+/// The limits of a migration, whose locks make other users of the database wait.
 const MIGRATION_TIMEOUTS_SQL: &str = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '120s'";
 
-/// Whether inserts notify workers. Notifications make the commits of the whole database wait for each other.
+/// Whether inserts notify workers. Notifications serialise the commits of the whole database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
-    /// They do.
+    /// Inserts notify.
     On,
-    /// They do not; workers look for changes.
+    /// Inserts do not notify; each process polls for changes.
     Off,
-    /// As it is; a new schema notifies.
+    /// The present setting stays; a new schema notifies.
     Keep,
 }
 
-/// Brings the database to the newest schema, creating it where there is none. Safe when several processes
-/// do it at once, and needs no superuser: the role owns the schema `outbox`, or may create it.
+/// Migrates the database to the newest schema, and creates the schema `outbox` when there is none. Several processes
+/// may call it at once. The role must own the schema or may create it; it needs no superuser. Errors with
+/// [`StoreError::Unusable`] when the server is too old, the database is not encoded in UTF-8, or it has a newer schema
+/// than this program knows.
 pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Result<Migration, StoreError> {
     let tried = "migrating the database";
     let pool = Pool::new(url, options)?;
@@ -39,7 +44,7 @@ pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Re
 }
 
 async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize, PgError> {
-    // Who has nothing to change needs no rights to change anything.
+    // Without anything to change, the role needs no right to change anything.
     if notify == Notify::Keep && version(client).await? == Some(MIGRATIONS.len()) {
         return Ok(MIGRATIONS.len());
     }
@@ -80,7 +85,7 @@ async fn check_server(tx: &deadpool_postgres::Transaction<'_>, pool: &Pool) -> R
 }
 
 async fn migrate_from(tx: &deadpool_postgres::Transaction<'_>, from: usize) -> Result<(), PgError> {
-    // Asked for only where it is missing: the role may own the schema without the right to create one.
+    // Only where it is missing: a role can own the schema without the right to create one.
     if tx.query_opt("SELECT 1 FROM pg_namespace WHERE nspname = 'outbox'", &[]).await?.is_none() {
         tx.batch_execute("CREATE SCHEMA outbox").await?;
     }
@@ -93,8 +98,8 @@ async fn migrate_from(tx: &deadpool_postgres::Transaction<'_>, from: usize) -> R
     Ok(())
 }
 
-/// Errors unless the database has exactly the schema that this program knows. Changes nothing. Says whether
-/// inserts notify.
+/// Errors unless the database has exactly the schema that this program knows. Changes nothing. Returns whether inserts
+/// notify.
 pub(crate) async fn check(pool: &Pool) -> Result<bool, StoreError> {
     let tried = "opening the database";
     let client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;

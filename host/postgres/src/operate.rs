@@ -1,41 +1,32 @@
-//! Operators' actions on items: by id here, by filter as a [`super::job`].
+//! Operators' actions on items: what an action would do, and a batch of items that it changes.
 //!
-//! Whether an item can take an action is decided by [`Action::resulting_status`](crate::store::Action::apply); what it
-//! changes is written here for many items at once, with its audit, in one transaction.
+//! Whether an item can take an action is decided by [`Action::resulting_status`]; what it changes is written here for
+//! many items at once, with its audit entry, in one transaction. It does not know whether the items were named or a job
+//! found them.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
 use tokio_postgres::Row;
 
-use crate::claim_end::{ClaimEnd, NEWEST_JOB_SQL, write_claim_ends};
-use crate::context::PgContext;
-use crate::error::PgError;
-use crate::tx::{Query, WriteTx};
-use crate::{PostgresStore, audit, jobs, ordering, queries, rows, saga_signals};
 use outbox_core::OnDead;
 use outbox_item::{Item, ItemId, Millis, Status};
-use outbox_store::engine::attempt_record::AttemptRecord;
+use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operator_actions::{
-    ActionContext, ActionOutcomes, BATCH_SIZE, DEAD_BY_OPERATOR_CODE, ItemChange, ItemSnapshot, NO_SUCH_ITEM,
-    ids_selection, restrict_to_applicable,
+    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, restrict_to_applicable,
 };
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::{Action, EffectKeys, Eligibility, Execution, OperateReport, OperateRequest, Selection, StoreError};
+use outbox_store::engine::{ActionOutcomes, BATCH_SIZE, ItemChange};
+use outbox_store::{Action, EffectKeys, Eligibility, JobId, OperateReport, Refusal, Selection};
 
-pub(crate) async fn operate(store: &PostgresStore, request: &OperateRequest) -> Result<OperateReport, StoreError> {
-    match (&request.selection, request.execution) {
-        (selection, Execution::DryRun) => {
-            let (pg, now) = (&*store.pg, store.pg.now().await?);
-            read!(pg, "looking what an order would do", |tx| preview(tx, selection, request.action, now))
-        }
-        (Selection::Filter(_), Execution::Apply) => jobs::run(store, request).await,
-        (Selection::Ids(ids), Execution::Apply) => change_all(store, request, ids).await,
-    }
-}
+use crate::claim_end::{ClaimEnd, write_claim_ends};
+use crate::error::PgError;
+use crate::rows::numbers;
+use crate::tx::{NEWEST_JOB_SQL, Query, WriteTx};
+use crate::{audit, ordering, queries, rows, saga_signals};
 
-/// What the order would do. Reads only.
-async fn preview(
+/// What the action would do to the selection. Reads only.
+pub(crate) async fn preview(
     tx: &impl Query,
     selection: &Selection,
     action: Action,
@@ -58,44 +49,19 @@ async fn preview(
     Ok(report)
 }
 
-async fn change_all(
-    store: &PostgresStore,
-    request: &OperateRequest,
-    ids: &[ItemId],
-) -> Result<OperateReport, StoreError> {
-    let (pg, mut report) = (&*store.pg, OperateReport::of_matched(ids.len()));
-    let context = ActionContext {
-        action: request.action,
-        actor: request.actor.clone(),
-        reason: request.reason.clone(),
-        job: None,
-    };
-    for batch in ids.chunks(BATCH_SIZE as usize) {
-        let outcomes = transact!(pg, "changing items", |tx| change_batch(tx, &context, batch, None, ids_selection))?;
-        for (id, refused) in outcomes {
-            report.record(id, refused);
-        }
-    }
-    Ok(report)
-}
-
-/// Changes the items and appends one audit entry. An item that a job did not begin with is passed over;
-/// of the others the outcome says why they were refused, if they were.
+/// Changes the items and appends one audit entry. An item that was not eligible when the job began is passed over: it
+/// is in no outcome.
 pub(crate) async fn change_batch(
     tx: &mut WriteTx<'_>,
     context: &ActionContext,
     ids: &[ItemId],
-    statuses: Option<&[Status]>,
-    selection: impl FnOnce(&[ItemChange]) -> Value,
 ) -> Result<ActionOutcomes, PgError> {
     ordering::lock_keys(tx, ids).await?;
     let mut found = snapshots(tx, ids, tx.now, "FOR UPDATE OF item").await?;
     let (mut outcomes, mut eligible) = (Vec::new(), Vec::new());
     for id in ids {
         let before = found.get(id).cloned();
-        if statuses.is_some_and(|statuses| {
-            !before.as_ref().is_some_and(|found| found.was_eligible_at_job_start(context, statuses))
-        }) {
+        if context.passes_over(before.as_ref()) {
             continue;
         }
         let applied = try_action(&mut found, *id, context.action);
@@ -106,14 +72,14 @@ pub(crate) async fn change_batch(
         perform(tx, context, &eligible).await?;
         tx.wakes_other_processes = true;
         let changes = changes(tx, &eligible).await?;
-        audit::append(tx, &context.audit_entry(selection(&changes), &changes)).await?;
+        audit::append(tx, &context.audit_entry(&changes)).await?;
     }
     Ok(outcomes)
 }
 
 /// Whether the item can take the action. It is in its new status from then on, in case it is named again.
-fn try_action(found: &mut HashMap<ItemId, ItemSnapshot>, id: ItemId, action: Action) -> Result<(), String> {
-    let snapshot = found.get_mut(&id).ok_or(NO_SUCH_ITEM)?;
+fn try_action(found: &mut HashMap<ItemId, ItemSnapshot>, id: ItemId, action: Action) -> Result<(), Refusal> {
+    let snapshot = found.get_mut(&id).ok_or(Refusal::NoSuchItem)?;
     match action.resulting_status(snapshot.eligibility)? {
         Some(to) => snapshot.eligibility = Eligibility { status: to, is_leased: false, ..snapshot.eligibility },
         None => drop(found.remove(&id)),
@@ -156,7 +122,7 @@ async fn snapshots(
          FROM outbox.items AS item WHERE id = ANY($1::bigint[]) ORDER BY id {lock}",
         rows::without_payload()
     );
-    let rows = tx.rows(&statement, &[&ids, &DEAD_BY_OPERATOR_CODE]).await?;
+    let rows = tx.rows(&statement, &[&numbers(ids), &DEAD_BY_OPERATOR_CODE]).await?;
     rows.iter().map(|row| snapshot(row, now).map(|snapshot| (snapshot.item.id, snapshot))).collect()
 }
 
@@ -168,7 +134,8 @@ fn snapshot(row: &Row, now: Millis) -> Result<ItemSnapshot, PgError> {
         dead_by_operator: row.try_get("dead_by_operator")?,
         saga_is_open: row.try_get("saga_is_open")?,
     };
-    Ok(ItemSnapshot { item, eligibility, newest_job: row.try_get("epoch")?, blocks_key: row.try_get("blocks_key")? })
+    let newest_job = JobId::new(row.try_get("epoch")?);
+    Ok(ItemSnapshot { item, eligibility, newest_job, blocks_key: row.try_get("blocks_key")? })
 }
 
 /// Performs the action on items that can take it.
@@ -179,13 +146,13 @@ async fn perform(tx: &mut WriteTx<'_>, context: &ActionContext, snapshots: &[Ite
         Action::Restore => restore(tx, &ids(snapshots)).await,
         Action::Reschedule { at } => {
             let statement = "UPDATE outbox.items SET available_at = $2 WHERE id = ANY($1::bigint[])";
-            tx.rows(statement, &[&ids(snapshots), &at.max(tx.now)]).await.map(drop)
+            tx.rows(statement, &[&numbers(&ids(snapshots)), &at.max(tx.now).get()]).await.map(drop)
         }
         Action::Release { .. } => release(tx, context, snapshots).await,
         // The schema's delete trigger takes the history along and keeps the totals.
         Action::Purge => {
             let statement = "DELETE FROM outbox.items WHERE id = ANY($1::bigint[])";
-            tx.rows(statement, &[&ids(snapshots)]).await.map(drop)
+            tx.rows(statement, &[&numbers(&ids(snapshots))]).await.map(drop)
         }
     }
 }
@@ -194,19 +161,20 @@ async fn perform(tx: &mut WriteTx<'_>, context: &ActionContext, snapshots: &[Ite
 async fn replay(tx: &mut WriteTx<'_>, snapshots: &[ItemSnapshot], keys: EffectKeys) -> Result<(), PgError> {
     let statement = format!(
         "UPDATE outbox.items
-         SET status = 'PENDING', epoch = {NEWEST_JOB_SQL}, attempts = 0, replays = replays + 1, effects = effects + $2::bigint,
+         SET status = 'PENDING', epoch = {NEWEST_JOB_SQL},
+             attempts = 0, replays = replays + 1, effects = effects + $2::bigint,
              available_at = $3, done_at = NULL, dead_at = NULL, blocks_key = false, fingerprint = NULL,
              given_back_since = NULL
          WHERE id = ANY($1::bigint[])"
     );
-    tx.rows(&statement, &[&ids(snapshots), &i64::from(keys == EffectKeys::New), &tx.now]).await?;
+    tx.rows(&statement, &[&numbers(&ids(snapshots)), &i64::from(keys == EffectKeys::New), &tx.now.get()]).await?;
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.item.status == Status::Done) {
-        tx.count("done", "", &snapshot.item.item_type, "", -1);
+        tx.count(Counter::Done { item_type: &snapshot.item.item_type }, -1);
     }
     Ok(())
 }
 
-/// The operator's claim of those that nobody has claimed, and the end of all claims.
+/// Claims the unclaimed items for the operator, and ends all claims.
 async fn dead_letter_by_operator(
     tx: &mut WriteTx<'_>,
     context: &ActionContext,
@@ -214,7 +182,7 @@ async fn dead_letter_by_operator(
     on_dead: OnDead,
 ) -> Result<(), PgError> {
     let (taken, had): (Vec<_>, Vec<_>) = snapshots.iter().partition(|snapshot| snapshot.item.status == Status::Pending);
-    let ids: Vec<_> = taken.iter().map(|snapshot| snapshot.item.id).collect();
+    let ids: Vec<_> = taken.iter().map(|snapshot| snapshot.item.id.get()).collect();
     // An operator attempts nothing: `attempts` stays.
     tx.rows("UPDATE outbox.items SET deliveries = deliveries + 1 WHERE id = ANY($1::bigint[])", &[&ids]).await?;
     let claim_for_operator = |snapshot: &&ItemSnapshot| Item {
@@ -227,17 +195,18 @@ async fn dead_letter_by_operator(
     let had: Vec<Item> = had.iter().map(|snapshot| snapshot.item.clone()).collect();
     let (failure, now) = (context.dead_letter_failure(), tx.now);
     let end = |(item, maybe_executed): (&Item, bool)| {
-        let handler_digest = item.handler_digest.clone();
-        let attempted = AttemptRecord { maybe_executed, handler_digest, ..AttemptRecord::from_claim(item) };
-        ClaimEnd::dead_lettered(item, attempted, on_dead, failure.clone(), now).map(ClaimEnd::with_history)
+        let (claim, handler_digest) = (ClaimedItem::of_row(item)?, item.handler_digest.clone());
+        let attempted = AttemptRecord { maybe_executed, handler_digest, ..AttemptRecord::from_claim(&claim) };
+        Ok(ClaimEnd::dead_lettered(item, attempted, on_dead, failure.clone(), now).with_history())
     };
     let all = taken.iter().map(|item| (item, false)).chain(had.iter().map(|item| (item, true)));
-    let claim_ends: Vec<_> = all.map(end).collect::<Result<_, _>>()?;
+    let claim_ends: Vec<_> = all.map(end).collect::<Result<_, PgError>>()?;
     saga_signals::begin_runs_if_none(tx, &[taken, had].concat()).await?;
     write_claim_ends(tx, &claim_ends).await
 }
 
-/// As the items were before an operator dead-lettered them; their last failure is that before the operator's.
+/// Restores the items as they were before an operator dead-lettered them. `last_error` becomes the failure before the
+/// operator's.
 async fn restore(tx: &WriteTx<'_>, ids: &[ItemId]) -> Result<(), PgError> {
     let statement = format!(
         "UPDATE outbox.items
@@ -246,13 +215,15 @@ async fn restore(tx: &WriteTx<'_>, ids: &[ItemId]) -> Result<(), PgError> {
                            ORDER BY delivery DESC LIMIT 1 OFFSET 1)
          WHERE id = ANY($1::bigint[])"
     );
-    tx.rows(&statement, &[&ids]).await.map(drop)
+    tx.rows(&statement, &[&numbers(ids)]).await.map(drop)
 }
 
-/// What an expired lease does, at an operator's word.
+/// Ends the claims as if their leases had run out.
 async fn release(tx: &mut WriteTx<'_>, context: &ActionContext, snapshots: &[ItemSnapshot]) -> Result<(), PgError> {
     let (failure, now) = (context.release_failure(), tx.now);
-    let end = |snapshot: &ItemSnapshot| ClaimEnd::lease_ended(&snapshot.item, failure.clone(), now);
-    let claim_ends: Vec<_> = snapshots.iter().map(end).collect::<Result<_, _>>()?;
+    let end = |snapshot: &ItemSnapshot| {
+        Ok(ClaimEnd::lease_ended(&ClaimedItem::of_row(&snapshot.item)?, failure.clone(), now))
+    };
+    let claim_ends: Vec<_> = snapshots.iter().map(end).collect::<Result<_, PgError>>()?;
     write_claim_ends(tx, &claim_ends).await
 }

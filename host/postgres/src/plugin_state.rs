@@ -1,15 +1,22 @@
-//! Plugins' key-value state: read while an attempt runs, committed with its completion, within its quota.
+//! The key-value state of plugins: read while an attempt runs, committed with its completion within the plugin's quota,
+//! and listed or cleared by operators.
 //!
-//! Optimistic: the commit checks the version of every key that the attempt touched, absence included, while
-//! it holds the plugin's row of the totals. Of several attempts that touched a key, the first to commit
-//! wins, so that one always makes progress.
+//! Commits are optimistic: while it holds the lock of the plugin's totals, a commit checks the version of every key
+//! that the attempt touched, also of absent keys. Of several attempts that touched a key the first to commit wins, so
+//! one always makes progress. The trigger `state_counted` keeps each plugin's totals.
 
 use std::collections::HashMap;
 
-use crate::error::PgError;
-use crate::tx::{Query, WriteTx};
+use tokio_postgres::Row;
+
 use outbox_core::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
-use outbox_store::StoreError;
+use outbox_store::engine::NewAuditEntry;
+use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
+
+use crate::audit;
+use crate::error::PgError;
+use crate::rows::unsigned;
+use crate::tx::{Query, WriteTx};
 
 /// The value of a key and its version; both are `None` for a key that is absent.
 pub(crate) async fn read(tx: &impl Query, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), PgError> {
@@ -19,7 +26,7 @@ pub(crate) async fn read(tx: &impl Query, plugin: &str, key: &str) -> Result<(Op
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
-/// Takes the plugins' rows of the totals, which whoever commits state waits for.
+/// Locks the plugins' rows of the totals. Every commit of a plugin's state takes this lock.
 pub(crate) async fn lock(tx: &WriteTx<'_>, plugins: &[&str]) -> Result<(), PgError> {
     let create = "INSERT INTO outbox.state_totals (plugin, keys, bytes)
                   SELECT name, 0, 0 FROM unnest($1::text[]) AS name ORDER BY name COLLATE \"C\"
@@ -29,8 +36,8 @@ pub(crate) async fn lock(tx: &WriteTx<'_>, plugins: &[&str]) -> Result<(), PgErr
     tx.rows(lock, &[&plugins]).await.map(drop)
 }
 
-/// Writes what an attempt did to the state of its plugin, whose row of the totals is locked. When this is
-/// refused, nothing has been written.
+/// Writes what an attempt changed in the state of its plugin, whose row of the totals is locked. After a refusal
+/// nothing has been written.
 pub(crate) async fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), PgError> {
     let stored = stored(tx, writes).await?;
     let mut growth: i64 = 0;
@@ -40,7 +47,7 @@ pub(crate) async fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), 
     let sql = "SELECT bytes FROM outbox.state_totals WHERE plugin = $1";
     let used = tx.rows(sql, &[&writes.plugin]).await?.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?;
     let [used, wanted] = [used, used + growth].map(|bytes| u64::try_from(bytes).unwrap_or(0));
-    // What is over the quota already, because that was lowered, may shrink but not grow.
+    // State that exceeds a quota lowered since may shrink but not grow.
     if wanted > used.max(writes.state_quota) {
         let (plugin, quota) = (writes.plugin.clone(), writes.state_quota);
         return Err(StoreError::StateQuota { plugin, used, wanted, quota }.into());
@@ -48,7 +55,7 @@ pub(crate) async fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), 
     apply(tx, writes).await
 }
 
-/// What is stored under a key.
+/// The version and the size of one key.
 struct StoredKey {
     version: i64,
     bytes: i64,
@@ -59,13 +66,11 @@ async fn stored(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<HashMap<Vec<u8>
     let sql = "SELECT key, version, (octet_length(key) + octet_length(value))::bigint FROM outbox.state
                WHERE plugin = $1 AND key = ANY($2::bytea[])";
     let rows = tx.rows(sql, &[&writes.plugin, &keys]).await?;
-    let entry = |row: &tokio_postgres::Row| {
-        Ok((row.try_get(0)?, StoredKey { version: row.try_get(1)?, bytes: row.try_get(2)? }))
-    };
+    let entry = |row: &Row| Ok((row.try_get(0)?, StoredKey { version: row.try_get(1)?, bytes: row.try_get(2)? }));
     rows.iter().map(entry).collect()
 }
 
-/// By how much the change makes the state grow, if it is allowed.
+/// The bytes by which an allowed change makes the state grow.
 fn validate(plugin: &str, key_change: &StateKeyChange, stored: Option<&StoredKey>) -> Result<i64, StoreError> {
     let own = || (plugin.to_owned(), key_change.key.clone());
     if stored.map(|stored| stored.version) != key_change.read_version {
@@ -107,4 +112,52 @@ async fn apply(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), PgError> {
         tx.rows(sql, &[&writes.plugin, &keys, &values]).await?;
     }
     Ok(())
+}
+
+/// The number of keys and bytes of each plugin, by name.
+pub(crate) async fn totals(tx: &impl Query) -> Result<Vec<StateTotal>, PgError> {
+    let statement = "SELECT plugin, keys, bytes FROM outbox.state_totals WHERE keys > 0 ORDER BY plugin";
+    let total =
+        |row: &Row| Ok(StateTotal { plugin: row.try_get(0)?, keys: unsigned(row, 1)?, bytes: unsigned(row, 2)? });
+    tx.rows(statement, &[]).await?.iter().map(total).collect()
+}
+
+/// The keys of a plugin after `query.after`, ascending.
+pub(crate) async fn list(tx: &impl Query, query: &StateQuery) -> Result<Vec<StateEntry>, PgError> {
+    let statement = format!(
+        "SELECT plugin, key, octet_length(value)::bigint, version FROM outbox.state
+         WHERE plugin = $1 AND key > $2 ORDER BY key LIMIT {}",
+        query.limit
+    );
+    let after = query.after.as_deref().unwrap_or_default().as_bytes();
+    let entry = |row: &Row| {
+        let key: &[u8] = row.try_get(1)?;
+        let key = String::from_utf8_lossy(key).into_owned();
+        Ok(StateEntry { plugin: row.try_get(0)?, key, bytes: unsigned(row, 2)?, version: row.try_get(3)? })
+    };
+    tx.rows(&statement, &[&query.plugin, &after]).await?.iter().map(entry).collect()
+}
+
+/// Deletes one key, or all keys, of a plugin, under the lock that commits of its state take. Returns how much that is.
+pub(crate) async fn clear(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
+    lock(tx, &[&request.plugin]).await?;
+    let cleared = matching(tx, request).await?;
+    if request.execution == Execution::Apply && cleared.keys > 0 {
+        remove(tx, request, &cleared).await?;
+    }
+    Ok(cleared)
+}
+
+async fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
+    let statement = "SELECT count(*), coalesce(sum(octet_length(value) + octet_length(key)), 0)::bigint
+                     FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
+    let rows = tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    Ok(StateTotal { plugin: request.plugin.clone(), keys: unsigned(row, 0)?, bytes: unsigned(row, 1)? })
+}
+
+async fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> Result<(), PgError> {
+    let statement = "DELETE FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
+    tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
+    audit::append(tx, &NewAuditEntry::of_cleared_state(request, cleared)).await
 }

@@ -1,20 +1,43 @@
-//! The display rows of processes. Nothing correct depends on them.
+//! The rows that show running processes to operators.
+//!
+//! No promise of the store depends on them.
 
-use crate::error::PgError;
-use crate::tx::{Query as _, WriteTx, without_nul};
+use tokio_postgres::Row;
+
+use outbox_core::PluginStatus;
 use outbox_item::Millis;
 use outbox_store::Pod;
+use outbox_store::engine::{POD_KEPT, POD_SHOWN};
 
-/// A pod that has been silent for so long is forgotten.
-const POD_KEPT_MS: Millis = 24 * 3600 * 1000;
+use crate::error::PgError;
+use crate::rows::time;
+use crate::tx::{Query, WriteTx, without_nul};
 
+/// Writes this process's row, and removes the rows of processes that have been silent for long.
 pub(crate) async fn heartbeat(tx: &mut WriteTx<'_>, pod: &Pod) -> Result<(), PgError> {
     let write = "INSERT INTO outbox.pods (instance, role, ready, heartbeat_at, plugins)
                  VALUES ($1::text, $2::text, $3::boolean, $4::bigint, $5::text::json)
                  ON CONFLICT (instance) DO UPDATE SET role = excluded.role, ready = excluded.ready,
                      heartbeat_at = excluded.heartbeat_at, plugins = excluded.plugins";
     let role = pod.role.as_deref().map(without_nul);
-    tx.rows(write, &[&pod.instance, &role, &pod.ready, &tx.now, &pod.plugins.to_string()]).await?;
+    tx.rows(write, &[&pod.instance, &role, &pod.ready, &tx.now.get(), &PluginStatus::list_to_json(&pod.plugins)])
+        .await?;
     let forget = "DELETE FROM outbox.pods WHERE heartbeat_at < $1";
-    tx.rows(forget, &[&(tx.now - POD_KEPT_MS)]).await.map(drop)
+    tx.rows(forget, &[&tx.now.saturating_sub(POD_KEPT).get()]).await.map(drop)
+}
+
+/// The processes whose last heartbeat is recent enough to be shown.
+pub(crate) async fn recent(tx: &impl Query, now: Millis) -> Result<Vec<Pod>, PgError> {
+    let statement = "SELECT instance, role, ready, heartbeat_at, plugins::text FROM outbox.pods
+                     WHERE heartbeat_at > $1 ORDER BY instance COLLATE \"C\"";
+    let pod = |row: &Row| {
+        Ok(Pod {
+            instance: row.try_get(0)?,
+            role: row.try_get(1)?,
+            ready: row.try_get(2)?,
+            heartbeat_at: time(row, 3)?,
+            plugins: PluginStatus::list_from_json(row.try_get(4)?),
+        })
+    };
+    tx.rows(statement, &[&now.saturating_sub(POD_SHOWN).get()]).await?.iter().map(pod).collect()
 }

@@ -1,4 +1,6 @@
-//! Connections: how they are made, that each call ends in bounded time, and TLS.
+//! Connections to one database: their settings, their time limits and TLS.
+//!
+//! It does not know what runs on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +13,10 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{Config, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::PostgresOptions;
-use crate::error::PgError;
 use outbox_store::StoreError;
+
+use crate::error::PgError;
+use crate::options::PostgresOptions;
 
 type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
@@ -25,7 +28,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Connects to nothing yet.
+    /// A pool without connections; it opens them on demand. Errors with [`StoreError::Unusable`] when the URL or the
+    /// root certificates cannot be read.
     pub(crate) fn new(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
         let wait = options.statement_timeout / 2;
         let config = parse(url, wait)?;
@@ -48,7 +52,7 @@ impl Pool {
         Ok(Self { idle, config, tls })
     }
 
-    /// A connection; it goes back to the pool when it is dropped.
+    /// A connection, which returns to the pool when it is dropped.
     pub(crate) async fn connection(&self) -> Result<Client, PgError> {
         self.idle.get().await.map_err(|err| match err {
             PoolError::PostCreateHook(HookError::Backend(source)) => PgError::Database(source),
@@ -56,14 +60,14 @@ impl Pool {
         })
     }
 
-    /// A connection of its own, which the caller drives.
+    /// A connection outside the pool, which the caller polls.
     pub(crate) async fn dedicated_connection(
         &self,
     ) -> Result<(tokio_postgres::Client, Connection<Socket, Tls>), PgError> {
         Ok(self.config.connect(self.tls.clone()).await?)
     }
 
-    /// Where it connects to, without the password.
+    /// The database and its hosts, for messages; without the password.
     pub(crate) fn display_target(&self) -> String {
         let hosts = self.config.get_hosts().iter().map(|host| match host {
             Host::Tcp(name) => name.clone(),
@@ -74,7 +78,8 @@ impl Pool {
     }
 }
 
-/// What the server allows a statement, a wait for a lock, and a transaction that nobody goes on with.
+/// SQL that sets the server's limits of a connection: the run of a statement, the wait for a lock (half of it), and the
+/// idle time inside a transaction (twice as long).
 fn session(statement_timeout: Duration) -> String {
     let statement = statement_timeout.as_millis();
     let (lock, idle) = (statement / 2, statement * 2);
@@ -84,7 +89,7 @@ fn session(statement_timeout: Duration) -> String {
     )
 }
 
-/// What the URL says, with the limits that it does not set.
+/// The configuration in the URL, with defaults for the limits that the URL does not set.
 fn parse(url: &str, wait: Duration) -> Result<Config, StoreError> {
     let mut config: Config = url.parse().map_err(|err: tokio_postgres::Error| {
         let why = std::error::Error::source(&err).map(|source| format!(": {source}")).unwrap_or_default();
@@ -102,7 +107,7 @@ fn parse(url: &str, wait: Duration) -> Result<Config, StoreError> {
         config.tcp_user_timeout(wait * 2);
     }
     config.keepalives_idle(Duration::from_secs(10));
-    // Of several addresses, the one that takes writes.
+    // Of several hosts, connect to the one that accepts writes.
     if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }

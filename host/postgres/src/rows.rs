@@ -1,18 +1,24 @@
-//! From a row of `outbox.items` to an [`Item`], tolerantly: whatever stands there can be shown.
+//! Reads rows of `outbox.items`, decodes columns, and binds the parameters of filters.
+//!
+//! An item's row is read tolerantly: a part that cannot be read is a defect beside the item, so that operators can
+//! still see the rest.
 
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use outbox_item::{Item, ItemId, Millis};
+use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
+use outbox_store::engine::stored::{RowName, parse_json, parse_word};
 
 use crate::error::PgError;
-use outbox_item::{Item, Status};
-use outbox_store::StoreError;
 
 /// The columns that [`item`] reads, in its order.
 pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers::text, cid, saga, ordering_key, \
      created_at, metadata::text, status, attempts, deliveries, replays, available_at, claimed_at, claimed_by, \
      lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest";
 
-/// An item, with what could not be read of it, if anything.
+/// An item, and the first of its parts that could not be read.
 pub(crate) struct DecodedItem {
     pub(crate) item: Item,
     pub(crate) defect: Option<String>,
@@ -22,7 +28,7 @@ pub(crate) struct DecodedItem {
 pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
     let mut defects = Vec::new();
     let item = Item {
-        id: row.try_get(0)?,
+        id: ItemId::new(row.try_get(0)?),
         idem_key: row.try_get(1)?,
         item_type: row.try_get(2)?,
         payload: row.try_get(3)?,
@@ -31,35 +37,41 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         cid: row.try_get(6)?,
         saga: row.try_get(7)?,
         ordering_key: row.try_get(8)?,
-        created_at: row.try_get(9)?,
+        created_at: time(row, 9)?,
         metadata: json(row.try_get(10)?, "metadata", &mut defects),
-        status: status(row.try_get(11)?)?,
+        status: parse_word(row.try_get(11)?, RowName::new("item", row.try_get(0)?), "status")?,
         attempts: count(row, 12)?,
         deliveries: count(row, 13)?,
         replays: count(row, 14)?,
-        available_at: row.try_get(15)?,
-        claimed_at: row.try_get(16)?,
+        available_at: time(row, 15)?,
+        claimed_at: optional_time(row, 16)?,
         claimed_by: row.try_get(17)?,
-        lease_until: row.try_get(18)?,
+        lease_until: optional_time(row, 18)?,
         maybe_executed: row.try_get(19)?,
-        given_back_since: row.try_get(20)?,
+        given_back_since: optional_time(row, 20)?,
         effect_generation: count(row, 21)?,
         last_error: row.try_get(22)?,
-        done_at: row.try_get(23)?,
-        dead_at: row.try_get(24)?,
+        done_at: optional_time(row, 23)?,
+        dead_at: optional_time(row, 24)?,
         result: row.try_get(25)?,
         handler_digest: row.try_get(26)?,
     };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
 
-/// A column of whole numbers that are never negative.
-pub(crate) fn count(row: &Row, column: usize) -> Result<u32, PgError> {
-    Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or(0))
+/// A column that holds a point in time.
+pub(crate) fn time(row: &Row, column: usize) -> Result<Millis, PgError> {
+    Ok(Millis::new(row.try_get(column)?))
 }
 
-fn status(word: &str) -> Result<Status, PgError> {
-    word.parse().map_err(|err| PgError::Rejected(StoreError::Unusable(format!("outbox.items: {err}"))))
+/// A column that holds a point in time or is empty.
+pub(crate) fn optional_time(row: &Row, column: usize) -> Result<Option<Millis>, PgError> {
+    Ok(row.try_get::<_, Option<i64>>(column)?.map(Millis::new))
+}
+
+/// A column of type `integer` that is never negative.
+pub(crate) fn count(row: &Row, column: usize) -> Result<u32, PgError> {
+    Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or(0))
 }
 
 fn json<T: DeserializeOwned + Default>(text: &str, name: &str, defects: &mut Vec<String>) -> T {
@@ -69,7 +81,40 @@ fn json<T: DeserializeOwned + Default>(text: &str, name: &str, defects: &mut Vec
     })
 }
 
-/// [`COLUMNS`] for those who do not need the payload, which can be large.
+/// [`COLUMNS`] with an empty payload, for callers that do not need the payload, which can be large.
 pub(crate) fn without_payload() -> String {
     COLUMNS.replace("payload", "''::bytea")
+}
+
+/// A column of type `bigint` that is never negative.
+pub(crate) fn unsigned(row: &Row, column: usize) -> Result<u64, PgError> {
+    Ok(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
+}
+
+/// A column of JSON, selected as text, of a row whose first column is its number. Errors with `StoreError::Unusable`,
+/// which names the row by `kind` and number, when the JSON cannot be read.
+pub(crate) fn json_column<T: DeserializeOwned>(
+    row: &Row,
+    column: usize,
+    name: &str,
+    kind: &'static str,
+) -> Result<T, PgError> {
+    Ok(parse_json(row.try_get(column)?, RowName::new(kind, row.try_get(0)?), name)?)
+}
+
+/// The ids as an array parameter.
+pub(crate) fn numbers(ids: &[ItemId]) -> Vec<i64> {
+    ids.iter().map(|id| id.get()).collect()
+}
+
+/// The values of a filter's parameters.
+pub(crate) fn values(condition: &SqlFilter) -> Vec<&(dyn ToSql + Sync)> {
+    condition.params.iter().map(bind).collect()
+}
+
+fn bind(param: &SqlParam) -> &(dyn ToSql + Sync) {
+    match param {
+        SqlParam::Text(text) => text,
+        SqlParam::Number(number) => number,
+    }
 }

@@ -1,16 +1,21 @@
-//! Settling claims, several in one transaction: each is judged by itself, and a refused one changes nothing.
+//! Settles claims, several in one transaction. A settlement that is refused changes nothing and does not affect the
+//! others.
+//!
+//! It knows the host writes of a settlement; `claim_end` knows what the end of a claim changes.
 
 use std::collections::{BTreeSet, HashMap};
+
+use outbox_core::{HostWrites, Settlement};
+use outbox_item::{Item, ItemId, validate_items};
+use outbox_store::engine::attempt_record::ClaimedItem;
+use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::error::PgError;
 use crate::tx::{Query as _, WriteTx};
 use crate::{enqueue, ordering, plugin_state, rows};
-use outbox_core::{HostWrites, Settlement};
-use outbox_item::{Item, ItemId};
-use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
-/// What became of each settlement, in the order given.
+/// Settles the claims. Returns the result of each, in the order given.
 pub(crate) async fn settle(
     tx: &mut WriteTx<'_>,
     group: &[(&ClaimRef, &SettleRequest)],
@@ -40,12 +45,12 @@ pub(crate) async fn settle(
     Ok(results)
 }
 
-/// The items whose claims still hold, each by its claim, without their payloads.
+/// Locks the items whose claims still hold. Returns them by claim, without their payloads.
 async fn lock<'a>(
     tx: &WriteTx<'_>,
     group: &[(&'a ClaimRef, &SettleRequest)],
 ) -> Result<HashMap<(ItemId, &'a str), Item>, PgError> {
-    let (ids, tokens): (Vec<_>, Vec<_>) = group.iter().map(|(claim, _)| (claim.id, claim.token.as_str())).unzip();
+    let (ids, tokens): (Vec<_>, Vec<_>) = group.iter().map(|(claim, _)| (claim.id.get(), claim.token.as_str())).unzip();
     let sql = format!(
         "SELECT {}, claim_token FROM outbox.items, unnest($1::bigint[], $2::text[]) AS claim (item, token)
          WHERE id = claim.item AND claim_token = claim.token AND status = 'CLAIMED'
@@ -56,7 +61,7 @@ async fn lock<'a>(
     for row in tx.rows(&sql, &[&ids, &tokens]).await? {
         let item = rows::item(&row)?.item;
         let token: &str = row.try_get("claim_token")?;
-        let claim = group.iter().find(|(claim, _)| claim.id == item.id && claim.token == token);
+        let claim = group.iter().find(|(claim, _)| claim.id == item.id && claim.token.as_str() == token);
         if let Some((claim, _)) = claim {
             found.insert((claim.id, claim.token.as_str()), item);
         }
@@ -64,6 +69,7 @@ async fn lock<'a>(
     Ok(found)
 }
 
+/// Locks the state of every plugin that a settlement of the group writes.
 async fn lock_states(tx: &WriteTx<'_>, group: &[(&ClaimRef, &SettleRequest)]) -> Result<(), PgError> {
     let plugins: BTreeSet<_> = group
         .iter()
@@ -77,12 +83,12 @@ async fn lock_states(tx: &WriteTx<'_>, group: &[(&ClaimRef, &SettleRequest)]) ->
     plugin_state::lock(tx, &plugins.into_iter().collect::<Vec<_>>()).await
 }
 
-/// Commits the host writes of one settlement and says what becomes of its item.
+/// Writes the host writes of one settlement and returns the end of its claim, which is not written yet.
 async fn end_claim(tx: &mut WriteTx<'_>, item: &Item, settled: &SettleRequest) -> Result<ClaimEnd, PgError> {
-    let claim_end = ClaimEnd::from_settlement(item, settled, tx.now)?;
+    let claim_end = ClaimEnd::from_settlement(&ClaimedItem::of_row(item)?, settled, tx.now);
     if let Some(writes) = writes(settled) {
-        // Before anything is written, so that a refusal leaves nothing behind.
-        outbox_store::engine::validate(&writes.followups)?;
+        // First, so that a refused settlement has written nothing.
+        validate_items(&writes.followups).map_err(StoreError::from)?;
         if !writes.state.is_empty() {
             plugin_state::commit(tx, writes).await?;
         }

@@ -1,19 +1,23 @@
-//! Settlements in groups: what has queued while a group was committed is committed with the next, so that
-//! one round of statements and one flush to the disk serve many. A settlement that finds nobody at work is
-//! committed at once.
+//! Commits the settlements of this process in groups: the settlements that queue while a group is committed form the
+//! next group, so that one round of statements and one flush to the disk serve many. A settlement that finds the queue
+//! idle is committed at once.
+//!
+//! It does not know what a settlement changes.
 
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::context::PgContext;
-use crate::settle::settle;
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
+use crate::context::PgContext;
+use crate::settle::settle;
+
 const TRIED: &str = "settling a claim";
-/// So many groups are under way at a time: while one waits for a lock, another goes on.
+
+/// Groups that are committed at the same time: while one waits for a lock, the other goes on.
 const CONCURRENT_GROUPS: usize = 2;
-/// A group has at most so many, so that the first of them is not kept waiting.
+/// The most settlements in one group, so that the first one does not wait long for its reply.
 const GROUP_MAX: usize = 256;
 
 /// The queue of settlements of this process.
@@ -29,7 +33,7 @@ struct QueuedSettlement {
 
 impl QueuedSettlement {
     fn reply(self, result: Result<(), StoreError>) {
-        // A caller that no longer waits has dropped the receiver; its claim is settled all the same.
+        // A caller that no longer waits has dropped the receiver; its claim is settled nevertheless.
         drop(self.reply.send(result));
     }
 }
@@ -44,7 +48,7 @@ impl SettlementQueue {
         Self { queue }
     }
 
-    /// Returns after the commit of the group. What was queued is settled even if nobody waits for it.
+    /// Returns after the commit of the group. A queued settlement is committed even if its caller stops waiting.
     pub(crate) async fn settle(&self, claim: ClaimRef, settled: SettleRequest) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         let stopped = || StoreError::Unavailable { tried: TRIED, source: "the store was closed".into() };
@@ -53,7 +57,7 @@ impl SettlementQueue {
     }
 }
 
-/// Ends when the store has been dropped and the queue is empty.
+/// Commits groups until the store has been dropped and the queue is empty.
 async fn serve(pg: Arc<PgContext>, requests: Arc<Mutex<mpsc::UnboundedReceiver<QueuedSettlement>>>) {
     loop {
         let mut group = Vec::new();
@@ -64,7 +68,8 @@ async fn serve(pg: Arc<PgContext>, requests: Arc<Mutex<mpsc::UnboundedReceiver<Q
     }
 }
 
-/// One settlement that the database refuses must not take the others with it: then each goes alone.
+/// Commits a group. When the transaction fails, each settlement gets a transaction of its own, so that one that the
+/// database refuses does not take the others with it.
 async fn commit(pg: &PgContext, group: Vec<QueuedSettlement>) {
     match commit_in_one_transaction(pg, &group).await {
         Ok(results) => group.into_iter().zip(results).for_each(|(request, result)| request.reply(result)),

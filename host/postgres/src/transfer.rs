@@ -1,5 +1,7 @@
-//! Export and import: rows to and from records, column by column. A record from here is the same, byte for
-//! byte, as one that SQLite makes of the same item.
+//! Export and import: rows to and from records, column by column. A record of an item is the same, byte for byte, as
+//! the record that the SQLite store makes of it.
+//!
+//! `outbox_store` lists the columns, and `column_type` knows their types.
 
 use std::collections::HashMap;
 
@@ -7,61 +9,19 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::claim_end::NEWEST_JOB_SQL;
-use crate::error::PgError;
-use crate::tx::{Query, Values, WriteTx, without_nul};
 use outbox_item::{ItemId, Status};
+use outbox_store::engine::counters::Counter;
 use outbox_store::engine::{
-    ATTEMPT_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes, integer_column,
-    item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    ATTEMPT_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, integer_column, item_conflict,
+    refuse_claimed, state_conflict, text_column,
 };
-use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
+use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns};
 
-/// How a column stands in the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ColumnType {
-    Text,
-    Json,
-    Number,
-    Flag,
-    Bytes,
-}
+use crate::column_type::{ColumnType, cell, to_json};
+use crate::error::PgError;
+use crate::tx::{NEWEST_JOB_SQL, Query, Values, WriteTx, without_nul};
 
-impl ColumnType {
-    fn of(column: &str) -> Self {
-        match column {
-            "headers" | "metadata" => Self::Json,
-            "payload" | "result" | "exchanges" | "key" | "value" => Self::Bytes,
-            "maybe_executed" | "blocks_key" => Self::Flag,
-            "id" | "item_id" | "delivery" | "attempt" | "attempts" | "deliveries" | "replays" | "effects" | "run"
-            | "version" | "total" | "given_back_since" => Self::Number,
-            time if time.ends_with("_at") => Self::Number,
-            _ => Self::Text,
-        }
-    }
-
-    /// SQL that reads the column.
-    fn read(self, column: &str) -> String {
-        match self {
-            Self::Text | Self::Json => format!("{column}::text"),
-            Self::Number => format!("{column}::bigint"),
-            Self::Flag => format!("{column}::integer::bigint"),
-            Self::Bytes => column.to_owned(),
-        }
-    }
-
-    /// SQL that writes the parameter of this number.
-    fn write(self, parameter: usize) -> String {
-        match self {
-            Self::Text => format!("${parameter}::text"),
-            Self::Json => format!("${parameter}::text::json"),
-            Self::Number => format!("${parameter}::bigint"),
-            Self::Flag => format!("(${parameter}::bigint <> 0)"),
-            Self::Bytes => format!("${parameter}::bytea"),
-        }
-    }
-}
-
+/// At most `limit` records after the position: the items first, then the state, then the totals.
 pub(crate) async fn export(tx: &impl Query, after: ExportPosition, limit: u32) -> Result<ExportPage, PgError> {
     match after {
         ExportPosition::Item(id) => export_items(tx, id, limit).await,
@@ -71,8 +31,8 @@ pub(crate) async fn export(tx: &impl Query, after: ExportPosition, limit: u32) -
 
 async fn export_items(tx: &impl Query, after: ItemId, limit: u32) -> Result<ExportPage, PgError> {
     let tail = format!("WHERE id > $1 ORDER BY id LIMIT {limit}");
-    let items = rows(tx, "outbox.items", ITEM_COLUMNS, &tail, &[&after]).await?;
-    let next = items.last().and_then(|item| integer_column(item, "id"));
+    let items = rows(tx, "outbox.items", ITEM_COLUMNS, &tail, &[&after.get()]).await?;
+    let next = items.last().and_then(|item| integer_column(item, "id")).map(ItemId::new);
     let next = Some(next.map_or(ExportPosition::State(0), ExportPosition::Item));
     Ok(ExportPage { records: item_records(tx, items).await?, next })
 }
@@ -102,7 +62,7 @@ async fn run(tx: &impl Query, item: &RecordColumns) -> Result<Option<RecordColum
     Ok(rows(tx, "outbox.sagas", SAGA_COLUMNS, "WHERE saga = $1 AND cid = $2", &[&saga, &cid]).await?.pop())
 }
 
-/// The state, and with its last page the totals.
+/// Values of state; after the last of them, the totals.
 async fn export_state(tx: &impl Query, after: i64, limit: u32) -> Result<ExportPage, PgError> {
     let tail = format!("WHERE version > $1 ORDER BY version LIMIT {limit}");
     let state = rows(tx, "outbox.state", STATE_COLUMNS, &tail, &[&after]).await?;
@@ -117,7 +77,7 @@ async fn export_state(tx: &impl Query, after: i64, limit: u32) -> Result<ExportP
     Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
 }
 
-/// Imports all records, or none when one is in the way of what is there.
+/// Imports all records, or none when one conflicts with a row of this store.
 pub(crate) async fn import(
     tx: &mut WriteTx<'_>,
     records: &[Record],
@@ -148,20 +108,20 @@ async fn is_known(tx: &impl Query, index: usize, record: &Record) -> Result<bool
     }
 }
 
-/// Whether the very item is there. Another with its id or its key is a conflict.
+/// Whether the same item is there. Another item with its id or its key is a conflict.
 async fn is_known_item(tx: &impl Query, index: usize, item: &RecordColumns, record: &Record) -> Result<bool, PgError> {
     refuse_claimed(item)?;
     let values: Values<'_> = &[&integer_column(item, "id"), &text_column(item, "idem_key")];
     let found = rows(tx, "outbox.items", ITEM_COLUMNS, "WHERE id = $1 OR idem_key = $2 ORDER BY id", values).await?;
     let Some(present) = found.into_iter().next() else { return Ok(false) };
-    let first = integer_column(&present, "id").unwrap_or_default();
+    let first = ItemId::new(integer_column(&present, "id").unwrap_or_default());
     if item_records(tx, vec![present]).await?.pop() == Some(record_without_nul(record)) {
         return Ok(true);
     }
     Err(item_conflict(index, item, first).into())
 }
 
-/// The record as it can be kept here.
+/// The record with its text as PostgreSQL can store it.
 fn record_without_nul(record: &Record) -> Record {
     let keep = |columns: &RecordColumns| {
         let cell = |(name, value): (&String, &Value)| match value {
@@ -193,7 +153,7 @@ async fn is_known_state(tx: &impl Query, state: &RecordColumns) -> Result<bool, 
     }
 }
 
-/// Whether the total is at least that high.
+/// Whether the stored total is at least as high as the record's.
 async fn is_known_total(tx: &impl Query, total: &RecordColumns) -> Result<bool, PgError> {
     let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| text_column(total, name));
     let statement = "SELECT sum(total)::bigint FROM outbox.counters
@@ -218,7 +178,7 @@ async fn create(tx: &mut WriteTx<'_>, record: &Record) -> Result<(), PgError> {
                 insert(tx, "outbox.sagas", SAGA_COLUMNS, run, replace).await?;
             }
             if text_column(item, "status") == Status::Done.as_str() {
-                tx.count("done", "", text_column(item, "type"), "", 1);
+                tx.count(Counter::Done { item_type: text_column(item, "type") }, 1);
             }
             tx.wakes_other_processes = true;
             Ok(())
@@ -233,7 +193,7 @@ async fn create(tx: &mut WriteTx<'_>, record: &Record) -> Result<(), PgError> {
     }
 }
 
-/// Keeps the numbers of the records from being given again.
+/// Keeps this store from giving out the numbers of the records.
 async fn reserve_for(tx: &WriteTx<'_>, records: &[Record]) -> Result<(), PgError> {
     if let Some(last) = records.iter().filter_map(Record::item_id).max() {
         reserve(tx, last).await?;
@@ -248,14 +208,14 @@ async fn reserve_for(tx: &WriteTx<'_>, records: &[Record]) -> Result<(), PgError
     }
 }
 
-/// Ids up to this one are never given by this store.
+/// Keeps this store from giving out ids up to `up_to`.
 pub(crate) async fn reserve(tx: &WriteTx<'_>, up_to: ItemId) -> Result<(), PgError> {
-    advance_sequence(tx, "outbox.items", "outbox.items_id_seq", up_to).await
+    advance_sequence(tx, "outbox.items", "outbox.items_id_seq", up_to.get()).await
 }
 
-/// The highest id that was given or reserved.
+/// The highest id that this store has given out or reserved.
 pub(crate) async fn reserved(tx: &impl Query) -> Result<ItemId, PgError> {
-    sequence_value(tx, "outbox.items_id_seq").await
+    sequence_value(tx, "outbox.items_id_seq").await.map(ItemId::new)
 }
 
 async fn sequence_value(tx: &impl Query, sequence: &str) -> Result<i64, PgError> {
@@ -263,8 +223,8 @@ async fn sequence_value(tx: &impl Query, sequence: &str) -> Result<i64, PgError>
     Ok(tx.rows(&statement, &[]).await?.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
 
-/// Lets a sequence go on after a number, unless it is past it. Whoever inserts waits meanwhile, so that
-/// none of them is given a number that this takes back.
+/// Advances a sequence to `up_to`, unless it is past it. The table's lock makes inserts wait, so that the sequence is
+/// not set back below a number that an insert has just taken.
 async fn advance_sequence(tx: &WriteTx<'_>, table: &str, sequence: &str, up_to: i64) -> Result<(), PgError> {
     if sequence_value(tx, sequence).await? >= up_to {
         return Ok(());
@@ -290,16 +250,6 @@ async fn rows(
     tx.rows(&statement, values).await?.iter().map(read).collect()
 }
 
-fn to_json(row: &Row, index: usize, kind: ColumnType) -> Result<Value, PgError> {
-    Ok(match kind {
-        ColumnType::Text | ColumnType::Json => {
-            row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::from)
-        }
-        ColumnType::Number | ColumnType::Flag => row.try_get::<_, Option<i64>>(index)?.map_or(Value::Null, Value::from),
-        ColumnType::Bytes => row.try_get::<_, Option<&[u8]>>(index)?.map_or(Value::Null, from_bytes),
-    })
-}
-
 async fn insert(
     tx: &WriteTx<'_>,
     into: &str,
@@ -313,23 +263,4 @@ async fn insert(
         columns.iter().map(|name| cell(name, row.get(*name).unwrap_or(&Value::Null))).collect::<Result<_, _>>()?;
     let values: Vec<&(dyn ToSql + Sync)> = cells.iter().map(|cell| &**cell as &(dyn ToSql + Sync)).collect();
     tx.rows(&statement, &values).await.map(drop)
-}
-
-/// The value of a record's column, as its kind of parameter.
-fn cell(name: &str, value: &Value) -> Result<Box<dyn ToSql + Sync + Send>, StoreError> {
-    let unfit = || StoreError::Unusable(format!("{name} cannot be {value}"));
-    Ok(match (ColumnType::of(name), value) {
-        (ColumnType::Text | ColumnType::Json, value) => Box::new(match value {
-            Value::Null => None,
-            value => Some(without_nul(value.as_str().ok_or_else(unfit)?)),
-        }),
-        (ColumnType::Number | ColumnType::Flag, value) => Box::new(match value {
-            Value::Null => None,
-            value => Some(value.as_i64().ok_or_else(unfit)?),
-        }),
-        (ColumnType::Bytes, value) => Box::new(match value {
-            Value::Null => None,
-            value => Some(to_bytes(value).map_err(|_| unfit())?),
-        }),
-    })
 }

@@ -1,4 +1,6 @@
-//! One transaction, as a request sees it: its statements, its time, and what is written at its end.
+//! One transaction: its statements, its time, and the totals and signals that it writes at its end.
+//!
+//! It does not know where its connection comes from, nor whether a failed transaction is repeated.
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
@@ -7,25 +9,35 @@ use deadpool_postgres::{Client, Transaction};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row};
 
-use crate::context::PgContext;
-use crate::error::PgError;
 use outbox_item::Millis;
-use outbox_store::Violation;
 use outbox_store::engine::alerts::AlertSettings;
+use outbox_store::engine::counters::{Counter, CounterKey};
+use outbox_store::{Clock, Violation};
+
+use crate::error::PgError;
+
+/// SQL for the number of the newest job. Every statement that changes an item's status writes it into `epoch`.
+pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox.jobs)";
+
+/// What every writing transaction of a store has in common.
+pub(crate) struct TxContext {
+    /// A clock instead of the database's clock.
+    pub(crate) clock: Option<Clock>,
+    /// The instance id of this process.
+    pub(crate) instance: String,
+    /// Which alerts the store enqueues as items; `None` enqueues none.
+    pub(crate) alerts: Option<AlertSettings>,
+    /// Whether the schema notifies workers of inserts.
+    pub(crate) notifies: bool,
+}
 
 /// The values of a statement.
 pub(crate) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// Where statements can be sent: this store's transactions, and an application's.
+/// Something that runs statements: a transaction of this store.
 pub(crate) trait Query: Sync {
     /// The rows that the statement returns.
     fn rows(&self, sql: &str, values: Values<'_>) -> impl Future<Output = Result<Vec<Row>, PgError>> + Send;
-}
-
-impl Query for tokio_postgres::Transaction<'_> {
-    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
-        Ok(self.query(sql, values).await?)
-    }
 }
 
 impl Query for Transaction<'_> {
@@ -41,7 +53,7 @@ impl Query for WriteTx<'_> {
     }
 }
 
-/// A transaction that only reads, all of it at one moment of the database.
+/// A transaction that only reads. All its statements see one snapshot of the database.
 pub(crate) struct ReadTx<'a> {
     tx: Transaction<'a>,
 }
@@ -59,24 +71,24 @@ impl Query for ReadTx<'_> {
     }
 }
 
-/// The database's clock.
+/// The time of the database's clock.
 pub(crate) async fn database_time(tx: &impl Query) -> Result<Millis, PgError> {
     let rows = tx.rows("SELECT outbox.now()", &[]).await?;
-    Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
+    Ok(Millis::new(rows.first().ok_or(PgError::LostRace)?.try_get(0)?))
 }
 
-/// A transaction that writes. Dropped without a commit, it leaves nothing.
+/// A transaction that writes. It is rolled back when it is dropped without a commit.
 pub(crate) struct WriteTx<'a> {
     tx: Transaction<'a>,
     /// The store's time of this transaction.
     pub(crate) now: Millis,
     /// The instance id of this process.
     pub(crate) pod: &'a str,
-    /// What is alert_message as items, if anything.
+    /// Which alerts the store enqueues as items; `None` enqueues none.
     pub(crate) alerts: Option<&'a AlertSettings>,
-    /// Whether the transaction makes work available, so that workers of this process should look.
+    /// Whether the transaction makes work available to the workers of this process.
     pub(crate) wakes_workers: bool,
-    /// Whether those of the other processes should look at once, too.
+    /// Whether it also wakes the workers of other processes at once.
     pub(crate) wakes_other_processes: bool,
     notifies: bool,
     counters: BTreeMap<[String; 4], i64>,
@@ -84,30 +96,31 @@ pub(crate) struct WriteTx<'a> {
 }
 
 impl<'a> WriteTx<'a> {
-    pub(crate) async fn begin(client: &'a mut Client, pg: &'a PgContext) -> Result<Self, PgError> {
-        // Named, because a database can have another default, and each statement must see what has been
+    pub(crate) async fn begin(client: &'a mut Client, context: &'a TxContext) -> Result<Self, PgError> {
+        // Explicit, because a database can have another default. Each statement must see what other transactions
         // committed while it waited for a lock.
         let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let tx = begin.start().await?;
-        let now = match &pg.clock {
+        let now = match &context.clock {
             Some(clock) => clock(),
             None => database_time(&tx).await?,
         };
         Ok(Self {
             tx,
             now,
-            pod: &pg.instance,
-            alerts: pg.alerts.as_ref(),
+            pod: &context.instance,
+            alerts: context.alerts.as_ref(),
             wakes_workers: false,
             wakes_other_processes: false,
-            notifies: pg.notifies,
+            notifies: context.notifies,
             counters: BTreeMap::new(),
             signals: Vec::new(),
         })
     }
 
-    /// Changes one of the totals in `outbox.counters`, at the end of this transaction.
-    pub(crate) fn count(&mut self, name: &str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+    /// Adds to one of the totals in `outbox.counters`, at the end of this transaction.
+    pub(crate) fn count(&mut self, counter: Counter<'_>, by: i64) {
+        let CounterKey { name, saga, item_type, outcome } = counter.key();
         *self.counters.entry([name, saga, item_type, outcome].map(str::to_owned)).or_default() += by;
     }
 
@@ -116,7 +129,7 @@ impl<'a> WriteTx<'a> {
         self.signals.push((name, data.to_string()));
     }
 
-    /// Commits, and says whether workers of this process should look for work.
+    /// Commits. Returns whether the transaction made work available to the workers of this process.
     pub(crate) async fn commit(mut self) -> Result<bool, PgError> {
         self.write_signals().await?;
         self.write_counters().await?;
@@ -125,15 +138,15 @@ impl<'a> WriteTx<'a> {
         }
         let wakes_workers = self.wakes_workers || self.wakes_other_processes;
         self.tx.commit().await.map_err(|err| match err.as_db_error() {
-            // The server said no: nothing was committed.
+            // The server refused the commit: nothing was committed.
             Some(_) => PgError::Database(err),
             None => PgError::CommitUnknown(err),
         })?;
         Ok(wakes_workers)
     }
 
-    /// Whoever appends signals waits for whoever did before to commit, so that `seq` ascends in the order of
-    /// commits and nobody who reads on from the last one misses any.
+    /// Appends the signals under a lock that is held until the commit. So `seq` ascends in the order of commits, and a
+    /// client that reads on from the last number misses none.
     async fn write_signals(&mut self) -> Result<(), PgError> {
         if self.signals.is_empty() {
             return Ok(());
@@ -144,10 +157,11 @@ impl<'a> WriteTx<'a> {
                    SELECT $1::text, signal, $2::bigint, data::json
                    FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS new (signal, data, position)
                    ORDER BY position";
-        self.rows(sql, &[&self.pod, &self.now, &names, &data]).await.map(drop)
+        self.rows(sql, &[&self.pod, &self.now.get(), &names, &data]).await.map(drop)
     }
 
-    /// In one order everywhere, so that nobody waits in a circle.
+    /// Writes the totals. The map's order is the same in every process, so that transactions that lock the same totals
+    /// cannot deadlock.
     async fn write_counters(&mut self) -> Result<(), PgError> {
         if self.counters.is_empty() {
             return Ok(());
@@ -169,12 +183,13 @@ impl<'a> WriteTx<'a> {
     }
 }
 
+/// Counts a request that lacked something that the contract asks for.
 pub(crate) fn count_violation(tx: &mut WriteTx<'_>, violation: Violation) -> Ready<Result<(), PgError>> {
-    tx.count("violation", "", "", violation.as_str(), 1);
+    tx.count(Counter::Violation(violation), 1);
     ready(Ok(()))
 }
 
-/// Text that PostgreSQL can keep: it refuses the character U+0000, which handlers may well write.
+/// The text with U+FFFD for each U+0000, which PostgreSQL refuses in text and handlers may write.
 pub(crate) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }

@@ -1,77 +1,85 @@
-//! Plugins: WebAssembly components in a folder, loaded, kept up to date, and run one item at a time.
+//! The plugin runtime of an outbox: handlers as WebAssembly components in a folder.
 //!
-//! Promises: a component can do nothing that its manifest does not grant; it can neither stop nor
-//! outlive its attempt; a file that cannot be loaded never replaces one that could. It does not know
-//! the store: what an attempt wants stored is in its report, and what it reads comes through
-//! [`StateReader`].
+//! [`Plugins`] is the [`Handler`] of all components in a folder. It loads them, runs each item in a fresh sandbox, and
+//! follows changes of the folder while it runs.
 //!
-//! The way of a component: [`reload`] sees it, [`load`] checks it, [`registry`] publishes it,
-//! [`instance`] runs it.
+//! - A component can do nothing that its manifest does not grant, and cannot outlive its attempt.
+//! - A file that cannot be loaded never replaces one that could.
+//! - A new version that keeps faulting is rolled back and quarantined.
+//!
+//! The runtime does not know the store. What an attempt wants to write is in its report, and what it reads comes
+//! through [`StateReader`].
+//!
+//! Handlers can also be tried without a host: [`inspect`] says whether a component would be loaded, [`check_manifest`]
+//! checks a manifest, and [`simulation`] runs a component in a made-up world.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use outbox_runtime::{EnvLookup, check_manifest};
+//!
+//! let environment: EnvLookup = Arc::new(|name| (name == "API").then(|| "https://api.example.com".to_owned()));
+//! let manifest = r#"
+//!     timeout = "30s"
+//!     [[grant.http]]
+//!     origin = "${API}"
+//!     methods = ["POST"]
+//! "#;
+//! check_manifest(manifest, &environment).unwrap();
+//!
+//! let refusal = check_manifest("[limits]\nmemroy = '1MiB'", &environment).unwrap_err().to_string();
+//! assert!(refusal.contains("unknown key `limits.memroy`: did you mean `limits.memory`?"));
+//! ```
+//!
+//! A component goes through these modules: `reload` finds it, `load` checks and compiles it, `reload::registry` routes
+//! items to it, `sandbox` runs it, and `outgoing` sends its requests.
+
+#![deny(missing_docs)]
 
 mod bindings;
 mod load;
 mod outgoing;
 mod reload;
 mod sandbox;
+mod settings;
 pub mod simulation;
+mod start_error;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use outbox_core::{
+    Attempt, AttemptReport, Failure, FailureClass, Handler, Outcome, PluginStatus, ServedType, StateReader,
+};
+
 use crate::load::code_cache::CodeCache;
-pub use crate::load::contract_diff::WIT;
+pub use crate::load::contract::WIT;
 use crate::load::folder::Folder;
-pub use crate::load::inspect::{Inspection, check_manifest, components, inspect, load_time};
+pub use crate::load::inspect::{InspectError, Inspection, check_manifest, components, inspect, load_time};
 use crate::load::loader::Loader;
+pub use crate::load::manifest::canary_policy::CanaryPolicy;
+pub use crate::load::manifest::environment::EnvLookup;
+pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
-pub use crate::load::manifest::{CanaryPolicy, EnvLookup};
 use crate::load::private_dir::PrivateDir;
+pub use crate::load::private_dir::PrivateDirError;
+pub use crate::load::signature::TrustedKeyError;
 use crate::load::signature::TrustedKeys;
+pub use crate::load::source::LoadError;
 pub use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::quarantine_cache::QuarantineCache;
 use crate::reload::registry::Registry;
-pub use crate::reload::registry::{PluginState, PluginStatus, RefusedType};
 use crate::reload::reloader::Reloader;
+pub use crate::sandbox::engine::EngineStartError;
 use crate::sandbox::engine::SharedEngine;
-use outbox_core::{
-    Attempt, AttemptReport, Failure, FailureClass, Handler, Outcome, QuarantineStore, RetryPolicy, ServedType,
-    StateReader,
-};
+pub use crate::settings::PluginSettings;
+pub use crate::start_error::StartError;
 
-/// What the plugins of a process need to know.
-#[derive(Clone)]
-pub struct PluginSettings {
-    /// The folder; it need not exist yet.
-    pub dir: PathBuf,
-    /// The role, whose sub-folder is loaded beside the root.
-    pub role: Option<String>,
-    /// Where compiled code and the last good components are kept; private to the user.
-    pub cache_dir: PathBuf,
-    /// How long a claim holds where a manifest says nothing.
-    pub lease: Duration,
-    /// How items are retried where a manifest says nothing.
-    pub retry: RetryPolicy,
-    /// Attempts in flight, of this process.
-    pub slots: usize,
-    /// The environment that manifests may name.
-    pub environment: EnvLookup,
-    /// The keys whose holders' components may run: in base64, or the names of files. None: all may.
-    pub keys: Vec<String>,
-    /// How attempts read the state of their plugin.
-    pub state: Arc<dyn StateReader>,
-    /// Where it is remembered which components have failed.
-    pub quarantine: Arc<dyn QuarantineStore>,
-    /// How the names of hosts become addresses.
-    pub resolver: Arc<dyn Resolver>,
-}
-
-/// The plugins of a process. Dropping them ends the watch on the folder.
+/// The plugins of a process. Dropping this value stops following the folder.
 pub struct Plugins {
     registry: Arc<Registry>,
     slots: Semaphore,
@@ -80,9 +88,9 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// Starts the engine and begins to follow the folder. Returns at once: what lies in the folder is
-    /// served as it is found. Errors when no plugin could ever run.
-    pub fn start(settings: PluginSettings, stop: &CancellationToken) -> anyhow::Result<Arc<Self>> {
+    /// Starts the engine and follows the folder until `stop` is cancelled. Returns before the first scan; plugins serve
+    /// items as soon as they are loaded. Must be called within a tokio runtime. Errors if no plugin could ever run.
+    pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
         let cache = PrivateDir::open(&settings.cache_dir)?;
         let good = LastGoodStore::new(cache.subfolder("good")?);
         let keys = TrustedKeys::read(&settings.keys)?;
@@ -98,7 +106,7 @@ impl Plugins {
         Ok(Arc::new(Self { registry, slots, state: settings.state, _watching: watching.drop_guard() }))
     }
 
-    /// Every plugin in the folder, and old generations that still finish attempts.
+    /// The status of every plugin in the folder, and of old generations that still finish attempts.
     pub fn status(&self) -> Vec<PluginStatus> {
         self.registry.status()
     }
@@ -108,13 +116,13 @@ impl Plugins {
         self.registry.is_scanned()
     }
 
-    /// Returns when the first scan has finished, whatever it found.
+    /// Returns when the first scan has finished.
     pub async fn scanned(&self) {
         let mut changes = self.changes();
         while !self.is_scanned() && changes.changed().await.is_ok() {}
     }
 
-    /// A slot for one attempt. The pool of instances is at least as large, so that it is never empty.
+    /// Waits for a slot for one attempt. The instance pool is larger than the slots, so an instance is always free.
     async fn slot(&self, attempt: &Attempt) -> Result<SemaphorePermit<'_>, Outcome> {
         tokio::select! {
             biased;
@@ -149,7 +157,7 @@ impl Handler for Plugins {
         };
         let _busy = Arc::clone(&generation.busy);
         let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state)).await;
-        let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
+        let report = AttemptReport { digest: Some(generation.digest.to_string()), ..report };
         self.registry.record_attempt(&generation, &attempt.item.idem_key, report)
     }
 }

@@ -1,10 +1,11 @@
-//! Requests that a component sends: what is granted, what the host adds, how they reach the network.
+//! The requests that a component sends: which are granted, what the host adds, and how they reach the network.
 
 pub(crate) mod address;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod grant;
 pub(crate) mod host_headers;
+pub(crate) mod idempotency_key;
 pub(crate) mod network;
 pub(crate) mod policy;
 pub(crate) mod recorder;

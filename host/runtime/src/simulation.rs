@@ -1,58 +1,77 @@
-//! Simulation: one component, run as the host runs it, in a world that the caller makes up.
+//! Simulation: runs one component as the host runs it, in a world that the caller makes up.
 //!
-//! Promises: grants, limits, keys and denials are those of the host; nothing reaches a network; clocks
-//! and random numbers are given; time passes only when a guest waits, and then at once. The world
-//! hears of every call of the host before and after it, and may end the attempt there as a
-//! crash of the process would. It settles nothing and stores nothing.
+//! Grants, limits, idempotency keys and denials are those of the host. Nothing reaches a network. The caller sets the
+//! clock and the seed of random numbers; time passes only while a guest waits, and then at once. The world is called
+//! before and after every [`GuestCall`] and may end the attempt there, as a crash of the process would. A simulation
+//! settles nothing and stores nothing.
 
 pub(crate) mod backend;
 pub(crate) mod call;
 pub(crate) mod recorded_world;
 pub(crate) mod virtual_clock;
+pub(crate) mod virtual_timers;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 
+use outbox_core::{Attempt, AttemptReport, ComponentDigest, DeliveryMode, OnDead, Outcome, RetryPolicy, StateReader};
+use outbox_item::{Item, Millis};
+
 use crate::load::folder::read_source;
-use crate::load::loader::{Loader, PluginSource};
-use crate::load::manifest::{EnvLookup, Manifest};
+use crate::load::loader::Loader;
+use crate::load::manifest::Manifest;
+use crate::load::manifest::environment::EnvLookup;
 use crate::load::signature::TrustedKeys;
+use crate::load::source::{LoadError, PluginSource};
 use crate::load::{compatibility, loader};
-use crate::sandbox::engine::SharedEngine;
+use crate::outgoing::resolve::SystemResolver;
+use crate::sandbox::engine::{EngineStartError, SharedEngine};
 use crate::sandbox::failure_mapping;
 use crate::sandbox::instance::LinkedPlugin;
+use crate::sandbox::observations::SideEffects;
 use crate::simulation::backend::{EarlyEnd, SimulatedBackend};
 pub use crate::simulation::call::{GuestCall, OutgoingRequest, WorldResponse};
 pub use crate::simulation::recorded_world::{Divergence, RecordedWorld, ReplayedRequest};
-pub(crate) use crate::simulation::virtual_clock::{VirtualClock, link};
-use outbox_core::{Attempt, AttemptReport, DeliveryMode, OnDead, Outcome, RetryPolicy, StateReader};
-use outbox_item::{Item, Millis};
+use crate::simulation::virtual_clock::VirtualClock;
+pub use crate::simulation::world::SimulatedWorld;
 
-/// Attempts that run at a time, of all threads that share a simulator.
+/// Attempts at a time, of all threads that share a simulator.
 const SLOTS: usize = 32;
-/// How long an attempt may take in real time; its own deadline is in simulated time.
+/// The longest real time of an attempt. Its own deadline is in simulated time.
 const REAL_TIME_MAX: Duration = Duration::from_mins(1);
-/// How long an attempt may take, in simulated time, where the manifest says nothing.
+/// The simulated time of an attempt without a `timeout` in the manifest: a common lease, less the time to settle.
 const DEFAULT_ATTEMPT_TIME: Duration = Duration::from_secs(55);
 
-/// What an attempt finds outside its sandbox.
-pub trait SimulatedWorld: Send + Sync + 'static {
-    /// A call begins and has had no effect yet. A break ends the attempt here, without a trace.
-    fn before_call(&self, call: &GuestCall) -> ControlFlow<()>;
-
-    /// A request arrives: its effect happens now, and this is the answer to it.
-    fn respond(&self, request: &OutgoingRequest) -> WorldResponse;
-
-    /// A call has had its effect, and the guest does not know. A break ends the attempt here.
-    fn after_call(&self, call: &GuestCall) -> ControlFlow<()>;
+/// Why a component cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulatorError {
+    /// The component, its manifest or its signature cannot be read.
+    #[error("reading {file}")]
+    Read {
+        /// The component's path.
+        file: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// The WebAssembly engine does not start.
+    #[error(transparent)]
+    Engine(#[from] EngineStartError),
+    /// The component is refused.
+    #[error("{file} cannot be loaded")]
+    Refused {
+        /// The component's path.
+        file: String,
+        /// The reason.
+        source: LoadError,
+    },
 }
 
 /// A compiled component with the manifest beside it.
@@ -62,47 +81,47 @@ pub struct Simulator {
     component: Component,
 }
 
-/// A component on the terms of its manifest, ready to attempt items.
+/// A component with its manifest, ready to attempt items.
 pub struct SimulatedPlugin {
     name: String,
-    digest: String,
+    digest: ComponentDigest,
     types: Vec<String>,
     manifest: Manifest,
     plugin: LinkedPlugin,
 }
 
-/// What one attempt is made with.
+/// The input of one attempt.
 pub struct SimulatedAttempt {
-    /// The item as its claim left it.
+    /// The claimed item.
     pub item: Item,
-    /// What answers its requests.
+    /// The world that receives its requests.
     pub world: Arc<dyn SimulatedWorld>,
-    /// What is stored for the plugin.
+    /// The stored state of the plugin.
     pub state: Arc<dyn StateReader>,
-    /// When the attempt begins.
+    /// The time at which the attempt begins.
     pub now: Millis,
-    /// What its random numbers follow from.
+    /// The seed of its random numbers.
     pub seed: u64,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AttemptEnd {
-    /// As in the host: by an answer, a fault or its deadline.
+    /// As in the host: the guest returned or trapped, or its deadline passed.
     Reported(AttemptReport),
-    /// By the world, as when the process dies.
+    /// The world ended the attempt, as a crash of the process would.
     Crashed,
 }
 
 impl Simulator {
-    /// Reads and compiles a component. Errors when it is none, or made for another world.
-    pub async fn open(file: &Path) -> anyhow::Result<Self> {
-        let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-        let engine = SharedEngine::for_simulation(SLOTS)?;
-        let loader = Arc::new(Loader::new(engine, None, Arc::new(|_| None), TrustedKeys::default()));
-        let refused = || format!("{} cannot be loaded", file.display());
-        let component = loader.compile(&source).await.with_context(refused)?;
-        compatibility::check_world(&component).with_context(refused)?;
+    /// Reads and compiles a component. Errors if the file is no component or was built for another world.
+    pub async fn open(file: &Path) -> Result<Self, SimulatorError> {
+        let shown = || file.display().to_string();
+        let source = read_source(file).map_err(|source| SimulatorError::Read { file: shown(), source })?;
+        let refused = |source: LoadError| SimulatorError::Refused { file: shown(), source };
+        let loader = Arc::new(Loader::new(engine()?, None, Arc::new(|_| None), TrustedKeys::default()));
+        let component = loader.compile(&source).await.map_err(refused)?;
+        compatibility::check_world(&component).map_err(refused)?;
         Ok(Self { loader, source, component })
     }
 
@@ -111,13 +130,13 @@ impl Simulator {
         &self.source.file
     }
 
-    /// The component on its manifest's terms, where `environment` says what `${NAME}` stands for and
-    /// `config` replaces what the manifest has under `[config]`. Errors as loading it would.
+    /// The component with its manifest. `environment` looks up the variables of the manifest, and `config` replaces
+    /// single values of `[config]`. Errors as a load would.
     pub async fn plugin(
         &self,
         environment: &EnvLookup,
         config: BTreeMap<String, String>,
-    ) -> anyhow::Result<SimulatedPlugin> {
+    ) -> Result<SimulatedPlugin, LoadError> {
         let PluginSource { name, digest, .. } = &self.source;
         let mut manifest = loader::read_manifest(&self.source, environment)?;
         manifest.config.extend(config);
@@ -130,28 +149,35 @@ impl Simulator {
     }
 }
 
+/// An engine whose guests wait by the virtual clock of their backend.
+fn engine() -> Result<SharedEngine, EngineStartError> {
+    let mut engine = SharedEngine::new(SLOTS, Arc::new(SystemResolver))?;
+    virtual_timers::link(&mut engine.linker).map_err(|reason| EngineStartError::Engine(reason.into()))?;
+    Ok(engine)
+}
+
 impl SimulatedPlugin {
     /// The plugin's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The types of item that it handles.
+    /// The types of item that the plugin handles.
     pub fn types(&self) -> &[String] {
         &self.types
     }
 
-    /// How its failures are retried, where the host's policy fills the gaps.
+    /// The retry policy of the plugin: the host's, with the overrides of the manifest.
     pub fn retry(&self, host: RetryPolicy) -> RetryPolicy {
         self.manifest.retry.applied_to(host)
     }
 
-    /// What its dead-lettered items mean for those behind them.
+    /// Whether a dead-lettered item blocks its ordering key.
     pub fn on_dead(&self) -> OnDead {
         self.manifest.on_dead
     }
 
-    /// How long one attempt may take, in simulated time.
+    /// The simulated time that one attempt may take.
     pub fn attempt_time(&self) -> Duration {
         self.manifest.timeout.unwrap_or(DEFAULT_ATTEMPT_TIME)
     }
@@ -159,8 +185,7 @@ impl SimulatedPlugin {
     /// Makes one attempt.
     pub async fn run(&self, simulated: SimulatedAttempt) -> AttemptEnd {
         let attempt_time = self.attempt_time();
-        let deadline_at =
-            simulated.now.saturating_add(Millis::try_from(attempt_time.as_millis()).unwrap_or(Millis::MAX));
+        let deadline_at = simulated.now.saturating_add(attempt_time);
         let attempt = Attempt {
             item: Arc::new(simulated.item),
             deadline: Instant::now() + REAL_TIME_MAX,
@@ -177,18 +202,19 @@ impl SimulatedPlugin {
             end = backend.ended_early() => end,
             report = attempting => match backend.early_end() {
                 Some(end) => end,
-                None => return AttemptEnd::Reported(AttemptReport { digest: Some(self.digest.clone()), ..report }),
+                None => return AttemptEnd::Reported(AttemptReport { digest: Some(self.digest.to_string()), ..report }),
             },
         };
         match end {
             EarlyEnd::Crashed => AttemptEnd::Crashed,
-            EarlyEnd::OutOfTime => AttemptEnd::Reported(self.timed_out_report(backend.has_sent(), attempt_time)),
+            EarlyEnd::OutOfTime => AttemptEnd::Reported(self.timed_out_report(backend.side_effects(), attempt_time)),
         }
     }
 
-    fn timed_out_report(&self, maybe_executed: bool, attempt_time: Duration) -> AttemptReport {
-        let failure = failure_mapping::timed_out(self.manifest.timeout, attempt_time, maybe_executed);
-        let digest = Some(self.digest.clone());
+    fn timed_out_report(&self, effects: SideEffects, attempt_time: Duration) -> AttemptReport {
+        let failure = failure_mapping::timed_out(self.manifest.timeout, attempt_time, effects);
+        let maybe_executed = effects == SideEffects::Possible;
+        let digest = Some(self.digest.to_string());
         AttemptReport { maybe_executed, digest, ..AttemptReport::without_component(Outcome::Failed(failure)) }
     }
 }

@@ -1,7 +1,7 @@
--- The outbox in a SQLite file: the application's own, or one of its own.
+-- The outbox in a SQLite file: the application's own file, or one for the outbox alone.
 --
--- outbox_items is public: applications insert into it inside their own transactions, with whatever
--- SQLite they have. Nothing here needs more than SQLite 3.38. Times are Unix milliseconds.
+-- outbox_items is public: applications insert into it inside their own transactions, with their own version of SQLite.
+-- The schema needs SQLite 3.38 or newer. Times are Unix milliseconds.
 
 CREATE TABLE outbox_items (
     id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
@@ -22,7 +22,7 @@ CREATE TABLE outbox_items (
         CHECK (length(saga) <= 255 AND saga GLOB '[A-Za-z0-9]*' AND saga NOT GLOB '*[^A-Za-z0-9._-]*'),
     ordering_key TEXT
         CHECK (length(ordering_key) BETWEEN 1 AND 255 AND ordering_key NOT GLOB '*[^ -~]*'),
-    -- Compared one by one: a longer list after IN is made into a table, anew for every statement.
+    -- Single comparisons: SQLite builds a temporary table for a longer list after IN, for every statement.
     status TEXT NOT NULL DEFAULT 'PENDING'
         CHECK (status = 'PENDING' OR status = 'CLAIMED' OR status = 'DONE' OR status = 'DLQ'),
     attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
@@ -37,11 +37,13 @@ CREATE TABLE outbox_items (
     given_back_since INTEGER,
     maybe_executed INTEGER NOT NULL DEFAULT 0 CHECK (maybe_executed IN (0, 1)),
     blocks_key INTEGER NOT NULL DEFAULT 0 CHECK (blocks_key IN (0, 1)),
-    -- Waits behind another item of its ordering key. Kept by triggers; says nothing of finished items.
+    -- The item is queued behind another item of its ordering key. Triggers keep the value; for finished items it has no
+    -- meaning.
     held INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)),
-    -- The newest job when the status last changed: what a job takes was in its state before it began.
+    -- The number of the newest job when the status last changed. A job takes only items with a smaller number, which
+    -- had their status before the job began.
     epoch INTEGER NOT NULL DEFAULT 0,
-    -- The group of like failures that a dead-lettered item belongs to.
+    -- The group of similar failures to which a dead-lettered item belongs.
     fingerprint TEXT,
     last_error TEXT,
     created_at INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
@@ -60,19 +62,19 @@ CREATE TABLE outbox_items (
     CHECK (fingerprint IS NULL OR status = 'DLQ')
 ) STRICT;
 
--- What is ready to claim, per type and in order; what is finished or waits behind another is not in it.
+-- Items ready to claim, per type and in the order of claims. Finished items and held items are not in it.
 CREATE INDEX outbox_items_ready ON outbox_items (type, available_at) WHERE status = 'PENDING' AND held = 0;
 CREATE INDEX outbox_items_held ON outbox_items (type, available_at) WHERE held = 1 AND status = 'PENDING';
--- What is claimed: a few rows, scanned for ended leases and for the number of claims per type.
+-- Claimed items: a few rows, read for expired leases and for the number of claims per type.
 CREATE INDEX outbox_items_claimed ON outbox_items (lease_until, type) WHERE status = 'CLAIMED';
 CREATE INDEX outbox_items_dead ON outbox_items (type, dead_at) WHERE status = 'DLQ';
--- In the order of ids, for jobs.
+-- Dead items in the order of ids, for jobs.
 CREATE INDEX outbox_items_dlq ON outbox_items (status) WHERE status = 'DLQ';
 CREATE INDEX outbox_items_failure ON outbox_items (fingerprint, type, dead_at) WHERE status = 'DLQ';
--- What fails again and again: few rows, or an incident.
+-- Items with several failed attempts: few rows, except during an incident.
 CREATE INDEX outbox_items_failing ON outbox_items (attempts) WHERE attempts > 2 AND status = 'PENDING';
 CREATE INDEX outbox_items_done ON outbox_items (done_at) WHERE status = 'DONE';
--- What an item with an ordering key may have to wait for.
+-- Items of an ordering key that can be its head.
 CREATE INDEX outbox_items_order ON outbox_items (ordering_key)
     WHERE ordering_key IS NOT NULL AND (status IN ('PENDING', 'CLAIMED') OR blocks_key = 1);
 CREATE INDEX outbox_items_front ON outbox_items (ordering_key)
@@ -80,14 +82,14 @@ CREATE INDEX outbox_items_front ON outbox_items (ordering_key)
 CREATE INDEX outbox_items_busy ON outbox_items (ordering_key)
     WHERE ordering_key IS NOT NULL AND status = 'CLAIMED';
 CREATE INDEX outbox_items_blocked ON outbox_items (ordering_key) WHERE blocks_key = 1;
--- What a saga still has to do, and what of it has failed.
+-- Unfinished and failed items of a saga run.
 CREATE INDEX outbox_items_saga ON outbox_items (saga, cid, status)
     WHERE saga IS NOT NULL AND status <> 'DONE';
--- An item that nobody has correlated with others has its own key, and is found by that.
+-- An item whose correlation id is its own key is found by the key instead.
 CREATE INDEX outbox_items_cid ON outbox_items (cid) WHERE cid <> idem_key OR saga IS NOT NULL;
 
--- An existing key with the same content makes the insert do nothing; with other content it fails,
--- whatever conflict clause the statement names, so that INSERT OR REPLACE cannot destroy an item.
+-- An insert with an existing key does nothing when the content is the same. With other content it fails, whatever
+-- conflict clause the statement names, so that INSERT OR REPLACE cannot destroy an item.
 CREATE TRIGGER outbox_items_insert BEFORE INSERT ON outbox_items
 WHEN EXISTS (SELECT 1 FROM outbox_items WHERE idem_key = NEW.idem_key)
 BEGIN
@@ -105,7 +107,7 @@ BEGIN
     END;
 END;
 
--- Where the statement names no id, NEW.id is -1.
+-- NEW.id is -1 when the statement gives no id.
 CREATE TRIGGER outbox_items_insert_id BEFORE INSERT ON outbox_items
 WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key)
 BEGIN
@@ -129,13 +131,13 @@ BEGIN
     SELECT RAISE(ABORT, 'outbox: an item that is not finished cannot be deleted');
 END;
 
--- Of each ordering key one item stands in front: the one that is claimed, else the oldest that is not
--- finished or blocks the key. Every other one that is PENDING is held. So a long queue behind one item
--- costs a claim nothing, whoever inserted it.
+-- Of each ordering key one item is the head: the item that is CLAIMED, else the oldest item that is not finished or
+-- blocks the key. Every other PENDING item of the key is held. So a long queue behind one item costs a claim nothing,
+-- also when an application inserted it.
 CREATE VIEW outbox_fronts AS SELECT ordering_key FROM outbox_items WHERE ordering_key IS NOT NULL;
 
--- Inserting a key here finds out anew which of its items is held. It stands apart from the triggers that do
--- so, because a trigger is set up with all that it could come to, also for items without a key.
+-- Inserting a key here determines anew which of its items are held. This is a trigger of its own because SQLite
+-- prepares the whole program of a trigger each time, also for items without a key.
 CREATE TRIGGER outbox_fronts_moved INSTEAD OF INSERT ON outbox_fronts
 BEGIN
     UPDATE outbox_items SET held = 1
@@ -173,7 +175,7 @@ BEGIN
     INSERT INTO outbox_fronts (ordering_key) VALUES (OLD.ordering_key);
 END;
 
--- One row per attempt that did not end DONE.
+-- One row for each attempt that did not end DONE.
 CREATE TABLE outbox_attempts (
     item_id INTEGER NOT NULL,
     delivery INTEGER NOT NULL,
@@ -208,7 +210,7 @@ CREATE TABLE outbox_signals (
     data TEXT NOT NULL
 ) STRICT;
 
--- Totals, written by the transactions that change them: what is counted once need not be counted again.
+-- Totals. The transaction that changes a total writes it, so that no reader counts rows.
 CREATE TABLE outbox_counters (
     name TEXT NOT NULL,
     saga TEXT NOT NULL DEFAULT '',
@@ -228,7 +230,7 @@ BEGIN
       AND NOT EXISTS (SELECT 1 FROM outbox_items WHERE cid = OLD.cid AND saga = OLD.saga);
 END;
 
--- A plugin's key-value state. The version is new for every write and never used again.
+-- The key-value state of plugins. Every write gets a new version; no version is used twice.
 CREATE TABLE outbox_state (
     version INTEGER PRIMARY KEY AUTOINCREMENT,
     plugin TEXT NOT NULL,
@@ -237,7 +239,7 @@ CREATE TABLE outbox_state (
     UNIQUE (plugin, key)
 ) STRICT;
 
--- How much each plugin keeps, so that a quota needs no scan. Bytes are those of keys and values.
+-- The size of each plugin's state, so that the check of a quota reads one row. Bytes are those of keys and values.
 CREATE TABLE outbox_state_totals (
     plugin TEXT PRIMARY KEY,
     keys INTEGER NOT NULL CHECK (keys >= 0),
@@ -275,7 +277,7 @@ CREATE TABLE outbox_pods (
     plugins TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Types that nobody claims until they are resumed.
+-- Paused types: no worker claims their items until an operator resumes them.
 CREATE TABLE outbox_pauses (
     type TEXT PRIMARY KEY,
     paused_at INTEGER NOT NULL,
@@ -283,8 +285,8 @@ CREATE TABLE outbox_pauses (
     reason TEXT
 ) STRICT, WITHOUT ROWID;
 
--- Actions on all items that matched a filter when the job began, in batches that any process may make.
--- The newest row is never deleted: its number is what outbox_items.epoch refers to.
+-- Bulk jobs: an action on all items that matched a filter when the job began, in batches that any process may run. The
+-- newest row is never deleted, because outbox_items.epoch refers to its number.
 CREATE TABLE outbox_jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     action TEXT NOT NULL,
@@ -307,7 +309,7 @@ CREATE TABLE outbox_jobs (
 ) STRICT;
 CREATE INDEX outbox_jobs_running ON outbox_jobs (next_at) WHERE state = 'RUNNING';
 
--- When each kind of alert about each subject was last sent, and how many were not sent since.
+-- When each kind of alert about each subject was last sent, and how many were suppressed since.
 CREATE TABLE outbox_alerts (
     kind TEXT NOT NULL,
     subject TEXT NOT NULL,
@@ -316,7 +318,7 @@ CREATE TABLE outbox_alerts (
     PRIMARY KEY (kind, subject)
 ) STRICT, WITHOUT ROWID;
 
--- Components that no process runs any more, by the SHA-256 of their bytes.
+-- Quarantined components, which no process runs, by the SHA-256 of their bytes.
 CREATE TABLE outbox_quarantine (
     digest TEXT PRIMARY KEY,
     plugin TEXT NOT NULL,
@@ -325,7 +327,7 @@ CREATE TABLE outbox_quarantine (
     pod TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What operators did, written in the transaction that did it. A job has a row for each of its batches.
+-- The audit trail: what operators did, written in the same transaction. A job has a row for each of its batches.
 CREATE TABLE outbox_audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
@@ -338,7 +340,7 @@ CREATE TABLE outbox_audit (
     changes TEXT NOT NULL
 ) STRICT;
 
--- Which entries concern an item; it outlives the item.
+-- The audit entries of each item. They outlive the item.
 CREATE TABLE outbox_audit_items (
     item_id INTEGER NOT NULL,
     seq INTEGER NOT NULL,

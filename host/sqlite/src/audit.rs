@@ -1,55 +1,49 @@
-//! The audit trail: appended to by the transactions that do what it records, and read.
+//! The audit trail: its entries are written by the transactions that do what they record.
+//!
+//! The triggers `outbox_audit_update`, `outbox_audit_delete` and their pair on `outbox_audit_items` refuse every change
+//! of an entry.
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
-use crate::queries::bound;
-use crate::write_tx::WriteTx;
 use outbox_item::ItemId;
-use outbox_store::engine::operator_actions::NewAuditEntry;
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::{AuditEntry, AuditQuery};
+use outbox_store::{AuditEntry, AuditQuery, JobId};
 
-/// Records what an action changed of items.
+use crate::rows::{bound, json_column, time};
+use crate::write_tx::WriteTx;
+
+/// Appends the entry, and a row for each item that it concerns.
 pub(crate) fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<()> {
-    let seq = record(tx, entry, entry.changes.len() as u64, &entry.changes_json())?;
+    let seq = insert(tx, entry)?;
     let mut concern = tx.connection.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
-    for change in entry.changes {
-        concern.execute([change.id, seq])?;
+    for item_id in &entry.item_ids {
+        concern.execute([item_id.get(), seq])?;
     }
     Ok(())
 }
 
-/// Records what an action changed of something else than items: `count` of them, which were `removed`.
-pub(crate) fn append_entry(
-    tx: &WriteTx<'_>,
-    entry: &NewAuditEntry<'_>,
-    count: u64,
-    removed: &Value,
-) -> rusqlite::Result<()> {
-    record(tx, entry, count, removed).map(drop)
-}
-
-/// Writes the row and says which number it has.
-fn record(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>, count: u64, changes: &Value) -> rusqlite::Result<i64> {
+/// Writes the entry and returns its number.
+fn insert(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<i64> {
     let mut insert = tx.connection.prepare_cached(
         "INSERT INTO outbox_audit (at, actor, action, selection, reason, job, count, changes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING seq",
     )?;
     let values = params![
-        tx.now,
+        tx.now.get(),
         entry.actor,
         entry.action,
         entry.selection.to_string(),
         entry.reason,
-        entry.job,
-        count,
-        changes.to_string()
+        entry.job.map(JobId::get),
+        entry.count,
+        entry.changes.to_string()
     ];
     insert.query_row(values, |row| row.get(0))
 }
 
-/// Everything that concerns an item, oldest first.
+/// All entries that concern the item, oldest first.
 pub(crate) fn entries_of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<AuditEntry>> {
     let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
     let mut entries = list(tx, &query)?;
@@ -57,6 +51,7 @@ pub(crate) fn entries_of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<V
     Ok(entries)
 }
 
+/// The entries that match, newest first.
 pub(crate) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
     let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
     let limit = query.page_size();
@@ -69,20 +64,22 @@ pub(crate) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<
     select.query_map(&*bound(&condition.params), |row| entry(row, query.item))?.collect()
 }
 
+/// How errors name the row of an entry.
+const ENTRY: &str = "audit entry";
+
 fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
-    let text = |column: usize| row.get::<_, String>(column);
-    let mut changes: Value = serde_json::from_str(&text(8)?).unwrap_or_default();
+    let mut changes: Value = json_column(row, 8, "changes", ENTRY)?;
     if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
-        all.retain(|change| change["id"] == id);
+        all.retain(|change| change["id"] == id.get());
     }
     Ok(AuditEntry {
         seq: row.get(0)?,
-        at: row.get(1)?,
+        at: time(row, 1)?,
         actor: row.get(2)?,
         action: row.get(3)?,
-        selection: serde_json::from_str(&text(4)?).unwrap_or_default(),
+        selection: json_column(row, 4, "selection", ENTRY)?,
         reason: row.get(5)?,
-        job: row.get(6)?,
+        job: row.get::<_, Option<i64>>(6)?.map(JobId::new),
         count: row.get(7)?,
         changes,
     })

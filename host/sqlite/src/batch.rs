@@ -1,8 +1,10 @@
-//! Statements for many rows: a third of a small statement's cost is its own, which it then shares.
+//! One statement for many rows: a third of a small statement's cost does not depend on the number of its rows.
 //!
-//! Owns how rows are divided among statements of a few fixed sizes, so that each size is prepared once.
+//! Owns how rows are divided among statements of a few fixed sizes, so that SQLite prepares each size once. It knows no
+//! table.
 
-/// A statement has so many rows: the most for which there are enough.
+/// The numbers of rows for which there are statements, the largest first. The last one is 1, so that every number of
+/// rows can be divided.
 const SIZES: [usize; 3] = [16, 4, 1];
 
 /// Divides rows into slices for which there is a statement.
@@ -15,17 +17,17 @@ pub(crate) fn slices<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// One statement, written for each of the sizes.
+/// One statement, written for each of [`SIZES`].
 pub(crate) struct Statements([String; SIZES.len()]);
 
 impl Statements {
-    /// `write` is given the rows of so many columns, as they stand behind `VALUES`.
+    /// Calls `write` for each size with its rows as they follow `VALUES`: `(?, ?), (?, ?)` is two rows of two columns.
     pub(crate) fn new(columns: usize, write: impl Fn(&str) -> String) -> Self {
         let row = format!("({})", vec!["?"; columns].join(", "));
         Self(SIZES.map(|size| write(&vec![row.as_str(); size].join(", "))))
     }
 
-    /// The statement for as many rows as [`slices`] has put together.
+    /// The statement for the number of rows of a slice that [`slices`] returned. Other numbers panic.
     pub(crate) fn of(&self, rows: usize) -> &str {
         let fits = |(size, _): &(usize, &String)| *size == rows;
         let found = SIZES.into_iter().zip(&self.0).find(fits);

@@ -1,18 +1,25 @@
-//! What a SQLite file allows on this disk: the store's own statements, and the barest possible ones,
-//! driven by hand with nothing beside. It is what `outbox bench` measures the host against.
+//! What SQLite allows on this disk: the store's own statements, and the cheapest possible ones, each run directly on
+//! the caller's thread. `outbox bench` compares the host with these.
+//!
+//! No production code uses this module; it needs the feature `bench-support`.
 
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use crate::complete::{CompletionRow, complete};
-use crate::enqueue::insert;
-use crate::write_tx::{WriteConnection, WriteTx};
-use crate::{SqliteOptions, claim, connect, connect_read_only, enqueue, unavailable};
 use outbox_item::{NewItem, Status};
+use outbox_store::engine::counters::Counter;
 use outbox_store::{BatchMode, ClaimRequest, StoreError};
 
-/// A store without its threads: each transaction is made on the thread that asks for it.
+use crate::complete::{CompletionRow, complete};
+use crate::connection::{connect, connect_read_only};
+use crate::enqueue::insert;
+use crate::error::unavailable;
+use crate::options::SqliteOptions;
+use crate::write_tx::{WriteConnection, WriteTx};
+use crate::{claim, enqueue};
+
+/// A store without its threads: each transaction runs on the caller's thread.
 pub struct DirectStore {
     connection: WriteConnection,
 }
@@ -39,8 +46,8 @@ impl DirectStore {
         Ok(claims.len())
     }
 
-    /// Puts rows in place, in one transaction, as they are when the items were enqueued, and handled if
-    /// `status` is DONE. Leaves nothing in the write-ahead log that others would have to tidy away.
+    /// Writes the rows that enqueued items have, or handled items if `status` is DONE, in one transaction. Empties the
+    /// write-ahead log afterwards, so that a measurement does not pay for this.
     pub fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
         const TRIED: &str = "filling the database";
         self.transact(|tx| fill(tx, items, status).map_err(unavailable(TRIED)))?;
@@ -48,12 +55,14 @@ impl DirectStore {
     }
 
     fn transact<T>(&self, work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let committed = self.connection.transact(|tx| work(tx).map_err(CommitFailed));
-        committed.map(|committed| committed.value).map_err(|CommitFailed(err)| err)
+        let mut value = None;
+        let committed = self.connection.transact(|tx| work(tx).map(|made| value = Some(made)).map_err(CommitFailed));
+        committed.map_err(|CommitFailed(err)| err)?;
+        value.ok_or_else(|| StoreError::Unavailable { tried: "committing by hand", source: "nothing was run".into() })
     }
 }
 
-/// Why a transaction was taken back.
+/// Why a transaction was rolled back.
 struct CommitFailed(StoreError);
 
 impl From<rusqlite::Error> for CommitFailed {
@@ -69,14 +78,14 @@ fn fill(tx: &mut WriteTx<'_>, items: &[NewItem], status: Status) -> rusqlite::Re
     if status == Status::Done {
         let sql = "UPDATE outbox_items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = ?1
                    WHERE status = 'PENDING' AND held = 0";
-        let done = tx.connection.prepare_cached(sql)?.execute([tx.now])?;
+        let done = tx.connection.prepare_cached(sql)?.execute([tx.now.get()])?;
         let item_type = items.first().map_or("", |item| &item.item_type);
-        tx.count("done", "", item_type, "", i64::try_from(done).unwrap_or(i64::MAX));
+        tx.count(Counter::Done { item_type }, i64::try_from(done).unwrap_or(i64::MAX));
     }
     Ok(())
 }
 
-/// Reads how much has been done, at a cost that disturbs nobody.
+/// Reads how many items are DONE, at a cost that does not disturb the measurement.
 pub struct DoneCounter {
     connection: Connection,
 }
@@ -95,7 +104,7 @@ impl DoneCounter {
     }
 }
 
-/// A file of SQLite with the least that a durable queue can have: a row, and a key that is unique.
+/// A SQLite file with the least that a durable queue needs: rows with a unique key.
 pub struct BareTable {
     connection: Connection,
 }
@@ -115,7 +124,7 @@ impl BareTable {
         Ok(Self { connection: create(path).map_err(unavailable("creating a bare database"))? })
     }
 
-    /// Inserts and commits the items, so many at a time.
+    /// Inserts the items, and commits after every `batch_size` of them.
     pub fn enqueue(&self, items: &[NewItem], batch_size: usize) -> Result<(), StoreError> {
         let insert = |items: &[NewItem]| {
             let transaction = self.connection.unchecked_transaction()?;

@@ -1,4 +1,6 @@
 //! Notices commits by other processes, at a cost that does not depend on the backlog.
+//!
+//! It does not know what was committed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +11,16 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use crate::{connect_read_only, unavailable};
 use outbox_store::StoreError;
 
-/// Another process's insert is noticed within twice this.
+use crate::connection::connect_read_only;
+use crate::error::unavailable;
+
+/// Time between two reads of `data_version`: short enough for a low latency, long enough to cost no measurable CPU
+/// time.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// A thread that asks SQLite for its `data_version` on a connection of its own. Ends when dropped.
+/// A thread that polls SQLite's `data_version` on a connection of its own. The thread ends when this is dropped.
 pub(crate) struct CommitWatcher {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -24,7 +29,7 @@ pub(crate) struct CommitWatcher {
 impl CommitWatcher {
     pub(crate) fn start(path: &Path, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
         let connection = connect_read_only(path).map_err(unavailable("opening the database to watch it"))?;
-        // Read here and not in the thread, so that nothing is missed that is committed from now on.
+        // Read before the thread starts, so that no commit after this call is missed.
         let seen = version(&connection);
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -56,7 +61,8 @@ fn poll(connection: &Connection, mut last: Option<i64>, stopped: &mpsc::Receiver
     }
 }
 
-/// `None` when the database does not answer: that differs from every version, so the next one wakes.
+/// The version, which every commit of another connection changes. `None` when the database does not answer; it differs
+/// from every version, so the next answer counts as a change.
 fn version(connection: &Connection) -> Option<i64> {
     connection.prepare_cached("PRAGMA data_version").and_then(|mut ask| ask.query_row([], |row| row.get(0))).ok()
 }

@@ -1,70 +1,73 @@
-//! How items become DONE: those that are settled together share statements.
+//! Makes items DONE: those that are settled together share statements.
 //!
-//! It knows the item, its totals and its signals. What a handler asks to be stored beside is committed by its caller.
+//! It knows the item, its totals and its signals. Its caller commits what a handler asked the host to write.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use rusqlite::{Row, ToSql};
 
-use crate::batch::{Statements, slices};
-use crate::jobs::NEWEST_JOB_SQL;
-use crate::saga_signals;
-use crate::write_tx::WriteTx;
+use outbox_core::ClaimEndKind;
 use outbox_core::saga::StepOutcome;
-use outbox_item::{ItemId, Status, Transition};
+use outbox_item::ItemId;
 use outbox_store::engine::attempt_record::SagaStep;
+use outbox_store::engine::counters::Counter;
 use outbox_store::{ClaimRef, StoreError};
+
+use crate::batch::{Statements, slices};
+use crate::saga_signals;
+use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
 
 /// A claim whose item becomes DONE.
 pub(crate) struct CompletionRow {
-    claim: ClaimRef,
+    id: ItemId,
+    token: String,
     result: Option<Vec<u8>>,
     handler_digest: Option<String>,
 }
 
 impl CompletionRow {
     pub(crate) fn new(claim: ClaimRef, result: Option<Vec<u8>>, handler_digest: Option<String>) -> Self {
-        Self { claim, result, handler_digest }
+        Self { id: claim.id, token: claim.token.into_string(), result, handler_digest }
     }
 }
 
-/// Settles each claim that still holds; the others are lost. An engine's failure, which all that share the
-/// statement are told, may have left it half done.
+/// Settles each claim that still holds; the others are lost. When SQLite fails, every claim of the statement gets the
+/// error, and the transaction may hold a part of the work.
 pub(crate) fn complete(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
     slices(completions).flat_map(|completions| complete_rows(tx, completions)).collect()
 }
 
 fn complete_rows(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
-    let ids: BTreeSet<_> = completions.iter().map(|completion| completion.claim.id).collect();
-    // Of two settlements of one claim it has to be known which was taken.
+    let ids: BTreeSet<_> = completions.iter().map(|completion| completion.id).collect();
+    // Two settlements of one claim need a statement each: only one of them may succeed.
     if ids.len() < completions.len() {
         return completions.iter().flat_map(|completion| complete_rows(tx, &[completion])).collect();
     }
     let done = complete_in_one_statement(tx, completions).map_err(|err| err.to_string());
     let settled = |completion: &&CompletionRow| match &done {
-        Ok(done) if done.iter().any(|row| row.id == completion.claim.id) => Ok(()),
+        Ok(done) if done.iter().any(|row| row.id == completion.id) => Ok(()),
         Ok(_) => Err(StoreError::ClaimLost),
         Err(why) => Err(StoreError::Unavailable { tried: "settling a claim", source: why.clone().into() }),
     };
     completions.iter().map(settled).collect()
 }
 
-/// An item that has become DONE, as its totals and signals see it.
+/// What the totals and the signals need of an item that became DONE.
 struct CompletedRow {
     id: ItemId,
     item_type: String,
     saga: Option<String>,
     cid: String,
     attempt: u32,
-    /// Others may have waited for it.
+    /// Whether the item has an ordering key, so that others may have waited for it.
     is_ordered: bool,
 }
 
 impl CompletedRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            id: row.get(0)?,
+            id: ItemId::new(row.get(0)?),
             item_type: row.get(1)?,
             saga: row.get(2)?,
             cid: row.get(3)?,
@@ -85,22 +88,23 @@ fn complete_in_one_statement(
 ) -> rusqlite::Result<Vec<CompletedRow>> {
     let done = update(tx, completions)?;
     tx.wakes_workers |= done.iter().any(|row| row.is_ordered);
-    for alike in done.chunk_by(|one, next| one.item_type == next.item_type) {
-        let count = i64::try_from(alike.len()).unwrap_or(i64::MAX);
-        tx.count("done", "", &alike[0].item_type, "", count);
-        tx.count("attempt", "", &alike[0].item_type, "done", count);
+    for of_type in done.chunk_by(|one, next| one.item_type == next.item_type) {
+        let count = i64::try_from(of_type.len()).unwrap_or(i64::MAX);
+        let item_type = &of_type[0].item_type;
+        tx.count(Counter::Done { item_type }, count);
+        tx.count(Counter::Attempt { item_type, outcome: "done" }, count);
     }
-    // All of them are DONE by now: the last step of a run is signalled before its end.
-    for made in done.iter().filter_map(CompletedRow::saga_step) {
-        saga_signals::write_step_signal(tx, &made, StepOutcome::Ok, "done")?;
+    // Steps first: the signal of a run's last step precedes the signal of its end.
+    for step in done.iter().filter_map(CompletedRow::saga_step) {
+        saga_signals::write_step_signal(tx, &step, StepOutcome::Ok, "done")?;
     }
-    for made in done.iter().filter_map(CompletedRow::saga_step) {
-        saga_signals::end_if_finished(tx, made.saga, made.cid)?;
+    for step in done.iter().filter_map(CompletedRow::saga_step) {
+        saga_signals::end_if_finished(tx, step.saga, step.cid)?;
     }
     Ok(done)
 }
 
-/// The values of a row.
+/// The number of values of one row of [`UPDATE`].
 const VALUES: usize = 4;
 
 static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
@@ -119,11 +123,13 @@ static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
 });
 
 fn update(tx: &WriteTx<'_>, completions: &[&CompletionRow]) -> rusqlite::Result<Vec<CompletedRow>> {
-    let Ok(status) = Status::Claimed.next(Transition::Complete) else { return Ok(Vec::new()) };
-    let status = status.as_str();
-    let mut values: Vec<&dyn ToSql> = vec![&status, &tx.now];
-    for CompletionRow { claim, result, handler_digest } in completions {
-        let row: [&dyn ToSql; VALUES] = [&claim.id, &claim.token, result, handler_digest];
+    let status = ClaimEndKind::Complete.status().as_str();
+    let now = tx.now.get();
+    let ids: Vec<_> = completions.iter().map(|completion| completion.id.get()).collect();
+    let mut values: Vec<&dyn ToSql> = vec![&status, &now];
+    for (id, completion) in ids.iter().zip(completions) {
+        let CompletionRow { token, result, handler_digest, .. } = completion;
+        let row: [&dyn ToSql; VALUES] = [id, token, result, handler_digest];
         values.extend(row);
     }
     tx.connection.prepare_cached(UPDATE.of(completions.len()))?.query_map(&*values, CompletedRow::read)?.collect()

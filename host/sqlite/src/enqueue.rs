@@ -1,28 +1,26 @@
-//! Enqueueing: into the store's own transactions, and into an application's.
+//! Enqueues items inside the store's own transactions: one by one, many in one statement, and follow-ups.
+//!
+//! The text of the INSERT and the binding of its parameters belong to `outbox_client::sqlite`; applications run the
+//! same. This file knows nothing of claims and attempts.
 
 use std::sync::LazyLock;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
+use rusqlite::{Connection, ErrorCode};
+
+use outbox_client::sqlite::{INSERT, KeyOwner, ROW, VALUES, bind, find_by_key};
+use outbox_item::{ItemId, Millis, NewItem, validate_items};
+use outbox_store::engine::counters::{Counter, FollowupOutcome};
+use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::batch::{Statements, slices};
+use crate::error::unavailable;
 use crate::write_tx::WriteTx;
-use crate::{system_clock, unavailable};
-use outbox_item::{ItemId, Millis, NewItem};
-use outbox_store::engine::{millis, validate};
-use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 const TRIED: &str = "enqueueing an item";
 
-/// Enqueues an item inside the caller's transaction: it is handled if and only if that commits. The
-/// database must have the outbox's schema. A key that exists with the same content gives the first id;
-/// with other content it is [`StoreError::Conflict`], and the transaction goes on.
-pub fn enqueue_in(tx: &rusqlite::Transaction<'_>, item: &NewItem) -> Result<ItemId, StoreError> {
-    validate(std::slice::from_ref(item))?;
-    create_one(tx, item, system_clock()).map(|created| created.id)
-}
-
+/// Enqueues several items. `AllOrNothing` creates none when one exists; `PerItem` creates those that do not exist.
 pub(crate) fn enqueue(tx: &mut WriteTx<'_>, items: &[NewItem], mode: BatchMode) -> Result<EnqueueReport, StoreError> {
-    validate(items)?;
+    validate_items(items)?;
     if mode == BatchMode::AllOrNothing && items.len() > 1 {
         let ids = find_all(tx.connection, items)?;
         if ids.iter().any(Option::is_some) {
@@ -39,22 +37,23 @@ pub(crate) fn enqueue(tx: &mut WriteTx<'_>, items: &[NewItem], mode: BatchMode) 
     Ok(enqueued)
 }
 
-/// What became of one item.
+/// The item that has the key of an enqueued one.
 pub(crate) struct Created {
     pub(crate) id: ItemId,
-    /// Whether it did not exist before.
+    /// Whether this transaction created it.
     pub(crate) is_new: bool,
 }
 
-/// Creates valid items, each for itself: one that is refused changes nothing. Answers in their order.
+/// Creates valid items. An item that the schema refuses changes nothing and does not affect the others. Returns one
+/// result for each item, in their order.
 pub(crate) fn create(tx: &mut WriteTx<'_>, items: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
     let all: Vec<_> = slices(items).flat_map(|items| create_rows(tx, items)).collect();
     tx.wakes_workers |= all.iter().flatten().any(|created| created.is_new);
     all
 }
 
-/// Creates the items in one statement. Where the schema refuses that, they are created one by one, which tells
-/// of each what became of it.
+/// Creates the items in one statement. When the schema refuses the statement, the items are created one by one, so that
+/// each has a result of its own.
 fn create_rows(tx: &WriteTx<'_>, rows: &[&NewItem]) -> Vec<Result<Created, StoreError>> {
     match create_in_one_statement(tx.connection, rows, tx.now) {
         Ok(created) => created.into_iter().map(Ok).collect(),
@@ -72,21 +71,21 @@ fn create_rows(tx: &WriteTx<'_>, rows: &[&NewItem]) -> Vec<Result<Created, Store
 fn create_in_one_statement(tx: &Connection, rows: &[&NewItem], now: Millis) -> rusqlite::Result<Vec<Created>> {
     let count = insert_rows(tx, rows, now)?;
     let last = tx.last_insert_rowid();
-    // Nobody else writes meanwhile, so the new ids follow each other in the order of the rows.
-    let mut next = last - ItemId::try_from(count).unwrap_or_default() + 1;
+    // This transaction holds the only write lock, so the new ids follow each other in the order of the rows.
+    let mut next = last - i64::try_from(count).unwrap_or_default() + 1;
     if count == rows.len() {
-        return Ok((next..=last).map(|id| Created { id, is_new: true }).collect());
+        return Ok((next..=last).map(|id| Created { id: ItemId::new(id), is_new: true }).collect());
     }
-    let left_out = |item: &&NewItem| {
-        let (id, _) = existing(tx, item)?;
+    let created = |item: &&NewItem| {
+        let KeyOwner { id, .. } = find_by_key(tx, item)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let is_new = id == next && next <= last;
-        next += ItemId::from(is_new);
+        next += i64::from(is_new);
         Ok(Created { id, is_new })
     };
-    rows.iter().map(left_out).collect()
+    rows.iter().map(created).collect()
 }
 
-/// Inserts the item, and looks for one that has its key only when the schema has refused it.
+/// Inserts the item. Only when the schema refuses that, it looks for the item that has the key.
 fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, StoreError> {
     let refused = match insert(tx, item, now) {
         Ok(Some(id)) => return Ok(Created { id, is_new: true }),
@@ -99,16 +98,17 @@ fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, S
     }
 }
 
-/// Enqueues what a handler emitted. A follow-up that exists is kept, whatever its content: it never fails
-/// its parent.
+/// Enqueues what a handler emitted. A follow-up whose key exists is left out, also with other content: a follow-up
+/// never fails its parent.
 pub(crate) fn enqueue_followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result<(), StoreError> {
-    validate(items)?;
+    validate_items(items)?;
     for item in items {
-        let exists = existing(tx.connection, item).optional().map_err(unavailable(TRIED))?.is_some();
+        let exists = find_by_key(tx.connection, item).map_err(unavailable(TRIED))?.is_some();
         if !exists {
             insert(tx.connection, item, tx.now).map_err(unavailable("enqueueing a follow-up"))?;
         }
-        tx.count("followup", "", &item.item_type, if exists { "kept" } else { "created" }, 1);
+        let outcome = if exists { FollowupOutcome::Kept } else { FollowupOutcome::Created };
+        tx.count(Counter::Followup { item_type: &item.item_type, outcome }, 1);
         tx.wakes_workers |= !exists;
     }
     Ok(())
@@ -118,89 +118,41 @@ fn find_all(tx: &Connection, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, S
     items.iter().enumerate().map(|(index, item)| find(tx, item, index)).collect()
 }
 
-/// The id of the item that has the key already, if its content is the same.
+/// The id of the item that has the key, if its content is the same. With other content it is a conflict.
 fn find(tx: &Connection, item: &NewItem, index: usize) -> Result<Option<ItemId>, StoreError> {
-    let existing = existing(tx, item).optional().map_err(unavailable(TRIED))?;
-    match existing {
+    match find_by_key(tx, item).map_err(unavailable(TRIED))? {
         None => Ok(None),
-        Some((id, true)) => Ok(Some(id)),
-        Some((first, false)) => Err(StoreError::Conflict { index, idem_key: item.idem_key.clone(), first }),
+        Some(KeyOwner { id, has_same_content: true }) => Ok(Some(id)),
+        Some(KeyOwner { id: first, .. }) => Err(StoreError::Conflict { index, idem_key: item.idem_key.clone(), first }),
     }
-}
-
-/// The schema's insert trigger states the same rule for SQL callers.
-fn existing(tx: &Connection, item: &NewItem) -> rusqlite::Result<(ItemId, bool)> {
-    let mut select = tx.prepare_cached(
-        "SELECT id, type = ?2 AND CAST(payload AS BLOB) = ?3 AND content_type = ?4
-                AND saga IS ?5 AND ordering_key IS ?6
-         FROM outbox_items WHERE idem_key = ?1",
-    )?;
-    select.query_row(
-        params![item.idem_key, item.item_type, item.payload, item.content_type, item.saga, item.ordering_key],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
 }
 
 /// The id of the new item, or `None` when one with its key and content exists.
 pub(crate) fn insert(tx: &Connection, item: &NewItem, now: Millis) -> rusqlite::Result<Option<ItemId>> {
     let inserted = insert_rows(tx, &[item], now)?;
-    Ok((inserted > 0).then(|| tx.last_insert_rowid()))
+    Ok((inserted > 0).then(|| ItemId::new(tx.last_insert_rowid())))
 }
 
-/// The values of a new row.
-const VALUES: usize = 11;
+/// The client's statement for as many rows as [`slices`] puts together.
+static INSERTS: LazyLock<Statements> = LazyLock::new(|| Statements::new(VALUES, |rows| INSERT.replacen(ROW, rows, 1)));
 
-static INSERT: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(VALUES, |rows| {
-        format!(
-            "INSERT INTO outbox_items
-                 (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
-                  available_at, created_at)
-             VALUES {rows}"
-        )
-    })
-});
-
-/// Inserts the items in one statement: all of them, but for those that exist with the same content, or none.
-/// Returns how many were new.
+/// Inserts the items in one statement. It leaves out those that exist with the same content; when one exists with other
+/// content it inserts nothing. Returns the number of new items.
 fn insert_rows(tx: &Connection, items: &[&NewItem], now: Millis) -> rusqlite::Result<usize> {
-    let mut insert = tx.prepare_cached(INSERT.of(items.len()))?;
+    let mut insert = tx.prepare_cached(INSERTS.of(items.len()))?;
     for (row, item) in items.iter().enumerate() {
         bind(&mut insert, row * VALUES, item, now)?;
     }
     insert.raw_execute()
 }
 
-/// Binds the values of an item behind those that are bound already.
-fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Millis) -> rusqlite::Result<()> {
-    let values: [&dyn ToSql; VALUES] = [
-        &item.idem_key,
-        &item.item_type,
-        &Payload(&item.payload),
-        &item.content_type,
-        &json(&item.headers)?,
-        &json(&item.metadata)?,
-        &item.correlation_id(),
-        &item.saga,
-        &item.ordering_key,
-        &now.saturating_add(millis(item.delay)),
-        &now,
-    ];
-    values.iter().enumerate().try_for_each(|(index, value)| insert.raw_bind_parameter(bound + index + 1, value))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Text where it is text, so that SQL readers see it; its bytes are the same either way.
-struct Payload<'a>(&'a [u8]);
-
-impl ToSql for Payload<'_> {
-    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-        match std::str::from_utf8(self.0) {
-            Ok(text) => text.to_sql(),
-            Err(_) => self.0.to_sql(),
-        }
+    #[test]
+    fn one_row_is_the_clients_statement_and_more_rows_only_add_parameters() {
+        assert_eq!(INSERTS.of(1), INSERT);
+        assert_eq!(INSERTS.of(4), format!("{INSERT}, {ROW}, {ROW}, {ROW}"));
     }
-}
-
-fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|err| rusqlite::Error::ToSqlConversionFailure(Box::new(err)))
 }

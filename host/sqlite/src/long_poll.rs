@@ -1,23 +1,25 @@
-//! The long poll that waits at the writer: who registers it, and what fulfils it.
+//! The long poll that waits at the writer: how a worker registers it, and how a commit fulfils it.
 //!
-//! It knows no worker, nor what makes work.
+//! It knows no worker, and it does not decide when there is work: the writer asks for the claim when there is.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::claim::claim;
-use crate::write_tx::WriteTx;
-use crate::writer::{ClosureOp, PendingReply, WriteOp};
 use outbox_store::engine::{LongPollSlot, long_poll};
 use outbox_store::{ClaimBatch, ClaimRequest, LongPoll, StoreError};
 
-/// Where a long poll waits until a transaction makes work. There is room for one: of several workers in a process the
-/// last has its work brought, and the others look for theirs when something has changed.
+use crate::claim::claim;
+use crate::write_op::{ClosureOp, PendingReply, WriteOp};
+use crate::write_tx::WriteTx;
+
+/// The place for one long poll, which waits here until a transaction makes work. When a process has several workers,
+/// the last one that registers is served by commits, and the others claim after a change notification.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LongPolls(Arc<Mutex<Option<LongPollSlot>>>);
 
 impl LongPolls {
-    /// The claim that waits, unless it has been cancelled. `since` is before the transaction that runs it.
+    /// The claim of the waiting long poll, unless the worker has cancelled it. `since` is a moment before the
+    /// transaction that runs the claim; leases count from it.
     pub(crate) fn fulfil(&self, since: Instant) -> Option<Box<dyn WriteOp>> {
         let (request, reply) = self.lock().take()?.fulfil()?;
         let run = move |tx: &mut WriteTx<'_>| claim(tx, &request).map(|claimed| (since, claimed));
@@ -35,7 +37,7 @@ impl LongPolls {
     }
 }
 
-/// A claim that registers a long poll for what it did not get.
+/// A claim that registers a long poll for the part of its request that it did not get.
 pub(crate) struct ClaimOp {
     request: ClaimRequest,
     claimed: Option<Result<ClaimBatch, StoreError>>,
@@ -58,7 +60,7 @@ impl WriteOp for ClaimOp {
         self.claimed.insert(claim(tx, &self.request)).is_ok()
     }
 
-    /// The long poll waits before the worker knows, so that no work comes in between.
+    /// Registers the long poll before the worker gets its reply, so that no commit in between is missed.
     fn send_reply(self: Box<Self>, committed: Result<(), &str>) {
         let Self { request, claimed, long_polls, mut pending } = *self;
         let with_poll = |claimed: ClaimBatch| {

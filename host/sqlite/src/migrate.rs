@@ -1,24 +1,27 @@
-//! The schema and its versions, kept in a table of its own because the file may be the application's,
-//! whose `user_version` is not ours to use.
+//! The schema and its versions.
+//!
+//! The version is in a table of its own, because the file may belong to the application, which may use `user_version`.
 
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use crate::{connect, connect_read_only, unavailable};
 use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
-/// Every version of the schema, oldest first. Append only: released entries never change.
+use crate::connection::{connect, connect_read_only};
+use crate::error::unavailable;
+
+/// Every version of the schema, oldest first. Append only: the SQL of a released entry never changes.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
 
-/// Brings the file to the newest schema, creating it where there is none. Safe when several processes
-/// do it at once. Errors with [`StoreError::Unusable`] when the file is not a database, cannot be
-/// created, or has a newer schema than this program knows.
+/// Migrates the file to the newest schema, and creates the file when there is none. Several processes may call it at
+/// once. Errors with [`StoreError::Unusable`] when the file is not a database, cannot be created, or has a newer schema
+/// than this program knows.
 pub fn migrate(path: &Path) -> Result<Migration, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let mut connection = connect(path, flags).map_err(|err| open_error(path, err))?;
-    // Works on a file that is new; an application's own file keeps what it has.
+    // Takes effect on a new file only; the file of an application keeps its setting.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(|err| open_error(path, err))?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(|err| open_error(path, err))?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(|err| open_error(path, err))?;
@@ -82,7 +85,7 @@ fn open_error(path: &Path, err: rusqlite::Error) -> StoreError {
     }
 }
 
-/// The steps in which SQLite carries out a statement on the newest schema.
+/// The query plan of a statement on the newest schema, one line per step.
 #[cfg(test)]
 pub(crate) fn plan(sql: &str, values: impl rusqlite::Params) -> Vec<String> {
     let database = Connection::open_in_memory().unwrap();

@@ -1,39 +1,34 @@
-//! Operators' actions on items: by id here, by filter as a [`super::job`].
+//! Operators' actions on items: what an action would do, and a batch of items that it changes.
 //!
-//! Whether an item can take an action is decided by [`Action::resulting_status`]; what it changes is written here,
-//! with its audit, in one transaction.
+//! Whether an item can take an action is decided by [`Action::resulting_status`]; what it changes is written here, with
+//! its audit entry, in one transaction. It does not know whether the items were named or a job found them.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value;
 
-use crate::jobs::NEWEST_JOB_SQL;
+use outbox_core::OnDead;
+use outbox_item::{Item, ItemId, Millis, Status};
+use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::engine::counters::Counter;
+use outbox_store::engine::operator_actions::{
+    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, restrict_to_applicable,
+};
+use outbox_store::engine::{ActionOutcomes, ItemChange};
+use outbox_store::{Action, EffectKeys, Eligibility, JobId, OperateReport, Refusal, Selection, StoreError};
+
+use crate::error::{unavailable, unusable};
+use crate::expire::end_lease;
 use crate::rows::COLUMNS;
 use crate::settle::{dead_letter, write_history};
-use crate::write_tx::WriteTx;
-use crate::{SqliteStore, audit, jobs, queries, rows, saga_signals, unavailable};
-use outbox_core::OnDead;
-use outbox_core::saga::StepOutcome;
-use outbox_item::{Item, ItemId, Millis, Status};
-use outbox_store::engine::attempt_record::AttemptRecord;
-use outbox_store::engine::operator_actions::{
-    ActionContext, ActionOutcomes, BATCH_SIZE, DEAD_BY_OPERATOR_CODE, ItemChange, ItemSnapshot, NO_SUCH_ITEM,
-    ids_selection, restrict_to_applicable,
-};
-use outbox_store::{Action, EffectKeys, Eligibility, Execution, OperateReport, OperateRequest, Selection, StoreError};
+use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::{audit, queries, rows, saga_signals};
 
-pub(crate) async fn operate(store: &SqliteStore, request: &OperateRequest) -> Result<OperateReport, StoreError> {
-    match (&request.selection, request.execution) {
-        (selection, Execution::DryRun) => {
-            let (selection, action, now) = (selection.clone(), request.action, (store.clock)());
-            store.read_pool.run("looking what an order would do", move |tx| preview(tx, &selection, action, now)).await
-        }
-        (Selection::Filter(_), Execution::Apply) => jobs::run(store, request).await,
-        (Selection::Ids(ids), Execution::Apply) => change_all(store, request, ids).await,
-    }
-}
-
-/// What the order would do. Reads only.
-fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) -> rusqlite::Result<OperateReport> {
+/// What the action would do to the selection. Reads only.
+pub(crate) fn preview(
+    tx: &Connection,
+    selection: &Selection,
+    action: Action,
+    now: Millis,
+) -> rusqlite::Result<OperateReport> {
     let ids = match selection {
         Selection::Ids(ids) => ids.clone(),
         Selection::Filter(filter) => queries::matching(tx, &restrict_to_applicable(filter, action))?,
@@ -41,74 +36,55 @@ fn preview(tx: &Connection, selection: &Selection, action: Action, now: Millis) 
     let mut report = OperateReport::of_matched(ids.len());
     for id in ids {
         let applied = snapshot(tx, id, now)?
-            .map_or(Err(NO_SUCH_ITEM.into()), |snapshot| action.resulting_status(snapshot.eligibility));
+            .map_or(Err(Refusal::NoSuchItem), |snapshot| action.resulting_status(snapshot.eligibility));
         report.record(id, applied.err());
     }
     Ok(report)
 }
 
-async fn change_all(
-    store: &SqliteStore,
-    request: &OperateRequest,
+/// Changes the items and appends one audit entry.
+pub(crate) fn change_items(
+    tx: &mut WriteTx<'_>,
+    context: &ActionContext,
     ids: &[ItemId],
-) -> Result<OperateReport, StoreError> {
-    let mut report = OperateReport::of_matched(ids.len());
-    for batch in ids.chunks(BATCH_SIZE as usize) {
-        let batch = batch.to_vec();
-        let context = ActionContext {
-            action: request.action,
-            actor: request.actor.clone(),
-            reason: request.reason.clone(),
-            job: None,
-        };
-        let outcome = store.writer.run("changing items", move |tx| {
-            change_batch(tx, &context, &batch, None, ids_selection).map_err(unavailable("changing items"))
-        });
-        for (id, refused) in outcome.await? {
-            report.record(id, refused);
-        }
-    }
-    Ok(report)
+) -> Result<ActionOutcomes, StoreError> {
+    change_batch(tx, context, ids).map_err(unavailable("changing items"))
 }
 
-/// Changes the items and appends one audit entry. An item that a job did not begin with is passed over;
-/// of the others the outcome says why they were refused, if they were.
+/// Changes the items and appends one audit entry. An item that was not eligible when the job began is passed over: it
+/// is in no outcome.
 pub(crate) fn change_batch(
     tx: &mut WriteTx<'_>,
     context: &ActionContext,
     ids: &[ItemId],
-    statuses: Option<&[Status]>,
-    selection: impl FnOnce(&[ItemChange]) -> Value,
 ) -> rusqlite::Result<ActionOutcomes> {
     let mut outcomes = Vec::new();
     let mut changes = Vec::new();
     for id in ids {
         let found = snapshot(tx.connection, *id, tx.now)?;
-        if statuses.is_some_and(|statuses| {
-            !found.as_ref().is_some_and(|found| found.was_eligible_at_job_start(context, statuses))
-        }) {
+        if context.passes_over(found.as_ref()) {
             continue;
         }
         outcomes.push((*id, change(tx, context, *id, found, &mut changes)?));
     }
     if !changes.is_empty() {
-        audit::append(tx, &context.audit_entry(selection(&changes), &changes))?;
+        audit::append(tx, &context.audit_entry(&changes))?;
     }
     Ok(outcomes)
 }
 
-/// Performs the action, or says why not.
+/// Performs the action, or returns why not.
 fn change(
     tx: &mut WriteTx<'_>,
     context: &ActionContext,
     id: ItemId,
     found: Option<ItemSnapshot>,
     changes: &mut Vec<ItemChange>,
-) -> rusqlite::Result<Option<String>> {
-    let Some(snapshot) = found else { return Ok(Some(NO_SUCH_ITEM.into())) };
+) -> rusqlite::Result<Option<Refusal>> {
+    let Some(snapshot) = found else { return Ok(Some(Refusal::NoSuchItem)) };
     let to = match context.action.resulting_status(snapshot.eligibility) {
         Ok(to) => to,
-        Err(reason) => return Ok(Some(reason)),
+        Err(refusal) => return Ok(Some(refusal)),
     };
     let before = snapshot.audited_fields();
     match (context.action, to) {
@@ -116,7 +92,7 @@ fn change(
         (Action::Dead { on_dead, .. }, _) => dead_letter_by_operator(tx, context, snapshot.item, on_dead)?,
         (Action::Restore, Some(to)) => restore(tx, id, to)?,
         (Action::Reschedule { at }, _) => reschedule(tx, id, at)?,
-        (Action::Release { .. }, Some(to)) => release(tx, context, &snapshot.item, to)?,
+        (Action::Release { .. }, Some(_)) => release(tx, context, &snapshot.item)?,
         (_, None) => purge(tx, id)?,
         (Action::Purge, Some(_)) => {}
     }
@@ -127,20 +103,22 @@ fn change(
     Ok(None)
 }
 
-pub(crate) fn snapshot(tx: &Connection, id: ItemId, now: Millis) -> rusqlite::Result<Option<ItemSnapshot>> {
+/// The item as an action finds it at `now`.
+fn snapshot(tx: &Connection, id: ItemId, now: Millis) -> rusqlite::Result<Option<ItemSnapshot>> {
     let sql = format!("SELECT {COLUMNS}, epoch, blocks_key FROM outbox_items WHERE id = ?1");
     let mut select = tx.prepare_cached(&sql)?;
-    let found = select.query_row([id], |row| Ok((rows::item(row)?.item, row.get("epoch")?, row.get("blocks_key")?)));
+    let found =
+        select.query_row([id.get()], |row| Ok((rows::item(row)?.item, row.get("epoch")?, row.get("blocks_key")?)));
     let Some((item, newest_job, blocks_key)) = found.optional()? else { return Ok(None) };
     let eligibility = eligibility(tx, &item, now)?;
-    Ok(Some(ItemSnapshot { item, eligibility, newest_job, blocks_key }))
+    Ok(Some(ItemSnapshot { item, eligibility, newest_job: JobId::new(newest_job), blocks_key }))
 }
 
 fn eligibility(tx: &Connection, item: &Item, now: Millis) -> rusqlite::Result<Eligibility> {
     let died = "SELECT 1 FROM outbox_attempts WHERE item_id = ?1 AND code = ?2 AND class = 'operator'
                 AND delivery = (SELECT max(delivery) FROM outbox_attempts WHERE item_id = ?1)";
     let dead_by_operator =
-        item.status == Status::Dlq && tx.prepare_cached(died)?.exists(params![item.id, DEAD_BY_OPERATOR_CODE])?;
+        item.status == Status::Dlq && tx.prepare_cached(died)?.exists(params![item.id.get(), DEAD_BY_OPERATOR_CODE])?;
     let saga_is_open = match (&item.saga, item.status) {
         (Some(saga), Status::Done | Status::Dlq) => {
             saga_signals::has_items_in(tx, saga, &item.cid, "'PENDING', 'CLAIMED'")?
@@ -160,9 +138,9 @@ fn replay(tx: &mut WriteTx<'_>, item: &Item, to: Status, keys: EffectKeys) -> ru
              given_back_since = NULL
          WHERE id = ?1 AND status IN ('DONE', 'DLQ')"
     ))?;
-    update.execute(params![item.id, to.as_str(), u32::from(keys == EffectKeys::New), tx.now])?;
+    update.execute(params![item.id.get(), to.as_str(), u32::from(keys == EffectKeys::New), tx.now.get()])?;
     if item.status == Status::Done {
-        tx.count("done", "", &item.item_type, "", -1);
+        tx.count(Counter::Done { item_type: &item.item_type }, -1);
     }
     Ok(())
 }
@@ -179,8 +157,9 @@ fn dead_letter_by_operator(
     if let Some(saga) = &item.saga {
         saga_signals::begin_run_if_none(tx, saga, &item.cid, item.replays)?;
     }
+    let claim = ClaimedItem::of_row(&item).map_err(unusable)?;
     let handler_digest = item.handler_digest.clone();
-    let attempted = AttemptRecord { maybe_executed: had_claim, handler_digest, ..AttemptRecord::from_claim(&item) };
+    let attempted = AttemptRecord { maybe_executed: had_claim, handler_digest, ..AttemptRecord::from_claim(&claim) };
     let failure = context.dead_letter_failure();
     write_history(tx, &attempted, &failure, None)?;
     dead_letter(tx, &attempted, on_dead, &failure)
@@ -195,7 +174,7 @@ fn claim_for_operator(tx: &WriteTx<'_>, actor: &str, mut item: Item) -> rusqlite
          WHERE id = ?1 AND status = 'PENDING'"
     ))?;
     let token = uuid::Uuid::new_v4().simple().to_string();
-    update.execute(params![item.id, tx.now, actor, token])?;
+    update.execute(params![item.id.get(), tx.now.get(), actor, token])?;
     item.deliveries += 1;
     (item.claimed_at, item.claimed_by) = (Some(tx.now), Some(actor.to_owned()));
     Ok(item)
@@ -210,31 +189,23 @@ fn restore(tx: &WriteTx<'_>, id: ItemId, to: Status) -> rusqlite::Result<()> {
                            ORDER BY delivery DESC LIMIT 1 OFFSET 1)
          WHERE id = ?1 AND status = 'DLQ'"
     ))?;
-    update.execute(params![id, to.as_str()]).map(|_| ())
+    update.execute(params![id.get(), to.as_str()]).map(|_| ())
 }
 
 fn reschedule(tx: &WriteTx<'_>, id: ItemId, at: Millis) -> rusqlite::Result<()> {
     let sql = "UPDATE outbox_items SET available_at = ?2 WHERE id = ?1 AND status = 'PENDING'";
-    tx.connection.prepare_cached(sql)?.execute([id, at.max(tx.now)]).map(|_| ())
+    tx.connection.prepare_cached(sql)?.execute([id.get(), at.max(tx.now).get()]).map(|_| ())
 }
 
-/// What an expired lease does, at an operator's word.
-fn release(tx: &mut WriteTx<'_>, context: &ActionContext, item: &Item, to: Status) -> rusqlite::Result<()> {
-    let attempted = AttemptRecord { maybe_executed: true, ..AttemptRecord::from_claim(item) };
-    let failure = context.release_failure();
-    write_history(tx, &attempted, &failure, None)?;
-    let mut update = tx.connection.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL}, available_at = ?3, maybe_executed = 1, last_error = ?4,
-             given_back_since = NULL, claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'"
-    ))?;
-    update.execute(params![item.id, to.as_str(), tx.now, failure.message])?;
-    saga_signals::advance_run(tx, &attempted, StepOutcome::Retried, failure.class.as_str())
+/// Ends the claim as if its lease had run out.
+fn release(tx: &mut WriteTx<'_>, context: &ActionContext, item: &Item) -> rusqlite::Result<()> {
+    let claim = ClaimedItem::of_row(item).map_err(unusable)?;
+    let attempted = AttemptRecord { maybe_executed: true, ..AttemptRecord::from_claim(&claim) };
+    end_lease(tx, &attempted, &context.release_failure())
 }
 
 /// The schema's delete trigger takes the history along and keeps the totals.
 fn purge(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<()> {
     let sql = "DELETE FROM outbox_items WHERE id = ?1 AND status IN ('DONE', 'DLQ')";
-    tx.connection.prepare_cached(sql)?.execute([id]).map(|_| ())
+    tx.connection.prepare_cached(sql)?.execute([id.get()]).map(|_| ())
 }

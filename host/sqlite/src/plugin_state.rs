@@ -1,16 +1,19 @@
-//! Plugins' key-value state: read while an attempt runs, committed with its completion, within its quota.
+//! The key-value state of plugins: read while an attempt runs, committed with its completion within the plugin's quota,
+//! and listed or cleared by operators.
 //!
-//! Optimistic: the commit checks the version of every key that the attempt touched, absence included.
-//! Of several attempts that touched a key, the first to commit wins, so that one always makes progress.
+//! Commits are optimistic: a commit checks the version of every key that the attempt touched, also of absent keys. Of
+//! several attempts that touched a key the first to commit wins, so one always makes progress. The triggers
+//! `outbox_state_inserted` and `outbox_state_deleted` keep each plugin's totals.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde_json::json;
 
-use crate::write_tx::WriteTx;
-use crate::{audit, unavailable};
 use outbox_core::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
-use outbox_store::engine::operator_actions::NewAuditEntry;
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
+
+use crate::audit;
+use crate::error::unavailable;
+use crate::write_tx::WriteTx;
 
 const READING: &str = "checking a plugin's state";
 
@@ -21,6 +24,7 @@ pub(crate) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result
     Ok(found.unwrap_or((None, None)))
 }
 
+/// Writes what an attempt changed in the state of its plugin. After an error some of it may have been written.
 pub(crate) fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
     if writes.state.is_empty() {
         return Ok(());
@@ -33,7 +37,7 @@ pub(crate) fn commit(tx: &WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreE
         apply(tx, &writes.plugin, key_change).map_err(unavailable("writing a plugin's state"))?;
     }
     let wanted = bytes(tx.connection, &writes.plugin).map_err(unavailable(READING))?;
-    // What is over the quota already, because that was lowered, may shrink but not grow.
+    // State that exceeds a quota lowered since may shrink but not grow.
     if wanted <= used.max(writes.state_quota) {
         return Ok(());
     }
@@ -60,7 +64,7 @@ fn version(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<StateVe
     tx.prepare_cached(sql)?.query_row([plugin, key], |row| row.get(0)).optional()
 }
 
-/// How much the plugin keeps; the schema's triggers count it.
+/// The bytes of the plugin's keys and values.
 fn bytes(tx: &Connection, plugin: &str) -> rusqlite::Result<u64> {
     let sql = "SELECT bytes FROM outbox_state_totals WHERE plugin = ?1";
     Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| row.get(0)).optional()?.unwrap_or(0))
@@ -84,7 +88,8 @@ fn delete(tx: &WriteTx<'_>, plugin: &str, key: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(crate) fn totals(tx: &rusqlite::Transaction<'_>) -> rusqlite::Result<Vec<StateTotal>> {
+/// The number of keys and bytes of each plugin, by name.
+pub(crate) fn totals(tx: &Connection) -> rusqlite::Result<Vec<StateTotal>> {
     let sql = "SELECT plugin, keys, bytes FROM outbox_state_totals WHERE keys > 0 ORDER BY plugin";
     tx.prepare_cached(sql)?.query_map([], total)?.collect()
 }
@@ -93,6 +98,7 @@ fn total(row: &Row<'_>) -> rusqlite::Result<StateTotal> {
     Ok(StateTotal { plugin: row.get(0)?, keys: row.get(1)?, bytes: row.get(2)? })
 }
 
+/// The keys of a plugin after `query.after`, ascending.
 pub(crate) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<StateEntry>> {
     let mut select = tx.prepare_cached(
         "SELECT plugin, key, length(value), version FROM outbox_state
@@ -105,6 +111,7 @@ pub(crate) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<
     rows.collect()
 }
 
+/// Deletes one key, or all keys, of a plugin. Returns how much that is.
 pub(crate) fn clear(tx: &mut WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
     let cleared = matching(tx, request).map_err(unavailable("counting a plugin's state"))?;
     if request.execution == Execution::Apply && cleared.keys > 0 {
@@ -124,13 +131,5 @@ fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> rusqlite::Result<S
 fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> rusqlite::Result<()> {
     let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
     tx.connection.prepare_cached(delete)?.execute(params![request.plugin, request.key])?;
-    let entry = NewAuditEntry {
-        actor: &request.actor,
-        action: "clear_state",
-        selection: json!({ "plugin": request.plugin, "key": request.key }),
-        reason: request.reason.as_deref(),
-        job: None,
-        changes: &[],
-    };
-    audit::append_entry(tx, &entry, cleared.keys, &json!([cleared]))
+    audit::append(tx, &NewAuditEntry::of_cleared_state(request, cleared))
 }

@@ -1,28 +1,20 @@
-//! What can be read of the outbox: lists, single items, signals and totals. Nothing here writes.
+//! Reads items: lists, single items with their history, signals, and groups of failures.
+//!
+//! Nothing here writes. Totals are in `overview`.
 
-use rusqlite::{Connection, OptionalExtension, ToSql};
+use rusqlite::{Connection, OptionalExtension};
 
-use crate::rows;
-use crate::rows::COLUMNS;
-use outbox_core::saga::Signal;
 use outbox_core::{FailedAttempt, Recording};
-use outbox_item::{Item, ItemId, Millis, Status};
-use outbox_store::engine::POD_SHOWN_MS;
+use outbox_item::{Item, ItemId, Status};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
-use outbox_store::{Filter, ItemDetails, Overview, Page, Pod};
+use outbox_store::engine::stored::{RowName, parse_word};
+use outbox_store::{FailureGroup, Filter, ItemDetails, Page, Signal, SignalSeq};
 
-/// The values of a condition's parameters, as the driver binds them.
-pub(crate) fn bound(params: &[SqlParam]) -> Vec<&dyn ToSql> {
-    params.iter().map(bind).collect()
-}
+use crate::audit;
+use crate::error::unusable;
+use crate::rows::{self, COLUMNS, bound, json_column, time};
 
-fn bind(param: &SqlParam) -> &dyn ToSql {
-    match param {
-        SqlParam::Text(text) => text,
-        SqlParam::Number(number) => number,
-    }
-}
-
+/// The items that match, newest first.
 pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<Vec<Item>> {
     let (sql, values) = search(filter, page);
     let mut select = tx.prepare_cached(&sql)?;
@@ -38,12 +30,13 @@ fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
     (sql, condition.params)
 }
 
+/// The item with its history and its audit entries.
 pub(crate) fn get(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<ItemDetails>> {
     let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
-    let Some(found) = tx.prepare_cached(&sql)?.query_row([id], rows::item).optional()? else {
+    let Some(found) = tx.prepare_cached(&sql)?.query_row([id.get()], rows::item).optional()? else {
         return Ok(None);
     };
-    let audit = crate::audit::entries_of_item(tx, id)?;
+    let audit = audit::entries_of_item(tx, id)?;
     Ok(Some(ItemDetails { item: found.item, failed_attempts: failed_attempts(tx, id)?, audit }))
 }
 
@@ -53,18 +46,16 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
                 maybe_executed, exchanges
          FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery",
     )?;
-    let rows = select.query_map([id], |row| {
+    let rows = select.query_map([id.get()], |row| {
         let class: String = row.get(5)?;
         let exchanges: Option<Vec<u8>> = row.get(11)?;
         Ok(FailedAttempt {
             delivery: row.get(0)?,
             attempt: row.get(1)?,
-            started_at: row.get(2)?,
-            ended_at: row.get(3)?,
+            started_at: time(row, 2)?,
+            ended_at: time(row, 3)?,
             pod: row.get(4)?,
-            class: serde_json::from_value(class.into()).map_err(|err| {
-                rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(err))
-            })?,
+            class: parse_word(&class, RowName::new("a failed attempt of item", id.get()), "class").map_err(unusable)?,
             code: row.get(6)?,
             message: row.get(7)?,
             stderr: row.get(8)?,
@@ -76,93 +67,58 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
     rows.collect()
 }
 
-pub(crate) fn signals(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<Vec<Signal>> {
+/// The signals after `after`, oldest first.
+pub(crate) fn signals(tx: &Connection, after: SignalSeq, limit: u32) -> rusqlite::Result<Vec<Signal>> {
     let mut select = tx
         .prepare_cached("SELECT seq, pod, signal, ts, data FROM outbox_signals WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
-    let rows = select.query_map((after, limit), |row| {
-        let data: String = row.get(4)?;
+    let rows = select.query_map((after.get(), limit), |row| {
         Ok(Signal {
-            seq: row.get(0)?,
+            seq: SignalSeq::new(row.get(0)?),
             pod: row.get(1)?,
             signal: row.get(2)?,
-            ts: row.get(3)?,
-            data: serde_json::from_str(&data).unwrap_or(data.into()),
+            ts: time(row, 3)?,
+            data: json_column(row, 4, "data", "signal")?,
         })
     })?;
     rows.collect()
 }
 
-pub(crate) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overview> {
-    let mut overview = Overview { now, ..Overview::default() };
-    count_unfinished(tx, &mut overview)?;
-    read_counters(tx, &mut overview)?;
-    overview.sum_statuses();
-    overview.expired_claims = tx
-        .prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND lease_until <= ?1")?
-        .query_row([now], |row| row.get(0))?;
-    overview.blocked_keys = tx
-        .prepare_cached("SELECT count(DISTINCT ordering_key) FROM outbox_items WHERE blocks_key = 1")?
-        .query_row([], |row| row.get(0))?;
-    overview.pods = pods(tx, now)?;
-    Ok(overview)
-}
-
-/// From the partial indexes, which hold what is unfinished or dead, and no DONE item.
-fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
-    // Named, because the index in the order of ids would be searched row by row.
-    const DLQ: &str = "outbox_items INDEXED BY outbox_items_dead WHERE status = 'DLQ'";
-    const CLAIMED: &str = "outbox_items WHERE status = 'CLAIMED'";
-    const PENDING: [&str; 2] =
-        ["outbox_items WHERE status = 'PENDING' AND held = 0", "outbox_items WHERE status = 'PENDING' AND held = 1"];
-    for (status, parts) in [(Status::Pending, &PENDING[..]), (Status::Claimed, &[CLAIMED]), (Status::Dlq, &[DLQ])] {
-        for part in parts {
-            let sql = format!("SELECT type, count(*) FROM {part} GROUP BY type");
-            let mut select = tx.prepare_cached(&sql)?;
-            let mut rows = select.query([])?;
-            while let Some(row) = rows.next()? {
-                overview.count(row.get(0)?, status, row.get(1)?);
-            }
-        }
-    }
-    PENDING.iter().try_for_each(|pending| record_oldest(tx, pending, overview))
-}
-
-fn record_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusqlite::Result<()> {
-    let sql = format!("SELECT type, min(available_at) FROM {pending} GROUP BY type");
-    let mut oldest = tx.prepare_cached(&sql)?;
-    let mut rows = oldest.query([])?;
-    while let Some(row) = rows.next()? {
-        overview.record_oldest(row.get(0)?, row.get(1)?);
-    }
-    Ok(())
-}
-
-fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
-    let mut select = tx.prepare_cached("SELECT name, saga, type, outcome, total FROM outbox_counters")?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let key: [String; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
-        overview.add_counter(key, row.get(4)?);
-    }
-    Ok(())
-}
-
-fn pods(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
-    let mut select = tx.prepare_cached(
-        "SELECT instance, role, ready, heartbeat_at, plugins FROM outbox_pods
-         WHERE heartbeat_at > ?1 ORDER BY instance",
-    )?;
-    let rows = select.query_map([now - POD_SHOWN_MS], |row| {
-        let plugins: String = row.get(4)?;
-        Ok(Pod {
-            instance: row.get(0)?,
-            role: row.get(1)?,
-            ready: row.get(2)?,
-            heartbeat_at: row.get(3)?,
-            plugins: serde_json::from_str(&plugins).unwrap_or_default(),
+/// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.
+pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {
+    let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
+    let sql = format!(
+        "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id)
+         FROM outbox_items INDEXED BY outbox_items_failure
+         WHERE {} AND fingerprint IS NOT NULL GROUP BY fingerprint, type
+         ORDER BY count(*) DESC, fingerprint LIMIT {limit}",
+        condition.sql
+    );
+    let mut select = tx.prepare_cached(&sql)?;
+    let rows = select.query_map(&*bound(&condition.params), |row| {
+        Ok(FailureGroup {
+            fingerprint: row.get(0)?,
+            r#type: row.get(1)?,
+            count: row.get(2)?,
+            first_at: time(row, 3)?,
+            last_at: time(row, 4)?,
+            sample: ItemId::new(row.get(5)?),
+            code: None,
+            message: None,
+            handler_digest: None,
         })
     })?;
-    rows.collect()
+    rows.map(|group| describe_sample(tx, group?)).collect()
+}
+
+/// Adds the failure of the group's sample.
+fn describe_sample(tx: &Connection, mut group: FailureGroup) -> rusqlite::Result<FailureGroup> {
+    let mut select = tx.prepare_cached("SELECT last_error, handler_digest FROM outbox_items WHERE id = ?1")?;
+    (group.message, group.handler_digest) =
+        select.query_row([group.sample.get()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut last =
+        tx.prepare_cached("SELECT code FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery DESC LIMIT 1")?;
+    group.code = last.query_row([group.sample.get()], |row| row.get(0)).optional()?;
+    Ok(group)
 }
 
 /// The ids of all items that match, ascending.
@@ -170,26 +126,28 @@ pub(crate) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec
     ids(tx, &SqlFilter::from_filter(filter), u32::MAX)
 }
 
-/// The first ids, ascending, that fulfil the condition.
+/// The ids of the first `limit` items that fulfil the condition, ascending.
 pub(crate) fn ids(tx: &Connection, condition: &SqlFilter, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
     let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
     let mut select = tx.prepare_cached(&sql)?;
-    select.query_map(&*bound(&condition.params), |row| row.get(0))?.collect()
+    select.query_map(&*bound(&condition.params), |row| row.get(0).map(ItemId::new))?.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::migrate::plan;
+    use outbox_item::Millis;
 
     #[test]
     fn a_correlation_id_is_looked_up_in_the_index_and_among_the_keys() {
         let cid = Filter { cid: Some("c".into()), ..Filter::default() };
         let of_type = Filter { r#type: Some("t".into()), ..cid.clone() };
-        let recent = Filter { created_from: Some(1), ..cid.clone() };
+        let recent = Filter { created_from: Some(Millis::new(1)), ..cid.clone() };
         let dead = Filter { status: vec![Status::Dlq], ..cid.clone() };
-        for (filter, before) in
-            [&cid, &of_type, &recent, &dead].into_iter().flat_map(|filter| [(filter, None), (filter, Some(9))])
+        for (filter, before) in [&cid, &of_type, &recent, &dead]
+            .into_iter()
+            .flat_map(|filter| [(filter, None), (filter, Some(ItemId::new(9)))])
         {
             let (sql, values) = search(filter, Page { limit: 100, before });
             let steps = plan(&sql, &*bound(&values));

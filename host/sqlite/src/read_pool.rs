@@ -1,4 +1,6 @@
-//! Short reads on read-only connections, off the async threads.
+//! Short reads on read-only connections, on blocking threads.
+//!
+//! It does not know what is read.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::Semaphore;
 
-use crate::{connect_read_only, unavailable};
 use outbox_store::StoreError;
 
-/// So many reads run at a time; more would only compete for two or four cores.
+use crate::connection::connect_read_only;
+use crate::error::unavailable;
+
+/// Reads that run at a time. More would compete for the few cores of a small host.
 const MAX_READS: usize = 4;
 
-/// A few read-only connections that are opened when needed and kept.
+/// Read-only connections, opened on demand and kept open.
 pub(crate) struct ReadPool {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
@@ -28,7 +32,8 @@ impl ReadPool {
         &self.path
     }
 
-    /// Runs `read` in a read transaction: everything that it reads is of one moment.
+    /// Runs `read` in a read transaction: everything that it reads is one snapshot. `tried` says in an error what the
+    /// caller was doing.
     pub(crate) async fn run<T, F>(self: &Arc<Self>, tried: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,

@@ -1,22 +1,27 @@
-//! Settling a claim: what becomes of the item, its history row, its signals and its host writes. How an item becomes
-//! DONE is not known here.
+//! Settles a claim that did not simply end DONE: the item's row, its history, its signals and its host writes.
+//!
+//! `complete` knows how an item becomes DONE. This file decides nothing about retries: the settlement says what
+//! happens.
+
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::complete::{CompletionRow, complete};
-use crate::jobs::NEWEST_JOB_SQL;
-use crate::write_tx::WriteTx;
-use crate::{alerts, plugin_state, saga_signals, unavailable};
 use outbox_core::saga::StepOutcome;
-use outbox_core::{Failure, OnDead, Settlement, fingerprint};
-use outbox_item::{Millis, Status, Transition};
-use outbox_store::engine::alerts::is_alert;
-use outbox_store::engine::attempt_record::AttemptRecord;
-use outbox_store::engine::millis;
+use outbox_core::{ClaimEndKind, Failure, OnDead, Settlement, fingerprint};
+use outbox_store::engine::attempt_record::{AttemptRecord, is_alert};
+use outbox_store::engine::counters::Counter;
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
+
+use crate::complete::{CompletionRow, complete};
+use crate::error::unavailable;
+use crate::rows::time;
+use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::{alerts, enqueue, plugin_state, saga_signals};
 
 const TRIED: &str = "settling a claim";
 
+/// Settles the claim. Errors with [`StoreError::ClaimLost`] when its token is no longer on the row.
 pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
     let mut attempted = claimed(tx, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
     attempted.maybe_executed = request.maybe_executed;
@@ -26,14 +31,14 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleReq
     match &request.settlement {
         Settlement::Done { result, writes } => {
             plugin_state::commit(tx, writes)?;
-            crate::enqueue::enqueue_followups(tx, &writes.followups)?;
+            enqueue::enqueue_followups(tx, &writes.followups)?;
             let completion = CompletionRow::new(claim.clone(), result.clone(), request.handler_digest.clone());
             return complete(tx, &[&completion]).into_iter().collect();
         }
         Settlement::Retry { failure, delay } => write_history(tx, &attempted, failure, stderr)
-            .and_then(|()| requeue(tx, &attempted, &Requeue::retry(failure, millis(*delay)))),
+            .and_then(|()| requeue(tx, &attempted, &Requeue::retry(failure, *delay))),
         Settlement::GiveBack { failure, delay } => write_history(tx, &attempted, failure, stderr)
-            .and_then(|()| requeue(tx, &attempted, &Requeue::give_back(failure, millis(*delay)))),
+            .and_then(|()| requeue(tx, &attempted, &Requeue::give_back(failure, *delay))),
         Settlement::Dead { failure, on_dead } => {
             write_history(tx, &attempted, failure, stderr).and_then(|()| dead_letter(tx, &attempted, *on_dead, failure))
         }
@@ -56,7 +61,7 @@ fn claimed(tx: &WriteTx<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attemp
             cid: row.get(2)?,
             attempt: row.get(3)?,
             delivery: row.get(4)?,
-            started_at: row.get(5)?,
+            started_at: time(row, 5)?,
             pod: row.get(6)?,
             maybe_executed: false,
             handler_digest: None,
@@ -65,81 +70,83 @@ fn claimed(tx: &WriteTx<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<Attemp
             is_alert: is_alert(row.get_ref(8)?.as_str()?),
         })
     };
-    select.query_row(params![claim.id, claim.token], attempted).optional()
+    select.query_row(params![claim.id.get(), claim.token.as_str()], attempted).optional()
 }
 
-/// How an item goes back to PENDING after a failure.
+/// How an item returns to PENDING after a failure.
 struct Requeue<'a> {
-    transition: Transition,
+    kind: ClaimEndKind,
     failure: &'a Failure,
-    delay: Millis,
+    delay: Duration,
 }
 
 impl<'a> Requeue<'a> {
-    fn retry(failure: &'a Failure, delay: Millis) -> Self {
-        Self { transition: Transition::Retry, failure, delay }
+    fn retry(failure: &'a Failure, delay: Duration) -> Self {
+        Self { kind: ClaimEndKind::Retry, failure, delay }
     }
 
-    fn give_back(failure: &'a Failure, delay: Millis) -> Self {
-        Self { transition: Transition::GiveBack, failure, delay }
+    fn give_back(failure: &'a Failure, delay: Duration) -> Self {
+        Self { kind: ClaimEndKind::GiveBack, failure, delay }
     }
 
-    /// By how much the attempts fall: a give-back does not count.
+    /// By how much `attempts` falls: an uncounted release takes the attempt back.
     fn attempts_to_subtract(&self) -> u32 {
-        u32::from(self.transition == Transition::GiveBack)
+        u32::from(self.kind == ClaimEndKind::GiveBack)
     }
 }
 
-/// A retry is always in the future, by a millisecond at least.
+/// Writes the row. The next attempt is at least one millisecond in the future.
 fn requeue(tx: &mut WriteTx<'_>, attempted: &AttemptRecord, requeue: &Requeue<'_>) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(requeue.transition) else { return Ok(()) };
     let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL}, available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
+         SET status = ?2, epoch = {NEWEST_JOB_SQL},
+             available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
              maybe_executed = maybe_executed OR ?7,
              given_back_since = CASE WHEN ?6 THEN coalesce(given_back_since, ?8) END,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
          WHERE id = ?1 AND status = 'CLAIMED'"
     ))?;
     update.execute(params![
-        attempted.id,
-        status.as_str(),
-        tx.now.saturating_add(requeue.delay.max(1)),
+        attempted.id.get(),
+        requeue.kind.status().as_str(),
+        tx.now.saturating_add(requeue.delay.max(Duration::from_millis(1))).get(),
         requeue.failure.message,
         attempted.handler_digest,
         requeue.attempts_to_subtract(),
         attempted.maybe_executed,
-        tx.now
+        tx.now.get()
     ])?;
     tx.wakes_workers = true;
     saga_signals::advance_run(tx, attempted, StepOutcome::Retried, requeue.failure.class.as_str())
 }
 
-/// Shutdown, or a plugin that has gone: the attempt is given back without a trace.
+/// Releases the claim of an attempt that never ran to its end (shutdown, or the plugin was removed): no history row,
+/// and the attempt does not count.
 fn release(tx: &mut WriteTx<'_>, attempted: &AttemptRecord) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(Transition::GiveBack) else { return Ok(()) };
+    let status = ClaimEndKind::GiveBack.status();
     let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL}, available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
+         SET status = ?2, epoch = {NEWEST_JOB_SQL},
+             available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
          WHERE id = ?1 AND status = 'CLAIMED'"
     ))?;
-    update.execute(params![attempted.id, status.as_str(), tx.now, attempted.maybe_executed])?;
+    update.execute(params![attempted.id.get(), status.as_str(), tx.now.get(), attempted.maybe_executed])?;
     tx.wakes_workers = true;
     Ok(())
 }
 
-/// Moves an item to the DLQ, whether its claim is on the row or was refused to it.
+/// Moves an item to the DLQ. The item is CLAIMED, or PENDING when a claim found that it has no retries left.
 pub(crate) fn dead_letter(
     tx: &mut WriteTx<'_>,
     attempted: &AttemptRecord,
     on_dead: OnDead,
     failure: &Failure,
 ) -> rusqlite::Result<()> {
-    let Ok(status) = Status::Claimed.next(Transition::DeadLetter) else { return Ok(()) };
     let mut update = tx.connection.prepare_cached(&format!(
         "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL}, dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
+         SET status = ?2, epoch = {NEWEST_JOB_SQL},
+             dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
              maybe_executed = maybe_executed OR ?6, blocks_key = ?7, fingerprint = ?8, given_back_since = NULL,
              claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
          WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')"
@@ -147,9 +154,9 @@ pub(crate) fn dead_letter(
     let blocks = attempted.ordering_key.is_some() && on_dead == OnDead::Block;
     let group = fingerprint(&attempted.item_type, failure, attempted.handler_digest.as_deref());
     update.execute(params![
-        attempted.id,
-        status.as_str(),
-        tx.now,
+        attempted.id.get(),
+        ClaimEndKind::DeadLetter.status().as_str(),
+        tx.now.get(),
         failure.message,
         attempted.handler_digest,
         attempted.maybe_executed,
@@ -161,7 +168,7 @@ pub(crate) fn dead_letter(
     saga_signals::advance_run(tx, attempted, StepOutcome::Dead, failure.class.as_str())
 }
 
-/// One row of history for an attempt that did not end DONE.
+/// Writes the history row of an attempt that did not end DONE, and counts it.
 pub(crate) fn write_history(
     tx: &mut WriteTx<'_>,
     attempted: &AttemptRecord,
@@ -175,11 +182,11 @@ pub(crate) fn write_history(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     insert.execute(params![
-        attempted.id,
+        attempted.id.get(),
         attempted.delivery,
         attempted.attempt,
-        attempted.started_at,
-        tx.now,
+        attempted.started_at.get(),
+        tx.now.get(),
         attempted.pod,
         failure.class.as_str(),
         failure.code,
@@ -189,6 +196,6 @@ pub(crate) fn write_history(
         attempted.maybe_executed,
         attempted.exchanges
     ])?;
-    tx.count("attempt", "", &attempted.item_type, failure.class.as_str(), 1);
+    tx.count(Counter::Attempt { item_type: &attempted.item_type, outcome: failure.class.as_str() }, 1);
     Ok(())
 }

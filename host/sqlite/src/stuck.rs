@@ -1,11 +1,16 @@
-//! What does not move, why, and the command that helps. Reads only, and a bounded number of each kind.
+//! Finds what is stuck: a bounded number of entries of each kind. Nothing here writes.
+//!
+//! The reason and the command that helps are worded in `outbox_store`.
 
 use rusqlite::{Connection, Params, Row, params};
 
-use outbox_item::Millis;
-use outbox_store::engine::stuck::{StuckItem, WaitingType};
+use outbox_item::{ItemId, Millis};
+use outbox_store::engine::{StuckItem, WaitingType};
 use outbox_store::{StuckEntry, StuckQuery};
 
+use crate::rows::time;
+
+/// The stuck items and types at `now`, kind by kind.
 pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<StuckEntry>> {
     let reader = StuckReader { tx, query, now };
     let kinds = [reader.expired()?, reader.failing()?, reader.blocked()?, reader.held()?, reader.waiting()?];
@@ -31,9 +36,9 @@ impl StuckReader<'_> {
     fn expired(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox_items
                    WHERE status = 'CLAIMED' AND lease_until <= ?1 ORDER BY lease_until";
-        self.rows(sql, [self.now], |row| {
+        self.rows(sql, [self.now.get()], |row| {
             let by: String = row.get(4)?;
-            Ok(head(row)?.expired(row.get(3)?, &by))
+            Ok(head(row)?.expired(time(row, 3)?, &by))
         })
     }
 
@@ -43,7 +48,7 @@ impl StuckReader<'_> {
             "{columns} WHERE status = 'PENDING' AND attempts > 2 AND attempts >= ?1
              UNION ALL {columns} WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1"
         );
-        self.rows(&sql, [self.query.attempts], |row| Ok(head(row)?.failing(row.get(3)?, row.get(4)?, row.get(5)?)))
+        self.rows(&sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
     fn blocked(&self) -> rusqlite::Result<Vec<StuckEntry>> {
@@ -52,10 +57,10 @@ impl StuckReader<'_> {
                            WHERE behind.ordering_key = head.ordering_key AND behind.ordering_key IS NOT NULL
                              AND behind.status = 'PENDING' AND behind.id > head.id)
                    FROM outbox_items AS head WHERE blocks_key = 1 ORDER BY dead_at";
-        self.rows(sql, [], |row| Ok(head(row)?.blocking(row.get(3)?, row.get(4)?, row.get(5)?)))
+        self.rows(sql, [], |row| Ok(head(row)?.blocking(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
-    /// Items in front of their key that wait for their time, with others behind them.
+    /// Heads of their ordering keys that are not available yet, with other items queued behind them.
     fn held(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, created_at, available_at - ?1,
                           (SELECT count(*) FROM outbox_items AS behind
@@ -64,20 +69,20 @@ impl StuckReader<'_> {
                    FROM outbox_items AS head
                    WHERE ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING' AND available_at > ?1
                      AND waiting > 0 ORDER BY available_at DESC";
-        self.rows(sql, [self.now], |row| Ok(head(row)?.holding(row.get(3)?, row.get(4)?, row.get(5)?)))
+        self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
-    /// Types whose items could be claimed.
+    /// Types that have items which could be claimed.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT min(id), type, NULL, min(available_at), count(*),
                           (SELECT reason FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type),
                           EXISTS (SELECT 1 FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type)
                    FROM outbox_items WHERE status = 'PENDING' AND held = 0 AND available_at <= ?1
                    GROUP BY type ORDER BY min(available_at)";
-        let found = self.rows(sql, params![self.now], |row| {
+        let found = self.rows(sql, params![self.now.get()], |row| {
             Ok(WaitingType {
                 oldest: head(row)?,
-                since: row.get(3)?,
+                since: time(row, 3)?,
                 count: row.get(4)?,
                 pause_reason: row.get(5)?,
                 is_paused: row.get(6)?,
@@ -87,7 +92,7 @@ impl StuckReader<'_> {
     }
 }
 
-/// Every row begins with an id, a type and an ordering key.
+/// The first three columns of every row: id, type and ordering key.
 fn head(row: &Row<'_>) -> rusqlite::Result<StuckItem> {
-    Ok(StuckItem { id: row.get(0)?, item_type: row.get(1)?, ordering_key: row.get(2)? })
+    Ok(StuckItem { id: ItemId::new(row.get(0)?), item_type: row.get(1)?, ordering_key: row.get(2)? })
 }

@@ -1,19 +1,23 @@
 //! Export and import: rows to and from records, column by column.
+//!
+//! It knows no column by name except those that identify a row; `outbox_store` lists the columns.
 
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
 use serde_json::Value;
 
-use crate::jobs::NEWEST_JOB_SQL;
-use crate::unavailable;
-use crate::write_tx::WriteTx;
 use outbox_item::{ItemId, Status};
+use outbox_store::engine::counters::Counter;
 use outbox_store::engine::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes,
     integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
+use crate::error::unavailable;
+use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+
+/// At most `limit` records after the position: the items first, then the state, then the totals.
 pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
     match after {
         ExportPosition::Item(id) => export_items(tx, id, limit),
@@ -23,8 +27,8 @@ pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusq
 
 fn export_items(tx: &Connection, after: ItemId, limit: u32) -> rusqlite::Result<ExportPage> {
     let tail = format!("WHERE id > ?1 ORDER BY id LIMIT {limit}");
-    let items = rows(tx, "outbox_items", ITEM_COLUMNS, &tail, [after])?;
-    let last = items.last().and_then(|item| item["id"].as_i64());
+    let items = rows(tx, "outbox_items", ITEM_COLUMNS, &tail, [after.get()])?;
+    let last = items.last().and_then(|item| item["id"].as_i64()).map(ItemId::new);
     let records = items.into_iter().map(|item| item_record(tx, item)).collect::<rusqlite::Result<_>>()?;
     Ok(ExportPage { records, next: Some(last.map_or(ExportPosition::State(0), ExportPosition::Item)) })
 }
@@ -37,7 +41,7 @@ fn item_record(tx: &Connection, item: RecordColumns) -> rusqlite::Result<Record>
     Ok(Record::Item { item, attempts, run })
 }
 
-/// The state, and with its last page the totals.
+/// Values of state; after the last of them, the totals.
 fn export_state(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<ExportPage> {
     let tail = format!("WHERE version > ?1 ORDER BY version LIMIT {limit}");
     let state = rows(tx, "outbox_state", STATE_COLUMNS, &tail, [after])?;
@@ -50,7 +54,7 @@ fn export_state(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<Exp
     Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
 }
 
-/// Imports all records, or none when one is in the way of what is there.
+/// Imports all records, or none when one conflicts with a row of this store.
 pub(crate) fn import(
     tx: &mut WriteTx<'_>,
     records: &[Record],
@@ -77,14 +81,14 @@ pub(crate) fn import(
 
 const TRIED: &str = "importing records";
 
-/// Whether the very item is there. Another with its id or its key is a conflict.
+/// Whether the same item is there. Another item with its id or its key is a conflict.
 fn is_known_item(tx: &Connection, index: usize, item: &RecordColumns, record: &Record) -> Result<bool, StoreError> {
     refuse_claimed(item)?;
     let tail = "WHERE id = ?1 OR idem_key = ?2";
     let values = params![integer_column(item, "id"), text_column(item, "idem_key")];
     let found = rows(tx, "outbox_items", ITEM_COLUMNS, tail, values).map_err(unavailable(TRIED))?;
     let Some(present) = found.into_iter().next() else { return Ok(false) };
-    let first = integer_column(&present, "id").unwrap_or_default();
+    let first = ItemId::new(integer_column(&present, "id").unwrap_or_default());
     if item_record(tx, present).map_err(unavailable(TRIED))? == *record {
         return Ok(true);
     }
@@ -102,7 +106,7 @@ fn is_known_state(tx: &Connection, state: &RecordColumns) -> Result<bool, StoreE
     }
 }
 
-/// Whether the total is at least that high.
+/// Whether the stored total is at least as high as the record's.
 fn is_known_total(tx: &Connection, total: &RecordColumns) -> rusqlite::Result<bool> {
     let [name, saga, item_type, outcome] = ["name", "saga", "type", "outcome"].map(|name| total[name].as_str());
     let sql = "SELECT total FROM outbox_counters WHERE name = ?1 AND saga = ?2 AND type = ?3 AND outcome = ?4";
@@ -126,7 +130,7 @@ fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
                 insert(tx.connection, "INSERT OR REPLACE INTO outbox_sagas", SAGA_COLUMNS, run)?;
             }
             if item["status"] == Status::Done.as_str() {
-                tx.count("done", "", item["type"].as_str().unwrap_or_default(), "", 1);
+                tx.count(Counter::Done { item_type: text_column(item, "type") }, 1);
             }
             tx.wakes_workers = true;
             Ok(())
@@ -138,7 +142,7 @@ fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
     }
 }
 
-/// Ids up to this one are never given by this store.
+/// Keeps this store from giving out ids up to `up_to`.
 pub(crate) fn reserve(tx: &Connection, up_to: ItemId) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'outbox_items', 0
@@ -146,13 +150,13 @@ pub(crate) fn reserve(tx: &Connection, up_to: ItemId) -> rusqlite::Result<()> {
         [],
     )?;
     let sql = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'outbox_items' AND seq < ?1";
-    tx.execute(sql, [up_to]).map(|_| ())
+    tx.execute(sql, [up_to.get()]).map(|_| ())
 }
 
-/// The highest id that was given or reserved.
+/// The highest id that this store has given out or reserved.
 pub(crate) fn reserved(tx: &Connection) -> rusqlite::Result<ItemId> {
     let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox_items'";
-    tx.query_row(sql, [], |row| row.get(0))
+    tx.query_row(sql, [], |row| row.get(0).map(ItemId::new))
 }
 
 fn rows(
@@ -186,7 +190,7 @@ fn to_json(value: ValueRef<'_>) -> Value {
     }
 }
 
-/// A column's name and its value in a record.
+/// A column's name, and its value in a record, as a parameter.
 struct ColumnValue<'a>(&'a str, &'a Value);
 
 impl ToSql for ColumnValue<'_> {

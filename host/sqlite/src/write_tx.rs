@@ -1,17 +1,28 @@
 //! One writing transaction: its connection, its reading of the clock, and the totals that it changes.
 //!
-//! Owns how a transaction begins and ends. What happens in between is its caller's.
+//! Owns how a transaction begins and ends. It does not know what a request does in between.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use crate::{SqliteOptions, connect};
 use outbox_item::Millis;
+use outbox_store::engine::alerts::AlertSettings;
+use outbox_store::engine::counters::{Counter, CounterKey};
 
-/// What SQLite keeps of the file itself. The system keeps the rest: with 64 MiB here, an item that was handled beside
-/// a million others cost half as much again, because whatever SQLite does to its cache grows with it.
+use crate::connection::connect;
+use crate::options::SqliteOptions;
+
+/// SQL for the number of the newest job. Every statement that changes an item's status writes it into `epoch`.
+pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
+
+/// The size in bytes to which the write-ahead log is cut after a checkpoint. Maintenance truncates a log that is longer
+/// because readers held it.
+pub(crate) const WAL_MAX: u64 = 64 * 1024 * 1024;
+
+/// The page cache of the writing connection, in KiB. The system's cache holds the rest: with 64 MiB here, an item among
+/// a million others costs half as much again, because the cost of some operations of SQLite grows with its own cache.
 const CACHE_KIB: i32 = 8_000;
 
 /// A connection that writes.
@@ -26,29 +37,30 @@ impl WriteConnection {
         // Never less than FULL: an acknowledged item survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        connection.pragma_update(None, "journal_size_limit", crate::maintain::WAL_MAX)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_MAX)?;
+        // Explicit, because a build of SQLite can have another default.
         connection.pragma_update(None, "recursive_triggers", false)?;
         Ok(Self { connection, options })
     }
 
-    /// Does the work in one transaction and answers after its commit. An error leaves nothing behind.
-    pub(crate) fn transact<T, E: From<rusqlite::Error>>(
+    /// Runs `work` in one transaction and returns after the commit. After an error the transaction is rolled back.
+    pub(crate) fn transact<E: From<rusqlite::Error>>(
         &self,
-        work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E>,
-    ) -> Result<CommitResult<T>, E> {
+        work: impl FnOnce(&mut WriteTx<'_>) -> Result<(), E>,
+    ) -> Result<Committed, E> {
         self.execute("BEGIN IMMEDIATE")?;
         let committed = self.commit(work);
-        // Some failures have ended the transaction already.
+        // SQLite has already rolled back after some failures, such as a full disk.
         if committed.is_err() && !self.connection.is_autocommit() {
             self.execute("ROLLBACK")?;
         }
         committed
     }
 
-    fn commit<T, E: From<rusqlite::Error>>(
+    fn commit<E: From<rusqlite::Error>>(
         &self,
-        work: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E>,
-    ) -> Result<CommitResult<T>, E> {
+        work: impl FnOnce(&mut WriteTx<'_>) -> Result<(), E>,
+    ) -> Result<Committed, E> {
         let mut tx = WriteTx {
             connection: &self.connection,
             now: (self.options.clock)(),
@@ -57,13 +69,14 @@ impl WriteConnection {
             wakes_workers: false,
             counters: Vec::new(),
         };
-        let value = work(&mut tx)?;
+        work(&mut tx)?;
         tx.write_counters()?;
         self.execute("COMMIT")?;
-        Ok(CommitResult { value, wakes_workers: tx.wakes_workers })
+        Ok(Committed { wakes_workers: tx.wakes_workers })
     }
 
     /// Moves the write-ahead log into the database and empties it.
+    #[cfg(feature = "bench-support")]
     pub(crate) fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
@@ -78,10 +91,8 @@ pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
-/// What a transaction came to.
-pub(crate) struct CommitResult<T> {
-    /// What its work answered.
-    pub(crate) value: T,
+/// A committed transaction.
+pub(crate) struct Committed {
     /// See [`WriteTx::wakes_workers`].
     pub(crate) wakes_workers: bool,
 }
@@ -94,41 +105,42 @@ pub(crate) struct WriteTx<'a> {
     pub(crate) now: Millis,
     /// The instance id of this process.
     pub(crate) pod: &'a str,
-    /// What is alert_message as items, if anything.
-    pub(crate) alerts: Option<&'a outbox_store::engine::alerts::AlertSettings>,
+    /// Which alerts the store enqueues as items; `None` enqueues none.
+    pub(crate) alerts: Option<&'a AlertSettings>,
     /// Whether the transaction makes work available, so that workers should look.
     pub(crate) wakes_workers: bool,
     counters: Vec<CounterDelta>,
 }
 
 struct CounterDelta {
-    key: CounterKey,
+    key: OwnedCounterKey,
     by: i64,
 }
 
-/// Name, saga, type and outcome.
-type CounterKey = (&'static str, [String; 3]);
+/// A [`CounterKey`] that outlives the request that counts: the name, and the columns `saga`, `type` and `outcome`.
+type OwnedCounterKey = (&'static str, [String; 3]);
 
 impl WriteTx<'_> {
-    /// Changes one of the totals in `outbox_counters`, in this transaction.
-    pub(crate) fn count(&mut self, name: &'static str, saga: &str, item_type: &str, outcome: &str, by: i64) {
+    /// Adds to one of the totals in `outbox_counters`, in this transaction.
+    pub(crate) fn count(&mut self, counter: Counter<'_>, by: i64) {
+        let CounterKey { name, saga, item_type, outcome } = counter.key();
         self.counters.push(CounterDelta { key: (name, [saga, item_type, outcome].map(str::to_owned)), by });
     }
 
-    /// Where the transaction stands, for [`Self::rewind_to`].
+    /// The present state of what the transaction notes in memory, for [`Self::rewind_to`].
     pub(crate) fn mark(&self) -> TxMark {
         TxMark { counters: self.counters.len(), wakes_workers: self.wakes_workers }
     }
 
-    /// Forgets what was noted since the mark; what was written is not touched.
+    /// Forgets the counts and the wake-up noted since the mark. Rows that were written stay.
     pub(crate) fn rewind_to(&mut self, mark: TxMark) {
         self.counters.truncate(mark.counters);
         self.wakes_workers = mark.wakes_workers;
     }
 
-    /// Writes the totals: one statement for each that changed, however many requests changed it.
+    /// Writes the totals, with one statement for each total that changed.
     fn write_counters(&mut self) -> rusqlite::Result<()> {
-        let mut sums: BTreeMap<CounterKey, i64> = BTreeMap::new();
+        let mut sums: BTreeMap<OwnedCounterKey, i64> = BTreeMap::new();
         for delta in self.counters.drain(..) {
             *sums.entry(delta.key).or_default() += delta.by;
         }

@@ -1,34 +1,23 @@
 //! What only the implementers of a store need: decisions and words that every engine shares, never SQL statements.
+//!
+//! An application that uses a store needs nothing of this.
 
 pub mod alerts;
 pub mod attempt_record;
+pub mod counters;
+pub mod operate_flow;
 pub mod operator_actions;
 pub mod schema_version;
 pub mod sql_filter;
-pub mod stuck;
+pub mod stored;
 pub mod token_bucket;
 
+pub use crate::audit::{ItemChange, NewAuditEntry};
+pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobProgress};
 pub use crate::long_poll::{LongPollSlot, long_poll};
-pub use crate::overview::POD_SHOWN_MS;
+pub use crate::pods::{POD_KEPT, POD_SHOWN};
+pub use crate::stuck::{StuckItem, WaitingType};
 pub use crate::transfer::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes,
     integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };
-
-use std::time::Duration;
-
-use outbox_item::{Millis, NewItem};
-
-use crate::{InvalidAt, StoreError};
-
-/// A duration in the store's unit.
-pub fn millis(duration: Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
-}
-
-pub fn validate(items: &[NewItem]) -> Result<(), StoreError> {
-    for (index, item) in items.iter().enumerate() {
-        item.validate().map_err(|source| InvalidAt { index, source })?;
-    }
-    Ok(())
-}

@@ -1,17 +1,18 @@
-//! What a store answers when it cannot do what it was asked. It names what a caller may do something
-//! about; how an engine says so is the engine's own.
+//! Why a store could not do what it was asked: the cases in which a caller can do something.
+//!
+//! How an engine reports its failures is not known here.
 
 use outbox_core::STATE_VALUE_MAX;
-use outbox_item::{IllegalTransition, InvalidItem, ItemId};
+use outbox_item::{InvalidAt, ItemId};
 
-/// What a caller may do something about.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The claim's token is no longer on the row: the lease ended and somebody else took over, or an
-    /// operator did. Log it and go on.
+    /// The claim's token is no longer on the row: the lease ended and another process claimed the item, or an operator
+    /// took it. The caller logs it and goes on.
     #[error("the claim was lost before it was settled")]
     ClaimLost,
-    /// The key is taken by an item with other content. Nothing was stored.
+    /// Another item has the key, with other content. Nothing was stored.
     #[error("idem_key {idem_key:?} is already used by item {first} with other content")]
     Conflict {
         /// Which of the items, from 0.
@@ -24,15 +25,7 @@ pub enum StoreError {
     /// A field breaks a rule. Nothing was stored.
     #[error(transparent)]
     Invalid(#[from] InvalidAt),
-    /// The item's status does not allow the action.
-    #[error("item {id}: {source}")]
-    Illegal {
-        /// The item.
-        id: ItemId,
-        /// What was tried.
-        source: IllegalTransition,
-    },
-    /// What the settlement wanted to commit no longer fits the plugin's state.
+    /// Another attempt changed state that this attempt had used. Nothing was stored.
     #[error("state key {key:?} of plugin {plugin:?} was changed by another attempt")]
     StateConflict {
         /// The plugin.
@@ -50,8 +43,8 @@ pub enum StoreError {
         /// The size of the value.
         bytes: usize,
     },
-    /// The plugin would keep more than it may. The same settlement cannot succeed unless its state shrinks
-    /// or its manifest allows more.
+    /// The plugin would keep more than it may. The same settlement cannot succeed unless its state shrinks or its
+    /// manifest allows more.
     #[error(
         "the state of plugin {plugin:?} would have {wanted} bytes, {used} are used: `limits.state_bytes` is {quota}"
     )]
@@ -65,12 +58,12 @@ pub enum StoreError {
         /// The bytes that they may have.
         quota: u64,
     },
-    /// The engine did not answer, or answered with a fault that may pass. Worth trying again.
+    /// The engine did not answer, or reported a failure that may pass. The caller may try again.
     #[error("{tried}: {source}")]
     Unavailable {
         /// What was tried.
         tried: &'static str,
-        /// What the engine said.
+        /// The engine's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The database cannot be used as it is: not a database, a newer schema, a missing table.
@@ -80,20 +73,11 @@ pub enum StoreError {
 
 impl StoreError {
     /// The same error, of the item at this index of several.
+    #[must_use]
     pub fn at_index(self, index: usize) -> Self {
         match self {
             Self::Conflict { idem_key, first, .. } => Self::Conflict { index, idem_key, first },
             other => other,
         }
     }
-}
-
-/// One of several new items breaks a rule.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{source}")]
-pub struct InvalidAt {
-    /// Which of the items, from 0.
-    pub index: usize,
-    /// The broken rule.
-    pub source: InvalidItem,
 }

@@ -1,60 +1,67 @@
-//! Looking at items: which ones, which part of them, and one with all that is known of it.
+//! Reading a store: items, signals, totals, jobs, failures, what is stuck, and the audit trail.
+//!
+//! Nothing here changes a store. How readers are shown what they read is not known here.
 
-use serde::{Deserialize, Serialize};
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::Value;
 
-use crate::operations::AuditEntry;
 use outbox_core::FailedAttempt;
-use outbox_item::{Item, ItemId, Millis, Status};
+use outbox_item::{Item, ItemId, Millis};
 
-/// Which items. Fields that are empty or `None` do not restrict.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// Any of these statuses.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub status: Vec<Status>,
-    /// This type.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub r#type: Option<String>,
-    /// This saga.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub saga: Option<String>,
-    /// This correlation id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cid: Option<String>,
-    /// This ordering key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ordering_key: Option<String>,
-    /// Enqueued at or after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub created_from: Option<Millis>,
-    /// Enqueued before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub created_to: Option<Millis>,
-    /// Became DONE or DLQ at or after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub finished_from: Option<Millis>,
-    /// Became DONE or DLQ before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub finished_to: Option<Millis>,
-    /// Available at or after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub available_from: Option<Millis>,
-    /// Available before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub available_to: Option<Millis>,
-    /// In this group of like failures: see [`super::FailureGroup`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<String>,
-}
+use crate::audit::{AuditEntry, AuditQuery};
+use crate::changes::Changes;
+use crate::control::Pause;
+use crate::error::StoreError;
+use crate::filter::{Filter, Page};
+use crate::ids::{JobId, SignalSeq};
+use crate::jobs::Job;
+use crate::overview::Overview;
+use crate::plugin_data::{StateEntry, StateQuery, StateTotal};
+use crate::stuck::{StuckEntry, StuckQuery};
 
-/// Which part of a listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// At most so many.
-    pub limit: u32,
-    /// Only items with a smaller id: the last id of the page before.
-    pub before: Option<ItemId>,
+/// What readers ask. The HTTP server calls it for each request that reads, the metrics and the cockpit every few
+/// seconds, the command line once for each command.
+///
+/// A caller may not assume that two calls see the same moment, nor that what a call returned still holds: workers go
+/// on meanwhile. Every answer is bounded by a limit or by the number of types, plugins and processes.
+#[async_trait]
+pub trait Inspect: Changes {
+    /// The store's present time.
+    async fn now(&self) -> Result<Millis, StoreError>;
+
+    /// The items that match, newest first.
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError>;
+
+    /// One item with its history. `None` when there is no such item.
+    async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError>;
+
+    /// The signals after `after`, oldest first, at most `limit`.
+    async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError>;
+
+    /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
+    async fn overview(&self) -> Result<Overview, StoreError>;
+
+    /// The newest jobs, or only this one.
+    async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// The types that are paused, by name.
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;
+
+    /// The DLQ items that match, grouped by their failure, the largest group first.
+    async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError>;
+
+    /// What is stuck, why, and what helps; a bounded number of each kind.
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError>;
+
+    /// The audit trail, newest first.
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// How much state each plugin keeps, by name.
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError>;
+
+    /// The keys of a plugin's state, in order.
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError>;
 }
 
 /// An item with its history.
@@ -67,4 +74,42 @@ pub struct ItemDetails {
     pub failed_attempts: Vec<FailedAttempt>,
     /// What operators did to it, oldest first.
     pub audit: Vec<AuditEntry>,
+}
+
+/// A notice of a saga's progress, as it is stored and streamed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Signal {
+    /// Ascending in the order of commits.
+    pub seq: SignalSeq,
+    /// The instance id of the process whose transition caused it.
+    pub pod: String,
+    /// `saga_begin.<Saga>`, `saga_step.<Saga>.<type>` or `saga_end.<Saga>`.
+    pub signal: String,
+    /// When it was caused.
+    pub ts: Millis,
+    /// `cid` always; `item_id`, `attempt` and `outcome` for a step; `outcome` for an end.
+    pub data: Value,
+}
+
+/// DLQ items with the same failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FailureGroup {
+    /// What [`Filter::fingerprint`] takes.
+    pub fingerprint: String,
+    /// Their type.
+    pub r#type: String,
+    /// How many.
+    pub count: u64,
+    /// When the first of them died.
+    pub first_at: Millis,
+    /// When the last of them died.
+    pub last_at: Millis,
+    /// The newest of them.
+    pub sample: ItemId,
+    /// The sample's failure code.
+    pub code: Option<String>,
+    /// The sample's message.
+    pub message: Option<String>,
+    /// The component that the sample died in.
+    pub handler_digest: Option<String>,
 }

@@ -1,26 +1,26 @@
-//! Long polls: a claim that stays with the store until work comes.
+//! Long polls: a claim that waits at the store for work.
 //!
-//! Without one, work is committed, the worker wakes, and its claim is a commit of its own. With one, the transaction
-//! that brings work claims it. It does not know what the work is, nor when the store looks at its long polls.
+//! Without a long poll, a worker wakes after the commit of new work, and its claim is a second commit. With one, the
+//! transaction that makes the work claims it too. When a store fulfils its long polls is not known here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use crate::claim::{ClaimBatch, ClaimRequest};
 use crate::error::StoreError;
-use crate::queue::{ClaimBatch, ClaimRequest};
 
-/// The worker's end of a long poll. Nothing is claimed for one that is dropped.
+/// The worker's end of a long poll. Nothing is claimed for a dropped one.
 #[derive(Debug)]
 pub struct LongPoll {
-    /// Whichever end takes the request out of it decides what becomes of the long poll.
+    /// The request. The first side to take it wins: the worker, which cancels, or the store, which fulfils.
     slot: Arc<Mutex<Option<ClaimRequest>>>,
     answer: Option<oneshot::Receiver<LongPollResult>>,
     result: Option<LongPollResult>,
 }
 
-/// What was claimed for a long poll, with an instant at which no lease of it had begun.
+/// What was claimed for a long poll, with an instant before the begin of its leases.
 pub type LongPollResult = Result<(Instant, ClaimBatch), StoreError>;
 
 /// The store's end of a long poll.
@@ -42,7 +42,7 @@ pub fn long_poll(request: ClaimRequest) -> (LongPoll, LongPollSlot) {
 }
 
 impl LongPoll {
-    /// Returns once the store has fulfilled the long poll, which may be never. Safe to cancel.
+    /// Returns once the store has fulfilled the long poll, which may never happen. Safe to cancel.
     pub async fn fulfilled(&mut self) {
         if let Some(answer) = &mut self.answer {
             self.result = answer.await.ok();
@@ -53,7 +53,7 @@ impl LongPoll {
         }
     }
 
-    /// Ends the long poll, and answers what was claimed for it until then, if anything.
+    /// Ends the long poll. Returns what the store had claimed for it, if anything.
     pub async fn cancel(mut self) -> Option<LongPollResult> {
         if take(&self.slot).is_none()
             && let Some(answer) = self.answer.take()
@@ -71,7 +71,7 @@ impl Drop for LongPoll {
 }
 
 impl LongPollSlot {
-    /// What to claim for the long poll, and whom to answer after the commit, unless it has been cancelled.
+    /// The request to claim for, and where to send the result after the commit; `None` when the worker has cancelled.
     pub fn fulfil(self) -> Option<(ClaimRequest, oneshot::Sender<LongPollResult>)> {
         Some((take(&self.slot)?, self.reply))
     }

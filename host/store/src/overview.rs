@@ -1,47 +1,17 @@
-//! The state of the whole outbox in numbers, for the cockpit and the metrics, and who takes part in it.
+//! The state of the whole outbox in numbers, for the cockpit and the metrics.
 //!
-//! The totals are the store's; who serves what is as the pods say, for display: nothing correct depends
-//! on it.
+//! The totals come from the store. Which process serves which type is what the processes report, for display only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use outbox_item::{Millis, Status};
+use outbox_core::PluginState;
+use outbox_core::saga::SagaOutcome;
+use outbox_item::{Millis, Status, millis};
 
-/// A process that has the store open, for display.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pod {
-    /// Unique per boot.
-    pub instance: String,
-    /// Its role, if it has one.
-    pub role: Option<String>,
-    /// Whether it answers `/readyz` with 200.
-    pub ready: bool,
-    /// When it last said so; written by the store.
-    pub heartbeat_at: Millis,
-    /// Its plugins with their generations and errors, as it describes them itself.
-    pub plugins: serde_json::Value,
-}
-
-/// What a request lacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// `X-Correlation-ID`.
-    MissingCorrelationId,
-    /// `Idempotency-Key`.
-    MissingIdempotencyKey,
-}
-
-impl Violation {
-    /// The word in the cockpit and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MissingCorrelationId => "missing_correlation_id",
-            Self::MissingIdempotencyKey => "missing_idempotency_key",
-        }
-    }
-}
+use crate::engine::counters::Counter;
+use crate::pods::Pod;
 
 /// The state of the whole outbox in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -53,7 +23,7 @@ pub struct Overview {
     /// Items per type and status.
     pub by_type: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// How long the oldest available PENDING item of each type has been waiting.
-    pub oldest_pending_ms: BTreeMap<String, Millis>,
+    pub oldest_pending_ms: BTreeMap<String, i64>,
     /// CLAIMED items whose lease has ended.
     pub expired_claims: u64,
     /// Ordering keys whose items wait behind a dead-lettered one.
@@ -64,7 +34,7 @@ pub struct Overview {
     pub followups: BTreeMap<String, BTreeMap<String, u64>>,
     /// Per saga.
     pub sagas: BTreeMap<String, SagaTotals>,
-    /// Per [`Violation`].
+    /// Per [`Violation`](crate::Violation).
     pub contract_violations: BTreeMap<String, u64>,
     /// Processes seen in the last minutes.
     pub pods: Vec<Pod>,
@@ -72,33 +42,28 @@ pub struct Overview {
     pub database_bytes: u64,
     /// The size of the write-ahead log in bytes, where there is one.
     pub wal_bytes: u64,
-    /// How long the oldest transaction of anybody has been open, in milliseconds, where the engine tells:
-    /// it keeps dead rows from being removed.
+    /// How long the oldest transaction of any session has been open, in milliseconds, where the engine knows: it keeps
+    /// the database from removing dead rows.
     pub oldest_transaction_ms: u64,
 }
 
-/// A pod that has not been heard of for so long is not shown.
-pub const POD_SHOWN_MS: Millis = 120_000;
-/// A pod that has been silent for longer than this has missed several heartbeats and is taken for gone.
-const POD_GONE_MS: Millis = 15_000;
-
 impl Overview {
-    /// The pods that are there now.
+    /// The pods that are ready and report regularly.
     pub fn live_pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.iter().filter(|pod| pod.ready && self.now.saturating_sub(pod.heartbeat_at) < POD_GONE_MS)
+        self.pods.iter().filter(|pod| pod.is_live(self.now))
     }
 
-    /// The types that somebody serves: a living pod, or whoever serves `here`. A version that only
-    /// finishes what it had begun serves none.
+    /// The types that a live pod serves, and those in `here`. A version that only finishes its last attempts serves
+    /// none.
     pub fn served_types(&self, here: &[String]) -> Vec<String> {
-        let plugins = self.live_pods().filter_map(|pod| pod.plugins.as_array()).flatten();
-        let serving = plugins.filter(|plugin| plugin["state"] != "draining");
-        let types = serving.filter_map(|plugin| plugin["types"].as_array()).flatten().filter_map(|word| word.as_str());
+        let plugins = self.live_pods().flat_map(|pod| &pod.plugins);
+        let serving = plugins.filter(|plugin| plugin.state != PluginState::Draining);
+        let types = serving.flat_map(|plugin| &plugin.types).map(String::as_str);
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
         served.into_iter().map(str::to_owned).collect()
     }
 
-    /// The types whose PENDING items nobody serves, neither a living pod nor whoever serves `here`.
+    /// The types with PENDING items that no live pod serves and that are not in `here`, with the number of the items.
     pub fn unhandled(&self, here: &[String]) -> BTreeMap<&str, u64> {
         let served = self.served_types(here);
         let pending = |counts: &BTreeMap<_, _>| counts.get(Status::Pending.as_str()).copied().unwrap_or(0);
@@ -112,14 +77,14 @@ impl Overview {
         *self.by_type.entry(item_type).or_default().entry(status.as_str()).or_default() += items;
     }
 
-    /// Notes that an item of the type has been available since then.
+    /// Counts in an item of the type that has been available since `available_at`.
     pub fn record_oldest(&mut self, item_type: String, available_at: Millis) {
-        let waiting = self.now.saturating_sub(available_at).max(0);
+        let waiting = millis(self.now.since(available_at));
         let known = self.oldest_pending_ms.entry(item_type).or_default();
         *known = waiting.max(*known);
     }
 
-    /// Sums up the types, once all of them are counted.
+    /// Sums the counts of the types. Called when all of them are counted.
     pub fn sum_statuses(&mut self) {
         for status in Status::ALL {
             let total = self.by_type.values().filter_map(|counts| counts.get(status.as_str())).sum();
@@ -127,17 +92,35 @@ impl Overview {
         }
     }
 
-    /// Takes one of the stored totals: its name, saga, type and outcome.
-    pub fn add_counter(&mut self, [name, saga, item_type, outcome]: [String; 4], total: u64) {
+    /// Puts one of the stored totals where readers find it.
+    pub fn add_counter(&mut self, counter: Counter<'_>, total: u64) {
         let done = Status::Done.as_str();
-        match name.as_str() {
-            "done" => drop(self.by_type.entry(item_type).or_default().insert(done, total)),
-            "attempt" => drop(self.attempts.entry(item_type).or_default().insert(outcome, total)),
-            "followup" => drop(self.followups.entry(item_type).or_default().insert(outcome, total)),
-            "violation" => drop(self.contract_violations.insert(outcome, total)),
-            _ => add_saga_counter(self.sagas.entry(saga).or_default(), &name, item_type, outcome, total),
+        match counter {
+            Counter::Done { item_type } => set(&mut self.by_type, item_type, done, total),
+            Counter::Attempt { item_type, outcome } => set(&mut self.attempts, item_type, outcome.to_owned(), total),
+            Counter::Followup { item_type, outcome } => {
+                set(&mut self.followups, item_type, outcome.as_str().to_owned(), total);
+            }
+            Counter::SagaBegin { saga } => self.saga(saga).began = total,
+            Counter::SagaStep { saga, item_type, outcome } => {
+                set(&mut self.saga(saga).steps, item_type, outcome.as_str().to_owned(), total);
+            }
+            Counter::SagaEnd { saga, outcome: SagaOutcome::Ok } => self.saga(saga).ended_ok = total,
+            Counter::SagaEnd { saga, outcome: SagaOutcome::Error } => self.saga(saga).ended_err = total,
+            Counter::Violation(violation) => {
+                self.contract_violations.insert(violation.as_str().to_owned(), total);
+            }
         }
     }
+
+    fn saga(&mut self, saga: &str) -> &mut SagaTotals {
+        self.sagas.entry(saga.to_owned()).or_default()
+    }
+}
+
+/// Sets the total of one outcome of one type.
+fn set<K: Ord>(totals: &mut BTreeMap<String, BTreeMap<K, u64>>, item_type: &str, outcome: K, total: u64) {
+    totals.entry(item_type.to_owned()).or_default().insert(outcome, total);
 }
 
 /// Totals of one saga; they outlive pruned signals.
@@ -153,31 +136,21 @@ pub struct SagaTotals {
     pub steps: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-fn add_saga_counter(totals: &mut SagaTotals, name: &str, item_type: String, outcome: String, total: u64) {
-    match (name, outcome.as_str()) {
-        ("saga_begin", _) => totals.began = total,
-        ("saga_end", "ok") => totals.ended_ok = total,
-        ("saga_end", _) => totals.ended_err = total,
-        _ => {
-            let steps: &mut BTreeMap<_, _> = totals.steps.entry(item_type).or_default();
-            steps.insert(outcome, total);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use outbox_core::PluginStatus;
 
     use super::*;
 
     #[test]
     fn a_version_that_only_finishes_what_it_had_begun_serves_nothing() {
-        let plugins = json!([
-            { "name": "new", "state": "active", "types": ["mail"] },
-            { "name": "old", "state": "draining", "types": ["mail", "fax"] },
-        ]);
-        let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: 0, plugins };
+        let plugin = |state, types: &[&str]| PluginStatus {
+            state,
+            types: types.iter().map(|word| (*word).to_owned()).collect(),
+            ..PluginStatus::default()
+        };
+        let plugins = vec![plugin(PluginState::Active, &["mail"]), plugin(PluginState::Draining, &["mail", "fax"])];
+        let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: Millis::default(), plugins };
         let waiting = BTreeMap::from([(Status::Pending.as_str(), 3)]);
         let by_type = ["mail", "fax", "sms"].map(|word| (word.to_owned(), waiting.clone())).into();
         let overview = Overview { pods: vec![pod], by_type, ..Overview::default() };

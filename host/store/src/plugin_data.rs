@@ -1,9 +1,48 @@
-//! Plugins' state as operators see it: how much there is, which keys, and a request to remove it.
+//! What a store keeps for plugins: their state, and which components are quarantined.
+//!
+//! State changes arrive with a settlement, see [`Queue::settle`](crate::Queue::settle). What a plugin is and why one is
+//! quarantined is not known here.
 
+use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::operate::Execution;
 use outbox_core::StateVersion;
+use outbox_item::Millis;
+
+use crate::action::Execution;
+use crate::error::StoreError;
+
+/// The plugin runtime's side of a store. Attempts read state while they run, up to many times each; a component is
+/// quarantined once; every process lists the quarantine every few seconds.
+///
+/// A caller may not assume that a value stays as it was read: the settlement that used it checks its version and
+/// fails with [`StoreError::StateConflict`].
+#[async_trait]
+pub trait PluginData: Send + Sync + 'static {
+    /// One value of a plugin's state and its version. Both are `None` for an absent key.
+    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
+
+    /// Quarantines a component for every process. A component that is quarantined already keeps its first reason.
+    async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError>;
+
+    /// The quarantined components, the newest first.
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError>;
+}
+
+/// A quarantined component, as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QuarantineRecord {
+    /// The SHA-256 of the component in hex.
+    pub digest: String,
+    /// The name of the plugin that it was.
+    pub plugin: String,
+    /// What it did, in words.
+    pub reason: String,
+    /// When it was quarantined.
+    pub at: Millis,
+    /// The process that quarantined it.
+    pub pod: String,
+}
 
 /// How much state a plugin keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -36,7 +75,7 @@ pub struct StateQuery {
     pub plugin: String,
     /// Only keys after this one: the last of the page before.
     pub after: Option<String>,
-    /// At most so many.
+    /// The largest number of keys.
     pub limit: u32,
 }
 
@@ -47,9 +86,9 @@ pub struct ClearStateRequest {
     pub plugin: String,
     /// Only this key; `None` means all.
     pub key: Option<String>,
-    /// Who asks: `user@host`, or a name they gave.
+    /// Who asks: `user@host`, or a name that the operator gave.
     pub actor: String,
-    /// Why, in their words.
+    /// Why, in the operator's words.
     pub reason: Option<String>,
     /// Whether it is done or only counted.
     pub execution: Execution,

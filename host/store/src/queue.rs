@@ -1,102 +1,93 @@
-//! Claims and their settlements: what a worker asks for, what it gets, and what it says in the end.
+//! Writing items into a store, claiming them, and settling the claims.
 //!
-//! A claim is a value that proves itself by its token; nothing here touches a database.
+//! What a settlement should be is decided by the worker; how an engine claims and settles is the engine's.
 
-use std::time::Duration;
+use async_trait::async_trait;
 
-use outbox_core::{OnDead, Settlement};
-use outbox_item::{Item, ItemId};
+use outbox_item::{ItemId, NewItem};
 
-/// What a worker may claim.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClaimRequest {
-    /// The instance id of the worker's process.
-    pub claimed_by: String,
-    /// At most so many items in all.
-    pub limit: u32,
-    /// The types it serves; no other item is touched.
-    pub types: Vec<ClaimTerms>,
+use crate::changes::Changes;
+use crate::claim::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest};
+use crate::engine::counters::Violation;
+use crate::error::StoreError;
+use crate::long_poll::LongPoll;
+
+/// The writers' side of a store. The HTTP server and the command line call it, once for each write request.
+///
+/// A caller may not assume that a failed write did not happen: after [`StoreError::Unavailable`] it repeats the write
+/// with the same keys, and an item that exists already with the same content counts as written.
+#[async_trait]
+pub trait Enqueue: Send + Sync + 'static {
+    /// Enqueues the items in one transaction. Returns after the commit. When it returns
+    /// [`StoreError::Unavailable`], the fate of the commit is unknown: repeat it with the same keys.
+    async fn enqueue(&self, items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError>;
+
+    /// Adds one to the count of requests that lacked what the contract asks for.
+    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError>;
 }
 
-impl ClaimRequest {
-    /// What it asks for beyond what it got, if anything.
-    pub fn remainder_after(mut self, claimed: &ClaimBatch) -> Option<Self> {
-        let less = |limit: u32, got: usize| limit.saturating_sub(u32::try_from(got).unwrap_or(u32::MAX));
-        self.limit = less(self.limit, claimed.claims.len());
-        for terms in &mut self.types {
-            let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type);
-            terms.limit = less(terms.limit, of_type.count());
-        }
-        self.types.retain(|terms| terms.limit > 0);
-        (self.limit > 0 && !self.types.is_empty()).then_some(self)
+/// The workers' side of a store. A worker claims whenever it has room for attempts, settles each claim once, and ends
+/// expired leases about once a second.
+///
+/// A caller may not assume that it still holds a claim: after the lease another process may have the item, and then
+/// settling fails with [`StoreError::ClaimLost`]. It may not assume any order between items without a common ordering
+/// key.
+#[async_trait]
+pub trait Queue: Changes {
+    /// Ends expired leases, then claims what the request allows, fairly over its types. An item without an attempt
+    /// left by its type's policy is dead-lettered instead.
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError>;
+
+    /// Claims, and leaves the rest of the request as a long poll: where the engine can, the transaction that makes
+    /// work for it also claims that work. The answer to the claim itself is that of [`Queue::claim`].
+    async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
+        Ok((self.claim(request).await?, None))
     }
+
+    /// Settles a claim, with its history row, signals and host writes, in one transaction.
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError>;
+
+    /// Ends a bounded batch of leases that have run out and returns how many. Called at least once a second in every
+    /// process that has the store open.
+    async fn expire_leases(&self) -> Result<u32, StoreError>;
+
+    /// Enqueues an alert for operators, where alerts are configured and none of its kind about the subject was sent a
+    /// short time ago.
+    async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError>;
 }
 
-/// On what terms items of one type are claimed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClaimTerms {
-    /// The type.
-    pub item_type: String,
-    /// At most so many of its items in one call.
-    pub limit: u32,
-    /// How long a claim holds.
-    pub lease: Duration,
-    /// Retries after the first attempt of a life.
-    pub max_retries: u32,
-    /// Claim no more than brings the type's claims, of all processes, to this number.
-    pub concurrency: Option<u32>,
-    /// Claim no more than this many per second, in all processes together.
-    pub rate: Option<f64>,
-    /// What dead-lettering one means for those behind it with the same ordering key.
-    pub on_dead: OnDead,
+/// How several items are told apart from items that exist already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchMode {
+    /// They are one write: if any key exists with the same content, nothing is created.
+    AllOrNothing,
+    /// Each is a write of its own: items that exist are kept, the others are created.
+    PerItem,
 }
 
-/// What a claim call found.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClaimBatch {
-    /// The claims, to be handled and settled.
-    pub claims: Vec<Claim>,
-    /// How long until an item of the requested types becomes available, if one waits for its time.
-    pub next_available_in: Option<Duration>,
-}
-
-/// The exclusive, time-limited right to attempt one item.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Claim {
-    /// The item, as it stands after the claim: `attempts` is the number of this attempt.
-    pub item: Item,
-    /// The proof that settles it.
-    pub token: String,
-}
-
-impl Claim {
-    /// What settling needs of it.
-    pub fn reference(&self) -> ClaimRef {
-        ClaimRef { id: self.item.id, token: self.token.clone() }
-    }
-}
-
-/// Names a claim and proves it.
+/// The result of an enqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimRef {
-    /// The item.
-    pub id: ItemId,
-    /// Its claim token.
-    pub token: String,
+pub struct EnqueueReport {
+    /// The id of each item, in the order given; `None` for one that was purged since the first write.
+    pub ids: Vec<Option<ItemId>>,
+    /// How many were created now; the others existed with the same content.
+    pub created: usize,
 }
 
-/// A settlement with what there is to say about the attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SettleRequest {
-    /// What becomes of the item.
-    pub settlement: Settlement,
-    /// Whether a request that may have had an effect went out.
-    pub maybe_executed: bool,
-    /// The last that the handler wrote, for the history.
-    pub stderr: Option<String>,
-    /// The digest of the component that ran.
-    pub handler_digest: Option<String>,
-    /// What was sent and answered, for the history, as [`Recording::compress`](crate::item::Recording::compress)
-    /// makes it.
-    pub exchanges: Option<Vec<u8>>,
+/// An event that operators want to know of and that no transition of an item causes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// What happened.
+    pub kind: AlertKind,
+    /// To what: a type.
+    pub subject: String,
+    /// In words.
+    pub message: String,
+}
+
+/// What an [`Alert`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlertKind {
+    /// A process does not claim the type for a while, because its attempts keep failing.
+    BreakerOpen,
 }

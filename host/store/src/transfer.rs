@@ -1,18 +1,39 @@
-//! Moving to another store: records that carry everything of an outbox that must not be lost, in a form
-//! that no engine owns.
+//! Moving to another store: records that carry everything of an outbox that must not be lost, in a form that no engine
+//! owns.
+//!
+//! The file format around the records is not known here.
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::StoreError;
 use outbox_item::{ItemId, Status};
+
+use crate::action::Execution;
+use crate::error::StoreError;
+
+/// Reading everything out of a store, and writing it into another. Called for a whole move, page by page, by the
+/// command line.
+///
+/// A caller may not assume that pages are one moment: workers must be idle, or the export refuses the items that they
+/// hold.
+#[async_trait]
+pub trait Transfer: Send + Sync + 'static {
+    /// A page of everything that another store needs to take over, from `ExportPosition::Item(0)` on.
+    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError>;
+
+    /// Creates the records with the ids, keys and history that they had, all or none. A record that exists already,
+    /// the same in every column, is left alone, so that an import can be repeated, and a dry run afterwards verifies
+    /// it. Errors with [`StoreError::Conflict`] when another item has an id or a key.
+    async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError>;
+}
 
 /// A row by its column names. Bytes are a string where they are UTF-8, else an object with `base64`.
 pub type RecordColumns = Map<String, Value>;
 
-/// What is moved as one.
+/// What is moved as one unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Record {
@@ -41,7 +62,7 @@ impl Record {
     /// The id, of an item.
     pub fn item_id(&self) -> Option<ItemId> {
         match self {
-            Self::Item { item, .. } => item.get("id").and_then(Value::as_i64),
+            Self::Item { item, .. } => item.get("id").and_then(Value::as_i64).map(ItemId::new),
             Self::State { .. } | Self::Total { .. } => None,
         }
     }
@@ -55,7 +76,7 @@ impl Record {
     }
 }
 
-/// Where an export goes on: after this one of its kind.
+/// Where a page of an export begins: after this one of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportPosition {
     /// The last item.
@@ -64,16 +85,16 @@ pub enum ExportPosition {
     State(i64),
 }
 
-/// A part of an export.
+/// A page of an export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportPage {
     /// The records, items first and by ascending id.
     pub records: Vec<Record>,
-    /// Where the next part begins; `None` after the last.
+    /// Where the next page begins; `None` after the last.
     pub next: Option<ExportPosition>,
 }
 
-/// What became of records that were imported.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
     /// Records that were there already, the same in every column.
@@ -82,7 +103,8 @@ pub struct ImportReport {
     pub created: u64,
 }
 
-/// What is moved of an item: everything but the claim, which nobody has, and what follows from the rest.
+/// The columns of an item that are moved: all but those of the claim, which no process holds then, and those that
+/// follow from the others.
 pub const ITEM_COLUMNS: &[&str] = &[
     "id",
     "idem_key",
@@ -111,6 +133,7 @@ pub const ITEM_COLUMNS: &[&str] = &[
     "result",
     "handler_digest",
 ];
+/// The columns of an attempt that are moved.
 pub const ATTEMPT_COLUMNS: &[&str] = &[
     "item_id",
     "delivery",
@@ -126,13 +149,16 @@ pub const ATTEMPT_COLUMNS: &[&str] = &[
     "maybe_executed",
     "exchanges",
 ];
+/// The columns of a saga's run that are moved.
 pub const SAGA_COLUMNS: &[&str] = &["saga", "cid", "run", "began_at", "ended_at"];
+/// The columns of a value of state that are moved.
 pub const STATE_COLUMNS: &[&str] = &["version", "plugin", "key", "value"];
+/// The columns of a total that are moved.
 pub const COUNTER_COLUMNS: &[&str] = &["name", "saga", "type", "outcome", "total"];
 /// The columns that hold bytes, whatever they look like.
 pub const BINARY_COLUMNS: &[&str] = &["result", "exchanges", "value"];
 
-/// Errors for an item that somebody is working on.
+/// Errors for an item that a worker holds.
 pub fn refuse_claimed(item: &RecordColumns) -> Result<(), StoreError> {
     if text_column(item, "status") != Status::Claimed.as_str() {
         return Ok(());
@@ -141,12 +167,12 @@ pub fn refuse_claimed(item: &RecordColumns) -> Result<(), StoreError> {
     Err(StoreError::Unusable(format!("item {id} is CLAIMED: pause its type, let it drain, export again")))
 }
 
-/// The `index`th record, an item, finds its id or its key in use.
+/// The error for the record at `index`, an item, whose id or key another item has.
 pub fn item_conflict(index: usize, item: &RecordColumns, first: ItemId) -> StoreError {
     StoreError::Conflict { index, idem_key: text_column(item, "idem_key").to_owned(), first }
 }
 
-/// A value of state finds its key or its version in use.
+/// The error for a value of state whose key or version another value has.
 pub fn state_conflict(state: &RecordColumns) -> StoreError {
     let (plugin, key) = (text_column(state, "plugin"), text_column(state, "key"));
     StoreError::Unusable(format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value"))

@@ -1,4 +1,6 @@
-//! One attempt: run the handler within its time, then settle the claim.
+//! One attempt: runs the handler until the claim's deadline, then settles the claim.
+//!
+//! Does not decide which items are claimed, and does not know what a handler does.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -9,24 +11,25 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::breaker::Breakers;
-use crate::claim_deadline::ClaimDeadline;
-use crate::prefetch::Prefetch;
 use outbox_core::{
     Attempt, AttemptLocks, AttemptReport, DeliveryMode, Failure, FailureClass, Handler, KeyLocks, Outcome, Recording,
     ServedType, Settlement, settlement_for,
 };
 use outbox_item::Item;
-use outbox_store::{Alert, AlertKind, Claim, ClaimRef, SettleRequest, Store, StoreError};
+use outbox_store::{Alert, AlertKind, Claim, ClaimRef, Queue, SettleRequest, StoreError};
 
-/// How long a handler may take to notice that it was interrupted.
+use crate::breaker::Breakers;
+use crate::claim_deadline::ClaimDeadline;
+use crate::prefetch::Prefetch;
+
+/// How long an interrupted handler may take to return. Then the worker drops it.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
-/// A settlement that the store did not take is tried again after this long.
+/// The wait before a settlement is repeated after an error of the store.
 const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What an attempt needs, apart from its claim.
+/// Everything that an attempt needs except its claim.
 pub(crate) struct AttemptTask {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn Queue>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) served_type: Arc<ServedType>,
     pub(crate) claim_deadline: ClaimDeadline,
@@ -35,7 +38,7 @@ pub(crate) struct AttemptTask {
     pub(crate) key_locks: KeyLocks,
     pub(crate) run_permits: Arc<Semaphore>,
     pub(crate) prefetch: Arc<Prefetch>,
-    /// Wakes the claim loop.
+    /// Wakes the claim loop when prefetched items run low.
     pub(crate) permit_freed: Arc<Notify>,
 }
 
@@ -43,7 +46,7 @@ impl AttemptTask {
     /// Makes the attempt and settles the claim.
     pub(crate) async fn attempt(self, claim: Claim) {
         let (reference, item) = (claim.reference(), Arc::new(claim.item));
-        // Dropped when the claim is settled: only then may the next one read what this one wrote.
+        // Dropped after the settlement: only then may another attempt read the state that this one wrote.
         let locks = self.key_locks.for_attempt();
         let report = self.run(&item, &locks).await;
         let settlement = settlement_for(report.outcome, &item, &self.served_type, fastrand::f64());
@@ -61,13 +64,13 @@ impl AttemptTask {
         self.settle(&item, &reference, request, &report.recording).await;
     }
 
-    /// Runs the handler as soon as it may run, if there is enough time left by then.
+    /// Waits for a run permit, then runs the handler if enough of the lease is left.
     async fn run(&self, item: &Arc<Item>, locks: &Arc<AttemptLocks>) -> AttemptReport {
         let Some(_run_permit) = self.run_permit().await else {
             return AttemptReport::without_component(Outcome::Interrupted);
         };
         let started = Instant::now();
-        // A claim that was so long in coming would be cut off at once.
+        // Too little of the lease is left: the attempt would be cut off almost at once.
         let Some(deadline) = self.claim_deadline.attempt_deadline(started) else {
             return AttemptReport::without_component(Outcome::Interrupted);
         };
@@ -76,7 +79,7 @@ impl AttemptTask {
         report
     }
 
-    /// The permit to run, or `None` when the process stops first.
+    /// The run permit, or `None` when the worker interrupts its attempts first.
     async fn run_permit(&self) -> Option<SemaphorePermit<'_>> {
         let permit = tokio::select! {
             biased;
@@ -86,7 +89,7 @@ impl AttemptTask {
         if self.prefetch.item_started() {
             self.permit_freed.notify_one();
         }
-        // Those that were interrupted have just given their permits back.
+        // Interrupted attempts return their permits; they must not start new attempts.
         permit.filter(|_| !self.interrupt.is_cancelled())
     }
 
@@ -102,18 +105,18 @@ impl AttemptTask {
         };
         let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
         tokio::select! {
-            // The handler first: what ends at once never starts a timer.
+            // The handler first: an attempt that ends at once starts no timer.
             biased;
             report = timeout_at(self.claim_deadline.grace_deadline(deadline), handling) => match report {
                 Ok(Ok(report)) => report,
                 Ok(Err(panic)) => panicked(panic.as_ref()),
                 Err(_) => deadline_ignored(),
             },
-            () = self.interrupted() => AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Interrupted) },
+            () = self.interrupted() => interrupted_late(),
         }
     }
 
-    /// Tells operators that the type is not claimed for a while.
+    /// Logs that the process claims no items of the type for a while, and alerts operators.
     async fn alert_breaker_open(&self, settlement: &Settlement) {
         let ServedType { item_type, breaker, .. } = &*self.served_type;
         let Some(policy) = breaker else { return };
@@ -124,26 +127,29 @@ impl AttemptTask {
         let last = settlement.failure().map(|failure| failure.message.as_str()).unwrap_or_default();
         let message = format!("{} failures in a row, the last: {last}", policy.failures);
         let alert = Alert { kind: AlertKind::BreakerOpen, subject: item_type.clone(), message };
-        if let Err(err) = self.store.send_alert(&alert).await {
+        if let Err(err) = self.queue.send_alert(&alert).await {
             tracing::error!(error = %err, "the open breaker could not be announced");
         }
     }
 
-    /// Resolves when the handler was interrupted and did not notice.
+    /// Resolves when the worker has interrupted its attempts and the grace period is over.
     async fn interrupted(&self) {
         self.interrupt.cancelled().await;
         sleep(INTERRUPT_GRACE).await;
     }
 
-    /// Settles, again and again while the store does not answer, until the lease has ended: then the
-    /// claim expires and somebody else takes the item.
+    /// Settles the claim. Repeats the call while the store fails, until the lease has ended; then the claim expires and
+    /// another attempt follows. A write that the store refuses for good becomes a failure of the attempt.
     async fn settle(&self, item: &Item, reference: &ClaimRef, mut request: SettleRequest, recording: &Recording) {
         let mut is_logged = false;
         loop {
-            match self.store.settle(reference, request.clone()).await {
+            match self.queue.settle(reference, request.clone()).await {
                 Ok(()) => return,
                 Err(StoreError::ClaimLost) => {
-                    tracing::warn!(item.id = reference.id, "the claim was lost before its settlement; dropped it");
+                    tracing::warn!(
+                        item.id = reference.id.get(),
+                        "the claim was lost before its settlement; dropped it"
+                    );
                     return;
                 }
                 Err(err) if let Some(failure) = permanent_store_failure(&err) => {
@@ -157,12 +163,13 @@ impl AttemptTask {
                 }
                 Err(err) if Instant::now() < self.claim_deadline.lease_end() => {
                     if !std::mem::replace(&mut is_logged, true) {
-                        tracing::error!(item.id = reference.id, error = %err, "settling failed; trying again");
+                        tracing::error!(item.id = reference.id.get(), error = %err, "settling failed; trying again");
                     }
                     sleep(SETTLE_RETRY_DELAY).await;
                 }
                 Err(err) => {
-                    tracing::error!(item.id = reference.id, error = %err, "settling failed; the claim will expire");
+                    let item_id = reference.id.get();
+                    tracing::error!(item.id = item_id, error = %err, "settling failed; the claim will expire");
                     return;
                 }
             }
@@ -170,12 +177,13 @@ impl AttemptTask {
     }
 }
 
-/// What the history keeps of what was sent and answered: nothing where there is no history.
+/// The recorded requests and responses, compressed, for the history row. `None` without a failure, because then there
+/// is no row.
 fn exchanges_to_keep(settlement: &Settlement, recording: &Recording) -> Option<Vec<u8>> {
     settlement.failure().and_then(|_| recording.compress())
 }
 
-/// What the attempt failed with, when the store will never commit what it wants stored.
+/// The failure of an attempt whose writes the store can never commit; `None` for an error that may pass.
 fn permanent_store_failure(err: &StoreError) -> Option<Failure> {
     let (class, code) = match err {
         StoreError::StateConflict { .. } => (FailureClass::Conflict, "state.conflict"),
@@ -194,6 +202,11 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> AttemptReport {
     AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Failed(failure)) }
 }
 
+/// The report of a handler that was dropped: it may have sent a request.
+fn interrupted_late() -> AttemptReport {
+    AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Interrupted) }
+}
+
 fn deadline_ignored() -> AttemptReport {
     let failure = Failure::new(FailureClass::Timeout, "handler.deadline", "the handler went on past its deadline");
     AttemptReport { maybe_executed: true, ..AttemptReport::without_component(Outcome::Failed(failure)) }
@@ -207,7 +220,7 @@ fn log_failure(item: &Item, settlement: &Settlement) {
         _ => "retry",
     };
     tracing::warn!(
-        item.id = item.id, item.type = item.item_type, item.cid = item.cid,
+        item.id = item.id.get(), item.type = item.item_type, item.cid = item.cid,
         attempt = item.attempts, class = %failure.class, code = failure.code,
         "attempt failed, {what}: {}", failure.message
     );

@@ -1,8 +1,8 @@
-//! The circuit breakers of a process: a type whose attempts keep failing is not claimed for a while, then
-//! one item is tried.
+//! The circuit breakers of a process: the worker claims no items of a type whose attempts keep failing for a while,
+//! then claims one.
 //!
-//! A breaker only ever stops *claiming*: what is in flight goes on, and what is not claimed stays PENDING,
-//! so nothing can be lost by it. `now` is an argument.
+//! A breaker only stops *claiming*: running attempts continue, and unclaimed items stay PENDING. It reads no clock;
+//! `now` is an argument. Its policy and the policy's default are [`BreakerPolicy`].
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,15 +17,15 @@ pub(crate) struct Breakers(Mutex<HashMap<String, BreakerState>>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum BreakerState {
-    /// So many failures in a row.
+    /// Items are claimed. Holds the number of failures in a row.
     Closed(u32),
-    /// Nothing is claimed until then.
+    /// No items are claimed before this moment.
     Open(Instant),
-    /// One item is being tried.
+    /// One item has been claimed after the pause, and its attempt has not ended.
     HalfOpen,
 }
 
-/// What an attempt says about the receiver that its handler calls.
+/// What the end of an attempt says about the receiver that its handler calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BreakerSignal {
     Success,
@@ -34,7 +34,7 @@ enum BreakerSignal {
 }
 
 impl Breakers {
-    /// How many items of the type may be claimed at `now`.
+    /// The most items of the type that may be claimed at `now`.
     pub(crate) fn claim_limit(&self, served_type: &ServedType, now: Instant) -> u32 {
         if served_type.breaker.is_none() {
             return u32::MAX;
@@ -53,7 +53,7 @@ impl Breakers {
         }
     }
 
-    /// Records how an attempt was settled. Returns whether that opened the breaker.
+    /// Records how an attempt was settled. Returns true when that opened a closed breaker.
     pub(crate) fn attempt_settled(&self, served_type: &ServedType, settlement: &Settlement, now: Instant) -> bool {
         let Some(policy) = served_type.breaker else { return false };
         let mut states = self.lock();
@@ -77,14 +77,15 @@ impl BreakerState {
                 Self::Closed(failures + 1)
             }
             (Self::Closed(_) | Self::HalfOpen, BreakerSignal::Failure) => Self::Open(now + policy.pause),
-            // The item that was tried was released uncounted: try another.
+            // The attempt was released uncounted and decides nothing: the next item decides.
             (Self::HalfOpen, BreakerSignal::Neutral) => Self::Open(now),
             (state, _) => state,
         }
     }
 }
 
-/// A handler that rejects or defers an item has reached whom it calls; one that was given back tells nothing.
+/// A handler that rejects an item for good has reached the receiver. An attempt that is released uncounted, such as a
+/// deferral, says nothing about the receiver.
 fn signal_of(settlement: &Settlement) -> BreakerSignal {
     match settlement {
         Settlement::Done { .. } => BreakerSignal::Success,
@@ -150,6 +151,17 @@ mod tests {
     }
 
     #[test]
+    fn a_deferral_neither_counts_nor_resets_the_count() {
+        let (breakers, served_type, now) = (Breakers::default(), served_type(), Instant::now());
+        let failure = Failure::new(FailureClass::Deferred, "c", "m");
+        let deferred = Settlement::GiveBack { failure, delay: Duration::ZERO };
+        for settlement in [failed(FailureClass::Retryable), failed(FailureClass::Retryable), deferred] {
+            assert!(!breakers.attempt_settled(&served_type, &settlement, now));
+        }
+        assert!(breakers.attempt_settled(&served_type, &failed(FailureClass::Retryable), now));
+    }
+
+    #[test]
     fn after_the_pause_one_item_is_tried_and_decides() {
         let (breakers, served_type, start) = (Breakers::default(), served_type(), Instant::now());
         for _ in 0..3 {
@@ -168,7 +180,7 @@ mod tests {
         assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), 1);
         breakers.item_claimed(&served_type);
         breakers.attempt_settled(&served_type, &Settlement::Release, later + PAUSE);
-        assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), 1, "what was given back told nothing");
+        assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), 1, "a release decides nothing");
         breakers.item_claimed(&served_type);
         breakers.attempt_settled(&served_type, &done(), later + PAUSE);
         assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), u32::MAX);

@@ -1,4 +1,6 @@
-//! When an attempt must have ended: always before its lease does. Pure.
+//! When an attempt must end: always before its lease.
+//!
+//! Pure arithmetic on the monotonic clock. Does not read the clock and does not end attempts.
 
 use std::time::Duration;
 
@@ -6,16 +8,18 @@ use tokio::time::Instant;
 
 use outbox_item::Millis;
 
+/// The least margin: enough to cut off a handler and commit a settlement.
 const MARGIN_MIN: Duration = Duration::from_millis(200);
+/// The largest margin, so that a long lease is not wasted.
 const MARGIN_MAX: Duration = Duration::from_secs(5);
 
-/// The time between an attempt's deadline and its lease's end, for cutting it off and settling it.
+/// The time between the deadline of an attempt and the end of its lease: a fifth of the lease, within the bounds. The
+/// worker cuts off and settles the attempt in it.
 pub(crate) fn margin(lease: Duration) -> Duration {
     (lease / 5).clamp(MARGIN_MIN, MARGIN_MAX)
 }
 
-/// The lease of a claim: the configured one, or a longer one when the type's timeout and the margin do
-/// not fit into it.
+/// The lease of a claim: the configured one, or a longer one when the timeout of the type and the margin do not fit.
 pub(crate) fn lease_for(configured: Duration, timeout: Option<Duration>) -> Duration {
     let needed = timeout.map_or(Duration::ZERO, |timeout| timeout + (timeout / 4).clamp(MARGIN_MIN, MARGIN_MAX));
     configured.max(needed)
@@ -30,13 +34,13 @@ pub(crate) struct ClaimDeadline {
 }
 
 impl ClaimDeadline {
-    /// `sent` is when the claim was asked for: its lease cannot have begun earlier.
+    /// `sent` is a moment before the claim was requested, so the lease does not begin earlier.
     pub(crate) fn new(sent: Instant, lease: Duration, timeout: Option<Duration>) -> Self {
         Self { sent, lease, timeout }
     }
 
-    /// The deadline of an attempt that starts at `start`, or `None` when too little is left of the lease
-    /// for an attempt to be worth starting.
+    /// The deadline of an attempt that starts at `start`, or `None` when less is left than half of the timeout, or half
+    /// of the lease without a timeout.
     pub(crate) fn attempt_deadline(&self, start: Instant) -> Option<Instant> {
         let last = self.sent + self.lease.saturating_sub(margin(self.lease));
         let deadline = self.timeout.map_or(last, |timeout| last.min(start + timeout));
@@ -44,18 +48,17 @@ impl ClaimDeadline {
         (deadline.saturating_duration_since(start) >= enough.min(last - self.sent)).then_some(deadline)
     }
 
-    /// A monotonic instant in the store's time, in which the claim began at `claimed_at`.
+    /// Converts a monotonic instant to the store's time. `claimed_at` is the claim's begin in the store's time.
     pub(crate) fn in_store_time(&self, claimed_at: Millis, instant: Instant) -> Millis {
-        let since = instant.saturating_duration_since(self.sent).as_millis();
-        claimed_at.saturating_add(Millis::try_from(since).unwrap_or(Millis::MAX))
+        claimed_at.saturating_add(instant.saturating_duration_since(self.sent))
     }
 
-    /// When the host stops waiting for a handler that ignores its deadline.
+    /// When the worker stops waiting for a handler that ignores its deadline.
     pub(crate) fn grace_deadline(&self, deadline: Instant) -> Instant {
         deadline + margin(self.lease) / 2
     }
 
-    /// When the lease ends at the latest.
+    /// The end of the lease, or a little earlier.
     pub(crate) fn lease_end(&self) -> Instant {
         self.sent + self.lease
     }
@@ -95,7 +98,8 @@ mod tests {
         fn an_attempt_that_starts_at_once_gets_its_whole_timeout(visibility in 1u64..600, timeout in 1u64..600_000) {
             let timeout = Duration::from_millis(timeout);
             let sent = Instant::now();
-            let claim_deadline = ClaimDeadline::new(sent, lease_for(Duration::from_secs(visibility), Some(timeout)), Some(timeout));
+            let lease = lease_for(Duration::from_secs(visibility), Some(timeout));
+            let claim_deadline = ClaimDeadline::new(sent, lease, Some(timeout));
             prop_assert_eq!(claim_deadline.attempt_deadline(sent), Some(sent + timeout));
         }
     }

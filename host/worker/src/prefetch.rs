@@ -1,19 +1,26 @@
-//! How far ahead of the attempts a worker claims. Only while attempts are short: an item that waits in the
-//! hands of a process which is busy for long could be handled by another.
+//! How many items a worker claims ahead of its running attempts.
+//!
+//! Items are claimed ahead only while attempts are short; otherwise another process could run them sooner. Does not
+//! know the permits that limit the worker.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// An item that is claimed ahead starts within about this time.
+/// The longest time that a prefetched item waits for its attempt, about. Longer than a claim takes, so that the next
+/// batch is there in time, and too short to matter to the item.
 const PREFETCH_WAIT_MAX: Duration = Duration::from_millis(50);
-/// The weight of one attempt in the mean is one over this.
+/// A new attempt counts for one part in this many of the mean, so that old durations fade within some ten attempts.
 const MEAN_WEIGHT: u64 = 8;
 
-/// What a worker knows of its attempts. Until the first has ended, it takes them for long.
+/// The prefetched items of a worker and the mean duration of its attempts. Before the first attempt ends, attempts
+/// count as long.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
+    /// Items that are claimed and wait for a run permit.
     waiting: AtomicUsize,
+    /// The moving mean of the attempts, in microseconds.
     mean_micros: AtomicU64,
+    /// Claim again when this many items wait.
     low_watermark: AtomicUsize,
 }
 
@@ -25,36 +32,36 @@ impl Default for Prefetch {
 }
 
 impl Prefetch {
-    /// How many items may be claimed ahead of `concurrency` attempts, of `configured_max`.
+    /// How many items may be claimed ahead of `concurrency` attempts, from 0 to `configured_max`.
     pub(crate) fn allowance(&self, configured_max: usize, concurrency: usize) -> usize {
         let mean = self.mean_micros.load(Ordering::Relaxed).max(1);
         let within = u64::try_from(PREFETCH_WAIT_MAX.as_micros()).unwrap_or(u64::MAX) / mean;
-        // Each of the attempts in flight has so many successors within the time, after itself.
+        // `within` attempts fit into the time one after the other; the first of them is running already.
         let ahead = usize::try_from(within).unwrap_or(usize::MAX).saturating_sub(1).saturating_mul(concurrency);
         let ahead = ahead.min(configured_max);
         self.low_watermark.store(ahead / 2, Ordering::Relaxed);
         ahead
     }
 
-    /// An item was claimed.
+    /// Records that an item was claimed.
     pub(crate) fn item_claimed(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An item that was claimed waits no more. Answers whether it is time to claim again.
+    /// Records that a claimed item waits no longer. Returns true when it is time to claim again.
     pub(crate) fn item_started(&self) -> bool {
         self.waiting.fetch_sub(1, Ordering::Relaxed) == self.low_watermark.load(Ordering::Relaxed) + 1
     }
 
-    /// How many items are claimed and wait.
+    /// The number of claimed items that wait for a run permit.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// An attempt has ended.
+    /// Records the duration of an attempt that has ended.
     pub(crate) fn attempt_finished(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        // Two that end at once may lose one of the two: it is an estimate.
+        // Not atomic as a whole: of two attempts that end at once, one may be lost, which an estimate can bear.
         let mean = self.mean_micros.load(Ordering::Relaxed);
         self.mean_micros
             .store((mean.saturating_mul(MEAN_WEIGHT - 1).saturating_add(micros)) / MEAN_WEIGHT, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Recomputes a belief: POSTs an item's payload to `/recompute` below the configured `url`.
+//! Recomputes a belief: sends an item's payload with POST to `/recompute` below the configured `url`.
 
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 

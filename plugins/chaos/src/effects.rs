@@ -20,12 +20,12 @@ pub(crate) struct HttpCall {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     body: String,
-    /// Sent this many times over.
+    /// How often the body is repeated.
     #[serde(default = "one")]
     body_times: usize,
     effect: Option<String>,
     timeout_ms: Option<u64>,
-    /// Fail as the status says, instead of answering it.
+    /// Fail as the answer's status requires, instead of returning the answer.
     #[serde(default)]
     classify: bool,
 }
@@ -42,7 +42,7 @@ impl HttpCall {
         Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }))
     }
 
-    /// Sends the request on to wherever the answer says, as an HTTP client of a language would.
+    /// Follows redirects, as the HTTP client of a programming language would.
     pub(crate) fn follow(mut self) -> Result<Value, Failure> {
         loop {
             let response = self.clone().request().send()?;
@@ -55,7 +55,7 @@ impl HttpCall {
         }
     }
 
-    /// Keeps the request alive until the instance ends: dropping it would take it back.
+    /// Keeps the request alive until the instance ends, because dropping it would cancel it.
     pub(crate) fn forget(self) -> Result<Value, Failure> {
         std::mem::forget(self.request().start()?);
         Ok(Value::Null)

@@ -1,4 +1,4 @@
-//! Orders that the host has to survive.
+//! Orders with faults that the host has to survive.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) fn sleep(time: Duration) -> Value {
     Value::Null
 }
 
-/// Takes memory block by block, each written to, and answers how much it got.
+/// Allocates memory in blocks of 1 MiB and writes to each of them; returns the number of bytes.
 pub(crate) fn eat(limit: Option<usize>) -> usize {
     const BLOCK: usize = 1 << 20;
     let mut blocks = Vec::new();
@@ -27,7 +27,7 @@ pub(crate) fn eat(limit: Option<usize>) -> usize {
     blocks.len() * BLOCK
 }
 
-/// Never returns: the addition after the call keeps it from being turned into a loop.
+/// Recurses without end. The addition after the call keeps the compiler from turning the recursion into a loop.
 pub(crate) fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 32]);
     if frame[0] == u64::MAX { depth } else { recurse(depth + 1) + black_box(frame[31]) }

@@ -1,7 +1,7 @@
-//! A handler that does what its payload says, for the host's tests. Never built into `plugins.d`.
+//! A handler for the host's tests that does what the item's payload orders. It is never built into `plugins.d`.
 //!
-//! The payload is JSON whose `do` names one of the [`Order`](order::Order)s. Built with another `CHAOS_VERSION` in
-//! the environment it is another component, with another digest, that behaves alike.
+//! The payload is JSON; its field `do` names one of the [`Order`](order::Order)s. A build with another `CHAOS_VERSION`
+//! in the environment is another component: it behaves alike, but its digest differs.
 
 mod effects;
 mod faults;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use order::Order;
 
-/// What tells the builds of this handler apart.
+/// The version of this build, which makes its digest different from that of other versions.
 const VERSION: &str = match option_env!("CHAOS_VERSION") {
     Some(version) => version,
     None => "1",

@@ -1,59 +1,59 @@
-//! What an item can ask for.
+//! The orders that an item can give.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::effects::{Emit, HttpCall};
 
-/// What an item asks for. Each answers with a JSON result, `null` unless it says otherwise.
+/// What the handler does for an item. Each order returns a JSON result; it is `null` unless the order states another.
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Order {
-    /// Answers `result`.
+    /// Returns `result`.
     Succeed {
         #[serde(default)]
         result: Value,
     },
-    /// Answers a string of this many bytes.
+    /// Returns a string of this many bytes.
     BigResult { bytes: usize },
-    /// Does these in turn, up to the first that fails; answers all their results.
+    /// Runs these orders in turn until one fails; returns all their results.
     Sequence { steps: Vec<Order> },
     /// Fails retryably.
     Retry { retry_after_ms: Option<u64> },
     /// Fails permanently.
     Reject,
-    /// Defers.
+    /// Fails with the class `defer`.
     Defer { retry_after_ms: Option<u64> },
-    /// Fails retryably in every attempt before this one, then succeeds.
+    /// Fails retryably in every attempt before this one, and succeeds from this attempt on.
     Flaky { succeed_at: u32 },
     /// Panics.
     Trap {
         #[serde(default)]
         message: String,
     },
-    /// Panics in the build of this version only; answers the version elsewhere.
+    /// Panics in the build of this version only; returns the version in other builds.
     TrapIn { version: String },
-    /// Computes for ever.
+    /// Computes without end.
     Loop,
     /// Waits.
     Sleep { ms: u64 },
-    /// Allocates and touches memory until it has this much, or for ever.
+    /// Allocates memory and writes to it, up to this many bytes or without end.
     EatMemory { bytes: Option<usize> },
-    /// Recurses for ever.
+    /// Recurses without end.
     Recurse,
     /// Ends the guest's process.
     Exit { code: i32 },
-    /// Answers the version of this build.
+    /// Returns the version of this build.
     Version,
-    /// Answers what the handler is told about its item.
+    /// Returns what the host tells the handler about its item.
     Item,
-    /// Answers the environment variables and arguments that it can see.
+    /// Returns the environment variables and arguments that the handler can see.
     Env,
-    /// Answers what it can read and write of a file system.
+    /// Returns what the handler can read and write in a file system.
     Files,
-    /// Answers whether it can connect to this address.
+    /// Returns whether the handler can connect to this address.
     Socket { address: String },
-    /// Answers the value of a key of the configuration.
+    /// Returns the value of a key of the configuration.
     Config { key: String },
     /// Writes this many log lines.
     Log {
@@ -67,19 +67,19 @@ pub(crate) enum Order {
         #[serde(default = "one")]
         lines: usize,
     },
-    /// Makes a request; answers its status and body.
+    /// Sends a request; returns the answer's status and body.
     Http(HttpCall),
-    /// Makes a request and follows where it is sent on; answers the last status and body.
+    /// Sends a request and follows redirects; returns the status and body of the last answer.
     HttpFollow(HttpCall),
-    /// Makes a request and answers without waiting for it.
+    /// Sends a request and succeeds without waiting for its answer.
     HttpForget(HttpCall),
-    /// Answers the value of a key of the state.
+    /// Returns the value of a key of the state.
     StateGet { key: String },
     /// Sets the value of a key of the state.
     StatePut { key: String, value: Value },
     /// Sets this many keys of the state to values of this many bytes.
     StateFill { keys: usize, bytes: usize },
-    /// Adds one to a number in the state; answers the sum.
+    /// Adds one to a number in the state; returns the sum.
     StateIncr { key: String },
     /// Removes a key of the state.
     StateDelete { key: String },
@@ -87,7 +87,7 @@ pub(crate) enum Order {
     Emit(Emit),
 }
 
-/// How often, unless the item says.
+/// The default of fields that count repetitions.
 pub(crate) fn one() -> usize {
     1
 }

@@ -1,4 +1,4 @@
-//! Orders that look for what a sandbox should not show. Each answers what it found.
+//! Orders that look for things which a sandbox should hide. Each returns what it found.
 
 use std::{env, fs, net};
 

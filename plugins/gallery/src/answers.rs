@@ -1,10 +1,10 @@
-//! Exhibits that take an answer for what it is not.
+//! Exhibits that misinterpret an answer.
 
 use outbox_handler::{Failure, Item, http, log};
 
 use crate::{Twin, post, url};
 
-/// Reserves, then ships, and goes on when shipping fails. The twin returns the failure.
+/// Reserves, then ships, and succeeds although shipping fails. The twin returns the failure.
 pub(crate) fn swallowed(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/reservations", item.idem_key.clone())?;
     match post("/shipments", item.idem_key.clone()) {
@@ -14,7 +14,7 @@ pub(crate) fn swallowed(item: &Item, twin: Twin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes 409 for done. The twin comes back later.
+/// Treats 409 as success. The twin fails retryably.
 pub(crate) fn ignored_409(item: &Item, twin: Twin) -> Result<(), Failure> {
     let answer = http::post(url("/charges")).body(item.idem_key.clone()).send()?;
     if answer.status == 409 && twin == Twin::Broken {
@@ -23,7 +23,7 @@ pub(crate) fn ignored_409(item: &Item, twin: Twin) -> Result<(), Failure> {
     answer.ok_or_failure().map(drop)
 }
 
-/// Gives up for good when it is asked to come back later. The twin comes back later.
+/// Fails permanently on 429, which asks for a later attempt. The twin fails retryably or defers.
 pub(crate) fn fatal_429(item: &Item, twin: Twin) -> Result<(), Failure> {
     let answer = http::post(url("/charges")).body(item.idem_key.clone()).send()?;
     if answer.status == 429 && twin == Twin::Broken {
@@ -32,7 +32,7 @@ pub(crate) fn fatal_429(item: &Item, twin: Twin) -> Result<(), Failure> {
     answer.ok_or_failure().map(drop)
 }
 
-/// Takes for done what an earlier attempt has begun. The twin does it again, under the same key.
+/// Treats an effect that an earlier attempt began as done. The twin requests it again under the same key.
 pub(crate) fn skips_repeats(item: &Item, twin: Twin) -> Result<(), Failure> {
     if item.maybe_executed && twin == Twin::Broken {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Exhibits whose idempotency keys are not the same the next time.
+//! Exhibits whose idempotency keys differ between two attempts of the same item.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -8,7 +8,7 @@ use outbox_handler::{Failure, Item, http};
 
 use crate::{Twin, post, url};
 
-/// Names the effect after the second in which it happens. The twin names it after what it is.
+/// Names the effect after the current second. The twin names it after its purpose.
 pub(crate) fn clock_in_name(item: &Item, twin: Twin) -> Result<(), Failure> {
     let name = match twin {
         Twin::Broken => format!("charge-{}", now()),
@@ -18,7 +18,7 @@ pub(crate) fn clock_in_name(item: &Item, twin: Twin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Chooses the id of what it creates at random. The twin takes the item's key.
+/// Chooses the id of the new payment at random. The twin uses the item's idempotency key.
 pub(crate) fn random_url(item: &Item, twin: Twin) -> Result<(), Failure> {
     let id = match twin {
         Twin::Broken => random().to_string(),
@@ -28,7 +28,7 @@ pub(crate) fn random_url(item: &Item, twin: Twin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tries again by itself: each time with a new key. The twin leaves that to the host.
+/// Retries inside one attempt, each time with a new key. The twin leaves retries to the host.
 pub(crate) fn retry_inside(item: &Item, twin: Twin) -> Result<(), Failure> {
     let tries = if twin == Twin::Broken { 3 } else { 1 };
     let mut last = post("/charges", item.idem_key.clone());
@@ -46,7 +46,7 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A number that is another in every process, as the hasher of the standard library is.
+/// A number that differs between instances, because the standard library seeds its hashers at random.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -1,7 +1,7 @@
-//! Handlers with known bugs, each beside its fixed twin: what `outbox plugin check` must tell apart. Never
-//! built into `plugins.d`.
+//! Handlers with known bugs, each with a fixed twin: `outbox plugin check` must report the bugs and accept the twins.
+//! This component is never built into `plugins.d`.
 //!
-//! An item's type names the exhibit; `config` says which of the twins handles it.
+//! An item's type names the exhibit; the key `twin` of the configuration chooses the twin.
 
 mod answers;
 mod keys;
@@ -13,7 +13,7 @@ use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 
 struct Gallery;
 
-/// Which of the twins.
+/// The twin that handles an item.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Twin {
     Broken,
@@ -77,7 +77,7 @@ fn exhibit(item: &Item, twin: Twin) -> Result<(), Failure> {
     }
 }
 
-/// A POST below the shop, whose failure is the attempt's.
+/// Sends a POST request to the shop. A failure of the request is the failure of the attempt.
 fn post(path: &str, body: String) -> Result<http::Response, Failure> {
     http::post(url(path)).body(body).send()?.ok_or_failure()
 }

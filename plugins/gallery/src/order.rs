@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::{Twin, post, url};
 
-/// Charges a card where keys are ignored, then records it: a crash between the two charges again. The
-/// twin asks before whether it was charged.
+/// Charges a card at a receiver that ignores idempotency keys, then records the charge. A crash between the two calls
+/// causes a second charge. The twin first asks whether the card was charged.
 pub(crate) fn charge_then_record(item: &Item, twin: Twin) -> Result<(), Failure> {
     if twin == Twin::Broken || !is_found(&format!("/charges?order={}", item.idem_key))? {
         post("/charges", json!({ "order": item.idem_key, "amount": 5 }).to_string())?;
@@ -17,8 +17,8 @@ pub(crate) fn charge_then_record(item: &Item, twin: Twin) -> Result<(), Failure>
     Ok(())
 }
 
-/// Two different bookings go to one URL, and the first is skipped when it is there already: then the
-/// second gets its key. The twin names both.
+/// Sends two different bookings to one URL and skips a booking that exists already. When the first one is skipped, the
+/// second one gets the key of the first. The twin names both effects.
 pub(crate) fn shared_url(item: &Item, twin: Twin) -> Result<(), Failure> {
     for leg in ["debit", "credit"] {
         if is_found(&format!("/bookings?leg={leg}"))? {
@@ -31,7 +31,7 @@ pub(crate) fn shared_url(item: &Item, twin: Twin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ships, and tells a message queue, which knows no keys. The twin emits a follow-up.
+/// Ships, and notifies a message queue that ignores idempotency keys. The twin emits a follow-up instead.
 pub(crate) fn emits_outside(item: &Item, twin: Twin) -> Result<(), Failure> {
     let receipt = json!({ "order": item.idem_key });
     post("/shipments", receipt.to_string())?;

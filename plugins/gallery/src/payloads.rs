@@ -1,4 +1,4 @@
-//! Exhibits that ask for something else when they ask again, under the same key.
+//! Exhibits that send a different request under the same idempotency key when an attempt is repeated.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,13 +7,13 @@ use serde_json::json;
 
 use crate::{Twin, keys, post, url};
 
-/// Sends a random number. The twin sends what follows from the item.
+/// Sends a random number. The twin derives the value from the item.
 pub(crate) fn random(item: &Item, twin: Twin) -> Result<(), Failure> {
     let nonce = if twin == Twin::Broken { keys::random().to_string() } else { item.idem_key.clone() };
     post("/orders", json!({ "nonce": nonce }).to_string()).map(drop)
 }
 
-/// Sends the time at which it runs. The twin sends the time at which the item was enqueued.
+/// Sends the current time. The twin sends the time at which the item was enqueued.
 pub(crate) fn clock(item: &Item, twin: Twin) -> Result<(), Failure> {
     let at = if twin == Twin::Broken { keys::now() } else { item.created_at / 1000 };
     post("/orders", json!({ "at": at }).to_string()).map(drop)
@@ -28,7 +28,7 @@ pub(crate) fn attempt(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/orders", body.to_string()).map(drop)
 }
 
-/// Writes lines in the order of a hash map. The twin writes them in order.
+/// Writes lines in the order of a hash map, which differs between instances. The twin sorts them.
 pub(crate) fn unsorted(_: &Item, twin: Twin) -> Result<(), Failure> {
     let lines = (1..=9).map(|line| (format!("line {line}"), line));
     let body: Vec<String> = match twin {
@@ -38,7 +38,7 @@ pub(crate) fn unsorted(_: &Item, twin: Twin) -> Result<(), Failure> {
     post("/orders", body.join("\n")).map(drop)
 }
 
-/// Reads a balance and writes what it should become. The twin says by how much it changes.
+/// Reads a balance and sends the new value. The twin sends the difference.
 pub(crate) fn read_modify_write(_: &Item, twin: Twin) -> Result<(), Failure> {
     if twin == Twin::Fixed {
         return post("/balance", json!({ "add": 5 }).to_string()).map(drop);

@@ -5,8 +5,8 @@ use outbox_handler::{Failure, Item, state};
 
 use crate::{Twin, post};
 
-/// Writes to its state that it has charged, then charges, and lets the failure be: the state says that it
-/// is done. The twin charges first and returns the failure.
+/// Stores in its state that it has charged, then charges, and ignores a failure of the charge. The state then claims a
+/// charge that did not happen. The twin charges first and returns the failure.
 pub(crate) fn before_the_call(item: &Item, twin: Twin) -> Result<(), Failure> {
     let mark = format!("charged/{}", item.idem_key);
     if state::get(&mark)?.is_some() {
@@ -20,7 +20,7 @@ pub(crate) fn before_the_call(item: &Item, twin: Twin) -> Result<(), Failure> {
     state::put(&mark, b"yes")
 }
 
-/// Emits its follow-up in the first attempt only. The twin emits it in every attempt: it comes once.
+/// Emits its follow-up in the first attempt only. The twin emits it in every attempt; the host stores it once.
 pub(crate) fn emits_once(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/charges", item.idem_key.clone())?;
     if item.attempt > 1 && twin == Twin::Broken {
@@ -29,7 +29,7 @@ pub(crate) fn emits_once(item: &Item, twin: Twin) -> Result<(), Failure> {
     followups::emit(&NewItem::json("receipt", &item.idem_key)?)
 }
 
-/// Counts what it has charged by the attempts that it took. The twin counts items.
+/// Adds the number of the attempt to its counter of charges. The twin adds one for each item.
 pub(crate) fn counts_attempts(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/charges", item.idem_key.clone())?;
     let before = state::get_json::<u32>("charges")?.unwrap_or_default();

@@ -1,6 +1,6 @@
-// Why an attempt failed. Its class decides what the host does with the item.
+// The failure of an attempt. Its class decides what the host does with the item.
 
-/** Throw one to end the attempt. */
+/** The failure of an attempt. Throw it to end the attempt. */
 export class Failure extends Error {
   /**
    * @param {import('outbox:handler/types@0.1.0').FailureClass} failureClass
@@ -15,12 +15,12 @@ export class Failure extends Error {
     this.retryAfterMs = retryAfterMs;
   }
 
-  /** The same failure, with a wish not to be tried again earlier than so many milliseconds from now. */
+  /** The same failure. The host makes the next attempt no earlier than this many milliseconds from now. */
   after(milliseconds) {
     return new Failure(this.failureClass, this.code, this.message, milliseconds);
   }
 
-  /** As the contract has it. */
+  /** The failure in the contract's form. */
   toWit() {
     const { failureClass, code, message, retryAfterMs } = this;
     const retryAfter = retryAfterMs === undefined ? undefined : BigInt(Math.round(retryAfterMs));
@@ -28,11 +28,11 @@ export class Failure extends Error {
   }
 }
 
-/** Try again after the backoff, until the retries are used up. */
+/** A failure that may pass: the host retries after the backoff, until the retries are used up. */
 export const retryable = (code, message) => new Failure('retryable', code, message);
 
-/** Trying again cannot help: the item goes to the dead-letter queue at once. */
+/** A failure that retries cannot change: the item becomes DLQ at once. */
 export const permanent = (code, message) => new Failure('permanent', code, message);
 
-/** Not now: try again later, without counting this attempt. */
+/** A request for a later attempt: the host makes one and does not count this attempt. */
 export const defer = (code, message) => new Failure('defer', code, message);

@@ -1,19 +1,18 @@
-// A small HTTP client over `wasi:http`: build a request, send it, classify the answer.
+// A small HTTP client over `wasi:http`: it builds a request, sends it and classifies the answer.
 //
-// The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and
-// bounds every wait by the item's deadline. Redirects are not followed. The manifest needs a
-// `[[grant.http]]` for each receiver.
+// The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and ends every wait at
+// the item's deadline. The client follows no redirects. The manifest needs a `[[grant.http]]` for each receiver.
 //
-// A request without an answer fails with one of `upstream.connect` (or the connection broke),
-// `upstream.timeout`, `upstream.denied`, `upstream.invalid` (it cannot be sent) and
-// `upstream.request` (it is too large). Only the last is permanent.
+// The failure of a request without an answer has one of these codes: `upstream.connect` (no connection, or it broke),
+// `upstream.timeout`, `upstream.denied` (not granted), `upstream.invalid` (the request cannot be sent) and
+// `upstream.request` (the request is too large). Only `upstream.request` is permanent.
 
 import { handle } from 'wasi:http/outgoing-handler@0.2.12';
 import { Fields, OutgoingBody, OutgoingRequest, RequestOptions } from 'wasi:http/types@0.2.12';
 import { permanent, retryable } from './failure.js';
 import { Response } from './response.js';
 
-// The most of an answer's body that is kept: ample for what an API says, small for an item's memory.
+// The part of an answer's body that is kept, in bytes: enough for the answers of APIs, little of an instance's memory.
 const BODY_MAX = 1 << 20;
 const READ_BYTES = 64n << 10n;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'];
@@ -26,7 +25,7 @@ export const get = (url) => new Request('GET', url);
 /** A POST request. @param {string} url */
 export const post = (url) => new Request('POST', url);
 
-/** A request that has not been sent. */
+/** A request that has not been sent yet. */
 export class Request {
   /** @param {string} method @param {string} url */
   constructor(method, url) {
@@ -52,31 +51,31 @@ export class Request {
     return this;
   }
 
-  /** Sets the body to JSON, and its content type. */
+  /** Sets the body to JSON, and the content type to `application/json`. */
   json(value) {
     return this.header('content-type', 'application/json').body(JSON.stringify(value));
   }
 
   /**
-   * Names this effect, so that its idempotency key does not depend on method, URL or order. Needed where
-   * one attempt sends different things to one URL; the receiver never sees the name.
+   * Names this effect. Its idempotency key then depends on the name instead of method, URL and order. An attempt
+   * that sends different things to one URL needs this. The receiver does not see the name.
    */
   effect(name) {
     return this.header('outbox-effect', name);
   }
 
-  /** Waits no longer than this for the connection, the answer's head, and between two parts of its body. */
+  /** Limits each wait: for the connection, for the head of the answer, and between two parts of its body. */
   timeout(milliseconds) {
     this.nanos = BigInt(Math.round(milliseconds * 1e6));
     return this;
   }
 
-  /** Sends the request and waits for the whole answer, whatever its status. @returns {Response} */
+  /** Sends the request and waits for the whole answer. Any status is an answer. @returns {Response} */
   send() {
     return this.start().wait();
   }
 
-  /** Sends the request without waiting for the answer, so that several can be on their way. */
+  /** Sends the request and does not wait for the answer, so that several requests can run at the same time. */
   start() {
     const target = describe(this);
     const outgoing = head(this, target);
@@ -91,14 +90,14 @@ export class Request {
   }
 }
 
-/** A request that has been sent and not been answered. An item with unanswered requests counts as failed. */
+/** A request that waits for its answer. The host fails an attempt that ends with such a request. */
 class Pending {
   constructor(answer, target) {
     this.answer = answer;
     this.target = target;
   }
 
-  /** Waits for the whole answer, whatever its status. @returns {Response} */
+  /** Waits for the whole answer. Any status is an answer. @returns {Response} */
   wait() {
     block(this.answer);
     const { tag, val } = this.answer.get()?.val ?? { tag: 'err', val: { tag: 'HTTP-response-incomplete' } };
@@ -132,7 +131,7 @@ function headers({ method, headers, content }) {
 /** @returns {any} */
 const method = (name) => (METHODS.includes(name) ? { tag: name.toLowerCase() } : { tag: 'other', val: name });
 
-// A host that knows no such limit refuses to set it; the item's deadline holds all the same.
+// A host without support for such a limit refuses it. The item's deadline limits the request in any case.
 function waiting(nanos) {
   const options = new RequestOptions();
   for (const set of ['setConnectTimeout', 'setFirstByteTimeout', 'setBetweenBytesTimeout']) {
@@ -145,7 +144,7 @@ function waiting(nanos) {
   return options;
 }
 
-// A write that fails is not reported: the answer, which is waited for next, says why.
+// A failed write is not reported here, because the answer, for which the caller waits next, contains the reason.
 function write(body, bytes) {
   try {
     const stream = body.write();
@@ -202,8 +201,8 @@ function block(source) {
   pollable[DISPOSE]();
 }
 
-// What messages call the request. User, path and query stay out of the item's history, since the URL
-// of a webhook is often its secret.
+// The name of the request in messages. It omits user, path and query, because messages become part of the item's
+// history and the URL of a webhook often contains a secret.
 function describe({ method, url }) {
   const authority = /^https?:\/\/(?:[^/?#]*@)?([^/?#]+)/i.exec(url)?.[1];
   return `${method} ${authority ?? 'an unreadable URL'}`;
@@ -211,8 +210,8 @@ function describe({ method, url }) {
 
 const invalid = (target, why) => retryable('upstream.invalid', `${target}: the request cannot be sent: ${why}`);
 
-// What an error of the transport means for the item. Only what depends on the request alone is
-// permanent; a denial is the operator's to lift, so it is tried again.
+// The failure that an error of the transport causes. It is permanent only when the request alone causes the error.
+// A denial is retryable, because the operator can change the grants.
 function failure(target, code) {
   const message = `${target}: ${code?.tag ?? code}`;
   switch (code?.tag) {

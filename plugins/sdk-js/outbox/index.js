@@ -1,7 +1,7 @@
-// What every handler needs: itself, its failures, its configuration and its log.
+// The parts that every handler needs: its export, its failures, its configuration and its log.
 //
-// `http.js`, `state.js` and `followups.js` stand beside this file. Importing one of them makes the
-// component import what it wraps, and the manifest beside the handler must grant it.
+// `http.js`, `state.js` and `followups.js` are separate files. A component that imports one of them also imports the
+// interface behind it, which the manifest must grant.
 
 import * as store from 'wasi:config/store@0.2.0-rc.1';
 import { log as write } from 'wasi:logging/logging@0.1.0-draft';
@@ -12,8 +12,8 @@ export { Failure, defer, permanent, retryable } from './failure.js';
 /** @typedef {import('outbox:handler/types@0.1.0').Item & { json(): any }} Item */
 
 /**
- * Makes the component's export. `handle` may be async. What it returns is the item's result: nothing,
- * bytes as they are, or anything else as JSON.
+ * Makes the component's export. `handle` may be async. Its return value is the item's result: nothing, bytes, or any
+ * other value, which becomes JSON.
  *
  * @param {{ name: string, version: string, types: string[], handle(item: Item): any }} definition
  */
@@ -30,7 +30,7 @@ export function handler({ name, version, types, handle }) {
   };
 }
 
-/** What the operator wrote under `[config]` in the plugin's manifest. */
+/** The operator's settings under `[config]` in the plugin's manifest. */
 export const config = {
   /**
    * The value of a key, or undefined when the manifest does not set it.
@@ -46,7 +46,7 @@ export const config = {
   },
 
   /**
-   * The value of a key that the handler cannot do without. A missing one is retryable, `config.missing`.
+   * The value of a key that the handler requires. A missing key fails retryably with `config.missing`.
    * @param {string} key
    * @returns {string}
    */
@@ -59,7 +59,7 @@ export const config = {
   },
 };
 
-/** Lines for the host's log, which adds the plugin and the item. */
+/** Writes lines to the host's log. The host adds the plugin and the item. */
 export const log = {
   debug: (message) => write('debug', '', String(message)),
   info: (message) => write('info', '', String(message)),
@@ -84,7 +84,7 @@ function outcome(result) {
   return result instanceof Uint8Array ? result : new TextEncoder().encode(JSON.stringify(result));
 }
 
-// What the handler did not mean to throw may pass, like a trap.
+// An unexpected exception may pass, so it is retryable, like a trap.
 function asFailure(error) {
   if (error instanceof Failure) return error;
   return retryable('handler.exception', `${error}\n${error?.stack ?? ''}`.trim());

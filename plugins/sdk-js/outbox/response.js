@@ -1,13 +1,13 @@
-// An answer, and what it says about the item.
+// The answer to a request, and the failure that its status means.
 
 import { defer, permanent, retryable } from './failure.js';
 
-// What may pass or be repaired.
+// The statuses of failures that may pass or that the operator can repair.
 const RETRYABLE = [401, 403, 408, 409, 425, 429];
-// How much of a refusal's body goes into the item's history: enough for one line of explanation.
+// The part of a refusal's body that goes into the item's history: enough for one line of explanation.
 const SUMMARY_BYTES = 256;
 
-/** An answer with its body, which is cut at one MiB. */
+/** An answer with its body, which is cut at 1 MiB. */
 export class Response {
   /** @param {number} status @param {[string, Uint8Array][]} headers @param {Uint8Array} body */
   constructor(status, headers, body) {
@@ -16,7 +16,7 @@ export class Response {
     this.body = body;
   }
 
-  /** The first header of this name, which is given in lower case. @returns {string | undefined} */
+  /** The first header of this name. The name is in lower case. @returns {string | undefined} */
   header(name) {
     const found = this.headers.find(([header]) => header === name);
     return found && new TextDecoder().decode(found[1]);
@@ -27,7 +27,7 @@ export class Response {
     return new TextDecoder().decode(this.body);
   }
 
-  /** The body, read as JSON. One that is not JSON is retryable, `upstream.body`. */
+  /** Parses the body as JSON. A body that is not JSON fails retryably with `upstream.body`. */
   json() {
     try {
       return JSON.parse(this.text());
@@ -37,11 +37,11 @@ export class Response {
   }
 
   /**
-   * The answer itself when its status is 2xx, else throws the failure that the status means.
+   * Returns the answer when its status is 2xx. Otherwise throws the failure that the status means.
    *
-   * 429 and 503 that say when to come back are deferred until then. What may pass or be repaired, 401,
-   * 403, 408, 409, 425, 429 and 5xx, is retryable. The rest would be answered alike every time and is
-   * permanent, redirects included. The code is `upstream.` and the status.
+   * 429 and 503 with a `Retry-After` are deferred until that time. 401, 403, 408, 409, 425, 429 and 5xx are retryable,
+   * because they may pass or can be repaired. All other statuses, also redirects, are permanent, because another
+   * attempt would get the same answer. The code is `upstream.` and the status.
    */
   okOrFail() {
     const { status } = this;
@@ -53,7 +53,7 @@ export class Response {
     throw (passes ? retryable : permanent)(code, message);
   }
 
-  // In seconds or as a date. A date counts from the answer's own, so that the two clocks need not agree.
+  // The header has seconds or a date. A date is compared with the answer's own `Date`, so the two clocks may differ.
   #retryAfterMs() {
     const value = this.header('retry-after')?.trim();
     if (value === undefined) return undefined;

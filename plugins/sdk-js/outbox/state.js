@@ -1,6 +1,6 @@
-// Key-value state of the plugin, committed together with the item's completion or not at all.
+// The plugin's key-value state. The host commits changes in the transaction that completes the item, or not at all.
 //
-// Reads see the attempt's own writes. The manifest needs `state = true` under `[grant]`.
+// An attempt reads its own writes. The manifest needs `state = true` under `[grant]`.
 
 import * as state from 'outbox:handler/state@0.1.0';
 import { permanent, retryable } from './failure.js';
@@ -11,10 +11,10 @@ export const get = (key) => call(() => state.get(key));
 /** Sets the value of a key to bytes. */
 export const put = (key, value) => call(() => state.put(key, value));
 
-/** Removes a key; one that is not there is no error. */
+/** Removes a key. A missing key is no error. */
 export const remove = (key) => call(() => state.delete(key));
 
-/** The value of a key, read as JSON, or undefined. One that is not JSON is permanent, `state.invalid`. */
+/** The value of a key, parsed as JSON, or undefined. Other values fail permanently with `state.invalid`. */
 export function getJson(key) {
   const value = get(key);
   try {
@@ -24,7 +24,7 @@ export function getJson(key) {
   }
 }
 
-/** Sets the value of a key, written as JSON. */
+/** Sets the value of a key to JSON. */
 export const putJson = (key, value) => put(key, new TextEncoder().encode(JSON.stringify(value)));
 
 function call(action) {

@@ -1,10 +1,10 @@
-// Makes a component of a handler: node build.mjs SOURCE WIT OUTPUT
+// Makes a component from a handler: node build.mjs SOURCE WIT OUTPUT
 
 import { writeFile } from 'node:fs/promises';
 import { componentize } from '@bytecodealliance/componentize-js';
 
 const [sourcePath, witPath, output] = process.argv.slice(2);
-// Requests go through the contract's imports, where the host sees them; `fetch` would be a second way.
+// Disables `fetch`: requests must go through the contract's imports, because only there the host controls them.
 const disableFeatures = ['http', 'fetch-event'];
 const { component } = await componentize({ sourcePath, witPath, worldName: 'guest', disableFeatures });
 await writeFile(output, component);

@@ -1,7 +1,7 @@
-"""What every handler needs: itself, its failures, its configuration and its log.
+"""The parts that every handler needs: its export, its failures, its configuration and its log.
 
-``outbox.http``, ``outbox.state`` and ``outbox.followups`` stand beside this module. Importing one of
-them makes the component import what it wraps, and the manifest beside the handler must grant it.
+``outbox.http``, ``outbox.state`` and ``outbox.followups`` are separate modules. A component that imports one of them
+also imports the interface behind it, which the manifest must grant.
 """
 
 import json
@@ -19,10 +19,10 @@ __all__ = ["Failure", "Item", "config", "defer", "export", "log", "permanent", "
 
 
 class Item(wit.Item):
-    """One durable side-effect request, as its handler sees it."""
+    """An item, one durable request for a side effect, as its handler sees it."""
 
     def json(self) -> Any:
-        """The payload, read as JSON. One that is not JSON is a permanent failure, ``payload.invalid``."""
+        """Parses the payload as JSON. A payload that is not JSON fails permanently with ``payload.invalid``."""
         try:
             return json.loads(self.payload)
         except ValueError as error:
@@ -32,7 +32,7 @@ class Item(wit.Item):
 def export(handle: Callable[[Item], Any], name: str, version: str, types: list[str]) -> type:
     """Makes the component's export, which the module must call ``Handler``.
 
-    What ``handle`` returns is the item's result: ``None``, bytes as they are, or anything else as JSON.
+    The return value of ``handle`` is the item's result: ``None``, bytes, or any other value, which becomes JSON.
     """
 
     class Handler:
@@ -49,7 +49,7 @@ def export(handle: Callable[[Item], Any], name: str, version: str, types: list[s
 
 
 def dumps(value: Any) -> bytes:
-    """JSON as the kits of all languages write it."""
+    """JSON in the same form as in the SDKs for other languages: compact, without ASCII escapes."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -58,7 +58,7 @@ def _outcome(result: Any) -> bytes | None:
 
 
 def _as_failure(error: Exception) -> Failure:
-    """What the handler did not mean to raise may pass, like a trap."""
+    """The failure for an exception. An unexpected exception may pass, so it is retryable, like a trap."""
     if isinstance(error, Failure):
         return error
     return retryable("handler.exception", "".join(traceback.format_exception(error)).strip())

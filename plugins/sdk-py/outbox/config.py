@@ -1,4 +1,4 @@
-"""What the operator wrote under ``[config]`` in the plugin's manifest."""
+"""The operator's settings under ``[config]`` in the plugin's manifest."""
 
 from componentize_py_types import Err
 from wit_world.imports import configuration
@@ -15,7 +15,7 @@ def get(key: str) -> str | None:
 
 
 def require(key: str) -> str:
-    """The value of a key that the handler cannot do without. A missing one is retryable, ``config.missing``."""
+    """The value of a key that the handler requires. A missing key fails retryably with ``config.missing``."""
     value = get(key)
     if value is None:
         raise retryable("config.missing", f'the manifest sets no "{key}": add it under [config]')

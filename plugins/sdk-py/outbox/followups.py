@@ -1,6 +1,6 @@
-"""New items, enqueued together with this item's completion or not at all.
+"""Follow-ups: items that the host enqueues in the transaction that completes this item, or not at all.
 
-The saga and the correlation id pass on. The manifest needs the types under ``emit`` in ``[grant]``.
+They inherit the saga and the correlation id. The manifest lists their types under ``emit`` in ``[grant]``.
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ def emit(
     delay_ms: int = 0,
     content_type: str = "application/json",
 ) -> None:
-    """Enqueues one item when this one is done. Its payload is bytes, or anything else as JSON.
+    """Enqueues one item when this item is completed. The payload is bytes, or any other value, which becomes JSON.
 
-    A name tells it from other follow-ups of its type; without one they are told apart by their order.
+    The name distinguishes it from other follow-ups of its type. Without names, their order distinguishes them.
     """
     content = payload if isinstance(payload, bytes) else dumps(payload)
     try:

@@ -1,12 +1,11 @@
-"""A small HTTP client over ``wasi:http``: build a request, send it, classify the answer.
+"""A small HTTP client over ``wasi:http``: it builds a request, sends it and classifies the answer.
 
-The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and bounds
-every wait by the item's deadline. Redirects are not followed. The manifest needs a ``[[grant.http]]``
-for each receiver.
+The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and ends every wait at the
+item's deadline. The client follows no redirects. The manifest needs a ``[[grant.http]]`` for each receiver.
 
-A request without an answer fails with one of ``upstream.connect`` (or the connection broke),
-``upstream.timeout``, ``upstream.denied``, ``upstream.invalid`` (it cannot be sent) and
-``upstream.request`` (it is too large). Only the last is permanent.
+The failure of a request without an answer has one of these codes: ``upstream.connect`` (no connection, or it broke),
+``upstream.timeout``, ``upstream.denied`` (not granted), ``upstream.invalid`` (the request cannot be sent) and
+``upstream.request`` (the request is too large). Only ``upstream.request`` is permanent.
 """
 
 import re
@@ -22,7 +21,7 @@ from .failure import Failure, permanent, retryable
 from .response import Response
 
 BODY_MAX = 1 << 20
-"""The most of an answer's body that is kept: ample for what an API says, small for an item's memory."""
+"""The bytes of an answer's body that are kept: enough for the answers of APIs, little of an instance's memory."""
 READ_BYTES = 64 << 10
 METHODS = ("Get", "Head", "Post", "Put", "Delete", "Options", "Patch")
 TIMEOUTS = ("DnsTimeout", "ConnectionTimeout", "ConnectionReadTimeout", "ConnectionWriteTimeout", "HttpResponseTimeout")
@@ -41,7 +40,7 @@ def post(url: str) -> "Request":
 
 
 class Request:
-    """A request that has not been sent."""
+    """A request that has not been sent yet."""
 
     def __init__(self, method: str, url: str):
         self.method = method
@@ -61,27 +60,27 @@ class Request:
         return self
 
     def json(self, value: Any) -> "Request":
-        """Sets the body to JSON, and its content type."""
+        """Sets the body to JSON, and the content type to ``application/json``."""
         return self.header("content-type", "application/json").body(dumps(value))
 
     def effect(self, name: str) -> "Request":
-        """Names this effect, so that its idempotency key does not depend on method, URL or order.
+        """Names this effect. Its idempotency key then depends on the name instead of method, URL and order.
 
-        Needed where one attempt sends different things to one URL; the receiver never sees the name.
+        An attempt that sends different things to one URL needs this. The receiver does not see the name.
         """
         return self.header("outbox-effect", name)
 
     def timeout(self, seconds: float) -> "Request":
-        """Waits no longer for the connection, the answer's head, and between two parts of its body."""
+        """Limits each wait: for the connection, for the head of the answer, and between two parts of its body."""
         self.nanos = round(seconds * 1e9)
         return self
 
     def send(self) -> Response:
-        """Sends the request and waits for the whole answer, whatever its status."""
+        """Sends the request and waits for the whole answer. Any status is an answer."""
         return self.start().wait()
 
     def start(self) -> "Pending":
-        """Sends the request without waiting for the answer, so that several can be on their way."""
+        """Sends the request and does not wait for the answer, so that several requests can run at the same time."""
         target = _target(self)
         outgoing = _head(self, target)
         body = outgoing.body()
@@ -94,14 +93,14 @@ class Request:
 
 
 class Pending:
-    """A request that has been sent and not been answered. An item that leaves one so counts as failed."""
+    """A request that waits for its answer. The host fails an attempt that ends with such a request."""
 
     def __init__(self, answer: wit.FutureIncomingResponse, target: str):
         self._answer = answer
         self._target = target
 
     def wait(self) -> Response:
-        """Waits for the whole answer, whatever its status."""
+        """Waits for the whole answer. Any status is an answer."""
         with self._answer.subscribe() as ready:
             ready.block()
         match self._answer.get():
@@ -146,13 +145,13 @@ def _waiting(nanos: int) -> wit.RequestOptions:
         try:
             limit(nanos)
         except Err:
-            # A host that knows no such limit refuses to set it; the item's deadline holds all the same.
+            # A host without support for such a limit refuses it. The item's deadline limits the request in any case.
             continue
     return options
 
 
 def _write(body: wit.OutgoingBody, content: bytes) -> None:
-    """A write that fails is not reported: the answer, which is waited for next, says why."""
+    """Writes the body. A failed write is not reported here: the answer, which is read next, contains the reason."""
     try:
         with body.write() as stream:
             while content:
@@ -190,9 +189,10 @@ def _read_body(body: wit.IncomingBody) -> bytes:
 
 
 def _target(request: Request) -> str:
-    """What messages call the request.
+    """The name of the request in messages.
 
-    User, path and query stay out of the item's history, since the URL of a webhook is often its secret.
+    It omits user, path and query, because messages become part of the item's history and the URL of a webhook often
+    contains a secret.
     """
     match = re.match(r"https?://(?:[^/?#]*@)?([^/?#]+)", request.url, re.IGNORECASE)
     return f"{request.method} {match[1] if match else 'an unreadable URL'}"
@@ -203,10 +203,10 @@ def _invalid(target: str, why: str) -> Failure:
 
 
 def _failure(target: str, code: wit.ErrorCode) -> Failure:
-    """What an error of the transport means for the item.
+    """The failure that an error of the transport causes.
 
-    Only what depends on the request alone is permanent; a denial is the operator's to lift, so it is
-    tried again.
+    It is permanent only when the request alone causes the error. A denial is retryable, because the operator can
+    change the grants.
     """
     name = type(code).__name__.removeprefix("ErrorCode_")
     message = f"{target}: {name}"

@@ -1,23 +1,23 @@
-"""Lines for the host's log, which adds the plugin and the item."""
+"""Lines for the host's log. The host adds the plugin and the item."""
 
 from wit_world.imports.logging import Level, log
 
 
 def debug(message: object) -> None:
-    """For whoever looks for a fault."""
+    """Details for finding a fault."""
     log(Level.DEBUG, "", str(message))
 
 
 def info(message: object) -> None:
-    """What an operator wants to see on a good day."""
+    """Events of normal operation that an operator wants to see."""
     log(Level.INFO, "", str(message))
 
 
 def warn(message: object) -> None:
-    """Something odd that the handler could live with."""
+    """An unexpected condition with which the handler could continue."""
     log(Level.WARN, "", str(message))
 
 
 def error(message: object) -> None:
-    """Something that the handler could not do."""
+    """An operation that failed."""
     log(Level.ERROR, "", str(message))

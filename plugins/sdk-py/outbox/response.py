@@ -1,4 +1,4 @@
-"""An answer, and what it says about the item."""
+"""The answer to a request, and the failure that its status means."""
 
 import json
 from dataclasses import dataclass
@@ -8,36 +8,36 @@ from typing import Any
 from .failure import defer, permanent, retryable
 
 RETRYABLE = (401, 403, 408, 409, 425, 429)
-"""What may pass or be repaired."""
+"""The statuses below 500 of failures that may pass or that the operator can repair."""
 SUMMARY_BYTES = 256
-"""How much of a refusal's body goes into the item's history: enough for one line of explanation."""
+"""The part of a refusal's body that goes into the item's history, in bytes: enough for one line of explanation."""
 
 
 @dataclass
 class Response:
-    """An answer with its body, which is cut at one MiB. Names of headers are in lower case."""
+    """An answer with its body, which is cut at 1 MiB. The names of headers are in lower case."""
 
     status: int
     headers: list[tuple[str, bytes]]
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The first header of this name, which is given in lower case."""
+        """The first header of this name. The name is in lower case."""
         return next((value.decode(errors="replace") for header, value in self.headers if header == name), None)
 
     def json(self) -> Any:
-        """The body, read as JSON. One that is not JSON is retryable, ``upstream.body``."""
+        """Parses the body as JSON. A body that is not JSON fails retryably with ``upstream.body``."""
         try:
             return json.loads(self.body)
         except ValueError as error:
             raise retryable("upstream.body", f"reading the answer: {error}") from error
 
     def ok_or_fail(self) -> "Response":
-        """The answer itself when its status is 2xx, else raises the failure that the status means.
+        """Returns the answer when its status is 2xx. Otherwise raises the failure that the status means.
 
-        429 and 503 that say when to come back are deferred until then. What may pass or be repaired,
-        401, 403, 408, 409, 425, 429 and 5xx, is retryable. The rest would be answered alike every time
-        and is permanent, redirects included. The code is ``upstream.`` and the status.
+        429 and 503 with a ``Retry-After`` are deferred until that time. 401, 403, 408, 409, 425, 429 and 5xx are
+        retryable, because they may pass or can be repaired. All other statuses, also redirects, are permanent,
+        because another attempt would get the same answer. The code is ``upstream.`` and the status.
         """
         if 200 <= self.status < 300:
             return self
@@ -49,7 +49,7 @@ class Response:
         raise retryable(code, message) if passes else permanent(code, message)
 
     def _retry_after_ms(self) -> float | None:
-        """In seconds or as a date, which counts from the answer's own, so that clocks need not agree."""
+        """The header has seconds or a date. A date is compared with the answer's own, so the two clocks may differ."""
         value = (self.header("retry-after") or "").strip()
         if value.isdecimal():
             return int(value) * 1000

@@ -1,6 +1,6 @@
-"""Key-value state of the plugin, committed together with the item's completion or not at all.
+"""The plugin's key-value state. The host commits changes in the transaction that completes the item, or not at all.
 
-Reads see the attempt's own writes. The manifest needs ``state = true`` under ``[grant]``.
+An attempt reads its own writes. The manifest needs ``state = true`` under ``[grant]``.
 """
 
 import json
@@ -24,12 +24,12 @@ def put(key: str, value: bytes) -> None:
 
 
 def remove(key: str) -> None:
-    """Removes a key; one that is not there is no error."""
+    """Removes a key. A missing key is no error."""
     _call(wit.delete, key)
 
 
 def get_json(key: str) -> Any:
-    """The value of a key, read as JSON, or ``None``. One that is not JSON is permanent, ``state.invalid``."""
+    """The value of a key, parsed as JSON, or ``None``. Other values fail permanently with ``state.invalid``."""
     value = get(key)
     try:
         return None if value is None else json.loads(value)
@@ -38,7 +38,7 @@ def get_json(key: str) -> Any:
 
 
 def put_json(key: str, value: Any) -> None:
-    """Sets the value of a key, written as JSON."""
+    """Sets the value of a key to JSON."""
     put(key, dumps(value))
 
 

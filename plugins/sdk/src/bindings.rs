@@ -1,4 +1,4 @@
-//! What `wit/handler.wit` says, as Rust. Generated at compile time; nothing here is written by hand.
+//! The Rust form of `wit/handler.wit`, generated at compile time.
 
 wit_bindgen::generate!({
     path: "../../wit",

@@ -1,4 +1,4 @@
-//! What the operator wrote under `[config]` in the plugin's manifest.
+//! The operator's settings under `[config]` in the plugin's manifest.
 
 use crate::Failure;
 use crate::bindings::wasi::config::store;
@@ -8,9 +8,9 @@ pub fn get(key: &str) -> Result<Option<String>, Failure> {
     store::get(key).map_err(|error| Failure::retryable("config.unavailable", format!("reading {key:?}: {error:?}")))
 }
 
-/// The value of a key that the handler cannot do without.
+/// The value of a key that the handler requires.
 ///
-/// A missing one is retryable, `config.missing`: the operator can set it before the retries end.
+/// A missing key fails retryably with `config.missing`, because the operator can set it before the retries are used up.
 pub fn require(key: &str) -> Result<String, Failure> {
     get(key)?.ok_or_else(|| {
         Failure::retryable("config.missing", format!("the manifest sets no {key:?}: add it under [config]"))

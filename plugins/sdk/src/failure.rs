@@ -1,28 +1,29 @@
-//! Ways to make a failure. Its class decides what the host does with the item.
+//! Constructors of failures. The class of a failure decides what the host does with the item.
 
 use std::time::Duration;
 
 use crate::{Failure, FailureClass};
 
 impl Failure {
-    /// Try again after the backoff, until the retries are used up.
+    /// A failure that may pass: the host retries after the backoff, until the retries are used up.
     ///
-    /// A code is stable and dotted, for grouping, such as `upstream.timeout`; the message is for people.
+    /// The code is stable and dotted, such as `upstream.timeout`, so that failures can be grouped; the message is for
+    /// people.
     pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(FailureClass::Retryable, code, message)
     }
 
-    /// Trying again cannot help: the item goes to the dead-letter queue at once.
+    /// A failure that retries cannot change: the item becomes DLQ at once.
     pub fn permanent(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(FailureClass::Permanent, code, message)
     }
 
-    /// Not now: try again later, without counting this attempt.
+    /// A request for a later attempt: the host makes one and does not count this attempt.
     pub fn defer(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(FailureClass::Defer, code, message)
     }
 
-    /// The same failure, with a wish not to be tried again earlier than `delay` from now.
+    /// The same failure. The host makes the next attempt no earlier than `delay` from now.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self { retry_after_ms: Some(millis(delay)), ..self }
@@ -39,7 +40,7 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-/// The contract's unit of time.
+/// A duration in milliseconds, the unit of the contract.
 pub(crate) fn millis(delay: Duration) -> u64 {
     u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
-//! New items, enqueued together with this item's completion or not at all.
+//! Follow-ups: items that the host enqueues in the transaction that completes this item, or not at all.
 //!
-//! The saga and the correlation id pass on. The manifest needs the types under `emit` in `[grant]`.
+//! They inherit the saga and the correlation id. The manifest lists their types under `emit` in `[grant]`.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::failure::millis;
 
 pub use crate::bindings::outbox::handler::followups::NewItem;
 
-/// Enqueues one item when this one is done.
+/// Enqueues one item when this item is completed.
 pub fn emit(item: &NewItem) -> Result<(), Failure> {
     Ok(followups::emit(item)?)
 }
 
 impl NewItem {
-    /// An item of this type with a payload in JSON.
+    /// An item of this type with a JSON payload.
     pub fn json(item_type: impl Into<String>, payload: &impl Serialize) -> Result<Self, Failure> {
         Ok(Self {
             type_: item_type.into(),
@@ -30,19 +30,19 @@ impl NewItem {
         })
     }
 
-    /// Tells it from other follow-ups of its type; without a name they are told apart by their order.
+    /// Distinguishes this item from other follow-ups of its type. Without names, their order distinguishes them.
     #[must_use]
     pub fn name(self, name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// Handled in turn with other items of this key.
+    /// Sets the ordering key: the host handles items with the same key one at a time.
     #[must_use]
     pub fn ordering_key(self, key: impl Into<String>) -> Self {
         Self { ordering_key: Some(key.into()), ..self }
     }
 
-    /// Not claimed before `delay` has passed.
+    /// Delays the item: no worker claims it before `delay` has passed.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         Self { delay_ms: millis(delay), ..self }

@@ -1,11 +1,11 @@
-//! A small HTTP client over `wasi:http`: build a request, send it, classify the answer.
+//! A small HTTP client over `wasi:http`: it builds a request, sends it and classifies the answer.
 //!
-//! The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and
-//! bounds every wait by the item's deadline. Redirects are not followed.
+//! The host adds the idempotency key and the tracing headers, enforces the manifest's grants, and ends every wait at
+//! the item's deadline. The client follows no redirects.
 //!
-//! A request without an answer fails with one of `upstream.connect` (or the connection broke),
-//! `upstream.timeout`, `upstream.denied`, `upstream.invalid` (it cannot be sent) and
-//! `upstream.request` (it is too large). Only the last is permanent.
+//! The failure of a request without an answer has one of these codes: `upstream.connect` (no connection, or it broke),
+//! `upstream.timeout`, `upstream.denied` (not granted), `upstream.invalid` (the request cannot be sent) and
+//! `upstream.request` (the request is too large). Only `upstream.request` is permanent.
 
 mod response;
 mod wire;
@@ -29,7 +29,7 @@ pub fn post(url: impl Into<String>) -> Request {
     Request::new("POST", url)
 }
 
-/// A request that has not been sent.
+/// A request that has not been sent yet.
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request {
@@ -57,32 +57,32 @@ impl Request {
         Self { body: body.into(), ..self }
     }
 
-    /// Sets the body to JSON, and its content type.
+    /// Sets the body to JSON, and the content type to `application/json`.
     pub fn json(self, value: &impl Serialize) -> Result<Self, Failure> {
         Ok(self.header("content-type", "application/json").body(serde_json::to_vec(value)?))
     }
 
-    /// Names this effect, so that its idempotency key does not depend on method, URL or order.
+    /// Names this effect. Its idempotency key then depends on the name instead of method, URL and order.
     ///
-    /// Needed where one attempt sends different things to one URL; the receiver never sees the name.
+    /// An attempt that sends different things to one URL needs this. The receiver does not see the name.
     pub fn effect(self, name: &str) -> Self {
         self.header("outbox-effect", name)
     }
 
-    /// Waits no longer than this for the connection, for the answer's head, and between two parts of
-    /// its body. The item's deadline holds as well.
+    /// Limits each wait: for the connection, for the head of the answer, and between two parts of its body. The item's
+    /// deadline applies as well.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }
     }
 
-    /// Sends the request and waits for the whole answer, whatever its status.
+    /// Sends the request and waits for the whole answer. Any status is an answer.
     pub fn send(self) -> Result<Response, Failure> {
         self.start()?.wait()
     }
 
-    /// Sends the request without waiting for the answer, so that several can be on their way.
+    /// Sends the request and does not wait for the answer, so that several requests can run at the same time.
     ///
-    /// An item that is answered with `Ok` while a request is unanswered counts as failed.
+    /// The host fails an attempt that returns `Ok` while a request is unanswered.
     pub fn start(self) -> Result<Pending, Failure> {
         wire::start(&self)
     }

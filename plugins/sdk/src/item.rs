@@ -1,4 +1,4 @@
-//! Reading an item's payload, and the answer to it.
+//! An item's payload, and the result of its handler.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,29 +6,28 @@ use serde::de::DeserializeOwned;
 use crate::{Failure, Item};
 
 impl Item {
-    /// The payload, read as JSON. A payload that is not what the handler expects is a permanent
-    /// failure, `payload.invalid`.
+    /// Parses the payload as JSON. A payload that does not fit `T` fails permanently with `payload.invalid`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         Ok(serde_json::from_slice(&self.payload)?)
     }
 }
 
-/// The effect is done; what the host should store as the item's `result`, if anything.
+/// The success of an attempt, with the value that the host stores as the item's `result`, if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome(Option<Vec<u8>>);
 
 impl Outcome {
-    /// Done, with nothing to tell.
+    /// Success without a result.
     pub fn done() -> Self {
         Self(None)
     }
 
-    /// Done, with a result of any bytes.
+    /// Success with a result of any bytes.
     pub fn bytes(result: impl Into<Vec<u8>>) -> Self {
         Self(Some(result.into()))
     }
 
-    /// Done, with a result in JSON.
+    /// Success with a JSON result.
     pub fn json(result: &impl Serialize) -> Result<Self, Failure> {
         Ok(Self::bytes(serde_json::to_vec(result)?))
     }

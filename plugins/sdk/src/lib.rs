@@ -1,22 +1,22 @@
-//! Write a handler for the outbox: implement [`Handler`], name it in [`export!`], and build the crate,
-//! a `cdylib`, with `cargo build --target wasm32-wasip2`. This is a whole handler:
+//! The SDK for handlers of the outbox. Implement [`Handler`], name the implementation in [`export!`], and build the
+//! crate, a `cdylib`, with `cargo build --target wasm32-wasip2`. This is a whole handler:
 //!
 //! ```
 #![doc = include_str!("../examples/notify.rs")]
 //! ```
 //!
-//! It owns the guest's side of the contract in `wit/handler.wit` and promises that a component imports
-//! only what its handler calls, so that an operator grants no more than is used. It knows nothing of
-//! stores, retries or roles: those are the host's.
+//! The crate owns the guest's side of the contract in `wit/handler.wit`. A component imports only what its handler
+//! calls, so an operator grants no more than the handler uses. The crate knows nothing of stores, retries or roles,
+//! which belong to the host.
 //!
 //! # Effects and their keys
-//! An item may be attempted again after a crash, even when the last attempt succeeded. The host gives
-//! each request a key that stays the same over attempts, made of the item's key and of method and URL.
-//! A handler that sends *different* things to one URL names each: see [`http::Request::effect`].
+//! The host may attempt an item again after a crash, even when the last attempt succeeded. It gives each request an
+//! idempotency key that is the same in all attempts; the key is made from the item's key, the method and the URL. A
+//! handler that sends *different* things to one URL names each effect: see [`http::Request::effect`].
 //!
 //! # Memory
-//! A component that starts with all the memory it needs is several times cheaper to run than one that
-//! grows it. Inside this repository `.cargo/config.toml` sees to that; elsewhere, put there
+//! A component that starts with all the memory it needs runs several times cheaper than one that grows its memory.
+//! `.cargo/config.toml` sets this for the handlers of this repository. Elsewhere, write into that file:
 //!
 //! ```toml
 //! [target.wasm32-wasip2]
@@ -37,20 +37,20 @@ pub mod state;
 pub use bindings::outbox::handler::types::{Failure, FailureClass, Item};
 pub use item::Outcome;
 
-/// Performs the effects of some types of item.
+/// Performs the effects of some types.
 pub trait Handler {
-    /// The types of item that it handles.
+    /// The types that it handles.
     const TYPES: &'static [&'static str];
 
-    /// Performs the effect of one item, in a fresh instance: nothing of an earlier item is left.
+    /// Performs the effect of one item. Each call runs in a new instance, without any data of an earlier item.
     ///
-    /// It is stopped at `item.deadline`.
+    /// The host stops the attempt at `item.deadline`.
     fn handle(item: Item) -> Result<Outcome, Failure>;
 }
 
-/// Makes a [`Handler`] the component that this crate builds to.
+/// Makes a [`Handler`] the export of the component that this crate builds.
 ///
-/// It goes by the crate's own name and version; `export!(T, version: "…")` gives another version.
+/// The component has the name and the version of the crate; `export!(T, version: "…")` sets another version.
 #[macro_export]
 macro_rules! export {
     ($handler:ty) => {
@@ -79,7 +79,7 @@ macro_rules! export {
             #[cfg(target_arch = "wasm32")]
             $crate::bindings::export_component!(__Exported with_types_in $crate::bindings);
 
-            // Natively, where a handler's own tests run, linkers refuse the contract's function names.
+            // A handler's own tests run natively, where linkers refuse the function names of the contract.
             #[cfg(not(target_arch = "wasm32"))]
             const _: fn($crate::Item) -> Result<Option<Vec<u8>>, $crate::Failure> =
                 <__Exported as handler::Guest>::handle;

@@ -1,25 +1,25 @@
-//! Lines for the host's log, which adds the plugin and the item.
+//! Lines for the host's log. The host adds the plugin and the item.
 
 use std::fmt::Display;
 
 use crate::bindings::wasi::logging::logging::{Level, log};
 
-/// For whoever looks for a fault.
+/// Details for finding a fault.
 pub fn debug(message: impl Display) {
     write(Level::Debug, &message);
 }
 
-/// What an operator wants to see on a good day.
+/// Events of normal operation that an operator wants to see.
 pub fn info(message: impl Display) {
     write(Level::Info, &message);
 }
 
-/// Something odd that the handler could live with.
+/// An unexpected condition with which the handler could continue.
 pub fn warn(message: impl Display) {
     write(Level::Warn, &message);
 }
 
-/// Something that the handler could not do.
+/// An operation that failed.
 pub fn error(message: impl Display) {
     write(Level::Error, &message);
 }

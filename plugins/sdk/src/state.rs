@@ -1,6 +1,6 @@
-//! Key-value state of the plugin, committed together with the item's completion or not at all.
+//! The plugin's key-value state. The host commits changes in the transaction that completes the item, or not at all.
 //!
-//! Reads see the attempt's own writes. The manifest needs `state = true` under `[grant]`.
+//! An attempt reads its own writes. The manifest needs `state = true` under `[grant]`.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,18 +18,18 @@ pub fn put(key: &str, value: &[u8]) -> Result<(), Failure> {
     Ok(state::put(key, value)?)
 }
 
-/// Removes a key; one that is not there is no error.
+/// Removes a key. A missing key is no error.
 pub fn delete(key: &str) -> Result<(), Failure> {
     Ok(state::delete(key)?)
 }
 
-/// The value of a key, read as JSON. One that does not fit `T` is a permanent failure, `state.invalid`.
+/// The value of a key, parsed as JSON. A value that does not fit `T` fails permanently with `state.invalid`.
 pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Failure> {
     let invalid = |error| Failure::permanent("state.invalid", format!("reading state {key:?}: {error}"));
     get(key)?.map(|value| serde_json::from_slice(&value).map_err(invalid)).transpose()
 }
 
-/// Sets the value of a key, written as JSON.
+/// Sets the value of a key to JSON.
 pub fn put_json(key: &str, value: &impl Serialize) -> Result<(), Failure> {
     put(key, &serde_json::to_vec(value)?)
 }

@@ -1,4 +1,4 @@
-//! Upserts a vector: POSTs an item's payload to `/upsert` below the configured `url`.
+//! Upserts a vector: sends an item's payload with POST to `/upsert` below the configured `url`.
 
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 

@@ -1,4 +1,4 @@
-//! Calls a webhook: POSTs an item's payload and headers, as they are, to the configured `url`.
+//! Calls a webhook: sends an item's payload and headers unchanged with POST to the configured `url`.
 
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 

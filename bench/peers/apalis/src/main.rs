@@ -1,5 +1,5 @@
-//! One round of work by apalis-sqlite: `peer-apalis FOLDER SINGLES ITEMS`, where FOLDER is empty.
-//! Prints what it did as one line of JSON; rates are items a second.
+//! One round of work by apalis-sqlite: `peer-apalis FOLDER SINGLES ITEMS`. FOLDER is empty.
+//! The program prints its figures as one line of JSON; rates are in items per second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use apalis_sqlite::{Config, SqlitePool, SqlitePoolOptions, SqliteStorage};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
-/// As many as its pool has unless it is told otherwise.
+/// The default size of its connection pool.
 const CONNECTIONS: u32 = 10;
-/// Ten times what it takes unless it is told otherwise; it makes no difference.
+/// Ten times its default batch; the larger batch makes no difference to the result.
 const BATCH: usize = 100;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Its `setup` sets synchronous=OFF on whichever connection it draws, so it gets a pool of its own.
+/// `SqliteStorage::setup` sets synchronous=OFF on one connection of its pool, so it gets a separate pool.
 async fn open(path: &Path) -> Result<SqlitePool, Failure> {
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -65,7 +65,7 @@ async fn open(path: &Path) -> Result<SqlitePool, Failure> {
     Ok(pool.connect_with(options).await?)
 }
 
-/// What every connection of the pool answers; the lowest, should they differ.
+/// The lowest value of `PRAGMA synchronous` over all connections of the pool.
 async fn synchronous(pool: &SqlitePool) -> Result<i64, Failure> {
     let mut held = Vec::new();
     let mut lowest = i64::MAX;
@@ -113,7 +113,7 @@ async fn drain(storage: SqliteStorage<Payload>, plan: &Plan) -> Result<f64, Fail
     Ok(rate(items, begun))
 }
 
-/// How many are settled, once all are.
+/// Waits until all items are settled, for at most 2 s, and returns the number of settled items.
 async fn settled(pool: &SqlitePool, items: usize) -> Result<i64, Failure> {
     let asked = Instant::now();
     loop {

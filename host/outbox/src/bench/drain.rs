@@ -1,35 +1,33 @@
-//! Items that wait, handled to their end by the worker of the product.
+//! Drains: waiting items, handled to their end by the worker of the host.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::enqueue::BULK;
-use crate::bench::environment::{BenchStore, TYPE};
-use crate::bench::figures::Rate;
-use crate::config::Config;
-use outbox_core::{Attempt, AttemptReport, Handler, HostWrites, OnDead, Outcome, RetryPolicy, ServedType};
+use outbox_core::Handler;
 use outbox_item::NewItem;
 use outbox_store::BatchMode;
 use outbox_worker::{Worker, WorkerSettings};
 
-/// A drain that comes no further for so long has failed.
+use crate::bench::engine::{BULK, BenchStore};
+use crate::bench::figures::Rate;
+use crate::config::Config;
+
+/// A drain without progress for this time has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is looked whether a drain has ended.
+/// The pause between two looks at whether a drain has ended. Short against every drain.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A worker under way.
+/// A worker that runs until `end` is called.
 pub(crate) struct RunningWorker {
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl RunningWorker {
-    /// Starts to handle what is in a store.
+    /// Starts to handle the items of a store.
     pub(crate) fn start(bench_store: &dyn BenchStore, handler: &Arc<dyn Handler>, config: &Config) -> Self {
         let settings = WorkerSettings {
             instance: "bench".to_owned(),
@@ -39,18 +37,18 @@ impl RunningWorker {
             drain: config.drain,
         };
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(bench_store.store()), Arc::clone(handler), settings);
+        let worker = Worker::new(bench_store.store().clone(), Arc::clone(handler), settings);
         Self { running: tokio::spawn(worker.run(stop.clone())), stop }
     }
 
-    /// Returns when the worker has ended.
+    /// Stops the worker and returns when it has ended.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.stop.cancel();
         Ok(self.running.await?)
     }
 }
 
-/// Enqueues the items and says how many a second are handled once the worker starts.
+/// Enqueues the items, starts a worker, and returns the number of items that it handles per second.
 pub(crate) async fn drain(
     bench_store: &dyn BenchStore,
     handler: &Arc<dyn Handler>,
@@ -81,38 +79,4 @@ pub(crate) async fn drain(
     let took = begun.elapsed();
     worker.end().await?;
     Ok(Rate { items: u32::try_from(count)?, took }.per_second())
-}
-
-/// A handler without a sandbox that does nothing.
-pub(crate) struct NativeHandler {
-    changes: watch::Sender<u64>,
-}
-
-impl NativeHandler {
-    pub(crate) fn handler() -> Arc<dyn Handler> {
-        Arc::new(Self { changes: watch::Sender::new(0) })
-    }
-}
-
-#[async_trait]
-impl Handler for NativeHandler {
-    fn served_types(&self) -> Vec<ServedType> {
-        vec![ServedType {
-            item_type: TYPE.to_owned(),
-            timeout: None,
-            retry: RetryPolicy::default(),
-            concurrency: None,
-            rate: None,
-            on_dead: OnDead::Block,
-            breaker: None,
-        }]
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    async fn handle(&self, _: Attempt) -> AttemptReport {
-        AttemptReport::without_component(Outcome::Done { result: None, writes: HostWrites::default() })
-    }
 }

@@ -1,4 +1,4 @@
-//! Items that come in: one by one from callers that wait for each, over HTTP, and in bulk.
+//! Enqueueing: one item at a time by callers that wait for each, over HTTP, and in bulk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,21 +7,22 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::drain::NativeHandler;
-use crate::bench::environment::{BenchStore, KeyOrder, PAYLOAD, Preload, TYPE, item, items};
-use crate::bench::figures::Rate;
-use crate::bench::http::HttpCaller;
 use outbox_http::{HostStatus, HttpSettings, HttpState};
 use outbox_store::BatchMode;
 
-/// Who brings the items.
+use crate::bench::engine::{BULK, BenchStore, KeyOrder, PAYLOAD, Preload, TYPE, item, items};
+use crate::bench::figures::Rate;
+use crate::bench::http::HttpCaller;
+use crate::bench::native_handler::NativeHandler;
+
+/// How the items are enqueued.
 #[derive(Clone, Copy, Debug)]
 enum EnqueueMode {
-    /// So many callers of the library.
+    /// By this number of callers of the library, one item at a time.
     Callers(u32),
-    /// So many callers over HTTP.
+    /// By this number of callers over HTTP, one item at a time.
     Http(u32),
-    /// One caller, with many at a time.
+    /// By one caller, with [`BULK`] items at a time.
     Bulk,
 }
 
@@ -31,12 +32,12 @@ pub(crate) struct EnqueueScenario {
     mode: EnqueueMode,
     pub(crate) keys: KeyOrder,
     pub(crate) preload: Preload,
-    /// So many items are enough, where each waits for a commit of its own.
+    /// The maximum of items. A few are enough where each waits for a commit of its own.
     at_most: u32,
 }
 
 impl EnqueueScenario {
-    /// Enqueues about so many items.
+    /// Enqueues about `items` items and returns the rate.
     pub(crate) async fn take(&self, bench_store: &dyn BenchStore, items: u32) -> anyhow::Result<Rate> {
         let count = items.min(self.at_most);
         match self.mode {
@@ -55,7 +56,7 @@ const fn scenario(name: &'static str, mode: EnqueueMode, keys: KeyOrder, preload
     EnqueueScenario { name, mode, keys, preload, at_most }
 }
 
-/// In the order in which they are taken.
+/// All scenarios, in the order in which they run.
 pub(crate) const ENQUEUE_SCENARIOS: &[EnqueueScenario] = &[
     scenario("enqueue.callers_1", EnqueueMode::Callers(1), KeyOrder::Timed, Preload::Nothing),
     scenario("enqueue.callers_8", EnqueueMode::Callers(8), KeyOrder::Timed, Preload::Nothing),
@@ -72,10 +73,7 @@ pub(crate) const ENQUEUE_SCENARIOS: &[EnqueueScenario] = &[
     scenario("enqueue.bulk_random_1m_done", EnqueueMode::Bulk, KeyOrder::Random, Preload::Random),
 ];
 
-/// So many items are enqueued at a time where they come in bulk.
-pub(crate) const BULK: usize = 1_000;
-
-/// Callers who each enqueue one item, wait until it is durable, and enqueue the next.
+/// Each caller enqueues one item, waits until it is durable, and enqueues the next.
 async fn callers(bench_store: &dyn BenchStore, callers: u32, keys: KeyOrder, count: u32) -> anyhow::Result<Rate> {
     let each = count.div_ceil(callers);
     let mut tasks = JoinSet::new();
@@ -93,7 +91,7 @@ async fn callers(bench_store: &dyn BenchStore, callers: u32, keys: KeyOrder, cou
     Ok(Rate { items: each * callers, took: begun.elapsed() })
 }
 
-/// The same over HTTP, each caller with a connection of its own.
+/// The same over HTTP. Each caller has its own connection.
 async fn http(bench_store: &dyn BenchStore, callers: u32, count: u32) -> anyhow::Result<Rate> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
@@ -126,15 +124,17 @@ async fn http(bench_store: &dyn BenchStore, callers: u32, count: u32) -> anyhow:
 
 fn http_state(bench_store: &dyn BenchStore, stop: &CancellationToken) -> HttpState {
     HttpState {
-        store: Arc::clone(bench_store.store()),
+        enqueue: bench_store.store().clone(),
+        inspect: bench_store.store().clone(),
+        operate: bench_store.store().clone(),
         handler: NativeHandler::handler(),
-        settings: HttpSettings { enabled: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
         status: Arc::new(HostStatus::default),
         stop: stop.clone(),
     }
 }
 
-/// One caller who enqueues many at a time.
+/// One caller enqueues [`BULK`] items at a time.
 async fn bulk(bench_store: &dyn BenchStore, keys: KeyOrder, count: u32) -> anyhow::Result<Rate> {
     let mut items = items(TYPE, keys, count).into_iter();
     let begun = Instant::now();

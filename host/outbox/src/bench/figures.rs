@@ -1,10 +1,12 @@
-//! What is measured, under which name, and with what each figure is compared.
+//! The figures: their names and units, what each is compared with, and the samples of all rounds.
+//!
+//! This file measures nothing.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// One figure: its name, its unit, and the figure of the same round that it is divided by.
+/// A figure: its name, its unit, and the figure of the same round by which it is divided.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
     pub(crate) name: &'static str,
@@ -42,7 +44,7 @@ const fn bytes(name: &'static str, relative_to: &'static str) -> Figure {
     Figure { name, unit: Unit::Bytes, relative_to }
 }
 
-/// So many items in so long.
+/// A number of items, and the time that they took.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rate {
     pub(crate) items: u32,
@@ -50,7 +52,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// In items.
+    /// Items per second.
     pub(crate) fn per_second(self) -> f64 {
         f64::from(self.items) / self.took.as_secs_f64()
     }
@@ -63,7 +65,7 @@ impl AddAssign for Rate {
     }
 }
 
-/// Every figure, in the order in which it is printed. A limit is compared with itself.
+/// Every figure, in the order of the output. A limit is compared with itself.
 pub(crate) const FIGURES: &[Figure] = &[
     time("fsync", "fsync"),
     rate("limit.commits", "limit.commits"),
@@ -117,14 +119,14 @@ impl Samples {
         median(self.of(name).to_vec())
     }
 
-    /// How far the values lie apart, as a part of the median.
+    /// The distance between the lowest and the highest value, as a fraction of the median.
     pub(crate) fn spread(&self, name: &str) -> Option<f64> {
         let low = self.of(name).iter().copied().reduce(f64::min)?;
         let high = self.of(name).iter().copied().reduce(f64::max)?;
         Some((high - low) / self.median(name)?)
     }
 
-    /// The median of the rounds' ratios of one figure to another: a noisy round falls on both.
+    /// The median of the ratios of one figure to another, round by round, because a noisy round disturbs both alike.
     pub(crate) fn ratio(&self, name: &str, relative_to: &str) -> Option<f64> {
         median(self.of(name).iter().zip(self.of(relative_to)).map(|(value, other)| value / other).collect())
     }
@@ -141,7 +143,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[middle - 1], upper) })
 }
 
-/// The value below which the given part of the values lies.
+/// The value below which the given fraction of the values is.
 pub(crate) fn percentile(mut values: Vec<f64>, part: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     #[expect(
@@ -152,6 +154,15 @@ pub(crate) fn percentile(mut values: Vec<f64>, part: f64) -> Option<f64> {
     )]
     let index = ((values.len().saturating_sub(1)) as f64 * part).round() as usize;
     values.get(index).copied()
+}
+
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure has four digits")]
+pub(crate) fn float(bytes: u64) -> f64 {
+    bytes as f64
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The least of HTTP that a bench needs: a receiver that answers every request, and a caller. Both spend
-//! as little as they can, because they share the machine with what is measured.
+//! A minimal HTTP receiver and a minimal HTTP caller. Both use little processor time, because they share the machine
+//! with the host that is measured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
 
-/// Answers every request with 200, at once or when it is told to. Stops when dropped.
+/// Answers every request with 200, at once or after [`Self::release`]. Dropping it stops it.
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     held: Arc<AtomicUsize>,
@@ -33,17 +33,17 @@ impl Receiver {
         Ok(Self { address, held, open, _stop: stop.drop_guard() })
     }
 
-    /// From now on requests wait for their answers, until [`Self::release`].
+    /// Delays the answers of all requests until [`Self::release`].
     pub(crate) fn hold(&self) {
         self.open.send_replace(false);
     }
 
-    /// Answers the requests that wait.
+    /// Answers the waiting requests.
     pub(crate) fn release(&self) {
         self.open.send_replace(true);
     }
 
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ async fn serve(listener: TcpListener, held: Arc<AtomicUsize>, gate: watch::Recei
     }
 }
 
-/// Answers what comes over one connection, until it ends or breaks.
+/// Answers the requests of one connection until it ends or breaks.
 async fn answer(mut stream: TcpStream, held: Arc<AtomicUsize>, mut gate: watch::Receiver<bool>) {
     let mut bytes = Vec::new();
     stream.set_nodelay(true).ok();
@@ -85,8 +85,8 @@ async fn receive(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> anyhow::Result<
     }
 }
 
-/// The length of the first message, once all of it is there. Only what has a length, or is chunked, has a
-/// body.
+/// The length of the first message in bytes; `None` until all of it has arrived. A message has a body only if it has a
+/// `content-length` or is chunked.
 fn message_length(bytes: &[u8]) -> Option<usize> {
     let head = memmem::find(bytes, b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).ok()?;
@@ -100,7 +100,7 @@ fn message_length(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= length).then_some(length)
 }
 
-/// One connection of a caller.
+/// A caller with one connection to the host.
 pub(crate) struct HttpCaller {
     stream: TcpStream,
     bytes: Vec<u8>,

@@ -1,30 +1,32 @@
-//! A host that has little to do: how soon it notices, what it costs, and what one attempt takes.
+//! An idle host: the time until it notices an item, its processor time, and the memory of one attempt.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outbox_core::Handler;
+use outbox_item::NewItem;
+use outbox_store::{BatchMode, Enqueue};
+
 use crate::bench::drain::RunningWorker;
-use crate::bench::environment::{BenchStore, KeyOrder, TYPE, item, items};
-use crate::bench::figures::{Samples, percentile};
+use crate::bench::engine::{BenchStore, KeyOrder, TYPE, item, items};
+use crate::bench::figures::{Samples, float, milliseconds, percentile};
 use crate::bench::http::Receiver;
 use crate::bench::process;
 use crate::config::Config;
-use outbox_core::Handler;
-use outbox_item::NewItem;
-use outbox_store::{BatchMode, Store};
 
-/// Items that are enqueued one after the other, each when the one before is DONE.
+/// Items that this process enqueues, each after the one before is DONE.
 const LATENCIES: u32 = 300;
-/// Items that another process enqueues.
+/// Items that are enqueued as by another process, each after the one before is DONE.
 const NOTICED: u32 = 10;
-/// How long a host is watched that has nothing to do.
+/// How long the processor time of an idle host is measured.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often it is looked whether an item is DONE.
+/// The pause between two looks at whether an item is DONE. Short against the latency that is measured.
 const POLL_INTERVAL: Duration = Duration::from_micros(50);
-/// Whatever has not happened by then will not.
+/// Something that has not happened within this time has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time from enqueue to DONE, by this process and by another, and the processor time of doing nothing.
+/// Measures the time from enqueue to DONE, for items of this process and of another, and the processor time of an
+/// idle host.
 pub(crate) async fn idle(
     bench_store: &dyn BenchStore,
     handler: &Arc<dyn Handler>,
@@ -55,19 +57,20 @@ pub(crate) async fn idle(
 }
 
 /// Milliseconds from the enqueue of an item until it is DONE.
-async fn latency(bench_store: &dyn BenchStore, from: &dyn Store) -> anyhow::Result<f64> {
+async fn latency(bench_store: &dyn BenchStore, from: &dyn Enqueue) -> anyhow::Result<f64> {
     let before = bench_store.done(TYPE).await?;
     let begun = Instant::now();
     from.enqueue(vec![item(KeyOrder::Timed)], BatchMode::PerItem).await?;
-    // Nothing of the host runs on this thread: looking from it takes little from what is measured.
+    // No part of the host runs on this thread, so blocking it disturbs the measurement little.
     while bench_store.done(TYPE).await? == before {
         anyhow::ensure!(begun.elapsed() < STALL_TIMEOUT, "an item was not DONE within {STALL_TIMEOUT:?}");
         std::thread::sleep(POLL_INTERVAL);
     }
-    Ok(super::millis(begun.elapsed()))
+    Ok(milliseconds(begun.elapsed()))
 }
 
-/// The memory of one attempt in flight: of all that fit, waiting for the answers of a receiver.
+/// Measures the memory of one attempt in flight: starts as many as the host allows, and lets all of them wait for the
+/// answers of a receiver.
 pub(crate) async fn memory_per_attempt(
     bench_store: &dyn BenchStore,
     handler: &Arc<dyn Handler>,
@@ -87,7 +90,7 @@ pub(crate) async fn memory_per_attempt(
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     if let Some((before, after)) = before.zip(process::resident()) {
-        samples.add("memory.per_attempt", crate::bench::float(after.saturating_sub(before)) / f64::from(attempts));
+        samples.add("memory.per_attempt", float(after.saturating_sub(before)) / f64::from(attempts));
     }
     receiver.release();
     worker.end().await

@@ -1,31 +1,32 @@
-//! The limits: what the disk and the engine allow when nothing else is in the way.
+//! The limits: the speed of the disk and of the engine without the host.
 
 use std::time::{Duration, Instant};
 
-use crate::bench::enqueue::BULK;
-use crate::bench::environment::{BenchEnvironment, KeyOrder, TYPE, items};
-use crate::bench::figures::{Rate, Samples};
 use outbox_core::OnDead;
 use outbox_store::{ClaimRequest, ClaimTerms};
 
-/// The size of a batch where batches are made by hand.
+use crate::bench::engine::{BULK, KeyOrder, TYPE, items};
+use crate::bench::environment::BenchEnvironment;
+use crate::bench::figures::{Rate, Samples};
+
+/// Items per claim in the drain without the host.
 const BATCH: usize = 100;
-/// So many items are committed one at a time.
+/// Items that are committed one at a time.
 const SINGLES: u32 = 400;
-/// So often the least is made durable.
+/// Small writes that are made durable, one after the other.
 const FSYNCS: u32 = 150;
 
-/// How long it takes to make the least durable, many times, in milliseconds.
+/// The times, in milliseconds, of making one small write durable.
 pub(crate) async fn fsync(environment: &BenchEnvironment) -> anyhow::Result<Vec<f64>> {
     environment.engine().fsync(FSYNCS).await
 }
 
-/// The rate at which the barest rows are committed one by one.
+/// Rows per second when each row of a table without indexes is committed alone.
 pub(crate) async fn commits(environment: &BenchEnvironment, most: u32) -> anyhow::Result<f64> {
     bare(environment, SINGLES.min(most), 1).await
 }
 
-/// The rate at which the barest rows are committed in bulk.
+/// Rows per second when [`BULK`] rows of a table without indexes are committed together.
 pub(crate) async fn bare_bulk(environment: &BenchEnvironment, count: u32) -> anyhow::Result<f64> {
     bare(environment, count, BULK).await
 }
@@ -35,7 +36,7 @@ async fn bare(environment: &BenchEnvironment, count: u32, at_a_time: usize) -> a
     Ok(Rate { items: count, took }.per_second())
 }
 
-/// The store's own statements in batches, driven by hand.
+/// Measures the statements of the store in batches, without the rest of the host.
 pub(crate) async fn store(environment: &BenchEnvironment, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
     let bench_store = environment.new_store().await?;
     let items = items(TYPE, KeyOrder::Timed, count);

@@ -1,19 +1,20 @@
-//! Stores on a PostgreSQL server, each in a database of its own beside the one that was named.
+//! The PostgreSQL side of the bench: each store has its own database, on the server of the database that was named.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::bench::environment::{BenchEngine, BenchStore};
-use crate::bench::millis;
-use crate::bench::report::{POSTGRES_TARGETS, Target};
 use outbox_item::{NewItem, Status};
 use outbox_postgres::bench_support::{BareTable, DirectStore, TemporaryDatabases};
 use outbox_postgres::{PostgresOptions, PostgresStore};
 use outbox_store::{ClaimRequest, Store, StoreError};
 
-/// A server, and the databases on it that the bench is done with or will be.
+use crate::bench::engine::{BenchEngine, BenchStore};
+use crate::bench::figures::milliseconds;
+use crate::bench::report::{POSTGRES_TARGETS, Target};
+
+/// Makes each store in a new database of one server. `unused` has the databases that nothing uses any more.
 pub(crate) struct PostgresBench {
     databases: TemporaryDatabases,
     options: PostgresOptions,
@@ -25,7 +26,7 @@ impl PostgresBench {
         Self { databases: TemporaryDatabases::on_server_of(url, options.clone()), options, unused: Arc::default() }
     }
 
-    /// A new database, which is removed some time after the lease is dropped.
+    /// A new database and its URL. It is removed by a later `clean_up`, after the returned value is dropped.
     async fn temporary_database(&self) -> anyhow::Result<(TemporaryDatabase, String)> {
         self.clean_up().await?;
         let name = format!("outbox_bench_{}", uuid::Uuid::new_v4().simple());
@@ -35,7 +36,7 @@ impl PostgresBench {
     }
 }
 
-/// The use of a database.
+/// The use of a database. Dropping it marks the database as unused.
 struct TemporaryDatabase {
     name: String,
     unused: Arc<Mutex<Vec<String>>>,
@@ -70,7 +71,7 @@ impl BenchEngine for PostgresBench {
         let bare = BareTable::create(&url, &self.options).await?;
         let mut taken = Vec::new();
         for _ in 0..times {
-            taken.push(millis(bare.flush().await?));
+            taken.push(milliseconds(bare.flush().await?));
         }
         Ok(taken)
     }

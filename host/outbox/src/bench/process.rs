@@ -1,14 +1,14 @@
-//! What this process uses of the machine, as Linux tells it. Other systems tell nothing.
+//! The memory and the processor time of this process, as Linux reports them. On other systems they are unknown.
 
 use std::fs;
 use std::time::Duration;
 
-/// Bytes of memory in use.
+/// Bytes of memory that this process uses now.
 pub(crate) fn resident() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// The most bytes of memory that were ever in use.
+/// The maximum of bytes of memory that this process has used.
 pub(crate) fn peak() -> Option<u64> {
     status("VmHWM:")
 }
@@ -19,7 +19,7 @@ fn status(name: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// The processor time that the threads which are there have used.
+/// The processor time that the present threads of this process have used.
 pub(crate) fn cpu() -> Option<Duration> {
     let threads = fs::read_dir("/proc/self/task").ok()?;
     let nanoseconds = threads.filter_map(|thread| {

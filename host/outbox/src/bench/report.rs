@@ -1,5 +1,4 @@
-//! How the figures look: JSON for programs; for people a table, and below it what is promised beside
-//! what was measured.
+//! The report: JSON for programs; for people a table of the figures, and a table of promised and measured ratios.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -7,16 +6,16 @@ use serde_json::{Map, Value, json};
 use crate::bench::figures::{FIGURES, Figure, Samples, Unit};
 use crate::cli::output::{size, table};
 
-/// What the documents promise: a figure, what it is divided by, and the least or the most that this may be.
+/// A promise of the documents: a figure, the figure by which it is divided, and the bound of the ratio.
 pub(crate) type Target = (&'static str, &'static str, Bound);
 
-/// Of a PostgreSQL server.
+/// The promises for a PostgreSQL server.
 pub(crate) const POSTGRES_TARGETS: &[Target] = &[
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.8)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.8)),
 ];
 
-/// Of SQLite on a disk.
+/// The promises for SQLite on a disk.
 pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("drain.sandbox", "limit.drain", Bound::AtLeast(0.5)),
     ("drain.sandbox", "drain.native", Bound::AtLeast(0.6)),
@@ -38,7 +37,7 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
 pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// Nothing is promised, but what it is must be known.
+    /// Nothing is promised, but the ratio is reported.
     Reported,
 }
 
@@ -78,7 +77,7 @@ impl<'a> BenchReport<'a> {
         Self { rounds, figures, samples, targets }
     }
 
-    /// The tables.
+    /// The tables for people.
     pub(crate) fn page(&self) -> String {
         let rows = FIGURES.iter().filter_map(|figure| row(figure, self.samples));
         let figures = table(["FIGURE", "MEDIAN", "SPREAD", "RATIO"], rows);
@@ -98,7 +97,7 @@ fn object(figure: &Figure, samples: &Samples) -> Option<Map<String, Value>> {
     Some(object)
 }
 
-/// Four digits say all that such a figure knows.
+/// The value with four digits, more than a measurement is accurate to.
 fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;

@@ -1,4 +1,4 @@
-//! The components that are measured, each in a folder of its own.
+//! The components that the bench measures. Each has its own folder and its own cache.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,20 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::environment::BenchEnvironment;
-use crate::cli::plugin::WithoutStore;
-use crate::config::Config;
 use outbox_core::Handler;
 use outbox_runtime::{PluginSettings, Plugins, SystemResolver, load_time};
 
-/// A handler that imports nothing and does nothing.
+use crate::bench::environment::BenchEnvironment;
+use crate::config::Config;
+use crate::host::store_adapters::WithoutStore;
+
+/// A component that imports nothing and does nothing.
 const NOOP: &str = include_str!("noop.wat");
 
 /// The component's file in its folder.
 const FILE: &str = "bench.wasm";
 
-/// A component in a folder, with the cache that its compiled code goes to.
+/// A component in a folder, with a cache for its compiled code.
 pub(crate) struct Sandbox {
     settings: PluginSettings,
     _folder: TempDir,
@@ -41,7 +42,7 @@ impl Sandbox {
         Self::install(environment, config, &wasm, None)
     }
 
-    /// A component from a file, with the manifest that it needs.
+    /// A component from a file, with its manifest if it needs one.
     pub(crate) fn from_file(
         environment: &BenchEnvironment,
         config: &Config,
@@ -90,12 +91,12 @@ impl Sandbox {
         Ok(ServedComponent { handler: plugins, item_type: served_type.item_type })
     }
 
-    /// How long loading takes, from compiled code if it has been loaded before.
+    /// The time to load the component. The second time, its compiled code is in the cache.
     pub(crate) async fn load_time(&self) -> anyhow::Result<Duration> {
-        load_time(&self.settings.dir.join(FILE), self.settings.clone()).await
+        Ok(load_time(&self.settings.dir.join(FILE), self.settings.clone()).await?)
     }
 
-    /// Forgets the compiled code, if there is any.
+    /// Deletes the compiled code from the cache.
     pub(crate) fn forget(&self) -> anyhow::Result<()> {
         match std::fs::remove_dir_all(&self.settings.cache_dir) {
             Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context("removing compiled code"),
@@ -104,7 +105,7 @@ impl Sandbox {
     }
 }
 
-/// The repository's webhook handler, where `make plugins` has put it.
+/// The webhook handler of the repository in the plugin folder; `None` before `make plugins` has built it.
 pub(crate) fn webhook_file(config: &Config) -> Option<PathBuf> {
     Some(config.plugins.join("webhook.wasm")).filter(|file| file.exists())
 }

@@ -1,4 +1,4 @@
-//! Stores in SQLite files, on the disk of the bench's folder.
+//! The SQLite side of the bench: stores in files, on the disk of the folder of the bench.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
-use crate::bench::environment::{BenchEngine, BenchStore};
-use crate::bench::millis;
-use crate::bench::report::{SQLITE_TARGETS, Target};
 use outbox_item::{NewItem, Status};
 use outbox_sqlite::bench_support::{BareTable, DirectStore, DoneCounter};
 use outbox_sqlite::{SqliteOptions, SqliteStore};
 use outbox_store::{ClaimRequest, Store, StoreError};
 
+use crate::bench::engine::{BenchEngine, BenchStore};
+use crate::bench::figures::milliseconds;
+use crate::bench::report::{SQLITE_TARGETS, Target};
+
+/// One write that is made durable: as long as a page of SQLite.
 const PAGE: [u8; 4096] = [7; 4096];
 
-/// A folder on the disk that is measured.
+/// Makes each store in a folder of its own below one folder, on the disk that is measured.
 pub(crate) struct SqliteBench {
     path: PathBuf,
 }
@@ -54,7 +56,7 @@ impl BenchEngine for SqliteBench {
             let begun = Instant::now();
             file.write_all(&PAGE)?;
             file.sync_data()?;
-            taken.push(millis(begun.elapsed()));
+            taken.push(milliseconds(begun.elapsed()));
         }
         Ok(taken)
     }

@@ -1,13 +1,14 @@
-//! Arguments that several verbs share, and how they are read.
+//! Arguments that several verbs share, and their conversion into requests to the store.
 
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 
-use crate::cli::Context;
 use outbox_item::{Millis, Status};
-use outbox_store::Filter;
+use outbox_store::{Execution, Filter};
+
+use crate::cli::context::Context;
 
 /// Arguments that cannot be used together, found after clap has accepted each of them.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
-    /// The filter that the arguments describe, at the store's time `now`.
+    /// The filter that the arguments describe; `now` is the present time of the store.
     pub(crate) fn filter(self, status: Option<Status>, now: Millis) -> Filter {
         Filter {
             status: status.into_iter().collect(),
@@ -72,7 +73,7 @@ impl FilterArgs {
     }
 }
 
-/// A point in time as people write it.
+/// A point in time as an operator writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeArg {
     Ago(Duration),
@@ -80,7 +81,7 @@ pub(crate) enum TimeArg {
 }
 
 impl TimeArg {
-    /// The moment, where `now` is the store's time.
+    /// The point in time; `now` is the present time of the store.
     pub(crate) fn at(self, now: Millis) -> Millis {
         match self {
             Self::Ago(ago) => before(now, ago),
@@ -102,30 +103,31 @@ impl FromStr for TimeArg {
         let time = humantime::parse_rfc3339_weak(text)
             .map_err(|_| "use 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds".to_owned())?;
         let since_epoch = time.duration_since(UNIX_EPOCH).map_err(|_| "use a time after 1970".to_owned())?;
-        Ok(Self::At(millis(since_epoch)))
+        Ok(Self::At(Millis::default().saturating_add(since_epoch)))
     }
 }
 
-/// The moment that lies `ago` before `now`.
+/// The time that is `ago` before `now`.
 pub(crate) fn before(now: Millis, ago: Duration) -> Millis {
-    now.saturating_sub(millis(ago))
+    now.saturating_sub(ago)
 }
 
-/// The moment that lies `wait` after `now`.
+/// The time that is `wait` after `now`.
 pub(crate) fn after(now: Millis, wait: Duration) -> Millis {
-    now.saturating_add(millis(wait))
+    now.saturating_add(wait)
 }
 
-fn millis(duration: Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
-}
-
-/// A status that an operator's action applies to.
+/// A status in which items have ended: DONE or DLQ.
 pub(crate) fn parse_finished_status(word: &str) -> Result<Status, String> {
     match word.parse::<Status>().map_err(|err| err.to_string())? {
         status @ (Status::Done | Status::Dlq) => Ok(status),
         status => Err(format!("{status} items are not finished: use DONE or DLQ")),
     }
+}
+
+/// The meaning of `--dry-run`.
+pub(crate) fn execution(dry_run: bool) -> Execution {
+    if dry_run { Execution::DryRun } else { Execution::Apply }
 }
 
 /// Who asks for an action, and why: for the audit trail.
@@ -140,7 +142,7 @@ pub(crate) struct AuditArgs {
 }
 
 impl AuditArgs {
-    /// Who asks, and why.
+    /// The actor and the reason for the audit trail. Without `--actor`, the actor is the user of this process.
     pub(crate) fn actor_and_reason(self, context: &Context) -> (String, Option<String>) {
         (self.actor.unwrap_or_else(|| context.config.identity.to_string()), self.reason)
     }
@@ -152,9 +154,9 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_duration_ago_a_date_or_milliseconds() {
-        assert_eq!("2h".parse::<TimeArg>().unwrap().at(7_200_500), 500);
-        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(TimeArg::At(1_000)));
-        assert_eq!("1234".parse(), Ok(TimeArg::At(1_234)));
+        assert_eq!("2h".parse::<TimeArg>().unwrap().at(Millis::new(7_200_500)), 500);
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(TimeArg::At(Millis::new(1_000))));
+        assert_eq!("1234".parse(), Ok(TimeArg::At(Millis::new(1_234))));
         assert!("yesterday".parse::<TimeArg>().is_err());
         assert!("1969-01-01T00:00:01Z".parse::<TimeArg>().is_err());
     }

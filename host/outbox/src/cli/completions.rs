@@ -1,11 +1,10 @@
-//! `completions`: a script for the user's shell.
+//! `completions`: prints a completion script for a shell.
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::cli::output::to_stdout;
 
 #[derive(Debug, Args)]
@@ -14,10 +13,10 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Writes to memory first: the generator panics where a pipe is closed.
-pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+/// Prints the script for a command. Writes it to memory first, because the generator panics on a closed pipe.
+pub(crate) fn run(args: &CompletionsArgs, command: &mut Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "outbox", &mut script);
+    clap_complete::generate(args.shell, command, "outbox", &mut script);
     to_stdout(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,56 +1,18 @@
-//! `doctor`: checks everything that the outbox needs, and says what to do about what is missing.
+//! `doctor`: checks an installation and says what to do about each problem.
 //!
-//! Looks only: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
+//! It changes nothing: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
 
 mod checks;
+mod result;
 mod server;
 
 use std::process::ExitCode;
 
-use serde::Serialize;
-
+use crate::cli::doctor::result::{CheckResult, Severity};
 use crate::cli::output::{Output, table};
 use crate::config::{Config, ConfigError};
 
-/// What one check came to.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct CheckResult {
-    check: &'static str,
-    #[serde(rename = "result")]
-    severity: Severity,
-    message: String,
-    /// What to do; nothing where all is well.
-    advice: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Severity {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl CheckResult {
-    fn ok(check: &'static str, message: impl Into<String>) -> Self {
-        Self { check, severity: Severity::Ok, message: message.into(), advice: None }
-    }
-
-    fn warn(check: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, severity: Severity::Warn, message: message.into(), advice: Some(advice.into()) }
-    }
-
-    /// A failure whose message says what to do.
-    fn error(check: &'static str, err: &impl std::fmt::Display) -> Self {
-        Self { check, severity: Severity::Fail, message: format!("{err:#}"), advice: None }
-    }
-
-    fn fail(check: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, severity: Severity::Fail, message: message.into(), advice: Some(advice.into()) }
-    }
-}
-
-/// Runs every check, or none but the configuration's when it cannot be used; fails when one of them does.
+/// Runs every check, or only that of the configuration when it cannot be used. Fails when a check fails.
 pub(crate) async fn run(config: Result<Config, ConfigError>, output: Output) -> anyhow::Result<ExitCode> {
     let results = match config {
         Ok(config) => run_checks(&config).await,

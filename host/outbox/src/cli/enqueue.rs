@@ -1,4 +1,4 @@
-//! `enqueue`: one item from arguments, or many from a file, in one transaction.
+//! `enqueue`: enqueues one item from arguments, or many from a file in one transaction.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -10,11 +10,12 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use crate::cli::Context;
-use crate::cli::arguments::UsageError;
-use crate::cli::output::count;
 use outbox_item::{ItemDocument, JSON, NewItem};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
+
+use crate::cli::arguments::UsageError;
+use crate::cli::context::Context;
+use crate::cli::output::count;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").required(true).args(["payload", "payload_file", "stdin", "from"]))]
@@ -57,7 +58,7 @@ pub(crate) struct EnqueueArgs {
     from: Option<PathBuf>,
 }
 
-/// The arguments that describe one item, for which a file has fields.
+/// The arguments that describe one item. They conflict with `--from`, because a file has fields for them.
 const ONE_ITEM: [&str; 8] = ["item_type", "key", "cid", "saga", "ordering_key", "delay", "headers", "content_type"];
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -117,7 +118,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Items with the numbers of the lines that they stand on.
+/// Items with the line number of each. `lines` is empty for an item from arguments.
 struct Batch {
     items: Vec<NewItem>,
     lines: Vec<usize>,
@@ -153,14 +154,14 @@ fn refusal_at_line(file: &str, line: usize) -> String {
     format!("nothing was enqueued: line {line} of {file}")
 }
 
-/// Which line of the file each item stands on; empty for an item of arguments.
+/// The line number of each item in the file; empty for an item from arguments.
 struct LineNumbers {
     numbers: Vec<usize>,
     file: String,
 }
 
 impl LineNumbers {
-    /// The store's error, with the line that it is about.
+    /// The error of the store, with the line of the item that caused it.
     fn locate(&self, err: StoreError) -> anyhow::Error {
         let index = match &err {
             StoreError::Conflict { index, .. } => *index,

@@ -1,21 +1,22 @@
-//! `list` and `show`: looking at items. Nothing is changed.
+//! `list` and `show`: read items. Both change nothing.
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::Context;
-use crate::cli::arguments::FilterArgs;
-use crate::cli::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
 use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
 use outbox_item::{Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
-use outbox_store::{Filter, ItemDetails, Page, Store};
+use outbox_store::{Filter, Inspect, ItemDetails, Page};
 
-/// Items are read in pages of this size, so that each read is short whatever `--limit` says.
+use crate::cli::arguments::FilterArgs;
+use crate::cli::context::Context;
+use crate::cli::output::{audit_rows, clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
+use crate::cli::requests::find_item;
+
+/// Items per read from the store, so that each read is short for every `--limit`.
 const PAGE_SIZE: u32 = 500;
 
-/// People see so many characters of a payload; `--json` has all of it.
+/// Characters of a payload in the output for people. `--json` has the whole payload.
 const PAYLOAD_MAX: usize = 4_000;
 
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<Ex
 }
 
 async fn read_pages(
-    store: &dyn Store,
+    store: &dyn Inspect,
     filter: &Filter,
     limit: u32,
     mut before: Option<ItemId>,
@@ -89,16 +90,10 @@ fn rows(items: &[Item], now: Millis) -> String {
 
 pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let details = details(&*store, args.id, context).await?;
+    let details = find_item(&*store, args.id, context).await?;
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, now))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// One item with its history. Errors when there is none.
-pub(crate) async fn details(store: &dyn Store, id: ItemId, context: &Context) -> anyhow::Result<ItemDetails> {
-    let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
-    store.get(id).await?.with_context(missing)
 }
 
 fn page(details: &ItemDetails, now: Millis) -> String {
@@ -113,7 +108,7 @@ fn page(details: &ItemDetails, now: Millis) -> String {
         parts.push(format!("Requests of the failed attempts ({note})\n{}", requests(&details.failed_attempts)));
     }
     if !details.audit.is_empty() {
-        parts.push(format!("Audit\n{}", crate::cli::stuck::audit_rows(&details.audit, now)));
+        parts.push(format!("Audit\n{}", audit_rows(&details.audit, now)));
     }
     parts.join("\n\n")
 }

@@ -1,20 +1,17 @@
-//! `jobs`: bulk actions, how far they are, and going on with one or stopping it.
+//! `jobs`: lists bulk jobs, shows one, goes on with one or cancels it.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use crate::cli::arguments::AuditArgs;
-use crate::cli::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
-use crate::cli::progress::ProgressBar;
-use crate::cli::{Context, control};
 use outbox_item::Millis;
-use outbox_store::{Control, Job, JobId, JobState, Store};
+use outbox_store::{Control, Inspect, Job, JobId};
 
-/// A host that works on the same job is waited for in steps no longer than this.
-const WAIT_MAX: Duration = Duration::from_millis(500);
+use crate::cli::arguments::{AuditArgs, execution};
+use crate::cli::context::Context;
+use crate::cli::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
+use crate::cli::requests::{run_to_end, send_control};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -61,7 +58,7 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
         }
         Some(JobCommand::Cancel { id, dry_run, audit }) => {
             find(&*store, id).await?;
-            return control::send_control(Control::Cancel { job: id }, dry_run, audit, context).await;
+            return send_control(Control::Cancel { job: id }, execution(dry_run), audit, context).await;
         }
         Some(JobCommand::Show { id }) => find(&*store, id).await?,
         Some(JobCommand::Resume { id }) => run_to_end(&*store, find(&*store, id).await?, context).await?,
@@ -71,27 +68,11 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn find(store: &dyn Store, id: JobId) -> anyhow::Result<Job> {
+async fn find(store: &dyn Inspect, id: JobId) -> anyhow::Result<Job> {
     match store.jobs(Some(id), 1).await?.pop() {
         Some(job) => Ok(job),
         None => bail!("there is no job {id}: outbox jobs lists them"),
     }
-}
-
-/// Makes the job's batches until none is left, and shows how far it is where a terminal is there. When
-/// this process ends before, any host goes on with the job.
-pub(crate) async fn run_to_end(store: &dyn Store, mut job: Job, context: &Context) -> anyhow::Result<Job> {
-    let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
-    while job.state == JobState::Running {
-        tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(WAIT_MAX)).await;
-        job = store.run_job_batch(job.id).await?.unwrap_or(job);
-        progress.show(job.changed + job.refused);
-    }
-    progress.finish();
-    if job.state == JobState::Cancelled {
-        context.output.hint(&format!("Job {} was cancelled; what it had changed stays changed.", job.id));
-    }
-    Ok(job)
 }
 
 fn rows(jobs: &[Job], now: Millis) -> String {

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::Context;
-use crate::open_store;
 use outbox_postgres::Notify;
+
+use crate::cli::context::Context;
+use crate::open_store;
 
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {

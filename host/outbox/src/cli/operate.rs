@@ -1,23 +1,25 @@
-//! `replay`, `dead`, `restore`, `reschedule`, `release` and `purge`: an operator's actions on items,
-//! audited by the store in the transaction that performs them.
+//! `replay`, `dead`, `restore`, `reschedule`, `release` and `purge`: an operator's actions on items.
 //!
-//! Ids are changed at once. What a filter matches becomes a job, which goes on in any host when this
-//! command is stopped.
+//! The store audits each action in the transaction that performs it. Items that are named by id are changed at once.
+//! A filter becomes a job; when this command is stopped, any host goes on with the job.
 
-use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use crate::cli::Context;
-use crate::cli::arguments::{AuditArgs, FilterArgs, TimeArg, UsageError, after, before, parse_finished_status};
-use crate::cli::jobs::run_to_end;
-use crate::cli::output::{count, or_dash, to_stderr};
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis, Status};
-use outbox_store::{Action, EffectKeys, Execution, LeasePolicy, OperateReport, OperateRequest, Selection, Store};
+use outbox_store::{Action, EffectKeys, Execution, LeasePolicy, Operate, OperateReport, OperateRequest, Selection};
+
+use crate::cli::arguments::{
+    AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, parse_finished_status,
+};
+use crate::cli::confirm::{self, is_interactive};
+use crate::cli::context::Context;
+use crate::cli::output::{count, or_dash, to_stderr};
+use crate::cli::requests::run_to_end;
 
 /// Which items, and how the action is carried out.
 #[derive(Debug, Args)]
@@ -162,7 +164,7 @@ fn lease(force: bool, context: &Context) -> LeasePolicy {
     LeasePolicy::Break
 }
 
-/// Carries out the action, made at the store's time, on what the arguments name.
+/// Performs the action on the items that the arguments select. `action` receives the present time of the store.
 async fn operate(
     targets: Targets,
     context: &Context,
@@ -197,9 +199,9 @@ pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<
     let mut filter = args.filter.filter(Some(args.status), now);
     filter.finished_to = args.older_than.map(|age| before(now, age)).or(filter.finished_to);
     let mut request = operate_request(Action::Purge, Selection::Filter(filter), args.audit, Execution::DryRun, context);
-    if !args.dry_run && !args.yes && io::stdin().is_terminal() {
+    if !args.dry_run && !args.yes && is_interactive() {
         let found = store.operate(&request).await?.matched;
-        if found > 0 && !confirmed(found, args.status, context)? {
+        if found > 0 && !is_confirmed(found, args.status, context)? {
             to_stderr("Nothing was deleted.");
             return Ok(ExitCode::FAILURE);
         }
@@ -209,9 +211,9 @@ pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<
     print_report(&request, &report, context)
 }
 
-/// Performs the order; a filter's job is watched to its end.
+/// Performs the request. For a filter, runs the job to its end.
 async fn execute(
-    store: &dyn Store,
+    store: &dyn Operate,
     request: &OperateRequest,
     rate: Option<NonZeroU32>,
     context: &Context,
@@ -230,10 +232,6 @@ async fn execute(
     })
 }
 
-pub(crate) fn execution(dry_run: bool) -> Execution {
-    if dry_run { Execution::DryRun } else { Execution::Apply }
-}
-
 fn operate_request(
     action: Action,
     selection: Selection,
@@ -245,15 +243,13 @@ fn operate_request(
     OperateRequest { action, selection, actor, reason, execution }
 }
 
-fn confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
+fn is_confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
     let database = &context.config.database;
-    to_stderr(&format!("Delete {} that are {status} from {database}, with their history? [y/N]", count(found, "item")));
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    let items = count(found, "item");
+    confirm::is_confirmed(&format!("Delete {items} that are {status} from {database}, with their history?"))
 }
 
-/// Prints the report. Items that were named but refused make the command fail.
+/// Prints the report. The command fails when the store refused an item that was named by id.
 fn print_report(request: &OperateRequest, report: &OperateReport, context: &Context) -> anyhow::Result<ExitCode> {
     context.output.emit(report, || summary(request, report))?;
     for refusal in &report.refused {

@@ -1,32 +1,35 @@
-//! How results look: tables with relative times for people, JSON for programs.
+//! The form of results: tables with relative times for people, JSON for programs.
 //!
-//! What comes from items is untrusted text; control characters never reach the terminal from here.
+//! Text from items is untrusted. Every helper here removes control characters, so that they never reach the terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{Cell, Table};
 use serde::Serialize;
 
-use outbox_item::Millis;
+use outbox_item::{Millis, millis};
+use outbox_store::AuditEntry;
 
-/// Where results go and how they look.
+/// Prints results in the format that the user asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     format: OutputFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OutputFormat {
+pub(crate) enum OutputFormat {
+    /// Tables and sentences for people.
     Human,
+    /// JSON for programs.
     Json,
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { format: if json { OutputFormat::Json } else { OutputFormat::Human } }
+    pub(crate) fn new(format: OutputFormat) -> Self {
+        Self { format }
     }
 
-    /// Prints a result: as JSON, or in the words of `people`.
+    /// Prints a result: as JSON, or as the text that `people` returns.
     pub(crate) fn emit<T: Serialize>(self, value: &T, people: impl FnOnce() -> String) -> anyhow::Result<()> {
         let text = match self.format {
             OutputFormat::Human => people(),
@@ -36,7 +39,7 @@ impl Output {
         to_stdout(&text)
     }
 
-    /// Prints one of an endless row of results: JSON takes exactly one line.
+    /// Prints one of an endless sequence of results. JSON takes exactly one line.
     pub(crate) fn emit_line<T: Serialize>(self, value: &T, people: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Human => to_stdout(&people()),
@@ -44,7 +47,7 @@ impl Output {
         }
     }
 
-    /// Tells people something that is not part of the result.
+    /// Prints a hint for people to standard error. Prints nothing for programs.
     pub(crate) fn hint(self, text: &str) {
         if self.format == OutputFormat::Human {
             to_stderr(text);
@@ -52,19 +55,19 @@ impl Output {
     }
 }
 
-/// Writes a result. Errors with the pipe's error when nobody reads it any more.
+/// Writes a result to standard output. Errors with `BrokenPipe` when the reader has closed the pipe.
 pub(crate) fn to_stdout(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.trim_end_matches('\n'))?;
     Ok(out.flush()?)
 }
 
-/// Writes a line for people. A closed standard error leaves nobody to tell.
+/// Writes a line for people to standard error. Does nothing when standard error is closed.
 pub(crate) fn to_stderr(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
 }
 
-/// A table without borders: its columns can be cut out with `awk`.
+/// A table without borders, so that tools such as `awk` can read its columns.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.map(Cell::new));
@@ -77,19 +80,19 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     table.trim_fmt()
 }
 
-/// Lines of a name and a value, the values under each other.
+/// Lines of a name and a value. All values begin in the same column.
 pub(crate) fn fields(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = rows.iter().map(|(name, value)| format!("{name:width$}  {}", clean(value)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text without what would steer a terminal or break a row.
+/// The text with every control character replaced, so that it cannot control the terminal or break a row.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The text, or its beginning when it is longer than `most` characters.
+/// The text, or its first `most` characters and an ellipsis when it is longer.
 pub(crate) fn short(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -97,31 +100,35 @@ pub(crate) fn short(text: &str, most: usize) -> String {
     }
 }
 
-/// The word, or a dash where there is none.
+/// The word, or a dash when there is none.
 pub(crate) fn or_dash(word: Option<&str>) -> String {
     word.unwrap_or("-").to_owned()
 }
 
-/// How far a moment is from `now`: `3m ago`, `in 20s`.
+/// The distance of a point in time from `now`: `3m ago`, `in 20s`.
 pub(crate) fn relative(now: Millis, then: Millis) -> String {
-    if then > now { format!("in {}", span(then - now)) } else { format!("{} ago", span(now - then)) }
+    if then > now {
+        format!("in {}", span(millis(then.since(now))))
+    } else {
+        format!("{} ago", span(millis(now.since(then))))
+    }
 }
 
-/// [`relative`], or a dash for a moment that has not come to be.
+/// [`relative`], or a dash when there is no point in time.
 pub(crate) fn relative_or_dash(now: Millis, then: Option<Millis>) -> String {
     then.map_or_else(|| "-".to_owned(), |then| relative(now, then))
 }
 
-/// A length of time in its largest unit.
-pub(crate) fn span(ms: Millis) -> String {
-    const UNITS: [(Millis, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+/// A span of time in its largest whole unit.
+pub(crate) fn span(ms: i64) -> String {
+    const UNITS: [(i64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     match UNITS.into_iter().find(|(unit, _)| ms >= *unit) {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None => format!("{ms}ms"),
     }
 }
 
-/// A size in the largest binary unit that leaves at least one before the point.
+/// A number of bytes in the largest binary unit in which it is at least 1.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
@@ -137,6 +144,26 @@ pub(crate) fn count(number: u64, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
+/// The table of audit entries, which `audit` and `show` print.
+pub(crate) fn audit_rows(entries: &[AuditEntry], now: Millis) -> String {
+    if entries.is_empty() {
+        return "No entries.".to_owned();
+    }
+    let row = |entry: &AuditEntry| {
+        [
+            entry.seq.to_string(),
+            relative(now, entry.at),
+            entry.actor.clone(),
+            entry.action.clone(),
+            entry.count.to_string(),
+            entry.job.map_or_else(|| "-".to_owned(), |job| job.to_string()),
+            short(&entry.selection.to_string(), 50),
+            short(&or_dash(entry.reason.as_deref()), 40),
+        ]
+    };
+    table(["SEQ", "WHEN", "ACTOR", "ACTION", "ITEMS", "JOB", "SELECTION", "REASON"], entries.iter().map(row))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +177,7 @@ mod tests {
             (200_000, "in 20s"),
             (180_000 + 7_200_000, "in 2h"),
         ] {
-            assert_eq!(relative(180_000, then), displayed);
+            assert_eq!(relative(Millis::new(180_000), Millis::new(then)), displayed);
         }
         assert_eq!(span(8 * 86_400_000), "8d");
     }

@@ -1,11 +1,10 @@
-//! How far long work is: a line on standard error that is written over and over, where a terminal is
-//! there to see it.
+//! A progress bar: one line on standard error that is overwritten. It is shown only on a terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::cli::output::to_stderr;
 
-/// The line.
+/// The progress of one task. `show` overwrites the line, `finish` ends it.
 pub(crate) struct ProgressBar {
     is_shown: bool,
     what: &'static str,

@@ -1,27 +1,28 @@
-//! `signals`: what sagas have signalled, and with `--follow` what they go on to signal.
+//! `signals`: prints the signals of sagas, and with `--follow` also new ones as they come.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::Context;
-use crate::cli::output::{clean, relative, table};
-use outbox_core::saga::Signal;
 use outbox_item::Millis;
-use outbox_store::Store;
+use outbox_store::{Inspect, Signal, SignalSeq};
 
-/// One read while following.
+use crate::cli::context::Context;
+use crate::cli::output::{clean, relative, table};
+
+/// Signals per read with `--follow`.
 const PAGE_SIZE: u32 = 500;
 
-/// Not every commit that writes a signal makes work available and so ticks; this bounds the wait.
+/// The pause between two reads with `--follow`. The command polls, because a commit that writes a signal need not make
+/// work available, and then the store notifies no subscriber.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct SignalsArgs {
     /// Only signals after this number
-    #[arg(long, default_value_t = 0, value_name = "SEQ")]
-    after: i64,
+    #[arg(long, default_value_t = SignalSeq::START, value_name = "SEQ")]
+    after: SignalSeq,
     /// At most so many
     #[arg(long, default_value_t = 100, value_name = "COUNT", conflicts_with = "follow")]
     limit: u32,
@@ -44,8 +45,8 @@ pub(crate) async fn run(args: SignalsArgs, context: &Context) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints until the process is stopped or nobody reads.
-async fn follow(store: &dyn Store, mut after: i64, context: &Context) -> anyhow::Result<ExitCode> {
+/// Prints signals until the process is stopped, or until the reader closes the pipe.
+async fn follow(store: &dyn Inspect, mut after: SignalSeq, context: &Context) -> anyhow::Result<ExitCode> {
     loop {
         let signals = store.signals(after, PAGE_SIZE).await?;
         for signal in &signals {

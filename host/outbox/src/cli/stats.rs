@@ -1,13 +1,14 @@
-//! `stats`: the state of the whole outbox in numbers.
+//! `stats`: prints the totals of the outbox.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::cli::Context;
-use crate::cli::output::{count, fields, or_dash, relative, size, span, table};
 use outbox_item::Status;
 use outbox_store::Overview;
+
+use crate::cli::context::Context;
+use crate::cli::output::{count, fields, or_dash, relative, size, span, table};
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let overview = context.existing_store().await?.overview().await?;
@@ -16,12 +17,12 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The totals as programs read them.
+/// The totals in the JSON shape of `outbox stats --json`.
 #[derive(Serialize)]
 struct Stats<'a> {
     #[serde(flatten)]
     overview: &'a Overview,
-    /// The types whose items wait for a handler that nobody has.
+    /// The types with waiting items that no running host handles.
     unhandled: Vec<&'a str>,
 }
 

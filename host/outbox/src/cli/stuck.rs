@@ -1,16 +1,17 @@
-//! `stuck`, `failures` and `audit`: what does not move, what the DLQ died of, and who did what. Nothing
-//! is changed.
+//! `stuck`, `failures` and `audit`: what is stuck, why items are in the DLQ, and what operators did. All change
+//! nothing.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::Context;
-use crate::cli::arguments::{FilterArgs, TimeArg};
-use crate::cli::output::{clean, count, or_dash, relative, short, table};
 use outbox_item::{ItemId, Millis};
-use outbox_store::{AuditEntry, AuditQuery, FailureGroup, JobId, StuckQuery};
+use outbox_store::{AuditQuery, FailureGroup, JobId, StuckQuery};
+
+use crate::cli::arguments::{FilterArgs, TimeArg};
+use crate::cli::context::Context;
+use crate::cli::output::{audit_rows, clean, count, or_dash, relative, short, table};
 
 /// Explain what does not move, each with the command that helps
 #[derive(Debug, Args)]
@@ -144,24 +145,4 @@ pub(crate) async fn audit(args: AuditTrailArgs, context: &Context) -> anyhow::Re
         context.output.hint(&format!("There may be more: add --before {}", last.seq));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What was done, as rows for people.
-pub(crate) fn audit_rows(entries: &[AuditEntry], now: Millis) -> String {
-    if entries.is_empty() {
-        return "No entries.".to_owned();
-    }
-    let row = |entry: &AuditEntry| {
-        [
-            entry.seq.to_string(),
-            relative(now, entry.at),
-            entry.actor.clone(),
-            entry.action.clone(),
-            entry.count.to_string(),
-            entry.job.map_or_else(|| "-".to_owned(), |job| job.to_string()),
-            short(&entry.selection.to_string(), 50),
-            short(&or_dash(entry.reason.as_deref()), 40),
-        ]
-    };
-    table(["SEQ", "WHEN", "ACTOR", "ACTION", "ITEMS", "JOB", "SELECTION", "REASON"], entries.iter().map(row))
 }

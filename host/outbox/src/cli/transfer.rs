@@ -1,7 +1,7 @@
-//! `export` and `import`: the way to another store, as a file with one JSON record per line.
+//! `export` and `import`: move an outbox to another store, as a file with one JSON record per line.
 //!
-//! The first line names the format, the last has the number of records and their digest, so that a file
-//! that was cut or changed is noticed before anything is imported.
+//! The first line names the format. The last line has the number of records and their digest, so that the import
+//! detects a truncated or changed file before it imports anything.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,18 +16,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::cli::arguments::AuditArgs;
-use crate::cli::output::count;
-use crate::cli::progress::ProgressBar;
-use crate::cli::{Context, control};
+use outbox_core::hex;
 use outbox_item::{ItemId, Status};
 use outbox_store::{Control, ControlRequest, Execution, ExportPosition, Record, Store, StoreError};
 
-/// So many records are read or written at a time.
+use crate::cli::arguments::{AuditArgs, execution};
+use crate::cli::context::Context;
+use crate::cli::output::count;
+use crate::cli::progress::ProgressBar;
+use crate::cli::requests::send_control;
+
+/// Records per call to the store.
 const PAGE_SIZE: u32 = 200;
-/// Claims that are being drained are looked at this often.
+/// The pause between two looks at whether all claims have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
-/// Says of a pause that the import made it, so that one that is repeated ends it.
+/// The reason of the pauses that an import makes. A repeated import recognises them by it, and ends them.
 const IMPORT_PAUSE_REASON: &str = "until the import is verified";
 
 /// Write everything that another store needs to take over into a file
@@ -87,7 +90,7 @@ pub(crate) async fn export(args: ExportArgs, context: &Context) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that nothing moves.
+/// Makes sure that every type is paused and no item is claimed.
 async fn pause_and_drain(store: &dyn Store, args: &ExportArgs, context: &Context) -> anyhow::Result<()> {
     let paused: Vec<_> = store.pauses().await?.into_iter().map(|pause| pause.r#type).collect();
     let types = store.overview().await?.by_type.into_keys().filter(|item_type| !paused.contains(item_type));
@@ -117,7 +120,7 @@ async fn write(store: &dyn Store, file: File) -> anyhow::Result<ExportTrailer> {
     writeln!(out, "{}", json!(ExportHeader { outbox_export: 1 }))?;
     let mut progress = ProgressBar::new("export", store.overview().await?.by_status.values().sum());
     let (mut records, mut digest) = (0, Sha256::new());
-    let mut next = Some(ExportPosition::Item(0));
+    let mut next = Some(ExportPosition::Item(ItemId::new(0)));
     while let Some(position) = next {
         let page = store.export(position, PAGE_SIZE).await?;
         for record in &page.records {
@@ -136,18 +139,10 @@ async fn write(store: &dyn Store, file: File) -> anyhow::Result<ExportTrailer> {
     Ok(trailer)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
-}
-
 pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.file else {
-        let control = Control::ReserveIds { up_to: args.reserve.unwrap_or_default() };
-        return control::send_control(control, args.dry_run, args.audit, context).await;
+        let control = Control::ReserveIds { up_to: args.reserve.unwrap_or(ItemId::new(0)) };
+        return send_control(control, execution(args.dry_run), args.audit, context).await;
     };
     let summary = read_summary(path)?;
     let store = context.existing_store().await?;
@@ -172,13 +167,13 @@ pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a file has in it.
+/// The content of an export file, in numbers.
 struct ExportSummary {
     records: u64,
     types: BTreeSet<String>,
 }
 
-/// Reads the whole file and errors unless it is what an export wrote.
+/// Reads the whole file. Errors unless it is exactly what an export wrote.
 fn read_summary(path: &Path) -> anyhow::Result<ExportSummary> {
     let mut lines = BufReader::new(open(path)?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
@@ -210,7 +205,7 @@ fn open(path: &Path) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("opening {}", path.display()))
 }
 
-/// A file that is being imported.
+/// One import of a file.
 struct ImportRun<'a> {
     store: &'a dyn Store,
     path: &'a Path,
@@ -218,7 +213,7 @@ struct ImportRun<'a> {
 }
 
 impl ImportRun<'_> {
-    /// Goes through the file once. Returns how many records were, or would be, created.
+    /// Passes every record to the store once. Returns the number of records that it created, or would create.
     async fn run_pass(&self, what: &'static str, execution: Execution) -> anyhow::Result<u64> {
         let mut lines = BufReader::new(open(self.path)?).lines().skip(1);
         let mut progress = ProgressBar::new(what, self.records);
@@ -237,7 +232,7 @@ impl ImportRun<'_> {
         Ok(created)
     }
 
-    /// Pauses the types. Returns those that the import has to resume.
+    /// Pauses the types that nothing else has paused. Returns them: the import resumes them in the end.
     async fn pause(
         &self,
         types: &BTreeSet<String>,

@@ -1,23 +1,25 @@
-//! Which store there is and where it is: what `OUTBOX_BACKEND`, `OUTBOX_DB` and the password's variables
-//! say together.
+//! The settings of the database, which are read together: `OUTBOX_BACKEND`, `OUTBOX_DB`, `OUTBOX_DB_PASSWORD` and
+//! `OUTBOX_DB_PASSWORD_FILE`.
+//!
+//! This file opens no database. It reads only the file that holds the password.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
-use crate::config::ConfigError;
+use crate::config::error::ConfigError;
 use crate::config::sources::ResolvedSettings;
-use crate::config::value::Secret;
+use crate::config::value::{Secret, redacted_url};
 
-/// Where the outbox is. Shown without any password.
+/// The database of the outbox. `Display` and `Debug` show no password.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Database {
-    /// In a SQLite file.
+pub(crate) enum Database {
+    /// A SQLite file.
     Sqlite(PathBuf),
-    /// On a PostgreSQL server.
+    /// A database of a PostgreSQL server.
     Postgres {
-        /// How it is reached, with the password.
+        /// The URL for the driver, with the password.
         url: Secret,
-        /// Who may vouch for the server, instead of the public authorities: a file of certificates in PEM.
+        /// A PEM file with the certificate authorities of the server, instead of the public ones.
         root_certificates: Option<PathBuf>,
     },
 }
@@ -37,10 +39,11 @@ impl fmt::Debug for Database {
     }
 }
 
-const SQLITE: &str = "/var/run/outbox.sqlite";
+/// The default of `OUTBOX_DB`.
+const DEFAULT_FILE: &str = "/var/run/outbox.sqlite";
 const ACCEPTED: &str = "the path of a SQLite file, or a URL such as postgres://user@host/database";
 
-/// What `OUTBOX_BACKEND` can say.
+/// A value of `OUTBOX_BACKEND`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backend {
     Sqlite,
@@ -67,10 +70,10 @@ pub(super) fn database(settings: &ResolvedSettings) -> Result<Database, ConfigEr
         (None, Some(Backend::Postgres)) => settings.parsed("OUTBOX_BACKEND", missing, |_| None)?,
         (place, _) => place,
     };
-    with_password(settings, place.unwrap_or_else(|| Database::Sqlite(SQLITE.into())))
+    with_password(settings, place.unwrap_or_else(|| Database::Sqlite(DEFAULT_FILE.into())))
 }
 
-/// What a value of `OUTBOX_DB` is of.
+/// The engine and the database that a value of `OUTBOX_DB` names; `None` for an unknown scheme.
 fn parse_database(text: &str) -> Option<(Backend, Database)> {
     match text.split_once("://") {
         None => Some((Backend::Sqlite, Database::Sqlite(text.into()))),
@@ -79,8 +82,8 @@ fn parse_database(text: &str) -> Option<(Backend, Database)> {
     }
 }
 
-/// Takes out of the URL what libpq knows and the driver does not. Whoever uses TLS at all checks the
-/// server's name and certificate, so the modes that say so are no more than `require`.
+/// Removes the parameters of the URL that libpq knows and the driver does not. A connection with TLS always checks the
+/// server's name and certificate, so `verify-ca` and `verify-full` mean the same as `require`.
 fn postgres(url: &str) -> Database {
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let mut root_certificates = None;
@@ -120,22 +123,13 @@ fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Data
     Ok(Database::Postgres { url, root_certificates })
 }
 
-/// Every byte as a URL may have it.
+/// The text with every byte percent-encoded.
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         write!(encoded, "%{byte:02X}").expect("writing to a String cannot fail");
     }
     encoded
-}
-
-/// A URL as it may be shown: the server and the database, without who connects and with what.
-pub(super) fn redacted_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    // A password may hold an @ or a / that should have been escaped: what follows the last @ is no secret.
-    let place = rest.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{place}")
 }
 
 #[cfg(test)]
@@ -151,13 +145,5 @@ mod tests {
         check("postgres://db/app", "postgres://db/app", None);
         check("postgres://db/app?sslmode=verify-full", "postgres://db/app?sslmode=require", None);
         check("postgres://db/app?sslrootcert=/ca.pem&a=b", "postgres://db/app?a=b", Some("/ca.pem"));
-    }
-
-    #[test]
-    fn a_url_is_shown_without_who_connects_and_with_what() {
-        let check = |url: &str, shown: &str| assert_eq!(redacted_url(url), shown);
-        check("postgres://ada:hunter2@db:5432/app", "postgres://db:5432/app");
-        check("postgres://ada:hun@ter/2@a,b/app?password=hunter3&sslmode=require", "postgres://a,b/app");
-        check("postgres:///app", "postgres:///app");
     }
 }

@@ -1,21 +1,23 @@
-//! The process environment, read once, and what can be told from it.
+//! A copy of the process environment, and the values that are derived from it.
+//!
+//! The copy is taken once. This file does not know the settings of the outbox.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A copy of the environment. It holds secrets, so it never shows its values.
+/// A copy of the environment. It holds secrets, so `Debug` shows no values.
 #[derive(Clone, Default)]
-pub struct ProcessEnv(Arc<BTreeMap<String, String>>);
+pub(crate) struct ProcessEnv(Arc<BTreeMap<String, String>>);
 
-/// Who runs a process, and where; for the audit trail and for names of instances.
+/// The user and the machine of a process, for the audit trail and for names of instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessIdentity {
+pub(crate) struct ProcessIdentity {
     /// The user's name, or `unknown`.
-    pub user: String,
+    pub(crate) user: String,
     /// The machine's or the pod's name, or `localhost`.
-    pub host: String,
+    pub(crate) host: String,
 }
 
 impl ProcessEnv {
@@ -24,8 +26,8 @@ impl ProcessEnv {
         std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
     }
 
-    /// The variable's value; `None` when it is not set, or empty.
-    pub fn get(&self, name: &str) -> Option<String> {
+    /// The variable's value; `None` when it is not set or empty.
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
@@ -33,7 +35,7 @@ impl ProcessEnv {
         self.0.keys().map(String::as_str)
     }
 
-    /// `outbox` in the user's cache folder, or in the system's for a process without a home.
+    /// `outbox` in the user's cache folder, or in the system's cache folder for a process without a home.
     pub(super) fn cache_dir(&self) -> PathBuf {
         let absolute = |name| self.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
@@ -48,6 +50,18 @@ impl ProcessEnv {
         ProcessIdentity {
             user: self.get("USER").or_else(|| self.get("LOGNAME")).unwrap_or_else(|| "unknown".to_owned()),
             host: self.get("HOSTNAME").or_else(host).unwrap_or_else(|| "localhost".to_owned()),
+        }
+    }
+}
+
+impl ProcessIdentity {
+    /// A new name for this process: its role, its machine and a random part, so that no other start has the same.
+    pub(crate) fn new_instance_name(&self, role: Option<&str>) -> String {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let host = &self.host;
+        match role {
+            Some(role) => format!("{role}-{host}-{}", &random[..8]),
+            None => format!("{host}-{}", &random[..8]),
         }
     }
 }

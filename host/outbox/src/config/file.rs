@@ -1,20 +1,26 @@
-//! `outbox.toml`: the same settings as the variables, and the sagas, which have no variable.
+//! The content of `outbox.toml`: the same settings as the variables, and the sagas, which have no variable.
+//!
+//! This file checks the declarations of sagas. It leaves the values of settings to their parsers.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use toml::Value;
 
-use crate::config::ConfigError;
-use crate::config::sources::{FileText, ResolvedSettings, nearest_key, variable_of};
 use outbox_core::saga::SagaDefinition;
 use outbox_item::{validate_saga, validate_type};
 
-/// Offers every setting of the file and adds its sagas.
-pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<(), ConfigError> {
+use crate::config::error::ConfigError;
+use crate::config::sources::{FileText, ResolvedSettings, nearest_key, variable_of};
+
+/// Sets every setting of the file. Returns the sagas that the file declares.
+pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<Vec<SagaDefinition>, ConfigError> {
+    let mut declared = Vec::new();
     let name = file.path.display().to_string();
     let table: toml::Table = file.text.parse().map_err(|err| not_toml(&name, &file.text, &err))?;
     for (key, value) in table {
         if key == "sagas" {
-            settings.sagas.extend(sagas(&name, value)?);
+            declared.extend(sagas(&name, value)?);
             continue;
         }
         let variable = variable_of(&key).ok_or_else(|| unknown_key(&name, &key))?;
@@ -22,10 +28,10 @@ pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<(
         let text = text_of(&value).ok_or_else(|| wrong_kind(&origin, &value))?;
         settings.set(variable, origin, Some(text));
     }
-    Ok(())
+    Ok(declared)
 }
 
-/// Names the line and does not quote it: it may hold a secret.
+/// The error names the line and does not quote it, because the line may hold a secret.
 fn not_toml(file: &str, text: &str, err: &toml::de::Error) -> ConfigError {
     let before = err.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
@@ -48,7 +54,7 @@ fn wrong_kind(origin: &str, value: &Value) -> ConfigError {
     }
 }
 
-/// The value as the variable would give it, so that one parser serves both.
+/// The value as the text of a variable, so that one parser serves both.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -67,7 +73,7 @@ struct SagaTable {
 
 fn sagas(file: &str, value: Value) -> Result<Vec<SagaDefinition>, ConfigError> {
     let problem = |problem: String| ConfigError::File { file: file.to_owned(), problem };
-    let tables: std::collections::BTreeMap<String, SagaTable> =
+    let tables: BTreeMap<String, SagaTable> =
         value.try_into().map_err(|err: toml::de::Error| problem(format!("[sagas]: {err}")))?;
     let definitions = tables.into_iter().map(|(name, table)| SagaDefinition { name, steps: table.steps });
     definitions.map(|definition| check(&definition).map(|()| definition).map_err(problem)).collect()

@@ -1,4 +1,6 @@
-//! What each source says, and which of them counts for a setting.
+//! The sources of settings, and which source decides: flags over the environment over the file.
+//!
+//! This file knows the name of every setting. It does not know what a setting means, nor its default.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -6,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::environment::ProcessEnv;
-use crate::config::{ConfigError, Flags, file, value};
-use outbox_core::saga::SagaDefinition;
+use crate::config::error::ConfigError;
+use crate::config::value::{self, redacted_url};
 
-/// Every variable that something reads, with the flag that stands for it where there is one.
+/// Every setting: its variable, and the flag that overrides the variable where one exists.
 const SETTINGS: [(&str, Option<&str>); 25] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
@@ -38,34 +40,37 @@ const SETTINGS: [(&str, Option<&str>); 25] = [
     ("GOVERNOR_STRICT_MODE", None),
 ];
 
-/// Names the configuration file; the only setting that the file itself cannot make.
+/// Names the configuration file. It is the only setting that the file itself cannot contain.
 const CONFIG: &str = "OUTBOX_CONFIG";
 
-/// Read when nobody names a file.
+/// The file that is read when neither a flag nor the environment names one.
 const DEFAULT_FILE: &str = "outbox.toml";
 
-/// Everything that settings are made from.
+/// The settings that flags make: the variable that each flag overrides, and its value.
+pub(crate) type Flags = BTreeMap<&'static str, String>;
+
+/// Everything that settings are read from.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// What the command line says.
-    pub flags: Flags,
+pub(crate) struct Sources {
+    /// The flags of the command line.
+    pub(crate) flags: Flags,
     /// The process environment.
-    pub environment: ProcessEnv,
-    /// The configuration file, where there is one.
-    pub file: Option<FileText>,
+    pub(crate) environment: ProcessEnv,
+    /// The configuration file, if one was read.
+    pub(crate) file: Option<FileText>,
 }
 
 /// A configuration file as it was read.
 #[derive(Clone, Debug)]
-pub struct FileText {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it says.
-    pub text: String,
+pub(crate) struct FileText {
+    /// Its path.
+    pub(crate) path: PathBuf,
+    /// Its content.
+    pub(crate) text: String,
 }
 
 impl Sources {
-    /// The sources of this process.
+    /// The sources of this process. Reads the environment and the configuration file.
     pub(super) fn of_process(flags: Flags) -> Result<Self, ConfigError> {
         let environment = ProcessEnv::of_process();
         let named = flags.get(CONFIG).cloned().or_else(|| environment.get(CONFIG));
@@ -76,20 +81,6 @@ impl Sources {
         };
         Ok(Self { flags, environment, file })
     }
-
-    /// What is given for every setting, the weakest source first so that the stronger ones overwrite it.
-    pub(super) fn read(&self) -> Result<ResolvedSettings, ConfigError> {
-        let mut settings = ResolvedSettings { values: BTreeMap::new(), sagas: vec![SagaDefinition::write_memory()] };
-        if let Some(file) = &self.file {
-            file::read(file, &mut settings)?;
-        }
-        for (variable, flag) in SETTINGS {
-            settings.set(variable, variable.to_owned(), self.environment.get(variable));
-            let origin = flag.unwrap_or(variable).to_owned();
-            settings.set(variable, origin, self.flags.get(variable).cloned());
-        }
-        Ok(settings)
-    }
 }
 
 fn read_file(path: &Path) -> Result<FileText, ConfigError> {
@@ -98,11 +89,10 @@ fn read_file(path: &Path) -> Result<FileText, ConfigError> {
     Ok(FileText { path: path.to_owned(), text })
 }
 
-/// The value that counts for each setting, and the sagas.
-#[derive(Debug)]
+/// The value of each setting that some source gives.
+#[derive(Debug, Default)]
 pub(super) struct ResolvedSettings {
     values: BTreeMap<&'static str, SettingValue>,
-    pub(super) sagas: Vec<SagaDefinition>,
 }
 
 #[derive(Debug)]
@@ -112,14 +102,24 @@ struct SettingValue {
 }
 
 impl ResolvedSettings {
-    /// Takes a value over whatever a weaker source gave; an empty one counts as not given.
+    /// Takes the values of the environment, and then those of the flags, over the values of the file.
+    pub(super) fn set_from(&mut self, sources: &Sources) {
+        for (variable, flag) in SETTINGS {
+            self.set(variable, variable.to_owned(), sources.environment.get(variable));
+            let origin = flag.unwrap_or(variable).to_owned();
+            self.set(variable, origin, sources.flags.get(variable).cloned());
+        }
+    }
+
+    /// Takes a value over that of a weaker source. An empty value counts as not given.
     pub(super) fn set(&mut self, variable: &'static str, origin: String, text: Option<String>) {
         if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
             self.values.insert(variable, SettingValue { origin, text });
         }
     }
 
-    /// The setting, parsed; `None` when no source gives it. Errors when `parse` does not understand it.
+    /// The setting, parsed; `None` when no source gives it. Errors when `parse` does not accept the value;
+    /// `accepted` then tells the user what would be accepted.
     pub(super) fn parsed<T>(
         &self,
         variable: &'static str,
@@ -131,13 +131,13 @@ impl ResolvedSettings {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(ConfigError::Value {
                 origin: found.origin.clone(),
-                value: value::displayed(variable, &found.text),
+                value: displayed(variable, &found.text),
                 accepted: accepted.to_owned(),
             }),
         }
     }
 
-    pub(super) fn flag(&self, variable: &'static str) -> Result<Option<bool>, ConfigError> {
+    pub(super) fn boolean(&self, variable: &'static str) -> Result<Option<bool>, ConfigError> {
         self.parsed(variable, "true or false (also 1 or 0, yes or no, on or off)", value::boolean)
     }
 
@@ -166,24 +166,33 @@ impl ResolvedSettings {
     }
 }
 
-/// The variable that a key of the file stands for.
+/// A value as an error message may show it.
+fn displayed(variable: &str, text: &str) -> String {
+    match variable {
+        "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
+        "OUTBOX_DB" => format!("{:?}", redacted_url(text)),
+        _ => format!("{text:?}"),
+    }
+}
+
+/// The variable with the same meaning as a key of the file.
 pub(super) fn variable_of(key: &str) -> Option<&'static str> {
     SETTINGS.into_iter().map(|(variable, _)| variable).find(|variable| key_of(variable) == key)
 }
 
-/// The file's key for a variable.
+/// The key of the file with the same meaning as a variable.
 fn key_of(variable: &str) -> String {
     variable.trim_start_matches("OUTBOX_").to_ascii_lowercase()
 }
 
-/// The key of the file that is nearest to one that nothing reads.
+/// The known key of the file that is most similar to an unknown one.
 pub(super) fn nearest_key(key: &str) -> Option<String> {
     let wanted = key_of(&key.to_ascii_uppercase());
     let keys = SETTINGS.into_iter().map(|(variable, _)| key_of(variable)).chain(["sagas".to_owned()]);
     nearest(&wanted, keys)
 }
 
-/// One sentence for each `OUTBOX_…` variable that nothing reads.
+/// One sentence for each `OUTBOX_…` variable that is no setting.
 pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
     let known = || SETTINGS.into_iter().map(|(variable, _)| variable).chain([CONFIG]);
     let unknown =
@@ -196,9 +205,9 @@ pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
         .collect()
 }
 
-/// The most similar of the words, unless none is similar enough to be what was meant.
+/// The most similar of the words; `None` when none is similar enough.
 fn nearest(word: &str, among: impl Iterator<Item = String>) -> Option<String> {
-    /// Below this, suggestions are guesses: found by trying misspellings of every setting.
+    /// From 0 to 1. With a smaller value, misspellings of the settings led to wrong suggestions.
     const SIMILAR: f64 = 0.6;
     let scored = among.map(|candidate| (strsim::normalized_damerau_levenshtein(word, &candidate), candidate));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;

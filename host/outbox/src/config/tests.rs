@@ -1,4 +1,14 @@
-use crate::config::*;
+//! Tests of all settings together.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outbox_core::RetryPolicy;
+use outbox_core::saga::SagaDefinition;
+
+use crate::config::settings::RETAIN_SIGNALS;
+use crate::config::sources::{FileText, Sources};
+use crate::config::{Config, ConfigError, Database, Secret};
 
 fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: Option<&str>) -> Sources {
     Sources {
@@ -15,14 +25,14 @@ fn parse(environment: &[(&str, &str)], file: Option<&str>) -> Result<Config, Con
 #[test]
 fn defaults_are_those_of_the_playbook() {
     let config = parse(&[], None).unwrap();
-    assert!(!config.enabled);
-    assert!(!config.strict);
+    assert!(!config.is_enabled);
+    assert!(!config.is_strict);
     assert_eq!(config.database, Database::Sqlite("/var/run/outbox.sqlite".into()));
     assert_eq!(config.lease, Duration::from_mins(1));
     assert_eq!(config.retry, RetryPolicy::default());
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.retain_done, None);
-    assert_eq!(config.retain_signals, Some(WEEK));
+    assert_eq!(config.retain_signals, Some(RETAIN_SIGNALS));
     assert_eq!(config.sagas, [SagaDefinition::write_memory()]);
 }
 
@@ -34,7 +44,7 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     assert_eq!(config.database, Database::Sqlite("flag".into()));
     assert_eq!(config.role.as_deref(), Some("environment"));
     assert_eq!(config.retry.max_retries, 3);
-    assert!(config.enabled);
+    assert!(config.is_enabled);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Compiled code on disk, so that a restart does not compile again.
 //!
-//! Code from here is run as it is, so it is as trusted as the host's binary: it lies in a folder, and in
-//! files, that only this user has written ([`PrivateDir`]). A file is named by what it was made from and
-//! what made it; one whose contents do not fit its name and digest is made anew.
+//! The host runs code from here without validating it, so the files must be as trustworthy as the host's binary: only
+//! this user can write them ([`PrivateDir`]). A file's name contains the digest of the component and the
+//! configuration of the engine. A file whose contents do not match its name is compiled again.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,8 +12,9 @@ use wasmtime::component::Component;
 
 use crate::load::private_dir::PrivateDir;
 
+/// Bytes of the digest at the start of a file.
 const DIGEST_LEN: usize = 32;
-/// Files that are kept: some versions of each of some plugins.
+/// Files that are kept: several versions of a dozen plugins.
 const KEPT: usize = 64;
 const SUFFIX: &str = ".code";
 
@@ -29,7 +30,7 @@ impl CodeCache {
         Self { dir }
     }
 
-    /// The component that the bytes are, from the cache or compiled and put there.
+    /// Takes a component from the cache, or compiles it and adds it to the cache. `digest` is that of `bytes`.
     pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
         let name = file_name(engine, digest);
         if let Some(component) = self.load(engine, &name) {
@@ -42,7 +43,7 @@ impl CodeCache {
         Ok(component)
     }
 
-    fn store(&self, name: &str, component: &Component) -> anyhow::Result<()> {
+    fn store(&self, name: &str, component: &Component) -> wasmtime::Result<()> {
         let code = component.serialize()?;
         self.dir.write(name, &[&seal(name, &code), &code])?;
         let code_files = self.dir.names()?.into_iter().filter(|name| name.ends_with(SUFFIX));
@@ -65,23 +66,23 @@ impl CodeCache {
     }
 }
 
-/// Names what code is made from and what makes it.
+/// The file name for a component's digest and an engine's configuration.
 fn file_name(engine: &Engine, digest: &str) -> String {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{digest}-{:016x}{SUFFIX}", hasher.finish())
 }
 
-/// The digest of code under a name, so that no file passes for another.
+/// The digest of code together with its file name, so that a renamed file is not accepted.
 fn seal(name: &str, code: &[u8]) -> [u8; DIGEST_LEN] {
     Sha256::new().chain_update(name).chain_update([0]).chain_update(code).finalize().into()
 }
 
-#[expect(unsafe_code, reason = "the one place where compiled code is taken as it is; see SAFETY")]
+#[expect(unsafe_code, reason = "the only place where compiled code is loaded without compiling; see SAFETY")]
 fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
-    // SAFETY: the bytes were written by `CodeCache::store` from a component that wasmtime compiled:
-    // nobody but this user can have written a file that `PrivateDir::read` accepts, the digest in it
-    // fits its name and contents, and wasmtime itself refuses code of another version or configuration.
+    // SAFETY: `CodeCache::store` wrote these bytes, from a component that wasmtime compiled: `PrivateDir::read` accepts
+    // only files that no other user can have written, the digest in the file matches its name and contents, and
+    // wasmtime itself refuses code of another version or configuration.
     match unsafe { Component::deserialize(engine, code) } {
         Ok(component) => Some(component),
         Err(reason) => {

@@ -1,26 +1,26 @@
-//! Whether a component fits this host: what its bytes are, what it imports and exports, and what of it
-//! the manifest grants. Every refusal says what was found and what to do.
+//! Whether a component fits this host: the form of its bytes, its imports and exports, its description, and whether the
+//! manifest grants what it imports. Every refusal says what was found and what to do.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::bindings::exports::outbox::handler::handler::Description;
+use crate::load::contract::{interface_name, package_name};
 use crate::load::contract_diff;
-use crate::load::loader::LoadError;
 use crate::load::manifest::limits::Limits;
 use crate::load::manifest::value::show_size;
+use crate::load::source::LoadError;
 use crate::outgoing::grant::Grants;
 
-/// Types that one component may describe: each is a row wherever plugins are listed.
+/// Types that one component may describe. Each is a row wherever plugins are listed.
 const TYPES_MAX: usize = 256;
-/// Bytes of the name and the version that a component gives itself.
+/// Bytes of the name and of the version that a component reports. Both are shown in tables.
 const WORD_MAX: usize = 128;
 
-/// The contract of `wit/`, as components name it.
-const CONTRACT: &str = "outbox:handler@0.1.0";
-const EXPORT: &str = "outbox:handler/handler@0.1.0";
+/// The interface of the contract that a handler exports.
+const EXPORTED_INTERFACE: &str = "handler";
 
-/// What may be imported: the contract, and the world that language libraries expect.
+/// The interfaces that a component may import: those of the contract and those that language libraries need.
 const ALLOWED_IMPORTS: [&str; 11] = [
     "outbox:handler/",
     "wasi:cli/",
@@ -35,7 +35,8 @@ const ALLOWED_IMPORTS: [&str; 11] = [
     "wasi:sockets/",
 ];
 
-/// Refuses what is no component, or a larger one than its manifest allows, before anything is made of it.
+/// Refuses bytes that are no component, and a component that is larger than its manifest allows. Reads only the
+/// header.
 pub(crate) fn check_bytes(bytes: &[u8], limits: &Limits) -> Result<(), LoadError> {
     if bytes.len() as u64 > limits.component {
         let most = show_size(limits.component);
@@ -64,7 +65,7 @@ pub(crate) fn imports(component: &Component) -> Vec<String> {
     component_type.imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The world that a component was made for, by what it exports.
+/// The world that a component was built for, by the version in its exports.
 pub(crate) fn target(component: &Component) -> Option<String> {
     let version = |name: &String| Some(name.strip_prefix("outbox:handler/handler@")?.to_owned());
     exports(component).iter().find_map(version).map(|version| format!("outbox:handler/plugin@{version}"))
@@ -76,21 +77,22 @@ pub(crate) fn exports(component: &Component) -> Vec<String> {
     component_type.exports(component.engine()).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Refuses a component that was made for another world.
+/// Refuses a component that was built for another world.
 pub(crate) fn check_world(component: &Component) -> Result<(), LoadError> {
-    if component.get_export_index(None, EXPORT).is_none() {
+    if component.get_export_index(None, interface_name(EXPORTED_INTERFACE)).is_none() {
         return Err(wrong_export(component));
     }
     let is_foreign = |name: &String| !ALLOWED_IMPORTS.iter().any(|allowed| name.starts_with(allowed));
     match imports(component).into_iter().find(is_foreign) {
         Some(name) => Err(LoadError::new(format!(
-            "it imports {name}, which this host does not offer: a handler targets the world `plugin` of {CONTRACT}"
+            "it imports {name}, which this host does not offer: a handler targets the world `plugin` of {}",
+            package_name()
         ))),
         None => Ok(()),
     }
 }
 
-/// Refuses a description that nobody could show.
+/// Refuses a description that is too long to be shown in tables.
 pub(crate) fn check_description(description: &Description) -> Result<(), LoadError> {
     let Description { name, version, types } = description;
     if types.len() > TYPES_MAX {
@@ -111,21 +113,21 @@ fn wrong_export(component: &Component) -> LoadError {
         None if exports.is_empty() => "it exports nothing".to_owned(),
         None => format!("it was built for another world: it exports {}", exports.join(", ")),
     };
-    LoadError::new(format!("{found}; a handler exports {EXPORT}"))
+    LoadError::new(format!("{found}; a handler exports {}", interface_name(EXPORTED_INTERFACE)))
 }
 
 /// The refusal of a component whose imports have the right names and the wrong types.
 pub(crate) fn incompatible(component: &Component, reason: &wasmtime::Error) -> LoadError {
-    let differences = contract_diff::differences(component);
+    let (differences, contract) = (contract_diff::differences(component), package_name());
     if !differences.is_empty() {
         let differences = differences.join("; ");
         return LoadError::new(format!(
-            "it was built for another contract than {CONTRACT}: {differences}; rebuild it against this host's wit/"
+            "it was built for another contract than {contract}: {differences}; rebuild it against this host's wit/"
         ));
     }
     let imports = imports(component).join(", ");
     LoadError::new(format!(
-        "it does not fit {CONTRACT}: {reason:#}; rebuild it against this host's wit/ (it imports {imports})"
+        "it does not fit {contract}: {reason:#}; rebuild it against this host's wit/ (it imports {imports})"
     ))
 }
 

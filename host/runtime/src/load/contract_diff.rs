@@ -1,7 +1,7 @@
-//! The text of the contract in `wit/`, and how a component's idea of it differs, in its own words.
+//! How the contract that a component was built against differs from this host's, for messages.
 //!
-//! A type is told as paths: `handle: item.saga` is an option. Two contracts differ where their paths do;
-//! below a difference nothing more is told.
+//! The types of a function are compared as paths, for example `handle: item.saga` is an option. Two contracts differ
+//! where their paths do; what is below a difference is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,28 +9,12 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Type};
 use wit_parser::{Function, Resolve, TypeDefKind};
 
-/// The files of the contract by their path, each after those that it builds on.
-pub const WIT: [(&str, &str); 10] = [
-    ("deps/io.wit", include_str!("../../../../wit/deps/io.wit")),
-    ("deps/clocks.wit", include_str!("../../../../wit/deps/clocks.wit")),
-    ("deps/random.wit", include_str!("../../../../wit/deps/random.wit")),
-    ("deps/filesystem.wit", include_str!("../../../../wit/deps/filesystem.wit")),
-    ("deps/sockets.wit", include_str!("../../../../wit/deps/sockets.wit")),
-    ("deps/cli.wit", include_str!("../../../../wit/deps/cli.wit")),
-    ("deps/http.wit", include_str!("../../../../wit/deps/http.wit")),
-    ("deps/config.wit", include_str!("../../../../wit/deps/config.wit")),
-    ("deps/logging.wit", include_str!("../../../../wit/deps/logging.wit")),
-    ("handler.wit", include_str!("../../../../wit/handler.wit")),
-];
+use crate::load::contract::{CONTRACT_VERSION, PACKAGE, WIT, interface_name};
 
-/// Of which version this host is.
-const VERSION: &str = "0.1.0";
-const PACKAGE: &str = "outbox:handler/";
-
-/// What each place in the types of a function is.
+/// The kind of type at each path of a function.
 type TypePaths = BTreeMap<String, String>;
 
-/// How what a component knows of the contract differs from this host's; nothing, if it does not.
+/// The differences between a component's contract and this host's, in words; none if they are the same.
 pub(crate) fn differences(component: &Component) -> Vec<String> {
     let (component_type, engine) = (component.component_type(), component.engine());
     let imports = component_type.imports(engine).map(|(name, item)| (name, item.ty));
@@ -40,8 +24,8 @@ pub(crate) fn differences(component: &Component) -> Vec<String> {
         let Some((interface, version)) = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
             continue;
         };
-        if version != VERSION {
-            differences.push(format!("{interface} is of version {version}; this host has {VERSION}"));
+        if version != CONTRACT_VERSION {
+            differences.push(format!("{interface} is of version {version}; this host has {CONTRACT_VERSION}"));
         }
         if let ComponentItem::ComponentInstance(instance) = item {
             for (function, item) in instance.exports(engine) {
@@ -72,7 +56,7 @@ fn compare(interface: &str, function: &str, found: &TypePaths) -> Vec<String> {
     differences.collect()
 }
 
-/// The paths of what a place is part of.
+/// The paths that contain a path.
 fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.char_indices().filter(|(_, c)| matches!(c, '.' | ' ')).map(|(at, _)| &path[..at])
 }
@@ -128,7 +112,7 @@ fn expected_paths(interface: &str, function: &str) -> Option<TypePaths> {
         contract.push_source(path, text).ok()?;
     }
     let mut interfaces = contract.interfaces.iter().map(|(id, interface)| (contract.id_of(id), interface));
-    let (_, known) = interfaces.find(|(id, _)| *id == Some(format!("{PACKAGE}{interface}@{VERSION}")))?;
+    let (_, known) = interfaces.find(|(id, _)| *id == Some(interface_name(interface)))?;
     let Function { params, result, .. } = known.functions.get(function)?;
     let mut paths = TypePaths::new();
     let params = params.iter().map(|param| (param.name.as_str(), param.ty));
@@ -208,7 +192,7 @@ mod tests {
         let get = format!(
             "{ERROR} (export \"get\" (func (param \"key\" string) (result (result (option (list u8)) (error $e)))))"
         );
-        assert_eq!(differences_of(&importing(VERSION, &get)), [""; 0]);
+        assert_eq!(differences_of(&importing(CONTRACT_VERSION, &get)), [""; 0]);
     }
 
     #[test]
@@ -225,7 +209,7 @@ mod tests {
                 "state.get: result is an option to it, and a result here",
             ]
         );
-        let list = differences_of(&importing(VERSION, "(export \"list\" (func (result (list string))))"));
+        let list = differences_of(&importing(CONTRACT_VERSION, "(export \"list\" (func (result (list string))))"));
         assert_eq!(list, ["state.list is unknown to this host"]);
     }
 }

@@ -1,7 +1,7 @@
-//! The plugin folder as files: which components lie there, whether they have changed, what they are.
+//! The plugin folder as files: which components are in it, whether they have changed, and their contents.
 //!
-//! It follows symbolic links, so that a swapped link counts as a changed file. It knows nothing of
-//! what components mean.
+//! It follows symbolic links, so a link to another file counts as a change. It knows nothing about the meaning of the
+//! files.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -9,21 +9,22 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::load::loader::{PluginSource, sha256};
-use crate::load::manifest::limits::COMPONENT_MAX;
-use crate::reload::registry::PluginPath;
+use outbox_core::ComponentDigest;
 
-/// No manifest that a person writes is longer, and no signature.
+use crate::load::manifest::limits::COMPONENT_MAX;
+use crate::load::source::{PluginPath, PluginSource};
+
+/// Bytes of a manifest or a signature: more than people write.
 const MANIFEST_MAX: u64 = 1 << 20;
 
-/// The root and, with a role, its sub-folder.
+/// The root of the plugin folder and, if the process has a role, the sub-folder of the role.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
     role: Option<String>,
 }
 
-/// What tells one state of a plugin's files from the next without reading them.
+/// The state of a plugin's files, from which a change is seen without reading them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     wasm: FileStamp,
@@ -48,17 +49,18 @@ struct FileStamp {
 }
 
 impl Folder {
+    /// The folder of a process with this role. It need not exist.
     pub(crate) fn new(root: PathBuf, role: Option<String>) -> Self {
         Self { root, role }
     }
 
-    /// The folders to look into.
+    /// The root and the folder of the role.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let role = self.role.as_ref().map(|role| self.root.join(role));
         [self.root.clone()].into_iter().chain(role).collect()
     }
 
-    /// The components that lie there. A folder that is not there is empty.
+    /// The components in the folder. A folder that does not exist has none.
     pub(crate) fn list(&self) -> io::Result<Vec<PluginPath>> {
         let mut paths = Vec::new();
         for dir in self.directories() {
@@ -77,12 +79,12 @@ impl Folder {
         })
     }
 
-    /// The role whose folder a plugin lies in.
+    /// The role whose folder a plugin is in; `None` for the root.
     pub(crate) fn role_of(&self, path: &PluginPath) -> Option<String> {
         self.role.clone().filter(|_| !path.is_root)
     }
 
-    /// Reads a plugin's files whole.
+    /// Reads a plugin's files.
     pub(crate) fn read(&self, path: &PluginPath) -> io::Result<PluginSource> {
         let mut source = read_source(&path.file)?;
         source.role = self.role_of(path);
@@ -90,9 +92,9 @@ impl Folder {
     }
 }
 
-/// Reads a component with the manifest and the signature beside it, whole.
+/// Reads a component with the manifest and the signature beside it. The plugin has no role.
 pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
-    // One byte more than any manifest allows, so that what is too large is seen to be.
+    // One byte more than any manifest allows, so that a component that is too large fails the size check.
     let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
     let text = |path: PathBuf| {
         let bytes = if_exists(read_bounded(&path, MANIFEST_MAX))?;
@@ -103,14 +105,14 @@ pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
         name,
         role: None,
         file: file.to_owned(),
-        digest: sha256(&wasm),
+        digest: ComponentDigest::of(&wasm),
         wasm: Arc::new(wasm),
         manifest: text(manifest_of(file))?,
         signature: text(signature_of(file))?,
     })
 }
 
-/// Nothing, where a file is not there.
+/// `None` if a file does not exist.
 fn if_exists<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -143,7 +145,7 @@ fn components(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| is_component(path)).collect())
 }
 
-/// Names that begin with a dot are those of files being written, and of what stands behind links.
+/// Names that begin with a dot belong to files that are being written and to the targets of links.
 fn is_component(path: &Path) -> bool {
     let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") && path.is_file()
@@ -224,7 +226,7 @@ mod tests {
             let paths = folder.list().unwrap();
             for path in &paths {
                 prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));
-                prop_assert_eq!(folder.read(path).unwrap().digest.len(), 64);
+                prop_assert_eq!(folder.read(path).unwrap().digest.as_str().len(), 64);
                 prop_assert_eq!(Folder::stamp(path).unwrap(), Folder::stamp(path).unwrap());
             }
             prop_assert_eq!(paths.into_iter().map(|path| path.file).collect::<BTreeSet<_>>(), expected);

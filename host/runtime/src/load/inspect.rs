@@ -1,29 +1,65 @@
-//! What a component is and whether it would be loaded, without loading it: `outbox plugin inspect`.
+//! Reports what a component is and whether a host would load it, without serving items.
+//!
+//! The checks are those of the loader. Where the loader stops at the first failure, an inspection lists all that it
+//! can.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use serde::Serialize;
 use wasmtime::component::Component;
 
-use crate::PluginSettings;
-use crate::load::code_cache::CodeCache;
-use crate::load::folder::{Folder, read_source};
-use crate::load::loader::{LoadError, Loader, PluginSource, describe_error, select_types};
-use crate::load::manifest::limits::Limits;
-use crate::load::manifest::{CanaryPolicy, EnvLookup, Manifest};
-use crate::load::private_dir::PrivateDir;
-use crate::load::signature::TrustedKeys;
-use crate::load::{compatibility, contract_diff, producers};
-use crate::sandbox::engine::SharedEngine;
 use outbox_core::OnDead;
 
-/// What was found out about a component. Without errors it would be loaded.
+use crate::load::code_cache::CodeCache;
+use crate::load::folder::{Folder, read_source};
+use crate::load::loader::{Loader, describe_error, select_types};
+use crate::load::manifest::Manifest;
+use crate::load::manifest::canary_policy::CanaryPolicy;
+use crate::load::manifest::environment::EnvLookup;
+use crate::load::manifest::error::ManifestError;
+use crate::load::manifest::limits::Limits;
+use crate::load::private_dir::PrivateDir;
+use crate::load::signature::TrustedKeys;
+use crate::load::source::{LoadError, PluginSource};
+use crate::load::{compatibility, contract_diff, producers};
+use crate::sandbox::engine::SharedEngine;
+use crate::settings::PluginSettings;
+use crate::start_error::StartError;
+
+/// Why nothing can be said about a component or a folder.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The component, its manifest or its signature cannot be read.
+    #[error("reading {file}")]
+    Read {
+        /// The component's path.
+        file: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// The plugin folder cannot be read.
+    #[error("reading the plugin folder {dir}")]
+    Folder {
+        /// The folder.
+        dir: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// The runtime does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The component is refused. Only [`load_time`] errors with this; [`inspect`] reports refusals.
+    #[error(transparent)]
+    Refused(#[from] LoadError),
+}
+
+/// What was found out about a component. Without errors a host would load it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspection {
-    /// The name that the plugin would have.
+    /// The plugin's name: the file stem.
     pub name: String,
     /// The component's path.
     pub file: PathBuf,
@@ -31,56 +67,57 @@ pub struct Inspection {
     pub size: u64,
     /// The component's SHA-256, as a manifest pins it.
     pub digest: String,
-    /// What is known of its signature.
+    /// What is known about its signature, in words.
     pub signature: String,
-    /// The language that it was written in and the tool that made it, as far as it tells.
+    /// The language and the tool that the component names, if it does.
     pub made_with: Option<String>,
-    /// How long compiling took.
+    /// The time of compiling.
     pub compile_time: Duration,
-    /// The bytes of memory that an instance begins with.
+    /// The bytes of memory that an instance begins with, if one can be created.
     pub memory_at_start: Option<u64>,
-    /// The world that it was made for.
+    /// The world that the component was built for, if it exports a handler.
     pub world: Option<String>,
-    /// How what it knows of the contract differs from this host's.
+    /// How the component's contract differs from this host's, in words.
     pub differences: Vec<String>,
-    /// What the component imports.
+    /// The interfaces that the component imports.
     pub imports: Vec<String>,
-    /// What the component exports.
+    /// The interfaces that the component exports.
     pub exports: Vec<String>,
-    /// The name that the component gives itself.
+    /// The name that the component reports.
     pub described_name: Option<String>,
-    /// The version that the component gives itself.
+    /// The version that the component reports.
     pub version: Option<String>,
-    /// The types that it would be given.
+    /// The types whose items the plugin would get.
     pub types: Vec<String>,
-    /// The manifest lines that would grant what it imports and is not granted.
+    /// The manifest lines that would grant what the component imports without a grant.
     pub missing_grants: Option<String>,
-    /// The longest that one attempt could take: the manifest's timeout, or else the host's lease.
+    /// The longest time of one attempt: the manifest's timeout, else the host's lease.
     pub attempt_time: Duration,
-    /// How its failures would be retried: this often after the first attempt.
+    /// Attempts after the first one, before an item is dead-lettered.
     pub max_retries: u32,
-    /// How much it would be given.
+    /// The limits of the manifest, or their defaults.
     pub limits: Limits,
-    /// What its dead-lettered items would mean for those behind them.
+    /// Whether a dead-lettered item blocks its ordering key.
     pub on_dead: OnDead,
-    /// How the canary of a new version of it would go.
+    /// The canary of a new version.
     #[serde(rename = "reload")]
     pub canary: CanaryPolicy,
-    /// Why it would not be loaded.
+    /// Why a host would not load the component.
     pub errors: Vec<String>,
 }
 
-/// Looks at a component and the manifest beside it. Errors when the file cannot be read at all.
-pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<Inspection> {
-    let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-    let keys = TrustedKeys::read(&settings.keys)?;
-    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver))?;
+/// Inspects a component and the manifest beside it. Errors only if the files cannot be read or the engine does not
+/// start; refusals are in [`Inspection::errors`].
+pub async fn inspect(file: &Path, settings: PluginSettings) -> Result<Inspection, InspectError> {
+    let source = read(file)?;
+    let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
+    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver)).map_err(StartError::from)?;
     let loader = Arc::new(Loader::new(engine, None, Arc::clone(&settings.environment), keys));
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
         size: source.wasm.len() as u64,
-        digest: source.digest.clone(),
+        digest: source.digest.to_string(),
         signature: loader.signature(&source),
         made_with: producers::made_with(&source.wasm),
         ..Inspection::default()
@@ -91,31 +128,34 @@ pub async fn inspect(file: &Path, settings: PluginSettings) -> anyhow::Result<In
     Ok(inspection)
 }
 
-/// Reads a manifest as a load would, whatever component lies beside it. The error says what to change, and
-/// shows what was written, never what a variable stands for.
-pub fn check_manifest(text: &str, environment: &EnvLookup) -> anyhow::Result<()> {
-    Manifest::parse(text, environment)?;
-    Ok(())
+/// Checks the text of a manifest as a load would, without a component. The error says what to change. It shows values
+/// as they were written, never what a variable stands for.
+pub fn check_manifest(text: &str, environment: &EnvLookup) -> Result<(), ManifestError> {
+    Manifest::parse(text, environment).map(drop)
 }
 
-/// The components that a process of this role would look at. A folder that is not there has none.
-pub fn components(dir: &Path, role: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
+/// The components that a process with this role would load from a folder. A folder that does not exist has none.
+pub fn components(dir: &Path, role: Option<&str>) -> Result<Vec<PathBuf>, InspectError> {
     let paths = Folder::new(dir.to_owned(), role.map(str::to_owned)).list();
-    let paths = paths.with_context(|| format!("reading the plugin folder {}", dir.display()))?;
+    let paths = paths.map_err(|source| InspectError::Folder { dir: dir.display().to_string(), source })?;
     Ok(paths.into_iter().map(|path| path.file).collect())
 }
 
-/// How long a host takes to load a component that it has read, from its cache if it is there. The engine
-/// runs by then, as it does in a host.
-pub async fn load_time(file: &Path, settings: PluginSettings) -> anyhow::Result<Duration> {
-    let source = read_source(file).with_context(|| format!("reading {}", file.display()))?;
-    let cache = CodeCache::new(PrivateDir::open(&settings.cache_dir)?);
-    let keys = TrustedKeys::read(&settings.keys)?;
-    let engine = SharedEngine::new(settings.slots, settings.resolver)?;
+/// Measures how long a host takes to load a component, from its cache if it is there. Reading the file and starting the
+/// engine are not counted.
+pub async fn load_time(file: &Path, settings: PluginSettings) -> Result<Duration, InspectError> {
+    let source = read(file)?;
+    let cache = CodeCache::new(PrivateDir::open(&settings.cache_dir).map_err(StartError::from)?);
+    let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
+    let engine = SharedEngine::new(settings.slots, settings.resolver).map_err(StartError::from)?;
     let loader = Arc::new(Loader::new(engine, Some(cache), settings.environment, keys));
     let begun = Instant::now();
     loader.load(source).await?;
     Ok(begun.elapsed())
+}
+
+fn read(file: &Path) -> Result<PluginSource, InspectError> {
+    read_source(file).map_err(|source| InspectError::Read { file: file.display().to_string(), source })
 }
 
 impl Inspection {

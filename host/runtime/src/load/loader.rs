@@ -1,75 +1,43 @@
-//! From bytes to a generation: every check that stands between a file in the folder and its first item.
+//! Makes a generation from the bytes of a component: every check between a file in the folder and its first item.
 //!
-//! Compiling happens off the async threads and one at a time. A component is asked what it is only
-//! when everything else holds, with every capability denied.
+//! Components are compiled one at a time, on a blocking thread. A component runs for the first time when its file has
+//! passed all checks: it describes itself, with everything denied. The loader does not know where a component comes
+//! from or what happens to its generation.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wasmtime::component::Component;
 
+use outbox_core::{ComponentDigest, Failure, FailureClass};
+use outbox_item::validate_type;
+
 use crate::bindings::PluginPre;
 use crate::bindings::exports::outbox::handler::handler::Description;
 use crate::load::code_cache::CodeCache;
 use crate::load::compatibility;
-use crate::load::manifest::{EnvLookup, Manifest};
+use crate::load::manifest::Manifest;
+use crate::load::manifest::environment::EnvLookup;
 use crate::load::signature::TrustedKeys;
+use crate::load::source::{LoadError, PluginSource};
 use crate::reload::canary::Canary;
 use crate::sandbox::engine::SharedEngine;
+use crate::sandbox::engine_errors::PoolLimit;
 use crate::sandbox::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, LinkedPlugin};
-use crate::sandbox::pool_limits;
-use outbox_core::{Failure, FailureClass};
-use outbox_item::validate_type;
 
-/// Components made of Python, the largest that people write, take half a minute in a debug build of the
-/// host, and minutes where the machine is busy: that is not held against them.
+/// The longest time of compiling one component. Components made of Python, the largest that people write, take half a
+/// minute in a debug build of the host, and minutes on a busy machine.
 const COMPILE_MAX: Duration = Duration::from_mins(10);
 
-/// Why a file is not loaded, in words for the operator.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct LoadError {
-    message: String,
-    /// Whether the same file may load at another time.
-    pub is_transient: bool,
-}
-
-impl LoadError {
-    /// The refusal of a file as it is.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), is_transient: false }
-    }
-}
-
-/// A component and its manifest as they were read.
-#[derive(Clone, Debug)]
-pub(crate) struct PluginSource {
-    /// The file stem: the plugin's name, and the owner of its state.
-    pub name: String,
-    /// The role whose folder it lies in.
-    pub role: Option<String>,
-    /// The component's path.
-    pub file: PathBuf,
-    /// The component.
-    pub wasm: Arc<Vec<u8>>,
-    /// Its SHA-256 in hex.
-    pub digest: String,
-    /// The manifest, if there is one.
-    pub manifest: Option<String>,
-    /// The signature of the component, if there is one.
-    pub signature: Option<String>,
-}
-
-/// One loaded version of a plugin: a component with the manifest that it was loaded with. Immutable;
-/// attempts hold it until they end.
+/// One loaded version of a plugin: a component with the manifest that it was loaded with. Immutable. Attempts hold it
+/// until they end.
 pub(crate) struct Generation {
-    /// Ascending in the order of loading, in this process.
+    /// The number of this load in the process, ascending from 1.
     pub number: u64,
     /// See [`PluginSource::name`].
     pub name: String,
@@ -78,23 +46,23 @@ pub(crate) struct Generation {
     /// See [`PluginSource::file`].
     pub file: PathBuf,
     /// See [`PluginSource::digest`].
-    pub digest: String,
-    /// The version that the component gives itself.
+    pub digest: ComponentDigest,
+    /// The version that the component reports.
     pub version: String,
-    /// The types that it handles and the manifest lets it.
+    /// The types that the component handles and the manifest does not exclude.
     pub types: Vec<String>,
-    /// The terms of the operator.
+    /// The manifest.
     pub manifest: Manifest,
-    /// What runs.
+    /// The linked component.
     pub plugin: LinkedPlugin,
-    /// Whether it has yet to prove itself.
+    /// The canary, which may have ended already.
     pub canary: Canary,
-    /// Held by each attempt.
+    /// Each running attempt holds a clone.
     pub busy: Arc<()>,
 }
 
 impl Generation {
-    /// Whether attempts are under way on it.
+    /// Whether attempts are running on this generation.
     pub(crate) fn is_busy(&self) -> bool {
         Arc::strong_count(&self.busy) > 1
     }
@@ -111,7 +79,7 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// A loader for one engine; without a cache everything is compiled each time.
+    /// A loader for one engine. Without a cache every load compiles.
     pub(crate) fn new(
         engine: SharedEngine,
         cache: Option<CodeCache>,
@@ -121,7 +89,7 @@ impl Loader {
         Self { engine, cache, environment, keys, compiling: Mutex::new(()), last_number: AtomicU64::new(0) }
     }
 
-    /// The generation that a source makes, if it passes every check.
+    /// Makes the generation of a source. Errors with the first check that fails.
     pub(crate) async fn load(self: &Arc<Self>, source: PluginSource) -> Result<Generation, LoadError> {
         self.check_signature(&source)?;
         let manifest = self.manifest(&source)?;
@@ -139,37 +107,37 @@ impl Loader {
         Ok(Generation { number, name, role, file, digest, version, types, manifest, plugin, canary, busy })
     }
 
-    /// Errors when only signed components run and this one is not.
+    /// Errors if keys are configured and none of them has signed the component.
     pub(crate) fn check_signature(&self, source: &PluginSource) -> Result<(), LoadError> {
         self.keys.check(source)
     }
 
-    /// What is known of the signature, in words.
+    /// What is known about the signature, in words.
     pub(crate) fn signature(&self, source: &PluginSource) -> String {
         self.keys.describe(source)
     }
 
-    /// The manifest of a source, when the component is the one that it pins.
+    /// The manifest of a source. Errors if it pins another component.
     pub(crate) fn manifest(&self, source: &PluginSource) -> Result<Manifest, LoadError> {
         read_manifest(source, &self.environment)
     }
 
-    /// The compiled component of a source.
+    /// Compiles a source, or takes its code from the cache.
     pub(crate) async fn compile(self: &Arc<Self>, source: &PluginSource) -> Result<Component, LoadError> {
         let _guard = self.compiling.lock().await;
         let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
         let compile = move || match &loader.cache {
-            Some(cache) => cache.compile(&loader.engine.wasmtime, &digest, &wasm),
+            Some(cache) => cache.compile(&loader.engine.wasmtime, digest.as_str(), &wasm),
             None => Component::from_binary(&loader.engine.wasmtime, &wasm),
         };
         let compiled = with_timeout(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
-        compiled.map_err(|err| match pool_limits::explain(&err) {
-            Some(message) => LoadError::new(message),
+        compiled.map_err(|err| match PoolLimit::recognise(&err) {
+            Some(limit) => LoadError::new(limit.to_string()),
             None => LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")),
         })
     }
 
-    /// The component linked to this host, checked type by type, on the manifest's terms.
+    /// Links a component to the host's functions. Errors if a type differs from the contract.
     pub(crate) fn link(
         &self,
         name: &str,
@@ -182,7 +150,7 @@ impl Loader {
     }
 }
 
-/// The manifest of a source, when the component is the one that it pins.
+/// The manifest of a source. Errors if it pins another component.
 pub(crate) fn read_manifest(source: &PluginSource, environment: &EnvLookup) -> Result<Manifest, LoadError> {
     let Some(text) = &source.manifest else { return Ok(Manifest::default()) };
     let manifest = Manifest::parse(text, environment);
@@ -196,7 +164,7 @@ pub(crate) fn read_manifest(source: &PluginSource, environment: &EnvLookup) -> R
     }
 }
 
-/// Errors with the lines that are missing when a component imports what it is not granted.
+/// Errors with the missing manifest lines if a component imports what it is not granted.
 pub(crate) fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
     match compatibility::missing_grants(&compatibility::imports(component), &manifest.grants) {
         None => Ok(()),
@@ -206,8 +174,8 @@ pub(crate) fn check_grants(name: &str, component: &Component, manifest: &Manifes
     }
 }
 
-/// What compiling comes to, unless it takes too long. It cannot be interrupted: one that is given up
-/// keeps its thread until it is done, and the file is not tried again.
+/// Waits for a compilation up to `limit`. It cannot be interrupted: after the limit it keeps its thread until it ends,
+/// and the file is not tried again.
 async fn with_timeout<T>(limit: Duration, compiling: JoinHandle<T>) -> Result<T, LoadError> {
     match tokio::time::timeout(limit, compiling).await {
         Ok(compiled) => compiled.map_err(|err| LoadError::new(format!("compiling it failed: {err}"))),
@@ -217,18 +185,21 @@ async fn with_timeout<T>(limit: Duration, compiling: JoinHandle<T>) -> Result<T,
     }
 }
 
-/// Why a component could not say what it is.
+/// The refusal of a component that could not describe itself.
 pub(crate) fn describe_error(failure: &Failure) -> LoadError {
     let message = match failure.class {
         FailureClass::Cpu => format!("it computed for longer than {DESCRIBE_CPU:?} to describe itself"),
         FailureClass::Timeout => format!("it did not describe itself within {DESCRIBE_TIMEOUT:?}"),
         class => format!("it could not describe itself ({class}): {}", failure.message),
     };
-    // A busy host may be the reason; what the component did wrong itself it will do again.
-    LoadError { message, is_transient: matches!(failure.class, FailureClass::Timeout | FailureClass::Host) }
+    match failure.class {
+        // The reason may be a busy host. All other failures will happen again.
+        FailureClass::Timeout | FailureClass::Host => LoadError::transient(message),
+        _ => LoadError::new(message),
+    }
 }
 
-/// The types that a component describes, narrowed by its manifest.
+/// The types that a component describes, restricted by its manifest, sorted.
 pub(crate) fn select_types(description: &Description, manifest: Option<&[String]>) -> Result<Vec<String>, LoadError> {
     for described in &description.types {
         validate_type(described).map_err(|err| LoadError::new(format!("it describes a type that is none: {err}")))?;
@@ -248,18 +219,6 @@ pub(crate) fn select_types(description: &Description, manifest: Option<&[String]
     types.sort();
     types.dedup();
     if types.is_empty() { Err(LoadError::new("it handles no type of item")) } else { Ok(types) }
-}
-
-/// The SHA-256 of some bytes, in hex.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// Bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

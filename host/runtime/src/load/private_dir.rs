@@ -1,10 +1,9 @@
 //! A folder that only this user can write, with files that only this user has written.
 //!
-//! What is read from here is run as it is or grants what it says, so a file counts only when it is an
-//! ordinary one, of this user's own, that nobody else can write; each is looked at through the handle
-//! that it is then read with. That is what a secret beside the files would prove too, and nobody but
-//! this user can make such a file, wherever a path may have been bent to: so there is no secret. Files
-//! are written beside and renamed, never changed.
+//! The host runs code and follows manifests from this folder. So a file is read only if it is an ordinary file that
+//! this user owns and no other user can write; the check uses the handle that the file is then read with. Other users
+//! cannot create such a file, even if they redirect a path, so the files need no signature of their own. Files are
+//! written beside their final place and renamed, never changed.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,13 +11,53 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, bail};
 use rustix::fs::OFlags;
 
-/// Bits of a mode that let others write.
+/// Mode bits that let the group and others write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// A folder as described above.
+/// Why the cache folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateDirError {
+    /// The folder does not exist and cannot be created.
+    #[error("creating the cache folder {dir}")]
+    Create {
+        /// The folder.
+        dir: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// The owner and the permissions of the folder cannot be read.
+    #[error("looking at the cache folder {dir}")]
+    Inspect {
+        /// The folder.
+        dir: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// No file can be created in the folder.
+    #[error("writing to the cache folder {dir}")]
+    Write {
+        /// The folder.
+        dir: String,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// Another user owns the folder.
+    #[error("the cache folder {dir} belongs to another user: what lies there cannot be trusted")]
+    ForeignOwner {
+        /// The folder.
+        dir: String,
+    },
+    /// Other users can write to the folder.
+    #[error("the cache folder {dir} can be written by others: make it private with chmod 700")]
+    WritableByOthers {
+        /// The folder.
+        dir: String,
+    },
+}
+
+/// A folder that only this user can write.
 #[derive(Clone, Debug)]
 pub(crate) struct PrivateDir {
     dir: PathBuf,
@@ -26,42 +65,39 @@ pub(crate) struct PrivateDir {
 }
 
 impl PrivateDir {
-    /// Opens the folder, and makes it if it is not there. Errors when others own it or can write it.
-    pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("creating the cache folder {}", dir.display()))?;
-        let meta = fs::metadata(dir).with_context(|| format!("looking at the cache folder {}", dir.display()))?;
-        // A file made by this process is owned by whom it runs as.
-        let own = tempfile::NamedTempFile::new_in(dir)
-            .and_then(|probe| probe.as_file().metadata())
-            .with_context(|| format!("writing to the cache folder {}", dir.display()))?;
+    /// Opens the folder, and creates it if it does not exist. Errors if another user owns it or can write to it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, PrivateDirError> {
+        let shown = || dir.display().to_string();
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        created.map_err(|source| PrivateDirError::Create { dir: shown(), source })?;
+        let meta = fs::metadata(dir).map_err(|source| PrivateDirError::Inspect { dir: shown(), source })?;
+        // The owner of a new file is the user that this process runs as.
+        let probe = tempfile::NamedTempFile::new_in(dir).and_then(|probe| probe.as_file().metadata());
+        let own = probe.map_err(|source| PrivateDirError::Write { dir: shown(), source })?;
         let opened = Self { dir: dir.to_owned(), owner: own.uid() };
         opened.check(&meta)?;
         Ok(opened)
     }
 
-    fn check(&self, meta: &Metadata) -> anyhow::Result<()> {
-        let dir = self.dir.display();
+    fn check(&self, meta: &Metadata) -> Result<(), PrivateDirError> {
+        let dir = self.dir.display().to_string();
         if meta.uid() != self.owner {
-            bail!("the cache folder {dir} belongs to another user: what lies there cannot be trusted");
+            return Err(PrivateDirError::ForeignOwner { dir });
         }
         if meta.mode() & OTHERS_WRITE != 0 {
-            bail!("the cache folder {dir} can be written by others: make it private with chmod 700");
+            return Err(PrivateDirError::WritableByOthers { dir });
         }
         Ok(())
     }
 
-    /// A folder in this one.
-    pub(crate) fn subfolder(&self, name: &str) -> anyhow::Result<Self> {
+    /// Opens a folder inside this one.
+    pub(crate) fn subfolder(&self, name: &str) -> Result<Self, PrivateDirError> {
         Self::open(&self.dir.join(name))
     }
 
-    /// The contents of a file; `None` when it is not there. Errors when it is not this user's alone.
+    /// Reads a file; `None` if it does not exist. Errors if another user owns it or can write to it.
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        // Neither follows a link nor waits for the other end of a pipe.
+        // Does not follow a link and does not wait for the other end of a pipe.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(self.dir.join(name)) {
             Ok(file) => file,
@@ -78,7 +114,7 @@ impl PrivateDir {
         Ok(Some(bytes))
     }
 
-    /// Puts a file in place whole, over one that is there.
+    /// Writes a file in one step and replaces an existing one.
     pub(crate) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
         for part in parts {
@@ -89,12 +125,12 @@ impl PrivateDir {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// The names of the files that were put in place, the newest first.
+    /// The names of the files, the newest first.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            // Another process may have deleted it meanwhile.
+            // Another process may have deleted the file meanwhile.
             let Ok(meta) = entry.metadata() else { continue };
             let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             found.extend(entry.file_name().into_string().ok().map(|name| (written, name)));
@@ -103,7 +139,7 @@ impl PrivateDir {
         Ok(found.into_iter().map(|(_, name)| name).filter(|name| !name.starts_with('.')).collect())
     }
 
-    /// Deletes a file; one that is not there is as good as deleted.
+    /// Deletes a file if it exists.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.dir.join(name)) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),

@@ -1,21 +1,21 @@
-//! What a component was made with, as its tools wrote into it.
+//! The language and the tool of a component, as its tools recorded them in it. For display only.
 
 use wasmparser::{KnownCustom, Parser, Payload, ProducersSectionReader};
 
-/// What componentize-py, which signs nothing, calls its own part of a component.
+/// The name of a module that componentize-py adds. The tool leaves no other trace.
 const PYTHON_PART: &str = "componentize_py_runtime.wasm";
 
-/// What tools leave behind, outermost first.
+/// The entries of the producers sections, the outermost section first.
 #[derive(Debug, Default)]
 struct ProducerInfo {
-    /// Languages with whether the component itself is in them, not a library in it.
+    /// Languages, each with whether the component itself is written in it, and not a part of it.
     languages: Vec<(String, bool)>,
-    /// Tools with their versions.
+    /// Tools, each with its version.
     tools: Vec<String>,
     has_python: bool,
 }
 
-/// The language and the tool, as far as can be told.
+/// The language and the tool of a component, or `None` if it does not say.
 pub(crate) fn made_with(wasm: &[u8]) -> Option<String> {
     let producers = read(wasm);
     let own = producers.languages.iter().find(|(_, is_outer)| *is_outer);
@@ -36,7 +36,7 @@ pub(crate) fn made_with(wasm: &[u8]) -> Option<String> {
     producers.languages.first().map(|(language, _)| language.clone())
 }
 
-/// What cannot be read is left out: this is for people to look at, and decides nothing.
+/// Leaves out what it cannot read, because the result is only displayed.
 fn read(wasm: &[u8]) -> ProducerInfo {
     let (mut producers, mut depth) = (ProducerInfo::default(), 0_u32);
     for payload in Parser::new(0).parse_all(wasm).filter_map(Result::ok) {

@@ -1,26 +1,45 @@
 //! Signatures of components in minisign's format: `NAME.wasm.minisig` beside `NAME.wasm`.
 //!
-//! Owns the keys that are trusted. With none, signatures are not looked at; with any, nothing loads
-//! without one, wherever it comes from.
+//! Owns the trusted keys. Without keys signatures are not checked. With keys every component needs a signature, also
+//! one that comes from the host's own folder of last good components.
 
+use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
 use minisign_verify::{Error, PublicKey, Signature};
 
-use crate::load::loader::{LoadError, PluginSource};
+use crate::load::source::{LoadError, PluginSource};
 
-/// The public keys of those whose components may run.
+/// Why a word of `OUTBOX_PLUGIN_KEYS` is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustedKeyError {
+    /// The word is no key, and no file of this name can be read.
+    #[error("OUTBOX_PLUGIN_KEYS names {word:?}, neither a key nor a file")]
+    Unreadable {
+        /// The word.
+        word: String,
+        /// The error of reading the file.
+        source: io::Error,
+    },
+    /// The word names a file that contains no key.
+    #[error("OUTBOX_PLUGIN_KEYS names {word:?}, which holds no public key as minisign writes it")]
+    Invalid {
+        /// The word.
+        word: String,
+    },
+}
+
+/// The public keys whose components may run.
 #[derive(Clone, Default)]
 pub(crate) struct TrustedKeys(Vec<PublicKey>);
 
 impl TrustedKeys {
-    /// The keys that `OUTBOX_PLUGIN_KEYS` names: each a key in base64, or a file as minisign writes it.
-    pub(crate) fn read(words: &[String]) -> anyhow::Result<Self> {
+    /// Reads the keys of `OUTBOX_PLUGIN_KEYS`. Each word is a key in base64 or the name of a file of minisign.
+    pub(crate) fn read(words: &[String]) -> Result<Self, TrustedKeyError> {
         words.iter().map(|word| read_key(word)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Errors when there are keys and none of them has signed the component.
+    /// Errors if there are keys and none of them has signed the component.
     pub(crate) fn check(&self, source: &PluginSource) -> Result<(), LoadError> {
         if self.0.is_empty() {
             return Ok(());
@@ -35,7 +54,7 @@ impl TrustedKeys {
         self.verify(&source.wasm, &signature).map_err(|why| refused(format!("{beside} {why}")))
     }
 
-    /// What is known of a component's signature, in words.
+    /// What is known about a component's signature, in words.
     pub(crate) fn describe(&self, source: &PluginSource) -> String {
         match (&source.signature, self.0.is_empty()) {
             (None, _) => "none".to_owned(),
@@ -60,21 +79,20 @@ impl TrustedKeys {
     }
 }
 
-fn read_key(word: &str) -> anyhow::Result<PublicKey> {
+fn read_key(word: &str) -> Result<PublicKey, TrustedKeyError> {
     if let Ok(key) = PublicKey::from_base64(word) {
         return Ok(key);
     }
     let text = std::fs::read_to_string(Path::new(word));
-    let text = text.with_context(|| format!("OUTBOX_PLUGIN_KEYS names {word:?}, neither a key nor a file"))?;
-    match PublicKey::decode(text.trim_end()) {
-        Ok(key) => Ok(key),
-        Err(_) => bail!("OUTBOX_PLUGIN_KEYS names {word:?}, which holds no public key as minisign writes it"),
-    }
+    let text = text.map_err(|source| TrustedKeyError::Unreadable { word: word.to_owned(), source })?;
+    PublicKey::decode(text.trim_end()).map_err(|_| TrustedKeyError::Invalid { word: word.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use outbox_core::ComponentDigest;
 
     use super::*;
 
@@ -91,7 +109,7 @@ wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJA
             role: None,
             file: "p.wasm".into(),
             wasm: Arc::new(wasm.to_vec()),
-            digest: String::new(),
+            digest: ComponentDigest::of(wasm),
             manifest: None,
             signature: signature.map(str::to_owned),
         }

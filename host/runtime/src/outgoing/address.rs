@@ -1,4 +1,4 @@
-//! Which addresses an outgoing request may reach, decided after names are resolved.
+//! Which addresses an outgoing request may reach. This is decided after the host name is resolved.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,22 +14,22 @@ pub(crate) fn is_allowed(scope: AddressScope, address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for, if it stands for one.
+/// The IPv4 address that an IPv6 address embeds, if it embeds one.
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let embedded = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match v6.segments() {
-        // Mapped, the translation prefix of NAT64, and 6to4.
+        // IPv4-mapped, NAT64, and 6to4.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             embedded(high, low)
         }
-        // Compatible, which is obsolete; `::` and `::1` are addresses of their own.
+        // IPv4-compatible, which is obsolete. `::` and `::1` are no such addresses.
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => embedded(high, low),
         _ => address,
     }
 }
 
-/// Addresses where clouds answer with credentials, beside those that are link-local.
+/// Addresses at which cloud providers serve credentials, besides the link-local ones.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),

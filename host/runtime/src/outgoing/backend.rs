@@ -1,43 +1,45 @@
-//! What lies beyond an attempt's sandbox: where authorized requests go, and where time and randomness come from.
+//! What is outside an attempt's sandbox: where authorized requests go, and where time and randomness come from.
 //!
-//! Everything that judges a guest (grants, limits, keys, denials) stands before this seam, so that it is
-//! the same whether the network is behind it or a simulated world.
+//! Everything that judges a guest (grants, limits, keys, denials) is on the guest's side of this seam. So a simulated
+//! world replaces the network without a change of what the guest may do.
 
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Request, Response};
+use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::bindings::outbox::handler::followups::NewItem as EmitRequest;
 use crate::sandbox::observations::Denial;
-use crate::simulation::virtual_clock::VirtualClock;
 
-/// What lies beyond the sandbox.
+/// The outside of one plugin's sandbox. The default methods are those of a real world.
 pub(crate) trait HostBackend: fmt::Debug + Send + Sync + 'static {
-    /// Sends a request that was authorized and has the host's headers. `requested_timeout` is how long the
-    /// guest waits for the head of the answer, when that is less than the attempt has.
+    /// Sends a request that was authorized and has the host's headers. `requested_timeout` is how long the guest
+    /// waits for the head of the response; `None` means until the attempt's deadline.
     fn send(&self, request: Request<WasiBody>, requested_timeout: Option<Duration>) -> ResponseFuture;
 
-    /// Hears that the guest calls the host for something that is not sent. An error ends the attempt
-    /// before the call has done anything.
+    /// Called before the host carries out a [`HostCall`]. An error ends the attempt before the call has had an effect.
     fn before_call(&self, _call: HostCall<'_>) -> wasmtime::Result<()> {
         Ok(())
     }
 
-    /// Hears that the call that was entered last is done. An error ends the attempt before the guest
-    /// learns of it.
+    /// Called after the host has carried out the call that [`HostBackend::before_call`] announced. An error ends the
+    /// attempt before the guest sees the result.
     fn after_call(&self) -> wasmtime::Result<()> {
         Ok(())
     }
 
-    /// The clock and the randomness of a guest, where they are not the system's.
-    fn virtual_clock(&self) -> Option<&VirtualClock> {
-        None
+    /// Replaces the clocks and the randomness of a guest, if they are not the system's.
+    fn install_clocks(&self, _wasi: &mut WasiCtxBuilder) {}
+
+    /// The time since the attempt began by the virtual clock; zero if the guest has the system's clocks.
+    fn virtual_elapsed(&self) -> Duration {
+        Duration::ZERO
     }
 
-    /// Returns when a guest has waited for this long by the virtual clock.
+    /// Returns when a guest has waited for `time`, by the virtual clock if there is one.
     fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(tokio::time::sleep(time))
     }
@@ -46,26 +48,26 @@ pub(crate) trait HostBackend: fmt::Debug + Send + Sync + 'static {
 /// A request on its way.
 pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<WasiBody>, SendError>> + Send>>;
 
-/// A request that has no answer.
+/// A request without a response.
 #[derive(Debug)]
 pub(crate) struct SendError {
     /// The error that the guest gets.
     pub(crate) error: Error,
-    /// Whether it left the host, so that it may have had an effect.
+    /// Whether the request left the host, so that it may have had an effect.
     pub(crate) was_sent: bool,
-    /// What the host would not let it do, if that is why.
+    /// What the host denied, if that is the reason.
     pub(crate) denial: Option<Denial>,
 }
 
-/// A call of the host by which a guest reads or writes what is stored for it.
+/// A call by which a guest reads or writes what the host stores for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HostCall<'a> {
-    /// It reads a key of its state.
+    /// The guest reads a key of its state.
     Get(&'a str),
-    /// It sets a key of its state.
+    /// The guest sets a key of its state.
     Put(&'a str, &'a [u8]),
-    /// It removes a key of its state.
+    /// The guest removes a key of its state.
     Delete(&'a str),
-    /// It emits a follow-up.
+    /// The guest emits a follow-up.
     Emit(&'a EmitRequest),
 }

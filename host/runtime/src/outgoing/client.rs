@@ -1,6 +1,6 @@
-//! The pooled HTTP client of one plugin, and the connector that looks at addresses before it connects.
+//! The pooled HTTP client of one plugin. Its connector checks each address before it connects.
 //!
-//! Connections are kept per plugin, so that nothing that belongs to one is seen by another.
+//! Every plugin has connections of its own, so no plugin can see the traffic of another.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,20 +18,23 @@ use wasmtime_wasi_http::WasiBody;
 
 use crate::outgoing::address;
 use crate::outgoing::grant::Grants;
-use crate::outgoing::policy::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::outgoing::resolve::{Resolver, addresses};
 
 /// The client of one plugin.
 pub(crate) type HttpClient = Client<HttpsConnector<Connector>, WasiBody>;
 
+/// Bytes of the head of a response: status line and headers.
+pub(crate) const HEAD_MAX: usize = 64 << 10;
+/// Headers of a response.
+pub(crate) const HEADERS_COUNT_MAX: usize = 128;
 /// Longer than a connection within a continent takes, much shorter than an attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below the 60 seconds after which common servers close an idle connection.
+/// Shorter than the 60 seconds after which common servers close an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
-/// As many as attempts usually run at a time, so that bursts find their connections again.
+/// Idle connections per host: about as many as attempts run at a time, so that bursts can reuse them.
 const IDLE_CONNECTIONS: usize = 32;
 
-/// A client that reaches what the grants allow.
+/// A client that connects only to what the grants allow.
 pub(crate) fn client(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> HttpClient {
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_webpki_roots()
@@ -47,20 +50,20 @@ pub(crate) fn client(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> HttpCl
         .build(connector)
 }
 
-/// Connects to addresses within the plugin's reach.
+/// Connects to the addresses that the plugin's grants allow.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
     grants: Arc<Grants>,
     resolver: Arc<dyn Resolver>,
 }
 
-/// Why there is no connection. Nothing was sent.
+/// Why there is no connection. No byte of the request was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// The host's name has no address.
+    /// The host name has no address.
     #[error("{host} could not be resolved: {source}")]
     Unresolved { host: String, source: io::Error },
-    /// Every address of the host is out of reach.
+    /// The grants allow none of the host's addresses.
     #[error("{host} is at {addresses:?}, which its grant does not reach")]
     OutOfScope { host: String, addresses: Vec<SocketAddr> },
     /// No address answered in time.
@@ -107,7 +110,7 @@ impl Connector {
         }
         match TcpStream::connect(&allowed[..]).await {
             Ok(stream) => {
-                // Small requests should not wait for the acknowledgement of others.
+                // Small requests must not wait for the acknowledgement of earlier ones.
                 stream.set_nodelay(true).map_err(|source| ConnectError::Refused { host, source })?;
                 Ok(TokioIo::new(stream))
             }

@@ -1,75 +1,56 @@
-//! The names that outgoing requests bear: idempotency key, correlation id, trace.
+//! The headers of outgoing requests that only the host may set: idempotency key, correlation id, trace.
 //!
-//! All are functions of the item and of what was sent before in the same attempt, so that attempts
-//! and replays of an item send the same keys.
-
-use std::collections::HashMap;
+//! What a guest writes into these headers is removed. The keys themselves are made in `idempotency_key`.
 
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use crate::load::loader::hex;
+use outbox_core::hex;
 use outbox_item::Item;
 
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+use crate::outgoing::idempotency_key::{EFFECT, IDEMPOTENCY_KEY, IdempotencyKeys, effect_name, idempotency_root};
+
+/// The header with the item's correlation id.
 pub(crate) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// The header with the trace context of W3C.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// By which a guest names an effect; removed before the request goes out.
-pub(crate) const EFFECT: HeaderName = HeaderName::from_static("outbox-effect");
 
-const HOST_ADDED: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
+const HOST_ONLY: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
 
-/// Whether a header is one that the host adds to requests, or takes out of them.
-pub(crate) fn is_host_added(name: &HeaderName) -> bool {
-    HOST_ADDED.contains(name)
+/// Whether a header is one that the host sets or removes.
+pub(crate) fn is_host_only(name: &HeaderName) -> bool {
+    HOST_ONLY.contains(name)
 }
 
-/// The longest name of an effect, so that a key with it still fits the receivers' usual 255 and more.
-const EFFECT_MAX: usize = 64;
-
-/// The root of the keys of everything that an item causes: its own key, and which generation of
-/// effects this is when an operator asked for new ones.
-pub(crate) fn idempotency_root(item: &Item) -> String {
-    match item.effect_generation {
-        0 => item.idem_key.clone(),
-        generation => format!("{}+{generation}", item.idem_key),
-    }
-}
-
-/// The keys of one attempt.
+/// Makes the host's headers for the requests of one attempt.
 #[derive(Debug)]
-pub(crate) struct OutgoingKeys {
-    root: String,
+pub(crate) struct HostHeaders {
+    keys: IdempotencyKeys,
     cid: String,
-    sent: HashMap<String, u32>,
     spans: u32,
 }
 
-impl OutgoingKeys {
-    /// The keys of an attempt at an item.
+impl HostHeaders {
+    /// The headers of an attempt at an item.
     pub(crate) fn new(item: &Item) -> Self {
         Self::from_parts(&idempotency_root(item), &item.cid)
     }
 
+    /// The headers of an attempt at an item with these keys and this correlation id.
     pub(crate) fn from_parts(root: &str, cid: &str) -> Self {
-        Self { root: root.to_owned(), cid: cid.to_owned(), sent: HashMap::new(), spans: 0 }
+        Self { keys: IdempotencyKeys::new(root.to_owned()), cid: cid.to_owned(), spans: 0 }
     }
 
-    /// Replaces what only the host may say in a request's headers. Errors with what is accepted when
-    /// the guest's name for the effect is none.
-    pub(crate) fn set_host_headers(
-        &mut self,
-        method: &Method,
-        url: &str,
-        headers: &mut HeaderMap,
-    ) -> Result<(), String> {
+    /// Replaces the host's headers in a request. A safe request gets no idempotency key. Errors with the accepted
+    /// names if the guest's name of the effect is not valid.
+    pub(crate) fn set(&mut self, method: &Method, url: &str, headers: &mut HeaderMap) -> Result<(), String> {
         let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
-        for name in HOST_ADDED {
+        for name in HOST_ONLY {
             headers.remove(name);
         }
         if !method.is_safe() {
-            insert(headers, IDEMPOTENCY_KEY, &self.idempotency_key(method, url, effect));
+            insert(headers, IDEMPOTENCY_KEY, &self.keys.next(method, url, effect));
         }
         insert(headers, CORRELATION_ID, &self.cid);
         let traceparent = self.traceparent();
@@ -77,24 +58,14 @@ impl OutgoingKeys {
         Ok(())
     }
 
-    fn idempotency_key(&mut self, method: &Method, url: &str, effect: Option<String>) -> String {
-        if let Some(effect) = effect {
-            return format!("{}/{effect}", self.root);
-        }
-        let request_digest = hex(&Sha256::digest(format!("{method} {url}"))[..6]);
-        let count = self.sent.entry(request_digest.clone()).or_default();
-        *count += 1;
-        format!("{}/{request_digest}/{count}", self.root)
-    }
-
     fn traceparent(&mut self) -> String {
         self.spans += 1;
         let trace = self.trace_id();
-        let span = Sha256::digest(format!("{} {} {}", self.root, self.cid, self.spans));
+        let span = Sha256::digest(format!("{} {} {}", self.keys.root(), self.cid, self.spans));
         format!("00-{trace}-{}-01", hex(&span[..8]))
     }
 
-    /// The correlation id itself where it has the form of a trace id, else a hash of it.
+    /// The correlation id itself if it has the form of a trace id, else a digest of it.
     fn trace_id(&self) -> String {
         let plain = self.cid.replace('-', "").to_ascii_lowercase();
         let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -106,18 +77,8 @@ impl OutgoingKeys {
     }
 }
 
-fn effect_name(value: &HeaderValue) -> Result<String, String> {
-    let is_name = |name: &&str| {
-        (1..=EFFECT_MAX).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    };
-    let accepted =
-        || format!("the header outbox-effect is {value:?}: it must be 1 to {EFFECT_MAX} of A-Z a-z 0-9 . _ -");
-    value.to_str().ok().filter(is_name).map(str::to_owned).ok_or_else(accepted)
-}
-
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Keys and correlation ids are printable ASCII wherever they come from; one that is not is left out.
+    // Keys and correlation ids are printable ASCII. A value that is not is left out.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
@@ -129,12 +90,12 @@ mod tests {
 
     use super::*;
 
-    fn keys(effects: u32) -> OutgoingKeys {
+    fn keys(effects: u32) -> HostHeaders {
         let root = if effects == 0 { "k1".to_owned() } else { format!("k1+{effects}") };
-        OutgoingKeys::from_parts(&root, "c1")
+        HostHeaders::from_parts(&root, "c1")
     }
 
-    fn key(keys: &mut OutgoingKeys, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
+    fn key(keys: &mut HostHeaders, method: &Method, url: &str, effect: Option<&'static str>) -> Option<String> {
         let mut headers = HeaderMap::new();
         for forged in ["idempotency-key", "x-correlation-id", "traceparent"] {
             headers.append(forged, HeaderValue::from_static("forged"));
@@ -143,7 +104,7 @@ mod tests {
         if let Some(effect) = effect {
             headers.insert(EFFECT, HeaderValue::from_static(effect));
         }
-        keys.set_host_headers(method, url, &mut headers).unwrap();
+        keys.set(method, url, &mut headers).unwrap();
         assert!(!headers.contains_key(EFFECT));
         assert_eq!(headers.get_all(CORRELATION_ID).iter().collect::<Vec<_>>(), ["c1"]);
         assert!(headers.get_all(TRACEPARENT).iter().all(|value| value.len() == 55));
@@ -181,7 +142,7 @@ mod tests {
         for bad in ["", "a/1", "a b"] {
             let mut headers = HeaderMap::new();
             headers.insert(EFFECT, HeaderValue::from_static(bad));
-            assert!(keys(0).set_host_headers(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
+            assert!(keys(0).set(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
         }
     }
 
@@ -201,7 +162,7 @@ mod tests {
     }
 
     fn sent(
-        keys: &mut OutgoingKeys,
+        keys: &mut HostHeaders,
         (method, url, effect, forged): &(Method, String, Option<String>, Vec<u8>),
     ) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -214,7 +175,7 @@ mod tests {
         if let Some(effect) = effect {
             headers.insert(EFFECT, HeaderValue::from_str(effect).unwrap());
         }
-        keys.set_host_headers(method, url, &mut headers).unwrap();
+        keys.set(method, url, &mut headers).unwrap();
         headers
     }
 
@@ -224,7 +185,7 @@ mod tests {
             root in "[ -~]{1,255}", cid in "[ -~]{1,255}", requests in prop::collection::vec(request(), 1..12)
         ) {
             let attempt = || {
-                let mut keys = OutgoingKeys::from_parts(&root, &cid);
+                let mut keys = HostHeaders::from_parts(&root, &cid);
                 requests.iter().map(|request| sent(&mut keys, request)).collect::<Vec<_>>()
             };
             let first = attempt();

@@ -1,4 +1,4 @@
-//! The network as a backend: a pooled client for each plugin, and what its errors mean.
+//! The backend of real attempts: it sends requests over the network and maps the errors of the client.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -11,20 +11,19 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, ResponseFuture, SendError};
 use crate::outgoing::client;
-use crate::outgoing::client::{ConnectError, HttpClient};
+use crate::outgoing::client::{ConnectError, HEAD_MAX, HEADERS_COUNT_MAX, HttpClient};
 use crate::outgoing::grant::{Grants, http_lines};
-use crate::outgoing::policy::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::outgoing::resolve::Resolver;
 use crate::sandbox::observations::Denial;
 
-/// The network as one plugin reaches it, with connections that no other plugin uses.
+/// The network of one plugin, with connections that no other plugin uses.
 #[derive(Debug)]
 pub(crate) struct Network {
     client: HttpClient,
 }
 
 impl Network {
-    /// The network as far as these grants reach.
+    /// The network within these grants.
     pub(crate) fn new(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> Self {
         Self { client: client::client(grants, resolver) }
     }

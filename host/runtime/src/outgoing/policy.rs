@@ -1,8 +1,9 @@
-//! Outgoing HTTP: what a guest sends is authorized, given the host's headers and counted, and only then sent.
+//! Decides which requests of a guest are sent, and which are denied.
 //!
-//! Promises: nothing leaves that the manifest does not grant; every request that may have an effect
-//! bears a key that the guest cannot choose; a denial is a typed error to the guest and is recorded.
-//! No redirect is followed: a guest that follows one comes through here again.
+//! Only what the manifest grants is sent. Every request that may have an effect has an idempotency key that the guest
+//! cannot choose. A denial is a typed error for the guest and is recorded for the operator. The host follows no
+//! redirects; a guest that follows one sends a new request, which is decided here again. Which addresses a host name
+//! may resolve to is decided in `address`, when the connection is made.
 
 use std::sync::Arc;
 
@@ -18,18 +19,14 @@ use crate::load::manifest::limits::Limits;
 use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, SendError};
 use crate::outgoing::grant::{Grants, SecretHeader, http_lines};
-pub(crate) use crate::outgoing::host_headers::OutgoingKeys;
+use crate::outgoing::host_headers::HostHeaders;
 use crate::outgoing::recorder::ExchangeHandle;
-use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest};
+use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest, RequestKind};
 
-/// Bytes of the head of an answer: status line and headers.
-pub(crate) const HEAD_MAX: usize = 64 << 10;
-/// Headers of an answer.
-pub(crate) const HEADERS_COUNT_MAX: usize = 128;
-/// Headers that are between two neighbours on the way, beside those that are forbidden by default.
+/// Headers that concern one connection only, besides those that are forbidden by default.
 const HOP_HEADERS: [HeaderName; 3] = [EXPECT, TE, TRAILER];
 
-/// What outgoing HTTP needs to know of a plugin; made once per generation.
+/// The grants and limits of one plugin's requests, made once per generation.
 #[derive(Debug)]
 pub(crate) struct OutgoingPolicy {
     grants: Arc<Grants>,
@@ -43,12 +40,12 @@ impl OutgoingPolicy {
     }
 }
 
-/// The outgoing side of one attempt.
+/// The requests of one attempt.
 #[derive(Debug)]
 pub(crate) struct OutgoingHttp {
     policy: Arc<OutgoingPolicy>,
     backend: Arc<dyn HostBackend>,
-    keys: Option<OutgoingKeys>,
+    host_headers: Option<HostHeaders>,
     observations: Arc<AttemptObservations>,
     deadline: Instant,
     requests_sent: u32,
@@ -58,15 +55,15 @@ type SendResult = Result<(Response<WasiBody>, BodyIo), Error>;
 type BodyIo = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl OutgoingHttp {
-    /// The outgoing side of an attempt; without keys everything is denied.
+    /// The requests of an attempt. Without host headers (there is no item) every request is denied.
     pub(crate) fn new(
         policy: Arc<OutgoingPolicy>,
         backend: Arc<dyn HostBackend>,
-        keys: Option<OutgoingKeys>,
+        host_headers: Option<HostHeaders>,
         observations: Arc<AttemptObservations>,
         deadline: Instant,
     ) -> Self {
-        Self { policy, backend, keys, observations, deadline, requests_sent: 0 }
+        Self { policy, backend, host_headers, observations, deadline, requests_sent: 0 }
     }
 
     fn prepare(
@@ -86,28 +83,29 @@ impl OutgoingHttp {
     fn authorize(&mut self, head: &mut http::request::Parts) -> Result<(), Error> {
         self.check_form(head)?;
         let policy = Arc::clone(&self.policy);
-        let (Some(rule), Some(keys)) = (policy.grants.allow(&head.method, &head.uri), self.keys.as_mut()) else {
+        let granted = policy.grants.allow(&head.method, &head.uri);
+        let (Some(grant), Some(host_headers)) = (granted, self.host_headers.as_mut()) else {
             return Err(self.deny_request(head));
         };
         if self.requests_sent >= policy.limits.http_requests {
             return Err(self.deny_count());
         }
         self.requests_sent += 1;
-        if let Err(accepted) = keys.set_host_headers(&head.method, &head.uri.to_string(), &mut head.headers) {
+        if let Err(accepted) = host_headers.set(&head.method, &head.uri.to_string(), &mut head.headers) {
             self.observations.deny(accepted, None);
             return Err(Error::HttpRequestDenied);
         }
-        // The client writes it from the URL.
+        // The HTTP client sets it from the URL.
         head.headers.remove(HOST);
-        for SecretHeader { header, value, .. } in &rule.secrets {
+        for SecretHeader { header, value, .. } in &grant.secrets {
             head.headers.insert(header, value.clone());
         }
         Ok(())
     }
 
-    /// Refuses requests that no grant can mean.
+    /// Denies requests that no manifest can grant.
     fn check_form(&self, head: &http::request::Parts) -> Result<(), Error> {
-        // An answer to TRACE would show the guest the secrets that the host adds.
+        // A response to TRACE would show the guest the secrets that the host adds.
         if matches!(head.method, Method::CONNECT | Method::TRACE) {
             self.observations.deny(format!("{} is no method of an outgoing request", head.method), None);
             return Err(Error::HttpRequestMethodInvalid);
@@ -120,7 +118,7 @@ impl OutgoingHttp {
     }
 
     fn deny_request(&self, head: &http::request::Parts) -> Error {
-        // The query may hold what nobody should read in a log.
+        // The query may contain secrets, which must not be logged.
         let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
         self.observations.deny(what, Some(http_lines(&head.method, &head.uri)));
         Error::HttpRequestDenied
@@ -154,7 +152,7 @@ impl WasiHttpHooks for OutgoingHttp {
         false
     }
 
-    // Guests that write a whole body before they send it must not wait for a reader for ever.
+    // Guests that write a whole body before they send the request must not block: nothing reads the body yet.
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
         16
     }
@@ -176,12 +174,12 @@ impl WasiHttpHooks for OutgoingHttp {
                 return Box::new(async { Err(error) });
             }
         };
-        // Only a timeout shorter than the attempt's gets a timer: at the deadline itself the attempt
-        // ends, and its guest does not see a timeout that it might pass on as its own failure.
+        // Only a timeout that ends before the attempt's deadline gets a timer. At the deadline the attempt ends; its
+        // guest must not see a timeout that it might report as its own failure.
         let requested_timeout = options.and_then(|options| options.first_byte_timeout);
         let requested_timeout =
             requested_timeout.filter(|requested_timeout| Instant::now() + *requested_timeout < self.deadline);
-        let in_flight = self.observations.request_started(request.method().is_safe());
+        let in_flight = self.observations.request_started(RequestKind::of(request.method()));
         let sending = self.backend.send(request, requested_timeout);
         let exchange = ExchangeInProgress {
             response_limit: self.policy.limits.response,
@@ -192,13 +190,13 @@ impl WasiHttpHooks for OutgoingHttp {
     }
 }
 
-/// Reads and throws away the body that the guest may still write, while it gets the error: else it
-/// sees a broken stream and not the reason.
+/// Reads and discards the body that the guest may still be writing. Otherwise the guest would see a broken stream
+/// instead of the reason.
 async fn drain(mut body: WasiBody) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-/// What there is to do when a request has been answered, or has not.
+/// A request that was sent and has no response yet.
 struct ExchangeInProgress {
     response_limit: u64,
     observations: Arc<AttemptObservations>,
@@ -244,7 +242,7 @@ impl ExchangeInProgress {
     }
 }
 
-/// How large a body may be, and the error that its reader gets when it is larger.
+/// The largest size of a body, and the error of a larger one.
 struct BodyLimit {
     what: &'static str,
     max: u64,

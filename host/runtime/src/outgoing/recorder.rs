@@ -1,7 +1,7 @@
-//! Writes down what one attempt sends and is answered, for its history: bounded, and redacted when it
-//! is asked for.
+//! Records the requests and responses of one attempt for its history, in bounded memory.
 //!
-//! Bodies are copied as they pass, so that nothing is read that the handler does not read.
+//! Bodies are copied as they pass, so the recorder reads nothing that the handler does not read. Secrets are removed
+//! when the recording is taken, by [`Redactor`].
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,17 +15,17 @@ use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::load::loader::hex;
-use crate::outgoing::host_headers::EFFECT;
-use crate::outgoing::redact::Redactor;
-use outbox_core::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
+use outbox_core::{RecordedBody, RecordedExchange, RecordedResponse, Recording, hex};
 
-/// Bytes of one body that are kept: a problem document many times over.
+use crate::outgoing::idempotency_key::EFFECT;
+use crate::outgoing::redact::{BodyExtent, Redactor};
+
+/// Bytes of one body that are kept: many times the size of a problem document.
 const BODY_MAX: usize = 64 << 10;
-/// Bytes of URLs, headers and bodies that are kept of one attempt. An attempt holds so much memory.
+/// Bytes of URLs, headers and bodies that are kept of one attempt. Every attempt may hold this much memory.
 const RECORDING_MAX: usize = 256 << 10;
 
-/// The record of one attempt. Clones write to the same.
+/// The recording of one attempt. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder(Arc<Mutex<RecorderState>>);
 
@@ -51,24 +51,24 @@ enum OpenResponse {
     Error(&'static str),
 }
 
-/// What has passed of a body.
+/// The part of a body that has passed.
 #[derive(Debug, Default)]
 struct BodyCapture {
     kept: Vec<u8>,
     length: u64,
-    /// Of everything that passed, once not everything is kept.
+    /// The digest of all bytes that passed, once some of them are not kept.
     digest: Option<Box<Sha256>>,
     is_ended: bool,
 }
 
-/// Where one exchange is written down, if there was room for it.
+/// The place of one exchange in the recording, if there was room for it.
 #[derive(Clone, Debug)]
 pub(crate) struct ExchangeHandle {
     recorder: Recorder,
     index: Option<usize>,
 }
 
-/// Which of the two bodies of an exchange.
+/// One of the two bodies of an exchange.
 #[derive(Clone, Copy, Debug)]
 enum BodySide {
     Request,
@@ -76,7 +76,7 @@ enum BodySide {
 }
 
 impl Recorder {
-    /// Begins an exchange, with the request as the guest wrote it.
+    /// Begins an exchange with the request as the guest wrote it.
     pub(crate) fn begin(&self, head: request::Parts) -> ExchangeHandle {
         let request::Parts { method, uri, headers, .. } = head;
         let mut state = self.lock();
@@ -95,7 +95,7 @@ impl Recorder {
         ExchangeHandle { recorder: self.clone(), index }
     }
 
-    /// What was written down. The recorder is empty afterwards.
+    /// Takes the recording, without secrets. The recorder is empty afterwards.
     pub(crate) fn finish(&self, redactor: &Redactor) -> Recording {
         let RecorderState { exchanges, omitted, .. } = std::mem::take(&mut *self.lock());
         Recording { exchanges: exchanges.into_iter().map(|exchange| exchange.finish(redactor)).collect(), omitted }
@@ -107,7 +107,7 @@ impl Recorder {
 }
 
 impl RecorderState {
-    /// Takes room for so many bytes, if there is as much.
+    /// Reserves room for `bytes`. Returns false if there is not enough.
     fn reserve(&mut self, bytes: usize) -> bool {
         let fits = bytes <= RECORDING_MAX - self.used;
         self.used += if fits { bytes } else { 0 };
@@ -137,7 +137,7 @@ impl RecorderState {
 }
 
 impl BodyCapture {
-    /// Says how many of the bytes were kept.
+    /// Adds bytes that passed. Returns how many of them were kept.
     fn push(&mut self, bytes: &[u8], room: usize) -> usize {
         self.length += bytes.len() as u64;
         if let Some(digest) = &mut self.digest {
@@ -154,10 +154,12 @@ impl BodyCapture {
     }
 
     fn finish(self, headers: &HeaderMap, redactor: &Redactor) -> RecordedBody {
-        // A sender stops looking when it has sent as much as it said that there was.
+        // A sender that announced a length stops there and never reports the end.
         let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let is_ended = self.is_ended || announced == Some(self.length);
-        let kept = redactor.body(self.kept, headers, is_ended && self.digest.is_none());
+        let is_whole = is_ended && self.digest.is_none();
+        let extent = if is_whole { BodyExtent::Whole } else { BodyExtent::Beginning };
+        let kept = redactor.body(self.kept, headers, extent);
         RecordedBody { kept, length: self.length, sha256: self.digest.map(|digest| hex(&digest.finalize())), is_ended }
     }
 }
@@ -184,17 +186,18 @@ impl OpenExchange {
 }
 
 impl ExchangeHandle {
-    /// The body of the request, copied as it goes out.
+    /// Wraps the request body so that it is copied as it is sent.
     pub(crate) fn capture_request(&self, body: WasiBody) -> WasiBody {
         self.capturing(body, BodySide::Request)
     }
 
-    /// The body of the answer, copied as the guest reads it. The response must have been recorded before.
+    /// Wraps the response body so that it is copied as the guest reads it. [`ExchangeHandle::response_received`] must
+    /// have been called before.
     pub(crate) fn capture_response(&self, body: WasiBody) -> WasiBody {
         self.capturing(body, BodySide::Response)
     }
 
-    /// The receiver answers.
+    /// Records the head of the response.
     pub(crate) fn response_received(&self, head: &response::Parts) {
         self.with_exchange(|state, index| {
             let headers = if state.reserve(size(&head.headers)) { head.headers.clone() } else { HeaderMap::new() };
@@ -203,10 +206,10 @@ impl ExchangeHandle {
         });
     }
 
-    /// There is no answer, but an error.
+    /// Records that the request failed without a response.
     pub(crate) fn request_failed(&self, error: &Error) {
         self.with_exchange(|state, index| {
-            state.exchanges[index].response = Some(OpenResponse::Error(error_name(error)))
+            state.exchanges[index].response = Some(OpenResponse::Error(error_name(error)));
         });
     }
 
@@ -222,7 +225,7 @@ impl ExchangeHandle {
     fn with_exchange(&self, change: impl FnOnce(&mut RecorderState, usize)) {
         let Some(index) = self.index else { return };
         let mut state = self.recorder.lock();
-        // Once the recording was taken, what still comes in belongs to nobody.
+        // After the recording was taken, later bytes belong to no exchange.
         if index < state.exchanges.len() {
             change(&mut state, index);
         }
@@ -276,7 +279,7 @@ fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// The case of `error-code` that a guest gets, for those that this host uses.
+/// The `error-code` case that the guest gets, for the errors that this host produces.
 fn error_name(error: &Error) -> &'static str {
     match error {
         Error::ConnectionRefused => "connection-refused",
@@ -313,7 +316,7 @@ mod tests {
         let [whole, cut] = &recording.exchanges[..] else { panic!("two exchanges were sent") };
         assert!(whole.body.is_whole() && whole.body.kept.len() == BODY_MAX);
         assert_eq!((cut.body.kept.len(), cut.body.length), (BODY_MAX, BODY_MAX as u64 + 1));
-        assert_eq!(cut.body.sha256, Some(crate::load::loader::sha256(&vec![b'x'; BODY_MAX + 1])));
+        assert_eq!(cut.body.sha256, Some(outbox_core::sha256(&vec![b'x'; BODY_MAX + 1])));
     }
 
     #[test]

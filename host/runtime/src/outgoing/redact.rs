@@ -1,5 +1,5 @@
-//! What must not be kept of an exchange: the headers that carry credentials, and every value that only
-//! the host may know, wherever a receiver may have repeated it.
+//! Removes secrets from what is stored about an attempt: the headers that carry credentials, and every value that the
+//! host adds to requests, also where a receiver or the guest repeats it.
 
 use std::fmt;
 
@@ -7,27 +7,36 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderNam
 use memchr::memmem;
 
 use crate::outgoing::grant::Grants;
-use crate::outgoing::host_headers::is_host_added;
+use crate::outgoing::host_headers::is_host_only;
 
-/// What stands in the place of a secret.
+/// The text that replaces a secret.
 const REDACTED: &str = "[redacted]";
-/// Headers whose values are credentials by their nature, whoever wrote them.
+/// Headers whose values are always credentials, also those that the guest sets.
 const CREDENTIAL_HEADERS: [HeaderName; 5] =
     [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE, HeaderName::from_static("x-api-key")];
 
-/// As much of a secret is one, at the end of a text that was cut.
+/// The shortest beginning of a secret that is removed at the end of a cut text. Shorter ones occur by chance.
 const PARTIAL_SECRET_MIN: usize = 4;
 
-/// Knows a plugin's secrets, in order to remove them.
+/// How much of a body was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyExtent {
+    /// All of it.
+    Whole,
+    /// Only its beginning, so a secret may be cut at the end.
+    Beginning,
+}
+
+/// Removes a plugin's secrets.
 #[derive(Default)]
 pub(crate) struct Redactor {
-    /// The longest first, so that a token is not found before the value around it.
+    /// Longest first, so that a whole header value is found before the token in it.
     values: Vec<Vec<u8>>,
     headers: Vec<HeaderName>,
 }
 
 impl Redactor {
-    /// A redactor of everything that the grants add to requests.
+    /// A redactor of everything that these grants add to requests.
     pub(crate) fn new(grants: &Grants) -> Self {
         let secrets = || grants.http.iter().flat_map(|rule| &rule.secrets);
         let values = secrets().flat_map(|secret| [&secret.value, &secret.token]).filter(|value| !value.is_empty());
@@ -42,8 +51,8 @@ impl Redactor {
         String::from_utf8_lossy(&self.replaced(text.as_bytes().to_vec())).into_owned()
     }
 
-    /// What a handler said of itself, without secrets that it may have from an answer. It may have cut
-    /// one short, at the end.
+    /// The output of a handler without secrets, which the handler can know from a response. The output may end in the
+    /// beginning of a secret.
     pub(crate) fn redact_output(&self, text: &str) -> String {
         let text = self.text(text);
         let partial = |value: &Vec<u8>| {
@@ -55,9 +64,9 @@ impl Redactor {
         }
     }
 
-    /// The headers of a request or an answer, without those that the host adds and without secrets.
+    /// The headers of a request or a response without those of the host and without secrets.
     pub(crate) fn headers(&self, headers: &HeaderMap) -> Vec<(String, String)> {
-        let own = headers.iter().filter(|(name, _)| !is_host_added(name));
+        let own = headers.iter().filter(|(name, _)| !is_host_only(name));
         let entry = |name: &HeaderName, value: &[u8]| {
             let is_secret = CREDENTIAL_HEADERS.contains(name) || self.headers.contains(name);
             let value = if is_secret { REDACTED.to_owned() } else { self.text(&String::from_utf8_lossy(value)) };
@@ -66,15 +75,15 @@ impl Redactor {
         own.map(|(name, value)| entry(name, value.as_bytes())).collect()
     }
 
-    /// The beginning of a body that came with these headers. A secret that is only half in it is
-    /// removed as well, and an encoded body is removed whole where it could hide one.
-    pub(crate) fn body(&self, kept: Vec<u8>, headers: &HeaderMap, is_whole: bool) -> Vec<u8> {
+    /// The kept bytes of a body that came with these headers, without secrets. If only the beginning was kept, a secret
+    /// that is cut at its end is removed too. An encoded body is removed as a whole, because it may hide a secret.
+    pub(crate) fn body(&self, kept: Vec<u8>, headers: &HeaderMap, extent: BodyExtent) -> Vec<u8> {
         let Some(longest) = self.values.first().map(Vec::len) else { return kept };
         if headers.contains_key(CONTENT_ENCODING) {
             return Vec::new();
         }
         let mut kept = self.replaced(kept);
-        if !is_whole {
+        if extent == BodyExtent::Beginning {
             kept.truncate(kept.len().saturating_sub(longest - 1));
         }
         kept
@@ -91,7 +100,7 @@ impl fmt::Debug for Redactor {
     }
 }
 
-/// A value as it is, and as it stands in JSON.
+/// A value as it is, and as JSON escapes it.
 fn spellings(value: &[u8]) -> Vec<Vec<u8>> {
     let json = serde_json::Value::from(String::from_utf8_lossy(value)).to_string();
     vec![value.to_vec(), json.as_bytes()[1..json.len() - 1].to_vec()]
@@ -118,24 +127,25 @@ mod tests {
 
     use super::*;
     use crate::load::manifest::Manifest;
+    use crate::load::manifest::environment::EnvLookup;
 
     fn redactor(token: &'static str) -> Redactor {
         let secrets = "secrets = [{ env = 'TOKEN', header = 'x-token', template = 'Bearer {}' }]";
         let manifest = format!("[[grant.http]]\norigin = 'http://a'\n{secrets}");
-        let environment: crate::load::manifest::EnvLookup = std::sync::Arc::new(|_| Some(token.to_owned()));
+        let environment: EnvLookup = std::sync::Arc::new(|_| Some(token.to_owned()));
         Redactor::new(&Manifest::parse(&manifest, &environment).unwrap().grants)
     }
 
-    fn body(redactor: &Redactor, body: &str, is_whole: bool) -> String {
-        String::from_utf8(redactor.body(body.into(), &HeaderMap::new(), is_whole)).unwrap()
+    fn body(redactor: &Redactor, body: &str, extent: BodyExtent) -> String {
+        String::from_utf8(redactor.body(body.into(), &HeaderMap::new(), extent)).unwrap()
     }
 
     #[test]
     fn neither_the_value_that_was_sent_nor_the_token_in_it_stays_in_a_body() {
         let redactor = redactor("hu\"sh");
-        assert_eq!(body(&redactor, r#"a Bearer hu"sh b hu"sh"#, true), "a [redacted] b [redacted]");
-        assert_eq!(body(&redactor, r#"{"echo":"Bearer hu\"sh"}"#, true), r#"{"echo":"[redacted]"}"#);
-        assert_eq!(body(&Redactor::default(), "anything", false), "anything");
+        assert_eq!(body(&redactor, r#"a Bearer hu"sh b hu"sh"#, BodyExtent::Whole), "a [redacted] b [redacted]");
+        assert_eq!(body(&redactor, r#"{"echo":"Bearer hu\"sh"}"#, BodyExtent::Whole), r#"{"echo":"[redacted]"}"#);
+        assert_eq!(body(&Redactor::default(), "anything", BodyExtent::Beginning), "anything");
     }
 
     #[test]
@@ -143,7 +153,7 @@ mod tests {
         let redactor = redactor("hush");
         for length in 1.."Bearer hush".len() {
             let cut = format!("{}{}", "x".repeat(50), &"Bearer hush"[..length]);
-            assert!(!body(&redactor, &cut, false).contains('B'), "{length}");
+            assert!(!body(&redactor, &cut, BodyExtent::Beginning).contains('B'), "{length}");
         }
     }
 
@@ -158,8 +168,8 @@ mod tests {
     #[test]
     fn an_encoded_body_is_kept_only_where_it_can_hide_nothing() {
         let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
-        assert!(redactor("hush").body(b"zipped".to_vec(), &headers, true).is_empty());
-        assert_eq!(Redactor::default().body(b"zipped".to_vec(), &headers, true), b"zipped");
+        assert!(redactor("hush").body(b"zipped".to_vec(), &headers, BodyExtent::Whole).is_empty());
+        assert_eq!(Redactor::default().body(b"zipped".to_vec(), &headers, BodyExtent::Whole), b"zipped");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! How the names of hosts become addresses. What they are may change between two answers, so whoever
-//! asks judges the answer that it connects to.
+//! Resolves host names to addresses. Two answers for one name may differ, so a caller must check the addresses that it
+//! connects to, and must not resolve the name again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::{fmt, io};
 
 use async_trait::async_trait;
 
-/// Answers the addresses of a host.
+/// Resolves host names.
 #[async_trait]
 pub trait Resolver: fmt::Debug + Send + Sync + 'static {
-    /// Every address of a name, with the port.
+    /// Every address of a host name, each with `port`.
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
-/// Asks the operating system.
+/// Resolves names as the operating system does.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemResolver;
 
@@ -24,7 +24,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// The addresses of a host that is a name or already an address.
+/// The addresses of a host, which is a name or an IP address.
 pub(crate) async fn addresses(resolver: &dyn Resolver, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(vec![SocketAddr::new(address, port)]),

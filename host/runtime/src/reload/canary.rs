@@ -1,7 +1,8 @@
-//! The canary of a new version: how many of its first items may fault before it is rolled back.
+//! The canary of a new version: decides from its first items whether it stays or is rolled back.
 //!
-//! Items count, not attempts: an item that faults is released uncounted and comes again, so that one poison
-//! item among few others would otherwise speak for all. Time is an argument; of items it knows their keys.
+//! It counts items, not attempts: an item that faults is released uncounted and tried again, so counting attempts would
+//! let one poison item roll a good version back. Time is an argument. Of items the canary knows only their keys; it
+//! does not carry the rollback out.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,23 +10,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::load::manifest::CanaryPolicy;
+use crate::load::manifest::canary_policy::CanaryPolicy;
 
-/// A version that gets few items is not watched for ever.
+/// The longest canary: a version that gets few items is decided about by then.
 const MAX_DURATION: Duration = Duration::from_mins(10);
 
-/// What a canary has come to.
+/// What one attempt says about the component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CanarySample {
+    /// The component was at fault.
+    Fault,
+    /// The attempt ended in another way.
+    NoFault,
+}
+
+/// The state of a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CanaryState {
-    /// Its items are still counted.
+    /// It still counts items.
     Running,
-    /// It stays, and what faults from now on is the item's affair.
+    /// The version stays. Later faults count as attempts at their items.
     Passed,
-    /// It faulted on so many of so many items: it goes.
+    /// The version must be rolled back.
     Failed {
-        /// Items that it had been given and that had settled.
+        /// Items that the version was tried on.
         settled: usize,
-        /// Those that it had faulted on, once or more.
+        /// Items that the version faulted on at least once.
         faults: usize,
     },
 }
@@ -46,26 +56,26 @@ struct CanaryCounts {
 }
 
 impl Canary {
-    /// A canary that begins now. One of no items is over before it begins.
+    /// A canary that begins now. A canary of no items has passed already.
     pub(crate) fn begin(policy: CanaryPolicy, now: Instant) -> Self {
         let state = if policy.items == 0 { CanaryState::Passed } else { CanaryState::Running };
         let counts = CanaryCounts { settled: BTreeSet::new(), faulted: BTreeSet::new(), state };
         Self { policy, ends_at: now + MAX_DURATION, counts: Mutex::new(counts) }
     }
 
-    /// That of a version that has nothing to prove.
+    /// The canary of a version that needs none.
     pub(crate) fn skipped(now: Instant) -> Self {
         Self::begin(CanaryPolicy { items: 0, ..CanaryPolicy::default() }, now)
     }
 
-    /// Counts an attempt at an item that has settled. Answers the state in which it was made, which
-    /// decides whether a fault is released uncounted, and the one that follows.
-    pub(crate) fn record_attempt(&self, key: &str, is_fault: bool, now: Instant) -> (CanaryState, CanaryState) {
+    /// Counts an attempt at the item with this key. Returns the states before and after. The one before decides whether
+    /// a fault is released uncounted.
+    pub(crate) fn record_attempt(&self, key: &str, sample: CanarySample, now: Instant) -> (CanaryState, CanaryState) {
         let before = self.review(now);
         let mut counts = self.counts();
         if counts.state == CanaryState::Running {
             counts.settled.insert(key.to_owned());
-            if is_fault {
+            if sample == CanarySample::Fault {
                 counts.faulted.insert(key.to_owned());
             }
             counts.state = self.evaluate(&counts, now);
@@ -73,7 +83,7 @@ impl Canary {
         (before, counts.state)
     }
 
-    /// The state by now.
+    /// The state at `now`.
     pub(crate) fn review(&self, now: Instant) -> CanaryState {
         let mut counts = self.counts();
         if counts.state == CanaryState::Running {
@@ -85,9 +95,9 @@ impl Canary {
     fn evaluate(&self, counts: &CanaryCounts, now: Instant) -> CanaryState {
         let (settled, faults, items) = (counts.settled.len(), counts.faulted.len(), self.policy.items as usize);
         let is_over = settled >= items || now >= self.ends_at;
-        // While it lasts, only what no later success could make good counts.
+        // During the canary it fails only if no later success could bring the ratio down again.
         let is_too_many = self.is_too_many(faults, if is_over { settled } else { items });
-        // One item may be the poison itself, unless the terms condemn by a single one of all.
+        // A single item may be a poison item, so it decides only if the policy tolerates no fault among all items.
         let is_proof = faults > 1 || self.is_too_many(faults, items);
         if is_too_many && is_proof {
             return CanaryState::Failed { settled, faults };
@@ -111,11 +121,16 @@ mod tests {
 
     const POLICY: CanaryPolicy = CanaryPolicy { items: 10, max_fault_ratio: 0.2 };
 
+    fn sample(is_fault: bool) -> CanarySample {
+        if is_fault { CanarySample::Fault } else { CanarySample::NoFault }
+    }
+
     /// The state after items that each settled with a fault (`!`) or otherwise (`.`).
     fn after(items: &str) -> CanaryState {
         let now = Instant::now();
         let canary = Canary::begin(POLICY, now);
-        let record = |(number, sign): (usize, char)| canary.record_attempt(&number.to_string(), sign == '!', now).1;
+        let record =
+            |(number, sign): (usize, char)| canary.record_attempt(&number.to_string(), sample(sign == '!'), now).1;
         items.chars().enumerate().map(record).last().unwrap()
     }
 
@@ -139,12 +154,15 @@ mod tests {
         let now = Instant::now();
         let canary = Canary::begin(POLICY, now);
         for _ in 0..100 {
-            assert_eq!(canary.record_attempt("poison", true, now).1, CanaryState::Running);
+            assert_eq!(canary.record_attempt("poison", CanarySample::Fault, now).1, CanaryState::Running);
         }
-        assert_eq!(canary.record_attempt("poison", false, now).1, CanaryState::Running);
-        assert_eq!(canary.record_attempt("flaky", true, now).1, CanaryState::Running);
-        assert_eq!(canary.record_attempt("flaky", false, now).1, CanaryState::Running);
-        assert_eq!(canary.record_attempt("third", true, now).1, CanaryState::Failed { settled: 3, faults: 3 });
+        assert_eq!(canary.record_attempt("poison", CanarySample::NoFault, now).1, CanaryState::Running);
+        assert_eq!(canary.record_attempt("flaky", CanarySample::Fault, now).1, CanaryState::Running);
+        assert_eq!(canary.record_attempt("flaky", CanarySample::NoFault, now).1, CanaryState::Running);
+        assert_eq!(
+            canary.record_attempt("third", CanarySample::Fault, now).1,
+            CanaryState::Failed { settled: 3, faults: 3 }
+        );
     }
 
     #[test]
@@ -157,7 +175,7 @@ mod tests {
             (policy(1, 0.2), CanaryState::Failed { settled: 1, faults: 1 }),
         ] {
             let canary = Canary::begin(policy, now);
-            canary.record_attempt("poison", true, now);
+            canary.record_attempt("poison", CanarySample::Fault, now);
             assert_eq!(canary.review(now + MAX_DURATION), state, "{policy:?}");
         }
     }
@@ -166,8 +184,8 @@ mod tests {
     fn the_attempt_that_ends_it_was_made_during_it_and_the_next_was_not() {
         let now = Instant::now();
         let canary = Canary::begin(CanaryPolicy { items: 1, max_fault_ratio: 1.0 }, now);
-        assert_eq!(canary.record_attempt("a", true, now), (CanaryState::Running, CanaryState::Passed));
-        assert_eq!(canary.record_attempt("b", true, now), (CanaryState::Passed, CanaryState::Passed));
+        assert_eq!(canary.record_attempt("a", CanarySample::Fault, now), (CanaryState::Running, CanaryState::Passed));
+        assert_eq!(canary.record_attempt("b", CanarySample::Fault, now), (CanaryState::Passed, CanaryState::Passed));
     }
 
     #[test]
@@ -177,7 +195,7 @@ mod tests {
         for (faults, state) in [(1, CanaryState::Passed), (2, CanaryState::Failed { settled: 3, faults: 2 })] {
             let canary = Canary::begin(POLICY, now);
             for (number, key) in ["a", "b", "c"].into_iter().enumerate() {
-                canary.record_attempt(key, number < faults, now);
+                canary.record_attempt(key, sample(number < faults), now);
             }
             assert_eq!(canary.review(end - Duration::from_millis(1)), CanaryState::Running);
             assert_eq!(canary.review(end), state);
@@ -192,6 +210,6 @@ mod tests {
     #[test]
     fn a_probation_of_no_items_is_none() {
         let now = Instant::now();
-        assert_eq!(Canary::skipped(now).record_attempt("a", true, now).0, CanaryState::Passed);
+        assert_eq!(Canary::skipped(now).record_attempt("a", CanarySample::Fault, now).0, CanaryState::Passed);
     }
 }

@@ -1,6 +1,6 @@
-//! Events of the file system which say that something in a folder may have changed.
+//! Watches folders for events of the file system.
 //!
-//! Events can be lost and can mean nothing: the reloader scans the folder to know.
+//! An event only says that something may have changed, and events can be lost. The reloader scans the folder to know.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-/// The watches on the folders. Those that do not exist yet are tried again at every rescan.
+/// The watches on the folders. The reloader retries missing folders at every rescan.
 pub(crate) struct FolderWatcher {
     watcher: Option<RecommendedWatcher>,
     missing: BTreeSet<PathBuf>,
 }
 
 impl FolderWatcher {
-    /// Watches the folders; `events` is given something to receive when one may have changed.
+    /// Watches folders. Sends to `events` when a folder may have changed.
     pub(crate) fn new(directories: Vec<PathBuf>, events: mpsc::Sender<()>) -> Self {
         let on_event = move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| is_change(event.kind)) && events.try_send(()).is_err() {
@@ -28,14 +28,14 @@ impl FolderWatcher {
         Self { watcher, missing: directories.into_iter().collect() }
     }
 
-    /// Tries again to watch the folders that were not there.
+    /// Tries again to watch the folders that did not exist.
     pub(crate) fn watch_missing(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         self.missing.retain(|dir| watcher.watch(dir, RecursiveMode::NonRecursive).is_err());
     }
 }
 
-/// Whether an event may mean a change. Reading causes events too, and must not cause reading.
+/// Whether an event may mean a change. Reading a file causes events too; they must not start another scan.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),

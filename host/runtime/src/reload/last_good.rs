@@ -1,20 +1,23 @@
 //! The last good versions of each plugin, kept so that a restart can run one when the file in the folder
 //! is broken or quarantined.
 //!
-//! Kept by digest: each in one file, the component with its manifest and its signature, so that no two
-//! of them can be mixed. It does not judge what is good, nor whether what it keeps still loads.
+//! One file contains a component with its manifest and its signature, so the parts of two versions cannot be mixed.
+//! This module does not decide what is good, nor whether a kept version still loads.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::loader::{PluginSource, sha256};
-use crate::load::private_dir::PrivateDir;
+use outbox_core::{ComponentDigest, sha256};
 
-/// The last good one, and one more in case another process finds fault with it.
+use crate::load::private_dir::PrivateDir;
+use crate::load::source::PluginSource;
+
+/// Versions that are kept of each plugin: the last good one, and one more in case the last one is quarantined later.
 const KEPT: usize = 2;
-/// Enough of a digest to tell the plugins of one user apart.
+/// Digits of a path's digest in a file name: enough to distinguish the plugins of one user.
 const PREFIX_LEN: usize = 16;
 
 /// The folder of the kept versions.
@@ -23,22 +26,22 @@ pub(crate) struct LastGoodStore {
     dir: PrivateDir,
 }
 
-/// What stands before the component in a file, on one line.
+/// The first line of a file, before the bytes of the component.
 #[derive(Serialize, Deserialize)]
 struct StoredHeader {
-    digest: String,
+    digest: ComponentDigest,
     manifest: Option<String>,
     signature: Option<String>,
 }
 
 impl LastGoodStore {
-    /// The versions that are kept in this folder.
+    /// A store in this folder.
     pub(crate) fn new(dir: PrivateDir) -> Self {
         Self { dir }
     }
 
     /// Keeps a version as the newest good one of its plugin.
-    pub(crate) fn keep(&self, source: &PluginSource) -> anyhow::Result<()> {
+    pub(crate) fn keep(&self, source: &PluginSource) -> io::Result<()> {
         let PluginSource { digest, manifest, signature, .. } = source.clone();
         let name = format!("{}{digest}", prefix(&source.file));
         let mut header = serde_json::to_vec(&StoredHeader { digest, manifest, signature })?;
@@ -50,7 +53,7 @@ impl LastGoodStore {
         Ok(())
     }
 
-    /// The versions of a plugin that are whole, the newest first.
+    /// The undamaged versions of a plugin, the newest first.
     pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
         let names = self.names(file).unwrap_or_else(|reason| {
             tracing::warn!(%reason, "the last good components could not be listed");
@@ -59,15 +62,15 @@ impl LastGoodStore {
         names.iter().filter_map(|name| self.read(name, file, role)).collect()
     }
 
-    /// Forgets the versions of a plugin that was removed.
-    pub(crate) fn forget(&self, file: &Path) -> anyhow::Result<()> {
+    /// Deletes the versions of a plugin that was removed.
+    pub(crate) fn forget(&self, file: &Path) -> io::Result<()> {
         for name in self.names(file)? {
             self.dir.remove(&name)?;
         }
         Ok(())
     }
 
-    fn names(&self, file: &Path) -> std::io::Result<Vec<String>> {
+    fn names(&self, file: &Path) -> io::Result<Vec<String>> {
         let prefix = prefix(file);
         Ok(self.dir.names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
     }
@@ -87,7 +90,7 @@ fn decode(bytes: &[u8], file: &Path, role: Option<&str>) -> Option<PluginSource>
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let StoredHeader { digest, manifest, signature } = serde_json::from_slice(&bytes[..end]).ok()?;
     let wasm = bytes[end + 1..].to_vec();
-    if sha256(&wasm) != digest {
+    if ComponentDigest::of(&wasm) != digest {
         return None;
     }
     let name = file.file_stem()?.to_string_lossy().into_owned();
@@ -95,7 +98,8 @@ fn decode(bytes: &[u8], file: &Path, role: Option<&str>) -> Option<PluginSource>
     Some(PluginSource { name, role, file, wasm: Arc::new(wasm), digest, manifest, signature })
 }
 
-/// What the names of one plugin's files begin with: several folders may have a plugin of that name.
+/// The beginning of the names of one plugin's files. It depends on the path, because several folders may contain
+/// plugins of one name.
 fn prefix(file: &Path) -> String {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     format!("{}-", &sha256(file.as_os_str().as_encoded_bytes())[..PREFIX_LEN])
@@ -113,7 +117,7 @@ mod tests {
             role: None,
             file: PathBuf::from(file),
             wasm: Arc::new(wasm.into()),
-            digest: sha256(wasm.as_bytes()),
+            digest: ComponentDigest::of(wasm.as_bytes()),
             manifest: Some(format!("# of\n# {wasm}")),
             signature: None,
         }

@@ -1,7 +1,7 @@
-//! Which components are quarantined, as far as this process knows.
+//! The quarantined components as this process knows them.
 //!
-//! The store is the authority and is asked now and then; what could not be sent to it is kept here
-//! and sent again. While it does not answer, what was known stays true.
+//! The store has the list for all processes, and the reloader asks it every few seconds. Entries that could not be sent
+//! are kept here and sent again. While the store does not answer, the last known list is used.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ pub(crate) struct QuarantineCache {
 }
 
 impl QuarantineCache {
-    /// Nothing is known yet.
+    /// An empty cache. [`QuarantineCache::refresh`] fills it.
     pub(crate) fn new(store: Arc<dyn QuarantineStore>) -> Self {
         Self { store, known: BTreeMap::new(), unsent: Vec::new(), is_failing: false }
     }
 
-    /// Why a component is quarantined, if it is.
+    /// The entry of a quarantined component.
     pub(crate) fn get(&self, digest: &str) -> Option<&QuarantineEntry> {
         self.known.get(digest)
     }
 
-    /// Quarantines a component, here at once and everywhere as soon as the store has it.
+    /// Quarantines a component: in this process at once, in others as soon as the store has the entry.
     pub(crate) async fn add(&mut self, entry: QuarantineEntry) {
         self.known.insert(entry.digest.clone(), entry.clone());
         self.unsent.push(entry);
         self.refresh().await;
     }
 
-    /// Sends to the store what is unsent, and asks it what is quarantined.
+    /// Sends unsent entries to the store and reads its list.
     pub(crate) async fn refresh(&mut self) {
         match self.sync().await {
             Ok(listed) => {

@@ -1,80 +1,27 @@
-//! Who handles which type: the one table that attempts are routed by, and that is swapped whole.
+//! Routes each type to the plugin that handles it, and reports the status of all plugins.
 //!
-//! A type has one owner: a plugin of the role's folder before one of the root's, then the first by
-//! file name. The others are told why they do not have it, and get it when the owner goes.
+//! One plugin owns a type: plugins of the role's folder come before those of the root, then the first file name wins.
+//! The status of the others names the owner; one of them gets the type when the owner is removed. The routing table is
+//! replaced as a whole. The registry does not load anything and does not decide about rollbacks.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use outbox_core::{
+    AttemptReport, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy, ServedType,
+};
+
 use crate::load::loader::Generation;
-use crate::reload::canary::CanaryState;
+use crate::load::source::PluginPath;
+use crate::reload::canary::{CanarySample, CanaryState};
 use crate::reload::versions::{PluginVersions, quarantine_message};
 use crate::sandbox::failure_mapping;
-use outbox_core::{AttemptReport, Failure, FailureClass, Outcome, RetryPolicy, ServedType};
-
-/// Where a plugin lies; the order is that of ownership.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PluginPath {
-    /// Plugins of a role (`false`) come before those of the root.
-    pub is_root: bool,
-    /// The component's path.
-    pub file: PathBuf,
-}
-
-/// One plugin, or one old generation of one, as operators see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PluginStatus {
-    /// The file stem.
-    pub name: String,
-    /// The role whose folder it lies in.
-    pub role: Option<String>,
-    /// The component's path.
-    pub file: PathBuf,
-    /// Which of the versions that this process has loaded; none before the first.
-    pub generation: Option<u64>,
-    /// Whether it serves items.
-    pub state: PluginState,
-    /// The SHA-256 of the component that runs.
-    pub digest: Option<String>,
-    /// The types whose items it is given.
-    pub types: Vec<String>,
-    /// The version that the component gives itself.
-    pub version: Option<String>,
-    /// Why the file as it is now is not what runs.
-    pub error: Option<String>,
-    /// The types that it handles and is not given.
-    pub refused: Vec<RefusedType>,
-}
-
-/// Whether a plugin serves items.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PluginState {
-    /// It is given items.
-    Active,
-    /// It finishes the attempts that it had begun when it was replaced or removed.
-    Draining,
-    /// It is given none: it could not be loaded, or every type of it has another owner.
-    Failed,
-    /// Its component was quarantined because it kept failing.
-    Quarantined,
-}
-
-/// A type that a plugin handles and is not given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RefusedType {
-    /// The type.
-    pub r#type: String,
-    /// Why not.
-    pub reason: String,
-}
 
 #[derive(Default)]
 struct RoutingTable {
@@ -83,7 +30,7 @@ struct RoutingTable {
     status: Vec<PluginStatus>,
 }
 
-/// The published table, and what is left of those before.
+/// The published routing table, and the old generations that still finish attempts.
 pub(crate) struct Registry {
     table: ArcSwap<RoutingTable>,
     retired: Mutex<Vec<Weak<Generation>>>,
@@ -94,7 +41,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// A registry that serves nothing yet; `retry` fills the gaps of manifests.
+    /// A registry without plugins. `retry` is the host's policy, of which manifests override single values.
     pub(crate) fn new(retry: RetryPolicy) -> Self {
         Self {
             table: ArcSwap::default(),
@@ -111,48 +58,42 @@ impl Registry {
         self.table.load().routes.get(item_type).cloned()
     }
 
-    /// What is served.
+    /// The types that have an owner.
     pub(crate) fn served_types(&self) -> Vec<ServedType> {
         self.table.load().served_types.clone()
     }
 
-    /// Ticks at every publication.
+    /// Changes at every publication.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Says that every file has been looked at once.
+    /// Marks the first scan as finished.
     pub(crate) fn finish_scan(&self) {
         self.is_scanned.store(true, Ordering::Release);
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Whether every file has been looked at once.
+    /// Whether the first scan has finished.
     pub(crate) fn is_scanned(&self) -> bool {
         self.is_scanned.load(Ordering::Acquire)
     }
 
-    /// Takes into account how an attempt at the item with this key ended: a fault during a canary is released
-    /// uncounted.
+    /// Counts an attempt for the generation's canary. `key` is the idempotency key of the item. Returns the report; a
+    /// fault during a canary becomes a failure that is released uncounted.
     pub(crate) fn record_attempt(
         &self,
         generation: &Generation,
         key: &str,
         mut report: AttemptReport,
     ) -> AttemptReport {
-        let is_fault = match &report.outcome {
-            Outcome::Interrupted | Outcome::NoHandler => return report,
-            Outcome::Failed(failure) if failure_mapping::is_component_fault(failure) => true,
-            // The host's failures say nothing about the plugin.
-            Outcome::Failed(failure) if failure.class == FailureClass::Host => return report,
-            Outcome::Done { .. } | Outcome::Failed(_) => false,
-        };
-        let (before, after) = generation.canary.record_attempt(key, is_fault, Instant::now());
+        let Some(sample) = canary_sample(&report.outcome) else { return report };
+        let (before, after) = generation.canary.record_attempt(key, sample, Instant::now());
         if before != after {
             self.canary_ended.notify_one();
         }
         if let Outcome::Failed(failure) = &mut report.outcome
-            && is_fault
+            && sample == CanarySample::Fault
             && before != CanaryState::Passed
         {
             *failure = uncounted_canary_failure(failure, generation);
@@ -160,12 +101,12 @@ impl Registry {
         report
     }
 
-    /// Resolves when a canary has ended since the last time.
+    /// Resolves when a canary has ended since the last call.
     pub(crate) async fn canary_ended(&self) {
         self.canary_ended.notified().await;
     }
 
-    /// Every file in the folder, and every old generation that has not finished.
+    /// The status of every file in the folder, and of every old generation that still finishes attempts.
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
         let mut status = self.table.load().status.clone();
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,14 +118,14 @@ impl Registry {
         status
     }
 
-    /// Remembers a generation that gets no new items, until its last attempt has ended.
+    /// Lists a generation as draining until its last attempt has ended. It gets no new items.
     pub(crate) fn retire(&self, old: &Arc<Generation>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(old)));
         retired.push(Arc::downgrade(old));
     }
 
-    /// Replaces the table by the one that follows from what is known.
+    /// Replaces the routing table by the one that follows from these files.
     pub(crate) fn publish<'a>(&self, files: impl Iterator<Item = (&'a PluginPath, &'a PluginVersions)>) {
         let mut table = RoutingTable::default();
         for (path, versions) in files {
@@ -197,7 +138,7 @@ impl Registry {
 }
 
 impl RoutingTable {
-    /// Gives a file's live generation the types that are free. Answers how the file is listed.
+    /// Gives a file's live generation the types without an owner. Returns the status of the file.
     fn add(&mut self, path: &PluginPath, versions: &PluginVersions, retry: RetryPolicy) -> Vec<PluginStatus> {
         let quarantined = versions.quarantined.as_ref().map(|(entry, generation)| PluginStatus {
             generation: *generation,
@@ -232,7 +173,17 @@ impl RoutingTable {
     }
 }
 
-/// The same failure as one of the plugin, which the item does not pay for.
+/// What an outcome says about the component; `None` if it says nothing.
+fn canary_sample(outcome: &Outcome) -> Option<CanarySample> {
+    match outcome {
+        Outcome::Interrupted | Outcome::NoHandler => None,
+        Outcome::Failed(failure) if failure_mapping::is_component_fault(failure) => Some(CanarySample::Fault),
+        Outcome::Failed(failure) if failure.class == FailureClass::Host => None,
+        Outcome::Done { .. } | Outcome::Failed(_) => Some(CanarySample::NoFault),
+    }
+}
+
+/// The same failure as one of the plugin, which does not count as an attempt at the item.
 fn uncounted_canary_failure(failure: &Failure, generation: &Generation) -> Failure {
     let words = format!("generation {} is on probation and faulted ({}): ", generation.number, failure.class);
     Failure { class: FailureClass::Plugin, message: words + &failure.message, ..failure.clone() }
@@ -263,7 +214,7 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
         file: generation.file.clone(),
         generation: Some(generation.number),
         state,
-        digest: Some(generation.digest.clone()),
+        digest: Some(generation.digest.to_string()),
         types: generation.types.clone(),
         version: Some(generation.version.clone()),
         error: None,
@@ -272,7 +223,7 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
 }
 
 fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginStatus {
-    let name = |path: &std::path::Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     PluginStatus {
         name: path.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         role: path.file.parent().filter(|_| !path.is_root).and_then(name),

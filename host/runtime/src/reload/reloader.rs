@@ -1,11 +1,12 @@
-//! Keeps what runs equal to what lies in the folder, as far as that is any good.
+//! Keeps the running plugins equal to the plugin folder.
 //!
-//! Events of the file system start a scan, and a rescan every few seconds makes up for those that are
-//! lost. A file that cannot be loaded leaves what ran before in place; a component that keeps faulting
-//! is rolled back and quarantined everywhere; and where nothing ran before, the last good one of an earlier
-//! run does.
+//! Events of the file system start a scan, and a rescan every few seconds finds changes whose events were lost. If a
+//! file cannot be loaded, the version before it runs on. If a component keeps faulting, it is rolled back and
+//! quarantined for every process. If nothing ran before, the last good version of an earlier run does. The canary
+//! decides about rollbacks; this module carries them out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,24 +14,26 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use outbox_core::{ComponentDigest, QuarantineEntry};
+
 use crate::load::folder::Folder;
-use crate::load::loader::{Generation, Loader, PluginSource};
+use crate::load::loader::{Generation, Loader};
+use crate::load::source::{PluginPath, PluginSource};
 use crate::reload::fs_events::FolderWatcher;
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::quarantine_cache::QuarantineCache;
-use crate::reload::registry::{PluginPath, Registry};
+use crate::reload::registry::Registry;
 use crate::reload::versions::{CanaryReview, PluginVersions};
 use crate::reload::watched_file::{ContentId, ScanResult, ScanTrigger, WatchedFile};
-use outbox_core::QuarantineEntry;
 
-/// The time between two scans that must agree.
+/// The time between two scans that must find the same contents: longer than the pause between two writes of a copy.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
-/// How long a change without an event stays unnoticed.
+/// The longest time until a change without an event is noticed.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(2);
-/// The scans that a start waits for a folder whose files keep changing.
+/// The scans of a start. After these, files that still change are loaded later.
 const FIRST_SCANS_MAX: u32 = 20;
 
-/// Follows one folder.
+/// Follows one plugin folder.
 pub(crate) struct Reloader {
     folder: Folder,
     loader: Arc<Loader>,
@@ -52,7 +55,7 @@ impl Reloader {
         Self { folder, loader, registry, good: Arc::new(good), quarantine, files: BTreeMap::new() }
     }
 
-    /// Scans until the folder has settled, or keeps changing for too long to wait.
+    /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times.
     async fn first_scan(&mut self) {
         self.quarantine.refresh().await;
         for _ in 0..FIRST_SCANS_MAX {
@@ -65,7 +68,7 @@ impl Reloader {
         self.registry.finish_scan();
     }
 
-    /// Follows the folder until it is told to stop.
+    /// Follows the folder until `stop` is cancelled.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         if stop.run_until_cancelled(self.first_scan()).await.is_none() {
             return;
@@ -93,7 +96,7 @@ impl Reloader {
         }
     }
 
-    /// Scans every file once and loads what has settled; answers whether something has not.
+    /// Scans every file once and loads those that have settled. Returns whether some have not.
     async fn scan(&mut self, trigger: ScanTrigger) -> bool {
         let paths = match self.folder.list() {
             Ok(paths) => paths,
@@ -161,8 +164,12 @@ impl Reloader {
     }
 
     async fn load(&mut self, path: PluginPath, source: PluginSource) {
-        if let Some(entry) = self.quarantine.get(&source.digest).cloned() {
-            tracing::error!(plugin.name = source.name, digest = source.digest, "plugin refused: it is quarantined");
+        if let Some(entry) = self.quarantine.get(source.digest.as_str()).cloned() {
+            tracing::error!(
+                plugin.name = source.name,
+                digest = source.digest.as_str(),
+                "plugin refused: it is quarantined"
+            );
             self.versions(&path).mark_quarantined(entry, None);
             return self.restore_last_good(&path).await;
         }
@@ -185,7 +192,8 @@ impl Reloader {
             plugin.name = generation.name, generation = generation.number, types = ?generation.types, "plugin loaded"
         );
         let is_first = self.files.get(path).is_none_or(|file| file.versions.live.is_none());
-        // What another run of this host found good is what a new component has to measure up to.
+        // The first version after a start has no predecessor in memory. The last good version of an earlier run takes
+        // its place, so that the new version gets a canary.
         let rollback_target = if is_first { self.newest_good(path, Some(&generation.digest)).await } else { None };
         let versions = self.versions(path);
         versions.rollback_target = rollback_target.map(Arc::new).or(versions.rollback_target.take());
@@ -194,23 +202,27 @@ impl Reloader {
         }
     }
 
-    /// Runs what was good before where nothing else does.
+    /// Runs the last good version if nothing is live.
     async fn restore_last_good(&mut self, path: &PluginPath) {
         if self.versions(path).live.is_some() {
             return;
         }
         if let Some(good) = self.newest_good(path, None).await {
-            tracing::warn!(plugin.name = good.name, digest = good.digest, "running the last good component instead");
+            tracing::warn!(
+                plugin.name = good.name,
+                digest = good.digest.as_str(),
+                "running the last good component instead"
+            );
             self.versions(path).restore(good);
         }
     }
 
-    /// The newest kept version that may run; none when the newest is `but`, which needs no predecessor.
-    async fn newest_good(&self, path: &PluginPath, except: Option<&str>) -> Option<Generation> {
+    /// The newest kept version that may run. `None` if the newest is `except`: a good version needs no predecessor.
+    async fn newest_good(&self, path: &PluginPath, except: Option<&ComponentDigest>) -> Option<Generation> {
         let (good, file, role) = (Arc::clone(&self.good), path.file.clone(), self.folder.role_of(path));
         let kept = tokio::task::spawn_blocking(move || good.versions_of(&file, role.as_deref())).await.ok()?;
-        for source in kept.into_iter().filter(|source| self.quarantine.get(&source.digest).is_none()) {
-            if Some(source.digest.as_str()) == except {
+        for source in kept.into_iter().filter(|source| self.quarantine.get(source.digest.as_str()).is_none()) {
+            if Some(&source.digest) == except {
                 return None;
             }
             match self.loader.load(source).await {
@@ -223,7 +235,7 @@ impl Reloader {
         None
     }
 
-    /// Reviews the canaries and what other processes have quarantined.
+    /// Reviews the canaries, and rolls back what other processes have quarantined.
     async fn review(&mut self) {
         let now = Instant::now();
         for path in self.files.keys().cloned().collect::<Vec<_>>() {
@@ -241,24 +253,24 @@ impl Reloader {
     async fn keep(&self, source: PluginSource) {
         let (good, name) = (Arc::clone(&self.good), source.name.clone());
         let kept = tokio::task::spawn_blocking(move || good.keep(&source)).await;
-        if let Err(reason) = kept.map_err(anyhow::Error::from).flatten() {
+        if let Err(reason) = kept.map_err(io::Error::from).flatten() {
             tracing::warn!(plugin.name = name, %reason, "a good component could not be kept for the next start");
         }
     }
 
     async fn quarantine_live(&mut self, path: &PluginPath, reason: String) {
         let Some(live) = self.versions(path).live.clone() else { return };
-        let entry = QuarantineEntry { digest: live.digest.clone(), plugin: live.name.clone(), reason };
+        let entry = QuarantineEntry { digest: live.digest.to_string(), plugin: live.name.clone(), reason };
         self.roll_back(path, entry.clone()).await;
         self.quarantine.add(entry).await;
     }
 
     fn quarantined_elsewhere(&self, path: &PluginPath) -> Option<QuarantineEntry> {
         let live = self.files.get(path)?.versions.live.as_ref()?;
-        self.quarantine.get(&live.digest).cloned()
+        self.quarantine.get(live.digest.as_str()).cloned()
     }
 
-    /// Puts what served before in the place of a quarantined generation.
+    /// Replaces a quarantined generation by its rollback target, or by the last good version.
     async fn roll_back(&mut self, path: &PluginPath, entry: QuarantineEntry) {
         tracing::error!(
             plugin.name = entry.plugin,
@@ -276,7 +288,7 @@ impl Reloader {
         }
     }
 
-    /// Has files loaded again whose quarantine an operator has lifted.
+    /// Loads files again whose quarantine an operator has lifted.
     fn reload_released(&mut self) {
         for file in self.files.values_mut() {
             let is_lifted = |(entry, _): &(QuarantineEntry, _)| self.quarantine.get(&entry.digest).is_none();

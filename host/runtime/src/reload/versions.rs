@@ -4,38 +4,39 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::load::loader::{Generation, LoadError, PluginSource};
-use crate::reload::canary::{Canary, CanaryState};
 use outbox_core::QuarantineEntry;
 
-/// What is known of one file.
+use crate::load::loader::Generation;
+use crate::load::source::{LoadError, PluginSource};
+use crate::reload::canary::{Canary, CanaryState};
+
+/// The versions of one file.
 #[derive(Default)]
 pub(crate) struct PluginVersions {
-    /// What serves items.
+    /// The version that gets items.
     pub live: Option<Arc<Generation>>,
-    /// What served before under another digest and had passed its own canary.
+    /// The version before it: it has another digest and has passed its canary.
     pub rollback_target: Option<Arc<Generation>>,
-    /// Why the file as it is now was not loaded.
+    /// Why the file on disk was not loaded.
     pub error: Option<LoadError>,
-    /// Why a component of it was quarantined, and which generation that was.
+    /// The quarantine of a component of this file, with the number of its generation if it was loaded.
     pub quarantined: Option<(QuarantineEntry, Option<u64>)>,
-    /// What `live` was loaded from, until it is kept as good.
+    /// The source of `live`, until it is kept as good.
     unproven_source: Option<PluginSource>,
 }
 
-/// What the review of a canary came to.
+/// The result of reviewing a canary.
 pub(crate) enum CanaryReview {
     /// Nothing to do.
     None,
-    /// It was passed, and this is to be kept.
+    /// The canary passed: keep this source as good.
     Keep(PluginSource),
-    /// The live generation has to be rolled back.
+    /// The canary failed for this reason: roll the live generation back.
     RollBack(String),
 }
 
 impl PluginVersions {
-    /// Makes a generation the live one, with a canary if it follows another component. Returns the one
-    /// that it replaces.
+    /// Makes a generation live, with a canary if it replaces another component. Returns the replaced generation.
     pub(crate) fn publish(
         &mut self,
         mut next: Generation,
@@ -54,13 +55,13 @@ impl PluginVersions {
         self.live.replace(Arc::new(next))
     }
 
-    /// Makes a version live that has been found good before.
+    /// Makes a last good version live.
     pub(crate) fn restore(&mut self, good: Generation) {
         self.live = Some(Arc::new(good));
         self.unproven_source = None;
     }
 
-    /// What follows from the live generation's canary by now.
+    /// Reviews the live generation's canary.
     pub(crate) fn review(&mut self, now: Instant) -> CanaryReview {
         let Some(live) = &self.live else { return CanaryReview::None };
         match live.canary.review(now) {
@@ -74,7 +75,7 @@ impl PluginVersions {
         }
     }
 
-    /// Takes the live generation away and puts back what served before. Returns what was taken.
+    /// Replaces the live generation by the rollback target, if there is one. Returns the replaced generation.
     pub(crate) fn roll_back(&mut self, entry: QuarantineEntry) -> Option<Arc<Generation>> {
         let bad = std::mem::replace(&mut self.live, self.rollback_target.take());
         self.unproven_source = None;
@@ -82,14 +83,14 @@ impl PluginVersions {
         bad
     }
 
-    /// Records that the component of the file is quarantined.
+    /// Records that the file's component is quarantined.
     pub(crate) fn mark_quarantined(&mut self, entry: QuarantineEntry, generation: Option<u64>) {
         self.error = Some(LoadError::new(quarantine_message(&entry)));
         self.quarantined = Some((entry, generation));
     }
 }
 
-/// Says that a component is quarantined, and what an operator can do about it.
+/// The message about a quarantined component, with what an operator can do.
 pub(crate) fn quarantine_message(entry: &QuarantineEntry) -> String {
     let QuarantineEntry { digest, reason, .. } = entry;
     format!("its component is quarantined: {reason}; `outbox plugin release {digest}` lifts that")

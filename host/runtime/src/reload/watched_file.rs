@@ -1,41 +1,43 @@
-//! One file of the folder, from scan to scan: whether it has settled, and whether it is to be loaded.
+//! One file of the folder from scan to scan: whether it has settled, and whether it must be loaded.
 //!
-//! A file is loaded when two scans, some time apart, find the same contents, so that one being
-//! written is left alone.
+//! A file is loaded when two scans, some time apart, find the same contents. So a file that is being written is not
+//! loaded.
+
+use outbox_core::ComponentDigest;
 
 use crate::load::folder::Stamp;
-use crate::load::loader::PluginSource;
+use crate::load::source::PluginSource;
 use crate::reload::versions::PluginVersions;
 
-/// A manifest that was there must be missing at so many rescans before its absence counts.
+/// Rescans at which a manifest must be missing before the plugin is loaded without it.
 const MANIFEST_MISSES_MAX: u32 = 2;
 
-/// One file that is followed.
+/// One file of the plugin folder.
 #[derive(Default)]
 pub(crate) struct WatchedFile {
-    /// What was made of it.
+    /// The versions that were loaded from it.
     pub versions: PluginVersions,
-    /// The state of the files that the last load was tried with.
+    /// The state of the files at the last load, whether it succeeded or not.
     last_load: Option<(Stamp, ContentId)>,
-    /// What the last scan found, if it differs from what was loaded last.
+    /// The contents at the last scan, if they differ from those of the last load.
     pending: Option<ContentId>,
     manifest_misses: u32,
-    /// Whether the last scan did not find it.
+    /// Whether the last scan did not find the file.
     pub is_absent: bool,
-    /// Whether the last load failed for a reason that may pass.
+    /// Whether the last load failed for a transient reason.
     waits_for_rescan: bool,
 }
 
-/// What makes two contents the same.
+/// Identifies the contents of a plugin's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContentId {
-    digest: String,
+    digest: ComponentDigest,
     manifest: Option<String>,
     signature: Option<String>,
 }
 
 impl ContentId {
-    /// That of what was read.
+    /// The identity of a source.
     pub(crate) fn of(source: &PluginSource) -> Self {
         let PluginSource { digest, manifest, signature, .. } = source;
         Self { digest: digest.clone(), manifest: manifest.clone(), signature: signature.clone() }
@@ -45,20 +47,20 @@ impl ContentId {
 /// What started a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanTrigger {
-    /// Something may have changed.
+    /// The file system reported a change, or a file is settling.
     Event,
-    /// It is time again.
+    /// The rescan interval has passed.
     Rescan,
 }
 
-/// What the scan of one file came to.
+/// The result of scanning one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanResult {
     /// There is nothing to load.
     Unchanged,
-    /// Scan again soon.
+    /// The contents have changed since the last scan: scan again soon.
     Settling,
-    /// There is.
+    /// The contents have settled and must be loaded.
     Changed,
 }
 
@@ -68,7 +70,7 @@ impl WatchedFile {
         self.last_load.as_ref().is_some_and(|(last_load, _)| *last_load == stamp)
     }
 
-    /// Whether the manifest has vanished too recently to mean it: whoever replaces both files may be
+    /// Whether the manifest disappeared so recently that it may come back: a deployment that replaces both files may be
     /// between the two.
     pub(crate) fn awaits_manifest(&mut self, stamp: Stamp, trigger: ScanTrigger) -> bool {
         let had_one = self.last_load.as_ref().is_some_and(|(last_load, _)| last_load.has_manifest());
@@ -82,13 +84,13 @@ impl WatchedFile {
         self.manifest_misses < MANIFEST_MISSES_MAX
     }
 
-    /// Whether it is too early to try again what failed for a reason that may pass.
+    /// Whether the last load failed for a transient reason and no rescan has come since.
     pub(crate) fn is_backing_off(&mut self, trigger: ScanTrigger) -> bool {
         self.waits_for_rescan &= trigger != ScanTrigger::Rescan;
         self.waits_for_rescan
     }
 
-    /// Whether this scan agrees with the one before.
+    /// Compares the contents with those of the last scan and the last load.
     pub(crate) fn compare(&mut self, stamp: Stamp, content: ContentId) -> ScanResult {
         if self.last_load.as_ref().is_some_and(|(_, last_load)| *last_load == content) {
             self.last_load = Some((stamp, content));
@@ -104,13 +106,13 @@ impl WatchedFile {
         ScanResult::Changed
     }
 
-    /// Has the files loaded again at the next rescan, although they have not changed.
+    /// Loads the files again at the next rescan, although they have not changed.
     pub(crate) fn retry_at_rescan(&mut self) {
         self.last_load = None;
         self.waits_for_rescan = true;
     }
 
-    /// Has the files loaded again, although they have not changed.
+    /// Loads the files again, although they have not changed.
     pub(crate) fn load_again(&mut self) {
         self.last_load = None;
         self.versions.quarantined = None;
@@ -121,10 +123,10 @@ impl WatchedFile {
 mod tests {
     use super::*;
     use crate::load::folder::Folder;
-    use crate::reload::registry::PluginPath;
+    use crate::load::source::PluginPath;
 
-    fn content(digest: &str) -> ContentId {
-        ContentId { digest: digest.to_owned(), manifest: None, signature: None }
+    fn content(wasm: &str) -> ContentId {
+        ContentId { digest: ComponentDigest::of(wasm.as_bytes()), manifest: None, signature: None }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! How long a guest has computed: the time in which its future was polled. Waiting is left out, so
-//! that an answer that comes in many small pieces costs what its handling costs.
+//! The CPU time of one call: the time in which the guest's future was polled. Waiting does not count, so a guest is not
+//! charged for a slow receiver.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::sandbox::epoch_ticker::Ticker;
 
-/// The guest has computed for longer than it may.
+/// The guest exceeded its CPU time.
 #[derive(Debug, thiserror::Error)]
 #[error("the component computed for longer than `limits.cpu`, which is {}", humantime::format_duration(*.0))]
 pub(crate) struct CpuLimitExceeded(pub Duration);
 
-/// The clock of one call. Clones are the same clock.
+/// The meter of one call. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuMeter {
     limit: Duration,
@@ -27,12 +27,12 @@ struct MeterState {
 }
 
 impl CpuMeter {
-    /// A clock that stands at zero.
+    /// A meter at zero.
     pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, state: Arc::default() }
     }
 
-    /// Runs a guest and counts its CPU time; the ticker interrupts it so that the limit is checked.
+    /// Runs a guest and counts its CPU time. The ticker interrupts the guest so that the limit is checked.
     pub(crate) async fn measure<F: Future>(&self, ticker: &Ticker, guest: F) -> F::Output {
         let mut guest = pin!(guest);
         poll_fn(|context| {
@@ -48,7 +48,7 @@ impl CpuMeter {
         .await
     }
 
-    /// Errors when the guest that runs has computed for too long.
+    /// Errors if the running guest has exceeded its CPU time.
     pub(crate) fn check(&self) -> Result<(), CpuLimitExceeded> {
         if self.with_state(|state| state.total()) > self.limit { Err(CpuLimitExceeded(self.limit)) } else { Ok(()) }
     }

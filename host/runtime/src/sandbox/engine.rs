@@ -1,26 +1,39 @@
-//! The engine that all plugins of a process share: how code is compiled, where instances live, and what
-//! a tick of its clock does.
+//! The engine that all plugins of a process share: how it compiles code, its pool of instances, and its epoch. It knows
+//! no plugin.
 
-use std::num::NonZeroUsize;
+use std::error::Error;
+use std::io;
+use std::num::{NonZeroUsize, TryFromIntError};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::load::manifest::limits::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
-use crate::outgoing::resolve::{Resolver, SystemResolver};
+use crate::outgoing::resolve::Resolver;
 use crate::sandbox::epoch_ticker::Ticker;
-use crate::sandbox::host_state;
+use crate::sandbox::fixed_limits::{INSTANCE_SIZE_MAX, MEMORIES_MAX, STACK_MAX, TABLES_MAX};
+use crate::sandbox::host_functions;
 use crate::sandbox::host_state::HostState;
-use crate::sandbox::limiter::{MEMORIES_MAX, STACK_MAX, TABLES_MAX};
-use crate::sandbox::pool_limits::INSTANCE_SIZE_MAX;
-use crate::simulation;
 
-/// Room for descriptions that are asked for while every slot is taken.
+/// Instances beyond the slots, so that components can describe themselves while every slot is taken.
 const SPARE_INSTANCES: u32 = 8;
 
-/// What all plugins of a process share.
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineStartError {
+    /// The number of slots is larger than the engine can count.
+    #[error(transparent)]
+    Slots(#[from] TryFromIntError),
+    /// The engine refuses its configuration or the host's functions.
+    #[error("starting the WebAssembly engine")]
+    Engine(#[source] Box<dyn Error + Send + Sync>),
+    /// The operating system gives no thread for the epoch.
+    #[error("starting the epoch thread")]
+    EpochThread(#[source] io::Error),
+}
+
+/// The engine of a process, with what its plugins share.
 pub(crate) struct SharedEngine {
     pub(crate) wasmtime: Engine,
     pub(crate) linker: Linker<HostState>,
@@ -29,25 +42,18 @@ pub(crate) struct SharedEngine {
 }
 
 impl SharedEngine {
-    /// An engine with room for so many attempts at a time, whose epoch advances while one computes.
-    pub(crate) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> anyhow::Result<Self> {
+    /// An engine for `slots` attempts at a time. Its epoch advances while a guest computes.
+    pub(crate) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> Result<Self, EngineStartError> {
         let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
         let engine = Engine::new(&pooled(instances)).or_else(|reason| {
             tracing::warn!(%reason, "no pool of instances could be reserved: each attempt allocates its own");
             Engine::new(&config())
         });
-        let engine = engine.map_err(anyhow::Error::from).context("starting the WebAssembly engine")?;
+        let engine = engine.map_err(|reason| EngineStartError::Engine(reason.into()))?;
         let mut linker = Linker::new(&engine);
-        host_state::link(&mut linker)?;
-        let ticker = Arc::new(start_ticking(&engine)?);
+        host_functions::link(&mut linker).map_err(|reason| EngineStartError::Engine(reason.into()))?;
+        let ticker = Arc::new(start_ticking(&engine).map_err(EngineStartError::EpochThread)?);
         Ok(Self { wasmtime: engine, linker, resolver, ticker })
-    }
-
-    /// An engine whose guests wait in simulated time.
-    pub(crate) fn for_simulation(slots: usize) -> anyhow::Result<Self> {
-        let mut shared = Self::new(slots, Arc::new(SystemResolver))?;
-        simulation::link(&mut shared.linker)?;
-        Ok(shared)
     }
 }
 
@@ -66,7 +72,7 @@ fn config() -> Config {
 fn pooled(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(instances)
-        // Enough for every slot at its maximum, so that no plugin can starve another.
+        // Enough for the maximum of every slot, so that no plugin can starve another.
         .total_core_instances(instances.saturating_mul(INSTANCES_MAX))
         .total_memories(instances.saturating_mul(MEMORIES_MAX))
         .total_tables(instances.saturating_mul(TABLES_MAX))
@@ -81,7 +87,7 @@ fn pooled(instances: u32) -> Config {
         .max_memory_size(usize::try_from(MEMORY_MAX).unwrap_or(usize::MAX))
         .table_elements(TABLE_ELEMENTS_MAX as usize)
         .max_unused_warm_slots(instances)
-        // Pages stay with the slot between attempts: giving them back interrupts every other core.
+        // A slot keeps its pages between attempts, because releasing pages interrupts every other core.
         .linear_memory_keep_resident(16 << 20)
         .table_keep_resident(1 << 20)
         .decommit_batch_size(16)
@@ -91,8 +97,8 @@ fn pooled(instances: u32) -> Config {
     config
 }
 
-/// Holds the engine weakly, so that it ends with its last instance and not with a tick.
-fn start_ticking(engine: &Engine) -> anyhow::Result<Ticker> {
+/// Starts the epoch thread. It holds the engine weakly, so that the thread does not keep the engine alive.
+fn start_ticking(engine: &Engine) -> io::Result<Ticker> {
     let engine = engine.weak();
     Ticker::start(move || {
         if let Some(engine) = engine.upgrade() {

@@ -1,16 +1,14 @@
-//! The clock by which computing guests are interrupted: a thread that ticks while a guest computes and
-//! sleeps while none does. It does not know what a tick does.
+//! The clock that interrupts computing guests: a thread that ticks while a guest computes and sleeps while none does.
+//! It does not know what a tick does.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
-use anyhow::Context as _;
-
-/// How often a computing guest is looked at.
+/// The time between two ticks. A guest can exceed its CPU limit by this much.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A thread that ticks while any [`ActiveGuest`] is held. It ends when this is dropped.
+/// A thread that ticks while an [`ActiveGuest`] exists. The thread ends when the ticker is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticker {
     shared: Arc<TickerShared>,
@@ -30,8 +28,8 @@ struct TickerState {
 }
 
 impl Ticker {
-    /// A thread that calls `tick` every few milliseconds while a guest computes.
-    pub(crate) fn start(mut tick: impl FnMut() + Send + 'static) -> anyhow::Result<Self> {
+    /// Starts a thread that calls `tick` every [`TICK`] while a guest computes.
+    pub(crate) fn start(mut tick: impl FnMut() + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<TickerShared>::default();
         let waiting = Arc::clone(&shared);
         let work = move || {
@@ -40,22 +38,22 @@ impl Ticker {
                 tick();
             }
         };
-        thread::Builder::new().name("outbox-epoch".to_owned()).spawn(work).context("starting the epoch thread")?;
+        thread::Builder::new().name("outbox-epoch".to_owned()).spawn(work)?;
         Ok(Self { shared })
     }
 
-    /// Keeps the ticks coming until it is dropped.
+    /// Lets the thread tick until the returned value is dropped.
     pub(crate) fn guest_active(&self) -> ActiveGuest<'_> {
         let mut state = self.shared.lock();
         state.active_guests += 1;
-        // Woken at most once a tick, however many short guests there are: then it sleeps out the tick.
+        // After a wake-up the thread sleeps for a whole tick, so many short guests wake it only once.
         if state.is_asleep {
             self.shared.changed.notify_one();
         }
         ActiveGuest(&self.shared)
     }
 
-    /// Whether no guest computes and no tick is to come.
+    /// Whether no guest computes and no tick will follow.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.shared.lock().is_asleep
@@ -84,7 +82,7 @@ impl TickerShared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns once a guest computes; false when the ticker has ended.
+    /// Waits until a guest computes. Returns false when the ticker was dropped.
     fn is_needed(&self) -> bool {
         let mut state = self.lock();
         while state.active_guests == 0 && !state.has_ended {

@@ -1,36 +1,36 @@
-//! What an ended call means for the item: errors of the engine and answers of the guest become an
-//! outcome with a class, a stable code and words.
+//! What the end of a call means for the item: errors of the engine and failures of the guest become a [`Failure`] with
+//! a class, a stable code and a message.
 
 use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use outbox_core::{Failure, FailureClass, KeyLockTimeout, StateReadError};
+
 use crate::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass as GuestFailureClass};
 use crate::load::manifest::value::show_size;
 use crate::sandbox::cpu_meter::CpuLimitExceeded;
-use crate::sandbox::host_state::HostError;
 use crate::sandbox::limiter::{Limiter, stack_hint};
-use crate::sandbox::observations::Denial;
-use outbox_core::{Failure, FailureClass, KeyLockTimeout};
+use crate::sandbox::observations::{Denial, SideEffects};
 
-/// Stable codes are for grouping; a longer one groups nothing.
+/// Bytes of a failure code. Codes group failures; a longer text is no code.
 const CODE_MAX: usize = 128;
-/// Enough for a problem document of a receiver.
+/// Bytes of a failure message: enough for a problem document of a receiver.
 const MESSAGE_MAX: usize = 4 << 10;
-/// The innermost functions of a trap; they are what an author looks at.
+/// The innermost functions of a trap that a message names. The outer ones are those of language libraries.
 const FRAMES_SHOWN: usize = 6;
 
-/// Where a call stood when it failed.
+/// The phase in which a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The instance was being made.
+    /// The host was creating the instance.
     Instantiating,
     /// The guest was running.
     Running,
 }
 
-/// No instance of the component could be made.
+/// The failure code when no instance of the component can be created.
 const NO_INSTANCE: &str = "host.instance";
 
 /// Whether the component is at fault (trap, memory, CPU, instantiation), not a returned failure, a timeout or a
@@ -42,7 +42,7 @@ pub(crate) fn is_component_fault(failure: &Failure) -> bool {
     }
 }
 
-/// The failure that the guest answered.
+/// The failure that the guest returned.
 pub(crate) fn from_guest_failure(failure: GuestFailure) -> Failure {
     let class = match failure.class {
         GuestFailureClass::Retryable => FailureClass::Retryable,
@@ -57,7 +57,7 @@ pub(crate) fn from_guest_failure(failure: GuestFailure) -> Failure {
     }
 }
 
-/// The failure behind an error of the engine.
+/// The failure that an error of the engine means. `output` is what the guest wrote.
 pub(crate) fn from_engine_error(
     err: &wasmtime::Error,
     phase: Phase,
@@ -73,7 +73,7 @@ pub(crate) fn from_engine_error(
     if let Some(overdue) = err.downcast_ref::<KeyLockTimeout>() {
         return Failure::new(FailureClass::Conflict, "state.turn", overdue.to_string());
     }
-    if let Some(fault) = err.downcast_ref::<HostError>() {
+    if let Some(fault) = err.downcast_ref::<StateReadError>() {
         return Failure::new(
             FailureClass::Host,
             "host.state",
@@ -103,8 +103,8 @@ pub(crate) fn from_engine_error(
     Failure::new(FailureClass::Trap, "plugin.trap", with_last_line(message, output))
 }
 
-/// The failure of a guest that was still waiting at its deadline, after `time_allowed`.
-pub(crate) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, maybe_executed: bool) -> Failure {
+/// The failure of a guest that was still running at its deadline, after `time_allowed`.
+pub(crate) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, effects: SideEffects) -> Failure {
     let reason = match timeout {
         Some(timeout) => format!("`timeout` is {}", humantime::format_duration(timeout)),
         None => {
@@ -114,7 +114,10 @@ pub(crate) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, maybe
             )
         }
     };
-    let unknown = if maybe_executed { "; a request had gone out, so its effect is unknown" } else { "" };
+    let unknown = match effects {
+        SideEffects::Possible => "; a request had gone out, so its effect is unknown",
+        SideEffects::None => "",
+    };
     Failure::new(
         FailureClass::Timeout,
         "plugin.timeout",
@@ -122,21 +125,21 @@ pub(crate) fn timed_out(timeout: Option<Duration>, time_allowed: Duration, maybe
     )
 }
 
-/// The failure of a guest that answered `ok` before its requests were answered.
+/// The failure of a guest that returned `ok` while a request had no response.
 pub(crate) fn requests_in_flight() -> Failure {
     let message =
         "the component answered ok while a request was in flight, or had dropped one: wait for every response";
     Failure::new(FailureClass::Contract, "plugin.in_flight", message)
 }
 
-/// The failure of a guest whose answer is larger than the host stores.
+/// The failure of a guest whose result is larger than its limit.
 pub(crate) fn result_too_large(bytes: usize, most: u64) -> Failure {
     let message = format!("the component answered {bytes} bytes: `limits.result` is {}", show_size(most));
     Failure::new(FailureClass::Contract, "plugin.result", message)
 }
 
-/// The same failure as the consequence of a denial, if it can be one: the guest asked for something
-/// that it was not given, and what it made of that is its own account.
+/// The same failure with the denial that came before it, if the failure can be a consequence. The guest reports only
+/// its own view of a denial; the operator needs the manifest lines that would allow the call.
 pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> Failure {
     if !matches!(
         failure.class,
@@ -147,7 +150,7 @@ pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
     let message =
         format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
-    // What the guest calls hopeless, and no line of a manifest would allow, is.
+    // A failure that the guest calls permanent stays permanent if no manifest line would allow the call.
     let class = match failure.class {
         FailureClass::Permanent if denial.lines.is_none() => FailureClass::Permanent,
         _ => FailureClass::Denied,
@@ -167,7 +170,7 @@ fn frames(err: &wasmtime::Error) -> String {
 }
 
 fn with_last_line(message: String, output: Option<&str>) -> String {
-    // A panic in Rust ends with a note on how to see more of it, which is not what it was about.
+    // A panic in Rust ends with a note about backtraces, which does not say what went wrong.
     let says_something = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
     let last = output.and_then(|text| text.lines().rev().find(says_something));
     match last {

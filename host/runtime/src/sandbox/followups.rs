@@ -1,22 +1,20 @@
-//! The items that an attempt emits: checked and given their keys at once, enqueued when it is settled.
+//! The items that an attempt emits. The host checks them and makes their idempotency keys at once; the settlement
+//! enqueues them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
-use crate::bindings::outbox::handler::followups::{Error, Host, NewItem as EmitRequest};
-use crate::load::loader::hex;
-use crate::load::manifest::value::show_size;
-use crate::outgoing::backend::HostCall;
-use crate::outgoing::grant::Grants;
-use crate::outgoing::host_headers::idempotency_root;
-use crate::sandbox::host_state::HostState;
-use crate::sandbox::observations::AttemptObservations;
-use outbox_core::DeliveryMode;
+use outbox_core::{DeliveryMode, sha256};
 use outbox_item::{Item, KEY_MAX, NewItem};
 
+use crate::bindings::outbox::handler::followups::{Error, NewItem as EmitRequest};
+use crate::load::manifest::value::show_size;
+use crate::outgoing::grant::Grants;
+use crate::outgoing::idempotency_key::idempotency_root;
+use crate::sandbox::observations::AttemptObservations;
+
+/// Bytes of one payload. All follow-ups are in memory until the attempt ends.
 const PAYLOAD_MAX: usize = 256 << 10;
 
 /// The follow-ups of one attempt.
@@ -30,7 +28,7 @@ pub(crate) struct Followups {
     unnamed_counts: BTreeMap<String, u32>,
 }
 
-/// What passes on from the item that is handled.
+/// What follow-ups inherit from the item that is handled.
 struct ParentItem {
     key: String,
     cid: String,
@@ -38,7 +36,7 @@ struct ParentItem {
 }
 
 impl Followups {
-    /// Nothing emitted yet; without an item, or inline, nothing can be.
+    /// No items yet. Without a parent item, or if it is handled inline, none can be emitted.
     pub(crate) fn new(
         grants: Arc<Grants>,
         observations: Arc<AttemptObservations>,
@@ -61,12 +59,13 @@ impl Followups {
         }
     }
 
-    /// What was emitted, for the settlement.
+    /// The emitted items, for the settlement.
     pub(crate) fn into_items(self) -> Vec<NewItem> {
         self.items
     }
 
-    fn emit(&mut self, request: EmitRequest) -> Result<(), Error> {
+    /// Checks an item, gives it its key and keeps it for the settlement.
+    pub(crate) fn emit(&mut self, request: EmitRequest) -> Result<(), Error> {
         self.authorize(&request)?;
         let key = self.followup_key(&request)?;
         let item = self.item(&key, request)?;
@@ -102,7 +101,7 @@ impl Followups {
         Ok(())
     }
 
-    /// `<key of the parent>/<type>/<name, or a count>`, the same in every attempt.
+    /// Makes the key `<key of the parent>/<type>/<name, or a count>`, which is the same in every attempt.
     fn followup_key(&mut self, request: &EmitRequest) -> Result<String, Error> {
         let parent = self.parent()?.key.clone();
         let name = if let Some(name) = &request.name {
@@ -132,30 +131,21 @@ impl Followups {
     }
 }
 
-/// A name without a slash, so that no two parents can give their follow-ups the same key.
+/// Errors if a name contains a slash: then the follow-ups of two parents could get the same key.
 fn check_name(name: &str) -> Result<&str, Error> {
     let is_name = !name.is_empty() && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'/');
     let refusal = || format!("the name {name:.80?} is none: it must be printable ASCII without a slash");
     if is_name { Ok(name) } else { Err(Error::Other(refusal())) }
 }
 
-/// A key that an item may have: one that is too long keeps its beginning, and a digest stands for the rest.
+/// Shortens a key to the length that an item may have. A longer one keeps its beginning and ends in a digest.
 fn shortened(key: String) -> String {
     if key.len() <= KEY_MAX {
         return key;
     }
-    let digest = hex(&Sha256::digest(&key));
+    let digest = sha256(key.as_bytes());
     let kept = key.floor_char_boundary(KEY_MAX - 1 - digest.len());
     format!("{}~{digest}", &key[..kept])
-}
-
-impl Host for HostState {
-    fn emit(&mut self, item: EmitRequest) -> wasmtime::Result<Result<(), Error>> {
-        self.backend.before_call(HostCall::Emit(&item))?;
-        let answer = self.followups.emit(item);
-        self.backend.after_call()?;
-        Ok(answer)
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! One call of a component: a fresh store, its limits, its deadline, and what came of it.
+//! One call of a component: a fresh store, its limits, its deadline, and its outcome.
 //!
-//! Promises: nothing survives a call except what the report says; a guest that computes is interrupted
-//! by the epoch and one that waits by a timer; every way to end is an outcome, never an error.
+//! Nothing survives a call except what its report contains. The epoch interrupts a guest that computes, a timer one
+//! that waits. Every end of a call is an outcome, never an error. What an error of the engine means for the item is
+//! decided in `failure_mapping`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 
+use outbox_core::{Attempt, AttemptReport, DeliveryMode, Failure, HostWrites, Outcome, Recording, StateReader};
+use outbox_item::Item;
+
 use crate::bindings::PluginPre;
 use crate::bindings::exports::outbox::handler::handler::Description;
 use crate::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
@@ -17,7 +21,7 @@ use crate::load::manifest::Manifest;
 use crate::load::manifest::limits::Limits;
 use crate::outgoing::backend::HostBackend;
 use crate::outgoing::grant::Grants;
-use crate::outgoing::host_headers::OutgoingKeys;
+use crate::outgoing::host_headers::HostHeaders;
 use crate::outgoing::network::Network;
 use crate::outgoing::policy::{OutgoingHttp, OutgoingPolicy};
 use crate::outgoing::redact::Redactor;
@@ -26,23 +30,21 @@ use crate::sandbox::engine::SharedEngine;
 use crate::sandbox::epoch_ticker::Ticker;
 use crate::sandbox::failure_mapping;
 use crate::sandbox::failure_mapping::Phase;
+use crate::sandbox::fixed_limits::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use crate::sandbox::followups::Followups;
 use crate::sandbox::host_state::{HostState, HostStateParts};
-use crate::sandbox::limiter::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
-use crate::sandbox::observations::AttemptObservations;
+use crate::sandbox::observations::{AttemptObservations, SideEffects};
 use crate::sandbox::output::OutputTail;
 use crate::sandbox::state_buffer::{StateAccess, StateBuffer};
-use outbox_core::{Attempt, AttemptReport, DeliveryMode, Failure, HostWrites, Outcome, Recording, StateReader};
-use outbox_item::Item;
 
-/// An attempt waits for locks of contended state keys for at most this part of its time: a quarter.
+/// An attempt waits for the locks of contended state keys for at most a quarter of its time, so that it can still run.
 const LOCK_WAIT_DIVISOR: u32 = 4;
-/// A component must be able to say what it is without doing anything.
+/// The CPU time of a description. A component describes itself without doing anything else.
 pub(crate) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
-/// Longer, so that a busy host is not held against a component.
+/// The time limit of a description: longer than the CPU time, because the host may be busy.
 pub(crate) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A compiled component, linked, with the terms on which it runs.
+/// A compiled and linked component with its manifest.
 pub(crate) struct LinkedPlugin {
     name: String,
     pre: PluginPre<HostState>,
@@ -65,7 +67,7 @@ enum CallEnd {
     Interrupted,
 }
 
-/// What the host keeps of a running call beside its store.
+/// What the host needs of a call after its store is gone.
 struct CallContext {
     observations: Arc<AttemptObservations>,
     output: OutputTail,
@@ -82,7 +84,7 @@ impl CallContext {
 }
 
 impl LinkedPlugin {
-    /// A plugin that runs on the manifest's terms.
+    /// A plugin that runs as the manifest says.
     pub(crate) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, engine: &SharedEngine) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
@@ -99,7 +101,7 @@ impl LinkedPlugin {
         }
     }
 
-    /// Asks the component what it is, with everything denied.
+    /// Calls the component's `describe`, with everything denied.
     pub(crate) async fn describe(&self) -> Result<Description, Failure> {
         let call = CallContext::with_deadline(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
         let mut store = self.store(self.state_for_describe(&call));
@@ -117,11 +119,11 @@ impl LinkedPlugin {
                 &store.data().limiter,
                 call.output.text().as_deref(),
             )),
-            Err(_) => Err(failure_mapping::timed_out(Some(DESCRIBE_TIMEOUT), call.time_allowed, false)),
+            Err(_) => Err(failure_mapping::timed_out(Some(DESCRIBE_TIMEOUT), call.time_allowed, SideEffects::None)),
         }
     }
 
-    /// The bytes of memory that an instance begins with, if one can be made.
+    /// The bytes of memory that an instance begins with; `None` if it cannot be created.
     pub(crate) async fn memory_at_start(&self) -> Option<u64> {
         let call = CallContext::with_deadline(Instant::now() + DESCRIBE_TIMEOUT, Arc::clone(&self.network));
         let mut store = self.store(self.state_for_describe(&call));
@@ -153,7 +155,7 @@ impl LinkedPlugin {
             () = attempt.stop.cancelled() => CallEnd::Interrupted,
             () = tokio::time::sleep_until(attempt.deadline) => CallEnd::TimedOut,
         };
-        let maybe_executed = call.observations.maybe_executed();
+        let maybe_executed = call.observations.side_effects() == SideEffects::Possible;
         let outcome = self.outcome(end, &call, store, attempt.mode);
         let recording = self.recording(&outcome, &call);
         let stderr = call.output.text().map(|text| self.redactor.redact_output(&text));
@@ -183,7 +185,7 @@ impl LinkedPlugin {
                 failure_mapping::from_engine_error(&err, phase, &store.data().limiter, call.output.text().as_deref())
             }
             CallEnd::TimedOut => {
-                failure_mapping::timed_out(self.timeout, call.time_allowed, call.observations.maybe_executed())
+                failure_mapping::timed_out(self.timeout, call.time_allowed, call.observations.side_effects())
             }
         };
         let message = self.redactor.redact_output(&failure.message);
@@ -194,7 +196,7 @@ impl LinkedPlugin {
         })
     }
 
-    /// What the history keeps, unless nothing can keep the item from becoming DONE.
+    /// The recording for the history. Empty if the item certainly becomes DONE, because then no attempt is stored.
     fn recording(&self, outcome: &Outcome, call: &CallContext) -> Recording {
         match outcome {
             Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
@@ -229,7 +231,7 @@ impl LinkedPlugin {
     }
 
     fn state_for_attempt(&self, call: &CallContext, attempt: &Attempt, reader: Arc<dyn StateReader>) -> HostState {
-        let access = StateAccess::new(self.grants.state, attempt.mode, self.limits.state_bytes);
+        let access = StateAccess::new(&self.grants, attempt.mode, self.limits.state_bytes);
         let lock_deadline =
             Instant::now() + attempt.deadline.saturating_duration_since(Instant::now()) / LOCK_WAIT_DIVISOR;
         let state = StateBuffer::new(&self.name, reader, access).with_locks(Arc::clone(&attempt.locks), lock_deadline);
@@ -250,7 +252,7 @@ impl LinkedPlugin {
     ) -> HostState {
         let (grants, observations) = (Arc::clone(&self.grants), Arc::clone(&call.observations));
         let followups = Followups::new(grants, observations, self.limits.followups, item);
-        let keys = item.map(|(item, _)| OutgoingKeys::new(item));
+        let keys = item.map(|(item, _)| HostHeaders::new(item));
         let (policy, backend) = (Arc::clone(&self.policy), Arc::clone(&call.backend));
         let outgoing =
             OutgoingHttp::new(policy, Arc::clone(&backend), keys, Arc::clone(&call.observations), call.deadline);
@@ -282,14 +284,14 @@ impl LinkedPlugin {
     }
 }
 
-/// Ends a guest that has computed for too long, and lets others run beside one that may go on.
+/// Ends a guest that has exceeded its CPU time. A guest that may go on yields, so that others can run.
 #[expect(clippy::needless_pass_by_value, reason = "the engine calls it so")]
 fn on_epoch_tick(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<UpdateDeadline> {
     store.data().cpu.check()?;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
 
-/// Stands where there is no item, and so no state.
+/// The state reader of a description: there is no item, and so no state.
 struct NoState;
 
 #[async_trait::async_trait]
@@ -309,12 +311,12 @@ fn header_pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
     map.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-/// The item as the guest sees it. Nothing is copied before it is copied into the guest's memory.
+/// The item as the guest sees it. It borrows everything; the only copy is the one into the guest's memory.
 fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> GuestItem<'a> {
     let item = &attempt.item;
-    let unsigned = |millis: i64| u64::try_from(millis).unwrap_or(0);
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
     GuestItem {
-        id: unsigned(item.id),
+        id: unsigned(item.id.get()),
         type_: &item.item_type,
         idem_key: &item.idem_key,
         cid: &item.cid,
@@ -325,91 +327,11 @@ fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> Gu
         payload: &item.payload,
         content_type: &item.content_type,
         headers,
-        created_at: unsigned(item.created_at),
-        deadline: unsigned(attempt.deadline_at),
+        created_at: unsigned(item.created_at.get()),
+        deadline: unsigned(attempt.deadline_at.get()),
         attributes: &[],
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load::loader::{Generation, Loader, PluginSource};
-    use crate::load::signature::TrustedKeys;
-    use crate::outgoing::resolve::SystemResolver;
-    use outbox_core::FailureClass;
-    use outbox_item::{NewItem, Status};
-
-    fn item() -> Item {
-        let item = NewItem { cid: Some("cid".into()), ..NewItem::new("t", "key", "{}") }.into_item(1, 0);
-        Item { status: Status::Claimed, attempts: 1, deliveries: 1, ..item }
-    }
-
-    fn attempt(time_allowed: Duration) -> Attempt {
-        Attempt {
-            item: Arc::new(item()),
-            deadline: Instant::now() + time_allowed,
-            deadline_at: 1,
-            mode: DeliveryMode::Durable,
-            stop: tokio_util::sync::CancellationToken::new(),
-            locks: Arc::default(),
-        }
-    }
-
-    /// A component that computes for ever, on these terms.
-    fn looping(manifest: &str) -> PluginSource {
-        let words =
-            [("{types}", r"\08\02\00\00\01\00\00\00t"), ("{count}", r"\01"), ("{memory}", "1"), ("{version}", "0.1.0")];
-        let describe = ("{describe}", "(i32.const 8)");
-        let handle = ("{handle}", "(loop $again (br $again)) unreachable");
-        let blank = ["{imports}", "{core}", "{with}"].map(|word| (word, ""));
-        let text = words
-            .into_iter()
-            .chain([describe, handle])
-            .chain(blank)
-            .fold(include_str!("../../../../tests/wat/handler.wat").to_owned(), |text, (word, replacement)| {
-                text.replace(word, replacement)
-            });
-        PluginSource {
-            name: "p".to_owned(),
-            role: None,
-            file: "p.wasm".into(),
-            wasm: Arc::new(wat::parse_str(text).unwrap()),
-            digest: "d".to_owned(),
-            manifest: Some(manifest.to_owned()),
-            signature: None,
-        }
-    }
-
-    async fn generation(slots: usize, source: PluginSource) -> Generation {
-        let engine = SharedEngine::new(slots, Arc::new(SystemResolver)).unwrap();
-        Arc::new(Loader::new(engine, None, Arc::new(|_| None), TrustedKeys::default())).load(source).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_guest_that_computes_after_a_time_of_rest_is_interrupted_too() {
-        let generation = generation(1, looping("limits.cpu = '20ms'")).await;
-        for burst in 0..3 {
-            while !generation.plugin.ticker.is_idle() {
-                tokio::task::yield_now().await;
-            }
-            let report = generation.plugin.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState)).await;
-            let failed = |class| matches!(&report.outcome, Outcome::Failed(failure) if failure.class == class);
-            assert!(failed(FailureClass::Cpu), "burst {burst}: {report:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
-        let generation = generation(0, looping("limits.cpu = '60s'")).await;
-        let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
-        let running = attempts.iter().map(|attempt| generation.plugin.attempt(attempt, Arc::new(NoState)));
-        let reports = futures_util::future::join_all(running).await;
-        let classes: Vec<_> = reports.into_iter().map(|report| report.outcome).collect();
-        let of = |class| {
-            let is = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(failure) if failure.class == class);
-            classes.iter().filter(is).count()
-        };
-        assert_eq!((of(FailureClass::Timeout), of(FailureClass::Host)), (8, 12), "{classes:?}");
-    }
-}
+mod tests;

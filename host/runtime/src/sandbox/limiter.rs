@@ -1,4 +1,4 @@
-//! How much an instance may have, and what the engine's refusals of more mean.
+//! Counts what one instance has of memory, tables and instances, and explains which limit a guest exceeded.
 
 use wasmtime::component::ResourceTableError;
 use wasmtime::{ResourceLimiter, Trap};
@@ -6,31 +6,18 @@ use wasmtime_wasi_http::FieldMapError;
 
 use crate::load::manifest::limits::Limits;
 use crate::load::manifest::value::show_size;
+use crate::sandbox::engine_errors::StoreLimit;
+use crate::sandbox::fixed_limits::{
+    COMPONENT_HANDLES_MAX, HANDLES_MAX, HEADERS_MAX, HOST_CALL_MAX, MEMORIES_MAX, RANDOM_MAX, STACK_MAX, TABLES_MAX,
+};
 
-/// Memories of one component: its own and those of adapters.
-pub(crate) const MEMORIES_MAX: u32 = 4;
-/// Tables of one component: one for each module that calls through pointers.
-pub(crate) const TABLES_MAX: u32 = 32;
-/// Bytes of the stack that a guest computes on; the host's functions have more of their own.
-pub(crate) const STACK_MAX: usize = 512 << 10;
-/// Bytes that one host call may copy out of a guest.
-pub(crate) const HOST_CALL_MAX: usize = 8 << 20;
-/// Handles in a component's own tables.
-pub(crate) const COMPONENT_HANDLES_MAX: usize = 4096;
-/// Things of the host that a guest may hold.
-pub(crate) const HANDLES_MAX: usize = 1024;
-/// Bytes of one draw of random numbers.
-pub(crate) const RANDOM_MAX: u64 = 64 << 10;
-/// Bytes of the names and values of one request's headers.
-pub(crate) const HEADERS_MAX: usize = 32 << 10;
-
-/// The guest wanted more than it may have.
+/// The guest exceeded a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct LimitExceeded {
-    /// Stable, for grouping.
+    /// The failure code, stable for grouping.
     pub code: &'static str,
-    /// What it wanted, and the limit by name and value.
+    /// What the guest wanted, and the limit by name and value.
     pub message: String,
 }
 
@@ -40,8 +27,8 @@ impl LimitExceeded {
     }
 }
 
-/// Counts what an instance has. A request that goes too far is an error, which ends the attempt with its
-/// message; an answer of "no" would look like a panic of the guest.
+/// Counts what an instance has. A request beyond a limit is an error that ends the attempt with a message about the
+/// limit. A plain refusal would look like a panic of the guest.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     memory: Budget,
@@ -60,7 +47,7 @@ impl Budget {
         Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), used: 0 }
     }
 
-    /// Takes what is added between two sizes, or answers how much it would have been in all.
+    /// Adds the growth between two sizes. Errors with the total that would result if it is above the limit.
     fn grow(&mut self, current: usize, desired: usize) -> Result<(), usize> {
         let used = self.used.saturating_add(desired.saturating_sub(current));
         if used > self.limit {
@@ -86,42 +73,31 @@ impl Limiter {
         self.memory.used as u64
     }
 
-    /// The limit behind an error of the engine, if one is.
+    /// The limit behind an error of the engine, if there is one.
     pub(crate) fn explain(&self, err: &wasmtime::Error) -> Option<LimitExceeded> {
         let typed = err.downcast_ref::<LimitExceeded>().cloned();
-        typed.or_else(|| full_table(err)).or_else(|| large_headers(err)).or_else(|| self.explain_message(err))
+        let typed = typed.or_else(|| full_table(err)).or_else(|| large_headers(err));
+        typed.or_else(|| Some(self.exceeded(StoreLimit::recognise(err)?)))
     }
 
-    /// For what the engine has no types. Each of these is provoked by a test, which fails when the
-    /// engine changes its words.
-    fn explain_message(&self, err: &wasmtime::Error) -> Option<LimitExceeded> {
-        let instances = self.instances;
-        let known = [
-            (
-                "instance count too high",
-                "plugin.instances",
-                format!("core instances: `limits.instances` is {instances}"),
-            ),
-            ("memory count too high", "plugin.memories", format!("memories: it may have {MEMORIES_MAX}")),
-            ("table count too high", "plugin.tables", format!("tables: it may have {TABLES_MAX}")),
-            (
-                "hostcalls has been exhausted",
-                "plugin.host_call",
-                format!(
-                    "bytes to be copied by one host call, or more to be answered: the most is {}",
-                    show_size(HOST_CALL_MAX as u64)
-                ),
-            ),
-            ("store handle limit exceeded", "plugin.handles", format!("handles: the most is {COMPONENT_HANDLES_MAX}")),
-            (
-                "exceeds limit 65536",
-                "plugin.random",
-                format!("random bytes at once: the most is {}", show_size(RANDOM_MAX)),
-            ),
-        ];
-        let engine_message = err.root_cause().to_string();
-        let (_, code, message) = known.into_iter().find(|(phrase, ..)| engine_message.contains(phrase))?;
-        Some(LimitExceeded::new(code, format!("the component wanted too many {message}")))
+    fn exceeded(&self, limit: StoreLimit) -> LimitExceeded {
+        let (code, what) = match limit {
+            StoreLimit::Instances => {
+                ("plugin.instances", format!("core instances: `limits.instances` is {}", self.instances))
+            }
+            StoreLimit::Memories => ("plugin.memories", format!("memories: it may have {MEMORIES_MAX}")),
+            StoreLimit::Tables => ("plugin.tables", format!("tables: it may have {TABLES_MAX}")),
+            StoreLimit::HostCallBytes => {
+                let most = show_size(HOST_CALL_MAX as u64);
+                let what = format!("bytes to be copied by one host call, or more to be answered: the most is {most}");
+                ("plugin.host_call", what)
+            }
+            StoreLimit::ComponentHandles => ("plugin.handles", format!("handles: the most is {COMPONENT_HANDLES_MAX}")),
+            StoreLimit::RandomBytes => {
+                ("plugin.random", format!("random bytes at once: the most is {}", show_size(RANDOM_MAX)))
+            }
+        };
+        LimitExceeded::new(code, format!("the component wanted too many {what}"))
     }
 }
 
@@ -142,11 +118,11 @@ fn large_headers(err: &wasmtime::Error) -> Option<LimitExceeded> {
     }
 }
 
-/// What a trap that comes of too deep a recursion has to add to its name.
+/// The explanation of a trap that a deep recursion can cause.
 pub(crate) fn stack_hint(err: &wasmtime::Error) -> Option<String> {
     match err.downcast_ref::<Trap>()? {
         Trap::StackOverflow => Some(format!("the stack limit is {}", show_size(STACK_MAX as u64))),
-        // Compiled languages keep large variables on a stack of their own at the start of the memory.
+        // Compiled languages have a second stack, at the start of the memory, for large variables.
         Trap::MemoryOutOfBounds => {
             Some("a recursion that outgrows the component's own stack ends like this".to_owned())
         }

@@ -1,35 +1,62 @@
-//! What the host itself saw of an attempt, whatever the guest says: denials, and requests that went out.
+//! What the host observed of an attempt, independent of what the guest reports: denials and requests.
 //!
-//! Shared between the store of an attempt and the tasks of its requests, which outlive neither.
+//! The store of an attempt and the tasks of its requests share one record. It draws no conclusions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use http::Method;
+
 use crate::outgoing::recorder::Recorder;
+
+/// Whether a request may have had an effect at its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SideEffects {
+    /// No such request was sent.
+    None,
+    /// At least one was sent. If the attempt fails, its effect is unknown.
+    Possible,
+}
+
+/// Whether a request can have an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// It only reads: GET, HEAD, OPTIONS.
+    Safe,
+    /// It may change something at the receiver.
+    Effectful,
+}
+
+impl RequestKind {
+    /// The kind of a request with this method.
+    pub(crate) fn of(method: &Method) -> Self {
+        if method.is_safe() { Self::Safe } else { Self::Effectful }
+    }
+}
 
 /// The host's record of one attempt.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptObservations {
     denial: OnceLock<Denial>,
     in_flight: AtomicU32,
-    maybe_executed: AtomicU32,
-    /// What was sent and answered.
+    effectful_requests: AtomicU32,
+    /// The requests and responses.
     pub(crate) recorder: Recorder,
 }
 
-/// Something that the host did not let the guest do.
+/// Something that the host refused to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Denial {
-    /// What it was.
+    /// What was refused, and why.
     pub what: String,
     /// The manifest lines that would allow it, if any would.
     pub lines: Option<String>,
 }
 
 impl AttemptObservations {
-    /// Records a denial; only the first is kept.
+    /// Records a denial. Only the first is kept.
     pub(crate) fn deny(&self, what: String, lines: Option<String>) {
-        // A later denial is most often the same call again.
+        // A later denial is most often a repetition of the same call.
         drop(self.denial.set(Denial { what, lines }));
     }
 
@@ -38,41 +65,42 @@ impl AttemptObservations {
         self.denial.get()
     }
 
-    /// Whether a request has not been answered: it runs still, or was dropped unanswered.
+    /// Whether a request has no response: it is in flight, or the guest dropped it.
     pub(crate) fn has_unanswered_requests(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a request that may have had an effect went out.
-    pub(crate) fn maybe_executed(&self) -> bool {
-        self.maybe_executed.load(Ordering::Acquire) > 0
+    /// Whether a request that may have had an effect was sent.
+    pub(crate) fn side_effects(&self) -> SideEffects {
+        if self.effectful_requests.load(Ordering::Acquire) > 0 { SideEffects::Possible } else { SideEffects::None }
     }
 
-    /// Counts a request as in flight until the value that is returned is finished.
-    pub(crate) fn request_started(self: &Arc<Self>, is_safe: bool) -> InFlightRequest {
+    /// Counts a request as in flight until the returned value is finished.
+    pub(crate) fn request_started(self: &Arc<Self>, kind: RequestKind) -> InFlightRequest {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let side_effects = u32::from(!is_safe);
-        self.maybe_executed.fetch_add(side_effects, Ordering::AcqRel);
-        InFlightRequest { observations: Arc::clone(self), side_effects }
+        let effectful = u32::from(kind == RequestKind::Effectful);
+        self.effectful_requests.fetch_add(effectful, Ordering::AcqRel);
+        InFlightRequest { observations: Arc::clone(self), effectful }
     }
 }
 
-/// A request on its way. Dropped without being finished, it counts as unanswered for good.
+/// A request on its way. If it is dropped without being finished, it counts as unanswered until the attempt ends.
 #[derive(Debug)]
 pub(crate) struct InFlightRequest {
     observations: Arc<AttemptObservations>,
-    side_effects: u32,
+    /// 1 if the request counts as effectful, else 0.
+    effectful: u32,
 }
 
 impl InFlightRequest {
-    /// The request has been answered, or has failed.
+    /// The request got a response or failed.
     pub(crate) fn finish(self) {
         self.observations.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The request never left the host.
     pub(crate) fn cancel(self) {
-        self.observations.maybe_executed.fetch_sub(self.side_effects, Ordering::AcqRel);
+        self.observations.effectful_requests.fetch_sub(self.effectful, Ordering::AcqRel);
         self.finish();
     }
 }

@@ -1,4 +1,4 @@
-//! The last that a handler said: standard output, standard error and log lines, bounded, in one place.
+//! The end of a handler's output: standard output, standard error and log lines together, in bounded memory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,15 +11,15 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// Enough for the message of a panic with its surroundings; it is stored with every failed attempt.
+/// Bytes that are kept: enough for a panic message with the lines around it. Every failed attempt stores them.
 const TAIL_MAX: usize = 16 << 10;
 
-/// Keeps the end of what is written to it. Clones write to the same place.
+/// Keeps the end of what is written to it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OutputTail(Arc<Mutex<VecDeque<u8>>>);
 
 impl OutputTail {
-    /// Appends, and forgets what is too far back.
+    /// Appends bytes and drops the oldest beyond [`TAIL_MAX`].
     pub(crate) fn push(&self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(TAIL_MAX)..];
         let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +28,7 @@ impl OutputTail {
         tail.extend(bytes);
     }
 
-    /// What is kept, if there is anything.
+    /// The kept output, or `None` if there is none.
     pub(crate) fn text(&self) -> Option<String> {
         let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (!tail.is_empty()).then(|| String::from_utf8_lossy(tail.make_contiguous()).into_owned())

@@ -1,28 +1,29 @@
-//! A plugin's state as one attempt sees it: reads go through to the store once per key, writes stay
-//! here until the item is settled.
+//! A plugin's state as one attempt sees it. The first read of a key goes to the store; writes stay here until the item
+//! is settled.
 //!
-//! The versions that were seen are kept, so that the settlement can be refused when another attempt
-//! changed what this one had read.
+//! The buffer keeps the version of every key that it read, so that the store can refuse the settlement if another
+//! attempt changed the key meanwhile. It does not know the total size of the plugin's state: the settlement checks it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::bindings::outbox::handler::state::{Error, Host};
-use crate::load::manifest::value::show_size;
-use crate::outgoing::backend::HostCall;
-use crate::sandbox::host_state::{HostError, HostState};
 use outbox_core::{
     AttemptLocks, DeliveryMode, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateReader, StateVersion,
 };
 
-/// Bytes of all values that one attempt may write; they are committed in one transaction.
+use crate::bindings::outbox::handler::state::Error;
+use crate::load::manifest::value::show_size;
+use crate::outgoing::grant::Grants;
+use crate::sandbox::observations::Denial;
+
+/// Bytes of all values that one attempt may write. They are committed in one transaction.
 const WRITES_MAX: usize = 1 << 20;
-/// Keys that one attempt may touch; each is checked in the settling transaction.
+/// Keys that one attempt may touch. Each is checked in the settling transaction.
 const KEYS_MAX: usize = 256;
 
-/// The state that one attempt has touched.
+/// The keys that one attempt has touched.
 pub(crate) struct StateBuffer {
     plugin: String,
     reader: Arc<dyn StateReader>,
@@ -32,19 +33,19 @@ pub(crate) struct StateBuffer {
     keys: BTreeMap<String, BufferedKey>,
 }
 
-/// Whether state can be used in an attempt.
+/// Whether an attempt can use state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StateAccess {
-    /// It can; the plugin may keep so many bytes.
+    /// It can. The plugin may store `quota` bytes in total.
     Granted { quota: u64 },
     /// It cannot.
     Denied,
 }
 
 impl StateAccess {
-    /// What an attempt may do, when `granted` says whether its plugin may.
-    pub(crate) fn new(granted: bool, mode: DeliveryMode, quota: u64) -> Self {
-        if granted && mode == DeliveryMode::Durable { Self::Granted { quota } } else { Self::Denied }
+    /// The access of an attempt. Inline attempts have none, because nothing of them is settled.
+    pub(crate) fn new(grants: &Grants, mode: DeliveryMode, quota: u64) -> Self {
+        if grants.state && mode == DeliveryMode::Durable { Self::Granted { quota } } else { Self::Denied }
     }
 }
 
@@ -65,18 +66,18 @@ impl BufferedKey {
 }
 
 impl StateBuffer {
-    /// An untouched buffer over the state of a plugin.
+    /// An empty buffer over the state of a plugin.
     pub(crate) fn new(plugin: &str, reader: Arc<dyn StateReader>, access: StateAccess) -> Self {
         let (locks, lock_deadline) = (Arc::default(), Instant::now());
         Self { plugin: plugin.to_owned(), reader, access, locks, lock_deadline, keys: BTreeMap::new() }
     }
 
-    /// The same buffer, which waits until `lock_deadline` for the lock of a contended key.
+    /// The same buffer with locks for contended keys. It waits for one until `lock_deadline`.
     pub(crate) fn with_locks(self, locks: Arc<AttemptLocks>, lock_deadline: Instant) -> Self {
         Self { locks, lock_deadline, ..self }
     }
 
-    /// What was touched, for the settlement.
+    /// The touched keys with their changes, for the settlement.
     pub(crate) fn into_changes(self) -> Vec<StateKeyChange> {
         let change = |(key, buffered): (String, BufferedKey)| StateKeyChange {
             key,
@@ -86,15 +87,32 @@ impl StateBuffer {
         self.keys.into_iter().map(change).collect()
     }
 
-    async fn get(&mut self, key: &str) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
+    /// The value of a key as the attempt sees it. The outer error is a fault of the host and ends the attempt.
+    pub(crate) async fn get(&mut self, key: &str) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
         Ok(self.buffered(key).await?.map(|buffered| buffered.value().cloned()))
     }
 
-    async fn change(&mut self, key: &str, change: StateChange) -> wasmtime::Result<Result<(), Error>> {
+    /// Buffers a change of a key. The outer error is a fault of the host and ends the attempt.
+    pub(crate) async fn change(&mut self, key: &str, change: StateChange) -> wasmtime::Result<Result<(), Error>> {
         if let Err(refusal) = self.check_room(&change) {
             return Ok(Err(refusal));
         }
         Ok(self.buffered(key).await?.map(|buffered| buffered.change = change))
+    }
+
+    /// The denial behind a refusal, with the limit that it names, unless the refusal already names what to grant.
+    pub(crate) fn denial(&self, refusal: &Error) -> Option<Denial> {
+        match refusal {
+            Error::TooLarge => Some(Denial { what: too_large(), lines: None }),
+            Error::Quota => {
+                let StateAccess::Granted { quota } = self.access else { return None };
+                let what = format!("the plugin may keep {} (`limits.state_bytes`)", show_size(quota));
+                let lines = format!("[limits]\nstate_bytes = {:?}", show_size(quota.saturating_mul(2)));
+                Some(Denial { what, lines: Some(lines) })
+            }
+            Error::Other(reason) => Some(Denial { what: reason.clone(), lines: None }),
+            Error::Denied => None,
+        }
     }
 
     fn check_room(&self, change: &StateChange) -> Result<(), Error> {
@@ -103,7 +121,7 @@ impl StateBuffer {
         if value.len() > STATE_VALUE_MAX || self.written_bytes() + value.len() > WRITES_MAX {
             return Err(Error::TooLarge);
         }
-        // Only the settlement knows the whole; what is too much alone is refused here.
+        // Only the settlement knows the total; a value that exceeds the quota alone is refused here.
         if value.len() as u64 > quota { Err(Error::Quota) } else { Ok(()) }
     }
 
@@ -121,7 +139,7 @@ impl StateBuffer {
         }
         if !self.keys.contains_key(key) {
             self.locks.lock(&self.plugin, key, self.lock_deadline).await?;
-            let (stored, read_version) = self.reader.read(&self.plugin, key).await.map_err(HostError)?;
+            let (stored, read_version) = self.reader.read(&self.plugin, key).await?;
             self.keys.insert(key.to_owned(), BufferedKey { read_version, stored, change: StateChange::None });
         }
         let gone = || Error::Other("the key was not kept".to_owned());
@@ -142,47 +160,6 @@ impl StateBuffer {
             return Err(Error::Other(format!("one attempt may touch {KEYS_MAX} keys")));
         }
         Ok(())
-    }
-}
-
-impl Host for HostState {
-    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        self.backend.before_call(HostCall::Get(&key))?;
-        let answer = self.state.get(&key).await?;
-        self.backend.after_call()?;
-        Ok(self.record_refusal(answer))
-    }
-
-    async fn put(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        self.backend.before_call(HostCall::Put(&key, &value))?;
-        let answer = self.state.change(&key, StateChange::Put(value)).await?;
-        self.backend.after_call()?;
-        Ok(self.record_refusal(answer))
-    }
-
-    async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
-        self.backend.before_call(HostCall::Delete(&key))?;
-        let answer = self.state.change(&key, StateChange::Delete).await?;
-        self.backend.after_call()?;
-        Ok(self.record_refusal(answer))
-    }
-}
-
-impl HostState {
-    /// Passes an answer on, and records a refusal for the limit that it names: what the guest says of
-    /// it is in the guest's own words.
-    fn record_refusal<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        answer.inspect_err(|refusal| match refusal {
-            Error::TooLarge => self.observations.deny(too_large(), None),
-            Error::Quota => {
-                let StateAccess::Granted { quota } = self.state.access else { return };
-                let what = format!("the plugin may keep {} (`limits.state_bytes`)", show_size(quota));
-                let lines = format!("[limits]\nstate_bytes = {:?}", show_size(quota.saturating_mul(2)));
-                self.observations.deny(what, Some(lines));
-            }
-            Error::Other(words) => self.observations.deny(words.clone(), None),
-            Error::Denied => {}
-        })
     }
 }
 
@@ -236,7 +213,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_granted_or_too_much_is_refused_and_leaves_no_trace() {
-        let mut denied = buffer(StateAccess::new(true, DeliveryMode::Inline, 1000));
+        let granted = Grants { state: true, ..Grants::default() };
+        let mut denied = buffer(StateAccess::new(&granted, DeliveryMode::Inline, 1000));
         assert!(matches!(denied.get("there").await.unwrap(), Err(Error::Denied)));
         let mut state = buffer(GRANTED);
         let put = |bytes: usize| StateChange::Put(vec![0; bytes]);
@@ -249,6 +227,6 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_fails_is_a_fault_of_the_host_and_no_answer_to_the_guest() {
         let fault = buffer(GRANTED).get("broken").await.unwrap_err();
-        assert!(fault.downcast_ref::<HostError>().is_some());
+        assert!(fault.downcast_ref::<StateReadError>().is_some());
     }
 }

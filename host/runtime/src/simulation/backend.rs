@@ -1,4 +1,4 @@
-//! The backend of one simulated attempt: hands every call to the world and carries out what it says.
+//! The backend of one simulated attempt: it passes every call to the world and does what the world answers.
 
 use std::fmt;
 use std::future::pending;
@@ -12,19 +12,21 @@ use bytes::Bytes;
 use http::{Request as HttpRequest, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
+use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::outgoing::backend::{HostBackend, HostCall, ResponseFuture, SendError};
-use crate::simulation::SimulatedWorld;
+use crate::sandbox::observations::SideEffects;
 use crate::simulation::call::{GuestCall, OutgoingRequest, WorldResponse};
 use crate::simulation::virtual_clock::VirtualClock;
+use crate::simulation::world::SimulatedWorld;
 
-/// Why an attempt is over although its guest has not answered.
+/// Why an attempt ended before its guest returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EarlyEnd {
-    /// The world says that the process died.
+    /// The world simulated a crash of the process.
     Crashed,
-    /// The guest has waited until its deadline.
+    /// The guest waited until its deadline.
     OutOfTime,
 }
 
@@ -37,7 +39,7 @@ struct BackendState {
     virtual_clock: VirtualClock,
     attempt_time: Duration,
     end: watch::Sender<Option<EarlyEnd>>,
-    has_sent: AtomicBool,
+    has_side_effects: AtomicBool,
     current: Mutex<Option<GuestCall>>,
 }
 
@@ -51,12 +53,13 @@ impl fmt::Debug for SimulatedBackend {
 }
 
 impl SimulatedBackend {
+    /// A backend whose attempt begins now and may take `attempt_time` by the virtual clock.
     pub(crate) fn new(world: Arc<dyn SimulatedWorld>, virtual_clock: VirtualClock, attempt_time: Duration) -> Self {
-        let (end, has_sent, current) = (watch::Sender::new(None), AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(BackendState { world, virtual_clock, attempt_time, end, has_sent, current }))
+        let (end, has_side_effects, current) = (watch::Sender::new(None), AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(BackendState { world, virtual_clock, attempt_time, end, has_side_effects, current }))
     }
 
-    /// Resolves when the attempt is over before its guest has answered.
+    /// Resolves when the attempt ends before its guest returns; never otherwise.
     pub(crate) async fn ended_early(&self) -> EarlyEnd {
         let mut end = self.0.end.subscribe();
         match end.wait_for(Option::is_some).await.map(|end| *end) {
@@ -65,21 +68,21 @@ impl SimulatedBackend {
         }
     }
 
-    /// Why the attempt is over, if its guest was not let to its end.
+    /// Why the attempt ended before its guest returned, if it did.
     pub(crate) fn early_end(&self) -> Option<EarlyEnd> {
         *self.0.end.borrow()
     }
 
-    /// Whether a request that may have had an effect went out.
-    pub(crate) fn has_sent(&self) -> bool {
-        self.0.has_sent.load(Ordering::Relaxed)
+    /// Whether a request that may have had an effect was sent.
+    pub(crate) fn side_effects(&self) -> SideEffects {
+        if self.0.has_side_effects.load(Ordering::Relaxed) { SideEffects::Possible } else { SideEffects::None }
     }
 
     fn end(&self, end: EarlyEnd) {
         self.0.end.send_if_modified(|known| known.is_none() && known.replace(end).is_none());
     }
 
-    /// Goes on, or hangs until the attempt is dropped.
+    /// Continues, or hangs until the attempt is dropped: a crashed guest must not run on.
     async fn continue_or_hang(&self, flow: ControlFlow<()>) {
         if flow.is_break() {
             self.end(EarlyEnd::Crashed);
@@ -100,7 +103,7 @@ impl SimulatedBackend {
         let GuestCall::Request(request) = &call else { return Err(sent_without_response(Error::HttpProtocolError)) };
         self.continue_or_hang(ControlFlow::Continue(())).await;
         self.continue_or_hang(self.0.world.before_call(&call)).await;
-        self.0.has_sent.fetch_or(!request.is_safe(), Ordering::Relaxed);
+        self.0.has_side_effects.fetch_or(!request.is_safe(), Ordering::Relaxed);
         let answer = self.0.world.respond(request);
         self.continue_or_hang(self.0.world.after_call(&call)).await;
         self.deliver(answer, requested_timeout).await
@@ -153,8 +156,12 @@ impl HostBackend for SimulatedBackend {
         self.stop_if_ended(call.map_or(ControlFlow::Continue(()), |call| self.0.world.after_call(&call)))
     }
 
-    fn virtual_clock(&self) -> Option<&VirtualClock> {
-        Some(&self.0.virtual_clock)
+    fn install_clocks(&self, wasi: &mut WasiCtxBuilder) {
+        self.0.virtual_clock.install(wasi);
+    }
+
+    fn virtual_elapsed(&self) -> Duration {
+        self.0.virtual_clock.elapsed()
     }
 
     fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

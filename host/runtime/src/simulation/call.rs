@@ -1,4 +1,4 @@
-//! What a guest asks of the host, and what a world answers, in words that can be compared and shown.
+//! The calls of a simulated guest and the responses of its world, as values that can be compared and shown.
 
 use std::fmt;
 
@@ -7,51 +7,52 @@ use http::request::Parts;
 use serde::Serialize;
 
 use crate::outgoing::backend::HostCall;
-use crate::outgoing::host_headers::{CORRELATION_ID, IDEMPOTENCY_KEY, TRACEPARENT};
+use crate::outgoing::host_headers::{CORRELATION_ID, TRACEPARENT};
+use crate::outgoing::idempotency_key::IDEMPOTENCY_KEY;
 
-/// A call of the host that may have an effect, or answer differently the next time.
+/// A call of the host that may have an effect, or that may return something else the next time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestCall {
-    /// A request is sent.
+    /// The guest sends a request.
     Request(OutgoingRequest),
-    /// A key of the state is read.
+    /// The guest reads a key of its state.
     Get {
         /// The key.
         key: String,
     },
-    /// A key of the state is set.
+    /// The guest sets a key of its state.
     Put {
         /// The key.
         key: String,
         /// Its new value.
         value: Vec<u8>,
     },
-    /// A key of the state is removed.
+    /// The guest removes a key of its state.
     Delete {
         /// The key.
         key: String,
     },
-    /// A follow-up is emitted.
+    /// The guest emits a follow-up.
     Emit {
-        /// Its type.
+        /// The item's type.
         item_type: String,
-        /// Its payload.
+        /// The item's payload.
         payload: Vec<u8>,
-        /// What tells it from others of its type.
+        /// The name that the guest gave the item, which is the end of its key.
         name: Option<String>,
     },
 }
 
-/// A request as a receiver gets it, apart from what the host adds and nobody chooses.
+/// A request as a receiver gets it, without the headers that only the host sets, except the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OutgoingRequest {
     /// The method.
     pub method: String,
     /// The whole URL.
     pub url: String,
-    /// The headers that the guest set, in the order of their names.
+    /// The headers that the guest set, sorted by name.
     pub headers: Vec<(String, String)>,
-    /// The `Idempotency-Key` that the host gave it; none for a safe request.
+    /// The `Idempotency-Key` that the host made; `None` for a safe request.
     pub key: Option<String>,
     /// The body.
     #[serde(skip)]
@@ -59,16 +60,16 @@ pub struct OutgoingRequest {
 }
 
 impl OutgoingRequest {
-    /// Whether it asks for the same: its headers do not say what for.
+    /// Whether two requests ask for the same effect: same method, URL and body. Headers are not compared.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         self.method == other.method && self.url == other.url && self.body == other.body
     }
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorldResponse {
-    /// It is answered.
+    /// The receiver responds.
     Response {
         /// The status code.
         status: u16,
@@ -77,19 +78,19 @@ pub enum WorldResponse {
         /// The body.
         body: Vec<u8>,
     },
-    /// There is nobody to connect to: it was never sent.
+    /// No connection is made, so the request is not sent.
     Refused,
-    /// It was sent, and the connection broke.
+    /// The request is sent, and the connection breaks before the response.
     Broken,
-    /// It was sent, and there is no answer for as long as anybody waits.
+    /// The request is sent, and no response comes before the guest's timeout or the deadline.
     Silence,
 }
 
-/// Headers that say how the request came to be, not what it asks for.
+/// Headers that the host sets. They do not say what the request asks for.
 const HOST_HEADERS: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, CONTENT_LENGTH];
 
 impl OutgoingRequest {
-    /// The request without what the host added. Secrets are left out with it.
+    /// The request without the headers of the host and without secret headers.
     pub(crate) fn new(head: &Parts, body: Vec<u8>) -> Self {
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let of_guest =
@@ -105,13 +106,14 @@ impl OutgoingRequest {
         }
     }
 
-    /// Whether it can have no effect.
+    /// Whether the request has no side effect.
     pub fn is_safe(&self) -> bool {
         self.key.is_none()
     }
 }
 
 impl GuestCall {
+    /// The same call as a value of its own.
     pub(crate) fn from_host_call(call: HostCall<'_>) -> Self {
         match call {
             HostCall::Get(key) => Self::Get { key: key.to_owned() },

@@ -1,15 +1,15 @@
-//! A world that answers as one attempt was answered before.
+//! A world that gives an attempt the responses of a recorded one.
 //!
-//! A request is the same when its method, its URL, its body and the name of its effect are. Each
-//! recorded answer is given once, in the order of the recording.
+//! Two requests are the same if their method, URL, body and name of the effect are the same. Each recorded response is
+//! given once, in the order of the recording.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::load::loader::sha256;
-use crate::simulation::SimulatedWorld;
+use outbox_core::{RecordedBody, RecordedExchange, RecordedResponse, Recording, sha256};
+
 use crate::simulation::call::{GuestCall, OutgoingRequest, WorldResponse};
-use outbox_core::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
+use crate::simulation::world::SimulatedWorld;
 
 /// The world of a recording.
 pub struct RecordedWorld {
@@ -23,60 +23,60 @@ struct Playback {
     divergences: Vec<Divergence>,
 }
 
-/// A request of the attempt, and how it was answered here.
+/// A request of the replayed attempt, and its response.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ReplayedRequest {
     /// Its method.
     pub method: String,
     /// Its URL.
     pub url: String,
-    /// The answer: a status, or the kind of silence.
+    /// The response: its status, or in words why there is none.
     pub answer: String,
-    /// Whether this is the recorded answer.
+    /// Whether this is the recorded response.
     pub is_recorded: bool,
 }
 
-/// Where an attempt leaves its recording.
+/// A difference between the replayed attempt and the recorded one.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Divergence {
-    /// A request is sent that was not recorded.
+    /// The attempt sent a request that was not recorded.
     NotRecorded {
         /// Its method.
         method: String,
         /// Its URL.
         url: String,
-        /// In what it differs from the recorded request that is most like it.
+        /// How it differs from the most similar recorded request, in words.
         difference: String,
     },
-    /// A recorded request is not sent.
+    /// The attempt did not send a recorded request.
     NotSent {
         /// Its method.
         method: String,
         /// Its URL.
         url: String,
     },
-    /// A request is answered with less than the receiver answered, because no more was kept.
+    /// The response is shorter than the receiver's, because only its beginning was recorded.
     Shortened {
         /// Its method.
         method: String,
         /// Its URL.
         url: String,
-        /// How many bytes of the answer were kept.
+        /// The bytes of the response that were recorded.
         kept: u64,
     },
 }
 
 impl RecordedWorld {
-    /// The world of a recording. A request that is not in it is answered with the status `fallback_status`;
-    /// without one, the attempt ends there.
+    /// The world of a recording. A request that was not recorded gets an empty response with `fallback_status`; without
+    /// a fallback the attempt ends there.
     pub fn new(recording: Recording, fallback_status: Option<u16>) -> Self {
         let playback = Playback { remaining: recording.exchanges, sent: Vec::new(), divergences: Vec::new() };
         Self { fallback_status, playback: Mutex::new(playback) }
     }
 
-    /// What was sent, and where the attempt left the recording, with what it did not send last. The world
-    /// is used up.
+    /// Returns the requests that were sent, and the divergences, with the requests that were not sent at the end. Can
+    /// be called once.
     pub fn finish(&self) -> (Vec<ReplayedRequest>, Vec<Divergence>) {
         let mut playback = self.playback();
         let remaining = std::mem::take(&mut playback.remaining).into_iter();
@@ -130,7 +130,7 @@ impl SimulatedWorld for RecordedWorld {
 }
 
 impl Playback {
-    /// The recorded answer of a request that is the same.
+    /// Gives the recorded response at this index.
     fn respond_from(&mut self, found: usize) -> WorldResponse {
         let RecordedExchange { method, url, answer, .. } = self.remaining.remove(found);
         if let Some(RecordedResponse::Response { body, .. }) = &answer
@@ -161,7 +161,7 @@ fn has_same_target(recorded: &RecordedExchange, request: &OutgoingRequest) -> bo
     recorded.method == request.method && recorded.url == request.url
 }
 
-/// The name of an effect is the end of its key. Keys without one end in a number.
+/// Compares the names of the effects. The name is the end of a key; keys without a name end in a number.
 fn has_same_effect(recorded: &RecordedExchange, request: &OutgoingRequest) -> bool {
     let (Some(effect), Some(key)) = (&recorded.effect, &request.key) else { return true };
     key.rsplit('/').next() == Some(effect)
@@ -190,12 +190,12 @@ fn not_recorded(remaining: &[RecordedExchange], request: &OutgoingRequest) -> Di
     Divergence::NotRecorded { method: request.method.clone(), url: request.url.clone(), difference }
 }
 
-/// As much of a body as fits a line.
+/// The beginning of a body, short enough for a line.
 fn beginning(body: &[u8]) -> String {
     String::from_utf8_lossy(body).chars().take(200).collect()
 }
 
-/// The recorded answer; how long its body is follows from what was kept of it.
+/// The recorded response, with the length of the bytes that were kept.
 fn to_response(answer: Option<RecordedResponse>) -> WorldResponse {
     match answer {
         Some(RecordedResponse::Response { status, mut headers, body }) => {

@@ -1,25 +1,18 @@
-//! Time and randomness in a simulation: both follow from what the attempt was given, and time passes only while a
-//! guest waits for it.
+//! The clock and the randomness of one simulated attempt. Both depend only on the attempt's start and its seed, and
+//! time passes only while the guest waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
-use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi::{Deterministic, HostMonotonicClock, HostWallClock, WasiCtxBuilder};
 
-use crate::outgoing::backend::HostBackend;
-use crate::sandbox::host_state::HostState;
 use outbox_item::Millis;
 
-/// Bytes of randomness before they repeat: more than an ordinary guest asks for.
+/// Random bytes before they repeat: more than an ordinary guest reads.
 const RANDOM_BYTES: usize = 8 << 10;
-/// So often everything else may go on before a guest's wait is over.
-const YIELDS: usize = 256;
 
-/// The clock and the randomness of one attempt. Clones are the same clock.
+/// The clock and the randomness of one attempt. Clones share the clock.
 #[derive(Clone, Debug)]
 pub(crate) struct VirtualClock {
     start: Duration,
@@ -28,12 +21,16 @@ pub(crate) struct VirtualClock {
 }
 
 impl VirtualClock {
-    /// Clocks that stand at `now`, and random numbers that follow from `seed`.
+    /// A clock that starts at `now`, and random numbers that depend on `seed`.
     pub(crate) fn new(now: Millis, seed: u64) -> Self {
-        Self { start: Duration::from_millis(u64::try_from(now).unwrap_or(0)), seed, elapsed_nanos: Arc::default() }
+        Self {
+            start: Duration::from_millis(u64::try_from(now.get()).unwrap_or(0)),
+            seed,
+            elapsed_nanos: Arc::default(),
+        }
     }
 
-    /// Puts them into a guest's world.
+    /// Replaces the clocks and the randomness of a guest.
     pub(crate) fn install(&self, wasi: &mut WasiCtxBuilder) {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let mut random_bytes = || {
@@ -45,7 +42,7 @@ impl VirtualClock {
         wasi.wall_clock(self.clone()).monotonic_clock(self.clone());
     }
 
-    /// How much time has passed since the attempt began.
+    /// The time that has passed since the attempt began.
     pub(crate) fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.elapsed_nanos.load(Ordering::Relaxed))
     }
@@ -77,67 +74,5 @@ impl HostMonotonicClock for VirtualClock {
 
     fn now(&self) -> u64 {
         nanos(self.elapsed())
-    }
-}
-
-/// Replaces the timers that a linker offers by virtual ones.
-pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<_, HasVirtualTimers>(linker, HostState::virtual_timers)
-}
-
-struct HasVirtualTimers;
-
-impl HasData for HasVirtualTimers {
-    type Data<'a> = VirtualTimers<'a>;
-}
-
-/// What a guest's timers are made with.
-pub(crate) struct VirtualTimers<'a> {
-    /// Where the time comes from.
-    pub(crate) backend: &'a Arc<dyn HostBackend>,
-    /// Where timers are kept.
-    pub(crate) table: &'a mut ResourceTable,
-}
-
-impl VirtualTimers<'_> {
-    fn elapsed(&self) -> u64 {
-        self.backend.virtual_clock().map_or(0, |clock| nanos(clock.elapsed()))
-    }
-}
-
-impl monotonic_clock::Host for VirtualTimers<'_> {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.elapsed())
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        Ok(1)
-    }
-
-    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let timer = self.table.push(VirtualTimer { backend: Arc::clone(self.backend), when })?;
-        subscribe(self.table, timer)
-    }
-
-    fn subscribe_duration(&mut self, time: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        self.subscribe_instant(self.elapsed().saturating_add(time))
-    }
-}
-
-struct VirtualTimer {
-    backend: Arc<dyn HostBackend>,
-    when: u64,
-}
-
-#[async_trait::async_trait]
-impl Pollable for VirtualTimer {
-    /// Whatever else the guest waits for comes first: nothing in a simulation takes time of its own.
-    async fn ready(&mut self) {
-        for _ in 0..YIELDS {
-            tokio::task::yield_now().await;
-        }
-        let elapsed_nanos = self.backend.virtual_clock().map_or(0, |clock| nanos(clock.elapsed()));
-        self.backend.sleep(Duration::from_nanos(self.when.saturating_sub(elapsed_nanos))).await;
     }
 }

@@ -1,40 +1,32 @@
-//! Alerts: items of the outbox itself that tell operators what happened, enqueued in the transaction in
-//! which it happened.
+//! Alerts: items that the outbox itself enqueues for operators, in the transaction of the event that they report.
 //!
-//! Each kind of alert about each subject is sent once in a while at most; the next one says how many were
-//! not sent. What an alert itself dies of is never sent as one. Pure: what is said is decided here, and each
-//! store sends it.
+//! It decides which events become alerts, and their content. An alert that is dead-lettered causes no alert. How often
+//! one is sent is limited by each engine, which counts the suppressed ones.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::engine::attempt_record::AttemptRecord;
-use crate::operations::{Alert, AlertKind};
 use outbox_core::Failure;
 use outbox_item::{Millis, NewItem};
 
-/// What is sent as items, and how often.
+use crate::engine::attempt_record::{ALERT_KEY_PREFIX, AttemptRecord};
+use crate::queue::{Alert, AlertKind};
+
+/// Which items carry alerts, and how often one is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertSettings {
-    /// The type of the items; its handler sends them where operators look.
+    /// The type of the items. Its handler sends them to operators.
     pub item_type: String,
-    /// A kind of alert about one subject is sent no more often than this.
+    /// The shortest time between two alerts of one kind about one subject.
     pub min_interval: Duration,
 }
 
-/// The keys of alerts begin with this.
-const PREFIX: &str = "outbox-alert:";
-
-pub fn is_alert(idem_key: &str) -> bool {
-    idem_key.starts_with(PREFIX)
-}
-
-/// What is worth an alert, if none like it was sent a short time ago.
+/// One alert, before the engine has decided whether it is sent.
 pub struct AlertMessage {
     /// What happened, in a word.
     pub kind: &'static str,
-    /// To what.
+    /// To what: a type or a plugin.
     pub subject: String,
     data: Value,
 }
@@ -44,17 +36,17 @@ impl AlertMessage {
         Self { kind, subject: subject.to_owned(), data }
     }
 
-    /// The item that carries it, with how many like it were not sent before.
+    /// The item that carries the alert; `suppressed` alerts of its kind and subject were not sent before it.
     pub fn into_item(mut self, alerts: &AlertSettings, suppressed: u64, now: Millis) -> NewItem {
         self.data["alert"] = self.kind.into();
-        self.data["at"] = now.into();
+        self.data["at"] = now.get().into();
         self.data["suppressed"] = suppressed.into();
-        let key = format!("{PREFIX}{}:{}", self.kind, uuid::Uuid::now_v7());
+        let key = format!("{ALERT_KEY_PREFIX}{}:{}", self.kind, uuid::Uuid::now_v7());
         NewItem::new(&alerts.item_type, &key, self.data.to_string())
     }
 }
 
-/// An item was dead-lettered, and blocks its ordering key if it does.
+/// The alerts about a dead-lettered item: one, or two when the item `blocks` its ordering key.
 pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocks: bool) -> Vec<AlertMessage> {
     if dead.is_alert {
         return Vec::new();
@@ -71,7 +63,7 @@ pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocks: boo
     [AlertMessage::new("dlq", &dead.item_type, data)].into_iter().chain(blocked).collect()
 }
 
-/// The message of what no transition of an item tells.
+/// The alert about an event that no transition of an item causes.
 pub fn alert_message(alert: &Alert) -> AlertMessage {
     let kind = match alert.kind {
         AlertKind::BreakerOpen => "breaker_open",
@@ -80,7 +72,7 @@ pub fn alert_message(alert: &Alert) -> AlertMessage {
     AlertMessage::new(kind, &alert.subject, data)
 }
 
-/// A component was quarantined for every process.
+/// The alert about a component that was quarantined for every process.
 pub fn quarantine_message(plugin: &str, digest: &str, reason: &str) -> AlertMessage {
     let data = json!({ "plugin": plugin, "digest": digest, "message": reason, "command": "outbox plugin list" });
     AlertMessage::new("plugin_quarantined", plugin, data)

@@ -1,102 +1,99 @@
-//! What operators do to items, as far as it is the same in every store: what an action is about, what it
-//! says in the history and in the audit trail, and what is reported of it.
+//! An operator's action, as an engine carries it out: the items as they are found, and what the history records.
+//!
+//! Whether an item can take the action is decided by [`Action::resulting_status`]; the statements are the engine's.
 
 use serde_json::{Map, Value, json};
 
-use crate::error::InvalidAt;
-use crate::inspect::Filter;
-use crate::operate::{Action, Eligibility, OperateReport, Refusal};
-use crate::operations::{Control, Job, JobId};
 use outbox_core::{Failure, FailureClass};
-use outbox_item::{Item, ItemId, Millis, Status, validate_key, validate_type};
+use outbox_item::{Item, Status};
 
-/// So many items are changed in one transaction, so that nobody waits for it for long.
-pub const BATCH_SIZE: u32 = 200;
-/// So many ids are shown as a sample, and so many refusals are explained.
-pub const SAMPLE_SIZE: usize = 20;
+use crate::action::{Action, Eligibility};
+use crate::audit::{ItemChange, NewAuditEntry};
+use crate::error::StoreError;
+use crate::filter::Filter;
+use crate::ids::JobId;
+use crate::jobs::Job;
+use crate::operate::{OperateRequest, Selection};
+
 /// The code in the history row of an item that an operator dead-lettered.
 pub const DEAD_BY_OPERATOR_CODE: &str = "operator.dead";
-/// Why nothing is done to an item that is not there.
-pub const NO_SUCH_ITEM: &str = "there is no such item";
 
-/// The items that an action was tried on, and why it was refused where it was.
-pub type ActionOutcomes = Vec<(ItemId, Option<String>)>;
-
-impl Control {
-    /// What the audit trail calls the thing that is said something about, and the job that it is.
-    pub fn target_kind(&self) -> (&'static str, Option<JobId>) {
-        match self {
-            Self::Pause { .. } | Self::Resume { .. } => ("type", None),
-            Self::Unblock { .. } => ("ordering_key", None),
-            Self::Cancel { job } => ("job", Some(*job)),
-            Self::ReserveIds { .. } => ("up_to", None),
-        }
-    }
-
-    /// Errors when it is about something that there cannot be.
-    pub fn validate(&self) -> Result<(), InvalidAt> {
-        match self {
-            Self::Pause { item_type } | Self::Resume { item_type } => validate_type(item_type),
-            Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
-            Self::Cancel { .. } | Self::ReserveIds { .. } => Ok(()),
-        }
-        .map_err(|source| InvalidAt { index: 0, source })
-    }
-}
-
-/// What is done, by whom and why.
-#[derive(Clone, Debug)]
+/// What an operator does to items, with the facts that the history and the audit trail record.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ActionContext {
+    /// The action.
     pub action: Action,
+    /// Who asks.
     pub actor: String,
+    /// Why.
     pub reason: Option<String>,
-    pub job: Option<JobId>,
+    /// The job that it is a batch of.
+    pub job: Option<Job>,
 }
 
 impl ActionContext {
-    /// What a job does.
-    pub fn for_job(job: &Job) -> Self {
-        Self { action: job.action, actor: job.actor.clone(), reason: job.reason.clone(), job: Some(job.id) }
+    /// What a request for ids does.
+    pub fn of_request(request: &OperateRequest) -> Self {
+        Self { action: request.action, actor: request.actor.clone(), reason: request.reason.clone(), job: None }
     }
 
-    /// What the history of a dead-lettered item says of it.
+    /// What a batch of a job does.
+    pub fn of_job(job: &Job) -> Self {
+        Self { action: job.action, actor: job.actor.clone(), reason: job.reason.clone(), job: Some(job.clone()) }
+    }
+
+    /// Whether a job leaves the item out: it is gone, or was not eligible when the job began.
+    pub fn passes_over(&self, found: Option<&ItemSnapshot>) -> bool {
+        self.job.as_ref().is_some_and(|job| !found.is_some_and(|found| found.was_eligible_at_start_of(job)))
+    }
+
+    /// The failure in the history of a dead-lettered item.
     pub fn dead_letter_failure(&self) -> Failure {
         self.failure(DEAD_BY_OPERATOR_CODE, "dead-lettered")
     }
 
-    /// What the history of a released item says of it.
+    /// The failure in the history of a released item.
     pub fn release_failure(&self) -> Failure {
         self.failure("operator.release", "released")
+    }
+
+    /// The entry in the audit trail about what was changed.
+    pub fn audit_entry(&self, changes: &[ItemChange]) -> NewAuditEntry<'_> {
+        let selection = match &self.job {
+            Some(job) => json!({ "filter": job.filter }),
+            None => json!({ "ids": changes.iter().map(|change| change.id).collect::<Vec<_>>() }),
+        };
+        let (action, reason) = (self.action.as_str(), self.reason.as_deref());
+        let job = self.job.as_ref().map(|job| job.id);
+        NewAuditEntry { job, ..NewAuditEntry::of_items(&self.actor, action, selection, reason, changes) }
     }
 
     fn failure(&self, code: &str, done: &str) -> Failure {
         let reason = self.reason.as_deref().unwrap_or("no reason given");
         Failure::new(FailureClass::Operator, code, format!("{done} by {}: {reason}", self.actor))
     }
-
-    /// The entry in the audit trail about what was changed.
-    pub fn audit_entry<'a>(&'a self, selection: Value, changes: &'a [ItemChange]) -> NewAuditEntry<'a> {
-        let (action, reason) = (self.action.as_str(), self.reason.as_deref());
-        NewAuditEntry { actor: &self.actor, action, selection, reason, job: self.job, changes }
-    }
 }
 
 /// An item as an action finds it.
 #[derive(Clone, Debug)]
 pub struct ItemSnapshot {
+    /// The item.
     pub item: Item,
+    /// What decides whether it can take the action.
     pub eligibility: Eligibility,
+    /// The newest job at the time of the item's last transition.
     pub newest_job: JobId,
+    /// Whether it blocks its ordering key.
     pub blocks_key: bool,
 }
 
 impl ItemSnapshot {
     /// Whether the item has been in a status that the job takes since before the job began.
-    pub fn was_eligible_at_job_start(&self, context: &ActionContext, statuses: &[Status]) -> bool {
-        statuses.contains(&self.item.status) && context.job.is_some_and(|job| self.newest_job < job)
+    fn was_eligible_at_start_of(&self, job: &Job) -> bool {
+        job.statuses().contains(&self.item.status) && self.newest_job < job.id
     }
 
-    /// What actions change of an item.
+    /// The facts that actions can change, for the audit trail.
     pub fn audited_fields(&self) -> Map<String, Value> {
         let item = &self.item;
         let fields = json!({
@@ -108,138 +105,23 @@ impl ItemSnapshot {
     }
 }
 
-/// What an action changed of one item.
-#[derive(Clone, Debug)]
-pub struct ItemChange {
-    pub id: ItemId,
-    pub before: Value,
-    pub after: Value,
-}
-
-impl ItemChange {
-    /// The facts that are different afterwards; all of them before, when the item is gone.
-    pub fn between(id: ItemId, mut before: Map<String, Value>, mut after: Map<String, Value>) -> Self {
-        before.retain(|name, value| after.get(name) != Some(value));
-        after.retain(|name, _| before.contains_key(name));
-        let after = if after.is_empty() { Value::Null } else { after.into() };
-        Self { id, before: before.into(), after }
-    }
-
-    /// What unblocking does to an item that blocks its key.
-    pub fn unblocked(id: ItemId) -> Self {
-        let blocks = |blocks_key: bool| json!({ "blocks_key": blocks_key });
-        Self { id, before: blocks(true), after: blocks(false) }
-    }
-}
-
-/// What stands in one new entry of the audit trail.
-pub struct NewAuditEntry<'a> {
-    pub actor: &'a str,
-    pub action: &'a str,
-    pub selection: Value,
-    pub reason: Option<&'a str>,
-    pub job: Option<JobId>,
-    /// The items that it concerns, with what changed.
-    pub changes: &'a [ItemChange],
-}
-
-impl NewAuditEntry<'_> {
-    /// The changes as they are stored.
-    pub fn changes_json(&self) -> Value {
-        self.changes
-            .iter()
-            .map(|change| json!({ "id": change.id, "before": change.before, "after": change.after }))
-            .collect()
-    }
-}
-
-/// The ids of what was changed, as the selection of a request for ids.
-pub fn ids_selection(changes: &[ItemChange]) -> Value {
-    json!({ "ids": changes.iter().map(|change| change.id).collect::<Vec<_>>() })
-}
-
-impl OperateReport {
-    /// One about so many items.
-    pub fn of_matched(matched: usize) -> Self {
-        Self { matched: matched as u64, ..Self::default() }
-    }
-
-    /// Notes what became of an item.
-    pub fn record(&mut self, id: ItemId, refused: Option<String>) {
-        match refused {
-            None => {
-                self.changed += 1;
-                self.sample.push(id);
-                self.sample.truncate(SAMPLE_SIZE);
-            }
-            Some(reason) => {
-                self.refused.push(Refusal { id, reason });
-                self.refused.truncate(SAMPLE_SIZE);
-            }
-        }
-    }
-}
-
-/// A filter means the items that the action applies to.
+/// The filter restricted to the statuses that the action applies to.
 pub fn restrict_to_applicable(filter: &Filter, action: Action) -> Filter {
     let asked = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
     let mut status: Vec<_> = asked.iter().copied().filter(|status| action.applies_to(*status)).collect();
     if status.is_empty() {
-        // None of the statuses allows it: let each item's refusal say so.
+        // No status allows the action: the refusal of each item then says so.
         status = asked;
     }
     Filter { status, ..filter.clone() }
 }
 
-impl Job {
-    /// What the job has done so far.
-    pub fn into_report(self) -> OperateReport {
-        let Self { id, matched, changed, sample, refusals, .. } = self;
-        OperateReport { matched, changed, sample, refused: refusals, job: Some(id) }
-    }
-
-    /// At most so many items in its next batch.
-    pub fn batch_size(&self) -> u32 {
-        self.per_second.map_or(BATCH_SIZE, |per_second| per_second.min(BATCH_SIZE))
-    }
-
-    /// Whether a batch of these is its last.
-    pub fn is_last_batch(&self, ids: &[ItemId]) -> bool {
-        ids.len() < self.batch_size() as usize
-    }
-
-    /// How far it has looked after a batch of these.
-    pub fn scanned_up_to_after(&self, ids: &[ItemId]) -> ItemId {
-        ids.last().copied().filter(|_| !self.is_last_batch(ids)).unwrap_or(self.last_id)
-    }
-
-    /// The statuses of the items that it takes.
-    pub fn statuses(&self) -> &[Status] {
-        if self.filter.status.is_empty() { &Status::ALL } else { &self.filter.status }
-    }
-
-    /// The job after a batch, and how long its rate makes it wait then.
-    pub fn after_batch(&self, outcomes: ActionOutcomes) -> (Self, Millis) {
-        let mut job = self.clone();
-        let made = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
-        for (id, refusal) in outcomes {
-            match refusal {
-                None => {
-                    job.changed += 1;
-                    push_bounded(&mut job.sample, id);
-                }
-                Some(reason) => {
-                    job.refused += 1;
-                    push_bounded(&mut job.refusals, Refusal { id, reason });
-                }
-            }
+/// The filter of the job that the request begins; errors for a request about ids.
+pub fn job_filter(request: &OperateRequest) -> Result<Filter, StoreError> {
+    match &request.selection {
+        Selection::Filter(filter) => Ok(restrict_to_applicable(filter, request.action)),
+        Selection::Ids(_) => {
+            Err(StoreError::Unusable("a job is about a filter: give ids to an order without one".into()))
         }
-        (job, self.per_second.map_or(0, |per_second| made * 1000 / i64::from(per_second)))
-    }
-}
-
-fn push_bounded<T>(list: &mut Vec<T>, one: T) {
-    if list.len() < SAMPLE_SIZE {
-        list.push(one);
     }
 }

@@ -1,4 +1,6 @@
 //! Versions of the schema: which of them this program can use.
+//!
+//! The migrations themselves are the engine's.
 
 use std::fmt::Display;
 

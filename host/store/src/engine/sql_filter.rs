@@ -1,24 +1,32 @@
 //! Filters as conditions in SQL that every engine reads: parameters are `$1`, `$2`, ….
+//!
+//! It knows the names of columns, and no statement that they are used in.
 
 use std::fmt::Write as _;
 
-use crate::inspect::Filter;
-use crate::operations::AuditQuery;
-use outbox_item::Status;
+use outbox_item::{ItemId, Millis, Status};
 
-/// An item whose correlation id is its own key is found by that: the index of correlation ids does not have it.
+use crate::audit::AuditQuery;
+use crate::filter::Filter;
+use crate::ids::JobId;
+
+/// An item whose correlation id is its own key is found by its key: the index of correlation ids leaves it out.
 const CID: &str = "(cid = ? AND cid <> idem_key OR idem_key = ? AND cid = idem_key)";
 
 /// SQL with numbered parameters, and their values.
 pub struct SqlFilter {
+    /// A condition that can follow `WHERE`.
     pub sql: String,
+    /// The value of `$1`, of `$2`, and so on.
     pub params: Vec<SqlParam>,
 }
 
 /// The value of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SqlParam {
+    /// A text.
     Text(String),
+    /// An integer: a number, an id or a time.
     Number(i64),
 }
 
@@ -34,12 +42,31 @@ impl From<i64> for SqlParam {
     }
 }
 
+impl From<ItemId> for SqlParam {
+    fn from(item: ItemId) -> Self {
+        Self::Number(item.get())
+    }
+}
+
+impl From<Millis> for SqlParam {
+    fn from(time: Millis) -> Self {
+        Self::Number(time.get())
+    }
+}
+
+impl From<JobId> for SqlParam {
+    fn from(job: JobId) -> Self {
+        Self::Number(job.get())
+    }
+}
+
 impl SqlFilter {
-    /// One that everything fulfils.
+    /// A condition that every row fulfils.
     pub fn all() -> Self {
         Self { sql: "true".into(), params: Vec::new() }
     }
 
+    /// The items that match the filter.
     pub fn from_filter(filter: &Filter) -> Self {
         let mut condition = Self::all();
         condition.and_statuses(&filter.status, filter.cid.is_none());
@@ -57,7 +84,7 @@ impl SqlFilter {
         condition
     }
 
-    /// Of the audit trail; `concerns` is what holds for the entries of one item.
+    /// The entries of the audit trail that the query asks for; `concerns` is the condition for the entries of one item.
     pub fn from_audit_query(query: &AuditQuery, concerns: &str) -> Self {
         let mut condition = Self::all();
         condition.and(concerns, query.item);
@@ -70,7 +97,7 @@ impl SqlFilter {
         condition
     }
 
-    /// Demands also what `sql` says of the value, if there is one.
+    /// Adds the condition `sql` about the value, if there is one; `?` stands for the value.
     pub fn and<T: Into<SqlParam>>(&mut self, sql: &str, value: Option<T>) {
         if let Some(value) = value {
             self.params.push(value.into());
@@ -79,8 +106,8 @@ impl SqlFilter {
         }
     }
 
-    /// Status words stand in the text, so that the partial indexes are found. A word that stands there twice
-    /// hides them from SQLite, where they would be in the way: more items are dead than have one correlation id.
+    /// Status words are part of the text, so that the planner finds the partial indexes. The same word twice hides them
+    /// from SQLite, which must not use them for a correlation id: more items are dead than have one correlation id.
     fn and_statuses(&mut self, statuses: &[Status], by_index: bool) {
         if statuses.is_empty() {
             return;
@@ -95,21 +122,18 @@ impl SqlFilter {
     }
 }
 
-impl AuditQuery {
-    /// At most so many entries.
-    pub fn page_size(&self) -> u32 {
-        if self.limit == 0 { 100 } else { self.limit }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn parameters_are_numbered_in_the_order_of_their_values() {
-        let filter =
-            Filter { status: vec![Status::Dlq], cid: Some("c".into()), created_to: Some(7), ..Filter::default() };
+        let filter = Filter {
+            status: vec![Status::Dlq],
+            cid: Some("c".into()),
+            created_to: Some(Millis::new(7)),
+            ..Filter::default()
+        };
         let condition = SqlFilter::from_filter(&filter);
         let cid = CID.replace('?', "$1");
         assert_eq!(condition.sql, format!("true AND status IN ('DLQ', 'DLQ') AND {cid} AND created_at < $2"));

@@ -1,4 +1,4 @@
-//! An answer, and what it says about the item. Pure.
+//! The answer to a request, and the failure that its status means. It knows nothing of connections.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,28 +13,28 @@ pub struct Response {
     pub status: u16,
     /// The headers, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The body, cut at one MiB.
+    /// The body, cut at 1 MiB.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The first header of this name, which is given in lower case, if it is text.
+    /// The first header of this name, if its value is text. The name is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
         std::str::from_utf8(value).ok()
     }
 
-    /// The body, read as JSON. One that does not fit `T` is retryable, `upstream.body`.
+    /// Parses the body as JSON. A body that does not fit `T` fails retryably with `upstream.body`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body)
             .map_err(|error| Failure::retryable("upstream.body", format!("reading the answer: {error}")))
     }
 
-    /// The answer itself when its status is 2xx, else the failure that the status means.
+    /// Returns the answer when its status is 2xx, and otherwise the failure that the status means.
     ///
-    /// 429 and 503 that say when to come back are deferred until then. What may pass or be repaired,
-    /// 401, 403, 408, 409, 425, 429 and 5xx, is retryable. The rest would be answered alike every time
-    /// and is permanent, redirects included. The code is `upstream.` and the status.
+    /// 429 and 503 with a `Retry-After` are deferred until that time. 401, 403, 408, 409, 425, 429 and 5xx are
+    /// retryable, because they may pass or can be repaired. All other statuses, also redirects, are permanent, because
+    /// another attempt would get the same answer. The code is `upstream.` and the status.
     pub fn ok_or_failure(self) -> Result<Self, Failure> {
         let (code, message) = (format!("upstream.{}", self.status), self.summary());
         match (self.status, self.retry_after()) {
@@ -45,8 +45,8 @@ impl Response {
         }
     }
 
-    /// `Retry-After` in seconds or as a date. A date counts from the answer's own `Date`, so that the
-    /// two clocks need not agree.
+    /// `Retry-After` in seconds or as a date. A date is compared with the answer's own `Date`, so the two clocks may
+    /// differ.
     fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after")?.trim();
         if let Ok(seconds) = value.parse() {
@@ -63,7 +63,7 @@ impl Response {
     }
 }
 
-/// How much of a refusal's body goes into the item's history: enough for one line of explanation.
+/// The part of a refusal's body that goes into the item's history: enough for one line of explanation.
 const SUMMARY_BYTES: usize = 256;
 
 #[cfg(test)]

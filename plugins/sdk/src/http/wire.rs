@@ -1,5 +1,5 @@
-//! The exchange over `wasi:http`. The request is handed over first and its body written afterwards: a
-//! body written before would wait for a reader that does not exist yet.
+//! The exchange over `wasi:http`. It starts the request before it writes the body: a body that is written earlier
+//! would wait for a reader that does not exist yet.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::bindings::wasi::http::types::{
 };
 use crate::bindings::wasi::io::streams::{OutputStream, StreamError};
 
-/// The most of an answer's body that is kept: ample for what an API says, small for an item's memory.
+/// The part of an answer's body that is kept, in bytes: enough for the answers of APIs, little of an instance's memory.
 const BODY_MAX: usize = 1 << 20;
 
-/// What is asked for in one read of an answer's body.
+/// The bytes that one read of an answer's body requests.
 const READ_BYTES: u64 = 64 << 10;
 
-/// A request that has been sent and not been answered.
+/// A request that waits for its answer.
 #[derive(Debug)]
 #[must_use = "an item whose requests are unanswered counts as failed"]
 pub struct Pending {
@@ -37,7 +37,7 @@ pub(super) fn start(request: &Request) -> Result<Pending, Failure> {
 }
 
 impl Pending {
-    /// Waits for the whole answer, whatever its status.
+    /// Waits for the whole answer. Any status is an answer.
     pub fn wait(self) -> Result<Response, Failure> {
         self.answer.subscribe().block();
         match self.answer.get() {
@@ -70,14 +70,14 @@ fn headers(request: &Request) -> Vec<(String, Vec<u8>)> {
     headers
 }
 
-/// What messages call the request. User, path and query stay out of the item's history, since the URL
-/// of a webhook is often its secret.
+/// The name of the request in messages. It omits user, path and query, because messages become part of the item's
+/// history and the URL of a webhook often contains a secret.
 fn target(request: &Request) -> String {
     let authority = split(&request.url).map_or("an unreadable URL", |(_, authority, _)| authority);
     format!("{} {}", request.method, authority.rsplit('@').next().unwrap_or_default())
 }
 
-/// Scheme, authority, and path with query; the fragment is not sent.
+/// Splits a URL into its scheme, its authority, and its path with the query. The fragment is dropped and never sent.
 fn split(url: &str) -> Option<(Scheme, &str, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let rest = rest.split('#').next().unwrap_or(rest);
@@ -107,7 +107,7 @@ fn method(name: &str) -> Method {
 fn options(timeout: Duration) -> RequestOptions {
     let nanos = Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
     let options = RequestOptions::new();
-    // A host that knows no such limit refuses to set it; the item's deadline holds all the same.
+    // A host without support for such a limit refuses it. The item's deadline limits the request in any case.
     for refused in [
         options.set_connect_timeout(nanos),
         options.set_first_byte_timeout(nanos),
@@ -118,8 +118,8 @@ fn options(timeout: Duration) -> RequestOptions {
     options
 }
 
-/// A write that fails is not reported: the answer, which is waited for next, says why, be it an early
-/// refusal or an error of the connection.
+/// Writes the body. A failed write is not reported here, because the answer, for which the caller waits next, contains
+/// the reason: an early refusal or an error of the connection.
 fn write(body: OutgoingBody, bytes: &[u8]) {
     let written = body.write().is_ok_and(|stream| write_all(&stream, bytes).is_ok());
     if written {
@@ -161,8 +161,8 @@ fn read_body(body: &IncomingBody) -> Result<Vec<u8>, ErrorCode> {
     Ok(bytes)
 }
 
-/// What an error of the transport means for the item. Only what depends on the request alone is
-/// permanent; a denial is the operator's to lift, so it is tried again.
+/// The failure that an error of the transport causes. It is permanent only when the request alone causes the error. A
+/// denial is retryable, because the operator can change the grants.
 fn failure(target: &str, code: &ErrorCode) -> Failure {
     use ErrorCode as E;
     let message = format!("{target}: {code:?}");
@@ -180,7 +180,7 @@ fn failure(target: &str, code: &ErrorCode) -> Failure {
     }
 }
 
-/// A request that cannot be sent. Retryable, since URLs come from the operator's manifest.
+/// The failure of a request that cannot be sent. It is retryable, because URLs come from the operator's manifest.
 fn invalid(target: &str, why: &str) -> Failure {
     Failure::retryable("upstream.invalid", format!("{target}: the request cannot be sent: {why}"))
 }

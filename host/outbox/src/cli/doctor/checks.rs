@@ -1,31 +1,32 @@
-//! The checks themselves, each a few findings about one part.
+//! The checks of the configuration, the location of the database, the store and the plugins.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use outbox_core::PluginStatus;
+use outbox_item::{Millis, millis};
+use outbox_store::{Filter, Inspect, Page, StoreError};
 
-use crate::cli::doctor::{CheckResult, server};
+use crate::cli::doctor::result::CheckResult;
+use crate::cli::doctor::server;
 use crate::cli::output::{size, span};
-use crate::cli::{filesystem, plugin, shown};
 use crate::config::{Config, Database};
-use crate::open_store;
-use outbox_item::Millis;
-use outbox_store::{Filter, Page, Store, StoreError};
+use crate::filesystem::{self, shown};
+use crate::{open_plugins, open_store};
 
-/// A disk with less left is about to stop every write.
+/// Bytes. With less free space, writes are about to fail.
 const LITTLE_SPACE: u64 = 256 * 1024 * 1024;
 
-/// 2025-01-01: a clock that shows an earlier time was never set.
-const CLOCK_MIN: Millis = 1_735_689_600_000;
+/// 2025-01-01 in Unix milliseconds: a clock that shows an earlier time was never set.
+const CLOCK_MIN: Millis = Millis::new(1_735_689_600_000);
 
-/// 2100-01-01: nor was one that shows a later time.
-const CLOCK_MAX: Millis = 4_102_444_800_000;
+/// 2100-01-01 in Unix milliseconds: a clock that shows a later time is wrong.
+const CLOCK_MAX: Millis = Millis::new(4_102_444_800_000);
 
-/// Clocks of several writers differ by a little; this is more than a little.
-const SKEW_MAX: Millis = 5_000;
+/// Synchronised clocks of several machines differ by less than this.
+const SKEW_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
     const CHECK: &str = "configuration";
@@ -33,7 +34,7 @@ pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
     let mut results = vec![CheckResult::ok(CHECK, format!("valid ({source})"))];
     let unknown = config.warnings.iter();
     results.extend(unknown.map(|warning| CheckResult::warn(CHECK, warning, "correct the name, or unset it")));
-    if !config.enabled {
+    if !config.is_enabled {
         let advice = "set OUTBOX_ENABLED=true for durable writes";
         results.push(CheckResult::warn(CHECK, "OUTBOX_ENABLED is false: `serve` runs writes inline", advice));
     }
@@ -43,7 +44,7 @@ pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
     results
 }
 
-/// Where the database lies: whether it survives a restart, and how much it can grow.
+/// The place of a SQLite file: whether it is writable, whether it survives a restart, and how much it can grow.
 pub(crate) fn location(config: &Config) -> Vec<CheckResult> {
     match &config.database {
         Database::Sqlite(path) => vec![writable(path), durable(path), space(path)],
@@ -51,7 +52,7 @@ pub(crate) fn location(config: &Config) -> Vec<CheckResult> {
     }
 }
 
-/// SQLite writes files beside the database, so its folder must be writable too.
+/// SQLite creates files beside the database, so the folder must be writable.
 fn writable(database: &Path) -> CheckResult {
     const CHECK: &str = "folder";
     let absolute = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
@@ -104,7 +105,7 @@ pub(crate) async fn database(config: &Config) -> Vec<CheckResult> {
     results
 }
 
-/// Reads the journal mode where the file format keeps it: the write version, 2 for a write-ahead log.
+/// Reads the journal mode from the header of the file: the write version is 2 for a write-ahead log.
 fn journal(database: &Path) -> CheckResult {
     const CHECK: &str = "journal";
     const WRITE_VERSION: usize = 18;
@@ -123,7 +124,7 @@ fn journal(database: &Path) -> CheckResult {
     }
 }
 
-async fn contents(store: &dyn Store) -> Result<Vec<CheckResult>, StoreError> {
+async fn contents(store: &dyn Inspect) -> Result<Vec<CheckResult>, StoreError> {
     let overview = store.overview().await?;
     let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await?;
     let mut results = vec![clock(now(), newest.first().map(|item| item.created_at))];
@@ -144,19 +145,19 @@ async fn contents(store: &dyn Store) -> Result<Vec<CheckResult>, StoreError> {
 }
 
 fn now() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
+    Millis::default().saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// Judges this machine's clock by the calendar and by the newest item, which another may have written.
+/// Compares the clock of this machine with the calendar, and with the newest item, which another machine may have
+/// written.
 fn clock(now: Millis, newest: Option<Millis>) -> CheckResult {
     const CHECK: &str = "clock";
-    let ahead = newest.unwrap_or(now).saturating_sub(now);
+    let ahead = newest.unwrap_or(now).since(now);
     if !(CLOCK_MIN..CLOCK_MAX).contains(&now) {
         return CheckResult::fail(CHECK, format!("the clock shows {now} ms since 1970"), "set the clock");
     }
     if ahead > SKEW_MAX {
-        let message = format!("the newest item was enqueued {} in the future", span(ahead));
+        let message = format!("the newest item was enqueued {} in the future", span(millis(ahead)));
         return CheckResult::fail(CHECK, message, "set the clocks of all machines: claims and delays go by them");
     }
     CheckResult::ok(CHECK, "the clock is plausible")
@@ -169,7 +170,7 @@ pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
         let advice = "create it, or set OUTBOX_PLUGINS";
         return vec![CheckResult::warn(CHECK, format!("there is no folder {folder}: no item is handled"), advice)];
     }
-    match plugin::scan(config).await {
+    match open_plugins::scan(config).await {
         Ok(found) if found.is_empty() => {
             let advice = "put a component there: `make plugins` builds those of the repository";
             vec![CheckResult::warn(CHECK, format!("{folder} has no plugins: no item is handled"), advice)]
@@ -179,10 +180,10 @@ pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
     }
 }
 
-fn plugin_result(plugin: &Value) -> CheckResult {
+fn plugin_result(plugin: &PluginStatus) -> CheckResult {
     const CHECK: &str = "plugins";
-    let name = plugin["name"].as_str().unwrap_or("(unnamed)");
-    match plugin["error"].as_str() {
+    let name = &plugin.name;
+    match &plugin.error {
         None => CheckResult::ok(CHECK, format!("{name} loads")),
         Some(error) => CheckResult::fail(CHECK, format!("{name}: {error}"), "correct the component or its manifest"),
     }
@@ -191,24 +192,25 @@ fn plugin_result(plugin: &Value) -> CheckResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::Severity;
+    use crate::cli::doctor::result::Severity;
 
     #[test]
     fn a_clock_is_judged_by_the_calendar_and_by_the_newest_item() {
-        let now = CLOCK_MIN + 1_000_000;
+        let now = CLOCK_MIN.saturating_add(Duration::from_secs(1_000));
         assert_eq!(clock(now, None).severity, Severity::Ok);
-        assert_eq!(clock(now, Some(now + SKEW_MAX)).severity, Severity::Ok);
-        assert_eq!(clock(now, Some(now + SKEW_MAX + 1)).severity, Severity::Fail);
-        assert_eq!(clock(1_000, None).severity, Severity::Fail);
+        assert_eq!(clock(now, Some(now.saturating_add(SKEW_MAX))).severity, Severity::Ok);
+        assert_eq!(clock(now, Some(now.saturating_add(SKEW_MAX + Duration::from_millis(1)))).severity, Severity::Fail);
+        assert_eq!(clock(Millis::new(1_000), None).severity, Severity::Fail);
         assert_eq!(clock(CLOCK_MAX, None).severity, Severity::Fail);
     }
 
     #[test]
     fn a_plugin_that_does_not_load_fails_with_its_error() {
-        let broken = serde_json::json!({ "name": "webhook", "error": "no such import" });
+        let loaded = PluginStatus { name: "webhook".into(), ..PluginStatus::default() };
+        let broken = PluginStatus { error: Some("no such import".into()), ..loaded.clone() };
         assert_eq!(plugin_result(&broken).severity, Severity::Fail);
         assert_eq!(plugin_result(&broken).message, "webhook: no such import");
-        assert_eq!(plugin_result(&serde_json::json!({ "name": "webhook", "error": null })).severity, Severity::Ok);
+        assert_eq!(plugin_result(&loaded).severity, Severity::Ok);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The checks of a PostgreSQL server.
 
-use crate::cli::doctor::CheckResult;
+use outbox_item::millis;
+use outbox_postgres::{LongTransaction, ServerDiagnostics};
+
+use crate::cli::doctor::result::CheckResult;
 use crate::cli::output::span;
 use crate::config::Config;
 use crate::open_store;
-use outbox_item::Millis;
-use outbox_postgres::{LongTransaction, ServerDiagnostics};
 
-/// More dead rows than this, and more than live ones, slow claims down.
+/// Rows. More dead rows than this, if they also outnumber the live ones, slow claims down.
 const MANY_DEAD: u64 = 50_000;
 
 pub(crate) async fn results(config: &Config) -> Vec<CheckResult> {
@@ -72,7 +73,7 @@ fn wake(found: &ServerDiagnostics) -> CheckResult {
 
 fn transaction(found: &LongTransaction) -> CheckResult {
     let LongTransaction { pid, who, what, age } = found;
-    let age = span(Millis::try_from(age.as_millis()).unwrap_or(Millis::MAX));
+    let age = span(millis(*age));
     let message = format!("process {pid} ({who}) has had a transaction open for {age}: {what}");
     let advice = format!(
         "it keeps dead rows of every table: let it end, or SELECT pg_terminate_backend({pid}), and set \
@@ -86,7 +87,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::doctor::Severity;
+    use crate::cli::doctor::result::Severity;
 
     fn sound() -> ServerDiagnostics {
         ServerDiagnostics {

@@ -1,4 +1,4 @@
-//! `plugin build`: a project becomes a component, by the ordinary tools of its language.
+//! `plugin build`: builds the component of a handler's project with the usual tools of its language.
 
 mod javascript;
 mod project;
@@ -14,11 +14,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::context::Context;
 use crate::cli::output::size;
 use crate::cli::plugin::build::project::Project;
 use crate::cli::plugin::build::tools::Tools;
 use crate::cli::plugin::kit::Language;
-use crate::cli::{Context, shown};
+use crate::filesystem::shown;
 
 /// Make a component of a handler's project
 #[derive(Debug, Args)]
@@ -46,8 +47,8 @@ pub(crate) fn run(args: &BuildArgs, context: &Context) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts the component where a host may watch, and its manifest where there is none: one that is there
-/// is its operator's.
+/// Writes the component into a folder that a host may watch. Writes the manifest only if there is none, because an
+/// operator may have changed it.
 fn deliver(project: &Project, component: &[u8], out: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(out).with_context(|| format!("making {}", shown(out)))?;
     let manifest = out.join(format!("{}.toml", project.name));
@@ -59,7 +60,7 @@ fn deliver(project: &Project, component: &[u8], out: &Path) -> anyhow::Result<Pa
     Ok(file)
 }
 
-/// The file appears whole or not at all, so that a host which watches the folder never reads half of one.
+/// Writes a file with one rename, so that a host that watches the folder never reads an incomplete file.
 fn place(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let draft = path.with_extension("tmp");
     let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path));

@@ -1,4 +1,4 @@
-//! `outbox plugin check`: a handler's crashes, tried one by one, and the verdict.
+//! `plugin check`: runs a handler through every schedule of crashes and faults, and prints the findings.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 
-use crate::cli::Context;
+use outbox_check::{CaseProject, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, ProgressFn, check};
+
+use crate::cli::context::Context;
 use crate::cli::output::{count, short};
 use crate::cli::progress::ProgressBar;
-use outbox_check::{CaseProject, CheckOptions, CheckReport, Finding, FindingKind, ProgressFn, check};
 
 /// Crash a handler at every call of the host, deliver again, and compare what it has done
 ///
@@ -37,7 +38,7 @@ pub(crate) async fn run(args: CheckArgs, context: &Context) -> anyhow::Result<Ex
         component: project.component,
         cases: args.cases.unwrap_or(project.cases),
         next: args.next,
-        only: args.schedule,
+        only: args.schedule.as_deref().map(str::parse).transpose()?,
     };
     let reports = check(&options, progress_bars()).await?;
     context.output.emit(&reports, || reports.iter().map(summary).collect::<Vec<_>>().join("\n\n"))?;
@@ -45,10 +46,10 @@ pub(crate) async fn run(args: CheckArgs, context: &Context) -> anyhow::Result<Ex
     Ok(if has_no_findings { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A progress bar for one case after the other.
+/// Shows one progress bar after the other, one for each case.
 fn progress_bars() -> Arc<ProgressFn> {
     let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
-    Arc::new(move |_, done, total| {
+    Arc::new(move |CheckProgress { done, total, .. }| {
         let mut shown = bar.lock().unwrap_or_else(PoisonError::into_inner);
         let progress = shown.get_or_insert_with(|| ProgressBar::new("schedules", total as u64));
         progress.show(done as u64);

@@ -1,17 +1,17 @@
-//! `plugin inspect`: what a component is, asks for and is granted.
+//! `plugin inspect`: prints what a component imports and exports, and what its manifest grants.
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use crate::cli::Context;
-use crate::cli::output::{clean, fields, or_dash, size};
-use crate::cli::plugin::{WithoutStore, settings};
 use outbox_runtime::Inspection;
 
-/// Fails when the component would not be loaded.
+use crate::cli::context::Context;
+use crate::cli::output::{clean, fields, or_dash, size};
+use crate::open_plugins;
+
+/// Inspects a component. The command fails when a host would not load it.
 pub(crate) async fn run(file: &Path, context: &Context) -> anyhow::Result<ExitCode> {
-    let settings = settings(&context.config, Arc::new(WithoutStore), Arc::new(WithoutStore));
+    let settings = open_plugins::settings_without_store(&context.config);
     let inspection = outbox_runtime::inspect(file, settings).await?;
     context.output.emit(&inspection, || page(&inspection))?;
     Ok(if inspection.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,7 +1,6 @@
-//! What the program carries so that handlers can be written anywhere: what they are written with in each
-//! language, and the projects that they begin as.
+//! The files that the program carries for authors of handlers: the SDK of each language, and project templates.
 //!
-//! Knows files and languages; it runs nothing and reads nothing.
+//! This file writes files. It runs no tool and reads nothing.
 
 use std::path::Path;
 
@@ -39,11 +38,11 @@ const PYTHON: Files = embedded!("plugins/sdk-py/outbox":
     "__init__.py", "config.py", "failure.py", "followups.py", "http.py", "log.py", "response.py", "state.py",
 );
 
-/// What makes a component of JavaScript, installed by npm from its lock file.
+/// The tools that make a component of JavaScript. npm installs them from the lock file.
 pub(crate) const JAVASCRIPT_TOOLS: Files =
     embedded!("plugins/sdk-js/tools": "build.mjs", "package-lock.json", "package.json");
 
-/// What makes a component of Python, installed by pip from its hashes.
+/// The tools that make a component of Python. pip checks their hashes.
 pub(crate) const PYTHON_TOOLS: Files = embedded!("plugins/sdk-py/tools": "requirements.txt");
 
 const SHARED_TEMPLATES: [(&str, &str); 5] = [
@@ -57,7 +56,7 @@ const RUST_TEMPLATES: Files = embedded!("plugins/templates/rust": "Cargo.toml", 
 const JAVASCRIPT_TEMPLATES: Files = embedded!("plugins/templates/js": "handler.js", "jsconfig.json");
 const PYTHON_TEMPLATES: Files = embedded!("plugins/templates/python": "handler.py", "pyrightconfig.json");
 
-/// What a handler is written in.
+/// The programming language of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
     Rust,
@@ -70,7 +69,7 @@ pub(crate) enum Language {
 impl Language {
     pub(crate) const ALL: [Self; 3] = [Self::Rust, Self::Js, Self::Python];
 
-    /// The file that tells a project of this language.
+    /// The file by which a project of this language is recognised.
     pub(crate) fn source(self) -> &'static str {
         match self {
             Self::Rust => "Cargo.toml",
@@ -79,7 +78,7 @@ impl Language {
         }
     }
 
-    /// The file that holds the handler.
+    /// The source file of the handler.
     pub(crate) fn handler(self) -> &'static str {
         match self {
             Self::Rust => "src/lib.rs",
@@ -87,7 +86,7 @@ impl Language {
         }
     }
 
-    /// The files of a new project, with a name and a type of item still to be filled in.
+    /// The files of a new project. They contain placeholders for the name and the type of item.
     pub(crate) fn templates(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let own = match self {
             Self::Rust => RUST_TEMPLATES,
@@ -97,14 +96,14 @@ impl Language {
         SHARED_TEMPLATES.into_iter().chain(own.iter().copied())
     }
 
-    /// Writes what handlers of this language are written with into a project, over what is there.
+    /// Writes the SDK of this language into a project, and overwrites an older one.
     pub(crate) fn write_kit(self, project: &Path) -> anyhow::Result<()> {
         match self {
             Self::Rust => {
                 let vendored = project.join("vendor/outbox-handler");
                 write(&vendored, CRATE)?;
                 write_one(&vendored.join("Cargo.toml"), &standalone(CRATE_MANIFEST, WORKSPACE_MANIFEST))?;
-                // The crate finds the contract two folders up, as it does where it comes from.
+                // The crate reads the contract from two folders up, as it does in the repository of the outbox.
                 write(&project.join("wit"), &WIT)?;
                 write_one(&project.join(".cargo/config.toml"), CARGO_CONFIG)
             }
@@ -114,19 +113,20 @@ impl Language {
     }
 }
 
-/// Writes files below a folder, which is made if needed.
+/// Writes files below a folder, and creates the folder if needed.
 pub(crate) fn write(folder: &Path, files: &[(&str, &str)]) -> anyhow::Result<()> {
     files.iter().try_for_each(|(path, text)| write_one(&folder.join(path), text))
 }
 
-/// Writes a file, and makes the folders that it lies in.
+/// Writes a file, and creates its folder if needed.
 pub(crate) fn write_one(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let made = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, text));
     made.with_context(|| format!("writing {}", path.display()))
 }
 
-/// The manifest of a crate without its workspace: what it inherits is written out, lints are left out.
+/// The manifest of a crate of a workspace, changed for use without it: inherited values are written out, and lints are
+/// left out.
 fn standalone(manifest: &str, workspace: &str) -> String {
     let own = |line: &str| {
         let inherited = line.strip_suffix(".workspace = true").or_else(|| line.strip_suffix(" = { workspace = true }"));
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn files_below(folder: &str) -> BTreeSet<String> {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
         let (mut folders, mut found) = (vec![root.clone()], BTreeSet::new());
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,63 +1,77 @@
-//! `plugin list`: the plugins of running hosts, or those that the folder would give.
+//! `plugin list`: lists the plugins of running hosts, or those of the plugin folder when no host runs.
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::cli::Context;
-use crate::cli::output::{or_dash, short, table};
-use crate::cli::plugin::{members, scan};
+use outbox_core::PluginStatus;
 use outbox_store::{Overview, Pod};
+
+use crate::cli::context::Context;
+use crate::cli::output::{or_dash, short, table};
+use crate::open_plugins::scan;
+
+/// A plugin, with the process that runs it if one does.
+#[derive(Debug, PartialEq, Serialize)]
+struct ListedPlugin {
+    #[serde(flatten)]
+    status: PluginStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+}
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let running = match context.existing_store().await {
         Ok(store) => of_running_hosts(&store.overview().await?),
-        // Without a database no host runs, and the folder can still be looked at.
+        // Without a database no host runs, but the folder can still be scanned.
         Err(_) => Vec::new(),
     };
-    let found = if running.is_empty() { scan(&context.config).await? } else { running };
-    context.output.emit(&found, || rows(&found))?;
+    let found = if running.is_empty() { of_folder(context).await? } else { running };
+    // As a value, because that sorts the members.
+    context.output.emit(&serde_json::to_value(&found)?, || rows(&found))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_running_hosts(overview: &Overview) -> Vec<Value> {
-    let pods = overview.live_pods();
-    pods.flat_map(|pod| members(&pod.plugins).into_iter().map(|plugin| with_pod(plugin, pod))).collect()
+async fn of_folder(context: &Context) -> anyhow::Result<Vec<ListedPlugin>> {
+    let plugins = scan(&context.config).await?.into_iter();
+    Ok(plugins.map(|status| ListedPlugin { status, pod: None }).collect())
 }
 
-fn with_pod(mut plugin: Value, pod: &Pod) -> Value {
-    plugin["pod"] = json!(pod.instance);
-    plugin
+fn of_running_hosts(overview: &Overview) -> Vec<ListedPlugin> {
+    overview.live_pods().flat_map(of_pod).collect()
 }
 
-fn rows(plugins: &[Value]) -> String {
+fn of_pod(pod: &Pod) -> impl Iterator<Item = ListedPlugin> {
+    pod.plugins.iter().map(|status| ListedPlugin { status: status.clone(), pod: Some(pod.instance.clone()) })
+}
+
+fn rows(plugins: &[ListedPlugin]) -> String {
     if plugins.is_empty() {
         return "No plugins.".to_owned();
     }
-    let row = |plugin: &Value| {
-        let word = |member: &str| plugin[member].as_str();
+    let row = |ListedPlugin { status, pod }: &ListedPlugin| {
         [
-            or_dash(word("pod")),
-            or_dash(word("name")),
-            or_dash(word("version")),
-            listed(&plugin["types"]),
-            plugin["generation"].as_u64().map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
-            short(&or_dash(word("digest")), 12),
-            or_dash(word("state")),
-            or_dash(word("error")),
+            or_dash(pod.as_deref()),
+            status.name.clone(),
+            or_dash(status.version.as_deref()),
+            or_dash(Some(status.types.join(", ").as_str()).filter(|types| !types.is_empty())),
+            status.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
+            short(&or_dash(status.digest.as_deref()), 12),
+            status.state.as_str().to_owned(),
+            or_dash(status.error.as_deref()),
         ]
     };
     table(["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "STATE", "ERROR"], plugins.iter().map(row))
 }
 
-fn listed(words: &Value) -> String {
-    let words: Vec<_> = words.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    or_dash(Some(words.join(", ").as_str()).filter(|words| !words.is_empty()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outbox_item::Millis;
+
+    fn webhook() -> PluginStatus {
+        PluginStatus { name: "webhook".into(), ..PluginStatus::default() }
+    }
 
     #[test]
     fn only_hosts_that_still_beat_are_asked_for_their_plugins() {
@@ -65,10 +79,28 @@ mod tests {
             instance: instance.to_owned(),
             role: None,
             ready: true,
-            heartbeat_at,
-            plugins: json!([{ "name": "webhook" }]),
+            heartbeat_at: Millis::new(heartbeat_at),
+            plugins: vec![webhook()],
         };
-        let overview = Overview { now: 100_000, pods: vec![pod("a", 99_000), pod("b", 80_000)], ..Overview::default() };
-        assert_eq!(of_running_hosts(&overview), [json!({ "name": "webhook", "pod": "a" })]);
+        let overview = Overview {
+            now: Millis::new(100_000),
+            pods: vec![pod("a", 99_000), pod("b", 80_000)],
+            ..Overview::default()
+        };
+        assert_eq!(of_running_hosts(&overview), [ListedPlugin { status: webhook(), pod: Some("a".into()) }]);
+    }
+
+    #[test]
+    fn the_pod_is_a_member_among_the_others_in_the_order_of_the_alphabet() {
+        let listed = ListedPlugin { status: webhook(), pod: Some("a".into()) };
+        assert_eq!(
+            serde_json::to_value([listed]).unwrap().to_string(),
+            concat!(
+                r#"[{"digest":null,"error":null,"file":"","generation":null,"name":"webhook","pod":"a","#,
+                r#""refused":[],"role":null,"state":"unknown","types":[],"version":null}]"#
+            )
+        );
+        let scanned = ListedPlugin { status: webhook(), pod: None };
+        assert!(serde_json::to_value(scanned).unwrap().get("pod").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! `plugin new`: a small, complete project of a handler, in a folder of its own.
+//! `plugin new`: creates a folder with a small, complete project of a handler.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,13 +7,15 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::arguments::UsageError;
-use crate::cli::plugin::kit;
-use crate::cli::plugin::kit::Language;
-use crate::cli::{Context, shown};
 use outbox_item::validate_type;
 
-/// What cargo would not take, or would take for something else.
+use crate::cli::arguments::UsageError;
+use crate::cli::context::Context;
+use crate::cli::plugin::kit;
+use crate::cli::plugin::kit::Language;
+use crate::filesystem::shown;
+
+/// Names that cargo rejects, or that would hide another crate.
 const RESERVED: [&str; 5] = ["alloc", "core", "outbox-handler", "std", "test"];
 
 /// Begin a handler: make a folder with a complete project
@@ -58,7 +60,7 @@ fn check_name(name: &str) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// The project appears whole or not at all.
+/// Creates the project with one rename, so that an error leaves no incomplete project behind.
 fn create(folder: &Path, lang: Language, name: &str, item_type: &str) -> anyhow::Result<()> {
     if folder.symlink_metadata().is_ok() {
         bail!("{} exists already: choose another name, or remove it first", shown(folder));

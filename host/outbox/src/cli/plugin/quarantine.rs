@@ -1,15 +1,16 @@
-//! `plugin quarantine` and `plugin release`: the components that are quarantined.
+//! `plugin quarantine` and `plugin release`: list quarantined components, and release one.
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
 
-use crate::cli::Context;
-use crate::cli::arguments::AuditArgs;
-use crate::cli::output::{clean, relative, table};
 use outbox_item::Millis;
 use outbox_store::QuarantineRecord;
+
+use crate::cli::arguments::AuditArgs;
+use crate::cli::context::Context;
+use crate::cli::output::{clean, relative, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct LiftQuarantineArgs {
@@ -39,7 +40,7 @@ fn quarantine_rows(now: Millis, quarantined: &[QuarantineRecord]) -> String {
     table(["PLUGIN", "DIGEST", "SINCE", "POD", "REASON"], quarantined.iter().map(row))
 }
 
-/// Hosts load the component again, on probation, when they look next.
+/// Releases a component. Every host loads it again, as a canary, when it next reads the quarantine.
 pub(crate) async fn release(args: LiftQuarantineArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let found = find(store.list_quarantine().await?, &args.digest)?;

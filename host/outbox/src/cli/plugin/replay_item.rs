@@ -1,5 +1,6 @@
-//! `plugin replay-item`: a handler, perhaps a changed one, on a failed attempt of an item, simulated. The
-//! requests are answered as they were, the state is read as it is now, and nothing is sent or stored.
+//! `plugin replay-item`: simulates a failed attempt of an item again, perhaps with a changed component.
+//!
+//! Requests get their recorded answers, and state is read from the store as it is now. Nothing is sent or stored.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,17 +12,18 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::Context;
-use crate::cli::items::details;
-use crate::cli::output::{clean, count, fields, short, table};
-use crate::cli::plugin::{environment, scan};
-use crate::cli::serve::background::StoreStateReader;
 use outbox_core::{AttemptReport, FailedAttempt, Failure, FailureClass, HostWrites, Outcome, StateChange};
 use outbox_item::{Item, ItemId, NewItem, Status, payload_fields};
 use outbox_runtime::simulation::{
     AttemptEnd, Divergence, RecordedWorld, ReplayedRequest, SimulatedAttempt, SimulatedPlugin, Simulator,
 };
 use outbox_store::{ItemDetails, Store};
+
+use crate::cli::context::Context;
+use crate::cli::output::{clean, count, fields, short, table};
+use crate::cli::requests::find_item;
+use crate::host::store_adapters::StoreStateReader;
+use crate::open_plugins::{environment, scan};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayItemArgs {
@@ -38,19 +40,19 @@ pub(crate) struct ReplayItemArgs {
     otherwise: Option<u16>,
 }
 
-/// What the attempt came to this time.
+/// The result of the simulated attempt, in the JSON shape of `outbox plugin replay-item --json`.
 #[derive(Debug, Serialize)]
 struct Rerun {
     item: ItemId,
     delivery: u32,
     plugin: String,
     file: PathBuf,
-    /// What the attempt failed with when it was recorded.
+    /// The failure of the recorded attempt.
     recorded: FailureView,
     ending: RerunEnd,
     requests: Vec<ReplayedRequest>,
     divergences: Vec<Divergence>,
-    /// What would be stored with DONE.
+    /// The changes of state that the host would store.
     state: Vec<Value>,
     followups: Vec<Value>,
     stderr: Option<String>,
@@ -70,7 +72,7 @@ enum RerunEnd {
         result: Value,
     },
     Failed(FailureView),
-    /// At a request that was not recorded.
+    /// The attempt stopped at a request that was not recorded.
     Stopped,
 }
 
@@ -80,10 +82,10 @@ impl From<Failure> for FailureView {
     }
 }
 
-/// Fails unless the handler now ends with done.
+/// Simulates the attempt. The command fails unless the attempt ends with success.
 pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let details = details(&*store, args.id, context).await?;
+    let details = find_item(&*store, args.id, context).await?;
     let attempt = chosen(&details, args.delivery)?.clone();
     let item_type = &details.item.item_type;
     let file = match args.plugin {
@@ -115,11 +117,11 @@ fn chosen(details: &ItemDetails, delivery: Option<u32>) -> anyhow::Result<&Faile
     })
 }
 
-/// The component in the folder that is given items of this type.
+/// The component in the plugin folder that gets items of this type.
 async fn serving(item_type: &str, context: &Context) -> anyhow::Result<PathBuf> {
     let plugins = scan(&context.config).await?;
-    let serves = |plugin: &&Value| plugin["types"].as_array().is_some_and(|types| types.contains(&json!(item_type)));
-    let file = plugins.iter().find(serves).and_then(|plugin| plugin["file"].as_str()).map(PathBuf::from);
+    let file = plugins.into_iter().find(|plugin| plugin.types.iter().any(|served| served == item_type));
+    let file = file.map(|plugin| plugin.file);
     file.with_context(|| {
         let folder = context.config.plugins.display();
         format!("no plugin in {folder} serves {item_type}: name a component with --plugin, or look with `outbox plugin list`")
@@ -160,7 +162,7 @@ async fn rerun(
     }
 }
 
-/// The item as the attempt's claim left it.
+/// The item as it was after the claim of the attempt.
 fn as_claimed(details: &ItemDetails, attempt: &FailedAttempt) -> Item {
     let mut before = details.failed_attempts.iter().filter(|other| other.delivery < attempt.delivery);
     Item {

@@ -1,18 +1,19 @@
-//! `plugin state list|show|clear`: what plugins keep, looked at and removed.
+//! `plugin state list|show|clear`: prints the stored state of plugins, and removes it.
 
-use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cli::Context;
-use crate::cli::arguments::AuditArgs;
-use crate::cli::output::{clean, count, size, table, to_stderr};
 use outbox_core::StateVersion;
 use outbox_item::{PayloadEncoding, payload_fields};
-use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, Store};
+use outbox_store::{ClearStateRequest, Execution, Inspect, Operate, PluginData, StateEntry, StateQuery, StateTotal};
+
+use crate::cli::arguments::AuditArgs;
+use crate::cli::confirm::{self, is_interactive};
+use crate::cli::context::Context;
+use crate::cli::output::{clean, count, size, table, to_stderr};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
@@ -66,14 +67,14 @@ pub(crate) async fn run(args: StateCommand, context: &Context) -> anyhow::Result
     }
 }
 
-async fn totals(store: &dyn Store, context: &Context) -> anyhow::Result<ExitCode> {
+async fn totals(store: &dyn Inspect, context: &Context) -> anyhow::Result<ExitCode> {
     let totals = store.state_totals().await?;
     let row = |total: &StateTotal| [total.plugin.clone(), total.keys.to_string(), size(total.bytes)];
     context.output.emit(&totals, || table(["PLUGIN", "KEYS", "SIZE"], totals.iter().map(row)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(store: &dyn Store, query: StateQuery, context: &Context) -> anyhow::Result<ExitCode> {
+async fn list(store: &dyn Inspect, query: StateQuery, context: &Context) -> anyhow::Result<ExitCode> {
     let entries = store.list_state(&query).await?;
     let row = |entry: &StateEntry| [entry.key.clone(), size(entry.bytes)];
     context.output.emit(&entries, || table(["KEY", "SIZE"], entries.iter().map(row)))?;
@@ -83,7 +84,7 @@ async fn list(store: &dyn Store, query: StateQuery, context: &Context) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(store: &dyn Store, plugin: &str, key: &str, context: &Context) -> anyhow::Result<ExitCode> {
+async fn show(store: &dyn PluginData, plugin: &str, key: &str, context: &Context) -> anyhow::Result<ExitCode> {
     let (Some(value), version) = store.read_state(plugin, key).await? else {
         bail!("plugin {plugin:?} keeps no {key:?} in {}", context.config.database);
     };
@@ -109,7 +110,7 @@ fn displayed(bytes: &[u8]) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
-async fn clear(store: &dyn Store, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let ClearArgs { plugin, key, dry_run, yes, audit } = args;
     let actor = audit.actor.unwrap_or_else(|| context.config.identity.to_string());
     let mut request = ClearStateRequest { plugin, key, actor, reason: audit.reason, execution: Execution::DryRun };
@@ -120,7 +121,7 @@ async fn clear(store: &dyn Store, args: ClearArgs, context: &Context) -> anyhow:
     if dry_run {
         return print_total("would remove", &found, context);
     }
-    if !yes && found.keys > 0 && io::stdin().is_terminal() && !confirmed(&found, context)? {
+    if !yes && found.keys > 0 && is_interactive() && !is_confirmed(&found, context)? {
         to_stderr("Nothing was removed.");
         return Ok(ExitCode::FAILURE);
     }
@@ -128,12 +129,9 @@ async fn clear(store: &dyn Store, args: ClearArgs, context: &Context) -> anyhow:
     print_total("removed", &store.clear_state(&request).await?, context)
 }
 
-fn confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
+fn is_confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
     let (keys, database) = (count(found.keys, "key"), &context.config.database);
-    to_stderr(&format!("Remove {keys} of plugin {:?} from {database}? [y/N]", found.plugin));
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    confirm::is_confirmed(&format!("Remove {keys} of plugin {:?} from {database}?", found.plugin))
 }
 
 fn print_total(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! `outbox plugin test`: the cases of a handler, run and compared.
+//! `plugin test`: runs the cases of a handler and compares the results with the expectations.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::Context;
-use crate::cli::output::{Output, count, to_stderr};
 use outbox_check::{CaseProject, CaseReport, OnDifference, junit, test};
 
-/// How often the files are looked at under `--watch`.
+use crate::cli::context::Context;
+use crate::cli::output::{Output, count, to_stderr};
+
+/// The pause between two looks at the files with `--watch`.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Run a handler's cases in the sandbox, with no network and with clocks that stand still
@@ -69,7 +70,7 @@ fn summary(reports: &[CaseReport]) -> String {
 }
 
 fn case_summary(report: &CaseReport) -> String {
-    let word = match (report.is_passed(), report.accepted) {
+    let word = match (report.is_passed(), report.is_accepted) {
         (true, false) => "ok",
         (true, true) => "updated",
         (false, _) => "FAILED",
@@ -79,7 +80,7 @@ fn case_summary(report: &CaseReport) -> String {
     format!("{word:8} {}{}", report.case, differences.collect::<String>())
 }
 
-/// When each file that matters was last written.
+/// The components, manifests and cases of a project, with the time of the last write to each.
 fn modification_times(path: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let entries = [folder.to_owned(), folder.join("cases")].into_iter().filter_map(|dir| std::fs::read_dir(dir).ok());

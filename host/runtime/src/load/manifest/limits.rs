@@ -1,13 +1,14 @@
-//! How much of everything one attempt may use: the defaults, and the ceilings that no manifest passes.
+//! `[limits]` of a manifest: how much one attempt may use, with the defaults and the highest values.
 
 use std::time::Duration;
 
-use crate::load::manifest::ManifestError;
-use crate::load::manifest::section::Section;
-use crate::load::manifest::value::{count, duration, rate, size};
 use serde::Serialize;
 
-/// How much one attempt may use, and how many there may be.
+use crate::load::manifest::error::ManifestError;
+use crate::load::manifest::section::Section;
+use crate::load::manifest::value::{count, duration, rate, size};
+
+/// How much one attempt may use, and how many attempts there may be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Limits {
     /// Bytes of all linear memories together.
@@ -16,47 +17,49 @@ pub struct Limits {
     pub table_elements: u32,
     /// Core instances that the component is made of.
     pub instances: u32,
-    /// Time on a CPU.
+    /// CPU time.
     pub cpu: Duration,
-    /// Items claimed at a time, in all processes together.
+    /// Claims at a time, in all processes together; no limit if absent.
     pub concurrency: Option<u32>,
-    /// Items claimed per second, in all processes together.
+    /// Claims per second, in all processes together; no limit if absent.
     pub rate: Option<f64>,
-    /// Outgoing requests of one attempt.
+    /// Outgoing requests.
     pub http_requests: u32,
     /// Bytes of the body of one outgoing request.
     pub request: u64,
-    /// Bytes of the body of one answer.
+    /// Bytes of the body of one response.
     pub response: u64,
-    /// Bytes of all keys and values of the plugin's state.
+    /// Bytes of all keys and values that the plugin stores.
     pub state_bytes: u64,
     /// Items that one attempt may emit.
     pub followups: u32,
-    /// Bytes of what the handler answers.
+    /// Bytes of the result that the handler returns.
     pub result: u64,
     /// Bytes of the component itself.
     pub component: u64,
 }
 
-/// The pool reserves address space for as much in every slot.
+/// Bytes of memory. The instance pool reserves this much address space in every slot.
 pub(crate) const MEMORY_MAX: u64 = 512 << 20;
-/// The pool reserves address space for these too. Interpreters have the largest tables.
+/// The instance pool reserves address space for table elements too. Interpreters have the largest tables.
 pub(crate) const TABLE_ELEMENTS_MAX: u32 = 100_000;
-/// Components that are linked of many libraries have dozens.
+/// Components that are linked of many libraries have dozens of core instances.
 pub(crate) const INSTANCES_MAX: u32 = 128;
-/// Larger ones take longer to compile than a host should wait.
+/// Bytes of a component. Larger ones take longer to compile than a host should wait.
 pub(crate) const COMPONENT_MAX: u64 = 128 << 20;
-/// What computes for longer is no side effect.
+/// An attempt that computes longer is not a side effect.
 const CPU_MAX: Duration = Duration::from_mins(1);
-/// Bodies pass through in pieces, so this bounds traffic and not memory.
+/// Bytes of a body. Bodies are streamed, so this limits traffic and not memory.
 const BODY_MAX: u64 = 256 << 20;
-/// More requests than this are several items.
+/// An attempt that needs more requests should be several items.
 const REQUESTS_MAX: u32 = 1000;
 /// All follow-ups are enqueued in the transaction that settles their parent.
 const FOLLOWUPS_MAX: u32 = 10_000;
-/// It is stored on the item and read with it.
+/// Bytes of a result. It is stored on the item and read with it.
 const RESULT_MAX: u64 = 1 << 20;
+/// Bytes of state. A plugin that keeps more needs a database of its own.
 const STATE_MAX: u64 = 16 << 30;
+/// A higher number is a typing error.
 const CONCURRENCY_MAX: u32 = 100_000;
 
 impl Default for Limits {
@@ -74,14 +77,14 @@ impl Default for Limits {
             state_bytes: 64 << 20,
             followups: 64,
             result: 64 << 10,
-            // Twice what compiled languages and JavaScript stay below: components made of Python have 18 MiB.
+            // Components of compiled languages and of JavaScript have less than half of this, those of Python 18 MiB.
             component: 32 << 20,
         }
     }
 }
 
 /// Reads `[limits]`.
-pub(crate) fn limits(mut section: Section<'_>) -> Result<Limits, ManifestError> {
+pub(crate) fn read(mut section: Section<'_>) -> Result<Limits, ManifestError> {
     let default = Limits::default();
     let limits = Limits {
         memory: section.take("memory", size(MEMORY_MAX))?.unwrap_or(default.memory),

@@ -1,14 +1,14 @@
-//! Reading a table of TOML key by key, so that a key nobody asked for is an error that names it and
-//! the nearest one that would have been understood.
+//! One table of a manifest, read key by key. A key that the reader does not take is an error, which names it and the
+//! known key that is most like it.
 
 use toml::{Table, Value};
 
-use crate::load::manifest::expand::expand;
+use crate::load::manifest::environment::{EnvLookup, expand};
+use crate::load::manifest::error::ManifestError;
 use crate::load::manifest::value::show;
-use crate::load::manifest::{EnvLookup, ManifestError};
 
-/// One table of the document. Every key is taken once; [`Section::finish`] refuses what is left.
-/// Values are expanded as they are taken, so that errors can show them as they were written.
+/// One table of the manifest. The reader takes every key once; [`Section::finish`] refuses the rest. Variables are
+/// replaced when a value is taken, so errors can show the value as it was written.
 pub(crate) struct Section<'a> {
     path: String,
     table: Table,
@@ -17,12 +17,12 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The table at `path`, which is empty for the document itself.
+    /// A section of a table. `path` is empty for the whole document.
     pub(crate) fn new(path: &str, table: Table, environment: &'a EnvLookup) -> Self {
         Self { path: path.to_owned(), table, environment, known_keys: Vec::new() }
     }
 
-    /// The value of a key, if it is there.
+    /// The parsed value of a key, or `None` if the key is absent. `parse` returns the accepted values as its error.
     pub(crate) fn take<T>(
         &mut self,
         key: &'static str,
@@ -49,26 +49,26 @@ impl<'a> Section<'a> {
         self.table.remove(key).map(|value| parse(&path, value)).transpose()
     }
 
-    /// The table under a key; an absent one is empty.
+    /// The table of a key; empty if the key is absent.
     pub(crate) fn section(&mut self, key: &'static str) -> Result<Self, ManifestError> {
         let table = self.take_written(key, table)?.unwrap_or_default();
         Ok(Self::new(&self.key(key), table, self.environment))
     }
 
-    /// The table under a key, if it is there.
+    /// The table of a key, or `None` if the key is absent.
     pub(crate) fn optional_section(&mut self, key: &'static str) -> Result<Option<Self>, ManifestError> {
         let table = self.take_written(key, table)?;
         Ok(table.map(|table| Self::new(&self.key(key), table, self.environment)))
     }
 
-    /// The tables of an array of tables; an absent one is empty.
+    /// The tables of an array of tables; none if the key is absent.
     pub(crate) fn sections(&mut self, key: &'static str) -> Result<Vec<Self>, ManifestError> {
         let path = self.key(key);
         let tables = self.take_written(key, tables)?.unwrap_or_default();
         Ok(tables.into_iter().map(|table| Self::new(&path, table, self.environment)).collect())
     }
 
-    /// What the table holds, when any key is welcome.
+    /// All entries of the table, for sections that accept any key.
     pub(crate) fn into_entries(mut self) -> Result<Table, ManifestError> {
         let table = std::mem::take(&mut self.table);
         let entry = |(key, value): (String, Value)| {
@@ -78,7 +78,7 @@ impl<'a> Section<'a> {
         table.into_iter().map(entry).collect()
     }
 
-    /// Refuses keys that nobody asked for.
+    /// Errors if the table has a key that was not taken.
     pub(crate) fn finish(self) -> Result<(), ManifestError> {
         let Some(unknown) = self.table.keys().next() else { return Ok(()) };
         let nearest = self.known_keys.iter().max_by(|a, b| likeness(a, unknown).total_cmp(&likeness(b, unknown)));
@@ -89,7 +89,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// An error about a key that must be there.
+    /// The error about a required key that is absent.
     pub(crate) fn missing(&self, key: &str) -> ManifestError {
         ManifestError::Missing { key: self.key(key) }
     }

@@ -1,3 +1,9 @@
+//! Every key of a manifest, its default, its bounds, and the errors that name it.
+
+use std::sync::Arc;
+
+use outbox_core::RetryPolicy;
+
 use crate::load::manifest::*;
 
 fn parse(source: &str) -> Result<Manifest, ManifestError> {

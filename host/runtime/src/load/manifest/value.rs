@@ -1,10 +1,11 @@
-//! The values that a manifest is made of: each parser answers the value, or what is accepted.
+//! Parsers of single manifest values. Each returns the value, or as its error the accepted values in words.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::Value;
 
+/// Parses a string.
 pub(crate) fn text(value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
@@ -12,16 +13,18 @@ pub(crate) fn text(value: Value) -> Result<String, String> {
     }
 }
 
+/// Parses an array of strings.
 pub(crate) fn texts(value: Value) -> Result<Vec<String>, String> {
     let Value::Array(values) = value else { return Err("an array of strings".to_owned()) };
     values.into_iter().map(|value| text(value).map_err(|_| "an array of strings".to_owned())).collect()
 }
 
+/// Parses `true` or `false`.
 pub(crate) fn boolean(value: &Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "true or false".to_owned())
 }
 
-/// A value as an error shows it: what it is, or what kind it is of.
+/// A value as errors show it: its text, or only its kind if it is an array or a table.
 pub(crate) fn show(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
@@ -34,7 +37,7 @@ pub(crate) fn show(value: &Value) -> String {
     }
 }
 
-/// A whole number within a range.
+/// Parses a whole number within a range.
 pub(crate) fn count(range: RangeInclusive<u32>) -> impl Fn(Value) -> Result<u32, String> {
     move |value| {
         let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
@@ -43,6 +46,7 @@ pub(crate) fn count(range: RangeInclusive<u32>) -> impl Fn(Value) -> Result<u32,
     }
 }
 
+/// Parses a number from 0 to 1.
 pub(crate) fn ratio(value: &Value) -> Result<f64, String> {
     match value {
         Value::Float(ratio) if (0.0..=1.0).contains(ratio) => Ok(*ratio),
@@ -52,7 +56,7 @@ pub(crate) fn ratio(value: &Value) -> Result<f64, String> {
     }
 }
 
-/// A duration that is not zero and at most `most`.
+/// Parses a duration above zero and up to `most`.
 pub(crate) fn duration(most: Duration) -> impl Fn(Value) -> Result<Duration, String> {
     move |value| {
         let parsed = text(value).ok().and_then(|text| humantime::parse_duration(&text).ok());
@@ -64,7 +68,7 @@ pub(crate) fn duration(most: Duration) -> impl Fn(Value) -> Result<Duration, Str
     }
 }
 
-/// A number of bytes from 1 to `most`.
+/// Parses a number of bytes from 1 to `most`.
 pub(crate) fn size(most: u64) -> impl Fn(Value) -> Result<u64, String> {
     move |value| {
         let parsed = text(value).ok().and_then(|text| bytes(&text));
@@ -81,13 +85,13 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(*factor)
 }
 
-/// A number of bytes in the largest unit that divides it.
+/// Formats a number of bytes in the largest unit that divides it.
 pub(crate) fn show_size(bytes: u64) -> String {
     let unit = UNITS.iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
-/// How many per second.
+/// Parses a rate. Returns how many per second.
 pub(crate) fn rate(value: Value) -> Result<f64, String> {
     let parsed = text(value).ok().and_then(|text| {
         let (number, unit) = text.split_once('/')?;

@@ -1,3 +1,5 @@
+//! Grants, host headers and limits of outgoing requests, against a real server.
+
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,10 +9,13 @@ use http_body_util::{Empty, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::load::manifest::{EnvLookup, Manifest};
+use crate::load::manifest::Manifest;
+use crate::load::manifest::environment::EnvLookup;
+use crate::outgoing::client::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::outgoing::network::Network;
 use crate::outgoing::policy::*;
 use crate::outgoing::resolve::SystemResolver;
+use crate::sandbox::observations::SideEffects;
 
 /// A server that answers everything alike and keeps the heads of what it was sent.
 struct Server {
@@ -56,7 +61,7 @@ fn outgoing(manifest: &str) -> OutgoingHttp {
     OutgoingHttp::new(
         Arc::new(OutgoingPolicy::new(grants, manifest.limits)),
         Arc::new(network),
-        Some(OutgoingKeys::from_parts("k1", "c1")),
+        Some(HostHeaders::from_parts("k1", "c1")),
         Arc::default(),
         Instant::now() + Duration::from_secs(30),
     )
@@ -100,7 +105,7 @@ async fn what_is_granted_goes_out_with_what_only_the_host_can_say() {
     assert!(head.contains("idempotency-key: k1/") && head.contains("/1\r\n"), "{head}");
     assert!(head.contains("x-correlation-id: c1\r\n") && head.contains("traceparent: 00-"), "{head}");
     assert!(!head.contains("forged"), "{head}");
-    assert!(outgoing.observations.maybe_executed());
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::Possible);
     assert!(!outgoing.observations.has_unanswered_requests());
 }
 
@@ -116,7 +121,7 @@ async fn connections_are_used_again_and_safe_requests_execute_nothing() {
     }
     assert!(*server.connections.lock().unwrap() < 8);
     assert!(!server.last().contains("idempotency-key"));
-    assert!(!outgoing.observations.maybe_executed());
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::None);
 }
 
 #[tokio::test]
@@ -190,7 +195,7 @@ async fn a_request_that_found_no_connection_has_executed_nothing() {
     drop(gone);
     let mut outgoing = outgoing(&format!("[[grant.http]]\norigin = '{url}'"));
     assert!(matches!(send(&mut outgoing, "POST", &url).await, Err(Error::ConnectionRefused)));
-    assert!(!outgoing.observations.maybe_executed());
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::None);
     assert!(!outgoing.observations.has_unanswered_requests());
 }
 
@@ -201,7 +206,7 @@ async fn an_address_out_of_reach_is_a_denial() {
         outgoing(&format!("[[grant.http]]\norigin = 'http://*:{}'", server.url.rsplit(':').next().unwrap()));
     assert!(matches!(send(&mut outgoing, "POST", &server.url).await, Err(Error::DestinationIpProhibited)));
     assert!(outgoing.observations.denial().unwrap().what.contains("does not reach"));
-    assert!(!outgoing.observations.maybe_executed());
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::None);
     let mut metadata = self::outgoing("[[grant.http]]\norigin = 'http://169.254.169.254'");
     let answer = send(&mut metadata, "GET", "http://169.254.169.254/latest").await;
     assert!(matches!(answer, Err(Error::DestinationIpProhibited)));
@@ -215,5 +220,5 @@ async fn a_request_that_is_dropped_unanswered_stays_unanswered() {
     let waiting = tokio::time::timeout(Duration::from_millis(50), send(&mut outgoing, "POST", &url)).await;
     assert!(waiting.is_err());
     assert!(outgoing.observations.has_unanswered_requests());
-    assert!(outgoing.observations.maybe_executed());
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::Possible);
 }

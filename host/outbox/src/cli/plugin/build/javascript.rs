@@ -1,15 +1,16 @@
-//! JavaScript: componentize-js makes the component, jco its type declarations.
+//! Builds handlers in JavaScript: componentize-js makes the component, jco its type declarations.
 
 use std::path::Path;
 
 use anyhow::Context as _;
+
+use outbox_runtime::WIT;
 
 use crate::cli::plugin::build::project::Project;
 use crate::cli::plugin::build::tools::{Program, Tools, command, run};
 use crate::cli::plugin::build::world;
 use crate::cli::plugin::kit;
 use crate::cli::plugin::kit::{JAVASCRIPT_TOOLS, Language};
-use outbox_runtime::WIT;
 
 const INSTALL: &str = "install Node.js 20 or newer from https://nodejs.org, or the packages nodejs and npm";
 
@@ -43,7 +44,7 @@ pub(crate) fn build(project: &Project, tools: &Tools) -> anyhow::Result<Vec<u8>>
     std::fs::read(&component).context("reading the component that componentize-js made")
 }
 
-/// Declarations of the whole contract, which editors find below the project.
+/// Writes type declarations of the whole contract into the project, where editors find them.
 fn declare_types(project: &Project, installed: &Path, wit: &Path) -> anyhow::Result<()> {
     let types = project.dir.join("outbox/types");
     let mut jco = command("node");

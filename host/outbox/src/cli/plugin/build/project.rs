@@ -1,17 +1,17 @@
-//! A handler's project: its language, its name and its manifest, found by the files that it has.
+//! The project of a handler: its language, its name and its manifest, which are recognised by its files.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 use crate::cli::plugin::kit::Language;
-use crate::cli::shown;
+use crate::filesystem::shown;
 
-/// Manifests that belong to tools and not to a plugin.
+/// TOML files of tools. They are not the manifest of a plugin.
 const OF_TOOLS: [&str; 6] =
     ["Cargo.toml", "clippy.toml", "outbox.toml", "pyproject.toml", "rust-toolchain.toml", "rustfmt.toml"];
 
-/// What is built.
+/// The project of one handler.
 #[derive(Debug)]
 pub(crate) struct Project {
     pub(crate) dir: PathBuf,

@@ -1,16 +1,17 @@
-//! Python: componentize-py makes the component and its type declarations.
+//! Builds handlers in Python: componentize-py makes the component and its type declarations.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
 
+use outbox_runtime::WIT;
+
 use crate::cli::plugin::build::project::Project;
 use crate::cli::plugin::build::tools::{Program, Tools, command, run};
 use crate::cli::plugin::build::world;
 use crate::cli::plugin::kit;
 use crate::cli::plugin::kit::{Language, PYTHON_TOOLS};
-use outbox_runtime::WIT;
 
 const PYTHON: Program = Program {
     name: "python3",
@@ -26,7 +27,7 @@ const PIP: Program = Program {
     install: "install pip, in the package python3-pip, or run `python3 -m ensurepip`",
 };
 
-/// Installs what is pinned, and nothing that it would have to build.
+/// Installs the pinned packages only, and none that would have to be compiled.
 const PIP_INSTALL: [&str; 9] = [
     "-m",
     "pip",
@@ -39,10 +40,10 @@ const PIP_INSTALL: [&str; 9] = [
     "--requirement=requirements.txt",
 ];
 
-/// What componentize-py has no file to be run as.
+/// Starts componentize-py, which has no script that could be run.
 const COMPONENTIZE: &str = "import sys, componentize_py; sys.exit(componentize_py.script())";
 
-/// Names for interfaces whose own would depend on what else the world has.
+/// Python names of interfaces. Without them, the name of an interface would depend on the other imports of the world.
 const NAMES: [(&str, &str); 3] = [
     ("outbox:handler/types@0.1.0", "contract"),
     ("wasi:config/store@0.2.0-rc.1", "configuration"),
@@ -68,7 +69,7 @@ pub(crate) fn build(project: &Project, tools: &Tools) -> anyhow::Result<Vec<u8>>
     std::fs::read(&component).context("reading the component that componentize-py made")
 }
 
-/// Declarations of the whole contract, which editors find below the project.
+/// Writes type declarations of the whole contract into the project, where editors find them.
 fn declare_types(project: &Project, installed: &Path, wit: &Path) -> anyhow::Result<()> {
     let mut python = componentize_py(installed, wit, "plugin");
     python.arg("bindings").arg(project.dir.join("outbox/typings"));

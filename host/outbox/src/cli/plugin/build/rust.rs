@@ -1,4 +1,4 @@
-//! Rust: cargo alone makes the component.
+//! Builds handlers in Rust: cargo alone makes the component.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -44,7 +44,7 @@ fn check_target(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last component that cargo reports: a crate is built after what it depends on.
+/// The last component that cargo reports. Cargo builds a crate after its dependencies, so the last one is the project.
 fn component(messages: &[u8]) -> Option<PathBuf> {
     let lines = messages.split(|byte| *byte == b'\n');
     let messages = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());

@@ -1,7 +1,7 @@
-//! The programs of other people that make components: found, installed and run.
+//! Finds, installs and runs the third-party tools that make components.
 //!
-//! What is installed lies in the cache folder, under the digest of the lock file that it comes from, so
-//! that all projects share it and a newer program brings its own.
+//! Installed tools are kept in the cache folder, under a digest of their lock file. All projects share them. A version
+//! of this program that needs other tools installs them beside these.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,21 +14,21 @@ use sha2::{Digest as _, Sha256};
 use crate::cli::output::Output;
 use crate::cli::plugin::kit;
 use crate::cli::plugin::kit::Files;
-use crate::cli::shown;
+use crate::filesystem::shown;
 
-/// A program that has to be there.
+/// A program that must be installed.
 pub(crate) struct Program {
-    /// How it is called.
+    /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// Arguments with which it does nothing but succeed.
+    /// Arguments with which it only succeeds.
     pub(crate) probe: &'static [&'static str],
-    /// What it is needed for.
+    /// Its purpose, for the error message.
     pub(crate) purpose: &'static str,
-    /// How people get it.
+    /// How to install it, for the error message.
     pub(crate) install: &'static str,
 }
 
-/// Where tools are, and whom to tell what they do.
+/// The folder of installed tools, and the output for progress messages.
 pub(crate) struct Tools {
     dir: PathBuf,
     output: Output,
@@ -39,12 +39,12 @@ impl Tools {
         Self { dir: cache_dir.join("tools"), output }
     }
 
-    /// Says what is being done, to people.
+    /// Tells people which step begins.
     pub(crate) fn step(&self, what: &str) {
         self.output.hint(&format!("{what} …"));
     }
 
-    /// The folder that holds what `files` describe, installed by `install` in it where it is not there yet.
+    /// The folder with the tools that `files` describe. Calls `install` with a new folder unless they are installed.
     pub(crate) fn installed(
         &self,
         what: &str,
@@ -62,7 +62,7 @@ impl Tools {
         kit::write(draft.path(), files)?;
         install(draft.path()).with_context(|| format!("installing {what}"))?;
         match std::fs::rename(draft.path(), &folder) {
-            // Somebody else, who installed the same at the same time, was faster.
+            // Another process installed the same tools at the same time.
             Err(_) if folder.is_dir() => Ok(folder),
             renamed => renamed.map(|()| folder).with_context(|| format!("installing {what}")),
         }
@@ -70,7 +70,7 @@ impl Tools {
 }
 
 impl Program {
-    /// Errors when the program is missing, with what to do.
+    /// Errors when the program is missing; the error says how to install it.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let missing = || format!("{} needs {}, which does not run here: {}", self.purpose, self.name, self.install);
         let probe = Command::new(self.name).args(self.probe).stdin(Stdio::null()).output();
@@ -83,14 +83,14 @@ impl Program {
     }
 }
 
-/// A command that reads nothing.
+/// A command with an empty standard input.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
 }
 
-/// Runs a command to its end and returns what it printed; what it says about a failure is the error.
+/// Runs a command to its end and returns its standard output. If it fails, its output is the error.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("running {name}"))?;

@@ -1,24 +1,25 @@
-//! The world of a handler in an interpreted language.
+//! The WIT world of a handler in an interpreted language.
 //!
-//! Such a component imports all of its world, used or not. So its world has what its manifest grants:
-//! nobody is asked to grant what the handler does not use.
+//! Such a component imports everything in its world, used or not. So this file makes a world of exactly what the
+//! manifest grants: an operator need not grant what the handler does not use.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cli::plugin::build::project::Project;
-use crate::cli::plugin::kit;
 use outbox_runtime::WIT;
 
-/// What there always is.
+use crate::cli::plugin::build::project::Project;
+use crate::cli::plugin::kit;
+
+/// Imports that need no grant.
 const ALWAYS: [&str; 2] = ["wasi:config/store@0.2.0-rc.1", "wasi:logging/logging@0.1.0-draft"];
 
-/// What a key under `[grant]` grants, in the words of the contract.
+/// Keys of the table `[grant]`, each with the import that it grants.
 const GRANTED: [(&str, &str); 3] =
     [("state", "state"), ("emit", "followups"), ("http", "wasi:http/outgoing-handler@0.2.12")];
 
-/// Writes the contract, with the project's world `guest`, into a folder.
+/// Writes the contract and the world `guest` of the project into a folder.
 pub(crate) fn write(project: &Project, folder: &Path) -> anyhow::Result<()> {
     let manifest = toml::from_str(&project.manifest).with_context(|| format!("reading {}.toml", project.name))?;
     kit::write(folder, &WIT)?;
@@ -37,7 +38,7 @@ fn grants_something(value: &toml::Value) -> bool {
     value.as_bool().unwrap_or_default() || value.as_array().is_some_and(|values| !values.is_empty())
 }
 
-/// What to say when a build failed because the handler uses what its world does not have.
+/// Advice for a failed build: the handler may use an import that its world does not have.
 pub(crate) fn advice(project: &Project) -> String {
     let name = &project.name;
     format!(

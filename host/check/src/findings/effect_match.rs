@@ -1,0 +1,41 @@
+//! Assigns the effects of a run to those of the undisturbed run. It does not judge the assignment.
+
+use crate::findings::comparison::Comparison;
+use crate::receivers::Effect;
+
+/// The effects of a run, assigned to the expected ones.
+pub(super) struct EffectMatch<'a> {
+    /// Each expected effect with the effects of the run that are the same one.
+    pub(super) expected: Vec<(&'a Effect, Vec<&'a Effect>)>,
+    /// The effects of the run that no expected one matches.
+    pub(super) unexpected: Vec<&'a Effect>,
+}
+
+impl<'a> EffectMatch<'a> {
+    /// Assigns each effect of the run to the most similar expected one.
+    pub(super) fn of(run: &'a Comparison<'_>) -> Self {
+        let mut expected: Vec<(&Effect, Vec<&Effect>)> =
+            run.expected_effects().iter().map(|effect| (effect, Vec::new())).collect();
+        let mut unexpected = Vec::new();
+        for effect in &run.result.receivers.effects {
+            match expected.iter_mut().max_by_key(|(candidate, _)| similarity(candidate, effect)) {
+                Some((candidate, same)) if similarity(candidate, effect) > 0 => same.push(effect),
+                _ => unexpected.push(effect),
+            }
+        }
+        Self { expected, unexpected }
+    }
+}
+
+/// How likely two effects are the same one: 4 for equal keys and requests, 0 for nothing in common.
+fn similarity(expected: &Effect, effect: &Effect) -> u32 {
+    let (has_same_key, asks_the_same) =
+        (expected.request.key == effect.request.key, expected.request.asks_the_same(&effect.request));
+    match () {
+        () if has_same_key && asks_the_same => 4,
+        () if has_same_key => 3,
+        () if asks_the_same => 2,
+        () if expected.call == effect.call && expected.request.method == effect.request.method => 1,
+        () => 0,
+    }
+}

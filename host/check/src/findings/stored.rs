@@ -1,0 +1,95 @@
+//! `State` and `Followups`: what the outbox holds at the end differs from the undisturbed run.
+//!
+//! A key that differs between the two undisturbed runs already is not compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outbox_runtime::simulation::GuestCall;
+
+use crate::check_report::{Finding, FindingKind};
+use crate::display::displayed;
+use crate::findings::comparison::Comparison;
+use crate::in_memory_outbox::OutboxSnapshot;
+
+/// Bytes by key: the plugin state, or the payloads of the follow-ups.
+type BytesByKey<'a> = BTreeMap<&'a str, &'a [u8]>;
+
+/// The differences in state, then those in follow-ups.
+pub(super) fn stored_differences(run: &Comparison<'_>) -> Vec<Finding> {
+    if !run.result.is_done() || !run.baseline.result.is_done() {
+        return Vec::new();
+    }
+    let mut found = state_differences(run);
+    found.extend(followup_differences(run));
+    found
+}
+
+fn state_differences(run: &Comparison<'_>) -> Vec<Finding> {
+    let stored = Stored::of(run, state);
+    stored.wrong_keys().into_iter().map(|key| state_difference(run, &stored, key)).collect()
+}
+
+fn state_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> Finding {
+    let shown = |of: &BytesByKey<'_>| of.get(key).map_or_else(|| "absent".to_owned(), |value| displayed(value));
+    let (found, expected) = (shown(&stored.found), shown(&stored.expected));
+    let writes_key = |call: &GuestCall| match call {
+        GuestCall::Put { key: written, .. } | GuestCall::Delete { key: written } => written == key,
+        _ => false,
+    };
+    let what = format!("the state {key} ends as {found}, and without the disturbance as {expected}");
+    let fix = "write to the state what does not depend on the attempt";
+    run.finding(FindingKind::State, run.call_of(writes_key), what, fix)
+}
+
+fn followup_differences(run: &Comparison<'_>) -> Vec<Finding> {
+    let stored = Stored::of(run, followups);
+    stored.wrong_keys().into_iter().map(|key| followup_difference(run, &stored, key)).collect()
+}
+
+fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> Finding {
+    let mut emitted = run.baseline.result.snapshot.followups.iter().chain(&run.result.snapshot.followups);
+    let item_type = emitted.find(|item| item.idem_key == key).map_or("", |item| &item.item_type);
+    let emits_type =
+        |call: &GuestCall| matches!(call, GuestCall::Emit { item_type: emitted, .. } if emitted == item_type);
+    let how = match (stored.expected.get(key), stored.found.get(key)) {
+        (Some(_), None) => "is missing",
+        (None, _) => "is one too many",
+        _ => "has another payload",
+    };
+    let what = format!("the follow-up {key} {how}, compared with the undisturbed run");
+    let fix = "emit the same in every attempt: follow-ups come with the commit, once";
+    run.finding(FindingKind::Followups, run.call_of(emits_type), what, fix)
+}
+
+/// The same part of three outboxes.
+struct Stored<'a> {
+    expected: BytesByKey<'a>,
+    repeat: BytesByKey<'a>,
+    found: BytesByKey<'a>,
+}
+
+impl<'a> Stored<'a> {
+    fn of(run: &Comparison<'a>, part: fn(&'a OutboxSnapshot) -> BytesByKey<'a>) -> Self {
+        Self {
+            expected: part(&run.baseline.result.snapshot),
+            repeat: part(&run.baseline.repeat.snapshot),
+            found: part(&run.result.snapshot),
+        }
+    }
+
+    /// The keys whose bytes differ from the undisturbed run and are the same in both undisturbed runs.
+    fn wrong_keys(&self) -> BTreeSet<&'a str> {
+        let is_wrong = |key: &&str| {
+            self.found.get(key) != self.expected.get(key) && self.expected.get(key) == self.repeat.get(key)
+        };
+        self.expected.keys().chain(self.found.keys()).copied().filter(is_wrong).collect()
+    }
+}
+
+fn state(snapshot: &OutboxSnapshot) -> BytesByKey<'_> {
+    snapshot.state.iter().map(|(key, (value, _))| (key.as_str(), value.as_slice())).collect()
+}
+
+fn followups(snapshot: &OutboxSnapshot) -> BytesByKey<'_> {
+    snapshot.followups.iter().map(|item| (item.idem_key.as_str(), item.payload.as_slice())).collect()
+}

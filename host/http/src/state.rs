@@ -1,0 +1,98 @@
+//! What the HTTP server works with: capabilities of the store, the handlers, the operator's settings and the status of
+//! the process.
+//!
+//! Holds data only. Does not know the routes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use outbox_core::saga::SagaDefinition;
+use outbox_core::{AttemptDurations, Handler, PluginStatus};
+use outbox_store::{Enqueue, Inspect, Operate};
+
+/// Everything that the routes use.
+#[derive(Clone)]
+pub struct HttpState {
+    /// Takes durable writes, and counts requests that violate the contract.
+    pub enqueue: Arc<dyn Enqueue>,
+    /// Serves what clients and operators read.
+    pub inspect: Arc<dyn Inspect>,
+    /// Performs the actions of operators.
+    pub operate: Arc<dyn Operate>,
+    /// Runs the steps of inline writes.
+    pub handler: Arc<dyn Handler>,
+    /// The operator's settings.
+    pub settings: HttpSettings,
+    /// Returns the present status of this process. Called for each probe, scrape and cockpit request.
+    pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
+    /// Ends the streams of signals when it is cancelled. A graceful shutdown would otherwise wait for them.
+    pub stop: CancellationToken,
+}
+
+/// The operator's settings of the HTTP server.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// `OUTBOX_ENABLED`: whether writes are durable. Otherwise their steps run inline.
+    pub is_durable: bool,
+    /// `GOVERNOR_STRICT_MODE`: whether a write without both contract headers is refused.
+    pub is_strict: bool,
+    /// The sagas that a write may start.
+    pub sagas: Vec<SagaDefinition>,
+    /// `OUTBOX_TOKEN`: the bearer token that clients must present; `None` requires none.
+    pub token: Option<String>,
+    /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while no token is set.
+    pub hosts: Vec<String>,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+    /// The timeout of an inline attempt whose type sets none.
+    pub timeout_inline: Duration,
+    /// The instance id of this process.
+    pub pod: String,
+}
+
+impl Default for HttpSettings {
+    /// Inline mode with the built-in saga, no token, bodies up to 1 MiB, and 30 seconds per inline attempt.
+    fn default() -> Self {
+        Self {
+            is_durable: false,
+            is_strict: false,
+            sagas: vec![SagaDefinition::write_memory()],
+            token: None,
+            hosts: Vec::new(),
+            max_body: 1024 * 1024,
+            timeout_inline: Duration::from_secs(30),
+            pod: String::new(),
+        }
+    }
+}
+
+impl fmt::Debug for HttpSettings {
+    /// Shows whether a token is set, and hides the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSettings")
+            .field("is_durable", &self.is_durable)
+            .field("is_strict", &self.is_strict)
+            .field("sagas", &self.sagas)
+            .field("has_token", &self.token.is_some())
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The status of the process that runs the HTTP server.
+#[derive(Clone, Debug, Default)]
+pub struct HostStatus {
+    /// Whether the first scan of the plugin folder has finished, with any result.
+    pub is_scanned: bool,
+    /// Whether the store refused the last heartbeat. Such a store may answer reads and still refuse writes.
+    pub is_read_only: bool,
+    /// The plugins of this process, with old generations that still finish attempts.
+    pub plugins: Vec<PluginStatus>,
+    /// The types that handlers of this process serve.
+    pub served_types: Vec<String>,
+    /// How long attempts of this process took.
+    pub durations: AttemptDurations,
+}

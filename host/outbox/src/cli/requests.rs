@@ -1,0 +1,67 @@
+//! Requests to the store that several verbs make: one item with its history, a control request, a job to its end.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use outbox_item::ItemId;
+use outbox_store::{Control, ControlReport, ControlRequest, Execution, Inspect, ItemDetails, Job, JobState, Operate};
+
+use crate::cli::arguments::AuditArgs;
+use crate::cli::context::Context;
+use crate::cli::output::count;
+use crate::cli::progress::ProgressBar;
+
+/// The longest pause between two looks at a job that a host works on at the same time.
+const JOB_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// One item with its history. Errors when there is none.
+pub(crate) async fn find_item(store: &dyn Inspect, id: ItemId, context: &Context) -> anyhow::Result<ItemDetails> {
+    let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
+    store.get(id).await?.with_context(missing)
+}
+
+/// Sends a control request and prints its report. A request that changes nothing is no failure.
+pub(crate) async fn send_control(
+    control: Control,
+    execution: Execution,
+    audit: AuditArgs,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    let store = context.existing_store().await?;
+    let (actor, reason) = audit.actor_and_reason(context);
+    let request = ControlRequest { control, actor, reason, execution };
+    let report = store.control(&request).await?;
+    context.output.emit(&report, || control_summary(&request, &report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn control_summary(request: &ControlRequest, report: &ControlReport) -> String {
+    let (verb, subject) = request.control.action_and_target();
+    let items = match report.items.len() as u64 {
+        0 => String::new(),
+        items => format!(", past {}", count(items, "dead item")),
+    };
+    match (report.changed, request.execution) {
+        (false, _) => format!("{verb} {subject}: nothing to do"),
+        (true, Execution::DryRun) => format!("{verb} {subject}: would be done{items}"),
+        (true, Execution::Apply) => format!("{verb} {subject}: done{items}"),
+    }
+}
+
+/// Runs the batches of a job until none is left, and shows the progress on a terminal. When this process ends
+/// earlier, any host goes on with the job.
+pub(crate) async fn run_to_end(store: &dyn Operate, mut job: Job, context: &Context) -> anyhow::Result<Job> {
+    let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
+    while job.state == JobState::Running {
+        tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(JOB_WAIT_MAX)).await;
+        job = store.run_job_batch(job.id).await?.unwrap_or(job);
+        progress.show(job.changed + job.refused);
+    }
+    progress.finish();
+    if job.state == JobState::Cancelled {
+        context.output.hint(&format!("Job {} was cancelled; what it had changed stays changed.", job.id));
+    }
+    Ok(job)
+}

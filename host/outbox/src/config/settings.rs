@@ -1,0 +1,140 @@
+//! One function per setting: its variable, the values that it accepts, and its default.
+//!
+//! The settings of the database belong together and have a file of their own, `database.rs`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outbox_core::RetryPolicy;
+use outbox_item::validate_type;
+
+use crate::config::environment::ProcessEnv;
+use crate::config::error::ConfigError;
+use crate::config::sources::ResolvedSettings;
+use crate::config::value::{self, LogFormat, Secret};
+
+pub(super) fn enabled(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
+    Ok(settings.boolean("OUTBOX_ENABLED")?.unwrap_or(false))
+}
+
+/// Longer than most handlers take, short enough that an item of a crashed host is claimed again soon.
+const LEASE: Duration = Duration::from_mins(1);
+
+pub(super) fn lease(settings: &ResolvedSettings) -> Result<Duration, ConfigError> {
+    Ok(settings.seconds("OUTBOX_VISIBILITY_SEC", 1..=86_400)?.unwrap_or(LEASE))
+}
+
+pub(super) fn retry(settings: &ResolvedSettings) -> Result<RetryPolicy, ConfigError> {
+    let default = RetryPolicy::default();
+    let delay = |variable| settings.number::<u64>(variable, 1..=86_400_000).map(|ms| ms.map(Duration::from_millis));
+    Ok(RetryPolicy {
+        max_retries: settings.number("OUTBOX_MAX_RETRIES", 0..=1_000_000)?.unwrap_or(default.max_retries),
+        base: delay("OUTBOX_BACKOFF_BASE_MS")?.unwrap_or(default.base),
+        cap: delay("OUTBOX_BACKOFF_CAP_MS")?.unwrap_or(default.cap),
+    })
+}
+
+pub(super) fn role(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
+    settings.parsed("OUTBOX_ROLE", "the name of a folder: [A-Za-z0-9][A-Za-z0-9._-]*", value::role)
+}
+
+pub(super) fn plugins(settings: &ResolvedSettings) -> Result<PathBuf, ConfigError> {
+    Ok(settings.path("OUTBOX_PLUGINS")?.unwrap_or_else(|| "./plugins.d".into()))
+}
+
+pub(super) fn cache_dir(settings: &ResolvedSettings, environment: &ProcessEnv) -> Result<PathBuf, ConfigError> {
+    Ok(settings.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| environment.cache_dir()))
+}
+
+pub(super) fn plugin_keys(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {
+    let accepted = "public keys of minisign, or files that hold one, with commas between them";
+    Ok(settings.parsed("OUTBOX_PLUGIN_KEYS", accepted, value::plugin_keys)?.unwrap_or_default())
+}
+
+/// Attempts mostly wait for a downstream service, so a host runs many more of them than it has processors.
+const CONCURRENCY: usize = 64;
+
+pub(super) fn concurrency(settings: &ResolvedSettings) -> Result<usize, ConfigError> {
+    Ok(settings.number("OUTBOX_CONCURRENCY", 1..=10_000)?.unwrap_or(CONCURRENCY))
+}
+
+/// Items. A few claims' worth, so that short attempts do not wait for the store.
+const PREFETCH: usize = 256;
+
+pub(super) fn prefetch(settings: &ResolvedSettings) -> Result<usize, ConfigError> {
+    Ok(settings.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(PREFETCH))
+}
+
+/// Leaves Kubernetes, which kills a pod 30 seconds after SIGTERM, time for the rest of the shutdown.
+const DRAIN: Duration = Duration::from_secs(20);
+
+pub(super) fn drain(settings: &ResolvedSettings) -> Result<Duration, ConfigError> {
+    Ok(settings.seconds("OUTBOX_DRAIN_SEC", 0..=3_600)?.unwrap_or(DRAIN))
+}
+
+pub(super) fn listen(settings: &ResolvedSettings) -> Result<SocketAddr, ConfigError> {
+    let accepted = "an IP address and a port, such as 127.0.0.1:7070 or 0.0.0.0:7070";
+    let address = settings.parsed("OUTBOX_LISTEN", accepted, |text| text.parse().ok())?;
+    Ok(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))))
+}
+
+pub(super) fn token(settings: &ResolvedSettings) -> Result<Option<Secret>, ConfigError> {
+    settings.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", value::token)
+}
+
+pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {
+    let accepted = "host names, with commas between them and without a scheme";
+    Ok(settings.parsed("OUTBOX_HOSTS", accepted, value::hosts)?.unwrap_or_default())
+}
+
+/// How long DONE items stay; `None` keeps them for ever, which is the default: only an operator deletes items.
+pub(super) fn retain_done(settings: &ResolvedSettings) -> Result<Option<Duration>, ConfigError> {
+    retention(settings, "OUTBOX_RETAIN_DONE", None)
+}
+
+/// Long enough to look into the events of last week, short enough that the table of signals stays small.
+pub(super) const RETAIN_SIGNALS: Duration = Duration::from_hours(7 * 24);
+
+pub(super) fn retain_signals(settings: &ResolvedSettings) -> Result<Option<Duration>, ConfigError> {
+    retention(settings, "OUTBOX_RETAIN_SIGNALS", Some(RETAIN_SIGNALS))
+}
+
+fn retention(
+    settings: &ResolvedSettings,
+    variable: &'static str,
+    default: Option<Duration>,
+) -> Result<Option<Duration>, ConfigError> {
+    let kept_for = settings.parsed(variable, "a duration such as 12h or 7d, or keep", |text| match text {
+        "keep" => Some(None),
+        text => humantime::parse_duration(text).ok().map(Some),
+    })?;
+    Ok(kept_for.unwrap_or(default))
+}
+
+pub(super) fn alerts(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
+    settings.parsed("OUTBOX_ALERTS", "the type of an item, such as webhook", |text| {
+        validate_type(text).is_ok().then(|| text.to_owned())
+    })
+}
+
+/// Short enough to report a new problem soon, long enough that a broken downstream service causes few messages.
+const ALERT_PERIOD: Duration = Duration::from_mins(5);
+
+pub(super) fn alert_period(settings: &ResolvedSettings) -> Result<Duration, ConfigError> {
+    let parse = |text: &str| humantime::parse_duration(text).ok();
+    Ok(settings.parsed("OUTBOX_ALERT_PERIOD", "a duration such as 30s or 5m", parse)?.unwrap_or(ALERT_PERIOD))
+}
+
+pub(super) fn log(settings: &ResolvedSettings) -> Result<LogFormat, ConfigError> {
+    Ok(settings.parsed("OUTBOX_LOG", "text or json", LogFormat::parse)?.unwrap_or_default())
+}
+
+/// Which log lines are written; the default depends on the command.
+pub(super) fn log_filter(environment: &ProcessEnv) -> Option<String> {
+    environment.get("RUST_LOG")
+}
+
+pub(super) fn strict(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
+    Ok(settings.boolean("GOVERNOR_STRICT_MODE")?.unwrap_or(false))
+}

@@ -1,0 +1,102 @@
+//! The background work of a host: its heartbeat, the maintenance of the store, and its status.
+//!
+//! Nothing that items need to be handled correctly happens here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use outbox_core::{Handler as _, MeteredHandler};
+use outbox_http::HostStatus;
+use outbox_item::Millis;
+use outbox_runtime::Plugins;
+use outbox_store::{Maintain, MaintenanceReport, Pod, Retention};
+
+/// Three heartbeats fit into the time after which other hosts consider a host gone.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The pause after a heartbeat that the store rejected. The host is ready again within this time after the store is.
+const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
+
+/// Maintenance runs in small pieces, so that jobs go on quickly and no write waits long for a piece.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The state of the host, for probes, metrics and the cockpit.
+pub(crate) fn status(plugins: &Plugins, metered: &MeteredHandler, is_read_only: &AtomicBool) -> HostStatus {
+    HostStatus {
+        is_scanned: plugins.is_scanned(),
+        is_read_only: is_read_only.load(Ordering::Relaxed),
+        plugins: plugins.status(),
+        served_types: plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect(),
+        durations: metered.durations(),
+    }
+}
+
+/// Writes the row of this process that the cockpit shows, at every change of its plugins and every few seconds.
+pub(crate) struct Heartbeat {
+    pub(crate) store: Arc<dyn Maintain>,
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) instance: String,
+    pub(crate) role: Option<String>,
+    /// Set while the store rejects heartbeats.
+    pub(crate) is_read_only: Arc<AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Writes heartbeats until `end` is cancelled, and then one more, which says that the process is no longer ready.
+    pub(crate) async fn run(self, end: CancellationToken) {
+        let mut changes = self.plugins.changes();
+        loop {
+            self.beat(self.plugins.is_scanned()).await;
+            let pause = if self.is_read_only.load(Ordering::Relaxed) { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
+            tokio::select! {
+                () = end.cancelled() => break,
+                Ok(()) = changes.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.beat(false).await;
+    }
+
+    async fn beat(&self, is_ready: bool) {
+        let pod = Pod {
+            instance: self.instance.clone(),
+            role: self.role.clone(),
+            ready: is_ready,
+            heartbeat_at: Millis::default(),
+            plugins: self.plugins.status(),
+        };
+        let beaten = self.store.heartbeat(&pod).await;
+        let was_read_only = self.is_read_only.swap(beaten.is_err(), Ordering::Relaxed);
+        match beaten {
+            Err(err) if !was_read_only => {
+                tracing::warn!(error = %err, "the store takes no writes: not ready until it does");
+            }
+            Ok(()) if was_read_only => tracing::info!("the store takes writes again"),
+            _ => {}
+        }
+    }
+}
+
+/// Runs pieces of maintenance until `end` is cancelled.
+pub(crate) async fn maintenance_loop(store: Arc<dyn Maintain>, retention: Retention, end: CancellationToken) {
+    let mut is_failing = false;
+    while end.run_until_cancelled(tokio::time::sleep(MAINTENANCE_INTERVAL)).await.is_some() {
+        match store.run_maintenance(&retention).await {
+            Ok(report) => {
+                is_failing = false;
+                if report != MaintenanceReport::default() {
+                    let MaintenanceReport { changed, items, signals } = report;
+                    tracing::debug!(job.changed = changed, pruned.items = items, pruned.signals = signals, "upkeep");
+                }
+            }
+            Err(err) if !is_failing => {
+                is_failing = true;
+                tracing::warn!(error = %err, "the upkeep of the store failed; trying again each second");
+            }
+            Err(_) => {}
+        }
+    }
+}

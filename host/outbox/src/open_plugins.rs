@@ -1,0 +1,68 @@
+//! Starts the plugin runtime by the configuration, and scans the plugin folder once for commands that need no host.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use outbox_core::{PluginStatus, QuarantineStore, StateReader};
+use outbox_runtime::{EnvLookup, PluginSettings, Plugins, SystemResolver};
+
+use crate::config::Config;
+use crate::host::store_adapters::{StoreQuarantine, WithoutStore};
+use crate::open_store;
+
+/// Starts to load and watch the plugin folder, until `stop` is cancelled.
+pub(crate) fn start(
+    config: &Config,
+    state: Arc<dyn StateReader>,
+    quarantine: Arc<dyn QuarantineStore>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Plugins>> {
+    Plugins::start(settings(config, state, quarantine), stop)
+        .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS and OUTBOX_CACHE_DIR)")
+}
+
+/// Loads the folder once, as a host would, and returns the status of each file.
+pub(crate) async fn scan(config: &Config) -> anyhow::Result<Vec<PluginStatus>> {
+    let stop = CancellationToken::new();
+    let _stopped_at_the_end = stop.clone().drop_guard();
+    let plugins = start(config, Arc::new(WithoutStore), existing_quarantine(config).await, &stop)?;
+    plugins.scanned().await;
+    Ok(plugins.status())
+}
+
+/// The quarantine of the store; empty when no store can be opened.
+async fn existing_quarantine(config: &Config) -> Arc<dyn QuarantineStore> {
+    match open_store::open_existing(config, "").await {
+        Ok(store) => Arc::new(StoreQuarantine(store)),
+        Err(_) => Arc::new(WithoutStore),
+    }
+}
+
+/// The settings of a plugin runtime that handles nothing: it can inspect components.
+pub(crate) fn settings_without_store(config: &Config) -> PluginSettings {
+    settings(config, Arc::new(WithoutStore), Arc::new(WithoutStore))
+}
+
+fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn QuarantineStore>) -> PluginSettings {
+    PluginSettings {
+        dir: config.plugins.clone(),
+        role: config.role.clone(),
+        cache_dir: config.cache_dir.clone(),
+        lease: config.lease,
+        retry: config.retry,
+        slots: config.concurrency,
+        environment: environment(config),
+        keys: config.plugin_keys.clone(),
+        state,
+        quarantine,
+        resolver: Arc::new(SystemResolver),
+    }
+}
+
+/// The variables that manifests may refer to.
+pub(crate) fn environment(config: &Config) -> EnvLookup {
+    let environment = config.environment.clone();
+    Arc::new(move |name: &str| environment.get(name))
+}

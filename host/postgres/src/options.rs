@@ -1,0 +1,32 @@
+//! What a caller decides when it opens a store.
+
+use std::time::Duration;
+
+use outbox_store::Clock;
+use outbox_store::engine::alerts::AlertSettings;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// The instance id of this process, which the store writes into claims and signals.
+    pub instance: String,
+    /// A clock instead of the database's clock, for tests.
+    pub clock: Option<Clock>,
+    /// Which events the store reports to operators as items; `None` reports none.
+    pub alerts: Option<AlertSettings>,
+    /// The most connections of the pool, at least two. One more connection listens for changes.
+    pub connections: usize,
+    /// The longest run of a statement. A wait for a lock or for a connection takes at most half of it.
+    pub statement_timeout: Duration,
+    /// Root certificates in PEM with which the server's certificate is checked, instead of the public roots.
+    pub root_certificates: Option<Vec<u8>>,
+}
+
+impl Default for PostgresOptions {
+    /// The database's clock, a new random instance id, no alerts, eight connections and ten seconds per statement.
+    fn default() -> Self {
+        let instance = uuid::Uuid::new_v4().simple().to_string();
+        let (connections, statement_timeout) = (8, Duration::from_secs(10));
+        Self { instance, clock: None, alerts: None, connections, statement_timeout, root_certificates: None }
+    }
+}

@@ -1,0 +1,57 @@
+//! A plugin as it was read from disk, and the reason why it is refused.
+//!
+//! Plain data for loading and reloading. Nothing here reads a file or decides anything.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use outbox_core::ComponentDigest;
+
+/// Where a plugin file is. The order is that of ownership: the first plugin that handles a type gets its items.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PluginPath {
+    /// Whether the file is in the root of the plugin folder. Files of the role's folder (`false`) come first.
+    pub is_root: bool,
+    /// The component's path.
+    pub file: PathBuf,
+}
+
+/// A component with the manifest and the signature that were beside it.
+#[derive(Clone, Debug)]
+pub(crate) struct PluginSource {
+    /// The file stem: the plugin's name, and the owner of its state.
+    pub name: String,
+    /// The role whose folder the file is in.
+    pub role: Option<String>,
+    /// The component's path.
+    pub file: PathBuf,
+    /// The component.
+    pub wasm: Arc<Vec<u8>>,
+    /// The digest of `wasm`.
+    pub digest: ComponentDigest,
+    /// The text of the manifest, if there is one.
+    pub manifest: Option<String>,
+    /// The text of the signature, if there is one.
+    pub signature: Option<String>,
+}
+
+/// Why a component is refused, with what the operator can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LoadError {
+    message: String,
+    /// Whether the same files may load later, for example when the host is less busy.
+    pub is_transient: bool,
+}
+
+impl LoadError {
+    /// A refusal that stays until the files change.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_transient: false }
+    }
+
+    /// A refusal that may pass without a change of the files.
+    pub(crate) fn transient(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_transient: true }
+    }
+}

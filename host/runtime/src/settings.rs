@@ -1,0 +1,38 @@
+//! What a process gives the runtime: the folder, the defaults of manifests, and the way to the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_core::{QuarantineStore, RetryPolicy, StateReader};
+
+use crate::load::manifest::environment::EnvLookup;
+use crate::outgoing::resolve::Resolver;
+
+/// The settings of the plugins of one process.
+#[derive(Clone)]
+pub struct PluginSettings {
+    /// The plugin folder. It need not exist yet.
+    pub dir: PathBuf,
+    /// The role of the process. The sub-folder of this name is loaded beside the root.
+    pub role: Option<String>,
+    /// The folder of compiled code and of the last good components. Only this user may be able to write it.
+    pub cache_dir: PathBuf,
+    /// The lease of a claim when the manifest has no `timeout`.
+    pub lease: Duration,
+    /// The retry policy; a manifest overrides single values of it.
+    pub retry: RetryPolicy,
+    /// The highest number of attempts at a time in this process.
+    pub slots: usize,
+    /// Looks up the environment variables that manifests name.
+    pub environment: EnvLookup,
+    /// Minisign public keys, in base64 or as names of files. If there are any, only components that one of them
+    /// signed are loaded.
+    pub keys: Vec<String>,
+    /// Reads plugin state for attempts.
+    pub state: Arc<dyn StateReader>,
+    /// Remembers quarantined components for every process.
+    pub quarantine: Arc<dyn QuarantineStore>,
+    /// Resolves the host names of outgoing requests.
+    pub resolver: Arc<dyn Resolver>,
+}

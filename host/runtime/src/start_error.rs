@@ -1,0 +1,20 @@
+//! Why no plugin of a process can run.
+
+use crate::load::private_dir::PrivateDirError;
+use crate::load::signature::TrustedKeyError;
+use crate::sandbox::engine::EngineStartError;
+
+/// Why the runtime does not start. Each reason concerns the whole process; a component that cannot be loaded is not
+/// among them.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cache folder cannot be used.
+    #[error(transparent)]
+    Cache(#[from] PrivateDirError),
+    /// A key of `OUTBOX_PLUGIN_KEYS` cannot be read.
+    #[error(transparent)]
+    Keys(#[from] TrustedKeyError),
+    /// The WebAssembly engine does not start.
+    #[error(transparent)]
+    Engine(#[from] EngineStartError),
+}

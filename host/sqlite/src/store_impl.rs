@@ -1,0 +1,242 @@
+//! The store's promises to workers, operators and applications, call by call.
+//!
+//! It decides on which thread a call runs, and the name of the call in errors. Each call's work is in the file of its
+//! topic.
+
+use async_trait::async_trait;
+use rusqlite::Transaction;
+use tokio::sync::watch as channel;
+
+use outbox_core::{Settlement, StateVersion};
+use outbox_item::{Item, ItemId, Millis, NewItem, validate_items};
+use outbox_store::engine::ActionOutcomes;
+use outbox_store::engine::counters::Counter;
+use outbox_store::engine::operate_flow::{self, OperateSteps};
+use outbox_store::engine::operator_actions::ActionContext;
+use outbox_store::{
+    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClearStateRequest,
+    ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition, FailureGroup, Filter,
+    ImportReport, Inspect, ItemDetails, Job, JobId, LongPoll, Maintain, MaintenanceReport, Operate, OperateReport,
+    OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Retention, Selection,
+    SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer,
+    Violation,
+};
+
+use crate::complete::CompletionRow;
+use crate::connection::{database_bytes, wal_bytes};
+use crate::write_tx::WriteTx;
+use crate::{
+    SqliteStore, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview, plugin_state, pods,
+    quarantine, queries, settle, stuck, transfer,
+};
+
+impl Changes for SqliteStore {
+    fn subscribe(&self) -> channel::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+#[async_trait]
+impl Enqueue for SqliteStore {
+    async fn enqueue(&self, mut items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError> {
+        if items.len() == 1
+            && let Some(item) = items.pop()
+        {
+            validate_items(std::slice::from_ref(&item))?;
+            let created = self.writer.enqueue(item).await?;
+            return Ok(EnqueueReport { ids: vec![Some(created.id)], created: usize::from(created.is_new) });
+        }
+        self.writer.run("enqueueing items", move |tx| enqueue::enqueue(tx, &items, mode)).await
+    }
+
+    async fn count_violation(&self, violation: Violation) -> Result<(), StoreError> {
+        let count = move |tx: &mut WriteTx<'_>| {
+            tx.count(Counter::Violation(violation), 1);
+            Ok(())
+        };
+        self.writer.run("counting a contract violation", count).await
+    }
+}
+
+#[async_trait]
+impl Queue for SqliteStore {
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
+        let request = request.clone();
+        self.writer.run("claiming items", move |tx| claim::claim(tx, &request)).await
+    }
+
+    async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
+        self.writer.claim(request.clone()).await
+    }
+
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
+        let claim = claim.clone();
+        match request.settlement {
+            Settlement::Done { result, writes } if writes.is_empty() => {
+                self.writer.complete(CompletionRow::new(claim, result, request.handler_digest)).await
+            }
+            _ => self.writer.run("settling a claim", move |tx| settle::settle(tx, &claim, &request)).await,
+        }
+    }
+
+    async fn expire_leases(&self) -> Result<u32, StoreError> {
+        self.writer.run("ending expired leases", expire::expire_leases).await
+    }
+
+    async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError> {
+        let alert = alert.clone();
+        self.writer.run("announcing an alert", move |tx| alerts::send_alert(tx, &alert)).await
+    }
+}
+
+#[async_trait]
+impl Inspect for SqliteStore {
+    async fn now(&self) -> Result<Millis, StoreError> {
+        Ok((self.clock)())
+    }
+
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
+        let (filter, page) = (filter.clone(), *page);
+        self.read_pool.run("listing items", move |tx| queries::list(tx, &filter, page)).await
+    }
+
+    async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError> {
+        self.read_pool.run("reading an item", move |tx| queries::get(tx, id)).await
+    }
+
+    async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError> {
+        self.read_pool.run("reading signals", move |tx| queries::signals(tx, after, limit)).await
+    }
+
+    async fn overview(&self) -> Result<Overview, StoreError> {
+        let now = (self.clock)();
+        let mut overview = self.read_pool.run("counting items", move |tx| overview::overview(tx, now)).await?;
+        overview.database_bytes = database_bytes(self.read_pool.path());
+        overview.wal_bytes = wal_bytes(self.read_pool.path());
+        Ok(overview)
+    }
+
+    async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
+        self.read_pool.run("reading jobs", move |tx| jobs::list(tx, id, limit)).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.read_pool.run("reading what is paused", |tx| control::pauses(tx)).await
+    }
+
+    async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
+        let filter = filter.clone();
+        self.read_pool.run("grouping failures", move |tx| queries::failure_groups(tx, &filter, limit)).await
+    }
+
+    async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
+        let (query, now) = (query.clone(), (self.clock)());
+        self.read_pool.run("looking for what is stuck", move |tx| stuck::stuck(tx, &query, now)).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let query = query.clone();
+        self.read_pool.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
+    }
+
+    async fn state_totals(&self) -> Result<Vec<StateTotal>, StoreError> {
+        self.read_pool.run("reading how much state there is", |tx| plugin_state::totals(tx)).await
+    }
+
+    async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError> {
+        let query = query.clone();
+        self.read_pool.run("listing a plugin's state", move |tx| plugin_state::list(tx, &query)).await
+    }
+}
+
+#[async_trait]
+impl Operate for SqliteStore {
+    async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError> {
+        operate_flow::operate(self, request).await
+    }
+
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError> {
+        jobs::start(self, request, per_second).await
+    }
+
+    async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        jobs::run_batch(self, id).await
+    }
+
+    async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {
+        let request = request.clone();
+        self.writer.run("carrying out a command", move |tx| control::control(tx, &request)).await
+    }
+
+    async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {
+        let (digest, actor, reason) = (digest.to_owned(), actor.to_owned(), reason.map(str::to_owned));
+        let release = move |tx: &mut WriteTx<'_>| quarantine::release(tx, &digest, &actor, reason.as_deref());
+        self.writer.run("lifting a quarantine", release).await
+    }
+
+    async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let request = request.clone();
+        self.writer.run("clearing a plugin's state", move |tx| plugin_state::clear(tx, &request)).await
+    }
+}
+
+#[async_trait]
+impl OperateSteps for SqliteStore {
+    async fn preview(&self, selection: &Selection, action: Action) -> Result<OperateReport, StoreError> {
+        let (selection, now) = (selection.clone(), (self.clock)());
+        let preview = move |tx: &Transaction<'_>| operate::preview(tx, &selection, action, now);
+        self.read_pool.run("looking what an order would do", preview).await
+    }
+
+    async fn change_items(&self, context: &ActionContext, ids: &[ItemId]) -> Result<ActionOutcomes, StoreError> {
+        let (context, ids) = (context.clone(), ids.to_vec());
+        let change = move |tx: &mut WriteTx<'_>| operate::change_items(tx, &context, &ids);
+        self.writer.run("changing items", change).await
+    }
+
+    async fn due_jobs(&self) -> Result<Vec<JobId>, StoreError> {
+        let now = (self.clock)();
+        self.read_pool.run("looking for running jobs", move |tx| jobs::due(tx, now)).await
+    }
+}
+
+#[async_trait]
+impl PluginData for SqliteStore {
+    async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError> {
+        let (plugin, key) = (plugin.to_owned(), key.to_owned());
+        self.read_pool.run("reading a plugin's state", move |tx| plugin_state::read(tx, &plugin, &key)).await
+    }
+
+    async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
+        let [digest, plugin, reason] = [digest, plugin, reason].map(str::to_owned);
+        let add = move |tx: &mut WriteTx<'_>| quarantine::add(tx, &digest, &plugin, &reason);
+        self.writer.run("quarantining a component", add).await
+    }
+
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
+        self.read_pool.run("reading the quarantine", |tx| quarantine::list(tx)).await
+    }
+}
+
+#[async_trait]
+impl Maintain for SqliteStore {
+    async fn run_maintenance(&self, retention: &Retention) -> Result<MaintenanceReport, StoreError> {
+        maintain::run_maintenance(self, *retention).await
+    }
+
+    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
+        let pod = pod.clone();
+        self.writer.run("writing a heartbeat", move |tx| pods::heartbeat(tx, &pod)).await
+    }
+}
+
+#[async_trait]
+impl Transfer for SqliteStore {
+    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
+        self.read_pool.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
+    }
+
+    async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {
+        self.writer.run("importing records", move |tx| transfer::import(tx, &records, execution)).await
+    }
+}

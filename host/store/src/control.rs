@@ -1,0 +1,100 @@
+//! What operators do to types, ordering keys, jobs and ids rather than to items.
+//!
+//! The requests and their reports; what they change in a database is the engine's.
+
+use serde::Serialize;
+
+use outbox_item::{InvalidAt, ItemId, Millis, validate_key, validate_type};
+
+use crate::action::Execution;
+use crate::ids::JobId;
+
+/// An operator's request about a type, an ordering key, a job or ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlRequest {
+    /// What the operator wants.
+    pub control: Control,
+    /// Who asks: `user@host`, or a name that the operator gave.
+    pub actor: String,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+    /// Whether it is done or only looked at.
+    pub execution: Execution,
+}
+
+/// What an operator does to a type, an ordering key, a job or ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// No worker claims items of the type any more; running attempts go on.
+    Pause {
+        /// The type, whether or not there are items of it.
+        item_type: String,
+    },
+    /// Workers claim items of the type again.
+    Resume {
+        /// The type.
+        item_type: String,
+    },
+    /// Items that wait behind dead-lettered items of the ordering key go on without them. The dead-lettered items
+    /// stay in the DLQ, and a replay of one puts it in front again.
+    Unblock {
+        /// The ordering key.
+        ordering_key: String,
+    },
+    /// Stops a job; what it has changed stays changed.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// New items get ids above this one, so that an import of ids up to it finds them free.
+    ReserveIds {
+        /// The last id that is kept free.
+        up_to: ItemId,
+    },
+}
+
+impl Control {
+    /// The word in the audit trail and on the command line, and the text of its target.
+    pub fn action_and_target(&self) -> (&'static str, String) {
+        match self {
+            Self::Pause { item_type } => ("pause", item_type.clone()),
+            Self::Resume { item_type } => ("resume", item_type.clone()),
+            Self::Unblock { ordering_key } => ("unblock", ordering_key.clone()),
+            Self::Cancel { job } => ("cancel", job.to_string()),
+            Self::ReserveIds { up_to } => ("reserve", up_to.to_string()),
+        }
+    }
+
+    /// Errors when the target breaks a rule for its kind. Engines call it before they change anything.
+    pub fn validate(&self) -> Result<(), InvalidAt> {
+        match self {
+            Self::Pause { item_type } | Self::Resume { item_type } => validate_type(item_type),
+            Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
+            Self::Cancel { .. } | Self::ReserveIds { .. } => Ok(()),
+        }
+        .map_err(|source| InvalidAt { index: 0, source })
+    }
+}
+
+/// What a [`ControlRequest`] changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ControlReport {
+    /// Whether anything was, or would be, different from before.
+    pub changed: bool,
+    /// For [`Control::Unblock`]: the dead-lettered items that no longer block.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<ItemId>,
+}
+
+/// A type that no worker claims.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pause {
+    /// The type.
+    pub r#type: String,
+    /// Since when.
+    pub paused_at: Millis,
+    /// Who paused it.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+}

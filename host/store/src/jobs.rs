@@ -1,0 +1,165 @@
+//! Bulk jobs: an action on all items that match a filter, in batches, and the arithmetic of their progress.
+//!
+//! The job's row and its items are the engine's; when a batch runs is decided by its callers.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use outbox_item::{ItemId, Millis, Status};
+
+use crate::action::{Action, Refusal, RefusedItem};
+use crate::error::StoreError;
+use crate::filter::Filter;
+use crate::ids::JobId;
+
+/// Items that one transaction changes at most. Small, to keep write transactions short.
+pub const BATCH_SIZE: u32 = 200;
+/// Ids that a report or a job shows as a sample, and refusals that it explains.
+pub(crate) const SAMPLE_SIZE: usize = 20;
+
+/// The items that an action was tried on, in order; `None` for an item that was changed.
+pub type ActionOutcomes = Vec<(ItemId, Option<Refusal>)>;
+
+/// An action on all items that matched when it began.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Job {
+    /// Given by the store.
+    pub id: JobId,
+    /// What is done.
+    #[serde(flatten)]
+    pub action: Action,
+    /// To which items.
+    pub filter: Filter,
+    /// Who asked.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// The largest number of items each second; `None` sets no limit.
+    pub per_second: Option<u32>,
+    /// Whether it goes on.
+    pub state: JobState,
+    /// When it began.
+    pub began_at: Millis,
+    /// When it had nothing left to do, or was cancelled.
+    pub ended_at: Option<Millis>,
+    /// The next batch is made at this time at the earliest.
+    pub next_at: Millis,
+    /// Items up to this id have been looked at.
+    #[serde(rename = "position")]
+    pub scanned_up_to: ItemId,
+    /// Items after this id were enqueued too late.
+    pub last_id: ItemId,
+    /// How many matched shortly before it began.
+    pub matched: u64,
+    /// How many have been changed.
+    pub changed: u64,
+    /// How many could not take the action.
+    pub refused: u64,
+    /// The first that were changed.
+    pub sample: Vec<ItemId>,
+    /// The first that could not take the action, with the reason.
+    pub refusals: Vec<RefusedItem>,
+}
+
+/// Whether a job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum JobState {
+    /// Any process that has the store open goes on with it.
+    Running,
+    /// Every item that it was about has been looked at.
+    Done,
+    /// An operator stopped it; what it had changed stays changed.
+    Cancelled,
+}
+
+impl JobState {
+    /// The word that is stored and printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Done => "DONE",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+impl FromStr for JobState {
+    type Err = StoreError;
+
+    /// Reads the word that is stored. Errors with [`StoreError::Unusable`] for a word that this program does not know.
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let known = [Self::Running, Self::Done, Self::Cancelled];
+        let unknown = || StoreError::Unusable(format!("unknown job state {word:?}"));
+        known.into_iter().find(|state| state.as_str() == word).ok_or_else(unknown)
+    }
+}
+
+impl Job {
+    /// How long until the next batch may be made, at the store's time `now`.
+    pub fn delay_until_next_batch(&self, now: Millis) -> Duration {
+        self.next_at.since(now)
+    }
+
+    /// The largest number of items in its next batch.
+    pub fn batch_size(&self) -> u32 {
+        self.per_second.map_or(BATCH_SIZE, |per_second| per_second.min(BATCH_SIZE))
+    }
+
+    /// The statuses of the items that it takes.
+    pub fn statuses(&self) -> &[Status] {
+        if self.filter.status.is_empty() { &Status::ALL } else { &self.filter.status }
+    }
+
+    /// Up to which id the job has looked once it has made a batch of these ids.
+    pub fn scanned_up_to_after(&self, ids: &[ItemId]) -> ItemId {
+        ids.last().copied().filter(|_| !self.is_last_batch(ids)).unwrap_or(self.last_id)
+    }
+
+    /// The progress after a batch of these ids. An item that is in no outcome was passed over.
+    pub fn progress_after(&self, ids: &[ItemId], outcomes: ActionOutcomes) -> JobProgress {
+        let items = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
+        let delay = self.per_second.map_or(0, |per_second| items * 1000 / i64::from(per_second));
+        let mut job = self.clone();
+        for (id, refusal) in outcomes {
+            job.count_outcome(id, refusal);
+        }
+        JobProgress { job, delay, is_last: self.is_last_batch(ids) }
+    }
+
+    fn is_last_batch(&self, ids: &[ItemId]) -> bool {
+        ids.len() < self.batch_size() as usize
+    }
+
+    fn count_outcome(&mut self, id: ItemId, refusal: Option<Refusal>) {
+        match refusal {
+            None => {
+                self.changed += 1;
+                push_bounded(&mut self.sample, id);
+            }
+            Some(reason) => {
+                self.refused += 1;
+                push_bounded(&mut self.refusals, RefusedItem { id, reason });
+            }
+        }
+    }
+}
+
+/// What a batch makes of a job's row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobProgress {
+    /// The job with the batch counted in.
+    pub job: Job,
+    /// How long the job's rate makes it wait now, in milliseconds.
+    pub delay: i64,
+    /// Whether no batch follows.
+    pub is_last: bool,
+}
+
+fn push_bounded<T>(list: &mut Vec<T>, one: T) {
+    if list.len() < SAMPLE_SIZE {
+        list.push(one);
+    }
+}

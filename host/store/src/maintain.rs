@@ -1,0 +1,45 @@
+//! Keeping a store in shape: jobs that go on, retention, and the rows of live processes.
+//!
+//! When maintenance runs is decided by its callers; what else an engine cleans up is the engine's.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::StoreError;
+use crate::pods::Pod;
+
+/// The background side of a store. Every process that has the store open calls both methods: maintenance about once a
+/// second, the heartbeat every few seconds.
+///
+/// A caller may not assume that one call does all there is to do: each call does a bounded piece, so that workers
+/// never wait for it for long. Nothing correct depends on either; a process that calls neither only leaves work over.
+#[async_trait]
+pub trait Maintain: Send + Sync + 'static {
+    /// One bounded piece of maintenance: batches of running jobs, deletions that retention asks for, and what the
+    /// engine's files need.
+    async fn run_maintenance(&self, retention: &Retention) -> Result<MaintenanceReport, StoreError>;
+
+    /// Shows this process to the cockpit. Errors while the store takes no writes, its own or those of items.
+    async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
+}
+
+/// How long finished things stay. `None` keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// DONE items, from `done_at`. Those of a saga go when all of its items are finished and old enough.
+    pub done: Option<Duration>,
+    /// Signals, whose totals stay; finished jobs except the newest; and the times at which alerts were last sent.
+    pub signals: Option<Duration>,
+}
+
+/// What a piece of maintenance did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaintenanceReport {
+    /// Items that jobs changed.
+    pub changed: u64,
+    /// DONE items that were deleted.
+    pub items: u64,
+    /// Signals that were deleted.
+    pub signals: u64,
+}

@@ -1,0 +1,177 @@
+//! What is stuck, why, and which command helps.
+//!
+//! The words are made here, for both engines. Which rows are looked at is the engine's.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use outbox_item::{ItemId, Millis};
+
+/// From when on something counts as stuck.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StuckQuery {
+    /// The types that handlers serve; `None` when that is not known.
+    pub served: Option<Vec<String>>,
+    /// An item that could be claimed for longer than this is old.
+    pub older_than: Duration,
+    /// An item with at least this number of attempts in this life fails repeatedly. Items that wait for their next
+    /// attempt are looked at from the third attempt on.
+    pub attempts: u32,
+    /// The largest number of entries of each kind.
+    pub limit: u32,
+}
+
+impl Default for StuckQuery {
+    /// Five minutes, three attempts, twenty of each kind.
+    fn default() -> Self {
+        Self { served: None, older_than: Duration::from_mins(5), attempts: 3, limit: 20 }
+    }
+}
+
+/// Something that is stuck.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StuckEntry {
+    /// The kind of standstill.
+    pub kind: StuckKind,
+    /// The item that it is about, or the first of those.
+    pub item: Option<ItemId>,
+    /// The item's type.
+    pub r#type: Option<String>,
+    /// The ordering key that waits.
+    pub ordering_key: Option<String>,
+    /// How many items it keeps from being handled.
+    pub waiting: u64,
+    /// Since when.
+    pub since: Millis,
+    /// What is known of the reason.
+    pub why: String,
+    /// The command that helps, or shows more.
+    pub command: String,
+}
+
+/// The kinds of standstill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StuckKind {
+    /// A lease has ended and the item was not taken back.
+    ExpiredClaim,
+    /// An item fails again and again.
+    Failing,
+    /// No handler serves a type.
+    Unhandled,
+    /// A type is paused and items of it wait.
+    Paused,
+    /// A dead-lettered item blocks its ordering key.
+    BlockedKey,
+    /// An item that waits for its time holds others with its ordering key.
+    HeldKey,
+    /// Items could be claimed and are not.
+    Old,
+}
+
+impl StuckKind {
+    /// The word that is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ExpiredClaim => "expired_claim",
+            Self::Failing => "failing",
+            Self::Unhandled => "unhandled",
+            Self::Paused => "paused",
+            Self::BlockedKey => "blocked_key",
+            Self::HeldKey => "held_key",
+            Self::Old => "old",
+        }
+    }
+}
+
+/// The item that an entry is about, as an engine found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StuckItem {
+    /// The item.
+    pub id: ItemId,
+    /// Its type.
+    pub item_type: String,
+    /// Its ordering key.
+    pub ordering_key: Option<String>,
+}
+
+impl StuckItem {
+    /// Its lease ended at `lease_until`; the process `by` holds the claim.
+    pub fn expired(self, lease_until: Millis, by: &str) -> StuckEntry {
+        let why = format!("the lease of {by} has ended, and no process that has the store open took the item back");
+        let command = format!("outbox release {}", self.id);
+        self.report(StuckKind::ExpiredClaim, lease_until, why, command)
+    }
+
+    /// It has had this number of attempts; `error` is the last message.
+    pub fn failing(self, created_at: Millis, attempts: u32, error: Option<String>) -> StuckEntry {
+        let why = format!("{attempts} attempts so far; the last: {}", error.unwrap_or_default());
+        let command = format!("outbox show {}", self.id);
+        self.report(StuckKind::Failing, created_at, why, command)
+    }
+
+    /// It is dead-lettered, and `waiting` items wait behind it.
+    pub fn blocking(self, dead_at: Millis, error: Option<String>, waiting: u64) -> StuckEntry {
+        let id = self.id;
+        let why = format!("item {id} is dead-lettered and blocks the key: {}", error.unwrap_or_default());
+        let key = self.ordering_key.as_deref().unwrap_or_default();
+        let command = format!("outbox replay {id}, or outbox unblock '{key}' to go on without it");
+        StuckEntry { waiting, ..self.report(StuckKind::BlockedKey, dead_at, why, command) }
+    }
+
+    /// It is the head of its key and becomes available in `wait` milliseconds; `waiting` items wait behind it.
+    pub fn holding(self, created_at: Millis, wait: i64, waiting: u64) -> StuckEntry {
+        let id = self.id;
+        let why = format!("item {id} is in front of the key and is not available for another {} s", wait / 1000);
+        let command = format!("outbox reschedule {id} --in 0s");
+        StuckEntry { waiting, ..self.report(StuckKind::HeldKey, created_at, why, command) }
+    }
+
+    fn report(self, kind: StuckKind, since: Millis, why: String, command: String) -> StuckEntry {
+        let Self { id, item_type, ordering_key } = self;
+        StuckEntry { kind, item: Some(id), r#type: Some(item_type), ordering_key, waiting: 1, since, why, command }
+    }
+}
+
+/// Items of one type that could be claimed, as an engine found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingType {
+    /// The oldest of them.
+    pub oldest: StuckItem,
+    /// Since when the oldest could be claimed.
+    pub since: Millis,
+    /// How many there are.
+    pub count: u64,
+    /// Whether the type is paused.
+    pub is_paused: bool,
+    /// Why it is paused.
+    pub pause_reason: Option<String>,
+}
+
+impl WaitingType {
+    /// Why they are not claimed: the type is paused, no handler serves it, or workers do not keep up. `None` when the
+    /// items have not waited long.
+    pub fn diagnose(self, query: &StuckQuery, now: Millis) -> Option<StuckEntry> {
+        let (kind, why, command) = self.diagnosis(query, now)?;
+        Some(StuckEntry { waiting: self.count, ..self.oldest.report(kind, self.since, why, command) })
+    }
+
+    fn diagnosis(&self, query: &StuckQuery, now: Millis) -> Option<(StuckKind, String, String)> {
+        let item_type = &self.oldest.item_type;
+        let is_unserved = query.served.as_ref().is_some_and(|served| !served.contains(item_type));
+        let is_old = now.since(self.since) > query.older_than;
+        if self.is_paused {
+            let reason = self.pause_reason.as_deref().unwrap_or("no reason given");
+            Some((StuckKind::Paused, format!("the type is paused: {reason}"), format!("outbox resume {item_type}")))
+        } else if is_unserved {
+            let why = "no live process has a handler for the type".to_owned();
+            Some((StuckKind::Unhandled, why, "outbox plugin list".to_owned()))
+        } else if is_old {
+            let why = "the items may be claimed and are not: too few workers, or a limit of the type".to_owned();
+            Some((StuckKind::Old, why, "outbox stats".to_owned()))
+        } else {
+            None
+        }
+    }
+}
