@@ -16,6 +16,7 @@ promises! {
     an_operators_dead_takes_pending_items_and_ended_claims_and_a_running_one_by_force_only
     a_restore_undoes_an_operators_dead_and_nothing_else
     a_reschedule_moves_pending_items_only
+    an_item_that_a_request_names_twice_is_changed_and_audited
     a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting
     done_is_never_dead_lettered
     a_dead_head_is_unblocked_and_audited
@@ -121,6 +122,16 @@ mod promise {
         assert_eq!(f.item(id).await.available_at, START, "a moment that has passed means now");
         assert_eq!(f.claim("mail", 1).await.len(), 1);
         assert!(operate(&f, Action::Reschedule { at: Millis::new(0) }, id).await.unwrap_err().contains("CLAIMED"));
+    }
+
+    pub(super) async fn an_item_that_a_request_names_twice_is_changed_and_audited(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let action = Action::Reschedule { at: after_start(60_000) };
+        let report = f.store.operate(&operate_request(action, Selection::Ids(vec![id, id]))).await.unwrap();
+        assert!(report.refused.is_empty(), "{report:?}");
+        assert_eq!(f.item(id).await.available_at, after_start(60_000));
+        let trail = f.store.audit(&AuditQuery { item: Some(id), ..AuditQuery::default() }).await.unwrap();
+        assert_eq!(trail.len(), 1);
     }
 
     pub(super) async fn a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting(f: Fixture) {

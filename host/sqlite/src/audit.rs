@@ -17,7 +17,10 @@ use crate::write_tx::WriteTx;
 /// Appends the entry, and a row for each item that it concerns.
 pub(crate) fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<()> {
     let seq = insert(tx, entry)?;
-    let mut concern = tx.connection.prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2)")?;
+    // A request may name an item twice; the entry concerns it once.
+    let mut concern = tx
+        .connection
+        .prepare_cached("INSERT INTO outbox_audit_items (item_id, seq) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
     for item_id in &entry.item_ids {
         concern.execute([item_id.get(), seq])?;
     }
