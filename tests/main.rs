@@ -7,6 +7,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod decay;
+mod documents;
 mod edge;
 mod exactly_once;
 mod generations;
