@@ -12,11 +12,10 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|err| panic!("reading {path}: {err}"))
 }
 
-/// The words in backticks that begin the rows of the tables below a heading, up to the next heading of its level.
+/// The words in backticks that begin the rows of the tables below a heading, up to the next heading.
 fn rows(document: &str, heading: &str) -> BTreeSet<String> {
-    let level = heading.split_once(' ').unwrap().0;
     let after = document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}")).1;
-    let section = after.split(&format!("\n{level} ")).next().unwrap();
+    let section = after.split("\n#").next().unwrap();
     let words = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     words.map(|(word, _)| word.to_owned()).collect()
 }
@@ -31,19 +30,20 @@ fn literal_codes() -> BTreeSet<String> {
                 && rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
         })
     };
-    let not_codes =
-        ["host.log", "plugin.json", "plugin.toml", "handler.wit", "handler.py", "handler.js", "handler.wasm"];
+    let is_file = |word: &str| [".js", ".py", ".wit"].iter().any(|ending| word.ends_with(ending));
     let literals = sources()
         .into_values()
         .flat_map(|code| code.split('"').skip(1).step_by(2).filter(is_code).map(str::to_owned).collect::<Vec<_>>());
-    literals.filter(|word| !not_codes.contains(&word.as_str())).collect()
+    literals.filter(|word| !is_file(word)).collect()
 }
 
 /// The files and folders that a document names in backticks.
 fn named_paths(document: &str) -> BTreeSet<String> {
     let tops = ["host/", "tests/", "plugins/", "wit/", "docs/", "bench/", "fuzz/"];
     let quoted = document.split('`').skip(1).step_by(2);
-    let paths = quoted.filter(|word| tops.iter().any(|top| word.starts_with(top)) && !word.contains([' ', '*', '<']));
+    let paths = quoted.filter(|word| {
+        tops.iter().any(|top| word.starts_with(top)) && !word.contains([' ', '*', '<']) && !word.contains("VERSION")
+    });
     paths.map(str::to_owned).collect()
 }
 

@@ -5,7 +5,8 @@
 //! receivers and the rows of the outbox with those of a run without disruption. `docs/testing-handlers.md` states the
 //! rules.
 //!
-//! Both run the component with the code of the host. Neither reaches a network, reads a clock or opens a store.
+//! Both run the component with the code of the host, with simulated receivers and a virtual clock. Neither reaches a
+//! network or opens a store.
 //!
 //! A handler's own test needs one line:
 //!
@@ -14,7 +15,7 @@
 //! outbox_check::assert_cases("target/plugin");
 //! ```
 //!
-//! A check is asynchronous and reports instead of failing:
+//! A check is asynchronous. It reports findings and does not panic:
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -17,7 +17,8 @@ use crate::in_memory_outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, Set
 use crate::receivers::SimulatedReceivers;
 use crate::schedule::{CrashPoint, Disruption, Schedule};
 
-/// The most deliveries of one run. An item that is not finished by then is never finished.
+/// The most deliveries of one run. An item that is not finished by then counts as never finished. The number is
+/// well above the nine attempts of the default retry policy.
 const DELIVERIES_MAX: u32 = 40;
 
 /// What all runs of one case share.

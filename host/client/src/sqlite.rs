@@ -1,7 +1,8 @@
 //! Enqueues inside a transaction of `rusqlite`.
 //!
-//! Owns the statement that inserts an item into `outbox_items`, the order of its parameters, and the look at the item
-//! that has a key already. The host runs the same text. It opens no database, begins no transaction and commits none.
+//! Owns the statement that inserts an item into `outbox_items`, the order of its parameters, and the query for the item
+//! that already has a key. The host runs the same text. This file opens no database, begins no transaction and commits
+//! none.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,11 +16,12 @@ use crate::error::EnqueueError;
 /// Inserts one item. [`bind`] knows the order of the parameters. For several items, more of [`ROW`] follow, each after
 /// a comma.
 ///
-/// The schema leaves out an item whose key is stored with the same content, and fails when the content differs.
+/// A trigger of the schema leaves out an item whose key is stored with the same content. With other content it makes
+/// the statement fail.
 pub const INSERT: &str = "INSERT INTO outbox_items (idem_key, type, payload, content_type, headers, metadata, cid, \
                           saga, ordering_key, available_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-/// The parameters of one item, as [`INSERT`] ends.
+/// The parameters of one item: the end of [`INSERT`].
 pub const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// The number of parameters of one item.
@@ -94,7 +96,8 @@ pub fn find_by_key(connection: &Connection, item: &NewItem) -> rusqlite::Result<
         .optional()
 }
 
-/// Text where the payload is text, so that a reader in SQL sees it. The bytes are the same either way.
+/// A payload as an SQL value: text if it is UTF-8, so that a person who reads the table sees it, else a blob. The bytes
+/// are the same in both cases.
 struct Payload<'a>(&'a [u8]);
 
 impl ToSql for Payload<'_> {

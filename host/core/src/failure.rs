@@ -31,7 +31,8 @@ pub enum FailureClass {
     Denied,
     /// The component broke the contract: a result out of bounds, or success with a request still in flight.
     Contract,
-    /// The lease ended before the worker settled the claim: its process died or was suspended.
+    /// The lease ended before the worker settled the claim: its process died or was suspended. Also the class of an
+    /// item that is dead-lettered at a claim because it has no retries left.
     Lost,
     /// A fault of a plugin version that is still a canary; the attempt does not count.
     Plugin,
@@ -86,7 +87,7 @@ impl FailureClass {
         }
     }
 
-    /// Whether the worker releases the item and the attempt does not count.
+    /// Whether the worker gives the item back, so that the attempt does not count.
     pub fn is_uncounted(self) -> bool {
         matches!(self, Self::Deferred | Self::Plugin | Self::Host | Self::Conflict)
     }

@@ -36,7 +36,7 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, attempt: Attempt) -> AttemptReport;
 }
 
-/// One item type that is served, and the terms on which it is served.
+/// One item type that a handler serves, and its limits and policies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServedType {
     /// The type.
@@ -131,8 +131,10 @@ pub enum Outcome {
     },
     /// The attempt failed.
     Failed(Failure),
-    /// The process shuts down. The worker releases the item uncounted, and the history gets no row.
+    /// The attempt did not start or did not end, because the process shuts down or too little of the lease was left.
+    /// The worker releases the claim: the attempt does not count, and the history gets no row.
     Interrupted,
-    /// This process no longer serves the type. The worker releases the item uncounted, and the history gets no row.
+    /// This process no longer serves the type. The worker releases the claim: the attempt does not count, and the
+    /// history gets no row.
     NoHandler,
 }

@@ -9,7 +9,7 @@ use outbox_item::Millis;
 use crate::failure::FailureClass;
 use crate::recording::Recording;
 
-/// One attempt that failed or was released uncounted.
+/// One attempt that failed or was given back.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FailedAttempt {
     /// The number of the claim since enqueue, from 1.

@@ -1,7 +1,7 @@
 //! Locks of contended state keys within one process.
 //!
 //! The store commits plugin state optimistically: of several attempts that touched a key, the first commit wins, and
-//! the worker releases the others uncounted. That is cheap while conflicts are rare. After the second conflict over a
+//! the worker gives the others back. That is cheap while conflicts are rare. After the second conflict over a
 //! key, the attempts of this process lock the key: each from its first touch of the key until its settlement.
 //!
 //! Correctness does not depend on these locks, because the store checks versions at every commit. Processes do not

@@ -17,7 +17,7 @@
 //! use std::time::Duration;
 //!
 //! use outbox_core::{Attempt, AttemptReport, DeliveryMode, Handler, HostWrites, Outcome, ServedType};
-//! use outbox_item::NewItem;
+//! use outbox_item::{ItemId, Millis, NewItem};
 //! use tokio::sync::watch;
 //! use tokio::time::Instant;
 //!
@@ -44,9 +44,9 @@
 //! # async fn main() {
 //! // A worker fills these fields from its claim.
 //! let attempt = Attempt {
-//!     item: Arc::new(NewItem::new("echo", "key-1", "hello").into_item(1, 0)),
+//!     item: Arc::new(NewItem::new("echo", "key-1", "hello").into_item(ItemId::new(1), Millis::default())),
 //!     deadline: Instant::now() + Duration::from_secs(30),
-//!     deadline_at: 30_000,
+//!     deadline_at: Millis::new(30_000),
 //!     mode: DeliveryMode::Durable,
 //!     stop: Default::default(),
 //!     locks: Default::default(),

@@ -1,6 +1,6 @@
 //! How often an item is retried and how long it waits before each retry: the policy of one type and its default.
 //!
-//! Pure: the number of the attempt and the random draw are arguments, and the result is a duration. This file knows no
+//! Pure: the number of the attempt and a random number are arguments, and the result is a duration. This file knows no
 //! clock and no store; the store adds the delay to its own time.
 
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Default for RetryPolicy {
 /// The longest delay that a handler can ask for. A mistaken unit must not hide an item for weeks.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// How long uncounted releases of one item can follow each other. Later ones count, so that the series ends.
+/// How long a worker can give back one item again and again. Later failures count, so that the series ends.
 pub const MAX_UNCOUNTED_PERIOD: Duration = Duration::from_hours(24);
 
 impl RetryPolicy {

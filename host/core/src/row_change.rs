@@ -1,7 +1,8 @@
 //! The columns of an item's row that change when a claim on it ends.
 //!
-//! Pure. A store takes a [`RowChange`], checks that the claim still holds, and writes all columns with one UPDATE that
-//! also clears the columns of the claim. This file knows no SQL and no history, signals or counters.
+//! Pure. The PostgreSQL store and the in-memory outbox of `check` take a [`RowChange`], check that the claim still
+//! holds, write all columns and clear those of the claim. The SQLite store instead has a statement for each kind of
+//! end. This file knows no SQL and no history, signals or counters.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub struct RowChange {
     pub result: Option<Vec<u8>>,
     /// Whether items with the same ordering key wait for an operator.
     pub blocks_key: bool,
-    /// The group of like failures, set while DLQ only. See [`fingerprint`].
+    /// The group of similar failures; set while DLQ only. See [`fingerprint`].
     pub fingerprint: Option<String>,
 }
 
@@ -137,7 +138,7 @@ impl RowChange {
         }
     }
 
-    /// What all ends have in common.
+    /// The changes that all ends of a claim have in common.
     fn ended(item: &Item, kind: ClaimEndKind, attempt: AttemptTrace<'_>) -> Self {
         Self {
             status: kind.status(),

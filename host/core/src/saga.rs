@@ -35,7 +35,7 @@ impl SagaDefinition {
     }
 }
 
-/// The name of the signal for the begin of a run.
+/// The name of the signal that a run began.
 pub fn begin_signal(saga: &str) -> String {
     format!("saga_begin.{saga}")
 }
@@ -45,7 +45,7 @@ pub fn step_signal(saga: &str, item_type: &str) -> String {
     format!("saga_step.{saga}.{item_type}")
 }
 
-/// The name of the signal for the end of a run: no item of it is PENDING or CLAIMED.
+/// The name of the signal that a run ended: no item of it is PENDING or CLAIMED.
 pub fn end_signal(saga: &str) -> String {
     format!("saga_end.{saga}")
 }
@@ -71,7 +71,7 @@ pub enum SagaOutcome {
 }
 
 impl SagaOutcome {
-    /// The outcome of a finished run. `has_dead` says whether an item of it is dead-lettered.
+    /// The outcome of an ended run. `has_dead`: whether an item of the run is dead-lettered.
     pub fn of_run(has_dead: bool) -> Self {
         if has_dead { Self::Error } else { Self::Ok }
     }

@@ -1,6 +1,6 @@
 //! What the worker asks the store to do with a claimed item after an attempt, and the rule that chooses it.
 //!
-//! Pure: the outcome, the item, the policy of its type and a random draw decide. This file does not know how a store
+//! Pure: the outcome, the item, the policy of its type and a random number decide. This file does not know how a store
 //! writes a settlement; `row_change.rs` says which columns change.
 
 use std::time::Duration;
@@ -65,7 +65,7 @@ pub enum ClaimEndKind {
     Complete,
     /// The attempt failed and counts; there are retries left.
     Retry,
-    /// The attempt was released uncounted.
+    /// The worker gave back or released the claim; the attempt does not count.
     GiveBack,
     /// The lease ended, or an operator ended it, before the claim was settled.
     Expire,
@@ -97,7 +97,7 @@ pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, d
 fn after_failure(failure: Failure, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
     let delay = served_type.retry.delay(item.attempts, draw, failure.retry_after);
     if failure.class.is_uncounted() && !is_uncounted_too_long(item) {
-        // At least the first backoff step: without it, releases of one item could follow each other in a busy loop.
+        // At least the first backoff step: without it, one item could be given back in a busy loop.
         let delay = delay.max(served_type.retry.backoff(1, draw));
         return Settlement::GiveBack { failure, delay };
     }

@@ -121,13 +121,15 @@ pub struct Item {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// Changes by [`Status::next`] only.
     pub status: Status,
-    /// Attempts since enqueue or the last replay. A claim adds one, an uncounted release takes it back.
+    /// Attempts since enqueue or the last replay. A claim adds one; a worker that gives back or releases the claim
+    /// subtracts it.
     pub attempts: u32,
     /// Claims since enqueue; never falls.
     pub deliveries: u32,
     /// How often an operator replayed the item; never falls.
     pub replays: u32,
-    /// No worker claims the item before this time. Retries, uncounted releases, replay and reschedule change it.
+    /// No worker claims the item before this time. Replay, reschedule and every return to PENDING except a restore set
+    /// it.
     pub available_at: Millis,
     /// When the present claim began; set while CLAIMED only.
     pub claimed_at: Option<Millis>,
@@ -137,7 +139,7 @@ pub struct Item {
     pub lease_until: Option<Millis>,
     /// Whether an earlier attempt may already have caused effects; a replay keeps it.
     pub maybe_executed: bool,
-    /// When the present series of uncounted releases began. Unset when the last settlement was of another kind.
+    /// When the present series of give-backs began. A worker's release keeps it; every other settlement unsets it.
     pub given_back_since: Option<Millis>,
     /// The generation of the outgoing idempotency keys of the item's effects; `replay --new-effects` adds one.
     pub effect_generation: u32,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Status {
-    /// The item waits for a claim. Enqueue, retry, uncounted release, expiry, replay and restore lead here.
+    /// The item waits for a claim. Enqueue, retry, give-back, expiry, replay and restore lead here.
     Pending,
     /// A worker holds a lease on the item. Only a claim leads here.
     Claimed,
@@ -32,16 +32,16 @@ pub enum Transition {
     Complete,
     /// The attempt failed and counts; retries are left.
     Retry,
-    /// The worker releases the item and the attempt does not count: the process shuts down, the handler defers, or the
-    /// fault is not the item's.
+    /// The worker gives back or releases the claim, and the attempt does not count: the process shuts down, the handler
+    /// defers, or the item did not cause the fault.
     GiveBack,
-    /// The lease ended before the worker settled the claim.
+    /// The lease ended before the worker settled the claim, or an operator released the item.
     Expire,
     /// The attempt failed permanently, or no retries are left.
     DeadLetter,
-    /// An operator has a finished item handled again; its attempts count from zero.
+    /// An operator makes a finished item PENDING again; its attempts count from zero.
     Replay,
-    /// An operator reverses a dead-lettering.
+    /// An operator reverses the dead-lettering by an operator.
     Restore,
     /// An operator changes the time before which no worker claims the item.
     Reschedule,

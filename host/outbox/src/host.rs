@@ -1,8 +1,8 @@
 //! The composition root of `serve` and `worker`: starts every part of a host, runs it and stops it.
 //!
-//! Parts start from the store outwards and end in the opposite order. A signal stops claims and the HTTP listener,
-//! attempts in flight are drained, the background work ends, and the process exits in bounded time. This file does not
-//! know the command line.
+//! The store starts first, then the listener, the plugins and the parts that use them. A signal stops claims and the
+//! HTTP listener, attempts in flight are drained, the background work ends, and the process exits in bounded time. This
+//! file does not know the command line.
 
 mod background;
 pub(crate) mod store_adapters;

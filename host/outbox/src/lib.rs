@@ -3,7 +3,7 @@
 //! a handler: a WebAssembly component in a sandbox, or native code that implements [`core::Handler`].
 //!
 //! This crate is the program `outbox`: configuration, command line, and the composition of all parts. As a library it
-//! has no code of its own. It gives every part one name:
+//! only re-exports the other crates, each as one module:
 //!
 //! | module | crate | what it is |
 //! |---|---|---|

@@ -20,8 +20,8 @@ use crate::rows::{COLUMNS, count};
 use crate::tx::{NEWEST_JOB_SQL, Query as _, WriteTx};
 use crate::{claim_limits, ordering, rows, saga_signals};
 
-/// Rounds of one call, while a round finds items that it cannot claim. Then the transaction commits and the caller
-/// claims again at once.
+/// The most rounds of one call. A further round follows while a round finds items that it cannot claim. After the last
+/// one the transaction commits, and the caller claims again at once: so no transaction holds its locks for long.
 const ROUNDS: usize = 8;
 /// Wait before the next claim when another transaction was changing an item of the same ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
@@ -179,8 +179,8 @@ async fn read_items<'a>(
     Ok(ready_items.iter().filter_map(|ready| Some((items.remove(&ready.id)?, ready.terms))).collect())
 }
 
-/// Dead-letters an item that has no retries left: the claim that finds it ends at once, without an attempt. The history
-/// has a row for the last failure already.
+/// The end of the claim that found an item without retries left: the item is dead-lettered without an attempt. The
+/// history has a row for the last failure already.
 fn dead_letter_exhausted(item: &Item, terms: &ClaimTerms, tx: &WriteTx<'_>) -> ClaimEnd {
     let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
     let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
@@ -189,7 +189,8 @@ fn dead_letter_exhausted(item: &Item, terms: &ClaimTerms, tx: &WriteTx<'_>) -> C
     ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now)
 }
 
-/// Dead-letters an item whose row cannot be read, so that it does not stop the others.
+/// The end of the claim on an item whose row cannot be read: the item is dead-lettered, so that it does not stop the
+/// others.
 fn dead_letter_undecodable(
     item: &Item,
     terms: &ClaimTerms,

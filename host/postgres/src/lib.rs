@@ -80,7 +80,7 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Opens the database at the URL, after creating or migrating the outbox's schema where needed. Errors as
-    /// [`migrate`] does.
+    /// [`migrate()`] does.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         migrate(url, &options, Notify::Keep).await?;
         Self::open_existing(url, options).await

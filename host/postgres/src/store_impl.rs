@@ -1,7 +1,7 @@
 //! The store's promises, call by call, by capability.
 //!
-//! It decides which transaction a call runs in, and the name of the call in errors. Each call's work is in the file of
-//! its topic.
+//! It decides which kind of transaction a call runs in, and what errors say was tried. The file of each topic does the
+//! work.
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -220,7 +220,7 @@ impl Maintain for PostgresStore {
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
         let pg = &*self.pg;
         transact!(pg, "writing a heartbeat", |tx| pods::heartbeat(tx, pod))?;
-        // It finds room where items find none.
+        // On a full disk a heartbeat can still find room when an item does not.
         if pg.is_full() {
             let source = "the server's disk is full".into();
             return Err(StoreError::Unavailable { tried: "writing items", source });

@@ -4,14 +4,14 @@
 //! follows changes of the folder while it runs.
 //!
 //! - A component can do nothing that its manifest does not grant, and cannot outlive its attempt.
-//! - A file that cannot be loaded never replaces one that could.
+//! - A file that cannot be loaded never replaces a component that is loaded.
 //! - A new version that keeps faulting is rolled back and quarantined.
 //!
 //! The runtime does not know the store. What an attempt wants to write is in its report, and what it reads comes
 //! through [`StateReader`].
 //!
 //! Handlers can also be tried without a host: [`inspect`] says whether a component would be loaded, [`check_manifest`]
-//! checks a manifest, and [`simulation`] runs a component in a made-up world.
+//! checks a manifest, and [`simulation`] runs a component in a simulated world.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -122,7 +122,8 @@ impl Plugins {
         while !self.is_scanned() && changes.changed().await.is_ok() {}
     }
 
-    /// Waits for a slot for one attempt. The instance pool is larger than the slots, so an instance is always free.
+    /// Waits for a slot for one attempt. The engine's pool has more instances than there are slots, so an attempt with
+    /// a slot always gets an instance.
     async fn slot(&self, attempt: &Attempt) -> Result<SemaphorePermit<'_>, Outcome> {
         tokio::select! {
             biased;

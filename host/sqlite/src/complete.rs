@@ -1,6 +1,6 @@
 //! Makes items DONE: those that are settled together share statements.
 //!
-//! It knows the item, its totals and its signals. Its caller commits what a handler asked the host to write.
+//! It knows the item, its totals and its signals. Its caller writes what a handler asked the host to write.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -32,8 +32,8 @@ impl CompletionRow {
     }
 }
 
-/// Settles each claim that still holds; the others are lost. When SQLite fails, every claim of the statement gets the
-/// error, and the transaction may hold a part of the work.
+/// Settles each claim that still holds; the others get [`StoreError::ClaimLost`]. When SQLite fails, every claim of the
+/// statement gets the error, and the transaction may contain a part of the work.
 pub(crate) fn complete(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
     slices(completions).flat_map(|completions| complete_rows(tx, completions)).collect()
 }

@@ -1,7 +1,7 @@
 //! Enqueues items inside the store's own transactions: one by one, many in one statement, and follow-ups.
 //!
-//! The text of the INSERT and the binding of its parameters belong to `outbox_client::sqlite`; applications run the
-//! same. This file knows nothing of claims and attempts.
+//! `outbox_client::sqlite` owns the text of the INSERT and the binding of its parameters, because applications run the
+//! same statement. This file does not know claims or attempts.
 
 use std::sync::LazyLock;
 
@@ -85,7 +85,7 @@ fn create_in_one_statement(tx: &Connection, rows: &[&NewItem], now: Millis) -> r
     rows.iter().map(created).collect()
 }
 
-/// Inserts the item. Only when the schema refuses that, it looks for the item that has the key.
+/// Inserts the item. Looks for the item that has the key only when the schema refuses the insert.
 fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, StoreError> {
     let refused = match insert(tx, item, now) {
         Ok(Some(id)) => return Ok(Created { id, is_new: true }),

@@ -84,7 +84,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, after creating or migrating it where needed. Errors as [`migrate`] does.
+    /// Opens the file, after creating or migrating it where needed. Errors as [`migrate()`] does.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
         migrate(path)?;
         Self::open_existing(path, options)

@@ -1,7 +1,6 @@
-//! Settles a claim that did not simply end DONE: the item's row, its history, its signals and its host writes.
+//! Settles every claim except one that ends DONE without host writes: the item's row, history, signals and host writes.
 //!
-//! `complete` knows how an item becomes DONE. This file decides nothing about retries: the settlement says what
-//! happens.
+//! `complete` knows how an item becomes DONE. This file does not decide about retries: the settlement does.
 
 use std::time::Duration;
 
@@ -89,7 +88,7 @@ impl<'a> Requeue<'a> {
         Self { kind: ClaimEndKind::GiveBack, failure, delay }
     }
 
-    /// By how much `attempts` falls: an uncounted release takes the attempt back.
+    /// What the end subtracts from `attempts`: 1 when the attempt does not count.
     fn attempts_to_subtract(&self) -> u32 {
         u32::from(self.kind == ClaimEndKind::GiveBack)
     }

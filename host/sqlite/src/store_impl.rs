@@ -1,7 +1,7 @@
 //! The store's promises to workers, operators and applications, call by call.
 //!
-//! It decides on which thread a call runs, and the name of the call in errors. Each call's work is in the file of its
-//! topic.
+//! It decides whether a call runs on the writing thread or on a reading connection, and what errors say was tried. The
+//! file of each topic does the work.
 
 use async_trait::async_trait;
 use rusqlite::Transaction;

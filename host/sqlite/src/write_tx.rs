@@ -21,8 +21,8 @@ pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbo
 /// because readers held it.
 pub(crate) const WAL_MAX: u64 = 64 * 1024 * 1024;
 
-/// The page cache of the writing connection, in KiB. The system's cache holds the rest: with 64 MiB here, an item among
-/// a million others costs half as much again, because the cost of some operations of SQLite grows with its own cache.
+/// The page cache of the writing connection, in KiB. The system's cache holds the rest. With 64 MiB here, an item among
+/// a million others costs 1.5 times as much, because the cost of some operations of SQLite grows with its own cache.
 const CACHE_KIB: i32 = 8_000;
 
 /// A connection that writes.
@@ -107,7 +107,7 @@ pub(crate) struct WriteTx<'a> {
     pub(crate) pod: &'a str,
     /// Which alerts the store enqueues as items; `None` enqueues none.
     pub(crate) alerts: Option<&'a AlertSettings>,
-    /// Whether the transaction makes work available, so that workers should look.
+    /// Whether the transaction makes work available, so that waiting workers must claim again.
     pub(crate) wakes_workers: bool,
     counters: Vec<CounterDelta>,
 }

@@ -1,7 +1,7 @@
 //! What an operator can do to an item, and whether an item is eligible for it. Pure.
 //!
-//! [`Action::resulting_status`] decides for every store, and asks [`Status::next`] for each transition. How an action
-//! is carried out is not known here.
+//! [`Action::resulting_status`] decides for every store, and asks [`Status::next`] for each transition. This file does
+//! not know how a store carries out an action.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,13 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis, Status, Transition};
 
-/// An operator's action on items. What it does not name, it does not change; no action takes back `deliveries`, the
-/// history or `maybe_executed`.
+/// An operator's action on items. An action changes only what its description names. Apart from a purge, which deletes
+/// the item, no action lowers `deliveries`, deletes history or clears `maybe_executed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "lowercase")]
 pub enum Action {
-    /// A new life for DONE and DLQ items: `attempts` 0, `replays` + 1, `available_at` now, a blocked key free again.
-    /// `last_error` stays until the next attempt. Effects may happen twice.
+    /// Makes DONE and DLQ items PENDING again: `attempts` 0, `replays` + 1, `available_at` now. An ordering key that
+    /// the item blocked is free again. `last_error` stays until the next attempt. Effects may happen twice.
     Replay {
         /// Whether the outgoing keys stay the same or a new generation of them begins.
         keys: EffectKeys,
@@ -33,7 +33,7 @@ pub enum Action {
         lease: LeasePolicy,
     },
     /// Takes back an operator's [`Action::Dead`]: PENDING with the `attempts`, the `available_at` and the
-    /// `last_error` that it had. An item that died by itself is replayed instead.
+    /// `last_error` that it had. For an item that failed, operators use replay instead.
     Restore,
     /// Moves the time before which a PENDING item is not claimed.
     Reschedule {
@@ -41,17 +41,17 @@ pub enum Action {
         at: Millis,
     },
     /// Ends the claim of CLAIMED items: PENDING, available now, `maybe_executed` set, with a history row of the class
-    /// `operator`. The attempt counts, as a lost one does.
+    /// `operator`. The attempt counts, like one whose lease ended.
     Release {
         /// Whether a claim whose lease has not ended may be taken.
         lease: LeasePolicy,
     },
-    /// Deletes DONE and DLQ items with their history, unless their saga still has something to do.
+    /// Deletes DONE and DLQ items with their history, unless other items of their saga run are not finished.
     Purge,
 }
 
 impl Action {
-    /// The action without its terms.
+    /// The action without its options.
     pub fn kind(self) -> ActionKind {
         match self {
             Self::Replay { .. } => ActionKind::Replay,
@@ -68,7 +68,8 @@ impl Action {
         self.kind().as_str()
     }
 
-    /// The status that the action leads to, `None` when the item is gone then, or why the item cannot take it.
+    /// The status of the item after the action; `None` when the action deletes the item. Errors with the reason why the
+    /// item cannot take the action.
     pub fn resulting_status(self, eligibility: Eligibility) -> Result<Option<Status>, Refusal> {
         let from = eligibility.status;
         let wrong_status = || Refusal::WrongStatus { from, action: self.kind() };
@@ -102,7 +103,7 @@ impl Action {
     }
 }
 
-/// An [`Action`] without its terms.
+/// An [`Action`] without its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActionKind {
     /// [`Action::Replay`].
@@ -166,7 +167,7 @@ impl Eligibility {
     }
 }
 
-/// Why an item cannot take an action. Its text is for operators; in JSON and in the store it is that text.
+/// Why an item cannot take an action. JSON and the store contain its text, which is for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No item has the id.
@@ -254,9 +255,9 @@ pub struct RefusedItem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EffectKeys {
-    /// Those of its earlier attempts: a receiver that honours them repeats nothing.
+    /// The keys of its earlier attempts: a receiver that honours keys repeats no effect.
     Same,
-    /// New ones: a receiver performs the effects again.
+    /// New keys: a receiver performs the effects again.
     New,
 }
 
@@ -264,18 +265,18 @@ pub enum EffectKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeasePolicy {
-    /// It leaves the item alone.
+    /// The action refuses the item.
     Respect,
-    /// It takes the item all the same. The attempt may go on acting, but it can settle nothing.
+    /// The action ends the claim. Its attempt may still send requests, but can no longer settle.
     Break,
 }
 
-/// Whether a request is carried out.
+/// Whether the store carries a request out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Execution {
-    /// It is.
+    /// The store carries it out.
     Apply,
-    /// It is only counted, with a sample.
+    /// The store only counts what the request would change, and returns a sample.
     DryRun,
 }
 

@@ -1,10 +1,10 @@
-//! How a process learns that there may be new work or news in a store.
+//! How a process learns that a store may have new work or new signals.
 
 use tokio::sync::watch;
 
 /// Ticks after changes. The worker sleeps on it between claims, and the HTTP server between signals.
 ///
-/// A caller subscribes once and then waits. It must not count ticks: one tick may stand for many commits, and a tick
+/// A caller subscribes once and then waits. It must not count ticks: one tick can follow many commits, and a tick
 /// may come without any work. It must not rely on ticks alone either: a notice of another process can be late or
 /// lost, so a caller also looks again after a while.
 pub trait Changes: Send + Sync + 'static {

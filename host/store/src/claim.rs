@@ -1,6 +1,6 @@
 //! Claims and their settlements: what a worker asks for, what it gets, and how it ends a claim.
 //!
-//! Values only. How an engine claims and settles is not known here.
+//! Values only. This file does not know how an engine claims and settles.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub struct ClaimRequest {
 }
 
 impl ClaimRequest {
-    /// The request for what it has not got yet; `None` when it has got everything.
+    /// The request for what `claimed` does not contain; `None` when it contains everything.
     pub fn remainder_after(mut self, claimed: &ClaimBatch) -> Option<Self> {
         let less = |limit: u32, got: usize| limit.saturating_sub(u32::try_from(got).unwrap_or(u32::MAX));
         self.limit = less(self.limit, claimed.claims.len());
@@ -34,7 +34,7 @@ impl ClaimRequest {
     }
 }
 
-/// On what terms items of one type are claimed.
+/// The limits and policies for claiming items of one type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimTerms {
     /// The type.
@@ -43,7 +43,7 @@ pub struct ClaimTerms {
     pub limit: u32,
     /// How long a claim holds.
     pub lease: Duration,
-    /// Retries after the first attempt of a life.
+    /// Retries after the first attempt since enqueue or the last replay.
     pub max_retries: u32,
     /// The largest number of claims of this type at a time, across all processes.
     pub concurrency: Option<u32>,
@@ -58,21 +58,22 @@ pub struct ClaimTerms {
 pub struct ClaimBatch {
     /// The claims, to be handled and settled.
     pub claims: Vec<Claim>,
-    /// How long until an item of the requested types becomes available, if one waits for its time.
+    /// How long until another claim may find something: an item's time comes, a rate allows a claim again, or another
+    /// transaction is out of the way. `None` when the store expects nothing.
     pub next_available_in: Option<Duration>,
 }
 
 /// The exclusive, time-limited right to attempt one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
-    /// The item, as it stands after the claim: `attempts` is the number of this attempt.
+    /// The item after the claim: `attempts` is the number of this attempt.
     pub item: Item,
-    /// The proof that settles it.
+    /// The proof of the claim, which a settlement must present.
     pub token: ClaimToken,
 }
 
 impl Claim {
-    /// What settling needs of it.
+    /// The part of the claim that a settlement needs.
     pub fn reference(&self) -> ClaimRef {
         ClaimRef { id: self.item.id, token: self.token.clone() }
     }

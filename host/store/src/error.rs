@@ -1,6 +1,6 @@
-//! Why a store could not do what it was asked: the cases in which a caller can do something.
+//! The errors of a store: one variant for each case to which callers react differently.
 //!
-//! How an engine reports its failures is not known here.
+//! This file does not know how an engine reports its failures.
 
 use outbox_core::STATE_VALUE_MAX;
 use outbox_item::{InvalidAt, ItemId};
@@ -72,7 +72,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The same error, of the item at this index of several.
+    /// The same error, for the item at this index of the call.
     #[must_use]
     pub fn at_index(self, index: usize) -> Self {
         match self {

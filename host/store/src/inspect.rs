@@ -1,6 +1,6 @@
 //! Reading a store: items, signals, totals, jobs, failures, what is stuck, and the audit trail.
 //!
-//! Nothing here changes a store. How readers are shown what they read is not known here.
+//! Nothing here changes a store. This file does not know how callers show what they read.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -70,7 +70,7 @@ pub struct ItemDetails {
     /// The item.
     #[serde(flatten)]
     pub item: Item,
-    /// Its attempts of all lives that did not end DONE, oldest first.
+    /// Its attempts that did not end DONE, also those before a replay, oldest first.
     pub failed_attempts: Vec<FailedAttempt>,
     /// What operators did to it, oldest first.
     pub audit: Vec<AuditEntry>,
@@ -100,9 +100,9 @@ pub struct FailureGroup {
     pub r#type: String,
     /// How many.
     pub count: u64,
-    /// When the first of them died.
+    /// When the first of them was dead-lettered.
     pub first_at: Millis,
-    /// When the last of them died.
+    /// When the last of them was dead-lettered.
     pub last_at: Millis,
     /// The newest of them.
     pub sample: ItemId,
@@ -110,6 +110,6 @@ pub struct FailureGroup {
     pub code: Option<String>,
     /// The sample's message.
     pub message: Option<String>,
-    /// The component that the sample died in.
+    /// The component that ran the last attempt of the sample.
     pub handler_digest: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Long polls: a claim that waits at the store for work.
 //!
 //! Without a long poll, a worker wakes after the commit of new work, and its claim is a second commit. With one, the
-//! transaction that makes the work claims it too. When a store fulfils its long polls is not known here.
+//! transaction that makes the work claims it too. This file does not know when a store fulfils a long poll.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::claim::{ClaimBatch, ClaimRequest};
 use crate::error::StoreError;
 
-/// The worker's end of a long poll. Nothing is claimed for a dropped one.
+/// The worker's end of a long poll. The store claims nothing more for it after it is dropped.
 #[derive(Debug)]
 pub struct LongPoll {
     /// The request. The first side to take it wins: the worker, which cancels, or the store, which fulfils.
@@ -20,7 +20,7 @@ pub struct LongPoll {
     result: Option<LongPollResult>,
 }
 
-/// What was claimed for a long poll, with an instant before the begin of its leases.
+/// What was claimed for a long poll, with an instant before its leases began.
 pub type LongPollResult = Result<(Instant, ClaimBatch), StoreError>;
 
 /// The store's end of a long poll.
@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_poll_that_is_fulfilled_tells_what_was_claimed() {
         let (mut poll, slot) = long_poll(request());
-        let (claim, reply) = slot.fulfil().expect("it stands");
+        let (claim, reply) = slot.fulfil().expect("the long poll waits");
         assert_eq!(claim, request());
         let since = Instant::now();
         reply.send(Ok((since, ClaimBatch::default()))).expect("the worker waits");
@@ -112,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_poll_that_is_being_fulfilled_when_it_is_cancelled_tells_what_was_claimed() {
         let (poll, slot) = long_poll(request());
-        let (_, reply) = slot.fulfil().expect("it stands");
+        let (_, reply) = slot.fulfil().expect("the long poll waits");
         let cancelled = tokio::spawn(poll.cancel());
         reply.send(Ok((Instant::now(), ClaimBatch::default()))).expect("the worker waits");
         assert!(cancelled.await.expect("no panic").is_some());

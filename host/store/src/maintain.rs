@@ -1,6 +1,6 @@
 //! Keeping a store in shape: jobs that go on, retention, and the rows of live processes.
 //!
-//! When maintenance runs is decided by its callers; what else an engine cleans up is the engine's.
+//! The callers decide when maintenance runs. Each engine decides what else it cleans up.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::pods::Pod;
 /// second, the heartbeat every few seconds.
 ///
 /// A caller may not assume that one call does all there is to do: each call does a bounded piece, so that workers
-/// never wait for it for long. Nothing correct depends on either; a process that calls neither only leaves work over.
+/// never wait for it for long. Correctness does not depend on either: a process that calls neither only leaves work
+/// undone.
 #[async_trait]
 pub trait Maintain: Send + Sync + 'static {
     /// One bounded piece of maintenance: batches of running jobs, deletions that retention asks for, and what the

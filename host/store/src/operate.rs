@@ -1,7 +1,7 @@
 //! The operators' side of a store: actions on items, bulk jobs, controls, and removing plugins' state.
 //!
-//! Everything here is audited in the transaction that does it. Which item can take which action is decided by
-//! [`Action::resulting_status`]; who may ask is decided by the callers.
+//! The store audits each change in the transaction that makes it. [`Action::resulting_status`] decides which item can
+//! take which action; the callers decide who may ask.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -23,7 +23,8 @@ use crate::plugin_data::{ClearStateRequest, StateTotal};
 /// it refused. It may not assume that a call which failed with [`StoreError::Unavailable`] changed nothing.
 #[async_trait]
 pub trait Operate: Inspect {
-    /// Performs an action on items, or only counts. A filter becomes a job, which this call sees to its end.
+    /// Performs an action on items, or only counts. A filter becomes a job, and the call returns when the job has
+    /// ended.
     async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError>;
 
     /// Records a job for a request whose selection is a filter and returns at once. The job takes the items that
@@ -43,7 +44,7 @@ pub trait Operate: Inspect {
     async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 
     /// Removes state of a plugin and returns how much it was. Running attempts that have read what is removed are
-    /// released uncounted.
+    /// given back.
     async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
 }
 

@@ -1,6 +1,6 @@
 //! Writing items into a store, claiming them, and settling the claims.
 //!
-//! What a settlement should be is decided by the worker; how an engine claims and settles is the engine's.
+//! The worker decides each settlement, and each engine decides how it claims and settles.
 
 use async_trait::async_trait;
 
@@ -18,11 +18,11 @@ use crate::long_poll::LongPoll;
 /// with the same keys, and an item that exists already with the same content counts as written.
 #[async_trait]
 pub trait Enqueue: Send + Sync + 'static {
-    /// Enqueues the items in one transaction. Returns after the commit. When it returns
-    /// [`StoreError::Unavailable`], the fate of the commit is unknown: repeat it with the same keys.
+    /// Enqueues the items in one transaction. Returns after the commit. After [`StoreError::Unavailable`] the items may
+    /// or may not be committed: the caller repeats the call with the same keys.
     async fn enqueue(&self, items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError>;
 
-    /// Adds one to the count of requests that lacked what the contract asks for.
+    /// Adds one to the count of requests without a header that the HTTP contract asks for.
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError>;
 }
 
@@ -38,8 +38,8 @@ pub trait Queue: Changes {
     /// left by its type's policy is dead-lettered instead.
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError>;
 
-    /// Claims, and leaves the rest of the request as a long poll: where the engine can, the transaction that makes
-    /// work for it also claims that work. The answer to the claim itself is that of [`Queue::claim`].
+    /// Claims like [`Queue::claim`]. An engine that has long polls leaves the rest of the request as a long poll: the
+    /// transaction that makes work for it also claims that work. Other engines return no long poll.
     async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
         Ok((self.claim(request).await?, None))
     }
@@ -51,17 +51,17 @@ pub trait Queue: Changes {
     /// process that has the store open.
     async fn expire_leases(&self) -> Result<u32, StoreError>;
 
-    /// Enqueues an alert for operators, where alerts are configured and none of its kind about the subject was sent a
-    /// short time ago.
+    /// Enqueues an alert for operators, if alerts are configured and no alert of the same kind and subject was sent
+    /// within [`AlertSettings::min_interval`](crate::AlertSettings::min_interval).
     async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError>;
 }
 
-/// How several items are told apart from items that exist already.
+/// What an enqueue of several items does when some of them exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchMode {
-    /// They are one write: if any key exists with the same content, nothing is created.
+    /// The items are one write: if any of them exists with the same content, none is created.
     AllOrNothing,
-    /// Each is a write of its own: items that exist are kept, the others are created.
+    /// Each item is a write of its own: items that exist are kept, the others are created.
     PerItem,
 }
 
@@ -79,9 +79,9 @@ pub struct EnqueueReport {
 pub struct Alert {
     /// What happened.
     pub kind: AlertKind,
-    /// To what: a type.
+    /// The type that it happened to.
     pub subject: String,
-    /// In words.
+    /// The text for operators.
     pub message: String,
 }
 

@@ -89,7 +89,7 @@ impl AttemptTask {
         if self.prefetch.item_started() {
             self.permit_freed.notify_one();
         }
-        // Interrupted attempts return their permits; they must not start new attempts.
+        // A permit that an interrupted attempt returned must not start a new attempt.
         permit.filter(|_| !self.interrupt.is_cancelled())
     }
 

@@ -77,14 +77,14 @@ impl BreakerState {
                 Self::Closed(failures + 1)
             }
             (Self::Closed(_) | Self::HalfOpen, BreakerSignal::Failure) => Self::Open(now + policy.pause),
-            // The attempt was released uncounted and decides nothing: the next item decides.
+            // The attempt was given back or released, and decides nothing: the next item decides.
             (Self::HalfOpen, BreakerSignal::Neutral) => Self::Open(now),
             (state, _) => state,
         }
     }
 }
 
-/// A handler that rejects an item for good has reached the receiver. An attempt that is released uncounted, such as a
+/// A handler that rejects an item for good has reached the receiver. An attempt that does not count, such as a
 /// deferral, says nothing about the receiver.
 fn signal_of(settlement: &Settlement) -> BreakerSignal {
     match settlement {

@@ -19,7 +19,8 @@ pub(crate) fn margin(lease: Duration) -> Duration {
     (lease / 5).clamp(MARGIN_MIN, MARGIN_MAX)
 }
 
-/// The lease of a claim: the configured one, or a longer one when the timeout of the type and the margin do not fit.
+/// The lease of a claim: the configured one, or a longer one when the timeout of the type and the margin do not fit
+/// into it.
 pub(crate) fn lease_for(configured: Duration, timeout: Option<Duration>) -> Duration {
     let needed = timeout.map_or(Duration::ZERO, |timeout| timeout + (timeout / 4).clamp(MARGIN_MIN, MARGIN_MAX));
     configured.max(needed)
@@ -48,7 +49,7 @@ impl ClaimDeadline {
         (deadline.saturating_duration_since(start) >= enough.min(last - self.sent)).then_some(deadline)
     }
 
-    /// Converts a monotonic instant to the store's time. `claimed_at` is the claim's begin in the store's time.
+    /// Converts a monotonic instant to the store's time. `claimed_at` is when the claim began in the store's time.
     pub(crate) fn in_store_time(&self, claimed_at: Millis, instant: Instant) -> Millis {
         claimed_at.saturating_add(instant.saturating_duration_since(self.sent))
     }

@@ -1,6 +1,6 @@
 //! The worker of one process: it claims items, runs their handlers, and settles the claims.
 //!
-//! No attempt outlives its lease. A failed item is retried, released uncounted or dead-lettered by the policy of its
+//! No attempt outlives its lease. A failed item is retried, given back or dead-lettered by the policy of its
 //! type, and a shutdown releases the attempts that it interrupts. The worker sees [`Handler`] and [`Queue`]; it knows
 //! neither WebAssembly nor SQL, and cannot list or change items except through its claims.
 //!
@@ -112,7 +112,7 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for the settlements of interrupted attempts. An item without one waits for its lease to
 /// end.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The wait after a failed claim, so that an outage of the store is not a busy loop.
+/// The wait after a failed claim, so that the worker does not claim in a busy loop while the store is down.
 const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A worker, ready to run.
@@ -177,7 +177,7 @@ impl Worker {
         self.drain().await;
     }
 
-    /// Claims once and starts the claimed items. Returns how long to wait for the next claim.
+    /// Claims once and starts the claimed items. Returns what to wait for before the next claim.
     async fn claim_once(&self) -> WaitPlan {
         let capacity = self.claim_capacity();
         let served_types = if capacity == 0 { Vec::new() } else { self.handler.served_types() };
@@ -204,7 +204,7 @@ impl Worker {
         }
     }
 
-    /// Cancels the long poll, and starts the items that the store claimed for it before.
+    /// Cancels the long poll, and starts the items that the store has already claimed for it.
     async fn collect_long_poll(&self, plan: WaitPlan) {
         let Some((long_poll, served_types)) = plan.long_poll else { return };
         match long_poll.cancel().await {
@@ -322,8 +322,8 @@ impl WaitPlan {
         Self { wait, long_poll: None }
     }
 
-    /// Whether the loop claims again when a permit is freed. Not while a long poll covers the request, unless one of
-    /// its types has a limit that the end of another attempt can lift.
+    /// Whether the loop claims again when a permit is freed. With a long poll at the store this is only needed for
+    /// types with a limit that the end of an attempt can lift.
     fn needs_permits(&self) -> bool {
         let depends =
             |served_type: &Arc<ServedType>| served_type.concurrency.is_some() || served_type.breaker.is_some();

@@ -6,10 +6,11 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The longest time that a prefetched item waits for its attempt, about. Longer than a claim takes, so that the next
-/// batch is there in time, and too short to matter to the item.
+/// About the longest time that a prefetched item waits for its attempt. It is longer than a claim takes, so that the
+/// next batch arrives in time, and too short to delay the item noticeably.
 const PREFETCH_WAIT_MAX: Duration = Duration::from_millis(50);
-/// A new attempt counts for one part in this many of the mean, so that old durations fade within some ten attempts.
+/// The weight of a new attempt in the mean is one divided by this number, so that old durations fade within about ten
+/// attempts.
 const MEAN_WEIGHT: u64 = 8;
 
 /// The prefetched items of a worker and the mean duration of its attempts. Before the first attempt ends, attempts
@@ -61,7 +62,7 @@ impl Prefetch {
     /// Records the duration of an attempt that has ended.
     pub(crate) fn attempt_finished(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        // Not atomic as a whole: of two attempts that end at once, one may be lost, which an estimate can bear.
+        // Not atomic as a whole: when two attempts end at once, one duration may be lost, which an estimate tolerates.
         let mean = self.mean_micros.load(Ordering::Relaxed);
         self.mean_micros
             .store((mean.saturating_mul(MEAN_WEIGHT - 1).saturating_add(micros)) / MEAN_WEIGHT, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! The background work of a host: its heartbeat, the maintenance of the store, and its status.
 //!
-//! Nothing that items need to be handled correctly happens here.
+//! Items are claimed, handled and settled correctly without this work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use outbox_item::Millis;
 use outbox_runtime::Plugins;
 use outbox_store::{Maintain, MaintenanceReport, Pod, Retention};
 
-/// Three heartbeats fit into the time after which other hosts consider a host gone.
+/// Three heartbeats fit into the time after which other pods consider a pod gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The pause after a heartbeat that the store rejected. The host is ready again within this time after the store is.

@@ -2,8 +2,8 @@
 //!
 //! Only what the manifest grants is sent. Every request that may have an effect has an idempotency key that the guest
 //! cannot choose. A denial is a typed error for the guest and is recorded for the operator. The host follows no
-//! redirects; a guest that follows one sends a new request, which is decided here again. Which addresses a host name
-//! may resolve to is decided in `address`, when the connection is made.
+//! redirects; a guest that follows one sends a new request, which needs a grant again. `address` decides to which
+//! addresses a host name may resolve, when the connection is made.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The canary of a new version: decides from its first items whether it stays or is rolled back.
 //!
-//! It counts items, not attempts: an item that faults is released uncounted and tried again, so counting attempts would
+//! It counts items, not attempts: an item that faults is given back and tried again, so counting attempts would
 //! let one poison item roll a good version back. Time is an argument. Of items the canary knows only their keys; it
 //! does not carry the rollback out.
 
@@ -69,7 +69,7 @@ impl Canary {
     }
 
     /// Counts an attempt at the item with this key. Returns the states before and after. The one before decides whether
-    /// a fault is released uncounted.
+    /// an item that faults is given back.
     pub(crate) fn record_attempt(&self, key: &str, sample: CanarySample, now: Instant) -> (CanaryState, CanaryState) {
         let before = self.review(now);
         let mut counts = self.counts();

@@ -80,7 +80,7 @@ impl Registry {
     }
 
     /// Counts an attempt for the generation's canary. `key` is the idempotency key of the item. Returns the report; a
-    /// fault during a canary becomes a failure that is released uncounted.
+    /// fault during a canary becomes one whose attempt does not count.
     pub(crate) fn record_attempt(
         &self,
         generation: &Generation,

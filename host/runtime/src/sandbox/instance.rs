@@ -1,8 +1,8 @@
 //! One call of a component: a fresh store, its limits, its deadline, and its outcome.
 //!
-//! Nothing survives a call except what its report contains. The epoch interrupts a guest that computes, a timer one
-//! that waits. Every end of a call is an outcome, never an error. What an error of the engine means for the item is
-//! decided in `failure_mapping`.
+//! Nothing survives a call except what its report contains. The epoch interrupts a guest that computes, and a
+//! timer interrupts a guest that waits. Every end of a call is an outcome, never an error. `failure_mapping` decides
+//! what an error of the engine means for the item.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -196,7 +196,7 @@ impl LinkedPlugin {
         })
     }
 
-    /// The recording for the history. Empty if the item certainly becomes DONE, because then no attempt is stored.
+    /// The recording for the history. Empty if the attempt can only become DONE, because then the history gets no row.
     fn recording(&self, outcome: &Outcome, call: &CallContext) -> Recording {
         match outcome {
             Outcome::Done { writes, .. } if writes.state.is_empty() && writes.followups.is_empty() => {
@@ -291,7 +291,7 @@ fn on_epoch_tick(store: StoreContextMut<'_, HostState>) -> wasmtime::Result<Upda
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
 
-/// The state reader of a description: there is no item, and so no state.
+/// The state reader of a description: it has no item, so it has no state.
 struct NoState;
 
 #[async_trait::async_trait]
