@@ -2,12 +2,11 @@
 //!
 //! The triggers `audit_guard` and `audit_items_guard` refuse every change of an entry.
 
-use serde_json::Value;
 use tokio_postgres::Row;
 
 use outbox_item::ItemId;
-use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::sql_filter::SqlFilter;
+use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AuditEntry, AuditQuery, JobId};
 
 use crate::error::PgError;
@@ -56,10 +55,6 @@ pub(crate) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<Audi
 const ENTRY: &str = "audit entry";
 
 fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
-    let mut changes: Value = json_column(row, 8, "changes", ENTRY)?;
-    if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
-        all.retain(|change| change["id"] == id.get());
-    }
     Ok(AuditEntry {
         seq: row.try_get(0)?,
         at: time(row, 1)?,
@@ -69,6 +64,6 @@ fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
         reason: row.try_get(5)?,
         job: row.try_get::<_, Option<i64>>(6)?.map(JobId::new),
         count: unsigned(row, 7)?,
-        changes,
+        changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
     })
 }

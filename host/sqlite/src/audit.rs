@@ -4,11 +4,10 @@
 //! of an entry.
 
 use rusqlite::{Connection, Row, params};
-use serde_json::Value;
 
 use outbox_item::ItemId;
-use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::sql_filter::SqlFilter;
+use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AuditEntry, AuditQuery, JobId};
 
 use crate::rows::{bound, json_column, time};
@@ -71,10 +70,6 @@ pub(crate) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<
 const ENTRY: &str = "audit entry";
 
 fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
-    let mut changes: Value = json_column(row, 8, "changes", ENTRY)?;
-    if let (Some(id), Some(all)) = (item, changes.as_array_mut()) {
-        all.retain(|change| change["id"] == id.get());
-    }
     Ok(AuditEntry {
         seq: row.get(0)?,
         at: time(row, 1)?,
@@ -84,6 +79,6 @@ fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
         reason: row.get(5)?,
         job: row.get::<_, Option<i64>>(6)?.map(JobId::new),
         count: row.get(7)?,
-        changes,
+        changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
     })
 }

@@ -64,6 +64,19 @@ pub struct AuditEntry {
     pub changes: Value,
 }
 
+/// The changes of one item among those of an entry; all changes when no item is asked for.
+pub fn changes_of(item: Option<ItemId>, changes: Value) -> Value {
+    #[derive(Deserialize)]
+    struct OfItem {
+        id: ItemId,
+    }
+    let is_of = |change: &Value, id: ItemId| OfItem::deserialize(change).is_ok_and(|of| of.id == id);
+    match (item, changes) {
+        (Some(id), Value::Array(all)) => all.into_iter().filter(|change| is_of(change, id)).collect(),
+        (_, changes) => changes,
+    }
+}
+
 /// An entry that an engine appends to the audit trail, in the transaction that it records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewAuditEntry<'a> {

@@ -12,7 +12,7 @@ pub mod sql_filter;
 pub mod stored;
 pub mod token_bucket;
 
-pub use crate::audit::{ItemChange, NewAuditEntry};
+pub use crate::audit::{ItemChange, NewAuditEntry, changes_of};
 pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobProgress};
 pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};

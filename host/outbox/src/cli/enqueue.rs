@@ -35,7 +35,7 @@ pub(crate) struct EnqueueArgs {
     /// Read the payload from standard input
     #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
     stdin: Option<String>,
-    /// The correlation id [default: a random one]
+    /// The correlation id [default: the key]
     #[arg(long)]
     cid: Option<String>,
     /// The saga that the item is a step of
