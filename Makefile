@@ -32,10 +32,11 @@ PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
+	@echo 'make host       build the program, as target/bin/outbox'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
 	@echo 'make reference  docs/reference.md, from the comments of wit/'
@@ -53,6 +54,12 @@ help:
 demo: plugins
 	$(CARGO) build -p outbox --bin outbox --example demo
 	$(BUILD)/debug/examples/demo $(ARGS)
+
+# Builds the program, and links it to a path that does not depend on where cargo builds.
+host:
+	$(CARGO) build -p outbox --bin outbox
+	mkdir -p target/bin
+	ln -sf '$(BUILD)/debug/outbox' target/bin/outbox
 
 # The repository's handlers, ready to be served. Each file appears atomically, so a host that watches the folder never
 # reads an incomplete file.
