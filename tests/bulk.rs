@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::host::{HostConfig, HostProcess};
+use crate::support::places::SqliteFolder;
 use crate::support::plugins::Wat;
 use crate::support::{eventually, is_soak, report};
 
 /// A set-up whose DLQ is full of items and whose handler answers `ok` at once.
 struct Morgue {
     plan: HostConfig,
-    dir: tempfile::TempDir,
+    dir: SqliteFolder,
     items: u32,
 }
 
@@ -21,7 +22,7 @@ impl Morgue {
     /// Enqueues `items` items and dead-letters them with a bulk action. The dead items do not block their ordering
     /// keys, so only the replay itself keeps the order.
     fn of(items: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = SqliteFolder::new();
         std::fs::create_dir(dir.path().join("plugins.d")).unwrap();
         std::fs::write(dir.path().join("plugins.d/t.wasm"), Wat::default().bytes()).unwrap();
         let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
@@ -45,7 +46,7 @@ impl Morgue {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.path().join("outbox.sqlite")
+        self.dir.file()
     }
 
     fn database(&self) -> rusqlite::Connection {
@@ -59,7 +60,7 @@ impl Morgue {
     /// Asserts that the progress which the job reports equals the changes to the items and in the audit trail.
     fn progress_is_true(&self, job: i64) -> u64 {
         let changed = self.count(&format!("SELECT changed FROM outbox_jobs WHERE id = {job}"));
-        assert_eq!(self.count("SELECT count(*) FROM outbox_items WHERE replays = 1"), changed);
+        assert_eq!(self.count("SELECT count(*) FROM outbox_status WHERE replays = 1"), changed);
         let audited = format!("SELECT coalesce(sum(count), 0) FROM outbox_audit WHERE job = {job}");
         assert_eq!(self.count(&audited), changed);
         changed
@@ -113,7 +114,7 @@ async fn a_bulk_replay_takes_every_item_once_and_in_order_however_often_the_proc
     }
     eventually("the job ends", timeout, async || job(&host, id).await["state"] == "DONE").await;
     let replayed = begun.elapsed();
-    let done = "SELECT count(*) FROM outbox_items WHERE status = 'DONE'";
+    let done = "SELECT count(*) FROM outbox_status WHERE status = 'DONE'";
     eventually("every item is done", timeout, async || morgue.count(done) == u64::from(items)).await;
     host.kill();
     assert_eq!(morgue.progress_is_true(id), u64::from(items));

@@ -49,7 +49,8 @@ fn integrity(test_db: &TestDb) -> String {
     match test_db {
         TestDb::Sqlite(_) => test_db.sql("PRAGMA integrity_check").unwrap(),
         TestDb::Postgres(_) => {
-            test_db.sql("SELECT CASE count(*) WHEN 0 THEN 'ok' END FROM outbox_items WHERE status = 'CLAIMED'").unwrap()
+            let claimed = "FROM outbox_status WHERE status = 'CLAIMED'";
+            test_db.sql(&format!("SELECT CASE count(*) WHEN 0 THEN 'ok' END {claimed}")).unwrap()
         }
     }
 }

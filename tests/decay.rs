@@ -1,12 +1,13 @@
-//! The cost of claims and settlements on a PostgreSQL table that already contains many finished items or through which
-//! many items have passed. The cost is the number of pages that the server read, which does not depend on the load of
-//! the machine; `make soak` also reports the time.
+//! The cost of claims and settlements on PostgreSQL beside many finished items, and after many items have passed
+//! through. The cost is the number of pages that the server read, which does not depend on the load of the machine;
+//! `make soak` also reports the time.
 
 use std::time::{Duration, Instant};
 
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::store::{BatchMode, Store};
 
+use crate::support::places::ALL_DONE;
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::{done, eventually, is_soak, item, report, request};
 
@@ -18,7 +19,7 @@ const SAME: f64 = 1.2;
 /// The cost of claiming and settling one item.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
-    /// The pages of the items table and its indexes that the server read, of 8 KiB each.
+    /// The pages of [`TABLES`] and their indexes that the server read, of 8 KiB each.
     pages: f64,
     time: Duration,
 }
@@ -70,10 +71,21 @@ async fn gone(database: &Database, store: std::sync::Arc<dyn Store>) {
         .await;
 }
 
+/// The tables that claims and settlements read and write.
+const TABLES: [&str; 8] = ["items", "queue", "leases", "lanes", "done", "dead", "past", "handlers"];
+
+/// What autovacuum does with these tables.
+fn vacuum() -> String {
+    format!("VACUUM ANALYZE {}", TABLES.map(|table| format!("outbox.{table}")).join(", "))
+}
+
 fn pages(database: &Database) -> f64 {
-    let read = "SELECT heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit FROM pg_statio_user_tables
-                WHERE relid = 'outbox.items'::regclass";
-    database.sql(read).unwrap().parse().unwrap()
+    let read = format!(
+        "SELECT sum(heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0))
+         FROM pg_statio_user_tables WHERE schemaname = 'outbox' AND relname IN ('{}')",
+        TABLES.join("', '")
+    );
+    database.sql(&read).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -82,12 +94,11 @@ async fn finished_items_beside_a_queue_cost_its_claims_and_settlements_nothing()
     let cluster = if is_soak() { Cluster::start(Durability::Honest) } else { Cluster::shared() };
     let (empty, full) = (cluster.database(), cluster.database());
     let done = format!(
-        "INSERT INTO outbox.items (type, idem_key, payload) SELECT 'mail', 'old-' || n, '{{}}'
-         FROM generate_series(1, {finished}) AS n;
-         UPDATE outbox.items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = outbox.now()"
+        "INSERT INTO outbox_items (type, idem_key, payload) SELECT 'mail', 'old-' || n, '{{}}'
+         FROM generate_series(1, {finished}) AS n; {ALL_DONE}"
     );
-    full.sql(&done).unwrap();
-    full.sql("VACUUM ANALYZE outbox.items").unwrap();
+    full.sql(&done.replace("outbox_", "outbox.")).unwrap();
+    full.sql(&vacuum()).unwrap();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         for (database, costs) in [(&empty, &mut alone), (&full, &mut beside)] {
@@ -118,7 +129,7 @@ async fn a_table_that_many_items_have_passed_through_costs_what_it_did_at_first(
         report(&format!("{} items: {}", slice * items, costs.last().unwrap().words()));
         if !is_soak() {
             // Autovacuum does the same when there are 5,000 dead rows, but it checks only once a minute.
-            database.sql("VACUUM ANALYZE outbox.items").unwrap();
+            database.sql(&vacuum()).unwrap();
         }
     }
     let (first, last) = (costs[0], costs[slices as usize - 1]);

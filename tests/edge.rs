@@ -21,12 +21,13 @@ use outbox::core::{
 use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::Item;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Inspect, Page, Queue};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, Queue};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::support::places::SqliteFolder;
 
 /// The router with a store of its own.
 struct HttpFixture {
@@ -34,7 +35,7 @@ struct HttpFixture {
     store: Arc<SqliteStore>,
     handler: Arc<Scripted>,
     stop: CancellationToken,
-    folder: TempDir,
+    folder: SqliteFolder,
 }
 
 impl HttpFixture {
@@ -47,8 +48,8 @@ impl HttpFixture {
     }
 
     fn with_status(settings: HttpSettings, status: HostStatus) -> Self {
-        let folder = TempDir::new().unwrap();
-        let store = SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
+        let folder = SqliteFolder::new();
+        let store = SqliteStore::open(&folder.file(), SqliteOptions::default()).unwrap();
         let handler = Arc::new(Scripted::default());
         let stop = CancellationToken::new();
         let router = router(HttpState {
@@ -79,6 +80,7 @@ impl HttpFixture {
     async fn claim(&self, item_type: &str) -> Claim {
         let terms = ClaimTerms {
             item_type: item_type.into(),
+            token: ClaimToken::random(),
             limit: u32::MAX,
             lease: Duration::from_mins(1),
             max_retries: 8,
@@ -107,7 +109,7 @@ impl HttpFixture {
 
     /// A connection of another program to the same file.
     fn sqlite(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.folder.path().join("outbox.sqlite")).unwrap()
+        rusqlite::Connection::open(self.folder.file()).unwrap()
     }
 }
 

@@ -1,4 +1,4 @@
-//! New versions on probation: the host gives back the attempts of a version that faults and rolls it back, keeps the
+//! The canary of new versions: the host gives back the attempts of a version that faults and rolls it back, keeps the
 //! last good version, and refuses components without a valid signature.
 
 use std::fs;
@@ -38,11 +38,15 @@ struct Stored(Arc<dyn Store>);
 #[async_trait]
 impl QuarantineStore for Stored {
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
-        self.0.quarantine(&entry.digest, &entry.plugin, &entry.reason).await.map_err(QuarantineError::new)
+        self.0.quarantine(entry.digest.as_str(), &entry.plugin, &entry.reason).await.map_err(QuarantineError::new)
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
-        let entry = |QuarantineRecord { digest, plugin, reason, .. }| QuarantineEntry { digest, plugin, reason };
+        let entry = |QuarantineRecord { digest, plugin, reason, .. }| QuarantineEntry {
+            digest: digest.parse().unwrap(),
+            plugin,
+            reason,
+        };
         Ok(self.0.list_quarantine().await.map_err(QuarantineError::new)?.into_iter().map(entry).collect())
     }
 }
@@ -134,7 +138,7 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
     let mut given_back = 0;
     for (number, id) in ids.into_iter().enumerate() {
         let details = outbox.done(id).await;
-        assert_eq!(details.item.attempts, 1, "a fault on probation was counted");
+        assert_eq!(details.item.attempts, 1, "a fault during the canary was counted");
         if number % 2 == 0 {
             assert_eq!((details.item.result.as_deref(), &details.item.handler_digest), (Some(&b"\"1\""[..]), &old));
         }
@@ -170,7 +174,7 @@ async fn a_poison_item_alone_does_not_take_an_innocent_version_with_it() {
         outbox.done(id).await;
     }
     let dead = outbox.becomes(poison, |details| details.item.status == Status::Dlq).await;
-    assert_eq!(dead.failed_attempts.last().unwrap().class, FailureClass::Trap, "after the probation it pays itself");
+    assert_eq!(dead.failed_attempts.last().unwrap().class, FailureClass::Trap, "after the canary its faults count");
     assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new, None));
     assert!(outbox.store.list_quarantine().await.unwrap().is_empty());
 }
@@ -229,7 +233,7 @@ async fn a_version_whose_faults_stay_below_the_ratio_is_promoted_and_pays_for_th
         if number < 2 {
             let details = outbox.becomes(id, |details| !details.failed_attempts.is_empty()).await;
             assert_eq!((details.item.status, details.item.attempts), (Status::Pending, 0), "a fault was counted");
-            assert!(details.failed_attempts[0].message.contains("is on probation and faulted (trap)"));
+            assert!(details.failed_attempts[0].message.contains("faulted during its canary (trap)"));
         } else {
             outbox.done(id).await;
         }
@@ -247,7 +251,7 @@ async fn a_version_whose_faults_stay_below_the_ratio_is_promoted_and_pays_for_th
 }
 
 #[tokio::test]
-async fn a_restart_during_the_probation_does_not_end_it() {
+async fn a_restart_during_the_canary_does_not_end_it() {
     let outbox = Outbox::start("", Duration::from_millis(20)).await;
     let old = outbox.host.status("chaos").digest;
     outbox.upgrade().await;
@@ -416,7 +420,7 @@ async fn generation(host: &HostProcess) -> u64 {
 async fn reloading_again_and_again_does_not_keep_memory() {
     let (reloads, settled) = if is_soak() { (1000, 200) } else { (15, 5) };
     let deployment = Deployment::new().await;
-    // Without probation, each generation replaces the one before at once and for good.
+    // Without a canary, each generation replaces the one before at once and for good.
     let manifest = deployment.plugins().join("webhook.toml");
     let terms = fs::read_to_string(&manifest).unwrap() + "\n[reload]\ncanary = 0\n";
     place(terms.as_bytes(), &manifest);

@@ -51,10 +51,10 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
     eventually("the host recovers by itself", SOON, async || is_ready(&host).await).await;
     acknowledged.extend(ids(&write_memory(&host, "after").await));
     eventually("everything is done", SOON, async || {
-        database.sql("SELECT count(*) FROM outbox.items WHERE status <> 'DONE'").unwrap() == "0"
+        database.sql("SELECT count(*) FROM outbox.status WHERE status <> 'DONE'").unwrap() == "0"
     })
     .await;
-    let found = format!("SELECT count(*) FROM outbox.items WHERE {}", among(&acknowledged));
+    let found = format!("SELECT count(*) FROM outbox.status WHERE {}", among(&acknowledged));
     assert_eq!(database.sql(&found).unwrap(), acknowledged.len().to_string());
     let log = std::fs::read_to_string(deployment.dir.path().join("host.log")).unwrap();
     assert_eq!(log.matches("the server's disk is full; writes are refused").count(), 1, "{log}");
@@ -93,7 +93,7 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     }
     let there = database.url().replace(&one, &format!("127.0.0.1:{}", standby.port));
     let count =
-        |condition: &str| psql(&there, &format!("SELECT count(*) FROM outbox.items WHERE {condition}")).unwrap();
+        |condition: &str| psql(&there, &format!("SELECT count(*) FROM outbox.status WHERE {condition}")).unwrap();
     eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
     assert_eq!(count(&among(&acknowledged)), acknowledged.len().to_string());
     assert!(acknowledged.len() > 20, "there were writes: {acknowledged:?}");
@@ -130,7 +130,8 @@ async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no
     for number in 0..24 {
         write_memory(&hosts[number % 2], &format!("w{number}")).await;
     }
-    let count = |condition: &str| test_db.sql(&format!("SELECT count(*) FROM outbox_items WHERE {condition}")).unwrap();
+    let count =
+        |condition: &str| test_db.sql(&format!("SELECT count(*) FROM outbox_status WHERE {condition}")).unwrap();
     eventually("everything is done", SOON, async || count("status <> 'DONE'") == "0").await;
     assert_eq!(count("deliveries = 1"), "52");
     assert_eq!(test_db.sql("SELECT count(*) FROM outbox_attempts").unwrap(), "0");

@@ -39,7 +39,7 @@ async fn a_bare_component_handles_the_types_that_it_describes() {
     assert_eq!(host.types(), ["a", "bc.d"]);
     let report = host.handle("bc.d").await;
     assert!(matches!(report.outcome, Outcome::Done { result: None, .. }), "{report:?}");
-    assert_eq!(report.digest, host.status("p").digest);
+    assert_eq!(report.digest.map(String::from), host.status("p").digest);
     assert_eq!(host.status("p").version.as_deref(), Some("1.2.3"));
     assert_eq!(host.handle("other").await, AttemptReport::without_component(Outcome::NoHandler));
 }
@@ -345,7 +345,7 @@ async fn an_attempt_finishes_on_the_version_that_it_began_with() {
     let draining = |host: &PluginHost| host.plugins.status().iter().any(|status| status.state == PluginState::Draining);
     assert!(draining(&host));
     stop.cancel();
-    assert_eq!(running.await.unwrap().digest, old);
+    assert_eq!(running.await.unwrap().digest.map(String::from), old);
     assert!(!draining(&host));
 }
 

@@ -1,17 +1,21 @@
 //! Behaviour that only PostgreSQL has: a server that dies, many hosts, differing clocks, and the move from SQLite.
 
+mod hindrances;
+mod migration;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use outbox::item::NewItem;
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{BatchMode, Store};
+use outbox::store::{BatchMode, Claim, LeaseState, Renewal, Store};
 use serde_json::json;
 
 use crate::support::host::{HostConfig, HostProcess};
 use crate::support::postgres::{Cluster, Database, Durability};
 use crate::support::stage::{Deployment, ids, write_memory};
-use crate::support::{Backend, TestDb, done, eventually, http, is_soak, item, report, request};
+use crate::support::{Backend, Fixture, TestDb, done, eventually, http, is_soak, item, report, request};
 
 /// The limit for every expected event; it allows for a busy machine.
 const SOON: Duration = Duration::from_mins(2);
@@ -49,7 +53,7 @@ pub(crate) fn among(ids: &[i64]) -> String {
 }
 
 fn count(database: &Database, condition: &str) -> u64 {
-    let counted = database.sql(&format!("SELECT count(*) FROM outbox.items WHERE {condition}"));
+    let counted = database.sql(&format!("SELECT count(*) FROM outbox.status WHERE {condition}"));
     counted.map_or(u64::MAX, |counted| counted.parse().unwrap())
 }
 
@@ -100,12 +104,32 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         let (mine, theirs): (Arc<dyn Store>, Arc<dyn Store>) = (open().await.unwrap(), open().await.unwrap());
         mine.enqueue(vec![item("k")], BatchMode::PerItem).await.unwrap();
         let claim = mine.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
-        assert_eq!(theirs.expire_leases().await.unwrap(), 0);
+        assert_eq!(theirs.expire_leases(&[]).await.unwrap(), 0);
         assert!(theirs.claim(&request(&["mail"], 1)).await.unwrap().claims.is_empty());
         let left = claim.item.lease_until.unwrap().since(theirs.now().await.unwrap()).as_millis();
         assert!((1..=60_000).contains(&left), "{left} ms of the lease are left");
         mine.settle(&claim.reference(), done()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_renewal_does_not_wait_for_a_lease_that_another_transaction_works_on() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let items = vec![item("a"), NewItem::new("sms", "b", "{}")];
+    f.store.enqueue(items, BatchMode::PerItem).await.unwrap();
+    let claims = f.store.claim(&request(&["mail", "sms"], 2)).await.unwrap().claims;
+    let [busy, free] = [&claims[0], &claims[1]];
+    let renewals = [busy, free].map(|claim| Renewal { token: claim.token, lease: Duration::from_mins(1) });
+    let works_on = format!("UPDATE outbox_leases SET epoch = epoch WHERE token = {}", busy.token);
+    f.in_transaction(&works_on, async || {
+        let renewed = f.store.renew(&renewals).await.unwrap();
+        let state = |claim: &Claim| &renewed.iter().find(|renewed| renewed.token == claim.token).unwrap().state;
+        assert_eq!(state(busy), &LeaseState::Busy);
+        assert_eq!(state(free), &LeaseState::Held { ids: vec![free.item.id] });
+    })
+    .await;
+    let renewed = f.store.renew(&renewals[..1]).await.unwrap();
+    assert_eq!(renewed[0].state, LeaseState::Held { ids: vec![busy.item.id] });
 }
 
 #[tokio::test]
@@ -194,5 +218,5 @@ fn inspection_creates_nothing_and_nothing_says_the_password() {
     }
     assert_eq!(database.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox'").unwrap(), "0");
     let told = plan.set("OUTBOX_DB", &database.url()).json(&["migrate", "--json"]);
-    assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(1)));
+    assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(2)));
 }

@@ -1,7 +1,9 @@
 //! The items table as applications use it: with their own SQLite library, in their own transactions.
 
+mod bad_rows;
 mod client;
 mod postgres;
+mod status_view;
 
 use std::process::Command;
 
@@ -89,7 +91,7 @@ fn the_documented_rust_example_is_the_one_that_runs() {
 #[tokio::test]
 async fn the_schema_keeps_the_rules_for_sql_callers() {
     let f = Fixture::sqlite().await;
-    let (path, claim) = (&f.test_db.address(), "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2");
+    let path = &f.test_db.address();
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', '{{}}')"));
     accepted(path, &format!("{INSERT} VALUES ('mail', 'k', CAST('{{}}' AS BLOB))"));
     for clause in ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"] {
@@ -113,9 +115,19 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
     refused(path, &format!("{INSERT} VALUES ('mail', '', '')"), "CHECK");
     refused(path, &format!("{INSERT} VALUES ('mail', 'a' || char(10), '')"), "CHECK");
     refused(path, &format!("{INSERT} VALUES ('mail', 'n', 1)"), "CHECK");
-    refused(path, "UPDATE outbox_items SET status = 'CLAIMED'", "CHECK");
-    refused(path, "UPDATE outbox_items SET status = 'DONE'", "CHECK");
-    refused(path, &format!("UPDATE outbox_items SET {claim}"), "CHECK");
+    refused(path, &format!("{INSERT} VALUES ('mail', 'a' || char(0), '')"), "CHECK");
+    let seconds = "INSERT INTO outbox_items (type, idem_key, payload, available_at) VALUES ('mail', 's', '', 1795957)";
+    refused(path, seconds, "CHECK");
+    let headers = "INSERT INTO outbox_items (type, idem_key, payload, headers) VALUES ('mail', 'h', '', '{\"a\": 3}')";
+    refused(path, headers, "headers is an object of strings");
+    refused(path, "UPDATE outbox_items SET status = 'CLAIMED'", "no such column: status");
+    refused(path, "UPDATE outbox_items SET status = 'DONE'", "no such column: status");
+    let claim = "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2";
+    refused(path, &format!("UPDATE outbox_items SET {claim}"), "no such column: claim_token");
+    let forged = "INSERT INTO outbox_items (type, idem_key, payload, status) VALUES ('mail', 'f', '', 'DONE')";
+    refused(path, forged, "has no column named status");
+    refused(path, "SELECT status FROM outbox_items", "no such column: status");
+    refused(path, "UPDATE outbox_status SET status = 'DONE'", "cannot modify outbox_status because it is a view");
     accepted(path, "UPDATE outbox_items SET metadata = '{\"note\": 1}'");
     refused(path, "UPDATE outbox_items SET metadata = '[]'", "CHECK");
     assert_eq!(all(&*f.store).await.len(), 1);
@@ -124,14 +136,15 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
 #[tokio::test]
 async fn a_row_that_cannot_be_read_goes_to_the_dlq_and_stops_nothing() {
     let f = Fixture::sqlite().await;
-    let columns = "INSERT INTO outbox_items (type, idem_key, payload, headers)";
-    accepted(&f.test_db.address(), &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 3}}')"));
+    // SQLite takes the number for JSON, and no 64-bit number can hold it.
+    let columns = "INSERT INTO outbox_items (type, idem_key, payload, metadata)";
+    accepted(&f.test_db.address(), &format!("{columns} VALUES ('mail', 'bad', '{{}}', '{{\"retries\": 1e999}}')"));
     accepted(&f.test_db.address(), &format!("{INSERT} VALUES ('mail', 'good', '{{}}')"));
     let claims = f.claim("mail", 10).await;
     assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["good"]);
     let bad = f.store.get(ItemId::new(1)).await.unwrap().unwrap();
     assert_eq!((bad.item.status, bad.failed_attempts[0].class.as_str()), (Status::Dlq, "undecodable"));
-    assert!(bad.item.last_error.unwrap().contains("headers"));
+    assert!(bad.item.last_error.unwrap().contains("metadata"));
 }
 
 #[test]

@@ -31,7 +31,10 @@ macro_rules! promises {
     };
 }
 
+mod leases;
 mod operations;
+mod places;
+mod replay;
 mod retention;
 mod state;
 mod together;
@@ -212,25 +215,31 @@ mod promise {
             f.enqueue(item(&n.to_string())).await;
         }
         assert_eq!(f.claim("mail", 3).await.len(), 3);
-        let mut capped = request(&["mail"], 10);
-        capped.types[0].concurrency = Some(5);
-        assert_eq!(f.store.claim(&capped).await.unwrap().claims.len(), 2);
-        assert_eq!(f.second().await.claim(&capped).await.unwrap().claims.len(), 0);
+        let capped = || {
+            let mut capped = request(&["mail"], 10);
+            capped.types[0].concurrency = Some(5);
+            capped
+        };
+        assert_eq!(f.store.claim(&capped()).await.unwrap().claims.len(), 2);
+        assert_eq!(f.second().await.claim(&capped()).await.unwrap().claims.len(), 0);
     }
 
     pub(super) async fn a_rate_limits_claims_per_second(f: Fixture) {
         for n in 0..10 {
             f.enqueue(item(&n.to_string())).await;
         }
-        let mut limited = request(&["mail"], 10);
-        limited.types[0].rate = Some(2.0);
-        let first = f.store.claim(&limited).await.unwrap();
+        let limited = || {
+            let mut limited = request(&["mail"], 10);
+            limited.types[0].rate = Some(2.0);
+            limited
+        };
+        let first = f.store.claim(&limited()).await.unwrap();
         assert_eq!((first.claims.len(), first.next_available_in), (2, Some(Duration::from_millis(500))));
-        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 0);
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 0);
         f.clock.advance(Duration::from_millis(500));
-        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 1);
         f.clock.advance(Duration::from_mins(1));
-        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 2);
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 2);
     }
 
     pub(super) async fn an_expired_claim_is_claimable_and_the_old_claim_cannot_complete(f: Fixture) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox::core::{Failure, FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, Claim, Control, ControlRequest, EffectKeys, Execution, Filter, LeasePolicy, OperateRequest, Selection,
-    SettleRequest, StoreError,
+    Action, Claim, Control, ControlRequest, EffectKeys, Execution, Filter, LeasePolicy, LeaseState, OperateRequest,
+    Renewal, RenewedLease, Selection, SettleRequest, StoreError,
 };
 use proptest::prelude::*;
 
@@ -21,6 +21,8 @@ enum Command {
     Enqueue { key: u8, ordering: Option<u8>, delay: u16 },
     Claim { limit: u32 },
     Settle { which: prop::sample::Index, how: How },
+    Renew { which: prop::sample::Index },
+    Abandon { which: prop::sample::Index },
     Advance { seconds: u8 },
     Expire,
     Replay { id: ItemId },
@@ -61,6 +63,8 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(key, ordering, delay)| Command::Enqueue { key, ordering, delay }),
         4 => (1u32..5).prop_map(|limit| Command::Claim { limit }),
         5 => (any::<prop::sample::Index>(), how).prop_map(|(which, how)| Command::Settle { which, how }),
+        2 => any::<prop::sample::Index>().prop_map(|which| Command::Renew { which }),
+        1 => any::<prop::sample::Index>().prop_map(|which| Command::Abandon { which }),
         2 => (0u8..90).prop_map(|seconds| Command::Advance { seconds }),
         1 => Just(Command::Expire),
         1 => an_id().prop_map(|id| Command::Replay { id }),
@@ -105,7 +109,8 @@ struct Model {
     paused: bool,
     items: Vec<ModelItem>,
     last_id: i64,
-    claims: usize,
+    /// For each claim, the number of its lease.
+    leases: Vec<usize>,
 }
 
 impl Model {
@@ -138,13 +143,36 @@ impl Model {
         }
     }
 
+    /// The items in the lease of a claim.
+    fn leased_with(&mut self, claim: usize) -> impl Iterator<Item = &mut ModelItem> {
+        let (leases, lease) = (&self.leases, self.leases[claim]);
+        self.items.iter_mut().filter(move |item| item.claim.is_some_and(|(number, _)| leases[number] == lease))
+    }
+
+    /// The ids of the items that are left in the lease of a claim.
+    fn renew(&mut self, claim: usize) -> Vec<ItemId> {
+        let until = self.now.saturating_add(LEASE);
+        let renew = |item: &mut ModelItem| {
+            item.claim = item.claim.map(|(number, _)| (number, until));
+            item.row.id
+        };
+        self.leased_with(claim).map(renew).collect()
+    }
+
+    /// How many items an abandoned claim gives back.
+    fn abandon(&mut self, claim: usize) -> usize {
+        let abandoned: Vec<_> = self.leased_with(claim).filter_map(|item| item.claim).collect();
+        let released = abandoned.iter().filter(|(number, _)| self.settle(*number, How::Release).is_ok());
+        released.count()
+    }
+
     /// The ids of the items that a claim returns.
     fn claim(&mut self, limit: u32) -> Vec<ItemId> {
-        self.expire();
+        let lease = self.leases.last().map_or(0, |lease| lease + 1);
         let mut claimed = Vec::new();
         while !self.paused && claimed.len() < limit as usize {
             let Some(index) = self.first_ready() else { break };
-            let (now, claims) = (self.now, self.claims);
+            let (now, claims) = (self.now, self.leases.len());
             let item = &mut self.items[index];
             if item.row.attempts > MAX_RETRIES {
                 item.row.status = Status::Dlq;
@@ -156,7 +184,7 @@ impl Model {
             item.row.deliveries += 1;
             item.claim = Some((claims, now.saturating_add(LEASE)));
             claimed.push(item.row.id);
-            self.claims += 1;
+            self.leases.push(lease);
         }
         claimed
     }
@@ -340,13 +368,26 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
                 Err(()) => assert!(matches!(result, Err(StoreError::ClaimLost))),
             }
         }
-        Command::Settle { .. } => {}
+        Command::Renew { which } if !claims.is_empty() => {
+            let number = which.index(claims.len());
+            let renewal = Renewal { token: claims[number].token, lease: LEASE };
+            let renewed = f.store.renew(&[renewal]).await.unwrap().remove(0);
+            let left = model.renew(number);
+            let state = if left.is_empty() { LeaseState::Gone } else { LeaseState::Held { ids: left } };
+            assert_eq!(renewed, RenewedLease { token: renewal.token, state });
+        }
+        Command::Abandon { which } if !claims.is_empty() => {
+            let number = which.index(claims.len());
+            let given_back = f.store.abandon(&[claims[number].token]).await.unwrap();
+            assert_eq!(given_back as usize, model.abandon(number));
+        }
+        Command::Settle { .. } | Command::Renew { .. } | Command::Abandon { .. } => {}
         Command::Advance { seconds } => {
             f.clock.advance(Duration::from_secs(seconds.into()));
             model.now = model.now.saturating_add(Duration::from_secs(seconds.into()));
         }
         Command::Expire => {
-            f.store.expire_leases().await.unwrap();
+            f.store.expire_leases(&[]).await.unwrap();
             model.expire();
         }
         Command::Replay { id } => {

@@ -122,7 +122,7 @@ impl Both {
         let before = self.model.snapshot().now;
         self.model.expire();
         self.advance(before);
-        self.fixture.store.expire_leases().await.unwrap();
+        self.fixture.store.expire_leases(&[]).await.unwrap();
     }
 
     /// Moves the store's clock by the time that the model has moved its own.

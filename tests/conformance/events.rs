@@ -26,6 +26,17 @@ requirements! {
     e22_further_fields_change_nothing_of_the_rules
 }
 
+/// The words of SQLite and of PostgreSQL for a column that must have a value.
+const NEVER_NULL: [&str; 2] = ["NOT NULL constraint failed", "violates not-null constraint"];
+/// The words of SQLite and of PostgreSQL for a column that the table does not have.
+const NO_COLUMN: [&str; 2] = ["no such column", "of relation \"items\" does not exist"];
+
+/// Asserts that a statement is refused in the words of one of the engines.
+fn refused(f: &Fixture, statement: &str, words: [&str; 2]) {
+    let refusal = f.sql(statement).unwrap_err();
+    assert!(words.iter().any(|words| refusal.contains(words)), "{statement}: {refusal}");
+}
+
 mod requirement {
     use super::*;
 
@@ -133,10 +144,18 @@ mod requirement {
             let item = f.item(id).await;
             let columns = [item.claimed_at.is_some(), item.claimed_by.is_some(), item.lease_until.is_some()];
             assert_eq!(columns, [status == Status::Claimed; 3], "{status}");
-            let change = if status == Status::Claimed { "claimed_by = NULL" } else { "claimed_by = 'me'" };
-            assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
-            let change = if status == Status::Claimed { "claimed_at = NULL" } else { "claimed_at = 1" };
-            assert!(f.sql(&format!("UPDATE outbox_items SET {change} WHERE id = {id}")).is_err(), "{status}");
+            let shown = format!(
+                "SELECT count(*) FROM outbox_status WHERE id = {id} AND claimed_at IS NOT NULL
+                 AND claimed_by IS NOT NULL AND lease_until IS NOT NULL AND claim_token IS NOT NULL"
+            );
+            assert_eq!(f.sql(&shown).unwrap(), u8::from(status == Status::Claimed).to_string(), "{status}");
+            for (of_lease, of_item) in [("pod = NULL", "claimed_by = 'me'"), ("claimed_at = NULL", "claimed_at = 1")] {
+                if status == Status::Claimed {
+                    refused(&f, &format!("UPDATE outbox_leases SET {of_lease}"), NEVER_NULL);
+                } else {
+                    refused(&f, &format!("UPDATE outbox_items SET {of_item} WHERE id = {id}"), NO_COLUMN);
+                }
+            }
             // Claims the item so that the next iteration does not receive it.
             f.claim("mail", 9).await;
         }
@@ -176,8 +195,11 @@ mod requirement {
         for status in Status::ALL {
             let id = item_in(&f, status, NewItem::new(&status.as_str().to_lowercase(), status.as_str(), "{}")).await;
             assert_eq!(f.item(id).await.done_at.is_some(), status == Status::Done, "{status}");
-            let change = if status == Status::Done { "NULL" } else { "1" };
-            assert!(f.sql(&format!("UPDATE outbox_items SET done_at = {change} WHERE id = {id}")).is_err());
+            if status == Status::Done {
+                refused(&f, &format!("UPDATE outbox_done SET done_at = NULL WHERE id = {id}"), NEVER_NULL);
+            } else {
+                refused(&f, &format!("UPDATE outbox_items SET done_at = 1 WHERE id = {id}"), NO_COLUMN);
+            }
         }
     }
 

@@ -171,9 +171,9 @@ mod requirement {
         f.claim_one("mail").await;
         let other = f.second().await;
         f.clock.advance(Duration::from_millis(59_999));
-        assert_eq!(other.expire_leases().await.unwrap(), 0);
+        assert_eq!(other.expire_leases(&[]).await.unwrap(), 0);
         f.clock.advance(Duration::from_millis(1));
-        assert_eq!(other.expire_leases().await.unwrap(), 1);
+        assert_eq!(other.expire_leases(&[]).await.unwrap(), 1);
         assert_eq!(f.status(id).await, Status::Pending);
         assert_eq!(other.claim(&request(&["mail"], 1)).await.unwrap().claims[0].item.id, id);
     }

@@ -93,8 +93,12 @@ fn the_schema_keeps_the_rules_for_sql_callers() {
     for (item_type, key) in [("Mail", "b"), ("mail", ""), ("mail", "a\nb")] {
         refused(&format!("{insert} VALUES ('{item_type}', '{key}', '')"), "check");
     }
-    refused("UPDATE outbox.items SET status = 'CLAIMED'", "check");
-    refused("UPDATE outbox.items SET status = 'DONE'", "check");
+    refused("UPDATE outbox.items SET status = 'CLAIMED'", "column \"status\" of relation \"items\" does not exist");
+    refused("UPDATE outbox.items SET status = 'DONE'", "column \"status\" of relation \"items\" does not exist");
+    let forged = "INSERT INTO outbox.items (type, idem_key, payload, status) VALUES ('mail', 'f', '', 'DONE')";
+    refused(forged, "column \"status\" of relation \"items\" does not exist");
+    refused("SELECT status FROM outbox.items", "column \"status\" does not exist");
+    refused("UPDATE outbox.status SET status = 'DONE'", "cannot update view \"status\"");
     refused("UPDATE outbox.items SET metadata = '[]'", "check");
     accepted("UPDATE outbox.items SET metadata = '{\"note\": 1}'");
     assert_eq!(accepted("SELECT outbox.enqueue('mail', 'k', '{}')"), "1");

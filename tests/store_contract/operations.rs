@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox::core::{FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobId, JobState, LeasePolicy, OperateRequest,
-    Selection, SignalSeq, Store, StoreError, StuckKind, StuckQuery,
+    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobId, JobState, LeasePolicy, MisplacedItem,
+    OperateRequest, Selection, SignalSeq, Store, StoreError, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, by_status, operate_request};
@@ -30,6 +30,7 @@ promises! {
     a_cancelled_job_changes_nothing_more
     failures_are_grouped_by_what_they_have_in_common_and_a_group_is_replayed
     what_is_stuck_is_explained_with_the_command_that_helps
+    an_item_without_a_status_is_reported_and_a_restore_takes_it_back
     every_action_is_audited_with_before_and_after
     a_dry_run_of_anything_changes_nothing
     what_is_stored_and_cannot_be_read_is_an_error_that_names_its_row
@@ -348,6 +349,23 @@ mod promise {
         let of = |kind| stuck.iter().find(|stuck| stuck.kind == kind).and_then(|stuck| stuck.r#type.as_deref());
         assert_eq!((of(StuckKind::Unhandled), of(StuckKind::Old)), (Some("fax"), Some("push")));
         assert!(stuck.iter().all(|stuck| !stuck.why.is_empty() && stuck.waiting >= 1), "{stuck:?}");
+    }
+
+    pub(super) async fn an_item_without_a_status_is_reported_and_a_restore_takes_it_back(f: Fixture) {
+        let id = f.enqueue(item("a")).await;
+        f.enqueue(item("b")).await;
+        assert!(f.store.misplaced(9).await.unwrap().is_empty());
+        f.sql(&format!("DELETE FROM outbox_queue WHERE id = {id}")).unwrap();
+        assert_eq!(f.store.misplaced(9).await.unwrap(), [MisplacedItem { id, places: 0 }]);
+        let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
+        assert_eq!((stuck[0].kind, stuck[0].command.clone()), (StuckKind::Lost, format!("outbox restore {id}")));
+        assert!(operate(&f, REPLAY, id).await.unwrap_err().contains("no such item"));
+        operate(&f, Action::Restore, id).await.unwrap();
+        assert!(f.store.misplaced(9).await.unwrap().is_empty());
+        let restored = f.store.get(id).await.unwrap().unwrap();
+        assert_eq!((restored.item.status, restored.item.maybe_executed), (Status::Pending, true));
+        assert_eq!(restored.audit.len(), 1);
+        assert_eq!(f.claim("mail", 9).await.len(), 2);
     }
 
     pub(super) async fn every_action_is_audited_with_before_and_after(f: Fixture) {

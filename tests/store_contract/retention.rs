@@ -6,11 +6,12 @@ use outbox::item::{NewItem, Status};
 use outbox::store::{Action, Retention, Selection, SignalSeq};
 
 use super::{by_status, operate_request};
-use crate::support::{Fixture, all, dead, done, item};
+use crate::support::{Fixture, all, dead, done, item, ordered};
 
 promises! {
     done_items_go_when_they_are_old_enough_and_the_total_follows
     a_sagas_items_go_together
+    dead_items_go_with_everything_that_belongs_to_them_and_free_the_key_that_they_blocked
     signals_go_and_their_totals_stay
     finished_jobs_go_with_the_signals_and_the_newest_stays
     an_alert_that_was_forgotten_is_sent_like_the_first
@@ -22,7 +23,7 @@ promises! {
 const DAY: Duration = Duration::from_hours(24);
 
 fn keep(done: Option<Duration>, signals: Option<Duration>) -> Retention {
-    Retention { done, signals }
+    Retention { done, dead: None, signals }
 }
 
 fn step(key: &str) -> NewItem {
@@ -68,6 +69,28 @@ mod promise {
         assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 0, "one of them is young");
         f.clock.advance(Duration::from_hours(2));
         assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 2);
+    }
+
+    pub(super) async fn dead_items_go_with_everything_that_belongs_to_them_and_free_the_key_that_they_blocked(
+        f: Fixture,
+    ) {
+        let first = f.enqueue(ordered("first")).await;
+        let behind = f.enqueue(ordered("behind")).await;
+        f.enqueue(step("dead step")).await;
+        for claim in f.claim("mail", 2).await {
+            f.store.settle(&claim.reference(), dead()).await.unwrap();
+        }
+        assert!(f.claim("mail", 9).await.is_empty(), "the key is blocked");
+        let keep_dead = |dead| Retention { dead: Some(dead), ..Retention::default() };
+        f.clock.advance(DAY);
+        assert_eq!(f.store.run_maintenance(&keep_dead(DAY)).await.unwrap().items, 0, "none is old enough");
+        f.clock.advance(Duration::from_secs(1));
+        assert_eq!(f.store.run_maintenance(&keep_dead(DAY)).await.unwrap().items, 2);
+        assert!(f.store.get(first).await.unwrap().is_none());
+        for table in ["outbox_attempts", "outbox_past", "outbox_dead", "outbox_sagas"] {
+            assert_eq!(f.sql(&format!("SELECT count(*) FROM {table}")).unwrap(), "0", "{table}");
+        }
+        assert_eq!(f.claim_one("mail").await.item.id, behind);
     }
 
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {

@@ -51,9 +51,7 @@ mod promise {
         let settle = async |n: usize| {
             let claim = claims[n].reference();
             match n % 10 {
-                0 => {
-                    f.store.settle(&ClaimRef { token: ClaimToken::new("another".into()), ..claim }, done("lost")).await
-                }
+                0 => f.store.settle(&ClaimRef { token: ClaimToken::new(7), ..claim }, done("lost")).await,
                 1 => f.store.settle(&claim, retry(Duration::from_secs(1))).await,
                 _ => f.store.settle(&claim, done(&n.to_string())).await,
             }

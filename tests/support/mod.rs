@@ -4,6 +4,7 @@ pub(crate) mod downstream;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod places;
 pub(crate) mod plugins;
 pub(crate) mod postgres;
 pub(crate) mod stage;
@@ -18,8 +19,9 @@ use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::alerts::AlertSettings;
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, Filter, Page, SettleRequest, Store};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Page, SettleRequest, Store};
 
+use places::SqliteFolder;
 use postgres::{Cluster, Database};
 
 /// The first time of the tests' clocks, in milliseconds since 1970: it is in January 2027.
@@ -43,9 +45,13 @@ impl TestClock {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    pub(crate) fn now(&self) -> Millis {
+        Millis::new(self.0.load(Ordering::SeqCst))
+    }
+
     pub(crate) fn source(&self) -> outbox::store::Clock {
-        let clock = Arc::clone(&self.0);
-        Arc::new(move || Millis::new(clock.load(Ordering::SeqCst)))
+        let clock = self.clone();
+        Arc::new(move || clock.now())
     }
 }
 
@@ -73,17 +79,18 @@ macro_rules! on_each_backend {
 }
 pub(crate) use on_each_backend;
 
-/// The database of a store. It is removed when the last handle is dropped.
+/// The database of a store. When the last handle is dropped, the database is removed, and the test fails if its
+/// tables contradict each other; see [`places`].
 #[derive(Clone)]
 pub(crate) enum TestDb {
-    Sqlite(Arc<tempfile::TempDir>),
+    Sqlite(Arc<SqliteFolder>),
     Postgres(Arc<Database>),
 }
 
 impl TestDb {
     pub(crate) fn new(backend: Backend) -> Self {
         match backend {
-            Backend::Sqlite => Self::Sqlite(Arc::new(tempfile::tempdir().unwrap())),
+            Backend::Sqlite => Self::Sqlite(Arc::new(SqliteFolder::new())),
             Backend::Postgres => Self::Postgres(Arc::new(Cluster::shared().database())),
         }
     }
@@ -91,7 +98,7 @@ impl TestDb {
     /// The value of `OUTBOX_DB` for it.
     pub(crate) fn address(&self) -> String {
         match self {
-            Self::Sqlite(dir) => dir.path().join("outbox.sqlite").display().to_string(),
+            Self::Sqlite(folder) => folder.file().display().to_string(),
             Self::Postgres(database) => database.url(),
         }
     }
@@ -105,7 +112,20 @@ impl TestDb {
         }
     }
 
-    async fn open(&self, instance: &str, clock: &TestClock, alerts: Option<AlertSettings>) -> Arc<dyn Store> {
+    /// What is wrong between the tables; see [`places`].
+    pub(crate) fn faults(&self) -> Vec<String> {
+        match self {
+            Self::Sqlite(folder) => folder.faults(),
+            Self::Postgres(database) => database.faults(),
+        }
+    }
+
+    pub(crate) async fn open(
+        &self,
+        instance: &str,
+        clock: &TestClock,
+        alerts: Option<AlertSettings>,
+    ) -> Arc<dyn Store> {
         let (instance, clock) = (instance.to_owned(), clock.source());
         match self {
             Self::Sqlite(_) => {
@@ -211,8 +231,10 @@ impl Fixture {
         self.item(id).await.status
     }
 
-    /// Claims at most `limit` items of one type with the terms of [`request`].
+    /// Claims at most `limit` items of one type with the terms of [`request`], after a host has ended the leases that
+    /// have run out.
     pub(crate) async fn claim(&self, item_type: &str, limit: u32) -> Vec<Claim> {
+        self.store.expire_leases(&[]).await.unwrap();
         self.store.claim(&request(&[item_type], limit)).await.unwrap().claims
     }
 
@@ -235,6 +257,7 @@ pub(crate) fn sqlite3(path: &str, statements: &str) -> Result<String, String> {
 pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
     let terms = |item_type: &&str| ClaimTerms {
         item_type: (*item_type).into(),
+        token: ClaimToken::random(),
         limit: u32::MAX,
         lease: Duration::from_mins(1),
         max_retries: 2,

@@ -168,7 +168,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         dir: home.path().join("plugins.d"),
         role: None,
         cache_dir: home.path().join("cache"),
-        lease: Duration::from_mins(1),
+        attempt_time: Duration::from_mins(1),
         retry: RetryPolicy::default(),
         slots: 4,
         environment: Arc::new(|_| None),

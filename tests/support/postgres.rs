@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::guests::root;
 use super::host::{HostConfig, free_port};
+use super::places;
 
 /// The template for the databases of tests: it contains only the outbox's schema.
 const TEMPLATE: &str = "outbox_template";
@@ -71,7 +72,7 @@ struct Watchdog {
     input: ChildStdin,
 }
 
-/// A database with the outbox's schema. It is dropped together with this handle.
+/// A database with the outbox's schema. It is dropped together with this handle, after a check; see [`places`].
 #[derive(Debug)]
 pub(crate) struct Database {
     cluster: Arc<Cluster>,
@@ -300,8 +301,10 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        let faults = if std::thread::panicking() { Vec::new() } else { self.faults() };
         // A test may have stopped the server, so an error is ignored; the database disappears with the server's folder.
         drop(self.cluster.sql("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name)));
+        places::demand_none(&faults);
     }
 }
 

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
+use outbox_item::NewItem;
+
 use crate::case::Case;
 use crate::case_run::CaseOutcome;
 
@@ -33,15 +35,7 @@ fn before_expectation(text: &str) -> &str {
 
 fn expectation(case: &Case, outcome: &CaseOutcome) -> String {
     let mut toml = format!("[expect]\noutcome = {}\n", quoted(outcome.outcome));
-    if let Some(failure) = &outcome.failure {
-        line(&mut toml, "code", failure.code.as_bytes());
-    }
-    if let Some(wait) = outcome.failure.as_ref().and_then(|failure| failure.retry_after) {
-        writeln!(toml, "retry_after = {}", wait.as_secs()).ok();
-    }
-    if let Some(result) = &outcome.result {
-        line(&mut toml, "result", result);
-    }
+    write_answer(&mut toml, outcome);
     for request in &outcome.requests {
         let (method, url) = (quoted(&request.method), quoted(&request.url));
         write!(toml, "\n[[expect.request]]\nmethod = {method}\nurl = {url}\n").ok();
@@ -53,17 +47,31 @@ fn expectation(case: &Case, outcome: &CaseOutcome) -> String {
             writeln!(toml, "{} = {}", quoted(key), quoted(&String::from_utf8_lossy(value))).ok();
         }
     }
-    for item in &outcome.followups {
-        write!(toml, "\n[[expect.followup]]\ntype = {}\n", quoted(&item.item_type)).ok();
-        line(&mut toml, "payload", &item.payload);
-        if let Some(key) = &item.ordering_key {
-            line(&mut toml, "ordering_key", key.as_bytes());
-        }
-        if !item.delay.is_zero() {
-            writeln!(toml, "delay_ms = {}", item.delay.as_millis()).ok();
-        }
-    }
+    outcome.followups.iter().for_each(|item| write_followup(&mut toml, item));
     toml
+}
+
+fn write_answer(toml: &mut String, outcome: &CaseOutcome) {
+    if let Some(failure) = &outcome.failure {
+        line(toml, "code", failure.code.as_bytes());
+    }
+    if let Some(wait) = outcome.failure.as_ref().and_then(|failure| failure.retry_after) {
+        writeln!(toml, "retry_after = {}", wait.as_secs()).ok();
+    }
+    if let Some(result) = &outcome.result {
+        line(toml, "result", result);
+    }
+}
+
+fn write_followup(toml: &mut String, item: &NewItem) {
+    write!(toml, "\n[[expect.followup]]\ntype = {}\n", quoted(&item.item_type)).ok();
+    line(toml, "payload", &item.payload);
+    if let Some(key) = &item.ordering_key {
+        line(toml, "ordering_key", key.as_bytes());
+    }
+    if !item.delay.is_zero() {
+        writeln!(toml, "delay_ms = {}", item.delay.as_millis()).ok();
+    }
 }
 
 fn line(toml: &mut String, key: &str, value: &[u8]) {

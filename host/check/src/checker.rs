@@ -104,11 +104,8 @@ fn check_case(
     let groups = all_schedules(&kinds);
     let counts = groups.iter().map(|(name, schedules)| ScheduleGroup { name, count: schedules.len() }).collect();
     let mut schedules: Vec<_> = groups.into_iter().flat_map(|(_, schedules)| schedules).collect();
-    if let Some(ScheduleId { id, .. }) = only {
-        schedules.retain(|schedule| schedule.to_string() == *id);
-        if schedules.is_empty() {
-            bail!("no schedule has the id {id:?}: the handler makes {} calls now", kinds.len());
-        }
+    if let Some(only) = only {
+        retain_schedule(&mut schedules, only, kinds.len())?;
     }
     let found = run_all(context, &baseline, &schedules, progress);
     let mut notes: Vec<_> = nondeterminism(&baseline).into_iter().collect();
@@ -123,6 +120,16 @@ fn check_case(
         notes,
         elapsed: begun.elapsed(),
     })
+}
+
+/// Errors when no schedule has the id. `calls` is the number of calls that the handler makes undisturbed.
+fn retain_schedule(schedules: &mut Vec<Schedule>, only: &ScheduleId, calls: usize) -> anyhow::Result<()> {
+    let id = &only.id;
+    schedules.retain(|schedule| schedule.to_string() == *id);
+    if schedules.is_empty() {
+        bail!("no schedule has the id {id:?}: the handler makes {calls} calls now");
+    }
+    Ok(())
 }
 
 fn run_baseline(context: &Arc<CheckContext>) -> anyhow::Result<Baseline> {
@@ -176,12 +183,7 @@ fn run_all(
             collected.lock().unwrap_or_else(PoisonError::into_inner).push((index, found, result));
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
+    run_on_all_threads(work);
     progress(CheckProgress { case, done: schedules.len(), total: schedules.len() });
     let mut collected = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
     collected.sort_by_key(|(index, ..)| *index);
@@ -190,6 +192,15 @@ fn run_all(
         all.collect(&schedules[index], found, &result);
     }
     all
+}
+
+fn run_on_all_threads(work: impl Fn() + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(&work);
+        }
+    });
 }
 
 fn next_schedule<'a>(next: &AtomicUsize, schedules: &'a [Schedule]) -> Option<(usize, &'a Schedule)> {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use outbox_core::{
-    AttemptTrace, Failure, FailureClass, HostWrites, OnDead, RowChange, ServedType, Settlement, StateChange,
-    StateKeyChange, StateReadError, StateReader, StateVersion,
+    AttemptTrace, ClaimedPast, Destination, Failure, FailureClass, HostWrites, ItemMove, OnDead, Past, ServedType,
+    Settlement, StateChange, StateKeyChange, StateReadError, StateReader, StateVersion,
 };
 use outbox_item::{Item, ItemId, Millis, NewItem, Status, Transition};
 
@@ -126,8 +126,7 @@ impl OutboxSnapshot {
     fn dead_letter_exhausted(&mut self, on_dead: OnDead) {
         let message = self.item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
         let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
-        let attempt = AttemptTrace::default();
-        self.end_claim(RowChange::dead_lettered(&self.item, &failure, on_dead, attempt, self.now));
+        self.end_claim(|claimed| ItemMove::dead_lettered(claimed, &failure, on_dead, AttemptTrace::default()));
     }
 
     fn expire(&mut self) {
@@ -137,7 +136,8 @@ impl OutboxSnapshot {
         self.now = self.now.max(self.item.lease_until.unwrap_or_default().saturating_add(Duration::from_millis(1)));
         let message = "the lease ended before the attempt was settled";
         let failure = Failure::new(FailureClass::Lost, "lease.expired", message);
-        self.end_claim(RowChange::expired(&self.item, &failure, self.now));
+        let now = self.now;
+        self.end_claim(|claimed| ItemMove::expired(claimed, &failure, now));
     }
 
     fn settle(
@@ -152,7 +152,8 @@ impl OutboxSnapshot {
         if let Settlement::Done { writes, .. } = settlement {
             self.commit(writes)?;
         }
-        self.end_claim(RowChange::settled(&self.item, settlement, attempt, self.now));
+        let now = self.now;
+        self.end_claim(|claimed| ItemMove::settled(claimed, settlement, attempt, now));
         Ok(())
     }
 
@@ -176,20 +177,36 @@ impl OutboxSnapshot {
         Ok(())
     }
 
-    fn end_claim(&mut self, change: RowChange) {
-        let item = &mut self.item;
-        item.status = change.status;
-        item.available_at = change.available_at;
-        item.attempts = change.attempts;
-        item.maybe_executed = change.maybe_executed;
-        item.given_back_since = change.given_back_since;
-        item.last_error = change.last_error;
-        item.handler_digest = change.handler_digest;
-        item.done_at = change.done_at;
-        item.dead_at = change.dead_at;
-        item.result = change.result;
+    fn end_claim(&mut self, decide: impl FnOnce(ClaimedPast<'_>) -> ItemMove) {
+        let Self { item, now, .. } = self;
+        let past = Past::of(item);
+        let is_ordered = item.ordering_key.is_some();
+        let moved = decide(ClaimedPast { item_type: &item.item_type, is_ordered, past: &past });
+        item.status = moved.status();
         (item.claimed_at, item.claimed_by, item.lease_until) = (None, None, None);
+        match moved.to {
+            Destination::Done { result } => (item.done_at, item.result) = (Some(*now), result),
+            Destination::Queue { available_at } => item.available_at = available_at,
+            Destination::Dead { .. } => item.dead_at = Some(*now),
+        }
+        set_past(item, moved.past);
     }
+}
+
+/// Gives the item this past. It names every field, so that a new one is not forgotten here.
+fn set_past(item: &mut Item, past: Past) {
+    Past {
+        attempts: item.attempts,
+        deliveries: item.deliveries,
+        replays: item.replays,
+        effect_generation: item.effect_generation,
+        losses: item.losses,
+        give_backs: item.give_backs,
+        maybe_executed: item.maybe_executed,
+        given_back_since: item.given_back_since,
+        handler_digest: item.handler_digest,
+        last_error: item.last_error,
+    } = past;
 }
 
 #[async_trait]

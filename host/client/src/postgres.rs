@@ -19,8 +19,8 @@ use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
 /// [`EnqueueError::Database`] holds a [`tokio_postgres::Error`]; when the server sent it, the transaction can only be
 /// rolled back.
 ///
-/// An item with an ordering key waits until every transaction that inserted an item with the same ordering key has
-/// ended.
+/// Items with the same ordering key are handled in the order in which their transactions committed. No insert waits
+/// for that.
 pub async fn enqueue_in(tx: &Transaction<'_>, item: &NewItem) -> Result<ItemId, EnqueueError> {
     item.validate()?;
     let columns = InsertColumns::new(&[item]).map_err(EnqueueError::database)?;

@@ -4,7 +4,7 @@
 //! that already has a key. The host runs the same text. This file opens no database, begins no transaction and commits
 //! none.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Statement, ToSql, Transaction, params};
@@ -35,7 +35,7 @@ pub const VALUES: usize = 11;
 /// [`EnqueueError::Database`] holds a [`rusqlite::Error`].
 pub fn enqueue_in(tx: &Transaction<'_>, item: &NewItem) -> Result<ItemId, EnqueueError> {
     item.validate()?;
-    let refused = match insert(tx, item, now()) {
+    let refused = match insert(tx, item, SystemTime::now().into()) {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => rusqlite::Error::QueryReturnedNoRows,
         Err(err) => err,
@@ -111,10 +111,6 @@ impl ToSql for Payload<'_> {
 
 fn json(text: serde_json::Result<String>) -> rusqlite::Result<String> {
     text.map_err(|err| rusqlite::Error::ToSqlConversionFailure(Box::new(err)))
-}
-
-fn now() -> Millis {
-    Millis::default().saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
 /// [`EnqueueError::Database`] holds a [`sqlx_core::error::Error`].
 ///
 /// A new item is inserted inside a savepoint, so that an item that the database refuses does not end the transaction.
-/// An item with an ordering key waits until every transaction that inserted an item with the same ordering key has
-/// ended.
+/// Items with the same ordering key are handled in the order in which their transactions committed. No insert waits
+/// for that.
 pub async fn enqueue_in(tx: &mut Transaction<'_, Postgres>, item: &NewItem) -> Result<ItemId, EnqueueError> {
     item.validate()?;
     let columns = InsertColumns::new(&[item]).map_err(EnqueueError::database)?;

@@ -14,7 +14,7 @@ const HEX_LEN: usize = 64;
 
 /// The SHA-256 of a component's bytes. Its text form is 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct ComponentDigest(String);
 
 impl ComponentDigest {
@@ -32,6 +32,21 @@ impl ComponentDigest {
 impl fmt::Display for ComponentDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<ComponentDigest> for String {
+    fn from(digest: ComponentDigest) -> Self {
+        digest.0
+    }
+}
+
+impl TryFrom<String> for ComponentDigest {
+    type Error = InvalidDigest;
+
+    /// See [`ComponentDigest::from_str`].
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        text.parse()
     }
 }
 
@@ -78,6 +93,7 @@ mod tests {
     fn a_text_of_another_length_or_with_other_letters_is_no_digest() {
         for bad in ["", "abc", &"g".repeat(64), &"a".repeat(63), &"a".repeat(65)] {
             assert_eq!(bad.parse::<ComponentDigest>(), Err(InvalidDigest), "{bad}");
+            assert!(serde_json::from_value::<ComponentDigest>(bad.into()).is_err(), "{bad}");
         }
     }
 

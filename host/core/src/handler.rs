@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use outbox_item::{Item, Millis};
 
 use crate::breaker::BreakerPolicy;
+use crate::digest::ComponentDigest;
 use crate::failure::Failure;
 use crate::host_writes::HostWrites;
 use crate::key_locks::AttemptLocks;
@@ -41,7 +42,7 @@ pub trait Handler: Send + Sync + 'static {
 pub struct ServedType {
     /// The type.
     pub item_type: String,
-    /// The longest duration of one attempt. With `None` only the lease limits it.
+    /// The longest duration of one attempt, which may exceed the lease. `None` means what fits into a lease.
     pub timeout: Option<Duration>,
     /// How failed items are retried.
     pub retry: RetryPolicy,
@@ -81,7 +82,7 @@ pub struct Attempt {
     pub deadline_at: Millis,
     /// Whether a store keeps the item.
     pub mode: DeliveryMode,
-    /// Cancelled when the process shuts down and its grace period is over.
+    /// Cancelled when the process shuts down and its grace period is over, and when the claim may hold no longer.
     pub stop: CancellationToken,
     /// The locks that the attempt takes before it touches contended keys of its plugin's state.
     pub locks: Arc<AttemptLocks>,
@@ -106,7 +107,7 @@ pub struct AttemptReport {
     /// The end of what the handler wrote to its standard error and output, bounded.
     pub stderr: Option<String>,
     /// The digest of the component that ran.
-    pub digest: Option<String>,
+    pub digest: Option<ComponentDigest>,
     /// The requests and responses, bounded. Empty for an attempt that can only become DONE, because its history gets no
     /// row.
     pub recording: Recording,
@@ -131,7 +132,7 @@ pub enum Outcome {
     },
     /// The attempt failed.
     Failed(Failure),
-    /// The attempt did not start or did not end, because the process shuts down or too little of the lease was left.
+    /// The attempt did not start or did not end, because the process shuts down or the claim may hold no longer.
     /// The worker releases the claim: the attempt does not count, and the history gets no row.
     Interrupted,
     /// This process no longer serves the type. The worker releases the claim: the attempt does not count, and the

@@ -7,6 +7,7 @@ use std::error::Error;
 
 use async_trait::async_trait;
 
+use crate::digest::ComponentDigest;
 use crate::host_writes::StateVersion;
 
 /// Why the state of a plugin could not be read. Always a fault of the host, never of the guest.
@@ -43,8 +44,8 @@ pub trait StateReader: Send + Sync + 'static {
 /// A quarantined component. No process runs it, because it failed repeatedly as a canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineEntry {
-    /// The SHA-256 of the component in hex.
-    pub digest: String,
+    /// The digest of the component.
+    pub digest: ComponentDigest,
     /// The name of its plugin.
     pub plugin: String,
     /// What it did, as a sentence for operators.

@@ -51,13 +51,30 @@ pub fn end_signal(saga: &str) -> String {
 }
 
 /// The data of a begin signal. `run` counts the runs of this saga and correlation id from 1.
-pub fn begin_data(cid: &str, run: i64, is_replay: bool) -> Value {
-    json!({ "cid": cid, "run": run, "replay": is_replay })
+pub fn begin_data(cid: &str, run: i64, cause: RunCause) -> Value {
+    json!({ "cid": cid, "run": run, "replay": cause == RunCause::Replay })
 }
 
 /// The data of an end signal.
 pub fn end_data(cid: &str, outcome: SagaOutcome) -> Value {
     json!({ "cid": cid, "outcome": outcome })
+}
+
+/// Why the item that begins a run was in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunCause {
+    /// A caller enqueued it.
+    #[default]
+    Enqueue,
+    /// An operator replayed it.
+    Replay,
+}
+
+impl RunCause {
+    /// The cause of a run that begins with an item which operators have replayed this often.
+    pub const fn of_replays(replays: u32) -> Self {
+        if replays == 0 { Self::Enqueue } else { Self::Replay }
+    }
 }
 
 /// How a run of a saga ended.
@@ -71,9 +88,9 @@ pub enum SagaOutcome {
 }
 
 impl SagaOutcome {
-    /// The outcome of an ended run. `has_dead`: whether an item of the run is dead-lettered.
-    pub fn of_run(has_dead: bool) -> Self {
-        if has_dead { Self::Error } else { Self::Ok }
+    /// The outcome of an ended run with this number of items in the DLQ.
+    pub const fn of_run(dead_items: i64) -> Self {
+        if dead_items == 0 { Self::Ok } else { Self::Error }
     }
 
     /// The word in signals and counters.
@@ -119,6 +136,14 @@ mod tests {
         assert_eq!(keys, ["k1:vector_upsert", "k1:belief_recompute"]);
         assert!(items.iter().all(|item| item.saga.as_deref() == Some("WriteMemorySaga")));
         assert!(items.iter().all(|item| item.cid.as_deref() == Some("c1")));
+    }
+
+    #[test]
+    fn a_run_says_whether_a_replay_began_it_and_whether_an_item_is_dead() {
+        let begun = |replays| begin_data("c1", 2, RunCause::of_replays(replays));
+        assert_eq!(begun(0), json!({ "cid": "c1", "run": 2, "replay": false }));
+        assert_eq!(begun(1), json!({ "cid": "c1", "run": 2, "replay": true }));
+        assert_eq!((SagaOutcome::of_run(0), SagaOutcome::of_run(1)), (SagaOutcome::Ok, SagaOutcome::Error));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What the worker asks the store to do with a claimed item after an attempt, and the rule that chooses it.
 //!
 //! Pure: the outcome, the item, the policy of its type and a random number decide. This file does not know how a store
-//! writes a settlement; `row_change.rs` says which columns change.
+//! writes a settlement; `item_move.rs` says where the item goes.
 
 use std::time::Duration;
 
-use outbox_item::{Item, Status};
+use outbox_item::Item;
 
 use crate::failure::Failure;
 use crate::handler::{Outcome, ServedType};
@@ -58,32 +58,6 @@ impl Settlement {
     }
 }
 
-/// How a claim ended. Each of these is a transition that a CLAIMED item allows, so a store never has to refuse one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClaimEndKind {
-    /// The handler succeeded.
-    Complete,
-    /// The attempt failed and counts; there are retries left.
-    Retry,
-    /// The worker gave back or released the claim; the attempt does not count.
-    GiveBack,
-    /// The lease ended, or an operator ended it, before the claim was settled.
-    Expire,
-    /// The item was dead-lettered.
-    DeadLetter,
-}
-
-impl ClaimEndKind {
-    /// The status of the item afterwards: what [`Status::next`] makes of a CLAIMED item.
-    pub const fn status(self) -> Status {
-        match self {
-            Self::Complete => Status::Done,
-            Self::Retry | Self::GiveBack | Self::Expire => Status::Pending,
-            Self::DeadLetter => Status::Dlq,
-        }
-    }
-}
-
 /// Chooses the settlement of an attempt at `item`. `item.attempts` is the number of the attempt and
 /// `item.claimed_at` the start of its claim. `draw` is a random number from 0 to 1 for the jitter of the delay.
 pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
@@ -114,7 +88,7 @@ fn is_uncounted_too_long(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use outbox_item::{ItemId, Millis, NewItem, Transition};
+    use outbox_item::{ItemId, Millis, NewItem, Status};
 
     use super::*;
     use crate::failure::FailureClass;
@@ -134,19 +108,6 @@ mod tests {
         let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
         let served_type = ServedType { retry, ..ServedType::new("t") };
         settlement_for(Outcome::Failed(Failure::new(class, "code", "message")), item, &served_type, 1.0)
-    }
-
-    #[test]
-    fn the_end_of_a_claim_is_a_transition_that_a_claimed_item_allows() {
-        for (kind, transition) in [
-            (ClaimEndKind::Complete, Transition::Complete),
-            (ClaimEndKind::Retry, Transition::Retry),
-            (ClaimEndKind::GiveBack, Transition::GiveBack),
-            (ClaimEndKind::Expire, Transition::Expire),
-            (ClaimEndKind::DeadLetter, Transition::DeadLetter),
-        ] {
-            assert_eq!(Status::Claimed.next(transition), Ok(kind.status()), "{kind:?}");
-        }
     }
 
     #[test]

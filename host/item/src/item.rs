@@ -82,6 +82,8 @@ impl NewItem {
             claimed_at: None,
             claimed_by: None,
             lease_until: None,
+            losses: 0,
+            give_backs: 0,
             maybe_executed: false,
             given_back_since: None,
             effect_generation: 0,
@@ -137,6 +139,10 @@ pub struct Item {
     pub claimed_by: Option<String>,
     /// When the lease of the present claim ends; set while CLAIMED only.
     pub lease_until: Option<Millis>,
+    /// Claims since enqueue or the last replay that ended without a settlement because their lease ran out.
+    pub losses: u32,
+    /// Give-backs in the present series.
+    pub give_backs: u32,
     /// Whether an earlier attempt may already have caused effects; a replay keeps it.
     pub maybe_executed: bool,
     /// When the present series of give-backs began. A worker's release keeps it; every other settlement unsets it.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,13 @@ impl From<i64> for Millis {
     }
 }
 
+impl From<SystemTime> for Millis {
+    /// The time in whole milliseconds, rounded down. A time before 1970 becomes the default.
+    fn from(time: SystemTime) -> Self {
+        Self::default().saturating_add(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+}
+
 impl PartialEq<i64> for Millis {
     fn eq(&self, millis: &i64) -> bool {
         self.0 == *millis
@@ -91,6 +98,13 @@ mod tests {
     fn a_duration_is_rounded_down_and_bounded() {
         assert_eq!(millis(Duration::from_micros(1_999)), 1);
         assert_eq!(millis(Duration::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn the_time_of_a_clock_is_rounded_down_and_not_before_1970() {
+        let span = Duration::from_micros(1_999);
+        assert_eq!(Millis::from(UNIX_EPOCH + span), 1);
+        assert_eq!(Millis::from(UNIX_EPOCH - span), Millis::default());
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         dir: folder.join("plugins.d"),
         role: None,
         cache_dir: folder.join("cache"),
-        lease: LEASE,
+        attempt_time: outbox_worker::attempt_time_without_timeout(LEASE),
         retry: RetryPolicy::default(),
         slots: CONCURRENCY,
         environment: Arc::new(|_| None),

@@ -8,7 +8,6 @@ mod background;
 pub(crate) mod store_adapters;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,11 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{Handler, MeteredHandler};
+use outbox_core::{Handler, MeteredHandler, Outage};
 use outbox_http::{HttpSettings, HttpState};
 use outbox_runtime::Plugins;
 use outbox_store::{Retention, Store};
-use outbox_worker::{Worker, WorkerSettings, expire_leases};
+use outbox_worker::{LeaseExpiry, LeasesInHand, Worker, WorkerSettings};
 
 use crate::config::{Config, Database};
 use crate::filesystem::{self, shown};
@@ -77,7 +76,7 @@ fn warn(mode: HostMode, config: &Config) {
     {
         tracing::warn!(
             store.path = %config.database, store.mount = %mount.display(),
-            "THE DATABASE LIES IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
+            "THE DATABASE IS IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
     }
     if mode == HostMode::ServeInline {
@@ -121,8 +120,8 @@ async fn start(
     let quarantine = Arc::new(StoreQuarantine(store.clone()));
     let plugins = open_plugins::start(config, state, quarantine, &end)?;
     let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
-    let is_read_only = Arc::default();
-    Ok((RunningHost { mode, config, instance, store, plugins, metered, is_read_only, stop, end }, listener))
+    let write_outage = Arc::default();
+    Ok((RunningHost { mode, config, instance, store, plugins, metered, write_outage, stop, end }, listener))
 }
 
 /// A host that has started.
@@ -135,7 +134,7 @@ struct RunningHost<'a> {
     /// The plugins, with their durations measured.
     metered: Arc<MeteredHandler>,
     /// Whether the store rejects writes. The heartbeat sets it, and the HTTP server reads it.
-    is_read_only: Arc<AtomicBool>,
+    write_outage: Arc<Outage>,
     /// Cancelled when the host has to stop.
     stop: CancellationToken,
     /// Cancelled when nothing is in flight any more, so that the background work can end.
@@ -152,14 +151,15 @@ impl RunningHost<'_> {
         );
         let stop = self.stop.clone();
         foreground.spawn(async move { outbox_http::run(listener, routes, stop).await.context("answering HTTP") });
-        if self.mode != HostMode::ServeInline {
-            let (worker, stop) = (self.worker(), self.stop.clone());
+        let worker = (self.mode != HostMode::ServeInline).then(|| self.worker());
+        let mut background = self.background(worker.as_ref().map(Worker::leases_in_hand));
+        if let Some(worker) = worker {
+            let stop = self.stop.clone();
             foreground.spawn(async move {
                 worker.run(stop).await;
                 Ok(())
             });
         }
-        let mut background = self.background();
 
         let outcome = self.until_stopped(&mut foreground).await;
         self.end.cancel();
@@ -188,14 +188,14 @@ impl RunningHost<'_> {
 
     fn http_state(&self) -> HttpState {
         let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
-        let is_read_only = Arc::clone(&self.is_read_only);
+        let write_outage = Arc::clone(&self.write_outage);
         HttpState {
             enqueue: self.store.clone(),
             inspect: self.store.clone(),
             operate: self.store.clone(),
             handler: Arc::clone(&self.metered) as Arc<dyn Handler>,
             settings: self.http_settings(),
-            status: Arc::new(move || background::status(&plugins, &metered, &is_read_only)),
+            status: Arc::new(move || background::status(&plugins, &metered, &write_outage)),
             stop: self.stop.clone(),
         }
     }
@@ -223,18 +223,22 @@ impl RunningHost<'_> {
         Worker::new(self.store.clone(), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
     }
 
-    fn background(&self) -> JoinSet<()> {
+    fn background(&self, in_hand: Option<LeasesInHand>) -> JoinSet<()> {
         let mut background = JoinSet::new();
-        background.spawn(expire_leases(self.store.clone(), self.end.clone()));
+        let expiry =
+            LeaseExpiry { queue: self.store.clone(), clock: self.store.clone(), in_hand, lease: self.config.lease };
+        background.spawn(expiry.run(self.end.clone()));
         let beat = Heartbeat {
             store: self.store.clone(),
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
             role: self.config.role.clone(),
-            is_read_only: Arc::clone(&self.is_read_only),
+            write_outage: Arc::clone(&self.write_outage),
         };
         background.spawn(beat.run(self.end.clone()));
-        let retention = Retention { done: self.config.retain_done, signals: self.config.retain_signals };
+        let (done, signals) = (self.config.retain_done, self.config.retain_signals);
+        // Dead items wait for an operator.
+        let retention = Retention { done, dead: None, signals };
         background.spawn(background::maintenance_loop(self.store.clone(), retention, self.end.clone()));
         background
     }

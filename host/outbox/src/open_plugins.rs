@@ -50,7 +50,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         dir: config.plugins.clone(),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
-        lease: config.lease,
+        attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
         retry: config.retry,
         slots: config.concurrency,
         environment: environment(config),

@@ -12,14 +12,14 @@ use crate::enqueue::insert;
 use crate::error::PgError;
 use crate::tx::{Query as _, WriteTx};
 
-/// Alerts operators that an item was dead-lettered and, if so, that it blocks its ordering key.
+/// Alerts operators that an item was dead-lettered and, if so, that it blocks an ordering key.
 pub(crate) async fn dead_lettered(
     tx: &mut WriteTx<'_>,
     dead: &AttemptRecord,
     failure: &Failure,
-    blocks: bool,
+    blocked_key: Option<&str>,
 ) -> Result<(), PgError> {
-    for message in alerts::dead_letter_messages(dead, failure, blocks) {
+    for message in alerts::dead_letter_messages(dead, failure, blocked_key) {
         send(tx, message).await?;
     }
     Ok(())

@@ -70,8 +70,8 @@ impl DirectStore {
         transact!(pg, "filling the database", |tx| async {
             enqueue::enqueue(tx, items, BatchMode::PerItem).await?;
             if status == Status::Done {
-                let done = "UPDATE outbox.items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = $1
-                            WHERE status = 'PENDING'";
+                let done = "WITH handled AS (DELETE FROM outbox.queue RETURNING id)
+                            INSERT INTO outbox.done (id, done_at, epoch) SELECT id, $1, 0 FROM handled";
                 tx.rows(done, &[&tx.now.get()]).await?;
                 let item_type = items.first().map_or("", |item| &item.item_type);
                 tx.count(Counter::Done { item_type }, i64::try_from(items.len()).unwrap_or(i64::MAX));
@@ -80,13 +80,13 @@ impl DirectStore {
         })
     }
 
-    /// Vacuums and analyses the items table now, as autovacuum does some time later.
+    /// Vacuums and analyses the tables that items pass through now, as autovacuum does some time later.
     pub async fn vacuum(&self) -> Result<(), StoreError> {
         let vacuum = async || {
             let client = self.pg.pool.connection().await?;
             // A vacuum of a million rows takes longer than the limit of a statement.
             client.batch_execute("SET statement_timeout = 0").await?;
-            client.batch_execute("VACUUM (ANALYZE) outbox.items").await?;
+            client.batch_execute("VACUUM (ANALYZE) outbox.items, outbox.queue, outbox.done").await?;
             // The connection has other settings now, so it leaves the pool.
             drop(deadpool_postgres::Client::take(client));
             Ok::<_, PgError>(())
@@ -96,7 +96,7 @@ impl DirectStore {
 
     /// How many items of the type are DONE, at a cost that does not disturb the measurement.
     pub async fn done(&self, item_type: &str) -> Result<u64, StoreError> {
-        let sql = "SELECT coalesce(sum(total), 0)::bigint FROM outbox.counters WHERE name = 'done' AND type = $1";
+        let sql = "SELECT coalesce(sum(total), 0)::bigint FROM outbox.totals WHERE name = 'done' AND type = $1";
         let pg = &self.pg;
         let total: i64 = read!(pg, "reading a total", |tx| async {
             let rows = tx.rows(sql, &[&item_type]).await?;

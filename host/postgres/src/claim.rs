@@ -1,235 +1,236 @@
-//! Claims ready items: counts them, shares the limit out, locks rows that no other transaction holds, and writes.
+//! Claims ready items: shares the limit out, takes items that no other transaction holds out of the queue into leases,
+//! and reads them.
 //!
-//! It does not decide what may be claimed of a type (`claim_limits`), nor which item is the head of its ordering key
-//! (`ordering`).
+//! It does not decide what may be claimed of a type (`claim_limits`), nor which item is the front of its ordering key:
+//! the function `outbox.claim` of the schema does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use outbox_core::{Failure, FailureClass};
+use outbox_core::{Failure, FailureClass, Past};
 use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken};
 
-use crate::claim_end::{ClaimEnd, write_claim_ends};
+use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
+use crate::claim_limits::{Budgets, read_budgets, take_tokens};
 use crate::error::PgError;
-use crate::expire::expire_leases;
 use crate::fair_share::fair_share;
-use crate::ordering::KeyPosition;
-use crate::rows::{COLUMNS, count};
-use crate::tx::{NEWEST_JOB_SQL, Query as _, WriteTx};
-use crate::{claim_limits, ordering, rows, saga_signals};
+use crate::leases::{drop_missing, missing_in};
+use crate::places::OldPlace;
+use crate::rows::{self, COLUMNS, DecodedItem};
+use crate::saga_signals::begin_runs_if_none;
+use crate::tx::{Query as _, Values, WriteTx};
 
-/// The most rounds of one call. A further round follows while a round finds items that it cannot claim. After the last
-/// one the transaction commits, and the caller claims again at once: so no transaction holds its locks for long.
+/// The most rounds of one call. A further round follows while some types left a part of their shares and others have
+/// more, or while items were refused. After the last one the transaction commits, and the caller claims again at once:
+/// so no transaction holds its locks for long.
 const ROUNDS: usize = 8;
-/// Wait before the next claim when another transaction was changing an item of the same ordering key.
+/// The most items in one lease, whose row must fit into a page of its table.
+pub(crate) const LEASE_MAX: u32 = 250;
+/// Wait before the next claim when another transaction was claiming a type under its limits, or was working on an
+/// ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
 
-/// Ends expired leases, then claims what the request allows.
+/// Claims what the request allows.
 pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, PgError> {
-    claim_limits::lock(tx, &request.types).await?;
-    expire_leases(tx).await?;
+    let mut run = ClaimRun::new(request, read_budgets(tx, request).await?);
     let start = fastrand::usize(..request.types.len().max(1));
-    let mut claimed = ClaimBatch::default();
-    let mut is_more = true;
     for _ in 0..ROUNDS {
-        let found = round(tx, request, start, &mut claimed).await?;
-        claimed.next_available_in = [claimed.next_available_in, found.next_available_in].into_iter().flatten().min();
-        is_more = found.is_more;
-        if !is_more {
-            break;
+        let shares = run.shares(start);
+        if shares.iter().any(|share| *share > 0) {
+            run.lease(tx, &shares).await?;
+        } else if run.read(tx).await? == ReadResult::Settled {
+            return run.finish(tx).await;
         }
     }
-    if is_more {
-        claimed.next_available_in = Some(Duration::ZERO);
-    }
-    Ok(claimed)
+    run.read(tx).await?;
+    run.is_more = true;
+    run.finish(tx).await
 }
 
-/// The result of a round, besides its claims.
-struct RoundResult {
-    /// How long until there is something to claim, if that is known.
-    next_available_in: Option<Duration>,
-    /// Whether the round found items that it could not claim, so that another round may find others.
+/// The progress of one call.
+struct ClaimRun<'a> {
+    request: &'a ClaimRequest,
+    budgets: Budgets<'a>,
+    /// The items of the type at this place of the request that this call has put into the type's lease.
+    leased: Vec<Vec<ItemId>>,
+    /// Whether the queue has nothing more of the type at this place.
+    is_drained: Vec<bool>,
+    /// Whether a further call may find items that this one was kept from.
     is_more: bool,
+    /// Whether another transaction was working on limits or ordering keys of items that this call was kept from.
+    is_busy: bool,
+    claims: Vec<Claim>,
+    /// Items that are dead-lettered instead of being handled.
+    refused: Vec<UnhandledItem>,
 }
 
-/// An item that is ready, with the terms of its type.
-struct ReadyItem<'a> {
-    id: ItemId,
-    attempts: u32,
-    ordering_key: Option<String>,
+struct UnhandledItem {
+    item: Item,
+    end: ClaimEnd,
+}
+
+/// Whether a look at the leased items has changed how many may be claimed.
+#[derive(PartialEq, Eq)]
+enum ReadResult {
+    /// Everything that was leased since the last look is handled.
+    Settled,
+    /// Items were refused, so that others may take their places.
+    Refused,
+}
+
+/// An item in a lease of this call.
+struct LeasedRow<'a> {
+    claim: Claim,
+    turn: Option<i64>,
     terms: &'a ClaimTerms,
+    /// Why its row cannot be read.
+    defect: Option<String>,
 }
 
-async fn round(
-    tx: &mut WriteTx<'_>,
-    request: &ClaimRequest,
-    start: usize,
-    claimed: &mut ClaimBatch,
-) -> Result<RoundResult, PgError> {
-    let budgets = claim_limits::read_budgets(tx, request, &claimed.claims).await?;
-    let wanted: Vec<_> = budgets.iter().map(|budget| budget.free).collect();
-    let left = request.limit.saturating_sub(u32::try_from(claimed.claims.len()).unwrap_or(u32::MAX));
-    let shares = fair_share(left, &wanted, start);
-    let ready_items = lock(tx, request, &shares).await?;
-    let found = ready_items.len();
-    let (ready_items, is_busy) = only_first_of_key(tx, ready_items).await?;
-    let before = claimed.claims.len();
-    claim_rows(tx, request, ready_items, claimed).await?;
-    claim_limits::take_tokens(tx, &budgets, &claimed.claims[before..]).await?;
-    let next_available_in =
-        budgets.iter().filter_map(|budget| budget.next_available_in(&claimed.claims[before..], tx.now));
-    let next_available_in = next_available_in.chain(is_busy.then_some(BUSY_DELAY)).min();
-    Ok(RoundResult { next_available_in, is_more: claimed.claims.len() - before < found && !is_busy })
-}
+impl<'a> ClaimRun<'a> {
+    fn new(request: &'a ClaimRequest, budgets: Budgets<'a>) -> Self {
+        let types = request.types.len();
+        let (leased, is_drained, is_busy) = (vec![Vec::new(); types], vec![false; types], budgets.is_busy);
+        let (claims, refused) = (Vec::new(), Vec::new());
+        Self { request, budgets, leased, is_drained, is_more: false, is_busy, claims, refused }
+    }
 
-/// Locks up to `shares` ready items of each type. Items that another transaction has locked are left out.
-async fn lock<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest, shares: &[u32]) -> Result<Vec<ReadyItem<'a>>, PgError> {
-    if shares.iter().all(|share| *share == 0) {
-        return Ok(Vec::new());
+    /// How many more items of each type the next round takes at most.
+    fn shares(&self, start: usize) -> Vec<u32> {
+        let claimed = count(self.leased.iter().flatten()).saturating_sub(count(&self.refused));
+        let left = self.request.limit.saturating_sub(claimed);
+        let wanted: Vec<_> = (0..self.leased.len()).map(|place| self.wanted(place)).collect();
+        fair_share(left, &wanted, start)
     }
-    let types: Vec<_> = request.types.iter().map(|terms| terms.item_type.as_str()).collect();
-    let shares: Vec<_> = shares.iter().map(|share| i64::from(*share)).collect();
-    let sql = "SELECT ready.id, ready.attempts, ready.ordering_key, wanted.position
-               FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (kind, share, position),
-                    LATERAL (SELECT id, attempts, ordering_key FROM outbox.items
-                             WHERE type = kind AND status = 'PENDING' AND NOT held AND available_at <= $3
-                             ORDER BY available_at, id LIMIT share FOR UPDATE SKIP LOCKED) AS ready";
-    let mut ready_items = Vec::new();
-    for row in tx.rows(sql, &[&types, &shares, &tx.now.get()]).await? {
-        let position = usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or_default();
-        let Some(terms) = request.types.get(position.wrapping_sub(1)) else { continue };
-        let (id, attempts, ordering_key) = (ItemId::new(row.try_get(0)?), count(&row, 1)?, row.try_get(2)?);
-        ready_items.push(ReadyItem { id, attempts, ordering_key, terms });
-    }
-    Ok(ready_items)
-}
 
-/// The items that are the head of their ordering key or have none, and whether an item was left out because another
-/// transaction is changing an item of its key. Items that are queued behind a head are held from now on.
-async fn only_first_of_key<'a>(
-    tx: &WriteTx<'_>,
-    ready_items: Vec<ReadyItem<'a>>,
-) -> Result<(Vec<ReadyItem<'a>>, bool), PgError> {
-    let ordered: Vec<_> =
-        ready_items.iter().filter_map(|ready| Some((ready.id, ready.ordering_key.as_deref()?))).collect();
-    if ordered.is_empty() {
-        return Ok((ready_items, false));
-    }
-    let positions = ordering::positions(tx, &ordered).await?;
-    let at = |wanted: KeyPosition| {
-        let those = ordered.iter().zip(&positions).filter(move |(_, position)| **position == wanted);
-        those.map(|(ready, _)| *ready).collect::<Vec<_>>()
-    };
-    let (queued, unknown) = (at(KeyPosition::Queued), at(KeyPosition::Unknown));
-    if !queued.is_empty() {
-        ordering::mark_held(tx, &queued).await?;
-    }
-    let is_busy = !unknown.is_empty();
-    let skipped: HashSet<_> = queued.into_iter().chain(unknown).map(|(id, _)| id).collect();
-    Ok((ready_items.into_iter().filter(|ready| !skipped.contains(&ready.id)).collect(), is_busy))
-}
-
-/// Claims the items. Those that have no attempt left or cannot be read are dead-lettered instead.
-async fn claim_rows(
-    tx: &mut WriteTx<'_>,
-    request: &ClaimRequest,
-    ready_items: Vec<ReadyItem<'_>>,
-    claimed: &mut ClaimBatch,
-) -> Result<(), PgError> {
-    let (exhausted, accepted): (Vec<_>, Vec<_>) =
-        ready_items.into_iter().partition(|ready| ready.attempts > ready.terms.max_retries);
-    let exhausted = read_items(tx, &exhausted).await?;
-    let mut taken = Vec::new();
-    let mut claim_ends = Vec::new();
-    let mut started: Vec<_> = exhausted.iter().map(|(item, _)| item.clone()).collect();
-    for (item, terms) in exhausted {
-        claim_ends.push(dead_letter_exhausted(&item, terms, tx));
-    }
-    for (claim, terms, defect) in write_claims(tx, request, &accepted).await? {
-        started.push(claim.item.clone());
-        match defect {
-            None => taken.push(claim),
-            Some(defect) => claim_ends.push(dead_letter_undecodable(&claim.item, terms, defect, tx)?),
+    fn wanted(&self, place: usize) -> u32 {
+        if self.is_drained[place] {
+            return 0;
         }
+        let item_type = &self.request.types[place].item_type;
+        let refused = count(self.refused.iter().filter(|refused| refused.item.item_type == *item_type));
+        let leased = count(&self.leased[place]);
+        let room = LEASE_MAX.saturating_sub(leased);
+        self.budgets.of_types[place].free.saturating_sub(leased.saturating_sub(refused)).min(room)
     }
-    saga_signals::begin_runs_if_none(tx, &started).await?;
-    write_claim_ends(tx, &claim_ends).await?;
-    claimed.claims.extend(taken);
-    Ok(())
+
+    /// Moves up to `shares` items of each type from the queue into the type's lease.
+    async fn lease(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
+        let types = &self.request.types;
+        let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
+        let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
+        let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
+        let sql = "SELECT place, claimed, is_more, is_busy FROM outbox.claim($1, $2, $3, $4, $5, $6)";
+        let values: Values<'_> = &[&kinds, &most, &self.tokens(), &ends, &self.request.claimed_by, &tx.now.get()];
+        for row in tx.rows(sql, values).await? {
+            let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
+            let claimed: Vec<i64> = row.try_get("claimed")?;
+            self.is_drained[place] = count(&claimed) < shares[place];
+            self.leased[place].extend(claimed.into_iter().map(ItemId::new));
+            self.is_more |= row.try_get::<_, bool>("is_more")?;
+            self.is_busy |= row.try_get::<_, bool>("is_busy")?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self) -> Vec<i64> {
+        self.request.types.iter().map(|terms| terms.token.get()).collect()
+    }
+
+    /// Reads what is leased, and sorts out what is not handled.
+    async fn read(&mut self, tx: &WriteTx<'_>) -> Result<ReadResult, PgError> {
+        let mut unread: HashSet<_> = self.leased.iter().flatten().copied().collect();
+        if unread.len() == self.claims.len() + self.refused.len() {
+            return Ok(ReadResult::Settled);
+        }
+        let known: HashSet<_> = self.refused.iter().map(|refused| refused.item.id).collect();
+        self.claims.clear();
+        for row in leased_rows(tx, self.request, &self.tokens()).await? {
+            let id = row.claim.item.id;
+            if !unread.remove(&id) || known.contains(&id) {
+                continue;
+            }
+            match refuse(tx, &row)? {
+                Some(end) => self.refused.push(UnhandledItem { item: row.claim.item, end }),
+                None => self.claims.push(row.claim),
+            }
+        }
+        if !unread.is_empty() {
+            drop_missing(tx, &missing_in(tx, &self.tokens()).await?).await?;
+        }
+        Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
+    }
+
+    /// Dead-letters what is not handled. Returns the result of the call.
+    async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
+        let Self { budgets, leased, claims, refused, is_more, is_busy, .. } = self;
+        let is_more = is_more || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
+        take_tokens(tx, &budgets.of_types, &claims).await?;
+        let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
+        begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;
+        write_claim_ends(tx, &ends).await?;
+        let timed = budgets.of_types.iter().filter_map(|budget| budget.next_available_in(&claims, tx.now));
+        let busy = is_busy.then_some(BUSY_DELAY);
+        let more = is_more.then_some(Duration::ZERO);
+        let next_available_in = timed.chain(busy).chain(more).min();
+        Ok(ClaimBatch { claims, next_available_in })
+    }
 }
 
-/// The rows of the items, without their payloads.
-async fn read_items<'a>(
+fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
+    u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+}
+
+/// The items of the leases, in the order of the request's types and of their due times.
+async fn leased_rows<'a>(
     tx: &WriteTx<'_>,
-    ready_items: &[ReadyItem<'a>],
-) -> Result<Vec<(Item, &'a ClaimTerms)>, PgError> {
-    if ready_items.is_empty() {
-        return Ok(Vec::new());
+    request: &'a ClaimRequest,
+    tokens: &[i64],
+) -> Result<Vec<LeasedRow<'a>>, PgError> {
+    let sql = format!("SELECT {COLUMNS}, claim_token, turn FROM outbox.claimed_items($1)");
+    let mut found = Vec::new();
+    for row in tx.rows(&sql, &[&tokens]).await? {
+        let token = ClaimToken::new(row.try_get("claim_token")?);
+        let place = request.types.iter().position(|terms| terms.token == token).ok_or(PgError::LostRace)?;
+        let DecodedItem { item, defect } = rows::item(&row)?;
+        let (claim, terms) = (Claim { item, token }, &request.types[place]);
+        found.push((place, LeasedRow { claim, turn: row.try_get("turn")?, terms, defect }));
     }
-    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id.get()).collect();
-    let sql = format!("SELECT {} FROM outbox.items WHERE id = ANY($1::bigint[])", rows::without_payload());
-    let mut items = HashMap::new();
-    for row in tx.rows(&sql, &[&ids]).await? {
-        let item = rows::item(&row)?.item;
-        items.insert(item.id, item);
-    }
-    Ok(ready_items.iter().filter_map(|ready| Some((items.remove(&ready.id)?, ready.terms))).collect())
+    found.sort_by_key(|(place, row)| (*place, row.claim.item.available_at, row.claim.item.id));
+    Ok(found.into_iter().map(|(_, row)| row).collect())
 }
 
-/// The end of the claim that found an item without retries left: the item is dead-lettered without an attempt. The
-/// history has a row for the last failure already.
-fn dead_letter_exhausted(item: &Item, terms: &ClaimTerms, tx: &WriteTx<'_>) -> ClaimEnd {
+/// The end of the claim on an item that is dead-lettered instead of being handled: no attempt is left, or its row
+/// cannot be read. `None` when it is handled.
+fn refuse(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> Result<Option<ClaimEnd>, PgError> {
+    let item = &row.claim.item;
+    if item.attempts.saturating_sub(1) > row.terms.max_retries {
+        return Ok(Some(dead_letter_exhausted(tx, row)));
+    }
+    let Some(defect) = &row.defect else { return Ok(None) };
+    let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect.clone());
+    let attempt = AttemptRecord::from_claim(&ClaimedItem::of_row(item)?);
+    let claim = row.ending(attempt, Past::of(item));
+    Ok(Some(ClaimEnd::dead_lettered(claim, row.terms.on_dead, failure).with_history()))
+}
+
+/// The end of the claim that found an item without retries left: the item is dead-lettered without an attempt, and the
+/// claim does not count. The history has a row for the last failure already.
+fn dead_letter_exhausted(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
+    let counted = &row.claim.item;
+    let (attempts, deliveries) = (counted.attempts.saturating_sub(1), counted.deliveries.saturating_sub(1));
+    let item = Item { attempts, deliveries, payload: Vec::new(), ..counted.clone() };
     let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
     let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
-    let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
-    let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
-    ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now)
+    let claim = ClaimedItem { item: &item, claimed_at: tx.now, claimed_by: tx.pod };
+    let attempt = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
+    ClaimEnd::dead_lettered(row.ending(attempt, Past::of(&item)), row.terms.on_dead, failure)
 }
 
-/// The end of the claim on an item whose row cannot be read: the item is dead-lettered, so that it does not stop the
-/// others.
-fn dead_letter_undecodable(
-    item: &Item,
-    terms: &ClaimTerms,
-    defect: String,
-    tx: &WriteTx<'_>,
-) -> Result<ClaimEnd, PgError> {
-    let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect);
-    let attempted = AttemptRecord::from_claim(&ClaimedItem::of_row(item)?);
-    Ok(ClaimEnd::dead_lettered(item, attempted, terms.on_dead, failure, tx.now).with_history())
-}
-
-/// Writes the claims. Returns them in the order of `ready_items`, each with the defect of a row that cannot be read.
-async fn write_claims<'a>(
-    tx: &WriteTx<'_>,
-    request: &ClaimRequest,
-    ready_items: &[ReadyItem<'a>],
-) -> Result<Vec<(Claim, &'a ClaimTerms, Option<String>)>, PgError> {
-    if ready_items.is_empty() {
-        return Ok(Vec::new());
+impl LeasedRow<'_> {
+    fn ending(&self, attempt: AttemptRecord, past: Past) -> EndingClaim {
+        EndingClaim { attempt, past, turn: self.turn, from: OldPlace::Lease(self.claim.token) }
     }
-    let ids: Vec<_> = ready_items.iter().map(|ready| ready.id.get()).collect();
-    let tokens: Vec<_> = ready_items.iter().map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    let leases: Vec<_> = ready_items.iter().map(|ready| tx.now.saturating_add(ready.terms.lease).get()).collect();
-    let sql = format!(
-        "UPDATE outbox.items
-         SET status = 'CLAIMED', epoch = {NEWEST_JOB_SQL}, attempts = attempts + 1, deliveries = deliveries + 1,
-             claimed_at = $4, claimed_by = $5, claim_token = new.token, lease_until = new.until
-         FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS new (item, token, until)
-         WHERE id = new.item AND status = 'PENDING' RETURNING {COLUMNS}, claim_token"
-    );
-    let mut written = HashMap::new();
-    for row in tx.rows(&sql, &[&ids, &tokens, &leases, &tx.now.get(), &request.claimed_by]).await? {
-        let decoded = rows::item(&row)?;
-        let claim = Claim { item: decoded.item, token: ClaimToken::new(row.try_get("claim_token")?) };
-        written.insert(claim.item.id, (claim, decoded.defect));
-    }
-    let in_order = ready_items.iter().filter_map(|ready| {
-        let (claim, defect) = written.remove(&ready.id)?;
-        Some((claim, ready.terms, defect))
-    });
-    Ok(in_order.collect())
 }

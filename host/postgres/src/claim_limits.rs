@@ -1,5 +1,6 @@
 //! What may be claimed of each type: pauses, concurrency and rates, which hold across all processes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use outbox_item::Millis;
@@ -7,13 +8,12 @@ use outbox_store::engine::token_bucket::available_tokens;
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::error::PgError;
-use crate::rows::optional_time;
 use crate::tx::{Query as _, WriteTx};
 
 /// What may be claimed of one type.
 pub(crate) struct TypeBudget<'a> {
     terms: &'a ClaimTerms,
-    /// Items that may be claimed now.
+    /// Items that may be claimed now, if there are so many.
     pub(crate) free: u32,
     /// When the next item becomes available.
     next_at: Option<Millis>,
@@ -21,65 +21,57 @@ pub(crate) struct TypeBudget<'a> {
     tokens: Option<f64>,
 }
 
-/// Locks the types that have limits, so that only one transaction at a time counts their claims and adds to them.
-pub(crate) async fn lock(tx: &WriteTx<'_>, types: &[ClaimTerms]) -> Result<(), PgError> {
-    let limited: Vec<_> = types
-        .iter()
-        .filter(|terms| terms.concurrency.is_some() || terms.rate.is_some())
-        .map(|terms| terms.item_type.as_str())
-        .collect();
-    if limited.is_empty() {
-        return Ok(());
-    }
-    let sql = "SELECT pg_advisory_xact_lock(7206006, hash)
-               FROM (SELECT DISTINCT hashtext(kind) AS hash FROM unnest($1::text[]) AS kind ORDER BY hash) AS types";
-    tx.rows(sql, &[&limited]).await.map(drop)
+/// The budgets of the types of the request, in its order, and whether a type was left out because another transaction
+/// is claiming it under its limits.
+pub(crate) struct Budgets<'a> {
+    pub(crate) of_types: Vec<TypeBudget<'a>>,
+    pub(crate) is_busy: bool,
 }
 
-/// The budget of each type of the request; `claims` are the claims that this call has made already.
-pub(crate) async fn read_budgets<'a>(
-    tx: &WriteTx<'_>,
-    request: &'a ClaimRequest,
-    claims: &[Claim],
-) -> Result<Vec<TypeBudget<'a>>, PgError> {
+/// Locks the types that have limits, so that only one transaction at a time counts their claims and adds to them, and
+/// reads what may be claimed of each type.
+pub(crate) async fn read_budgets<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Budgets<'a>, PgError> {
+    let limited: Vec<_> = request.types.iter().filter(|terms| has_limits(terms)).collect();
+    let locked = lock(tx, &limited).await?;
+    let is_left_out = |terms: &ClaimTerms| has_limits(terms) && !locked.contains(&terms.item_type);
     let types: Vec<_> = request.types.iter().map(|terms| terms.item_type.as_str()).collect();
-    let most: Vec<_> = request.types.iter().map(|terms| i64::from(remaining(terms, request, claims))).collect();
-    let capped: Vec<_> = request.types.iter().map(|terms| terms.concurrency.is_some()).collect();
-    let sql = "SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox.items WHERE type = kind AND status = 'PENDING'
-                                             AND NOT held AND available_at <= $4 LIMIT most) AS ready),
-                      (SELECT min(available_at) FROM outbox.items WHERE type = kind AND status = 'PENDING'
-                       AND NOT held AND available_at > $4),
-                      CASE WHEN capped THEN
-                          (SELECT count(*) FROM outbox.items WHERE type = kind AND status = 'CLAIMED') END,
-                      EXISTS (SELECT 1 FROM outbox.pauses AS pause WHERE pause.type = kind),
-                      rate.tokens, rate.filled_at
-               FROM unnest($1::text[], $2::bigint[], $3::boolean[]) WITH ORDINALITY
-                        AS wanted (kind, most, capped, position)
-                    LEFT JOIN outbox.rates AS rate ON rate.type = kind
-               ORDER BY position";
-    let rows = tx.rows(sql, &[&types, &most, &capped, &tx.now.get()]).await?;
-    rows.iter().zip(&request.types).map(|(row, terms)| budget(row, terms, tx.now)).collect()
+    // A statement of its own: it sees what the earlier holders of the locks committed.
+    let rows = tx.rows("SELECT * FROM outbox.claim_limits($1, $2)", &[&types, &tx.now.get()]).await?;
+    let mut of_types = Vec::new();
+    for (row, terms) in rows.iter().zip(&request.types) {
+        let budget = budget(row, terms, tx.now)?;
+        of_types.push(if is_left_out(terms) { TypeBudget { free: 0, ..budget } } else { budget });
+    }
+    Ok(Budgets { of_types, is_busy: locked.len() < limited.len() })
 }
 
-/// How many more items of the type this call may claim.
-fn remaining(terms: &ClaimTerms, request: &ClaimRequest, claims: &[Claim]) -> u32 {
-    let of_type = claims.iter().filter(|claim| claim.item.item_type == terms.item_type).count();
-    let of_type = terms.limit.saturating_sub(u32::try_from(of_type).unwrap_or(u32::MAX));
-    of_type.min(request.limit.saturating_sub(u32::try_from(claims.len()).unwrap_or(u32::MAX)))
+const fn has_limits(terms: &ClaimTerms) -> bool {
+    terms.concurrency.is_some() || terms.rate.is_some()
+}
+
+/// Locks the types. Returns those of which no other transaction has the lock.
+async fn lock(tx: &WriteTx<'_>, types: &[&ClaimTerms]) -> Result<HashSet<String>, PgError> {
+    if types.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let types: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
+    let rows = tx.rows("SELECT outbox.lock_limits($1)", &[&types]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 fn budget<'a>(row: &tokio_postgres::Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudget<'a>, PgError> {
-    let whole = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-    let (ready, next_at) = (whole(row.try_get(0)?), optional_time(row, 1)?);
-    let (claimed, is_paused): (Option<i64>, bool) = (row.try_get(2)?, row.try_get(3)?);
-    let left = row.try_get::<_, Option<f64>>(4)?.zip(optional_time(row, 5)?);
-    if is_paused {
+    let claimed = row.try_get::<_, Option<i64>>("claimed")?.unwrap_or_default();
+    if row.try_get("is_paused")? {
         return Ok(TypeBudget { terms, free: 0, next_at: None, tokens: None });
     }
+    let next_at = row.try_get::<_, Option<i64>>("next_at")?.map(Millis::new);
+    let filled_at = row.try_get::<_, Option<i64>>("filled_at")?.map(Millis::new);
+    let left = row.try_get::<_, Option<f64>>("tokens")?.zip(filled_at);
     let tokens = terms.rate.map(|rate| available_tokens(rate, left, now));
-    let slots = terms.concurrency.map_or(u32::MAX, |most| most.saturating_sub(claimed.map_or(0, whole)));
+    let claimed = u32::try_from(claimed).unwrap_or(u32::MAX);
+    let slots = terms.concurrency.map_or(u32::MAX, |most| most.saturating_sub(claimed));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
-    let free = ready.min(slots).min(tokens.map_or(u32::MAX, |tokens| tokens as u32));
+    let free = terms.limit.min(slots).min(tokens.map_or(u32::MAX, |tokens| tokens as u32));
     Ok(TypeBudget { terms, free, next_at, tokens })
 }
 

@@ -4,12 +4,12 @@
 
 use serde_json::Value;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use outbox_store::StoreError;
 use outbox_store::engine::{from_bytes, to_bytes};
 
 use crate::error::PgError;
+use crate::sql_value::SqlValue;
 use crate::tx::without_nul;
 
 /// The kind of a column's type, which decides how export reads it and import writes it.
@@ -21,6 +21,9 @@ pub(crate) enum ColumnType {
     Flag,
     Bytes,
 }
+
+/// The place of an item in the line of its ordering key: a column that only this engine has.
+pub(crate) const TURN: &str = "turn";
 
 /// The type of each exported column. A name means the same in every table that has it.
 const COLUMNS: &[(&str, ColumnType)] = &[
@@ -51,6 +54,10 @@ const COLUMNS: &[(&str, ColumnType)] = &[
     ("dead_at", ColumnType::Number),
     ("result", ColumnType::Bytes),
     ("handler_digest", ColumnType::Text),
+    ("losses", ColumnType::Number),
+    ("give_backs", ColumnType::Number),
+    ("fairness_key", ColumnType::Text),
+    (TURN, ColumnType::Number),
     ("delivery", ColumnType::Number),
     ("attempt", ColumnType::Number),
     ("started_at", ColumnType::Number),
@@ -113,7 +120,7 @@ pub(crate) fn to_json(row: &Row, index: usize, kind: ColumnType) -> Result<Value
 }
 
 /// The value of a record's column, as a parameter of the column's type.
-pub(crate) fn cell(name: &str, value: &Value) -> Result<Box<dyn ToSql + Sync + Send>, StoreError> {
+pub(crate) fn cell(name: &str, value: &Value) -> Result<Box<dyn SqlValue + Send>, StoreError> {
     let unfit = || StoreError::Unusable(format!("{name} cannot be {value}"));
     Ok(match (ColumnType::of(name), value) {
         (ColumnType::Text | ColumnType::Json, value) => Box::new(match value {
@@ -139,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_exported_column_has_a_type_and_no_other_name_has_one() {
-        let exported = [ITEM_COLUMNS, ATTEMPT_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, COUNTER_COLUMNS].concat();
+        let exported = [ITEM_COLUMNS, ATTEMPT_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, COUNTER_COLUMNS, &[TURN]].concat();
         let typed: Vec<_> = COLUMNS.iter().map(|(name, _)| *name).collect();
         for name in &exported {
             assert_eq!(typed.iter().filter(|typed| *typed == name).count(), 1, "{name}");

@@ -14,7 +14,7 @@ use crate::error::PgError;
 use crate::health::Health;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
-use crate::tx::{ReadTx, TxContext, WriteTx, database_time};
+use crate::tx::{ReadTx, TxContext, WriteTx, database_time, settings};
 
 /// Runs the work in a transaction, commits it, and wakes the workers of this process if it made work available. A
 /// macro, because a function that lends the transaction to a closure cannot promise that the closure's future is
@@ -81,7 +81,7 @@ impl PgContext {
         let PostgresOptions { instance, clock, alerts, statement_timeout, .. } = options;
         Self {
             pool,
-            tx: TxContext { clock, instance, alerts, notifies },
+            tx: TxContext { clock, instance, alerts, notifies, settings: settings(statement_timeout) },
             changes: watch::Sender::new(0),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
@@ -111,7 +111,7 @@ impl PgContext {
         &self,
         client: &'a mut deadpool_postgres::Client,
     ) -> Result<ReadTx<'a>, PgError> {
-        ReadTx::begin(client).await
+        ReadTx::begin(client, &self.tx).await
     }
 
     /// Whether the last call found the database unavailable.

@@ -20,7 +20,7 @@ pub struct ServerDiagnostics {
     pub version: String,
     /// Whether the server refuses writes: it is a standby, or read-only by its settings.
     pub is_read_only: bool,
-    /// Whether autovacuum runs on the items table.
+    /// Whether autovacuum runs on the tables of the outbox.
     pub has_autovacuum: bool,
     /// Whether an acknowledged commit survives a crash of the server.
     pub is_durable: bool,
@@ -28,7 +28,7 @@ pub struct ServerDiagnostics {
     pub notifies: bool,
     /// Rights that the outbox needs and the role lacks, such as `INSERT on outbox.items`.
     pub missing: Vec<String>,
-    /// The number of dead rows and of live rows in the items table.
+    /// The number of dead rows and of live rows in the queue.
     pub rows: (u64, u64),
     /// The oldest transactions of all clients in this database, at most five.
     pub transactions: Vec<LongTransaction>,
@@ -55,12 +55,12 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
     let statement = "SELECT current_setting('server_version'),
             pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
             current_setting('autovacuum') = 'on' AND NOT EXISTS (
-                SELECT 1 FROM pg_class WHERE oid = 'outbox.items'::regclass
+                SELECT 1 FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
                   AND 'autovacuum_enabled=false' = ANY(reloptions)),
             current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off',
             EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass),
-            coalesce(pg_stat_get_dead_tuples('outbox.items'::regclass), 0),
-            coalesce(pg_stat_get_live_tuples('outbox.items'::regclass), 0)";
+            coalesce(pg_stat_get_dead_tuples('outbox.queue'::regclass), 0),
+            coalesce(pg_stat_get_live_tuples('outbox.queue'::regclass), 0)";
     let rows = tx.rows(statement, &[]).await?;
     let row = rows.first().ok_or(PgError::LostRace)?;
     Ok(ServerDiagnostics {
@@ -75,13 +75,17 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
     })
 }
 
-/// The rights that the host needs on each table and the role lacks.
+/// The rights that the host needs on each table and each sequence and the role lacks.
 async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
     let statement = "SELECT privilege || ' on outbox.' || relname
         FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
         WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'r' AND relname <> 'migrations'
           AND NOT (relname IN ('audit', 'audit_items') AND privilege IN ('UPDATE', 'DELETE'))
           AND NOT has_table_privilege(oid, privilege)
+        UNION ALL
+        SELECT privilege || ' on outbox.' || relname
+        FROM pg_class, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) AS privilege
+        WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'S' AND NOT has_sequence_privilege(oid, privilege)
         ORDER BY 1";
     tx.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

@@ -1,4 +1,4 @@
-//! Enqueues items and follow-ups inside the store's own transactions, and takes the locks of their ordering keys.
+//! Enqueues items and follow-ups inside the store's own transactions.
 //!
 //! The text of the INSERT and the order of its parameters belong to `outbox_client::postgres_sql`; applications run the
 //! same. This file knows nothing of claims and attempts.
@@ -7,13 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Row;
 
-use outbox_client::postgres::insert_parameters;
 use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
 use outbox_item::{ItemId, Millis, NewItem};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::error::PgError;
+use crate::sql_value::SqlValue;
 use crate::tx::{Query, WriteTx};
 
 /// Enqueues valid items.
@@ -27,7 +27,6 @@ pub(crate) async fn enqueue(
         return Ok(EnqueueReport { ids, created: 0 });
     }
     let new = new_ones(items, &ids);
-    lock_ordering_keys(tx, &new).await?;
     let created = insert(tx, &new, Some(tx.now)).await?;
     if created.len() < new.len() {
         return Err(PgError::LostRace);
@@ -81,7 +80,6 @@ pub(crate) async fn followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result
     let known = known(tx, items).await?;
     let ids: Vec<_> = items.iter().map(|item| known.get(&item.idem_key).copied()).collect();
     let new = new_ones(items, &ids);
-    lock_ordering_keys(tx, &new).await?;
     let created = insert(tx, &new, Some(tx.now)).await?;
     if created.len() < new.len() {
         return Err(PgError::LostRace);
@@ -129,18 +127,6 @@ async fn is_stored(tx: &impl Query, id: ItemId, item: &NewItem) -> Result<bool, 
     Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
 
-/// Takes the locks of the ordering keys in one order, so that two writes with several keys never wait for each other.
-/// The insert trigger takes each lock again.
-async fn lock_ordering_keys(tx: &WriteTx<'_>, items: &[&NewItem]) -> Result<(), PgError> {
-    let keys: Vec<_> = items.iter().filter_map(|item| item.ordering_key.as_deref()).collect();
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let lock = "SELECT pg_advisory_xact_lock(7206001, hash)
-                FROM (SELECT DISTINCT hashtext(key) AS hash FROM unnest($1::text[]) AS key ORDER BY hash) AS keys";
-    tx.rows(lock, &[&keys]).await.map(drop)
-}
-
 /// Inserts items and returns the ids by key. `now` is the time of creation; `None` takes the time of the database.
 /// An item whose key another transaction inserted meanwhile is left out.
 pub(crate) async fn insert(
@@ -149,6 +135,11 @@ pub(crate) async fn insert(
     now: Option<Millis>,
 ) -> Result<HashMap<String, ItemId>, PgError> {
     let unusable = |err| StoreError::Unavailable { tried: "writing JSON", source: Box::new(err) };
-    let columns = InsertColumns::new(items).map_err(unusable)?;
-    pairs(&tx.rows(INSERT, &insert_parameters(&columns, &now.map(Millis::get))).await?)
+    let (columns, now) = (InsertColumns::new(items).map_err(unusable)?, now.map(Millis::get));
+    let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = &columns;
+    let InsertColumns { sagas, ordering_keys, delays, .. } = &columns;
+    // In the order of the statement's parameters.
+    let values: [&dyn SqlValue; 11] =
+        [idem_keys, types, payloads, content_types, headers, metadata, cids, sagas, ordering_keys, delays, &now];
+    pairs(&tx.rows(INSERT, &values).await?)
 }

@@ -1,44 +1,78 @@
 //! Ends leases that ran out.
 //!
-//! It knows the claim's row. Who calls it, and how often, is the caller's.
+//! It knows the lease and the history of its items. Who calls it, and how often, is the caller's. A lease that cannot
+//! be ended stops no other.
 
 use outbox_core::{Failure, FailureClass};
-use outbox_item::ItemId;
-use outbox_store::engine::attempt_record::ClaimedItem;
+use outbox_item::Millis;
+use outbox_store::engine::attempt_record::AttemptRecord;
+use outbox_store::{ClaimToken, StoreError};
 
 use crate::claim_end::{ClaimEnd, write_claim_ends};
+use crate::context::PgContext;
 use crate::error::PgError;
-use crate::tx::{Query as _, WriteTx};
-use crate::{ordering, rows};
+use crate::leases::{LeasedItem, drop_missing, find_ended, lock_ended};
+use crate::tx::WriteTx;
 
-/// Expired leases that one transaction ends, so that it stays short; the rest follow in the next.
-const EXPIRE_MAX: i64 = 100;
+/// Expired leases that one transaction ends, so that it stays short; the rest follow in the next. A lease holds up to
+/// [`claim::LEASE_MAX`](crate::claim::LEASE_MAX) items.
+const LEASES_MAX: i64 = 4;
+/// Expired leases that are ended one by one after the end of some of them together failed.
+const SINGLE_LEASES_MAX: i64 = 100;
 
-/// Ends a batch of leases that have run out, of any type: the item is PENDING again at once, and its history says that
-/// the attempt was lost. Leases that another transaction is ending are left out. Returns how many leases it ended.
-pub(crate) async fn expire_leases(tx: &mut WriteTx<'_>) -> Result<u32, PgError> {
-    let overdue = "SELECT id FROM outbox.items WHERE status = 'CLAIMED' AND lease_until <= $1
-                ORDER BY lease_until LIMIT $2";
-    let rows = tx.rows(overdue, &[&tx.now.get(), &EXPIRE_MAX]).await?;
-    let ids: Vec<ItemId> = rows.iter().map(|row| row.try_get(0).map(ItemId::new)).collect::<Result<_, _>>()?;
-    if ids.is_empty() {
+/// Ends leases that have run out by now and by `latest`, of any type, except the `spared` ones: their items are PENDING
+/// again at once, and the history says that the attempts were lost. Leases that another transaction is ending are left
+/// out. Returns how many claims it ended.
+pub(crate) async fn expire_leases(pg: &PgContext, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+    let together = transact!(pg, "ending expired leases", |tx| expire_some(tx, latest, spared));
+    match together {
+        Err(_) if !pg.is_unavailable() => expire_one_by_one(pg, latest, spared).await,
+        ended => ended,
+    }
+}
+
+async fn expire_some(tx: &mut WriteTx<'_>, latest: Millis, spared: &[ClaimToken]) -> Result<u32, PgError> {
+    let leases = find_ended(tx, tx.now.min(latest), spared, LEASES_MAX).await?;
+    expire(tx, latest, &leases).await
+}
+
+/// Ends each lease in a transaction of its own. Errors when none could be ended.
+async fn expire_one_by_one(pg: &PgContext, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+    let by = pg.now().await?.min(latest);
+    let leases = read!(pg, "looking for expired leases", |tx| find_ended(tx, by, spared, SINGLE_LEASES_MAX))?;
+    let (mut count, mut failure) = (0, None);
+    for token in leases {
+        match transact!(pg, "ending an expired lease", |tx| expire(tx, latest, &[token])) {
+            Ok(ended) => count += ended,
+            Err(err) => {
+                tracing::error!(token = token.get(), error = %err, "a lease that ran out could not be ended");
+                failure = Some(err);
+            }
+        }
+    }
+    failure.filter(|_| count == 0).map_or(Ok(count), Err)
+}
+
+/// Ends those of the leases that have run out and that no other transaction is ending. Returns how many claims it
+/// ended.
+async fn expire(tx: &mut WriteTx<'_>, latest: Millis, leases: &[ClaimToken]) -> Result<u32, PgError> {
+    if leases.is_empty() {
         return Ok(0);
     }
-    ordering::lock_keys(tx, &ids).await?;
-    let lock = format!(
-        "SELECT {} FROM outbox.items WHERE id = ANY($1::bigint[]) AND status = 'CLAIMED' AND lease_until <= $2
-         ORDER BY id FOR UPDATE SKIP LOCKED",
-        rows::without_payload()
-    );
-    let mut lost = Vec::new();
-    for row in tx.rows(&lock, &[&rows::numbers(&ids), &tx.now.get()]).await? {
-        let item = rows::item(&row)?.item;
-        let claim = ClaimedItem::of_row(&item)?;
-        let message =
-            format!("the lease ended before {} settled the attempt: it died or was suspended", claim.claimed_by);
-        lost.push(ClaimEnd::lease_ended(&claim, Failure::new(FailureClass::Lost, "lease.expired", message), tx.now));
-    }
-    write_claim_ends(tx, &lost).await?;
-    tx.wakes_other_processes |= !lost.is_empty();
-    Ok(u32::try_from(lost.len()).unwrap_or(u32::MAX))
+    let ended = lock_ended(tx, tx.now.min(latest), leases).await?;
+    drop_missing(tx, &ended.missing).await?;
+    let count = u32::try_from(ended.items.len()).unwrap_or(u32::MAX);
+    let end = |leased: LeasedItem| {
+        let failure = expiry(&leased.attempt);
+        ClaimEnd::lease_ended(leased.into(), failure, tx.now)
+    };
+    let claim_ends: Vec<_> = ended.items.into_iter().map(end).collect();
+    write_claim_ends(tx, &claim_ends).await?;
+    tx.wakes_other_processes |= count > 0;
+    Ok(count)
+}
+
+fn expiry(attempt: &AttemptRecord) -> Failure {
+    let message = format!("the lease ended before {} settled the attempt: it died or was suspended", attempt.pod);
+    Failure::new(FailureClass::Lost, "lease.expired", message)
 }

@@ -2,7 +2,7 @@
 //! with it after a crash.
 //!
 //! A batch is found by a read and made in a transaction of its own, which locks the job and checks each item again. Ids
-//! only ascend, so no item is taken twice. The column `epoch` of an item says whether the item has been in its status
+//! only ascend, so no item is taken twice. The column `epoch` of an item's place says whether the item has been there
 //! since before the job began, whatever the clocks say. A batch, its audit entry and the job's progress are one
 //! transaction. When batches run is not known here.
 
@@ -19,6 +19,7 @@ use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::operate::change_batch;
+use crate::queries::ItemQuery;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, WriteTx, without_nul};
 use crate::{PostgresStore, queries};
@@ -40,7 +41,7 @@ pub(crate) async fn start(
 
 async fn count(tx: &impl Query, filter: &Filter) -> Result<i64, PgError> {
     let condition = SqlFilter::from_filter(filter);
-    let statement = format!("SELECT count(*) FROM outbox.items WHERE {}", condition.sql);
+    let statement = format!("SELECT count(*) FROM outbox.status WHERE {}", condition.sql);
     let rows = tx.rows(&statement, &values(&condition)).await?;
     Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
 }
@@ -81,11 +82,11 @@ async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(J
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, None)));
     }
-    let mut condition = SqlFilter::from_filter(&job.filter);
-    condition.and("id > ?", Some(job.scanned_up_to));
-    condition.and("id <= ?", Some(job.last_id));
-    condition.and("epoch < ?", Some(job.id));
-    let ids = queries::ids(tx, &condition, job.batch_size()).await?;
+    let mut query = ItemQuery::new(&job.filter);
+    query.condition.and("id > ?", Some(job.scanned_up_to));
+    query.condition.and("id <= ?", Some(job.last_id));
+    query.condition.and("epoch < ?", Some(job.id));
+    let ids = queries::ids(tx, &query, job.batch_size()).await?;
     Ok(Some((job, Some(ids))))
 }
 

@@ -5,10 +5,16 @@
 //! committed in groups (`settlement_queue`). The store repeats a transaction that lost a race, or lost its connection
 //! before the commit, a bounded number of times (`context`).
 //!
+//! # Places
+//! An item is in one of four tables: the queue, a lease, the DONE items or the DLQ. A transition deletes it from one
+//! and inserts it into another (`places`, `leases`). What applications inserted never changes. Statements that are run
+//! often are functions of the schema, whose plans the server keeps; no statement is prepared by a name, and no setting
+//! belongs to a session. So connections work through a pooler that gives each transaction another session.
+//!
 //! # Locks
-//! Every transaction takes locks in this order: limits of types, heads of ordering keys, items, states, alerts, sagas,
-//! signals, totals. A transaction waits for the lock of a head only while it holds no item. A claim, which holds items,
-//! uses try-locks (`ordering`).
+//! Every transaction waits for locks in this order: lines of ordering keys, leases, states, sagas, alerts, signals. A
+//! transaction waits for a line only while it holds no lease. A claim tries the locks of limits and lines, and skips
+//! rows that others hold (`ordering`).
 //!
 //! # Other pods
 //! Every insert sends a notification (`listen`). Where the migration left notifications out, each pod reads the
@@ -21,6 +27,7 @@
 
 #[macro_use]
 mod context;
+mod abandon;
 mod alerts;
 mod audit;
 #[cfg(feature = "bench-support")]
@@ -37,6 +44,7 @@ mod expire;
 mod fair_share;
 mod health;
 mod jobs;
+mod leases;
 mod listen;
 mod maintain;
 mod migrate;
@@ -44,15 +52,19 @@ mod operate;
 mod options;
 mod ordering;
 mod overview;
+mod past;
+mod places;
 mod plugin_state;
 mod pods;
 mod pool;
 mod quarantine;
 mod queries;
+mod renew;
 mod rows;
 mod saga_signals;
 mod settle;
 mod settlement_queue;
+mod sql_value;
 mod store_impl;
 mod stuck;
 mod transfer;

@@ -1,7 +1,7 @@
 //! The totals of the outbox, at a cost that does not grow with the number of DONE items.
 //!
-//! Unfinished and dead items are counted in the partial indexes. Everything else is a counter that the causing
-//! transaction keeps; the trigger `items_deleted` lowers the counter of DONE items when one is deleted.
+//! Unfinished and dead items are counted in the tables of their places. Everything else is a total to which the causing
+//! transaction adds; the trigger `items_deleted` lowers the total of DONE items when one is deleted.
 
 use outbox_item::{Millis, Status};
 use outbox_store::Overview;
@@ -18,8 +18,8 @@ pub(crate) async fn overview(tx: &impl Query, now: Millis) -> Result<Overview, P
     count_unfinished(tx, &mut overview).await?;
     read_counters(tx, &mut overview).await?;
     overview.sum_statuses();
-    let statement = "SELECT (SELECT count(*) FROM outbox.items WHERE status = 'CLAIMED' AND lease_until <= $1),
-                            (SELECT count(DISTINCT ordering_key) FROM outbox.items WHERE blocks_key),
+    let statement = "SELECT (SELECT coalesce(sum(count), 0)::bigint FROM outbox.leases WHERE lease_until <= $1),
+                            (SELECT count(DISTINCT ordering_key) FROM outbox.dead WHERE blocks_key),
                             pg_database_size(current_database()),
                             (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000, 0)::bigint
                              FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())";
@@ -33,19 +33,15 @@ pub(crate) async fn overview(tx: &impl Query, now: Millis) -> Result<Overview, P
     Ok(overview)
 }
 
-/// Counts unfinished and dead items in the partial indexes, which hold no DONE item.
+/// Counts the items that wait, are claimed, or are dead, by type.
 async fn count_unfinished(tx: &impl Query, overview: &mut Overview) -> Result<(), PgError> {
-    const PARTS: [(Status, &str); 4] = [
-        (Status::Pending, "status = 'PENDING' AND NOT held"),
-        (Status::Pending, "status = 'PENDING' AND held"),
-        (Status::Claimed, "status = 'CLAIMED'"),
-        (Status::Dlq, "status = 'DLQ'"),
+    const PLACES: [(Status, &str); 3] = [
+        (Status::Pending, "SELECT type, count(*), min(available_at) FROM outbox.queue GROUP BY type"),
+        (Status::Claimed, "SELECT type, sum(count)::bigint, NULL::bigint FROM outbox.leases GROUP BY type"),
+        (Status::Dlq, "SELECT type, count(*), NULL::bigint FROM outbox.dead GROUP BY type"),
     ];
-    for (status, part) in PARTS {
-        // Only the indexes of PENDING items hold `available_at`.
-        let oldest = if status == Status::Pending { "min(available_at)" } else { "NULL::bigint" };
-        let statement = format!("SELECT type, count(*), {oldest} FROM outbox.items WHERE {part} GROUP BY type");
-        for row in tx.rows(&statement, &[]).await? {
+    for (status, statement) in PLACES {
+        for row in tx.rows(statement, &[]).await? {
             overview.count(row.try_get(0)?, status, unsigned(&row, 1)?);
             if let Some(oldest) = optional_time(&row, 2)? {
                 overview.record_oldest(row.try_get(0)?, oldest);
@@ -56,8 +52,7 @@ async fn count_unfinished(tx: &impl Query, overview: &mut Overview) -> Result<()
 }
 
 async fn read_counters(tx: &impl Query, overview: &mut Overview) -> Result<(), PgError> {
-    let statement = "SELECT name, saga, type, outcome, sum(total)::bigint FROM outbox.counters GROUP BY 1, 2, 3, 4";
-    for row in tx.rows(statement, &[]).await? {
+    for row in tx.rows("SELECT name, saga, type, outcome, total FROM outbox.totals", &[]).await? {
         let [name, saga, item_type, outcome] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
         if let Some(counter) = Counter::parse(name, saga, item_type, outcome) {
             overview.add_counter(counter, unsigned(&row, 4)?);

@@ -1,11 +1,11 @@
-//! Connections to one database: their settings, their time limits and TLS.
+//! Connections to one database: how they are opened, the time limits of that, and TLS.
 //!
-//! It does not know what runs on them.
+//! It does not know what runs on them. A connection has no settings of its own: each transaction sets its limits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{Client, Manager, ManagerConfig, RecyclingMethod, Runtime};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -34,7 +34,6 @@ impl Pool {
         let wait = options.statement_timeout / 2;
         let config = parse(url, wait)?;
         let tls = connector(options.root_certificates.as_deref())?;
-        let session: Arc<str> = session(options.statement_timeout).into();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
         let idle = deadpool_postgres::Pool::builder(manager)
@@ -43,10 +42,6 @@ impl Pool {
             .wait_timeout(Some(wait))
             .create_timeout(Some(wait))
             .recycle_timeout(Some(wait))
-            .post_create(Hook::async_fn(move |client, _| {
-                let session = Arc::clone(&session);
-                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
-            }))
             .build()
             .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
         Ok(Self { idle, config, tls })
@@ -54,10 +49,7 @@ impl Pool {
 
     /// A connection, which returns to the pool when it is dropped.
     pub(crate) async fn connection(&self) -> Result<Client, PgError> {
-        self.idle.get().await.map_err(|err| match err {
-            PoolError::PostCreateHook(HookError::Backend(source)) => PgError::Database(source),
-            err => PgError::NoConnection(err),
-        })
+        Ok(self.idle.get().await?)
     }
 
     /// A connection outside the pool, which the caller polls.
@@ -76,17 +68,6 @@ impl Pool {
         let hosts = hosts.collect::<Vec<_>>().join(",");
         format!("database {:?} at {hosts}", self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres"))
     }
-}
-
-/// SQL that sets the server's limits of a connection: the run of a statement, the wait for a lock (half of it), and the
-/// idle time inside a transaction (twice as long).
-fn session(statement_timeout: Duration) -> String {
-    let statement = statement_timeout.as_millis();
-    let (lock, idle) = (statement / 2, statement * 2);
-    format!(
-        "SET statement_timeout = {statement}; SET lock_timeout = {lock};
-         SET idle_in_transaction_session_timeout = {idle}"
-    )
 }
 
 /// The configuration in the URL, with defaults for the limits that the URL does not set.

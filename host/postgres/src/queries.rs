@@ -1,6 +1,7 @@
 //! Reads items: lists, single items with their history, signals, and groups of failures.
 //!
-//! Nothing here writes. Totals are in `overview`.
+//! Nothing here writes. Items are read through the view `outbox.status` and its parts, one for each status. Totals are
+//! in `overview`.
 
 use tokio_postgres::Row;
 
@@ -8,26 +9,60 @@ use outbox_core::{FailedAttempt, Recording};
 use outbox_item::{Item, ItemId, Status};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{FailureGroup, Filter, ItemDetails, Page, Signal, SignalSeq};
+use outbox_store::{FailureGroup, Filter, ItemDetails, MisplacedItem, Page, Signal, SignalSeq};
 
 use crate::audit;
 use crate::error::PgError;
 use crate::rows::{self, COLUMNS, count, json_column, time, unsigned, values};
 use crate::tx::Query;
 
+/// Which items are wanted.
+pub(crate) struct ItemQuery {
+    /// In which places to look.
+    statuses: Vec<Status>,
+    pub(crate) condition: SqlFilter,
+}
+
+impl ItemQuery {
+    /// The items that match the filter.
+    pub(crate) fn new(filter: &Filter) -> Self {
+        let statuses = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
+        Self { statuses, condition: SqlFilter::from_filter(filter) }
+    }
+
+    /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own
+    /// limit: the view of all statuses is a union, for which PostgreSQL reads and sorts every item that matches.
+    fn first(&self, columns: &str, order: &str, limit: u32) -> String {
+        let end = format!("ORDER BY {order} LIMIT {limit}");
+        let of_status = |status: &Status| {
+            format!("(SELECT {columns} FROM {} WHERE {} {end})", view_of(*status), self.condition.sql)
+        };
+        let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
+        format!("SELECT * FROM ({}) AS part {end}", parts.join(" UNION ALL "))
+    }
+}
+
+/// The view of the items with this status.
+fn view_of(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "outbox.status_pending",
+        Status::Claimed => "outbox.status_claimed",
+        Status::Done => "outbox.status_done",
+        Status::Dlq => "outbox.status_dlq",
+    }
+}
+
 /// The items that match, newest first.
 pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Result<Vec<Item>, PgError> {
-    let mut condition = SqlFilter::from_filter(filter);
-    condition.and("id < ?", page.before);
-    let statement =
-        format!("SELECT {COLUMNS} FROM outbox.items WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
-    let rows = tx.rows(&statement, &values(&condition)).await?;
+    let mut query = ItemQuery::new(filter);
+    query.condition.and("id < ?", page.before);
+    let rows = tx.rows(&query.first(COLUMNS, "id DESC", page.limit), &values(&query.condition)).await?;
     rows.iter().map(|row| Ok(rows::item(row)?.item)).collect()
 }
 
 /// The item with its history and its audit entries.
 pub(crate) async fn get(tx: &impl Query, id: ItemId) -> Result<Option<ItemDetails>, PgError> {
-    let statement = format!("SELECT {COLUMNS} FROM outbox.items WHERE id = $1");
+    let statement = format!("SELECT {COLUMNS} FROM outbox.status WHERE id = $1");
     let rows = tx.rows(&statement, &[&id.get()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let item = rows::item(row)?.item;
@@ -80,14 +115,14 @@ pub(crate) async fn signals(tx: &impl Query, after: SignalSeq, limit: u32) -> Re
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.
 pub(crate) async fn failure_groups(tx: &impl Query, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, PgError> {
     let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
+    let dead = view_of(Status::Dlq);
     let statement = format!(
         "SELECT died.*, sample.last_error, sample.handler_digest,
                 (SELECT code FROM outbox.attempts WHERE item_id = sample.id ORDER BY delivery DESC LIMIT 1)
          FROM (SELECT fingerprint COLLATE \"C\" AS fingerprint, type, count(*) AS items, min(dead_at), max(dead_at),
                       max(id) AS newest
-               FROM outbox.items WHERE {} AND fingerprint IS NOT NULL GROUP BY 1, 2
-               ORDER BY items DESC, fingerprint LIMIT {limit}) AS died
-         JOIN outbox.items AS sample ON sample.id = died.newest
+               FROM {dead} WHERE {} GROUP BY 1, 2 ORDER BY items DESC, fingerprint LIMIT {limit}) AS died
+         JOIN {dead} AS sample ON sample.id = died.newest
          ORDER BY died.items DESC, died.fingerprint",
         condition.sql
     );
@@ -108,9 +143,22 @@ fn failure_group(row: &Row) -> Result<FailureGroup, PgError> {
     })
 }
 
-/// The ids of the first `limit` items that fulfil the condition, ascending.
-pub(crate) async fn ids(tx: &impl Query, condition: &SqlFilter, limit: u32) -> Result<Vec<ItemId>, PgError> {
-    let statement = format!("SELECT id FROM outbox.items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
-    let rows = tx.rows(&statement, &values(condition)).await?;
+/// The ids of the first `limit` items that are wanted, ascending.
+pub(crate) async fn ids(tx: &impl Query, query: &ItemQuery, limit: u32) -> Result<Vec<ItemId>, PgError> {
+    let rows = tx.rows(&query.first("id", "id", limit), &values(&query.condition)).await?;
     rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
+}
+
+/// Items that are in no place or in several, by ascending id.
+pub(crate) async fn misplaced(tx: &impl Query, limit: u32) -> Result<Vec<MisplacedItem>, PgError> {
+    let statement = "SELECT item.id, count(place.id)
+        FROM outbox.items AS item LEFT JOIN (
+            SELECT id FROM outbox.queue UNION ALL SELECT unnest(ids) FROM outbox.leases
+            UNION ALL SELECT id FROM outbox.done UNION ALL SELECT id FROM outbox.dead) AS place ON place.id = item.id
+        GROUP BY item.id HAVING count(place.id) <> 1 ORDER BY item.id LIMIT $1";
+    let misplaced = |row: &Row| {
+        let places = u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u32::MAX);
+        Ok(MisplacedItem { id: ItemId::new(row.try_get(0)?), places })
+    };
+    tx.rows(statement, &[&i64::from(limit)]).await?.iter().map(misplaced).collect()
 }

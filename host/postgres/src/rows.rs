@@ -1,22 +1,23 @@
-//! Reads rows of `outbox.items`, decodes columns, and binds the parameters of filters.
+//! Reads rows of the view `outbox.status`, decodes columns, and binds the parameters of filters.
 //!
-//! An item's row is read tolerantly: a part that cannot be read is a defect beside the item, so that operators can
-//! still see the rest.
+//! The view shows an item together with the place where it is; this file does not know the places. An item's row is
+//! read tolerantly: a part that cannot be read is a defect beside the item, so that operators can still see the rest.
 
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use outbox_item::{Item, ItemId, Millis};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::engine::stored::{RowName, parse_json, parse_word};
 
 use crate::error::PgError;
+use crate::sql_value::SqlValue;
 
 /// The columns that [`item`] reads, in its order.
 pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers::text, cid, saga, ordering_key, \
      created_at, metadata::text, status, attempts, deliveries, replays, available_at, claimed_at, claimed_by, \
-     lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest";
+     lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest, \
+     losses, give_backs";
 
 /// An item, and the first of its parts that could not be read.
 pub(crate) struct DecodedItem {
@@ -55,6 +56,8 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         dead_at: optional_time(row, 24)?,
         result: row.try_get(25)?,
         handler_digest: row.try_get(26)?,
+        losses: count(row, 27)?,
+        give_backs: count(row, 28)?,
     };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
@@ -108,11 +111,11 @@ pub(crate) fn numbers(ids: &[ItemId]) -> Vec<i64> {
 }
 
 /// The values of a filter's parameters.
-pub(crate) fn values(condition: &SqlFilter) -> Vec<&(dyn ToSql + Sync)> {
+pub(crate) fn values(condition: &SqlFilter) -> Vec<&dyn SqlValue> {
     condition.params.iter().map(bind).collect()
 }
 
-fn bind(param: &SqlParam) -> &(dyn ToSql + Sync) {
+fn bind(param: &SqlParam) -> &dyn SqlValue {
     match param {
         SqlParam::Text(text) => text,
         SqlParam::Number(number) => number,

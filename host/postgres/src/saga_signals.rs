@@ -1,13 +1,16 @@
-//! Saga signals and their totals, written in the transaction of the transition that causes them.
+//! Saga runs: their unfinished and their dead items, and the signals and totals of their transitions, written in the
+//! transaction that causes them.
 //!
-//! A run of (saga, correlation id) is open from the first claim of one of its items until no item of it is PENDING or
-//! CLAIMED. Begins and ends alternate, because both lock the run's row. The trigger `items_deleted` deletes the row of
-//! an ended run with its last item.
+//! A run of (saga, correlation id) is open from the first claim of one of its items until `outbox.saga_open` has none
+//! of its items. Begins and ends alternate, because both lock the run's row. The schema's triggers enter a new item in
+//! `outbox.saga_open`, and delete the row of an ended run with its last item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outbox_core::saga::{SagaOutcome, StepOutcome, begin_data, begin_signal, end_data, end_signal, step_signal};
-use outbox_item::Item;
+use outbox_core::saga::{
+    RunCause, SagaOutcome, StepOutcome, begin_data, begin_signal, end_data, end_signal, step_signal,
+};
+use outbox_item::{Item, ItemId, Status};
 use outbox_store::engine::attempt_record::SagaStep;
 use outbox_store::engine::counters::Counter;
 
@@ -23,11 +26,14 @@ pub(crate) struct SagaStepEnd<'a> {
 }
 
 /// Begins a run for each saga of the items unless one is open. The caller has just claimed the items.
-pub(crate) async fn begin_runs_if_none(tx: &mut WriteTx<'_>, items: &[Item]) -> Result<(), PgError> {
-    let mut runs: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+pub(crate) async fn begin_runs_if_none(
+    tx: &mut WriteTx<'_>,
+    items: impl IntoIterator<Item = &Item>,
+) -> Result<(), PgError> {
+    let mut runs: BTreeMap<(&str, &str), RunCause> = BTreeMap::new();
     for item in items {
         if let Some(saga) = &item.saga {
-            runs.entry((saga, &item.cid)).or_insert(item.replays > 0);
+            runs.entry((saga, &item.cid)).or_insert(RunCause::of_replays(item.replays));
         }
     }
     if runs.is_empty() {
@@ -42,15 +48,90 @@ pub(crate) async fn begin_runs_if_none(tx: &mut WriteTx<'_>, items: &[Item]) -> 
                RETURNING saga, cid, known.run";
     for row in tx.rows(sql, &[&sagas, &cids, &tx.now.get()]).await? {
         let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let is_replay = runs.get(&(saga.as_str(), cid.as_str())).copied().unwrap_or_default();
+        let cause = runs.get(&(saga.as_str(), cid.as_str())).copied().unwrap_or_default();
         tx.count(Counter::SagaBegin { saga: &saga }, 1);
-        tx.signal(begin_signal(&saga), &begin_data(&cid, row.try_get(2)?, is_replay));
+        tx.signal(begin_signal(&saga), &begin_data(&cid, row.try_get(2)?, cause));
     }
     Ok(())
 }
 
+/// A move of an item of a saga, by the status before and after it.
+pub(crate) struct SagaMove<'a> {
+    pub(crate) saga: &'a str,
+    pub(crate) cid: &'a str,
+    pub(crate) id: ItemId,
+    pub(crate) from: Status,
+    pub(crate) to: Status,
+}
+
+impl SagaMove<'_> {
+    fn is_finish(&self) -> bool {
+        !is_finished(self.from) && is_finished(self.to)
+    }
+
+    fn is_reopening(&self) -> bool {
+        is_finished(self.from) && !is_finished(self.to)
+    }
+
+    /// What the move adds to the number of the run's dead items.
+    fn deaths(&self) -> i64 {
+        i64::from(self.to == Status::Dlq) - i64::from(self.from == Status::Dlq)
+    }
+}
+
+const fn is_finished(status: Status) -> bool {
+    matches!(status, Status::Done | Status::Dlq)
+}
+
+/// Keeps what is known of the runs of items that moved: which items are unfinished, and how many are dead. Locks the
+/// rows of the runs that may have ended, in one order, until the end of the transaction.
+pub(crate) async fn note_moves(tx: &WriteTx<'_>, moves: &[SagaMove<'_>]) -> Result<(), PgError> {
+    let finished: Vec<_> = moves.iter().filter(|moved| moved.is_finish()).collect();
+    let delete = "DELETE FROM outbox.saga_open AS open
+                  USING unnest($1::text[], $2::text[], $3::bigint[]) AS done (saga, cid, id)
+                  WHERE open.saga = done.saga AND open.cid = done.cid AND open.id = done.id";
+    write_open(tx, delete, &finished).await?;
+    let reopened: Vec<_> = moves.iter().filter(|moved| moved.is_reopening()).collect();
+    let insert = "INSERT INTO outbox.saga_open (saga, cid, id)
+                  SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) ON CONFLICT DO NOTHING";
+    write_open(tx, insert, &reopened).await?;
+    let mut deaths: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for moved in moves.iter().filter(|moved| moved.is_finish() || moved.deaths() != 0) {
+        *deaths.entry((moved.saga, moved.cid)).or_default() += moved.deaths();
+    }
+    add_deaths(tx, &deaths).await
+}
+
+async fn write_open(tx: &WriteTx<'_>, statement: &str, moves: &[&SagaMove<'_>]) -> Result<(), PgError> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let (sagas, cids): (Vec<_>, Vec<_>) = moves.iter().map(|moved| (moved.saga, moved.cid)).unzip();
+    let ids: Vec<_> = moves.iter().map(|moved| moved.id.get()).collect();
+    tx.rows(statement, &[&sagas, &cids, &ids]).await.map(drop)
+}
+
+/// Locks the runs and adds to the numbers of their dead items, on which the outcome at the end of a run depends.
+async fn add_deaths(tx: &WriteTx<'_>, deaths: &BTreeMap<(&str, &str), i64>) -> Result<(), PgError> {
+    if deaths.is_empty() {
+        return Ok(());
+    }
+    let (sagas, cids): (Vec<_>, Vec<_>) = deaths.keys().copied().unzip();
+    let lock = "SELECT 1 FROM outbox.sagas, unnest($1::text[], $2::text[]) AS new (name, correlation)
+                WHERE saga = name AND cid = correlation ORDER BY saga, cid FOR UPDATE OF sagas";
+    tx.rows(lock, &[&sagas, &cids]).await?;
+    if deaths.values().all(|by| *by == 0) {
+        return Ok(());
+    }
+    let amounts: Vec<_> = deaths.values().copied().collect();
+    let add = "UPDATE outbox.sagas AS run SET dead = greatest(run.dead + new.by, 0)
+               FROM unnest($1::text[], $2::text[], $3::bigint[]) AS new (name, correlation, by)
+               WHERE run.saga = new.name AND run.cid = new.correlation AND new.by <> 0";
+    tx.rows(add, &[&sagas, &cids, &amounts]).await.map(drop)
+}
+
 /// Writes a signal for each step, and ends the runs of which no item is unfinished. The caller has ended the claims and
-/// written their rows.
+/// moved their items, with [`note_moves`].
 pub(crate) async fn advance_runs(tx: &mut WriteTx<'_>, step_ends: &[SagaStepEnd<'_>]) -> Result<(), PgError> {
     let mut finishing = BTreeSet::new();
     for SagaStepEnd { step, outcome, class } in step_ends {
@@ -65,19 +146,16 @@ pub(crate) async fn advance_runs(tx: &mut WriteTx<'_>, step_ends: &[SagaStepEnd<
     if finishing.is_empty() { Ok(()) } else { end_finished(tx, &finishing).await }
 }
 
+/// Ends those of the runs of which no item is unfinished. Their rows are locked, in an earlier statement: so this one
+/// sees what other transactions committed while that waited.
 async fn end_finished(tx: &mut WriteTx<'_>, runs: &BTreeSet<(&str, &str)>) -> Result<(), PgError> {
     let (sagas, cids): (Vec<_>, Vec<_>) = runs.iter().copied().unzip();
-    let lock = "SELECT 1 FROM outbox.sagas, unnest($1::text[], $2::text[]) AS new (name, correlation)
-                WHERE saga = name AND cid = correlation ORDER BY saga, cid FOR UPDATE OF sagas";
-    tx.rows(lock, &[&sagas, &cids]).await?;
-    // A statement of its own: it sees what other transactions committed while the lock above waited.
     let close = "UPDATE outbox.sagas AS run SET ended_at = $3
                  FROM unnest($1::text[], $2::text[]) AS new (name, correlation)
                  WHERE run.saga = name AND run.cid = correlation AND run.ended_at IS NULL
-                   AND NOT EXISTS (SELECT 1 FROM outbox.items WHERE saga = name AND cid = correlation
-                                   AND status IN ('PENDING', 'CLAIMED'))
-                 RETURNING run.saga, run.cid,
-                     EXISTS (SELECT 1 FROM outbox.items WHERE saga = name AND cid = correlation AND status = 'DLQ')";
+                   AND NOT EXISTS (SELECT 1 FROM outbox.saga_open AS open
+                                   WHERE open.saga = name AND open.cid = correlation)
+                 RETURNING run.saga, run.cid, run.dead::bigint";
     for row in tx.rows(close, &[&sagas, &cids, &tx.now.get()]).await? {
         let (saga, cid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let outcome = SagaOutcome::of_run(row.try_get(2)?);

@@ -13,19 +13,19 @@ use outbox_store::engine::alerts::alert_message;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
-    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClearStateRequest,
-    ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition, FailureGroup, Filter,
-    ImportReport, Inspect, ItemDetails, Job, JobId, Maintain, MaintenanceReport, Operate, OperateReport,
-    OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Retention, Selection,
-    SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer,
-    Violation,
+    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
+    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, Job, JobId, Maintain, MaintenanceReport, MisplacedItem,
+    Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record,
+    Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
+    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::PgContext;
 use crate::diagnostics::ServerDiagnostics;
 use crate::{
-    PostgresStore, alerts, audit, claim, control, diagnostics, enqueue, expire, jobs, maintain, operate, overview,
-    plugin_state, pods, quarantine, queries, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, claim, control, diagnostics, enqueue, expire, jobs, maintain, operate,
+    overview, plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -63,13 +63,22 @@ impl Queue for PostgresStore {
         transact!(pg, "claiming items", |tx| claim::claim(tx, request))
     }
 
+    async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "giving back an unanswered claim", |tx| abandon::abandon(tx, tokens))
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "renewing leases", |tx| renew::renew(tx, renewals))
+    }
+
     async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
         self.settlements.settle(claim.clone(), request).await
     }
 
-    async fn expire_leases(&self) -> Result<u32, StoreError> {
-        let pg = &*self.pg;
-        transact!(pg, "ending expired leases", |tx| expire::expire_leases(tx))
+    async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+        expire::expire_leases(&self.pg, latest, spared).await
     }
 
     async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError> {
@@ -124,6 +133,11 @@ impl Inspect for PostgresStore {
         let pg = &*self.pg;
         let now = pg.now().await?;
         read!(pg, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))
+    }
+
+    async fn misplaced(&self, limit: u32) -> Result<Vec<MisplacedItem>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "comparing items with their places", |tx| queries::misplaced(tx, limit))
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {

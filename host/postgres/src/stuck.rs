@@ -2,36 +2,42 @@
 //!
 //! The reason and the command that helps are worded in `outbox_store`.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{StuckItem, WaitingType};
-use outbox_store::{StuckEntry, StuckQuery};
+use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::error::PgError;
 use crate::rows::{count, time, unsigned};
 use crate::tx::{Query, Values};
 
-/// SQL: `head` is the head of its ordering key, or has none. The column `held` tells this only of items that a claim
-/// has read.
-const IS_HEAD: &str = "(head.ordering_key IS NULL OR NOT EXISTS (
-    SELECT 1 FROM outbox.items AS before
-    WHERE before.ordering_key = head.ordering_key AND before.id <> head.id
-      AND (before.status IN ('PENDING', 'CLAIMED') OR before.blocks_key)
-      AND (before.id < head.id OR before.status = 'CLAIMED')))";
+/// The newest items among which lost ones are looked for; `doctor` looks at all.
+const LOOK_BACK: i64 = 10_000;
+
+/// SQL: the waiting item `head` is the one that its ordering key waits for, or has no key. Only a key of which an item
+/// has been claimed or is dead has a lane; of any other key it is the first in the queue.
+const IS_HEAD: &str = "(head.ordering_key IS NULL OR head.id = coalesce(
+    (SELECT lane.id FROM outbox.lanes AS lane WHERE lane.ordering_key = head.ordering_key),
+    (SELECT front.id FROM outbox.queue AS front WHERE front.ordering_key = head.ordering_key
+     ORDER BY front.ordering_key, front.turn, front.id LIMIT 1)))";
 
 /// SQL: the number of items queued behind `head`.
-const QUEUED: &str = "(SELECT count(*) FROM outbox.items AS behind
-    WHERE behind.ordering_key = head.ordering_key AND behind.status = 'PENDING' AND behind.id > head.id)";
+const QUEUED: &str = "(SELECT count(*) FROM outbox.queue AS behind
+    WHERE behind.ordering_key = head.ordering_key AND (behind.turn, behind.id) > (head.turn, head.id))";
 
 /// The stuck items and types at `now`, kind by kind.
 pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> Result<Vec<StuckEntry>, PgError> {
     let reader = StuckReader { tx, query, now };
     let mut found = reader.expired().await?;
+    found.extend(reader.held_long().await?);
     found.extend(reader.failing().await?);
     found.extend(reader.blocked().await?);
     found.extend(reader.held().await?);
     found.extend(reader.waiting().await?);
+    found.extend(reader.lost().await?);
     Ok(found)
 }
 
@@ -47,16 +53,33 @@ impl<S: Query> StuckReader<'_, S> {
     }
 
     async fn expired(&self) -> Result<Vec<StuckEntry>, PgError> {
-        let statement = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox.items
-                         WHERE status = 'CLAIMED' AND lease_until <= $1 ORDER BY lease_until";
+        let statement = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox.status_claimed
+                         WHERE lease_until <= $1 ORDER BY lease_until, id";
         let expired = |row: &Row| Ok(head(row)?.expired(time(row, 3)?, row.try_get(4)?));
         self.rows(statement, &[&self.now.get()]).await?.iter().map(expired).collect()
     }
 
+    /// A lease that is renewed does not run out, so the time of the claim tells. A lease that ends later than the
+    /// longest one allows was claimed while a clock was ahead.
+    async fn held_long(&self) -> Result<Vec<StuckEntry>, PgError> {
+        let statement = "SELECT id, type, ordering_key, claimed_at, claimed_by FROM outbox.status_claimed
+                         WHERE lease_until > $1 AND (claimed_at < $2 OR lease_until > $3)
+                         ORDER BY claimed_at, id";
+        let oldest = self.now.saturating_sub(self.query.older_than);
+        let held_long = |row: &Row| Ok(head(row)?.held_long(time(row, 3)?, row.try_get(4)?, self.now));
+        let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
+        self.rows(statement, &[&self.now.get(), &oldest.get(), &latest.get()]).await?.iter().map(held_long).collect()
+    }
+
     async fn failing(&self) -> Result<Vec<StuckEntry>, PgError> {
-        let statement = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox.items
+        let statement =
+            "SELECT queue.id, queue.type, queue.ordering_key, item.created_at, past.attempts, past.last_error
+                         FROM outbox.queue JOIN outbox.past ON past.id = queue.id
+                              JOIN outbox.items AS item ON item.id = queue.id
+                         WHERE queue.again AND past.attempts > 2 AND past.attempts >= $1::bigint
+                         UNION ALL
+                         SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox.status_claimed
                          WHERE attempts >= $1::bigint
-                           AND (status = 'CLAIMED' OR (status = 'PENDING' AND attempts > 2))
                          ORDER BY attempts DESC, id";
         let failing = |row: &Row| Ok(head(row)?.failing(time(row, 3)?, count(row, 4)?, row.try_get(5)?));
         self.rows(statement, &[&i64::from(self.query.attempts)]).await?.iter().map(failing).collect()
@@ -65,7 +88,7 @@ impl<S: Query> StuckReader<'_, S> {
     async fn blocked(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
             "SELECT id, type, ordering_key, dead_at, last_error, {QUEUED}
-             FROM outbox.items AS head WHERE blocks_key ORDER BY dead_at"
+             FROM outbox.dead AS head WHERE blocks_key ORDER BY dead_at, id"
         );
         let blocking = |row: &Row| Ok(head(row)?.blocking(time(row, 3)?, row.try_get(4)?, unsigned(row, 5)?));
         self.rows(&statement, &[]).await?.iter().map(blocking).collect()
@@ -74,11 +97,11 @@ impl<S: Query> StuckReader<'_, S> {
     /// Heads of their ordering keys that are not available yet, with other items queued behind them.
     async fn held(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
-            "SELECT id, type, ordering_key, created_at, available_at - $1, waiting FROM (
-                 SELECT *, {QUEUED} AS waiting FROM outbox.items AS head
-                 WHERE ordering_key IS NOT NULL AND NOT held AND status = 'PENDING' AND available_at > $1
-                   AND {IS_HEAD}) AS front
-             WHERE waiting > 0 ORDER BY available_at DESC"
+            "SELECT front.id, front.type, front.ordering_key, item.created_at, front.available_at - $1, front.waiting
+             FROM (SELECT *, {QUEUED} AS waiting FROM outbox.queue AS head
+                   WHERE ordering_key IS NOT NULL AND NOT held AND available_at > $1 AND {IS_HEAD}) AS front
+             JOIN outbox.items AS item ON item.id = front.id
+             WHERE front.waiting > 0 ORDER BY front.available_at DESC"
         );
         let holding = |row: &Row| Ok(head(row)?.holding(time(row, 3)?, row.try_get(4)?, unsigned(row, 5)?));
         self.rows(&statement, &[&self.now.get()]).await?.iter().map(holding).collect()
@@ -89,13 +112,26 @@ impl<S: Query> StuckReader<'_, S> {
         let statement = format!(
             "SELECT oldest.*, pause.reason, pause.type IS NOT NULL FROM (
                  SELECT min(id), type, NULL::text, min(available_at) AS since, count(*)
-                 FROM outbox.items AS head
-                 WHERE status = 'PENDING' AND NOT held AND available_at <= $1 AND {IS_HEAD} GROUP BY type
+                 FROM outbox.queue AS head
+                 WHERE NOT held AND available_at <= $1 AND {IS_HEAD} GROUP BY type
              ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type ORDER BY since"
         );
         let found: Vec<WaitingType> =
             self.rows(&statement, &[&self.now.get()]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Items in no place, among the newest.
+    async fn lost(&self) -> Result<Vec<StuckEntry>, PgError> {
+        let statement = "SELECT id, type, ordering_key, created_at FROM outbox.items AS item
+            WHERE id > (SELECT max(id) FROM outbox.items) - $1
+              AND NOT EXISTS (SELECT 1 FROM outbox.queue WHERE queue.id = item.id)
+              AND NOT EXISTS (SELECT 1 FROM outbox.done WHERE done.id = item.id)
+              AND NOT EXISTS (SELECT 1 FROM outbox.dead WHERE dead.id = item.id)
+              AND NOT EXISTS (SELECT 1 FROM outbox.leases WHERE item.id = ANY (leases.ids))
+            ORDER BY id";
+        let lost = |row: &Row| Ok(head(row)?.lost(time(row, 3)?));
+        self.rows(statement, &[&LOOK_BACK]).await?.iter().map(lost).collect()
     }
 }
 

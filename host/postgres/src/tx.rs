@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
+use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{IsolationLevel, Row};
+use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage};
 
 use outbox_item::Millis;
 use outbox_store::engine::alerts::AlertSettings;
@@ -15,9 +15,12 @@ use outbox_store::engine::counters::{Counter, CounterKey};
 use outbox_store::{Clock, Violation};
 
 use crate::error::PgError;
+use crate::sql_value::typed;
 
-/// SQL for the number of the newest job. Every statement that changes an item's status writes it into `epoch`.
-pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox.jobs)";
+pub(crate) use crate::sql_value::Values;
+
+/// SQL for the number of the newest job. Every statement that puts an item into a place writes it into `epoch`.
+pub(crate) const NEWEST_JOB_SQL: &str = "outbox.newest_job()";
 
 /// What every writing transaction of a store has in common.
 pub(crate) struct TxContext {
@@ -29,10 +32,21 @@ pub(crate) struct TxContext {
     pub(crate) alerts: Option<AlertSettings>,
     /// Whether the schema notifies workers of inserts.
     pub(crate) notifies: bool,
+    /// SQL that begins every transaction; see [`settings`].
+    pub(crate) settings: String,
 }
 
-/// The values of a statement.
-pub(crate) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+/// SQL with the settings of the present transaction: the limits of the server for the run of a statement, for the wait
+/// for a lock (half of it) and for idle time (twice as long), and no compilation of plans, which takes longer than any
+/// statement of this store. They are set in each transaction, because a pooler can give the next one another session.
+pub(crate) fn settings(statement_timeout: Duration) -> String {
+    let statement = statement_timeout.as_millis();
+    let (lock, idle) = (statement / 2, statement * 2);
+    format!(
+        "SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};
+         SET LOCAL idle_in_transaction_session_timeout = {idle}; SET LOCAL jit = off"
+    )
+}
 
 /// Something that runs statements: a transaction of this store.
 pub(crate) trait Query: Sync {
@@ -42,8 +56,7 @@ pub(crate) trait Query: Sync {
 
 impl Query for Transaction<'_> {
     async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
-        let statement = self.prepare_cached(sql).await?;
-        Ok(self.query(&statement, values).await?)
+        Ok(self.query_typed(sql, &typed(values)).await?)
     }
 }
 
@@ -59,9 +72,11 @@ pub(crate) struct ReadTx<'a> {
 }
 
 impl<'a> ReadTx<'a> {
-    pub(crate) async fn begin(client: &'a mut Client) -> Result<Self, PgError> {
+    pub(crate) async fn begin(client: &'a mut Client, context: &TxContext) -> Result<Self, PgError> {
         let begin = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-        Ok(Self { tx: begin.start().await? })
+        let tx = begin.start().await?;
+        tx.batch_execute(&context.settings).await?;
+        Ok(Self { tx })
     }
 }
 
@@ -75,6 +90,21 @@ impl Query for ReadTx<'_> {
 pub(crate) async fn database_time(tx: &impl Query) -> Result<Millis, PgError> {
     let rows = tx.rows("SELECT outbox.now()", &[]).await?;
     Ok(Millis::new(rows.first().ok_or(PgError::LostRace)?.try_get(0)?))
+}
+
+/// The time in the reply to a batch of statements of which one reads it.
+fn time_in(reply: &[SimpleQueryMessage]) -> Result<Millis, PgError> {
+    let text = reply.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    text.and_then(|text| text.parse().ok()).map(Millis::new).ok_or(PgError::LostRace)
+}
+
+/// Begins a transaction in which each statement sees what other transactions committed while it waited for a lock. The
+/// level is explicit, because a role or a database can have another default.
+pub(crate) async fn begin_read_committed(client: &mut Client) -> Result<Transaction<'_>, PgError> {
+    Ok(client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?)
 }
 
 /// A transaction that writes. It is rolled back when it is dropped without a commit.
@@ -97,13 +127,11 @@ pub(crate) struct WriteTx<'a> {
 
 impl<'a> WriteTx<'a> {
     pub(crate) async fn begin(client: &'a mut Client, context: &'a TxContext) -> Result<Self, PgError> {
-        // Explicit, because a database can have another default. Each statement must see what other transactions
-        // committed while it waited for a lock.
-        let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
-        let tx = begin.start().await?;
+        let tx = begin_read_committed(client).await?;
+        let read = tx.simple_query(&format!("{}; SELECT outbox.now()", context.settings)).await?;
         let now = match &context.clock {
             Some(clock) => clock(),
-            None => database_time(&tx).await?,
+            None => time_in(&read)?,
         };
         Ok(Self {
             tx,
@@ -118,7 +146,7 @@ impl<'a> WriteTx<'a> {
         })
     }
 
-    /// Adds to one of the totals in `outbox.counters`, at the end of this transaction.
+    /// Adds to one of the totals in `outbox.totals`, at the end of this transaction.
     pub(crate) fn count(&mut self, counter: Counter<'_>, by: i64) {
         let CounterKey { name, saga, item_type, outcome } = counter.key();
         *self.counters.entry([name, saga, item_type, outcome].map(str::to_owned)).or_default() += by;
@@ -160,8 +188,7 @@ impl<'a> WriteTx<'a> {
         self.rows(sql, &[&self.pod, &self.now.get(), &names, &data]).await.map(drop)
     }
 
-    /// Writes the totals. The map's order is the same in every process, so that transactions that lock the same totals
-    /// cannot deadlock.
+    /// Appends the changes of the totals, which maintenance adds up. No transaction waits for another's.
     async fn write_counters(&mut self) -> Result<(), PgError> {
         if self.counters.is_empty() {
             return Ok(());
@@ -175,10 +202,8 @@ impl<'a> WriteTx<'a> {
             amounts.push(by);
         }
         let [names, sagas, types, outcomes] = columns;
-        let sql = "INSERT INTO outbox.counters AS counter (name, saga, type, outcome, total)
-                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
-                   ON CONFLICT (name, saga, type, outcome, slot)
-                   DO UPDATE SET total = counter.total + excluded.total";
+        let sql = "INSERT INTO outbox.deltas (name, saga, type, outcome, by)
+                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])";
         self.rows(sql, &[&names, &sagas, &types, &outcomes, &amounts]).await.map(drop)
     }
 }

@@ -158,7 +158,7 @@ impl Handler for Plugins {
         };
         let _busy = Arc::clone(&generation.busy);
         let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state)).await;
-        let report = AttemptReport { digest: Some(generation.digest.as_str().to_owned()), ..report };
+        let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
         self.registry.record_attempt(&generation, &attempt.item.idem_key, report)
     }
 }

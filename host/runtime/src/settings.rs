@@ -18,8 +18,8 @@ pub struct PluginSettings {
     pub role: Option<String>,
     /// The folder of compiled code and of the last good components. Only this user may be able to write it.
     pub cache_dir: PathBuf,
-    /// The lease of a claim when the manifest has no `timeout`.
-    pub lease: Duration,
+    /// The longest time of one attempt when the manifest has no `timeout`.
+    pub attempt_time: Duration,
     /// The retry policy; a manifest overrides single values of it.
     pub retry: RetryPolicy,
     /// The highest number of attempts at a time in this process.

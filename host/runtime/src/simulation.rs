@@ -202,7 +202,7 @@ impl SimulatedPlugin {
             end = backend.ended_early() => end,
             report = attempting => match backend.early_end() {
                 Some(end) => end,
-                None => return AttemptEnd::Reported(AttemptReport { digest: Some(self.digest.to_string()), ..report }),
+                None => return AttemptEnd::Reported(AttemptReport { digest: Some(self.digest.clone()), ..report }),
             },
         };
         match end {
@@ -214,7 +214,7 @@ impl SimulatedPlugin {
     fn timed_out_report(&self, effects: SideEffects, attempt_time: Duration) -> AttemptReport {
         let failure = failure_mapping::timed_out(self.manifest.timeout, attempt_time, effects);
         let maybe_executed = effects == SideEffects::Possible;
-        let digest = Some(self.digest.to_string());
+        let digest = Some(self.digest.clone());
         AttemptReport { maybe_executed, digest, ..AttemptReport::without_component(Outcome::Failed(failure)) }
     }
 }

@@ -24,7 +24,8 @@ pub(crate) fn dead_lettered(
     failure: &Failure,
     blocks: bool,
 ) -> rusqlite::Result<()> {
-    alerts::dead_letter_messages(dead, failure, blocks).into_iter().try_for_each(|message| send(tx, message))
+    let blocked_key = dead.ordering_key.as_deref().filter(|_| blocks);
+    alerts::dead_letter_messages(dead, failure, blocked_key).into_iter().try_for_each(|message| send(tx, message))
 }
 
 /// Alerts operators to an event that is no transition of an item.

@@ -46,8 +46,9 @@ impl DirectStore {
         Ok(claims.len())
     }
 
-    /// Writes the rows that enqueued items have, or handled items if `status` is DONE, in one transaction. Empties the
-    /// write-ahead log afterwards, so that a measurement does not pay for this.
+    /// Writes the rows that enqueued items have, or handled items if `status` is DONE, in one transaction. Items with
+    /// an ordering key stay enqueued. Empties the write-ahead log afterwards, so that a measurement does not pay for
+    /// this.
     pub fn fill(&self, items: &[NewItem], status: Status) -> Result<(), StoreError> {
         const TRIED: &str = "filling the database";
         self.transact(|tx| fill(tx, items, status).map_err(unavailable(TRIED)))?;
@@ -76,9 +77,10 @@ fn fill(tx: &mut WriteTx<'_>, items: &[NewItem], status: Status) -> rusqlite::Re
         insert(tx.connection, item, tx.now)?;
     }
     if status == Status::Done {
-        let sql = "UPDATE outbox_items SET status = 'DONE', attempts = 1, deliveries = 1, done_at = ?1
-                   WHERE status = 'PENDING' AND held = 0";
-        let done = tx.connection.prepare_cached(sql)?.execute([tx.now.get()])?;
+        let done = "INSERT INTO outbox_done (id, done_at, epoch)
+                    SELECT id, ?1, 0 FROM outbox_queue WHERE ordering_key IS NULL";
+        let done = tx.connection.prepare_cached(done)?.execute([tx.now.get()])?;
+        tx.connection.prepare_cached("DELETE FROM outbox_queue WHERE ordering_key IS NULL")?.execute([])?;
         let item_type = items.first().map_or("", |item| &item.item_type);
         tx.count(Counter::Done { item_type }, i64::try_from(done).unwrap_or(i64::MAX));
     }

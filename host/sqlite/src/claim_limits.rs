@@ -26,7 +26,7 @@ pub(crate) fn free(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<u32
 fn free_concurrency(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<u32> {
     let Some(concurrency) = terms.concurrency else { return Ok(u32::MAX) };
     let mut count =
-        tx.connection.prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND type = ?1")?;
+        tx.connection.prepare_cached("SELECT coalesce(sum(count), 0) FROM outbox_leases WHERE type = ?1")?;
     let claimed: u32 = count.query_row([&terms.item_type], |row| row.get(0))?;
     Ok(concurrency.saturating_sub(claimed))
 }

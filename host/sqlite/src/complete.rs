@@ -1,136 +1,161 @@
 //! Makes items DONE: those that are settled together share statements.
 //!
-//! It knows the item, its totals and its signals. Its caller writes what a handler asked the host to write.
+//! It knows the item's place, its totals and its signals. Its caller writes what a handler asked the host to write.
 
-use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rusqlite::{Row, ToSql};
+use rusqlite::Row;
 
-use outbox_core::ClaimEndKind;
 use outbox_core::saga::StepOutcome;
-use outbox_item::ItemId;
+use outbox_core::{AttemptTrace, ClaimedPast, HostWrites, ItemMove, Past, Settlement};
+use outbox_item::{ItemId, Status};
 use outbox_store::engine::attempt_record::SagaStep;
 use outbox_store::engine::counters::Counter;
-use outbox_store::{ClaimRef, StoreError};
+use outbox_store::{ClaimRef, ClaimToken, StoreError};
 
-use crate::batch::{Statements, slices};
-use crate::saga_signals;
-use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::id_list::id_list;
+use crate::leases::leave_lease;
+use crate::ordering::find_front;
+use crate::past::{read_pasts, write_past};
+use crate::places::{DoneItem, to_done};
+use crate::saga_signals::{self, SagaItem};
+use crate::write_tx::WriteTx;
 
 /// A claim whose item becomes DONE.
 pub(crate) struct CompletionRow {
-    id: ItemId,
-    token: String,
+    claim: ClaimRef,
     result: Option<Vec<u8>>,
     handler_digest: Option<String>,
 }
 
 impl CompletionRow {
     pub(crate) fn new(claim: ClaimRef, result: Option<Vec<u8>>, handler_digest: Option<String>) -> Self {
-        Self { id: claim.id, token: claim.token.into_string(), result, handler_digest }
+        Self { claim, result, handler_digest }
     }
 }
 
-/// Settles each claim that still holds; the others get [`StoreError::ClaimLost`]. When SQLite fails, every claim of the
-/// statement gets the error, and the transaction may contain a part of the work.
+/// Settles each claim that still holds; the others get [`StoreError::ClaimLost`]. When SQLite fails, every claim gets
+/// the error, and the transaction may contain a part of the work.
 pub(crate) fn complete(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
-    slices(completions).flat_map(|completions| complete_rows(tx, completions)).collect()
-}
-
-fn complete_rows(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> Vec<Result<(), StoreError>> {
-    let ids: BTreeSet<_> = completions.iter().map(|completion| completion.id).collect();
-    // Two settlements of one claim need a statement each: only one of them may succeed.
-    if ids.len() < completions.len() {
-        return completions.iter().flat_map(|completion| complete_rows(tx, &[completion])).collect();
-    }
-    let done = complete_in_one_statement(tx, completions).map_err(|err| err.to_string());
-    let settled = |completion: &&CompletionRow| match &done {
-        Ok(done) if done.iter().any(|row| row.id == completion.id) => Ok(()),
+    let held = complete_held(tx, completions).map_err(|err| err.to_string());
+    let settled = |index: usize| match &held {
+        Ok(held) if held.contains(&index) => Ok(()),
         Ok(_) => Err(StoreError::ClaimLost),
         Err(why) => Err(StoreError::Unavailable { tried: "settling a claim", source: why.clone().into() }),
     };
-    completions.iter().map(settled).collect()
+    (0..completions.len()).map(settled).collect()
 }
 
-/// What the totals and the signals need of an item that became DONE.
-struct CompletedRow {
+/// Returns the positions of the claims that held.
+fn complete_held(tx: &mut WriteTx<'_>, completions: &[&CompletionRow]) -> rusqlite::Result<BTreeSet<usize>> {
+    let mut by_token: BTreeMap<ClaimToken, Vec<usize>> = BTreeMap::new();
+    for (index, completion) in completions.iter().enumerate() {
+        by_token.entry(completion.claim.token).or_default().push(index);
+    }
+    let mut all_held = BTreeSet::new();
+    for (token, indexes) in by_token {
+        let ids = indexes.iter().map(|index| completions[*index].claim.id).collect();
+        let Some(left) = leave_lease(tx, token, ids)? else { continue };
+        // Of two settlements of one claim only the first holds.
+        let mut unsettled: BTreeSet<_> = left.ids.into_iter().collect();
+        let held: Vec<_> =
+            indexes.into_iter().filter(|index| unsettled.remove(&completions[*index].claim.id)).collect();
+        let done: Vec<_> = held.iter().map(|index| completions[*index]).collect();
+        arrive_done(tx, &left.item_type, &done)?;
+        all_held.extend(held);
+    }
+    Ok(all_held)
+}
+
+/// Makes items DONE that have left one lease.
+fn arrive_done(tx: &mut WriteTx<'_>, item_type: &str, done: &[&CompletionRow]) -> rusqlite::Result<()> {
+    let rows: Vec<_> = done.iter().map(|completion| completion.place()).collect();
+    to_done(tx, &rows)?;
+    let count = i64::try_from(done.len()).unwrap_or(i64::MAX);
+    tx.count(Counter::Done { item_type }, count);
+    tx.count(Counter::Attempt { item_type, outcome: "done" }, count);
+    let ids: Vec<_> = done.iter().map(|completion| completion.claim.id).collect();
+    let pasts = read_pasts(tx, &ids)?;
+    for completion in done {
+        if let Some(past) = pasts.get(&completion.claim.id) {
+            completion.write_past(tx, item_type, past)?;
+        }
+    }
+    advance(tx, item_type, &linked(tx, &ids)?, &pasts)
+}
+
+impl CompletionRow {
+    fn place(&self) -> DoneItem<'_> {
+        DoneItem { id: self.claim.id, handler_digest: self.handler_digest.as_deref(), result: self.result.as_deref() }
+    }
+
+    fn write_past(&self, tx: &WriteTx<'_>, item_type: &str, past: &Past) -> rusqlite::Result<()> {
+        let claimed = ClaimedPast { item_type, is_ordered: false, past };
+        let attempt = AttemptTrace { handler_digest: self.handler_digest.as_deref(), ..AttemptTrace::default() };
+        let done = Settlement::Done { result: None, writes: HostWrites::default() };
+        write_past(tx, self.claim.id, &ItemMove::settled(claimed, &done, attempt, tx.now).past)
+    }
+}
+
+/// An item that others may wait for: those of its ordering key, or its saga.
+struct LinkedItem {
     id: ItemId,
-    item_type: String,
     saga: Option<String>,
     cid: String,
-    attempt: u32,
-    /// Whether the item has an ordering key, so that others may have waited for it.
-    is_ordered: bool,
+    ordering_key: Option<String>,
 }
 
-impl CompletedRow {
+impl LinkedItem {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: ItemId::new(row.get(0)?),
-            item_type: row.get(1)?,
-            saga: row.get(2)?,
-            cid: row.get(3)?,
-            attempt: row.get(4)?,
-            is_ordered: row.get(5)?,
-        })
+        Ok(Self { id: ItemId::new(row.get(0)?), saga: row.get(1)?, cid: row.get(2)?, ordering_key: row.get(3)? })
     }
 
-    fn saga_step(&self) -> Option<SagaStep<'_>> {
-        let Self { id, item_type, cid, attempt, .. } = self;
-        self.saga.as_deref().map(|saga| SagaStep { saga, cid, item_type, item_id: *id, attempt: *attempt })
+    fn saga_item(&self) -> Option<SagaItem<'_>> {
+        self.saga.as_deref().map(|saga| SagaItem { saga, cid: &self.cid, id: self.id })
     }
 }
 
-fn complete_in_one_statement(
+/// SQL: those of the items that others may wait for. Reads no item, only the index of such items.
+const LINKED: &str = "SELECT id, saga, cid, ordering_key FROM outbox_items INDEXED BY outbox_items_linked
+    WHERE id IN (SELECT value FROM json_each(?1)) AND (saga IS NOT NULL OR ordering_key IS NOT NULL)";
+
+fn linked(tx: &WriteTx<'_>, ids: &[ItemId]) -> rusqlite::Result<Vec<LinkedItem>> {
+    let mut select = tx.connection.prepare_cached(LINKED)?;
+    select.query_map([id_list(ids)], LinkedItem::read)?.collect()
+}
+
+/// Lets those go on that waited for the items.
+fn advance(
     tx: &mut WriteTx<'_>,
-    completions: &[&CompletionRow],
-) -> rusqlite::Result<Vec<CompletedRow>> {
-    let done = update(tx, completions)?;
-    tx.wakes_workers |= done.iter().any(|row| row.is_ordered);
-    for of_type in done.chunk_by(|one, next| one.item_type == next.item_type) {
-        let count = i64::try_from(of_type.len()).unwrap_or(i64::MAX);
-        let item_type = &of_type[0].item_type;
-        tx.count(Counter::Done { item_type }, count);
-        tx.count(Counter::Attempt { item_type, outcome: "done" }, count);
-    }
+    item_type: &str,
+    linked: &[LinkedItem],
+    pasts: &HashMap<ItemId, Past>,
+) -> rusqlite::Result<()> {
+    let keys: BTreeSet<_> = linked.iter().filter_map(|item| item.ordering_key.as_deref()).collect();
+    keys.iter().try_for_each(|key| find_front(tx, key))?;
+    tx.wakes_workers |= !keys.is_empty();
     // Steps first: the signal of a run's last step precedes the signal of its end.
-    for step in done.iter().filter_map(CompletedRow::saga_step) {
+    let steps: Vec<_> = linked.iter().filter_map(LinkedItem::saga_item).collect();
+    for item in &steps {
+        saga_signals::note_move(tx, item, Status::Done)?;
+        let SagaItem { saga, cid, id: item_id } = *item;
+        let attempt = pasts.get(&item_id).map_or(1, |past| past.attempts);
+        let step = SagaStep { saga, cid, item_type, item_id, attempt };
         saga_signals::write_step_signal(tx, &step, StepOutcome::Ok, "done")?;
     }
-    for step in done.iter().filter_map(CompletedRow::saga_step) {
-        saga_signals::end_if_finished(tx, step.saga, step.cid)?;
-    }
-    Ok(done)
+    let runs: BTreeSet<_> = steps.iter().map(|item| (item.saga, item.cid)).collect();
+    runs.into_iter().try_for_each(|(saga, cid)| saga_signals::end_if_finished(tx, saga, cid))
 }
 
-/// The number of values of one row of [`UPDATE`].
-const VALUES: usize = 4;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
 
-static UPDATE: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(VALUES, |rows| {
-        format!(
-            "UPDATE outbox_items NOT INDEXED
-             SET status = ?1, epoch = {NEWEST_JOB_SQL}, done_at = ?2, result = new.result, handler_digest = new.digest,
-                 last_error = NULL, given_back_since = NULL,
-                 claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-             FROM (SELECT column1 AS item, column2 AS token, column3 AS result, column4 AS digest
-                   FROM (VALUES {rows})) AS new
-             WHERE id = new.item AND claim_token = new.token AND status = 'CLAIMED'
-             RETURNING id, type, saga, cid, attempts, ordering_key IS NOT NULL"
-        )
-    })
-});
-
-fn update(tx: &WriteTx<'_>, completions: &[&CompletionRow]) -> rusqlite::Result<Vec<CompletedRow>> {
-    let status = ClaimEndKind::Complete.status().as_str();
-    let now = tx.now.get();
-    let ids: Vec<_> = completions.iter().map(|completion| completion.id.get()).collect();
-    let mut values: Vec<&dyn ToSql> = vec![&status, &now];
-    for (id, completion) in ids.iter().zip(completions) {
-        let CompletionRow { token, result, handler_digest, .. } = completion;
-        let row: [&dyn ToSql; VALUES] = [id, token, result, handler_digest];
-        values.extend(row);
+    #[test]
+    fn a_settlement_learns_who_waits_for_an_item_without_reading_past_its_payload() {
+        let steps = plan(LINKED, ["[1]"]);
+        let look = "SEARCH outbox_items USING COVERING INDEX outbox_items_linked";
+        assert!(steps.iter().any(|line| line.contains(look)), "{steps:?}");
     }
-    tx.connection.prepare_cached(UPDATE.of(completions.len()))?.query_map(&*values, CompletedRow::read)?.collect()
 }

@@ -1,68 +1,93 @@
 //! Ends leases that ran out.
 //!
-//! It knows the claim's row and its history. Who calls it, and how often, is the caller's.
+//! It knows the lease and the history of its items. Who calls it, and how often, is the caller's.
 
 use rusqlite::params;
 
 use outbox_core::saga::StepOutcome;
-use outbox_core::{ClaimEndKind, Failure, FailureClass};
-use outbox_store::StoreError;
-use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_core::{Failure, FailureClass, ItemMove};
+use outbox_item::{ItemId, Millis};
+use outbox_store::engine::attempt_record::AttemptRecord;
+use outbox_store::{ClaimToken, StoreError};
 
-use crate::error::{unavailable, unusable};
-use crate::rows::{self, COLUMNS};
+use crate::error::unavailable;
+use crate::id_list::read_ids;
+use crate::leases::{LeasedItem, leave_with_items, token_list};
+use crate::places::arrive;
 use crate::saga_signals;
-use crate::settle::write_history;
-use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::settle::{claimed_past, write_history};
+use crate::write_tx::WriteTx;
 
-/// Expired leases that one transaction ends, so that it stays short; the rest follow in the next.
-const EXPIRE_MAX: u32 = 100;
+/// Items whose claims one transaction ends, so that it stays short; the rest follow in the next.
+const EXPIRE_MAX: usize = 100;
 
-/// Ends a batch of leases that have run out, of any type: the item is PENDING again at once, and its history says
-/// that the attempt was lost. Returns how many leases it ended.
-pub(crate) fn expire_leases(tx: &mut WriteTx<'_>) -> Result<u32, StoreError> {
-    let expired = expired(tx).map_err(unavailable("finding expired leases"))?;
-    for attempted in &expired {
-        expire_claim(tx, attempted).map_err(unavailable("ending an expired lease"))?;
+/// Ends claims whose leases have run out by now and by `latest`, of any type, except the `spared` ones: the items are
+/// PENDING again at once, and their history says that the attempt was lost. Returns how many claims it ended.
+pub(crate) fn expire_leases(tx: &mut WriteTx<'_>, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+    let ended = end_expired(tx, tx.now.min(latest), spared).map_err(unavailable("ending expired leases"))?;
+    tx.wakes_workers |= ended > 0;
+    Ok(u32::try_from(ended).unwrap_or(u32::MAX))
+}
+
+fn end_expired(tx: &mut WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Result<usize> {
+    let mut ended = 0;
+    for (token, ids) in expired(tx, by, spared)? {
+        if ended == EXPIRE_MAX {
+            break;
+        }
+        let first: Vec<_> = ids.into_iter().take(EXPIRE_MAX - ended).collect();
+        ended += expire_what_can_be(tx, token, &first)?;
     }
-    tx.wakes_workers |= !expired.is_empty();
-    Ok(u32::try_from(expired.len()).unwrap_or(u32::MAX))
+    Ok(ended)
 }
 
-fn expired(tx: &WriteTx<'_>) -> rusqlite::Result<Vec<AttemptRecord>> {
-    let mut select = tx.connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM outbox_items
-         WHERE status = 'CLAIMED' AND lease_until <= ?1 ORDER BY lease_until LIMIT ?2"
-    ))?;
-    let attempted = |row: &rusqlite::Row<'_>| {
-        let item = rows::item(row)?.item;
-        let claimed = ClaimedItem::of_row(&item).map_err(unusable)?;
-        Ok(AttemptRecord { maybe_executed: true, ..AttemptRecord::from_claim(&claimed) })
+/// Ends the claims of these items of the lease: together, or each by itself when one of them cannot be ended, so that
+/// it does not hold up the others. Returns how many claims it ended.
+fn expire_what_can_be(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<usize> {
+    let err = match tx.in_savepoint(|tx| expire(tx, token, ending))? {
+        Ok(()) => return Ok(ending.len()),
+        Err(err) => err,
     };
-    select.query_map(params![tx.now.get(), EXPIRE_MAX], attempted)?.collect()
+    if let [id] = ending {
+        tracing::error!(item.id = id.get(), error = %err, "an expired lease cannot be ended: trying again");
+        return Ok(0);
+    }
+    let mut ended = 0;
+    for id in ending {
+        ended += expire_what_can_be(tx, token, &[*id])?;
+    }
+    Ok(ended)
 }
 
-fn expire_claim(tx: &mut WriteTx<'_>, attempted: &AttemptRecord) -> rusqlite::Result<()> {
-    let message = format!("the lease ended before {} settled the attempt: it died or was suspended", attempted.pod);
-    let failure = Failure::new(FailureClass::Lost, "lease.expired", message);
-    end_lease(tx, attempted, &failure)
+/// The leases that have run out by then, oldest first, with the ids in them.
+fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Result<Vec<(ClaimToken, Vec<ItemId>)>> {
+    let mut select = tx.connection.prepare_cached(
+        "SELECT token, ids FROM outbox_leases
+         WHERE lease_until <= ?1 AND token NOT IN (SELECT value FROM json_each(?2))
+         ORDER BY lease_until, token LIMIT ?3",
+    )?;
+    let values = params![by.get(), token_list(spared), EXPIRE_MAX];
+    let rows = select.query_map(values, |row| Ok((ClaimToken::new(row.get(0)?), read_ids(row, 1)?)))?;
+    rows.collect()
 }
 
-/// The claim ends without a settlement: PENDING at once, with `failure` in the history.
-pub(crate) fn end_lease(tx: &mut WriteTx<'_>, attempted: &AttemptRecord, failure: &Failure) -> rusqlite::Result<()> {
-    write_history(tx, attempted, failure, None)?;
-    let mut update = tx.connection.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL},
-             available_at = ?3, maybe_executed = 1, last_error = ?4, given_back_since = NULL,
-             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'"
-    ))?;
-    update.execute(params![
-        attempted.id.get(),
-        ClaimEndKind::Expire.status().as_str(),
-        tx.now.get(),
-        failure.message
-    ])?;
-    saga_signals::advance_run(tx, attempted, StepOutcome::Retried, failure.class.as_str())
+/// Ends the claims of these items of the lease.
+fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
+    let items = leave_with_items(tx, token, ending)?;
+    items.iter().try_for_each(|leased| end_lease(tx, leased, &expiry(&leased.attempt)))
+}
+
+fn expiry(attempt: &AttemptRecord) -> Failure {
+    let message = format!("the lease ended before {} settled the attempt: it died or was suspended", attempt.pod);
+    Failure::new(FailureClass::Lost, "lease.expired", message)
+}
+
+/// The claim of an item that has left its lease ends without a settlement: PENDING at once, with `failure` in the
+/// history.
+pub(crate) fn end_lease(tx: &mut WriteTx<'_>, ended: &LeasedItem, failure: &Failure) -> rusqlite::Result<()> {
+    let attempt = AttemptRecord { maybe_executed: true, ..ended.attempt.clone() };
+    write_history(tx, &attempt, failure, None)?;
+    let moved = ItemMove::expired(claimed_past(&attempt, &ended.past), failure, tx.now);
+    arrive(tx, &attempt, &moved)?;
+    saga_signals::advance_run(tx, &attempt, StepOutcome::Retried, failure.class.as_str())
 }

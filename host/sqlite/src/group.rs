@@ -14,7 +14,7 @@ use outbox_store::StoreError;
 use crate::complete::{self, CompletionRow};
 use crate::enqueue::{self, Created};
 use crate::write_op::{PendingReply, WriteOp};
-use crate::write_tx::{WriteTx, execute};
+use crate::write_tx::WriteTx;
 
 /// A request in the writer's queue. The two commonest kinds share statements with others of their kind.
 pub(crate) enum QueuedRequest {
@@ -161,13 +161,8 @@ fn run_unguarded(tx: &mut WriteTx<'_>, op: &mut dyn WriteOp) -> Result<(), Group
 }
 
 fn run_in_savepoint(tx: &mut WriteTx<'_>, run: impl FnOnce(&mut WriteTx<'_>) -> bool) -> rusqlite::Result<()> {
-    let mark = tx.mark();
-    execute(tx.connection, "SAVEPOINT request")?;
-    if !run(tx) {
-        tx.rewind_to(mark);
-        execute(tx.connection, "ROLLBACK TO request")?;
-    }
-    execute(tx.connection, "RELEASE request")
+    // Why the request failed is in its reply.
+    tx.in_savepoint(|tx| run(tx).then_some(()).ok_or(())).map(drop)
 }
 
 /// The most requests in one transaction, so that the first request does not wait long for its reply.

@@ -2,7 +2,7 @@
 //! with it after a crash.
 //!
 //! A batch is found on a reading connection and made on the writer, which checks each item again. Ids only ascend, so
-//! no item is taken twice. The column `epoch` of an item says whether the item has been in its status since before the
+//! no item is taken twice. The column `epoch` of an item's place says whether the item has been there since before the
 //! job began, whatever the clocks say. A batch, its audit entry and the job's progress are one transaction. When
 //! batches run is not known here.
 
@@ -18,7 +18,7 @@ use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
 
 use crate::error::{unavailable, unusable};
 use crate::operate::change_batch;
-use crate::rows::{bound, json_column, optional_time, time};
+use crate::rows::{json_column, optional_time, time};
 use crate::write_tx::WriteTx;
 use crate::{SqliteStore, queries};
 
@@ -34,16 +34,10 @@ pub(crate) async fn start(
 ) -> Result<Job, StoreError> {
     let filter = job_filter(request)?;
     let counted = filter.clone();
-    let matched = store.read_pool.run("counting what a job is about", move |tx| count(tx, &counted)).await?;
+    let matched = store.read_pool.run("counting what a job is about", move |tx| queries::count(tx, &counted)).await?;
     let request = request.clone();
     let insert = move |tx: &mut WriteTx<'_>| insert(tx, &request, &filter, per_second, matched);
     store.writer.run("beginning a job", move |tx| insert(tx).map_err(unavailable("beginning a job"))).await
-}
-
-fn count(tx: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
-    let condition = SqlFilter::from_filter(filter);
-    let sql = format!("SELECT count(*) FROM outbox_items WHERE {}", condition.sql);
-    tx.prepare_cached(&sql)?.query_row(&*bound(&condition.params), |row| row.get(0))
 }
 
 fn insert(
@@ -81,7 +75,7 @@ fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Optio
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, None)));
     }
-    let mut condition = SqlFilter::from_filter(&job.filter);
+    let mut condition = SqlFilter::in_order_of_ids(&job.filter);
     condition.and("id > ?", Some(job.scanned_up_to));
     condition.and("id <= ?", Some(job.last_id));
     condition.and("epoch < ?", Some(job.id));

@@ -15,19 +15,25 @@
 //! # Time
 //! The clock is an option. Each write transaction reads it once, while it holds the write lock.
 //!
+//! # Places
+//! An item is in one of four tables: the queue, a lease, the DONE or the dead ones (`places`, `leases`). The table of
+//! items holds what the caller said, and is written once. The view `outbox_status` joins them for readers.
+//!
 //! # Rules in the schema
-//! Triggers implement the ordering of items with an ordering key (`ordering`), and parts of the totals (`overview`,
-//! `plugin_state`), the saga runs (`saga_signals`) and the audit trail (`audit`). So these rules also hold for items
-//! that an application inserts or deletes with SQL.
+//! Triggers put a new item into the queue, implement the ordering of items with an ordering key (`ordering`), and parts
+//! of the totals (`overview`, `plugin_state`), the saga runs (`saga_signals`) and the audit trail (`audit`). So these
+//! rules also hold for items that an application inserts or deletes with SQL.
 
 #![deny(missing_docs)]
 
+mod abandon;
 mod alerts;
 mod audit;
 mod batch;
 #[cfg(feature = "bench-support")]
 pub mod bench_support;
 mod claim;
+mod claim_items;
 mod claim_limits;
 mod commit_watcher;
 mod complete;
@@ -37,7 +43,9 @@ mod enqueue;
 mod error;
 mod expire;
 mod group;
+mod id_list;
 mod jobs;
+mod leases;
 mod long_poll;
 mod maintain;
 mod migrate;
@@ -45,11 +53,14 @@ mod operate;
 mod options;
 mod ordering;
 mod overview;
+mod past;
+mod places;
 mod plugin_state;
 mod pods;
 mod quarantine;
 mod queries;
 mod read_pool;
+mod renew;
 mod rows;
 mod saga_signals;
 mod settle;

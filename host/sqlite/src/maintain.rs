@@ -8,15 +8,15 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use outbox_item::Millis;
 use outbox_store::engine::operate_flow;
-use outbox_store::{MaintenanceReport, Retention, StoreError};
+use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::SqliteStore;
 use crate::connection::{connect, wal_bytes};
 use crate::error::unavailable;
 use crate::write_tx::{WAL_MAX, WriteTx};
 
-/// Items that one transaction deletes.
-const PRUNE_ITEMS: u32 = 500;
+/// Items that one transaction deletes, each with everything that belongs to it.
+const PRUNE_ITEMS: usize = 500;
 /// Signals that one transaction reads for deletion.
 const PRUNE_SIGNALS: u32 = 2_000;
 /// Jobs that one transaction reads for deletion.
@@ -31,7 +31,6 @@ pub(crate) async fn run_maintenance(
     store: &SqliteStore,
     retention: Retention,
 ) -> Result<MaintenanceReport, StoreError> {
-    let changed = operate_flow::run_due_jobs(store).await?;
     let prune = move |tx: &mut WriteTx<'_>| prune(tx, retention).map_err(unavailable("pruning"));
     let (items, signals) = store.writer.run("pruning", prune).await?;
     let path = store.read_pool.path().to_owned();
@@ -42,42 +41,64 @@ pub(crate) async fn run_maintenance(
             .map_err(|source| StoreError::Unavailable { tried, source: source.into() })?
             .map_err(unavailable(tried))?;
     }
-    Ok(MaintenanceReport { changed, items, signals })
+    Ok(MaintenanceReport { changed: operate_flow::run_due_jobs(store, log_failed_job).await?, items, signals })
+}
+
+fn log_failed_job(job: JobId, error: &StoreError) {
+    tracing::error!(%job, %error, "a job's batch failed; the job is tried again");
 }
 
 /// Deletes what retention no longer keeps, and returns free pages. Returns how many items and signals it deleted.
 fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<(u64, u64)> {
     let before = |age: Duration| tx.now.saturating_sub(age);
-    let (done, signals) = (retention.done.map(before), retention.signals.map(before));
-    let items = done.map_or(Ok(0), |before| prune_done(tx, before))?;
+    let (done, dead, signals) = (retention.done.map(before), retention.dead.map(before), retention.signals.map(before));
+    let mut items = done.map_or(Ok(0), |before| prune_items(tx, &DONE, before, PRUNE_ITEMS))?;
+    items += dead.map_or(Ok(0), |before| prune_items(tx, &DEAD, before, PRUNE_ITEMS - items))?;
     if let Some(before) = signals {
         prune_jobs(tx, before)?;
         prune_alerts(tx, before)?;
     }
     let signals = signals.map_or(Ok(0), |before| prune_signals(tx, before))?;
     vacuum(tx.connection)?;
-    Ok((items, signals))
+    Ok((items as u64, signals))
 }
 
-/// Deletes items that became DONE before `before`. The items of a saga run are deleted once all of them are finished
-/// and that old. Returns how many it deleted.
-fn prune_done(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<u64> {
-    let mut select = tx.connection.prepare_cached(
-        "SELECT id FROM outbox_items AS item
-         WHERE status = 'DONE' AND done_at < ?1
-           AND (saga IS NULL OR NOT EXISTS (
-                SELECT 1 FROM outbox_items AS other
-                WHERE other.cid = item.cid AND other.saga = item.saga
-                  AND coalesce(other.done_at, other.dead_at, ?1) >= ?1))
-         ORDER BY done_at LIMIT ?2",
-    )?;
+/// Where finished items are.
+struct FinishedPlace {
+    table: &'static str,
+    finished_at: &'static str,
+}
+
+const DONE: FinishedPlace = FinishedPlace { table: "outbox_done", finished_at: "done_at" };
+const DEAD: FinishedPlace = FinishedPlace { table: "outbox_dead", finished_at: "dead_at" };
+
+/// Deletes at most `limit` items that were finished before `before`. The items of a saga run are deleted once the run
+/// has ended and that long ago. The schema's delete trigger takes along what belongs to an item, and finds the front of
+/// a key that the item blocked. Returns how many it deleted.
+fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, limit: usize) -> rusqlite::Result<usize> {
+    let mut select = tx.connection.prepare_cached(&old_items(place))?;
     let ids: Vec<i64> =
-        select.query_map(params![before.get(), PRUNE_ITEMS], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1 AND status = 'DONE'")?;
+        select.query_map(params![before.get(), limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1")?;
     for id in &ids {
         delete.execute([id])?;
     }
-    Ok(ids.len() as u64)
+    // An item that blocked its key may have been among them.
+    tx.wakes_workers |= place.table == DEAD.table && !ids.is_empty();
+    Ok(ids.len())
+}
+
+fn old_items(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
+    format!(
+        "SELECT item.id FROM {table} AS finished JOIN outbox_items AS item ON item.id = finished.id
+         WHERE finished.{finished_at} < ?1
+           AND (item.saga IS NULL OR NOT EXISTS (
+                    SELECT 1 FROM outbox_saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
+                AND NOT EXISTS (
+                    SELECT 1 FROM outbox_sagas AS run
+                    WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, ?1) >= ?1))
+         ORDER BY finished.{finished_at} LIMIT ?2"
+    )
 }
 
 /// Deletes old signals. Reads the oldest numbers only, because numbers ascend with time. Returns how many it deleted.
@@ -124,4 +145,19 @@ fn truncate_wal(path: &Path) -> rusqlite::Result<()> {
         tracing::warn!(wal.max = WAL_MAX, "the write-ahead log is long and a reader keeps it: trying again");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
+
+    #[test]
+    fn retention_reads_the_oldest_finished_items_and_no_others() {
+        for (place, index) in [(&DONE, "outbox_done_at (done_at<?)"), (&DEAD, "outbox_dead_at (dead_at<?)")] {
+            let steps = plan(&old_items(place), params![1, 9]);
+            assert!(steps.iter().any(|line| line.contains(index)), "{steps:?}");
+            assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
+        }
+    }
 }

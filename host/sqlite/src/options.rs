@@ -26,6 +26,5 @@ impl Default for SqliteOptions {
 
 /// The system's time in Unix milliseconds.
 pub(crate) fn system_clock() -> Millis {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Millis::default().saturating_add(since_epoch)
+    std::time::SystemTime::now().into()
 }

@@ -1,7 +1,8 @@
 //! The totals of the outbox, at a cost that does not grow with the number of DONE items.
 //!
-//! Unfinished and dead items are counted in the partial indexes. Everything else is a counter that the causing
-//! transaction keeps; the trigger `outbox_items_deleted` lowers the counter of DONE items when one is deleted.
+//! Unfinished and dead items are counted where they are: in the queue, in leases and in `outbox_dead`. Everything else
+//! is a counter that the causing transaction keeps; the trigger `outbox_items_deleted` lowers the counter of DONE items
+//! when one is deleted.
 
 use rusqlite::Connection;
 
@@ -19,41 +20,48 @@ pub(crate) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
     read_counters(tx, &mut overview)?;
     overview.sum_statuses();
     overview.expired_claims = tx
-        .prepare_cached("SELECT count(*) FROM outbox_items WHERE status = 'CLAIMED' AND lease_until <= ?1")?
+        .prepare_cached("SELECT coalesce(sum(count), 0) FROM outbox_leases WHERE lease_until <= ?1")?
         .query_row([now.get()], |row| row.get(0))?;
     overview.blocked_keys = tx
-        .prepare_cached("SELECT count(DISTINCT ordering_key) FROM outbox_items WHERE blocks_key = 1")?
+        .prepare_cached("SELECT count(DISTINCT ordering_key) FROM outbox_dead WHERE blocks_key = 1")?
         .query_row([], |row| row.get(0))?;
     overview.pods = pods::recent(tx, now)?;
     Ok(overview)
 }
 
-/// Counts unfinished and dead items in the partial indexes, which hold no DONE item.
+/// The queue in three parts, each of which is read in one index: items without a fairness key, with one, and those that
+/// are held behind another item of their ordering key.
+const QUEUE: [&str; 3] = [
+    "outbox_queue WHERE held = 0 AND fairness_key IS NULL",
+    "outbox_queue WHERE held = 0 AND fairness_key IS NOT NULL",
+    "outbox_queue INDEXED BY outbox_queue_line WHERE ordering_key IS NOT NULL AND held = 1",
+];
+
 fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
-    // The index is named because SQLite prefers `outbox_items_dlq`, which has no types: it would read each row.
-    const DLQ: &str = "outbox_items INDEXED BY outbox_items_dead WHERE status = 'DLQ'";
-    const CLAIMED: &str = "outbox_items WHERE status = 'CLAIMED'";
-    const PENDING: [&str; 2] =
-        ["outbox_items WHERE status = 'PENDING' AND held = 0", "outbox_items WHERE status = 'PENDING' AND held = 1"];
-    for (status, parts) in [(Status::Pending, &PENDING[..]), (Status::Claimed, &[CLAIMED]), (Status::Dlq, &[DLQ])] {
-        for part in parts {
-            let sql = format!("SELECT type, count(*) FROM {part} GROUP BY type");
-            let mut select = tx.prepare_cached(&sql)?;
-            let mut rows = select.query([])?;
-            while let Some(row) = rows.next()? {
-                overview.count(row.get(0)?, status, row.get(1)?);
-            }
+    for part in QUEUE {
+        count_queued(tx, part, overview)?;
+    }
+    for (status, counts) in [
+        (Status::Claimed, "SELECT type, sum(count) FROM outbox_leases GROUP BY type"),
+        (Status::Dlq, "SELECT type, count(*) FROM outbox_dead GROUP BY type"),
+    ] {
+        let mut select = tx.prepare_cached(counts)?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            overview.count(row.get(0)?, status, row.get(1)?);
         }
     }
-    PENDING.iter().try_for_each(|pending| record_oldest(tx, pending, overview))
+    Ok(())
 }
 
-fn record_oldest(tx: &Connection, pending: &str, overview: &mut Overview) -> rusqlite::Result<()> {
-    let sql = format!("SELECT type, min(available_at) FROM {pending} GROUP BY type");
-    let mut oldest = tx.prepare_cached(&sql)?;
-    let mut rows = oldest.query([])?;
+fn count_queued(tx: &Connection, part: &str, overview: &mut Overview) -> rusqlite::Result<()> {
+    let sql = format!("SELECT type, count(*), min(available_at) FROM {part} GROUP BY type");
+    let mut select = tx.prepare_cached(&sql)?;
+    let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        overview.record_oldest(row.get(0)?, time(row, 1)?);
+        let item_type: String = row.get(0)?;
+        overview.count(item_type.clone(), Status::Pending, row.get(1)?);
+        overview.record_oldest(item_type, time(row, 2)?);
     }
     Ok(())
 }
@@ -65,7 +73,9 @@ fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<(
         let words: [String; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
         let [name, saga, item_type, outcome] = words.each_ref().map(String::as_str);
         if let Some(counter) = Counter::parse(name, saga, item_type, outcome) {
-            overview.add_counter(counter, row.get(4)?);
+            // Below zero after a change from outside: it must not keep the other totals from being read.
+            let total = u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+            overview.add_counter(counter, total);
         }
     }
     Ok(())

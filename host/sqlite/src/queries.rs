@@ -1,6 +1,7 @@
 //! Reads items: lists, single items with their history, signals, and groups of failures.
 //!
-//! Nothing here writes. Totals are in `overview`.
+//! Nothing here writes. Items are read through the view `outbox_status`, which knows where the status of an item comes
+//! from. Totals are in `overview`.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -8,7 +9,7 @@ use outbox_core::{FailedAttempt, Recording};
 use outbox_item::{Item, ItemId, Status};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{FailureGroup, Filter, ItemDetails, Page, Signal, SignalSeq};
+use outbox_store::{FailureGroup, Filter, ItemDetails, MisplacedItem, Page, Signal, SignalSeq};
 
 use crate::audit;
 use crate::error::unusable;
@@ -23,16 +24,16 @@ pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
 }
 
 fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
-    let mut condition = SqlFilter::from_filter(filter);
+    let mut condition = SqlFilter::in_order_of_ids(filter);
     condition.and("id < ?", page.before);
     let sql =
-        format!("SELECT {COLUMNS} FROM outbox_items WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
+        format!("SELECT {COLUMNS} FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
     (sql, condition.params)
 }
 
 /// The item with its history and its audit entries.
 pub(crate) fn get(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<ItemDetails>> {
-    let sql = format!("SELECT {COLUMNS} FROM outbox_items WHERE id = ?1");
+    let sql = format!("SELECT {COLUMNS} FROM outbox_status WHERE id = ?1");
     let Some(found) = tx.prepare_cached(&sql)?.query_row([id.get()], rows::item).optional()? else {
         return Ok(None);
     };
@@ -85,16 +86,9 @@ pub(crate) fn signals(tx: &Connection, after: SignalSeq, limit: u32) -> rusqlite
 
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.
 pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {
-    let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
-    let sql = format!(
-        "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id)
-         FROM outbox_items INDEXED BY outbox_items_failure
-         WHERE {} AND fingerprint IS NOT NULL GROUP BY fingerprint, type
-         ORDER BY count(*) DESC, fingerprint LIMIT {limit}",
-        condition.sql
-    );
+    let (sql, values) = group_search(filter, limit);
     let mut select = tx.prepare_cached(&sql)?;
-    let rows = select.query_map(&*bound(&condition.params), |row| {
+    let rows = select.query_map(&*bound(&values), |row| {
         Ok(FailureGroup {
             fingerprint: row.get(0)?,
             r#type: row.get(1)?,
@@ -110,9 +104,28 @@ pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> ru
     rows.map(|group| describe_sample(tx, group?)).collect()
 }
 
+/// Groups are counted in an index of `outbox_dead`. The items themselves are read for a filter only.
+fn group_search(filter: &Filter, limit: u32) -> (String, Vec<SqlParam>) {
+    let dead = Filter { status: vec![Status::Dlq], ..filter.clone() };
+    let all_dead = Filter { status: dead.status.clone(), ..Filter::default() };
+    let mut condition = "fingerprint <> ''".to_owned();
+    let mut params = Vec::new();
+    if dead != all_dead {
+        let matching = SqlFilter::from_filter(&dead);
+        condition = format!("{condition} AND id IN (SELECT id FROM outbox_status WHERE {})", matching.sql);
+        params = matching.params;
+    }
+    let sql = format!(
+        "SELECT fingerprint, type, count(*), min(dead_at), max(dead_at), max(id)
+         FROM outbox_dead WHERE {condition} GROUP BY fingerprint, type
+         ORDER BY count(*) DESC, fingerprint LIMIT {limit}"
+    );
+    (sql, params)
+}
+
 /// Adds the failure of the group's sample.
 fn describe_sample(tx: &Connection, mut group: FailureGroup) -> rusqlite::Result<FailureGroup> {
-    let mut select = tx.prepare_cached("SELECT last_error, handler_digest FROM outbox_items WHERE id = ?1")?;
+    let mut select = tx.prepare_cached("SELECT last_error, handler_digest FROM outbox_status WHERE id = ?1")?;
     (group.message, group.handler_digest) =
         select.query_row([group.sample.get()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut last =
@@ -128,32 +141,155 @@ pub(crate) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec
 
 /// The ids of the first `limit` items that fulfil the condition, ascending.
 pub(crate) fn ids(tx: &Connection, condition: &SqlFilter, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
-    let sql = format!("SELECT id FROM outbox_items WHERE {} ORDER BY id LIMIT {limit}", condition.sql);
-    let mut select = tx.prepare_cached(&sql)?;
+    let mut select = tx.prepare_cached(&id_search(condition, limit))?;
     select.query_map(&*bound(&condition.params), |row| row.get(0).map(ItemId::new))?.collect()
+}
+
+fn id_search(condition: &SqlFilter, limit: u32) -> String {
+    format!("SELECT id FROM outbox_status WHERE {} ORDER BY id LIMIT {limit}", condition.sql)
+}
+
+/// How many items match.
+pub(crate) fn count(tx: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
+    let (sql, values) = count_search(filter);
+    tx.prepare_cached(&sql)?.query_row(&*bound(&values), |row| row.get(0))
+}
+
+fn count_search(filter: &Filter) -> (String, Vec<SqlParam>) {
+    let condition = SqlFilter::from_filter(filter);
+    (format!("SELECT count(*) FROM outbox_status WHERE {}", condition.sql), condition.params)
+}
+
+/// Items that are in no place or in several. An id that is in two leases counts once: ids are claimed from the queue.
+pub(crate) fn misplaced(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<MisplacedItem>> {
+    let mut select = tx.prepare_cached(
+        "SELECT id, places FROM (
+             SELECT id, (id IN (SELECT id FROM outbox_queue)) + (id IN (SELECT id FROM outbox_done))
+                        + (id IN (SELECT id FROM outbox_dead))
+                        + (id IN (SELECT leased.value FROM outbox_leases, json_each(ids) AS leased)) AS places
+             FROM outbox_items)
+         WHERE places <> 1 ORDER BY id LIMIT ?1",
+    )?;
+    let rows =
+        select.query_map([limit], |row| Ok(MisplacedItem { id: ItemId::new(row.get(0)?), places: row.get(1)? }))?;
+    rows.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
-    use crate::migrate::plan;
+    use crate::migrate::empty_outbox;
     use outbox_item::Millis;
 
+    /// An outbox with one item of each status, and `more` items of each of these.
+    fn outbox_with(more: u32, statuses: &[Status]) -> Connection {
+        let database = empty_outbox();
+        // PENDING last: the others are put into their places from the queue.
+        for status in Status::ALL.into_iter().rev() {
+            let items = if statuses.contains(&status) { 1 + more } else { 1 };
+            add(&database, status, items);
+        }
+        database
+    }
+
+    fn add(database: &Connection, status: Status, items: u32) {
+        let place = match status {
+            Status::Pending => "",
+            Status::Claimed => {
+                "INSERT INTO outbox_leases (token, type, pod, claimed_at, lease_until, epoch, count, ids)
+                 SELECT 1, 't', 'pod', 1, 2, 0, count(*), json_group_array(id) FROM outbox_queue"
+            }
+            Status::Done => "INSERT INTO outbox_done (id, done_at, epoch) SELECT id, 1, 0 FROM outbox_queue",
+            Status::Dlq => {
+                "INSERT INTO outbox_dead (id, dead_at, epoch, type, fingerprint, last_error)
+                 SELECT id, 1, 0, type, 'f', 'e' FROM outbox_queue"
+            }
+        };
+        let insert = format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {items})
+             INSERT INTO outbox_items (type, idem_key, payload, cid)
+             SELECT 't', '{status}' || n, '', '{status}' || n FROM numbers"
+        );
+        database.execute_batch(&insert).unwrap();
+        if status != Status::Pending {
+            database.execute_batch(&format!("{place}; DELETE FROM outbox_queue")).unwrap();
+        }
+    }
+
+    /// How many steps the engine takes to run the statement.
+    fn steps(database: &Connection, (sql, values): &(String, Vec<SqlParam>)) -> i32 {
+        let mut select = database.prepare(sql).unwrap();
+        let mut rows = select.query(&*bound(values)).unwrap();
+        while rows.next().unwrap().is_some() {}
+        drop(rows);
+        select.get_status(StatementStatus::VmStep)
+    }
+
+    fn page(before: Option<ItemId>) -> Page {
+        Page { limit: 1_000, before }
+    }
+
+    fn statements(filter: &Filter) -> [(String, Vec<SqlParam>); 4] {
+        let condition = SqlFilter::from_filter(filter);
+        [
+            search(filter, page(None)),
+            search(filter, page(Some(ItemId::new(1_000_000)))),
+            (id_search(&condition, 1_000), condition.params),
+            count_search(filter),
+        ]
+    }
+
     #[test]
-    fn a_correlation_id_is_looked_up_in_the_index_and_among_the_keys() {
-        let cid = Filter { cid: Some("c".into()), ..Filter::default() };
-        let of_type = Filter { r#type: Some("t".into()), ..cid.clone() };
-        let recent = Filter { created_from: Some(Millis::new(1)), ..cid.clone() };
-        let dead = Filter { status: vec![Status::Dlq], ..cid.clone() };
-        for (filter, before) in [&cid, &of_type, &recent, &dead]
-            .into_iter()
-            .flat_map(|filter| [(filter, None), (filter, Some(ItemId::new(9)))])
-        {
-            let (sql, values) = search(filter, Page { limit: 100, before });
-            let steps = plan(&sql, &*bound(&values));
-            for index in ["outbox_items_cid (cid=?", "outbox_items_1 (idem_key=?"] {
-                assert!(steps.iter().any(|line| line.contains(index)), "{steps:?}");
+    fn a_list_by_one_status_reads_only_the_items_of_that_status() {
+        for status in Status::ALL {
+            let others: Vec<_> = Status::ALL.into_iter().filter(|other| *other != status).collect();
+            let (few, many) = (outbox_with(0, &[]), outbox_with(500, &others));
+            let filter = Filter { status: vec![status], ..Filter::default() };
+            let of_type = Filter { r#type: Some("t".into()), ..filter.clone() };
+            for statement in [filter, of_type].iter().flat_map(statements) {
+                assert_eq!(steps(&few, &statement), steps(&many, &statement), "{}", statement.0);
             }
         }
+    }
+
+    #[test]
+    fn a_page_of_the_dlq_costs_the_same_however_many_items_failed_alike() {
+        let (few, many) = (outbox_with(100, &[Status::Dlq]), outbox_with(600, &[Status::Dlq]));
+        let dead = Filter { status: vec![Status::Dlq], ..Filter::default() };
+        let of_type = Filter { r#type: Some("t".into()), ..dead.clone() };
+        let alike = Filter { fingerprint: Some("f".into()), ..dead };
+        for filter in [of_type, alike] {
+            let batch = SqlFilter::in_order_of_ids(&filter);
+            let list = search(&filter, Page { limit: 50, before: None });
+            for statement in [list, (id_search(&batch, 50), batch.params)] {
+                assert_eq!(steps(&few, &statement), steps(&many, &statement), "{}", statement.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_correlation_id_and_a_key_are_looked_up_whatever_else_there_is() {
+        let others = [Status::Pending, Status::Done, Status::Dlq];
+        let (few, many) = (outbox_with(0, &[]), outbox_with(500, &others));
+        let cid = Filter { cid: Some("DLQ1".into()), ..Filter::default() };
+        let of_type = Filter { r#type: Some("t".into()), ..cid.clone() };
+        let recent = Filter { created_from: Some(Millis::new(1)), ..cid.clone() };
+        let dead = Filter { status: vec![Status::Dlq], fingerprint: Some("f".into()), ..cid.clone() };
+        let key = ("SELECT id FROM outbox_status WHERE idem_key = $1".to_owned(), vec![SqlParam::Text("DONE1".into())]);
+        let id = ("SELECT id FROM outbox_status WHERE id = $1".to_owned(), vec![SqlParam::Number(1)]);
+        let by_cid = [cid, of_type, recent, dead];
+        for statement in by_cid.iter().flat_map(statements).chain([key, id]) {
+            assert_eq!(steps(&few, &statement), steps(&many, &statement), "{}", statement.0);
+        }
+    }
+
+    #[test]
+    fn failures_are_grouped_without_a_look_at_items() {
+        let (sql, values) = group_search(&Filter::default(), 9);
+        let steps = crate::migrate::plan(&sql, &*bound(&values));
+        assert!(steps.iter().any(|line| line.contains("COVERING INDEX outbox_dead_failure")), "{steps:?}");
+        assert!(!steps.iter().any(|line| line.contains("outbox_items")), "{steps:?}");
     }
 }

@@ -1,24 +1,37 @@
-//! Reads rows of `outbox_items`, and binds the parameters of filters.
+//! Reads items, from the view `outbox_status` or from `outbox_items`, and binds the parameters of filters.
 //!
 //! An item's row is read tolerantly: a part that cannot be read is a defect beside the item, so that operators can
 //! still see the rest.
 
-use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql};
 use serde::de::DeserializeOwned;
 
-use outbox_item::{Item, ItemId, Millis};
+use outbox_item::{Item, ItemId, Millis, NewItem};
 use outbox_store::engine::sql_filter::SqlParam;
 use outbox_store::engine::stored::{RowName, parse_json, parse_word};
 
 use crate::error::unusable;
 
-/// The columns that [`item`] reads, in its order.
-pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, ordering_key, \
-     created_at, metadata, status, attempts, deliveries, replays, available_at, claimed_at, claimed_by, \
-     lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest";
+/// The columns of `outbox_items` that [`enqueued`] reads, in its order.
+pub(crate) const ENQUEUED_COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, \
+     ordering_key, created_at, metadata, available_at";
+
+/// The columns of `outbox_status` that [`item`] reads, in its order. They begin with [`ENQUEUED_COLUMNS`].
+pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, \
+     ordering_key, created_at, metadata, available_at, status, attempts, deliveries, replays, claimed_at, claimed_by, \
+     lease_until, losses, give_backs, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, \
+     handler_digest";
+
+/// [`COLUMNS`] for a reader that needs neither the payload nor the result: both are read as if they were empty.
+pub(crate) fn columns_without_bytes() -> &'static str {
+    static COLUMNS_WITHOUT_BYTES: LazyLock<String> =
+        LazyLock::new(|| COLUMNS.replace(" payload,", " x'' AS payload,").replace(" result,", " NULL AS result,"));
+    &COLUMNS_WITHOUT_BYTES
+}
 
 /// An item, and the first of its parts that could not be read.
 pub(crate) struct DecodedItem {
@@ -28,37 +41,47 @@ pub(crate) struct DecodedItem {
 
 /// Decodes a row that was selected with [`COLUMNS`].
 pub(crate) fn item(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
-    let mut defects = Vec::new();
+    let DecodedItem { item, defect } = enqueued(row)?;
+    let status = row.get_ref(12)?.as_str()?;
     let item = Item {
-        id: ItemId::new(row.get(0)?),
+        status: parse_word(status, RowName::new("item", row.get(0)?), "status").map_err(unusable)?,
+        attempts: row.get(13)?,
+        deliveries: row.get(14)?,
+        replays: row.get(15)?,
+        claimed_at: optional_time(row, 16)?,
+        claimed_by: row.get(17)?,
+        lease_until: optional_time(row, 18)?,
+        losses: row.get(19)?,
+        give_backs: row.get(20)?,
+        maybe_executed: row.get(21)?,
+        given_back_since: optional_time(row, 22)?,
+        effect_generation: row.get(23)?,
+        last_error: row.get(24)?,
+        done_at: optional_time(row, 25)?,
+        dead_at: optional_time(row, 26)?,
+        result: row.get(27)?,
+        handler_digest: row.get(28)?,
+        ..item
+    };
+    Ok(DecodedItem { item, defect })
+}
+
+/// Decodes a row that was selected with [`ENQUEUED_COLUMNS`]: the item as it was when it was enqueued.
+pub(crate) fn enqueued(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
+    let mut defects = Vec::new();
+    let enqueued = NewItem {
         idem_key: text(row, 1, &mut defects)?,
         item_type: text(row, 2, &mut defects)?,
         payload: bytes(row, 3)?,
         content_type: text(row, 4, &mut defects)?,
-        headers: json::<BTreeMap<_, _>>(row, 5, "headers", &mut defects)?,
-        cid: text(row, 6, &mut defects)?,
-        saga: row.get(7)?,
-        ordering_key: row.get(8)?,
-        created_at: time(row, 9)?,
+        headers: json(row, 5, "headers", &mut defects)?,
+        cid: Some(text(row, 6, &mut defects)?),
+        saga: optional_text(row, 7, &mut defects)?,
+        ordering_key: optional_text(row, 8, &mut defects)?,
         metadata: json(row, 10, "metadata", &mut defects)?,
-        status: parse_word(&text(row, 11, &mut defects)?, RowName::new("item", row.get(0)?), "status")
-            .map_err(unusable)?,
-        attempts: row.get(12)?,
-        deliveries: row.get(13)?,
-        replays: row.get(14)?,
-        available_at: time(row, 15)?,
-        claimed_at: optional_time(row, 16)?,
-        claimed_by: row.get(17)?,
-        lease_until: optional_time(row, 18)?,
-        maybe_executed: row.get(19)?,
-        given_back_since: optional_time(row, 20)?,
-        effect_generation: row.get(21)?,
-        last_error: row.get(22)?,
-        done_at: optional_time(row, 23)?,
-        dead_at: optional_time(row, 24)?,
-        result: row.get(25)?,
-        handler_digest: row.get(26)?,
+        delay: Duration::ZERO,
     };
+    let item = Item { available_at: time(row, 11)?, ..enqueued.into_item(ItemId::new(row.get(0)?), time(row, 9)?) };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
 
@@ -85,6 +108,21 @@ fn text(row: &Row<'_>, column: usize, defects: &mut Vec<String>) -> rusqlite::Re
         defects.push(format!("column {column} is not UTF-8"));
         Ok(String::from_utf8_lossy(err.as_bytes()).into_owned())
     })
+}
+
+fn optional_text(row: &Row<'_>, column: usize, defects: &mut Vec<String>) -> rusqlite::Result<Option<String>> {
+    if row.get_ref(column)? == ValueRef::Null { Ok(None) } else { text(row, column, defects).map(Some) }
+}
+
+/// A text as it is, or as much of it as is UTF-8: for a reader that must not stop at an odd row.
+pub(crate) fn text_or_like(row: &Row<'_>, column: &str) -> rusqlite::Result<String> {
+    let bytes = bytes(row, row.as_ref().column_index(column)?)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As [`text_or_like`], of a column that may be empty.
+pub(crate) fn optional_text_or_like(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
+    if row.get_ref(column)? == ValueRef::Null { Ok(None) } else { text_or_like(row, column).map(Some) }
 }
 
 fn json<T: DeserializeOwned + Default>(
@@ -120,5 +158,15 @@ fn bind(param: &SqlParam) -> &dyn ToSql {
     match param {
         SqlParam::Text(text) => text,
         SqlParam::Number(number) => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_of_an_item_begin_with_those_that_its_caller_gave() {
+        assert!(COLUMNS.starts_with(ENQUEUED_COLUMNS));
     }
 }

@@ -1,173 +1,103 @@
-//! Settles every claim except one that ends DONE without host writes: the item's row, history, signals and host writes.
+//! Settles every claim except one that ends DONE without host writes: the item's place, history, signals and host
+//! writes.
 //!
-//! `complete` knows how an item becomes DONE. This file does not decide about retries: the settlement does.
+//! `complete` knows how an item becomes DONE, and `places` how an item moves. This file does not decide about retries:
+//! the settlement does.
 
-use std::time::Duration;
-
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use outbox_core::saga::StepOutcome;
-use outbox_core::{ClaimEndKind, Failure, OnDead, Settlement, fingerprint};
-use outbox_store::engine::attempt_record::{AttemptRecord, is_alert};
+use outbox_core::{AttemptTrace, ClaimedPast, Destination, Failure, HostWrites, ItemMove, OnDead, Past, Settlement};
+use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::counters::Counter;
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::complete::{CompletionRow, complete};
 use crate::error::unavailable;
-use crate::rows::time;
-use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::leases::{LeasedItem, leased_item, leave_lease};
+use crate::places::arrive;
+use crate::write_tx::WriteTx;
 use crate::{alerts, enqueue, plugin_state, saga_signals};
 
 const TRIED: &str = "settling a claim";
 
-/// Settles the claim. Errors with [`StoreError::ClaimLost`] when its token is no longer on the row.
+/// Settles the claim. Errors with [`StoreError::ClaimLost`] when the item is no longer in the claim's lease.
 pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
-    let mut attempted = claimed(tx, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
-    attempted.maybe_executed = request.maybe_executed;
-    attempted.handler_digest.clone_from(&request.handler_digest);
-    attempted.exchanges.clone_from(&request.exchanges);
-    let stderr = request.stderr.as_deref();
+    let leased = leased_item(tx, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
     match &request.settlement {
         Settlement::Done { result, writes } => {
-            plugin_state::commit(tx, writes)?;
-            enqueue::enqueue_followups(tx, &writes.followups)?;
+            commit_writes(tx, writes)?;
             let completion = CompletionRow::new(claim.clone(), result.clone(), request.handler_digest.clone());
-            return complete(tx, &[&completion]).into_iter().collect();
+            complete(tx, &[&completion]).into_iter().collect()
         }
-        Settlement::Retry { failure, delay } => write_history(tx, &attempted, failure, stderr)
-            .and_then(|()| requeue(tx, &attempted, &Requeue::retry(failure, *delay))),
-        Settlement::GiveBack { failure, delay } => write_history(tx, &attempted, failure, stderr)
-            .and_then(|()| requeue(tx, &attempted, &Requeue::give_back(failure, *delay))),
-        Settlement::Dead { failure, on_dead } => {
-            write_history(tx, &attempted, failure, stderr).and_then(|()| dead_letter(tx, &attempted, *on_dead, failure))
-        }
-        Settlement::Release => release(tx, &attempted),
+        _ => end_claim(tx, leased, request).map_err(unavailable(TRIED)),
     }
-    .map_err(unavailable(TRIED))
 }
 
-/// The attempt, if the claim still holds.
-fn claimed(tx: &WriteTx<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<AttemptRecord>> {
-    let mut select = tx.connection.prepare_cached(
-        "SELECT type, saga, cid, attempts, deliveries, claimed_at, claimed_by, ordering_key, idem_key
-         FROM outbox_items WHERE id = ?1 AND claim_token = ?2 AND status = 'CLAIMED'",
-    )?;
-    let attempted = |row: &rusqlite::Row<'_>| {
-        Ok(AttemptRecord {
-            id: claim.id,
-            item_type: row.get(0)?,
-            saga: row.get(1)?,
-            cid: row.get(2)?,
-            attempt: row.get(3)?,
-            delivery: row.get(4)?,
-            started_at: time(row, 5)?,
-            pod: row.get(6)?,
-            maybe_executed: false,
-            handler_digest: None,
-            exchanges: None,
-            ordering_key: row.get(7)?,
-            is_alert: is_alert(row.get_ref(8)?.as_str()?),
-        })
+fn commit_writes(tx: &mut WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
+    plugin_state::commit(tx, writes)?;
+    enqueue::enqueue_followups(tx, &writes.followups)
+}
+
+/// Ends a claim that did not end DONE.
+fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) -> rusqlite::Result<()> {
+    leave_lease(tx, leased.token, vec![leased.attempt.id])?;
+    let attempted = AttemptRecord {
+        maybe_executed: request.maybe_executed,
+        handler_digest: request.handler_digest.clone(),
+        exchanges: request.exchanges.clone(),
+        ..leased.attempt
     };
-    select.query_row(params![claim.id.get(), claim.token.as_str()], attempted).optional()
-}
-
-/// How an item returns to PENDING after a failure.
-struct Requeue<'a> {
-    kind: ClaimEndKind,
-    failure: &'a Failure,
-    delay: Duration,
-}
-
-impl<'a> Requeue<'a> {
-    fn retry(failure: &'a Failure, delay: Duration) -> Self {
-        Self { kind: ClaimEndKind::Retry, failure, delay }
+    if let Some(failure) = request.settlement.failure() {
+        write_history(tx, &attempted, failure, request.stderr.as_deref())?;
     }
-
-    fn give_back(failure: &'a Failure, delay: Duration) -> Self {
-        Self { kind: ClaimEndKind::GiveBack, failure, delay }
-    }
-
-    /// What the end subtracts from `attempts`: 1 when the attempt does not count.
-    fn attempts_to_subtract(&self) -> u32 {
-        u32::from(self.kind == ClaimEndKind::GiveBack)
+    match &request.settlement {
+        Settlement::Dead { failure, on_dead } => dead_letter(tx, &attempted, &leased.past, *on_dead, failure),
+        settlement => requeue(tx, &attempted, &leased.past, settlement),
     }
 }
 
-/// Writes the row. The next attempt is at least one millisecond in the future.
-fn requeue(tx: &mut WriteTx<'_>, attempted: &AttemptRecord, requeue: &Requeue<'_>) -> rusqlite::Result<()> {
-    let mut update = tx.connection.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL},
-             available_at = ?3, last_error = ?4, handler_digest = ?5, attempts = attempts - ?6,
-             maybe_executed = maybe_executed OR ?7,
-             given_back_since = CASE WHEN ?6 THEN coalesce(given_back_since, ?8) END,
-             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'"
-    ))?;
-    update.execute(params![
-        attempted.id.get(),
-        requeue.kind.status().as_str(),
-        tx.now.saturating_add(requeue.delay.max(Duration::from_millis(1))).get(),
-        requeue.failure.message,
-        attempted.handler_digest,
-        requeue.attempts_to_subtract(),
-        attempted.maybe_executed,
-        tx.now.get()
-    ])?;
+/// Puts an item that has left its lease back into the queue.
+pub(crate) fn requeue(
+    tx: &mut WriteTx<'_>,
+    attempted: &AttemptRecord,
+    past: &Past,
+    settlement: &Settlement,
+) -> rusqlite::Result<()> {
+    let moved = ItemMove::settled(claimed_past(attempted, past), settlement, trace(attempted), tx.now);
+    arrive(tx, attempted, &moved)?;
     tx.wakes_workers = true;
-    saga_signals::advance_run(tx, attempted, StepOutcome::Retried, requeue.failure.class.as_str())
+    let Some(failure) = settlement.failure() else { return Ok(()) };
+    saga_signals::advance_run(tx, attempted, StepOutcome::Retried, failure.class.as_str())
 }
 
-/// Releases the claim of an attempt that never ran to its end (shutdown, or the plugin was removed): no history row,
-/// and the attempt does not count.
-fn release(tx: &mut WriteTx<'_>, attempted: &AttemptRecord) -> rusqlite::Result<()> {
-    let status = ClaimEndKind::GiveBack.status();
-    let mut update = tx.connection.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL},
-             available_at = ?3, attempts = attempts - 1, maybe_executed = maybe_executed OR ?4,
-             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status = 'CLAIMED'"
-    ))?;
-    update.execute(params![attempted.id.get(), status.as_str(), tx.now.get(), attempted.maybe_executed])?;
-    tx.wakes_workers = true;
-    Ok(())
-}
-
-/// Moves an item to the DLQ. The item is CLAIMED, or PENDING when a claim found that it has no retries left.
+/// Moves an item that has left its place to the DLQ.
 pub(crate) fn dead_letter(
     tx: &mut WriteTx<'_>,
     attempted: &AttemptRecord,
+    past: &Past,
     on_dead: OnDead,
     failure: &Failure,
 ) -> rusqlite::Result<()> {
-    let mut update = tx.connection.prepare_cached(&format!(
-        "UPDATE outbox_items
-         SET status = ?2, epoch = {NEWEST_JOB_SQL},
-             dead_at = ?3, last_error = ?4, handler_digest = coalesce(?5, handler_digest),
-             maybe_executed = maybe_executed OR ?6, blocks_key = ?7, fingerprint = ?8, given_back_since = NULL,
-             claimed_at = NULL, claimed_by = NULL, claim_token = NULL, lease_until = NULL
-         WHERE id = ?1 AND status IN ('PENDING', 'CLAIMED')"
-    ))?;
-    let blocks = attempted.ordering_key.is_some() && on_dead == OnDead::Block;
-    let group = fingerprint(&attempted.item_type, failure, attempted.handler_digest.as_deref());
-    update.execute(params![
-        attempted.id.get(),
-        ClaimEndKind::DeadLetter.status().as_str(),
-        tx.now.get(),
-        failure.message,
-        attempted.handler_digest,
-        attempted.maybe_executed,
-        blocks,
-        group
-    ])?;
+    let moved = ItemMove::dead_lettered(claimed_past(attempted, past), failure, on_dead, trace(attempted));
+    arrive(tx, attempted, &moved)?;
     tx.wakes_workers |= attempted.ordering_key.is_some();
+    let blocks = matches!(moved.to, Destination::Dead { blocks_key: true, .. });
     alerts::dead_lettered(tx, attempted, failure, blocks)?;
     saga_signals::advance_run(tx, attempted, StepOutcome::Dead, failure.class.as_str())
 }
 
-/// Writes the history row of an attempt that did not end DONE, and counts it.
+/// The item as the rule about its move sees it.
+pub(crate) fn claimed_past<'a>(attempted: &'a AttemptRecord, past: &'a Past) -> ClaimedPast<'a> {
+    ClaimedPast { item_type: &attempted.item_type, is_ordered: attempted.ordering_key.is_some(), past }
+}
+
+fn trace(attempted: &AttemptRecord) -> AttemptTrace<'_> {
+    AttemptTrace { maybe_executed: attempted.maybe_executed, handler_digest: attempted.handler_digest.as_deref() }
+}
+
+/// Writes the history row of an attempt that did not end DONE, and counts it. Once an item's deliveries are at the
+/// largest number that the schema allows, the newest attempt replaces the one before it.
 pub(crate) fn write_history(
     tx: &mut WriteTx<'_>,
     attempted: &AttemptRecord,
@@ -178,7 +108,10 @@ pub(crate) fn write_history(
         "INSERT INTO outbox_attempts
              (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
               handler_digest, maybe_executed, exchanges)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT DO UPDATE
+         SET attempt = ?3, started_at = ?4, ended_at = ?5, pod = ?6, class = ?7, code = ?8, message = ?9, stderr = ?10,
+             handler_digest = ?11, maybe_executed = ?12, exchanges = ?13",
     )?;
     insert.execute(params![
         attempted.id.get(),

@@ -14,20 +14,20 @@ use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
-    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClearStateRequest,
-    ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition, FailureGroup, Filter,
-    ImportReport, Inspect, ItemDetails, Job, JobId, LongPoll, Maintain, MaintenanceReport, Operate, OperateReport,
-    OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Retention, Selection,
-    SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer,
-    Violation,
+    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
+    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, Job, JobId, LongPoll, Maintain, MaintenanceReport,
+    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
+    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
+    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
 use crate::connection::{database_bytes, wal_bytes};
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview, plugin_state, pods,
-    quarantine, queries, settle, stuck, transfer,
+    SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview,
+    plugin_state, pods, quarantine, queries, renew, settle, stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -69,6 +69,16 @@ impl Queue for SqliteStore {
         self.writer.claim(request.clone()).await
     }
 
+    async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
+        let tokens = tokens.to_vec();
+        self.writer.run("giving back an unanswered claim", move |tx| abandon::abandon(tx, &tokens)).await
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError> {
+        let renewals = renewals.to_vec();
+        self.writer.run("renewing leases", move |tx| renew::renew(tx, &renewals)).await
+    }
+
     async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
         let claim = claim.clone();
         match request.settlement {
@@ -79,8 +89,9 @@ impl Queue for SqliteStore {
         }
     }
 
-    async fn expire_leases(&self) -> Result<u32, StoreError> {
-        self.writer.run("ending expired leases", expire::expire_leases).await
+    async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+        let spared = spared.to_vec();
+        self.writer.run("ending expired leases", move |tx| expire::expire_leases(tx, latest, &spared)).await
     }
 
     async fn send_alert(&self, alert: &Alert) -> Result<(), StoreError> {
@@ -132,6 +143,10 @@ impl Inspect for SqliteStore {
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
         let (query, now) = (query.clone(), (self.clock)());
         self.read_pool.run("looking for what is stuck", move |tx| stuck::stuck(tx, &query, now)).await
+    }
+
+    async fn misplaced(&self, limit: u32) -> Result<Vec<MisplacedItem>, StoreError> {
+        self.read_pool.run("comparing items with their places", move |tx| queries::misplaced(tx, limit)).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {

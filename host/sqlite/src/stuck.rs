@@ -2,18 +2,31 @@
 //!
 //! The reason and the command that helps are worded in `outbox_store`.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Params, Row, params};
 
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{StuckItem, WaitingType};
-use outbox_store::{StuckEntry, StuckQuery};
+use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::rows::time;
+
+/// The newest items among which lost ones are looked for; `doctor` looks at all.
+const LOOK_BACK: u32 = 10_000;
 
 /// The stuck items and types at `now`, kind by kind.
 pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<StuckEntry>> {
     let reader = StuckReader { tx, query, now };
-    let kinds = [reader.expired()?, reader.failing()?, reader.blocked()?, reader.held()?, reader.waiting()?];
+    let kinds = [
+        reader.expired()?,
+        reader.held_long()?,
+        reader.failing()?,
+        reader.blocked()?,
+        reader.held()?,
+        reader.waiting()?,
+        reader.lost()?,
+    ];
     Ok(kinds.into_iter().flatten().collect())
 }
 
@@ -34,7 +47,7 @@ impl StuckReader<'_> {
     }
 
     fn expired(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox_items
+        let sql = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox_status
                    WHERE status = 'CLAIMED' AND lease_until <= ?1 ORDER BY lease_until";
         self.rows(sql, [self.now.get()], |row| {
             let by: String = row.get(4)?;
@@ -42,43 +55,62 @@ impl StuckReader<'_> {
         })
     }
 
+    /// A lease that is renewed does not run out, so the time of the claim tells. A lease that ends later than the
+    /// longest one allows was claimed while a clock was ahead.
+    fn held_long(&self) -> rusqlite::Result<Vec<StuckEntry>> {
+        let sql = "SELECT id, type, ordering_key, claimed_at, claimed_by FROM outbox_status
+                   WHERE status = 'CLAIMED' AND lease_until > ?1 AND (claimed_at < ?2 OR lease_until > ?3)
+                   ORDER BY claimed_at";
+        let oldest = self.now.saturating_sub(self.query.older_than);
+        let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
+        self.rows(sql, [self.now.get(), oldest.get(), latest.get()], |row| {
+            let by: String = row.get(4)?;
+            Ok(head(row)?.held_long(time(row, 3)?, &by, self.now))
+        })
+    }
+
+    /// In the queue, only items that were claimed before have a past.
     fn failing(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let columns = "SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_items";
-        let sql = format!(
-            "{columns} WHERE status = 'PENDING' AND attempts > 2 AND attempts >= ?1
-             UNION ALL {columns} WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1"
-        );
-        self.rows(&sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, row.get(4)?, row.get(5)?)))
+        let sql =
+            "SELECT waiting.id, waiting.type, waiting.ordering_key, item.created_at, past.attempts, past.last_error
+                   FROM outbox_queue AS waiting JOIN outbox_past AS past ON past.id = waiting.id
+                        JOIN outbox_items AS item ON item.id = waiting.id
+                   WHERE waiting.again = 1 AND past.attempts > 2 AND past.attempts >= ?1
+                   UNION ALL
+                   SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_status
+                   WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1";
+        self.rows(sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
     fn blocked(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, dead_at, last_error,
-                          (SELECT count(*) FROM outbox_items AS behind
-                           WHERE behind.ordering_key = head.ordering_key AND behind.ordering_key IS NOT NULL
-                             AND behind.status = 'PENDING' AND behind.id > head.id)
-                   FROM outbox_items AS head WHERE blocks_key = 1 ORDER BY dead_at";
+                          (SELECT count(*) FROM outbox_queue AS behind
+                           WHERE behind.ordering_key = head.ordering_key AND behind.id > head.id)
+                   FROM outbox_dead AS head WHERE blocks_key = 1 ORDER BY dead_at";
         self.rows(sql, [], |row| Ok(head(row)?.blocking(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
     /// Heads of their ordering keys that are not available yet, with other items queued behind them.
     fn held(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT id, type, ordering_key, created_at, available_at - ?1,
-                          (SELECT count(*) FROM outbox_items AS behind
-                           WHERE behind.ordering_key = head.ordering_key AND behind.ordering_key IS NOT NULL
-                             AND behind.status = 'PENDING' AND behind.held = 1) AS waiting
-                   FROM outbox_items AS head
-                   WHERE ordering_key IS NOT NULL AND held = 0 AND status = 'PENDING' AND available_at > ?1
-                     AND waiting > 0 ORDER BY available_at DESC";
+        let sql = "SELECT head.id, head.type, head.ordering_key, item.created_at, head.available_at - ?1,
+                          (SELECT count(*) FROM outbox_queue AS behind
+                           WHERE behind.ordering_key = head.ordering_key AND behind.held = 1) AS waiting
+                   FROM outbox_lanes AS lane JOIN outbox_queue AS head ON head.id = lane.id
+                        JOIN outbox_items AS item ON item.id = lane.id
+                   WHERE head.available_at > ?1 AND waiting > 0 ORDER BY head.available_at DESC";
         self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
-    /// Types that have items which could be claimed.
+    /// Types that have items which could be claimed. The two parts of the queue are read in one index each.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT min(id), type, NULL, min(available_at), count(*),
-                          (SELECT reason FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type),
-                          EXISTS (SELECT 1 FROM outbox_pauses WHERE outbox_pauses.type = outbox_items.type)
-                   FROM outbox_items WHERE status = 'PENDING' AND held = 0 AND available_at <= ?1
-                   GROUP BY type ORDER BY min(available_at)";
+        let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at IS NOT NULL
+                   FROM (SELECT min(id) AS id, type, min(available_at) AS since, count(*) AS items FROM outbox_queue
+                         WHERE held = 0 AND fairness_key IS NULL AND available_at <= ?1 GROUP BY type
+                         UNION ALL
+                         SELECT min(id), type, min(available_at), count(*) FROM outbox_queue
+                         WHERE held = 0 AND fairness_key IS NOT NULL AND available_at <= ?1 GROUP BY type) AS ready
+                        LEFT JOIN outbox_pauses AS pause ON pause.type = ready.type
+                   GROUP BY ready.type ORDER BY min(since)";
         let found = self.rows(sql, params![self.now.get()], |row| {
             Ok(WaitingType {
                 oldest: head(row)?,
@@ -89,6 +121,18 @@ impl StuckReader<'_> {
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Items in no place, among the newest.
+    fn lost(&self) -> rusqlite::Result<Vec<StuckEntry>> {
+        let sql = "SELECT id, type, ordering_key, created_at FROM outbox_items AS item
+                   WHERE id > (SELECT max(id) FROM outbox_items) - ?1
+                     AND NOT EXISTS (SELECT 1 FROM outbox_queue WHERE id = item.id)
+                     AND NOT EXISTS (SELECT 1 FROM outbox_done WHERE id = item.id)
+                     AND NOT EXISTS (SELECT 1 FROM outbox_dead WHERE id = item.id)
+                     AND id NOT IN (SELECT leased.value FROM outbox_leases, json_each(ids) AS leased)
+                   ORDER BY id";
+        self.rows(sql, [LOOK_BACK], |row| Ok(head(row)?.lost(time(row, 3)?)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Export and import: rows to and from records, column by column.
 //!
-//! It knows no column by name except those that identify a row; `outbox_store` lists the columns.
+//! It knows no column by name except those that identify a row; `outbox_store` lists the columns, and decides into
+//! which place an imported item goes. Items are exported from the view `outbox_status`.
 
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
@@ -8,14 +9,16 @@ use serde_json::Value;
 
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::counters::Counter;
+use outbox_store::engine::moved_item::{MovedItem, enqueued_columns, is_same_item, refuse_odd_texts};
 use outbox_store::engine::{
-    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, from_bytes,
-    integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS,
+    from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
-use crate::error::unavailable;
-use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
+use crate::error::{unavailable, unusable};
+use crate::places::{arrive, leave_queue};
+use crate::write_tx::WriteTx;
 
 /// At most `limit` records after the position: the items first, then the state, then the totals.
 pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
@@ -27,7 +30,7 @@ pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusq
 
 fn export_items(tx: &Connection, after: ItemId, limit: u32) -> rusqlite::Result<ExportPage> {
     let tail = format!("WHERE id > ?1 ORDER BY id LIMIT {limit}");
-    let items = rows(tx, "outbox_items", ITEM_COLUMNS, &tail, [after.get()])?;
+    let items = rows(tx, "outbox_status", ITEM_COLUMNS, &tail, [after.get()])?;
     let last = items.last().and_then(|item| item["id"].as_i64()).map(ItemId::new);
     let records = items.into_iter().map(|item| item_record(tx, item)).collect::<rusqlite::Result<_>>()?;
     Ok(ExportPage { records, next: Some(last.map_or(ExportPosition::State(0), ExportPosition::Item)) })
@@ -60,6 +63,7 @@ pub(crate) fn import(
     records: &[Record],
     execution: Execution,
 ) -> Result<ImportReport, StoreError> {
+    records.iter().try_for_each(refuse_odd_texts)?;
     let mut imported = ImportReport::default();
     for (index, record) in records.iter().enumerate() {
         let known = match record {
@@ -84,15 +88,21 @@ const TRIED: &str = "importing records";
 /// Whether the same item is there. Another item with its id or its key is a conflict.
 fn is_known_item(tx: &Connection, index: usize, item: &RecordColumns, record: &Record) -> Result<bool, StoreError> {
     refuse_claimed(item)?;
-    let tail = "WHERE id = ?1 OR idem_key = ?2";
-    let values = params![integer_column(item, "id"), text_column(item, "idem_key")];
-    let found = rows(tx, "outbox_items", ITEM_COLUMNS, tail, values).map_err(unavailable(TRIED))?;
-    let Some(present) = found.into_iter().next() else { return Ok(false) };
-    let first = ItemId::new(integer_column(&present, "id").unwrap_or_default());
-    if item_record(tx, present).map_err(unavailable(TRIED))? == *record {
-        return Ok(true);
+    let Some(first) = find_taken(tx, item).map_err(unavailable(TRIED))? else { return Ok(false) };
+    let found = rows(tx, "outbox_status", ITEM_COLUMNS, "WHERE id = ?1", [first.get()]).map_err(unavailable(TRIED))?;
+    let present = found.into_iter().next().map(|present| item_record(tx, present));
+    match present.transpose().map_err(unavailable(TRIED))? {
+        Some(present) if is_same_item(&present, record) => Ok(true),
+        _ => Err(item_conflict(index, item, first)),
     }
-    Err(item_conflict(index, item, first))
+}
+
+/// The item that has the id or the key.
+fn find_taken(tx: &Connection, item: &RecordColumns) -> rusqlite::Result<Option<ItemId>> {
+    let mut select =
+        tx.prepare_cached("SELECT id FROM outbox_items WHERE id = ?1 OR idem_key = ?2 ORDER BY id LIMIT 1")?;
+    let values = params![integer_column(item, "id"), text_column(item, "idem_key")];
+    select.query_row(values, |row| row.get(0).map(ItemId::new)).optional()
 }
 
 fn is_known_state(tx: &Connection, state: &RecordColumns) -> Result<bool, StoreError> {
@@ -118,28 +128,42 @@ fn is_known_total(tx: &Connection, total: &RecordColumns) -> rusqlite::Result<bo
 fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
     match record {
         Record::Item { item, attempts, run } => {
-            insert(tx.connection, "INSERT INTO outbox_items", ITEM_COLUMNS, item)?;
-            tx.connection.execute(
-                &format!("UPDATE outbox_items SET epoch = {NEWEST_JOB_SQL} WHERE id = ?1"),
-                [item["id"].as_i64()],
-            )?;
             for attempt in attempts {
-                insert(tx.connection, "INSERT INTO outbox_attempts", ATTEMPT_COLUMNS, attempt)?;
+                insert(tx.connection, "outbox_attempts", ATTEMPT_COLUMNS, attempt, "")?;
             }
             if let Some(run) = run {
-                insert(tx.connection, "INSERT OR REPLACE INTO outbox_sagas", SAGA_COLUMNS, run)?;
+                insert(tx.connection, "outbox_sagas", SAGA_COLUMNS, run, REPLACE_RUN)?;
             }
-            if item["status"] == Status::Done.as_str() {
-                tx.count(Counter::Done { item_type: text_column(item, "type") }, 1);
-            }
-            tx.wakes_workers = true;
-            Ok(())
+            create_item(tx, item)
         }
-        Record::State { state } => insert(tx.connection, "INSERT INTO outbox_state", STATE_COLUMNS, state),
-        Record::Total { total } => {
-            insert(tx.connection, "INSERT OR REPLACE INTO outbox_counters", COUNTER_COLUMNS, total)
-        }
+        Record::State { state } => insert(tx.connection, "outbox_state", STATE_COLUMNS, state, ""),
+        Record::Total { total } => insert(tx.connection, "outbox_counters", COUNTER_COLUMNS, total, REPLACE_TOTAL),
     }
+}
+
+/// Each item of a run brings the run along. How many of its items are dead is counted as they come.
+const REPLACE_RUN: &str =
+    "ON CONFLICT DO UPDATE SET run = excluded.run, began_at = excluded.began_at, ended_at = excluded.ended_at";
+
+const REPLACE_TOTAL: &str = "ON CONFLICT DO UPDATE SET total = excluded.total";
+
+/// Enqueues the item as an application would, and moves it from the queue to its place.
+fn create_item(tx: &mut WriteTx<'_>, item: &RecordColumns) -> rusqlite::Result<()> {
+    let MovedItem { ended, moved, finished_at } = MovedItem::read(item).map_err(unusable)?;
+    insert(tx.connection, "outbox_items", ENQUEUED_COLUMNS, &enqueued_columns(item), "")?;
+    leave_queue(tx, ended.id)?;
+    arrive(tx, &ended, &moved)?;
+    let finished_at = finished_at.unwrap_or(tx.now).get();
+    let set_time = match moved.status() {
+        Status::Done => "UPDATE outbox_done SET done_at = ?2 WHERE id = ?1",
+        _ => "UPDATE outbox_dead SET dead_at = ?2 WHERE id = ?1",
+    };
+    tx.connection.prepare_cached(set_time)?.execute([ended.id.get(), finished_at])?;
+    if moved.status() == Status::Done {
+        tx.count(Counter::Done { item_type: &ended.item_type }, 1);
+    }
+    tx.wakes_workers = true;
+    Ok(())
 }
 
 /// Keeps this store from giving out ids up to `up_to`.
@@ -174,9 +198,10 @@ fn rows(
     select.query_map(values, read)?.collect()
 }
 
-fn insert(tx: &Connection, into: &str, columns: &[&str], row: &RecordColumns) -> rusqlite::Result<()> {
+fn insert(tx: &Connection, into: &str, columns: &[&str], row: &RecordColumns, tail: &str) -> rusqlite::Result<()> {
     let marks = vec!["?"; columns.len()].join(", ");
-    let mut insert = tx.prepare_cached(&format!("{into} ({}) VALUES ({marks})", columns.join(", ")))?;
+    let mut insert =
+        tx.prepare_cached(&format!("INSERT INTO {into} ({}) VALUES ({marks}) {tail}", columns.join(", ")))?;
     let cells = columns.iter().map(|name| ColumnValue(name, row.get(*name).unwrap_or(&Value::Null)));
     insert.execute(params_from_iter(cells)).map(|_| ())
 }

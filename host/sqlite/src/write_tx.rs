@@ -14,7 +14,7 @@ use outbox_store::engine::counters::{Counter, CounterKey};
 use crate::connection::connect;
 use crate::options::SqliteOptions;
 
-/// SQL for the number of the newest job. Every statement that changes an item's status writes it into `epoch`.
+/// SQL for the number of the newest job. Every statement that puts an item into a place writes it into `epoch`.
 pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
 
 /// The size in bytes to which the write-ahead log is cut after a checkpoint. Maintenance truncates a log that is longer
@@ -136,6 +136,22 @@ impl WriteTx<'_> {
     pub(crate) fn rewind_to(&mut self, mark: TxMark) {
         self.counters.truncate(mark.counters);
         self.wakes_workers = mark.wakes_workers;
+    }
+
+    /// Runs `work` in a savepoint, so that work that fails changes nothing. The outer error is that of the savepoint.
+    pub(crate) fn in_savepoint<T, E>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> rusqlite::Result<Result<T, E>> {
+        let mark = self.mark();
+        execute(self.connection, "SAVEPOINT part")?;
+        let done = work(self);
+        if done.is_err() {
+            self.rewind_to(mark);
+            execute(self.connection, "ROLLBACK TO part")?;
+        }
+        execute(self.connection, "RELEASE part")?;
+        Ok(done)
     }
 
     /// Writes the totals, with one statement for each total that changed.

@@ -160,8 +160,12 @@ pub struct ItemChange {
 }
 
 impl ItemChange {
-    /// The facts that are different afterwards; all of them before, when the item is gone.
+    /// The facts that are different afterwards; all of them before, when the item is gone, except its result: whoever
+    /// purges an item wants that gone too.
     pub fn between(id: ItemId, mut before: Map<String, Value>, mut after: Map<String, Value>) -> Self {
+        if after.is_empty() {
+            before.remove("result");
+        }
         before.retain(|name, value| after.get(name) != Some(value));
         after.retain(|name, _| before.contains_key(name));
         let after = if after.is_empty() { Value::Null } else { after.into() };
@@ -191,6 +195,15 @@ mod tests {
         let gone = json!({ "id": 3, "before": { "status": "DLQ", "replays": 0 }, "after": null });
         let unblocked = json!({ "id": 4, "before": { "blocks_key": true }, "after": { "blocks_key": false } });
         assert_eq!(entry.changes, json!([gone, unblocked]));
+    }
+
+    #[test]
+    fn the_result_of_an_item_that_is_gone_is_in_no_entry() {
+        let done = || Map::from_iter([("status".to_owned(), "DONE".into()), ("result".into(), "r".into())]);
+        let replayed = Map::from_iter([("status".to_owned(), "PENDING".into())]);
+        let before = |after| ItemChange::between(ItemId::new(3), done(), after).before;
+        assert_eq!(before(replayed), json!({ "status": "DONE", "result": "r" }));
+        assert_eq!(before(Map::new()), json!({ "status": "DONE" }));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use outbox_item::{Item, ItemId};
 
 use crate::ids::ClaimToken;
 
+/// The longest lease that an operator can set, in seconds.
+pub const LONGEST_LEASE_SECONDS: u32 = 24 * 60 * 60;
+
 /// What a worker may claim.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimRequest {
@@ -21,13 +24,19 @@ pub struct ClaimRequest {
 }
 
 impl ClaimRequest {
-    /// The request for what `claimed` does not contain; `None` when it contains everything.
+    /// The tokens of the leases that the request can create.
+    pub fn tokens(&self) -> Vec<ClaimToken> {
+        self.types.iter().map(|terms| terms.token).collect()
+    }
+
+    /// The request for what `claimed` does not contain, with new tokens; `None` when it contains everything.
     pub fn remainder_after(mut self, claimed: &ClaimBatch) -> Option<Self> {
         let less = |limit: u32, got: usize| limit.saturating_sub(u32::try_from(got).unwrap_or(u32::MAX));
         self.limit = less(self.limit, claimed.claims.len());
         for terms in &mut self.types {
             let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type);
             terms.limit = less(terms.limit, of_type.count());
+            terms.token = ClaimToken::random();
         }
         self.types.retain(|terms| terms.limit > 0);
         (self.limit > 0 && !self.types.is_empty()).then_some(self)
@@ -39,9 +48,12 @@ impl ClaimRequest {
 pub struct ClaimTerms {
     /// The type.
     pub item_type: String,
+    /// The token of the lease on what the call claims of the type, which [`Queue::abandon`](crate::Queue::abandon)
+    /// names when the answer is lost. Drawn anew for each call.
+    pub token: ClaimToken,
     /// The largest number of its items in one call.
     pub limit: u32,
-    /// How long a claim holds.
+    /// How long a claim holds, unless it is renewed.
     pub lease: Duration,
     /// Retries after the first attempt since enqueue or the last replay.
     pub max_retries: u32,
@@ -75,7 +87,7 @@ pub struct Claim {
 impl Claim {
     /// The part of the claim that a settlement needs.
     pub fn reference(&self) -> ClaimRef {
-        ClaimRef { id: self.item.id, token: self.token.clone() }
+        ClaimRef { id: self.item.id, token: self.token }
     }
 }
 

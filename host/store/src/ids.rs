@@ -76,24 +76,28 @@ impl FromStr for SignalSeq {
     }
 }
 
-/// The proof of one claim. A store makes a new one for each claim and never uses it again.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The proof of a claim: a random number from 1 to `i64::MAX`, drawn anew for each lease. A counter would give its
+/// numbers again after a failover or a restore from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ClaimToken(String);
+pub struct ClaimToken(i64);
 
 impl ClaimToken {
-    /// The token with this text.
-    pub const fn new(text: String) -> Self {
-        Self(text)
+    /// The token with this number.
+    pub const fn new(number: i64) -> Self {
+        Self(number)
     }
 
-    /// The text, as it is stored.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// A new token, from the system's random numbers.
+    pub fn random() -> Self {
+        // The first 6 bytes of a UUID and its last 2 are random in all bits; those between name its version.
+        let (first, last) = uuid::Uuid::new_v4().as_u64_pair();
+        let number = (first & !0xFFFF) | (last & 0xFFFF);
+        Self((number.cast_signed() & i64::MAX).max(1))
     }
 
-    /// The text, as it is stored, without a copy.
-    pub fn into_string(self) -> String {
+    /// The number, as it is stored.
+    pub const fn get(self) -> i64 {
         self.0
     }
 }

@@ -54,6 +54,10 @@ pub trait Inspect: Changes {
     /// What is stuck, why, and what helps; a bounded number of each kind.
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError>;
 
+    /// Items that are not in exactly one of the places that a status is read from, by ascending id. Reads every item
+    /// once, for `doctor` and for tests.
+    async fn misplaced(&self, limit: u32) -> Result<Vec<MisplacedItem>, StoreError>;
+
     /// The audit trail, newest first.
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
 
@@ -74,6 +78,16 @@ pub struct ItemDetails {
     pub failed_attempts: Vec<FailedAttempt>,
     /// What operators did to it, oldest first.
     pub audit: Vec<AuditEntry>,
+}
+
+/// An item that is not in exactly one of the places that a status is read from, which only a change by hand or a bug
+/// causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MisplacedItem {
+    /// The item.
+    pub id: ItemId,
+    /// In how many places it is.
+    pub places: u32,
 }
 
 /// A notice of a saga's progress, as it is stored and streamed.

@@ -24,7 +24,8 @@
 //!
 //! # Fencing
 //! A claim is settled by presenting its token. The settlement is accepted while the token is on the row, even after
-//! the lease has ended; when it is gone the answer is [`StoreError::ClaimLost`].
+//! the lease has ended; when it is gone the answer is [`StoreError::ClaimLost`]. Until then the worker may renew the
+//! lease.
 //!
 //! # Time
 //! The store is the one authority on time: it reads its clock once per transaction and everything in that transaction
@@ -53,6 +54,7 @@ mod overview;
 mod plugin_data;
 mod pods;
 mod queue;
+mod renewal;
 mod stuck;
 mod transfer;
 
@@ -63,7 +65,7 @@ use outbox_item::Millis;
 pub use crate::action::{Action, ActionKind, EffectKeys, Eligibility, Execution, LeasePolicy, Refusal, RefusedItem};
 pub use crate::audit::{AuditEntry, AuditQuery};
 pub use crate::changes::Changes;
-pub use crate::claim::{Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, SettleRequest};
+pub use crate::claim::{Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LONGEST_LEASE_SECONDS, SettleRequest};
 pub use crate::control::{Control, ControlReport, ControlRequest, Pause};
 pub use crate::engine::alerts::AlertSettings;
 pub use crate::engine::counters::Violation;
@@ -71,7 +73,7 @@ pub use crate::engine::schema_version::Migration;
 pub use crate::error::StoreError;
 pub use crate::filter::{Filter, Page};
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
-pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, Signal};
+pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, MisplacedItem, Signal};
 pub use crate::jobs::{Job, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
@@ -80,6 +82,7 @@ pub use crate::overview::{Overview, SagaTotals};
 pub use crate::plugin_data::{ClearStateRequest, PluginData, QuarantineRecord, StateEntry, StateQuery, StateTotal};
 pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
+pub use crate::renewal::{LeaseState, Renewal, RenewedLease};
 pub use crate::stuck::{StuckEntry, StuckKind, StuckQuery};
 pub use crate::transfer::{ExportPage, ExportPosition, ImportReport, Record, RecordColumns, Transfer};
 pub use outbox_core::Settlement;

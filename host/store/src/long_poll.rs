@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 
 use crate::claim::{ClaimBatch, ClaimRequest};
 use crate::error::StoreError;
+use crate::ids::ClaimToken;
 
 /// The worker's end of a long poll. The store claims nothing more for it after it is dropped.
 #[derive(Debug)]
 pub struct LongPoll {
     /// The request. The first side to take it wins: the worker, which cancels, or the store, which fulfils.
     slot: Arc<Mutex<Option<ClaimRequest>>>,
+    tokens: Vec<ClaimToken>,
     answer: Option<oneshot::Receiver<LongPollResult>>,
     result: Option<LongPollResult>,
 }
@@ -36,12 +38,18 @@ fn take(slot: &Mutex<Option<ClaimRequest>>) -> Option<ClaimRequest> {
 
 /// The two ends of a long poll for this claim.
 pub fn long_poll(request: ClaimRequest) -> (LongPoll, LongPollSlot) {
+    let tokens = request.tokens();
     let slot = Arc::new(Mutex::new(Some(request)));
     let (reply, answer) = oneshot::channel();
-    (LongPoll { slot: Arc::clone(&slot), answer: Some(answer), result: None }, LongPollSlot { slot, reply })
+    (LongPoll { slot: Arc::clone(&slot), tokens, answer: Some(answer), result: None }, LongPollSlot { slot, reply })
 }
 
 impl LongPoll {
+    /// The tokens of the leases that fulfilling the long poll can create.
+    pub fn tokens(&self) -> &[ClaimToken] {
+        &self.tokens
+    }
+
     /// Returns once the store has fulfilled the long poll, which may never happen. Safe to cancel.
     pub async fn fulfilled(&mut self) {
         if let Some(answer) = &mut self.answer {

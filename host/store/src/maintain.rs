@@ -28,8 +28,11 @@ pub trait Maintain: Send + Sync + 'static {
 /// How long finished things stay. `None` keeps them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// DONE items, from `done_at`. Those of a saga go when all of its items are finished and old enough.
+    /// DONE items, from `done_at`, each with everything that belongs to it. Those of a saga go when all of its items
+    /// are finished and old enough.
     pub done: Option<Duration>,
+    /// Items in the DLQ, from `dead_at`, likewise. A key that such an item blocked is free again.
+    pub dead: Option<Duration>,
     /// Signals, whose totals stay; finished jobs except the newest; and the times at which alerts were last sent.
     pub signals: Option<Duration>,
 }
@@ -39,7 +42,7 @@ pub struct Retention {
 pub struct MaintenanceReport {
     /// Items that jobs changed.
     pub changed: u64,
-    /// DONE items that were deleted.
+    /// Finished items that were deleted.
     pub items: u64,
     /// Signals that were deleted.
     pub signals: u64,

@@ -4,13 +4,15 @@
 
 use async_trait::async_trait;
 
-use outbox_item::{ItemId, NewItem};
+use outbox_item::{ItemId, Millis, NewItem};
 
 use crate::changes::Changes;
 use crate::claim::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest};
 use crate::engine::counters::Violation;
 use crate::error::StoreError;
+use crate::ids::ClaimToken;
 use crate::long_poll::LongPoll;
+use crate::renewal::{Renewal, RenewedLease};
 
 /// The writers' side of a store. The HTTP server and the command line call it, once for each write request.
 ///
@@ -26,16 +28,19 @@ pub trait Enqueue: Send + Sync + 'static {
     async fn count_violation(&self, violation: Violation) -> Result<(), StoreError>;
 }
 
-/// The workers' side of a store. A worker claims whenever it has room for attempts, settles each claim once, and ends
-/// expired leases about once a second.
+/// The workers' side of a store. A worker claims whenever it has room for attempts, renews the leases of what it has in
+/// hand, settles each claim, and ends expired leases about once a second.
 ///
 /// A caller may not assume that it still holds a claim: after the lease another process may have the item, and then
 /// settling fails with [`StoreError::ClaimLost`]. It may not assume any order between items without a common ordering
 /// key.
+///
+/// After [`StoreError::Unavailable`] a caller cannot know whether the call was committed. It names the tokens of a
+/// claim to [`Queue::abandon`], and repeats everything else.
 #[async_trait]
 pub trait Queue: Changes {
-    /// Ends expired leases, then claims what the request allows, fairly over its types. An item without an attempt
-    /// left by its type's policy is dead-lettered instead.
+    /// Claims what the request allows, fairly over its types. An item without an attempt left by its type's policy is
+    /// dead-lettered instead.
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError>;
 
     /// Claims like [`Queue::claim`]. An engine that has long polls leaves the rest of the request as a long poll: the
@@ -44,12 +49,30 @@ pub trait Queue: Changes {
         Ok((self.claim(request).await?, None))
     }
 
+    /// Gives back, uncounted and at once, what the leases with these tokens hold. A worker calls it when the answer to
+    /// a claim was lost: no attempt has begun. A token without a lease is ignored. Returns the number of items.
+    async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError>;
+
+    /// Extends leases, all in one transaction: each that exists holds for its length from now, whether or not it has
+    /// run out. Returns what became of each.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError>;
+
     /// Settles a claim, with its history row, signals and host writes, in one transaction.
+    ///
+    /// A claim ends once: when an earlier call was committed and its answer was lost, a repetition changes nothing and
+    /// errors with [`StoreError::ClaimLost`]. So the repeating caller takes that error for success: either the item is
+    /// settled, or its claim has ended otherwise and there is nothing left to settle.
     async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError>;
 
-    /// Ends a bounded batch of leases that have run out and returns how many. Called at least once a second in every
-    /// process that has the store open.
-    async fn expire_leases(&self) -> Result<u32, StoreError>;
+    /// Ends a bounded batch of leases that have run out both by now and by `latest`, a reading of the store's clock that
+    /// the caller trusts; but not the `spared` ones, which this process has in hand. Returns the number of claims that
+    /// it ended. Called about once a second in every process that has the store open.
+    async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError>;
+
+    /// Like [`Queue::expire_leases_until`], for a caller that trusts the store's clock whatever it says.
+    async fn expire_leases(&self, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+        self.expire_leases_until(Millis::new(i64::MAX), spared).await
+    }
 
     /// Enqueues an alert for operators, if alerts are configured and no alert of the same kind and subject was sent
     /// within [`AlertSettings::min_interval`](crate::AlertSettings::min_interval).

@@ -13,7 +13,7 @@ use outbox_item::{ItemId, Millis};
 pub struct StuckQuery {
     /// The types that handlers serve; `None` when that is not known.
     pub served: Option<Vec<String>>,
-    /// An item that could be claimed for longer than this is old.
+    /// An item that could be claimed for longer than this is old, and so is a claim that is held for longer.
     pub older_than: Duration,
     /// An item with at least this number of attempts in this life fails repeatedly. Items that wait for their next
     /// attempt are looked at from the third attempt on.
@@ -56,6 +56,8 @@ pub struct StuckEntry {
 pub enum StuckKind {
     /// A lease has ended and the item was not taken back.
     ExpiredClaim,
+    /// A process has held a claim for long, and its lease has not ended.
+    LongClaim,
     /// An item fails again and again.
     Failing,
     /// No handler serves a type.
@@ -68,6 +70,9 @@ pub enum StuckKind {
     HeldKey,
     /// Items could be claimed and are not.
     Old,
+    /// An item has no status: it is in none of the places that a status is read from. Only a change by hand or a bug
+    /// does this.
+    Lost,
 }
 
 impl StuckKind {
@@ -75,12 +80,14 @@ impl StuckKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ExpiredClaim => "expired_claim",
+            Self::LongClaim => "long_claim",
             Self::Failing => "failing",
             Self::Unhandled => "unhandled",
             Self::Paused => "paused",
             Self::BlockedKey => "blocked_key",
             Self::HeldKey => "held_key",
             Self::Old => "old",
+            Self::Lost => "lost",
         }
     }
 }
@@ -102,6 +109,18 @@ impl StuckItem {
         let why = format!("the lease of {by} has ended, and no process that has the store open took the item back");
         let command = format!("outbox release {}", self.id);
         self.report(StuckKind::ExpiredClaim, lease_until, why, command)
+    }
+
+    /// The process `by` has held its claim since `claimed_at`, which is long ago or, at `now`, in the future.
+    pub fn held_long(self, claimed_at: Millis, by: &str, now: Millis) -> StuckEntry {
+        let (why, command) = if claimed_at > now {
+            let why = format!("{by} claimed it while a clock was ahead, so its lease ends late");
+            (why, format!("outbox release --force {}, if {by} has ended", self.id))
+        } else {
+            let why = "still renews the lease: its attempt takes long or does not end, or its settlement keeps failing";
+            (format!("{by} {why}"), format!("outbox show {}", self.id))
+        };
+        self.report(StuckKind::LongClaim, claimed_at, why, command)
     }
 
     /// It has had this number of attempts; `error` is the last message.
@@ -126,6 +145,13 @@ impl StuckItem {
         let why = format!("item {id} is in front of the key and is not available for another {} s", wait / 1000);
         let command = format!("outbox reschedule {id} --in 0s");
         StuckEntry { waiting, ..self.report(StuckKind::HeldKey, created_at, why, command) }
+    }
+
+    /// It is in no place, since some time after `created_at`.
+    pub fn lost(self, created_at: Millis) -> StuckEntry {
+        let why = "the item has no status, so no process will handle it: its row in a table of the outbox was deleted";
+        let command = format!("outbox restore {}", self.id);
+        self.report(StuckKind::Lost, created_at, why.to_owned(), command)
     }
 
     fn report(self, kind: StuckKind, since: Millis, why: String, command: String) -> StuckEntry {

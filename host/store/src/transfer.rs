@@ -104,7 +104,7 @@ pub struct ImportReport {
 }
 
 /// The columns of an item that are moved: all but those of the claim, which no process holds then, and those that
-/// follow from the others.
+/// follow from the others. Each engine reads them from its view of the status.
 pub const ITEM_COLUMNS: &[&str] = &[
     "id",
     "idem_key",
@@ -132,6 +132,25 @@ pub const ITEM_COLUMNS: &[&str] = &[
     "dead_at",
     "result",
     "handler_digest",
+    "losses",
+    "give_backs",
+    "fairness_key",
+];
+/// Those of [`ITEM_COLUMNS`] that the caller of an enqueue gives; the table of items has them.
+pub const ENQUEUED_COLUMNS: &[&str] = &[
+    "id",
+    "idem_key",
+    "type",
+    "payload",
+    "content_type",
+    "headers",
+    "metadata",
+    "cid",
+    "saga",
+    "ordering_key",
+    "available_at",
+    "created_at",
+    "fairness_key",
 ];
 /// The columns of an attempt that are moved.
 pub const ATTEMPT_COLUMNS: &[&str] = &[
@@ -192,8 +211,13 @@ pub fn integer_column(columns: &RecordColumns, name: &str) -> Option<i64> {
 pub fn from_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.into(),
-        Err(_) => json!({ "base64": BASE64.encode(bytes) }),
+        Err(_) => base64_of(bytes),
     }
+}
+
+/// Bytes as a record has them when they are no text.
+pub(crate) fn base64_of(bytes: &[u8]) -> Value {
+    json!({ "base64": BASE64.encode(bytes) })
 }
 
 /// The bytes of a record's column; errors when it holds none.

@@ -55,28 +55,39 @@ pub(crate) async fn drain(
     config: &Config,
     items: Vec<NewItem>,
 ) -> anyhow::Result<f64> {
-    let (item_type, count) = (items[0].item_type.clone(), items.len());
+    let (item_type, count) = (items[0].item_type.clone(), u32::try_from(items.len())?);
     let before = bench_store.done(&item_type).await?;
+    enqueue(bench_store, items).await?;
+    let begun = Instant::now();
+    let worker = RunningWorker::start(bench_store, handler, config);
+    wait_for_done(bench_store, &item_type, before, count.into()).await?;
+    let took = begun.elapsed();
+    worker.end().await?;
+    Ok(Rate { items: count, took }.per_second())
+}
+
+async fn enqueue(bench_store: &dyn BenchStore, items: Vec<NewItem>) -> anyhow::Result<()> {
     let mut waiting = items.into_iter();
     while waiting.len() > 0 {
         bench_store.store().enqueue(waiting.by_ref().take(BULK).collect(), BatchMode::PerItem).await?;
     }
-    let begun = Instant::now();
-    let worker = RunningWorker::start(bench_store, handler, config);
-    let (mut done, mut moved) = (0, begun);
-    while done < count as u64 {
+    Ok(())
+}
+
+/// Returns when `count` items more than `before` are DONE. Errors when none is added for [`STALL_TIMEOUT`].
+async fn wait_for_done(bench_store: &dyn BenchStore, item_type: &str, before: u64, count: u64) -> anyhow::Result<()> {
+    let (mut done, mut moved) = (0, Instant::now());
+    while done < count {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let now = bench_store.done(&item_type).await? - before;
+        let now = bench_store.done(item_type).await? - before;
         if now > done {
             (done, moved) = (now, Instant::now());
         }
-        let reason = "see `outbox list` on what handlers of this kind answer";
         anyhow::ensure!(
             moved.elapsed() < STALL_TIMEOUT,
-            "only {done} of {count} items of {item_type:?} were DONE: {reason}"
+            "only {done} of {count} items of {item_type:?} were DONE: \
+             see `outbox list` on what handlers of this kind answer"
         );
     }
-    let took = begun.elapsed();
-    worker.end().await?;
-    Ok(Rate { items: u32::try_from(count)?, took }.per_second())
+    Ok(())
 }

@@ -99,7 +99,7 @@ impl BenchEnvironment {
 fn warn_of_memory(folder: &Path) {
     if let Some(mount) = filesystem::in_memory(&folder.join("store")) {
         output::to_stderr(&format!(
-            "{} lies in memory, where nothing is ever made durable: name a path on a disk with --db",
+            "{} is a file system in memory, where no write becomes durable: give a path on a disk with --db",
             mount.display()
         ));
     }

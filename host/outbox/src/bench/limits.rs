@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use outbox_core::OnDead;
-use outbox_store::{ClaimRequest, ClaimTerms};
+use outbox_store::{ClaimRequest, ClaimTerms, ClaimToken};
 
 use crate::bench::engine::{BULK, KeyOrder, TYPE, items};
 use crate::bench::environment::BenchEnvironment;
@@ -55,6 +55,7 @@ pub(crate) async fn store(environment: &BenchEnvironment, count: u32, samples: &
 fn request() -> ClaimRequest {
     let terms = ClaimTerms {
         item_type: TYPE.to_owned(),
+        token: ClaimToken::random(),
         limit: u32::MAX,
         lease: Duration::from_mins(1),
         max_retries: 8,

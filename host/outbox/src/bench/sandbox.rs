@@ -68,7 +68,7 @@ impl Sandbox {
             dir: folder.path().to_owned(),
             role: None,
             cache_dir: folder.path().join("cache"),
-            lease: config.lease,
+            attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
             retry: config.retry,
             slots: config.concurrency,
             environment: Arc::new(|_| None),

@@ -3,6 +3,7 @@
 //! It changes nothing: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
 
 mod checks;
+mod places;
 mod result;
 mod server;
 

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use clap::Args;
 
 use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
-use outbox_item::{Item, ItemId, Millis, PayloadEncoding, Status, payload_fields};
+use outbox_item::{Item, ItemId, Millis, Status};
 use outbox_store::{Filter, Inspect, ItemDetails, Page};
 
 use crate::cli::arguments::FilterArgs;
 use crate::cli::context::Context;
-use crate::cli::output::{audit_rows, clean, count, fields, or_dash, relative, relative_or_dash, short, size, table};
+use crate::cli::output::{
+    audit_rows, clean, clean_lines, count, fields, or_dash, payload_text, relative, relative_or_dash, short, size,
+    table,
+};
 use crate::cli::requests::find_item;
 
 /// Items per read from the store, so that each read is short for every `--limit`.
@@ -25,7 +28,7 @@ pub(crate) struct ListArgs {
     status: Option<Status>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// At most so many
+    /// The maximum number of items
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     limit: u32,
     /// Only items with a smaller id: the last of the page before
@@ -153,11 +156,7 @@ fn outcome(item: &Item) -> Vec<(&'static str, String)> {
 }
 
 fn payload(bytes: &[u8]) -> String {
-    let shown = match payload_fields(bytes) {
-        (value, PayloadEncoding::Json) => format!("{value:#}"),
-        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
-    };
-    short(&shown, PAYLOAD_MAX).lines().map(clean).collect::<Vec<_>>().join("\n")
+    clean_lines(&short(&payload_text(bytes), PAYLOAD_MAX))
 }
 
 fn history(attempts: &[FailedAttempt], now: Millis) -> String {

@@ -18,7 +18,7 @@ use crate::cli::requests::{run_to_end, send_control};
 pub(crate) struct JobsArgs {
     #[command(subcommand)]
     command: Option<JobCommand>,
-    /// At most so many
+    /// The maximum number of jobs
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     limit: u32,
 }

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use comfy_table::{Cell, Table};
 use serde::Serialize;
 
-use outbox_item::{Millis, millis};
+use outbox_item::{Millis, PayloadEncoding, millis, payload_fields};
 use outbox_store::AuditEntry;
 
 /// Prints results in the format that the user asked for.
@@ -90,6 +90,19 @@ pub(crate) fn fields(rows: &[(&str, String)]) -> String {
 /// The text with every control character replaced, so that it cannot control the terminal or break a row.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// [`clean`], but line breaks stay.
+pub(crate) fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// The bytes as indented JSON, or as base64 when they are no JSON.
+pub(crate) fn payload_text(bytes: &[u8]) -> String {
+    match payload_fields(bytes) {
+        (value, PayloadEncoding::Json) => format!("{value:#}"),
+        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
+    }
 }
 
 /// The text, or its first `most` characters and an ellipsis when it is longer.

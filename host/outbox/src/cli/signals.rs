@@ -23,7 +23,7 @@ pub(crate) struct SignalsArgs {
     /// Only signals after this number
     #[arg(long, default_value_t = SignalSeq::START, value_name = "SEQ")]
     after: SignalSeq,
-    /// At most so many
+    /// The maximum number of signals
     #[arg(long, default_value_t = 100, value_name = "COUNT", conflicts_with = "follow")]
     limit: u32,
     /// Go on printing as signals come

@@ -22,7 +22,7 @@ pub(crate) struct StuckArgs {
     /// What was attempted at least so often fails repeatedly
     #[arg(long, default_value_t = 3, value_name = "COUNT")]
     attempts: u32,
-    /// At most so many of each kind
+    /// The maximum number of entries of each kind
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     limit: u32,
 }
@@ -32,7 +32,7 @@ pub(crate) struct StuckArgs {
 pub(crate) struct FailuresArgs {
     #[command(flatten)]
     filter: FilterArgs,
-    /// At most so many groups
+    /// The maximum number of groups
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     limit: u32,
 }
@@ -61,7 +61,7 @@ pub(crate) struct AuditTrailArgs {
     /// Only entries with a smaller number: the last of the page before
     #[arg(long, value_name = "SEQ")]
     before: Option<i64>,
-    /// At most so many
+    /// The maximum number of entries
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     limit: u32,
 }

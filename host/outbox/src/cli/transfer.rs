@@ -109,7 +109,7 @@ async fn pause_and_drain(store: &dyn Store, args: &ExportArgs, context: &Context
         if !std::mem::replace(&mut has_hinted, true) {
             context.output.hint("Waiting until nothing is claimed: attempts under way end, or their leases do.");
         }
-        store.expire_leases().await?;
+        store.expire_leases(&[]).await?;
         tokio::time::sleep(DRAIN_POLL).await;
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use outbox_core::RetryPolicy;
 use outbox_item::validate_type;
+use outbox_store::LONGEST_LEASE_SECONDS;
 
 use crate::config::environment::ProcessEnv;
 use crate::config::error::ConfigError;
@@ -22,7 +23,7 @@ pub(super) fn enabled(settings: &ResolvedSettings) -> Result<bool, ConfigError> 
 const LEASE: Duration = Duration::from_mins(1);
 
 pub(super) fn lease(settings: &ResolvedSettings) -> Result<Duration, ConfigError> {
-    Ok(settings.seconds("OUTBOX_VISIBILITY_SEC", 1..=86_400)?.unwrap_or(LEASE))
+    Ok(settings.seconds("OUTBOX_VISIBILITY_SEC", 1..=LONGEST_LEASE_SECONDS)?.unwrap_or(LEASE))
 }
 
 pub(super) fn retry(settings: &ResolvedSettings) -> Result<RetryPolicy, ConfigError> {

@@ -3,12 +3,11 @@
 //! Items are claimed, handled and settled correctly without this work.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{Handler as _, MeteredHandler};
+use outbox_core::{Handler as _, MeteredHandler, Outage};
 use outbox_http::HostStatus;
 use outbox_item::Millis;
 use outbox_runtime::Plugins;
@@ -24,10 +23,10 @@ const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of the host, for probes, metrics and the cockpit.
-pub(crate) fn status(plugins: &Plugins, metered: &MeteredHandler, is_read_only: &AtomicBool) -> HostStatus {
+pub(crate) fn status(plugins: &Plugins, metered: &MeteredHandler, write_outage: &Outage) -> HostStatus {
     HostStatus {
         is_scanned: plugins.is_scanned(),
-        is_read_only: is_read_only.load(Ordering::Relaxed),
+        is_read_only: write_outage.is_ongoing(),
         plugins: plugins.status(),
         served_types: plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect(),
         durations: metered.durations(),
@@ -40,8 +39,8 @@ pub(crate) struct Heartbeat {
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) instance: String,
     pub(crate) role: Option<String>,
-    /// Set while the store rejects heartbeats.
-    pub(crate) is_read_only: Arc<AtomicBool>,
+    /// Lasts while the store rejects heartbeats.
+    pub(crate) write_outage: Arc<Outage>,
 }
 
 impl Heartbeat {
@@ -50,7 +49,7 @@ impl Heartbeat {
         let mut changes = self.plugins.changes();
         loop {
             self.beat(self.plugins.is_scanned()).await;
-            let pause = if self.is_read_only.load(Ordering::Relaxed) { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
+            let pause = if self.write_outage.is_ongoing() { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
             tokio::select! {
                 () = end.cancelled() => break,
                 Ok(()) = changes.changed() => {}
@@ -68,35 +67,38 @@ impl Heartbeat {
             heartbeat_at: Millis::default(),
             plugins: self.plugins.status(),
         };
-        let beaten = self.store.heartbeat(&pod).await;
-        let was_read_only = self.is_read_only.swap(beaten.is_err(), Ordering::Relaxed);
-        match beaten {
-            Err(err) if !was_read_only => {
-                tracing::warn!(error = %err, "the store takes no writes: not ready until it does");
+        match self.store.heartbeat(&pod).await {
+            Ok(()) => {
+                if self.write_outage.succeeded() {
+                    tracing::info!("the store takes writes again");
+                }
             }
-            Ok(()) if was_read_only => tracing::info!("the store takes writes again"),
-            _ => {}
+            Err(err) => {
+                if self.write_outage.failed() {
+                    tracing::warn!(error = %err, "the store takes no writes: not ready until it does");
+                }
+            }
         }
     }
 }
 
 /// Runs pieces of maintenance until `end` is cancelled.
 pub(crate) async fn maintenance_loop(store: Arc<dyn Maintain>, retention: Retention, end: CancellationToken) {
-    let mut is_failing = false;
+    let outage = Outage::default();
     while end.run_until_cancelled(tokio::time::sleep(MAINTENANCE_INTERVAL)).await.is_some() {
         match store.run_maintenance(&retention).await {
             Ok(report) => {
-                is_failing = false;
+                outage.succeeded();
                 if report != MaintenanceReport::default() {
                     let MaintenanceReport { changed, items, signals } = report;
                     tracing::debug!(job.changed = changed, pruned.items = items, pruned.signals = signals, "upkeep");
                 }
             }
-            Err(err) if !is_failing => {
-                is_failing = true;
-                tracing::warn!(error = %err, "the upkeep of the store failed; trying again each second");
+            Err(err) => {
+                if outage.failed() {
+                    tracing::warn!(error = %err, "the upkeep of the store failed; trying again each second");
+                }
             }
-            Err(_) => {}
         }
     }
 }

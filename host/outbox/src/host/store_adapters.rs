@@ -27,16 +27,19 @@ pub(crate) struct StoreQuarantine(pub(crate) Arc<dyn PluginData>);
 impl QuarantineStore for StoreQuarantine {
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
         let QuarantineEntry { digest, plugin, reason } = entry;
-        self.0.quarantine(digest, plugin, reason).await.map_err(QuarantineError::new)
+        self.0.quarantine(digest.as_str(), plugin, reason).await.map_err(QuarantineError::new)
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
-        let entry = |record: QuarantineRecord| {
-            let QuarantineRecord { digest, plugin, reason, .. } = record;
-            QuarantineEntry { digest, plugin, reason }
-        };
-        Ok(self.0.list_quarantine().await.map_err(QuarantineError::new)?.into_iter().map(entry).collect())
+        let records = self.0.list_quarantine().await.map_err(QuarantineError::new)?;
+        Ok(records.into_iter().filter_map(quarantine_entry).collect())
     }
+}
+
+/// The entry of a record. `None` if its digest is that of no component, so that one bad row does not hide the others.
+fn quarantine_entry(record: QuarantineRecord) -> Option<QuarantineEntry> {
+    let QuarantineRecord { digest, plugin, reason, .. } = record;
+    Some(QuarantineEntry { digest: digest.parse().ok()?, plugin, reason })
 }
 
 /// Both traits for a process without a store: reading state and adding to the quarantine fail, and the quarantine is

@@ -63,47 +63,9 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 
 fn found_paths(function: &wasmtime::component::types::ComponentFunc) -> TypePaths {
     let mut paths = TypePaths::new();
-    function.params().for_each(|(name, ty)| found(name, &ty, &mut paths));
-    function.results().for_each(|ty| found("result", &ty, &mut paths));
+    function.params().for_each(|(name, ty)| add_paths(name, &ty, &found_shape, &mut paths));
+    function.results().for_each(|ty| add_paths("result", &ty, &found_shape, &mut paths));
     paths
-}
-
-fn found(path: &str, ty: &Type, paths: &mut TypePaths) {
-    let mut below = |name: &str, ty: &Type| found(&format!("{path}{name}"), ty, paths);
-    let kind = match ty {
-        Type::Record(record) => {
-            record.fields().for_each(|field| below(&format!(".{}", field.name), &field.ty));
-            "a record".to_owned()
-        }
-        Type::Variant(variant) => {
-            let cases: Vec<_> = variant.cases().map(|case| case.name.to_owned()).collect();
-            let payloads = variant.cases().filter_map(|case| Some((case.name, case.ty?)));
-            payloads.for_each(|(name, ty)| below(&format!(".{name}"), &ty));
-            listed("a variant", &cases)
-        }
-        Type::Enum(cases) => listed("an enum", &cases.names().map(str::to_owned).collect::<Vec<_>>()),
-        Type::Tuple(tuple) => {
-            tuple.types().enumerate().for_each(|(at, ty)| below(&format!(".{at}"), &ty));
-            "a tuple".to_owned()
-        }
-        Type::Option(option) => {
-            below(" value", &option.ty());
-            "an option".to_owned()
-        }
-        Type::List(list) => {
-            below(" element", &list.ty());
-            "a list".to_owned()
-        }
-        Type::Result(result) => {
-            result.ok().iter().for_each(|ty| below(" ok", ty));
-            result.err().iter().for_each(|ty| below(" error", ty));
-            "a result".to_owned()
-        }
-        Type::Float32 => "f32".to_owned(),
-        Type::Float64 => "f64".to_owned(),
-        other => format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase(),
-    };
-    paths.insert(path.to_owned(), kind);
 }
 
 fn expected_paths(interface: &str, function: &str) -> Option<TypePaths> {
@@ -117,55 +79,96 @@ fn expected_paths(interface: &str, function: &str) -> Option<TypePaths> {
     let mut paths = TypePaths::new();
     let params = params.iter().map(|param| (param.name.as_str(), param.ty));
     for (name, ty) in params.chain(result.iter().map(|ty| ("result", *ty))) {
-        expected(&contract, name, ty, &mut paths);
+        add_paths(name, &ty, &|ty| expected_shape(&contract, *ty), &mut paths);
     }
     Some(paths)
 }
 
-fn expected(contract: &Resolve, path: &str, ty: wit_parser::Type, paths: &mut TypePaths) {
-    let wit_parser::Type::Id(id) = ty else {
-        paths.insert(path.to_owned(), format!("{ty:?}").to_lowercase());
-        return;
-    };
-    let mut below = |name: &str, ty| expected(contract, &format!("{path}{name}"), ty, paths);
-    let kind = match &contract.types[id].kind {
-        TypeDefKind::Type(ty) => return below("", *ty),
-        TypeDefKind::Record(record) => {
-            record.fields.iter().for_each(|field| below(&format!(".{}", field.name), field.ty));
-            "a record".to_owned()
-        }
-        TypeDefKind::Variant(variant) => {
-            let payloads = variant.cases.iter().filter_map(|case| Some((&case.name, case.ty?)));
-            payloads.for_each(|(name, ty)| below(&format!(".{name}"), ty));
-            listed("a variant", &variant.cases.iter().map(|case| case.name.clone()).collect::<Vec<_>>())
-        }
-        TypeDefKind::Enum(cases) => {
-            listed("an enum", &cases.cases.iter().map(|case| case.name.clone()).collect::<Vec<_>>())
-        }
-        TypeDefKind::Tuple(tuple) => {
-            tuple.types.iter().enumerate().for_each(|(at, ty)| below(&format!(".{at}"), *ty));
-            "a tuple".to_owned()
-        }
-        TypeDefKind::Option(ty) => {
-            below(" value", *ty);
-            "an option".to_owned()
-        }
-        TypeDefKind::List(ty) => {
-            below(" element", *ty);
-            "a list".to_owned()
-        }
-        TypeDefKind::Result(result) => {
-            result.ok.iter().for_each(|ty| below(" ok", *ty));
-            result.err.iter().for_each(|ty| below(" error", *ty));
-            "a result".to_owned()
-        }
-        other => format!("a {}", other.as_str()),
-    };
+/// Adds the path of a type and those below it.
+fn add_paths<T>(path: &str, ty: &T, shape_of: &impl Fn(&T) -> Shape<T>, paths: &mut TypePaths) {
+    let Shape { kind, members } = shape_of(ty);
+    for (name, ty) in members {
+        add_paths(&format!("{path}{name}"), &ty, shape_of, paths);
+    }
     paths.insert(path.to_owned(), kind);
 }
 
-fn listed(kind: &str, cases: &[String]) -> String {
-    format!("{kind} of {}", cases.join(", "))
+fn found_shape(ty: &Type) -> Shape<Type> {
+    match ty {
+        Type::Record(record) => Shape::record(record.fields().map(|field| (field.name, field.ty))),
+        Type::Variant(variant) => Shape::variant(variant.cases().map(|case| (case.name, case.ty))),
+        Type::Enum(cases) => Shape::enumeration(cases.names()),
+        Type::Tuple(tuple) => Shape::tuple(tuple.types()),
+        Type::Option(option) => Shape::option(option.ty()),
+        Type::List(list) => Shape::list(list.ty()),
+        Type::Result(result) => Shape::result(result.ok(), result.err()),
+        Type::Float32 => Shape::plain("f32".to_owned()),
+        Type::Float64 => Shape::plain("f64".to_owned()),
+        other => Shape::plain(format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase()),
+    }
+}
+
+fn expected_shape(contract: &Resolve, ty: wit_parser::Type) -> Shape<wit_parser::Type> {
+    let wit_parser::Type::Id(id) = ty else { return Shape::plain(format!("{ty:?}").to_lowercase()) };
+    match &contract.types[id].kind {
+        TypeDefKind::Type(ty) => expected_shape(contract, *ty),
+        TypeDefKind::Record(record) => Shape::record(record.fields.iter().map(|field| (field.name.as_str(), field.ty))),
+        TypeDefKind::Variant(variant) => Shape::variant(variant.cases.iter().map(|case| (case.name.as_str(), case.ty))),
+        TypeDefKind::Enum(cases) => Shape::enumeration(cases.cases.iter().map(|case| case.name.as_str())),
+        TypeDefKind::Tuple(tuple) => Shape::tuple(tuple.types.iter().copied()),
+        TypeDefKind::Option(ty) => Shape::option(*ty),
+        TypeDefKind::List(ty) => Shape::list(*ty),
+        TypeDefKind::Result(result) => Shape::result(result.ok, result.err),
+        other => Shape::plain(format!("a {}", other.as_str())),
+    }
+}
+
+/// One level of a type: what it is, in words, and the types in it.
+struct Shape<T> {
+    kind: String,
+    /// Each with what its path has after the path of this type.
+    members: Vec<(String, T)>,
+}
+
+impl<T> Shape<T> {
+    fn plain(kind: String) -> Self {
+        Self { kind, members: Vec::new() }
+    }
+
+    fn of(kind: &str, members: impl IntoIterator<Item = (String, T)>) -> Self {
+        Self { kind: kind.to_owned(), members: members.into_iter().collect() }
+    }
+
+    fn record<'a>(fields: impl Iterator<Item = (&'a str, T)>) -> Self {
+        Self::of("a record", fields.map(|(name, ty)| (format!(".{name}"), ty)))
+    }
+
+    fn variant<'a>(cases: impl Iterator<Item = (&'a str, Option<T>)>) -> Self {
+        let (names, payloads): (Vec<_>, Vec<_>) = cases.map(|(name, ty)| (name, (name, ty))).unzip();
+        let payloads = payloads.into_iter().filter_map(|(name, ty)| Some((format!(".{name}"), ty?)));
+        Self::of(&format!("a variant of {}", names.join(", ")), payloads)
+    }
+
+    fn enumeration<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        Self::plain(format!("an enum of {}", names.collect::<Vec<_>>().join(", ")))
+    }
+
+    fn tuple(types: impl Iterator<Item = T>) -> Self {
+        Self::of("a tuple", types.enumerate().map(|(at, ty)| (format!(".{at}"), ty)))
+    }
+
+    fn option(value: T) -> Self {
+        Self::of("an option", [(" value".to_owned(), value)])
+    }
+
+    fn list(element: T) -> Self {
+        Self::of("a list", [(" element".to_owned(), element)])
+    }
+
+    fn result(ok: Option<T>, err: Option<T>) -> Self {
+        let members = [(" ok", ok), (" error", err)];
+        Self::of("a result", members.into_iter().filter_map(|(name, ty)| Some((name.to_owned(), ty?))))
+    }
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub struct Inspection {
     pub types: Vec<String>,
     /// The manifest lines that would grant what the component imports without a grant.
     pub missing_grants: Option<String>,
-    /// The longest time of one attempt: the manifest's timeout, else the host's lease.
+    /// The longest time of one attempt: the manifest's timeout, else what fits into the host's lease.
     pub attempt_time: Duration,
     /// Attempts after the first one, before an item is dead-lettered.
     pub max_retries: u32,
@@ -190,7 +190,7 @@ impl Inspection {
     }
 
     fn apply(&mut self, manifest: &Manifest, settings: &PluginSettings) {
-        self.attempt_time = manifest.timeout.unwrap_or(settings.lease);
+        self.attempt_time = manifest.timeout.unwrap_or(settings.attempt_time);
         self.max_retries = manifest.retry.applied_to(settings.retry).max_retries;
         self.limits = manifest.limits.clone();
         self.on_dead = manifest.on_dead;

@@ -30,7 +30,7 @@ use crate::load::manifest::section::Section;
 use crate::load::manifest::value::{count, duration, show, text, texts};
 use crate::outgoing::grant::Grants;
 
-/// The longest `timeout`. The lease is as long as the timeout, and only its end shows that a process died.
+/// The longest `timeout`. The lease is renewed while an attempt runs, so only the timeout ends one that never returns.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// The manifest of one plugin. The default is that of a component without a manifest.

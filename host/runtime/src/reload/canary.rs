@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probation_of_no_items_is_none() {
+    fn a_canary_of_no_items_is_none() {
         let now = Instant::now();
         assert_eq!(Canary::skipped(now).record_attempt("a", CanarySample::Fault, now).0, CanaryState::Passed);
     }

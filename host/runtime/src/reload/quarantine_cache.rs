@@ -6,24 +6,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use outbox_core::{QuarantineEntry, QuarantineError, QuarantineStore};
+use outbox_core::{ComponentDigest, Outage, QuarantineEntry, QuarantineError, QuarantineStore};
 
 /// The quarantined components, by digest.
 pub(crate) struct QuarantineCache {
     store: Arc<dyn QuarantineStore>,
-    known: BTreeMap<String, QuarantineEntry>,
+    known: BTreeMap<ComponentDigest, QuarantineEntry>,
     unsent: Vec<QuarantineEntry>,
-    is_failing: bool,
+    outage: Outage,
 }
 
 impl QuarantineCache {
     /// An empty cache. [`QuarantineCache::refresh`] fills it.
     pub(crate) fn new(store: Arc<dyn QuarantineStore>) -> Self {
-        Self { store, known: BTreeMap::new(), unsent: Vec::new(), is_failing: false }
+        Self { store, known: BTreeMap::new(), unsent: Vec::new(), outage: Outage::default() }
     }
 
     /// The entry of a quarantined component.
-    pub(crate) fn get(&self, digest: &str) -> Option<&QuarantineEntry> {
+    pub(crate) fn get(&self, digest: &ComponentDigest) -> Option<&QuarantineEntry> {
         self.known.get(digest)
     }
 
@@ -39,13 +39,13 @@ impl QuarantineCache {
         match self.sync().await {
             Ok(listed) => {
                 self.known = listed.into_iter().map(|entry| (entry.digest.clone(), entry)).collect();
-                self.is_failing = false;
+                self.outage.succeeded();
             }
-            Err(reason) if !self.is_failing => {
-                self.is_failing = true;
-                tracing::warn!(%reason, "the quarantine could not be exchanged with the store; trying again");
+            Err(reason) => {
+                if self.outage.failed() {
+                    tracing::warn!(%reason, "the quarantine could not be exchanged with the store; trying again");
+                }
             }
-            Err(_) => {}
         }
     }
 

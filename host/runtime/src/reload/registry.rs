@@ -143,7 +143,7 @@ impl RoutingTable {
         let quarantined = versions.quarantined.as_ref().map(|(entry, generation)| PluginStatus {
             generation: *generation,
             state: PluginState::Quarantined,
-            digest: Some(entry.digest.clone()),
+            digest: Some(entry.digest.to_string()),
             error: Some(quarantine_message(entry)),
             ..status_of_unloaded(path, versions)
         });
@@ -185,7 +185,7 @@ fn canary_sample(outcome: &Outcome) -> Option<CanarySample> {
 
 /// The same failure as one of the plugin, which does not count as an attempt at the item.
 fn uncounted_canary_failure(failure: &Failure, generation: &Generation) -> Failure {
-    let words = format!("generation {} is on probation and faulted ({}): ", generation.number, failure.class);
+    let words = format!("generation {} faulted during its canary ({}): ", generation.number, failure.class);
     Failure { class: FailureClass::Plugin, message: words + &failure.message, ..failure.clone() }
 }
 

@@ -164,7 +164,7 @@ impl Reloader {
     }
 
     async fn load(&mut self, path: PluginPath, source: PluginSource) {
-        if let Some(entry) = self.quarantine.get(source.digest.as_str()).cloned() {
+        if let Some(entry) = self.quarantine.get(&source.digest).cloned() {
             tracing::error!(
                 plugin.name = source.name,
                 digest = source.digest.as_str(),
@@ -221,7 +221,7 @@ impl Reloader {
     async fn newest_good(&self, path: &PluginPath, except: Option<&ComponentDigest>) -> Option<Generation> {
         let (good, file, role) = (Arc::clone(&self.good), path.file.clone(), self.folder.role_of(path));
         let kept = tokio::task::spawn_blocking(move || good.versions_of(&file, role.as_deref())).await.ok()?;
-        for source in kept.into_iter().filter(|source| self.quarantine.get(source.digest.as_str()).is_none()) {
+        for source in kept.into_iter().filter(|source| self.quarantine.get(&source.digest).is_none()) {
             if Some(&source.digest) == except {
                 return None;
             }
@@ -260,21 +260,21 @@ impl Reloader {
 
     async fn quarantine_live(&mut self, path: &PluginPath, reason: String) {
         let Some(live) = self.versions(path).live.clone() else { return };
-        let entry = QuarantineEntry { digest: live.digest.to_string(), plugin: live.name.clone(), reason };
+        let entry = QuarantineEntry { digest: live.digest.clone(), plugin: live.name.clone(), reason };
         self.roll_back(path, entry.clone()).await;
         self.quarantine.add(entry).await;
     }
 
     fn quarantined_elsewhere(&self, path: &PluginPath) -> Option<QuarantineEntry> {
         let live = self.files.get(path)?.versions.live.as_ref()?;
-        self.quarantine.get(live.digest.as_str()).cloned()
+        self.quarantine.get(&live.digest).cloned()
     }
 
     /// Replaces a quarantined generation by its rollback target, or by the last good version.
     async fn roll_back(&mut self, path: &PluginPath, entry: QuarantineEntry) {
         tracing::error!(
             plugin.name = entry.plugin,
-            digest = entry.digest,
+            digest = entry.digest.as_str(),
             reason = entry.reason,
             "plugin quarantined and rolled back"
         );

@@ -64,40 +64,46 @@ pub(crate) fn from_engine_error(
     limiter: &Limiter,
     output: Option<&str>,
 ) -> Failure {
+    exceeded_limit(err, limiter)
+        .or_else(|| early_exit(err, output))
+        .or_else(|| host_fault(err, phase))
+        .unwrap_or_else(|| trap(err, output))
+}
+
+/// A limit of memory, CPU time or waiting for another attempt that the guest exceeded.
+fn exceeded_limit(err: &wasmtime::Error, limiter: &Limiter) -> Option<Failure> {
     if let Some(exceeded) = limiter.explain(err) {
-        return Failure::new(FailureClass::Memory, exceeded.code, exceeded.message);
+        return Some(Failure::new(FailureClass::Memory, exceeded.code, exceeded.message));
     }
     if let Some(exceeded) = err.downcast_ref::<CpuLimitExceeded>() {
-        return Failure::new(FailureClass::Cpu, "plugin.cpu", exceeded.to_string());
+        return Some(Failure::new(FailureClass::Cpu, "plugin.cpu", exceeded.to_string()));
     }
-    if let Some(overdue) = err.downcast_ref::<KeyLockTimeout>() {
-        return Failure::new(FailureClass::Conflict, "state.turn", overdue.to_string());
-    }
-    if let Some(fault) = err.downcast_ref::<StateReadError>() {
-        return Failure::new(
-            FailureClass::Host,
-            "host.state",
-            format!("the plugin's state could not be read: {fault}"),
-        );
-    }
-    if let Some(exit) = err.downcast_ref::<I32Exit>() {
-        let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
-        return Failure::new(FailureClass::Trap, "plugin.exit", with_last_line(message, output));
-    }
-    if err.is::<PoolConcurrencyLimitError>() {
-        return Failure::new(
-            FailureClass::Host,
-            "host.busy",
-            format!("the pool of instances was empty: {}", root_cause(err)),
-        );
-    }
-    if phase == Phase::Instantiating && !err.is::<Trap>() {
-        return Failure::new(
-            FailureClass::Host,
-            NO_INSTANCE,
-            format!("no instance could be made: {}", root_cause(err)),
-        );
-    }
+    let overdue = err.downcast_ref::<KeyLockTimeout>()?;
+    Some(Failure::new(FailureClass::Conflict, "state.turn", overdue.to_string()))
+}
+
+/// A call of `exit` in the guest. It may come from a start function, so it is no fault of the host in any phase.
+fn early_exit(err: &wasmtime::Error, output: Option<&str>) -> Option<Failure> {
+    let exit = err.downcast_ref::<I32Exit>()?;
+    let message = format!("the component ended itself with exit({}) instead of answering", exit.0);
+    Some(Failure::new(FailureClass::Trap, "plugin.exit", with_last_line(message, output)))
+}
+
+/// What the host could not do for the guest.
+fn host_fault(err: &wasmtime::Error, phase: Phase) -> Option<Failure> {
+    let (code, message) = if let Some(fault) = err.downcast_ref::<StateReadError>() {
+        ("host.state", format!("the plugin's state could not be read: {fault}"))
+    } else if err.is::<PoolConcurrencyLimitError>() {
+        ("host.busy", format!("the pool of instances was empty: {}", root_cause(err)))
+    } else if phase == Phase::Instantiating && !err.is::<Trap>() {
+        (NO_INSTANCE, format!("no instance could be made: {}", root_cause(err)))
+    } else {
+        return None;
+    };
+    Some(Failure::new(FailureClass::Host, code, message))
+}
+
+fn trap(err: &wasmtime::Error, output: Option<&str>) -> Failure {
     let explained = stack_hint(err).map(|words| format!(": {words};")).unwrap_or_default();
     let message = format!("{}{explained}{}", root_cause(err), frames(err));
     Failure::new(FailureClass::Trap, "plugin.trap", with_last_line(message, output))

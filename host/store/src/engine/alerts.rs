@@ -46,8 +46,8 @@ impl AlertMessage {
     }
 }
 
-/// The alerts about a dead-lettered item: one, or two when the item `blocks` its ordering key.
-pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocks: bool) -> Vec<AlertMessage> {
+/// The alerts about a dead-lettered item: one, or two when the item blocks its ordering key, `blocked_key`.
+pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocked_key: Option<&str>) -> Vec<AlertMessage> {
     if dead.is_alert {
         return Vec::new();
     }
@@ -55,7 +55,7 @@ pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocks: boo
         "item_id": dead.id, "type": dead.item_type, "cid": dead.cid, "class": failure.class.as_str(),
         "code": failure.code, "message": failure.message, "command": format!("outbox show {}", dead.id),
     });
-    let blocked = dead.ordering_key.as_deref().filter(|_| blocks).map(|key| {
+    let blocked = blocked_key.map(|key| {
         let command = format!("outbox unblock '{key}'");
         let data = json!({ "item_id": dead.id, "type": dead.item_type, "ordering_key": key, "command": command });
         AlertMessage::new("key_blocked", &dead.item_type, data)

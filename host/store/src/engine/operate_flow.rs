@@ -63,17 +63,25 @@ async fn change_in_batches<S: OperateSteps>(
 }
 
 /// Makes batches of the jobs that are due, and returns how many items they changed: a part of
-/// [`Maintain::run_maintenance`](crate::Maintain::run_maintenance).
-pub async fn run_due_jobs<S: OperateSteps>(store: &S) -> Result<u64, StoreError> {
+/// [`Maintain::run_maintenance`](crate::Maintain::run_maintenance). A job that fails stops no other: `failed` is told.
+pub async fn run_due_jobs<S: OperateSteps>(store: &S, failed: fn(JobId, &StoreError)) -> Result<u64, StoreError> {
     let mut changed = 0;
     for id in store.due_jobs().await? {
-        let before = store.jobs(Some(id), 1).await?;
-        let mut after = None;
-        for _ in 0..JOB_BATCHES {
-            after = store.run_job_batch(id).await?;
+        match run_due_job(store, id).await {
+            Ok(items) => changed += items,
+            Err(err) => failed(id, &err),
         }
-        let items = |job: Option<&Job>| job.map_or(0, |job| job.changed);
-        changed += items(after.as_ref()).saturating_sub(items(before.first()));
     }
     Ok(changed)
+}
+
+/// Makes batches of the job, and returns how many items they changed.
+async fn run_due_job<S: OperateSteps>(store: &S, id: JobId) -> Result<u64, StoreError> {
+    let before = store.jobs(Some(id), 1).await?;
+    let mut after = None;
+    for _ in 0..JOB_BATCHES {
+        after = store.run_job_batch(id).await?;
+    }
+    let items = |job: Option<&Job>| job.map_or(0, |job| job.changed);
+    Ok(items(after.as_ref()).saturating_sub(items(before.first())))
 }

@@ -14,6 +14,7 @@ use crate::filter::Filter;
 use crate::ids::JobId;
 use crate::jobs::Job;
 use crate::operate::{OperateRequest, Selection};
+use crate::transfer::{base64_of, from_bytes};
 
 /// The code in the history row of an item that an operator dead-lettered.
 pub const DEAD_BY_OPERATOR_CODE: &str = "operator.dead";
@@ -96,13 +97,30 @@ impl ItemSnapshot {
     /// The facts that actions can change, for the audit trail.
     pub fn audited_fields(&self) -> Map<String, Value> {
         let item = &self.item;
-        let fields = json!({
+        let mut fields = json!({
             "status": item.status, "attempts": item.attempts, "deliveries": item.deliveries, "replays": item.replays,
             "effects": item.effect_generation, "available_at": item.available_at, "maybe_executed": item.maybe_executed,
             "blocks_key": self.blocks_key,
         });
+        if item.status == Status::Done {
+            // A replay deletes both; here they stay.
+            fields["handler_digest"] = json!(item.handler_digest);
+            fields["result"] = json!(item.result.as_deref().map(audited_result));
+        }
         fields.as_object().cloned().unwrap_or_default()
     }
+}
+
+/// The largest result that the audit trail keeps, in bytes: one entry has those of a whole batch.
+const AUDITED_RESULT_MAX: usize = 65_536;
+
+/// The result, or its size if it is larger than the audit trail keeps.
+fn audited_result(result: &[u8]) -> Value {
+    if result.len() > AUDITED_RESULT_MAX {
+        return json!({ "bytes": result.len() });
+    }
+    // PostgreSQL's JSON takes no NUL.
+    if result.contains(&0) { base64_of(result) } else { from_bytes(result) }
 }
 
 /// The filter restricted to the statuses that the action applies to.
@@ -123,5 +141,17 @@ pub fn job_filter(request: &OperateRequest) -> Result<Filter, StoreError> {
         Selection::Ids(_) => {
             Err(StoreError::Unusable("a job is about a filter: give ids to an order without one".into()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_trail_has_a_result_as_text_as_base64_or_by_its_size() {
+        assert_eq!(audited_result(b"sent"), "sent");
+        assert_eq!(audited_result(b"a\0"), json!({ "base64": "YQA=" }));
+        assert_eq!(audited_result(&vec![b'a'; AUDITED_RESULT_MAX + 1]), json!({ "bytes": AUDITED_RESULT_MAX + 1 }));
     }
 }

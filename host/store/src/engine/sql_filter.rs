@@ -2,8 +2,6 @@
 //!
 //! It knows the names of columns, and no statement that they are used in.
 
-use std::fmt::Write as _;
-
 use outbox_item::{ItemId, Millis, Status};
 
 use crate::audit::AuditQuery;
@@ -12,6 +10,9 @@ use crate::ids::JobId;
 
 /// An item whose correlation id is its own key is found by its key: the index of correlation ids leaves it out.
 const CID: &str = "(cid = ? AND cid <> idem_key OR idem_key = ? AND cid = idem_key)";
+
+/// The columns whose indexes a reader in the order of ids must not use: it would sort every row that they name.
+const OUT_OF_ID_ORDER: &[&str] = &["type", "fingerprint"];
 
 /// SQL with numbered parameters, and their values.
 pub struct SqlFilter {
@@ -68,19 +69,37 @@ impl SqlFilter {
 
     /// The items that match the filter.
     pub fn from_filter(filter: &Filter) -> Self {
+        Self::with_unindexed(filter, &[])
+    }
+
+    /// The items that match the filter, for a reader in the order of ids that stops after a page.
+    pub fn in_order_of_ids(filter: &Filter) -> Self {
+        Self::with_unindexed(filter, OUT_OF_ID_ORDER)
+    }
+
+    /// A column is an expression where no index of it may be used.
+    fn with_unindexed(filter: &Filter, unindexed: &[&str]) -> Self {
         let mut condition = Self::all();
-        condition.and_statuses(&filter.status, filter.cid.is_none());
-        condition.and("type = ?", filter.r#type.clone());
-        condition.and("saga = ?", filter.saga.clone());
+        condition.and_statuses(&filter.status);
+        // A correlation id is found in few items, so no index of another column may be used in its place.
+        let equals = |column: &str| {
+            if filter.cid.is_some() || unindexed.contains(&column) {
+                format!("{column} || '' = ?")
+            } else {
+                format!("{column} = ?")
+            }
+        };
         condition.and(CID, filter.cid.clone());
-        condition.and("ordering_key = ?", filter.ordering_key.clone());
+        condition.and(&equals("type"), filter.r#type.clone());
+        condition.and(&equals("saga"), filter.saga.clone());
+        condition.and(&equals("ordering_key"), filter.ordering_key.clone());
+        condition.and(&equals("fingerprint"), filter.fingerprint.clone());
         condition.and("created_at >= ?", filter.created_from);
         condition.and("created_at < ?", filter.created_to);
         condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
         condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
         condition.and("available_at >= ?", filter.available_from);
         condition.and("available_at < ?", filter.available_to);
-        condition.and("fingerprint = ?", filter.fingerprint.clone());
         condition
     }
 
@@ -106,19 +125,16 @@ impl SqlFilter {
         }
     }
 
-    /// Status words are part of the text, so that the planner finds the partial indexes. The same word twice hides them
-    /// from SQLite, which must not use them for a correlation id: more items are dead than have one correlation id.
-    fn and_statuses(&mut self, statuses: &[Status], by_index: bool) {
+    /// Status words are part of the text: the views of the status have a constant for each place, so that the places
+    /// of other statuses are not read.
+    fn and_statuses(&mut self, statuses: &[Status]) {
         if statuses.is_empty() {
             return;
         }
-        let words: Vec<_> = statuses.iter().map(|status| format!("'{status}'")).collect();
-        match words.as_slice() {
-            [word] if by_index => write!(self.sql, " AND status = {word}"),
-            [word] => write!(self.sql, " AND status IN ({word}, {word})"),
-            words => write!(self.sql, " AND status IN ({})", words.join(", ")),
-        }
-        .expect("writing to a String cannot fail");
+        let words: Vec<_> = statuses.iter().map(|status| format!("status = '{status}'")).collect();
+        self.sql.push_str(" AND (");
+        self.sql.push_str(&words.join(" OR "));
+        self.sql.push(')');
     }
 }
 
@@ -131,12 +147,34 @@ mod tests {
         let filter = Filter {
             status: vec![Status::Dlq],
             cid: Some("c".into()),
+            r#type: Some("t".into()),
             created_to: Some(Millis::new(7)),
             ..Filter::default()
         };
         let condition = SqlFilter::from_filter(&filter);
         let cid = CID.replace('?', "$1");
-        assert_eq!(condition.sql, format!("true AND status IN ('DLQ', 'DLQ') AND {cid} AND created_at < $2"));
-        assert_eq!(condition.params, [SqlParam::Text("c".into()), SqlParam::Number(7)]);
+        let expected = format!("true AND (status = 'DLQ') AND {cid} AND type || '' = $2 AND created_at < $3");
+        assert_eq!(condition.sql, expected);
+        let [cid, item_type] = ["c", "t"].map(|text| SqlParam::Text(text.into()));
+        assert_eq!(condition.params, [cid, item_type, SqlParam::Number(7)]);
+    }
+
+    #[test]
+    fn a_page_in_the_order_of_ids_uses_no_index_in_another_order() {
+        let filter = Filter {
+            r#type: Some("t".into()),
+            ordering_key: Some("k".into()),
+            fingerprint: Some("f".into()),
+            ..Filter::default()
+        };
+        let condition = SqlFilter::in_order_of_ids(&filter);
+        assert_eq!(condition.sql, "true AND type || '' = $1 AND ordering_key = $2 AND fingerprint || '' = $3");
+    }
+
+    #[test]
+    fn several_statuses_are_single_comparisons() {
+        let filter = Filter { status: vec![Status::Done, Status::Dlq], ..Filter::default() };
+        assert_eq!(SqlFilter::from_filter(&filter).sql, "true AND (status = 'DONE' OR status = 'DLQ')");
+        assert_eq!(SqlFilter::from_filter(&Filter::default()).sql, "true");
     }
 }

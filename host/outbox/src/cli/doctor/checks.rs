@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use outbox_core::PluginStatus;
 use outbox_item::{Millis, millis};
 use outbox_store::{Filter, Inspect, Page, StoreError};
 
 use crate::cli::doctor::result::CheckResult;
-use crate::cli::doctor::server;
+use crate::cli::doctor::{places, server};
 use crate::cli::output::{size, span};
 use crate::config::{Config, Database};
 use crate::filesystem::{self, shown};
@@ -70,9 +70,10 @@ fn writable(database: &Path) -> CheckResult {
 fn durable(database: &Path) -> CheckResult {
     const CHECK: &str = "durability";
     match filesystem::in_memory(database) {
-        None => CheckResult::ok(CHECK, "the database lies on a disk"),
+        None => CheckResult::ok(CHECK, "the database is on a disk"),
         Some(mount) => {
-            let message = format!("{} lies in memory ({}): a restart loses it", shown(database), mount.display());
+            let message =
+                format!("{} is in memory ({}): a restart of the machine deletes it", shown(database), mount.display());
             CheckResult::warn(CHECK, message, "set OUTBOX_DB to a path on a disk")
         }
     }
@@ -127,7 +128,7 @@ fn journal(database: &Path) -> CheckResult {
 async fn contents(store: &dyn Inspect) -> Result<Vec<CheckResult>, StoreError> {
     let overview = store.overview().await?;
     let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await?;
-    let mut results = vec![clock(now(), newest.first().map(|item| item.created_at))];
+    let mut results = vec![clock(SystemTime::now().into(), newest.first().map(|item| item.created_at))];
     if overview.expired_claims > 0 {
         let message = format!("{} claims have outlived their lease", overview.expired_claims);
         results.push(CheckResult::warn(
@@ -141,11 +142,8 @@ async fn contents(store: &dyn Inspect) -> Result<Vec<CheckResult>, StoreError> {
         let advice = "look with `outbox list DLQ`, then `outbox replay` or `outbox purge`";
         results.push(CheckResult::warn("dlq", format!("{dead} items wait for an operator"), advice));
     }
+    results.push(places::check(store).await?);
     Ok(results)
-}
-
-fn now() -> Millis {
-    Millis::default().saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Compares the clock of this machine with the calendar, and with the newest item, which another machine may have

@@ -52,11 +52,11 @@ fn autovacuum(found: &ServerDiagnostics) -> CheckResult {
     const CHECK: &str = "autovacuum";
     let (dead, live) = found.rows;
     if !found.has_autovacuum {
-        let advice = "set autovacuum = on for the server and for outbox.items";
+        let advice = "set autovacuum = on for the server and for every table of the schema outbox";
         return CheckResult::fail(CHECK, "dead rows are not removed, so claims become slower and slower", advice);
     }
     if dead > MANY_DEAD.max(live) {
-        let message = format!("{dead} dead rows beside {live} live ones in outbox.items");
+        let message = format!("{dead} dead rows beside {live} live ones in outbox.queue");
         return CheckResult::warn(CHECK, message, "look for long transactions and replication slots that keep them");
     }
     CheckResult::ok(CHECK, format!("dead rows are removed ({dead} now)"))
@@ -66,7 +66,7 @@ fn wake(found: &ServerDiagnostics) -> CheckResult {
     let message = if found.notifies {
         "inserts wake workers"
     } else {
-        "inserts wake nobody, workers look for them: `outbox migrate --notify` changes it"
+        "inserts do not wake workers, which find new items within a second: `outbox migrate --notify` changes it"
     };
     CheckResult::ok("notify", message)
 }

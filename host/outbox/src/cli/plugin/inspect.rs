@@ -18,30 +18,9 @@ pub(crate) async fn run(file: &Path, context: &Context) -> anyhow::Result<ExitCo
 }
 
 fn page(inspection: &Inspection) -> String {
-    let facts = fields(&[
-        ("name", inspection.name.clone()),
-        ("file", inspection.file.display().to_string()),
-        ("size", size(inspection.size)),
-        ("sha256", inspection.digest.clone()),
-        ("signature", inspection.signature.clone()),
-        ("world", or_dash(inspection.world.as_deref())),
-        ("made with", or_dash(inspection.made_with.as_deref())),
-        (
-            "memory",
-            inspection.memory_at_start.map_or_else(|| "-".to_owned(), |bytes| format!("{} at start", size(bytes))),
-        ),
-        ("compiled in", format!("{:.1?}", inspection.compile_time)),
-        ("calls itself", or_dash(inspection.described_name.as_deref())),
-        ("version", or_dash(inspection.version.as_deref())),
-        ("types", or_dash(Some(inspection.types.join(", ").as_str()).filter(|types| !types.is_empty()))),
-    ]);
-    let list = |title: &str, lines: &[String]| {
-        let lines: Vec<_> = lines.iter().map(|line| format!("  {}", clean(line))).collect();
-        (!lines.is_empty()).then(|| format!("{title}\n{}", lines.join("\n")))
-    };
     let grants: Vec<_> = inspection.missing_grants.iter().flat_map(|lines| lines.lines()).map(str::to_owned).collect();
     let parts = [
-        Some(facts),
+        Some(facts(inspection)),
         list("Imports", &inspection.imports),
         list("Exports", &inspection.exports),
         list("How its contract differs from this host's", &inspection.differences),
@@ -49,4 +28,29 @@ fn page(inspection: &Inspection) -> String {
         list("Lines of its manifest that grant what it imports", &grants),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+fn facts(inspection: &Inspection) -> String {
+    let memory = inspection.memory_at_start.map(|bytes| format!("{} at start", size(bytes)));
+    let types = inspection.types.join(", ");
+    fields(&[
+        ("name", inspection.name.clone()),
+        ("file", inspection.file.display().to_string()),
+        ("size", size(inspection.size)),
+        ("sha256", inspection.digest.clone()),
+        ("signature", inspection.signature.clone()),
+        ("world", or_dash(inspection.world.as_deref())),
+        ("made with", or_dash(inspection.made_with.as_deref())),
+        ("memory", or_dash(memory.as_deref())),
+        ("compiled in", format!("{:.1?}", inspection.compile_time)),
+        ("calls itself", or_dash(inspection.described_name.as_deref())),
+        ("version", or_dash(inspection.version.as_deref())),
+        ("types", or_dash(Some(types.as_str()).filter(|types| !types.is_empty()))),
+    ])
+}
+
+/// A title and its lines; `None` without lines.
+fn list(title: &str, lines: &[String]) -> Option<String> {
+    let lines: Vec<_> = lines.iter().map(|line| format!("  {}", clean(line))).collect();
+    (!lines.is_empty()).then(|| format!("{title}\n{}", lines.join("\n")))
 }

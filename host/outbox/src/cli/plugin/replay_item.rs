@@ -137,14 +137,7 @@ async fn rerun(
     store: Arc<dyn Store>,
 ) -> Rerun {
     let world = Arc::new(RecordedWorld::new(attempt.recording.clone(), otherwise));
-    let take = SimulatedAttempt {
-        item: as_claimed(details, &attempt),
-        world: world.clone(),
-        state: Arc::new(StoreStateReader(store)),
-        now: attempt.started_at,
-        seed: attempt.delivery.into(),
-    };
-    let ending = plugin.run(take).await;
+    let ending = plugin.run(simulated_attempt(details, &attempt, Arc::clone(&world), store)).await;
     let (requests, divergences) = world.finish();
     let (ending, writes, stderr) = ended(ending);
     Rerun {
@@ -159,6 +152,21 @@ async fn rerun(
         state: writes.state.into_iter().filter_map(|key_change| change(&key_change.key, key_change.change)).collect(),
         followups: writes.followups.iter().map(followup).collect(),
         stderr,
+    }
+}
+
+fn simulated_attempt(
+    details: &ItemDetails,
+    attempt: &FailedAttempt,
+    world: Arc<RecordedWorld>,
+    store: Arc<dyn Store>,
+) -> SimulatedAttempt {
+    SimulatedAttempt {
+        item: as_claimed(details, attempt),
+        world,
+        state: Arc::new(StoreStateReader(store)),
+        now: attempt.started_at,
+        seed: attempt.delivery.into(),
     }
 }
 

@@ -13,7 +13,7 @@ use outbox_store::{ClearStateRequest, Execution, Inspect, Operate, PluginData, S
 use crate::cli::arguments::AuditArgs;
 use crate::cli::confirm::{self, is_interactive};
 use crate::cli::context::Context;
-use crate::cli::output::{clean, count, size, table, to_stderr};
+use crate::cli::output::{clean_lines, count, payload_text, size, table, to_stderr};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
@@ -21,7 +21,7 @@ pub(crate) enum StateCommand {
     List {
         /// The plugin
         plugin: Option<String>,
-        /// At most so many
+        /// The maximum number of keys
         #[arg(long, default_value_t = 100, value_name = "COUNT")]
         limit: u32,
         /// Only keys after this one: the last of the page before
@@ -88,7 +88,7 @@ async fn show(store: &dyn PluginData, plugin: &str, key: &str, context: &Context
     let (Some(value), version) = store.read_state(plugin, key).await? else {
         bail!("plugin {plugin:?} keeps no {key:?} in {}", context.config.database);
     };
-    context.output.emit(&document(plugin, key, &value, version), || displayed(&value))?;
+    context.output.emit(&document(plugin, key, &value, version), || clean_lines(&payload_text(&value)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,14 +100,6 @@ fn document(plugin: &str, key: &str, bytes: &[u8], version: StateVersion) -> Val
         document["value_encoding"] = json!(encoding);
     }
     document
-}
-
-fn displayed(bytes: &[u8]) -> String {
-    let text = match payload_fields(bytes) {
-        (value, PayloadEncoding::Json) => format!("{value:#}"),
-        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
-    };
-    text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
 async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {

@@ -1,0 +1,176 @@
+-- Where an item is. An item is in exactly one of outbox.queue, the ids of one row of outbox.leases, outbox.done and
+-- outbox.dead. Every transition deletes it there and inserts it here, in one transaction; no row that is kept is ever
+-- updated by the way of an item.
+--
+-- The column `epoch` is the number of the newest job when the item came to the place. A job takes only items with a
+-- smaller number, which were there before the job began.
+
+-- Numbers for the lines of ordering keys. CACHE 1, the default, because a number that is drawn later must be larger.
+CREATE SEQUENCE outbox.turn_seq;
+
+-- The digests of components, so that a finished item refers to its component by a number.
+CREATE TABLE outbox.handlers (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    digest text COLLATE "C" NOT NULL UNIQUE
+);
+
+-- PENDING: what waits, as narrow as a claim allows.
+CREATE TABLE outbox.queue (
+    id bigint PRIMARY KEY,
+    available_at bigint NOT NULL,
+    -- The place in the line of the ordering key; smaller numbers come first.
+    turn bigint,
+    epoch bigint NOT NULL DEFAULT 0,
+    -- The item has a row in outbox.past.
+    again boolean NOT NULL DEFAULT false,
+    -- The item is queued behind another item of its ordering key. The claim that finds this out sets it, and
+    -- outbox.find_front clears it when the item becomes the front. False means that no claim has read the item yet, or
+    -- that it is the front.
+    held boolean NOT NULL DEFAULT false,
+    type text COLLATE "C" NOT NULL,
+    ordering_key text COLLATE "C",
+    fairness_key text COLLATE "C",
+    CHECK ((turn IS NULL) = (ordering_key IS NULL)),
+    CHECK (NOT held OR ordering_key IS NOT NULL)
+) WITH (
+    -- A claim deletes the rows at the start of the ready index, and dead entries there make the next claims slow. So
+    -- autovacuum starts after a number of dead rows that grows little with the queue, and does not pause while it runs.
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0.2
+);
+-- Items ready to claim, per type and in the order of claims.
+CREATE INDEX queue_ready ON outbox.queue (type, available_at, id) WHERE NOT held;
+CREATE INDEX queue_line ON outbox.queue (ordering_key, turn, id) WHERE ordering_key IS NOT NULL;
+-- Items that were claimed before: few rows, except during an incident.
+CREATE INDEX queue_again ON outbox.queue (id) WHERE again;
+
+-- CLAIMED: one row for each claim and type.
+CREATE TABLE outbox.leases (
+    -- A random number that the host draws. A sequence would give its numbers again after a failover to a replica that
+    -- lags, or a restore, and a process that survived would settle claims of others.
+    token bigint PRIMARY KEY CHECK (token > 0),
+    type text COLLATE "C" NOT NULL,
+    pod text NOT NULL,
+    claimed_at bigint NOT NULL,
+    lease_until bigint NOT NULL,
+    epoch bigint NOT NULL,
+    -- The number of its items, for the limit of the type.
+    count integer NOT NULL CHECK (count > 0),
+    -- Ascending.
+    ids bigint[] NOT NULL CHECK (cardinality(ids) = count),
+    -- The turn of each item, for its way back into the queue; NULL when no item of the lease has an ordering key.
+    turns bigint[] CHECK (turns IS NULL OR cardinality(turns) = count)
+) WITH (
+    -- A settlement of a part writes the row anew, so pages keep room for its next versions.
+    fillfactor = 50,
+    autovacuum_vacuum_threshold = 500,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_cost_delay = 0
+);
+-- Neither compressed nor moved out of the row: a lease lives for milliseconds. A page has room for 500 items.
+ALTER TABLE outbox.leases ALTER ids SET STORAGE PLAIN, ALTER turns SET STORAGE PLAIN;
+
+-- The item in front of each ordering key: the one that is leased, else the first of those that wait and those that
+-- block the key dead. A key without a row has had no claim since its last item finished.
+CREATE TABLE outbox.lanes (
+    ordering_key text COLLATE "C" PRIMARY KEY,
+    id bigint NOT NULL,
+    turn bigint NOT NULL
+) WITH (
+    fillfactor = 50,
+    autovacuum_vacuum_threshold = 500,
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- DONE.
+CREATE TABLE outbox.done (
+    id bigint PRIMARY KEY,
+    done_at bigint NOT NULL,
+    epoch bigint NOT NULL,
+    -- The component that ran the last attempt, in outbox.handlers.
+    handler integer,
+    turn bigint,
+    result bytea
+) WITH (autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0.05);
+CREATE INDEX done_at ON outbox.done (done_at);
+
+-- In the DLQ. `fingerprint` is the group of similar failures. Only an import leaves it or `last_error` NULL.
+CREATE TABLE outbox.dead (
+    id bigint PRIMARY KEY,
+    dead_at bigint NOT NULL,
+    epoch bigint NOT NULL,
+    handler integer,
+    type text COLLATE "C" NOT NULL,
+    turn bigint,
+    ordering_key text COLLATE "C",
+    -- Items with the same ordering key wait for an operator.
+    blocks_key boolean NOT NULL DEFAULT false,
+    fingerprint text COLLATE "C",
+    last_error text,
+    CHECK ((turn IS NULL) = (ordering_key IS NULL)),
+    CHECK (NOT blocks_key OR ordering_key IS NOT NULL)
+);
+CREATE INDEX dead_at ON outbox.dead (dead_at);
+CREATE INDEX dead_type ON outbox.dead (type, dead_at);
+CREATE INDEX dead_failure ON outbox.dead (fingerprint, type, dead_at);
+CREATE INDEX dead_line ON outbox.dead (ordering_key, turn, id) WHERE blocks_key;
+
+-- What happened to an item before. Without a row: never claimed, for an item in the queue; claimed once, for any other.
+-- An item in the queue has a row if and only if its `again` is true.
+CREATE TABLE outbox.past (
+    id bigint PRIMARY KEY,
+    attempts integer NOT NULL CHECK (attempts >= 0),
+    deliveries integer NOT NULL CHECK (deliveries >= attempts),
+    losses integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
+    replays integer NOT NULL DEFAULT 0 CHECK (replays >= 0),
+    effects integer NOT NULL DEFAULT 0 CHECK (effects >= 0),
+    give_backs integer NOT NULL DEFAULT 0 CHECK (give_backs >= 0),
+    maybe_executed boolean NOT NULL DEFAULT false,
+    given_back_since bigint,
+    handler integer,
+    last_error text,
+    -- When the item was due before it last left the queue; NULL where that is the first time of all.
+    available_at bigint
+) WITH (fillfactor = 70);
+
+-- The unfinished items of sagas. What is left of a run is one look-up, however many items it had.
+CREATE TABLE outbox.saga_open (
+    saga text COLLATE "C" NOT NULL,
+    cid text COLLATE "C" NOT NULL,
+    id bigint NOT NULL,
+    PRIMARY KEY (saga, cid, id)
+) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.01);
+
+-- Changes of totals. They are appended, so that transactions do not wait for each other's counters.
+CREATE TABLE outbox.deltas (
+    name text COLLATE "C" NOT NULL,
+    saga text COLLATE "C" NOT NULL DEFAULT '',
+    type text COLLATE "C" NOT NULL DEFAULT '',
+    outcome text COLLATE "C" NOT NULL DEFAULT '',
+    by bigint NOT NULL
+) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
+
+-- Adds deltas to the counters: so many that a call stays short. One process at a time does.
+CREATE FUNCTION outbox.fold() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(7206007, 0) THEN
+        RETURN;
+    END IF;
+    WITH folded AS (
+        DELETE FROM outbox.deltas WHERE ctid = ANY (ARRAY(SELECT ctid FROM outbox.deltas LIMIT 10000)) RETURNING *
+    )
+    INSERT INTO outbox.counters AS counter (name, saga, type, outcome, total)
+    SELECT name, saga, type, outcome, sum(by) FROM folded GROUP BY 1, 2, 3, 4
+    ON CONFLICT (name, saga, type, outcome) DO UPDATE SET total = counter.total + excluded.total;
+END $$;
+
+-- The totals as they are.
+CREATE VIEW outbox.totals AS
+SELECT name, saga, type, outcome, sum(total)::bigint AS total
+FROM (SELECT name, saga, type, outcome, total FROM outbox.counters
+      UNION ALL SELECT name, saga, type, outcome, by FROM outbox.deltas) AS parts
+GROUP BY name, saga, type, outcome;

@@ -1,0 +1,340 @@
+-- The hot path of workers: functions, so that the server caches their plans and no client needs a statement that a
+-- session has prepared. They run as their caller. What becomes of an item is decided by the host, which also writes the
+-- rarer moves.
+--
+-- The settings of the functions make every plan look rows up by index. A table that was empty when it was analysed is
+-- otherwise planned for as if it still were, and such a plan stays in the cache. Where a table has no index for a look,
+-- such a plan seems so dear that the server would compile it at each call, which takes longer than the call: hence
+-- `jit = off`.
+--
+-- Locks are waited for in one order: lines of ordering keys, by hash; leases, by token. A claim waits for neither.
+
+-- Waits for the lines of the keys. The transaction must hold no lease and no row of outbox.queue yet.
+CREATE FUNCTION outbox.lock_keys(keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7206002, hash)
+    FROM (SELECT DISTINCT hashtext(key) AS hash FROM unnest(keys) AS key WHERE key IS NOT NULL ORDER BY hash) AS lines;
+END $$;
+
+-- Finds the front of each key anew: its first item of those that wait and those that block it dead. It gets the lane,
+-- and is no longer held. An item that is leased keeps the lane: it exists and is in no other place. The caller has the
+-- locks of the keys, and took them in an earlier statement: so this one sees what others did under them.
+CREATE FUNCTION outbox.find_front(keys text[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    WITH line AS (
+        SELECT known.key, (SELECT id FROM outbox.lanes WHERE ordering_key = known.key) AS owner
+        FROM (SELECT DISTINCT key FROM unnest(keys) AS key WHERE key IS NOT NULL) AS known
+    ), front AS MATERIALIZED (
+        SELECT line.key, first.id, first.turn
+        FROM line LEFT JOIN LATERAL (
+                 (SELECT id, turn FROM outbox.queue WHERE ordering_key = line.key
+                  ORDER BY ordering_key, queue.turn, queue.id LIMIT 1)
+                 UNION ALL
+                 (SELECT id, turn FROM outbox.dead WHERE ordering_key = line.key AND blocks_key
+                  ORDER BY ordering_key, dead.turn, dead.id LIMIT 1)
+                 ORDER BY turn, id LIMIT 1) AS first ON true
+        WHERE coalesce((SELECT id FROM outbox.queue WHERE id = line.owner),
+                       (SELECT id FROM outbox.done WHERE id = line.owner),
+                       (SELECT id FROM outbox.dead WHERE id = line.owner)) IS NOT NULL
+           OR (SELECT id FROM outbox.items WHERE id = line.owner) IS NULL
+    ), emptied AS (
+        DELETE FROM outbox.lanes AS lane USING front WHERE lane.ordering_key = front.key AND front.id IS NULL
+    ), given AS (
+        INSERT INTO outbox.lanes AS lane (ordering_key, id, turn)
+        SELECT key, id, turn FROM front WHERE id IS NOT NULL
+        ON CONFLICT (ordering_key) DO UPDATE SET id = excluded.id, turn = excluded.turn WHERE lane.id <> excluded.id
+    )
+    UPDATE outbox.queue AS waiting SET held = false FROM front WHERE waiting.id = front.id AND waiting.held;
+END $$;
+
+-- Locks types with limits until the commit, so that one transaction at a time counts their claims and adds to them.
+-- Returns those that no other transaction has locked. Never waits.
+CREATE FUNCTION outbox.lock_limits(kinds text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY SELECT kind FROM unnest(kinds) AS kind WHERE pg_try_advisory_xact_lock(7206006, hashtext(kind));
+END $$;
+
+-- What limits the claims of each type, in the order of `kinds`, and when its next item is due.
+CREATE FUNCTION outbox.claim_limits(kinds text[], at bigint)
+RETURNS TABLE (next_at bigint, claimed bigint, is_paused boolean, tokens double precision, filled_at bigint)
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT (SELECT available_at FROM outbox.queue WHERE type = wanted.kind AND NOT held AND available_at > at
+            ORDER BY type, available_at, id LIMIT 1),
+           (SELECT sum(count) FROM outbox.leases WHERE type = wanted.kind),
+           (SELECT paused_at FROM outbox.pauses WHERE type = wanted.kind) IS NOT NULL, rate.tokens, rate.filled_at
+    FROM unnest(kinds) WITH ORDINALITY AS wanted (kind, place) LEFT JOIN outbox.rates AS rate ON rate.type = wanted.kind
+    ORDER BY wanted.place;
+END $$;
+
+-- Of queue rows that this transaction has locked, those that are in front of their ordering keys. The keys of the
+-- others come back as `passed`: of a key that another transaction is working on nothing is known, and the others are
+-- held from now on. So are the items of the key behind them, so that claims read a long line once: up to 10,000 in one
+-- call, which takes about 0.1 s, shared out among the keys. `ahead` has the items in front of those that are held.
+-- `is_busy` says that keys were passed over for their locks. Never waits.
+CREATE FUNCTION outbox.in_front(
+    locked bigint[], OUT first bigint[], OUT passed text[], OUT ahead bigint[], OUT is_busy boolean
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    wanted text[] := ARRAY(SELECT DISTINCT ordering_key FROM outbox.queue WHERE id = ANY (locked));
+    lines text[] := ARRAY(SELECT key FROM unnest(wanted) AS key
+                          WHERE pg_try_advisory_xact_lock(7206002, hashtext(key)));
+    behind text[];
+    turns bigint[];
+BEGIN
+    -- Statements of their own: they see what the earlier holders of the locks committed.
+    PERFORM outbox.find_front(ARRAY(
+        SELECT key FROM unnest(lines) AS key WHERE (SELECT id FROM outbox.lanes WHERE ordering_key = key) IS NULL));
+    first := ARRAY(SELECT id FROM outbox.queue AS candidate
+                   WHERE id = ANY (locked) AND ordering_key = ANY (lines)
+                     AND id = (SELECT lane.id FROM outbox.lanes AS lane WHERE ordering_key = candidate.ordering_key));
+    SELECT array_agg(late.ordering_key), array_agg(late.turn) INTO behind, turns
+    FROM (SELECT ordering_key, min(turn) AS turn FROM outbox.queue
+          WHERE id = ANY (locked) AND id <> ALL (first) AND ordering_key = ANY (lines) GROUP BY ordering_key) AS late;
+    passed := behind || ARRAY(SELECT key FROM unnest(wanted) AS key WHERE key <> ALL (lines));
+    ahead := ARRAY(SELECT id FROM outbox.lanes WHERE ordering_key = ANY (behind));
+    is_busy := cardinality(lines) < cardinality(wanted);
+    IF behind IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE outbox.queue AS waiting SET held = true
+    FROM unnest(behind, turns) AS late (key, turn)
+         JOIN outbox.lanes AS lane ON lane.ordering_key = late.key
+         CROSS JOIN LATERAL (SELECT id FROM outbox.queue AS line
+                             WHERE line.ordering_key = late.key AND line.turn >= late.turn AND NOT line.held
+                               AND line.id <> lane.id
+                             ORDER BY line.ordering_key, line.turn, line.id
+                             LIMIT greatest(10000 / cardinality(behind), 1)
+                             FOR UPDATE SKIP LOCKED) AS queued
+    WHERE waiting.id = queued.id;
+END $$;
+
+-- Claims up to shares[n] due items of the type kinds[n], under the lease tokens[n], which ends at ends[n]. A call with
+-- the tokens of an earlier one adds to its leases. Returns what it claimed of each type. `is_more` says that every look
+-- found items that cannot be claimed now, so that a further call may find others. `is_busy` says that items were passed
+-- over because another transaction was working on their ordering keys.
+CREATE FUNCTION outbox.claim(
+    kinds text[], shares integer[], tokens bigint[], ends bigint[], claimed_by text, at bigint
+) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+    newest bigint := outbox.newest_job();
+    looks integer := 8;
+    has_busy_keys boolean := false;
+    are_busy boolean;
+    found_ids bigint[];
+    keyed_ids bigint[];
+    front_ids bigint[];
+    passed_keys text[];
+    skipped_keys text[] := '{}';
+    ahead_ids bigint[];
+    skipped_fronts bigint[] := '{}';
+    taken_ids bigint[] := '{}';
+    taken_turns bigint[] := '{}';
+    taken_places integer[] := '{}';
+    returning_ids bigint[] := '{}';
+    returning_dues bigint[] := '{}';
+BEGIN
+    LOOP
+        SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+        INTO found_ids, keyed_ids
+        FROM unnest(kinds, shares) WITH ORDINALITY AS wanted (kind, share, place)
+             CROSS JOIN LATERAL (
+                 SELECT id, ordering_key FROM outbox.queue
+                 WHERE type = wanted.kind AND NOT held AND available_at <= at
+                   AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
+                 ORDER BY type, available_at, id
+                 LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
+                 FOR UPDATE SKIP LOCKED) AS ready;
+        EXIT WHEN found_ids IS NULL;
+        passed_keys := NULL;
+        front_ids := NULL;
+        IF keyed_ids IS NOT NULL THEN
+            SELECT front.first, front.passed, front.ahead, front.is_busy
+            INTO front_ids, passed_keys, ahead_ids, are_busy
+            FROM outbox.in_front(keyed_ids) AS front;
+            has_busy_keys := has_busy_keys OR are_busy;
+        END IF;
+        WITH gone AS (
+            DELETE FROM outbox.queue
+            WHERE id = ANY (found_ids) AND (ordering_key IS NULL OR id = ANY (front_ids))
+            RETURNING id, turn, type, again, available_at
+        )
+        SELECT taken_ids || array_agg(id), taken_turns || array_agg(turn),
+               taken_places || array_agg(array_position(kinds, type)),
+               returning_ids || array_agg(id) FILTER (WHERE again),
+               returning_dues || array_agg(available_at) FILTER (WHERE again)
+        INTO taken_ids, taken_turns, taken_places, returning_ids, returning_dues FROM gone;
+        EXIT WHEN coalesce(cardinality(passed_keys), 0) = 0;
+        -- Of a key that has been looked at, only the front can still be claimed: it can be due after those behind it.
+        skipped_keys := skipped_keys || passed_keys;
+        skipped_fronts := skipped_fronts || ahead_ids;
+        looks := looks - 1;
+        EXIT WHEN looks = 0;
+    END LOOP;
+    -- Saturating: a row at the end of the range must not stop the claims of its type.
+    UPDATE outbox.past AS known
+    SET attempts = least(known.attempts, 2147483646) + 1, deliveries = least(known.deliveries, 2147483646) + 1,
+        available_at = returning_item.due
+    FROM unnest(returning_ids, returning_dues) AS returning_item (id, due) WHERE known.id = returning_item.id;
+    INSERT INTO outbox.leases AS lease (token, type, pod, claimed_at, lease_until, epoch, count, ids, turns)
+    SELECT tokens[taken.place], kinds[taken.place], claimed_by, at, ends[taken.place], newest, count(*),
+           array_agg(taken.id ORDER BY taken.id),
+           CASE WHEN count(taken.turn) > 0 THEN array_agg(taken.turn ORDER BY taken.id) END
+    FROM unnest(taken_ids, taken_turns, taken_places) AS taken (id, turn, place) GROUP BY taken.place
+    ON CONFLICT (token) DO UPDATE
+    SET (count, ids, turns) = (
+        SELECT count(*), array_agg(leased.id ORDER BY leased.id),
+               CASE WHEN count(leased.turn) > 0 THEN array_agg(leased.turn ORDER BY leased.id) END
+        FROM (SELECT * FROM unnest(lease.ids, lease.turns)
+              UNION ALL SELECT * FROM unnest(excluded.ids, excluded.turns)) AS leased (id, turn));
+    RETURN QUERY
+    SELECT wanted.place::integer,
+           ARRAY(SELECT taken.id FROM unnest(taken_ids, taken_places) AS taken (id, place)
+                 WHERE taken.place = wanted.place), looks = 0, has_busy_keys
+    FROM unnest(kinds) WITH ORDINALITY AS wanted (kind, place);
+END $$;
+
+-- The columns of a leased item that the end of its claim needs: not its payload.
+CREATE TYPE outbox.leased_item AS (
+    token bigint, id bigint, type text, pod text, claimed_at bigint, turn bigint, idem_key text, saga text, cid text,
+    ordering_key text, attempts integer, deliveries integer, replays integer, effects integer, losses integer,
+    give_backs integer, maybe_executed boolean, given_back_since bigint, last_error text, handler_digest text
+);
+
+-- The items of leases that the caller has locked. Where an item is missing, its `idem_key` is NULL.
+CREATE FUNCTION outbox.leased_items(tokens bigint[], wanted bigint[]) RETURNS SETOF outbox.leased_item LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT lease.token, leased.id, lease.type, lease.pod, lease.claimed_at, leased.turn, item.idem_key::text,
+           item.saga::text, item.cid::text, item.ordering_key::text, coalesce(past.attempts, 1),
+           coalesce(past.deliveries, 1), coalesce(past.replays, 0), coalesce(past.effects, 0),
+           coalesce(past.losses, 0), coalesce(past.give_backs, 0), coalesce(past.maybe_executed, false),
+           past.given_back_since, past.last_error, handler.digest
+    FROM outbox.leases AS lease
+         CROSS JOIN LATERAL unnest(lease.ids, lease.turns) AS leased (id, turn)
+         LEFT JOIN outbox.items AS item ON item.id = leased.id
+         LEFT JOIN outbox.past ON past.id = leased.id
+         LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler
+    WHERE lease.token = ANY (tokens) AND leased.id = ANY (wanted);
+END $$;
+
+-- Waits for the lines of the items' ordering keys, then for the leases, and returns those of the items that the leases
+-- hold.
+CREATE FUNCTION outbox.lock_claims(tokens bigint[], wanted bigint[]) RETURNS SETOF outbox.leased_item
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM outbox.leases WHERE token = ANY (tokens) AND turns IS NOT NULL) THEN
+        PERFORM outbox.lock_keys(ARRAY(SELECT ordering_key::text FROM outbox.items WHERE id = ANY (wanted)));
+    END IF;
+    PERFORM 1 FROM outbox.leases WHERE token = ANY (tokens) ORDER BY token FOR UPDATE;
+    RETURN QUERY SELECT * FROM outbox.leased_items(tokens, wanted);
+END $$;
+
+-- Waits for the lines of the candidates' ordering keys, locks those leases that have ended by `at`, and returns their
+-- items. A lease that another transaction holds is left to it.
+CREATE FUNCTION outbox.lock_ended(at bigint, candidates bigint[]) RETURNS SETOF outbox.leased_item
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    wanted bigint[] := ARRAY(SELECT unnest(ids) FROM outbox.leases WHERE token = ANY (candidates));
+    tokens bigint[];
+BEGIN
+    IF EXISTS (SELECT 1 FROM outbox.leases WHERE token = ANY (candidates) AND turns IS NOT NULL) THEN
+        PERFORM outbox.lock_keys(ARRAY(SELECT ordering_key::text FROM outbox.items WHERE id = ANY (wanted)));
+    END IF;
+    tokens := ARRAY(SELECT token FROM outbox.leases WHERE token = ANY (candidates) AND lease_until <= at
+                    ORDER BY token FOR UPDATE SKIP LOCKED);
+    RETURN QUERY SELECT * FROM outbox.leased_items(tokens, wanted);
+END $$;
+
+-- Locks items and their places for an operator, so that none of them moves before the end of the transaction. The
+-- caller has the lines of their ordering keys.
+CREATE FUNCTION outbox.lock_places(wanted bigint[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    present bigint;
+    locked bigint;
+    rows bigint;
+BEGIN
+    PERFORM 1 FROM outbox.items WHERE id = ANY (wanted) ORDER BY id FOR UPDATE;
+    GET DIAGNOSTICS present = ROW_COUNT;
+    -- An item that moved while a lock was waited for can be in a place that was looked at before. An item that is in no
+    -- place is never found.
+    FOR look IN 1..5 LOOP
+        SELECT count(*) INTO locked
+        FROM (SELECT ids FROM outbox.leases WHERE ids && wanted ORDER BY token FOR UPDATE) AS lease
+             CROSS JOIN LATERAL unnest(lease.ids) AS id WHERE id = ANY (wanted);
+        PERFORM 1 FROM outbox.queue WHERE id = ANY (wanted) ORDER BY id FOR UPDATE;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        locked := locked + rows;
+        PERFORM 1 FROM outbox.done WHERE id = ANY (wanted) ORDER BY id FOR UPDATE;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        locked := locked + rows;
+        PERFORM 1 FROM outbox.dead WHERE id = ANY (wanted) ORDER BY id FOR UPDATE;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        locked := locked + rows;
+        EXIT WHEN locked >= present;
+    END LOOP;
+END $$;
+
+-- Takes items out of leases that the caller has locked. A lease without items is deleted.
+CREATE FUNCTION outbox.leave_leases(tokens bigint[], gone bigint[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    -- As a rule a claim ends as a whole.
+    DELETE FROM outbox.leases AS lease
+    USING (SELECT token, count(*) FROM unnest(tokens) AS token GROUP BY token) AS ended
+    WHERE lease.token = ended.token AND lease.count = ended.count;
+    UPDATE outbox.leases AS lease SET count = kept.count, ids = kept.ids, turns = kept.turns
+    FROM (SELECT part.token, count(*), array_agg(leased.id ORDER BY leased.id) AS ids,
+                 CASE WHEN count(leased.turn) > 0 THEN array_agg(leased.turn ORDER BY leased.id) END AS turns
+          FROM outbox.leases AS part CROSS JOIN LATERAL unnest(part.ids, part.turns) AS leased (id, turn)
+          WHERE part.token = ANY (tokens) AND leased.id <> ALL (gone) GROUP BY part.token) AS kept
+    WHERE lease.token = kept.token;
+END $$;
+
+-- Numbers for digests that have none yet.
+CREATE FUNCTION outbox.know_handlers(digests text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outbox.handlers (digest)
+    SELECT DISTINCT new.digest FROM unnest(digests) AS new (digest)
+    WHERE new.digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM outbox.handlers AS known WHERE known.digest = new.digest)
+    ORDER BY new.digest ON CONFLICT (digest) DO NOTHING;
+END $$;
+
+-- Makes items DONE that have left their place.
+CREATE FUNCTION outbox.into_done(
+    finished bigint[], turns bigint[], digests text[], results bytea[], times bigint[]
+) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    newest bigint := outbox.newest_job();
+BEGIN
+    PERFORM outbox.know_handlers(digests);
+    INSERT INTO outbox.done (id, done_at, epoch, handler, turn, result)
+    SELECT new.id, new.done_at, newest, (SELECT id FROM outbox.handlers WHERE digest = new.digest), new.turn,
+           new.result
+    FROM unnest(finished, turns, digests, results, times) AS new (id, turn, digest, result, done_at);
+END $$;
+
+-- The items of leases, as outbox.status shows them.
+CREATE FUNCTION outbox.claimed_items(tokens bigint[]) RETURNS SETOF outbox.status_claimed LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM outbox.status_claimed WHERE claim_token = ANY (tokens);
+END $$;

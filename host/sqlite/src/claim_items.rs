@@ -1,0 +1,180 @@
+//! Leases items that have left the queue: reads each of them once, counts the claim, and puts them into the lease.
+//!
+//! An item that has no attempt left, or that cannot be read, is dead-lettered instead. It does not know which items are
+//! taken (`claim`).
+
+use std::collections::HashMap;
+
+use outbox_core::{Failure, FailureClass, OnDead, Past};
+use outbox_item::{Item, ItemId, Millis, Status};
+use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::{Claim, ClaimTerms};
+
+use crate::error::unusable;
+use crate::id_list::id_list;
+use crate::leases::{NewLease, enter_lease};
+use crate::ordering::find_fronts_behind;
+use crate::past::{COUNT_MAX, count_claim, keep_due_time, read_pasts};
+use crate::rows::{self, DecodedItem, ENQUEUED_COLUMNS};
+use crate::saga_signals;
+use crate::settle::{dead_letter, write_history};
+use crate::write_tx::WriteTx;
+
+/// An item that has left the queue, as it was there.
+pub(crate) struct TakenItem {
+    pub(crate) id: ItemId,
+    pub(crate) available_at: Millis,
+    /// Whether the item has a row in `outbox_past`.
+    pub(crate) has_past: bool,
+}
+
+/// Puts the items into the lease of the terms. Returns the claims in the order of the items.
+pub(crate) fn lease_items(
+    tx: &mut WriteTx<'_>,
+    claimed_by: &str,
+    terms: &ClaimTerms,
+    taken: &[TakenItem],
+) -> rusqlite::Result<Vec<Claim>> {
+    let lease_until = tx.now.saturating_add(terms.lease);
+    let lease = NewLease { token: terms.token, item_type: &terms.item_type, claimed_by, lease_until };
+    let mut leased = Vec::with_capacity(taken.len());
+    for candidate in candidates(tx, taken)? {
+        leased.extend(admit(tx, &lease, terms, candidate)?);
+    }
+    let ids: Vec<_> = leased.iter().map(|candidate| candidate.item.id).collect();
+    let counted: Vec<_> =
+        leased.iter().filter(|candidate| candidate.has_past).map(|candidate| candidate.item.id).collect();
+    if !ids.is_empty() {
+        enter_lease(tx, &lease, &ids)?;
+    }
+    if !counted.is_empty() {
+        count_claim(tx, &counted)?;
+    }
+    Ok(leased.into_iter().map(|candidate| Claim { item: candidate.item, token: terms.token }).collect())
+}
+
+/// An item that a claim may return.
+struct Candidate {
+    item: Item,
+    /// The first of its parts that could not be read.
+    defect: Option<String>,
+    /// Whether the item has a row in `outbox_past`.
+    has_past: bool,
+}
+
+/// The items with their pasts, in the order of `taken`. An id without an item is dropped, so that it does not hold up
+/// others.
+fn candidates(tx: &WriteTx<'_>, taken: &[TakenItem]) -> rusqlite::Result<Vec<Candidate>> {
+    let ids: Vec<_> = taken.iter().map(|taken| taken.id).collect();
+    let again: Vec<_> = taken.iter().filter(|taken| taken.has_past).map(|taken| taken.id).collect();
+    let mut pasts = if again.is_empty() { HashMap::new() } else { read_pasts(tx, &again)? };
+    let mut items = read_items(tx, &ids)?;
+    let mut candidates = Vec::with_capacity(taken.len());
+    for taken in taken {
+        match items.remove(&taken.id) {
+            Some(found) => candidates.push(candidate(tx, taken, found, pasts.remove(&taken.id))?),
+            None => drop_id(tx, taken)?,
+        }
+    }
+    Ok(candidates)
+}
+
+fn read_items(tx: &WriteTx<'_>, ids: &[ItemId]) -> rusqlite::Result<HashMap<ItemId, DecodedItem>> {
+    let sql = format!("SELECT {ENQUEUED_COLUMNS} FROM outbox_items WHERE id IN (SELECT value FROM json_each(?1))");
+    let mut select = tx.connection.prepare_cached(&sql)?;
+    let read = |row: &rusqlite::Row<'_>| rows::enqueued(row).map(|decoded| (decoded.item.id, decoded));
+    select.query_map([id_list(ids)], read)?.collect()
+}
+
+/// The item as it was in the queue. Its due time is kept where it is no longer the first.
+fn candidate(
+    tx: &WriteTx<'_>,
+    taken: &TakenItem,
+    DecodedItem { item, defect }: DecodedItem,
+    past: Option<Past>,
+) -> rusqlite::Result<Candidate> {
+    let has_past = taken.has_past || item.available_at != taken.available_at;
+    if has_past {
+        keep_due_time(tx, taken.id, taken.available_at)?;
+    }
+    let item = Item { available_at: taken.available_at, ..with_past(item, past.unwrap_or_default()) };
+    Ok(Candidate { item, defect, has_past })
+}
+
+fn with_past(item: Item, past: Past) -> Item {
+    Item {
+        attempts: past.attempts,
+        deliveries: past.deliveries,
+        replays: past.replays,
+        effect_generation: past.effect_generation,
+        losses: past.losses,
+        give_backs: past.give_backs,
+        maybe_executed: past.maybe_executed,
+        given_back_since: past.given_back_since,
+        handler_digest: past.handler_digest,
+        last_error: past.last_error,
+        ..item
+    }
+}
+
+fn drop_id(tx: &WriteTx<'_>, taken: &TakenItem) -> rusqlite::Result<()> {
+    tracing::error!(item.id = taken.id.get(), "the queue held the id of no item: it was dropped");
+    find_fronts_behind(tx, taken.id)
+}
+
+/// The item as the claim returns it, or `None` when it was dead-lettered.
+fn admit(
+    tx: &mut WriteTx<'_>,
+    lease: &NewLease<'_>,
+    terms: &ClaimTerms,
+    candidate: Candidate,
+) -> rusqlite::Result<Option<Candidate>> {
+    let item = &candidate.item;
+    if let Some(saga) = &item.saga {
+        saga_signals::begin_run_if_none(tx, saga, &item.cid, item.replays)?;
+    }
+    if item.attempts > terms.max_retries {
+        return dead_letter_exhausted(tx, item, terms.on_dead).map(|()| None);
+    }
+    let item = claimed(candidate.item, lease, tx.now);
+    match candidate.defect {
+        None => Ok(Some(Candidate { item, ..candidate })),
+        Some(defect) => dead_letter_undecodable(tx, &item, terms.on_dead, defect).map(|()| None),
+    }
+}
+
+fn claimed(item: Item, lease: &NewLease<'_>, now: Millis) -> Item {
+    Item {
+        status: Status::Claimed,
+        attempts: item.attempts.saturating_add(1).min(COUNT_MAX),
+        deliveries: item.deliveries.saturating_add(1).min(COUNT_MAX),
+        claimed_at: Some(now),
+        claimed_by: Some(lease.claimed_by.to_owned()),
+        lease_until: Some(lease.lease_until),
+        ..item
+    }
+}
+
+/// Dead-letters an item whose row cannot be read, so that it does not stop the others.
+fn dead_letter_undecodable(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead, defect: String) -> rusqlite::Result<()> {
+    let attempted = AttemptRecord::from_claim(&ClaimedItem::of_row(item).map_err(unusable)?);
+    let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect);
+    write_history(tx, &attempted, &failure, None)?;
+    // A key is ASCII. Where it was not, no operator could name it to unblock it.
+    let is_odd = item.ordering_key.as_ref().is_some_and(|key| !key.is_ascii());
+    let on_dead = if is_odd { OnDead::Skip } else { on_dead };
+    dead_letter(tx, &attempted, &Past::of(item), on_dead, &failure)?;
+    // Its key or its saga may be what cannot be read, and others wait for those as they are stored.
+    item.ordering_key.as_ref().map_or(Ok(()), |_| find_fronts_behind(tx, item.id))?;
+    item.saga.as_ref().map_or(Ok(()), |_| saga_signals::close_by_id(tx, item.id))
+}
+
+/// Dead-letters an item that has no retries left: the claim that finds it ends at once, without an attempt. The history
+/// has a row for the last failure already.
+fn dead_letter_exhausted(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead) -> rusqlite::Result<()> {
+    let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
+    let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
+    let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
+    let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
+    dead_letter(tx, &attempted, &Past::of(item), on_dead, &failure)
+}

@@ -1,0 +1,157 @@
+//! Sends the settlement of one claim until the store has taken it.
+//!
+//! It does not know how the attempt was made, nor how the lease is kept meanwhile.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use outbox_core::{Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement, settlement_for};
+use outbox_item::Item;
+use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
+
+use crate::leases_in_hand::ItemInHand;
+
+/// The wait before a settlement is sent for the second time. Each further wait is twice as long as the one before.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// How often the wait doubles: to 1.6 s.
+const RETRY_DOUBLINGS: u32 = 3;
+
+/// What sending the settlement of an item needs.
+pub(crate) struct Settler<'a> {
+    pub(crate) queue: &'a dyn Queue,
+    pub(crate) key_locks: &'a KeyLocks,
+    pub(crate) served_type: &'a ServedType,
+    pub(crate) item: &'a Item,
+    pub(crate) recording: &'a Recording,
+    pub(crate) in_hand: &'a ItemInHand,
+    /// Cancelled when the worker waits for no settlement any more.
+    pub(crate) gave_up: &'a CancellationToken,
+}
+
+impl Settler<'_> {
+    /// Sends the settlement until the store takes it, or says that the claim has ended. A write that the store refuses
+    /// for good becomes a failure of the attempt. Gives up when the settlement keeps failing at a store that can be
+    /// reached.
+    pub(crate) async fn settle(&self, claim: &ClaimRef, mut request: SettleRequest) {
+        let (mut failed_tries, mut failing_since) = (0, Instant::now());
+        while let Err(err) = self.queue.settle(claim, request.clone()).await {
+            if matches!(err, StoreError::ClaimLost) {
+                return log_claim_lost(claim, &request.settlement, failed_tries);
+            }
+            if let Some(failure) = permanent_store_failure(&err) {
+                self.record_conflict(&err);
+                request = self.failed_request(failure, request);
+                continue;
+            }
+            failed_tries += 1;
+            if failed_tries == 1 {
+                failing_since = Instant::now();
+                let item_id = claim.id.get();
+                tracing::error!(item.id = item_id, error = %err, "settling failed; trying again until it succeeds");
+            }
+            if self.is_hopeless(&mut failing_since) {
+                return log_given_up(claim, &err, failed_tries);
+            }
+            if self.gave_up.run_until_cancelled(sleep(retry_delay(failed_tries))).await.is_none() {
+                let item_id = claim.id.get();
+                return tracing::error!(item.id = item_id, error = %err, "settling failed; the lease will end");
+            }
+        }
+    }
+
+    /// Whether the settlement has failed for longer than a lease while each renewal of that lease was answered in time:
+    /// then the store can be reached, and it is this settlement that it cannot commit. `failing_since` begins anew with
+    /// each try for which the store may just be out of reach.
+    fn is_hopeless(&self, failing_since: &mut Instant) -> bool {
+        let now = Instant::now();
+        if !self.in_hand.is_renewed_in_time(now) {
+            *failing_since = now;
+        }
+        now.duration_since(*failing_since) > self.in_hand.times().lease()
+    }
+
+    fn record_conflict(&self, err: &StoreError) {
+        if let StoreError::StateConflict { plugin, key } = err {
+            self.key_locks.record_conflict(plugin, key);
+        }
+    }
+
+    /// The request that settles the attempt as failed, after the store has refused the writes of `request`.
+    fn failed_request(&self, failure: Failure, request: SettleRequest) -> SettleRequest {
+        let settlement = settlement_for(Outcome::Failed(failure), self.item, self.served_type, fastrand::f64());
+        log_failure(self.item, &settlement);
+        SettleRequest { exchanges: exchanges_to_keep(&settlement, self.recording), settlement, ..request }
+    }
+}
+
+fn retry_delay(failed_tries: u32) -> Duration {
+    RETRY_DELAY * 2u32.pow(failed_tries.saturating_sub(1).min(RETRY_DOUBLINGS))
+}
+
+fn log_given_up(claim: &ClaimRef, err: &StoreError, failed_tries: u32) {
+    tracing::error!(
+        item.id = claim.id.get(), error = %err, failed_tries,
+        "the settlement fails although the store can be reached: gave up. The lease ends within its length after the \
+         other items of its claim are settled; then the item is attempted again, and this attempt counts as lost"
+    );
+}
+
+/// Logs that the store knows the claim no more. After a failed try that is expected: the answer to that try was lost,
+/// not the settlement. So it is for a release, which only hands back what the store has taken already.
+fn log_claim_lost(claim: &ClaimRef, settlement: &Settlement, failed_tries: u32) {
+    let item_id = claim.id.get();
+    match settlement {
+        Settlement::Release => tracing::debug!(item.id = item_id, "the claim had ended before it was released"),
+        _ if failed_tries > 0 => tracing::info!(
+            item.id = item_id,
+            failed_tries,
+            "the claim has ended: a try whose answer was lost settled it, or its lease ended"
+        ),
+        _ => tracing::warn!(item.id = item_id, "the claim was lost before its settlement; dropped it"),
+    }
+}
+
+/// The recorded requests and responses, compressed, for the history row. `None` without a failure, because then there
+/// is no row.
+pub(crate) fn exchanges_to_keep(settlement: &Settlement, recording: &Recording) -> Option<Vec<u8>> {
+    settlement.failure().and_then(|_| recording.compress())
+}
+
+/// The failure of an attempt whose writes the store can never commit; `None` for an error that may pass.
+fn permanent_store_failure(err: &StoreError) -> Option<Failure> {
+    let (class, code) = match err {
+        StoreError::StateConflict { .. } => (FailureClass::Conflict, "state.conflict"),
+        StoreError::StateQuota { .. } => (FailureClass::Contract, "state.quota"),
+        StoreError::StateValueTooLarge { .. } => (FailureClass::Contract, "state.too_large"),
+        StoreError::Invalid(_) => (FailureClass::Contract, "followups.invalid"),
+        _ => return None,
+    };
+    Some(Failure::new(class, code, err.to_string()))
+}
+
+pub(crate) fn log_failure(item: &Item, settlement: &Settlement) {
+    let Some(failure) = settlement.failure() else { return };
+    let what = match settlement {
+        Settlement::Dead { .. } => "dead-lettered",
+        Settlement::GiveBack { .. } => "given back",
+        _ => "retry",
+    };
+    tracing::warn!(
+        item.id = item.id.get(), item.type = item.item_type, item.cid = item.cid,
+        attempt = item.attempts, class = %failure.class, code = failure.code,
+        "attempt failed, {what}: {}", failure.message
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_between_tries_double_up_to_a_bound() {
+        let waits = [1, 2, 3, 4, 5, 1_000].map(|failed_tries| retry_delay(failed_tries).as_millis());
+        assert_eq!(waits, [200, 400, 800, 1_600, 1_600, 1_600]);
+    }
+}

@@ -1,0 +1,301 @@
+//! A queue in memory whose calls fail when a test says so, and a handler that takes as long as a test says.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use outbox_core::{Attempt, AttemptReport, Handler, HostWrites, Outcome, RetryPolicy, ServedType, Settlement};
+use outbox_item::{Item, ItemId, Millis, NewItem, Status};
+use outbox_store::{
+    Alert, Changes, Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken, LeaseState, Queue, Renewal, RenewedLease,
+    SettleRequest, StoreError,
+};
+
+use crate::leases_in_hand::LeasesInHand;
+use crate::{Worker, WorkerSettings};
+
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+pub(super) const MARGIN: Duration = Duration::from_secs(2);
+
+/// A call of the queue that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Call {
+    Claim,
+    Renew,
+    Settle,
+    Abandon,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The store does nothing.
+    Refused,
+    /// The store does what was asked, and the answer is lost.
+    AnswerLost,
+    /// The store never answers.
+    NoAnswer,
+    /// A bug.
+    Panic,
+}
+
+/// A store of items of one type. Another process ends each lease at the moment when it runs out.
+pub(super) struct FakeQueue {
+    pub(super) state: Mutex<FakeState>,
+    pub(super) changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct FakeState {
+    pub(super) waiting: Vec<Item>,
+    pub(super) leases: HashMap<ClaimToken, FakeLease>,
+    pub(super) settlements: Vec<(ItemId, Settlement)>,
+    pub(super) lost: BTreeSet<ItemId>,
+    pub(super) faults: HashMap<Call, Fault>,
+    pub(super) abandoned: u32,
+    /// The calls that reached the store.
+    pub(super) calls: HashMap<Call, usize>,
+    /// How many renewals find their leases locked by another transaction.
+    pub(super) busy_renewals: usize,
+    /// What a look for expired leases was told to spare.
+    pub(super) spared: Vec<ClaimToken>,
+    /// By when a lease had to have run out for the last look.
+    pub(super) expired_by: Option<Millis>,
+}
+
+pub(super) struct FakeLease {
+    pub(super) end: Instant,
+    pub(super) items: Vec<Item>,
+}
+
+impl FakeQueue {
+    pub(super) fn with_items(count: i64) -> Arc<Self> {
+        let queue = Self { state: Mutex::default(), changes: watch::Sender::new(0) };
+        queue.add_items(1..=count);
+        Arc::new(queue)
+    }
+
+    pub(super) fn add_items(&self, ids: impl Iterator<Item = i64>) {
+        let item = |id: i64| NewItem::new("t", &id.to_string(), "").into_item(ItemId::new(id), Millis::default());
+        self.state().waiting.extend(ids.map(item));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The state, after the leases that have run out were ended.
+    pub(super) fn state(&self) -> MutexGuard<'_, FakeState> {
+        let (mut state, now) = (self.state.lock().expect("no panic"), Instant::now());
+        let ended: Vec<_> = state.leases.extract_if(|_, lease| lease.end <= now).collect();
+        for item in ended.into_iter().flat_map(|(_, lease)| lease.items) {
+            state.lost.insert(item.id);
+            state.waiting.push(item);
+        }
+        state
+    }
+
+    pub(super) fn set_fault(&self, call: Call, fault: Fault) {
+        self.state().faults.insert(call, fault);
+    }
+
+    pub(super) fn heal(&self) {
+        self.state().faults.clear();
+    }
+
+    pub(super) fn calls(&self, call: Call) -> usize {
+        self.state().calls.get(&call).copied().unwrap_or_default()
+    }
+
+    /// Runs a call, unless it is to be refused.
+    pub(super) async fn call<T>(
+        &self,
+        call: Call,
+        run: impl FnOnce(&mut FakeState) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError> {
+        let fault = self.state().faults.get(&call).copied();
+        *self.state().calls.entry(call).or_default() += 1;
+        let unavailable = |source: &str| StoreError::Unavailable { tried: "a call", source: source.into() };
+        match fault {
+            None => run(&mut self.state()),
+            Some(Fault::Refused) => Err(unavailable("refused")),
+            Some(Fault::AnswerLost) => run(&mut self.state()).and_then(|_| Err(unavailable("the answer was lost"))),
+            Some(Fault::NoAnswer) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("a bug"),
+        }
+    }
+
+    /// An operator takes an item out of its lease.
+    pub(super) fn release_by_force(&self, id: ItemId) {
+        for lease in self.state().leases.values_mut() {
+            lease.items.retain(|item| item.id != id);
+        }
+    }
+
+    pub(super) fn settled(&self) -> Vec<ItemId> {
+        self.state().settlements.iter().map(|(id, _)| *id).collect()
+    }
+}
+
+impl Changes for FakeQueue {
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+#[async_trait]
+impl Queue for FakeQueue {
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
+        let terms = &request.types[0];
+        self.call(Call::Claim, |state| {
+            let count = state.waiting.len().min(request.limit as usize);
+            let items: Vec<_> = state.waiting.drain(..count).map(claimed).collect();
+            let claims = items.iter().map(|item| Claim { item: item.clone(), token: terms.token }).collect();
+            if !items.is_empty() {
+                state.leases.insert(terms.token, FakeLease { end: Instant::now() + terms.lease, items });
+            }
+            Ok(ClaimBatch { claims, next_available_in: None })
+        })
+        .await
+    }
+
+    async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
+        self.call(Call::Abandon, |state| {
+            let taken: Vec<_> = tokens.iter().filter_map(|token| state.leases.remove(token)).collect();
+            let items = taken.into_iter().flat_map(|lease| lease.items).collect::<Vec<_>>();
+            let count = u32::try_from(items.len()).expect("a few");
+            state.abandoned += count;
+            state.waiting.extend(items);
+            Ok(count)
+        })
+        .await
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError> {
+        self.call(Call::Renew, |state| {
+            let is_busy = state.busy_renewals > 0;
+            state.busy_renewals = state.busy_renewals.saturating_sub(1);
+            let renew = |renewal: &Renewal| match state.leases.get_mut(&renewal.token) {
+                None => LeaseState::Gone,
+                Some(_) if is_busy => LeaseState::Busy,
+                Some(lease) => {
+                    lease.end = Instant::now() + renewal.lease;
+                    LeaseState::Held { ids: lease.items.iter().map(|item| item.id).collect() }
+                }
+            };
+            let states: Vec<_> = renewals.iter().map(renew).collect();
+            Ok(renewals.iter().zip(states).map(|(r, state)| RenewedLease { token: r.token, state }).collect())
+        })
+        .await
+    }
+
+    async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
+        self.call(Call::Settle, |state| {
+            let lease = state.leases.get_mut(&claim.token).ok_or(StoreError::ClaimLost)?;
+            let place = lease.items.iter().position(|item| item.id == claim.id).ok_or(StoreError::ClaimLost)?;
+            let item = lease.items.remove(place);
+            if request.settlement == Settlement::Release {
+                state.waiting.push(item);
+            }
+            state.settlements.push((claim.id, request.settlement));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
+        let mut state = self.state();
+        (state.spared, state.expired_by) = (spared.to_vec(), Some(latest));
+        Ok(0)
+    }
+
+    async fn send_alert(&self, _: &Alert) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+pub(super) fn claimed(item: Item) -> Item {
+    Item { status: Status::Claimed, attempts: 1, claimed_at: Some(Millis::default()), ..item }
+}
+
+/// A handler that takes some time, and stops early when it is interrupted.
+pub(super) struct SlowHandler {
+    pub(super) takes: Mutex<Duration>,
+    pub(super) max_retries: u32,
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) begun: Mutex<Vec<ItemId>>,
+    pub(super) interrupted_at: Mutex<HashMap<ItemId, Instant>>,
+}
+
+impl SlowHandler {
+    pub(super) fn taking(takes: Duration) -> Arc<Self> {
+        Self::with_retries(takes, 8)
+    }
+
+    pub(super) fn with_retries(takes: Duration, max_retries: u32) -> Arc<Self> {
+        let (takes, begun, interrupted_at) = (Mutex::new(takes), Mutex::default(), Mutex::default());
+        Arc::new(Self { takes, max_retries, changes: watch::Sender::new(0), begun, interrupted_at })
+    }
+
+    pub(super) fn set_takes(&self, takes: Duration) {
+        *self.takes.lock().expect("no panic") = takes;
+    }
+
+    pub(super) fn begun(&self) -> Vec<ItemId> {
+        self.begun.lock().expect("no panic").clone()
+    }
+
+    pub(super) fn interrupted_at(&self, id: ItemId) -> Option<Instant> {
+        self.interrupted_at.lock().expect("no panic").get(&id).copied()
+    }
+}
+
+#[async_trait]
+impl Handler for SlowHandler {
+    fn served_types(&self) -> Vec<ServedType> {
+        let retry = RetryPolicy { max_retries: self.max_retries, ..RetryPolicy::default() };
+        vec![ServedType { timeout: Some(Duration::from_hours(1)), retry, ..ServedType::new("t") }]
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
+        self.begun.lock().expect("no panic").push(attempt.item.id);
+        let takes = *self.takes.lock().expect("no panic");
+        let outcome = tokio::select! {
+            () = sleep(takes) => Outcome::Done { result: None, writes: HostWrites::default() },
+            () = attempt.stop.cancelled() => Outcome::Interrupted,
+        };
+        if outcome == Outcome::Interrupted {
+            self.interrupted_at.lock().expect("no panic").insert(attempt.item.id, Instant::now());
+        }
+        AttemptReport::without_component(outcome)
+    }
+}
+
+/// A worker that runs until it is stopped.
+pub(super) struct StartedWorker {
+    pub(super) stop: CancellationToken,
+    pub(super) task: tokio::task::JoinHandle<()>,
+    pub(super) leases: LeasesInHand,
+}
+
+impl StartedWorker {
+    pub(super) fn start(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> Self {
+        let drain = Duration::ZERO;
+        let settings = WorkerSettings { instance: "pod".into(), concurrency: 4, prefetch: 4, lease: LEASE, drain };
+        let stop = CancellationToken::new();
+        let worker = Worker::new(Arc::clone(queue) as _, Arc::clone(handler) as _, settings);
+        let leases = worker.leases_in_hand();
+        Self { task: tokio::spawn(worker.run(stop.clone())), stop, leases }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        timeout(Duration::from_secs(6), self.task).await.expect("a shutdown is bounded").expect("no panic");
+    }
+}

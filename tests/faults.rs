@@ -1,0 +1,27 @@
+//! Faults that users would meet, planted in the tables: rows that only a person or a bug writes, forgeries, settings
+//! that change under a backlog, and many hosts at once. Each test expects that everything else goes on.
+//!
+//! Costs are counted in rows, calls and transactions where that is possible, because the machine may be busy.
+
+mod backlog;
+mod forgeries;
+mod many_hosts;
+mod odd_rows;
+mod retention;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox::store::Store;
+
+use crate::support::eventually;
+use crate::support::postgres::Database;
+
+/// Closes stores, and waits until the server has added what their connections did to its statistics.
+async fn close(database: &Database, stores: Vec<Arc<dyn Store>>) {
+    drop(stores);
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outbox'
+                  AND datname = current_database()";
+    eventually("the connections are closed", Duration::from_secs(30), async || database.sql(others).unwrap() == "0")
+        .await;
+}

@@ -1,0 +1,109 @@
+//! Retention beside what once kept it from running, or made it expensive.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outbox::item::NewItem;
+use outbox::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::{BatchMode, Retention, Store};
+
+use super::close;
+use crate::support::postgres::{Cluster, Database};
+use crate::support::{Backend, Fixture, done, item, on_each_backend, report};
+
+on_each_backend! {
+    a_job_that_cannot_be_read_does_not_stop_retention
+}
+
+/// Keeps DONE items for a second.
+const BRIEFLY: Retention = Retention { done: Some(Duration::from_secs(1)), dead: None, signals: None };
+
+/// An unfinished step of the saga `Big`.
+fn step(key: &str) -> NewItem {
+    NewItem { saga: Some("Big".into()), cid: Some("one".into()), ..item(key) }
+}
+
+/// Makes every item in the queue DONE long ago, as a step of a saga that is not open any more.
+const STEPS_DONE: &str = "INSERT INTO outbox_done (id, done_at, epoch) SELECT id, 1000, 0 FROM outbox_queue;
+     DELETE FROM outbox_queue; DELETE FROM outbox_saga_open;";
+
+/// Enqueues a saga with this number of steps that are DONE long ago, and one that is unfinished.
+async fn furnish(store: &dyn Store, steps: u32, sql: impl Fn(&str)) {
+    let new = (0..steps).map(|n| step(&format!("step-{n}"))).collect();
+    store.enqueue(new, BatchMode::PerItem).await.unwrap();
+    sql(STEPS_DONE);
+    store.enqueue(vec![step("last")], BatchMode::PerItem).await.unwrap();
+}
+
+async fn open(database: &Database) -> Arc<dyn Store> {
+    PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap()
+}
+
+/// The rows and the entries of indexes that the server has read in the tables of the outbox.
+fn rows_read(database: &Database) -> f64 {
+    let sql = "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = 'outbox')
+                    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'outbox')";
+    database.sql(sql).unwrap().parse().unwrap()
+}
+
+/// What one piece of retention reads on PostgreSQL beside a saga with this number of finished steps.
+async fn cost_on_postgres(steps: u32) -> f64 {
+    let database = Cluster::shared().database();
+    let store = open(&database).await;
+    furnish(&*store, steps, |sql| drop(database.sql(&sql.replace("outbox_", "outbox.")).unwrap())).await;
+    close(&database, vec![store]).await;
+    database.sql("VACUUM ANALYZE outbox.items, outbox.done, outbox.saga_open, outbox.sagas").unwrap();
+    let before = rows_read(&database);
+    let store = open(&database).await;
+    assert_eq!(store.run_maintenance(&BRIEFLY).await.unwrap().items, 0, "a step is unfinished");
+    close(&database, vec![store]).await;
+    rows_read(&database) - before
+}
+
+#[tokio::test]
+async fn retention_on_postgresql_reads_a_saga_with_an_unfinished_step_once() {
+    let steps = 1_600_u32;
+    let rows = cost_on_postgres(steps).await;
+    report(&format!("retention reads {rows} rows beside {steps} finished steps of an open saga"));
+    assert!(rows <= 8.0 * f64::from(steps), "{rows} rows");
+}
+
+/// The shortest time of five pieces of retention on SQLite beside a saga with this number of finished steps. The
+/// statements run in a thread of the store, where a test cannot count their steps.
+async fn cost_on_sqlite(steps: u32) -> f64 {
+    let f = Fixture::sqlite().await;
+    furnish(&*f.store, steps, |sql| drop(f.sql(sql).unwrap())).await;
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        assert_eq!(f.store.run_maintenance(&BRIEFLY).await.unwrap().items, 0, "a step is unfinished");
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    times.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+#[tokio::test]
+async fn retention_on_sqlite_reads_a_saga_with_an_unfinished_step_once() {
+    let (small, large) = (cost_on_sqlite(300).await, cost_on_sqlite(2_400).await);
+    report(&format!("retention takes {small:.5} s beside 300 steps and {large:.5} s beside 2,400"));
+    assert!(large <= 8.0 * 3.0 * small, "eight times the steps: {small:.5} s, then {large:.5} s");
+}
+
+mod on_each {
+    use super::*;
+
+    pub(super) async fn a_job_that_cannot_be_read_does_not_stop_retention(backend: Backend) {
+        let f = Fixture::new(backend).await;
+        let old = f.enqueue(item("old")).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        f.sql(
+            "INSERT INTO outbox_jobs (action, filter, actor, state, began_at, next_at, last_id, matched)
+             VALUES ('\"replay-of-the-future\"', '{\"no_such\":1}', 'ada', 'RUNNING', 1, 1, 9, 1)",
+        )
+        .unwrap();
+        f.clock.advance(Duration::from_mins(1));
+        // Maintenance may tell of the job by an error.
+        drop(f.store.run_maintenance(&BRIEFLY).await);
+        assert!(f.store.get(old).await.unwrap().is_none(), "the old item stays");
+    }
+}

@@ -1,0 +1,139 @@
+//! A file of schema 1, where the status of an item was in columns of the items table, opened by this version.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outbox::core::Settlement;
+use outbox::item::{ItemId, Status};
+use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::store::{Filter, Inspect, Page, Queue, Store, StoreError};
+use rusqlite::Connection;
+
+use crate::support::places::SqliteFolder;
+use crate::support::{done, is_soak, report, request, settled};
+
+const SCHEMA_1: &str = include_str!("../host/sqlite/migrations/0001_initial.sql");
+
+/// Items in every status, with 1 KiB of payload: of 20 there are 6 PENDING, one of them with an ordering key,
+/// 1 CLAIMED, 12 DONE and 1 in the DLQ, which blocks a key.
+fn fill(path: &Path, items: u32) {
+    let database = Connection::open(path).unwrap();
+    database.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; BEGIN").unwrap();
+    database.execute_batch(SCHEMA_1).unwrap();
+    let insert = format!(
+        "CREATE TABLE outbox_migrations (version INTEGER PRIMARY KEY) STRICT;
+         INSERT INTO outbox_migrations (version) VALUES (1);
+         WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {items})
+         INSERT INTO outbox_items
+             (type, idem_key, payload, ordering_key, status, attempts, deliveries, claimed_at, claimed_by, claim_token,
+              lease_until, done_at, dead_at, blocks_key, fingerprint, last_error, handler_digest)
+         SELECT 'mail', 'k' || n, printf('%01024d', n),
+             CASE n % 20 WHEN 0 THEN 'a' || n % 1000 WHEN 19 THEN 'b' || n END,
+             CASE WHEN n % 20 < 6 THEN 'PENDING' WHEN n % 20 = 6 THEN 'CLAIMED'
+                  WHEN n % 20 < 19 THEN 'DONE' ELSE 'DLQ' END,
+             n % 20 > 5, n % 20 > 5, iif(n % 20 = 6, 5, NULL), iif(n % 20 = 6, 'pod-1', NULL),
+             iif(n % 20 = 6, 't' || n, NULL), iif(n % 20 = 6, 9, NULL), iif(n % 20 BETWEEN 7 AND 18, 7, NULL),
+             iif(n % 20 = 19, 8, NULL), n % 20 = 19, iif(n % 20 = 19, 'f', NULL), iif(n % 20 = 19, 'refused', NULL),
+             iif(n % 20 > 6, 'digest', NULL)
+         FROM numbers;
+         INSERT INTO outbox_counters (name, type, total)
+         SELECT 'done', 'mail', count(*) FROM outbox_items WHERE status = 'DONE';
+         COMMIT"
+    );
+    database.execute_batch(&insert).unwrap();
+}
+
+fn open(path: &Path) -> Result<Arc<SqliteStore>, StoreError> {
+    SqliteStore::open(path, SqliteOptions::default())
+}
+
+async fn counts(store: &dyn Store) -> Vec<u64> {
+    let overview = store.overview().await.unwrap();
+    Status::ALL.into_iter().map(|status| overview.by_status[status.as_str()]).collect()
+}
+
+/// Claims and completes until nothing is ready.
+async fn drain(store: &dyn Store) -> usize {
+    let mut drained = 0;
+    loop {
+        let claims = store.claim(&request(&["mail"], 250)).await.unwrap().claims;
+        if claims.is_empty() {
+            return drained;
+        }
+        for claim in &claims {
+            store.settle(&claim.reference(), done()).await.unwrap();
+        }
+        drained += claims.len();
+    }
+}
+
+/// Opens the file, and returns how many bytes the migration wrote to the log.
+fn migrate(path: &Path) -> (Arc<SqliteStore>, u64) {
+    // While another connection is open, the write-ahead log stays.
+    let other = Connection::open(path).unwrap();
+    other.query_row("SELECT count(*) FROM outbox_pods", [], |_| Ok(())).unwrap();
+    let store = open(path).unwrap();
+    let log = std::fs::metadata(path.with_extension("sqlite-wal")).unwrap().len();
+    (store, log)
+}
+
+#[tokio::test]
+async fn a_file_of_schema_1_is_migrated_in_place_and_handled_to_its_end() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 2_000);
+    let (store, _) = migrate(&folder.file());
+    assert_eq!(counts(&*store).await, [600, 100, 1_200, 100]);
+    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await.unwrap().remove(0);
+    assert_eq!((newest.status, newest.payload.len()), (Status::Dlq, 1024));
+    store.expire_leases(&[]).await.unwrap();
+    assert_eq!(drain(&*store).await, 700);
+    assert_eq!(counts(&*store).await, [0, 0, 1_900, 100]);
+    let claimed = store.get(ItemId::new(7)).await.unwrap().unwrap();
+    assert_eq!((claimed.item.status, claimed.failed_attempts[0].code.as_str()), (Status::Done, "lease.expired"));
+}
+
+#[tokio::test]
+async fn a_migration_copies_no_payload() {
+    let (folder, items) = (tempfile::tempdir().unwrap(), if is_soak() { 200_000 } else { 5_000 });
+    let path = folder.path().join("outbox.sqlite");
+    fill(&path, items);
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    let begun = Instant::now();
+    let (store, log) = migrate(&path);
+    report(&format!("{items} items in {bytes} bytes: {:?}, {log} bytes of log", begun.elapsed()));
+    assert!(log < bytes / 5, "{log} of {bytes}");
+    let part = u64::from(items / 20);
+    assert_eq!(counts(&*store).await, [6 * part, part, 12 * part, part]);
+}
+
+#[tokio::test]
+async fn a_statement_that_an_application_has_prepared_goes_on_after_the_migration() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 20);
+    let application = Connection::open(folder.file()).unwrap();
+    let mut insert =
+        application.prepare("INSERT INTO outbox_items (type, idem_key, payload) VALUES ('mail', ?1, '{}')").unwrap();
+    insert.execute(["before"]).unwrap();
+    let store = open(&folder.file()).unwrap();
+    insert.execute(["after"]).unwrap();
+    let keys: Vec<_> = store.claim(&request(&["mail"], 99)).await.unwrap().claims;
+    assert!(["before", "after"].iter().all(|key| keys.iter().any(|claim| claim.item.idem_key == *key)));
+    for claim in keys {
+        store.settle(&claim.reference(), settled(Settlement::Release)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_application_uses_an_old_column_stays_as_it_is() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 20);
+    let application = Connection::open(folder.file()).unwrap();
+    application.execute_batch("CREATE INDEX own ON outbox_items (claimed_by)").unwrap();
+    let told = open(&folder.file()).map(drop).unwrap_err().to_string();
+    assert!(told.contains("own") && told.contains("outbox_status"), "{told}");
+    let status = "SELECT status FROM outbox_items WHERE id = 1";
+    assert_eq!(application.query_row(status, [], |row| row.get::<_, String>(0)).unwrap(), "PENDING");
+    application.execute_batch("DROP INDEX own").unwrap();
+    open(&folder.file()).unwrap();
+}

@@ -1,0 +1,125 @@
+//! Rows that no statement of the host writes, and locks that others hold: on PostgreSQL too they stop nothing else.
+
+use std::time::Duration;
+
+use outbox::item::Status;
+use outbox::store::{Action, Execution, OperateRequest, Retention, Selection};
+
+use crate::support::{Backend, Fixture, done, item, ordered, request};
+
+/// A history row of the item's first delivery.
+const FIRST_DELIVERY: &str = "\
+    INSERT INTO outbox.attempts (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message,
+                                 maybe_executed)
+    VALUES (1, 1, 1, 1, 1, 'pod', 'lost', 'c', 'an earlier end', true)";
+
+/// A statement that locks the line of the ordering key `k`.
+const LOCK_LINE: &str = "SELECT pg_advisory_xact_lock(7206002, hashtext('k'))";
+
+#[tokio::test]
+async fn a_history_row_that_is_there_already_keeps_no_lease_from_ending() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let id = f.enqueue(item("k")).await;
+    f.claim_one("mail").await;
+    f.sql(&format!("{FIRST_DELIVERY}; UPDATE outbox.leases SET lease_until = 1")).unwrap();
+    assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 1);
+    assert_eq!(f.status(id).await, Status::Pending);
+}
+
+#[tokio::test]
+async fn a_restored_item_that_was_lost_goes_on_with_the_numbers_of_its_history() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let id = f.enqueue(item("k")).await;
+    f.sql(&format!("{FIRST_DELIVERY}; DELETE FROM outbox.queue")).unwrap();
+    let restore = OperateRequest {
+        action: Action::Restore,
+        selection: Selection::Ids(vec![id]),
+        actor: "ada".into(),
+        reason: None,
+        execution: Execution::Apply,
+    };
+    f.store.operate(&restore).await.unwrap();
+    assert_eq!(f.claim_one("mail").await.item.deliveries, 2);
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_ended_holds_up_no_other() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let mut ids = Vec::new();
+    for number in 0..6 {
+        ids.push(f.enqueue(item(&format!("k{number}"))).await);
+        f.claim_one("mail").await;
+    }
+    f.sql(
+        "CREATE FUNCTION public.refuse_row() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'a bad row'; END $$;
+         CREATE TRIGGER own BEFORE INSERT ON outbox.attempts FOR EACH ROW WHEN (NEW.item_id = 1)
+             EXECUTE FUNCTION public.refuse_row();
+         UPDATE outbox.leases SET lease_until = 1",
+    )
+    .unwrap();
+    let mut ended = 0;
+    while let Ok(count @ 1..) = f.store.expire_leases(&[]).await {
+        ended += count;
+    }
+    assert_eq!((ended, f.status(ids[0]).await), (5, Status::Claimed));
+    f.sql("DROP TRIGGER own ON outbox.attempts").unwrap();
+    assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_passes_over_a_key_for_its_lock_asks_to_be_repeated_soon() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.enqueue(ordered("a")).await;
+    f.in_transaction(LOCK_LINE, async || {
+        let batch = f.store.claim(&request(&["mail"], 1)).await.unwrap();
+        assert!(batch.claims.is_empty());
+        assert_eq!(batch.next_available_in, Some(Duration::from_millis(10)));
+    })
+    .await;
+    assert_eq!(f.claim("mail", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn retention_does_not_wait_for_the_line_of_a_done_item() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.enqueue(ordered("a")).await;
+    f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+    f.clock.advance(Duration::from_secs(9));
+    let retention = Retention { done: Some(Duration::from_secs(1)), ..Retention::default() };
+    f.in_transaction(LOCK_LINE, async || {
+        assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_line_in_front_costs_the_others_few_claims() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.sql(
+        "INSERT INTO outbox.items (type, idem_key, payload, ordering_key, available_at)
+         SELECT 'mail', 'k' || n, '', 'k', 1 FROM generate_series(1, 30000) AS n",
+    )
+    .unwrap();
+    for _ in 0..4 {
+        f.store.claim(&request(&["mail"], 10)).await.unwrap();
+    }
+    assert_eq!(f.sql("SELECT count(*) FROM outbox.queue WHERE NOT held").unwrap(), "0");
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_stops_neither_retention_nor_totals() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.enqueue(item("a")).await;
+    f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+    f.sql(
+        r#"INSERT INTO outbox.jobs (action, filter, actor, state, began_at, next_at, last_id, matched)
+           VALUES ('{"action":"dance"}', '{}', 'ada', 'RUNNING', 1, 1, 9, 0)"#,
+    )
+    .unwrap();
+    f.clock.advance(Duration::from_secs(9));
+    let retention = Retention { done: Some(Duration::from_secs(1)), ..Retention::default() };
+    assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
+    f.store.run_maintenance(&retention).await.unwrap();
+    assert_eq!(f.sql("SELECT count(*) FROM outbox.deltas").unwrap(), "0");
+}

@@ -1,0 +1,163 @@
+//! Rows that no statement of the host writes, in a SQLite file: they stop no other item.
+
+use std::time::Duration;
+
+use outbox::item::{NewItem, Status};
+use outbox::store::ClaimRequest;
+
+use crate::support::{Fixture, done, item, ordered, request, retry};
+
+fn keyed(idem_key: &str, ordering_key: &str) -> NewItem {
+    NewItem { ordering_key: Some(ordering_key.into()), ..item(idem_key) }
+}
+
+/// The largest count that the schema allows.
+const COUNT_MAX: u32 = 2_147_483_647;
+
+fn without_end_of_retries(limit: u32) -> ClaimRequest {
+    let mut request = request(&["mail"], limit);
+    request.types.iter_mut().for_each(|terms| terms.max_retries = u32::MAX);
+    request
+}
+
+#[tokio::test]
+async fn an_item_whose_counts_are_at_their_limit_is_claimed_and_settled_with_the_others() {
+    let f = Fixture::sqlite().await;
+    let worn = f.enqueue(item("worn")).await;
+    f.store.settle(&f.claim_one("mail").await.reference(), retry(Duration::from_millis(1))).await.unwrap();
+    f.sql(&format!("UPDATE outbox_past SET attempts = {COUNT_MAX}, deliveries = {COUNT_MAX}")).unwrap();
+    f.enqueue(item("other")).await;
+    f.clock.advance(Duration::from_secs(1));
+    let claims = f.store.claim(&without_end_of_retries(9)).await.unwrap().claims;
+    assert_eq!(claims.len(), 2);
+    for claim in &claims {
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+    }
+    let worn = f.item(worn).await;
+    assert_eq!((worn.status, worn.attempts, worn.deliveries), (Status::Done, COUNT_MAX, COUNT_MAX));
+}
+
+#[tokio::test]
+async fn an_id_without_an_item_leaves_the_queue_and_frees_its_key() {
+    let f = Fixture::sqlite().await;
+    f.sql(
+        "INSERT INTO outbox_queue (id, type, available_at, ordering_key) VALUES (99, 'mail', 0, 'k');
+         INSERT INTO outbox_lanes (ordering_key, id) VALUES ('k', 99)",
+    )
+    .unwrap();
+    let behind = f.enqueue(ordered("behind")).await;
+    assert_eq!(f.claim("mail", 1).await.len(), 1, "the claim goes on after the id");
+    assert_eq!(f.status(behind).await, Status::Claimed);
+}
+
+#[tokio::test]
+async fn an_id_without_an_item_leaves_an_expired_lease_and_the_others_are_pending_again() {
+    let f = Fixture::sqlite().await;
+    let id = f.enqueue(item("k")).await;
+    f.claim_one("mail").await;
+    f.sql("UPDATE outbox_leases SET ids = '[1,99]', count = 2, lease_until = 1").unwrap();
+    assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 2);
+    assert_eq!(f.status(id).await, Status::Pending);
+    assert_eq!(f.sql("SELECT count(*) FROM outbox_leases").unwrap(), "0");
+}
+
+#[tokio::test]
+async fn an_id_without_an_item_in_a_lease_frees_its_key_when_the_lease_ends() {
+    let f = Fixture::sqlite().await;
+    let ghost_in_front = |key: &str| {
+        let lane = format!("UPDATE outbox_lanes SET id = 99 WHERE ordering_key = '{key}'");
+        let lease = "UPDATE outbox_leases SET ids = json_insert(ids, '$[#]', 99), count = count + 1";
+        f.sql(&format!("{lane}; UPDATE outbox_queue SET held = 1 WHERE ordering_key = '{key}'; {lease}")).unwrap();
+    };
+    f.enqueue(item("a")).await;
+    let request = without_end_of_retries(1);
+    f.store.claim(&request).await.unwrap();
+    let abandoned = f.enqueue(keyed("abandoned", "k1")).await;
+    ghost_in_front("k1");
+    assert_eq!(f.store.abandon(&[request.types[0].token]).await.unwrap(), 1);
+    assert_eq!(f.sql("SELECT count(*) FROM outbox_leases").unwrap(), "0");
+    assert_eq!(f.claim("mail", 9).await.len(), 2, "a, and the item behind the id");
+    assert_eq!(f.status(abandoned).await, Status::Claimed);
+
+    let expired = f.enqueue(keyed("expired", "k2")).await;
+    ghost_in_front("k2");
+    f.sql("UPDATE outbox_leases SET lease_until = 1").unwrap();
+    f.store.expire_leases(&[]).await.unwrap();
+    assert_eq!(f.claim("mail", 9).await.len(), 3);
+    assert_eq!(f.status(expired).await, Status::Claimed);
+}
+
+#[tokio::test]
+async fn an_item_whose_deliveries_are_at_their_limit_fails_as_often_as_the_others() {
+    let f = Fixture::sqlite().await;
+    let worn = f.enqueue(item("worn")).await;
+    for _ in 0..3 {
+        let claims = f.store.claim(&without_end_of_retries(9)).await.unwrap().claims;
+        f.store.settle(&claims[0].reference(), retry(Duration::from_millis(1))).await.unwrap();
+        f.sql(&format!("UPDATE outbox_past SET attempts = {COUNT_MAX}, deliveries = {COUNT_MAX}")).unwrap();
+        f.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(f.status(worn).await, Status::Pending);
+    let history = "SELECT group_concat(delivery) FROM outbox_attempts";
+    assert_eq!(f.sql(history).unwrap(), format!("1,{COUNT_MAX}"));
+}
+
+#[tokio::test]
+async fn an_item_whose_lease_cannot_be_ended_holds_up_no_other() {
+    let f = Fixture::sqlite().await;
+    let (bad, beside) = (f.enqueue(item("bad")).await, f.enqueue(item("beside")).await);
+    assert_eq!(f.claim("mail", 2).await.len(), 2);
+    f.clock.advance(Duration::from_secs(1));
+    let later = f.enqueue(item("later")).await;
+    f.claim_one("mail").await;
+    f.sql(&format!(
+        "CREATE TRIGGER own BEFORE INSERT ON outbox_attempts WHEN NEW.item_id = {bad}
+         BEGIN SELECT RAISE(ABORT, 'a bad row'); END;
+         UPDATE outbox_leases SET lease_until = 1"
+    ))
+    .unwrap();
+    assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 2);
+    assert_eq!([f.status(beside).await, f.status(later).await], [Status::Pending; 2]);
+    assert_eq!(f.status(bad).await, Status::Claimed);
+    f.sql("DROP TRIGGER own").unwrap();
+    assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_key_or_a_saga_that_is_no_text_stops_no_claim_of_its_type() {
+    let f = Fixture::sqlite().await;
+    f.sql(
+        "PRAGMA ignore_check_constraints = ON;
+         INSERT INTO outbox_items (type, idem_key, payload, ordering_key) VALUES
+             ('mail', 'first', '', CAST(x'6b00ff' AS TEXT)), ('mail', 'second', '', CAST(x'6b00ff' AS TEXT));
+         INSERT INTO outbox_items (type, idem_key, payload, saga) VALUES ('mail', 'saga', '', CAST(x'6b00ff' AS TEXT))",
+    )
+    .unwrap();
+    let sound = f.enqueue(item("sound")).await;
+    assert_eq!(f.claim("mail", 9).await.len(), 1);
+    assert_eq!(f.status(sound).await, Status::Claimed);
+    let dead = "SELECT group_concat(idem_key) FROM outbox_status WHERE status = 'DLQ'";
+    assert_eq!(f.sql(dead).unwrap(), "first,second,saga");
+}
+
+#[tokio::test]
+async fn one_claim_dead_letters_a_bounded_number_of_exhausted_items() {
+    let f = Fixture::sqlite().await;
+    f.sql(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300)
+         INSERT INTO outbox_items (type, idem_key, payload, available_at) SELECT 'mail', 'k' || n, '', 0 FROM numbers;
+         INSERT INTO outbox_past (id, attempts, deliveries) SELECT id, 9, 9 FROM outbox_queue;
+         UPDATE outbox_queue SET again = 1",
+    )
+    .unwrap();
+    let sound = f.enqueue(item("sound")).await;
+    let mut request = request(&["mail"], 1_000);
+    request.types.iter_mut().for_each(|terms| terms.max_retries = 5);
+    let first = f.store.claim(&request).await.unwrap();
+    assert_eq!((first.claims.len(), first.next_available_in), (0, Some(Duration::ZERO)));
+    assert_eq!(f.sql("SELECT count(*) FROM outbox_dead").unwrap(), "250");
+    let second = f.store.claim(&request).await.unwrap();
+    assert_eq!((second.claims.len(), second.next_available_in), (1, None));
+    assert_eq!(f.sql("SELECT count(*) FROM outbox_dead").unwrap(), "300");
+    assert_eq!(f.status(sound).await, Status::Claimed);
+}
