@@ -1,7 +1,7 @@
 //! Retention beside what once kept it from running, or made it expensive.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outbox::item::NewItem;
 use outbox::postgres::{PostgresOptions, PostgresStore};
@@ -66,27 +66,6 @@ async fn retention_on_postgresql_reads_a_saga_with_an_unfinished_step_once() {
     let rows = cost_on_postgres(steps).await;
     report(&format!("retention reads {rows} rows beside {steps} finished steps of an open saga"));
     assert!(rows <= 8.0 * f64::from(steps), "{rows} rows");
-}
-
-/// The shortest time of five pieces of retention on SQLite beside a saga with this number of finished steps. The
-/// statements run in a thread of the store, where a test cannot count their steps.
-async fn cost_on_sqlite(steps: u32) -> f64 {
-    let f = Fixture::sqlite().await;
-    furnish(&*f.store, steps, |sql| drop(f.sql(sql).unwrap())).await;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let begun = Instant::now();
-        assert_eq!(f.store.run_maintenance(&BRIEFLY).await.unwrap().items, 0, "a step is unfinished");
-        times.push(begun.elapsed().as_secs_f64());
-    }
-    times.into_iter().fold(f64::INFINITY, f64::min)
-}
-
-#[tokio::test]
-async fn retention_on_sqlite_reads_a_saga_with_an_unfinished_step_once() {
-    let (small, large) = (cost_on_sqlite(300).await, cost_on_sqlite(2_400).await);
-    report(&format!("retention takes {small:.5} s beside 300 steps and {large:.5} s beside 2,400"));
-    assert!(large <= 8.0 * 3.0 * small, "eight times the steps: {small:.5} s, then {large:.5} s");
 }
 
 mod on_each {

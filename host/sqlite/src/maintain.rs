@@ -158,6 +158,8 @@ mod tests {
             let steps = plan(&old_items(place), params![1, 9]);
             assert!(steps.iter().any(|line| line.contains(index)), "{steps:?}");
             assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
+            let probe = "SEARCH open USING PRIMARY KEY (saga=? AND cid=?)";
+            assert!(steps.iter().any(|line| line.contains(probe)), "what is left of a saga is one look: {steps:?}");
         }
     }
 }
