@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use outbox_core::{Failure, FailureClass, Past};
+use outbox_core::Past;
 use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::engine::store_failures::{retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
@@ -210,7 +211,7 @@ fn refuse(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> Result<Option<ClaimEnd>, PgE
         return Ok(Some(dead_letter_exhausted(tx, row)));
     }
     let Some(defect) = &row.defect else { return Ok(None) };
-    let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect.clone());
+    let failure = row_undecodable(defect.clone());
     let attempt = AttemptRecord::from_claim(&ClaimedItem::of_row(item)?);
     let claim = row.ending(attempt, Past::of(item));
     Ok(Some(ClaimEnd::dead_lettered(claim, row.terms.on_dead, failure).with_history()))
@@ -222,8 +223,7 @@ fn dead_letter_exhausted(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
     let counted = &row.claim.item;
     let (attempts, deliveries) = (counted.attempts.saturating_sub(1), counted.deliveries.saturating_sub(1));
     let item = Item { attempts, deliveries, payload: Vec::new(), ..counted.clone() };
-    let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
-    let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
+    let failure = retries_exhausted(item.last_error.as_deref());
     let claim = ClaimedItem { item: &item, claimed_at: tx.now, claimed_by: tx.pod };
     let attempt = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
     ClaimEnd::dead_lettered(row.ending(attempt, Past::of(&item)), row.terms.on_dead, failure)

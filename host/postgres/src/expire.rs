@@ -3,9 +3,8 @@
 //! It knows the lease and the history of its items. Who calls it, and how often, is the caller's. A lease that cannot
 //! be ended stops no other.
 
-use outbox_core::{Failure, FailureClass};
 use outbox_item::Millis;
-use outbox_store::engine::attempt_record::AttemptRecord;
+use outbox_store::engine::store_failures::lease_expired;
 use outbox_store::{ClaimToken, StoreError};
 
 use crate::claim_end::{ClaimEnd, write_claim_ends};
@@ -63,16 +62,11 @@ async fn expire(tx: &mut WriteTx<'_>, latest: Millis, leases: &[ClaimToken]) -> 
     drop_missing(tx, &ended.missing).await?;
     let count = u32::try_from(ended.items.len()).unwrap_or(u32::MAX);
     let end = |leased: LeasedItem| {
-        let failure = expiry(&leased.attempt);
+        let failure = lease_expired(&leased.attempt.pod);
         ClaimEnd::lease_ended(leased.into(), failure, tx.now)
     };
     let claim_ends: Vec<_> = ended.items.into_iter().map(end).collect();
     write_claim_ends(tx, &claim_ends).await?;
     tx.wakes_other_processes |= count > 0;
     Ok(count)
-}
-
-fn expiry(attempt: &AttemptRecord) -> Failure {
-    let message = format!("the lease ended before {} settled the attempt: it died or was suspended", attempt.pod);
-    Failure::new(FailureClass::Lost, "lease.expired", message)
 }

@@ -6,7 +6,7 @@
 //! else the first of those that are in the queue or block the key. Every other item of the key is held as soon as a
 //! claim meets it, and claims read items that are not held.
 //!
-//! Whoever moves an item of a key has the lock of its line until the commit, and finds the front anew after the move,
+//! A transaction that moves an item of a key has the lock of its line until the commit, and finds the front anew after the move,
 //! in a statement that began after the lock was had. A claim only tries the lock (`outbox.in_front`). Applications take
 //! none. A dead-lettered item blocks its key while `blocks_key` is true; a replay, a restore or a purge ends that too.
 

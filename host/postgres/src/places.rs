@@ -70,7 +70,7 @@ impl<'a> PlaceChange<'a> {
     fn has_past(&self) -> bool {
         match self.moved.to {
             Destination::Queue { .. } => *self.past() != Past::default(),
-            Destination::Done { .. } => !was_claimed_once(self.past()),
+            Destination::Done { .. } => !self.past().was_claimed_once(),
             Destination::Dead { .. } => true,
         }
     }
@@ -87,11 +87,6 @@ impl<'a> PlaceChange<'a> {
         let (from, to) = (self.from.status(), self.moved.status());
         self.saga.map(|saga| SagaMove { saga, cid: self.cid, id: self.id, from, to })
     }
-}
-
-/// Whether a DONE item needs no row in `outbox.past`: its digest is in `outbox.done`.
-fn was_claimed_once(past: &Past) -> bool {
-    *past == Past { handler_digest: past.handler_digest.clone(), ..Past::claimed_once() }
 }
 
 /// Moves the items. The transaction has the lines of their ordering keys and has locked the places that they leave.

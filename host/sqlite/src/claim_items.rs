@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 
-use outbox_core::{Failure, FailureClass, OnDead, Past};
+use outbox_core::{OnDead, Past};
 use outbox_item::{Item, ItemId, Millis, Status};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::engine::store_failures::{retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimTerms};
 
 use crate::error::unusable;
@@ -158,7 +159,7 @@ fn claimed(item: Item, lease: &NewLease<'_>, now: Millis) -> Item {
 /// Dead-letters an item whose row cannot be read, so that it does not stop the others.
 fn dead_letter_undecodable(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead, defect: String) -> rusqlite::Result<()> {
     let attempted = AttemptRecord::from_claim(&ClaimedItem::of_row(item).map_err(unusable)?);
-    let failure = Failure::new(FailureClass::Undecodable, "row.undecodable", defect);
+    let failure = row_undecodable(defect);
     write_history(tx, &attempted, &failure, None)?;
     // A key is ASCII. Where it was not, no operator could name it to unblock it.
     let is_odd = item.ordering_key.as_ref().is_some_and(|key| !key.is_ascii());
@@ -172,8 +173,7 @@ fn dead_letter_undecodable(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead, d
 /// Dead-letters an item that has no retries left: the claim that finds it ends at once, without an attempt. The history
 /// has a row for the last failure already.
 fn dead_letter_exhausted(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead) -> rusqlite::Result<()> {
-    let message = item.last_error.clone().unwrap_or_else(|| "no retries are left".into());
-    let failure = Failure::new(FailureClass::Lost, "retries.exhausted", message);
+    let failure = retries_exhausted(item.last_error.as_deref());
     let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
     let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
     dead_letter(tx, &attempted, &Past::of(item), on_dead, &failure)

@@ -5,9 +5,10 @@
 use rusqlite::params;
 
 use outbox_core::saga::StepOutcome;
-use outbox_core::{Failure, FailureClass, ItemMove};
+use outbox_core::{Failure, ItemMove};
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::attempt_record::AttemptRecord;
+use outbox_store::engine::store_failures::lease_expired;
 use outbox_store::{ClaimToken, StoreError};
 
 use crate::error::unavailable;
@@ -74,12 +75,7 @@ fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Res
 /// Ends the claims of these items of the lease.
 fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
     let items = leave_with_items(tx, token, ending)?;
-    items.iter().try_for_each(|leased| end_lease(tx, leased, &expiry(&leased.attempt)))
-}
-
-fn expiry(attempt: &AttemptRecord) -> Failure {
-    let message = format!("the lease ended before {} settled the attempt: it died or was suspended", attempt.pod);
-    Failure::new(FailureClass::Lost, "lease.expired", message)
+    items.iter().try_for_each(|leased| end_lease(tx, leased, &lease_expired(&leased.attempt.pod)))
 }
 
 /// The claim of an item that has left its lease ends without a settlement: PENDING at once, with `failure` in the

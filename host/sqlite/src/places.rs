@@ -44,15 +44,10 @@ pub(crate) fn arrive(tx: &WriteTx<'_>, ended: &AttemptRecord, moved: &ItemMove) 
 }
 
 fn arrive_done(tx: &WriteTx<'_>, id: ItemId, result: Option<&[u8]>, past: &Past) -> rusqlite::Result<()> {
-    if !was_claimed_once(past) {
+    if !past.was_claimed_once() {
         write_past(tx, id, past)?;
     }
     to_done(tx, &[DoneItem { id, handler_digest: past.handler_digest.as_deref(), result }])
-}
-
-/// Whether a DONE item needs no row in `outbox_past`: its digest is in `outbox_done`.
-fn was_claimed_once(past: &Past) -> bool {
-    *past == Past { handler_digest: past.handler_digest.clone(), ..Past::claimed_once() }
 }
 
 /// Takes a finished item back into the queue.

@@ -10,6 +10,7 @@ pub mod operate_flow;
 pub mod operator_actions;
 pub mod schema_version;
 pub mod sql_filter;
+pub mod store_failures;
 pub mod stored;
 pub mod token_bucket;
 
