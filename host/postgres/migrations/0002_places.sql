@@ -43,7 +43,7 @@ FROM outbox.items AS item
      LEFT JOIN outbox.lanes AS lane ON lane.ordering_key = item.ordering_key
 WHERE status = 'PENDING' ORDER BY item.id;
 
--- Claims become leases that nobody can settle, because their tokens are new: the first eight bytes of a random UUID
+-- Claims become leases that no process can settle, because their tokens are new: the first eight bytes of a random UUID
 -- without their sign. They end when they would have ended.
 INSERT INTO outbox.leases (token, type, pod, claimed_at, lease_until, epoch, count, ids, turns)
 SELECT greatest(1, ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint & 9223372036854775807),

@@ -37,7 +37,7 @@ SELECT id, type, available_at,
 FROM outbox_items AS item
 WHERE status = 'PENDING';
 
--- Claims become leases that nobody can settle, because their tokens are new. They end when they would have ended.
+-- Claims become leases that no process can settle, because their tokens are new. They end when they would have ended.
 INSERT INTO outbox_leases (token, type, pod, claimed_at, lease_until, epoch, count, ids)
 SELECT max(1, random() & 9223372036854775807), type, claimed_by, claimed_at, lease_until, epoch, count(*),
        json_group_array(id ORDER BY id)

@@ -248,8 +248,8 @@ BEGIN
 END;
 
 -- Inserting a key here finds the front of the key anew: the oldest of its PENDING items and of its dead items that
--- block it. An item in a lease stays the front of its key until the lease ends. Whoever takes an item out of a place
--- or changes blocks_key inserts the item's key here in the same transaction.
+-- block it. An item in a lease stays the front of its key until the lease ends. A transaction that takes an item out
+-- of a place or changes blocks_key inserts the item's key here.
 CREATE VIEW outbox_fronts AS SELECT ordering_key, id FROM outbox_lanes;
 
 CREATE TRIGGER outbox_fronts_moved INSTEAD OF INSERT ON outbox_fronts

@@ -1,5 +1,5 @@
-//! Keeps the leases of a worker: renews them, interrupts attempts whose leases end, and gives back what nobody works
-//! on.
+//! Keeps the leases of a worker: renews them, interrupts attempts whose leases end, and gives back items on which no
+//! attempt works.
 //!
 //! The lease book decides what is due. This file asks the store, logs, and knows no handler.
 

@@ -28,7 +28,7 @@ END $$;
 CREATE SEQUENCE outbox.items_id_seq;
 
 -- What callers said, and nothing else. Rows are inserted and deleted; only `metadata` ever changes. Where an item is,
--- and what happened to it, stand in the tables of places.sql, so that a role that may insert can forge neither.
+-- and what happened to it, is in the tables of places.sql, so that a role that may insert can forge neither.
 CREATE TABLE outbox.items (
     -- The insert trigger gives the id, so that a role that may insert needs no right on the sequence.
     id bigint PRIMARY KEY,

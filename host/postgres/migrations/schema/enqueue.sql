@@ -38,8 +38,7 @@ BEGIN
 END $$;
 CREATE TRIGGER items_insert BEFORE INSERT ON outbox.items FOR EACH ROW EXECUTE FUNCTION outbox.admit();
 
--- Ids are given by whoever moves or restores an outbox, which takes the rights of a host. This function runs as the
--- caller.
+-- An import or a restore gives ids, and has the rights of a host. This function runs as the caller.
 CREATE FUNCTION outbox.check_given_id() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -60,7 +59,7 @@ BEGIN
 END $$;
 
 -- New items go into the queue: those without an ordering key at once, and all that are steps of a saga become
--- unfinished items of it. Whoever restores rows one table after the other writes those of finished items in outbox.done
+-- unfinished items of it. A restore table by table writes the rows of finished items in outbox.done
 -- and outbox.dead first, and those of earlier attempts in outbox.past. They are looked up by scalar subqueries, because
 -- a join can get a plan that reads a whole table, and the plan stays in the cache.
 CREATE FUNCTION outbox.arrive() RETURNS trigger LANGUAGE plpgsql

@@ -154,7 +154,7 @@ CREATE TABLE outbox.deltas (
     by bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
 
--- Adds deltas to the counters: so many that a call stays short. One process at a time does.
+-- Adds up to 10,000 deltas to the counters, so that a call stays short. One process at a time does this.
 CREATE FUNCTION outbox.fold() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT pg_try_advisory_xact_lock(7206007, 0) THEN
