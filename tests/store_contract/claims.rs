@@ -1,0 +1,121 @@
+//! Which items a claim takes, and how long it holds.
+
+use std::time::Duration;
+
+use outbox::core::FailureClass;
+use outbox::item::{NewItem, Status};
+use outbox::store::StoreError;
+
+use crate::support::{Fixture, done, item, request};
+
+promises! {
+    an_item_is_claimed_by_one_worker_only
+    a_delayed_item_is_not_claimed_before_its_time
+    only_the_types_asked_for_are_claimed
+    no_type_starves_another
+    a_claim_never_exceeds_its_limit_or_the_types_concurrency
+    a_rate_limits_claims_per_second
+    an_expired_claim_is_claimable_and_the_old_claim_cannot_complete
+    a_settlement_is_accepted_after_the_lease_while_nobody_took_over
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn an_item_is_claimed_by_one_worker_only(f: Fixture) {
+        for n in 0..50 {
+            f.enqueue(item(&n.to_string())).await;
+        }
+        let other = f.second().await;
+        let request = request(&["mail"], 50);
+        let (mine, theirs) = tokio::join!(f.store.claim(&request), other.claim(&request));
+        let mut ids: Vec<_> =
+            [mine.unwrap().claims, theirs.unwrap().claims].concat().iter().map(|c| c.item.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 50);
+    }
+
+    pub(super) async fn a_delayed_item_is_not_claimed_before_its_time(f: Fixture) {
+        let mut late = item("k");
+        late.delay = Duration::from_secs(5);
+        f.enqueue(late).await;
+        let early = f.store.claim(&request(&["mail"], 1)).await.unwrap();
+        assert_eq!((early.claims.len(), early.next_available_in), (0, Some(Duration::from_secs(5))));
+        f.clock.advance(Duration::from_secs(5));
+        assert_eq!(f.claim("mail", 1).await.len(), 1);
+    }
+
+    pub(super) async fn only_the_types_asked_for_are_claimed(f: Fixture) {
+        f.enqueue(NewItem::new("sms", "s", "{}")).await;
+        assert!(f.claim("mail", 10).await.is_empty());
+        assert_eq!(f.claim("sms", 10).await.len(), 1);
+    }
+
+    pub(super) async fn no_type_starves_another(f: Fixture) {
+        for n in 0..20 {
+            f.enqueue(item(&n.to_string())).await;
+        }
+        f.enqueue(NewItem::new("sms", "s", "{}")).await;
+        let claims = f.store.claim(&request(&["mail", "sms"], 10)).await.unwrap().claims;
+        assert_eq!(claims.len(), 10);
+        assert_eq!(claims.iter().filter(|claim| claim.item.item_type == "sms").count(), 1);
+    }
+
+    pub(super) async fn a_claim_never_exceeds_its_limit_or_the_types_concurrency(f: Fixture) {
+        for n in 0..10 {
+            f.enqueue(item(&n.to_string())).await;
+        }
+        assert_eq!(f.claim("mail", 3).await.len(), 3);
+        let capped = || {
+            let mut capped = request(&["mail"], 10);
+            capped.types[0].concurrency = Some(5);
+            capped
+        };
+        assert_eq!(f.store.claim(&capped()).await.unwrap().claims.len(), 2);
+        assert_eq!(f.second().await.claim(&capped()).await.unwrap().claims.len(), 0);
+    }
+
+    pub(super) async fn a_rate_limits_claims_per_second(f: Fixture) {
+        for n in 0..10 {
+            f.enqueue(item(&n.to_string())).await;
+        }
+        let limited = || {
+            let mut limited = request(&["mail"], 10);
+            limited.types[0].rate = Some(2.0);
+            limited
+        };
+        let first = f.store.claim(&limited()).await.unwrap();
+        assert_eq!((first.claims.len(), first.next_available_in), (2, Some(Duration::from_millis(500))));
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 0);
+        f.clock.advance(Duration::from_millis(500));
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 1);
+        f.clock.advance(Duration::from_mins(1));
+        assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 2);
+    }
+
+    pub(super) async fn an_expired_claim_is_claimable_and_the_old_claim_cannot_complete(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let old = f.claim_one("mail").await;
+        f.clock.advance(Duration::from_mins(1));
+        let new = f.claim_one("mail").await;
+        assert_eq!((new.item.attempts, new.item.maybe_executed), (2, true));
+        let late = f.store.settle(&old.reference(), done()).await.unwrap_err();
+        assert!(matches!(late, StoreError::ClaimLost));
+        assert_eq!(f.status(id).await, Status::Claimed);
+        f.store.settle(&new.reference(), done()).await.unwrap();
+        let twice = f.store.settle(&new.reference(), done()).await.unwrap_err();
+        assert!(matches!(twice, StoreError::ClaimLost));
+        let history = f.store.get(id).await.unwrap().unwrap().failed_attempts;
+        assert_eq!(history.len(), 1);
+        assert_eq!((history[0].class, history[0].attempt, history[0].pod.as_str()), (FailureClass::Lost, 1, "pod-1"));
+    }
+
+    pub(super) async fn a_settlement_is_accepted_after_the_lease_while_nobody_took_over(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let claim = f.claim_one("mail").await;
+        f.clock.advance(Duration::from_secs(61));
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        assert_eq!(f.status(id).await, Status::Done);
+    }
+}

@@ -1,0 +1,133 @@
+//! What each settlement makes of its item, and what it writes besides.
+
+use std::time::Duration;
+
+use outbox::core::{
+    Failure, FailureClass, HostWrites, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
+    StateChange, StateKeyChange,
+};
+use outbox::item::{NewItem, Status};
+use outbox::store::StoreError;
+
+use crate::support::{Fixture, START, after_start, failure, item, retry, settled};
+
+promises! {
+    a_retry_waits_counts_and_has_a_history_row
+    a_give_back_waits_but_does_not_count
+    a_release_leaves_no_trace
+    an_item_that_is_lost_too_often_is_dead_lettered_by_the_claim_that_finds_it
+    what_a_failed_attempt_sent_and_was_answered_is_in_its_history
+    state_and_followups_commit_with_done_or_not_at_all
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn a_retry_waits_counts_and_has_a_history_row(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let claim = f.claim_one("mail").await;
+        let mut settled = retry(Duration::from_secs(2));
+        settled.stderr = Some("it broke".into());
+        settled.maybe_executed = true;
+        f.store.settle(&claim.reference(), settled).await.unwrap();
+        assert!(f.claim("mail", 1).await.is_empty());
+        let shown = f.store.get(id).await.unwrap().unwrap();
+        assert_eq!((shown.item.status, shown.item.attempts, shown.item.maybe_executed), (Status::Pending, 1, true));
+        assert_eq!(shown.item.available_at, after_start(2_000));
+        assert_eq!(shown.item.last_error.as_deref(), Some("the receiver is down"));
+        let row = &shown.failed_attempts[0];
+        assert_eq!(
+            (row.class, row.code.as_str(), row.stderr.as_deref()),
+            (FailureClass::Retryable, "upstream.503", Some("it broke"))
+        );
+        f.clock.advance(Duration::from_secs(2));
+        assert_eq!(f.claim_one("mail").await.item.attempts, 2);
+    }
+
+    pub(super) async fn a_give_back_waits_but_does_not_count(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        for round in 1..=5 {
+            let claim = f.claim_one("mail").await;
+            assert_eq!((claim.item.attempts, claim.item.deliveries), (1, round));
+            let failure = Failure::new(FailureClass::Deferred, "not.now", "later");
+            let back = settled(Settlement::GiveBack { failure, delay: Duration::from_secs(1) });
+            f.store.settle(&claim.reference(), back).await.unwrap();
+            f.clock.advance(Duration::from_secs(1));
+        }
+        let shown = f.store.get(id).await.unwrap().unwrap();
+        assert_eq!((shown.item.attempts, shown.failed_attempts.len()), (0, 5));
+        assert_eq!(shown.item.given_back_since, Some(START));
+    }
+
+    pub(super) async fn a_release_leaves_no_trace(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), settled(Settlement::Release)).await.unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
+        assert_eq!((shown.item.status, shown.item.attempts, shown.item.deliveries), (Status::Pending, 0, 1));
+        assert!(shown.failed_attempts.is_empty());
+        assert_eq!(f.claim("mail", 1).await.len(), 1);
+    }
+
+    pub(super) async fn an_item_that_is_lost_too_often_is_dead_lettered_by_the_claim_that_finds_it(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        for attempt in 1..=3 {
+            assert_eq!(f.claim_one("mail").await.item.attempts, attempt);
+            f.clock.advance(Duration::from_mins(1));
+        }
+        assert!(f.claim("mail", 1).await.is_empty());
+        let shown = f.store.get(id).await.unwrap().unwrap();
+        assert_eq!((shown.item.status, shown.item.attempts, shown.failed_attempts.len()), (Status::Dlq, 3, 3));
+        assert!(shown.item.last_error.unwrap().contains("lease"));
+    }
+
+    pub(super) async fn what_a_failed_attempt_sent_and_was_answered_is_in_its_history(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let answer = RecordedResponse::Response {
+            status: 503,
+            headers: vec![("a".into(), "b".into())],
+            body: RecordedBody::whole(vec![0xff]),
+        };
+        let (method, url) = ("POST".to_owned(), "http://a/b".to_owned());
+        let exchange = RecordedExchange {
+            method,
+            url,
+            effect: None,
+            headers: vec![],
+            body: RecordedBody::whole("{}"),
+            answer: Some(answer),
+        };
+        let recording = Recording { exchanges: vec![exchange], omitted: 3 };
+        for kept in [recording, Recording::default()] {
+            let claim = f.claim_one("mail").await;
+            let settled = outbox::store::SettleRequest { exchanges: kept.compress(), ..retry(Duration::ZERO) };
+            f.store.settle(&claim.reference(), settled).await.unwrap();
+            let shown = f.store.get(id).await.unwrap().unwrap();
+            assert_eq!(shown.failed_attempts.last().unwrap().recording, kept);
+            f.clock.advance(Duration::from_secs(1));
+        }
+    }
+
+    pub(super) async fn state_and_followups_commit_with_done_or_not_at_all(f: Fixture) {
+        let writes = |read_version, value: &str| HostWrites {
+            plugin: "p".into(),
+            state: vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(value.into()) }],
+            state_quota: 1 << 20,
+            followups: vec![NewItem::new("sms", "k/sms/1", "{}")],
+        };
+        let finish = |writes| settled(Settlement::Done { result: None, writes });
+        for key in ["a", "b"] {
+            f.enqueue(item(key)).await;
+        }
+        let claims = f.claim("mail", 2).await;
+        f.store.settle(&claims[0].reference(), finish(writes(None, "1"))).await.unwrap();
+        let (value, version) = f.store.read_state("p", "n").await.unwrap();
+        assert_eq!(value.as_deref(), Some(&b"1"[..]));
+        let stale = f.store.settle(&claims[1].reference(), finish(writes(None, "2"))).await.unwrap_err();
+        assert!(matches!(stale, StoreError::StateConflict { ref key, .. } if key == "n"), "{stale}");
+        assert_eq!(f.status(claims[1].item.id).await, Status::Claimed, "the claim still holds");
+        f.store.settle(&claims[1].reference(), finish(writes(version, "2"))).await.unwrap();
+        assert_eq!(f.store.read_state("p", "n").await.unwrap().0.as_deref(), Some(&b"2"[..]));
+        assert_eq!(f.claim("sms", 9).await.len(), 1, "a follow-up that exists is kept");
+    }
+}
