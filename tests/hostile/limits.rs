@@ -79,8 +79,9 @@ const SETTLING: Half =
     Test("tests/sandbox.rs", "state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement");
 const COMPILING: Half = Test("host/runtime/src/load/loader.rs", "compiling_is_given_up_when_it_takes_too_long");
 const DESCRIBING: Half = Test("host/runtime/src/load/compatibility.rs", "a_description_is_short_enough_to_be_shown");
-const CLAIMING: Half = Test("tests/store_contract.rs", "a_claim_never_exceeds_its_limit_or_the_types_concurrency");
-const RATING: Half = Test("tests/store_contract.rs", "a_rate_limits_claims_per_second");
+const CLAIMING: Half =
+    Test("tests/store_contract/claims.rs", "a_claim_never_exceeds_its_limit_or_the_types_concurrency");
+const RATING: Half = Test("tests/store_contract/claims.rs", "a_rate_limits_claims_per_second");
 
 #[test]
 fn every_limit_has_what_keeps_to_it_and_what_does_not() {
