@@ -195,7 +195,9 @@ fn follow(language: &str) {
     let folder = tempfile::tempdir().unwrap();
     let binaries = Path::new(env!("CARGO_BIN_EXE_outbox")).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
-    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{}\n", commands.join("\n"));
+    // A project is built, tested and checked again and again, so each of these verbs follows its first use.
+    let again = ["build", "test", "check"].map(|verb| format!("outbox plugin {verb} hello")).join("\n");
+    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p) || true' EXIT\n{}\n{again}\n", commands.join("\n"));
     let output = Command::new("timeout")
         .args(["1200", "bash", "-c", &script])
         .current_dir(folder.path())

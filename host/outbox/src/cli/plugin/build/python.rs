@@ -1,5 +1,6 @@
 //! Builds handlers in Python: componentize-py makes the component and its type declarations.
 
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,9 +16,9 @@ use crate::cli::plugin::kit::{Language, PYTHON_TOOLS};
 
 const PYTHON: Program = Program {
     name: "python3",
-    probe: &["-c", "import sys; sys.exit(sys.version_info < (3, 9))"],
+    probe: &["-c", "import sys; sys.exit(sys.version_info < (3, 10))"],
     purpose: "building a handler in Python",
-    install: "install Python 3.9 or newer from https://www.python.org, or the package python3",
+    install: "install Python 3.10 or newer from https://www.python.org, or the package python3",
 };
 
 const PIP: Program = Program {
@@ -69,11 +70,22 @@ pub(crate) fn build(project: &Project, tools: &Tools) -> anyhow::Result<Vec<u8>>
     std::fs::read(&component).context("reading the component that componentize-py made")
 }
 
-/// Writes type declarations of the whole contract into the project, where editors find them.
+/// Writes type declarations of the whole contract into the project, where editors find them. They replace those of an
+/// earlier build, because componentize-py refuses to write into a folder that has files of the same names.
 fn declare_types(project: &Project, installed: &Path, wit: &Path) -> anyhow::Result<()> {
+    let typings = project.dir.join("outbox/typings");
+    remove_folder(&typings).with_context(|| format!("removing the types of the last build, {}", typings.display()))?;
     let mut python = componentize_py(installed, wit, "plugin");
-    python.arg("bindings").arg(project.dir.join("outbox/typings"));
+    python.arg("bindings").arg(&typings);
     run(&mut python).context("declaring the types of the contract").map(drop)
+}
+
+/// Removes the folder with what is in it, if there is one.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn componentize_py(installed: &Path, wit: &Path, world: &str) -> Command {
