@@ -1,5 +1,6 @@
 //! Every key of a manifest, its default, its bounds, and the errors that name it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outbox_core::RetryPolicy;
@@ -117,6 +118,35 @@ fn a_secret_never_appears_in_words() {
     assert!(!format!("{manifest:?}").contains("hush"));
     let broken = "[[grant.http]]\norigin = \"http://a\"\nsecrets = [{ env = \"BROKEN\", header = \"a\" }]";
     assert!(!error(broken).contains("lines"));
+}
+
+/// A manifest with an unknown key in this section, and nothing else but what the section requires.
+fn with_unknown_key(section: &str) -> String {
+    let required = match section {
+        "" => "",
+        "[[grant.http]]" => "[[grant.http]]\norigin = \"http://a\"\n",
+        "[[grant.http.secrets]]" => {
+            "[[grant.http]]\norigin = \"http://a\"\n[[grant.http.secrets]]\nenv = \"A\"\nheader = \"a\"\n"
+        }
+        section => &format!("{section}\n"),
+    };
+    format!("{required}zzz = 1")
+}
+
+#[test]
+fn the_reference_lists_every_key_and_no_other() {
+    let reference = include_str!("../../../../../docs/manifest.md");
+    let sections: Vec<_> = reference.split("\n## ").skip(1).collect();
+    assert_eq!(sections.len(), 9);
+    for text in sections {
+        let title = text.lines().next().unwrap();
+        let section = title.trim_matches('`');
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let documented: BTreeSet<_> = rows.map(|(key, _)| key.to_owned()).collect();
+        let error = error(&with_unknown_key(if section == "The file" { "" } else { section }));
+        let known = error.rsplit_once(": ").unwrap().1.trim_end_matches(')').split(", ").map(str::to_owned).collect();
+        assert_eq!(documented, known, "{title}: {error}");
+    }
 }
 
 proptest::proptest! {
