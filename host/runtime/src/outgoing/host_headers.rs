@@ -18,9 +18,25 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 
 const HOST_ONLY: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
 
+/// Headers that say where a request ends and to which host it goes. The HTTP client sets them.
+const FRAMING: [HeaderName; 5] = [
+    http::header::CONNECTION,
+    http::header::CONTENT_LENGTH,
+    http::header::HOST,
+    http::header::TE,
+    http::header::TRANSFER_ENCODING,
+];
+
 /// Whether a header is one that the host sets or removes.
 pub(crate) fn is_host_only(name: &HeaderName) -> bool {
-    HOST_ONLY.contains(name)
+    HOST_ONLY.contains(name) || is_alias(name)
+}
+
+/// Whether gateways that read `_` as `-`, as CGI does, take the header for one that a guest may not set.
+fn is_alias(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let hyphened = || name.replace('_', "-");
+    name.contains('_') && HOST_ONLY.iter().chain(&FRAMING).any(|reserved| reserved.as_str() == hyphened())
 }
 
 /// Makes the host's headers for the requests of one attempt.
@@ -46,7 +62,8 @@ impl HostHeaders {
     /// names if the guest's name of the effect is not valid.
     pub(crate) fn set(&mut self, method: &Method, url: &str, headers: &mut HeaderMap) -> Result<(), String> {
         let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
-        for name in HOST_ONLY {
+        let aliases: Vec<_> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
+        for name in HOST_ONLY.into_iter().chain(aliases) {
             headers.remove(name);
         }
         if !method.is_safe() {
@@ -135,6 +152,17 @@ mod tests {
     #[test]
     fn safe_requests_bear_no_idempotency_key_and_cannot_forge_one() {
         assert_eq!(key(&mut keys(0), &Method::GET, "http://a", None), None);
+    }
+
+    #[test]
+    fn a_header_that_a_gateway_takes_for_a_reserved_one_is_removed() {
+        let mut headers = HeaderMap::new();
+        for name in ["idempotency_key", "x_correlation-id", "content_length", "transfer_encoding", "my_header"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        keys(0).set(&Method::POST, "http://a", &mut headers).unwrap();
+        let underscored: Vec<_> = headers.keys().map(HeaderName::as_str).filter(|name| name.contains('_')).collect();
+        assert_eq!(underscored, ["my_header"]);
     }
 
     #[test]
