@@ -26,7 +26,7 @@ const CRATE: Files = embedded!("plugins/sdk":
 );
 const CRATE_MANIFEST: &str = include_str!("../../../../../plugins/sdk/Cargo.toml");
 const WORKSPACE_MANIFEST: &str = include_str!("../../../../../Cargo.toml");
-const CARGO_CONFIG: &str = include_str!("../../../../../.cargo/config.toml");
+const CARGO_CONFIG: &str = include_str!("../../../../../plugins/templates/cargo-config.toml");
 
 /// The module for handlers in JavaScript.
 const JAVASCRIPT: Files = embedded!("plugins/sdk-js/outbox":
@@ -178,6 +178,12 @@ mod tests {
         }
         let with_manifest = carried(CRATE).into_iter().chain(["Cargo.toml".to_owned()]).collect();
         assert_eq!(files_below("plugins/sdk"), with_manifest);
+    }
+
+    #[test]
+    fn a_project_builds_handlers_with_the_options_of_this_repository() {
+        let own = include_str!("../../../../../.cargo/config.toml");
+        assert!(own.starts_with(CARGO_CONFIG), "{CARGO_CONFIG}");
     }
 
     #[test]
