@@ -80,10 +80,13 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     table.trim_fmt()
 }
 
-/// Lines of a name and a value. All values begin in the same column.
+/// Lines of a name and a value. All values begin in the same column, and so do their further lines: no line of a value
+/// can be taken for a name.
 pub(crate) fn fields(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines = rows.iter().map(|(name, value)| format!("{name:width$}  {}", clean(value)));
+    let indented = format!("\n{:width$}  ", "");
+    let lines =
+        rows.iter().map(|(name, value)| format!("{name:width$}  {}", clean_lines(value).replace('\n', &indented)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn text_of_items_cannot_steer_the_terminal() {
         assert!(!table(["a"], [["\u{1b}[2Jx\ny".to_owned()]]).contains('\u{1b}'));
-        assert_eq!(fields(&[("a", "x\ny".to_owned()), ("long", "z".to_owned())]), "a     x\u{fffd}y\nlong  z");
+        assert_eq!(fields(&[("a", "x\ny".to_owned()), ("long", "z".to_owned())]), "a     x\n      y\nlong  z");
     }
 
     #[test]
