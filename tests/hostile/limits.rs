@@ -194,6 +194,8 @@ async fn an_attempt_fills_its_share_of_the_hosts_log_and_no_more() {
     const LEFT_OUT: &str = "an attempt logs more than 64KiB: the rest is left out";
     let some = logged(10, 100).await;
     assert_eq!((some.lines().count(), some.contains(LEFT_OUT)), (10, false));
+    let names_its_origin = |line: &str| line.contains(" INFO ") && line.contains("plugin=logs item.id=");
+    assert!(some.lines().all(names_its_origin), "{some}");
     let flood = logged(1000, 10_000).await;
     assert_eq!(flood.matches(LEFT_OUT).count(), 1);
     assert_eq!(flood.lines().count(), 16 + 1, "lines of 4KiB, of which 64KiB have room for sixteen");

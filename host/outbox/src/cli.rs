@@ -187,9 +187,15 @@ fn flags(cli: &Cli) -> Flags {
     flags
 }
 
-/// The filter of log lines. A host logs its work by default, a verb only problems.
+/// What a host logs by default: its work, and what its handlers log.
+const HOST_LOG: &str = "info,wasmtime_wasi_http=off";
+/// What a verb logs by default: problems. Its own output shows what handlers log.
+const VERB_LOG: &str = "warn,wasmtime_wasi_http=off,outbox::plugin::log=off";
+
+/// The filter of log lines. Both defaults leave out the sandbox's own HTTP lines: a handler can cause any number of them,
+/// and they name neither the plugin nor the item.
 fn log_filter<'a>(command: &Command, config: &'a Config) -> &'a str {
-    let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
+    let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { HOST_LOG } else { VERB_LOG };
     config.log_filter.as_deref().unwrap_or(default)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod epoch_ticker;
 pub(crate) mod failure_mapping;
 pub(crate) mod fixed_limits;
 pub(crate) mod followups;
+pub(crate) mod guest_log;
 pub(crate) mod host_functions;
 pub(crate) mod host_state;
 pub(crate) mod instance;

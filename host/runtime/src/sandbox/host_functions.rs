@@ -14,7 +14,6 @@ use crate::bindings::outbox::handler::{followups, state};
 use crate::bindings::wasi::config::store as config;
 use crate::bindings::wasi::logging::logging;
 use crate::bindings::wasi::logging::logging::Level;
-use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, HostCall};
 use crate::sandbox::fixed_limits::RANDOM_MAX;
 use crate::sandbox::host_state::HostState;
@@ -23,8 +22,6 @@ use crate::sandbox::output::OutputTail;
 
 /// Bytes of one log line; the rest of a longer one is cut off.
 const LOG_LINE_MAX: usize = 4 << 10;
-/// Bytes of log lines that one attempt may write to the host's own log.
-const LOG_MAX: usize = 64 << 10;
 
 /// Links all functions, granted or not. A component that imports what its manifest does not grant is refused when it
 /// is loaded.
@@ -71,11 +68,10 @@ impl config::Host for HostState {
 impl logging::Host for HostState {
     fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
         let context = if context.is_empty() { context } else { format!("{context}: ") };
-        let mut line = format!("{} {context}{message}", level_name(level));
-        line.truncate(line.floor_char_boundary(LOG_LINE_MAX));
-        self.forward_to_log(&line);
-        line.push('\n');
-        self.output.push(line.as_bytes());
+        let mut text = format!("{context}{message}");
+        text.truncate(text.floor_char_boundary(LOG_LINE_MAX));
+        self.log.write(level, &text);
+        self.output.push(format!("{} {text}\n", level_name(level)).as_bytes());
         Ok(())
     }
 }
@@ -120,18 +116,6 @@ impl HostState {
                 self.observations.deny(what, lines);
             }
         })
-    }
-
-    /// Writes a line to the host's log unless the attempt has used up [`LOG_MAX`].
-    fn forward_to_log(&mut self, line: &str) {
-        let had_room = self.logged_bytes <= LOG_MAX;
-        self.logged_bytes = self.logged_bytes.saturating_add(line.len());
-        if self.logged_bytes <= LOG_MAX {
-            tracing::debug!(target: "outbox::plugin::log", "{line}");
-        } else if had_room {
-            let most = show_size(LOG_MAX as u64);
-            tracing::warn!(target: "outbox::plugin::log", "an attempt logs more than {most}: the rest is left out");
-        }
     }
 }
 

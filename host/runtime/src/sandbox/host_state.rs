@@ -15,6 +15,7 @@ use crate::outgoing::policy::OutgoingHttp;
 use crate::sandbox::cpu_meter::CpuMeter;
 use crate::sandbox::fixed_limits::{HANDLES_MAX, HEADERS_MAX};
 use crate::sandbox::followups::Followups;
+use crate::sandbox::guest_log::GuestLog;
 use crate::sandbox::limiter::Limiter;
 use crate::sandbox::observations::AttemptObservations;
 use crate::sandbox::output::OutputTail;
@@ -28,11 +29,10 @@ pub(crate) struct HostState {
     pub(crate) followups: Followups,
     pub(crate) outgoing: OutgoingHttp,
     pub(crate) output: OutputTail,
+    pub(crate) log: GuestLog,
     pub(crate) observations: Arc<AttemptObservations>,
     pub(crate) backend: Arc<dyn HostBackend>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
-    /// Bytes of the log lines of this attempt.
-    pub(crate) logged_bytes: usize,
     /// The host's things that the guest has handles of.
     pub(crate) table: ResourceTable,
     /// Built on first use: many handlers never need it, and it costs a twentieth of a small attempt.
@@ -47,6 +47,7 @@ pub(crate) struct HostStateParts {
     pub(crate) followups: Followups,
     pub(crate) outgoing: OutgoingHttp,
     pub(crate) output: OutputTail,
+    pub(crate) log: GuestLog,
     pub(crate) observations: Arc<AttemptObservations>,
     pub(crate) backend: Arc<dyn HostBackend>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
@@ -59,17 +60,17 @@ impl HostState {
         http.set_field_size_limit(HEADERS_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let HostStateParts { cpu, state, followups, outgoing, output, observations, backend, config } = parts;
+        let HostStateParts { cpu, state, followups, outgoing, output, log, observations, backend, config } = parts;
         Self {
             limiter: Limiter::new(limits),
             cpu,
             state,
             followups,
             output,
+            log,
             observations,
             backend,
             config,
-            logged_bytes: 0,
             outgoing,
             table,
             wasi: None,

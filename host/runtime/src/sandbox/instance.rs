@@ -32,6 +32,7 @@ use crate::sandbox::failure_mapping;
 use crate::sandbox::failure_mapping::Phase;
 use crate::sandbox::fixed_limits::{COMPONENT_HANDLES_MAX, HOST_CALL_MAX};
 use crate::sandbox::followups::Followups;
+use crate::sandbox::guest_log::GuestLog;
 use crate::sandbox::host_state::{HostState, HostStateParts};
 use crate::sandbox::observations::{AttemptObservations, SideEffects};
 use crate::sandbox::output::OutputTail;
@@ -46,7 +47,7 @@ pub(crate) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A compiled and linked component with its manifest.
 pub(crate) struct LinkedPlugin {
-    name: String,
+    name: Arc<str>,
     pre: PluginPre<HostState>,
     timeout: Option<Duration>,
     limits: Limits,
@@ -88,7 +89,7 @@ impl LinkedPlugin {
     pub(crate) fn new(name: &str, pre: PluginPre<HostState>, manifest: &Manifest, engine: &SharedEngine) -> Self {
         let grants = Arc::new(manifest.grants.clone());
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             pre,
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
@@ -220,10 +221,10 @@ impl LinkedPlugin {
 
     fn host_writes(&self, state: HostState, mode: DeliveryMode) -> HostWrites {
         if mode == DeliveryMode::Inline {
-            return HostWrites { plugin: self.name.clone(), ..HostWrites::default() };
+            return HostWrites { plugin: self.name.to_string(), ..HostWrites::default() };
         }
         HostWrites {
-            plugin: self.name.clone(),
+            plugin: self.name.to_string(),
             state: state.state.into_changes(),
             state_quota: self.limits.state_bytes,
             followups: state.followups.into_items(),
@@ -262,6 +263,7 @@ impl LinkedPlugin {
             followups,
             outgoing,
             output: call.output.clone(),
+            log: GuestLog::new(Arc::clone(&self.name), item.map(|(item, _)| item)),
             observations: Arc::clone(&call.observations),
             backend,
             config: Arc::clone(&self.config),
