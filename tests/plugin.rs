@@ -318,6 +318,18 @@ async fn a_removed_component_is_no_longer_served() {
 }
 
 #[tokio::test]
+async fn a_component_that_is_slow_to_load_keeps_no_other_waiting() {
+    let host = PluginHost::start(None, |_| ()).await;
+    // It computes until its limit, a second of CPU time. Its file is read first, and is the smaller one.
+    host.put("a.wasm", Wat { describe: LOOP, ..Wat::default() }.bytes());
+    host.put("b.wasm", Wat { types: &["quick"], ..Wat::default() }.bytes());
+    host.until("the quick one", |host| host.types() == ["quick"]).await;
+    assert_eq!(host.status("a").state, PluginState::Loading);
+    host.until("the refusal of the slow one", |host| host.status("a").state == PluginState::Failed).await;
+    assert!(host.status("a").error.is_some());
+}
+
+#[tokio::test]
 async fn a_slow_copy_is_loaded_once_it_is_whole() {
     let host = host_with(Wat::default(), "").await;
     let bytes = Wat { types: &["u"], ..Wat::default() }.bytes();

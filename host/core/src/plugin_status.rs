@@ -46,6 +46,8 @@ pub enum PluginState {
     Active,
     /// It gets no new items and finishes the attempts that it began before it was replaced or removed.
     Draining,
+    /// It gets no items yet: its component is being compiled and checked.
+    Loading,
     /// It gets no items: it could not be loaded, or other plugins own all of its types.
     Failed,
     /// It gets no items: its component kept failing and is quarantined.
@@ -62,6 +64,7 @@ impl PluginState {
         match self {
             Self::Active => "active",
             Self::Draining => "draining",
+            Self::Loading => "loading",
             Self::Failed => "failed",
             Self::Quarantined => "quarantined",
             Self::Unknown => "unknown",

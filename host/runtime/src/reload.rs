@@ -1,5 +1,6 @@
 //! Keeps the running plugins equal to the folder: watching, canaries, rollback, quarantine.
 
+pub(crate) mod background_loads;
 pub(crate) mod canary;
 pub(crate) mod fs_events;
 pub(crate) mod last_good;

@@ -30,9 +30,15 @@ impl CodeCache {
         Self { dir }
     }
 
+    /// The component with this digest, if the cache has it.
+    pub(crate) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        self.load(engine, &file_name(engine, digest))
+    }
+
     /// Takes a component from the cache, or compiles it and adds it to the cache. `digest` is that of `bytes`.
     pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
         let name = file_name(engine, digest);
+        // Another load may have compiled it since this one looked.
         if let Some(component) = self.load(engine, &name) {
             return Ok(component);
         }

@@ -124,6 +124,10 @@ impl Loader {
 
     /// Compiles a source, or takes its code from the cache.
     pub(crate) async fn compile(self: &Arc<Self>, source: &PluginSource) -> Result<Component, LoadError> {
+        // What is in the cache does not wait for components that are being compiled.
+        if let Some(component) = self.cached(source).await {
+            return Ok(component);
+        }
         let _guard = self.compiling.lock().await;
         let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
         let compile = move || match &loader.cache {
@@ -135,6 +139,12 @@ impl Loader {
             Some(limit) => LoadError::new(limit.to_string()),
             None => LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")),
         })
+    }
+
+    async fn cached(self: &Arc<Self>, source: &PluginSource) -> Option<Component> {
+        let (loader, digest) = (Arc::clone(self), source.digest.clone());
+        let read = move || loader.cache.as_ref()?.get(&loader.engine.wasmtime, digest.as_str());
+        tokio::task::spawn_blocking(read).await.ok()?
     }
 
     /// Links a component to the host's functions. Errors if a type differs from the contract.

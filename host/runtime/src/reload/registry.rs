@@ -147,9 +147,10 @@ impl RoutingTable {
             error: Some(quarantine_message(entry)),
             ..status_of_unloaded(path, versions)
         });
-        let live = versions.live.as_ref().map(|live| PluginStatus {
-            error: versions.error.as_ref().map(ToString::to_string),
-            ..self.assign_types(live, retry)
+        let assigned = versions.live.as_ref().map(|live| self.assign_types(live, retry));
+        let live = assigned.map(|assigned| PluginStatus {
+            error: versions.error.as_ref().map(ToString::to_string).or(assigned.error),
+            ..assigned
         });
         let listed: Vec<_> = live.into_iter().chain(quarantined).collect();
         if listed.is_empty() { vec![status_of_unloaded(path, versions)] } else { listed }
@@ -168,6 +169,9 @@ impl RoutingTable {
         }
         if status.types.is_empty() {
             status.state = PluginState::Failed;
+            let owned = |refused: &RefusedType| format!("{}: {}", refused.r#type, refused.reason);
+            let owned: Vec<_> = status.refused.iter().map(owned).collect();
+            status.error = Some(format!("other plugins handle all of its types ({})", owned.join(", ")));
         }
         status
     }
@@ -229,7 +233,7 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
         role: path.file.parent().filter(|_| !path.is_root).and_then(name),
         file: path.file.clone(),
         generation: None,
-        state: PluginState::Failed,
+        state: if versions.error.is_some() { PluginState::Failed } else { PluginState::Loading },
         digest: None,
         types: Vec::new(),
         version: None,

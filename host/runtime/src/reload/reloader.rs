@@ -1,9 +1,10 @@
 //! Keeps the running plugins equal to the plugin folder.
 //!
-//! Events of the file system start a scan, and a rescan every few seconds finds changes whose events were lost. If a
-//! file cannot be loaded, the version before it runs on. If a component keeps faulting, it is rolled back and
-//! quarantined for every process. If nothing ran before, the last good version of an earlier run does. The canary
-//! decides about rollbacks; this module carries them out.
+//! Events of the file system start a scan, and a rescan every few seconds finds changes whose events were lost. Changed
+//! files are loaded beside each other, the smallest first, and each is published as soon as it is ready. If a file
+//! cannot be loaded, the version before it runs on. If a component keeps faulting, it is rolled back and quarantined for
+//! every process. If nothing ran before, the last good version of an earlier run does. The canary decides about
+//! rollbacks; this module carries them out.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +19,8 @@ use outbox_core::{ComponentDigest, QuarantineEntry};
 
 use crate::load::folder::Folder;
 use crate::load::loader::{Generation, Loader};
-use crate::load::source::{PluginPath, PluginSource};
+use crate::load::source::{LoadError, PluginPath, PluginSource};
+use crate::reload::background_loads::{BackgroundLoads, EndedLoad};
 use crate::reload::fs_events::FolderWatcher;
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::quarantine_cache::QuarantineCache;
@@ -41,6 +43,7 @@ pub(crate) struct Reloader {
     good: Arc<LastGoodStore>,
     quarantine: QuarantineCache,
     files: BTreeMap<PluginPath, WatchedFile>,
+    loads: BackgroundLoads,
 }
 
 impl Reloader {
@@ -52,10 +55,11 @@ impl Reloader {
         good: LastGoodStore,
         quarantine: QuarantineCache,
     ) -> Self {
-        Self { folder, loader, registry, good: Arc::new(good), quarantine, files: BTreeMap::new() }
+        let (good, files, loads) = (Arc::new(good), BTreeMap::new(), BackgroundLoads::default());
+        Self { folder, loader, registry, good, quarantine, files, loads }
     }
 
-    /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times.
+    /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times, and waits for what it loads.
     async fn first_scan(&mut self) {
         self.quarantine.refresh().await;
         for _ in 0..FIRST_SCANS_MAX {
@@ -63,6 +67,9 @@ impl Reloader {
                 break;
             }
             sleep(SETTLE_TIME).await;
+        }
+        while let Some(ended) = self.loads.next().await {
+            self.finish_load(ended).await;
         }
         self.review().await;
         self.registry.finish_scan();
@@ -83,6 +90,10 @@ impl Reloader {
                 () = stop.cancelled() => return,
                 _ = rescan.tick() => ScanTrigger::Rescan,
                 () = self.registry.canary_ended() => ScanTrigger::Event,
+                ended = self.loads.next_or_wait() => {
+                    self.finish_load(ended).await;
+                    continue;
+                }
                 Some(()) = events.recv(), if !is_settling => ScanTrigger::Event,
                 () = sleep(SETTLE_TIME), if is_settling => ScanTrigger::Event,
             };
@@ -96,7 +107,7 @@ impl Reloader {
         }
     }
 
-    /// Scans every file once and loads those that have settled. Returns whether some have not.
+    /// Scans every file once and begins to load those that have settled. Returns whether some have not.
     async fn scan(&mut self, trigger: ScanTrigger) -> bool {
         let paths = match self.folder.list() {
             Ok(paths) => paths,
@@ -105,10 +116,15 @@ impl Reloader {
                 return false;
             }
         };
-        let removed = self.scan_removed(&paths);
-        let mut results = vec![removed];
+        let mut results = vec![self.scan_removed(&paths)];
+        let mut settled = Vec::new();
         for path in paths {
-            results.push(self.scan_file(path, trigger).await);
+            results.push(self.scan_file(path, trigger, &mut settled));
+        }
+        // Small components compile in a moment. They are not kept waiting by those of interpreters.
+        settled.sort_by_key(|(_, source)| source.wasm.len());
+        for (path, source) in settled {
+            self.load(path, source).await;
         }
         if results.contains(&ScanResult::Changed) {
             self.publish();
@@ -131,7 +147,13 @@ impl Reloader {
         result
     }
 
-    async fn scan_file(&mut self, path: PluginPath, trigger: ScanTrigger) -> ScanResult {
+    /// Scans one file. Adds it to `settled` if it must be loaded.
+    fn scan_file(
+        &mut self,
+        path: PluginPath,
+        trigger: ScanTrigger,
+        settled: &mut Vec<(PluginPath, PluginSource)>,
+    ) -> ScanResult {
         let file = self.files.entry(path.clone()).or_default();
         file.is_absent = false;
         let Ok(stamp) = Folder::stamp(&path) else { return ScanResult::Settling };
@@ -147,7 +169,7 @@ impl Reloader {
         };
         let result = file.compare(stamp, ContentId::of(&source));
         if result == ScanResult::Changed {
-            self.load(path, source).await;
+            settled.push((path, source));
         }
         result
     }
@@ -173,18 +195,33 @@ impl Reloader {
             self.versions(&path).mark_quarantined(entry, None);
             return self.restore_last_good(&path).await;
         }
-        match self.loader.load(source.clone()).await {
-            Ok(generation) => self.activate(&path, generation, source).await,
-            Err(reason) => {
-                tracing::error!(plugin.name = source.name, %reason, "plugin refused");
-                let file = self.files.entry(path.clone()).or_default();
-                if reason.is_transient {
-                    file.retry_at_rescan();
-                }
-                file.versions.error = Some(reason);
-                self.restore_last_good(&path).await;
+        self.loads.start(&self.loader, path, source);
+    }
+
+    /// Takes over what a load has come to, unless the files have changed meanwhile or are gone.
+    async fn finish_load(&mut self, EndedLoad { path, source, result }: EndedLoad) {
+        let content = ContentId::of(&source);
+        let Some(file) = self.files.get_mut(&path).filter(|file| file.is_last_content(&content)) else { return };
+        match result {
+            Ok(generation) => {
+                file.load_was_final();
+                self.activate(&path, generation, source).await;
             }
+            Err(reason) => self.refuse(&path, &source.name, reason).await,
         }
+        self.publish();
+    }
+
+    async fn refuse(&mut self, path: &PluginPath, name: &str, reason: LoadError) {
+        tracing::error!(plugin.name = name, %reason, "plugin refused");
+        let file = self.files.entry(path.clone()).or_default();
+        if reason.is_transient {
+            file.retry_at_rescan();
+        } else {
+            file.load_was_final();
+        }
+        file.versions.error = Some(reason);
+        self.restore_last_good(path).await;
     }
 
     async fn activate(&mut self, path: &PluginPath, generation: Generation, source: PluginSource) {

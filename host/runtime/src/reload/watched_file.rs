@@ -9,6 +9,8 @@ use crate::load::folder::Stamp;
 use crate::load::source::PluginSource;
 use crate::reload::versions::PluginVersions;
 
+/// How often the wait after a transient failure doubles: to 32 rescans, a minute.
+const WAIT_DOUBLINGS_MAX: u32 = 5;
 /// Rescans at which a manifest must be missing before the plugin is loaded without it.
 const MANIFEST_MISSES_MAX: u32 = 2;
 
@@ -24,8 +26,10 @@ pub(crate) struct WatchedFile {
     manifest_misses: u32,
     /// Whether the last scan did not find the file.
     pub is_absent: bool,
-    /// Whether the last load failed for a transient reason.
-    waits_for_rescan: bool,
+    /// Loads in a row that failed for a transient reason.
+    transient_failures: u32,
+    /// Rescans to come before the next load.
+    rescans_to_wait: u32,
 }
 
 /// Identifies the contents of a plugin's files.
@@ -84,10 +88,22 @@ impl WatchedFile {
         self.manifest_misses < MANIFEST_MISSES_MAX
     }
 
-    /// Whether the last load failed for a transient reason and no rescan has come since.
+    /// Whether the last load failed for a transient reason and too few rescans have come since.
     pub(crate) fn is_backing_off(&mut self, trigger: ScanTrigger) -> bool {
-        self.waits_for_rescan &= trigger != ScanTrigger::Rescan;
-        self.waits_for_rescan
+        if trigger == ScanTrigger::Rescan {
+            self.rescans_to_wait = self.rescans_to_wait.saturating_sub(1);
+        }
+        self.rescans_to_wait > 0
+    }
+
+    /// Whether the files had these contents when they were last loaded, so that the result of that load counts.
+    pub(crate) fn is_last_content(&self, content: &ContentId) -> bool {
+        self.last_load.as_ref().is_some_and(|(_, last_load)| last_load == content)
+    }
+
+    /// The last load succeeded, or failed for a reason that will not pass.
+    pub(crate) fn load_was_final(&mut self) {
+        self.transient_failures = 0;
     }
 
     /// Compares the contents with those of the last scan and the last load.
@@ -106,10 +122,11 @@ impl WatchedFile {
         ScanResult::Changed
     }
 
-    /// Loads the files again at the next rescan, although they have not changed.
+    /// Loads the files again at a later rescan, although they have not changed. Each failure doubles the wait.
     pub(crate) fn retry_at_rescan(&mut self) {
         self.last_load = None;
-        self.waits_for_rescan = true;
+        self.rescans_to_wait = 1 << self.transient_failures.min(WAIT_DOUBLINGS_MAX);
+        self.transient_failures = self.transient_failures.saturating_add(1);
     }
 
     /// Loads the files again, although they have not changed.
@@ -149,5 +166,20 @@ mod tests {
                 ScanResult::Unchanged
             ]
         );
+    }
+
+    #[test]
+    fn a_load_that_failed_for_a_transient_reason_is_repeated_after_ever_more_rescans() {
+        let mut file = WatchedFile::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            file.retry_at_rescan();
+            assert!(file.is_backing_off(ScanTrigger::Event));
+            waits.push(1 + (0..100).take_while(|_| file.is_backing_off(ScanTrigger::Rescan)).count());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 32]);
+        file.load_was_final();
+        file.retry_at_rescan();
+        assert!(!file.is_backing_off(ScanTrigger::Rescan));
     }
 }
