@@ -23,8 +23,8 @@ macro_rules! transact {
     ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
         let call = || async {
-            let mut client = pg.pool.connection().await?;
-            let mut transaction = pg.begin(&mut client).await?;
+            let client = pg.pool.connection().await?;
+            let mut transaction = pg.begin(&client).await?;
             let value = {
                 let $tx = &mut transaction;
                 $work.await?
@@ -43,8 +43,8 @@ macro_rules! read {
     ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
         let call = || async {
-            let mut client = pg.pool.connection().await?;
-            let read_tx = pg.begin_read(&mut client).await?;
+            let client = pg.pool.connection().await?;
+            let read_tx = pg.begin_read(&client).await?;
             let $tx = &read_tx;
             $work.await
         };
@@ -102,14 +102,14 @@ impl PgContext {
     }
 
     /// Begins a transaction that writes.
-    pub(crate) async fn begin<'a>(&'a self, client: &'a mut deadpool_postgres::Client) -> Result<WriteTx<'a>, PgError> {
+    pub(crate) async fn begin<'a>(&'a self, client: &'a deadpool_postgres::Client) -> Result<WriteTx<'a>, PgError> {
         WriteTx::begin(client, &self.tx).await
     }
 
     /// Begins a transaction that reads one snapshot of the database.
     pub(crate) async fn begin_read<'a>(
         &self,
-        client: &'a mut deadpool_postgres::Client,
+        client: &'a deadpool_postgres::Client,
     ) -> Result<ReadTx<'a>, PgError> {
         ReadTx::begin(client, &self.tx).await
     }

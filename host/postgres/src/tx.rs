@@ -1,12 +1,16 @@
 //! One transaction: its statements, its time, and the totals and signals that it writes at its end.
 //!
-//! It does not know where its connection comes from, nor whether a failed transaction is repeated.
+//! Statements that are polled together are sent together, and the server runs them in that order. So a transaction
+//! begins in one round trip with its first statements, and ends in one with its last. This file does not know where the
+//! connection comes from, nor whether a failed transaction is repeated.
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
+use futures_util::FutureExt as _;
+use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage};
 
 use outbox_item::Millis;
@@ -48,7 +52,7 @@ pub(crate) fn settings(statement_timeout: Duration) -> String {
     )
 }
 
-/// Something that runs statements: a transaction of this store.
+/// Something that runs statements: a transaction of this store, or the connection of one that is about to begin.
 pub(crate) trait Query: Sync {
     /// The rows that the statement returns.
     fn rows(&self, sql: &str, values: Values<'_>) -> impl Future<Output = Result<Vec<Row>, PgError>> + Send;
@@ -60,29 +64,104 @@ impl Query for Transaction<'_> {
     }
 }
 
+impl Query for Client {
+    async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
+        Ok(self.query_typed(sql, &typed(values)).await?)
+    }
+}
+
 impl Query for WriteTx<'_> {
     async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
-        self.tx.rows(sql, values).await
+        self.open.client.rows(sql, values).await
     }
+}
+
+/// A transaction on a connection that nothing else uses meanwhile. It is rolled back when it is dropped open.
+struct OpenTransaction<'a> {
+    client: &'a Client,
+    is_open: bool,
+}
+
+impl<'a> OpenTransaction<'a> {
+    /// Sends `begin`, which begins the transaction, together with the statements of `first`. Returns the replies to
+    /// both.
+    async fn begin<T>(
+        client: &'a Client,
+        begin: &str,
+        first: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<(Self, Vec<SimpleQueryMessage>, T), PgError> {
+        let open = Self { client, is_open: true };
+        match tokio::join!(biased; client.simple_query(begin), first) {
+            (Ok(begun), Ok(value)) => Ok((open, begun, value)),
+            (Ok(_), Err(err)) => Err(err),
+            (Err(err), first) => Err(not_begun(err, first.err())),
+        }
+    }
+
+    /// Sends COMMIT together with the statements of `last`. A statement that fails makes the server roll back, and it
+    /// answers the COMMIT without an error all the same: so the error of the statement counts.
+    async fn commit(mut self, last: impl Future<Output = Result<(), PgError>>) -> Result<(), PgError> {
+        self.is_open = false;
+        let (ended, committed) = tokio::join!(biased; last, self.client.batch_execute("COMMIT"));
+        ended.and_then(|()| Ok(committed?)).map_err(not_committed)
+    }
+}
+
+impl Drop for OpenTransaction<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            // The first poll sends the message; nothing waits for the reply.
+            drop(self.client.batch_execute("ROLLBACK").now_or_never());
+        }
+    }
+}
+
+/// The error of a transaction whose beginning failed, by the error of the statements that were sent with it. When those
+/// did not run into a failed transaction, they ran outside of one, and may have been committed.
+fn not_begun(err: tokio_postgres::Error, first: Option<PgError>) -> PgError {
+    let has_failed = |err: &PgError| match err {
+        PgError::Database(err) => err.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION),
+        _ => false,
+    };
+    if is_answer(&err) && !first.as_ref().is_some_and(has_failed) {
+        return PgError::CommitUnknown(err);
+    }
+    PgError::Database(err)
+}
+
+/// The error of a transaction whose COMMIT was sent together with its last statements.
+fn not_committed(err: PgError) -> PgError {
+    match err {
+        // The server refused a statement or the commit: nothing was committed.
+        PgError::Database(err) if is_answer(&err) => PgError::Database(err),
+        PgError::Database(err) => PgError::CommitUnknown(err),
+        err => err,
+    }
+}
+
+/// Whether the server answered a statement with this error and goes on to the next. It ends a connection in the middle
+/// of a commit with an error too, which does not say whether the commit took place.
+fn is_answer(err: &tokio_postgres::Error) -> bool {
+    let severity = err.as_db_error().map(|told| told.parsed_severity());
+    severity.is_some_and(|severity| !matches!(severity, Some(Severity::Fatal | Severity::Panic)))
 }
 
 /// A transaction that only reads. All its statements see one snapshot of the database.
 pub(crate) struct ReadTx<'a> {
-    tx: Transaction<'a>,
+    open: OpenTransaction<'a>,
 }
 
 impl<'a> ReadTx<'a> {
-    pub(crate) async fn begin(client: &'a mut Client, context: &TxContext) -> Result<Self, PgError> {
-        let begin = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-        let tx = begin.start().await?;
-        tx.batch_execute(&context.settings).await?;
-        Ok(Self { tx })
+    pub(crate) async fn begin(client: &'a Client, context: &TxContext) -> Result<Self, PgError> {
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {}", context.settings);
+        let (open, ..) = OpenTransaction::begin(client, &begin, ready(Ok(()))).await?;
+        Ok(Self { open })
     }
 }
 
 impl Query for ReadTx<'_> {
     async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
-        self.tx.rows(sql, values).await
+        self.open.client.rows(sql, values).await
     }
 }
 
@@ -109,7 +188,7 @@ pub(crate) async fn begin_read_committed(client: &mut Client) -> Result<Transact
 
 /// A transaction that writes. It is rolled back when it is dropped without a commit.
 pub(crate) struct WriteTx<'a> {
-    tx: Transaction<'a>,
+    open: OpenTransaction<'a>,
     /// The store's time of this transaction.
     pub(crate) now: Millis,
     /// The instance id of this process.
@@ -126,15 +205,26 @@ pub(crate) struct WriteTx<'a> {
 }
 
 impl<'a> WriteTx<'a> {
-    pub(crate) async fn begin(client: &'a mut Client, context: &'a TxContext) -> Result<Self, PgError> {
-        let tx = begin_read_committed(client).await?;
-        let read = tx.simple_query(&format!("{}; SELECT outbox.now()", context.settings)).await?;
+    pub(crate) async fn begin(client: &'a Client, context: &'a TxContext) -> Result<Self, PgError> {
+        Ok(Self::begin_with(client, context, ready(Ok(()))).await?.0)
+    }
+
+    /// Begins in one round trip with the statements of `first`, which run on the client. Returns what they return.
+    pub(crate) async fn begin_with<T>(
+        client: &'a Client,
+        context: &'a TxContext,
+        first: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<(Self, T), PgError> {
+        // In this transaction each statement sees what other transactions committed while it waited for a lock. The
+        // level is explicit, because a role or a database can have another default.
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {}; SELECT outbox.now()", context.settings);
+        let (open, begun, value) = OpenTransaction::begin(client, &begin, first).await?;
         let now = match &context.clock {
             Some(clock) => clock(),
-            None => time_in(&read)?,
+            None => time_in(&begun)?,
         };
-        Ok(Self {
-            tx,
+        let tx = Self {
+            open,
             now,
             pod: &context.instance,
             alerts: context.alerts.as_ref(),
@@ -143,7 +233,8 @@ impl<'a> WriteTx<'a> {
             notifies: context.notifies,
             counters: BTreeMap::new(),
             signals: Vec::new(),
-        })
+        };
+        Ok((tx, value))
     }
 
     /// Adds to one of the totals in `outbox.totals`, at the end of this transaction.
@@ -158,54 +249,71 @@ impl<'a> WriteTx<'a> {
     }
 
     /// Commits. Returns whether the transaction made work available to the workers of this process.
-    pub(crate) async fn commit(mut self) -> Result<bool, PgError> {
-        self.write_signals().await?;
-        self.write_counters().await?;
-        if self.wakes_other_processes && self.notifies {
-            self.rows("SELECT pg_notify('outbox', '')", &[]).await?;
-        }
-        let wakes_workers = self.wakes_workers || self.wakes_other_processes;
-        self.tx.commit().await.map_err(|err| match err.as_db_error() {
-            // The server refused the commit: nothing was committed.
-            Some(_) => PgError::Database(err),
-            None => PgError::CommitUnknown(err),
-        })?;
-        Ok(wakes_workers)
+    pub(crate) async fn commit(self) -> Result<bool, PgError> {
+        let Self { open, now, pod, counters, signals, .. } = self;
+        let notifies = self.wakes_other_processes && self.notifies;
+        let client = open.client;
+        let last = async {
+            // Polled in this order.
+            let (locked, signalled, counted, notified) = tokio::join!(biased;
+                lock_signals(client, &signals),
+                write_signals(client, pod, now, &signals),
+                write_counters(client, &counters),
+                notify(client, notifies),
+            );
+            locked.and(signalled).and(counted).and(notified)
+        };
+        open.commit(last).await?;
+        Ok(self.wakes_workers || self.wakes_other_processes)
     }
+}
 
-    /// Appends the signals under a lock that is held until the commit. So `seq` ascends in the order of commits, and a
-    /// client that reads on from the last number misses none.
-    async fn write_signals(&mut self) -> Result<(), PgError> {
-        if self.signals.is_empty() {
-            return Ok(());
-        }
-        let (names, data): (Vec<_>, Vec<_>) = std::mem::take(&mut self.signals).into_iter().unzip();
-        self.rows("SELECT pg_advisory_xact_lock(7206003, 0)", &[]).await?;
-        let sql = "INSERT INTO outbox.signals (pod, signal, ts, data)
-                   SELECT $1::text, signal, $2::bigint, data::json
-                   FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS new (signal, data, position)
-                   ORDER BY position";
-        self.rows(sql, &[&self.pod, &self.now.get(), &names, &data]).await.map(drop)
+/// Takes the lock under which signals are appended, and which is held until the commit. So `seq` ascends in the order
+/// of commits, and a client that reads on from the last number misses none.
+async fn lock_signals(tx: &impl Query, signals: &[(String, String)]) -> Result<(), PgError> {
+    if signals.is_empty() {
+        return Ok(());
     }
+    tx.rows("SELECT pg_advisory_xact_lock(7206003, 0)", &[]).await.map(drop)
+}
 
-    /// Appends the changes of the totals, which maintenance adds up. No transaction waits for another's.
-    async fn write_counters(&mut self) -> Result<(), PgError> {
-        if self.counters.is_empty() {
-            return Ok(());
-        }
-        let mut columns: [Vec<String>; 4] = Default::default();
-        let mut amounts = Vec::new();
-        for (key, by) in std::mem::take(&mut self.counters) {
-            for (column, word) in columns.iter_mut().zip(key) {
-                column.push(word);
-            }
-            amounts.push(by);
-        }
-        let [names, sagas, types, outcomes] = columns;
-        let sql = "INSERT INTO outbox.deltas (name, saga, type, outcome, by)
-                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])";
-        self.rows(sql, &[&names, &sagas, &types, &outcomes, &amounts]).await.map(drop)
+async fn write_signals(
+    tx: &impl Query,
+    pod: &str,
+    now: Millis,
+    signals: &[(String, String)],
+) -> Result<(), PgError> {
+    if signals.is_empty() {
+        return Ok(());
     }
+    let (names, data): (Vec<_>, Vec<_>) =
+        signals.iter().map(|(name, data)| (name.as_str(), data.as_str())).unzip();
+    let sql = "INSERT INTO outbox.signals (pod, signal, ts, data)
+               SELECT $1::text, signal, $2::bigint, data::json
+               FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS new (signal, data, position)
+               ORDER BY position";
+    tx.rows(sql, &[&pod, &now.get(), &names, &data]).await.map(drop)
+}
+
+/// Appends the changes of the totals, which maintenance adds up. No transaction waits for another's.
+async fn write_counters(tx: &impl Query, counters: &BTreeMap<[String; 4], i64>) -> Result<(), PgError> {
+    if counters.is_empty() {
+        return Ok(());
+    }
+    let column = |place: usize| counters.keys().map(|key| key[place].as_str()).collect::<Vec<_>>();
+    let (names, sagas, types, outcomes) = (column(0), column(1), column(2), column(3));
+    let amounts: Vec<_> = counters.values().copied().collect();
+    let sql = "INSERT INTO outbox.deltas (name, saga, type, outcome, by)
+               SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])";
+    tx.rows(sql, &[&names, &sagas, &types, &outcomes, &amounts]).await.map(drop)
+}
+
+/// Wakes the workers of other processes, if the transaction made work for them.
+async fn notify(tx: &impl Query, notifies: bool) -> Result<(), PgError> {
+    if !notifies {
+        return Ok(());
+    }
+    tx.rows("SELECT pg_notify('outbox', '')", &[]).await.map(drop)
 }
 
 /// Counts a request that lacked something that the contract asks for.
