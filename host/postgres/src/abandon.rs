@@ -27,7 +27,7 @@ async fn claims(tx: &WriteTx<'_>, tokens: &[ClaimToken]) -> Result<Vec<ClaimRef>
     let mut claims = Vec::new();
     for row in tx.rows(sql, &[&numbers]).await? {
         let (token, id) = (ClaimToken::new(row.try_get("token")?), ItemId::new(row.try_get("id")?));
-        claims.push(ClaimRef { id, token });
+        claims.push(ClaimRef { id, token, is_plain: false });
     }
     Ok(claims)
 }

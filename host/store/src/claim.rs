@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{OnDead, Settlement};
+use outbox_core::{OnDead, Past, Settlement};
 use outbox_item::{Item, ItemId};
 
 use crate::ids::ClaimToken;
@@ -87,8 +87,13 @@ pub struct Claim {
 impl Claim {
     /// The part of the claim that a settlement needs.
     pub fn reference(&self) -> ClaimRef {
-        ClaimRef { id: self.item.id, token: self.token }
+        ClaimRef { id: self.item.id, token: self.token, is_plain: is_plain(&self.item) }
     }
+}
+
+/// Nothing else changes a claimed item until its claim ends, so what the claim has seen holds for the settlement.
+fn is_plain(item: &Item) -> bool {
+    item.saga.is_none() && item.ordering_key.is_none() && Past::of(item).was_claimed_once()
 }
 
 /// The item of a claim, and the proof of the claim.
@@ -98,6 +103,9 @@ pub struct ClaimRef {
     pub id: ItemId,
     /// Its claim token.
     pub token: ClaimToken,
+    /// Whether the item is in no saga, has no ordering key and is claimed for the first time: then a completion changes
+    /// its place and the totals, and a store needs to read nothing else. False says nothing.
+    pub is_plain: bool,
 }
 
 /// A settlement with what the history records of the attempt.
@@ -114,4 +122,30 @@ pub struct SettleRequest {
     /// The requests and responses of the attempt, for the history, as
     /// [`Recording::compress`](outbox_core::Recording::compress) makes them.
     pub exchanges: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use outbox_item::{Millis, NewItem};
+
+    use super::*;
+
+    fn claim(item: Item) -> ClaimRef {
+        Claim { item, token: ClaimToken::new(1) }.reference()
+    }
+
+    #[test]
+    fn a_claim_is_plain_unless_others_wait_for_its_item_or_the_item_was_claimed_before() {
+        let first = Item {
+            attempts: 1,
+            deliveries: 1,
+            ..NewItem::new("t", "k", "").into_item(ItemId::new(1), Millis::default())
+        };
+        assert!(claim(first.clone()).is_plain);
+        assert!(!claim(Item { saga: Some("s".into()), ..first.clone() }).is_plain);
+        assert!(!claim(Item { ordering_key: Some("o".into()), ..first.clone() }).is_plain);
+        assert!(!claim(Item { deliveries: 2, ..first.clone() }).is_plain, "the first attempt did not count");
+        assert!(!claim(Item { attempts: 2, deliveries: 2, ..first.clone() }).is_plain);
+        assert!(!claim(Item { effect_generation: 1, ..first }).is_plain, "the item was replayed");
+    }
 }

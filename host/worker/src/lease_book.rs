@@ -174,7 +174,7 @@ impl LeaseBook {
         let mut overdue = Vec::new();
         for (token, lease) in &mut self.leases {
             let taken = lease.items.extract_if(|_, item| item.phase.is_overdue(now, self.times));
-            overdue.extend(taken.map(|(id, _)| ClaimRef { id, token: *token }));
+            overdue.extend(taken.map(|(id, _)| ClaimRef { id, token: *token, is_plain: false }));
         }
         self.leases.retain(|_, lease| !lease.items.is_empty());
         overdue

@@ -10,7 +10,7 @@ const LEASE: Duration = Duration::from_mins(1);
 const TOKEN: ClaimToken = ClaimToken::new(1);
 
 fn claim(id: i64) -> ClaimRef {
-    ClaimRef { id: ItemId::new(id), token: TOKEN }
+    ClaimRef { id: ItemId::new(id), token: TOKEN, is_plain: false }
 }
 
 /// A book with a lease that was requested at `sent` and has the items 1 to `items`, with their stop tokens.
@@ -209,7 +209,7 @@ impl Simulation {
         let sent = self.now;
         self.wait(transit);
         self.claims += 1;
-        let claim = ClaimRef { id: ItemId::new(self.claims), token: ClaimToken::new(self.claims) };
+        let claim = ClaimRef { id: ItemId::new(self.claims), token: ClaimToken::new(self.claims), is_plain: false };
         self.store.insert(claim.token, self.now + self.times.lease());
         self.wait(transit);
         let stop = self.book.add(&claim, sent);
