@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use outbox_core::{HostWrites, Settlement};
 use outbox_item::{NewItem, Status};
 use outbox_store::engine::counters::Counter;
-use outbox_store::{BatchMode, Claim, ClaimRequest, SettleRequest, StoreError};
+use outbox_store::{BatchMode, Claim, ClaimRequest, ClaimTerms, ClaimToken, SettleRequest, StoreError};
 
 use crate::context::PgContext;
+use crate::enqueue;
 use crate::error::PgError;
+use crate::group::settle_and_claim;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
 use crate::tx::Query as _;
-use crate::{claim, enqueue, settle};
 
 /// A store without its background tasks: each transaction runs in the caller's task.
 pub struct DirectStore {
@@ -35,33 +36,29 @@ impl DirectStore {
         transact!(pg, "enqueueing by hand", |tx| enqueue::enqueue(tx, items, BatchMode::PerItem)).map(|_| ())
     }
 
-    /// Claims items and makes them DONE until none is left: while one connection settles a batch, another claims the
-    /// next. Returns how many items it handled.
+    /// Claims items and makes them DONE until none is left: each transaction settles a batch and claims the next.
+    /// Returns how many items it handled.
     pub async fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
-        let (mut count, mut batch) = (0, self.claim(request).await?);
+        let (mut count, mut batch) = (0, self.settle_and_claim(&[], request).await?);
         while !batch.is_empty() {
             count += batch.len();
-            let (next, ()) = tokio::try_join!(self.claim(request), self.complete(&batch))?;
-            batch = next;
+            batch = self.settle_and_claim(&batch, request).await?;
         }
         Ok(count)
     }
 
-    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Claim>, StoreError> {
-        let pg = &self.pg;
-        let claimed = transact!(pg, "claiming by hand", |tx| claim::claim(tx, request))?;
-        Ok(claimed.claims)
-    }
-
-    async fn complete(&self, claims: &[Claim]) -> Result<(), StoreError> {
+    async fn settle_and_claim(&self, claims: &[Claim], request: &ClaimRequest) -> Result<Vec<Claim>, StoreError> {
         let settlement = Settlement::Done { result: None, writes: HostWrites::default() };
         let done =
             SettleRequest { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None };
         let references: Vec<_> = claims.iter().map(Claim::reference).collect();
         let group: Vec<_> = references.iter().map(|claim| (claim, &done)).collect();
-        let pg = &self.pg;
-        let settled = transact!(pg, "settling by hand", |tx| settle::settle(tx, &group))?;
-        settled.into_iter().collect()
+        let types = request.types.iter().map(|terms| ClaimTerms { token: ClaimToken::random(), ..terms.clone() });
+        let request = ClaimRequest { types: types.collect(), ..request.clone() };
+        let call = || settle_and_claim(&self.pg, &group, Some(&request));
+        let (settled, claimed) = self.pg.with_retries("draining by hand", call).await?;
+        settled.results.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(claimed.unwrap_or_default().claims)
     }
 
     /// Writes the rows that enqueued items have, or handled items if `status` is DONE, in one transaction.

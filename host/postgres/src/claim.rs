@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
 use outbox_core::Past;
 use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
@@ -14,7 +16,7 @@ use outbox_store::engine::store_failures::{retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
-use crate::claim_limits::{Budgets, read_budgets, take_tokens};
+use crate::claim_limits::{Budgets, budgets, take_tokens};
 use crate::error::PgError;
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
@@ -22,6 +24,8 @@ use crate::places::OldPlace;
 use crate::rows::{self, COLUMNS, DecodedItem};
 use crate::saga_signals::begin_runs_if_none;
 use crate::tx::{Query as _, Values, WriteTx};
+
+pub(crate) use crate::claim_limits::{Limits, read_limits};
 
 /// The most rounds of one call. A further round follows while some types left a part of their shares and others have
 /// more, or while items were refused. After the last one the transaction commits, and the caller claims again at once:
@@ -33,13 +37,15 @@ pub(crate) const LEASE_MAX: u32 = 250;
 /// ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
 
-/// Claims what the request allows.
-pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, PgError> {
-    let mut run = ClaimRun::new(request, read_budgets(tx, request).await?);
+/// Claims what the request and the limits of its types allow.
+pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest, limits: Limits) -> Result<ClaimBatch, PgError> {
+    let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?);
     let start = fastrand::usize(..request.types.len().max(1));
     for _ in 0..ROUNDS {
         let shares = run.shares(start);
-        if shares.iter().any(|share| *share > 0) {
+        if run.is_last_round(&shares) {
+            run.lease_and_read(tx, &shares).await?;
+        } else if shares.iter().any(|share| *share > 0) {
             run.lease(tx, &shares).await?;
         } else if run.read(tx).await? == ReadResult::Settled {
             return run.finish(tx).await;
@@ -117,15 +123,33 @@ impl<'a> ClaimRun<'a> {
         self.budgets.of_types[place].free.saturating_sub(leased.saturating_sub(refused)).min(room)
     }
 
+    /// Whether no further round follows unless items are refused: no type gets what another leaves.
+    fn is_last_round(&self, shares: &[u32]) -> bool {
+        let served = shares.iter().enumerate().filter(|(_, share)| **share > 0);
+        match served.clone().count() {
+            0 => false,
+            1 => true,
+            _ => served.clone().all(|(place, share)| *share == self.wanted(place)),
+        }
+    }
+
+    /// Moves items into leases, and reads them in the same round trip.
+    async fn lease_and_read(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
+        let tokens = self.tokens();
+        let claiming = claim_rows(tx, self.request, shares);
+        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows(tx, self.request, &tokens));
+        self.add_leased(shares, &claimed?)?;
+        self.sort_out(tx, leased?).await.map(drop)
+    }
+
     /// Moves up to `shares` items of each type from the queue into the type's lease.
     async fn lease(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
-        let types = &self.request.types;
-        let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
-        let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
-        let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
-        let sql = "SELECT place, claimed, is_more, is_busy FROM outbox.claim($1, $2, $3, $4, $5, $6)";
-        let values: Values<'_> = &[&kinds, &most, &self.tokens(), &ends, &self.request.claimed_by, &tx.now.get()];
-        for row in tx.rows(sql, values).await? {
+        let claimed = claim_rows(tx, self.request, shares).await?;
+        self.add_leased(shares, &claimed)
+    }
+
+    fn add_leased(&mut self, shares: &[u32], claimed: &[Row]) -> Result<(), PgError> {
+        for row in claimed {
             let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
             self.is_drained[place] = count(&claimed) < shares[place];
@@ -137,18 +161,24 @@ impl<'a> ClaimRun<'a> {
     }
 
     fn tokens(&self) -> Vec<i64> {
-        self.request.types.iter().map(|terms| terms.token.get()).collect()
+        tokens(self.request)
     }
 
-    /// Reads what is leased, and sorts out what is not handled.
+    /// Reads what is leased, unless it has been read, and sorts out what is not handled.
     async fn read(&mut self, tx: &WriteTx<'_>) -> Result<ReadResult, PgError> {
-        let mut unread: HashSet<_> = self.leased.iter().flatten().copied().collect();
-        if unread.len() == self.claims.len() + self.refused.len() {
+        if self.leased.iter().flatten().count() == self.claims.len() + self.refused.len() {
             return Ok(ReadResult::Settled);
         }
+        let leased = leased_rows(tx, self.request, &self.tokens()).await?;
+        self.sort_out(tx, leased).await
+    }
+
+    /// Sorts out what is not handled of what is leased.
+    async fn sort_out(&mut self, tx: &WriteTx<'_>, rows: Vec<LeasedRow<'a>>) -> Result<ReadResult, PgError> {
+        let mut unread: HashSet<_> = self.leased.iter().flatten().copied().collect();
         let known: HashSet<_> = self.refused.iter().map(|refused| refused.item.id).collect();
         self.claims.clear();
-        for row in leased_rows(tx, self.request, &self.tokens()).await? {
+        for row in rows {
             let id = row.claim.item.id;
             if !unread.remove(&id) || known.contains(&id) {
                 continue;
@@ -182,6 +212,21 @@ impl<'a> ClaimRun<'a> {
 
 fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+}
+
+fn tokens(request: &ClaimRequest) -> Vec<i64> {
+    request.types.iter().map(|terms| terms.token.get()).collect()
+}
+
+/// Moves up to `shares` items of each type from the queue into the type's lease. Returns a row for each type.
+async fn claim_rows(tx: &WriteTx<'_>, request: &ClaimRequest, shares: &[u32]) -> Result<Vec<Row>, PgError> {
+    let ClaimRequest { types, claimed_by, .. } = request;
+    let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
+    let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
+    let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
+    let sql = "SELECT place, claimed, is_more, is_busy FROM outbox.claim($1, $2, $3, $4, $5, $6)";
+    let values: Values<'_> = &[&kinds, &most, &tokens(request), &ends, claimed_by, &tx.now.get()];
+    tx.rows(sql, values).await
 }
 
 /// The items of the leases, in the order of the request's types and of their due times.

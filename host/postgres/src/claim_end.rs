@@ -93,6 +93,11 @@ impl ClaimEnd {
         Self { is_recorded: true, ..self }
     }
 
+    /// Whether writing this end locks the row of a saga, or that of an alert.
+    pub(crate) fn takes_late_locks(&self) -> bool {
+        self.claim.attempt.saga.is_some() || self.moved.status() == Status::Dlq
+    }
+
     fn place_change(&self, now: Millis) -> PlaceChange<'_> {
         let AttemptRecord { id, item_type, ordering_key, saga, cid, .. } = &self.claim.attempt;
         PlaceChange {

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
 use outbox_item::Millis;
 use outbox_store::engine::token_bucket::available_tokens;
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::error::PgError;
-use crate::tx::{Query as _, WriteTx};
+use crate::tx::{Query, Values, WriteTx};
 
 /// What may be claimed of one type.
 pub(crate) struct TypeBudget<'a> {
@@ -28,21 +30,44 @@ pub(crate) struct Budgets<'a> {
     pub(crate) is_busy: bool,
 }
 
+/// What the database says of the types of a request, in its order.
+pub(crate) struct Limits {
+    /// The types with limits that no other transaction is claiming.
+    locked: HashSet<String>,
+    rows: Vec<Row>,
+}
+
 /// Locks the types that have limits, so that only one transaction at a time counts their claims and adds to them, and
-/// reads what may be claimed of each type.
-pub(crate) async fn read_budgets<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Budgets<'a>, PgError> {
-    let limited: Vec<_> = request.types.iter().filter(|terms| has_limits(terms)).collect();
-    let locked = lock(tx, &limited).await?;
-    let is_left_out = |terms: &ClaimTerms| has_limits(terms) && !locked.contains(&terms.item_type);
+/// reads what limits each type. `at` is the time, or `None` for that of the database.
+pub(crate) async fn read_limits(
+    tx: &impl Query,
+    request: &ClaimRequest,
+    at: Option<Millis>,
+) -> Result<Limits, PgError> {
     let types: Vec<_> = request.types.iter().map(|terms| terms.item_type.as_str()).collect();
+    let limited = limited(request).map(|terms| terms.item_type.as_str()).collect::<Vec<_>>();
     // A statement of its own: it sees what the earlier holders of the locks committed.
-    let rows = tx.rows("SELECT * FROM outbox.claim_limits($1, $2)", &[&types, &tx.now.get()]).await?;
+    let sql = "SELECT * FROM outbox.claim_limits($1, coalesce($2, outbox.now()))";
+    let at = at.map(Millis::get);
+    let values: Values<'_> = &[&types, &at];
+    let (locked, rows) = tokio::join!(biased; lock(tx, &limited), tx.rows(sql, values));
+    Ok(Limits { locked: locked?, rows: rows? })
+}
+
+/// What may be claimed of each type at `now`.
+pub(crate) fn budgets(request: &ClaimRequest, limits: Limits, now: Millis) -> Result<Budgets<'_>, PgError> {
+    let Limits { locked, rows } = limits;
     let mut of_types = Vec::new();
     for (row, terms) in rows.iter().zip(&request.types) {
-        let budget = budget(row, terms, tx.now)?;
-        of_types.push(if is_left_out(terms) { TypeBudget { free: 0, ..budget } } else { budget });
+        let budget = budget(row, terms, now)?;
+        let is_left_out = has_limits(terms) && !locked.contains(&terms.item_type);
+        of_types.push(if is_left_out { TypeBudget { free: 0, ..budget } } else { budget });
     }
-    Ok(Budgets { of_types, is_busy: locked.len() < limited.len() })
+    Ok(Budgets { of_types, is_busy: locked.len() < limited(request).count() })
+}
+
+fn limited(request: &ClaimRequest) -> impl Iterator<Item = &ClaimTerms> {
+    request.types.iter().filter(|terms| has_limits(terms))
 }
 
 const fn has_limits(terms: &ClaimTerms) -> bool {
@@ -50,16 +75,15 @@ const fn has_limits(terms: &ClaimTerms) -> bool {
 }
 
 /// Locks the types. Returns those of which no other transaction has the lock.
-async fn lock(tx: &WriteTx<'_>, types: &[&ClaimTerms]) -> Result<HashSet<String>, PgError> {
+async fn lock(tx: &impl Query, types: &[&str]) -> Result<HashSet<String>, PgError> {
     if types.is_empty() {
         return Ok(HashSet::new());
     }
-    let types: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
     let rows = tx.rows("SELECT outbox.lock_limits($1)", &[&types]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-fn budget<'a>(row: &tokio_postgres::Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudget<'a>, PgError> {
+fn budget<'a>(row: &Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudget<'a>, PgError> {
     let claimed = row.try_get::<_, Option<i64>>("claimed")?.unwrap_or_default();
     if row.try_get("is_paused")? {
         return Ok(TypeBudget { terms, free: 0, next_at: None, tokens: None });

@@ -106,11 +106,17 @@ impl PgContext {
         WriteTx::begin(client, &self.tx).await
     }
 
-    /// Begins a transaction that reads one snapshot of the database.
-    pub(crate) async fn begin_read<'a>(
-        &self,
+    /// Begins a transaction that writes in one round trip with its first statements.
+    pub(crate) async fn begin_with<'a, T>(
+        &'a self,
         client: &'a deadpool_postgres::Client,
-    ) -> Result<ReadTx<'a>, PgError> {
+        first: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<(WriteTx<'a>, T), PgError> {
+        WriteTx::begin_with(client, &self.tx, first).await
+    }
+
+    /// Begins a transaction that reads one snapshot of the database.
+    pub(crate) async fn begin_read<'a>(&self, client: &'a deadpool_postgres::Client) -> Result<ReadTx<'a>, PgError> {
         ReadTx::begin(client, &self.tx).await
     }
 
@@ -135,6 +141,15 @@ impl PgContext {
         F: Fn() -> R,
         R: Future<Output = Result<T, PgError>>,
     {
+        self.repeat(tried, call).await.map_err(|err| err.into_store_error(tried))
+    }
+
+    /// Like [`Self::with_retries`], for a caller that asks what failed.
+    pub(crate) async fn repeat<T, F, R>(&self, tried: &'static str, call: F) -> Result<T, PgError>
+    where
+        F: Fn() -> R,
+        R: Future<Output = Result<T, PgError>>,
+    {
         let mut delays = RETRY_DELAYS.iter();
         loop {
             let made = tokio::time::timeout(self.call_timeout, call()).await.unwrap_or(Err(PgError::TimedOut));
@@ -148,7 +163,7 @@ impl PgContext {
             self.health.record_failure(tried, &err);
             match delays.next().filter(|_| err.is_retryable()) {
                 Some(delay) => tokio::time::sleep(delay.mul_f64(f64::midpoint(1.0, fastrand::f64()))).await,
-                None => return Err(err.into_store_error(tried)),
+                None => return Err(err),
             }
         }
     }

@@ -78,6 +78,12 @@ impl PgError {
         }
     }
 
+    /// Whether the failure says nothing about what the call wanted to write: the database is unavailable, or it is
+    /// unknown whether the call was committed.
+    pub(crate) fn is_about_the_database(&self) -> bool {
+        self.is_outage() || matches!(self, Self::CommitUnknown(_))
+    }
+
     /// The error for the caller that was doing `tried`.
     pub(crate) fn into_store_error(self, tried: &'static str) -> StoreError {
         match self {

@@ -39,10 +39,30 @@ pub(crate) struct EndedLeases {
 
 /// Waits for the lines of the items' ordering keys, then for the leases of the claims. Returns the items of those
 /// claims that still hold.
-pub(crate) async fn lock_claims(tx: &WriteTx<'_>, claims: &[&ClaimRef]) -> Result<Vec<LeasedItem>, PgError> {
-    let (tokens, ids): (Vec<_>, Vec<_>) = claims.iter().map(|claim| (claim.token.get(), claim.id.get())).unzip();
+pub(crate) async fn lock_claims(tx: &impl Query, claims: &[&ClaimRef]) -> Result<Vec<LeasedItem>, PgError> {
+    let (tokens, ids) = columns(claims.iter().map(|claim| (claim.token, claim.id)));
     let rows = tx.rows("SELECT * FROM outbox.lock_claims($1, $2)", &[&tokens, &ids]).await?;
     Ok(ended(&rows)?.items)
+}
+
+/// Waits for the lines of the items' ordering keys, then for the leases of the claims.
+pub(crate) async fn lock_leases(tx: &impl Query, claims: &[&ClaimRef]) -> Result<(), PgError> {
+    let (tokens, ids) = columns(claims.iter().map(|claim| (claim.token, claim.id)));
+    tx.rows("SELECT outbox.lock_leases($1, $2)", &[&tokens, &ids]).await.map(drop)
+}
+
+/// The items of leases that this transaction has locked.
+pub(crate) async fn read_leased(tx: &impl Query, leased: &[LeasedId]) -> Result<Vec<LeasedItem>, PgError> {
+    if leased.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (tokens, ids) = columns(leased.iter().copied());
+    let rows = tx.rows("SELECT * FROM outbox.leased_items($1, $2)", &[&tokens, &ids]).await?;
+    Ok(ended(&rows)?.items)
+}
+
+fn columns(leased: impl Iterator<Item = LeasedId>) -> (Vec<i64>, Vec<i64>) {
+    leased.map(|(token, id)| (token.get(), id.get())).unzip()
 }
 
 /// Up to `most` leases that have run out at `by` and are not `spared`, in a random order: leases that another
@@ -112,7 +132,7 @@ pub(crate) async fn leave_leases(tx: &WriteTx<'_>, leaving: &[LeasedId]) -> Resu
     if leaving.is_empty() {
         return Ok(());
     }
-    let (tokens, ids): (Vec<_>, Vec<_>) = leaving.iter().map(|(token, id)| (token.get(), id.get())).unzip();
+    let (tokens, ids) = columns(leaving.iter().copied());
     tx.rows("SELECT outbox.leave_leases($1, $2)", &[&tokens, &ids]).await.map(drop)
 }
 

@@ -1,9 +1,9 @@
 //! The outbox in a PostgreSQL database, in the schema `outbox`, which pods on many machines share.
 //!
 //! # Writing
-//! Each request is a transaction of its own on a connection of the pool (`pool`, `tx`). Settlements of one process are
-//! committed in groups (`settlement_queue`). The store repeats a transaction that lost a race, or lost its connection
-//! before the commit, a bounded number of times (`context`).
+//! Each request is a transaction of its own on a connection of the pool (`pool`, `tx`). Settlements and claims of one
+//! process are committed in groups (`group_queue`, `group`). The store repeats a transaction that lost a race, or lost
+//! its connection before the commit, a bounded number of times (`context`).
 //!
 //! # Places
 //! An item is in one of four tables: the queue, a lease, the DONE items or the DLQ. A transition deletes it from one
@@ -36,12 +36,15 @@ mod claim;
 mod claim_end;
 mod claim_limits;
 mod column_type;
+mod complete;
 mod control;
 mod diagnostics;
 mod enqueue;
 mod error;
 mod expire;
 mod fair_share;
+mod group;
+mod group_queue;
 mod health;
 mod jobs;
 mod leases;
@@ -63,7 +66,6 @@ mod renew;
 mod rows;
 mod saga_signals;
 mod settle;
-mod settlement_queue;
 mod sql_value;
 mod store_impl;
 mod stuck;
@@ -75,9 +77,9 @@ use std::sync::Arc;
 use outbox_store::StoreError;
 
 use crate::context::PgContext;
+use crate::group_queue::GroupQueue;
 use crate::listen::ChangeListener;
 use crate::pool::Pool;
-use crate::settlement_queue::SettlementQueue;
 
 pub use crate::diagnostics::{LongTransaction, ServerDiagnostics};
 pub use crate::migrate::{Notify, migrate};
@@ -86,7 +88,7 @@ pub use crate::options::PostgresOptions;
 /// A durable outbox in a PostgreSQL database.
 pub struct PostgresStore {
     pg: Arc<PgContext>,
-    settlements: SettlementQueue,
+    groups: GroupQueue,
     _change_listener: ChangeListener,
 }
 
@@ -104,8 +106,8 @@ impl PostgresStore {
         let pool = Pool::new(url, &options)?;
         let notifies = migrate::check(&pool).await?;
         let pg = Arc::new(PgContext::new(pool, options, notifies));
-        let settlements = SettlementQueue::start(&pg);
+        let groups = GroupQueue::start(&pg);
         let listener = ChangeListener::start(&pg);
-        Ok(Arc::new(Self { pg, settlements, _change_listener: listener }))
+        Ok(Arc::new(Self { pg, groups, _change_listener: listener }))
     }
 }

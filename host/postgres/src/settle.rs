@@ -1,34 +1,85 @@
 //! Settles claims, several in one transaction. A settlement that is refused changes nothing and does not affect the
 //! others.
 //!
-//! It knows the host writes of a settlement; `claim_end` knows what the end of a claim changes.
+//! It knows the host writes of a settlement; `complete` makes items DONE without any, and `claim_end` knows what the
+//! other ends of a claim change.
 
 use std::collections::{BTreeSet, HashMap};
 
 use outbox_core::{HostWrites, Settlement};
-use outbox_item::validate_items;
+use outbox_item::{Millis, validate_items};
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
+use crate::complete::{Completed, Completion, complete};
 use crate::error::PgError;
-use crate::leases::lock_claims;
-use crate::tx::WriteTx;
+use crate::leases::{LeasedItem, lock_claims, lock_leases, read_leased};
+use crate::tx::{Query, WriteTx};
 use crate::{enqueue, plugin_state};
 
-/// Settles the claims. Returns the result of each, in the order given.
+/// Settlements of one transaction.
+pub(crate) type Settlements<'a> = [(&'a ClaimRef, &'a SettleRequest)];
+
+/// What the first statements of a transaction found out about its settlements, and the completions that they made.
+pub(crate) struct HeldClaims {
+    completed: Completed,
+    /// The items of the other claims that hold.
+    others: Vec<LeasedItem>,
+}
+
+/// Locks the claims, and completes those whose completion changes nothing but the item's place. All statements are sent
+/// at once. `at` is the time, or `None` for that of the database.
+pub(crate) async fn hold_claims(
+    tx: &impl Query,
+    group: &Settlements<'_>,
+    at: Option<Millis>,
+) -> Result<HeldClaims, PgError> {
+    let completions: Vec<_> = group.iter().filter_map(|(claim, settled)| Completion::of(claim, settled)).collect();
+    if completions.len() == group.len() {
+        return Ok(HeldClaims { completed: complete(tx, &completions, at).await?, others: Vec::new() });
+    }
+    let all: Vec<_> = group.iter().map(|(claim, _)| *claim).collect();
+    let others = group.iter().filter(|(claim, settled)| Completion::of(claim, settled).is_none());
+    let others: Vec<_> = others.map(|(claim, _)| *claim).collect();
+    // All locks first: every transaction waits for lines and leases in one order.
+    let (locked, completed, others) =
+        tokio::join!(biased; lock_leases(tx, &all), complete(tx, &completions, at), lock_claims(tx, &others));
+    locked?;
+    Ok(HeldClaims { completed: completed?, others: others? })
+}
+
+/// What became of settlements.
+#[derive(Default)]
+pub(crate) struct Settled {
+    /// The result of each, in the order given.
+    pub(crate) results: Vec<Result<(), StoreError>>,
+    /// Whether the transaction holds locks that come after those for which a claim can wait.
+    pub(crate) holds_late_locks: bool,
+    /// Whether some claims ended after the first statements of the transaction.
+    pub(crate) ended_after_completions: bool,
+}
+
+/// Settles the claims, of which [`hold_claims`] has locked those that hold.
 pub(crate) async fn settle(
     tx: &mut WriteTx<'_>,
-    group: &[(&ClaimRef, &SettleRequest)],
-) -> Result<Vec<Result<(), StoreError>>, PgError> {
-    let claims: Vec<_> = group.iter().map(|(claim, _)| *claim).collect();
-    let held = lock_claims(tx, &claims).await?.into_iter();
-    let mut held: HashMap<_, _> = held.map(|leased| ((leased.attempt.id, leased.token), leased)).collect();
+    group: &Settlements<'_>,
+    held: HeldClaims,
+) -> Result<Settled, PgError> {
+    let HeldClaims { mut completed, mut others } = held;
+    completed.count(tx);
+    others.extend(read_leased(tx, &completed.unmade).await?);
+    let mut others: HashMap<_, _> =
+        others.into_iter().map(|leased| ((leased.token, leased.attempt.id), leased)).collect();
     lock_states(tx, group).await?;
     let mut claim_ends = Vec::new();
     let mut results = Vec::new();
     for (claim, settled) in group {
-        let leased = held.remove(&(claim.id, claim.token));
-        let ended = match leased {
+        let key = (claim.token, claim.id);
+        if completed.made.remove(&key) {
+            results.push(Ok(()));
+            continue;
+        }
+        let ended = match others.remove(&key) {
             Some(leased) => end_claim(tx, leased.into(), settled).await,
             None => Err(StoreError::ClaimLost.into()),
         };
@@ -42,11 +93,12 @@ pub(crate) async fn settle(
         });
     }
     write_claim_ends(tx, &claim_ends).await?;
-    Ok(results)
+    let holds_late_locks = claim_ends.iter().any(ClaimEnd::takes_late_locks);
+    Ok(Settled { results, holds_late_locks, ended_after_completions: !claim_ends.is_empty() })
 }
 
 /// Locks the state of every plugin that a settlement of the group writes.
-async fn lock_states(tx: &WriteTx<'_>, group: &[(&ClaimRef, &SettleRequest)]) -> Result<(), PgError> {
+async fn lock_states(tx: &WriteTx<'_>, group: &Settlements<'_>) -> Result<(), PgError> {
     let plugins: BTreeSet<_> = group
         .iter()
         .filter_map(|(_, settled)| writes(settled))

@@ -24,8 +24,8 @@ use outbox_store::{
 use crate::context::PgContext;
 use crate::diagnostics::ServerDiagnostics;
 use crate::{
-    PostgresStore, abandon, alerts, audit, claim, control, diagnostics, enqueue, expire, jobs, maintain, operate,
-    overview, plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, maintain, operate, overview,
+    plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -59,8 +59,7 @@ impl Enqueue for PostgresStore {
 #[async_trait]
 impl Queue for PostgresStore {
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
-        let pg = &*self.pg;
-        transact!(pg, "claiming items", |tx| claim::claim(tx, request))
+        self.groups.claim(request.clone()).await
     }
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
@@ -74,7 +73,7 @@ impl Queue for PostgresStore {
     }
 
     async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
-        self.settlements.settle(claim.clone(), request).await
+        self.groups.settle(claim.clone(), request).await
     }
 
     async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {

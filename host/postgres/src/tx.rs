@@ -277,17 +277,11 @@ async fn lock_signals(tx: &impl Query, signals: &[(String, String)]) -> Result<(
     tx.rows("SELECT pg_advisory_xact_lock(7206003, 0)", &[]).await.map(drop)
 }
 
-async fn write_signals(
-    tx: &impl Query,
-    pod: &str,
-    now: Millis,
-    signals: &[(String, String)],
-) -> Result<(), PgError> {
+async fn write_signals(tx: &impl Query, pod: &str, now: Millis, signals: &[(String, String)]) -> Result<(), PgError> {
     if signals.is_empty() {
         return Ok(());
     }
-    let (names, data): (Vec<_>, Vec<_>) =
-        signals.iter().map(|(name, data)| (name.as_str(), data.as_str())).unzip();
+    let (names, data): (Vec<_>, Vec<_>) = signals.iter().map(|(name, data)| (name.as_str(), data.as_str())).unzip();
     let sql = "INSERT INTO outbox.signals (pod, signal, ts, data)
                SELECT $1::text, signal, $2::bigint, data::json
                FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS new (signal, data, position)

@@ -230,16 +230,21 @@ BEGIN
     WHERE lease.token = ANY (tokens) AND leased.id = ANY (wanted);
 END $$;
 
--- Waits for the lines of the items' ordering keys, then for the leases, and returns those of the items that the leases
--- hold.
-CREATE FUNCTION outbox.lock_claims(tokens bigint[], wanted bigint[]) RETURNS SETOF outbox.leased_item
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+-- Waits for the lines of the items' ordering keys, then for the leases. Its caller gives the settings.
+CREATE FUNCTION outbox.lock_leases(tokens bigint[], wanted bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM outbox.leases WHERE token = ANY (tokens) AND turns IS NOT NULL) THEN
         PERFORM outbox.lock_keys(ARRAY(SELECT ordering_key::text FROM outbox.items WHERE id = ANY (wanted)));
     END IF;
     PERFORM 1 FROM outbox.leases WHERE token = ANY (tokens) ORDER BY token FOR UPDATE;
+END $$;
+
+-- Locks as outbox.lock_leases does, and returns those of the items that the leases hold.
+CREATE FUNCTION outbox.lock_claims(tokens bigint[], wanted bigint[]) RETURNS SETOF outbox.leased_item
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    PERFORM outbox.lock_leases(tokens, wanted);
     RETURN QUERY SELECT * FROM outbox.leased_items(tokens, wanted);
 END $$;
 
@@ -317,6 +322,20 @@ BEGIN
     ORDER BY new.digest ON CONFLICT (digest) DO NOTHING;
 END $$;
 
+-- The numbers of the digests, in their order. Digests that have none yet get one.
+CREATE FUNCTION outbox.handler_ids(digests text[]) RETURNS integer[] LANGUAGE plpgsql AS $$
+DECLARE
+    found integer[];
+BEGIN
+    FOR look IN 1..2 LOOP
+        found := ARRAY(SELECT (SELECT id FROM outbox.handlers AS known WHERE known.digest = wanted.digest)
+                       FROM unnest(digests) WITH ORDINALITY AS wanted (digest, place) ORDER BY wanted.place);
+        EXIT WHEN array_position(found, NULL) IS NULL;
+        PERFORM outbox.know_handlers(digests);
+    END LOOP;
+    RETURN found;
+END $$;
+
 -- Makes items DONE that have left their place.
 CREATE FUNCTION outbox.into_done(
     finished bigint[], turns bigint[], digests text[], results bytea[], times bigint[]
@@ -329,6 +348,63 @@ BEGIN
     SELECT new.id, new.done_at, newest, (SELECT id FROM outbox.handlers WHERE digest = new.digest), new.turn,
            new.result
     FROM unnest(finished, turns, digests, results, times) AS new (id, turn, digest, result, done_at);
+END $$;
+
+-- Completes claims, each item in finished[n] by the lease tokens[n]: items that have no saga and no row in outbox.past
+-- become DONE, which is all that changes for them. `plain[n]` says that the caller knows this of the item; otherwise it
+-- is looked up. `digests` has the components that ran, and digest_places[n] the place of the item's among them. Returns
+-- for each lease what became DONE, and what the lease holds and only the caller can complete (`unsettled`). What is in
+-- neither was not in the lease. `at` is the time; NULL is that of the database.
+CREATE FUNCTION outbox.complete(
+    tokens bigint[], finished bigint[], plain boolean[], results bytea[], digest_places integer[], digests text[],
+    at bigint
+) RETURNS TABLE (lease bigint, kind text, is_ordered boolean, settled bigint[], unsettled bigint[]) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    newest bigint := outbox.newest_job();
+    time bigint := coalesce(at, outbox.now());
+    done_by integer[];
+    ended record;
+    held outbox.leases;
+    keys text[] := '{}';
+BEGIN
+    PERFORM outbox.lock_leases(tokens, finished);
+    done_by := outbox.handler_ids(digests);
+    FOR ended IN
+        SELECT claim.token, array_agg(claim.id ORDER BY claim.id) AS ids,
+               array_agg(claim.id) FILTER (WHERE NOT claim.is_plain) AS unsure,
+               array_agg(claim.result ORDER BY claim.id) AS results,
+               array_agg(claim.digest ORDER BY claim.id) AS digests
+        FROM unnest(tokens, finished, plain, results, digest_places) AS claim (token, id, is_plain, result, digest)
+        GROUP BY claim.token
+    LOOP
+        SELECT known.* INTO held FROM outbox.leases AS known WHERE known.token = ended.token;
+        CONTINUE WHEN NOT FOUND;
+        unsettled := ARRAY(
+            SELECT unsure.id FROM unnest(ended.unsure) AS unsure (id)
+            WHERE unsure.id = ANY (held.ids)
+              AND ((SELECT past.id FROM outbox.past WHERE past.id = unsure.id) IS NOT NULL
+                   OR (SELECT item.saga IS NULL FROM outbox.items AS item WHERE item.id = unsure.id) IS NOT TRUE));
+        settled := ARRAY(SELECT id FROM unnest(ended.ids) AS id
+                         WHERE id = ANY (held.ids) AND id <> ALL (unsettled) ORDER BY id);
+        PERFORM outbox.leave_leases(array_fill(held.token, ARRAY[cardinality(settled)]), settled);
+        INSERT INTO outbox.done (id, done_at, epoch, handler, turn, result)
+        SELECT new.id, time, newest, done_by[new.digest],
+               held.turns[array_position(held.ids, new.id)], new.result
+        FROM unnest(ended.ids, ended.results, ended.digests) AS new (id, result, digest) WHERE new.id = ANY (settled);
+        IF held.turns IS NOT NULL THEN
+            keys := keys || ARRAY(SELECT item.ordering_key::text FROM outbox.items AS item
+                                  WHERE item.id = ANY (settled) AND item.ordering_key IS NOT NULL);
+        END IF;
+        lease := held.token;
+        kind := held.type;
+        is_ordered := held.turns IS NOT NULL;
+        RETURN NEXT;
+    END LOOP;
+    IF cardinality(keys) > 0 THEN
+        PERFORM outbox.find_front(keys);
+    END IF;
 END $$;
 
 -- The items of leases, as outbox.status shows them.

@@ -1,0 +1,249 @@
+//! Which requests share a transaction, and how they run in it: settlements first, then a claim.
+//!
+//! A transaction that failed is not sent again as it was. Its settlements run without the claim, then halved until the
+//! one that fails is alone; the claim runs alone, then type by type. So one row that the database refuses stops neither
+//! the settlements nor the claims beside it. This file does not know what a settlement or a claim changes.
+
+use tokio::sync::oneshot;
+
+use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
+
+use crate::claim::{self, Limits};
+use crate::context::PgContext;
+use crate::error::PgError;
+use crate::settle::{self, HeldClaims, Settled, Settlements};
+use crate::tx::{Query, WriteTx};
+
+/// A request in the queue.
+pub(crate) enum QueuedRequest {
+    Settle(QueuedSettlement),
+    Claim(QueuedClaim),
+}
+
+/// A settlement that its caller waits for.
+pub(crate) struct QueuedSettlement {
+    pub(crate) claim: ClaimRef,
+    pub(crate) settled: SettleRequest,
+    pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A claim that its caller waits for.
+pub(crate) struct QueuedClaim {
+    pub(crate) request: ClaimRequest,
+    pub(crate) reply: oneshot::Sender<Result<ClaimBatch, StoreError>>,
+}
+
+impl QueuedSettlement {
+    fn reply(self, result: Result<(), StoreError>) {
+        // A caller that no longer waits has dropped the receiver; its claim is settled nevertheless.
+        drop(self.reply.send(result));
+    }
+}
+
+impl QueuedClaim {
+    fn reply(self, result: Result<ClaimBatch, StoreError>) {
+        // The leases of a caller that no longer waits end by themselves.
+        drop(self.reply.send(result));
+    }
+}
+
+/// Requests that are committed together, as far as that is possible.
+#[derive(Default)]
+pub(crate) struct Group {
+    settlements: Vec<QueuedSettlement>,
+    claims: Vec<QueuedClaim>,
+}
+
+impl Group {
+    pub(crate) fn of(requests: Vec<QueuedRequest>) -> Self {
+        let mut group = Self::default();
+        for request in requests {
+            match request {
+                QueuedRequest::Settle(settlement) => group.settlements.push(settlement),
+                QueuedRequest::Claim(claim) => group.claims.push(claim),
+            }
+        }
+        group
+    }
+
+    /// Commits the settlements together with the first claim, then every other claim by itself, and replies to all.
+    pub(crate) async fn commit(self, pg: &PgContext) {
+        // Nobody would handle what these claims take.
+        let mut claims = self.claims.into_iter().filter(|claim| !claim.reply.is_closed());
+        let (settlements, first) = (self.settlements, claims.next());
+        let left = if settlements.is_empty() { first } else { commit_together(pg, settlements, first).await };
+        for claim in left.into_iter().chain(claims) {
+            let claimed = claim_alone(pg, &claim.request).await;
+            claim.reply(claimed);
+        }
+    }
+}
+
+/// Commits settlements and a claim in one transaction. Returns the claim if it is still to be made.
+async fn commit_together(
+    pg: &PgContext,
+    settlements: Vec<QueuedSettlement>,
+    claim: Option<QueuedClaim>,
+) -> Option<QueuedClaim> {
+    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.request)).await {
+        Ok((settled, claimed)) => {
+            reply_settled(settlements, settled);
+            match (claim, claimed) {
+                (Some(claim), Some(batch)) => claim.reply(Ok(batch)),
+                (claim, _) => return claim,
+            }
+            None
+        }
+        Err(err) if err.is_about_the_database() => {
+            let message = err.message();
+            refuse_all(settlements, &message);
+            if let Some(claim) = claim {
+                claim.reply(Err(err.into_store_error("claiming items")));
+            }
+            None
+        }
+        Err(err) => {
+            tracing::warn!(settlements = settlements.len(), error = err.message(), "a group failed; in parts now");
+            let parts = if claim.is_some() { vec![settlements] } else { halves(settlements, &err) };
+            settle_in_parts(pg, parts).await;
+            claim
+        }
+    }
+}
+
+/// Settles each part in a transaction of its own. A part that fails is halved, until the settlement that fails is
+/// alone.
+async fn settle_in_parts(pg: &PgContext, mut parts: Vec<Vec<QueuedSettlement>>) {
+    while let Some(part) = parts.pop() {
+        match transact(pg, &part, None).await {
+            Ok((settled, _)) => reply_settled(part, settled),
+            Err(err) if err.is_about_the_database() => refuse_all(part, &err.message()),
+            Err(err) => parts.extend(halves(part, &err)),
+        }
+    }
+}
+
+/// The halves of a part that failed. A single settlement is refused instead.
+fn halves(mut part: Vec<QueuedSettlement>, err: &PgError) -> Vec<Vec<QueuedSettlement>> {
+    if part.len() > 1 {
+        let second = part.split_off(part.len() / 2);
+        return vec![second, part];
+    }
+    for QueuedSettlement { claim, .. } in &part {
+        let (item_id, error) = (claim.id.get(), err.message());
+        tracing::error!(item.id = item_id, error, "the database refuses the settlement of an item");
+    }
+    refuse_all(part, &err.message());
+    Vec::new()
+}
+
+/// Claims by itself; if that fails, type by type.
+async fn claim_alone(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
+    let tried = "claiming items";
+    match transact(pg, &[], Some(request)).await {
+        Ok((_, claimed)) => Ok(claimed.unwrap_or_default()),
+        Err(err) if err.is_about_the_database() || request.types.len() < 2 => Err(err.into_store_error(tried)),
+        Err(err) => {
+            tracing::warn!(types = request.types.len(), error = err.message(), "a claim failed; type by type now");
+            claim_by_type(pg, request).await.map_err(|err| err.into_store_error(tried))
+        }
+    }
+}
+
+/// Claims each type in a transaction of its own. Errors when no type can be claimed.
+async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, PgError> {
+    let (mut batch, mut failure) = (ClaimBatch::default(), None);
+    for terms in &request.types {
+        let limit = request.limit.saturating_sub(u32::try_from(batch.claims.len()).unwrap_or(u32::MAX));
+        let of_type = ClaimRequest { claimed_by: request.claimed_by.clone(), limit, types: vec![terms.clone()] };
+        match transact(pg, &[], Some(&of_type)).await {
+            Ok((_, claimed)) => {
+                let ClaimBatch { claims, next_available_in } = claimed.unwrap_or_default();
+                batch.claims.extend(claims);
+                batch.next_available_in = batch.next_available_in.into_iter().chain(next_available_in).min();
+            }
+            // It is unknown what was committed. The caller gives back all that the request has claimed.
+            Err(err) if err.is_about_the_database() => return Err(err),
+            Err(err) => {
+                tracing::error!(item.type = terms.item_type, error = err.message(), "a type cannot be claimed");
+                failure = Some(err);
+            }
+        }
+    }
+    failure.filter(|_| batch.claims.is_empty()).map_or(Ok(batch), Err)
+}
+
+fn reply_settled(settlements: Vec<QueuedSettlement>, settled: Settled) {
+    settlements.into_iter().zip(settled.results).for_each(|(request, result)| request.reply(result));
+}
+
+fn refuse_all(settlements: Vec<QueuedSettlement>, why: &str) {
+    for request in settlements {
+        let source = why.to_owned().into();
+        request.reply(Err(StoreError::Unavailable { tried: "settling a claim", source }));
+    }
+}
+
+/// Settles and claims in one transaction. Returns no claim when there is no request for one, or when the settlements
+/// hold locks for which a claim could wait in a circle.
+async fn transact(
+    pg: &PgContext,
+    settlements: &[QueuedSettlement],
+    request: Option<&ClaimRequest>,
+) -> Result<(Settled, Option<ClaimBatch>), PgError> {
+    let group: Vec<_> = settlements.iter().map(|queued| (&queued.claim, &queued.settled)).collect();
+    let tried = if group.is_empty() { "claiming items" } else { "settling claims" };
+    pg.repeat(tried, || settle_and_claim(pg, &group, request)).await
+}
+
+/// One transaction that settles the group and then claims. See [`transact`].
+pub(crate) async fn settle_and_claim(
+    pg: &PgContext,
+    group: &Settlements<'_>,
+    request: Option<&ClaimRequest>,
+) -> Result<(Settled, Option<ClaimBatch>), PgError> {
+    let client = pg.pool.connection().await?;
+    let (mut tx, (held, limits)) = pg.begin_with(&client, look(pg, &client, group, request)).await?;
+    let settled = settle::settle(&mut tx, group, held).await?;
+    let claimed = match request {
+        Some(request) if !settled.holds_late_locks => Some(claim_in(&mut tx, request, limits, &settled).await?),
+        _ => None,
+    };
+    if tx.commit().await? {
+        pg.wake();
+    }
+    Ok((settled, claimed))
+}
+
+/// The first statements of a transaction, which are sent together with its beginning.
+async fn look(
+    pg: &PgContext,
+    client: &impl Query,
+    group: &Settlements<'_>,
+    request: Option<&ClaimRequest>,
+) -> Result<(HeldClaims, Option<Limits>), PgError> {
+    let at = pg.tx.clock.as_ref().map(|clock| clock());
+    let limits = async {
+        match request {
+            Some(request) => claim::read_limits(client, request, at).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (held, limits) = tokio::join!(biased; settle::hold_claims(client, group, at), limits);
+    Ok((held?, limits?))
+}
+
+/// Claims in a transaction that has settled. Settlements that were made after the limits were read have freed places of
+/// types with limits, so the limits are read again.
+async fn claim_in(
+    tx: &mut WriteTx<'_>,
+    request: &ClaimRequest,
+    limits: Option<Limits>,
+    settled: &Settled,
+) -> Result<ClaimBatch, PgError> {
+    let limits = match limits {
+        Some(limits) if !settled.ended_after_completions => limits,
+        _ => claim::read_limits(tx, request, Some(tx.now)).await?,
+    };
+    claim::claim(tx, request, limits).await
+}

@@ -1,0 +1,77 @@
+//! The queue of this process's settlements and claims, and the tasks that commit them in groups. What is queued while a
+//! group is committed forms the next group, so that one round of statements and one flush to the disk serve many. A
+//! request that finds the queue idle is committed at once.
+//!
+//! It does not know what a request does, nor how a group runs (`group`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+
+use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
+
+use crate::context::PgContext;
+use crate::group::{Group, QueuedClaim, QueuedRequest, QueuedSettlement};
+
+/// The most groups that are committed at the same time.
+const TASKS: usize = 2;
+/// How long a group is committed before the next one begins beside it. A commit takes a few milliseconds; one that
+/// takes longer waits for a lock or for the network, and holds up nothing else.
+const TURN_MAX: Duration = Duration::from_millis(20);
+/// The most requests in one group, so that the first one does not wait long for its reply.
+const GROUP_MAX: usize = 512;
+
+/// The queue of settlements and claims of this process.
+pub(crate) struct GroupQueue {
+    queue: mpsc::UnboundedSender<QueuedRequest>,
+}
+
+impl GroupQueue {
+    pub(crate) fn start(pg: &Arc<PgContext>) -> Self {
+        let (queue, requests) = mpsc::unbounded_channel();
+        let requests = Arc::new(Mutex::new(requests));
+        for _ in 0..TASKS {
+            tokio::spawn(serve(Arc::clone(pg), Arc::clone(&requests)));
+        }
+        Self { queue }
+    }
+
+    /// Returns after the commit of the group. A queued settlement is committed even if its caller stops waiting.
+    pub(crate) async fn settle(&self, claim: ClaimRef, settled: SettleRequest) -> Result<(), StoreError> {
+        self.submit("settling a claim", |reply| QueuedRequest::Settle(QueuedSettlement { claim, settled, reply })).await
+    }
+
+    /// Claims in the next group. Returns after its commit.
+    pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<ClaimBatch, StoreError> {
+        self.submit("claiming items", |reply| QueuedRequest::Claim(QueuedClaim { request, reply })).await
+    }
+
+    async fn submit<T>(
+        &self,
+        tried: &'static str,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> QueuedRequest,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || StoreError::Unavailable { tried, source: "the store was closed".into() };
+        self.queue.send(request(reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+/// Commits groups until the store has been dropped and the queue is empty. The lock of the queue is the turn of a task.
+async fn serve(pg: Arc<PgContext>, queue: Arc<Mutex<mpsc::UnboundedReceiver<QueuedRequest>>>) {
+    loop {
+        let mut turn = queue.lock().await;
+        let mut requests = Vec::new();
+        if turn.recv_many(&mut requests, GROUP_MAX).await == 0 {
+            return;
+        }
+        let mut commit = std::pin::pin!(Group::of(requests).commit(&pg));
+        if timeout(TURN_MAX, commit.as_mut()).await.is_err() {
+            drop(turn);
+            commit.await;
+        }
+    }
+}
