@@ -1,5 +1,6 @@
 //! Behaviour that only PostgreSQL has: a server that dies, many hosts, differing clocks, and the move from SQLite.
 
+mod costs;
 mod groups;
 mod hindrances;
 mod migration;

@@ -156,6 +156,11 @@ impl Fixture {
         Self::new(Backend::Sqlite).await
     }
 
+    /// A store over this database.
+    pub(crate) async fn on(test_db: TestDb) -> Self {
+        Self::over(test_db, None).await
+    }
+
     async fn over(test_db: TestDb, alerts: Option<AlertSettings>) -> Self {
         let clock = TestClock::new();
         let store = test_db.open("pod-1", &clock, alerts).await;

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use outbox_core::Past;
@@ -20,10 +21,11 @@ use crate::claim_limits::{Budgets, budgets, take_tokens};
 use crate::error::PgError;
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
+use crate::looks::{Look, Looks};
 use crate::places::OldPlace;
 use crate::rows::{self, COLUMNS, DecodedItem};
 use crate::saga_signals::begin_runs_if_none;
-use crate::tx::{Query as _, Values, WriteTx};
+use crate::tx::{Query as _, WriteTx};
 
 pub(crate) use crate::claim_limits::{Limits, read_limits};
 
@@ -38,8 +40,13 @@ pub(crate) const LEASE_MAX: u32 = 250;
 const BUSY_DELAY: Duration = Duration::from_millis(10);
 
 /// Claims what the request and the limits of its types allow.
-pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest, limits: Limits) -> Result<ClaimBatch, PgError> {
-    let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?);
+pub(crate) async fn claim(
+    tx: &mut WriteTx<'_>,
+    request: &ClaimRequest,
+    limits: Limits,
+    looks: &Looks,
+) -> Result<ClaimBatch, PgError> {
+    let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?, looks);
     let start = fastrand::usize(..request.types.len().max(1));
     for _ in 0..ROUNDS {
         let shares = run.shares(start);
@@ -60,6 +67,8 @@ pub(crate) async fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest, limits: 
 struct ClaimRun<'a> {
     request: &'a ClaimRequest,
     budgets: Budgets<'a>,
+    looks: &'a Looks,
+    look: Look,
     /// The items of the type at this place of the request that this call has put into the type's lease.
     leased: Vec<Vec<ItemId>>,
     /// Whether the queue has nothing more of the type at this place.
@@ -97,11 +106,11 @@ struct LeasedRow<'a> {
 }
 
 impl<'a> ClaimRun<'a> {
-    fn new(request: &'a ClaimRequest, budgets: Budgets<'a>) -> Self {
+    fn new(request: &'a ClaimRequest, budgets: Budgets<'a>, looks: &'a Looks) -> Self {
         let types = request.types.len();
         let (leased, is_drained, is_busy) = (vec![Vec::new(); types], vec![false; types], budgets.is_busy);
-        let (claims, refused) = (Vec::new(), Vec::new());
-        Self { request, budgets, leased, is_drained, is_more: false, is_busy, claims, refused }
+        let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
+        Self { request, budgets, looks, look, leased, is_drained, is_more: false, is_busy, claims, refused }
     }
 
     /// How many more items of each type the next round takes at most.
@@ -136,7 +145,7 @@ impl<'a> ClaimRun<'a> {
     /// Moves items into leases, and reads them in the same round trip.
     async fn lease_and_read(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
         let tokens = self.tokens();
-        let claiming = claim_rows(tx, self.request, shares);
+        let claiming = self.claim_rows(tx, shares);
         let (claimed, leased) = tokio::join!(biased; claiming, leased_rows(tx, self.request, &tokens));
         self.add_leased(shares, &claimed?)?;
         self.sort_out(tx, leased?).await.map(drop)
@@ -144,8 +153,19 @@ impl<'a> ClaimRun<'a> {
 
     /// Moves up to `shares` items of each type from the queue into the type's lease.
     async fn lease(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
-        let claimed = claim_rows(tx, self.request, shares).await?;
+        let claimed = self.claim_rows(tx, shares).await?;
         self.add_leased(shares, &claimed)
+    }
+
+    /// A row for each type.
+    async fn claim_rows(&self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<Vec<Row>, PgError> {
+        let ClaimRequest { types, claimed_by, .. } = self.request;
+        let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
+        let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
+        let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
+        let lowest: Vec<_> = kinds.iter().map(|kind| self.looks.lowest(self.look, kind).get()).collect();
+        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7)";
+        tx.rows(sql, &[&kinds, &most, &lowest, &self.tokens(), &ends, claimed_by, &tx.now.get()]).await
     }
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row]) -> Result<(), PgError> {
@@ -157,11 +177,16 @@ impl<'a> ClaimRun<'a> {
             self.is_more |= row.try_get::<_, bool>("is_more")?;
             self.is_busy |= row.try_get::<_, bool>("is_busy")?;
         }
+        let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
+        if self.look == Look::Full {
+            let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
+            self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
+        }
         Ok(())
     }
 
     fn tokens(&self) -> Vec<i64> {
-        tokens(self.request)
+        self.request.types.iter().map(|terms| terms.token.get()).collect()
     }
 
     /// Reads what is leased, unless it has been read, and sorts out what is not handled.
@@ -196,7 +221,7 @@ impl<'a> ClaimRun<'a> {
 
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
-        let Self { budgets, leased, claims, refused, is_more, is_busy, .. } = self;
+        let Self { budgets, look, leased, claims, refused, is_more, is_busy, .. } = self;
         let is_more = is_more || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
         take_tokens(tx, &budgets.of_types, &claims).await?;
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
@@ -205,28 +230,13 @@ impl<'a> ClaimRun<'a> {
         let timed = budgets.of_types.iter().filter_map(|budget| budget.next_available_in(&claims, tx.now));
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
-        let next_available_in = timed.chain(busy).chain(more).min();
+        let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now())).min();
         Ok(ClaimBatch { claims, next_available_in })
     }
 }
 
 fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
-}
-
-fn tokens(request: &ClaimRequest) -> Vec<i64> {
-    request.types.iter().map(|terms| terms.token.get()).collect()
-}
-
-/// Moves up to `shares` items of each type from the queue into the type's lease. Returns a row for each type.
-async fn claim_rows(tx: &WriteTx<'_>, request: &ClaimRequest, shares: &[u32]) -> Result<Vec<Row>, PgError> {
-    let ClaimRequest { types, claimed_by, .. } = request;
-    let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
-    let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
-    let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
-    let sql = "SELECT place, claimed, is_more, is_busy FROM outbox.claim($1, $2, $3, $4, $5, $6)";
-    let values: Values<'_> = &[&kinds, &most, &tokens(request), &ends, claimed_by, &tx.now.get()];
-    tx.rows(sql, values).await
 }
 
 /// The items of the leases, in the order of the request's types and of their due times.

@@ -12,8 +12,10 @@ use outbox_store::StoreError;
 
 use crate::error::PgError;
 use crate::health::Health;
+use crate::looks::Looks;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
+use crate::refused_types::RefusedTypes;
 use crate::tx::{ReadTx, TxContext, WriteTx, database_time, settings};
 
 /// Runs the work in a transaction, commits it, and wakes the workers of this process if it made work available. A
@@ -71,6 +73,8 @@ pub(crate) struct PgContext {
     pub(crate) pool: Pool,
     pub(crate) tx: TxContext,
     pub(crate) changes: watch::Sender<u64>,
+    pub(crate) looks: Looks,
+    pub(crate) refused_types: RefusedTypes,
     /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
@@ -83,6 +87,8 @@ impl PgContext {
             pool,
             tx: TxContext { clock, instance, alerts, notifies, settings: settings(statement_timeout) },
             changes: watch::Sender::new(0),
+            looks: Looks::default(),
+            refused_types: RefusedTypes::default(),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }

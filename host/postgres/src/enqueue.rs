@@ -12,9 +12,29 @@ use outbox_item::{ItemId, Millis, NewItem};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
+use crate::context::PgContext;
 use crate::error::PgError;
 use crate::sql_value::SqlValue;
 use crate::tx::{Query, WriteTx};
+
+/// Enqueues one valid item as if its key were new, in one round trip. `None` when the key exists: then nothing was
+/// written.
+pub(crate) async fn enqueue_new(pg: &PgContext, item: &NewItem) -> Result<Option<ItemId>, StoreError> {
+    let insert_new = async || {
+        let client = pg.pool.connection().await?;
+        let now = pg.tx.clock.as_ref().map(|clock| clock());
+        match WriteTx::run_at_once(&client, &pg.tx, insert(&client, &[item], now)).await {
+            Ok(ids) => Ok(ids.get(&item.idem_key).copied()),
+            Err(err) if err.is_duplicate() => Ok(None),
+            Err(err) => Err(err),
+        }
+    };
+    let id = pg.with_retries("enqueueing items", insert_new).await?;
+    if id.is_some() {
+        pg.wake();
+    }
+    Ok(id)
+}
 
 /// Enqueues valid items.
 pub(crate) async fn enqueue(

@@ -55,9 +55,15 @@ impl PgError {
             Self::Database(_) | Self::NoConnection(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
-                    || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION].contains(code)
+                    || *code == SqlState::TOO_MANY_CONNECTIONS
+                    || self.is_duplicate()
             }),
         }
+    }
+
+    /// Whether a unique key is taken already.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        self.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
     /// Whether the server's disk is full. Reads and small writes go on.

@@ -5,12 +5,15 @@
 //! the settlements nor the claims beside it. This file does not know what a settlement or a claim changes.
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
 
 use crate::claim::{self, Limits};
 use crate::context::PgContext;
 use crate::error::PgError;
+use crate::looks::Looks;
+use crate::refused_types::AllowedRequest;
 use crate::settle::{self, HeldClaims, Settled, Settlements};
 use crate::tx::{Query, WriteTx};
 
@@ -40,8 +43,34 @@ impl QueuedSettlement {
     }
 }
 
+/// A claim without the types that are left out.
+struct AllowedClaim {
+    allowed: AllowedRequest,
+    reply: oneshot::Sender<Result<ClaimBatch, StoreError>>,
+}
+
 impl QueuedClaim {
+    /// The part of the claim that may be made now; `None` when there is none, or when no caller waits for it, who would
+    /// handle what it takes.
+    fn allowed(self, pg: &PgContext) -> Option<AllowedClaim> {
+        let Self { request, reply } = self;
+        let allowed = pg.refused_types.allow(request, Instant::now());
+        let claim = AllowedClaim { allowed, reply };
+        if claim.allowed.request.types.is_empty() {
+            claim.reply(Ok(ClaimBatch::default()));
+            return None;
+        }
+        Some(claim).filter(|claim| !claim.reply.is_closed())
+    }
+}
+
+impl AllowedClaim {
     fn reply(self, result: Result<ClaimBatch, StoreError>) {
+        let more_in = self.allowed.more_in;
+        let result = result.map(|ClaimBatch { claims, next_available_in }| ClaimBatch {
+            claims,
+            next_available_in: next_available_in.into_iter().chain(more_in).min(),
+        });
         // The leases of a caller that no longer waits end by themselves.
         drop(self.reply.send(result));
     }
@@ -68,12 +97,11 @@ impl Group {
 
     /// Commits the settlements together with the first claim, then every other claim by itself, and replies to all.
     pub(crate) async fn commit(self, pg: &PgContext) {
-        // Nobody would handle what these claims take.
-        let mut claims = self.claims.into_iter().filter(|claim| !claim.reply.is_closed());
+        let mut claims = self.claims.into_iter().filter_map(|claim| claim.allowed(pg));
         let (settlements, first) = (self.settlements, claims.next());
         let left = if settlements.is_empty() { first } else { commit_together(pg, settlements, first).await };
         for claim in left.into_iter().chain(claims) {
-            let claimed = claim_alone(pg, &claim.request).await;
+            let claimed = claim_alone(pg, &claim.allowed.request).await;
             claim.reply(claimed);
         }
     }
@@ -83,9 +111,9 @@ impl Group {
 async fn commit_together(
     pg: &PgContext,
     settlements: Vec<QueuedSettlement>,
-    claim: Option<QueuedClaim>,
-) -> Option<QueuedClaim> {
-    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.request)).await {
+    claim: Option<AllowedClaim>,
+) -> Option<AllowedClaim> {
+    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.allowed.request)).await {
         Ok((settled, claimed)) => {
             reply_settled(settlements, settled);
             match (claim, claimed) {
@@ -142,7 +170,11 @@ async fn claim_alone(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatc
     let tried = "claiming items";
     match transact(pg, &[], Some(request)).await {
         Ok((_, claimed)) => Ok(claimed.unwrap_or_default()),
-        Err(err) if err.is_about_the_database() || request.types.len() < 2 => Err(err.into_store_error(tried)),
+        Err(err) if err.is_about_the_database() => Err(err.into_store_error(tried)),
+        Err(err) if request.types.len() < 2 => {
+            refuse_type(pg, &request.types[0].item_type, &err).await;
+            Err(err.into_store_error(tried))
+        }
         Err(err) => {
             tracing::warn!(types = request.types.len(), error = err.message(), "a claim failed; type by type now");
             claim_by_type(pg, request).await.map_err(|err| err.into_store_error(tried))
@@ -165,12 +197,20 @@ async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBa
             // It is unknown what was committed. The caller gives back all that the request has claimed.
             Err(err) if err.is_about_the_database() => return Err(err),
             Err(err) => {
-                tracing::error!(item.type = terms.item_type, error = err.message(), "a type cannot be claimed");
+                refuse_type(pg, &terms.item_type, &err).await;
                 failure = Some(err);
             }
         }
     }
     failure.filter(|_| batch.claims.is_empty()).map_or(Ok(batch), Err)
+}
+
+async fn refuse_type(pg: &PgContext, item_type: &str, err: &PgError) {
+    let why = err.message();
+    tracing::error!(item.type = item_type, error = why, "the database refuses the claims of a type");
+    if let Ok(now) = pg.now().await {
+        pg.refused_types.record_refusal(item_type, &why, now, Instant::now());
+    }
 }
 
 fn reply_settled(settlements: Vec<QueuedSettlement>, settled: Settled) {
@@ -206,11 +246,17 @@ pub(crate) async fn settle_and_claim(
     let (mut tx, (held, limits)) = pg.begin_with(&client, look(pg, &client, group, request)).await?;
     let settled = settle::settle(&mut tx, group, held).await?;
     let claimed = match request {
-        Some(request) if !settled.holds_late_locks => Some(claim_in(&mut tx, request, limits, &settled).await?),
+        Some(request) if !settled.holds_late_locks => {
+            Some(claim_in(&mut tx, request, limits, &settled, &pg.looks).await?)
+        }
         _ => None,
     };
     if tx.commit().await? {
         pg.wake();
+    }
+    if let Some((batch, request)) = claimed.as_ref().zip(request) {
+        pg.looks.record_claims(&batch.claims);
+        pg.refused_types.record_success(request);
     }
     Ok((settled, claimed))
 }
@@ -240,10 +286,11 @@ async fn claim_in(
     request: &ClaimRequest,
     limits: Option<Limits>,
     settled: &Settled,
+    looks: &Looks,
 ) -> Result<ClaimBatch, PgError> {
     let limits = match limits {
         Some(limits) if !settled.ended_after_completions => limits,
         _ => claim::read_limits(tx, request, Some(tx.now)).await?,
     };
-    claim::claim(tx, request, limits).await
+    claim::claim(tx, request, limits, looks).await
 }

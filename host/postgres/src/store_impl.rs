@@ -47,6 +47,11 @@ impl Enqueue for PostgresStore {
     async fn enqueue(&self, items: Vec<NewItem>, mode: BatchMode) -> Result<EnqueueReport, StoreError> {
         validate_items(&items)?;
         let (pg, items) = (&*self.pg, &items[..]);
+        if let [item] = items
+            && let Some(id) = enqueue::enqueue_new(pg, item).await?
+        {
+            return Ok(EnqueueReport { ids: vec![Some(id)], created: 1 });
+        }
         transact!(pg, "enqueueing items", |tx| enqueue::enqueue(tx, items, mode))
     }
 
@@ -131,7 +136,9 @@ impl Inspect for PostgresStore {
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
         let pg = &*self.pg;
         let now = pg.now().await?;
-        read!(pg, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))
+        let mut found = pg.refused_types.stuck();
+        found.extend(read!(pg, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))?);
+        Ok(found)
     }
 
     async fn misplaced(&self, limit: u32) -> Result<Vec<MisplacedItem>, StoreError> {

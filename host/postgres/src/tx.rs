@@ -98,6 +98,24 @@ impl<'a> OpenTransaction<'a> {
         }
     }
 
+    /// Sends a whole transaction at once. Returns what its statements return.
+    async fn run<T>(
+        client: &'a Client,
+        begin: &str,
+        statements: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, PgError> {
+        let mut open = Self { client, is_open: true };
+        let sent = tokio::join!(biased;
+            client.simple_query(begin), statements, client.batch_execute("COMMIT"));
+        open.is_open = false;
+        match sent {
+            (Err(err), made, _) => Err(not_begun(err, made.err())),
+            (Ok(_), Err(err), _) => Err(not_committed(err)),
+            (Ok(_), Ok(_), Err(err)) => Err(not_committed(err.into())),
+            (Ok(_), Ok(value), Ok(())) => Ok(value),
+        }
+    }
+
     /// Sends COMMIT together with the statements of `last`. A statement that fails makes the server roll back, and it
     /// answers the COMMIT without an error all the same: so the error of the statement counts.
     async fn commit(mut self, last: impl Future<Output = Result<(), PgError>>) -> Result<(), PgError> {
@@ -186,6 +204,10 @@ pub(crate) async fn begin_read_committed(client: &mut Client) -> Result<Transact
     Ok(client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?)
 }
 
+/// Begins a transaction in which each statement sees what other transactions committed while it waited for a lock. The
+/// level is explicit, because a role or a database can have another default.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// A transaction that writes. It is rolled back when it is dropped without a commit.
 pub(crate) struct WriteTx<'a> {
     open: OpenTransaction<'a>,
@@ -209,15 +231,22 @@ impl<'a> WriteTx<'a> {
         Ok(Self::begin_with(client, context, ready(Ok(()))).await?.0)
     }
 
+    /// Runs a whole transaction in one round trip: statements that need no answer of each other.
+    pub(crate) async fn run_at_once<T>(
+        client: &'a Client,
+        context: &'a TxContext,
+        statements: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, PgError> {
+        OpenTransaction::run(client, &format!("{BEGIN}; {}", context.settings), statements).await
+    }
+
     /// Begins in one round trip with the statements of `first`, which run on the client. Returns what they return.
     pub(crate) async fn begin_with<T>(
         client: &'a Client,
         context: &'a TxContext,
         first: impl Future<Output = Result<T, PgError>>,
     ) -> Result<(Self, T), PgError> {
-        // In this transaction each statement sees what other transactions committed while it waited for a lock. The
-        // level is explicit, because a role or a database can have another default.
-        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {}; SELECT outbox.now()", context.settings);
+        let begin = format!("{BEGIN}; {}; SELECT outbox.now()", context.settings);
         let (open, begun, value) = OpenTransaction::begin(client, &begin, first).await?;
         let now = match &context.clock {
             Some(clock) => clock(),

@@ -50,6 +50,22 @@ pub struct StuckEntry {
     pub command: String,
 }
 
+impl StuckEntry {
+    /// The database has refused the claims of the type since that time; `error` is its last message.
+    pub fn refused(item_type: &str, since: Millis, error: &str) -> Self {
+        Self {
+            kind: StuckKind::Refused,
+            item: None,
+            r#type: Some(item_type.to_owned()),
+            ordering_key: None,
+            waiting: 0,
+            since,
+            why: format!("the database refuses the claims of the type: {error}"),
+            command: format!("outbox list --type {item_type} --status PENDING"),
+        }
+    }
+}
+
 /// The kinds of standstill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +84,8 @@ pub enum StuckKind {
     BlockedKey,
     /// An item that waits for its time holds others with its ordering key.
     HeldKey,
+    /// The database refuses the claims of a type. Only the process whose claims they are says so.
+    Refused,
     /// Items could be claimed and are not.
     Old,
     /// An item has no status: it is in none of the places that a status is read from. Only a change by hand or a bug
@@ -86,6 +104,7 @@ impl StuckKind {
             Self::Paused => "paused",
             Self::BlockedKey => "blocked_key",
             Self::HeldKey => "held_key",
+            Self::Refused => "refused",
             Self::Old => "old",
             Self::Lost => "lost",
         }

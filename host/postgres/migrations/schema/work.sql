@@ -116,19 +116,22 @@ BEGIN
     WHERE waiting.id = queued.id;
 END $$;
 
--- Claims up to shares[n] due items of the type kinds[n], under the lease tokens[n], which ends at ends[n]. A call with
--- the tokens of an earlier one adds to its leases. Returns what it claimed of each type. `is_more` says that every look
--- found items that cannot be claimed now, so that a further call may find others. `is_busy` says that items were passed
--- over because another transaction was working on their ordering keys.
+-- Claims up to shares[n] items of the type kinds[n] that are due between lowest[n] and `at`, under the lease tokens[n],
+-- which ends at ends[n]. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each
+-- type. `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
+-- `is_busy` says that items were passed over because another transaction was working on their ordering keys. `took` is
+-- the time in microseconds that the looks at all types took.
 CREATE FUNCTION outbox.claim(
-    kinds text[], shares integer[], tokens bigint[], ends bigint[], claimed_by text, at bigint
-) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean) LANGUAGE plpgsql
+    kinds text[], shares integer[], lowest bigint[], tokens bigint[], ends bigint[], claimed_by text, at bigint
+) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean, took bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
     newest bigint := outbox.newest_job();
     looks integer := 8;
+    began timestamptz;
+    looked interval := '0';
     has_busy_keys boolean := false;
     are_busy boolean;
     found_ids bigint[];
@@ -145,16 +148,18 @@ DECLARE
     returning_dues bigint[] := '{}';
 BEGIN
     LOOP
+        began := clock_timestamp();
         SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
         INTO found_ids, keyed_ids
-        FROM unnest(kinds, shares) WITH ORDINALITY AS wanted (kind, share, place)
+        FROM unnest(kinds, shares, lowest) WITH ORDINALITY AS wanted (kind, share, lowest, place)
              CROSS JOIN LATERAL (
                  SELECT id, ordering_key FROM outbox.queue
-                 WHERE type = wanted.kind AND NOT held AND available_at <= at
+                 WHERE type = wanted.kind AND NOT held AND available_at BETWEEN wanted.lowest AND at
                    AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
                  ORDER BY type, available_at, id
                  LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
                  FOR UPDATE SKIP LOCKED) AS ready;
+        looked := looked + (clock_timestamp() - began);
         EXIT WHEN found_ids IS NULL;
         passed_keys := NULL;
         front_ids := NULL;
@@ -200,7 +205,8 @@ BEGIN
     RETURN QUERY
     SELECT wanted.place::integer,
            ARRAY(SELECT taken.id FROM unnest(taken_ids, taken_places) AS taken (id, place)
-                 WHERE taken.place = wanted.place), looks = 0, has_busy_keys
+                 WHERE taken.place = wanted.place), looks = 0, has_busy_keys,
+           (extract(epoch FROM looked) * 1000000)::bigint
     FROM unnest(kinds) WITH ORDINALITY AS wanted (kind, place);
 END $$;
 

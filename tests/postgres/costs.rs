@@ -1,0 +1,129 @@
+//! What PostgreSQL is asked to do for an item, as counts: commits, bytes of the write-ahead log, rows, pages. Times are
+//! the bench's.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use outbox::store::{BatchMode, Claim};
+
+use super::SOON;
+use crate::support::postgres::{Cluster, Database, Durability};
+use crate::support::{Backend, Fixture, TestDb, done, eventually, item, report, request};
+
+/// Items in a batch: as many as one lease holds.
+const BATCH: usize = 250;
+const BATCHES: usize = 20;
+
+/// A number that a query of the superuser returns.
+fn number(database: &Database, query: &str) -> i64 {
+    let url = database.url_of("postgres");
+    crate::support::postgres::psql(&url, query).unwrap().parse().unwrap()
+}
+
+/// The position in the write-ahead log, and the number of transactions that wrote, in the whole cluster.
+fn written(database: &Database) -> (i64, i64) {
+    let log = number(database, "SELECT pg_current_wal_insert_lsn() - '0/0'");
+    (log, number(database, "SELECT pg_current_xact_id()::text"))
+}
+
+async fn settle(f: &Fixture, claims: &[Claim]) {
+    let settled = claims.iter().map(async |claim| f.store.settle(&claim.reference(), done()).await.unwrap());
+    join_all(settled).await;
+}
+
+#[tokio::test]
+async fn an_item_costs_few_bytes_of_the_log_and_a_batch_one_commit() {
+    let cluster = Cluster::start(Durability::Hasty);
+    // Which pages are written whole depends on when a checkpoint was, and autovacuum writes too.
+    for setting in ["full_page_writes", "autovacuum"] {
+        cluster.sql("postgres", &format!("ALTER SYSTEM SET {setting} = off")).unwrap();
+    }
+    cluster.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let database = std::sync::Arc::new(cluster.database());
+    let f = Fixture::on(TestDb::Postgres(std::sync::Arc::clone(&database))).await;
+    let items = |batch: usize| (0..BATCH).map(|n| item(&format!("{batch}-{n:03}"))).collect();
+    let count = i64::try_from(BATCH * BATCHES).unwrap();
+
+    let before = written(&database);
+    for batch in 0..BATCHES {
+        f.store.enqueue(items(batch), BatchMode::PerItem).await.unwrap();
+    }
+    let enqueued = written(&database);
+    let wanted = || request(&["mail"], u32::try_from(BATCH).unwrap());
+    let mut claims = f.store.claim(&wanted()).await.unwrap().claims;
+    for _ in 0..BATCHES {
+        assert_eq!(claims.len(), BATCH);
+        let wanted = wanted();
+        let ((), next) = tokio::join!(settle(&f, &claims), f.store.claim(&wanted));
+        claims = next.unwrap().claims;
+    }
+    assert!(claims.is_empty());
+    let handled = written(&database);
+
+    let (per_enqueue, per_item) = ((enqueued.0 - before.0) / count, (handled.0 - enqueued.0) / count);
+    report(&format!("bytes of the log: {per_enqueue} for an enqueue, {per_item} for a claim with its settlement"));
+    assert!(per_enqueue <= 800, "{per_enqueue} B of the log for an enqueue");
+    assert!(per_item <= 380, "{per_item} B of the log for a claim and its settlement");
+    // One of the numbers is that of the query itself.
+    let commits = handled.1 - enqueued.1 - 1;
+    assert_eq!(commits, i64::try_from(BATCHES).unwrap() + 1, "each batch, and the first claim");
+    let rows = "SELECT coalesce(sum(n_tup_del + n_tup_upd), 0) FROM pg_stat_user_tables WHERE relname = 'queue'";
+    eventually("the server has counted all rows", SOON, async || number(&database, rows) >= count).await;
+    assert_eq!(number(&database, rows), count, "an item leaves one dead row in the queue");
+}
+
+/// The number of pages that a claim from a due time on looks at, which is rolled back.
+fn pages_of_claim(f: &Fixture, lowest: i64) -> u64 {
+    let claim = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+         SELECT * FROM outbox.claim('{{mail}}', '{{10}}', '{{{lowest}}}', '{{7}}', '{{9}}', 'me', 9000000000000)"
+    );
+    // The first call in a session also reads what the functions are.
+    let told = f.sql(&format!("BEGIN; {claim}; ROLLBACK; BEGIN; {claim}; ROLLBACK")).unwrap();
+    let last = told.rfind("\n[").map_or(told.as_str(), |start| &told[start..]);
+    let plan: serde_json::Value = serde_json::from_str(last).unwrap();
+    let plan = &plan[0]["Plan"];
+    plan["Shared Hit Blocks"].as_u64().unwrap() + plan["Shared Read Blocks"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn dead_rows_that_a_snapshot_keeps_cost_a_bounded_look_nothing_and_hide_no_late_item() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let TestDb::Postgres(database) = &f.test_db else { unreachable!() };
+    f.sql(
+        "INSERT INTO outbox.items (type, idem_key, payload, available_at)
+         SELECT 'mail', 'k' || n, '', n FROM generate_series(1, 40000) AS n;
+         ANALYZE outbox.queue",
+    )
+    .unwrap();
+    let snapshot = database.connect().await;
+    let hold = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
+    snapshot.batch_execute(hold).await.unwrap();
+    f.sql(
+        "WITH gone AS (DELETE FROM outbox.queue RETURNING id)
+         INSERT INTO outbox.done (id, done_at, epoch) SELECT id, 1, 0 FROM gone",
+    )
+    .unwrap();
+    let (full, bounded) = (pages_of_claim(&f, 0), pages_of_claim(&f, 50_000));
+    report(&format!("pages of a claim beside 40,000 dead rows: {full} in full, {bounded} with a bound"));
+    assert!(bounded * 10 < full, "{full} {bounded}");
+
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'new', '', 60000)")
+        .unwrap();
+    assert_eq!(f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.len(), 1, "the first look is a full one");
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'late', '', 5)").unwrap();
+    let mut claims = Vec::new();
+    eventually("a full look finds what was committed late", SOON, async || {
+        let batch = f.store.claim(&request(&["mail"], 1)).await.unwrap();
+        assert!(!batch.claims.is_empty() || batch.next_available_in.is_some(), "when the next full look is");
+        claims.extend(batch.claims);
+        !claims.is_empty()
+    })
+    .await;
+    assert_eq!(claims[0].item.idem_key, "late");
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'next', '', 70000)")
+        .unwrap();
+    f.clock.advance(Duration::from_secs(1));
+    assert_eq!(f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.len(), 1);
+}
