@@ -27,7 +27,7 @@ use crate::rows::{self, COLUMNS, DecodedItem};
 use crate::saga_signals::begin_runs_if_none;
 use crate::tx::{Query as _, WriteTx};
 
-pub(crate) use crate::claim_limits::{Limits, read_limits};
+pub(crate) use crate::claim_limits::{TypeLimits, read_limits};
 
 /// The most rounds of one call. A further round follows while some types left a part of their shares and others have
 /// more, or while items were refused. After the last one the transaction commits, and the caller claims again at once:
@@ -43,7 +43,7 @@ const BUSY_DELAY: Duration = Duration::from_millis(10);
 pub(crate) async fn claim(
     tx: &mut WriteTx<'_>,
     request: &ClaimRequest,
-    limits: Limits,
+    limits: TypeLimits,
     looks: &Looks,
 ) -> Result<ClaimBatch, PgError> {
     let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?, looks);
@@ -169,18 +169,27 @@ impl<'a> ClaimRun<'a> {
     }
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row]) -> Result<(), PgError> {
+        let mut found_less = false;
         for row in claimed {
             let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
             self.is_drained[place] = count(&claimed) < shares[place];
+            found_less |= self.is_drained[place];
             self.leased[place].extend(claimed.into_iter().map(ItemId::new));
             self.is_more |= row.try_get::<_, bool>("is_more")?;
             self.is_busy |= row.try_get::<_, bool>("is_busy")?;
         }
         let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
-        if self.look == Look::Full {
-            let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
-            self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
+        match self.look {
+            Look::Full => {
+                let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
+                self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
+            }
+            Look::Bounded { is_followed: true, .. } if found_less => {
+                self.look = Look::Full;
+                self.is_drained.fill(false);
+            }
+            Look::Bounded { .. } => {}
         }
         Ok(())
     }

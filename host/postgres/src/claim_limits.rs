@@ -31,7 +31,7 @@ pub(crate) struct Budgets<'a> {
 }
 
 /// What the database says of the types of a request, in its order.
-pub(crate) struct Limits {
+pub(crate) struct TypeLimits {
     /// The types with limits that no other transaction is claiming.
     locked: HashSet<String>,
     rows: Vec<Row>,
@@ -43,7 +43,7 @@ pub(crate) async fn read_limits(
     tx: &impl Query,
     request: &ClaimRequest,
     at: Option<Millis>,
-) -> Result<Limits, PgError> {
+) -> Result<TypeLimits, PgError> {
     let types: Vec<_> = request.types.iter().map(|terms| terms.item_type.as_str()).collect();
     let limited = limited(request).map(|terms| terms.item_type.as_str()).collect::<Vec<_>>();
     // A statement of its own: it sees what the earlier holders of the locks committed.
@@ -51,12 +51,12 @@ pub(crate) async fn read_limits(
     let at = at.map(Millis::get);
     let values: Values<'_> = &[&types, &at];
     let (locked, rows) = tokio::join!(biased; lock(tx, &limited), tx.rows(sql, values));
-    Ok(Limits { locked: locked?, rows: rows? })
+    Ok(TypeLimits { locked: locked?, rows: rows? })
 }
 
 /// What may be claimed of each type at `now`.
-pub(crate) fn budgets(request: &ClaimRequest, limits: Limits, now: Millis) -> Result<Budgets<'_>, PgError> {
-    let Limits { locked, rows } = limits;
+pub(crate) fn budgets(request: &ClaimRequest, limits: TypeLimits, now: Millis) -> Result<Budgets<'_>, PgError> {
+    let TypeLimits { locked, rows } = limits;
     let mut of_types = Vec::new();
     for (row, terms) in rows.iter().zip(&request.types) {
         let budget = budget(row, terms, now)?;

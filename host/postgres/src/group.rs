@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
 
-use crate::claim::{self, Limits};
+use crate::claim::{self, TypeLimits};
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::looks::Looks;
@@ -159,7 +159,7 @@ fn halves(mut part: Vec<QueuedSettlement>, err: &PgError) -> Vec<Vec<QueuedSettl
     }
     for QueuedSettlement { claim, .. } in &part {
         let (item_id, error) = (claim.id.get(), err.message());
-        tracing::error!(item.id = item_id, error, "the database refuses the settlement of an item");
+        tracing::warn!(item.id = item_id, error, "the database refuses the settlement of an item");
     }
     refuse_all(part, &err.message());
     Vec::new()
@@ -267,7 +267,7 @@ async fn look(
     client: &impl Query,
     group: &Settlements<'_>,
     request: Option<&ClaimRequest>,
-) -> Result<(HeldClaims, Option<Limits>), PgError> {
+) -> Result<(HeldClaims, Option<TypeLimits>), PgError> {
     let at = pg.tx.clock.as_ref().map(|clock| clock());
     let limits = async {
         match request {
@@ -284,7 +284,7 @@ async fn look(
 async fn claim_in(
     tx: &mut WriteTx<'_>,
     request: &ClaimRequest,
-    limits: Option<Limits>,
+    limits: Option<TypeLimits>,
     settled: &Settled,
     looks: &Looks,
 ) -> Result<ClaimBatch, PgError> {

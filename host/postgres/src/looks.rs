@@ -21,6 +21,11 @@ const SLACK: Duration = Duration::from_millis(500);
 const CHEAP: Duration = Duration::from_millis(2);
 /// See [`CHEAP`].
 const CHEAP_PER_ITEM: Duration = Duration::from_micros(20);
+/// Looks are bounded after this number of full looks in a row that took longer: the first one in a session also makes
+/// the plans of its statements.
+const DEAR_LOOKS: u32 = 2;
+/// A full look that takes less than this also follows a bounded look that found less than it may take.
+const BEARABLE: Duration = Duration::from_millis(50);
 /// Other full looks take at most one part in so many of the time.
 const FULL_LOOK_PART: u32 = 20;
 /// A bound that leaves nothing out.
@@ -36,8 +41,10 @@ pub(crate) struct Looks {
 struct Known {
     /// By type.
     lowest: HashMap<String, Millis>,
-    /// Until then looks are bounded.
-    full_again_at: Option<Instant>,
+    /// Full looks in a row that were not cheap.
+    dear_looks: u32,
+    /// How looks begin until a full one is due.
+    bounded: Option<Look>,
 }
 
 /// How far back one claim looks.
@@ -45,8 +52,13 @@ struct Known {
 pub(crate) enum Look {
     /// At everything.
     Full,
-    /// Only at what was due last; a full look is made again at this time.
-    Bounded { full_again_at: Instant },
+    /// Only at what was due last.
+    Bounded {
+        /// When a full look is made again.
+        full_again_at: Instant,
+        /// Whether a full look follows when this one finds less than it may take.
+        is_followed: bool,
+    },
 }
 
 impl Look {
@@ -54,7 +66,7 @@ impl Look {
     pub(crate) fn full_again_in(self, now: Instant) -> Option<Duration> {
         match self {
             Self::Full => None,
-            Self::Bounded { full_again_at } => Some(full_again_at.saturating_duration_since(now)),
+            Self::Bounded { full_again_at, .. } => Some(full_again_at.saturating_duration_since(now)),
         }
     }
 }
@@ -62,8 +74,8 @@ impl Look {
 impl Looks {
     /// The look of a claim at `now`.
     pub(crate) fn begin(&self, now: Instant) -> Look {
-        let full_again_at = self.known.lock().unwrap_or_else(PoisonError::into_inner).full_again_at;
-        full_again_at.filter(|at| *at > now).map_or(Look::Full, |full_again_at| Look::Bounded { full_again_at })
+        let bounded = self.known.lock().unwrap_or_else(PoisonError::into_inner).bounded;
+        bounded.filter(|look| look.full_again_in(now) > Some(Duration::ZERO)).unwrap_or(Look::Full)
     }
 
     /// The earliest due time that a look at the type considers.
@@ -77,7 +89,9 @@ impl Looks {
     pub(crate) fn record_full(&self, took: Duration, found: u32, now: Instant) {
         let is_cheap = took < CHEAP.max(CHEAP_PER_ITEM * found);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.full_again_at = (!is_cheap).then(|| now + took * FULL_LOOK_PART);
+        known.dear_looks = if is_cheap { 0 } else { known.dear_looks.saturating_add(1) };
+        let (full_again_at, is_followed) = (now + took * FULL_LOOK_PART, took < BEARABLE);
+        known.bounded = (known.dear_looks >= DEAR_LOOKS).then_some(Look::Bounded { full_again_at, is_followed });
     }
 
     /// Records what was claimed, after the commit.
@@ -105,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    const DEAR: Duration = Duration::from_millis(10);
+    const DEAR: Duration = Duration::from_millis(60);
 
     fn claim(item_type: &str, due: i64) -> Claim {
         let item = NewItem::new(item_type, "k", "").into_item(ItemId::new(1), Millis::default());
@@ -113,29 +127,43 @@ mod tests {
     }
 
     #[test]
-    fn a_full_look_that_takes_long_is_made_again_after_twenty_times_as_long() {
+    fn a_full_look_that_takes_long_again_is_made_after_twenty_times_as_long() {
         let (looks, now) = (Looks::default(), Instant::now());
-        assert_eq!(looks.begin(now), Look::Full, "the first");
+        looks.record_full(DEAR, 5, now);
+        assert_eq!(looks.begin(now), Look::Full, "the first one made the plans");
         looks.record_full(DEAR, 5, now);
         let full_again_at = now + DEAR * 20;
-        assert_eq!(looks.begin(now), Look::Bounded { full_again_at });
+        assert_eq!(looks.begin(now), Look::Bounded { full_again_at, is_followed: false });
         assert_eq!(looks.begin(full_again_at), Look::Full);
+    }
+
+    #[test]
+    fn a_full_look_that_is_bearable_follows_a_bounded_one_that_found_less_than_it_may_take() {
+        let (looks, now) = (Looks::default(), Instant::now());
+        for _ in 0..2 {
+            looks.record_full(DEAR / 2, 5, now);
+        }
+        assert!(matches!(looks.begin(now), Look::Bounded { is_followed: true, .. }));
     }
 
     #[test]
     fn a_full_look_that_costs_little_is_always_made() {
         let (looks, now) = (Looks::default(), Instant::now());
-        looks.record_full(DEAR, 5, now);
+        for _ in 0..2 {
+            looks.record_full(DEAR, 5, now);
+        }
         looks.record_full(Duration::from_millis(1), 0, now);
         assert_eq!(looks.begin(now), Look::Full);
-        looks.record_full(Duration::from_millis(4), 250, now);
+        for _ in 0..2 {
+            looks.record_full(Duration::from_millis(4), 250, now);
+        }
         assert_eq!(looks.begin(now), Look::Full, "that many items take their time");
     }
 
     #[test]
     fn a_bounded_look_begins_a_little_before_the_last_item_that_was_claimed_of_the_type() {
-        let (looks, full_again_at) = (Looks::default(), Instant::now());
-        let bounded = Look::Bounded { full_again_at };
+        let looks = Looks::default();
+        let bounded = Look::Bounded { full_again_at: Instant::now(), is_followed: true };
         looks.record_claims(&[claim("mail", 9_000), claim("mail", 8_000), claim("sms", 700)]);
         let lowest = |look, item_type| looks.lowest(look, item_type).get();
         assert_eq!((lowest(bounded, "mail"), lowest(bounded, "sms")), (8_500, 200));

@@ -61,7 +61,7 @@ pub(super) fn concurrency(settings: &ResolvedSettings) -> Result<usize, ConfigEr
 }
 
 /// Items. A few claims' worth, so that short attempts do not wait for the store.
-const PREFETCH: usize = 256;
+const PREFETCH: usize = 512;
 
 pub(super) fn prefetch(settings: &ResolvedSettings) -> Result<usize, ConfigError> {
     Ok(settings.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(PREFETCH))

@@ -236,8 +236,10 @@ BEGIN
     WHERE lease.token = ANY (tokens) AND leased.id = ANY (wanted);
 END $$;
 
--- Waits for the lines of the items' ordering keys, then for the leases. Its caller gives the settings.
-CREATE FUNCTION outbox.lock_leases(tokens bigint[], wanted bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Waits for the lines of the items' ordering keys, then for the leases.
+CREATE FUNCTION outbox.lock_leases(tokens bigint[], wanted bigint[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM outbox.leases WHERE token = ANY (tokens) AND turns IS NOT NULL) THEN
         PERFORM outbox.lock_keys(ARRAY(SELECT ordering_key::text FROM outbox.items WHERE id = ANY (wanted)));
