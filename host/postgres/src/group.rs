@@ -233,7 +233,8 @@ async fn transact(
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let group: Vec<_> = settlements.iter().map(|queued| (&queued.claim, &queued.settled)).collect();
     let tried = if group.is_empty() { "claiming items" } else { "settling claims" };
-    pg.repeat(tried, || settle_and_claim(pg, &group, request)).await
+    // Boxed, because the future of a transaction is large and callers hold it.
+    pg.repeat(tried, || Box::pin(settle_and_claim(pg, &group, request))).await
 }
 
 /// One transaction that settles the group and then claims. See [`transact`].
@@ -243,7 +244,7 @@ pub(crate) async fn settle_and_claim(
     request: Option<&ClaimRequest>,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let client = pg.pool.connection().await?;
-    let (mut tx, (held, limits)) = pg.begin_with(&client, look(pg, &client, group, request)).await?;
+    let (mut tx, (held, limits)) = pg.begin_with(&client, Box::pin(look(pg, &client, group, request))).await?;
     let settled = settle::settle(&mut tx, group, held).await?;
     let claimed = match request {
         Some(request) if !settled.holds_late_locks => {

@@ -62,7 +62,7 @@ impl RefusedTypes {
         let new = || Refusals { count: 0, since: at, why: String::new(), left_out_until: None };
         let refusals = refused.entry(item_type.to_owned()).or_insert_with(new);
         refusals.count = refusals.count.saturating_add(1);
-        refusals.why = why.to_owned();
+        why.clone_into(&mut refusals.why);
         refusals.left_out_until = (refusals.count >= REFUSALS_MAX).then(|| now + PAUSE);
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Client, Transaction};
 use futures_util::FutureExt as _;
-use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage};
 
 use outbox_item::Millis;
@@ -92,9 +92,9 @@ impl<'a> OpenTransaction<'a> {
     ) -> Result<(Self, Vec<SimpleQueryMessage>, T), PgError> {
         let open = Self { client, is_open: true };
         match tokio::join!(biased; client.simple_query(begin), first) {
-            (Ok(begun), Ok(value)) => Ok((open, begun, value)),
+            (Ok(reply), Ok(value)) => Ok((open, reply, value)),
             (Ok(_), Err(err)) => Err(err),
-            (Err(err), first) => Err(not_begun(err, first.err())),
+            (Err(err), first) => Err(not_begun(err, first.as_ref().err())),
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> OpenTransaction<'a> {
             client.simple_query(begin), statements, client.batch_execute("COMMIT"));
         open.is_open = false;
         match sent {
-            (Err(err), made, _) => Err(not_begun(err, made.err())),
+            (Err(err), made, _) => Err(not_begun(err, made.as_ref().err())),
             (Ok(_), Err(err), _) => Err(not_committed(err)),
             (Ok(_), Ok(_), Err(err)) => Err(not_committed(err.into())),
             (Ok(_), Ok(value), Ok(())) => Ok(value),
@@ -136,12 +136,12 @@ impl Drop for OpenTransaction<'_> {
 
 /// The error of a transaction whose beginning failed, by the error of the statements that were sent with it. When those
 /// did not run into a failed transaction, they ran outside of one, and may have been committed.
-fn not_begun(err: tokio_postgres::Error, first: Option<PgError>) -> PgError {
+fn not_begun(err: tokio_postgres::Error, first: Option<&PgError>) -> PgError {
     let has_failed = |err: &PgError| match err {
         PgError::Database(err) => err.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION),
         _ => false,
     };
-    if is_answer(&err) && !first.as_ref().is_some_and(has_failed) {
+    if is_answer(&err) && !first.is_some_and(has_failed) {
         return PgError::CommitUnknown(err);
     }
     PgError::Database(err)
@@ -160,7 +160,7 @@ fn not_committed(err: PgError) -> PgError {
 /// Whether the server answered a statement with this error and goes on to the next. It ends a connection in the middle
 /// of a commit with an error too, which does not say whether the commit took place.
 fn is_answer(err: &tokio_postgres::Error) -> bool {
-    let severity = err.as_db_error().map(|told| told.parsed_severity());
+    let severity = err.as_db_error().map(DbError::parsed_severity);
     severity.is_some_and(|severity| !matches!(severity, Some(Severity::Fatal | Severity::Panic)))
 }
 
@@ -247,10 +247,10 @@ impl<'a> WriteTx<'a> {
         first: impl Future<Output = Result<T, PgError>>,
     ) -> Result<(Self, T), PgError> {
         let begin = format!("{BEGIN}; {}; SELECT outbox.now()", context.settings);
-        let (open, begun, value) = OpenTransaction::begin(client, &begin, first).await?;
+        let (open, reply, value) = OpenTransaction::begin(client, &begin, first).await?;
         let now = match &context.clock {
             Some(clock) => clock(),
-            None => time_in(&begun)?,
+            None => time_in(&reply)?,
         };
         let tx = Self {
             open,
@@ -280,7 +280,7 @@ impl<'a> WriteTx<'a> {
     /// Commits. Returns whether the transaction made work available to the workers of this process.
     pub(crate) async fn commit(self) -> Result<bool, PgError> {
         let Self { open, now, pod, counters, signals, .. } = self;
-        let notifies = self.wakes_other_processes && self.notifies;
+        let wakes_others = self.wakes_other_processes && self.notifies;
         let client = open.client;
         let last = async {
             // Polled in this order.
@@ -288,7 +288,7 @@ impl<'a> WriteTx<'a> {
                 lock_signals(client, &signals),
                 write_signals(client, pod, now, &signals),
                 write_counters(client, &counters),
-                notify(client, notifies),
+                notify(client, wakes_others),
             );
             locked.and(signalled).and(counted).and(notified)
         };
@@ -332,8 +332,8 @@ async fn write_counters(tx: &impl Query, counters: &BTreeMap<[String; 4], i64>) 
 }
 
 /// Wakes the workers of other processes, if the transaction made work for them.
-async fn notify(tx: &impl Query, notifies: bool) -> Result<(), PgError> {
-    if !notifies {
+async fn notify(tx: &impl Query, wakes_others: bool) -> Result<(), PgError> {
+    if !wakes_others {
         return Ok(());
     }
     tx.rows("SELECT pg_notify('outbox', '')", &[]).await.map(drop)
