@@ -99,22 +99,27 @@ async fn a_claim_has_a_commit_of_its_own_beside_the_settlement_of_a_saga() {
 
 #[tokio::test]
 async fn a_settlement_that_the_database_refuses_stops_neither_the_others_nor_a_claim() {
-    let f = Fixture::new(Backend::Postgres).await;
-    for number in 0..9 {
-        f.enqueue(item(&format!("k{number}"))).await;
+    let trigger = refuse_item_one("INSERT", "done", "NEW");
+    let is_there = "INSERT INTO outbox.done (id, done_at, epoch) VALUES (1, 1, 0)".to_owned();
+    let faults = [(trigger, "DROP TRIGGER own ON outbox.done"), (is_there, "DELETE FROM outbox.done WHERE id = 1")];
+    for (fault, remedy) in faults {
+        let f = Fixture::new(Backend::Postgres).await;
+        for number in 0..9 {
+            f.enqueue(item(&format!("k{number}"))).await;
+        }
+        let claims = f.claim("mail", 8).await;
+        f.sql(&fault).unwrap();
+        let settle = async |claim: &Claim| f.store.settle(&claim.reference(), done()).await;
+        let wanted = request(&["mail"], 5);
+        let (settled, batch) = tokio::join!(join_all(claims.iter().map(settle)), f.store.claim(&wanted));
+        let refused: Vec<_> = settled.iter().map(Result::is_err).collect();
+        assert_eq!(refused, claims.iter().map(|claim| claim.item.id.get() == 1).collect::<Vec<_>>());
+        assert!(matches!(settled[0], Err(StoreError::Unavailable { .. })), "{:?}", settled[0]);
+        assert_eq!(batch.unwrap().claims.len(), 1);
+        f.sql(remedy).unwrap();
+        assert_eq!(f.status(claims[0].item.id).await, Status::Claimed, "its lease is left to end");
+        f.store.settle(&claims[0].reference(), done()).await.unwrap();
     }
-    let claims = f.claim("mail", 8).await;
-    f.sql(&refuse_item_one("INSERT", "done", "NEW")).unwrap();
-    let settle = async |claim: &Claim| f.store.settle(&claim.reference(), done()).await;
-    let wanted = request(&["mail"], 5);
-    let (settled, batch) = tokio::join!(join_all(claims.iter().map(settle)), f.store.claim(&wanted));
-    let refused: Vec<_> = settled.iter().map(Result::is_err).collect();
-    assert_eq!(refused, claims.iter().map(|claim| claim.item.id.get() == 1).collect::<Vec<_>>());
-    assert!(matches!(settled[0], Err(StoreError::Unavailable { .. })), "{:?}", settled[0]);
-    assert_eq!(batch.unwrap().claims.len(), 1);
-    assert_eq!(f.status(claims[0].item.id).await, Status::Claimed, "its lease is left to end");
-    f.sql("DROP TRIGGER own ON outbox.done").unwrap();
-    f.store.settle(&claims[0].reference(), done()).await.unwrap();
 }
 
 #[tokio::test]

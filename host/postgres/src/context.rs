@@ -147,11 +147,16 @@ impl PgContext {
         F: Fn() -> R,
         R: Future<Output = Result<T, PgError>>,
     {
-        self.repeat(tried, call).await.map_err(|err| err.into_store_error(tried))
+        self.repeat(tried, PgError::is_retryable, call).await.map_err(|err| err.into_store_error(tried))
     }
 
-    /// Like [`Self::with_retries`], for a caller that asks what failed.
-    pub(crate) async fn repeat<T, F, R>(&self, tried: &'static str, call: F) -> Result<T, PgError>
+    /// Like [`Self::with_retries`], for a caller that asks what failed and after which failures to repeat.
+    pub(crate) async fn repeat<T, F, R>(
+        &self,
+        tried: &'static str,
+        after: fn(&PgError) -> bool,
+        call: F,
+    ) -> Result<T, PgError>
     where
         F: Fn() -> R,
         R: Future<Output = Result<T, PgError>>,
@@ -167,7 +172,7 @@ impl PgContext {
                 Err(err) => err,
             };
             self.health.record_failure(tried, &err);
-            match delays.next().filter(|_| err.is_retryable()) {
+            match delays.next().filter(|_| after(&err)) {
                 Some(delay) => tokio::time::sleep(delay.mul_f64(f64::midpoint(1.0, fastrand::f64()))).await,
                 None => return Err(err),
             }

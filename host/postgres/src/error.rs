@@ -61,6 +61,11 @@ impl PgError {
         }
     }
 
+    /// Whether the same call may succeed in a moment, whatever it wants to write, and has not been committed.
+    pub(crate) fn is_lost_connection(&self) -> bool {
+        self.is_retryable() && self.is_outage()
+    }
+
     /// Whether a unique key is taken already.
     pub(crate) fn is_duplicate(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)

@@ -233,8 +233,11 @@ async fn transact(
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let group: Vec<_> = settlements.iter().map(|queued| (&queued.claim, &queued.settled)).collect();
     let tried = if group.is_empty() { "claiming items" } else { "settling claims" };
+    // A single request is repeated after a lost race; several are divided first.
+    let is_single = group.len() + usize::from(request.is_some()) == 1;
+    let after = if is_single { PgError::is_retryable } else { PgError::is_lost_connection };
     // Boxed, because the future of a transaction is large and callers hold it.
-    pg.repeat(tried, || Box::pin(settle_and_claim(pg, &group, request))).await
+    pg.repeat(tried, after, || Box::pin(settle_and_claim(pg, &group, request))).await
 }
 
 /// One transaction that settles the group and then claims. See [`transact`].
