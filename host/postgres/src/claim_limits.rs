@@ -47,9 +47,10 @@ pub(crate) async fn read_limits(
     let types: Vec<_> = request.types.iter().map(|terms| terms.item_type.as_str()).collect();
     let limited = limited(request).map(|terms| terms.item_type.as_str()).collect::<Vec<_>>();
     // A statement of its own: it sees what the earlier holders of the locks committed.
-    let sql = "SELECT * FROM outbox.claim_limits($1, coalesce($2, outbox.now()))";
+    let sql = "SELECT * FROM outbox.claim_limits($1, $2, coalesce($3, outbox.now()))";
+    let counted: Vec<_> = request.types.iter().map(|terms| terms.concurrency.is_some()).collect();
     let at = at.map(Millis::get);
-    let values: Values<'_> = &[&types, &at];
+    let values: Values<'_> = &[&types, &counted, &at];
     let (locked, rows) = tokio::join!(biased; lock(tx, &limited), tx.rows(sql, values));
     Ok(TypeLimits { locked: locked?, rows: rows? })
 }

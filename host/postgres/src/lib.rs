@@ -5,6 +5,11 @@
 //! process are committed in groups (`group_queue`, `group`). The store repeats a transaction that lost a race, or lost
 //! its connection before the commit, a bounded number of times (`context`).
 //!
+//! # Round trips
+//! Statements that are polled together are sent together. A transaction sends its first statements with BEGIN and its
+//! last with COMMIT; a group that settles and claims takes three round trips and one flush of the log, and an enqueue of
+//! one item takes one.
+//!
 //! # Places
 //! An item is in one of four tables: the queue, a lease, the DONE items or the DLQ. A transition deletes it from one
 //! and inserts it into another (`places`, `leases`). What applications inserted never changes. Statements that are run
@@ -13,8 +18,9 @@
 //!
 //! # Locks
 //! Every transaction waits for locks in this order: lines of ordering keys, leases, states, sagas, alerts, signals. A
-//! transaction waits for a line only while it holds no lease. A claim tries the locks of limits and lines, and skips
-//! rows that others hold (`ordering`).
+//! transaction waits for a line only while it holds no lease. A claim tries the locks of limits and lines, skips rows
+//! that others hold (`ordering`), and waits for sagas only. So it follows settlements in one transaction unless those
+//! hold the lock of a saga or of an alert (`group`).
 //!
 //! # Other pods
 //! Every insert sends a notification (`listen`). Where the migration left notifications out, each pod reads the

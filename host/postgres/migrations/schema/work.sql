@@ -56,8 +56,9 @@ BEGIN
     RETURN QUERY SELECT kind FROM unnest(kinds) AS kind WHERE pg_try_advisory_xact_lock(7206006, hashtext(kind));
 END $$;
 
--- What limits the claims of each type, in the order of `kinds`, and when its next item is due.
-CREATE FUNCTION outbox.claim_limits(kinds text[], at bigint)
+-- What limits the claims of each type, in the order of `kinds`, and when its next item is due. `claimed` is NULL unless
+-- counted[n]: it reads all leases, dead rows included, so that only types with a limit of claims ask for it.
+CREATE FUNCTION outbox.claim_limits(kinds text[], counted boolean[], at bigint)
 RETURNS TABLE (next_at bigint, claimed bigint, is_paused boolean, tokens double precision, filled_at bigint)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -66,9 +67,10 @@ BEGIN
     RETURN QUERY
     SELECT (SELECT available_at FROM outbox.queue WHERE type = wanted.kind AND NOT held AND available_at > at
             ORDER BY type, available_at, id LIMIT 1),
-           (SELECT sum(count) FROM outbox.leases WHERE type = wanted.kind),
+           CASE WHEN wanted.counted THEN (SELECT sum(count) FROM outbox.leases WHERE type = wanted.kind) END,
            (SELECT paused_at FROM outbox.pauses WHERE type = wanted.kind) IS NOT NULL, rate.tokens, rate.filled_at
-    FROM unnest(kinds) WITH ORDINALITY AS wanted (kind, place) LEFT JOIN outbox.rates AS rate ON rate.type = wanted.kind
+    FROM unnest(kinds, counted) WITH ORDINALITY AS wanted (kind, counted, place)
+         LEFT JOIN outbox.rates AS rate ON rate.type = wanted.kind
     ORDER BY wanted.place;
 END $$;
 
