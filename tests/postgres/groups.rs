@@ -85,6 +85,49 @@ async fn a_claim_that_is_asked_for_with_settlements_shares_their_commit() {
 }
 
 #[tokio::test]
+async fn of_two_settlements_of_one_claim_in_a_group_the_first_holds() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let id = f.enqueue(item("a")).await;
+    let claim = f.claim_one("mail").await.reference();
+    let later = std::time::Duration::from_mins(1);
+    let (first, second) = tokio::join!(f.store.settle(&claim, retry(later)), f.store.settle(&claim, done()));
+    first.unwrap();
+    assert!(matches!(second, Err(StoreError::ClaimLost)), "{second:?}");
+    assert_eq!(f.status(id).await, Status::Pending);
+}
+
+#[tokio::test]
+async fn a_settlement_that_waits_for_an_application_holds_up_neither_the_others_nor_a_claim() {
+    let f = Fixture::new(Backend::Postgres).await;
+    for key in ["a", "b", "c"] {
+        f.enqueue(item(key)).await;
+    }
+    let claims = f.claim("mail", 2).await;
+    let writes = HostWrites { followups: vec![NewItem::new("sms", "taken", "{}")], ..HostWrites::default() };
+    let with_followup = settled(Settlement::Done { result: None, writes });
+    let (plain, waiting) = (claims[0].reference(), claims[1].reference());
+    let wanted = request(&["mail"], 5);
+    let takes_key = "INSERT INTO outbox.items (type, idem_key, payload) VALUES ('sms', 'taken', '{}')";
+    f.in_transaction(takes_key, async || {
+        let waits = f.store.settle(&waiting, with_followup.clone());
+        let others = async { tokio::join!(f.store.settle(&plain, done()), f.store.claim(&wanted)) };
+        let mut waits = std::pin::pin!(waits);
+        let mut others = std::pin::pin!(others);
+        tokio::select! {
+            biased;
+            waited = &mut waits => panic!("the other transaction is open, but it was settled: {waited:?}"),
+            (settled, claimed) = &mut others => {
+                settled.unwrap();
+                assert_eq!(claimed.unwrap().claims.len(), 1);
+            }
+        }
+        assert!(waits.await.is_err(), "the key is still taken");
+    })
+    .await;
+    f.store.settle(&waiting, with_followup).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_claim_has_a_commit_of_its_own_beside_the_settlement_of_a_saga() {
     let f = Fixture::new(Backend::Postgres).await;
     f.enqueue(NewItem { saga: Some("s".into()), ..item("a") }).await;

@@ -69,6 +69,8 @@ struct ClaimRun<'a> {
     budgets: Budgets<'a>,
     looks: &'a Looks,
     look: Look,
+    /// Whether the type at this place is looked at in full, after a bounded look that found less than its share.
+    is_followed: Vec<bool>,
     /// The items of the type at this place of the request that this call has put into the type's lease.
     leased: Vec<Vec<ItemId>>,
     /// Whether the queue has nothing more of the type at this place.
@@ -110,7 +112,20 @@ impl<'a> ClaimRun<'a> {
         let types = request.types.len();
         let (leased, is_drained, is_busy) = (vec![Vec::new(); types], vec![false; types], budgets.is_busy);
         let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
-        Self { request, budgets, looks, look, leased, is_drained, is_more: false, is_busy, claims, refused }
+        let is_followed = vec![false; types];
+        Self {
+            request,
+            budgets,
+            looks,
+            look,
+            is_followed,
+            leased,
+            is_drained,
+            is_more: false,
+            is_busy,
+            claims,
+            refused,
+        }
     }
 
     /// How many more items of each type the next round takes at most.
@@ -163,33 +178,30 @@ impl<'a> ClaimRun<'a> {
         let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
         let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
         let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
-        let lowest: Vec<_> = kinds.iter().map(|kind| self.looks.lowest(self.look, kind).get()).collect();
+        let look_at = |place: usize| if self.is_followed[place] { Look::Full } else { self.look };
+        let lowest = kinds.iter().enumerate().map(|(place, kind)| self.looks.lowest(look_at(place), kind).get());
+        let lowest: Vec<_> = lowest.collect();
         let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7)";
         tx.rows(sql, &[&kinds, &most, &lowest, &self.tokens(), &ends, claimed_by, &tx.now.get()]).await
     }
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row]) -> Result<(), PgError> {
-        let mut found_less = false;
         for row in claimed {
             let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
             self.is_drained[place] = count(&claimed) < shares[place];
-            found_less |= self.is_drained[place];
+            if self.is_drained[place] && matches!(self.look, Look::Bounded { is_followed: true, .. }) {
+                self.is_drained[place] = self.is_followed[place];
+                self.is_followed[place] = true;
+            }
             self.leased[place].extend(claimed.into_iter().map(ItemId::new));
             self.is_more |= row.try_get::<_, bool>("is_more")?;
             self.is_busy |= row.try_get::<_, bool>("is_busy")?;
         }
         let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
-        match self.look {
-            Look::Full => {
-                let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
-                self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
-            }
-            Look::Bounded { is_followed: true, .. } if found_less => {
-                self.look = Look::Full;
-                self.is_drained.fill(false);
-            }
-            Look::Bounded { .. } => {}
+        if self.look == Look::Full {
+            let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
+            self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
         }
         Ok(())
     }

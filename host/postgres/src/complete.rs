@@ -77,7 +77,8 @@ impl Completed {
     }
 }
 
-/// Completes claims at the time `at`, or at the database's. A claim that is in neither part of the result does not hold.
+/// Completes claims, each of which occurs once, at the time `at` or at the database's. A claim that is in neither part of
+/// the result does not hold.
 pub(crate) async fn complete(
     tx: &impl Query,
     completions: &[Completion<'_>],
@@ -87,14 +88,11 @@ pub(crate) async fn complete(
     if completions.is_empty() {
         return Ok(completed);
     }
-    // Of two completions of one claim only the first holds.
-    let mut claims = BTreeSet::new();
-    let first: Vec<_> = completions.iter().filter(|one| claims.insert((one.claim.token, one.claim.id))).collect();
-    let tokens: Vec<_> = first.iter().map(|one| one.claim.token.get()).collect();
-    let ids: Vec<_> = first.iter().map(|one| one.claim.id.get()).collect();
-    let plain: Vec<_> = first.iter().map(|one| one.claim.is_plain).collect();
-    let results: Vec<_> = first.iter().map(|one| one.result).collect();
-    let Digests { places, digests } = Digests::of(&first);
+    let tokens: Vec<_> = completions.iter().map(|one| one.claim.token.get()).collect();
+    let ids: Vec<_> = completions.iter().map(|one| one.claim.id.get()).collect();
+    let plain: Vec<_> = completions.iter().map(|one| one.claim.is_plain).collect();
+    let results: Vec<_> = completions.iter().map(|one| one.result).collect();
+    let Digests { places, digests } = Digests::of(completions);
     let sql = "SELECT * FROM outbox.complete($1, $2, $3, $4, $5, $6, $7)";
     let at = at.map(Millis::get);
     for row in tx.rows(sql, &[&tokens, &ids, &plain, &results, &places, &digests, &at]).await? {
@@ -111,7 +109,7 @@ struct Digests<'a> {
 }
 
 impl<'a> Digests<'a> {
-    fn of(completions: &[&Completion<'a>]) -> Self {
+    fn of(completions: &[Completion<'a>]) -> Self {
         let (mut known, mut digests) = (HashMap::new(), Vec::new());
         let mut place = |digest: &'a str| {
             *known.entry(digest).or_insert_with(|| {

@@ -11,7 +11,9 @@ use outbox_item::Millis;
 use outbox_store::StoreError;
 
 use crate::error::PgError;
+use crate::group_size::GroupSize;
 use crate::health::Health;
+use crate::known_digests::KnownDigests;
 use crate::looks::Looks;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
@@ -75,6 +77,8 @@ pub(crate) struct PgContext {
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) looks: Looks,
     pub(crate) refused_types: RefusedTypes,
+    pub(crate) group_size: GroupSize,
+    pub(crate) known_digests: KnownDigests,
     /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
@@ -89,6 +93,8 @@ impl PgContext {
             changes: watch::Sender::new(0),
             looks: Looks::default(),
             refused_types: RefusedTypes::default(),
+            group_size: GroupSize::default(),
+            known_digests: KnownDigests::default(),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }

@@ -66,6 +66,22 @@ impl PgError {
         self.is_retryable() && self.is_outage()
     }
 
+    /// Whether the call waited for a lock for longer than it may.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether the call took longer than it may.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut) || self.code() == Some(&SqlState::QUERY_CANCELED)
+    }
+
+    /// Whether the database refuses what the call wants to write, as opposed to a wait that was too long or a lost race.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let class = self.code().and_then(|code| code.code().get(..2));
+        !self.is_timeout() && class.is_some_and(|class| !["40", "55", "57"].contains(&class))
+    }
+
     /// Whether a unique key is taken already.
     pub(crate) fn is_duplicate(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
@@ -83,8 +99,10 @@ impl PgError {
             Self::TimedOut | Self::NoConnection(_) => true,
             Self::Database(_) | Self::CommitUnknown(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
-                matches!(class, "08" | "53" | "57" | "58") && *code != SqlState::QUERY_CANCELED
-                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                // Others of class 53 tell that this call wants too much: memory, locks, parameters.
+                matches!(class, "08" | "57" | "58") && *code != SqlState::QUERY_CANCELED
+                    || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::DISK_FULL, SqlState::TOO_MANY_CONNECTIONS]
+                        .contains(code)
             }),
         }
     }

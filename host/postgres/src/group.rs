@@ -12,6 +12,7 @@ use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError
 use crate::claim::{self, TypeLimits};
 use crate::context::PgContext;
 use crate::error::PgError;
+use crate::group_size::weight;
 use crate::looks::Looks;
 use crate::refused_types::AllowedRequest;
 use crate::settle::{self, HeldClaims, Settled, Settlements};
@@ -84,15 +85,25 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn of(requests: Vec<QueuedRequest>) -> Self {
-        let mut group = Self::default();
+    /// Divides the requests into groups that are not too large. The claims are in the first one.
+    pub(crate) fn divide(requests: Vec<QueuedRequest>, weight_max: usize) -> Vec<Self> {
+        let (mut groups, mut room) = (vec![Self::default()], weight_max);
         for request in requests {
             match request {
-                QueuedRequest::Settle(settlement) => group.settlements.push(settlement),
-                QueuedRequest::Claim(claim) => group.claims.push(claim),
+                QueuedRequest::Settle(settlement) => {
+                    let weight = weight(&settlement.claim, &settlement.settled);
+                    if weight > room && room < weight_max {
+                        groups.push(Self::default());
+                        room = weight_max;
+                    }
+                    room = room.saturating_sub(weight);
+                    let last = groups.len() - 1;
+                    groups[last].settlements.push(settlement);
+                }
+                QueuedRequest::Claim(claim) => groups[0].claims.push(claim),
             }
         }
-        group
+        groups
     }
 
     /// Commits the settlements together with the first claim, then every other claim by itself, and replies to all.
@@ -101,8 +112,7 @@ impl Group {
         let (settlements, first) = (self.settlements, claims.next());
         let left = if settlements.is_empty() { first } else { commit_together(pg, settlements, first).await };
         for claim in left.into_iter().chain(claims) {
-            let claimed = claim_alone(pg, &claim.allowed.request).await;
-            claim.reply(claimed);
+            claim_and_reply(pg, Some(claim)).await;
         }
     }
 }
@@ -113,7 +123,8 @@ async fn commit_together(
     settlements: Vec<QueuedSettlement>,
     claim: Option<AllowedClaim>,
 ) -> Option<AllowedClaim> {
-    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.allowed.request)).await {
+    let patience = if settlements.len() > 1 || claim.is_some() { Patience::Little } else { Patience::Full };
+    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.allowed.request), patience).await {
         Ok((settled, claimed)) => {
             reply_settled(settlements, settled);
             match (claim, claimed) {
@@ -133,20 +144,29 @@ async fn commit_together(
         Err(err) => {
             tracing::warn!(settlements = settlements.len(), error = err.message(), "a group failed; in parts now");
             let parts = if claim.is_some() { vec![settlements] } else { halves(settlements, &err) };
-            settle_in_parts(pg, parts).await;
-            claim
+            // Neither waits for the other's locks.
+            tokio::join!(settle_in_parts(pg, parts), claim_and_reply(pg, claim));
+            None
         }
     }
 }
 
 /// Settles each part in a transaction of its own. A part that fails is halved, until the settlement that fails is
-/// alone.
+/// alone. One that waits for a lock is tried again after all others.
 async fn settle_in_parts(pg: &PgContext, mut parts: Vec<Vec<QueuedSettlement>>) {
+    let mut late = Vec::new();
     while let Some(part) = parts.pop() {
-        match transact(pg, &part, None).await {
+        match transact(pg, &part, None, Patience::Little).await {
             Ok((settled, _)) => reply_settled(part, settled),
             Err(err) if err.is_about_the_database() => refuse_all(part, &err.message()),
+            Err(err) if part.len() == 1 && err.is_lock_timeout() => late.push(part),
             Err(err) => parts.extend(halves(part, &err)),
+        }
+    }
+    for part in late {
+        match transact(pg, &part, None, Patience::Full).await {
+            Ok((settled, _)) => reply_settled(part, settled),
+            Err(err) => refuse_all(part, &err.message()),
         }
     }
 }
@@ -165,10 +185,17 @@ fn halves(mut part: Vec<QueuedSettlement>, err: &PgError) -> Vec<Vec<QueuedSettl
     Vec::new()
 }
 
+async fn claim_and_reply(pg: &PgContext, claim: Option<AllowedClaim>) {
+    if let Some(claim) = claim {
+        let claimed = claim_alone(pg, &claim.allowed.request).await;
+        claim.reply(claimed);
+    }
+}
+
 /// Claims by itself; if that fails, type by type.
 async fn claim_alone(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
     let tried = "claiming items";
-    match transact(pg, &[], Some(request)).await {
+    match transact(pg, &[], Some(request), Patience::Full).await {
         Ok((_, claimed)) => Ok(claimed.unwrap_or_default()),
         Err(err) if err.is_about_the_database() => Err(err.into_store_error(tried)),
         Err(err) if request.types.len() < 2 => {
@@ -177,36 +204,44 @@ async fn claim_alone(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatc
         }
         Err(err) => {
             tracing::warn!(types = request.types.len(), error = err.message(), "a claim failed; type by type now");
-            claim_by_type(pg, request).await.map_err(|err| err.into_store_error(tried))
+            claim_by_type(pg, request).await
         }
     }
 }
 
 /// Claims each type in a transaction of its own. Errors when no type can be claimed.
-async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, PgError> {
+async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
     let (mut batch, mut failure) = (ClaimBatch::default(), None);
-    for terms in &request.types {
+    // Another type is first each time, because the first one takes what it can.
+    let start = fastrand::usize(..request.types.len().max(1));
+    for terms in request.types.iter().cycle().skip(start).take(request.types.len()) {
         let limit = request.limit.saturating_sub(u32::try_from(batch.claims.len()).unwrap_or(u32::MAX));
         let of_type = ClaimRequest { claimed_by: request.claimed_by.clone(), limit, types: vec![terms.clone()] };
-        match transact(pg, &[], Some(&of_type)).await {
+        match transact(pg, &[], Some(&of_type), Patience::Full).await {
             Ok((_, claimed)) => {
                 let ClaimBatch { claims, next_available_in } = claimed.unwrap_or_default();
                 batch.claims.extend(claims);
                 batch.next_available_in = batch.next_available_in.into_iter().chain(next_available_in).min();
             }
             // It is unknown what was committed. The caller gives back all that the request has claimed.
-            Err(err) if err.is_about_the_database() => return Err(err),
+            Err(err) if err.is_about_the_database() => {
+                return Err(StoreError::Unavailable { tried: "claiming items", source: err.message().into() });
+            }
             Err(err) => {
                 refuse_type(pg, &terms.item_type, &err).await;
                 failure = Some(err);
             }
         }
     }
-    failure.filter(|_| batch.claims.is_empty()).map_or(Ok(batch), Err)
+    let failure = failure.filter(|_| batch.claims.is_empty());
+    failure.map_or(Ok(batch), |err| Err(err.into_store_error("claiming items")))
 }
 
 async fn refuse_type(pg: &PgContext, item_type: &str, err: &PgError) {
     let why = err.message();
+    if !err.is_refusal() {
+        return tracing::warn!(item.type = item_type, error = why, "a type could not be claimed");
+    }
     tracing::error!(item.type = item_type, error = why, "the database refuses the claims of a type");
     if let Ok(now) = pg.now().await {
         pg.refused_types.record_refusal(item_type, &why, now, Instant::now());
@@ -230,14 +265,28 @@ async fn transact(
     pg: &PgContext,
     settlements: &[QueuedSettlement],
     request: Option<&ClaimRequest>,
+    patience: Patience,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let group: Vec<_> = settlements.iter().map(|queued| (&queued.claim, &queued.settled)).collect();
     let tried = if group.is_empty() { "claiming items" } else { "settling claims" };
+    let size = group.len() + usize::from(request.is_some());
     // A single request is repeated after a lost race; several are divided first.
-    let is_single = group.len() + usize::from(request.is_some()) == 1;
-    let after = if is_single { PgError::is_retryable } else { PgError::is_lost_connection };
+    let after = if size == 1 { PgError::is_retryable } else { PgError::is_lost_connection };
+    let began = Instant::now();
     // Boxed, because the future of a transaction is large and callers hold it.
-    pg.repeat(tried, after, || Box::pin(settle_and_claim(pg, &group, request))).await
+    let made = pg.repeat(tried, after, || Box::pin(settle_and_claim(pg, &group, request, patience))).await;
+    match &made {
+        Ok(_) => pg.group_size.grow(),
+        Err(err) if err.is_timeout() => {
+            pg.group_size.shrink();
+            // An answer of the server; without one, the network may have been slow.
+            if request.is_some() && matches!(err, PgError::Database(_)) {
+                pg.looks.record_timeout(began.elapsed(), Instant::now());
+            }
+        }
+        Err(_) => {}
+    }
+    made
 }
 
 /// One transaction that settles the group and then claims. See [`transact`].
@@ -245,9 +294,12 @@ pub(crate) async fn settle_and_claim(
     pg: &PgContext,
     group: &Settlements<'_>,
     request: Option<&ClaimRequest>,
+    patience: Patience,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let client = pg.pool.connection().await?;
-    let (mut tx, (held, limits)) = pg.begin_with(&client, Box::pin(look(pg, &client, group, request))).await?;
+    pg.known_digests.number(&client, group.iter().filter_map(|(_, settled)| settled.handler_digest.as_deref())).await?;
+    let (mut tx, (held, limits)) =
+        pg.begin_with(&client, Box::pin(look(pg, &client, group, request, patience))).await?;
     let settled = settle::settle(&mut tx, group, held).await?;
     let claimed = match request {
         Some(request) if !settled.holds_late_locks => {
@@ -271,6 +323,7 @@ async fn look(
     client: &impl Query,
     group: &Settlements<'_>,
     request: Option<&ClaimRequest>,
+    patience: Patience,
 ) -> Result<(HeldClaims, Option<TypeLimits>), PgError> {
     let at = pg.tx.clock.as_ref().map(|clock| clock());
     let limits = async {
@@ -279,8 +332,26 @@ async fn look(
             None => Ok(None),
         }
     };
-    let (held, limits) = tokio::join!(biased; settle::hold_claims(client, group, at), limits);
+    let (bounded, held, limits) =
+        tokio::join!(biased; bound_waits(client, patience), settle::hold_claims(client, group, at), limits);
+    bounded?;
     Ok((held?, limits?))
+}
+
+/// How long a transaction waits for a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// A quarter of a second: what waits is divided from the others soon.
+    Little,
+    /// As long as every transaction of the store.
+    Full,
+}
+
+async fn bound_waits(client: &impl Query, patience: Patience) -> Result<(), PgError> {
+    match patience {
+        Patience::Little => client.rows("SET LOCAL lock_timeout = 250", &[]).await.map(drop),
+        Patience::Full => Ok(()),
+    }
 }
 
 /// Claims in a transaction that has settled. Settlements that were made after the limits were read have freed places of

@@ -4,9 +4,11 @@
 //!
 //! It does not know what a request does, nor how a group runs (`group`).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -54,7 +56,7 @@ impl GroupQueue {
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> QueuedRequest,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let stopped = || StoreError::Unavailable { tried, source: "the store was closed".into() };
+        let stopped = || StoreError::Unavailable { tried, source: "the store was closed, or failed".into() };
         self.queue.send(request(reply)).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -68,10 +70,19 @@ async fn serve(pg: Arc<PgContext>, queue: Arc<Mutex<mpsc::UnboundedReceiver<Queu
         if turn.recv_many(&mut requests, GROUP_MAX).await == 0 {
             return;
         }
-        let mut commit = std::pin::pin!(Group::of(requests).commit(&pg));
+        let mut commit = std::pin::pin!(commit(&pg, requests));
         if timeout(TURN_MAX, commit.as_mut()).await.is_err() {
             drop(turn);
             commit.await;
+        }
+    }
+}
+
+/// Commits the requests in groups. A panic ends the requests of its group, not the task.
+async fn commit(pg: &PgContext, requests: Vec<QueuedRequest>) {
+    for group in Group::divide(requests, pg.group_size.weight_max()) {
+        if AssertUnwindSafe(group.commit(pg)).catch_unwind().await.is_err() {
+            tracing::error!("a group of settlements and claims panicked; its callers repeat them");
         }
     }
 }

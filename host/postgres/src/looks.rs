@@ -25,9 +25,11 @@ const CHEAP_PER_ITEM: Duration = Duration::from_micros(20);
 /// the plans of its statements.
 const DEAR_LOOKS: u32 = 2;
 /// A full look that takes less than this also follows a bounded look that found less than it may take.
-const BEARABLE: Duration = Duration::from_millis(50);
+const BEARABLE: Duration = Duration::from_millis(20);
 /// Other full looks take at most one part in so many of the time.
 const FULL_LOOK_PART: u32 = 20;
+/// The longest time without a full look.
+const BOUNDED_MAX: Duration = Duration::from_secs(30);
 /// A bound that leaves nothing out.
 const EVERYTHING: Millis = Millis::new(i64::MIN);
 
@@ -90,8 +92,15 @@ impl Looks {
         let is_cheap = took < CHEAP.max(CHEAP_PER_ITEM * found);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.dear_looks = if is_cheap { 0 } else { known.dear_looks.saturating_add(1) };
-        let (full_again_at, is_followed) = (now + took * FULL_LOOK_PART, took < BEARABLE);
+        let (full_again_at, is_followed) = (full_again_at(took, now), took < BEARABLE);
         known.bounded = (known.dear_looks >= DEAR_LOOKS).then_some(Look::Bounded { full_again_at, is_followed });
+    }
+
+    /// Records that the server ended a claim after so long, perhaps for its look.
+    pub(crate) fn record_timeout(&self, took: Duration, now: Instant) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.dear_looks = DEAR_LOOKS;
+        known.bounded = Some(Look::Bounded { full_again_at: full_again_at(took, now), is_followed: false });
     }
 
     /// Records what was claimed, after the commit.
@@ -112,6 +121,10 @@ impl Looks {
     }
 }
 
+fn full_again_at(took: Duration, now: Instant) -> Instant {
+    now + (took * FULL_LOOK_PART).min(BOUNDED_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use outbox_item::{Item, ItemId, NewItem};
@@ -119,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    const DEAR: Duration = Duration::from_millis(60);
+    const DEAR: Duration = Duration::from_millis(30);
 
     fn claim(item_type: &str, due: i64) -> Claim {
         let item = NewItem::new(item_type, "k", "").into_item(ItemId::new(1), Millis::default());
@@ -141,9 +154,17 @@ mod tests {
     fn a_full_look_that_is_bearable_follows_a_bounded_one_that_found_less_than_it_may_take() {
         let (looks, now) = (Looks::default(), Instant::now());
         for _ in 0..2 {
-            looks.record_full(DEAR / 2, 5, now);
+            looks.record_full(DEAR / 3, 5, now);
         }
         assert!(matches!(looks.begin(now), Look::Bounded { is_followed: true, .. }));
+    }
+
+    #[test]
+    fn a_claim_that_gave_up_is_followed_by_bounded_looks() {
+        let (looks, now) = (Looks::default(), Instant::now());
+        looks.record_timeout(DEAR, now);
+        let full_again_at = now + DEAR * 20;
+        assert_eq!(looks.begin(now), Look::Bounded { full_again_at, is_followed: false });
     }
 
     #[test]

@@ -14,6 +14,8 @@ use outbox_store::{ClaimRequest, StuckEntry};
 
 /// A type is left out after this number of refused claims in a row.
 const REFUSALS_MAX: u32 = 3;
+/// A type that was not refused for so long is no longer stuck: this process does not claim it any more.
+const MEMORY: Duration = Duration::from_mins(1);
 /// How long a type is left out.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -75,8 +77,8 @@ impl RefusedTypes {
     }
 
     /// The types that are left out again and again.
-    pub(crate) fn stuck(&self) -> Vec<StuckEntry> {
-        let is_left_out = |refusals: &Refusals| refusals.count >= REFUSALS_MAX;
+    pub(crate) fn stuck(&self, now: Instant) -> Vec<StuckEntry> {
+        let is_left_out = |refusals: &Refusals| refusals.left_out_until.is_some_and(|until| until + MEMORY > now);
         let refused = self.lock();
         let left_out = refused.iter().filter(|(_, refusals)| is_left_out(refusals));
         left_out.map(|(item_type, refusals)| StuckEntry::refused(item_type, refusals.since, &refusals.why)).collect()
@@ -120,12 +122,13 @@ mod tests {
             refused.record_refusal("a", "a bad row", Millis::new(5), now);
         }
         assert_eq!(allowed(&refused, now), (vec!["a".into(), "b".into()], None));
-        assert!(refused.stuck().is_empty());
+        assert!(refused.stuck(now).is_empty());
         refused.record_refusal("a", "a bad row", Millis::new(6), now);
         assert_eq!(allowed(&refused, now), (vec!["b".into()], Some(PAUSE)));
-        let stuck = refused.stuck().remove(0);
+        let stuck = refused.stuck(now).remove(0);
         assert_eq!((stuck.r#type.as_deref(), stuck.since), (Some("a"), Millis::new(5)));
         assert_eq!(allowed(&refused, now + PAUSE), (vec!["a".into(), "b".into()], None));
+        assert!(refused.stuck(now + PAUSE + MEMORY).is_empty(), "no claim asks for it any more");
     }
 
     #[test]
@@ -135,9 +138,9 @@ mod tests {
             refused.record_refusal("a", "a bad row", Millis::new(5), now);
         }
         refused.record_success(&request(&["b"]));
-        assert_eq!(refused.stuck().len(), 1);
+        assert_eq!(refused.stuck(now).len(), 1);
         refused.record_success(&request(&["a"]));
-        assert!(refused.stuck().is_empty());
+        assert!(refused.stuck(now).is_empty());
         assert_eq!(allowed(&refused, now).1, None);
     }
 }

@@ -4,7 +4,7 @@
 //! It knows the host writes of a settlement; `complete` makes items DONE without any, and `claim_end` knows what the
 //! other ends of a claim change.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use outbox_core::{HostWrites, Settlement};
 use outbox_item::{Millis, validate_items};
@@ -13,7 +13,7 @@ use outbox_store::{ClaimRef, SettleRequest, StoreError};
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::complete::{Completed, Completion, complete};
 use crate::error::PgError;
-use crate::leases::{LeasedItem, lock_claims, lock_leases, read_leased};
+use crate::leases::{LeasedId, LeasedItem, lock_claims, lock_leases, read_leased};
 use crate::tx::{Query, WriteTx};
 use crate::{enqueue, plugin_state};
 
@@ -29,23 +29,34 @@ pub(crate) struct HeldClaims {
 
 /// Locks the claims, and completes those whose completion changes nothing but the item's place. All statements are sent
 /// at once. `at` is the time, or `None` for that of the database.
-pub(crate) async fn hold_claims(
+pub(crate) async fn hold_claims<'a>(
     tx: &impl Query,
-    group: &Settlements<'_>,
+    group: &Settlements<'a>,
     at: Option<Millis>,
 ) -> Result<HeldClaims, PgError> {
-    let completions: Vec<_> = group.iter().filter_map(|(claim, settled)| Completion::of(claim, settled)).collect();
+    let repeated = repeated_claims(group);
+    let completion = |(claim, settled): &(&'a ClaimRef, &'a SettleRequest)| {
+        Completion::of(claim, settled).filter(|_| !repeated.contains(&(claim.token, claim.id)))
+    };
+    let completions: Vec<_> = group.iter().filter_map(completion).collect();
     if completions.len() == group.len() {
         return Ok(HeldClaims { completed: complete(tx, &completions, at).await?, others: Vec::new() });
     }
     let all: Vec<_> = group.iter().map(|(claim, _)| *claim).collect();
-    let others = group.iter().filter(|(claim, settled)| Completion::of(claim, settled).is_none());
+    let others = group.iter().filter(|settlement| completion(settlement).is_none());
     let others: Vec<_> = others.map(|(claim, _)| *claim).collect();
     // All locks first: every transaction waits for lines and leases in one order.
     let (locked, completed, others) =
         tokio::join!(biased; lock_leases(tx, &all), complete(tx, &completions, at), lock_claims(tx, &others));
     locked?;
     Ok(HeldClaims { completed: completed?, others: others? })
+}
+
+/// Claims that several settlements end. The first one holds, so they are made one after the other.
+fn repeated_claims(group: &Settlements<'_>) -> HashSet<LeasedId> {
+    let mut seen = HashSet::new();
+    let claims = group.iter().map(|(claim, _)| (claim.token, claim.id));
+    claims.filter(|claim| !seen.insert(*claim)).collect()
 }
 
 /// What became of settlements.

@@ -136,7 +136,7 @@ impl Inspect for PostgresStore {
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {
         let pg = &*self.pg;
         let now = pg.now().await?;
-        let mut found = pg.refused_types.stuck();
+        let mut found = pg.refused_types.stuck(tokio::time::Instant::now());
         found.extend(read!(pg, "looking for what is stuck", |tx| stuck::stuck(tx, query, now))?);
         Ok(found)
     }

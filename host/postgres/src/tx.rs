@@ -98,6 +98,13 @@ impl<'a> OpenTransaction<'a> {
         }
     }
 
+    /// Sends `begin` alone.
+    async fn begin_alone(client: &'a Client, begin: &str) -> Result<(Self, Vec<SimpleQueryMessage>), PgError> {
+        let open = Self { client, is_open: true };
+        let reply = client.simple_query(begin).await?;
+        Ok((open, reply))
+    }
+
     /// Sends a whole transaction at once. Returns what its statements return.
     async fn run<T>(
         client: &'a Client,
@@ -157,11 +164,10 @@ fn not_committed(err: PgError) -> PgError {
     }
 }
 
-/// Whether the server answered a statement with this error and goes on to the next. It ends a connection in the middle
-/// of a commit with an error too, which does not say whether the commit took place.
+/// Whether the server answered a statement with this error and goes on to the next. An error that ends the connection
+/// does not say whether a commit took place, nor does one of a pooler, which gives no severity.
 fn is_answer(err: &tokio_postgres::Error) -> bool {
-    let severity = err.as_db_error().map(DbError::parsed_severity);
-    severity.is_some_and(|severity| !matches!(severity, Some(Severity::Fatal | Severity::Panic)))
+    err.as_db_error().and_then(DbError::parsed_severity) == Some(Severity::Error)
 }
 
 /// A transaction that only reads. All its statements see one snapshot of the database.
@@ -172,8 +178,7 @@ pub(crate) struct ReadTx<'a> {
 impl<'a> ReadTx<'a> {
     pub(crate) async fn begin(client: &'a Client, context: &TxContext) -> Result<Self, PgError> {
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {}", context.settings);
-        let (open, ..) = OpenTransaction::begin(client, &begin, ready(Ok(()))).await?;
-        Ok(Self { open })
+        Ok(Self { open: OpenTransaction::begin_alone(client, &begin).await?.0 })
     }
 }
 
@@ -208,6 +213,10 @@ pub(crate) async fn begin_read_committed(client: &mut Client) -> Result<Transact
 /// level is explicit, because a role or a database can have another default.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
+fn begin_sql(context: &TxContext) -> String {
+    format!("{BEGIN}; {}; SELECT outbox.now()", context.settings)
+}
+
 /// A transaction that writes. It is rolled back when it is dropped without a commit.
 pub(crate) struct WriteTx<'a> {
     open: OpenTransaction<'a>,
@@ -228,7 +237,8 @@ pub(crate) struct WriteTx<'a> {
 
 impl<'a> WriteTx<'a> {
     pub(crate) async fn begin(client: &'a Client, context: &'a TxContext) -> Result<Self, PgError> {
-        Ok(Self::begin_with(client, context, ready(Ok(()))).await?.0)
+        let (open, reply) = OpenTransaction::begin_alone(client, &begin_sql(context)).await?;
+        Self::new(open, context, &reply)
     }
 
     /// Runs a whole transaction in one round trip: statements that need no answer of each other.
@@ -246,13 +256,16 @@ impl<'a> WriteTx<'a> {
         context: &'a TxContext,
         first: impl Future<Output = Result<T, PgError>>,
     ) -> Result<(Self, T), PgError> {
-        let begin = format!("{BEGIN}; {}; SELECT outbox.now()", context.settings);
-        let (open, reply, value) = OpenTransaction::begin(client, &begin, first).await?;
+        let (open, reply, value) = OpenTransaction::begin(client, &begin_sql(context), first).await?;
+        Ok((Self::new(open, context, &reply)?, value))
+    }
+
+    fn new(open: OpenTransaction<'a>, context: &'a TxContext, reply: &[SimpleQueryMessage]) -> Result<Self, PgError> {
         let now = match &context.clock {
             Some(clock) => clock(),
-            None => time_in(&reply)?,
+            None => time_in(reply)?,
         };
-        let tx = Self {
+        Ok(Self {
             open,
             now,
             pod: &context.instance,
@@ -262,8 +275,7 @@ impl<'a> WriteTx<'a> {
             notifies: context.notifies,
             counters: BTreeMap::new(),
             signals: Vec::new(),
-        };
-        Ok((tx, value))
+        })
     }
 
     /// Adds to one of the totals in `outbox.totals`, at the end of this transaction.

@@ -361,10 +361,10 @@ BEGIN
 END $$;
 
 -- Completes claims, each item in finished[n] by the lease tokens[n]: items that have no saga and no row in outbox.past
--- become DONE, which is all that changes for them. `plain[n]` says that the caller knows this of the item; otherwise it
--- is looked up. `digests` has the components that ran, and digest_places[n] the place of the item's among them. Returns
--- for each lease what became DONE, and what the lease holds and only the caller can complete (`unsettled`). What is in
--- neither was not in the lease. `at` is the time; NULL is that of the database.
+-- become DONE, which is all that changes for them. No item occurs twice. `plain[n]` says that the caller knows this of
+-- the item; otherwise it is looked up. `digests` has the components that ran, and digest_places[n] the place of the
+-- item's among them. Returns for each lease what became DONE, and what the lease holds and only the caller can complete
+-- (`unsettled`). What is in neither was not in the lease. `at` is the time; NULL is that of the database.
 CREATE FUNCTION outbox.complete(
     tokens bigint[], finished bigint[], plain boolean[], results bytea[], digest_places integer[], digests text[],
     at bigint
@@ -373,13 +373,14 @@ SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     newest bigint := outbox.newest_job();
-    time bigint := coalesce(at, outbox.now());
+    time bigint;
     done_by integer[];
     ended record;
     held outbox.leases;
     keys text[] := '{}';
 BEGIN
     PERFORM outbox.lock_leases(tokens, finished);
+    time := coalesce(at, outbox.now());
     done_by := outbox.handler_ids(digests);
     FOR ended IN
         SELECT claim.token, array_agg(claim.id ORDER BY claim.id) AS ids,
