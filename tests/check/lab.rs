@@ -137,6 +137,19 @@ async fn silence_ends_with_the_timeout_of_the_guest_or_else_with_its_deadline() 
 }
 
 #[tokio::test]
+async fn a_request_that_vanishes_is_told_as_a_timeout_and_was_not_sent_if_there_was_no_connection() {
+    let town = Town::new(WorldResponse::Vanished, None);
+    let report = |ending| match ending {
+        AttemptEnd::Reported(report) => (report.maybe_executed, failure(AttemptEnd::Reported(report)).code),
+        AttemptEnd::Crashed => panic!("it crashed"),
+    };
+    let ended = report(run(http("http://granted.test/a", &json!({ "timeout_ms": 500 })), &town).await);
+    assert_eq!(ended, (true, "upstream.timeout".to_owned()));
+    let ended = report(run(http("http://granted.test/a", &json!({})), &town).await);
+    assert_eq!(ended, (false, "upstream.timeout".to_owned()));
+}
+
+#[tokio::test]
 async fn a_crash_ends_the_attempt_before_or_after_the_effect_of_any_call() {
     let order = json!({ "do": "sequence", "steps": [
         http("http://granted.test/a", &json!({})),

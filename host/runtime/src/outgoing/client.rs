@@ -28,7 +28,7 @@ pub(crate) const HEAD_MAX: usize = 64 << 10;
 /// Headers of a response.
 pub(crate) const HEADERS_COUNT_MAX: usize = 128;
 /// Longer than a connection within a continent takes, much shorter than an attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the 60 seconds after which common servers close an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// Idle connections per host: about as many as attempts run at a time, so that bursts can reuse them.

@@ -16,6 +16,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::outgoing::backend::{HostBackend, HostCall, ResponseFuture, SendError};
+use crate::outgoing::client::CONNECT_TIMEOUT;
 use crate::sandbox::observations::SideEffects;
 use crate::simulation::call::{GuestCall, OutgoingRequest, WorldResponse};
 use crate::simulation::virtual_clock::VirtualClock;
@@ -118,10 +119,23 @@ impl SimulatedBackend {
             WorldResponse::Response { status, headers, body } => response(status, &headers, body),
             WorldResponse::Refused => Err(SendError { error: Error::ConnectionRefused, was_sent: false, denial: None }),
             WorldResponse::Broken => Err(sent_without_response(Error::ConnectionTerminated)),
+            WorldResponse::Vanished => Err(self.vanish(requested_timeout).await),
             WorldResponse::Silence => {
                 self.sleep(requested_timeout.unwrap_or(self.0.attempt_time)).await;
                 Err(sent_without_response(Error::HttpResponseTimeout))
             }
+        }
+    }
+}
+
+impl SimulatedBackend {
+    /// Waits for the receiver of a request that got lost. Without a timeout of the guest, a wait for a response would
+    /// last until the deadline, and the guest would not see that it failed: then it is the connection that fails.
+    async fn vanish(&self, requested_timeout: Option<Duration>) -> SendError {
+        self.sleep(requested_timeout.unwrap_or(CONNECT_TIMEOUT)).await;
+        match requested_timeout {
+            Some(_) => sent_without_response(Error::HttpResponseTimeout),
+            None => SendError { error: Error::ConnectionTimeout, was_sent: false, denial: None },
         }
     }
 }

@@ -82,6 +82,9 @@ pub enum WorldResponse {
     Refused,
     /// The request is sent, and the connection breaks before the response.
     Broken,
+    /// The request gets lost, and no response comes before the guest's timeout. Without one, the host's wait for a
+    /// connection ends.
+    Vanished,
     /// The request is sent, and no response comes before the guest's timeout or the deadline.
     Silence,
 }

@@ -147,7 +147,7 @@ fn response_name(answer: &WorldResponse) -> String {
         WorldResponse::Response { status, .. } => status.to_string(),
         WorldResponse::Refused => "no connection".to_owned(),
         WorldResponse::Broken => "the connection broke".to_owned(),
-        WorldResponse::Silence => "no answer".to_owned(),
+        WorldResponse::Silence | WorldResponse::Vanished => "no answer".to_owned(),
     }
 }
 
