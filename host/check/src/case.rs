@@ -2,6 +2,7 @@
 //!
 //! This file reads and validates. It does not run a handler.
 
+pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod content;
 pub(crate) mod expect;
@@ -17,12 +18,14 @@ use serde_json::Value;
 use outbox_item::{Item, ItemId, JSON, Millis, NewItem, Status};
 use outbox_runtime::EnvLookup;
 
+use crate::case::accept::CaseAccept;
 use crate::case::answer::CaseAnswer;
 use crate::case::content::{Content, state_bytes};
 use crate::case::expect::Expect;
 
-/// The time at which every case starts: 2026-01-01 00:00 UTC. It is fixed so that runs are equal.
-pub(crate) const NOW: Millis = Millis::new(1_767_225_600_000);
+/// The time at which every case starts: 2025-12-31 23:59:30 UTC. It is fixed so that runs are equal, and so late that
+/// an attempt after a crash has another day, month and year.
+pub(crate) const NOW: Millis = Millis::new(1_767_225_570_000);
 
 /// One case, as its file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,6 +51,9 @@ pub(crate) struct Case {
     /// The answers of receivers. A request gets the first one that matches.
     #[serde(default)]
     pub(crate) answer: Vec<CaseAnswer>,
+    /// The findings of `check` that are no harm.
+    #[serde(default)]
+    pub(crate) accept: Vec<CaseAccept>,
     /// What the attempt must do. `check` does not need it.
     pub(crate) expect: Option<Expect>,
 }
@@ -104,6 +110,9 @@ impl Case {
         let case: Self = toml::from_str(text)?;
         case.new_item().validate()?;
         case.answer.iter().try_for_each(|answer| case.validate_answer(answer))?;
+        if case.accept.iter().any(|accept| accept.reason.trim().is_empty()) {
+            bail!("an [[accept]] has no `reason`: say why the finding is no harm");
+        }
         Ok(case)
     }
 
@@ -196,6 +205,8 @@ mod tests {
         assert!(refusal("[item]\ntype = 'Mail'").contains("Mail"));
         assert!(refusal("[item]\ntype = 'mail'\n[[answer]]\nurl = '*'\nafter = 'x'").contains("after"));
         assert!(refusal("[item]\ntype = 'mail'\n[[answer]]\nurl = '*'\nstatus = 7").contains("status"));
+        let accept = "[item]\ntype = 'mail'\n[[accept]]\nfinding = 'lost'\ncall = 1\nreason = ' '";
+        assert!(refusal(accept).contains("reason"));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The result of all schedules of one case.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckReport {
     /// The name of the case.
     pub case: String,
-    /// The calls of the undisturbed run. Findings refer to them by number.
+    /// The calls of the undisturbed run, then those that only disturbed runs make. Findings refer to them by number.
     pub calls: Vec<CallLine>,
     /// The number of schedules in each group.
     #[serde(rename = "families")]
@@ -22,6 +22,8 @@ pub struct CheckReport {
     pub schedules: usize,
     /// The number of schedules in which a disruption never happened, because the handler did not make the call.
     pub unreached: usize,
+    /// What the case accepts, and is not held against the handler.
+    pub accepted: Vec<AcceptedFinding>,
     /// What is wrong with the handler.
     pub findings: Vec<Finding>,
     /// What else its author should know.
@@ -47,10 +49,23 @@ pub struct ScheduleGroup {
     pub count: usize,
 }
 
-/// One call of the undisturbed run.
+/// Where a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct CallPosition {
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// The number of the call in its attempt, from 1; 0 for no particular call.
+    pub call: usize,
+}
+
+/// One call of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CallLine {
-    /// The number of the call, from 1.
+    /// The schedule whose run makes the call; `None` for the undisturbed run.
+    pub schedule: Option<String>,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// The number of the call in its attempt, from 1.
     pub number: usize,
     /// The call as text.
     pub call: String,
@@ -59,7 +74,7 @@ pub struct CallLine {
 }
 
 /// The kind of a finding. Each kind has its rule in the file of `findings/` that this list names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingKind {
     /// The handler sent two different requests with one key (`changed.rs`).
@@ -76,6 +91,8 @@ pub enum FindingKind {
     State,
     /// The follow-ups at the end differ (`stored.rs`).
     Followups,
+    /// The case accepts a finding that there is not (`checker.rs`).
+    Accept,
 }
 
 /// Something that is wrong with a handler.
@@ -83,13 +100,17 @@ pub enum FindingKind {
 pub struct Finding {
     /// The kind.
     pub kind: FindingKind,
+    /// The number of the attempt that makes the call, from 1.
+    pub attempt: u32,
     /// The number of the call that it is about, from 1; 0 for no particular call.
     pub call: usize,
+    /// Other calls at which the same happens, with the same cure.
+    pub also: Vec<CallPosition>,
     /// What happens.
     pub what: String,
     /// How the author can fix it.
     pub fix: String,
-    /// The shortest schedule in which it happens.
+    /// The shortest schedule in which it happens at `call`.
     pub schedule: ScheduleId,
     /// What goes wrong in that schedule.
     pub story: String,
@@ -97,11 +118,21 @@ pub struct Finding {
     pub schedules: usize,
 }
 
+/// A finding that the case accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AcceptedFinding {
+    /// The finding.
+    pub finding: Finding,
+    /// Why it is no harm, as the case says.
+    pub reason: String,
+}
+
 /// Something that the author should know and that is not wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// The number of the call that it is about, from 1, if it is about one.
-    pub call: Option<usize>,
+    /// The call that it is about, if it is about one.
+    #[serde(flatten)]
+    pub at: Option<CallPosition>,
     /// What the author should know.
     pub what: String,
 }

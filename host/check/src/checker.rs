@@ -1,25 +1,26 @@
-//! Plays every schedule of every case, on all threads of the machine, and reports what it found.
+//! Checks every case of a component and reports what it found.
 //!
-//! It does not decide what a schedule or a finding is.
+//! `exploration.rs` plays the schedules. This file does not decide what a schedule or a finding is.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use outbox_runtime::simulation::{GuestCall, Simulator};
+use outbox_runtime::simulation::Simulator;
 
 use crate::case::Case;
-use crate::check_report::{CallLine, CheckReport, ScheduleGroup, ScheduleId};
-use crate::finding_collector::FindingCollector;
-use crate::findings::comparison::{Baseline, Comparison};
-use crate::findings::detect_findings;
+use crate::case::accept::CaseAccept;
+use crate::check_report::{AcceptedFinding, CallLine, CallPosition, CheckReport, FindingKind, Note, ScheduleId};
+use crate::exploration::{Exploration, Explored};
+use crate::finding_collector::{FindingCollector, NoteTopic};
+use crate::finding_merge::{merged, without_consequences};
+use crate::findings::comparison::{Baseline, Comparison, RunFinding, call_line, call_number};
+use crate::findings::detect_undisturbed_findings;
 use crate::findings::nondeterminism::nondeterminism;
 use crate::schedule::Schedule;
-use crate::schedule_enumeration::{CallKind, all_schedules};
-use crate::scheduled_run::{CheckContext, RunResult, RunVariant, run_schedule};
+use crate::scheduled_run::{CheckContext, RunVariant, run_schedule};
 
 /// What to check.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +40,9 @@ pub struct CheckOptions {
 pub struct CheckProgress<'a> {
     /// The name of the case.
     pub case: &'a str,
-    /// The number of its schedules that have started; equal to `total` when all of them are finished.
+    /// The number of schedules of the present round that have started; equal to `total` when the round is over.
     pub done: usize,
-    /// The number of its schedules.
+    /// The number of schedules of the present round. What a round shows decides on the next one.
     pub total: usize,
 }
 
@@ -89,7 +90,8 @@ async fn check_context(simulator: &Simulator, next: &Simulator, case: Case) -> a
     if !plugin.types().contains(item_type) {
         bail!("its item is of the type {item_type:?}, and the handler handles {}", plugin.types().join(", "));
     }
-    Ok(CheckContext { plugin, reloaded, initial_state: case.initial_state(), case })
+    let initial_state = case.initial_state();
+    Ok(CheckContext { plugin, reloaded, case, initial_state, others_state: OnceLock::new() })
 }
 
 fn check_case(
@@ -99,111 +101,121 @@ fn check_case(
 ) -> anyhow::Result<CheckReport> {
     let begun = Instant::now();
     let baseline = run_baseline(context)?;
-    let calls = &baseline.result.calls;
-    let kinds: Vec<_> = calls.iter().map(call_kind).collect();
-    let groups = all_schedules(&kinds);
-    let counts = groups.iter().map(|(name, schedules)| ScheduleGroup { name, count: schedules.len() }).collect();
-    let mut schedules: Vec<_> = groups.into_iter().flat_map(|(_, schedules)| schedules).collect();
-    if let Some(only) = only {
-        retain_schedule(&mut schedules, only, kinds.len())?;
+    let accepts = &context.case.accept;
+    let undisturbed = judge_undisturbed(context, &baseline);
+    let mut explored = match only {
+        Some(only) => play_only(context, &baseline, only)?,
+        None if undisturbed.has_findings_beside(accepts) => Explored::default(),
+        None => explore(context, &baseline, progress),
+    };
+    explored.collector.absorb(undisturbed);
+    let found = without_consequences(explored.collector.findings());
+    let (accepted, findings) = accepted(accepts, found);
+    let mut findings = merged(findings);
+    if only.is_none() && explored.played > 0 {
+        findings.extend(unused_accepts(&context.case, &baseline, &accepted));
     }
-    let found = run_all(context, &baseline, &schedules, progress);
-    let mut notes: Vec<_> = nondeterminism(&baseline).into_iter().collect();
-    notes.extend(found.notes);
     Ok(CheckReport {
         case: context.case.name.clone(),
-        calls: call_lines(calls),
-        groups: counts,
-        schedules: schedules.len(),
-        unreached: found.unreached,
-        findings: found.findings,
-        notes,
+        calls: call_lines(&baseline, explored.new_calls, &findings),
+        groups: explored.groups,
+        schedules: explored.played,
+        unreached: explored.collector.unreached,
+        accepted,
+        findings: findings.into_iter().map(|found| found.finding).collect(),
+        notes: explored.collector.notes(),
         elapsed: begun.elapsed(),
     })
 }
 
-/// Errors when no schedule has the id. `calls` is the number of calls that the handler makes undisturbed.
-fn retain_schedule(schedules: &mut Vec<Schedule>, only: &ScheduleId, calls: usize) -> anyhow::Result<()> {
-    let id = &only.id;
-    schedules.retain(|schedule| schedule.to_string() == *id);
-    if schedules.is_empty() {
-        bail!("no schedule has the id {id:?}: the handler makes {calls} calls now");
+/// Takes the findings that a case accepts out of the others.
+fn accepted(accepts: &[CaseAccept], found: Vec<RunFinding>) -> (Vec<AcceptedFinding>, Vec<RunFinding>) {
+    let (mut accepted, mut others) = (Vec::new(), Vec::new());
+    for found in found {
+        match accepts.iter().find(|accept| accept.is_about(&found.finding)) {
+            Some(CaseAccept { reason, .. }) => {
+                accepted.push(AcceptedFinding { finding: found.finding, reason: reason.clone() });
+            }
+            None => others.push(found),
+        }
     }
-    Ok(())
+    (accepted, others)
+}
+
+/// A finding for each `[[accept]]` that is about none.
+fn unused_accepts(case: &Case, baseline: &Baseline, accepted: &[AcceptedFinding]) -> Vec<RunFinding> {
+    let schedule = Schedule::undisturbed();
+    let run = Comparison { case: &case.name, baseline, result: &baseline.result, schedule: &schedule };
+    let is_used = |accept: &CaseAccept| accepted.iter().any(|accepted| accept.is_about(&accepted.finding));
+    let finding = |accept: &CaseAccept| {
+        let CaseAccept { finding, attempt, call, .. } = accept;
+        let at = CallPosition { attempt: *attempt, call: *call };
+        let what = format!("the [[accept]] of {finding:?} at {} is about no finding", call_number(at));
+        run.finding(
+            FindingKind::Accept,
+            at,
+            what,
+            "remove it from the case, or correct its kind, its attempt and its call",
+        )
+    };
+    case.accept.iter().filter(|accept| !is_used(accept)).map(finding).collect()
+}
+
+fn explore(context: &Arc<CheckContext>, baseline: &Baseline, progress: &ProgressFn) -> Explored {
+    let case = context.case.name.as_str();
+    let progress = |done, total| progress(CheckProgress { case, done, total });
+    Exploration::new(context, baseline, &progress).explore()
+}
+
+/// Plays one schedule. Errors when there is none with the id.
+fn play_only(context: &Arc<CheckContext>, baseline: &Baseline, only: &ScheduleId) -> anyhow::Result<Explored> {
+    let schedule = only.id.parse().ok();
+    let explored = schedule.and_then(|schedule| Exploration::new(context, baseline, &|_, _| {}).play_one(&schedule));
+    let calls = baseline.result.attempts.values().next().map_or(0, |attempt| attempt.calls.len());
+    explored.with_context(|| format!("no schedule has the id {:?}: the handler makes {calls} calls now", only.id))
 }
 
 fn run_baseline(context: &Arc<CheckContext>) -> anyhow::Result<Baseline> {
     let undisturbed = Schedule::undisturbed();
     let result = run_schedule(context, &undisturbed, RunVariant::Standard);
-    ensure_usable(&result)?;
+    if let Some(request) = result.receivers.unanswered.first() {
+        bail!("no [[answer]] of the case fits the request {request}");
+    }
+    let state = result.snapshot.state.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
+    context.others_state.get_or_init(|| state);
     Ok(Baseline { result, repeat: run_schedule(context, &undisturbed, RunVariant::OtherTimeAndSeed) })
 }
 
-/// Errors when the undisturbed run is no baseline for comparisons.
-fn ensure_usable(baseline: &RunResult) -> anyhow::Result<()> {
-    if let Some(request) = baseline.receivers.unanswered.first() {
-        bail!("no [[answer]] of the case fits the request {request}");
+/// The findings and notes of the undisturbed run.
+fn judge_undisturbed(context: &CheckContext, baseline: &Baseline) -> FindingCollector {
+    let (case, schedule) = (&context.case, Schedule::undisturbed());
+    let run = Comparison { case: &case.name, baseline, result: &baseline.result, schedule: &schedule };
+    let mut collector = FindingCollector::default();
+    collector.collect(0, &schedule, detect_undisturbed_findings(&run, case));
+    if let Some(note) = nondeterminism(baseline) {
+        collector.note(0, NoteTopic::Determinism, "", note);
     }
-    if !baseline.is_settled() {
-        let failure = baseline.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
-        bail!("its item is never settled even when nothing goes wrong: {failure}");
+    if !baseline.result.is_done() && !collector.has_findings_beside(&[]) {
+        let what = "the item is dead-lettered even when nothing goes wrong, as the case expects: what an item that is \
+                    done leaves behind is not compared";
+        collector.note(0, NoteTopic::Case, "", Note { at: None, what: what.to_owned() });
     }
-    Ok(())
+    collector
 }
 
-fn call_kind(call: &GuestCall) -> CallKind {
-    match call {
-        GuestCall::Request(request) if request.is_safe() => CallKind::Lookup,
-        GuestCall::Request(_) => CallKind::Effect,
-        _ => CallKind::Stored,
-    }
-}
-
-fn call_lines(calls: &[GuestCall]) -> Vec<CallLine> {
-    let key = |call: &GuestCall| match call {
-        GuestCall::Request(request) => request.key.clone(),
-        _ => None,
-    };
-    (1..).zip(calls).map(|(number, call)| CallLine { number, call: call.to_string(), key: key(call) }).collect()
-}
-
-fn run_all(
-    context: &Arc<CheckContext>,
-    baseline: &Baseline,
-    schedules: &[Schedule],
-    progress: &ProgressFn,
-) -> FindingCollector {
-    let case = context.case.name.as_str();
-    let (next, collected) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let work = || {
-        while let Some((index, schedule)) = next_schedule(&next, schedules) {
-            progress(CheckProgress { case, done: index, total: schedules.len() });
-            let result = run_schedule(context, schedule, RunVariant::Standard);
-            let found = detect_findings(&Comparison { case, baseline, result: &result, schedule });
-            collected.lock().unwrap_or_else(PoisonError::into_inner).push((index, found, result));
+/// The calls of the undisturbed run, then those that only disturbed runs make.
+fn call_lines(baseline: &Baseline, new_calls: Vec<CallLine>, findings: &[RunFinding]) -> Vec<CallLine> {
+    let mut lines = Vec::new();
+    for (attempt, record) in baseline.distinct_attempts() {
+        for (call, record) in (1..).zip(&record.calls) {
+            lines.push(call_line(None, CallPosition { attempt, call }, record));
         }
-    };
-    run_on_all_threads(work);
-    progress(CheckProgress { case, done: schedules.len(), total: schedules.len() });
-    let mut collected = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
-    collected.sort_by_key(|(index, ..)| *index);
-    let mut all = FindingCollector::default();
-    for (index, found, result) in collected {
-        all.collect(&schedules[index], found, &result);
     }
-    all
-}
-
-fn run_on_all_threads(work: impl Fn() + Sync) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(&work);
+    lines.extend(new_calls);
+    for line in findings.iter().filter_map(|found| found.line.clone()) {
+        if !lines.contains(&line) {
+            lines.push(line);
         }
-    });
-}
-
-fn next_schedule<'a>(next: &AtomicUsize, schedules: &'a [Schedule]) -> Option<(usize, &'a Schedule)> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    schedules.get(index).map(|schedule| (index, schedule))
+    }
+    lines
 }

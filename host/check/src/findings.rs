@@ -8,23 +8,55 @@ mod changed;
 pub(crate) mod comparison;
 mod dead;
 mod effect_match;
+pub(crate) mod lookups;
 mod lost;
 pub(crate) mod nondeterminism;
 mod repeated;
 mod stored;
 
-use crate::check_report::Finding;
-use crate::findings::comparison::Comparison;
+use crate::case::Case;
+use crate::check_report::Note;
+use crate::findings::comparison::{Comparison, RunFinding};
 
-/// The findings of one run. A rule runs only when the rules before it found nothing, because its findings would be
-/// consequences of theirs.
-pub(crate) fn detect_findings(run: &Comparison<'_>) -> Vec<Finding> {
-    let rules = [
-        changed::changed_requests,
-        repeated::repeated_effects,
-        dead::unfinished_item,
-        lost::lost_effects,
-        stored::stored_differences,
-    ];
-    rules.into_iter().map(|rule| rule(run)).find(|found| !found.is_empty()).unwrap_or_default()
+/// A rule: what it finds in a run.
+type Rule = fn(&Comparison<'_>) -> Vec<RunFinding>;
+
+/// The findings of a disrupted run.
+pub(crate) fn detect_findings(run: &Comparison<'_>) -> Vec<RunFinding> {
+    if run.schedule.has_other_input() {
+        return first_found(
+            run,
+            &[changed::changed_requests, repeated::repeated_effects, dead::unfinished_item, lost::lost_effects],
+        );
+    }
+    first_found(
+        run,
+        &[
+            changed::changed_requests,
+            repeated::repeated_effects,
+            changed::changed_ends,
+            dead::unfinished_item,
+            lost::lost_effects,
+            stored::stored_differences,
+        ],
+    )
+}
+
+/// The findings of the undisturbed run, beside itself.
+pub(crate) fn detect_undisturbed_findings(run: &Comparison<'_>, case: &Case) -> Vec<RunFinding> {
+    let found = first_found(run, &[changed::changed_requests, lost::swallowed_requests, repeated::undisturbed_repeats]);
+    if found.is_empty() && !run.result.is_done() && !dead::is_expected(case) {
+        return dead::undisturbed_end(run);
+    }
+    found
+}
+
+/// What the author should know about a disrupted run.
+pub(crate) fn detect_notes(run: &Comparison<'_>) -> Vec<Note> {
+    if run.schedule.has_overlap() { repeated::overlap_notes(run) } else { Vec::new() }
+}
+
+/// The findings of the first rule that finds something. Those of the rules after it would be consequences.
+fn first_found(run: &Comparison<'_>, rules: &[Rule]) -> Vec<RunFinding> {
+    rules.iter().map(|rule| rule(run)).find(|found| !found.is_empty()).unwrap_or_default()
 }

@@ -101,6 +101,11 @@ impl InMemoryOutbox {
         self.with(|rows| rows.settle(claim, settlement, attempt))
     }
 
+    /// Another item's attempt commits this value of a state key.
+    pub fn write_state(&self, key: &str, value: &[u8]) {
+        self.with(|rows| rows.write_state(key, value));
+    }
+
     fn with<T>(&self, transaction: impl FnOnce(&mut OutboxSnapshot) -> T) -> T {
         transaction(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -166,15 +171,17 @@ impl OutboxSnapshot {
         for key_change in &writes.state {
             match &key_change.change {
                 StateChange::None => {}
-                StateChange::Put(value) => {
-                    self.versions += 1;
-                    self.state.insert(key_change.key.clone(), (value.clone(), self.versions));
-                }
+                StateChange::Put(value) => self.write_state(&key_change.key, value),
                 StateChange::Delete => drop(self.state.remove(&key_change.key)),
             }
         }
         self.followups.extend(writes.followups.iter().cloned());
         Ok(())
+    }
+
+    fn write_state(&mut self, key: &str, value: &[u8]) {
+        self.versions += 1;
+        self.state.insert(key.to_owned(), (value.to_vec(), self.versions));
     }
 
     fn end_claim(&mut self, decide: impl FnOnce(ClaimedPast<'_>) -> ItemMove) {

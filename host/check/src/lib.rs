@@ -34,6 +34,7 @@
 
 #![deny(missing_docs)]
 
+mod call_record;
 mod case;
 mod case_diff;
 mod case_run;
@@ -41,20 +42,26 @@ mod case_update;
 mod check_report;
 mod checker;
 mod display;
+mod exploration;
 mod fault_injector;
 mod finding_collector;
+mod finding_merge;
 mod findings;
 mod in_memory_outbox;
 mod junit;
+mod lookup_probe;
 mod receivers;
 mod schedule;
 mod schedule_enumeration;
+mod schedule_id;
+mod schedule_story;
 mod scheduled_run;
 mod script;
 mod suite;
 
 pub use crate::check_report::{
-    CallLine, CheckReport, Finding, FindingKind, InvalidScheduleId, Note, ScheduleGroup, ScheduleId,
+    AcceptedFinding, CallLine, CallPosition, CheckReport, Finding, FindingKind, InvalidScheduleId, Note, ScheduleGroup,
+    ScheduleId,
 };
 pub use crate::checker::{CheckOptions, CheckProgress, ProgressFn, check};
 pub use crate::in_memory_outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};

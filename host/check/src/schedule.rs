@@ -1,10 +1,9 @@
-//! What goes wrong in one run, with its id for programs and its story for people.
+//! What goes wrong in one run, as pure data.
 //!
-//! Pure data. `schedule_enumeration.rs` lists the schedules of a handler, and `scheduled_run.rs` plays one. The id says
-//! what happens: `crash:3a+crash:return` ends the first attempt after the effect of its third call, and the second
-//! attempt after its return.
+//! `schedule_id.rs` writes and reads the id of a schedule, and `schedule_story.rs` tells it to people.
+//! `schedule_enumeration.rs` lists the schedules of a handler, and `scheduled_run.rs` plays one.
 
-use std::fmt;
+use crate::check_report::CallPosition;
 
 /// A moment in an attempt at which its process can crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +29,17 @@ pub(crate) enum ResponseFault {
     Error,
     /// The receiver responds to the request and to the next two like it with 429 and carries none of them out.
     Throttled,
+    /// The receiver refuses the connection.
+    Refused,
+    /// The request gets lost: there is no response, and the receiver does not carry it out.
+    Vanished,
+    /// The receiver says in its response that there is more.
+    SaysMore,
+    /// The receiver says in its response that there is nothing.
+    SaysNothing,
+    /// The receiver responds to the request and to each one like it with 500, and carries none of them out, until the
+    /// last attempt of the item.
+    Outage,
 }
 
 /// What goes wrong in one attempt.
@@ -43,6 +53,23 @@ pub(crate) enum Disruption {
     OverrunLease(CrashPoint),
     /// The response to the n-th call, from 1, is faulty.
     Fault(usize, ResponseFault),
+    /// Another item changes the state that the n-th call, from 1, has read, before the commit.
+    Conflict(usize),
+}
+
+impl Disruption {
+    /// Whether a receiver is at fault, and no process crashes or pauses.
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self, Self::Fault(..))
+    }
+}
+
+/// A disruption and the attempt in which it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlacedDisruption {
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    pub(crate) disruption: Disruption,
 }
 
 /// What receivers do with idempotency keys, unless the case says that a receiver ignores them.
@@ -64,111 +91,62 @@ pub(crate) enum ReceiverBehaviour {
 pub(crate) struct Schedule {
     /// What receivers do with keys in this run.
     pub(crate) receivers: ReceiverBehaviour,
-    /// What goes wrong in the first attempt, in the second, and so on.
-    pub(crate) disruptions: Vec<Disruption>,
+    /// What goes wrong, in the order in which it happens.
+    pub(crate) disruptions: Vec<PlacedDisruption>,
 }
 
 impl Schedule {
-    /// A run in which the n-th attempt has the n-th disruption.
-    pub(crate) fn new(receivers: ReceiverBehaviour, disruptions: &[Disruption]) -> Self {
-        Self { receivers, disruptions: disruptions.to_vec() }
-    }
-
     /// The run in which nothing goes wrong.
     pub(crate) fn undisturbed() -> Self {
-        Self::new(ReceiverBehaviour::Honour, &[])
+        Self { receivers: ReceiverBehaviour::Honour, disruptions: Vec::new() }
+    }
+
+    /// A run with one disruption.
+    pub(crate) fn with_one(receivers: ReceiverBehaviour, attempt: u32, disruption: Disruption) -> Self {
+        Self { receivers, disruptions: vec![PlacedDisruption { attempt, disruption }] }
+    }
+
+    /// The same run with one more disruption, after the others.
+    pub(crate) fn and(&self, attempt: u32, disruption: Disruption) -> Self {
+        let mut longer = self.clone();
+        longer.disruptions.push(PlacedDisruption { attempt, disruption });
+        longer
+    }
+
+    /// What goes wrong in an attempt.
+    pub(crate) fn of_attempt(&self, attempt: u32) -> impl Iterator<Item = Disruption> {
+        self.disruptions.iter().filter(move |placed| placed.attempt == attempt).map(|placed| placed.disruption)
+    }
+
+    /// Whether the component was loaded again before an attempt.
+    pub(crate) fn is_reloaded_before(&self, attempt: u32) -> bool {
+        let reloads = |placed: &PlacedDisruption| matches!(placed.disruption, Disruption::Reload(_));
+        self.disruptions.iter().any(|placed| placed.attempt < attempt && reloads(placed))
     }
 
     /// Whether two attempts run at the same time.
     pub(crate) fn has_overlap(&self) -> bool {
-        self.disruptions.iter().any(|disruption| matches!(disruption, Disruption::OverrunLease(_)))
+        self.disruptions.iter().any(|placed| matches!(placed.disruption, Disruption::OverrunLease(_)))
     }
-}
 
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.receivers {
-            ReceiverBehaviour::Honour => "",
-            ReceiverBehaviour::Ignore => "ignore/",
-            ReceiverBehaviour::Busy => "busy/",
-            ReceiverBehaviour::Abort => "abort/",
-        })?;
-        let disruptions: Vec<_> = self.disruptions.iter().map(Disruption::to_string).collect();
-        f.write_str(if disruptions.is_empty() { "undisturbed" } else { "" })?;
-        f.write_str(&disruptions.join("+"))
-    }
-}
-
-impl fmt::Display for Disruption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Crash(point) => write!(f, "crash:{point}"),
-            Self::Reload(point) => write!(f, "reload:{point}"),
-            Self::OverrunLease(point) => write!(f, "outlive:{point}"),
-            Self::Fault(call, ResponseFault::NoResponse) => write!(f, "silent:{call}"),
-            Self::Fault(call, ResponseFault::ErrorAfterEffect) => write!(f, "lies:{call}"),
-            Self::Fault(call, ResponseFault::Error) => write!(f, "fails:{call}"),
-            Self::Fault(call, ResponseFault::Throttled) => write!(f, "throttles:{call}"),
-        }
-    }
-}
-
-impl fmt::Display for CrashPoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Before(call) => write!(f, "{call}b"),
-            Self::After(call) => write!(f, "{call}a"),
-            Self::Return => f.write_str("return"),
-            Self::Commit => f.write_str("commit"),
-        }
-    }
-}
-
-impl Schedule {
-    /// What happens, as a clause for people.
-    pub(crate) fn story(&self) -> String {
-        let attempts = (1..)
-            .zip(&self.disruptions)
-            .map(|(attempt, disruption)| format!("attempt {attempt} {}", disruption.story()));
-        let story = attempts.collect::<Vec<_>>().join(", ");
-        match self.receivers {
-            ReceiverBehaviour::Honour => story,
-            ReceiverBehaviour::Ignore => format!("{story}, at receivers that ignore keys"),
-            ReceiverBehaviour::Busy => {
-                format!("{story}, and the receiver answers 409 until it has done what it was sent")
+    /// Where a lookup says something else than before, if one does.
+    pub(crate) fn changed_lookup(&self) -> Option<CallPosition> {
+        self.disruptions.iter().find_map(|placed| match placed.disruption {
+            Disruption::Fault(call, ResponseFault::SaysMore | ResponseFault::SaysNothing) => {
+                Some(CallPosition { attempt: placed.attempt, call })
             }
-            ReceiverBehaviour::Abort => {
-                format!("{story}, and the receiver answers 409 until it has given up what it was sent")
-            }
-        }
+            _ => None,
+        })
     }
-}
 
-impl Disruption {
-    fn story(self) -> String {
-        match self {
-            Self::Crash(point) => format!("dies {}", point.story()),
-            Self::Reload(point) => format!("dies {} and the component is loaded anew", point.story()),
-            Self::OverrunLease(point) => format!("stands still {} until another has run", point.story()),
-            Self::Fault(call, ResponseFault::NoResponse) => {
-                format!("gets no answer to call {call}, which is carried out")
-            }
-            Self::Fault(call, ResponseFault::ErrorAfterEffect) => {
-                format!("gets 500 for call {call}, which is carried out")
-            }
-            Self::Fault(call, ResponseFault::Error) => format!("gets 500 for call {call}, which is not carried out"),
-            Self::Fault(call, ResponseFault::Throttled) => format!("gets 429 for call {call}, and so do the next two"),
-        }
+    /// Whether what the handler reads differs from the undisturbed run, so that what it stores may differ too.
+    pub(crate) fn has_other_input(&self) -> bool {
+        let is_conflict = |placed: &PlacedDisruption| matches!(placed.disruption, Disruption::Conflict(_));
+        self.changed_lookup().is_some() || self.disruptions.iter().any(is_conflict)
     }
-}
 
-impl CrashPoint {
-    fn story(self) -> String {
-        match self {
-            Self::Before(call) => format!("before call {call}"),
-            Self::After(call) => format!("after call {call}, before its answer"),
-            Self::Return => "after the return, before the commit".to_owned(),
-            Self::Commit => "after the commit".to_owned(),
-        }
+    /// Whether a receiver is out of order until the last attempt.
+    pub(crate) fn has_outage(&self) -> bool {
+        self.disruptions.iter().any(|placed| matches!(placed.disruption, Disruption::Fault(_, ResponseFault::Outage)))
     }
 }

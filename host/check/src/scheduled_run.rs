@@ -4,22 +4,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{AttemptReport, AttemptTrace, Failure, FailureClass, Outcome, RetryPolicy, ServedType};
 use outbox_item::Status;
 use outbox_runtime::simulation::{AttemptEnd, GuestCall, SimulatedAttempt, SimulatedPlugin};
 
+use crate::call_record::PlayedAttempt;
 use crate::case::{Case, NOW};
 use crate::fault_injector::FaultInjector;
 use crate::in_memory_outbox::{InMemoryClaim, InMemoryOutbox, OutboxSnapshot, SettleError};
 use crate::receivers::SimulatedReceivers;
-use crate::schedule::{CrashPoint, Disruption, Schedule};
+use crate::schedule::{CrashPoint, Schedule};
 
 /// The most deliveries of one run. An item that is not finished by then counts as never finished. The number is
 /// well above the nine attempts of the default retry policy.
 const DELIVERIES_MAX: u32 = 40;
+/// The delivery in which an outage ends at the latest. A handler that defers never has a last attempt, and must be
+/// able to finish after the outage.
+const OUTAGE_DELIVERIES_MAX: u32 = 20;
 
 /// What all runs of one case share.
 pub(crate) struct CheckContext {
@@ -28,19 +32,19 @@ pub(crate) struct CheckContext {
     pub(crate) reloaded: SimulatedPlugin,
     pub(crate) case: Case,
     pub(crate) initial_state: BTreeMap<String, Vec<u8>>,
+    /// What another item writes to a state key: what the undisturbed run leaves there. Set once that is known.
+    pub(crate) others_state: OnceLock<BTreeMap<String, Vec<u8>>>,
 }
 
 /// The result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct RunResult {
-    /// The calls of the first attempt, in order.
-    pub(crate) calls: Vec<GuestCall>,
+    /// The attempts, by the number of their delivery.
+    pub(crate) attempts: BTreeMap<u32, PlayedAttempt>,
     /// The rows of the outbox at the end.
     pub(crate) snapshot: OutboxSnapshot,
     /// The receivers at the end.
     pub(crate) receivers: SimulatedReceivers,
-    /// The last failure of an attempt.
-    pub(crate) failure: Option<Failure>,
     /// Whether every disruption of the schedule happened.
     pub(crate) has_reached_all: bool,
 }
@@ -85,8 +89,7 @@ struct ScheduledRun {
 
 #[derive(Default)]
 struct RunNotes {
-    calls: Vec<GuestCall>,
-    failure: Option<Failure>,
+    attempts: BTreeMap<u32, PlayedAttempt>,
     /// The number of disruptions that have happened.
     reached: usize,
 }
@@ -129,26 +132,30 @@ impl ScheduledRun {
     /// Runs an attempt and settles it, unless the schedule ends it before.
     fn attempt(self: &Arc<Self>, claim: &InMemoryClaim) {
         let delivery = claim.item.deliveries;
-        let disruptions = &self.schedule.disruptions;
-        let index = usize::try_from(delivery - 1).unwrap_or(usize::MAX);
-        let disruption = disruptions.get(index).copied();
-        let is_reloaded = disruptions.iter().take(index).any(|disruption| matches!(disruption, Disruption::Reload(_)));
+        if self.is_last(claim) {
+            self.receivers.lock().unwrap_or_else(PoisonError::into_inner).end_outages();
+        }
         let run = Arc::clone(self);
         let injector = Arc::new(FaultInjector::new(
             Arc::clone(&self.receivers),
             delivery,
-            disruption,
+            self.schedule.of_attempt(delivery).collect(),
             Box::new(move || run.run_others_meanwhile()),
         ));
+        let is_reloaded = self.schedule.is_reloaded_before(delivery);
         let plugin = if is_reloaded { &self.context.reloaded } else { &self.context.plugin };
         let ending = block_on(plugin.run(self.simulated_attempt(claim, &injector)));
-        self.finish_attempt(claim, &injector, ending);
+        let failure = self.finish_attempt(claim, &injector, ending);
         self.record(|notes| {
-            notes.reached += usize::from(injector.is_reached());
-            if delivery == 1 {
-                notes.calls = injector.calls();
-            }
+            notes.reached += injector.reached();
+            notes.attempts.insert(delivery, PlayedAttempt { calls: injector.calls(), failure });
         });
+    }
+
+    /// Whether a failure of the attempt dead-letters the item.
+    fn is_last(&self, claim: &InMemoryClaim) -> bool {
+        let has_retries = self.served_type.retry.allows_another(claim.item.attempts);
+        !has_retries || claim.item.deliveries >= OUTAGE_DELIVERIES_MAX
     }
 
     fn simulated_attempt(&self, claim: &InMemoryClaim, injector: &Arc<FaultInjector>) -> SimulatedAttempt {
@@ -161,29 +168,49 @@ impl ScheduledRun {
         }
     }
 
-    fn finish_attempt(&self, claim: &InMemoryClaim, injector: &FaultInjector, ending: AttemptEnd) {
-        let AttemptEnd::Reported(report) = ending else { return self.outbox.expire() };
+    /// Settles an attempt, unless its process crashes before. Returns the failure that the attempt reported.
+    fn finish_attempt(&self, claim: &InMemoryClaim, injector: &FaultInjector, ending: AttemptEnd) -> Option<Failure> {
+        let AttemptEnd::Reported(report) = ending else {
+            self.outbox.expire();
+            return None;
+        };
         if injector.reach(CrashPoint::Return) == ControlFlow::Break(()) {
-            return self.outbox.expire();
+            self.outbox.expire();
+            return None;
         }
-        if let Outcome::Failed(failure) = &report.outcome {
-            self.record(|notes| notes.failure = Some(failure.clone()));
-        }
-        self.settle(claim, report);
+        let failure = match &report.outcome {
+            Outcome::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        self.change_state_meanwhile(injector);
+        let conflict = self.settle(claim, report);
         // A crash after the commit causes no redelivery.
         let _ = injector.reach(CrashPoint::Commit);
+        failure.or(conflict)
     }
 
-    fn settle(&self, claim: &InMemoryClaim, report: AttemptReport) {
+    /// Lets another item write what the attempt has read, if the schedule says so.
+    fn change_state_meanwhile(&self, injector: &FaultInjector) {
+        let Some(index) = injector.conflict().and_then(|call| call.checked_sub(1)) else { return };
+        let calls = injector.calls();
+        let Some(GuestCall::Get { key }) = calls.get(index).map(|record| &record.call) else { return };
+        if let Some(value) = self.context.others_state.get().and_then(|state| state.get(key)) {
+            self.outbox.write_state(key, value);
+        }
+    }
+
+    /// Settles an attempt. Returns the conflict, if another attempt changed the state that this one read.
+    fn settle(&self, claim: &InMemoryClaim, report: AttemptReport) -> Option<Failure> {
         let trace = AttemptTrace { maybe_executed: report.maybe_executed, handler_digest: None };
         let decide = |outcome| outbox_core::settlement_for(outcome, &claim.item, &self.served_type, 1.0);
         match self.outbox.settle(claim, &decide(report.outcome), trace) {
-            Ok(()) | Err(SettleError::ClaimLost) => {}
+            Ok(()) | Err(SettleError::ClaimLost) => None,
             Err(SettleError::StateConflict(key)) => {
                 let failure =
                     Failure::new(FailureClass::Conflict, "state.conflict", format!("{key:?} was changed meanwhile"));
                 // The claim is still valid: the outbox checks it before the state, and no other attempt runs now.
-                let _ = self.outbox.settle(claim, &decide(Outcome::Failed(failure)), trace);
+                let _ = self.outbox.settle(claim, &decide(Outcome::Failed(failure.clone())), trace);
+                Some(failure)
             }
         }
     }
@@ -207,10 +234,9 @@ impl ScheduledRun {
     fn result(&self) -> RunResult {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         RunResult {
-            calls: std::mem::take(&mut notes.calls),
+            attempts: std::mem::take(&mut notes.attempts),
             snapshot: self.outbox.snapshot(),
             receivers: self.receivers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            failure: notes.failure.take(),
             has_reached_all: notes.reached == self.schedule.disruptions.len(),
         }
     }
@@ -225,6 +251,12 @@ impl RunResult {
     /// Whether the item is DONE or dead-lettered.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.snapshot.item.status, Status::Done | Status::Dlq)
+    }
+
+    /// The last attempt that failed, with its number.
+    pub(crate) fn last_failed(&self) -> Option<(u32, &PlayedAttempt, &Failure)> {
+        let mut attempts = self.attempts.iter().rev();
+        attempts.find_map(|(number, attempt)| Some((*number, attempt, attempt.failure.as_ref()?)))
     }
 }
 

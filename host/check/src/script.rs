@@ -30,10 +30,15 @@ impl Script {
         let fits = |(number, answer): (usize, &CaseAnswer)| {
             let is_left = answer.times.is_none_or(|times| self.given[number] < times);
             let is_time = answer.after.as_ref().is_none_or(|name| self.effective.contains(name));
-            let is_meant = answer.method.as_ref().is_none_or(|method| *method == request.method);
-            (is_left && is_time && is_meant && wildcard_matches(&answer.url, &request.url)).then_some(number)
+            (is_left && is_time && answer.is_for(request)).then_some(number)
         };
         self.answers.iter().enumerate().find_map(fits)
+    }
+
+    /// Whether the case says how the answers to the request change: one of them is not given for ever.
+    pub(crate) fn is_varied(&self, request: &OutgoingRequest) -> bool {
+        let changes = |answer: &CaseAnswer| answer.after.is_some() || answer.times.is_some();
+        self.answers.iter().any(|answer| answer.is_for(request) && changes(answer))
     }
 
     /// The answer at an index.
@@ -45,7 +50,7 @@ impl Script {
     pub(crate) fn give(&mut self, number: usize) -> WorldResponse {
         self.given[number] += 1;
         let answer = &self.answers[number];
-        if let (Some(name), true) = (&answer.name, answer.has_effect()) {
+        if let (Some(name), true) = (&answer.name, answer.is_success()) {
             self.effective.insert(name.clone());
         }
         answer.response()
@@ -61,8 +66,24 @@ impl Script {
 }
 
 impl CaseAnswer {
-    /// Whether the receiver carries the request out.
+    /// Whether the answer is meant for the request, at some time.
+    fn is_for(&self, request: &OutgoingRequest) -> bool {
+        let has_header = |(name, pattern): (&String, &String)| {
+            let mut headers = request.headers.iter();
+            headers.any(|(known, value)| known.eq_ignore_ascii_case(name) && wildcard_matches(pattern, value))
+        };
+        self.method.as_ref().is_none_or(|method| *method == request.method)
+            && wildcard_matches(&self.url, &request.url)
+            && self.request_headers.iter().all(has_header)
+            && self.request_body.as_ref().is_none_or(|pattern| body_matches(pattern, &request.body))
+    }
+
+    /// Whether the receiver carries out what has an effect.
     pub(crate) fn has_effect(&self) -> bool {
+        self.is_effect && self.is_success()
+    }
+
+    fn is_success(&self) -> bool {
         (200..300).contains(&self.status) && !matches!(self.fault, Some(CaseFault::Refused))
     }
 
@@ -78,4 +99,8 @@ impl CaseAnswer {
             },
         }
     }
+}
+
+fn body_matches(pattern: &str, body: &[u8]) -> bool {
+    wildcard_matches(pattern, &String::from_utf8_lossy(body))
 }

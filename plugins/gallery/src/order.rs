@@ -49,3 +49,52 @@ pub(crate) fn twenty_calls(item: &Item) -> Result<(), Failure> {
 fn is_found(path: &str) -> Result<bool, Failure> {
     Ok(http::get(url(path)).send()?.ok_or_failure()?.body == b"yes")
 }
+
+/// Adds to a stock with a PUT that its receiver does not take for idempotent. The twin emits a follow-up instead.
+pub(crate) fn put_that_adds(item: &Item, twin: Twin) -> Result<(), Failure> {
+    match twin {
+        Twin::Broken => http::Request::new("PUT", url("/stock")).body("+1").send()?.ok_or_failure().map(drop),
+        Twin::Fixed => followups::emit(&NewItem::json("receipt", &item.idem_key)?),
+    }
+}
+
+/// Creates a customer unless there is one, at a receiver that ignores keys. Two attempts at the same time create two.
+pub(crate) fn creates_if_missing(item: &Item) -> Result<(), Failure> {
+    if !is_found(&format!("/customers?ref={}", item.idem_key))? {
+        post("/customers", item.idem_key.clone())?;
+    }
+    Ok(())
+}
+
+/// Charges, then fails for good because time has passed. The twin looks at the time only before its first effect.
+pub(crate) fn too_late_midway(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let is_late = crate::keys::now() > item.created_at / 1000 + 90;
+    let may_still_stop = twin == Twin::Fixed && !item.maybe_executed;
+    if may_still_stop && is_late {
+        return Err(Failure::permanent("order.late", "the order is too old"));
+    }
+    post("/charges", item.idem_key.clone())?;
+    if twin == Twin::Broken && is_late {
+        return Err(Failure::permanent("order.late", "the order is too old"));
+    }
+    post("/shipments", item.idem_key.clone()).map(drop)
+}
+
+/// Asks for a token with a POST that has no effect, then sends a message.
+pub(crate) fn asks_for_token(item: &Item) -> Result<(), Failure> {
+    post("/token", "grant_type=client_credentials".to_owned())?;
+    post("/messages", item.idem_key.clone()).map(drop)
+}
+
+/// Sets a state at its receiver before and after its work.
+pub(crate) fn sets_a_url_twice(item: &Item) -> Result<(), Failure> {
+    let set = |state: &str| http::Request::new("PUT", url("/state")).body(state).send()?.ok_or_failure().map(drop);
+    set("busy")?;
+    post("/work", item.idem_key.clone())?;
+    set("ready")
+}
+
+/// Sends a message with a token. Its name keeps its key the same, however often an attempt has sent it before.
+pub(crate) fn send_with(token: &str, item: &Item) -> Result<http::Response, Failure> {
+    http::post(url("/messages")).effect("message").header("x-token", token).body(item.idem_key.clone()).send()
+}

@@ -46,3 +46,36 @@ pub(crate) fn read_modify_write(_: &Item, twin: Twin) -> Result<(), Failure> {
     let balance: i64 = http::get(url("/balance")).send()?.ok_or_failure()?.json()?;
     post("/balance", json!({ "set": balance + 5 }).to_string()).map(drop)
 }
+
+/// Sends a sum at the rate of the moment. The twin sends the sum of the item.
+pub(crate) fn rate_of_the_moment(_: &Item, twin: Twin) -> Result<(), Failure> {
+    let rate: f64 = match twin {
+        Twin::Broken => http::get(url("/rates/usd")).send()?.ok_or_failure()?.json()?,
+        Twin::Fixed => 1.5,
+    };
+    post("/charges", json!({ "amount": rate * 100.0 }).to_string()).map(drop)
+}
+
+/// Reads a counter and sets it to one more. The twin adds an entry of its own.
+pub(crate) fn counts_at_receiver(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let (path, body) = match twin {
+        Twin::Broken => {
+            let count: u64 = http::get(url("/counter")).send()?.ok_or_failure()?.json()?;
+            ("/counter".to_owned(), (count + 1).to_string())
+        }
+        Twin::Fixed => (format!("/counter/{}", item.idem_key), "1".to_owned()),
+    };
+    http::Request::new("PUT", url(&path)).body(body).send()?.ok_or_failure().map(drop)
+}
+
+/// Books a seat if one is free, and fails for good if none is: its own booking may have been the last. The twin leaves
+/// the decision to the receiver.
+pub(crate) fn takes_the_last_seat(item: &Item, twin: Twin) -> Result<(), Failure> {
+    if twin == Twin::Broken {
+        let free: u64 = http::get(url("/seats")).send()?.ok_or_failure()?.json()?;
+        if free == 0 {
+            return Err(Failure::permanent("seats.none", "every seat is taken"));
+        }
+    }
+    post("/bookings", item.idem_key.clone()).map(drop)
+}

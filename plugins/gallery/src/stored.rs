@@ -36,3 +36,37 @@ pub(crate) fn counts_attempts(item: &Item, twin: Twin) -> Result<(), Failure> {
     let more = if twin == Twin::Broken { item.attempt } else { 1 };
     state::put_json("charges", &(before + more))
 }
+
+/// Forgets a token that is refused and asks for another attempt, which still has it: state is committed only when the
+/// item is done. The twin goes on without it in the same attempt.
+pub(crate) fn forgets_in_vain(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let token = state::get_json::<String>("token")?.unwrap_or_default();
+    let answer = crate::order::send_with(&token, item)?;
+    if answer.status != 401 {
+        return answer.ok_or_failure().map(drop);
+    }
+    if twin == Twin::Broken {
+        state::delete("token")?;
+        return Err(Failure::retryable("token.refused", "the token is too old"));
+    }
+    crate::order::send_with("", item)?.ok_or_failure().map(drop)
+}
+
+/// Sends the next number of its state, which another item can draw too before the commit. The twin draws the number
+/// and leaves it to a follow-up to send it.
+pub(crate) fn draws_a_number(_: &Item, twin: Twin) -> Result<(), Failure> {
+    let number = state::get_json::<u32>("number")?.unwrap_or(1);
+    match twin {
+        Twin::Broken => drop(post("/invoices", number.to_string())?),
+        Twin::Fixed => followups::emit(&NewItem::json("receipt", &number)?)?,
+    }
+    state::put_json("number", &(number + 1))
+}
+
+/// Emits two follow-ups under one name, which the host refuses. The twin names them after their readers.
+pub(crate) fn one_name_for_two(_: &Item, twin: Twin) -> Result<(), Failure> {
+    ["ann", "bob"].into_iter().try_for_each(|reader| {
+        let name = if twin == Twin::Broken { "reader" } else { reader };
+        followups::emit(&NewItem::json("receipt", &reader)?.name(name))
+    })
+}

@@ -19,6 +19,11 @@ pub(crate) struct CaseAnswer {
     pub(crate) method: Option<String>,
     /// A pattern for the URL of the request, in which `*` matches any text.
     pub(crate) url: String,
+    /// Headers that the request must have, each with a pattern for its value.
+    #[serde(default)]
+    pub(crate) request_headers: BTreeMap<String, String>,
+    /// A pattern for the body of the request.
+    pub(crate) request_body: Option<String>,
     /// The name of the answer that must have taken effect before this one is given.
     pub(crate) after: Option<String>,
     /// How often this answer is given before the next one that matches; without limit when absent.
@@ -37,6 +42,14 @@ pub(crate) struct CaseAnswer {
     /// What the receiver does with idempotency keys.
     #[serde(default, rename = "receiver")]
     pub(crate) key_handling: KeyHandling,
+    /// Whether the request has an effect. A search or a request for a token has none, whatever its method is.
+    #[serde(default = "yes", rename = "effect")]
+    pub(crate) is_effect: bool,
+    /// What an equal request does once more; what its method says when absent.
+    pub(crate) repeats: Option<Repeats>,
+    /// Whether the receiver says the same for ever, so that nothing else needs to be tried.
+    #[serde(default, rename = "stable")]
+    pub(crate) is_stable: bool,
     /// Whether its effect may be missing at the end of a run.
     #[serde(default, rename = "optional")]
     pub(crate) is_optional: bool,
@@ -65,6 +78,28 @@ pub(crate) enum KeyHandling {
     Ignores,
 }
 
+/// What an equal request does once more at a receiver that does not know its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Repeats {
+    /// Nothing that it has not done before.
+    Same,
+    /// The same once more.
+    Adds,
+}
+
+impl CaseAnswer {
+    /// What an equal request does once more. `PUT` and `DELETE` are idempotent unless the case says otherwise.
+    pub(crate) fn repeats_of(&self, method: &str) -> Repeats {
+        let by_method = if matches!(method, "PUT" | "DELETE") { Repeats::Same } else { Repeats::Adds };
+        self.repeats.unwrap_or(by_method)
+    }
+}
+
 fn ok() -> u16 {
     200
+}
+
+fn yes() -> bool {
+    true
 }

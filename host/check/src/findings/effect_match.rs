@@ -12,19 +12,34 @@ pub(super) struct EffectMatch<'a> {
 }
 
 impl<'a> EffectMatch<'a> {
-    /// Assigns each effect of the run to the most similar expected one.
+    /// Assigns each effect of the run to the most similar expected one. Effects that only set what an expected URL is
+    /// do not count one by one; what the URL ends as does.
     pub(super) fn of(run: &'a Comparison<'_>) -> Self {
         let mut expected: Vec<(&Effect, Vec<&Effect>)> =
             run.expected_effects().iter().map(|effect| (effect, Vec::new())).collect();
         let mut unexpected = Vec::new();
         for effect in &run.result.receivers.effects {
             match expected.iter_mut().max_by_key(|(candidate, _)| similarity(candidate, effect)) {
-                Some((candidate, same)) if similarity(candidate, effect) > 0 => same.push(effect),
+                Some((candidate, same)) if similarity(candidate, effect) > 0 => add(same, effect),
+                _ if last_setting(run.expected_effects(), &effect.request.url).is_some() && effect.is_setting => {}
                 _ => unexpected.push(effect),
             }
         }
         Self { expected, unexpected }
     }
+}
+
+/// Adds an effect to those that are the same one, unless it only sets the same URL again.
+fn add<'a>(same: &mut Vec<&'a Effect>, effect: &'a Effect) {
+    let is_set_again = |known: &&Effect| effect.is_setting && known.request.url == effect.request.url;
+    if !same.iter().any(is_set_again) {
+        same.push(effect);
+    }
+}
+
+/// The last effect that sets what a URL is.
+pub(super) fn last_setting<'a>(effects: &'a [Effect], url: &str) -> Option<&'a Effect> {
+    effects.iter().rfind(|effect| effect.is_setting && effect.request.url == url)
 }
 
 /// How likely two effects are the same one: 4 for equal keys and requests, 0 for nothing in common.
@@ -35,7 +50,7 @@ fn similarity(expected: &Effect, effect: &Effect) -> u32 {
         () if has_same_key && asks_the_same => 4,
         () if has_same_key => 3,
         () if asks_the_same => 2,
-        () if expected.call == effect.call && expected.request.method == effect.request.method => 1,
+        () if expected.at.call == effect.at.call && expected.request.method == effect.request.method => 1,
         () => 0,
     }
 }

@@ -1,34 +1,80 @@
 //! `Repeated` and `Extra`: a receiver carried an effect out more than once, or one that the undisturbed run does not
 //! have.
 
-use crate::check_report::{Finding, FindingKind};
-use crate::findings::comparison::{Comparison, call_label};
+use crate::call_record::CallRecord;
+use crate::check_report::{CallPosition, FindingKind, Note};
+use crate::findings::comparison::{Comparison, RunFinding, call_label};
 use crate::findings::effect_match::EffectMatch;
 use crate::receivers::Effect;
 use crate::schedule::ReceiverBehaviour;
 
 /// The repeated effects, then the extra ones.
-pub(super) fn repeated_effects(run: &Comparison<'_>) -> Vec<Finding> {
+pub(super) fn repeated_effects(run: &Comparison<'_>) -> Vec<RunFinding> {
     let EffectMatch { expected, unexpected } = EffectMatch::of(run);
-    // Where a receiver ignores keys, no handler can prevent two attempts at the same time from repeating an effect.
-    let is_excused = |effect: &Effect| effect.is_unguarded && run.schedule.has_overlap();
-    let repeated = expected.into_iter().filter(|(expected, same)| same.len() > 1 && !is_excused(expected));
+    let repeated = expected.into_iter().filter(|(expected, same)| same.len() > 1 && !is_excused(run, expected));
     let mut found: Vec<_> = repeated.map(|(expected, same)| repeated_effect(run, expected, &same)).collect();
     found.extend(unexpected.into_iter().map(|effect| extra_effect(run, effect)));
     found
 }
 
-fn extra_effect(run: &Comparison<'_>, effect: &Effect) -> Finding {
-    run.finding(
-        FindingKind::Extra,
-        effect.call,
-        format!("{} is carried out, and without the disturbance it is not", call_label(effect.call, &effect.request)),
-        "do the same in every attempt: what an attempt is told about earlier ones is for information",
-    )
+/// One note for each effect that two attempts at the same time repeat where its receiver ignores keys.
+pub(super) fn overlap_notes(run: &Comparison<'_>) -> Vec<Note> {
+    let expected = EffectMatch::of(run).expected;
+    let repeated = expected.into_iter().filter(|(expected, same)| same.len() > 1 && is_excused(run, expected));
+    repeated.map(|(expected, same)| overlap_note(expected, same.len())).collect()
 }
 
-fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) -> Finding {
-    let what = call_label(expected.call, &expected.request);
+/// One finding for each effect that two undisturbed attempts have.
+pub(super) fn undisturbed_repeats(run: &Comparison<'_>) -> Vec<RunFinding> {
+    let effects = run.expected_effects();
+    let earlier = |effect: &Effect| {
+        let is_earlier = |known: &&Effect| {
+            known.at.attempt < effect.at.attempt && known.request.asks_the_same(&effect.request) && !effect.is_setting
+        };
+        effects.iter().find(is_earlier)
+    };
+    effects
+        .iter()
+        .filter_map(|effect| Some(repeated_effect(run, earlier(effect)?, &[earlier(effect)?, effect])))
+        .collect()
+}
+
+/// Whether a repetition is no finding: where a receiver ignores keys, looking before does not help an attempt beside
+/// which another one runs.
+fn is_excused(run: &Comparison<'_>, effect: &Effect) -> bool {
+    effect.is_unguarded && run.schedule.has_overlap()
+}
+
+fn overlap_note(effect: &Effect, times: usize) -> Note {
+    let what = format!(
+        "{} is carried out {times} times when an attempt outlives its lease and another one runs beside it, because \
+         its receiver ignores keys. A PUT under a name that is made from the item is safe there too",
+        call_label(effect.at, &effect.request)
+    );
+    Note { at: Some(effect.at), what }
+}
+
+fn extra_effect(run: &Comparison<'_>, effect: &Effect) -> RunFinding {
+    let at = run.undisturbed_position(effect.at);
+    let label = call_label(at, &effect.request);
+    let what = format!("{label} is carried out, and without the disturbance it is not");
+    let fix = if follows_fault(run, effect.at) {
+        "undo or replace only what was refused for good: after a failure that passes, return it, and the next attempt \
+         goes on"
+    } else {
+        "do the same in every attempt: what an attempt is told about earlier ones is for information"
+    };
+    run.finding(FindingKind::Extra, at, what, fix)
+}
+
+/// Whether a call comes after a faulty response in the same attempt.
+fn follows_fault(run: &Comparison<'_>, at: CallPosition) -> bool {
+    let calls = run.result.attempts.get(&at.attempt).map_or(&[][..], |attempt| &attempt.calls);
+    calls.iter().take(at.call.saturating_sub(1)).any(CallRecord::has_passing_trouble)
+}
+
+fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) -> RunFinding {
+    let what = call_label(expected.at, &expected.request);
     let times = same.len();
     let (what, fix) = if expected.is_unguarded || run.schedule.receivers == ReceiverBehaviour::Ignore {
         (
@@ -42,7 +88,7 @@ fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) ->
             fix_for_two_keys(same[0], same[1]),
         )
     };
-    run.finding(FindingKind::Repeated, expected.call, what, fix)
+    run.finding(FindingKind::Repeated, expected.at, what, fix)
 }
 
 fn key(effect: &Effect) -> &str {
@@ -50,7 +96,7 @@ fn key(effect: &Effect) -> &str {
 }
 
 fn fix_for_two_keys(first: &Effect, second: &Effect) -> &'static str {
-    if first.delivery == second.delivery {
+    if first.at.attempt == second.at.attempt {
         "leave trying again to the host: return the failure. Each request of an attempt has a key of its own, and one \
          that is sent again is a new one (or name the effect with `outbox-effect`)"
     } else {

@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use outbox_runtime::simulation::GuestCall;
 
-use crate::check_report::{Finding, FindingKind};
+use crate::check_report::FindingKind;
 use crate::display::displayed;
-use crate::findings::comparison::Comparison;
+use crate::findings::comparison::{Comparison, RunFinding};
 use crate::in_memory_outbox::OutboxSnapshot;
 
 /// Bytes by key: the plugin state, or the payloads of the follow-ups.
 type BytesByKey<'a> = BTreeMap<&'a str, &'a [u8]>;
 
 /// The differences in state, then those in follow-ups.
-pub(super) fn stored_differences(run: &Comparison<'_>) -> Vec<Finding> {
+pub(super) fn stored_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
     if !run.result.is_done() || !run.baseline.result.is_done() {
         return Vec::new();
     }
@@ -24,12 +24,12 @@ pub(super) fn stored_differences(run: &Comparison<'_>) -> Vec<Finding> {
     found
 }
 
-fn state_differences(run: &Comparison<'_>) -> Vec<Finding> {
+fn state_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
     let stored = Stored::of(run, state);
     stored.wrong_keys().into_iter().map(|key| state_difference(run, &stored, key)).collect()
 }
 
-fn state_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> Finding {
+fn state_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> RunFinding {
     let shown = |of: &BytesByKey<'_>| of.get(key).map_or_else(|| "absent".to_owned(), |value| displayed(value));
     let (found, expected) = (shown(&stored.found), shown(&stored.expected));
     let writes_key = |call: &GuestCall| match call {
@@ -38,15 +38,15 @@ fn state_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> Fin
     };
     let what = format!("the state {key} ends as {found}, and without the disturbance as {expected}");
     let fix = "write to the state what does not depend on the attempt";
-    run.finding(FindingKind::State, run.call_of(writes_key), what, fix)
+    run.finding(FindingKind::State, run.baseline.position_of(writes_key), what, fix)
 }
 
-fn followup_differences(run: &Comparison<'_>) -> Vec<Finding> {
+fn followup_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
     let stored = Stored::of(run, followups);
     stored.wrong_keys().into_iter().map(|key| followup_difference(run, &stored, key)).collect()
 }
 
-fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> Finding {
+fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> RunFinding {
     let mut emitted = run.baseline.result.snapshot.followups.iter().chain(&run.result.snapshot.followups);
     let item_type = emitted.find(|item| item.idem_key == key).map_or("", |item| &item.item_type);
     let emits_type =
@@ -58,7 +58,7 @@ fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> 
     };
     let what = format!("the follow-up {key} {how}, compared with the undisturbed run");
     let fix = "emit the same in every attempt: follow-ups come with the commit, once";
-    run.finding(FindingKind::Followups, run.call_of(emits_type), what, fix)
+    run.finding(FindingKind::Followups, run.baseline.position_of(emits_type), what, fix)
 }
 
 /// The same part of three outboxes.
