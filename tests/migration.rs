@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use outbox::core::Settlement;
 use outbox::item::{ItemId, Status};
-use outbox::sqlite::{SqliteOptions, SqliteStore};
+use outbox::sqlite::{Backup, SqliteOptions, SqliteStore, migrate_with, plan_migration, schema_sql};
 use outbox::store::{Filter, Inspect, Page, Queue, Store, StoreError};
 use rusqlite::Connection;
 
+use crate::support::host::HostConfig;
 use crate::support::places::SqliteFolder;
-use crate::support::{done, is_soak, report, request, settled};
+use crate::support::{done, is_soak, report, request, settled, sqlite3};
 
 const SCHEMA_1: &str = include_str!("../host/sqlite/migrations/0001_initial.sql");
 
@@ -136,4 +137,107 @@ async fn a_file_whose_application_uses_an_old_column_stays_as_it_is() {
     assert_eq!(application.query_row(status, [], |row| row.get::<_, String>(0)).unwrap(), "PENDING");
     application.execute_batch("DROP INDEX own").unwrap();
     open(&folder.file()).unwrap();
+}
+
+/// The names of the files beside the outbox that begin as its copies do.
+fn copies(folder: &SqliteFolder) -> Vec<String> {
+    let names =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains("schema-")).collect()
+}
+
+#[test]
+fn a_dry_run_says_what_a_migration_would_do_and_changes_nothing() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 2_000);
+    let before = std::fs::read(folder.file()).unwrap();
+    let plan = plan_migration(&folder.file(), Backup::BesideFile).unwrap();
+    assert_eq!((plan.from, plan.to, &plan.refusals), (1, 2, &Vec::new()));
+    assert_eq!(Status::ALL.map(|status| plan.items[status.as_str()]), [600, 100, 1_200, 100]);
+    assert_eq!(plan.steps.iter().map(|step| (step.rows, step.seconds)).collect::<Vec<_>>(), [(3, 1), (2_000, 1)]);
+    assert!(plan.replaced.iter().any(|sql| sql.new.contains("outbox_status")));
+    assert_eq!(plan_migration(&folder.file(), Backup::None).unwrap().steps.len(), 1);
+
+    let application = Connection::open(folder.file()).unwrap();
+    let clutter = "CREATE INDEX own ON outbox_items (claimed_by);
+                   INSERT INTO outbox_pods (instance, ready, heartbeat_at, plugins) VALUES ('pod-1', 1, 1 << 60, '[]')";
+    assert_eq!(std::fs::read(folder.file()).unwrap(), before, "nothing was written");
+    application.execute_batch(clutter).unwrap();
+    let running = plan_migration(&folder.file(), Backup::BesideFile).unwrap().refusals;
+    assert!(running.len() == 1 && running[0].contains("pod-1"), "{running:?}");
+    application.execute_batch("DELETE FROM outbox_pods").unwrap();
+    let unfit = plan_migration(&folder.file(), Backup::BesideFile).unwrap().refusals;
+    assert!(unfit.len() == 1 && unfit[0].contains("own"), "{unfit:?}");
+    assert!(copies(&folder).is_empty());
+}
+
+#[test]
+fn a_file_is_copied_before_it_is_migrated_and_only_then() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 200);
+    let copy = migrate_with(&folder.file(), Backup::BesideFile).unwrap().backup.unwrap();
+    assert_eq!(copies(&folder), ["outbox.sqlite.schema-1"]);
+    let old = Connection::open(&copy).unwrap();
+    let counted = "SELECT count(*) || ' ' || (SELECT max(version) FROM outbox_migrations) || ' ' ||
+                          (SELECT integrity_check FROM pragma_integrity_check) FROM outbox_items WHERE status = 'DONE'";
+    assert_eq!(old.query_row(counted, [], |row| row.get::<_, String>(0)).unwrap(), "120 1 ok");
+    assert_eq!(migrate_with(&folder.file(), Backup::BesideFile).unwrap().backup, None, "nothing is left to migrate");
+
+    let restored = SqliteFolder::new();
+    for to in [restored.file(), restored.path().join("outbox.sqlite.schema-1")] {
+        std::fs::copy(&copy, to).unwrap();
+    }
+    let told = migrate_with(&restored.file(), Backup::BesideFile).unwrap_err().to_string();
+    assert!(told.contains("outbox.sqlite.schema-1") && told.contains("--no-backup"), "{told}");
+    let plan = plan_migration(&restored.file(), Backup::BesideFile).unwrap();
+    assert_eq!(plan.refusals, [told]);
+    let migration = migrate_with(&restored.file(), Backup::None).unwrap();
+    assert_eq!((migration.from, migration.backup), (1, None));
+}
+
+#[test]
+fn a_migration_that_is_refused_leaves_no_copy() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 20);
+    sqlite3(folder.file().to_str().unwrap(), "CREATE INDEX own ON outbox_items (claimed_by)").unwrap();
+    assert!(migrate_with(&folder.file(), Backup::BesideFile).is_err());
+    assert!(copies(&folder).is_empty());
+    sqlite3(folder.file().to_str().unwrap(), "DROP INDEX own").unwrap();
+    migrate_with(&folder.file(), Backup::None).unwrap();
+}
+
+#[tokio::test]
+async fn the_printed_schema_creates_an_outbox() {
+    let folder = SqliteFolder::new();
+    sqlite3(folder.file().to_str().unwrap(), &schema_sql()).unwrap();
+    let store = SqliteStore::open_existing(&folder.file(), SqliteOptions::default()).unwrap();
+    assert_eq!(counts(&*store).await, [0, 0, 0, 0]);
+}
+
+#[test]
+fn the_command_line_says_what_a_migration_would_do_and_why_not() {
+    let folder = SqliteFolder::new();
+    fill(&folder.file(), 20);
+    let plan = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), folder.path());
+    let of = |path: &Path, args: &[&str]| {
+        let output = plan.clone().set("OUTBOX_DB", path.to_str().unwrap()).run(args);
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(told).unwrap())
+    };
+    let (code, told) = of(&folder.file(), &["migrate", "--dry-run"]);
+    assert!(code == Some(0) && told.contains("has schema 1") && told.contains("outbox_status"), "{told}");
+    sqlite3(folder.file().to_str().unwrap(), "CREATE INDEX own ON outbox_items (claimed_by)").unwrap();
+    let (code, told) = of(&folder.file(), &["migrate", "--dry-run"]);
+    assert!(code == Some(1) && told.contains("REFUSED") && told.contains("own"), "{told}");
+    let (code, told) = of(&folder.path().join("none/outbox.sqlite"), &["migrate", "--dry-run"]);
+    assert!(code == Some(1) && told.contains("cannot be created"), "{told}");
+    assert!(!folder.path().join("none").exists());
+    let (code, told) = of(&folder.path().join("new.sqlite"), &["migrate", "--dry-run"]);
+    assert!(code == Some(0) && told.contains("has no outbox"), "{told}");
+    let (code, told) = of(&folder.path().join("new.sqlite"), &["migrate", "--print"]);
+    assert!(code == Some(0) && told.contains("CREATE TABLE outbox_items"), "{told}");
+    assert!(!folder.path().join("new.sqlite").exists());
+    sqlite3(folder.file().to_str().unwrap(), "DROP INDEX own").unwrap();
+    let (code, told) = of(&folder.file(), &["migrate"]);
+    assert!(code == Some(0) && told.contains("outbox.sqlite.schema-1"), "{told}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{ItemId, Status};
-use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate};
+use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate, plan_migration, schema_sql};
 use outbox::store::engine::schema_version::Migration;
 use outbox::store::{Execution, Filter, Inspect, Page, Queue, StoreError, Transfer};
 
@@ -97,10 +97,10 @@ async fn items_in_every_status_keep_what_they_were_and_go_on() {
     let of = |table: &str| database.sql(&format!("SELECT {ITEMS} FROM {table} ORDER BY id")).unwrap();
     let history = || database.sql("SELECT * FROM outbox.attempts ORDER BY item_id").unwrap();
     let (items, attempts) = (of("outbox.items"), history());
-    assert_eq!(migrated(&database).await.unwrap(), Migration { from: 1, to: 2 });
+    assert_eq!(migrated(&database).await.unwrap(), Migration { from: 1, to: 2, backup: None });
     assert_eq!(of("outbox.status"), items);
     assert_eq!(history(), attempts);
-    assert_eq!(migrated(&database).await.unwrap(), Migration { from: 2, to: 2 });
+    assert_eq!(migrated(&database).await.unwrap(), Migration { from: 2, to: 2, backup: None });
     let held = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM outbox.status WHERE held";
     assert_eq!(database.sql(held).unwrap(), "10 11 14 16");
 
@@ -300,4 +300,48 @@ async fn an_export_of_the_old_version_is_imported_into_the_new_one() {
     let line =
         "SELECT string_agg(id || ':' || turn, ' ' ORDER BY turn, id) FROM outbox.status WHERE ordering_key IS NOT NULL";
     assert_eq!(target.sql(line).unwrap(), database.sql(line).unwrap());
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_a_migration_would_do_and_changes_nothing() {
+    let database = old_database(OLD_ITEMS);
+    let before = database.sql(DEFINITIONS).unwrap();
+    let plan = async || plan_migration(&database.url(), &PostgresOptions::default()).await.unwrap();
+    let told = plan().await;
+    assert_eq!((told.from, told.to, &told.refusals), (1, 2, &Vec::new()));
+    assert_eq!(["PENDING", "CLAIMED", "DONE", "DLQ"].map(|status| told.items[status]), [10, 2, 3, 3]);
+    assert_eq!(told.steps.iter().map(|step| step.rows).collect::<Vec<_>>(), [3, 15, 18]);
+    assert!(told.replaced.iter().any(|sql| sql.new.contains("outbox.status")));
+
+    database.sql("CREATE VIEW waiting AS SELECT id FROM outbox.items WHERE status = 'PENDING'").unwrap();
+    database.sql("CREATE VIEW harmless AS SELECT id, type FROM outbox.items").unwrap();
+    database
+        .sql("CREATE FUNCTION public.backlog() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM outbox.items'")
+        .unwrap();
+    database
+        .sql("INSERT INTO outbox.pods (instance, ready, heartbeat_at, plugins) VALUES ('p', true, outbox.now(), '[]')")
+        .unwrap();
+    let told = plan().await;
+    assert_eq!(told.users, ["the function backlog()"]);
+    let [running, view] = &told.refusals[..] else { panic!("{:?}", told.refusals) };
+    assert!(running.starts_with("p worked on") && view.contains("the view waiting reads"), "{running} {view}");
+
+    database.cluster().sql("postgres", "CREATE ROLE stranger LOGIN").ok();
+    let granted = "GRANT USAGE ON SCHEMA outbox TO stranger; GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO stranger";
+    database.sql(granted).unwrap();
+    let told = plan_migration(&database.url_of("stranger"), &PostgresOptions::default()).await.unwrap();
+    assert!(told.refusals.iter().any(|refusal| refusal.contains("stranger does not own outbox.items")), "{told:?}");
+    database
+        .sql("REVOKE ALL ON SCHEMA outbox FROM stranger; REVOKE ALL ON ALL TABLES IN SCHEMA outbox FROM stranger")
+        .unwrap();
+    database.sql("DROP VIEW waiting; DROP VIEW harmless; DROP FUNCTION public.backlog()").unwrap();
+    assert_eq!(database.sql(DEFINITIONS).unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_printed_schema_has_the_definitions_of_a_new_one() {
+    let (printed, new) = (Cluster::shared().empty_database(), Cluster::shared().database());
+    printed.sql(&schema_sql()).unwrap();
+    assert_eq!(printed.sql(DEFINITIONS).unwrap(), new.sql(DEFINITIONS).unwrap());
+    opened(&printed.url()).await;
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use outbox_postgres::{Notify, PostgresOptions, PostgresStore, ServerDiagnostics};
-use outbox_sqlite::{SqliteOptions, SqliteStore};
-use outbox_store::{AlertSettings, Migration, Store, StoreError};
+use outbox_sqlite::{Backup, SqliteOptions, SqliteStore};
+use outbox_store::{AlertSettings, Migration, MigrationPlan, Store, StoreError};
 
 use crate::config::{Config, Database};
 
@@ -33,10 +33,29 @@ pub(crate) async fn open_existing(config: &Config, instance: &str) -> Result<Arc
     })
 }
 
-/// Creates the database, or brings it to the newest schema.
-pub(crate) async fn migrate(config: &Config, notify: Notify) -> Result<Migration, StoreError> {
+/// What [`migrate`] would do.
+pub(crate) async fn plan_migration(config: &Config, backup: Backup) -> Result<MigrationPlan, StoreError> {
     match &config.database {
-        Database::Sqlite(path) => outbox_sqlite::migrate(path),
+        Database::Sqlite(path) => outbox_sqlite::plan_migration(path, backup),
+        Database::Postgres { url, root_certificates } => {
+            let options = postgres_options(config, "", root_certificates.as_deref())?;
+            outbox_postgres::plan_migration(url.expose(), &options).await
+        }
+    }
+}
+
+/// The SQL that creates the newest schema.
+pub(crate) fn schema_sql(config: &Config) -> String {
+    match &config.database {
+        Database::Sqlite(_) => outbox_sqlite::schema_sql(),
+        Database::Postgres { .. } => outbox_postgres::schema_sql(),
+    }
+}
+
+/// Creates the database, or brings it to the newest schema. Only a SQLite file is copied before.
+pub(crate) async fn migrate(config: &Config, notify: Notify, backup: Backup) -> Result<Migration, StoreError> {
+    match &config.database {
+        Database::Sqlite(path) => outbox_sqlite::migrate_with(path, backup),
         Database::Postgres { url, root_certificates } => {
             let options = postgres_options(config, "", root_certificates.as_deref())?;
             outbox_postgres::migrate(url.expose(), &options, notify).await

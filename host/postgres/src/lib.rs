@@ -92,7 +92,7 @@ use crate::listen::ChangeListener;
 use crate::pool::Pool;
 
 pub use crate::diagnostics::{LongTransaction, ServerDiagnostics};
-pub use crate::migrate::{Notify, migrate};
+pub use crate::migrate::{Notify, migrate, plan_migration, schema_sql};
 pub use crate::options::PostgresOptions;
 
 /// A durable outbox in a PostgreSQL database.

@@ -3,35 +3,23 @@
 //! It does not know what the schema contains, except for the trigger that notifies workers of inserts. What a version
 //! needs to become the next one is in the files of this folder.
 
+mod plan;
 mod status_columns;
+mod versions;
 
 use deadpool_postgres::{Client, Transaction};
-use tokio_postgres::GenericClient;
 
 use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
 use crate::error::PgError;
+use crate::migrate::versions::{PLACES, VERSION, WAKE, check_server, create, create_programs, version};
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
 use crate::tx::begin_read_committed;
 
-/// The version of the newest schema.
-const VERSION: usize = 2;
-
-/// The tables that every version of the schema has had, as the newest has them.
-const BASE: &str = include_str!("../migrations/schema/base.sql");
-/// The tables of the places where items are.
-const PLACES: &str = include_str!("../migrations/schema/places.sql");
-/// The views and functions of the newest schema, in the order in which they are created. They need the tables.
-const PROGRAMS: [&str; 3] = [
-    include_str!("../migrations/schema/status.sql"),
-    include_str!("../migrations/schema/enqueue.sql"),
-    include_str!("../migrations/schema/work.sql"),
-];
-
-/// The oldest server that the schema works on, as `server_version_num`.
-const SERVER_MIN: i32 = 140_000;
+pub use crate::migrate::plan::plan_migration;
+pub use crate::migrate::versions::schema_sql;
 
 /// The limits of a migration, whose locks make other users of the database wait. The transaction that keeps other
 /// processes from migrating waits for as long as the migration takes.
@@ -58,7 +46,7 @@ pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Re
     let pool = Pool::new(url, options)?;
     let mut client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
     let from = apply(&mut client, &pool, notify).await.map_err(|err| err.into_store_error(tried))?;
-    Ok(Migration { from, to: VERSION })
+    Ok(Migration { from, to: VERSION, backup: None })
 }
 
 async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize, PgError> {
@@ -92,48 +80,10 @@ async fn apply(client: &mut Client, pool: &Pool, notify: Notify) -> Result<usize
 async fn set_notify(tx: &Transaction<'_>, notify: Notify, from: Option<usize>) -> Result<(), PgError> {
     let trigger = match notify {
         Notify::Keep if from.is_some() => "",
-        Notify::On | Notify::Keep => {
-            "CREATE OR REPLACE TRIGGER items_wake AFTER INSERT ON outbox.items
-             FOR EACH STATEMENT EXECUTE FUNCTION outbox.wake()"
-        }
+        Notify::On | Notify::Keep => WAKE,
         Notify::Off => "DROP TRIGGER IF EXISTS items_wake ON outbox.items",
     };
     Ok(tx.batch_execute(trigger).await?)
-}
-
-async fn check_server(tx: &Transaction<'_>, pool: &Pool) -> Result<(), PgError> {
-    let sql = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')";
-    let row = tx.query_typed_one(sql, &[]).await?;
-    let (version, encoding): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
-    let target = pool.display_target();
-    if version < SERVER_MIN {
-        let message = format!("{target} is served by version {}: PostgreSQL 14 or newer is needed", version / 10_000);
-        return Err(StoreError::Unusable(message).into());
-    }
-    if encoding != "UTF8" {
-        let message = format!("{target} is encoded in {encoding}: create one with ENCODING 'UTF8'");
-        return Err(StoreError::Unusable(message).into());
-    }
-    Ok(())
-}
-
-async fn create(tx: &Transaction<'_>) -> Result<(), PgError> {
-    // Only where it is missing: a role can own the schema without the right to create one.
-    if tx.query_typed_opt("SELECT 1 FROM pg_namespace WHERE nspname = 'outbox'", &[]).await?.is_none() {
-        tx.batch_execute("CREATE SCHEMA outbox").await?;
-    }
-    tx.batch_execute("CREATE TABLE IF NOT EXISTS outbox.migrations (version integer PRIMARY KEY)").await?;
-    tx.batch_execute(BASE).await?;
-    tx.batch_execute(PLACES).await?;
-    create_programs(tx).await
-}
-
-/// Creates or replaces the views and functions, and records the version.
-async fn create_programs(tx: &Transaction<'_>) -> Result<(), PgError> {
-    for sql in PROGRAMS {
-        tx.batch_execute(sql).await?;
-    }
-    Ok(tx.batch_execute(&format!("INSERT INTO outbox.migrations (version) VALUES ({VERSION})")).await?)
 }
 
 /// Errors unless the database has exactly the schema that this program knows. Changes nothing. Returns whether inserts
@@ -150,15 +100,4 @@ pub(crate) async fn check(pool: &Pool) -> Result<bool, StoreError> {
     let sql = "SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass";
     let found = client.query_typed_opt(sql, &[]).await.map_err(|err| PgError::from(err).into_store_error(tried))?;
     Ok(found.is_some())
-}
-
-/// The schema version of the database, or `None` when it has no outbox.
-async fn version(client: &impl GenericClient) -> Result<Option<usize>, PgError> {
-    let sql = "SELECT to_regclass('outbox.migrations') IS NOT NULL";
-    if !client.query_typed_one(sql, &[]).await?.try_get::<_, bool>(0)? {
-        return Ok(None);
-    }
-    let newest = client.query_typed_one("SELECT max(version) FROM outbox.migrations", &[]).await?;
-    let newest: Option<i32> = newest.try_get(0)?;
-    Ok(newest.map(|version| usize::try_from(version).unwrap_or_default()))
 }

@@ -82,7 +82,7 @@ use crate::commit_watcher::CommitWatcher;
 use crate::read_pool::ReadPool;
 use crate::writer::Writer;
 
-pub use crate::migrate::migrate;
+pub use crate::migrate::{Backup, migrate, migrate_with, plan_migration, schema_sql};
 pub use crate::options::SqliteOptions;
 
 /// A durable outbox in a SQLite file. Dropping it waits until the queued writes are committed.
@@ -95,7 +95,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, after creating or migrating it where needed. Errors as [`migrate()`] does.
+    /// Opens the file, after creating it, or copying and migrating it, where needed. Errors as [`migrate()`] does.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
         migrate(path)?;
         Self::open_existing(path, options)

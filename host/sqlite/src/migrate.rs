@@ -1,39 +1,55 @@
-//! The schema and its versions.
+//! Creating and migrating a file, and the check that a file has the newest schema.
 //!
-//! The version is in a table of its own, because the file may belong to the application, which may use `user_version`.
 //! A new file gets the newest schema at once. How a file of an older version becomes one of the newest is known to the
 //! modules below.
 
 mod application_objects;
+mod backup;
+mod plan;
 mod schema_objects;
 mod status_columns;
+mod versions;
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags};
 
 use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
 use crate::connection::{connect, connect_read_only};
 use crate::error::unavailable;
+use crate::migrate::backup::DatabaseCopy;
+use crate::migrate::versions::{NEWEST, Schemas, create, open_error, record_newest, version};
 
-/// The newest schema.
-const SCHEMA: &str = include_str!("../migrations/schema.sql");
-
-/// The version of [`SCHEMA`].
-const NEWEST: usize = 2;
-
-/// Schema 1, from which files are migrated.
-const SCHEMA_1: &str = include_str!("../migrations/0001_initial.sql");
+pub use crate::migrate::backup::Backup;
+pub use crate::migrate::plan::plan_migration;
+pub use crate::migrate::versions::schema_sql;
 
 /// The page cache of a migration, in KiB. What does not fit is written to the log twice.
 const CACHE_KIB: i32 = 256_000;
 
 /// Migrates the file to the newest schema, and creates the file when there is none. Several processes may call it at
-/// once. Errors with [`StoreError::Unusable`] when the file is not a database, cannot be created, cannot be migrated as
-/// it is, or has a newer schema than this program knows.
+/// once. Errors with [`StoreError::Unusable`] when the file is not a database, cannot be created, cannot be copied,
+/// cannot be migrated as it is, or has a newer schema than this program knows; then nothing has changed. A file of an
+/// older schema is copied before; see [`Backup::BesideFile`].
 pub fn migrate(path: &Path) -> Result<Migration, StoreError> {
+    migrate_with(path, Backup::BesideFile)
+}
+
+/// Does what [`migrate`] does, with or without a copy.
+pub fn migrate_with(path: &Path, backup: Backup) -> Result<Migration, StoreError> {
+    let copy = match backup {
+        Backup::BesideFile => backup::copy(path)?,
+        Backup::None => None,
+    };
+    let from = migrate_file(path)?;
+    // Another process may have migrated the file meanwhile, and keeps its own copy.
+    let backup = copy.filter(|_| from < NEWEST).map(DatabaseCopy::keep).transpose()?;
+    Ok(Migration { from, to: NEWEST, backup })
+}
+
+fn migrate_file(path: &Path) -> Result<usize, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let mut connection = connect(path, flags).map_err(|err| open_error(path, err))?;
     // Takes effect on a new file only; the file of an application keeps its setting.
@@ -41,8 +57,7 @@ pub fn migrate(path: &Path) -> Result<Migration, StoreError> {
     connection.pragma_update(None, "journal_mode", "WAL").map_err(|err| open_error(path, err))?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(|err| open_error(path, err))?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(|err| open_error(path, err))?;
-    let from = apply(&mut connection, path)?;
-    Ok(Migration { from, to: NEWEST })
+    apply(&mut connection, path)
 }
 
 fn apply(connection: &mut Connection, path: &Path) -> Result<usize, StoreError> {
@@ -59,26 +74,10 @@ fn apply(connection: &mut Connection, path: &Path) -> Result<usize, StoreError> 
     Ok(from)
 }
 
-fn create(tx: &Connection) -> rusqlite::Result<()> {
-    tx.execute_batch("CREATE TABLE IF NOT EXISTS outbox_migrations (version INTEGER PRIMARY KEY) STRICT")?;
-    tx.execute_batch(SCHEMA)?;
-    record_newest(tx)
-}
-
 fn migrate_from_1(tx: &Connection) -> Result<(), StoreError> {
-    let in_memory = |schema| {
-        let database = Connection::open_in_memory()?;
-        database.execute_batch(schema)?;
-        Ok(database)
-    };
-    let tried = "reading the schemas";
-    let (old, new) = (in_memory(SCHEMA_1).map_err(unavailable(tried))?, in_memory(SCHEMA).map_err(unavailable(tried))?);
+    let Schemas { old, new } = Schemas::read().map_err(unavailable("reading the schemas"))?;
     status_columns::migrate(tx, &old, &new)?;
     record_newest(tx).map_err(unavailable("recording the migration"))
-}
-
-fn record_newest(tx: &Connection) -> rusqlite::Result<()> {
-    tx.execute("INSERT INTO outbox_migrations (version) VALUES (?1)", [NEWEST]).map(|_| ())
 }
 
 /// Errors unless the file has exactly the schema that this program knows. Changes nothing.
@@ -92,31 +91,6 @@ pub(crate) fn check(path: &Path) -> Result<(), StoreError> {
     let connection = connect_read_only(path).map_err(|err| open_error(path, err))?;
     let present = version(&connection).map_err(|err| open_error(path, err))?.unwrap_or(0);
     check_schema(&path.display(), present, NEWEST)
-}
-
-/// The schema version of the file, or `None` when it has no outbox.
-fn version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
-    let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'outbox_migrations'";
-    if connection.query_row(table, [], |_| Ok(())).optional()?.is_none() {
-        return Ok(None);
-    }
-    connection.query_row("SELECT max(version) FROM outbox_migrations", [], |row| row.get(0))
-}
-
-fn open_error(path: &Path, err: rusqlite::Error) -> StoreError {
-    let path = path.display();
-    match err.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => {
-            StoreError::Unusable(format!("{path} is not a SQLite database: set OUTBOX_DB to another path"))
-        }
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            StoreError::Unusable(format!(
-                "{path} cannot be opened for writing ({err}): check that its folder exists and is writable, or set \
-                 OUTBOX_DB"
-            ))
-        }
-        _ => unavailable("opening the database")(err),
-    }
 }
 
 /// An empty outbox in memory, with the newest schema.

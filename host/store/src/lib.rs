@@ -69,7 +69,7 @@ pub use crate::claim::{Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LO
 pub use crate::control::{Control, ControlReport, ControlRequest, Pause};
 pub use crate::engine::alerts::AlertSettings;
 pub use crate::engine::counters::Violation;
-pub use crate::engine::schema_version::Migration;
+pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep, ReplacedSql};
 pub use crate::error::StoreError;
 pub use crate::filter::{Filter, Page};
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};

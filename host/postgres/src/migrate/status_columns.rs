@@ -49,6 +49,12 @@ pub(super) async fn move_items(tx: &Transaction<'_>, pool: &Pool, places: &str) 
     tx.batch_execute(OTHERS).await.map_err(explain)
 }
 
+/// The columns that the items table loses.
+pub(super) fn dropped_columns() -> Vec<&'static str> {
+    let named = OTHERS.split("ALTER TABLE outbox.items").flat_map(|change| change.split("DROP COLUMN ").skip(1));
+    named.filter_map(|rest| rest.split([',', ' ', '\n']).next()).filter(|column| *column != "slot").collect()
+}
+
 /// A view of the application over the old columns keeps them from being dropped, and the server's detail names it.
 fn explain(err: tokio_postgres::Error) -> PgError {
     match err.as_db_error().filter(|said| *said.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST) {
@@ -88,7 +94,7 @@ async fn run_without_limit(client: &mut Client, sql: &str) -> Result<(), PgError
 }
 
 /// A host of the old version would go on with statements that fit no longer.
-async fn refuse_running_hosts(tx: &Transaction<'_>) -> Result<(), PgError> {
+pub(super) async fn refuse_running_hosts(tx: &Transaction<'_>) -> Result<(), PgError> {
     let sql =
         "SELECT string_agg(instance, ', ' ORDER BY instance) FROM outbox.pods WHERE heartbeat_at > outbox.now() - $1";
     let running: Option<String> = tx.query_typed_one(sql, &[(&millis(HOST_SILENT), Type::INT8)]).await?.try_get(0)?;

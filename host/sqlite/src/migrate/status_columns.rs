@@ -18,6 +18,7 @@ use outbox_store::StoreError;
 use crate::error::{unavailable, unusable};
 use crate::migrate::application_objects::ApplicationObjects;
 use crate::migrate::schema_objects::{ITEMS, Object, columns, missing, objects};
+use crate::migrate::versions::Schemas;
 
 /// Fills the new tables, which exist and are empty, from the old columns.
 const FILL: &str = include_str!("../../migrations/0002_places.sql");
@@ -38,6 +39,20 @@ pub(super) fn migrate(tx: &Connection, old: &Connection, new: &Connection) -> Re
     refuse_running_hosts(tx)?;
     let rebuilt = refuse_changed_table(tx, old).and_then(|()| rebuild(tx, old, new));
     rebuilt.map_err(unavailable("migrating the database"))
+}
+
+/// Errors as [`migrate`] would, for a host that runs or an object of the application that does not fit. It is tried in
+/// memory on the definitions of `file`, without rows.
+pub(super) fn rehearse(file: &Connection) -> Result<(), StoreError> {
+    refuse_running_hosts(file)?;
+    let tried = "trying the migration in memory";
+    let Schemas { old, new } = Schemas::read().map_err(unavailable(tried))?;
+    let copy = Connection::open_in_memory().map_err(unavailable(tried))?;
+    for object in objects(file).map_err(unavailable(tried))? {
+        // What needs an extension or a function of the application cannot be tried here.
+        copy.execute_batch(&object.sql).ok();
+    }
+    refuse_changed_table(&copy, &old).and_then(|()| rebuild(&copy, &old, &new)).map_err(unavailable(tried))
 }
 
 /// A host of the old version would go on with statements that fit no longer.

@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 
 use super::*;
-use crate::migrate::{SCHEMA, SCHEMA_1};
+use crate::migrate::versions::{SCHEMA, SCHEMA_1};
 
 /// The statuses of schema 1, each with what can go along with it: retries, replays, ordering keys, sagas, histories.
 const OLD_ITEMS: &str = "
