@@ -420,7 +420,7 @@ async fn a_host_warns_of_what_may_lose_writes_and_refuses_to_listen_to_everybody
 }
 
 #[tokio::test]
-async fn a_host_deletes_what_has_been_done_for_longer_than_it_is_kept() {
+async fn a_host_deletes_what_has_been_done_or_dead_for_longer_than_it_is_kept() {
     let fixture = CliFixture::migrated();
     fixture.settled("old", done()).await;
     let dlq = fixture.settled("dead", dead()).await;
@@ -429,6 +429,12 @@ async fn a_host_deletes_what_has_been_done_for_longer_than_it_is_kept() {
         fixture.json(&["list", "DONE"]) == json!([])
     })
     .await;
-    assert_eq!(fixture.json(&["list"])[0]["id"], dlq.get());
+    assert_eq!(fixture.json(&["list"])[0]["id"], dlq.get(), "dead items wait for an operator");
+    assert_eq!(host.terminate(), Some(0));
+    let host = fixture.plan.clone().set("OUTBOX_RETAIN_DLQ", "0s").start("worker").await;
+    support::eventually("the dead item is gone", Duration::from_secs(10), async || {
+        fixture.json(&["list"]) == json!([])
+    })
+    .await;
     assert_eq!(host.terminate(), Some(0));
 }

@@ -74,6 +74,8 @@ pub(crate) struct Config {
     /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals and finished jobs stay. `None` keeps them.
     pub(crate) retain_signals: Option<Duration>,
     /// `OUTBOX_ALERTS`, default none: the type of alert items, such as `webhook`, which report
+    /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
+    pub(crate) retain_dlq: Option<Duration>,
     /// dead-lettered items and blocked keys to operators.
     pub(crate) alerts: Option<String>,
     /// `OUTBOX_ALERT_PERIOD`, default `5m`: the shortest time between two alerts of the same kind about the
@@ -129,6 +131,7 @@ impl Config {
             alerts: settings::alerts(settings)?,
             alert_period: settings::alert_period(settings)?,
             log: settings::log(settings)?,
+            retain_dlq: settings::retain_dlq(settings)?,
             log_filter: settings::log_filter(environment),
             is_strict: settings::strict(settings)?,
             sagas,

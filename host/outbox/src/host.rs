@@ -236,9 +236,8 @@ impl RunningHost<'_> {
             write_outage: Arc::clone(&self.write_outage),
         };
         background.spawn(beat.run(self.end.clone()));
-        let (done, signals) = (self.config.retain_done, self.config.retain_signals);
-        // Dead items wait for an operator.
-        let retention = Retention { done, dead: None, signals };
+        let Config { retain_done: done, retain_dlq: dead, retain_signals: signals, .. } = *self.config;
+        let retention = Retention { done, dead, signals };
         background.spawn(background::maintenance_loop(self.store.clone(), retention, self.end.clone()));
         background
     }

@@ -94,6 +94,11 @@ pub(super) fn retain_done(settings: &ResolvedSettings) -> Result<Option<Duration
     retention(settings, "OUTBOX_RETAIN_DONE", None)
 }
 
+/// How long dead items stay; `None`, the default, keeps them, because they wait for an operator.
+pub(super) fn retain_dlq(settings: &ResolvedSettings) -> Result<Option<Duration>, ConfigError> {
+    retention(settings, "OUTBOX_RETAIN_DLQ", None)
+}
+
 /// Long enough to look into the events of last week, short enough that the table of signals stays small.
 pub(super) const RETAIN_SIGNALS: Duration = Duration::from_hours(7 * 24);
 

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 25] = [
+const SETTINGS: [(&str, Option<&str>); 26] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -34,6 +34,7 @@ const SETTINGS: [(&str, Option<&str>); 25] = [
     ("OUTBOX_HOSTS", None),
     ("OUTBOX_RETAIN_DONE", None),
     ("OUTBOX_RETAIN_SIGNALS", None),
+    ("OUTBOX_RETAIN_DLQ", None),
     ("OUTBOX_ALERTS", None),
     ("OUTBOX_ALERT_PERIOD", None),
     ("OUTBOX_LOG", Some("--log")),

@@ -32,6 +32,7 @@ fn defaults_are_those_of_the_playbook() {
     assert_eq!(config.retry, RetryPolicy::default());
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.retain_done, None);
+    assert_eq!(config.retain_dlq, None);
     assert_eq!(config.retain_signals, Some(RETAIN_SIGNALS));
     assert_eq!(config.sagas, [SagaDefinition::write_memory()]);
 }
@@ -74,6 +75,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_LISTEN", "7070", "an IP address and a port");
     check("OUTBOX_HOSTS", "https://a", "host names");
     check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
+    check("OUTBOX_RETAIN_DLQ", "week", "a duration such as 12h or 7d");
     check("OUTBOX_LOG", "xml", "text or json");
     check("GOVERNOR_STRICT_MODE", "2", "true or false");
 
