@@ -38,6 +38,9 @@ pub(crate) struct Config {
     /// database, which `OUTBOX_BACKEND` may confirm. Its password may be given in `OUTBOX_DB_PASSWORD`,
     /// or in the file that `OUTBOX_DB_PASSWORD_FILE` names. Every process of one outbox has the same value.
     pub(crate) database: Database,
+    /// `OUTBOX_DB_LISTEN`, default `OUTBOX_DB`: the URL at which a PostgreSQL store listens for notifications. It names
+    /// the same database, for a server behind a pooler in transaction mode. `None` is the default.
+    pub(crate) listen_database: Option<Secret>,
     /// `OUTBOX_VISIBILITY_SEC`, default 60: the lease of a claim.
     pub(crate) lease: Duration,
     /// `OUTBOX_MAX_RETRIES`, `OUTBOX_BACKOFF_BASE_MS`, `OUTBOX_BACKOFF_CAP_MS`, default 8, 1000 and
@@ -71,11 +74,11 @@ pub(crate) struct Config {
     pub(crate) hosts: Vec<String>,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
     pub(crate) retain_done: Option<Duration>,
+    /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
+    pub(crate) retain_dlq: Option<Duration>,
     /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals and finished jobs stay. `None` keeps them.
     pub(crate) retain_signals: Option<Duration>,
     /// `OUTBOX_ALERTS`, default none: the type of alert items, such as `webhook`, which report
-    /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
-    pub(crate) retain_dlq: Option<Duration>,
     /// dead-lettered items and blocked keys to operators.
     pub(crate) alerts: Option<String>,
     /// `OUTBOX_ALERT_PERIOD`, default `5m`: the shortest time between two alerts of the same kind about the
@@ -114,6 +117,7 @@ impl Config {
         Ok(Self {
             is_enabled: settings::enabled(settings)?,
             database: database::database(settings)?,
+            listen_database: database::listen_database(settings)?,
             lease: settings::lease(settings)?,
             retry: settings::retry(settings)?,
             role: settings::role(settings)?,
@@ -127,11 +131,11 @@ impl Config {
             token: settings::token(settings)?,
             hosts: settings::hosts(settings)?,
             retain_done: settings::retain_done(settings)?,
+            retain_dlq: settings::retain_dlq(settings)?,
             retain_signals: settings::retain_signals(settings)?,
             alerts: settings::alerts(settings)?,
             alert_period: settings::alert_period(settings)?,
             log: settings::log(settings)?,
-            retain_dlq: settings::retain_dlq(settings)?,
             log_filter: settings::log_filter(environment),
             is_strict: settings::strict(settings)?,
             sagas,

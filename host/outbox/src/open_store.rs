@@ -89,7 +89,8 @@ pub(crate) fn postgres_options(
     };
     let root_certificates = roots.map(read).transpose()?;
     let (instance, alerts) = (instance.to_owned(), alert_settings(config));
-    Ok(PostgresOptions { instance, alerts, root_certificates, ..PostgresOptions::default() })
+    let listen_url = config.listen_database.as_ref().map(|url| url.expose().to_owned());
+    Ok(PostgresOptions { instance, alerts, listen_url, root_certificates, ..PostgresOptions::default() })
 }
 
 /// The items that a store enqueues to alert operators; `None` when there are none.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use outbox_item::Millis;
 use outbox_store::StoreError;
@@ -79,6 +79,8 @@ pub(crate) struct PgContext {
     pub(crate) refused_types: RefusedTypes,
     pub(crate) group_size: GroupSize,
     pub(crate) known_digests: KnownDigests,
+    /// Told of each claim that brought something.
+    pub(crate) claimed: Notify,
     /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
@@ -95,6 +97,7 @@ impl PgContext {
             refused_types: RefusedTypes::default(),
             group_size: GroupSize::default(),
             known_digests: KnownDigests::default(),
+            claimed: Notify::new(),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }

@@ -26,6 +26,8 @@ pub struct ServerDiagnostics {
     pub is_durable: bool,
     /// Whether inserts notify workers.
     pub notifies: bool,
+    /// Why a host looks for work instead of being notified of it; `None` when it is notified.
+    pub polls_because: Option<String>,
     /// Rights that the outbox needs and the role lacks, such as `INSERT on outbox.items`.
     pub missing: Vec<String>,
     /// The number of dead rows and of live rows in the queue.
@@ -58,7 +60,6 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
                 SELECT 1 FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
                   AND 'autovacuum_enabled=false' = ANY(reloptions)),
             current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off',
-            EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'items_wake' AND tgrelid = 'outbox.items'::regclass),
             coalesce(pg_stat_get_dead_tuples('outbox.queue'::regclass), 0),
             coalesce(pg_stat_get_live_tuples('outbox.queue'::regclass), 0)";
     let rows = tx.rows(statement, &[]).await?;
@@ -68,9 +69,10 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
         is_read_only: row.try_get(1)?,
         has_autovacuum: row.try_get(2)?,
         is_durable: row.try_get(3)?,
-        notifies: row.try_get(4)?,
+        notifies: false,
+        polls_because: None,
         missing: missing(tx).await?,
-        rows: (unsigned(row, 5)?, unsigned(row, 6)?),
+        rows: (unsigned(row, 4)?, unsigned(row, 5)?),
         transactions: long_transactions(tx).await?,
     })
 }

@@ -23,8 +23,8 @@
 //! hold the lock of a saga or of an alert (`group`).
 //!
 //! # Other pods
-//! Every insert sends a notification (`listen`). Where the migration left notifications out, each pod reads the
-//! database's snapshot every 50 ms instead.
+//! Every insert sends a notification (`listen`). Where none arrives, each pod looks for work instead, less and less often
+//! while there is none (`poller`).
 //!
 //! # Time
 //! The database's clock, read once per transaction, because the clocks of hosts differ. Tests use a clock of their own.
@@ -68,6 +68,7 @@ mod past;
 mod places;
 mod plugin_state;
 mod pods;
+mod poller;
 mod pool;
 mod quarantine;
 mod queries;

@@ -16,6 +16,9 @@ pub struct PostgresOptions {
     pub alerts: Option<AlertSettings>,
     /// The most connections of the pool, at least two. One more connection listens for changes.
     pub connections: usize,
+    /// The URL at which the store listens for notifications; `None` uses the URL of the database. It must lead to a
+    /// session of its own, which a pooler in transaction mode does not give.
+    pub listen_url: Option<String>,
     /// The longest run of a statement. A wait for a lock or for a connection takes at most half of it.
     pub statement_timeout: Duration,
     /// Root certificates in PEM with which the server's certificate is checked, instead of the public roots.
@@ -27,6 +30,14 @@ impl Default for PostgresOptions {
     fn default() -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let (connections, statement_timeout) = (8, Duration::from_secs(10));
-        Self { instance, clock: None, alerts: None, connections, statement_timeout, root_certificates: None }
+        Self {
+            instance,
+            clock: None,
+            alerts: None,
+            connections,
+            listen_url: None,
+            statement_timeout,
+            root_certificates: None,
+        }
     }
 }

@@ -24,6 +24,8 @@ type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 pub(crate) struct Pool {
     idle: deadpool_postgres::Pool,
     config: Config,
+    /// Of the connection that listens.
+    listening: Config,
     tls: MakeRustlsConnect,
 }
 
@@ -33,6 +35,7 @@ impl Pool {
     pub(crate) fn new(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
         let wait = options.statement_timeout / 2;
         let config = parse(url, wait)?;
+        let listening = options.listen_url.as_deref().map_or_else(|| Ok(config.clone()), |url| parse(url, wait))?;
         let tls = connector(options.root_certificates.as_deref())?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
@@ -44,7 +47,7 @@ impl Pool {
             .recycle_timeout(Some(wait))
             .build()
             .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
-        Ok(Self { idle, config, tls })
+        Ok(Self { idle, config, listening, tls })
     }
 
     /// A connection, which returns to the pool when it is dropped.
@@ -52,22 +55,31 @@ impl Pool {
         Ok(self.idle.get().await?)
     }
 
-    /// A connection outside the pool, which the caller polls.
-    pub(crate) async fn dedicated_connection(
+    /// A connection outside the pool that can listen, which the caller polls.
+    pub(crate) async fn listening_connection(
         &self,
     ) -> Result<(tokio_postgres::Client, Connection<Socket, Tls>), PgError> {
-        Ok(self.config.connect(self.tls.clone()).await?)
+        Ok(self.listening.connect(self.tls.clone()).await?)
     }
 
     /// The database and its hosts, for messages; without the password.
     pub(crate) fn display_target(&self) -> String {
-        let hosts = self.config.get_hosts().iter().map(|host| match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(path) => path.display().to_string(),
-        });
-        let hosts = hosts.collect::<Vec<_>>().join(",");
-        format!("database {:?} at {hosts}", self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres"))
+        shown(&self.config)
     }
+
+    /// The database and the hosts of the connection that listens, likewise.
+    pub(crate) fn listening_target(&self) -> String {
+        shown(&self.listening)
+    }
+}
+
+fn shown(config: &Config) -> String {
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    format!("database {:?} at {hosts}", config.get_dbname().or(config.get_user()).unwrap_or("postgres"))
 }
 
 /// The configuration in the URL, with defaults for the limits that the URL does not set.

@@ -24,15 +24,16 @@ use outbox_store::{
 use crate::context::PgContext;
 use crate::diagnostics::ServerDiagnostics;
 use crate::{
-    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, maintain, operate, overview,
-    plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
+    overview, plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
 };
 
 impl PostgresStore {
     /// Reads the facts about the server that matter to the outbox. Errors as every read does.
     pub async fn diagnose(&self) -> Result<ServerDiagnostics, StoreError> {
         let pg = &*self.pg;
-        read!(pg, "examining the server", |tx| diagnostics::diagnose(tx))
+        let found: ServerDiagnostics = read!(pg, "examining the server", |tx| diagnostics::diagnose(tx))?;
+        Ok(ServerDiagnostics { notifies: pg.tx.notifies, polls_because: listen::diagnose(pg).await, ..found })
     }
 }
 
@@ -64,7 +65,11 @@ impl Enqueue for PostgresStore {
 #[async_trait]
 impl Queue for PostgresStore {
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
-        self.groups.claim(request.clone()).await
+        let batch = self.groups.claim(request.clone()).await?;
+        if !batch.claims.is_empty() {
+            self.pg.claimed.notify_one();
+        }
+        Ok(batch)
     }
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {

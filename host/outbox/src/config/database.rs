@@ -1,5 +1,5 @@
-//! The settings of the database, which are read together: `OUTBOX_BACKEND`, `OUTBOX_DB`, `OUTBOX_DB_PASSWORD` and
-//! `OUTBOX_DB_PASSWORD_FILE`.
+//! The settings of the database, which are read together: `OUTBOX_BACKEND`, `OUTBOX_DB`, `OUTBOX_DB_LISTEN`,
+//! `OUTBOX_DB_PASSWORD` and `OUTBOX_DB_PASSWORD_FILE`.
 //!
 //! This file opens no database. It reads only the file that holds the password.
 
@@ -99,28 +99,49 @@ fn postgres(url: &str) -> Database {
     Database::Postgres { url: Secret::new(&format!("{place}{mark}{}", kept.join("&"))), root_certificates }
 }
 
+/// The URL at which the store listens for notifications, where it is another than that of the database.
+pub(super) fn listen_database(settings: &ResolvedSettings) -> Result<Option<Secret>, ConfigError> {
+    let accepted = match database(settings)? {
+        Database::Sqlite(_) => ONLY_POSTGRES,
+        Database::Postgres { .. } => "a URL such as postgres://user@host/database, of the database of OUTBOX_DB",
+    };
+    let url = settings.parsed("OUTBOX_DB_LISTEN", accepted, |text| match parse_database(text)? {
+        (Backend::Postgres, Database::Postgres { url, .. }) if accepted != ONLY_POSTGRES => Some(url),
+        _ => None,
+    })?;
+    let password = password(settings)?;
+    Ok(url.map(|url| with_parameter(url, password.as_deref())))
+}
+
+/// What is accepted of a setting of PostgreSQL while the database is a SQLite file.
+const ONLY_POSTGRES: &str = "only together with OUTBOX_DB=postgres://user@host/database";
+
 fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Database, ConfigError> {
     let Database::Postgres { url, root_certificates } = database else {
-        let unused = "only together with OUTBOX_DB=postgres://user@host/database";
         for variable in ["OUTBOX_DB_PASSWORD", "OUTBOX_DB_PASSWORD_FILE"] {
-            settings.parsed(variable, unused, |_| None::<()>)?;
+            settings.parsed(variable, ONLY_POSTGRES, |_| None::<()>)?;
         }
         return Ok(database);
     };
+    let url = with_parameter(url, password(settings)?.as_deref());
+    Ok(Database::Postgres { url, root_certificates })
+}
+
+fn password(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
     let direct = settings.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))?;
     let accepted = "a file that can be read, and not together with OUTBOX_DB_PASSWORD";
     let filed = settings.parsed("OUTBOX_DB_PASSWORD_FILE", accepted, |path| {
         let text = std::fs::read_to_string(path).ok().filter(|_| direct.is_none())?;
         Some(text.trim_end_matches(['\r', '\n']).to_owned())
     })?;
-    let url = match direct.clone().or(filed) {
-        None => url,
-        Some(password) => {
-            let mark = if url.expose().contains('?') { '&' } else { '?' };
-            Secret::new(&format!("{}{mark}password={}", url.expose(), encoded(&password)))
-        }
-    };
-    Ok(Database::Postgres { url, root_certificates })
+    Ok(direct.or(filed))
+}
+
+/// The URL with the password, if there is one.
+fn with_parameter(url: Secret, password: Option<&str>) -> Secret {
+    let Some(password) = password else { return url };
+    let mark = if url.expose().contains('?') { '&' } else { '?' };
+    Secret::new(&format!("{}{mark}password={}", url.expose(), encoded(password)))
 }
 
 /// The text with every byte percent-encoded.

@@ -12,10 +12,11 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 26] = [
+const SETTINGS: [(&str, Option<&str>); 27] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
+    ("OUTBOX_DB_LISTEN", None),
     ("OUTBOX_DB_PASSWORD", None),
     ("OUTBOX_DB_PASSWORD_FILE", None),
     ("OUTBOX_VISIBILITY_SEC", None),
@@ -33,8 +34,8 @@ const SETTINGS: [(&str, Option<&str>); 26] = [
     ("OUTBOX_TOKEN", None),
     ("OUTBOX_HOSTS", None),
     ("OUTBOX_RETAIN_DONE", None),
-    ("OUTBOX_RETAIN_SIGNALS", None),
     ("OUTBOX_RETAIN_DLQ", None),
+    ("OUTBOX_RETAIN_SIGNALS", None),
     ("OUTBOX_ALERTS", None),
     ("OUTBOX_ALERT_PERIOD", None),
     ("OUTBOX_LOG", Some("--log")),
@@ -171,7 +172,7 @@ impl ResolvedSettings {
 fn displayed(variable: &str, text: &str) -> String {
     match variable {
         "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
-        "OUTBOX_DB" => format!("{:?}", redacted_url(text)),
+        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" => format!("{:?}", redacted_url(text)),
         _ => format!("{text:?}"),
     }
 }

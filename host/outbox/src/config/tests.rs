@@ -66,6 +66,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_BACKEND", "postgres", "together with OUTBOX_DB=postgres://");
     check("OUTBOX_BACKEND", "mysql", "sqlite or postgres");
     check("OUTBOX_DB", "mysql://db/outbox", "the path of a SQLite file, or a URL");
+    check("OUTBOX_DB_LISTEN", "postgres://db/app", "only together with OUTBOX_DB=postgres://");
     check("OUTBOX_DB_PASSWORD_FILE", "/none", "only together with OUTBOX_DB=postgres://");
     check("OUTBOX_VISIBILITY_SEC", "0", "a whole number from 1 to 86400");
     check("OUTBOX_MAX_RETRIES", "-1", "a whole number from 0");
@@ -74,8 +75,8 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_CONCURRENCY", "0", "a whole number from 1");
     check("OUTBOX_LISTEN", "7070", "an IP address and a port");
     check("OUTBOX_HOSTS", "https://a", "host names");
-    check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
     check("OUTBOX_RETAIN_DLQ", "week", "a duration such as 12h or 7d");
+    check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
     check("OUTBOX_LOG", "xml", "text or json");
     check("GOVERNOR_STRICT_MODE", "2", "true or false");
 
@@ -108,6 +109,21 @@ fn the_backend_follows_from_the_database_and_a_backend_that_does_not_fit_is_an_e
     assert_eq!(filed.database, postgres(Some("%68%75%6E%74%65%72%33")));
     let both = [("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "x"), ("OUTBOX_DB_PASSWORD_FILE", path)];
     assert!(parse(&both, None).unwrap_err().to_string().contains("not together with OUTBOX_DB_PASSWORD"));
+}
+
+#[test]
+fn the_database_is_listened_to_with_the_password_of_the_database() {
+    let listening = |environment: &[(&str, &str)]| {
+        let (db, listen) = (("OUTBOX_DB", "postgres://pooler/app"), ("OUTBOX_DB_LISTEN", "postgres://ada@db/app"));
+        parse(&[&[db, listen], environment].concat(), None).unwrap().listen_database.unwrap()
+    };
+    assert_eq!(listening(&[]), Secret::new("postgres://ada@db/app"));
+    assert_eq!(listening(&[("OUTBOX_DB_PASSWORD", "h")]), Secret::new("postgres://ada@db/app?password=%68"));
+    assert_eq!(parse(&[("OUTBOX_DB", "postgres://db/app")], None).unwrap().listen_database, None);
+    let err = parse(&[("OUTBOX_DB", "postgres://db/app"), ("OUTBOX_DB_LISTEN", "a.sqlite")], None).unwrap_err();
+    assert!(err.to_string().contains("a URL such as postgres://"), "{err}");
+    let err = parse(&[("OUTBOX_DB_LISTEN", "postgres://ada:hunter2@db/app")], None).unwrap_err().to_string();
+    assert!(err.contains("postgres://db/app") && !err.contains("hunter2"), "{err}");
 }
 
 #[test]

@@ -63,12 +63,14 @@ fn autovacuum(found: &ServerDiagnostics) -> CheckResult {
 }
 
 fn wake(found: &ServerDiagnostics) -> CheckResult {
-    let message = if found.notifies {
-        "inserts wake workers"
-    } else {
-        "inserts do not wake workers, which find new items within a second: `outbox migrate --notify` changes it"
-    };
-    CheckResult::ok("notify", message)
+    const CHECK: &str = "notify";
+    let Some(why) = &found.polls_because else { return CheckResult::ok(CHECK, "inserts wake workers") };
+    let message = format!("workers look for items, four times a second while there are none: {why}");
+    if found.notifies {
+        let advice = "let OUTBOX_DB_LISTEN be the URL of the server itself, or leave it: items wait 250 ms longer";
+        return CheckResult::warn(CHECK, message, advice);
+    }
+    CheckResult::ok(CHECK, message)
 }
 
 fn transaction(found: &LongTransaction) -> CheckResult {
@@ -120,6 +122,11 @@ mod tests {
             ),
             (ServerDiagnostics { has_autovacuum: false, ..sound() }, "autovacuum", "not removed"),
             (ServerDiagnostics { rows: (60_000, 10), ..sound() }, "autovacuum", "60000 dead rows"),
+            (
+                ServerDiagnostics { notifies: true, polls_because: Some("a pooler".into()), ..sound() },
+                "notify",
+                "a pooler",
+            ),
             (
                 ServerDiagnostics { transactions: vec![idle], ..sound() },
                 "transactions",
