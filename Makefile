@@ -32,7 +32,7 @@ PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak soak-pooler bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -48,6 +48,7 @@ help:
 	@echo 'make bench-counts  instructions per item and per enqueue'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
+	@echo 'make soak-pooler  the contract of a store through PgBouncer'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
 	@echo 'make ci         everything that must be green, and how long each part took'
 
@@ -140,6 +141,32 @@ soak: tools clients plugins guests
 # Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
 bench-peers:
 	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
+	$(if $(ONLY),,$(MAKE) soak-pooler)
+
+# The contract of a store through PgBouncer in transaction mode, with a URL to listen at and without one.
+soak-pooler: tools
+	for route in listen alone; do \
+		OUTBOX_TEST_POOLER=$$route $(CARGO) test -p outbox --test it store_contract:: || exit 1; \
+	done
+
+# Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
+bench-peers:
+	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
+	$(if $(ONLY),,$(MAKE) soak-pooler)
+
+# The contract of a store through PgBouncer in transaction mode, with a URL to listen at and without one.
+soak-pooler: tools
+	for route in listen alone; do \
+		OUTBOX_TEST_POOLER=$$route $(CARGO) test -p outbox --test it store_contract:: || exit 1; \
+	done
+
+# The tests of the store on other versions of PostgreSQL.
+soak-versions: tools servers
+	for version in $(VERSIONS); do \
+		echo "PostgreSQL $$version"; \
+		OUTBOX_TEST_POSTGRES="$(CURDIR)/$(SERVERS)/node_modules/postgres-$$version/native/bin" \
+			$(CARGO) test -p outbox --test it -- $(ON_EACH) || exit 1; \
+	done
 	$(CARGO) build --release -p outbox
 	python3 bench/peers/run.py $(PEERS) $(BUILD)/release/outbox $(ARGS)
 
@@ -215,13 +242,13 @@ wasm-target:
 	@rustup target list --installed | grep -qx $(TARGET) || rustup target add $(TARGET)
 
 # The programs that the tests need: the sqlite3 command-line tool, Python and Node, which they use like an application,
-# and PostgreSQL, of which they start their own server.
+# PostgreSQL, of which they start their own server, and PgBouncer in front of it.
 tools:
 	@if [ ! -x "$$(ls -d /usr/lib/postgresql/*/bin/initdb 2> /dev/null | tail -1)" ]; then \
 		set -- initdb:postgresql; \
 	fi; \
-	for tool in sqlite3:sqlite3 python3:python3 pip3:python3-pip node:nodejs npm:npm openssl:openssl faketime:faketime unshare:util-linux "$$@"; do \
-		command -v $${tool%:*} > /dev/null && continue; \
+	for tool in sqlite3:sqlite3 python3:python3 pip3:python3-pip node:nodejs npm:npm openssl:openssl faketime:faketime pgbouncer:pgbouncer unshare:util-linux "$$@"; do \
+		PATH="$$PATH:/usr/sbin" command -v $${tool%:*} > /dev/null && continue; \
 		package=$${tool#*:}; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package || exit 1; \

@@ -4,6 +4,7 @@ mod costs;
 mod groups;
 mod hindrances;
 mod migration;
+mod pooler;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

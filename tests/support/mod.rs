@@ -6,6 +6,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod places;
 pub(crate) mod plugins;
+pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod stage;
 mod warm;
@@ -22,6 +23,7 @@ use outbox::store::engine::alerts::AlertSettings;
 use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Page, SettleRequest, Store};
 
 use places::SqliteFolder;
+use pooler::Route;
 use postgres::{Cluster, Database};
 
 /// The first time of the tests' clocks, in milliseconds since 1970: it is in January 2027.
@@ -133,8 +135,10 @@ impl TestDb {
                 SqliteStore::open(self.address().as_ref(), options).unwrap()
             }
             Self::Postgres(database) => {
-                let options = PostgresOptions { instance, clock: Some(clock), alerts, ..PostgresOptions::default() };
-                PostgresStore::open_existing(&database.url(), options).await.unwrap()
+                let (url, listen_url) = Route::of_this_run().urls(database);
+                let clock = Some(clock);
+                let options = PostgresOptions { instance, clock, alerts, listen_url, ..PostgresOptions::default() };
+                PostgresStore::open_existing(&url, options).await.unwrap()
             }
         }
     }

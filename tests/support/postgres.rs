@@ -267,6 +267,11 @@ impl Database {
         &self.cluster
     }
 
+    /// Its name on the server.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The URL for the role that owns the database.
     pub(crate) fn url(&self) -> String {
         self.url_of("outbox")
