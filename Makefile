@@ -15,6 +15,10 @@ SECONDS  ?= 60
 CONFORMED := target/conformance.log
 PEERS    := target/peers
 CLIENTS  := target/clients
+SERVERS  := target/servers
+# Major versions of PostgreSQL beside the installed one, on which the soak runs the tests of the store.
+VERSIONS := 14 16 17 18
+ON_EACH  := store_contract:: sql:: postgres::migration:: plans::
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
 PARTS    := check test test-languages deny demo
@@ -32,7 +36,7 @@ PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak soak-pooler bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients cargo-deny cargo-fuzz
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -44,11 +48,12 @@ help:
 	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make soak       the same promises at full size'
+	@echo 'make soak-pooler  the contract of a store through PgBouncer'
+	@echo 'make soak-versions  the tests of the store on PostgreSQL $(VERSIONS)'
 	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
 	@echo 'make bench-counts  instructions per item and per enqueue'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
-	@echo 'make soak-pooler  the contract of a store through PgBouncer'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
 	@echo 'make ci         everything that must be green, and how long each part took'
 
@@ -137,22 +142,7 @@ conformance:
 # Measures the figures in the documents. The tests with faults run for hours instead of minutes.
 soak: tools clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
-
-# Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
-bench-peers:
-	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
-	$(if $(ONLY),,$(MAKE) soak-pooler)
-
-# The contract of a store through PgBouncer in transaction mode, with a URL to listen at and without one.
-soak-pooler: tools
-	for route in listen alone; do \
-		OUTBOX_TEST_POOLER=$$route $(CARGO) test -p outbox --test it store_contract:: || exit 1; \
-	done
-
-# Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
-bench-peers:
-	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
-	$(if $(ONLY),,$(MAKE) soak-pooler)
+	$(if $(ONLY),,$(MAKE) soak-pooler soak-versions)
 
 # The contract of a store through PgBouncer in transaction mode, with a URL to listen at and without one.
 soak-pooler: tools
@@ -167,6 +157,10 @@ soak-versions: tools servers
 		OUTBOX_TEST_POSTGRES="$(CURDIR)/$(SERVERS)/node_modules/postgres-$$version/native/bin" \
 			$(CARGO) test -p outbox --test it -- $(ON_EACH) || exit 1; \
 	done
+
+# Installs the peers below target/, at the versions that their folders pin, and compares them with this outbox.
+bench-peers:
+	@command -v python3 > /dev/null || { echo 'make bench-peers needs python3: install the package python3' >&2; exit 1; }
 	$(CARGO) build --release -p outbox
 	python3 bench/peers/run.py $(PEERS) $(BUILD)/release/outbox $(ARGS)
 
@@ -256,6 +250,19 @@ tools:
 			echo "the tests need $${tool%:*}: install the package $$package" >&2; exit 1; \
 		fi; \
 	done
+
+# Other versions of PostgreSQL, from packages that are pinned by their hashes. They are below target/ and not in the
+# cache of the user, because the servers of tests run as another user when root runs the tests.
+servers: $(SERVERS)/.ready
+
+$(SERVERS)/.ready: tests/servers/package-lock.json
+	rm -rf $(SERVERS) && mkdir -p $(SERVERS)
+	cp tests/servers/package.json tests/servers/package-lock.json $(SERVERS)/
+	npm ci --prefix $(SERVERS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	for version in $(VERSIONS); do \
+		(cd $(SERVERS)/node_modules/postgres-$$version && node scripts/hydrate-symlinks.js) || exit 1; \
+	done
+	touch $@
 
 # The pinned drivers of the documented examples.
 clients: $(CLIENTS)/.ready

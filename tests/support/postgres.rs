@@ -293,14 +293,15 @@ impl Database {
         client
     }
 
-    /// All stored data, as text.
+    /// All stored data, as text. `pg_dump` refuses a server that is newer than itself.
     pub(crate) fn dump(&self) -> Vec<u8> {
-        let dumped = Command::new(binaries().join("pg_dump")).args(["--data-only", &self.url()]).output().unwrap();
-        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        // Newer versions of `pg_dump` mark each dump with a random key, which these lines contain.
-        let text = String::from_utf8(dumped.stdout).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
-        lines.collect::<Vec<_>>().join("\n").into_bytes()
+        let statements = "SELECT string_agg(CASE relkind
+                WHEN 'r' THEN format('COPY %s TO STDOUT', oid::regclass)
+                ELSE format('SELECT %L, last_value, is_called FROM %s', relname, oid::regclass) END, ';' ORDER BY relname)
+            FROM pg_class WHERE relkind IN ('r', 'S') AND relnamespace NOT IN
+                ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)";
+        let statements = self.sql(statements).unwrap();
+        self.sql(&statements).unwrap().into_bytes()
     }
 }
 
@@ -315,14 +316,21 @@ impl Drop for Database {
 
 /// Runs statements with `psql`, which stops at the first error.
 pub(crate) fn psql(url: &str, statements: &str) -> Result<String, String> {
-    let mut command = Command::new(binaries().join("psql"));
+    let mut command = Command::new(installed().join("psql"));
     let output = command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statements]).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// The folder with the binaries of the newest installed server, or of the server in `PATH`.
+/// The folder with the programs of the servers: of the version that `OUTBOX_TEST_POSTGRES` names, for `make soak`, or
+/// of the installed one.
 fn binaries() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| std::env::var_os("OUTBOX_TEST_POSTGRES").map_or_else(|| installed().into(), PathBuf::from))
+}
+
+/// The folder with the programs of the newest installed server, or of the server in `PATH`.
+fn installed() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
         let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().map(|entry| entry.unwrap().path());
