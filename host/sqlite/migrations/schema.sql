@@ -57,6 +57,9 @@ CREATE INDEX outbox_items_cid ON outbox_items (cid) WHERE cid <> idem_key OR sag
 CREATE INDEX outbox_items_linked ON outbox_items (id, saga, cid, ordering_key)
     WHERE saga IS NOT NULL OR ordering_key IS NOT NULL;
 
+-- For items that return to the queue, likewise.
+CREATE INDEX outbox_items_fair ON outbox_items (id, fairness_key) WHERE fairness_key IS NOT NULL;
+
 -- PENDING items. The table has a rowid, so that an item is found by its id.
 CREATE TABLE outbox_queue (
     id INTEGER PRIMARY KEY,
@@ -70,15 +73,13 @@ CREATE TABLE outbox_queue (
     -- number, which had their status before the job began.
     epoch INTEGER NOT NULL DEFAULT 0,
     ordering_key TEXT,
-    -- As that of the item, once claims read it. NULL until then.
+    -- As that of the item. No claim reads it yet.
     fairness_key TEXT,
     CHECK (held = 0 OR ordering_key IS NOT NULL)
 ) STRICT;
 
 -- Items ready to claim, per type and in the order of claims.
-CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id) WHERE held = 0 AND fairness_key IS NULL;
-CREATE INDEX outbox_queue_fair ON outbox_queue (type, fairness_key, available_at, id)
-    WHERE held = 0 AND fairness_key IS NOT NULL;
+CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id) WHERE held = 0;
 CREATE INDEX outbox_queue_line ON outbox_queue (ordering_key, id) WHERE ordering_key IS NOT NULL;
 -- Items that were claimed before: few rows, except during an incident.
 CREATE INDEX outbox_queue_again ON outbox_queue (type) WHERE again = 1;
@@ -206,16 +207,18 @@ END;
 CREATE TRIGGER outbox_items_arrive AFTER INSERT ON outbox_items
 WHEN NEW.ordering_key IS NULL
 BEGIN
-    INSERT INTO outbox_queue (id, type, available_at) VALUES (NEW.id, NEW.type, NEW.available_at);
+    INSERT INTO outbox_queue (id, type, available_at, fairness_key)
+    VALUES (NEW.id, NEW.type, NEW.available_at, NEW.fairness_key);
 END;
 
 -- One transaction writes at a time, so ids ascend in the order of commits and a new item is the last of its key.
 CREATE TRIGGER outbox_items_line_up AFTER INSERT ON outbox_items
 WHEN NEW.ordering_key IS NOT NULL
 BEGIN
-    INSERT INTO outbox_queue (id, type, available_at, held, ordering_key)
+    INSERT INTO outbox_queue (id, type, available_at, held, ordering_key, fairness_key)
     VALUES (NEW.id, NEW.type, NEW.available_at,
-            EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key), NEW.ordering_key);
+            EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key), NEW.ordering_key,
+            NEW.fairness_key);
     INSERT INTO outbox_lanes (ordering_key, id)
     SELECT NEW.ordering_key, NEW.id
     WHERE NOT EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key);

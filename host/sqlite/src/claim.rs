@@ -120,7 +120,7 @@ fn take(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Ve
 
 const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
         SELECT id FROM outbox_queue
-        WHERE type = ?1 AND held = 0 AND fairness_key IS NULL AND available_at <= ?2
+        WHERE type = ?1 AND held = 0 AND available_at <= ?2
         ORDER BY available_at, id LIMIT ?3)
     RETURNING id, available_at, again";
 
@@ -143,7 +143,7 @@ fn record_next_available(tx: &WriteTx<'_>, terms: &ClaimTerms, claimed: &mut Cla
 }
 
 const NEXT_AVAILABLE: &str = "SELECT min(available_at) FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND fairness_key IS NULL AND available_at > ?2";
+    WHERE type = ?1 AND held = 0 AND available_at > ?2";
 
 #[cfg(test)]
 mod tests {
