@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{BatchMode, Store};
+use outbox::store::{BatchMode, Retention, Store};
 
 use crate::support::places::ALL_DONE;
 use crate::support::postgres::{Cluster, Database, Durability};
@@ -109,6 +109,35 @@ async fn finished_items_beside_a_queue_cost_its_claims_and_settlements_nothing()
     let (alone, beside) = (cheapest(&alone), cheapest(&beside));
     report(&format!("alone {}; beside {finished} DONE items {}", alone.words(), beside.words()));
     assert!(beside.pages <= SAME * alone.pages, "{beside:?} beside finished items, {alone:?} without");
+}
+
+#[tokio::test]
+async fn the_numbers_of_a_long_queue_are_told_without_reading_it() {
+    let sizes = if is_soak() { [20_000, 1_000_000] } else { [15_000, 60_000] };
+    let mut costs = Vec::new();
+    for items in sizes {
+        let database = Cluster::shared().database();
+        let fill = format!(
+            "INSERT INTO outbox.items (type, idem_key, payload)
+             SELECT 'type-' || n % 7, 'k' || n, '{{}}' FROM generate_series(1, {items}) AS n"
+        );
+        database.sql(&fill).unwrap();
+        database.sql(&vacuum()).unwrap();
+        let store = open(&database).await;
+        store.run_maintenance(&Retention::default()).await.unwrap();
+        gone(&database, store).await;
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            let (before, store) = (pages(&database), open(&database).await);
+            let overview = store.overview().await.unwrap();
+            assert_eq!((overview.by_status["PENDING"], overview.oldest_pending_ms.len()), (items, 7));
+            gone(&database, store).await;
+            read.push(pages(&database) - before);
+        }
+        costs.push(read.into_iter().fold(f64::INFINITY, f64::min));
+    }
+    report(&format!("the numbers of {sizes:?} waiting items: {costs:?} pages"));
+    assert!(costs[1] <= SAME * costs[0], "{costs:?}");
 }
 
 /// The lowest number of pages and the shortest time. Other work on the machine adds time, and a vacuum adds pages.

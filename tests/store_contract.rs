@@ -27,6 +27,7 @@ macro_rules! promises {
     };
 }
 
+mod backlog;
 mod claims;
 mod enqueue;
 mod leases;

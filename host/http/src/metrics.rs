@@ -53,6 +53,10 @@ fn items(text: &mut MetricsText, overview: &Overview) {
             text.sample("outbox_followups_total", &[("type", item_type), ("outcome", outcome)], count);
         }
     }
+    text.family("outbox_retrying_items", "gauge", "Items that wait for another attempt, by type.");
+    for (item_type, items) in &overview.retrying {
+        text.sample("outbox_retrying_items", &[("type", item_type)], items);
+    }
     let help = "Age of the oldest item that waits and may be claimed, by type.";
     text.family("outbox_oldest_pending_seconds", "gauge", help);
     for (item_type, age) in &overview.oldest_pending_ms {

@@ -36,6 +36,7 @@ mod context;
 mod abandon;
 mod alerts;
 mod audit;
+mod backlog;
 #[cfg(feature = "bench-support")]
 pub mod bench_support;
 mod claim;

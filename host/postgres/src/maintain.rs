@@ -1,5 +1,5 @@
 //! Keeps the store in shape, in pieces small enough that other transactions do not wait long: running jobs, the totals
-//! that transactions appended, and retention.
+//! that transactions appended, the numbers of a long queue, and retention.
 //!
 //! Autovacuum, which the schema configures, removes dead rows. The trigger `items_deleted` deletes what belongs to a
 //! deleted item.
@@ -13,6 +13,7 @@ use outbox_store::engine::operate_flow;
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::PostgresStore;
+use crate::backlog;
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::ordering;
@@ -33,6 +34,7 @@ pub(crate) async fn run_maintenance(
 ) -> Result<MaintenanceReport, StoreError> {
     let pg = &*store.pg;
     transact!(pg, "adding up totals", |tx| fold_totals(tx))?;
+    transact!(pg, "counting the queue", |tx| backlog::refresh(tx))?;
     let (items, signals) =
         if retention == Retention::default() { (0, 0) } else { transact!(pg, "pruning", |tx| prune(tx, retention))? };
     Ok(MaintenanceReport { changed: operate_flow::run_due_jobs(store, log_failed_job).await?, items, signals })

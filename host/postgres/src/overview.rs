@@ -1,6 +1,6 @@
 //! The totals of the outbox, at a cost that does not grow with the number of DONE items.
 //!
-//! Unfinished and dead items are counted in the tables of their places. Everything else is a total to which the causing
+//! Waiting items are counted by `backlog`, claimed and dead ones in the tables of their places. Everything else is a total to which the causing
 //! transaction adds; the trigger `items_deleted` lowers the total of DONE items when one is deleted.
 
 use outbox_item::{Millis, Status};
@@ -8,9 +8,9 @@ use outbox_store::Overview;
 use outbox_store::engine::counters::Counter;
 
 use crate::error::PgError;
-use crate::pods;
-use crate::rows::{optional_time, unsigned};
+use crate::rows::{time, unsigned};
 use crate::tx::Query;
+use crate::{backlog, pods};
 
 /// The totals at `now`, and the size of the database.
 pub(crate) async fn overview(tx: &impl Query, now: Millis) -> Result<Overview, PgError> {
@@ -35,18 +35,20 @@ pub(crate) async fn overview(tx: &impl Query, now: Millis) -> Result<Overview, P
 
 /// Counts the items that wait, are claimed, or are dead, by type.
 async fn count_unfinished(tx: &impl Query, overview: &mut Overview) -> Result<(), PgError> {
-    const PLACES: [(Status, &str); 3] = [
-        (Status::Pending, "SELECT type, count(*), min(available_at) FROM outbox.queue GROUP BY type"),
-        (Status::Claimed, "SELECT type, sum(count)::bigint, NULL::bigint FROM outbox.leases GROUP BY type"),
-        (Status::Dlq, "SELECT type, count(*), NULL::bigint FROM outbox.dead GROUP BY type"),
+    const PLACES: [(Status, &str); 2] = [
+        (Status::Claimed, "SELECT type, sum(count)::bigint FROM outbox.leases GROUP BY type"),
+        (Status::Dlq, "SELECT type, count(*) FROM outbox.dead GROUP BY type"),
     ];
+    for backlog in backlog::read(tx, overview.now).await? {
+        overview.count_waiting(backlog);
+    }
     for (status, statement) in PLACES {
         for row in tx.rows(statement, &[]).await? {
             overview.count(row.try_get(0)?, status, unsigned(&row, 1)?);
-            if let Some(oldest) = optional_time(&row, 2)? {
-                overview.record_oldest(row.try_get(0)?, oldest);
-            }
         }
+    }
+    for row in tx.rows("SELECT type, available_at FROM outbox.oldest_ready()", &[]).await? {
+        overview.record_oldest(row.try_get(0)?, time(&row, 1)?);
     }
     Ok(())
 }

@@ -387,6 +387,15 @@ CREATE TABLE outbox_counters (
     PRIMARY KEY (name, saga, type, outcome)
 ) STRICT, WITHOUT ROWID;
 
+-- The numbers of waiting items, while the queue is too long to be counted whenever somebody asks. The upkeep of the hosts
+-- counts it, and again when `next_at` has come.
+CREATE TABLE outbox_backlog (
+    type TEXT PRIMARY KEY,
+    waiting INTEGER NOT NULL,
+    retrying INTEGER NOT NULL,
+    next_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What belongs to an item goes with it.
 CREATE TRIGGER outbox_items_deleted AFTER DELETE ON outbox_items
 BEGIN

@@ -29,6 +29,7 @@
 mod abandon;
 mod alerts;
 mod audit;
+mod backlog;
 mod batch;
 #[cfg(feature = "bench-support")]
 pub mod bench_support;

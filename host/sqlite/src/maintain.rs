@@ -1,5 +1,5 @@
 //! Keeps the store in shape, in pieces small enough that other writers do not wait long: running jobs, retention, the
-//! write-ahead log and the file's free pages.
+//! numbers of a long queue, the write-ahead log and the file's free pages.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::SqliteStore;
 use crate::connection::{connect, wal_bytes};
+use crate::backlog;
 use crate::error::unavailable;
 use crate::write_tx::{WAL_MAX, WriteTx};
 
@@ -34,6 +35,7 @@ pub(crate) async fn run_maintenance(
     let prune = move |tx: &mut WriteTx<'_>| prune(tx, retention).map_err(unavailable("pruning"));
     let (items, signals) = store.writer.run("pruning", prune).await?;
     let path = store.read_pool.path().to_owned();
+    backlog::refresh(store).await?;
     if wal_bytes(&path) > WAL_MAX {
         let truncated = tokio::task::spawn_blocking(move || truncate_wal(&path)).await;
         let tried = "cutting the write-ahead log";

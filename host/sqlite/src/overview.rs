@@ -1,7 +1,7 @@
 //! The totals of the outbox, at a cost that does not grow with the number of DONE items.
 //!
-//! Unfinished and dead items are counted where they are: in the queue, in leases and in `outbox_dead`. Everything else
-//! is a counter that the causing transaction keeps; the trigger `outbox_items_deleted` lowers the counter of DONE items
+//! Waiting items are counted by `backlog`, claimed and dead ones in leases and in `outbox_dead`. Everything else is a
+//! counter that the causing transaction keeps; the trigger `outbox_items_deleted` lowers the counter of DONE items
 //! when one is deleted.
 
 use rusqlite::Connection;
@@ -10,8 +10,8 @@ use outbox_item::{Millis, Status};
 use outbox_store::Overview;
 use outbox_store::engine::counters::Counter;
 
-use crate::pods;
 use crate::rows::time;
+use crate::{backlog, pods};
 
 /// The totals at `now`, without the sizes of the files.
 pub(crate) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overview> {
@@ -29,17 +29,9 @@ pub(crate) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
     Ok(overview)
 }
 
-/// The queue in three parts, each of which is read in one index: items without a fairness key, with one, and those that
-/// are held behind another item of their ordering key.
-const QUEUE: [&str; 3] = [
-    "outbox_queue WHERE held = 0 AND fairness_key IS NULL",
-    "outbox_queue WHERE held = 0 AND fairness_key IS NOT NULL",
-    "outbox_queue INDEXED BY outbox_queue_line WHERE ordering_key IS NOT NULL AND held = 1",
-];
-
 fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
-    for part in QUEUE {
-        count_queued(tx, part, overview)?;
+    for backlog in backlog::read(tx, overview.now)? {
+        overview.count_waiting(backlog);
     }
     for (status, counts) in [
         (Status::Claimed, "SELECT type, sum(count) FROM outbox_leases GROUP BY type"),
@@ -51,17 +43,24 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
             overview.count(row.get(0)?, status, row.get(1)?);
         }
     }
-    Ok(())
+    record_oldest(tx, overview)
 }
 
-fn count_queued(tx: &Connection, part: &str, overview: &mut Overview) -> rusqlite::Result<()> {
-    let sql = format!("SELECT type, count(*), min(available_at) FROM {part} GROUP BY type");
-    let mut select = tx.prepare_cached(&sql)?;
+/// The first due time of each type among the items that can be claimed: one look-up in the index for each type.
+const OLDEST: &str = "WITH RECURSIVE first (type, due) AS (
+        SELECT * FROM (SELECT type, available_at FROM outbox_queue WHERE held = 0 ORDER BY type, available_at LIMIT 1)
+        UNION ALL
+        SELECT (SELECT type FROM outbox_queue WHERE held = 0 AND type > first.type ORDER BY type, available_at LIMIT 1),
+               (SELECT available_at FROM outbox_queue WHERE held = 0 AND type > first.type
+                ORDER BY type, available_at LIMIT 1)
+        FROM first WHERE first.type IS NOT NULL)
+    SELECT type, due FROM first WHERE type IS NOT NULL";
+
+fn record_oldest(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
+    let mut select = tx.prepare_cached(OLDEST)?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let item_type: String = row.get(0)?;
-        overview.count(item_type.clone(), Status::Pending, row.get(1)?);
-        overview.record_oldest(item_type, time(row, 2)?);
+        overview.record_oldest(row.get(0)?, time(row, 1)?);
     }
     Ok(())
 }
@@ -79,4 +78,20 @@ fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
+
+    #[test]
+    fn the_oldest_item_of_each_type_is_one_look_up() {
+        let steps = plan(OLDEST, []);
+        assert!(
+            !steps.iter().any(|line| line.contains("SCAN outbox_queue") && !line.contains("outbox_queue_ready")),
+            "{steps:?}"
+        );
+        assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
+    }
 }

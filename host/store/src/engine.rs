@@ -4,6 +4,7 @@
 
 pub mod alerts;
 pub mod attempt_record;
+pub mod backlog;
 pub mod counters;
 pub mod moved_item;
 pub mod operate_flow;

@@ -10,6 +10,7 @@ use outbox_core::PluginState;
 use outbox_core::saga::SagaOutcome;
 use outbox_item::{Millis, Status, millis};
 
+use crate::engine::backlog::TypeBacklog;
 use crate::engine::counters::Counter;
 use crate::pods::Pod;
 
@@ -18,10 +19,12 @@ use crate::pods::Pod;
 pub struct Overview {
     /// The store's time of this reading.
     pub now: Millis,
-    /// Items per status, every status present.
+    /// Items per status, every status present. The PENDING ones of a long queue are those of a count a short time ago.
     pub by_status: BTreeMap<&'static str, u64>,
     /// Items per type and status.
     pub by_type: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    /// PENDING items per type that were claimed before, and wait for another attempt.
+    pub retrying: BTreeMap<String, u64>,
     /// How long the oldest available PENDING item of each type has been waiting.
     pub oldest_pending_ms: BTreeMap<String, i64>,
     /// CLAIMED items whose lease has ended.
@@ -75,6 +78,14 @@ impl Overview {
     /// Adds items of a type and status.
     pub fn count(&mut self, item_type: String, status: Status, items: u64) {
         *self.by_type.entry(item_type).or_default().entry(status.as_str()).or_default() += items;
+    }
+
+    /// Adds the waiting items of a type.
+    pub fn count_waiting(&mut self, TypeBacklog { item_type, waiting, retrying }: TypeBacklog) {
+        if retrying > 0 {
+            self.retrying.insert(item_type.clone(), retrying);
+        }
+        self.count(item_type, Status::Pending, waiting);
     }
 
     /// Counts in an item of the type that has been available since `available_at`.

@@ -46,11 +46,12 @@ fn types(overview: &Overview) -> Option<String> {
     let row = |(item_type, by_status): (&String, &std::collections::BTreeMap<&'static str, u64>)| {
         let of = |status: Status| by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
         let [pending, claimed, done, dlq] = Status::ALL.map(of);
+        let retrying = overview.retrying.get(item_type).copied().unwrap_or(0).to_string();
         let oldest = overview.oldest_pending_ms.get(item_type).map(|ms| span(*ms));
         let served = if unhandled.contains_key(item_type.as_str()) { "nobody" } else { "" };
-        [item_type.clone(), pending, claimed, done, dlq, or_dash(oldest.as_deref()), served.to_owned()]
+        [item_type.clone(), pending, retrying, claimed, done, dlq, or_dash(oldest.as_deref()), served.to_owned()]
     };
-    let header = ["TYPE", "PENDING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING", "HANDLED BY"];
+    let header = ["TYPE", "PENDING", "RETRYING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING", "HANDLED BY"];
     (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
 }
 

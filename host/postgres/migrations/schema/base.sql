@@ -6,7 +6,8 @@
 -- PostgreSQL 14 or newer and no superuser. Times are Unix milliseconds.
 --
 -- Advisory locks, by their first number: 7206002 the line of an ordering key, 7206003 signals, 7206004 the audit trail,
--- 7206005 migrations, 7206006 the limits of a type, 7206007 the folding of totals. The second number is the hash of the
+-- 7206005 migrations, 7206006 the limits of a type, 7206007 the folding of totals,
+-- 7206008 the counting of the queue. The second number is the hash of the
 -- key or type, or 0.
 
 -- Domains, because PostgreSQL checks their rules when a value is written and not at every update of its row. Lengths

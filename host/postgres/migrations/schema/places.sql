@@ -168,6 +168,32 @@ BEGIN
     ON CONFLICT (name, saga, type, outcome) DO UPDATE SET total = counter.total + excluded.total;
 END $$;
 
+-- The numbers of waiting items, while the queue is too long to be counted whenever somebody asks. The upkeep of the hosts
+-- counts it, and again when `next_at` has come.
+CREATE TABLE outbox.backlog (
+    type text COLLATE "C" PRIMARY KEY,
+    waiting bigint NOT NULL,
+    retrying bigint NOT NULL,
+    next_at bigint NOT NULL
+) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
+
+-- The first due time of each type among the items that no claim knows to be held: one look-up in queue_ready for each.
+CREATE FUNCTION outbox.oldest_ready() RETURNS TABLE (type text, available_at bigint) LANGUAGE plpgsql STABLE
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE first AS (
+        (SELECT type, available_at FROM outbox.queue WHERE NOT held ORDER BY type, available_at, id LIMIT 1)
+        UNION ALL
+        SELECT next.type, next.available_at
+        FROM first CROSS JOIN LATERAL (
+            SELECT type, available_at FROM outbox.queue WHERE NOT held AND queue.type > first.type
+            ORDER BY type, available_at, id LIMIT 1) AS next
+    )
+    SELECT first.type, first.available_at FROM first;
+END $$;
+
 -- The totals as they are.
 CREATE VIEW outbox.totals AS
 SELECT name, saga, type, outcome, sum(total)::bigint AS total

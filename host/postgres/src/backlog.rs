@@ -1,0 +1,74 @@
+//! The numbers of waiting items: counted in the queue while it is short, else kept in `outbox.backlog` by the upkeep.
+//!
+//! When which of the two is done is decided by `outbox_store::engine::backlog`.
+
+use tokio_postgres::Row;
+
+use outbox_item::Millis;
+use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, next_count};
+
+use crate::error::PgError;
+use crate::rows::{time, unsigned};
+use crate::tx::{Query, WriteTx};
+
+/// The waiting items of each type at `now`.
+pub(crate) async fn read(tx: &impl Query, now: Millis) -> Result<Vec<TypeBacklog>, PgError> {
+    let first = numbers(&tx.rows(&count_first(), &[]).await?)?;
+    if is_short(&first) {
+        return Ok(first);
+    }
+    let kept = tx.rows("SELECT type, waiting, retrying, next_at FROM outbox.backlog", &[]).await?;
+    let is_kept = kept.first().map(|row| time(row, 3)).transpose()?.is_some_and(|next_at| is_current(next_at, now));
+    if is_kept { numbers(&kept) } else { numbers(&tx.rows(COUNT_ALL, &[]).await?) }
+}
+
+/// Counts a long queue anew when that is due, and keeps the numbers. One process at a time does this.
+pub(crate) async fn refresh(tx: &WriteTx<'_>) -> Result<(), PgError> {
+    let claim = "SELECT pg_try_advisory_xact_lock(7206008, 0), (SELECT max(next_at) FROM outbox.backlog)";
+    let rows = tx.rows(claim, &[]).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    let (is_mine, due): (bool, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+    if !is_mine || due.is_some_and(|due| due > tx.now.get()) {
+        return Ok(());
+    }
+    if is_short(&numbers(&tx.rows(&count_first(), &[]).await?)?) {
+        return if due.is_some() { keep(tx, &[], tx.now).await } else { Ok(()) };
+    }
+    let began = std::time::Instant::now();
+    let counted = numbers(&tx.rows(COUNT_ALL, &[]).await?)?;
+    keep(tx, &counted, next_count(tx.now, began.elapsed())).await
+}
+
+async fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> Result<(), PgError> {
+    tx.rows("DELETE FROM outbox.backlog", &[]).await?;
+    let types: Vec<_> = counted.iter().map(|backlog| backlog.item_type.as_str()).collect();
+    let column = |number: fn(&TypeBacklog) -> u64| -> Vec<i64> {
+        counted.iter().map(|backlog| i64::try_from(number(backlog)).unwrap_or(i64::MAX)).collect()
+    };
+    let (waiting, retrying) = (column(|backlog| backlog.waiting), column(|backlog| backlog.retrying));
+    let insert = "INSERT INTO outbox.backlog (type, waiting, retrying, next_at)
+                  SELECT *, $4::bigint FROM unnest($1::text[], $2::bigint[], $3::bigint[])";
+    tx.rows(insert, &[&types, &waiting, &retrying, &next_at.get()]).await.map(drop)
+}
+
+fn is_short(first: &[TypeBacklog]) -> bool {
+    first.iter().map(|backlog| backlog.waiting).sum::<u64>() <= COUNTED_AT_ONCE.into()
+}
+
+/// Counts the queue, but no more than one item above the limit.
+fn count_first() -> String {
+    let limit = COUNTED_AT_ONCE + 1;
+    format!(
+        "SELECT type, count(*), count(*) FILTER (WHERE again)
+         FROM (SELECT type, again FROM outbox.queue LIMIT {limit}) AS first GROUP BY type"
+    )
+}
+
+const COUNT_ALL: &str = "SELECT type, count(*), count(*) FILTER (WHERE again) FROM outbox.queue GROUP BY type";
+
+fn numbers(rows: &[Row]) -> Result<Vec<TypeBacklog>, PgError> {
+    let backlog = |row: &Row| {
+        Ok(TypeBacklog { item_type: row.try_get(0)?, waiting: unsigned(row, 1)?, retrying: unsigned(row, 2)? })
+    };
+    rows.iter().map(backlog).collect()
+}

@@ -1,0 +1,93 @@
+//! The numbers of waiting items: counted in the queue while it is short, else kept in `outbox_backlog` by the upkeep.
+//!
+//! When which of the two is done is decided by `outbox_store::engine::backlog`.
+
+use std::time::Instant;
+
+use rusqlite::{Connection, params};
+
+use outbox_item::Millis;
+use outbox_store::StoreError;
+use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, next_count};
+
+use crate::SqliteStore;
+use crate::error::unavailable;
+use crate::write_tx::WriteTx;
+
+/// The waiting items of each type at `now`.
+pub(crate) fn read(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<TypeBacklog>> {
+    let first = count_first(tx)?;
+    if is_short(&first) {
+        return Ok(first);
+    }
+    let kept = kept(tx, now)?;
+    if kept.is_empty() { count_all(tx) } else { Ok(kept) }
+}
+
+/// Counts a long queue anew when that is due, and keeps the numbers. Reads beside the writer, which only writes them.
+pub(crate) async fn refresh(store: &SqliteStore) -> Result<(), StoreError> {
+    let (now, began) = ((store.clock)(), Instant::now());
+    let Some(counted) = store.read_pool.run("counting the queue", move |tx| recount(tx, now)).await? else {
+        return Ok(());
+    };
+    let next_at = next_count(now, began.elapsed());
+    let tried = "keeping the numbers of the queue";
+    store.writer.run(tried, move |tx| keep(tx, &counted, next_at).map_err(unavailable(tried))).await
+}
+
+/// The numbers to keep; `None` when no count is due, or when the queue is short and nothing is kept.
+fn recount(tx: &Connection, now: Millis) -> rusqlite::Result<Option<Vec<TypeBacklog>>> {
+    let due: Option<i64> =
+        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| row.get(0))?;
+    if due.is_some_and(|due| due > now.get()) {
+        return Ok(None);
+    }
+    if is_short(&count_first(tx)?) {
+        return Ok(due.map(|_| Vec::new()));
+    }
+    count_all(tx).map(Some)
+}
+
+fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> rusqlite::Result<()> {
+    tx.connection.prepare_cached("DELETE FROM outbox_backlog")?.execute([])?;
+    let mut insert = tx
+        .connection
+        .prepare_cached("INSERT INTO outbox_backlog (type, waiting, retrying, next_at) VALUES (?1, ?2, ?3, ?4)")?;
+    for TypeBacklog { item_type, waiting, retrying } in counted {
+        insert.execute(params![item_type, waiting, retrying, next_at.get()])?;
+    }
+    Ok(())
+}
+
+fn kept(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<TypeBacklog>> {
+    let next_at: Option<i64> =
+        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| row.get(0))?;
+    if !next_at.is_some_and(|next_at| is_current(Millis::new(next_at), now)) {
+        return Ok(Vec::new());
+    }
+    numbers(tx, "SELECT type, waiting, retrying FROM outbox_backlog")
+}
+
+fn is_short(first: &[TypeBacklog]) -> bool {
+    first.iter().map(|backlog| backlog.waiting).sum::<u64>() <= COUNTED_AT_ONCE.into()
+}
+
+/// Counts the queue, but no more than one item above the limit.
+fn count_first(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
+    let limit = COUNTED_AT_ONCE + 1;
+    let sql = format!(
+        "SELECT type, count(*), sum(again) FROM (SELECT type, again FROM outbox_queue LIMIT {limit}) GROUP BY type"
+    );
+    numbers(tx, &sql)
+}
+
+fn count_all(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
+    numbers(tx, "SELECT type, count(*), sum(again) FROM outbox_queue GROUP BY type")
+}
+
+fn numbers(tx: &Connection, sql: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
+    let mut select = tx.prepare_cached(sql)?;
+    let rows = select
+        .query_map([], |row| Ok(TypeBacklog { item_type: row.get(0)?, waiting: row.get(1)?, retrying: row.get(2)? }))?;
+    rows.collect()
+}

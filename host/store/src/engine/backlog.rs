@@ -1,0 +1,58 @@
+//! How many items of each type wait: when a store counts its queue, and when it uses an earlier count.
+//!
+//! A short queue is counted whenever somebody asks. A long one is counted by the upkeep of the hosts, in a small part of
+//! their time, and those who ask get the numbers that the upkeep kept. This file knows no statement.
+
+use std::time::Duration;
+
+use outbox_item::Millis;
+
+/// The longest queue that is counted when somebody asks, in items: it takes a few milliseconds.
+pub const COUNTED_AT_ONCE: u32 = 10_000;
+/// The shortest time between two counts of a long queue.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
+/// The pause after a count is this many times as long as the count took, so that counting takes a twentieth of the time.
+const PAUSE_FACTOR: u32 = 20;
+/// How long after the next count was due the kept numbers are used. Longer ago, no host is running, and whoever asks
+/// counts.
+const KEPT_FOR: Duration = Duration::from_mins(1);
+
+/// The waiting items of a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeBacklog {
+    /// The type.
+    pub item_type: String,
+    /// How many wait.
+    pub waiting: u64,
+    /// How many of them were claimed before.
+    pub retrying: u64,
+}
+
+/// When the queue is to be counted again, after a count that began at `now` and took this long.
+pub fn next_count(now: Millis, took: Duration) -> Millis {
+    now.saturating_add((took * PAUSE_FACTOR).max(SHORTEST_PAUSE))
+}
+
+/// Whether numbers that are kept are used, where the next count was due at `next_at`.
+pub fn is_current(next_at: Millis, now: Millis) -> bool {
+    now <= next_at.saturating_add(KEPT_FOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_takes_long_to_count_is_counted_rarely() {
+        let pause = |took| next_count(Millis::new(1_000), took).since(Millis::new(1_000));
+        assert_eq!(pause(Duration::from_millis(5)), SHORTEST_PAUSE);
+        assert_eq!(pause(Duration::from_secs(3)), Duration::from_mins(1));
+    }
+
+    #[test]
+    fn numbers_are_used_until_no_host_counts_any_more() {
+        let next_at = Millis::new(10_000);
+        assert!(is_current(next_at, Millis::new(5_000)) && is_current(next_at, Millis::new(70_000)));
+        assert!(!is_current(next_at, Millis::new(70_001)));
+    }
+}
