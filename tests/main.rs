@@ -21,6 +21,7 @@ mod offers;
 mod ordering_campaign;
 mod outages;
 mod patterns;
+mod plans;
 mod plugin;
 mod postgres;
 mod readme;

@@ -1,0 +1,176 @@
+//! How PostgreSQL finds the rows of the statements that are run often: in which indexes, and never by reading a large
+//! table. The server counts what is found in each index and how often a table is read as a whole, also inside of
+//! functions. So these tests run the real statements of a store, and hold on every version of the server.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox::item::{ItemId, Status};
+use outbox::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::{Claim, Filter, Page, Retention, SettleRequest, Store};
+
+use crate::support::places::ALL_DONE;
+use crate::support::postgres::{Cluster, Database};
+use crate::support::{TestClock, dead, done, eventually, request, retry};
+
+/// The tables that grow with the number of items.
+const LARGE: [&str; 7] = ["items", "queue", "done", "dead", "past", "attempts", "lanes"];
+
+/// Items in every place: 30,000 DONE, 20,000 dead with a row of history each, 5,000 that wait, and 2,000 that wait with
+/// 400 ordering keys. With fewer, reading a whole table would be the better plan for some statements.
+fn fill(database: &Database) {
+    let insert = "INSERT INTO outbox.items (type, idem_key, payload, ordering_key) SELECT 'mail', ";
+    for sql in [
+        format!("{insert} 'done-' || n, '{{}}', NULL FROM generate_series(1, 30000) AS n; {ALL_DONE}"),
+        format!("{insert} 'dead-' || n, '{{}}', NULL FROM generate_series(1, 20000) AS n"),
+        "INSERT INTO outbox.past (id, attempts, deliveries) SELECT id, 1, 1 FROM outbox.queue;
+         INSERT INTO outbox.dead (id, dead_at, epoch, type) SELECT id, id, 0, type FROM outbox.queue;
+         INSERT INTO outbox.attempts (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message,
+                                      maybe_executed)
+         SELECT id, 1, 1, 1, 2, 'pod-1', 'rejected', 'c', 'refused', false FROM outbox.queue;
+         DELETE FROM outbox.queue"
+            .to_owned(),
+        format!("{insert} 'plain-' || n, '{{}}', NULL FROM generate_series(1, 5000) AS n"),
+        format!("{insert} 'keyed-' || n, '{{}}', 'key-' || n % 400 FROM generate_series(1, 2000) AS n"),
+        "CREATE TABLE public.marker ()".to_owned(),
+        "VACUUM ANALYZE".to_owned(),
+    ] {
+        database.sql(&sql.replace("outbox_", "outbox.")).unwrap();
+    }
+}
+
+/// How many entries were found in each index of the large tables, and how often each of these tables was read as a
+/// whole, since the statistics began. Searches that find nothing are left out: versions count them differently.
+fn scans(database: &Database) -> BTreeSet<String> {
+    let large = LARGE.join("', '");
+    let sql = format!(
+        "SELECT indexrelname || ' ' || idx_tup_read FROM pg_stat_user_indexes
+         WHERE schemaname = 'outbox' AND relname IN ('{large}')
+         UNION ALL SELECT 'ALL-OF-' || relname || ' ' || seq_scan FROM pg_stat_user_tables
+         WHERE schemaname = 'outbox' AND relname IN ('{large}')"
+    );
+    database.sql(&sql).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// What statements use, line by line.
+struct Plans {
+    database: Arc<Database>,
+    used: Vec<String>,
+}
+
+impl Plans {
+    fn new() -> Self {
+        let database = Arc::new(Cluster::shared().database());
+        fill(&database);
+        Self { database, used: Vec::new() }
+    }
+
+    /// Notes the indexes in which `work` finds rows, and the large tables that it reads as a whole.
+    async fn note<T>(&mut self, what: &str, work: impl AsyncFnOnce(&dyn Store) -> T) -> T {
+        let before = scans(&self.database);
+        let clock = Some(TestClock::new().source());
+        let options = PostgresOptions { clock, ..PostgresOptions::default() };
+        let store = PostgresStore::open_existing(&self.database.url(), options).await.unwrap();
+        let result = work(&*store).await;
+        drop(store);
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outbox'
+                    AND datname = current_database()";
+        let is_closed = async || self.database.sql(open).unwrap() == "0";
+        eventually("the store has closed its connections", Duration::from_secs(30), is_closed).await;
+        self.wait_for_statistics().await;
+        let after = scans(&self.database);
+        let names = after.difference(&before).filter_map(|used| used.split(' ').next());
+        self.used.push(format!("{what}: {}", names.collect::<Vec<_>>().join(" ")));
+        result
+    }
+
+    /// Waits until the server has added up what was done before. Version 14 does this in a process of its own, in the
+    /// order in which it is told.
+    async fn wait_for_statistics(&self) {
+        self.database.sql("SELECT count(*) FROM public.marker").unwrap();
+        let marks = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'marker'";
+        let marked = (self.used.len() + 1).to_string();
+        let is_marked = async || self.database.sql(marks).unwrap() == marked;
+        eventually("the server has added up what the store did", Duration::from_secs(30), is_marked).await;
+    }
+
+    #[track_caller]
+    fn assert_are(&self, expected: &[&str]) {
+        let used = self.used.join("\n");
+        assert_eq!(used, expected.join("\n"), "these are the plans now:\n{used}");
+        // The upkeep counts up to 10,000 items of the queue.
+        let read = used.replace("retention: ALL-OF-queue", "");
+        assert!(!read.contains("ALL-OF-"), "a whole table is read:\n{used}");
+    }
+}
+
+async fn settle(store: &dyn Store, claims: &[Claim], request: &SettleRequest) {
+    for claim in claims {
+        store.settle(&claim.reference(), request.clone()).await.unwrap();
+    }
+}
+
+async fn claim(store: &dyn Store) -> Vec<Claim> {
+    store.claim(&request(&["mail"], 100)).await.unwrap().claims
+}
+
+#[tokio::test]
+async fn the_statements_of_workers_and_of_the_upkeep_search_these_indexes() {
+    let mut plans = Plans::new();
+    let claims = plans.note("claim", async |store| claim(store).await).await;
+    plans.note("done", async |store| settle(store, &claims[..50], &done()).await).await;
+    let later = retry(Duration::from_hours(1));
+    plans.note("retry", async |store| settle(store, &claims[50..60], &later).await).await;
+    plans.note("dead", async |store| settle(store, &claims[60..70], &dead()).await).await;
+    plans.database.sql("UPDATE outbox.leases SET lease_until = 1").unwrap();
+    let ended = plans.note("end of leases", async |store| store.expire_leases(&[]).await.unwrap()).await;
+    let age = Some(Duration::ZERO);
+    let retention = Retention { done: age, dead: age, signals: age };
+    let report = plans.note("retention", async |store| store.run_maintenance(&retention).await.unwrap()).await;
+    assert_eq!((claims.len(), ended, report.items), (100, 30, 500));
+    plans.assert_are(&[
+        "claim: items_pkey queue_pkey queue_ready",
+        "done: items_pkey",
+        "retry: items_pkey",
+        "dead: items_pkey",
+        "end of leases: items_pkey",
+        "retention: ALL-OF-queue attempts_pkey dead_at dead_pkey done_pkey items_pkey past_pkey",
+    ]);
+}
+
+#[tokio::test]
+async fn the_statements_for_ordering_keys_search_these_indexes() {
+    let mut plans = Plans::new();
+    let first = "UPDATE outbox.queue SET available_at = 0 WHERE ordering_key IS NOT NULL";
+    plans.database.sql(&format!("{first}; ANALYZE outbox.queue")).unwrap();
+    let claims = plans.note("claim", async |store| claim(store).await).await;
+    assert!(claims.len() == 100 && claims.iter().all(|claim| claim.item.ordering_key.is_some()));
+    plans.note("done", async |store| settle(store, &claims[..20], &done()).await).await;
+    plans.note("dead", async |store| settle(store, &claims[20..40], &dead()).await).await;
+    plans.assert_are(&[
+        "claim: items_pkey lanes_pkey queue_line queue_pkey queue_ready",
+        "done: done_pkey items_pkey lanes_pkey queue_line queue_pkey",
+        "dead: dead_line dead_pkey items_pkey lanes_pkey queue_line queue_pkey",
+    ]);
+}
+
+#[tokio::test]
+async fn lists_and_numbers_search_these_indexes() {
+    let mut plans = Plans::new();
+    plans.note("claim", async |store| claim(store).await).await;
+    for status in Status::ALL {
+        let (filter, page) = (Filter { status: vec![status], ..Filter::default() }, Page { limit: 20, before: None });
+        let list = async |store: &dyn Store| store.list(&filter, &page).await.unwrap().len();
+        assert_eq!(plans.note(status.as_str(), list).await, 20);
+    }
+    assert!(plans.note("item", async |store| store.get(ItemId::new(1)).await.unwrap().is_some()).await);
+    plans.assert_are(&[
+        "claim: items_pkey queue_pkey queue_ready",
+        "PENDING: items_pkey past_pkey queue_pkey",
+        "CLAIMED: items_pkey",
+        "DONE: done_pkey items_pkey past_pkey",
+        "DLQ: dead_pkey items_pkey past_pkey",
+        "item: done_pkey items_pkey",
+    ]);
+}
