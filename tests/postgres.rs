@@ -193,6 +193,33 @@ fn ten_processes_that_migrate_at_once_make_one_schema_without_a_superuser() {
 }
 
 #[tokio::test]
+async fn each_right_that_a_role_lacks_is_named() {
+    let database = Cluster::shared().database();
+    database.cluster().sql("postgres", "CREATE ROLE half_a_host LOGIN").unwrap();
+    let rights = "GRANT USAGE ON SCHEMA outbox TO half_a_host;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA outbox TO half_a_host;
+        GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA outbox TO half_a_host;
+        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO half_a_host";
+    database.sql(rights).unwrap();
+    let url = database.url_of("half_a_host");
+    let missing = async || {
+        let store = PostgresStore::open_existing(&url, PostgresOptions::default()).await.unwrap();
+        store.diagnose().await.unwrap().missing
+    };
+    assert_eq!(missing().await, Vec::<String>::new());
+    let fewer = "REVOKE ALL ON outbox.status_dlq FROM half_a_host; REVOKE INSERT ON outbox.dead FROM half_a_host;
+        REVOKE ALL ON FUNCTION outbox.fold() FROM half_a_host; REVOKE USAGE ON outbox.turn_seq FROM half_a_host";
+    database.sql(fewer).unwrap();
+    let expected = [
+        "EXECUTE on outbox.fold()",
+        "INSERT on outbox.dead",
+        "SELECT on outbox.status_dlq",
+        "USAGE on outbox.turn_seq",
+    ];
+    assert_eq!(missing().await, expected);
+}
+
+#[tokio::test]
 async fn without_notifications_workers_find_what_is_inserted_all_the_same() {
     let deployment = Deployment::on(TestDb::new(Backend::Postgres)).await;
     deployment.plan.json(&["migrate", "--no-notify", "--json"]);

@@ -80,6 +80,7 @@ async fn a_group_of_failures_is_replayed_as_a_job() {
     assert_eq!(fixture.json(&["jobs", "cancel", "1"])["changed"], false);
     assert_eq!(fixture.json(&["jobs", "resume", "1"])["state"], "DONE");
     fixture.run(&["jobs", "show", "9"]).fails(1, &["no job 9"]);
+    fixture.run(&["jobs", "--limit", "1001"]).fails(2, &["1..=1000"]);
 }
 
 #[test]

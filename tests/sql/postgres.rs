@@ -63,6 +63,9 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
         "UPDATE outbox.items SET metadata = '{}'",
         "DELETE FROM outbox.items",
         "SELECT * FROM outbox.audit",
+        "SELECT outbox.lock_keys('{o}')",
+        "SELECT outbox.find_front('{o}')",
+        "SELECT outbox.fold()",
     ] {
         assert!(as_shop(forbidden).unwrap_err().contains("permission denied"), "{forbidden}");
     }

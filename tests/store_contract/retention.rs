@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, Retention, Selection, SignalSeq};
+use outbox::store::{Action, Retention, Selection, SettleRequest, SignalSeq};
 
 use super::{by_status, operate_request};
 use crate::support::{Fixture, all, dead, done, item, ordered};
@@ -12,6 +12,7 @@ promises! {
     done_items_go_when_they_are_old_enough_and_the_total_follows
     a_sagas_items_go_together
     dead_items_go_with_everything_that_belongs_to_them_and_free_the_key_that_they_blocked
+    a_component_is_forgotten_with_the_last_item_that_refers_to_it
     signals_go_and_their_totals_stay
     finished_jobs_go_with_the_signals_and_the_newest_stays
     an_alert_that_was_forgotten_is_sent_like_the_first
@@ -91,6 +92,22 @@ mod promise {
             assert_eq!(f.sql(&format!("SELECT count(*) FROM {table}")).unwrap(), "0", "{table}");
         }
         assert_eq!(f.claim_one("mail").await.item.id, behind);
+    }
+
+    pub(super) async fn a_component_is_forgotten_with_the_last_item_that_refers_to_it(f: Fixture) {
+        for (key, digest) in [("a", "one"), ("b", "two"), ("c", "two")] {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            let by = SettleRequest { handler_digest: Some(digest.into()), ..done() };
+            f.store.settle(&claim.reference(), by).await.unwrap();
+            f.clock.advance(DAY);
+        }
+        f.clock.advance(Duration::from_secs(1));
+        let known = || f.sql("SELECT digest FROM outbox_handlers ORDER BY digest").unwrap();
+        assert_eq!(f.store.run_maintenance(&keep(Some(DAY * 2), None)).await.unwrap().items, 2);
+        assert_eq!(known(), "two", "an item that is left refers to it");
+        assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 1);
+        assert_eq!(known(), "");
     }
 
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {

@@ -9,11 +9,12 @@ use outbox::store::{
     Control, ControlRequest, Execution, ExportPosition, ImportReport, ItemDetails, Record, Store, StoreError,
 };
 
-use crate::support::{Backend, Fixture, all, dead, item, retry, settled};
+use crate::support::{Backend, Fixture, all, dead, done, item, retry, settled};
 
 promises! {
     an_import_has_the_same_items_history_state_and_totals_and_can_be_repeated
     an_import_is_refused_where_an_id_or_a_key_is_taken_and_a_claim_is_not_moved
+    an_imported_dead_item_of_a_saga_without_a_run_makes_the_next_run_end_with_an_error
     reserved_ids_are_kept_free_for_an_import
     every_column_of_what_is_moved_is_exported_or_follows_from_the_rest
     what_an_earlier_version_took_is_imported_as_strings_or_refused_by_its_id
@@ -90,8 +91,8 @@ const STAYING: [&str; 17] = [
     "alerts",
     "audit",
     "audit_items",
-    "deltas",
     "backlog",
+    "deltas",
     "handlers",
     "jobs",
     "lanes",
@@ -187,6 +188,28 @@ mod promise {
             .await
             .unwrap_err();
         assert!(claimed.to_string().contains("CLAIMED"), "{claimed}");
+    }
+
+    pub(super) async fn an_imported_dead_item_of_a_saga_without_a_run_makes_the_next_run_end_with_an_error(f: Fixture) {
+        let step = |key: &str| NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item(key) };
+        f.enqueue(step("dead")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), dead()).await.unwrap();
+        let mut records = exported(&*f.store).await;
+        records.retain(|record| record.item_id().is_some());
+        for record in &mut records {
+            let Record::Item { run, .. } = record else { panic!("it is an item") };
+            *run = None;
+        }
+        let target = Fixture::new(f.backend()).await;
+        target.store.import(records.clone(), Execution::Apply).await.unwrap();
+        let again = target.store.import(records, Execution::DryRun).await.unwrap();
+        assert_eq!((again.created, again.present), (0, 1), "it is the same as in the file");
+        target.enqueue(step("done")).await;
+        let claim = target.claim_one("mail").await;
+        target.store.settle(&claim.reference(), done()).await.unwrap();
+        let saga = target.store.overview().await.unwrap().sagas.remove("S").unwrap();
+        assert_eq!((saga.began, saga.ended_ok, saga.ended_err), (1, 0, 1));
     }
 
     pub(super) async fn reserved_ids_are_kept_free_for_an_import(f: Fixture) {

@@ -12,14 +12,23 @@ use crate::enqueue::insert;
 use crate::error::PgError;
 use crate::tx::{Query as _, WriteTx};
 
-/// Alerts operators that an item was dead-lettered and, if so, that it blocks an ordering key.
-pub(crate) async fn dead_lettered(
-    tx: &mut WriteTx<'_>,
-    dead: &AttemptRecord,
-    failure: &Failure,
-    blocked_key: Option<&str>,
-) -> Result<(), PgError> {
-    for message in alerts::dead_letter_messages(dead, failure, blocked_key) {
+/// An item that was dead-lettered, and the ordering key that it blocks.
+pub(crate) struct DeadItem<'a> {
+    pub(crate) attempt: &'a AttemptRecord,
+    pub(crate) failure: &'a Failure,
+    pub(crate) blocked_key: Option<&'a str>,
+}
+
+/// Alerts operators that items were dead-lettered and, if so, that they block ordering keys. The rows of the rate limits
+/// are locked in one order, so that two transactions do not wait for each other.
+pub(crate) async fn dead_lettered(tx: &mut WriteTx<'_>, dead: &[DeadItem<'_>]) -> Result<(), PgError> {
+    if tx.alerts.is_none() {
+        return Ok(());
+    }
+    let of = |dead: &DeadItem<'_>| alerts::dead_letter_messages(dead.attempt, dead.failure, dead.blocked_key);
+    let mut messages: Vec<_> = dead.iter().flat_map(of).collect();
+    messages.sort_by(|a, b| (a.kind, &a.subject).cmp(&(b.kind, &b.subject)));
+    for message in messages {
         send(tx, message).await?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use outbox_store::SettleRequest;
 use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::counters::Counter;
 
-use crate::alerts;
+use crate::alerts::{self, DeadItem};
 use crate::error::PgError;
 use crate::leases::LeasedItem;
 use crate::places::{OldPlace, PlaceChange, change_places};
@@ -129,6 +129,14 @@ impl ClaimEnd {
         Some(SagaStepEnd { step: self.claim.attempt.saga_step()?, outcome, class: self.class() })
     }
 
+    fn dead_item(&self) -> Option<DeadItem<'_>> {
+        let (Destination::Dead { blocks_key, .. }, Some(failure)) = (&self.moved.to, &self.failure) else {
+            return None;
+        };
+        let attempt = &self.claim.attempt;
+        Some(DeadItem { attempt, failure, blocked_key: attempt.ordering_key.as_deref().filter(|_| *blocks_key) })
+    }
+
     /// `done`, or the failure's class.
     fn class(&self) -> &'static str {
         self.failure.as_ref().map_or("done", |failure| failure.class.as_str())
@@ -149,13 +157,7 @@ pub(crate) async fn write_claim_ends(tx: &mut WriteTx<'_>, claim_ends: &[ClaimEn
     }
     let step_ends: Vec<_> = claim_ends.iter().filter_map(ClaimEnd::saga_step_end).collect();
     saga_signals::advance_runs(tx, &step_ends).await?;
-    for ClaimEnd { claim, moved, failure, .. } in claim_ends {
-        if let (Destination::Dead { blocks_key, .. }, Some(failure)) = (&moved.to, failure) {
-            let blocked_key = claim.attempt.ordering_key.as_deref().filter(|_| *blocks_key);
-            alerts::dead_lettered(tx, &claim.attempt, failure, blocked_key).await?;
-        }
-    }
-    Ok(())
+    alerts::dead_lettered(tx, &claim_ends.iter().filter_map(ClaimEnd::dead_item).collect::<Vec<_>>()).await
 }
 
 fn count_end(tx: &mut WriteTx<'_>, claim_end: &ClaimEnd) {

@@ -77,7 +77,7 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
     })
 }
 
-/// The rights that the host needs on each table and each sequence and the role lacks.
+/// The rights that the host needs on each table, view, sequence and function, and the role lacks.
 async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
     let statement = "SELECT privilege || ' on outbox.' || relname
         FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
@@ -88,6 +88,13 @@ async fn missing(tx: &impl Query) -> Result<Vec<String>, PgError> {
         SELECT privilege || ' on outbox.' || relname
         FROM pg_class, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) AS privilege
         WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'S' AND NOT has_sequence_privilege(oid, privilege)
+        UNION ALL
+        SELECT 'SELECT on outbox.' || relname FROM pg_class
+        WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'v' AND NOT has_table_privilege(oid, 'SELECT')
+        UNION ALL
+        SELECT 'EXECUTE on ' || oid::regprocedure FROM pg_proc
+        WHERE pronamespace = 'outbox'::regnamespace AND prorettype <> 'trigger'::regtype
+          AND NOT has_function_privilege(oid, 'EXECUTE')
         ORDER BY 1";
     tx.rows(statement, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

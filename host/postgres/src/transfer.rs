@@ -96,7 +96,7 @@ async fn run(tx: &impl Query, item: &RecordColumns) -> Result<Option<RecordColum
     if saga.is_empty() {
         return Ok(None);
     }
-    Ok(rows(tx, "outbox.sagas", SAGA_COLUMNS, "WHERE saga = $1 AND cid = $2", &[&saga, &cid]).await?.pop())
+    Ok(rows(tx, "outbox.sagas", SAGA_COLUMNS, "WHERE saga = $1 AND cid = $2 AND run > 0", &[&saga, &cid]).await?.pop())
 }
 
 /// Values of state; after the last of them, the totals.
@@ -228,12 +228,27 @@ async fn create_item(
                        SET run = excluded.run, began_at = excluded.began_at, ended_at = excluded.ended_at";
         insert(tx, "outbox.sagas", SAGA_COLUMNS, run, replace).await?;
     }
+    if run.is_none() && imported.moved.status() == Status::Dlq {
+        begin_no_run(tx, item, imported.finished_at).await?;
+    }
     put_into_place(tx, item, &imported).await?;
     if imported.moved.status() == Status::Done {
         tx.count(Counter::Done { item_type: &imported.ended.item_type }, 1);
     }
     tx.wakes_other_processes = true;
     Ok(())
+}
+
+/// Creates the row in which the dead items of a saga are counted that had no run. The number of the run is 0, and an
+/// export leaves the row out.
+async fn begin_no_run(tx: &WriteTx<'_>, item: &RecordColumns, ended_at: Option<Millis>) -> Result<(), PgError> {
+    let (saga, cid) = (text_column(item, "saga"), text_column(item, "cid"));
+    if saga.is_empty() {
+        return Ok(());
+    }
+    let insert = "INSERT INTO outbox.sagas (saga, cid, run, began_at, ended_at) VALUES ($1::text, $2::text, 0, $3, $3)
+                  ON CONFLICT DO NOTHING";
+    tx.rows(insert, &[&saga, &cid, &ended_at.unwrap_or(tx.now).get()]).await.map(drop)
 }
 
 /// Moves a new item from the queue to the place where it was.

