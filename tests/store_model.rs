@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::core::{Failure, FailureClass, OnDead, Settlement};
-use outbox::item::{ItemId, Millis, NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
     Action, Claim, Control, ControlRequest, EffectKeys, Execution, Filter, LeasePolicy, LeaseState, OperateRequest,
     Renewal, RenewedLease, Selection, SettleRequest, StoreError,

@@ -1,4 +1,4 @@
-//! Stores behind PgBouncer in transaction mode, which gives each transaction another session.
+//! Stores behind `PgBouncer` in transaction mode, which gives each transaction another session.
 //!
 //! `make soak` runs the whole contract of a store through it; these tests are the part for every day.
 
@@ -45,7 +45,7 @@ async fn many_workers_share_three_sessions_and_lose_nothing() {
     let database = Cluster::shared().database();
     let store: Arc<dyn Store> = open(&database, Route::Pooled).await;
     let keyed = |number: usize| NewItem {
-        ordering_key: (number % 3 == 0).then(|| format!("key-{}", number % 7)),
+        ordering_key: number.is_multiple_of(3).then(|| format!("key-{}", number % 7)),
         ..item(&format!("item-{number}"))
     };
     store.enqueue((0..200).map(keyed).collect(), BatchMode::PerItem).await.unwrap();

@@ -7,7 +7,7 @@ use outbox::item::{NewItem, Status};
 use outbox::store::Action;
 
 use super::{by_status, operate_request};
-use crate::support::{Fixture, dead, done, failure, item, retry, settled};
+use crate::support::{Fixture, done, failure, item, retry, settled};
 
 promises! {
     items_of_one_ordering_key_are_handled_one_at_a_time_in_order

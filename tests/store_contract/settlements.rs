@@ -9,7 +9,7 @@ use outbox::core::{
 use outbox::item::{NewItem, Status};
 use outbox::store::StoreError;
 
-use crate::support::{Fixture, START, after_start, failure, item, retry, settled};
+use crate::support::{Fixture, START, after_start, item, retry, settled};
 
 promises! {
     a_retry_waits_counts_and_has_a_history_row

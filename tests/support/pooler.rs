@@ -1,4 +1,4 @@
-//! PgBouncer in front of a test server: in transaction mode, with three server connections for each database.
+//! `PgBouncer` in front of a test server: in transaction mode, with three server connections for each database.
 //!
 //! It is a child of a small shell that waits for the end of its standard input, like the servers.
 
@@ -22,7 +22,7 @@ kill -KILL $pooler 2> /dev/null
 /// Debian installs it outside the search path of ordinary users.
 const PROGRAMS: [&str; 2] = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
 
-/// A running PgBouncer. Stopped when dropped.
+/// A running `PgBouncer`. Stopped when dropped.
 pub(crate) struct Pooler {
     port: u16,
     watchdog: Child,
