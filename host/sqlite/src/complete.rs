@@ -74,7 +74,10 @@ fn arrive_done(tx: &mut WriteTx<'_>, item_type: &str, done: &[&CompletionRow]) -
     let count = i64::try_from(done.len()).unwrap_or(i64::MAX);
     tx.count(Counter::Done { item_type }, count);
     tx.count(Counter::Attempt { item_type, outcome: "done" }, count);
-    let ids: Vec<_> = done.iter().map(|completion| completion.claim.id).collect();
+    let ids: Vec<_> = done.iter().filter(|done| !done.claim.is_plain).map(|done| done.claim.id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
     let pasts = read_pasts(tx, &ids)?;
     for completion in done {
         if let Some(past) = pasts.get(&completion.claim.id) {
