@@ -15,16 +15,18 @@
 
 CREATE TABLE outbox_items (
     id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
+    -- The text functions stop at a NUL. The two lengths differ when there is one.
     idem_key TEXT NOT NULL UNIQUE
-        CHECK (length(idem_key) BETWEEN 1 AND 255 AND idem_key NOT GLOB '*[^ -~]*' AND instr(idem_key, char(0)) = 0),
+        CHECK (length(idem_key) BETWEEN 1 AND 255 AND idem_key NOT GLOB '*[^ -~]*'
+               AND length(CAST(idem_key AS BLOB)) = length(idem_key)),
     type TEXT NOT NULL
         CHECK (length(type) <= 255 AND type GLOB '[a-z0-9]*' AND type NOT GLOB '*[^a-z0-9._-]*'
-               AND instr(type, char(0)) = 0),
+               AND length(CAST(type AS BLOB)) = length(type)),
     payload ANY NOT NULL CHECK (typeof(payload) IN ('text', 'blob')),
     -- ON CONFLICT REPLACE: a column that a plain INSERT sets to NULL gets its default.
     content_type TEXT NOT NULL ON CONFLICT REPLACE DEFAULT 'application/json'
         CHECK (content_type = 'application/json' OR length(content_type) BETWEEN 1 AND 255
-               AND content_type NOT GLOB '*[^ -~]*' AND instr(content_type, char(0)) = 0),
+               AND content_type NOT GLOB '*[^ -~]*' AND length(CAST(content_type AS BLOB)) = length(content_type)),
     headers TEXT NOT NULL ON CONFLICT REPLACE DEFAULT '{}'
         CHECK (headers = '{}' OR CASE WHEN json_valid(headers) THEN json_type(headers) = 'object' ELSE 0 END),
     -- The one column that changes after the insert.
@@ -32,13 +34,13 @@ CREATE TABLE outbox_items (
         CHECK (metadata = '{}' OR CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END),
     cid TEXT NOT NULL ON CONFLICT REPLACE DEFAULT (lower(hex(randomblob(16))))
         CHECK (cid = idem_key OR length(cid) BETWEEN 1 AND 255 AND cid NOT GLOB '*[^ -~]*'
-               AND instr(cid, char(0)) = 0),
+               AND length(CAST(cid AS BLOB)) = length(cid)),
     saga TEXT
         CHECK (length(saga) <= 255 AND saga GLOB '[A-Za-z0-9]*' AND saga NOT GLOB '*[^A-Za-z0-9._-]*'
-               AND instr(saga, char(0)) = 0),
+               AND length(CAST(saga AS BLOB)) = length(saga)),
     ordering_key TEXT
         CHECK (length(ordering_key) BETWEEN 1 AND 255 AND ordering_key NOT GLOB '*[^ -~]*'
-               AND instr(ordering_key, char(0)) = 0),
+               AND length(CAST(ordering_key AS BLOB)) = length(ordering_key)),
     -- The first due time. What a retry or an operator makes of it is in outbox_queue.
     available_at INTEGER NOT NULL ON CONFLICT REPLACE
         DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
@@ -48,7 +50,7 @@ CREATE TABLE outbox_items (
     -- Who shares a type with others, for claims that serve each in turn. No claim reads it yet.
     fairness_key TEXT
         CHECK (length(fairness_key) BETWEEN 1 AND 255 AND fairness_key NOT GLOB '*[^ -~]*'
-               AND instr(fairness_key, char(0)) = 0)
+               AND length(CAST(fairness_key AS BLOB)) = length(fairness_key))
 ) STRICT;
 
 -- An item whose correlation id is its own key is found by the key instead.
@@ -202,32 +204,40 @@ BEGIN
     SELECT RAISE(ABORT, 'outbox: headers is an object of strings');
 END;
 
--- The inserts of these three triggers meet no conflict: a statement that says OR REPLACE or OR IGNORE imposes that on
--- the statements of its triggers. They are three because SQLite prepares the whole program of a trigger each time.
+-- The inserts of these triggers meet no conflict: a statement that says OR REPLACE or OR IGNORE imposes that on the
+-- statements of its triggers. SQLite clears memory for the whole program of each trigger that it comes to, also where
+-- WHEN is false; so items without a key and a saga come to two short programs.
 CREATE TRIGGER outbox_items_arrive AFTER INSERT ON outbox_items
-WHEN NEW.ordering_key IS NULL
+WHEN NEW.ordering_key IS NULL AND NEW.saga IS NULL
 BEGIN
     INSERT INTO outbox_queue (id, type, available_at, fairness_key)
     VALUES (NEW.id, NEW.type, NEW.available_at, NEW.fairness_key);
 END;
 
+CREATE TRIGGER outbox_items_join AFTER INSERT ON outbox_items
+WHEN NEW.ordering_key IS NOT NULL OR NEW.saga IS NOT NULL
+BEGIN
+    INSERT INTO outbox_joining (id, type, available_at, cid, saga, ordering_key, fairness_key)
+    VALUES (NEW.id, NEW.type, NEW.available_at, NEW.cid, NEW.saga, NEW.ordering_key, NEW.fairness_key);
+END;
+
+-- Inserting a new item here puts it into the line of its ordering key and into its saga.
+CREATE VIEW outbox_joining AS
+SELECT id, type, available_at, cid, saga, ordering_key, fairness_key FROM outbox_items;
+
 -- One transaction writes at a time, so ids ascend in the order of commits and a new item is the last of its key.
-CREATE TRIGGER outbox_items_line_up AFTER INSERT ON outbox_items
-WHEN NEW.ordering_key IS NOT NULL
+CREATE TRIGGER outbox_joining_line_up INSTEAD OF INSERT ON outbox_joining
 BEGIN
     INSERT INTO outbox_queue (id, type, available_at, held, ordering_key, fairness_key)
     VALUES (NEW.id, NEW.type, NEW.available_at,
-            EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key), NEW.ordering_key,
-            NEW.fairness_key);
+            NEW.ordering_key IS NOT NULL
+                AND EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key),
+            NEW.ordering_key, NEW.fairness_key);
     INSERT INTO outbox_lanes (ordering_key, id)
     SELECT NEW.ordering_key, NEW.id
-    WHERE NOT EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key);
-END;
-
-CREATE TRIGGER outbox_items_saga AFTER INSERT ON outbox_items
-WHEN NEW.saga IS NOT NULL
-BEGIN
-    INSERT INTO outbox_saga_open (saga, cid, id) VALUES (NEW.saga, NEW.cid, NEW.id);
+    WHERE NEW.ordering_key IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM outbox_lanes WHERE ordering_key = NEW.ordering_key);
+    INSERT INTO outbox_saga_open (saga, cid, id) SELECT NEW.saga, NEW.cid, NEW.id WHERE NEW.saga IS NOT NULL;
 END;
 
 CREATE TRIGGER outbox_items_immutable

@@ -3,7 +3,7 @@
 //! Of each key one item is the front, and `outbox_lanes` names it: the one in a lease, else the oldest that is in the
 //! queue or blocks the key. Every other item of the key in the queue is held (`held = 1`), and claims read items with
 //! `held = 0` only. The schema's triggers implement the rule:
-//! - `outbox_items_line_up` holds a new item if the key has a front already, also when an application inserts it.
+//! - `outbox_joining_line_up` holds a new item if the key has a front already, also when an application inserts it.
 //! - `outbox_fronts_moved` fires on an insert into the view `outbox_fronts`, and finds the front of that key anew.
 //!
 //! This file asks for that, and lets an operator unblock a key. A dead-lettered item blocks its key while
