@@ -107,25 +107,37 @@ fn unclaimed(terms: &ClaimTerms, claimed: &ClaimBatch) -> u32 {
     terms.limit.saturating_sub(count(of_type))
 }
 
-/// Takes the items that are first in line out of the queue, in one statement. An item that is queued behind another of
-/// its ordering key is held, and the statement does not read it.
+/// Takes the items that are first in line out of the queue. An item that is queued behind another of its ordering key is
+/// held, and the statements do not read it.
 fn take(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<TakenItem>> {
-    let mut delete = tx.connection.prepare_cached(TAKE)?;
-    let rows = delete.query_map(params![terms.item_type, tx.now.get(), limit], TakenItem::read)?;
-    let mut taken: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-    // RETURNING has no order of its own.
-    taken.sort_by_key(|item| (item.available_at, item.id));
+    let mut select = tx.connection.prepare_cached(FIRST_IN_LINE)?;
+    let rows = select.query_map(params![terms.item_type, tx.now.get(), limit], TakenItem::read)?;
+    let taken: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    taken.last().map_or(Ok(()), |last| leave_the_line(tx, terms, last))?;
     Ok(taken)
 }
 
-const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
-        SELECT id FROM outbox_queue
-        WHERE type = ?1 AND held = 0 AND available_at <= ?2
-        ORDER BY available_at, id LIMIT ?3)
-    RETURNING id, available_at, again";
+/// Deletes what was read up to the last item: a range of the same index, since this transaction writes alone. SQLite
+/// would read the range of one row value `(available_at, id)` up to the end of its due time, hence two statements.
+fn leave_the_line(tx: &WriteTx<'_>, terms: &ClaimTerms, last: &TakenItem) -> rusqlite::Result<()> {
+    let (item_type, due) = (&terms.item_type, last.available_at.get());
+    tx.connection.prepare_cached(LEAVE_EARLIER)?.execute(params![item_type, due])?;
+    tx.connection.prepare_cached(LEAVE_EQUAL)?.execute(params![item_type, due, last.id.get()])?;
+    Ok(())
+}
+
+const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND available_at <= ?2
+    ORDER BY available_at, id LIMIT ?3";
+
+const LEAVE_EARLIER: &str = "DELETE FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND available_at < ?2";
+
+const LEAVE_EQUAL: &str = "DELETE FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND available_at = ?2 AND id <= ?3";
 
 impl TakenItem {
-    /// Decodes a row of [`TAKE`].
+    /// Decodes a row of [`FIRST_IN_LINE`].
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self { id: ItemId::new(row.get(0)?), available_at: time(row, 1)?, has_past: row.get(2)? })
     }
@@ -161,7 +173,9 @@ mod tests {
 
     #[test]
     fn a_claim_reads_the_queue_in_the_order_of_its_index() {
-        assert_reads_in_order(TAKE, params!["t", 1, 9], "type=? AND available_at<?");
+        assert_reads_in_order(FIRST_IN_LINE, params!["t", 1, 9], "type=? AND available_at<?");
+        assert_reads_in_order(LEAVE_EARLIER, params!["t", 1], "type=? AND available_at<?");
+        assert_reads_in_order(LEAVE_EQUAL, params!["t", 1, 9], "type=? AND available_at=? AND id<?");
         assert_reads_in_order(NEXT_AVAILABLE, params!["t", 1], "type=? AND available_at>?");
     }
 }

@@ -66,13 +66,12 @@ struct Candidate {
 /// The items with their pasts, in the order of `taken`. An id without an item is dropped, so that it does not hold up
 /// others.
 fn candidates(tx: &WriteTx<'_>, taken: &[TakenItem]) -> rusqlite::Result<Vec<Candidate>> {
-    let ids: Vec<_> = taken.iter().map(|taken| taken.id).collect();
     let again: Vec<_> = taken.iter().filter(|taken| taken.has_past).map(|taken| taken.id).collect();
     let mut pasts = if again.is_empty() { HashMap::new() } else { read_pasts(tx, &again)? };
-    let mut items = read_items(tx, &ids)?;
+    let items = read_items(tx, taken)?;
     let mut candidates = Vec::with_capacity(taken.len());
-    for taken in taken {
-        match items.remove(&taken.id) {
+    for (taken, item) in taken.iter().zip(items) {
+        match item {
             Some(found) => candidates.push(candidate(tx, taken, found, pasts.remove(&taken.id))?),
             None => drop_id(tx, taken)?,
         }
@@ -80,11 +79,24 @@ fn candidates(tx: &WriteTx<'_>, taken: &[TakenItem]) -> rusqlite::Result<Vec<Can
     Ok(candidates)
 }
 
-fn read_items(tx: &WriteTx<'_>, ids: &[ItemId]) -> rusqlite::Result<HashMap<ItemId, DecodedItem>> {
+/// The items in the order of `taken`; `None` for an id without an item.
+fn read_items(tx: &WriteTx<'_>, taken: &[TakenItem]) -> rusqlite::Result<Vec<Option<DecodedItem>>> {
+    let mut places: Vec<_> = taken.iter().map(|taken| taken.id).zip(0..).collect();
+    places.sort_unstable();
+    let ids: Vec<_> = places.iter().map(|(id, _)| *id).collect();
     let sql = format!("SELECT {ENQUEUED_COLUMNS} FROM outbox_items WHERE id IN (SELECT value FROM json_each(?1))");
     let mut select = tx.connection.prepare_cached(&sql)?;
-    let read = |row: &rusqlite::Row<'_>| rows::enqueued(row).map(|decoded| (decoded.item.id, decoded));
-    select.query_map([id_list(ids)], read)?.collect()
+    let mut rows = select.query([id_list(&ids)])?;
+    let mut items = Vec::new();
+    items.resize_with(taken.len(), || None);
+    while let Some(row) = rows.next()? {
+        let decoded = rows::enqueued(row)?;
+        if let Ok(found) = ids.binary_search(&decoded.item.id) {
+            let (_, place): (_, usize) = places[found];
+            items[place] = Some(decoded);
+        }
+    }
+    Ok(items)
 }
 
 /// The item as it was in the queue. Its due time is kept where it is no longer the first.

@@ -72,7 +72,7 @@ pub(crate) fn enqueued(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
     let enqueued = NewItem {
         idem_key: text(row, 1, &mut defects)?,
         item_type: text(row, 2, &mut defects)?,
-        payload: bytes(row, 3)?,
+        payload: bytes(row, 3)?.to_vec(),
         content_type: text(row, 4, &mut defects)?,
         headers: json(row, 5, "headers", &mut defects)?,
         cid: Some(text(row, 6, &mut defects)?),
@@ -96,15 +96,15 @@ pub(crate) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Op
 }
 
 /// The bytes of a column that holds text or a blob.
-fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+fn bytes<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<&'row [u8]> {
     match row.get_ref(column)? {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes.to_vec()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes),
         other => Err(rusqlite::Error::InvalidColumnType(column, "payload".into(), other.data_type())),
     }
 }
 
 fn text(row: &Row<'_>, column: usize, defects: &mut Vec<String>) -> rusqlite::Result<String> {
-    String::from_utf8(bytes(row, column)?).or_else(|err| {
+    String::from_utf8(bytes(row, column)?.to_vec()).or_else(|err| {
         defects.push(format!("column {column} is not UTF-8"));
         Ok(String::from_utf8_lossy(err.as_bytes()).into_owned())
     })
@@ -117,7 +117,7 @@ fn optional_text(row: &Row<'_>, column: usize, defects: &mut Vec<String>) -> rus
 /// A text as it is, or as much of it as is UTF-8: for a reader that must not stop at an odd row.
 pub(crate) fn text_or_like(row: &Row<'_>, column: &str) -> rusqlite::Result<String> {
     let bytes = bytes(row, row.as_ref().column_index(column)?)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// As [`text_or_like`], of a column that may be empty.
@@ -131,7 +131,7 @@ fn json<T: DeserializeOwned + Default>(
     name: &str,
     defects: &mut Vec<String>,
 ) -> rusqlite::Result<T> {
-    Ok(serde_json::from_slice(&bytes(row, column)?).unwrap_or_else(|err| {
+    Ok(serde_json::from_slice(bytes(row, column)?).unwrap_or_else(|err| {
         defects.push(format!("{name} cannot be read: {err}"));
         T::default()
     }))
