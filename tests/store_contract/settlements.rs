@@ -6,10 +6,10 @@ use outbox::core::{
     Failure, FailureClass, HostWrites, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
     StateChange, StateKeyChange,
 };
-use outbox::item::{NewItem, Status};
-use outbox::store::StoreError;
+use outbox::item::{Item, NewItem, Status};
+use outbox::store::{ClaimRef, SettleRequest, StoreError};
 
-use crate::support::{Fixture, START, after_start, item, retry, settled};
+use crate::support::{Fixture, START, after_start, done, failure, item, retry, settled};
 
 promises! {
     a_retry_waits_counts_and_has_a_history_row
@@ -18,10 +18,43 @@ promises! {
     an_item_that_is_lost_too_often_is_dead_lettered_by_the_claim_that_finds_it
     what_a_failed_attempt_sent_and_was_answered_is_in_its_history
     state_and_followups_commit_with_done_or_not_at_all
+    a_completion_does_the_same_whether_the_claim_says_that_its_item_is_plain_or_not
+    items_of_equal_and_of_different_due_times_leave_the_queue_as_they_are_claimed
 }
 
 mod promise {
     use super::*;
+
+    pub(super) async fn a_completion_does_the_same_whether_the_claim_says_that_its_item_is_plain_or_not(f: Fixture) {
+        for key in ["said", "unsaid"] {
+            f.enqueue(item(key)).await;
+        }
+        let mut claims = f.claim("mail", 2).await.into_iter().map(|claim| claim.reference());
+        let (said, unsaid) = (claims.next().unwrap(), claims.next().unwrap());
+        assert!(said.is_plain);
+        let digest = || SettleRequest { handler_digest: Some("d".into()), ..done() };
+        f.store.settle(&said, digest()).await.unwrap();
+        f.store.settle(&ClaimRef { is_plain: false, ..unsaid.clone() }, digest()).await.unwrap();
+        let store = &f.store;
+        let shown = |id| async move { store.get(id).await.unwrap().unwrap().item };
+        let (first, second) = (shown(said.id).await, shown(unsaid.id).await);
+        assert_eq!(first, Item { id: first.id, idem_key: first.idem_key.clone(), cid: first.cid.clone(), ..second });
+        assert!(matches!(f.store.settle(&said, done()).await, Err(StoreError::ClaimLost)));
+    }
+
+    pub(super) async fn items_of_equal_and_of_different_due_times_leave_the_queue_as_they_are_claimed(f: Fixture) {
+        let later = |key: &str, seconds| NewItem { delay: Duration::from_secs(seconds), ..item(key) };
+        for new in [later("c", 2), item("a"), later("d", 2), item("b"), later("e", 2)] {
+            f.enqueue(new).await;
+        }
+        f.clock.advance(Duration::from_secs(2));
+        let mut keys = Vec::new();
+        for limit in [1, 2, 1, 5] {
+            let claims = f.claim("mail", limit).await;
+            keys.extend(claims.into_iter().map(|claim| claim.item.idem_key));
+        }
+        assert_eq!(keys, ["a", "b", "c", "d", "e"]);
+    }
 
     pub(super) async fn a_retry_waits_counts_and_has_a_history_row(f: Fixture) {
         let id = f.enqueue(item("k")).await;

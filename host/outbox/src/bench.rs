@@ -28,7 +28,7 @@ use clap::{Args, value_parser};
 use outbox_core::Handler;
 use outbox_item::{NewItem, Status};
 
-use crate::bench::drain::drain;
+use crate::bench::drain::{DRAIN_SCENARIOS, drain};
 use crate::bench::engine::{BenchStore, KeyOrder, Preload, TYPE, items};
 use crate::bench::enqueue::ENQUEUE_SCENARIOS;
 use crate::bench::environment::BenchEnvironment;
@@ -49,8 +49,6 @@ const MILLION: u32 = 1_000_000;
 const TURNS: u32 = 8;
 /// A turn enqueues the number of items of a measurement divided by this.
 const TURN_DIVISOR: u32 = 4;
-/// Ordering keys of an ordered drain. Each item has one of them.
-const ORDERING_KEYS: u32 = 1_000;
 
 /// Measure this machine: what the disk and SQLite, or a server, allow, and what the outbox makes of it
 #[derive(Debug, Args)]
@@ -226,10 +224,9 @@ impl<'a> BenchRun<'a> {
         let count = self.args.items;
         let plain = || items(TYPE, KeyOrder::Timed, count);
         self.drain("drain.native", Preload::Nothing, &NativeHandler::handler(), plain).await?;
-        self.drain("drain.sandbox", Preload::Nothing, &noop, plain).await?;
-        self.drain("drain.sandbox_1m_done", Preload::Done, &noop, plain).await?;
-        self.drain("drain.sandbox_1m_pending", Preload::Pending, &noop, plain).await?;
-        self.drain("drain.sandbox_ordered", Preload::Nothing, &noop, || ordered(plain())).await?;
+        for scenario in DRAIN_SCENARIOS {
+            self.drain(scenario.name, scenario.preload, &noop, || scenario.items(count)).await?;
+        }
         if let Some(sandbox) = &self.handler {
             let served = sandbox.start().await?;
             let items = || items(&served.item_type, KeyOrder::Timed, count);
@@ -315,11 +312,4 @@ async fn webhook(
 fn left_out<T>(context: &Context) -> Option<T> {
     context.output.hint("drain.webhook is left out: the plugin folder (OUTBOX_PLUGINS) has no webhook.wasm");
     None
-}
-
-fn ordered(mut items: Vec<NewItem>) -> Vec<NewItem> {
-    for (number, item) in (0..).zip(&mut items) {
-        item.ordering_key = Some(format!("key-{}", number % ORDERING_KEYS));
-    }
-    items
 }

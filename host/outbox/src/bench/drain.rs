@@ -11,7 +11,7 @@ use outbox_item::NewItem;
 use outbox_store::BatchMode;
 use outbox_worker::{Worker, WorkerSettings};
 
-use crate::bench::engine::{BULK, BenchStore};
+use crate::bench::engine::{BULK, BenchStore, KeyOrder, Preload, TYPE, items};
 use crate::bench::figures::Rate;
 use crate::config::Config;
 
@@ -19,6 +19,71 @@ use crate::config::Config;
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause between two looks at whether a drain has ended. Short against every drain.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A drain of a component that does nothing, and the items that it drains.
+pub(crate) struct DrainScenario {
+    pub(crate) name: &'static str,
+    pub(crate) preload: Preload,
+    /// The number of ordering keys, of which each item has one; 0 for items without.
+    ordering_keys: u32,
+    payload: DrainPayload,
+    /// The number of items of a measurement is divided by this, where they are large or slow.
+    divisor: u32,
+}
+
+/// The payload of a drained item.
+#[derive(Clone, Copy, Debug)]
+enum DrainPayload {
+    /// That of all other measurements, about 200 bytes.
+    Usual,
+    Kibibytes(usize),
+}
+
+impl DrainScenario {
+    const fn of(name: &'static str) -> Self {
+        Self { name, preload: Preload::Nothing, ordering_keys: 0, payload: DrainPayload::Usual, divisor: 1 }
+    }
+
+    const fn after(name: &'static str, preload: Preload) -> Self {
+        Self { preload, ..Self::of(name) }
+    }
+
+    const fn ordered(name: &'static str, ordering_keys: u32, divisor: u32) -> Self {
+        Self { ordering_keys, divisor, ..Self::of(name) }
+    }
+
+    const fn large(name: &'static str, kibibytes: usize, divisor: u32) -> Self {
+        Self { payload: DrainPayload::Kibibytes(kibibytes), divisor, ..Self::of(name) }
+    }
+
+    /// The items of a measurement that takes `count` of them.
+    pub(crate) fn items(&self, count: u32) -> Vec<NewItem> {
+        let mut items = items(TYPE, KeyOrder::Timed, count / self.divisor);
+        for (number, item) in (0..).zip(&mut items) {
+            if self.ordering_keys > 0 {
+                item.ordering_key = Some(format!("key-{}", number % self.ordering_keys));
+            }
+            if let DrainPayload::Kibibytes(kibibytes) = self.payload {
+                item.payload = vec![b'x'; kibibytes * 1024];
+            }
+        }
+        items
+    }
+}
+
+/// All drains of the component, in the order in which they run.
+pub(crate) const DRAIN_SCENARIOS: &[DrainScenario] = &[
+    DrainScenario::of("drain.sandbox"),
+    DrainScenario::after("drain.sandbox_1m_done", Preload::Done),
+    DrainScenario::after("drain.sandbox_1m_pending", Preload::Pending),
+    DrainScenario::ordered("drain.sandbox_ordered", 1_000, 1),
+    DrainScenario::ordered("drain.sandbox_ordered_1", 1, 20),
+    DrainScenario::ordered("drain.sandbox_ordered_20", 20, 4),
+    DrainScenario::ordered("drain.sandbox_ordered_20k", 20_000, 1),
+    DrainScenario::large("drain.sandbox_1kib", 1, 1),
+    DrainScenario::large("drain.sandbox_8kib", 8, 4),
+    DrainScenario::large("drain.sandbox_64kib", 64, 10),
+];
 
 /// A worker that runs until `end` is called.
 pub(crate) struct RunningWorker {

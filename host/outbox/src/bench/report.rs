@@ -20,6 +20,7 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("drain.sandbox", "limit.drain", Bound::AtLeast(0.5)),
     ("drain.sandbox", "drain.native", Bound::AtLeast(0.6)),
     ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.5)),
+    ("drain.sandbox_64kib", "drain.sandbox", Bound::AtLeast(0.6)),
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.9)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.9)),
     ("enqueue.callers_64", "limit.commits", Bound::AtLeast(10.0)),
