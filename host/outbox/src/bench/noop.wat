@@ -2,7 +2,7 @@
 ;; sandbox and not the guest.
 (component
   (core module $core
-      (memory (export "memory") 1)
+      (memory (export "memory") 2)
     (global $free (mut i32) (i32.const 32768))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $free (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
