@@ -21,7 +21,7 @@ use outbox::core::{
 use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::Item;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, Queue};
+use outbox::store::{Claim, ClaimTerms, ClaimToken, Filter, Inspect, Page, Queue};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ impl HttpFixture {
             rate: None,
             on_dead: OnDead::Block,
         };
-        let request = ClaimRequest { claimed_by: "pod-1".into(), limit: 1, types: vec![terms] };
+        let request = crate::support::request_of(vec![terms], 1);
         self.store.claim(&request).await.unwrap().claims.pop().unwrap()
     }
 

@@ -48,8 +48,11 @@ fn count_done(plan: &HostConfig, item_type: &str) -> u64 {
 async fn a_counter_and_its_followups_are_exact_however_often_the_host_is_killed() {
     let (items, kills) = if is_soak() { (10_000_u64, 25) } else { (300, 5) };
     let (deployment, plan) = deployment(CHAOS_GRANTS).await;
-    let plan =
-        plan.set("OUTBOX_VISIBILITY_SEC", "2").set("OUTBOX_MAX_RETRIES", "60").set("OUTBOX_BACKOFF_CAP_MS", "500");
+    let plan = plan
+        .set("OUTBOX_VISIBILITY_SEC", "2")
+        .set("OUTBOX_MAX_RETRIES", "60")
+        .set("OUTBOX_MAX_CRASHES", "100")
+        .set("OUTBOX_BACKOFF_CAP_MS", "500");
     let begun = Instant::now();
     enqueue(&deployment, &plan, (0..items).map(|n| (format!("count-{n}"), counting(1 + fastrand::u32(..3)))));
     for _ in 0..kills {

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outbox::core::{
-    FailureClass, PluginState, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy,
+    CrashBudget, FailureClass, PluginState, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore,
+    RetryPolicy,
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::runtime::PluginSettings;
@@ -74,7 +75,14 @@ impl Outbox {
         let manifest = format!("{GRANTS}{reload}");
         let host = PluginHost::with(change, |folder| install(&chaos(1), &manifest, folder, "chaos")).await;
         let stop = CancellationToken::new();
-        let terms = WorkerSettings { instance: "pod-1".into(), concurrency: 4, prefetch: 4, lease: SOON, drain: SOON };
+        let terms = WorkerSettings {
+            instance: "pod-1".into(),
+            concurrency: 4,
+            prefetch: 4,
+            lease: SOON,
+            drain: SOON,
+            crash_budget: CrashBudget::default(),
+        };
         tokio::spawn(Worker::new(store.clone(), Arc::clone(&host.plugins) as _, terms).run(stop.clone()));
         Self { store, host, _working: stop.drop_guard(), _dir: dir }
     }

@@ -15,8 +15,9 @@ use crate::support::{Backend, Fixture, START, all, done, is_soak, item, request,
 
 mod model;
 
-/// The retries and the lease in the claims of `support::request`.
+/// The retries, the crash budget and the lease in the claims of `support::request`.
 const MAX_RETRIES: u32 = 2;
+const MAX_CRASHES: u32 = 5;
 const LEASE: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug)]
@@ -121,6 +122,7 @@ async fn rows(f: &Fixture) -> Vec<Row> {
             status: item.status,
             attempts: item.attempts,
             deliveries: item.deliveries,
+            losses: item.losses,
             replays: item.replays,
             available_at: item.available_at,
             failed_attempts,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, BreakerPolicy, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome, RetryPolicy,
-    ServedType, StateChange, StateKeyChange,
+    Attempt, AttemptReport, BreakerPolicy, CrashBudget, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome,
+    RetryPolicy, ServedType, StateChange, StateKeyChange,
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{Filter, Page};
@@ -93,6 +93,7 @@ impl Running {
             prefetch: 4,
             lease: Duration::from_mins(1),
             drain,
+            crash_budget: CrashBudget::default(),
         };
         let stop = CancellationToken::new();
         let worker = Worker::new(f.store.clone(), Arc::clone(handler) as _, settings);

@@ -156,7 +156,7 @@ impl Both {
         let (rows, real) = (self.model.snapshot(), self.fixture.item(self.id).await);
         let essence = |item: &Item| {
             let times = (item.available_at, item.claimed_at, item.lease_until, item.done_at, item.dead_at);
-            let counts = (item.attempts, item.deliveries, item.maybe_executed, item.given_back_since);
+            let counts = (item.attempts, item.deliveries, item.losses, item.maybe_executed, item.given_back_since);
             (item.status, counts, times, item.result.clone())
         };
         assert_eq!(essence(&rows.item), essence(&real));

@@ -60,7 +60,10 @@ fn forgeries() -> Vec<(String, &'static str)> {
         (row("lanes", "'order-8', 3, 1"), denied),
         ("DELETE FROM outbox.queue".into(), denied),
         ("UPDATE outbox.queue SET available_at = 9000000000000000".into(), denied),
-        ("SELECT outbox.claim('{mail}', '{9}', '{0}', '{7}', '{9000000000000000}', 'me', outbox.now())".into(), denied),
+        (
+            "SELECT outbox.claim('{mail}', '{9}', '{0}', '{7}', '{9000000000000000}', 'me', outbox.now(), 0, 0)".into(),
+            denied,
+        ),
         ("SELECT outbox.into_done('{3}', '{NULL}', '{NULL}', '{NULL}', '{1}')".into(), denied),
         ("SELECT outbox.leave_leases('{7}', '{3}')".into(), denied),
         ("SELECT outbox.find_front('{order-7}')".into(), denied),

@@ -66,6 +66,7 @@ impl Worker {
         for terms in &mut request.types {
             terms.max_retries = u32::MAX;
         }
+        request.suspects.budget.max_crashes = u32::MAX;
         request
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox::item::Status;
 use outbox::store::{Action, Execution, OperateRequest, Retention, Selection};
 
-use crate::support::{Backend, Fixture, done, item, ordered, request};
+use crate::support::{Backend, Fixture, TestDb, done, item, ordered, request};
 
 /// A history row of the item's first delivery.
 const FIRST_DELIVERY: &str = "\
@@ -122,4 +122,30 @@ async fn a_job_that_cannot_be_read_stops_neither_retention_nor_totals() {
     assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
     f.store.run_maintenance(&retention).await.unwrap();
     assert_eq!(f.sql("SELECT count(*) FROM outbox.deltas").unwrap(), "0");
+}
+
+/// While another transaction claims the most suspect item, a claim takes no other in its stead: one that must be alone
+/// would have company.
+#[tokio::test]
+async fn a_suspect_that_another_claim_takes_is_not_replaced_by_one_that_must_be_alone() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let (exhausted, lone) = (f.enqueue(item("exhausted")).await, f.enqueue(item("lone")).await);
+    for (id, losses) in [(exhausted, 5), (lone, 4)] {
+        f.sql(&format!(
+            "INSERT INTO outbox.past (id, attempts, deliveries, losses) VALUES ({id}, 0, {losses}, {losses});
+             UPDATE outbox.queue SET again = true, losses = {losses} WHERE id = {id}"
+        ))
+        .unwrap();
+    }
+    let fresh = f.enqueue(item("fresh")).await;
+    let TestDb::Postgres(database) = &f.test_db else { unreachable!("the fixture is one of PostgreSQL") };
+    let mut other = database.connect().await;
+    let claiming = other.transaction().await.unwrap();
+    claiming.batch_execute(&format!("SELECT FROM outbox.queue WHERE id = {exhausted} FOR UPDATE")).await.unwrap();
+    let claims = f.store.claim(&request(&["mail"], 9)).await.unwrap().claims;
+    assert_eq!(claims.iter().map(|claim| claim.item.id).collect::<Vec<_>>(), [fresh]);
+    claiming.rollback().await.unwrap();
+    assert!(f.claim("mail", 9).await.is_empty());
+    assert_eq!((f.status(exhausted).await, f.status(lone).await), (Status::Dlq, Status::Pending));
+    assert_eq!(f.claim_one("mail").await.item.id, lone);
 }

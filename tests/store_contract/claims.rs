@@ -99,7 +99,8 @@ mod promise {
         let old = f.claim_one("mail").await;
         f.clock.advance(Duration::from_mins(1));
         let new = f.claim_one("mail").await;
-        assert_eq!((new.item.attempts, new.item.maybe_executed), (2, true));
+        let counts = (new.item.attempts, new.item.deliveries, new.item.losses);
+        assert_eq!((counts, new.item.maybe_executed), ((1, 2, 1), true));
         let late = f.store.settle(&old.reference(), done()).await.unwrap_err();
         assert!(matches!(late, StoreError::ClaimLost));
         assert_eq!(f.status(id).await, Status::Claimed);

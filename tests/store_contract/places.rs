@@ -32,7 +32,7 @@ async fn furnish(f: &Fixture) {
 }
 
 /// Statements that plant a fault among the items of [`furnish`], each with words of the sentence that names it.
-const PLANTED: [(&str, &str); 13] = [
+const PLANTED: [(&str, &str); 14] = [
     ("INSERT INTO outbox_done (id, done_at, epoch) VALUES (6, 1, 0)", "item 6 is in 2 places"),
     ("DELETE FROM outbox_queue WHERE id = 6", "item 6 is in 0 places"),
     ("UPDATE outbox_done SET id = 99", "no item has the id 99, which is in done"),
@@ -44,6 +44,7 @@ const PLANTED: [(&str, &str); 13] = [
     ("DELETE FROM outbox_saga_open", "item 7 is unfinished and not open in its saga S"),
     ("UPDATE outbox_saga_open SET id = 1", "item 1 is open in the saga S and not unfinished there"),
     ("UPDATE outbox_queue SET again = (1 = 0) WHERE id = 5", "wrong about whether item 5 has a past"),
+    ("UPDATE outbox_queue SET losses = 3 WHERE id = 5", "wrong about the losses of item 5"),
     ("UPDATE outbox_past SET id = 99 WHERE id = 5", "there is a past of item 99"),
     ("UPDATE outbox_dead SET last_error = 'another'", "dead item 4 has another last error than its past"),
 ];

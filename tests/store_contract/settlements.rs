@@ -7,15 +7,16 @@ use outbox::core::{
     StateChange, StateKeyChange,
 };
 use outbox::item::{Item, NewItem, Status};
-use outbox::store::{ClaimRef, SettleRequest, StoreError};
+use outbox::store::{Action, ClaimRef, LeasePolicy, Selection, SettleRequest, StoreError};
 
-use crate::support::{Fixture, START, after_start, done, failure, item, retry, settled};
+use super::operate_request;
+use crate::support::{Fixture, START, after_start, done, item, retry, settled};
 
 promises! {
     a_retry_waits_counts_and_has_a_history_row
     a_give_back_waits_but_does_not_count
     a_release_leaves_no_trace
-    an_item_that_is_lost_too_often_is_dead_lettered_by_the_claim_that_finds_it
+    an_item_without_an_attempt_left_is_dead_lettered_by_the_claim_that_finds_it
     what_a_failed_attempt_sent_and_was_answered_is_in_its_history
     state_and_followups_commit_with_done_or_not_at_all
     a_completion_does_the_same_whether_the_claim_says_that_its_item_is_plain_or_not
@@ -102,16 +103,17 @@ mod promise {
         assert_eq!(f.claim("mail", 1).await.len(), 1);
     }
 
-    pub(super) async fn an_item_that_is_lost_too_often_is_dead_lettered_by_the_claim_that_finds_it(f: Fixture) {
+    pub(super) async fn an_item_without_an_attempt_left_is_dead_lettered_by_the_claim_that_finds_it(f: Fixture) {
         let id = f.enqueue(item("k")).await;
         for attempt in 1..=3 {
             assert_eq!(f.claim_one("mail").await.item.attempts, attempt);
-            f.clock.advance(Duration::from_mins(1));
+            let release = Action::Release { lease: LeasePolicy::Break };
+            f.store.operate(&operate_request(release, Selection::Ids(vec![id]))).await.unwrap();
         }
         assert!(f.claim("mail", 1).await.is_empty());
         let shown = f.store.get(id).await.unwrap().unwrap();
         assert_eq!((shown.item.status, shown.item.attempts, shown.failed_attempts.len()), (Status::Dlq, 3, 3));
-        assert!(shown.item.last_error.unwrap().contains("lease"));
+        assert!(shown.item.last_error.unwrap().contains("released"));
     }
 
     pub(super) async fn what_a_failed_attempt_sent_and_was_answered_is_in_its_history(f: Fixture) {

@@ -2,13 +2,14 @@
 //!
 //! It knows no store, and shares no code with one.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use outbox::core::OnDead;
 use outbox::item::{ItemId, Millis, Status};
 use outbox::store::LeasePolicy;
 
-use super::{How, LEASE, MAX_RETRIES};
+use super::{How, LEASE, MAX_CRASHES, MAX_RETRIES};
 
 /// The model's data of an item; the fields have the order of [`row`].
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,7 @@ pub(super) struct Row {
     pub(super) status: Status,
     pub(super) attempts: u32,
     pub(super) deliveries: u32,
+    pub(super) losses: u32,
     pub(super) replays: u32,
     pub(super) available_at: Millis,
     pub(super) failed_attempts: usize,
@@ -55,6 +57,7 @@ impl Model {
             status: Status::Pending,
             attempts: 0,
             deliveries: 0,
+            losses: 0,
             replays: 0,
             available_at,
             failed_attempts: 0,
@@ -70,6 +73,8 @@ impl Model {
             item.row.status = Status::Pending;
             item.row.available_at = now;
             item.row.failed_attempts += 1;
+            item.row.attempts -= 1;
+            item.row.losses += 1;
         }
     }
 
@@ -96,35 +101,62 @@ impl Model {
         released.count()
     }
 
-    /// The ids of the items that a claim returns.
+    /// The ids of the items that a claim returns, by a process that has nothing in flight.
     pub(super) fn claim(&mut self, limit: u32) -> Vec<ItemId> {
         let lease = self.leases.last().map_or(0, |lease| lease + 1);
-        let mut claimed = Vec::new();
-        while !self.paused && claimed.len() < limit as usize {
-            let Some(index) = self.first_ready() else { break };
-            let (now, claims) = (self.now, self.leases.len());
-            let item = &mut self.items[index];
-            if item.row.attempts > MAX_RETRIES {
-                item.row.status = Status::Dlq;
-                item.blocks = item.ordering.is_some();
-                continue;
-            }
-            item.row.status = Status::Claimed;
-            item.row.attempts += 1;
-            item.row.deliveries += 1;
-            item.claim = Some((claims, now.saturating_add(LEASE)));
-            claimed.push(item.row.id);
-            self.leases.push(lease);
+        if self.paused {
+            return Vec::new();
+        }
+        let suspects = self.ready(|item| item.row.losses > 0);
+        let most_losses = suspects.first().map_or(0, |index| self.items[*index].row.losses);
+        let together = match most_losses {
+            0 => 0,
+            1 => 4,
+            2 => 2,
+            _ => 1,
+        };
+        let suspects = suspects.into_iter().take(together.min(limit as usize));
+        let mut claimed: Vec<_> = suspects.filter_map(|index| self.claim_one(index, lease)).collect();
+        if most_losses >= 3 && !claimed.is_empty() {
+            return claimed;
+        }
+        while claimed.len() < limit as usize {
+            let Some(index) = self.ready(|item| item.row.losses == 0).first().copied() else { break };
+            claimed.extend(self.claim_one(index, lease + 1));
         }
         claimed
     }
 
-    pub(super) fn first_ready(&self) -> Option<usize> {
-        let ready = |item: &ModelItem| {
-            item.row.status == Status::Pending && item.row.available_at <= self.now && !self.is_held(item)
-        };
-        let candidates = self.items.iter().enumerate().filter(|(_, item)| ready(item));
-        candidates.min_by_key(|(_, item)| (item.row.available_at, item.row.id)).map(|(index, _)| index)
+    /// Claims the item, or dead-letters it when it has no attempt left.
+    fn claim_one(&mut self, index: usize, lease: usize) -> Option<ItemId> {
+        let (now, claims) = (self.now, self.leases.len());
+        let item = &mut self.items[index];
+        let is_exhausted = item.row.attempts > MAX_RETRIES;
+        if is_exhausted || item.row.losses >= MAX_CRASHES {
+            item.row.status = Status::Dlq;
+            item.row.deliveries += u32::from(!is_exhausted);
+            item.row.failed_attempts += usize::from(!is_exhausted);
+            item.blocks = item.ordering.is_some();
+            return None;
+        }
+        item.row.status = Status::Claimed;
+        item.row.attempts += 1;
+        item.row.deliveries += 1;
+        item.claim = Some((claims, now.saturating_add(LEASE)));
+        self.leases.push(lease);
+        Some(item.row.id)
+    }
+
+    /// The items that fit and may be claimed, in the order of claims.
+    fn ready(&self, fits: impl Fn(&ModelItem) -> bool) -> Vec<usize> {
+        let is_due = |item: &ModelItem| item.row.status == Status::Pending && item.row.available_at <= self.now;
+        let ready = |item: &ModelItem| is_due(item) && !self.is_held(item) && fits(item);
+        let mut found: Vec<_> = (0..self.items.len()).filter(|index| ready(&self.items[*index])).collect();
+        found.sort_by_key(|index| {
+            let row = &self.items[*index].row;
+            (Reverse(row.losses), row.available_at, row.id)
+        });
+        found
     }
 
     /// Whether an earlier item with the same ordering key is not finished, or any item of this key is claimed.
@@ -200,6 +232,7 @@ impl Model {
             _ => {}
         }
         item.row.attempts -= u32::from(matches!(how, How::GiveBack | How::Release));
+        item.row.losses *= u32::from(!matches!(how, How::Done));
         Ok(())
     }
 
@@ -210,6 +243,7 @@ impl Model {
         if let Some(item) = self.items.iter_mut().find(finished) {
             let row = &mut item.row;
             (row.status, row.attempts, row.replays, row.available_at) = (Status::Pending, 0, row.replays + 1, now);
+            row.losses = 0;
             (item.blocks, item.dead_by_operator) = (false, false);
         }
     }

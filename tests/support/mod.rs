@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox::core::{Failure, FailureClass, HostWrites, OnDead, Settlement};
+use outbox::core::{CrashBudget, Failure, FailureClass, HostWrites, OnDead, Settlement, SuspectRoom};
 use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::alerts::AlertSettings;
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Page, SettleRequest, Store};
+use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Page, SettleRequest, Store, SuspectTerms};
 
 use places::SqliteFolder;
 use pooler::Route;
@@ -274,7 +274,13 @@ pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
         rate: None,
         on_dead: OnDead::Block,
     };
-    ClaimRequest { claimed_by: "pod-1".into(), limit, types: types.iter().map(terms).collect() }
+    request_of(types.iter().map(terms).collect(), limit)
+}
+
+/// A claim with these terms by a process that has nothing in flight.
+pub(crate) fn request_of(types: Vec<ClaimTerms>, limit: u32) -> ClaimRequest {
+    let suspects = SuspectTerms::new(SuspectRoom::Idle, CrashBudget::default());
+    ClaimRequest { claimed_by: "pod-1".into(), limit, types, suspects }
 }
 
 pub(crate) fn done() -> SettleRequest {

@@ -71,6 +71,10 @@ UNION ALL
 SELECT 'the queue is wrong about whether item ' || queue.id || ' has a past'
 FROM outbox_queue AS queue LEFT JOIN outbox_past AS past ON past.id = queue.id WHERE queue.again = (past.id IS NULL)
 UNION ALL
+SELECT 'the queue is wrong about the losses of item ' || queue.id
+FROM outbox_queue AS queue LEFT JOIN outbox_past AS past ON past.id = queue.id
+WHERE queue.losses <> coalesce(past.losses, 0)
+UNION ALL
 SELECT 'there is a past of item ' || past.id || ', which does not exist'
 FROM outbox_past AS past WHERE NOT EXISTS (SELECT 1 FROM outbox_items AS item WHERE item.id = past.id)
 UNION ALL

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use outbox_core::{
     AttemptTrace, ClaimedPast, Destination, Failure, FailureClass, HostWrites, ItemMove, OnDead, Past, ServedType,
-    Settlement, StateChange, StateKeyChange, StateReadError, StateReader, StateVersion,
+    Settlement, StateChange, StateKeyChange, StateReadError, StateReader, StateVersion, has_attempt_left,
 };
 use outbox_item::{Item, ItemId, Millis, NewItem, Status, Transition};
 
@@ -81,7 +81,7 @@ impl InMemoryOutbox {
     }
 
     /// Moves the time to when the item is available and claims it. `None` when the item is not PENDING. An item without
-    /// retries left is dead-lettered instead, with `None` too.
+    /// an attempt left is dead-lettered instead, with `None` too.
     pub fn claim(&self, served_type: &ServedType) -> Option<InMemoryClaim> {
         self.with(|rows| rows.claim(served_type))
     }
@@ -115,7 +115,7 @@ impl OutboxSnapshot {
     fn claim(&mut self, served_type: &ServedType) -> Option<InMemoryClaim> {
         let status = self.item.status.next(Transition::Claim).ok()?;
         self.now = self.now.max(self.item.available_at);
-        if !served_type.retry.allows_another(self.item.attempts) {
+        if !has_attempt_left(served_type.retry.max_retries, self.item.attempts, self.item.losses) {
             self.dead_letter_exhausted(served_type.on_dead);
             return None;
         }

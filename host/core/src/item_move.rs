@@ -165,9 +165,21 @@ impl ItemMove {
         Self { to: Destination::Dead { blocks_key, fingerprint }, past }
     }
 
-    /// The move after the lease ended at `now` without a settlement, or after an operator ended it. The attempt may
-    /// have caused effects, because the store does not know how far it came.
+    /// The move after the lease ended at `now` without a settlement. The attempt does not count, because another item
+    /// of the process may have ended it, or may not have begun: it counts as a loss. It may have caused effects.
     pub fn expired(claimed: ClaimedPast<'_>, failure: &Failure, now: Millis) -> Self {
+        let Self { to, past } = Self::ended_by_operator(claimed, failure, now);
+        let past = Past {
+            attempts: claimed.past.attempts.saturating_sub(1),
+            losses: claimed.past.losses.saturating_add(1),
+            ..past
+        };
+        Self { to, past }
+    }
+
+    /// The move after an operator ended the claim at `now`. The attempt counts. It may have caused effects, because the
+    /// store does not know how far it came.
+    pub fn ended_by_operator(claimed: ClaimedPast<'_>, failure: &Failure, now: Millis) -> Self {
         let attempt = AttemptTrace { maybe_executed: true, handler_digest: None };
         let past = Past { last_error: Some(failure.message.clone()), ..after(claimed, attempt) };
         Self { to: Destination::Queue { available_at: now }, past }
@@ -177,6 +189,7 @@ impl ItemMove {
         let past = Past {
             // A success does not raise the flag: it is about attempts whose effects are uncertain.
             maybe_executed: claimed.past.maybe_executed,
+            losses: 0,
             last_error: None,
             handler_digest: attempt.digest(),
             ..after(claimed, attempt)
@@ -259,6 +272,7 @@ mod tests {
         Past {
             attempts: 2,
             deliveries: 2,
+            losses: 1,
             give_backs: 3,
             given_back_since: Some(Millis::new(7)),
             last_error: Some("before".into()),
@@ -366,12 +380,28 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_claim_counts_and_may_have_had_effects() {
+    fn an_expired_claim_is_a_loss_and_no_attempt_and_may_have_had_effects() {
         let past = past();
         let claimed = ClaimedPast { item_type: "t", is_ordered: true, past: &past };
         let moved = ItemMove::expired(claimed, &failure(), NOW);
-        assert_eq!((queued(&moved), moved.past.attempts), (Some(NOW), 2));
-        assert_eq!((moved.past.maybe_executed, moved.past.given_back_since), (true, None));
-        assert_eq!(moved.past.handler_digest.as_deref(), Some("old"));
+        assert_eq!((queued(&moved), moved.past.attempts, moved.past.deliveries), (Some(NOW), 1, 2));
+        assert_eq!((moved.past.losses, moved.past.maybe_executed, moved.past.given_back_since), (2, true, None));
+        assert_eq!((moved.past.handler_digest.as_deref(), moved.past.last_error.as_deref()), (Some("old"), Some("m")));
+    }
+
+    #[test]
+    fn a_claim_that_an_operator_ends_counts_and_is_no_loss() {
+        let past = past();
+        let claimed = ClaimedPast { item_type: "t", is_ordered: true, past: &past };
+        let moved = ItemMove::ended_by_operator(claimed, &failure(), NOW);
+        assert_eq!((queued(&moved), moved.past.attempts, moved.past.losses), (Some(NOW), 2, 1));
+        assert!(moved.past.maybe_executed);
+    }
+
+    #[test]
+    fn a_success_ends_the_count_of_losses_and_a_failure_does_not() {
+        let done = Settlement::Done { result: None, writes: HostWrites::default() };
+        assert_eq!(settled(&done, EXECUTED).past.losses, 0);
+        assert_eq!(settled(&Settlement::Retry { failure: failure(), delay: Duration::ZERO }, EXECUTED).past.losses, 1);
     }
 }

@@ -59,6 +59,7 @@
 #![deny(missing_docs)]
 
 mod breaker;
+mod crash_budget;
 mod digest;
 mod failed_attempt;
 mod failure;
@@ -79,6 +80,7 @@ mod settlement;
 mod wildcard;
 
 pub use crate::breaker::BreakerPolicy;
+pub use crate::crash_budget::{CrashBudget, SuspectRoom, SuspectRun, has_attempt_left};
 pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
 pub use crate::failed_attempt::FailedAttempt;
 pub use crate::failure::{Failure, FailureClass};

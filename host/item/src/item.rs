@@ -139,7 +139,8 @@ pub struct Item {
     pub claimed_by: Option<String>,
     /// When the lease of the present claim ends; set while CLAIMED only.
     pub lease_until: Option<Millis>,
-    /// Claims since enqueue or the last replay that ended without a settlement because their lease ran out.
+    /// Claims since enqueue or the last replay that ended without a settlement because their lease ran out; 0 once the
+    /// item is DONE.
     pub losses: u32,
     /// Give-backs in the present series.
     pub give_backs: u32,

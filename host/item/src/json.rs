@@ -114,6 +114,7 @@ impl Serialize for Item {
         map.serialize_entry("attempts", &self.attempts)?;
         map.serialize_entry("deliveries", &self.deliveries)?;
         map.serialize_entry("replays", &self.replays)?;
+        map.serialize_entry("losses", &self.losses)?;
         map.serialize_entry("available_at", &self.available_at)?;
         map.serialize_entry("claimed_at", &self.claimed_at)?;
         map.serialize_entry("claimed_by", &self.claimed_by)?;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError, QuarantineStore,
-    RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
+    Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError,
+    QuarantineStore, RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
 };
 use outbox::item::NewItem;
 use outbox::runtime::{PluginSettings, Plugins, SystemResolver};
@@ -77,6 +77,7 @@ async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize)
         prefetch: CONCURRENCY,
         lease: LEASE,
         drain: LEASE,
+        crash_budget: CrashBudget::default(),
     };
     // The last attempt stops the worker, which then still settles all attempts.
     Worker::new(store, Arc::new(counted), settings).run(stop).await;

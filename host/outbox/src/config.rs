@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use outbox_core::RetryPolicy;
 use outbox_core::saga::SagaDefinition;
+use outbox_core::{CrashBudget, RetryPolicy};
 
 use crate::config::sources::{ResolvedSettings, Sources};
 
@@ -46,6 +46,8 @@ pub(crate) struct Config {
     /// `OUTBOX_MAX_RETRIES`, `OUTBOX_BACKOFF_BASE_MS`, `OUTBOX_BACKOFF_CAP_MS`, default 8, 1000 and
     /// 300000: how failures are retried where a plugin's manifest sets nothing else.
     pub(crate) retry: RetryPolicy,
+    /// `OUTBOX_MAX_CRASHES`, default 5: after how many lost leases an item is dead-lettered.
+    pub(crate) crash_budget: CrashBudget,
     /// `OUTBOX_ROLE` or `--role`, default none: the role folder of the plugins that this process loads.
     pub(crate) role: Option<String>,
     /// `OUTBOX_PLUGINS` or `--plugins`, default `./plugins.d`: the plugin folder.
@@ -120,6 +122,7 @@ impl Config {
             listen_database: database::listen_database(settings)?,
             lease: settings::lease(settings)?,
             retry: settings::retry(settings)?,
+            crash_budget: settings::crash_budget(settings)?,
             role: settings::role(settings)?,
             plugins: settings::plugins(settings)?,
             cache_dir: settings::cache_dir(settings, environment)?,

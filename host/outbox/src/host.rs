@@ -219,6 +219,7 @@ impl RunningHost<'_> {
             prefetch: self.config.prefetch,
             lease: self.config.lease,
             drain: self.config.drain,
+            crash_budget: self.config.crash_budget,
         };
         Worker::new(self.store.clone(), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
     }

@@ -64,7 +64,7 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use outbox::core::{Attempt, AttemptReport, Handler, HostWrites, Outcome, ServedType};
+//! use outbox::core::{Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, ServedType};
 //! use outbox::item::{NewItem, Status};
 //! use outbox::sqlite::{SqliteOptions, SqliteStore};
 //! use outbox::store::{BatchMode, Enqueue as _, Inspect as _};
@@ -110,6 +110,7 @@
 //!     prefetch: 0,
 //!     lease: Duration::from_mins(1),
 //!     drain: Duration::from_secs(5),
+//!     crash_budget: CrashBudget::default(),
 //! };
 //! // `run` returns when every attempt has been settled.
 //! Worker::new(store.clone(), Arc::new(handler), settings).run(stop).await;

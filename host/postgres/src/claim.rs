@@ -1,20 +1,23 @@
-//! Claims ready items: shares the limit out, takes items that no other transaction holds out of the queue into leases,
-//! and reads them.
+//! Claims ready items: suspects first, then shares the limit out, takes items that no other transaction holds out of the
+//! queue into leases, and reads them.
 //!
-//! It does not decide what may be claimed of a type (`claim_limits`), nor which item is the front of its ordering key:
+//! It does not decide what may be claimed of a type (`claim_limits`), in which company a suspect is claimed
+//! (`CrashBudget`), nor which item is the front of its ordering key:
 //! the function `outbox.claim` of the schema does.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
-use outbox_core::Past;
+use outbox_core::{CrashBudget, Past, SuspectRun, has_attempt_left};
 use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
-use outbox_store::engine::store_failures::{retries_exhausted, row_undecodable};
-use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken};
+use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
+use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
@@ -22,10 +25,11 @@ use crate::error::PgError;
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
 use crate::looks::{Look, Looks};
+use crate::past::stored_count;
 use crate::places::OldPlace;
 use crate::rows::{self, COLUMNS, DecodedItem};
 use crate::saga_signals::begin_runs_if_none;
-use crate::tx::{Query as _, WriteTx};
+use crate::tx::{Query as _, Values, WriteTx};
 
 pub(crate) use crate::claim_limits::{TypeLimits, read_limits};
 
@@ -47,11 +51,14 @@ pub(crate) async fn claim(
     looks: &Looks,
 ) -> Result<ClaimBatch, PgError> {
     let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?, looks);
+    if run.lease_suspects(tx).await? == SuspectRun::Alone {
+        return run.finish(tx).await;
+    }
     let start = fastrand::usize(..request.types.len().max(1));
     for _ in 0..ROUNDS {
         let shares = run.shares(start);
         if run.is_last_round(&shares) {
-            run.lease_and_read(tx, &shares).await?;
+            run.lease_and_read(tx, &shares, &QueuePart::Fresh).await?;
         } else if shares.iter().any(|share| *share > 0) {
             run.lease(tx, &shares).await?;
         } else if run.read(tx).await? == ReadResult::Settled {
@@ -79,6 +86,8 @@ struct ClaimRun<'a> {
     is_more: bool,
     /// Whether another transaction was working on limits or ordering keys of items that this call was kept from.
     is_busy: bool,
+    /// See [`ClaimBatch::lone_suspect_waits`].
+    lone_suspect_waits: bool,
     claims: Vec<Claim>,
     /// Items that are dead-lettered instead of being handled.
     refused: Vec<UnhandledItem>,
@@ -87,6 +96,28 @@ struct ClaimRun<'a> {
 struct UnhandledItem {
     item: Item,
     end: ClaimEnd,
+}
+
+/// The items of a type among which a round takes the first.
+#[derive(PartialEq, Eq)]
+enum QueuePart {
+    /// Those with so many losses, which go into the lease of the suspects.
+    Suspects {
+        /// The losses of each of them.
+        losses: RangeInclusive<u32>,
+    },
+    /// Those without.
+    Fresh,
+}
+
+impl QueuePart {
+    /// The least and the largest number of losses of its items.
+    fn losses(&self) -> [i32; 2] {
+        match self {
+            Self::Fresh => [0, 0],
+            Self::Suspects { losses } => [losses.start(), losses.end()].map(|count| stored_count(*count)),
+        }
+    }
 }
 
 /// Whether a look at the leased items has changed how many may be claimed.
@@ -112,7 +143,7 @@ impl<'a> ClaimRun<'a> {
         let types = request.types.len();
         let (leased, is_drained, is_busy) = (vec![Vec::new(); types], vec![false; types], budgets.is_busy);
         let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
-        let is_followed = vec![false; types];
+        let (is_more, lone_suspect_waits, is_followed) = (false, false, vec![false; types]);
         Self {
             request,
             budgets,
@@ -121,11 +152,44 @@ impl<'a> ClaimRun<'a> {
             is_followed,
             leased,
             is_drained,
-            is_more: false,
+            is_more,
             is_busy,
+            lone_suspect_waits,
             claims,
             refused,
         }
+    }
+
+    /// Claims the suspects of one type that may run together, and returns how. Those that have no attempt left are
+    /// dead-lettered, and the next call takes their places.
+    async fn lease_suspects(&mut self, tx: &WriteTx<'_>) -> Result<SuspectRun, PgError> {
+        let Some((place, most_losses)) = self.most_suspect() else { return Ok(SuspectRun::None) };
+        let SuspectTerms { room, budget, .. } = self.request.suspects;
+        let run = budget.run(room, most_losses, self.request.types[place].max_retries);
+        self.lone_suspect_waits = run == SuspectRun::AwaitIdle;
+        let most = match run {
+            SuspectRun::None | SuspectRun::AwaitIdle => 0,
+            SuspectRun::Beside(most) => most,
+            SuspectRun::Alone => 1,
+        };
+        let mut shares = vec![0; self.leased.len()];
+        shares[place] = most.min(self.request.limit).min(self.wanted(place));
+        if shares[place] == 0 {
+            return Ok(SuspectRun::None);
+        }
+        // Others may have become due since, or may have been claimed.
+        let losses = budget.losses_in_run(most_losses, self.request.types[place].max_retries);
+        let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses }).await?;
+        self.is_more |= read == ReadResult::Refused;
+        Ok(if self.claims.is_empty() { SuspectRun::None } else { run })
+    }
+
+    /// The place of the type with the item that was lost most often, among those of which an item may be claimed, and
+    /// its losses.
+    fn most_suspect(&self) -> Option<(usize, u32)> {
+        let budgets = self.budgets.of_types.iter().enumerate();
+        let suspects = budgets.filter(|(_, budget)| budget.most_losses > 0 && budget.free > 0);
+        suspects.map(|(place, budget)| (place, budget.most_losses)).max_by_key(|(_, losses)| *losses)
     }
 
     /// How many more items of each type the next round takes at most.
@@ -158,22 +222,26 @@ impl<'a> ClaimRun<'a> {
     }
 
     /// Moves items into leases, and reads them in the same round trip.
-    async fn lease_and_read(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
-        let tokens = self.tokens();
-        let claiming = self.claim_rows(tx, shares);
-        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows(tx, self.request, &tokens));
-        self.add_leased(shares, &claimed?)?;
-        self.sort_out(tx, leased?).await.map(drop)
+    async fn lease_and_read(
+        &mut self,
+        tx: &WriteTx<'_>,
+        shares: &[u32],
+        part: &QueuePart,
+    ) -> Result<ReadResult, PgError> {
+        let claiming = self.claim_rows(tx, shares, part);
+        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows(tx, self.request));
+        self.add_leased(shares, &claimed?, part)?;
+        self.sort_out(tx, leased?).await
     }
 
     /// Moves up to `shares` items of each type from the queue into the type's lease.
     async fn lease(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
-        let claimed = self.claim_rows(tx, shares).await?;
-        self.add_leased(shares, &claimed)
+        let claimed = self.claim_rows(tx, shares, &QueuePart::Fresh).await?;
+        self.add_leased(shares, &claimed, &QueuePart::Fresh)
     }
 
     /// A row for each type.
-    async fn claim_rows(&self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<Vec<Row>, PgError> {
+    async fn claim_rows(&self, tx: &WriteTx<'_>, shares: &[u32], part: &QueuePart) -> Result<Vec<Row>, PgError> {
         let ClaimRequest { types, claimed_by, .. } = self.request;
         let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
         let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
@@ -181,15 +249,18 @@ impl<'a> ClaimRun<'a> {
         let look_at = |place: usize| if self.is_followed[place] { Look::Full } else { self.look };
         let lowest = kinds.iter().enumerate().map(|(place, kind)| self.looks.lowest(look_at(place), kind).get());
         let lowest: Vec<_> = lowest.collect();
-        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7)";
-        tx.rows(sql, &[&kinds, &most, &lowest, &self.tokens(), &ends, claimed_by, &tx.now.get()]).await
+        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let (tokens, [least_losses, most_losses]) = (self.tokens(part), part.losses());
+        let (who, which): (Values<'_>, Values<'_>) =
+            (&[&kinds, &most, &lowest, &tokens, &ends, claimed_by], &[&tx.now.get(), &least_losses, &most_losses]);
+        tx.rows(sql, &[who, which].concat()).await
     }
 
-    fn add_leased(&mut self, shares: &[u32], claimed: &[Row]) -> Result<(), PgError> {
+    fn add_leased(&mut self, shares: &[u32], claimed: &[Row], part: &QueuePart) -> Result<(), PgError> {
         for row in claimed {
             let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
-            self.is_drained[place] = count(&claimed) < shares[place];
+            self.is_drained[place] = *part == QueuePart::Fresh && count(&claimed) < shares[place];
             if self.is_drained[place] && matches!(self.look, Look::Bounded { is_followed: true, .. }) {
                 self.is_drained[place] = self.is_followed[place];
                 self.is_followed[place] = true;
@@ -206,8 +277,13 @@ impl<'a> ClaimRun<'a> {
         Ok(())
     }
 
-    fn tokens(&self) -> Vec<i64> {
-        self.request.types.iter().map(|terms| terms.token.get()).collect()
+    /// The token of the lease for each type.
+    fn tokens(&self, part: &QueuePart) -> Vec<i64> {
+        let token = |terms: &ClaimTerms| match part {
+            QueuePart::Suspects { .. } => self.request.suspects.token,
+            QueuePart::Fresh => terms.token,
+        };
+        self.request.types.iter().map(|terms| token(terms).get()).collect()
     }
 
     /// Reads what is leased, unless it has been read, and sorts out what is not handled.
@@ -215,7 +291,7 @@ impl<'a> ClaimRun<'a> {
         if self.leased.iter().flatten().count() == self.claims.len() + self.refused.len() {
             return Ok(ReadResult::Settled);
         }
-        let leased = leased_rows(tx, self.request, &self.tokens()).await?;
+        let leased = leased_rows(tx, self.request).await?;
         self.sort_out(tx, leased).await
     }
 
@@ -229,20 +305,20 @@ impl<'a> ClaimRun<'a> {
             if !unread.remove(&id) || known.contains(&id) {
                 continue;
             }
-            match refuse(tx, &row)? {
+            match refuse(tx, &row, self.request.suspects.budget)? {
                 Some(end) => self.refused.push(UnhandledItem { item: row.claim.item, end }),
                 None => self.claims.push(row.claim),
             }
         }
         if !unread.is_empty() {
-            drop_missing(tx, &missing_in(tx, &self.tokens()).await?).await?;
+            drop_missing(tx, &missing_in(tx, &tokens(self.request)).await?).await?;
         }
         Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
     }
 
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
-        let Self { budgets, look, leased, claims, refused, is_more, is_busy, .. } = self;
+        let Self { budgets, look, leased, claims, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
         let is_more = is_more || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
         take_tokens(tx, &budgets.of_types, &claims).await?;
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
@@ -252,7 +328,7 @@ impl<'a> ClaimRun<'a> {
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
         let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now())).min();
-        Ok(ClaimBatch { claims, next_available_in })
+        Ok(ClaimBatch { claims, next_available_in, lone_suspect_waits })
     }
 }
 
@@ -260,31 +336,37 @@ fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
 }
 
-/// The items of the leases, in the order of the request's types and of their due times.
-async fn leased_rows<'a>(
-    tx: &WriteTx<'_>,
-    request: &'a ClaimRequest,
-    tokens: &[i64],
-) -> Result<Vec<LeasedRow<'a>>, PgError> {
+/// The tokens of all leases that the request can create.
+fn tokens(request: &ClaimRequest) -> Vec<i64> {
+    request.tokens().into_iter().map(ClaimToken::get).collect()
+}
+
+/// The items of the request's leases, in the order of the request's types, of their losses, and of their due times.
+async fn leased_rows<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Vec<LeasedRow<'a>>, PgError> {
     let sql = format!("SELECT {COLUMNS}, claim_token, turn FROM outbox.claimed_items($1)");
     let mut found = Vec::new();
-    for row in tx.rows(&sql, &[&tokens]).await? {
+    for row in tx.rows(&sql, &[&tokens(request)]).await? {
         let token = ClaimToken::new(row.try_get("claim_token")?);
-        let place = request.types.iter().position(|terms| terms.token == token).ok_or(PgError::LostRace)?;
         let DecodedItem { item, defect } = rows::item(&row)?;
+        let place = request.types.iter().position(|terms| terms.item_type == item.item_type);
+        let place = place.ok_or(PgError::LostRace)?;
         let (claim, terms) = (Claim { item, token }, &request.types[place]);
         found.push((place, LeasedRow { claim, turn: row.try_get("turn")?, terms, defect }));
     }
-    found.sort_by_key(|(place, row)| (*place, row.claim.item.available_at, row.claim.item.id));
+    let order = |item: &Item| (Reverse(item.losses), item.available_at, item.id);
+    found.sort_by_key(|(place, row)| (*place, order(&row.claim.item)));
     Ok(found.into_iter().map(|(_, row)| row).collect())
 }
 
 /// The end of the claim on an item that is dead-lettered instead of being handled: no attempt is left, or its row
 /// cannot be read. `None` when it is handled.
-fn refuse(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> Result<Option<ClaimEnd>, PgError> {
+fn refuse(tx: &WriteTx<'_>, row: &LeasedRow<'_>, budget: CrashBudget) -> Result<Option<ClaimEnd>, PgError> {
     let item = &row.claim.item;
-    if item.attempts.saturating_sub(1) > row.terms.max_retries {
+    if !has_attempt_left(row.terms.max_retries, item.attempts.saturating_sub(1), item.losses) {
         return Ok(Some(dead_letter_exhausted(tx, row)));
+    }
+    if budget.is_exhausted(item.losses) {
+        return Ok(Some(dead_letter_suspect(tx, row)));
     }
     let Some(defect) = &row.defect else { return Ok(None) };
     let failure = row_undecodable(defect.clone());
@@ -303,6 +385,16 @@ fn dead_letter_exhausted(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
     let claim = ClaimedItem { item: &item, claimed_at: tx.now, claimed_by: tx.pod };
     let attempt = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
     ClaimEnd::dead_lettered(row.ending(attempt, Past::of(&item)), row.terms.on_dead, failure)
+}
+
+/// The end of the claim that found an item which was in too many leases that ran out. The claim counts as a delivery, so
+/// that the history has a row of its own for it, and as no attempt.
+fn dead_letter_suspect(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
+    let counted = &row.claim.item;
+    let item = Item { attempts: counted.attempts.saturating_sub(1), payload: Vec::new(), ..counted.clone() };
+    let attempt = AttemptRecord::from_claim(&ClaimedItem { item: &item, claimed_at: tx.now, claimed_by: tx.pod });
+    let claim = row.ending(attempt, Past::of(&item));
+    ClaimEnd::dead_lettered(claim, row.terms.on_dead, crashes_exhausted(item.losses)).with_history()
 }
 
 impl LeasedRow<'_> {

@@ -81,10 +81,23 @@ impl ClaimEnd {
         Self { claim, moved, failure: None, stderr: None, is_recorded: false }
     }
 
-    /// The claim ended without a settlement: PENDING at once, with `failure` in the history.
-    pub(crate) fn lease_ended(mut claim: EndingClaim, failure: Failure, now: Millis) -> Self {
+    /// The lease ended without a settlement: PENDING at once, with `failure` in the history.
+    pub(crate) fn lease_ended(claim: EndingClaim, failure: Failure, now: Millis) -> Self {
+        Self::unsettled(claim, failure, |claimed, failure| ItemMove::expired(claimed, failure, now))
+    }
+
+    /// An operator ended the claim: PENDING at once, with `failure` in the history.
+    pub(crate) fn ended_by_operator(claim: EndingClaim, failure: Failure, now: Millis) -> Self {
+        Self::unsettled(claim, failure, |claimed, failure| ItemMove::ended_by_operator(claimed, failure, now))
+    }
+
+    fn unsettled(
+        mut claim: EndingClaim,
+        failure: Failure,
+        decide: impl FnOnce(ClaimedPast<'_>, &Failure) -> ItemMove,
+    ) -> Self {
         claim.attempt.maybe_executed = true;
-        let moved = ItemMove::expired(claim.claimed_past(), &failure, now);
+        let moved = decide(claim.claimed_past(), &failure);
         Self { claim, moved, failure: Some(failure), stderr: None, is_recorded: true }
     }
 

@@ -77,10 +77,10 @@ pub(crate) struct PgContext {
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) looks: Looks,
     pub(crate) refused_types: RefusedTypes,
-    pub(crate) group_size: GroupSize,
-    pub(crate) known_digests: KnownDigests,
     /// Told of each claim that brought something.
     pub(crate) claimed: Notify,
+    pub(crate) group_size: GroupSize,
+    pub(crate) known_digests: KnownDigests,
     /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
@@ -95,9 +95,9 @@ impl PgContext {
             changes: watch::Sender::new(0),
             looks: Looks::default(),
             refused_types: RefusedTypes::default(),
+            claimed: Notify::new(),
             group_size: GroupSize::default(),
             known_digests: KnownDigests::default(),
-            claimed: Notify::new(),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }

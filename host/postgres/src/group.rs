@@ -7,7 +7,8 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
+use outbox_core::SuspectRoom;
+use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError, SuspectTerms};
 
 use crate::claim::{self, TypeLimits};
 use crate::context::PgContext;
@@ -68,9 +69,9 @@ impl QueuedClaim {
 impl AllowedClaim {
     fn reply(self, result: Result<ClaimBatch, StoreError>) {
         let more_in = self.allowed.more_in;
-        let result = result.map(|ClaimBatch { claims, next_available_in }| ClaimBatch {
-            claims,
-            next_available_in: next_available_in.into_iter().chain(more_in).min(),
+        let result = result.map(|batch| ClaimBatch {
+            next_available_in: batch.next_available_in.into_iter().chain(more_in).min(),
+            ..batch
         });
         // The leases of a caller that no longer waits end by themselves.
         drop(self.reply.send(result));
@@ -216,10 +217,13 @@ async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBa
     let start = fastrand::usize(..request.types.len().max(1));
     for terms in request.types.iter().cycle().skip(start).take(request.types.len()) {
         let limit = request.limit.saturating_sub(u32::try_from(batch.claims.len()).unwrap_or(u32::MAX));
-        let of_type = ClaimRequest { claimed_by: request.claimed_by.clone(), limit, types: vec![terms.clone()] };
+        // A lease of suspects has one type, and the transactions would share its token.
+        let suspects = SuspectTerms { room: SuspectRoom::None, ..request.suspects.clone() };
+        let claimed_by = request.claimed_by.clone();
+        let of_type = ClaimRequest { claimed_by, limit, types: vec![terms.clone()], suspects };
         match transact(pg, &[], Some(&of_type), Patience::Full).await {
             Ok((_, claimed)) => {
-                let ClaimBatch { claims, next_available_in } = claimed.unwrap_or_default();
+                let ClaimBatch { claims, next_available_in, .. } = claimed.unwrap_or_default();
                 batch.claims.extend(claims);
                 batch.next_available_in = batch.next_available_in.into_iter().chain(next_available_in).min();
             }

@@ -248,14 +248,16 @@ const RESTORE_LOST: &str = "WITH lost AS (SELECT * FROM outbox.items WHERE id = 
              SET maybe_executed = true, deliveries = greatest(known.deliveries, excluded.deliveries)),
     open AS (INSERT INTO outbox.saga_open (saga, cid, id) SELECT saga, cid, id FROM lost WHERE saga IS NOT NULL
              ON CONFLICT DO NOTHING)
-    INSERT INTO outbox.queue (id, available_at, turn, epoch, again, held, type, ordering_key, fairness_key)
+    INSERT INTO outbox.queue (id, available_at, turn, epoch, again, held, losses, type, ordering_key, fairness_key)
     SELECT id, available_at,
            CASE WHEN ordering_key IS NOT NULL THEN coalesce(
                (SELECT lane.turn FROM outbox.lanes AS lane WHERE lane.id = lost.id),
                (SELECT min(later.turn) FROM outbox.queue AS later
                 WHERE later.ordering_key = lost.ordering_key AND later.id > lost.id),
                nextval('outbox.turn_seq')) END,
-           outbox.newest_job(), true, ordering_key IS NOT NULL, type, ordering_key, fairness_key
+           outbox.newest_job(), true, ordering_key IS NOT NULL,
+           coalesce((SELECT losses FROM outbox.past AS known WHERE known.id = lost.id), 0), type,
+           ordering_key, fairness_key
     FROM lost RETURNING ordering_key";
 
 async fn restore_lost(tx: &WriteTx<'_>, lost: &HashSet<ItemId>) -> Result<(), PgError> {
@@ -328,10 +330,11 @@ fn ending_claim(found: &FoundItem, context: &ActionContext, now: Millis) -> Resu
     Ok(EndingClaim { attempt, past, turn: found.turn, from: found.place })
 }
 
-/// Ends the claims as if their leases had run out.
+/// Ends the claims; their attempts count.
 async fn release(tx: &mut WriteTx<'_>, context: &ActionContext, found: &[FoundItem]) -> Result<(), PgError> {
     let (failure, now) = (context.release_failure(), tx.now);
-    let end = |found: &FoundItem| Ok(ClaimEnd::lease_ended(ending_claim(found, context, now)?, failure.clone(), now));
+    let end =
+        |found: &FoundItem| Ok(ClaimEnd::ended_by_operator(ending_claim(found, context, now)?, failure.clone(), now));
     let claim_ends: Vec<_> = found.iter().map(end).collect::<Result<_, PgError>>()?;
     write_claim_ends(tx, &claim_ends).await
 }

@@ -105,7 +105,7 @@ pub(crate) async fn keep_rows(tx: &WriteTx<'_>, ids: &[ItemId]) -> Result<(), Pg
 }
 
 /// A count as the schema stores it: at the end of the range it does not grow further.
-fn stored_count(count: u32) -> i32 {
+pub(crate) fn stored_count(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 

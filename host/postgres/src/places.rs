@@ -162,13 +162,16 @@ async fn arrive_queue(tx: &WriteTx<'_>, items: &[(&PlaceChange<'_>, Millis)]) ->
     let due: Vec<_> = items.iter().map(|(_, available_at)| available_at.get()).collect();
     let turns: Vec<_> = items.iter().map(|(change, _)| change.turn).collect();
     let again: Vec<_> = items.iter().map(|(change, _)| change.has_past()).collect();
+    let losses: Vec<_> = items.iter().map(|(change, _)| past::stored_count(change.past().losses)).collect();
     let sql = format!(
-        "INSERT INTO outbox.queue (id, available_at, turn, epoch, again, type, ordering_key, fairness_key)
-         SELECT new.id, new.due, new.turn, {NEWEST_JOB_SQL}, new.again, item.type, item.ordering_key, item.fairness_key
-         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[]) AS new (id, due, turn, again)
+        "INSERT INTO outbox.queue (id, available_at, turn, epoch, again, losses, type, ordering_key, fairness_key)
+         SELECT new.id, new.due, new.turn, {NEWEST_JOB_SQL}, new.again, new.losses, item.type,
+                item.ordering_key, item.fairness_key
+         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[])
+                  AS new (id, due, turn, again, losses)
               JOIN outbox.items AS item ON item.id = new.id"
     );
-    tx.rows(&sql, &[&ids, &due, &turns, &again]).await.map(drop)
+    tx.rows(&sql, &[&ids, &due, &turns, &again, &losses]).await.map(drop)
 }
 
 /// The parameters: id, time of the death, turn, type, ordering key, whether it blocks the key, fingerprint, error,

@@ -91,8 +91,8 @@ impl RefusedTypes {
 
 #[cfg(test)]
 mod tests {
-    use outbox_core::OnDead;
-    use outbox_store::{ClaimTerms, ClaimToken};
+    use outbox_core::{CrashBudget, OnDead, SuspectRoom};
+    use outbox_store::{ClaimTerms, ClaimToken, SuspectTerms};
 
     use super::*;
 
@@ -107,7 +107,8 @@ mod tests {
             rate: None,
             on_dead: OnDead::Skip,
         };
-        ClaimRequest { claimed_by: "pod".into(), limit: 9, types: types.iter().map(terms).collect() }
+        let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());
+        ClaimRequest { claimed_by: "pod".into(), limit: 9, types: types.iter().map(terms).collect(), suspects }
     }
 
     fn allowed(refused: &RefusedTypes, now: Instant) -> (Vec<String>, Option<Duration>) {

@@ -71,17 +71,22 @@ CREATE TABLE outbox_queue (
     held INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)),
     -- The item has a row in outbox_past, which a claim must count.
     again INTEGER NOT NULL DEFAULT 0 CHECK (again IN (0, 1)),
+    -- That of outbox_past. An item with losses is a suspect, which claims take before others and in small company.
+    losses INTEGER NOT NULL DEFAULT 0 CHECK (losses >= 0),
     -- The number of the newest job when the item came here; each place has one. A job takes only items with a smaller
     -- number, which had their status before the job began.
     epoch INTEGER NOT NULL DEFAULT 0,
     ordering_key TEXT,
     -- As that of the item. No claim reads it yet.
     fairness_key TEXT,
-    CHECK (held = 0 OR ordering_key IS NOT NULL)
+    CHECK (held = 0 OR ordering_key IS NOT NULL),
+    CHECK (losses = 0 OR again = 1)
 ) STRICT;
 
 -- Items ready to claim, per type and in the order of claims.
-CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id) WHERE held = 0;
+CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id) WHERE held = 0 AND losses = 0;
+-- Suspects: no rows, except after a crash.
+CREATE INDEX outbox_queue_suspects ON outbox_queue (type, losses DESC, available_at, id) WHERE held = 0 AND losses > 0;
 CREATE INDEX outbox_queue_line ON outbox_queue (ordering_key, id) WHERE ordering_key IS NOT NULL;
 -- Items that were claimed before: few rows, except during an incident.
 CREATE INDEX outbox_queue_again ON outbox_queue (type) WHERE again = 1;

@@ -1,51 +1,24 @@
-//! Claims ready items: each type's share of the limit, in the order of `available_at`.
+//! Claims ready items: suspects first, then each type's share of the limit, in the order of `available_at`.
 //!
-//! It does not decide what may be claimed of a type (`claim_limits`), nor which item is the front of its ordering key
-//! (`ordering`). How a taken item gets into its lease is in `claim_items`.
+//! It does not decide what may be claimed of a type (`claim_limits`), in which company a suspect is claimed
+//! (`suspects`), nor which item is the front of its ordering key (`ordering`). How a taken item gets into its lease is
+//! in `claim_items`.
 
 use std::time::Duration;
 
 use rusqlite::{Row, params};
 
+use outbox_core::SuspectRun;
 use outbox_item::{ItemId, Millis};
-use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, StoreError};
+use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, StoreError};
 
 use crate::claim_items::{TakenItem, lease_items};
 use crate::claim_limits;
+use crate::claim_progress::{ClaimProgress, allowed, count};
 use crate::error::unavailable;
 use crate::rows::{optional_time, time};
+use crate::suspects;
 use crate::write_tx::WriteTx;
-
-/// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
-/// The next claim goes on.
-const DROPPED_MAX: u32 = 250;
-
-/// What a call has come to so far.
-#[derive(Default)]
-struct ClaimProgress {
-    batch: ClaimBatch,
-    /// Items that left the queue without being claimed.
-    dropped: u32,
-}
-
-impl ClaimProgress {
-    /// How many more items may turn out to be none that can be claimed.
-    fn droppable(&self) -> u32 {
-        DROPPED_MAX.saturating_sub(self.dropped)
-    }
-
-    /// Adds the claims of `taken` items. Returns how many claims there are.
-    fn add(&mut self, taken: usize, claims: Vec<Claim>) -> u32 {
-        let claimed = count(claims.len());
-        self.dropped = self.dropped.saturating_add(count(taken).saturating_sub(claimed));
-        self.batch.claims.extend(claims);
-        claimed
-    }
-}
-
-fn count(items: usize) -> u32 {
-    u32::try_from(items).unwrap_or(u32::MAX)
-}
 
 /// Claims what the request allows.
 pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
@@ -57,6 +30,10 @@ pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<Clai
 fn claim_ready(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result<ClaimBatch> {
     let mut progress = ClaimProgress::default();
     let types = claim_limits::unpaused(tx, request)?;
+    let are_suspects = suspects::any(tx)?;
+    if are_suspects && suspects::claim_run(tx, request, &types, &mut progress)? == SuspectRun::Alone {
+        return Ok(progress.batch);
+    }
     let start = fastrand::usize(..types.len().max(1));
     let rotated = || types.iter().copied().cycle().skip(start).take(types.len());
     for (index, terms) in rotated().enumerate() {
@@ -72,6 +49,9 @@ fn claim_ready(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result
     }
     for terms in rotated() {
         record_next_available(tx, terms, &mut progress.batch)?;
+        if are_suspects {
+            suspects::record_next_available(tx, terms, &mut progress.batch)?;
+        }
     }
     Ok(progress.batch)
 }
@@ -87,12 +67,12 @@ fn claim_type(
     share: u32,
     progress: &mut ClaimProgress,
 ) -> rusqlite::Result<()> {
-    let limit = share.min(unclaimed(terms, &progress.batch)).min(claim_limits::free(tx, terms)?);
+    let limit = share.min(allowed(tx, terms, &progress.batch)?);
     let mut left = limit;
     loop {
         let asked = left.min(progress.droppable());
         let taken = if asked == 0 { Vec::new() } else { take(tx, terms, asked)? };
-        let claims = lease_items(tx, &request.claimed_by, terms, &taken)?;
+        let claims = lease_items(tx, request, terms, terms.token, &taken)?;
         left = left.saturating_sub(progress.add(taken.len(), claims));
         if asked == 0 || count(taken.len()) < asked {
             break;
@@ -101,18 +81,10 @@ fn claim_type(
     claim_limits::take_tokens(tx, terms, limit - left)
 }
 
-/// How many more items of the type this call may claim.
-fn unclaimed(terms: &ClaimTerms, claimed: &ClaimBatch) -> u32 {
-    let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type).count();
-    terms.limit.saturating_sub(count(of_type))
-}
-
 /// Takes the items that are first in line out of the queue. An item that is queued behind another of its ordering key is
 /// held, and the statements do not read it.
 fn take(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<TakenItem>> {
-    let mut select = tx.connection.prepare_cached(FIRST_IN_LINE)?;
-    let rows = select.query_map(params![terms.item_type, tx.now.get(), limit], TakenItem::read)?;
-    let taken: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    let taken = TakenItem::take(tx, FIRST_IN_LINE, terms, limit)?;
     taken.last().map_or(Ok(()), |last| leave_the_line(tx, terms, last))?;
     Ok(taken)
 }
@@ -127,17 +99,22 @@ fn leave_the_line(tx: &WriteTx<'_>, terms: &ClaimTerms, last: &TakenItem) -> rus
 }
 
 const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND available_at <= ?2
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at <= ?2
     ORDER BY available_at, id LIMIT ?3";
 
 const LEAVE_EARLIER: &str = "DELETE FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND available_at < ?2";
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at < ?2";
 
 const LEAVE_EQUAL: &str = "DELETE FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND available_at = ?2 AND id <= ?3";
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at = ?2 AND id <= ?3";
 
 impl TakenItem {
-    /// Decodes a row of [`FIRST_IN_LINE`].
+    /// Runs a statement that returns such rows.
+    pub(crate) fn take(tx: &WriteTx<'_>, sql: &str, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<Self>> {
+        let mut statement = tx.connection.prepare_cached(sql)?;
+        statement.query_map(params![terms.item_type, tx.now.get(), limit], Self::read)?.collect()
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self { id: ItemId::new(row.get(0)?), available_at: time(row, 1)?, has_past: row.get(2)? })
     }
@@ -155,7 +132,7 @@ fn record_next_available(tx: &WriteTx<'_>, terms: &ClaimTerms, claimed: &mut Cla
 }
 
 const NEXT_AVAILABLE: &str = "SELECT min(available_at) FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND available_at > ?2";
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at > ?2";
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,15 @@
 //! Leases items that have left the queue: reads each of them once, counts the claim, and puts them into the lease.
 //!
 //! An item that has no attempt left, or that cannot be read, is dead-lettered instead. It does not know which items are
-//! taken (`claim`).
+//! taken (`claim`, `suspects`).
 
 use std::collections::HashMap;
 
-use outbox_core::{OnDead, Past};
+use outbox_core::{CrashBudget, OnDead, Past, has_attempt_left};
 use outbox_item::{Item, ItemId, Millis, Status};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
-use outbox_store::engine::store_failures::{retries_exhausted, row_undecodable};
-use outbox_store::{Claim, ClaimTerms};
+use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
+use outbox_store::{Claim, ClaimRequest, ClaimTerms, ClaimToken};
 
 use crate::error::unusable;
 use crate::id_list::id_list;
@@ -29,18 +29,19 @@ pub(crate) struct TakenItem {
     pub(crate) has_past: bool,
 }
 
-/// Puts the items into the lease of the terms. Returns the claims in the order of the items.
+/// Puts the items of the type into the lease with the token. Returns the claims in the order of the items.
 pub(crate) fn lease_items(
     tx: &mut WriteTx<'_>,
-    claimed_by: &str,
+    request: &ClaimRequest,
     terms: &ClaimTerms,
-    taken: &[TakenItem],
+    token: ClaimToken,
+    items: &[TakenItem],
 ) -> rusqlite::Result<Vec<Claim>> {
     let lease_until = tx.now.saturating_add(terms.lease);
-    let lease = NewLease { token: terms.token, item_type: &terms.item_type, claimed_by, lease_until };
-    let mut leased = Vec::with_capacity(taken.len());
-    for candidate in candidates(tx, taken)? {
-        leased.extend(admit(tx, &lease, terms, candidate)?);
+    let lease = NewLease { token, item_type: &terms.item_type, claimed_by: &request.claimed_by, lease_until };
+    let mut leased = Vec::with_capacity(items.len());
+    for candidate in candidates(tx, items)? {
+        leased.extend(admit(tx, &lease, terms, request.suspects.budget, candidate)?);
     }
     let ids: Vec<_> = leased.iter().map(|candidate| candidate.item.id).collect();
     let counted: Vec<_> =
@@ -51,7 +52,7 @@ pub(crate) fn lease_items(
     if !counted.is_empty() {
         count_claim(tx, &counted)?;
     }
-    Ok(leased.into_iter().map(|candidate| Claim { item: candidate.item, token: terms.token }).collect())
+    Ok(leased.into_iter().map(|candidate| Claim { item: candidate.item, token }).collect())
 }
 
 /// An item that a claim may return.
@@ -140,14 +141,18 @@ fn admit(
     tx: &mut WriteTx<'_>,
     lease: &NewLease<'_>,
     terms: &ClaimTerms,
+    budget: CrashBudget,
     candidate: Candidate,
 ) -> rusqlite::Result<Option<Candidate>> {
     let item = &candidate.item;
     if let Some(saga) = &item.saga {
         saga_signals::begin_run_if_none(tx, saga, &item.cid, item.replays)?;
     }
-    if item.attempts > terms.max_retries {
+    if !has_attempt_left(terms.max_retries, item.attempts, item.losses) {
         return dead_letter_exhausted(tx, item, terms.on_dead).map(|()| None);
+    }
+    if budget.is_exhausted(item.losses) {
+        return dead_letter_suspect(tx, item, terms.on_dead).map(|()| None);
     }
     let item = claimed(candidate.item, lease, tx.now);
     match candidate.defect {
@@ -189,4 +194,15 @@ fn dead_letter_exhausted(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead) -> 
     let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
     let attempted = AttemptRecord { handler_digest: item.handler_digest.clone(), ..AttemptRecord::from_claim(&claim) };
     dead_letter(tx, &attempted, &Past::of(item), on_dead, &failure)
+}
+
+/// Dead-letters an item that was in too many leases which ran out. The claim counts as a delivery, so that the history
+/// has a row of its own for it, and as no attempt.
+fn dead_letter_suspect(tx: &mut WriteTx<'_>, item: &Item, on_dead: OnDead) -> rusqlite::Result<()> {
+    let failure = crashes_exhausted(item.losses);
+    let past = Past { deliveries: item.deliveries.saturating_add(1).min(COUNT_MAX), ..Past::of(item) };
+    let claim = ClaimedItem { item, claimed_at: tx.now, claimed_by: tx.pod };
+    let attempted = AttemptRecord { delivery: past.deliveries, ..AttemptRecord::from_claim(&claim) };
+    write_history(tx, &attempted, &failure, None)?;
+    dead_letter(tx, &attempted, &past, on_dead, &failure)
 }

@@ -5,7 +5,7 @@
 use rusqlite::params;
 
 use outbox_core::saga::StepOutcome;
-use outbox_core::{Failure, ItemMove};
+use outbox_core::{ClaimedPast, Failure, ItemMove};
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::store_failures::lease_expired;
@@ -75,15 +75,19 @@ fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Res
 /// Ends the claims of these items of the lease.
 fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
     let items = leave_with_items(tx, token, ending)?;
-    items.iter().try_for_each(|leased| end_lease(tx, leased, &lease_expired(&leased.attempt.pod)))
+    items.iter().try_for_each(|leased| end_lease(tx, leased, &lease_expired(&leased.attempt.pod), ItemMove::expired))
 }
 
-/// The claim of an item that has left its lease ends without a settlement: PENDING at once, with `failure` in the
-/// history.
-pub(crate) fn end_lease(tx: &mut WriteTx<'_>, ended: &LeasedItem, failure: &Failure) -> rusqlite::Result<()> {
+/// The claim of an item that has left its lease ends without a settlement: PENDING at once, as `decide` says, with
+/// `failure` in the history.
+pub(crate) fn end_lease(
+    tx: &mut WriteTx<'_>,
+    ended: &LeasedItem,
+    failure: &Failure,
+    decide: fn(ClaimedPast<'_>, &Failure, Millis) -> ItemMove,
+) -> rusqlite::Result<()> {
     let attempt = AttemptRecord { maybe_executed: true, ..ended.attempt.clone() };
     write_history(tx, &attempt, failure, None)?;
-    let moved = ItemMove::expired(claimed_past(&attempt, &ended.past), failure, tx.now);
-    arrive(tx, &attempt, &moved)?;
+    arrive(tx, &attempt, &decide(claimed_past(&attempt, &ended.past), failure, tx.now))?;
     saga_signals::advance_run(tx, &attempt, StepOutcome::Retried, failure.class.as_str())
 }

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
 
-use outbox_core::{OnDead, Past};
+use outbox_core::{ItemMove, OnDead, Past};
 use outbox_item::{Item, ItemId, Millis, Status};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::counters::Counter;
@@ -256,10 +256,10 @@ fn reschedule(tx: &WriteTx<'_>, id: ItemId, at: Millis) -> rusqlite::Result<()> 
     tx.connection.prepare_cached(sql)?.execute([id.get(), at.max(tx.now).get()]).map(|_| ())
 }
 
-/// Ends the claim as if its lease had run out.
+/// Ends the claim; its attempt counts.
 fn release(tx: &mut WriteTx<'_>, context: &ActionContext, id: ItemId) -> rusqlite::Result<()> {
     let Some(leased) = leave_lease_of(tx, id)? else { return Ok(()) };
-    end_lease(tx, &leased, &context.release_failure())
+    end_lease(tx, &leased, &context.release_failure(), ItemMove::ended_by_operator)
 }
 
 /// The schema's delete trigger takes along what belongs to the item, keeps the totals, and finds the front of a key

@@ -14,7 +14,7 @@ use outbox_store::engine::attempt_record::AttemptRecord;
 
 use crate::batch::{Statements, slices};
 use crate::ordering::find_front;
-use crate::past::{handler_number, write_past};
+use crate::past::{COUNT_MAX, handler_number, write_past};
 use crate::rows::time;
 use crate::saga_signals::{self, SagaItem};
 use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
@@ -77,13 +77,14 @@ fn to_queue(tx: &WriteTx<'_>, item: &QueuedItem<'_>, past: &Past) -> rusqlite::R
         write_past(tx, item.id, past)?;
     }
     let mut insert = tx.connection.prepare_cached(&format!(
-        "INSERT INTO outbox_queue (id, type, available_at, held, again, epoch, ordering_key, fairness_key)
-         VALUES (?1, ?2, ?3, ?4 IS NOT NULL, ?5, {NEWEST_JOB_SQL}, ?4,
+        "INSERT INTO outbox_queue (id, type, available_at, held, again, losses, epoch, ordering_key, fairness_key)
+         VALUES (?1, ?2, ?3, ?4 IS NOT NULL, ?5, ?6, {NEWEST_JOB_SQL}, ?4,
                  (SELECT fairness_key FROM outbox_items INDEXED BY outbox_items_fair
                   WHERE id = ?1 AND fairness_key IS NOT NULL))"
     ))?;
     let QueuedItem { id, item_type, ordering_key, available_at } = *item;
-    insert.execute(params![id.get(), item_type, available_at.get(), ordering_key, was_claimed]).map(|_| ())
+    let losses = past.losses.min(COUNT_MAX);
+    insert.execute(params![id.get(), item_type, available_at.get(), ordering_key, was_claimed, losses]).map(|_| ())
 }
 
 /// An item for `outbox_done`.

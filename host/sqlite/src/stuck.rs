@@ -101,13 +101,16 @@ impl StuckReader<'_> {
         self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, row.get(4)?, row.get(5)?)))
     }
 
-    /// Types that have items which could be claimed.
+    /// Types that have items which could be claimed. The two parts of the queue are read in one index each.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT id, ready.type, NULL, since, items, reason, paused_at IS NOT NULL
+        let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at IS NOT NULL
                    FROM (SELECT min(id) AS id, type, min(available_at) AS since, count(*) AS items FROM outbox_queue
-                         WHERE held = 0 AND available_at <= ?1 GROUP BY type) AS ready
+                         WHERE held = 0 AND losses = 0 AND available_at <= ?1 GROUP BY type
+                         UNION ALL
+                         SELECT min(id), type, min(available_at), count(*) FROM outbox_queue
+                         WHERE held = 0 AND losses > 0 AND available_at <= ?1 GROUP BY type) AS ready
                         LEFT JOIN outbox_pauses AS pause ON pause.type = ready.type
-                   ORDER BY since";
+                   GROUP BY ready.type ORDER BY min(since)";
         let found = self.rows(sql, params![self.now.get()], |row| {
             Ok(WaitingType {
                 oldest: head(row)?,

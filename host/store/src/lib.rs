@@ -65,7 +65,9 @@ use outbox_item::Millis;
 pub use crate::action::{Action, ActionKind, EffectKeys, Eligibility, Execution, LeasePolicy, Refusal, RefusedItem};
 pub use crate::audit::{AuditEntry, AuditQuery};
 pub use crate::changes::Changes;
-pub use crate::claim::{Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LONGEST_LEASE_SECONDS, SettleRequest};
+pub use crate::claim::{
+    Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LONGEST_LEASE_SECONDS, SettleRequest, SuspectTerms,
+};
 pub use crate::control::{Control, ControlReport, ControlRequest, Pause};
 pub use crate::engine::alerts::AlertSettings;
 pub use crate::engine::counters::Violation;

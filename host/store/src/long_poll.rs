@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use outbox_core::SuspectRoom;
+
 use crate::claim::{ClaimBatch, ClaimRequest};
 use crate::error::StoreError;
 use crate::ids::ClaimToken;
@@ -18,6 +20,7 @@ pub struct LongPoll {
     /// The request. The first side to take it wins: the worker, which cancels, or the store, which fulfils.
     slot: Arc<Mutex<Option<ClaimRequest>>>,
     tokens: Vec<ClaimToken>,
+    room: SuspectRoom,
     answer: Option<oneshot::Receiver<LongPollResult>>,
     result: Option<LongPollResult>,
 }
@@ -38,16 +41,24 @@ fn take(slot: &Mutex<Option<ClaimRequest>>) -> Option<ClaimRequest> {
 
 /// The two ends of a long poll for this claim.
 pub fn long_poll(request: ClaimRequest) -> (LongPoll, LongPollSlot) {
-    let tokens = request.tokens();
+    let (tokens, room) = (request.tokens(), request.suspects.room);
     let slot = Arc::new(Mutex::new(Some(request)));
     let (reply, answer) = oneshot::channel();
-    (LongPoll { slot: Arc::clone(&slot), tokens, answer: Some(answer), result: None }, LongPollSlot { slot, reply })
+    (
+        LongPoll { slot: Arc::clone(&slot), tokens, room, answer: Some(answer), result: None },
+        LongPollSlot { slot, reply },
+    )
 }
 
 impl LongPoll {
     /// The tokens of the leases that fulfilling the long poll can create.
     pub fn tokens(&self) -> &[ClaimToken] {
         &self.tokens
+    }
+
+    /// What the request says of suspects.
+    pub fn room(&self) -> SuspectRoom {
+        self.room
     }
 
     /// Returns once the store has fulfilled the long poll, which may never happen. Safe to cancel.
@@ -89,17 +100,22 @@ impl LongPollSlot {
 mod tests {
     use std::time::Duration;
 
+    use outbox_core::CrashBudget;
+
     use super::*;
+    use crate::claim::SuspectTerms;
 
     fn request() -> ClaimRequest {
-        ClaimRequest { claimed_by: "pod-1".into(), limit: 1, types: Vec::new() }
+        let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());
+        ClaimRequest { claimed_by: "pod-1".into(), limit: 1, types: Vec::new(), suspects }
     }
 
     #[tokio::test]
     async fn a_long_poll_that_is_fulfilled_tells_what_was_claimed() {
-        let (mut poll, slot) = long_poll(request());
+        let asked = request();
+        let (mut poll, slot) = long_poll(asked.clone());
         let (claim, reply) = slot.fulfil().expect("the long poll waits");
-        assert_eq!(claim, request());
+        assert_eq!(claim, asked);
         let since = Instant::now();
         reply.send(Ok((since, ClaimBatch::default()))).expect("the worker waits");
         poll.fulfilled().await;

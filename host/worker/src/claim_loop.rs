@@ -3,7 +3,7 @@
 //! It knows neither how an attempt is made, nor how its lease is kept.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -11,14 +11,15 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use outbox_core::{Handler, KeyLocks, Outage, ServedType};
-use outbox_store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Queue, StoreError};
+use outbox_core::{CrashBudget, Handler, KeyLocks, Outage, ServedType, SuspectRoom};
+use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Queue, StoreError, SuspectTerms};
 
 use crate::attempt::AttemptTask;
 use crate::breaker::Breakers;
 use crate::lease_keeper::LeaseKeeper;
 use crate::leases_in_hand::{ItemInHand, LeasesInHand};
-use crate::prefetch::Prefetch;
+use crate::prefetch::{Prefetch, limits_at_once};
+use crate::suspects::{PATIENCE_MAX, Suspects};
 use crate::wait_plan::WaitPlan;
 
 /// The operator's settings of a worker.
@@ -34,6 +35,8 @@ pub struct WorkerSettings {
     pub lease: Duration,
     /// How long running attempts may continue after a shutdown is requested, before they are interrupted.
     pub drain: Duration,
+    /// How often the process of an item may end before the store dead-letters it.
+    pub crash_budget: CrashBudget,
 }
 
 /// The longest wait between two claims. It bounds the delay that a missed wake-up can cause.
@@ -59,6 +62,7 @@ pub struct Worker {
     /// Cancelled when the worker waits for no settlement any more.
     gave_up: CancellationToken,
     breakers: Arc<Breakers>,
+    suspects: Mutex<Suspects>,
     claim_outage: Outage,
 }
 
@@ -68,6 +72,7 @@ impl Worker {
         let claim_permits = Arc::new(Semaphore::new(settings.concurrency.saturating_add(settings.prefetch)));
         let run_permits = Arc::new(Semaphore::new(settings.concurrency));
         let leases = LeasesInHand::new(settings.lease);
+        let suspects = Mutex::new(Suspects::new());
         Self {
             queue,
             handler,
@@ -81,6 +86,7 @@ impl Worker {
             leases,
             gave_up: CancellationToken::new(),
             breakers: Arc::default(),
+            suspects,
             claim_outage: Outage::default(),
         }
     }
@@ -136,24 +142,30 @@ impl Worker {
 
     /// Claims once and starts the claimed items. Returns what to wait for before the next claim.
     async fn claim_once(&self) -> WaitPlan {
-        let capacity = self.claim_capacity();
-        let served_types = if capacity == 0 { Vec::new() } else { self.handler.served_types() };
-        let capacity = self.capacity_for(&served_types, capacity);
-        let served_types: Vec<_> = served_types.into_iter().map(Arc::new).collect();
-        if capacity == 0 || served_types.is_empty() {
-            return WaitPlan::of(IDLE_MAX);
-        }
         // Read before the claim is sent: no lease begins earlier.
         let sent = Instant::now();
-        let request = self.request(capacity, &served_types, sent);
+        let capacity = self.claim_capacity();
+        if capacity == 0 {
+            return WaitPlan::of(IDLE_MAX);
+        }
+        let served_types: Vec<_> = self.handler.served_types().into_iter().map(Arc::new).collect();
+        let longest = self.longest_claim(&served_types);
+        let Some(room) = self.suspects().room(self.is_idle(), longest, sent) else {
+            return WaitPlan::of(IDLE_MAX);
+        };
+        let request = self.request(capacity, &served_types, room, sent);
+        if request.types.is_empty() {
+            return WaitPlan::of(IDLE_MAX);
+        }
         match self.queue.claim_long_poll(&request).await {
             Ok((batch, long_poll)) => {
                 self.report_claim_success();
                 let got_all = batch.claims.len() == capacity as usize;
                 let wait =
                     if got_all { Duration::ZERO } else { batch.next_available_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) };
-                self.start(batch.claims, &served_types, sent);
-                WaitPlan { wait, long_poll: long_poll.map(|long_poll| (long_poll, served_types)) }
+                self.start(batch, &served_types, room, sent);
+                let long_poll = long_poll.map(|long_poll| (long_poll, served_types));
+                WaitPlan { wait, long_poll, has_suspects: self.suspects().are_in_flight() }
             }
             Err(err) => {
                 self.report_lost_claim(&request.tokens(), &err);
@@ -165,9 +177,9 @@ impl Worker {
     /// Cancels the long poll, and starts the items that the store has already claimed for it.
     async fn collect_long_poll(&self, plan: WaitPlan) {
         let Some((long_poll, served_types)) = plan.long_poll else { return };
-        let tokens = long_poll.tokens().to_vec();
+        let (tokens, room) = (long_poll.tokens().to_vec(), long_poll.room());
         match long_poll.cancel().await {
-            Some(Ok((since, batch))) => self.start(batch.claims, &served_types, since.into()),
+            Some(Ok((since, batch))) => self.start(batch, &served_types, room, since.into()),
             Some(Err(err)) => self.report_lost_claim(&tokens, &err),
             None => {}
         }
@@ -200,47 +212,71 @@ impl Worker {
         if enough_waits { 0 } else { u32::try_from(capacity).unwrap_or(u32::MAX) }
     }
 
-    /// How many of `capacity` items of these types to claim now. A worker that serves a type without retries claims
-    /// nothing ahead: an item of it whose process dies would lose its only attempt before that began.
-    fn capacity_for(&self, served_types: &[ServedType], capacity: u32) -> u32 {
-        if served_types.iter().all(|served_type| served_type.retry.max_retries > 0) {
-            return capacity;
-        }
+    /// How many attempts could begin at once: items that wait for a run permit come before new ones.
+    fn free_runs(&self) -> u32 {
         let free = self.claim_permits.available_permits().saturating_sub(self.settings.prefetch);
-        capacity.min(u32::try_from(free).unwrap_or(u32::MAX))
+        u32::try_from(free).unwrap_or(u32::MAX)
     }
 
-    fn request(&self, limit: u32, served_types: &[Arc<ServedType>], now: Instant) -> ClaimRequest {
-        let terms = |served_type: &Arc<ServedType>| ClaimTerms {
+    fn is_idle(&self) -> bool {
+        let permits = self.settings.concurrency.saturating_add(self.settings.prefetch);
+        self.claim_permits.available_permits() == permits
+    }
+
+    /// The longest time from a claim to its settlement: an attempt that lasts longer is one that the host cannot stop.
+    fn longest_claim(&self, served_types: &[Arc<ServedType>]) -> Duration {
+        let times = self.leases.times();
+        let attempts = served_types.iter().map(|served_type| times.attempt_time(served_type.timeout));
+        attempts.max().unwrap_or_default().saturating_add(times.lease())
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(&self, limit: u32, served_types: &[Arc<ServedType>], room: SuspectRoom, now: Instant) -> ClaimRequest {
+        let at_once = limits_at_once(served_types, self.free_runs());
+        let terms = |(served_type, at_once): (&Arc<ServedType>, u32)| ClaimTerms {
             item_type: served_type.item_type.clone(),
             token: ClaimToken::random(),
-            limit: self.breakers.claim_limit(served_type, now),
+            limit: self.breakers.claim_limit(served_type, now).min(at_once),
             lease: self.settings.lease,
             max_retries: served_type.retry.max_retries,
             concurrency: served_type.concurrency,
             rate: served_type.rate,
             on_dead: served_type.on_dead,
         };
-        let types = served_types.iter().map(terms).filter(|terms| terms.limit > 0).collect();
-        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types }
+        let types = served_types.iter().zip(at_once).map(terms).filter(|terms| terms.limit > 0).collect();
+        let suspects = SuspectTerms::new(room, self.settings.crash_budget);
+        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types, suspects }
     }
 
-    /// Starts a task for each claim. `sent` is the moment before the claims were requested.
-    fn start(&self, claims: Vec<Claim>, served_types: &[Arc<ServedType>], sent: Instant) {
+    /// Starts a task for each claim. `sent` is the moment before the claims were requested, with this room.
+    fn start(&self, batch: ClaimBatch, served_types: &[Arc<ServedType>], room: SuspectRoom, sent: Instant) {
+        self.suspects().claimed(room, &batch, Instant::now(), PATIENCE_MAX.mul_f64(fastrand::f64()));
+        let mut claims = batch.claims;
         if claims.is_empty() {
             return;
         }
         let served_types: HashMap<_, _> =
             served_types.iter().map(|served_type| (served_type.item_type.as_str(), served_type)).collect();
+        if served_types.values().any(|served_type| served_type.retry.max_retries == 0) {
+            // Those without retries first, so that none of them waits for the attempt of another.
+            let max_retries =
+                |claim: &Claim| served_types.get(claim.item.item_type.as_str()).map(|it| it.retry.max_retries);
+            claims.sort_by_key(|claim| max_retries(claim) != Some(0));
+        }
         let in_hand = self.leases.take(&claims, sent);
         for (claim, in_hand) in claims.into_iter().zip(in_hand) {
             let Some(served_type) = served_types.get(claim.item.item_type.as_str()) else { continue };
             self.breakers.item_claimed(served_type);
             self.prefetch.item_claimed();
             let (task, claim_permit) = (self.attempt_task(served_type, in_hand, sent), self.claim_permit());
+            let suspect = self.suspects().begin(&claim);
             // Boxed, because tokio moves a task several times before it runs and once after it has ended.
             self.tasks.spawn(Box::pin(async move {
-                let _claim_permit = claim_permit;
+                // Freed in the reverse order: the loop wakes when the suspect is no longer in flight.
+                let (_claim_permit, _suspect) = (claim_permit, suspect);
                 task.attempt(claim).await;
             }));
         }

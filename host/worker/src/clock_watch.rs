@@ -52,6 +52,12 @@ impl ClockWatch {
         jump
     }
 
+    /// Records that the store could not be asked at `now`. Other processes may have been cut off too: whoever is alive
+    /// renews what it holds within half a lease after the store is back.
+    pub(crate) fn missed(&mut self, now: Instant) {
+        self.distrusted_until = self.distrusted_until.max(now + self.lease / 2);
+    }
+
     /// Whether a lease that has run out by the store's clock may be ended.
     pub(crate) fn is_trusted(&self, now: Instant) -> bool {
         now >= self.distrusted_until
@@ -117,6 +123,16 @@ mod tests {
         let watch = ClockWatch::new(LEASE, start);
         assert!(!watch.is_trusted(start + LEASE / 3));
         assert!(watch.is_trusted(start + LEASE / 2));
+    }
+
+    #[test]
+    fn after_an_outage_of_the_store_every_live_process_can_renew_its_leases() {
+        let start = Instant::now();
+        let mut watch = ClockWatch::new(LEASE, start);
+        let (back, renewed) = (start + 9 * LEASE, start + 9 * LEASE + LEASE / 2);
+        watch.missed(back);
+        assert!(!watch.is_trusted(back) && !watch.is_trusted(renewed - Duration::from_millis(1)));
+        assert!(watch.is_trusted(renewed));
     }
 
     #[test]

@@ -54,8 +54,9 @@ impl LeaseExpiry {
 
     async fn expire(&self, watch: &mut ClockWatch) -> Result<u32, StoreError> {
         let before = Instant::now();
-        let store_time = self.clock.now().await?;
+        let store_time = self.clock.now().await;
         let after = Instant::now();
+        let store_time = store_time.inspect_err(|_| watch.missed(after))?;
         if let Some(jump) = watch.observe(ClockReading { before, store_time, after }) {
             tracing::warn!(
                 jump_ms = jump, pause = ?self.lease,

@@ -16,7 +16,7 @@
 //! use std::time::Duration;
 //!
 //! use async_trait::async_trait;
-//! use outbox_core::{Attempt, AttemptReport, Handler, HostWrites, Outcome, ServedType};
+//! use outbox_core::{Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, ServedType};
 //! use outbox_item::NewItem;
 //! use outbox_sqlite::{SqliteOptions, SqliteStore};
 //! use outbox_store::{BatchMode, Enqueue as _};
@@ -62,6 +62,7 @@
 //!     prefetch: 0,
 //!     lease: Duration::from_mins(1),
 //!     drain: Duration::from_secs(5),
+//!     crash_budget: CrashBudget::default(),
 //! };
 //! Worker::new(store, Arc::new(greeter), settings).run(stop).await;
 //! # Ok(())
@@ -82,6 +83,7 @@ mod leases_in_hand;
 mod lost_claims;
 mod prefetch;
 mod settle;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod wait_plan;

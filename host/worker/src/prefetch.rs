@@ -3,8 +3,11 @@
 //! Items are claimed ahead only while attempts are short; otherwise another process could run them sooner. Does not
 //! know the permits that limit the worker.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use outbox_core::ServedType;
 
 /// About the longest time that a prefetched item waits for its attempt. It is longer than a claim takes, so that the
 /// next batch arrives in time, and too short to delay the item noticeably.
@@ -69,9 +72,44 @@ impl Prefetch {
     }
 }
 
+/// The most items of each type in a claim by a worker that could begin `free` attempts at once. Of types without
+/// retries it claims no more, all together: an item that waits when its process dies would lose its only attempt before
+/// that began. The first share is drawn, so that a share that rounds to nothing does not always fall on the same type.
+pub(crate) fn limits_at_once(served_types: &[Arc<ServedType>], free: u32) -> Vec<u32> {
+    let mut limits = vec![u32::MAX; served_types.len()];
+    let has_no_retries = |place: &usize| served_types[*place].retry.max_retries == 0;
+    let mut places: Vec<_> = (0..limits.len()).filter(has_no_retries).collect();
+    let first = fastrand::usize(..places.len().max(1));
+    places.rotate_left(first);
+    let mut left = free;
+    for (index, place) in places.iter().enumerate() {
+        let others = u32::try_from(places.len() - index).unwrap_or(u32::MAX);
+        limits[*place] = left.div_ceil(others);
+        left -= limits[*place];
+    }
+    limits
+}
+
 #[cfg(test)]
 mod tests {
+    use outbox_core::RetryPolicy;
+
     use super::*;
+
+    fn served_type(max_retries: u32) -> Arc<ServedType> {
+        let retry = RetryPolicy { max_retries, ..RetryPolicy::default() };
+        Arc::new(ServedType { retry, ..ServedType::new("t") })
+    }
+
+    #[test]
+    fn types_without_retries_share_the_attempts_that_can_begin_and_others_have_no_such_limit() {
+        let types = [served_type(8), served_type(0), served_type(0)];
+        let limits = limits_at_once(&types, 5);
+        assert_eq!((limits[0], limits[1] + limits[2], limits[1].abs_diff(limits[2])), (u32::MAX, 5, 1));
+        assert_eq!(limits_at_once(&types, 0), [u32::MAX, 0, 0]);
+        let alone: Vec<_> = (0..64).map(|_| limits_at_once(&types, 1)[1]).collect();
+        assert!(alone.contains(&0) && alone.contains(&1), "each gets it in turn");
+    }
 
     #[test]
     fn nothing_is_claimed_ahead_of_attempts_that_are_long_or_unknown() {

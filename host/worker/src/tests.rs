@@ -21,6 +21,11 @@ use fakes::{Call, FakeLease, FakeQueue, Fault, LEASE, MARGIN, SlowHandler, Start
 const ONE: ItemId = ItemId::new(1);
 const TWO: ItemId = ItemId::new(2);
 
+/// The items whose attempts have begun.
+fn ids(handler: &SlowHandler) -> Vec<i64> {
+    handler.begun().iter().map(|id| id.get()).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_attempt_outlives_several_leases() {
     let (queue, handler) = (FakeQueue::with_items(1), SlowHandler::taking(5 * LEASE));
@@ -245,6 +250,50 @@ async fn a_type_without_retries_is_not_claimed_ahead() {
     queue.add_items(61..=68);
     sleep(LEASE / 4).await;
     assert_eq!((queue.state().waiting.len(), handler.begun().len()), (4, 64), "what is claimed has begun");
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspects_run_in_small_company_and_others_beside_them() {
+    let (queue, handler) = (FakeQueue::with_items(0), SlowHandler::taking(Duration::from_secs(2)));
+    for id in 1..=3 {
+        queue.add_suspect(id, 2);
+    }
+    queue.add_items(4..=5);
+    let worker = StartedWorker::start(&queue, &handler);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(ids(&handler), [1, 2, 4, 5], "two suspects at a time");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(ids(&handler), [1, 2, 4, 5, 3]);
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_must_be_alone_waits_for_an_idle_worker_and_nothing_begins_beside_it() {
+    let (queue, handler) = (FakeQueue::with_items(2), SlowHandler::taking(Duration::from_secs(3)));
+    let worker = StartedWorker::start(&queue, &handler);
+    sleep(Duration::from_millis(100)).await;
+    queue.add_suspect(3, 3);
+    sleep(Duration::from_secs(2)).await;
+    queue.add_items(4..=5);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(ids(&handler), [1, 2], "the worker drains");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(ids(&handler), [1, 2, 3]);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(ids(&handler), [1, 2, 3, 4, 5], "it goes on");
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_items_have_their_turn_between_two_suspects_that_must_be_alone() {
+    let (queue, handler) = (FakeQueue::with_items(0), SlowHandler::taking(Duration::from_secs(2)));
+    queue.add_suspect(1, 4);
+    queue.add_suspect(2, 3);
+    queue.add_items(3..=3);
+    let worker = StartedWorker::start(&queue, &handler);
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!((ids(&handler), queue.settled().len()), (vec![1, 3, 2], 3));
     worker.stop().await;
 }
 

@@ -16,19 +16,24 @@ pub(crate) struct WaitPlan {
     pub(crate) wait: Duration,
     /// The long poll at the store, with the types that it asks for.
     pub(crate) long_poll: Option<(LongPoll, Vec<Arc<ServedType>>)>,
+    /// Whether the worker has suspects in flight, whose end lets it take others.
+    pub(crate) has_suspects: bool,
 }
 
 impl WaitPlan {
     pub(crate) fn of(wait: Duration) -> Self {
-        Self { wait, long_poll: None }
+        Self { wait, long_poll: None, has_suspects: false }
     }
 
     /// Whether the loop claims again when a permit is freed. With a long poll at the store this is only needed for
-    /// types with a limit that the end of an attempt can lift.
+    /// items with a limit that the end of an attempt can lift.
     pub(crate) fn needs_permits(&self) -> bool {
-        let depends =
-            |served_type: &Arc<ServedType>| served_type.concurrency.is_some() || served_type.breaker.is_some();
-        self.long_poll.as_ref().is_none_or(|(_, served_types)| served_types.iter().any(depends))
+        let depends = |served_type: &Arc<ServedType>| {
+            let ServedType { concurrency, breaker, retry, .. } = &**served_type;
+            concurrency.is_some() || breaker.is_some() || retry.max_retries == 0
+        };
+        let (long_poll, has_suspects) = (self.long_poll.as_ref(), self.has_suspects);
+        long_poll.is_none_or(|(_, served_types)| has_suspects || served_types.iter().any(depends))
     }
 
     /// Returns when the wait is over or the long poll is fulfilled.

@@ -100,6 +100,7 @@ impl RunningWorker {
             prefetch: config.prefetch,
             lease: config.lease,
             drain: config.drain,
+            crash_budget: config.crash_budget,
         };
         let stop = CancellationToken::new();
         let worker = Worker::new(bench_store.store().clone(), Arc::clone(handler), settings);

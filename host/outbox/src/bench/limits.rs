@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use outbox_core::OnDead;
-use outbox_store::{ClaimRequest, ClaimTerms, ClaimToken};
+use outbox_core::{CrashBudget, OnDead, SuspectRoom};
+use outbox_store::{ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
 use crate::bench::engine::{BULK, KeyOrder, TYPE, items};
 use crate::bench::environment::BenchEnvironment;
@@ -63,5 +63,7 @@ fn request() -> ClaimRequest {
         rate: None,
         on_dead: OnDead::Block,
     };
-    ClaimRequest { claimed_by: "bench".to_owned(), limit: u32::try_from(BATCH).unwrap_or(u32::MAX), types: vec![terms] }
+    let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());
+    let limit = u32::try_from(BATCH).unwrap_or(u32::MAX);
+    ClaimRequest { claimed_by: "bench".to_owned(), limit, types: vec![terms], suspects }
 }

@@ -146,8 +146,9 @@ fn times(item: &Item, now: Millis) -> Vec<(&'static str, String)> {
 }
 
 fn outcome(item: &Item) -> Vec<(&'static str, String)> {
+    let Item { attempts, deliveries, replays, losses, .. } = item;
     vec![
-        ("attempts", format!("{} (deliveries {}, replays {})", item.attempts, item.deliveries, item.replays)),
+        ("attempts", format!("{attempts} (deliveries {deliveries}, replays {replays}, losses {losses})")),
         ("maybe_executed", item.maybe_executed.to_string()),
         ("last_error", or_dash(item.last_error.as_deref())),
         ("result", item.result.as_deref().map_or_else(|| "-".to_owned(), payload)),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use outbox_core::RetryPolicy;
+use outbox_core::{CrashBudget, RetryPolicy};
 use outbox_item::validate_type;
 use outbox_store::LONGEST_LEASE_SECONDS;
 
@@ -34,6 +34,11 @@ pub(super) fn retry(settings: &ResolvedSettings) -> Result<RetryPolicy, ConfigEr
         base: delay("OUTBOX_BACKOFF_BASE_MS")?.unwrap_or(default.base),
         cap: delay("OUTBOX_BACKOFF_CAP_MS")?.unwrap_or(default.cap),
     })
+}
+
+pub(super) fn crash_budget(settings: &ResolvedSettings) -> Result<CrashBudget, ConfigError> {
+    let max_crashes = settings.number("OUTBOX_MAX_CRASHES", CrashBudget::LEAST..=1_000)?;
+    Ok(max_crashes.map_or_else(CrashBudget::default, |max_crashes| CrashBudget { max_crashes }))
 }
 
 pub(super) fn role(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 27] = [
+const SETTINGS: [(&str, Option<&str>); 28] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -21,6 +21,7 @@ const SETTINGS: [(&str, Option<&str>); 27] = [
     ("OUTBOX_DB_PASSWORD_FILE", None),
     ("OUTBOX_VISIBILITY_SEC", None),
     ("OUTBOX_MAX_RETRIES", None),
+    ("OUTBOX_MAX_CRASHES", None),
     ("OUTBOX_BACKOFF_BASE_MS", None),
     ("OUTBOX_BACKOFF_CAP_MS", None),
     ("OUTBOX_ROLE", Some("--role")),

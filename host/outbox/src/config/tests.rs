@@ -70,6 +70,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_DB_PASSWORD_FILE", "/none", "only together with OUTBOX_DB=postgres://");
     check("OUTBOX_VISIBILITY_SEC", "0", "a whole number from 1 to 86400");
     check("OUTBOX_MAX_RETRIES", "-1", "a whole number from 0");
+    check("OUTBOX_MAX_CRASHES", "4", "a whole number from 5");
     check("OUTBOX_BACKOFF_BASE_MS", "1s", "a whole number");
     check("OUTBOX_ROLE", "../vector", "the name of a folder");
     check("OUTBOX_CONCURRENCY", "0", "a whole number from 1");

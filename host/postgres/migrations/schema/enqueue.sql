@@ -70,10 +70,11 @@ BEGIN
     IF TG_RELID <> 'outbox.items'::regclass THEN
         PERFORM outbox.refuse_table(TG_RELID);
     END IF;
-    INSERT INTO outbox.queue (id, available_at, epoch, again, type, fairness_key)
-    SELECT item.id, item.available_at, newest, (SELECT id FROM outbox.past WHERE id = item.id) IS NOT NULL, item.type,
+    INSERT INTO outbox.queue (id, available_at, epoch, again, losses, type, fairness_key)
+    SELECT item.id, item.available_at, newest, item.known IS NOT NULL, coalesce(item.known, 0), item.type,
            item.fairness_key
-    FROM arrived AS item
+    -- OFFSET 0, so that each past is looked up once.
+    FROM (SELECT *, (SELECT losses FROM outbox.past WHERE id = arrived.id) AS known FROM arrived OFFSET 0) AS item
     WHERE item.ordering_key IS NULL
       AND coalesce((SELECT id FROM outbox.done WHERE id = item.id), (SELECT id FROM outbox.dead WHERE id = item.id))
           IS NULL;
@@ -96,9 +97,10 @@ BEGIN
     IF TG_RELID <> 'outbox.items'::regclass THEN
         PERFORM outbox.refuse_table(TG_RELID);
     END IF;
-    INSERT INTO outbox.queue (id, available_at, turn, epoch, again, type, ordering_key, fairness_key)
-    SELECT NEW.id, NEW.available_at, nextval('outbox.turn_seq'), outbox.newest_job(),
-           (SELECT id FROM outbox.past WHERE id = NEW.id) IS NOT NULL, NEW.type, NEW.ordering_key, NEW.fairness_key
+    INSERT INTO outbox.queue (id, available_at, turn, epoch, again, losses, type, ordering_key, fairness_key)
+    SELECT NEW.id, NEW.available_at, nextval('outbox.turn_seq'), outbox.newest_job(), item.known IS NOT NULL,
+           coalesce(item.known, 0), NEW.type, NEW.ordering_key, NEW.fairness_key
+    FROM (SELECT (SELECT losses FROM outbox.past WHERE id = NEW.id) AS known OFFSET 0) AS item
     WHERE coalesce((SELECT id FROM outbox.done WHERE id = NEW.id), (SELECT id FROM outbox.dead WHERE id = NEW.id))
           IS NULL;
     RETURN NULL;

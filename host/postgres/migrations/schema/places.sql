@@ -27,11 +27,14 @@ CREATE TABLE outbox.queue (
     -- outbox.find_front clears it when the item becomes the front. False means that no claim has read the item yet, or
     -- that it is the front.
     held boolean NOT NULL DEFAULT false,
+    -- That of outbox.past. An item with losses is a suspect, which claims take before others and in small company.
+    losses integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
     type text COLLATE "C" NOT NULL,
     ordering_key text COLLATE "C",
     fairness_key text COLLATE "C",
     CHECK ((turn IS NULL) = (ordering_key IS NULL)),
-    CHECK (NOT held OR ordering_key IS NOT NULL)
+    CHECK (NOT held OR ordering_key IS NOT NULL),
+    CHECK (losses = 0 OR again)
 ) WITH (
     -- A claim deletes the rows at the start of the ready index, and dead entries there make the next claims slow. So
     -- autovacuum starts after a number of dead rows that grows little with the queue, and does not pause while it runs.
@@ -42,7 +45,9 @@ CREATE TABLE outbox.queue (
     autovacuum_analyze_scale_factor = 0.2
 );
 -- Items ready to claim, per type and in the order of claims.
-CREATE INDEX queue_ready ON outbox.queue (type, available_at, id) WHERE NOT held;
+CREATE INDEX queue_ready ON outbox.queue (type, available_at, id) WHERE NOT held AND losses = 0;
+-- Suspects: no rows, except after a crash.
+CREATE INDEX queue_suspects ON outbox.queue (type, losses DESC, available_at, id) WHERE NOT held AND losses > 0;
 CREATE INDEX queue_line ON outbox.queue (ordering_key, turn, id) WHERE ordering_key IS NOT NULL;
 -- Items that were claimed before: few rows, except during an incident.
 CREATE INDEX queue_again ON outbox.queue (id) WHERE again;

@@ -8,7 +8,7 @@ CREATE VIEW outbox.status_pending AS
 SELECT item.id, item.idem_key, queued.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
        item.saga, queued.ordering_key, item.fairness_key, item.created_at, 'PENDING'::text AS status,
        coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
-       coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
+       coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, queued.losses,
        coalesce(past.give_backs, 0) AS give_backs, queued.available_at, NULL::bigint AS claimed_at,
        NULL::text AS claimed_by, NULL::bigint AS claim_token, NULL::bigint AS lease_until, past.given_back_since,
        coalesce(past.maybe_executed, false) AS maybe_executed, false AS blocks_key, queued.held, queued.epoch,

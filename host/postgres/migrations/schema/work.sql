@@ -56,17 +56,25 @@ BEGIN
     RETURN QUERY SELECT kind FROM unnest(kinds) AS kind WHERE pg_try_advisory_xact_lock(7206006, hashtext(kind));
 END $$;
 
--- What limits the claims of each type, in the order of `kinds`, and when its next item is due. `claimed` is NULL unless
--- counted[n]: it reads all leases, dead rows included, so that only types with a limit of claims ask for it.
+-- What limits the claims of each type, in the order of `kinds`, when its next item is due, and the losses of its most
+-- suspect item that is due. `claimed` is NULL unless counted[n]: it reads all leases, dead rows included, so that only
+-- types with a limit of claims ask for it.
 CREATE FUNCTION outbox.claim_limits(kinds text[], counted boolean[], at bigint)
-RETURNS TABLE (next_at bigint, claimed bigint, is_paused boolean, tokens double precision, filled_at bigint)
+RETURNS TABLE (next_at bigint, most_losses integer, claimed bigint, is_paused boolean, tokens double precision,
+               filled_at bigint)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT (SELECT available_at FROM outbox.queue WHERE type = wanted.kind AND NOT held AND available_at > at
-            ORDER BY type, available_at, id LIMIT 1),
+    SELECT least((SELECT available_at FROM outbox.queue
+                  WHERE type = wanted.kind AND NOT held AND losses = 0 AND available_at > at
+                  ORDER BY type, available_at, id LIMIT 1),
+                 (SELECT min(available_at) FROM outbox.queue
+                  WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at > at)),
+           (SELECT losses FROM outbox.queue
+            WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
+            ORDER BY type, losses DESC, available_at, id LIMIT 1),
            CASE WHEN wanted.counted THEN (SELECT sum(count) FROM outbox.leases WHERE type = wanted.kind) END,
            (SELECT paused_at FROM outbox.pauses WHERE type = wanted.kind) IS NOT NULL, rate.tokens, rate.filled_at
     FROM unnest(kinds, counted) WITH ORDINALITY AS wanted (kind, counted, place)
@@ -118,13 +126,15 @@ BEGIN
     WHERE waiting.id = queued.id;
 END $$;
 
--- Claims up to shares[n] items of the type kinds[n] that are due between lowest[n] and `at`, under the lease tokens[n],
--- which ends at ends[n]. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each
--- type. `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
+-- Claims up to shares[n] items of the type kinds[n], under the lease tokens[n], which ends at ends[n]: suspects with
+-- losses in this range, those with the most first; or, where most_losses is 0, items without losses that are due between
+-- lowest[n] and `at`. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each type.
+-- `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
 -- `is_busy` says that items were passed over because another transaction was working on their ordering keys. `took` is
 -- the time in microseconds that the looks at all types took.
 CREATE FUNCTION outbox.claim(
-    kinds text[], shares integer[], lowest bigint[], tokens bigint[], ends bigint[], claimed_by text, at bigint
+    kinds text[], shares integer[], lowest bigint[], tokens bigint[], ends bigint[], claimed_by text, at bigint,
+    least_losses integer, most_losses integer
 ) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean, took bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -151,16 +161,30 @@ DECLARE
 BEGIN
     LOOP
         began := clock_timestamp();
-        SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
-        INTO found_ids, keyed_ids
-        FROM unnest(kinds, shares, lowest) WITH ORDINALITY AS wanted (kind, share, lowest, place)
-             CROSS JOIN LATERAL (
-                 SELECT id, ordering_key FROM outbox.queue
-                 WHERE type = wanted.kind AND NOT held AND available_at BETWEEN wanted.lowest AND at
-                   AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
-                 ORDER BY type, available_at, id
-                 LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
-                 FOR UPDATE SKIP LOCKED) AS ready;
+        IF most_losses > 0 THEN
+            SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO found_ids, keyed_ids
+            FROM unnest(kinds, shares) WITH ORDINALITY AS wanted (kind, share, place)
+                 CROSS JOIN LATERAL (
+                     SELECT id, ordering_key FROM outbox.queue
+                     WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
+                       AND losses BETWEEN least_losses AND most_losses
+                       AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
+                     ORDER BY type, losses DESC, available_at, id
+                     LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
+                     FOR UPDATE SKIP LOCKED) AS ready;
+        ELSE
+            SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO found_ids, keyed_ids
+            FROM unnest(kinds, shares, lowest) WITH ORDINALITY AS wanted (kind, share, lowest, place)
+                 CROSS JOIN LATERAL (
+                     SELECT id, ordering_key FROM outbox.queue
+                     WHERE type = wanted.kind AND NOT held AND losses = 0 AND available_at BETWEEN wanted.lowest AND at
+                       AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
+                     ORDER BY type, available_at, id
+                     LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
+                     FOR UPDATE SKIP LOCKED) AS ready;
+        END IF;
         looked := looked + (clock_timestamp() - began);
         EXIT WHEN found_ids IS NULL;
         passed_keys := NULL;

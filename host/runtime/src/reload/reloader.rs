@@ -77,7 +77,7 @@ impl Reloader {
 
     /// Follows the folder until `stop` is cancelled.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        if stop.run_until_cancelled(self.first_scan()).await.is_none() {
+        if stop.run_until_cancelled(Box::pin(self.first_scan())).await.is_none() {
             return;
         }
         let (sender, mut events) = mpsc::channel(1);

@@ -16,6 +16,15 @@ pub fn retries_exhausted(last_error: Option<&str>) -> Failure {
     Failure::new(FailureClass::Lost, "retries.exhausted", message)
 }
 
+/// A claim found an item that was in too many leases which ran out.
+pub fn crashes_exhausted(losses: u32) -> Failure {
+    let message = format!(
+        "{losses} claims were lost, at last with nothing else in the process: the process died, was suspended or could \
+         not reach the store each time, perhaps because of this item"
+    );
+    Failure::new(FailureClass::Lost, "crashes.exhausted", message)
+}
+
 /// A claim found an item whose row cannot be read; `defect` says why.
 pub fn row_undecodable(defect: String) -> Failure {
     Failure::new(FailureClass::Undecodable, "row.undecodable", defect)

@@ -9,7 +9,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{Attempt, AttemptReport, Handler, HostWrites, Outcome, RetryPolicy, ServedType, Settlement};
+use outbox_core::{
+    Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, RetryPolicy, ServedType, Settlement,
+    SuspectRoom, SuspectRun,
+};
 use outbox_item::{Item, ItemId, Millis, NewItem, Status};
 use outbox_store::{
     Alert, Changes, Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken, LeaseState, Queue, Renewal, RenewedLease,
@@ -58,6 +61,8 @@ pub(super) struct FakeState {
     pub(super) lost: BTreeSet<ItemId>,
     pub(super) faults: HashMap<Call, Fault>,
     pub(super) abandoned: u32,
+    /// What the worker said of its room for suspects, claim by claim.
+    pub(super) rooms: Vec<SuspectRoom>,
     /// The calls that reached the store.
     pub(super) calls: HashMap<Call, usize>,
     /// How many renewals find their leases locked by another transaction.
@@ -66,6 +71,45 @@ pub(super) struct FakeState {
     pub(super) spared: Vec<ClaimToken>,
     /// By when a lease had to have run out for the last look.
     pub(super) expired_by: Option<Millis>,
+}
+
+impl FakeState {
+    fn claim(&mut self, request: &ClaimRequest) -> ClaimBatch {
+        let mut batch = ClaimBatch::default();
+        self.rooms.push(request.suspects.room);
+        let most_losses = self.waiting.iter().map(|item| item.losses).max().filter(|losses| *losses > 0);
+        let run = most_losses.map(|most| request.suspects.budget.run(request.suspects.room, most, 8));
+        batch.lone_suspect_waits = run == Some(SuspectRun::AwaitIdle);
+        let suspects = match run {
+            Some(SuspectRun::Beside(most)) => most,
+            Some(SuspectRun::Alone) => 1,
+            _ => 0,
+        };
+        self.waiting.sort_by_key(|item| std::cmp::Reverse(item.losses));
+        self.take(request, &mut batch, request.suspects.token, suspects, |item| item.losses > 0);
+        if run != Some(SuspectRun::Alone) {
+            let limit = request.types[0].limit.min(request.limit.saturating_sub(suspects));
+            self.take(request, &mut batch, request.types[0].token, limit, |item| item.losses == 0);
+        }
+        batch
+    }
+
+    /// Claims up to `limit` of the items that wait.
+    fn take(
+        &mut self,
+        request: &ClaimRequest,
+        batch: &mut ClaimBatch,
+        token: ClaimToken,
+        limit: u32,
+        is_meant: impl Fn(&Item) -> bool,
+    ) {
+        let items: Vec<_> =
+            self.waiting.extract_if(.., |item| is_meant(item)).take(limit as usize).map(claimed).collect();
+        batch.claims.extend(items.iter().map(|item| Claim { item: item.clone(), token }));
+        if !items.is_empty() {
+            self.leases.insert(token, FakeLease { end: Instant::now() + request.types[0].lease, items });
+        }
+    }
 }
 
 pub(super) struct FakeLease {
@@ -86,13 +130,19 @@ impl FakeQueue {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// Adds an item that was in so many leases which ran out.
+    pub(super) fn add_suspect(&self, id: i64, losses: u32) {
+        self.add_items(id..=id);
+        self.state().waiting.last_mut().expect("it waits").losses = losses;
+    }
+
     /// The state, after the leases that have run out were ended.
     pub(super) fn state(&self) -> MutexGuard<'_, FakeState> {
         let (mut state, now) = (self.state.lock().expect("no panic"), Instant::now());
         let ended: Vec<_> = state.leases.extract_if(|_, lease| lease.end <= now).collect();
         for item in ended.into_iter().flat_map(|(_, lease)| lease.items) {
             state.lost.insert(item.id);
-            state.waiting.push(item);
+            state.waiting.push(Item { losses: item.losses + 1, ..item });
         }
         state
     }
@@ -148,17 +198,7 @@ impl Changes for FakeQueue {
 #[async_trait]
 impl Queue for FakeQueue {
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
-        let terms = &request.types[0];
-        self.call(Call::Claim, |state| {
-            let count = state.waiting.len().min(request.limit as usize);
-            let items: Vec<_> = state.waiting.drain(..count).map(claimed).collect();
-            let claims = items.iter().map(|item| Claim { item: item.clone(), token: terms.token }).collect();
-            if !items.is_empty() {
-                state.leases.insert(terms.token, FakeLease { end: Instant::now() + terms.lease, items });
-            }
-            Ok(ClaimBatch { claims, next_available_in: None })
-        })
-        .await
+        self.call(Call::Claim, |state| Ok(state.claim(request))).await
     }
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
@@ -287,7 +327,8 @@ pub(super) struct StartedWorker {
 impl StartedWorker {
     pub(super) fn start(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> Self {
         let drain = Duration::ZERO;
-        let settings = WorkerSettings { instance: "pod".into(), concurrency: 4, prefetch: 4, lease: LEASE, drain };
+        let (instance, crash_budget) = ("pod".into(), CrashBudget::default());
+        let settings = WorkerSettings { instance, concurrency: 4, prefetch: 4, lease: LEASE, drain, crash_budget };
         let stop = CancellationToken::new();
         let worker = Worker::new(Arc::clone(queue) as _, Arc::clone(handler) as _, settings);
         let leases = worker.leases_in_hand();

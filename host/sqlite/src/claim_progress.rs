@@ -1,0 +1,45 @@
+//! What a claim has come to so far, and what it may still take.
+//!
+//! It takes no items itself: `claim` and `suspects` do.
+
+use outbox_store::{Claim, ClaimBatch, ClaimTerms};
+
+use crate::claim_limits;
+use crate::write_tx::WriteTx;
+
+/// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
+/// The next claim goes on.
+const DROPPED_MAX: u32 = 250;
+
+/// What a call has come to so far.
+#[derive(Default)]
+pub(crate) struct ClaimProgress {
+    pub(crate) batch: ClaimBatch,
+    /// Items that left the queue without being claimed.
+    dropped: u32,
+}
+
+impl ClaimProgress {
+    /// How many more items may turn out to be none that can be claimed.
+    pub(crate) fn droppable(&self) -> u32 {
+        DROPPED_MAX.saturating_sub(self.dropped)
+    }
+
+    /// Adds the claims of `taken` items. Returns how many claims there are.
+    pub(crate) fn add(&mut self, taken: usize, claims: Vec<Claim>) -> u32 {
+        let claimed = count(claims.len());
+        self.dropped = self.dropped.saturating_add(count(taken).saturating_sub(claimed));
+        self.batch.claims.extend(claims);
+        claimed
+    }
+}
+
+pub(crate) fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
+
+/// How many more items of the type this call may claim.
+pub(crate) fn allowed(tx: &WriteTx<'_>, terms: &ClaimTerms, claimed: &ClaimBatch) -> rusqlite::Result<u32> {
+    let of_type = claimed.claims.iter().filter(|claim| claim.item.item_type == terms.item_type).count();
+    Ok(terms.limit.saturating_sub(count(of_type)).min(claim_limits::free(tx, terms)?))
+}

@@ -1,0 +1,130 @@
+//! Claims suspects: items that were in leases which ran out.
+//!
+//! [`CrashBudget::run`](outbox_core::CrashBudget::run) decides how many are claimed together and in which company; this
+//! file finds them. How a taken item gets into its lease is in `claim_items`.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, params};
+
+use outbox_core::SuspectRun;
+use outbox_item::Millis;
+use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms};
+
+use crate::claim_items::{TakenItem, lease_items};
+use crate::claim_limits;
+use crate::claim_progress::{ClaimProgress, allowed, count};
+use crate::rows::optional_time;
+use crate::write_tx::WriteTx;
+
+/// Whether any suspect waits in the queue. It is the one look of a claim when there was no crash.
+pub(crate) fn any(tx: &WriteTx<'_>) -> rusqlite::Result<bool> {
+    tx.connection.prepare_cached("SELECT 1 FROM outbox_queue WHERE held = 0 AND losses > 0 LIMIT 1")?.exists([])
+}
+
+/// Claims the suspects of one type that may run together, and returns how. Those that have no attempt left are
+/// dead-lettered, and the next call takes their places.
+pub(crate) fn claim_run(
+    tx: &mut WriteTx<'_>,
+    request: &ClaimRequest,
+    types: &[&ClaimTerms],
+    progress: &mut ClaimProgress,
+) -> rusqlite::Result<SuspectRun> {
+    let Some((terms, most_losses)) = most_suspect(tx, types, progress)? else { return Ok(SuspectRun::None) };
+    let run = request.suspects.budget.run(request.suspects.room, most_losses, terms.max_retries);
+    progress.batch.lone_suspect_waits = run == SuspectRun::AwaitIdle;
+    let most = match run {
+        SuspectRun::None | SuspectRun::AwaitIdle => return Ok(SuspectRun::None),
+        SuspectRun::Beside(most) => most,
+        SuspectRun::Alone => 1,
+    };
+    let claimed = claim_some(tx, request, terms, most, progress)?;
+    Ok(if claimed == 0 { SuspectRun::None } else { run })
+}
+
+/// The type with the item that was lost most often, among those of which an item may be claimed, and its losses.
+fn most_suspect<'a>(
+    tx: &WriteTx<'_>,
+    types: &[&'a ClaimTerms],
+    progress: &ClaimProgress,
+) -> rusqlite::Result<Option<(&'a ClaimTerms, u32)>> {
+    let mut most: Option<(&ClaimTerms, u32)> = None;
+    for terms in types {
+        let found = most_losses(tx, terms)?.filter(|losses| most.is_none_or(|(_, most)| *losses > most));
+        if let Some(losses) = found
+            && allowed(tx, terms, &progress.batch)? > 0
+        {
+            most = Some((terms, losses));
+        }
+    }
+    Ok(most)
+}
+
+fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<u32>> {
+    let mut select = tx.connection.prepare_cached(MOST_LOSSES)?;
+    select.query_row(params![terms.item_type, tx.now.get()], |row| row.get(0)).optional()
+}
+
+const MOST_LOSSES: &str = "SELECT losses FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2 ORDER BY losses DESC LIMIT 1";
+
+/// Claims up to `most` suspects of the type. Returns how many claims there are.
+fn claim_some(
+    tx: &mut WriteTx<'_>,
+    request: &ClaimRequest,
+    terms: &ClaimTerms,
+    most: u32,
+    progress: &mut ClaimProgress,
+) -> rusqlite::Result<u32> {
+    let limit = most.min(request.limit).min(allowed(tx, terms, &progress.batch)?).min(progress.droppable());
+    let taken = TakenItem::take(tx, TAKE, terms, limit)?;
+    let mut claims = lease_items(tx, request, terms, request.suspects.token, &taken)?;
+    claims.sort_by_key(|Claim { item, .. }| (Reverse(item.losses), item.available_at, item.id));
+    let claimed = progress.add(taken.len(), claims);
+    if claimed < count(taken.len()) {
+        progress.batch.next_available_in = Some(Duration::ZERO);
+    }
+    claim_limits::take_tokens(tx, terms, claimed)?;
+    Ok(claimed)
+}
+
+const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
+        SELECT id FROM outbox_queue
+        WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+        ORDER BY losses DESC, available_at, id LIMIT ?3)
+    RETURNING id, available_at, again";
+
+/// Lowers `next_available_in` to the time until a suspect of the type becomes available.
+pub(crate) fn record_next_available(
+    tx: &WriteTx<'_>,
+    terms: &ClaimTerms,
+    claimed: &mut ClaimBatch,
+) -> rusqlite::Result<()> {
+    let mut select = tx.connection.prepare_cached(NEXT_AVAILABLE)?;
+    let next = select.query_row(params![terms.item_type, tx.now.get()], |row| optional_time(row, 0))?;
+    let timed = next.map(|at: Millis| at.since(tx.now));
+    claimed.next_available_in = [claimed.next_available_in, timed].into_iter().flatten().min();
+    Ok(())
+}
+
+const NEXT_AVAILABLE: &str = "SELECT min(available_at) FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at > ?2";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
+
+    #[test]
+    fn a_look_for_suspects_reads_their_index_only() {
+        let values = params!["t", 1];
+        let plans = [plan(MOST_LOSSES, values), plan(NEXT_AVAILABLE, values), plan(TAKE, params!["t", 1, 9])];
+        for steps in plans {
+            assert!(steps.iter().any(|line| line.contains("outbox_queue_suspects (type=?")), "{steps:?}");
+            assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
+        }
+        let any = plan("SELECT 1 FROM outbox_queue WHERE held = 0 AND losses > 0 LIMIT 1", []);
+        assert!(any.iter().any(|line| line.contains("outbox_queue_suspects")), "{any:?}");
+    }
+}
