@@ -51,6 +51,17 @@ fn enqueue(plan: &HostConfig, items: Vec<Value>) -> Vec<i64> {
 on_each_backend! {
     whatever_was_acknowledged_is_done_once_however_often_the_hosts_are_killed
     an_item_that_ends_its_process_is_dead_lettered_and_takes_no_other_along
+    a_receiver_sees_a_key_in_order_and_again_in_order_after_each_kill
+}
+
+/// The items of one ordering key.
+const LINE: u64 = 400;
+
+fn in_line(number: u64) -> Value {
+    json!({
+        "type": "vector_upsert", "idem_key": format!("in line {number}"), "ordering_key": "k",
+        "payload": { "number": number }
+    })
 }
 
 /// The number of hosts that share the store. With PostgreSQL they could run on different machines.
@@ -163,5 +174,30 @@ mod on_each {
         report(&format!(
             "{backend:?}: the poison is dead after {MAX_CRASHES} kills; others were lost {most} times at most"
         ));
+    }
+
+    pub(super) async fn a_receiver_sees_a_key_in_order_and_again_in_order_after_each_kill(backend: Backend) {
+        let kills = if is_soak() { 25 } else { 3 };
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_CRASHES", "100");
+        plan.json(&["migrate", "--json"]);
+        let items = enqueue(&plan, (0..LINE).map(in_line).collect());
+        let ledger = &deployment.vector.ledger;
+        for _ in 0..kills {
+            let (before, host) = (ledger.received().len(), plan.start("serve").await);
+            let more = fastrand::usize(1..40);
+            eventually("the host goes on", SOON, async || ledger.received().len() >= before + more).await;
+            host.kill();
+        }
+        let host = plan.start("serve").await;
+        becomes(&host, *items.last().unwrap(), "DONE").await;
+        let number = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap()["number"].as_u64().unwrap();
+        let seen: Vec<_> = ledger.received().iter().map(|request| number(&request.body)).collect();
+        // A repeat goes back to an item, and from there on everything is repeated.
+        let goes_on = |pair: &&[u64]| pair[1] == pair[0] + 1 || pair[1] <= pair[0];
+        assert!(seen.windows(2).all(|pair| goes_on(&pair)), "{seen:?}");
+        assert_eq!((seen.first(), seen.last(), seen.iter().max()), (Some(&0), Some(&(LINE - 1)), Some(&(LINE - 1))));
+        let repeats = seen.len() as u64 - LINE;
+        report(&format!("{backend:?}: {kills} kills, {LINE} items of one key, {repeats} requests repeated in order"));
     }
 }

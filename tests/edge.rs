@@ -86,6 +86,7 @@ impl HttpFixture {
             max_retries: 8,
             concurrency: None,
             rate: None,
+            streak: 1,
             on_dead: OnDead::Block,
         };
         let request = crate::support::request_of(vec![terms], 1);
@@ -189,6 +190,7 @@ impl Handler for Scripted {
             retry: RetryPolicy::default(),
             concurrency: None,
             rate: None,
+            streak: 1,
             on_dead: OnDead::Block,
             breaker: None,
         };

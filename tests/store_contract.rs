@@ -38,6 +38,7 @@ mod replay;
 mod retention;
 mod settlements;
 mod state;
+mod streaks;
 mod suspects;
 mod together;
 mod transfer;

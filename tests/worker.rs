@@ -67,6 +67,7 @@ pub(crate) fn served_type() -> ServedType {
         concurrency: None,
         rate: None,
         on_dead: OnDead::Block,
+        streak: 1,
         breaker: None,
     }
 }

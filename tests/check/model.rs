@@ -96,6 +96,7 @@ impl Both {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Block,
+            streak: 1,
             breaker: None,
         };
         Self { model: InMemoryOutbox::new(item, BTreeMap::new(), START), fixture, id, served_type, claims: Vec::new() }

@@ -61,7 +61,8 @@ fn forgeries() -> Vec<(String, &'static str)> {
         ("DELETE FROM outbox.queue".into(), denied),
         ("UPDATE outbox.queue SET available_at = 9000000000000000".into(), denied),
         (
-            "SELECT outbox.claim('{mail}', '{9}', '{0}', '{7}', '{9000000000000000}', 'me', outbox.now(), 0, 0)".into(),
+            "SELECT outbox.claim('{mail}', '{9}', '{0}', '{1}', '{7}', '{9000000000000000}', 'me', outbox.now(), 0, 0)"
+                .into(),
             denied,
         ),
         ("SELECT outbox.into_done('{3}', '{NULL}', '{NULL}', '{NULL}', '{1}')".into(), denied),

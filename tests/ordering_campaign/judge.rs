@@ -53,6 +53,10 @@ struct Life {
     touched: Position,
     /// When the last operator's order about this item ended; `Position::MAX` while one is under way.
     ordered: Position,
+    /// When it became DONE for the last time, by a settlement that the store accepted.
+    done: Option<Position>,
+    /// Whether an operator may have revived it.
+    is_revived: bool,
 }
 
 impl Life {
@@ -66,6 +70,8 @@ struct OpenClaim {
     noted: Position,
     id: ItemId,
     lease_until: Millis,
+    /// What was in front of it in its streak.
+    behind: Vec<ItemId>,
 }
 
 /// What a campaign showed.
@@ -98,8 +104,9 @@ pub(super) fn judge(notes: &[Note]) -> Verdict {
     let mut judge = Judge::of(notes);
     for (at, note) in notes.iter().enumerate() {
         match note {
-            Note::Claimed { begun, id, lease_until, now } => {
-                judge.claimed(*begun, OpenClaim { noted: at, id: *id, lease_until: *lease_until }, *now);
+            Note::Claimed { begun, id, lease_until, now, behind } => {
+                let (lease_until, behind) = (*lease_until, behind.clone());
+                judge.claimed(*begun, OpenClaim { noted: at, id: *id, lease_until, behind }, *now);
             }
             Note::Settling { claim, ending } => judge.settling(at, *claim, *ending),
             Note::Settled { begun, claim, ending, is_accepted } if *is_accepted => {
@@ -133,7 +140,8 @@ impl Judge {
                     judge.of_key.entry(key.clone()).or_default().push(item.id);
                 }
                 judge.origins.insert(item.id, Origin { key, begun: *begun, committed, place, version });
-                let life = Life { standing: Standing::Unfinished, since: 0, touched: 0, ordered: 0 };
+                let (standing, done, is_revived) = (Standing::Unfinished, None, false);
+                let life = Life { standing, since: 0, touched: 0, ordered: 0, done, is_revived };
                 judge.lives.insert(item.id, life);
             }
         }
@@ -153,10 +161,14 @@ impl Judge {
         if matches!(life.standing, Standing::Finished | Standing::Blocking) && life.since < begun {
             self.verdict.faults.push(format!("item {id} was claimed after it was finished: {life:?}"));
         }
-        // An operator may have taken the claim, or its lease may have ended, before the worker noted it.
-        let is_held = life.ordered < begun && now < claim.lease_until;
-        if let Some(key) = self.key_of(id) {
-            self.compare_with_others(&key, id, begun);
+        // An operator may have taken the claim, or ended its streak, or its lease may have ended, before the worker noted
+        // it. Then a claim that follows others says nothing.
+        let is_untouched = |id: &ItemId| self.lives.get(id).is_none_or(|life| life.ordered < begun);
+        let is_held = is_untouched(&id) && claim.behind.iter().all(is_untouched) && now < claim.lease_until;
+        if let Some(key) = self.key_of(id)
+            && (is_held || claim.behind.is_empty())
+        {
+            self.compare_with_others(&key, &claim, begun);
             self.compare_with_open(&key, id, now);
             if is_held {
                 self.open.entry(key).or_default().push(claim);
@@ -169,11 +181,19 @@ impl Judge {
         }
     }
 
-    /// Nothing of the key that comes before the item may have been unfinished or blocking during the whole claim.
-    fn compare_with_others(&mut self, key: &str, id: ItemId, begun: Position) {
-        let mine = &self.origins[&id];
+    /// Nothing of the key that comes before the item may have been unfinished or blocking during the whole claim, nor
+    /// when the attempt begins if it is in front in the same streak. Nothing that comes after the item may have been
+    /// DONE before the claim: what is repeated after a crash is repeated in order.
+    fn compare_with_others(&mut self, key: &str, claim: &OpenClaim, begun: Position) {
+        let (id, mine) = (claim.id, &self.origins[&claim.id]);
+        let is_revived = self.lives[&id].is_revived;
         for other in &self.of_key[key] {
             let theirs = &self.origins[other];
+            let is_done = self.lives[other].done.is_some_and(|done| done < begun);
+            if is_done && !is_revived && mine.precedes(theirs) {
+                let fault = format!("item {id} of key {key} was claimed again after item {other}, which is DONE");
+                self.verdict.faults.push(fault);
+            }
             if !theirs.precedes(mine) {
                 continue;
             }
@@ -181,7 +201,8 @@ impl Judge {
             self.verdict.pairs_by_rows +=
                 u64::from(theirs.committed >= mine.begun && theirs.committed != mine.committed);
             let life = &self.lives[other];
-            if matches!(life.standing, Standing::Unfinished | Standing::Blocking) && life.since < begun {
+            let until = if claim.behind.contains(other) { claim.noted } else { begun };
+            if matches!(life.standing, Standing::Unfinished | Standing::Blocking) && life.since < until {
                 let fault = format!("item {id} of key {key} was claimed before item {other}, which is {life:?}");
                 self.verdict.faults.push(fault);
             }
@@ -224,6 +245,9 @@ impl Judge {
         let key = self.key_of(id);
         let unblocked = key.as_ref().and_then(|key| self.unblocked.get(key)).copied().unwrap_or(0);
         let Some(life) = self.lives.get_mut(&id) else { return };
+        if ending == Ending::Done {
+            life.done = Some(at);
+        }
         // Otherwise an order may have changed it since, or another claim has.
         let is_last = life.touched == begun && life.ordered < begun;
         match standing {
@@ -251,9 +275,10 @@ impl Judge {
         }
         for id in self.targets(order) {
             if matches!(order, Order::DeadBlock(_) | Order::DeadSkip(_)) {
-                self.close(id, |open| open.id == id);
+                self.close(id, |open| open.id == id || open.behind.contains(&id));
             }
             let Some(life) = self.lives.get_mut(&id) else { continue };
+            life.is_revived |= matches!(order, Order::Revive(_));
             self.before_order.insert(id, (life.standing, life.since));
             life.becomes(Standing::Unknown, at);
             life.ordered = Position::MAX;

@@ -45,8 +45,9 @@ pub(super) enum Order {
 pub(super) enum Note {
     /// A transaction has committed these items, in the order of their inserts. Its commit began at `begun`.
     Committed { begun: Position, items: Vec<Enqueued> },
-    /// A call that began at `begun` has claimed the item. It is `now` on the store's clock.
-    Claimed { begun: Position, id: ItemId, lease_until: Millis, now: Millis },
+    /// A call that began at `begun` has claimed the item. It is `now` on the store's clock. An item that follows others
+    /// in a streak, `behind`, is noted when its attempt begins.
+    Claimed { begun: Position, id: ItemId, lease_until: Millis, now: Millis, behind: Vec<ItemId> },
     /// A worker is about to end the claim that was noted at `claim`.
     Settling { claim: Position, ending: Ending },
     /// The store has accepted what was noted at `begun`, or refused it because the claim was lost.

@@ -13,14 +13,15 @@ use outbox::store::{
     Action, Claim, ClaimRequest, Control, ControlRequest, EffectKeys, Execution, LeasePolicy, OperateRequest,
     Selection, SettleRequest, Store, StoreError,
 };
+use tokio::task::JoinHandle;
 
 use super::ledger::{Ending, Ledger, Note, Order, Position};
 use super::{KEYS, Phase, Stage, TYPES};
-use crate::support::{TestClock, done, failure, request, retry, settled};
+use crate::support::{TestClock, done, failure, request, retry, settled, with_streaks};
 
-/// A claim that a worker has in hand, with the position of its note.
+/// A claim that a worker has in hand, with the position of its note once its attempt has begun.
 struct InHand {
-    noted: Position,
+    noted: Option<Position>,
     claim: Claim,
 }
 
@@ -36,44 +37,67 @@ impl Worker {
     /// Claims and settles until the campaign is over.
     pub(super) async fn work(&mut self, stage: &Stage) {
         while stage.phase() != Phase::Over {
-            let claims = self.claim().await;
-            self.attempt(stage.phase(), &claims).await;
-            let settling: Vec<_> = claims.into_iter().map(|claim| (self.ending(stage.phase()), claim)).collect();
-            join_all(settling.into_iter().filter_map(|(ending, claim)| Some(self.settle(claim, ending?)))).await;
+            let (begun, streaks) = self.claim().await;
+            if streaks.is_empty() {
+                self.attempt(stage.phase(), 5_000).await;
+            }
+            let plans: Vec<_> = streaks.into_iter().map(|streak| self.plan(stage.phase(), begun, streak)).collect();
+            join_all(plans.into_iter().map(Plan::carry_out)).await;
         }
     }
 
-    /// Takes as long as attempts take, so that items wait behind those in hand. While the queue is drained, only an
-    /// empty claim is a reason to wait.
-    async fn attempt(&mut self, phase: Phase, claims: &[InHand]) {
-        let longest = match (phase, claims.is_empty()) {
-            (_, true) => 5_000,
-            (Phase::Running, false) => 20_000,
-            (Phase::Draining | Phase::Over, false) => return,
-        };
-        tokio::time::sleep(Duration::from_micros(self.random.u64(0..longest))).await;
+    /// Takes as long as attempts take, so that items wait behind those in hand.
+    async fn attempt(&mut self, phase: Phase, longest: u64) {
+        if phase != Phase::Over {
+            tokio::time::sleep(Duration::from_micros(self.random.u64(0..longest))).await;
+        }
     }
 
-    async fn claim(&mut self) -> Vec<InHand> {
+    /// How the attempts at the items of a streak go. While the queue is drained, they take no time and succeed.
+    fn plan(&mut self, phase: Phase, begun: Position, streak: Vec<InHand>) -> Plan {
+        let mut steps = Vec::new();
+        for claim in streak {
+            let takes = if phase == Phase::Running { self.random.u64(0..20_000) } else { 0 };
+            let (takes, ending) = (Duration::from_micros(takes), self.ending(phase));
+            steps.push(Step { claim, takes, ending, waits: self.random.u8(0..4) == 0 });
+        }
+        let swaps = steps.len() > 1 && self.random.u8(0..20) == 0;
+        Plan {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            ledger: self.ledger.clone(),
+            begun,
+            steps,
+            swaps,
+        }
+    }
+
+    /// Claims, and returns the claims of each ordering key together, with the position at which the call began.
+    async fn claim(&mut self) -> (Position, Vec<Vec<InHand>>) {
         let begun = self.ledger.position();
         let request = self.request();
-        let claims = self.store.claim(&request).await.unwrap().claims;
-        claims.into_iter().map(|claim| self.note(begun, claim)).collect()
+        let mut streaks: Vec<Vec<InHand>> = Vec::new();
+        for claim in self.store.claim(&request).await.unwrap().claims {
+            let key = &claim.item.ordering_key;
+            let known = streaks.iter_mut().find(|streak| key.is_some() && streak[0].claim.item.ordering_key == *key);
+            match known {
+                Some(streak) => streak.push(InHand { noted: None, claim }),
+                None => {
+                    let noted = note(&self.ledger, &self.clock, begun, &claim, Vec::new());
+                    streaks.push(vec![InHand { noted: Some(noted), claim }]);
+                }
+            }
+        }
+        (begun, streaks)
     }
 
     fn request(&mut self) -> ClaimRequest {
-        let mut request = request(&TYPES, self.random.u32(1..=8));
+        let mut request = with_streaks(request(&TYPES, self.random.u32(1..=12)), self.random.u32(1..=6));
         for terms in &mut request.types {
             terms.max_retries = u32::MAX;
         }
         request.suspects.budget.max_crashes = u32::MAX;
         request
-    }
-
-    fn note(&self, begun: Position, claim: Claim) -> InHand {
-        let (id, lease_until) = (claim.item.id, claim.item.lease_until.unwrap());
-        let noted = self.ledger.note(Note::Claimed { begun, id, lease_until, now: self.clock.now() });
-        InHand { noted, claim }
     }
 
     /// How an attempt ends; `None` when its process is killed. While the queue is drained, all succeed.
@@ -87,17 +111,104 @@ impl Worker {
             _ => None,
         }
     }
+}
 
-    async fn settle(&self, InHand { noted, claim }: InHand, ending: Ending) {
-        let begun = self.ledger.note(Note::Settling { claim: noted, ending });
-        let delay = Duration::from_millis(u64::try_from(noted % 20).unwrap());
-        let is_accepted = match self.store.settle(&claim.reference(), settlement(ending, delay)).await {
-            Ok(()) => true,
-            Err(StoreError::ClaimLost) => false,
-            Err(err) => panic!("{ending:?} of item {}: {err}", claim.item.id),
-        };
-        self.ledger.note(Note::Settled { begun, claim: noted, ending, is_accepted });
+/// Notes that an attempt begins.
+fn note(ledger: &Ledger, clock: &TestClock, begun: Position, claim: &Claim, behind: Vec<ItemId>) -> Position {
+    let (id, lease_until) = (claim.item.id, claim.item.lease_until.unwrap());
+    ledger.note(Note::Claimed { begun, id, lease_until, now: clock.now(), behind })
+}
+
+/// One attempt of a streak.
+struct Step {
+    claim: InHand,
+    takes: Duration,
+    /// How it ends; `None` when its process is killed.
+    ending: Option<Ending>,
+    /// Whether the next attempt waits for the answer to the settlement.
+    waits: bool,
+}
+
+/// What a worker does with a streak.
+struct Plan {
+    store: Arc<dyn Store>,
+    clock: TestClock,
+    ledger: Ledger,
+    begun: Position,
+    steps: Vec<Step>,
+    /// Whether the settlement of the second item is tried before that of the first, as a worker with a bug would.
+    swaps: bool,
+}
+
+impl Plan {
+    /// Attempts the items one after the other. A next item begins when the settlement before it has been sent.
+    async fn carry_out(mut self) {
+        if self.swaps {
+            self.settle_out_of_turn().await;
+        }
+        let (mut behind, mut before): (Vec<ItemId>, Option<JoinHandle<bool>>) = (Vec::new(), None);
+        for Step { claim: InHand { noted, claim }, takes, ending, waits } in std::mem::take(&mut self.steps) {
+            let is_held = self.clock.now() < claim.item.lease_until.unwrap();
+            if noted.is_none() && !is_held {
+                break;
+            }
+            let noted = noted.unwrap_or_else(|| note(&self.ledger, &self.clock, self.begun, &claim, behind.clone()));
+            tokio::time::sleep(takes).await;
+            let Some(ending) = ending else { return };
+            behind.push(claim.item.id);
+            let settling =
+                tokio::spawn(settle(Arc::clone(&self.store), self.ledger.clone(), claim, noted, ending, before));
+            // Lets the task send the settlement.
+            tokio::task::yield_now().await;
+            if ending != Ending::Done || waits {
+                if !settling.await.unwrap() || ending != Ending::Done {
+                    return;
+                }
+                before = None;
+            } else {
+                before = Some(settling);
+            }
+        }
+        if let Some(before) = before {
+            before.await.unwrap();
+        }
     }
+
+    async fn settle_out_of_turn(&self) {
+        let second = &self.steps[1].claim.claim;
+        match self.store.settle(&second.reference(), done()).await {
+            Err(StoreError::OutOfTurn | StoreError::ClaimLost) => {}
+            accepted => panic!("item {} was settled before the item in front of it: {accepted:?}", second.item.id),
+        }
+    }
+}
+
+/// Settles a claim. A settlement that is out of turn waits for the one before it and is tried again. Returns whether the
+/// store has accepted it.
+async fn settle(
+    store: Arc<dyn Store>,
+    ledger: Ledger,
+    claim: Claim,
+    noted: Position,
+    ending: Ending,
+    before: Option<JoinHandle<bool>>,
+) -> bool {
+    let begun = ledger.note(Note::Settling { claim: noted, ending });
+    let delay = Duration::from_millis(u64::try_from(noted % 20).unwrap());
+    let mut result = store.settle(&claim.reference(), settlement(ending, delay)).await;
+    if let Some(before) = before
+        && before.await.unwrap()
+        && matches!(result, Err(StoreError::OutOfTurn))
+    {
+        result = store.settle(&claim.reference(), settlement(ending, delay)).await;
+    }
+    let is_accepted = match result {
+        Ok(()) => true,
+        Err(StoreError::ClaimLost | StoreError::OutOfTurn) => false,
+        Err(err) => panic!("{ending:?} of item {}: {err}", claim.item.id),
+    };
+    ledger.note(Note::Settled { begun, claim: noted, ending, is_accepted });
+    is_accepted
 }
 
 fn settlement(ending: Ending, delay: Duration) -> SettleRequest {

@@ -27,7 +27,19 @@ impl Story {
 
     fn claims(&self, id: i64, now: i64) -> Position {
         let (begun, lease_until) = (self.0.position(), LEASE);
-        self.0.note(Note::Claimed { begun, id: id.into(), lease_until, now: Millis::new(now) })
+        self.0.note(Note::Claimed { begun, id: id.into(), lease_until, now: Millis::new(now), behind: Vec::new() })
+    }
+
+    /// Begins an attempt at an item that was claimed with those in front of it.
+    fn follows(&self, id: i64, behind: &[i64], claimed: Position) -> Position {
+        let behind = behind.iter().map(|id| ItemId::new(*id)).collect();
+        let (id, lease_until, now) = (id.into(), LEASE, Millis::new(0));
+        self.0.note(Note::Claimed { begun: claimed, id, lease_until, now, behind })
+    }
+
+    /// A worker asks the store to settle a claim, and never hears of it.
+    fn settling(&self, claim: Position) {
+        self.0.note(Note::Settling { claim, ending: Ending::Done });
     }
 
     fn settles(&self, claim: Position, ending: Ending) {
@@ -148,7 +160,13 @@ fn a_claim_that_began_before_an_item_came_back_is_not_judged_by_it() {
     let ordering = story.0.note(Note::Ordering { order: order.clone() });
     let begun = story.0.position();
     story.0.note(Note::Ordered { begun: ordering, order, is_changed: true });
-    story.0.note(Note::Claimed { begun, id: ItemId::new(2), lease_until: LEASE, now: Millis::new(0) });
+    story.0.note(Note::Claimed {
+        begun,
+        id: ItemId::new(2),
+        lease_until: LEASE,
+        now: Millis::new(0),
+        behind: Vec::new(),
+    });
     story.is_right();
 }
 
@@ -166,4 +184,51 @@ fn an_item_that_nobody_committed_is_found() {
     let story = Story::of_two();
     story.handles(3, Ending::Done);
     story.is_wrong("item 3 was claimed and never committed");
+}
+
+#[test]
+fn an_item_of_a_streak_that_begins_while_the_one_before_it_is_settled_is_right() {
+    let story = Story::of_two();
+    let first = story.claims(1, 0);
+    story.settling(first);
+    story.settles(story.follows(2, &[1], 2), Ending::Done);
+    story.is_right();
+}
+
+#[test]
+fn two_of_a_streak_at_once_are_found() {
+    let story = Story::of_two();
+    story.claims(1, 0);
+    story.follows(2, &[1], 2);
+    let faults = judge(&story.0.notes()).faults;
+    assert!(faults.iter().any(|fault| fault.contains("items 2 and 1 of key k were claimed at once")), "{faults:?}");
+}
+
+#[test]
+fn a_streak_that_is_repeated_as_a_whole_is_right() {
+    let story = Story::of_two();
+    story.settling(story.claims(1, 0));
+    story.settling(story.follows(2, &[1], 2));
+    story.handles(1, Ending::Done);
+    story.handles(2, Ending::Done);
+    story.is_right();
+}
+
+#[test]
+fn an_item_that_is_repeated_after_a_later_one_was_settled_is_found() {
+    let story = Story::of_two();
+    story.settling(story.claims(1, 0));
+    story.settles(story.follows(2, &[1], 2), Ending::Done);
+    story.handles(1, Ending::Done);
+    story.is_wrong("item 1 of key k was claimed again after item 2, which is DONE");
+}
+
+#[test]
+fn a_streak_that_an_operator_ended_is_not_judged() {
+    let story = Story::of_two();
+    let claim = story.claims(1, 0);
+    story.orders(Order::DeadSkip(ItemId::new(1)));
+    story.claims(2, 0);
+    story.follows(2, &[1], claim);
+    story.is_right();
 }

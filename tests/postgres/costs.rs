@@ -86,7 +86,12 @@ fn pages_of(f: &Fixture, call: &str) -> u64 {
 
 /// The number of pages that a claim of items that are due at `lowest` or later looks at.
 fn pages_of_claim(f: &Fixture, lowest: i64) -> u64 {
-    pages_of(f, &format!("outbox.claim('{{mail}}', '{{10}}', '{{{lowest}}}', '{{7}}', '{{9}}', 'me', 9000000000000)"))
+    pages_of(
+        f,
+        &format!(
+            "outbox.claim('{{mail}}', '{{10}}', '{{{lowest}}}', '{{1}}', '{{7}}', '{{9}}', 'me', 9000000000000, 0, 0)"
+        ),
+    )
 }
 
 #[tokio::test]

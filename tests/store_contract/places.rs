@@ -32,11 +32,12 @@ async fn furnish(f: &Fixture) {
 }
 
 /// Statements that plant a fault among the items of [`furnish`], each with words of the sentence that names it.
-const PLANTED: [(&str, &str); 14] = [
+const PLANTED: [(&str, &str); 15] = [
     ("INSERT INTO outbox_done (id, done_at, epoch) VALUES (6, 1, 0)", "item 6 is in 2 places"),
     ("DELETE FROM outbox_queue WHERE id = 6", "item 6 is in 0 places"),
     ("UPDATE outbox_done SET id = 99", "no item has the id 99, which is in done"),
     ("DELETE FROM outbox_lanes WHERE ordering_key = 'k'", "item 2 is claimed and its key k is not"),
+    ("UPDATE outbox_lanes SET id = 3 WHERE ordering_key = 'k'", "item 2 is claimed and neither in front of its key k"),
     ("UPDATE outbox_lanes SET id = 1 WHERE ordering_key = 'dead'", "the lane of key dead belongs to item 1"),
     ("UPDATE outbox_dead SET blocks_key = (1 = 0)", "the lane of key dead belongs to item 4"),
     ("DELETE FROM outbox_lanes WHERE ordering_key = 'dead'", "dead item 4 blocks the key dead, which has no lane"),

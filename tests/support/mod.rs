@@ -272,6 +272,7 @@ pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
         max_retries: 2,
         concurrency: None,
         rate: None,
+        streak: 1,
         on_dead: OnDead::Block,
     };
     request_of(types.iter().map(terms).collect(), limit)
@@ -281,6 +282,14 @@ pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
 pub(crate) fn request_of(types: Vec<ClaimTerms>, limit: u32) -> ClaimRequest {
     let suspects = SuspectTerms::new(SuspectRoom::Idle, CrashBudget::default());
     ClaimRequest { claimed_by: "pod-1".into(), limit, types, suspects }
+}
+
+/// The same claim, which may take up to `streak` items of one ordering key.
+pub(crate) fn with_streaks(mut request: ClaimRequest, streak: u32) -> ClaimRequest {
+    for terms in &mut request.types {
+        terms.streak = streak;
+    }
+    request
 }
 
 pub(crate) fn done() -> SettleRequest {

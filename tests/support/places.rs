@@ -19,7 +19,8 @@ pub(crate) const ALL_DONE: &str = "INSERT INTO outbox_done (id, done_at, epoch) 
 
 /// Selects a sentence for each fault, with SQLite's table names. The words in braces differ between the engines.
 const FAULTS: &str = "
-WITH leased (id) AS ({LEASED}),
+WITH leased (id, token) AS ({LEASED}),
+streak (ordering_key, front, id) AS ({STREAK}),
 living (id) AS (SELECT id FROM outbox_queue UNION ALL SELECT id FROM leased),
 place (id, name) AS (
     SELECT id, 'queue' FROM outbox_queue UNION ALL SELECT id, 'leases' FROM leased
@@ -42,6 +43,16 @@ FROM outbox_items AS item JOIN leased ON leased.id = item.id
 WHERE item.ordering_key IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM outbox_lanes AS lane JOIN leased AS owner ON owner.id = lane.id
     WHERE lane.ordering_key = item.ordering_key)
+UNION ALL
+SELECT 'item ' || item.id || ' is claimed and neither in front of its key ' || item.ordering_key || ' nor in a streak'
+FROM outbox_items AS item JOIN leased ON leased.id = item.id
+WHERE item.ordering_key IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM outbox_lanes AS lane WHERE lane.id = item.id)
+  AND NOT EXISTS (SELECT 1 FROM streak WHERE streak.id = item.id AND streak.ordering_key = item.ordering_key)
+UNION ALL
+SELECT 'item ' || streak.id || ' is in a streak behind item ' || streak.front || ' and not in its lease'
+FROM streak LEFT JOIN leased ON leased.id = streak.id LEFT JOIN leased AS owner ON owner.id = streak.front
+WHERE coalesce(leased.token <> owner.token, leased.token IS NULL OR owner.token IS NULL)
 UNION ALL
 SELECT 'dead item ' || dead.id || ' blocks the key ' || dead.ordering_key || ', which has no lane'
 FROM outbox_dead AS dead
@@ -97,7 +108,11 @@ FROM outbox_leases WHERE count <> json_array_length(ids)";
 /// The statement for SQLite.
 fn statement_on_sqlite() -> String {
     FAULTS
-        .replace("{LEASED}", "SELECT entry.value FROM outbox_leases, json_each(outbox_leases.ids) AS entry")
+        .replace("{LEASED}", "SELECT entry.value, token FROM outbox_leases, json_each(outbox_leases.ids) AS entry")
+        .replace(
+            "{STREAK}",
+            "SELECT ordering_key, lane.id, entry.value FROM outbox_lanes AS lane, json_each(lane.streak) AS entry",
+        )
         .replace("{EARLIER}", "earlier.id < waiting.id")
         .replace("{FURTHER}", FURTHER_ON_SQLITE)
 }
@@ -105,7 +120,8 @@ fn statement_on_sqlite() -> String {
 /// The statement for PostgreSQL.
 fn statement_on_postgres() -> String {
     FAULTS
-        .replace("{LEASED}", "SELECT unnest(ids) FROM outbox_leases")
+        .replace("{LEASED}", "SELECT unnest(ids), token FROM outbox_leases")
+        .replace("{STREAK}", "SELECT ordering_key, id, unnest(streak) FROM outbox_lanes")
         .replace("{EARLIER}", "(earlier.turn, earlier.id) < (waiting.turn, waiting.id)")
         .replace("{FURTHER}", "")
         .replace("outbox_", "outbox.")

@@ -37,6 +37,10 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, attempt: Attempt) -> AttemptReport;
 }
 
+/// The most items of one ordering key in a claim, where a type has no other number: long enough that a commit costs each
+/// item little, and short enough that few items are given back when one fails.
+pub const STREAK_DEFAULT: u32 = 16;
+
 /// One item type that a handler serves, and its limits and policies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServedType {
@@ -52,6 +56,9 @@ pub struct ServedType {
     pub rate: Option<f64>,
     /// What a dead-lettered item means for the items queued behind it with the same ordering key.
     pub on_dead: OnDead,
+    /// The most items of one ordering key that a worker claims together. 1 claims an item only after the one before it
+    /// has been settled.
+    pub streak: u32,
     /// When a process stops claiming items of the type for a while. `None` means never.
     pub breaker: Option<BreakerPolicy>,
 }
@@ -66,6 +73,7 @@ impl ServedType {
             concurrency: None,
             rate: None,
             on_dead: OnDead::default(),
+            streak: STREAK_DEFAULT,
             breaker: None,
         }
     }

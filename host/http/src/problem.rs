@@ -183,6 +183,7 @@ impl From<StoreError> for ApiError {
                 Self::Unavailable { tried: "using the database" }
             }
             err @ (StoreError::ClaimLost
+            | StoreError::OutOfTurn
             | StoreError::StateConflict { .. }
             | StoreError::StateValueTooLarge { .. }
             | StoreError::StateQuota { .. }) => {

@@ -6,7 +6,7 @@
 //! the function `outbox.claim` of the schema does.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use outbox_core::{CrashBudget, Past, SuspectRun, has_attempt_left};
-use outbox_item::{Item, ItemId};
+use outbox_item::{Item, ItemId, Millis};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
@@ -249,25 +249,29 @@ impl<'a> ClaimRun<'a> {
         let look_at = |place: usize| if self.is_followed[place] { Look::Full } else { self.look };
         let lowest = kinds.iter().enumerate().map(|(place, kind)| self.looks.lowest(look_at(place), kind).get());
         let lowest: Vec<_> = lowest.collect();
-        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let streaks: Vec<_> = types.iter().map(|terms| i32::try_from(terms.streak).unwrap_or(i32::MAX)).collect();
+        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
         let (tokens, [least_losses, most_losses]) = (self.tokens(part), part.losses());
-        let (who, which): (Values<'_>, Values<'_>) =
-            (&[&kinds, &most, &lowest, &tokens, &ends, claimed_by], &[&tx.now.get(), &least_losses, &most_losses]);
-        tx.rows(sql, &[who, which].concat()).await
+        let what: Values<'_> = &[&kinds, &most, &lowest, &streaks, &tokens, &ends];
+        let who: Values<'_> = &[claimed_by, &tx.now.get(), &least_losses, &most_losses];
+        tx.rows(sql, &[what, who].concat()).await
     }
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row], part: &QueuePart) -> Result<(), PgError> {
         for row in claimed {
             let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
+            self.is_more |= row.try_get::<_, bool>("is_more")?;
+            self.is_busy |= row.try_get::<_, bool>("is_busy")?;
+            if shares[place] == 0 {
+                continue;
+            }
             self.is_drained[place] = *part == QueuePart::Fresh && count(&claimed) < shares[place];
             if self.is_drained[place] && matches!(self.look, Look::Bounded { is_followed: true, .. }) {
                 self.is_drained[place] = self.is_followed[place];
                 self.is_followed[place] = true;
             }
             self.leased[place].extend(claimed.into_iter().map(ItemId::new));
-            self.is_more |= row.try_get::<_, bool>("is_more")?;
-            self.is_busy |= row.try_get::<_, bool>("is_busy")?;
         }
         let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
         if self.look == Look::Full {
@@ -318,12 +322,13 @@ impl<'a> ClaimRun<'a> {
 
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
-        let Self { budgets, look, leased, claims, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
+        let Self { budgets, look, leased, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
         let is_more = is_more || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
         take_tokens(tx, &budgets.of_types, &claims).await?;
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;
-        write_claim_ends(tx, &ends).await?;
+        let given_back = write_claim_ends(tx, &ends).await?;
+        claims.retain(|claim| !given_back.contains(&claim.item.id));
         let timed = budgets.of_types.iter().filter_map(|budget| budget.next_available_in(&claims, tx.now));
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
@@ -341,7 +346,8 @@ fn tokens(request: &ClaimRequest) -> Vec<i64> {
     request.tokens().into_iter().map(ClaimToken::get).collect()
 }
 
-/// The items of the request's leases, in the order of the request's types, of their losses, and of their due times.
+/// The items of the request's leases, in the order of the request's types, of their losses, and of their due times. What
+/// follows in a streak comes after its front.
 async fn leased_rows<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Vec<LeasedRow<'a>>, PgError> {
     let sql = format!("SELECT {COLUMNS}, claim_token, turn FROM outbox.claimed_items($1)");
     let mut found = Vec::new();
@@ -353,9 +359,20 @@ async fn leased_rows<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<
         let (claim, terms) = (Claim { item, token }, &request.types[place]);
         found.push((place, LeasedRow { claim, turn: row.try_get("turn")?, terms, defect }));
     }
-    let order = |item: &Item| (Reverse(item.losses), item.available_at, item.id);
-    found.sort_by_key(|(place, row)| (*place, order(&row.claim.item)));
+    let fronts = fronts(&found);
+    found.sort_by_key(|(place, row)| (*place, row.rank(&fronts)));
     Ok(found.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Where an item comes in a claim: by its losses, by the due time and the id of the front of its streak, then by its turn.
+type Rank = (Reverse<u32>, Millis, ItemId, Option<i64>, ItemId);
+
+/// The due time and the id of the first item of each ordering key.
+fn fronts(found: &[(usize, LeasedRow<'_>)]) -> HashMap<String, (Millis, ItemId)> {
+    let mut in_line: Vec<_> = found.iter().map(|(_, row)| (row.turn, &row.claim.item)).collect();
+    in_line.sort_by_key(|(turn, item)| Reverse((*turn, item.id)));
+    let keyed = in_line.into_iter().filter_map(|(_, item)| Some((item.ordering_key.clone()?, item)));
+    keyed.map(|(key, item)| (key, (item.available_at, item.id))).collect()
 }
 
 /// The end of the claim on an item that is dead-lettered instead of being handled: no attempt is left, or its row
@@ -398,6 +415,13 @@ fn dead_letter_suspect(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
 }
 
 impl LeasedRow<'_> {
+    fn rank(&self, fronts: &HashMap<String, (Millis, ItemId)>) -> Rank {
+        let item = &self.claim.item;
+        let front = item.ordering_key.as_ref().and_then(|key| fronts.get(key)).copied();
+        let (due, first) = front.unwrap_or((item.available_at, item.id));
+        (Reverse(item.losses), due, first, self.turn, item.id)
+    }
+
     fn ending(&self, attempt: AttemptRecord, past: Past) -> EndingClaim {
         EndingClaim { attempt, past, turn: self.turn, from: OldPlace::Lease(self.claim.token) }
     }

@@ -4,14 +4,14 @@
 
 use outbox_core::saga::StepOutcome;
 use outbox_core::{AttemptTrace, ClaimedPast, Destination, Failure, ItemMove, OnDead, Past, Settlement};
-use outbox_item::{Millis, Status};
+use outbox_item::{ItemId, Millis, Status};
 use outbox_store::SettleRequest;
 use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::counters::Counter;
 
 use crate::alerts::{self, DeadItem};
 use crate::error::PgError;
-use crate::leases::LeasedItem;
+use crate::leases::{LeasedId, LeasedItem, items_behind};
 use crate::places::{OldPlace, PlaceChange, change_places};
 use crate::saga_signals::{self, SagaStepEnd};
 use crate::tx::{Query as _, Values, WriteTx, without_nul};
@@ -29,7 +29,7 @@ pub(crate) struct EndingClaim {
 }
 
 impl From<LeasedItem> for EndingClaim {
-    fn from(LeasedItem { token, turn, attempt, past }: LeasedItem) -> Self {
+    fn from(LeasedItem { token, turn, attempt, past, .. }: LeasedItem) -> Self {
         Self { attempt, past, turn, from: OldPlace::Lease(token) }
     }
 }
@@ -126,6 +126,13 @@ impl ClaimEnd {
         }
     }
 
+    /// The item in its lease, if it has an ordering key and does not become DONE.
+    fn ends_streak(&self) -> Option<LeasedId> {
+        let OldPlace::Lease(token) = self.claim.from else { return None };
+        let is_kept = self.claim.turn.is_none() || self.moved.status() == Status::Done;
+        (!is_kept).then_some((token, self.claim.attempt.id))
+    }
+
     /// The row of the attempt in the history, if it gets one.
     fn history_row(&self) -> Option<HistoryRow<'_>> {
         let failure = self.failure.as_ref().filter(|_| self.is_recorded)?;
@@ -157,20 +164,29 @@ impl ClaimEnd {
 }
 
 /// Ends claims on items of which this transaction has locked the lease or the row in the queue, under the locks of the
-/// lines of their ordering keys: places, history, totals, signals and alerts.
-pub(crate) async fn write_claim_ends(tx: &mut WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<(), PgError> {
+/// lines of their ordering keys: places, history, totals, signals and alerts. An end that is not DONE ends the streak of
+/// the item: what follows it is given back, uncounted. Returns that.
+pub(crate) async fn write_claim_ends(tx: &mut WriteTx<'_>, claim_ends: &[ClaimEnd]) -> Result<Vec<ItemId>, PgError> {
     if claim_ends.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let behind = items_behind(tx, &claim_ends.iter().filter_map(ClaimEnd::ends_streak).collect::<Vec<_>>()).await?;
+    let given_back: Vec<_> = behind.into_iter().map(|leased| ClaimEnd::released(leased.into(), tx.now)).collect();
+    write_ends(tx, &claim_ends.iter().chain(&given_back).collect::<Vec<_>>()).await?;
+    Ok(given_back.iter().map(|claim_end| claim_end.claim.attempt.id).collect())
+}
+
+async fn write_ends(tx: &mut WriteTx<'_>, claim_ends: &[&ClaimEnd]) -> Result<(), PgError> {
     let changes: Vec<_> = claim_ends.iter().map(|claim_end| claim_end.place_change(tx.now)).collect();
     change_places(tx, &changes).await?;
-    write_history(tx, &claim_ends.iter().filter_map(ClaimEnd::history_row).collect::<Vec<_>>()).await?;
+    write_history(tx, &claim_ends.iter().filter_map(|claim_end| claim_end.history_row()).collect::<Vec<_>>()).await?;
     for claim_end in claim_ends {
         count_end(tx, claim_end);
     }
-    let step_ends: Vec<_> = claim_ends.iter().filter_map(ClaimEnd::saga_step_end).collect();
+    let step_ends: Vec<_> = claim_ends.iter().filter_map(|claim_end| claim_end.saga_step_end()).collect();
     saga_signals::advance_runs(tx, &step_ends).await?;
-    alerts::dead_lettered(tx, &claim_ends.iter().filter_map(ClaimEnd::dead_item).collect::<Vec<_>>()).await
+    alerts::dead_lettered(tx, &claim_ends.iter().filter_map(|claim_end| claim_end.dead_item()).collect::<Vec<_>>())
+        .await
 }
 
 fn count_end(tx: &mut WriteTx<'_>, claim_end: &ClaimEnd) {

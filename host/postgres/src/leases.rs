@@ -20,6 +20,8 @@ pub(crate) struct LeasedItem {
     pub(crate) token: ClaimToken,
     /// The item's place in the line of its ordering key.
     pub(crate) turn: Option<i64>,
+    /// The number of items in front of it in its streak; `None` without an ordering key.
+    pub(crate) ahead: Option<i32>,
     /// The attempt, without what only its end tells.
     pub(crate) attempt: AttemptRecord,
     /// The item's past, the claim counted.
@@ -43,6 +45,16 @@ pub(crate) async fn lock_claims(tx: &impl Query, claims: &[&ClaimRef]) -> Result
     let (tokens, ids) = columns(claims.iter().map(|claim| (claim.token, claim.id)));
     let rows = tx.rows("SELECT * FROM outbox.lock_claims($1, $2)", &[&tokens, &ids]).await?;
     Ok(ended(&rows)?.items)
+}
+
+/// What follows items in the streaks of their ordering keys and is not among them itself. The transaction has locked the
+/// leases, in which all of them are.
+pub(crate) async fn items_behind(tx: &WriteTx<'_>, leaving: &[LeasedId]) -> Result<Vec<LeasedItem>, PgError> {
+    if leaving.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (tokens, ids) = columns(leaving.iter().copied());
+    Ok(ended(&tx.rows("SELECT * FROM outbox.items_behind($1, $2)", &[&tokens, &ids]).await?)?.items)
 }
 
 /// Waits for the lines of the items' ordering keys, then for the leases of the claims.
@@ -124,7 +136,7 @@ fn leased_item(row: &Row) -> Result<Option<LeasedItem>, PgError> {
         ordering_key: row.try_get("ordering_key")?,
         is_alert: is_alert(idem_key),
     };
-    Ok(Some(LeasedItem { token, turn: row.try_get("turn")?, attempt, past }))
+    Ok(Some(LeasedItem { token, turn: row.try_get("turn")?, ahead: row.try_get("ahead")?, attempt, past }))
 }
 
 /// Takes the items out of their leases, which this transaction has locked or made.
@@ -145,7 +157,8 @@ pub(crate) async fn drop_missing(tx: &WriteTx<'_>, missing: &[LeasedId]) -> Resu
     let ids: Vec<_> = missing.iter().map(|(_, id)| *id).collect();
     tracing::error!(items = ?ids, "leases hold the ids of items that do not exist; the ids were dropped");
     leave_leases(tx, missing).await?;
-    let rows = tx.rows("SELECT ordering_key FROM outbox.lanes WHERE id = ANY($1)", &[&numbers(&ids)]).await?;
+    let sql = "SELECT ordering_key FROM outbox.lanes WHERE id = ANY($1) OR streak && $1";
+    let rows = tx.rows(sql, &[&numbers(&ids)]).await?;
     let keys: Vec<&str> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     ordering::lock_lines(tx, &keys).await?;
     ordering::find_fronts(tx, &keys).await

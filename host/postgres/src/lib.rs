@@ -80,6 +80,7 @@ mod saga_signals;
 mod settle;
 mod sql_value;
 mod store_impl;
+mod streaks;
 mod stuck;
 mod transfer;
 mod tx;

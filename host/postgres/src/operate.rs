@@ -311,7 +311,7 @@ async fn dead_letter_by_operator(
     };
     let claim_ends: Vec<_> = found.iter().map(end).collect::<Result<_, PgError>>()?;
     saga_signals::begin_runs_if_none(tx, found.iter().map(|found| &found.snapshot.item)).await?;
-    write_claim_ends(tx, &claim_ends).await
+    write_claim_ends(tx, &claim_ends).await.map(drop)
 }
 
 /// The claim that the action ends. An operator who claims an item that waits attempts nothing: `attempts` stays. The
@@ -336,5 +336,5 @@ async fn release(tx: &mut WriteTx<'_>, context: &ActionContext, found: &[FoundIt
     let end =
         |found: &FoundItem| Ok(ClaimEnd::ended_by_operator(ending_claim(found, context, now)?, failure.clone(), now));
     let claim_ends: Vec<_> = found.iter().map(end).collect::<Result<_, PgError>>()?;
-    write_claim_ends(tx, &claim_ends).await
+    write_claim_ends(tx, &claim_ends).await.map(drop)
 }

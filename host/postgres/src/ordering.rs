@@ -1,10 +1,14 @@
-//! The ordering of items that share an ordering key: one of them is claimed at a time, in the order of the commits that
-//! enqueued them.
+//! The ordering of items that share an ordering key: their claims are settled one after the other, in the order of the
+//! commits that enqueued them.
 //!
 //! Each key has a line. `turn` is an item's place in it, which the schema draws while the transaction of the enqueue
 //! commits. Of each key that a claim has met, one item is the front, and `outbox.lanes` names it: the one in a lease,
 //! else the first of those that are in the queue or block the key. Every other item of the key is held as soon as a
 //! claim meets it, and claims read items that are not held.
+//!
+//! A claim may take a *streak*: the front and the items that follow it at once, all into one lease. The lane lists them,
+//! and only the lane's item can be settled, except by a release. When it is DONE, the lane moves to the next of the
+//! streak; any other end ends the streak, and what follows goes back into the queue (`claim_end`).
 //!
 //! A transaction that moves an item of a key has the lock of its line until the commit, and finds the front anew after the move,
 //! in a statement that began after the lock was had. A claim only tries the lock (`outbox.in_front`). Applications take

@@ -106,6 +106,7 @@ mod tests {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Skip,
+            streak: 1,
         };
         let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());
         ClaimRequest { claimed_by: "pod".into(), limit: 9, types: types.iter().map(terms).collect(), suspects }

@@ -14,6 +14,7 @@ use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::complete::{Completed, Completion, complete};
 use crate::error::PgError;
 use crate::leases::{LeasedId, LeasedItem, lock_claims, lock_leases, read_leased};
+use crate::streaks::{StreakTurn, Streaks};
 use crate::tx::{Query, WriteTx};
 use crate::{enqueue, plugin_state};
 
@@ -83,29 +84,45 @@ pub(crate) async fn settle(
         others.into_iter().map(|leased| ((leased.token, leased.attempt.id), leased)).collect();
     lock_states(tx, group).await?;
     let mut claim_ends = Vec::new();
-    let mut results = Vec::new();
-    for (claim, settled) in group {
+    let mut results: Vec<_> = group.iter().map(|_| Err(StoreError::ClaimLost)).collect();
+    let mut streaks = Streaks::default();
+    for index in in_order(group, &others) {
+        let (claim, settled) = group[index];
         let key = (claim.token, claim.id);
         if completed.made.remove(&key) {
-            results.push(Ok(()));
+            results[index] = Ok(());
             continue;
         }
-        let ended = match others.remove(&key) {
-            Some(leased) => end_claim(tx, leased.into(), settled).await,
-            None => Err(StoreError::ClaimLost.into()),
+        let Some(leased) = others.remove(&key) else { continue };
+        let turn = StreakTurn::of(&leased);
+        let ended = match streaks.check(&turn, settled) {
+            Ok(()) => end_claim(tx, leased.into(), settled).await,
+            Err(refused) => Err(refused.into()),
         };
-        results.push(match ended {
+        results[index] = match ended {
             Ok(claim_end) => {
+                streaks.settled(turn, settled);
                 claim_ends.push(claim_end);
                 Ok(())
             }
             Err(PgError::Rejected(refused)) => Err(refused),
             Err(err) => return Err(err),
-        });
+        };
     }
     write_claim_ends(tx, &claim_ends).await?;
     let holds_late_locks = claim_ends.iter().any(ClaimEnd::takes_late_locks);
     Ok(Settled { results, holds_late_locks, ended_after_completions: !claim_ends.is_empty() })
+}
+
+/// The positions of the group, with the items of each streak in the order of their line.
+fn in_order(group: &Settlements<'_>, held: &HashMap<LeasedId, LeasedItem>) -> Vec<usize> {
+    let ahead = |index: usize| {
+        let claim = group[index].0;
+        held.get(&(claim.token, claim.id)).and_then(|leased| leased.ahead)
+    };
+    let mut order: Vec<_> = (0..group.len()).collect();
+    order.sort_by_key(|index| ahead(*index));
+    order
 }
 
 /// Locks the state of every plugin that a settlement of the group writes.

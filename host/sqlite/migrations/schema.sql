@@ -110,7 +110,9 @@ CREATE TABLE outbox_leases (
 -- held.
 CREATE TABLE outbox_lanes (
     ordering_key TEXT PRIMARY KEY,
-    id INTEGER NOT NULL
+    id INTEGER NOT NULL,
+    -- What follows the front in its lease: a JSON array of ids, ascending and without spaces. NULL where nothing does.
+    streak TEXT CHECK (streak IS NULL OR json_valid(streak))
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox_done (

@@ -2,14 +2,13 @@
 //!
 //! It does not know how the worker notices that.
 
-use outbox_core::Settlement;
 use outbox_item::ItemId;
 use outbox_store::{ClaimToken, StoreError};
 
 use crate::error::unavailable;
 use crate::id_list::read_ids;
-use crate::leases::{leave_with_items, token_list};
-use crate::settle::requeue;
+use crate::leases::token_list;
+use crate::settle::give_back;
 use crate::write_tx::WriteTx;
 
 /// Ends the leases with these tokens. Their items are PENDING again at once, uncounted and without a trace, because no
@@ -29,12 +28,4 @@ fn existing(tx: &WriteTx<'_>, tokens: &[ClaimToken]) -> rusqlite::Result<Vec<(Cl
     let mut select = tx.connection.prepare_cached(sql)?;
     let rows = select.query_map([token_list(tokens)], |row| Ok((ClaimToken::new(row.get(0)?), read_ids(row, 1)?)))?;
     rows.collect()
-}
-
-fn give_back(tx: &mut WriteTx<'_>, token: ClaimToken, ids: &[ItemId]) -> rusqlite::Result<usize> {
-    let items = leave_with_items(tx, token, ids)?;
-    for leased in &items {
-        requeue(tx, &leased.attempt, &leased.past, &Settlement::Release)?;
-    }
-    Ok(items.len())
 }

@@ -13,19 +13,19 @@ use outbox_item::{ItemId, Millis};
 use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, StoreError};
 
 use crate::claim_items::{TakenItem, lease_items};
-use crate::claim_limits;
 use crate::claim_progress::{ClaimProgress, allowed, count};
 use crate::error::unavailable;
 use crate::rows::{optional_time, time};
-use crate::suspects;
 use crate::write_tx::WriteTx;
+use crate::{claim_limits, streaks, suspects};
 
 /// Claims what the request allows.
 pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
     claim_ready(tx, request).map_err(unavailable("claiming items"))
 }
 
-/// Gives every type its share of the limit, then what the other types left over. The first type is drawn at random,
+/// Gives every type its share of the limit, then what the other types left over. What is left then is for items behind
+/// the fronts that were claimed: so a long line takes no place of an item that can be attempted at once. The first type is drawn at random,
 /// so that a share that rounds to nothing does not always fall on the same type.
 fn claim_ready(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result<ClaimBatch> {
     let mut progress = ClaimProgress::default();
@@ -43,6 +43,10 @@ fn claim_ready(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result
     for terms in rotated() {
         let left = remaining(request, &progress);
         claim_type(tx, request, terms, left, &mut progress)?;
+    }
+    for (index, terms) in rotated().enumerate() {
+        let share = remaining(request, &progress).div_ceil(count(types.len() - index));
+        claim_streaks(tx, request, terms, share, &mut progress)?;
     }
     if progress.droppable() == 0 {
         progress.batch.next_available_in = Some(Duration::ZERO);
@@ -79,6 +83,25 @@ fn claim_type(
         }
     }
     claim_limits::take_tokens(tx, terms, limit - left)
+}
+
+/// Claims up to `share` items that follow claimed fronts of the type.
+fn claim_streaks(
+    tx: &mut WriteTx<'_>,
+    request: &ClaimRequest,
+    terms: &ClaimTerms,
+    share: u32,
+    progress: &mut ClaimProgress,
+) -> rusqlite::Result<()> {
+    let fronts = streaks::fronts(&progress.batch.claims, terms);
+    if share == 0 || fronts.is_empty() {
+        return Ok(());
+    }
+    let limit = share.min(allowed(tx, terms, &progress.batch)?);
+    let claims = streaks::claim_behind(tx, request, terms, &fronts, limit)?;
+    claim_limits::take_tokens(tx, terms, count(claims.len()))?;
+    progress.batch.claims.extend(claims);
+    Ok(())
 }
 
 /// Takes the items that are first in line out of the queue. An item that is queued behind another of its ordering key is

@@ -16,7 +16,7 @@ use crate::id_list::read_ids;
 use crate::leases::{LeasedItem, leave_with_items, token_list};
 use crate::places::arrive;
 use crate::saga_signals;
-use crate::settle::{claimed_past, write_history};
+use crate::settle::{claimed_past, give_back_behind, write_history};
 use crate::write_tx::WriteTx;
 
 /// Items whose claims one transaction ends, so that it stays short; the rest follow in the next.
@@ -75,6 +75,7 @@ fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Res
 /// Ends the claims of these items of the lease.
 fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
     let items = leave_with_items(tx, token, ending)?;
+    items.iter().try_for_each(|leased| give_back_behind(tx, leased, ending))?;
     items.iter().try_for_each(|leased| end_lease(tx, leased, &lease_expired(&leased.attempt.pod), ItemMove::expired))
 }
 

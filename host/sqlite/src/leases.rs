@@ -123,9 +123,9 @@ pub(crate) fn leave_with_items(
 ) -> rusqlite::Result<Vec<LeasedItem>> {
     let mut items = leased_items(tx, token)?;
     items.retain(|leased| leaving.contains(&leased.attempt.id));
-    leave_lease(tx, token, leaving.to_vec())?;
+    let left = leave_lease(tx, token, leaving.to_vec())?.map(|left| left.ids).unwrap_or_default();
     let is_ghost = |id: &&ItemId| !items.iter().any(|leased| leased.attempt.id == **id);
-    for ghost in leaving.iter().filter(is_ghost) {
+    for ghost in left.iter().filter(is_ghost) {
         tracing::error!(item.id = ghost.get(), "a lease held the id of no item: it was dropped");
         find_fronts_behind(tx, *ghost)?;
     }

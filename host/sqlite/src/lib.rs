@@ -67,6 +67,7 @@ mod rows;
 mod saga_signals;
 mod settle;
 mod store_impl;
+mod streaks;
 mod stuck;
 mod suspects;
 mod transfer;

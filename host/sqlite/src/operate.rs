@@ -21,7 +21,7 @@ use crate::expire::end_lease;
 use crate::leases::{LeasedItem, leased_by_id, leave_lease};
 use crate::past::{keep_due_time, read_pasts};
 use crate::places::{leave_queue, reopen};
-use crate::settle::{dead_letter, write_history};
+use crate::settle::{dead_letter, give_back_behind, write_history};
 use crate::write_tx::WriteTx;
 use crate::{audit, queries, rows, saga_signals};
 
@@ -237,10 +237,11 @@ fn claim_for_operator(tx: &WriteTx<'_>, actor: &str, item: &Item) -> rusqlite::R
     Ok((attempt, past))
 }
 
-/// Takes the item out of its lease, if it is in one.
-fn leave_lease_of(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<Option<LeasedItem>> {
+/// Takes the item out of its lease, if it is in one. What follows it in its streak is given back.
+fn leave_lease_of(tx: &mut WriteTx<'_>, id: ItemId) -> rusqlite::Result<Option<LeasedItem>> {
     let Some(leased) = leased_by_id(tx, id)? else { return Ok(None) };
     leave_lease(tx, leased.token, vec![id])?;
+    give_back_behind(tx, &leased, &[])?;
     Ok(Some(leased))
 }
 

@@ -8,22 +8,27 @@ use rusqlite::params;
 
 use outbox_core::saga::StepOutcome;
 use outbox_core::{AttemptTrace, ClaimedPast, Destination, Failure, HostWrites, ItemMove, OnDead, Past, Settlement};
+use outbox_item::ItemId;
 use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::counters::Counter;
-use outbox_store::{ClaimRef, SettleRequest, StoreError};
+use outbox_store::{ClaimRef, ClaimToken, SettleRequest, StoreError};
 
 use crate::complete::{CompletionRow, complete};
 use crate::error::unavailable;
-use crate::leases::{LeasedItem, leased_item, leave_lease};
+use crate::leases::{LeasedItem, leased_item, leave_lease, leave_with_items};
 use crate::places::arrive;
 use crate::write_tx::WriteTx;
-use crate::{alerts, enqueue, plugin_state, saga_signals};
+use crate::{alerts, enqueue, ordering, plugin_state, saga_signals};
 
 const TRIED: &str = "settling a claim";
 
-/// Settles the claim. Errors with [`StoreError::ClaimLost`] when the item is no longer in the claim's lease.
+/// Settles the claim. Errors with [`StoreError::ClaimLost`] when the item is no longer in the claim's lease, and with
+/// [`StoreError::OutOfTurn`] when an earlier item of its streak is.
 pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
     let leased = leased_item(tx, claim).map_err(unavailable(TRIED))?.ok_or(StoreError::ClaimLost)?;
+    if request.settlement != Settlement::Release && !is_in_turn(tx, &leased.attempt).map_err(unavailable(TRIED))? {
+        return Err(StoreError::OutOfTurn);
+    }
     match &request.settlement {
         Settlement::Done { result, writes } => {
             commit_writes(tx, writes)?;
@@ -34,6 +39,10 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleReq
     }
 }
 
+fn is_in_turn(tx: &WriteTx<'_>, attempt: &AttemptRecord) -> rusqlite::Result<bool> {
+    ordering::is_in_turn(tx, attempt.id, attempt.ordering_key.as_deref())
+}
+
 fn commit_writes(tx: &mut WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
     plugin_state::commit(tx, writes)?;
     enqueue::enqueue_followups(tx, &writes.followups)
@@ -42,6 +51,7 @@ fn commit_writes(tx: &mut WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreE
 /// Ends a claim that did not end DONE.
 fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) -> rusqlite::Result<()> {
     leave_lease(tx, leased.token, vec![leased.attempt.id])?;
+    give_back_behind(tx, &leased, &[])?;
     let attempted = AttemptRecord {
         maybe_executed: request.maybe_executed,
         handler_digest: request.handler_digest.clone(),
@@ -55,6 +65,27 @@ fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) 
         Settlement::Dead { failure, on_dead } => dead_letter(tx, &attempted, &leased.past, *on_dead, failure),
         settlement => requeue(tx, &attempted, &leased.past, settlement),
     }
+}
+
+/// Gives back what follows the item in its streak, uncounted: the item leaves its lease without being DONE. The caller
+/// ends the claims on `others` itself.
+pub(crate) fn give_back_behind(tx: &mut WriteTx<'_>, leaving: &LeasedItem, others: &[ItemId]) -> rusqlite::Result<()> {
+    let Some(ordering_key) = &leaving.attempt.ordering_key else { return Ok(()) };
+    let mut behind = ordering::cut_streak(tx, ordering_key, leaving.attempt.id)?;
+    behind.retain(|id| !others.contains(id));
+    give_back(tx, leaving.token, &behind).map(drop)
+}
+
+/// Takes the items out of the lease, as if it had never been given. Returns their number.
+pub(crate) fn give_back(tx: &mut WriteTx<'_>, token: ClaimToken, ids: &[ItemId]) -> rusqlite::Result<usize> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let items = leave_with_items(tx, token, ids)?;
+    for leased in &items {
+        requeue(tx, &leased.attempt, &leased.past, &Settlement::Release)?;
+    }
+    Ok(items.len())
 }
 
 /// Puts an item that has left its lease back into the queue.

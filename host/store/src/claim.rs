@@ -73,6 +73,9 @@ pub struct ClaimTerms {
     pub concurrency: Option<u32>,
     /// The largest number of claims per second, across all processes.
     pub rate: Option<f64>,
+    /// The most items of one ordering key in one call: the item in front, and those that follow it at once. They are of
+    /// this type, due, and claimed for the first time. 1 claims the item in front only.
+    pub streak: u32,
     /// What dead-lettering an item means for the items behind it with the same ordering key.
     pub on_dead: OnDead,
 }
@@ -99,7 +102,8 @@ impl SuspectTerms {
 /// What a claim call found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimBatch {
-    /// The claims, to be handled and settled.
+    /// The claims, to be handled and settled. Those of one ordering key are a streak: they come in the order of their
+    /// line, and are settled in this order.
     pub claims: Vec<Claim>,
     /// How long until another claim may find something: an item's time comes, a rate allows a claim again, or another
     /// transaction is out of the way. `None` when the store expects nothing.
@@ -192,6 +196,7 @@ mod tests {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Block,
+            streak: 1,
         };
         let suspects = SuspectTerms::new(SuspectRoom::Idle, CrashBudget::default());
         ClaimRequest { claimed_by: "pod".into(), limit: 9, types: [("t", 8), ("once", 0)].map(terms).into(), suspects }

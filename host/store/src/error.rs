@@ -12,6 +12,10 @@ pub enum StoreError {
     /// took it. The caller logs it and goes on.
     #[error("the claim was lost before it was settled")]
     ClaimLost,
+    /// The claim holds, and an earlier item of its streak is not settled. Nothing was changed. The caller settles the
+    /// earlier item first, or gives this one back.
+    #[error("an earlier item with the same ordering key is not settled")]
+    OutOfTurn,
     /// Another item has the key, with other content. Nothing was stored.
     #[error("idem_key {idem_key:?} is already used by item {first} with other content")]
     Conflict {

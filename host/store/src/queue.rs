@@ -59,6 +59,10 @@ pub trait Queue: Changes {
 
     /// Settles a claim, with its history row, signals and host writes, in one transaction.
     ///
+    /// The items of a streak are settled in order: after an earlier one, or in the same transaction. Otherwise the call
+    /// errors with [`StoreError::OutOfTurn`]; only a release may come at any time. An end that is not DONE gives back,
+    /// uncounted and in the same transaction, what follows the item in its streak.
+    ///
     /// A claim ends once: when an earlier call was committed and its answer was lost, a repetition changes nothing and
     /// errors with [`StoreError::ClaimLost`]. So the repeating caller takes that error for success: either the item is
     /// settled, or its claim has ended otherwise and there is nothing left to settle.

@@ -21,6 +21,7 @@ use crate::breaker::Breakers;
 use crate::leases_in_hand::ItemInHand;
 use crate::prefetch::Prefetch;
 use crate::settle::{Settler, exchanges_to_keep, log_failure};
+use crate::streak::{Progress, Turn};
 
 /// Everything that an attempt needs except its claim.
 pub(crate) struct AttemptTask {
@@ -29,6 +30,8 @@ pub(crate) struct AttemptTask {
     pub(crate) served_type: Arc<ServedType>,
     /// The claim. It is in hand until the task ends.
     pub(crate) in_hand: ItemInHand,
+    /// When the attempt may begin.
+    pub(crate) turn: Turn,
     /// A moment before the claim was requested.
     pub(crate) sent: Instant,
     /// Cancelled when the worker waits for no settlement any more.
@@ -49,6 +52,9 @@ impl AttemptTask {
         let locks = self.key_locks.for_attempt();
         let report = self.run(&item, &locks).await;
         self.in_hand.end_attempt();
+        if self.turn.is_given_back() {
+            return self.turn.tell(Progress::GivenBack);
+        }
         let settlement = settlement_for(report.outcome, &item, &self.served_type, fastrand::f64());
         log_failure(&item, &settlement);
         if self.breakers.attempt_settled(&self.served_type, &settlement, Instant::now()) {
@@ -68,12 +74,13 @@ impl AttemptTask {
             item: &item,
             recording: &report.recording,
             in_hand: &self.in_hand,
+            turn: &self.turn,
             gave_up: &self.gave_up,
         };
         settler.settle(&reference, request).await;
     }
 
-    /// Waits for a run permit, then runs the handler unless the lease may be lost.
+    /// Waits for the item's turn and a run permit, then runs the handler unless the lease may be lost.
     async fn run(&self, item: &Arc<Item>, locks: &Arc<AttemptLocks>) -> AttemptReport {
         let Some(_run_permit) = self.run_permit().await else {
             return AttemptReport::without_component(Outcome::Interrupted);
@@ -82,7 +89,7 @@ impl AttemptTask {
         let Some(deadline) = self.in_hand.begin_attempt(started, self.served_type.timeout) else {
             return AttemptReport::without_component(Outcome::Interrupted);
         };
-        let report = self.handle(item, deadline, locks).await;
+        let report = self.handle_in_turn(item, deadline, locks).await;
         self.prefetch.attempt_finished(started.elapsed());
         report
     }
@@ -91,10 +98,10 @@ impl AttemptTask {
     async fn run_permit(&self) -> Option<SemaphorePermit<'_>> {
         let permit = tokio::select! {
             biased;
-            permit = self.run_permits.acquire() => permit.ok(),
+            permit = self.run_permit_in_turn() => permit,
             () = self.in_hand.stop().cancelled() => None,
         };
-        if permit.is_none() {
+        if permit.is_none() && self.in_hand.stop().is_cancelled() {
             // No attempt was shorter than this wait, so the worker claims fewer items ahead, or none.
             self.prefetch.attempt_finished(self.sent.elapsed());
         }
@@ -103,6 +110,24 @@ impl AttemptTask {
         }
         // A permit that an interrupted attempt returned must not start a new attempt.
         permit.filter(|_| !self.in_hand.stop().is_cancelled())
+    }
+
+    /// `None` when the item must not begin because of one before it.
+    async fn run_permit_in_turn(&self) -> Option<SemaphorePermit<'_>> {
+        if self.turn.comes().await { self.run_permits.acquire().await.ok() } else { None }
+    }
+
+    /// Interrupts the attempt when the claim on an item before it turns out to have failed.
+    async fn handle_in_turn(&self, item: &Arc<Item>, deadline: Instant, locks: &Arc<AttemptLocks>) -> AttemptReport {
+        let mut handling = std::pin::pin!(self.handle(item, deadline, locks));
+        tokio::select! {
+            biased;
+            report = &mut handling => report,
+            () = self.turn.is_broken() => {
+                self.in_hand.stop().cancel();
+                handling.await
+            }
+        }
     }
 
     async fn handle(&self, item: &Arc<Item>, deadline: Instant, locks: &Arc<AttemptLocks>) -> AttemptReport {

@@ -115,6 +115,7 @@ mod tests {
             concurrency: None,
             rate: None,
             on_dead: OnDead::Block,
+            streak: 1,
             breaker: Some(BreakerPolicy { failures: 3, pause: PAUSE }),
         }
     }

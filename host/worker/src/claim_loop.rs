@@ -19,6 +19,7 @@ use crate::breaker::Breakers;
 use crate::lease_keeper::LeaseKeeper;
 use crate::leases_in_hand::{ItemInHand, LeasesInHand};
 use crate::prefetch::{Prefetch, limits_at_once};
+use crate::streak::Turn;
 use crate::suspects::{PATIENCE_MAX, Suspects};
 use crate::wait_plan::WaitPlan;
 
@@ -244,11 +245,19 @@ impl Worker {
             max_retries: served_type.retry.max_retries,
             concurrency: served_type.concurrency,
             rate: served_type.rate,
+            streak: self.streak(served_type),
             on_dead: served_type.on_dead,
         };
         let types = served_types.iter().zip(at_once).map(terms).filter(|terms| terms.limit > 0).collect();
         let suspects = SuspectTerms::new(room, self.settings.crash_budget);
         ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types, suspects }
+    }
+
+    /// How many items of one ordering key to claim together. All but the first are claimed ahead: not while attempts are
+    /// long, and not for a type without retries, whose items would lose their only attempt with the process.
+    fn streak(&self, served_type: &ServedType) -> u32 {
+        let may_wait = self.settings.prefetch > 0 && served_type.retry.max_retries > 0;
+        if may_wait { served_type.streak.min(self.prefetch.in_sequence()) } else { 1 }
     }
 
     /// Starts a task for each claim. `sent` is the moment before the claims were requested, with this room.
@@ -266,12 +275,12 @@ impl Worker {
                 |claim: &Claim| served_types.get(claim.item.item_type.as_str()).map(|it| it.retry.max_retries);
             claims.sort_by_key(|claim| max_retries(claim) != Some(0));
         }
-        let in_hand = self.leases.take(&claims, sent);
-        for (claim, in_hand) in claims.into_iter().zip(in_hand) {
+        let (in_hand, turns) = (self.leases.take(&claims, sent), Turn::of_claims(&claims));
+        for ((claim, in_hand), turn) in claims.into_iter().zip(in_hand).zip(turns) {
             let Some(served_type) = served_types.get(claim.item.item_type.as_str()) else { continue };
             self.breakers.item_claimed(served_type);
             self.prefetch.item_claimed();
-            let (task, claim_permit) = (self.attempt_task(served_type, in_hand, sent), self.claim_permit());
+            let (task, claim_permit) = (self.attempt_task(served_type, in_hand, turn, sent), self.claim_permit());
             let suspect = self.suspects().begin(&claim);
             // Boxed, because tokio moves a task several times before it runs and once after it has ended.
             self.tasks.spawn(Box::pin(async move {
@@ -289,13 +298,20 @@ impl Worker {
         ClaimPermit { permit: Some(permit), permit_freed: Arc::clone(&self.permit_freed) }
     }
 
-    fn attempt_task(&self, served_type: &Arc<ServedType>, in_hand: ItemInHand, sent: Instant) -> AttemptTask {
+    fn attempt_task(
+        &self,
+        served_type: &Arc<ServedType>,
+        in_hand: ItemInHand,
+        turn: Turn,
+        sent: Instant,
+    ) -> AttemptTask {
         AttemptTask {
             breakers: Arc::clone(&self.breakers),
             queue: Arc::clone(&self.queue),
             handler: Arc::clone(&self.handler),
             served_type: Arc::clone(served_type),
             in_hand,
+            turn,
             sent,
             gave_up: self.gave_up.clone(),
             key_locks: self.key_locks.clone(),

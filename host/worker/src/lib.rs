@@ -6,6 +6,9 @@
 //! [`Handler`](outbox_core::Handler) and [`Queue`](outbox_store::Queue); it knows neither WebAssembly nor SQL, and cannot
 //! list or change items except through its claims.
 //!
+//! The items of an ordering key that one claim took, a *streak*, are attempted one after the other. The next one begins
+//! when the settlement of the one before it has been sent.
+//!
 //! An item holds a *claim permit* from its claim to its settlement, and a *run permit* while its attempt runs. There
 //! are more claim permits than run permits, so that a worker with short attempts claims the next batch ahead. The part
 //! of a request that a claim did not fill stays at the store as a *long poll*: the store may fulfil it in the
@@ -83,6 +86,7 @@ mod leases_in_hand;
 mod lost_claims;
 mod prefetch;
 mod settle;
+mod streak;
 mod suspects;
 #[cfg(test)]
 mod tests;

@@ -38,13 +38,19 @@ impl Default for Prefetch {
 impl Prefetch {
     /// How many items may be claimed ahead of `concurrency` attempts, from 0 to `configured_max`.
     pub(crate) fn allowance(&self, configured_max: usize, concurrency: usize) -> usize {
-        let mean = self.mean_micros.load(Ordering::Relaxed).max(1);
-        let within = u64::try_from(PREFETCH_WAIT_MAX.as_micros()).unwrap_or(u64::MAX) / mean;
-        // `within` attempts fit into the time one after the other; the first of them is running already.
-        let ahead = usize::try_from(within).unwrap_or(usize::MAX).saturating_sub(1).saturating_mul(concurrency);
+        // The first of the attempts in sequence is running already.
+        let within = usize::try_from(self.in_sequence()).unwrap_or(usize::MAX);
+        let ahead = within.saturating_sub(1).saturating_mul(concurrency);
         let ahead = ahead.min(configured_max);
         self.low_watermark.store(ahead / 2, Ordering::Relaxed);
         ahead
+    }
+
+    /// How many attempts, one after the other, fit into the longest wait of a prefetched item; at least one.
+    pub(crate) fn in_sequence(&self) -> u32 {
+        let mean = self.mean_micros.load(Ordering::Relaxed).max(1);
+        let within = u64::try_from(PREFETCH_WAIT_MAX.as_micros()).unwrap_or(u64::MAX) / mean;
+        u32::try_from(within).unwrap_or(u32::MAX).max(1)
     }
 
     /// Records that an item was claimed.
@@ -115,10 +121,12 @@ mod tests {
     fn nothing_is_claimed_ahead_of_attempts_that_are_long_or_unknown() {
         let prefetch = Prefetch::default();
         assert_eq!(prefetch.allowance(64, 64), 0, "nothing is known");
+        assert_eq!(prefetch.in_sequence(), 1);
         for _ in 0..50 {
             prefetch.attempt_finished(Duration::from_micros(100));
         }
         assert_eq!(prefetch.allowance(64, 64), 64);
+        assert!((100..=500).contains(&prefetch.in_sequence()));
         assert_eq!(prefetch.allowance(0, 64), 0, "the setting says none");
         for _ in 0..50 {
             prefetch.attempt_finished(Duration::from_secs(1));

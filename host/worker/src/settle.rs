@@ -2,6 +2,7 @@
 //!
 //! It does not know how the attempt was made, nor how the lease is kept meanwhile.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -12,6 +13,7 @@ use outbox_item::Item;
 use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
 
 use crate::leases_in_hand::ItemInHand;
+use crate::streak::{Progress, Turn};
 
 /// The wait before a settlement is sent for the second time. Each further wait is twice as long as the one before.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -26,6 +28,7 @@ pub(crate) struct Settler<'a> {
     pub(crate) item: &'a Item,
     pub(crate) recording: &'a Recording,
     pub(crate) in_hand: &'a ItemInHand,
+    pub(crate) turn: &'a Turn,
     /// Cancelled when the worker waits for no settlement any more.
     pub(crate) gave_up: &'a CancellationToken,
 }
@@ -33,12 +36,26 @@ pub(crate) struct Settler<'a> {
 impl Settler<'_> {
     /// Sends the settlement until the store takes it, or says that the claim has ended. A write that the store refuses
     /// for good becomes a failure of the attempt. Gives up when the settlement keeps failing at a store that can be
-    /// reached.
-    pub(crate) async fn settle(&self, claim: &ClaimRef, mut request: SettleRequest) {
-        let (mut failed_tries, mut failing_since) = (0, Instant::now());
-        while let Err(err) = self.queue.settle(claim, request.clone()).await {
+    /// reached. Tells the next item of the streak what became of this one.
+    pub(crate) async fn settle(&self, claim: &ClaimRef, request: SettleRequest) {
+        let end = self.send(claim, request).await;
+        self.turn.tell(end);
+    }
+
+    async fn send(&self, claim: &ClaimRef, mut request: SettleRequest) -> Progress {
+        let (mut failed_tries, mut failing_since, mut had_turn) = (0, Instant::now(), false);
+        while let Err(err) = self.try_once(claim, &request).await {
             if matches!(err, StoreError::ClaimLost) {
-                return log_claim_lost(claim, &request.settlement, failed_tries);
+                log_claim_lost(claim, &request.settlement, failed_tries);
+                return Progress::Unknown;
+            }
+            if matches!(err, StoreError::OutOfTurn) {
+                let may_come = !had_turn && self.turn.comes_after_done().await;
+                had_turn = true;
+                if !may_come {
+                    request.settlement = Settlement::Release;
+                }
+                continue;
             }
             if let Some(failure) = permanent_store_failure(&err) {
                 self.record_conflict(&err);
@@ -52,13 +69,31 @@ impl Settler<'_> {
                 tracing::error!(item.id = item_id, error = %err, "settling failed; trying again until it succeeds");
             }
             if self.is_hopeless(&mut failing_since) {
-                return log_given_up(claim, &err, failed_tries);
+                log_given_up(claim, &err, failed_tries);
+                return Progress::Unknown;
             }
             if self.gave_up.run_until_cancelled(sleep(retry_delay(failed_tries))).await.is_none() {
                 let item_id = claim.id.get();
-                return tracing::error!(item.id = item_id, error = %err, "settling failed; the lease will end");
+                tracing::error!(item.id = item_id, error = %err, "settling failed; the lease will end");
+                return Progress::Unknown;
             }
         }
+        if matches!(request.settlement, Settlement::Done { .. }) { Progress::Done } else { Progress::GivenBack }
+    }
+
+    /// Sends the settlement once. The next item of the streak may begin while the answer is awaited, unless the attempt
+    /// has written what that item may read.
+    async fn try_once(&self, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
+        let is_plain = matches!(&request.settlement, Settlement::Done { writes, .. } if writes.is_empty());
+        let mut call = self.queue.settle(claim, request.clone());
+        poll_fn(|context| {
+            let answer = call.as_mut().poll(context);
+            if answer.is_pending() && is_plain {
+                self.turn.tell(Progress::Sent);
+            }
+            answer
+        })
+        .await
     }
 
     /// Whether the settlement has failed for longer than a lease while each renewal of that lease was answered in time:

@@ -1,6 +1,7 @@
 //! The worker with a fake queue and a fake handler. Time is simulated: it moves on when every task waits.
 
 mod fakes;
+mod streaks;
 
 use std::sync::Arc;
 use std::time::Duration;

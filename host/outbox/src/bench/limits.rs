@@ -61,6 +61,7 @@ fn request() -> ClaimRequest {
         max_retries: 8,
         concurrency: None,
         rate: None,
+        streak: 1,
         on_dead: OnDead::Block,
     };
     let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());

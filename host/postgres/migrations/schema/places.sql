@@ -83,7 +83,11 @@ ALTER TABLE outbox.leases ALTER ids SET STORAGE PLAIN, ALTER turns SET STORAGE P
 CREATE TABLE outbox.lanes (
     ordering_key text COLLATE "C" PRIMARY KEY,
     id bigint NOT NULL,
-    turn bigint NOT NULL
+    turn bigint NOT NULL,
+    -- What follows the item in its lease, and the turns of that, in the order of the line. NULL where nothing does.
+    streak bigint[],
+    streak_turns bigint[],
+    CHECK ((streak IS NULL) = (streak_turns IS NULL))
 ) WITH (
     fillfactor = 50,
     autovacuum_vacuum_threshold = 500,

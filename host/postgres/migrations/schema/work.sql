@@ -16,13 +16,37 @@ BEGIN
     FROM (SELECT DISTINCT hashtext(key) AS hash FROM unnest(keys) AS key WHERE key IS NOT NULL ORDER BY hash) AS lines;
 END $$;
 
+-- Lanes whose items have left a lease move on to the first item of their streak that is still there. What has left is no
+-- longer in the streak. An item is leased when it exists and is in no other place.
+CREATE FUNCTION outbox.advance_streaks(keys text[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    UPDATE outbox.lanes AS lane
+    SET id = coalesce(leased.ids[1], lane.id), turn = coalesce(leased.turns[1], lane.turn),
+        streak = nullif(leased.ids[2:], '{}'), streak_turns = nullif(leased.turns[2:], '{}')
+    FROM outbox.lanes AS known CROSS JOIN LATERAL (
+             SELECT array_agg(member.id ORDER BY member.place) AS ids,
+                    array_agg(member.turn ORDER BY member.place) AS turns
+             FROM unnest(known.id || known.streak, known.turn || known.streak_turns)
+                      WITH ORDINALITY AS member (id, turn, place)
+             WHERE coalesce((SELECT id FROM outbox.queue WHERE id = member.id),
+                            (SELECT id FROM outbox.done WHERE id = member.id),
+                            (SELECT id FROM outbox.dead WHERE id = member.id)) IS NULL
+               AND (SELECT id FROM outbox.items WHERE id = member.id) IS NOT NULL) AS leased
+    WHERE lane.ordering_key = known.ordering_key AND known.ordering_key = ANY (keys) AND known.streak IS NOT NULL;
+END $$;
+
 -- Finds the front of each key anew: its first item of those that wait and those that block it dead. It gets the lane,
--- and is no longer held. An item that is leased keeps the lane: it exists and is in no other place. The caller has the
--- locks of the keys, and took them in an earlier statement: so this one sees what others did under them.
+-- and is no longer held. An item that is leased keeps the lane, and after it what follows in its streak. The caller has
+-- the locks of the keys, and took them in an earlier statement: so this one sees what others did under them.
 CREATE FUNCTION outbox.find_front(keys text[]) RETURNS void LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
+    IF EXISTS (SELECT 1 FROM outbox.lanes WHERE ordering_key = ANY (keys) AND streak IS NOT NULL) THEN
+        PERFORM outbox.advance_streaks(keys);
+    END IF;
     WITH line AS (
         SELECT known.key, (SELECT id FROM outbox.lanes WHERE ordering_key = known.key) AS owner
         FROM (SELECT DISTINCT key FROM unnest(keys) AS key WHERE key IS NOT NULL) AS known
@@ -126,15 +150,55 @@ BEGIN
     WHERE waiting.id = queued.id;
 END $$;
 
+-- Takes items out of the queue that follow fronts of ordering keys at once, and writes them into the fronts' lanes:
+-- mosts[n] items at most behind fronts[n], whose key is keys[n] and whose type is kinds[n]. They are of its type, due,
+-- and never claimed before. A streak ends before an item that another transaction has locked, and before one that blocks
+-- the key dead. The caller has the lines of the keys. Never waits.
+CREATE FUNCTION outbox.take_streaks(fronts bigint[], keys text[], kinds text[], mosts bigint[], at bigint)
+RETURNS TABLE (front bigint, id bigint, turn bigint) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH behind AS MATERIALIZED (
+        SELECT wanted.front, wanted.key, line.id, line.turn, line.place, line.fits
+        FROM unnest(fronts, keys, kinds, mosts) AS wanted (front, key, kind, most)
+             CROSS JOIN LATERAL (
+                 SELECT waiting.id, waiting.turn, row_number() OVER (ORDER BY waiting.turn, waiting.id) AS place,
+                        waiting.type = wanted.kind AND waiting.available_at <= at AND NOT waiting.again
+                        AND NOT EXISTS (
+                            SELECT 1 FROM outbox.dead WHERE dead.ordering_key = wanted.key AND dead.blocks_key
+                            AND (dead.turn, dead.id) < (waiting.turn, waiting.id)) AS fits
+                 FROM (SELECT * FROM outbox.queue WHERE ordering_key = wanted.key
+                       ORDER BY ordering_key, queue.turn, queue.id LIMIT wanted.most) AS waiting) AS line
+    ), locked AS MATERIALIZED (
+        SELECT id FROM outbox.queue WHERE id = ANY (ARRAY(SELECT id FROM behind WHERE fits)) FOR UPDATE SKIP LOCKED
+    ), streak AS MATERIALIZED (
+        SELECT *, bool_and(fits AND id = ANY (ARRAY(SELECT id FROM locked)))
+                      OVER (PARTITION BY front ORDER BY place) AS follows
+        FROM behind
+    ), gone AS (
+        DELETE FROM outbox.queue WHERE id = ANY (ARRAY(SELECT id FROM streak WHERE follows))
+    ), listed AS (
+        UPDATE outbox.lanes AS lane SET streak = line.ids, streak_turns = line.turns
+        FROM (SELECT key, array_agg(id ORDER BY place) AS ids, array_agg(turn ORDER BY place) AS turns
+              FROM streak WHERE follows GROUP BY key) AS line
+        WHERE lane.ordering_key = line.key
+    )
+    SELECT front, id, turn FROM streak WHERE follows;
+END $$;
+
 -- Claims up to shares[n] items of the type kinds[n], under the lease tokens[n], which ends at ends[n]: suspects with
 -- losses in this range, those with the most first; or, where most_losses is 0, items without losses that are due between
--- lowest[n] and `at`. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each type.
+-- lowest[n] and `at`. What is left of a share is for items that follow claimed fronts: up to streaks[n] items of a key,
+-- the front included. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each type.
 -- `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
 -- `is_busy` says that items were passed over because another transaction was working on their ordering keys. `took` is
 -- the time in microseconds that the looks at all types took.
 CREATE FUNCTION outbox.claim(
-    kinds text[], shares integer[], lowest bigint[], tokens bigint[], ends bigint[], claimed_by text, at bigint,
-    least_losses integer, most_losses integer
+    kinds text[], shares integer[], lowest bigint[], streaks integer[], tokens bigint[], ends bigint[], claimed_by text,
+    at bigint, least_losses integer, most_losses integer
 ) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean, took bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -158,6 +222,8 @@ DECLARE
     taken_places integer[] := '{}';
     returning_ids bigint[] := '{}';
     returning_dues bigint[] := '{}';
+    keyed_fronts bigint[] := '{}';
+    keyed_keys text[] := '{}';
 BEGIN
     LOOP
         began := clock_timestamp();
@@ -198,13 +264,15 @@ BEGIN
         WITH gone AS (
             DELETE FROM outbox.queue
             WHERE id = ANY (found_ids) AND (ordering_key IS NULL OR id = ANY (front_ids))
-            RETURNING id, turn, type, again, available_at
+            RETURNING id, turn, type, again, available_at, ordering_key
         )
         SELECT taken_ids || array_agg(id), taken_turns || array_agg(turn),
                taken_places || array_agg(array_position(kinds, type)),
                returning_ids || array_agg(id) FILTER (WHERE again),
-               returning_dues || array_agg(available_at) FILTER (WHERE again)
-        INTO taken_ids, taken_turns, taken_places, returning_ids, returning_dues FROM gone;
+               returning_dues || array_agg(available_at) FILTER (WHERE again),
+               keyed_fronts || array_agg(id) FILTER (WHERE ordering_key IS NOT NULL AND NOT again),
+               keyed_keys || array_agg(ordering_key) FILTER (WHERE ordering_key IS NOT NULL AND NOT again)
+        INTO taken_ids, taken_turns, taken_places, returning_ids, returning_dues, keyed_fronts, keyed_keys FROM gone;
         EXIT WHEN coalesce(cardinality(passed_keys), 0) = 0;
         -- Of a key that has been looked at, only the front can still be claimed: it can be due after those behind it.
         skipped_keys := skipped_keys || passed_keys;
@@ -212,6 +280,32 @@ BEGIN
         looks := looks - 1;
         EXIT WHEN looks = 0;
     END LOOP;
+    IF cardinality(keyed_fronts) > 0 AND 1 < ANY (streaks) THEN
+        WITH front AS (
+            SELECT known.id, known.key, array_position(taken_ids, known.id) AS taken
+            FROM unnest(keyed_fronts, keyed_keys) AS known (id, key)
+        ), share AS (
+            SELECT front.*, taken_places[front.taken] AS place,
+                   row_number() OVER (PARTITION BY taken_places[front.taken]) AS nth,
+                   count(*) OVER (PARTITION BY taken_places[front.taken]) AS fronts
+            FROM front
+        ), room AS (
+            SELECT share.*, shares[share.place]
+                   - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = share.place) AS left_over
+            FROM share
+        ), most AS (
+            SELECT room.id, room.key, room.place,
+                   least(streaks[room.place] - 1,
+                         room.left_over / room.fronts + (room.nth <= room.left_over % room.fronts)::integer) AS most
+            FROM room
+        )
+        SELECT taken_ids || array_agg(follower.id), taken_turns || array_agg(follower.turn),
+               taken_places || array_agg(taken_places[array_position(taken_ids, follower.front)])
+        INTO taken_ids, taken_turns, taken_places
+        FROM (SELECT array_agg(id) AS ids, array_agg(key) AS keys, array_agg(kinds[place]) AS kinds,
+                     array_agg(most) AS mosts FROM most WHERE most > 0) AS wanted
+             CROSS JOIN LATERAL outbox.take_streaks(wanted.ids, wanted.keys, wanted.kinds, wanted.mosts, at) AS follower;
+    END IF;
     -- Saturating: a row at the end of the range must not stop the claims of its type.
     UPDATE outbox.past AS known
     SET attempts = least(known.attempts, 2147483646) + 1, deliveries = least(known.deliveries, 2147483646) + 1,
@@ -240,10 +334,12 @@ END $$;
 CREATE TYPE outbox.leased_item AS (
     token bigint, id bigint, type text, pod text, claimed_at bigint, turn bigint, idem_key text, saga text, cid text,
     ordering_key text, attempts integer, deliveries integer, replays integer, effects integer, losses integer,
-    give_backs integer, maybe_executed boolean, given_back_since bigint, last_error text, handler_digest text
+    give_backs integer, maybe_executed boolean, given_back_since bigint, last_error text, handler_digest text,
+    ahead integer
 );
 
--- The items of leases that the caller has locked. Where an item is missing, its `idem_key` is NULL.
+-- The items of leases that the caller has locked. Where an item is missing, its `idem_key` is NULL. `ahead` is the number
+-- of items in front of it in its streak; NULL where it has no ordering key.
 CREATE FUNCTION outbox.leased_items(tokens bigint[], wanted bigint[]) RETURNS SETOF outbox.leased_item LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -253,13 +349,30 @@ BEGIN
            item.saga::text, item.cid::text, item.ordering_key::text, coalesce(past.attempts, 1),
            coalesce(past.deliveries, 1), coalesce(past.replays, 0), coalesce(past.effects, 0),
            coalesce(past.losses, 0), coalesce(past.give_backs, 0), coalesce(past.maybe_executed, false),
-           past.given_back_since, past.last_error, handler.digest
+           past.given_back_since, past.last_error, handler.digest,
+           CASE WHEN leased.turn IS NOT NULL THEN (
+               SELECT CASE WHEN lane.id = leased.id THEN 0 ELSE array_position(lane.streak, leased.id) END
+               FROM outbox.lanes AS lane WHERE lane.ordering_key = item.ordering_key) END
     FROM outbox.leases AS lease
          CROSS JOIN LATERAL unnest(lease.ids, lease.turns) AS leased (id, turn)
          LEFT JOIN outbox.items AS item ON item.id = leased.id
          LEFT JOIN outbox.past ON past.id = leased.id
          LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler
     WHERE lease.token = ANY (tokens) AND leased.id = ANY (wanted);
+END $$;
+
+-- What follows items in their streaks, in leases that the caller has locked, and is not among the items itself.
+CREATE FUNCTION outbox.items_behind(tokens bigint[], leaving bigint[]) RETURNS SETOF outbox.leased_item
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM outbox.leased_items(tokens, ARRAY(
+        SELECT DISTINCT behind.id
+        FROM outbox.items AS item
+             JOIN outbox.lanes AS lane ON lane.ordering_key = item.ordering_key
+             CROSS JOIN LATERAL unnest(lane.streak) WITH ORDINALITY AS behind (id, place)
+        WHERE item.id = ANY (leaving) AND behind.id <> ALL (leaving)
+          AND behind.place > CASE WHEN lane.id = item.id THEN 0 ELSE array_position(lane.streak, item.id) END));
 END $$;
 
 -- Waits for the lines of the items' ordering keys, then for the leases.
@@ -384,11 +497,12 @@ BEGIN
     FROM unnest(finished, turns, digests, results, times) AS new (id, turn, digest, result, done_at);
 END $$;
 
--- Completes claims, each item in finished[n] by the lease tokens[n]: items that have no saga and no row in outbox.past
--- become DONE, which is all that changes for them. No item occurs twice. `plain[n]` says that the caller knows this of
--- the item; otherwise it is looked up. `digests` has the components that ran, and digest_places[n] the place of the
--- item's among them. Returns for each lease what became DONE, and what the lease holds and only the caller can complete
--- (`unsettled`). What is in neither was not in the lease. `at` is the time; NULL is that of the database.
+-- Completes claims, each item in finished[n] by the lease tokens[n]: items that have no saga, no row in outbox.past and
+-- no other item of a streak in front of them or behind them become DONE, which is all that changes for them. No item
+-- occurs twice. `plain[n]` says that the caller knows this of the item; otherwise it is looked up. `digests` has the
+-- components that ran, and digest_places[n] the place of the item's among them. Returns for each lease what became DONE,
+-- and what the lease holds and only the caller can complete (`unsettled`). What is in neither was not in the lease. `at`
+-- is the time; NULL is that of the database.
 CREATE FUNCTION outbox.complete(
     tokens bigint[], finished bigint[], plain boolean[], results bytea[], digest_places integer[], digests text[],
     at bigint
@@ -420,7 +534,11 @@ BEGIN
             SELECT unsure.id FROM unnest(ended.unsure) AS unsure (id)
             WHERE unsure.id = ANY (held.ids)
               AND ((SELECT past.id FROM outbox.past WHERE past.id = unsure.id) IS NOT NULL
-                   OR (SELECT item.saga IS NULL FROM outbox.items AS item WHERE item.id = unsure.id) IS NOT TRUE));
+                   OR (SELECT item.saga IS NULL FROM outbox.items AS item WHERE item.id = unsure.id) IS NOT TRUE
+                   OR held.turns IS NOT NULL AND EXISTS (
+                       SELECT 1 FROM outbox.items AS item
+                                JOIN outbox.lanes AS lane ON lane.ordering_key = item.ordering_key
+                       WHERE item.id = unsure.id AND (lane.id <> item.id OR lane.streak IS NOT NULL))));
         settled := ARRAY(SELECT id FROM unnest(ended.ids) AS id
                          WHERE id = ANY (held.ids) AND id <> ALL (unsettled) ORDER BY id);
         PERFORM outbox.leave_leases(array_fill(held.token, ARRAY[cardinality(settled)]), settled);

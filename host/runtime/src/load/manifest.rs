@@ -33,6 +33,9 @@ use crate::outgoing::grant::Grants;
 /// The longest `timeout`. The lease is renewed while an attempt runs, so only the timeout ends one that never returns.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
+/// The longest `streak`: a lease holds no more items on PostgreSQL.
+const STREAK_MAX: u32 = 250;
+
 /// The manifest of one plugin. The default is that of a component without a manifest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Manifest {
@@ -52,6 +55,8 @@ pub(crate) struct Manifest {
     pub retry: RetryOverrides,
     /// Whether a dead-lettered item blocks its ordering key.
     pub on_dead: OnDead,
+    /// The most items of one ordering key that a worker claims together; the default of the host if absent.
+    pub streak: Option<u32>,
     /// When claiming pauses because attempts keep failing; never if absent.
     pub breaker: Option<BreakerPolicy>,
     /// The canary of a new version.
@@ -64,6 +69,7 @@ impl Manifest {
     pub(crate) fn parse(source: &str, environment: &EnvLookup) -> Result<Self, ManifestError> {
         let table: Table = source.parse().map_err(|err: toml::de::Error| ManifestError::Syntax(err.to_string()))?;
         let mut root = Section::new("", table, environment);
+        let (on_dead, streak) = read_ordering(root.section("ordering")?)?;
         let manifest = Self {
             types: root.take("types", texts)?,
             sha256: root.take("sha256", digest)?,
@@ -72,7 +78,8 @@ impl Manifest {
             config: read_config(root.section("config")?)?,
             limits: limits::read(root.section("limits")?)?,
             retry: retry::read(root.section("retry")?)?,
-            on_dead: read_ordering(root.section("ordering")?)?,
+            on_dead,
+            streak,
             breaker: root.optional_section("breaker")?.map(read_breaker).transpose()?,
             canary: canary_policy::read(root.section("reload")?)?,
         };
@@ -94,14 +101,15 @@ fn read_config(section: Section<'_>) -> Result<BTreeMap<String, String>, Manifes
     section.into_entries()?.into_iter().map(entry).collect()
 }
 
-fn read_ordering(mut section: Section<'_>) -> Result<OnDead, ManifestError> {
+fn read_ordering(mut section: Section<'_>) -> Result<(OnDead, Option<u32>), ManifestError> {
     let on_dead = section.take("on_dead", |value| match value.as_str() {
         Some("block") => Ok(OnDead::Block),
         Some("skip") => Ok(OnDead::Skip),
         _ => Err(r#""block" or "skip""#.to_owned()),
     })?;
+    let streak = section.take("streak", count(1..=STREAK_MAX))?;
     section.finish()?;
-    Ok(on_dead.unwrap_or_default())
+    Ok((on_dead.unwrap_or_default(), streak))
 }
 
 fn read_breaker(mut section: Section<'_>) -> Result<BreakerPolicy, ManifestError> {

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use outbox_core::{
-    AttemptReport, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy, ServedType,
+    AttemptReport, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy, STREAK_DEFAULT,
+    ServedType,
 };
 
 use crate::load::loader::Generation;
@@ -202,6 +203,7 @@ fn served_type(item_type: &str, generation: &Generation, retry: RetryPolicy) -> 
         concurrency: manifest.limits.concurrency,
         rate: manifest.limits.rate,
         on_dead: manifest.on_dead,
+        streak: manifest.streak.unwrap_or(STREAK_DEFAULT),
         breaker: manifest.breaker,
     }
 }

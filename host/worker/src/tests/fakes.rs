@@ -1,6 +1,7 @@
 //! A queue in memory whose calls fail when a test says so, and a handler that takes as long as a test says.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
-    Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, RetryPolicy, ServedType, Settlement,
-    SuspectRoom, SuspectRun,
+    Attempt, AttemptReport, CrashBudget, Failure, FailureClass, Handler, HostWrites, Outcome, RetryPolicy, ServedType,
+    Settlement, SuspectRoom, SuspectRun,
 };
 use outbox_item::{Item, ItemId, Millis, NewItem, Status};
 use outbox_store::{
@@ -43,6 +44,8 @@ pub(super) enum Fault {
     AnswerLost,
     /// The store never answers.
     NoAnswer,
+    /// The store does what was asked after this time.
+    Late(Duration),
     /// A bug.
     Panic,
 }
@@ -94,7 +97,8 @@ impl FakeState {
         batch
     }
 
-    /// Claims up to `limit` of the items that wait.
+    /// Claims up to `limit` of the items that wait. Of the one ordering key it takes a streak, unless an item of the key
+    /// is in a lease.
     fn take(
         &mut self,
         request: &ClaimRequest,
@@ -103,8 +107,14 @@ impl FakeState {
         limit: u32,
         is_meant: impl Fn(&Item) -> bool,
     ) {
-        let items: Vec<_> =
-            self.waiting.extract_if(.., |item| is_meant(item)).take(limit as usize).map(claimed).collect();
+        let is_leased = self.leases.values().flat_map(|lease| &lease.items).any(|item| item.ordering_key.is_some());
+        let mut free = if is_leased { 0 } else { request.types[0].streak };
+        let mut is_free = |item: &Item| {
+            let is_keyed = u32::from(item.ordering_key.is_some());
+            free.checked_sub(is_keyed).inspect(|left| free = *left).is_some()
+        };
+        let waiting = self.waiting.extract_if(.., |item| is_meant(item) && is_free(item));
+        let items: Vec<_> = waiting.take(limit as usize).map(claimed).collect();
         batch.claims.extend(items.iter().map(|item| Claim { item: item.clone(), token }));
         if !items.is_empty() {
             self.leases.insert(token, FakeLease { end: Instant::now() + request.types[0].lease, items });
@@ -134,6 +144,14 @@ impl FakeQueue {
     pub(super) fn add_suspect(&self, id: i64, losses: u32) {
         self.add_items(id..=id);
         self.state().waiting.last_mut().expect("it waits").losses = losses;
+    }
+
+    /// Adds items that share an ordering key.
+    pub(super) fn add_line(&self, ids: impl Iterator<Item = i64>) {
+        let item = |id: i64| NewItem { ordering_key: Some("k".into()), ..NewItem::new("t", &id.to_string(), "") };
+        let items = ids.map(|id| item(id).into_item(ItemId::new(id), Millis::default()));
+        self.state().waiting.extend(items);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// The state, after the leases that have run out were ended.
@@ -172,15 +190,20 @@ impl FakeQueue {
             None => run(&mut self.state()),
             Some(Fault::Refused) => Err(unavailable("refused")),
             Some(Fault::AnswerLost) => run(&mut self.state()).and_then(|_| Err(unavailable("the answer was lost"))),
+            Some(Fault::Late(delay)) => {
+                sleep(delay).await;
+                run(&mut self.state())
+            }
             Some(Fault::NoAnswer) => std::future::pending().await,
             Some(Fault::Panic) => panic!("a bug"),
         }
     }
 
-    /// An operator takes an item out of its lease.
+    /// An operator takes an item out of its lease, and with it what follows it in its streak.
     pub(super) fn release_by_force(&self, id: ItemId) {
         for lease in self.state().leases.values_mut() {
-            lease.items.retain(|item| item.id != id);
+            let key = lease.items.iter().find(|item| item.id == id).and_then(|item| item.ordering_key.clone());
+            lease.items.retain(|item| item.id != id && (key.is_none() || item.ordering_key != key || item.id < id));
         }
     }
 
@@ -235,9 +258,18 @@ impl Queue for FakeQueue {
         self.call(Call::Settle, |state| {
             let lease = state.leases.get_mut(&claim.token).ok_or(StoreError::ClaimLost)?;
             let place = lease.items.iter().position(|item| item.id == claim.id).ok_or(StoreError::ClaimLost)?;
+            let key = lease.items[place].ordering_key.clone();
+            let is_behind = |item: &Item| key.is_some() && item.ordering_key == key;
+            if request.settlement != Settlement::Release && lease.items[..place].iter().any(is_behind) {
+                return Err(StoreError::OutOfTurn);
+            }
             let item = lease.items.remove(place);
             if request.settlement == Settlement::Release {
                 state.waiting.push(item);
+            }
+            if !matches!(request.settlement, Settlement::Done { .. }) {
+                let behind = lease.items.extract_if(place.., |item| is_behind(item));
+                state.waiting.extend(behind);
             }
             state.settlements.push((claim.id, request.settlement));
             Ok(())
@@ -267,6 +299,12 @@ pub(super) struct SlowHandler {
     pub(super) changes: watch::Sender<u64>,
     pub(super) begun: Mutex<Vec<ItemId>>,
     pub(super) interrupted_at: Mutex<HashMap<ItemId, Instant>>,
+    /// The item whose attempts fail.
+    pub(super) fails_at: Mutex<Option<ItemId>>,
+    /// Whether an attempt asks for a follow-up.
+    pub(super) writes: AtomicBool,
+    /// How many attempts at items with an ordering key run, and how many ran at once at most.
+    pub(super) at_once: Mutex<(usize, usize)>,
 }
 
 impl SlowHandler {
@@ -276,7 +314,16 @@ impl SlowHandler {
 
     pub(super) fn with_retries(takes: Duration, max_retries: u32) -> Arc<Self> {
         let (takes, begun, interrupted_at) = (Mutex::new(takes), Mutex::default(), Mutex::default());
-        Arc::new(Self { takes, max_retries, changes: watch::Sender::new(0), begun, interrupted_at })
+        Arc::new(Self {
+            takes,
+            max_retries,
+            changes: watch::Sender::new(0),
+            begun,
+            interrupted_at,
+            fails_at: Mutex::default(),
+            writes: AtomicBool::new(false),
+            at_once: Mutex::default(),
+        })
     }
 
     pub(super) fn set_takes(&self, takes: Duration) {
@@ -306,14 +353,49 @@ impl Handler for SlowHandler {
     async fn handle(&self, attempt: Attempt) -> AttemptReport {
         self.begun.lock().expect("no panic").push(attempt.item.id);
         let takes = *self.takes.lock().expect("no panic");
+        let _running = attempt.item.ordering_key.as_ref().map(|_| Running::begin(&self.at_once));
         let outcome = tokio::select! {
-            () = sleep(takes) => Outcome::Done { result: None, writes: HostWrites::default() },
+            () = sleep(takes) => self.outcome(&attempt),
             () = attempt.stop.cancelled() => Outcome::Interrupted,
         };
         if outcome == Outcome::Interrupted {
             self.interrupted_at.lock().expect("no panic").insert(attempt.item.id, Instant::now());
         }
         AttemptReport::without_component(outcome)
+    }
+}
+
+impl SlowHandler {
+    fn outcome(&self, attempt: &Attempt) -> Outcome {
+        if *self.fails_at.lock().expect("no panic") == Some(attempt.item.id) {
+            return Outcome::Failed(Failure::new(FailureClass::Retryable, "c", "it fails"));
+        }
+        let followups =
+            if self.writes.load(Ordering::Relaxed) { vec![NewItem::new("t", "next", "")] } else { Vec::new() };
+        Outcome::Done { result: None, writes: HostWrites { followups, ..HostWrites::default() } }
+    }
+
+    /// How many attempts at items with an ordering key ran at once at most.
+    pub(super) fn most_at_once(&self) -> usize {
+        self.at_once.lock().expect("no panic").1
+    }
+}
+
+/// An attempt that runs at an item with an ordering key.
+struct Running<'a>(&'a Mutex<(usize, usize)>);
+
+impl<'a> Running<'a> {
+    fn begin(at_once: &'a Mutex<(usize, usize)>) -> Self {
+        let mut counts = at_once.lock().expect("no panic");
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        Self(at_once)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().expect("no panic").0 -= 1;
     }
 }
 

@@ -46,6 +46,7 @@ response = "1MiB"
 max_retries = 3
 [ordering]
 on_dead = "skip"
+streak = 4
 
 [breaker]
 failures = 5
@@ -63,7 +64,7 @@ fn every_documented_key_is_read() {
     assert_eq!(manifest.config["batch"], "5");
     assert_eq!(manifest.limits.memory, 32 << 20);
     assert_eq!(manifest.limits.concurrency, Some(16));
-    assert_eq!(manifest.on_dead, OnDead::Skip);
+    assert_eq!((manifest.on_dead, manifest.streak), (OnDead::Skip, Some(4)));
     assert_eq!(manifest.breaker, Some(BreakerPolicy { failures: 5, pause: Duration::from_secs(30) }));
     assert_eq!(manifest.canary, CanaryPolicy { items: 5, max_fault_ratio: 0.5 });
     assert_eq!(manifest.grants.emit, ["email_receipt"]);
