@@ -37,7 +37,7 @@ impl<'a> Completion<'a> {
 
 /// What became of completions.
 #[derive(Default)]
-pub(crate) struct Completed {
+pub(crate) struct CompletionReport {
     /// Those that are made.
     pub(crate) made: BTreeSet<LeasedId>,
     /// Those that hold and are not made, because more changes than the place of their item.
@@ -52,7 +52,7 @@ struct CompletedLease {
     count: i64,
 }
 
-impl Completed {
+impl CompletionReport {
     /// Adds the completions that are made to the totals, and notes that they may let items of their keys go on.
     pub(crate) fn count(&self, tx: &mut WriteTx<'_>) {
         for CompletedLease { item_type, is_ordered, count } in &self.of_leases {
@@ -83,8 +83,8 @@ pub(crate) async fn complete(
     tx: &impl Query,
     completions: &[Completion<'_>],
     at: Option<Millis>,
-) -> Result<Completed, PgError> {
-    let mut completed = Completed::default();
+) -> Result<CompletionReport, PgError> {
+    let mut completed = CompletionReport::default();
     if completions.is_empty() {
         return Ok(completed);
     }

@@ -11,7 +11,7 @@ use outbox_item::{Millis, validate_items};
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
-use crate::complete::{Completed, Completion, complete};
+use crate::complete::{Completion, CompletionReport, complete};
 use crate::error::PgError;
 use crate::leases::{LeasedId, LeasedItem, lock_claims, lock_leases, read_leased};
 use crate::streaks::{StreakTurn, Streaks};
@@ -23,7 +23,7 @@ pub(crate) type Settlements<'a> = [(&'a ClaimRef, &'a SettleRequest)];
 
 /// What the first statements of a transaction found out about its settlements, and the completions that they made.
 pub(crate) struct HeldClaims {
-    completed: Completed,
+    completed: CompletionReport,
     /// The items of the other claims that hold.
     others: Vec<LeasedItem>,
 }

@@ -46,15 +46,19 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
     record_oldest(tx, overview)
 }
 
-/// The first due time of each type among the items that can be claimed: one look-up in the index for each type.
+/// The first due time of each type among the items that can be claimed: one look-up in the index for each type, and all
+/// suspects, which are few.
 const OLDEST: &str = "WITH RECURSIVE first (type, due) AS (
-        SELECT * FROM (SELECT type, available_at FROM outbox_queue WHERE held = 0 ORDER BY type, available_at LIMIT 1)
+        SELECT * FROM (SELECT type, available_at FROM outbox_queue WHERE held = 0 AND losses = 0
+                       ORDER BY type, available_at LIMIT 1)
         UNION ALL
-        SELECT (SELECT type FROM outbox_queue WHERE held = 0 AND type > first.type ORDER BY type, available_at LIMIT 1),
-               (SELECT available_at FROM outbox_queue WHERE held = 0 AND type > first.type
+        SELECT (SELECT type FROM outbox_queue WHERE held = 0 AND losses = 0 AND type > first.type
+                ORDER BY type, available_at LIMIT 1),
+               (SELECT available_at FROM outbox_queue WHERE held = 0 AND losses = 0 AND type > first.type
                 ORDER BY type, available_at LIMIT 1)
         FROM first WHERE first.type IS NOT NULL)
-    SELECT type, due FROM first WHERE type IS NOT NULL";
+    SELECT type, due FROM first WHERE type IS NOT NULL
+    UNION ALL SELECT type, available_at FROM outbox_queue WHERE held = 0 AND losses > 0";
 
 fn record_oldest(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {
     let mut select = tx.prepare_cached(OLDEST)?;
@@ -88,10 +92,8 @@ mod tests {
     #[test]
     fn the_oldest_item_of_each_type_is_one_look_up() {
         let steps = plan(OLDEST, []);
-        assert!(
-            !steps.iter().any(|line| line.contains("SCAN outbox_queue") && !line.contains("outbox_queue_ready")),
-            "{steps:?}"
-        );
+        let reads_rows = |line: &str| line.contains("SCAN outbox_queue") && !line.contains("COVERING INDEX");
+        assert!(!steps.iter().any(|line| reads_rows(line)), "{steps:?}");
         assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
     }
 }

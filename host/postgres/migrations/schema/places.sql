@@ -186,21 +186,25 @@ CREATE TABLE outbox.backlog (
     next_at bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 
--- The first due time of each type among the items that no claim knows to be held: one look-up in queue_ready for each.
+-- The first due time of each type among the items that no claim knows to be held: one look-up in queue_ready for each,
+-- and all suspects, which are few.
 CREATE FUNCTION outbox.oldest_ready() RETURNS TABLE (type text, available_at bigint) LANGUAGE plpgsql STABLE
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     WITH RECURSIVE first AS (
-        (SELECT type, available_at FROM outbox.queue WHERE NOT held ORDER BY type, available_at, id LIMIT 1)
+        (SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 ORDER BY type, available_at, id LIMIT 1)
         UNION ALL
         SELECT next.type, next.available_at
         FROM first CROSS JOIN LATERAL (
-            SELECT type, available_at FROM outbox.queue WHERE NOT held AND queue.type > first.type
+            SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 AND queue.type > first.type
             ORDER BY type, available_at, id LIMIT 1) AS next
     )
-    SELECT first.type, first.available_at FROM first;
+    SELECT ready.type, min(ready.available_at)
+    FROM (SELECT * FROM first
+          UNION ALL SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses > 0) AS ready
+    GROUP BY ready.type;
 END $$;
 
 -- The totals as they are.
