@@ -40,8 +40,8 @@ fn sleeper(key: &str, ms: u64) -> Value {
 }
 
 /// Enqueues the items with the command line.
-fn enqueue(plan: &HostConfig, items: Vec<Value>) -> Vec<i64> {
-    let lines: Vec<_> = items.iter().map(Value::to_string).collect();
+fn enqueue(plan: &HostConfig, items: impl Iterator<Item = Value>) -> Vec<i64> {
+    let lines: Vec<_> = items.map(|item| item.to_string()).collect();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n")).unwrap();
     let report = plan.json(&["enqueue", "--from", file.path().to_str().unwrap(), "--json"]);
@@ -144,8 +144,8 @@ mod on_each {
         guests::install(&guests::chaos(1), guests::CHAOS_GRANTS, &deployment.plugins(), "chaos");
         let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "2");
         plan.json(&["migrate", "--json"]);
-        let poison = enqueue(&plan, vec![sleeper("poison", 60_000)])[0];
-        let healthy = enqueue(&plan, (0..HEALTHY).map(|number| sleeper(&format!("healthy-{number}"), 50)).collect());
+        let poison = enqueue(&plan, [sleeper("poison", 60_000)].into_iter())[0];
+        let healthy = enqueue(&plan, (0..HEALTHY).map(|number| sleeper(&format!("healthy-{number}"), 50)));
         for kill in 1..=MAX_CRASHES {
             let host = plan.start("serve").await;
             eventually(&format!("the poison is in flight for the {kill}. time"), SOON, async || {
@@ -181,7 +181,7 @@ mod on_each {
         let deployment = Deployment::on(TestDb::new(backend)).await;
         let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "1").set("OUTBOX_MAX_CRASHES", "100");
         plan.json(&["migrate", "--json"]);
-        let items = enqueue(&plan, (0..LINE).map(in_line).collect());
+        let items = enqueue(&plan, (0..LINE).map(in_line));
         let ledger = &deployment.vector.ledger;
         for _ in 0..kills {
             let (before, host) = (ledger.received().len(), plan.start("serve").await);

@@ -80,12 +80,11 @@ impl Worker {
         for claim in self.store.claim(&request).await.unwrap().claims {
             let key = &claim.item.ordering_key;
             let known = streaks.iter_mut().find(|streak| key.is_some() && streak[0].claim.item.ordering_key == *key);
-            match known {
-                Some(streak) => streak.push(InHand { noted: None, claim }),
-                None => {
-                    let noted = note(&self.ledger, &self.clock, begun, &claim, Vec::new());
-                    streaks.push(vec![InHand { noted: Some(noted), claim }]);
-                }
+            if let Some(streak) = known {
+                streak.push(InHand { noted: None, claim });
+            } else {
+                let noted = note(&self.ledger, &self.clock, begun, &claim, Vec::new());
+                streaks.push(vec![InHand { noted: Some(noted), claim }]);
             }
         }
         (begun, streaks)

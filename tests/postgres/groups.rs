@@ -115,7 +115,7 @@ async fn a_settlement_that_waits_for_an_application_holds_up_neither_the_others_
         let mut others = std::pin::pin!(others);
         tokio::select! {
             biased;
-            waited = &mut waits => panic!("the other transaction is open, but it was settled: {waited:?}"),
+            result = &mut waits => panic!("the other transaction is open, but it was settled: {result:?}"),
             (settled, claimed) = &mut others => {
                 settled.unwrap();
                 assert_eq!(claimed.unwrap().claims.len(), 1);

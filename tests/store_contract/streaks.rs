@@ -172,10 +172,11 @@ mod promise {
     }
 
     pub(super) async fn an_item_of_a_streak_that_is_released_takes_along_what_follows_it(f: Fixture) {
+        use Status::{Claimed, Done, Pending};
+
         let line = line(&f, 4).await;
         let claims = claim(&f, 9).await;
         settle(&f, &claims[2], settled(Settlement::Release)).await.unwrap();
-        use Status::{Claimed, Done, Pending};
         assert_eq!(statuses(&f, &line).await, [Claimed, Claimed, Pending, Pending]);
         assert!(claim(&f, 9).await.is_empty(), "the key is still taken");
         settle(&f, &claims[0], done()).await.unwrap();
@@ -272,7 +273,7 @@ mod promise {
                 Err(err) => panic!("{err}"),
             }
         }
-        let statuses = statuses(&f, &line).await;
+        let statuses = statuses(f, &line).await;
         let settled = statuses.iter().take_while(|status| **status == Status::Done).count();
         assert!(settled > 0 && statuses[settled..].iter().all(|status| *status == Status::Claimed), "{statuses:?}");
     }

@@ -293,7 +293,7 @@ async fn transact(
     made
 }
 
-/// One transaction that settles the group and then claims. See [`transact`].
+/// One transaction that settles the group and then claims. See [`transact()`].
 pub(crate) async fn settle_and_claim(
     pg: &PgContext,
     group: &Settlements<'_>,
