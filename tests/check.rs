@@ -44,7 +44,8 @@ impl Exhibit {
 
     async fn check(&self, only: Option<&str>) -> CheckReport {
         let (component, cases) = (self.component(), self.dir.path().join("cases"));
-        let options = CheckOptions { component, cases, next: None, only: only.map(|id| id.parse().unwrap()) };
+        let options =
+            CheckOptions { component, cases, only: only.map(|id| id.parse().unwrap()), ..CheckOptions::default() };
         check(&options, Arc::new(|_| {})).await.unwrap().pop().unwrap()
     }
 }

@@ -171,7 +171,8 @@ fn with_cases(handler: &str) -> tempfile::TempDir {
 fn every_language_passes_the_same_cases_and_no_crash_of_it_does_harm() {
     for handler in RECEIPTS {
         let dir = with_cases(handler);
-        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path());
+        let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+            .set("OUTBOX_CACHE_DIR", languages().join("cache").to_str().unwrap());
         for verb in ["test", "check"] {
             let output = plan.run(&["plugin", verb, "."]);
             let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());

@@ -64,7 +64,7 @@ impl StateReader for ReadTo {
 async fn patterns(folder: &tempfile::TempDir) -> SimulatedPlugin {
     let manifest = std::fs::read_to_string(root().join("plugins/patterns/patterns.toml")).unwrap();
     guests::install(&guests::patterns(), &manifest, folder.path(), "patterns");
-    let simulator = Simulator::open(&folder.path().join("patterns.wasm")).await.unwrap();
+    let simulator = Simulator::open(&folder.path().join("patterns.wasm"), None).await.unwrap();
     let environment: EnvLookup = Arc::new(|name| (name == "API_URL").then(|| "http://api.test".to_owned()));
     simulator.plugin(&environment, BTreeMap::new()).await.unwrap()
 }

@@ -67,7 +67,7 @@ async fn simulator() -> &'static Simulator {
         let dir = tempfile::tempdir().unwrap();
         let secret = "secrets = [{ env = 'TOKEN', header = 'authorization' }]";
         install(&chaos(1), &format!("{CHAOS_GRANTS}\n{secret}"), dir.path(), "chaos");
-        Simulator::open(&dir.path().join("chaos.wasm")).await.unwrap()
+        Simulator::open(&dir.path().join("chaos.wasm"), None).await.unwrap()
     };
     SIMULATOR.get_or_init(open).await
 }

@@ -11,8 +11,10 @@ use super::Exhibit;
 const CASE: &str = "[item]\ntype = 'charge_then_record'\nkey = 'order-17'\n\n[[answer]]\nurl = 'http://shop.test/*'\n";
 
 fn outbox(args: &[&str], path: &Path) -> Output {
+    let folder = if path.is_file() { path.parent().unwrap() } else { path };
     let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
-    command.arg("plugin").args(args).arg(path).env_remove("OUTBOX_CONFIG").output().unwrap()
+    command.arg("plugin").args(args).arg(path).env_remove("OUTBOX_CONFIG");
+    command.env("OUTBOX_CACHE_DIR", folder.join("cache")).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -39,6 +41,28 @@ fn a_case_is_accepted_once_and_from_then_on_tells_what_differs() {
     for part in ["request 1, body", r#"expected {"amount":6"#, r#"got      {"amount":5"#] {
         assert!(said(&third).contains(part), "{part}: {}", said(&third));
     }
+}
+
+#[test]
+fn a_component_is_compiled_once_for_tests_and_checks() {
+    let exhibit = Exhibit::with_case("charge", CASE);
+    let compiled = || {
+        let cached = std::fs::read_dir(exhibit.path().join("cache")).unwrap().map(|entry| entry.unwrap());
+        let code = cached.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code"));
+        code.map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(outbox(&["test", "--update"], exhibit.path()).status.code(), Some(0));
+    let first = compiled();
+    assert_eq!(first.len(), 1);
+    outbox(&["check"], exhibit.path());
+    assert_eq!(compiled(), first);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let missing = outbox(&["check"], Path::new("no-such-folder"));
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(said(&missing).contains("there is no no-such-folder"), "{}", said(&missing));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct CheckOptions {
     pub next: Option<PathBuf>,
     /// The only schedule to play; all schedules of all cases when absent.
     pub only: Option<ScheduleId>,
+    /// The folder of compiled code; the components are compiled when absent.
+    pub cache: Option<PathBuf>,
 }
 
 /// How far the check of one case has come.
@@ -53,9 +55,9 @@ pub type ProgressFn = dyn Fn(CheckProgress<'_>) + Send + Sync;
 /// what is wrong with the handler is in the reports.
 pub async fn check(options: &CheckOptions, progress: Arc<ProgressFn>) -> anyhow::Result<Vec<CheckReport>> {
     let cases = selected_cases(options)?;
-    let simulator = Simulator::open(&options.component).await?;
+    let simulator = Simulator::open(&options.component, options.cache.as_deref()).await?;
     let next = match &options.next {
-        Some(next) => Some(Simulator::open(next).await?),
+        Some(next) => Some(Simulator::open(next, options.cache.as_deref()).await?),
         None => None,
     };
     let mut reports = Vec::new();

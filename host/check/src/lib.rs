@@ -24,7 +24,7 @@
 //! use outbox_check::{CaseProject, CheckOptions, CheckReport, check};
 //!
 //! # async fn example() -> anyhow::Result<()> {
-//! let CaseProject { component, cases } = CaseProject::find(Path::new("target/plugin"))?;
+//! let CaseProject { component, cases, .. } = CaseProject::find(Path::new("target/plugin"))?;
 //! let options = CheckOptions { component, cases, ..CheckOptions::default() };
 //! let reports = check(&options, Arc::new(|_| {})).await?;
 //! assert!(reports.iter().all(CheckReport::has_no_findings));

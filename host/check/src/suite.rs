@@ -55,15 +55,20 @@ pub struct CaseProject {
     pub component: PathBuf,
     /// The folder of the case files.
     pub cases: PathBuf,
+    /// The folder of compiled code, which a host of the same user shares; `None` compiles the component each time.
+    pub cache: Option<PathBuf>,
 }
 
 impl CaseProject {
     /// The project at a path: a component with `cases/` beside it, or a folder with one component. Errors when the
-    /// folder has no component or several.
+    /// path does not exist, or when the folder has no component or several. Nothing is cached.
     pub fn find(path: &Path) -> anyhow::Result<Self> {
+        if !path.exists() {
+            bail!("there is no {}: name a component, or the folder of one", path.display());
+        }
         let component = if path.is_dir() { only_component(path)? } else { path.to_owned() };
         let cases = component.parent().unwrap_or(Path::new("")).join("cases");
-        Ok(Self { component, cases })
+        Ok(Self { component, cases, cache: None })
     }
 }
 
@@ -87,7 +92,7 @@ fn only_component(folder: &Path) -> anyhow::Result<PathBuf> {
 /// component or a case file is unusable; differences are in the reports.
 pub async fn test(project: &CaseProject, on_difference: OnDifference) -> anyhow::Result<Vec<CaseReport>> {
     let cases = Case::read_all(&project.cases)?;
-    let simulator = Simulator::open(&project.component).await?;
+    let simulator = Simulator::open(&project.component, project.cache.as_deref()).await?;
     let mut reports = Vec::new();
     for case in &cases {
         reports.push(test_case(&simulator, case, on_difference).await.with_context(|| format!("case {}", case.name))?);

@@ -139,7 +139,7 @@
 //! # std::fs::write(&component, wat::parse_str(text)?)?;
 //! # std::fs::create_dir(&cases)?;
 //! std::fs::write(cases.join("one.toml"), "[item]\ntype = 'noop'\n[expect]\noutcome = 'done'\n")?;
-//! let options = CheckOptions { component, cases, next: None, only: None };
+//! let options = CheckOptions { component, cases, ..CheckOptions::default() };
 //! let progress = Arc::new(|at: CheckProgress<'_>| println!("{}: {} of {} schedules", at.case, at.done, at.total));
 //! for report in check(&options, progress).await? {
 //!     assert!(report.has_no_findings(), "{:?}", report.findings);

@@ -25,10 +25,12 @@ use wasmtime::component::Component;
 use outbox_core::{Attempt, AttemptReport, ComponentDigest, DeliveryMode, OnDead, Outcome, RetryPolicy, StateReader};
 use outbox_item::{Item, Millis};
 
+use crate::load::code_cache::CodeCache;
 use crate::load::folder::read_source;
 use crate::load::loader::Loader;
 use crate::load::manifest::Manifest;
 use crate::load::manifest::environment::EnvLookup;
+use crate::load::private_dir::PrivateDir;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::load::{compatibility, loader};
@@ -114,12 +116,13 @@ pub enum AttemptEnd {
 }
 
 impl Simulator {
-    /// Reads and compiles a component. Errors if the file is no component or was built for another world.
-    pub async fn open(file: &Path) -> Result<Self, SimulatorError> {
+    /// Reads and compiles a component, or takes its code from the folder `cache`. A cache that cannot be used is left
+    /// alone. Errors if the file is no component or was built for another world.
+    pub async fn open(file: &Path, cache: Option<&Path>) -> Result<Self, SimulatorError> {
         let shown = || file.display().to_string();
         let source = read_source(file).map_err(|source| SimulatorError::Read { file: shown(), source })?;
         let refused = |source: LoadError| SimulatorError::Refused { file: shown(), source };
-        let loader = Arc::new(Loader::new(engine()?, None, Arc::new(|_| None), TrustedKeys::default()));
+        let loader = Arc::new(Loader::new(engine()?, code_cache(cache), Arc::new(|_| None), TrustedKeys::default()));
         let component = loader.compile(&source).await.map_err(refused)?;
         compatibility::check_world(&component).map_err(refused)?;
         Ok(Self { loader, source, component })
@@ -147,6 +150,12 @@ impl Simulator {
         let types = loader::select_types(&description, manifest.types.as_deref())?;
         Ok(SimulatedPlugin { name: name.clone(), digest: digest.clone(), types, manifest, plugin })
     }
+}
+
+fn code_cache(dir: Option<&Path>) -> Option<CodeCache> {
+    let opened = PrivateDir::open(dir?);
+    let opened = opened.inspect_err(|reason| tracing::warn!(%reason, "compiled code is not kept"));
+    opened.ok().map(CodeCache::new)
 }
 
 /// An engine whose guests wait by the virtual clock of their backend.

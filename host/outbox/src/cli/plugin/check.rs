@@ -42,6 +42,7 @@ pub(crate) async fn run(args: CheckArgs, context: &Context) -> anyhow::Result<Ex
         cases: args.cases.unwrap_or(project.cases),
         next: args.next,
         only: args.schedule.as_deref().map(str::parse).transpose()?,
+        cache: Some(context.config.cache_dir.clone()),
     };
     let reports = check(&options, progress_bars()).await?;
     context.output.emit(&reports, || reports.iter().map(summary).collect::<Vec<_>>().join("\n\n"))?;

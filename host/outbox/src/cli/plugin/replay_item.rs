@@ -92,7 +92,8 @@ pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Resu
         Some(file) => file,
         None => serving(item_type, context).await?,
     };
-    let plugin = Simulator::open(&file).await?.plugin(&environment(&context.config), BTreeMap::new()).await?;
+    let simulator = Simulator::open(&file, Some(&context.config.cache_dir)).await?;
+    let plugin = simulator.plugin(&environment(&context.config), BTreeMap::new()).await?;
     if !plugin.types().contains(item_type) {
         let handled = plugin.types().join(", ");
         bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), args.id);

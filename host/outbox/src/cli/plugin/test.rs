@@ -11,7 +11,7 @@ use clap::Args;
 use outbox_check::{CaseProject, CaseReport, OnDifference, junit, test};
 
 use crate::cli::context::Context;
-use crate::cli::output::{Output, count, to_stderr};
+use crate::cli::output::{count, to_stderr};
 
 /// The pause between two looks at the files with `--watch`.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
@@ -34,11 +34,11 @@ pub(crate) struct TestArgs {
 
 pub(crate) async fn run(args: TestArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !args.watch {
-        return once(&args, context.output).await;
+        return once(&args, context).await;
     }
     loop {
         let seen = modification_times(&args.path);
-        if let Err(err) = once(&args, context.output).await {
+        if let Err(err) = once(&args, context).await {
             to_stderr(&format!("error: {err:#}"));
         }
         while modification_times(&args.path) == seen {
@@ -47,14 +47,15 @@ pub(crate) async fn run(args: TestArgs, context: &Context) -> anyhow::Result<Exi
     }
 }
 
-async fn once(args: &TestArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let project = CaseProject::find(&args.path)?;
+async fn once(args: &TestArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let cache = Some(context.config.cache_dir.clone());
+    let project = CaseProject { cache, ..CaseProject::find(&args.path)? };
     let on_difference = if args.update { OnDifference::Update } else { OnDifference::Report };
     let reports = test(&project, on_difference).await?;
     if let Some(file) = &args.junit {
         std::fs::write(file, junit(&reports)).with_context(|| format!("writing {}", file.display()))?;
     }
-    output.emit(&reports, || summary(&reports))?;
+    context.output.emit(&reports, || summary(&reports))?;
     let is_passed = reports.iter().all(CaseReport::is_passed);
     Ok(if is_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
