@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox::item::Status;
 use outbox::store::{Action, Execution, OperateRequest, Retention, Selection};
 
-use crate::support::{Backend, Fixture, TestDb, done, item, ordered, request};
+use crate::support::{Backend, Fixture, TestDb, done, item, ordered, request, with_streaks};
 
 /// A history row of the item's first delivery.
 const FIRST_DELIVERY: &str = "\
@@ -148,4 +148,30 @@ async fn a_suspect_that_another_claim_takes_is_not_replaced_by_one_that_must_be_
     assert!(f.claim("mail", 9).await.is_empty());
     assert_eq!((f.status(exhausted).await, f.status(lone).await), (Status::Dlq, Status::Pending));
     assert_eq!(f.claim_one("mail").await.item.id, lone);
+}
+
+/// The place in the line is drawn before the commit, so that a transaction which commits late can bring an item in front
+/// of one that has the lane already.
+#[tokio::test]
+async fn an_item_that_becomes_visible_late_follows_no_item_that_it_precedes() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.enqueue(ordered("first")).await;
+    let first = f.claim("mail", 1).await.remove(0);
+    let insert = "SET CONSTRAINTS ALL IMMEDIATE;
+                  INSERT INTO outbox_items (type, idem_key, payload, ordering_key) VALUES ('mail', 'late', '{}', 'k')";
+    let mut next = None;
+    f.in_transaction(insert, async || {
+        next = Some(f.enqueue(ordered("next")).await);
+        f.store.settle(&first.reference(), done()).await.unwrap();
+    })
+    .await;
+    let claim = async || {
+        let batch = f.store.claim(&with_streaks(request(&["mail"], 9), 9)).await.unwrap();
+        batch.claims
+    };
+    let claims = claim().await;
+    assert_eq!(claims.iter().map(|claim| Some(claim.item.id)).collect::<Vec<_>>(), [next]);
+    f.store.settle(&claims[0].reference(), done()).await.unwrap();
+    let claims = claim().await;
+    assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["late"]);
 }

@@ -93,13 +93,13 @@ pub(crate) async fn settle(
             results[index] = Ok(());
             continue;
         }
+        let Some(turn) = others.get(&key).map(StreakTurn::of) else { continue };
+        if let Err(refused) = streaks.check(&turn, settled) {
+            results[index] = Err(refused);
+            continue;
+        }
         let Some(leased) = others.remove(&key) else { continue };
-        let turn = StreakTurn::of(&leased);
-        let ended = match streaks.check(&turn, settled) {
-            Ok(()) => end_claim(tx, leased.into(), settled).await,
-            Err(refused) => Err(refused.into()),
-        };
-        results[index] = match ended {
+        results[index] = match end_claim(tx, leased.into(), settled).await {
             Ok(claim_end) => {
                 streaks.settled(turn, settled);
                 claim_ends.push(claim_end);

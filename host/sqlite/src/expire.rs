@@ -16,7 +16,7 @@ use crate::id_list::read_ids;
 use crate::leases::{LeasedItem, leave_with_items, token_list};
 use crate::places::arrive;
 use crate::saga_signals;
-use crate::settle::{claimed_past, give_back_behind, write_history};
+use crate::settle::{claimed_past, streak_behind, write_history};
 use crate::write_tx::WriteTx;
 
 /// Items whose claims one transaction ends, so that it stays short; the rest follow in the next.
@@ -54,7 +54,8 @@ fn expire_what_can_be(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]
         return Ok(0);
     }
     let mut ended = 0;
-    for id in ending {
+    // From the last one on, so that each takes along no more of its streak than has to leave with it.
+    for id in ending.iter().rev() {
         ended += expire_what_can_be(tx, token, &[*id])?;
     }
     Ok(ended)
@@ -72,10 +73,18 @@ fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Res
     rows.collect()
 }
 
-/// Ends the claims of these items of the lease.
+/// Ends the claims of these items of the lease, and of what follows them in their streaks: nobody knows how far that came
+/// either.
 fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
-    let items = leave_with_items(tx, token, ending)?;
-    items.iter().try_for_each(|leased| give_back_behind(tx, leased, ending))?;
+    let mut items = leave_with_items(tx, token, ending)?;
+    let mut behind = Vec::new();
+    for leased in &items {
+        behind.extend(streak_behind(tx, leased)?);
+    }
+    behind.retain(|id| !ending.contains(id));
+    if !behind.is_empty() {
+        items.extend(leave_with_items(tx, token, &behind)?);
+    }
     items.iter().try_for_each(|leased| end_lease(tx, leased, &lease_expired(&leased.attempt.pod), ItemMove::expired))
 }
 

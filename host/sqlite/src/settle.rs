@@ -70,10 +70,15 @@ fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) 
 /// Gives back what follows the item in its streak, uncounted: the item leaves its lease without being DONE. The caller
 /// ends the claims on `others` itself.
 pub(crate) fn give_back_behind(tx: &mut WriteTx<'_>, leaving: &LeasedItem, others: &[ItemId]) -> rusqlite::Result<()> {
-    let Some(ordering_key) = &leaving.attempt.ordering_key else { return Ok(()) };
-    let mut behind = ordering::cut_streak(tx, ordering_key, leaving.attempt.id)?;
+    let mut behind = streak_behind(tx, leaving)?;
     behind.retain(|id| !others.contains(id));
     give_back(tx, leaving.token, &behind).map(drop)
+}
+
+/// Ends the streak of an item that leaves its lease at that item. Returns what follows it, which has to leave too.
+pub(crate) fn streak_behind(tx: &WriteTx<'_>, leaving: &LeasedItem) -> rusqlite::Result<Vec<ItemId>> {
+    let key = leaving.attempt.ordering_key.as_deref();
+    key.map_or(Ok(Vec::new()), |key| ordering::cut_streak(tx, key, leaving.attempt.id))
 }
 
 /// Takes the items out of the lease, as if it had never been given. Returns their number.

@@ -114,7 +114,12 @@ impl AttemptTask {
 
     /// `None` when the item must not begin because of one before it.
     async fn run_permit_in_turn(&self) -> Option<SemaphorePermit<'_>> {
-        if self.turn.comes().await { self.run_permits.acquire().await.ok() } else { None }
+        if !self.turn.comes().await {
+            return None;
+        }
+        let permit = self.run_permits.acquire().await.ok()?;
+        // The settlement before it may have failed during the wait.
+        self.turn.comes().await.then_some(permit)
     }
 
     /// Interrupts the attempt when the claim on an item before it turns out to have failed.

@@ -50,9 +50,14 @@ impl Settler<'_> {
                 return Progress::Unknown;
             }
             if matches!(err, StoreError::OutOfTurn) {
-                let may_come = !had_turn && self.turn.comes_after_done().await;
-                had_turn = true;
-                if !may_come {
+                if !had_turn {
+                    // Also when the answer of the item before it was lost: the store knows what became of that one.
+                    self.turn.comes_after_done().await;
+                    had_turn = true;
+                } else if is_plain_done(&request) {
+                    log_out_of_turn(claim);
+                    return Progress::Unknown;
+                } else {
                     request.settlement = Settlement::Release;
                 }
                 continue;
@@ -84,7 +89,7 @@ impl Settler<'_> {
     /// Sends the settlement once. The next item of the streak may begin while the answer is awaited, unless the attempt
     /// has written what that item may read.
     async fn try_once(&self, claim: &ClaimRef, request: &SettleRequest) -> Result<(), StoreError> {
-        let is_plain = matches!(&request.settlement, Settlement::Done { writes, .. } if writes.is_empty());
+        let is_plain = is_plain_done(request);
         let mut call = self.queue.settle(claim, request.clone());
         poll_fn(|context| {
             let answer = call.as_mut().poll(context);
@@ -121,6 +126,12 @@ impl Settler<'_> {
     }
 }
 
+/// Whether the attempt is DONE and has written nothing that the next item may read: then that item begins while the
+/// answer is awaited.
+fn is_plain_done(request: &SettleRequest) -> bool {
+    matches!(&request.settlement, Settlement::Done { writes, .. } if writes.is_empty())
+}
+
 fn retry_delay(failed_tries: u32) -> Duration {
     RETRY_DELAY * 2u32.pow(failed_tries.saturating_sub(1).min(RETRY_DOUBLINGS))
 }
@@ -130,6 +141,16 @@ fn log_given_up(claim: &ClaimRef, err: &StoreError, failed_tries: u32) {
         item.id = claim.id.get(), error = %err, failed_tries,
         "the settlement fails although the store can be reached: gave up. The lease ends within its length after the \
          other items of its claim are settled; then the item is attempted again, and this attempt counts as lost"
+    );
+}
+
+/// An item of a streak cannot be settled, because the one before it was not, and what follows it may have begun. A
+/// release would give all of them back as if they had not: the end of the lease marks them.
+fn log_out_of_turn(claim: &ClaimRef) {
+    tracing::error!(
+        item.id = claim.id.get(),
+        "the settlement of an earlier item of the ordering key failed: this one and those after it wait for their lease \
+         to end, and are attempted again"
     );
 }
 

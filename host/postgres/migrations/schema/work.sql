@@ -153,7 +153,8 @@ END $$;
 -- Takes items out of the queue that follow fronts of ordering keys at once, and writes them into the fronts' lanes:
 -- mosts[n] items at most behind fronts[n], whose key is keys[n] and whose type is kinds[n]. They are of its type, due,
 -- and never claimed before. A streak ends before an item that another transaction has locked, and before one that blocks
--- the key dead. The caller has the lines of the keys. Never waits.
+-- the key dead. There is none while an item with a smaller turn than the front's waits: it was committed before the front
+-- and became visible after the front got the lane. The caller has the lines of the keys. Never waits.
 CREATE FUNCTION outbox.take_streaks(fronts bigint[], keys text[], kinds text[], mosts bigint[], at bigint)
 RETURNS TABLE (front bigint, id bigint, turn bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
@@ -167,6 +168,8 @@ BEGIN
              CROSS JOIN LATERAL (
                  SELECT waiting.id, waiting.turn, row_number() OVER (ORDER BY waiting.turn, waiting.id) AS place,
                         waiting.type = wanted.kind AND waiting.available_at <= at AND NOT waiting.again
+                        AND (waiting.turn, waiting.id) > (
+                            SELECT lane.turn, lane.id FROM outbox.lanes AS lane WHERE lane.ordering_key = wanted.key)
                         AND NOT EXISTS (
                             SELECT 1 FROM outbox.dead WHERE dead.ordering_key = wanted.key AND dead.blocks_key
                             AND (dead.turn, dead.id) < (waiting.turn, waiting.id)) AS fits
