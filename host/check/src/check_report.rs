@@ -85,7 +85,8 @@ pub enum FindingKind {
     Extra,
     /// The item is DONE and an effect is missing (`lost.rs`).
     Lost,
-    /// The item is dead-lettered or never settled because of a passing fault (`dead.rs`).
+    /// The item is dead-lettered or never settled because of a fault that passes, or even when nothing goes wrong
+    /// (`dead.rs`).
     Dead,
     /// The plugin state at the end differs (`stored.rs`).
     State,

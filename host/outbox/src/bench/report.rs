@@ -17,10 +17,10 @@ pub(crate) const POSTGRES_TARGETS: &[Target] = &[
 
 /// The promises for SQLite on a disk.
 pub(crate) const SQLITE_TARGETS: &[Target] = &[
-    ("drain.sandbox", "limit.drain", Bound::AtLeast(0.5)),
-    ("drain.sandbox", "drain.native", Bound::AtLeast(0.6)),
-    ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.5)),
-    ("drain.sandbox_64kib", "drain.sandbox", Bound::AtLeast(0.6)),
+    ("drain.sandbox", "limit.drain", Bound::AtLeast(0.4)),
+    ("drain.sandbox", "drain.native", Bound::AtLeast(0.4)),
+    ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.4)),
+    ("drain.sandbox_64kib", "drain.sandbox", Bound::AtLeast(0.15)),
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.9)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.9)),
     ("enqueue.callers_64", "limit.commits", Bound::AtLeast(10.0)),
