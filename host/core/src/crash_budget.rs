@@ -27,7 +27,7 @@ impl Default for CrashBudget {
     }
 }
 
-/// An item with so many losses is alone in its process.
+/// The number of losses from which on an item is alone in its process.
 const ALONE_FROM: u32 = 3;
 
 /// What the process that claims has in flight.
@@ -48,7 +48,7 @@ pub enum SuspectRun {
     None,
     /// It takes none, and the process must have nothing in flight before it can.
     AwaitIdle,
-    /// It takes up to so many, those with the most losses first, and other items beside them.
+    /// It takes at most this number, those with the most losses first, and other items beside them.
     Beside(u32),
     /// It takes the one with the most losses, and no other item.
     Alone,
@@ -58,12 +58,12 @@ impl CrashBudget {
     /// The least number of losses that a budget can have: three in company, and two alone.
     pub const LEAST: u32 = ALONE_FROM + 2;
 
-    /// Whether an item with so many losses is dead-lettered instead of being attempted.
+    /// Whether an item with this number of losses is dead-lettered instead of being attempted.
     pub fn is_exhausted(self, losses: u32) -> bool {
         losses >= self.max_crashes
     }
 
-    /// Whether an item with so many losses is attempted only while its process has nothing else in flight.
+    /// Whether an item with this number of losses is attempted only while its process has nothing else in flight.
     pub fn is_alone(losses: u32) -> bool {
         losses >= ALONE_FROM
     }

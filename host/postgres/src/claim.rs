@@ -101,7 +101,7 @@ struct UnhandledItem {
 /// The items of a type among which a round takes the first.
 #[derive(PartialEq, Eq)]
 enum QueuePart {
-    /// Those with so many losses, which go into the lease of the suspects.
+    /// Those with losses in this range, which go into the lease of the suspects.
     Suspects {
         /// The losses of each of them.
         losses: RangeInclusive<u32>,

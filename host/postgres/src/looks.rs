@@ -26,7 +26,7 @@ const CHEAP_PER_ITEM: Duration = Duration::from_micros(20);
 const DEAR_LOOKS: u32 = 2;
 /// A full look that takes less than this also follows a bounded look that found less than it may take.
 const BEARABLE: Duration = Duration::from_millis(20);
-/// Other full looks take at most one part in so many of the time.
+/// The time between two other full looks, as a multiple of the time that one takes.
 const FULL_LOOK_PART: u32 = 20;
 /// The longest time without a full look.
 const BOUNDED_MAX: Duration = Duration::from_secs(30);
@@ -87,7 +87,7 @@ impl Looks {
         lowest.unwrap_or(EVERYTHING)
     }
 
-    /// Records that a full look took so long and found so many items.
+    /// Records how long a full look took and how many items it found.
     pub(crate) fn record_full(&self, took: Duration, found: u32, now: Instant) {
         let is_cheap = took < CHEAP.max(CHEAP_PER_ITEM * found);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

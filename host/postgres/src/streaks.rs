@@ -29,7 +29,7 @@ pub(crate) struct Streaks(HashMap<String, StreakState>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StreakState {
-    /// So many items are DONE, from the front on.
+    /// The number of items that are DONE, from the front on.
     Done(i32),
     /// An item left the lease otherwise, and what follows it is given back.
     Ended,

@@ -73,8 +73,8 @@ fn expired(tx: &WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusqlite::Res
     rows.collect()
 }
 
-/// Ends the claims of these items of the lease, and of what follows them in their streaks: nobody knows how far that came
-/// either.
+/// Ends the claims of these items of the lease, and of what follows them in their streaks: those attempts may have begun
+/// too.
 fn expire(tx: &mut WriteTx<'_>, token: ClaimToken, ending: &[ItemId]) -> rusqlite::Result<()> {
     let mut items = leave_with_items(tx, token, ending)?;
     let mut behind = Vec::new();

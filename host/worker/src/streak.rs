@@ -2,7 +2,7 @@
 //!
 //! An item begins when the settlement of the item before it has been sent, so that many settlements of a streak share a
 //! commit. The store commits no settlement before that of an earlier item. When an item of the streak ends otherwise
-//! than DONE, or nobody knows how it ended, what follows is not begun, or is interrupted. This file knows neither the
+//! than DONE, or its end is unknown, what follows is not begun, or is interrupted. This file knows neither the
 //! store nor how an attempt is made.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub(crate) enum Progress {
     Done,
     /// Its claim ended otherwise, and the store has given back what follows.
     GivenBack,
-    /// Nobody knows how its claim ended, or what follows may still be in the lease.
+    /// It is unknown how its claim ended, or what follows may still be in the lease.
     Unknown,
 }
 

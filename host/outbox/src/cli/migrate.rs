@@ -122,7 +122,7 @@ fn sql(plan: &MigrationPlan) -> Option<String> {
     (!plan.replaced.is_empty()).then(|| table(["SQL THAT FAILS AFTERWARDS", "USE INSTEAD"], rows))
 }
 
-/// What stands in the way, and what may have to change.
+/// What prevents the migration, and what may have to change.
 fn verdict(plan: &MigrationPlan) -> String {
     let users = plan.users.iter().map(|user| format!("Look at {user}, which uses the items table."));
     let refusals = plan.refusals.iter().map(|refusal| format!("REFUSED: {refusal}."));

@@ -91,7 +91,7 @@ async fn plan_from_1(tx: &Transaction<'_>, plan: &mut MigrationPlan) -> Result<(
     Ok(())
 }
 
-/// Adds what stands in the way of the migration.
+/// Adds what prevents the migration.
 async fn refuse(tx: &Transaction<'_>, plan: &mut MigrationPlan) -> Result<(), PgError> {
     match refuse_running_hosts(tx).await {
         Err(PgError::Rejected(refusal)) => plan.refusals.push(refusal.to_string()),

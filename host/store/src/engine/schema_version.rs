@@ -54,7 +54,7 @@ pub struct MigrationStep {
 }
 
 impl MigrationStep {
-    /// A step on so many rows, of which `per_second` were handled in a second where it was measured.
+    /// A step on `rows`, of which `per_second` were handled in a second where it was measured.
     pub fn new(what: &'static str, rows: u64, per_second: u64, waits: &'static str) -> Self {
         Self { what, rows, seconds: rows.div_ceil(per_second), waits }
     }
