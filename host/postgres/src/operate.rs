@@ -14,7 +14,7 @@ use outbox_item::{ItemId, Millis, Status};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operator_actions::{
-    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, restrict_to_applicable,
+    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, past_after_replay, restrict_to_applicable,
 };
 use outbox_store::engine::{ActionOutcomes, BATCH_SIZE, ItemChange};
 use outbox_store::{Action, ClaimToken, EffectKeys, Eligibility, JobId, OperateReport, Refusal, Selection};
@@ -199,21 +199,10 @@ async fn perform(tx: &mut WriteTx<'_>, context: &ActionContext, found: &[FoundIt
     }
 }
 
-/// A new life: attempts 0, replays + 1, available now; history, `last_error` and `maybe_executed` stay.
+/// See [`past_after_replay`]; the items are available now.
 async fn replay(tx: &mut WriteTx<'_>, found: &[FoundItem], keys: EffectKeys) -> Result<(), PgError> {
-    let new_life = |found: &FoundItem| {
-        let before = Past::of(&found.snapshot.item);
-        Past {
-            attempts: 0,
-            replays: before.replays.saturating_add(1),
-            effect_generation: before.effect_generation.saturating_add(u32::from(keys == EffectKeys::New)),
-            losses: 0,
-            give_backs: 0,
-            given_back_since: None,
-            ..before
-        }
-    };
-    let moves = found.iter().map(|found| into_queue(tx.now, new_life(found))).collect();
+    let past = |found: &FoundItem| past_after_replay(&found.snapshot.item, keys);
+    let moves = found.iter().map(|found| into_queue(tx.now, past(found))).collect();
     for FoundItem { snapshot, .. } in found.iter().filter(|found| found.snapshot.item.status == Status::Done) {
         tx.count(Counter::Done { item_type: &snapshot.item.item_type }, -1);
     }

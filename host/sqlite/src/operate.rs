@@ -11,7 +11,7 @@ use outbox_item::{Item, ItemId, Millis, Status};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operator_actions::{
-    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, restrict_to_applicable,
+    ActionContext, DEAD_BY_OPERATOR_CODE, ItemSnapshot, past_after_replay, restrict_to_applicable,
 };
 use outbox_store::engine::{ActionOutcomes, ItemChange};
 use outbox_store::{Action, EffectKeys, Eligibility, JobId, OperateReport, Refusal, Selection, StoreError};
@@ -187,22 +187,12 @@ fn result(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<Option<Vec<u8>>> {
     tx.connection.prepare_cached(sql)?.query_row([id.get()], |row| row.get(0)).optional().map(Option::flatten)
 }
 
-/// A new life: attempts 0, replays + 1, available now; history, `last_error` and `maybe_executed` stay.
+/// See [`past_after_replay`]; the item is available now.
 fn replay(tx: &mut WriteTx<'_>, item: &Item, keys: EffectKeys) -> rusqlite::Result<()> {
-    let before = Past::of(item);
-    let past = Past {
-        attempts: 0,
-        replays: before.replays.saturating_add(1),
-        effect_generation: before.effect_generation.saturating_add(u32::from(keys == EffectKeys::New)),
-        losses: 0,
-        give_backs: 0,
-        given_back_since: None,
-        ..before
-    };
     if item.status == Status::Done {
         tx.count(Counter::Done { item_type: &item.item_type }, -1);
     }
-    reopen(tx, item, tx.now, &past)
+    reopen(tx, item, tx.now, &past_after_replay(item, keys))
 }
 
 /// The operator's claim and its end, in one transaction. Nobody else sees the claim, so it has no lease.

@@ -4,10 +4,10 @@
 
 use serde_json::{Map, Value, json};
 
-use outbox_core::{Failure, FailureClass};
+use outbox_core::{Failure, FailureClass, Past};
 use outbox_item::{Item, Status};
 
-use crate::action::{Action, Eligibility};
+use crate::action::{Action, EffectKeys, Eligibility};
 use crate::audit::{ItemChange, NewAuditEntry};
 use crate::error::StoreError;
 use crate::filter::Filter;
@@ -18,6 +18,21 @@ use crate::transfer::{base64_of, from_bytes};
 
 /// The code in the history row of an item that an operator dead-lettered.
 pub const DEAD_BY_OPERATOR_CODE: &str = "operator.dead";
+
+/// The past of an item after a replay: a new life, in which no attempt counts yet. `last_error`, `maybe_executed` and the
+/// deliveries stay.
+pub fn past_after_replay(item: &Item, keys: EffectKeys) -> Past {
+    let before = Past::of(item);
+    Past {
+        attempts: 0,
+        replays: before.replays.saturating_add(1),
+        effect_generation: before.effect_generation.saturating_add(u32::from(keys == EffectKeys::New)),
+        losses: 0,
+        give_backs: 0,
+        given_back_since: None,
+        ..before
+    }
+}
 
 /// What an operator does to items, with the facts that the history and the audit trail record.
 #[derive(Clone, Debug, PartialEq)]
