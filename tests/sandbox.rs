@@ -182,3 +182,24 @@ async fn state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement
     assert_eq!((&failure["class"], &failure["code"]), (&json!("contract"), &json!("state.quota")), "{failure}");
     assert!(failure["message"].as_str().unwrap().contains("`limits.state_bytes` is 1024"), "{failure}");
 }
+
+#[tokio::test]
+async fn items_that_enqueue_items_without_an_end_are_stopped_and_stuck_names_their_root() {
+    let (deployment, plan) = deployment().await;
+    let tight = manifest("max_retries = 0").replace("[limits]", "[limits]\ndescendants = 3");
+    let granted = tight.replace("chaos_other", "chaos");
+    guests::install(&guests::chaos(1), &granted, &deployment.plugins(), "chaos");
+    let host = plan.start("serve").await;
+    let emit = |payload: &Value| json!({"do": "emit", "type": "chaos", "payload": payload});
+    let root = enqueue(&plan, "root", &emit(&emit(&emit(&emit(&json!({"do": "version"}))))));
+    becomes(&host, root + 3, "DLQ").await;
+    let failure = failure(&host, root + 3).await;
+    assert_eq!(
+        (&failure["class"], &failure["code"]),
+        (&json!("contract"), &json!("followups.descendants")),
+        "{failure}"
+    );
+    let stuck = plan.json(&["stuck", "--json"]);
+    let found = stuck.as_array().unwrap().iter().find(|entry| entry["kind"] == "descendants").unwrap();
+    assert_eq!((&found["item"], &found["waiting"]), (&json!(root), &json!(1)), "{found}");
+}

@@ -155,7 +155,7 @@ async fn a_failing_item_is_retried_then_dead_lettered_and_others_go_on() {
 /// A success that writes one key of the state. `read_version` is the version that the attempt read before.
 fn counted(read_version: Option<i64>, state_quota: u64) -> Outcome {
     let state = vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(b"1".into()) }];
-    let writes = HostWrites { plugin: "p".into(), state, state_quota, followups: Vec::new() };
+    let writes = HostWrites { plugin: "p".into(), state, state_quota, followups: Vec::new(), ..HostWrites::default() };
     Outcome::Done { result: None, writes }
 }
 

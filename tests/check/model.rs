@@ -53,7 +53,8 @@ fn settlement(event: Event, read_version: Option<i64>) -> Settlement {
             let change = if reads { StateChange::None } else { StateChange::Put(b"new".to_vec()) };
             let state = vec![StateKeyChange { key: "k".into(), read_version, change }];
             let followups = vec![NewItem { cid: Some("c".into()), ..NewItem::new("mail", "key/mail/1", "{}") }];
-            let writes = HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups };
+            let writes =
+                HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups, ..HostWrites::default() };
             Settlement::Done { result: Some(b"ok".to_vec()), writes }
         }
         Event::Retry { .. } => Settlement::Retry { failure: failure(FailureClass::Retryable), delay },

@@ -15,7 +15,8 @@ fn keeping() -> SettleRequest {
         change: StateChange::Put(value.into()),
     };
     let state = vec![put("bytes", b"\xff\x00"), put("count", b"7"), put("text", br#""ok""#)];
-    let writes = HostWrites { plugin: "p".into(), state, state_quota: 1024, followups: Vec::new() };
+    let writes =
+        HostWrites { plugin: "p".into(), state, state_quota: 1024, followups: Vec::new(), ..HostWrites::default() };
     settled(Settlement::Done { result: None, writes })
 }
 

@@ -184,7 +184,13 @@ mod requirement {
         let key_change =
             StateKeyChange { key: "n".into(), read_version: None, change: StateChange::Put(b"1".to_vec()) };
         let followups = vec![NewItem::new("sms", "k/sms", "{}")];
-        let writes = HostWrites { plugin: "p".into(), state: vec![key_change], state_quota: 99, followups };
+        let writes = HostWrites {
+            plugin: "p".into(),
+            state: vec![key_change],
+            state_quota: 99,
+            followups,
+            ..HostWrites::default()
+        };
         let finish = settled(Settlement::Done { result: None, writes });
         f.clock.advance(Duration::from_mins(1));
         let new = f.claim_one("mail").await;

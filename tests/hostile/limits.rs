@@ -28,7 +28,7 @@ enum Half {
 use Half::{Component, Order, Test};
 
 /// The limited resource, the manifest's setting if there is one, the example within the limit, and the one beyond it.
-const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
+const LIMITS: [(&str, Option<&str>, Half, Half); 39] = [
     ("one memory", Some("memory"), Component("memory-within"), Component("memory-bomb")),
     ("memories together", Some("memory"), Component("memories-within"), Component("memories-together")),
     ("the largest memory that can be allowed", None, Component("memories-within"), Component("memory-beyond-any")),
@@ -53,6 +53,7 @@ const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
     ("random bytes", None, Component("chance-within"), Component("too-much-chance")),
     ("log bytes", None, LOGGING, LOGGING),
     ("emitted items", Some("followups"), Order("items within"), Order("flood of items")),
+    ("items that descend from one", Some("descendants"), DESCENDING, DESCENDING),
     ("payload of an emitted item", None, Order("item of that size within"), Order("large item")),
     ("delay of an emitted item", None, Order("late item within"), Order("item of another age")),
     ("value of the state", None, Order("value within"), Order("large value")),
@@ -77,6 +78,8 @@ const LIMITS: [(&str, Option<&str>, Half, Half); 38] = [
 const LOGGING: Half = Test("tests/hostile/limits.rs", "an_attempt_fills_its_share_of_the_hosts_log_and_no_more");
 const SETTLING: Half =
     Test("tests/sandbox.rs", "state_within_its_quota_is_kept_and_what_goes_beyond_fails_at_settlement");
+const DESCENDING: Half =
+    Test("tests/sandbox.rs", "items_that_enqueue_items_without_an_end_are_stopped_and_stuck_names_their_root");
 const COMPILING: Half = Test("host/runtime/src/load/loader.rs", "compiling_is_given_up_when_it_takes_too_long");
 const DESCRIBING: Half = Test("host/runtime/src/load/compatibility.rs", "a_description_is_short_enough_to_be_shown");
 const CLAIMING: Half =

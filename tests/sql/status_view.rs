@@ -16,7 +16,7 @@ on_each_backend! {
 }
 
 /// The columns of the view. On PostgreSQL there is also `turn`, the place in the line of the ordering key.
-const COLUMNS: [&str; 35] = [
+const COLUMNS: [&str; 37] = [
     "id",
     "idem_key",
     "type",
@@ -28,6 +28,8 @@ const COLUMNS: [&str; 35] = [
     "saga",
     "ordering_key",
     "fairness_key",
+    "root",
+    "depth",
     "created_at",
     "status",
     "attempts",

@@ -149,6 +149,7 @@ mod promise {
             state: vec![StateKeyChange { key: "n".into(), read_version, change: StateChange::Put(value.into()) }],
             state_quota: 1 << 20,
             followups: vec![NewItem::new("sms", "k/sms/1", "{}")],
+            descendants_max: None,
         };
         let finish = |writes| settled(Settlement::Done { result: None, writes });
         for key in ["a", "b"] {

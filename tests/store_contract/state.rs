@@ -1,9 +1,15 @@
 //! The promises of every store about the state of plugins and about follow-ups.
 
-use outbox::core::{HostWrites, STATE_VALUE_MAX, Settlement, StateChange, StateKeyChange, StateVersion};
+use std::time::Duration;
+
+use outbox::core::{
+    DESCENDANTS_CODE, DESCENDANTS_PERIOD, Failure, FailureClass, HostWrites, OnDead, STATE_VALUE_MAX, Settlement,
+    StateChange, StateKeyChange, StateVersion,
+};
 use outbox::item::{NewItem, Status};
 use outbox::store::{
-    Claim, ClearStateRequest, Execution, Selection, SettleRequest, SignalSeq, StateQuery, StateTotal, StoreError,
+    Action, Claim, ClearStateRequest, Execution, Selection, SettleRequest, SignalSeq, StateQuery, StateTotal,
+    StoreError, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, operate_request};
@@ -18,6 +24,8 @@ promises! {
     a_followup_that_exists_is_kept_and_counted_whatever_its_content
     a_followup_keeps_its_saga_open
     a_followup_that_breaks_a_rule_is_refused_with_everything_else
+    as_many_items_descend_from_one_as_may_within_a_day_and_stuck_names_it_when_more_would
+    a_followup_that_exists_takes_no_room_and_goes_with_its_item
 }
 
 fn key_change(key: &str, read_version: StateVersion, change: StateChange) -> StateKeyChange {
@@ -29,7 +37,7 @@ fn put(key: &str, read_version: StateVersion, value: impl Into<Vec<u8>>) -> Stat
 }
 
 fn writes(state: Vec<StateKeyChange>, followups: Vec<NewItem>) -> HostWrites {
-    HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups }
+    HostWrites { plugin: "p".into(), state, state_quota: 1 << 20, followups, descendants_max: None }
 }
 
 fn finish(writes: HostWrites) -> SettleRequest {
@@ -181,5 +189,48 @@ mod promise {
         let err = f.store.settle(&claim.reference(), refused).await.unwrap_err();
         assert!(matches!(err, StoreError::Invalid(ref at) if at.index == 1), "{err}");
         assert_eq!((version(&f, "n").await, f.claim("sms", 9).await.len()), (None, 0));
+    }
+
+    pub(super) async fn as_many_items_descend_from_one_as_may_within_a_day_and_stuck_names_it_when_more_would(
+        f: Fixture,
+    ) {
+        let root = f.enqueue(item("k")).await;
+        let of_three = |keys: &[&str]| {
+            let emitted = keys.iter().map(|key| NewItem::new("sms", key, "{}")).collect();
+            finish(HostWrites { descendants_max: Some(3), ..writes(Vec::new(), emitted) })
+        };
+        f.store.settle(&f.claim_one("mail").await.reference(), of_three(&["a", "b"])).await.unwrap();
+        let [first, second] = f.claim("sms", 9).await.try_into().unwrap();
+        let err = f.store.settle(&first.reference(), of_three(&["a/1", "a/2"])).await.unwrap_err();
+        assert!(matches!(err, StoreError::Descendants { root: found, max: 3 } if found == root), "{err}");
+        assert_eq!((f.status(first.item.id).await, f.claim("sms", 9).await.len()), (Status::Claimed, 0));
+        f.store.settle(&first.reference(), of_three(&["a/1"])).await.unwrap();
+        let third = f.claim_one("sms").await;
+        f.clock.advance(DESCENDANTS_PERIOD.saturating_sub(Duration::from_secs(1)));
+        let err = f.store.settle(&second.reference(), of_three(&["b/1"])).await.unwrap_err();
+        let failure = Failure::new(FailureClass::Contract, DESCENDANTS_CODE, err.to_string());
+        let dead = settled(Settlement::Dead { failure, on_dead: OnDead::Skip });
+        f.store.settle(&second.reference(), dead).await.unwrap();
+        let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
+        let found = stuck.iter().find(|entry| entry.kind == StuckKind::Descendants).unwrap();
+        assert_eq!((found.item, found.r#type.as_deref(), found.waiting), (Some(root), Some("mail"), 1));
+        f.clock.advance(Duration::from_secs(1));
+        f.store.settle(&third.reference(), of_three(&["a/1/1"])).await.unwrap();
+    }
+
+    pub(super) async fn a_followup_that_exists_takes_no_room_and_goes_with_its_item(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        for _ in 1..=2 {
+            let emitted = vec![NewItem::new("sms", "k/sms/1", "{}")];
+            let one = finish(HostWrites { descendants_max: Some(1), ..writes(Vec::new(), emitted) });
+            f.store.settle(&f.claim_one("mail").await.reference(), one).await.unwrap();
+            f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
+        }
+        let recorded = || f.sql("SELECT root, depth FROM outbox_descendants").unwrap();
+        assert_eq!(recorded().trim(), format!("{id}|1"));
+        let followup = f.claim_one("sms").await;
+        f.store.settle(&followup.reference(), finish(HostWrites::default())).await.unwrap();
+        f.store.operate(&operate_request(Action::Purge, Selection::Ids(vec![followup.item.id]))).await.unwrap();
+        assert_eq!(recorded().trim(), "");
     }
 }

@@ -36,8 +36,13 @@ async fn furnish(f: &Fixture) {
     let saga = NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item("done") };
     f.enqueue(saga).await;
     let key_change = StateKeyChange { key: "n".into(), read_version: None, change: StateChange::Put(vec![0xff, 0]) };
-    let writes =
-        HostWrites { plugin: "p".into(), state: vec![key_change], state_quota: 1 << 20, followups: Vec::new() };
+    let writes = HostWrites {
+        plugin: "p".into(),
+        state: vec![key_change],
+        state_quota: 1 << 20,
+        followups: vec![NewItem::new("sms", "done/sms/1", "{}")],
+        ..HostWrites::default()
+    };
     let claim = f.claim_one("mail").await;
     let done = settled(Settlement::Done { result: Some(vec![0xfe]), writes });
     f.store.settle(&claim.reference(), done).await.unwrap();
@@ -74,7 +79,7 @@ const MOVED: [MovedKind; 5] = [
     // refers to a store's own jobs. The place of an item is its status, and a component has another number elsewhere.
     MovedKind {
         name: "items",
-        tables: &["items", "queue", "done", "dead", "past"],
+        tables: &["items", "queue", "done", "dead", "past", "descendants"],
         derived: &["again", "epoch", "handler", "held"],
         instead: &["handler_digest", "status"],
     },
@@ -166,7 +171,7 @@ mod promise {
         assert_eq!((theirs.sagas, theirs.blocked_keys), (ours.sagas, 1));
         target.clock.advance(Duration::from_secs(10));
         assert_eq!(target.claim("mail", 9).await.len(), 1, "what waits behind a dead head is held there, too");
-        assert_eq!(target.enqueue(item("new")).await, 5, "ids go on where they were");
+        assert_eq!(target.enqueue(item("new")).await, 6, "ids go on where they were");
     }
 
     pub(super) async fn an_import_is_refused_where_an_id_or_a_key_is_taken_and_a_claim_is_not_moved(f: Fixture) {

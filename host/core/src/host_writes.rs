@@ -2,6 +2,8 @@
 //!
 //! Pure data. The store commits it in the transaction that makes the item DONE, or not at all.
 
+use std::time::Duration;
+
 use outbox_item::NewItem;
 
 /// The version of a stored state value. Every write gets a new version that the store never uses again, so a reader
@@ -14,6 +16,13 @@ pub const STATE_KEY_MAX: usize = 512;
 /// The largest value of a plugin's state, in bytes.
 pub const STATE_VALUE_MAX: usize = 256 << 10;
 
+/// How far back a store counts the items that descend from one root. A chain of follow-ups that goes on for ever, such
+/// as an item that enqueues itself each minute, is allowed; one that grows fast is not.
+pub const DESCENDANTS_PERIOD: Duration = Duration::from_hours(24);
+
+/// The code of an attempt that failed because too many items descend from one root.
+pub const DESCENDANTS_CODE: &str = "followups.descendants";
+
 /// The writes of one successful attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostWrites {
@@ -25,6 +34,9 @@ pub struct HostWrites {
     pub state_quota: u64,
     /// The items to enqueue. Their idempotency keys are already derived.
     pub followups: Vec<NewItem>,
+    /// The most items that may descend from one root within [`DESCENDANTS_PERIOD`]: its follow-ups, theirs, and so on.
+    /// `None` is without a bound.
+    pub descendants_max: Option<u32>,
 }
 
 impl HostWrites {

@@ -86,7 +86,10 @@ pub use crate::failed_attempt::FailedAttempt;
 pub use crate::failure::{Failure, FailureClass};
 pub use crate::fingerprint::fingerprint;
 pub use crate::handler::{Attempt, AttemptReport, DeliveryMode, Handler, Outcome, STREAK_DEFAULT, ServedType};
-pub use crate::host_writes::{HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
+pub use crate::host_writes::{
+    DESCENDANTS_CODE, DESCENDANTS_PERIOD, HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange,
+    StateVersion,
+};
 pub use crate::item_move::{AttemptTrace, ClaimedPast, Destination, ItemMove, Past};
 pub use crate::key_locks::{AttemptLocks, KeyLockTimeout, KeyLocks};
 pub use crate::metered::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, MeteredHandler};

@@ -186,7 +186,8 @@ impl From<StoreError> for ApiError {
             | StoreError::OutOfTurn
             | StoreError::StateConflict { .. }
             | StoreError::StateValueTooLarge { .. }
-            | StoreError::StateQuota { .. }) => {
+            | StoreError::StateQuota { .. }
+            | StoreError::Descendants { .. }) => {
                 tracing::error!(error = %err, "a request met an error that only a settlement can meet");
                 Self::Internal
             }

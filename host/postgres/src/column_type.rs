@@ -57,6 +57,8 @@ const COLUMNS: &[(&str, ColumnType)] = &[
     ("losses", ColumnType::Number),
     ("give_backs", ColumnType::Number),
     ("fairness_key", ColumnType::Text),
+    ("root", ColumnType::Number),
+    ("depth", ColumnType::Number),
     (TURN, ColumnType::Number),
     ("delivery", ColumnType::Number),
     ("attempt", ColumnType::Number),

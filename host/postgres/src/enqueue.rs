@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::Row;
 
 use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
-use outbox_item::{ItemId, Millis, NewItem};
+use outbox_core::HostWrites;
+use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::context::PgContext;
+use crate::descendants::Descent;
 use crate::error::PgError;
 use crate::sql_value::SqlValue;
 use crate::tx::{Query, WriteTx};
@@ -91,27 +93,52 @@ fn has_same_content(a: &NewItem, b: &NewItem) -> bool {
     a.payload == b.payload && content(a) == content(b)
 }
 
-/// Enqueues what a handler emitted, which must be valid. A follow-up whose key exists is left out, also with other
-/// content: a follow-up never fails its parent.
-pub(crate) async fn followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result<(), PgError> {
-    if items.is_empty() {
-        return Ok(());
+/// What a handler emitted and the store can enqueue. A follow-up whose key exists is left out, also with other content:
+/// it never fails its parent.
+pub(crate) struct Followups<'a> {
+    all: &'a [NewItem],
+    new: Vec<&'a NewItem>,
+    descent: Descent,
+}
+
+impl<'a> Followups<'a> {
+    /// Those in `writes`, which the handler of `parent` emitted. Writes nothing. Errors when one is not valid, and with
+    /// [`StoreError::Descendants`] when there would be too many new ones.
+    pub(crate) async fn check(
+        tx: &WriteTx<'_>,
+        parent: ItemId,
+        writes: &'a HostWrites,
+    ) -> Result<Option<Self>, PgError> {
+        let all = &writes.followups;
+        if all.is_empty() {
+            return Ok(None);
+        }
+        validate_items(all).map_err(StoreError::from)?;
+        let known = known(tx, all).await?;
+        let ids: Vec<_> = all.iter().map(|item| known.get(&item.idem_key).copied()).collect();
+        let new = new_ones(all, &ids);
+        let descent = Descent::of_followups(tx, parent, writes, new.len()).await?;
+        Ok(Some(Self { all, new, descent }))
     }
-    let known = known(tx, items).await?;
-    let ids: Vec<_> = items.iter().map(|item| known.get(&item.idem_key).copied()).collect();
-    let new = new_ones(items, &ids);
-    let created = insert(tx, &new, Some(tx.now)).await?;
-    if created.len() < new.len() {
-        return Err(PgError::LostRace);
+
+    /// Enqueues them.
+    pub(crate) async fn enqueue(self, tx: &mut WriteTx<'_>) -> Result<(), PgError> {
+        let created = insert(tx, &self.new, Some(tx.now)).await?;
+        if created.len() < self.new.len() {
+            return Err(PgError::LostRace);
+        }
+        if !created.is_empty() {
+            self.descent.record(tx, &created.values().map(|id| id.get()).collect::<Vec<_>>()).await?;
+        }
+        let mut fresh: HashSet<_> = created.keys().map(String::as_str).collect();
+        for item in self.all {
+            let is_new = fresh.remove(item.idem_key.as_str());
+            let outcome = if is_new { FollowupOutcome::Created } else { FollowupOutcome::Kept };
+            tx.count(Counter::Followup { item_type: &item.item_type, outcome }, 1);
+        }
+        tx.wakes_workers |= !self.new.is_empty();
+        Ok(())
     }
-    let mut fresh: HashSet<_> = created.keys().map(String::as_str).collect();
-    for item in items {
-        let is_new = fresh.remove(item.idem_key.as_str());
-        let outcome = if is_new { FollowupOutcome::Created } else { FollowupOutcome::Kept };
-        tx.count(Counter::Followup { item_type: &item.item_type, outcome }, 1);
-    }
-    tx.wakes_workers |= !new.is_empty();
-    Ok(())
 }
 
 /// The ids of the items whose keys exist.

@@ -45,6 +45,7 @@ mod claim_limits;
 mod column_type;
 mod complete;
 mod control;
+mod descendants;
 mod diagnostics;
 mod enqueue;
 mod error;

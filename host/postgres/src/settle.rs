@@ -7,16 +7,17 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use outbox_core::{HostWrites, Settlement};
-use outbox_item::{Millis, validate_items};
+use outbox_item::Millis;
 use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::complete::{Completion, CompletionReport, complete};
+use crate::enqueue::Followups;
 use crate::error::PgError;
 use crate::leases::{LeasedId, LeasedItem, lock_claims, lock_leases, read_leased};
+use crate::plugin_state;
 use crate::streaks::{StreakTurn, Streaks};
 use crate::tx::{Query, WriteTx};
-use crate::{enqueue, plugin_state};
 
 /// Settlements of one transaction.
 pub(crate) type Settlements<'a> = [(&'a ClaimRef, &'a SettleRequest)];
@@ -143,11 +144,13 @@ async fn lock_states(tx: &WriteTx<'_>, group: &Settlements<'_>) -> Result<(), Pg
 async fn end_claim(tx: &mut WriteTx<'_>, claim: EndingClaim, settled: &SettleRequest) -> Result<ClaimEnd, PgError> {
     if let Some(writes) = writes(settled) {
         // First, so that a refused settlement has written nothing.
-        validate_items(&writes.followups).map_err(StoreError::from)?;
+        let followups = Followups::check(tx, claim.attempt.id, writes).await?;
         if !writes.state.is_empty() {
             plugin_state::commit(tx, writes).await?;
         }
-        enqueue::followups(tx, &writes.followups).await?;
+        if let Some(followups) = followups {
+            followups.enqueue(tx).await?;
+        }
     }
     Ok(ClaimEnd::from_settlement(claim, settled, tx.now))
 }

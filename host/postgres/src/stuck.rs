@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{StuckItem, WaitingType};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
@@ -37,6 +38,7 @@ pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> R
     found.extend(reader.blocked().await?);
     found.extend(reader.held().await?);
     found.extend(reader.waiting().await?);
+    found.extend(reader.descendants().await?);
     found.extend(reader.lost().await?);
     Ok(found)
 }
@@ -119,6 +121,23 @@ impl<S: Query> StuckReader<'_, S> {
         let found: Vec<WaitingType> =
             self.rows(&statement, &[&self.now.get()]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Roots of items that were dead-lettered because too many descend from them, among the newest dead items. A root
+    /// that is deleted is named by its first dead item.
+    async fn descendants(&self) -> Result<Vec<StuckEntry>, PgError> {
+        let statement = "
+            SELECT coalesce(item.id, root.first), coalesce(item.type, root.type), NULL::text, root.since, root.dead
+            FROM (SELECT coalesce(descent.root, dead.id) AS id, min(dead.id) AS first, min(dead.type) AS type,
+                         min(dead_at) AS since, count(*) AS dead
+                  FROM (SELECT id, type, dead_at FROM outbox.dead ORDER BY dead_at DESC LIMIT $1) AS dead
+                       LEFT JOIN outbox.descendants AS descent ON descent.id = dead.id
+                  WHERE EXISTS (SELECT FROM outbox.attempts WHERE item_id = dead.id AND code = $2)
+                  GROUP BY 1) AS root
+                 LEFT JOIN outbox.items AS item ON item.id = root.id
+            ORDER BY root.since";
+        let descending = |row: &Row| Ok(head(row)?.with_descendants(time(row, 3)?, unsigned(row, 4)?));
+        self.rows(statement, &[&LOOK_BACK, &DESCENDANTS_CODE]).await?.iter().map(descending).collect()
     }
 
     /// Items in no place, among the newest.

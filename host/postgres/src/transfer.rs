@@ -13,8 +13,8 @@ use outbox_item::{ItemId, Millis, Status};
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::moved_item::{MovedItem, enqueued_columns, is_same_item, refuse_odd_texts};
 use outbox_store::engine::{
-    ATTEMPT_COLUMNS, COUNTER_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, integer_column,
-    item_conflict, refuse_claimed, state_conflict, text_column,
+    ATTEMPT_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS,
+    integer_column, item_conflict, refuse_claimed, state_conflict, text_column,
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
@@ -219,6 +219,9 @@ async fn create_item(
 ) -> Result<(), PgError> {
     let imported = MovedItem::read(item)?;
     insert(tx, "outbox.items", ENQUEUED_COLUMNS, &enqueued_columns(item), "").await?;
+    if integer_column(item, "root").is_some() {
+        insert(tx, "outbox.descendants", DESCENT_COLUMNS, item, "").await?;
+    }
     for attempt in attempts {
         insert(tx, "outbox.attempts", ATTEMPT_COLUMNS, attempt, "").await?;
     }

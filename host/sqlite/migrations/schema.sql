@@ -177,6 +177,17 @@ CREATE TABLE outbox_saga_open (
     PRIMARY KEY (saga, cid, id)
 ) STRICT, WITHOUT ROWID;
 
+-- Where follow-ups come from. An item without a row here was enqueued by a caller.
+CREATE TABLE outbox_descendants (
+    id INTEGER PRIMARY KEY,
+    -- The item at the beginning, which a caller enqueued. It may be deleted by now.
+    root INTEGER NOT NULL,
+    -- 1 for a follow-up of the root, 2 for a follow-up of that, and so on.
+    depth INTEGER NOT NULL CHECK (depth > 0),
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_descendants_root ON outbox_descendants (root, created_at);
+
 -- An insert with an existing key does nothing when the content is the same. With other content it fails, whatever
 -- conflict clause the statement names, so that INSERT OR REPLACE cannot destroy an item.
 CREATE TRIGGER outbox_items_insert BEFORE INSERT ON outbox_items
@@ -305,7 +316,7 @@ END;
 CREATE VIEW outbox_status AS
 SELECT
     queue.id, item.idem_key, queue.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-    item.saga, queue.ordering_key, item.fairness_key, item.created_at, 'PENDING' AS status,
+    item.saga, queue.ordering_key, item.fairness_key, descent.root, descent.depth, item.created_at, 'PENDING' AS status,
     coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
     coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
     coalesce(past.give_backs, 0) AS give_backs, queue.available_at, CAST(NULL AS INTEGER) AS claimed_at,
@@ -315,12 +326,14 @@ SELECT
     CAST(NULL AS INTEGER) AS dead_at, CAST(NULL AS BLOB) AS result, handler.digest AS handler_digest
 FROM outbox_queue AS queue JOIN outbox_items AS item ON item.id = queue.id
 LEFT JOIN outbox_past AS past ON past.id = item.id
+LEFT JOIN outbox_descendants AS descent ON descent.id = item.id
 LEFT JOIN outbox_handlers AS handler ON handler.id = past.handler
 WHERE likelihood(queue.epoch >= 0, 0.001)
 UNION ALL
 SELECT
     item.id, item.idem_key, lease.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-    item.saga, item.ordering_key, item.fairness_key, item.created_at, 'CLAIMED', coalesce(past.attempts, 1),
+    item.saga, item.ordering_key, item.fairness_key, descent.root, descent.depth,
+    item.created_at, 'CLAIMED', coalesce(past.attempts, 1),
     coalesce(past.deliveries, 1), coalesce(past.replays, 0), coalesce(past.effects, 0), coalesce(past.losses, 0),
     coalesce(past.give_backs, 0), CAST(coalesce(past.available_at, item.available_at) AS INTEGER), lease.claimed_at,
     lease.pod, lease.token, lease.lease_until, past.given_back_since, coalesce(past.maybe_executed, 0),
@@ -329,11 +342,13 @@ SELECT
 FROM outbox_leases AS lease CROSS JOIN json_each(lease.ids) AS leased
 CROSS JOIN outbox_items AS item ON item.id = leased.value
 LEFT JOIN outbox_past AS past ON past.id = item.id
+LEFT JOIN outbox_descendants AS descent ON descent.id = item.id
 LEFT JOIN outbox_handlers AS handler ON handler.id = past.handler
 UNION ALL
 SELECT
     done.id, item.idem_key, item.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-    item.saga, item.ordering_key, item.fairness_key, item.created_at, 'DONE', coalesce(past.attempts, 1),
+    item.saga, item.ordering_key, item.fairness_key, descent.root, descent.depth,
+    item.created_at, 'DONE', coalesce(past.attempts, 1),
     coalesce(past.deliveries, 1), coalesce(past.replays, 0), coalesce(past.effects, 0), coalesce(past.losses, 0),
     coalesce(past.give_backs, 0), CAST(coalesce(past.available_at, item.available_at) AS INTEGER),
     CAST(NULL AS INTEGER), CAST(NULL AS TEXT), CAST(NULL AS INTEGER), CAST(NULL AS INTEGER), past.given_back_since,
@@ -341,12 +356,14 @@ SELECT
     CAST(NULL AS TEXT), done.done_at, CAST(NULL AS INTEGER), done.result, handler.digest
 FROM outbox_done AS done JOIN outbox_items AS item ON item.id = done.id
 LEFT JOIN outbox_past AS past ON past.id = item.id
+LEFT JOIN outbox_descendants AS descent ON descent.id = item.id
 LEFT JOIN outbox_handlers AS handler ON handler.id = done.handler
 WHERE likelihood(done.epoch >= 0, 0.001)
 UNION ALL
 SELECT
     dead.id, item.idem_key, dead.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-    item.saga, dead.ordering_key, item.fairness_key, item.created_at, 'DLQ', coalesce(past.attempts, 1),
+    item.saga, dead.ordering_key, item.fairness_key, descent.root, descent.depth,
+    item.created_at, 'DLQ', coalesce(past.attempts, 1),
     coalesce(past.deliveries, 1), coalesce(past.replays, 0), coalesce(past.effects, 0), coalesce(past.losses, 0),
     coalesce(past.give_backs, 0), CAST(coalesce(past.available_at, item.available_at) AS INTEGER),
     CAST(NULL AS INTEGER), CAST(NULL AS TEXT), CAST(NULL AS INTEGER), CAST(NULL AS INTEGER), past.given_back_since,
@@ -354,6 +371,7 @@ SELECT
     dead.last_error, CAST(NULL AS INTEGER), dead.dead_at, CAST(NULL AS BLOB), handler.digest
 FROM outbox_dead AS dead JOIN outbox_items AS item ON item.id = dead.id
 LEFT JOIN outbox_past AS past ON past.id = item.id
+LEFT JOIN outbox_descendants AS descent ON descent.id = item.id
 LEFT JOIN outbox_handlers AS handler ON handler.id = dead.handler
 WHERE likelihood(dead.epoch >= 0, 0.001);
 
@@ -404,7 +422,7 @@ CREATE TABLE outbox_counters (
     PRIMARY KEY (name, saga, type, outcome)
 ) STRICT, WITHOUT ROWID;
 
--- The numbers of waiting items, while the queue is too long to be counted whenever somebody asks. The upkeep of the hosts
+-- The numbers of waiting items, while the queue is too long to be counted at each question. The upkeep of the hosts
 -- counts it, and again when `next_at` has come.
 CREATE TABLE outbox_backlog (
     type TEXT PRIMARY KEY,
@@ -424,6 +442,7 @@ BEGIN
     DELETE FROM outbox_done WHERE id = OLD.id;
     DELETE FROM outbox_dead WHERE id = OLD.id;
     DELETE FROM outbox_past WHERE id = OLD.id;
+    DELETE FROM outbox_descendants WHERE id = OLD.id;
     DELETE FROM outbox_attempts WHERE item_id = OLD.id;
     DELETE FROM outbox_sagas
     WHERE saga = OLD.saga AND cid = OLD.cid AND ended_at IS NOT NULL

@@ -8,15 +8,18 @@ use std::sync::LazyLock;
 use rusqlite::{Connection, ErrorCode};
 
 use outbox_client::sqlite::{INSERT, KeyOwner, ROW, VALUES, bind, find_by_key};
+use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::batch::{Statements, slices};
+use crate::descendants::Descent;
 use crate::error::unavailable;
 use crate::write_tx::WriteTx;
 
 const TRIED: &str = "enqueueing an item";
+const FOLLOWUP: &str = "enqueueing a follow-up";
 
 /// Enqueues several items. `AllOrNothing` creates none when one exists; `PerItem` creates those that do not exist.
 pub(crate) fn enqueue(tx: &mut WriteTx<'_>, items: &[NewItem], mode: BatchMode) -> Result<EnqueueReport, StoreError> {
@@ -98,20 +101,30 @@ fn create_one(tx: &Connection, item: &NewItem, now: Millis) -> Result<Created, S
     }
 }
 
-/// Enqueues what a handler emitted. A follow-up whose key exists is left out, also with other content: a follow-up
-/// never fails its parent.
-pub(crate) fn enqueue_followups(tx: &mut WriteTx<'_>, items: &[NewItem]) -> Result<(), StoreError> {
-    validate_items(items)?;
-    for item in items {
-        let exists = find_by_key(tx.connection, item).map_err(unavailable(TRIED))?.is_some();
+/// Enqueues what the handler of `parent` emitted. A follow-up whose key exists is left out, also with other content: it
+/// never fails its parent. Errors with [`StoreError::Descendants`] when there would be too many new ones.
+pub(crate) fn enqueue_followups(tx: &mut WriteTx<'_>, parent: ItemId, writes: &HostWrites) -> Result<(), StoreError> {
+    if writes.followups.is_empty() {
+        return Ok(());
+    }
+    validate_items(&writes.followups)?;
+    let mut descent = Descent::of_followups(tx, parent, writes).map_err(unavailable(FOLLOWUP))?;
+    for item in &writes.followups {
+        let exists = find_by_key(tx.connection, item).map_err(unavailable(FOLLOWUP))?.is_some();
         if !exists {
-            insert(tx.connection, item, tx.now).map_err(unavailable("enqueueing a follow-up"))?;
+            descent.take_room()?;
+            insert_followup(tx, item, &descent).map_err(unavailable(FOLLOWUP))?;
         }
         let outcome = if exists { FollowupOutcome::Kept } else { FollowupOutcome::Created };
         tx.count(Counter::Followup { item_type: &item.item_type, outcome }, 1);
         tx.wakes_workers |= !exists;
     }
     Ok(())
+}
+
+fn insert_followup(tx: &WriteTx<'_>, item: &NewItem, descent: &Descent) -> rusqlite::Result<()> {
+    let id = insert(tx.connection, item, tx.now)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    descent.record(tx, id)
 }
 
 fn find_all(tx: &Connection, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, StoreError> {

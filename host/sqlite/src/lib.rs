@@ -41,6 +41,7 @@ mod commit_watcher;
 mod complete;
 mod connection;
 mod control;
+mod descendants;
 mod enqueue;
 mod error;
 mod expire;

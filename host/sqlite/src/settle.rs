@@ -31,7 +31,7 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, claim: &ClaimRef, request: &SettleReq
     }
     match &request.settlement {
         Settlement::Done { result, writes } => {
-            commit_writes(tx, writes)?;
+            commit_writes(tx, claim.id, writes)?;
             let completion = CompletionRow::new(claim.clone(), result.clone(), request.handler_digest.clone());
             complete(tx, &[&completion]).into_iter().collect()
         }
@@ -43,9 +43,9 @@ fn is_in_turn(tx: &WriteTx<'_>, attempt: &AttemptRecord) -> rusqlite::Result<boo
     ordering::is_in_turn(tx, attempt.id, attempt.ordering_key.as_deref())
 }
 
-fn commit_writes(tx: &mut WriteTx<'_>, writes: &HostWrites) -> Result<(), StoreError> {
+fn commit_writes(tx: &mut WriteTx<'_>, id: ItemId, writes: &HostWrites) -> Result<(), StoreError> {
     plugin_state::commit(tx, writes)?;
-    enqueue::enqueue_followups(tx, &writes.followups)
+    enqueue::enqueue_followups(tx, id, writes)
 }
 
 /// Ends a claim that did not end DONE.

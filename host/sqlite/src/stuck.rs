@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Params, Row, params};
 
+use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{StuckItem, WaitingType};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::rows::time;
 
-/// The newest items among which lost ones are looked for; `doctor` looks at all.
+/// The newest items among which lost ones are looked for, and the newest dead ones among which those with too many
+/// relatives are; `doctor` looks for lost ones among all.
 const LOOK_BACK: u32 = 10_000;
 
 /// The stuck items and types at `now`, kind by kind.
@@ -25,6 +27,7 @@ pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlit
         reader.blocked()?,
         reader.held()?,
         reader.waiting()?,
+        reader.descendants()?,
         reader.lost()?,
     ];
     Ok(kinds.into_iter().flatten().collect())
@@ -121,6 +124,20 @@ impl StuckReader<'_> {
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Roots of items that were dead-lettered because too many descend from them, among the newest dead items. A root
+    /// that is deleted is named by its first dead item.
+    fn descendants(&self) -> rusqlite::Result<Vec<StuckEntry>> {
+        let sql = "SELECT coalesce(item.id, min(dead.id)), coalesce(item.type, dead.type), NULL, min(dead_at), count(*)
+                   FROM (SELECT * FROM outbox_dead ORDER BY dead_at DESC LIMIT ?1) AS dead
+                        LEFT JOIN outbox_descendants AS descent ON descent.id = dead.id
+                        LEFT JOIN outbox_items AS item ON item.id = coalesce(descent.root, dead.id)
+                   WHERE EXISTS (SELECT 1 FROM outbox_attempts WHERE item_id = dead.id AND code = ?2)
+                   GROUP BY coalesce(descent.root, dead.id) ORDER BY min(dead_at)";
+        self.rows(sql, params![LOOK_BACK, DESCENDANTS_CODE], |row| {
+            Ok(head(row)?.with_descendants(time(row, 3)?, row.get(4)?))
+        })
     }
 
     /// Items in no place, among the newest.

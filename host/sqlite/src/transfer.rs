@@ -11,8 +11,8 @@ use outbox_item::{ItemId, Status};
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::moved_item::{MovedItem, enqueued_columns, is_same_item, refuse_odd_texts};
 use outbox_store::engine::{
-    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS,
-    from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,
+    STATE_COLUMNS, from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
@@ -151,6 +151,9 @@ const REPLACE_TOTAL: &str = "ON CONFLICT DO UPDATE SET total = excluded.total";
 fn create_item(tx: &mut WriteTx<'_>, item: &RecordColumns, run: Option<&RecordColumns>) -> rusqlite::Result<()> {
     let MovedItem { ended, moved, finished_at } = MovedItem::read(item).map_err(unusable)?;
     insert(tx.connection, "outbox_items", ENQUEUED_COLUMNS, &enqueued_columns(item), "")?;
+    if integer_column(item, "root").is_some() {
+        insert(tx.connection, "outbox_descendants", DESCENT_COLUMNS, item, "")?;
+    }
     leave_queue(tx, ended.id)?;
     let finished_at = finished_at.unwrap_or(tx.now).get();
     if let (None, Status::Dlq, Some(saga)) = (run, moved.status(), &ended.saga) {

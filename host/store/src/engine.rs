@@ -21,6 +21,6 @@ pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};
 pub use crate::stuck::{StuckItem, WaitingType};
 pub use crate::transfer::{
-    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS,
-    from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,
+    STATE_COLUMNS, from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
 };

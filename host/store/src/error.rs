@@ -62,6 +62,18 @@ pub enum StoreError {
         /// The bytes that they may have.
         quota: u64,
     },
+    /// More items would descend from one root than may. The same settlement cannot succeed unless the manifest allows
+    /// more, or until earlier ones are a day old.
+    #[error(
+        "{max} items descend from item {root} within 24 hours, which is the most that `limits.descendants` allows: its \
+         follow-ups enqueue follow-ups"
+    )]
+    Descendants {
+        /// The item from which the others descend.
+        root: ItemId,
+        /// The most items.
+        max: u32,
+    },
     /// The engine did not answer, or reported a failure that may pass. The caller may try again.
     #[error("{tried}: {source}")]
     Unavailable {

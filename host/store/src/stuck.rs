@@ -86,6 +86,8 @@ pub enum StuckKind {
     HeldKey,
     /// The database refuses the claims of a type. Only the process whose claims they are says so.
     Refused,
+    /// Too many items descend from one item, and some were dead-lettered for it.
+    Descendants,
     /// Items could be claimed and are not.
     Old,
     /// An item has no status: it is in none of the places that a status is read from. Only a change by hand or a bug
@@ -105,6 +107,7 @@ impl StuckKind {
             Self::BlockedKey => "blocked_key",
             Self::HeldKey => "held_key",
             Self::Refused => "refused",
+            Self::Descendants => "descendants",
             Self::Old => "old",
             Self::Lost => "lost",
         }
@@ -171,6 +174,17 @@ impl StuckItem {
         let why = "the item has no status, so no process will handle it: its row in a table of the outbox was deleted";
         let command = format!("outbox restore {}", self.id);
         self.report(StuckKind::Lost, created_at, why.to_owned(), command)
+    }
+
+    /// `dead` items that descend from it were dead-lettered since `dead_at`, because too many do.
+    pub fn with_descendants(self, dead_at: Millis, dead: u64) -> StuckEntry {
+        let Self { id, item_type, .. } = &self;
+        let why = format!(
+            "more items descend from item {id}, of the type {item_type}, than `limits.descendants` allows: {dead} of \
+             them are dead-lettered, because their follow-ups would be too many"
+        );
+        let command = format!("outbox show {id}");
+        StuckEntry { waiting: dead, ..self.report(StuckKind::Descendants, dead_at, why, command) }
     }
 
     fn report(self, kind: StuckKind, since: Millis, why: String, command: String) -> StuckEntry {

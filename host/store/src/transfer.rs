@@ -135,6 +135,8 @@ pub const ITEM_COLUMNS: &[&str] = &[
     "losses",
     "give_backs",
     "fairness_key",
+    "root",
+    "depth",
 ];
 /// Those of [`ITEM_COLUMNS`] that the caller of an enqueue gives; the table of items has them.
 pub const ENQUEUED_COLUMNS: &[&str] = &[
@@ -152,6 +154,8 @@ pub const ENQUEUED_COLUMNS: &[&str] = &[
     "created_at",
     "fairness_key",
 ];
+/// Those of [`ITEM_COLUMNS`] that the table of descendants has; only a follow-up has a root.
+pub const DESCENT_COLUMNS: &[&str] = &["id", "root", "depth", "created_at"];
 /// The columns of an attempt that are moved.
 pub const ATTEMPT_COLUMNS: &[&str] = &[
     "item_id",

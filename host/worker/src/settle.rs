@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement, settlement_for};
+use outbox_core::{
+    DESCENDANTS_CODE, Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement, settlement_for,
+};
 use outbox_item::Item;
 use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
 
@@ -181,6 +183,7 @@ fn permanent_store_failure(err: &StoreError) -> Option<Failure> {
         StoreError::StateConflict { .. } => (FailureClass::Conflict, "state.conflict"),
         StoreError::StateQuota { .. } => (FailureClass::Contract, "state.quota"),
         StoreError::StateValueTooLarge { .. } => (FailureClass::Contract, "state.too_large"),
+        StoreError::Descendants { .. } => (FailureClass::Contract, DESCENDANTS_CODE),
         StoreError::Invalid(_) => (FailureClass::Contract, "followups.invalid"),
         _ => return None,
     };

@@ -149,6 +149,7 @@ BEGIN
         RAISE EXCEPTION 'outbox: an item that is not finished cannot be deleted' USING ERRCODE = 'restrict_violation';
     END IF;
     DELETE FROM outbox.past USING deleted AS item WHERE past.id = item.id;
+    DELETE FROM outbox.descendants USING deleted AS item WHERE descendants.id = item.id;
     DELETE FROM outbox.attempts USING deleted AS item WHERE attempts.item_id = item.id;
     DELETE FROM outbox.sagas AS run USING (SELECT DISTINCT saga, cid FROM deleted WHERE saga IS NOT NULL) AS item
     WHERE run.saga = item.saga AND run.cid = item.cid AND run.ended_at IS NOT NULL

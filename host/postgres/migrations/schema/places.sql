@@ -154,6 +154,17 @@ CREATE TABLE outbox.saga_open (
     PRIMARY KEY (saga, cid, id)
 ) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.01);
 
+-- Where follow-ups come from. An item without a row here was enqueued by a caller.
+CREATE TABLE outbox.descendants (
+    id bigint PRIMARY KEY,
+    -- The item at the beginning, which a caller enqueued. It may be deleted by now.
+    root bigint NOT NULL,
+    -- 1 for a follow-up of the root, 2 for a follow-up of that, and so on.
+    depth integer NOT NULL CHECK (depth > 0),
+    created_at bigint NOT NULL
+);
+CREATE INDEX descendants_root ON outbox.descendants (root, created_at);
+
 -- Changes of totals. They are appended, so that transactions do not wait for each other's counters.
 CREATE TABLE outbox.deltas (
     name text COLLATE "C" NOT NULL,
@@ -177,7 +188,7 @@ BEGIN
     ON CONFLICT (name, saga, type, outcome) DO UPDATE SET total = counter.total + excluded.total;
 END $$;
 
--- The numbers of waiting items, while the queue is too long to be counted whenever somebody asks. The upkeep of the hosts
+-- The numbers of waiting items, while the queue is too long to be counted at each question. The upkeep of the hosts
 -- counts it, and again when `next_at` has come.
 CREATE TABLE outbox.backlog (
     type text COLLATE "C" PRIMARY KEY,

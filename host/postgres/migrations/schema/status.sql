@@ -6,7 +6,8 @@
 
 CREATE VIEW outbox.status_pending AS
 SELECT item.id, item.idem_key, queued.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-       item.saga, queued.ordering_key, item.fairness_key, item.created_at, 'PENDING'::text AS status,
+       item.saga, queued.ordering_key, item.fairness_key, descent.root, descent.depth,
+       item.created_at, 'PENDING'::text AS status,
        coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
        coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, queued.losses,
        coalesce(past.give_backs, 0) AS give_backs, queued.available_at, NULL::bigint AS claimed_at,
@@ -17,12 +18,13 @@ SELECT item.id, item.idem_key, queued.type, item.payload, item.content_type, ite
 FROM outbox.queue AS queued
      JOIN outbox.items AS item ON item.id = queued.id
      LEFT JOIN outbox.past ON past.id = queued.id
+     LEFT JOIN outbox.descendants AS descent ON descent.id = queued.id
      LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler;
 
 CREATE VIEW outbox.status_claimed AS
 SELECT item.id, item.idem_key, lease.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-       item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, item.created_at,
-       'CLAIMED'::text AS status,
+       item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, descent.root, descent.depth,
+       item.created_at, 'CLAIMED'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
        coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
        coalesce(past.give_backs, 0) AS give_backs, coalesce(past.available_at, item.available_at) AS available_at,
@@ -35,12 +37,13 @@ FROM outbox.leases AS lease
      CROSS JOIN LATERAL unnest(lease.ids, lease.turns) AS leased (id, turn)
      JOIN outbox.items AS item ON item.id = leased.id
      LEFT JOIN outbox.past ON past.id = leased.id
+     LEFT JOIN outbox.descendants AS descent ON descent.id = leased.id
      LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler;
 
 CREATE VIEW outbox.status_done AS
 SELECT item.id, item.idem_key, item.type::text AS type, item.payload, item.content_type, item.headers, item.metadata,
-       item.cid, item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, item.created_at,
-       'DONE'::text AS status,
+       item.cid, item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, descent.root, descent.depth,
+       item.created_at, 'DONE'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
        coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
        coalesce(past.give_backs, 0) AS give_backs, coalesce(past.available_at, item.available_at) AS available_at,
@@ -52,11 +55,13 @@ SELECT item.id, item.idem_key, item.type::text AS type, item.payload, item.conte
 FROM outbox.done
      JOIN outbox.items AS item ON item.id = done.id
      LEFT JOIN outbox.past ON past.id = done.id
+     LEFT JOIN outbox.descendants AS descent ON descent.id = done.id
      LEFT JOIN outbox.handlers AS handler ON handler.id = done.handler;
 
 CREATE VIEW outbox.status_dlq AS
 SELECT item.id, item.idem_key, dead.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-       item.saga, dead.ordering_key, item.fairness_key, item.created_at, 'DLQ'::text AS status,
+       item.saga, dead.ordering_key, item.fairness_key, descent.root, descent.depth,
+       item.created_at, 'DLQ'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
        coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
        coalesce(past.give_backs, 0) AS give_backs, coalesce(past.available_at, item.available_at) AS available_at,
@@ -67,6 +72,7 @@ SELECT item.id, item.idem_key, dead.type, item.payload, item.content_type, item.
 FROM outbox.dead
      JOIN outbox.items AS item ON item.id = dead.id
      LEFT JOIN outbox.past ON past.id = dead.id
+     LEFT JOIN outbox.descendants AS descent ON descent.id = dead.id
      LEFT JOIN outbox.handlers AS handler ON handler.id = dead.handler;
 
 CREATE VIEW outbox.status AS

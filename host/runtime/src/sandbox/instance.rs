@@ -228,6 +228,7 @@ impl LinkedPlugin {
             state: state.state.into_changes(),
             state_quota: self.limits.state_bytes,
             followups: state.followups.into_items(),
+            descendants_max: Some(self.limits.descendants),
         }
     }
 

@@ -189,7 +189,9 @@ mod tests {
         let mut new = old.clone();
         new["losses"] = 0.into();
         new["give_backs"] = 0.into();
-        new["fairness_key"] = Value::Null;
+        for added in ["fairness_key", "root", "depth"] {
+            new[added] = Value::Null;
+        }
         new["available_at"] = 0.into();
         new["turn"] = 9.into();
         assert!(is_same_item(&record(&old), &record(&new)));

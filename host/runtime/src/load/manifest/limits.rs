@@ -33,6 +33,8 @@ pub struct Limits {
     pub state_bytes: u64,
     /// Items that one attempt may emit.
     pub followups: u32,
+    /// Items that descend from one item within 24 hours: its follow-ups, theirs, and so on.
+    pub descendants: u32,
     /// Bytes of the result that the handler returns.
     pub result: u64,
     /// Bytes of the component itself.
@@ -55,6 +57,8 @@ const BODY_MAX: u64 = 256 << 20;
 const REQUESTS_MAX: u32 = 1000;
 /// All follow-ups are enqueued in the transaction that settles their parent.
 const FOLLOWUPS_MAX: u32 = 10_000;
+/// A tree of items that is larger is a bug, or should be enqueued by an application.
+const DESCENDANTS_MAX: u32 = 1_000_000;
 /// Bytes of a result. It is stored on the item and read with it.
 const RESULT_MAX: u64 = 1 << 20;
 /// Bytes of state. A plugin that keeps more needs a database of its own.
@@ -76,6 +80,7 @@ impl Default for Limits {
             response: 8 << 20,
             state_bytes: 64 << 20,
             followups: 64,
+            descendants: 10_000,
             result: 64 << 10,
             // Components of compiled languages and of JavaScript have less than half of this, those of Python 18 MiB.
             component: 32 << 20,
@@ -100,6 +105,7 @@ pub(crate) fn read(mut section: Section<'_>) -> Result<Limits, ManifestError> {
         response: section.take("response", size(BODY_MAX))?.unwrap_or(default.response),
         state_bytes: section.take("state_bytes", size(STATE_MAX))?.unwrap_or(default.state_bytes),
         followups: section.take("followups", count(0..=FOLLOWUPS_MAX))?.unwrap_or(default.followups),
+        descendants: section.take("descendants", count(1..=DESCENDANTS_MAX))?.unwrap_or(default.descendants),
         result: section.take("result", size(RESULT_MAX))?.unwrap_or(default.result),
         component: section.take("component", size(COMPONENT_MAX))?.unwrap_or(default.component),
     };
