@@ -8,6 +8,8 @@ mod forgeries;
 mod many_hosts;
 mod odd_rows;
 mod retention;
+mod same_file;
+mod same_server;
 
 use std::sync::Arc;
 use std::time::Duration;

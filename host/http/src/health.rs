@@ -8,8 +8,6 @@ use axum::extract::State;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use outbox_store::SignalSeq;
-
 use crate::problem::ApiError;
 use crate::state::HttpState;
 
@@ -38,7 +36,6 @@ pub(crate) async fn readyz(State(state): State<Arc<HttpState>>) -> Result<Json<V
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
 }
 
-/// Reads the signals after the last possible one: cheap, and unlike the store's clock it needs the database.
 async fn store_answers(state: &HttpState) -> bool {
-    matches!(timeout(READY_TIMEOUT, state.inspect.signals(SignalSeq::MAX, 1)).await, Ok(Ok(_)))
+    matches!(timeout(READY_TIMEOUT, state.inspect.probe()).await, Ok(Ok(())))
 }

@@ -15,7 +15,7 @@ use crate::enqueue;
 use crate::error::PgError;
 use crate::group::{Patience, settle_and_claim};
 use crate::options::PostgresOptions;
-use crate::pool::Pool;
+use crate::pool::{Pool, Purpose};
 use crate::tx::Query as _;
 
 /// A store without its background tasks: each transaction runs in the caller's task.
@@ -80,7 +80,7 @@ impl DirectStore {
     /// Vacuums and analyses the tables that items pass through now, as autovacuum does some time later.
     pub async fn vacuum(&self) -> Result<(), StoreError> {
         let vacuum = async || {
-            let client = self.pg.pool.connection().await?;
+            let client = self.pg.pool.connection(Purpose::Call).await?;
             // A vacuum of a million rows takes longer than the limit of a statement.
             client.batch_execute("SET statement_timeout = 0").await?;
             client.batch_execute("VACUUM (ANALYZE) outbox.items, outbox.queue, outbox.done").await?;
@@ -112,7 +112,7 @@ impl BareTable {
     /// Creates the table, and replaces an earlier one.
     pub async fn create(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
         let create = async || {
-            let client = Pool::new(url, options)?.connection().await?;
+            let client = Pool::new(url, options)?.connection(Purpose::Call).await?;
             let sql = "DROP TABLE IF EXISTS bare;
                        CREATE TABLE bare (id bigserial PRIMARY KEY, key text NOT NULL UNIQUE, payload bytea NOT NULL)";
             client.batch_execute(sql).await?;
@@ -175,7 +175,7 @@ impl TemporaryDatabases {
 
     async fn run(&self, sql: &str) -> Result<(), StoreError> {
         let run = async || {
-            let client = Pool::new(&self.url, &self.options)?.connection().await?;
+            let client = Pool::new(&self.url, &self.options)?.connection(Purpose::Call).await?;
             client.batch_execute(sql).await?;
             Ok::<_, PgError>(())
         };

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use outbox_item::Millis;
 use outbox_store::StoreError;
 
+use crate::diagnostics;
 use crate::error::PgError;
 use crate::group_size::GroupSize;
 use crate::health::Health;
@@ -17,17 +18,22 @@ use crate::known_digests::KnownDigests;
 use crate::looks::Looks;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
+pub(crate) use crate::pool::Purpose;
 use crate::refused_types::RefusedTypes;
+use crate::sequences;
 use crate::tx::{ReadTx, TxContext, WriteTx, database_time, settings};
 
 /// Runs the work in a transaction, commits it, and wakes the workers of this process if it made work available. A
 /// macro, because a function that lends the transaction to a closure cannot promise that the closure's future is
 /// `Send`.
 macro_rules! transact {
-    ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
+    ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {
+        transact!($pg, $crate::pool::Purpose::Call, $tried, |$tx| $work)
+    };
+    ($pg:expr, $purpose:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
         let call = || async {
-            let client = pg.pool.connection().await?;
+            let client = pg.pool.connection($purpose).await?;
             let mut transaction = pg.begin(&client).await?;
             let value = {
                 let $tx = &mut transaction;
@@ -47,7 +53,7 @@ macro_rules! read {
     ($pg:expr, $tried:literal, |$tx:ident| $work:expr) => {{
         let pg: &PgContext = $pg;
         let call = || async {
-            let client = pg.pool.connection().await?;
+            let client = pg.pool.connection($crate::pool::Purpose::Call).await?;
             let read_tx = pg.begin_read(&client).await?;
             let $tx = &read_tx;
             $work.await
@@ -111,6 +117,17 @@ impl PgContext {
         read!(self, "asking for the time", |tx| database_time(tx))
     }
 
+    /// Errors unless the server answers and takes writes. Leaves a server that has become read-only.
+    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
+        let ask = async || {
+            let client = self.pool.connection(Purpose::Probe).await?;
+            diagnostics::refuse_read_only(&client).await
+        };
+        self.with_retries("asking whether the database answers", ask).await?;
+        let full = || StoreError::Unavailable { tried: "writing items", source: "the server's disk is full".into() };
+        if self.is_full() { Err(full()) } else { Ok(()) }
+    }
+
     /// Wakes everything in this process that waits for work.
     pub(crate) fn wake(&self) {
         self.changes.send_modify(|version| *version += 1);
@@ -147,7 +164,26 @@ impl PgContext {
 
     /// Records a failure of a background task, which tries again by itself.
     pub(crate) fn record_background_failure(&self, tried: &'static str, err: &PgError) {
+        self.record_failure(tried, err);
+    }
+
+    fn record_failure(&self, tried: &'static str, err: &PgError) {
         self.health.record_failure(tried, err);
+        if err.is_about_the_server() {
+            self.pool.leave_server();
+            self.known_digests.forget();
+        }
+    }
+
+    /// Mends what made the call fail, where the store can.
+    async fn mend(&self, err: &PgError) {
+        if !err.is_duplicate_number() {
+            return;
+        }
+        let advanced = async { sequences::advance(&self.pool.connection(Purpose::Call).await?).await };
+        if let Err(err) = advanced.await {
+            tracing::error!(error = err.message(), "a sequence is behind the numbers in use and cannot be advanced");
+        }
     }
 
     /// Runs a call, and repeats it while its failures may pass and it cannot have been committed.
@@ -180,7 +216,8 @@ impl PgContext {
                 }
                 Err(err) => err,
             };
-            self.health.record_failure(tried, &err);
+            self.record_failure(tried, &err);
+            self.mend(&err).await;
             match delays.next().filter(|_| after(&err)) {
                 Some(delay) => tokio::time::sleep(delay.mul_f64(f64::midpoint(1.0, fastrand::f64()))).await,
                 None => return Err(err),

@@ -10,6 +10,7 @@ use outbox_item::millis;
 
 use crate::error::PgError;
 use crate::rows::unsigned;
+use crate::sequences::{SequenceBehind, find_behind};
 use crate::tx::Query;
 
 /// Facts about a server and a database that matter to an outbox.
@@ -34,6 +35,8 @@ pub struct ServerDiagnostics {
     pub rows: (u64, u64),
     /// The oldest transactions of all clients in this database, at most five.
     pub transactions: Vec<LongTransaction>,
+    /// Sequences that would give numbers again.
+    pub sequences_behind: Vec<SequenceBehind>,
 }
 
 /// A long transaction, which keeps vacuum from removing dead rows in every table of the database.
@@ -52,17 +55,28 @@ pub struct LongTransaction {
 /// Transactions that are older are reported: no call of the outbox takes as long.
 const LONG_TRANSACTION_AGE: Duration = Duration::from_mins(1);
 
+/// SQL that tells whether the server refuses writes: it is a standby, or read-only by its settings.
+const IS_READ_ONLY: &str = "pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'";
+
+/// Errors when the server refuses writes.
+pub(crate) async fn refuse_read_only(tx: &impl Query) -> Result<(), PgError> {
+    let rows = tx.rows(&format!("SELECT {IS_READ_ONLY}, EXISTS (SELECT 1 FROM outbox.signals)"), &[]).await?;
+    let is_read_only: bool = rows.first().ok_or(PgError::LostRace)?.try_get(0)?;
+    if is_read_only { Err(PgError::ReadOnlyServer) } else { Ok(()) }
+}
+
 /// Reads the facts from the server.
 pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgError> {
-    let statement = "SELECT current_setting('server_version'),
-            pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',
+    let statement = format!(
+        "SELECT current_setting('server_version'), {IS_READ_ONLY},
             current_setting('autovacuum') = 'on' AND NOT EXISTS (
                 SELECT 1 FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
                   AND 'autovacuum_enabled=false' = ANY(reloptions)),
             current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off',
             coalesce(pg_stat_get_dead_tuples('outbox.queue'::regclass), 0),
-            coalesce(pg_stat_get_live_tuples('outbox.queue'::regclass), 0)";
-    let rows = tx.rows(statement, &[]).await?;
+            coalesce(pg_stat_get_live_tuples('outbox.queue'::regclass), 0)"
+    );
+    let rows = tx.rows(&statement, &[]).await?;
     let row = rows.first().ok_or(PgError::LostRace)?;
     Ok(ServerDiagnostics {
         version: row.try_get(0)?,
@@ -74,6 +88,7 @@ pub(crate) async fn diagnose(tx: &impl Query) -> Result<ServerDiagnostics, PgErr
         missing: missing(tx).await?,
         rows: (unsigned(row, 4)?, unsigned(row, 5)?),
         transactions: long_transactions(tx).await?,
+        sequences_behind: find_behind(tx).await?,
     })
 }
 

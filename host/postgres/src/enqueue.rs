@@ -13,7 +13,7 @@ use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
-use crate::context::PgContext;
+use crate::context::{PgContext, Purpose};
 use crate::descendants::Descent;
 use crate::error::PgError;
 use crate::sql_value::SqlValue;
@@ -23,11 +23,11 @@ use crate::tx::{Query, WriteTx};
 /// written.
 pub(crate) async fn enqueue_new(pg: &PgContext, item: &NewItem) -> Result<Option<ItemId>, StoreError> {
     let insert_new = async || {
-        let client = pg.pool.connection().await?;
+        let client = pg.pool.connection(Purpose::Call).await?;
         let now = pg.tx.clock.as_ref().map(|clock| clock());
         match WriteTx::run_at_once(&client, &pg.tx, insert(&client, &[item], now)).await {
             Ok(ids) => Ok(ids.get(&item.idem_key).copied()),
-            Err(err) if err.is_duplicate() => Ok(None),
+            Err(err) if err.is_duplicate_key() => Ok(None),
             Err(err) => Err(err),
         }
     };

@@ -24,7 +24,13 @@ pub(crate) enum PgError {
     LostRace,
     /// The server did not reply in time.
     TimedOut,
+    /// The server takes no writes, although a statement that only reads was not refused.
+    ReadOnlyServer,
 }
+
+/// What the driver says when it finds no server that accepts writes.
+const NO_SERVER_WRITES: &str = "database does not allow writes";
+const READ_ONLY_ADVICE: &str = ": the server is read-only, perhaps a standby: give the primary's address, or several";
 
 impl From<tokio_postgres::Error> for PgError {
     fn from(source: tokio_postgres::Error) -> Self {
@@ -51,12 +57,12 @@ impl PgError {
             Self::Rejected(_) | Self::CommitUnknown(_) | Self::TimedOut | Self::NoConnection(PoolError::Timeout(_)) => {
                 false
             }
-            Self::LostRace => true,
+            Self::LostRace | Self::ReadOnlyServer => true,
             Self::Database(_) | Self::NoConnection(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
-                    || *code == SqlState::TOO_MANY_CONNECTIONS
-                    || self.is_duplicate()
+                    || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION, SqlState::READ_ONLY_SQL_TRANSACTION]
+                        .contains(code)
             }),
         }
     }
@@ -82,9 +88,33 @@ impl PgError {
         !self.is_timeout() && class.is_some_and(|class| !["40", "55", "57"].contains(&class))
     }
 
-    /// Whether a unique key is taken already.
-    pub(crate) fn is_duplicate(&self) -> bool {
-        self.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    /// Whether another item has the idempotency key.
+    pub(crate) fn is_duplicate_key(&self) -> bool {
+        self.violated_key() == Some("items_idem_key")
+    }
+
+    /// Whether a number that a sequence gave is in use already.
+    pub(crate) fn is_duplicate_number(&self) -> bool {
+        const NUMBERS: [&str; 5] = ["items_pkey", "signals_pkey", "jobs_pkey", "audit_pkey", "handlers_pkey"];
+        self.violated_key().is_some_and(|key| NUMBERS.contains(&key))
+    }
+
+    /// The unique constraint that refused a row.
+    fn violated_key(&self) -> Option<&str> {
+        let source = self.server_error().filter(|source| source.code() == Some(&SqlState::UNIQUE_VIOLATION))?;
+        source.as_db_error()?.constraint()
+    }
+
+    /// Whether this connection, and every other one to the same server, should not be used again: the server became
+    /// read-only, or shuts down. Another may have taken over.
+    pub(crate) fn is_about_the_server(&self) -> bool {
+        const LEAVING: [SqlState; 4] = [
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+        ];
+        matches!(self, Self::ReadOnlyServer) || self.code().is_some_and(|code| LEAVING.contains(code))
     }
 
     /// Whether the server's disk is full. Reads and small writes go on.
@@ -96,7 +126,7 @@ impl PgError {
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Rejected(_) | Self::LostRace => false,
-            Self::TimedOut | Self::NoConnection(_) => true,
+            Self::TimedOut | Self::NoConnection(_) | Self::ReadOnlyServer => true,
             Self::Database(_) | Self::CommitUnknown(_) => self.code().is_none_or(|code| {
                 let class = code.code().get(..2).unwrap_or_default();
                 // Others of class 53 tell that this call wants too much: memory, locks, parameters.
@@ -131,6 +161,7 @@ impl PgError {
             Self::Rejected(refused) => refused.to_string(),
             Self::LostRace => "other transactions were faster again and again".into(),
             Self::TimedOut => "the database did not answer in time".into(),
+            Self::ReadOnlyServer => "the server refuses writes".into(),
             Self::CommitUnknown(source) => format!("it is unknown whether this was committed: {}", error_chain(source)),
             Self::Database(source) | Self::NoConnection(PoolError::Backend(source)) => error_chain(source),
             Self::NoConnection(PoolError::Timeout(_)) => "no connection became free in time".into(),
@@ -156,19 +187,25 @@ impl PgError {
                 ": create the outbox with `outbox migrate`"
             }
             Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ": grant the role what docs/operations.md lists",
-            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
-                ": the server is read-only, perhaps a standby: give the primary's address, or several"
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => READ_ONLY_ADVICE,
+            None if matches!(self, Self::ReadOnlyServer) || self.message().contains(NO_SERVER_WRITES) => {
+                READ_ONLY_ADVICE
             }
             Some(code) if *code == SqlState::DISK_FULL => ": the server's disk is full",
+            _ if self.is_duplicate_number() => ": a sequence is behind the numbers in use; `outbox doctor` names it",
             Some(code) if *code == SqlState::INVALID_CATALOG_NAME => ": create the database, or give another's name",
             _ => "",
         }
     }
 
     fn code(&self) -> Option<&SqlState> {
+        self.server_error()?.code()
+    }
+
+    fn server_error(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Self::Database(source) | Self::CommitUnknown(source) | Self::NoConnection(PoolError::Backend(source)) => {
-                source.code()
+                Some(source)
             }
             _ => None,
         }

@@ -8,7 +8,7 @@ use outbox_store::engine::store_failures::lease_expired;
 use outbox_store::{ClaimToken, StoreError};
 
 use crate::claim_end::{ClaimEnd, write_claim_ends};
-use crate::context::PgContext;
+use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::leases::{LeasedItem, drop_missing, find_ended, lock_ended};
 use crate::tx::WriteTx;
@@ -23,7 +23,7 @@ const SINGLE_LEASES_MAX: i64 = 100;
 /// again at once, and the history says that the attempts were lost. Leases that another transaction is ending are left
 /// out. Returns how many claims it ended.
 pub(crate) async fn expire_leases(pg: &PgContext, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
-    let together = transact!(pg, "ending expired leases", |tx| expire_some(tx, latest, spared));
+    let together = transact!(pg, Purpose::Work, "ending expired leases", |tx| expire_some(tx, latest, spared));
     match together {
         Err(_) if !pg.is_unavailable() => expire_one_by_one(pg, latest, spared).await,
         ended => ended,
@@ -41,7 +41,7 @@ async fn expire_one_by_one(pg: &PgContext, latest: Millis, spared: &[ClaimToken]
     let leases = read!(pg, "looking for expired leases", |tx| find_ended(tx, by, spared, SINGLE_LEASES_MAX))?;
     let (mut count, mut failure) = (0, None);
     for token in leases {
-        match transact!(pg, "ending an expired lease", |tx| expire(tx, latest, &[token])) {
+        match transact!(pg, Purpose::Work, "ending an expired lease", |tx| expire(tx, latest, &[token])) {
             Ok(ended) => count += ended,
             Err(err) => {
                 tracing::error!(token = token.get(), error = %err, "a lease that ran out could not be ended");

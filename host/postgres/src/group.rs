@@ -11,7 +11,7 @@ use outbox_core::SuspectRoom;
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError, SuspectTerms};
 
 use crate::claim::{self, TypeLimits};
-use crate::context::PgContext;
+use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::group_size::weight;
 use crate::looks::Looks;
@@ -300,7 +300,7 @@ pub(crate) async fn settle_and_claim(
     request: Option<&ClaimRequest>,
     patience: Patience,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
-    let client = pg.pool.connection().await?;
+    let client = pg.pool.connection(Purpose::Work).await?;
     pg.known_digests.number(&client, group.iter().filter_map(|(_, settled)| settled.handler_digest.as_deref())).await?;
     let (mut tx, (held, limits)) =
         pg.begin_with(&client, Box::pin(look(pg, &client, group, request, patience))).await?;

@@ -32,6 +32,11 @@ impl KnownDigests {
         Ok(())
     }
 
+    /// Forgets all: the database may be another one, or an earlier state of it.
+    pub(crate) fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn unknown<'a>(&self, digests: impl Iterator<Item = &'a str>) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let unknown: HashSet<_> = digests.filter(|digest| !known.contains(*digest)).collect();

@@ -1,5 +1,9 @@
 //! The outbox in a PostgreSQL database, in the schema `outbox`, which pods on many machines share.
 //!
+//! # Connections
+//! Workers, calls and probes have connections of their own (`pool`). When the server becomes read-only or shuts down,
+//! the store uses none of them again, and connects to the server that takes writes.
+//!
 //! # Writing
 //! Each request is a transaction of its own on a connection of the pool (`pool`, `tx`). Settlements and claims of one
 //! process are committed in groups (`group_queue`, `group`). The store repeats a transaction that lost a race, or lost
@@ -78,6 +82,7 @@ mod refused_types;
 mod renew;
 mod rows;
 mod saga_signals;
+mod sequences;
 mod settle;
 mod sql_value;
 mod store_impl;
@@ -93,11 +98,12 @@ use outbox_store::StoreError;
 use crate::context::PgContext;
 use crate::group_queue::GroupQueue;
 use crate::listen::ChangeListener;
-use crate::pool::Pool;
+use crate::pool::{Pool, Purpose};
 
 pub use crate::diagnostics::{LongTransaction, ServerDiagnostics};
 pub use crate::migrate::{Notify, migrate, plan_migration, schema_sql};
 pub use crate::options::PostgresOptions;
+pub use crate::sequences::SequenceBehind;
 
 /// A durable outbox in a PostgreSQL database.
 pub struct PostgresStore {
@@ -107,11 +113,15 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the database at the URL, after creating or migrating the outbox's schema where needed. Errors as
-    /// [`migrate()`] does.
+    /// Opens the database at the URL, after creating or migrating the outbox's schema where needed, and advances
+    /// sequences that a restore left behind. Errors as [`migrate()`] does.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         migrate(url, &options, Notify::Keep).await?;
-        Self::open_existing(url, options).await
+        let store = Self::open_existing(url, options).await?;
+        let pg = &store.pg;
+        let compare = async || sequences::advance_if_behind(&pg.pool.connection(Purpose::Call).await?).await;
+        pg.with_retries("comparing sequences with the numbers in use", compare).await?;
+        Ok(store)
     }
 
     /// Opens a database that has the present schema; creates and migrates nothing. Errors with [`StoreError::Unusable`]

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::context::PgContext;
+use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::poller::Poller;
 use crate::tx::Query as _;
@@ -130,6 +130,7 @@ async fn listen(pg: &PgContext, is_heard: &watch::Sender<bool>) -> Result<Never,
     if !pg.tx.notifies {
         return Err(NotListening::Silent);
     }
+    let mut left = pg.pool.left();
     let (client, mut connection) = pg.pool.listening_connection().await?;
     let word = uuid::Uuid::new_v4().simple().to_string();
     let heard = watch::Sender::new(false);
@@ -148,6 +149,8 @@ async fn listen(pg: &PgContext, is_heard: &watch::Sender<bool>) -> Result<Never,
     };
     tokio::select! {
         lost = drive => lost,
+        // The pool has left the server, which may not be the one that accepts writes.
+        Ok(()) = left.changed() => Err(NotListening::Failed(PgError::TimedOut)),
         failed = stay(pg, &client, &word, heard.subscribe(), is_heard) => failed,
     }
 }
@@ -177,7 +180,7 @@ async fn stay(
 
 /// Notifies every process that listens, in a transaction of the pool.
 async fn send(pg: &PgContext, word: &str) -> Result<(), PgError> {
-    let client = pg.pool.connection().await?;
+    let client = pg.pool.connection(Purpose::Work).await?;
     let tx = pg.begin(&client).await?;
     tx.rows("SELECT pg_notify('outbox', $1)", &[&word]).await?;
     tx.commit().await.map(drop)

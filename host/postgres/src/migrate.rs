@@ -15,7 +15,7 @@ use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer
 use crate::error::PgError;
 use crate::migrate::versions::{PLACES, VERSION, WAKE, check_server, create, create_programs, version};
 use crate::options::PostgresOptions;
-use crate::pool::Pool;
+use crate::pool::{Pool, Purpose};
 use crate::tx::begin_read_committed;
 
 pub use crate::migrate::plan::plan_migration;
@@ -44,7 +44,8 @@ pub enum Notify {
 pub async fn migrate(url: &str, options: &PostgresOptions, notify: Notify) -> Result<Migration, StoreError> {
     let tried = "migrating the database";
     let pool = Pool::new(url, options)?;
-    let mut client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
+    let mut client =
+        pool.connection(Purpose::Call).await.map_err(|err| err.into_store_error("connecting to the database"))?;
     let from = apply(&mut client, &pool, notify).await.map_err(|err| err.into_store_error(tried))?;
     Ok(Migration { from, to: VERSION, backup: None })
 }
@@ -90,7 +91,8 @@ async fn set_notify(tx: &Transaction<'_>, notify: Notify, from: Option<usize>) -
 /// notify.
 pub(crate) async fn check(pool: &Pool) -> Result<bool, StoreError> {
     let tried = "opening the database";
-    let client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
+    let client =
+        pool.connection(Purpose::Call).await.map_err(|err| err.into_store_error("connecting to the database"))?;
     let present = version(&**client).await.map_err(|err| err.into_store_error(tried))?;
     let Some(present) = present else {
         let message = format!("there is no outbox in {}: create it with `outbox migrate`", pool.display_target());

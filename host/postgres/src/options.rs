@@ -14,7 +14,7 @@ pub struct PostgresOptions {
     pub clock: Option<Clock>,
     /// Which events the store reports to operators as items; `None` reports none.
     pub alerts: Option<AlertSettings>,
-    /// The most connections of the pool, at least two. One more connection listens for changes.
+    /// The most connections for calls, at least two. Workers have four more, probes one, and one listens for changes.
     pub connections: usize,
     /// The URL at which the store listens for notifications; `None` uses the URL of the database. It must lead to a
     /// session of its own, which a pooler in transaction mode does not give.
@@ -26,7 +26,7 @@ pub struct PostgresOptions {
 }
 
 impl Default for PostgresOptions {
-    /// The database's clock, a new random instance id, no alerts, eight connections and ten seconds per statement.
+    /// The database's clock, a new random instance id, no alerts, eight connections for calls, and ten seconds per statement.
     fn default() -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let (connections, statement_timeout) = (8, Duration::from_secs(10));

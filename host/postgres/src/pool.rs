@@ -1,14 +1,15 @@
-//! Connections to one database: how they are opened, the time limits of that, and TLS.
+//! Connections to one database: for which calls, how they are opened, the time limits of that, and TLS.
 //!
 //! It does not know what runs on them. A connection has no settings of its own: each transaction sets its limits.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Client, Manager, ManagerConfig, RecyclingMethod, Runtime};
+use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, RecyclingMethod, Runtime};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{Config, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -20,9 +21,28 @@ use crate::options::PostgresOptions;
 
 type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
+/// What a connection is for. Each purpose has connections of its own, so that calls which wait for locks of applications
+/// keep no connection from a worker or from a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Claims, settlements, and what keeps or ends leases.
+    Work,
+    /// Everything else: enqueues, reads, operators, maintenance.
+    Call,
+    /// The probe of readiness.
+    Probe,
+}
+
+/// Connections for [`Purpose::Work`]: two groups at a time, and what keeps and ends leases beside them.
+const WORK_CONNECTIONS: usize = 4;
+
 /// A bounded number of connections to one database.
 pub(crate) struct Pool {
-    idle: deadpool_postgres::Pool,
+    work: deadpool_postgres::Pool,
+    calls: deadpool_postgres::Pool,
+    probe: deadpool_postgres::Pool,
+    /// When the store left a server. Older connections are not used again.
+    left_at: Arc<watch::Sender<Option<Instant>>>,
     config: Config,
     /// Of the connection that listens.
     listening: Config,
@@ -37,22 +57,49 @@ impl Pool {
         let config = parse(url, wait)?;
         let listening = options.listen_url.as_deref().map_or_else(|| Ok(config.clone()), |url| parse(url, wait))?;
         let tls = connector(options.root_certificates.as_deref())?;
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
-        let idle = deadpool_postgres::Pool::builder(manager)
-            .max_size(options.connections.max(2))
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(wait))
-            .create_timeout(Some(wait))
-            .recycle_timeout(Some(wait))
-            .build()
-            .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))?;
-        Ok(Self { idle, config, listening, tls })
+        let left_at = Arc::new(watch::Sender::new(None));
+        let pool = |size: usize| {
+            let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+            let manager = Manager::from_config(config.clone(), tls.clone(), recycling);
+            let left_at = Arc::clone(&left_at);
+            deadpool_postgres::Pool::builder(manager)
+                .max_size(size)
+                .runtime(Runtime::Tokio1)
+                .wait_timeout(Some(wait))
+                .create_timeout(Some(wait))
+                .recycle_timeout(Some(wait))
+                .pre_recycle(Hook::sync_fn(move |_, connection| {
+                    let is_left = left_at.borrow().is_some_and(|at| connection.created < at);
+                    if is_left { Err(HookError::message("the store left this server")) } else { Ok(()) }
+                }))
+                .build()
+                .map_err(|err| StoreError::Unusable(format!("setting up connections: {err}")))
+        };
+        let (work, calls, probe) = (pool(WORK_CONNECTIONS)?, pool(options.connections.max(2))?, pool(1)?);
+        Ok(Self { work, calls, probe, left_at, config, listening, tls })
     }
 
-    /// A connection, which returns to the pool when it is dropped.
-    pub(crate) async fn connection(&self) -> Result<Client, PgError> {
-        Ok(self.idle.get().await?)
+    /// A connection, which returns to its pool when it is dropped.
+    pub(crate) async fn connection(&self, purpose: Purpose) -> Result<Client, PgError> {
+        let pool = match purpose {
+            Purpose::Work => &self.work,
+            Purpose::Call => &self.calls,
+            Purpose::Probe => &self.probe,
+        };
+        Ok(pool.get().await?)
+    }
+
+    /// Uses none of the present connections again, those that listen included: their server takes no writes any more.
+    pub(crate) fn leave_server(&self) {
+        self.left_at.send_replace(Some(Instant::now()));
+        for pool in [&self.work, &self.calls, &self.probe] {
+            pool.retain(|_, _| false);
+        }
+    }
+
+    /// Changes when the store leaves a server.
+    pub(crate) fn left(&self) -> watch::Receiver<Option<Instant>> {
+        self.left_at.subscribe()
     }
 
     /// A connection outside the pool that can listen, which the caller polls.

@@ -21,7 +21,7 @@ use outbox_store::{
     StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
-use crate::context::PgContext;
+use crate::context::{PgContext, Purpose};
 use crate::diagnostics::ServerDiagnostics;
 use crate::{
     PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
@@ -74,12 +74,12 @@ impl Queue for PostgresStore {
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
         let pg = &*self.pg;
-        transact!(pg, "giving back an unanswered claim", |tx| abandon::abandon(tx, tokens))
+        transact!(pg, Purpose::Work, "giving back an unanswered claim", |tx| abandon::abandon(tx, tokens))
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError> {
         let pg = &*self.pg;
-        transact!(pg, "renewing leases", |tx| renew::renew(tx, renewals))
+        transact!(pg, Purpose::Work, "renewing leases", |tx| renew::renew(tx, renewals))
     }
 
     async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Result<(), StoreError> {
@@ -100,6 +100,10 @@ impl Queue for PostgresStore {
 impl Inspect for PostgresStore {
     async fn now(&self) -> Result<Millis, StoreError> {
         self.pg.now().await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.pg.probe().await
     }
 
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {

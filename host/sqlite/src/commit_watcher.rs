@@ -2,7 +2,6 @@
 //!
 //! It does not know what was committed.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -14,6 +13,7 @@ use tokio::sync::watch;
 use outbox_store::StoreError;
 
 use crate::connection::connect_read_only;
+use crate::database_file::DatabaseFile;
 use crate::error::unavailable;
 
 /// Time between two reads of `data_version`: short enough for a low latency, long enough to cost no measurable CPU
@@ -27,14 +27,15 @@ pub(crate) struct CommitWatcher {
 }
 
 impl CommitWatcher {
-    pub(crate) fn start(path: &Path, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
-        let connection = connect_read_only(path).map_err(unavailable("opening the database to watch it"))?;
+    pub(crate) fn start(file: Arc<DatabaseFile>, changes: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
+        let connection = connect_read_only(file.path()).map_err(unavailable("opening the database to watch it"))?;
+        let mut watch = CommitWatch { file, connection, generation: 0, last: None };
         // Read before the thread starts, so that no commit after this call is missed.
-        let seen = version(&connection);
+        watch.has_changed();
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("outbox-watch".into())
-            .spawn(move || poll(&connection, seen, &stopped, &changes))
+            .spawn(move || poll(watch, &stopped, &changes))
             .map_err(|source| StoreError::Unavailable { tried: "starting the watch", source: source.into() })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -51,12 +52,37 @@ impl Drop for CommitWatcher {
     }
 }
 
-fn poll(connection: &Connection, mut last: Option<i64>, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
+fn poll(mut watch: CommitWatch, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
     while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        let present = version(connection);
-        if present != last {
-            last = present;
+        if watch.has_changed() {
             changes.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+/// A connection that reads the version, to the generation of the file that it has opened.
+struct CommitWatch {
+    file: Arc<DatabaseFile>,
+    connection: Connection,
+    generation: u64,
+    last: Option<i64>,
+}
+
+impl CommitWatch {
+    /// Whether another connection has committed since the last call.
+    fn has_changed(&mut self) -> bool {
+        self.follow_file();
+        let present = version(&self.connection);
+        std::mem::replace(&mut self.last, present) != present
+    }
+
+    /// Connects to the file that the writer has opened in place of the one before.
+    fn follow_file(&mut self) {
+        if let Ok(generation) = self.file.check()
+            && generation != self.generation
+            && let Ok(connection) = connect_read_only(self.file.path())
+        {
+            (self.connection, self.generation) = (connection, generation);
         }
     }
 }

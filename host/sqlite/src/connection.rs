@@ -8,6 +8,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::database_file::beside;
+
 /// How long a connection waits while another process holds the write lock; then the request fails as unavailable.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,7 +38,5 @@ pub(crate) fn database_bytes(path: &Path) -> u64 {
 
 /// The size of the write-ahead log in bytes; 0 when there is none.
 pub(crate) fn wal_bytes(path: &Path) -> u64 {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    database_bytes(log.as_ref())
+    database_bytes(&beside(path, "-wal"))
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows the driver's error type only, and nothing of what was tried.
 
+use rusqlite::ErrorCode;
 use rusqlite::types::Type;
 
 use outbox_store::StoreError;
@@ -19,6 +20,12 @@ pub(crate) fn unavailable(tried: &'static str) -> impl Fn(rusqlite::Error) -> St
         },
         source => StoreError::Unavailable { tried, source: Box::new(source) },
     }
+}
+
+/// Whether the connection keeps failing so until it is opened again: the file was read-only or out of reach.
+pub(crate) fn needs_new_connection(err: &rusqlite::Error) -> bool {
+    let code = err.sqlite_error_code();
+    code.is_some_and(|code| matches!(code, ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen))
 }
 
 /// Carries the store's own error through functions that return the driver's.

@@ -8,6 +8,11 @@
 //! # Reading
 //! Short reads run on read-only connections (`read_pool`). They create and migrate nothing.
 //!
+//! # The file
+//! The store compares device and inode of the file at its path with those that it opened, before each read and after
+//! each commit (`database_file`). So nothing is acknowledged that was written into a removed or replaced file. The
+//! writer opens a file that takes the place of another.
+//!
 //! # Several processes
 //! The file is in WAL mode, and every write begins with `BEGIN IMMEDIATE`. A process notices the commits of others by
 //! SQLite's `data_version` (`commit_watcher`).
@@ -41,6 +46,7 @@ mod commit_watcher;
 mod complete;
 mod connection;
 mod control;
+mod database_file;
 mod descendants;
 mod enqueue;
 mod error;
@@ -84,16 +90,24 @@ use tokio::sync::watch;
 use outbox_store::{Clock, StoreError};
 
 use crate::commit_watcher::CommitWatcher;
+use crate::database_file::DatabaseFile;
+use crate::error::unavailable;
 use crate::read_pool::ReadPool;
+use crate::write_tx::WriteConnection;
 use crate::writer::Writer;
 
 pub use crate::migrate::{Backup, migrate, migrate_with, plan_migration, schema_sql};
 pub use crate::options::SqliteOptions;
 
+/// Reads that run at a time. More would compete for the few cores of a small host.
+const READS_MAX: usize = 4;
+
 /// A durable outbox in a SQLite file. Dropping it waits until the queued writes are committed.
 pub struct SqliteStore {
     writer: Writer,
     read_pool: Arc<ReadPool>,
+    /// The connection of [`probe`](outbox_store::Inspect::probe), which waits for no other read.
+    probe_pool: Arc<ReadPool>,
     clock: Clock,
     changes: Arc<watch::Sender<u64>>,
     _watcher: CommitWatcher,
@@ -110,10 +124,15 @@ impl SqliteStore {
     /// when the file does not exist or has another schema.
     pub fn open_existing(path: &Path, options: SqliteOptions) -> Result<Arc<Self>, StoreError> {
         migrate::check(path)?;
+        let opened = WriteConnection::open(path, options.clone());
+        let connection = opened.map_err(unavailable("opening the database for writing"))?;
+        let file = Arc::new(DatabaseFile::opened(path));
         let changes = Arc::new(watch::Sender::new(0));
-        let watcher = CommitWatcher::start(path, Arc::clone(&changes))?;
-        let writer = Writer::start(path, options.clone(), Arc::clone(&changes))?;
-        let read_pool = Arc::new(ReadPool::new(path));
-        Ok(Arc::new(Self { writer, read_pool, clock: options.clock, changes, _watcher: watcher }))
+        let watcher = CommitWatcher::start(Arc::clone(&file), Arc::clone(&changes))?;
+        let clock = Arc::clone(&options.clock);
+        let writer = Writer::start(connection, Arc::clone(&file), options, Arc::clone(&changes))?;
+        let probe_pool = Arc::new(ReadPool::new(Arc::clone(&file), 1));
+        let read_pool = Arc::new(ReadPool::new(file, READS_MAX));
+        Ok(Arc::new(Self { writer, read_pool, probe_pool, clock, changes, _watcher: watcher }))
     }
 }

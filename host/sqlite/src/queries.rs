@@ -3,7 +3,7 @@
 //! Nothing here writes. Items are read through the view `outbox_status`, which knows where the status of an item comes
 //! from. Totals are in `overview`.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use outbox_core::{FailedAttempt, Recording};
 use outbox_item::{Item, ItemId, Status};
@@ -66,6 +66,11 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
         })
     })?;
     rows.collect()
+}
+
+/// Reads one row, so that the database has to answer.
+pub(crate) fn probe(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM outbox_signals LIMIT 1)")?.query_row([], |_| Ok(()))
 }
 
 /// The signals after `after`, oldest first.

@@ -1,8 +1,8 @@
 //! Short reads on read-only connections, on blocking threads.
 //!
-//! It does not know what is read.
+//! It does not know what is read. It reads nothing from a file that its path does not lead to any more.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, Transaction};
@@ -11,25 +11,30 @@ use tokio::sync::Semaphore;
 use outbox_store::StoreError;
 
 use crate::connection::connect_read_only;
+use crate::database_file::DatabaseFile;
 use crate::error::unavailable;
-
-/// Reads that run at a time. More would compete for the few cores of a small host.
-const MAX_READS: usize = 4;
 
 /// Read-only connections, opened on demand and kept open.
 pub(crate) struct ReadPool {
-    path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    file: Arc<DatabaseFile>,
+    idle: Mutex<Vec<PooledConnection>>,
     permits: Semaphore,
 }
 
+/// A connection, and the generation of the file that it has opened.
+struct PooledConnection {
+    connection: Connection,
+    generation: u64,
+}
+
 impl ReadPool {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(MAX_READS) }
+    /// A pool of at most this many connections.
+    pub(crate) fn new(file: Arc<DatabaseFile>, connections: usize) -> Self {
+        Self { file, idle: Mutex::default(), permits: Semaphore::new(connections) }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Runs `read` in a read transaction: everything that it reads is one snapshot. `tried` says in an error what the
@@ -42,20 +47,33 @@ impl ReadPool {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable { tried, source };
         let _permit = self.permits.acquire().await.map_err(|err| failed(err.into()))?;
         let read_pool = Arc::clone(self);
-        let result = tokio::task::spawn_blocking(move || read_pool.read(read)).await;
-        result.map_err(|err| failed(err.into()))?.map_err(unavailable(tried))
+        let result = tokio::task::spawn_blocking(move || {
+            let generation = read_pool.file.check().map_err(|changed| failed(changed.into()))?;
+            read_pool.read(generation, read).map_err(unavailable(tried))
+        });
+        result.await.map_err(|err| failed(err.into()))?
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => connect_read_only(&self.path)?,
+    fn read<T>(
+        &self,
+        generation: u64,
+        read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let mut pooled = match self.take_idle(generation) {
+            Some(pooled) => pooled,
+            None => PooledConnection { connection: connect_read_only(self.path())?, generation },
         };
-        let transaction = connection.transaction()?;
+        let transaction = pooled.connection.transaction()?;
         let value = read(&transaction)?;
         transaction.finish()?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
         Ok(value)
+    }
+
+    /// A connection that nobody uses. Closes those to a former file.
+    fn take_idle(&self, generation: u64) -> Option<PooledConnection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|pooled| pooled.generation == generation);
+        idle.pop()
     }
 }

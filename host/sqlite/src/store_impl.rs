@@ -115,6 +115,12 @@ impl Inspect for SqliteStore {
         self.read_pool.run("reading an item", move |tx| queries::get(tx, id)).await
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.probe_pool.run("asking whether the database answers", queries::probe).await?;
+        let refused = |why: String| StoreError::Unavailable { tried: "writing", source: why.into() };
+        self.writer.refusal().map_or(Ok(()), |why| Err(refused(why)))
+    }
+
     async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError> {
         self.read_pool.run("reading signals", move |tx| queries::signals(tx, after, limit)).await
     }

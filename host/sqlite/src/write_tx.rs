@@ -40,6 +40,8 @@ impl WriteConnection {
         connection.pragma_update(None, "journal_size_limit", WAL_MAX)?;
         // Explicit, because a build of SQLite can have another default.
         connection.pragma_update(None, "recursive_triggers", false)?;
+        // SQLite opens the write-ahead log at the first read.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(Self { connection, options })
     }
 
@@ -61,6 +63,7 @@ impl WriteConnection {
         &self,
         work: impl FnOnce(&mut WriteTx<'_>) -> Result<(), E>,
     ) -> Result<Committed, E> {
+        let changes = self.connection.total_changes();
         let mut tx = WriteTx {
             connection: &self.connection,
             now: (self.options.clock)(),
@@ -72,11 +75,11 @@ impl WriteConnection {
         work(&mut tx)?;
         tx.write_counters()?;
         self.execute("COMMIT")?;
-        Ok(Committed { wakes_workers: tx.wakes_workers })
+        let has_written = self.connection.total_changes() != changes;
+        Ok(Committed { wakes_workers: tx.wakes_workers, has_written })
     }
 
     /// Moves the write-ahead log into the database and empties it.
-    #[cfg(feature = "bench-support")]
     pub(crate) fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
@@ -95,6 +98,8 @@ pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()
 pub(crate) struct Committed {
     /// See [`WriteTx::wakes_workers`].
     pub(crate) wakes_workers: bool,
+    /// Whether it changed a row.
+    pub(crate) has_written: bool,
 }
 
 /// One transaction, as a request sees it.

@@ -1,12 +1,11 @@
 //! The one thread that writes, and its queue.
 //!
 //! It does not know what the requests do, nor which of them share a commit (`group`). Each caller gets its own result
-//! after the commit of its group. When a group makes work for a worker whose long poll waits, the claim of that long
+//! after the commit of its group, and after a look whether the file is still the one that was opened. When a group makes work for a worker whose long poll waits, the claim of that long
 //! poll is part of the same commit.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -16,10 +15,12 @@ use outbox_item::NewItem;
 use outbox_store::{ClaimBatch, ClaimRequest, LongPoll, StoreError};
 
 use crate::complete::CompletionRow;
+use crate::database_file::DatabaseFile;
 use crate::enqueue::Created;
-use crate::error::unavailable;
+use crate::error::needs_new_connection;
 use crate::group::{BatchedRequest, Group, GroupError, PreviousGroup, QueuedRequest};
 use crate::long_poll::{ClaimOp, LongPolls};
+use crate::migrate;
 use crate::options::SqliteOptions;
 use crate::write_op::{ClosureOp, PendingReply, not_written};
 use crate::write_tx::{WriteConnection, WriteTx};
@@ -28,26 +29,43 @@ use crate::write_tx::{WriteConnection, WriteTx};
 pub(crate) struct Writer {
     queue: Option<mpsc::Sender<QueuedRequest>>,
     long_polls: LongPolls,
+    refusal: GroupRefusal,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Why the database did not take the last group; `None` once it has taken one.
+type GroupRefusal = Arc<Mutex<Option<String>>>;
+
 impl Writer {
+    /// Starts the thread, with a connection to this file.
     pub(crate) fn start(
-        path: &Path,
+        connection: WriteConnection,
+        file: Arc<DatabaseFile>,
         options: SqliteOptions,
         changes: Arc<watch::Sender<u64>>,
     ) -> Result<Self, StoreError> {
-        let connection =
-            WriteConnection::open(path, options).map_err(unavailable("opening the database for writing"))?;
         let (queue, requests) = mpsc::channel();
-        let long_polls = LongPolls::default();
-        let writing = WriterThread { connection, changes, long_polls: long_polls.clone() };
+        let (long_polls, refusal) = (LongPolls::default(), GroupRefusal::default());
+        let writing = WriterThread {
+            connection,
+            is_doubtful: false,
+            file,
+            options,
+            changes,
+            long_polls: long_polls.clone(),
+            refusal: Arc::clone(&refusal),
+        };
         let thread =
             std::thread::Builder::new()
                 .name("outbox-writer".into())
                 .spawn(move || writing.serve(&requests))
                 .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
-        Ok(Self { queue: Some(queue), long_polls, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), long_polls, refusal, thread: Some(thread) })
+    }
+
+    /// Why the database did not take the last group of writes.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs `run` inside the next group commit and returns its result after the commit. `tried` says in an error what
@@ -109,26 +127,72 @@ impl Drop for Writer {
 /// What the writing thread owns.
 struct WriterThread {
     connection: WriteConnection,
+    /// Whether the connection failed so that another one may be better.
+    is_doubtful: bool,
+    file: Arc<DatabaseFile>,
+    options: SqliteOptions,
     changes: Arc<watch::Sender<u64>>,
     long_polls: LongPolls,
+    refusal: GroupRefusal,
 }
 
 impl WriterThread {
-    fn serve(self, requests: &Receiver<QueuedRequest>) {
+    fn serve(mut self, requests: &Receiver<QueuedRequest>) {
         let mut previous = PreviousGroup::default();
         while let Ok(first) = requests.recv() {
             // Read before the transaction begins, and so before the lease of each claim in it.
             let since = Instant::now();
             let (mut group, callers) = Group::collect(first, requests, previous);
             let begun = Instant::now();
-            let committed = self.commit(&mut group, since).map_err(|err| err.to_string());
+            let committed = self.commit_to_file(&mut group, since);
             previous = PreviousGroup::new(callers, begun.elapsed());
             group.send_reply(committed.as_ref().copied().map_err(String::as_str));
         }
     }
 
-    /// Commits the group: without savepoints first, and once more with them if a request failed after a change.
-    fn commit(&self, group: &mut Group, since: Instant) -> rusqlite::Result<()> {
+    /// Commits the group to the file at the store's path, and not to one that was there before.
+    fn commit_to_file(&mut self, group: &mut Group, since: Instant) -> Result<(), String> {
+        self.follow_file()?;
+        let committed = self.commit(group, since);
+        self.is_doubtful = committed.as_ref().is_err_and(needs_new_connection);
+        let committed = committed.map_err(|err| err.to_string());
+        self.note_refusal(&committed);
+        committed?;
+        self.file.check().map(drop).map_err(|changed| changed.to_string())
+    }
+
+    fn note_refusal(&self, committed: &Result<bool, String>) {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        match committed {
+            Err(why) => *refusal = Some(why.clone()),
+            Ok(true) => *refusal = None,
+            // An empty transaction does not show that the disk has room.
+            Ok(false) => {}
+        }
+    }
+
+    /// Connects anew where the path leads to another file than before, or where the connection failed.
+    fn follow_file(&mut self) -> Result<(), String> {
+        if !self.is_doubtful && self.file.check().is_ok() {
+            return Ok(());
+        }
+        if self.file.has_lost_log() {
+            self.connection.checkpoint().map_err(|err| err.to_string())?;
+        }
+        let found = self.file.find().map_err(|changed| changed.to_string())?;
+        let path = self.file.path();
+        migrate::check(path).map_err(|err| err.to_string())?;
+        let connection = WriteConnection::open(path, self.options.clone()).map_err(|err| err.to_string())?;
+        self.file.reopened(found).map_err(|changed| changed.to_string())?;
+        (self.connection, self.is_doubtful) = (connection, false);
+        tracing::warn!(path = %path.display(), "the database was opened again");
+        self.changes.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Commits the group: without savepoints first, and once more with them if a request failed after a change. Returns
+    /// whether anything was written.
+    fn commit(&self, group: &mut Group, since: Instant) -> rusqlite::Result<bool> {
         let long_poll = || self.long_polls.fulfil(since);
         let committed = match self.connection.transact(|tx| group.run_without_savepoints(tx, long_poll)) {
             Ok(committed) => committed,
@@ -138,6 +202,6 @@ impl WriterThread {
         if committed.wakes_workers {
             self.changes.send_modify(|version| *version += 1);
         }
-        Ok(())
+        Ok(committed.has_written)
     }
 }

@@ -30,6 +30,10 @@ pub trait Inspect: Changes {
     /// The store's present time.
     async fn now(&self) -> Result<Millis, StoreError>;
 
+    /// Errors unless the database answers a read, and took the last write of this process. Uses a connection of its
+    /// own, so it waits for no other call. Called by probes, several times a minute.
+    async fn probe(&self) -> Result<(), StoreError>;
+
     /// The items that match, newest first.
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError>;
 

@@ -12,7 +12,7 @@ use crate::error::PgError;
 use crate::migrate::status_columns::{dropped_columns, refuse_running_hosts};
 use crate::migrate::versions::{VERSION, check_server, version};
 use crate::options::PostgresOptions;
-use crate::pool::Pool;
+use crate::pool::{Pool, Purpose};
 use crate::rows::unsigned;
 use crate::tx::{Query as _, begin_read_committed};
 
@@ -44,7 +44,8 @@ const REPLACED: [ReplacedSql; 5] = [
 /// reached, its server cannot be used, or it has a newer schema.
 pub async fn plan_migration(url: &str, options: &PostgresOptions) -> Result<MigrationPlan, StoreError> {
     let pool = Pool::new(url, options)?;
-    let mut client = pool.connection().await.map_err(|err| err.into_store_error("connecting to the database"))?;
+    let mut client =
+        pool.connection(Purpose::Call).await.map_err(|err| err.into_store_error("connecting to the database"))?;
     let planned = async {
         let tx = begin_read_committed(&mut client).await?;
         plan(&tx, &pool).await

@@ -15,7 +15,7 @@ use outbox_item::millis;
 use outbox_store::StoreError;
 
 use crate::error::PgError;
-use crate::pool::Pool;
+use crate::pool::{Pool, Purpose};
 use crate::tx::begin_read_committed;
 
 const DONE: &str = include_str!("../../migrations/0002_done.sql");
@@ -109,7 +109,7 @@ pub(super) async fn refuse_running_hosts(tx: &Transaction<'_>) -> Result<(), PgE
 
 /// Creates the places and copies what is DONE. Returns the time from which on items that became DONE may be missing.
 async fn copy_done(pool: &Pool, places: &str) -> Result<i64, PgError> {
-    let mut client = pool.connection().await?;
+    let mut client = pool.connection(Purpose::Call).await?;
     let since = prepare(&mut client, places).await?;
     let mut after = Some(i64::MIN);
     while let Some(id) = after {

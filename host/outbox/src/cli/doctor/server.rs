@@ -1,7 +1,7 @@
 //! The checks of a PostgreSQL server.
 
 use outbox_item::millis;
-use outbox_postgres::{LongTransaction, ServerDiagnostics};
+use outbox_postgres::{LongTransaction, SequenceBehind, ServerDiagnostics};
 
 use crate::cli::doctor::result::CheckResult;
 use crate::cli::output::span;
@@ -21,6 +21,7 @@ pub(crate) async fn results(config: &Config) -> Vec<CheckResult> {
 
 fn server_results(found: &ServerDiagnostics) -> Vec<CheckResult> {
     let mut results = vec![server(found), privileges(&found.missing), autovacuum(found), wake(found)];
+    results.extend(found.sequences_behind.iter().map(sequence));
     results.extend(found.transactions.iter().map(transaction));
     results
 }
@@ -73,6 +74,15 @@ fn wake(found: &ServerDiagnostics) -> CheckResult {
     CheckResult::ok(CHECK, message)
 }
 
+fn sequence(found: &SequenceBehind) -> CheckResult {
+    let SequenceBehind { sequence, highest, .. } = found;
+    let advice = format!(
+        "start a host, or run SELECT setval('{sequence}', {highest}); until then inserts can fail, and items of an \
+         ordering key can change places"
+    );
+    CheckResult::fail("sequences", found.to_string(), advice)
+}
+
 fn transaction(found: &LongTransaction) -> CheckResult {
     let LongTransaction { pid, who, what, age } = found;
     let age = span(millis(*age));
@@ -112,7 +122,13 @@ mod tests {
             what: "idle in transaction".into(),
             age: Duration::from_mins(90),
         };
+        let behind = SequenceBehind { sequence: "outbox.items_id_seq".into(), last: 1, highest: 300 };
         for (found, check, message) in [
+            (
+                ServerDiagnostics { sequences_behind: vec![behind], ..sound() },
+                "sequences",
+                "outbox.items_id_seq is at 1, and 300 is in use",
+            ),
             (ServerDiagnostics { is_read_only: true, ..sound() }, "server", "refuses writes"),
             (ServerDiagnostics { is_durable: false, ..sound() }, "server", "loses"),
             (
