@@ -30,6 +30,7 @@ macro_rules! promises {
 mod backlog;
 mod claims;
 mod enqueue;
+mod filters;
 mod leases;
 mod operations;
 mod ordering;

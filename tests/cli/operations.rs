@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::CliFixture;
-use crate::support::{dead, request};
+use crate::support::{dead, done, request};
 
 fn enqueue(fixture: &CliFixture, key: &str, ordering_key: &str) -> String {
     let args = ["enqueue", "--type", "mail", "--key", key, "--payload", "{}", "--ordering-key", ordering_key];
@@ -81,6 +81,54 @@ async fn a_group_of_failures_is_replayed_as_a_job() {
     assert_eq!(fixture.json(&["jobs", "resume", "1"])["state"], "DONE");
     fixture.run(&["jobs", "show", "9"]).fails(1, &["no job 9"]);
     fixture.run(&["jobs", "--limit", "1001"]).fails(2, &["1..=1000"]);
+}
+
+#[tokio::test]
+async fn without_a_terminal_what_deletes_or_repeats_effects_is_refused_with_the_line_that_does_it() {
+    let fixture = CliFixture::migrated();
+    for key in ["a", "b"] {
+        fixture.settled(key, dead()).await;
+    }
+    fixture.settled("c", done()).await;
+    enqueue(&fixture, "d", "o");
+    for (args, line) in [
+        (&["purge", "DLQ"][..], "purge DLQ --yes"),
+        (&["purge", "DONE", "--type", "mail"], "purge DONE --type mail --yes"),
+        (&["purge", "DONE"], "purge DONE --all --yes"),
+        (&["purge", "DONE", "--yes"], "purge DONE --yes --all"),
+        (&["replay", "--status", "DONE"], "replay --status DONE --all --yes"),
+        (&["replay", "--status", "DLQ", "--new-effects"], "replay --status DLQ --new-effects --yes"),
+        (&["dead", "--status", "PENDING"], "dead --status PENDING --all --yes"),
+    ] {
+        let items = if args.contains(&"DLQ") { "2 items" } else { "1 item" };
+        fixture.run(args).fails(2, &[items, "mail", line]);
+    }
+    let counts = fixture.json(&["stats"])["by_status"].clone();
+    assert_eq!(counts, json!({ "PENDING": 1, "CLAIMED": 0, "DONE": 1, "DLQ": 2 }), "nothing was done");
+    assert_eq!(fixture.json(&["jobs"]), json!([]));
+    assert_eq!(fixture.json(&["replay", "--status", "DLQ"])["changed"], 2, "the playbook's replay is not asked for");
+    assert_eq!(fixture.json(&["dead", "--status", "PENDING", "--type", "mail", "--yes"])["changed"], 3);
+    assert_eq!(fixture.json(&["purge", "DLQ", "--yes"])["changed"], 3);
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_refused_with_the_nearest_unless_it_is_forced() {
+    let fixture = CliFixture::migrated();
+    enqueue(&fixture, "k", "order 7");
+    for args in [
+        &["resume", "mial"][..],
+        &["pause", "mial"],
+        &["replay", "--status", "DLQ", "--type", "mial"],
+        &["purge", "DONE", "--type", "mial", "--yes"],
+        &["dead", "--status", "PENDING", "--type", "mial"],
+    ] {
+        fixture.run(args).fails(1, &["type \"mial\"", "mail"]);
+        fixture.json(&[args, &["--force"]].concat());
+    }
+    fixture.run(&["unblock", "order-8"]).fails(1, &["ordering key \"order-8\""]);
+    assert_eq!(fixture.json(&["unblock", "order-8", "--force"])["changed"], false);
+    assert_eq!(fixture.json(&["unblock", "order 7"])["changed"], false, "an item of it waits");
+    fixture.run(&["reschedule", "--status", "PENDING", "--saga", "S", "--in", "0s"]).fails(1, &["saga \"S\""]);
 }
 
 #[test]

@@ -51,7 +51,8 @@ async fn state_is_removed_by_key_or_whole_and_the_audit_trail_says_who_and_why()
         json!({ "plugin": "p", "keys": 1, "bytes": 6 })
     );
     fixture.run(&["plugin", "state", "clear", "p", "count"]).fails(1, &["keeps no \"count\""]);
-    assert_eq!(clear(&[])["keys"], 2);
+    fixture.run(&["plugin", "state", "clear", "p"]).fails(2, &["2 keys", "plugin state clear p --yes"]);
+    assert_eq!(clear(&["--yes"])["keys"], 2);
     assert_eq!(clear(&[])["keys"], 0);
     assert_eq!(fixture.json(&["plugin", "state", "list"]), json!([]));
 

@@ -103,12 +103,88 @@ async fn a_purge_removes_what_matches_and_a_replay_revives_what_matches() {
     host.dead_letter("a").await;
     host.dead_letter("b").await;
     host.complete("a").await;
-    let report = host.send(post("/items:purge", &[], r#"{"filter": {"status": ["DONE"]}}"#)).await.json();
+    let report = confirmed(&host, "/items:purge", json!({ "filter": { "status": ["DONE"] } })).await;
     assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([2])));
     let report = host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"], "type": "b"}}"#)).await.json();
     assert_eq!((&report["changed"], &report["sample"]), (&json!(1), &json!([3])));
     let left: Vec<_> = host.items().await.into_iter().map(|item| (item.id.get(), item.status)).collect();
     assert_eq!(left, [(1, Status::Dlq), (3, Status::Pending)]);
+}
+
+/// Sends a dry run, and then the order with its confirmation.
+async fn confirmed(host: &HttpFixture, path: &str, mut order: Value) -> Value {
+    order["dry_run"] = json!(true);
+    let preview = host.send(post(path, &[], &order.to_string())).await.json();
+    order.as_object_mut().unwrap().remove("dry_run");
+    order["confirm"] = preview["confirm"].clone();
+    let answer = host.send(post(path, &[], &order.to_string())).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+#[tokio::test]
+async fn what_deletes_takes_work_away_or_repeats_effects_needs_the_confirmation_of_a_dry_run() {
+    let host = host_with(&["a", "b", "c", "c"]).await;
+    host.dead_letter("a").await;
+    host.complete("b").await;
+    for (path, order) in [
+        ("/items:purge", json!({ "filter": { "status": ["DLQ"] } })),
+        ("/items:replay", json!({ "filter": { "status": ["DONE"] } })),
+        ("/items:replay", json!({ "filter": { "status": ["DLQ"] }, "new_effects": true })),
+        ("/items:dead", json!({ "filter": { "status": ["PENDING"], "type": "c" }, "background": true })),
+    ] {
+        let problem = host.send(post(path, &[], &order.to_string())).await.problem(428, "confirmation-needed");
+        assert_eq!(problem["count"], if path == "/items:dead" { 2 } else { 1 }, "{path} {order}");
+        assert!(problem["confirm"].is_string() && problem["as_of"].is_number(), "{problem}");
+    }
+    let statuses: Vec<_> = host.items().await.into_iter().map(|item| item.status).collect();
+    assert_eq!(statuses, [Status::Dlq, Status::Done, Status::Pending, Status::Pending], "nothing was done");
+    let report = confirmed(&host, "/items:dead", json!({ "filter": { "status": ["PENDING"], "type": "c" } })).await;
+    assert_eq!(report["changed"], 2);
+}
+
+#[tokio::test]
+async fn a_confirmed_action_takes_the_items_of_its_dry_run_and_no_later_ones() {
+    let host = host_with(&["a", "b"]).await;
+    host.dead_letter("a").await;
+    let filter = json!({ "status": ["DLQ"] });
+    let order = json!({ "filter": filter, "dry_run": true });
+    let preview = host.send(post("/items:purge", &[], &order.to_string())).await.json();
+    assert_eq!((&preview["count"], &preview["changed"]), (&json!(1), &json!(1)));
+    let group = &preview["groups"][0];
+    assert_eq!((&group["status"], &group["type"], &group["count"]), (&json!("DLQ"), &json!("a"), &json!(1)));
+    host.dead_letter("b").await;
+    host.sqlite().execute("UPDATE outbox_dead SET dead_at = ?1 + 1 WHERE id = 2", [preview["as_of"].as_i64()]).unwrap();
+    let order = json!({ "filter": filter, "confirm": preview["confirm"] });
+    assert_eq!(host.send(post("/items:purge", &[], &order.to_string())).await.json()["changed"], 1);
+    let left: Vec<_> = host.items().await.into_iter().map(|item| item.id.get()).collect();
+    assert_eq!(left, [2]);
+    for (path, order) in [
+        ("/items:replay", json!({ "filter": { "status": ["DLQ"] }, "confirm": preview["confirm"] })),
+        ("/items:purge", json!({ "filter": { "status": ["DLQ"], "type": "b" }, "confirm": preview["confirm"] })),
+        ("/items:purge", json!({ "ids": [2], "confirm": preview["confirm"] })),
+        ("/items/2/replay", json!({ "confirm": preview["confirm"] })),
+    ] {
+        host.send(post(path, &[], &order.to_string())).await.problem(400, "invalid-request");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_refused_with_the_nearest_unless_it_is_forced() {
+    let host = host_with(&["webhook"]).await;
+    for (path, order) in [
+        ("/types/webhok/resume", json!({})),
+        ("/types/webhok/pause", json!({})),
+        ("/items:replay", json!({ "filter": { "status": ["DLQ"], "type": "webhok" } })),
+    ] {
+        let problem = host.send(post(path, &[], &order.to_string())).await.problem(404, "unknown-name");
+        assert_eq!(problem["nearest"], json!(["webhook"]), "{path}");
+        let mut order = order;
+        order["force"] = json!(true);
+        assert_eq!(host.send(post(path, &[], &order.to_string())).await.status, 200, "{path}");
+    }
+    assert_eq!(host.send(post("/types/webhok/resume", &[], "{}")).await.json()["changed"], true, "it is paused");
+    host.send(post("/keys/order-7/unblock", &[], "{}")).await.problem(404, "unknown-name");
 }
 
 #[tokio::test]

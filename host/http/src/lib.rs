@@ -38,6 +38,7 @@
 mod auth;
 mod body;
 mod cockpit;
+mod confirm;
 mod health;
 mod inline;
 mod items;

@@ -10,7 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis};
@@ -19,6 +19,7 @@ use outbox_store::{
 };
 
 use crate::body::{BodyResult, DryRun, json_or_default};
+use crate::confirm;
 use crate::problem::ApiError;
 use crate::query::item_id;
 use crate::state::HttpState;
@@ -34,13 +35,16 @@ struct OperateBody {
     actor: Option<String>,
     reason: Option<String>,
     dry_run: DryRun,
+    /// What a dry run of the same request gave.
+    confirm: Option<String>,
     /// Answer when the job has started, instead of when it has ended.
     background: bool,
     /// The most items that the job changes per second; implies `background`.
     per_second: Option<u32>,
     /// Of `replay`: outgoing requests carry new idempotency keys.
     new_effects: bool,
-    /// Of `dead` and `release`: also take claims whose lease has not ended.
+    /// Of `dead` and `release`: also take claims whose lease has not ended. With a filter: also one that names a type
+    /// or a saga that nobody knows.
     force: bool,
     /// Of `dead`: the items queued behind this one continue without it.
     skip_key: bool,
@@ -64,8 +68,8 @@ pub(crate) async fn operate_one(
     }
     let id = item_id(&id)?;
     let request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
-    if request.ids.is_some() || request.filter.is_some() {
-        return Err(ApiError::Invalid("the path names the item: leave ids and filter out".into()));
+    if request.ids.is_some() || request.filter.is_some() || request.confirm.is_some() {
+        return Err(ApiError::Invalid("the path names the item: leave ids, filter and confirm out".into()));
     }
     let action = action(&state, &word, &request, &uri).await?;
     let request = request.into_request(&headers, action, Selection::Ids(vec![id]));
@@ -86,18 +90,106 @@ pub(crate) async fn operate_matching(
     let mut request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
     let word = uri.path().rsplit(':').next().unwrap_or_default();
     let action = action(&state, word, &request, &uri).await?;
-    let selection = selection(request.ids.take(), request.filter.take())?;
-    let (per_second, is_background) = (request.per_second, request.background || request.per_second.is_some());
-    let request = request.into_request(&headers, action, selection);
-    if !is_background || request.execution == Execution::DryRun {
+    let pace = Pace::of(&request);
+    match selection(request.ids.take(), request.filter.take())? {
+        Selection::Ids(_) if pace.is_given() || request.confirm.is_some() => {
+            Err(ApiError::Invalid("background, per_second and confirm belong to a filter".into()))
+        }
+        Selection::Ids(ids) => {
+            let request = request.into_request(&headers, action, Selection::Ids(ids));
+            Ok(Json(state.operate.operate(&request).await?).into_response())
+        }
+        Selection::Filter(filter) => {
+            check_names(&state, &filter, request.force).await?;
+            operate_filter(&state, action, filter, request, pace, &headers).await
+        }
+    }
+}
+
+/// Whether a job is answered for at once, and how fast it may go.
+#[derive(Clone, Copy)]
+struct Pace {
+    per_second: Option<u32>,
+    is_background: bool,
+}
+
+impl Pace {
+    fn of(body: &OperateBody) -> Self {
+        Self { per_second: body.per_second, is_background: body.background || body.per_second.is_some() }
+    }
+
+    fn is_given(self) -> bool {
+        self.is_background
+    }
+}
+
+/// What a dry run with a filter answers.
+#[derive(Serialize)]
+struct Preview {
+    #[serde(flatten)]
+    report: OperateReport,
+    /// How many items the action would change.
+    count: u64,
+    /// The time for which this holds.
+    as_of: Millis,
+    /// What the action needs, to be carried out on these items and no later ones.
+    confirm: String,
+}
+
+async fn operate_filter(
+    state: &HttpState,
+    action: Action,
+    mut filter: Filter,
+    body: OperateBody,
+    pace: Pace,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if pace.per_second == Some(0) {
+        return Err(ApiError::Invalid("per_second is at least 1".into()));
+    }
+    let now = state.inspect.now().await?;
+    match &body.confirm {
+        _ if body.dry_run.0 == Execution::DryRun => {
+            return Ok(Json(preview(state, action, filter, body, headers, now).await?).into_response());
+        }
+        Some(given) => filter.as_of = Some(confirm::check(given, action, &filter, now)?),
+        None if action.needs_confirmation(&filter.status) => {
+            let Preview { count, as_of, confirm, .. } = preview(state, action, filter, body, headers, now).await?;
+            return Err(ApiError::ConfirmationNeeded { action: action.as_str(), count, as_of, confirm });
+        }
+        None => {}
+    }
+    let request = body.into_request(headers, action, Selection::Filter(filter));
+    if !pace.is_background {
         return Ok(Json(state.operate.operate(&request).await?).into_response());
     }
-    if per_second == Some(0) || !matches!(request.selection, Selection::Filter(_)) {
-        let rule = "background and per_second belong to a filter, and per_second is at least 1";
-        return Err(ApiError::Invalid(rule.into()));
-    }
-    let job = state.operate.start_job(&request, per_second).await?;
+    let job = state.operate.start_job(&request, pace.per_second).await?;
     Ok((StatusCode::ACCEPTED, Json(job)).into_response())
+}
+
+async fn preview(
+    state: &HttpState,
+    action: Action,
+    filter: Filter,
+    body: OperateBody,
+    headers: &HeaderMap,
+    now: Millis,
+) -> Result<Preview, ApiError> {
+    let as_of = filter.as_of.unwrap_or(now).min(now);
+    let confirm = confirm::token(action, &filter, as_of);
+    let selection = Selection::Filter(Filter { as_of: Some(as_of), ..filter });
+    let request = OperateRequest { execution: Execution::DryRun, ..body.into_request(headers, action, selection) };
+    let report = state.operate.operate(&request).await?;
+    Ok(Preview { count: report.changed, report, as_of, confirm })
+}
+
+/// Refuses a filter that names a type or a saga that nobody knows, unless it is forced.
+async fn check_names(state: &HttpState, filter: &Filter, is_forced: bool) -> Result<(), ApiError> {
+    if is_forced || filter.r#type.is_none() && filter.saga.is_none() {
+        return Ok(());
+    }
+    let served = (state.status)().served_types;
+    Ok(state.inspect.overview().await?.check_filter(filter, &served)?)
 }
 
 /// The action that `word` names, with the options of the body.
@@ -116,7 +208,7 @@ async fn action(state: &HttpState, word: &str, body: &OperateBody, uri: &Uri) ->
     };
     for (given, name, owners) in [
         (body.new_effects, "new_effects", &["replay"][..]),
-        (body.force, "force", &["dead", "release"]),
+        (body.force && body.filter.is_none(), "force", &["dead", "release"]),
         (body.skip_key, "skip_key", &["dead"]),
         (body.available_at.is_some(), "available_at", &["reschedule"]),
         (body.delay_ms.is_some(), "delay_ms", &["reschedule"]),

@@ -11,7 +11,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
-use outbox_store::{AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, Pause, StuckEntry};
+use outbox_store::{
+    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, Pause, StuckEntry,
+    unknown_ordering_key,
+};
 
 use crate::body::{BodyResult, DryRun, json_or_default};
 use crate::operate::actor;
@@ -65,6 +68,8 @@ struct ControlBody {
     actor: Option<String>,
     reason: Option<String>,
     dry_run: DryRun,
+    /// Of `pause`, `resume` and `unblock`: also a name that nobody knows.
+    force: bool,
 }
 
 /// `POST /jobs/{id}/cancel`
@@ -112,9 +117,29 @@ async fn control(
     headers: &HeaderMap,
     body: BodyResult,
 ) -> Result<Json<ControlReport>, ApiError> {
-    let ControlBody { actor: given, reason, dry_run } = json_or_default(state, headers, body, "the command")?;
+    let ControlBody { actor: given, reason, dry_run, force } = json_or_default(state, headers, body, "the command")?;
+    if !force {
+        check_name(state, &control).await?;
+    }
     let request = ControlRequest { control, actor: actor(given, headers), reason, execution: dry_run.0 };
     Ok(Json(state.operate.control(&request).await?))
+}
+
+/// Refuses a type or an ordering key that nobody knows. A paused type is known.
+async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError> {
+    match control {
+        Control::Pause { item_type } | Control::Resume { item_type } => {
+            control.validate().map_err(|invalid| invalid.source)?;
+            let mut known = (state.status)().served_types;
+            known.extend(state.inspect.pauses().await?.into_iter().map(|pause| pause.r#type));
+            Ok(state.inspect.overview().await?.check_type(item_type, &known)?)
+        }
+        Control::Unblock { ordering_key } => match unknown_ordering_key(&*state.inspect, ordering_key).await? {
+            Some(unknown) => Err(unknown.into()),
+            None => Ok(()),
+        },
+        Control::Cancel { .. } | Control::ReserveIds { .. } => Ok(()),
+    }
 }
 
 /// `GET /pauses`

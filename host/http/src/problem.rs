@@ -9,8 +9,8 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use outbox_item::{InvalidItem, ItemId};
-use outbox_store::{JobId, StoreError};
+use outbox_item::{InvalidItem, ItemId, Millis};
+use outbox_store::{JobId, StoreError, UnknownName};
 
 /// A refusal; its `Display` is the `detail` of the problem.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,10 @@ pub(crate) enum ApiError {
     NoItem(ItemId),
     #[error("there is no job {0}")]
     NoJob(JobId),
+    #[error("{action} would change {count} items: repeat the request with the member `confirm` of this answer")]
+    ConfirmationNeeded { action: &'static str, count: u64, as_of: Millis, confirm: String },
+    #[error("{0}: correct it, or force the request")]
+    UnknownName(UnknownName),
     #[error("item {id} cannot take this: {reason}")]
     Refused { id: ItemId, reason: String },
     #[error("no handler here serves {}: nothing was run", .missing.join(", "))]
@@ -60,7 +64,9 @@ pub(crate) enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) | Self::NoJob(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) | Self::NoJob(_) | Self::UnknownName(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
@@ -71,6 +77,7 @@ impl ApiError {
             }
             Self::Conflict { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Refused { .. } => StatusCode::CONFLICT,
+            Self::ConfirmationNeeded { .. } => StatusCode::PRECONDITION_REQUIRED,
             Self::Inline { .. } => StatusCode::BAD_GATEWAY,
             Self::Unserved { .. } | Self::Unavailable { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -95,6 +102,8 @@ impl ApiError {
             Self::NoItem(_) => "no-item",
             Self::NoJob(_) => "no-job",
             Self::Refused { .. } => "refused",
+            Self::ConfirmationNeeded { .. } => "confirmation-needed",
+            Self::UnknownName(_) => "unknown-name",
             Self::Unserved { .. } => "unserved",
             Self::Inline { .. } => "inline-failed",
             Self::Unavailable { .. } => "store-unavailable",
@@ -118,6 +127,10 @@ impl ApiError {
             Self::Conflict { idem_key, first, at_line } => {
                 json!({ "idem_key": idem_key, "first_id": first, "line": at_line })
             }
+            Self::ConfirmationNeeded { count, as_of, confirm, .. } => {
+                json!({ "count": count, "as_of": as_of, "confirm": confirm })
+            }
+            Self::UnknownName(UnknownName { nearest, .. }) => json!({ "nearest": nearest }),
             Self::UnknownSaga { declared, .. } => json!({ "declared": declared }),
             Self::Unserved { missing, served } => json!({ "missing": missing, "served": served }),
             Self::Inline { results, cid, idem_key, .. } => {
@@ -192,6 +205,12 @@ impl From<StoreError> for ApiError {
                 Self::Internal
             }
         }
+    }
+}
+
+impl From<UnknownName> for ApiError {
+    fn from(unknown: UnknownName) -> Self {
+        Self::UnknownName(unknown)
     }
 }
 

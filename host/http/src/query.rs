@@ -38,7 +38,7 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
 const RESTRICTIONS: &str = "`status`, `type`, `saga`, `cid`, `ordering_key`, `created_from`, `created_to`, \
-     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`";
+     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `as_of`";
 
 /// Adds one restriction to the filter. Only `status` may be given several times; each adds its statuses.
 fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiError> {
@@ -55,6 +55,7 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "finished_to" => set_once(&mut filter.finished_to, name, number(name, &text)?),
         "available_from" => set_once(&mut filter.available_from, name, number(name, &text)?),
         "available_to" => set_once(&mut filter.available_to, name, number(name, &text)?),
+        "as_of" => set_once(&mut filter.as_of, name, number(name, &text)?),
         _ => Err(invalid_restriction(format!("unknown field `{name}`, expected one of {RESTRICTIONS}"))),
     }
 }
@@ -217,12 +218,13 @@ mod tests {
             ("available_from", "5"),
             ("available_to", "6"),
             ("fingerprint", "f"),
+            ("as_of", "7"),
         ])
         .unwrap();
         let members = json!({
             "status": ["DLQ"], "type": "t", "saga": "s", "cid": "c", "ordering_key": "o", "created_from": 1,
             "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
-            "fingerprint": "f",
+            "fingerprint": "f", "as_of": 7,
         });
         assert_eq!(serde_json::to_value(&filter).unwrap(), members);
     }

@@ -35,7 +35,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::bench::{self, BenchPlace};
 use crate::cli::context::Context;
 use crate::cli::output::{Output, OutputFormat};
-use crate::config::{Config, ConfigError, Flags};
+use crate::config::{Config, ConfigError, Flags, command_line};
 use crate::telemetry;
 
 /// A durable outbox whose side-effect handlers are WebAssembly components.
@@ -127,7 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
-            let context = Context { config: config?, output };
+            let context = Context { config: config?, output, arguments: command_line() };
             telemetry::start(context.config.log, log_filter(&command, &context.config))?;
             finish(dispatch(command, context))
         }

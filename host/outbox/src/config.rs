@@ -23,7 +23,7 @@ use outbox_core::{CrashBudget, RetryPolicy};
 use crate::config::sources::{ResolvedSettings, Sources};
 
 pub(crate) use crate::config::database::Database;
-pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity};
+pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command_line};
 pub(crate) use crate::config::error::ConfigError;
 pub(crate) use crate::config::sources::Flags;
 pub(crate) use crate::config::value::{LogFormat, Secret};

@@ -53,7 +53,11 @@ pub(crate) async fn preview(
         let mut found = find(tx, batch, now).await?;
         let lost = find_lost(tx, action, batch, &found).await?;
         for id in batch {
+            let item = found.get(id).map(|found| found.snapshot.item.clone());
             let applied = if lost.contains(id) { Ok(()) } else { try_action(&mut found, *id, action) };
+            if let (Some(item), Ok(())) = (item, &applied) {
+                report.count_in_group(&item);
+            }
             report.record(*id, applied.err());
         }
     }

@@ -38,10 +38,14 @@ pub(crate) fn preview(
     };
     let mut report = OperateReport::of_matched(ids.len());
     for id in ids {
-        let refusal = match snapshot(tx, id, now)? {
+        let found = snapshot(tx, id, now)?;
+        let refusal = match &found {
             Some(snapshot) => action.resulting_status(snapshot.eligibility).err(),
             None => refuse_missing(tx, action, id)?,
         };
+        if let (Some(found), None) = (found, &refusal) {
+            report.count_in_group(&found.item);
+        }
         report.record(id, refusal);
     }
     Ok(report)

@@ -96,6 +96,16 @@ impl Action {
         }
     }
 
+    /// Whether an operator confirms the action on all items of these statuses before it is carried out: it deletes, it
+    /// takes items from workers, or it may repeat effects that receivers have performed.
+    pub fn needs_confirmation(self, statuses: &[Status]) -> bool {
+        match self {
+            Self::Purge | Self::Dead { .. } | Self::Release { lease: LeasePolicy::Break } => true,
+            Self::Replay { keys } => keys == EffectKeys::New || statuses.is_empty() || statuses.contains(&Status::Done),
+            Self::Restore | Self::Reschedule { .. } | Self::Release { lease: LeasePolicy::Respect } => false,
+        }
+    }
+
     /// Whether there are items of this status that can take the action.
     pub fn applies_to(self, status: Status) -> bool {
         let eligible = Eligibility { status, is_leased: false, dead_by_operator: true, saga_is_open: false };
@@ -301,6 +311,27 @@ mod tests {
         ] {
             let applies = Status::ALL.into_iter().filter(|status| action.applies_to(*status));
             assert_eq!(applies.map(Status::as_str).collect::<Vec<_>>().join(" "), statuses, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn what_deletes_takes_work_away_or_repeats_effects_is_confirmed() {
+        let [same, new] = [EffectKeys::Same, EffectKeys::New].map(|keys| Action::Replay { keys });
+        let release = |lease| Action::Release { lease };
+        let dead = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Respect };
+        for (action, statuses, expected) in [
+            (Action::Purge, &[Status::Dlq][..], true),
+            (dead, &[Status::Pending], true),
+            (release(LeasePolicy::Break), &[Status::Claimed], true),
+            (release(LeasePolicy::Respect), &[Status::Claimed], false),
+            (new, &[Status::Dlq], true),
+            (same, &[Status::Dlq], false),
+            (same, &[Status::Dlq, Status::Done], true),
+            (same, &[], true),
+            (Action::Restore, &[Status::Dlq], false),
+            (Action::Reschedule { at: Millis::new(1) }, &[Status::Pending], false),
+        ] {
+            assert_eq!(action.needs_confirmation(statuses), expected, "{action:?} of {statuses:?}");
         }
     }
 

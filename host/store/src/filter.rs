@@ -46,6 +46,17 @@ pub struct Filter {
     /// In this group of like failures: see [`FailureGroup`](crate::FailureGroup).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// In their status since then or longer: became DONE or DLQ, or were claimed, at or before. Of PENDING items those
+    /// that were enqueued by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Millis>,
+}
+
+impl Filter {
+    /// Whether nothing but statuses restricts the items.
+    pub fn is_status_alone(&self) -> bool {
+        Self { status: Vec::new(), as_of: None, ..self.clone() } == Self::default()
+    }
 }
 
 /// Which part of a listing.

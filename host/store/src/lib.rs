@@ -49,6 +49,7 @@ mod inspect;
 mod jobs;
 mod long_poll;
 mod maintain;
+mod names;
 mod operate;
 mod overview;
 mod plugin_data;
@@ -79,7 +80,8 @@ pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, MisplacedItem, Sign
 pub use crate::jobs::{Job, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
-pub use crate::operate::{Operate, OperateReport, OperateRequest, Selection};
+pub use crate::names::{UnknownName, unknown_ordering_key};
+pub use crate::operate::{ItemGroup, Operate, OperateReport, OperateRequest, Selection};
 pub use crate::overview::{Overview, SagaTotals};
 pub use crate::plugin_data::{ClearStateRequest, PluginData, QuarantineRecord, StateEntry, StateQuery, StateTotal};
 pub use crate::pods::Pod;

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use outbox_item::ItemId;
+use outbox_item::{Item, ItemId, Millis, Status};
 
 use crate::action::{Action, Execution, Refusal, RefusedItem};
 use crate::control::{ControlReport, ControlRequest};
@@ -84,6 +84,9 @@ pub struct OperateReport {
     pub sample: Vec<ItemId>,
     /// Items that the action does not apply to, with the reason; bounded.
     pub refused: Vec<RefusedItem>,
+    /// Of a dry run with a filter: what would be changed, by status and type.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ItemGroup>,
     /// The job that carried it out, when the selection was a filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
@@ -93,6 +96,26 @@ impl OperateReport {
     /// A report on `matched` items of which none has been tried.
     pub fn of_matched(matched: usize) -> Self {
         Self { matched: matched as u64, ..Self::default() }
+    }
+
+    /// Counts an item that would be changed, in the group of its status and type.
+    pub fn count_in_group(&mut self, item: &Item) {
+        let since = item.done_at.or(item.dead_at).or(item.claimed_at).unwrap_or(item.created_at);
+        let found = self.groups.iter_mut().find(|group| group.status == item.status && group.r#type == item.item_type);
+        match found {
+            Some(group) => {
+                group.count += 1;
+                group.oldest = group.oldest.min(since);
+                group.newest = group.newest.max(since);
+            }
+            None => self.groups.push(ItemGroup {
+                status: item.status,
+                r#type: item.item_type.clone(),
+                count: 1,
+                oldest: since,
+                newest: since,
+            }),
+        }
     }
 
     /// Counts an item that was changed, or refused for this reason.
@@ -111,10 +134,25 @@ impl OperateReport {
     }
 }
 
+/// Items of one status and type that an action would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ItemGroup {
+    /// Their status.
+    pub status: Status,
+    /// Their type.
+    pub r#type: String,
+    /// How many.
+    pub count: u64,
+    /// Since when the first of them has been in the status; of PENDING items, when it was enqueued.
+    pub oldest: Millis,
+    /// Likewise, of the last of them.
+    pub newest: Millis,
+}
+
 impl From<Job> for OperateReport {
     /// What the job has done until now.
     fn from(job: Job) -> Self {
         let Job { id, matched, changed, sample, refusals, .. } = job;
-        Self { matched, changed, sample, refused: refusals, job: Some(id) }
+        Self { matched, changed, sample, refused: refusals, groups: Vec::new(), job: Some(id) }
     }
 }

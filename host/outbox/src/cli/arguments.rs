@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 
 use outbox_item::{Millis, Status};
-use outbox_store::{Execution, Filter};
+use outbox_store::{Execution, Filter, UnknownName};
 
 use crate::cli::context::Context;
 
@@ -14,6 +14,11 @@ use crate::cli::context::Context;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
+
+/// The error about a name that nobody knows, for a command with the flag `--force`.
+pub(crate) fn not_forced(unknown: &UnknownName) -> anyhow::Error {
+    anyhow::anyhow!("{unknown}: correct it, or add --force")
+}
 
 /// Which items, besides their status.
 #[derive(Clone, Debug, Default, Args)]
@@ -69,6 +74,7 @@ impl FilterArgs {
             available_from: self.available_since.map(|since| since.at(now)),
             available_to: self.available_until.map(|until| until.at(now)),
             fingerprint: self.fingerprint,
+            as_of: None,
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::open_store;
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) output: Output,
+    /// The command line of this process, the program first.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Context {

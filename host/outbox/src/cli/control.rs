@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use outbox_store::Control;
+use outbox_store::{Control, unknown_ordering_key};
 
-use crate::cli::arguments::{AuditArgs, execution};
+use crate::cli::arguments::{AuditArgs, execution, not_forced};
 use crate::cli::context::Context;
 use crate::cli::requests::send_control;
 
@@ -20,6 +20,9 @@ pub(crate) struct UnblockArgs {
     /// Only say what would be unblocked
     #[arg(long)]
     dry_run: bool,
+    /// Also a key that no unfinished and no dead item has
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     audit: AuditArgs,
 }
@@ -33,18 +36,40 @@ pub(crate) struct TypeArgs {
     /// Only say whether anything would change
     #[arg(long)]
     dry_run: bool,
+    /// Also a type of which there is no item and that nobody serves
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     audit: AuditArgs,
 }
 
 pub(crate) async fn unblock(args: UnblockArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    send_control(Control::Unblock { ordering_key: args.key }, execution(args.dry_run), args.audit, context).await
+    let store = context.existing_store().await?;
+    if !args.force
+        && let Some(unknown) = unknown_ordering_key(&*store, &args.key).await?
+    {
+        return Err(not_forced(&unknown));
+    }
+    let control = Control::Unblock { ordering_key: args.key };
+    send_control(&*store, control, execution(args.dry_run), args.audit, context).await
 }
 
 pub(crate) async fn pause(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    send_control(Control::Pause { item_type: args.item_type }, execution(args.dry_run), args.audit, context).await
+    let item_type = args.item_type.clone();
+    control_type(Control::Pause { item_type }, args, context).await
 }
 
 pub(crate) async fn resume(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    send_control(Control::Resume { item_type: args.item_type }, execution(args.dry_run), args.audit, context).await
+    let item_type = args.item_type.clone();
+    control_type(Control::Resume { item_type }, args, context).await
+}
+
+async fn control_type(control: Control, args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    control.validate()?;
+    let store = context.existing_store().await?;
+    if !args.force {
+        let paused: Vec<_> = store.pauses().await?.into_iter().map(|pause| pause.r#type).collect();
+        store.overview().await?.check_type(&args.item_type, &paused).map_err(|unknown| not_forced(&unknown))?;
+    }
+    send_control(&*store, control, execution(args.dry_run), args.audit, context).await
 }

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
         }
         Some(JobCommand::Cancel { id, dry_run, audit }) => {
             find(&*store, id).await?;
-            return send_control(Control::Cancel { job: id }, execution(dry_run), audit, context).await;
+            return send_control(&*store, Control::Cancel { job: id }, execution(dry_run), audit, context).await;
         }
         Some(JobCommand::Show { id }) => find(&*store, id).await?,
         Some(JobCommand::Resume { id }) => run_to_end(&*store, find(&*store, id).await?, context).await?,

@@ -11,14 +11,16 @@ use clap::{ArgGroup, Args};
 
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis, Status};
-use outbox_store::{Action, EffectKeys, Execution, LeasePolicy, Operate, OperateReport, OperateRequest, Selection};
+use outbox_store::{
+    Action, EffectKeys, Execution, Filter, ItemGroup, LeasePolicy, Operate, OperateReport, OperateRequest, Selection,
+};
 
 use crate::cli::arguments::{
-    AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, parse_finished_status,
+    AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, not_forced, parse_finished_status,
 };
-use crate::cli::confirm::{self, is_interactive};
+use crate::cli::confirm::{is_confirmed, refused};
 use crate::cli::context::Context;
-use crate::cli::output::{count, or_dash, to_stderr};
+use crate::cli::output::{count, or_dash, relative, table, to_stderr};
 use crate::cli::requests::run_to_end;
 
 /// Which items, and how the action is carried out.
@@ -36,11 +38,24 @@ struct Targets {
     /// Only count what would be changed
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
     /// Change no more than so many items each second
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "ids")]
     rate: Option<NonZeroU32>,
     #[command(flatten)]
     audit: AuditArgs,
+}
+
+/// What an action on all items that match asks for before it is carried out.
+#[derive(Clone, Copy, Debug, Args)]
+struct ConsentArgs {
+    /// Do not ask before items are deleted or taken from workers, or effects may be repeated
+    #[arg(long)]
+    yes: bool,
+    /// All items of the status, without a filter
+    #[arg(long, conflicts_with = "FilterArgs")]
+    all: bool,
 }
 
 /// Start a new life of DLQ or DONE items
@@ -53,6 +68,9 @@ pub(crate) struct ReplayArgs {
     /// Let receivers perform the effects again: send new idempotency keys
     #[arg(long)]
     new_effects: bool,
+    /// Also a type or a saga of which nothing is known
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     targets: Targets,
 }
@@ -78,6 +96,9 @@ pub(crate) struct DeadArgs {
 /// replayed instead.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
+    /// Also a type or a saga of which nothing is known
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     targets: Targets,
 }
@@ -92,6 +113,9 @@ pub(crate) struct RescheduleArgs {
     /// When: 2026-01-31T12:00:00Z, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
     at: Option<TimeArg>,
+    /// Also a type or a saga of which nothing is known
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     targets: Targets,
 }
@@ -121,37 +145,39 @@ pub(crate) struct PurgeArgs {
     /// Only count what would be deleted
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Also a type or a saga of which nothing is known
     #[arg(long)]
-    yes: bool,
+    force: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
     #[command(flatten)]
     audit: AuditArgs,
 }
 
 pub(crate) async fn replay(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let keys = if args.new_effects { EffectKeys::New } else { EffectKeys::Same };
-    operate(args.targets, context, |_| Action::Replay { keys }).await
+    operate(args.targets, args.force, context, |_| Action::Replay { keys }).await
 }
 
 pub(crate) async fn dead(args: DeadArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let on_dead = if args.skip_key { OnDead::Skip } else { OnDead::Block };
     let lease = lease(args.force, context);
-    operate(args.targets, context, |_| Action::Dead { on_dead, lease }).await
+    operate(args.targets, args.force, context, |_| Action::Dead { on_dead, lease }).await
 }
 
 pub(crate) async fn restore(args: RestoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    operate(args.targets, context, |_| Action::Restore).await
+    operate(args.targets, args.force, context, |_| Action::Restore).await
 }
 
 pub(crate) async fn reschedule(args: RescheduleArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let RescheduleArgs { delay, at, targets } = args;
+    let RescheduleArgs { delay, at, force, targets } = args;
     let requested_time = |now| at.map_or_else(|| after(now, delay.unwrap_or_default()), |at| at.at(now));
-    operate(targets, context, |now| Action::Reschedule { at: requested_time(now) }).await
+    operate(targets, force, context, |now| Action::Reschedule { at: requested_time(now) }).await
 }
 
 pub(crate) async fn release(args: ReleaseArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let lease = lease(args.force, context);
-    operate(args.targets, context, |_| Action::Release { lease }).await
+    operate(args.targets, args.force, context, |_| Action::Release { lease }).await
 }
 
 fn lease(force: bool, context: &Context) -> LeasePolicy {
@@ -167,18 +193,99 @@ fn lease(force: bool, context: &Context) -> LeasePolicy {
 /// Performs the action on the items that the arguments select. `action` receives the present time of the store.
 async fn operate(
     targets: Targets,
+    force: bool,
     context: &Context,
     action: impl FnOnce(Millis) -> Action,
 ) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let action = action(now);
-    let Targets { ids, status, filter, dry_run, rate, audit } = targets;
+    let Targets { ids, status, filter, dry_run, consent, rate, audit } = targets;
     check(action, status)?;
     let selection = if ids.is_empty() { Selection::Filter(filter.filter(status, now)) } else { Selection::Ids(ids) };
     let request = operate_request(action, selection, audit, execution(dry_run), context);
-    let report = execute(&*store, &request, rate, context).await?;
+    carry_out(&*store, request, Manner { force, consent, rate }, context).await
+}
+
+/// How a request is carried out.
+struct Manner {
+    force: bool,
+    consent: ConsentArgs,
+    rate: Option<NonZeroU32>,
+}
+
+/// Performs the request once its names are known and the operator has confirmed what needs it.
+async fn carry_out(
+    store: &dyn Operate,
+    mut request: OperateRequest,
+    manner: Manner,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    if let Selection::Filter(filter) = &request.selection {
+        check_names(store, filter, manner.force).await?;
+        if request.execution == Execution::Apply && !consent(store, &mut request, manner.consent, context).await? {
+            to_stderr("Nothing was done.");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let report = execute(store, &request, manner.rate, context).await?;
     print_report(&request, &report, context)
+}
+
+async fn check_names(store: &dyn Operate, filter: &Filter, force: bool) -> anyhow::Result<()> {
+    if force || filter.r#type.is_none() && filter.saga.is_none() {
+        return Ok(());
+    }
+    store.overview().await?.check_filter(filter, &[]).map_err(|unknown| not_forced(&unknown))
+}
+
+/// Whether the operator agrees to the action on all items that match. Once asked, the action takes no items that came
+/// to their status later.
+async fn consent(
+    store: &dyn Operate,
+    request: &mut OperateRequest,
+    ConsentArgs { yes, all }: ConsentArgs,
+    context: &Context,
+) -> anyhow::Result<bool> {
+    let Selection::Filter(filter) = &mut request.selection else { return Ok(true) };
+    if !request.action.needs_confirmation(&filter.status) {
+        return Ok(true);
+    }
+    let needs_all = filter.is_status_alone() && filter.status != [Status::Dlq] && !all;
+    if yes && !needs_all {
+        return Ok(true);
+    }
+    let now = store.now().await?;
+    filter.as_of = Some(now);
+    let found = store.operate(&OperateRequest { execution: Execution::DryRun, ..request.clone() }).await?;
+    if found.changed == 0 {
+        return Ok(true);
+    }
+    let what = what_is_asked(request.action, &found, now, context);
+    if needs_all {
+        let why = "add a filter such as --type or --since, or --all for all of them";
+        return Err(refused(&what, why, &["--all", "--yes"], context));
+    }
+    is_confirmed(&what, context)
+}
+
+fn what_is_asked(action: Action, found: &OperateReport, now: Millis, context: &Context) -> String {
+    let effect = match action {
+        Action::Purge => "delete",
+        Action::Replay { keys: EffectKeys::New } => "repeat, with new idempotency keys, the effects of",
+        Action::Replay { .. } => "repeat, where receivers honour no idempotency key, the effects of",
+        Action::Dead { .. } => "move to the DLQ",
+        Action::Release { .. } => "take from workers that may still act",
+        Action::Restore | Action::Reschedule { .. } => "change",
+    };
+    let (verb, items, database) = (action.as_str(), count(found.changed, "item"), &context.config.database);
+    let row = |group: &ItemGroup| {
+        let ItemGroup { status, r#type, count, oldest, newest } = group;
+        let [oldest, newest] = [oldest, newest].map(|time| relative(now, *time));
+        [count.to_string(), status.to_string(), r#type.clone(), oldest, newest]
+    };
+    let groups = table(["ITEMS", "STATUS", "TYPE", "OLDEST", "NEWEST"], found.groups.iter().map(row));
+    format!("{verb} would {effect} {items} of {database}:\n{groups}")
 }
 
 fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
@@ -196,19 +303,11 @@ fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
 pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
-    let mut filter = args.filter.filter(Some(args.status), now);
-    filter.finished_to = args.older_than.map(|age| before(now, age)).or(filter.finished_to);
-    let mut request = operate_request(Action::Purge, Selection::Filter(filter), args.audit, Execution::DryRun, context);
-    if !args.dry_run && !args.yes && is_interactive() {
-        let found = store.operate(&request).await?.matched;
-        if found > 0 && !is_confirmed(found, args.status, context)? {
-            to_stderr("Nothing was deleted.");
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    request.execution = execution(args.dry_run);
-    let report = execute(&*store, &request, None, context).await?;
-    print_report(&request, &report, context)
+    let PurgeArgs { status, older_than, filter, dry_run, force, consent, audit } = args;
+    let mut filter = filter.filter(Some(status), now);
+    filter.finished_to = older_than.map(|age| before(now, age)).or(filter.finished_to);
+    let request = operate_request(Action::Purge, Selection::Filter(filter), audit, execution(dry_run), context);
+    carry_out(&*store, request, Manner { force, consent, rate: None }, context).await
 }
 
 /// Performs the request. For a filter, runs the job to its end.
@@ -228,6 +327,7 @@ async fn execute(
         changed: job.changed,
         sample: job.sample,
         refused: job.refusals,
+        groups: Vec::new(),
         job: Some(job.id),
     })
 }
@@ -241,12 +341,6 @@ fn operate_request(
 ) -> OperateRequest {
     let (actor, reason) = audit.actor_and_reason(context);
     OperateRequest { action, selection, actor, reason, execution }
-}
-
-fn is_confirmed(found: u64, status: Status, context: &Context) -> anyhow::Result<bool> {
-    let database = &context.config.database;
-    let items = count(found, "item");
-    confirm::is_confirmed(&format!("Delete {items} that are {status} from {database}, with their history?"))
 }
 
 /// Prints the report. The command fails when the store refused an item that was named by id.

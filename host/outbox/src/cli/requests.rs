@@ -24,12 +24,12 @@ pub(crate) async fn find_item(store: &dyn Inspect, id: ItemId, context: &Context
 
 /// Sends a control request and prints its report. A request that changes nothing is no failure.
 pub(crate) async fn send_control(
+    store: &dyn Operate,
     control: Control,
     execution: Execution,
     audit: AuditArgs,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store().await?;
     let (actor, reason) = audit.actor_and_reason(context);
     let request = ControlRequest { control, actor, reason, execution };
     let report = store.control(&request).await?;

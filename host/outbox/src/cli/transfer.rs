@@ -142,7 +142,8 @@ async fn write(store: &dyn Store, file: File) -> anyhow::Result<ExportTrailer> {
 pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.file else {
         let control = Control::ReserveIds { up_to: args.reserve.unwrap_or(ItemId::new(0)) };
-        return send_control(control, execution(args.dry_run), args.audit, context).await;
+        let store = context.existing_store().await?;
+        return send_control(&*store, control, execution(args.dry_run), args.audit, context).await;
     };
     let summary = read_summary(path)?;
     let store = context.existing_store().await?;

@@ -20,6 +20,11 @@ pub(crate) struct ProcessIdentity {
     pub(crate) host: String,
 }
 
+/// The command line of this process, the program first.
+pub(crate) fn command_line() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
 impl ProcessEnv {
     pub(super) fn of_process() -> Self {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();

@@ -100,6 +100,7 @@ impl SqlFilter {
         condition.and("coalesce(done_at, dead_at) < ?", filter.finished_to);
         condition.and("available_at >= ?", filter.available_from);
         condition.and("available_at < ?", filter.available_to);
+        condition.and("coalesce(done_at, dead_at, claimed_at, created_at) <= ?", filter.as_of);
         condition
     }
 

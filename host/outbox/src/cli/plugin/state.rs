@@ -11,7 +11,7 @@ use outbox_item::{PayloadEncoding, payload_fields};
 use outbox_store::{ClearStateRequest, Execution, Inspect, Operate, PluginData, StateEntry, StateQuery, StateTotal};
 
 use crate::cli::arguments::AuditArgs;
-use crate::cli::confirm::{self, is_interactive};
+use crate::cli::confirm;
 use crate::cli::context::Context;
 use crate::cli::output::{clean_lines, count, payload_text, size, table, to_stderr};
 
@@ -48,7 +48,7 @@ pub(crate) struct ClearArgs {
     /// Only count what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask before all keys are removed
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -113,7 +113,7 @@ async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyho
     if dry_run {
         return print_total("would remove", &found, context);
     }
-    if !yes && found.keys > 0 && is_interactive() && !is_confirmed(&found, context)? {
+    if !yes && request.key.is_none() && found.keys > 0 && !is_confirmed(&found, context)? {
         to_stderr("Nothing was removed.");
         return Ok(ExitCode::FAILURE);
     }
@@ -123,7 +123,7 @@ async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyho
 
 fn is_confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
     let (keys, database) = (count(found.keys, "key"), &context.config.database);
-    confirm::is_confirmed(&format!("Remove {keys} of plugin {:?} from {database}?", found.plugin))
+    confirm::is_confirmed(&format!("This removes {keys} of plugin {:?} from {database}.", found.plugin), context)
 }
 
 fn print_total(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {

@@ -1,0 +1,131 @@
+//! Names that an operator types: which of them the store or a process knows, and which known ones resemble another.
+//!
+//! A name that nobody knows is most likely misspelt. It does not know who asks, nor what is done about it.
+
+use std::collections::BTreeSet;
+
+use outbox_item::Status;
+
+use crate::error::StoreError;
+use crate::filter::{Filter, Page};
+use crate::inspect::Inspect;
+use crate::overview::Overview;
+use crate::stuck::{StuckKind, StuckQuery};
+
+/// Names that an error lists at most.
+const LISTED: usize = 3;
+
+/// The smallest similarity of two names that one is offered for the other, from 0 to 1.
+const SIMILAR: f64 = 0.75;
+
+/// A name that nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing is known of {kind} {name:?}{}", self.offer())]
+pub struct UnknownName {
+    /// What it names: `type`, `saga` or `ordering key`.
+    pub kind: &'static str,
+    /// As it was given.
+    pub name: String,
+    /// Known names that resemble it, the most similar first; without one, some that are known.
+    pub nearest: Vec<String>,
+}
+
+impl UnknownName {
+    fn new(kind: &'static str, name: &str, known: &BTreeSet<&str>) -> Self {
+        Self { kind, name: name.to_owned(), nearest: nearest(name, known) }
+    }
+
+    fn offer(&self) -> String {
+        match &self.nearest[..] {
+            [] => String::new(),
+            names => format!(", known are {}", names.join(", ")),
+        }
+    }
+}
+
+fn nearest(name: &str, known: &BTreeSet<&str>) -> Vec<String> {
+    let mut ranked: Vec<_> = known.iter().map(|known| (strsim::jaro_winkler(name, known), *known)).collect();
+    ranked.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let similar = ranked.iter().filter(|(similarity, _)| *similarity >= SIMILAR).count();
+    let listed = if similar == 0 { LISTED } else { similar.min(LISTED) };
+    ranked.into_iter().take(listed).map(|(_, known)| known.to_owned()).collect()
+}
+
+impl Overview {
+    /// Errors when there was never an item of the type, no live pod serves it, and it is not in `here`.
+    pub fn check_type(&self, item_type: &str, here: &[String]) -> Result<(), UnknownName> {
+        let served = self.served_types(here);
+        let known = self.by_type.keys().chain(&served).map(String::as_str).collect();
+        check("type", item_type, &known)
+    }
+
+    /// Errors when a type or a saga of the filter is unknown; `here` is that of [`Overview::check_type`].
+    pub fn check_filter(&self, filter: &Filter, here: &[String]) -> Result<(), UnknownName> {
+        if let Some(item_type) = &filter.r#type {
+            self.check_type(item_type, here)?;
+        }
+        match &filter.saga {
+            Some(saga) => check("saga", saga, &self.sagas.keys().map(String::as_str).collect()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check(kind: &'static str, name: &str, known: &BTreeSet<&str>) -> Result<(), UnknownName> {
+    if known.contains(name) { Ok(()) } else { Err(UnknownName::new(kind, name, known)) }
+}
+
+/// The problem of an ordering key that no unfinished and no dead item has, with blocked keys that resemble it.
+pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Option<UnknownName>, StoreError> {
+    let status = vec![Status::Pending, Status::Claimed, Status::Dlq];
+    let filter = Filter { status, ordering_key: Some(key.to_owned()), ..Filter::default() };
+    if !store.list(&filter, &Page { limit: 1, before: None }).await?.is_empty() {
+        return Ok(None);
+    }
+    let stuck = store.stuck(&StuckQuery::default()).await?;
+    let blocked = stuck.iter().filter(|entry| entry.kind == StuckKind::BlockedKey);
+    let known = blocked.filter_map(|entry| entry.ordering_key.as_deref()).collect();
+    Ok(Some(UnknownName::new("ordering key", key, &known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn known(names: &[&str]) -> Overview {
+        let by_type = names.iter().map(|name| ((*name).to_owned(), BTreeMap::new())).collect();
+        Overview { by_type, ..Overview::default() }
+    }
+
+    #[test]
+    fn the_names_that_resemble_an_unknown_one_are_offered_first() {
+        let overview = known(&["mail", "vector_upsert", "webhook", "webhook.v2"]);
+        assert_eq!(overview.check_type("webhook", &[]), Ok(()));
+        assert_eq!(overview.check_type("sms", &["sms".into()]), Ok(()), "a process serves it");
+        let unknown = overview.check_type("webhok", &[]).unwrap_err();
+        assert_eq!(unknown.nearest, ["webhook", "webhook.v2"]);
+        assert_eq!(unknown.to_string(), "nothing is known of type \"webhok\", known are webhook, webhook.v2");
+    }
+
+    #[test]
+    fn without_a_similar_name_some_known_ones_are_listed() {
+        assert_eq!(known(&["a", "b", "c", "d"]).check_type("zzz", &[]).unwrap_err().nearest.len(), LISTED);
+        assert_eq!(known(&[]).check_type("x", &[]).unwrap_err().to_string(), "nothing is known of type \"x\"");
+    }
+
+    #[test]
+    fn a_filter_is_checked_for_its_type_and_its_saga() {
+        let filter = |item_type: Option<&str>, saga: Option<&str>| Filter {
+            r#type: item_type.map(Into::into),
+            saga: saga.map(Into::into),
+            ..Filter::default()
+        };
+        let overview = known(&["mail"]);
+        assert!(overview.check_filter(&filter(None, None), &[]).is_ok());
+        assert!(overview.check_filter(&filter(Some("mail"), None), &[]).is_ok());
+        assert_eq!(overview.check_filter(&filter(Some("male"), None), &[]).unwrap_err().kind, "type");
+        assert_eq!(overview.check_filter(&filter(Some("mail"), Some("s")), &[]).unwrap_err().kind, "saga");
+    }
+}
