@@ -36,7 +36,7 @@ PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers cargo-deny cargo-fuzz
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -47,6 +47,7 @@ help:
 	@echo 'make freeze     keep this version of wit/ and components built for it'
 	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
+	@echo 'make guards     convict each fixed handler of the gallery without any of its guards'
 	@echo 'make soak       the same promises at full size'
 	@echo 'make soak-pooler  the contract of a store through PgBouncer'
 	@echo 'make soak-versions  the tests of the store on PostgreSQL $(VERSIONS)'
@@ -138,6 +139,10 @@ conformance:
 	@result=0; $(CARGO) test -p outbox --test it conformance:: > $(CONFORMED) || result=1; \
 	awk -f tests/conformance/table.awk ARCHITECTURE.md $(CONFORMED) | sort -t- -k1,1 -k2n; \
 	[ $$result = 0 ] || cat $(CONFORMED); exit $$result
+
+# Builds the gallery without one guard at a time. `make soak` does this too.
+guards: tools plugins guests
+	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it check::guards -- --nocapture --test-threads 1
 
 # Measures the figures in the documents. The tests with faults run for hours instead of minutes.
 soak: tools clients plugins guests

@@ -2,6 +2,7 @@
 //! checker keeps, compared with a real one.
 
 mod gallery;
+mod guards;
 mod lab;
 mod model;
 mod verbs;

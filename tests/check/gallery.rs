@@ -10,7 +10,7 @@ use crate::support::guests::{CHAOS_GRANTS, chaos, gallery, install};
 use crate::support::report;
 
 /// The finding that the checker reports for each broken twin, and the call at which it appears.
-const EXHIBITS: [(&str, FindingKind, usize, &str); 36] = [
+pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 50] = [
     ("charge_then_record", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("clock_in_name", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("random_url", FindingKind::Repeated, 1, "PUT http://shop.test/payments/"),
@@ -45,12 +45,34 @@ const EXHIBITS: [(&str, FindingKind, usize, &str); 36] = [
     ("put_that_adds", FindingKind::Repeated, 1, "PUT http://shop.test/stock"),
     ("too_late_midway", FindingKind::Dead, 1, "POST http://shop.test/charges was carried out"),
     ("forgets_in_vain", FindingKind::Dead, 2, "even when nothing goes wrong"),
-    ("draws_a_number", FindingKind::Changed, 2, "POST http://shop.test/invoices"),
+    ("draws_a_number", FindingKind::Changed, 3, "POST http://shop.test/invoices"),
     ("one_name_for_two", FindingKind::Dead, 2, "emit receipt reader"),
+    ("gateway_for_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
+    ("error_for_missing", FindingKind::Extra, 2, "POST http://shop.test/customers"),
+    ("lets_go_of_one", FindingKind::Lost, 2, "POST http://shop.test/shipments"),
+    ("key_of_its_own", FindingKind::Repeated, 1, "POST http://shop.test/payments"),
+    ("hosts_by_turns", FindingKind::Repeated, 1, "and then POST http://mail.test/orders in its place"),
+    ("pages_of_a_shrinking_list", FindingKind::Repeated, 2, "and then DELETE http://shop.test/open/b in its place"),
+    ("lock_of_nobody", FindingKind::Dead, 1, "POST http://shop.test/lock"),
+    ("resends_what_broke", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
+    ("gives_up_the_lookup", FindingKind::Lost, 2, "POST http://shop.test/charges"),
+    ("hopes_it_was_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
+    ("second_refusal_for_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
+    ("updates_on_repeat", FindingKind::Extra, 1, "PATCH http://shop.test/customers/17"),
+    ("refuses_repeats", FindingKind::Dead, 0, "an item is attempted once"),
+    ("line_of_the_attempt", FindingKind::Followups, 2, "another ordering key"),
 ];
 
 /// Handlers that look like a bug and have none.
-const SOUND: [&str; 4] = ["name_at_two_receivers", "creates_if_missing", "asks_for_token", "sets_a_url_twice"];
+const SOUND: [&str; 7] = [
+    "name_at_two_receivers",
+    "creates_if_missing",
+    "asks_for_token",
+    "sets_a_url_twice",
+    "waits_for_its_share",
+    "alerts_at_the_end",
+    "says_when_it_was_seen",
+];
 
 /// Checks the whole gallery with one of the twins. The results have the order of the names of the cases.
 async fn all(twin: &str) -> Vec<CheckReport> {
@@ -65,9 +87,18 @@ async fn all(twin: &str) -> Vec<CheckReport> {
     check(&options, Arc::new(|_| {})).await.unwrap()
 }
 
+fn report_seconds(twin: &str, checked: &[CheckReport]) {
+    let seconds: Vec<_> = checked.iter().map(|checked| checked.elapsed.as_secs_f64()).collect();
+    let (all, most) = (seconds.iter().sum::<f64>(), seconds.iter().copied().fold(0.0, f64::max));
+    let schedules: usize = checked.iter().map(|checked| checked.schedules).sum();
+    let mean = all / f64::from(u32::try_from(seconds.len()).unwrap());
+    report(&format!("{} {twin} handlers: {mean:.2} s each, {most:.2} s at most, {schedules} schedules", seconds.len()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_broken_handler_is_convicted_at_the_call_that_is_wrong() {
     let checked = all("broken").await;
+    report_seconds("broken", &checked);
     for (name, kind, call, what) in EXHIBITS {
         let checked = checked.iter().find(|checked| checked.case == name).unwrap();
         let is_meant = |found: &&outbox::check::Finding| found.kind == kind && found.call == call;
@@ -80,7 +111,9 @@ async fn every_broken_handler_is_convicted_at_the_call_that_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fixed_handler_is_acquitted() {
-    for checked in all("fixed").await {
+    let checked = all("fixed").await;
+    report_seconds("fixed", &checked);
+    for checked in checked {
         assert!(checked.has_no_findings(), "{}: {:#?}", checked.case, checked.findings);
     }
 }
@@ -89,13 +122,14 @@ async fn every_fixed_handler_is_acquitted() {
 async fn every_schedule_of_twenty_calls_is_played_within_seconds() {
     let checked = Exhibit::new("twenty_calls", "fixed").check(None).await;
     let (n, effects) = (20, 20);
-    let (faults, outages) = (6 * effects, effects);
+    let (faults, outages, later) = (9 * effects, 2 * effects, (8 + 9) * effects);
     let points = 2 * n + 2;
     let singles = 2 * points + 2 * (points - 1) + 2 * effects + faults + outages;
     // A receiver that throttles call k still does so in the next attempt, which ends there.
     let after_throttling: usize = (1..=n).map(|call| call + 2).sum();
-    let pairs = (faults - effects + n + 1) * (n + 2) + after_throttling;
-    let expected = singles + pairs;
+    // Of nine faults, three are like others for a crash that follows, and one is that of the throttling receiver.
+    let pairs = (5 * effects + n + 1) * (n + 2) + after_throttling;
+    let expected = singles + pairs + later;
     assert_eq!(checked.schedules, expected);
     assert_eq!(checked.groups.iter().map(|family| family.count).sum::<usize>(), expected);
     assert!(checked.has_no_findings(), "{:#?}", checked.findings);
@@ -185,7 +219,7 @@ async fn a_call_that_only_a_disturbed_run_makes_is_disturbed_and_listed_below_it
     let reached = listed.schedule.as_ref().unwrap();
     assert_eq!(listed.number, 3);
     let group = checked.groups.iter().find(|group| group.name == "calls that only a disturbance reaches").unwrap();
-    assert_eq!(group.count, 9, "{reached}");
+    assert_eq!(group.count, 12, "{reached}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,6 +237,16 @@ async fn a_lookup_that_the_case_calls_stable_is_not_changed() {
     };
     assert!(!Exhibit::with_case("rate", &case("")).check(None).await.has_no_findings());
     let checked = Exhibit::with_case("rate", &case("stable = true")).check(None).await;
+    assert!(checked.has_no_findings(), "{:#?}", checked.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_that_two_faults_use_up_are_not_held_against_a_handler() {
+    let exhibit = Exhibit::new("retry_inside", "fixed");
+    let manifest = exhibit.path().join("gallery.toml");
+    let few = std::fs::read_to_string(&manifest).unwrap() + "\n[retry]\nmax_retries = 1\n";
+    std::fs::write(manifest, few).unwrap();
+    let checked = exhibit.check(None).await;
     assert!(checked.has_no_findings(), "{:#?}", checked.findings);
 }
 

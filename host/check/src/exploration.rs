@@ -1,6 +1,6 @@
 //! Plays the schedules of one case in rounds, on all threads of the machine.
 //!
-//! The first round has one disruption in each attempt of the undisturbed run, the second one crashes the next attempt
+//! The first round has one disruption in each attempt of the undisturbed run, the second one disturbs the next attempt
 //! too, and the rounds after them disturb the calls that only a disturbed run makes, until there are no new ones. The
 //! result does not depend on the order in which threads finish. This file does not decide what a finding is.
 
@@ -17,8 +17,8 @@ use crate::findings::comparison::{Baseline, Comparison, RunFinding, call_line};
 use crate::findings::{detect_findings, detect_notes, lookups};
 use crate::schedule::{ReceiverBehaviour, Schedule};
 use crate::schedule_enumeration::{
-    NamedSchedules, changed_lookups, conflict, disruptions_at_call, is_followed_by_crash, single_disruptions,
-    with_second_crash,
+    NamedSchedules, changed_lookups, conflict, disruptions_at_call, is_followed_by_crash, later_faults,
+    single_disruptions, with_second_crash,
 };
 use crate::scheduled_run::{CheckContext, RunResult, RunVariant, run_schedule};
 
@@ -95,12 +95,13 @@ impl<'a> Exploration<'a> {
     /// Plays every schedule.
     pub(crate) fn explore(mut self) -> Explored {
         let mut explored = Explored::default();
-        let mut singles = self.singles();
+        let mut singles = self.in_each_attempt(single_disruptions);
         singles.push(("lookups that say something else", self.changed_lookups()));
         singles.push(("another item that changes the state", self.conflicts()));
         let round = self.play(&mut explored, singles.clone());
         let singles = singles.into_iter().flat_map(|(_, schedules)| schedules).collect::<Vec<_>>();
-        let pairs = second_crashes(&singles, &round.next_calls);
+        let mut pairs = second_crashes(&singles, &round.next_calls);
+        pairs.extend(self.in_each_attempt(later_faults));
         let mut new_calls = round.new_calls;
         for (text, (number, call)) in self.play(&mut explored, pairs).new_calls {
             new_calls.entry(text).or_insert((number, call));
@@ -121,12 +122,12 @@ impl<'a> Exploration<'a> {
         (explored.collector.unreached == 0).then_some(explored)
     }
 
-    /// Every schedule with one disruption, of all attempts of the undisturbed run that differ.
-    fn singles(&self) -> Vec<NamedSchedules> {
+    /// The schedules of all attempts of the undisturbed run that differ, in groups of one name.
+    fn in_each_attempt(&self, enumerate: fn(u32, &[CallKind]) -> Vec<NamedSchedules>) -> Vec<NamedSchedules> {
         let mut groups: Vec<NamedSchedules> = Vec::new();
         for (attempt, record) in self.baseline.distinct_attempts() {
             let kinds: Vec<_> = record.calls.iter().map(|record| record.kind).collect();
-            for (name, schedules) in single_disruptions(attempt, &kinds) {
+            for (name, schedules) in enumerate(attempt, &kinds) {
                 match groups.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, known)) => known.extend(schedules),
                     None => groups.push((name, schedules)),

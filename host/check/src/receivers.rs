@@ -4,7 +4,7 @@
 //! one URL are one effect, because these methods are idempotent. Each origin has its own keys. The receivers do not
 //! know what effects are expected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use outbox_runtime::simulation::{OutgoingRequest, WorldResponse};
 
@@ -28,8 +28,8 @@ pub(crate) struct SimulatedReceivers {
     stored: BTreeMap<ReceivedKey, StoredResponse>,
     /// How many more requests of a target are throttled.
     throttled: BTreeMap<RequestTarget, u32>,
-    /// The targets that are out of order until the last attempt.
-    outages: BTreeSet<RequestTarget>,
+    /// The targets that are out of order until the last attempt, and what they answer.
+    outages: BTreeMap<RequestTarget, WorldResponse>,
     /// All effects, in order.
     pub(crate) effects: Vec<Effect>,
     /// Requests that were sent with the key of a different request.
@@ -52,9 +52,11 @@ pub(crate) struct Effect {
     pub(crate) request: OutgoingRequest,
     /// The call that sent it.
     pub(crate) at: CallPosition,
+    /// The key that its receiver knows it by.
+    pub(crate) key: Option<String>,
     /// Whether the case says that its receiver ignores keys.
     pub(crate) is_unguarded: bool,
-    /// Whether the case says that the effect may be missing.
+    /// Whether the case says that the effect may be missing or one more.
     pub(crate) is_optional: bool,
     /// Whether it sets what its URL is, so that only the last such effect of a URL matters.
     pub(crate) is_setting: bool,
@@ -108,7 +110,7 @@ impl SimulatedReceivers {
             script: Script::new(answers),
             stored: BTreeMap::new(),
             throttled: BTreeMap::new(),
-            outages: BTreeSet::new(),
+            outages: BTreeMap::new(),
             effects: Vec::new(),
             key_reuses: Vec::new(),
             swallowed: Vec::new(),
@@ -142,6 +144,8 @@ impl SimulatedReceivers {
         }
         match fault {
             Some(ResponseFault::Error) => return status(500),
+            Some(ResponseFault::Unavailable) => return status(503),
+            Some(ResponseFault::GatewayTimeout) => return status(504),
             Some(ResponseFault::Refused) => return WorldResponse::Refused,
             Some(ResponseFault::Vanished) => return WorldResponse::Vanished,
             _ => {}
@@ -150,6 +154,7 @@ impl SimulatedReceivers {
         match fault {
             Some(ResponseFault::NoResponse) => return WorldResponse::Silence,
             Some(ResponseFault::ErrorAfterEffect) => return status(500),
+            Some(ResponseFault::Broken) => return WorldResponse::Broken,
             _ => {}
         }
         if let Some(stored) = self.stored_mut(request) {
@@ -162,7 +167,8 @@ impl SimulatedReceivers {
     fn begin(&mut self, request: &OutgoingRequest, fault: Option<ResponseFault>) {
         match fault {
             Some(ResponseFault::Throttled) => drop(self.throttled.insert(target(request), THROTTLED_REQUESTS)),
-            Some(ResponseFault::Outage) => drop(self.outages.insert(target(request))),
+            Some(ResponseFault::Outage) => drop(self.outages.insert(target(request), status(500))),
+            Some(ResponseFault::Unreachable) => drop(self.outages.insert(target(request), WorldResponse::Refused)),
             _ => {}
         }
     }
@@ -174,7 +180,7 @@ impl SimulatedReceivers {
             *left -= 1;
             return Some(throttled());
         }
-        self.outages.contains(&target).then(|| status(500))
+        self.outages.get(&target).cloned()
     }
 
     /// Every receiver is in order again.
@@ -250,11 +256,12 @@ impl SimulatedReceivers {
         }
         let is_setting = repeats == Repeats::Same && is_idempotent(&request.method);
         let (is_unguarded, is_optional) = (self.ignores_keys(answer), self.script.answer(answer).is_optional);
-        self.effects.push(Effect { request: request.clone(), at, is_unguarded, is_optional, is_setting });
+        let (request, key) = (request.clone(), self.received_key(request).map(|(_, key)| key));
+        self.effects.push(Effect { request, at, key, is_unguarded, is_optional, is_setting });
     }
 
     fn store_response(&mut self, request: &OutgoingRequest, at: CallPosition, answer: usize, response: &WorldResponse) {
-        let Some(key) = received_key(request) else { return };
+        let Some(key) = self.received_key(request) else { return };
         if self.ignores_keys(answer) || self.behaviour == ReceiverBehaviour::Ignore {
             return;
         }
@@ -263,7 +270,19 @@ impl SimulatedReceivers {
     }
 
     fn stored_mut(&mut self, request: &OutgoingRequest) -> Option<&mut StoredResponse> {
-        received_key(request).and_then(|key| self.stored.get_mut(&key))
+        self.received_key(request).and_then(|key| self.stored.get_mut(&key))
+    }
+
+    /// The key of the request with the origin of its URL, whose keys are its own.
+    fn received_key(&self, request: &OutgoingRequest) -> Option<ReceivedKey> {
+        let path = request.url.match_indices('/').nth(2).map_or(request.url.len(), |(index, _)| index);
+        let key = match self.script.key_header(request) {
+            Some(header) => {
+                request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header)).map(|(_, key)| key)
+            }
+            None => request.key.as_ref(),
+        };
+        Some((request.url[..path].to_owned(), key?.clone()))
     }
 
     fn ignores_keys(&self, answer: usize) -> bool {
@@ -295,7 +314,7 @@ impl SimulatedReceivers {
 
     /// Undoes the request that was sent with the key of this one, and forgets the key.
     fn abort(&mut self, request: &OutgoingRequest) {
-        let Some(stored) = received_key(request).and_then(|key| self.stored.remove(&key)) else { return };
+        let Some(stored) = self.received_key(request).and_then(|key| self.stored.remove(&key)) else { return };
         self.script.undo(stored.answer);
         self.effects.retain(|effect| effect.request != stored.request);
     }
@@ -322,12 +341,6 @@ fn is_idempotent(method: &str) -> bool {
 
 fn target(request: &OutgoingRequest) -> RequestTarget {
     (request.method.clone(), request.url.clone())
-}
-
-/// The key of the request with the origin of its URL, whose keys are its own.
-fn received_key(request: &OutgoingRequest) -> Option<ReceivedKey> {
-    let path = request.url.match_indices('/').nth(2).map_or(request.url.len(), |(index, _)| index);
-    request.key.as_ref().map(|key| (request.url[..path].to_owned(), key.clone()))
 }
 
 fn status(status: u16) -> WorldResponse {

@@ -25,8 +25,14 @@ pub(crate) enum ResponseFault {
     NoResponse,
     /// The receiver carries the request out and responds with 500.
     ErrorAfterEffect,
+    /// The receiver carries the request out, and the connection breaks before the response.
+    Broken,
     /// The receiver does not carry the request out and responds with 500.
     Error,
+    /// The receiver does not carry the request out and responds with 503.
+    Unavailable,
+    /// A gateway responds with 504, and the request has not reached the receiver.
+    GatewayTimeout,
     /// The receiver responds to the request and to the next two like it with 429 and carries none of them out.
     Throttled,
     /// The receiver refuses the connection.
@@ -40,6 +46,15 @@ pub(crate) enum ResponseFault {
     /// The receiver responds to the request and to each one like it with 500, and carries none of them out, until the
     /// last attempt of the item.
     Outage,
+    /// The receiver refuses the connection of the request and of each one like it, until the last attempt of the item.
+    Unreachable,
+}
+
+impl ResponseFault {
+    /// Whether the receiver is out of order until the last attempt.
+    pub(crate) fn is_outage(self) -> bool {
+        matches!(self, Self::Outage | Self::Unreachable)
+    }
 }
 
 /// What goes wrong in one attempt.
@@ -145,8 +160,18 @@ impl Schedule {
         self.changed_lookup().is_some() || self.disruptions.iter().any(is_conflict)
     }
 
+    /// Whether several requests get a faulty response, so that a short retry policy may be used up.
+    pub(crate) fn has_several_faults(&self) -> bool {
+        let is_throttled =
+            |placed: &PlacedDisruption| matches!(placed.disruption, Disruption::Fault(_, ResponseFault::Throttled));
+        let faults = self.disruptions.iter().filter(|placed| placed.disruption.is_fault()).count();
+        faults > 1 || self.disruptions.iter().any(is_throttled)
+    }
+
     /// Whether a receiver is out of order until the last attempt.
     pub(crate) fn has_outage(&self) -> bool {
-        self.disruptions.iter().any(|placed| matches!(placed.disruption, Disruption::Fault(_, ResponseFault::Outage)))
+        let is_outage =
+            |placed: &PlacedDisruption| matches!(placed.disruption, Disruption::Fault(_, fault) if fault.is_outage());
+        self.disruptions.iter().any(is_outage)
     }
 }

@@ -21,7 +21,6 @@ pub(crate) fn single_disruptions(attempt: u32, calls: &[CallKind]) -> Vec<NamedS
     let after_effects = effect_calls(calls).map(|call| Disruption::Crash(CrashPoint::After(call))).collect::<Vec<_>>();
     let mut conflicts = of(ReceiverBehaviour::Busy, after_effects.clone());
     conflicts.extend(of(ReceiverBehaviour::Abort, after_effects));
-    let outages = effect_calls(calls).map(|call| Disruption::Fault(call, ResponseFault::Outage)).collect();
     vec![
         ("one crash", honoured(crashes.clone())),
         ("a crash and a reload", honoured(each(before_commit, Disruption::Reload))),
@@ -29,7 +28,7 @@ pub(crate) fn single_disruptions(attempt: u32, calls: &[CallKind]) -> Vec<NamedS
         ("receivers that ignore keys", of(ReceiverBehaviour::Ignore, crashes)),
         ("receivers that answer 409", conflicts),
         ("receivers at fault", honoured(response_faults(calls))),
-        ("an outage until the last attempt", honoured(outages)),
+        ("an outage until the last attempt", honoured(outages(calls))),
     ]
 }
 
@@ -37,6 +36,24 @@ pub(crate) fn single_disruptions(attempt: u32, calls: &[CallKind]) -> Vec<NamedS
 pub(crate) fn with_second_crash(first: &Schedule, calls: usize) -> Vec<Schedule> {
     let attempt = first.disruptions.last().map_or(1, |last| last.attempt + 1);
     each(&distinct_points(calls), Disruption::Crash).into_iter().map(|crash| first.and(attempt, crash)).collect()
+}
+
+/// Every schedule with a fault in two attempts one after the other, and every one with a fault after a crash: a handler
+/// may take a failure for something else when it knows that it was tried before.
+pub(crate) fn later_faults(attempt: u32, calls: &[CallKind]) -> Vec<NamedSchedules> {
+    let (mut twice, mut after_crash) = (Vec::new(), Vec::new());
+    for (call, fault) in
+        numbered(calls).flat_map(|(call, kind)| faults_of(kind).iter().map(move |fault| (call, *fault)))
+    {
+        let disruption = Disruption::Fault(call, fault);
+        let first = |first| Schedule::with_one(ReceiverBehaviour::Honour, attempt, first).and(attempt + 1, disruption);
+        after_crash.push(first(Disruption::Crash(CrashPoint::Before(call))));
+        // A receiver that throttles does so in the next attempt anyway.
+        if fault != ResponseFault::Throttled {
+            twice.push(first(disruption));
+        }
+    }
+    vec![("a fault in two attempts", twice), ("a crash, then a fault", after_crash)]
 }
 
 /// The schedules of `reached` with one more disruption at a call that only they reach: call number `call` of attempt
@@ -61,13 +78,20 @@ pub(crate) fn conflict(attempt: u32, call: usize) -> Schedule {
     Schedule::with_one(ReceiverBehaviour::Honour, attempt, Disruption::Conflict(call))
 }
 
-/// Whether a second crash follows this schedule: it has one fault, or one crash at a point that no other one covers.
+/// Whether a second crash follows this schedule: it has one fault or one crash that no other one covers.
 pub(crate) fn is_followed_by_crash(schedule: &Schedule) -> bool {
     let [only] = &schedule.disruptions[..] else { return false };
     let is_honoured = schedule.receivers == ReceiverBehaviour::Honour;
     is_honoured
         && match only.disruption {
-            Disruption::Fault(_, fault) => fault != ResponseFault::Outage,
+            Disruption::Fault(_, fault) => !matches!(
+                fault,
+                ResponseFault::Outage
+                    | ResponseFault::Unreachable
+                    | ResponseFault::Unavailable
+                    | ResponseFault::GatewayTimeout
+                    | ResponseFault::Broken
+            ),
             Disruption::Crash(point) => matches!(point, CrashPoint::Before(1) | CrashPoint::After(_)),
             Disruption::Reload(_) | Disruption::OverrunLease(_) | Disruption::Conflict(_) => false,
         }
@@ -95,13 +119,22 @@ fn response_faults(calls: &[CallKind]) -> Vec<Disruption> {
     numbered(calls).flat_map(at).collect()
 }
 
+fn outages(calls: &[CallKind]) -> Vec<Disruption> {
+    let requests = numbered(calls).filter(|(_, kind)| *kind != CallKind::Stored).map(|(call, _)| call);
+    let of = |call| [ResponseFault::Outage, ResponseFault::Unreachable].map(|fault| Disruption::Fault(call, fault));
+    requests.flat_map(of).collect()
+}
+
 /// The faults that last for one request. Without an effect, it does not matter whether a request is carried out.
 fn faults_of(kind: CallKind) -> &'static [ResponseFault] {
     match kind {
         CallKind::Effect => &[
             ResponseFault::NoResponse,
             ResponseFault::ErrorAfterEffect,
+            ResponseFault::Broken,
             ResponseFault::Error,
+            ResponseFault::Unavailable,
+            ResponseFault::GatewayTimeout,
             ResponseFault::Throttled,
             ResponseFault::Refused,
             ResponseFault::Vanished,
@@ -138,8 +171,8 @@ mod tests {
             ("an attempt that outlives its lease", 2 * n + 1),
             ("receivers that ignore keys", 2 * n + 2),
             ("receivers that answer 409", 2 * effects),
-            ("receivers at fault", 6 * effects + 4 * lookups),
-            ("an outage until the last attempt", effects),
+            ("receivers at fault", 9 * effects + 4 * lookups),
+            ("an outage until the last attempt", 2 * (effects + lookups)),
         ];
         let found = single_disruptions(1, &calls);
         let counts: Vec<_> = found.iter().map(|(group, schedules)| (*group, schedules.len())).collect();
@@ -148,6 +181,12 @@ mod tests {
             found.iter().flat_map(|(_, schedules)| schedules).filter(|schedule| is_followed_by_crash(schedule));
         assert_eq!(followed.count(), 6 * effects + 4 * lookups + n + 1);
         assert_eq!(with_second_crash(&found[0].1[0], n).len(), n + 2);
+        let later = later_faults(1, &calls).into_iter().map(|(group, schedules)| (group, schedules.len()));
+        let expected = [
+            ("a fault in two attempts", 8 * effects + 3 * lookups),
+            ("a crash, then a fault", 9 * effects + 4 * lookups),
+        ];
+        assert_eq!(later.collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -156,6 +195,7 @@ mod tests {
         let mut all: Vec<_> = [1, 2].into_iter().flat_map(|attempt| single_disruptions(attempt, &calls)).collect();
         let first = all[0].1[0].clone();
         all.push(("two crashes", with_second_crash(&first, 3)));
+        all.extend(later_faults(1, &calls));
         all.push(("more", disruptions_at_call(&first, 3, 1, CallKind::Effect)));
         let ids: Vec<_> = all.iter().flat_map(|(_, schedules)| schedules).map(Schedule::to_string).collect();
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());

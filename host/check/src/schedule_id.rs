@@ -17,16 +17,20 @@ const RECEIVERS: [(&str, ReceiverBehaviour); 3] =
     [("ignore/", ReceiverBehaviour::Ignore), ("busy/", ReceiverBehaviour::Busy), ("abort/", ReceiverBehaviour::Abort)];
 
 /// The words of faults.
-const FAULTS: [(&str, ResponseFault); 9] = [
+const FAULTS: [(&str, ResponseFault); 13] = [
     ("silent", ResponseFault::NoResponse),
     ("lies", ResponseFault::ErrorAfterEffect),
+    ("breaks", ResponseFault::Broken),
     ("fails", ResponseFault::Error),
+    ("unavailable", ResponseFault::Unavailable),
+    ("gateway", ResponseFault::GatewayTimeout),
     ("throttles", ResponseFault::Throttled),
     ("refuses", ResponseFault::Refused),
     ("vanishes", ResponseFault::Vanished),
     ("more", ResponseFault::SaysMore),
     ("nothing", ResponseFault::SaysNothing),
     ("outage", ResponseFault::Outage),
+    ("unreachable", ResponseFault::Unreachable),
 ];
 
 impl fmt::Display for Schedule {
@@ -145,13 +149,16 @@ mod tests {
             "2:refuses:1+4:outlive:1a",
             "fails:2+1:vanishes:3",
             "outage:10",
+            "unreachable:1",
+            "fails:1+fails:1",
+            "crash:2b+gateway:2",
             "crash:return+more:1",
             "3:conflict:2",
         ];
         for id in ids {
             assert_eq!(id.parse::<Schedule>().unwrap().to_string(), id);
         }
-        for text in ["", "crash", "crash:1", "crash:x", "breaks:1", "2:", "crash:1a+"] {
+        for text in ["", "crash", "crash:1", "crash:x", "burns:1", "2:", "crash:1a+"] {
             assert!(text.parse::<Schedule>().is_err(), "{text}");
         }
     }

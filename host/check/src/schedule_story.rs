@@ -46,13 +46,17 @@ impl ResponseFault {
         match self {
             Self::NoResponse => format!("gets no answer to call {call}, which is carried out"),
             Self::ErrorAfterEffect => format!("gets 500 for call {call}, which is carried out"),
+            Self::Broken => format!("loses the connection after call {call}, which is carried out"),
             Self::Error => format!("gets 500 for call {call}, which is not carried out"),
+            Self::Unavailable => format!("gets 503 for call {call}, which is not carried out"),
+            Self::GatewayTimeout => format!("gets 504 for call {call}, which is not carried out"),
             Self::Throttled => format!("gets 429 for call {call}, and so do the next two"),
             Self::Refused => format!("gets no connection for call {call}"),
             Self::Vanished => format!("gets no answer to call {call}, which is not carried out"),
             Self::SaysMore => format!("is told more by call {call} than the attempt before"),
             Self::SaysNothing => format!("is told by call {call} that nothing is left"),
             Self::Outage => format!("gets 500 for call {call}, and so do all attempts but the last"),
+            Self::Unreachable => format!("gets no connection for call {call}, and so do all attempts but the last"),
         }
     }
 }

@@ -41,6 +41,11 @@ impl Script {
         self.answers.iter().any(|answer| answer.is_for(request) && changes(answer))
     }
 
+    /// The header with the key of the request, if the case says that it is not `Idempotency-Key`.
+    pub(crate) fn key_header(&self, request: &OutgoingRequest) -> Option<&str> {
+        self.answers.iter().filter(|answer| answer.is_for(request)).find_map(|answer| answer.key_header.as_deref())
+    }
+
     /// The answer at an index.
     pub(crate) fn answer(&self, number: usize) -> &CaseAnswer {
         &self.answers[number]

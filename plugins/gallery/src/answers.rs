@@ -2,78 +2,91 @@
 
 use outbox_handler::{Failure, Item, http, log};
 
-use crate::{Twin, post, url};
+use crate::{Twin, charge, post, url};
 
 /// Reserves, then ships, and succeeds although shipping fails. The twin returns the failure.
-pub(crate) fn swallowed(item: &Item, twin: Twin) -> Result<(), Failure> {
+pub(crate) fn swallowed_error(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/reservations", item.idem_key.clone())?;
-    match post("/shipments", item.idem_key.clone()) {
-        Err(failure) if twin == Twin::Broken => log::warn(&failure.message),
-        shipped => drop(shipped?),
+    if let Err(failure) = post("/shipments", item.idem_key.clone()) {
+        log::warn(&failure.message);
+        // guard begin
+        if twin.is_fixed() {
+            return Err(failure);
+        }
+        // guard end
     }
     Ok(())
 }
 
 /// Treats 409 as success. The twin fails retryably.
 pub(crate) fn ignored_409(item: &Item, twin: Twin) -> Result<(), Failure> {
-    let answer = http::post(url("/charges")).body(item.idem_key.clone()).send()?;
-    if answer.status == 409 && twin == Twin::Broken {
-        return Ok(());
-    }
-    answer.ok_or_failure().map(drop)
+    let answer = charge(item)?;
+    let is_done = answer.status == 409;
+    let is_done = twin.choose(is_done, false); // guard
+    if is_done { Ok(()) } else { answer.ok_or_failure().map(drop) }
 }
 
 /// Fails permanently on 429, which asks for a later attempt. The twin fails retryably or defers.
 pub(crate) fn fatal_429(item: &Item, twin: Twin) -> Result<(), Failure> {
-    let answer = http::post(url("/charges")).body(item.idem_key.clone()).send()?;
-    if answer.status == 429 && twin == Twin::Broken {
+    let answer = charge(item)?;
+    let is_final = answer.status == 429;
+    let is_final = twin.choose(is_final, false); // guard
+    if is_final {
         return Err(Failure::permanent("charge.refused", "the receiver answered 429"));
     }
     answer.ok_or_failure().map(drop)
 }
 
-/// Treats an effect that an earlier attempt began as done. The twin requests it again under the same key.
-pub(crate) fn skips_repeats(item: &Item, twin: Twin) -> Result<(), Failure> {
-    if item.maybe_executed && twin == Twin::Broken {
-        return Ok(());
-    }
-    post("/charges", item.idem_key.clone()).map(drop)
+/// Takes a receiver that does not answer in time for a slow one that does its work. The twin returns the failure.
+pub(crate) fn timeout_for_done(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let charged = charge(item);
+    let is_slow = charged.as_ref().is_err_and(|failure| failure.code == "upstream.timeout");
+    let is_slow = twin.choose(is_slow, false); // guard
+    if is_slow { Ok(()) } else { charged?.ok_or_failure().map(drop) }
 }
 
-/// Takes a failure with this code for success. The twin returns it.
-pub(crate) fn taken_for_done(item: &Item, twin: Twin, code: &str) -> Result<(), Failure> {
-    match http::post(url("/charges")).body(item.idem_key.clone()).send() {
-        Err(failure) if failure.code == code && twin == Twin::Broken => Ok(()),
-        answer => answer?.ok_or_failure().map(drop),
-    }
+/// Takes a receiver that cannot be reached for one that is not needed. The twin returns the failure.
+pub(crate) fn refused_for_done(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let charged = charge(item);
+    let is_away = charged.as_ref().is_err_and(|failure| failure.code == "upstream.connect");
+    let is_away = twin.choose(is_away, false); // guard
+    if is_away { Ok(()) } else { charged?.ok_or_failure().map(drop) }
 }
 
-/// Stops trying after four attempts and succeeds. The twin leaves the end of the retries to the host.
-pub(crate) fn gives_up_quietly(item: &Item, twin: Twin) -> Result<(), Failure> {
-    if item.attempt > 4 && twin == Twin::Broken {
-        return Ok(());
-    }
-    post("/charges", item.idem_key.clone()).map(drop)
+/// Takes the impatience of a gateway for a receiver that is still at work. The twin fails retryably.
+pub(crate) fn gateway_for_done(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let answer = charge(item)?;
+    let is_at_work = answer.status == 504;
+    let is_at_work = twin.choose(is_at_work, false); // guard
+    if is_at_work { Ok(()) } else { answer.ok_or_failure().map(drop) }
 }
 
-/// Refunds a charge whenever the shipment fails. The twin refunds only what is refused for good.
+/// Refunds a charge whenever the shipment fails. The twin refunds only what is refused for good, and goes on with what
+/// failed.
 pub(crate) fn undoes_too_early(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/charges", item.idem_key.clone())?;
     let shipment = http::post(url("/shipments")).body(item.idem_key.clone()).send();
     let is_refused = shipment.as_ref().is_ok_and(|answer| answer.status == 422);
-    let shipped = shipment.and_then(http::Response::ok_or_failure);
-    if is_refused || (twin == Twin::Broken && shipped.is_err()) {
+    let shipped = shipment.and_then(http::Response::ok_or_failure).map(drop);
+    // guard begin
+    if twin.is_fixed() && !is_refused {
+        return shipped;
+    }
+    // guard end
+    if shipped.is_err() {
         post("/refunds", item.idem_key.clone())?;
     }
-    if is_refused { Ok(()) } else { shipped.map(drop) }
+    if is_refused { Ok(()) } else { shipped }
 }
 
 /// Cancels a booking and fails when it is gone, which an earlier attempt caused. The twin wants it to be gone.
 pub(crate) fn fails_when_gone(item: &Item, twin: Twin) -> Result<(), Failure> {
     let answer = http::Request::new("DELETE", url(&format!("/bookings/{}", item.idem_key))).send()?;
-    if answer.status == 404 && twin == Twin::Fixed {
+    // guard begin
+    if twin.is_fixed() && answer.status == 404 {
         return Ok(());
     }
+    // guard end
     answer.ok_or_failure().map(drop)
 }
 
@@ -84,5 +97,35 @@ pub(crate) fn unchecked_after_waiting(item: &Item, twin: Twin) -> Result<(), Fai
         return Err(Failure::defer("parcel.open", "the parcel is not packed yet"));
     }
     let answer = http::post(url("/shipments")).body(item.idem_key.clone()).send()?;
-    if twin == Twin::Broken { Ok(()) } else { answer.ok_or_failure().map(drop) }
+    // guard begin
+    if twin.is_fixed() {
+        answer.ok_or_failure()?;
+    }
+    // guard end
+    Ok(())
+}
+
+/// Creates a customer whom a lookup does not find, and takes every failed lookup for that. The twin creates one only when
+/// the receiver says that there is none.
+pub(crate) fn error_for_missing(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let found = http::get(url("/customers/17")).send()?;
+    // guard begin
+    if twin.is_fixed() && found.status != 404 {
+        found.clone().ok_or_failure()?;
+    }
+    // guard end
+    if found.status == 200 { Ok(()) } else { post("/customers", item.idem_key.clone()) }
+}
+
+/// Sends two requests at the same time and looks at one of the answers. The twin looks at both.
+pub(crate) fn lets_go_of_one(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let start = |path: &str| http::post(url(path)).body(item.idem_key.clone()).start();
+    let (charge, shipment) = (start("/charges")?, start("/shipments")?);
+    let (charged, shipped) = (charge.wait(), shipment.wait());
+    // guard begin
+    if twin.is_fixed() {
+        shipped?.ok_or_failure()?;
+    }
+    // guard end
+    charged?.ok_or_failure().map(drop)
 }

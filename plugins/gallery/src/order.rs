@@ -4,17 +4,18 @@ use outbox_handler::followups::{self, NewItem};
 use outbox_handler::{Failure, Item, http};
 use serde_json::json;
 
-use crate::{Twin, post, url};
+use crate::keys::{now, random};
+use crate::{Twin, post, put, url};
 
 /// Charges a card at a receiver that ignores idempotency keys, then records the charge. A crash between the two calls
 /// causes a second charge. The twin first asks whether the card was charged.
 pub(crate) fn charge_then_record(item: &Item, twin: Twin) -> Result<(), Failure> {
-    if twin == Twin::Broken || !is_found(&format!("/charges?order={}", item.idem_key))? {
+    let is_charged = false;
+    let is_charged = twin.is_fixed() && is_found(&format!("/charges?order={}", item.idem_key))?; // guard
+    if !is_charged {
         post("/charges", json!({ "order": item.idem_key, "amount": 5 }).to_string())?;
     }
-    let record = json!({ "order": item.idem_key, "paid": true }).to_string();
-    http::Request::new("PUT", url("/records")).body(record).send()?.ok_or_failure()?;
-    Ok(())
+    put("/records", json!({ "order": item.idem_key, "paid": true }).to_string())
 }
 
 /// Sends two different bookings to one URL and skips a booking that exists already. When the first one is skipped, the
@@ -25,7 +26,7 @@ pub(crate) fn shared_url(item: &Item, twin: Twin) -> Result<(), Failure> {
             continue;
         }
         let booking = http::post(url("/bookings")).body(json!({ "order": item.idem_key, "leg": leg }).to_string());
-        let booking = if twin == Twin::Fixed { booking.effect(leg) } else { booking };
+        let booking = twin.choose(booking.clone(), booking.effect(leg)); // guard
         booking.send()?.ok_or_failure()?;
     }
     Ok(())
@@ -35,15 +36,17 @@ pub(crate) fn shared_url(item: &Item, twin: Twin) -> Result<(), Failure> {
 pub(crate) fn emits_outside(item: &Item, twin: Twin) -> Result<(), Failure> {
     let receipt = json!({ "order": item.idem_key });
     post("/shipments", receipt.to_string())?;
-    match twin {
-        Twin::Broken => post("/queue/receipts", receipt.to_string()).map(drop),
-        Twin::Fixed => followups::emit(&NewItem::json("receipt", &receipt)?),
+    // guard begin
+    if twin.is_fixed() {
+        return followups::emit(&NewItem::json("receipt", &receipt)?);
     }
+    // guard end
+    post("/queue/receipts", receipt.to_string())
 }
 
 /// Twenty calls, each with an effect of its own.
-pub(crate) fn twenty_calls(item: &Item) -> Result<(), Failure> {
-    (1..=20).try_for_each(|call| post(&format!("/parts/{call}"), item.idem_key.clone()).map(drop))
+pub(crate) fn twenty_calls(item: &Item, _: Twin) -> Result<(), Failure> {
+    (1..=20).try_for_each(|call| post(&format!("/parts/{call}"), item.idem_key.clone()))
 }
 
 fn is_found(path: &str) -> Result<bool, Failure> {
@@ -52,49 +55,78 @@ fn is_found(path: &str) -> Result<bool, Failure> {
 
 /// Adds to a stock with a PUT that its receiver does not take for idempotent. The twin emits a follow-up instead.
 pub(crate) fn put_that_adds(item: &Item, twin: Twin) -> Result<(), Failure> {
-    match twin {
-        Twin::Broken => http::Request::new("PUT", url("/stock")).body("+1").send()?.ok_or_failure().map(drop),
-        Twin::Fixed => followups::emit(&NewItem::json("receipt", &item.idem_key)?),
+    // guard begin
+    if twin.is_fixed() {
+        return followups::emit(&NewItem::json("receipt", &item.idem_key)?);
     }
+    // guard end
+    put("/stock", "+1")
 }
 
 /// Creates a customer unless there is one, at a receiver that ignores keys. Two attempts at the same time create two.
-pub(crate) fn creates_if_missing(item: &Item) -> Result<(), Failure> {
-    if !is_found(&format!("/customers?ref={}", item.idem_key))? {
-        post("/customers", item.idem_key.clone())?;
+pub(crate) fn creates_if_missing(item: &Item, _: Twin) -> Result<(), Failure> {
+    if is_found(&format!("/customers?ref={}", item.idem_key))? {
+        return Ok(());
+    }
+    post("/customers", item.idem_key.clone())
+}
+
+/// Charges, and fails for good when time has passed before it ships. The twin looks at the time only before its first
+/// effect.
+pub(crate) fn too_late_midway(item: &Item, twin: Twin) -> Result<(), Failure> {
+    look_at_the_time(item, item.maybe_executed)?;
+    post("/charges", item.idem_key.clone())?;
+    let is_begun = false;
+    let is_begun = twin.choose(is_begun, true); // guard
+    look_at_the_time(item, is_begun)?;
+    post("/shipments", item.idem_key.clone())
+}
+
+fn look_at_the_time(item: &Item, is_begun: bool) -> Result<(), Failure> {
+    if now() <= item.created_at / 1000 + 90 || is_begun {
+        return Ok(());
+    }
+    Err(Failure::permanent("order.late", "the order is too old"))
+}
+
+/// Asks for a token with a POST that has no effect, then sends a message.
+pub(crate) fn asks_for_token(item: &Item, _: Twin) -> Result<(), Failure> {
+    post("/token", "grant_type=client_credentials")?;
+    post("/messages", item.idem_key.clone())
+}
+
+/// Sets a state at its receiver before and after its work.
+pub(crate) fn sets_a_url_twice(item: &Item, _: Twin) -> Result<(), Failure> {
+    put("/state", "busy")?;
+    post("/work", item.idem_key.clone())?;
+    put("/state", "ready")
+}
+
+/// Closes every order on the pages of a list, which gets shorter with each one: after a crash the pages have moved. The
+/// twin closes the orders that the item names.
+pub(crate) fn pages_of_a_shrinking_list(item: &Item, twin: Twin) -> Result<(), Failure> {
+    // guard begin
+    if twin.is_fixed() {
+        return item.json::<Vec<String>>()?.iter().try_for_each(|order| close(order));
+    }
+    // guard end
+    for offset in 0.. {
+        let page: Vec<String> = http::get(url(&format!("/open?offset={offset}"))).send()?.ok_or_failure()?.json()?;
+        let Some(order) = page.first() else { break };
+        close(order)?;
     }
     Ok(())
 }
 
-/// Charges, then fails for good because time has passed. The twin looks at the time only before its first effect.
-pub(crate) fn too_late_midway(item: &Item, twin: Twin) -> Result<(), Failure> {
-    let is_late = crate::keys::now() > item.created_at / 1000 + 90;
-    let may_still_stop = twin == Twin::Fixed && !item.maybe_executed;
-    if may_still_stop && is_late {
-        return Err(Failure::permanent("order.late", "the order is too old"));
-    }
-    post("/charges", item.idem_key.clone())?;
-    if twin == Twin::Broken && is_late {
-        return Err(Failure::permanent("order.late", "the order is too old"));
-    }
-    post("/shipments", item.idem_key.clone()).map(drop)
+fn close(order: &str) -> Result<(), Failure> {
+    http::Request::new("DELETE", url(&format!("/open/{order}"))).send()?.ok_or_failure().map(drop)
 }
 
-/// Asks for a token with a POST that has no effect, then sends a message.
-pub(crate) fn asks_for_token(item: &Item) -> Result<(), Failure> {
-    post("/token", "grant_type=client_credentials".to_owned())?;
-    post("/messages", item.idem_key.clone()).map(drop)
-}
-
-/// Sets a state at its receiver before and after its work.
-pub(crate) fn sets_a_url_twice(item: &Item) -> Result<(), Failure> {
-    let set = |state: &str| http::Request::new("PUT", url("/state")).body(state).send()?.ok_or_failure().map(drop);
-    set("busy")?;
-    post("/work", item.idem_key.clone())?;
-    set("ready")
-}
-
-/// Sends a message with a token. Its name keeps its key the same, however often an attempt has sent it before.
-pub(crate) fn send_with(token: &str, item: &Item) -> Result<http::Response, Failure> {
-    http::post(url("/messages")).effect("message").header("x-token", token).body(item.idem_key.clone()).send()
+/// Takes a lock under a name that is new in each attempt, so that it waits for itself after a crash. The twin takes it
+/// in the name of its item.
+pub(crate) fn lock_of_nobody(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let owner = random().to_string();
+    let owner = twin.choose(owner, item.idem_key.clone()); // guard
+    http::post(url("/lock")).header("x-owner", &owner).send()?.ok_or_failure()?;
+    post("/work", item.idem_key.clone())
 }

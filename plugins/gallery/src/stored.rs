@@ -1,39 +1,42 @@
 //! Exhibits about what the host stores for a handler.
 
 use outbox_handler::followups::{self, NewItem};
-use outbox_handler::{Failure, Item, state};
+use outbox_handler::{Failure, Item, http, state};
 
-use crate::{Twin, post};
+use crate::{Twin, charge, post, url};
 
 /// Stores in its state that it has charged, then charges, and ignores a failure of the charge. The state then claims a
-/// charge that did not happen. The twin charges first and returns the failure.
-pub(crate) fn before_the_call(item: &Item, twin: Twin) -> Result<(), Failure> {
+/// charge that did not happen. The twin returns the failure, and then nothing of the attempt is stored.
+pub(crate) fn state_before_call(item: &Item, twin: Twin) -> Result<(), Failure> {
     let mark = format!("charged/{}", item.idem_key);
     if state::get(&mark)?.is_some() {
         return Ok(());
     }
-    if twin == Twin::Broken {
-        state::put(&mark, b"yes")?;
-        return post("/charges", item.idem_key.clone()).map(drop).or(Ok(()));
+    state::put(&mark, b"yes")?;
+    let charged = post("/charges", item.idem_key.clone());
+    // guard begin
+    if twin.is_fixed() {
+        return charged;
     }
-    post("/charges", item.idem_key.clone())?;
-    state::put(&mark, b"yes")
+    // guard end
+    drop(charged);
+    Ok(())
 }
 
 /// Emits its follow-up in the first attempt only. The twin emits it in every attempt; the host stores it once.
 pub(crate) fn emits_once(item: &Item, twin: Twin) -> Result<(), Failure> {
-    post("/charges", item.idem_key.clone())?;
-    if item.attempt > 1 && twin == Twin::Broken {
-        return Ok(());
-    }
-    followups::emit(&NewItem::json("receipt", &item.idem_key)?)
+    charge(item)?.ok_or_failure()?;
+    let is_first = item.attempt == 1;
+    let is_first = twin.choose(is_first, true); // guard
+    if is_first { followups::emit(&NewItem::json("receipt", &item.idem_key)?) } else { Ok(()) }
 }
 
 /// Adds the number of the attempt to its counter of charges. The twin adds one for each item.
 pub(crate) fn counts_attempts(item: &Item, twin: Twin) -> Result<(), Failure> {
-    post("/charges", item.idem_key.clone())?;
+    charge(item)?.ok_or_failure()?;
     let before = state::get_json::<u32>("charges")?.unwrap_or_default();
-    let more = if twin == Twin::Broken { item.attempt } else { 1 };
+    let more = item.attempt;
+    let more = twin.choose(more, 1); // guard
     state::put_json("charges", &(before + more))
 }
 
@@ -41,32 +44,61 @@ pub(crate) fn counts_attempts(item: &Item, twin: Twin) -> Result<(), Failure> {
 /// item is done. The twin goes on without it in the same attempt.
 pub(crate) fn forgets_in_vain(item: &Item, twin: Twin) -> Result<(), Failure> {
     let token = state::get_json::<String>("token")?.unwrap_or_default();
-    let answer = crate::order::send_with(&token, item)?;
+    let answer = send_with(&token, item)?;
     if answer.status != 401 {
         return answer.ok_or_failure().map(drop);
     }
-    if twin == Twin::Broken {
-        state::delete("token")?;
-        return Err(Failure::retryable("token.refused", "the token is too old"));
+    // guard begin
+    if twin.is_fixed() {
+        return send_with("", item)?.ok_or_failure().map(drop);
     }
-    crate::order::send_with("", item)?.ok_or_failure().map(drop)
+    // guard end
+    state::delete("token")?;
+    Err(Failure::retryable("token.refused", "the token is too old"))
+}
+
+/// Sends a message with a token. Its name keeps its key the same, however often an attempt has sent it before.
+fn send_with(token: &str, item: &Item) -> Result<http::Response, Failure> {
+    http::post(url("/messages")).effect("message").header("x-token", token).body(item.idem_key.clone()).send()
 }
 
 /// Sends the next number of its state, which another item can draw too before the commit. The twin draws the number
 /// and leaves it to a follow-up to send it.
 pub(crate) fn draws_a_number(_: &Item, twin: Twin) -> Result<(), Failure> {
     let number = state::get_json::<u32>("number")?.unwrap_or(1);
-    match twin {
-        Twin::Broken => drop(post("/invoices", number.to_string())?),
-        Twin::Fixed => followups::emit(&NewItem::json("receipt", &number)?)?,
+    state::put_json("number", &(number + 1))?;
+    // guard begin
+    if twin.is_fixed() {
+        return followups::emit(&NewItem::json("receipt", &number)?);
     }
-    state::put_json("number", &(number + 1))
+    // guard end
+    post("/invoices", number.to_string())
 }
 
 /// Emits two follow-ups under one name, which the host refuses. The twin names them after their readers.
 pub(crate) fn one_name_for_two(_: &Item, twin: Twin) -> Result<(), Failure> {
     ["ann", "bob"].into_iter().try_for_each(|reader| {
-        let name = if twin == Twin::Broken { "reader" } else { reader };
+        let name = "reader";
+        let name = twin.choose(name, reader); // guard
         followups::emit(&NewItem::json("receipt", &reader)?.name(name))
     })
+}
+
+/// Puts its follow-up into a line of its own in each attempt, so that it overtakes others. The twin keeps to the line of
+/// its item.
+pub(crate) fn line_of_the_attempt(item: &Item, twin: Twin) -> Result<(), Failure> {
+    charge(item)?.ok_or_failure()?;
+    let line = format!("attempt-{}", item.attempt);
+    let line = twin.choose(line, item.idem_key.clone()); // guard
+    followups::emit(&NewItem::json("receipt", &item.idem_key)?.ordering_key(line))
+}
+
+/// Waits until its state has something left for it, which another item can take first.
+pub(crate) fn waits_for_its_share(item: &Item, _: Twin) -> Result<(), Failure> {
+    let left = state::get_json::<u32>("left")?.unwrap_or_default();
+    if left == 0 {
+        return Err(Failure::defer("share.none", "nothing is left for this hour"));
+    }
+    charge(item)?.ok_or_failure()?;
+    state::put_json("left", &(left - 1))
 }

@@ -42,6 +42,8 @@ pub(crate) struct CaseAnswer {
     /// What the receiver does with idempotency keys.
     #[serde(default, rename = "receiver")]
     pub(crate) key_handling: KeyHandling,
+    /// The header from which the receiver takes its keys; `Idempotency-Key` when absent.
+    pub(crate) key_header: Option<String>,
     /// Whether the request has an effect. A search or a request for a token has none, whatever its method is.
     #[serde(default = "yes", rename = "effect")]
     pub(crate) is_effect: bool,
@@ -50,7 +52,7 @@ pub(crate) struct CaseAnswer {
     /// Whether the receiver says the same for ever, so that nothing else needs to be tried.
     #[serde(default, rename = "stable")]
     pub(crate) is_stable: bool,
-    /// Whether its effect may be missing at the end of a run.
+    /// Whether its effect may be missing at the end of a run, or be there although the undisturbed run lacks it.
     #[serde(default, rename = "optional")]
     pub(crate) is_optional: bool,
 }

@@ -17,7 +17,8 @@ pub(super) fn changed_requests(run: &Comparison<'_>) -> Vec<RunFinding> {
     run.result.receivers.key_reuses.iter().map(|key_reuse| changed_request(run, key_reuse)).collect()
 }
 
-/// One finding for each URL that ends as something else, although the item is done.
+/// One finding for each URL that ends as something else, although the item is done. What a URL ends as is not compared
+/// when that differs between the two undisturbed runs already.
 pub(super) fn changed_ends(run: &Comparison<'_>) -> Vec<RunFinding> {
     if !run.result.is_done() {
         return Vec::new();
@@ -28,8 +29,12 @@ pub(super) fn changed_ends(run: &Comparison<'_>) -> Vec<RunFinding> {
 }
 
 fn changed_end(run: &Comparison<'_>, expected: &Effect) -> Option<RunFinding> {
-    let found = last_setting(&run.result.receivers.effects, &expected.request.url)?;
-    if found.request.asks_the_same(&expected.request) {
+    let end = |effects| last_setting(effects, &expected.request.url);
+    let found = end(&run.result.receivers.effects)?;
+    let is_stable = |again: &Effect| again.request.asks_the_same(&expected.request);
+    if found.request.asks_the_same(&expected.request)
+        || !end(&run.baseline.repeat.receivers.effects).is_some_and(is_stable)
+    {
         return None;
     }
     let label = call_label(expected.at, &expected.request);

@@ -11,14 +11,24 @@ use crate::findings::comparison::{Comparison, RunFinding, call_name};
 /// What an author does about a failure that passes.
 const RETRYABLE: &str = "answer what passes (409, 425, 429 and 5xx, a connection that broke) with a retryable failure";
 
-/// At most one finding: the item is not DONE, and in the undisturbed run it is. In an outage a handler may give up:
-/// then an operator sees it.
+/// At most one finding: the item is not DONE, and in the undisturbed run it is. In an outage a handler may give up, and
+/// several faults may use up the retries: then an operator sees it. After a change from outside, a handler may wait for
+/// another one, which does not come here.
 pub(super) fn unfinished_item(run: &Comparison<'_>) -> Vec<RunFinding> {
-    if !run.baseline.result.is_done() || run.result.is_done() || run.schedule.has_outage() {
+    if !run.baseline.result.is_done() || run.result.is_done() || is_excused(run) {
         return Vec::new();
     }
     let found = run.result.last_failed().map(|(attempt, record, failure)| after_failure(run, attempt, record, failure));
     vec![found.unwrap_or_else(|| without_failure(run))]
+}
+
+fn is_excused(run: &Comparison<'_>) -> bool {
+    let is_final = |(.., failure): (u32, &PlayedAttempt, &Failure)| failure.class == FailureClass::Permanent;
+    let has_used_up_retries = run.result.is_settled() && !run.result.last_failed().is_some_and(is_final);
+    let waits = !run.result.is_settled();
+    run.schedule.has_outage()
+        || run.schedule.has_several_faults() && has_used_up_retries
+        || run.schedule.has_other_input() && waits
 }
 
 /// At most one finding: the undisturbed run does not end as DONE, and the case does not expect that.
@@ -27,8 +37,7 @@ pub(super) fn undisturbed_end(run: &Comparison<'_>) -> Vec<RunFinding> {
     let Some((attempt, record, _)) = run.result.last_failed() else {
         return vec![run.finding(FindingKind::Dead, CallPosition { attempt: 1, call: 0 }, end, RETRYABLE)];
     };
-    let at = CallPosition { attempt, call: decisive_call(record) };
-    let at = run.undisturbed_position(at);
+    let at = decisive_position(run, attempt, record);
     let what = format!("{end}, at {}", named(run, at));
     let fix = "make the case one that succeeds, so that there is something to compare: an answer that fails at first \
                has `times`. If the item must end like this, say so with `outcome = \"permanent\"` under [expect]";
@@ -43,7 +52,7 @@ pub(super) fn is_expected(case: &Case) -> bool {
 }
 
 fn after_failure(run: &Comparison<'_>, attempt: u32, record: &PlayedAttempt, failure: &Failure) -> RunFinding {
-    let at = run.undisturbed_position(CallPosition { attempt, call: decisive_call(record) });
+    let at = decisive_position(run, attempt, record);
     let last = last_request(record).map(|(_, last)| last);
     let end = format!("the item {}{}", end(run), reason(run));
     let finding = |what, fix: &str| run.finding(FindingKind::Dead, at, what, fix).because(&failure.code);
@@ -53,6 +62,11 @@ fn after_failure(run: &Comparison<'_>, attempt: u32, record: &PlayedAttempt, fai
     if last.is_some_and(|last| is_gone(run, last)) {
         let fix = "gone is what it wanted: take 404 and 410 of a repeated DELETE for done";
         return finding(format!("{end}, because {} was carried out before", named(run, at)), fix);
+    }
+    if failure.class == FailureClass::Trap {
+        let fix =
+            "do the work in every attempt: one that traps over what an earlier attempt left behind traps each time";
+        return finding(format!("{end} at {}, although the trouble passes", named(run, at)), fix);
     }
     if let Some(effect) = run.result.receivers.effects.iter().rfind(|effect| effect.at.attempt <= attempt) {
         let own = run.undisturbed_position(effect.at);
@@ -77,6 +91,15 @@ fn decide_before(failure: &Failure) -> String {
 fn without_failure(run: &Comparison<'_>) -> RunFinding {
     let what = format!("the item {} over crashes, although they pass", end(run));
     run.finding(FindingKind::Dead, CallPosition { attempt: 1, call: 0 }, what, "allow more retries in the manifest")
+}
+
+/// Where the report lists the call that decides a failed attempt. An attempt without calls fails in the same way each
+/// time, so its number does not matter.
+fn decisive_position(run: &Comparison<'_>, attempt: u32, record: &PlayedAttempt) -> CallPosition {
+    match decisive_call(record) {
+        0 => CallPosition { attempt: 1, call: 0 },
+        call => run.undisturbed_position(CallPosition { attempt, call }),
+    }
 }
 
 /// The number of the call that decides a failed attempt: its last request if that one was not answered well, else the

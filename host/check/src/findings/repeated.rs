@@ -13,7 +13,8 @@ pub(super) fn repeated_effects(run: &Comparison<'_>) -> Vec<RunFinding> {
     let EffectMatch { expected, unexpected } = EffectMatch::of(run);
     let repeated = expected.into_iter().filter(|(expected, same)| same.len() > 1 && !is_excused(run, expected));
     let mut found: Vec<_> = repeated.map(|(expected, same)| repeated_effect(run, expected, &same)).collect();
-    found.extend(unexpected.into_iter().map(|effect| extra_effect(run, effect)));
+    let extra = unexpected.into_iter().filter(|effect| !effect.is_optional);
+    found.extend(extra.map(|effect| extra_effect(run, effect)));
     found
 }
 
@@ -83,8 +84,13 @@ fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) ->
         )
     } else {
         let (first, second) = (key(same[0]), key(same[1]));
+        let other = same.iter().find(|effect| effect.request.url != expected.request.url);
+        let times = match other {
+            Some(Effect { request, .. }) => format!("and then {} {} in its place", request.method, request.url),
+            None => format!("{times} times"),
+        };
         (
-            format!("{what} is carried out {times} times, under the keys {first} and {second}"),
+            format!("{what} is carried out {times}, under the keys {first} and {second}"),
             fix_for_two_keys(same[0], same[1]),
         )
     };
@@ -92,7 +98,7 @@ fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) ->
 }
 
 fn key(effect: &Effect) -> &str {
-    effect.request.key.as_deref().unwrap_or("-")
+    effect.key.as_deref().unwrap_or("-")
 }
 
 fn fix_for_two_keys(first: &Effect, second: &Effect) -> &'static str {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use outbox_item::NewItem;
 use outbox_runtime::simulation::GuestCall;
 
 use crate::check_report::FindingKind;
@@ -11,8 +12,8 @@ use crate::display::displayed;
 use crate::findings::comparison::{Comparison, RunFinding};
 use crate::in_memory_outbox::OutboxSnapshot;
 
-/// Bytes by key: the plugin state, or the payloads of the follow-ups.
-type BytesByKey<'a> = BTreeMap<&'a str, &'a [u8]>;
+/// What of a follow-up is compared: its payload and its ordering key.
+type ComparedFollowup<'a> = (&'a [u8], Option<&'a str>);
 
 /// The differences in state, then those in follow-ups.
 pub(super) fn stored_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
@@ -29,8 +30,8 @@ fn state_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
     stored.wrong_keys().into_iter().map(|key| state_difference(run, &stored, key)).collect()
 }
 
-fn state_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> RunFinding {
-    let shown = |of: &BytesByKey<'_>| of.get(key).map_or_else(|| "absent".to_owned(), |value| displayed(value));
+fn state_difference(run: &Comparison<'_>, stored: &Stored<'_, &[u8]>, key: &str) -> RunFinding {
+    let shown = |of: &BTreeMap<&str, &[u8]>| of.get(key).map_or_else(|| "absent".to_owned(), |value| displayed(value));
     let (found, expected) = (shown(&stored.found), shown(&stored.expected));
     let writes_key = |call: &GuestCall| match call {
         GuestCall::Put { key: written, .. } | GuestCall::Delete { key: written } => written == key,
@@ -46,7 +47,7 @@ fn followup_differences(run: &Comparison<'_>) -> Vec<RunFinding> {
     stored.wrong_keys().into_iter().map(|key| followup_difference(run, &stored, key)).collect()
 }
 
-fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> RunFinding {
+fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_, ComparedFollowup<'_>>, key: &str) -> RunFinding {
     let mut emitted = run.baseline.result.snapshot.followups.iter().chain(&run.result.snapshot.followups);
     let item_type = emitted.find(|item| item.idem_key == key).map_or("", |item| &item.item_type);
     let emits_type =
@@ -54,6 +55,7 @@ fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> 
     let how = match (stored.expected.get(key), stored.found.get(key)) {
         (Some(_), None) => "is missing",
         (None, _) => "is one too many",
+        (Some(expected), Some(found)) if expected.0 == found.0 => "has another ordering key",
         _ => "has another payload",
     };
     let what = format!("the follow-up {key} {how}, compared with the undisturbed run");
@@ -61,15 +63,15 @@ fn followup_difference(run: &Comparison<'_>, stored: &Stored<'_>, key: &str) -> 
     run.finding(FindingKind::Followups, run.baseline.position_of(emits_type), what, fix)
 }
 
-/// The same part of three outboxes.
-struct Stored<'a> {
-    expected: BytesByKey<'a>,
-    repeat: BytesByKey<'a>,
-    found: BytesByKey<'a>,
+/// The same part of three outboxes, by key.
+struct Stored<'a, V> {
+    expected: BTreeMap<&'a str, V>,
+    repeat: BTreeMap<&'a str, V>,
+    found: BTreeMap<&'a str, V>,
 }
 
-impl<'a> Stored<'a> {
-    fn of(run: &Comparison<'a>, part: fn(&'a OutboxSnapshot) -> BytesByKey<'a>) -> Self {
+impl<'a, V: PartialEq> Stored<'a, V> {
+    fn of(run: &Comparison<'a>, part: fn(&'a OutboxSnapshot) -> BTreeMap<&'a str, V>) -> Self {
         Self {
             expected: part(&run.baseline.result.snapshot),
             repeat: part(&run.baseline.repeat.snapshot),
@@ -77,7 +79,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The keys whose bytes differ from the undisturbed run and are the same in both undisturbed runs.
+    /// The keys whose values differ from the undisturbed run and are the same in both undisturbed runs.
     fn wrong_keys(&self) -> BTreeSet<&'a str> {
         let is_wrong = |key: &&str| {
             self.found.get(key) != self.expected.get(key) && self.expected.get(key) == self.repeat.get(key)
@@ -86,10 +88,14 @@ impl<'a> Stored<'a> {
     }
 }
 
-fn state(snapshot: &OutboxSnapshot) -> BytesByKey<'_> {
+fn state(snapshot: &OutboxSnapshot) -> BTreeMap<&str, &[u8]> {
     snapshot.state.iter().map(|(key, (value, _))| (key.as_str(), value.as_slice())).collect()
 }
 
-fn followups(snapshot: &OutboxSnapshot) -> BytesByKey<'_> {
-    snapshot.followups.iter().map(|item| (item.idem_key.as_str(), item.payload.as_slice())).collect()
+fn followups(snapshot: &OutboxSnapshot) -> BTreeMap<&str, ComparedFollowup<'_>> {
+    snapshot.followups.iter().map(|item| (item.idem_key.as_str(), compared(item))).collect()
+}
+
+fn compared(item: &NewItem) -> ComparedFollowup<'_> {
+    (&item.payload, item.ordering_key.as_deref())
 }
