@@ -133,6 +133,10 @@ impl Registry {
             let status = table.add(path, versions, self.retry);
             table.status.extend(status);
         }
+        for (plugin, refused) in newly_refused(&self.table.load().status, &table.status) {
+            let RefusedType { r#type, reason } = refused;
+            tracing::warn!(plugin.name = plugin, item.r#type = r#type, %reason, "a plugin does not get a type");
+        }
         self.table.store(Arc::new(table));
         self.changes.send_modify(|count| *count += 1);
     }
@@ -176,6 +180,18 @@ impl RoutingTable {
         }
         status
     }
+}
+
+/// The types that a plugin does not get now and that were not refused for the same reason before, with its name.
+fn newly_refused<'a>(before: &[PluginStatus], now: &'a [PluginStatus]) -> Vec<(&'a str, &'a RefusedType)> {
+    let is_known = |file: &Path, refused: &RefusedType| {
+        before.iter().any(|known| known.file == file && known.refused.contains(refused))
+    };
+    let new = |status: &'a PluginStatus| {
+        let refused = status.refused.iter().filter(|refused| !is_known(&status.file, refused));
+        refused.map(|refused| (status.name.as_str(), refused))
+    };
+    now.iter().flat_map(new).collect()
 }
 
 /// What an outcome says about the component; `None` if it says nothing.
@@ -241,5 +257,22 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
         version: None,
         error: versions.error.as_ref().map(ToString::to_string),
         refused: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_type_is_told_once_for_each_reason() {
+        let status = |reasons: &[&str]| {
+            let refused = |reason: &&str| RefusedType { r#type: "t".into(), reason: (*reason).to_owned() };
+            let path = PluginPath { file: "p.wasm".into(), is_root: true };
+            let unloaded = status_of_unloaded(&path, &PluginVersions::default());
+            vec![PluginStatus { refused: reasons.iter().map(refused).collect(), ..unloaded }]
+        };
+        let told = |before: &[&str], now: &[&str]| newly_refused(&status(before), &status(now)).len();
+        assert_eq!((told(&[], &["a"]), told(&["a"], &["a"]), told(&["a"], &["b"]), told(&["a"], &[])), (1, 0, 1, 0));
     }
 }
