@@ -1,6 +1,7 @@
 //! Testing and checking handlers: the gallery of bugs and fixed twins, the verbs, and the outbox that the
 //! checker keeps, compared with a real one.
 
+mod disturbances;
 mod gallery;
 mod guards;
 mod lab;

@@ -10,7 +10,7 @@ use crate::support::guests::{CHAOS_GRANTS, chaos, gallery, install};
 use crate::support::report;
 
 /// The finding that the checker reports for each broken twin, and the call at which it appears.
-pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 50] = [
+pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 59] = [
     ("charge_then_record", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("clock_in_name", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("random_url", FindingKind::Repeated, 1, "PUT http://shop.test/payments/"),
@@ -48,12 +48,21 @@ pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 50] = [
     ("draws_a_number", FindingKind::Changed, 3, "POST http://shop.test/invoices"),
     ("one_name_for_two", FindingKind::Dead, 2, "emit receipt reader"),
     ("gateway_for_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
-    ("error_for_missing", FindingKind::Extra, 2, "POST http://shop.test/customers"),
     ("lets_go_of_one", FindingKind::Lost, 2, "POST http://shop.test/shipments"),
     ("key_of_its_own", FindingKind::Repeated, 1, "POST http://shop.test/payments"),
     ("hosts_by_turns", FindingKind::Repeated, 1, "and then POST http://mail.test/orders in its place"),
     ("pages_of_a_shrinking_list", FindingKind::Repeated, 2, "and then DELETE http://shop.test/open/b in its place"),
-    ("lock_of_nobody", FindingKind::Dead, 1, "POST http://shop.test/lock"),
+    ("error_page_parsed", FindingKind::Dead, 1, "POST http://shop.test/parcels"),
+    ("lookup_error_is_no", FindingKind::Extra, 2, "POST http://shop.test/news/ann"),
+    ("hash_map_order", FindingKind::Changed, 1, "POST http://shop.test/invoices/17/lines"),
+    ("channel_by_hour", FindingKind::Repeated, 1, "and then POST http://mail.test/mails in its place"),
+    ("lock_left_behind", FindingKind::Dead, 1, "PUT http://shop.test/locks/7"),
+    ("aborted_upload_returns", FindingKind::Extra, 3, "DELETE http://shop.test/uploads/u1"),
+    ("batch_answer_kept", FindingKind::Dead, 1, "even when nothing goes wrong"),
+    ("suffix_on_conflict", FindingKind::Extra, 1, "POST http://shop.test/coupons"),
+    ("welcome_on_created", FindingKind::Followups, 2, "is missing"),
+    ("cursor_moves_first", FindingKind::Lost, 4, "POST http://shop.test/orders/o-7/refund"),
+    ("progress_in_state", FindingKind::Repeated, 2, "POST http://shop.test/sms"),
     ("resends_what_broke", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("gives_up_the_lookup", FindingKind::Lost, 2, "POST http://shop.test/charges"),
     ("hopes_it_was_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
@@ -64,13 +73,14 @@ pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 50] = [
 ];
 
 /// Handlers that look like a bug and have none.
-const SOUND: [&str; 7] = [
+const SOUND: [&str; 8] = [
     "name_at_two_receivers",
     "creates_if_missing",
     "asks_for_token",
     "sets_a_url_twice",
     "waits_for_its_share",
     "alerts_at_the_end",
+    "reports_its_failures",
     "says_when_it_was_seen",
 ];
 

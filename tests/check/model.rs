@@ -200,3 +200,20 @@ async fn state_that_another_attempt_changed_is_not_committed_by_either() {
     assert!(matches!(refused, Err(StoreError::StateConflict { .. })), "{refused:?}");
     both.compare().await;
 }
+
+#[tokio::test]
+async fn a_claim_that_is_over_settles_nothing_in_either() {
+    let mut both = Both::new().await;
+    for event in [Event::Claim, Event::Expire, Event::Claim] {
+        both.happen(event).await;
+    }
+    both.happen(Event::Done { stale: true, reads: false }).await;
+    both.compare().await;
+    let rows = both.model.snapshot();
+    assert!(rows.state.is_empty() && rows.followups.is_empty(), "{rows:?}");
+    for _ in 0..2 {
+        both.happen(Event::Done { stale: false, reads: false }).await;
+        both.compare().await;
+    }
+    assert_eq!(both.model.snapshot().followups.len(), 1);
+}

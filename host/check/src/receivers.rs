@@ -351,3 +351,6 @@ fn throttled() -> WorldResponse {
     let headers = vec![("retry-after".to_owned(), "7".to_owned())];
     WorldResponse::Response { status: 429, headers, body: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! Exhibits that misinterpret an answer.
 
+use outbox_handler::followups::{self, NewItem};
 use outbox_handler::{Failure, Item, http, log};
+use serde_json::Value;
 
 use crate::{Twin, charge, post, url};
 
@@ -105,18 +107,6 @@ pub(crate) fn unchecked_after_waiting(item: &Item, twin: Twin) -> Result<(), Fai
     Ok(())
 }
 
-/// Creates a customer whom a lookup does not find, and takes every failed lookup for that. The twin creates one only when
-/// the receiver says that there is none.
-pub(crate) fn error_for_missing(item: &Item, twin: Twin) -> Result<(), Failure> {
-    let found = http::get(url("/customers/17")).send()?;
-    // guard begin
-    if twin.is_fixed() && found.status != 404 {
-        found.clone().ok_or_failure()?;
-    }
-    // guard end
-    if found.status == 200 { Ok(()) } else { post("/customers", item.idem_key.clone()) }
-}
-
 /// Sends two requests at the same time and looks at one of the answers. The twin looks at both.
 pub(crate) fn lets_go_of_one(item: &Item, twin: Twin) -> Result<(), Failure> {
     let start = |path: &str| http::post(url(path)).body(item.idem_key.clone()).start();
@@ -128,4 +118,33 @@ pub(crate) fn lets_go_of_one(item: &Item, twin: Twin) -> Result<(), Failure> {
     }
     // guard end
     charged?.ok_or_failure().map(drop)
+}
+
+/// Parses an answer before it looks at the status, and so takes the page that comes with a 500 for a payload that is
+/// wrong for ever. The twin looks at the status first.
+pub(crate) fn error_page_parsed(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let answer = http::post(url("/parcels")).body(item.payload.clone()).send()?;
+    let answer = if twin.is_fixed() { answer.ok_or_failure()? } else { answer }; // guard
+    let parcel: Value = serde_json::from_slice(&answer.body)?;
+    let Some(tracking) = parcel["tracking"].as_str() else {
+        return Err(Failure::permanent("carrier.refused", parcel.to_string()));
+    };
+    followups::emit(&NewItem::json("receipt", &tracking)?)
+}
+
+/// Sends news to all but those on a list, and takes a failed lookup for "not on the list". The twin takes only 404 for
+/// that.
+pub(crate) fn lookup_error_is_no(_: &Item, twin: Twin) -> Result<(), Failure> {
+    for reader in ["ann", "bob"] {
+        let listed = http::get(url(&format!("/suppressed/{reader}"))).send()?;
+        // guard begin
+        if twin.is_fixed() && listed.status != 404 {
+            listed.clone().ok_or_failure()?;
+        }
+        // guard end
+        if listed.status != 200 {
+            post(&format!("/news/{reader}"), "news")?;
+        }
+    }
+    Ok(())
 }

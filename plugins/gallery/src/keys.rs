@@ -1,12 +1,13 @@
 //! Exhibits whose idempotency keys differ between two attempts of the same item.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::time::SystemTime;
 
 use outbox_handler::{Failure, Item, http};
 
-use crate::{Twin, put, url};
+use crate::{Twin, post, put, url};
 
 /// Names the effect after the current second. The twin names it after its purpose.
 pub(crate) fn clock_in_name(item: &Item, twin: Twin) -> Result<(), Failure> {
@@ -72,6 +73,29 @@ pub(crate) fn hosts_by_turns(item: &Item, twin: Twin) -> Result<(), Failure> {
     let host = if item.attempt % 2 == 1 { "shop" } else { "mail" };
     let host = twin.choose(host, "shop"); // guard
     http::post(format!("http://{host}.test/orders")).body(item.idem_key.clone()).send()?.ok_or_failure().map(drop)
+}
+
+/// Posts lines one by one to one URL in the order of a hash map, which differs between instances, and with it the number
+/// of a line. The twin sorts them.
+pub(crate) fn hash_map_order(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let lines: HashMap<String, u32> = item.json()?;
+    let mut lines: Vec<_> = lines.into_iter().collect();
+    // guard begin
+    if twin.is_fixed() {
+        lines.sort();
+    }
+    // guard end
+    lines.into_iter().try_for_each(|(sku, pieces)| post("/invoices/17/lines", format!("{pieces} {sku}")))
+}
+
+/// Tells a customer by text message, and from midnight to seven by mail, by the clock of the attempt. The twin asks when
+/// the item was enqueued.
+pub(crate) fn channel_by_hour(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let seconds = now();
+    let seconds = twin.choose(seconds, item.created_at / 1000); // guard
+    let is_night = seconds % (24 * 60 * 60) < 7 * 60 * 60;
+    let url = if is_night { "http://mail.test/mails" } else { "http://shop.test/sms" };
+    http::post(url).body(item.payload.clone()).send()?.ok_or_failure().map(drop)
 }
 
 /// Sends one name to two receivers, each of which has its own keys.

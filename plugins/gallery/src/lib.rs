@@ -10,6 +10,7 @@ mod answers;
 mod keys;
 mod order;
 mod payloads;
+mod receivers;
 mod repeats;
 mod stored;
 
@@ -50,17 +51,21 @@ macro_rules! exhibits {
 
 exhibits! {
     answers: swallowed_error, ignored_409, fatal_429, timeout_for_done, refused_for_done, gateway_for_done,
-        undoes_too_early, fails_when_gone, unchecked_after_waiting, error_for_missing, lets_go_of_one;
+        undoes_too_early, fails_when_gone, unchecked_after_waiting, lets_go_of_one,
+        error_page_parsed, lookup_error_is_no;
     keys: clock_in_name, random_url, day_in_url, equal_lines, different_lines, smaller_batches, name_at_two_receivers,
-        key_of_its_own, hosts_by_turns;
+        key_of_its_own, hosts_by_turns, hash_map_order, channel_by_hour;
     order: charge_then_record, shared_url, emits_outside, twenty_calls, put_that_adds, creates_if_missing,
-        too_late_midway, asks_for_token, sets_a_url_twice, pages_of_a_shrinking_list, lock_of_nobody;
+        too_late_midway, asks_for_token, sets_a_url_twice, pages_of_a_shrinking_list;
     payloads: random_body, clock_in_body, attempt_in_body, unsorted_body, read_modify_write, rate_of_the_moment,
         counts_at_receiver, takes_the_last_seat, says_when_it_was_seen;
+    receivers: lock_left_behind, aborted_upload_returns, batch_answer_kept, suffix_on_conflict, welcome_on_created,
+        cursor_moves_first;
     repeats: skips_repeats, retry_inside, resends_what_broke, gives_up_quietly, gives_up_the_lookup, hopes_it_was_done,
-        second_refusal_for_done, updates_on_repeat, refuses_repeats, alerts_at_the_end;
+        second_refusal_for_done, updates_on_repeat, refuses_repeats, alerts_at_the_end,
+        reports_its_failures;
     stored: state_before_call, emits_once, counts_attempts, forgets_in_vain, draws_a_number, one_name_for_two,
-        line_of_the_attempt, waits_for_its_share;
+        line_of_the_attempt, progress_in_state, waits_for_its_share;
 }
 
 impl Handler for Gallery {

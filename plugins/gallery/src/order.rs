@@ -4,14 +4,14 @@ use outbox_handler::followups::{self, NewItem};
 use outbox_handler::{Failure, Item, http};
 use serde_json::json;
 
-use crate::keys::{now, random};
+use crate::keys::now;
 use crate::{Twin, post, put, url};
 
 /// Charges a card at a receiver that ignores idempotency keys, then records the charge. A crash between the two calls
 /// causes a second charge. The twin first asks whether the card was charged.
 pub(crate) fn charge_then_record(item: &Item, twin: Twin) -> Result<(), Failure> {
     let is_charged = false;
-    let is_charged = twin.is_fixed() && is_found(&format!("/charges?order={}", item.idem_key))?; // guard
+    let is_charged = is_charged || twin.is_fixed() && is_found(&format!("/charges?order={}", item.idem_key))?; // guard
     if !is_charged {
         post("/charges", json!({ "order": item.idem_key, "amount": 5 }).to_string())?;
     }
@@ -120,13 +120,4 @@ pub(crate) fn pages_of_a_shrinking_list(item: &Item, twin: Twin) -> Result<(), F
 
 fn close(order: &str) -> Result<(), Failure> {
     http::Request::new("DELETE", url(&format!("/open/{order}"))).send()?.ok_or_failure().map(drop)
-}
-
-/// Takes a lock under a name that is new in each attempt, so that it waits for itself after a crash. The twin takes it
-/// in the name of its item.
-pub(crate) fn lock_of_nobody(item: &Item, twin: Twin) -> Result<(), Failure> {
-    let owner = random().to_string();
-    let owner = twin.choose(owner, item.idem_key.clone()); // guard
-    http::post(url("/lock")).header("x-owner", &owner).send()?.ok_or_failure()?;
-    post("/work", item.idem_key.clone())
 }

@@ -94,11 +94,20 @@ pub(crate) fn refuses_repeats(item: &Item, twin: Twin) -> Result<(), Failure> {
     charge(item)?.ok_or_failure().map(drop)
 }
 
-/// Tells an operator when its last attempt fails too.
+/// Tells an operator when its last attempt fails too. An outage that ends before lets that attempt succeed.
 pub(crate) fn alerts_at_the_end(item: &Item, _: Twin) -> Result<(), Failure> {
     let charged = charge(item).and_then(http::Response::ok_or_failure);
     if charged.is_err() && item.attempt == 9 {
         post("/alerts", item.idem_key.clone())?;
+    }
+    charged.map(drop)
+}
+
+/// Reports each attempt that fails to whom it may concern, and fails as it would otherwise.
+pub(crate) fn reports_its_failures(item: &Item, _: Twin) -> Result<(), Failure> {
+    let charged = charge(item).and_then(http::Response::ok_or_failure);
+    if let Err(failure) = &charged {
+        post("/failures", failure.code.clone()).unwrap_or_else(|failure| log::warn(failure.message));
     }
     charged.map(drop)
 }

@@ -3,7 +3,7 @@
 use outbox_handler::followups::{self, NewItem};
 use outbox_handler::{Failure, Item, http, state};
 
-use crate::{Twin, charge, post, url};
+use crate::{Twin, charge, post, put, url};
 
 /// Stores in its state that it has charged, then charges, and ignores a failure of the charge. The state then claims a
 /// charge that did not happen. The twin returns the failure, and then nothing of the attempt is stored.
@@ -92,6 +92,29 @@ pub(crate) fn line_of_the_attempt(item: &Item, twin: Twin) -> Result<(), Failure
     let line = twin.choose(line, item.idem_key.clone()); // guard
     followups::emit(&NewItem::json("receipt", &item.idem_key)?.ordering_key(line))
 }
+
+/// Notes in its state whom it has told through a gateway that ignores keys: the note is committed only when the item is
+/// done, so there is none in the next attempt. The twin puts each message under a name of its own.
+pub(crate) fn progress_in_state(item: &Item, twin: Twin) -> Result<(), Failure> {
+    // guard begin
+    if twin.is_fixed() {
+        return STAFF.into_iter().try_for_each(|name| put(&format!("/sms/{}-{name}", item.idem_key), "open"));
+    }
+    // guard end
+    let note = format!("told/{}", item.idem_key);
+    let mut told: Vec<String> = state::get_json(&note)?.unwrap_or_default();
+    for name in STAFF {
+        if told.iter().all(|known| known != name) {
+            http::post(url("/sms")).effect(name).body(format!("{name}: open")).send()?.ok_or_failure()?;
+            told.push(name.to_owned());
+            state::put_json(&note, &told)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whom `progress_in_state` tells.
+const STAFF: [&str; 3] = ["ann", "bob", "eve"];
 
 /// Waits until its state has something left for it, which another item can take first.
 pub(crate) fn waits_for_its_share(item: &Item, _: Twin) -> Result<(), Failure> {
