@@ -173,6 +173,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         slots: 4,
         environment: Arc::new(|_| None),
         keys: Vec::new(),
+        ca_files: Vec::new(),
         state: Arc::new(WithoutStore),
         quarantine: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),

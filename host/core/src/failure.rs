@@ -113,6 +113,11 @@ impl fmt::Display for FailureClass {
     }
 }
 
+/// The code of a failure of the host that lacks descriptors, memory or ports.
+pub const HOST_RESOURCES: &str = "host.resources";
+/// The code of a failure of the host that could not read plugin state.
+pub const HOST_STATE: &str = "host.state";
+
 /// Why an attempt failed. Handlers return it as a value; it is never an error of the host itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

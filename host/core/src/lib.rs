@@ -83,7 +83,7 @@ pub use crate::breaker::BreakerPolicy;
 pub use crate::crash_budget::{CrashBudget, SuspectRoom, SuspectRun, has_attempt_left};
 pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
 pub use crate::failed_attempt::FailedAttempt;
-pub use crate::failure::{Failure, FailureClass};
+pub use crate::failure::{Failure, FailureClass, HOST_RESOURCES, HOST_STATE};
 pub use crate::fingerprint::fingerprint;
 pub use crate::handler::{Attempt, AttemptReport, DeliveryMode, Handler, Outcome, STREAK_DEFAULT, ServedType};
 pub use crate::host_writes::{

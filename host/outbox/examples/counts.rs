@@ -140,6 +140,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         slots: CONCURRENCY,
         environment: Arc::new(|_| None),
         keys: Vec::new(),
+        ca_files: Vec::new(),
         state: Arc::new(WithoutStore),
         quarantine: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),

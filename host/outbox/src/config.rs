@@ -59,6 +59,9 @@ pub(crate) struct Config {
     /// between them. With keys, a component needs a signature by one of them, in `NAME.wasm.minisig` beside it.
     /// Without keys, components need no signature.
     pub(crate) plugin_keys: Vec<String>,
+    /// `OUTBOX_CA_FILE` and `SSL_CERT_FILE`, default none: PEM files with certificates of authorities that vouch for
+    /// receivers, besides the public ones.
+    pub(crate) ca_files: Vec<PathBuf>,
     /// `OUTBOX_CONCURRENCY` or `--concurrency`, default 64: the maximum of attempts in flight in
     /// this process.
     pub(crate) concurrency: usize,
@@ -97,7 +100,8 @@ pub(crate) struct Config {
     pub(crate) sagas: Vec<SagaDefinition>,
     /// `OUTBOX_CONFIG` or `--config`, default `./outbox.toml` if it exists: the file that was read.
     pub(crate) file: Option<PathBuf>,
-    /// One sentence for each `OUTBOX_…` variable that is no setting, with the most similar setting.
+    /// One sentence for each variable that has no effect: an `OUTBOX_…` variable that is no setting, with the most
+    /// similar setting, and those that name a proxy.
     pub(crate) warnings: Vec<String>,
     /// The user and the machine of this process.
     pub(crate) identity: ProcessIdentity,
@@ -127,6 +131,7 @@ impl Config {
             plugins: settings::plugins(settings)?,
             cache_dir: settings::cache_dir(settings, environment)?,
             plugin_keys: settings::plugin_keys(settings)?,
+            ca_files: settings::ca_files(settings, environment)?,
             concurrency: settings::concurrency(settings)?,
             prefetch: settings::prefetch(settings)?,
             drain: settings::drain(settings)?,
@@ -143,7 +148,7 @@ impl Config {
             is_strict: settings::strict(settings)?,
             sagas,
             file: sources.file.as_ref().map(|file| file.path.clone()),
-            warnings: sources::unknown_variables(environment),
+            warnings: sources::ineffective_variables(environment),
             identity: environment.identity(),
             environment: environment.clone(),
         })

@@ -20,7 +20,7 @@ pub(crate) fn start(
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Plugins>> {
     Plugins::start(settings(config, state, quarantine), stop)
-        .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS and OUTBOX_CACHE_DIR)")
+        .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS, OUTBOX_CA_FILE and OUTBOX_CACHE_DIR)")
 }
 
 /// Loads the folder once, as a host would, and returns the status of each file.
@@ -55,6 +55,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         slots: config.concurrency,
         environment: environment(config),
         keys: config.plugin_keys.clone(),
+        ca_files: config.ca_files.clone(),
         state,
         quarantine,
         resolver: Arc::new(SystemResolver),

@@ -69,6 +69,8 @@ pub use crate::load::private_dir::PrivateDirError;
 pub use crate::load::signature::TrustedKeyError;
 use crate::load::signature::TrustedKeys;
 pub use crate::load::source::LoadError;
+pub use crate::outgoing::authorities::AuthorityError;
+use crate::outgoing::authorities::TlsConfig;
 pub use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::quarantine_cache::QuarantineCache;
@@ -94,7 +96,7 @@ impl Plugins {
         let cache = PrivateDir::open(&settings.cache_dir)?;
         let good = LastGoodStore::new(cache.subfolder("good")?);
         let keys = TrustedKeys::read(&settings.keys)?;
-        let engine = SharedEngine::new(settings.slots, settings.resolver)?;
+        let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::new(&settings.ca_files)?)?;
         let loader = Arc::new(Loader::new(engine, Some(CodeCache::new(cache)), settings.environment, keys));
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);

@@ -29,6 +29,8 @@ pub struct PluginSettings {
     /// Minisign public keys, in base64 or as names of files. If there are any, only components that one of them
     /// signed are loaded.
     pub keys: Vec<String>,
+    /// Files of PEM certificates of authorities that receivers are believed by, besides the public ones.
+    pub ca_files: Vec<PathBuf>,
     /// Reads plugin state for attempts.
     pub state: Arc<dyn StateReader>,
     /// Remembers quarantined components for every process.

@@ -34,6 +34,7 @@ use crate::load::private_dir::PrivateDir;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::load::{compatibility, loader};
+use crate::outgoing::authorities::TlsConfig;
 use crate::outgoing::resolve::SystemResolver;
 use crate::sandbox::engine::{EngineStartError, SharedEngine};
 use crate::sandbox::failure_mapping;
@@ -160,7 +161,7 @@ fn code_cache(dir: Option<&Path>) -> Option<CodeCache> {
 
 /// An engine whose guests wait by the virtual clock of their backend.
 fn engine() -> Result<SharedEngine, EngineStartError> {
-    let mut engine = SharedEngine::new(SLOTS, Arc::new(SystemResolver))?;
+    let mut engine = SharedEngine::new(SLOTS, Arc::new(SystemResolver), TlsConfig::public())?;
     virtual_timers::link(&mut engine.linker).map_err(|reason| EngineStartError::Engine(reason.into()))?;
     Ok(engine)
 }

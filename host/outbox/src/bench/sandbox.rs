@@ -73,6 +73,7 @@ impl Sandbox {
             slots: config.concurrency,
             environment: Arc::new(|_| None),
             keys: Vec::new(),
+            ca_files: Vec::new(),
             state: Arc::new(WithoutStore),
             quarantine: Arc::new(WithoutStore),
             resolver: Arc::new(SystemResolver),

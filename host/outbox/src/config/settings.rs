@@ -58,6 +58,11 @@ pub(super) fn plugin_keys(settings: &ResolvedSettings) -> Result<Vec<String>, Co
     Ok(settings.parsed("OUTBOX_PLUGIN_KEYS", accepted, value::plugin_keys)?.unwrap_or_default())
 }
 
+pub(super) fn ca_files(settings: &ResolvedSettings, environment: &ProcessEnv) -> Result<Vec<PathBuf>, ConfigError> {
+    let conventional = environment.get("SSL_CERT_FILE").map(PathBuf::from);
+    Ok(settings.path("OUTBOX_CA_FILE")?.into_iter().chain(conventional).collect())
+}
+
 /// Attempts mostly wait for a downstream service, so a host runs many more of them than it has processors.
 const CONCURRENCY: usize = 64;
 

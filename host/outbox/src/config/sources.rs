@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 28] = [
+const SETTINGS: [(&str, Option<&str>); 29] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -28,6 +28,7 @@ const SETTINGS: [(&str, Option<&str>); 28] = [
     ("OUTBOX_PLUGINS", Some("--plugins")),
     ("OUTBOX_CACHE_DIR", None),
     ("OUTBOX_PLUGIN_KEYS", None),
+    ("OUTBOX_CA_FILE", None),
     ("OUTBOX_CONCURRENCY", Some("--concurrency")),
     ("OUTBOX_PREFETCH", None),
     ("OUTBOX_DRAIN_SEC", None),
@@ -195,8 +196,15 @@ pub(super) fn nearest_key(key: &str) -> Option<String> {
     nearest(&wanted, keys)
 }
 
+/// One sentence for each variable that has no effect although it looks like it had.
+pub(super) fn ineffective_variables(environment: &ProcessEnv) -> Vec<String> {
+    let mut sentences = unknown_variables(environment);
+    sentences.extend(ignored_proxies(environment));
+    sentences
+}
+
 /// One sentence for each `OUTBOX_…` variable that is no setting.
-pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
+fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
     let known = || SETTINGS.into_iter().map(|(variable, _)| variable).chain([CONFIG]);
     let unknown =
         environment.names().filter(|name| name.starts_with("OUTBOX_") && !known().any(|known| known == *name));
@@ -206,6 +214,13 @@ pub(super) fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
             None => format!("{name} is not a setting and is ignored"),
         })
         .collect()
+}
+
+/// One sentence for each variable that asks for a proxy. Its value is not shown, because it may hold a password.
+fn ignored_proxies(environment: &ProcessEnv) -> Vec<String> {
+    const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+    let given = PROXIES.into_iter().filter(|name| environment.get(name).is_some());
+    given.map(|name| format!("{name} is ignored: requests of plugins go to their receivers without a proxy")).collect()
 }
 
 /// The most similar of the words; `None` when none is similar enough.

@@ -1,6 +1,6 @@
 //! Tests of all settings together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outbox_core::RetryPolicy;
@@ -159,6 +159,20 @@ fn an_unknown_variable_is_a_warning_that_names_the_nearest() {
     let config = parse(&[("OUTBOX_VISIBILITY_SECS", "3"), ("OUTBOX_CONFIG", "x"), ("PATH", "/bin")], None).unwrap();
     let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
     assert!(warning.contains("OUTBOX_VISIBILITY_SECS") && warning.contains("did you mean OUTBOX_VISIBILITY_SEC?"));
+}
+
+#[test]
+fn a_proxy_in_the_environment_is_a_warning_that_does_not_show_it() {
+    let config = parse(&[("HTTPS_PROXY", "http://ada:hunter2@proxy:3128"), ("no_proxy", "localhost")], None).unwrap();
+    let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    assert!(warning.contains("HTTPS_PROXY is ignored") && !warning.contains("hunter2"), "{warning}");
+}
+
+#[test]
+fn both_files_of_authorities_count() {
+    let config = parse(&[("OUTBOX_CA_FILE", "ours.pem"), ("SSL_CERT_FILE", "system.pem")], None).unwrap();
+    assert_eq!(config.ca_files, [Path::new("ours.pem"), Path::new("system.pem")]);
+    assert!(parse(&[], None).unwrap().ca_files.is_empty());
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::load::private_dir::PrivateDir;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::load::{compatibility, contract_diff, producers};
+use crate::outgoing::authorities::TlsConfig;
 use crate::sandbox::engine::SharedEngine;
 use crate::settings::PluginSettings;
 use crate::start_error::StartError;
@@ -111,7 +112,7 @@ pub struct Inspection {
 pub async fn inspect(file: &Path, settings: PluginSettings) -> Result<Inspection, InspectError> {
     let source = read(file)?;
     let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
-    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver)).map_err(StartError::from)?;
+    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver), TlsConfig::public()).map_err(StartError::from)?;
     let loader = Arc::new(Loader::new(engine, None, Arc::clone(&settings.environment), keys));
     let mut inspection = Inspection {
         name: source.name.clone(),
@@ -147,7 +148,7 @@ pub async fn load_time(file: &Path, settings: PluginSettings) -> Result<Duration
     let source = read(file)?;
     let cache = CodeCache::new(PrivateDir::open(&settings.cache_dir).map_err(StartError::from)?);
     let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
-    let engine = SharedEngine::new(settings.slots, settings.resolver).map_err(StartError::from)?;
+    let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::public()).map_err(StartError::from)?;
     let loader = Arc::new(Loader::new(engine, Some(cache), settings.environment, keys));
     let begun = Instant::now();
     loader.load(source).await?;

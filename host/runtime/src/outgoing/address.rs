@@ -19,10 +19,11 @@ fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let embedded = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match v6.segments() {
-        // IPv4-mapped, NAT64, and 6to4.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            embedded(high, low)
-        }
+        // IPv4-mapped, IPv4-translated, NAT64, and 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
         // IPv4-compatible, which is obsolete. `::` and `::1` are no such addresses.
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => embedded(high, low),
         _ => address,
@@ -41,9 +42,15 @@ const METADATA: [IpAddr; 5] = [
 fn is_always_denied(address: IpAddr) -> bool {
     let is_link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || is_local_nat64(v6),
     };
     is_link_local || address.is_unspecified() || address.is_multicast() || METADATA.contains(&address)
+}
+
+/// Whether a translator of the local network decides which IPv4 address this is (RFC 8215). Where in the address the
+/// translator looks for it is not known here, so it may be any, also one that serves credentials.
+fn is_local_nat64(address: Ipv6Addr) -> bool {
+    address.segments()[..3] == [0x64, 0xff9b, 1]
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -84,6 +91,9 @@ mod tests {
             "169.254.169.254",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "::ffff:0:169.254.169.254",
             "2002:a9fe:a9fe::1",
             "::a9fe:a9fe",
             "fe80::1",
@@ -100,9 +110,17 @@ mod tests {
 
     #[test]
     fn private_addresses_need_a_grant_that_means_them() {
-        for address in
-            ["127.0.0.1", "10.0.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1", "2001::1"]
-        {
+        for address in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "::1",
+            "fd12::1",
+            "::ffff:10.0.0.1",
+            "::ffff:0:10.0.0.1",
+            "2001::1",
+        ] {
             assert!(allowed(AddressScope::Private, address), "{address}");
             assert!(!allowed(AddressScope::Public, address), "{address}");
         }

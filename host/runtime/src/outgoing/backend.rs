@@ -12,7 +12,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::bindings::outbox::handler::followups::NewItem as EmitRequest;
-use crate::sandbox::observations::Denial;
+use crate::sandbox::observations::{Denial, NetworkFault};
 
 /// The outside of one plugin's sandbox. The default methods are those of a real world.
 pub(crate) trait HostBackend: fmt::Debug + Send + Sync + 'static {
@@ -57,6 +57,8 @@ pub(crate) struct SendError {
     pub(crate) was_sent: bool,
     /// What the host denied, if that is the reason.
     pub(crate) denial: Option<Denial>,
+    /// What went wrong on the way, in words.
+    pub(crate) fault: Option<Box<NetworkFault>>,
 }
 
 /// A call by which a guest reads or writes what the host stores for it.

@@ -2,6 +2,7 @@
 //!
 //! Every plugin has connections of its own, so no plugin can see the traffic of another.
 
+use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,37 +11,38 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use wasmtime_wasi_http::WasiBody;
+use tokio::time::timeout;
+use tower_service::Service;
 
 use crate::outgoing::address;
+use crate::outgoing::authorities::TlsConfig;
+use crate::outgoing::connect_error::{CONNECT_TIMEOUT, ConnectError};
+use crate::outgoing::connection::ReceiverConnection;
 use crate::outgoing::grant::Grants;
+use crate::outgoing::happy_eyeballs;
+use crate::outgoing::host_want::open_fault;
+use crate::outgoing::repeatable_body::BodySending;
 use crate::outgoing::resolve::{Resolver, addresses};
 
 /// The client of one plugin.
-pub(crate) type HttpClient = Client<HttpsConnector<Connector>, WasiBody>;
+pub(crate) type HttpClient = Client<TimedConnector, BodySending>;
 
 /// Bytes of the head of a response: status line and headers.
 pub(crate) const HEAD_MAX: usize = 64 << 10;
 /// Headers of a response.
 pub(crate) const HEADERS_COUNT_MAX: usize = 128;
-/// Longer than a connection within a continent takes, much shorter than an attempt.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time for the name, the connection and TLS together.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Shorter than the 60 seconds after which common servers close an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// Idle connections per host: about as many as attempts run at a time, so that bursts can reuse them.
 const IDLE_CONNECTIONS: usize = 32;
 
-/// A client that connects only to what the grants allow.
-pub(crate) fn client(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> HttpClient {
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(Connector { grants, resolver });
+/// A client without connections.
+pub(crate) fn client(connector: TimedConnector) -> HttpClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -50,6 +52,33 @@ pub(crate) fn client(grants: Arc<Grants>, resolver: Arc<dyn Resolver>) -> HttpCl
         .build(connector)
 }
 
+/// Connects within a bounded time: a receiver that accepts a connection may never answer the TLS handshake.
+#[derive(Clone)]
+pub(crate) struct TimedConnector(HttpsConnector<Connector>);
+
+impl TimedConnector {
+    /// A connector to what the grants allow.
+    pub(crate) fn new(grants: Arc<Grants>, resolver: Arc<dyn Resolver>, tls: &TlsConfig) -> Self {
+        let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.client());
+        Self(builder.https_or_http().enable_http1().wrap_connector(Connector { grants, resolver }))
+    }
+}
+
+impl Service<Uri> for TimedConnector {
+    type Response = MaybeHttpsStream<TokioIo<ReceiverConnection>>;
+    type Error = Box<dyn StdError + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.0.call(uri);
+        Box::pin(async move { timeout(HANDSHAKE_TIMEOUT, connecting).await? })
+    }
+}
+
 /// Connects to the addresses that the plugin's grants allow.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
@@ -57,25 +86,8 @@ pub(crate) struct Connector {
     resolver: Arc<dyn Resolver>,
 }
 
-/// Why there is no connection. No byte of the request was sent.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    /// The host name has no address.
-    #[error("{host} could not be resolved: {source}")]
-    Unresolved { host: String, source: io::Error },
-    /// The grants allow none of the host's addresses.
-    #[error("{host} is at {addresses:?}, which its grant does not reach")]
-    OutOfScope { host: String, addresses: Vec<SocketAddr> },
-    /// No address answered in time.
-    #[error("no connection to {host} within {CONNECT_TIMEOUT:?}")]
-    TimedOut { host: String },
-    /// No address accepted the connection.
-    #[error("no connection to {host}: {source}")]
-    Refused { host: String, source: io::Error },
-}
-
-impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+impl Service<Uri> for Connector {
+    type Response = TokioIo<ReceiverConnection>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
@@ -85,36 +97,42 @@ impl tower_service::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move {
-            let connecting = connector.connect(&uri);
-            let timed_out = |_| ConnectError::TimedOut { host: uri.host().unwrap_or_default().to_owned() };
-            tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(timed_out)?
-        })
+        Box::pin(async move { connector.connect(&uri).await })
     }
 }
 
 impl Connector {
-    async fn connect(&self, uri: &Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(&self, uri: &Uri) -> Result<TokioIo<ReceiverConnection>, ConnectError> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let addresses = self.allowed_addresses(uri, &host).await?;
+        match timeout(CONNECT_TIMEOUT, happy_eyeballs::connect(&addresses)).await {
+            Err(_) => Err(ConnectError::TimedOut { host, addresses }),
+            Ok(Err(failures)) => Err(ConnectError::Failed { host, failures }),
+            Ok(Ok(stream)) => match ReceiverConnection::new(stream) {
+                Ok(connection) => Ok(TokioIo::new(connection)),
+                Err(err) => Err(ConnectError::Failed { host, failures: vec![(addresses[0], err)] }),
+            },
+        }
+    }
+
+    async fn allowed_addresses(&self, uri: &Uri, host: &str) -> Result<Vec<SocketAddr>, ConnectError> {
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default_port);
-        let addresses = match addresses(&*self.resolver, &host, port).await {
-            Ok(addresses) => addresses,
-            Err(source) => return Err(ConnectError::Unresolved { host, source }),
+        let addresses = match timeout(CONNECT_TIMEOUT, addresses(&*self.resolver, host, port)).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(source)) => return Err(unresolved(host, source)),
+            Err(_) => return Err(ConnectError::ResolvedLate { host: host.to_owned() }),
         };
         let scope = self.grants.address_scope(uri);
         let allowed: Vec<_> =
             addresses.iter().copied().filter(|address| address::is_allowed(scope, address.ip())).collect();
         if allowed.is_empty() {
-            return Err(ConnectError::OutOfScope { host, addresses });
+            return Err(ConnectError::OutOfScope { host: host.to_owned(), addresses });
         }
-        match TcpStream::connect(&allowed[..]).await {
-            Ok(stream) => {
-                // Small requests must not wait for the acknowledgement of earlier ones.
-                stream.set_nodelay(true).map_err(|source| ConnectError::Refused { host, source })?;
-                Ok(TokioIo::new(stream))
-            }
-            Err(source) => Err(ConnectError::Refused { host, source }),
-        }
+        Ok(allowed)
     }
+}
+
+fn unresolved(host: &str, answer: io::Error) -> ConnectError {
+    ConnectError::Unresolved { host: host.to_owned(), source: open_fault().unwrap_or(answer) }
 }

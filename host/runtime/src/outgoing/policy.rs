@@ -20,8 +20,9 @@ use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, SendError};
 use crate::outgoing::grant::{Grants, SecretHeader, http_lines};
 use crate::outgoing::host_headers::HostHeaders;
+use crate::outgoing::host_want::{causes, is_host_want};
 use crate::outgoing::recorder::ExchangeHandle;
-use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest, RequestKind};
+use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest, NetworkFault, RequestKind};
 
 /// Headers that concern one connection only, besides those that are forbidden by default.
 const HOP_HEADERS: [HeaderName; 3] = [EXPECT, TE, TRAILER];
@@ -220,9 +221,11 @@ impl ExchangeInProgress {
         match result {
             Ok(response) => {
                 in_flight.finish();
+                self.observations.request_ended(None);
                 Ok(self.limit_response(response))
             }
-            Err(SendError { error, was_sent, denial }) => {
+            Err(SendError { error, was_sent, denial, fault }) => {
+                self.observations.request_ended(fault.map(|fault| *fault));
                 if was_sent {
                     in_flight.finish();
                 } else {
@@ -253,11 +256,22 @@ fn limit_body(body: WasiBody, limit: BodyLimit, observations: Arc<AttemptObserva
     let limited = Limited::new(body, usize::try_from(limit.max).unwrap_or(usize::MAX));
     limited
         .map_err(move |err| match err.downcast::<Error>() {
-            Ok(err) => *err,
+            Ok(err) => {
+                observations.request_ended(broken_body(&err));
+                *err
+            }
             Err(err) if err.is::<LengthLimitError>() => limit.exceeded(&observations),
             Err(err) => Error::InternalError(Some(err.to_string())),
         })
         .boxed_unsync()
+}
+
+/// What the words for the end of a response are that its receiver did not finish.
+fn broken_body(err: &Error) -> Option<NetworkFault> {
+    let Error::Hyper(err) = err else { return None };
+    let words: Vec<_> = causes(err).map(ToString::to_string).collect();
+    let what = format!("the response broke off: {}", words.join(": "));
+    Some(NetworkFault { what, is_hosts: is_host_want(err) })
 }
 
 impl BodyLimit {

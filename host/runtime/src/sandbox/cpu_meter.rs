@@ -1,10 +1,12 @@
-//! The CPU time of one call: the time in which the guest's future was polled. Waiting does not count, so a guest is not
-//! charged for a slow receiver.
+//! The CPU time of one call: what the thread that polls the guest's future spends meanwhile. Waiting does not count, so
+//! a guest is charged neither for a slow receiver nor for a machine that is busy with something else.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::sandbox::epoch_ticker::Ticker;
 
@@ -23,7 +25,8 @@ pub(crate) struct CpuMeter {
 #[derive(Debug, Default)]
 struct MeterState {
     spent: Duration,
-    resumed: Option<Instant>,
+    /// The CPU time of the thread when the poll in progress began.
+    resumed: Option<Duration>,
 }
 
 impl CpuMeter {
@@ -37,7 +40,7 @@ impl CpuMeter {
         let mut guest = pin!(guest);
         poll_fn(|context| {
             let _active = ticker.guest_active();
-            self.with_state(|state| state.resumed = Some(Instant::now()));
+            self.with_state(|state| state.resumed = Some(thread_time()));
             let polled = guest.as_mut().poll(context);
             self.with_state(|state| {
                 state.spent = state.total();
@@ -48,7 +51,7 @@ impl CpuMeter {
         .await
     }
 
-    /// Errors if the running guest has exceeded its CPU time.
+    /// Errors if the running guest has exceeded its CPU time. Must be called by the thread that polls it.
     pub(crate) fn check(&self) -> Result<(), CpuLimitExceeded> {
         if self.with_state(|state| state.total()) > self.limit { Err(CpuLimitExceeded(self.limit)) } else { Ok(()) }
     }
@@ -60,8 +63,14 @@ impl CpuMeter {
 
 impl MeterState {
     fn total(&self) -> Duration {
-        self.spent + self.resumed.map_or(Duration::ZERO, |resumed| resumed.elapsed())
+        self.spent + self.resumed.map_or(Duration::ZERO, |resumed| thread_time().saturating_sub(resumed))
     }
+}
+
+/// The CPU time that the calling thread has used.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -69,13 +78,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn computing_counts_and_waiting_does_not() {
+    async fn computing_counts_and_neither_waiting_nor_what_other_threads_compute_does() {
         let (meter, ticker) = (CpuMeter::new(Duration::from_millis(20)), Ticker::start(|| {}).unwrap());
         meter.measure(&ticker, tokio::time::sleep(Duration::from_millis(50))).await;
         assert!(meter.check().is_ok());
+        let compute = || {
+            let begun = thread_time();
+            while thread_time().saturating_sub(begun) < Duration::from_millis(30) {}
+        };
+        let preempted = async { std::thread::spawn(compute).join() };
+        meter.measure(&ticker, preempted).await.unwrap();
+        assert!(meter.check().is_ok());
         let computing = async {
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_millis(30) {}
+            compute();
             meter.check()
         };
         let message = meter.measure(&ticker, computing).await.unwrap_err().to_string();

@@ -10,6 +10,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::load::manifest::limits::{INSTANCES_MAX, MEMORY_MAX, TABLE_ELEMENTS_MAX};
+use crate::outgoing::authorities::TlsConfig;
 use crate::outgoing::resolve::Resolver;
 use crate::sandbox::epoch_ticker::Ticker;
 use crate::sandbox::fixed_limits::{INSTANCE_SIZE_MAX, MEMORIES_MAX, STACK_MAX, TABLES_MAX};
@@ -38,12 +39,13 @@ pub(crate) struct SharedEngine {
     pub(crate) wasmtime: Engine,
     pub(crate) linker: Linker<HostState>,
     pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) tls: TlsConfig,
     pub(crate) ticker: Arc<Ticker>,
 }
 
 impl SharedEngine {
     /// An engine for `slots` attempts at a time. Its epoch advances while a guest computes.
-    pub(crate) fn new(slots: usize, resolver: Arc<dyn Resolver>) -> Result<Self, EngineStartError> {
+    pub(crate) fn new(slots: usize, resolver: Arc<dyn Resolver>, tls: TlsConfig) -> Result<Self, EngineStartError> {
         let instances = u32::try_from(slots)?.saturating_add(SPARE_INSTANCES);
         let engine = Engine::new(&pooled(instances)).or_else(|reason| {
             tracing::warn!(%reason, "no pool of instances could be reserved: each attempt allocates its own");
@@ -53,7 +55,7 @@ impl SharedEngine {
         let mut linker = Linker::new(&engine);
         host_functions::link(&mut linker).map_err(|reason| EngineStartError::Engine(reason.into()))?;
         let ticker = Arc::new(start_ticking(&engine).map_err(EngineStartError::EpochThread)?);
-        Ok(Self { wasmtime: engine, linker, resolver, ticker })
+        Ok(Self { wasmtime: engine, linker, resolver, tls, ticker })
     }
 }
 

@@ -117,6 +117,7 @@ mod tests {
     use wasmtime_wasi::p2::bindings::random::random::Host as _;
 
     use super::*;
+    use crate::outgoing::authorities::TlsConfig;
     use crate::outgoing::resolve::SystemResolver;
     use crate::sandbox::engine::SharedEngine;
     use crate::sandbox::fixed_limits::RANDOM_MAX;
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_limit_of_the_pool_is_recognised_when_a_component_is_compiled() {
-        let engine = SharedEngine::new(1, Arc::new(SystemResolver)).unwrap().wasmtime;
+        let engine = SharedEngine::new(1, Arc::new(SystemResolver), TlsConfig::public()).unwrap().wasmtime;
         for (modules, limit) in [
             (vec!["(global i32 (i32.const 0))".repeat(70_000)], PoolLimit::InstanceSize),
             (vec![String::new(); 200], PoolLimit::Instances),

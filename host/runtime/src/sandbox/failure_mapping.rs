@@ -6,13 +6,14 @@ use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use outbox_core::{Failure, FailureClass, KeyLockTimeout, StateReadError};
+use outbox_core::{Failure, FailureClass, HOST_RESOURCES, HOST_STATE, KeyLockTimeout, StateReadError};
 
 use crate::bindings::outbox::handler::types::{Failure as GuestFailure, FailureClass as GuestFailureClass};
 use crate::load::manifest::value::show_size;
+use crate::outgoing::host_want::{causes, is_host_want};
 use crate::sandbox::cpu_meter::CpuLimitExceeded;
 use crate::sandbox::limiter::{Limiter, stack_hint};
-use crate::sandbox::observations::{Denial, SideEffects};
+use crate::sandbox::observations::{Denial, NetworkFault, SideEffects};
 
 /// Bytes of a failure code. Codes group failures; a longer text is no code.
 const CODE_MAX: usize = 128;
@@ -89,12 +90,14 @@ fn early_exit(err: &wasmtime::Error, output: Option<&str>) -> Option<Failure> {
     Some(Failure::new(FailureClass::Trap, "plugin.exit", with_last_line(message, output)))
 }
 
-/// What the host could not do for the guest.
+/// What the host could not do for the guest. A want of memory or descriptors is no fault of the component.
 fn host_fault(err: &wasmtime::Error, phase: Phase) -> Option<Failure> {
     let (code, message) = if let Some(fault) = err.downcast_ref::<StateReadError>() {
-        ("host.state", format!("the plugin's state could not be read: {fault}"))
+        (HOST_STATE, format!("the plugin's state could not be read: {fault}"))
     } else if err.is::<PoolConcurrencyLimitError>() {
         ("host.busy", format!("the pool of instances was empty: {}", root_cause(err)))
+    } else if causes(err.as_ref()).any(is_host_want) {
+        (HOST_RESOURCES, format!("this host lacks memory or descriptors: {}", root_cause(err)))
     } else if phase == Phase::Instantiating && !err.is::<Trap>() {
         (NO_INSTANCE, format!("no instance could be made: {}", root_cause(err)))
     } else {
@@ -147,10 +150,7 @@ pub(crate) fn result_too_large(bytes: usize, most: u64) -> Failure {
 /// The same failure with the denial that came before it, if the failure can be a consequence. The guest reports only
 /// its own view of a denial; the operator needs the manifest lines that would allow the call.
 pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> Failure {
-    if !matches!(
-        failure.class,
-        FailureClass::Retryable | FailureClass::Permanent | FailureClass::Deferred | FailureClass::Trap
-    ) {
+    if !can_follow_from_a_request(failure.class) {
         return failure;
     }
     let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
@@ -162,6 +162,27 @@ pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
         _ => FailureClass::Denied,
     };
     Failure { class, code: "host.denied".to_owned(), message, ..failure }
+}
+
+/// The same failure with what went wrong on the way to a receiver, if the failure can be a consequence. What this host
+/// lacked is a failure of the host, whatever the guest makes of it.
+pub(crate) fn after_network_fault(failure: Failure, fault: &NetworkFault) -> Failure {
+    if !can_follow_from_a_request(failure.class) {
+        return failure;
+    }
+    let NetworkFault { what, is_hosts } = fault;
+    let message = truncated(format!("{}: {what}", failure.message), MESSAGE_MAX);
+    if !is_hosts {
+        return Failure { message, ..failure };
+    }
+    let message = truncated(format!("this host lacks descriptors, memory or ports: {what}"), MESSAGE_MAX);
+    Failure::new(FailureClass::Host, HOST_RESOURCES, message)
+}
+
+/// Whether a guest ends like this when one of its requests has failed.
+fn can_follow_from_a_request(class: FailureClass) -> bool {
+    use FailureClass::{Deferred, Permanent, Retryable, Trap};
+    matches!(class, Retryable | Permanent | Deferred | Trap)
 }
 
 fn root_cause(err: &wasmtime::Error) -> String {
@@ -209,6 +230,28 @@ mod tests {
         assert_eq!(failure.class, FailureClass::Permanent);
         let cpu = Failure::new(FailureClass::Cpu, "plugin.cpu", "long");
         assert_eq!(after_denial(cpu.clone(), &denial, "p"), cpu);
+    }
+
+    #[test]
+    fn what_this_host_lacks_is_its_own_failure_and_other_faults_are_told_in_words() {
+        let fault = |is_hosts| NetworkFault { what: "no connection to a: 10.0.0.1:80: why".into(), is_hosts };
+        let guests = Failure::new(FailureClass::Permanent, "x", "the receiver is gone");
+        let failure = after_network_fault(guests.clone(), &fault(true));
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, HOST_RESOURCES));
+        assert!(failure.message.ends_with("10.0.0.1:80: why"), "{}", failure.message);
+        let failure = after_network_fault(guests, &fault(false));
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Permanent, "x"));
+        assert_eq!(failure.message, "the receiver is gone: no connection to a: 10.0.0.1:80: why");
+        let cpu = Failure::new(FailureClass::Cpu, "plugin.cpu", "long");
+        assert_eq!(after_network_fault(cpu.clone(), &fault(true)), cpu);
+    }
+
+    #[test]
+    fn an_instance_that_the_system_has_no_memory_for_is_no_fault_of_its_component() {
+        let err = wasmtime::Error::from(std::io::Error::from(rustix::io::Errno::NOMEM)).context("mapping memory");
+        let failure = from_engine_error(&err, Phase::Instantiating, &Limiter::new(&Limits::default()), None);
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, HOST_RESOURCES));
+        assert!(!is_component_fault(&failure));
     }
 
     #[test]

@@ -42,8 +42,8 @@ use crate::sandbox::state_buffer::{StateAccess, StateBuffer};
 const LOCK_WAIT_DIVISOR: u32 = 4;
 /// The CPU time of a description. A component describes itself without doing anything else.
 pub(crate) const DESCRIBE_CPU: Duration = Duration::from_secs(1);
-/// The time limit of a description: longer than the CPU time, because the host may be busy.
-pub(crate) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit of a description: much longer than the CPU time, because the machine may be busy.
+pub(crate) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A compiled and linked component with its manifest.
 pub(crate) struct LinkedPlugin {
@@ -94,7 +94,7 @@ impl LinkedPlugin {
             timeout: manifest.timeout,
             limits: manifest.limits.clone(),
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
-            network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&engine.resolver))),
+            network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&engine.resolver), &engine.tls)),
             redactor: Redactor::new(&grants),
             grants,
             config: Arc::new(manifest.config.clone()),
@@ -188,6 +188,10 @@ impl LinkedPlugin {
             CallEnd::TimedOut => {
                 failure_mapping::timed_out(self.timeout, call.time_allowed, call.observations.side_effects())
             }
+        };
+        let failure = match call.observations.network_fault() {
+            Some(fault) => failure_mapping::after_network_fault(failure, &fault),
+            None => failure,
         };
         let message = self.redactor.redact_output(&failure.message);
         let failure = Failure { message, ..failure };

@@ -3,7 +3,7 @@
 //! The store of an attempt and the tasks of its requests share one record. It draws no conclusions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::Method;
 
@@ -38,6 +38,8 @@ impl RequestKind {
 #[derive(Debug, Default)]
 pub(crate) struct AttemptObservations {
     denial: OnceLock<Denial>,
+    /// Of the request that ended last; a fault of the host stays.
+    fault: Mutex<Option<NetworkFault>>,
     in_flight: AtomicU32,
     effectful_requests: AtomicU32,
     /// The requests and responses.
@@ -53,7 +55,29 @@ pub(crate) struct Denial {
     pub lines: Option<String>,
 }
 
+/// Why a request got no answer, or not the whole of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkFault {
+    /// The errors of the network in words.
+    pub what: String,
+    /// Whether this host lacks something, such as descriptors.
+    pub is_hosts: bool,
+}
+
 impl AttemptObservations {
+    /// Records how a request ended: `None` if it was answered.
+    pub(crate) fn request_ended(&self, fault: Option<NetworkFault>) {
+        let mut last = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.as_ref().is_some_and(|last| last.is_hosts) {
+            *last = fault;
+        }
+    }
+
+    /// The fault of the request that ended last, or an earlier fault of the host.
+    pub(crate) fn network_fault(&self) -> Option<NetworkFault> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Records a denial. Only the first is kept.
     pub(crate) fn deny(&self, what: String, lines: Option<String>) {
         // A later denial is most often a repetition of the same call.

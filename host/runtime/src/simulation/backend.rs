@@ -16,7 +16,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::outgoing::backend::{HostBackend, HostCall, ResponseFuture, SendError};
-use crate::outgoing::client::CONNECT_TIMEOUT;
+use crate::outgoing::connect_error::CONNECT_TIMEOUT;
 use crate::sandbox::observations::SideEffects;
 use crate::simulation::call::{GuestCall, OutgoingRequest, WorldResponse};
 use crate::simulation::virtual_clock::VirtualClock;
@@ -117,7 +117,9 @@ impl SimulatedBackend {
     ) -> Result<Response<WasiBody>, SendError> {
         match answer {
             WorldResponse::Response { status, headers, body } => response(status, &headers, body),
-            WorldResponse::Refused => Err(SendError { error: Error::ConnectionRefused, was_sent: false, denial: None }),
+            WorldResponse::Refused => {
+                Err(SendError { error: Error::ConnectionRefused, was_sent: false, denial: None, fault: None })
+            }
             WorldResponse::Broken => Err(sent_without_response(Error::ConnectionTerminated)),
             WorldResponse::Vanished => Err(self.vanish(requested_timeout).await),
             WorldResponse::Silence => {
@@ -135,13 +137,13 @@ impl SimulatedBackend {
         self.sleep(requested_timeout.unwrap_or(CONNECT_TIMEOUT)).await;
         match requested_timeout {
             Some(_) => sent_without_response(Error::HttpResponseTimeout),
-            None => SendError { error: Error::ConnectionTimeout, was_sent: false, denial: None },
+            None => SendError { error: Error::ConnectionTimeout, was_sent: false, denial: None, fault: None },
         }
     }
 }
 
 fn sent_without_response(error: Error) -> SendError {
-    SendError { error, was_sent: true, denial: None }
+    SendError { error, was_sent: true, denial: None, fault: None }
 }
 
 fn response(status: u16, headers: &[(String, String)], body: Vec<u8>) -> Result<Response<WasiBody>, SendError> {

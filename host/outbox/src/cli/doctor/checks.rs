@@ -33,7 +33,7 @@ pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
     let source = config.file.as_deref().map_or_else(|| "no file".to_owned(), shown);
     let mut results = vec![CheckResult::ok(CHECK, format!("valid ({source})"))];
     let unknown = config.warnings.iter();
-    results.extend(unknown.map(|warning| CheckResult::warn(CHECK, warning, "correct the name, or unset it")));
+    results.extend(unknown.map(|warning| CheckResult::warn(CHECK, warning, "correct its name, or unset it")));
     if !config.is_enabled {
         let advice = "set OUTBOX_ENABLED=true for durable writes";
         results.push(CheckResult::warn(CHECK, "OUTBOX_ENABLED is false: `serve` runs writes inline", advice));

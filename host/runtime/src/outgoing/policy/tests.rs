@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::load::manifest::Manifest;
 use crate::load::manifest::environment::EnvLookup;
+use crate::outgoing::authorities::TlsConfig;
 use crate::outgoing::client::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::outgoing::network::Network;
 use crate::outgoing::policy::*;
@@ -57,7 +58,7 @@ fn outgoing(manifest: &str) -> OutgoingHttp {
     let environment: EnvLookup = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
     let manifest = Manifest::parse(manifest, &environment).unwrap();
     let grants = Arc::new(manifest.grants);
-    let network = Network::new(Arc::clone(&grants), Arc::new(SystemResolver));
+    let network = Network::new(Arc::clone(&grants), Arc::new(SystemResolver), &TlsConfig::public());
     OutgoingHttp::new(
         Arc::new(OutgoingPolicy::new(grants, manifest.limits)),
         Arc::new(network),

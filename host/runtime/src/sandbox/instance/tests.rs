@@ -7,6 +7,7 @@ use crate::load::contract::CONTRACT_VERSION;
 use crate::load::loader::{Generation, Loader};
 use crate::load::signature::TrustedKeys;
 use crate::load::source::PluginSource;
+use crate::outgoing::authorities::TlsConfig;
 use crate::outgoing::resolve::SystemResolver;
 use crate::sandbox::instance::*;
 
@@ -58,7 +59,7 @@ fn looping(manifest: &str) -> PluginSource {
 }
 
 async fn generation(slots: usize, source: PluginSource) -> Generation {
-    let engine = SharedEngine::new(slots, Arc::new(SystemResolver)).unwrap();
+    let engine = SharedEngine::new(slots, Arc::new(SystemResolver), TlsConfig::public()).unwrap();
     Arc::new(Loader::new(engine, None, Arc::new(|_| None), TrustedKeys::default())).load(source).await.unwrap()
 }
 
