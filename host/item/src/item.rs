@@ -23,7 +23,7 @@ pub struct NewItem {
     pub payload: Vec<u8>,
     /// The media type of `payload`.
     pub content_type: String,
-    /// Names and values that the handler sees beside the payload. Immutable.
+    /// Names and values that the handler sees beside the payload, as an HTTP request could have them. Immutable.
     pub headers: BTreeMap<String, String>,
     /// Notes for operators. Handlers do not see them. Mutable.
     pub metadata: serde_json::Map<String, serde_json::Value>,

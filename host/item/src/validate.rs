@@ -3,6 +3,7 @@
 //! The schemas of both stores enforce the same rules as CHECK constraints; this file exists so that a caller gets a
 //! readable error before a statement runs. It knows no store.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::item::NewItem;
@@ -12,6 +13,27 @@ pub const KEY_MAX: usize = 255;
 
 /// The longest delay of a new item: ten years. A longer delay is most likely a mistaken unit.
 pub const DELAY_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// The most bytes of an item's headers, names and values together. A request may have a little more in all.
+const HEADERS_MAX: usize = 16 << 10;
+
+/// Headers that say how one connection carries a request, or to whom it goes: the HTTP client sets them. In lower case.
+const CONNECTION_HEADERS: [&str; 14] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
 
 /// The most characters of a refused value that an error repeats, so that an error fits on one line.
 const QUOTED_CHARS: usize = 80;
@@ -58,6 +80,7 @@ impl NewItem {
         if let Some(key) = &self.ordering_key {
             validate_key("ordering_key", key)?;
         }
+        validate_headers(&self.headers)?;
         validate_delay(self.delay)?;
         validate_key("content_type", &self.content_type)
     }
@@ -82,6 +105,30 @@ pub fn validate_saga(saga: &str) -> Result<(), InvalidItem> {
 pub fn validate_key(field: &'static str, key: &str) -> Result<(), InvalidItem> {
     let printable = key.bytes().all(|b| matches!(b, b' '..=b'~'));
     require(printable && (1..=KEY_MAX).contains(&key.len()), field, key, "1 to 255 printable ASCII bytes")
+}
+
+/// Validates headers: each of them can be sent in an HTTP request.
+fn validate_headers(headers: &BTreeMap<String, String>) -> Result<(), InvalidItem> {
+    for (name, value) in headers {
+        let accepted =
+            "names of HTTP headers, without those that concern the connection, such as host and content-length";
+        require(is_header_name(name), "headers", name, accepted)?;
+        // The error does not show the value, which may be a secret.
+        require(value.bytes().all(is_header_byte), "headers", name, "headers whose values have no control characters")?;
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    require(bytes <= HEADERS_MAX, "headers", &format!("{bytes} bytes"), "at most 16384 bytes in all")
+}
+
+/// Whether a request of a handler can have a header of this name.
+fn is_header_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let concerns_connection = CONNECTION_HEADERS.iter().any(|known| name.eq_ignore_ascii_case(known));
+    (1..=KEY_MAX).contains(&name.len()) && name.bytes().all(is_token) && !concerns_connection
+}
+
+fn is_header_byte(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
 fn validate_delay(delay: Duration) -> Result<(), InvalidItem> {
@@ -122,6 +169,26 @@ mod tests {
         check(|i| i.cid = Some("a\nb".into()), "cid");
         check(|i| i.saga = Some("-x".into()), "saga");
         check(|i| i.ordering_key = Some(String::new()), "ordering_key");
+    }
+
+    #[test]
+    fn a_header_that_no_request_can_have_is_refused() {
+        let with = |name: &str, value: &str| {
+            let headers = [(name.to_owned(), value.to_owned())].into();
+            NewItem { headers, ..NewItem::new("t", "k", "") }.validate()
+        };
+        for name in ["X-Tenant", "authorization", "x_y", "idempotency-key"] {
+            assert_eq!(with(name, "Müller\t1"), Ok(()), "{name}");
+        }
+        for name in
+            ["Host", "Connection", "TRANSFER-encoding", "Content-Length", "keep-alive", "bad name", "", "ü", "a:b"]
+        {
+            assert_eq!(with(name, "x").unwrap_err().field, "headers", "{name:?}");
+        }
+        let err = with("x-token", "secret\r\nx: y").unwrap_err().to_string();
+        assert!(err.contains("x-token") && !err.contains("secret"), "{err}");
+        assert_eq!(with("x", &"y".repeat(HEADERS_MAX)).unwrap_err().value, "16385 bytes");
+        assert_eq!(with("x", &"y".repeat(HEADERS_MAX - 1)), Ok(()));
     }
 
     #[test]

@@ -56,9 +56,11 @@ async fn pass_rate_limit(
     let create = "INSERT INTO outbox.alerts (kind, subject, sent_at, suppressed)
                   VALUES ($1::text, $2::text, -9223372036854775808, 0) ON CONFLICT DO NOTHING";
     tx.rows(create, &[&kind, &subject]).await?;
-    let lock = "SELECT sent_at <= $3::bigint, suppressed FROM outbox.alerts
+    // An alert of the future was sent before the clock was set back.
+    let lock = "SELECT sent_at <= $3::bigint OR sent_at > $4::bigint, suppressed FROM outbox.alerts
                 WHERE kind = $1 AND subject = $2 FOR UPDATE";
-    let found = tx.rows(lock, &[&kind, &subject, &tx.now.saturating_sub(min_interval).get()]).await?;
+    let (earliest, latest) = (tx.now.saturating_sub(min_interval).get(), tx.now.saturating_add(min_interval).get());
+    let found = tx.rows(lock, &[&kind, &subject, &earliest, &latest]).await?;
     let row = found.first().ok_or(PgError::LostRace)?;
     let (is_due, suppressed): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
     let write = "UPDATE outbox.alerts

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use outbox_item::Millis;
-use outbox_store::engine::token_bucket::available_tokens;
+use outbox_store::engine::token_bucket::{available_tokens, until_next_token};
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::error::PgError;
@@ -115,7 +115,7 @@ impl TypeBudget<'_> {
     pub(crate) fn next_available_in(&self, claims: &[Claim], now: Millis) -> Option<Duration> {
         let timed = self.next_at.map(|at| at.since(now));
         let refilled = self.tokens_left(claims).zip(self.terms.rate).filter(|(tokens, _)| *tokens < 1.0);
-        let refilled = refilled.map(|(tokens, rate)| Duration::from_secs_f64((1.0 - tokens).max(0.0) / rate));
+        let refilled = refilled.map(|(tokens, rate)| until_next_token(rate, tokens));
         [timed, refilled].into_iter().flatten().min()
     }
 }

@@ -62,7 +62,9 @@ fn pass_rate_limit(
         .prepare_cached("SELECT sent_at, suppressed FROM outbox_alerts WHERE kind = ?1 AND subject = ?2")?;
     let last: Option<(Millis, u64)> =
         select.query_row([kind, subject], |row| Ok((time(row, 0)?, row.get(1)?))).optional()?;
-    let is_early = last.is_some_and(|(sent_at, _)| tx.now < sent_at.saturating_add(min_interval));
+    // An alert of the future was sent before the clock was set back.
+    let is_early =
+        last.is_some_and(|(sent_at, _)| tx.now.since(sent_at) < min_interval && sent_at.since(tx.now) <= min_interval);
     let mut write = tx.connection.prepare_cached(if is_early {
         "UPDATE outbox_alerts SET suppressed = suppressed + 1 WHERE kind = ?1 AND subject = ?2 AND ?3"
     } else {

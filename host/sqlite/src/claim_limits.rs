@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use outbox_item::Millis;
-use outbox_store::engine::token_bucket::available_tokens;
+use outbox_store::engine::token_bucket::{self, available_tokens};
 use outbox_store::{ClaimRequest, ClaimTerms};
 
 use crate::rows::time;
@@ -65,5 +65,5 @@ pub(crate) fn take_tokens(tx: &WriteTx<'_>, terms: &ClaimTerms, taken: u32) -> r
 pub(crate) fn until_next_token(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<Duration>> {
     let Some(rate) = terms.rate else { return Ok(None) };
     let tokens = tokens(tx, terms, rate)?;
-    Ok((tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - tokens).max(0.0) / rate)))
+    Ok((tokens < 1.0).then(|| token_bucket::until_next_token(rate, tokens)))
 }

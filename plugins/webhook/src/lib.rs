@@ -1,4 +1,7 @@
 //! Calls a webhook: sends an item's payload and headers unchanged with POST to the configured `url`.
+//!
+//! It leaves out headers that no request of a handler can have. The outbox refuses those at the enqueue, but plain SQL
+//! does not.
 
 use outbox_handler::{Failure, Handler, Item, Outcome, config, http};
 
@@ -9,11 +12,37 @@ impl Handler for Webhook {
 
     fn handle(item: Item) -> Result<Outcome, Failure> {
         let request = http::post(config::require("url")?).header("content-type", &item.content_type);
-        let others = item.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        let others = item.headers.iter().filter(|(name, value)| is_sent(name, value));
         let request = others.fold(request, |request, (name, value)| request.header(name, value));
         request.body(item.payload).send()?.ok_or_failure()?;
         Ok(Outcome::done())
     }
+}
+
+/// Headers that concern the connection, which the host makes. In lower case.
+const CONNECTION: [&str; 14] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+fn is_sent(name: &str, value: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_of_value = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+    let is_of_request = |name: &str| name != "content-type" && !CONNECTION.contains(&name);
+    let is_header = !name.is_empty() && name.bytes().all(is_token) && value.bytes().all(is_of_value);
+    is_header && is_of_request(&name.to_ascii_lowercase())
 }
 
 outbox_handler::export!(Webhook);
