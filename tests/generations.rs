@@ -79,6 +79,7 @@ impl Outbox {
             instance: "pod-1".into(),
             concurrency: 4,
             prefetch: 4,
+            payload_bytes: 64 << 20,
             lease: SOON,
             drain: SOON,
             crash_budget: CrashBudget::default(),

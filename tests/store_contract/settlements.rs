@@ -15,6 +15,7 @@ use crate::support::{Fixture, START, after_start, done, item, retry, settled};
 promises! {
     a_retry_waits_counts_and_has_a_history_row
     a_give_back_waits_but_does_not_count
+    equal_give_backs_in_a_row_share_a_history_row_and_others_do_not
     a_release_leaves_no_trace
     an_item_without_an_attempt_left_is_dead_lettered_by_the_claim_that_finds_it
     what_a_failed_attempt_sent_and_was_answered_is_in_its_history
@@ -83,14 +84,39 @@ mod promise {
         for round in 1..=5 {
             let claim = f.claim_one("mail").await;
             assert_eq!((claim.item.attempts, claim.item.deliveries), (1, round));
-            let failure = Failure::new(FailureClass::Deferred, "not.now", "later");
-            let back = settled(Settlement::GiveBack { failure, delay: Duration::from_secs(1) });
-            f.store.settle(&claim.reference(), back).await.unwrap();
-            f.clock.advance(Duration::from_secs(1));
+            give_back(&f, &claim.reference(), "later").await;
         }
         let shown = f.store.get(id).await.unwrap().unwrap();
-        assert_eq!((shown.item.attempts, shown.failed_attempts.len()), (0, 5));
+        assert_eq!((shown.item.attempts, shown.item.give_backs), (0, 5));
         assert_eq!(shown.item.given_back_since, Some(START));
+    }
+
+    pub(super) async fn equal_give_backs_in_a_row_share_a_history_row_and_others_do_not(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        for message in ["later", "later", "later", "no", "later"] {
+            let claim = f.claim_one("mail").await;
+            give_back(&f, &claim.reference(), message).await;
+        }
+        for _ in 0..2 {
+            let claim = f.claim_one("mail").await;
+            f.store.settle(&claim.reference(), retry(Duration::from_secs(1))).await.unwrap();
+            f.clock.advance(Duration::from_secs(1));
+        }
+        let rows = f.store.get(id).await.unwrap().unwrap().failed_attempts;
+        let told: Vec<_> = rows.iter().map(|row| (row.delivery, row.message.as_str())).collect();
+        let down = "the receiver is down";
+        assert_eq!(told, [(3, "later"), (4, "no"), (5, "later"), (6, down), (7, down)]);
+        assert_eq!((rows[0].started_at, rows[0].ended_at), (START, after_start(2_000)), "from the first to the last");
+        assert!(rows[0].maybe_executed, "one of them may have had an effect");
+    }
+
+    /// Gives the item back for a second, the first time with an effect that is not certain.
+    async fn give_back(f: &Fixture, claim: &ClaimRef, message: &str) {
+        let failure = Failure::new(FailureClass::Deferred, "not.now", message);
+        let mut back = settled(Settlement::GiveBack { failure, delay: Duration::from_secs(1) });
+        back.maybe_executed = f.clock.now() == START;
+        f.store.settle(claim, back).await.unwrap();
+        f.clock.advance(Duration::from_secs(1));
     }
 
     pub(super) async fn a_release_leaves_no_trace(f: Fixture) {

@@ -127,6 +127,13 @@ impl HostProcess {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// From now on the process can open no descriptor with this number or a larger one.
+    pub(crate) fn limit_descriptors(&self, limit: u32) {
+        let (pid, limit) = (self.child.id().to_string(), format!("--nofile={limit}:"));
+        let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("running prlimit");
+        assert!(limited.success(), "the limit could not be set");
+    }
+
     /// Ends the host with `kill -9`, so that it cannot clean up.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killing the host");

@@ -7,7 +7,9 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use outbox_core::{AttemptReport, AttemptTrace, Failure, FailureClass, Outcome, RetryPolicy, ServedType};
+use outbox_core::{
+    AttemptReport, AttemptTrace, Circumstances, Failure, FailureClass, Outcome, RetryPolicy, ServedType, settlement_for,
+};
 use outbox_item::Status;
 use outbox_runtime::simulation::{AttemptEnd, GuestCall, SimulatedAttempt, SimulatedPlugin};
 
@@ -202,7 +204,8 @@ impl ScheduledRun {
     /// Settles an attempt. Returns the conflict, if another attempt changed the state that this one read.
     fn settle(&self, claim: &InMemoryClaim, report: AttemptReport) -> Option<Failure> {
         let trace = AttemptTrace { maybe_executed: report.maybe_executed, handler_digest: None };
-        let decide = |outcome| outbox_core::settlement_for(outcome, &claim.item, &self.served_type, 1.0);
+        let circumstances = Circumstances { draw: 1.0, others_fail_too: false };
+        let decide = |outcome| settlement_for(outcome, &claim.item, &self.served_type, circumstances);
         match self.outbox.settle(claim, &decide(report.outcome), trace) {
             Ok(()) | Err(SettleError::ClaimLost) => None,
             Err(SettleError::StateConflict(key)) => {

@@ -9,14 +9,14 @@ use outbox_item::Millis;
 use crate::failure::FailureClass;
 use crate::recording::Recording;
 
-/// One attempt that failed or was given back.
+/// One attempt that failed, or attempts in a row that were given back for one reason.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FailedAttempt {
-    /// The number of the claim since enqueue, from 1.
+    /// The number of the claim since enqueue, from 1; of the last claim, if there were several.
     pub delivery: u32,
     /// The number of the attempt since enqueue or the last replay, from 1.
     pub attempt: u32,
-    /// When the claim began.
+    /// When the claim began; of the first one, if there were several.
     pub started_at: Millis,
     /// When the worker settled the claim, or the store found it expired.
     pub ended_at: Millis,

@@ -99,5 +99,5 @@ pub use crate::plugin_ports::{QuarantineEntry, QuarantineError, QuarantineStore,
 pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
 pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
-pub use crate::settlement::{Settlement, settlement_for};
+pub use crate::settlement::{Circumstances, Settlement, settlement_for};
 pub use crate::wildcard::wildcard_matches;

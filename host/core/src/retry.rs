@@ -43,12 +43,9 @@ impl RetryPolicy {
         full.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// The delay that the handler asked for, at most [`MAX_RETRY_AFTER`]; without one, [`Self::backoff`].
+    /// [`Self::backoff`], or what the handler asked for, at most [`MAX_RETRY_AFTER`], if that is longer.
     pub fn delay(&self, attempt: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
-        match retry_after {
-            Some(requested) => requested.min(MAX_RETRY_AFTER),
-            None => self.backoff(attempt, draw),
-        }
+        self.backoff(attempt, draw).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }
 }
 
@@ -68,11 +65,13 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_that_the_handler_asks_for_overrides_the_cap_but_not_the_bound() {
+    fn a_delay_that_the_handler_asks_for_is_a_lower_bound_that_overrides_the_cap_but_not_the_bound() {
         let policy = RetryPolicy::default();
         let hour = Duration::from_hours(1);
         assert_eq!(policy.delay(1, 0.5, Some(hour)), hour);
         assert_eq!(policy.delay(1, 0.5, Some(hour * 100)), MAX_RETRY_AFTER);
+        assert_eq!(policy.delay(5, 0.5, Some(Duration::ZERO)), policy.backoff(5, 0.5));
+        assert_eq!(policy.delay(5, 0.5, Some(Duration::from_secs(1))), policy.backoff(5, 0.5));
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outbox_item::Item;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::handler::{Outcome, ServedType};
 use crate::host_writes::HostWrites;
 use crate::on_dead::OnDead;
@@ -58,23 +58,42 @@ impl Settlement {
     }
 }
 
+/// What decides a settlement besides the outcome and the item.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// A random number from 0 to 1 for the jitter of the delay.
+    pub draw: f64,
+    /// Whether the host fails attempts at other items of the type too. Then its faults never count.
+    pub others_fail_too: bool,
+}
+
 /// Chooses the settlement of an attempt at `item`. `item.attempts` is the number of the attempt and
-/// `item.claimed_at` the start of its claim. `draw` is a random number from 0 to 1 for the jitter of the delay.
-pub fn settlement_for(outcome: Outcome, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
+/// `item.claimed_at` the start of its claim.
+pub fn settlement_for(
+    outcome: Outcome,
+    item: &Item,
+    served_type: &ServedType,
+    circumstances: Circumstances,
+) -> Settlement {
     match outcome {
         Outcome::Done { result, writes } => Settlement::Done { result, writes },
         Outcome::Interrupted | Outcome::NoHandler => Settlement::Release,
-        Outcome::Failed(failure) => after_failure(failure, item, served_type, draw),
+        Outcome::Failed(failure) => after_failure(failure, item, served_type, circumstances),
     }
 }
 
-fn after_failure(failure: Failure, item: &Item, served_type: &ServedType, draw: f64) -> Settlement {
-    let delay = served_type.retry.delay(item.attempts, draw, failure.retry_after);
-    if failure.class.is_uncounted() && !is_uncounted_too_long(item) {
-        // At least the first backoff step: without it, one item could be given back in a busy loop.
-        let delay = delay.max(served_type.retry.backoff(1, draw));
+fn after_failure(
+    failure: Failure,
+    item: &Item,
+    served_type: &ServedType,
+    Circumstances { draw, others_fail_too }: Circumstances,
+) -> Settlement {
+    let never_counts = failure.class == FailureClass::Host && others_fail_too;
+    if failure.class.is_uncounted() && (never_counts || !is_uncounted_too_long(item)) {
+        let delay = served_type.retry.delay(item.give_backs.saturating_add(1), draw, failure.retry_after);
         return Settlement::GiveBack { failure, delay };
     }
+    let delay = served_type.retry.delay(item.attempts, draw, failure.retry_after);
     if failure.class.skips_retries() || !served_type.retry.allows_another(item.attempts) {
         return Settlement::Dead { failure, on_dead: served_type.on_dead };
     }
@@ -91,7 +110,6 @@ mod tests {
     use outbox_item::{ItemId, Millis, NewItem, Status};
 
     use super::*;
-    use crate::failure::FailureClass;
     use crate::retry::RetryPolicy;
 
     fn item(attempts: u32) -> Item {
@@ -105,9 +123,15 @@ mod tests {
     }
 
     fn after(class: FailureClass, item: &Item) -> Settlement {
+        after_in(class, item, None, false)
+    }
+
+    fn after_in(class: FailureClass, item: &Item, wish: Option<Duration>, others_fail_too: bool) -> Settlement {
         let retry = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
         let served_type = ServedType { retry, ..ServedType::new("t") };
-        settlement_for(Outcome::Failed(Failure::new(class, "code", "message")), item, &served_type, 1.0)
+        let failure = Failure { retry_after: wish, ..Failure::new(class, "code", "message") };
+        let circumstances = Circumstances { draw: 1.0, others_fail_too };
+        settlement_for(Outcome::Failed(failure), item, &served_type, circumstances)
     }
 
     #[test]
@@ -122,6 +146,32 @@ mod tests {
     #[test]
     fn a_permanent_failure_is_dead_at_once() {
         assert!(matches!(after(FailureClass::Permanent, &item(1)), Settlement::Dead { .. }));
+    }
+
+    #[test]
+    fn each_give_back_in_a_row_waits_longer_and_a_wish_is_a_lower_bound() {
+        let waits = |class, give_backs, wish: Option<u64>| {
+            let item = Item { give_backs, ..item(1) };
+            match after_in(class, &item, wish.map(Duration::from_secs), false) {
+                Settlement::GiveBack { delay, .. } => delay.as_secs(),
+                other => panic!("{other:?}"),
+            }
+        };
+        for class in [FailureClass::Deferred, FailureClass::Conflict, FailureClass::Host, FailureClass::Plugin] {
+            assert_eq!([0, 1, 2, 3, 20].map(|given_back| waits(class, given_back, None)), [1, 2, 4, 8, 300]);
+            assert_eq!([0, 1, 2, 3, 20].map(|given_back| waits(class, given_back, Some(1))), [1, 2, 4, 8, 300]);
+            assert_eq!(waits(class, 20, Some(0)), 300);
+            assert_eq!(waits(class, 2, Some(900)), 900);
+            assert_eq!(waits(class, 2, Some(99 * 3600)), 24 * 3600);
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_host_never_counts_while_others_of_the_type_fare_the_same() {
+        let old = Item { given_back_since: Some(Millis::default()), ..item(3) };
+        assert!(matches!(after_in(FailureClass::Host, &old, None, true), Settlement::GiveBack { .. }));
+        assert!(matches!(after_in(FailureClass::Host, &old, None, false), Settlement::Dead { .. }));
+        assert!(matches!(after_in(FailureClass::Deferred, &old, None, true), Settlement::Dead { .. }));
     }
 
     #[test]

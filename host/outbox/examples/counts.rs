@@ -75,6 +75,7 @@ async fn drain(store: Arc<SqliteStore>, handler: Arc<dyn Handler>, items: usize)
         instance: "counts".to_owned(),
         concurrency: CONCURRENCY,
         prefetch: CONCURRENCY,
+        payload_bytes: 64 << 20,
         lease: LEASE,
         drain: LEASE,
         crash_budget: CrashBudget::default(),

@@ -68,6 +68,8 @@ pub(crate) struct Config {
     /// `OUTBOX_PREFETCH`, default 256: the maximum of items that are claimed ahead of the attempts in flight,
     /// while attempts are short.
     pub(crate) prefetch: usize,
+    /// `OUTBOX_PAYLOAD_MIB`, default 64: a worker claims no more while the payloads of its items have so many MiB.
+    pub(crate) payload_bytes: u64,
     /// `OUTBOX_DRAIN_SEC`, default 20: how long a shutdown waits for attempts in flight.
     pub(crate) drain: Duration,
     /// `OUTBOX_LISTEN` or `--listen`, default `127.0.0.1:7070`: the address of the HTTP server.
@@ -134,6 +136,7 @@ impl Config {
             ca_files: settings::ca_files(settings, environment)?,
             concurrency: settings::concurrency(settings)?,
             prefetch: settings::prefetch(settings)?,
+            payload_bytes: settings::payload_bytes(settings)?,
             drain: settings::drain(settings)?,
             listen: settings::listen(settings)?,
             token: settings::token(settings)?,

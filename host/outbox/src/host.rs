@@ -217,6 +217,7 @@ impl RunningHost<'_> {
             instance: self.instance.clone(),
             concurrency: self.config.concurrency,
             prefetch: self.config.prefetch,
+            payload_bytes: self.config.payload_bytes,
             lease: self.config.lease,
             drain: self.config.drain,
             crash_budget: self.config.crash_budget,

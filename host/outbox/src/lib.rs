@@ -108,6 +108,7 @@
 //!     instance: "example".to_owned(),
 //!     concurrency: 8,
 //!     prefetch: 0,
+//!     payload_bytes: 64 << 20,
 //!     lease: Duration::from_mins(1),
 //!     drain: Duration::from_secs(5),
 //!     crash_budget: CrashBudget::default(),

@@ -52,7 +52,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         cache_dir: config.cache_dir.clone(),
         attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
         retry: config.retry,
-        slots: config.concurrency,
+        slots: outbox_worker::most_attempts(config.concurrency),
         environment: environment(config),
         keys: config.plugin_keys.clone(),
         ca_files: config.ca_files.clone(),

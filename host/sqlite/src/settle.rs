@@ -4,11 +4,11 @@
 //! `complete` knows how an item becomes DONE, and `places` how an item moves. This file does not decide about retries:
 //! the settlement does.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use outbox_core::saga::StepOutcome;
 use outbox_core::{AttemptTrace, ClaimedPast, Destination, Failure, HostWrites, ItemMove, OnDead, Past, Settlement};
-use outbox_item::ItemId;
+use outbox_item::{ItemId, Millis};
 use outbox_store::engine::attempt_record::AttemptRecord;
 use outbox_store::engine::counters::Counter;
 use outbox_store::{ClaimRef, ClaimToken, SettleRequest, StoreError};
@@ -52,13 +52,16 @@ fn commit_writes(tx: &mut WriteTx<'_>, id: ItemId, writes: &HostWrites) -> Resul
 fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) -> rusqlite::Result<()> {
     leave_lease(tx, leased.token, vec![leased.attempt.id])?;
     give_back_behind(tx, &leased, &[])?;
-    let attempted = AttemptRecord {
+    let mut attempted = AttemptRecord {
         maybe_executed: request.maybe_executed,
         handler_digest: request.handler_digest.clone(),
         exchanges: request.exchanges.clone(),
         ..leased.attempt
     };
     if let Some(failure) = request.settlement.failure() {
+        if matches!(request.settlement, Settlement::GiveBack { .. }) {
+            begin_where_equal_one_began(tx, &mut attempted, failure)?;
+        }
         write_history(tx, &attempted, failure, request.stderr.as_deref())?;
     }
     match &request.settlement {
@@ -130,6 +133,29 @@ pub(crate) fn claimed_past<'a>(attempted: &'a AttemptRecord, past: &'a Past) -> 
 
 fn trace(attempted: &AttemptRecord) -> AttemptTrace<'_> {
     AttemptTrace { maybe_executed: attempted.maybe_executed, handler_digest: attempted.handler_digest.as_deref() }
+}
+
+/// Lets an attempt that is given back take the place of the one before it in the history, if that failed alike: the
+/// row then tells of all of them, from the begin of the first.
+fn begin_where_equal_one_began(
+    tx: &WriteTx<'_>,
+    attempted: &mut AttemptRecord,
+    failure: &Failure,
+) -> rusqlite::Result<()> {
+    let mut delete = tx.connection.prepare_cached(
+        "DELETE FROM outbox_attempts
+         WHERE item_id = ?1 AND attempt = ?2 AND class = ?3 AND code = ?4 AND message = ?5
+           AND delivery = (SELECT max(delivery) FROM outbox_attempts WHERE item_id = ?1)
+         RETURNING started_at, maybe_executed",
+    )?;
+    let (class, code, message) = (failure.class.as_str(), &failure.code, &failure.message);
+    let values = params![attempted.id.get(), attempted.attempt, class, code, message];
+    let earlier: Option<(i64, bool)> = delete.query_row(values, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    if let Some((started_at, maybe_executed)) = earlier {
+        attempted.started_at = Millis::new(started_at);
+        attempted.maybe_executed |= maybe_executed;
+    }
+    Ok(())
 }
 
 /// Writes the history row of an attempt that did not end DONE, and counts it. Once an item's deliveries are at the

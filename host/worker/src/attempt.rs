@@ -6,21 +6,23 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
     Attempt, AttemptLocks, AttemptReport, DeliveryMode, Failure, FailureClass, Handler, KeyLocks, Outcome, ServedType,
-    Settlement, settlement_for,
+    Settlement,
 };
 use outbox_item::Item;
 use outbox_store::{Alert, AlertKind, Claim, Queue, SettleRequest};
 
 use crate::breaker::Breakers;
+use crate::host_faults::HostFaults;
 use crate::leases_in_hand::ItemInHand;
 use crate::prefetch::Prefetch;
-use crate::settle::{Settler, exchanges_to_keep, log_failure};
+use crate::run_permits::{RunPermit, RunPermits};
+use crate::settle::{Settler, decide, exchanges_to_keep, log_failure};
 use crate::streak::{Progress, Turn};
 
 /// Everything that an attempt needs except its claim.
@@ -37,8 +39,9 @@ pub(crate) struct AttemptTask {
     /// Cancelled when the worker waits for no settlement any more.
     pub(crate) gave_up: CancellationToken,
     pub(crate) breakers: Arc<Breakers>,
+    pub(crate) host_faults: Arc<HostFaults>,
     pub(crate) key_locks: KeyLocks,
-    pub(crate) run_permits: Arc<Semaphore>,
+    pub(crate) run_permits: Arc<RunPermits>,
     pub(crate) prefetch: Arc<Prefetch>,
     /// Wakes the claim loop when prefetched items run low.
     pub(crate) permit_freed: Arc<Notify>,
@@ -55,8 +58,9 @@ impl AttemptTask {
         if self.turn.is_given_back() {
             return self.turn.tell(Progress::GivenBack);
         }
-        let settlement = settlement_for(report.outcome, &item, &self.served_type, fastrand::f64());
+        let settlement = decide(report.outcome, &item, &self.served_type, &self.host_faults);
         log_failure(&item, &settlement);
+        self.host_faults.attempt_settled(&item, &settlement, Instant::now());
         if self.breakers.attempt_settled(&self.served_type, &settlement, Instant::now()) {
             self.alert_breaker_open(&settlement).await;
         }
@@ -71,6 +75,7 @@ impl AttemptTask {
             queue: &*self.queue,
             key_locks: &self.key_locks,
             served_type: &self.served_type,
+            host_faults: &self.host_faults,
             item: &item,
             recording: &report.recording,
             in_hand: &self.in_hand,
@@ -95,7 +100,7 @@ impl AttemptTask {
     }
 
     /// The run permit, or `None` when the attempt is interrupted first.
-    async fn run_permit(&self) -> Option<SemaphorePermit<'_>> {
+    async fn run_permit(&self) -> Option<RunPermit> {
         let permit = tokio::select! {
             biased;
             permit = self.run_permit_in_turn() => permit,
@@ -113,11 +118,11 @@ impl AttemptTask {
     }
 
     /// `None` when the item must not begin because of one before it.
-    async fn run_permit_in_turn(&self) -> Option<SemaphorePermit<'_>> {
+    async fn run_permit_in_turn(&self) -> Option<RunPermit> {
         if !self.turn.comes().await {
             return None;
         }
-        let permit = self.run_permits.acquire().await.ok()?;
+        let permit = self.run_permits.acquire(&self.served_type).await;
         // The settlement before it may have failed during the wait.
         self.turn.comes().await.then_some(permit)
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -16,9 +16,12 @@ use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Queu
 
 use crate::attempt::AttemptTask;
 use crate::breaker::Breakers;
+use crate::claim_shares::{ClaimLimits, ClaimShares};
+use crate::host_faults::HostFaults;
 use crate::lease_keeper::LeaseKeeper;
 use crate::leases_in_hand::{ItemInHand, LeasesInHand};
 use crate::prefetch::{Prefetch, limits_at_once};
+use crate::run_permits::RunPermits;
 use crate::streak::Turn;
 use crate::suspects::{PATIENCE_MAX, Suspects};
 use crate::wait_plan::WaitPlan;
@@ -32,6 +35,8 @@ pub struct WorkerSettings {
     pub concurrency: usize,
     /// The most items that are claimed ahead of the running attempts; 0 claims none ahead.
     pub prefetch: usize,
+    /// Bytes. The worker claims no more while the payloads of the items that it has claimed have so many.
+    pub payload_bytes: u64,
     /// The length of a lease. The worker renews the leases of what it has in hand, so an attempt may be longer.
     pub lease: Duration,
     /// How long running attempts may continue after a shutdown is requested, before they are interrupted.
@@ -42,6 +47,9 @@ pub struct WorkerSettings {
 
 /// The longest wait between two claims. It bounds the delay that a missed wake-up can cause.
 const IDLE_MAX: Duration = Duration::from_secs(1);
+/// The least time between the last claim and one for types that other types leave nothing to. Short attempts lead to other
+/// claims meanwhile.
+const FLOOR_CLAIM_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a shutdown waits for the settlements of interrupted attempts. An item without one waits for its lease to
 /// end.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,8 +61,8 @@ pub struct Worker {
     queue: Arc<dyn Queue>,
     handler: Arc<dyn Handler>,
     settings: WorkerSettings,
-    claim_permits: Arc<Semaphore>,
-    run_permits: Arc<Semaphore>,
+    claim_shares: Arc<ClaimShares>,
+    run_permits: Arc<RunPermits>,
     prefetch: Arc<Prefetch>,
     permit_freed: Arc<Notify>,
     key_locks: KeyLocks,
@@ -63,22 +71,24 @@ pub struct Worker {
     /// Cancelled when the worker waits for no settlement any more.
     gave_up: CancellationToken,
     breakers: Arc<Breakers>,
+    host_faults: Arc<HostFaults>,
     suspects: Mutex<Suspects>,
     claim_outage: Outage,
+    last_claim: Mutex<Option<Instant>>,
 }
 
 impl Worker {
     /// A worker that claims from `queue` the types that `handler` serves.
     pub fn new(queue: Arc<dyn Queue>, handler: Arc<dyn Handler>, settings: WorkerSettings) -> Self {
-        let claim_permits = Arc::new(Semaphore::new(settings.concurrency.saturating_add(settings.prefetch)));
-        let run_permits = Arc::new(Semaphore::new(settings.concurrency));
+        let claim_shares = ClaimShares::new(settings.concurrency, settings.payload_bytes);
+        let run_permits = RunPermits::new(settings.concurrency);
         let leases = LeasesInHand::new(settings.lease);
         let suspects = Mutex::new(Suspects::new());
         Self {
             queue,
             handler,
             settings,
-            claim_permits,
+            claim_shares,
             run_permits,
             prefetch: Arc::default(),
             permit_freed: Arc::default(),
@@ -87,8 +97,10 @@ impl Worker {
             leases,
             gave_up: CancellationToken::new(),
             breakers: Arc::default(),
+            host_faults: Arc::default(),
             suspects,
             claim_outage: Outage::default(),
+            last_claim: Mutex::default(),
         }
     }
 
@@ -145,28 +157,37 @@ impl Worker {
     async fn claim_once(&self) -> WaitPlan {
         // Read before the claim is sent: no lease begins earlier.
         let sent = Instant::now();
-        let capacity = self.claim_capacity();
-        if capacity == 0 {
-            return WaitPlan::of(IDLE_MAX);
-        }
+        let host_limit = match self.host_faults.claim_limit(sent) {
+            Ok(limit) => limit,
+            Err(pause) => return WaitPlan::of(pause.min(IDLE_MAX)),
+        };
         let served_types: Vec<_> = self.handler.served_types().into_iter().map(Arc::new).collect();
+        self.run_permits.serve(served_types.len());
+        let most = self.most_in_hand();
+        if let Some(wait) = self.wait_for_floors(most, sent) {
+            return WaitPlan::of(wait);
+        }
+        let limits = self.claim_shares.limits(&served_types, most);
         let longest = self.longest_claim(&served_types);
         let Some(room) = self.suspects().room(self.is_idle(), longest, sent) else {
             return WaitPlan::of(IDLE_MAX);
         };
-        let request = self.request(capacity, &served_types, room, sent);
-        if request.types.is_empty() {
+        let limits = ClaimLimits { total: limits.total.min(host_limit), ..limits };
+        let request = self.request(&limits, &served_types, room, sent);
+        if request.types.is_empty() || request.limit == 0 {
             return WaitPlan::of(IDLE_MAX);
         }
+        *self.last_claim() = Some(sent);
         match self.queue.claim_long_poll(&request).await {
             Ok((batch, long_poll)) => {
                 self.report_claim_success();
-                let got_all = batch.claims.len() == capacity as usize;
+                let got_all = reaches_a_limit(&request, &batch);
                 let wait =
                     if got_all { Duration::ZERO } else { batch.next_available_in.unwrap_or(IDLE_MAX).min(IDLE_MAX) };
                 self.start(batch, &served_types, room, sent);
+                let leaves_out = request.types.len() < served_types.len();
                 let long_poll = long_poll.map(|long_poll| (long_poll, served_types));
-                WaitPlan { wait, long_poll, has_suspects: self.suspects().are_in_flight() }
+                WaitPlan { wait, long_poll, leaves_out, has_suspects: self.suspects().are_in_flight() }
             }
             Err(err) => {
                 self.report_lost_claim(&request.tokens(), &err);
@@ -203,25 +224,32 @@ impl Worker {
         }
     }
 
-    /// How many items to claim now: one per free claim permit, but none while more than half of the prefetched items
-    /// still wait.
-    fn claim_capacity(&self) -> u32 {
-        let free = self.claim_permits.available_permits();
+    /// The most items in hand: one for each attempt, and those that are claimed ahead. No more are claimed while more
+    /// than half of these still wait.
+    fn most_in_hand(&self) -> usize {
         let ahead = self.prefetch.allowance(self.settings.prefetch, self.settings.concurrency);
-        let capacity = free.saturating_sub(self.settings.prefetch - ahead);
         let enough_waits = ahead > 0 && self.prefetch.waiting() > ahead / 2;
-        if enough_waits { 0 } else { u32::try_from(capacity).unwrap_or(u32::MAX) }
+        if enough_waits { 0 } else { self.settings.concurrency + ahead }
+    }
+
+    /// How long to wait before a claim that is only for types below their floors: each attempt that ends would cause one.
+    fn wait_for_floors(&self, most: usize, now: Instant) -> Option<Duration> {
+        let next = (*self.last_claim())? + FLOOR_CLAIM_INTERVAL;
+        (most == 0 && now < next).then(|| next - now)
+    }
+
+    fn last_claim(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_claim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many attempts could begin at once: items that wait for a run permit come before new ones.
     fn free_runs(&self) -> u32 {
-        let free = self.claim_permits.available_permits().saturating_sub(self.settings.prefetch);
+        let free = self.settings.concurrency.saturating_sub(self.claim_shares.in_hand());
         u32::try_from(free).unwrap_or(u32::MAX)
     }
 
     fn is_idle(&self) -> bool {
-        let permits = self.settings.concurrency.saturating_add(self.settings.prefetch);
-        self.claim_permits.available_permits() == permits
+        self.claim_shares.in_hand() == 0
     }
 
     /// The longest time from a claim to its settlement: an attempt that lasts longer is one that the host cannot stop.
@@ -235,12 +263,20 @@ impl Worker {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn request(&self, limit: u32, served_types: &[Arc<ServedType>], room: SuspectRoom, now: Instant) -> ClaimRequest {
+    fn request(
+        &self,
+        limits: &ClaimLimits,
+        served_types: &[Arc<ServedType>],
+        room: SuspectRoom,
+        now: Instant,
+    ) -> ClaimRequest {
         let at_once = limits_at_once(served_types, self.free_runs());
-        let terms = |(served_type, at_once): (&Arc<ServedType>, u32)| ClaimTerms {
+        let at_once = at_once.into_iter().zip(&limits.at_once).map(|(shared, own)| shared.max(*own));
+        let most = at_once.zip(&limits.of_types).map(|(at_once, limit)| at_once.min(*limit));
+        let terms = |(served_type, most): (&Arc<ServedType>, u32)| ClaimTerms {
             item_type: served_type.item_type.clone(),
             token: ClaimToken::random(),
-            limit: self.breakers.claim_limit(served_type, now).min(at_once),
+            limit: self.breakers.claim_limit(served_type, now).min(most),
             lease: self.settings.lease,
             max_retries: served_type.retry.max_retries,
             concurrency: served_type.concurrency,
@@ -248,9 +284,9 @@ impl Worker {
             streak: self.streak(served_type),
             on_dead: served_type.on_dead,
         };
-        let types = served_types.iter().zip(at_once).map(terms).filter(|terms| terms.limit > 0).collect();
+        let types = served_types.iter().zip(most).map(terms).filter(|terms| terms.limit > 0).collect();
         let suspects = SuspectTerms::new(room, self.settings.crash_budget);
-        ClaimRequest { claimed_by: self.settings.instance.clone(), limit, types, suspects }
+        ClaimRequest { claimed_by: self.settings.instance.clone(), limit: limits.total, types, suspects }
     }
 
     /// How many items of one ordering key to claim together. All but the first are claimed ahead: not while attempts are
@@ -275,12 +311,15 @@ impl Worker {
                 |claim: &Claim| served_types.get(claim.item.item_type.as_str()).map(|it| it.retry.max_retries);
             claims.sort_by_key(|claim| max_retries(claim) != Some(0));
         }
+        self.claim_shares.claimed(&claims);
         let (in_hand, turns) = (self.leases.take(&claims, sent), Turn::of_claims(&claims));
         for ((claim, in_hand), turn) in claims.into_iter().zip(in_hand).zip(turns) {
             let Some(served_type) = served_types.get(claim.item.item_type.as_str()) else { continue };
             self.breakers.item_claimed(served_type);
+            self.host_faults.item_claimed(sent);
             self.prefetch.item_claimed();
-            let (task, claim_permit) = (self.attempt_task(served_type, in_hand, turn, sent), self.claim_permit());
+            let task = self.attempt_task(served_type, in_hand, turn, sent);
+            let claim_permit = self.claim_shares.take(served_type, &claim, &self.permit_freed);
             let suspect = self.suspects().begin(&claim);
             // Boxed, because tokio moves a task several times before it runs and once after it has ended.
             self.tasks.spawn(Box::pin(async move {
@@ -289,13 +328,6 @@ impl Worker {
                 task.attempt(claim).await;
             }));
         }
-    }
-
-    fn claim_permit(&self) -> ClaimPermit {
-        let Ok(permit) = Arc::clone(&self.claim_permits).try_acquire_owned() else {
-            unreachable!("only this loop takes claim permits, and it claims no more items than permits are free")
-        };
-        ClaimPermit { permit: Some(permit), permit_freed: Arc::clone(&self.permit_freed) }
     }
 
     fn attempt_task(
@@ -307,6 +339,7 @@ impl Worker {
     ) -> AttemptTask {
         AttemptTask {
             breakers: Arc::clone(&self.breakers),
+            host_faults: Arc::clone(&self.host_faults),
             queue: Arc::clone(&self.queue),
             handler: Arc::clone(&self.handler),
             served_type: Arc::clone(served_type),
@@ -338,16 +371,10 @@ impl Worker {
     }
 }
 
-/// A claim permit that wakes the loop when it is dropped.
-struct ClaimPermit {
-    permit: Option<OwnedSemaphorePermit>,
-    permit_freed: Arc<Notify>,
-}
-
-impl Drop for ClaimPermit {
-    fn drop(&mut self) {
-        // Before the wake-up, so that the loop finds the permit.
-        self.permit.take();
-        self.permit_freed.notify_one();
-    }
+/// Whether a claim got all that it asked for, in all or of one type: then there may be more at once.
+fn reaches_a_limit(request: &ClaimRequest, batch: &ClaimBatch) -> bool {
+    let claimed =
+        |terms: &ClaimTerms| batch.claims.iter().filter(|claim| claim.item.item_type == terms.item_type).count();
+    batch.claims.len() >= request.limit as usize
+        || request.types.iter().any(|terms| claimed(terms) >= terms.limit as usize)
 }

@@ -10,7 +10,8 @@
 //! when the settlement of the one before it has been sent.
 //!
 //! An item holds a *claim permit* from its claim to its settlement, and a *run permit* while its attempt runs. There
-//! are more claim permits than run permits, so that a worker with short attempts claims the next batch ahead. The part
+//! are more claim permits than run permits, so that a worker with short attempts claims the next batch ahead. When one
+//! type has all of them, each other type still gets a few, so that a slow receiver does not hold up the others. The part
 //! of a request that a claim did not fill stays at the store as a *long poll*: the store may fulfil it in the
 //! transaction that makes the items available.
 //!
@@ -63,6 +64,7 @@
 //!     instance: "host-1".into(),
 //!     concurrency: 8,
 //!     prefetch: 0,
+//!     payload_bytes: 64 << 20,
 //!     lease: Duration::from_mins(1),
 //!     drain: Duration::from_secs(5),
 //!     crash_budget: CrashBudget::default(),
@@ -77,7 +79,10 @@
 mod attempt;
 mod breaker;
 mod claim_loop;
+mod claim_shares;
 mod clock_watch;
+mod floor;
+mod host_faults;
 mod lease_book;
 mod lease_expiry;
 mod lease_keeper;
@@ -85,6 +90,7 @@ mod lease_times;
 mod leases_in_hand;
 mod lost_claims;
 mod prefetch;
+mod run_permits;
 mod settle;
 mod streak;
 mod suspects;
@@ -93,6 +99,7 @@ mod tests;
 mod wait_plan;
 
 pub use crate::claim_loop::{Worker, WorkerSettings};
+pub use crate::floor::most_attempts;
 pub use crate::lease_expiry::LeaseExpiry;
 pub use crate::lease_times::attempt_time_without_timeout;
 pub use crate::leases_in_hand::LeasesInHand;

@@ -9,11 +9,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
-    DESCENDANTS_CODE, Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement, settlement_for,
+    Circumstances, DESCENDANTS_CODE, Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement,
+    settlement_for,
 };
 use outbox_item::Item;
 use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
 
+use crate::host_faults::HostFaults;
 use crate::leases_in_hand::ItemInHand;
 use crate::streak::{Progress, Turn};
 
@@ -27,6 +29,7 @@ pub(crate) struct Settler<'a> {
     pub(crate) queue: &'a dyn Queue,
     pub(crate) key_locks: &'a KeyLocks,
     pub(crate) served_type: &'a ServedType,
+    pub(crate) host_faults: &'a HostFaults,
     pub(crate) item: &'a Item,
     pub(crate) recording: &'a Recording,
     pub(crate) in_hand: &'a ItemInHand,
@@ -122,10 +125,16 @@ impl Settler<'_> {
 
     /// The request that settles the attempt as failed, after the store has refused the writes of `request`.
     fn failed_request(&self, failure: Failure, request: SettleRequest) -> SettleRequest {
-        let settlement = settlement_for(Outcome::Failed(failure), self.item, self.served_type, fastrand::f64());
+        let settlement = decide(Outcome::Failed(failure), self.item, self.served_type, self.host_faults);
         log_failure(self.item, &settlement);
         SettleRequest { exchanges: exchanges_to_keep(&settlement, self.recording), settlement, ..request }
     }
+}
+
+/// The settlement of an attempt that ended now.
+pub(crate) fn decide(outcome: Outcome, item: &Item, served_type: &ServedType, host_faults: &HostFaults) -> Settlement {
+    let circumstances = Circumstances { draw: fastrand::f64(), others_fail_too: host_faults.others_fail_too(item) };
+    settlement_for(outcome, item, served_type, circumstances)
 }
 
 /// Whether the attempt is DONE and has written nothing that the next item may read: then that item begins while the

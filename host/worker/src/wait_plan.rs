@@ -18,11 +18,13 @@ pub(crate) struct WaitPlan {
     pub(crate) long_poll: Option<(LongPoll, Vec<Arc<ServedType>>)>,
     /// Whether the worker has suspects in flight, whose end lets it take others.
     pub(crate) has_suspects: bool,
+    /// Whether the claim left out a type of which the worker has enough in hand.
+    pub(crate) leaves_out: bool,
 }
 
 impl WaitPlan {
     pub(crate) fn of(wait: Duration) -> Self {
-        Self { wait, long_poll: None, has_suspects: false }
+        Self { wait, long_poll: None, has_suspects: false, leaves_out: false }
     }
 
     /// Whether the loop claims again when a permit is freed. With a long poll at the store this is only needed for
@@ -32,8 +34,8 @@ impl WaitPlan {
             let ServedType { concurrency, breaker, retry, .. } = &**served_type;
             concurrency.is_some() || breaker.is_some() || retry.max_retries == 0
         };
-        let (long_poll, has_suspects) = (self.long_poll.as_ref(), self.has_suspects);
-        long_poll.is_none_or(|(_, served_types)| has_suspects || served_types.iter().any(depends))
+        let waits_for_end = self.has_suspects || self.leaves_out;
+        self.long_poll.as_ref().is_none_or(|(_, served_types)| waits_for_end || served_types.iter().any(depends))
     }
 
     /// Returns when the wait is over or the long poll is fulfilled.

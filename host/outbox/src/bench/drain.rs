@@ -98,6 +98,7 @@ impl RunningWorker {
             instance: "bench".to_owned(),
             concurrency: config.concurrency,
             prefetch: config.prefetch,
+            payload_bytes: 64 << 20,
             lease: config.lease,
             drain: config.drain,
             crash_budget: config.crash_budget,

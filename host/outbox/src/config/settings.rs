@@ -77,6 +77,13 @@ pub(super) fn prefetch(settings: &ResolvedSettings) -> Result<usize, ConfigError
     Ok(settings.number("OUTBOX_PREFETCH", 0..=10_000)?.unwrap_or(PREFETCH))
 }
 
+/// MiB. More than a worker has in hand of common payloads, and little beside the memory of its attempts.
+const PAYLOAD_MIB: u64 = 64;
+
+pub(super) fn payload_bytes(settings: &ResolvedSettings) -> Result<u64, ConfigError> {
+    Ok(settings.number("OUTBOX_PAYLOAD_MIB", 1..=65_536)?.unwrap_or(PAYLOAD_MIB) << 20)
+}
+
 /// Leaves Kubernetes, which kills a pod 30 seconds after SIGTERM, time for the rest of the shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 29] = [
+const SETTINGS: [(&str, Option<&str>); 30] = [
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -31,6 +31,7 @@ const SETTINGS: [(&str, Option<&str>); 29] = [
     ("OUTBOX_CA_FILE", None),
     ("OUTBOX_CONCURRENCY", Some("--concurrency")),
     ("OUTBOX_PREFETCH", None),
+    ("OUTBOX_PAYLOAD_MIB", None),
     ("OUTBOX_DRAIN_SEC", None),
     ("OUTBOX_LISTEN", Some("--listen")),
     ("OUTBOX_TOKEN", None),

@@ -410,7 +410,9 @@ impl StartedWorker {
     pub(super) fn start(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> Self {
         let drain = Duration::ZERO;
         let (instance, crash_budget) = ("pod".into(), CrashBudget::default());
-        let settings = WorkerSettings { instance, concurrency: 4, prefetch: 4, lease: LEASE, drain, crash_budget };
+        let (concurrency, prefetch, payload_bytes) = (4, 4, 64 << 20);
+        let settings =
+            WorkerSettings { instance, concurrency, prefetch, payload_bytes, lease: LEASE, drain, crash_budget };
         let stop = CancellationToken::new();
         let worker = Worker::new(Arc::clone(queue) as _, Arc::clone(handler) as _, settings);
         let leases = worker.leases_in_hand();
