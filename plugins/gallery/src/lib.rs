@@ -1,8 +1,8 @@
 //! Handlers with known bugs, each with a fixed twin: `outbox plugin check` must report the bugs and accept the twins.
 //! This component is never built into `plugins.d`.
 //!
-//! An item's type names the exhibit, which is the function of that name; the key `twin` of the configuration chooses the
-//! twin. The lines that make the fixed twin are its *guards*: a line that ends in `// guard`, or the lines between
+//! An item's type names the exhibit, which is the function of that name; the key `twin` of the configuration chooses
+//! the twin. The lines that make the fixed twin are its *guards*: a line that ends in `// guard`, or the lines between
 //! `// guard begin` and `// guard end`. `tests/check/guards.rs` removes them one mark at a time, and the checker must
 //! convict what is left. A mark without which the handler is just as good says why: `// guard, equivalent: REASON`.
 
@@ -62,7 +62,7 @@ exhibits! {
     receivers: lock_left_behind, aborted_upload_returns, batch_answer_kept, suffix_on_conflict, welcome_on_created,
         cursor_moves_first;
     repeats: skips_repeats, retry_inside, resends_what_broke, gives_up_quietly, gives_up_the_lookup, hopes_it_was_done,
-        second_refusal_for_done, updates_on_repeat, refuses_repeats, alerts_at_the_end,
+        second_refusal_for_done, updates_on_repeat, reverses_first, refuses_repeats, alerts_at_the_end,
         reports_its_failures;
     stored: state_before_call, emits_once, counts_attempts, forgets_in_vain, draws_a_number, one_name_for_two,
         line_of_the_attempt, progress_in_state, waits_for_its_share;

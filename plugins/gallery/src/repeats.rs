@@ -86,6 +86,17 @@ pub(crate) fn updates_on_repeat(item: &Item, twin: Twin) -> Result<(), Failure> 
     post("/customers", item.idem_key.clone())
 }
 
+/// Reverses a charge that an attempt before may have made, and charges again: the charge that is carried out once under
+/// its key is reversed. The twin leaves it to the key.
+pub(crate) fn reverses_first(item: &Item, twin: Twin) -> Result<(), Failure> {
+    let is_charged = item.maybe_executed;
+    let is_charged = twin.choose(is_charged, false); // guard
+    if is_charged {
+        post("/reversals", item.idem_key.clone())?;
+    }
+    post("/charges", item.idem_key.clone())
+}
+
 /// Believes that no attempt is a repetition, and traps in one that is. The twin does its work.
 pub(crate) fn refuses_repeats(item: &Item, twin: Twin) -> Result<(), Failure> {
     let is_first = !item.maybe_executed;

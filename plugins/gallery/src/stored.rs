@@ -84,8 +84,8 @@ pub(crate) fn one_name_for_two(_: &Item, twin: Twin) -> Result<(), Failure> {
     })
 }
 
-/// Puts its follow-up into a line of its own in each attempt, so that it overtakes others. The twin keeps to the line of
-/// its item.
+/// Puts its follow-up into a line of its own in each attempt, so that it overtakes others. The twin keeps to the line
+/// of its item.
 pub(crate) fn line_of_the_attempt(item: &Item, twin: Twin) -> Result<(), Failure> {
     charge(item)?.ok_or_failure()?;
     let line = format!("attempt-{}", item.attempt);

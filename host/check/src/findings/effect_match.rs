@@ -1,5 +1,8 @@
 //! Assigns the effects of a run to those of the undisturbed run. It does not judge the assignment.
 
+use outbox_runtime::simulation::GuestCall;
+
+use crate::call_record::PlayedAttempt;
 use crate::findings::comparison::Comparison;
 use crate::receivers::Effect;
 
@@ -19,8 +22,8 @@ impl<'a> EffectMatch<'a> {
             run.expected_effects().iter().map(|effect| (effect, Vec::new())).collect();
         let mut unexpected = Vec::new();
         for effect in &run.result.receivers.effects {
-            match expected.iter_mut().max_by_key(|(candidate, _)| similarity(candidate, effect)) {
-                Some((candidate, same)) if similarity(candidate, effect) > 0 => add(same, effect),
+            match expected.iter_mut().max_by_key(|(candidate, _)| similarity(run, candidate, effect)) {
+                Some((candidate, same)) if similarity(run, candidate, effect) > 0 => add(same, effect),
                 _ if last_setting(run.expected_effects(), &effect.request.url).is_some() && effect.is_setting => {}
                 _ => unexpected.push(effect),
             }
@@ -43,14 +46,26 @@ pub(super) fn last_setting<'a>(effects: &'a [Effect], url: &str) -> Option<&'a E
 }
 
 /// How likely two effects are the same one: 4 for equal keys and requests, 0 for nothing in common.
-fn similarity(expected: &Effect, effect: &Effect) -> u32 {
+fn similarity(run: &Comparison<'_>, expected: &Effect, effect: &Effect) -> u32 {
     let (has_same_key, asks_the_same) =
         (expected.request.key == effect.request.key, expected.request.asks_the_same(&effect.request));
     match () {
         () if has_same_key && asks_the_same => 4,
         () if has_same_key => 3,
         () if asks_the_same => 2,
-        () if expected.at.call == effect.at.call && expected.request.method == effect.request.method => 1,
+        () if is_in_place(run, expected, effect) => 1,
         () => 0,
     }
+}
+
+/// Whether an effect may be another form of the expected one: it has the same place, and no attempt requests both.
+fn is_in_place(run: &Comparison<'_>, expected: &Effect, effect: &Effect) -> bool {
+    let requests = |attempt: &PlayedAttempt, effect: &Effect| {
+        let is_it =
+            |call: &GuestCall| matches!(call, GuestCall::Request(request) if request.asks_the_same(&effect.request));
+        attempt.calls.iter().any(|record| is_it(&record.call))
+    };
+    let has_same_place = expected.at.call == effect.at.call && expected.request.method == effect.request.method;
+    let mut attempts = run.result.attempts.values();
+    has_same_place && !attempts.any(|attempt| requests(attempt, expected) && requests(attempt, effect))
 }
