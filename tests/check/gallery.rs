@@ -10,7 +10,7 @@ use crate::support::guests::{CHAOS_GRANTS, chaos, gallery, install};
 use crate::support::report;
 
 /// The finding that the checker reports for each broken twin, and the call at which it appears.
-pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 60] = [
+pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 61] = [
     ("charge_then_record", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("clock_in_name", FindingKind::Repeated, 1, "POST http://shop.test/charges"),
     ("random_url", FindingKind::Repeated, 1, "PUT http://shop.test/payments/"),
@@ -69,6 +69,7 @@ pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 60] = [
     ("second_refusal_for_done", FindingKind::Lost, 1, "POST http://shop.test/charges"),
     ("updates_on_repeat", FindingKind::Extra, 1, "PATCH http://shop.test/customers/17"),
     ("reverses_first", FindingKind::Extra, 1, "POST http://shop.test/reversals"),
+    ("draws_lots", FindingKind::Extra, 2, "POST http://shop.test/audits"),
     ("refuses_repeats", FindingKind::Dead, 0, "an item is attempted once"),
     ("line_of_the_attempt", FindingKind::Followups, 2, "another ordering key"),
 ];

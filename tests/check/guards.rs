@@ -37,8 +37,8 @@ fn sources() -> BTreeMap<String, String> {
     entries.map(source).collect()
 }
 
-fn marks() -> Vec<Mark> {
-    sources().iter().filter(|(file, _)| *file != "lib.rs").flat_map(|(file, source)| marks_of(file, source)).collect()
+fn marks(sources: &BTreeMap<String, String>) -> Vec<Mark> {
+    sources.iter().filter(|(file, _)| *file != "lib.rs").flat_map(|(file, source)| marks_of(file, source)).collect()
 }
 
 fn marks_of(file: &str, source: &str) -> Vec<Mark> {
@@ -87,9 +87,9 @@ fn workshop() -> PathBuf {
 }
 
 /// Builds the gallery without the lines of a mark. Returns the component.
-fn build_without(folder: &Path, mark: &Mark) -> PathBuf {
-    for (file, source) in sources() {
-        let is_kept = |index: usize| file != mark.file || !mark.lines.contains(&index);
+fn build_without(folder: &Path, sources: &BTreeMap<String, String>, mark: &Mark) -> PathBuf {
+    for (file, source) in sources {
+        let is_kept = |index: usize| *file != mark.file || !mark.lines.contains(&index);
         let kept: Vec<_> =
             source.lines().enumerate().filter(|(index, _)| is_kept(*index)).map(|(_, line)| line).collect();
         std::fs::write(folder.join("src").join(file), kept.join("\n")).unwrap();
@@ -104,8 +104,8 @@ fn build_without(folder: &Path, mark: &Mark) -> PathBuf {
 }
 
 /// Checks the fixed handler of a mark without the mark.
-async fn check_without(folder: &Path, mark: &Mark) -> CheckReport {
-    let component = build_without(folder, mark);
+async fn check_without(folder: &Path, sources: &BTreeMap<String, String>, mark: &Mark) -> CheckReport {
+    let component = build_without(folder, sources, mark);
     let case = std::fs::read_to_string(gallery().join(format!("cases/{}.toml", mark.exhibit))).unwrap();
     let cases = tempfile::tempdir().unwrap();
     let case = format!("{case}\n[config]\ntwin = 'fixed'\n");
@@ -114,8 +114,8 @@ async fn check_without(folder: &Path, mark: &Mark) -> CheckReport {
     check(&options, Arc::new(|_| {})).await.unwrap().remove(0)
 }
 
-async fn assert_decisive(folder: &Path, mark: &Mark) {
-    let checked = check_without(folder, mark).await;
+async fn assert_decisive(folder: &Path, sources: &BTreeMap<String, String>, mark: &Mark) {
+    let checked = check_without(folder, sources, mark).await;
     let Mark { file, exhibit, lines, equivalent } = mark;
     let place = format!("{exhibit} without {file}:{}", lines.start + 1);
     match (checked.findings.first(), equivalent) {
@@ -128,7 +128,7 @@ async fn assert_decisive(folder: &Path, mark: &Mark) {
 
 #[test]
 fn every_fixed_handler_has_guards_and_at_most_one_in_ten_makes_no_difference() {
-    let marks = marks();
+    let marks = marks(&sources());
     for (name, ..) in EXHIBITS {
         assert!(marks.iter().any(|mark| mark.exhibit == name), "{name} has no guard");
     }
@@ -138,12 +138,13 @@ fn every_fixed_handler_has_guards_and_at_most_one_in_ten_makes_no_difference() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_handler_is_convicted_without_any_of_its_guards() {
-    let marks = marks();
+    let sources = sources();
+    let marks = marks(&sources);
     let folder = workshop();
     let tried: Vec<_> = marks.iter().filter(|mark| is_soak() || mark.exhibit == "fails_when_gone").collect();
     assert!(!tried.is_empty());
     for mark in &tried {
-        assert_decisive(&folder, mark).await;
+        assert_decisive(&folder, &sources, mark).await;
     }
     report(&format!("{} of {} guards removed", tried.len(), marks.len()));
 }

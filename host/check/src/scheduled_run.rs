@@ -27,6 +27,11 @@ const DELIVERIES_MAX: u32 = 40;
 /// able to finish after the outage.
 const OUTAGE_DELIVERIES_MAX: u32 = 20;
 
+/// The distance of the seeds of two runs: more than the most deliveries of a run.
+const SEEDS_PER_RUN: u64 = 1_000;
+/// How many schedules have random numbers of their own. Any large number keeps most of them apart.
+const SCHEDULE_SEEDS: u64 = 1_000_003;
+
 /// What all runs of one case share.
 pub(crate) struct CheckContext {
     pub(crate) plugin: SimulatedPlugin,
@@ -69,11 +74,11 @@ impl RunVariant {
         }
     }
 
-    /// What the run adds to the number of the delivery to get its seed: more than the most deliveries of a run.
+    /// What the run adds to the number of the delivery to get its seed.
     fn seed_offset(self) -> u64 {
         match self {
             Self::Standard => 0,
-            Self::OtherTimeAndSeed => 1_000,
+            Self::OtherTimeAndSeed => SEEDS_PER_RUN,
         }
     }
 }
@@ -166,8 +171,20 @@ impl ScheduledRun {
             world: Arc::clone(injector) as _,
             state: Arc::clone(&self.outbox) as _,
             now: claim.item.claimed_at.unwrap_or_default().saturating_add(self.variant.time_offset()),
-            seed: u64::from(claim.item.deliveries) + self.variant.seed_offset(),
+            seed: u64::from(claim.item.deliveries) + self.variant.seed_offset() + self.schedule_seed(claim),
         }
+    }
+
+    /// What the schedule adds to the seed. Up to the first disruption, a run is the undisturbed one; after it, each
+    /// schedule has random numbers of its own, so that all of them together show what a handler does by chance.
+    fn schedule_seed(&self, claim: &InMemoryClaim) -> u64 {
+        let first = self.schedule.disruptions.first().map_or(u32::MAX, |first| first.attempt);
+        if claim.item.deliveries <= first {
+            return 0;
+        }
+        let id = self.schedule.to_string();
+        let sum = id.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        sum % SCHEDULE_SEEDS * SEEDS_PER_RUN
     }
 
     /// Settles an attempt, unless its process crashes before. Returns the failure that the attempt reported.

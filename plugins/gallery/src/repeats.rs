@@ -2,6 +2,7 @@
 
 use outbox_handler::{Failure, Item, http, log};
 
+use crate::keys::random;
 use crate::{Twin, charge, post, url};
 
 /// Treats an effect that an earlier attempt began as done. The twin requests it again under the same key.
@@ -95,6 +96,14 @@ pub(crate) fn reverses_first(item: &Item, twin: Twin) -> Result<(), Failure> {
         post("/reversals", item.idem_key.clone())?;
     }
     post("/charges", item.idem_key.clone())
+}
+
+/// Reports one charge in ten, chosen by lot in each attempt. The twin chooses by the key of the item.
+pub(crate) fn draws_lots(item: &Item, twin: Twin) -> Result<(), Failure> {
+    charge(item)?.ok_or_failure()?;
+    let is_drawn = random().is_multiple_of(10);
+    let is_drawn = twin.choose(is_drawn, item.idem_key.ends_with('0')); // guard
+    if is_drawn { post("/audits", item.idem_key.clone()) } else { Ok(()) }
 }
 
 /// Believes that no attempt is a repetition, and traps in one that is. The twin does its work.

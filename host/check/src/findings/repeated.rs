@@ -1,7 +1,7 @@
 //! `Repeated` and `Extra`: a receiver carried an effect out more than once, or one that the undisturbed run does not
 //! have.
 
-use crate::call_record::CallRecord;
+use crate::call_record::{CallKind, CallRecord};
 use crate::check_report::{CallPosition, FindingKind, Note};
 use crate::findings::comparison::{Comparison, RunFinding, call_label};
 use crate::findings::effect_match::EffectMatch;
@@ -59,19 +59,24 @@ fn extra_effect(run: &Comparison<'_>, effect: &Effect) -> RunFinding {
     let at = run.undisturbed_position(effect.at);
     let label = call_label(at, &effect.request);
     let what = format!("{label} is carried out, and without the disturbance it is not");
-    let fix = if follows_fault(run, effect.at) {
-        "undo or replace only what was refused for good: after a failure that passes, return it, and the next attempt \
-         goes on"
-    } else {
-        "do the same in every attempt: what an attempt is told about earlier ones is for information"
+    let fix = match fault_before(run, effect.at).map(|record| record.kind) {
+        Some(CallKind::Lookup) => {
+            "a lookup that fails says neither yes nor no: return its failure, and take only the status that means no \
+             for a no"
+        }
+        Some(_) => {
+            "undo or replace only what was refused for good: after a failure that passes, return it, and the next \
+             attempt goes on"
+        }
+        None => "do the same in every attempt: what an attempt is told about earlier ones is for information",
     };
     run.finding(FindingKind::Extra, at, what, fix)
 }
 
-/// Whether a call comes after a faulty response in the same attempt.
-fn follows_fault(run: &Comparison<'_>, at: CallPosition) -> bool {
+/// The last call before another one in the same attempt that got a faulty response.
+fn fault_before<'a>(run: &'a Comparison<'_>, at: CallPosition) -> Option<&'a CallRecord> {
     let calls = run.result.attempts.get(&at.attempt).map_or(&[][..], |attempt| &attempt.calls);
-    calls.iter().take(at.call.saturating_sub(1)).any(CallRecord::has_passing_trouble)
+    calls.iter().take(at.call.saturating_sub(1)).rfind(|record| record.has_passing_trouble())
 }
 
 fn repeated_effect(run: &Comparison<'_>, expected: &Effect, same: &[&Effect]) -> RunFinding {
