@@ -189,7 +189,9 @@ impl<'a> BenchRun<'a> {
 
     async fn limits(&mut self) -> anyhow::Result<()> {
         self.samples.add("limit.bare_bulk", limits::bare_bulk(self.environment, self.args.items).await?);
-        limits::store(self.environment, self.args.items, &mut self.samples).await
+        limits::store(self.environment, self.args.items, &mut self.samples).await?;
+        limits::large(self.environment, self.args.items, &mut self.samples).await?;
+        limits::old_schema(self.environment, self.args.items, &mut self.samples).await
     }
 
     /// Measures loading a component: with compilation, and from compiled code.

@@ -3,6 +3,8 @@
 //!
 //! No production code uses this module; it needs the feature `bench-support`.
 
+mod wide_table;
+
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
@@ -18,6 +20,8 @@ use crate::error::unavailable;
 use crate::options::SqliteOptions;
 use crate::write_tx::{WriteConnection, WriteTx};
 use crate::{claim, enqueue};
+
+pub use crate::bench_support::wide_table::WideTable;
 
 /// A store without its threads: each transaction runs on the caller's thread.
 pub struct DirectStore {

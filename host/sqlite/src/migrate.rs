@@ -23,6 +23,9 @@ use crate::migrate::backup::DatabaseCopy;
 use crate::migrate::versions::{NEWEST, Schemas, create, open_error, record_newest, version};
 
 pub use crate::migrate::backup::Backup;
+#[cfg(feature = "bench-support")]
+pub(crate) use crate::migrate::versions::SCHEMA_1;
+
 pub use crate::migrate::plan::plan_migration;
 pub use crate::migrate::versions::schema_sql;
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use outbox_item::{NewItem, Status};
 use outbox_store::{ClaimRequest, Store, StoreError};
 
+use crate::bench::figures::Drained;
 use crate::bench::report::Target;
 
 /// The type of the items that native and built-in handlers serve.
@@ -69,6 +70,13 @@ pub(crate) trait BenchEngine {
 
     /// The times, in milliseconds, of making one small write durable, measured `times` times.
     async fn fsync(&self, times: u32) -> anyhow::Result<Vec<f64>>;
+
+    /// Drains the items with the statements of the schema before this one, `batch` of them at a time. `None` where there
+    /// is nothing to compare.
+    async fn drain_old_schema(&self, items: &[NewItem], batch: usize) -> anyhow::Result<Option<Drained>>;
+
+    /// The bytes that this process has written to files so far; `None` where another process writes the database.
+    fn written(&self) -> Option<u64>;
 
     /// The ratios that the documents promise for this engine.
     fn targets(&self) -> &'static [Target];

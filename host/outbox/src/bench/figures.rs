@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A figure: its name, its unit, and the figure of the same round by which it is divided.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,29 @@ impl AddAssign for Rate {
     }
 }
 
+/// A drain: how many items, how long it took, and the bytes that were written to files meanwhile, if that is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drained {
+    rate: Rate,
+    written: Option<u64>,
+}
+
+impl Drained {
+    /// Measures `drain`, which has to drain `count` items. `written` counts the bytes written so far.
+    pub(crate) async fn measure(
+        count: usize,
+        written: impl Fn() -> Option<u64>,
+        drain: impl AsyncFnOnce() -> anyhow::Result<usize>,
+    ) -> anyhow::Result<Self> {
+        let (begun, before) = (Instant::now(), written());
+        let drained = drain().await?;
+        let took = begun.elapsed();
+        anyhow::ensure!(drained == count, "only {drained} of {count} items could be claimed");
+        let written = before.zip(written()).map(|(before, after)| after - before);
+        Ok(Self { rate: Rate { items: u32::try_from(count)?, took }, written })
+    }
+}
+
 /// Every figure, in the order of the output. A limit is compared with itself.
 pub(crate) const FIGURES: &[Figure] = &[
     time("fsync", "fsync"),
@@ -72,6 +95,13 @@ pub(crate) const FIGURES: &[Figure] = &[
     rate("limit.bare_bulk", "limit.bare_bulk"),
     rate("limit.enqueue_bulk", "limit.bare_bulk"),
     rate("limit.drain", "limit.drain"),
+    rate("limit.drain_8kib", "limit.drain"),
+    rate("limit.drain_old_schema", "limit.drain"),
+    rate("limit.drain_old_schema_8kib", "limit.drain_8kib"),
+    bytes("written.drain", "written.drain"),
+    bytes("written.drain_8kib", "written.drain"),
+    bytes("written.drain_old_schema", "written.drain"),
+    bytes("written.drain_old_schema_8kib", "written.drain_8kib"),
     rate("drain.native", "limit.drain"),
     rate("drain.sandbox", "limit.drain"),
     rate("drain.sandbox_ordered", "limit.drain"),
@@ -118,6 +148,14 @@ impl Samples {
     pub(crate) fn add(&mut self, name: &'static str, value: f64) {
         debug_assert!(FIGURES.iter().any(|figure| figure.name == name), "{name} is not listed");
         self.0.entry(name).or_default().push(value);
+    }
+
+    /// Adds a drain: items per second, and bytes per item.
+    pub(crate) fn add_drain(&mut self, [rate, bytes]: [&'static str; 2], drained: Drained) {
+        self.add(rate, drained.rate.per_second());
+        if let Some(written) = drained.written {
+            self.add(bytes, float(written) / f64::from(drained.rate.items));
+        }
     }
 
     /// The median, if the figure was taken.

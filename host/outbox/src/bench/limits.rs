@@ -3,14 +3,19 @@
 use std::time::{Duration, Instant};
 
 use outbox_core::{CrashBudget, OnDead, SuspectRoom};
+use outbox_item::NewItem;
 use outbox_store::{ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
-use crate::bench::engine::{BULK, KeyOrder, TYPE, items};
+use crate::bench::engine::{BULK, BenchStore, KeyOrder, TYPE, items};
 use crate::bench::environment::BenchEnvironment;
-use crate::bench::figures::{Rate, Samples};
+use crate::bench::figures::{Drained, Rate, Samples};
 
 /// Items per claim in the drain without the host.
 const BATCH: usize = 100;
+/// Bytes of a large payload.
+const LARGE: usize = 8 << 10;
+/// The number of items of a measurement is divided by this, where they are large.
+const LARGE_DIVISOR: u32 = 4;
 /// Items that are committed one at a time.
 const SINGLES: u32 = 400;
 /// Small writes that are made durable, one after the other.
@@ -45,11 +50,50 @@ pub(crate) async fn store(environment: &BenchEnvironment, count: u32, samples: &
         bench_store.enqueue(batch).await?;
     }
     samples.add("limit.enqueue_bulk", Rate { items: count, took: begun.elapsed() }.per_second());
-    let begun = Instant::now();
-    let drained = bench_store.drain(&request()).await?;
-    anyhow::ensure!(drained == items.len(), "only {drained} of {count} items of the limit's store could be claimed");
-    samples.add("limit.drain", Rate { items: count, took: begun.elapsed() }.per_second());
+    let drained = drain(environment, &*bench_store, items.len()).await?;
+    samples.add_drain(["limit.drain", "written.drain"], drained);
     Ok(())
+}
+
+/// Measures claims and settlements of items with [`LARGE`] bytes.
+pub(crate) async fn large(environment: &BenchEnvironment, count: u32, samples: &mut Samples) -> anyhow::Result<()> {
+    let (bench_store, items) = (environment.new_store().await?, large_items(count));
+    for batch in items.chunks(BULK) {
+        bench_store.enqueue(batch).await?;
+    }
+    let drained = drain(environment, &*bench_store, items.len()).await?;
+    samples.add_drain(["limit.drain_8kib", "written.drain_8kib"], drained);
+    Ok(())
+}
+
+async fn drain(environment: &BenchEnvironment, bench_store: &dyn BenchStore, count: usize) -> anyhow::Result<Drained> {
+    let request = request();
+    let drained = async || Ok(bench_store.drain(&request).await?);
+    Drained::measure(count, || environment.engine().written(), drained).await
+}
+
+/// Measures both sizes with the schema before this one.
+pub(crate) async fn old_schema(
+    environment: &BenchEnvironment,
+    count: u32,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let usual = (items(TYPE, KeyOrder::Timed, count), ["limit.drain_old_schema", "written.drain_old_schema"]);
+    let large = (large_items(count), ["limit.drain_old_schema_8kib", "written.drain_old_schema_8kib"]);
+    for (items, names) in [usual, large] {
+        if let Some(drained) = environment.engine().drain_old_schema(&items, BATCH).await? {
+            samples.add_drain(names, drained);
+        }
+    }
+    Ok(())
+}
+
+fn large_items(count: u32) -> Vec<NewItem> {
+    let mut items = items(TYPE, KeyOrder::Timed, count / LARGE_DIVISOR);
+    for item in &mut items {
+        item.payload = vec![b'x'; LARGE];
+    }
+    items
 }
 
 fn request() -> ClaimRequest {

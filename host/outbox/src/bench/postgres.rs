@@ -11,7 +11,7 @@ use outbox_postgres::{PostgresOptions, PostgresStore};
 use outbox_store::{ClaimRequest, Store, StoreError};
 
 use crate::bench::engine::{BenchEngine, BenchStore};
-use crate::bench::figures::milliseconds;
+use crate::bench::figures::{Drained, milliseconds};
 use crate::bench::report::{POSTGRES_TARGETS, Target};
 
 /// Makes each store in a new database of one server. `unused` has the databases that nothing uses any more.
@@ -74,6 +74,14 @@ impl BenchEngine for PostgresBench {
             taken.push(milliseconds(bare.flush().await?));
         }
         Ok(taken)
+    }
+
+    async fn drain_old_schema(&self, _items: &[NewItem], _batch: usize) -> anyhow::Result<Option<Drained>> {
+        Ok(None)
+    }
+
+    fn written(&self) -> Option<u64> {
+        None
     }
 
     fn targets(&self) -> &'static [Target] {

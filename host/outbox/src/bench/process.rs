@@ -1,4 +1,4 @@
-//! The memory and the processor time of this process, as Linux reports them. On other systems they are unknown.
+//! The memory, the processor time and the written bytes of this process, as Linux reports them. On other systems they are unknown.
 
 use std::fs;
 use std::time::Duration;
@@ -11,6 +11,12 @@ pub(crate) fn resident() -> Option<u64> {
 /// The maximum of bytes of memory that this process has used.
 pub(crate) fn peak() -> Option<u64> {
     status("VmHWM:")
+}
+
+/// Bytes that this process has handed to the system to be written, to any file.
+pub(crate) fn written() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("wchar:"))?.trim().parse().ok()
 }
 
 fn status(name: &str) -> Option<u64> {

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 
 use outbox_item::{NewItem, Status};
-use outbox_sqlite::bench_support::{BareTable, DirectStore, DoneCounter};
+use outbox_sqlite::bench_support::{BareTable, DirectStore, DoneCounter, WideTable};
 use outbox_sqlite::{SqliteOptions, SqliteStore};
 use outbox_store::{ClaimRequest, Store, StoreError};
 
-use crate::bench::engine::{BenchEngine, BenchStore};
-use crate::bench::figures::milliseconds;
+use crate::bench::engine::{BenchEngine, BenchStore, TYPE};
+use crate::bench::figures::{Drained, milliseconds};
+use crate::bench::process;
 use crate::bench::report::{SQLITE_TARGETS, Target};
 
 /// One write that is made durable: as long as a page of SQLite.
@@ -59,6 +60,16 @@ impl BenchEngine for SqliteBench {
             taken.push(milliseconds(begun.elapsed()));
         }
         Ok(taken)
+    }
+
+    async fn drain_old_schema(&self, items: &[NewItem], batch: usize) -> anyhow::Result<Option<Drained>> {
+        let folder = tempfile::tempdir_in(&self.path)?;
+        let wide = WideTable::create(&folder.path().join("wide.sqlite"), items)?;
+        Drained::measure(items.len(), || self.written(), async || Ok(wide.drain(TYPE, batch)?)).await.map(Some)
+    }
+
+    fn written(&self) -> Option<u64> {
+        process::written()
     }
 
     fn targets(&self) -> &'static [Target] {

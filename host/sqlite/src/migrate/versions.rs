@@ -17,7 +17,7 @@ pub(super) const SCHEMA: &str = include_str!("../../migrations/schema.sql");
 pub(super) const NEWEST: usize = 2;
 
 /// Schema 1, from which files are migrated.
-pub(super) const SCHEMA_1: &str = include_str!("../../migrations/0001_initial.sql");
+pub(crate) const SCHEMA_1: &str = include_str!("../../migrations/0001_initial.sql");
 
 /// The table of the version.
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS outbox_migrations (version INTEGER PRIMARY KEY) STRICT";
