@@ -17,6 +17,10 @@ use crate::leases_in_hand::LeasesInHand;
 /// The time between two looks for leases that have run out.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The most calls of the store in one look. Each ends a few leases in a short transaction, and a process that died may
+/// have left hundreds.
+const CALLS_MAX: usize = 200;
+
 /// Ends leases that have run out, so that they end even when no worker claims. It spares those that this process has in
 /// hand. While the clock of the store cannot be trusted, it ends none: the others may be alive as well. So it is for
 /// half a lease after the start, and for a lease after somebody moved the clock.
@@ -67,7 +71,14 @@ impl LeaseExpiry {
             return Ok(0);
         }
         let spared = self.in_hand.as_ref().map(LeasesInHand::tokens).unwrap_or_default();
-        // The clock may be moved before the store looks again: it ends what has run out by the time that was judged.
-        self.queue.expire_leases_until(store_time, &spared).await
+        let mut expired = 0;
+        for _ in 0..CALLS_MAX {
+            // The clock may be moved before the store looks again: it ends what has run out by the time that was judged.
+            match self.queue.expire_leases_until(store_time, &spared).await? {
+                0 => break,
+                more => expired += more,
+            }
+        }
+        Ok(expired)
     }
 }

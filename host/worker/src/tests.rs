@@ -363,3 +363,15 @@ async fn a_process_ends_no_lease_that_it_has_in_hand_and_none_at_all_before_the_
     assert_eq!(queue.state().spared, []);
     looks.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_look_ends_all_leases_of_a_process_that_died() {
+    let queue = FakeQueue::with_items(0);
+    queue.state().expired_left = 64;
+    let looks = tokio::spawn(expiry(&queue, LeasesInHand::new(LEASE)).run(CancellationToken::new()));
+    sleep(LEASE / 2).await;
+    assert_eq!(queue.state().expired_left, 64);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(queue.state().expired_left, 0);
+    looks.abort();
+}

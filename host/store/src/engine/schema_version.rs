@@ -89,3 +89,16 @@ pub fn refuse_newer(database: &dyn Display, present: usize, known: usize) -> Res
         "{database} has outbox schema {present}, this program knows {known} at most: use a newer outbox"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_uses_only_the_schema_that_it_knows_and_says_which_to_use_otherwise() {
+        let told = |present| check_schema(&"app.sqlite", present, 2).unwrap_err().to_string();
+        check_schema(&"app.sqlite", 2, 2).unwrap();
+        assert_eq!(told(1), "app.sqlite has outbox schema 1, this program needs 2: run `outbox migrate`");
+        assert_eq!(told(3), "app.sqlite has outbox schema 3, this program knows 2 at most: use a newer outbox");
+    }
+}

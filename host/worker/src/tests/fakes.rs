@@ -74,6 +74,8 @@ pub(super) struct FakeState {
     pub(super) spared: Vec<ClaimToken>,
     /// By when a lease had to have run out for the last look.
     pub(super) expired_by: Option<Millis>,
+    /// Leases that have run out. A call ends four of them.
+    pub(super) expired_left: u32,
 }
 
 impl FakeState {
@@ -280,7 +282,9 @@ impl Queue for FakeQueue {
     async fn expire_leases_until(&self, latest: Millis, spared: &[ClaimToken]) -> Result<u32, StoreError> {
         let mut state = self.state();
         (state.spared, state.expired_by) = (spared.to_vec(), Some(latest));
-        Ok(0)
+        let ended = state.expired_left.min(4);
+        state.expired_left -= ended;
+        Ok(ended)
     }
 
     async fn send_alert(&self, _: &Alert) -> Result<(), StoreError> {
