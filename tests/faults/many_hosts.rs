@@ -137,8 +137,12 @@ async fn handle_all(store: &dyn Store, work: &Work) {
     }
 }
 
-const AT_ONCE: Retention =
-    Retention { done: Some(Duration::from_millis(1)), dead: None, signals: Some(Duration::from_millis(1)) };
+const AT_ONCE: Retention = Retention {
+    done: Some(Duration::from_millis(1)),
+    dead: None,
+    signals: Some(Duration::from_millis(1)),
+    audit: None,
+};
 
 async fn clean_up(store: &dyn Store, work: &Work) {
     while !work.finished.is_cancelled() {

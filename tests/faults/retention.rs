@@ -16,7 +16,7 @@ on_each_backend! {
 }
 
 /// Keeps DONE items for a second.
-const BRIEFLY: Retention = Retention { done: Some(Duration::from_secs(1)), dead: None, signals: None };
+const BRIEFLY: Retention = Retention { done: Some(Duration::from_secs(1)), dead: None, signals: None, audit: None };
 
 /// An unfinished step of the saga `Big`.
 fn step(key: &str) -> NewItem {

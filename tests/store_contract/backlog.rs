@@ -91,7 +91,10 @@ mod promise {
         f.sql(&format!("INSERT INTO outbox_items ({columns}) VALUES ('fax', 'f', '{{}}', 'tenant', {now})")).unwrap();
         f.enqueue(NewItem { delay: Duration::from_hours(1), ..NewItem::new("sms", "s", "{}") }).await;
         f.clock.advance(Duration::from_secs(3));
-        let oldest = f.store.overview().await.unwrap().oldest_pending_ms;
+        let overview = f.store.overview().await.unwrap();
+        let enqueued = overview.oldest_enqueued_ms;
+        assert_eq!((enqueued["call"], enqueued["sms"]), (5_000, 3_000), "also one that waits for its time");
+        let oldest = overview.oldest_pending_ms;
         assert_eq!(oldest, [("call".to_owned(), 5_000), ("fax".to_owned(), 3_000), ("sms".to_owned(), 0)].into());
     }
 }

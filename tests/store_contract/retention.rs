@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, Retention, Selection, SettleRequest, SignalSeq};
+use outbox::store::{Action, Retention, Selection, SignalSeq};
 
 use super::{by_status, operate_request};
 use crate::support::{Fixture, all, dead, done, item, ordered};
@@ -12,7 +12,7 @@ promises! {
     done_items_go_when_they_are_old_enough_and_the_total_follows
     a_sagas_items_go_together
     dead_items_go_with_everything_that_belongs_to_them_and_free_the_key_that_they_blocked
-    a_component_is_forgotten_with_the_last_item_that_refers_to_it
+    old_entries_of_the_audit_trail_go_and_no_other_can_be_deleted
     signals_go_and_their_totals_stay
     finished_jobs_go_with_the_signals_and_the_newest_stays
     an_alert_that_was_forgotten_is_sent_like_the_first
@@ -24,7 +24,7 @@ promises! {
 const DAY: Duration = Duration::from_hours(24);
 
 fn keep(done: Option<Duration>, signals: Option<Duration>) -> Retention {
-    Retention { done, dead: None, signals }
+    Retention { done, dead: None, signals, audit: None }
 }
 
 fn step(key: &str) -> NewItem {
@@ -94,20 +94,27 @@ mod promise {
         assert_eq!(f.claim_one("mail").await.item.id, behind);
     }
 
-    pub(super) async fn a_component_is_forgotten_with_the_last_item_that_refers_to_it(f: Fixture) {
-        for (key, digest) in [("a", "one"), ("b", "two"), ("c", "two")] {
-            f.enqueue(item(key)).await;
-            let claim = f.claim_one("mail").await;
-            let by = SettleRequest { handler_digest: Some(digest.into()), ..done() };
-            f.store.settle(&claim.reference(), by).await.unwrap();
-            f.clock.advance(DAY);
+    pub(super) async fn old_entries_of_the_audit_trail_go_and_no_other_can_be_deleted(f: Fixture) {
+        let replay = async |key: &str| {
+            let id = f.enqueue(item(key)).await;
+            f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+            f.store.operate(&operate_request(Action::Purge, Selection::Ids(vec![id]))).await.unwrap();
+        };
+        replay("old").await;
+        f.clock.advance(DAY + Duration::from_secs(1));
+        replay("young").await;
+        let keep = Retention { audit: Some(DAY), ..Retention::default() };
+        let counts = || f.sql("SELECT (SELECT count(*) FROM outbox_audit), (SELECT count(*) FROM outbox_audit_items)");
+        for left in ["2|1", "1|1", "1|1"] {
+            f.store.run_maintenance(&keep).await.unwrap();
+            assert_eq!(counts().unwrap().trim(), left);
         }
-        f.clock.advance(Duration::from_secs(1));
-        let known = || f.sql("SELECT digest FROM outbox_handlers ORDER BY digest").unwrap();
-        assert_eq!(f.store.run_maintenance(&keep(Some(DAY * 2), None)).await.unwrap().items, 2);
-        assert_eq!(known(), "two", "an item that is left refers to it");
-        assert_eq!(f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap().items, 1);
-        assert_eq!(known(), "");
+        for refused in
+            ["DELETE FROM outbox_audit", "UPDATE outbox_audit SET count = 7", "DELETE FROM outbox_audit_items"]
+        {
+            let told = f.sql(refused).unwrap_err();
+            assert!(told.contains("append-only"), "{told}");
+        }
     }
 
     pub(super) async fn signals_go_and_their_totals_stay(f: Fixture) {

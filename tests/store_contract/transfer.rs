@@ -92,10 +92,11 @@ const MOVED: [MovedKind; 5] = [
 
 /// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or tell what was
 /// done in this store. CLAIMED items are not moved.
-const STAYING: [&str; 17] = [
+const STAYING: [&str; 18] = [
     "alerts",
     "audit",
     "audit_items",
+    "audit_kept",
     "backlog",
     "deltas",
     "handlers",

@@ -69,6 +69,7 @@ fn outbox(overview: &Overview, status: &HostStatus) -> Value {
         "by_status": overview.by_status,
         "by_type": overview.by_type,
         "retrying_by_type": overview.retrying,
+        "oldest_enqueued_ms_by_type": overview.oldest_enqueued_ms,
         "oldest_pending_ms": overview.oldest_pending_ms.values().max(),
         "oldest_pending_ms_by_type": overview.oldest_pending_ms,
         "unhandled": overview.unhandled(&status.served_types),

@@ -57,6 +57,11 @@ fn items(text: &mut MetricsText, overview: &Overview) {
     for (item_type, items) in &overview.retrying {
         text.sample("outbox_retrying_items", &[("type", item_type)], items);
     }
+    let help = "Time since the oldest waiting item was enqueued, by type, also while it waits for another attempt.";
+    text.family("outbox_oldest_enqueued_seconds", "gauge", help);
+    for (item_type, age) in &overview.oldest_enqueued_ms {
+        text.sample("outbox_oldest_enqueued_seconds", &[("type", item_type)], Seconds(*age));
+    }
     let help = "Age of the oldest item that waits and may be claimed, by type.";
     text.family("outbox_oldest_pending_seconds", "gauge", help);
     for (item_type, age) in &overview.oldest_pending_ms {

@@ -83,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) retain_done: Option<Duration>,
     /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
     pub(crate) retain_dlq: Option<Duration>,
+    /// `OUTBOX_RETAIN_AUDIT`, default `keep`: how long the entries of the audit trail stay. `None` keeps them.
+    pub(crate) retain_audit: Option<Duration>,
     /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals and finished jobs stay. `None` keeps them.
     pub(crate) retain_signals: Option<Duration>,
     /// `OUTBOX_ALERTS`, default none: the type of alert items, such as `webhook`, which report
@@ -143,6 +145,7 @@ impl Config {
             hosts: settings::hosts(settings)?,
             retain_done: settings::retain_done(settings)?,
             retain_dlq: settings::retain_dlq(settings)?,
+            retain_audit: settings::retain_audit(settings)?,
             retain_signals: settings::retain_signals(settings)?,
             alerts: settings::alerts(settings)?,
             alert_period: settings::alert_period(settings)?,

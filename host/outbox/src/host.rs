@@ -239,7 +239,7 @@ impl RunningHost<'_> {
         };
         background.spawn(beat.run(self.end.clone()));
         let Config { retain_done: done, retain_dlq: dead, retain_signals: signals, .. } = *self.config;
-        let retention = Retention { done, dead, signals };
+        let retention = Retention { done, dead, signals, audit: self.config.retain_audit };
         background.spawn(background::maintenance_loop(self.store.clone(), retention, self.end.clone()));
         background
     }

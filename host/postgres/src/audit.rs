@@ -4,7 +4,7 @@
 
 use tokio_postgres::Row;
 
-use outbox_item::ItemId;
+use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AuditEntry, AuditQuery, JobId};
@@ -66,4 +66,28 @@ fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
         count: unsigned(row, 7)?,
         changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
     })
+}
+
+/// Entries that one transaction stops to keep.
+const PRUNE_ENTRIES: i64 = 500;
+/// References from items to such entries that one transaction deletes.
+const PRUNE_REFERENCES: i64 = 2_000;
+
+/// Deletes a part of the entries from before `before`, the oldest first. The schema refuses to delete an entry that is
+/// still kept, so the first one that is kept is written before. An entry goes after the references to it.
+pub(crate) async fn prune(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
+    let keep = "INSERT INTO outbox.audit_kept AS kept (id, from_seq)
+                SELECT 1, max(seq) + 1 FROM (SELECT seq, at FROM outbox.audit ORDER BY seq LIMIT $2) AS oldest
+                WHERE at < $1 HAVING count(*) > 0
+                ON CONFLICT (id) DO UPDATE SET from_seq = greatest(kept.from_seq, excluded.from_seq)";
+    tx.rows(keep, &[&before.get(), &PRUNE_ENTRIES]).await?;
+    let references = "DELETE FROM outbox.audit_items AS reference USING (
+                          SELECT item_id, seq FROM outbox.audit_items
+                          WHERE seq < (SELECT from_seq FROM outbox.audit_kept) ORDER BY seq LIMIT $1) AS old
+                      WHERE reference.item_id = old.item_id AND reference.seq = old.seq RETURNING 1";
+    if !tx.rows(references, &[&PRUNE_REFERENCES]).await?.is_empty() {
+        return Ok(());
+    }
+    let entries = "DELETE FROM outbox.audit WHERE seq < (SELECT from_seq FROM outbox.audit_kept)";
+    tx.rows(entries, &[]).await.map(drop)
 }

@@ -17,9 +17,9 @@ pub(crate) async fn read(tx: &impl Query, now: Millis) -> Result<Vec<TypeBacklog
     if is_short(&first) {
         return Ok(first);
     }
-    let kept = tx.rows("SELECT type, waiting, retrying, next_at FROM outbox.backlog", &[]).await?;
-    let is_kept = kept.first().map(|row| time(row, 3)).transpose()?.is_some_and(|next_at| is_current(next_at, now));
-    if is_kept { numbers(&kept) } else { numbers(&tx.rows(COUNT_ALL, &[]).await?) }
+    let kept = tx.rows("SELECT type, waiting, retrying, oldest_at, next_at FROM outbox.backlog", &[]).await?;
+    let is_kept = kept.first().map(|row| time(row, 4)).transpose()?.is_some_and(|next_at| is_current(next_at, now));
+    if is_kept { numbers(&kept) } else { numbers(&tx.rows(&count_all(), &[]).await?) }
 }
 
 /// Counts a long queue anew when that is due, and keeps the numbers. One process at a time does this.
@@ -35,7 +35,7 @@ pub(crate) async fn refresh(tx: &WriteTx<'_>) -> Result<(), PgError> {
         return if due.is_some() { keep(tx, &[], tx.now).await } else { Ok(()) };
     }
     let began = std::time::Instant::now();
-    let counted = numbers(&tx.rows(COUNT_ALL, &[]).await?)?;
+    let counted = numbers(&tx.rows(&count_all(), &[]).await?)?;
     keep(tx, &counted, next_count(tx.now, began.elapsed())).await
 }
 
@@ -46,9 +46,10 @@ async fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> Res
         counted.iter().map(|backlog| i64::try_from(number(backlog)).unwrap_or(i64::MAX)).collect()
     };
     let (waiting, retrying) = (column(|backlog| backlog.waiting), column(|backlog| backlog.retrying));
-    let insert = "INSERT INTO outbox.backlog (type, waiting, retrying, next_at)
-                  SELECT *, $4::bigint FROM unnest($1::text[], $2::bigint[], $3::bigint[])";
-    tx.rows(insert, &[&types, &waiting, &retrying, &next_at.get()]).await.map(drop)
+    let oldest: Vec<_> = counted.iter().map(|backlog| backlog.oldest_at.get()).collect();
+    let insert = "INSERT INTO outbox.backlog (type, waiting, retrying, oldest_at, next_at)
+                  SELECT *, $5::bigint FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])";
+    tx.rows(insert, &[&types, &waiting, &retrying, &oldest, &next_at.get()]).await.map(drop)
 }
 
 fn is_short(first: &[TypeBacklog]) -> bool {
@@ -57,18 +58,32 @@ fn is_short(first: &[TypeBacklog]) -> bool {
 
 /// Counts the queue, but no more than one item above the limit.
 fn count_first() -> String {
-    let limit = COUNTED_AT_ONCE + 1;
+    count(&format!("(SELECT id, type, again FROM outbox.queue LIMIT {})", COUNTED_AT_ONCE + 1))
+}
+
+fn count_all() -> String {
+    count("outbox.queue")
+}
+
+/// The numbers of the items in `source`. Ids ascend in the order of inserts, so the smallest one is that of the item
+/// that was enqueued first.
+fn count(source: &str) -> String {
     format!(
-        "SELECT type, count(*), count(*) FILTER (WHERE again)
-         FROM (SELECT type, again FROM outbox.queue LIMIT {limit}) AS first GROUP BY type"
+        "SELECT counted.type, waiting, retrying, item.created_at
+         FROM (SELECT type, count(*) AS waiting, count(*) FILTER (WHERE again) AS retrying, min(id) AS first
+               FROM {source} AS counted GROUP BY type) AS counted
+              JOIN outbox.items AS item ON item.id = first"
     )
 }
 
-const COUNT_ALL: &str = "SELECT type, count(*), count(*) FILTER (WHERE again) FROM outbox.queue GROUP BY type";
-
 fn numbers(rows: &[Row]) -> Result<Vec<TypeBacklog>, PgError> {
     let backlog = |row: &Row| {
-        Ok(TypeBacklog { item_type: row.try_get(0)?, waiting: unsigned(row, 1)?, retrying: unsigned(row, 2)? })
+        Ok(TypeBacklog {
+            item_type: row.try_get(0)?,
+            waiting: unsigned(row, 1)?,
+            retrying: unsigned(row, 2)?,
+            oldest_at: time(row, 3)?,
+        })
     };
     rows.iter().map(backlog).collect()
 }

@@ -13,12 +13,12 @@ use outbox_store::engine::operate_flow;
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::PostgresStore;
-use crate::backlog;
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::ordering;
 use crate::rows::numbers;
 use crate::tx::{Query as _, WriteTx};
+use crate::{audit, backlog};
 
 /// Items that one transaction deletes, each with everything that belongs to it.
 const PRUNE_ITEMS: i64 = 500;
@@ -68,6 +68,9 @@ async fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> Result<(u64, u64),
         }
         None => 0,
     };
+    if let Some(age) = retention.audit {
+        audit::prune(tx, before(age)).await?;
+    }
     Ok((items.cast_unsigned(), signals))
 }
 
@@ -94,38 +97,10 @@ async fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis
         ordering::lock_blocked(tx, &old).await?;
     }
     let locked = lock_old(tx, place, &old, before).await?;
-    let handlers = handlers_of(tx, &locked).await?;
     tx.rows("DELETE FROM outbox.items WHERE id = ANY($1::bigint[])", &[&numbers(&locked)]).await?;
-    prune_handlers(tx, &handlers).await?;
     // An item that blocked its key may have been among them.
     tx.wakes_other_processes |= place.table == DEAD.table && !locked.is_empty();
     Ok(i64::try_from(locked.len()).unwrap_or(i64::MAX))
-}
-
-/// The components to which the items refer.
-async fn handlers_of(tx: &WriteTx<'_>, items: &[ItemId]) -> Result<Vec<i32>, PgError> {
-    let select = "SELECT handler FROM (
-                      SELECT handler FROM outbox.done WHERE id = ANY($1::bigint[])
-                      UNION SELECT handler FROM outbox.dead WHERE id = ANY($1::bigint[])
-                      UNION SELECT handler FROM outbox.past WHERE id = ANY($1::bigint[])) AS used
-                  WHERE handler IS NOT NULL";
-    tx.rows(select, &[&numbers(items)]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
-/// Forgets those of the components that no item refers to any more, and that no process runs. The looks end at the
-/// first item that refers to a component.
-async fn prune_handlers(tx: &WriteTx<'_>, handlers: &[i32]) -> Result<(), PgError> {
-    if handlers.is_empty() {
-        return Ok(());
-    }
-    let delete = "DELETE FROM outbox.handlers AS known
-                  WHERE id = ANY($1::integer[])
-                    AND coalesce((SELECT 1 FROM outbox.done WHERE handler = known.id LIMIT 1),
-                                 (SELECT 1 FROM outbox.dead WHERE handler = known.id LIMIT 1),
-                                 (SELECT 1 FROM outbox.past WHERE handler = known.id LIMIT 1),
-                                 (SELECT 1 FROM outbox.pods WHERE strpos(plugins::text, known.digest) > 0 LIMIT 1))
-                        IS NULL";
-    tx.rows(delete, &[&handlers]).await.map(drop)
 }
 
 /// Locks the items, then their places, as an operator's action does. Returns those that no other transaction has locked

@@ -428,6 +428,8 @@ CREATE TABLE outbox_backlog (
     type TEXT PRIMARY KEY,
     waiting INTEGER NOT NULL,
     retrying INTEGER NOT NULL,
+    -- When the oldest of them was enqueued.
+    oldest_at INTEGER NOT NULL,
     next_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -568,12 +570,21 @@ CREATE TABLE outbox_audit_items (
     PRIMARY KEY (item_id, seq)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX outbox_audit_items_seq ON outbox_audit_items (seq);
+
+-- The first entry that is kept: retention deletes those before it. No row before the first deletion.
+CREATE TABLE outbox_audit_kept (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    from_seq INTEGER NOT NULL
+) STRICT;
+
 CREATE TRIGGER outbox_audit_update BEFORE UPDATE ON outbox_audit
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;
 
 CREATE TRIGGER outbox_audit_delete BEFORE DELETE ON outbox_audit
+WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), 0)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;
@@ -584,6 +595,7 @@ BEGIN
 END;
 
 CREATE TRIGGER outbox_audit_items_delete BEFORE DELETE ON outbox_audit_items
+WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), 0)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;

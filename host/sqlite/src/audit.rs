@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use outbox_item::ItemId;
+use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AuditEntry, AuditQuery, JobId};
@@ -81,4 +81,27 @@ fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
         count: row.get(7)?,
         changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
     })
+}
+
+/// Entries that one transaction stops to keep.
+const PRUNE_ENTRIES: u32 = 500;
+/// References from items to such entries that one transaction deletes.
+const PRUNE_REFERENCES: u32 = 2_000;
+
+/// Deletes a part of the entries from before `before`, the oldest first. The schema refuses to delete an entry that is
+/// still kept, so the first one that is kept is written before. An entry goes after the references to it.
+pub(crate) fn prune(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<()> {
+    let keep = "INSERT INTO outbox_audit_kept (id, from_seq)
+                SELECT 1, max(seq) + 1 FROM (SELECT seq, at FROM outbox_audit ORDER BY seq LIMIT ?2)
+                WHERE at < ?1 HAVING count(*) > 0
+                ON CONFLICT (id) DO UPDATE SET from_seq = max(from_seq, excluded.from_seq)";
+    tx.connection.prepare_cached(keep)?.execute(params![before.get(), PRUNE_ENTRIES])?;
+    let references = "DELETE FROM outbox_audit_items WHERE (item_id, seq) IN (
+                          SELECT item_id, seq FROM outbox_audit_items
+                          WHERE seq < (SELECT from_seq FROM outbox_audit_kept) LIMIT ?1)";
+    if tx.connection.prepare_cached(references)?.execute([PRUNE_REFERENCES])? > 0 {
+        return Ok(());
+    }
+    let entries = "DELETE FROM outbox_audit WHERE seq < (SELECT from_seq FROM outbox_audit_kept)";
+    tx.connection.prepare_cached(entries)?.execute([]).map(drop)
 }

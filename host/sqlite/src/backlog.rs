@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use outbox_item::Millis;
 use outbox_store::StoreError;
@@ -12,6 +12,7 @@ use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, ne
 
 use crate::SqliteStore;
 use crate::error::unavailable;
+use crate::rows::time;
 use crate::write_tx::WriteTx;
 
 /// The waiting items of each type at `now`.
@@ -50,11 +51,11 @@ fn recount(tx: &Connection, now: Millis) -> rusqlite::Result<Option<Vec<TypeBack
 
 fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> rusqlite::Result<()> {
     tx.connection.prepare_cached("DELETE FROM outbox_backlog")?.execute([])?;
-    let mut insert = tx
-        .connection
-        .prepare_cached("INSERT INTO outbox_backlog (type, waiting, retrying, next_at) VALUES (?1, ?2, ?3, ?4)")?;
-    for TypeBacklog { item_type, waiting, retrying } in counted {
-        insert.execute(params![item_type, waiting, retrying, next_at.get()])?;
+    let mut insert = tx.connection.prepare_cached(
+        "INSERT INTO outbox_backlog (type, waiting, retrying, oldest_at, next_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for TypeBacklog { item_type, waiting, retrying, oldest_at } in counted {
+        insert.execute(params![item_type, waiting, retrying, oldest_at.get(), next_at.get()])?;
     }
     Ok(())
 }
@@ -65,7 +66,7 @@ fn kept(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<TypeBacklog>> {
     if !next_at.is_some_and(|next_at| is_current(Millis::new(next_at), now)) {
         return Ok(Vec::new());
     }
-    numbers(tx, "SELECT type, waiting, retrying FROM outbox_backlog")
+    numbers(tx, "SELECT type, waiting, retrying, oldest_at FROM outbox_backlog")
 }
 
 fn is_short(first: &[TypeBacklog]) -> bool {
@@ -74,20 +75,32 @@ fn is_short(first: &[TypeBacklog]) -> bool {
 
 /// Counts the queue, but no more than one item above the limit.
 fn count_first(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
-    let limit = COUNTED_AT_ONCE + 1;
+    count(tx, &format!("(SELECT id, type, again FROM outbox_queue LIMIT {})", COUNTED_AT_ONCE + 1))
+}
+
+fn count_all(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
+    count(tx, "outbox_queue")
+}
+
+/// The numbers of the items in `source`. Ids ascend, so the smallest one is that of the item that was enqueued first.
+fn count(tx: &Connection, source: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
     let sql = format!(
-        "SELECT type, count(*), sum(again) FROM (SELECT type, again FROM outbox_queue LIMIT {limit}) GROUP BY type"
+        "SELECT counted.type, waiting, retrying, item.created_at
+         FROM (SELECT type, count(*) AS waiting, sum(again) AS retrying, min(id) AS first FROM {source} GROUP BY type)
+                  AS counted
+              JOIN outbox_items AS item ON item.id = first"
     );
     numbers(tx, &sql)
 }
 
-fn count_all(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
-    numbers(tx, "SELECT type, count(*), sum(again) FROM outbox_queue GROUP BY type")
-}
-
 fn numbers(tx: &Connection, sql: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
-    let mut select = tx.prepare_cached(sql)?;
-    let rows = select
-        .query_map([], |row| Ok(TypeBacklog { item_type: row.get(0)?, waiting: row.get(1)?, retrying: row.get(2)? }))?;
-    rows.collect()
+    let backlog = |row: &Row<'_>| {
+        Ok(TypeBacklog {
+            item_type: row.get(0)?,
+            waiting: row.get(1)?,
+            retrying: row.get(2)?,
+            oldest_at: time(row, 3)?,
+        })
+    };
+    tx.prepare_cached(sql)?.query_map([], backlog)?.collect()
 }

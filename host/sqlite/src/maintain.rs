@@ -1,7 +1,6 @@
 //! Keeps the store in shape, in pieces small enough that other writers do not wait long: running jobs, retention, the
 //! numbers of a long queue, the write-ahead log and the file's free pages.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use outbox_store::engine::operate_flow;
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::SqliteStore;
-use crate::backlog;
 use crate::connection::{connect, wal_bytes};
 use crate::error::unavailable;
 use crate::write_tx::{WAL_MAX, WriteTx};
+use crate::{audit, backlog};
 
 /// Items that one transaction deletes, each with everything that belongs to it.
 const PRUNE_ITEMS: usize = 500;
@@ -53,7 +52,8 @@ fn log_failed_job(job: JobId, error: &StoreError) {
 
 /// Deletes what retention no longer keeps, and returns free pages. Returns how many items and signals it deleted.
 fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<(u64, u64)> {
-    let before = |age: Duration| tx.now.saturating_sub(age);
+    let now = tx.now;
+    let before = |age: Duration| now.saturating_sub(age);
     let (done, dead, signals) = (retention.done.map(before), retention.dead.map(before), retention.signals.map(before));
     let mut items = done.map_or(Ok(0), |before| prune_items(tx, &DONE, before, PRUNE_ITEMS))?;
     items += dead.map_or(Ok(0), |before| prune_items(tx, &DEAD, before, PRUNE_ITEMS - items))?;
@@ -62,6 +62,7 @@ fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<(u64, u
         prune_alerts(tx, before)?;
     }
     let signals = signals.map_or(Ok(0), |before| prune_signals(tx, before))?;
+    retention.audit.map_or(Ok(()), |age| audit::prune(tx, before(age)))?;
     vacuum(tx.connection)?;
     Ok((items as u64, signals))
 }
@@ -83,35 +84,12 @@ fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, limi
     let ids: Vec<i64> =
         select.query_map(params![before.get(), limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1")?;
-    let mut handlers = BTreeSet::new();
     for id in &ids {
-        handlers.extend(handlers_of(tx.connection, *id)?);
         delete.execute([id])?;
     }
-    prune_handlers(tx.connection, &handlers)?;
     // An item that blocked its key may have been among them.
     tx.wakes_workers |= place.table == DEAD.table && !ids.is_empty();
     Ok(ids.len())
-}
-
-/// The components to which an item refers.
-fn handlers_of(tx: &Connection, id: i64) -> rusqlite::Result<Vec<i64>> {
-    let sql = "SELECT handler FROM outbox_done WHERE id = ?1 AND handler IS NOT NULL
-               UNION SELECT handler FROM outbox_dead WHERE id = ?1 AND handler IS NOT NULL
-               UNION SELECT handler FROM outbox_past WHERE id = ?1 AND handler IS NOT NULL";
-    tx.prepare_cached(sql)?.query_map([id], |row| row.get(0))?.collect()
-}
-
-/// Forgets those of the components that no item refers to any more, and that no process runs. The looks end at the
-/// first item that refers to a component.
-fn prune_handlers(tx: &Connection, handlers: &BTreeSet<i64>) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM outbox_handlers WHERE id = ?1
-               AND NOT EXISTS (SELECT 1 FROM outbox_done WHERE handler = ?1)
-               AND NOT EXISTS (SELECT 1 FROM outbox_dead WHERE handler = ?1)
-               AND NOT EXISTS (SELECT 1 FROM outbox_past WHERE handler = ?1)
-               AND NOT EXISTS (SELECT 1 FROM outbox_pods WHERE instr(plugins, digest) > 0)";
-    let mut delete = tx.prepare_cached(sql)?;
-    handlers.iter().try_for_each(|handler| delete.execute([handler]).map(drop))
 }
 
 fn old_items(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {

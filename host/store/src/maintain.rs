@@ -35,6 +35,8 @@ pub struct Retention {
     pub dead: Option<Duration>,
     /// Signals, whose totals stay; finished jobs except the newest; and the times at which alerts were last sent.
     pub signals: Option<Duration>,
+    /// Entries of the audit trail.
+    pub audit: Option<Duration>,
 }
 
 /// What a piece of maintenance did.

@@ -25,6 +25,8 @@ pub struct Overview {
     pub by_type: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// PENDING items per type that were claimed before, and wait for another attempt.
     pub retrying: BTreeMap<String, u64>,
+    /// How long ago the oldest PENDING item of each type was enqueued, whether it is available or not.
+    pub oldest_enqueued_ms: BTreeMap<String, i64>,
     /// How long the oldest available PENDING item of each type has been waiting.
     pub oldest_pending_ms: BTreeMap<String, i64>,
     /// CLAIMED items whose lease has ended.
@@ -81,7 +83,8 @@ impl Overview {
     }
 
     /// Adds the waiting items of a type.
-    pub fn count_waiting(&mut self, TypeBacklog { item_type, waiting, retrying }: TypeBacklog) {
+    pub fn count_waiting(&mut self, TypeBacklog { item_type, waiting, retrying, oldest_at }: TypeBacklog) {
+        self.oldest_enqueued_ms.insert(item_type.clone(), millis(self.now.since(oldest_at)));
         if retrying > 0 {
             self.retrying.insert(item_type.clone(), retrying);
         }

@@ -47,11 +47,13 @@ fn types(overview: &Overview) -> Option<String> {
         let of = |status: Status| by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
         let [pending, claimed, done, dlq] = Status::ALL.map(of);
         let retrying = overview.retrying.get(item_type).copied().unwrap_or(0).to_string();
-        let oldest = overview.oldest_pending_ms.get(item_type).map(|ms| span(*ms));
+        let [enqueued, available] = [&overview.oldest_enqueued_ms, &overview.oldest_pending_ms]
+            .map(|ages| or_dash(ages.get(item_type).map(|ms| span(*ms)).as_deref()));
         let served = if unhandled.contains_key(item_type.as_str()) { "nobody" } else { "" };
-        [item_type.clone(), pending, retrying, claimed, done, dlq, or_dash(oldest.as_deref()), served.to_owned()]
+        [item_type.clone(), pending, retrying, claimed, done, dlq, enqueued, available, served.to_owned()]
     };
-    let header = ["TYPE", "PENDING", "RETRYING", "CLAIMED", "DONE", "DLQ", "OLDEST PENDING", "HANDLED BY"];
+    let header =
+        ["TYPE", "PENDING", "RETRYING", "CLAIMED", "DONE", "DLQ", "OLDEST ENQUEUED", "OLDEST DUE", "HANDLED BY"];
     (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
 }
 

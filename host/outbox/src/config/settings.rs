@@ -116,6 +116,11 @@ pub(super) fn retain_dlq(settings: &ResolvedSettings) -> Result<Option<Duration>
     retention(settings, "OUTBOX_RETAIN_DLQ", None)
 }
 
+/// How long the entries of the audit trail stay; `None`, the default, keeps them.
+pub(super) fn retain_audit(settings: &ResolvedSettings) -> Result<Option<Duration>, ConfigError> {
+    retention(settings, "OUTBOX_RETAIN_AUDIT", None)
+}
+
 /// Long enough to look into the events of last week, short enough that the table of signals stays small.
 pub(super) const RETAIN_SIGNALS: Duration = Duration::from_hours(7 * 24);
 

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
 
 /// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: [(&str, Option<&str>); 30] = [
+const SETTINGS: &[(&str, Option<&str>)] = &[
     ("OUTBOX_ENABLED", None),
     ("OUTBOX_BACKEND", None),
     ("OUTBOX_DB", Some("--db")),
@@ -38,6 +38,7 @@ const SETTINGS: [(&str, Option<&str>); 30] = [
     ("OUTBOX_HOSTS", None),
     ("OUTBOX_RETAIN_DONE", None),
     ("OUTBOX_RETAIN_DLQ", None),
+    ("OUTBOX_RETAIN_AUDIT", None),
     ("OUTBOX_RETAIN_SIGNALS", None),
     ("OUTBOX_ALERTS", None),
     ("OUTBOX_ALERT_PERIOD", None),
@@ -109,7 +110,7 @@ struct SettingValue {
 impl ResolvedSettings {
     /// Takes the values of the environment, and then those of the flags, over the values of the file.
     pub(super) fn set_from(&mut self, sources: &Sources) {
-        for (variable, flag) in SETTINGS {
+        for &(variable, flag) in SETTINGS {
             self.set(variable, variable.to_owned(), sources.environment.get(variable));
             let origin = flag.unwrap_or(variable).to_owned();
             self.set(variable, origin, sources.flags.get(variable).cloned());
@@ -182,7 +183,7 @@ fn displayed(variable: &str, text: &str) -> String {
 
 /// The variable with the same meaning as a key of the file.
 pub(super) fn variable_of(key: &str) -> Option<&'static str> {
-    SETTINGS.into_iter().map(|(variable, _)| variable).find(|variable| key_of(variable) == key)
+    SETTINGS.iter().map(|(variable, _)| *variable).find(|variable| key_of(variable) == key)
 }
 
 /// The key of the file with the same meaning as a variable.
@@ -193,7 +194,7 @@ fn key_of(variable: &str) -> String {
 /// The known key of the file that is most similar to an unknown one.
 pub(super) fn nearest_key(key: &str) -> Option<String> {
     let wanted = key_of(&key.to_ascii_uppercase());
-    let keys = SETTINGS.into_iter().map(|(variable, _)| key_of(variable)).chain(["sagas".to_owned()]);
+    let keys = SETTINGS.iter().map(|(variable, _)| key_of(variable)).chain(["sagas".to_owned()]);
     nearest(&wanted, keys)
 }
 
@@ -206,7 +207,7 @@ pub(super) fn ineffective_variables(environment: &ProcessEnv) -> Vec<String> {
 
 /// One sentence for each `OUTBOX_…` variable that is no setting.
 fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
-    let known = || SETTINGS.into_iter().map(|(variable, _)| variable).chain([CONFIG]);
+    let known = || SETTINGS.iter().map(|(variable, _)| *variable).chain([CONFIG]);
     let unknown =
         environment.names().filter(|name| name.starts_with("OUTBOX_") && !known().any(|known| known == *name));
     unknown

@@ -33,6 +33,7 @@ fn defaults_are_those_of_the_playbook() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.retain_done, None);
     assert_eq!(config.retain_dlq, None);
+    assert_eq!(config.retain_audit, None);
     assert_eq!(config.retain_signals, Some(RETAIN_SIGNALS));
     assert_eq!(config.sagas, [SagaDefinition::write_memory()]);
 }

@@ -230,11 +230,6 @@ CREATE TABLE outbox.audit_items (
     PRIMARY KEY (item_id, seq)
 );
 
-CREATE TRIGGER audit_guard BEFORE UPDATE OR DELETE ON outbox.audit FOR EACH ROW
-EXECUTE FUNCTION outbox.refuse('the audit trail is append-only');
-CREATE TRIGGER audit_items_guard BEFORE UPDATE OR DELETE ON outbox.audit_items FOR EACH ROW
-EXECUTE FUNCTION outbox.refuse('the audit trail is append-only');
-
 -- Wakes workers: one notification without payload per transaction, whatever the number of statements. The migration
 -- adds the trigger that calls it, unless the operator turns notifications off, because they serialise the commits of
 -- the whole database.

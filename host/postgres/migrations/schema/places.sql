@@ -194,6 +194,8 @@ CREATE TABLE outbox.backlog (
     type text COLLATE "C" PRIMARY KEY,
     waiting bigint NOT NULL,
     retrying bigint NOT NULL,
+    -- When the oldest of them was enqueued.
+    oldest_at bigint NOT NULL,
     next_at bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 
@@ -224,3 +226,22 @@ SELECT name, saga, type, outcome, sum(total)::bigint AS total
 FROM (SELECT name, saga, type, outcome, total FROM outbox.counters
       UNION ALL SELECT name, saga, type, outcome, by FROM outbox.deltas) AS parts
 GROUP BY name, saga, type, outcome;
+
+-- The first entry of the audit trail that is kept: retention deletes those before it. No row before the first deletion.
+CREATE TABLE outbox.audit_kept (
+    id integer PRIMARY KEY CHECK (id = 1),
+    from_seq bigint NOT NULL
+);
+CREATE INDEX audit_items_seq ON outbox.audit_items (seq);
+
+CREATE FUNCTION outbox.keep_audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' AND OLD.seq < (SELECT from_seq FROM outbox.audit_kept) THEN
+        RETURN OLD;
+    END IF;
+    RAISE EXCEPTION 'outbox: the audit trail is append-only' USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE OR REPLACE TRIGGER audit_guard BEFORE UPDATE OR DELETE ON outbox.audit FOR EACH ROW
+EXECUTE FUNCTION outbox.keep_audit();
+CREATE OR REPLACE TRIGGER audit_items_guard BEFORE UPDATE OR DELETE ON outbox.audit_items FOR EACH ROW
+EXECUTE FUNCTION outbox.keep_audit();

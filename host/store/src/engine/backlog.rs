@@ -26,6 +26,8 @@ pub struct TypeBacklog {
     pub waiting: u64,
     /// How many of them were claimed before.
     pub retrying: u64,
+    /// When the oldest of them was enqueued.
+    pub oldest_at: Millis,
 }
 
 /// When the queue is to be counted again, after a count that began at `now` and took this long.
