@@ -66,6 +66,23 @@ async fn the_webhook_retries_rejects_or_defers_by_the_answer() {
 }
 
 #[tokio::test]
+async fn the_webhook_leaves_out_headers_that_no_request_can_have() {
+    let deployment = Deployment::new().await;
+    let host = deployment.plan.clone().set("OUTBOX_MAX_RETRIES", "0").start("serve").await;
+    // Plain SQL, because every other way refuses them.
+    let headers = r#"{"Host": "evil", "Content-Length": "7", "Upgrade": "x", "bad name": "x", "x-line": "a\nb", "X-Tenant": "7"}"#;
+    let insert = format!(
+        "INSERT INTO outbox_items (type, idem_key, payload, headers) VALUES ('webhook', 'odd', '{{}}', '{headers}')"
+    );
+    deployment.test_db.sql(&insert).unwrap();
+    let id = deployment.test_db.sql("SELECT id FROM outbox_items").unwrap().trim().parse().unwrap();
+    becomes(&host, id, "DONE").await;
+    let received = deployment.vector.ledger.received();
+    assert_eq!((received[0].header("x-tenant"), received[0].header("x-line")), ("7", ""));
+    assert_eq!(received[0].header("host"), deployment.vector.address.to_string());
+}
+
+#[tokio::test]
 async fn the_handlers_import_what_they_use_and_nothing_more() {
     let deployment = Deployment::new().await;
     for name in ["vector-upsert", "belief-recompute", "webhook"] {

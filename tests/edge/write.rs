@@ -129,6 +129,7 @@ async fn every_refusal_is_a_problem() {
         (post("/memory", &[], ""), 400, "invalid-json"),
         (post("/memory", &[("idempotency-key", &"k".repeat(250))], "{}"), 400, "invalid-item"),
         (post("/items", &[], r#"{"type":"T","payload":1}"#), 400, "invalid-item"),
+        (post("/items", &[], r#"{"type":"t","payload":1,"headers":{"Host":"x"}}"#), 400, "invalid-item"),
         (post("/items", &[], r#"{"type":"t","payload":1,"idem_kye":"k"}"#), 400, "invalid-json"),
         (post("/items", &ndjson, "\n\n"), 400, "invalid-request"),
         (get("/items?stauts=DLQ"), 400, "invalid-request"),
