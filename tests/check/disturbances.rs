@@ -7,19 +7,21 @@ use outbox::check::FindingKind::{self, Changed, Dead, Extra, Followups, Lost, Re
 use super::Exhibit;
 
 /// The finding in one schedule of a broken handler.
-const CONVICTIONS: [(&str, &str, FindingKind); 29] = [
+const CONVICTIONS: [(&str, &str, FindingKind); 31] = [
     ("skips_repeats", "crash:1b", Lost),
     ("updates_on_repeat", "crash:1a", Extra),
     ("updates_on_repeat", "crash:return", Extra),
     ("updates_on_repeat", "reload:return", Extra),
     ("random_body", "outlive:1b", Changed),
     ("draws_a_number", "outlive:1b", Changed),
+    ("clock_in_name", "outlive:1a", Repeated),
     ("charge_then_record", "crash:1a", Repeated),
     ("suffix_on_conflict", "busy/crash:1a", Extra),
     ("ignored_409", "abort/crash:1a", Lost),
     ("clock_in_name", "silent:1", Repeated),
     ("retry_inside", "lies:1", Repeated),
     ("resends_what_broke", "breaks:1", Repeated),
+    ("updates_on_repeat", "breaks:1", Extra),
     ("swallowed_error", "fails:2", Lost),
     ("swallowed_error", "unavailable:2", Lost),
     ("gateway_for_done", "gateway:1", Lost),
@@ -40,7 +42,7 @@ const CONVICTIONS: [(&str, &str, FindingKind); 29] = [
 ];
 
 /// Schedules in which a broken handler does no harm, because its bug needs another disturbance.
-const HARMLESS: [(&str, &str); 6] = [
+const HARMLESS: [(&str, &str); 7] = [
     // After the commit, there is no other attempt.
     ("updates_on_repeat", "crash:commit"),
     // A receiver that carries a request out makes what is taken for done done.
@@ -51,6 +53,8 @@ const HARMLESS: [(&str, &str); 6] = [
     // Receivers are in order again in the last attempt, however long they were not.
     ("unsorted_body", "outage:1"),
     ("fatal_429", "fails:1"),
+    // A request that was never sent is no reason to believe that it was carried out.
+    ("updates_on_repeat", "refuses:1"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,7 +75,7 @@ pub(super) const EXHIBITS: [(&str, FindingKind, usize, &str); 61] = [
 ];
 
 /// Handlers that look like a bug and have none.
-const SOUND: [&str; 8] = [
+const SOUND: [&str; 11] = [
     "name_at_two_receivers",
     "creates_if_missing",
     "asks_for_token",
@@ -84,6 +84,9 @@ const SOUND: [&str; 8] = [
     "alerts_at_the_end",
     "reports_its_failures",
     "says_when_it_was_seen",
+    "notes_the_time",
+    "counts_if_possible",
+    "gives_up_loudly",
 ];
 
 /// Checks the whole gallery with one of the twins. The results have the order of the names of the cases.

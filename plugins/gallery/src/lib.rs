@@ -63,9 +63,10 @@ exhibits! {
         cursor_moves_first;
     repeats: skips_repeats, retry_inside, resends_what_broke, gives_up_quietly, gives_up_the_lookup, hopes_it_was_done,
         second_refusal_for_done, updates_on_repeat, reverses_first, draws_lots, refuses_repeats, alerts_at_the_end,
-        reports_its_failures;
+        reports_its_failures, counts_if_possible, gives_up_loudly;
     stored: state_before_call, emits_once, counts_attempts, forgets_in_vain, draws_a_number, one_name_for_two,
-        line_of_the_attempt, progress_in_state, waits_for_its_share;
+        line_of_the_attempt, progress_in_state, waits_for_its_share,
+        notes_the_time;
 }
 
 impl Handler for Gallery {

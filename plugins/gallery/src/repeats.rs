@@ -131,3 +131,18 @@ pub(crate) fn reports_its_failures(item: &Item, _: Twin) -> Result<(), Failure> 
     }
     charged.map(drop)
 }
+
+/// Counts a charge where that is possible, and charges in any case.
+pub(crate) fn counts_if_possible(item: &Item, _: Twin) -> Result<(), Failure> {
+    post("/counts", "1").unwrap_or_else(|failure| log::warn(failure.message));
+    charge(item)?.ok_or_failure().map(drop)
+}
+
+/// Gives up in its fifth attempt, so that an operator sees the item early.
+pub(crate) fn gives_up_loudly(item: &Item, _: Twin) -> Result<(), Failure> {
+    let charged = charge(item).and_then(http::Response::ok_or_failure);
+    if charged.is_err() && item.attempt == 5 {
+        return Err(Failure::permanent("charge.hopeless", "five attempts have failed"));
+    }
+    charged.map(drop)
+}

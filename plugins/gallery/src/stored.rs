@@ -3,6 +3,7 @@
 use outbox_handler::followups::{self, NewItem};
 use outbox_handler::{Failure, Item, http, state};
 
+use crate::keys::now;
 use crate::{Twin, charge, post, put, url};
 
 /// Stores in its state that it has charged, then charges, and ignores a failure of the charge. The state then claims a
@@ -124,4 +125,10 @@ pub(crate) fn waits_for_its_share(item: &Item, _: Twin) -> Result<(), Failure> {
     }
     charge(item)?.ok_or_failure()?;
     state::put_json("left", &(left - 1))
+}
+
+/// Notes when it last worked. Any time of an attempt is right, because the host stores one.
+pub(crate) fn notes_the_time(item: &Item, _: Twin) -> Result<(), Failure> {
+    charge(item)?.ok_or_failure()?;
+    state::put_json("last", &now())
 }
