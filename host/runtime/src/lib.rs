@@ -45,10 +45,11 @@ mod settings;
 pub mod simulation;
 mod start_error;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use outbox_core::{
@@ -65,7 +66,6 @@ pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
 use crate::load::private_dir::PrivateDir;
-pub use crate::load::private_dir::PrivateDirError;
 pub use crate::load::signature::TrustedKeyError;
 use crate::load::signature::TrustedKeys;
 pub use crate::load::source::LoadError;
@@ -81,11 +81,36 @@ use crate::sandbox::engine::SharedEngine;
 pub use crate::settings::PluginSettings;
 pub use crate::start_error::StartError;
 
+/// The cache of compiled code and the last good versions in a folder. A folder that cannot be used, or that others can
+/// write, costs time at each start and the safety of a last good version, but not the start.
+fn open_cache(dir: &Path) -> (Option<CodeCache>, LastGoodStore) {
+    let opened = PrivateDir::open(dir).and_then(|cache| Ok((cache.subfolder("good")?, cache)));
+    match opened {
+        Ok((good, cache)) => (Some(CodeCache::new(cache)), LastGoodStore::new(Some(good))),
+        Err(reason) => {
+            let reason = with_causes(&reason);
+            tracing::warn!(
+                reason,
+                "components are compiled at each start, and no last good version is kept: set OUTBOX_CACHE_DIR to a \
+                 folder that this user alone can write"
+            );
+            (None, LastGoodStore::new(None))
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+fn with_causes(err: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(err), |err| err.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The plugins of a process. Dropping this value stops following the folder.
 pub struct Plugins {
     registry: Arc<Registry>,
     slots: Semaphore,
     state: Arc<dyn StateReader>,
+    rescan: Arc<Notify>,
+    reload_ended: CancellationToken,
     _watching: DropGuard,
 }
 
@@ -93,19 +118,36 @@ impl Plugins {
     /// Starts the engine and follows the folder until `stop` is cancelled. Returns before the first scan; plugins serve
     /// items as soon as they are loaded. Must be called within a tokio runtime. Errors if no plugin could ever run.
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
-        let cache = PrivateDir::open(&settings.cache_dir)?;
-        let good = LastGoodStore::new(cache.subfolder("good")?);
+        let (cache, good) = open_cache(&settings.cache_dir);
         let keys = TrustedKeys::read(&settings.keys)?;
         let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::new(&settings.ca_files)?)?;
-        let loader = Arc::new(Loader::new(engine, Some(CodeCache::new(cache)), settings.environment, keys));
+        let loader = Arc::new(Loader::new(engine, cache, settings.environment, keys));
         let registry = Arc::new(Registry::new(settings.retry));
         let folder = Folder::new(settings.dir, settings.role);
         let quarantine = QuarantineCache::new(settings.quarantine);
-        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine);
+        let rescan = Arc::<Notify>::default();
+        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine, Arc::clone(&rescan));
         let watching = stop.child_token();
-        tokio::spawn(reloader.run(watching.clone()));
+        let reload_ended = CancellationToken::new();
+        let (reload, ended) = (tokio::spawn(reloader.run(watching.clone())), reload_ended.clone());
+        tokio::spawn(async move {
+            if reload.await.is_err() {
+                ended.cancel();
+            }
+        });
         let slots = Semaphore::new(settings.slots);
-        Ok(Arc::new(Self { registry, slots, state: settings.state, _watching: watching.drop_guard() }))
+        let _watching = watching.drop_guard();
+        Ok(Arc::new(Self { registry, slots, state: settings.state, rescan, reload_ended, _watching }))
+    }
+
+    /// Scans the folder now, also files whose last load failed for a reason that may have passed.
+    pub fn rescan(&self) {
+        self.rescan.notify_one();
+    }
+
+    /// Returns when the folder is not followed any more because of a panic.
+    pub async fn reload_ended(&self) {
+        self.reload_ended.cancelled().await;
     }
 
     /// The status of every plugin in the folder, and of old generations that still finish attempts.

@@ -1,6 +1,5 @@
 //! Why no plugin of a process can run.
 
-use crate::load::private_dir::PrivateDirError;
 use crate::load::signature::TrustedKeyError;
 use crate::outgoing::authorities::AuthorityError;
 use crate::sandbox::engine::EngineStartError;
@@ -9,9 +8,6 @@ use crate::sandbox::engine::EngineStartError;
 /// among them.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The cache folder cannot be used.
-    #[error(transparent)]
-    Cache(#[from] PrivateDirError),
     /// A key of `OUTBOX_PLUGIN_KEYS` cannot be read.
     #[error(transparent)]
     Keys(#[from] TrustedKeyError),

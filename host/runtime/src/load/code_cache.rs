@@ -4,7 +4,9 @@
 //! this user can write them ([`PrivateDir`]). A file's name contains the digest of the component and the
 //! configuration of the engine. A file whose contents do not match its name is compiled again.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
@@ -14,7 +16,7 @@ use crate::load::private_dir::PrivateDir;
 
 /// Bytes of the digest at the start of a file.
 const DIGEST_LEN: usize = 32;
-/// Files that are kept: several versions of a dozen plugins.
+/// Files that are kept besides those in use: several versions of a dozen plugins, also of other processes.
 const KEPT: usize = 64;
 const SUFFIX: &str = ".code";
 
@@ -22,12 +24,19 @@ const SUFFIX: &str = ".code";
 #[derive(Debug)]
 pub(crate) struct CodeCache {
     dir: PrivateDir,
+    /// The digests of the components that this process follows. Their code is not removed.
+    in_use: Mutex<HashSet<String>>,
 }
 
 impl CodeCache {
     /// A cache in this folder.
     pub(crate) fn new(dir: PrivateDir) -> Self {
-        Self { dir }
+        Self { dir, in_use: Mutex::default() }
+    }
+
+    /// Keeps the code of the components with these digests, and of no others that were in use before.
+    pub(crate) fn keep(&self, digests: HashSet<String>) {
+        *self.in_use() = digests;
     }
 
     /// The component with this digest, if the cache has it.
@@ -49,11 +58,17 @@ impl CodeCache {
         Ok(component)
     }
 
+    fn in_use(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn store(&self, name: &str, component: &Component) -> wasmtime::Result<()> {
         let code = component.serialize()?;
         self.dir.write(name, &[&seal(name, &code), &code])?;
+        let in_use = self.in_use();
+        let is_in_use = |name: &String| name.split_once('-').is_some_and(|(digest, _)| in_use.contains(digest));
         let code_files = self.dir.names()?.into_iter().filter(|name| name.ends_with(SUFFIX));
-        for old in code_files.skip(KEPT) {
+        for old in code_files.filter(|name| !is_in_use(name)).skip(KEPT) {
             self.dir.remove(&old)?;
         }
         Ok(())
@@ -174,6 +189,22 @@ mod tests {
         assert!(!f.is_cached("d"), "it lies elsewhere");
         f.compile("d", "(component)");
         assert!(f.is_cached("d") && !Path::is_symlink(&path), "the link was replaced, not followed");
+    }
+
+    #[test]
+    fn the_code_of_the_components_in_use_stays_however_many_they_are() {
+        let f = Fixture::new();
+        let digest = |number: usize| format!("d{number}");
+        f.cache.keep((0..KEPT + 9).map(digest).collect());
+        for number in 0..KEPT + 9 {
+            f.compile(&digest(number), "(component)");
+        }
+        assert!((0..KEPT + 9).all(|number| f.is_cached(&digest(number))));
+        f.cache.keep((1..KEPT + 9).map(digest).collect());
+        for number in 0..KEPT {
+            f.compile(&format!("e{number}"), "(component)");
+        }
+        assert!(!f.is_cached("d0") && f.is_cached("d1"), "only what is in use stays");
     }
 
     #[test]

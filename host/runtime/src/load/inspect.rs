@@ -20,7 +20,7 @@ use crate::load::manifest::Manifest;
 use crate::load::manifest::canary_policy::CanaryPolicy;
 use crate::load::manifest::environment::EnvLookup;
 use crate::load::manifest::error::ManifestError;
-use crate::load::manifest::limits::Limits;
+use crate::load::manifest::limits::{Limits, milliseconds};
 use crate::load::private_dir::PrivateDir;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
@@ -72,7 +72,8 @@ pub struct Inspection {
     pub signature: String,
     /// The language and the tool that the component names, if it does.
     pub made_with: Option<String>,
-    /// The time of compiling.
+    /// The time of compiling; in JSON `compile_time_ms`.
+    #[serde(rename = "compile_time_ms", serialize_with = "milliseconds")]
     pub compile_time: Duration,
     /// The bytes of memory that an instance begins with, if one can be created.
     pub memory_at_start: Option<u64>,
@@ -92,7 +93,9 @@ pub struct Inspection {
     pub types: Vec<String>,
     /// The manifest lines that would grant what the component imports without a grant.
     pub missing_grants: Option<String>,
-    /// The longest time of one attempt: the manifest's timeout, else what fits into the host's lease.
+    /// The longest time of one attempt: the manifest's timeout, else what fits into the host's lease; in JSON
+    /// `attempt_time_ms`.
+    #[serde(rename = "attempt_time_ms", serialize_with = "milliseconds")]
     pub attempt_time: Duration,
     /// Attempts after the first one, before an item is dead-lettered.
     pub max_retries: u32,
@@ -146,10 +149,10 @@ pub fn components(dir: &Path, role: Option<&str>) -> Result<Vec<PathBuf>, Inspec
 /// engine are not counted.
 pub async fn load_time(file: &Path, settings: PluginSettings) -> Result<Duration, InspectError> {
     let source = read(file)?;
-    let cache = CodeCache::new(PrivateDir::open(&settings.cache_dir).map_err(StartError::from)?);
+    let cache = PrivateDir::open(&settings.cache_dir).ok().map(CodeCache::new);
     let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
     let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::public()).map_err(StartError::from)?;
-    let loader = Arc::new(Loader::new(engine, Some(cache), settings.environment, keys));
+    let loader = Arc::new(Loader::new(engine, cache, settings.environment, keys));
     let begun = Instant::now();
     loader.load(source).await?;
     Ok(begun.elapsed())

@@ -89,6 +89,13 @@ impl Loader {
         Self { engine, cache, environment, keys, compiling: Mutex::new(()), last_number: AtomicU64::new(0) }
     }
 
+    /// Keeps the compiled code of these components in the cache.
+    pub(crate) fn keep_code(&self, digests: impl Iterator<Item = ComponentDigest>) {
+        if let Some(cache) = &self.cache {
+            cache.keep(digests.map(|digest| digest.to_string()).collect());
+        }
+    }
+
     /// Makes the generation of a source. Errors with the first check that fails.
     pub(crate) async fn load(self: &Arc<Self>, source: PluginSource) -> Result<Generation, LoadError> {
         self.check_signature(&source)?;

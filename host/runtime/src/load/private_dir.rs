@@ -18,7 +18,7 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// Why the cache folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PrivateDirError {
+pub(crate) enum PrivateDirError {
     /// The folder does not exist and cannot be created.
     #[error("creating the cache folder {dir}")]
     Create {

@@ -1,10 +1,14 @@
-//! Removes secrets from what is stored about an attempt: the headers that carry credentials, and every value that the
-//! host adds to requests, also where a receiver or the guest repeats it.
+//! Removes secrets from what an attempt leaves behind, in its result, its state, its follow-ups, its failure and its
+//! history: the headers that carry credentials, and every value that the host adds to requests, also where a receiver or
+//! the guest repeats it.
 
 use std::fmt;
 
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use memchr::memmem;
+
+use outbox_core::{HostWrites, StateChange, StateKeyChange};
+use outbox_item::NewItem;
 
 use crate::outgoing::grant::Grants;
 use crate::outgoing::host_headers::is_host_only;
@@ -44,6 +48,37 @@ impl Redactor {
         values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         values.dedup();
         Self { values, headers: secrets().map(|secret| secret.header.clone()).collect() }
+    }
+
+    /// Bytes that a handler has returned or asks the host to store, without secrets.
+    pub(crate) fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        self.replaced(bytes)
+    }
+
+    /// What an attempt writes besides its result, without secrets: the values of its state, and the payloads, headers
+    /// and metadata of its follow-ups. Keys stay, because other attempts look them up.
+    pub(crate) fn writes(&self, writes: HostWrites) -> HostWrites {
+        if self.values.is_empty() {
+            return writes;
+        }
+        let state = writes.state.into_iter().map(|key_change| self.state(key_change)).collect();
+        let followups = writes.followups.into_iter().map(|item| self.followup(item)).collect();
+        HostWrites { state, followups, ..writes }
+    }
+
+    fn state(&self, key_change: StateKeyChange) -> StateKeyChange {
+        let change = match key_change.change {
+            StateChange::Put(value) => StateChange::Put(self.bytes(value)),
+            other => other,
+        };
+        StateKeyChange { change, ..key_change }
+    }
+
+    fn followup(&self, item: NewItem) -> NewItem {
+        let headers = item.headers.into_iter().map(|(name, value)| (name, self.text(&value))).collect();
+        let metadata = serde_json::to_vec(&item.metadata).map(|json| self.bytes(json));
+        let metadata = metadata.and_then(|json| serde_json::from_slice(&json)).unwrap_or_default();
+        NewItem { payload: self.bytes(item.payload), headers, metadata, ..item }
     }
 
     /// A text without secrets.
@@ -100,10 +135,18 @@ impl fmt::Debug for Redactor {
     }
 }
 
-/// A value as it is, and as JSON escapes it.
+/// A value as it is, as JSON escapes it, and as URLs and forms escape it.
 fn spellings(value: &[u8]) -> Vec<Vec<u8>> {
     let json = serde_json::Value::from(String::from_utf8_lossy(value)).to_string();
-    vec![value.to_vec(), json.as_bytes()[1..json.len() - 1].to_vec()]
+    let percent = percent_encoded(value);
+    let form = percent.replace("%20", "+");
+    vec![value.to_vec(), json.as_bytes()[1..json.len() - 1].to_vec(), percent.into_bytes(), form.into_bytes()]
+}
+
+fn percent_encoded(value: &[u8]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let encoded = |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    value.iter().map(encoded).collect()
 }
 
 fn replace(bytes: Vec<u8>, value: &[u8]) -> Vec<u8> {
@@ -124,6 +167,7 @@ fn replace(bytes: Vec<u8>, value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use http::header::HeaderValue;
+    use outbox_core::StateVersion;
 
     use super::*;
     use crate::load::manifest::Manifest;
@@ -181,6 +225,27 @@ mod tests {
         let expected =
             [("x-token", REDACTED), ("cookie", REDACTED), ("x-echo", "my [redacted]"), ("accept", "my [redacted]")];
         assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn what_an_attempt_writes_has_no_secret_whichever_way_a_receiver_spelt_it() {
+        let redactor = redactor("hu sh/4711");
+        let echo = r#"{"echo":"Bearer hu sh/4711","url":"/?t=hu%20sh%2F4711"}"#;
+        let put = StateKeyChange {
+            key: "k".into(),
+            read_version: StateVersion::default(),
+            change: StateChange::Put(echo.into()),
+        };
+        let mut followup = NewItem::new("mail", "k", echo);
+        followup.headers.insert("x".into(), "hu sh/4711".into());
+        followup.metadata.insert("x".into(), "hu sh/4711".into());
+        let writes = HostWrites { state: vec![put], followups: vec![followup], ..HostWrites::default() };
+        let written = format!("{:?}", redactor.writes(writes));
+        let bytes = |text: &str| format!("{:?}", text.as_bytes());
+        for secret in ["4711".to_owned(), bytes("4711").trim_matches(['[', ']']).to_owned()] {
+            assert!(!written.contains(&secret), "{written}");
+        }
+        assert_eq!(redactor.bytes(b"a Bearer hu sh/4711".to_vec()), b"a [redacted]");
     }
 
     #[test]

@@ -23,7 +23,8 @@ const PREFIX_LEN: usize = 16;
 /// The folder of the kept versions.
 #[derive(Debug)]
 pub(crate) struct LastGoodStore {
-    dir: PrivateDir,
+    /// `None` where nothing can be kept.
+    dir: Option<PrivateDir>,
 }
 
 /// The first line of a file, before the bytes of the component.
@@ -35,55 +36,58 @@ struct StoredHeader {
 }
 
 impl LastGoodStore {
-    /// A store in this folder.
-    pub(crate) fn new(dir: PrivateDir) -> Self {
+    /// A store in this folder; one that keeps nothing without a folder.
+    pub(crate) fn new(dir: Option<PrivateDir>) -> Self {
         Self { dir }
     }
 
     /// Keeps a version as the newest good one of its plugin.
     pub(crate) fn keep(&self, source: &PluginSource) -> io::Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
         let PluginSource { digest, manifest, signature, .. } = source.clone();
         let name = format!("{}{digest}", prefix(&source.file));
         let mut header = serde_json::to_vec(&StoredHeader { digest, manifest, signature })?;
         header.push(b'\n');
-        self.dir.write(&name, &[&header, &source.wasm])?;
-        for old in self.names(&source.file)?.into_iter().filter(|kept| *kept != name).skip(KEPT - 1) {
-            self.dir.remove(&old)?;
+        dir.write(&name, &[&header, &source.wasm])?;
+        for old in names(dir, &source.file)?.into_iter().filter(|kept| *kept != name).skip(KEPT - 1) {
+            dir.remove(&old)?;
         }
         Ok(())
     }
 
     /// The undamaged versions of a plugin, the newest first.
     pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
-        let names = self.names(file).unwrap_or_else(|reason| {
+        let Some(dir) = &self.dir else { return Vec::new() };
+        let names = names(dir, file).unwrap_or_else(|reason| {
             tracing::warn!(%reason, "the last good components could not be listed");
             Vec::new()
         });
-        names.iter().filter_map(|name| self.read(name, file, role)).collect()
+        names.iter().filter_map(|name| read(dir, name, file, role)).collect()
     }
 
     /// Deletes the versions of a plugin that was removed.
     pub(crate) fn forget(&self, file: &Path) -> io::Result<()> {
-        for name in self.names(file)? {
-            self.dir.remove(&name)?;
+        let Some(dir) = &self.dir else { return Ok(()) };
+        for name in names(dir, file)? {
+            dir.remove(&name)?;
         }
         Ok(())
     }
+}
 
-    fn names(&self, file: &Path) -> io::Result<Vec<String>> {
-        let prefix = prefix(file);
-        Ok(self.dir.names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
-    }
+fn names(dir: &PrivateDir, file: &Path) -> io::Result<Vec<String>> {
+    let prefix = prefix(file);
+    Ok(dir.names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+}
 
-    fn read(&self, name: &str, file: &Path, role: Option<&str>) -> Option<PluginSource> {
-        let bytes = self.dir.read(name);
-        let bytes = bytes.inspect_err(|reason| tracing::warn!(%reason, "a last good component is left alone"));
-        let source = decode(&bytes.ok().flatten()?, file, role);
-        if source.is_none() {
-            tracing::warn!(path = self.dir.display_path(name), "a last good component is damaged and left alone");
-        }
-        source
+fn read(dir: &PrivateDir, name: &str, file: &Path, role: Option<&str>) -> Option<PluginSource> {
+    let bytes = dir.read(name);
+    let bytes = bytes.inspect_err(|reason| tracing::warn!(%reason, "a last good component is left alone"));
+    let source = decode(&bytes.ok().flatten()?, file, role);
+    if source.is_none() {
+        tracing::warn!(path = dir.display_path(name), "a last good component is damaged and left alone");
     }
+    source
 }
 
 fn decode(bytes: &[u8], file: &Path, role: Option<&str>) -> Option<PluginSource> {
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn the_two_newest_of_each_plugin_are_kept_with_what_belongs_to_them() {
         let home = tempfile::tempdir().unwrap();
-        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).unwrap());
+        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).ok());
         for wasm in ["a", "b\nb", "c", "b\nb"] {
             good.keep(&source("/x/p.wasm", wasm)).unwrap();
         }
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn what_was_changed_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
-        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).unwrap());
+        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).ok());
         good.keep(&source("/x/p.wasm", "a")).unwrap();
         let path = std::fs::read_dir(home.path().join("good")).unwrap().next().unwrap().unwrap().path();
         let whole = std::fs::read(&path).unwrap();

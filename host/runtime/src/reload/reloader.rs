@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,8 @@ pub(crate) struct Reloader {
     quarantine: QuarantineCache,
     files: BTreeMap<PluginPath, WatchedFile>,
     loads: BackgroundLoads,
+    /// Notified when somebody asks for a scan.
+    rescan: Arc<Notify>,
 }
 
 impl Reloader {
@@ -54,9 +56,10 @@ impl Reloader {
         registry: Arc<Registry>,
         good: LastGoodStore,
         quarantine: QuarantineCache,
+        rescan: Arc<Notify>,
     ) -> Self {
         let (good, files, loads) = (Arc::new(good), BTreeMap::new(), BackgroundLoads::default());
-        Self { folder, loader, registry, good, quarantine, files, loads }
+        Self { folder, loader, registry, good, quarantine, files, loads, rescan }
     }
 
     /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times, and waits for what it loads.
@@ -89,6 +92,7 @@ impl Reloader {
             let trigger = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = rescan.tick() => ScanTrigger::Rescan,
+                () = self.rescan.notified() => ScanTrigger::Rescan,
                 () = self.registry.canary_ended() => ScanTrigger::Event,
                 ended = self.loads.next_or_wait() => {
                     self.finish_load(ended).await;
@@ -120,6 +124,9 @@ impl Reloader {
         let mut settled = Vec::new();
         for path in paths {
             results.push(self.scan_file(path, trigger, &mut settled));
+        }
+        if !settled.is_empty() {
+            self.loader.keep_code(self.files.values().filter_map(|file| file.digest().cloned()));
         }
         // Small components compile in a moment. They are not kept waiting by those of interpreters.
         settled.sort_by_key(|(_, source)| source.wasm.len());

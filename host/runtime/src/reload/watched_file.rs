@@ -101,6 +101,11 @@ impl WatchedFile {
         self.last_load.as_ref().is_some_and(|(_, last_load)| last_load == content)
     }
 
+    /// The component that was last loaded from the file, whether that succeeded or not.
+    pub(crate) fn digest(&self) -> Option<&ComponentDigest> {
+        self.last_load.as_ref().map(|(_, content)| &content.digest)
+    }
+
     /// The last load succeeded, or failed for a reason that will not pass.
     pub(crate) fn load_was_final(&mut self) {
         self.transient_failures = 0;

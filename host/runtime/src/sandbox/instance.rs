@@ -178,7 +178,11 @@ impl LinkedPlugin {
         let failure = match end {
             CallEnd::Interrupted => return Outcome::Interrupted,
             CallEnd::Returned(Ok(result)) => match self.check_result(result, call) {
-                Ok(result) => return Outcome::Done { result, writes: self.host_writes(store.into_data(), mode) },
+                Ok(result) => {
+                    let writes = self.redactor.writes(self.host_writes(store.into_data(), mode));
+                    let result = result.map(|bytes| self.redactor.bytes(bytes));
+                    return Outcome::Done { result, writes };
+                }
                 Err(failure) => failure,
             },
             CallEnd::Returned(Err(failure)) => failure_mapping::from_guest_failure(failure),
@@ -194,7 +198,7 @@ impl LinkedPlugin {
             None => failure,
         };
         let message = self.redactor.redact_output(&failure.message);
-        let failure = Failure { message, ..failure };
+        let failure = Failure { message, code: self.redactor.text(&failure.code), ..failure };
         Outcome::Failed(match call.observations.denial() {
             Some(denial) => failure_mapping::after_denial(failure, denial, &self.name),
             None => failure,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use outbox_item::millis;
 
 use crate::load::manifest::error::ManifestError;
 use crate::load::manifest::section::Section;
@@ -17,7 +19,8 @@ pub struct Limits {
     pub table_elements: u32,
     /// Core instances that the component is made of.
     pub instances: u32,
-    /// CPU time.
+    /// CPU time; in JSON `cpu_ms`.
+    #[serde(rename = "cpu_ms", serialize_with = "milliseconds")]
     pub cpu: Duration,
     /// Claims at a time, in all processes together; no limit if absent.
     pub concurrency: Option<u32>,
@@ -39,6 +42,11 @@ pub struct Limits {
     pub result: u64,
     /// Bytes of the component itself.
     pub component: u64,
+}
+
+/// Writes a duration in whole milliseconds, as all JSON of the outbox does.
+pub(crate) fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(millis(*duration))
 }
 
 /// Bytes of memory. The instance pool reserves this much address space in every slot.
