@@ -35,7 +35,12 @@ impl GroupQueue {
         let (queue, requests) = mpsc::unbounded_channel();
         let requests = Arc::new(Mutex::new(requests));
         for _ in 0..TASKS {
-            tokio::spawn(serve(Arc::clone(pg), Arc::clone(&requests)));
+            let (pg, requests) = (Arc::clone(pg), Arc::clone(&requests));
+            tokio::spawn(async move {
+                while AssertUnwindSafe(serve(&pg, &requests)).catch_unwind().await.is_err() {
+                    tracing::error!("the queue of settlements and claims panicked and goes on");
+                }
+            });
         }
         Self { queue }
     }
@@ -63,14 +68,14 @@ impl GroupQueue {
 }
 
 /// Commits groups until the store has been dropped and the queue is empty. The lock of the queue is the turn of a task.
-async fn serve(pg: Arc<PgContext>, queue: Arc<Mutex<mpsc::UnboundedReceiver<QueuedRequest>>>) {
+async fn serve(pg: &PgContext, queue: &Mutex<mpsc::UnboundedReceiver<QueuedRequest>>) {
     loop {
         let mut turn = queue.lock().await;
         let mut requests = Vec::new();
         if turn.recv_many(&mut requests, GROUP_MAX).await == 0 {
             return;
         }
-        let mut commit = std::pin::pin!(commit(&pg, requests));
+        let mut commit = std::pin::pin!(commit(pg, requests));
         if timeout(TURN_MAX, commit.as_mut()).await.is_err() {
             drop(turn);
             commit.await;

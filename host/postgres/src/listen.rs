@@ -5,9 +5,11 @@
 //! a notification through the pool, and trusts the connection once it has heard that. It does not know what was
 //! committed.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -26,6 +28,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// Wait between the loss of the connection and the next attempt to connect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Wait before all begins again after a panic.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Wait before the next attempt to listen on a connection that delivered nothing. Each attempt at a pooler leaves one
 /// of its sessions listening, so there are few.
 const UNHEARD_DELAY: Duration = Duration::from_mins(10);
@@ -83,9 +87,17 @@ impl Drop for ChangeListener {
     }
 }
 
+/// Listens and looks for work until the task is aborted. A panic begins it again.
 async fn run(pg: Arc<PgContext>) {
+    while AssertUnwindSafe(follow(&pg)).catch_unwind().await.is_err() {
+        tracing::error!("listening for changes panicked and begins again");
+        sleep(RESTART_PAUSE).await;
+    }
+}
+
+async fn follow(pg: &PgContext) {
     let is_heard = watch::Sender::new(false);
-    tokio::join!(keep_listening(&pg, &is_heard), poll(&pg, is_heard.subscribe()));
+    tokio::join!(keep_listening(pg, &is_heard), poll(pg, is_heard.subscribe()));
 }
 
 async fn keep_listening(pg: &PgContext, is_heard: &watch::Sender<bool>) {

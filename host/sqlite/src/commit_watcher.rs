@@ -2,6 +2,7 @@
 //!
 //! It does not know what was committed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -35,7 +36,12 @@ impl CommitWatcher {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("outbox-watch".into())
-            .spawn(move || poll(watch, &stopped, &changes))
+            .spawn(move || {
+                let mut watch = watch;
+                while catch_unwind(AssertUnwindSafe(|| poll(&mut watch, &stopped, &changes))).is_err() {
+                    tracing::error!("the watch for commits panicked and begins again");
+                }
+            })
             .map_err(|source| StoreError::Unavailable { tried: "starting the watch", source: source.into() })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -52,7 +58,7 @@ impl Drop for CommitWatcher {
     }
 }
 
-fn poll(mut watch: CommitWatch, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
+fn poll(watch: &mut CommitWatch, stopped: &mpsc::Receiver<()>, changes: &watch::Sender<u64>) {
     while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if watch.has_changed() {
             changes.send_modify(|version| *version += 1);

@@ -2,6 +2,9 @@
 //!
 //! Owns the settings that every connection has. What only the writing connection needs is in `write_tx`.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +18,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Statements that each connection keeps prepared: enough for all that are run often.
 const STATEMENT_CACHE: usize = 128;
+
+/// Creates an empty file that only this user can read, unless there is a file. SQLite gives the files beside a database
+/// the mode of the database.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(err) if err.kind() != ErrorKind::AlreadyExists => Err(err),
+        _ => Ok(()),
+    }
+}
 
 /// Opens a connection. The caller keeps it on one thread at a time.
 pub(crate) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
-use crate::connection::{connect, connect_read_only};
+use crate::connection::{connect, connect_read_only, create_private};
 use crate::error::unavailable;
 use crate::migrate::backup::DatabaseCopy;
 use crate::migrate::versions::{NEWEST, Schemas, create, open_error, record_newest, version};
@@ -53,6 +53,8 @@ pub fn migrate_with(path: &Path, backup: Backup) -> Result<Migration, StoreError
 }
 
 fn migrate_file(path: &Path) -> Result<usize, StoreError> {
+    // SQLite reports what keeps it from opening the file.
+    create_private(path).ok();
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let mut connection = connect(path, flags).map_err(|err| open_error(path, err))?;
     // Takes effect on a new file only; the file of an application keeps its setting.

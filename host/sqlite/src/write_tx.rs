@@ -53,10 +53,15 @@ impl WriteConnection {
         self.execute("BEGIN IMMEDIATE")?;
         let committed = self.commit(work);
         // SQLite has already rolled back after some failures, such as a full disk.
-        if committed.is_err() && !self.connection.is_autocommit() {
-            self.execute("ROLLBACK")?;
+        if committed.is_err() {
+            self.roll_back()?;
         }
         committed
+    }
+
+    /// Ends the transaction that a panic left open.
+    pub(crate) fn roll_back(&self) -> rusqlite::Result<()> {
+        if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK") }
     }
 
     fn commit<E: From<rusqlite::Error>>(

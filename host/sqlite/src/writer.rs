@@ -4,6 +4,7 @@
 //! after the commit of its group, and after a look whether the file is still the one that was opened. When a group makes work for a worker whose long poll waits, the claim of that long
 //! poll is part of the same commit.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -108,7 +109,7 @@ impl Writer {
         if let Some(queue) = &self.queue {
             drop(queue.send(request(PendingReply::new(tried, reply))));
         }
-        answer.await.unwrap_or_else(|_| Err(not_written(tried, "the writer has stopped")))
+        answer.await.unwrap_or_else(|_| Err(not_written(tried, "the writer has stopped, or met a fault")))
     }
 }
 
@@ -137,17 +138,36 @@ struct WriterThread {
 }
 
 impl WriterThread {
+    /// Commits groups until the queue is closed. A panic ends the requests of its group, whose transaction is rolled
+    /// back, and not the thread.
     fn serve(mut self, requests: &Receiver<QueuedRequest>) {
         let mut previous = PreviousGroup::default();
         while let Ok(first) = requests.recv() {
-            // Read before the transaction begins, and so before the lease of each claim in it.
-            let since = Instant::now();
-            let (mut group, callers) = Group::collect(first, requests, previous);
-            let begun = Instant::now();
-            let committed = self.commit_to_file(&mut group, since);
-            previous = PreviousGroup::new(callers, begun.elapsed());
-            group.send_reply(committed.as_ref().copied().map_err(String::as_str));
+            let serve = || self.serve_group(first, requests, std::mem::take(&mut previous));
+            match catch_unwind(AssertUnwindSafe(serve)) {
+                Ok(served) => previous = served,
+                Err(_) => {
+                    let rolled_back = self.connection.roll_back().err().map(|err| err.to_string());
+                    tracing::error!(error = rolled_back, "a group of writes panicked; its callers get an error");
+                }
+            }
         }
+    }
+
+    fn serve_group(
+        &mut self,
+        first: QueuedRequest,
+        requests: &Receiver<QueuedRequest>,
+        previous: PreviousGroup,
+    ) -> PreviousGroup {
+        // Read before the transaction begins, and so before the lease of each claim in it.
+        let since = Instant::now();
+        let (mut group, callers) = Group::collect(first, requests, previous);
+        let begun = Instant::now();
+        let committed = self.commit_to_file(&mut group, since);
+        let served = PreviousGroup::new(callers, begun.elapsed());
+        group.send_reply(committed.as_ref().copied().map_err(String::as_str));
+        served
     }
 
     /// Commits the group to the file at the store's path, and not to one that was there before.
@@ -203,5 +223,29 @@ impl WriterThread {
             self.changes.send_modify(|version| *version += 1);
         }
         Ok(committed.has_written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::unavailable;
+
+    #[tokio::test]
+    async fn a_write_that_panics_fails_alone_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let store = crate::SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+        let writer = &store.writer;
+        let add = |tx: &mut WriteTx<'_>| {
+            let insert = "INSERT INTO outbox_alerts (kind, subject, sent_at) VALUES ('k', 't', 1)";
+            tx.connection.execute(insert, []).map_err(unavailable("adding"))
+        };
+        let panicking = move |tx: &mut WriteTx<'_>| -> Result<usize, StoreError> {
+            add(tx)?;
+            panic!("planted");
+        };
+        assert!(writer.run("failing", panicking).await.is_err());
+        assert_eq!(writer.run("adding", add).await.unwrap(), 1, "the row of the panicking write is gone");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use outbox_store::StoreError;
 
-use crate::connection::{connect_read_only, database_bytes, wal_bytes};
+use crate::connection::{connect_read_only, create_private, database_bytes, wal_bytes};
 use crate::error::unavailable;
 use crate::migrate::status_columns::rehearse;
 use crate::migrate::versions::{NEWEST, version};
@@ -41,7 +41,9 @@ pub(super) fn copy(path: &Path) -> Result<Option<DatabaseCopy>, StoreError> {
     rehearse(&connection)?;
     let copy = DatabaseCopy::beside(path, present);
     check_place(path, &copy.finished)?;
-    let target = copy.unfinished.as_deref().unwrap_or(path).display().to_string();
+    let unfinished = copy.unfinished.as_deref().unwrap_or(path);
+    create_private(unfinished).map_err(|source| StoreError::Unavailable { tried, source: source.into() })?;
+    let target = unfinished.display().to_string();
     connection.execute("VACUUM INTO ?1", [target]).map_err(unavailable(tried))?;
     Ok(Some(copy))
 }
