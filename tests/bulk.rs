@@ -119,7 +119,7 @@ async fn a_bulk_replay_takes_every_item_once_and_in_order_however_often_the_proc
     host.kill();
     assert_eq!(morgue.progress_is_true(id), u64::from(items));
     let audited = "SELECT count(*), count(DISTINCT item_id) FROM outbox_audit_items
-                   JOIN outbox_audit USING (seq) WHERE action = 'replay' AND actor = 'ada'";
+                   JOIN outbox_audit USING (seq) WHERE action = 'replay' AND actor = 'ada (claimed)'";
     let audited: (u32, u32) = morgue.database().query_row(audited, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     assert_eq!(audited, (items, items), "every item is audited once");
     let finished = morgue.finished();

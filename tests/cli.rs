@@ -148,7 +148,9 @@ fn every_field_of_an_item_can_be_given_on_the_command_line() {
     let args = "enqueue --type mail --key k --payload hi --content-type text/plain --cid c --saga Greeting \
                 --ordering-key o --delay 1h --header a=b --header c=d=e";
     fixture.json(&args.split_whitespace().collect::<Vec<_>>());
-    let item = &fixture.json(&["list"])[0];
+    let listed = &fixture.json(&["list"])[0];
+    assert_eq!((&listed["payload_bytes"], &listed["payload"]), (&json!(2), &Value::Null));
+    let item = fixture.json(&["show", &listed["id"].to_string()]);
     let expected = json!({
         "type": "mail", "idem_key": "k", "payload": "aGk=", "payload_encoding": "base64", "cid": "c",
         "content_type": "text/plain", "saga": "Greeting", "ordering_key": "o", "headers": { "a": "b", "c": "d=e" },
@@ -165,9 +167,8 @@ fn a_payload_comes_from_an_argument_a_file_or_standard_input_and_is_checked() {
     std::fs::write(fixture.dir.path().join("p.json"), "[1, 2]").unwrap();
     fixture.json(&["enqueue", "--type", "t", "--key", "file", "--payload-file", "p.json"]);
     assert_eq!(fixture.run_with_input(&["enqueue", "--type", "t", "--key", "stdin", "-"], "[3]").code, Some(0));
-    let items = fixture.json(&["list"]);
-    assert_eq!(items[0]["payload"], json!([3]));
-    assert_eq!(items[1]["payload"], json!([1, 2]));
+    assert_eq!(fixture.json(&["show", "2"])["payload"], json!([3]));
+    assert_eq!(fixture.json(&["show", "1"])["payload"], json!([1, 2]));
     fixture.run(&["enqueue", "--type", "t", "--key", "k", "--payload", "{"]).fails(2, &["not JSON", "--content-type"]);
     fixture.run(&["enqueue", "--type", "T", "--key", "k", "--payload", "1"]).fails(2, &["type is \"T\""]);
     fixture.run(&["enqueue", "--type", "t", "--key", "k"]).fails(2, &["--payload"]);

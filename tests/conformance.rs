@@ -160,7 +160,7 @@ async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String
         inspect: f.store.clone(),
         operate: f.store.clone(),
         handler: Scripted::new(async |_| crate::worker::done()),
-        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
         stop: CancellationToken::new(),
     };

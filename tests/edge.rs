@@ -1,5 +1,6 @@
 //! The HTTP server on a real SQLite file: what callers, operators, probes and scrapers rely on.
 
+mod connections;
 mod observe;
 mod operate;
 mod operations;
@@ -21,7 +22,7 @@ use outbox::core::{
 use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::Item;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{Claim, ClaimTerms, ClaimToken, Filter, Inspect, Page, Queue};
+use outbox::store::{Claim, ClaimTerms, ClaimToken, Filter, Queue};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,7 @@ impl HttpFixture {
             inspect: store.clone(),
             operate: store.clone(),
             handler: handler.clone(),
-            settings,
+            settings: settings.fixed(),
             status: Arc::new(move || status.clone()),
             stop: stop.clone(),
         });
@@ -72,7 +73,7 @@ impl HttpFixture {
     }
 
     async fn items(&self) -> Vec<Item> {
-        let mut items = self.store.list(&Filter::default(), &Page { limit: 100, before: None }).await.unwrap();
+        let mut items = crate::support::listed(&*self.store, &Filter::default(), 100).await;
         items.reverse();
         items
     }

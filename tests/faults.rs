@@ -5,6 +5,7 @@
 
 mod backlog;
 mod forgeries;
+mod host_process;
 mod host_wants;
 mod many_hosts;
 mod odd_rows;

@@ -115,7 +115,10 @@ async fn play(handler: &str, mail: &Downstream) -> Value {
         outcomes.push(outcome(&settled(&host, id).await));
     }
     let thanks = plan.json(&["list", "--type", "thanks", "--json"]);
-    let thanks = thanks.as_array().unwrap().iter().map(|item| json!([item["idem_key"], item["payload"], item["cid"]]));
+    let thanks = thanks.as_array().unwrap().iter().map(|item| {
+        let item = plan.json(&["show", &item["id"].to_string(), "--json"]);
+        json!([item["idem_key"], item["payload"], item["cid"]])
+    });
     json!({
         "outcomes": outcomes,
         "requests": mail.ledger.received()[before..].iter().map(request).collect::<Vec<_>>(),

@@ -31,7 +31,7 @@ const HOMES: [(&str, &[&str]); 9] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
-    ("hyper", &["runtime"]),
+    ("hyper", &["http", "runtime"]),
     ("notify", &["runtime"]),
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),

@@ -85,8 +85,8 @@ async fn a_file_of_schema_1_is_migrated_in_place_and_handled_to_its_end() {
     fill(&folder.file(), 2_000);
     let (store, _) = migrate(&folder.file());
     assert_eq!(counts(&*store).await, [600, 100, 1_200, 100]);
-    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await.unwrap().remove(0);
-    assert_eq!((newest.status, newest.payload.len()), (Status::Dlq, 1024));
+    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await.unwrap().items.remove(0);
+    assert_eq!((newest.item.status, newest.payload_bytes), (Status::Dlq, 1024));
     store.expire_leases(&[]).await.unwrap();
     assert_eq!(drain(&*store).await, 700);
     assert_eq!(counts(&*store).await, [0, 0, 1_900, 100]);

@@ -161,7 +161,7 @@ async fn lists_and_numbers_search_these_indexes() {
     plans.note("claim", async |store| claim(store).await).await;
     for status in Status::ALL {
         let (filter, page) = (Filter { status: vec![status], ..Filter::default() }, Page { limit: 20, before: None });
-        let list = async |store: &dyn Store| store.list(&filter, &page).await.unwrap().len();
+        let list = async |store: &dyn Store| store.list(&filter, &page).await.unwrap().items.len();
         assert_eq!(plans.note(status.as_str(), list).await, 20);
     }
     assert!(plans.note("item", async |store| store.get(ItemId::new(1)).await.unwrap().is_some()).await);

@@ -51,7 +51,7 @@ async fn work(store: Arc<dyn Store>, stop: Arc<AtomicBool>) {
 /// The number of items in a status, and how often an attempt ended as done.
 async fn counts(store: &dyn Store, status: Status) -> (usize, u64) {
     let filter = Filter { status: vec![status], ..Filter::default() };
-    let listed = store.list(&filter, &Page { limit: 10_000, before: None }).await.unwrap();
+    let listed = store.list(&filter, &Page { limit: 10_000, before: None }).await.unwrap().items;
     let attempts = store.overview().await.unwrap().attempts;
     (listed.len(), attempts.get("mail").and_then(|outcomes| outcomes.get("done")).copied().unwrap_or(0))
 }

@@ -253,7 +253,7 @@ mod promise {
         let id = f.enqueue(item("k")).await;
         tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.unwrap().unwrap();
         assert_eq!(other.get(id).await.unwrap().unwrap().item.idem_key, "k");
-        let page = other.list(&Filter::default(), &Page { limit: 1, before: Some(id) }).await.unwrap();
+        let page = other.list(&Filter::default(), &Page { limit: 1, before: Some(id) }).await.unwrap().items;
         assert!(page.is_empty());
     }
 }

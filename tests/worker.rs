@@ -401,14 +401,14 @@ async fn an_open_breaker_stops_claiming_its_type_only_and_tells_operators() {
     let worker = Running::start(&f, &handler, SOON);
     eventually("the breaker is open", SOON, async || {
         f.clock.advance(Duration::from_millis(5));
-        !f.store.list(&of_type("alert"), &ALL).await.unwrap().is_empty()
+        !f.store.list(&of_type("alert"), &ALL).await.unwrap().items.is_empty()
     })
     .await;
     let other = f.enqueue(NewItem::new("sms", "s", "{}")).await;
     becomes(&f, other, Status::Done).await;
     let left = f.item(failing).await;
     assert_eq!((left.status, left.attempts), (Status::Pending, 3));
-    let alert = f.store.list(&of_type("alert"), &ALL).await.unwrap().remove(0);
+    let alert = crate::support::listed(&*f.store, &of_type("alert"), 1).await.remove(0);
     let about: serde_json::Value = serde_json::from_slice(&alert.payload).unwrap();
     assert_eq!((&about["alert"], &about["type"]), (&"breaker_open".into(), &"mail".into()));
     worker.stop().await;
@@ -452,7 +452,7 @@ async fn claim_long_ones(f: &Fixture, expected: usize) -> Running {
 
 async fn count(f: &Fixture, status: Status) -> usize {
     let filter = Filter { status: vec![status], ..Filter::default() };
-    f.store.list(&filter, &Page { limit: 100, before: None }).await.unwrap().len()
+    f.store.list(&filter, &Page { limit: 100, before: None }).await.unwrap().items.len()
 }
 
 #[tokio::test]

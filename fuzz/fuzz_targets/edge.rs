@@ -61,7 +61,7 @@ impl Host {
                 inspect: store.clone(),
                 operate: store.clone(),
                 handler: Arc::new(Nobody(watch::Sender::new(0))),
-                settings: HttpSettings { is_durable: true, is_strict: strict, ..HttpSettings::default() },
+                settings: HttpSettings { is_durable: true, is_strict: strict, ..HttpSettings::default() }.fixed(),
                 status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
                 stop: CancellationToken::new(),
             })

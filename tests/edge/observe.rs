@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
 use outbox::core::{DurationHistogram, PluginState, PluginStatus};
-use outbox::http::{HostStatus, HttpSettings, run};
+use outbox::http::{HostStatus, HttpSettings, ServeLimits, run};
 use outbox::item::Millis;
 use outbox::store::{Maintain as _, Pod};
 use serde_json::{Value, json};
@@ -86,18 +86,36 @@ impl Events {
 }
 
 #[tokio::test]
+async fn many_streams_cost_the_store_as_little_as_one() {
+    let host = host_with_a_memory().await;
+    let mut streams = Vec::new();
+    for _ in 0..512 {
+        streams.push(Events::of(&host, get("/signals?after=1")).await);
+    }
+    host.send(get("/signals")).await.problem(503, "too-many-streams");
+    let page = host.send(request("GET", "/signals", &[("accept", "application/json")], "")).await;
+    assert_eq!(page.status, 200, "{page:?}");
+    host.complete("vector_upsert").await;
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.unwrap().0, 2);
+    }
+    streams.pop();
+    Events::of(&host, get("/signals?after=1")).await;
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_open_streams_and_the_listener() {
     let host = host_with_a_memory().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let served = tokio::spawn(run(listener, host.router.clone(), host.stop.clone()));
+    let served = tokio::spawn(run(listener, host.router.clone(), ServeLimits::default(), host.stop.clone()));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(format!("GET /signals HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.unwrap();
     let mut head = [0; 15];
     client.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
     host.stop.cancel();
-    timeout(TIMEOUT, served).await.expect("the server stops").unwrap().unwrap();
+    timeout(TIMEOUT, served).await.expect("the server stops").unwrap();
 }
 
 #[tokio::test]
@@ -244,7 +262,7 @@ async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
         inspect: host.store.clone(),
         operate: host.store.clone(),
         handler: host.handler.clone(),
-        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: std::sync::Arc::new(HostStatus::default),
         stop: host.stop.clone(),
     };

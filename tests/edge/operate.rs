@@ -38,6 +38,9 @@ async fn a_listing_is_newest_first_filtered_and_paged() {
         assert_eq!(ids(&answer.json()), expected, "{query}");
     }
     let first = host.send(get("/items?limit=3")).await.json();
+    let item = &first["items"][0];
+    assert_eq!((&item["payload_bytes"], &item["result_bytes"]), (&json!(1), &Value::Null));
+    assert!(item.get("payload").is_none() && item.get("result").is_none(), "{item}");
     assert_eq!((ids(&first), &first["next"]), (vec![4, 3, 2], &json!(2)));
     let last = host.send(get("/items?limit=3&before=2")).await.json();
     assert_eq!((ids(&last), &last["next"]), (vec![1], &Value::Null));
@@ -71,7 +74,7 @@ async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
     host.dead_letter("a").await;
     host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"]}}"#)).await;
     let audit = audit(&host);
-    let expected = [("ops@desk", Some("card renewed")), ("body", None), ("http", None)];
+    let expected = [("ops@desk (claimed)", Some("card renewed")), ("body (claimed)", None), ("http", None)];
     assert_eq!(audit, expected.map(|(actor, reason)| (actor.to_owned(), reason.map(str::to_owned))));
 }
 

@@ -83,7 +83,7 @@ async fn a_bulk_action_goes_on_as_a_job_that_is_watched_and_cancelled() {
     assert_eq!((&job["action"], &job["matched"], &job["state"]), (&json!("replay"), &json!(3), &json!("RUNNING")));
     assert_eq!(send(&host, "/jobs/1/cancel", &json!({})).await["changed"], true);
     let job = host.send(get("/jobs/1")).await.json();
-    assert_eq!((&job["state"], &job["actor"]), (&json!("CANCELLED"), &json!("ops")));
+    assert_eq!((&job["state"], &job["actor"]), (&json!("CANCELLED"), &json!("ops (claimed)")));
     assert_eq!(host.send(get("/jobs?limit=5")).await.json()["jobs"].as_array().unwrap().len(), 1);
     host.send(get("/jobs/9")).await.problem(404, "no-job");
     host.send(post("/jobs/9/cancel", &[], "")).await.problem(404, "no-job");

@@ -68,13 +68,53 @@ async fn a_key_with_other_content_is_a_conflict_that_names_the_key_and_the_first
 async fn missing_headers_are_generated_in_time_order_and_counted() {
     let host = HttpFixture::durable();
     let first = host.send(post("/memory", &[], BODY)).await;
-    let second = host.send(post("/memory", &[("x-correlation-id", ""), ("idempotency-key", "schlüssel")], BODY)).await;
+    let second = host.send(post("/memory", &[("x-correlation-id", ""), ("idempotency-key", "")], BODY)).await;
     let key = |answer: &super::HttpResponse| answer.json()["idem_key"].as_str().unwrap().to_owned();
     assert!(key(&first) < key(&second), "{first:?} {second:?}");
     assert_eq!(first.header("idempotency-key"), Some(key(&first).as_str()));
     assert_eq!(first.header("x-correlation-id"), first.json()["cid"].as_str());
     let counted = host.store.overview().await.unwrap().contract_violations;
     assert_eq!((counted["missing_correlation_id"], counted["missing_idempotency_key"]), (2, 2));
+}
+
+#[tokio::test]
+async fn a_malformed_header_is_refused_in_every_mode_and_stores_nothing() {
+    for is_durable in [true, false] {
+        let host = HttpFixture::new(HttpSettings { is_durable, ..HttpSettings::default() });
+        let long = "k".repeat(256);
+        for path in ["/memory", "/sagas/WriteMemorySaga", "/items"] {
+            for name in ["idempotency-key", "x-correlation-id"] {
+                for value in ["schlüssel", "a\tb", &long] {
+                    let problem = host.send(post(path, &[(name, value)], BODY)).await.problem(400, "malformed-header");
+                    assert!(problem["detail"].as_str().unwrap().contains(name), "{problem}");
+                }
+            }
+        }
+        let mut twice = post("/memory", &CONTRACT, BODY);
+        twice.headers_mut().append("idempotency-key", "k-2".parse().unwrap());
+        host.send(twice).await.problem(400, "malformed-header");
+        assert!(host.items().await.is_empty() && host.handler.attempts.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn writes_are_refused_with_429_while_too_many_items_wait() {
+    let host = HttpFixture::new(HttpSettings { is_durable: true, max_pending: Some(3), ..HttpSettings::default() });
+    let item = |key: &str| format!(r#"{{"type":"email","idem_key":"{key}","payload":1}}"#);
+    for key in ["a", "b", "c"] {
+        assert_eq!(host.send(post("/items", &[], &item(key))).await.status, 202);
+    }
+    for write in [post("/items", &[], &item("d")), post("/memory", &CONTRACT, BODY)] {
+        let answer = host.send(write).await;
+        assert_eq!(answer.problem(429, "too-many-pending")["limit"], 3);
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    assert_eq!(host.items().await.len(), 3);
+    host.complete("email").await;
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    tokio::time::resume();
+    assert_eq!(host.send(post("/items", &[], &item("d"))).await.status, 202, "the number is read again");
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::time::Duration;
 use outbox::item::{ItemId, Status};
 use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate, plan_migration, schema_sql};
 use outbox::store::engine::schema_version::Migration;
-use outbox::store::{Execution, Filter, Inspect, Page, Queue, StoreError, Transfer};
+use outbox::store::{Execution, Inspect, Queue, StoreError, Transfer};
 
 use crate::support::postgres::{Cluster, Database, psql};
-use crate::support::{done, request};
+use crate::support::{all, done, request};
 
 const INITIAL: &str = include_str!("../../host/postgres/migrations/0001_initial.sql");
 const PLACES: &str = include_str!("../../host/postgres/migrations/schema/places.sql");
@@ -292,9 +292,7 @@ async fn an_export_of_the_old_version_is_imported_into_the_new_one() {
         to.import(page.records, Execution::Apply).await.unwrap();
         next = page.next;
     }
-    let all = Page { limit: 100, before: None };
-    let (theirs, ours) =
-        (from.list(&Filter::default(), &all).await.unwrap(), to.list(&Filter::default(), &all).await.unwrap());
+    let (theirs, ours) = (all(&*from).await, all(&*to).await);
     assert_eq!(theirs, ours);
     assert_eq!(ours.iter().filter(|item| item.status == Status::Dlq).count(), 3);
     let line =

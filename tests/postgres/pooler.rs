@@ -79,8 +79,8 @@ async fn what_operators_and_the_upkeep_do_works_through_a_pooler() {
     };
     assert_eq!(store.operate(&order).await.unwrap().changed, 1);
     store.run_maintenance(&Retention::default()).await.unwrap();
-    let listed = store.list(&Filter::default(), &Page { limit: 9, before: None }).await.unwrap();
-    assert_eq!(listed.iter().filter(|item| item.status == Status::Pending).count(), 2);
+    let listed = store.list(&Filter::default(), &Page { limit: 9, before: None }).await.unwrap().items;
+    assert_eq!(listed.iter().filter(|listed| listed.item.status == Status::Pending).count(), 2);
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! What becomes of a write: created, found to be there already, or refused.
 
+use outbox::core::{HostWrites, Settlement};
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, BatchMode, Filter, Page, StoreError};
+use outbox::store::{Action, BatchMode, Filter, PAGE_BYTES, Page, StoreError};
 
 use super::{by_status, operate_request};
-use crate::support::{Fixture, all, done, item};
+use crate::support::{Fixture, all, done, item, request, settled};
 
 promises! {
     the_same_key_with_the_same_content_returns_the_first_id
@@ -13,6 +14,7 @@ promises! {
     a_batch_keeps_what_exists_and_creates_the_rest
     an_invalid_item_refuses_the_batch_and_is_named
     an_item_that_nobody_has_correlated_is_found_by_its_own_key
+    a_page_has_sizes_instead_of_payloads_and_ends_at_its_bytes
 }
 
 mod promise {
@@ -75,6 +77,38 @@ mod promise {
         assert!(all(&*f.store).await.is_empty());
     }
 
+    pub(super) async fn a_page_has_sizes_instead_of_payloads_and_ends_at_its_bytes(f: Fixture) {
+        const NOTE: usize = 100 << 10;
+        let noted = |key: String| NewItem {
+            payload: vec![b'1'; 70_000],
+            metadata: serde_json::Map::from_iter([("note".into(), "x".repeat(NOTE).into())]),
+            ..item(&key)
+        };
+        for number in 0..60 {
+            f.enqueue(noted(format!("k{number}"))).await;
+        }
+        let claim = f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
+        let result = Settlement::Done { result: Some(b"[1, 2]".to_vec()), writes: HostWrites::default() };
+        f.store.settle(&claim.reference(), settled(result)).await.unwrap();
+        let (mut found, mut before, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = f.store.list(&Filter::default(), &Page { limit: 1000, before }).await.unwrap();
+            assert!(page.items.len() * NOTE <= PAGE_BYTES, "{} items", page.items.len());
+            (before, pages) = (page.next, pages + 1);
+            found.extend(page.items);
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!((found.len(), pages), (60, 2));
+        assert!(found.is_sorted_by(|a, b| a.item.id > b.item.id), "newest first, each once");
+        for summary in found {
+            let result_bytes = (summary.item.id == claim.item.id).then_some(6);
+            assert_eq!((summary.payload_bytes, summary.result_bytes), (70_000, result_bytes));
+            assert_eq!((&summary.item.payload[..], &summary.item.result), (&b""[..], &None));
+        }
+    }
+
     pub(super) async fn an_item_that_nobody_has_correlated_is_found_by_its_own_key(f: Fixture) {
         let correlated = |key: &str, cid: &str| NewItem { cid: Some(cid.into()), ..item(key) };
         let alone = f.enqueue(item("k")).await;
@@ -84,8 +118,8 @@ mod promise {
         assert_eq!(f.item(alone).await.cid, "k");
         for (cid, expected) in [("k", vec![caused, alone]), ("m", vec![step]), ("o", vec![])] {
             let filter = Filter { cid: Some(cid.into()), ..Filter::default() };
-            let found = f.store.list(&filter, &Page { limit: 9, before: None }).await.unwrap();
-            assert_eq!(found.iter().map(|item| item.id).collect::<Vec<_>>(), expected, "{cid}");
+            let found = f.store.list(&filter, &Page { limit: 9, before: None }).await.unwrap().items;
+            assert_eq!(found.iter().map(|found| found.item.id).collect::<Vec<_>>(), expected, "{cid}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::item::{Item, ItemId, Status};
+use outbox::item::{ItemId, Status};
 use outbox::store::{Filter, OperateReport, OperateRequest, Page, Selection};
 
 use super::{REPLAY, operate_request};
@@ -45,6 +45,6 @@ mod promise {
 
 /// The ids of the items that match, newest first.
 async fn listed(f: &Fixture, filter: &Filter) -> Vec<ItemId> {
-    let items: Vec<Item> = f.store.list(filter, &Page { limit: 100, before: None }).await.unwrap();
-    items.into_iter().map(|item| item.id).collect()
+    let page = f.store.list(filter, &Page { limit: 100, before: None }).await.unwrap();
+    page.items.into_iter().map(|listed| listed.item.id).collect()
 }

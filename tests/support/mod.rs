@@ -20,7 +20,9 @@ use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::alerts::AlertSettings;
-use outbox::store::{Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Page, SettleRequest, Store, SuspectTerms};
+use outbox::store::{
+    Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, SettleRequest, Store, SuspectTerms,
+};
 
 use places::SqliteFolder;
 use pooler::Route;
@@ -322,7 +324,16 @@ pub(crate) fn ordered(key: &str) -> NewItem {
 }
 
 pub(crate) async fn all(store: &dyn Store) -> Vec<Item> {
-    store.list(&Filter::default(), &Page { limit: 10_000, before: None }).await.unwrap()
+    listed(store, &Filter::default(), 10_000).await
+}
+
+/// The whole items of a listing, newest first.
+pub(crate) async fn listed(store: &(impl Inspect + ?Sized), filter: &Filter, limit: u32) -> Vec<Item> {
+    let mut items = Vec::new();
+    for summary in store.list(filter, &Page { limit, before: None }).await.unwrap().items {
+        items.push(store.get(summary.item.id).await.unwrap().unwrap().item);
+    }
+    items
 }
 
 /// The fenced blocks of one language in a document.

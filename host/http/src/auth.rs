@@ -16,16 +16,17 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 
 use crate::problem::ApiError;
-use crate::state::{HttpSettings, HttpState};
+use crate::server_state::ServerState;
+use crate::state::HttpSettings;
 
 /// Middleware: passes the request on, or answers with 401 or 421.
 pub(crate) async fn authorize(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     if !matches!(request.uri().path(), "/healthz" | "/readyz") {
-        check_caller(&state.settings, request.headers(), request.uri())?;
+        check_caller(&state.settings(), request.headers(), request.uri())?;
     }
     Ok(next.run(request).await)
 }

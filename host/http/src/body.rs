@@ -2,21 +2,39 @@
 //!
 //! Does not know which members a route expects, except `dry_run`, which all requests of operators share.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use outbox_item::JSON;
 use outbox_store::Execution;
 
 use crate::problem::ApiError;
-use crate::state::HttpState;
+use crate::server_state::ServerState;
 
 /// A body as it arrived, or why it could not be read.
-pub(crate) type BodyResult = Result<Bytes, BytesRejection>;
+pub(crate) type BodyResult = Result<RequestBody, ApiError>;
+
+/// A body that arrived in time.
+pub(crate) struct RequestBody(Bytes);
+
+impl FromRequest<Arc<ServerState>> for RequestBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let settings = state.settings();
+        let limit = settings.body_timeout;
+        let read =
+            timeout(limit, Bytes::from_request(request, state)).await.map_err(|_| ApiError::SlowBody { limit })?;
+        read.map(Self).map_err(|rejection| ApiError::unreadable_body(&rejection, settings.max_body))
+    }
+}
 
 /// The media type of one JSON object per line.
 pub(crate) const NDJSON: &str = "application/x-ndjson";
@@ -31,26 +49,25 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 ///
 /// Requires the media type even where the body may be empty. A browser does not send `application/json` for a page of
 /// another site without a preflight request, which this host refuses.
-pub(crate) fn json_bytes(state: &HttpState, headers: &HeaderMap, body: BodyResult) -> Result<Bytes, ApiError> {
+pub(crate) fn json_bytes(headers: &HeaderMap, body: BodyResult) -> Result<Bytes, ApiError> {
     match media_type(headers) {
-        given if given == JSON => read(state, body),
+        given if given == JSON => read(body),
         given => Err(ApiError::WrongContentType { given, accepted: JSON }),
     }
 }
 
 /// The bytes of a body whose media type the caller has checked.
-pub(crate) fn read(state: &HttpState, body: BodyResult) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| ApiError::unreadable_body(&rejection, state.settings.max_body))
+pub(crate) fn read(body: BodyResult) -> Result<Bytes, ApiError> {
+    body.map(|RequestBody(bytes)| bytes)
 }
 
 /// The JSON of a body, or the default when the body is empty. `what` names the document in the problem.
 pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
-    state: &HttpState,
     headers: &HeaderMap,
     body: BodyResult,
     what: &'static str,
 ) -> Result<T, ApiError> {
-    let bytes = json_bytes(state, headers, body)?;
+    let bytes = json_bytes(headers, body)?;
     if bytes.is_empty() {
         return Ok(T::default());
     }

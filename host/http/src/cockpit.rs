@@ -14,10 +14,11 @@ use outbox_core::saga::StepOutcome;
 use outbox_store::{Overview, Pod, SagaTotals, Violation};
 
 use crate::problem::ApiError;
+use crate::server_state::ServerState;
 use crate::state::{HostStatus, HttpState};
 
 /// `GET /status/cockpit`
-pub(crate) async fn cockpit(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn cockpit(State(state): State<Arc<ServerState>>) -> Result<Json<Value>, ApiError> {
     let overview = state.inspect.overview().await?;
     let status = (state.status)();
     Ok(Json(json!({
@@ -43,7 +44,7 @@ fn pods(pods: &[Pod]) -> Map<String, Value> {
 
 fn sagas(state: &HttpState, overview: &Overview) -> BTreeMap<String, SagaTotals> {
     let mut sagas = overview.sagas.clone();
-    for definition in &state.settings.sagas {
+    for definition in &state.settings().sagas {
         let totals = sagas.entry(definition.name.clone()).or_default();
         for step in &definition.steps {
             totals.steps.entry(step.clone()).or_default();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::problem::ApiError;
+use crate::server_state::ServerState;
 use crate::state::HttpState;
 
 /// How long the readiness probe waits for the store. Probes usually give up after a few seconds, and a store that
@@ -21,7 +22,7 @@ pub(crate) async fn healthz() -> Json<Value> {
 }
 
 /// `GET /readyz`: the store answers and takes writes, and the first plugin scan has finished.
-pub(crate) async fn readyz(State(state): State<Arc<HttpState>>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn readyz(State(state): State<Arc<ServerState>>) -> Result<Json<Value>, ApiError> {
     let mut missing = Vec::new();
     if !store_answers(&state).await {
         missing.push("the store does not answer");

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +68,7 @@ struct StepResult {
 
 async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &StoreTime, item: NewItem) -> StepResult {
     let served_type = served_types.iter().find(|served_type| served_type.item_type == item.item_type);
-    let timeout = served_type.and_then(|served_type| served_type.timeout).unwrap_or(state.settings.timeout_inline);
+    let timeout = served_type.and_then(|served_type| served_type.timeout).unwrap_or(state.settings().timeout_inline);
     let item_type = item.item_type.clone();
     let start = Instant::now();
     let deadline = start + timeout;
@@ -90,7 +91,7 @@ fn as_claimed(state: &HttpState, new: NewItem, now: Millis, lease_until: Millis)
         attempts: 1,
         deliveries: 1,
         claimed_at: Some(now),
-        claimed_by: Some(state.settings.pod.clone()),
+        claimed_by: Some(state.settings().pod.clone()),
         lease_until: Some(lease_until),
         ..new.into_item(ItemId::new(0), now)
     }
@@ -101,33 +102,58 @@ impl StepResult {
         matches!(self.report.outcome, Outcome::Done { .. })
     }
 
-    fn to_json(&self) -> Value {
+    fn view(&self) -> StepView<'_> {
         let Self { item_type, report } = self;
-        let maybe_executed = report.maybe_executed;
+        let maybe_executed = Some(report.maybe_executed);
+        let view = |outcome| StepView { r#type: item_type, outcome, ..StepView::default() };
         match &report.outcome {
             Outcome::Done { result, .. } => {
-                let result = result.as_deref().map(|bytes| payload_fields(bytes).0);
-                json!({ "type": item_type, "outcome": "ok", "result": result })
+                StepView { result: Some(result.as_deref().map(|bytes| payload_fields(bytes).0)), ..view("ok") }
             }
-            Outcome::Failed(failure) => json!({
-                "type": item_type, "outcome": failure.class, "code": failure.code, "message": failure.message,
-                "maybe_executed": maybe_executed,
-            }),
-            Outcome::Interrupted => {
-                json!({ "type": item_type, "outcome": "stopped", "maybe_executed": maybe_executed })
-            }
-            Outcome::NoHandler => json!({ "type": item_type, "outcome": "unserved", "maybe_executed": false }),
+            Outcome::Failed(failure) => StepView {
+                code: Some(&failure.code),
+                message: Some(&failure.message),
+                maybe_executed,
+                ..view(failure.class.as_str())
+            },
+            Outcome::Interrupted => StepView { maybe_executed, ..view("stopped") },
+            Outcome::NoHandler => StepView { maybe_executed: Some(false), ..view("unserved") },
         }
     }
 }
 
+/// What became of one item, as the response shows it.
+#[derive(Default, Serialize)]
+struct StepView<'a> {
+    r#type: &'a str,
+    outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Option<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maybe_executed: Option<bool>,
+}
+
+/// The response when every step is done.
+#[derive(Serialize)]
+struct InlineBody<'a> {
+    mode: &'static str,
+    cid: &'a str,
+    idem_key: &'a str,
+    steps: Vec<StepView<'a>>,
+}
+
 fn response(identity: &WriteIdentity, results: &[StepResult]) -> Result<Response, ApiError> {
     let failed = results.iter().filter(|result| !result.is_done()).count();
-    let steps: Vec<_> = results.iter().map(StepResult::to_json).collect();
+    let steps: Vec<_> = results.iter().map(StepResult::view).collect();
     let (cid, idem_key) = (&identity.cid, &identity.idem_key);
     if failed > 0 {
         tracing::warn!(cid, idem_key, failed, "inline steps failed and will not be tried again");
-        return Err(ApiError::Inline { failed, results: steps, cid: cid.clone(), idem_key: idem_key.clone() });
+        let (count, steps) = (steps.len(), to_raw_value(&steps).map_err(|_| ApiError::Internal)?);
+        return Err(ApiError::Inline { failed, count, steps, cid: cid.clone(), idem_key: idem_key.clone() });
     }
-    Ok(Json(json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": steps })).into_response())
+    Ok(Json(InlineBody { mode: "inline", cid, idem_key, steps }).into_response())
 }

@@ -13,7 +13,7 @@
 //! use std::sync::Arc;
 //!
 //! use outbox_core::Handler;
-//! use outbox_http::{HostStatus, HttpSettings, HttpState, router, run};
+//! use outbox_http::{HostStatus, HttpSettings, HttpState, ServeLimits, router, run};
 //! use outbox_sqlite::{SqliteOptions, SqliteStore};
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
@@ -25,11 +25,12 @@
 //!         inspect: store.clone(),
 //!         operate: store,
 //!         handler,
-//!         settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
+//!         settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
 //!         status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
 //!         stop: stop.clone(),
 //!     });
-//!     Ok(run(TcpListener::bind("127.0.0.1:7070").await?, routes, stop).await?)
+//!     run(TcpListener::bind("127.0.0.1:7070").await?, routes, ServeLimits::default(), stop).await;
+//!     Ok(())
 //! }
 //! ```
 
@@ -39,29 +40,33 @@ mod auth;
 mod body;
 mod cockpit;
 mod confirm;
+mod connections;
 mod health;
 mod inline;
 mod items;
 mod metrics;
+mod newest_signal;
 mod operate;
 mod operations;
+mod pending;
 mod problem;
 mod query;
+mod serve;
+mod server_state;
 mod signals;
 mod state;
 mod write;
 mod write_headers;
 
-use std::io;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use axum::{Router, middleware};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
+use crate::server_state::ServerState;
+
+pub use crate::serve::{ServeLimits, run};
 pub use crate::state::{HostStatus, HttpSettings, HttpState};
 
 /// All routes, as `outbox serve` answers them.
@@ -95,8 +100,8 @@ pub fn worker_router(state: HttpState) -> Router {
     with_common_routes(Router::new(), state)
 }
 
-fn with_common_routes(routes: Router<Arc<HttpState>>, state: HttpState) -> Router {
-    let state = Arc::new(state);
+fn with_common_routes(routes: Router<Arc<ServerState>>, state: HttpState) -> Router {
+    let state = ServerState::new(state);
     routes
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health::healthz))
@@ -105,17 +110,7 @@ fn with_common_routes(routes: Router<Arc<HttpState>>, state: HttpState) -> Route
         .method_not_allowed_fallback(problem::wrong_method)
         .layer((
             middleware::from_fn_with_state(state.clone(), auth::authorize),
-            DefaultBodyLimit::max(state.settings.max_body),
+            DefaultBodyLimit::max(state.settings().max_body),
         ))
         .with_state(state)
-}
-
-/// Serves until `stop` is cancelled, then finishes the requests in progress and returns. Errors when the listener does.
-pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(err) = stream.set_nodelay(true) {
-            tracing::debug!(error = %err, "answering without TCP_NODELAY");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -17,10 +17,11 @@ use outbox_store::Overview;
 
 use crate::cockpit;
 use crate::problem::ApiError;
-use crate::state::{HostStatus, HttpState};
+use crate::server_state::ServerState;
+use crate::state::HostStatus;
 
 /// `GET /metrics`
-pub(crate) async fn metrics(State(state): State<Arc<HttpState>>) -> Result<Response, ApiError> {
+pub(crate) async fn metrics(State(state): State<Arc<ServerState>>) -> Result<Response, ApiError> {
     let overview = state.inspect.overview().await?;
     let status = (state.status)();
     let mut text = MetricsText::default();
@@ -28,6 +29,9 @@ pub(crate) async fn metrics(State(state): State<Arc<HttpState>>) -> Result<Respo
     gauges(&mut text, &overview, &status);
     sagas(&mut text, &overview);
     violations(&mut text, &overview);
+    let help = "Log lines that this process dropped because nobody read standard error in time.";
+    text.family("outbox_log_lines_dropped_total", "counter", help);
+    text.sample("outbox_log_lines_dropped_total", &[], status.dropped_log_lines);
     plugins(&mut text, &status);
     durations(&mut text, &status.durations);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response())

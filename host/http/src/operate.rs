@@ -22,6 +22,7 @@ use crate::body::{BodyResult, DryRun, json_or_default};
 use crate::confirm;
 use crate::problem::ApiError;
 use crate::query::item_id;
+use crate::server_state::ServerState;
 use crate::state::HttpState;
 
 /// The body of an operator's request. An empty body leaves every member at its default.
@@ -31,7 +32,7 @@ use crate::state::HttpState;
 struct OperateBody {
     ids: Option<Vec<ItemId>>,
     filter: Option<Filter>,
-    /// Takes precedence over the header `X-Actor`.
+    /// Who the caller claims to be; takes precedence over the header `X-Actor`.
     actor: Option<String>,
     reason: Option<String>,
     dry_run: DryRun,
@@ -56,7 +57,7 @@ struct OperateBody {
 
 /// `POST /items/{id}/{action}`
 pub(crate) async fn operate_one(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
@@ -67,7 +68,7 @@ pub(crate) async fn operate_one(
         return Err(ApiError::NoRoute(uri.path().to_owned()));
     }
     let id = item_id(&id)?;
-    let request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
+    let request: OperateBody = json_or_default(&headers, body, "the order")?;
     if request.ids.is_some() || request.filter.is_some() || request.confirm.is_some() {
         return Err(ApiError::Invalid("the path names the item: leave ids, filter and confirm out".into()));
     }
@@ -82,12 +83,12 @@ pub(crate) async fn operate_one(
 
 /// `POST /items:{action}`: 200 with a report, or 202 with a job that continues in the background.
 pub(crate) async fn operate_matching(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     uri: Uri,
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
-    let mut request: OperateBody = json_or_default(&state, &headers, body, "the order")?;
+    let mut request: OperateBody = json_or_default(&headers, body, "the order")?;
     let word = uri.path().rsplit(':').next().unwrap_or_default();
     let action = action(&state, word, &request, &uri).await?;
     let pace = Pace::of(&request);
@@ -248,10 +249,14 @@ impl OperateBody {
     }
 }
 
-/// Who sends the request: the actor in the body, else the header `X-Actor`, else `http`.
+/// Who sends the request: what it claims in the body, else in the header `X-Actor`, else `http`. Nothing proves a claim,
+/// because all callers have one token, so the audit trail marks it.
 pub(crate) fn actor(given: Option<String>, headers: &HeaderMap) -> String {
-    let header = headers.get("x-actor").and_then(|value| value.to_str().ok()).filter(|actor| !actor.is_empty());
-    given.or(header.map(str::to_owned)).unwrap_or_else(|| "http".to_owned())
+    let header = || headers.get("x-actor").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    match given.or_else(header).filter(|claim| !claim.is_empty()) {
+        Some(claim) => format!("{claim} (claimed)"),
+        None => "http".to_owned(),
+    }
 }
 
 /// The problem for a refused item: 404 when it does not exist, else 409.

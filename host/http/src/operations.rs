@@ -20,6 +20,7 @@ use crate::body::{BodyResult, DryRun, json_or_default};
 use crate::operate::actor;
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, audit_query, filter_and_page, job_limit, number, stuck_query};
+use crate::server_state::ServerState;
 use crate::state::HttpState;
 
 /// Declares a JSON object whose only member is a list.
@@ -40,7 +41,7 @@ listing!(AuditPage, entries: AuditEntry);
 
 /// `GET /jobs`: the newest first.
 pub(crate) async fn jobs(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<JobList>, ApiError> {
     let limit = job_limit(query?.0)?;
@@ -49,7 +50,7 @@ pub(crate) async fn jobs(
 
 /// `GET /jobs/{id}`: one job with its progress.
 pub(crate) async fn job(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, ApiError> {
     let id = number("the job's id", &id?.0)?;
@@ -74,7 +75,7 @@ struct ControlBody {
 
 /// `POST /jobs/{id}/cancel`
 pub(crate) async fn cancel(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: BodyResult,
@@ -86,7 +87,7 @@ pub(crate) async fn cancel(
 
 /// `POST /types/{type}/pause` and `POST /types/{type}/resume`
 pub(crate) async fn pause_or_resume(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
@@ -103,7 +104,7 @@ pub(crate) async fn pause_or_resume(
 
 /// `POST /keys/{key}/unblock`, with the key percent-encoded
 pub(crate) async fn unblock(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     key: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: BodyResult,
@@ -117,7 +118,7 @@ async fn control(
     headers: &HeaderMap,
     body: BodyResult,
 ) -> Result<Json<ControlReport>, ApiError> {
-    let ControlBody { actor: given, reason, dry_run, force } = json_or_default(state, headers, body, "the command")?;
+    let ControlBody { actor: given, reason, dry_run, force } = json_or_default(headers, body, "the command")?;
     if !force {
         check_name(state, &control).await?;
     }
@@ -143,13 +144,13 @@ async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError
 }
 
 /// `GET /pauses`
-pub(crate) async fn pauses(State(state): State<Arc<HttpState>>) -> Result<Json<PauseList>, ApiError> {
+pub(crate) async fn pauses(State(state): State<Arc<ServerState>>) -> Result<Json<PauseList>, ApiError> {
     Ok(Json(PauseList { pauses: state.inspect.pauses().await? }))
 }
 
 /// `GET /failures`: dead-lettered items, grouped by failure. Takes the parameters of `GET /items`.
 pub(crate) async fn failures(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<FailureList>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
@@ -158,7 +159,7 @@ pub(crate) async fn failures(
 
 /// `GET /stuck`: what makes no progress, with the reason and the remedy.
 pub(crate) async fn stuck(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<StuckList>, ApiError> {
     let mut query = stuck_query(query?.0)?;
@@ -169,7 +170,7 @@ pub(crate) async fn stuck(
 
 /// `GET /audit`: what operators did, the newest first.
 pub(crate) async fn audit(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<AuditPage>, ApiError> {
     let query = audit_query(query?.0)?;

@@ -3,10 +3,15 @@
 //! `detail` says what was tried and what the client can do; further members carry data for programs. Errors of the
 //! database are logged here, once, and not shown to clients.
 
+use std::time::Duration;
+
+use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use outbox_item::{InvalidItem, ItemId, Millis};
@@ -29,6 +34,8 @@ pub(crate) enum ApiError {
     WrongContentType { given: String, accepted: &'static str },
     #[error("strict mode refuses a write without a valid {}: 1 to 255 printable ASCII bytes", .0.join(" and "))]
     MissingHeaders(Vec<&'static str>),
+    #[error("the header {0} is malformed: send it once, with 1 to 255 printable ASCII characters, or leave it out")]
+    MalformedHeader(HeaderName),
     #[error("{what} is not as expected: {source}")]
     InvalidJson { what: &'static str, source: serde_json::Error, at_line: Option<usize> },
     #[error("{0}")]
@@ -51,8 +58,14 @@ pub(crate) enum ApiError {
     Refused { id: ItemId, reason: String },
     #[error("no handler here serves {}: nothing was run", .missing.join(", "))]
     Unserved { missing: Vec<String>, served: Vec<String> },
-    #[error("{failed} of {} inline steps failed; nothing will be tried again", .results.len())]
-    Inline { failed: usize, results: Vec<Value>, cid: String, idem_key: String },
+    #[error("{failed} of {count} inline steps failed; nothing will be tried again")]
+    Inline { failed: usize, count: usize, steps: Box<RawValue>, cid: String, idem_key: String },
+    #[error("the request body did not arrive within {} seconds: send it again at once", .limit.as_secs())]
+    SlowBody { limit: Duration },
+    #[error("{max} or more items wait (OUTBOX_MAX_PENDING): repeat the request with the same key")]
+    TooManyPending { max: u64 },
+    #[error("no more streams of signals at a time: read pages instead, with Accept: application/json")]
+    TooManyStreams,
     #[error("the store is unavailable while {tried}: repeat the request with the same key")]
     Unavailable { tried: &'static str },
     #[error("not ready: {}", .0.join("; "))]
@@ -71,15 +84,21 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::TooManyPending { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::MissingHeaders(_) | Self::InvalidJson { .. } | Self::Invalid(_) | Self::InvalidItem { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::MissingHeaders(_)
+            | Self::MalformedHeader(_)
+            | Self::InvalidJson { .. }
+            | Self::Invalid(_)
+            | Self::InvalidItem { .. } => StatusCode::BAD_REQUEST,
             Self::Conflict { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Refused { .. } => StatusCode::CONFLICT,
             Self::ConfirmationNeeded { .. } => StatusCode::PRECONDITION_REQUIRED,
             Self::Inline { .. } => StatusCode::BAD_GATEWAY,
-            Self::Unserved { .. } | Self::Unavailable { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unserved { .. } | Self::Unavailable { .. } | Self::NotReady(_) | Self::TooManyStreams => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -94,6 +113,7 @@ impl ApiError {
             Self::TooLarge { .. } => "too-large",
             Self::WrongContentType { .. } => "wrong-content-type",
             Self::MissingHeaders(_) => "missing-headers",
+            Self::MalformedHeader(_) => "malformed-header",
             Self::InvalidJson { .. } => "invalid-json",
             Self::Invalid(_) => "invalid-request",
             Self::InvalidItem { .. } => "invalid-item",
@@ -106,6 +126,9 @@ impl ApiError {
             Self::UnknownName(_) => "unknown-name",
             Self::Unserved { .. } => "unserved",
             Self::Inline { .. } => "inline-failed",
+            Self::SlowBody { .. } => "slow-body",
+            Self::TooManyPending { .. } => "too-many-pending",
+            Self::TooManyStreams => "too-many-streams",
             Self::Unavailable { .. } => "store-unavailable",
             Self::NotReady(_) => "not-ready",
             Self::Internal => "internal",
@@ -116,6 +139,7 @@ impl ApiError {
     fn extension_members(&self) -> Value {
         match self {
             Self::TooLarge { limit } => json!({ "limit": limit }),
+            Self::TooManyPending { max } => json!({ "limit": max }),
             Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
             Self::InvalidJson { source, at_line, .. } => {
                 // Each line of a batch is parsed alone, so the parser reports line 1. An error about the content of
@@ -133,24 +157,23 @@ impl ApiError {
             Self::UnknownName(UnknownName { nearest, .. }) => json!({ "nearest": nearest }),
             Self::UnknownSaga { declared, .. } => json!({ "declared": declared }),
             Self::Unserved { missing, served } => json!({ "missing": missing, "served": served }),
-            Self::Inline { results, cid, idem_key, .. } => {
-                json!({ "mode": "inline", "cid": cid, "idem_key": idem_key, "steps": results })
-            }
+            Self::Inline { cid, idem_key, .. } => json!({ "mode": "inline", "cid": cid, "idem_key": idem_key }),
             _ => Value::Null,
         }
     }
 
-    fn body(&self) -> Value {
+    fn body(&self) -> ProblemBody<'_> {
         let status = self.status();
-        let mut body = Map::new();
-        body.insert("type".into(), format!("urn:outbox:problem:{}", self.problem_type()).into());
-        body.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
-        body.insert("status".into(), status.as_u16().into());
-        body.insert("detail".into(), self.detail().into());
-        if let Value::Object(members) = self.extension_members() {
-            body.extend(members.into_iter().filter(|(_, value)| !value.is_null()));
+        let mut members = Map::new();
+        members.insert("type".into(), format!("urn:outbox:problem:{}", self.problem_type()).into());
+        members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
+        members.insert("status".into(), status.as_u16().into());
+        members.insert("detail".into(), self.detail().into());
+        if let Value::Object(extensions) = self.extension_members() {
+            members.extend(extensions.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        body.into()
+        let steps = if let Self::Inline { steps, .. } = self { Some(&**steps) } else { None };
+        ProblemBody { members, steps }
     }
 
     /// The message, after the line of the batch if there is one.
@@ -164,16 +187,26 @@ impl ApiError {
     }
 }
 
+/// The document of a problem.
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    #[serde(flatten)]
+    members: Map<String, Value>,
+    /// The results of inline steps, as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<&'a RawValue>,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), self.body().to_string()).into_response();
+        let mut response = (self.status(), Json(self.body())).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
             Self::Unauthorized => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Unavailable { .. } => {
+            Self::Unavailable { .. } | Self::TooManyPending { .. } | Self::TooManyStreams => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

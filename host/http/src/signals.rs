@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -15,24 +14,21 @@ use axum::http::header::ACCEPT;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
-use tokio::sync::watch;
+use tokio::sync::OwnedSemaphorePermit;
 
 use outbox_store::{Signal, SignalSeq, StoreError};
 
+use crate::newest_signal::Follower;
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, SignalQuery, number};
-use crate::state::HttpState;
+use crate::server_state::ServerState;
 
 /// Signals per read: enough to catch up quickly, few enough to keep in memory for every client.
 const BATCH: u32 = 256;
 
-/// How long a stream waits for a change before it reads again, because the store does not announce every signal. Each
-/// read of an idle stream costs one search in an index.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
-
 /// `GET /signals?after=SEQ`: a stream, or a page when the client accepts JSON only.
 pub(crate) async fn signals(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -42,8 +38,11 @@ pub(crate) async fn signals(
     if wants_json(&headers) {
         return Ok(Json(first).into_response());
     }
-    let changes = state.inspect.subscribe();
-    let signals = SignalStream { state, after, batch: first.into(), changes };
+    let Ok(place) = Arc::clone(&state.stream_places).try_acquire_owned() else {
+        return Err(ApiError::TooManyStreams);
+    };
+    let newest = state.newest_signal.follow(&state.inspect);
+    let signals = SignalStream { state, after, batch: first.into(), newest, _place: place };
     Ok(Sse::new(into_events(signals)).keep_alive(KeepAlive::default()).into_response())
 }
 
@@ -63,12 +62,13 @@ fn wants_json(headers: &HeaderMap) -> bool {
 
 /// The position of one client in the signals.
 struct SignalStream {
-    state: Arc<HttpState>,
+    state: Arc<ServerState>,
     /// The `seq` of the last signal that was sent.
     after: SignalSeq,
     /// Signals that were read and not sent yet.
     batch: VecDeque<Signal>,
-    changes: watch::Receiver<u64>,
+    newest: Arc<Follower>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// The stream ends when the process shuts down or the store fails. The client then reconnects with its position.
@@ -82,7 +82,7 @@ fn into_events(signals: SignalStream) -> impl Stream<Item = Result<Event, axum::
 
 impl SignalStream {
     async fn next(&mut self) -> Option<Signal> {
-        while self.batch.is_empty() && self.wait_for_change().await {
+        while self.batch.is_empty() && self.wait_for_signal().await {
             match self.state.inspect.signals(self.after, BATCH).await {
                 Ok(signals) => self.batch = signals.into(),
                 Err(err) => return end_after_error(&err),
@@ -93,12 +93,11 @@ impl SignalStream {
         Some(signal)
     }
 
-    /// Waits until the store may have new signals. Returns false when the process shuts down.
-    async fn wait_for_change(&mut self) -> bool {
+    /// Waits until the store has signals that were not sent. Returns false when the process shuts down.
+    async fn wait_for_signal(&mut self) -> bool {
         tokio::select! {
             () = self.state.stop.cancelled() => false,
-            Ok(()) = self.changes.changed() => true,
-            () = tokio::time::sleep(POLL_INTERVAL) => true,
+            is_newer = self.newest.newer_than(self.after) => is_newer,
         }
     }
 }

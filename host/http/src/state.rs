@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::saga::SagaDefinition;
@@ -24,12 +25,19 @@ pub struct HttpState {
     pub operate: Arc<dyn Operate>,
     /// Runs the steps of inline writes.
     pub handler: Arc<dyn Handler>,
-    /// The operator's settings.
-    pub settings: HttpSettings,
+    /// The operator's settings, which can change while the server runs.
+    pub settings: watch::Receiver<Arc<HttpSettings>>,
     /// Returns the present status of this process. Called for each probe, scrape and cockpit request.
     pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
     /// Ends the streams of signals when it is cancelled. A graceful shutdown would otherwise wait for them.
     pub stop: CancellationToken,
+}
+
+impl HttpState {
+    /// The present settings.
+    pub(crate) fn settings(&self) -> Arc<HttpSettings> {
+        Arc::clone(&self.settings.borrow())
+    }
 }
 
 /// The operator's settings of the HTTP server.
@@ -45,16 +53,27 @@ pub struct HttpSettings {
     pub token: Option<String>,
     /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while no token is set.
     pub hosts: Vec<String>,
-    /// The largest request body, in bytes.
+    /// `OUTBOX_MAX_PENDING`: how many items may wait before writes are refused with 429; `None` sets no limit.
+    pub max_pending: Option<u64>,
+    /// The largest request body, in bytes. It is fixed when the router is made.
     pub max_body: usize,
+    /// How long a request body may take to arrive.
+    pub body_timeout: Duration,
     /// The timeout of an inline attempt whose type sets none.
     pub timeout_inline: Duration,
     /// The instance id of this process.
     pub pod: String,
 }
 
+impl HttpSettings {
+    /// These settings, as those of a server that keeps them.
+    pub fn fixed(self) -> watch::Receiver<Arc<Self>> {
+        watch::Sender::new(Arc::new(self)).subscribe()
+    }
+}
+
 impl Default for HttpSettings {
-    /// Inline mode with the built-in saga, no token, bodies up to 1 MiB, and 30 seconds per inline attempt.
+    /// Inline mode with the built-in saga, no token, bodies up to 1 MiB in 30 seconds, and 30 seconds per inline attempt.
     fn default() -> Self {
         Self {
             is_durable: false,
@@ -62,7 +81,9 @@ impl Default for HttpSettings {
             sagas: vec![SagaDefinition::write_memory()],
             token: None,
             hosts: Vec::new(),
+            max_pending: None,
             max_body: 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
             timeout_inline: Duration::from_secs(30),
             pod: String::new(),
         }
@@ -95,4 +116,6 @@ pub struct HostStatus {
     pub served_types: Vec<String>,
     /// How long attempts of this process took.
     pub durations: AttemptDurations,
+    /// The log lines that this process dropped because nobody read its log in time.
+    pub dropped_log_lines: u64,
 }

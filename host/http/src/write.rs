@@ -20,12 +20,12 @@ use outbox_store::{BatchMode, EnqueueReport, StoreError};
 use crate::body::{self, BodyResult, NDJSON};
 use crate::inline;
 use crate::problem::ApiError;
-use crate::state::HttpState;
+use crate::server_state::ServerState;
 use crate::write_headers::{WriteHeaders, WriteIdentity};
 
 /// `POST /memory`: the saga `WriteMemorySaga`.
 pub(crate) async fn memory(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
@@ -34,13 +34,14 @@ pub(crate) async fn memory(
 
 /// `POST /sagas/{saga}`: any declared saga.
 pub(crate) async fn saga(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let sagas = &state.settings.sagas;
+    let settings = state.settings();
+    let sagas = &settings.sagas;
     let Some(definition) = sagas.iter().find(|definition| definition.name == name) else {
         let declared = sagas.iter().map(|definition| definition.name.clone()).collect();
         return Err(ApiError::UnknownSaga { name, declared });
@@ -50,16 +51,16 @@ pub(crate) async fn saga(
 
 /// `POST /items`: one item as JSON, or a batch with one item per line.
 pub(crate) async fn items(
-    State(state): State<Arc<HttpState>>,
+    State(state): State<Arc<ServerState>>,
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
     let write_headers = WriteHeaders::read(&state, &headers).await?;
     match body::media_type(&headers).as_str() {
-        JSON => write_item(&state, write_headers, &body::read(&state, body)?).await,
+        JSON => write_item(&state, write_headers, &body::read(body)?).await,
         NDJSON => {
             let identity = write_headers.into_identity();
-            let parsed = body::read(&state, body).and_then(|bytes| parse_batch(&bytes, &identity));
+            let parsed = body::read(body).and_then(|bytes| parse_batch(&bytes, &identity));
             Ok(identity.echo(execute(&state, &identity, parsed).await))
         }
         given => {
@@ -70,18 +71,18 @@ pub(crate) async fn items(
 }
 
 async fn write_saga(
-    state: &HttpState,
+    state: &ServerState,
     definition: &SagaDefinition,
     headers: &HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
     let identity = WriteHeaders::read(state, headers).await?.into_identity();
-    let parsed = body::json_bytes(state, headers, body).and_then(|bytes| parse_saga(definition, &bytes, &identity));
+    let parsed = body::json_bytes(headers, body).and_then(|bytes| parse_saga(definition, &bytes, &identity));
     Ok(identity.echo(execute(state, &identity, parsed).await))
 }
 
 /// The correlation id and the key in the item take precedence over the headers.
-async fn write_item(state: &HttpState, headers: WriteHeaders, bytes: &[u8]) -> Result<Response, ApiError> {
+async fn write_item(state: &ServerState, headers: WriteHeaders, bytes: &[u8]) -> Result<Response, ApiError> {
     let document: ItemDocument = serde_json::from_slice(bytes).map_err(ApiError::invalid_json("the item"))?;
     let cid = document.cid.clone().or(headers.cid);
     let idem_key = document.idem_key.clone().or(headers.idem_key);
@@ -133,14 +134,18 @@ fn new_item(document: ItemDocument, cid: &str, idem_key: &str) -> Result<NewItem
 }
 
 async fn execute(
-    state: &HttpState,
+    state: &ServerState,
     identity: &WriteIdentity,
     parsed: Result<ParsedWrite, ApiError>,
 ) -> Result<Response, ApiError> {
     let ParsedWrite { items, lines, mode } = parsed?;
     validate_items(&items).map_err(|err| with_line(err.into(), &lines))?;
-    if !state.settings.is_durable {
+    let settings = state.settings();
+    if !settings.is_durable {
         return inline::run(state, identity, items).await;
+    }
+    if let Some(max) = settings.max_pending {
+        state.pending.admit(&*state.inspect, max, items.len()).await?;
     }
     let enqueued = state.enqueue.enqueue(items, mode).await.map_err(|err| with_line(err, &lines))?;
     Ok(accepted(identity, &enqueued))

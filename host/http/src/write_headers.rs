@@ -1,8 +1,9 @@
 //! The contract headers of a write: `X-Correlation-ID` and `Idempotency-Key`.
 //!
-//! Valid values are used unchanged and echoed in the response. A header that is absent, empty or malformed counts as
-//! missing: the store counts the violation, then strict mode refuses the write, and otherwise the host generates a
-//! value. Does not know what a route writes.
+//! Valid values are used unchanged and echoed in the response. The store counts a header that is absent, empty or malformed
+//! as a violation. A malformed one is refused in every mode: a generated value would make a repeated write a new one.
+//! Strict mode also refuses a write without one, and otherwise the host generates a value. Does not know what a route
+//! writes.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -19,25 +20,27 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The contract headers of a request.
 pub(crate) struct WriteHeaders {
-    /// The `X-Correlation-ID`, if it is valid.
+    /// The `X-Correlation-ID`, if there is one.
     pub(crate) cid: Option<String>,
-    /// The `Idempotency-Key`, if it is valid.
+    /// The `Idempotency-Key`, if there is one.
     pub(crate) idem_key: Option<String>,
 }
 
 impl WriteHeaders {
-    /// Reads the headers and has the store count those that are missing. Errors with [`ApiError::MissingHeaders`] in
-    /// strict mode.
+    /// Reads the headers and has the store count violations. Errors with [`ApiError::MissingHeaders`] in strict mode,
+    /// and with [`ApiError::MalformedHeader`] in the others.
     pub(crate) async fn read(state: &HttpState, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let parsed =
-            Self { cid: valid_header(headers, &CORRELATION_ID), idem_key: valid_header(headers, &IDEMPOTENCY_KEY) };
+        let (cid, idem_key) = (header(headers, &CORRELATION_ID), header(headers, &IDEMPOTENCY_KEY));
+        let (valid_cid, valid_key) = (cid.as_ref().ok().cloned(), idem_key.as_ref().ok().cloned());
+        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten() };
         let missing = parsed.missing();
         for (_, violation) in &missing {
             count_violation(state, *violation).await;
         }
-        if state.settings.is_strict && !missing.is_empty() {
+        if state.settings().is_strict && !missing.is_empty() {
             return Err(ApiError::MissingHeaders(missing.into_iter().map(|(name, _)| name).collect()));
         }
+        cid.and(idem_key)?;
         Ok(parsed)
     }
 
@@ -77,9 +80,12 @@ impl WriteIdentity {
     }
 }
 
-fn valid_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let value = headers.get(name)?.to_str().ok()?;
-    validate_key("header", value).is_ok().then(|| value.to_owned())
+/// The one value of the header; `None` when the header is absent or empty.
+fn header(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all(name).iter().filter(|value| !value.is_empty());
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| validate_key("header", text).is_ok() && values.next().is_none());
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| ApiError::MalformedHeader(name.clone()))
 }
 
 /// Only logs a store that cannot count: the write itself reports the state of the store.

@@ -84,51 +84,155 @@ fn decode_base64(json: &str) -> Result<Vec<u8>, serde_json::Error> {
     BASE64.decode(text).map_err(|err| serde::de::Error::custom(format!("payload is not base64: {err}")))
 }
 
-/// The members `payload` and `payload_encoding` that show these bytes: JSON when the bytes are JSON, else base64.
-pub fn payload_fields(payload: &[u8]) -> (serde_json::Value, PayloadEncoding) {
-    match serde_json::from_slice(payload) {
-        Ok(value) => (value, PayloadEncoding::Json),
-        Err(_) => (BASE64.encode(payload).into(), PayloadEncoding::Base64),
+/// The members `payload` and `payload_encoding` that show these bytes: their JSON on one line, with its numbers and its
+/// order as they are, when the bytes are JSON; else base64.
+pub fn payload_fields(payload: &[u8]) -> (Box<RawValue>, PayloadEncoding) {
+    match serde_json::from_slice::<&RawValue>(payload) {
+        Ok(value) => (raw(reformat(value.get(), None)), PayloadEncoding::Json),
+        // Base64 needs no escapes.
+        Err(_) => (raw(format!("\"{}\"", BASE64.encode(payload))), PayloadEncoding::Base64),
     }
+}
+
+/// [`payload_fields`] for a document that is built in memory: a number that does not fit into a double loses digits, and
+/// bytes with a number beyond it are shown in base64.
+pub fn payload_value(payload: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(payload).unwrap_or_else(|_| BASE64.encode(payload).into())
+}
+
+fn raw(json: String) -> Box<RawValue> {
+    RawValue::from_string(json).expect("text that was JSON before its white space changed")
+}
+
+/// The JSON text with other white space: on one line, or with each member on a line of its own and this many spaces
+/// for each level. Everything else stays as it is, so no number changes. `json` is valid JSON.
+pub fn reformat(json: &str, indent: Option<usize>) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut level, mut is_string, mut is_escaped) = (0_usize, false, false);
+    let mut chars = json.chars().peekable();
+    let line = |text: &mut String, level: usize| {
+        if let Some(indent) = indent {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent * level));
+        }
+    };
+    while let Some(c) = chars.next() {
+        if is_string {
+            text.push(c);
+            is_string = is_escaped || c != '"';
+            is_escaped = !is_escaped && c == '\\';
+            continue;
+        }
+        match c {
+            c if c.is_ascii_whitespace() => {}
+            '"' => {
+                text.push(c);
+                is_string = true;
+            }
+            '{' | '[' => {
+                text.push(c);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if chars.peek().is_some_and(|next| !matches!(next, '}' | ']')) {
+                    level += 1;
+                    line(&mut text, level);
+                } else {
+                    text.extend(chars.next());
+                }
+            }
+            '}' | ']' => {
+                level = level.saturating_sub(1);
+                line(&mut text, level);
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                line(&mut text, level);
+            }
+            ':' => text.push_str(if indent.is_some() { ": " } else { ":" }),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// What an item's JSON has of its payload and its result.
+enum ShownBytes {
+    Whole,
+    Sizes { payload: u64, result: Option<u64> },
 }
 
 impl Serialize for Item {
     /// Writes an object whose member names are the column names.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("id", &self.id)?;
-        map.serialize_entry("idem_key", &self.idem_key)?;
-        map.serialize_entry("type", &self.item_type)?;
-        map.serialize_entry("status", &self.status)?;
-        let (payload, encoding) = payload_fields(&self.payload);
-        map.serialize_entry("payload", &payload)?;
-        if encoding == PayloadEncoding::Base64 {
-            map.serialize_entry("payload_encoding", &encoding)?;
-        }
-        map.serialize_entry("content_type", &self.content_type)?;
-        map.serialize_entry("headers", &self.headers)?;
-        map.serialize_entry("metadata", &self.metadata)?;
-        map.serialize_entry("cid", &self.cid)?;
-        map.serialize_entry("saga", &self.saga)?;
-        map.serialize_entry("ordering_key", &self.ordering_key)?;
-        map.serialize_entry("attempts", &self.attempts)?;
-        map.serialize_entry("deliveries", &self.deliveries)?;
-        map.serialize_entry("replays", &self.replays)?;
-        map.serialize_entry("losses", &self.losses)?;
-        map.serialize_entry("available_at", &self.available_at)?;
-        map.serialize_entry("claimed_at", &self.claimed_at)?;
-        map.serialize_entry("claimed_by", &self.claimed_by)?;
-        map.serialize_entry("lease_until", &self.lease_until)?;
-        map.serialize_entry("maybe_executed", &self.maybe_executed)?;
-        map.serialize_entry("last_error", &self.last_error)?;
-        map.serialize_entry("created_at", &self.created_at)?;
-        map.serialize_entry("done_at", &self.done_at)?;
-        map.serialize_entry("dead_at", &self.dead_at)?;
-        let result = self.result.as_deref().map(|bytes| payload_fields(bytes).0);
-        map.serialize_entry("result", &result)?;
-        map.serialize_entry("handler_digest", &self.handler_digest)?;
-        map.end()
+        serialize(self, &ShownBytes::Whole, serializer)
     }
+}
+
+/// An item of a listing: without its payload and its result, which can be large.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ItemSummary {
+    /// The item. Its payload is empty, and it has no result.
+    pub item: Item,
+    /// The size of its payload, in bytes.
+    pub payload_bytes: u64,
+    /// The size of its result, in bytes; `None` without a result.
+    pub result_bytes: Option<u64>,
+}
+
+impl Serialize for ItemSummary {
+    /// Writes the object of the item with `payload_bytes` and `result_bytes` in place of the payload and the result.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sizes = ShownBytes::Sizes { payload: self.payload_bytes, result: self.result_bytes };
+        serialize(&self.item, &sizes, serializer)
+    }
+}
+
+fn serialize<S: Serializer>(item: &Item, content: &ShownBytes, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("id", &item.id)?;
+    map.serialize_entry("idem_key", &item.idem_key)?;
+    map.serialize_entry("type", &item.item_type)?;
+    map.serialize_entry("status", &item.status)?;
+    match content {
+        ShownBytes::Whole => serialize_payload(&item.payload, &mut map)?,
+        ShownBytes::Sizes { payload, .. } => map.serialize_entry("payload_bytes", payload)?,
+    }
+    map.serialize_entry("content_type", &item.content_type)?;
+    map.serialize_entry("headers", &item.headers)?;
+    map.serialize_entry("metadata", &item.metadata)?;
+    map.serialize_entry("cid", &item.cid)?;
+    map.serialize_entry("saga", &item.saga)?;
+    map.serialize_entry("ordering_key", &item.ordering_key)?;
+    map.serialize_entry("attempts", &item.attempts)?;
+    map.serialize_entry("deliveries", &item.deliveries)?;
+    map.serialize_entry("replays", &item.replays)?;
+    map.serialize_entry("losses", &item.losses)?;
+    map.serialize_entry("available_at", &item.available_at)?;
+    map.serialize_entry("claimed_at", &item.claimed_at)?;
+    map.serialize_entry("claimed_by", &item.claimed_by)?;
+    map.serialize_entry("lease_until", &item.lease_until)?;
+    map.serialize_entry("maybe_executed", &item.maybe_executed)?;
+    map.serialize_entry("last_error", &item.last_error)?;
+    map.serialize_entry("created_at", &item.created_at)?;
+    map.serialize_entry("done_at", &item.done_at)?;
+    map.serialize_entry("dead_at", &item.dead_at)?;
+    match content {
+        ShownBytes::Whole => {
+            map.serialize_entry("result", &item.result.as_deref().map(|bytes| payload_fields(bytes).0))?;
+        }
+        ShownBytes::Sizes { result, .. } => map.serialize_entry("result_bytes", result)?,
+    }
+    map.serialize_entry("handler_digest", &item.handler_digest)?;
+    map.end()
+}
+
+fn serialize_payload<M: SerializeMap>(payload: &[u8], map: &mut M) -> Result<(), M::Error> {
+    let (payload, encoding) = payload_fields(payload);
+    map.serialize_entry("payload", &payload)?;
+    if encoding == PayloadEncoding::Base64 {
+        map.serialize_entry("payload_encoding", &encoding)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -151,8 +255,22 @@ mod tests {
         let item = parse(r#"{"type":"t","idem_key":"k","payload":"/wA=","payload_encoding":"base64"}"#).unwrap();
         assert_eq!(item.payload, [0xff, 0]);
         assert_eq!(item.idem_key, "k");
-        assert_eq!(payload_fields(&item.payload), ("/wA=".into(), PayloadEncoding::Base64));
+        let (shown, encoding) = payload_fields(&item.payload);
+        assert_eq!((shown.get(), encoding), (r#""/wA=""#, PayloadEncoding::Base64));
         assert!(parse(r#"{"type":"t","payload":"%","payload_encoding":"base64"}"#).is_err());
+    }
+
+    #[test]
+    fn json_is_shown_with_its_numbers_and_its_order_as_they_are() {
+        let json = r#"{"b": 12345678901234567890123, "a":[1.10,1e400, -0.0 ,9007199254740993.5],
+            "b": "x , \"y\\" , "e":{ }, "f":[ ]}"#;
+        let one_line =
+            r#"{"b":12345678901234567890123,"a":[1.10,1e400,-0.0,9007199254740993.5],"b":"x , \"y\\","e":{},"f":[]}"#;
+        let (shown, encoding) = payload_fields(json.as_bytes());
+        assert_eq!((shown.get(), encoding), (one_line, PayloadEncoding::Json));
+        let lines = "{\n  \"a\": [\n    1.0,\n    {}\n  ]\n}";
+        assert_eq!(reformat(r#" {"a":[1.0 , { } ]}"#, Some(2)), lines);
+        assert_eq!(payload_fields(br#"{"a":1"#).1, PayloadEncoding::Base64);
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod validate;
 
 pub use crate::id::ItemId;
 pub use crate::item::{Item, JSON, NewItem};
-pub use crate::json::{ItemDocument, PayloadEncoding, payload_fields};
+pub use crate::json::{ItemDocument, ItemSummary, PayloadEncoding, payload_fields, payload_value, reformat};
 pub use crate::status::{IllegalTransition, Status, Transition, UnknownStatus};
 pub use crate::time::{Millis, millis};
 pub use crate::validate::{

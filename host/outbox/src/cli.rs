@@ -36,7 +36,7 @@ use crate::bench::{self, BenchPlace};
 use crate::cli::context::Context;
 use crate::cli::output::{Output, OutputFormat};
 use crate::config::{Config, ConfigError, Flags, command_line};
-use crate::telemetry;
+use crate::telemetry::{InvalidFilter, Log};
 
 /// A durable outbox whose side-effect handlers are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -122,22 +122,23 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let output = Output::new(if cli.global.json { OutputFormat::Json } else { OutputFormat::Human });
-    let config = Config::load(flags(&cli));
+    let flags = flags(&cli);
+    let config = Config::load(flags.clone());
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
-            let context = Context { config: config?, output, arguments: command_line() };
-            telemetry::start(context.config.log, log_filter(&command, &context.config))?;
-            finish(dispatch(command, context))
+            let config = config?;
+            let log = Log::start(config.log, log_filter(&command, &config))?;
+            finish(dispatch(command, Context { config, flags, output, arguments: command_line(), log }))
         }
     }
 }
 
 async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve(args) => serve::serve(args, &context.config).await,
-        Command::Worker(args) => serve::worker(args, &context.config).await,
+        Command::Serve(args) => serve::serve(args, &context).await,
+        Command::Worker(args) => serve::worker(args, &context).await,
         Command::Enqueue(args) => enqueue::run(args, &context).await,
         Command::List(args) => items::list(args, &context).await,
         Command::Show(args) => items::show(args, &context).await,
@@ -215,7 +216,7 @@ fn exit_code(err: &anyhow::Error) -> u8 {
     if err.chain().any(closed) {
         return 0;
     }
-    let usage = err.is::<ConfigError>() || err.is::<telemetry::InvalidFilter>() || err.is::<arguments::UsageError>();
+    let usage = err.is::<ConfigError>() || err.is::<InvalidFilter>() || err.is::<arguments::UsageError>();
     if usage { 2 } else { 1 }
 }
 

@@ -5,6 +5,7 @@
 //! keys of the file are the names of the variables in lower case without `OUTBOX_`. An empty value counts as not given.
 //! Paths are relative to the working directory. Secrets are never printed.
 
+mod changes;
 mod database;
 mod environment;
 mod error;
@@ -79,6 +80,8 @@ pub(crate) struct Config {
     /// `OUTBOX_HOSTS`, default none: host names that the `Host` header may have, besides those of loopback,
     /// while there is no token.
     pub(crate) hosts: Vec<String>,
+    /// `OUTBOX_MAX_PENDING`, default none: how many items may wait before HTTP writes are refused with 429.
+    pub(crate) max_pending: Option<u64>,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
     pub(crate) retain_done: Option<Duration>,
     /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
@@ -143,6 +146,7 @@ impl Config {
             listen: settings::listen(settings)?,
             token: settings::token(settings)?,
             hosts: settings::hosts(settings)?,
+            max_pending: settings::max_pending(settings)?,
             retain_done: settings::retain_done(settings)?,
             retain_dlq: settings::retain_dlq(settings)?,
             retain_audit: settings::retain_audit(settings)?,

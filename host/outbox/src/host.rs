@@ -1,35 +1,39 @@
 //! The composition root of `serve` and `worker`: starts every part of a host, runs it and stops it.
 //!
 //! The store starts first, then the listener, the plugins and the parts that use them. A signal stops claims and the
-//! HTTP listener, attempts in flight are drained, the background work ends, and the process exits in bounded time. This
-//! file does not know the command line.
+//! HTTP listener, attempts in flight are drained, the background work ends, and the process exits in bounded time. A
+//! part that the host cannot do without stops it with an error when it ends. This file does not know the command line.
 
 mod background;
+mod parts;
+mod reload;
+mod shutdown;
 pub(crate) mod store_adapters;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{Handler, MeteredHandler, Outage};
-use outbox_http::{HttpSettings, HttpState};
+use outbox_http::{HostStatus, HttpState, ServeLimits};
 use outbox_runtime::Plugins;
-use outbox_store::{Retention, Store};
+use outbox_store::Store;
 use outbox_worker::{LeaseExpiry, LeasesInHand, Worker, WorkerSettings};
 
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, Flags};
 use crate::filesystem::{self, shown};
 use crate::host::background::Heartbeat;
+use crate::host::parts::{keep_running, spawn_part};
+use crate::host::reload::LiveSettings;
+use crate::host::shutdown::{BACKGROUND_MAX, Shutdown, follow_signals};
 use crate::host::store_adapters::{StoreQuarantine, StoreStateReader};
+use crate::telemetry::Log;
 use crate::{open_plugins, open_store};
-
-/// How long the parts may take to end, in addition to the time for attempts in flight.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a process does with items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +56,28 @@ impl HostMode {
     }
 }
 
+/// How a host was started.
+#[derive(Clone, Copy)]
+pub(crate) struct HostStart<'a> {
+    pub(crate) mode: HostMode,
+    pub(crate) config: &'a Config,
+    /// The flags, for reading the settings again.
+    pub(crate) flags: &'a Flags,
+    pub(crate) log: &'a Log,
+}
+
 /// Runs a host until SIGTERM or SIGINT, or until a part fails.
-pub(crate) async fn run(mode: HostMode, config: &Config) -> anyhow::Result<()> {
-    warn(mode, config);
-    let stop = stop_on_signals()?;
+pub(crate) async fn run(host: HostStart<'_>) -> anyhow::Result<()> {
+    host.log.log_panics();
+    warn(host.mode, host.config);
+    let shutdown = Arc::new(Shutdown::new(host.config.drain));
+    let hangups = follow_signals(Arc::clone(&shutdown))?;
     let started = tokio::select! {
-        started = start(mode, config, stop.clone()) => Some(started?),
-        () = stop.cancelled() => None,
+        started = start(host, Arc::clone(&shutdown)) => Some(started?),
+        () = shutdown.stop.cancelled() => None,
     };
     if let Some((running, listener)) = started {
-        running.run(listener).await?;
+        running.run(listener, hangups).await?;
     }
     tracing::info!("stopped");
     Ok(())
@@ -87,29 +103,9 @@ fn warn(mode: HostMode, config: &Config) {
     }
 }
 
-/// A token that is cancelled by SIGTERM and by SIGINT.
-fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let stop = CancellationToken::new();
-    let cancelled = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping: no more claims, attempts under way are drained");
-        cancelled.cancel();
-    });
-    Ok(stop)
-}
-
 /// Starts the parts that the first request needs: store, listener and plugins.
-async fn start(
-    mode: HostMode,
-    config: &Config,
-    stop: CancellationToken,
-) -> anyhow::Result<(RunningHost<'_>, TcpListener)> {
+async fn start(host: HostStart<'_>, shutdown: Arc<Shutdown>) -> anyhow::Result<(RunningHost<'_>, TcpListener)> {
+    let config = host.config;
     let instance = config.new_instance_name();
     let store = open_store::open(config, &instance).await?;
     let listener = TcpListener::bind(config.listen)
@@ -120,67 +116,67 @@ async fn start(
     let quarantine = Arc::new(StoreQuarantine(store.clone()));
     let plugins = open_plugins::start(config, state, quarantine, &end)?;
     let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
+    let settings = LiveSettings::new(config, host.flags.clone(), &instance);
     let write_outage = Arc::default();
-    Ok((RunningHost { mode, config, instance, store, plugins, metered, write_outage, stop, end }, listener))
+    let running = RunningHost { host, instance, settings, store, plugins, metered, write_outage, shutdown, end };
+    Ok((running, listener))
 }
 
 /// A host that has started.
 struct RunningHost<'a> {
-    mode: HostMode,
-    config: &'a Config,
+    host: HostStart<'a>,
     instance: String,
+    settings: Arc<LiveSettings>,
     store: Arc<dyn Store>,
     plugins: Arc<Plugins>,
     /// The plugins, with their durations measured.
     metered: Arc<MeteredHandler>,
     /// Whether the store rejects writes. The heartbeat sets it, and the HTTP server reads it.
     write_outage: Arc<Outage>,
-    /// Cancelled when the host has to stop.
-    stop: CancellationToken,
+    shutdown: Arc<Shutdown>,
     /// Cancelled when nothing is in flight any more, so that the background work can end.
     end: CancellationToken,
 }
 
 impl RunningHost<'_> {
     /// Runs until the host is stopped, or until a part fails, which stops the other parts.
-    async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
-        let mut foreground = JoinSet::new();
+    async fn run(self, listener: TcpListener, hangups: watch::Receiver<u64>) -> anyhow::Result<()> {
         self.log_start(&listener)?;
-        let routes = if self.mode == HostMode::Work { outbox_http::worker_router } else { outbox_http::router }(
-            self.http_state(),
-        );
-        let stop = self.stop.clone();
-        foreground.spawn(async move { outbox_http::run(listener, routes, stop).await.context("answering HTTP") });
-        let worker = (self.mode != HostMode::ServeInline).then(|| self.worker());
-        let mut background = self.background(worker.as_ref().map(Worker::leases_in_hand));
+        let stop = &self.shutdown.stop;
+        let mut foreground = JoinSet::new();
+        spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
+        let worker = (self.host.mode != HostMode::ServeInline).then(|| self.worker());
+        let mut background = self.background(worker.as_ref().map(Worker::leases_in_hand), hangups);
         if let Some(worker) = worker {
-            let stop = self.stop.clone();
-            foreground.spawn(async move {
-                worker.run(stop).await;
-                Ok(())
-            });
+            spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
         }
 
-        let outcome = self.until_stopped(&mut foreground).await;
+        let outcome = self.until_stopped(&mut foreground, &mut background).await;
         self.end.cancel();
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while background.join_next().await.is_some() {} })
-            .await
-            .is_err()
-        {
+        let ended = async { while background.join_next().await.is_some() {} };
+        if tokio::time::timeout(BACKGROUND_MAX, ended).await.is_err() {
             tracing::warn!("background work did not end in time and is abandoned");
         }
         outcome
+    }
+
+    fn http(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
+        let is_worker = self.host.mode == HostMode::Work;
+        let routes = if is_worker { outbox_http::worker_router } else { outbox_http::router };
+        let limits =
+            ServeLimits { max_connections: max_connections(), drain: self.host.config.drain, ..ServeLimits::default() };
+        outbox_http::run(listener, routes(self.http_state()), limits, self.shutdown.stop.clone())
     }
 
     fn log_start(&self, listener: &TcpListener) -> anyhow::Result<()> {
         let address = listener.local_addr().context("asking for the address that is listened on")?;
         tracing::info!(
             http.url = %format!("http://{address}"),
-            store.path = %self.config.database,
-            mode = self.mode.as_str(),
-            role = self.config.role.as_deref().unwrap_or("(none)"),
+            store.path = %self.host.config.database,
+            mode = self.host.mode.as_str(),
+            role = self.host.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,
-            plugin.folder = %shown(&self.config.plugins),
+            plugin.folder = %shown(&self.host.config.plugins),
             "started"
         );
         Ok(())
@@ -189,81 +185,110 @@ impl RunningHost<'_> {
     fn http_state(&self) -> HttpState {
         let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
         let write_outage = Arc::clone(&self.write_outage);
+        let dropped_lines = self.host.log.dropped_lines();
         HttpState {
             enqueue: self.store.clone(),
             inspect: self.store.clone(),
             operate: self.store.clone(),
             handler: Arc::clone(&self.metered) as Arc<dyn Handler>,
-            settings: self.http_settings(),
-            status: Arc::new(move || background::status(&plugins, &metered, &write_outage)),
-            stop: self.stop.clone(),
-        }
-    }
-
-    fn http_settings(&self) -> HttpSettings {
-        HttpSettings {
-            is_durable: self.config.is_enabled,
-            is_strict: self.config.is_strict,
-            sagas: self.config.sagas.clone(),
-            token: self.config.token.as_ref().map(|token| token.expose().to_owned()),
-            hosts: self.config.hosts.clone(),
-            pod: self.instance.clone(),
-            ..HttpSettings::default()
+            settings: self.settings.http(),
+            status: Arc::new(move || HostStatus {
+                dropped_log_lines: dropped_lines(),
+                ..background::status(&plugins, &metered, &write_outage)
+            }),
+            stop: self.shutdown.stop.clone(),
         }
     }
 
     fn worker(&self) -> Worker {
         let settings = WorkerSettings {
             instance: self.instance.clone(),
-            concurrency: self.config.concurrency,
-            prefetch: self.config.prefetch,
-            payload_bytes: self.config.payload_bytes,
-            lease: self.config.lease,
-            drain: self.config.drain,
-            crash_budget: self.config.crash_budget,
+            concurrency: self.host.config.concurrency,
+            prefetch: self.host.config.prefetch,
+            payload_bytes: self.host.config.payload_bytes,
+            lease: self.host.config.lease,
+            drain: self.host.config.drain,
+            crash_budget: self.host.config.crash_budget,
         };
         Worker::new(self.store.clone(), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
     }
 
-    fn background(&self, in_hand: Option<LeasesInHand>) -> JoinSet<()> {
+    fn background(&self, in_hand: Option<LeasesInHand>, hangups: watch::Receiver<u64>) -> JoinSet<anyhow::Result<()>> {
         let mut background = JoinSet::new();
-        let expiry =
-            LeaseExpiry { queue: self.store.clone(), clock: self.store.clone(), in_hand, lease: self.config.lease };
-        background.spawn(expiry.run(self.end.clone()));
+        let (store, end) = (&self.store, &self.end);
+        let expiry = LeaseExpiry { queue: store.clone(), clock: store.clone(), in_hand, lease: self.host.config.lease };
         let beat = Heartbeat {
-            store: self.store.clone(),
+            store: store.clone(),
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
-            role: self.config.role.clone(),
+            role: self.host.config.role.clone(),
             write_outage: Arc::clone(&self.write_outage),
         };
-        background.spawn(beat.run(self.end.clone()));
-        let Config { retain_done: done, retain_dlq: dead, retain_signals: signals, .. } = *self.config;
-        let retention = Retention { done, dead, signals, audit: self.config.retain_audit };
-        background.spawn(background::maintenance_loop(self.store.clone(), retention, self.end.clone()));
+        let mut spawn = |name, part| spawn_part(&mut background, name, end, part);
+        spawn("the end of leases", restarted("the end of leases", end, move |end| expiry.clone().run(end)));
+        spawn("the heartbeat", restarted("the heartbeat", end, move |end| beat.clone().run(end)));
+        let (kept, retention) = (store.clone(), self.settings.retention());
+        let maintain = move |end| background::maintenance_loop(kept.clone(), retention.clone(), end);
+        spawn("the maintenance", restarted("the maintenance", end, maintain));
+        let (settings, plugins) = (Arc::clone(&self.settings), Arc::clone(&self.plugins));
+        let follow = move |end: CancellationToken| {
+            let reloading = Arc::clone(&settings).follow(hangups.clone(), Arc::clone(&plugins));
+            async move { end.run_until_cancelled(reloading).await.unwrap_or_default() }
+        };
+        spawn("the reload", restarted("the reload", end, follow));
         background
     }
 
-    /// Returns when every part of the foreground has ended, or when the time for it is over.
-    async fn until_stopped(&self, foreground: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-        let time_is_up = async {
-            self.stop.cancelled().await;
-            tokio::time::sleep(self.config.drain + SHUTDOWN_TIMEOUT).await;
-        };
+    /// Returns when every part of the foreground has ended, or when the time for it is over. Stops the host when a part
+    /// ends before.
+    async fn until_stopped(
+        &self,
+        foreground: &mut JoinSet<anyhow::Result<()>>,
+        background: &mut JoinSet<anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let time_is_up = self.shutdown.time_is_up();
         tokio::pin!(time_is_up);
         let mut outcome = Ok(());
         loop {
-            tokio::select! {
+            let ended = tokio::select! {
                 ended = foreground.join_next() => match ended {
-                    Some(ended) => outcome = outcome.and(ended.context("a part of the host crashed").flatten()),
+                    Some(ended) => ended.context("a part of the host crashed").flatten(),
                     None => return outcome,
                 },
+                Some(ended) = background.join_next() => ended.context("a part of the host crashed").flatten(),
+                () = self.plugins.reload_ended(), if outcome.is_ok() => {
+                    Err(anyhow!("the task that loads plugins panicked; the log says where"))
+                }
                 () = &mut time_is_up => {
                     tracing::warn!("a part of the host did not end in time and is abandoned");
                     return outcome;
                 }
+            };
+            if let Err(err) = &ended {
+                tracing::error!(error = %err, "a part of the host failed: stopping");
+                self.shutdown.begin(1);
             }
-            self.stop.cancel();
+            outcome = outcome.and(ended);
         }
     }
+}
+
+/// A part of the background, which begins again after a panic.
+fn restarted<F>(
+    name: &'static str,
+    end: &CancellationToken,
+    part: impl Fn(CancellationToken) -> F + Send + 'static,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (end, until) = (end.clone(), end.clone());
+    Box::pin(keep_running(name, end, move || part(until.clone())))
+}
+
+/// At most half of the descriptors that the process may open: the others are for the store and for attempts.
+fn max_connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    half.min(ServeLimits::default().max_connections)
 }

@@ -6,10 +6,10 @@
 use tokio_postgres::Row;
 
 use outbox_core::{FailedAttempt, Recording};
-use outbox_item::{Item, ItemId, Status};
+use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{FailureGroup, Filter, ItemDetails, MisplacedItem, Page, Signal, SignalSeq};
+use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
 use crate::error::PgError;
@@ -52,12 +52,22 @@ fn view_of(status: Status) -> &'static str {
     }
 }
 
-/// The items that match, newest first.
-pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Result<Vec<Item>, PgError> {
+/// A page of the items that match, newest first.
+pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Result<ItemPage, PgError> {
     let mut query = ItemQuery::new(filter);
     query.condition.and("id < ?", page.before);
-    let rows = tx.rows(&query.first(COLUMNS, "id DESC", page.limit), &values(&query.condition)).await?;
-    rows.iter().map(|row| Ok(rows::item(row)?.item)).collect()
+    let first = query.first(&rows::summary_columns(), "id DESC", page.limit);
+    // The server adds the sizes up, so that it sends no more than a page.
+    let statement = format!(
+        "SELECT * FROM (SELECT *, sum(beside) OVER (ORDER BY id DESC) AS bytes, count(*) OVER () AS found
+                        FROM ({first}) AS listed) AS page
+         WHERE bytes <= {PAGE_BYTES} OR bytes = beside ORDER BY id DESC"
+    );
+    let rows = tx.rows(&statement, &values(&query.condition)).await?;
+    let found = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>("found"))?;
+    let items = rows.iter().map(rows::summary).collect::<Result<Vec<_>, _>>()?;
+    let is_cut = i64::try_from(items.len()).is_ok_and(|sent| sent < found);
+    Ok(ItemPage::new(items, *page, is_cut))
 }
 
 /// The item with its history and its audit entries.
@@ -110,6 +120,12 @@ pub(crate) async fn signals(tx: &impl Query, after: SignalSeq, limit: u32) -> Re
         })
     };
     rows.iter().map(signal).collect()
+}
+
+/// The number of the newest signal.
+pub(crate) async fn newest_signal(tx: &impl Query) -> Result<SignalSeq, PgError> {
+    let rows = tx.rows("SELECT coalesce(max(seq), 0) FROM outbox.signals", &[]).await?;
+    rows.first().map_or(Ok(SignalSeq::START), |row| Ok(SignalSeq::new(row.try_get(0)?)))
 }
 
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.

@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 
-use outbox_item::{Item, ItemId, Millis};
+use outbox_item::{Item, ItemId, ItemSummary, Millis};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::engine::stored::{RowName, parse_json, parse_word};
 
@@ -60,6 +60,31 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         give_backs: count(row, 28)?,
     };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
+}
+
+/// The columns that [`summary`] reads: [`COLUMNS`] without the payload and the result, the sizes of both, and about the
+/// bytes of the rest. Each has a name, because a listing is read from a subquery.
+pub(crate) fn summary_columns() -> String {
+    let columns = COLUMNS
+        .replace("payload,", "''::bytea AS payload,")
+        .replace("result,", "NULL::bytea AS result,")
+        .replace("headers::text", "headers::text AS headers")
+        .replace("metadata::text", "metadata::text AS metadata");
+    format!(
+        "{columns}, octet_length(payload)::bigint AS payload_bytes, octet_length(result)::bigint AS result_bytes,
+         (octet_length(headers::text) + octet_length(metadata::text) + octet_length(coalesce(last_error, '')))::bigint
+             AS beside"
+    )
+}
+
+/// Decodes a row that was selected with [`summary_columns`].
+pub(crate) fn summary(row: &Row) -> Result<ItemSummary, PgError> {
+    let result_bytes = row.try_get::<_, Option<i64>>("result_bytes")?;
+    Ok(ItemSummary {
+        item: item(row)?.item,
+        payload_bytes: u64::try_from(row.try_get::<_, i64>("payload_bytes")?).unwrap_or(0),
+        result_bytes: result_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+    })
 }
 
 /// A column that holds a point in time.

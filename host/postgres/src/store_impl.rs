@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use outbox_core::StateVersion;
-use outbox_item::{Item, ItemId, Millis, NewItem, validate_items};
+use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::ActionOutcomes;
 use outbox_store::engine::alerts::alert_message;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
@@ -15,10 +15,10 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
-    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, Job, JobId, Maintain, MaintenanceReport, MisplacedItem,
-    Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record,
-    Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
-    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, Maintain, MaintenanceReport,
+    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
+    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
+    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
@@ -106,7 +106,7 @@ impl Inspect for PostgresStore {
         self.pg.probe().await
     }
 
-    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<ItemPage, StoreError> {
         let pg = &*self.pg;
         read!(pg, "listing items", |tx| queries::list(tx, filter, page))
     }
@@ -119,6 +119,11 @@ impl Inspect for PostgresStore {
     async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading signals", |tx| queries::signals(tx, after, limit))
+    }
+
+    async fn newest_signal(&self) -> Result<SignalSeq, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "asking for the newest signal", |tx| queries::newest_signal(tx))
     }
 
     async fn overview(&self) -> Result<Overview, StoreError> {

@@ -6,28 +6,38 @@
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use outbox_core::{FailedAttempt, Recording};
-use outbox_item::{Item, ItemId, Status};
+use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{FailureGroup, Filter, ItemDetails, MisplacedItem, Page, Signal, SignalSeq};
+use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
 use crate::error::unusable;
 use crate::rows::{self, COLUMNS, bound, json_column, time};
 
-/// The items that match, newest first.
-pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<Vec<Item>> {
+/// A page of the items that match, newest first.
+pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<ItemPage> {
     let (sql, values) = search(filter, page);
     let mut select = tx.prepare_cached(&sql)?;
-    let rows = select.query_map(&*bound(&values), |row| Ok(rows::item(row)?.item))?;
-    rows.collect()
+    let mut rows = select.query(&*bound(&values))?;
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let (summary, beside) = rows::summary(row)?;
+        bytes += beside;
+        if bytes > PAGE_BYTES && !items.is_empty() {
+            return Ok(ItemPage::new(items, page, true));
+        }
+        items.push(summary);
+    }
+    Ok(ItemPage::new(items, page, false))
 }
 
 fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
     let mut condition = SqlFilter::in_order_of_ids(filter);
     condition.and("id < ?", page.before);
+    let columns = rows::summary_columns();
     let sql =
-        format!("SELECT {COLUMNS} FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
+        format!("SELECT {columns} FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
     (sql, condition.params)
 }
 
@@ -87,6 +97,12 @@ pub(crate) fn signals(tx: &Connection, after: SignalSeq, limit: u32) -> rusqlite
         })
     })?;
     rows.collect()
+}
+
+/// The number of the newest signal.
+pub(crate) fn newest_signal(tx: &Transaction<'_>) -> rusqlite::Result<SignalSeq> {
+    let mut select = tx.prepare_cached("SELECT coalesce(max(seq), 0) FROM outbox_signals")?;
+    select.query_row([], |row| row.get(0)).map(SignalSeq::new)
 }
 
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.

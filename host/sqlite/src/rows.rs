@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Row, ToSql};
 use serde::de::DeserializeOwned;
 
-use outbox_item::{Item, ItemId, Millis, NewItem};
+use outbox_item::{Item, ItemId, ItemSummary, Millis, NewItem};
 use outbox_store::engine::sql_filter::SqlParam;
 use outbox_store::engine::stored::{RowName, parse_json, parse_word};
 
@@ -31,6 +31,22 @@ pub(crate) fn columns_without_bytes() -> &'static str {
     static COLUMNS_WITHOUT_BYTES: LazyLock<String> =
         LazyLock::new(|| COLUMNS.replace(" payload,", " x'' AS payload,").replace(" result,", " NULL AS result,"));
     &COLUMNS_WITHOUT_BYTES
+}
+
+/// The columns that [`summary`] reads: [`COLUMNS`] without the payload and the result, and sizes, which SQLite knows
+/// without reading the values.
+pub(crate) fn summary_columns() -> String {
+    format!(
+        "{}, octet_length(payload), octet_length(result),
+         octet_length(headers) + octet_length(metadata) + coalesce(octet_length(last_error), 0)",
+        columns_without_bytes()
+    )
+}
+
+/// Decodes a row that was selected with [`summary_columns`]. Returns also about the bytes of its other columns.
+pub(crate) fn summary(row: &Row<'_>) -> rusqlite::Result<(ItemSummary, usize)> {
+    let beside = usize::try_from(row.get::<_, i64>(31)?).unwrap_or(0);
+    Ok((ItemSummary { item: item(row)?.item, payload_bytes: row.get(29)?, result_bytes: row.get(30)? }, beside))
 }
 
 /// An item, and the first of its parts that could not be read.

@@ -8,7 +8,7 @@ use rusqlite::Transaction;
 use tokio::sync::watch as channel;
 
 use outbox_core::{Settlement, StateVersion};
-use outbox_item::{Item, ItemId, Millis, NewItem, validate_items};
+use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::ActionOutcomes;
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
@@ -16,10 +16,10 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
-    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, Job, JobId, LongPoll, Maintain, MaintenanceReport,
-    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
-    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
-    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, LongPoll, Maintain,
+    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod,
+    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
+    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -106,7 +106,7 @@ impl Inspect for SqliteStore {
         Ok((self.clock)())
     }
 
-    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError> {
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<ItemPage, StoreError> {
         let (filter, page) = (filter.clone(), *page);
         self.read_pool.run("listing items", move |tx| queries::list(tx, &filter, page)).await
     }
@@ -123,6 +123,10 @@ impl Inspect for SqliteStore {
 
     async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError> {
         self.read_pool.run("reading signals", move |tx| queries::signals(tx, after, limit)).await
+    }
+
+    async fn newest_signal(&self) -> Result<SignalSeq, StoreError> {
+        self.read_pool.run("asking for the newest signal", queries::newest_signal).await
     }
 
     async fn overview(&self) -> Result<Overview, StoreError> {

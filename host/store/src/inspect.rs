@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use outbox_core::FailedAttempt;
-use outbox_item::{Item, ItemId, Millis};
+use outbox_item::{Item, ItemId, ItemSummary, Millis};
 
 use crate::audit::{AuditEntry, AuditQuery};
 use crate::changes::Changes;
@@ -34,14 +34,18 @@ pub trait Inspect: Changes {
     /// own, so it waits for no other call. Called by probes, several times a minute.
     async fn probe(&self) -> Result<(), StoreError>;
 
-    /// The items that match, newest first.
-    async fn list(&self, filter: &Filter, page: &Page) -> Result<Vec<Item>, StoreError>;
+    /// The items that match, newest first, without their payloads and results. A page ends at its limit, or before it
+    /// holds more than about [`PAGE_BYTES`]; it has one item at least.
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<ItemPage, StoreError>;
 
     /// One item with its history. `None` when there is no such item.
     async fn get(&self, id: ItemId) -> Result<Option<ItemDetails>, StoreError>;
 
     /// The signals after `after`, oldest first, at most `limit`.
     async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError>;
+
+    /// The number of the newest signal; [`SignalSeq::START`] when there is none. One search in an index.
+    async fn newest_signal(&self) -> Result<SignalSeq, StoreError>;
 
     /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
     async fn overview(&self) -> Result<Overview, StoreError>;
@@ -70,6 +74,28 @@ pub trait Inspect: Changes {
 
     /// The keys of a plugin's state, in order.
     async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError>;
+}
+
+/// Bytes of the headers, metadata and other fields of a page's items, about: a page must not fill the memory of a host
+/// that many clients ask.
+pub const PAGE_BYTES: usize = 4 << 20;
+
+/// A part of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ItemPage {
+    /// The items, newest first.
+    pub items: Vec<ItemSummary>,
+    /// What [`Page::before`] is for the next page; `None` when there is certainly none.
+    pub next: Option<ItemId>,
+}
+
+impl ItemPage {
+    /// The page of these items, read for `page`. `is_cut` says that the page ended at its bytes.
+    pub fn new(items: Vec<ItemSummary>, page: Page, is_cut: bool) -> Self {
+        let is_full = is_cut || items.len() == page.limit as usize;
+        let next = items.last().filter(|_| is_full).map(|summary| summary.item.id);
+        Self { items, next }
+    }
 }
 
 /// An item with its history.

@@ -76,7 +76,7 @@ pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep,
 pub use crate::error::StoreError;
 pub use crate::filter::{Filter, Page};
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
-pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, MisplacedItem, Signal};
+pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal};
 pub use crate::jobs::{Job, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};

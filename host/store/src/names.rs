@@ -79,7 +79,7 @@ fn check(kind: &'static str, name: &str, known: &BTreeSet<&str>) -> Result<(), U
 pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Option<UnknownName>, StoreError> {
     let status = vec![Status::Pending, Status::Claimed, Status::Dlq];
     let filter = Filter { status, ordering_key: Some(key.to_owned()), ..Filter::default() };
-    if !store.list(&filter, &Page { limit: 1, before: None }).await?.is_empty() {
+    if !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {
         return Ok(None);
     }
     let stuck = store.stuck(&StuckQuery::default()).await?;

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use outbox_http::{HostStatus, HttpSettings, HttpState};
+use outbox_http::{HostStatus, HttpSettings, HttpState, ServeLimits};
 use outbox_store::BatchMode;
 
 use crate::bench::engine::{BULK, BenchStore, KeyOrder, PAYLOAD, Preload, TYPE, item, items};
@@ -96,8 +96,8 @@ async fn http(bench_store: &dyn BenchStore, callers: u32, count: u32) -> anyhow:
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let serving =
-        tokio::spawn(outbox_http::run(listener, outbox_http::router(http_state(bench_store, &stop)), stop.clone()));
+    let routes = outbox_http::router(http_state(bench_store, &stop));
+    let serving = tokio::spawn(outbox_http::run(listener, routes, ServeLimits::default(), stop.clone()));
     let each = count.div_ceil(callers);
     let body: Arc<str> = format!(r#"{{"type":"{TYPE}","payload":{PAYLOAD}}}"#).into();
     let mut connected = Vec::new();
@@ -118,7 +118,7 @@ async fn http(bench_store: &dyn BenchStore, callers: u32, count: u32) -> anyhow:
     finish(tasks).await?;
     let took = begun.elapsed();
     stop.cancel();
-    serving.await??;
+    serving.await?;
     Ok(Rate { items: each * callers, took })
 }
 
@@ -128,7 +128,7 @@ fn http_state(bench_store: &dyn BenchStore, stop: &CancellationToken) -> HttpSta
         inspect: bench_store.store().clone(),
         operate: bench_store.store().clone(),
         handler: NativeHandler::handler(),
-        settings: HttpSettings { is_durable: true, ..HttpSettings::default() },
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: Arc::new(HostStatus::default),
         stop: stop.clone(),
     }

@@ -118,7 +118,7 @@ async fn refuse_in_use(config: &Config) -> anyhow::Result<()> {
         Err(StoreError::Unusable(_)) if matches!(place, Database::Postgres { .. }) => return Ok(()),
         Err(err) => return Err(err.into()),
     };
-    if store.list(&Filter::default(), &Page { limit: 1, before: None }).await?.is_empty() {
+    if store.list(&Filter::default(), &Page { limit: 1, before: None }).await?.items.is_empty() {
         return Ok(());
     }
     bail!("{place} holds items: the bench works beside an empty database only, so name another with --db")

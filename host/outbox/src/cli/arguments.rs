@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 
-use outbox_item::{Millis, Status};
+use outbox_item::{Millis, Status, millis};
 use outbox_store::{Execution, Filter, UnknownName};
 
 use crate::cli::context::Context;
@@ -35,7 +35,7 @@ pub(crate) struct FilterArgs {
     /// Only items with this ordering key
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
-    /// Only items enqueued since: 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds
+    /// Only items enqueued since: 2h (ago), 2026-01-31, 2026-01-31T12:00:00+02:00, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
     since: Option<TimeArg>,
     /// Only items enqueued before: written like --since
@@ -106,11 +106,44 @@ impl FromStr for TimeArg {
         if let Ok(ago) = humantime::parse_duration(text) {
             return Ok(Self::Ago(ago));
         }
-        let time = humantime::parse_rfc3339_weak(text)
-            .map_err(|_| "use 2h (ago), 2026-01-31T12:00:00Z, or Unix milliseconds".to_owned())?;
-        let since_epoch = time.duration_since(UNIX_EPOCH).map_err(|_| "use a time after 1970".to_owned())?;
-        Ok(Self::At(Millis::default().saturating_add(since_epoch)))
+        date_and_time(text)
+            .ok_or_else(|| format!("use {TIMES}, in a year from 1970"))
+            .map(|time| Self::At(Millis::new(time)))
     }
+}
+
+/// The times that are understood.
+const TIMES: &str = "2h (ago), 2026-01-31, 2026-01-31T12:00:00Z, 2026-01-31T12:00:00+02:00, or Unix milliseconds";
+
+/// The Unix milliseconds of a time of RFC 3339. Without a time it is midnight, and without a zone it is UTC.
+fn date_and_time(text: &str) -> Option<i64> {
+    let text = text.to_ascii_uppercase();
+    let (date, time) = text.split_at_checked("2026-01-31".len())?;
+    let (time, offset) = match time.rfind(['+', '-']) {
+        Some(sign) => (&time[..sign], offset_minutes(&time[sign..])?),
+        None => (time.strip_suffix('Z').unwrap_or(time), 0),
+    };
+    let seconds = match time.len() {
+        0 => "T00:00:00",
+        6 => ":00",
+        _ => "",
+    };
+    let utc = humantime::parse_rfc3339_weak(&format!("{date}{time}{seconds}")).ok()?;
+    let since_epoch = millis(utc.duration_since(UNIX_EPOCH).ok()?);
+    since_epoch.checked_sub(offset * 60_000).filter(|time| *time >= 0)
+}
+
+/// The minutes of an offset such as `+02:00`, `+0200` or `+02`.
+fn offset_minutes(offset: &str) -> Option<i64> {
+    let (sign, digits) = offset.split_at_checked(1)?;
+    let digits = digits.replacen(':', "", 1);
+    if !matches!(digits.len(), 2 | 4) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let (hours, minutes) = digits.split_at(2);
+    let (hours, minutes) = (hours.parse::<i64>().ok()?, minutes.parse::<i64>().unwrap_or(0));
+    let total = (hours <= 23 && minutes <= 59).then_some(hours * 60 + minutes)?;
+    Some(if sign == "-" { -total } else { total })
 }
 
 /// The time that is `ago` before `now`.
@@ -163,8 +196,36 @@ mod tests {
         assert_eq!("2h".parse::<TimeArg>().unwrap().at(Millis::new(7_200_500)), 500);
         assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(TimeArg::At(Millis::new(1_000))));
         assert_eq!("1234".parse(), Ok(TimeArg::At(Millis::new(1_234))));
-        assert!("yesterday".parse::<TimeArg>().is_err());
-        assert!("1969-01-01T00:00:01Z".parse::<TimeArg>().is_err());
+        let noon = TimeArg::At(Millis::new(1_769_860_800_000));
+        for text in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31t12:00:00z",
+            "2026-01-31 12:00:00",
+            "2026-01-31T12:00:00.000Z",
+            "2026-01-31T14:00:00+02:00",
+            "2026-01-31T07:00:00-05:00",
+            "2026-01-31T17:30:00.000+0530",
+            "2026-01-31T13:00+01",
+            "2026-02-01T00:00:00+12:00",
+        ] {
+            assert_eq!(text.parse(), Ok(noon), "{text}");
+        }
+        assert_eq!("2026-01-31".parse(), Ok(TimeArg::At(Millis::new(1_769_817_600_000))));
+        for text in [
+            "yesterday",
+            "1969-01-01T00:00:01Z",
+            "1970-01-01T00:00:01+01:00",
+            "2026-02-30",
+            "2026-01-31T12:00:00+24:00",
+            "2026-01-31T12:00:00+1",
+            "2026-01-31T12:00:00+ab:cd",
+            "2026-01-31T",
+            "2026-01-31T12:00:00Zulu",
+            "é026-01-31",
+        ] {
+            let err = text.parse::<TimeArg>().unwrap_err();
+            assert!(err.contains("2026-01-31T12:00:00+02:00"), "{text}: {err}");
+        }
     }
 
     #[test]

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use outbox_store::Store;
 
 use crate::cli::output::Output;
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::open_store;
+use crate::telemetry::Log;
 
 /// What every verb works with.
 pub(crate) struct Context {
     pub(crate) config: Config,
+    /// The flags that `config` was made with.
+    pub(crate) flags: Flags,
     pub(crate) output: Output,
     /// The command line of this process, the program first.
     pub(crate) arguments: Vec<String>,
+    pub(crate) log: Log,
 }
 
 impl Context {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
-use outbox_item::{Item, ItemId, Millis, Status};
+use outbox_item::{Item, ItemId, ItemSummary, Millis, Status};
 use outbox_store::{Filter, Inspect, ItemDetails, Page};
 
 use crate::cli::arguments::FilterArgs;
@@ -49,7 +49,7 @@ pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<Ex
     let items = read_pages(&*store, &filter, args.limit, args.before).await?;
     context.output.emit(&items, || rows(&items, now))?;
     if let Some(last) = items.last().filter(|_| items.len() == args.limit as usize) {
-        context.output.hint(&format!("There may be more: add --before {}", last.id));
+        context.output.hint(&format!("There may be more: add --before {}", last.item.id));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,36 +59,36 @@ async fn read_pages(
     filter: &Filter,
     limit: u32,
     mut before: Option<ItemId>,
-) -> anyhow::Result<Vec<Item>> {
+) -> anyhow::Result<Vec<ItemSummary>> {
     let mut items = Vec::new();
     loop {
         let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(PAGE_SIZE);
         let page = store.list(filter, &Page { limit: missing, before }).await?;
-        let is_last = page.len() < PAGE_SIZE as usize;
-        before = page.last().map(|item| item.id);
-        items.extend(page);
-        if is_last {
+        items.extend(page.items);
+        before = page.next;
+        if before.is_none() || items.len() >= limit as usize {
             return Ok(items);
         }
     }
 }
 
-fn rows(items: &[Item], now: Millis) -> String {
+fn rows(items: &[ItemSummary], now: Millis) -> String {
     if items.is_empty() {
         return "No items.".to_owned();
     }
-    let row = |item: &Item| {
+    let row = |ItemSummary { item, payload_bytes, .. }: &ItemSummary| {
         [
             item.id.to_string(),
             item.status.to_string(),
             item.item_type.clone(),
             item.attempts.to_string(),
             relative(now, item.created_at),
+            size(*payload_bytes),
             short(&item.idem_key, 40),
             short(item.last_error.as_deref().unwrap_or(""), 60),
         ]
     };
-    table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "KEY", "LAST ERROR"], items.iter().map(row))
+    table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "PAYLOAD", "KEY", "LAST ERROR"], items.iter().map(row))
 }
 
 pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {

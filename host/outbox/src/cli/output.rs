@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use comfy_table::{Cell, Table};
 use serde::Serialize;
 
-use outbox_item::{Millis, PayloadEncoding, millis, payload_fields};
+use outbox_item::{Millis, PayloadEncoding, millis, payload_fields, reformat};
 use outbox_store::AuditEntry;
 
 /// Prints results in the format that the user asked for.
@@ -103,8 +103,8 @@ pub(crate) fn clean_lines(text: &str) -> String {
 /// The bytes as indented JSON, or as base64 when they are no JSON.
 pub(crate) fn payload_text(bytes: &[u8]) -> String {
     match payload_fields(bytes) {
-        (value, PayloadEncoding::Json) => format!("{value:#}"),
-        (value, PayloadEncoding::Base64) => format!("base64: {}", value.as_str().unwrap_or_default()),
+        (value, PayloadEncoding::Json) => reformat(value.get(), Some(2)),
+        (value, PayloadEncoding::Base64) => format!("base64: {}", value.get().trim_matches('"')),
     }
 }
 

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::config::Config;
-use crate::host::{self, HostMode};
+use crate::cli::context::Context;
+use crate::config::ConfigError;
+use crate::host::{self, HostMode, HostStart};
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -52,19 +53,27 @@ impl HostArgs {
     }
 }
 
-pub(crate) async fn serve(args: ServeArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let mode = if config.is_enabled { HostMode::ServeDurable } else { HostMode::ServeInline };
-    run(&args.host, mode, config).await
+pub(crate) async fn serve(args: ServeArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let mode = if context.config.is_enabled { HostMode::ServeDurable } else { HostMode::ServeInline };
+    run(&args.host, mode, context).await
 }
 
-pub(crate) async fn worker(args: WorkerArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    run(&args.host, HostMode::Work, config).await
+pub(crate) async fn worker(args: WorkerArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    run(&args.host, HostMode::Work, context).await
 }
 
-async fn run(args: &HostArgs, mode: HostMode, config: &Config) -> anyhow::Result<ExitCode> {
+async fn run(args: &HostArgs, mode: HostMode, context: &Context) -> anyhow::Result<ExitCode> {
+    let Context { config, flags, log, .. } = context;
     if !args.allow_unauthenticated {
         config.require_authentication()?;
     }
-    host::run(mode, config).await?;
-    Ok(ExitCode::SUCCESS)
+    match host::run(HostStart { mode, config, flags, log }).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(err) if err.is::<ConfigError>() => Err(err),
+        // A reader of standard error that does not read must not keep a host that has failed.
+        Err(err) => {
+            log.print(&format!("error: {err:#}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,7 +82,9 @@ pub(crate) async fn export(args: ExportArgs, context: &Context) -> anyhow::Resul
     let store = context.existing_store().await?;
     pause_and_drain(&*store, &args, context).await?;
     let path = &args.file;
-    let file = File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
+    // It holds payloads and results, which only this user may read.
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.with_context(|| format!("creating {}", path.display()))?;
     let trailer = write(&*store, file).await.with_context(|| format!("writing {}", path.display()))?;
     context
         .output

@@ -41,7 +41,8 @@ impl fmt::Debug for Database {
 
 /// The default of `OUTBOX_DB`.
 const DEFAULT_FILE: &str = "/var/run/outbox.sqlite";
-const ACCEPTED: &str = "the path of a SQLite file, or a URL such as postgres://user@host/database";
+const ACCEPTED: &str = "the path of a SQLite file, or a URL such as postgres://user@host/database or sqlite:PATH (in a \
+                        password, write ? as %3F and @ as %40, or set OUTBOX_DB_PASSWORD)";
 
 /// A value of `OUTBOX_BACKEND`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +74,43 @@ pub(super) fn database(settings: &ResolvedSettings) -> Result<Database, ConfigEr
     with_password(settings, place.unwrap_or_else(|| Database::Sqlite(DEFAULT_FILE.into())))
 }
 
-/// The engine and the database that a value of `OUTBOX_DB` names; `None` for an unknown scheme.
+/// The engine and the database that a value of `OUTBOX_DB` names; `None` for an unknown scheme, and for a text that may
+/// be a misspelt URL: taken for a path, it would show its password.
 fn parse_database(text: &str) -> Option<(Backend, Database)> {
-    match text.split_once("://") {
-        None => Some((Backend::Sqlite, Database::Sqlite(text.into()))),
-        Some(("postgres" | "postgresql", _)) => Some((Backend::Postgres, postgres(text))),
+    let sqlite = |path: &str| Some((Backend::Sqlite, Database::Sqlite(path.into())));
+    match scheme(text) {
+        Some(("postgres" | "postgresql", rest)) => {
+            let place = rest.strip_prefix("//")?;
+            let user = place.rsplit_once('@').map_or("", |(user, _)| user);
+            (!user.contains(['?', '@'])).then(|| (Backend::Postgres, postgres(text)))
+        }
+        Some(("sqlite" | "file", rest)) => sqlite(sqlite_path(rest)?),
         Some(_) => None,
+        None => sqlite(text).filter(|_| !looks_like_connection(text)),
     }
+}
+
+/// The scheme of a URL, and what follows its colon. One letter is no scheme, nor is a word after a slash.
+fn scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'.' | b'-');
+    (scheme.len() != 1 && scheme.bytes().all(is_allowed)).then_some((scheme, rest))
+}
+
+/// The path after `sqlite:` or `file:`, with or without two slashes. Neither a database in memory nor parameters are
+/// understood: an outbox survives its process.
+fn sqlite_path(rest: &str) -> Option<&str> {
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    (!path.is_empty() && !path.contains(['?', '#']) && path != ":memory:").then_some(path)
+}
+
+/// Whether a text without a scheme is rather a URL or a list of parameters of PostgreSQL than a path.
+fn looks_like_connection(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let words = ["password=", "host=", "hostaddr=", "dbname=", "user="];
+    text.contains('@')
+        || text.starts_with("postgres") && text.contains("//")
+        || words.iter().any(|word| text.contains(word))
 }
 
 /// Removes the parameters of the URL that libpq knows and the driver does not. A connection with TLS always checks the
@@ -156,6 +187,47 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_of_sqlite_are_paths_and_misspelt_urls_are_nothing() {
+        let path = |text: &str| match parse_database(text) {
+            Some((Backend::Sqlite, Database::Sqlite(path))) => Some(path),
+            _ => None,
+        };
+        for (text, expected) in [
+            ("app.db", "app.db"),
+            ("/var//run/app.db", "/var//run/app.db"),
+            ("./odd:name.db", "./odd:name.db"),
+            ("postgres/app.db", "postgres/app.db"),
+            ("sqlite:app.db", "app.db"),
+            ("file:app.db", "app.db"),
+            ("sqlite:///var/app.db", "/var/app.db"),
+            ("file:///var/app.db", "/var/app.db"),
+            ("sqlite:/home/ada@work/app.db", "/home/ada@work/app.db"),
+        ] {
+            assert_eq!(path(text), Some(expected.into()), "{text}");
+        }
+        for text in [
+            ":memory:",
+            "sqlite::memory:",
+            "sqlite:",
+            "file:app.db?mode=memory",
+            "mysql://h/app",
+            "mysql:app",
+            "postgres//ada:pw@h/app",
+            "postgres//h/app",
+            "postgres:/h/app",
+            "postgres:h/app",
+            "ada:pw@h/app",
+            "host=h password=pw dbname=app",
+            "HOST=h",
+            "postgres://ada:p?w@h/app",
+            "postgres://ada:p@w@h/app",
+        ] {
+            assert!(parse_database(text).is_none(), "{text}");
+        }
+        assert!(matches!(parse_database("postgres://ada:p#w/x@h/app?a=b"), Some((Backend::Postgres, _))));
+    }
 
     #[test]
     fn the_parameters_that_only_libpq_knows_are_taken_out_of_the_url() {

@@ -102,8 +102,15 @@ pub(super) fn token(settings: &ResolvedSettings) -> Result<Option<Secret>, Confi
 }
 
 pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {
-    let accepted = "host names, with commas between them and without a scheme";
+    let accepted = "host names, with commas between them, without a scheme and without *; to answer for every name, set \
+                    OUTBOX_TOKEN instead";
     Ok(settings.parsed("OUTBOX_HOSTS", accepted, value::hosts)?.unwrap_or_default())
+}
+
+/// How many items may wait before HTTP writes are refused; `None`, the default, sets no limit.
+pub(super) fn max_pending(settings: &ResolvedSettings) -> Result<Option<u64>, ConfigError> {
+    let parse = |text: &str| text.parse().ok().filter(|max| *max > 0);
+    settings.parsed("OUTBOX_MAX_PENDING", "a whole number from 1", parse)
 }
 
 /// How long DONE items stay; `None` keeps them for ever, which is the default: only an operator deletes items.

@@ -36,6 +36,7 @@ const SETTINGS: &[(&str, Option<&str>)] = &[
     ("OUTBOX_LISTEN", Some("--listen")),
     ("OUTBOX_TOKEN", None),
     ("OUTBOX_HOSTS", None),
+    ("OUTBOX_MAX_PENDING", None),
     ("OUTBOX_RETAIN_DONE", None),
     ("OUTBOX_RETAIN_DLQ", None),
     ("OUTBOX_RETAIN_AUDIT", None),
@@ -176,7 +177,9 @@ impl ResolvedSettings {
 fn displayed(variable: &str, text: &str) -> String {
     match variable {
         "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
-        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" => format!("{:?}", redacted_url(text)),
+        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" if text.contains("://") => format!("{:?}", redacted_url(text)),
+        // It may be a misspelt URL, with a password in it.
+        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" if text.contains(['@', '=']) => "a value that is not shown".to_owned(),
         _ => format!("{text:?}"),
     }
 }

@@ -77,6 +77,8 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_CONCURRENCY", "0", "a whole number from 1");
     check("OUTBOX_LISTEN", "7070", "an IP address and a port");
     check("OUTBOX_HOSTS", "https://a", "host names");
+    check("OUTBOX_HOSTS", "*", "set OUTBOX_TOKEN instead");
+    check("OUTBOX_MAX_PENDING", "0", "a whole number from 1");
     check("OUTBOX_RETAIN_DLQ", "week", "a duration such as 12h or 7d");
     check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
     check("OUTBOX_LOG", "xml", "text or json");
@@ -140,9 +142,70 @@ fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     let url = ("OUTBOX_DB", "postgres://ada:hunter4@db/app?password=hunter5");
     let config = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6")], None).unwrap();
     assert!(!format!("{config:?} {}", config.database).contains("hunter"));
+    for misspelt in [
+        "postgres//ada:hunter@h/app",
+        "postgres:/ada:hunter@h/app",
+        "postgres:ada:hunter@h",
+        "mysql://ada:x?hunter@h/app",
+        "postgres://ada:x?hunter@h/app",
+        "postgres://ada:x@hunter@h/app",
+        "host=h password=hunter",
+        "ada:hunter@h",
+    ] {
+        for variable in ["OUTBOX_DB", "OUTBOX_DB_LISTEN"] {
+            let environment = [(variable, misspelt), ("OUTBOX_BACKEND", "sqlite")];
+            for environment in [&environment[..], &environment[..1]] {
+                let err = parse(environment, None).unwrap_err().to_string();
+                assert!(!err.contains("hunter") && err.contains(variable), "{misspelt}: {err}");
+            }
+        }
+    }
     for wrong in [("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")] {
         let err = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6"), wrong], None).unwrap_err().to_string();
         assert!(!err.contains("hunter"), "{err}");
+    }
+}
+
+#[test]
+fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
+    let before = parse(&[], None).unwrap();
+    for (name, value, is_reloadable) in [
+        ("enabled", "true", false),
+        ("db", "'other.sqlite'", false),
+        ("visibility_sec", "9", false),
+        ("max_retries", "9", false),
+        ("max_crashes", "9", false),
+        ("backoff_base_ms", "9", false),
+        ("backoff_cap_ms", "9", false),
+        ("role", "'r'", false),
+        ("plugins", "'p'", false),
+        ("cache_dir", "'c'", false),
+        ("plugin_keys", "'k'", false),
+        ("concurrency", "9", false),
+        ("prefetch", "9", false),
+        ("payload_mib", "9", false),
+        ("ca_file", "'f'", false),
+        ("drain_sec", "9", false),
+        ("listen", "'127.0.0.1:9'", false),
+        ("token", "'t'", true),
+        ("hosts", "'h'", true),
+        ("max_pending", "9", true),
+        ("retain_done", "'9d'", true),
+        ("retain_dlq", "'9d'", true),
+        ("retain_signals", "'9d'", true),
+        ("retain_audit", "'9d'", true),
+        ("alerts", "'a'", false),
+        ("alert_period", "'9m'", false),
+        ("log", "'json'", false),
+        ("governor_strict_mode", "true", true),
+        ("sagas.S", "{ steps = ['a'] }", true),
+    ] {
+        let read = parse(&[], Some(&format!("{name} = {value}"))).unwrap();
+        let changed = before.changed_settings(&read);
+        let [setting] = changed[..] else { panic!("{name}: {changed:?}") };
+        assert!(setting.to_ascii_lowercase().ends_with(name.trim_end_matches(".S")), "{name}: {setting}");
+        let left = before.with_reloadable(&read).changed_settings(&read);
+        assert_eq!(left.is_empty(), is_reloadable, "{name}: {left:?}");
     }
 }
 

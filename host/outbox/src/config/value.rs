@@ -49,9 +49,9 @@ impl fmt::Debug for Secret {
 /// A URL for messages: the server and the database, without user, password and parameters.
 pub(super) fn redacted_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    // A password may hold an @ or a / that should have been escaped: only what follows the last @ is no secret.
+    // A password may hold characters that should have been escaped: only what follows the last @ is no secret.
     let place = rest.rsplit('@').next().unwrap_or_default();
+    let place = place.split(['?', '#']).next().unwrap_or_default();
     format!("{scheme}://{place}")
 }
 
@@ -79,7 +79,7 @@ pub(super) fn token(text: &str) -> Option<Secret> {
 pub(super) fn hosts(text: &str) -> Option<Vec<String>> {
     let host = |text: &str| {
         let host = text.trim().to_ascii_lowercase();
-        (!host.is_empty() && !host.contains('/')).then_some(host)
+        (!host.is_empty() && !host.contains(['/', '*'])).then_some(host)
     };
     text.split(',').map(host).collect()
 }
@@ -100,6 +100,7 @@ mod tests {
         let check = |url: &str, shown: &str| assert_eq!(redacted_url(url), shown);
         check("postgres://ada:hunter2@db:5432/app", "postgres://db:5432/app");
         check("postgres://ada:hun@ter/2@a,b/app?password=hunter3&sslmode=require", "postgres://a,b/app");
+        check("mysql://ada:hunt?er@h/app?x=y", "mysql://h/app");
         check("postgres:///app", "postgres:///app");
     }
 }

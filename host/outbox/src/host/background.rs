@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{Handler as _, MeteredHandler, Outage};
@@ -30,10 +31,12 @@ pub(crate) fn status(plugins: &Plugins, metered: &MeteredHandler, write_outage: 
         plugins: plugins.status(),
         served_types: plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect(),
         durations: metered.durations(),
+        dropped_log_lines: 0,
     }
 }
 
 /// Writes the row of this process that the cockpit shows, at every change of its plugins and every few seconds.
+#[derive(Clone)]
 pub(crate) struct Heartbeat {
     pub(crate) store: Arc<dyn Maintain>,
     pub(crate) plugins: Arc<Plugins>,
@@ -83,9 +86,14 @@ impl Heartbeat {
 }
 
 /// Runs pieces of maintenance until `end` is cancelled.
-pub(crate) async fn maintenance_loop(store: Arc<dyn Maintain>, retention: Retention, end: CancellationToken) {
+pub(crate) async fn maintenance_loop(
+    store: Arc<dyn Maintain>,
+    retention: watch::Receiver<Retention>,
+    end: CancellationToken,
+) {
     let outage = Outage::default();
     while end.run_until_cancelled(tokio::time::sleep(MAINTENANCE_INTERVAL)).await.is_some() {
+        let retention = *retention.borrow();
         match store.run_maintenance(&retention).await {
             Ok(report) => {
                 outage.succeeded();

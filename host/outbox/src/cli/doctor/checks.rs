@@ -127,8 +127,8 @@ fn journal(database: &Path) -> CheckResult {
 
 async fn contents(store: &dyn Inspect) -> Result<Vec<CheckResult>, StoreError> {
     let overview = store.overview().await?;
-    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await?;
-    let mut results = vec![clock(SystemTime::now().into(), newest.first().map(|item| item.created_at))];
+    let newest = store.list(&Filter::default(), &Page { limit: 1, before: None }).await?.items;
+    let mut results = vec![clock(SystemTime::now().into(), newest.first().map(|newest| newest.item.created_at))];
     if overview.expired_claims > 0 {
         let message = format!("{} claims have outlived their lease", overview.expired_claims);
         results.push(CheckResult::warn(

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use outbox_core::{AttemptReport, FailedAttempt, Failure, FailureClass, HostWrites, Outcome, StateChange};
-use outbox_item::{Item, ItemId, NewItem, Status, payload_fields};
+use outbox_item::{Item, ItemId, NewItem, Status, payload_value};
 use outbox_runtime::simulation::{
     AttemptEnd, Divergence, RecordedWorld, ReplayedRequest, SimulatedAttempt, SimulatedPlugin, Simulator,
 };
@@ -190,7 +190,7 @@ fn ended(ending: AttemptEnd) -> (RerunEnd, HostWrites, Option<String>) {
     };
     match outcome {
         Outcome::Done { result, writes } => {
-            (RerunEnd::Done { result: result.map_or(Value::Null, |result| payload_fields(&result).0) }, writes, stderr)
+            (RerunEnd::Done { result: result.map_or(Value::Null, |result| payload_value(&result)) }, writes, stderr)
         }
         Outcome::Failed(failure) => (RerunEnd::Failed(failure.into()), HostWrites::default(), stderr),
         Outcome::Interrupted | Outcome::NoHandler => (RerunEnd::Stopped, HostWrites::default(), stderr),
@@ -200,13 +200,13 @@ fn ended(ending: AttemptEnd) -> (RerunEnd, HostWrites, Option<String>) {
 fn change(key: &str, change: StateChange) -> Option<Value> {
     match change {
         StateChange::None => None,
-        StateChange::Put(value) => Some(json!({ "key": key, "put": payload_fields(&value).0 })),
+        StateChange::Put(value) => Some(json!({ "key": key, "put": payload_value(&value) })),
         StateChange::Delete => Some(json!({ "key": key, "delete": true })),
     }
 }
 
 fn followup(item: &NewItem) -> Value {
-    json!({ "type": item.item_type, "idem_key": item.idem_key, "payload": payload_fields(&item.payload).0 })
+    json!({ "type": item.item_type, "idem_key": item.idem_key, "payload": payload_value(&item.payload) })
 }
 
 fn page(rerun: &Rerun) -> String {

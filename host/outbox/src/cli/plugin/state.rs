@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use outbox_core::StateVersion;
 use outbox_item::{PayloadEncoding, payload_fields};
@@ -92,14 +93,22 @@ async fn show(store: &dyn PluginData, plugin: &str, key: &str, context: &Context
     Ok(ExitCode::SUCCESS)
 }
 
-fn document(plugin: &str, key: &str, bytes: &[u8], version: StateVersion) -> Value {
+/// A key of a plugin's state, as JSON shows it.
+#[derive(Serialize)]
+struct StateDocument<'a> {
+    plugin: &'a str,
+    key: &'a str,
+    bytes: usize,
+    version: StateVersion,
+    value: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_encoding: Option<PayloadEncoding>,
+}
+
+fn document<'a>(plugin: &'a str, key: &'a str, bytes: &[u8], version: StateVersion) -> StateDocument<'a> {
     let (value, encoding) = payload_fields(bytes);
-    let mut document =
-        json!({ "plugin": plugin, "key": key, "bytes": bytes.len(), "version": version, "value": value });
-    if encoding == PayloadEncoding::Base64 {
-        document["value_encoding"] = json!(encoding);
-    }
-    document
+    let value_encoding = Some(encoding).filter(|encoding| *encoding == PayloadEncoding::Base64);
+    StateDocument { plugin, key, bytes: bytes.len(), version, value, value_encoding }
 }
 
 async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyhow::Result<ExitCode> {

@@ -1,0 +1,163 @@
+//! Serves a router on a listener: the time limits of a connection, how connections begin, and how they end.
+//!
+//! A client without a token can open connections, so each has limits before its first request. This file knows no
+//! route; the time limit of a body is in `body`.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, Response};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
+
+use crate::connections::{ConnectionPlace, Connections, RequestInProgress};
+
+/// The largest head in bytes, and the most bytes of a connection that are read ahead.
+const READ_MAX: usize = 64 * 1024;
+/// How long the system keeps a connection whose client acknowledges nothing.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after a connection could not be accepted. The system has no descriptors then, which passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The limits of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeLimits {
+    /// The most connections that are open at a time. A new one takes the place of one that waits for a request; without
+    /// such a one it is closed at once.
+    pub max_connections: usize,
+    /// How long the head of a request may take to arrive, from the beginning of the connection or the end of the
+    /// response before.
+    pub head_timeout: Duration,
+    /// How long requests in progress may go on after the server was stopped.
+    pub drain: Duration,
+}
+
+impl Default for ServeLimits {
+    /// 1024 connections, 30 seconds for a head, and 20 seconds for the requests in progress.
+    fn default() -> Self {
+        Self { max_connections: 1024, head_timeout: Duration::from_secs(30), drain: Duration::from_secs(20) }
+    }
+}
+
+/// Serves until `stop` is cancelled. Then closes the connections without a request at once, lets the requests in
+/// progress go on for the drain time at most, and returns.
+pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, stop: CancellationToken) {
+    let connections = Connections::new(limits.max_connections);
+    let mut tasks = JoinSet::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => match connections.admit() {
+                Some(place) => drop(tasks.spawn(serve(stream, router.clone(), place, limits, stop.clone()))),
+                None => tracing::warn!(max = limits.max_connections, "a connection was closed: all are in use"),
+            },
+            Err(err) => make_room(&connections, &err).await,
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let ended = timeout(limits.drain, async { while tasks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!(connections = tasks.len(), "requests did not end in time and are cut off");
+    }
+}
+
+/// After a failure of the listener that is none of one client.
+async fn make_room(connections: &Connections, err: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(err.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        return;
+    }
+    tracing::warn!(error = %err, "a connection could not be accepted");
+    connections.close_longest_waiting();
+    sleep(ACCEPT_PAUSE).await;
+}
+
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    place: Arc<ConnectionPlace>,
+    limits: ServeLimits,
+    stop: CancellationToken,
+) {
+    if let Err(err) = set_options(&stream) {
+        tracing::debug!(error = %err, "a connection is served without the limits of its socket");
+    }
+    let service = service_fn(|request| respond(router.clone(), &place, request));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(READ_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = place.closed() => return,
+        () = stop.cancelled() => {
+            if place.is_waiting() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = ended {
+        tracing::debug!(error = %err, "a connection ended early");
+    }
+}
+
+/// Answers are sent at once, and a client that is gone or reads nothing is noticed.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(SEND_TIMEOUT))?;
+    socket.set_keepalive(true)
+}
+
+async fn respond(
+    mut router: Router,
+    place: &Arc<ConnectionPlace>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let in_progress = place.begin_request();
+    let response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
+    Ok(response.map(|body| ResponseBody { body, _in_progress: in_progress }))
+}
+
+/// A body that ends its request when it has been sent.
+struct ResponseBody {
+    body: Body,
+    _in_progress: RequestInProgress,
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,37 @@
+//! What the routes share: the state that the host gave, and what the server keeps besides.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::newest_signal::NewestSignal;
+use crate::pending::PendingItems;
+use crate::state::HttpState;
+
+/// Streams of signals at a time. Each keeps a connection, and the rest of the connections is for requests that end.
+const STREAMS_MAX: usize = 512;
+
+/// The state of one server.
+pub(crate) struct ServerState {
+    given: HttpState,
+    pub(crate) pending: PendingItems,
+    pub(crate) newest_signal: NewestSignal,
+    pub(crate) stream_places: Arc<Semaphore>,
+}
+
+impl ServerState {
+    pub(crate) fn new(given: HttpState) -> Arc<Self> {
+        let stream_places = Arc::new(Semaphore::new(STREAMS_MAX));
+        let (pending, newest_signal) = (PendingItems::default(), NewestSignal::default());
+        Arc::new(Self { given, pending, newest_signal, stream_places })
+    }
+}
+
+impl Deref for ServerState {
+    type Target = HttpState;
+
+    fn deref(&self) -> &HttpState {
+        &self.given
+    }
+}

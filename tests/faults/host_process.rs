@@ -1,0 +1,137 @@
+//! What happens around a host: nobody reads its log, a terminal hangs up, it is told to stop in the middle of requests.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::support::eventually;
+use crate::support::host::{HostConfig, free_port};
+use crate::support::http;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A host whose standard error the test gives it.
+struct Host {
+    child: Child,
+    url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    async fn start(stderr: impl Into<Stdio>, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut config =
+            HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), folder.path()).set("OUTBOX_LISTEN", &address);
+        for (name, value) in settings {
+            config = config.set(name, value);
+        }
+        let mut command = config.command(&["serve"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let host = Self { child, url: format!("http://{address}"), folder };
+        eventually("the host is ready", SOON, async || host.status("GET", "/readyz", "").await == Some(200)).await;
+        host
+    }
+
+    async fn status(&self, method: &str, path: &str, body: &str) -> Option<u16> {
+        let headers = [("content-type", "application/json")];
+        let answer = http::send(method, &format!("{}{path}", self.url), &headers, body).await;
+        Some(answer.ok()?.status.as_u16())
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Sends SIGTERM and waits for the end. Returns how long it took.
+    fn terminate(mut self) -> (ExitStatus, Duration) {
+        let asked = Instant::now();
+        self.signal("-TERM");
+        (self.child.wait().unwrap(), asked.elapsed())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Logs a warning for each request: the wrong settings are read again and again.
+async fn log_much(host: &Host) {
+    std::fs::write(host.folder.path().join("outbox.toml"), format!("nonsense = '{}'", "x".repeat(4_000))).unwrap();
+    for _ in 0..40 {
+        host.signal("-HUP");
+        assert_eq!(host.status("GET", "/healthz", "").await, Some(200));
+    }
+}
+
+#[tokio::test]
+async fn a_host_works_and_stops_whatever_becomes_of_its_log() {
+    let full_disk = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let (gone, reader) = UnixStream::pair().unwrap();
+    drop(reader);
+    let (mut unread, _reader) = UnixStream::pair().unwrap();
+    // So that the first line finds no room.
+    unread.set_nonblocking(true).unwrap();
+    while unread.write(&[b'.'; 4096]).is_ok() {}
+    unread.set_nonblocking(false).unwrap();
+    let socket = |stream: UnixStream| Stdio::from(std::os::fd::OwnedFd::from(stream));
+    for stderr in [full_disk(), socket(gone), socket(unread)] {
+        let host = Host::start(stderr, &[("OUTBOX_DRAIN_SEC", "1")]).await;
+        log_much(&host).await;
+        let item = r#"{"type":"nobody","payload":1}"#;
+        assert_eq!(host.status("POST", "/items", item).await, Some(202));
+        let (ended, _) = host.terminate();
+        assert_eq!(ended.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_reads_the_settings_again_and_names_those_that_need_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let logged = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let host = Host::start(log, &[]).await;
+    assert_eq!(host.status("GET", "/items", "").await, Some(200));
+    let file = host.folder.path().join("outbox.toml");
+    std::fs::write(&file, "token = 'secret-token'\nconcurrency = 3\n").unwrap();
+    host.signal("-HUP");
+    eventually("the token is asked for", SOON, async || host.status("GET", "/items", "").await == Some(401)).await;
+    let reported = || logged().contains("OUTBOX_CONCURRENCY") && logged().contains("OUTBOX_TOKEN");
+    eventually("the log names both", SOON, async || reported()).await;
+    std::fs::write(&file, "token = 'secret-token'\nnonsense = 1\n").unwrap();
+    host.signal("-HUP");
+    eventually("the log names the mistake", SOON, async || logged().contains("nonsense")).await;
+    assert_eq!(host.status("GET", "/items", "").await, Some(401), "the settings stay as they are");
+    assert!(!logged().contains("secret-token"));
+    assert_eq!(host.terminate().0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn half_a_request_does_not_keep_a_host_that_was_told_to_stop() {
+    let host = Host::start(Stdio::null(), &[("OUTBOX_DRAIN_SEC", "1")]).await;
+    let address = host.url.trim_start_matches("http://").to_owned();
+    let mut open = Vec::new();
+    for sent in [
+        "",
+        "GET /healthz HTT",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /signals HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+    ] {
+        let mut client = TcpStream::connect(&address).await.unwrap();
+        client.write_all(sent.as_bytes()).await.unwrap();
+        open.push(client);
+    }
+    assert_eq!(host.status("GET", "/healthz", "").await, Some(200));
+    let (ended, took) = host.terminate();
+    assert_eq!(ended.code(), Some(0));
+    assert!(took < Duration::from_secs(10), "half a body would have kept it for as long as a body may take: {took:?}");
+}
