@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outbox::core::{Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState};
 use outbox::runtime::{Plugins, inspect};
+use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -304,6 +305,9 @@ async fn inspecting_tells_what_is_missing_without_loading_anything() {
     host.put("e.toml", "grant.emit = ['mail']\ntimeout = '3s'");
     let granted = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert_eq!((granted.errors.len(), granted.attempt_time), (0, Duration::from_secs(3)));
+    let shown = serde_json::to_value(&granted).unwrap();
+    assert_eq!((&shown["attempt_time_ms"], &shown["limits"]["cpu_ms"]), (&json!(3_000), &json!(2_000)));
+    assert!(shown["compile_time_ms"].is_u64(), "{shown}");
     host.put("e.wasm", wat::parse_str("(module)").unwrap());
     let module = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert!(module.errors[0].contains("core module"), "{:?}", module.errors);

@@ -57,6 +57,27 @@ async fn counts(store: &dyn Store, status: Status) -> (usize, u64) {
 }
 
 #[tokio::test]
+async fn a_probe_waits_for_no_call_that_waits_for_a_lock() {
+    let database = Cluster::shared().database();
+    let store = open(&database.url(), PostgresOptions { connections: 2, ..PostgresOptions::default() }).await;
+    let mut client = database.connect().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE outbox.items IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waiting = (0..2).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.list(&Filter::default(), &Page { limit: 1, before: None }).await })
+    });
+    let waiting = waiting.collect::<Vec<_>>();
+    let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outbox.items'::regclass";
+    eventually("both connections wait", SOON, async || database.sql(blocked).unwrap() == "2").await;
+    store.probe().await.unwrap();
+    lock.commit().await.unwrap();
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn ten_processes_migrate_an_empty_database_at_once() {
     let database = Cluster::shared().empty_database();
     let url = database.url();

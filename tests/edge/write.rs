@@ -98,6 +98,21 @@ async fn a_malformed_header_is_refused_in_every_mode_and_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_payload_is_shown_with_its_numbers_as_they_are() {
+    let host = HttpFixture::durable();
+    let payload = r#"{"account":12345678901234567890123,"price":1.10,"id":9007199254740993.5,"far":1e400}"#;
+    host.send(post("/items", &[], &format!(r#"{{"type":"t","payload":{payload}}}"#))).await;
+    let shown = host.send(get("/items/1")).await.text;
+    assert!(shown.contains(&format!(r#""payload":{payload}"#)), "{shown}");
+
+    let inline = HttpFixture::new(HttpSettings::default());
+    let result = Some(payload.as_bytes().to_vec());
+    inline.handler.answers("t", Outcome::Done { result, writes: HostWrites::default() });
+    let answer = inline.send(post("/items", &[], r#"{"type":"t","payload":1}"#)).await.text;
+    assert!(answer.contains(&format!(r#""result":{payload}"#)), "{answer}");
+}
+
+#[tokio::test]
 async fn writes_are_refused_with_429_while_too_many_items_wait() {
     let host = HttpFixture::new(HttpSettings { is_durable: true, max_pending: Some(3), ..HttpSettings::default() });
     let item = |key: &str| format!(r#"{{"type":"email","idem_key":"{key}","payload":1}}"#);

@@ -1,6 +1,7 @@
 //! What happens around a host: nobody reads its log, a terminal hangs up, it is told to stop in the middle of requests.
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -112,6 +113,28 @@ async fn a_hangup_reads_the_settings_again_and_names_those_that_need_a_restart()
     assert_eq!(host.status("GET", "/items", "").await, Some(401), "the settings stay as they are");
     assert!(!logged().contains("secret-token"));
     assert_eq!(host.terminate().0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_host_starts_without_a_cache_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let host = Host::start(log, &[("OUTBOX_CACHE_DIR", "/proc/nowhere/outbox")]).await;
+    let logged = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(logged.contains("/proc/nowhere/outbox") && logged.contains("OUTBOX_CACHE_DIR"), "{logged}");
+    assert_eq!(host.terminate().0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn only_this_user_reads_a_new_database_and_an_export() {
+    let host = Host::start(Stdio::null(), &[]).await;
+    assert_eq!(host.status("POST", "/items", r#"{"type":"nobody","payload":1}"#).await, Some(202));
+    let config = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), host.folder.path());
+    assert!(config.run(&["export", "--pause", "export.ndjson"]).status.success());
+    for name in ["outbox.sqlite", "outbox.sqlite-wal", "outbox.sqlite-shm", "export.ndjson"] {
+        let mode = host.folder.path().join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox::core::{FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, Control, ControlRequest, Execution, Filter, JobId, JobState, LeasePolicy, MisplacedItem,
-    OperateRequest, Selection, SignalSeq, Store, StoreError, StuckKind, StuckQuery,
+    AUDIT_VALUE_MAX, Action, AuditQuery, BatchMode, Control, ControlRequest, Execution, Filter, JobId, JobState,
+    LeasePolicy, MisplacedItem, OperateRequest, Selection, SignalSeq, Store, StoreError, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, by_status, operate_request};
@@ -17,6 +17,7 @@ promises! {
     a_restore_undoes_an_operators_dead_and_nothing_else
     a_reschedule_moves_pending_items_only
     an_item_that_a_request_names_twice_is_changed_and_audited
+    a_long_audit_entry_has_its_size_in_the_trail_and_the_part_of_an_item_in_that_of_the_item
     a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting
     done_is_never_dead_lettered
     a_dead_head_is_unblocked_and_audited
@@ -133,6 +134,22 @@ mod promise {
         assert_eq!(f.item(id).await.available_at, after_start(60_000));
         let trail = f.store.audit(&AuditQuery { item: Some(id), ..AuditQuery::default() }).await.unwrap();
         assert_eq!(trail.len(), 1);
+    }
+
+    pub(super) async fn a_long_audit_entry_has_its_size_in_the_trail_and_the_part_of_an_item_in_that_of_the_item(
+        f: Fixture,
+    ) {
+        let items = (0..600).map(|number| item(&format!("k{number}"))).collect();
+        let ids = f.store.enqueue(items, BatchMode::AllOrNothing).await.unwrap().ids;
+        let ids: Vec<_> = ids.into_iter().flatten().collect();
+        let some = Selection::Ids(ids.clone());
+        f.store.operate(&operate_request(Action::Reschedule { at: after_start(60_000) }, some)).await.unwrap();
+        let all = f.store.audit(&AuditQuery::default()).await.unwrap().remove(0);
+        assert!(all.changes["bytes"].as_u64().unwrap() > u64::from(AUDIT_VALUE_MAX), "{}", all.changes);
+        assert!(all.selection.to_string().len() <= AUDIT_VALUE_MAX as usize);
+        let of_one =
+            f.store.audit(&AuditQuery { item: Some(ids[7]), ..AuditQuery::default() }).await.unwrap().remove(0);
+        assert_eq!(of_one.changes.as_array().unwrap().len(), 1, "{}", of_one.changes);
     }
 
     pub(super) async fn a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting(f: Fixture) {

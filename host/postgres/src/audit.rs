@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
-use outbox_store::{AuditEntry, AuditQuery, JobId};
+use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
 
 use crate::error::PgError;
 use crate::rows::{json_column, numbers, time, unsigned, values};
@@ -42,8 +42,16 @@ pub(crate) async fn entries_of_item(tx: &impl Query, id: ItemId) -> Result<Vec<A
 /// The entries that match, newest first.
 pub(crate) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<AuditEntry>, PgError> {
     let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox.audit_items WHERE item_id = ?)");
+    let shown = |column: &str| match query.item {
+        Some(_) => format!("{column}::text"),
+        None => format!(
+            "CASE WHEN octet_length({column}::text) <= {AUDIT_VALUE_MAX} THEN {column}::text
+                  ELSE json_build_object('bytes', octet_length({column}::text))::text END"
+        ),
+    };
+    let (selection, changes) = (shown("selection"), shown("changes"));
     let statement = format!(
-        "SELECT seq, at, actor, action, selection::text, reason, job, count, changes::text FROM outbox.audit
+        "SELECT seq, at, actor, action, {selection}, reason, job, count, {changes} FROM outbox.audit
          WHERE {} ORDER BY seq DESC LIMIT {}",
         condition.sql,
         query.page_size()

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
-use outbox_store::{AuditEntry, AuditQuery, JobId};
+use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
 
 use crate::rows::{bound, json_column, time};
 use crate::write_tx::WriteTx;
@@ -57,8 +57,16 @@ pub(crate) fn entries_of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<V
 pub(crate) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<AuditEntry>> {
     let condition = SqlFilter::from_audit_query(query, "seq IN (SELECT seq FROM outbox_audit_items WHERE item_id = ?)");
     let limit = query.page_size();
+    let shown = |column: &str| match query.item {
+        Some(_) => column.to_owned(),
+        None => format!(
+            "CASE WHEN octet_length({column}) <= {AUDIT_VALUE_MAX} THEN {column}
+                  ELSE json_object('bytes', octet_length({column})) END"
+        ),
+    };
+    let (selection, changes) = (shown("selection"), shown("changes"));
     let sql = format!(
-        "SELECT seq, at, actor, action, selection, reason, job, count, changes FROM outbox_audit
+        "SELECT seq, at, actor, action, {selection}, reason, job, count, {changes} FROM outbox_audit
          WHERE {} ORDER BY seq DESC LIMIT {limit}",
         condition.sql
     );

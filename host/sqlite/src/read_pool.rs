@@ -77,3 +77,19 @@ impl ReadPool {
         idle.pop()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outbox_store::Inspect as _;
+
+    use crate::{READS_MAX, SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn a_probe_waits_for_no_other_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
+        let readers = u32::try_from(READS_MAX).unwrap();
+        let _busy = store.read_pool.permits.acquire_many(readers).await.unwrap();
+        store.probe().await.unwrap();
+    }
+}

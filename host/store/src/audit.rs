@@ -64,6 +64,10 @@ pub struct AuditEntry {
     pub changes: Value,
 }
 
+/// Bytes of a selection or of changes that a trail of many items shows; of longer ones it has the member `bytes` with
+/// their size. The trail of one item has that item's part of them.
+pub const AUDIT_VALUE_MAX: u32 = 64 << 10;
+
 /// The changes of one item among those of an entry; all changes when no item is asked for.
 pub fn changes_of(item: Option<ItemId>, changes: Value) -> Value {
     #[derive(Deserialize)]

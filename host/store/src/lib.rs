@@ -64,7 +64,7 @@ use std::sync::Arc;
 use outbox_item::Millis;
 
 pub use crate::action::{Action, ActionKind, EffectKeys, Eligibility, Execution, LeasePolicy, Refusal, RefusedItem};
-pub use crate::audit::{AuditEntry, AuditQuery};
+pub use crate::audit::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery};
 pub use crate::changes::Changes;
 pub use crate::claim::{
     Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LONGEST_LEASE_SECONDS, SettleRequest, SuspectTerms,
