@@ -84,11 +84,11 @@ async fn silent_connections_keep_nobody_out() {
     let limits = ServeLimits { max_connections: 3, ..ServeLimits::default() };
     let server = Server::start(HttpSettings::default(), limits).await;
     let mut silent = Vec::new();
-    for _ in 0..8 {
-        silent.push(server.client("").await);
+    for sent in ["", "GET /heal", HALF_A_BODY].into_iter().cycle().take(9) {
+        silent.push(server.client(sent).await);
     }
     server.served_client().await;
-    for client in silent.drain(..6) {
+    for client in silent.drain(..7) {
         until_closed(client).await;
     }
 }

@@ -13,7 +13,7 @@ use crate::support::eventually;
 use crate::support::host::{HostConfig, free_port};
 use crate::support::http;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A host whose standard error the test gives it.
 struct Host {

@@ -1,9 +1,10 @@
-//! Which connections are open: at most so many, and which of them wait for a request.
+//! Which connections are open: at most so many, and which of them wait for the client.
 //!
-//! Where there is no room, a new connection takes the place of the one that has waited longest. So connections on which
-//! nothing comes keep nobody out. This file does not know HTTP.
+//! Where there is no room, a new connection takes the place of the one that has waited longest for a request or for the
+//! rest of one. So connections on which nothing comes keep nobody out. This file does not know HTTP.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ struct Open {
     count: usize,
     /// The number that the next connection gets when it begins to wait.
     next: u64,
-    /// The connections that wait for a request, the longest wait first.
+    /// The connections that wait for their clients, the longest wait first.
     waiting: BTreeMap<u64, CancellationToken>,
 }
 
@@ -30,7 +31,7 @@ impl Connections {
     }
 
     /// Takes a place for a connection that waits for its first request. `None` when all places are taken by
-    /// connections with a request.
+    /// connections whose requests are being answered.
     pub(crate) fn admit(self: &Arc<Self>) -> Option<Arc<ConnectionPlace>> {
         if self.open().count >= self.max && !self.close_longest_waiting() {
             return None;
@@ -39,10 +40,11 @@ impl Connections {
         open.count += 1;
         let close = CancellationToken::new();
         let number = Mutex::new(Some(open.wait(close.clone())));
-        Some(Arc::new(ConnectionPlace { connections: Arc::clone(self), close, number }))
+        let (connections, has_request) = (Arc::clone(self), AtomicBool::new(false));
+        Some(Arc::new(ConnectionPlace { connections, close, number, has_request }))
     }
 
-    /// Closes the connection that has waited longest for a request. Returns whether there was one.
+    /// Closes the connection that has waited longest for its client. Returns whether there was one.
     pub(crate) fn close_longest_waiting(&self) -> bool {
         match self.open().waiting.pop_first() {
             Some((_, close)) => {
@@ -70,31 +72,33 @@ impl Open {
 pub(crate) struct ConnectionPlace {
     connections: Arc<Connections>,
     close: CancellationToken,
-    /// The number under which the connection waits; `None` during a request.
+    /// The number under which the connection waits; `None` while a whole request is answered.
     number: Mutex<Option<u64>>,
+    has_request: AtomicBool,
 }
 
 impl ConnectionPlace {
-    /// A request has come. The connection waits for the next one when the returned value is dropped.
+    /// The head of a request has come. The connection waits for the next one when the returned value is dropped.
     pub(crate) fn begin_request(self: &Arc<Self>) -> RequestInProgress {
-        self.stop_waiting();
+        self.has_request.store(true, Ordering::Relaxed);
         RequestInProgress(Arc::clone(self))
     }
 
-    /// Whether no request is in progress.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.number().is_some()
+    /// The whole request has come, or the rest of it is not waited for.
+    pub(crate) fn request_received(&self) {
+        if let Some(number) = self.number().take() {
+            self.connections.open().waiting.remove(&number);
+        }
+    }
+
+    /// Whether the head of no request has come.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.has_request.load(Ordering::Relaxed)
     }
 
     /// Returns when the connection has to make room for another.
     pub(crate) async fn closed(&self) {
         self.close.cancelled().await;
-    }
-
-    fn stop_waiting(&self) {
-        if let Some(number) = self.number().take() {
-            self.connections.open().waiting.remove(&number);
-        }
     }
 
     fn number(&self) -> MutexGuard<'_, Option<u64>> {
@@ -104,7 +108,7 @@ impl ConnectionPlace {
 
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
-        self.stop_waiting();
+        self.request_received();
         self.connections.open().count -= 1;
     }
 }
@@ -114,8 +118,10 @@ pub(crate) struct RequestInProgress(Arc<ConnectionPlace>);
 
 impl Drop for RequestInProgress {
     fn drop(&mut self) {
+        self.0.request_received();
         let number = self.0.connections.open().wait(self.0.close.clone());
         *self.0.number() = Some(number);
+        self.0.has_request.store(false, Ordering::Relaxed);
     }
 }
 
@@ -134,20 +140,24 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_never_cut_off_for_a_new_connection() {
+    fn a_whole_request_is_never_cut_off_for_a_new_connection_and_half_of_one_is() {
         let connections = Connections::new(1);
         let only = connections.admit().unwrap();
         let request = only.begin_request();
+        only.request_received();
         assert!(connections.admit().is_none());
-        assert!(!only.is_waiting() && !only.close.is_cancelled());
+        assert!(!only.is_idle() && !only.close.is_cancelled());
         drop(request);
-        assert!(only.is_waiting() && connections.admit().is_some());
+        assert!(only.is_idle());
+        let _half = only.begin_request();
+        assert!(connections.admit().is_some() && only.close.is_cancelled());
     }
 
     #[test]
     fn a_place_is_free_when_its_connection_has_ended() {
         let connections = Connections::new(1);
         let request = connections.admit().unwrap().begin_request();
+        request.0.request_received();
         assert!(connections.admit().is_none());
         drop(request);
         assert!(connections.admit().is_some());

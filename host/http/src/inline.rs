@@ -108,7 +108,8 @@ impl StepResult {
         let view = |outcome| StepView { r#type: item_type, outcome, ..StepView::default() };
         match &report.outcome {
             Outcome::Done { result, .. } => {
-                StepView { result: Some(result.as_deref().map(|bytes| payload_fields(bytes).0)), ..view("ok") }
+                let shown = result.as_deref().map_or(RawValue::NULL.to_owned(), |bytes| payload_fields(bytes).0);
+                StepView { result: Some(shown), ..view("ok") }
             }
             Outcome::Failed(failure) => StepView {
                 code: Some(&failure.code),
@@ -128,7 +129,7 @@ struct StepView<'a> {
     r#type: &'a str,
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Option<Box<RawValue>>>,
+    result: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -28,14 +28,12 @@ impl NewestSignal {
     /// The task that follows the signals of the store. It ends when the last of these handles is dropped.
     pub(crate) fn follow(&self, inspect: &Arc<dyn Inspect>) -> Arc<Follower> {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        match followed.upgrade().filter(|follower| !follower.task.is_finished()) {
-            Some(follower) => follower,
-            None => {
-                let follower = Follower::start(Arc::clone(inspect));
-                *followed = Arc::downgrade(&follower);
-                follower
-            }
+        if let Some(running) = followed.upgrade().filter(|running| !running.task.is_finished()) {
+            return running;
         }
+        let started = Follower::start(Arc::clone(inspect));
+        *followed = Arc::downgrade(&started);
+        started
     }
 }
 

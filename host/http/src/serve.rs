@@ -60,10 +60,13 @@ pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, sto
     let mut tasks = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => match connections.admit() {
-                Some(place) => drop(tasks.spawn(serve(stream, router.clone(), place, limits, stop.clone()))),
-                None => tracing::warn!(max = limits.max_connections, "a connection was closed: all are in use"),
-            },
+            Ok((stream, _)) => {
+                if let Some(place) = connections.admit() {
+                    tasks.spawn(serve(stream, router.clone(), place, limits, stop.clone()));
+                } else {
+                    tracing::warn!(max = limits.max_connections, "a connection was closed: all are in use");
+                }
+            }
             Err(err) => make_room(&connections, &err).await,
         }
         while tasks.try_join_next().is_some() {}
@@ -108,7 +111,7 @@ async fn serve(
         ended = connection.as_mut() => ended,
         () = place.closed() => return,
         () = stop.cancelled() => {
-            if place.is_waiting() {
+            if place.is_idle() {
                 return;
             }
             connection.as_mut().graceful_shutdown();
@@ -135,8 +138,41 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let in_progress = place.begin_request();
+    let request = request.map(|body| Body::new(RequestBody { body, place: Arc::clone(place) }));
     let response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
+    // A refusal of the head does not read the body.
+    place.request_received();
     Ok(response.map(|body| ResponseBody { body, _in_progress: in_progress }))
+}
+
+/// A body for which its connection waits.
+struct RequestBody {
+    body: Incoming,
+    place: Arc<ConnectionPlace>,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    /// The body has been read, or nobody waits for it.
+    fn drop(&mut self) {
+        self.place.request_received();
+    }
 }
 
 /// A body that ends its request when it has been sent.

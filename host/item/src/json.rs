@@ -104,6 +104,9 @@ fn raw(json: String) -> Box<RawValue> {
     RawValue::from_string(json).expect("text that was JSON before its white space changed")
 }
 
+/// Levels that are indented. Deeper ones would make a short text long.
+const INDENTED_LEVELS: usize = 32;
+
 /// The JSON text with other white space: on one line, or with each member on a line of its own and this many spaces
 /// for each level. Everything else stays as it is, so no number changes. `json` is valid JSON.
 pub fn reformat(json: &str, indent: Option<usize>) -> String {
@@ -113,7 +116,7 @@ pub fn reformat(json: &str, indent: Option<usize>) -> String {
     let line = |text: &mut String, level: usize| {
         if let Some(indent) = indent {
             text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * level));
+            text.extend(std::iter::repeat_n(' ', indent * level.min(INDENTED_LEVELS)));
         }
     };
     while let Some(c) = chars.next() {

@@ -68,7 +68,7 @@ pub(crate) struct HostStart<'a> {
 
 /// Runs a host until SIGTERM or SIGINT, or until a part fails.
 pub(crate) async fn run(host: HostStart<'_>) -> anyhow::Result<()> {
-    host.log.log_panics();
+    Log::log_panics();
     warn(host.mode, host.config);
     let shutdown = Arc::new(Shutdown::new(host.config.drain));
     let hangups = follow_signals(Arc::clone(&shutdown))?;

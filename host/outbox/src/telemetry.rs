@@ -88,7 +88,7 @@ impl Log {
     }
 
     /// Has panics logged as events. The usual way writes them to standard error and waits for its reader.
-    pub(crate) fn log_panics(&self) {
+    pub(crate) fn log_panics() {
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let words = panic.payload_as_str().unwrap_or("without words");

@@ -136,8 +136,8 @@ impl Plugins {
             }
         });
         let slots = Semaphore::new(settings.slots);
-        let _watching = watching.drop_guard();
-        Ok(Arc::new(Self { registry, slots, state: settings.state, rescan, reload_ended, _watching }))
+        let state = settings.state;
+        Ok(Arc::new(Self { registry, slots, state, rescan, reload_ended, _watching: watching.drop_guard() }))
     }
 
     /// Scans the folder now, also files whose last load failed for a reason that may have passed.

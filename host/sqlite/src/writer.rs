@@ -144,13 +144,12 @@ impl WriterThread {
         let mut previous = PreviousGroup::default();
         while let Ok(first) = requests.recv() {
             let serve = || self.serve_group(first, requests, std::mem::take(&mut previous));
-            match catch_unwind(AssertUnwindSafe(serve)) {
-                Ok(served) => previous = served,
-                Err(_) => {
-                    let rolled_back = self.connection.roll_back().err().map(|err| err.to_string());
-                    tracing::error!(error = rolled_back, "a group of writes panicked; its callers get an error");
-                }
+            if let Ok(served) = catch_unwind(AssertUnwindSafe(serve)) {
+                previous = served;
+                continue;
             }
+            let rolled_back = self.connection.roll_back().err().map(|err| err.to_string());
+            tracing::error!(error = rolled_back, "a group of writes panicked; its callers get an error");
         }
     }
 

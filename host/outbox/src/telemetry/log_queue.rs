@@ -44,8 +44,10 @@ impl LogQueue {
             let failed = lines.iter().filter(|line| out.write_all(line).is_err()).count();
             let dropped = queue.written(failed);
             // Lines about lines would fail as well.
-            if failed == 0 {
-                pause(dropped).into_iter().for_each(|at| queue.wake_at(at));
+            if failed == 0
+                && let Some(at) = pause(dropped)
+            {
+                queue.wake_at(at);
             }
         };
         std::thread::Builder::new().name("outbox-log".to_owned()).spawn(work).map(drop)
