@@ -7,10 +7,11 @@ mod status_view;
 
 use std::process::Command;
 
-use outbox::item::{ItemId, Millis, Status};
-use outbox::sqlite::migrate;
+use outbox::item::{ItemId, Millis, NewItem, Status};
+use outbox::sqlite::{SqliteOptions, SqliteStore, migrate};
+use outbox::store::Queue as _;
 
-use crate::support::{Fixture, all, blocks, done, sqlite3};
+use crate::support::{Fixture, all, blocks, done, item, request, sqlite3};
 
 fn accepted(path: &str, sql: &str) -> String {
     sqlite3(path, sql).unwrap_or_else(|err| panic!("{sql}: {err}"))
@@ -86,6 +87,36 @@ fn contains_example(source: &str, section: &str) -> bool {
 #[test]
 fn the_documented_rust_example_is_the_one_that_runs() {
     assert!(contains_example(include_str!("../host/client/examples/sqlite.rs"), sections().0));
+}
+
+#[tokio::test]
+async fn sql_that_replaces_rows_takes_no_key_from_the_item_that_is_claimed() {
+    let f = Fixture::sqlite().await;
+    let path = &f.test_db.address();
+    let insert = "INSERT OR REPLACE INTO outbox_items (type, idem_key, payload, ordering_key)";
+    accepted(path, &format!("{insert} VALUES ('mail', '1', '{{}}', 'o')"));
+    let claim = f.claim_one("mail").await;
+    accepted(path, &format!("{insert} VALUES ('mail', '2', '{{}}', 'o')"));
+    assert!(f.claim("mail", 9).await.is_empty());
+    f.store.settle(&claim.reference(), done()).await.unwrap();
+    assert_eq!(f.claim_one("mail").await.item.idem_key, "2");
+}
+
+#[tokio::test]
+async fn a_file_that_is_made_of_a_dump_goes_on() {
+    let (f, folder) = (Fixture::sqlite().await, tempfile::tempdir().unwrap());
+    for key in ["1", "2"] {
+        f.enqueue(NewItem { ordering_key: Some("o".into()), ..item(key) }).await;
+    }
+    f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+    let copy = folder.path().join("copy.sqlite");
+    let dump = String::from_utf8(f.dump()).unwrap();
+    accepted(copy.to_str().unwrap(), &dump);
+    let store =
+        SqliteStore::open_existing(&copy, SqliteOptions { clock: f.clock.source(), ..SqliteOptions::default() })
+            .unwrap();
+    let claims = store.claim(&request(&["mail"], 9)).await.unwrap().claims;
+    assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["2"]);
 }
 
 #[tokio::test]

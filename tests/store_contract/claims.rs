@@ -14,6 +14,7 @@ promises! {
     only_the_types_asked_for_are_claimed
     no_type_starves_another
     a_claim_never_exceeds_its_limit_or_the_types_concurrency
+    processes_that_claim_at_once_do_not_exceed_the_types_concurrency_together
     a_rate_limits_claims_per_second
     an_expired_claim_is_claimable_and_the_old_claim_cannot_complete
     a_settlement_is_accepted_after_the_lease_while_nobody_took_over
@@ -74,6 +75,29 @@ mod promise {
         };
         assert_eq!(f.store.claim(&capped()).await.unwrap().claims.len(), 2);
         assert_eq!(f.second().await.claim(&capped()).await.unwrap().claims.len(), 0);
+    }
+
+    pub(super) async fn processes_that_claim_at_once_do_not_exceed_the_types_concurrency_together(f: Fixture) {
+        for n in 0..60 {
+            f.enqueue(item(&n.to_string())).await;
+        }
+        let capped = || {
+            let mut capped = request(&["mail"], 10);
+            capped.types[0].concurrency = Some(5);
+            capped
+        };
+        let others = [f.second().await, f.second().await, f.second().await];
+        let mut claimed = 0;
+        while claimed < 5 {
+            let requests = [capped(), capped(), capped()];
+            let claims = tokio::join!(
+                others[0].claim(&requests[0]),
+                others[1].claim(&requests[1]),
+                others[2].claim(&requests[2])
+            );
+            claimed += [claims.0, claims.1, claims.2].map(|made| made.unwrap().claims.len()).iter().sum::<usize>();
+        }
+        assert_eq!(claimed, 5);
     }
 
     pub(super) async fn a_rate_limits_claims_per_second(f: Fixture) {

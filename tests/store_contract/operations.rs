@@ -25,6 +25,9 @@ promises! {
     items_inserted_behind_a_head_by_any_process_are_held
     a_paused_type_is_not_claimed_until_it_is_resumed
     a_job_takes_what_was_in_the_state_when_it_began_and_each_item_once
+    a_job_takes_items_that_were_claimed_before_it_began_and_none_that_were_claimed_later
+    an_unblocked_key_goes_on_after_the_item_that_is_claimed
+    an_item_that_is_replayed_waits_for_no_dead_item_behind_it
     a_job_is_resumed_by_another_process_and_its_count_is_true
     two_processes_that_work_on_one_job_make_each_batch_once
     a_job_keeps_to_its_rate
@@ -254,6 +257,53 @@ mod promise {
         assert_eq!((f.status(ids[0]).await, f.item(ids[0]).await.replays), (Status::Dlq, 1));
         assert_eq!((f.status(ids[2]).await, f.item(ids[2]).await.replays), (Status::Dlq, 1));
         assert_eq!(f.status(late[0]).await, Status::Dlq);
+    }
+
+    pub(super) async fn a_job_takes_items_that_were_claimed_before_it_began_and_none_that_were_claimed_later(
+        f: Fixture,
+    ) {
+        let [before, later] = [f.enqueue(item("before")).await, f.enqueue(item("later")).await];
+        f.claim("mail", 1).await;
+        let release = Action::Release { lease: LeasePolicy::Break };
+        let job = f.store.start_job(&operate_request(release, by_status(Status::Claimed)), Some(1)).await.unwrap();
+        let claim = f.claim_one("mail").await;
+        assert_eq!(claim.item.id, later);
+        let ended = drive(&f, &*f.store, job.id).await;
+        assert_eq!((ended.changed, ended.sample), (1, vec![before]));
+        assert_eq!((f.status(before).await, f.status(later).await), (Status::Pending, Status::Claimed));
+    }
+
+    pub(super) async fn an_unblocked_key_goes_on_after_the_item_that_is_claimed(f: Fixture) {
+        let [first, second] = [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await];
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        operate(&f, REPLAY, first).await.unwrap();
+        let claim = f.claim_one("mail").await;
+        assert_eq!(claim.item.id, first);
+        f.store.control(&unblock("o")).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "one at a time");
+        f.store.settle(&claim.reference(), retry(Duration::from_secs(1))).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "the first item keeps its place");
+        f.clock.advance(Duration::from_secs(1));
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        assert_eq!(f.claim_one("mail").await.item.id, second);
+    }
+
+    pub(super) async fn an_item_that_is_replayed_waits_for_no_dead_item_behind_it(f: Fixture) {
+        let [first, second] = [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await];
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        let third = f.enqueue(keyed("3", "o")).await;
+        operate(&f, REPLAY, first).await.unwrap();
+        let claim = f.claim_one("mail").await;
+        assert_eq!(claim.item.id, first);
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "the dead item blocks what is behind it");
+        operate(&f, REPLAY, second).await.unwrap();
+        for id in [second, third] {
+            let claim = f.claim_one("mail").await;
+            assert_eq!(claim.item.id, id);
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+        }
     }
 
     /// Runs the batches of a job to its end, one each second of the test's clock.

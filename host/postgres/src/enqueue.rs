@@ -11,10 +11,11 @@ use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
+use outbox_store::engine::descent::Descent;
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::context::{PgContext, Purpose};
-use crate::descendants::Descent;
+use crate::descendants;
 use crate::error::PgError;
 use crate::sql_value::SqlValue;
 use crate::tx::{Query, WriteTx};
@@ -95,13 +96,13 @@ fn has_same_content(a: &NewItem, b: &NewItem) -> bool {
 
 /// What a handler emitted and the store can enqueue. A follow-up whose key exists is left out, also with other content:
 /// it never fails its parent.
-pub(crate) struct Followups<'a> {
+pub(crate) struct FollowupBatch<'a> {
     all: &'a [NewItem],
     new: Vec<&'a NewItem>,
     descent: Descent,
 }
 
-impl<'a> Followups<'a> {
+impl<'a> FollowupBatch<'a> {
     /// Those in `writes`, which the handler of `parent` emitted. Writes nothing. Errors when one is not valid, and with
     /// [`StoreError::Descendants`] when there would be too many new ones.
     pub(crate) async fn check(
@@ -117,7 +118,8 @@ impl<'a> Followups<'a> {
         let known = known(tx, all).await?;
         let ids: Vec<_> = all.iter().map(|item| known.get(&item.idem_key).copied()).collect();
         let new = new_ones(all, &ids);
-        let descent = Descent::of_followups(tx, parent, writes, new.len()).await?;
+        let mut descent = descendants::of_followups(tx, parent, writes).await?;
+        descent.take_room(new.len())?;
         Ok(Some(Self { all, new, descent }))
     }
 
@@ -128,7 +130,8 @@ impl<'a> Followups<'a> {
             return Err(PgError::LostRace);
         }
         if !created.is_empty() {
-            self.descent.record(tx, &created.values().map(|id| id.get()).collect::<Vec<_>>()).await?;
+            let ids: Vec<_> = created.values().map(|id| id.get()).collect();
+            descendants::record(tx, &self.descent, &ids).await?;
         }
         let mut fresh: HashSet<_> = created.keys().map(String::as_str).collect();
         for item in self.all {

@@ -12,7 +12,7 @@ use outbox_store::{ClaimRef, SettleRequest, StoreError};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::complete::{Completion, CompletionReport, complete};
-use crate::enqueue::Followups;
+use crate::enqueue::FollowupBatch;
 use crate::error::PgError;
 use crate::leases::{LeasedId, LeasedItem, lock_claims, lock_leases, read_leased};
 use crate::plugin_state;
@@ -144,7 +144,7 @@ async fn lock_states(tx: &WriteTx<'_>, group: &Settlements<'_>) -> Result<(), Pg
 async fn end_claim(tx: &mut WriteTx<'_>, claim: EndingClaim, settled: &SettleRequest) -> Result<ClaimEnd, PgError> {
     if let Some(writes) = writes(settled) {
         // First, so that a refused settlement has written nothing.
-        let followups = Followups::check(tx, claim.attempt.id, writes).await?;
+        let followups = FollowupBatch::check(tx, claim.attempt.id, writes).await?;
         if !writes.state.is_empty() {
             plugin_state::commit(tx, writes).await?;
         }

@@ -11,10 +11,11 @@ use outbox_client::sqlite::{INSERT, KeyOwner, ROW, VALUES, bind, find_by_key};
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
+use outbox_store::engine::descent::Descent;
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::batch::{Statements, slices};
-use crate::descendants::Descent;
+use crate::descendants;
 use crate::error::unavailable;
 use crate::write_tx::WriteTx;
 
@@ -108,11 +109,11 @@ pub(crate) fn enqueue_followups(tx: &mut WriteTx<'_>, parent: ItemId, writes: &H
         return Ok(());
     }
     validate_items(&writes.followups)?;
-    let mut descent = Descent::of_followups(tx, parent, writes).map_err(unavailable(FOLLOWUP))?;
+    let mut descent = descendants::of_followups(tx, parent, writes).map_err(unavailable(FOLLOWUP))?;
     for item in &writes.followups {
         let exists = find_by_key(tx.connection, item).map_err(unavailable(FOLLOWUP))?.is_some();
         if !exists {
-            descent.take_room()?;
+            descent.take_room(1)?;
             insert_followup(tx, item, &descent).map_err(unavailable(FOLLOWUP))?;
         }
         let outcome = if exists { FollowupOutcome::Kept } else { FollowupOutcome::Created };
@@ -124,7 +125,7 @@ pub(crate) fn enqueue_followups(tx: &mut WriteTx<'_>, parent: ItemId, writes: &H
 
 fn insert_followup(tx: &WriteTx<'_>, item: &NewItem, descent: &Descent) -> rusqlite::Result<()> {
     let id = insert(tx.connection, item, tx.now)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    descent.record(tx, id)
+    descendants::record(tx, descent, id)
 }
 
 fn find_all(tx: &Connection, items: &[NewItem]) -> Result<Vec<Option<ItemId>>, StoreError> {

@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod attempt_record;
 pub mod backlog;
 pub mod counters;
+pub mod descent;
 pub mod moved_item;
 pub mod operate_flow;
 pub mod operator_actions;
