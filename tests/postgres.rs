@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use outbox::item::NewItem;
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{BatchMode, Claim, LeaseState, Renewal, Store};
+use outbox::store::{BatchMode, Claim, ExportPosition, LeaseState, Renewal, Store, Transfer as _};
 use serde_json::json;
 
 use crate::support::host::{HostConfig, HostProcess};
@@ -113,6 +113,30 @@ async fn clocks_of_hosts_that_are_wrong_by_ten_minutes_steal_no_lease() {
         assert!((1..=60_000).contains(&left), "{left} ms of the lease are left");
         mine.settle(&claim.reference(), done()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_export_has_what_a_transaction_commits_that_had_inserted_before_and_holds_up_nobody_afterwards() {
+    let database = Cluster::shared().database();
+    let store = PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap();
+    let mut application = database.connect().await;
+    let tx = application.transaction().await.unwrap();
+    let insert = |key: &str| format!("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', '{key}', '')");
+    tx.batch_execute(&insert("late")).await.unwrap();
+    database.sql(&insert("early")).unwrap();
+    let exporting = async {
+        let mut snapshot = store.begin_export().await.unwrap();
+        database.sql(&insert("after")).unwrap();
+        snapshot.page(ExportPosition::START, 9).await.unwrap().records
+    };
+    let committing = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock'
+                     AND relation = 'outbox.items'::regclass";
+        eventually("the export waits", SOON, async || database.sql(waits).unwrap() == "1").await;
+        tx.commit().await.unwrap();
+    };
+    let (records, ()) = futures_util::future::join(exporting, committing).await;
+    assert_eq!(records.len(), 2, "{records:?}");
 }
 
 #[tokio::test]

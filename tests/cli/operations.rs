@@ -161,7 +161,15 @@ async fn a_store_is_handed_over_through_a_file() {
     assert_eq!((&imported["created"], &imported["verified"]), (&exported["records"], &json!(true)));
     assert_eq!(target.json(&["list"]), source.json(&["list"]));
     assert_eq!(target.json(&["import", name])["created"], 0);
+    for side in [&source, &target] {
+        assert_eq!(side.json(&["export", name, "--verify"])["missing"], 0);
+    }
     assert_eq!(target.store().claim(&request(&["mail"], 9)).await.unwrap().claims.len(), 1, "mail is resumed");
+    let report = target.run(&["export", name, "--verify"]);
+    assert!(report.stdout.contains("1 record") && report.stdout.contains("(items 2)"), "{}", report.stdout);
+    enqueue(&source, "late", "o");
+    let report = source.run(&["export", name, "--verify"]);
+    assert!(report.stdout.contains("1 item that the file does not have (items 3)"), "{}", report.stdout);
 
     let other = CliFixture::migrated();
     enqueue(&other, "in the way", "o");
@@ -172,6 +180,22 @@ async fn a_store_is_handed_over_through_a_file() {
     assert_eq!(enqueue(&reserved, "mine", "o"), "101");
     reserved.json(&["import", name]);
     assert_eq!(reserved.json(&["list"]).as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_an_operator_paused_stays_paused_after_a_move() {
+    let (source, target) = (CliFixture::migrated(), CliFixture::migrated());
+    enqueue(&source, "one", "o");
+    source.json(&["pause", "mail", "--reason", "until Monday"]);
+    source.json(&["pause", "webhook"]);
+    let file = source.dir.path().join("export.ndjson");
+    let name = file.to_str().unwrap();
+    source.json(&["export", name, "--pause", "--reason", "a larger machine"]);
+    target.json(&["import", name]);
+    let paused: Vec<_> = target.store().pauses().await.unwrap().into_iter().map(|pause| pause.r#type).collect();
+    assert_eq!(paused, ["mail", "webhook"]);
+    assert!(target.store().claim(&request(&["mail"], 9)).await.unwrap().claims.is_empty());
+    assert!(target.run(&["audit"]).stdout.contains("until Monday"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::item::{ItemId, Status};
+use outbox::item::Status;
 use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate, plan_migration, schema_sql};
 use outbox::store::engine::schema_version::Migration;
 use outbox::store::{Execution, Inspect, Queue, StoreError, Transfer};
@@ -286,9 +286,10 @@ async fn an_export_of_the_old_version_is_imported_into_the_new_one() {
     from.expire_leases(&[]).await.unwrap();
     let target = Cluster::shared().database();
     let to = opened(&target.url()).await;
-    let mut next = Some(outbox::store::ExportPosition::Item(ItemId::new(0)));
+    let mut snapshot = from.begin_export().await.unwrap();
+    let mut next = Some(outbox::store::ExportPosition::START);
     while let Some(position) = next {
-        let page = from.export(position, 5).await.unwrap();
+        let page = snapshot.page(position, 5).await.unwrap();
         to.import(page.records, Execution::Apply).await.unwrap();
         next = page.next;
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
-use outbox::item::{ItemId, NewItem};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
-    Control, ControlRequest, Execution, ExportPosition, ImportReport, ItemDetails, Record, Store, StoreError,
+    Action, AuditQuery, Control, ControlRequest, EffectKeys, Execution, ExportPosition, Filter, IMPORT_PAUSE_REASON,
+    ImportReport, ItemDetails, JobId, JobState, OperateRequest, Record, Selection, SignalSeq, Store, StoreError,
 };
 
 use crate::support::{Backend, Fixture, all, dead, done, item, retry, settled};
@@ -18,13 +19,17 @@ promises! {
     reserved_ids_are_kept_free_for_an_import
     every_column_of_what_is_moved_is_exported_or_follows_from_the_rest
     what_an_earlier_version_took_is_imported_as_strings_or_refused_by_its_id
+    what_operators_did_is_moved_and_a_running_job_is_not
+    a_pause_of_the_target_stays_and_that_of_the_import_gives_way
+    an_export_shows_one_moment
 }
 
 async fn exported(store: &dyn Store) -> Vec<Record> {
     let mut records = Vec::new();
-    let mut next = Some(ExportPosition::Item(ItemId::new(0)));
+    let mut snapshot = store.begin_export().await.unwrap();
+    let mut next = Some(ExportPosition::START);
     while let Some(position) = next {
-        let page = store.export(position, 2).await.unwrap();
+        let page = snapshot.page(position, 2).await.unwrap();
         records.extend(page.records);
         next = page.next;
     }
@@ -54,6 +59,40 @@ async fn furnish(f: &Fixture) {
     f.enqueue(NewItem { ordering_key: Some("dead".into()), ..NewItem::new("mail", "held", vec![0xff]) }).await;
 }
 
+/// A pause, a quarantined component, and an item that an operator purged by a job.
+async fn operate(f: &Fixture) {
+    let control = |control| ControlRequest {
+        control,
+        actor: "ada@host".into(),
+        reason: Some("until Monday".into()),
+        execution: Execution::Apply,
+    };
+    f.store.control(&control(Control::Pause { item_type: "webhook".into() })).await.unwrap();
+    f.store.quarantine(&"ab".repeat(32), "webhook", "it kept faulting").await.unwrap();
+    let selection = Selection::Filter(Filter { status: vec![Status::Dlq], ..Filter::default() });
+    let replay = OperateRequest {
+        action: Action::Replay { keys: EffectKeys::Same },
+        selection,
+        actor: "ada@host".into(),
+        reason: None,
+        execution: Execution::Apply,
+    };
+    f.store.start_job(&replay, None).await.unwrap();
+}
+
+async fn finish_job(f: &Fixture) {
+    while f.store.run_job_batch(JobId::new(1)).await.unwrap().unwrap().state == JobState::Running {}
+}
+
+fn resume(item_type: &str) -> ControlRequest {
+    ControlRequest {
+        control: Control::Resume { item_type: item_type.into() },
+        actor: "ada@host".into(),
+        reason: None,
+        execution: Execution::Apply,
+    }
+}
+
 async fn details(f: &Fixture) -> Vec<ItemDetails> {
     let mut details = Vec::new();
     for item in all(&*f.store).await {
@@ -74,7 +113,7 @@ struct MovedKind {
     instead: &'static [&'static str],
 }
 
-const MOVED: [MovedKind; 5] = [
+const MOVED: [MovedKind; 11] = [
     // Whether an item is held or has a past follows from the other items and from the rest of its columns, and `epoch`
     // refers to a store's own jobs. The place of an item is its status, and a component has another number elsewhere.
     MovedKind {
@@ -88,28 +127,28 @@ const MOVED: [MovedKind; 5] = [
     MovedKind { name: "sagas", tables: &["sagas"], derived: &["dead"], instead: &[] },
     MovedKind { name: "state", tables: &["state"], derived: &[], instead: &[] },
     MovedKind { name: "counters", tables: &["counters"], derived: &[], instead: &[] },
+    MovedKind { name: "pauses", tables: &["pauses"], derived: &[], instead: &[] },
+    MovedKind { name: "quarantine", tables: &["quarantine"], derived: &[], instead: &[] },
+    MovedKind { name: "jobs", tables: &["jobs"], derived: &[], instead: &[] },
+    MovedKind { name: "signals", tables: &["signals"], derived: &[], instead: &[] },
+    MovedKind { name: "audit", tables: &["audit"], derived: &[], instead: &[] },
+    MovedKind { name: "audit_items", tables: &["audit_items"], derived: &[], instead: &[] },
 ];
 
-/// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or tell what was
-/// done in this store. CLAIMED items are not moved.
-const STAYING: [&str; 18] = [
+/// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or hold what
+/// renews itself within minutes (`alerts`, `rates`). CLAIMED items are not moved.
+const STAYING: [&str; 12] = [
     "alerts",
-    "audit",
-    "audit_items",
     "audit_kept",
     "backlog",
     "deltas",
     "handlers",
-    "jobs",
     "lanes",
     "leases",
     "migrations",
-    "pauses",
     "pods",
-    "quarantine",
     "rates",
     "saga_open",
-    "signals",
     "state_totals",
 ];
 
@@ -145,6 +184,7 @@ fn exported_columns(records: &[Record], table: &str) -> BTreeSet<String> {
         (Record::Item { run: Some(run), .. }, "sagas") => vec![run],
         (Record::State { state }, "state") => vec![state],
         (Record::Total { total }, "counters") => vec![total],
+        (Record::Row { table: of, row }, table) if of == table => vec![row],
         _ => Vec::new(),
     });
     rows.flat_map(|row| row.keys().cloned()).collect()
@@ -253,8 +293,88 @@ mod promise {
         assert!(refused.to_string().starts_with("ordering_key of item 1"), "{refused}");
     }
 
+    pub(super) async fn what_operators_did_is_moved_and_a_running_job_is_not(f: Fixture) {
+        furnish(&f).await;
+        operate(&f).await;
+        let mut snapshot = f.store.begin_export().await.unwrap();
+        let jobs = ExportPosition::table(2).unwrap();
+        let refused = snapshot.page(jobs, 9).await.unwrap_err();
+        assert!(refused.to_string().contains("outbox jobs cancel 1"), "{refused}");
+        drop(snapshot);
+        finish_job(&f).await;
+        let target = Fixture::new(f.backend()).await;
+        // What operators did in the target comes later than what is imported.
+        operate(&target).await;
+        f.store.control(&resume("webhook")).await.unwrap();
+        let records = exported(&*f.store).await;
+        let mut without_jobs = records.clone();
+        without_jobs.retain(|record| !matches!(record, Record::Row { table, .. } if table == "jobs"));
+        target.store.import(without_jobs.clone(), Execution::Apply).await.unwrap();
+        let again = target.store.import(without_jobs, Execution::DryRun).await.unwrap();
+        assert_eq!(again.created, 0);
+        let (ours, theirs) = (AuditQuery::default(), target.store.audit(&AuditQuery::default()).await.unwrap());
+        let actions: Vec<_> = theirs.iter().map(|entry| entry.action.as_str()).collect();
+        assert_eq!(actions, ["pause", "resume", "replay", "pause"]);
+        assert!(theirs.is_sorted_by_key(|entry| -entry.seq));
+        assert_eq!(f.store.audit(&ours).await.unwrap().len(), 3);
+        let dead = all(&*target.store).await.into_iter().find(|item| item.idem_key == "dead").unwrap().id;
+        let of_item = target.store.get(dead).await.unwrap().unwrap();
+        assert_eq!(of_item.audit.len(), 1, "the trail of an item comes along");
+        assert_eq!(
+            target.store.signals(SignalSeq::new(0), 99).await.unwrap(),
+            f.store.signals(SignalSeq::new(0), 99).await.unwrap()
+        );
+        let empty = Fixture::new(f.backend()).await;
+        empty.store.import(records, Execution::Apply).await.unwrap();
+        assert_eq!(empty.store.jobs(None, 9).await.unwrap(), f.store.jobs(None, 9).await.unwrap());
+        assert_eq!(empty.store.list_quarantine().await.unwrap(), f.store.list_quarantine().await.unwrap());
+        operate(&empty).await;
+        assert_eq!(empty.store.jobs(None, 1).await.unwrap()[0].id, JobId::new(2), "numbers go on");
+    }
+
+    pub(super) async fn a_pause_of_the_target_stays_and_that_of_the_import_gives_way(f: Fixture) {
+        operate(&f).await;
+        finish_job(&f).await;
+        let mut records = exported(&*f.store).await;
+        records.retain(|record| record.pause().is_some());
+        let target = Fixture::new(f.backend()).await;
+        let pause = |reason: &str| ControlRequest {
+            control: Control::Pause { item_type: "webhook".into() },
+            actor: "ada@host".into(),
+            reason: Some(reason.into()),
+            execution: Execution::Apply,
+        };
+        target.store.control(&pause(IMPORT_PAUSE_REASON)).await.unwrap();
+        target.store.import(records.clone(), Execution::Apply).await.unwrap();
+        assert_eq!(target.store.pauses().await.unwrap(), f.store.pauses().await.unwrap());
+        target.store.control(&resume("webhook")).await.unwrap();
+        target.store.control(&pause("an upgrade")).await.unwrap();
+        let report = target.store.import(records, Execution::Apply).await.unwrap();
+        assert_eq!(report, ImportReport { present: 1, created: 0 });
+        assert_eq!(target.store.pauses().await.unwrap()[0].reason.as_deref(), Some("an upgrade"));
+    }
+
+    pub(super) async fn an_export_shows_one_moment(f: Fixture) {
+        for key in ["a", "b", "c"] {
+            f.enqueue(item(key)).await;
+        }
+        let mut snapshot = f.store.begin_export().await.unwrap();
+        let first = snapshot.page(ExportPosition::START, 2).await.unwrap();
+        f.enqueue(item("later")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        let rest = snapshot.page(first.next.unwrap(), 9).await.unwrap();
+        let statuses = first.records.iter().chain(&rest.records).map(|record| match record {
+            Record::Item { item, .. } => item["status"].as_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(statuses.collect::<Vec<_>>(), ["PENDING"; 3]);
+    }
+
     pub(super) async fn every_column_of_what_is_moved_is_exported_or_follows_from_the_rest(f: Fixture) {
         furnish(&f).await;
+        operate(&f).await;
+        finish_job(&f).await;
         let records = exported(&*f.store).await;
         for MovedKind { name, tables, derived, instead } in MOVED {
             let mut columns: BTreeSet<_> = tables.iter().flat_map(|table| schema_columns(&f, table)).collect();

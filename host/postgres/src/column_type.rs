@@ -79,6 +79,31 @@ const COLUMNS: &[(&str, ColumnType)] = &[
     ("name", ColumnType::Text),
     ("outcome", ColumnType::Text),
     ("total", ColumnType::Number),
+    ("paused_at", ColumnType::Number),
+    ("actor", ColumnType::Text),
+    ("reason", ColumnType::Text),
+    ("digest", ColumnType::Text),
+    ("at", ColumnType::Number),
+    ("action", ColumnType::Text),
+    ("filter", ColumnType::Json),
+    ("per_second", ColumnType::Number),
+    ("state", ColumnType::Text),
+    ("next_at", ColumnType::Number),
+    ("position", ColumnType::Number),
+    ("last_id", ColumnType::Number),
+    ("matched", ColumnType::Number),
+    ("changed", ColumnType::Number),
+    ("refused", ColumnType::Number),
+    ("sample", ColumnType::Json),
+    ("refusals", ColumnType::Json),
+    ("seq", ColumnType::Number),
+    ("signal", ColumnType::Text),
+    ("ts", ColumnType::Number),
+    ("data", ColumnType::Json),
+    ("selection", ColumnType::Json),
+    ("job", ColumnType::Number),
+    ("count", ColumnType::Number),
+    ("changes", ColumnType::Json),
 ];
 
 impl ColumnType {
@@ -86,6 +111,11 @@ impl ColumnType {
     /// text.
     pub(crate) fn of(column: &str) -> Self {
         COLUMNS.iter().find(|(name, _)| *name == column).map_or(Self::Text, |(_, kind)| *kind)
+    }
+
+    /// The type of a column of this table. One name has another type in one table.
+    pub(crate) fn in_table(table: &str, column: &str) -> Self {
+        if (table, column) == ("outbox.jobs", "action") { Self::Json } else { Self::of(column) }
     }
 
     /// SQL that reads the column.
@@ -142,13 +172,18 @@ pub(crate) fn cell(name: &str, value: &Value) -> Result<Box<dyn SqlValue + Send>
 
 #[cfg(test)]
 mod tests {
-    use outbox_store::engine::{ATTEMPT_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS};
+    use outbox_store::engine::{
+        ATTEMPT_COLUMNS, COUNTER_COLUMNS, ITEM_COLUMNS, MOVED_TABLES, SAGA_COLUMNS, STATE_COLUMNS,
+    };
 
     use super::*;
 
     #[test]
     fn every_exported_column_has_a_type_and_no_other_name_has_one() {
-        let exported = [ITEM_COLUMNS, ATTEMPT_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, COUNTER_COLUMNS, &[TURN]].concat();
+        let moved = MOVED_TABLES.iter().flat_map(|table| table.columns);
+        let mut exported =
+            [ITEM_COLUMNS, ATTEMPT_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS, COUNTER_COLUMNS, &[TURN]].concat();
+        exported.extend(moved);
         let typed: Vec<_> = COLUMNS.iter().map(|(name, _)| *name).collect();
         for name in &exported {
             assert_eq!(typed.iter().filter(|typed| *typed == name).count(), 1, "{name}");

@@ -14,7 +14,7 @@ use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
     FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, Maintain, MaintenanceReport,
     MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
     Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
@@ -23,6 +23,7 @@ use outbox_store::{
 
 use crate::context::{PgContext, Purpose};
 use crate::diagnostics::ServerDiagnostics;
+use crate::export_snapshot::PgSnapshot;
 use crate::{
     PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
     overview, plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
@@ -265,9 +266,9 @@ impl Maintain for PostgresStore {
 
 #[async_trait]
 impl Transfer for PostgresStore {
-    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
-        let pg = &*self.pg;
-        read!(pg, "exporting records", |tx| transfer::export(tx, after, limit))
+    async fn begin_export(&self) -> Result<Box<dyn ExportSnapshot>, StoreError> {
+        let begun = PgSnapshot::begin(&self.pg.pool).await;
+        Ok(Box::new(begun.map_err(|err| err.into_store_error("beginning an export"))?))
     }
 
     async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use tokio_postgres::Row;
 
 use outbox_item::{ItemId, Millis, Status};
 use outbox_store::engine::counters::Counter;
@@ -18,11 +17,12 @@ use outbox_store::engine::{
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
-use crate::column_type::{ColumnType, TURN, cell, to_json};
+use crate::column_type::{ColumnType, TURN};
 use crate::error::PgError;
+use crate::moved_rows;
 use crate::ordering;
 use crate::places::{self, OldPlace, PlaceChange};
-use crate::sql_value::SqlValue;
+use crate::record_columns::{insert, rows};
 use crate::tx::{Query, Values, WriteTx, without_nul};
 
 /// The sequence of the ids.
@@ -30,11 +30,12 @@ const IDS: &str = "outbox.items_id_seq";
 /// The sequence of the places in the lines of ordering keys.
 const TURNS: &str = "outbox.turn_seq";
 
-/// At most `limit` records after the position: the items first, then the state, then the totals.
+/// At most `limit` records after the position: the items first, then the state, the totals, and what operators did.
 pub(crate) async fn export(tx: &impl Query, after: ExportPosition, limit: u32) -> Result<ExportPage, PgError> {
     match after {
         ExportPosition::Item(id) => export_items(tx, id, limit).await,
         ExportPosition::State(version) => export_state(tx, version, limit).await,
+        ExportPosition::Row { table, after } => moved_rows::export(tx, table, &after, limit).await,
     }
 }
 
@@ -109,7 +110,8 @@ async fn export_state(tx: &impl Query, after: i64, limit: u32) -> Result<ExportP
     }
     let tail = "WHERE name <> 'done' ORDER BY name, saga, type, outcome";
     let totals = rows(tx, "outbox.totals", COUNTER_COLUMNS, tail, &[]).await?;
-    Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
+    let records = totals.into_iter().map(|total| Record::Total { total }).collect();
+    Ok(ExportPage { records, next: ExportPosition::table(0) })
 }
 
 /// Imports all records, or none when one conflicts with a row of this store.
@@ -145,6 +147,7 @@ async fn is_known(tx: &impl Query, index: usize, record: &Record) -> Result<bool
         Record::Item { item, .. } => is_known_item(tx, index, item, record).await,
         Record::State { state } => is_known_state(tx, state).await,
         Record::Total { total } => is_known_total(tx, total).await,
+        Record::Row { table, row } => moved_rows::is_known(tx, table, &without_nul_in(row)).await,
     }
 }
 
@@ -164,23 +167,22 @@ async fn is_known_item(tx: &impl Query, index: usize, item: &RecordColumns, reco
 
 /// The record with its text as PostgreSQL can store it.
 fn record_without_nul(record: &Record) -> Record {
-    let keep = |columns: &RecordColumns| {
-        let cell = |(name, value): (&String, &Value)| match value {
-            Value::String(text) if ColumnType::of(name) != ColumnType::Bytes => {
-                (name.clone(), without_nul(text).into())
-            }
-            value => (name.clone(), value.clone()),
-        };
-        columns.iter().map(cell).collect::<RecordColumns>()
-    };
     match record {
         Record::Item { item, attempts, run } => Record::Item {
-            item: keep(item),
-            attempts: attempts.iter().map(keep).collect(),
-            run: run.as_ref().map(keep),
+            item: without_nul_in(item),
+            attempts: attempts.iter().map(without_nul_in).collect(),
+            run: run.as_ref().map(without_nul_in),
         },
         other => other.clone(),
     }
+}
+
+fn without_nul_in(columns: &RecordColumns) -> RecordColumns {
+    let cell = |(name, value): (&String, &Value)| match value {
+        Value::String(text) if ColumnType::of(name) != ColumnType::Bytes => (name.clone(), without_nul(text).into()),
+        value => (name.clone(), value.clone()),
+    };
+    columns.iter().map(cell).collect()
 }
 
 async fn is_known_state(tx: &impl Query, state: &RecordColumns) -> Result<bool, PgError> {
@@ -208,6 +210,7 @@ async fn create(tx: &mut WriteTx<'_>, record: &Record) -> Result<(), PgError> {
         Record::Item { item, attempts, run } => create_item(tx, item, attempts, run.as_ref()).await,
         Record::State { state } => insert(tx, "outbox.state", STATE_COLUMNS, state, "").await,
         Record::Total { total } => create_total(tx, total).await,
+        Record::Row { table, row } => moved_rows::create(tx, table, row).await,
     }
 }
 
@@ -282,7 +285,7 @@ fn turn(item: &RecordColumns) -> Option<i64> {
 fn lines_of(records: &[Record]) -> Vec<&str> {
     let items = records.iter().filter_map(|record| match record {
         Record::Item { item, .. } => Some(text_column(item, "ordering_key")),
-        Record::State { .. } | Record::Total { .. } => None,
+        Record::State { .. } | Record::Total { .. } | Record::Row { .. } => None,
     });
     items.filter(|key| !key.is_empty()).collect()
 }
@@ -308,16 +311,25 @@ async fn reserve_for(tx: &WriteTx<'_>, records: &[Record]) -> Result<(), PgError
         Record::State { state } => integer_column(state, "version"),
         _ => None,
     };
-    match records.iter().filter_map(version).max() {
-        Some(last) => advance_sequence(tx, "outbox.state", "outbox.state_version_seq", last).await,
-        None => Ok(()),
+    if let Some(last) = records.iter().filter_map(version).max() {
+        advance_sequence(tx, "outbox.state", "outbox.state_version_seq", last).await?;
     }
+    for (table, column, sequence) in [("jobs", "id", "jobs_id_seq"), ("signals", "seq", "signals_seq_seq")] {
+        let number = |record: &Record| match record {
+            Record::Row { table: name, row } if name == table => integer_column(row, column),
+            _ => None,
+        };
+        if let Some(last) = records.iter().filter_map(number).max() {
+            advance_sequence(tx, &format!("outbox.{table}"), &format!("outbox.{sequence}"), last).await?;
+        }
+    }
+    Ok(())
 }
 
 fn last_turn(record: &Record) -> Option<i64> {
     match record {
         Record::Item { item, .. } => turn(item),
-        Record::State { .. } | Record::Total { .. } => None,
+        Record::State { .. } | Record::Total { .. } | Record::Row { .. } => None,
     }
 }
 
@@ -347,35 +359,4 @@ async fn advance_sequence(tx: &WriteTx<'_>, table: &str, sequence: &str, up_to: 
     tx.rows(&format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"), &[]).await?;
     let set_value = format!("SELECT setval('{sequence}', greatest(last_value, $1)) FROM {sequence}");
     tx.rows(&set_value, &[&up_to]).await.map(drop)
-}
-
-async fn rows(
-    tx: &impl Query,
-    table: &str,
-    columns: &[&str],
-    tail: &str,
-    values: Values<'_>,
-) -> Result<Vec<RecordColumns>, PgError> {
-    let list: Vec<_> = columns.iter().map(|column| ColumnType::of(column).read(column)).collect();
-    let statement = format!("SELECT {} FROM {table} {tail}", list.join(", "));
-    let read = |row: &Row| {
-        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row, index, ColumnType::of(name))?));
-        columns.iter().enumerate().map(cell).collect()
-    };
-    tx.rows(&statement, values).await?.iter().map(read).collect()
-}
-
-async fn insert(
-    tx: &WriteTx<'_>,
-    into: &str,
-    columns: &[&str],
-    row: &RecordColumns,
-    tail: &str,
-) -> Result<(), PgError> {
-    let marks: Vec<_> = columns.iter().enumerate().map(|(index, name)| ColumnType::of(name).write(index + 1)).collect();
-    let statement = format!("INSERT INTO {into} ({}) VALUES ({}) {tail}", columns.join(", "), marks.join(", "));
-    let cells: Vec<_> =
-        columns.iter().map(|name| cell(name, row.get(*name).unwrap_or(&Value::Null))).collect::<Result<_, _>>()?;
-    let values: Vec<&dyn SqlValue> = cells.iter().map(|cell| &**cell as &dyn SqlValue).collect();
-    tx.rows(&statement, &values).await.map(drop)
 }

@@ -15,7 +15,7 @@ use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportPage, ExportPosition,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
     FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, LongPoll, Maintain,
     MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod,
     QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
@@ -24,6 +24,7 @@ use outbox_store::{
 
 use crate::complete::CompletionRow;
 use crate::connection::{database_bytes, wal_bytes};
+use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
     SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview,
@@ -257,8 +258,8 @@ impl Maintain for SqliteStore {
 
 #[async_trait]
 impl Transfer for SqliteStore {
-    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError> {
-        self.read_pool.run("exporting records", move |tx| transfer::export(tx, after, limit)).await
+    async fn begin_export(&self) -> Result<Box<dyn ExportSnapshot>, StoreError> {
+        Ok(Box::new(SqliteSnapshot::begin(self.read_pool.path())?))
     }
 
     async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {

@@ -3,28 +3,29 @@
 //! It knows no column by name except those that identify a row; `outbox_store` lists the columns, and decides into
 //! which place an imported item goes. Items are exported from the view `outbox_status`.
 
-use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
-use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
-use serde_json::Value;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::counters::Counter;
 use outbox_store::engine::moved_item::{MovedItem, enqueued_columns, is_same_item, refuse_odd_texts};
 use outbox_store::engine::{
-    ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,
-    STATE_COLUMNS, from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    ATTEMPT_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS, STATE_COLUMNS,
+    integer_column, item_conflict, refuse_claimed, state_conflict, text_column,
 };
 use outbox_store::{Execution, ExportPage, ExportPosition, ImportReport, Record, RecordColumns, StoreError};
 
 use crate::error::{unavailable, unusable};
+use crate::moved_rows;
 use crate::places::{arrive, leave_queue};
+use crate::record_columns::{insert, rows};
 use crate::write_tx::WriteTx;
 
-/// At most `limit` records after the position: the items first, then the state, then the totals.
+/// At most `limit` records after the position: the items first, then the state, the totals, and what operators did.
 pub(crate) fn export(tx: &Connection, after: ExportPosition, limit: u32) -> rusqlite::Result<ExportPage> {
     match after {
         ExportPosition::Item(id) => export_items(tx, id, limit),
         ExportPosition::State(version) => export_state(tx, version, limit),
+        ExportPosition::Row { table, after } => moved_rows::export(tx, table, &after, limit),
     }
 }
 
@@ -54,7 +55,8 @@ fn export_state(tx: &Connection, after: i64, limit: u32) -> rusqlite::Result<Exp
     }
     let totals =
         rows(tx, "outbox_counters", COUNTER_COLUMNS, "WHERE name <> 'done' ORDER BY name, saga, type, outcome", [])?;
-    Ok(ExportPage { records: totals.into_iter().map(|total| Record::Total { total }).collect(), next: None })
+    let records = totals.into_iter().map(|total| Record::Total { total }).collect();
+    Ok(ExportPage { records, next: ExportPosition::table(0) })
 }
 
 /// Imports all records, or none when one conflicts with a row of this store.
@@ -70,6 +72,7 @@ pub(crate) fn import(
             Record::Item { item, .. } => is_known_item(tx.connection, index, item, record)?,
             Record::State { state } => is_known_state(tx.connection, state)?,
             Record::Total { total } => is_known_total(tx.connection, total).map_err(unavailable(TRIED))?,
+            Record::Row { table, row } => moved_rows::is_known(tx.connection, table, row)?,
         };
         if known {
             imported.present += 1;
@@ -138,6 +141,7 @@ fn create(tx: &mut WriteTx<'_>, record: &Record) -> rusqlite::Result<()> {
         }
         Record::State { state } => insert(tx.connection, "outbox_state", STATE_COLUMNS, state, ""),
         Record::Total { total } => insert(tx.connection, "outbox_counters", COUNTER_COLUMNS, total, REPLACE_TOTAL),
+        Record::Row { table, row } => moved_rows::create(tx.connection, table, row),
     }
 }
 
@@ -194,57 +198,4 @@ pub(crate) fn reserve(tx: &Connection, up_to: ItemId) -> rusqlite::Result<()> {
 pub(crate) fn reserved(tx: &Connection) -> rusqlite::Result<ItemId> {
     let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox_items'";
     tx.query_row(sql, [], |row| row.get(0).map(ItemId::new))
-}
-
-fn rows(
-    tx: &Connection,
-    table: &str,
-    columns: &[&str],
-    tail: &str,
-    values: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<RecordColumns>> {
-    let mut select = tx.prepare_cached(&format!("SELECT {} FROM {table} {tail}", columns.join(", ")))?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let cell = |(index, name): (usize, &&str)| Ok(((*name).to_owned(), to_json(row.get_ref(index)?)));
-        columns.iter().enumerate().map(cell).collect()
-    };
-    select.query_map(values, read)?.collect()
-}
-
-fn insert(tx: &Connection, into: &str, columns: &[&str], row: &RecordColumns, tail: &str) -> rusqlite::Result<()> {
-    let marks = vec!["?"; columns.len()].join(", ");
-    let mut insert =
-        tx.prepare_cached(&format!("INSERT INTO {into} ({}) VALUES ({marks}) {tail}", columns.join(", ")))?;
-    let cells = columns.iter().map(|name| ColumnValue(name, row.get(*name).unwrap_or(&Value::Null)));
-    insert.execute(params_from_iter(cells)).map(|_| ())
-}
-
-fn to_json(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => number.into(),
-        ValueRef::Real(number) => number.into(),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => from_bytes(bytes),
-    }
-}
-
-/// A column's name, and its value in a record, as a parameter.
-struct ColumnValue<'a>(&'a str, &'a Value);
-
-impl ToSql for ColumnValue<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let failed = |err: Box<dyn std::error::Error + Send + Sync>| rusqlite::Error::ToSqlConversionFailure(err);
-        let bytes = match self.1 {
-            Value::Null => return Ok(ToSqlOutput::Owned(SqlValue::Null)),
-            Value::Number(number) => {
-                let number = number.as_i64().ok_or_else(|| failed(format!("{} is {number}", self.0).into()))?;
-                return Ok(ToSqlOutput::Owned(SqlValue::Integer(number)));
-            }
-            Value::String(text) if !BINARY_COLUMNS.contains(&self.0) => {
-                return Ok(ToSqlOutput::Borrowed(text.as_str().into()));
-            }
-            other => to_bytes(other).map_err(|err| failed(err.into()))?,
-        };
-        Ok(ToSqlOutput::Owned(SqlValue::Blob(bytes)))
-    }
 }

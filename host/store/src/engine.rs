@@ -19,9 +19,11 @@ pub mod token_bucket;
 pub use crate::audit::{ItemChange, NewAuditEntry, changes_of};
 pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobProgress};
 pub use crate::long_poll::{LongPollSlot, long_poll};
+pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};
 pub use crate::stuck::{StuckItem, WaitingType};
 pub use crate::transfer::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,
-    STATE_COLUMNS, from_bytes, integer_column, item_conflict, refuse_claimed, state_conflict, text_column, to_bytes,
+    STATE_COLUMNS, from_bytes, integer_column, item_conflict, moved_table, refuse_claimed, refuse_running_job,
+    row_conflict, state_conflict, text_column, to_bytes,
 };

@@ -49,6 +49,7 @@ mod inspect;
 mod jobs;
 mod long_poll;
 mod maintain;
+mod moved_tables;
 mod names;
 mod operate;
 mod overview;
@@ -80,6 +81,7 @@ pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, ItemPage, Misplaced
 pub use crate::jobs::{Job, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
+pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};
 pub use crate::names::{UnknownName, unknown_ordering_key};
 pub use crate::operate::{ItemGroup, Operate, OperateReport, OperateRequest, Selection};
 pub use crate::overview::{Overview, SagaTotals};
@@ -88,7 +90,7 @@ pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
 pub use crate::renewal::{LeaseState, Renewal, RenewedLease};
 pub use crate::stuck::{StuckEntry, StuckKind, StuckQuery};
-pub use crate::transfer::{ExportPage, ExportPosition, ImportReport, Record, RecordColumns, Transfer};
+pub use crate::transfer::{ExportPage, ExportPosition, ExportSnapshot, ImportReport, Record, Transfer};
 pub use outbox_core::Settlement;
 
 /// Returns the present time in Unix milliseconds. A store calls it once per transaction; tests give their own.

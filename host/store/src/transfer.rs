@@ -7,22 +7,23 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use outbox_item::{ItemId, Status};
 
 use crate::action::Execution;
 use crate::error::StoreError;
+use crate::moved_tables::{MOVED_TABLES, MovedTable, RecordColumns};
 
-/// Reading everything out of a store, and writing it into another. Called for a whole move, page by page, by the
-/// command line.
+/// Reading everything out of a store, and writing it into another. Called for a whole move by the command line.
 ///
-/// A caller may not assume that pages are one moment: workers must be idle, or the export refuses the items that they
-/// hold.
+/// A caller makes sure that workers are idle, or an import refuses the items that they hold.
 #[async_trait]
 pub trait Transfer: Send + Sync + 'static {
-    /// A page of everything that another store needs to take over, from `ExportPosition::Item(0)` on.
-    async fn export(&self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError>;
+    /// Begins to read one moment of the store: everything that is committed now, and what transactions commit that have
+    /// inserted items already. Waits for those, for a minute or so; errors with [`StoreError::Unusable`] when they go
+    /// on.
+    async fn begin_export(&self) -> Result<Box<dyn ExportSnapshot>, StoreError>;
 
     /// Creates the records with the ids, keys and history that they had, all or none. A record that exists already,
     /// the same in every column, is left alone, so that an import can be repeated, and a dry run afterwards verifies
@@ -30,8 +31,12 @@ pub trait Transfer: Send + Sync + 'static {
     async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError>;
 }
 
-/// A row by its column names. Bytes are a string where they are UTF-8, else an object with `base64`.
-pub type RecordColumns = Map<String, Value>;
+/// One moment of a store, which stays readable until this is dropped.
+#[async_trait]
+pub trait ExportSnapshot: Send {
+    /// A page of everything that another store needs to take over, from [`ExportPosition::START`] on.
+    async fn page(&mut self, after: ExportPosition, limit: u32) -> Result<ExportPage, StoreError>;
+}
 
 /// What is moved as one unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +61,13 @@ pub enum Record {
         /// The row.
         total: RecordColumns,
     },
+    /// A row of one of the [`MOVED_TABLES`](crate::engine::MOVED_TABLES).
+    Row {
+        /// The name of the table.
+        table: String,
+        /// The row.
+        row: RecordColumns,
+    },
 }
 
 impl Record {
@@ -63,7 +75,7 @@ impl Record {
     pub fn item_id(&self) -> Option<ItemId> {
         match self {
             Self::Item { item, .. } => item.get("id").and_then(Value::as_i64).map(ItemId::new),
-            Self::State { .. } | Self::Total { .. } => None,
+            Self::State { .. } | Self::Total { .. } | Self::Row { .. } => None,
         }
     }
 
@@ -71,18 +83,62 @@ impl Record {
     pub fn item_type(&self) -> Option<&str> {
         match self {
             Self::Item { item, .. } => item.get("type").and_then(Value::as_str),
-            Self::State { .. } | Self::Total { .. } => None,
+            Self::State { .. } | Self::Total { .. } | Self::Row { .. } => None,
         }
+    }
+
+    /// The type and the reason, of a pause.
+    pub fn pause(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Row { table, row } if table == "pauses" => {
+                Some((text_column(row, "type"), text_column(row, "reason")))
+            }
+            _ => None,
+        }
+    }
+
+    /// The record as it is in whatever store it is, so that records of two stores can be compared.
+    #[must_use]
+    pub fn wherever(mut self) -> Self {
+        match &mut self {
+            // Only one of the engines has it.
+            Self::Item { item, .. } => drop(item.remove("turn")),
+            Self::Row { table, row } => {
+                if let Some(table) = MovedTable::named(table) {
+                    *row = table.wherever(row);
+                }
+            }
+            Self::State { .. } | Self::Total { .. } => {}
+        }
+        self
     }
 }
 
 /// Where a page of an export begins: after this one of its kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExportPosition {
     /// The last item.
     Item(ItemId),
     /// The last value of state, by its version.
     State(i64),
+    /// The last row of one of the [`MOVED_TABLES`](crate::engine::MOVED_TABLES), by its key; the first page of a table
+    /// has no key.
+    Row {
+        /// The index of the table.
+        table: usize,
+        /// The values of the key.
+        after: Vec<Value>,
+    },
+}
+
+impl ExportPosition {
+    /// The beginning of an export.
+    pub const START: Self = Self::Item(ItemId::new(0));
+
+    /// The beginning of the table with this index; `None` when there is no such table.
+    pub fn table(table: usize) -> Option<Self> {
+        (table < MOVED_TABLES.len()).then_some(Self::Row { table, after: Vec::new() })
+    }
 }
 
 /// A page of an export.
@@ -199,6 +255,34 @@ pub fn item_conflict(index: usize, item: &RecordColumns, first: ItemId) -> Store
 pub fn state_conflict(state: &RecordColumns) -> StoreError {
     let (plugin, key) = (text_column(state, "plugin"), text_column(state, "key"));
     StoreError::Unusable(format!("state key {key:?} of plugin {plugin:?}, or its version, is taken by another value"))
+}
+
+/// Errors for a job that has not ended: it would go on in the other store, among items that it has changed already.
+pub fn refuse_running_job(table: &str, row: &RecordColumns) -> Result<(), StoreError> {
+    if table != "jobs" || text_column(row, "state") != "RUNNING" {
+        return Ok(());
+    }
+    let id = &row["id"];
+    Err(StoreError::Unusable(format!(
+        "job {id} is running: let it end, or stop it with `outbox jobs cancel {id}`, and export again"
+    )))
+}
+
+/// The table of a record. Errors for a table that this program does not know.
+pub fn moved_table(name: &str) -> Result<&'static MovedTable, StoreError> {
+    MovedTable::named(name)
+        .ok_or_else(|| StoreError::Unusable(format!("records of the table {name:?} are of a newer outbox")))
+}
+
+/// The error for a row whose key another row has.
+pub fn row_conflict(table: &MovedTable, row: &RecordColumns) -> StoreError {
+    let key: Vec<_> = table.key_of(row).iter().map(Value::to_string).collect();
+    StoreError::Unusable(format!(
+        "the store has another row {} in its {}: import with --items-only, which leaves out what operators did, or into \
+         an empty store",
+        key.join(", "),
+        table.name
+    ))
 }
 
 /// A column that holds text; empty when it does not.

@@ -1,11 +1,12 @@
 //! `export` and `import`: move an outbox to another store, as a file with one JSON record per line.
 //!
-//! The first line names the format. The last line has the number of records and their digest, so that the import
-//! detects a truncated or changed file before it imports anything.
+//! It knows the order of the steps. The form of the file is in `export_file`, its comparison with a store in `compare`.
+
+mod compare;
+mod export_file;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,26 +14,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
-use outbox_core::hex;
 use outbox_item::{ItemId, Status};
-use outbox_store::{Control, ControlRequest, Execution, ExportPosition, Record, Store, StoreError};
+use outbox_store::{Control, ControlRequest, Execution, IMPORT_PAUSE_REASON, JobState, Record, Store, StoreError};
 
+use self::export_file::{EXPORT_PAUSE_REASON, PAGE_SIZE, read_summary, records_of, write};
 use crate::cli::arguments::{AuditArgs, execution};
 use crate::cli::context::Context;
 use crate::cli::output::count;
 use crate::cli::progress::ProgressBar;
 use crate::cli::requests::send_control;
 
-/// Records per call to the store.
-const PAGE_SIZE: u32 = 200;
 /// The pause between two looks at whether all claims have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
-/// The reason of the pauses that an import makes. A repeated import recognises them by it, and ends them.
-const IMPORT_PAUSE_REASON: &str = "until the import is verified";
 
 /// Write everything that another store needs to take over into a file
 ///
@@ -44,6 +39,9 @@ pub(crate) struct ExportArgs {
     /// Pause every type first, and wait until nothing is claimed
     #[arg(long)]
     pause: bool,
+    /// Instead: compare the file with this store, the one that wrote it or the one that imported it
+    #[arg(long, conflicts_with = "pause")]
+    verify: bool,
     #[command(flatten)]
     audit: AuditArgs,
 }
@@ -60,6 +58,9 @@ pub(crate) struct ImportArgs {
     /// Instead: let new items get ids above this one, so that an import of ids up to it finds them free
     #[arg(long, value_name = "ID")]
     reserve: Option<ItemId>,
+    /// Leave out what operators did: pauses, the quarantine, jobs, signals and the audit trail
+    #[arg(long)]
+    items_only: bool,
     /// Only say what would be imported, and what is in the way
     #[arg(long)]
     dry_run: bool,
@@ -67,21 +68,14 @@ pub(crate) struct ImportArgs {
     audit: AuditArgs,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct ExportHeader {
-    outbox_export: u32,
-}
-
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct ExportTrailer {
-    records: u64,
-    sha256: String,
-}
-
 pub(crate) async fn export(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    pause_and_drain(&*store, &args, context).await?;
     let path = &args.file;
+    if args.verify {
+        return compare::verify(&*store, path, context).await;
+    }
+    refuse_running_jobs(&*store).await?;
+    pause_and_drain(&*store, &args, context).await?;
     // It holds payloads and results, which only this user may read.
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     let file = file.with_context(|| format!("creating {}", path.display()))?;
@@ -91,6 +85,14 @@ pub(crate) async fn export(args: ExportArgs, context: &Context) -> anyhow::Resul
         .emit(&trailer, || format!("Exported {} to {}.", count(trailer.records, "record"), path.display()))?;
     context.output.hint("The types stay paused here: outbox resume TYPE, if this store shall go on after all.");
     Ok(ExitCode::SUCCESS)
+}
+
+async fn refuse_running_jobs(store: &dyn Store) -> anyhow::Result<()> {
+    let jobs = store.jobs(None, u32::MAX).await?;
+    match jobs.iter().find(|job| job.state == JobState::Running) {
+        Some(job) => bail!("job {0} is running: let it end, or stop it with outbox jobs cancel {0}", job.id),
+        None => Ok(()),
+    }
 }
 
 /// Makes sure that every type is paused and no item is claimed.
@@ -104,7 +106,9 @@ async fn pause_and_drain(store: &dyn Store, args: &ExportArgs, context: &Context
     for item_type in open {
         let (actor, reason) = args.audit.clone().actor_and_reason(context);
         let control = Control::Pause { item_type };
-        let reason = reason.or_else(|| Some("export".to_owned()));
+        let reason = Some(
+            reason.map_or_else(|| EXPORT_PAUSE_REASON.to_owned(), |reason| format!("{EXPORT_PAUSE_REASON}: {reason}")),
+        );
         store.control(&ControlRequest { control, actor, reason, execution: Execution::Apply }).await?;
     }
     let mut has_hinted = false;
@@ -118,30 +122,6 @@ async fn pause_and_drain(store: &dyn Store, args: &ExportArgs, context: &Context
     Ok(())
 }
 
-async fn write(store: &dyn Store, file: File) -> anyhow::Result<ExportTrailer> {
-    let mut out = BufWriter::new(file);
-    writeln!(out, "{}", json!(ExportHeader { outbox_export: 1 }))?;
-    let mut progress = ProgressBar::new("export", store.overview().await?.by_status.values().sum());
-    let (mut records, mut digest) = (0, Sha256::new());
-    let mut next = Some(ExportPosition::Item(ItemId::new(0)));
-    while let Some(position) = next {
-        let page = store.export(position, PAGE_SIZE).await?;
-        for record in &page.records {
-            let line = serde_json::to_string(record)?;
-            digest.update(&line);
-            writeln!(out, "{line}")?;
-        }
-        records += page.records.len() as u64;
-        progress.show(records);
-        next = page.next;
-    }
-    progress.finish();
-    let trailer = ExportTrailer { records, sha256: hex(&digest.finalize()) };
-    writeln!(out, "{}", json!(trailer))?;
-    out.into_inner()?.sync_all()?;
-    Ok(trailer)
-}
-
 pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.file else {
         let control = Control::ReserveIds { up_to: args.reserve.unwrap_or(ItemId::new(0)) };
@@ -150,7 +130,7 @@ pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Resul
     };
     let summary = read_summary(path)?;
     let store = context.existing_store().await?;
-    let import = ImportRun { store: &*store, path, records: summary.records };
+    let import = ImportRun { store: &*store, path, records: summary.records, items_only: args.items_only };
     let would_create = import.run_pass("check", Execution::DryRun).await?;
     if !args.dry_run {
         let resumed = import.pause(&summary.types, &args.audit, context).await?;
@@ -159,7 +139,8 @@ pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Resul
         if missing > 0 {
             bail!("{} are missing after the import: the types stay paused; import again", count(missing, "record"));
         }
-        import.resume(resumed, &args.audit, context).await?;
+        let kept = if args.items_only { BTreeSet::new() } else { summary.paused };
+        import.resume(resumed.into_iter().filter(|item_type| !kept.contains(item_type)), &args.audit, context).await?;
     }
     let report = json!({ "records": summary.records, "created": would_create, "verified": !args.dry_run });
     let verb = if args.dry_run { "Would import" } else { "Imported and verified" };
@@ -171,62 +152,29 @@ pub(crate) async fn import(args: ImportArgs, context: &Context) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// The content of an export file, in numbers.
-struct ExportSummary {
-    records: u64,
-    types: BTreeSet<String>,
-}
-
-/// Reads the whole file. Errors unless it is exactly what an export wrote.
-fn read_summary(path: &Path) -> anyhow::Result<ExportSummary> {
-    let mut lines = BufReader::new(open(path)?).lines();
-    let first = lines.next().transpose()?.unwrap_or_default();
-    let header: ExportHeader = serde_json::from_str(&first)
-        .with_context(|| format!("{} does not begin like an export of outbox", path.display()))?;
-    if header.outbox_export != 1 {
-        bail!("{} has the format {}, this program knows 1", path.display(), header.outbox_export);
-    }
-    let (mut found, mut digest, mut types) = (ExportTrailer::default(), Sha256::new(), BTreeSet::new());
-    for line in lines {
-        let line = line.with_context(|| format!("reading {}", path.display()))?;
-        if let Ok(trailer) = serde_json::from_str::<ExportTrailer>(&line) {
-            found.sha256 = hex(&digest.finalize());
-            if trailer != found {
-                bail!("{} is not what was exported: its records were changed", path.display());
-            }
-            return Ok(ExportSummary { records: found.records, types });
-        }
-        let record: Record = serde_json::from_str(&line)
-            .with_context(|| format!("record {} of {}", found.records + 1, path.display()))?;
-        types.extend(record.item_type().map(str::to_owned));
-        digest.update(&line);
-        found.records += 1;
-    }
-    bail!("{} has no end: it was cut, or its export was interrupted", path.display());
-}
-
-fn open(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("opening {}", path.display()))
-}
-
 /// One import of a file.
 struct ImportRun<'a> {
     store: &'a dyn Store,
     path: &'a Path,
     records: u64,
+    /// Whether rows of operators are left out.
+    items_only: bool,
 }
 
 impl ImportRun<'_> {
     /// Passes every record to the store once. Returns the number of records that it created, or would create.
     async fn run_pass(&self, what: &'static str, execution: Execution) -> anyhow::Result<u64> {
-        let mut lines = BufReader::new(open(self.path)?).lines().skip(1);
+        let mut file = records_of(self.path, self.records)?;
         let mut progress = ProgressBar::new(what, self.records);
         let (mut left, mut created) = (self.records, 0);
         while left > 0 {
             let page_size = left.min(PAGE_SIZE.into());
             let mut records = Vec::new();
-            for line in lines.by_ref().take(usize::try_from(page_size)?) {
-                records.push(serde_json::from_str(&line?)?);
+            for record in file.by_ref().take(usize::try_from(page_size)?) {
+                let record = record?;
+                if !self.items_only || !matches!(record, Record::Row { .. }) {
+                    records.push(record);
+                }
             }
             created += self.store.import(records, execution).await.map_err(explain_conflict)?.created;
             left -= page_size;
@@ -254,7 +202,12 @@ impl ImportRun<'_> {
         Ok(ours)
     }
 
-    async fn resume(&self, types: Vec<String>, audit: &AuditArgs, context: &Context) -> anyhow::Result<()> {
+    async fn resume(
+        &self,
+        types: impl Iterator<Item = String>,
+        audit: &AuditArgs,
+        context: &Context,
+    ) -> anyhow::Result<()> {
         for item_type in types {
             self.send_control(Control::Resume { item_type }, audit, context).await?;
         }

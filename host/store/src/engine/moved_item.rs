@@ -11,7 +11,8 @@ use outbox_item::{ItemId, Millis, Status};
 use crate::engine::attempt_record::{AttemptRecord, is_alert};
 use crate::engine::stored::{RowName, parse_word};
 use crate::error::StoreError;
-use crate::transfer::{ENQUEUED_COLUMNS, ITEM_COLUMNS, Record, RecordColumns, integer_column, text_column, to_bytes};
+use crate::moved_tables::RecordColumns;
+use crate::transfer::{ENQUEUED_COLUMNS, ITEM_COLUMNS, Record, integer_column, text_column, to_bytes};
 
 /// The due times that a schema takes: 0, or one of these. Earlier versions took any number.
 const DUE_TIMES: std::ops::RangeInclusive<i64> = 978_307_200_000..=253_402_300_799_999;
