@@ -5,6 +5,7 @@
 
 mod backlog;
 mod forgeries;
+mod held_transactions;
 mod host_process;
 mod host_wants;
 mod many_hosts;
@@ -12,6 +13,7 @@ mod odd_rows;
 mod retention;
 mod same_file;
 mod same_server;
+mod small_steps;
 
 use std::sync::Arc;
 use std::time::Duration;

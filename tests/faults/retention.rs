@@ -13,6 +13,7 @@ use crate::support::{Backend, Fixture, done, item, on_each_backend, report};
 
 on_each_backend! {
     a_job_that_cannot_be_read_does_not_stop_retention
+    items_of_a_saga_that_goes_on_hide_no_later_ones_from_retention
 }
 
 /// Keeps DONE items for a second.
@@ -70,6 +71,20 @@ async fn retention_on_postgresql_reads_a_saga_with_an_unfinished_step_once() {
 
 mod on_each {
     use super::*;
+
+    pub(super) async fn items_of_a_saga_that_goes_on_hide_no_later_ones_from_retention(backend: Backend) {
+        let f = Fixture::new(backend).await;
+        // More than one look reads.
+        furnish(&*f.store, 6_000, |sql| drop(f.sql(sql).unwrap())).await;
+        let old = f.enqueue(item("old")).await;
+        let claims = f.claim("mail", 9).await;
+        let claim = claims.iter().find(|claim| claim.item.id == old).unwrap();
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        f.clock.advance(Duration::from_mins(1));
+        assert_eq!(f.store.run_maintenance(&BRIEFLY).await.unwrap().items, 0, "the first look ends before it");
+        assert_eq!(f.store.run_maintenance(&BRIEFLY).await.unwrap().items, 1);
+        assert!(f.store.get(old).await.unwrap().is_none());
+    }
 
     pub(super) async fn a_job_that_cannot_be_read_does_not_stop_retention(backend: Backend) {
         let f = Fixture::new(backend).await;

@@ -49,6 +49,11 @@ impl TestClock {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    /// Moves the clock by these milliseconds, forwards or back.
+    pub(crate) fn jump(&self, millis: i64) {
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+
     pub(crate) fn now(&self) -> Millis {
         Millis::new(self.0.load(Ordering::SeqCst))
     }

@@ -65,7 +65,7 @@ async fn pass_rate_limit(
     let (is_due, suppressed): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
     let write = "UPDATE outbox.alerts
                  SET sent_at = CASE WHEN $3 THEN $4 ELSE sent_at END,
-                     suppressed = CASE WHEN $3 THEN 0 ELSE suppressed + 1 END
+                     suppressed = CASE WHEN $3 THEN 0 ELSE least(suppressed, 9223372036854775806) + 1 END
                  WHERE kind = $1 AND subject = $2";
     tx.rows(write, &[&kind, &subject, &is_due, &tx.now.get()]).await?;
     Ok(is_due.then(|| u64::try_from(suppressed).unwrap_or_default()))

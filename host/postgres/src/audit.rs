@@ -10,7 +10,7 @@ use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
 
 use crate::error::PgError;
-use crate::rows::{json_column, numbers, time, unsigned, values};
+use crate::rows::{json_value, numbers, time, unsigned, values};
 use crate::tx::{Query, WriteTx, without_nul};
 
 /// Appends the entry, and a row for each item that it concerns. A lock that is held until the commit makes the numbers
@@ -59,20 +59,17 @@ pub(crate) async fn list(tx: &impl Query, query: &AuditQuery) -> Result<Vec<Audi
     tx.rows(&statement, &values(&condition)).await?.iter().map(|row| entry(row, query.item)).collect()
 }
 
-/// How errors name the row of an entry.
-const ENTRY: &str = "audit entry";
-
 fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
     Ok(AuditEntry {
         seq: row.try_get(0)?,
         at: time(row, 1)?,
         actor: row.try_get(2)?,
         action: row.try_get(3)?,
-        selection: json_column(row, 4, "selection", ENTRY)?,
+        selection: json_value(row, 4)?,
         reason: row.try_get(5)?,
         job: row.try_get::<_, Option<i64>>(6)?.map(JobId::new),
         count: unsigned(row, 7)?,
-        changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
+        changes: changes_of(item, json_value(row, 8)?),
     })
 }
 

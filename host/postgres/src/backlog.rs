@@ -5,7 +5,7 @@
 use tokio_postgres::Row;
 
 use outbox_item::Millis;
-use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, next_count};
+use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
 
 use crate::error::PgError;
 use crate::rows::{time, unsigned};
@@ -28,7 +28,7 @@ pub(crate) async fn refresh(tx: &WriteTx<'_>) -> Result<(), PgError> {
     let rows = tx.rows(claim, &[]).await?;
     let row = rows.first().ok_or(PgError::LostRace)?;
     let (is_mine, due): (bool, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-    if !is_mine || due.is_some_and(|due| due > tx.now.get()) {
+    if !is_mine || due.is_some_and(|due| !is_due(Millis::new(due), tx.now)) {
         return Ok(());
     }
     if is_short(&numbers(&tx.rows(&count_first(), &[]).await?)?) {

@@ -9,20 +9,20 @@ use crate::rows::time;
 use crate::tx::{Query, WriteTx, without_nul};
 use crate::{audit, ordering, transfer};
 use outbox_item::ItemId;
-use outbox_store::engine::NewAuditEntry;
+use outbox_store::engine::{BATCH_SIZE, NewAuditEntry};
 use outbox_store::{Control, ControlReport, ControlRequest, Execution, Pause};
 
-/// Carries the command out, or only reports what it would change.
+/// Carries one step of the command out, or only reports what it would change.
 pub(crate) async fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, PgError> {
     let blocking = match &request.control {
-        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key).await?,
+        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key, most(request.execution)).await?,
         _ => Vec::new(),
     };
     if !would_change(tx, &request.control, &blocking).await? {
         return Ok(ControlReport::default());
     }
     if request.execution == Execution::Apply {
-        apply(tx, request).await?;
+        apply(tx, request, &blocking).await?;
         audit::append(tx, &NewAuditEntry::of_control(request, &blocking)).await?;
         tx.wakes_other_processes = true;
     }
@@ -43,7 +43,12 @@ async fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) 
     }
 }
 
-async fn apply(tx: &WriteTx<'_>, request: &ControlRequest) -> Result<(), PgError> {
+/// The items of one step.
+fn most(execution: Execution) -> i64 {
+    if execution == Execution::Apply { i64::from(BATCH_SIZE) } else { i64::MAX }
+}
+
+async fn apply(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) -> Result<(), PgError> {
     match &request.control {
         Control::Pause { item_type } => {
             let statement = "INSERT INTO outbox.pauses (type, paused_at, actor, reason) VALUES ($1, $2, $3, $4)";
@@ -51,7 +56,7 @@ async fn apply(tx: &WriteTx<'_>, request: &ControlRequest) -> Result<(), PgError
             tx.rows(statement, &[item_type, &tx.now.get(), &actor, &reason]).await
         }
         Control::Resume { item_type } => tx.rows("DELETE FROM outbox.pauses WHERE type = $1", &[item_type]).await,
-        Control::Unblock { ordering_key } => return ordering::unblock(tx, ordering_key).await,
+        Control::Unblock { ordering_key } => return ordering::unblock(tx, ordering_key, blocking).await,
         Control::Cancel { job } => {
             let statement = "UPDATE outbox.jobs SET state = 'CANCELLED', ended_at = $2 WHERE id = $1";
             tx.rows(statement, &[&job.get(), &tx.now.get()]).await

@@ -97,6 +97,7 @@ mod tx;
 use std::sync::Arc;
 
 use outbox_store::StoreError;
+use outbox_store::engine::retention_look::RetentionLook;
 
 use crate::context::PgContext;
 use crate::group_queue::GroupQueue;
@@ -112,6 +113,8 @@ pub use crate::sequences::SequenceBehind;
 pub struct PostgresStore {
     pg: Arc<PgContext>,
     groups: GroupQueue,
+    done_look: RetentionLook,
+    dead_look: RetentionLook,
     _change_listener: ChangeListener,
 }
 
@@ -135,6 +138,7 @@ impl PostgresStore {
         let pg = Arc::new(PgContext::new(pool, options, notifies));
         let groups = GroupQueue::start(&pg);
         let listener = ChangeListener::start(&pg);
-        Ok(Arc::new(Self { pg, groups, _change_listener: listener }))
+        let (done_look, dead_look) = (RetentionLook::default(), RetentionLook::default());
+        Ok(Arc::new(Self { pg, groups, done_look, dead_look, _change_listener: listener }))
     }
 }

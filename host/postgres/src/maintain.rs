@@ -10,18 +10,17 @@ use tokio_postgres::Row;
 
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::operate_flow;
+use outbox_store::engine::retention_look::{FinishedItem, ITEMS_MAX, Position, ROWS_MAX, RetentionLook, STEP_ITEMS};
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::PostgresStore;
 use crate::context::PgContext;
 use crate::error::PgError;
 use crate::ordering;
-use crate::rows::numbers;
-use crate::tx::{Query as _, WriteTx};
+use crate::rows::{numbers, time};
+use crate::tx::{Query, WriteTx};
 use crate::{audit, backlog};
 
-/// Items that one transaction deletes, each with everything that belongs to it.
-const PRUNE_ITEMS: i64 = 500;
 /// Signals that one transaction reads for deletion.
 const PRUNE_SIGNALS: i64 = 2_000;
 /// Jobs that one transaction reads for deletion.
@@ -35,9 +34,13 @@ pub(crate) async fn run_maintenance(
     let pg = &*store.pg;
     transact!(pg, "adding up totals", |tx| fold_totals(tx))?;
     transact!(pg, "counting the queue", |tx| backlog::refresh(tx))?;
-    let (items, signals) =
-        if retention == Retention::default() { (0, 0) } else { transact!(pg, "pruning", |tx| prune(tx, retention))? };
-    Ok(MaintenanceReport { changed: operate_flow::run_due_jobs(store, log_failed_job).await?, items, signals })
+    // The DLQ first: what it deletes lets other items of ordering keys go on.
+    let items = prune_old(store, &DEAD, &store.dead_look, retention.dead, ITEMS_MAX).await?;
+    let items = items + prune_old(store, &DONE, &store.done_look, retention.done, ITEMS_MAX - items).await?;
+    let signals =
+        if retention == Retention::default() { 0 } else { transact!(pg, "pruning", |tx| prune_others(tx, retention))? };
+    let changed = operate_flow::run_due_jobs(store, log_failed_job).await?;
+    Ok(MaintenanceReport { changed, items: items as u64, signals })
 }
 
 fn log_failed_job(job: JobId, error: &StoreError) {
@@ -49,29 +52,56 @@ async fn fold_totals(tx: &WriteTx<'_>) -> Result<(), PgError> {
     tx.rows("SELECT outbox.fold()", &[]).await.map(drop)
 }
 
-/// Deletes what retention no longer keeps. Returns how many items and signals it deleted.
-async fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> Result<(u64, u64), PgError> {
-    let now = tx.now;
-    let before = |age: Duration| now.saturating_sub(age);
-    let mut items = 0;
-    // The DLQ first: it waits for lines of ordering keys, which must not follow the lock of an item.
-    for (place, age) in [(&DEAD, retention.dead), (&DONE, retention.done)] {
-        if let Some(age) = age {
-            items += prune_items(tx, place, before(age), PRUNE_ITEMS - items).await?;
-        }
+/// Deletes at most `limit` items of the place that retention no longer keeps, a few in each transaction. Returns how many
+/// it deleted.
+async fn prune_old(
+    store: &PostgresStore,
+    place: &FinishedPlace,
+    look: &RetentionLook,
+    age: Option<Duration>,
+    limit: usize,
+) -> Result<usize, StoreError> {
+    let Some(age) = age.filter(|_| limit > 0) else { return Ok(0) };
+    let pg = &*store.pg;
+    let (before, after) = (pg.now().await?.saturating_sub(age), look.position());
+    let read = read!(pg, "looking for old items", |tx| finished_items(tx, place, before, after))?;
+    let mut deleted = 0;
+    for old in look.take(&read, limit).chunks(STEP_ITEMS) {
+        deleted += transact!(pg, "pruning", |tx| prune_items(tx, place, before, old))?;
     }
-    let signals = match retention.signals.map(before) {
-        Some(before) => {
-            prune_jobs(tx, before).await?;
-            prune_alerts(tx, before).await?;
-            prune_signals(tx, before).await?
-        }
-        None => 0,
+    Ok(deleted)
+}
+
+/// The finished items after the position, in the order in which they were finished, at most [`ROWS_MAX`].
+async fn finished_items(
+    tx: &impl Query,
+    FinishedPlace { table, finished_at }: &FinishedPlace,
+    before: Millis,
+    (at, id): Position,
+) -> Result<Vec<FinishedItem>, PgError> {
+    let sql = format!(
+        "SELECT item.id, finished.{finished_at}, {IS_FREE}
+         FROM {table} AS finished JOIN outbox.items AS item ON item.id = finished.id
+         WHERE (finished.{finished_at}, finished.id) > ($2, $3) AND finished.{finished_at} < $1
+         ORDER BY finished.{finished_at}, finished.id LIMIT {ROWS_MAX}"
+    );
+    let read = |row: &Row| {
+        let position = (time(row, 1)?, ItemId::new(row.try_get(0)?));
+        Ok(FinishedItem { position, is_free: row.try_get(2)? })
     };
+    tx.rows(&sql, &[&before.get(), &at.get(), &id.get()]).await?.iter().map(read).collect()
+}
+
+/// Deletes old signals, jobs and audit entries. Returns how many signals it deleted.
+async fn prune_others(tx: &WriteTx<'_>, retention: Retention) -> Result<u64, PgError> {
+    let before = |age: Duration| tx.now.saturating_sub(age);
     if let Some(age) = retention.audit {
         audit::prune(tx, before(age)).await?;
     }
-    Ok((items.cast_unsigned(), signals))
+    let Some(before) = retention.signals.map(before) else { return Ok(0) };
+    prune_jobs(tx, before).await?;
+    prune_alerts(tx, before).await?;
+    prune_signals(tx, before).await
 }
 
 /// Where finished items are.
@@ -83,24 +113,28 @@ struct FinishedPlace {
 const DONE: FinishedPlace = FinishedPlace { table: "outbox.done", finished_at: "done_at" };
 const DEAD: FinishedPlace = FinishedPlace { table: "outbox.dead", finished_at: "dead_at" };
 
-/// Deletes at most `limit` items that were finished before `before`. The items of a saga run are deleted once the run
-/// has ended and that long ago. Items that another transaction is moving are left out. The schema's delete trigger
+/// Deletes those of the items that are still free and were finished before `before`. The items of a saga run are deleted
+/// once the run has ended and that long ago. Items that another transaction is moving are left out. The schema's delete trigger
 /// takes along what belongs to an item, and finds the front of a key that the item blocked. Returns how many items it
 /// deleted.
-async fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, limit: i64) -> Result<i64, PgError> {
-    let old = ids_of(&tx.rows(&old_items(place), &[&before.get(), &limit]).await?)?;
+async fn prune_items(
+    tx: &mut WriteTx<'_>,
+    place: &FinishedPlace,
+    before: Millis,
+    old: &[ItemId],
+) -> Result<usize, PgError> {
     if old.is_empty() {
         return Ok(0);
     }
     if place.table == DEAD.table {
         // A transaction waits for the line of a key before it locks an item that it takes out of it.
-        ordering::lock_blocked(tx, &old).await?;
+        ordering::lock_blocked(tx, old).await?;
     }
-    let locked = lock_old(tx, place, &old, before).await?;
+    let locked = lock_old(tx, place, old, before).await?;
     tx.rows("DELETE FROM outbox.items WHERE id = ANY($1::bigint[])", &[&numbers(&locked)]).await?;
     // An item that blocked its key may have been among them.
     tx.wakes_other_processes |= place.table == DEAD.table && !locked.is_empty();
-    Ok(i64::try_from(locked.len()).unwrap_or(i64::MAX))
+    Ok(locked.len())
 }
 
 /// Locks the items, then their places, as an operator's action does. Returns those that no other transaction has locked
@@ -114,33 +148,28 @@ async fn lock_old(
     let items = "SELECT id FROM outbox.items WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED";
     let items = ids_of(&tx.rows(items, &[&numbers(old)]).await?)?;
     let places = format!(
-        "SELECT id FROM {table} WHERE id = ANY($1::bigint[]) AND {finished_at} < $2
-         ORDER BY id FOR UPDATE SKIP LOCKED"
+        "SELECT finished.id FROM {table} AS finished JOIN outbox.items AS item ON item.id = finished.id
+         WHERE finished.id = ANY($2::bigint[]) AND finished.{finished_at} < $1 AND {IS_FREE}
+         ORDER BY finished.id FOR UPDATE OF finished SKIP LOCKED"
     );
-    ids_of(&tx.rows(&places, &[&numbers(&items), &before.get()]).await?)
+    ids_of(&tx.rows(&places, &[&before.get(), &numbers(&items)]).await?)
 }
 
 fn ids_of(rows: &[Row]) -> Result<Vec<ItemId>, PgError> {
     rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
 }
 
-fn old_items(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
-    format!(
-        "SELECT item.id FROM {table} AS finished JOIN outbox.items AS item ON item.id = finished.id
-         WHERE finished.{finished_at} < $1
-           AND (item.saga IS NULL OR NOT EXISTS (
-                    SELECT 1 FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
-                AND NOT EXISTS (
-                    SELECT 1 FROM outbox.sagas AS run
-                    WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, $1) >= $1))
-         ORDER BY finished.{finished_at} LIMIT $2"
-    )
-}
+/// SQL that tells whether no run of a saga keeps the `item`.
+const IS_FREE: &str = "(item.saga IS NULL OR NOT EXISTS (
+         SELECT 1 FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
+     AND NOT EXISTS (
+         SELECT 1 FROM outbox.sagas AS run
+         WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, $1) >= $1))";
 
 /// Deletes old signals. Reads the oldest numbers only, because numbers ascend with time. Returns how many it deleted.
 async fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError> {
     let delete = "DELETE FROM outbox.signals
-                  WHERE ts < $1 AND seq < (SELECT min(seq) FROM outbox.signals) + $2 RETURNING seq";
+                  WHERE ts < $1 AND seq IN (SELECT seq FROM outbox.signals ORDER BY seq LIMIT $2) RETURNING seq";
     Ok(tx.rows(delete, &[&before.get(), &PRUNE_SIGNALS]).await?.len() as u64)
 }
 
@@ -149,7 +178,7 @@ async fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError>
 async fn prune_jobs(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
     let delete = "DELETE FROM outbox.jobs
                   WHERE ended_at < $1 AND id < (SELECT max(id) FROM outbox.jobs)
-                    AND id < (SELECT min(id) FROM outbox.jobs) + $2";
+                    AND id IN (SELECT id FROM outbox.jobs ORDER BY id LIMIT $2)";
     tx.rows(delete, &[&before.get(), &PRUNE_JOBS]).await.map(drop)
 }
 

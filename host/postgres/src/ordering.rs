@@ -50,16 +50,16 @@ pub(crate) async fn find_fronts(tx: &WriteTx<'_>, keys: &[&str]) -> Result<(), P
     tx.rows("SELECT outbox.find_front($1)", &[&keys]).await.map(drop)
 }
 
-/// Locks the line of the key, then the items that block it. Returns them by ascending id.
-pub(crate) async fn blocking(tx: &WriteTx<'_>, ordering_key: &str) -> Result<Vec<ItemId>, PgError> {
+/// Locks the line of the key, then the first items that block it. Returns them by ascending id.
+pub(crate) async fn blocking(tx: &WriteTx<'_>, ordering_key: &str, most: i64) -> Result<Vec<ItemId>, PgError> {
     lock_lines(tx, &[ordering_key]).await?;
-    let sql = "SELECT id FROM outbox.dead WHERE ordering_key = $1 AND blocks_key ORDER BY id FOR UPDATE";
-    tx.rows(sql, &[&ordering_key]).await?.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
+    let sql = "SELECT id FROM outbox.dead WHERE ordering_key = $1 AND blocks_key ORDER BY id LIMIT $2 FOR UPDATE";
+    tx.rows(sql, &[&ordering_key, &most]).await?.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
 }
 
-/// Lets the items that are queued behind the blocking ones go on.
-pub(crate) async fn unblock(tx: &WriteTx<'_>, ordering_key: &str) -> Result<(), PgError> {
-    let sql = "UPDATE outbox.dead SET blocks_key = false WHERE ordering_key = $1 AND blocks_key";
-    tx.rows(sql, &[&ordering_key]).await?;
+/// Lets the items that are queued behind these blocking ones go on.
+pub(crate) async fn unblock(tx: &WriteTx<'_>, ordering_key: &str, blocking: &[ItemId]) -> Result<(), PgError> {
+    let sql = "UPDATE outbox.dead SET blocks_key = false WHERE id = ANY($1)";
+    tx.rows(sql, &[&numbers(blocking)]).await?;
     find_fronts(tx, &[ordering_key]).await
 }

@@ -5,15 +5,14 @@
 
 use tokio_postgres::Row;
 
-use outbox_core::{FailedAttempt, Recording};
+use outbox_core::{FailedAttempt, FailureClass, Recording};
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::engine::stored::{RowName, parse_word};
 use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
 use crate::error::PgError;
-use crate::rows::{self, COLUMNS, count, json_column, time, unsigned, values};
+use crate::rows::{self, COLUMNS, count, json_value, time, unsigned, values};
 use crate::tx::Query;
 
 /// Which items are wanted.
@@ -84,10 +83,10 @@ async fn failed_attempts(tx: &impl Query, id: ItemId) -> Result<Vec<FailedAttemp
     let statement = "SELECT delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
                             handler_digest, maybe_executed, exchanges
                      FROM outbox.attempts WHERE item_id = $1 ORDER BY delivery";
-    tx.rows(statement, &[&id.get()]).await?.iter().map(|row| failed_attempt(row, id)).collect()
+    tx.rows(statement, &[&id.get()]).await?.iter().map(failed_attempt).collect()
 }
 
-fn failed_attempt(row: &Row, item: ItemId) -> Result<FailedAttempt, PgError> {
+fn failed_attempt(row: &Row) -> Result<FailedAttempt, PgError> {
     let exchanges: Option<Vec<u8>> = row.try_get(11)?;
     Ok(FailedAttempt {
         delivery: count(row, 0)?,
@@ -95,7 +94,7 @@ fn failed_attempt(row: &Row, item: ItemId) -> Result<FailedAttempt, PgError> {
         started_at: time(row, 2)?,
         ended_at: time(row, 3)?,
         pod: row.try_get(4)?,
-        class: parse_word(row.try_get(5)?, RowName::new("a failed attempt of item", item.get()), "class")?,
+        class: row.try_get::<_, &str>(5)?.parse().unwrap_or(FailureClass::Undecodable),
         code: row.try_get(6)?,
         message: row.try_get(7)?,
         stderr: row.try_get(8)?,
@@ -116,7 +115,7 @@ pub(crate) async fn signals(tx: &impl Query, after: SignalSeq, limit: u32) -> Re
             pod: row.try_get(1)?,
             signal: row.try_get(2)?,
             ts: time(row, 3)?,
-            data: json_column(row, 4, "data", "signal")?,
+            data: json_value(row, 4)?,
         })
     };
     rows.iter().map(signal).collect()

@@ -4,11 +4,12 @@
 //! read tolerantly: a part that cannot be read is a defect beside the item, so that operators can still see the rest.
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio_postgres::Row;
 
 use outbox_item::{Item, ItemId, ItemSummary, Millis};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
-use outbox_store::engine::stored::{RowName, parse_json, parse_word};
+use outbox_store::engine::stored::{RowName, json_or_text, parse_json, parse_word};
 
 use crate::error::PgError;
 use crate::sql_value::SqlValue;
@@ -128,6 +129,11 @@ pub(crate) fn json_column<T: DeserializeOwned>(
     kind: &'static str,
 ) -> Result<T, PgError> {
     Ok(parse_json(row.try_get(column)?, RowName::new(kind, row.try_get(0)?), name)?)
+}
+
+/// A column of any JSON, selected as text. Where it cannot be read, its text stands for it.
+pub(crate) fn json_value(row: &Row, column: usize) -> Result<Value, PgError> {
+    Ok(json_or_text(row.try_get(column)?))
 }
 
 /// The ids as an array parameter.

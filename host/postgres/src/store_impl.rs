@@ -14,11 +14,11 @@ use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
-    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, Maintain, MaintenanceReport,
-    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
-    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
-    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, Maintain, MaintenanceReport, MisplacedItem,
+    Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record,
+    Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
+    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
@@ -194,7 +194,13 @@ impl Operate for PostgresStore {
     async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {
         request.control.validate()?;
         let pg = &*self.pg;
-        transact!(pg, "carrying out a command", |tx| control::control(tx, request))
+        let mut report = ControlReport::default();
+        loop {
+            let step = transact!(pg, "carrying out a command", |tx| control::control(tx, request))?;
+            if !report.add_step(step, request) {
+                return Ok(report);
+            }
+        }
     }
 
     async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {

@@ -584,7 +584,7 @@ BEGIN
 END;
 
 CREATE TRIGGER outbox_audit_delete BEFORE DELETE ON outbox_audit
-WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), 0)
+WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), -9223372036854775808)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;
@@ -595,7 +595,7 @@ BEGIN
 END;
 
 CREATE TRIGGER outbox_audit_items_delete BEFORE DELETE ON outbox_audit_items
-WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), 0)
+WHEN OLD.seq >= coalesce((SELECT from_seq FROM outbox_audit_kept), -9223372036854775808)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: the audit trail is append-only');
 END;

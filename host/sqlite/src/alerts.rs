@@ -14,7 +14,7 @@ use outbox_store::{Alert, StoreError};
 
 use crate::enqueue::insert;
 use crate::error::unavailable;
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 
 /// Alerts operators that an item was dead-lettered and, if so, that it blocks its ordering key.
@@ -61,12 +61,12 @@ fn pass_rate_limit(
         .connection
         .prepare_cached("SELECT sent_at, suppressed FROM outbox_alerts WHERE kind = ?1 AND subject = ?2")?;
     let last: Option<(Millis, u64)> =
-        select.query_row([kind, subject], |row| Ok((time(row, 0)?, row.get(1)?))).optional()?;
+        select.query_row([kind, subject], |row| Ok((time(row, 0)?, cell(row, 1)?))).optional()?;
     // An alert of the future was sent before the clock was set back.
     let is_early =
         last.is_some_and(|(sent_at, _)| tx.now.since(sent_at) < min_interval && sent_at.since(tx.now) <= min_interval);
     let mut write = tx.connection.prepare_cached(if is_early {
-        "UPDATE outbox_alerts SET suppressed = suppressed + 1 WHERE kind = ?1 AND subject = ?2 AND ?3"
+        "UPDATE outbox_alerts SET suppressed = CAST(suppressed + 1 AS INTEGER) WHERE kind = ?1 AND subject = ?2 AND ?3"
     } else {
         "INSERT INTO outbox_alerts (kind, subject, sent_at) VALUES (?1, ?2, ?3)
          ON CONFLICT DO UPDATE SET sent_at = excluded.sent_at, suppressed = 0"

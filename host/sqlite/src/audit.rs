@@ -10,7 +10,7 @@ use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
 use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
 
-use crate::rows::{bound, json_column, time};
+use crate::rows::{bound, cell, json_value, time};
 use crate::write_tx::WriteTx;
 
 /// Appends the entry, and a row for each item that it concerns.
@@ -42,7 +42,7 @@ fn insert(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<i64> 
         entry.count,
         entry.changes.to_string()
     ];
-    insert.query_row(values, |row| row.get(0))
+    insert.query_row(values, |row| cell(row, 0))
 }
 
 /// All entries that concern the item, oldest first.
@@ -74,20 +74,17 @@ pub(crate) fn list(tx: &Connection, query: &AuditQuery) -> rusqlite::Result<Vec<
     select.query_map(&*bound(&condition.params), |row| entry(row, query.item))?.collect()
 }
 
-/// How errors name the row of an entry.
-const ENTRY: &str = "audit entry";
-
 fn entry(row: &Row<'_>, item: Option<ItemId>) -> rusqlite::Result<AuditEntry> {
     Ok(AuditEntry {
-        seq: row.get(0)?,
+        seq: cell(row, 0)?,
         at: time(row, 1)?,
-        actor: row.get(2)?,
-        action: row.get(3)?,
-        selection: json_column(row, 4, "selection", ENTRY)?,
-        reason: row.get(5)?,
-        job: row.get::<_, Option<i64>>(6)?.map(JobId::new),
-        count: row.get(7)?,
-        changes: changes_of(item, json_column(row, 8, "changes", ENTRY)?),
+        actor: cell(row, 2)?,
+        action: cell(row, 3)?,
+        selection: json_value(row, 4)?,
+        reason: cell(row, 5)?,
+        job: cell::<Option<i64>>(row, 6)?.map(JobId::new),
+        count: cell(row, 7)?,
+        changes: changes_of(item, json_value(row, 8)?),
     })
 }
 

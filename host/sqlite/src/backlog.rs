@@ -8,11 +8,11 @@ use rusqlite::{Connection, Row, params};
 
 use outbox_item::Millis;
 use outbox_store::StoreError;
-use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, next_count};
+use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
 
 use crate::SqliteStore;
 use crate::error::unavailable;
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 
 /// The waiting items of each type at `now`.
@@ -39,8 +39,8 @@ pub(crate) async fn refresh(store: &SqliteStore) -> Result<(), StoreError> {
 /// The numbers to keep; `None` when no count is due, or when the queue is short and nothing is kept.
 fn recount(tx: &Connection, now: Millis) -> rusqlite::Result<Option<Vec<TypeBacklog>>> {
     let due: Option<i64> =
-        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| row.get(0))?;
-    if due.is_some_and(|due| due > now.get()) {
+        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| cell(row, 0))?;
+    if due.is_some_and(|due| !is_due(Millis::new(due), now)) {
         return Ok(None);
     }
     if is_short(&count_first(tx)?) {
@@ -62,7 +62,7 @@ fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> rusqlite:
 
 fn kept(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<TypeBacklog>> {
     let next_at: Option<i64> =
-        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| row.get(0))?;
+        tx.prepare_cached("SELECT max(next_at) FROM outbox_backlog")?.query_row([], |row| cell(row, 0))?;
     if !next_at.is_some_and(|next_at| is_current(Millis::new(next_at), now)) {
         return Ok(Vec::new());
     }
@@ -96,9 +96,9 @@ fn count(tx: &Connection, source: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
 fn numbers(tx: &Connection, sql: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
     let backlog = |row: &Row<'_>| {
         Ok(TypeBacklog {
-            item_type: row.get(0)?,
-            waiting: row.get(1)?,
-            retrying: row.get(2)?,
+            item_type: cell(row, 0)?,
+            waiting: cell(row, 1)?,
+            retrying: cell(row, 2)?,
             oldest_at: time(row, 3)?,
         })
     };

@@ -19,7 +19,7 @@ use crate::enqueue::insert;
 use crate::error::unavailable;
 use crate::options::SqliteOptions;
 use crate::write_tx::{WriteConnection, WriteTx};
-use crate::{claim, enqueue};
+use crate::{SqliteStore, claim, enqueue};
 
 pub use crate::bench_support::wide_table::WideTable;
 
@@ -65,6 +65,11 @@ impl DirectStore {
         committed.map_err(|CommitFailed(err)| err)?;
         value.ok_or_else(|| StoreError::Unavailable { tried: "committing by hand", source: "nothing was run".into() })
     }
+}
+
+/// The rows that the largest transaction of the store has changed since it was opened, those of triggers included.
+pub fn most_changes(store: &SqliteStore) -> u64 {
+    store.writer.most_changes()
 }
 
 /// Why a transaction was rolled back.

@@ -8,13 +8,13 @@ use outbox_item::Millis;
 use outbox_store::engine::token_bucket::{self, available_tokens};
 use outbox_store::{ClaimRequest, ClaimTerms};
 
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 
 /// The terms of the types that no operator has paused.
 pub(crate) fn unpaused<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> rusqlite::Result<Vec<&'a ClaimTerms>> {
     let mut select = tx.connection.prepare_cached("SELECT type FROM outbox_pauses")?;
-    let paused: Vec<String> = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let paused: Vec<String> = select.query_map([], |row| cell(row, 0))?.collect::<rusqlite::Result<_>>()?;
     Ok(request.types.iter().filter(|terms| !paused.contains(&terms.item_type)).collect())
 }
 
@@ -25,9 +25,8 @@ pub(crate) fn free(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<u32
 
 fn free_concurrency(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<u32> {
     let Some(concurrency) = terms.concurrency else { return Ok(u32::MAX) };
-    let mut count =
-        tx.connection.prepare_cached("SELECT coalesce(sum(count), 0) FROM outbox_leases WHERE type = ?1")?;
-    let claimed: u32 = count.query_row([&terms.item_type], |row| row.get(0))?;
+    let mut count = tx.connection.prepare_cached("SELECT total(count) FROM outbox_leases WHERE type = ?1")?;
+    let claimed: u32 = count.query_row([&terms.item_type], |row| cell(row, 0))?;
     Ok(concurrency.saturating_sub(claimed))
 }
 
@@ -42,7 +41,7 @@ fn whole_tokens(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<u32> {
 fn tokens(tx: &WriteTx<'_>, terms: &ClaimTerms, rate: f64) -> rusqlite::Result<f64> {
     let mut select = tx.connection.prepare_cached("SELECT tokens, filled_at FROM outbox_rates WHERE type = ?1")?;
     let stored: Option<(f64, Millis)> =
-        select.query_row([&terms.item_type], |row| Ok((row.get(0)?, time(row, 1)?))).optional()?;
+        select.query_row([&terms.item_type], |row| Ok((cell(row, 0)?, time(row, 1)?))).optional()?;
     Ok(available_tokens(rate, stored, tx.now))
 }
 

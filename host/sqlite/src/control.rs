@@ -5,15 +5,15 @@
 use rusqlite::{Connection, params};
 
 use outbox_item::ItemId;
-use outbox_store::engine::NewAuditEntry;
+use outbox_store::engine::{BATCH_SIZE, NewAuditEntry};
 use outbox_store::{Control, ControlReport, ControlRequest, Execution, JobId, Pause, StoreError};
 
 use crate::error::unavailable;
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 use crate::{audit, ordering, transfer};
 
-/// Carries the command out, or only reports what it would change.
+/// Carries one step of the command out, or only reports what it would change.
 pub(crate) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, StoreError> {
     request.control.validate()?;
     apply_if_changed(tx, request).map_err(unavailable("carrying out a command"))
@@ -21,14 +21,14 @@ pub(crate) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<
 
 fn apply_if_changed(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<ControlReport> {
     let blocking = match &request.control {
-        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key)?,
+        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key, most(request.execution))?,
         _ => Vec::new(),
     };
     if !would_change(tx, &request.control, &blocking)? {
         return Ok(ControlReport::default());
     }
     if request.execution == Execution::Apply {
-        apply(tx, request)?;
+        apply(tx, request, &blocking)?;
         audit::append(tx, &NewAuditEntry::of_control(request, &blocking))?;
     }
     Ok(ControlReport { changed: true, items: blocking })
@@ -45,7 +45,12 @@ fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> rus
     }
 }
 
-fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<()> {
+/// The items of one step.
+fn most(execution: Execution) -> u32 {
+    if execution == Execution::Apply { BATCH_SIZE } else { u32::MAX }
+}
+
+fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) -> rusqlite::Result<()> {
     tx.wakes_workers = true;
     match &request.control {
         Control::Pause { item_type } => {
@@ -55,7 +60,7 @@ fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<()>
         Control::Resume { item_type } => {
             tx.connection.prepare_cached("DELETE FROM outbox_pauses WHERE type = ?1")?.execute([item_type])
         }
-        Control::Unblock { ordering_key } => ordering::unblock(tx, ordering_key),
+        Control::Unblock { ordering_key } => ordering::unblock(tx, ordering_key, blocking),
         Control::Cancel { job } => {
             let sql = "UPDATE outbox_jobs SET state = 'CANCELLED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
             tx.connection.prepare_cached(sql)?.execute([job.get(), tx.now.get()])
@@ -77,7 +82,7 @@ fn is_running(tx: &WriteTx<'_>, job: JobId) -> rusqlite::Result<bool> {
 pub(crate) fn pauses(tx: &Connection) -> rusqlite::Result<Vec<Pause>> {
     let mut select = tx.prepare_cached("SELECT type, paused_at, actor, reason FROM outbox_pauses ORDER BY type")?;
     let rows = select.query_map([], |row| {
-        Ok(Pause { r#type: row.get(0)?, paused_at: time(row, 1)?, actor: row.get(2)?, reason: row.get(3)? })
+        Ok(Pause { r#type: cell(row, 0)?, paused_at: time(row, 1)?, actor: cell(row, 2)?, reason: cell(row, 3)? })
     })?;
     rows.collect()
 }

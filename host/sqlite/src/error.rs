@@ -28,6 +28,12 @@ pub(crate) fn needs_new_connection(err: &rusqlite::Error) -> bool {
     code.is_some_and(|code| matches!(code, ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen))
 }
 
+/// The error of SQLite in an error of the store, if the disk was full.
+pub(crate) fn full_disk(err: &StoreError) -> Option<&rusqlite::Error> {
+    let StoreError::Unavailable { source, .. } = err else { return None };
+    source.downcast_ref::<rusqlite::Error>().filter(|err| err.sqlite_error_code() == Some(ErrorCode::DiskFull))
+}
+
 /// Carries the store's own error through functions that return the driver's.
 pub(crate) fn unusable(err: StoreError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Null, Box::new(err))

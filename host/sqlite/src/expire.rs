@@ -13,7 +13,7 @@ use outbox_store::{ClaimToken, StoreError};
 
 use crate::error::unavailable;
 use crate::id_list::read_ids;
-use crate::leases::{LeasedItem, leave_with_items, token_list};
+use crate::leases::{LeasedItem, drop_lease, leave_with_items, token_list};
 use crate::places::arrive;
 use crate::saga_signals;
 use crate::settle::{claimed_past, streak_behind, write_history};
@@ -35,6 +35,10 @@ fn end_expired(tx: &mut WriteTx<'_>, by: Millis, spared: &[ClaimToken]) -> rusql
     for (token, ids) in expired(tx, by, spared)? {
         if ended == EXPIRE_MAX {
             break;
+        }
+        if ids.is_empty() {
+            drop_lease(tx, token)?;
+            continue;
         }
         let first: Vec<_> = ids.into_iter().take(EXPIRE_MAX - ended).collect();
         ended += expire_what_can_be(tx, token, &first)?;

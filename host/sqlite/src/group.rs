@@ -13,6 +13,7 @@ use outbox_store::StoreError;
 
 use crate::complete::{self, CompletionRow};
 use crate::enqueue::{self, Created};
+use crate::error::full_disk;
 use crate::write_op::{PendingReply, WriteOp};
 use crate::write_tx::WriteTx;
 
@@ -104,6 +105,14 @@ impl Group {
             run_in_savepoint(tx, |tx| request.run(tx, complete::complete))?;
         }
         self.ops.iter_mut().try_for_each(|op| run_in_savepoint(tx, |tx| op.run(tx)))
+    }
+
+    /// Why one of the requests found no room on the disk, if one did.
+    pub(crate) fn full_disk(&self) -> Option<&rusqlite::Error> {
+        let items = self.items.iter().filter_map(|request| request.pending.failure());
+        let completions = self.completions.iter().filter_map(|request| request.pending.failure());
+        let ops = self.ops.iter().filter_map(|op| op.failure());
+        items.chain(completions).chain(ops).find_map(full_disk)
     }
 
     /// Sends each request's result to its caller, after the commit or with its error.

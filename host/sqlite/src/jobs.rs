@@ -18,7 +18,7 @@ use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
 
 use crate::error::{unavailable, unusable};
 use crate::operate::change_batch;
-use crate::rows::{json_column, optional_time, time};
+use crate::rows::{cell, json_column, optional_time, time};
 use crate::write_tx::WriteTx;
 use crate::{SqliteStore, queries};
 
@@ -113,13 +113,24 @@ fn write_progress(tx: &WriteTx<'_>, progress: &JobProgress) -> rusqlite::Result<
 /// The running jobs whose next batch may be made at `now`, oldest first.
 pub(crate) fn due(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<JobId>> {
     let sql = "SELECT id FROM outbox_jobs WHERE state = 'RUNNING' AND next_at <= ?1 ORDER BY id";
-    tx.prepare_cached(sql)?.query_map([now.get()], |row| row.get(0).map(JobId::new))?.collect()
+    tx.prepare_cached(sql)?.query_map([now.get()], |row| cell(row, 0).map(JobId::new))?.collect()
 }
 
 /// The newest jobs, or only this one.
 pub(crate) fn list(tx: &Connection, id: Option<JobId>, limit: u32) -> rusqlite::Result<Vec<Job>> {
     let sql = format!("SELECT {COLUMNS} FROM outbox_jobs WHERE ?1 IS NULL OR id = ?1 ORDER BY id DESC LIMIT ?2");
-    tx.prepare_cached(&sql)?.query_map(params![id.map(JobId::get), limit], decode)?.collect()
+    let mut select = tx.prepare_cached(&sql)?;
+    let mut rows = select.query(params![id.map(JobId::get), limit])?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        match decode(row) {
+            Ok(job) => jobs.push(job),
+            // One that is asked for by its number is an error.
+            Err(err) if id.is_some() => return Err(err),
+            Err(err) => tracing::warn!(error = %unavailable("listing jobs")(err), "a job is left out of the list"),
+        }
+    }
+    Ok(jobs)
 }
 
 fn read(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Job>> {
@@ -131,25 +142,25 @@ fn read(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Job>> {
 const JOB: &str = "job";
 
 fn decode(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let number = row.get(0)?;
-    let state = row.get_ref(6)?.as_str()?;
+    let number = cell(row, 0)?;
+    let state: String = cell(row, 6)?;
     Ok(Job {
         id: JobId::new(number),
         action: json_column(row, 1, "action", JOB)?,
         filter: json_column(row, 2, "filter", JOB)?,
-        actor: row.get(3)?,
-        reason: row.get(4)?,
-        per_second: row.get(5)?,
-        state: parse_word(state, RowName::new(JOB, number), "state").map_err(unusable)?,
+        actor: cell(row, 3)?,
+        reason: cell(row, 4)?,
+        per_second: cell(row, 5)?,
+        state: parse_word(&state, RowName::new(JOB, number), "state").map_err(unusable)?,
         began_at: time(row, 7)?,
         ended_at: optional_time(row, 8)?,
         next_at: time(row, 9)?,
-        scanned_up_to: ItemId::new(row.get(10)?),
-        last_id: ItemId::new(row.get(11)?),
-        matched: row.get(12)?,
-        changed: row.get(13)?,
-        refused: row.get(14)?,
-        sample: json_column(row, 15, "sample", JOB)?,
-        refusals: json_column(row, 16, "refusals", JOB)?,
+        scanned_up_to: ItemId::new(cell(row, 10)?),
+        last_id: ItemId::new(cell(row, 11)?),
+        matched: cell(row, 12)?,
+        changed: cell(row, 13)?,
+        refused: cell(row, 14)?,
+        sample: json_column(row, 15, "sample", JOB).unwrap_or_default(),
+        refusals: json_column(row, 16, "refusals", JOB).unwrap_or_default(),
     })
 }

@@ -12,7 +12,7 @@ use outbox_store::{ClaimRef, ClaimToken};
 use crate::id_list::{id_list, read_ids};
 use crate::ordering::find_fronts_behind;
 use crate::past::{PAST, past};
-use crate::rows::{optional_text_or_like, text_or_like};
+use crate::rows::{cell, optional_text_or_like, text_or_like};
 use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
 
 /// A lease that a claim writes.
@@ -60,7 +60,7 @@ pub(crate) fn leave_lease(
     leaving.dedup();
     let whole = "DELETE FROM outbox_leases WHERE token = ?1 AND ids = ?2 RETURNING type";
     let mut delete = tx.connection.prepare_cached(whole)?;
-    let deleted = delete.query_row(params![token.get(), id_list(&leaving)], |row| row.get(0)).optional()?;
+    let deleted = delete.query_row(params![token.get(), id_list(&leaving)], |row| cell(row, 0)).optional()?;
     match deleted {
         Some(item_type) => Ok(Some(LeftLease { item_type, ids: leaving })),
         None => shrink_lease(tx, token, &leaving),
@@ -69,7 +69,7 @@ pub(crate) fn leave_lease(
 
 fn shrink_lease(tx: &WriteTx<'_>, token: ClaimToken, leaving: &[ItemId]) -> rusqlite::Result<Option<LeftLease>> {
     let mut select = tx.connection.prepare_cached("SELECT type, ids FROM outbox_leases WHERE token = ?1")?;
-    let found = select.query_row([token.get()], |row| Ok((row.get(0)?, read_ids(row, 1)?))).optional()?;
+    let found = select.query_row([token.get()], |row| Ok((cell(row, 0)?, read_ids(row, 1)?))).optional()?;
     let Some((item_type, held)) = found else { return Ok(None) };
     let (ids, rest): (Vec<_>, Vec<_>) = held.into_iter().partition(|id| leaving.binary_search(id).is_ok());
     match (ids.is_empty(), rest.is_empty()) {
@@ -83,6 +83,15 @@ fn shrink_lease(tx: &WriteTx<'_>, token: ClaimToken, leaving: &[ItemId]) -> rusq
         }
     }
     Ok(Some(LeftLease { item_type, ids }))
+}
+
+/// Deletes a lease that holds no id of an item, so that it hides no others that have run out.
+pub(crate) fn drop_lease(tx: &WriteTx<'_>, token: ClaimToken) -> rusqlite::Result<()> {
+    tracing::error!(
+        token = token.get(),
+        "a lease held no id: it was deleted; `outbox doctor` names items that it lost"
+    );
+    tx.connection.prepare_cached("DELETE FROM outbox_leases WHERE token = ?1")?.execute([token.get()]).map(|_| ())
 }
 
 /// An item in a lease, with its past.
@@ -145,21 +154,21 @@ impl LeasedItem {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let past = past(row)?;
         let attempt = AttemptRecord {
-            id: ItemId::new(row.get("id")?),
+            id: ItemId::new(cell(row, "id")?),
             item_type: text_or_like(row, "type")?,
             saga: optional_text_or_like(row, "saga")?,
             cid: text_or_like(row, "cid")?,
             attempt: past.attempts,
             delivery: past.deliveries,
-            started_at: Millis::new(row.get("claimed_at")?),
-            pod: row.get("claimed_by")?,
+            started_at: Millis::new(cell(row, "claimed_at")?),
+            pod: cell(row, "claimed_by")?,
             maybe_executed: false,
             handler_digest: None,
             exchanges: None,
             ordering_key: optional_text_or_like(row, "ordering_key")?,
             is_alert: is_alert(&text_or_like(row, "idem_key")?),
         };
-        Ok(Self { token: ClaimToken::new(row.get("claim_token")?), attempt, past })
+        Ok(Self { token: ClaimToken::new(cell(row, "claim_token")?), attempt, past })
     }
 }
 

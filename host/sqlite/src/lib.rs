@@ -60,6 +60,7 @@ mod long_poll;
 mod maintain;
 mod migrate;
 mod moved_rows;
+mod nearest;
 mod operate;
 mod options;
 mod ordering;
@@ -90,6 +91,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use outbox_store::engine::retention_look::RetentionLook;
 use outbox_store::{Clock, StoreError};
 
 use crate::commit_watcher::CommitWatcher;
@@ -111,6 +113,8 @@ pub struct SqliteStore {
     read_pool: Arc<ReadPool>,
     /// The connection of [`probe`](outbox_store::Inspect::probe), which waits for no other read.
     probe_pool: Arc<ReadPool>,
+    done_look: RetentionLook,
+    dead_look: RetentionLook,
     clock: Clock,
     changes: Arc<watch::Sender<u64>>,
     _watcher: CommitWatcher,
@@ -136,6 +140,7 @@ impl SqliteStore {
         let writer = Writer::start(connection, Arc::clone(&file), options, Arc::clone(&changes))?;
         let probe_pool = Arc::new(ReadPool::new(Arc::clone(&file), 1));
         let read_pool = Arc::new(ReadPool::new(file, READS_MAX));
-        Ok(Arc::new(Self { writer, read_pool, probe_pool, clock, changes, _watcher: watcher }))
+        let (done_look, dead_look) = (RetentionLook::default(), RetentionLook::default());
+        Ok(Arc::new(Self { writer, read_pool, probe_pool, done_look, dead_look, clock, changes, _watcher: watcher }))
     }
 }

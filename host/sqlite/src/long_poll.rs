@@ -60,6 +60,10 @@ impl WriteOp for ClaimOp {
         self.claimed.insert(claim(tx, &self.request)).is_ok()
     }
 
+    fn failure(&self) -> Option<&StoreError> {
+        self.claimed.as_ref()?.as_ref().err()
+    }
+
     /// Registers the long poll before the worker gets its reply, so that no commit in between is missed.
     fn send_reply(self: Box<Self>, committed: Result<(), &str>) {
         let Self { request, claimed, long_polls, mut pending } = *self;

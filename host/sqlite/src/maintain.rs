@@ -4,20 +4,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, Params, Row, params};
 
-use outbox_item::Millis;
+use outbox_item::{ItemId, Millis};
 use outbox_store::engine::operate_flow;
+use outbox_store::engine::retention_look::{FinishedItem, ITEMS_MAX, Position, ROWS_MAX, RetentionLook, STEP_ITEMS};
 use outbox_store::{JobId, MaintenanceReport, Retention, StoreError};
 
 use crate::SqliteStore;
 use crate::connection::{connect, wal_bytes};
 use crate::error::unavailable;
+use crate::rows::time;
 use crate::write_tx::{WAL_MAX, WriteTx};
 use crate::{audit, backlog};
 
-/// Items that one transaction deletes, each with everything that belongs to it.
-const PRUNE_ITEMS: usize = 500;
 /// Signals that one transaction reads for deletion.
 const PRUNE_SIGNALS: u32 = 2_000;
 /// Jobs that one transaction reads for deletion.
@@ -32,8 +32,10 @@ pub(crate) async fn run_maintenance(
     store: &SqliteStore,
     retention: Retention,
 ) -> Result<MaintenanceReport, StoreError> {
-    let prune = move |tx: &mut WriteTx<'_>| prune(tx, retention).map_err(unavailable("pruning"));
-    let (items, signals) = store.writer.run("pruning", prune).await?;
+    let items = prune_old(store, &DONE, &store.done_look, retention.done, ITEMS_MAX).await?;
+    let items = items + prune_old(store, &DEAD, &store.dead_look, retention.dead, ITEMS_MAX - items).await?;
+    let prune = move |tx: &mut WriteTx<'_>| prune_others(tx, retention).map_err(unavailable("pruning"));
+    let signals = store.writer.run("pruning", prune).await?;
     backlog::refresh(store).await?;
     let path = store.read_pool.path().to_owned();
     if wal_bytes(&path) > WAL_MAX {
@@ -43,28 +45,72 @@ pub(crate) async fn run_maintenance(
             .map_err(|source| StoreError::Unavailable { tried, source: source.into() })?
             .map_err(unavailable(tried))?;
     }
-    Ok(MaintenanceReport { changed: operate_flow::run_due_jobs(store, log_failed_job).await?, items, signals })
+    let changed = operate_flow::run_due_jobs(store, log_failed_job).await?;
+    Ok(MaintenanceReport { changed, items: items as u64, signals })
 }
 
 fn log_failed_job(job: JobId, error: &StoreError) {
     tracing::error!(%job, %error, "a job's batch failed; the job is tried again");
 }
 
-/// Deletes what retention no longer keeps, and returns free pages. Returns how many items and signals it deleted.
-fn prune(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<(u64, u64)> {
+/// Deletes at most `limit` items of the place that retention no longer keeps, a few in each transaction. Looks for them
+/// beside the writer. Returns how many it deleted.
+async fn prune_old(
+    store: &SqliteStore,
+    place: &'static FinishedPlace,
+    look: &RetentionLook,
+    age: Option<Duration>,
+    limit: usize,
+) -> Result<usize, StoreError> {
+    let Some(age) = age.filter(|_| limit > 0) else { return Ok(0) };
+    let (before, after) = ((store.clock)().saturating_sub(age), look.position());
+    let read = store.read_pool.run("looking for old items", move |tx| finished_items(tx, place, before, after)).await?;
+    let mut deleted = 0;
+    for step in look.take(&read, limit).chunks(STEP_ITEMS) {
+        let old = step.to_vec();
+        let prune = move |tx: &mut WriteTx<'_>| prune_items(tx, place, before, &old).map_err(unavailable("pruning"));
+        deleted += store.writer.run("pruning", prune).await?;
+    }
+    Ok(deleted)
+}
+
+/// The finished items after the position, in the order in which they were finished, at most [`ROWS_MAX`].
+fn finished_items(
+    tx: &Connection,
+    place: &FinishedPlace,
+    before: Millis,
+    (at, id): Position,
+) -> rusqlite::Result<Vec<FinishedItem>> {
+    let (before, at) = (before.get(), at.get());
+    let mut items = read_finished(tx, &finished_then(place), params![before, at, ROWS_MAX, id.get()])?;
+    let left = i64::from(ROWS_MAX) - i64::try_from(items.len()).unwrap_or(i64::MAX);
+    items.extend(read_finished(tx, &finished_later(place), params![before, at, left])?);
+    Ok(items)
+}
+
+fn read_finished(tx: &Connection, sql: &str, values: impl Params) -> rusqlite::Result<Vec<FinishedItem>> {
+    let read = |row: &Row<'_>| {
+        let position = (time(row, 1)?, ItemId::new(row.get(0)?));
+        Ok(FinishedItem { position, is_free: row.get(2)? })
+    };
+    tx.prepare_cached(sql)?.query_map(values, read)?.collect()
+}
+
+/// Deletes old signals, jobs and audit entries, and returns free pages. Returns how many signals it deleted.
+fn prune_others(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<u64> {
     let now = tx.now;
     let before = |age: Duration| now.saturating_sub(age);
-    let (done, dead, signals) = (retention.done.map(before), retention.dead.map(before), retention.signals.map(before));
-    let mut items = done.map_or(Ok(0), |before| prune_items(tx, &DONE, before, PRUNE_ITEMS))?;
-    items += dead.map_or(Ok(0), |before| prune_items(tx, &DEAD, before, PRUNE_ITEMS - items))?;
-    if let Some(before) = signals {
-        prune_jobs(tx, before)?;
-        prune_alerts(tx, before)?;
-    }
-    let signals = signals.map_or(Ok(0), |before| prune_signals(tx, before))?;
     retention.audit.map_or(Ok(()), |age| audit::prune(tx, before(age)))?;
+    let signals = match retention.signals.map(before) {
+        Some(before) => {
+            prune_jobs(tx, before)?;
+            prune_alerts(tx, before)?;
+            prune_signals(tx, before)?
+        }
+        None => 0,
+    };
     vacuum(tx.connection)?;
-    Ok((items as u64, signals))
+    Ok(signals)
 }
 
 /// Where finished items are.
@@ -76,39 +122,59 @@ struct FinishedPlace {
 const DONE: FinishedPlace = FinishedPlace { table: "outbox_done", finished_at: "done_at" };
 const DEAD: FinishedPlace = FinishedPlace { table: "outbox_dead", finished_at: "dead_at" };
 
-/// Deletes at most `limit` items that were finished before `before`. The items of a saga run are deleted once the run
-/// has ended and that long ago. The schema's delete trigger takes along what belongs to an item, and finds the front of
-/// a key that the item blocked. Returns how many it deleted.
-fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, limit: usize) -> rusqlite::Result<usize> {
-    let mut select = tx.connection.prepare_cached(&old_items(place))?;
-    let ids: Vec<i64> =
-        select.query_map(params![before.get(), limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+/// Deletes those of the items that are still free and were finished before `before`. The items of a saga run are deleted
+/// once the run has ended and that long ago. The schema's delete trigger takes along what belongs to an item, and finds
+/// the front of a key that the item blocked. Returns how many it deleted.
+fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, old: &[ItemId]) -> rusqlite::Result<usize> {
+    let mut check = tx.connection.prepare_cached(&still_free(place))?;
     let mut delete = tx.connection.prepare_cached("DELETE FROM outbox_items WHERE id = ?1")?;
-    for id in &ids {
-        delete.execute([id])?;
+    let mut deleted = 0;
+    for id in old.iter().map(|id| id.get()) {
+        if check.exists(params![before.get(), id])? {
+            deleted += delete.execute([id])?;
+        }
     }
     // An item that blocked its key may have been among them.
-    tx.wakes_workers |= place.table == DEAD.table && !ids.is_empty();
-    Ok(ids.len())
+    tx.wakes_workers |= place.table == DEAD.table && deleted > 0;
+    Ok(deleted)
 }
 
-fn old_items(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
+/// SQL that tells whether no run of a saga keeps the `item`.
+const IS_FREE: &str = "(item.saga IS NULL OR NOT EXISTS (
+         SELECT 1 FROM outbox_saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
+     AND NOT EXISTS (
+         SELECT 1 FROM outbox_sagas AS run
+         WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, ?1) >= ?1))";
+
+fn finished_then(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
     format!(
-        "SELECT item.id FROM {table} AS finished JOIN outbox_items AS item ON item.id = finished.id
-         WHERE finished.{finished_at} < ?1
-           AND (item.saga IS NULL OR NOT EXISTS (
-                    SELECT 1 FROM outbox_saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
-                AND NOT EXISTS (
-                    SELECT 1 FROM outbox_sagas AS run
-                    WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, ?1) >= ?1))
-         ORDER BY finished.{finished_at} LIMIT ?2"
+        "SELECT item.id, finished.{finished_at}, {IS_FREE}
+         FROM {table} AS finished CROSS JOIN outbox_items AS item ON item.id = finished.id
+         WHERE finished.{finished_at} = ?2 AND ?2 < ?1 AND finished.id > ?4
+         ORDER BY finished.id LIMIT ?3"
+    )
+}
+
+fn finished_later(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
+    format!(
+        "SELECT item.id, finished.{finished_at}, {IS_FREE}
+         FROM {table} AS finished CROSS JOIN outbox_items AS item ON item.id = finished.id
+         WHERE finished.{finished_at} > ?2 AND finished.{finished_at} < ?1
+         ORDER BY finished.{finished_at}, finished.id LIMIT ?3"
+    )
+}
+
+fn still_free(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
+    format!(
+        "SELECT 1 FROM {table} AS finished JOIN outbox_items AS item ON item.id = finished.id
+         WHERE finished.id = ?2 AND finished.{finished_at} < ?1 AND {IS_FREE}"
     )
 }
 
 /// Deletes old signals. Reads the oldest numbers only, because numbers ascend with time. Returns how many it deleted.
 fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<u64> {
     let sql = "DELETE FROM outbox_signals
-               WHERE ts < ?1 AND seq < (SELECT min(seq) FROM outbox_signals) + ?2";
+               WHERE ts < ?1 AND seq IN (SELECT seq FROM outbox_signals ORDER BY seq LIMIT ?2)";
     Ok(tx.connection.prepare_cached(sql)?.execute(params![before.get(), PRUNE_SIGNALS])? as u64)
 }
 
@@ -116,7 +182,7 @@ fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<u64> {
 fn prune_jobs(tx: &WriteTx<'_>, before: Millis) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM outbox_jobs
                WHERE ended_at < ?1 AND id < (SELECT max(id) FROM outbox_jobs)
-                 AND id < (SELECT min(id) FROM outbox_jobs) + ?2";
+                 AND id IN (SELECT id FROM outbox_jobs ORDER BY id LIMIT ?2)";
     tx.connection.prepare_cached(sql)?.execute(params![before.get(), PRUNE_JOBS])
 }
 
@@ -158,12 +224,15 @@ mod tests {
 
     #[test]
     fn retention_reads_the_oldest_finished_items_and_no_others() {
-        for (place, index) in [(&DONE, "outbox_done_at (done_at<?)"), (&DEAD, "outbox_dead_at (dead_at<?)")] {
-            let steps = plan(&old_items(place), params![1, 9]);
-            assert!(steps.iter().any(|line| line.contains(index)), "{steps:?}");
-            assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
-            let probe = "SEARCH open USING PRIMARY KEY (saga=? AND cid=?)";
-            assert!(steps.iter().any(|line| line.contains(probe)), "what is left of a saga is one look: {steps:?}");
+        for (place, index) in [(&DONE, "outbox_done_at (done_at"), (&DEAD, "outbox_dead_at (dead_at")] {
+            let then = (plan(&finished_then(place), params![9, 1, 9, 1]), "=? AND rowid>?)");
+            let later = (plan(&finished_later(place), params![9, 1, 9]), ">? AND ");
+            for (steps, range) in [then, later] {
+                assert!(steps.iter().any(|line| line.contains(index) && line.contains(range)), "{steps:?}");
+                assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
+                let probe = "SEARCH open USING PRIMARY KEY (saga=? AND cid=?)";
+                assert!(steps.iter().any(|line| line.contains(probe)), "what is left of a saga is one look: {steps:?}");
+            }
         }
     }
 }

@@ -79,16 +79,18 @@ pub(crate) fn cut_streak(tx: &WriteTx<'_>, ordering_key: &str, leaving: ItemId) 
     Ok(behind)
 }
 
-/// The items that block the key, by ascending id.
-pub(crate) fn blocking(tx: &WriteTx<'_>, ordering_key: &str) -> rusqlite::Result<Vec<ItemId>> {
-    let sql = "SELECT id FROM outbox_dead WHERE ordering_key = ?1 AND blocks_key = 1 ORDER BY id";
-    tx.connection.prepare_cached(sql)?.query_map([ordering_key], |row| row.get(0).map(ItemId::new))?.collect()
+/// The first items that block the key, by ascending id.
+pub(crate) fn blocking(tx: &WriteTx<'_>, ordering_key: &str, most: u32) -> rusqlite::Result<Vec<ItemId>> {
+    let sql = "SELECT id FROM outbox_dead WHERE ordering_key = ?1 AND blocks_key = 1 ORDER BY id LIMIT ?2";
+    let mut select = tx.connection.prepare_cached(sql)?;
+    select.query_map(params![ordering_key, most], |row| row.get(0).map(ItemId::new))?.collect()
 }
 
-/// Lets the items that are queued behind the blocking ones go on. Returns how many items blocked the key.
-pub(crate) fn unblock(tx: &WriteTx<'_>, ordering_key: &str) -> rusqlite::Result<usize> {
-    let sql = "UPDATE outbox_dead SET blocks_key = 0 WHERE ordering_key = ?1 AND blocks_key = 1";
-    let unblocked = tx.connection.prepare_cached(sql)?.execute([ordering_key])?;
+/// Lets the items that are queued behind these blocking ones go on. Returns how many of them blocked the key.
+pub(crate) fn unblock(tx: &WriteTx<'_>, ordering_key: &str, blocking: &[ItemId]) -> rusqlite::Result<usize> {
+    let sql = "UPDATE outbox_dead SET blocks_key = 0
+               WHERE id IN (SELECT value FROM json_each(?2)) AND ordering_key = ?1 AND blocks_key = 1";
+    let unblocked = tx.connection.prepare_cached(sql)?.execute(params![ordering_key, id_list(blocking)])?;
     find_front(tx, ordering_key)?;
     Ok(unblocked)
 }

@@ -10,7 +10,7 @@ use outbox_item::{Millis, Status};
 use outbox_store::Overview;
 use outbox_store::engine::counters::Counter;
 
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::{backlog, pods};
 
 /// The totals at `now`, without the sizes of the files.
@@ -20,11 +20,11 @@ pub(crate) fn overview(tx: &Connection, now: Millis) -> rusqlite::Result<Overvie
     read_counters(tx, &mut overview)?;
     overview.sum_statuses();
     overview.expired_claims = tx
-        .prepare_cached("SELECT coalesce(sum(count), 0) FROM outbox_leases WHERE lease_until <= ?1")?
-        .query_row([now.get()], |row| row.get(0))?;
+        .prepare_cached("SELECT total(count) FROM outbox_leases WHERE lease_until <= ?1")?
+        .query_row([now.get()], |row| cell(row, 0))?;
     overview.blocked_keys = tx
         .prepare_cached("SELECT count(DISTINCT ordering_key) FROM outbox_dead WHERE blocks_key = 1")?
-        .query_row([], |row| row.get(0))?;
+        .query_row([], |row| cell(row, 0))?;
     overview.pods = pods::recent(tx, now)?;
     Ok(overview)
 }
@@ -34,13 +34,13 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
         overview.count_waiting(backlog);
     }
     for (status, counts) in [
-        (Status::Claimed, "SELECT type, sum(count) FROM outbox_leases GROUP BY type"),
+        (Status::Claimed, "SELECT type, total(count) FROM outbox_leases GROUP BY type"),
         (Status::Dlq, "SELECT type, count(*) FROM outbox_dead GROUP BY type"),
     ] {
         let mut select = tx.prepare_cached(counts)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            overview.count(row.get(0)?, status, row.get(1)?);
+            overview.count(cell(row, 0)?, status, cell(row, 1)?);
         }
     }
     record_oldest(tx, overview)
@@ -64,7 +64,7 @@ fn record_oldest(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<(
     let mut select = tx.prepare_cached(OLDEST)?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        overview.record_oldest(row.get(0)?, time(row, 1)?);
+        overview.record_oldest(cell(row, 0)?, time(row, 1)?);
     }
     Ok(())
 }
@@ -73,11 +73,11 @@ fn read_counters(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<(
     let mut select = tx.prepare_cached("SELECT name, saga, type, outcome, total FROM outbox_counters")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let words: [String; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+        let words: [String; 4] = [cell(row, 0)?, cell(row, 1)?, cell(row, 2)?, cell(row, 3)?];
         let [name, saga, item_type, outcome] = words.each_ref().map(String::as_str);
         if let Some(counter) = Counter::parse(name, saga, item_type, outcome) {
             // Below zero after a change from outside: it must not keep the other totals from being read.
-            let total = u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+            let total = u64::try_from(cell::<i64>(row, 4)?).unwrap_or_default();
             overview.add_counter(counter, total);
         }
     }

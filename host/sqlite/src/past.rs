@@ -11,7 +11,7 @@ use outbox_core::Past;
 use outbox_item::{ItemId, Millis};
 
 use crate::id_list::id_list;
-use crate::rows::optional_time;
+use crate::rows::{cell, optional_time};
 use crate::write_tx::WriteTx;
 
 /// The largest number of attempts and of deliveries that the schema allows. A claim does not count further, so that an
@@ -25,16 +25,16 @@ pub(crate) const PAST: &str = "attempts, deliveries, losses, replays, effects, g
 /// Decodes a row of which [`PAST`] is the beginning.
 pub(crate) fn past(row: &Row<'_>) -> rusqlite::Result<Past> {
     Ok(Past {
-        attempts: row.get(0)?,
-        deliveries: row.get(1)?,
-        losses: row.get(2)?,
-        replays: row.get(3)?,
-        effect_generation: row.get(4)?,
-        give_backs: row.get(5)?,
-        maybe_executed: row.get(6)?,
+        attempts: cell(row, 0)?,
+        deliveries: cell(row, 1)?,
+        losses: cell(row, 2)?,
+        replays: cell(row, 3)?,
+        effect_generation: cell(row, 4)?,
+        give_backs: cell(row, 5)?,
+        maybe_executed: cell(row, 6)?,
         given_back_since: optional_time(row, 7)?,
-        handler_digest: row.get(8)?,
-        last_error: row.get(9)?,
+        handler_digest: cell(row, 8)?,
+        last_error: cell(row, 9)?,
     })
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn read_pasts(tx: &WriteTx<'_>, ids: &[ItemId]) -> rusqlite::Result<H
               ON number = handler
          WHERE id IN (SELECT value FROM json_each(?1))"
     ))?;
-    let read = |row: &Row<'_>| Ok((row.get("id").map(ItemId::new)?, past(row)?));
+    let read = |row: &Row<'_>| Ok((cell(row, "id").map(ItemId::new)?, past(row)?));
     select.query_map([id_list(ids)], read)?.collect()
 }
 
@@ -101,9 +101,9 @@ pub(crate) fn keep_due_time(tx: &WriteTx<'_>, id: ItemId, available_at: Millis) 
 /// The number of the component. A digest that is new gets one.
 pub(crate) fn handler_number(tx: &WriteTx<'_>, digest: &str) -> rusqlite::Result<i64> {
     let mut find = tx.connection.prepare_cached("SELECT id FROM outbox_handlers WHERE digest = ?1")?;
-    if let Some(number) = find.query_row([digest], |row| row.get(0)).optional()? {
+    if let Some(number) = find.query_row([digest], |row| cell(row, 0)).optional()? {
         return Ok(number);
     }
     let mut add = tx.connection.prepare_cached("INSERT INTO outbox_handlers (digest) VALUES (?1) RETURNING id")?;
-    add.query_row([digest], |row| row.get(0))
+    add.query_row([digest], |row| cell(row, 0))
 }

@@ -13,6 +13,7 @@ use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTo
 
 use crate::audit;
 use crate::error::unavailable;
+use crate::rows::cell;
 use crate::write_tx::WriteTx;
 
 const READING: &str = "checking a plugin's state";
@@ -20,7 +21,7 @@ const READING: &str = "checking a plugin's state";
 /// The value of a key and its version; both are `None` for a key that is absent.
 pub(crate) fn read(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<(Option<Vec<u8>>, StateVersion)> {
     let mut select = tx.prepare_cached("SELECT value, version FROM outbox_state WHERE plugin = ?1 AND key = ?2")?;
-    let found = select.query_row([plugin, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let found = select.query_row([plugin, key], |row| Ok((cell(row, 0)?, cell(row, 1)?))).optional()?;
     Ok(found.unwrap_or((None, None)))
 }
 
@@ -61,13 +62,13 @@ fn validate(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> Resu
 
 fn version(tx: &Connection, plugin: &str, key: &str) -> rusqlite::Result<StateVersion> {
     let sql = "SELECT version FROM outbox_state WHERE plugin = ?1 AND key = ?2";
-    tx.prepare_cached(sql)?.query_row([plugin, key], |row| row.get(0)).optional()
+    tx.prepare_cached(sql)?.query_row([plugin, key], |row| cell(row, 0)).optional()
 }
 
 /// The bytes of the plugin's keys and values.
 fn bytes(tx: &Connection, plugin: &str) -> rusqlite::Result<u64> {
     let sql = "SELECT bytes FROM outbox_state_totals WHERE plugin = ?1";
-    Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| row.get(0)).optional()?.unwrap_or(0))
+    Ok(tx.prepare_cached(sql)?.query_row([plugin], |row| cell(row, 0)).optional()?.unwrap_or(0))
 }
 
 fn apply(tx: &WriteTx<'_>, plugin: &str, key_change: &StateKeyChange) -> rusqlite::Result<()> {
@@ -95,7 +96,7 @@ pub(crate) fn totals(tx: &Connection) -> rusqlite::Result<Vec<StateTotal>> {
 }
 
 fn total(row: &Row<'_>) -> rusqlite::Result<StateTotal> {
-    Ok(StateTotal { plugin: row.get(0)?, keys: row.get(1)?, bytes: row.get(2)? })
+    Ok(StateTotal { plugin: cell(row, 0)?, keys: cell(row, 1)?, bytes: cell(row, 2)? })
 }
 
 /// The keys of a plugin after `query.after`, ascending.
@@ -106,7 +107,7 @@ pub(crate) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<
     )?;
     let after = query.after.as_deref().unwrap_or_default();
     let rows = select.query_map(params![query.plugin, after, query.limit], |row| {
-        Ok(StateEntry { plugin: row.get(0)?, key: row.get(1)?, bytes: row.get(2)?, version: row.get(3)? })
+        Ok(StateEntry { plugin: cell(row, 0)?, key: cell(row, 1)?, bytes: cell(row, 2)?, version: cell(row, 3)? })
     })?;
     rows.collect()
 }

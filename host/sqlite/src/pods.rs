@@ -10,7 +10,7 @@ use outbox_store::engine::{POD_KEPT, POD_SHOWN};
 use outbox_store::{Pod, StoreError};
 
 use crate::error::unavailable;
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 
 /// Writes this process's row, and removes the rows of processes that have been silent for long.
@@ -43,11 +43,11 @@ pub(crate) fn recent(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>>
          WHERE heartbeat_at > ?1 ORDER BY instance",
     )?;
     let rows = select.query_map([now.saturating_sub(POD_SHOWN).get()], |row| {
-        let plugins: String = row.get(4)?;
+        let plugins: String = cell(row, 4)?;
         Ok(Pod {
-            instance: row.get(0)?,
-            role: row.get(1)?,
-            ready: row.get(2)?,
+            instance: cell(row, 0)?,
+            role: cell(row, 1)?,
+            ready: cell(row, 2)?,
             heartbeat_at: time(row, 3)?,
             plugins: PluginStatus::list_from_json(&plugins),
         })

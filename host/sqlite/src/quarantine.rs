@@ -8,7 +8,7 @@ use outbox_store::engine::NewAuditEntry;
 use outbox_store::{QuarantineRecord, StoreError};
 
 use crate::error::unavailable;
-use crate::rows::time;
+use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
 use crate::{alerts, audit};
 
@@ -30,7 +30,7 @@ pub(crate) fn list(tx: &Connection) -> rusqlite::Result<Vec<QuarantineRecord>> {
     let sql = "SELECT digest, plugin, reason, at, pod FROM outbox_quarantine ORDER BY at DESC, digest";
     let mut select = tx.prepare_cached(sql)?;
     let rows = select.query_map([], |row| {
-        let [digest, plugin, reason, pod] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?];
+        let [digest, plugin, reason, pod] = [cell(row, 0)?, cell(row, 1)?, cell(row, 2)?, cell(row, 4)?];
         Ok(QuarantineRecord { digest, plugin, reason, at: time(row, 3)?, pod })
     })?;
     rows.collect()

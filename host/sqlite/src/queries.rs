@@ -5,15 +5,13 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use outbox_core::{FailedAttempt, Recording};
+use outbox_core::{FailedAttempt, FailureClass, Recording};
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
-use outbox_store::engine::stored::{RowName, parse_word};
 use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
-use crate::error::unusable;
-use crate::rows::{self, COLUMNS, bound, json_column, time};
+use crate::rows::{self, COLUMNS, bound, cell, json_value, time};
 
 /// A page of the items that match, newest first.
 pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<ItemPage> {
@@ -58,20 +56,20 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
          FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery",
     )?;
     let rows = select.query_map([id.get()], |row| {
-        let class: String = row.get(5)?;
-        let exchanges: Option<Vec<u8>> = row.get(11)?;
+        let class: String = cell(row, 5)?;
+        let exchanges: Option<Vec<u8>> = cell(row, 11)?;
         Ok(FailedAttempt {
-            delivery: row.get(0)?,
-            attempt: row.get(1)?,
+            delivery: cell(row, 0)?,
+            attempt: cell(row, 1)?,
             started_at: time(row, 2)?,
             ended_at: time(row, 3)?,
-            pod: row.get(4)?,
-            class: parse_word(&class, RowName::new("a failed attempt of item", id.get()), "class").map_err(unusable)?,
-            code: row.get(6)?,
-            message: row.get(7)?,
-            stderr: row.get(8)?,
-            handler_digest: row.get(9)?,
-            maybe_executed: row.get(10)?,
+            pod: cell(row, 4)?,
+            class: class.parse().unwrap_or(FailureClass::Undecodable),
+            code: cell(row, 6)?,
+            message: cell(row, 7)?,
+            stderr: cell(row, 8)?,
+            handler_digest: cell(row, 9)?,
+            maybe_executed: cell(row, 10)?,
             recording: exchanges.and_then(|packed| Recording::decompress(&packed)).unwrap_or_default(),
         })
     })?;
@@ -89,11 +87,11 @@ pub(crate) fn signals(tx: &Connection, after: SignalSeq, limit: u32) -> rusqlite
         .prepare_cached("SELECT seq, pod, signal, ts, data FROM outbox_signals WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
     let rows = select.query_map((after.get(), limit), |row| {
         Ok(Signal {
-            seq: SignalSeq::new(row.get(0)?),
-            pod: row.get(1)?,
-            signal: row.get(2)?,
+            seq: SignalSeq::new(cell(row, 0)?),
+            pod: cell(row, 1)?,
+            signal: cell(row, 2)?,
             ts: time(row, 3)?,
-            data: json_column(row, 4, "data", "signal")?,
+            data: json_value(row, 4)?,
         })
     })?;
     rows.collect()
@@ -111,12 +109,12 @@ pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> ru
     let mut select = tx.prepare_cached(&sql)?;
     let rows = select.query_map(&*bound(&values), |row| {
         Ok(FailureGroup {
-            fingerprint: row.get(0)?,
-            r#type: row.get(1)?,
-            count: row.get(2)?,
+            fingerprint: cell(row, 0)?,
+            r#type: cell(row, 1)?,
+            count: cell(row, 2)?,
             first_at: time(row, 3)?,
             last_at: time(row, 4)?,
-            sample: ItemId::new(row.get(5)?),
+            sample: ItemId::new(cell(row, 5)?),
             code: None,
             message: None,
             handler_digest: None,
@@ -148,10 +146,10 @@ fn group_search(filter: &Filter, limit: u32) -> (String, Vec<SqlParam>) {
 fn describe_sample(tx: &Connection, mut group: FailureGroup) -> rusqlite::Result<FailureGroup> {
     let mut select = tx.prepare_cached("SELECT last_error, handler_digest FROM outbox_status WHERE id = ?1")?;
     (group.message, group.handler_digest) =
-        select.query_row([group.sample.get()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        select.query_row([group.sample.get()], |row| Ok((cell(row, 0)?, cell(row, 1)?)))?;
     let mut last =
         tx.prepare_cached("SELECT code FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery DESC LIMIT 1")?;
-    group.code = last.query_row([group.sample.get()], |row| row.get(0)).optional()?;
+    group.code = last.query_row([group.sample.get()], |row| cell(row, 0)).optional()?;
     Ok(group)
 }
 
@@ -163,7 +161,7 @@ pub(crate) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec
 /// The ids of the first `limit` items that fulfil the condition, ascending.
 pub(crate) fn ids(tx: &Connection, condition: &SqlFilter, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
     let mut select = tx.prepare_cached(&id_search(condition, limit))?;
-    select.query_map(&*bound(&condition.params), |row| row.get(0).map(ItemId::new))?.collect()
+    select.query_map(&*bound(&condition.params), |row| cell(row, 0).map(ItemId::new))?.collect()
 }
 
 fn id_search(condition: &SqlFilter, limit: u32) -> String {
@@ -173,7 +171,7 @@ fn id_search(condition: &SqlFilter, limit: u32) -> String {
 /// How many items match.
 pub(crate) fn count(tx: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
     let (sql, values) = count_search(filter);
-    tx.prepare_cached(&sql)?.query_row(&*bound(&values), |row| row.get(0))
+    tx.prepare_cached(&sql)?.query_row(&*bound(&values), |row| cell(row, 0))
 }
 
 fn count_search(filter: &Filter) -> (String, Vec<SqlParam>) {
@@ -192,7 +190,7 @@ pub(crate) fn misplaced(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<Mis
          WHERE places <> 1 ORDER BY id LIMIT ?1",
     )?;
     let rows =
-        select.query_map([limit], |row| Ok(MisplacedItem { id: ItemId::new(row.get(0)?), places: row.get(1)? }))?;
+        select.query_map([limit], |row| Ok(MisplacedItem { id: ItemId::new(cell(row, 0)?), places: cell(row, 1)? }))?;
     rows.collect()
 }
 

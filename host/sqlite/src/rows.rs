@@ -7,14 +7,16 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Row, ToSql};
+use rusqlite::{Row, RowIndex, ToSql};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use outbox_item::{Item, ItemId, ItemSummary, Millis, NewItem};
 use outbox_store::engine::sql_filter::SqlParam;
-use outbox_store::engine::stored::{RowName, parse_json, parse_word};
+use outbox_store::engine::stored::{RowName, json_or_text, parse_json, parse_word};
 
 use crate::error::unusable;
+use crate::nearest::Nearest;
 
 /// The columns of `outbox_items` that [`enqueued`] reads, in its order.
 pub(crate) const ENQUEUED_COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, \
@@ -58,25 +60,25 @@ pub(crate) struct DecodedItem {
 /// Decodes a row that was selected with [`COLUMNS`].
 pub(crate) fn item(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
     let DecodedItem { item, defect } = enqueued(row)?;
-    let status = row.get_ref(12)?.as_str()?;
+    let status: String = cell(row, 12)?;
     let item = Item {
-        status: parse_word(status, RowName::new("item", row.get(0)?), "status").map_err(unusable)?,
-        attempts: row.get(13)?,
-        deliveries: row.get(14)?,
-        replays: row.get(15)?,
+        status: parse_word(&status, RowName::new("item", cell(row, 0)?), "status").map_err(unusable)?,
+        attempts: cell(row, 13)?,
+        deliveries: cell(row, 14)?,
+        replays: cell(row, 15)?,
         claimed_at: optional_time(row, 16)?,
-        claimed_by: row.get(17)?,
+        claimed_by: cell(row, 17)?,
         lease_until: optional_time(row, 18)?,
-        losses: row.get(19)?,
-        give_backs: row.get(20)?,
-        maybe_executed: row.get(21)?,
+        losses: cell(row, 19)?,
+        give_backs: cell(row, 20)?,
+        maybe_executed: cell(row, 21)?,
         given_back_since: optional_time(row, 22)?,
-        effect_generation: row.get(23)?,
-        last_error: row.get(24)?,
+        effect_generation: cell(row, 23)?,
+        last_error: cell(row, 24)?,
         done_at: optional_time(row, 25)?,
         dead_at: optional_time(row, 26)?,
-        result: row.get(27)?,
-        handler_digest: row.get(28)?,
+        result: cell(row, 27)?,
+        handler_digest: cell(row, 28)?,
         ..item
     };
     Ok(DecodedItem { item, defect })
@@ -97,18 +99,23 @@ pub(crate) fn enqueued(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
         metadata: json(row, 10, "metadata", &mut defects)?,
         delay: Duration::ZERO,
     };
-    let item = Item { available_at: time(row, 11)?, ..enqueued.into_item(ItemId::new(row.get(0)?), time(row, 9)?) };
+    let item = Item { available_at: time(row, 11)?, ..enqueued.into_item(ItemId::new(cell(row, 0)?), time(row, 9)?) };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }
 
 /// A column that holds a point in time.
 pub(crate) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Millis> {
-    row.get(column).map(Millis::new)
+    cell(row, column).map(Millis::new)
+}
+
+/// The value of a column, or what is nearest to it: a row that no host wrote stops no reader of others.
+pub(crate) fn cell<T: Nearest>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T> {
+    row.get_ref(column).map(T::nearest)
 }
 
 /// A column that holds a point in time or is empty.
 pub(crate) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Millis>> {
-    Ok(row.get::<_, Option<i64>>(column)?.map(Millis::new))
+    Ok(cell::<Option<i64>>(row, column)?.map(Millis::new))
 }
 
 /// The bytes of a column that holds text or a blob.
@@ -161,8 +168,14 @@ pub(crate) fn json_column<T: DeserializeOwned>(
     name: &str,
     kind: &'static str,
 ) -> rusqlite::Result<T> {
-    let text = row.get_ref(column)?.as_str()?;
-    parse_json(text, RowName::new(kind, row.get(0)?), name).map_err(unusable)
+    let text: String = cell(row, column)?;
+    parse_json(&text, RowName::new(kind, cell(row, 0)?), name).map_err(unusable)
+}
+
+/// A column of any JSON. Where it cannot be read, its text stands for it.
+pub(crate) fn json_value(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
+    let text: String = cell(row, column)?;
+    Ok(json_or_text(&text))
 }
 
 /// The values of a filter's parameters, as the driver binds them.

@@ -20,7 +20,7 @@ use crate::write_tx::WriteTx;
 pub(crate) fn begin_run_if_none(tx: &mut WriteTx<'_>, saga: &str, cid: &str, replays: u32) -> rusqlite::Result<()> {
     let mut open = tx.connection.prepare_cached(
         "INSERT INTO outbox_sagas (saga, cid, run, began_at) VALUES (?1, ?2, 1, ?3)
-         ON CONFLICT DO UPDATE SET run = run + 1, began_at = excluded.began_at, ended_at = NULL
+         ON CONFLICT DO UPDATE SET run = CAST(run + 1 AS INTEGER), began_at = excluded.began_at, ended_at = NULL
          WHERE ended_at IS NOT NULL
          RETURNING run",
     )?;
@@ -116,7 +116,7 @@ pub(crate) fn close_by_id(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<()> 
 
 /// Adds to the number of the run's dead items, on which the outcome at its end depends.
 fn add_dead(tx: &WriteTx<'_>, item: &SagaItem<'_>, by: i64) -> rusqlite::Result<()> {
-    let sql = "UPDATE outbox_sagas SET dead = max(dead + ?3, 0) WHERE saga = ?1 AND cid = ?2";
+    let sql = "UPDATE outbox_sagas SET dead = CAST(max(dead + ?3, 0) AS INTEGER) WHERE saga = ?1 AND cid = ?2";
     tx.connection.prepare_cached(sql)?.execute(params![item.saga, item.cid, by]).map(|_| ())
 }
 

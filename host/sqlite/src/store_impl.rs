@@ -15,11 +15,11 @@ use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
-    FailureGroup, Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, LongPoll, Maintain,
-    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod,
-    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
-    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, LongPoll, Maintain, MaintenanceReport,
+    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
+    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
+    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -190,8 +190,14 @@ impl Operate for SqliteStore {
     }
 
     async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {
-        let request = request.clone();
-        self.writer.run("carrying out a command", move |tx| control::control(tx, &request)).await
+        let mut report = ControlReport::default();
+        loop {
+            let step = request.clone();
+            let step = self.writer.run("carrying out a command", move |tx| control::control(tx, &step)).await?;
+            if !report.add_step(step, request) {
+                return Ok(report);
+            }
+        }
     }
 
     async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError> {

@@ -11,7 +11,7 @@ use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{StuckItem, WaitingType};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
-use crate::rows::time;
+use crate::rows::{cell, time};
 
 /// The newest items among which lost ones are looked for, and the newest dead ones among which those with too many
 /// relatives are; `doctor` looks for lost ones among all.
@@ -53,7 +53,7 @@ impl StuckReader<'_> {
         let sql = "SELECT id, type, ordering_key, lease_until, claimed_by FROM outbox_status
                    WHERE status = 'CLAIMED' AND lease_until <= ?1 ORDER BY lease_until";
         self.rows(sql, [self.now.get()], |row| {
-            let by: String = row.get(4)?;
+            let by: String = cell(row, 4)?;
             Ok(head(row)?.expired(time(row, 3)?, &by))
         })
     }
@@ -67,7 +67,7 @@ impl StuckReader<'_> {
         let oldest = self.now.saturating_sub(self.query.older_than);
         let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
         self.rows(sql, [self.now.get(), oldest.get(), latest.get()], |row| {
-            let by: String = row.get(4)?;
+            let by: String = cell(row, 4)?;
             Ok(head(row)?.held_long(time(row, 3)?, &by, self.now))
         })
     }
@@ -82,7 +82,7 @@ impl StuckReader<'_> {
                    UNION ALL
                    SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_status
                    WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1";
-        self.rows(sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, row.get(4)?, row.get(5)?)))
+        self.rows(sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
     }
 
     fn blocked(&self) -> rusqlite::Result<Vec<StuckEntry>> {
@@ -90,7 +90,7 @@ impl StuckReader<'_> {
                           (SELECT count(*) FROM outbox_queue AS behind
                            WHERE behind.ordering_key = head.ordering_key AND behind.id > head.id)
                    FROM outbox_dead AS head WHERE blocks_key = 1 ORDER BY dead_at";
-        self.rows(sql, [], |row| Ok(head(row)?.blocking(time(row, 3)?, row.get(4)?, row.get(5)?)))
+        self.rows(sql, [], |row| Ok(head(row)?.blocking(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
     }
 
     /// Heads of their ordering keys that are not available yet, with other items queued behind them.
@@ -101,7 +101,7 @@ impl StuckReader<'_> {
                    FROM outbox_lanes AS lane JOIN outbox_queue AS head ON head.id = lane.id
                         JOIN outbox_items AS item ON item.id = lane.id
                    WHERE head.available_at > ?1 AND waiting > 0 ORDER BY head.available_at DESC";
-        self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, row.get(4)?, row.get(5)?)))
+        self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
     }
 
     /// Types that have items which could be claimed. The two parts of the queue are read in one index each.
@@ -118,9 +118,9 @@ impl StuckReader<'_> {
             Ok(WaitingType {
                 oldest: head(row)?,
                 since: time(row, 3)?,
-                count: row.get(4)?,
-                pause_reason: row.get(5)?,
-                is_paused: row.get(6)?,
+                count: cell(row, 4)?,
+                pause_reason: cell(row, 5)?,
+                is_paused: cell(row, 6)?,
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
@@ -155,5 +155,5 @@ impl StuckReader<'_> {
 
 /// The first three columns of every row: id, type and ordering key.
 fn head(row: &Row<'_>) -> rusqlite::Result<StuckItem> {
-    Ok(StuckItem { id: ItemId::new(row.get(0)?), item_type: row.get(1)?, ordering_key: row.get(2)? })
+    Ok(StuckItem { id: ItemId::new(cell(row, 0)?), item_type: cell(row, 1)?, ordering_key: cell(row, 2)? })
 }

@@ -15,7 +15,7 @@ use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms};
 use crate::claim_items::{TakenItem, lease_items};
 use crate::claim_limits;
 use crate::claim_progress::{ClaimProgress, allowed, count};
-use crate::rows::optional_time;
+use crate::rows::{cell, optional_time};
 use crate::write_tx::WriteTx;
 
 /// Whether any suspect waits in the queue. It is the one look of a claim when there was no crash.
@@ -63,7 +63,7 @@ fn most_suspect<'a>(
 
 fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<u32>> {
     let mut select = tx.connection.prepare_cached(MOST_LOSSES)?;
-    select.query_row(params![terms.item_type, tx.now.get()], |row| row.get(0)).optional()
+    select.query_row(params![terms.item_type, tx.now.get()], |row| cell(row, 0)).optional()
 }
 
 const MOST_LOSSES: &str = "SELECT losses FROM outbox_queue

@@ -12,6 +12,8 @@ use crate::write_tx::WriteTx;
 pub(crate) trait WriteOp: Send {
     /// Does the work and keeps its result. Returns whether the transaction may commit what the work wrote.
     fn run(&mut self, tx: &mut WriteTx<'_>) -> bool;
+    /// Why the work failed, if it did.
+    fn failure(&self) -> Option<&StoreError>;
     /// Sends the result after the commit, or the error of the commit itself.
     fn send_reply(self: Box<Self>, committed: Result<(), &str>);
 }
@@ -31,6 +33,10 @@ where
         self.pending.result.insert((self.run)(tx)).is_ok()
     }
 
+    fn failure(&self) -> Option<&StoreError> {
+        self.pending.failure()
+    }
+
     fn send_reply(self: Box<Self>, committed: Result<(), &str>) {
         self.pending.send_reply(committed);
     }
@@ -47,6 +53,11 @@ pub(crate) struct PendingReply<T> {
 impl<T> PendingReply<T> {
     pub(crate) fn new(tried: &'static str, reply: oneshot::Sender<Result<T, StoreError>>) -> Self {
         Self { tried, result: None, reply }
+    }
+
+    /// Why the work failed, if it did.
+    pub(crate) fn failure(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
     }
 
     /// Sends the result, or why the transaction was not committed.

@@ -80,8 +80,8 @@ impl WriteConnection {
         work(&mut tx)?;
         tx.write_counters()?;
         self.execute("COMMIT")?;
-        let has_written = self.connection.total_changes() != changes;
-        Ok(Committed { wakes_workers: tx.wakes_workers, has_written })
+        let changes = self.connection.total_changes() - changes;
+        Ok(Committed { wakes_workers: tx.wakes_workers, changes })
     }
 
     /// Moves the write-ahead log into the database and empties it.
@@ -103,8 +103,8 @@ pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()
 pub(crate) struct Committed {
     /// See [`WriteTx::wakes_workers`].
     pub(crate) wakes_workers: bool,
-    /// Whether it changed a row.
-    pub(crate) has_written: bool,
+    /// How many rows it changed, those of triggers included.
+    pub(crate) changes: u64,
 }
 
 /// One transaction, as a request sees it.
@@ -172,7 +172,7 @@ impl WriteTx<'_> {
         }
         let mut add = self.connection.prepare_cached(
             "INSERT INTO outbox_counters (name, saga, type, outcome, total) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET total = total + excluded.total",
+             ON CONFLICT DO UPDATE SET total = CAST(total + excluded.total AS INTEGER)",
         )?;
         for ((name, [saga, item_type, outcome]), by) in sums {
             add.execute(params![name, saga, item_type, outcome, by])?;

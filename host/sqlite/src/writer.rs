@@ -5,11 +5,13 @@
 //! poll is part of the same commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rusqlite::ErrorCode;
 use tokio::sync::{oneshot, watch};
 
 use outbox_item::NewItem;
@@ -31,11 +33,35 @@ pub(crate) struct Writer {
     queue: Option<mpsc::Sender<QueuedRequest>>,
     long_polls: LongPolls,
     refusal: GroupRefusal,
+    most_changes: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Why the database did not take the last group; `None` once it has taken one.
-type GroupRefusal = Arc<Mutex<Option<String>>>;
+type GroupRefusal = Arc<Mutex<Option<Refused>>>;
+
+/// How long the store reports a full disk after a group found no room. A small one may find room sooner.
+const DISK_FULL_PERIOD: Duration = Duration::from_secs(10);
+
+/// A group that the database did not take.
+#[derive(Clone)]
+struct Refused {
+    why: String,
+    is_disk_full: bool,
+    at: Instant,
+}
+
+impl Refused {
+    fn new(err: &rusqlite::Error) -> Self {
+        let is_disk_full = err.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        Self { why: err.to_string(), is_disk_full, at: Instant::now() }
+    }
+
+    /// Whether a group that was taken since shows that the next one will be.
+    fn may_have_passed(&self) -> bool {
+        !self.is_disk_full || self.at.elapsed() >= DISK_FULL_PERIOD
+    }
+}
 
 impl Writer {
     /// Starts the thread, with a connection to this file.
@@ -46,7 +72,8 @@ impl Writer {
         changes: Arc<watch::Sender<u64>>,
     ) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel();
-        let (long_polls, refusal) = (LongPolls::default(), GroupRefusal::default());
+        let (long_polls, refusal, most_changes) =
+            (LongPolls::default(), GroupRefusal::default(), Arc::<AtomicU64>::default());
         let writing = WriterThread {
             connection,
             is_doubtful: false,
@@ -55,18 +82,25 @@ impl Writer {
             changes,
             long_polls: long_polls.clone(),
             refusal: Arc::clone(&refusal),
+            most_changes: Arc::clone(&most_changes),
         };
         let thread =
             std::thread::Builder::new()
                 .name("outbox-writer".into())
                 .spawn(move || writing.serve(&requests))
                 .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
-        Ok(Self { queue: Some(queue), long_polls, refusal, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), long_polls, refusal, most_changes, thread: Some(thread) })
     }
 
     /// Why the database did not take the last group of writes.
     pub(crate) fn refusal(&self) -> Option<String> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|refused| refused.why.clone())
+    }
+
+    /// The rows that the largest transaction so far has changed.
+    #[cfg(feature = "bench-support")]
+    pub(crate) fn most_changes(&self) -> u64 {
+        self.most_changes.load(Ordering::Relaxed)
     }
 
     /// Runs `run` inside the next group commit and returns its result after the commit. `tried` says in an error what
@@ -135,6 +169,7 @@ struct WriterThread {
     changes: Arc<watch::Sender<u64>>,
     long_polls: LongPolls,
     refusal: GroupRefusal,
+    most_changes: Arc<AtomicU64>,
 }
 
 impl WriterThread {
@@ -174,19 +209,22 @@ impl WriterThread {
         self.follow_file()?;
         let committed = self.commit(group, since);
         self.is_doubtful = committed.as_ref().is_err_and(needs_new_connection);
-        let committed = committed.map_err(|err| err.to_string());
-        self.note_refusal(&committed);
-        committed?;
+        let committed = committed.map_err(|err| Refused::new(&err));
+        match group.full_disk() {
+            Some(err) => self.note_refusal(&Err(Refused::new(err))),
+            None => self.note_refusal(&committed),
+        }
+        committed.map_err(|refused| refused.why)?;
         self.file.check().map(drop).map_err(|changed| changed.to_string())
     }
 
-    fn note_refusal(&self, committed: &Result<bool, String>) {
+    fn note_refusal(&self, committed: &Result<bool, Refused>) {
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         match committed {
-            Err(why) => *refusal = Some(why.clone()),
-            Ok(true) => *refusal = None,
+            Err(refused) => *refusal = Some(refused.clone()),
+            Ok(true) if refusal.as_ref().is_some_and(Refused::may_have_passed) => *refusal = None,
             // An empty transaction does not show that the disk has room.
-            Ok(false) => {}
+            Ok(_) => {}
         }
     }
 
@@ -221,14 +259,30 @@ impl WriterThread {
         if committed.wakes_workers {
             self.changes.send_modify(|version| *version += 1);
         }
-        Ok(committed.has_written)
+        self.most_changes.fetch_max(committed.changes, Ordering::Relaxed);
+        Ok(committed.changes > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::ffi;
+
     use super::*;
     use crate::error::unavailable;
+
+    fn refused(code: i32) -> Refused {
+        Refused::new(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+    }
+
+    #[test]
+    fn a_write_that_finds_room_shows_no_room_for_the_next_one_while_the_disk_was_full_a_moment_ago() {
+        let full = refused(ffi::SQLITE_FULL);
+        assert!(!full.may_have_passed());
+        let earlier = Instant::now().checked_sub(DISK_FULL_PERIOD).unwrap();
+        assert!(Refused { at: earlier, ..full }.may_have_passed());
+        assert!(refused(ffi::SQLITE_READONLY).may_have_passed());
+    }
 
     #[tokio::test]
     async fn a_write_that_panics_fails_alone_and_leaves_nothing_behind() {

@@ -8,6 +8,7 @@ use outbox_item::{InvalidAt, ItemId, Millis, validate_key, validate_type};
 
 use crate::action::Execution;
 use crate::ids::JobId;
+use crate::jobs::BATCH_SIZE;
 
 /// An operator's request about a type, an ordering key, a job or ids.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +77,7 @@ impl Control {
     }
 }
 
-/// What a [`ControlRequest`] changed.
+/// What a [`ControlRequest`] changed. [`Control::Unblock`] is carried out in steps of [`BATCH_SIZE`] items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ControlReport {
     /// Whether anything was, or would be, different from before.
@@ -84,6 +85,16 @@ pub struct ControlReport {
     /// For [`Control::Unblock`]: the dead-lettered items that no longer block.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<ItemId>,
+}
+
+impl ControlReport {
+    /// Adds what the next step of the same command changed. Returns whether another step follows.
+    pub fn add_step(&mut self, step: Self, request: &ControlRequest) -> bool {
+        let is_full = step.items.len() >= BATCH_SIZE as usize;
+        self.changed |= step.changed;
+        self.items.extend(step.items);
+        is_full && request.execution == Execution::Apply
+    }
 }
 
 /// A type that no worker claims.

@@ -10,6 +10,7 @@ pub mod descent;
 pub mod moved_item;
 pub mod operate_flow;
 pub mod operator_actions;
+pub mod retention_look;
 pub mod schema_version;
 pub mod sql_filter;
 pub mod store_failures;

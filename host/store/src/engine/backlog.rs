@@ -13,6 +13,8 @@ pub const COUNTED_AT_ONCE: u32 = 10_000;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after a count is this many times as long as the count took, so that counting takes a twentieth of the time.
 const PAUSE_FACTOR: u32 = 20;
+/// No count takes so long that its pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 /// How long after the next count was due the kept numbers are used. Longer ago, no host is running, and whoever asks
 /// counts.
 const KEPT_FOR: Duration = Duration::from_mins(1);
@@ -32,12 +34,18 @@ pub struct TypeBacklog {
 
 /// When the queue is to be counted again, after a count that began at `now` and took this long.
 pub fn next_count(now: Millis, took: Duration) -> Millis {
-    now.saturating_add((took * PAUSE_FACTOR).max(SHORTEST_PAUSE))
+    now.saturating_add(took.saturating_mul(PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
 }
 
 /// Whether numbers that are kept are used, where the next count was due at `next_at`.
 pub fn is_current(next_at: Millis, now: Millis) -> bool {
-    now <= next_at.saturating_add(KEPT_FOR)
+    now <= next_at.saturating_add(KEPT_FOR) && next_at.since(now) <= LONGEST_PAUSE
+}
+
+/// Whether the queue is to be counted again, where that was planned for `next_at`. A later time than any plan is of a
+/// clock that has been set back since.
+pub fn is_due(next_at: Millis, now: Millis) -> bool {
+    next_at <= now || next_at.since(now) > LONGEST_PAUSE
 }
 
 #[cfg(test)]
@@ -56,5 +64,12 @@ mod tests {
         let next_at = Millis::new(10_000);
         assert!(is_current(next_at, Millis::new(5_000)) && is_current(next_at, Millis::new(70_000)));
         assert!(!is_current(next_at, Millis::new(70_001)));
+    }
+
+    #[test]
+    fn a_plan_of_a_clock_that_was_set_back_is_due() {
+        let now = Millis::new(10_000);
+        assert!(is_due(now, now) && !is_due(Millis::new(12_000), now));
+        assert!(is_due(Millis::MAX, now) && !is_current(Millis::MAX, now));
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::StoreError;
 
@@ -32,6 +33,12 @@ impl Display for RowName {
 /// Reads a column that holds JSON. Errors with [`StoreError::Unusable`].
 pub fn parse_json<T: DeserializeOwned>(text: &str, row: RowName, column: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|err| unreadable(row, column, err))
+}
+
+/// Reads a column that holds any JSON. Where that cannot be read, for a number out of range for example, the text of the
+/// column stands for it.
+pub fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 /// Reads a column that holds one of several words. Errors with [`StoreError::Unusable`].

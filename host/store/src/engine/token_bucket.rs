@@ -17,6 +17,8 @@ const SET_BACK: Duration = Duration::from_secs(1);
 pub fn available_tokens(rate: f64, left: Option<(f64, Millis)>, now: Millis) -> f64 {
     let full = rate.max(1.0);
     let Some((tokens, filled_at)) = left.filter(|(_, filled_at)| filled_at.since(now) <= SET_BACK) else { return full };
+    // A number that no host wrote counts as the nearest one that a host could have written.
+    let tokens = if tokens.is_nan() { 0.0 } else { tokens.clamp(-full, full) };
     rate.mul_add(now.since(filled_at).as_secs_f64(), tokens).min(full)
 }
 
