@@ -188,7 +188,7 @@ async fn every_refusal_is_a_problem() {
         (post("/items", &[], r#"{"type":"t","payload":1,"idem_kye":"k"}"#), 400, "invalid-json"),
         (post("/items", &ndjson, "\n\n"), 400, "invalid-request"),
         (get("/items?stauts=DLQ"), 400, "invalid-request"),
-        (get("/items/one"), 400, "invalid-request"),
+        (get("/items/one"), 404, "no-item"),
         (get("/items/7"), 404, "no-item"),
         (get("/items/%ff"), 400, "invalid-request"),
         (get("/signals?after=x"), 400, "invalid-request"),
@@ -325,4 +325,24 @@ async fn inline_nothing_runs_when_a_step_has_no_handler() {
     host.send(post("/items", &CONTRACT, r#"{"type":"email","payload":1}"#)).await.problem(503, "unserved");
     let answer = host.send(post("/items", &CONTRACT, r#"{"type":"vector_upsert","payload":1}"#)).await;
     assert_eq!(answer.json()["steps"][0]["outcome"], "ok", "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_trace_of_a_client_goes_with_its_items() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const OWN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let host = HttpFixture::durable();
+    let trace = [("traceparent", PARENT), ("tracestate", "vendor=1")];
+    let plain = r#"{"type": "a", "idem_key": "a", "payload": 1}"#;
+    let own = format!(r#"{{"type": "a", "idem_key": "b", "payload": 1, "headers": {{"Traceparent": "{OWN}"}}}}"#);
+    for body in [plain, &own] {
+        assert_eq!(host.send(post("/items", &trace, body)).await.status, 202);
+    }
+    let malformed = [("traceparent", "00-1-1-1"), ("tracestate", "vendor=1")];
+    let body = r#"{"type": "a", "idem_key": "c", "payload": 1}"#;
+    assert_eq!(host.send(post("/items", &malformed, body)).await.status, 202);
+    let headers: Vec<_> = host.items().await.into_iter().map(|item| serde_json::json!(item.headers)).collect();
+    assert_eq!(headers[0], serde_json::json!({ "traceparent": PARENT, "tracestate": "vendor=1" }));
+    assert_eq!(headers[1], serde_json::json!({ "Traceparent": OWN }));
+    assert_eq!(headers[2], serde_json::json!({}));
 }

@@ -77,6 +77,7 @@ mod recording;
 mod retry;
 pub mod saga;
 mod settlement;
+mod trace;
 mod wildcard;
 
 pub use crate::breaker::BreakerPolicy;
@@ -100,4 +101,5 @@ pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
 pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
 pub use crate::settlement::{Circumstances, Settlement, settlement_for};
+pub use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 pub use crate::wildcard::wildcard_matches;

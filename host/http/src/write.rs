@@ -86,7 +86,7 @@ async fn write_item(state: &ServerState, headers: WriteHeaders, bytes: &[u8]) ->
     let document: ItemDocument = serde_json::from_slice(bytes).map_err(ApiError::invalid_json("the item"))?;
     let cid = document.cid.clone().or(headers.cid);
     let idem_key = document.idem_key.clone().or(headers.idem_key);
-    let identity = WriteHeaders { cid, idem_key }.into_identity();
+    let identity = WriteHeaders { cid, idem_key, ..headers }.into_identity();
     let item = new_item(document, &identity.cid, &identity.idem_key);
     let parsed = item.map(|item| ParsedWrite { items: vec![item], lines: Vec::new(), mode: BatchMode::AllOrNothing });
     Ok(identity.echo(execute(state, &identity, parsed).await))
@@ -138,7 +138,10 @@ async fn execute(
     identity: &WriteIdentity,
     parsed: Result<ParsedWrite, ApiError>,
 ) -> Result<Response, ApiError> {
-    let ParsedWrite { items, lines, mode } = parsed?;
+    let ParsedWrite { mut items, lines, mode } = parsed?;
+    for item in &mut items {
+        identity.add_trace(item);
+    }
     validate_items(&items).map_err(|err| with_line(err.into(), &lines))?;
     let settings = state.settings();
     if !settings.is_durable {

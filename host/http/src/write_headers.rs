@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use outbox_item::validate_key;
+use outbox_core::{TRACEPARENT, TRACESTATE, TraceContext};
+use outbox_item::{NewItem, validate_key};
 use outbox_store::Violation;
 
 use crate::problem::ApiError;
@@ -24,6 +25,8 @@ pub(crate) struct WriteHeaders {
     pub(crate) cid: Option<String>,
     /// The `Idempotency-Key`, if there is one.
     pub(crate) idem_key: Option<String>,
+    /// The headers of the trace that the client is in, if it is in one.
+    pub(crate) trace: Vec<(&'static str, String)>,
 }
 
 impl WriteHeaders {
@@ -32,7 +35,8 @@ impl WriteHeaders {
     pub(crate) async fn read(state: &HttpState, headers: &HeaderMap) -> Result<Self, ApiError> {
         let (cid, idem_key) = (header(headers, &CORRELATION_ID), header(headers, &IDEMPOTENCY_KEY));
         let (valid_cid, valid_key) = (cid.as_ref().ok().cloned(), idem_key.as_ref().ok().cloned());
-        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten() };
+        let trace = trace_headers(headers);
+        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten(), trace };
         let missing = parsed.missing();
         for (_, violation) in &missing {
             count_violation(state, *violation).await;
@@ -54,7 +58,7 @@ impl WriteHeaders {
     /// A missing correlation id becomes the key, so that a repeated write has the same one.
     pub(crate) fn into_identity(self) -> WriteIdentity {
         let idem_key = self.idem_key.unwrap_or_else(|| Uuid::now_v7().to_string());
-        WriteIdentity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key }
+        WriteIdentity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key, trace: self.trace }
     }
 }
 
@@ -64,9 +68,17 @@ pub(crate) struct WriteIdentity {
     pub(crate) cid: String,
     /// The idempotency key.
     pub(crate) idem_key: String,
+    trace: Vec<(&'static str, String)>,
 }
 
 impl WriteIdentity {
+    /// Puts the client's trace into the headers of an item that names none itself.
+    pub(crate) fn add_trace(&self, item: &mut NewItem) {
+        if !item.headers.keys().any(|name| name.eq_ignore_ascii_case(TRACEPARENT)) {
+            item.headers.extend(self.trace.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        }
+    }
+
     /// The response, or the problem, with the identity in its headers.
     pub(crate) fn echo(&self, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
@@ -86,6 +98,15 @@ fn header(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ApiE
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| validate_key("header", text).is_ok() && values.next().is_none());
     text.map(|text| Some(text.to_owned())).ok_or_else(|| ApiError::MalformedHeader(name.clone()))
+}
+
+/// `traceparent` as it came, with its `tracestate`. A malformed one counts as missing, as W3C says.
+fn trace_headers(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(parent) = text(TRACEPARENT) else { return Vec::new() };
+    let Some(trace) = TraceContext::parse(parent, text(TRACESTATE)) else { return Vec::new() };
+    let state = trace.state.map(|state| (TRACESTATE, state));
+    [(TRACEPARENT, parent.to_owned())].into_iter().chain(state).collect()
 }
 
 /// Only logs a store that cannot count: the write itself reports the state of the store.

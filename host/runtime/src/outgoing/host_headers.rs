@@ -6,7 +6,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use outbox_core::hex;
+use outbox_core::{TraceContext, hex};
 use outbox_item::Item;
 
 use crate::outgoing::idempotency_key::{EFFECT, IDEMPOTENCY_KEY, IdempotencyKeys, effect_name, idempotency_root};
@@ -14,9 +14,11 @@ use crate::outgoing::idempotency_key::{EFFECT, IDEMPOTENCY_KEY, IdempotencyKeys,
 /// The header with the item's correlation id.
 pub(crate) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The header with the trace context of W3C.
-pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static(outbox_core::TRACEPARENT);
+/// The header with what tracing systems keep about the trace.
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static(outbox_core::TRACESTATE);
 
-const HOST_ONLY: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, EFFECT];
+const HOST_ONLY: [HeaderName; 5] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, TRACESTATE, EFFECT];
 
 /// Headers that say where a request ends and to which host it goes. The HTTP client sets them.
 const FRAMING: [HeaderName; 5] = [
@@ -44,18 +46,23 @@ fn is_alias(name: &HeaderName) -> bool {
 pub(crate) struct HostHeaders {
     keys: IdempotencyKeys,
     cid: String,
+    /// The trace that the caller of the item was in.
+    trace: Option<TraceContext>,
+    delivery: u32,
     spans: u32,
 }
 
 impl HostHeaders {
     /// The headers of an attempt at an item.
     pub(crate) fn new(item: &Item) -> Self {
-        Self::from_parts(&idempotency_root(item), &item.cid)
+        let trace = TraceContext::of_headers(&item.headers);
+        Self { trace, delivery: item.deliveries, ..Self::from_parts(&idempotency_root(item), &item.cid) }
     }
 
-    /// The headers of an attempt at an item with these keys and this correlation id.
+    /// The headers of an attempt at an item with these keys and this correlation id, in no trace of a caller.
     pub(crate) fn from_parts(root: &str, cid: &str) -> Self {
-        Self { keys: IdempotencyKeys::new(root.to_owned()), cid: cid.to_owned(), spans: 0 }
+        let keys = IdempotencyKeys::new(root.to_owned());
+        Self { keys, cid: cid.to_owned(), trace: None, delivery: 0, spans: 0 }
     }
 
     /// Replaces the host's headers in a request. A safe request gets no idempotency key. Errors with the accepted
@@ -72,26 +79,29 @@ impl HostHeaders {
         insert(headers, CORRELATION_ID, &self.cid);
         let traceparent = self.traceparent();
         insert(headers, TRACEPARENT, &traceparent);
+        if let Some(state) = self.trace.as_ref().and_then(|trace| trace.state.as_deref()) {
+            insert(headers, TRACESTATE, state);
+        }
         Ok(())
     }
 
+    /// Each request is a span of its own, a child of the caller's where the item has a trace.
     fn traceparent(&mut self) -> String {
         self.spans += 1;
-        let trace = self.trace_id();
-        let span = Sha256::digest(format!("{} {} {}", self.keys.root(), self.cid, self.spans));
-        format!("00-{trace}-{}-01", hex(&span[..8]))
+        let (trace_id, flags) = match &self.trace {
+            Some(trace) => (trace.trace_id.clone(), trace.flags.as_str()),
+            None => (trace_id_of(&self.cid), "01"),
+        };
+        let span = Sha256::digest(format!("{} {} {} {}", self.keys.root(), self.cid, self.delivery, self.spans));
+        format!("00-{trace_id}-{}-{flags}", hex(&span[..8]))
     }
+}
 
-    /// The correlation id itself if it has the form of a trace id, else a digest of it.
-    fn trace_id(&self) -> String {
-        let plain = self.cid.replace('-', "").to_ascii_lowercase();
-        let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_trace_id && plain.bytes().any(|byte| byte != b'0') {
-            plain
-        } else {
-            hex(&Sha256::digest(&self.cid)[..16])
-        }
-    }
+/// The correlation id itself if it has the form of a trace id, else a digest of it.
+fn trace_id_of(cid: &str) -> String {
+    let plain = cid.replace('-', "").to_ascii_lowercase();
+    let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_trace_id && plain.bytes().any(|byte| byte != b'0') { plain } else { hex(&Sha256::digest(cid)[..16]) }
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -179,6 +189,34 @@ mod tests {
         let mut keys = keys(0);
         keys.cid = "0192f0c1-0000-7000-8000-0000000000ab".to_owned();
         assert!(keys.traceparent().starts_with("00-0192f0c10000700080000000000000ab-"));
+    }
+
+    #[test]
+    fn each_request_of_each_attempt_is_a_span_of_its_own_in_the_callers_trace() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let parent = format!("00-{TRACE}-00f067aa0ba902b7-00");
+        let of_attempt = |delivery| {
+            let trace = TraceContext::parse(&parent, Some("vendor=1"));
+            let mut keys = HostHeaders { trace, delivery, ..keys(0) };
+            let mut spans = Vec::new();
+            for _ in 0..2 {
+                let mut headers = HeaderMap::new();
+                headers.insert(TRACESTATE, HeaderValue::from_static("forged"));
+                keys.set(&Method::POST, "http://a", &mut headers).unwrap();
+                assert_eq!(headers.get_all(TRACESTATE).iter().collect::<Vec<_>>(), ["vendor=1"]);
+                let sent = headers[TRACEPARENT].to_str().unwrap().to_owned();
+                let (begin, end) = (format!("00-{TRACE}-"), "-00");
+                assert!(sent.starts_with(&begin) && sent.ends_with(end) && sent != parent, "{sent}");
+                spans.push(sent);
+            }
+            spans
+        };
+        let spans: std::collections::BTreeSet<_> = (1..=3).flat_map(of_attempt).collect();
+        assert_eq!(spans.len(), 6);
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACESTATE, HeaderValue::from_static("forged"));
+        keys(0).set(&Method::POST, "http://a", &mut headers).unwrap();
+        assert!(!headers.contains_key(TRACESTATE), "there is no trace that it could belong to");
     }
 
     /// What one request of a guest says: method, URL, a name for its effect, a value for every header

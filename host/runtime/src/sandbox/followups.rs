@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_core::{DeliveryMode, sha256};
+use outbox_core::{DeliveryMode, TRACEPARENT, TRACESTATE, sha256};
 use outbox_item::{Item, KEY_MAX, NewItem};
 
 use crate::bindings::outbox::handler::followups::{Error, NewItem as EmitRequest};
@@ -33,6 +33,8 @@ struct ParentItem {
     key: String,
     cid: String,
     saga: Option<String>,
+    /// Those of its headers that name its trace.
+    trace: BTreeMap<String, String>,
 }
 
 impl Followups {
@@ -47,6 +49,7 @@ impl Followups {
             key: idempotency_root(item),
             cid: item.cid.clone(),
             saga: item.saga.clone(),
+            trace: trace_headers(item),
         });
         Self {
             grants,
@@ -120,6 +123,7 @@ impl Followups {
         item.content_type = request.content_type;
         item.cid = Some(parent.cid.clone());
         item.saga.clone_from(&parent.saga);
+        item.headers.clone_from(&parent.trace);
         item.ordering_key = request.ordering_key;
         item.delay = Duration::from_millis(request.delay_ms);
         Ok(item)
@@ -129,6 +133,12 @@ impl Followups {
         let inline = "follow-ups need an outbox: this item is handled inline";
         self.parent.as_ref().ok_or_else(|| Error::Other(inline.to_owned()))
     }
+}
+
+fn trace_headers(item: &Item) -> BTreeMap<String, String> {
+    let is_trace = |name: &str| [TRACEPARENT, TRACESTATE].iter().any(|known| name.eq_ignore_ascii_case(known));
+    let headers = item.headers.iter().filter(|(name, _)| is_trace(name));
+    headers.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Errors if a name contains a slash: then the follow-ups of two parents could get the same key.
@@ -154,7 +164,8 @@ mod tests {
 
     fn followups(key: &str, limit: u32) -> Followups {
         let grants = Grants { emit: vec!["mail".to_owned()], ..Grants::default() };
-        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()) };
+        let trace = BTreeMap::from([("traceparent".to_owned(), "00-t-s-01".to_owned())]);
+        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()), trace };
         let mut followups = Followups::new(Arc::new(grants), Arc::default(), limit, None);
         followups.parent = Some(parent);
         followups

@@ -7,7 +7,7 @@ use http::request::Parts;
 use serde::Serialize;
 
 use crate::outgoing::backend::HostCall;
-use crate::outgoing::host_headers::{CORRELATION_ID, TRACEPARENT};
+use crate::outgoing::host_headers::{CORRELATION_ID, TRACEPARENT, TRACESTATE};
 use crate::outgoing::idempotency_key::IDEMPOTENCY_KEY;
 
 /// A call of the host that may have an effect, or that may return something else the next time.
@@ -90,7 +90,7 @@ pub enum WorldResponse {
 }
 
 /// Headers that the host sets. They do not say what the request asks for.
-const HOST_HEADERS: [HeaderName; 4] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, CONTENT_LENGTH];
+const HOST_HEADERS: [HeaderName; 5] = [IDEMPOTENCY_KEY, CORRELATION_ID, TRACEPARENT, TRACESTATE, CONTENT_LENGTH];
 
 impl OutgoingRequest {
     /// The request without the headers of the host and without secret headers.
