@@ -100,7 +100,7 @@ async fn dead_rows_that_a_snapshot_keeps_cost_a_bounded_look_nothing_and_hide_no
     let TestDb::Postgres(database) = &f.test_db else { unreachable!() };
     f.sql(
         "INSERT INTO outbox.items (type, idem_key, payload, available_at)
-         SELECT 'mail', 'k' || n, '', n FROM generate_series(1, 40000) AS n;
+         SELECT 'mail', 'k' || n, '', 978307200000 + n FROM generate_series(1, 40000) AS n;
          ANALYZE outbox.queue",
     )
     .unwrap();
@@ -117,14 +117,14 @@ async fn dead_rows_that_a_snapshot_keeps_cost_a_bounded_look_nothing_and_hide_no
     .unwrap();
     let limits = pages_of(&f, "outbox.claim_limits('{mail}', '{f}', 9000000000000)");
     assert!(limits < 20, "{limits} pages to learn that nothing limits a type");
-    let (full, bounded) = (pages_of_claim(&f, 0), pages_of_claim(&f, 50_000));
+    let (full, bounded) = (pages_of_claim(&f, 0), pages_of_claim(&f, 978_307_250_000));
     report(&format!("pages of a claim beside 40,000 dead rows: {full} in full, {bounded} with a bound"));
     assert!(bounded * 10 < full, "{full} {bounded}");
 
-    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'new', '', 60000)")
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'new', '', 978307260000)")
         .unwrap();
     assert_eq!(f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.len(), 1, "the first look is a full one");
-    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'late', '', 5)").unwrap();
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'late', '', 978307200005)").unwrap();
     let mut claims = Vec::new();
     eventually("a full look finds what was committed late", SOON, async || {
         let batch = f.store.claim(&request(&["mail"], 1)).await.unwrap();
@@ -134,7 +134,7 @@ async fn dead_rows_that_a_snapshot_keeps_cost_a_bounded_look_nothing_and_hide_no
     })
     .await;
     assert_eq!(claims[0].item.idem_key, "late");
-    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'next', '', 70000)")
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'next', '', 978307270000)")
         .unwrap();
     f.clock.advance(Duration::from_secs(1));
     assert_eq!(f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.len(), 1);

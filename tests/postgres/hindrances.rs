@@ -98,7 +98,7 @@ async fn a_long_line_in_front_costs_the_others_few_claims() {
     let f = Fixture::new(Backend::Postgres).await;
     f.sql(
         "INSERT INTO outbox.items (type, idem_key, payload, ordering_key, available_at)
-         SELECT 'mail', 'k' || n, '', 'k', 1 FROM generate_series(1, 30000) AS n",
+         SELECT 'mail', 'k' || n, '', 'k', 0 FROM generate_series(1, 30000) AS n",
     )
     .unwrap();
     for _ in 0..4 {

@@ -93,9 +93,40 @@ fn the_schema_keeps_the_rules_for_sql_callers() {
         refused(&format!("UPDATE outbox.items SET {column} = {value}"), "never changes");
     }
     refused("DELETE FROM outbox.items", "not finished");
-    for (item_type, key) in [("Mail", "b"), ("mail", ""), ("mail", "a\nb")] {
-        refused(&format!("{insert} VALUES ('{item_type}', '{key}', '')"), "check");
+    for (item_type, key, why) in [
+        ("Mail", "b", "type: [a-z0-9]"),
+        ("mail", "", "idem_key is '': it must be 1 to 255 printable ASCII bytes"),
+        ("mail", "a\nb", "idem_key is"),
+    ] {
+        refused(&format!("{insert} VALUES ('{item_type}', '{key}', '')"), why);
+        refused(&format!("SELECT outbox.enqueue('{item_type}', '{key}', '')"), why);
     }
+    let with = |column: &str, value: &str, key: &str| {
+        format!("INSERT INTO outbox.items (type, idem_key, payload, {column}) VALUES ('mail', '{key}', '', {value})")
+    };
+    for (column, value, why) in [
+        ("cid", "''", "cid is"),
+        ("ordering_key", "'a\tb'", "ordering_key is"),
+        ("content_type", "repeat('a', 256)", "content_type is"),
+        ("saga", "'-'", "saga: [A-Za-z0-9]"),
+        ("headers", "'[]'", "headers, metadata: a JSON object"),
+        ("headers", "'{\"a\": 1}'", "headers is '{\"a\": 1}': it must be an object of strings"),
+        ("headers", "'{\"a\": {\"b\": \"c\"}}'", "an object of strings"),
+        ("available_at", "1790000000", "available_at is '1790000000': it must be Unix milliseconds"),
+        ("available_at", "-1", "available_at is"),
+    ] {
+        refused(&with(column, value, "x"), why);
+    }
+    for (n, column) in
+        ["content_type", "headers", "metadata", "cid", "available_at", "created_at"].into_iter().enumerate()
+    {
+        accepted(&with(column, "NULL", &format!("null-{n}")));
+    }
+    accepted(&with("available_at", "0", "at-0"));
+    accepted("SELECT outbox.enqueue('mail', 'null-e', '{}', content_type => NULL, headers => NULL, delay => NULL)");
+    let defaults = "SELECT count(*) FROM outbox.items WHERE content_type = 'application/json' AND headers::text = '{}'
+                    AND metadata::text = '{}' AND available_at > 0 AND idem_key LIKE 'null-%'";
+    assert_eq!(accepted(defaults), "7");
     refused("UPDATE outbox.items SET status = 'CLAIMED'", "column \"status\" of relation \"items\" does not exist");
     refused("UPDATE outbox.items SET status = 'DONE'", "column \"status\" of relation \"items\" does not exist");
     let forged = "INSERT INTO outbox.items (type, idem_key, payload, status) VALUES ('mail', 'f', '', 'DONE')";

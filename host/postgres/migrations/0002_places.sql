@@ -2,6 +2,11 @@
 -- the columns of the host in the catalogue, so that no payload is copied. The bytes of the lost columns stay in old
 -- rows until retention deletes them. schema/status.sql, schema/enqueue.sql and schema/work.sql follow.
 
+ALTER DOMAIN outbox.key DROP CONSTRAINT key_check;
+ALTER DOMAIN outbox.type RENAME CONSTRAINT type_check TO "type: [a-z0-9][a-z0-9._-]*, at most 255 bytes";
+ALTER DOMAIN outbox.saga RENAME CONSTRAINT saga_check TO "saga: [A-Za-z0-9][A-Za-z0-9._-]*, at most 255 bytes";
+ALTER DOMAIN outbox.object RENAME CONSTRAINT object_check TO "headers, metadata: a JSON object";
+
 DROP TRIGGER items_insert ON outbox.items;
 DROP TRIGGER items_immutable ON outbox.items;
 DROP TRIGGER items_delete ON outbox.items;

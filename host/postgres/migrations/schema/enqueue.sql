@@ -11,6 +11,8 @@ BEGIN
         USING ERRCODE = 'insufficient_privilege';
 END $$;
 
+-- Checks a new item. NULL in a column with a default means the default.
+--
 -- An insert with an existing key does nothing when the content is the same. With other content it fails, whatever
 -- conflict clause the statement names. An error ends the transaction. Therefore the client library, which checks by
 -- itself what its insert did, sets outbox.conflict to 'silent' while it inserts in an application's transaction.
@@ -18,9 +20,38 @@ CREATE OR REPLACE FUNCTION outbox.admit() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old record;
+    broken text;
+    given text;
+    rule text := '1 to 255 printable ASCII bytes';
 BEGIN
     IF TG_RELID <> 'outbox.items'::regclass THEN
         PERFORM outbox.refuse_table(TG_RELID);
+    END IF;
+    NEW.content_type := coalesce(NEW.content_type, 'application/json');
+    NEW.headers := coalesce(NEW.headers, '{}');
+    NEW.metadata := coalesce(NEW.metadata, '{}');
+    NEW.cid := coalesce(NEW.cid, replace(gen_random_uuid()::text, '-', ''));
+    NEW.available_at := coalesce(NEW.available_at, outbox.now());
+    NEW.created_at := coalesce(NEW.created_at, outbox.now());
+    IF length(NEW.idem_key) NOT BETWEEN 1 AND 255 OR NEW.idem_key ~ '[^ -~]' THEN
+        SELECT 'idem_key', NEW.idem_key INTO broken, given;
+    ELSIF NEW.cid <> NEW.idem_key AND (length(NEW.cid) NOT BETWEEN 1 AND 255 OR NEW.cid ~ '[^ -~]') THEN
+        SELECT 'cid', NEW.cid INTO broken, given;
+    ELSIF length(NEW.ordering_key) NOT BETWEEN 1 AND 255 OR NEW.ordering_key ~ '[^ -~]' THEN
+        SELECT 'ordering_key', NEW.ordering_key INTO broken, given;
+    ELSIF NEW.content_type <> 'application/json'
+          AND (length(NEW.content_type) NOT BETWEEN 1 AND 255 OR NEW.content_type ~ '[^ -~]') THEN
+        SELECT 'content_type', NEW.content_type INTO broken, given;
+    ELSIF NEW.available_at <> 0 AND NEW.available_at NOT BETWEEN 978307200000 AND 253402300799999 THEN
+        SELECT 'available_at', NEW.available_at::text, 'Unix milliseconds, 0 or in the years 2001 to 9999'
+        INTO broken, given, rule;
+    ELSIF NEW.headers::text <> '{}'
+          AND EXISTS (SELECT FROM json_each(NEW.headers) AS header WHERE json_typeof(header.value) <> 'string') THEN
+        SELECT 'headers', NEW.headers::text, 'an object of strings' INTO broken, given, rule;
+    END IF;
+    IF broken IS NOT NULL THEN
+        RAISE EXCEPTION 'outbox: % is %: it must be %', broken, quote_literal(left(given, 80)), rule
+            USING ERRCODE = 'check_violation', SCHEMA = 'outbox', TABLE = 'items', COLUMN = broken;
     END IF;
     SELECT id, type = NEW.type AND payload = NEW.payload AND content_type = NEW.content_type
                AND saga IS NOT DISTINCT FROM NEW.saga AND ordering_key IS NOT DISTINCT FROM NEW.ordering_key AS same
