@@ -32,7 +32,7 @@ impl Morgue {
         plan.json(&["migrate", "--json"]);
         let morgue = Self { plan, dir, items };
         morgue.fill();
-        let dead = morgue.plan.json(&["dead", "--status", "PENDING", "--skip-key", "--json"]);
+        let dead = morgue.plan.json(&["dead", "--status", "PENDING", "--all", "--yes", "--skip-key", "--json"]);
         assert_eq!(dead["changed"], items);
         morgue
     }

@@ -124,7 +124,8 @@ async fn dead_rows_that_a_snapshot_keeps_cost_a_bounded_look_nothing_and_hide_no
     f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'new', '', 978307260000)")
         .unwrap();
     assert_eq!(f.store.claim(&request(&["mail"], 1)).await.unwrap().claims.len(), 1, "the first look is a full one");
-    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'late', '', 978307200005)").unwrap();
+    f.sql("INSERT INTO outbox.items (type, idem_key, payload, available_at) VALUES ('mail', 'late', '', 978307200005)")
+        .unwrap();
     let mut claims = Vec::new();
     eventually("a full look finds what was committed late", SOON, async || {
         let batch = f.store.claim(&request(&["mail"], 1)).await.unwrap();
