@@ -142,7 +142,7 @@ mod promise {
     pub(super) async fn a_long_audit_entry_has_its_size_in_the_trail_and_the_part_of_an_item_in_that_of_the_item(
         f: Fixture,
     ) {
-        let items = (0..600).map(|number| item(&format!("k{number}"))).collect();
+        let items = (0..1_500).map(|number| item(&format!("k{number}"))).collect();
         let ids = f.store.enqueue(items, BatchMode::AllOrNothing).await.unwrap().ids;
         let ids: Vec<_> = ids.into_iter().flatten().collect();
         let some = Selection::Ids(ids.clone());

@@ -123,6 +123,10 @@ fn date_and_time(text: &str) -> Option<i64> {
         Some(sign) => (&time[..sign], offset_minutes(&time[sign..])?),
         None => (time.strip_suffix('Z').unwrap_or(time), 0),
     };
+    let is_time = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'T' | b' ' | b':' | b'.');
+    if !time.bytes().all(is_time) {
+        return None;
+    }
     let seconds = match time.len() {
         0 => "T00:00:00",
         6 => ":00",
