@@ -187,7 +187,7 @@ async fn what_an_operator_paused_stays_paused_after_a_move() {
     let (source, target) = (CliFixture::migrated(), CliFixture::migrated());
     enqueue(&source, "one", "o");
     source.json(&["pause", "mail", "--reason", "until Monday"]);
-    source.json(&["pause", "webhook"]);
+    source.json(&["pause", "webhook", "--force"]);
     let file = source.dir.path().join("export.ndjson");
     let name = file.to_str().unwrap();
     source.json(&["export", name, "--pause", "--reason", "a larger machine"]);
