@@ -131,6 +131,42 @@ async fn a_name_that_nobody_knows_is_refused_with_the_nearest_unless_it_is_force
     fixture.run(&["reschedule", "--status", "PENDING", "--saga", "S", "--in", "0s"]).fails(1, &["saga \"S\""]);
 }
 
+#[tokio::test]
+async fn items_are_named_by_their_keys_and_found_by_what_they_contain() {
+    let fixture = CliFixture::migrated();
+    let order = |key: &str, payload: &str| {
+        fixture.json(&["enqueue", "--type", "mail", "--key", key, "--payload", payload])["ids"][0].to_string()
+    };
+    let (first, second) = (order("order-17", r#"{"order": 17}"#), order("order-18", r#"{"order": 18}"#));
+    let number = order("4711", "{}");
+    assert_eq!(fixture.json(&["show", "order-17"])["id"].to_string(), first);
+    assert_eq!(fixture.json(&["show", "4711"])["id"].to_string(), number, "there is no item with this id");
+    fixture.run(&["show", "order-19"]).fails(1, &["the key \"order-19\"", "--key-prefix"]);
+    let ids = |args: &[&str]| -> Vec<String> {
+        let items = fixture.json(&[&["list"], args].concat());
+        items.as_array().unwrap().iter().map(|item| item["id"].to_string()).collect()
+    };
+    assert_eq!(ids(&["order-17"]), [first.as_str()]);
+    assert_eq!(ids(&["--key", "4711"]), [number.as_str()]);
+    assert_eq!(ids(&["--key-prefix", "order-"]), [second.as_str(), &first]);
+    assert_eq!(ids(&["PENDING", "--payload", "order=17"]), [first.as_str()]);
+    fixture.run(&["list", "--payload", "order"]).fails(2, &["PATH=VALUE"]);
+    fixture.json(&["reschedule", "order-17", "--in", "1h"]);
+    fixture.json(&["dead", "order-17", "order-18"]);
+    assert_eq!(
+        fixture.json(&["replay", "--status", "DLQ", "--limit", "1", "--dry-run"])["sample"][0].to_string(),
+        first
+    );
+    assert_eq!(fixture.json(&["replay", "order-17"])["changed"], 1);
+    assert_eq!(fixture.json(&["restore", "--key", "order-18"])["changed"], 1);
+    fixture.json(&["dead", "--key", "order-18"]);
+    assert_eq!(fixture.json(&["audit", "--item", "order-18"]).as_array().unwrap().len(), 3);
+    fixture.run(&["purge", "order-18", "--older-than", "7d"]).fails(2, &["--older-than"]);
+    fixture.run(&["purge", "DLQ", "order-18"]).fails(2, &["DLQ"]);
+    assert_eq!(fixture.json(&["purge", "order-18"])["changed"], 1);
+    fixture.run(&["purge", "--key-prefix", "order-"]).stdout.contains("0 items");
+}
+
 #[test]
 fn what_an_action_is_not_for_is_a_usage_error() {
     let fixture = CliFixture::migrated();

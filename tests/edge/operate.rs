@@ -191,6 +191,24 @@ async fn a_name_that_nobody_knows_is_refused_with_the_nearest_unless_it_is_force
 }
 
 #[tokio::test]
+async fn an_item_is_named_by_its_key_and_found_by_what_it_contains() {
+    let host = host_with(&["a", "a"]).await;
+    assert_eq!(host.send(get("/items/k-1")).await.json()["id"], 2);
+    let problem = host.send(get("/items/k-2")).await.problem(404, "no-item");
+    assert!(problem["detail"].as_str().unwrap().contains("k-2"), "{problem}");
+    for query in ["idem_key=k-1", "key_prefix=k-1", "headers=none=0&idem_key=k-1"] {
+        let expected = if query.contains("none") { vec![] } else { vec![2] };
+        assert_eq!(ids(&host.send(get(&format!("/items?{query}"))).await.json()), expected, "{query}");
+    }
+    host.send(get("/items?payload=order")).await.problem(400, "invalid-request");
+    let dead = host.send(post("/items/k-0/dead", &[], "{}")).await;
+    assert_eq!(dead.json()["sample"], json!([1]));
+    let order = json!({ "filter": { "status": ["DLQ"], "idem_key": "k-0" } });
+    assert_eq!(host.send(post("/items:purge", &[], &order.to_string())).await.json()["changed"], 1);
+    host.send(post("/items/k-0/dead", &[], "{}")).await.problem(404, "no-item");
+}
+
+#[tokio::test]
 async fn new_effects_are_asked_for_in_words() {
     let host = host_with(&["a"]).await;
     host.complete("a").await;

@@ -188,7 +188,7 @@ async fn every_refusal_is_a_problem() {
         (post("/items", &[], r#"{"type":"t","payload":1,"idem_kye":"k"}"#), 400, "invalid-json"),
         (post("/items", &ndjson, "\n\n"), 400, "invalid-request"),
         (get("/items?stauts=DLQ"), 400, "invalid-request"),
-        (get("/items/one"), 400, "invalid-request"),
+        (get("/items/one"), 404, "no-item"),
         (get("/items/7"), 404, "no-item"),
         (get("/items/%ff"), 400, "invalid-request"),
         (get("/signals?after=x"), 400, "invalid-request"),

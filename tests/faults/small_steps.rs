@@ -95,7 +95,7 @@ fn job(action: Action, status: Status) -> OperateRequest {
 }
 
 async fn run_job(store: &dyn Store, request: OperateRequest) -> u64 {
-    let mut job = store.start_job(&request, None).await.unwrap();
+    let mut job = store.start_job(&request, None).await.unwrap().unwrap();
     while job.state == JobState::Running {
         job = store.run_job_batch(job.id).await.unwrap().unwrap();
     }

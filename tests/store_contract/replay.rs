@@ -5,14 +5,17 @@ use outbox::store::{AuditQuery, SettleRequest};
 use serde_json::{Value, json};
 
 use super::{REPLAY, operate_request};
-use crate::support::{Fixture, item, settled};
+use crate::support::{Fixture, dead, done, item, settled};
 
 promises! {
     a_replay_of_a_done_item_leaves_its_result_and_its_component_in_the_audit_trail
+    a_job_tells_what_became_of_its_items
+    an_order_that_matches_nothing_leaves_an_audit_entry_and_no_job
 }
 
 mod promise {
-    use outbox::store::Selection;
+    use outbox::item::Status;
+    use outbox::store::{Action, Filter, Selection};
 
     use super::*;
 
@@ -27,5 +30,34 @@ mod promise {
         let change = &entry.changes[0];
         assert_eq!(change["before"]["result"], json!({ "base64": "c2VudAA=" }));
         assert_eq!((&change["before"]["handler_digest"], &change["after"]["result"]), (&json!("digest"), &Value::Null));
+    }
+
+    pub(super) async fn a_job_tells_what_became_of_its_items(f: Fixture) {
+        let mut ids = Vec::new();
+        for key in ["a", "b", "c", "d", "e"] {
+            ids.push(f.enqueue(item(key)).await);
+            f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        }
+        let all = Selection::Filter(Filter { status: vec![Status::Dlq], ..Filter::default() });
+        let report = f.store.operate(&operate_request(REPLAY, all)).await.unwrap();
+        for settled in [done(), dead(), dead()] {
+            f.store.settle(&f.claim_one("mail").await.reference(), settled).await.unwrap();
+        }
+        let purge = operate_request(Action::Purge, Selection::Ids(vec![ids[0]]));
+        f.store.operate(&purge).await.unwrap();
+        let outcome = f.store.job_outcome(report.job.unwrap()).await.unwrap();
+        assert_eq!((outcome.done, outcome.dead, outcome.waiting, outcome.gone), (0, 2, 2, 1));
+        let cause = &outcome.causes[0];
+        assert_eq!((cause.count, cause.sample, cause.message.as_deref()), (2, ids[2], Some("the receiver is down")));
+    }
+
+    pub(super) async fn an_order_that_matches_nothing_leaves_an_audit_entry_and_no_job(f: Fixture) {
+        let nothing = Selection::Filter(Filter { status: vec![Status::Dlq], ..Filter::default() });
+        let report = f.store.operate(&operate_request(REPLAY, nothing)).await.unwrap();
+        assert_eq!((report.matched, report.job), (0, None));
+        assert!(f.store.jobs(None, 9).await.unwrap().is_empty());
+        let entry = f.store.audit(&AuditQuery::default()).await.unwrap().remove(0);
+        assert_eq!((entry.action.as_str(), entry.count, entry.job), ("replay", 0, None));
+        assert_eq!(entry.selection, json!({ "filter": { "status": ["DLQ"] } }));
     }
 }

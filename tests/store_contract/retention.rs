@@ -168,7 +168,9 @@ mod promise {
 
     pub(super) async fn finished_jobs_go_with_the_signals_and_the_newest_stays(f: Fixture) {
         let ids = async || f.store.jobs(None, 9).await.unwrap().iter().map(|job| job.id).collect::<Vec<_>>();
-        for _ in 0..3 {
+        for key in ["a", "b", "c"] {
+            f.enqueue(item(key)).await;
+            f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
             f.store.operate(&operate_request(Action::Purge, by_status(Status::Done))).await.unwrap();
         }
         let before = ids().await;

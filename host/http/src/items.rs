@@ -8,11 +8,13 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, State};
 
-use outbox_store::{ItemDetails, ItemPage};
+use outbox_item::ItemId;
+use outbox_store::{ItemDetails, ItemPage, item_with_key};
 
 use crate::problem::ApiError;
-use crate::query::{QueryParameters, filter_and_page, item_id};
+use crate::query::{QueryParameters, filter_and_page};
 use crate::server_state::ServerState;
+use crate::state::HttpState;
 
 /// `GET /items`: the items that match, newest first, without payloads and results. The client passes `next` as `before`
 /// to get the next page; it is `null` on the last page.
@@ -24,11 +26,26 @@ pub(crate) async fn list(
     Ok(Json(state.inspect.list(&filter, &page).await?))
 }
 
-/// `GET /items/{id}`: one item with its history.
+/// `GET /items/{id}`: one item with its history. The path names it by its id or by its idempotency key; a number that is
+/// no id can be a key.
 pub(crate) async fn show(
     State(state): State<Arc<ServerState>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ItemDetails>, ApiError> {
-    let id = item_id(&id?.0)?;
-    state.inspect.get(id).await?.map(Json).ok_or(ApiError::NoItem(id))
+    let word = id?.0;
+    if let Ok(id) = word.parse()
+        && let Some(details) = state.inspect.get(id).await?
+    {
+        return Ok(Json(details));
+    }
+    let id = item_with_key(&*state.inspect, &word).await?.ok_or_else(|| ApiError::NoItem(word.clone()))?;
+    state.inspect.get(id).await?.map(Json).ok_or(ApiError::NoItem(word))
+}
+
+/// The item that a path names, by its id or, where that is no number, by its idempotency key.
+pub(crate) async fn named_item(state: &HttpState, word: &str) -> Result<ItemId, ApiError> {
+    match word.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => item_with_key(&*state.inspect, word).await?.ok_or_else(|| ApiError::NoItem(word.to_owned())),
+    }
 }

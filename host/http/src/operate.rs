@@ -20,8 +20,8 @@ use outbox_store::{
 
 use crate::body::{BodyResult, DryRun, json_or_default};
 use crate::confirm;
+use crate::items::named_item;
 use crate::problem::ApiError;
-use crate::query::item_id;
 use crate::server_state::ServerState;
 use crate::state::HttpState;
 
@@ -55,7 +55,7 @@ struct OperateBody {
     delay_ms: Option<i64>,
 }
 
-/// `POST /items/{id}/{action}`
+/// `POST /items/{id}/{action}`: the path names the item by its id or by its idempotency key.
 pub(crate) async fn operate_one(
     State(state): State<Arc<ServerState>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -67,7 +67,7 @@ pub(crate) async fn operate_one(
     if word == "purge" {
         return Err(ApiError::NoRoute(uri.path().to_owned()));
     }
-    let id = item_id(&id)?;
+    let id = named_item(&state, &id).await?;
     let request: OperateBody = json_or_default(&headers, body, "the order")?;
     if request.ids.is_some() || request.filter.is_some() || request.confirm.is_some() {
         return Err(ApiError::Invalid("the path names the item: leave ids, filter and confirm out".into()));
@@ -81,7 +81,8 @@ pub(crate) async fn operate_one(
     }
 }
 
-/// `POST /items:{action}`: 200 with a report, or 202 with a job that continues in the background.
+/// `POST /items:{action}`: 200 with a report, or 202 with a job that continues in the background. What
+/// matches nothing needs no job.
 pub(crate) async fn operate_matching(
     State(state): State<Arc<ServerState>>,
     uri: Uri,
@@ -154,7 +155,7 @@ async fn operate_filter(
             return Ok(Json(preview(state, action, filter, body, headers, now).await?).into_response());
         }
         Some(given) => filter.as_of = Some(confirm::check(given, action, &filter, now)?),
-        None if action.needs_confirmation(&filter.status) => {
+        None if action.needs_confirmation(&filter) => {
             let Preview { count, as_of, confirm, .. } = preview(state, action, filter, body, headers, now).await?;
             return Err(ApiError::ConfirmationNeeded { action: action.as_str(), count, as_of, confirm });
         }
@@ -164,8 +165,10 @@ async fn operate_filter(
     if !pace.is_background {
         return Ok(Json(state.operate.operate(&request).await?).into_response());
     }
-    let job = state.operate.start_job(&request, pace.per_second).await?;
-    Ok((StatusCode::ACCEPTED, Json(job)).into_response())
+    match state.operate.start_job(&request, pace.per_second).await? {
+        Some(job) => Ok((StatusCode::ACCEPTED, Json(job)).into_response()),
+        None => Ok(Json(OperateReport::default()).into_response()),
+    }
 }
 
 async fn preview(
@@ -262,7 +265,7 @@ pub(crate) fn actor(given: Option<String>, headers: &HeaderMap) -> String {
 /// The problem for a refused item: 404 when it does not exist, else 409.
 fn problem_of(refused: &RefusedItem) -> ApiError {
     match &refused.reason {
-        Refusal::NoSuchItem => ApiError::NoItem(refused.id),
+        Refusal::NoSuchItem => ApiError::NoItem(refused.id.to_string()),
         reason => ApiError::Refused { id: refused.id, reason: reason.to_string() },
     }
 }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
 use outbox_store::{
-    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, Pause, StuckEntry,
+    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, JobOutcome, Pause, StuckEntry,
     unknown_ordering_key,
 };
 
@@ -48,13 +48,22 @@ pub(crate) async fn jobs(
     Ok(Json(JobList { jobs: state.inspect.jobs(None, limit).await? }))
 }
 
-/// `GET /jobs/{id}`: one job with its progress.
+/// A job, and what became of its items.
+#[derive(Serialize)]
+pub(crate) struct JobDetails {
+    #[serde(flatten)]
+    job: Job,
+    outcome: JobOutcome,
+}
+
+/// `GET /jobs/{id}`: one job with its progress, and what became of its items.
 pub(crate) async fn job(
     State(state): State<Arc<ServerState>>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Job>, ApiError> {
+) -> Result<Json<JobDetails>, ApiError> {
     let id = number("the job's id", &id?.0)?;
-    find_job(&state, id).await.map(Json)
+    let job = find_job(&state, id).await?;
+    Ok(Json(JobDetails { job, outcome: state.inspect.job_outcome(id).await? }))
 }
 
 async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {

@@ -46,8 +46,8 @@ pub(crate) enum ApiError {
     Conflict { idem_key: String, first: ItemId, at_line: Option<usize> },
     #[error("no saga {name:?} is declared; declared are {}", .declared.join(", "))]
     UnknownSaga { name: String, declared: Vec<String> },
-    #[error("there is no item {0}")]
-    NoItem(ItemId),
+    #[error("there is no item {0}, by its id or its idempotency key")]
+    NoItem(String),
     #[error("there is no job {0}")]
     NoJob(JobId),
     #[error("{action} would change {count} items: repeat the request with the member `confirm` of this answer")]

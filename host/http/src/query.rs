@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::extract::Query;
 
-use outbox_item::{ItemId, Status};
-use outbox_store::{AuditQuery, Filter, Page, SignalSeq, StuckQuery};
+use outbox_item::Status;
+use outbox_store::{AuditQuery, Filter, MemberIs, Page, SignalSeq, StuckQuery};
 
 use crate::problem::ApiError;
 
@@ -37,14 +37,18 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 }
 
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
-const RESTRICTIONS: &str = "`status`, `type`, `saga`, `cid`, `ordering_key`, `created_from`, `created_to`, \
-     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `as_of`";
+const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `created_from`, `created_to`, \
+     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `error`, `payload`, `headers`, \
+     `metadata`, `first`, `as_of`";
 
-/// Adds one restriction to the filter. Only `status` may be given several times; each adds its statuses.
+/// Adds one restriction to the filter. `status` may be given several times, and each adds its statuses; so may conditions
+/// on what an item contains.
 fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiError> {
     match name {
         "status" => add_statuses(&mut filter.status, &text),
         "type" => set_once(&mut filter.r#type, name, text),
+        "idem_key" => set_once(&mut filter.idem_key, name, text),
+        "key_prefix" => set_once(&mut filter.key_prefix, name, text),
         "saga" => set_once(&mut filter.saga, name, text),
         "cid" => set_once(&mut filter.cid, name, text),
         "ordering_key" => set_once(&mut filter.ordering_key, name, text),
@@ -55,9 +59,19 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "finished_to" => set_once(&mut filter.finished_to, name, number(name, &text)?),
         "available_from" => set_once(&mut filter.available_from, name, number(name, &text)?),
         "available_to" => set_once(&mut filter.available_to, name, number(name, &text)?),
+        "error" => set_once(&mut filter.error, name, text),
+        "payload" => add_condition(&mut filter.payload, &text),
+        "headers" => add_condition(&mut filter.headers, &text),
+        "metadata" => add_condition(&mut filter.metadata, &text),
+        "first" => set_once(&mut filter.first, name, number(name, &text)?),
         "as_of" => set_once(&mut filter.as_of, name, number(name, &text)?),
         _ => Err(invalid_restriction(format!("unknown field `{name}`, expected one of {RESTRICTIONS}"))),
     }
+}
+
+fn add_condition(conditions: &mut Vec<MemberIs>, text: &str) -> Result<(), ApiError> {
+    conditions.push(text.parse().map_err(invalid_restriction)?);
+    Ok(())
 }
 
 /// `text` is one status, or several with commas between them.
@@ -154,11 +168,6 @@ fn unknown_parameter(name: &str, accepted: &str) -> ApiError {
     ApiError::Invalid(format!("the query has {name:?}: what is understood is {accepted}"))
 }
 
-/// The id of an item in a path.
-pub(crate) fn item_id(text: &str) -> Result<ItemId, ApiError> {
-    number("the item's id", text)
-}
-
 /// A whole number; `name` says in the problem which one.
 pub(crate) fn number<T: FromStr>(name: &str, text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|_| ApiError::Invalid(format!("{name} is {text:?}: it must be a whole number in range")))
@@ -175,7 +184,7 @@ fn limit(text: &str, max: u32) -> Result<u32, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outbox_item::Millis;
+    use outbox_item::{ItemId, Millis};
     use serde_json::json;
 
     fn pairs(query: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -208,6 +217,8 @@ mod tests {
         let (filter, _) = check(&[
             ("status", "DLQ"),
             ("type", "t"),
+            ("idem_key", "k"),
+            ("key_prefix", "p"),
             ("saga", "s"),
             ("cid", "c"),
             ("ordering_key", "o"),
@@ -218,13 +229,20 @@ mod tests {
             ("available_from", "5"),
             ("available_to", "6"),
             ("fingerprint", "f"),
+            ("error", "refused"),
+            ("payload", "order=17"),
+            ("payload", "to.name=Ada"),
+            ("headers", "x-tenant=acme"),
+            ("metadata", "team=a"),
+            ("first", "9"),
             ("as_of", "7"),
         ])
         .unwrap();
         let members = json!({
-            "status": ["DLQ"], "type": "t", "saga": "s", "cid": "c", "ordering_key": "o", "created_from": 1,
+            "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "created_from": 1,
             "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
-            "fingerprint": "f", "as_of": 7,
+            "fingerprint": "f", "error": "refused", "payload": ["order=17", "to.name=Ada"],
+            "headers": ["x-tenant=acme"], "metadata": ["team=a"], "first": 9, "as_of": 7,
         });
         assert_eq!(serde_json::to_value(&filter).unwrap(), members);
     }

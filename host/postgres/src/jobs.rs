@@ -10,19 +10,19 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::JobProgress;
-use outbox_store::engine::operator_actions::{ActionContext, job_filter};
+use outbox_store::engine::operator_actions::{ActionContext, job_filter, matched_nothing};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
+use outbox_store::engine::{JobBatch, JobProgress};
+use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobState, OperateRequest, StoreError};
 
 use crate::context::PgContext;
 use crate::error::PgError;
+use crate::item_query::{ItemQuery, ids};
 use crate::operate::change_batch;
-use crate::queries::ItemQuery;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, WriteTx, without_nul};
-use crate::{PostgresStore, queries};
+use crate::{PostgresStore, audit, content, queries};
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action::text, filter::text, actor, reason, per_second, state, began_at, ended_at, next_at, \
@@ -33,17 +33,27 @@ pub(crate) async fn start(
     store: &PostgresStore,
     request: &OperateRequest,
     per_second: Option<u32>,
-) -> Result<Job, StoreError> {
+) -> Result<Option<Job>, StoreError> {
     let (pg, filter) = (&*store.pg, job_filter(request)?);
     let matched = read!(pg, "counting what a job is about", |tx| count(tx, &filter))?;
-    transact!(pg, "beginning a job", |tx| insert(tx, request, &filter, per_second, matched))
+    if matched == 0 {
+        let entry = matched_nothing(request, &filter);
+        transact!(pg, "recording an order", |tx| audit::append(tx, &entry))?;
+        return Ok(None);
+    }
+    transact!(pg, "beginning a job", |tx| insert(tx, request, &filter, per_second, matched)).map(Some)
 }
 
 async fn count(tx: &impl Query, filter: &Filter) -> Result<i64, PgError> {
+    filter.validate()?;
+    if filter.reads_content() {
+        return Ok(i64::try_from(queries::matching(tx, filter).await?.len()).unwrap_or(i64::MAX));
+    }
     let condition = SqlFilter::from_filter(filter);
     let statement = format!("SELECT count(*) FROM outbox.status WHERE {}", condition.sql);
     let rows = tx.rows(&statement, &values(&condition)).await?;
-    Ok(rows.first().ok_or(PgError::LostRace)?.try_get(0)?)
+    let counted = unsigned(rows.first().ok_or(PgError::LostRace)?, 0)?;
+    Ok(i64::try_from(filter.taken_of(counted)).unwrap_or(i64::MAX))
 }
 
 async fn insert(
@@ -69,15 +79,15 @@ async fn insert(
 /// Makes the job's next batch, unless its rate says not yet. `None` when there is no such job.
 pub(crate) async fn run_batch(store: &PostgresStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let (pg, now) = (&*store.pg, store.pg.now().await?);
-    let Some((job, ids)) = read!(pg, "finding a job's next items", |tx| next_batch(tx, id, now))? else {
+    let Some((job, batch)) = read!(pg, "finding a job's next items", |tx| next_batch(tx, id, now))? else {
         return Ok(None);
     };
-    let Some(ids) = ids else { return Ok(Some(job)) };
-    transact!(pg, "making a job's batch", |tx| apply_batch(tx, &job, &ids))
+    let Some(batch) = batch else { return Ok(Some(job)) };
+    transact!(pg, "making a job's batch", |tx| apply_batch(tx, &job, &batch))
 }
 
-/// The job, with the ids of its next batch if one may be made now.
-async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Job, Option<Vec<ItemId>>)>, PgError> {
+/// The job, with its next batch if one may be made now.
+async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Job, Option<JobBatch>)>, PgError> {
     let Some(job) = read(tx, id).await? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, None)));
@@ -86,21 +96,23 @@ async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(J
     query.condition.and("id > ?", Some(job.scanned_up_to));
     query.condition.and("id <= ?", Some(job.last_id));
     query.condition.and("epoch < ?", Some(job.id));
-    let ids = queries::ids(tx, &query, job.batch_size()).await?;
-    Ok(Some((job, Some(ids))))
+    let looked_at = ids(tx, &query, job.batch_size()).await?;
+    let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
+    matching.truncate(job.untried());
+    Ok(Some((job, Some(JobBatch { looked_at, matching }))))
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
-async fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, ids: &[ItemId]) -> Result<Option<Job>, PgError> {
+async fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, batch: &JobBatch) -> Result<Option<Job>, PgError> {
     let claim = "UPDATE outbox.jobs SET position = $3 WHERE id = $1 AND position = $2 AND state = 'RUNNING'
                  RETURNING id";
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    let (from, to) = (job.scanned_up_to.get(), job.scanned_up_to_after(ids).get());
+    let (from, to) = (job.scanned_up_to.get(), job.scanned_up_to_after(&batch.looked_at).get());
     if tx.rows(claim, &[&job.id.get(), &from, &to]).await?.is_empty() {
         return read(tx, job.id).await;
     }
-    let outcomes = change_batch(tx, &ActionContext::of_job(job), ids).await?;
-    write_progress(tx, &job.progress_after(ids, outcomes)).await?;
+    let outcomes = change_batch(tx, &ActionContext::of_job(job), &batch.matching).await?;
+    write_progress(tx, &job.progress_after(&batch.looked_at, outcomes)).await?;
     read(tx, job.id).await
 }
 
@@ -137,6 +149,33 @@ pub(crate) async fn list(tx: &impl Query, id: Option<JobId>, limit: u32) -> Resu
         }
     }
     Ok(jobs)
+}
+
+/// SQL: how many of the items that the job changed are where, by the group of their failure.
+const OUTCOME: &str = "SELECT place, fingerprint COLLATE \"C\" AS fingerprint, count(*), max(id) FROM (
+    SELECT item_id AS id,
+           CASE WHEN EXISTS (SELECT 1 FROM outbox.done WHERE id = item_id) THEN 'done'
+                WHEN EXISTS (SELECT 1 FROM outbox.dead WHERE id = item_id) THEN 'dead'
+                WHEN EXISTS (SELECT 1 FROM outbox.items WHERE id = item_id) THEN 'waiting' ELSE 'gone' END AS place,
+           (SELECT fingerprint FROM outbox.dead WHERE id = item_id) AS fingerprint
+    FROM (SELECT DISTINCT item_id FROM outbox.audit_items
+          WHERE seq IN (SELECT seq FROM outbox.audit WHERE job = $1)) AS changed) AS item
+    GROUP BY 1, 2 ORDER BY count(*) DESC, 2";
+
+/// What became of the items that the job changed.
+pub(crate) async fn outcome(tx: &impl Query, id: JobId) -> Result<JobOutcome, PgError> {
+    let mut outcome = JobOutcome::default();
+    for row in tx.rows(OUTCOME, &[&id.get()]).await? {
+        let count = unsigned(&row, 2)?;
+        outcome.count(row.try_get(0)?, count);
+        if let Some(fingerprint) = row.try_get(1)? {
+            let sample = ItemId::new(row.try_get(3)?);
+            let found = tx.rows("SELECT last_error FROM outbox.dead WHERE id = $1", &[&sample.get()]).await?;
+            let message = found.first().map(|row| row.try_get(0)).transpose()?;
+            outcome.causes.push(DeadCause { fingerprint, count, sample, message });
+        }
+    }
+    Ok(outcome)
 }
 
 async fn read(tx: &impl Query, id: JobId) -> Result<Option<Job>, PgError> {

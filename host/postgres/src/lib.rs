@@ -35,6 +35,7 @@
 
 #![deny(missing_docs)]
 
+mod content;
 #[macro_use]
 mod context;
 mod abandon;
@@ -60,6 +61,7 @@ mod group;
 mod group_queue;
 mod group_size;
 mod health;
+mod item_query;
 mod jobs;
 mod known_digests;
 mod leases;

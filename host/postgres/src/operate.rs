@@ -22,7 +22,6 @@ use outbox_store::{Action, ClaimToken, EffectKeys, Eligibility, JobId, OperateRe
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::error::PgError;
 use crate::places::{self, OldPlace, PlaceChange};
-use crate::queries::ItemQuery;
 use crate::rows::numbers;
 use crate::tx::{Query, WriteTx};
 use crate::{audit, leases, ordering, queries, rows, saga_signals};
@@ -44,9 +43,7 @@ pub(crate) async fn preview(
 ) -> Result<OperateReport, PgError> {
     let ids = match selection {
         Selection::Ids(ids) => ids.clone(),
-        Selection::Filter(filter) => {
-            queries::ids(tx, &ItemQuery::new(&restrict_to_applicable(filter, action)), u32::MAX).await?
-        }
+        Selection::Filter(filter) => queries::matching(tx, &restrict_to_applicable(filter, action)).await?,
     };
     let mut report = OperateReport::of_matched(ids.len());
     for batch in ids.chunks(BATCH_SIZE as usize) {

@@ -11,50 +11,21 @@ use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
+use crate::content;
 use crate::error::PgError;
+use crate::item_query::{ItemQuery, ids, view_of};
 use crate::rows::{self, COLUMNS, count, json_value, time, unsigned, values};
 use crate::tx::Query;
 
-/// Which items are wanted.
-pub(crate) struct ItemQuery {
-    /// In which places to look.
-    statuses: Vec<Status>,
-    pub(crate) condition: SqlFilter,
-}
-
-impl ItemQuery {
-    /// The items that match the filter.
-    pub(crate) fn new(filter: &Filter) -> Self {
-        let statuses = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
-        Self { statuses, condition: SqlFilter::from_filter(filter) }
-    }
-
-    /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own
-    /// limit: the view of all statuses is a union, for which PostgreSQL reads and sorts every item that matches.
-    fn first(&self, columns: &str, order: &str, limit: u32) -> String {
-        let end = format!("ORDER BY {order} LIMIT {limit}");
-        let of_status = |status: &Status| {
-            format!("(SELECT {columns} FROM {} WHERE {} {end})", view_of(*status), self.condition.sql)
-        };
-        let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
-        format!("SELECT * FROM ({}) AS part {end}", parts.join(" UNION ALL "))
-    }
-}
-
-/// The view of the items with this status.
-fn view_of(status: Status) -> &'static str {
-    match status {
-        Status::Pending => "outbox.status_pending",
-        Status::Claimed => "outbox.status_claimed",
-        Status::Done => "outbox.status_done",
-        Status::Dlq => "outbox.status_dlq",
-    }
-}
-
 /// A page of the items that match, newest first.
 pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Result<ItemPage, PgError> {
+    filter.validate()?;
+    let page = Page { limit: filter.first.map_or(page.limit, |first| page.limit.min(first)), ..*page };
     let mut query = ItemQuery::new(filter);
     query.condition.and("id < ?", page.before);
+    if filter.reads_content() {
+        query.condition.and_ids(&content::newest(tx, filter, page).await?);
+    }
     let first = query.first(&rows::summary_columns(), "id DESC", page.limit);
     // The server adds the sizes up, so that it sends no more than a page.
     let statement = format!(
@@ -66,7 +37,7 @@ pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Resul
     let found = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>("found"))?;
     let items = rows.iter().map(rows::summary).collect::<Result<Vec<_>, _>>()?;
     let is_cut = i64::try_from(items.len()).is_ok_and(|sent| sent < found);
-    Ok(ItemPage::new(items, *page, is_cut))
+    Ok(ItemPage::new(items, page, is_cut))
 }
 
 /// The item with its history and its audit entries.
@@ -129,7 +100,12 @@ pub(crate) async fn newest_signal(tx: &impl Query) -> Result<SignalSeq, PgError>
 
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.
 pub(crate) async fn failure_groups(tx: &impl Query, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, PgError> {
-    let condition = SqlFilter::from_filter(&Filter { status: vec![Status::Dlq], ..filter.clone() });
+    filter.validate()?;
+    let dead_items = Filter { status: vec![Status::Dlq], ..filter.clone() };
+    let mut condition = SqlFilter::from_filter(&dead_items);
+    if filter.reads_content() {
+        condition.and_ids(&matching(tx, &dead_items).await?);
+    }
     let dead = view_of(Status::Dlq);
     let statement = format!(
         "SELECT died.*, sample.last_error, sample.handler_digest,
@@ -158,10 +134,16 @@ fn failure_group(row: &Row) -> Result<FailureGroup, PgError> {
     })
 }
 
-/// The ids of the first `limit` items that are wanted, ascending.
-pub(crate) async fn ids(tx: &impl Query, query: &ItemQuery, limit: u32) -> Result<Vec<ItemId>, PgError> {
-    let rows = tx.rows(&query.first("id", "id", limit), &values(&query.condition)).await?;
-    rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
+/// The ids of the items that match and that an action takes, ascending.
+pub(crate) async fn matching(tx: &impl Query, filter: &Filter) -> Result<Vec<ItemId>, PgError> {
+    filter.validate()?;
+    let first = filter.first.unwrap_or(u32::MAX);
+    if !filter.reads_content() {
+        return ids(tx, &ItemQuery::new(filter), first).await;
+    }
+    let mut found = content::retain(tx, filter, content::candidates(tx, filter).await?).await?;
+    found.truncate(first as usize);
+    Ok(found)
 }
 
 /// Items that are in no place or in several, by ascending id.

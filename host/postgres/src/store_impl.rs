@@ -15,10 +15,10 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, Maintain, MaintenanceReport, MisplacedItem,
-    Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record,
-    Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
-    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, Maintain, MaintenanceReport,
+    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
+    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
+    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
@@ -138,6 +138,11 @@ impl Inspect for PostgresStore {
         read!(pg, "reading jobs", |tx| jobs::list(tx, id, limit))
     }
 
+    async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading what became of a job's items", |tx| jobs::outcome(tx, id))
+    }
+
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading what is paused", |tx| control::pauses(tx))
@@ -183,7 +188,7 @@ impl Operate for PostgresStore {
         operate_flow::operate(self, request).await
     }
 
-    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError> {
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Option<Job>, StoreError> {
         jobs::start(self, request, per_second).await
     }
 

@@ -10,17 +10,18 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::JobProgress;
-use outbox_store::engine::operator_actions::{ActionContext, job_filter};
+use outbox_store::engine::operator_actions::{ActionContext, job_filter, matched_nothing};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::{Filter, Job, JobId, JobState, OperateRequest, StoreError};
+use outbox_store::engine::{JobBatch, JobProgress};
+use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobState, OperateRequest, StoreError};
 
 use crate::error::{unavailable, unusable};
+use crate::id_search::ids;
 use crate::operate::change_batch;
 use crate::rows::{cell, json_column, optional_time, time};
 use crate::write_tx::WriteTx;
-use crate::{SqliteStore, queries};
+use crate::{SqliteStore, audit, content, queries};
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action, filter, actor, reason, per_second, state, began_at, ended_at, next_at, position, \
@@ -31,12 +32,18 @@ pub(crate) async fn start(
     store: &SqliteStore,
     request: &OperateRequest,
     per_second: Option<u32>,
-) -> Result<Job, StoreError> {
+) -> Result<Option<Job>, StoreError> {
     let filter = job_filter(request)?;
     let counted = filter.clone();
     let matched = store.read_pool.run("counting what a job is about", move |tx| queries::count(tx, &counted)).await?;
     let request = request.clone();
-    let insert = move |tx: &mut WriteTx<'_>| insert(tx, &request, &filter, per_second, matched);
+    let insert = move |tx: &mut WriteTx<'_>| {
+        if matched == 0 {
+            audit::append(tx, &matched_nothing(&request, &filter))?;
+            return Ok(None);
+        }
+        insert(tx, &request, &filter, per_second, matched).map(Some)
+    };
     store.writer.run("beginning a job", move |tx| insert(tx).map_err(unavailable("beginning a job"))).await
 }
 
@@ -60,17 +67,15 @@ fn insert(
 /// Makes the job's next batch, unless its rate says not yet. `None` when there is no such job.
 pub(crate) async fn run_batch(store: &SqliteStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let now = (store.clock)();
-    let Some((job, ids)) = store.read_pool.run("finding a job's next items", move |tx| next_batch(tx, id, now)).await?
-    else {
-        return Ok(None);
-    };
-    let Some(ids) = ids else { return Ok(Some(job)) };
-    let apply = move |tx: &mut WriteTx<'_>| apply_batch(tx, &job, &ids).map_err(unavailable("making a job's batch"));
+    let next = move |tx: &rusqlite::Transaction<'_>| next_batch(tx, id, now);
+    let Some((job, batch)) = store.read_pool.run("finding a job's next items", next).await? else { return Ok(None) };
+    let Some(batch) = batch else { return Ok(Some(job)) };
+    let apply = move |tx: &mut WriteTx<'_>| apply_batch(tx, &job, &batch).map_err(unavailable("making a job's batch"));
     store.writer.run("making a job's batch", apply).await
 }
 
-/// The job, with the ids of its next batch if one may be made now.
-fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, Option<Vec<ItemId>>)>> {
+/// The job, with its next batch if one may be made now.
+fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, Option<JobBatch>)>> {
     let Some(job) = read(tx, id)? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, None)));
@@ -79,21 +84,23 @@ fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Optio
     condition.and("id > ?", Some(job.scanned_up_to));
     condition.and("id <= ?", Some(job.last_id));
     condition.and("epoch < ?", Some(job.id));
-    let ids = queries::ids(tx, &condition, job.batch_size())?;
-    Ok(Some((job, Some(ids))))
+    let looked_at = ids(tx, &condition, job.batch_size())?;
+    let mut matching = content::retain(tx, &job.filter, looked_at.clone())?;
+    matching.truncate(job.untried());
+    Ok(Some((job, Some(JobBatch { looked_at, matching }))))
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
-fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, ids: &[ItemId]) -> rusqlite::Result<Option<Job>> {
+fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, batch: &JobBatch) -> rusqlite::Result<Option<Job>> {
     let mut claim = tx
         .connection
         .prepare_cached("UPDATE outbox_jobs SET position = ?3 WHERE id = ?1 AND position = ?2 AND state = 'RUNNING'")?;
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    if claim.execute([job.id.get(), job.scanned_up_to.get(), job.scanned_up_to_after(ids).get()])? == 0 {
+    if claim.execute([job.id.get(), job.scanned_up_to.get(), job.scanned_up_to_after(&batch.looked_at).get()])? == 0 {
         return read(tx.connection, job.id);
     }
-    let outcomes = change_batch(tx, &ActionContext::of_job(job), ids)?;
-    write_progress(tx, &job.progress_after(ids, outcomes))?;
+    let outcomes = change_batch(tx, &ActionContext::of_job(job), &batch.matching)?;
+    write_progress(tx, &job.progress_after(&batch.looked_at, outcomes))?;
     read(tx.connection, job.id)
 }
 
@@ -131,6 +138,35 @@ pub(crate) fn list(tx: &Connection, id: Option<JobId>, limit: u32) -> rusqlite::
         }
     }
     Ok(jobs)
+}
+
+/// SQL: how many of the items that the job changed are where, by the group of their failure.
+const OUTCOME: &str = "SELECT place, fingerprint, count(*), max(id) FROM (
+    SELECT item_id AS id,
+           CASE WHEN EXISTS (SELECT 1 FROM outbox_done WHERE id = item_id) THEN 'done'
+                WHEN EXISTS (SELECT 1 FROM outbox_dead WHERE id = item_id) THEN 'dead'
+                WHEN EXISTS (SELECT 1 FROM outbox_items WHERE id = item_id) THEN 'waiting' ELSE 'gone' END AS place,
+           (SELECT fingerprint FROM outbox_dead WHERE id = item_id) AS fingerprint
+    FROM (SELECT DISTINCT item_id FROM outbox_audit_items
+          WHERE seq IN (SELECT seq FROM outbox_audit WHERE job = $1)) AS changed) AS item
+    GROUP BY place, fingerprint ORDER BY count(*) DESC, fingerprint";
+
+/// What became of the items that the job changed.
+pub(crate) fn outcome(tx: &Connection, id: JobId) -> rusqlite::Result<JobOutcome> {
+    let mut outcome = JobOutcome::default();
+    let mut select = tx.prepare_cached(OUTCOME)?;
+    let mut rows = select.query([id.get()])?;
+    while let Some(row) = rows.next()? {
+        let (place, count): (String, u64) = (row.get(0)?, row.get(2)?);
+        outcome.count(&place, count);
+        if let Some(fingerprint) = row.get(1)? {
+            let sample = ItemId::new(row.get(3)?);
+            let sql = "SELECT last_error FROM outbox_dead WHERE id = ?1";
+            let message = tx.prepare_cached(sql)?.query_row([sample.get()], |row| row.get(0)).optional()?;
+            outcome.causes.push(DeadCause { fingerprint, count, sample, message });
+        }
+    }
+    Ok(outcome)
 }
 
 fn read(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Job>> {

@@ -11,11 +11,22 @@ use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
 
 use crate::audit;
+use crate::content;
+use crate::error::unusable;
+use crate::id_search::ids;
 use crate::rows::{self, COLUMNS, bound, cell, json_value, time};
 
 /// A page of the items that match, newest first.
 pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<ItemPage> {
-    let (sql, values) = search(filter, page);
+    filter.validate().map_err(unusable)?;
+    let page = Page { limit: filter.first.map_or(page.limit, |first| page.limit.min(first)), ..page };
+    let (sql, values) = if filter.reads_content() {
+        let mut found = SqlFilter::all();
+        found.and_ids(&content::newest(tx, filter, page)?);
+        (page_of(&found, page.limit), found.params)
+    } else {
+        search(filter, page)
+    };
     let mut select = tx.prepare_cached(&sql)?;
     let mut rows = select.query(&*bound(&values))?;
     let (mut items, mut bytes) = (Vec::new(), 0);
@@ -33,10 +44,12 @@ pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
 fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
     let mut condition = SqlFilter::in_order_of_ids(filter);
     condition.and("id < ?", page.before);
+    (page_of(&condition, page.limit), condition.params)
+}
+
+fn page_of(condition: &SqlFilter, limit: u32) -> String {
     let columns = rows::summary_columns();
-    let sql =
-        format!("SELECT {columns} FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {}", condition.sql, page.limit);
-    (sql, condition.params)
+    format!("SELECT {columns} FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {limit}", condition.sql)
 }
 
 /// The item with its history and its audit entries.
@@ -105,7 +118,10 @@ pub(crate) fn newest_signal(tx: &Transaction<'_>) -> rusqlite::Result<SignalSeq>
 
 /// The dead-lettered items that match, grouped by the fingerprint of their failure, the largest group first.
 pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> rusqlite::Result<Vec<FailureGroup>> {
-    let (sql, values) = group_search(filter, limit);
+    filter.validate().map_err(unusable)?;
+    let dead = Filter { status: vec![Status::Dlq], ..filter.clone() };
+    let found = if filter.reads_content() { Some(matching(tx, &dead)?) } else { None };
+    let (sql, values) = group_search(&dead, found.as_deref(), limit);
     let mut select = tx.prepare_cached(&sql)?;
     let rows = select.query_map(&*bound(&values), |row| {
         Ok(FailureGroup {
@@ -123,14 +139,17 @@ pub(crate) fn failure_groups(tx: &Connection, filter: &Filter, limit: u32) -> ru
     rows.map(|group| describe_sample(tx, group?)).collect()
 }
 
-/// Groups are counted in an index of `outbox_dead`. The items themselves are read for a filter only.
-fn group_search(filter: &Filter, limit: u32) -> (String, Vec<SqlParam>) {
-    let dead = Filter { status: vec![Status::Dlq], ..filter.clone() };
+/// Groups are counted in an index of `outbox_dead`. The items themselves are read for a filter only; `found` are the
+/// items that match, where they are known.
+fn group_search(dead: &Filter, found: Option<&[ItemId]>, limit: u32) -> (String, Vec<SqlParam>) {
     let all_dead = Filter { status: dead.status.clone(), ..Filter::default() };
     let mut condition = "fingerprint <> ''".to_owned();
     let mut params = Vec::new();
-    if dead != all_dead {
-        let matching = SqlFilter::from_filter(&dead);
+    if *dead != all_dead {
+        let mut matching = SqlFilter::from_filter(dead);
+        if let Some(found) = found {
+            matching.and_ids(found);
+        }
         condition = format!("{condition} AND id IN (SELECT id FROM outbox_status WHERE {})", matching.sql);
         params = matching.params;
     }
@@ -153,25 +172,26 @@ fn describe_sample(tx: &Connection, mut group: FailureGroup) -> rusqlite::Result
     Ok(group)
 }
 
-/// The ids of all items that match, ascending.
+/// The ids of the items that match and that an action takes, ascending.
 pub(crate) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec<ItemId>> {
-    ids(tx, &SqlFilter::from_filter(filter), u32::MAX)
+    filter.validate().map_err(unusable)?;
+    let first = filter.first.unwrap_or(u32::MAX);
+    if !filter.reads_content() {
+        return ids(tx, &SqlFilter::from_filter(filter), first);
+    }
+    let mut found = content::retain(tx, filter, content::candidates(tx, filter)?)?;
+    found.truncate(first as usize);
+    Ok(found)
 }
 
-/// The ids of the first `limit` items that fulfil the condition, ascending.
-pub(crate) fn ids(tx: &Connection, condition: &SqlFilter, limit: u32) -> rusqlite::Result<Vec<ItemId>> {
-    let mut select = tx.prepare_cached(&id_search(condition, limit))?;
-    select.query_map(&*bound(&condition.params), |row| cell(row, 0).map(ItemId::new))?.collect()
-}
-
-fn id_search(condition: &SqlFilter, limit: u32) -> String {
-    format!("SELECT id FROM outbox_status WHERE {} ORDER BY id LIMIT {limit}", condition.sql)
-}
-
-/// How many items match.
+/// How many items match and are taken by an action.
 pub(crate) fn count(tx: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
+    if filter.reads_content() {
+        return Ok(matching(tx, filter)?.len() as u64);
+    }
     let (sql, values) = count_search(filter);
-    tx.prepare_cached(&sql)?.query_row(&*bound(&values), |row| cell(row, 0))
+    let count = tx.prepare_cached(&sql)?.query_row(&*bound(&values), |row| cell(row, 0))?;
+    Ok(filter.taken_of(count))
 }
 
 fn count_search(filter: &Filter) -> (String, Vec<SqlParam>) {
@@ -199,6 +219,7 @@ mod tests {
     use rusqlite::StatementStatus;
 
     use super::*;
+    use crate::id_search::id_search;
     use crate::migrate::empty_outbox;
     use outbox_item::Millis;
 
@@ -297,16 +318,19 @@ mod tests {
         let recent = Filter { created_from: Some(Millis::new(1)), ..cid.clone() };
         let dead = Filter { status: vec![Status::Dlq], fingerprint: Some("f".into()), ..cid.clone() };
         let key = ("SELECT id FROM outbox_status WHERE idem_key = $1".to_owned(), vec![SqlParam::Text("DONE1".into())]);
+        let by_key = Filter { idem_key: Some("DONE1".into()), ..Filter::default() };
+        let dead_by_key = Filter { status: vec![Status::Dlq], idem_key: Some("DLQ1".into()), ..Filter::default() };
+        let by_prefix = Filter { key_prefix: Some("CLAIMED1".into()), r#type: Some("t".into()), ..Filter::default() };
         let id = ("SELECT id FROM outbox_status WHERE id = $1".to_owned(), vec![SqlParam::Number(1)]);
-        let by_cid = [cid, of_type, recent, dead];
-        for statement in by_cid.iter().flat_map(statements).chain([key, id]) {
+        let few_found = [cid, of_type, recent, dead, by_key, dead_by_key, by_prefix];
+        for statement in few_found.iter().flat_map(statements).chain([key, id]) {
             assert_eq!(steps(&few, &statement), steps(&many, &statement), "{}", statement.0);
         }
     }
 
     #[test]
     fn failures_are_grouped_without_a_look_at_items() {
-        let (sql, values) = group_search(&Filter::default(), 9);
+        let (sql, values) = group_search(&Filter { status: vec![Status::Dlq], ..Filter::default() }, None, 9);
         let steps = crate::migrate::plan(&sql, &*bound(&values));
         assert!(steps.iter().any(|line| line.contains("COVERING INDEX outbox_dead_failure")), "{steps:?}");
         assert!(!steps.iter().any(|line| line.contains("outbox_items")), "{steps:?}");

@@ -16,10 +16,10 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, LongPoll, Maintain, MaintenanceReport,
-    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
-    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
-    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, LongPoll, Maintain,
+    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod,
+    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
+    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -142,6 +142,10 @@ impl Inspect for SqliteStore {
         self.read_pool.run("reading jobs", move |tx| jobs::list(tx, id, limit)).await
     }
 
+    async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError> {
+        self.read_pool.run("reading what became of a job's items", move |tx| jobs::outcome(tx, id)).await
+    }
+
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         self.read_pool.run("reading what is paused", |tx| control::pauses(tx)).await
     }
@@ -181,7 +185,7 @@ impl Operate for SqliteStore {
         operate_flow::operate(self, request).await
     }
 
-    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError> {
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Option<Job>, StoreError> {
         jobs::start(self, request, per_second).await
     }
 

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis, Status, Transition};
 
+use crate::filter::Filter;
+
 /// An operator's action on items. An action changes only what its description names. Apart from a purge, which deletes
 /// the item, no action lowers `deliveries`, deletes history or clears `maybe_executed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,14 +98,20 @@ impl Action {
         }
     }
 
-    /// Whether an operator confirms the action on all items of these statuses before it is carried out: it deletes, it
-    /// takes items from workers, or it may repeat effects that receivers have performed.
-    pub fn needs_confirmation(self, statuses: &[Status]) -> bool {
-        match self {
-            Self::Purge | Self::Dead { .. } | Self::Release { lease: LeasePolicy::Break } => true,
-            Self::Replay { keys } => keys == EffectKeys::New || statuses.is_empty() || statuses.contains(&Status::Done),
+    /// Whether an operator confirms the action on all items that match before it is carried out: it deletes, it takes
+    /// items from workers, or it may repeat effects that receivers have performed. An item that its key names is named.
+    pub fn needs_confirmation(self, filter: &Filter) -> bool {
+        let is_dangerous = match self {
+            Self::Purge
+            | Self::Dead { .. }
+            | Self::Release { lease: LeasePolicy::Break }
+            | Self::Replay { keys: EffectKeys::New } => true,
+            Self::Replay { keys: EffectKeys::Same } => {
+                filter.status.is_empty() || filter.status.contains(&Status::Done)
+            }
             Self::Restore | Self::Reschedule { .. } | Self::Release { lease: LeasePolicy::Respect } => false,
-        }
+        };
+        is_dangerous && filter.idem_key.is_none()
     }
 
     /// Whether there are items of this status that can take the action.
@@ -331,7 +339,10 @@ mod tests {
             (Action::Restore, &[Status::Dlq], false),
             (Action::Reschedule { at: Millis::new(1) }, &[Status::Pending], false),
         ] {
-            assert_eq!(action.needs_confirmation(statuses), expected, "{action:?} of {statuses:?}");
+            let filter = Filter { status: statuses.to_vec(), ..Filter::default() };
+            assert_eq!(action.needs_confirmation(&filter), expected, "{action:?} of {statuses:?}");
+            let named = Filter { idem_key: Some("k".into()), ..filter };
+            assert!(!action.needs_confirmation(&named), "{action:?} of one item");
         }
     }
 

@@ -18,7 +18,8 @@ pub mod stored;
 pub mod token_bucket;
 
 pub use crate::audit::{ItemChange, NewAuditEntry, changes_of};
-pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobProgress};
+pub use crate::content::{EXAMINED_MAX, StoredContent, too_many_to_examine};
+pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobBatch, JobProgress};
 pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use outbox_item::{ItemId, Millis, Status};
 
+use crate::content::{CONDITIONS_MAX, MemberIs, StoredContent, all_hold, invalid};
+use crate::error::StoreError;
+
 /// Which items. Fields that are empty or `None` do not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +19,12 @@ pub struct Filter {
     /// This type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#type: Option<String>,
+    /// This idempotency key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idem_key: Option<String>,
+    /// Idempotency keys that begin so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
     /// This saga.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saga: Option<String>,
@@ -46,6 +55,21 @@ pub struct Filter {
     /// In this group of like failures: see [`FailureGroup`](crate::FailureGroup).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// The message of the last failure contains this text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The payload is JSON with all of these members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub payload: Vec<MemberIs>,
+    /// All of these headers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<MemberIs>,
+    /// The metadata has all of these members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<MemberIs>,
+    /// Of an action: only so many of the items that match, those with the lowest ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<u32>,
     /// In their status since then or longer: became DONE or DLQ, or were claimed, at or before. Of PENDING items those
     /// that were enqueued by then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +79,44 @@ pub struct Filter {
 impl Filter {
     /// Whether nothing but statuses restricts the items.
     pub fn is_status_alone(&self) -> bool {
-        Self { status: Vec::new(), as_of: None, ..self.clone() } == Self::default()
+        Self { status: Vec::new(), as_of: None, first: None, ..self.clone() } == Self::default()
+    }
+
+    /// The same filter without the conditions on what items contain.
+    #[must_use]
+    pub fn without_content(&self) -> Self {
+        Self { payload: Vec::new(), headers: Vec::new(), metadata: Vec::new(), ..self.clone() }
+    }
+
+    /// How many of `matching` items an action takes.
+    pub fn taken_of(&self, matching: u64) -> u64 {
+        self.first.map_or(matching, |first| matching.min(first.into()))
+    }
+}
+
+impl Filter {
+    /// Whether items must be read to know whether they match.
+    pub fn reads_content(&self) -> bool {
+        !(self.payload.is_empty() && self.headers.is_empty() && self.metadata.is_empty())
+    }
+
+    /// Whether the content of an item fulfils the conditions on it. What is not JSON fulfils none.
+    pub fn lets_through(&self, content: StoredContent<'_>) -> bool {
+        all_hold(&self.payload, content.payload, MemberIs::holds_in)
+            && all_hold(&self.headers, content.headers, MemberIs::holds_in_headers)
+            && all_hold(&self.metadata, content.metadata, MemberIs::holds_in)
+    }
+
+    /// Errors when the filter has more conditions on the content than a reader checks.
+    pub fn validate(&self) -> Result<(), StoreError> {
+        for (field, conditions) in
+            [("payload", &self.payload), ("headers", &self.headers), ("metadata", &self.metadata)]
+        {
+            if conditions.len() > CONDITIONS_MAX {
+                return Err(invalid(field, format!("{} conditions", conditions.len()), "8 conditions at most"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -66,4 +127,38 @@ pub struct Page {
     pub limit: u32,
     /// Only items with a smaller id: the last id of the page before.
     pub before: Option<ItemId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(text: &str) -> MemberIs {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn all_conditions_hold_and_what_is_not_json_fulfils_none() {
+        let filter = Filter {
+            payload: vec![condition("order=17")],
+            headers: vec![condition("X-Tenant=acme.eu")],
+            metadata: vec![condition("team=a")],
+            ..Filter::default()
+        };
+        let content = StoredContent {
+            payload: br#"{"order":17}"#,
+            headers: br#"{"x-tenant":"acme.eu"}"#,
+            metadata: br#"{"team":"a"}"#,
+        };
+        assert!(filter.reads_content() && filter.lets_through(content));
+        assert!(!filter.lets_through(StoredContent { headers: b"{}", ..content }));
+        assert!(!filter.lets_through(StoredContent { payload: b"order=17", ..content }));
+        assert!(!filter.lets_through(StoredContent { metadata: b"\xff", ..content }));
+    }
+
+    #[test]
+    fn a_filter_has_a_bounded_number_of_conditions_on_content() {
+        let many = Filter { payload: vec![condition("a=1"); 9], ..Filter::default() };
+        assert!(many.validate().unwrap_err().to_string().contains("8 conditions"));
+    }
 }

@@ -15,7 +15,7 @@ use crate::control::Pause;
 use crate::error::StoreError;
 use crate::filter::{Filter, Page};
 use crate::ids::{JobId, SignalSeq};
-use crate::jobs::Job;
+use crate::jobs::{Job, JobOutcome};
 use crate::overview::Overview;
 use crate::plugin_data::{StateEntry, StateQuery, StateTotal};
 use crate::stuck::{StuckEntry, StuckQuery};
@@ -52,6 +52,9 @@ pub trait Inspect: Changes {
 
     /// The newest jobs, or only this one.
     async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// What became of the items that the job changed.
+    async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError>;
 
     /// The types that are paused, by name.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;

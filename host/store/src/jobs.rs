@@ -63,6 +63,46 @@ pub struct Job {
     pub refusals: Vec<RefusedItem>,
 }
 
+/// What became of the items that a job changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobOutcome {
+    /// How many are DONE.
+    pub done: u64,
+    /// How many are PENDING or CLAIMED.
+    pub waiting: u64,
+    /// How many are in the DLQ.
+    pub dead: u64,
+    /// How many were deleted.
+    pub gone: u64,
+    /// The dead ones by the group of their failure, the largest group first.
+    pub causes: Vec<DeadCause>,
+}
+
+/// Items of a job that are in the DLQ for like failures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadCause {
+    /// What [`Filter::fingerprint`] takes.
+    pub fingerprint: String,
+    /// How many.
+    pub count: u64,
+    /// The newest of them.
+    pub sample: ItemId,
+    /// The sample's message.
+    pub message: Option<String>,
+}
+
+impl JobOutcome {
+    /// Counts items in the place that an engine found them in: `done`, `waiting`, `dead` or `gone`.
+    pub fn count(&mut self, place: &str, items: u64) {
+        match place {
+            "done" => self.done += items,
+            "dead" => self.dead += items,
+            "gone" => self.gone += items,
+            _ => self.waiting += items,
+        }
+    }
+}
+
 /// Whether a job goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -113,24 +153,32 @@ impl Job {
         if self.filter.status.is_empty() { &Status::ALL } else { &self.filter.status }
     }
 
-    /// Up to which id the job has looked once it has made a batch of these ids.
-    pub fn scanned_up_to_after(&self, ids: &[ItemId]) -> ItemId {
-        ids.last().copied().filter(|_| !self.is_last_batch(ids)).unwrap_or(self.last_id)
+    /// How many more items it tries at most.
+    pub fn untried(&self) -> usize {
+        let tried = self.changed + self.refused;
+        let rest = self.filter.first.map_or(u64::MAX, |first| u64::from(first).saturating_sub(tried));
+        usize::try_from(rest).unwrap_or(usize::MAX)
     }
 
-    /// The progress after a batch of these ids. An item that is in no outcome was passed over.
-    pub fn progress_after(&self, ids: &[ItemId], outcomes: ActionOutcomes) -> JobProgress {
+    /// Up to which id the job has looked once it has looked at these ids.
+    pub fn scanned_up_to_after(&self, looked_at: &[ItemId]) -> ItemId {
+        looked_at.last().copied().filter(|_| !self.is_last_batch(looked_at)).unwrap_or(self.last_id)
+    }
+
+    /// The progress after a batch for which the job looked at these ids. An item that is in no outcome was passed over.
+    pub fn progress_after(&self, looked_at: &[ItemId], outcomes: ActionOutcomes) -> JobProgress {
         let items = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
         let delay = self.per_second.map_or(0, |per_second| items * 1000 / i64::from(per_second));
         let mut job = self.clone();
         for (id, refusal) in outcomes {
             job.count_outcome(id, refusal);
         }
-        JobProgress { job, delay, is_last: self.is_last_batch(ids) }
+        let is_last = self.is_last_batch(looked_at) || job.untried() == 0;
+        JobProgress { job, delay, is_last }
     }
 
-    fn is_last_batch(&self, ids: &[ItemId]) -> bool {
-        ids.len() < self.batch_size() as usize
+    fn is_last_batch(&self, looked_at: &[ItemId]) -> bool {
+        looked_at.len() < self.batch_size() as usize
     }
 
     fn count_outcome(&mut self, id: ItemId, refusal: Option<Refusal>) {
@@ -145,6 +193,15 @@ impl Job {
             }
         }
     }
+}
+
+/// The items of a job's next batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobBatch {
+    /// The items that were looked at, ascending.
+    pub looked_at: Vec<ItemId>,
+    /// Those of them that the action is for.
+    pub matching: Vec<ItemId>,
 }
 
 /// What a batch makes of a job's row.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use outbox_item::Status;
+use outbox_item::{ItemId, Status};
 
 use crate::error::StoreError;
 use crate::filter::{Filter, Page};
@@ -73,6 +73,13 @@ impl Overview {
 
 fn check(kind: &'static str, name: &str, known: &BTreeSet<&str>) -> Result<(), UnknownName> {
     if known.contains(name) { Ok(()) } else { Err(UnknownName::new(kind, name, known)) }
+}
+
+/// The item that has this idempotency key.
+pub async fn item_with_key(store: &dyn Inspect, key: &str) -> Result<Option<ItemId>, StoreError> {
+    let filter = Filter { idem_key: Some(key.to_owned()), ..Filter::default() };
+    let found = store.list(&filter, &Page { limit: 1, before: None }).await?;
+    Ok(found.items.first().map(|found| found.item.id))
 }
 
 /// The problem of an ordering key that no unfinished and no dead item has, with blocked keys that resemble it.

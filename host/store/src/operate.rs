@@ -27,11 +27,12 @@ pub trait Operate: Inspect {
     /// ended.
     async fn operate(&self, request: &OperateRequest) -> Result<OperateReport, StoreError>;
 
-    /// Records a job for a request whose selection is a filter and returns at once. The job takes the items that
+    /// Records a job for a request whose selection is a filter and returns at once; `None` when nothing matches, which
+    /// leaves an entry in the audit trail and no job. The job takes the items that
     /// match and were in their status when it began, each at most once, and at most `per_second` of them each second.
     /// [`Maintain::run_maintenance`](crate::Maintain::run_maintenance) works on it in every process;
     /// [`Operate::run_job_batch`] hurries it.
-    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Job, StoreError>;
+    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Option<Job>, StoreError>;
 
     /// Makes the job's next batch, unless its rate says not yet, and returns its progress. `None` when there is no
     /// such job. Several processes may call it at once: one of them makes the batch.

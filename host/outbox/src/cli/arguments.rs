@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 
 use outbox_item::{Millis, Status, millis};
-use outbox_store::{Execution, Filter, UnknownName};
+use outbox_store::{Execution, Filter, MemberIs, UnknownName};
 
 use crate::cli::context::Context;
 
@@ -26,6 +26,12 @@ pub(crate) struct FilterArgs {
     /// Only items of this type
     #[arg(long = "type", value_name = "TYPE")]
     item_type: Option<String>,
+    /// Only the item with this idempotency key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only items whose idempotency key begins so
+    #[arg(long, value_name = "PREFIX")]
+    key_prefix: Option<String>,
     /// Only items of this saga
     #[arg(long)]
     saga: Option<String>,
@@ -56,6 +62,18 @@ pub(crate) struct FilterArgs {
     /// Only items that died of the same thing: see `outbox failures`
     #[arg(long)]
     fingerprint: Option<String>,
+    /// Only items whose last failure has this text in its message
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only items whose payload is JSON with this member, such as order.id=17 or lines.0.sku=A1
+    #[arg(long, value_name = "PATH=VALUE")]
+    payload: Vec<MemberIs>,
+    /// Only items with this header
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<MemberIs>,
+    /// Only items with this member of their metadata
+    #[arg(long, value_name = "PATH=VALUE")]
+    metadata: Vec<MemberIs>,
 }
 
 impl FilterArgs {
@@ -64,6 +82,8 @@ impl FilterArgs {
         Filter {
             status: status.into_iter().collect(),
             r#type: self.item_type,
+            idem_key: self.key,
+            key_prefix: self.key_prefix,
             saga: self.saga,
             cid: self.cid,
             ordering_key: self.ordering_key,
@@ -74,6 +94,11 @@ impl FilterArgs {
             available_from: self.available_since.map(|since| since.at(now)),
             available_to: self.available_until.map(|until| until.at(now)),
             fingerprint: self.fingerprint,
+            error: self.error,
+            payload: self.payload,
+            headers: self.header,
+            metadata: self.metadata,
+            first: None,
             as_of: None,
         }
     }

@@ -8,13 +8,13 @@ use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
 use outbox_item::{Item, ItemId, ItemSummary, Millis, Status};
 use outbox_store::{Filter, Inspect, ItemDetails, Page};
 
-use crate::cli::arguments::FilterArgs;
+use crate::cli::arguments::{FilterArgs, UsageError};
 use crate::cli::context::Context;
 use crate::cli::output::{
     audit_rows, clean, clean_lines, count, fields, or_dash, payload_text, relative, relative_or_dash, short, size,
     table,
 };
-use crate::cli::requests::find_item;
+use crate::cli::requests::find_named_item;
 
 /// Items per read from the store, so that each read is short for every `--limit`.
 const PAGE_SIZE: u32 = 500;
@@ -24,8 +24,9 @@ const PAYLOAD_MAX: usize = 4_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD)
-    status: Option<Status>,
+    /// PENDING, CLAIMED, DONE or DLQ (or DELIVERING, PUBLISHED, DELIVERED, DEAD); or the id or the key of an item
+    #[arg(value_name = "STATUS")]
+    which: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
     /// The maximum number of items
@@ -38,17 +39,28 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The item's id
-    id: ItemId,
+    /// The item's id or its idempotency key
+    #[arg(value_name = "ID|KEY")]
+    item: String,
 }
 
 pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
-    let filter = args.filter.filter(args.status, now);
-    let items = read_pages(&*store, &filter, args.limit, args.before).await?;
+    let ListArgs { which, filter, limit, before } = args;
+    let items = match which.as_deref().map(|word| (word, word.parse::<Status>())) {
+        Some((word, Err(no_status))) => {
+            let missing = |_| UsageError(format!("{word} is the id or the key of no item, and {no_status}"));
+            let named = find_named_item(&*store, word, context).await.map_err(missing)?.item.idem_key;
+            read_pages(&*store, &Filter { idem_key: Some(named), ..Filter::default() }, 1, None).await?
+        }
+        status => {
+            let status = status.and_then(|(_, status)| status.ok());
+            read_pages(&*store, &filter.filter(status, now), limit, before).await?
+        }
+    };
     context.output.emit(&items, || rows(&items, now))?;
-    if let Some(last) = items.last().filter(|_| items.len() == args.limit as usize) {
+    if let Some(last) = items.last().filter(|_| items.len() == limit as usize) {
         context.output.hint(&format!("There may be more: add --before {}", last.item.id));
     }
     Ok(ExitCode::SUCCESS)
@@ -93,7 +105,7 @@ fn rows(items: &[ItemSummary], now: Millis) -> String {
 
 pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let details = find_item(&*store, args.id, context).await?;
+    let details = find_named_item(&*store, &args.item, context).await?;
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, now))?;
     Ok(ExitCode::SUCCESS)

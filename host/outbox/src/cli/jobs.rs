@@ -4,14 +4,18 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use outbox_item::Millis;
-use outbox_store::{Control, Inspect, Job, JobId};
+use outbox_store::{Control, DeadCause, Inspect, Job, JobId, JobOutcome};
 
 use crate::cli::arguments::{AuditArgs, execution};
 use crate::cli::context::Context;
-use crate::cli::output::{count, fields, or_dash, relative, relative_or_dash, short, table};
+use crate::cli::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, table};
 use crate::cli::requests::{run_to_end, send_control};
+
+/// Causes of dead items that a page shows. `--json` has all.
+const CAUSES_SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -64,8 +68,17 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
         Some(JobCommand::Resume { id }) => run_to_end(&*store, find(&*store, id).await?, context).await?,
     };
     let now = store.now().await?;
-    context.output.emit(&job, || page(&job, now))?;
+    let details = JobPage { outcome: store.job_outcome(job.id).await?, job };
+    context.output.emit(&details, || page(&details, now))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A job, and what became of its items.
+#[derive(Serialize)]
+struct JobPage {
+    #[serde(flatten)]
+    job: Job,
+    outcome: JobOutcome,
 }
 
 async fn find(store: &dyn Inspect, id: JobId) -> anyhow::Result<Job> {
@@ -94,7 +107,8 @@ fn rows(jobs: &[Job], now: Millis) -> String {
     table(["JOB", "ACTION", "STATE", "CHANGED", "REFUSED", "BEGAN", "ACTOR", "REASON"], jobs.iter().map(row))
 }
 
-fn page(job: &Job, now: Millis) -> String {
+fn page(JobPage { job, outcome }: &JobPage, now: Millis) -> String {
+    let JobOutcome { done, waiting, dead, gone, causes } = outcome;
     let rate =
         job.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{} each second", count(rate.into(), "item")));
     let mut rows = vec![
@@ -104,12 +118,18 @@ fn page(job: &Job, now: Millis) -> String {
         ("state", job.state.as_str().to_owned()),
         ("changed", format!("{} of {}", job.changed, job.matched)),
         ("refused", job.refused.to_string()),
+        ("its items now", format!("{done} done, {waiting} waiting, {dead} dead, {gone} deleted")),
         ("rate", rate),
         ("began", relative(now, job.began_at)),
         ("ended", relative_or_dash(now, job.ended_at)),
         ("actor", job.actor.clone()),
         ("reason", or_dash(job.reason.as_deref())),
     ];
+    let cause = |cause: &DeadCause| {
+        let message = short(&clean(&or_dash(cause.message.as_deref())), 80);
+        format!("{} of {}, such as item {}: {message}", cause.count, cause.fingerprint, cause.sample)
+    };
+    rows.extend(causes.iter().take(CAUSES_SHOWN).map(|group| ("dead", cause(group))));
     rows.extend(job.refusals.iter().map(|refusal| ("refused", format!("{}: {}", refusal.id, refusal.reason))));
     fields(&rows)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use outbox_core::OnDead;
-use outbox_item::{ItemId, Millis, Status};
+use outbox_item::{Millis, Status};
 use outbox_store::{
     Action, EffectKeys, Execution, Filter, ItemGroup, LeasePolicy, Operate, OperateReport, OperateRequest, Selection,
 };
@@ -21,15 +21,15 @@ use crate::cli::arguments::{
 use crate::cli::confirm::{is_confirmed, refused};
 use crate::cli::context::Context;
 use crate::cli::output::{count, or_dash, relative, table, to_stderr};
-use crate::cli::requests::run_to_end;
+use crate::cli::requests::{named_item, run_to_end};
 
 /// Which items, and how the action is carried out.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["ids", "status"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["items", "status", "key", "key_prefix"]))]
 struct Targets {
-    /// The ids of the items
-    #[arg(value_name = "ID", conflicts_with = "FilterArgs")]
-    ids: Vec<ItemId>,
+    /// The items, each by its id or its idempotency key
+    #[arg(value_name = "ID|KEY", conflicts_with_all = ["FilterArgs", "status"])]
+    items: Vec<String>,
     /// All items of this status that the filters let through
     #[arg(long)]
     status: Option<Status>,
@@ -40,8 +40,11 @@ struct Targets {
     dry_run: bool,
     #[command(flatten)]
     consent: ConsentArgs,
+    /// Try at most so many items, those with the lowest ids
+    #[arg(long, visible_alias = "sample", value_name = "COUNT", conflicts_with = "items")]
+    limit: Option<NonZeroU32>,
     /// Change no more than so many items each second
-    #[arg(long, value_name = "PER_SECOND", conflicts_with = "ids")]
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "items")]
     rate: Option<NonZeroU32>,
     #[command(flatten)]
     audit: AuditArgs,
@@ -133,13 +136,17 @@ pub(crate) struct ReleaseArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["targets", "key", "key_prefix"]))]
 pub(crate) struct PurgeArgs {
-    /// DONE or DLQ
-    #[arg(value_parser = parse_finished_status)]
-    status: Status,
+    /// DONE or DLQ; or items, each by its id or its idempotency key
+    #[arg(value_name = "STATUS|ID|KEY")]
+    targets: Vec<String>,
     /// Only items that have been DONE or DLQ for longer, such as 12h or 7d
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
+    /// Delete at most so many items, those with the lowest ids
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<NonZeroU32>,
     #[command(flatten)]
     filter: FilterArgs,
     /// Only count what would be deleted
@@ -200,11 +207,23 @@ async fn operate(
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let action = action(now);
-    let Targets { ids, status, filter, dry_run, consent, rate, audit } = targets;
+    let Targets { items, status, filter, dry_run, consent, limit, rate, audit } = targets;
     check(action, status)?;
-    let selection = if ids.is_empty() { Selection::Filter(filter.filter(status, now)) } else { Selection::Ids(ids) };
+    let selection = if items.is_empty() {
+        Selection::Filter(Filter { first: limit.map(NonZeroU32::get), ..filter.filter(status, now) })
+    } else {
+        named_items(&*store, &items, context).await?
+    };
     let request = operate_request(action, selection, audit, execution(dry_run), context);
     carry_out(&*store, request, Manner { force, consent, rate }, context).await
+}
+
+async fn named_items(store: &dyn Operate, words: &[String], context: &Context) -> anyhow::Result<Selection> {
+    let mut ids = Vec::new();
+    for word in words {
+        ids.push(named_item(store, word, context).await?);
+    }
+    Ok(Selection::Ids(ids))
 }
 
 /// How a request is carried out.
@@ -248,7 +267,7 @@ async fn consent(
     context: &Context,
 ) -> anyhow::Result<bool> {
     let Selection::Filter(filter) = &mut request.selection else { return Ok(true) };
-    if !request.action.needs_confirmation(&filter.status) {
+    if !request.action.needs_confirmation(filter) {
         return Ok(true);
     }
     let needs_all = filter.is_status_alone() && filter.status != [Status::Dlq] && !all;
@@ -303,11 +322,33 @@ fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
 pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
-    let PurgeArgs { status, older_than, filter, dry_run, force, consent, audit } = args;
-    let mut filter = filter.filter(Some(status), now);
-    filter.finished_to = older_than.map(|age| before(now, age)).or(filter.finished_to);
-    let request = operate_request(Action::Purge, Selection::Filter(filter), audit, execution(dry_run), context);
+    let PurgeArgs { targets, older_than, limit, filter, dry_run, force, consent, audit } = args;
+    let selection = match purged_status(&targets)? {
+        None if !targets.is_empty() => {
+            if older_than.is_some() || limit.is_some() || filter.filter(None, now) != Filter::default() {
+                return Err(UsageError("items are named: leave --older-than, --limit and filters out".into()).into());
+            }
+            named_items(&*store, &targets, context).await?
+        }
+        status => {
+            let filter = filter.filter(status, now);
+            let finished_to = older_than.map(|age| before(now, age)).or(filter.finished_to);
+            Selection::Filter(Filter { finished_to, first: limit.map(NonZeroU32::get), ..filter })
+        }
+    };
+    let request = operate_request(Action::Purge, selection, audit, execution(dry_run), context);
     carry_out(&*store, request, Manner { force, consent, rate: None }, context).await
+}
+
+/// The status that the words name; `None` where they name items.
+fn purged_status(words: &[String]) -> Result<Option<Status>, UsageError> {
+    match words {
+        [word] if word.parse::<Status>().is_ok() => parse_finished_status(word).map(Some).map_err(UsageError),
+        words => match words.iter().find(|word| word.parse::<Status>().is_ok()) {
+            Some(word) => Err(UsageError(format!("{word} means all items of a status: name either it or items"))),
+            None => Ok(None),
+        },
+    }
 }
 
 /// Performs the request. For a filter, runs the job to its end.
@@ -320,8 +361,11 @@ async fn execute(
     if request.execution == Execution::DryRun || matches!(request.selection, Selection::Ids(_)) {
         return Ok(store.operate(request).await?);
     }
-    let job = store.start_job(request, rate.map(NonZeroU32::get)).await?;
+    let Some(job) = store.start_job(request, rate.map(NonZeroU32::get)).await? else {
+        return Ok(OperateReport::default());
+    };
     let job = run_to_end(store, job, context).await?;
+    context.output.hint(&format!("outbox jobs show {} says what becomes of the items.", job.id));
     Ok(OperateReport {
         matched: job.matched,
         changed: job.changed,

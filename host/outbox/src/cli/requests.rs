@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use outbox_item::ItemId;
-use outbox_store::{Control, ControlReport, ControlRequest, Execution, Inspect, ItemDetails, Job, JobState, Operate};
+use outbox_store::{
+    Control, ControlReport, ControlRequest, Execution, Inspect, ItemDetails, Job, JobState, Operate, item_with_key,
+};
 
 use crate::cli::arguments::AuditArgs;
 use crate::cli::context::Context;
@@ -20,6 +22,30 @@ const JOB_WAIT_MAX: Duration = Duration::from_millis(500);
 pub(crate) async fn find_item(store: &dyn Inspect, id: ItemId, context: &Context) -> anyhow::Result<ItemDetails> {
     let missing = || format!("there is no item {id} in {}: it was never there, or was purged", context.config.database);
     store.get(id).await?.with_context(missing)
+}
+
+/// The item that an argument names: by its id, or, where that is no number, by its idempotency key.
+pub(crate) async fn named_item(store: &dyn Inspect, word: &str, context: &Context) -> anyhow::Result<ItemId> {
+    match word.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => item_of_key(store, word, context).await,
+    }
+}
+
+async fn item_of_key(store: &dyn Inspect, key: &str, context: &Context) -> anyhow::Result<ItemId> {
+    let database = &context.config.database;
+    let missing =
+        || format!("no item in {database} has the key {key:?}: outbox list --key-prefix finds keys that begin so");
+    item_with_key(store, key).await?.with_context(missing)
+}
+
+/// The item that an argument names, with its history. A number that is no id can be a key.
+pub(crate) async fn find_named_item(store: &dyn Inspect, word: &str, context: &Context) -> anyhow::Result<ItemDetails> {
+    let id = named_item(store, word, context).await?;
+    match item_with_key(store, word).await? {
+        Some(named) if store.get(id).await?.is_none() => find_item(store, named, context).await,
+        _ => find_item(store, id, context).await,
+    }
 }
 
 /// Sends a control request and prints its report. A request that changes nothing is no failure.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use outbox_item::{ItemId, Millis};
+use outbox_item::Millis;
 use outbox_store::{AuditQuery, FailureGroup, JobId, StuckQuery};
 
 use crate::cli::arguments::{FilterArgs, TimeArg};
 use crate::cli::context::Context;
 use crate::cli::output::{audit_rows, clean, count, or_dash, relative, short, table};
+use crate::cli::requests::named_item;
 
 /// Explain what does not move, each with the command that helps
 #[derive(Debug, Args)]
@@ -41,8 +42,8 @@ pub(crate) struct FailuresArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AuditTrailArgs {
     /// Only what concerns this item
-    #[arg(long, value_name = "ID")]
-    item: Option<ItemId>,
+    #[arg(long, value_name = "ID|KEY")]
+    item: Option<String>,
     /// Only what this actor did
     #[arg(long)]
     actor: Option<String>,
@@ -129,8 +130,12 @@ fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
 pub(crate) async fn audit(args: AuditTrailArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
+    let item = match &args.item {
+        Some(word) => Some(named_item(&*store, word, context).await?),
+        None => None,
+    };
     let query = AuditQuery {
-        item: args.item,
+        item,
         actor: args.actor,
         action: args.action,
         job: args.job,

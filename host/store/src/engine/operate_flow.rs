@@ -39,7 +39,7 @@ pub async fn operate<S: OperateSteps>(store: &S, request: &OperateRequest) -> Re
 }
 
 async fn run_as_job<S: OperateSteps>(store: &S, request: &OperateRequest) -> Result<OperateReport, StoreError> {
-    let mut job = store.start_job(request, None).await?;
+    let Some(mut job) = store.start_job(request, None).await? else { return Ok(OperateReport::default()) };
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?)).await;
         let Some(advanced) = store.run_job_batch(job.id).await? else { break };

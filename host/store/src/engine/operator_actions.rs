@@ -159,6 +159,12 @@ pub fn job_filter(request: &OperateRequest) -> Result<Filter, StoreError> {
     }
 }
 
+/// The entry in the audit trail about a request that matched nothing.
+pub fn matched_nothing<'a>(request: &'a OperateRequest, filter: &Filter) -> NewAuditEntry<'a> {
+    let (action, reason) = (request.action.as_str(), request.reason.as_deref());
+    NewAuditEntry::of_items(&request.actor, action, json!({ "filter": filter }), reason, &[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,9 @@ use crate::ids::JobId;
 /// An item whose correlation id is its own key is found by its key: the index of correlation ids leaves it out.
 const CID: &str = "(cid = ? AND cid <> idem_key OR idem_key = ? AND cid = idem_key)";
 
+/// The first character after those that keys consist of.
+const AFTER_KEYS: char = '\x7f';
+
 /// The columns whose indexes a reader in the order of ids must not use: it would sort every row that they name.
 const OUT_OF_ID_ORDER: &[&str] = &["type", "fingerprint"];
 
@@ -81,19 +84,20 @@ impl SqlFilter {
     fn with_unindexed(filter: &Filter, unindexed: &[&str]) -> Self {
         let mut condition = Self::all();
         condition.and_statuses(&filter.status);
-        // A correlation id is found in few items, so no index of another column may be used in its place.
+        // A correlation id or a key is found in few items, so no index of another column may be used in its place.
+        let is_few = filter.cid.is_some() || filter.idem_key.is_some() || filter.key_prefix.is_some();
         let equals = |column: &str| {
-            if filter.cid.is_some() || unindexed.contains(&column) {
-                format!("{column} || '' = ?")
-            } else {
-                format!("{column} = ?")
-            }
+            if is_few || unindexed.contains(&column) { format!("{column} || '' = ?") } else { format!("{column} = ?") }
         };
+        condition.and("idem_key = ?", filter.idem_key.clone());
+        condition.and("idem_key >= ?", filter.key_prefix.clone());
+        condition.and("idem_key < ?", filter.key_prefix.as_ref().map(|prefix| format!("{prefix}{AFTER_KEYS}")));
         condition.and(CID, filter.cid.clone());
         condition.and(&equals("type"), filter.r#type.clone());
         condition.and(&equals("saga"), filter.saga.clone());
         condition.and(&equals("ordering_key"), filter.ordering_key.clone());
         condition.and(&equals("fingerprint"), filter.fingerprint.clone());
+        condition.and("replace(last_error, ?, '') <> last_error", filter.error.clone().filter(|text| !text.is_empty()));
         condition.and("created_at >= ?", filter.created_from);
         condition.and("created_at < ?", filter.created_to);
         condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
@@ -124,6 +128,15 @@ impl SqlFilter {
             self.sql.push_str(" AND ");
             self.sql.push_str(&sql.replace('?', &format!("${}", self.params.len())));
         }
+    }
+
+    /// Only these items. Ids are part of the text: their number has no limit, unlike that of parameters.
+    pub fn and_ids(&mut self, ids: &[ItemId]) {
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let ids = if ids.is_empty() { "NULL".to_owned() } else { ids.join(",") };
+        self.sql.push_str(" AND id IN (");
+        self.sql.push_str(&ids);
+        self.sql.push(')');
     }
 
     /// Status words are part of the text: the views of the status have a constant for each place, so that the places
@@ -170,6 +183,17 @@ mod tests {
         };
         let condition = SqlFilter::in_order_of_ids(&filter);
         assert_eq!(condition.sql, "true AND type || '' = $1 AND ordering_key = $2 AND fingerprint || '' = $3");
+    }
+
+    #[test]
+    fn a_key_is_a_range_of_its_index_or_one_place_in_it() {
+        let filter = Filter { key_prefix: Some("order-".into()), r#type: Some("t".into()), ..Filter::default() };
+        let condition = SqlFilter::from_filter(&filter);
+        assert_eq!(condition.sql, "true AND idem_key >= $1 AND idem_key < $2 AND type || '' = $3");
+        assert_eq!(condition.params[1], SqlParam::Text("order-\x7f".into()));
+        let mut named = SqlFilter::from_filter(&Filter { idem_key: Some("k".into()), ..Filter::default() });
+        named.and_ids(&[7, 9].map(ItemId::new));
+        assert_eq!(named.sql, "true AND idem_key = $1 AND id IN (7,9)");
     }
 
     #[test]

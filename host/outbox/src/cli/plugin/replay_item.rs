@@ -21,14 +21,15 @@ use outbox_store::{ItemDetails, Store};
 
 use crate::cli::context::Context;
 use crate::cli::output::{clean, count, fields, short, table};
-use crate::cli::requests::find_item;
+use crate::cli::requests::find_named_item;
 use crate::host::store_adapters::StoreStateReader;
 use crate::open_plugins::{environment, scan};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayItemArgs {
-    /// The item's id; the item itself stays as it is
-    id: ItemId,
+    /// The item's id or its idempotency key; the item itself stays as it is
+    #[arg(value_name = "ID|KEY")]
+    item: String,
     /// The component to run; without it, the one in the plugins folder that serves the item's type
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
@@ -85,7 +86,7 @@ impl From<Failure> for FailureView {
 /// Simulates the attempt. The command fails unless the attempt ends with success.
 pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let details = find_item(&*store, args.id, context).await?;
+    let details = find_named_item(&*store, &args.item, context).await?;
     let attempt = chosen(&details, args.delivery)?.clone();
     let item_type = &details.item.item_type;
     let file = match args.plugin {
@@ -96,7 +97,7 @@ pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Resu
     let plugin = simulator.plugin(&environment(&context.config), BTreeMap::new()).await?;
     if !plugin.types().contains(item_type) {
         let handled = plugin.types().join(", ");
-        bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), args.id);
+        bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), details.item.id);
     }
     let rerun = rerun(&plugin, file, &details, attempt, args.otherwise, store).await;
     context.output.emit(&rerun, || page(&rerun))?;

@@ -1,0 +1,71 @@
+//! Reads what items contain, for filters with conditions on it.
+//!
+//! Which items are read is bounded; whether they match is decided by [`Filter::lets_through`].
+
+use std::collections::HashSet;
+
+use tokio_postgres::Row;
+
+use outbox_item::ItemId;
+use outbox_store::engine::{EXAMINED_MAX, StoredContent, too_many_to_examine};
+use outbox_store::{Filter, Page};
+
+use crate::error::PgError;
+use crate::item_query::{ItemQuery, ids};
+use crate::rows::{numbers, values};
+use crate::tx::Query;
+
+/// Items whose content is in memory at a time: a payload can have a megabyte.
+const CHUNK: usize = 50;
+
+/// The items that the conditions on columns let through, ascending. Errors when they are too many to be read.
+pub(crate) async fn candidates(tx: &impl Query, filter: &Filter) -> Result<Vec<ItemId>, PgError> {
+    let found = ids(tx, &ItemQuery::new(filter), EXAMINED_MAX + 1).await?;
+    if found.len() > EXAMINED_MAX as usize { Err(too_many_to_examine().into()) } else { Ok(found) }
+}
+
+/// Those of the items whose content matches, in the same order.
+pub(crate) async fn retain(tx: &impl Query, filter: &Filter, ids: Vec<ItemId>) -> Result<Vec<ItemId>, PgError> {
+    if !filter.reads_content() {
+        return Ok(ids);
+    }
+    let mut matching = Vec::new();
+    for chunk in ids.chunks(CHUNK) {
+        matching.extend(matching_of(tx, filter, chunk).await?);
+    }
+    Ok(matching)
+}
+
+/// The newest items of the page that match. Errors when too many had to be read to find them.
+pub(crate) async fn newest(tx: &impl Query, filter: &Filter, page: Page) -> Result<Vec<ItemId>, PgError> {
+    let mut query = ItemQuery::new(filter);
+    query.condition.and("id < ?", page.before);
+    let rows = tx.rows(&query.first("id", "id DESC", EXAMINED_MAX), &values(&query.condition)).await?;
+    let ids: Vec<_> = rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect::<Result<_, PgError>>()?;
+    let mut found = Vec::new();
+    for chunk in ids.chunks(CHUNK) {
+        found.extend(matching_of(tx, filter, chunk).await?);
+        if found.len() >= page.limit as usize {
+            found.truncate(page.limit as usize);
+            return Ok(found);
+        }
+    }
+    if ids.len() == EXAMINED_MAX as usize { Err(too_many_to_examine().into()) } else { Ok(found) }
+}
+
+async fn matching_of(tx: &impl Query, filter: &Filter, ids: &[ItemId]) -> Result<Vec<ItemId>, PgError> {
+    let statement = "SELECT id, payload, headers::text, metadata::text FROM outbox.items WHERE id = ANY($1::bigint[])";
+    let mut matching = HashSet::new();
+    for row in tx.rows(statement, &[&numbers(ids)]).await? {
+        if is_match(&row, filter)? {
+            matching.insert(ItemId::new(row.try_get(0)?));
+        }
+    }
+    Ok(ids.iter().copied().filter(|id| matching.contains(id)).collect())
+}
+
+fn is_match(row: &Row, filter: &Filter) -> Result<bool, PgError> {
+    let (payload, headers, metadata): (&[u8], &str, &str) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    let content = StoredContent { payload, headers: headers.as_bytes(), metadata: metadata.as_bytes() };
+    Ok(filter.lets_through(content))
+}
