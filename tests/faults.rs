@@ -1,5 +1,6 @@
 //! Faults that users would meet, planted in the tables: rows that only a person or a bug writes, forgeries, settings
-//! that change under a backlog, many hosts at once, and a host that lacks descriptors. Each test expects that everything else goes on.
+//! that change under a backlog, many hosts at once, and a host that lacks descriptors. Each test expects that everything
+//! else goes on.
 //!
 //! Costs are counted in rows, calls and transactions where that is possible, because the machine may be busy.
 
@@ -10,6 +11,7 @@ mod host_process;
 mod host_wants;
 mod many_hosts;
 mod odd_rows;
+mod odd_values;
 mod retention;
 mod same_file;
 mod same_server;

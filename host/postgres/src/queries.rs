@@ -122,7 +122,8 @@ pub(crate) async fn failure_groups(tx: &impl Query, filter: &Filter, limit: u32)
 
 fn failure_group(row: &Row) -> Result<FailureGroup, PgError> {
     Ok(FailureGroup {
-        fingerprint: row.try_get(0)?,
+        // Items of an earlier version may have none.
+        fingerprint: row.try_get::<_, Option<String>>(0)?.unwrap_or_default(),
         r#type: row.try_get(1)?,
         count: unsigned(row, 2)?,
         first_at: time(row, 3)?,

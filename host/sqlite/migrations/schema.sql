@@ -209,8 +209,12 @@ END;
 
 -- NEW.id is -1 when the statement gives no id.
 CREATE TRIGGER outbox_items_insert_id BEFORE INSERT ON outbox_items
-WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key)
+WHEN NEW.id > 0
+ AND (NEW.id > 4611686018427387903
+      OR EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key))
 BEGIN
+    -- After the largest id there would be no other: SQLite would refuse every insert.
+    SELECT RAISE(ABORT, 'outbox: id is above 4611686018427387903') WHERE NEW.id > 4611686018427387903;
     SELECT RAISE(ABORT, 'outbox: id is already used by another item');
 END;
 

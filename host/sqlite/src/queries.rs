@@ -164,8 +164,8 @@ fn group_search(dead: &Filter, found: Option<&[ItemId]>, limit: u32) -> (String,
 /// Adds the failure of the group's sample.
 fn describe_sample(tx: &Connection, mut group: FailureGroup) -> rusqlite::Result<FailureGroup> {
     let mut select = tx.prepare_cached("SELECT last_error, handler_digest FROM outbox_status WHERE id = ?1")?;
-    (group.message, group.handler_digest) =
-        select.query_row([group.sample.get()], |row| Ok((cell(row, 0)?, cell(row, 1)?)))?;
+    let sample = select.query_row([group.sample.get()], |row| Ok((cell(row, 0)?, cell(row, 1)?))).optional()?;
+    (group.message, group.handler_digest) = sample.unwrap_or_default();
     let mut last =
         tx.prepare_cached("SELECT code FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery DESC LIMIT 1")?;
     group.code = last.query_row([group.sample.get()], |row| cell(row, 0)).optional()?;
