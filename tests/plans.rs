@@ -135,7 +135,7 @@ async fn the_statements_of_workers_and_of_the_upkeep_search_these_indexes() {
         "retry: items_pkey",
         "dead: items_pkey",
         "end of leases: items_pkey",
-        "retention: ALL-OF-queue attempts_pkey dead_at dead_pkey done_pkey items_pkey past_pkey",
+        "retention: ALL-OF-queue attempts_pkey dead_at dead_pkey items_pkey past_pkey",
     ]);
 }
 

@@ -1,7 +1,7 @@
-//! Which connections are open: at most so many, and which of them wait for the client.
+//! Which connections are open: at most a fixed number, and which of them wait for the client.
 //!
 //! Where there is no room, a new connection takes the place of the one that has waited longest for a request or for the
-//! rest of one. So connections on which nothing comes keep nobody out. This file does not know HTTP.
+//! rest of one. So silent connections keep no client out. This file does not know HTTP.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -29,7 +29,7 @@ pub(crate) async fn metrics(State(state): State<Arc<ServerState>>) -> Result<Res
     gauges(&mut text, &overview, &status);
     sagas(&mut text, &overview);
     violations(&mut text, &overview);
-    let help = "Log lines that this process dropped because nobody read standard error in time.";
+    let help = "Log lines that this process dropped because standard error was not read in time.";
     text.family("outbox_log_lines_dropped_total", "counter", help);
     text.sample("outbox_log_lines_dropped_total", &[], status.dropped_log_lines);
     plugins(&mut text, &status);

@@ -45,7 +45,7 @@ struct OperateBody {
     /// Of `replay`: outgoing requests carry new idempotency keys.
     new_effects: bool,
     /// Of `dead` and `release`: also take claims whose lease has not ended. With a filter: also one that names a type
-    /// or a saga that nobody knows.
+    /// or an unknown saga.
     force: bool,
     /// Of `dead`: the items queued behind this one continue without it.
     skip_key: bool,
@@ -187,7 +187,7 @@ async fn preview(
     Ok(Preview { count: report.changed, report, as_of, confirm })
 }
 
-/// Refuses a filter that names a type or a saga that nobody knows, unless it is forced.
+/// Refuses a filter that names an unknown type or saga, unless it is forced.
 async fn check_names(state: &HttpState, filter: &Filter, is_forced: bool) -> Result<(), ApiError> {
     if is_forced || filter.r#type.is_none() && filter.saga.is_none() {
         return Ok(());

@@ -78,7 +78,7 @@ struct ControlBody {
     actor: Option<String>,
     reason: Option<String>,
     dry_run: DryRun,
-    /// Of `pause`, `resume` and `unblock`: also a name that nobody knows.
+    /// Of `pause`, `resume` and `unblock`: also an unknown name.
     force: bool,
 }
 
@@ -135,7 +135,7 @@ async fn control(
     Ok(Json(state.operate.control(&request).await?))
 }
 
-/// Refuses a type or an ordering key that nobody knows. A paused type is known.
+/// Refuses an unknown type or ordering key. A paused type is known.
 async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError> {
     match control {
         Control::Pause { item_type } | Control::Resume { item_type } => {

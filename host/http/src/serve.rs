@@ -169,7 +169,7 @@ impl HttpBody for CountedBody {
 }
 
 impl Drop for CountedBody {
-    /// The body has been read, or nobody waits for it.
+    /// The body has been read, or the handler does not wait for it.
     fn drop(&mut self) {
         self.place.request_received();
     }

@@ -116,6 +116,6 @@ pub struct HostStatus {
     pub served_types: Vec<String>,
     /// How long attempts of this process took.
     pub durations: AttemptDurations,
-    /// The log lines that this process dropped because nobody read its log in time.
+    /// The log lines that this process dropped because its log was not read in time.
     pub dropped_log_lines: u64,
 }

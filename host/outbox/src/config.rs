@@ -69,7 +69,7 @@ pub(crate) struct Config {
     /// `OUTBOX_PREFETCH`, default 256: the maximum of items that are claimed ahead of the attempts in flight,
     /// while attempts are short.
     pub(crate) prefetch: usize,
-    /// `OUTBOX_PAYLOAD_MIB`, default 64: a worker claims no more while the payloads of its items have so many MiB.
+    /// `OUTBOX_PAYLOAD_MIB`, default 64: a worker claims no more while the payloads of its items have this many MiB.
     pub(crate) payload_bytes: u64,
     /// `OUTBOX_DRAIN_SEC`, default 20: how long a shutdown waits for attempts in flight.
     pub(crate) drain: Duration,

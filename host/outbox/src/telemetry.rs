@@ -117,7 +117,7 @@ fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
 fn report_dropped(dropped: u64, reported: &mut u64) {
     let count = dropped - std::mem::replace(reported, dropped);
     if count > 0 {
-        tracing::warn!(target: "outbox::log", count, "log lines were dropped: nobody read standard error in time");
+        tracing::warn!(target: "outbox::log", count, "log lines were dropped: standard error was not read in time");
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) async fn export(tx: &impl Query, index: usize, after: &[Value], limit
     Ok(ExportPage { records: found.into_iter().map(record).collect(), next })
 }
 
-/// Whether the row is there, or another that stands for it. A different row with its key is a conflict.
+/// Whether the row is there, or another that replaces it. A different row with its key is a conflict.
 pub(crate) async fn is_known(tx: &impl Query, table: &str, row: &RecordColumns) -> Result<bool, PgError> {
     refuse_running_job(table, row)?;
     let table = moved_table(table)?;

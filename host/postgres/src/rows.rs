@@ -131,7 +131,7 @@ pub(crate) fn json_column<T: DeserializeOwned>(
     Ok(parse_json(row.try_get(column)?, RowName::new(kind, row.try_get(0)?), name)?)
 }
 
-/// A column of any JSON, selected as text. Where it cannot be read, its text stands for it.
+/// A column of any JSON, selected as text. Where it cannot be read, its text is used instead.
 pub(crate) fn json_value(row: &Row, column: usize) -> Result<Value, PgError> {
     Ok(json_or_text(row.try_get(column)?))
 }

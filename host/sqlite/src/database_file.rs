@@ -1,7 +1,7 @@
 //! Which file the store has open, and whether its path still leads there.
 //!
 //! An operator or a program can remove or replace the file while connections to it are open. What is then written
-//! through them is in a file that nobody can open again, so the store refuses to use them. It does not know what is
+//! through them is in a file that cannot be opened again, so the store refuses to use them. It does not know what is
 //! written.
 
 use std::fmt;

@@ -27,7 +27,7 @@ pub(crate) fn export(tx: &Connection, index: usize, after: &[Value], limit: u32)
     Ok(ExportPage { records: found.into_iter().map(record).collect(), next })
 }
 
-/// Whether the row is there, or another that stands for it. A different row with its key is a conflict.
+/// Whether the row is there, or another that replaces it. A different row with its key is a conflict.
 pub(crate) fn is_known(tx: &Connection, table: &str, row: &RecordColumns) -> Result<bool, StoreError> {
     refuse_running_job(table, row)?;
     let table = moved_table(table)?;

@@ -70,7 +70,7 @@ impl ReadPool {
         Ok(value)
     }
 
-    /// A connection that nobody uses. Closes those to a former file.
+    /// A connection that is not in use. Closes those to a former file.
     fn take_idle(&self, generation: u64) -> Option<PooledConnection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|pooled| pooled.generation == generation);

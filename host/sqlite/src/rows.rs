@@ -172,7 +172,7 @@ pub(crate) fn json_column<T: DeserializeOwned>(
     parse_json(&text, RowName::new(kind, cell(row, 0)?), name).map_err(unusable)
 }
 
-/// A column of any JSON. Where it cannot be read, its text stands for it.
+/// A column of any JSON. Where it cannot be read, its text is used instead.
 pub(crate) fn json_value(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
     let text: String = cell(row, column)?;
     Ok(json_or_text(&text))

@@ -23,7 +23,7 @@ const LENGTH_MAX: usize = 255;
 pub(crate) const CONDITIONS_MAX: usize = 8;
 
 /// A member of a JSON document has a value: `order.id=17`. The path names members and, by numbers from 0, elements of
-/// lists; `$.` may stand before it.
+/// lists; `$.` may precede it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberIs {
     path: String,

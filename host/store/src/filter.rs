@@ -67,7 +67,7 @@ pub struct Filter {
     /// The metadata has all of these members.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub metadata: Vec<MemberIs>,
-    /// Of an action: only so many of the items that match, those with the lowest ids.
+    /// Of an action: only this many of the items that match, those with the lowest ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<u32>,
     /// In their status since then or longer: became DONE or DLQ, or were claimed, at or before. Of PENDING items those

@@ -103,7 +103,7 @@ impl MovedTable {
         self.key.iter().map(|name| row.get(*name).cloned().unwrap_or_default()).collect()
     }
 
-    /// Whether a row of the store with the same key stands for the imported one: it is the same, or it pauses the type
+    /// Whether a row of the store with the same key replaces the imported one: it is the same, or it pauses the type
     /// for another reason than an import.
     pub fn stands_for(&self, present: &RecordColumns, imported: &RecordColumns) -> bool {
         present == imported || self.name == "pauses" && !is_pause_of_import(present)

@@ -1,6 +1,6 @@
 //! Names that an operator types: which of them the store or a process knows, and which known ones resemble another.
 //!
-//! A name that nobody knows is most likely misspelt. It does not know who asks, nor what is done about it.
+//! An unknown name is most likely misspelt. It does not know who asks, nor what is done about it.
 
 use std::collections::BTreeSet;
 

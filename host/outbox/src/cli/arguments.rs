@@ -15,7 +15,7 @@ use crate::cli::context::Context;
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
-/// The error about a name that nobody knows, for a command with the flag `--force`.
+/// The error about an unknown name, for a command with the flag `--force`.
 pub(crate) fn not_forced(unknown: &UnknownName) -> anyhow::Error {
     anyhow::anyhow!("{unknown}: correct it, or add --force")
 }

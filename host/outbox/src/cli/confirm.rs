@@ -1,6 +1,6 @@
 //! Asks the person at the terminal before something is done that deletes, takes work away or may repeat effects.
 //!
-//! Without a terminal nobody can answer, so the command refuses and prints the line that does it unasked.
+//! Without a terminal there is no answer, so the command refuses and prints the line that does it unasked.
 
 use std::io::{self, IsTerminal as _};
 
@@ -12,7 +12,7 @@ use crate::cli::output::to_stderr;
 /// Errors where standard input is no terminal.
 pub(crate) fn is_confirmed(what: &str, context: &Context) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(refused(what, "standard input is no terminal, so nobody can confirm this", &["--yes"], context));
+        return Err(refused(what, "standard input is no terminal, so this cannot be confirmed", &["--yes"], context));
     }
     to_stderr(&format!("{what}\nGo on? [y/N]"));
     let mut answer = String::new();

@@ -36,7 +36,7 @@ pub(crate) struct TypeArgs {
     /// Only say whether anything would change
     #[arg(long)]
     dry_run: bool,
-    /// Also a type of which there is no item and that nobody serves
+    /// Also a type of which there is no item and that no plugin serves
     #[arg(long)]
     force: bool,
     #[command(flatten)]

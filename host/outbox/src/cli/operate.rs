@@ -40,7 +40,7 @@ struct Targets {
     dry_run: bool,
     #[command(flatten)]
     consent: ConsentArgs,
-    /// Try at most so many items, those with the lowest ids
+    /// Try at most this many items, those with the lowest ids
     #[arg(long, visible_alias = "sample", value_name = "COUNT", conflicts_with = "items")]
     limit: Option<NonZeroU32>,
     /// Change no more than so many items each second
@@ -144,7 +144,7 @@ pub(crate) struct PurgeArgs {
     /// Only items that have been DONE or DLQ for longer, such as 12h or 7d
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// Delete at most so many items, those with the lowest ids
+    /// Delete at most this many items, those with the lowest ids
     #[arg(long, value_name = "COUNT")]
     limit: Option<NonZeroU32>,
     #[command(flatten)]

@@ -24,7 +24,7 @@ pub(crate) fn spawn_part(
     parts.spawn(async move {
         match AbortOnDropHandle::new(tokio::spawn(part)).await {
             Ok(()) if end.is_cancelled() => Ok(()),
-            Ok(()) => Err(anyhow!("{name} ended, which nobody asked for")),
+            Ok(()) => Err(anyhow!("{name} ended without being told to")),
             Err(_) => Err(anyhow!("{name} panicked; the log says where")),
         }
     });

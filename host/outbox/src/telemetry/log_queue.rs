@@ -1,6 +1,6 @@
 //! The queue of log lines, and the thread that writes them to standard error.
 //!
-//! Whoever logs never waits for the reader of the log: a line that finds the queue full, or that cannot be written, is
+//! A thread that logs never waits for the reader of the log: a line that finds the queue full, or that cannot be written, is
 //! dropped and counted. This file does not know what is logged.
 
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@ const SET_BACK: Duration = Duration::from_secs(1);
 
 /// The tokens in a bucket at `now`; `left` is how many it had, and when. `rate` tokens flow in each second. A bucket
 /// holds the tokens of one second, and at least one; a bucket that was never used is full. So is one that was filled
-/// before the clock was set back: nobody knows how long ago that was.
+/// before the clock was set back: how long ago that was is unknown.
 pub fn available_tokens(rate: f64, left: Option<(f64, Millis)>, now: Millis) -> f64 {
     let full = rate.max(1.0);
     let Some((tokens, filled_at)) = left.filter(|(_, filled_at)| filled_at.since(now) <= SET_BACK) else { return full };
@@ -22,7 +22,7 @@ pub fn available_tokens(rate: f64, left: Option<(f64, Millis)>, now: Millis) -> 
     rate.mul_add(now.since(filled_at).as_secs_f64(), tokens).min(full)
 }
 
-/// How long until a bucket with so many tokens has one, at most a day; zero if it has.
+/// How long until a bucket with this many tokens has one, at most a day; zero if it has.
 pub fn until_next_token(rate: f64, tokens: f64) -> Duration {
     Duration::try_from_secs_f64((1.0 - tokens).max(0.0) / rate).unwrap_or(WAIT_MAX).min(WAIT_MAX)
 }
