@@ -61,7 +61,7 @@ pub enum Record {
         /// The row.
         total: RecordColumns,
     },
-    /// A row of one of the [`MOVED_TABLES`](crate::engine::MOVED_TABLES).
+    /// A row of one of the [`MOVED_TABLES`].
     Row {
         /// The name of the table.
         table: String,
@@ -121,7 +121,7 @@ pub enum ExportPosition {
     Item(ItemId),
     /// The last value of state, by its version.
     State(i64),
-    /// The last row of one of the [`MOVED_TABLES`](crate::engine::MOVED_TABLES), by its key; the first page of a table
+    /// The last row of one of the [`MOVED_TABLES`], by its key; the first page of a table
     /// has no key.
     Row {
         /// The index of the table.
