@@ -84,12 +84,16 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-fn settlement(how: How) -> SettleRequest {
+fn settlement(how: How, claim: &Claim) -> SettleRequest {
     let failure = || Failure::new(FailureClass::Deferred, "code", "message");
     match how {
         How::Done => done(),
         How::Retry => retry(Duration::from_secs(1)),
-        How::GiveBack => settled(Settlement::GiveBack { failure: failure(), delay: Duration::from_secs(1) }),
+        // Equal give-backs in a row would share a row of the history, which the model does not know.
+        How::GiveBack => {
+            let failure = Failure { message: format!("delivery {}", claim.item.deliveries), ..failure() };
+            settled(Settlement::GiveBack { failure, delay: Duration::from_secs(1) })
+        }
         How::Release => settled(Settlement::Release),
         How::Block => settled(Settlement::Dead { failure: failure(), on_dead: OnDead::Block }),
         How::Skip => settled(Settlement::Dead { failure: failure(), on_dead: OnDead::Skip }),
@@ -151,7 +155,7 @@ async fn apply(f: &Fixture, model: &mut Model, claims: &mut Vec<Claim>, command:
         }
         Command::Settle { which, how } if !claims.is_empty() => {
             let number = which.index(claims.len());
-            let result = f.store.settle(&claims[number].reference(), settlement(how)).await;
+            let result = f.store.settle(&claims[number].reference(), settlement(how, &claims[number])).await;
             match model.settle(number, how) {
                 Ok(()) => result.unwrap(),
                 Err(()) => assert!(matches!(result, Err(StoreError::ClaimLost))),
