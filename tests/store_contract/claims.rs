@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outbox::core::FailureClass;
 use outbox::item::{NewItem, Status};
-use outbox::store::StoreError;
+use outbox::store::{ClaimRequest, StoreError};
 
 use crate::support::{Fixture, done, item, request};
 
@@ -63,16 +63,18 @@ mod promise {
         assert_eq!(claims.iter().filter(|claim| claim.item.item_type == "sms").count(), 1);
     }
 
+    /// A claim of ten items of a type of which five may be in work.
+    fn capped() -> ClaimRequest {
+        let mut capped = request(&["mail"], 10);
+        capped.types[0].concurrency = Some(5);
+        capped
+    }
+
     pub(super) async fn a_claim_never_exceeds_its_limit_or_the_types_concurrency(f: Fixture) {
         for n in 0..10 {
             f.enqueue(item(&n.to_string())).await;
         }
         assert_eq!(f.claim("mail", 3).await.len(), 3);
-        let capped = || {
-            let mut capped = request(&["mail"], 10);
-            capped.types[0].concurrency = Some(5);
-            capped
-        };
         assert_eq!(f.store.claim(&capped()).await.unwrap().claims.len(), 2);
         assert_eq!(f.second().await.claim(&capped()).await.unwrap().claims.len(), 0);
     }
@@ -81,11 +83,6 @@ mod promise {
         for n in 0..60 {
             f.enqueue(item(&n.to_string())).await;
         }
-        let capped = || {
-            let mut capped = request(&["mail"], 10);
-            capped.types[0].concurrency = Some(5);
-            capped
-        };
         let others = [f.second().await, f.second().await, f.second().await];
         let mut claimed = 0;
         while claimed < 5 {

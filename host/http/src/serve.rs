@@ -138,7 +138,7 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let in_progress = place.begin_request();
-    let request = request.map(|body| Body::new(CountedBody { body, place: Arc::clone(place) }));
+    let request = request.map(|body| Body::new(AwaitedBody { body, place: Arc::clone(place) }));
     let response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
     // A refusal of the head does not read the body.
     place.request_received();
@@ -146,12 +146,12 @@ async fn respond(
 }
 
 /// A body for which its connection waits.
-struct CountedBody {
+struct AwaitedBody {
     body: Incoming,
     place: Arc<ConnectionPlace>,
 }
 
-impl HttpBody for CountedBody {
+impl HttpBody for AwaitedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -168,7 +168,7 @@ impl HttpBody for CountedBody {
     }
 }
 
-impl Drop for CountedBody {
+impl Drop for AwaitedBody {
     /// The body has been read, or the handler does not wait for it.
     fn drop(&mut self) {
         self.place.request_received();

@@ -18,7 +18,7 @@ const LISTED: usize = 3;
 /// The smallest similarity of two names that one is offered for the other, from 0 to 1.
 const SIMILAR: f64 = 0.75;
 
-/// A name that nobody knows.
+/// An unknown name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing is known of {kind} {name:?}{}", self.offer())]
 pub struct UnknownName {

@@ -35,7 +35,7 @@ pub struct WorkerSettings {
     pub concurrency: usize,
     /// The most items that are claimed ahead of the running attempts; 0 claims none ahead.
     pub prefetch: usize,
-    /// Bytes. The worker claims no more while the payloads of the items that it has claimed have so many.
+    /// In bytes: the worker claims no more while the payloads of the items that it has claimed are this large together.
     pub payload_bytes: u64,
     /// The length of a lease. The worker renews the leases of what it has in hand, so an attempt may be longer.
     pub lease: Duration,

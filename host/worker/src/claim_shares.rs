@@ -68,8 +68,8 @@ pub(crate) struct ClaimPermit {
 }
 
 impl ClaimShares {
-    /// Shares for a worker that makes so many attempts at a time, and has payloads of so many bytes in hand at most,
-    /// apart from a last one that exceeds them.
+    /// Shares for a worker that makes up to `concurrency` attempts at a time, and has payloads of up to `payload_bytes`
+    /// in hand, apart from a last one that exceeds them.
     pub(crate) fn new(concurrency: usize, payload_bytes: u64) -> Arc<Self> {
         Arc::new(Self { concurrency, payload_bytes, state: Mutex::default() })
     }

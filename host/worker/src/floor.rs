@@ -7,7 +7,7 @@
 const EXTRA_PART: usize = 4;
 
 /// The most attempts of a worker at a time that makes up to `concurrency` of them: a quarter more, which only types use
-/// that have few running while others have all. A handler needs room for so many.
+/// that have few running while others have all. A handler needs room for all of them.
 pub const fn most_attempts(concurrency: usize) -> usize {
     concurrency + concurrency / EXTRA_PART
 }
@@ -19,7 +19,7 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// The floor when `concurrency` attempts are shared out among `types`. A single type shares with nobody, and fewer
+    /// The floor when `concurrency` attempts are shared out among `types`. A single type needs no floor, and fewer
     /// than four attempts are too few to add one.
     pub(crate) fn new(concurrency: usize, types: usize) -> Self {
         let extra = most_attempts(concurrency) - concurrency;
