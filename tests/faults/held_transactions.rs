@@ -27,11 +27,11 @@ on_each_backend! {
 const SOON: Duration = Duration::from_mins(2);
 
 /// The length of a lease. Renewals follow after a third of it, so a busy machine has the rest of it to run one.
-const LEASE: Duration = Duration::from_secs(6);
+const LEASE: Duration = Duration::from_secs(5);
 
 /// For how long an application holds its transaction.
 fn hold() -> Duration {
-    if is_soak() { Duration::from_mins(3) } else { LEASE * 2 }
+    if is_soak() { Duration::from_mins(3) } else { LEASE * 3 }
 }
 
 /// How often each item was attempted.

@@ -102,26 +102,24 @@ async fn a_settlement_that_waits_for_an_application_holds_up_neither_the_others_
     for key in ["a", "b", "c"] {
         f.enqueue(item(key)).await;
     }
-    let claims = f.claim("mail", 2).await;
+    let claims = f.claim("mail", 3).await;
     let writes = HostWrites { followups: vec![NewItem::new("sms", "taken", "{}")], ..HostWrites::default() };
     let with_followup = settled(Settlement::Done { result: None, writes });
-    let (plain, waiting) = (claims[0].reference(), claims[1].reference());
+    let (waiting, plain, other) = (claims[0].reference(), claims[1].reference(), claims[2].reference());
     let wanted = request(&["mail"], 5);
     let takes_key = "INSERT INTO outbox.items (type, idem_key, payload) VALUES ('sms', 'taken', '{}')";
     f.in_transaction(takes_key, async || {
-        let waits = f.store.settle(&waiting, with_followup.clone());
-        let others = async { tokio::join!(f.store.settle(&plain, done()), f.store.claim(&wanted)) };
-        let mut waits = std::pin::pin!(waits);
-        let mut others = std::pin::pin!(others);
-        tokio::select! {
-            biased;
-            result = &mut waits => panic!("the other transaction is open, but it was settled: {result:?}"),
-            (settled, claimed) = &mut others => {
-                settled.unwrap();
-                assert_eq!(claimed.unwrap().claims.len(), 1);
-            }
+        for (settles, key) in [(plain, "d"), (other, "e")] {
+            f.enqueue(item(key)).await;
+            let (late, settled, claimed) = tokio::join!(
+                f.store.settle(&waiting, with_followup.clone()),
+                f.store.settle(&settles, done()),
+                f.store.claim(&wanted)
+            );
+            assert!(matches!(late, Err(StoreError::Locked { .. })), "{late:?}");
+            settled.unwrap();
+            assert_eq!(claimed.unwrap().claims.len(), 1);
         }
-        assert!(waits.await.is_err(), "the key is still taken");
     })
     .await;
     f.store.settle(&waiting, with_followup).await.unwrap();

@@ -230,6 +230,7 @@ impl From<StoreError> for ApiError {
             }
             err @ (StoreError::ClaimLost
             | StoreError::OutOfTurn
+            | StoreError::Locked { .. }
             | StoreError::StateConflict { .. }
             | StoreError::StateValueTooLarge { .. }
             | StoreError::StateQuota { .. }

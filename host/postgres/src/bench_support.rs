@@ -13,7 +13,7 @@ use outbox_store::{BatchMode, Claim, ClaimRequest, ClaimTerms, ClaimToken, Settl
 use crate::context::PgContext;
 use crate::enqueue;
 use crate::error::PgError;
-use crate::group::{Patience, settle_and_claim};
+use crate::group::settle_and_claim;
 use crate::options::PostgresOptions;
 use crate::pool::{Pool, Purpose};
 use crate::tx::Query as _;
@@ -55,7 +55,7 @@ impl DirectStore {
         let group: Vec<_> = references.iter().map(|claim| (claim, &done)).collect();
         let types = request.types.iter().map(|terms| ClaimTerms { token: ClaimToken::random(), ..terms.clone() });
         let request = ClaimRequest { types: types.collect(), ..request.clone() };
-        let call = || Box::pin(settle_and_claim(&self.pg, &group, Some(&request), Patience::Full));
+        let call = || Box::pin(settle_and_claim(&self.pg, &group, Some(&request)));
         let (settled, claimed) = self.pg.with_retries("draining by hand", call).await?;
         settled.results.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(claimed.unwrap_or_default().claims)

@@ -15,6 +15,7 @@ use crate::error::PgError;
 use crate::group_size::GroupSize;
 use crate::health::Health;
 use crate::known_digests::KnownDigests;
+use crate::late_settlements::LateSettlements;
 use crate::looks::Looks;
 use crate::options::PostgresOptions;
 use crate::pool::Pool;
@@ -87,6 +88,7 @@ pub(crate) struct PgContext {
     pub(crate) claimed: Notify,
     pub(crate) group_size: GroupSize,
     pub(crate) known_digests: KnownDigests,
+    pub(crate) late_settlements: LateSettlements,
     /// The longest attempt of one call.
     call_timeout: Duration,
     health: Health,
@@ -104,6 +106,7 @@ impl PgContext {
             claimed: Notify::new(),
             group_size: GroupSize::default(),
             known_digests: KnownDigests::default(),
+            late_settlements: LateSettlements::default(),
             call_timeout: statement_timeout.mul_f64(CALL_TIMEOUT_FACTOR),
             health: Health::default(),
         }

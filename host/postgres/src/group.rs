@@ -2,10 +2,13 @@
 //!
 //! A transaction that failed is not sent again as it was. Its settlements run without the claim, then halved until the
 //! one that fails is alone; the claim runs alone, then type by type. So one row that the database refuses stops neither
-//! the settlements nor the claims beside it. This file does not know what a settlement or a claim changes.
+//! the settlements nor the claims beside it. A settlement that waits for a lock for too long leaves the groups
+//! (`late_settlements`). This file does not know what a settlement or a claim changes.
+
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use outbox_core::SuspectRoom;
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError, SuspectTerms};
@@ -18,6 +21,12 @@ use crate::looks::Looks;
 use crate::refused_types::AllowedRequest;
 use crate::settle::{self, HeldClaims, Settled, Settlements};
 use crate::tx::{Query, WriteTx};
+
+/// How long a transaction that settles waits for a lock.
+const LOCK_WAIT_SQL: &str = "SET LOCAL lock_timeout = 250";
+/// The time from one try of a late settlement to the next one. A try locks its lease, which cannot be renewed meanwhile,
+/// so that the lease is free for half of the time at least.
+const LATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A request in the queue.
 pub(crate) enum QueuedRequest {
@@ -124,8 +133,7 @@ async fn commit_together(
     settlements: Vec<QueuedSettlement>,
     claim: Option<AllowedClaim>,
 ) -> Option<AllowedClaim> {
-    let patience = if settlements.len() > 1 || claim.is_some() { Patience::Little } else { Patience::Full };
-    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.allowed.request), patience).await {
+    match transact(pg, &settlements, claim.as_ref().map(|claim| &claim.allowed.request)).await {
         Ok((settled, claimed)) => {
             reply_settled(settlements, settled);
             match (claim, claimed) {
@@ -144,7 +152,7 @@ async fn commit_together(
         }
         Err(err) => {
             tracing::warn!(settlements = settlements.len(), error = err.message(), "a group failed; in parts now");
-            let parts = if claim.is_some() { vec![settlements] } else { halves(settlements, &err) };
+            let parts = if claim.is_some() { vec![settlements] } else { halves(pg, settlements, &err) };
             // Neither waits for the other's locks.
             tokio::join!(settle_in_parts(pg, parts), claim_and_reply(pg, claim));
             None
@@ -153,37 +161,56 @@ async fn commit_together(
 }
 
 /// Settles each part in a transaction of its own. A part that fails is halved, until the settlement that fails is
-/// alone. One that waits for a lock is tried again after all others.
+/// alone.
 async fn settle_in_parts(pg: &PgContext, mut parts: Vec<Vec<QueuedSettlement>>) {
-    let mut late = Vec::new();
     while let Some(part) = parts.pop() {
-        match transact(pg, &part, None, Patience::Little).await {
+        match transact(pg, &part, None).await {
             Ok((settled, _)) => reply_settled(part, settled),
             Err(err) if err.is_about_the_database() => refuse_all(part, &err.message()),
-            Err(err) if part.len() == 1 && err.is_lock_timeout() => late.push(part),
-            Err(err) => parts.extend(halves(part, &err)),
-        }
-    }
-    for part in late {
-        match transact(pg, &part, None, Patience::Full).await {
-            Ok((settled, _)) => reply_settled(part, settled),
-            Err(err) => refuse_all(part, &err.message()),
+            Err(err) => parts.extend(halves(pg, part, &err)),
         }
     }
 }
 
 /// The halves of a part that failed. A single settlement is refused instead.
-fn halves(mut part: Vec<QueuedSettlement>, err: &PgError) -> Vec<Vec<QueuedSettlement>> {
+fn halves(pg: &PgContext, mut part: Vec<QueuedSettlement>, err: &PgError) -> Vec<Vec<QueuedSettlement>> {
     if part.len() > 1 {
         let second = part.split_off(part.len() / 2);
         return vec![second, part];
     }
-    for QueuedSettlement { claim, .. } in &part {
-        let (item_id, error) = (claim.id.get(), err.message());
-        tracing::warn!(item.id = item_id, error, "the database refuses the settlement of an item");
+    for settlement in part {
+        refuse(pg, settlement, err);
     }
-    refuse_all(part, &err.message());
     Vec::new()
+}
+
+/// Refuses a settlement that failed by itself.
+fn refuse(pg: &PgContext, settlement: QueuedSettlement, err: &PgError) {
+    let claim = &settlement.claim;
+    if err.is_lock_timeout() {
+        pg.late_settlements.insert(claim);
+        return settlement.reply(Err(StoreError::Locked { tried: "settling a claim" }));
+    }
+    pg.late_settlements.remove(claim);
+    let (item_id, error) = (claim.id.get(), err.message());
+    tracing::warn!(item.id = item_id, error, "the database refuses the settlement of an item");
+    refuse_all(vec![settlement], &err.message());
+}
+
+/// Tries a late settlement once, when no other one is being tried.
+pub(crate) async fn settle_late(pg: &PgContext, settlement: QueuedSettlement) {
+    let _turn = pg.late_settlements.turn().await;
+    let part = vec![settlement];
+    match transact(pg, &part, None).await {
+        Ok((settled, _)) => {
+            pg.late_settlements.remove(&part[0].claim);
+            reply_settled(part, settled);
+        }
+        Err(err) => {
+            halves(pg, part, &err);
+            sleep(LATE_PAUSE).await;
+        }
+    }
 }
 
 async fn claim_and_reply(pg: &PgContext, claim: Option<AllowedClaim>) {
@@ -196,7 +223,7 @@ async fn claim_and_reply(pg: &PgContext, claim: Option<AllowedClaim>) {
 /// Claims by itself; if that fails, type by type.
 async fn claim_alone(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
     let tried = "claiming items";
-    match transact(pg, &[], Some(request), Patience::Full).await {
+    match transact(pg, &[], Some(request)).await {
         Ok((_, claimed)) => Ok(claimed.unwrap_or_default()),
         Err(err) if err.is_about_the_database() => Err(err.into_store_error(tried)),
         Err(err) if request.types.len() < 2 => {
@@ -221,7 +248,7 @@ async fn claim_by_type(pg: &PgContext, request: &ClaimRequest) -> Result<ClaimBa
         let suspects = SuspectTerms { room: SuspectRoom::None, ..request.suspects.clone() };
         let claimed_by = request.claimed_by.clone();
         let of_type = ClaimRequest { claimed_by, limit, types: vec![terms.clone()], suspects };
-        match transact(pg, &[], Some(&of_type), Patience::Full).await {
+        match transact(pg, &[], Some(&of_type)).await {
             Ok((_, claimed)) => {
                 let ClaimBatch { claims, next_available_in, .. } = claimed.unwrap_or_default();
                 batch.claims.extend(claims);
@@ -269,7 +296,6 @@ async fn transact(
     pg: &PgContext,
     settlements: &[QueuedSettlement],
     request: Option<&ClaimRequest>,
-    patience: Patience,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let group: Vec<_> = settlements.iter().map(|queued| (&queued.claim, &queued.settled)).collect();
     let tried = if group.is_empty() { "claiming items" } else { "settling claims" };
@@ -278,7 +304,7 @@ async fn transact(
     let after = if size == 1 { PgError::is_retryable } else { PgError::is_lost_connection };
     let began = Instant::now();
     // Boxed, because the future of a transaction is large and callers hold it.
-    let made = pg.repeat(tried, after, || Box::pin(settle_and_claim(pg, &group, request, patience))).await;
+    let made = pg.repeat(tried, after, || Box::pin(settle_and_claim(pg, &group, request))).await;
     match &made {
         Ok(_) => pg.group_size.grow(),
         Err(err) if err.is_timeout() => {
@@ -298,12 +324,10 @@ pub(crate) async fn settle_and_claim(
     pg: &PgContext,
     group: &Settlements<'_>,
     request: Option<&ClaimRequest>,
-    patience: Patience,
 ) -> Result<(Settled, Option<ClaimBatch>), PgError> {
     let client = pg.pool.connection(Purpose::Work).await?;
     pg.known_digests.number(&client, group.iter().filter_map(|(_, settled)| settled.handler_digest.as_deref())).await?;
-    let (mut tx, (held, limits)) =
-        pg.begin_with(&client, Box::pin(look(pg, &client, group, request, patience))).await?;
+    let (mut tx, (held, limits)) = pg.begin_with(&client, Box::pin(look(pg, &client, group, request))).await?;
     let settled = settle::settle(&mut tx, group, held).await?;
     let claimed = match request {
         Some(request) if !settled.holds_late_locks => {
@@ -327,7 +351,6 @@ async fn look(
     client: &impl Query,
     group: &Settlements<'_>,
     request: Option<&ClaimRequest>,
-    patience: Patience,
 ) -> Result<(HeldClaims, Option<TypeLimits>), PgError> {
     let at = pg.tx.clock.as_ref().map(|clock| clock());
     let limits = async {
@@ -337,25 +360,15 @@ async fn look(
         }
     };
     let (bounded, held, limits) =
-        tokio::join!(biased; bound_waits(client, patience), settle::hold_claims(client, group, at), limits);
+        tokio::join!(biased; bound_waits(client, group), settle::hold_claims(client, group, at), limits);
     bounded?;
     Ok((held?, limits?))
 }
 
-/// How long a transaction waits for a lock.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// A quarter of a second: what waits is divided from the others soon.
-    Little,
-    /// As long as every transaction of the store.
-    Full,
-}
-
-async fn bound_waits(client: &impl Query, patience: Patience) -> Result<(), PgError> {
-    match patience {
-        Patience::Little => client.rows("SET LOCAL lock_timeout = 250", &[]).await.map(drop),
-        Patience::Full => Ok(()),
-    }
+/// A settlement that waits for a lock is divided from the others soon. A claim alone waits as long as every transaction
+/// of the store.
+async fn bound_waits(client: &impl Query, group: &Settlements<'_>) -> Result<(), PgError> {
+    if group.is_empty() { Ok(()) } else { client.rows(LOCK_WAIT_SQL, &[]).await.map(drop) }
 }
 
 /// Claims in a transaction that has settled. Settlements that were made after the limits were read have freed places of

@@ -1,6 +1,6 @@
 //! The queue of this process's settlements and claims, and the tasks that commit them in groups. What is queued while a
 //! group is committed forms the next group, so that one round of statements and one flush to the disk serve many. A
-//! request that finds the queue idle is committed at once.
+//! request that finds the queue idle is committed at once. Late settlements pass by the queue.
 //!
 //! It does not know what a request does, nor how a group runs (`group`).
 
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
 
 use crate::context::PgContext;
-use crate::group::{Group, QueuedClaim, QueuedRequest, QueuedSettlement};
+use crate::group::{Group, QueuedClaim, QueuedRequest, QueuedSettlement, settle_late};
 
 /// The most groups that are committed at the same time.
 const TASKS: usize = 2;
@@ -27,6 +27,7 @@ const GROUP_MAX: usize = 512;
 
 /// The queue of settlements and claims of this process.
 pub(crate) struct GroupQueue {
+    pg: Arc<PgContext>,
     queue: mpsc::UnboundedSender<QueuedRequest>,
 }
 
@@ -42,12 +43,19 @@ impl GroupQueue {
                 }
             });
         }
-        Self { queue }
+        Self { pg: Arc::clone(pg), queue }
     }
 
     /// Returns after the commit of the group. A queued settlement is committed even if its caller stops waiting.
     pub(crate) async fn settle(&self, claim: ClaimRef, settled: SettleRequest) -> Result<(), StoreError> {
-        self.submit("settling a claim", |reply| QueuedRequest::Settle(QueuedSettlement { claim, settled, reply })).await
+        let tried = "settling a claim";
+        if self.pg.late_settlements.contains(&claim) {
+            let (reply, answer) = oneshot::channel();
+            let (pg, settlement) = (Arc::clone(&self.pg), QueuedSettlement { claim, settled, reply });
+            tokio::spawn(async move { settle_late(&pg, settlement).await });
+            return answer.await.map_err(|_| stopped(tried))?;
+        }
+        self.submit(tried, |reply| QueuedRequest::Settle(QueuedSettlement { claim, settled, reply })).await
     }
 
     /// Claims in the next group. Returns after its commit.
@@ -61,10 +69,13 @@ impl GroupQueue {
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> QueuedRequest,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let stopped = || StoreError::Unavailable { tried, source: "the store was closed, or failed".into() };
-        self.queue.send(request(reply)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        self.queue.send(request(reply)).map_err(|_| stopped(tried))?;
+        answer.await.map_err(|_| stopped(tried))?
     }
+}
+
+fn stopped(tried: &'static str) -> StoreError {
+    StoreError::Unavailable { tried, source: "the store was closed, or failed".into() }
 }
 
 /// Commits groups until the store has been dropped and the queue is empty. The lock of the queue is the turn of a task.

@@ -64,6 +64,7 @@ mod health;
 mod item_query;
 mod jobs;
 mod known_digests;
+mod late_settlements;
 mod leases;
 mod listen;
 mod looks;

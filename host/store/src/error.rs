@@ -74,6 +74,13 @@ pub enum StoreError {
         /// The most items.
         max: u32,
     },
+    /// Another transaction holds a lock that the call needs. Nothing was changed. The caller tries again: the lock goes
+    /// when that transaction ends.
+    #[error("{tried}: another transaction holds a lock that this needs")]
+    Locked {
+        /// What was tried.
+        tried: &'static str,
+    },
     /// The engine did not answer, or reported a failure that may pass. The caller may try again.
     #[error("{tried}: {source}")]
     Unavailable {

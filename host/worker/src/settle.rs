@@ -78,7 +78,7 @@ impl Settler<'_> {
                 let item_id = claim.id.get();
                 tracing::error!(item.id = item_id, error = %err, "settling failed; trying again until it succeeds");
             }
-            if self.is_hopeless(&mut failing_since) {
+            if self.is_hopeless(&err, &mut failing_since) {
                 log_given_up(claim, &err, failed_tries);
                 return Progress::Unknown;
             }
@@ -108,10 +108,10 @@ impl Settler<'_> {
 
     /// Whether the settlement has failed for longer than a lease while each renewal of that lease was answered in time:
     /// then the store can be reached, and it is this settlement that it cannot commit. `failing_since` begins anew with
-    /// each try for which the store may just be out of reach.
-    fn is_hopeless(&self, failing_since: &mut Instant) -> bool {
+    /// each try for which the store may just be out of reach, or that waited for another transaction, which will end.
+    fn is_hopeless(&self, err: &StoreError, failing_since: &mut Instant) -> bool {
         let now = Instant::now();
-        if !self.in_hand.is_renewed_in_time(now) {
+        if !self.in_hand.is_renewed_in_time(now) || matches!(err, StoreError::Locked { .. }) {
             *failing_since = now;
         }
         now.duration_since(*failing_since) > self.in_hand.times().lease()

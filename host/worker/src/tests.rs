@@ -119,6 +119,19 @@ async fn a_settlement_that_the_store_cannot_commit_is_given_up_after_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_settlement_that_waits_for_another_transaction_is_never_given_up() {
+    let (queue, handler) = (FakeQueue::with_items(1), SlowHandler::taking(Duration::from_secs(1)));
+    queue.set_fault(Call::Settle, Fault::Locked);
+    let worker = StartedWorker::start(&queue, &handler);
+    sleep(4 * LEASE).await;
+    assert_eq!((queue.settled(), queue.state().lost.len()), (vec![], 0), "its lease is renewed");
+    queue.heal();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((queue.settled(), handler.begun()), (vec![ONE], vec![ONE]));
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settlement_is_not_given_up_while_the_store_is_out_of_reach() {
     let (queue, handler) = (FakeQueue::with_items(1), SlowHandler::taking(Duration::from_secs(1)));
     let worker = StartedWorker::start(&queue, &handler);

@@ -40,6 +40,8 @@ pub(super) enum Call {
 pub(super) enum Fault {
     /// The store does nothing.
     Refused,
+    /// Another transaction holds a lock that the store needs, so it does nothing.
+    Locked,
     /// The store does what was asked, and the answer is lost.
     AnswerLost,
     /// The store never answers.
@@ -191,6 +193,7 @@ impl FakeQueue {
         match fault {
             None => run(&mut self.state()),
             Some(Fault::Refused) => Err(unavailable("refused")),
+            Some(Fault::Locked) => Err(StoreError::Locked { tried: "a call" }),
             Some(Fault::AnswerLost) => run(&mut self.state()).and_then(|_| Err(unavailable("the answer was lost"))),
             Some(Fault::Late(delay)) => {
                 sleep(delay).await;
