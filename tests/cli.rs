@@ -20,6 +20,7 @@ use crate::support::{self, Fixture, dead, done, request};
 
 mod author;
 mod state;
+mod upkeep;
 
 /// A temporary folder and the settings to run the binary in it.
 struct CliFixture {

@@ -1,16 +1,18 @@
-//! The runbook's commands, run as an operator would run them: in order, against a real host whose receiver is broken
-//! at first.
+//! The runbook's commands, run as an operator would run them: in order, incident by incident, against a real host whose
+//! receiver is broken at first. On both stores.
 
 use std::process::Stdio;
+use std::sync::Arc;
 
+use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::Queue as _;
+use outbox::store::Store;
 use serde_json::{Value, json};
 
 use crate::support::guests::root;
 use crate::support::host::{HostConfig, HostProcess};
-use crate::support::request;
 use crate::support::stage::{Deployment, becomes};
+use crate::support::{Backend, TestDb, on_each_backend, request};
 
 /// The command blocks of the runbook, each with its heading, in the order of the document.
 struct Runbook {
@@ -30,6 +32,13 @@ impl Runbook {
         Self { plan, blocks }
     }
 
+    /// Leaves out the blocks below this heading, which are next: they are for another store.
+    fn skip(&mut self, heading: &str) {
+        let blocks = self.blocks.iter().take_while(|(found, _)| found == heading).count();
+        assert!(blocks > 0, "no commands are below {heading}");
+        self.blocks.drain(..blocks);
+    }
+
     /// Runs the next block, which must be below this heading; returns its output.
     #[track_caller]
     fn next(&mut self, heading: &str) -> String {
@@ -42,6 +51,16 @@ impl Runbook {
         assert!(output.status.success(), "{commands}\n{stdout}\n{stderr}");
         stdout
     }
+}
+
+/// The backup, the restore into another file, and the look at it.
+fn restore(runbook: &mut Runbook, deployment: &Deployment) {
+    let before = statuses(&deployment.plan);
+    says(&runbook.next("Backup and restore"), &["yesterday.sqlite: 7 items", "checked"]);
+    let restored = runbook.next("Backup and restore");
+    says(&restored, &["pause mail: done", "pause webhook: done", "letter"]);
+    says(&runbook.next("Backup and restore"), &["resume mail: done", "resume webhook: done"]);
+    assert_eq!(statuses(&deployment.plan.clone().set("OUTBOX_DB", "restored.sqlite")), before);
 }
 
 #[track_caller]
@@ -76,8 +95,11 @@ async fn trouble(deployment: &Deployment) -> HostProcess {
 
 /// Claims an item like a process that ends before it settles the claim.
 async fn claim_and_vanish(deployment: &Deployment) {
-    let path = deployment.test_db.address();
-    let store = SqliteStore::open_existing(path.as_ref(), SqliteOptions::default()).unwrap();
+    let address = deployment.test_db.address();
+    let store: Arc<dyn Store> = match deployment.test_db {
+        TestDb::Sqlite(_) => SqliteStore::open_existing(address.as_ref(), SqliteOptions::default()).unwrap(),
+        TestDb::Postgres(_) => PostgresStore::open_existing(&address, PostgresOptions::default()).await.unwrap(),
+    };
     let claimed = store.claim(&request(&["mail"], 1)).await.unwrap();
     assert_eq!(claimed.claims.len(), 1);
 }
@@ -86,10 +108,18 @@ fn statuses(plan: &HostConfig) -> Value {
     plan.json(&["stats", "--json"])["by_status"].clone()
 }
 
-#[tokio::test]
-async fn the_commands_of_the_runbook_do_what_it_says() {
-    let deployment = Deployment::new().await;
-    let host = trouble(&deployment).await;
+on_each_backend! { the_commands_of_the_runbook_do_what_it_says }
+
+mod on_each {
+    use super::*;
+
+    pub(super) async fn the_commands_of_the_runbook_do_what_it_says(backend: Backend) {
+        follow_the_runbook(&Deployment::on(TestDb::new(backend)).await, backend).await;
+    }
+}
+
+async fn follow_the_runbook(deployment: &Deployment, backend: Backend) {
+    let host = trouble(deployment).await;
     let mut runbook = Runbook::open(deployment.plan.clone());
 
     let look = runbook.next("First look");
@@ -115,7 +145,7 @@ async fn the_commands_of_the_runbook_do_what_it_says() {
     says(&tried, &["Requests of the failed attempts", "failed, permanent upstream.422", "as before"]);
     assert_eq!(deployment.vector.ledger.received().len(), sent, "nothing was sent");
 
-    claim_and_vanish(&deployment).await;
+    claim_and_vanish(deployment).await;
     says(
         &runbook.next("A stuck claim"),
         &["letter", "by pod-1", "the lease has not ended", "release: changed 1 item (6)"],
@@ -131,6 +161,10 @@ async fn the_commands_of_the_runbook_do_what_it_says() {
     says(&trail, &["pause", "reschedule", "dead", "restore", "resume"]);
 
     says(&runbook.next("Making room"), &["would change 0 items"]);
+    match backend {
+        Backend::Sqlite => restore(&mut runbook, deployment),
+        Backend::Postgres => runbook.skip("Backup and restore"),
+    }
     runbook.next("Moving to another store");
     let moved = deployment.plan.clone().set("OUTBOX_DB", "new.sqlite");
     assert_eq!(statuses(&moved), statuses(&deployment.plan));

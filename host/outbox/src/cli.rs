@@ -5,12 +5,15 @@
 //! that closes the pipe ends the command without an error. Verbs that only read never create or migrate a database.
 
 mod arguments;
+mod backup;
 mod completions;
+mod config;
 mod confirm;
 pub(crate) mod context;
 mod control;
 mod doctor;
 mod enqueue;
+mod groups;
 mod items;
 mod jobs;
 mod migrate;
@@ -30,11 +33,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchPlace};
 use crate::cli::context::Context;
-use crate::cli::output::{Output, OutputFormat};
+use crate::cli::output::{Output, OutputFormat, TimeForm};
 use crate::config::{Config, ConfigError, Flags, command_line};
 use crate::telemetry::{InvalidFilter, Log};
 
@@ -49,6 +52,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct GlobalArgs {
     /// The SQLite file, or a PostgreSQL URL; overrides `OUTBOX_DB`
     #[arg(long, global = true, value_name = "DATABASE")]
@@ -62,6 +66,9 @@ struct GlobalArgs {
     /// Print JSON for programs instead of tables for people
     #[arg(long, global = true)]
     json: bool,
+    /// Print points in time in UTC, as the log has them, instead of their distance from now
+    #[arg(long, global = true)]
+    utc: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,6 +112,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Create the database, or bring it to the newest schema
     Migrate(migrate::MigrateArgs),
+    Backup(backup::BackupArgs),
+    Config(config::ConfigArgs),
     /// Check everything that the outbox needs and say what to do
     Doctor,
     /// Print a script that completes commands in a shell
@@ -113,7 +122,8 @@ enum Command {
 
 /// Runs the command of this process and returns its exit code.
 pub fn main() -> ExitCode {
-    let mut cli = Cli::parse();
+    let matches = groups::grouped(Cli::command()).get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     if let Command::Bench(args) = &mut cli.command {
         args.place = if cli.global.db.is_some() { BenchPlace::BesideDatabase } else { BenchPlace::Temporary };
     }
@@ -121,8 +131,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let output = Output::new(if cli.global.json { OutputFormat::Json } else { OutputFormat::Human });
+    let format = if cli.global.json { OutputFormat::Json } else { OutputFormat::Human };
+    let output = Output::new(format, if cli.global.utc { TimeForm::Utc } else { TimeForm::Distance });
     let flags = flags(&cli);
+    if let Command::Config(args) = &cli.command {
+        return config::run(args, flags, output);
+    }
     let config = Config::load(flags.clone());
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -162,7 +176,10 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Plugin(args) => plugin::run(args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Migrate(args) => migrate::run(&args, &context).await,
-        Command::Doctor | Command::Completions(_) => unreachable!("run without a configuration by `run`"),
+        Command::Backup(args) => backup::run(&args, &context),
+        Command::Doctor | Command::Completions(_) | Command::Config(_) => {
+            unreachable!("run without a configuration by `run`")
+        }
     }
 }
 

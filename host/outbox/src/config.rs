@@ -3,8 +3,10 @@
 //! Only this module reads the process environment; all other code receives a [`Config`]. A value that is not accepted
 //! is an error that names its origin, the value and what is accepted. A setting has one parser for all sources. The
 //! keys of the file are the names of the variables in lower case without `OUTBOX_`. An empty value counts as not given.
-//! Paths are relative to the working directory. Secrets are never printed.
+//! Paths are relative to the working directory. Secrets are never printed; each
+//! may be in a file, which the variable with `_FILE` at its end names.
 
+mod catalog;
 mod changes;
 mod database;
 mod environment;
@@ -26,7 +28,7 @@ use crate::config::sources::{ResolvedSettings, Sources};
 pub(crate) use crate::config::database::Database;
 pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command_line};
 pub(crate) use crate::config::error::ConfigError;
-pub(crate) use crate::config::sources::Flags;
+pub(crate) use crate::config::sources::{Flags, ShownSetting};
 pub(crate) use crate::config::value::{LogFormat, Secret};
 
 /// Every setting of a process, checked.
@@ -36,12 +38,14 @@ pub(crate) struct Config {
     /// worker.
     pub(crate) is_enabled: bool,
     /// `OUTBOX_DB` or `--db`, default `/var/run/outbox.sqlite`: a SQLite file, or the URL of a PostgreSQL
-    /// database, which `OUTBOX_BACKEND` may confirm. Its password may be given in `OUTBOX_DB_PASSWORD`,
-    /// or in the file that `OUTBOX_DB_PASSWORD_FILE` names. Every process of one outbox has the same value.
+    /// database, which `OUTBOX_BACKEND` may confirm. Its password may be given in `OUTBOX_DB_PASSWORD`. Every process
+    /// of one outbox has the same value.
     pub(crate) database: Database,
     /// `OUTBOX_DB_LISTEN`, default `OUTBOX_DB`: the URL at which a PostgreSQL store listens for notifications. It names
     /// the same database, for a server behind a pooler in transaction mode. `None` is the default.
     pub(crate) listen_database: Option<Secret>,
+    /// `OUTBOX_MIGRATE`, default auto: whether a process that opens the store may create and migrate the schema.
+    pub(crate) migrates: bool,
     /// `OUTBOX_VISIBILITY_SEC`, default 60: the lease of a claim.
     pub(crate) lease: Duration,
     /// `OUTBOX_MAX_RETRIES`, `OUTBOX_BACKOFF_BASE_MS`, `OUTBOX_BACKOFF_CAP_MS`, default 8, 1000 and
@@ -122,7 +126,19 @@ impl Config {
         Self::parse(&Sources::of_process(flags)?)
     }
 
-    /// Decides every setting from the sources. Reads no file but that of a password.
+    /// Every setting of this process with its origin. Errors when one cannot be used.
+    pub(crate) fn shown(flags: Flags) -> Result<Vec<ShownSetting>, ConfigError> {
+        let sources = Sources::of_process(flags)?;
+        Self::parse(&sources)?;
+        Ok(resolve(&sources)?.0.shown())
+    }
+
+    /// An `outbox.toml` with every key, its default and its meaning, all as comments.
+    pub(crate) fn example() -> String {
+        catalog::example()
+    }
+
+    /// Decides every setting from the sources. Reads no files but those that secrets are in.
     pub(crate) fn parse(sources: &Sources) -> Result<Self, ConfigError> {
         let environment = &sources.environment;
         let (settings, sagas) = resolve(sources)?;
@@ -131,6 +147,7 @@ impl Config {
             is_enabled: settings::enabled(settings)?,
             database: database::database(settings)?,
             listen_database: database::listen_database(settings)?,
+            migrates: settings::migrates(settings)?,
             lease: settings::lease(settings)?,
             retry: settings::retry(settings)?,
             crash_budget: settings::crash_budget(settings)?,
@@ -185,6 +202,7 @@ fn resolve(sources: &Sources) -> Result<(ResolvedSettings, Vec<SagaDefinition>),
         sagas.extend(file::read(file, &mut settings)?);
     }
     settings.set_from(sources);
+    settings.read_files()?;
     Ok((settings, sagas))
 }
 

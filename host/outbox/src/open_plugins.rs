@@ -62,8 +62,8 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
     }
 }
 
-/// The variables that manifests may refer to.
+/// The variables that manifests may refer to: their values, or the files that hold them.
 pub(crate) fn environment(config: &Config) -> EnvLookup {
     let environment = config.environment.clone();
-    Arc::new(move |name: &str| environment.get(name))
+    Arc::new(move |name: &str| environment.value_or_file(name))
 }

@@ -11,8 +11,12 @@ use outbox_store::{AlertSettings, Migration, MigrationPlan, Store, StoreError};
 
 use crate::config::{Config, Database};
 
-/// Opens the store, and creates or migrates it if needed. `instance` is the name of this process in the store.
+/// Opens the store, and creates or migrates it if needed, unless `OUTBOX_MIGRATE` is never. `instance` is the name of
+/// this process in the store.
 pub(crate) async fn open(config: &Config, instance: &str) -> Result<Arc<dyn Store>, StoreError> {
+    if !config.migrates {
+        return open_existing(config, instance).await;
+    }
     Ok(match &config.database {
         Database::Sqlite(path) => SqliteStore::open(path, sqlite_options(config, instance))?,
         Database::Postgres { url, root_certificates } => {

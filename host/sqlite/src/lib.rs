@@ -35,6 +35,7 @@ mod abandon;
 mod alerts;
 mod audit;
 mod backlog;
+mod backup;
 mod batch;
 #[cfg(feature = "bench-support")]
 pub mod bench_support;
@@ -47,6 +48,7 @@ mod complete;
 mod connection;
 mod content;
 mod control;
+mod database_copy;
 mod database_file;
 mod descendants;
 mod enqueue;
@@ -103,6 +105,7 @@ use crate::read_pool::ReadPool;
 use crate::write_tx::WriteConnection;
 use crate::writer::Writer;
 
+pub use crate::backup::{BackupReport, backup};
 pub use crate::migrate::{Backup, migrate, migrate_with, plan_migration, schema_sql};
 pub use crate::options::SqliteOptions;
 

@@ -18,8 +18,8 @@ use outbox_store::StoreError;
 use outbox_store::engine::schema_version::{Migration, check_schema, refuse_newer};
 
 use crate::connection::{connect, connect_read_only, create_private};
+use crate::database_copy::DatabaseCopy;
 use crate::error::unavailable;
-use crate::migrate::backup::DatabaseCopy;
 use crate::migrate::versions::{NEWEST, Schemas, create, open_error, record_newest, version};
 
 pub use crate::migrate::backup::Backup;

@@ -54,9 +54,13 @@ fn nearest(name: &str, known: &BTreeSet<&str>) -> Vec<String> {
 impl Overview {
     /// Errors when there was never an item of the type, no live pod serves it, and it is not in `here`.
     pub fn check_type(&self, item_type: &str, here: &[String]) -> Result<(), UnknownName> {
-        let served = self.served_types(here);
-        let known = self.by_type.keys().chain(&served).map(String::as_str).collect();
-        check("type", item_type, &known)
+        check("type", item_type, &self.known_types(here).iter().map(String::as_str).collect())
+    }
+
+    /// The types of items that are or were in the store, those that live pods serve, and those in `here`, by name.
+    pub fn known_types(&self, here: &[String]) -> Vec<String> {
+        let known: BTreeSet<_> = self.by_type.keys().cloned().chain(self.served_types(here)).collect();
+        known.into_iter().collect()
     }
 
     /// Errors when a type or a saga of the filter is unknown; `here` is that of [`Overview::check_type`].

@@ -31,8 +31,11 @@ pub(crate) struct UnblockArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TypeArgs {
     /// The type
-    #[arg(value_name = "TYPE")]
-    item_type: String,
+    #[arg(value_name = "TYPE", required_unless_present = "all")]
+    item_type: Option<String>,
+    /// Every type of which there are items, that a running host serves, or that is paused
+    #[arg(long, conflicts_with = "item_type")]
+    all: bool,
     /// Only say whether anything would change
     #[arg(long)]
     dry_run: bool,
@@ -55,21 +58,33 @@ pub(crate) async fn unblock(args: UnblockArgs, context: &Context) -> anyhow::Res
 }
 
 pub(crate) async fn pause(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let item_type = args.item_type.clone();
-    control_type(Control::Pause { item_type }, args, context).await
+    control_types(|item_type| Control::Pause { item_type }, args, context).await
 }
 
 pub(crate) async fn resume(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let item_type = args.item_type.clone();
-    control_type(Control::Resume { item_type }, args, context).await
+    control_types(|item_type| Control::Resume { item_type }, args, context).await
 }
 
-async fn control_type(control: Control, args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    control.validate()?;
+async fn control_types(
+    control: impl Fn(String) -> Control,
+    args: TypeArgs,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    if !args.force {
-        let paused: Vec<_> = store.pauses().await?.into_iter().map(|pause| pause.r#type).collect();
-        store.overview().await?.check_type(&args.item_type, &paused).map_err(|unknown| not_forced(&unknown))?;
+    let (overview, paused) = (store.overview().await?, store.pauses().await?);
+    let paused: Vec<_> = paused.into_iter().map(|pause| pause.r#type).collect();
+    let types = match args.item_type {
+        Some(item_type) => {
+            control(item_type.clone()).validate()?;
+            if !args.force {
+                overview.check_type(&item_type, &paused).map_err(|unknown| not_forced(&unknown))?;
+            }
+            vec![item_type]
+        }
+        None => overview.known_types(&paused),
+    };
+    for item_type in types {
+        send_control(&*store, control(item_type), execution(args.dry_run), args.audit.clone(), context).await?;
     }
-    send_control(&*store, control, execution(args.dry_run), args.audit, context).await
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 
 use outbox_core::{FailedAttempt, RecordedExchange, RecordedResponse};
-use outbox_item::{Item, ItemId, ItemSummary, Millis, Status};
+use outbox_item::{Item, ItemId, ItemSummary, Status};
 use outbox_store::{Filter, Inspect, ItemDetails, Page};
 
 use crate::cli::arguments::{FilterArgs, UsageError};
 use crate::cli::context::Context;
 use crate::cli::output::{
-    audit_rows, clean, clean_lines, count, fields, or_dash, payload_text, relative, relative_or_dash, short, size,
-    table,
+    Times, audit_rows, clean, clean_lines, count, fields, or_dash, payload_text, short, size, table,
 };
 use crate::cli::requests::find_named_item;
 
@@ -59,7 +58,7 @@ pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<Ex
             read_pages(&*store, &filter.filter(status, now), limit, before).await?
         }
     };
-    context.output.emit(&items, || rows(&items, now))?;
+    context.output.emit(&items, || rows(&items, context.output.times(now)))?;
     if let Some(last) = items.last().filter(|_| items.len() == limit as usize) {
         context.output.hint(&format!("There may be more: add --before {}", last.item.id));
     }
@@ -84,7 +83,7 @@ async fn read_pages(
     }
 }
 
-fn rows(items: &[ItemSummary], now: Millis) -> String {
+fn rows(items: &[ItemSummary], times: Times) -> String {
     if items.is_empty() {
         return "No items.".to_owned();
     }
@@ -94,7 +93,7 @@ fn rows(items: &[ItemSummary], now: Millis) -> String {
             item.status.to_string(),
             item.item_type.clone(),
             item.attempts.to_string(),
-            relative(now, item.created_at),
+            times.show(item.created_at),
             size(*payload_bytes),
             short(&item.idem_key, 40),
             short(item.last_error.as_deref().unwrap_or(""), 60),
@@ -107,23 +106,23 @@ pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<Ex
     let store = context.existing_store().await?;
     let details = find_named_item(&*store, &args.item, context).await?;
     let now = store.now().await?;
-    context.output.emit(&details, || page(&details, now))?;
+    context.output.emit(&details, || page(&details, context.output.times(now)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn page(details: &ItemDetails, now: Millis) -> String {
+fn page(details: &ItemDetails, times: Times) -> String {
     let item = &details.item;
-    let mut parts = vec![fields(&[identity(item), times(item, now), outcome(item)].concat())];
+    let mut parts = vec![fields(&[identity(item), moments(item, times), outcome(item)].concat())];
     parts.push(format!("Payload\n{}", payload(&item.payload)));
     if !details.failed_attempts.is_empty() {
-        parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, now)));
+        parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, times)));
     }
     if details.failed_attempts.iter().any(|attempt| !attempt.recording.exchanges.is_empty()) {
         let note = "--json has their headers and bodies";
         parts.push(format!("Requests of the failed attempts ({note})\n{}", requests(&details.failed_attempts)));
     }
     if !details.audit.is_empty() {
-        parts.push(format!("Audit\n{}", audit_rows(&details.audit, now)));
+        parts.push(format!("Audit\n{}", audit_rows(&details.audit, times)));
     }
     parts.join("\n\n")
 }
@@ -143,17 +142,17 @@ fn identity(item: &Item) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn times(item: &Item, now: Millis) -> Vec<(&'static str, String)> {
+fn moments(item: &Item, times: Times) -> Vec<(&'static str, String)> {
     let claim = match (&item.claimed_by, item.lease_until) {
-        (Some(by), Some(until)) => format!("by {by}, lease ends {}", relative(now, until)),
+        (Some(by), Some(until)) => format!("by {by}, lease ends {}", times.both(until)),
         _ => "-".to_owned(),
     };
     vec![
-        ("created", relative(now, item.created_at)),
-        ("available", relative(now, item.available_at)),
+        ("created", times.both(item.created_at)),
+        ("available", times.both(item.available_at)),
         ("claimed", claim),
-        ("done", relative_or_dash(now, item.done_at)),
-        ("dead", relative_or_dash(now, item.dead_at)),
+        ("done", times.both_or_dash(item.done_at)),
+        ("dead", times.both_or_dash(item.dead_at)),
     ]
 }
 
@@ -172,12 +171,12 @@ fn payload(bytes: &[u8]) -> String {
     clean_lines(&short(&payload_text(bytes), PAYLOAD_MAX))
 }
 
-fn history(attempts: &[FailedAttempt], now: Millis) -> String {
+fn history(attempts: &[FailedAttempt], times: Times) -> String {
     let row = |attempt: &FailedAttempt| {
         [
             attempt.delivery.to_string(),
             attempt.attempt.to_string(),
-            relative(now, attempt.ended_at),
+            times.show(attempt.ended_at),
             attempt.class.to_string(),
             attempt.code.clone(),
             short(&clean(&attempt.message), 100),

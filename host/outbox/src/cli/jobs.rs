@@ -6,12 +6,11 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use outbox_item::Millis;
 use outbox_store::{Control, DeadCause, Inspect, Job, JobId, JobOutcome};
 
 use crate::cli::arguments::{AuditArgs, execution};
 use crate::cli::context::Context;
-use crate::cli::output::{clean, count, fields, or_dash, relative, relative_or_dash, short, table};
+use crate::cli::output::{Times, clean, count, fields, or_dash, short, table};
 use crate::cli::requests::{run_to_end, send_control};
 
 /// Causes of dead items that a page shows. `--json` has all.
@@ -57,7 +56,7 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
         None => {
             let jobs = store.jobs(None, args.limit).await?;
             let now = store.now().await?;
-            context.output.emit(&jobs, || rows(&jobs, now))?;
+            context.output.emit(&jobs, || rows(&jobs, context.output.times(now)))?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(JobCommand::Cancel { id, dry_run, audit }) => {
@@ -69,7 +68,7 @@ pub(crate) async fn run(args: JobsArgs, context: &Context) -> anyhow::Result<Exi
     };
     let now = store.now().await?;
     let details = JobPage { outcome: store.job_outcome(job.id).await?, job };
-    context.output.emit(&details, || page(&details, now))?;
+    context.output.emit(&details, || page(&details, context.output.times(now)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,7 +87,7 @@ async fn find(store: &dyn Inspect, id: JobId) -> anyhow::Result<Job> {
     }
 }
 
-fn rows(jobs: &[Job], now: Millis) -> String {
+fn rows(jobs: &[Job], times: Times) -> String {
     if jobs.is_empty() {
         return "No jobs.".to_owned();
     }
@@ -99,7 +98,7 @@ fn rows(jobs: &[Job], now: Millis) -> String {
             job.state.as_str().to_owned(),
             format!("{} of {}", job.changed, job.matched),
             job.refused.to_string(),
-            relative(now, job.began_at),
+            times.show(job.began_at),
             job.actor.clone(),
             short(&or_dash(job.reason.as_deref()), 40),
         ]
@@ -107,7 +106,7 @@ fn rows(jobs: &[Job], now: Millis) -> String {
     table(["JOB", "ACTION", "STATE", "CHANGED", "REFUSED", "BEGAN", "ACTOR", "REASON"], jobs.iter().map(row))
 }
 
-fn page(JobPage { job, outcome }: &JobPage, now: Millis) -> String {
+fn page(JobPage { job, outcome }: &JobPage, times: Times) -> String {
     let JobOutcome { done, waiting, dead, gone, causes } = outcome;
     let rate =
         job.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{} each second", count(rate.into(), "item")));
@@ -120,8 +119,8 @@ fn page(JobPage { job, outcome }: &JobPage, now: Millis) -> String {
         ("refused", job.refused.to_string()),
         ("its items now", format!("{done} done, {waiting} waiting, {dead} dead, {gone} deleted")),
         ("rate", rate),
-        ("began", relative(now, job.began_at)),
-        ("ended", relative_or_dash(now, job.ended_at)),
+        ("began", times.both(job.began_at)),
+        ("ended", times.both_or_dash(job.ended_at)),
         ("actor", job.actor.clone()),
         ("reason", or_dash(job.reason.as_deref())),
     ];

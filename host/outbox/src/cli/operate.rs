@@ -20,7 +20,7 @@ use crate::cli::arguments::{
 };
 use crate::cli::confirm::{is_confirmed, refused};
 use crate::cli::context::Context;
-use crate::cli::output::{count, or_dash, relative, table, to_stderr};
+use crate::cli::output::{count, or_dash, table, to_stderr};
 use crate::cli::requests::{named_item, run_to_end};
 
 /// Which items, and how the action is carried out.
@@ -298,9 +298,10 @@ fn what_is_asked(action: Action, found: &OperateReport, now: Millis, context: &C
         Action::Restore | Action::Reschedule { .. } => "change",
     };
     let (verb, items, database) = (action.as_str(), count(found.changed, "item"), &context.config.database);
+    let times = context.output.times(now);
     let row = |group: &ItemGroup| {
         let ItemGroup { status, r#type, count, oldest, newest } = group;
-        let [oldest, newest] = [oldest, newest].map(|time| relative(now, *time));
+        let [oldest, newest] = [oldest, newest].map(|time| times.show(*time));
         [count.to_string(), status.to_string(), r#type.clone(), oldest, newest]
     };
     let groups = table(["ITEMS", "STATUS", "TYPE", "OLDEST", "NEWEST"], found.groups.iter().map(row));

@@ -1,8 +1,9 @@
-//! The form of results: tables with relative times for people, JSON for programs.
+//! The form of results: tables for people, with times as distances or in UTC, and JSON for programs.
 //!
 //! Text from items is untrusted. Every helper here removes control characters, so that they never reach the terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{Cell, Table};
 use serde::Serialize;
@@ -14,6 +15,23 @@ use outbox_store::AuditEntry;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     format: OutputFormat,
+    times: TimeForm,
+}
+
+/// How people read a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeForm {
+    /// As its distance from now.
+    Distance,
+    /// As the time in UTC, in the form of the log.
+    Utc,
+}
+
+/// Shows points in time to people who read them at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    now: Millis,
+    form: TimeForm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +43,13 @@ pub(crate) enum OutputFormat {
 }
 
 impl Output {
-    pub(crate) fn new(format: OutputFormat) -> Self {
-        Self { format }
+    pub(crate) fn new(format: OutputFormat, times: TimeForm) -> Self {
+        Self { format, times }
+    }
+
+    /// How points in time are shown at `now`, the present time of the store.
+    pub(crate) fn times(self, now: Millis) -> Times {
+        Times { now, form: self.times }
     }
 
     /// Prints a result: as JSON, or as the text that `people` returns.
@@ -121,8 +144,27 @@ pub(crate) fn or_dash(word: Option<&str>) -> String {
     word.unwrap_or("-").to_owned()
 }
 
-/// The distance of a point in time from `now`: `3m ago`, `in 20s`.
-pub(crate) fn relative(now: Millis, then: Millis) -> String {
+impl Times {
+    /// The point in time in the form that the user asked for: `3m ago` and `in 20s`, or `2026-01-31T12:00:00.000Z`.
+    pub(crate) fn show(self, then: Millis) -> String {
+        match self.form {
+            TimeForm::Distance => relative(self.now, then),
+            TimeForm::Utc => utc(then),
+        }
+    }
+
+    /// Both forms: `3m ago, 2026-01-31T12:00:00.000Z`.
+    pub(crate) fn both(self, then: Millis) -> String {
+        format!("{}, {}", relative(self.now, then), utc(then))
+    }
+
+    /// [`Times::both`], or a dash when there is no point in time.
+    pub(crate) fn both_or_dash(self, then: Option<Millis>) -> String {
+        then.map_or_else(|| "-".to_owned(), |then| self.both(then))
+    }
+}
+
+fn relative(now: Millis, then: Millis) -> String {
     if then > now {
         format!("in {}", span(millis(then.since(now))))
     } else {
@@ -130,9 +172,16 @@ pub(crate) fn relative(now: Millis, then: Millis) -> String {
     }
 }
 
-/// [`relative`], or a dash when there is no point in time.
-pub(crate) fn relative_or_dash(now: Millis, then: Option<Millis>) -> String {
-    then.map_or_else(|| "-".to_owned(), |then| relative(now, then))
+/// The time in UTC. Times that no calendar has are shown in milliseconds.
+fn utc(time: Millis) -> String {
+    /// The last millisecond of the year 9999.
+    const LAST: i64 = 253_402_300_799_999;
+    match u64::try_from(time.get()) {
+        Ok(since_epoch) if time.get() <= LAST => {
+            humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_epoch)).to_string()
+        }
+        _ => format!("{} ms since 1970", time.get()),
+    }
 }
 
 /// A span of time in its largest whole unit.
@@ -161,14 +210,14 @@ pub(crate) fn count(number: u64, word: &str) -> String {
 }
 
 /// The table of audit entries, which `audit` and `show` print.
-pub(crate) fn audit_rows(entries: &[AuditEntry], now: Millis) -> String {
+pub(crate) fn audit_rows(entries: &[AuditEntry], times: Times) -> String {
     if entries.is_empty() {
         return "No entries.".to_owned();
     }
     let row = |entry: &AuditEntry| {
         [
             entry.seq.to_string(),
-            relative(now, entry.at),
+            times.show(entry.at),
             entry.actor.clone(),
             entry.action.clone(),
             entry.count.to_string(),
@@ -196,6 +245,17 @@ mod tests {
             assert_eq!(relative(Millis::new(180_000), Millis::new(then)), displayed);
         }
         assert_eq!(span(8 * 86_400_000), "8d");
+    }
+
+    #[test]
+    fn a_point_in_time_is_told_as_a_distance_or_in_utc() {
+        let (now, then) = (Millis::new(1_769_860_980_000), Millis::new(1_769_860_800_000));
+        let times = |form| Output::new(OutputFormat::Human, form).times(now);
+        assert_eq!(times(TimeForm::Distance).show(then), "3m ago");
+        assert_eq!(times(TimeForm::Utc).show(then), "2026-01-31T12:00:00.000Z");
+        assert_eq!(times(TimeForm::Distance).both(then), "3m ago, 2026-01-31T12:00:00.000Z");
+        assert_eq!(times(TimeForm::Utc).show(Millis::new(i64::MAX)), "9223372036854775807 ms since 1970");
+        assert_eq!(times(TimeForm::Utc).show(Millis::new(-1)), "-1 ms since 1970");
     }
 
     #[test]

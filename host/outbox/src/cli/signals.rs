@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use outbox_item::Millis;
 use outbox_store::{Inspect, Signal, SignalSeq};
 
 use crate::cli::context::Context;
-use crate::cli::output::{clean, relative, table};
+use crate::cli::output::{Times, clean, table};
 
 /// Signals per read with `--follow`.
 const PAGE_SIZE: u32 = 500;
@@ -38,7 +37,7 @@ pub(crate) async fn run(args: SignalsArgs, context: &Context) -> anyhow::Result<
     }
     let signals = store.signals(args.after, args.limit).await?;
     let now = store.now().await?;
-    context.output.emit(&signals, || rows(&signals, now))?;
+    context.output.emit(&signals, || rows(&signals, context.output.times(now)))?;
     if let Some(last) = signals.last().filter(|_| signals.len() == args.limit as usize) {
         context.output.hint(&format!("There may be more: add --after {}", last.seq));
     }
@@ -63,12 +62,12 @@ fn line(signal: &Signal) -> String {
     clean(&format!("{} {} {} {}", signal.seq, signal.signal, signal.pod, signal.data))
 }
 
-fn rows(signals: &[Signal], now: Millis) -> String {
+fn rows(signals: &[Signal], times: Times) -> String {
     if signals.is_empty() {
         return "No signals.".to_owned();
     }
     let row = |signal: &Signal| {
-        let when = relative(now, signal.ts);
+        let when = times.show(signal.ts);
         [signal.seq.to_string(), when, signal.signal.clone(), signal.pod.clone(), signal.data.to_string()]
     };
     table(["SEQ", "WHEN", "SIGNAL", "POD", "DATA"], signals.iter().map(row))

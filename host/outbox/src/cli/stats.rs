@@ -8,12 +8,13 @@ use outbox_item::Status;
 use outbox_store::Overview;
 
 use crate::cli::context::Context;
-use crate::cli::output::{count, fields, or_dash, relative, size, span, table};
+use crate::cli::output::{Times, count, fields, or_dash, size, span, table};
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let overview = context.existing_store().await?.overview().await?;
     let unhandled = overview.unhandled(&[]).into_keys().collect();
-    context.output.emit(&Stats { overview: &overview, unhandled }, || page(&overview))?;
+    let times = context.output.times(overview.now);
+    context.output.emit(&Stats { overview: &overview, unhandled }, || page(&overview, times))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -26,8 +27,8 @@ struct Stats<'a> {
     unhandled: Vec<&'a str>,
 }
 
-fn page(overview: &Overview) -> String {
-    let parts = [Some(totals(overview)), types(overview), sagas(overview), pods(overview)];
+fn page(overview: &Overview, times: Times) -> String {
+    let parts = [Some(totals(overview)), types(overview), sagas(overview), pods(overview, times)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
@@ -65,10 +66,10 @@ fn sagas(overview: &Overview) -> Option<String> {
     (!overview.sagas.is_empty()).then(|| table(header, overview.sagas.iter().map(row)))
 }
 
-fn pods(overview: &Overview) -> Option<String> {
+fn pods(overview: &Overview, times: Times) -> Option<String> {
     let row = |pod: &outbox_store::Pod| {
         let ready = if pod.ready { "yes" } else { "no" };
-        let seen = relative(overview.now, pod.heartbeat_at);
+        let seen = times.show(pod.heartbeat_at);
         [pod.instance.clone(), or_dash(pod.role.as_deref()), ready.to_owned(), seen]
     };
     (!overview.pods.is_empty()).then(|| table(["POD", "ROLE", "READY", "SEEN"], overview.pods.iter().map(row)))

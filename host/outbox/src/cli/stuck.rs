@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use outbox_item::Millis;
 use outbox_store::{AuditQuery, FailureGroup, JobId, StuckQuery};
 
 use crate::cli::arguments::{FilterArgs, TimeArg};
 use crate::cli::context::Context;
-use crate::cli::output::{audit_rows, clean, count, or_dash, relative, short, table};
+use crate::cli::output::{Times, audit_rows, clean, count, or_dash, short, table};
 use crate::cli::requests::named_item;
 
 /// Explain what does not move, each with the command that helps
@@ -73,16 +72,17 @@ pub(crate) async fn stuck(args: StuckArgs, context: &Context) -> anyhow::Result<
     let StuckArgs { older_than, attempts, limit } = args;
     let query = StuckQuery { served: Some(overview.served_types(&[])), older_than, attempts, limit };
     let stuck = store.stuck(&query).await?;
+    let times = context.output.times(overview.now);
     context.output.emit(&stuck, || {
         if stuck.is_empty() {
             return "Nothing is stuck.".to_owned();
         }
-        stuck.iter().map(|stuck| paragraph(stuck, overview.now)).collect::<Vec<_>>().join("\n\n")
+        stuck.iter().map(|stuck| paragraph(stuck, times)).collect::<Vec<_>>().join("\n\n")
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn paragraph(stuck: &outbox_store::StuckEntry, now: Millis) -> String {
+fn paragraph(stuck: &outbox_store::StuckEntry, times: Times) -> String {
     let about = [
         stuck.r#type.as_ref().map(|item_type| format!("type {item_type}")),
         stuck.ordering_key.as_ref().map(|key| format!("key {key}")),
@@ -90,7 +90,7 @@ fn paragraph(stuck: &outbox_store::StuckEntry, now: Millis) -> String {
     ];
     let about: Vec<_> = about.into_iter().flatten().collect();
     let head = format!("{}: {} ({} waiting)", stuck.kind.as_str(), about.join(", "), count(stuck.waiting, "item"));
-    let since = relative(now, stuck.since);
+    let since = times.both(stuck.since);
     [head, format!("  why    {}", stuck.why), format!("  since  {since}"), format!("  helps  {}", stuck.command)]
         .map(|line| clean(&line))
         .join("\n")
@@ -100,7 +100,7 @@ pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::R
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let groups = store.failures(&args.filter.filter(None, now), args.limit).await?;
-    context.output.emit(&groups, || group_rows(&groups, now))?;
+    context.output.emit(&groups, || group_rows(&groups, context.output.times(now)))?;
     if let Some(group) = groups.first() {
         let fingerprint = &group.fingerprint;
         context.output.hint(&format!("Replay a group: outbox replay --status DLQ --fingerprint {fingerprint}"));
@@ -108,7 +108,7 @@ pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
+fn group_rows(groups: &[FailureGroup], times: Times) -> String {
     if groups.is_empty() {
         return "No failures.".to_owned();
     }
@@ -117,8 +117,8 @@ fn group_rows(groups: &[FailureGroup], now: Millis) -> String {
             group.fingerprint.clone(),
             group.r#type.clone(),
             group.count.to_string(),
-            relative(now, group.first_at),
-            relative(now, group.last_at),
+            times.show(group.first_at),
+            times.show(group.last_at),
             group.sample.to_string(),
             or_dash(group.code.as_deref()),
             short(&or_dash(group.message.as_deref()), 60),
@@ -145,7 +145,7 @@ pub(crate) async fn audit(args: AuditTrailArgs, context: &Context) -> anyhow::Re
         limit: args.limit,
     };
     let entries = store.audit(&query).await?;
-    context.output.emit(&entries, || audit_rows(&entries, now))?;
+    context.output.emit(&entries, || audit_rows(&entries, context.output.times(now)))?;
     if let Some(last) = entries.last().filter(|_| entries.len() == args.limit as usize) {
         context.output.hint(&format!("There may be more: add --before {}", last.seq));
     }

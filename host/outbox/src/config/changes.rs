@@ -12,6 +12,7 @@ impl Config {
             ("OUTBOX_ENABLED", self.is_enabled != other.is_enabled),
             ("OUTBOX_DB", self.database != other.database),
             ("OUTBOX_DB_LISTEN", self.listen_database != other.listen_database),
+            ("OUTBOX_MIGRATE", self.migrates != other.migrates),
             ("OUTBOX_VISIBILITY_SEC", self.lease != other.lease),
             ("OUTBOX_MAX_RETRIES", self.retry.max_retries != other.retry.max_retries),
             ("OUTBOX_MAX_CRASHES", self.crash_budget.max_crashes != other.crash_budget.max_crashes),

@@ -1,7 +1,7 @@
-//! The settings of the database, which are read together: `OUTBOX_BACKEND`, `OUTBOX_DB`, `OUTBOX_DB_LISTEN`,
-//! `OUTBOX_DB_PASSWORD` and `OUTBOX_DB_PASSWORD_FILE`.
+//! The settings of the database, which are read together: `OUTBOX_BACKEND`, `OUTBOX_DB`, `OUTBOX_DB_LISTEN` and
+//! `OUTBOX_DB_PASSWORD`.
 //!
-//! This file opens no database. It reads only the file that holds the password.
+//! This file opens no database and reads no file.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -149,9 +149,7 @@ const ONLY_POSTGRES: &str = "only together with OUTBOX_DB=postgres://user@host/d
 
 fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Database, ConfigError> {
     let Database::Postgres { url, root_certificates } = database else {
-        for variable in ["OUTBOX_DB_PASSWORD", "OUTBOX_DB_PASSWORD_FILE"] {
-            settings.parsed(variable, ONLY_POSTGRES, |_| None::<()>)?;
-        }
+        settings.parsed("OUTBOX_DB_PASSWORD", ONLY_POSTGRES, |_| None::<()>)?;
         return Ok(database);
     };
     let url = with_parameter(url, password(settings)?.as_deref());
@@ -159,13 +157,7 @@ fn with_password(settings: &ResolvedSettings, database: Database) -> Result<Data
 }
 
 fn password(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
-    let direct = settings.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))?;
-    let accepted = "a file that can be read, and not together with OUTBOX_DB_PASSWORD";
-    let filed = settings.parsed("OUTBOX_DB_PASSWORD_FILE", accepted, |path| {
-        let text = std::fs::read_to_string(path).ok().filter(|_| direct.is_none())?;
-        Some(text.trim_end_matches(['\r', '\n']).to_owned())
-    })?;
-    Ok(direct.or(filed))
+    settings.parsed("OUTBOX_DB_PASSWORD", "a password", |text| Some(text.to_owned()))
 }
 
 /// The URL with the password, if there is one.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A copy of the environment. It holds secrets, so `Debug` shows no values.
@@ -36,6 +36,11 @@ impl ProcessEnv {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
+    /// The variable's value, or the content of the file that the variable with `_FILE` at its end names.
+    pub(crate) fn value_or_file(&self, name: &str) -> Option<String> {
+        self.get(name).or_else(|| read_secret(Path::new(&self.get(&format!("{name}_FILE"))?)))
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -57,6 +62,13 @@ impl ProcessEnv {
             host: self.get("HOSTNAME").or_else(host).unwrap_or_else(|| "localhost".to_owned()),
         }
     }
+}
+
+/// The content of a file that holds a secret, without the line break at its end; `None` when it cannot be read or is
+/// empty.
+pub(super) fn read_secret(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty())
 }
 
 impl ProcessIdentity {

@@ -19,6 +19,16 @@ pub(super) fn enabled(settings: &ResolvedSettings) -> Result<bool, ConfigError> 
     Ok(settings.boolean("OUTBOX_ENABLED")?.unwrap_or(false))
 }
 
+/// Whether a host creates and migrates the schema when it starts.
+pub(super) fn migrates(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
+    let migrates = settings.parsed("OUTBOX_MIGRATE", "auto or never", |text| match text {
+        "auto" => Some(true),
+        "never" => Some(false),
+        _ => None,
+    })?;
+    Ok(migrates.unwrap_or(true))
+}
+
 /// Longer than most handlers take, short enough that an item of a crashed host is claimed again soon.
 const LEASE: Duration = Duration::from_mins(1);
 

@@ -1,51 +1,18 @@
 //! The sources of settings, and which source decides: flags over the environment over the file.
 //!
-//! This file knows the name of every setting. It does not know what a setting means, nor its default.
+//! It does not know what a setting means, nor its default.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::environment::ProcessEnv;
+use serde::Serialize;
+
+use crate::config::catalog::{SETTINGS, Setting, Shown, key_of};
+use crate::config::environment::{ProcessEnv, read_secret};
 use crate::config::error::ConfigError;
 use crate::config::value::{self, redacted_url};
-
-/// Every setting: its variable, and the flag that overrides the variable where one exists.
-const SETTINGS: &[(&str, Option<&str>)] = &[
-    ("OUTBOX_ENABLED", None),
-    ("OUTBOX_BACKEND", None),
-    ("OUTBOX_DB", Some("--db")),
-    ("OUTBOX_DB_LISTEN", None),
-    ("OUTBOX_DB_PASSWORD", None),
-    ("OUTBOX_DB_PASSWORD_FILE", None),
-    ("OUTBOX_VISIBILITY_SEC", None),
-    ("OUTBOX_MAX_RETRIES", None),
-    ("OUTBOX_MAX_CRASHES", None),
-    ("OUTBOX_BACKOFF_BASE_MS", None),
-    ("OUTBOX_BACKOFF_CAP_MS", None),
-    ("OUTBOX_ROLE", Some("--role")),
-    ("OUTBOX_PLUGINS", Some("--plugins")),
-    ("OUTBOX_CACHE_DIR", None),
-    ("OUTBOX_PLUGIN_KEYS", None),
-    ("OUTBOX_CA_FILE", None),
-    ("OUTBOX_CONCURRENCY", Some("--concurrency")),
-    ("OUTBOX_PREFETCH", None),
-    ("OUTBOX_PAYLOAD_MIB", None),
-    ("OUTBOX_DRAIN_SEC", None),
-    ("OUTBOX_LISTEN", Some("--listen")),
-    ("OUTBOX_TOKEN", None),
-    ("OUTBOX_HOSTS", None),
-    ("OUTBOX_MAX_PENDING", None),
-    ("OUTBOX_RETAIN_DONE", None),
-    ("OUTBOX_RETAIN_DLQ", None),
-    ("OUTBOX_RETAIN_AUDIT", None),
-    ("OUTBOX_RETAIN_SIGNALS", None),
-    ("OUTBOX_ALERTS", None),
-    ("OUTBOX_ALERT_PERIOD", None),
-    ("OUTBOX_LOG", Some("--log")),
-    ("GOVERNOR_STRICT_MODE", None),
-];
 
 /// Names the configuration file. It is the only setting that the file itself cannot contain.
 const CONFIG: &str = "OUTBOX_CONFIG";
@@ -96,6 +63,17 @@ fn read_file(path: &Path) -> Result<FileText, ConfigError> {
     Ok(FileText { path: path.to_owned(), text })
 }
 
+/// A setting as `outbox config show` prints it. Secrets are not shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownSetting {
+    /// The key of the file.
+    pub(crate) key: String,
+    /// Its value; empty where there is none.
+    pub(crate) value: String,
+    /// The flag, the variable, or the key with its file; `default` without any.
+    pub(crate) origin: String,
+}
+
 /// The value of each setting that some source gives.
 #[derive(Debug, Default)]
 pub(super) struct ResolvedSettings {
@@ -111,7 +89,7 @@ struct SettingValue {
 impl ResolvedSettings {
     /// Takes the values of the environment, and then those of the flags, over the values of the file.
     pub(super) fn set_from(&mut self, sources: &Sources) {
-        for &(variable, flag) in SETTINGS {
+        for &Setting { variable, flag, .. } in SETTINGS {
             self.set(variable, variable.to_owned(), sources.environment.get(variable));
             let origin = flag.unwrap_or(variable).to_owned();
             self.set(variable, origin, sources.flags.get(variable).cloned());
@@ -123,6 +101,41 @@ impl ResolvedSettings {
         if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
             self.values.insert(variable, SettingValue { origin, text });
         }
+    }
+
+    /// Takes the values that files contain, where a setting names such a file. A flag wins over a file.
+    pub(super) fn read_files(&mut self) -> Result<(), ConfigError> {
+        for setting in SETTINGS {
+            let Some(file) = setting.file else { continue };
+            let direct = self.values.get(setting.variable).map(|given| given.origin.clone());
+            if direct.as_deref().is_some_and(|origin| Some(origin) == setting.flag) {
+                continue;
+            }
+            let accepted = match &direct {
+                Some(origin) => format!("one of it and {origin}, not both"),
+                None => "a file that can be read and is not empty".to_owned(),
+            };
+            let read = |path: &str| read_secret(Path::new(path)).filter(|_| direct.is_none());
+            let text = self.parsed(file, &accepted, read)?;
+            self.set(setting.variable, file.to_owned(), text);
+        }
+        Ok(())
+    }
+
+    /// Every setting as it can be shown: its key, its value, and where that comes from.
+    pub(super) fn shown(&self) -> Vec<ShownSetting> {
+        let row = |setting: &Setting| {
+            let given = self.values.get(setting.variable);
+            let value = match (given, setting.shown) {
+                (None, _) => setting.default.to_owned(),
+                (Some(_), Shown::Never) => "(not shown)".to_owned(),
+                (Some(given), Shown::Url) if is_maybe_url(&given.text) => shown_url(&given.text),
+                (Some(given), _) => given.text.trim().to_owned(),
+            };
+            let origin = given.map_or_else(|| "default".to_owned(), |given| given.origin.clone());
+            ShownSetting { key: setting.key(), value, origin }
+        };
+        SETTINGS.iter().map(row).collect()
     }
 
     /// The setting, parsed; `None` when no source gives it. Errors when `parse` does not accept the value;
@@ -175,29 +188,32 @@ impl ResolvedSettings {
 
 /// A value as an error message may show it.
 fn displayed(variable: &str, text: &str) -> String {
-    match variable {
-        "OUTBOX_TOKEN" | "OUTBOX_DB_PASSWORD" => "a value that is not shown".to_owned(),
-        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" if text.contains("://") => format!("{:?}", redacted_url(text)),
-        // It may be a misspelt URL, with a password in it.
-        "OUTBOX_DB" | "OUTBOX_DB_LISTEN" if text.contains(['@', '=']) => "a value that is not shown".to_owned(),
+    match Setting::of(variable).map_or(Shown::Plain, |setting| setting.shown) {
+        Shown::Never => "a value that is not shown".to_owned(),
+        Shown::Url if text.contains("://") => format!("{:?}", redacted_url(text)),
+        Shown::Url if is_maybe_url(text) => "a value that is not shown".to_owned(),
         _ => format!("{text:?}"),
     }
 }
 
-/// The variable with the same meaning as a key of the file.
-pub(super) fn variable_of(key: &str) -> Option<&'static str> {
-    SETTINGS.iter().map(|(variable, _)| *variable).find(|variable| key_of(variable) == key)
+/// Whether a text may be a URL, perhaps a misspelt one, with a password in it.
+fn is_maybe_url(text: &str) -> bool {
+    text.contains("://") || text.contains(['@', '='])
 }
 
-/// The key of the file with the same meaning as a variable.
-fn key_of(variable: &str) -> String {
-    variable.trim_start_matches("OUTBOX_").to_ascii_lowercase()
+fn shown_url(text: &str) -> String {
+    if text.contains("://") { redacted_url(text) } else { "(not shown)".to_owned() }
+}
+
+/// The variable with the same meaning as a key of the file.
+pub(super) fn variable_of(key: &str) -> Option<&'static str> {
+    SETTINGS.iter().find(|setting| setting.key() == key).map(|setting| setting.variable)
 }
 
 /// The known key of the file that is most similar to an unknown one.
 pub(super) fn nearest_key(key: &str) -> Option<String> {
     let wanted = key_of(&key.to_ascii_uppercase());
-    let keys = SETTINGS.iter().map(|(variable, _)| key_of(variable)).chain(["sagas".to_owned()]);
+    let keys = SETTINGS.iter().map(Setting::key).chain(["sagas".to_owned()]);
     nearest(&wanted, keys)
 }
 
@@ -210,7 +226,7 @@ pub(super) fn ineffective_variables(environment: &ProcessEnv) -> Vec<String> {
 
 /// One sentence for each `OUTBOX_…` variable that is no setting.
 fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
-    let known = || SETTINGS.iter().map(|(variable, _)| *variable).chain([CONFIG]);
+    let known = || SETTINGS.iter().map(|setting| setting.variable).chain([CONFIG]);
     let unknown =
         environment.names().filter(|name| name.starts_with("OUTBOX_") && !known().any(|known| known == *name));
     unknown

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outbox_core::RetryPolicy;
 use outbox_core::saga::SagaDefinition;
 
+use crate::config::catalog::{SETTINGS, Setting};
 use crate::config::settings::RETAIN_SIGNALS;
 use crate::config::sources::{FileText, Sources};
 use crate::config::{Config, ConfigError, Database, Secret};
@@ -68,7 +69,8 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_BACKEND", "mysql", "sqlite or postgres");
     check("OUTBOX_DB", "mysql://db/outbox", "the path of a SQLite file, or a URL");
     check("OUTBOX_DB_LISTEN", "postgres://db/app", "only together with OUTBOX_DB=postgres://");
-    check("OUTBOX_DB_PASSWORD_FILE", "/none", "only together with OUTBOX_DB=postgres://");
+    check("OUTBOX_DB_PASSWORD_FILE", "/none", "a file that can be read");
+    check("OUTBOX_MIGRATE", "always", "auto or never");
     check("OUTBOX_VISIBILITY_SEC", "0", "a whole number from 1 to 86400");
     check("OUTBOX_MAX_RETRIES", "-1", "a whole number from 0");
     check("OUTBOX_MAX_CRASHES", "4", "a whole number from 5");
@@ -112,7 +114,7 @@ fn the_backend_follows_from_the_database_and_a_backend_that_does_not_fit_is_an_e
     let filed = parse(&[("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD_FILE", path)], None).unwrap();
     assert_eq!(filed.database, postgres(Some("%68%75%6E%74%65%72%33")));
     let both = [("OUTBOX_DB", url), ("OUTBOX_DB_PASSWORD", "x"), ("OUTBOX_DB_PASSWORD_FILE", path)];
-    assert!(parse(&both, None).unwrap_err().to_string().contains("not together with OUTBOX_DB_PASSWORD"));
+    assert!(parse(&both, None).unwrap_err().to_string().contains("one of it and OUTBOX_DB_PASSWORD, not both"));
 }
 
 #[test]
@@ -172,6 +174,7 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
     for (name, value, is_reloadable) in [
         ("enabled", "true", false),
         ("db", "'other.sqlite'", false),
+        ("migrate", "'never'", false),
         ("visibility_sec", "9", false),
         ("max_retries", "9", false),
         ("max_crashes", "9", false),
@@ -273,4 +276,82 @@ fn the_cache_is_the_users_own_wherever_the_user_has_one() {
     assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), PathBuf::from("/x/outbox"));
     assert!(cache(&[("HOME", "/h")]).starts_with("/h"));
     assert_eq!(cache(&[]), PathBuf::from("/var/cache/outbox"));
+}
+
+#[test]
+fn every_secret_may_be_in_a_file_which_the_direct_setting_excludes_and_a_flag_overrides() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (token, url, password) =
+        (file("token", "hunter2\n"), file("url", "postgres://ada@db/app\r\n"), file("password", "h"));
+    let filed = [("OUTBOX_TOKEN_FILE", &*token), ("OUTBOX_DB_FILE", &url), ("OUTBOX_DB_PASSWORD_FILE", &password)];
+    let config = parse(&filed, None).unwrap();
+    assert_eq!(config.token, Some(Secret::new("hunter2")));
+    let with_password =
+        Database::Postgres { url: Secret::new("postgres://ada@db/app?password=%68"), root_certificates: None };
+    assert_eq!(config.database, with_password);
+    assert_eq!(parse(&filed[..1], Some("db = 'a'")).unwrap().token, Some(Secret::new("hunter2")));
+
+    let both = parse(&[filed[0], ("OUTBOX_TOKEN", "hunter3")], None).unwrap_err().to_string();
+    assert!(both.contains("OUTBOX_TOKEN_FILE is") && both.contains("not both") && !both.contains("hunter"), "{both}");
+    let empty = parse(&[("OUTBOX_TOKEN_FILE", &file("empty", "\n"))], None).unwrap_err().to_string();
+    assert!(empty.contains("a file that can be read and is not empty"), "{empty}");
+    let bad = parse(&[("OUTBOX_TOKEN_FILE", &file("bad", "hunter 4"))], None).unwrap_err().to_string();
+    assert!(bad.contains("OUTBOX_TOKEN_FILE") && !bad.contains("hunter"), "{bad}");
+    let flagged = Config::parse(&sources(&[("OUTBOX_DB", "flag")], &filed[1..2], None)).unwrap();
+    assert_eq!(flagged.database, Database::Sqlite("flag".into()));
+}
+
+#[test]
+fn a_manifest_reads_a_variable_or_the_file_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, "sk_1\n").unwrap();
+    let config = parse(&[("STRIPE_FILE", &path.display().to_string()), ("MAIL", "m"), ("MAIL_FILE", "/none")], None);
+    let environment = config.unwrap().environment;
+    assert_eq!(environment.value_or_file("STRIPE").as_deref(), Some("sk_1"));
+    assert_eq!(environment.value_or_file("MAIL").as_deref(), Some("m"));
+    assert_eq!(environment.value_or_file("OTHER"), None);
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    let example = Config::example();
+    let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    let keys: Vec<_> = example.lines().filter(is_key).map(|line| &line[1..]).collect();
+    let (defaults, saga): (Vec<&str>, Vec<&str>) =
+        keys.iter().partition(|line| !line.contains("sagas") && !line.starts_with("steps"));
+    let all = parse(&[], Some(&defaults.join("\n"))).unwrap();
+    assert_eq!(parse(&[], None).unwrap().changed_settings(&all), Vec::<&str>::new());
+    assert_eq!(defaults.len(), SETTINGS.len());
+    assert_eq!(parse(&[], Some(&saga.join("\n"))).unwrap().sagas.len(), 2);
+    assert!(parse(&[], Some(&example)).is_ok());
+}
+
+#[test]
+fn every_setting_is_in_the_table_of_the_readme() {
+    let readme = include_str!("../../../../README.md");
+    for Setting { variable, .. } in SETTINGS {
+        let short = variable.trim_start_matches("OUTBOX");
+        let is_named = [variable, short].iter().any(|name| readme.contains(&format!("`{name}`")));
+        assert!(is_named, "{variable} is not in the README");
+    }
+}
+
+#[test]
+fn settings_are_shown_with_their_origin_and_without_their_secrets() {
+    let environment =
+        [("OUTBOX_TOKEN", "hunter2"), ("OUTBOX_DB", "postgres://ada:hunter3@db/app"), ("OUTBOX_ROLE", "r")];
+    let given = sources(&[("OUTBOX_ROLE", "vector")], &environment, Some("max_retries = 3"));
+    let shown = super::resolve(&given).unwrap().0.shown();
+    let of = |key: &str| shown.iter().find(|row| row.key == key).map(|row| (&*row.value, &*row.origin)).unwrap();
+    assert_eq!(of("token"), ("(not shown)", "OUTBOX_TOKEN"));
+    assert_eq!(of("db"), ("postgres://db/app", "OUTBOX_DB"));
+    assert_eq!(of("role"), ("vector", "--role"));
+    assert_eq!(of("max_retries"), ("3", "max_retries in outbox.toml"));
+    assert_eq!(of("visibility_sec"), ("60", "default"));
 }

@@ -3,13 +3,12 @@
 //! It knows no schema but its number. Applications go on to write while the copy is made; it has what was committed
 //! when it began.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use outbox_store::StoreError;
 
-use crate::connection::{connect_read_only, create_private, database_bytes, wal_bytes};
-use crate::error::unavailable;
+use crate::connection::{connect_read_only, database_bytes, wal_bytes};
+use crate::database_copy::DatabaseCopy;
 use crate::migrate::status_columns::rehearse;
 use crate::migrate::versions::{NEWEST, version};
 
@@ -20,12 +19,6 @@ pub enum Backup {
     BesideFile,
     /// The file is not copied.
     None,
-}
-
-/// A copy that is not named yet. It is deleted when it is dropped before [`DatabaseCopy::keep`].
-pub(super) struct DatabaseCopy {
-    unfinished: Option<PathBuf>,
-    finished: PathBuf,
 }
 
 /// Copies the file when it has an older schema. Errors with [`StoreError::Unusable`] when the migration would be
@@ -39,13 +32,9 @@ pub(super) fn copy(path: &Path) -> Result<Option<DatabaseCopy>, StoreError> {
         return Ok(None);
     }
     rehearse(&connection)?;
-    let copy = DatabaseCopy::beside(path, present);
-    check_place(path, &copy.finished)?;
-    let unfinished = copy.unfinished.as_deref().unwrap_or(path);
-    create_private(unfinished).map_err(|source| StoreError::Unavailable { tried, source: source.into() })?;
-    let target = unfinished.display().to_string();
-    connection.execute("VACUUM INTO ?1", [target]).map_err(unavailable(tried))?;
-    Ok(Some(copy))
+    let finished = copy_path(path, present);
+    check_place(path, &finished)?;
+    DatabaseCopy::make(&connection, &finished, tried).map(Some)
 }
 
 /// Where the copy of a file of this version is.
@@ -90,39 +79,6 @@ fn free_bytes(path: &Path) -> Result<u64, StoreError> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-impl DatabaseCopy {
-    fn beside(path: &Path, version: usize) -> Self {
-        let finished = copy_path(path, version);
-        // Several processes may start to migrate at once.
-        let mut unfinished = finished.as_os_str().to_owned();
-        unfinished.push(format!(".{}", std::process::id()));
-        std::fs::remove_file(&unfinished).ok();
-        Self { unfinished: Some(unfinished.into()), finished }
-    }
-
-    /// Gives the copy its name, durably. Returns its path.
-    pub(super) fn keep(mut self) -> Result<PathBuf, StoreError> {
-        let failed = |source: std::io::Error| StoreError::Unavailable {
-            tried: "naming the copy of the database, which is migrated",
-            source: source.into(),
-        };
-        let Some(unfinished) = self.unfinished.take() else { return Ok(self.finished.clone()) };
-        File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&unfinished, &self.finished).map_err(failed)?;
-        let folder = self.finished.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(self.finished.clone())
-    }
-}
-
-impl Drop for DatabaseCopy {
-    fn drop(&mut self) {
-        if let Some(unfinished) = &self.unfinished {
-            std::fs::remove_file(unfinished).ok();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,17 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_not_kept_leaves_no_file() {
-        let folder = std::env::temp_dir().join(format!("outbox-copy-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let copy = DatabaseCopy::beside(&folder.join("a.sqlite"), 1);
-        std::fs::write(copy.unfinished.as_deref().unwrap(), "").unwrap();
-        drop(copy);
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
-        let copy = DatabaseCopy::beside(&folder.join("a.sqlite"), 1);
-        std::fs::write(copy.unfinished.as_deref().unwrap(), "").unwrap();
-        assert_eq!(copy.keep().unwrap(), folder.join("a.sqlite.schema-1"));
-        assert!(check_place(&folder.join("a.sqlite"), &folder.join("a.sqlite.schema-1")).is_err());
-        std::fs::remove_dir_all(&folder).unwrap();
+    fn an_earlier_copy_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let earlier = folder.path().join("a.sqlite.schema-1");
+        std::fs::write(&earlier, "").unwrap();
+        assert!(check_place(&folder.path().join("a.sqlite"), &earlier).is_err());
     }
 }

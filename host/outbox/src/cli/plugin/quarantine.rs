@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use outbox_item::Millis;
 use outbox_store::QuarantineRecord;
 
 use crate::cli::arguments::AuditArgs;
 use crate::cli::context::Context;
-use crate::cli::output::{clean, relative, table};
+use crate::cli::output::{Times, clean, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct LiftQuarantineArgs {
@@ -26,16 +25,16 @@ pub(crate) struct LiftQuarantineArgs {
 pub(crate) async fn list(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let (now, quarantined) = (store.now().await?, store.list_quarantine().await?);
-    context.output.emit(&quarantined, || quarantine_rows(now, &quarantined))?;
+    context.output.emit(&quarantined, || quarantine_rows(context.output.times(now), &quarantined))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn quarantine_rows(now: Millis, quarantined: &[QuarantineRecord]) -> String {
+fn quarantine_rows(times: Times, quarantined: &[QuarantineRecord]) -> String {
     if quarantined.is_empty() {
         return "No component is quarantined.".to_owned();
     }
     let row = |entry: &QuarantineRecord| {
-        [entry.plugin.clone(), entry.digest.clone(), relative(now, entry.at), entry.pod.clone(), clean(&entry.reason)]
+        [entry.plugin.clone(), entry.digest.clone(), times.show(entry.at), entry.pod.clone(), clean(&entry.reason)]
     };
     table(["PLUGIN", "DIGEST", "SINCE", "POD", "REASON"], quarantined.iter().map(row))
 }

@@ -34,7 +34,10 @@ pub enum ManifestError {
         key: String,
     },
     /// A value names a variable that the host's environment does not have.
-    #[error("`{key}` needs the environment variable {variable}, which is not set for the host")]
+    #[error(
+        "`{key}` needs the environment variable {variable}, which is not set for the host, and {variable}_FILE names no \
+         file that it can read"
+    )]
     Unset {
         /// The key with its path.
         key: String,

@@ -1,0 +1,107 @@
+//! What an operator does to an installation: settings, backups, migrations by hand, and the help.
+
+use serde_json::{Value, json};
+
+use super::{CliFixture, CommandOutput};
+
+fn with(fixture: &CliFixture, settings: &[(&str, &str)], args: &[&str]) -> CommandOutput {
+    let plan = settings.iter().fold(fixture.plan.clone(), |plan, (name, value)| plan.set(name, value));
+    plan.run(args).into()
+}
+
+#[test]
+fn the_settings_are_shown_with_their_origin_and_the_example_changes_nothing() {
+    let fixture = CliFixture::empty();
+    let example = fixture.run(&["config", "--example"]);
+    assert_eq!(example.code, Some(0));
+    std::fs::write(fixture.dir.path().join("outbox.toml"), &example.stdout).unwrap();
+    let told = with(&fixture, &[("OUTBOX_TOKEN", "hunter2")], &["config", "show", "--json", "--db", "a.sqlite"]);
+    let settings: Value = serde_json::from_str(&told.stdout).unwrap();
+    let of = |key: &str| settings.as_array().unwrap().iter().find(|setting| setting["key"] == key).unwrap().clone();
+    assert_eq!(of("db"), json!({"key": "db", "value": "a.sqlite", "origin": "--db"}));
+    assert_eq!(of("token"), json!({"key": "token", "value": "(not shown)", "origin": "OUTBOX_TOKEN"}));
+    assert_eq!(of("concurrency"), json!({"key": "concurrency", "value": "64", "origin": "default"}));
+    assert!(fixture.run(&["config"]).stdout.contains("OUTBOX_PLUGINS"));
+    with(&fixture, &[("OUTBOX_MAX_RETRIES", "x")], &["config", "show"]).fails(2, &["OUTBOX_MAX_RETRIES is \"x\""]);
+}
+
+#[tokio::test]
+async fn with_migrations_left_to_operators_no_host_and_no_enqueue_creates_a_schema() {
+    let fixture = CliFixture::empty();
+    let settings = [("OUTBOX_MIGRATE", "never")];
+    let enqueue = ["enqueue", "--type", "t", "--key", "k", "--payload", "1"];
+    for args in [&["serve"][..], &["worker"], &enqueue] {
+        with(&fixture, &settings, args).fails(1, &["there is no database", "outbox migrate"]);
+    }
+    assert_eq!(with(&fixture, &settings, &["migrate"]).code, Some(0));
+    assert_eq!(with(&fixture, &settings, &enqueue).code, Some(0));
+    std::fs::create_dir(fixture.dir.path().join("plugins.d")).unwrap();
+    let pods = [0, 1].map(|_| fixture.plan.clone().set("OUTBOX_MIGRATE", "never"));
+    let first = pods[0].start("worker").await;
+    let second = pods[1].start("worker").await;
+    assert_eq!((first.terminate(), second.terminate()), (Some(0), Some(0)));
+}
+
+#[tokio::test]
+async fn a_backup_is_made_while_a_host_runs_and_restores_the_moment() {
+    let fixture = CliFixture::migrated();
+    let host = fixture.plan.start("worker").await;
+    fixture.enqueue("before");
+    let told = fixture.json(&["backup", "yesterday.sqlite"]);
+    assert_eq!((&told["items"], &told["file"]), (&json!(1), &json!("yesterday.sqlite")));
+    fixture.enqueue("after");
+    fixture.run(&["backup", "yesterday.sqlite"]).fails(1, &["yesterday.sqlite is there already"]);
+    assert_eq!(host.terminate(), Some(0));
+
+    let keys =
+        |args: &[&str]| fixture.json(args).as_array().unwrap().iter().map(|item| item["idem_key"].clone()).collect();
+    let kept: Vec<Value> = keys(&["list", "--db", "yesterday.sqlite"]);
+    assert_eq!(kept, ["before"]);
+    let checks = fixture.run(&["doctor", "--db", "yesterday.sqlite"]);
+    assert_eq!(checks.code, Some(0), "{}", checks.stdout);
+    let mode = std::fs::metadata(fixture.dir.path().join("yesterday.sqlite")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    fixture.run(&["backup", "none/b.sqlite"]).fails(1, &["copying the database"]);
+    with(&fixture, &[("OUTBOX_DB", "postgres://db/app")], &["backup", "b"]).fails(2, &["pg_dump", "--file=b"]);
+}
+
+#[test]
+fn every_type_can_be_paused_at_once() {
+    let fixture = CliFixture::migrated();
+    for (item_type, key) in [("mail", "a"), ("sms", "b")] {
+        fixture.json(&["enqueue", "--type", item_type, "--key", key, "--payload", "1"]);
+    }
+    let told = fixture.run(&["pause", "--all", "--reason", "a restore"]);
+    assert_eq!((told.code, told.stdout.as_str()), (Some(0), "pause mail: done\npause sms: done\n"));
+    assert_eq!(fixture.run(&["resume", "--all"]).stdout, "resume mail: done\nresume sms: done\n");
+    fixture.run(&["pause"]).fails(2, &["TYPE"]);
+    fixture.run(&["pause", "mail", "--all"]).fails(2, &["--all"]);
+}
+
+#[test]
+fn times_are_shown_as_distances_or_in_utc_and_of_one_item_in_both_forms() {
+    let fixture = CliFixture::migrated();
+    fixture.enqueue("k");
+    let created = fixture.json(&["list"])[0]["created_at"].as_i64().unwrap();
+    let utc = |text: &str| text.lines().any(|line| line.contains('T') && line.contains("Z "));
+    let listed = fixture.run(&["list"]).stdout;
+    assert!(listed.contains(" ago") && !utc(&listed), "{listed}");
+    let listed = fixture.run(&["list", "--utc"]).stdout;
+    assert!(!listed.contains(" ago") && utc(&listed), "{listed}");
+    let shown = fixture.run(&["show", "k"]).stdout;
+    let line = shown.lines().find(|line| line.starts_with("created")).unwrap();
+    let millis = format!(".{:03}Z", created % 1_000);
+    assert!(line.contains(" ago, 20") && line.ends_with(&millis), "{line}");
+}
+
+#[test]
+fn the_help_lists_commands_by_what_they_are_for_and_common_options_apart() {
+    let fixture = CliFixture::empty();
+    let help = fixture.run(&["--help"]).stdout;
+    for words in ["Run a host:", "Look for trouble:", "  serve ", "Global options:", "--utc"] {
+        assert!(help.contains(words), "{words:?} is missing in\n{help}");
+    }
+    let list = fixture.run(&["list", "--help"]).stdout;
+    let (own, global) = list.split_once("Global options:").unwrap();
+    assert!(own.contains("--limit") && !own.contains("--json") && global.contains("--json"), "{list}");
+}
