@@ -70,6 +70,8 @@ fn a_receiver_can_have_a_header_of_its_own_for_keys() {
     sent(&mut receivers, &charge("6"), 2);
     assert_eq!((receivers.effects.len(), receivers.key_reuses.len()), (2, 0));
     assert_eq!(receivers.effects[1].key.as_deref(), Some("own-6"));
+    sent(&mut receivers, &request("POST", "http://mail.test/charges", "k/3", "6"), 2);
+    assert_eq!((receivers.effects.len(), receivers.key_reuses.len()), (3, 0), "each origin has its own keys");
 }
 
 #[test]
