@@ -1,5 +1,5 @@
 //! Faults that users would meet, planted in the tables: rows that only a person or a bug writes, forgeries, settings
-//! that change under a backlog, many hosts at once, and a host that lacks descriptors. Each test expects that everything
+//! that change under a backlog, many hosts at once, and hosts under a strain from outside. Each test expects that everything
 //! else goes on.
 //!
 //! Costs are counted in rows, calls and transactions where that is possible, because the machine may be busy.
@@ -16,6 +16,7 @@ mod retention;
 mod same_file;
 mod same_server;
 mod small_steps;
+mod strain;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The real binary as a child process.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -37,6 +38,16 @@ impl HostConfig {
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// From now on a shell script starts the binary. `"$@"` in it are the binary and its arguments.
+    pub(crate) fn through(mut self, script: &str) -> Self {
+        let path = self.dir.join("start.sh");
+        let whole = format!("#!/bin/sh\nset -- '{}' \"$@\"\n{script}\n", self.binary.display());
+        std::fs::write(&path, whole).expect("writing the script");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("making it executable");
+        self.binary = path;
         self
     }
 
@@ -79,10 +90,13 @@ impl HostConfig {
 
     /// Starts `outbox serve` (or another long-running verb) and waits until it is ready.
     pub(crate) async fn start(&self, verb: &str) -> HostProcess {
-        let port = free_port();
-        let listen = format!("127.0.0.1:{port}");
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.dir.join("host.log")).expect("a log file");
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("host.log"));
+        self.start_logging_to(log.expect("a log file"), verb).await
+    }
+
+    /// The same, with the standard error that the test gives it.
+    pub(crate) async fn start_logging_to(&self, log: impl Into<Stdio>, verb: &str) -> HostProcess {
+        let listen = format!("127.0.0.1:{}", free_port());
         let mut command = self.clone().set("OUTBOX_LISTEN", &listen).command(&[verb]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starting the host");
         let mut host = HostProcess { url: format!("http://{listen}"), child };
@@ -118,6 +132,11 @@ impl HostProcess {
     ) -> http::HttpResponse {
         let url = format!("{}{path}", self.url);
         http::send(method, &url, headers, body).await.unwrap_or_else(|err| panic!("{method} {url}: {err}"))
+    }
+
+    /// Where a path that the process sees is for others.
+    pub(crate) fn path(&self, path: &Path) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.child.id())).join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The memory that the process uses, in bytes.
