@@ -186,20 +186,20 @@ async fn a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room() {
     let deployment = Deployment::new().await;
     let host = on_a_small_disk(&deployment).start("serve").await;
     let traffic = Traffic::to(&host, 8_000);
+    let readiness = async || host.send("GET", "/readyz", &[], "").await.status.as_u16();
     let strain = async {
         let ballast = host.path(&deployment.dir.path().join("small/ballast"));
         for _ in 0..sized(1, 5) {
             drop(std::fs::write(&ballast, vec![0; 9 << 20]));
             let refused = traffic.refused.get() + sized(3, 50);
             eventually("writes are refused", SOON, async || traffic.refused.get() >= refused).await;
-            let readiness = async || host.send("GET", "/readyz", &[], "").await.status.as_u16();
             eventually("readiness says so", SOON, async || readiness().await == 503).await;
             std::fs::write(&ballast, "").unwrap();
             traffic.goes_on(10).await;
-            eventually("it is ready", SOON, async || readiness().await == 200).await;
         }
     };
     traffic.during(strain).await;
+    eventually("it is ready", SOON, async || readiness().await == 200).await;
     report(&traffic.arrives_once(&deployment).await);
 }
 
