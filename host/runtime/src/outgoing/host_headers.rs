@@ -65,8 +65,8 @@ impl HostHeaders {
         Self { keys, cid: cid.to_owned(), trace: None, delivery: 0, spans: 0 }
     }
 
-    /// Replaces the host's headers in a request. A safe request gets no idempotency key. Errors with the accepted
-    /// names if the guest's name of the effect is not valid.
+    /// Replaces the host's headers in a request. A safe request gets no idempotency key. Errors with what is accepted if
+    /// the guest's name of the effect is not valid, or if no header can carry the key.
     pub(crate) fn set(&mut self, method: &Method, url: &str, headers: &mut HeaderMap) -> Result<(), String> {
         let effect = headers.remove(EFFECT).map(|name| effect_name(&name)).transpose()?;
         let aliases: Vec<_> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
@@ -74,7 +74,7 @@ impl HostHeaders {
             headers.remove(name);
         }
         if !method.is_safe() {
-            insert(headers, IDEMPOTENCY_KEY, &self.keys.next(method, url, effect));
+            headers.insert(IDEMPOTENCY_KEY, key_value(&self.keys.next(method, url, effect))?);
         }
         insert(headers, CORRELATION_ID, &self.cid);
         let traceparent = self.traceparent();
@@ -104,8 +104,14 @@ fn trace_id_of(cid: &str) -> String {
     if is_trace_id && plain.bytes().any(|byte| byte != b'0') { plain } else { hex(&Sha256::digest(cid)[..16]) }
 }
 
+/// A key that a receiver does not get cannot keep it from repeating the effect, so the request is not sent without it.
+fn key_value(key: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(key)
+        .map_err(|_| format!("the idempotency key {key:?} has control characters, which no header can carry"))
+}
+
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Keys and correlation ids are printable ASCII. A value that is not is left out.
+    // Correlation ids are printable ASCII. A value that is not is left out.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
@@ -181,6 +187,16 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(EFFECT, HeaderValue::from_static(bad));
             assert!(keys(0).set(&Method::POST, "http://a", &mut headers).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_not_sent_without_a_key_that_no_header_can_carry() {
+        for odd in ["a\0b", "a\nb"] {
+            let mut headers = HostHeaders::from_parts(odd, "c1");
+            let refused = headers.set(&Method::POST, "http://a", &mut HeaderMap::new()).unwrap_err();
+            assert!(refused.contains("idempotency key"), "{refused}");
+            headers.set(&Method::GET, "http://a", &mut HeaderMap::new()).unwrap();
         }
     }
 
