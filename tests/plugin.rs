@@ -325,9 +325,13 @@ async fn a_removed_component_is_no_longer_served() {
 async fn a_component_that_is_slow_to_load_keeps_no_other_waiting() {
     let host = PluginHost::start(None, |_| ()).await;
     // It computes until its limit, a second of CPU time. Its file is read first, and is the smaller one.
-    host.put("a.wasm", Wat { describe: LOOP, ..Wat::default() }.bytes());
-    host.put("b.wasm", Wat { types: &["quick"], ..Wat::default() }.bytes());
-    host.until("the quick one", |host| host.types() == ["quick"]).await;
+    let slow = Wat { describe: LOOP, ..Wat::default() }.bytes();
+    let quick_type = "quick-and-of-a-long-name";
+    let quick = Wat { types: &[quick_type], ..Wat::default() }.bytes();
+    assert!(slow.len() < quick.len());
+    host.put("a.wasm", slow);
+    host.put("b.wasm", quick);
+    host.until("the quick one", |host| host.types() == [quick_type]).await;
     assert_eq!(host.status("a").state, PluginState::Loading);
     host.until("the refusal of the slow one", |host| host.status("a").state == PluginState::Failed).await;
     assert!(host.status("a").error.is_some());

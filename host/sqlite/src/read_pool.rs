@@ -80,6 +80,8 @@ impl ReadPool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use outbox_store::Inspect as _;
 
     use crate::{READS_MAX, SqliteOptions, SqliteStore};
@@ -90,6 +92,7 @@ mod tests {
         let store = SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
         let readers = u32::try_from(READS_MAX).unwrap();
         let _busy = store.read_pool.permits.acquire_many(readers).await.unwrap();
-        store.probe().await.unwrap();
+        let probing = tokio::time::timeout(Duration::from_secs(30), store.probe());
+        probing.await.expect("the probe waits for the readers").unwrap();
     }
 }
