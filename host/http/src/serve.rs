@@ -197,3 +197,23 @@ impl HttpBody for ResponseBody {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn without_descriptors_the_connection_that_has_waited_longest_makes_room() {
+        /// `EMFILE` of Linux.
+        const NO_DESCRIPTORS: i32 = 24;
+        let connections = Connections::new(9);
+        let (longest, later) = (connections.admit().unwrap(), connections.admit().unwrap());
+        make_room(&connections, &io::ErrorKind::ConnectionAborted.into()).await;
+        assert!(longest.closed().now_or_never().is_none(), "one client gave up");
+        make_room(&connections, &io::Error::from_raw_os_error(NO_DESCRIPTORS)).await;
+        assert!(longest.closed().now_or_never().is_some());
+        assert!(later.closed().now_or_never().is_none());
+    }
+}

@@ -286,9 +286,24 @@ where
     Box::pin(keep_running(name, end, move || part(until.clone())))
 }
 
-/// At most half of the descriptors that the process may open: the others are for the store and for attempts.
 fn max_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    connections_within(rustix::process::getrlimit(rustix::process::Resource::Nofile).current)
+}
+
+/// At most half of the descriptors that the process may open: the others are for the store and for attempts. `None` is
+/// no limit.
+fn connections_within(limit: Option<u64>) -> usize {
     let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
     half.min(ServeLimits::default().max_connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_half_of_the_descriptors_to_the_store_and_to_attempts() {
+        let usual = ServeLimits::default().max_connections;
+        assert_eq!([Some(200), Some(1 << 20), None].map(connections_within), [100, usual, usual]);
+    }
 }

@@ -192,10 +192,21 @@ fn bind(param: &SqlParam) -> &dyn ToSql {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
 
     #[test]
     fn the_columns_of_an_item_begin_with_those_that_its_caller_gave() {
         assert!(COLUMNS.starts_with(ENQUEUED_COLUMNS));
+    }
+
+    #[test]
+    fn a_count_that_does_not_fit_is_read_and_stops_no_reader_of_others() {
+        let database = Connection::open_in_memory().unwrap();
+        let sql = "SELECT 5000000000, -1, 'many', NULL";
+        let counts = database.query_row(sql, [], |row| (0..4).map(|column| cell(row, column)).collect());
+        let counts: Vec<u32> = counts.unwrap();
+        assert_eq!(counts, [u32::MAX, 0, 0, 0]);
     }
 }

@@ -106,3 +106,24 @@ fn no_tls(err: &ClientError) -> Error {
 fn find<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     causes(err).find_map(|err| err.downcast_ref())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn refused_with(errno: Errno) -> Error {
+        no_connection(&[("127.0.0.1:1".parse().unwrap(), io::Error::from(errno))])
+    }
+
+    #[test]
+    fn only_a_receiver_that_refused_is_called_so() {
+        assert!(matches!(refused_with(Errno::CONNREFUSED), Error::ConnectionRefused));
+        assert!(matches!(refused_with(Errno::NETUNREACH), Error::DestinationIpUnroutable));
+        assert!(matches!(refused_with(Errno::HOSTUNREACH), Error::DestinationUnavailable));
+        assert!(matches!(refused_with(Errno::TIMEDOUT), Error::ConnectionTimeout));
+        let want = refused_with(Errno::MFILE);
+        assert!(matches!(&want, Error::InternalError(Some(what)) if what.contains("Too many open files")), "{want:?}");
+    }
+}

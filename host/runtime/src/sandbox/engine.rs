@@ -108,3 +108,16 @@ fn start_ticking(engine: &Engine) -> io::Result<Ticker> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::outgoing::resolve::SystemResolver;
+
+    use super::*;
+
+    #[test]
+    fn an_engine_with_more_slots_than_the_address_space_holds_starts_without_a_pool() {
+        assert!(Engine::new(&pooled(100_000)).is_err(), "a pool of so many instances cannot be reserved");
+        assert!(SharedEngine::new(100_000, Arc::new(SystemResolver), TlsConfig::public()).is_ok());
+    }
+}
