@@ -111,6 +111,19 @@ async fn what_a_handler_says_of_an_answer_is_stored_without_secrets() {
 }
 
 #[tokio::test]
+async fn what_a_handler_returns_keeps_and_emits_is_stored_without_secrets() {
+    let url = echo().await;
+    let (_dir, plan, host) = host(&url).await;
+    let keep = json!({ "do": "state_put", "key": "kept", "value": TOKEN });
+    let emit = json!({ "do": "emit", "type": "chaos_other", "payload": TOKEN });
+    let order = json!({ "do": "sequence", "steps": [call(&url, &json!({})), keep, emit] });
+    let item = becomes(&host, enqueue(&plan, "k", &order), "DONE").await;
+    assert_eq!(item["result"][0]["body"], "you sent [redacted], so [redacted]");
+    assert_eq!(plan.json(&["plugin", "state", "show", "chaos", "kept", "--json"])["value"], "[redacted]");
+    assert_eq!(plan.json(&["show", "k/chaos_other/1", "--json"])["payload"], "[redacted]");
+}
+
+#[tokio::test]
 async fn what_was_not_answered_is_kept_as_what_the_handler_was_told() {
     let dead = Downstream::start().await;
     let url = dead.url();
