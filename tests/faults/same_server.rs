@@ -70,27 +70,29 @@ async fn a_sequence_behind_the_ids_is_advanced_at_the_start() {
     database.sql(restore).unwrap();
     reset_sequences(&database);
     let store = open(&database.url()).await;
+    // An application first: what the host writes would advance the sequence too.
+    database.sql("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', 'plain', '{}')").unwrap();
     assert!(enqueue(&*store, "new").await.unwrap().get() > 300);
     let last_turn = "SELECT last_value > 300 FROM outbox.turn_seq";
     assert_eq!(database.sql(last_turn).unwrap(), "t", "nothing overtakes the restored items of a key");
-    database.sql("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', 'plain', '{}')").unwrap();
 }
 
 #[tokio::test]
 async fn a_write_that_meets_a_number_in_use_advances_the_sequence_and_succeeds() {
     let database = Cluster::shared().database();
     let store = open(&database.url()).await;
-    for key in ["a", "b", "c"] {
-        enqueue(&*store, key).await.unwrap();
+    // More than a call that is only repeated passes over.
+    for number in 1..=20 {
+        enqueue(&*store, &format!("k{number}")).await.unwrap();
     }
     reset_sequences(&database);
     let diagnosed = PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap();
     let behind: Vec<_> = diagnosed.diagnose().await.unwrap().sequences_behind;
     assert_eq!(
         behind.iter().map(|found| (found.sequence.as_str(), found.highest)).collect::<Vec<_>>(),
-        [("outbox.items_id_seq", 3)]
+        [("outbox.items_id_seq", 20)]
     );
-    assert!(enqueue(&*store, "d").await.unwrap().get() > 3);
+    assert!(enqueue(&*store, "new").await.unwrap().get() > 20);
     assert_eq!(diagnosed.diagnose().await.unwrap().sequences_behind, []);
 }
 
