@@ -25,6 +25,7 @@ mod plans;
 mod plugin;
 mod postgres;
 mod readme;
+mod receiver_outage;
 mod recording;
 mod reload;
 mod runbook;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use outbox::core::{HostWrites, PluginState, PluginStatus, Settlement};
+use outbox::core::{
+    BreakerState, BreakerStatus, Failure, FailureClass, HostWrites, PluginState, PluginStatus, Settlement,
+};
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, BatchMode, EffectKeys, Execution, Filter, OperateRequest, Page, Pod, Selection, SignalSeq,
+    Action, AuditQuery, BatchMode, EffectKeys, Execution, FailureGroup, Filter, OperateRequest, Page, Pod, Selection,
+    SignalSeq, StuckEntry, StuckKind, StuckQuery,
 };
 use serde_json::json;
 
@@ -52,6 +55,8 @@ promises! {
     saga_signals_begin_and_end_once_per_run
     totals_follow_every_transition
     the_plugins_of_a_pod_of_another_version_are_read_as_far_as_possible
+    failures_of_items_that_wait_are_grouped_like_those_of_dead_ones
+    open_breakers_of_processes_are_stuck_types_until_they_close
     a_component_is_quarantined_for_every_process_until_somebody_releases_it
     inspection_changes_nothing
     another_process_sees_the_same_outbox
@@ -199,8 +204,14 @@ mod promise {
             types: vec!["mail".into()],
             ..PluginStatus::default()
         };
-        let pod =
-            Pod { instance: "now".into(), role: None, ready: true, heartbeat_at: START, plugins: vec![plugin.clone()] };
+        let pod = Pod {
+            instance: "now".into(),
+            role: None,
+            ready: true,
+            heartbeat_at: START,
+            plugins: vec![plugin.clone()],
+            breakers: vec![],
+        };
         f.store.heartbeat(&pod).await.unwrap();
         for (instance, plugins) in [
             ("older", r#"[{"name": "webhook", "types": ["fax"]}]"#),
@@ -216,6 +227,69 @@ mod promise {
         let expected = [("newer", vec![named]), ("now", vec![plugin]), ("older", vec![older]), ("strange", vec![])];
         assert_eq!(listed, expected);
         assert_eq!(overview.served_types(&[]), ["fax", "mail"]);
+    }
+
+    pub(super) async fn failures_of_items_that_wait_are_grouped_like_those_of_dead_ones(f: Fixture) {
+        for (key, message) in [("a", "no answer for 17"), ("b", "no answer for 18"), ("c", "the address is wrong")] {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            let failure = Failure::new(FailureClass::Retryable, "http", message);
+            let settlement = Settlement::Retry { failure, delay: Duration::from_hours(1) };
+            f.store.settle(&claim.reference(), settled(settlement)).await.unwrap();
+            f.clock.advance(Duration::from_secs(1));
+        }
+        let waiting = f.enqueue(item("fresh")).await;
+        let retrying = async |filter: Filter| f.store.retrying_failures(&filter, 10).await.unwrap();
+        let groups = retrying(Filter::default()).await;
+        let about = |group: &FailureGroup| (group.count, group.first_at, group.message.clone().unwrap());
+        let [many, one] = &groups[..] else { panic!("{groups:?}") };
+        assert_eq!(about(many), (2, START, "no answer for 18".to_owned()));
+        assert_eq!(about(one), (1, after_start(2_000), "the address is wrong".to_owned()));
+        let of_type = |word: &str| Filter { r#type: Some(word.into()), ..Filter::default() };
+        assert_eq!((retrying(of_type("mail")).await.len(), retrying(of_type("sms")).await.len()), (2, 0));
+        assert_eq!(f.store.failures(&Filter::default(), 10).await.unwrap(), []);
+        assert!(groups.iter().all(|group| group.sample != waiting));
+    }
+
+    pub(super) async fn open_breakers_of_processes_are_stuck_types_until_they_close(f: Fixture) {
+        for key in ["a", "b", "c"] {
+            f.enqueue(item(key)).await;
+        }
+        let open_for = |open_for_ms, state| BreakerStatus {
+            cause: "connection refused".into(),
+            items: 20,
+            open_for_ms,
+            origin: Some("https://a".into()),
+            state,
+            types: vec!["mail".into(), "sms".into()],
+        };
+        let pod = |instance: &str, breakers| Pod {
+            instance: instance.into(),
+            role: None,
+            ready: true,
+            heartbeat_at: START,
+            plugins: vec![],
+            breakers,
+        };
+        f.store.heartbeat(&pod("pod-1", vec![open_for(30_000, BreakerState::Open)])).await.unwrap();
+        f.store.heartbeat(&pod("pod-2", vec![open_for(10_000, BreakerState::Open)])).await.unwrap();
+        f.store.heartbeat(&pod("pod-3", vec![open_for(99_000, BreakerState::Closing)])).await.unwrap();
+        let breakers = f.store.overview().await.unwrap().pods.into_iter().map(|pod| pod.breakers.len());
+        assert_eq!(breakers.collect::<Vec<_>>(), [1, 1, 1]);
+        let stuck = || async { f.store.stuck(&StuckQuery::default()).await.unwrap() };
+        let found: Vec<_> = stuck().await.into_iter().filter(|entry| entry.kind == StuckKind::Breaker).collect();
+        let about = |entry: &StuckEntry| (entry.r#type.clone().unwrap(), entry.waiting, entry.since);
+        let since = START.saturating_sub(Duration::from_secs(30));
+        assert_eq!(found.iter().map(about).collect::<Vec<_>>(), [("mail".into(), 3, since), ("sms".into(), 0, since)]);
+        let why = &found[0].why;
+        assert!(
+            why.contains("https://a") && why.contains("2 processes") && why.ends_with("connection refused"),
+            "{why}"
+        );
+        for instance in ["pod-1", "pod-2"] {
+            f.store.heartbeat(&pod(instance, vec![])).await.unwrap();
+        }
+        assert!(!stuck().await.iter().any(|entry| entry.kind == StuckKind::Breaker));
     }
 
     pub(super) async fn a_component_is_quarantined_for_every_process_until_somebody_releases_it(f: Fixture) {

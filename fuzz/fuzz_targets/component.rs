@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
 use outbox::core::{
-    QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
+    BreakerMode, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
 };
 use outbox::runtime::{PluginSettings, SystemResolver, inspect};
 use tempfile::TempDir;
@@ -62,6 +62,7 @@ fn settings() -> PluginSettings {
         cache_dir: HOME.path().join("cache"),
         lease: Duration::from_mins(1),
         retry: RetryPolicy::default(),
+        breaker: BreakerMode::default(),
         slots: 1,
         environment: Arc::new(|_| None),
         keys: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
-use outbox::core::{DurationHistogram, PluginState, PluginStatus};
+use outbox::core::{BreakerState, BreakerStatus, DurationHistogram, PluginState, PluginStatus};
 use outbox::http::{HostStatus, HttpSettings, ServeLimits, run};
 use outbox::item::Millis;
 use outbox::store::{Maintain as _, Pod};
@@ -150,12 +150,21 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
             "contract_violations": { "missing_correlation_id": 0, "missing_idempotency_key": 0 },
         })
     );
+    let breaker = BreakerStatus {
+        cause: "status 503".into(),
+        items: 20,
+        open_for_ms: 61_000,
+        origin: Some("https://a".into()),
+        state: BreakerState::Open,
+        types: vec!["vector_upsert".into()],
+    };
     let pod = Pod {
         instance: "pod-1".into(),
         role: None,
         ready: true,
         heartbeat_at: Millis::default(),
         plugins: plugins.clone(),
+        breakers: vec![breaker.clone()],
     };
     host.store.heartbeat(&pod).await.unwrap();
     host.send(post("/memory", &[CONTRACT[1]], "{}")).await;
@@ -172,6 +181,7 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     assert!(cockpit["outbox"]["oldest_pending_ms"].is_i64());
     assert_eq!(cockpit["pods"]["pod-1"]["ready"], true);
     assert_eq!((&cockpit["pods"]["pod-1"]["plugins"], &cockpit["plugins"]), (&shown, &shown));
+    assert_eq!(cockpit["pods"]["pod-1"]["breakers"][0]["origin"], "https://a");
     assert!(cockpit["generated_at"].as_i64().unwrap() > 0);
 }
 

@@ -23,7 +23,7 @@ on_each_backend! {
 
 /// The tables that hosts and applications write, each with SQL for a row of it that is planted. The migrations are left
 /// out: a database of another version is not opened.
-const TABLES: [&str; 23] = [
+const TABLES: [&str; 24] = [
     "items",
     "queue",
     "leases",
@@ -42,6 +42,7 @@ const TABLES: [&str; 23] = [
     "state_totals",
     "rates",
     "pods",
+    "breakers",
     "pauses",
     "jobs",
     "alerts",
@@ -154,8 +155,14 @@ async fn furnish(f: &Fixture) {
     let mut first = settled(Settlement::Done { result: Some(b"{}".to_vec()), writes });
     first.handler_digest = Some("ab".repeat(32));
     f.store.settle(&f.claim_one("mail").await.reference(), first).await.unwrap();
-    let pod =
-        Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: Millis::default(), plugins: Vec::new() };
+    let pod = Pod {
+        instance: "pod-1".into(),
+        role: None,
+        ready: true,
+        heartbeat_at: Millis::default(),
+        plugins: Vec::new(),
+        breakers: Vec::new(),
+    };
     f.store.heartbeat(&pod).await.unwrap();
     let pause = ControlRequest {
         control: Control::Pause { item_type: "paused".into() },
@@ -313,8 +320,14 @@ async fn upkeep(f: &Fixture, after: &str) {
     for _ in 0..3 {
         expect!(after, "expire", f.store.expire_leases(&[]));
     }
-    let pod =
-        Pod { instance: "pod-9".into(), role: None, ready: true, heartbeat_at: Millis::default(), plugins: Vec::new() };
+    let pod = Pod {
+        instance: "pod-9".into(),
+        role: None,
+        ready: true,
+        heartbeat_at: Millis::default(),
+        plugins: Vec::new(),
+        breakers: Vec::new(),
+    };
     expect!(after, "heartbeat", f.store.heartbeat(&pod));
     let alert = Alert { kind: AlertKind::BreakerOpen, subject: "mail".into(), message: "it fails".into() };
     expect!(after, "alert", f.store.send_alert(&alert));

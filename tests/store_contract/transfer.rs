@@ -137,10 +137,11 @@ const MOVED: [MovedKind; 11] = [
 
 /// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or hold what
 /// renews itself within minutes (`alerts`, `rates`). CLAIMED items are not moved.
-const STAYING: [&str; 12] = [
+const STAYING: [&str; 13] = [
     "alerts",
     "audit_kept",
     "backlog",
+    "breakers",
     "deltas",
     "handlers",
     "lanes",

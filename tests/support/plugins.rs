@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::core::{
-    Attempt, AttemptReport, DeliveryMode, Handler, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore,
-    RetryPolicy, StateReadError, StateReader, StateVersion,
+    Attempt, AttemptReport, BreakerMode, DeliveryMode, Handler, PluginStatus, QuarantineEntry, QuarantineError,
+    QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
 };
 use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::runtime::{PluginSettings, Plugins, Resolver, SystemResolver};
@@ -170,6 +170,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         cache_dir: home.path().join("cache"),
         attempt_time: Duration::from_mins(1),
         retry: RetryPolicy::default(),
+        breaker: BreakerMode::default(),
         slots: 4,
         environment: Arc::new(|_| None),
         keys: Vec::new(),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_item::{Item, Millis};
 
-use crate::breaker::BreakerPolicy;
+use crate::breaker::policy::BreakerPolicy;
 use crate::digest::ComponentDigest;
 use crate::failure::Failure;
 use crate::host_writes::HostWrites;

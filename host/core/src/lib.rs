@@ -80,7 +80,12 @@ mod settlement;
 mod trace;
 mod wildcard;
 
-pub use crate::breaker::BreakerPolicy;
+pub use crate::breaker::attempt_origins::{AttemptOrigins, BREAKER_OPEN};
+pub use crate::breaker::breakers::Breakers;
+pub use crate::breaker::origin::{BREAKER_ITEMS, BREAKER_OPEN_MAX, BREAKER_WINDOW, PROBE_MAX, PROBE_MIN};
+pub use crate::breaker::origins::{BreakerNews, RequestEnd};
+pub use crate::breaker::policy::{BreakerMode, BreakerPolicy};
+pub use crate::breaker::status::{BreakerState, BreakerStatus};
 pub use crate::crash_budget::{CrashBudget, SuspectRoom, SuspectRun, has_attempt_left};
 pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
 pub use crate::failed_attempt::FailedAttempt;

@@ -43,6 +43,15 @@ impl RetryPolicy {
         full.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
     }
 
+    /// The longest and the shortest time that all retries together can wait, if handlers ask for nothing longer.
+    pub fn span(&self) -> (Duration, Duration) {
+        let doublings = 64.min(self.max_retries);
+        let growing = (1..=doublings).map(|attempt| self.backoff(attempt, 1.0));
+        let longest = growing.fold(Duration::ZERO, Duration::saturating_add);
+        let longest = longest.saturating_add(self.backoff(64, 1.0).saturating_mul(self.max_retries - doublings));
+        (longest, longest / 2)
+    }
+
     /// [`Self::backoff`], or what the handler asked for, at most [`MAX_RETRY_AFTER`], if that is longer.
     pub fn delay(&self, attempt: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
         self.backoff(attempt, draw).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
@@ -72,6 +81,17 @@ mod tests {
         assert_eq!(policy.delay(1, 0.5, Some(hour * 100)), MAX_RETRY_AFTER);
         assert_eq!(policy.delay(5, 0.5, Some(Duration::ZERO)), policy.backoff(5, 0.5));
         assert_eq!(policy.delay(5, 0.5, Some(Duration::from_secs(1))), policy.backoff(5, 0.5));
+    }
+
+    #[test]
+    fn eight_retries_span_two_to_four_minutes_and_a_million_some_years() {
+        let seconds = |policy: RetryPolicy| {
+            let (longest, shortest) = policy.span();
+            (longest.as_secs(), shortest.as_secs())
+        };
+        assert_eq!(seconds(RetryPolicy::default()), (255, 127));
+        assert_eq!(seconds(RetryPolicy { max_retries: 0, ..RetryPolicy::default() }), (0, 0));
+        assert!(seconds(RetryPolicy { max_retries: 1_000_000, ..RetryPolicy::default() }).0 > 290_000_000);
     }
 
     proptest! {

@@ -37,6 +37,7 @@ fn pods(pods: &[Pod]) -> Map<String, Value> {
     let describe = |pod: &Pod| {
         json!({
             "role": pod.role, "ready": pod.ready, "heartbeat_at": pod.heartbeat_at, "plugins": pod.plugins,
+            "breakers": pod.breakers,
         })
     };
     pods.iter().map(|pod| (pod.instance.clone(), describe(pod))).collect()

@@ -13,7 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use outbox_core::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, PluginState};
-use outbox_store::Overview;
+use outbox_store::{Overview, Pause};
 
 use crate::cockpit;
 use crate::problem::ApiError;
@@ -27,6 +27,8 @@ pub(crate) async fn metrics(State(state): State<Arc<ServerState>>) -> Result<Res
     let mut text = MetricsText::default();
     items(&mut text, &overview);
     gauges(&mut text, &overview, &status);
+    breakers(&mut text, &overview);
+    paused(&mut text, &state.inspect.pauses().await?);
     sagas(&mut text, &overview);
     violations(&mut text, &overview);
     let help = "Log lines that this process dropped because standard error was not read in time.";
@@ -93,6 +95,31 @@ fn gauges(text: &mut MetricsText, overview: &Overview, status: &HostStatus) {
     ] {
         text.family(name, "gauge", help);
         text.sample(name, &[], value);
+    }
+}
+
+/// The breakers of every process, so that one process can be asked for all.
+fn breakers(text: &mut MetricsText, overview: &Overview) {
+    let help = "Breakers that are not closed, by process: open, closing, or expired after a day.";
+    text.family("outbox_breaker", "gauge", help);
+    for pod in overview.live_pods() {
+        for breaker in &pod.breakers {
+            let (subject, types) = (breaker.subject(), breaker.types.join(","));
+            let labels = [
+                ("subject", subject.as_str()),
+                ("types", &types),
+                ("state", breaker.state.as_str()),
+                ("pod", &pod.instance),
+            ];
+            text.sample("outbox_breaker", &labels, 1);
+        }
+    }
+}
+
+fn paused(text: &mut MetricsText, pauses: &[Pause]) {
+    text.family("outbox_paused", "gauge", "1 for each type that is paused.");
+    for pause in pauses {
+        text.sample("outbox_paused", &[("type", &pause.r#type)], 1);
     }
 }
 

@@ -11,6 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 
+use outbox_item::Status;
 use outbox_store::{
     AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, JobOutcome, Pause, StuckEntry,
     unknown_ordering_key,
@@ -163,7 +164,12 @@ pub(crate) async fn failures(
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<FailureList>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
-    Ok(Json(FailureList { failures: state.inspect.failures(&filter, page.limit).await? }))
+    let failures = if filter.status == [Status::Pending] {
+        state.inspect.retrying_failures(&filter, page.limit).await?
+    } else {
+        state.inspect.failures(&filter, page.limit).await?
+    };
+    Ok(Json(FailureList { failures }))
 }
 
 /// `GET /stuck`: what makes no progress, with the reason and the remedy.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, CrashBudget, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError,
+    Attempt, AttemptReport, BreakerMode, CrashBudget, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError,
     QuarantineStore, RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
 };
 use outbox::item::NewItem;
@@ -138,6 +138,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         cache_dir: folder.join("cache"),
         attempt_time: outbox_worker::attempt_time_without_timeout(LEASE),
         retry: RetryPolicy::default(),
+        breaker: BreakerMode::Off,
         slots: CONCURRENCY,
         environment: Arc::new(|_| None),
         keys: Vec::new(),

@@ -29,7 +29,7 @@ pub(crate) use crate::config::database::Database;
 pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command_line};
 pub(crate) use crate::config::error::ConfigError;
 pub(crate) use crate::config::sources::{Flags, ShownSetting};
-pub(crate) use crate::config::value::{LogFormat, Secret};
+pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret};
 
 /// Every setting of a process, checked.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub(crate) struct Config {
     /// `OUTBOX_MAX_RETRIES`, `OUTBOX_BACKOFF_BASE_MS`, `OUTBOX_BACKOFF_CAP_MS`, default 8, 1000 and
     /// 300000: how failures are retried where a plugin's manifest sets nothing else.
     pub(crate) retry: RetryPolicy,
+    /// `OUTBOX_BREAKER`, default `auto`: whether the outage of a receiver uses up the attempts of its items.
+    pub(crate) breaker: BreakerSetting,
     /// `OUTBOX_MAX_CRASHES`, default 5: after how many lost leases an item is dead-lettered.
     pub(crate) crash_budget: CrashBudget,
     /// `OUTBOX_ROLE` or `--role`, default none: the role folder of the plugins that this process loads.
@@ -150,6 +152,7 @@ impl Config {
             migrates: settings::migrates(settings)?,
             lease: settings::lease(settings)?,
             retry: settings::retry(settings)?,
+            breaker: settings::breaker(settings)?,
             crash_budget: settings::crash_budget(settings)?,
             role: settings::role(settings)?,
             plugins: settings::plugins(settings)?,

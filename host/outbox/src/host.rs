@@ -179,6 +179,7 @@ impl RunningHost<'_> {
             plugin.folder = %shown(&self.host.config.plugins),
             "started"
         );
+        tracing::info!("{}", self.host.config.breaker.sentence());
         Ok(())
     }
 
@@ -211,6 +212,7 @@ impl RunningHost<'_> {
             crash_budget: self.host.config.crash_budget,
         };
         Worker::new(self.store.clone(), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
+            .with_breakers(self.plugins.breakers())
     }
 
     fn background(&self, in_hand: Option<LeasesInHand>, hangups: watch::Receiver<u64>) -> JoinSet<anyhow::Result<()>> {

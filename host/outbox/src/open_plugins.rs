@@ -52,6 +52,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         cache_dir: config.cache_dir.clone(),
         attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
         retry: config.retry,
+        breaker: config.breaker.effective(),
         slots: outbox_worker::most_attempts(config.concurrency),
         environment: environment(config),
         keys: config.plugin_keys.clone(),

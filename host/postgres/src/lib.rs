@@ -86,6 +86,7 @@ mod queries;
 mod record_columns;
 mod refused_types;
 mod renew;
+mod retrying;
 mod rows;
 mod saga_signals;
 mod sequences;

@@ -4,7 +4,7 @@
 
 use tokio_postgres::Row;
 
-use outbox_core::PluginStatus;
+use outbox_core::{BreakerStatus, PluginStatus};
 use outbox_item::Millis;
 use outbox_store::Pod;
 use outbox_store::engine::{POD_KEPT, POD_SHOWN};
@@ -22,13 +22,28 @@ pub(crate) async fn heartbeat(tx: &mut WriteTx<'_>, pod: &Pod) -> Result<(), PgE
     let role = pod.role.as_deref().map(without_nul);
     tx.rows(write, &[&pod.instance, &role, &pod.ready, &tx.now.get(), &PluginStatus::list_to_json(&pod.plugins)])
         .await?;
+    if pod.breakers.is_empty() {
+        tx.rows("DELETE FROM outbox.breakers WHERE instance = $1", &[&pod.instance]).await?;
+    } else {
+        let write = "INSERT INTO outbox.breakers (instance, breakers) VALUES ($1::text, $2::text::json)
+                     ON CONFLICT (instance) DO UPDATE SET breakers = excluded.breakers";
+        tx.rows(write, &[&pod.instance, &BreakerStatus::list_to_json(&pod.breakers)]).await?;
+    }
+    forget_silent(tx).await
+}
+
+async fn forget_silent(tx: &WriteTx<'_>) -> Result<(), PgError> {
+    let orphans = "DELETE FROM outbox.breakers WHERE NOT EXISTS (SELECT FROM outbox.pods
+                                                                 WHERE pods.instance = breakers.instance)";
+    tx.rows(orphans, &[]).await?;
     let forget = "DELETE FROM outbox.pods WHERE heartbeat_at < $1";
     tx.rows(forget, &[&tx.now.saturating_sub(POD_KEPT).get()]).await.map(drop)
 }
 
 /// The processes whose last heartbeat is recent enough to be shown.
 pub(crate) async fn recent(tx: &impl Query, now: Millis) -> Result<Vec<Pod>, PgError> {
-    let statement = "SELECT instance, role, ready, heartbeat_at, plugins::text FROM outbox.pods
+    let statement = "SELECT instance, role, ready, heartbeat_at, plugins::text, coalesce(breakers::text, '[]')
+                     FROM outbox.pods LEFT JOIN outbox.breakers USING (instance)
                      WHERE heartbeat_at > $1 ORDER BY instance COLLATE \"C\"";
     let pod = |row: &Row| {
         Ok(Pod {
@@ -37,6 +52,7 @@ pub(crate) async fn recent(tx: &impl Query, now: Millis) -> Result<Vec<Pod>, PgE
             ready: row.try_get(2)?,
             heartbeat_at: time(row, 3)?,
             plugins: PluginStatus::list_from_json(row.try_get(4)?),
+            breakers: BreakerStatus::list_from_json(row.try_get(5)?),
         })
     };
     tx.rows(statement, &[&now.saturating_sub(POD_SHOWN).get()]).await?.iter().map(pod).collect()

@@ -26,7 +26,7 @@ use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
     PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
-    overview, plugin_state, pods, quarantine, queries, renew, stuck, transfer, tx,
+    overview, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -151,6 +151,11 @@ impl Inspect for PostgresStore {
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "grouping failures", |tx| queries::failure_groups(tx, filter, limit))
+    }
+
+    async fn retrying_failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "grouping failures", |tx| retrying::groups(tx, filter, limit))
     }
 
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {

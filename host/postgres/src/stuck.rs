@@ -8,14 +8,15 @@ use tokio_postgres::Row;
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{StuckItem, WaitingType};
+use outbox_store::engine::{FailingItem, StuckItem, WaitingType, failing_groups, open_breakers};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::error::PgError;
 use crate::rows::{count, time, unsigned};
 use crate::tx::{Query, Values};
+use crate::{backlog, pods};
 
-/// The newest items among which lost ones are looked for; `doctor` looks at all.
+/// The items that fail often which are grouped, and the newest items among which lost ones are looked for; `doctor` looks at all.
 const LOOK_BACK: i64 = 10_000;
 
 /// SQL: the waiting item `head` is the one that its ordering key waits for, or has no key. Only a key of which an item
@@ -32,7 +33,8 @@ const QUEUED: &str = "(SELECT count(*) FROM outbox.queue AS behind
 /// The stuck items and types at `now`, kind by kind.
 pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> Result<Vec<StuckEntry>, PgError> {
     let reader = StuckReader { tx, query, now };
-    let mut found = reader.expired().await?;
+    let mut found = open_breakers(&pods::recent(tx, now).await?, &backlog::read(tx, now).await?);
+    found.extend(reader.expired().await?);
     found.extend(reader.held_long().await?);
     found.extend(reader.failing().await?);
     found.extend(reader.blocked().await?);
@@ -82,9 +84,14 @@ impl<S: Query> StuckReader<'_, S> {
                          UNION ALL
                          SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox.status_claimed
                          WHERE attempts >= $1::bigint
-                         ORDER BY attempts DESC, id";
-        let failing = |row: &Row| Ok(head(row)?.failing(time(row, 3)?, count(row, 4)?, row.try_get(5)?));
-        self.rows(statement, &[&i64::from(self.query.attempts)]).await?.iter().map(failing).collect()
+                         ORDER BY attempts DESC, id LIMIT $2";
+        let failing = |row: &Row| {
+            let (created_at, attempts, error) = (time(row, 3)?, count(row, 4)?, row.try_get(5)?);
+            Ok(FailingItem { item: head(row)?, created_at, attempts, error })
+        };
+        let rows = self.tx.rows(statement, &[&i64::from(self.query.attempts), &LOOK_BACK]).await?;
+        let items = rows.iter().map(failing).collect::<Result<_, PgError>>()?;
+        Ok(failing_groups(items, self.query.limit))
     }
 
     async fn blocked(&self) -> Result<Vec<StuckEntry>, PgError> {

@@ -53,7 +53,8 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use outbox_core::{
-    Attempt, AttemptReport, Failure, FailureClass, Handler, Outcome, PluginStatus, ServedType, StateReader,
+    Attempt, AttemptOrigins, AttemptReport, BreakerMode, Breakers, DeliveryMode, Failure, FailureClass, Handler,
+    Outcome, PluginStatus, ServedType, StateReader,
 };
 
 use crate::load::code_cache::CodeCache;
@@ -61,6 +62,7 @@ pub use crate::load::contract::WIT;
 use crate::load::folder::Folder;
 pub use crate::load::inspect::{InspectError, Inspection, check_manifest, components, inspect, load_time};
 use crate::load::loader::Loader;
+use crate::load::manifest::Manifest;
 pub use crate::load::manifest::canary_policy::CanaryPolicy;
 pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
@@ -109,6 +111,8 @@ pub struct Plugins {
     registry: Arc<Registry>,
     slots: Semaphore,
     state: Arc<dyn StateReader>,
+    breaker_mode: BreakerMode,
+    breakers: Breakers,
     rescan: Arc<Notify>,
     reload_ended: CancellationToken,
     _watching: DropGuard,
@@ -136,13 +140,25 @@ impl Plugins {
             }
         });
         let slots = Semaphore::new(settings.slots);
-        let state = settings.state;
-        Ok(Arc::new(Self { registry, slots, state, rescan, reload_ended, _watching: watching.drop_guard() }))
+        let (state, breaker_mode, breakers) = (settings.state, settings.breaker, Breakers::default());
+        let _watching = watching.drop_guard();
+        Ok(Arc::new(Self { registry, slots, state, breaker_mode, breakers, rescan, reload_ended, _watching }))
     }
 
     /// Scans the folder now, also files whose last load failed for a reason that may have passed.
     pub fn rescan(&self) {
         self.rescan.notify_one();
+    }
+
+    /// The breakers that requests go through. A worker claims by them.
+    pub fn breakers(&self) -> Breakers {
+        self.breakers.clone()
+    }
+
+    /// The requests of an attempt as the breakers see them, if they apply to its plugin.
+    fn origins(&self, attempt: &Attempt, manifest: &Manifest) -> Option<AttemptOrigins> {
+        let applies = self.breaker_mode.applies(manifest.retry.max_retries.is_some(), manifest.breaker.is_some());
+        (applies && attempt.mode == DeliveryMode::Durable).then(|| self.breakers.attempt(&attempt.item))
     }
 
     /// Returns when the folder is not followed any more because of a panic.
@@ -201,7 +217,8 @@ impl Handler for Plugins {
             Err(outcome) => return AttemptReport::without_component(outcome),
         };
         let _busy = Arc::clone(&generation.busy);
-        let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state)).await;
+        let origins = self.origins(&attempt, &generation.manifest);
+        let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state), origins).await;
         let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
         self.registry.record_attempt(&generation, &attempt.item.idem_key, report)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_core::{QuarantineStore, RetryPolicy, StateReader};
+use outbox_core::{BreakerMode, QuarantineStore, RetryPolicy, StateReader};
 
 use crate::load::manifest::environment::EnvLookup;
 use crate::outgoing::resolve::Resolver;
@@ -22,6 +22,8 @@ pub struct PluginSettings {
     pub attempt_time: Duration,
     /// The retry policy; a manifest overrides single values of it.
     pub retry: RetryPolicy,
+    /// For which plugins requests go through the breakers of their origins.
+    pub breaker: BreakerMode,
     /// The highest number of attempts at a time in this process.
     pub slots: usize,
     /// Looks up the environment variables that manifests name.

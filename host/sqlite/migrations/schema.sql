@@ -504,6 +504,12 @@ CREATE TABLE outbox_pods (
     plugins TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The breakers of processes that are not closed, as JSON. A process without any has no row.
+CREATE TABLE outbox_breakers (
+    instance TEXT PRIMARY KEY,
+    breakers TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Paused types: no worker claims their items until an operator resumes them.
 CREATE TABLE outbox_pauses (
     type TEXT PRIMARY KEY,

@@ -78,6 +78,7 @@ mod queries;
 mod read_pool;
 mod record_columns;
 mod renew;
+mod retrying;
 mod rows;
 mod saga_signals;
 mod settle;

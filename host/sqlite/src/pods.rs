@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, params};
 
-use outbox_core::PluginStatus;
+use outbox_core::{BreakerStatus, PluginStatus};
 use outbox_item::Millis;
 use outbox_store::engine::{POD_KEPT, POD_SHOWN};
 use outbox_store::{Pod, StoreError};
@@ -31,25 +31,41 @@ fn write_pod(tx: &WriteTx<'_>, pod: &Pod) -> rusqlite::Result<()> {
         tx.now.get(),
         PluginStatus::list_to_json(&pod.plugins)
     ])?;
+    if pod.breakers.is_empty() {
+        tx.connection.prepare_cached("DELETE FROM outbox_breakers WHERE instance = ?1")?.execute([&pod.instance])?;
+    } else {
+        let breakers = BreakerStatus::list_to_json(&pod.breakers);
+        tx.connection
+            .prepare_cached("INSERT OR REPLACE INTO outbox_breakers (instance, breakers) VALUES (?1, ?2)")?
+            .execute([&pod.instance, &breakers])?;
+    }
+    forget_silent(tx)
+}
+
+fn forget_silent(tx: &WriteTx<'_>) -> rusqlite::Result<()> {
     let forget = "DELETE FROM outbox_pods WHERE heartbeat_at < ?1";
     tx.connection.prepare_cached(forget)?.execute([tx.now.saturating_sub(POD_KEPT).get()])?;
+    let orphans = "DELETE FROM outbox_breakers WHERE instance NOT IN (SELECT instance FROM outbox_pods)";
+    tx.connection.prepare_cached(orphans)?.execute([])?;
     Ok(())
 }
 
 /// The processes whose last heartbeat is recent enough to be shown.
 pub(crate) fn recent(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<Pod>> {
     let mut select = tx.prepare_cached(
-        "SELECT instance, role, ready, heartbeat_at, plugins FROM outbox_pods
+        "SELECT instance, role, ready, heartbeat_at, plugins, coalesce(breakers, '[]')
+         FROM outbox_pods LEFT JOIN outbox_breakers USING (instance)
          WHERE heartbeat_at > ?1 ORDER BY instance",
     )?;
     let rows = select.query_map([now.saturating_sub(POD_SHOWN).get()], |row| {
-        let plugins: String = cell(row, 4)?;
+        let (plugins, breakers): (String, String) = (cell(row, 4)?, cell(row, 5)?);
         Ok(Pod {
             instance: cell(row, 0)?,
             role: cell(row, 1)?,
             ready: cell(row, 2)?,
             heartbeat_at: time(row, 3)?,
             plugins: PluginStatus::list_from_json(&plugins),
+            breakers: BreakerStatus::list_from_json(&breakers),
         })
     })?;
     rows.collect()

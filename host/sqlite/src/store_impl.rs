@@ -28,7 +28,7 @@ use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
     SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview,
-    plugin_state, pods, quarantine, queries, renew, settle, stuck, transfer,
+    plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -153,6 +153,11 @@ impl Inspect for SqliteStore {
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
         let filter = filter.clone();
         self.read_pool.run("grouping failures", move |tx| queries::failure_groups(tx, &filter, limit)).await
+    }
+
+    async fn retrying_failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {
+        let filter = filter.clone();
+        self.read_pool.run("grouping failures", move |tx| retrying::groups(tx, &filter, limit)).await
     }
 
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError> {

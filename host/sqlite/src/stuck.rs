@@ -8,12 +8,14 @@ use rusqlite::{Connection, Params, Row, params};
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{StuckItem, WaitingType};
+use outbox_store::engine::{FailingItem, StuckItem, WaitingType, failing_groups, open_breakers};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::rows::{cell, time};
+use crate::{backlog, pods};
 
-/// The newest items among which lost ones are looked for, and the newest dead ones among which those with too many
+/// The items that fail often which are grouped, the newest items among which lost ones are looked for, and the newest
+/// dead ones among which those with too many
 /// relatives are; `doctor` looks for lost ones among all.
 const LOOK_BACK: u32 = 10_000;
 
@@ -21,6 +23,7 @@ const LOOK_BACK: u32 = 10_000;
 pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<StuckEntry>> {
     let reader = StuckReader { tx, query, now };
     let kinds = [
+        open_breakers(&pods::recent(tx, now)?, &backlog::read(tx, now)?),
         reader.expired()?,
         reader.held_long()?,
         reader.failing()?,
@@ -81,8 +84,13 @@ impl StuckReader<'_> {
                    WHERE waiting.again = 1 AND past.attempts > 2 AND past.attempts >= ?1
                    UNION ALL
                    SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_status
-                   WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1";
-        self.rows(sql, [self.query.attempts], |row| Ok(head(row)?.failing(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
+                   WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1 LIMIT ?2";
+        let mut select = self.tx.prepare_cached(sql)?;
+        let items = select.query_map([self.query.attempts, LOOK_BACK], |row| {
+            let (created_at, attempts, error) = (time(row, 3)?, cell(row, 4)?, cell(row, 5)?);
+            Ok(FailingItem { item: head(row)?, created_at, attempts, error })
+        })?;
+        Ok(failing_groups(items.collect::<Result<_, _>>()?, self.query.limit))
     }
 
     fn blocked(&self) -> rusqlite::Result<Vec<StuckEntry>> {

@@ -23,7 +23,9 @@ pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobBatch, JobProgress};
 pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};
-pub use crate::stuck::{StuckItem, WaitingType};
+pub use crate::retrying::{RetryingItems, retrying_groups};
+pub use crate::stuck::{FailingItem, StuckItem, WaitingType, failing_groups};
+pub use crate::stuck_breakers::open_breakers;
 pub use crate::transfer::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,
     STATE_COLUMNS, from_bytes, integer_column, item_conflict, moved_table, refuse_claimed, refuse_running_job,

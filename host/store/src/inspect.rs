@@ -62,6 +62,9 @@ pub trait Inspect: Changes {
     /// The DLQ items that match, grouped by their failure, the largest group first.
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError>;
 
+    /// The PENDING items that match and have failed before, grouped by their last failure, the largest group first.
+    async fn retrying_failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError>;
+
     /// What is stuck, why, and what helps; a bounded number of each kind.
     async fn stuck(&self, query: &StuckQuery) -> Result<Vec<StuckEntry>, StoreError>;
 
@@ -147,9 +150,9 @@ pub struct FailureGroup {
     pub r#type: String,
     /// How many.
     pub count: u64,
-    /// When the first of them was dead-lettered.
+    /// When the first of them was dead-lettered; of items that are retried, when the first attempt began.
     pub first_at: Millis,
-    /// When the last of them was dead-lettered.
+    /// When the last of them was dead-lettered; of items that are retried, when the last attempt ended.
     pub last_at: Millis,
     /// The newest of them.
     pub sample: ItemId,

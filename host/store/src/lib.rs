@@ -58,7 +58,9 @@ mod plugin_data;
 mod pods;
 mod queue;
 mod renewal;
+mod retrying;
 mod stuck;
+mod stuck_breakers;
 mod transfer;
 
 use std::sync::Arc;

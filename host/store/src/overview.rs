@@ -164,7 +164,14 @@ mod tests {
             ..PluginStatus::default()
         };
         let plugins = vec![plugin(PluginState::Active, &["mail"]), plugin(PluginState::Draining, &["mail", "fax"])];
-        let pod = Pod { instance: "pod-1".into(), role: None, ready: true, heartbeat_at: Millis::default(), plugins };
+        let pod = Pod {
+            instance: "pod-1".into(),
+            role: None,
+            ready: true,
+            heartbeat_at: Millis::default(),
+            plugins,
+            breakers: vec![],
+        };
         let waiting = BTreeMap::from([(Status::Pending.as_str(), 3)]);
         let by_type = ["mail", "fax", "sms"].map(|word| (word.to_owned(), waiting.clone())).into();
         let overview = Overview { pods: vec![pod], by_type, ..Overview::default() };

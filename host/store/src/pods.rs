@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use outbox_core::PluginStatus;
+use outbox_core::{BreakerStatus, PluginStatus};
 use outbox_item::Millis;
 
 /// How long a silent pod is still shown.
@@ -29,6 +29,8 @@ pub struct Pod {
     pub heartbeat_at: Millis,
     /// Its plugins as it reports them itself.
     pub plugins: Vec<PluginStatus>,
+    /// Its breakers that are not closed.
+    pub breakers: Vec<BreakerStatus>,
 }
 
 impl Pod {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use outbox_core::{Failure, FailureClass, fingerprint};
 use outbox_item::{ItemId, Millis};
 
 /// From when on something counts as stuck.
@@ -74,7 +75,9 @@ pub enum StuckKind {
     ExpiredClaim,
     /// A process has held a claim for long, and its lease has not ended.
     LongClaim,
-    /// An item fails again and again.
+    /// A breaker is open: the receiver of a type's items fails.
+    Breaker,
+    /// Items fail again and again.
     Failing,
     /// No handler serves a type.
     Unhandled,
@@ -101,6 +104,7 @@ impl StuckKind {
         match self {
             Self::ExpiredClaim => "expired_claim",
             Self::LongClaim => "long_claim",
+            Self::Breaker => "breaker",
             Self::Failing => "failing",
             Self::Unhandled => "unhandled",
             Self::Paused => "paused",
@@ -145,13 +149,6 @@ impl StuckItem {
         self.report(StuckKind::LongClaim, claimed_at, why, command)
     }
 
-    /// It has had this number of attempts; `error` is the last message.
-    pub fn failing(self, created_at: Millis, attempts: u32, error: Option<String>) -> StuckEntry {
-        let why = format!("{attempts} attempts so far; the last: {}", error.unwrap_or_default());
-        let command = format!("outbox show {}", self.id);
-        self.report(StuckKind::Failing, created_at, why, command)
-    }
-
     /// It is dead-lettered, and `waiting` items wait behind it.
     pub fn blocking(self, dead_at: Millis, error: Option<String>, waiting: u64) -> StuckEntry {
         let id = self.id;
@@ -193,6 +190,54 @@ impl StuckItem {
     }
 }
 
+/// An item that fails again and again, as an engine found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailingItem {
+    /// The item.
+    pub item: StuckItem,
+    /// When it was enqueued.
+    pub created_at: Millis,
+    /// Its attempts in this life.
+    pub attempts: u32,
+    /// The last message.
+    pub error: Option<String>,
+}
+
+impl FailingItem {
+    fn cause(&self) -> String {
+        let failure = Failure::new(FailureClass::Retryable, "", self.error.clone().unwrap_or_default());
+        fingerprint(&self.item.item_type, &failure, None)
+    }
+}
+
+/// The items that fail alike as one entry with their number, most attempts first, at most `limit` entries.
+pub fn failing_groups(items: Vec<FailingItem>, limit: u32) -> Vec<StuckEntry> {
+    let mut groups: Vec<(String, Vec<FailingItem>)> = Vec::new();
+    for item in items {
+        let cause = item.cause();
+        match groups.iter().position(|(known, _)| *known == cause) {
+            Some(place) => groups[place].1.push(item),
+            None if groups.len() < limit as usize => groups.push((cause, vec![item])),
+            None => {}
+        }
+    }
+    groups.into_iter().filter_map(|(_, group)| failing_group(group)).collect()
+}
+
+fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
+    let count = group.len() as u64;
+    let since = group.iter().map(|failing| failing.created_at).min()?;
+    let FailingItem { item, attempts, error, .. } = group.into_iter().next()?;
+    let error = error.unwrap_or_default();
+    let (why, command) = if count == 1 {
+        (format!("{attempts} attempts so far; the last: {error}"), format!("outbox show {}", item.id))
+    } else {
+        let why = format!("{count} items fail alike, with up to {attempts} attempts so far; the last: {error}");
+        (why, format!("outbox failures --retrying --type {}", item.item_type))
+    };
+    Some(StuckEntry { waiting: count, ..item.report(StuckKind::Failing, since, why, command) })
+}
+
 /// Items of one type that could be claimed, as an engine found them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingType {
@@ -232,5 +277,29 @@ impl WaitingType {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_that_fail_alike_are_one_entry_with_their_number() {
+        let failing = |id: i64, error: &str| FailingItem {
+            item: StuckItem { id: ItemId::new(id), item_type: "mail".into(), ordering_key: None },
+            created_at: Millis::new(1_000 - id),
+            attempts: 9,
+            error: Some(error.to_owned()),
+        };
+        let mut items: Vec<_> = (1..=300).map(|id| failing(id, &format!("no answer for order {id}"))).collect();
+        items.push(failing(301, "the address is wrong"));
+        let groups = failing_groups(items.clone(), 20);
+        let about = |entry: &StuckEntry| (entry.item, entry.waiting, entry.since);
+        let [many, one] = &groups[..] else { panic!("{groups:?}") };
+        assert_eq!(about(many), (Some(ItemId::new(1)), 300, Millis::new(700)));
+        assert!(many.why.starts_with("300 items fail alike"), "{}", many.why);
+        assert_eq!((one.waiting, one.command.as_str()), (1, "outbox show 301"));
+        assert_eq!(failing_groups(items, 1).len(), 1);
     }
 }

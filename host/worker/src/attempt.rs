@@ -11,18 +11,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
-    Attempt, AttemptLocks, AttemptReport, DeliveryMode, Failure, FailureClass, Handler, KeyLocks, Outcome, ServedType,
-    Settlement,
+    Attempt, AttemptLocks, AttemptReport, Breakers, DeliveryMode, Failure, FailureClass, Handler, KeyLocks, Outcome,
+    ServedType, Settlement,
 };
 use outbox_item::Item;
-use outbox_store::{Alert, AlertKind, Claim, Queue, SettleRequest};
+use outbox_store::{Claim, Queue, SettleRequest};
 
-use crate::breaker::Breakers;
+use crate::breaker_news;
+use crate::failure_log::FailureLog;
 use crate::host_faults::HostFaults;
 use crate::leases_in_hand::ItemInHand;
 use crate::prefetch::Prefetch;
 use crate::run_permits::{RunPermit, RunPermits};
-use crate::settle::{Settler, decide, exchanges_to_keep, log_failure};
+use crate::settle::{Settler, decide, exchanges_to_keep};
 use crate::streak::{Progress, Turn};
 
 /// Everything that an attempt needs except its claim.
@@ -38,7 +39,8 @@ pub(crate) struct AttemptTask {
     pub(crate) sent: Instant,
     /// Cancelled when the worker waits for no settlement any more.
     pub(crate) gave_up: CancellationToken,
-    pub(crate) breakers: Arc<Breakers>,
+    pub(crate) breakers: Breakers,
+    pub(crate) failure_log: Arc<FailureLog>,
     pub(crate) host_faults: Arc<HostFaults>,
     pub(crate) key_locks: KeyLocks,
     pub(crate) run_permits: Arc<RunPermits>,
@@ -59,11 +61,9 @@ impl AttemptTask {
             return self.turn.tell(Progress::GivenBack);
         }
         let settlement = decide(report.outcome, &item, &self.served_type, &self.host_faults);
-        log_failure(&item, &settlement);
+        self.failure_log.attempt_settled(&item, &settlement, Instant::now());
         self.host_faults.attempt_settled(&item, &settlement, Instant::now());
-        if self.breakers.attempt_settled(&self.served_type, &settlement, Instant::now()) {
-            self.alert_breaker_open(&settlement).await;
-        }
+        self.tell_breakers(&settlement).await;
         let request = SettleRequest {
             exchanges: exchanges_to_keep(&settlement, &report.recording),
             settlement,
@@ -75,6 +75,7 @@ impl AttemptTask {
             queue: &*self.queue,
             key_locks: &self.key_locks,
             served_type: &self.served_type,
+            failure_log: &self.failure_log,
             host_faults: &self.host_faults,
             item: &item,
             recording: &report.recording,
@@ -83,6 +84,15 @@ impl AttemptTask {
             gave_up: &self.gave_up,
         };
         settler.settle(&reference, request).await;
+    }
+
+    async fn tell_breakers(&self, settlement: &Settlement) {
+        let ServedType { item_type, breaker, .. } = &*self.served_type;
+        let opened = self.breakers.attempt_settled(&self.served_type, settlement, Instant::now());
+        if let Some(policy) = breaker.filter(|_| opened) {
+            breaker_news::type_breaker_opened(&*self.queue, item_type, policy, settlement).await;
+        }
+        breaker_news::tell(&*self.queue, self.breakers.take_news()).await;
     }
 
     /// Waits for the item's turn and a run permit, then runs the handler unless the lease may be lost.
@@ -161,22 +171,6 @@ impl AttemptTask {
                 Err(_) => deadline_ignored(),
             },
             () = self.interrupted() => interrupted_late(),
-        }
-    }
-
-    /// Logs that the process claims no items of the type for a while, and alerts operators.
-    async fn alert_breaker_open(&self, settlement: &Settlement) {
-        let ServedType { item_type, breaker, .. } = &*self.served_type;
-        let Some(policy) = breaker else { return };
-        tracing::error!(
-            item.type = item_type, failures = policy.failures, pause = ?policy.pause,
-            "the breaker is open: this process claims no items of the type for a while"
-        );
-        let last = settlement.failure().map(|failure| failure.message.as_str()).unwrap_or_default();
-        let message = format!("{} failures in a row, the last: {last}", policy.failures);
-        let alert = Alert { kind: AlertKind::BreakerOpen, subject: item_type.clone(), message };
-        if let Err(err) = self.queue.send_alert(&alert).await {
-            tracing::error!(error = %err, "the open breaker could not be announced");
         }
     }
 

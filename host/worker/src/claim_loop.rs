@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use outbox_core::{CrashBudget, Handler, KeyLocks, Outage, ServedType, SuspectRoom};
+use outbox_core::{Breakers, CrashBudget, Handler, KeyLocks, Outage, ServedType, SuspectRoom};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Queue, StoreError, SuspectTerms};
 
 use crate::attempt::AttemptTask;
-use crate::breaker::Breakers;
 use crate::claim_shares::{ClaimLimits, ClaimShares};
+use crate::failure_log::FailureLog;
 use crate::host_faults::HostFaults;
 use crate::lease_keeper::LeaseKeeper;
 use crate::leases_in_hand::{ItemInHand, LeasesInHand};
@@ -70,7 +70,8 @@ pub struct Worker {
     leases: LeasesInHand,
     /// Cancelled when the worker waits for no settlement any more.
     gave_up: CancellationToken,
-    breakers: Arc<Breakers>,
+    breakers: Breakers,
+    failure_log: Arc<FailureLog>,
     host_faults: Arc<HostFaults>,
     suspects: Mutex<Suspects>,
     claim_outage: Outage,
@@ -96,12 +97,19 @@ impl Worker {
             tasks: TaskTracker::new(),
             leases,
             gave_up: CancellationToken::new(),
-            breakers: Arc::default(),
+            breakers: Breakers::default(),
+            failure_log: Arc::default(),
             host_faults: Arc::default(),
             suspects,
             claim_outage: Outage::default(),
             last_claim: Mutex::default(),
         }
+    }
+
+    /// The same worker with the breakers that its handler uses too.
+    #[must_use]
+    pub fn with_breakers(self, breakers: Breakers) -> Self {
+        Self { breakers, ..self }
     }
 
     /// The leases that the worker has in hand, now and later.
@@ -138,6 +146,7 @@ impl Worker {
             // Before the claim, so that a change during the claim wakes the loop.
             store_changes.mark_unchanged();
             handler_changes.mark_unchanged();
+            self.failure_log.write_due(Instant::now());
             let mut plan = self.claim_once().await;
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -276,7 +285,10 @@ impl Worker {
         let terms = |(served_type, most): (&Arc<ServedType>, u32)| ClaimTerms {
             item_type: served_type.item_type.clone(),
             token: ClaimToken::random(),
-            limit: self.breakers.claim_limit(served_type, now).min(most),
+            limit: self
+                .breakers
+                .claim_limit(served_type, self.claim_shares.of_type(&served_type.item_type), now)
+                .min(most),
             lease: self.settings.lease,
             max_retries: served_type.retry.max_retries,
             concurrency: served_type.concurrency,
@@ -338,7 +350,8 @@ impl Worker {
         sent: Instant,
     ) -> AttemptTask {
         AttemptTask {
-            breakers: Arc::clone(&self.breakers),
+            breakers: self.breakers.clone(),
+            failure_log: Arc::clone(&self.failure_log),
             host_faults: Arc::clone(&self.host_faults),
             queue: Arc::clone(&self.queue),
             handler: Arc::clone(&self.handler),

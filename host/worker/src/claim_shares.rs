@@ -79,6 +79,11 @@ impl ClaimShares {
         self.lock().items
     }
 
+    /// How many items of the type are in hand.
+    pub(crate) fn of_type(&self, item_type: &str) -> usize {
+        self.lock().types.get(item_type).map_or(0, |held| held.items)
+    }
+
     /// What may be claimed of these types by a worker that may have `most` items in hand, without those of types that
     /// are below their floors.
     pub(crate) fn limits(&self, served_types: &[Arc<ServedType>], most: usize) -> ClaimLimits {

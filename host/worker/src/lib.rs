@@ -77,10 +77,11 @@
 #![deny(missing_docs)]
 
 mod attempt;
-mod breaker;
+mod breaker_news;
 mod claim_loop;
 mod claim_shares;
 mod clock_watch;
+mod failure_log;
 mod floor;
 mod host_faults;
 mod lease_book;

@@ -15,6 +15,7 @@ use outbox_core::{
 use outbox_item::Item;
 use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
 
+use crate::failure_log::FailureLog;
 use crate::host_faults::HostFaults;
 use crate::leases_in_hand::ItemInHand;
 use crate::streak::{Progress, Turn};
@@ -29,6 +30,7 @@ pub(crate) struct Settler<'a> {
     pub(crate) queue: &'a dyn Queue,
     pub(crate) key_locks: &'a KeyLocks,
     pub(crate) served_type: &'a ServedType,
+    pub(crate) failure_log: &'a FailureLog,
     pub(crate) host_faults: &'a HostFaults,
     pub(crate) item: &'a Item,
     pub(crate) recording: &'a Recording,
@@ -126,7 +128,7 @@ impl Settler<'_> {
     /// The request that settles the attempt as failed, after the store has refused the writes of `request`.
     fn failed_request(&self, failure: Failure, request: SettleRequest) -> SettleRequest {
         let settlement = decide(Outcome::Failed(failure), self.item, self.served_type, self.host_faults);
-        log_failure(self.item, &settlement);
+        self.failure_log.attempt_settled(self.item, &settlement, Instant::now());
         SettleRequest { exchanges: exchanges_to_keep(&settlement, self.recording), settlement, ..request }
     }
 }
@@ -197,20 +199,6 @@ fn permanent_store_failure(err: &StoreError) -> Option<Failure> {
         _ => return None,
     };
     Some(Failure::new(class, code, err.to_string()))
-}
-
-pub(crate) fn log_failure(item: &Item, settlement: &Settlement) {
-    let Some(failure) = settlement.failure() else { return };
-    let what = match settlement {
-        Settlement::Dead { .. } => "dead-lettered",
-        Settlement::GiveBack { .. } => "given back",
-        _ => "retry",
-    };
-    tracing::warn!(
-        item.id = item.id.get(), item.type = item.item_type, item.cid = item.cid,
-        attempt = item.attempts, class = %failure.class, code = failure.code,
-        "attempt failed, {what}: {}", failure.message
-    );
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::Handler;
+use outbox_core::{BreakerMode, Handler};
 use outbox_runtime::{PluginSettings, Plugins, SystemResolver, load_time};
 
 use crate::bench::environment::BenchEnvironment;
@@ -70,6 +70,7 @@ impl Sandbox {
             cache_dir: folder.path().join("cache"),
             attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
             retry: config.retry,
+            breaker: BreakerMode::Off,
             slots: config.concurrency,
             environment: Arc::new(|_| None),
             keys: Vec::new(),

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use outbox_core::BreakerStatus;
 use outbox_item::Status;
-use outbox_store::Overview;
+use outbox_store::{Overview, Pod};
 
 use crate::cli::context::Context;
-use crate::cli::output::{Times, count, fields, or_dash, size, span, table};
+use crate::cli::output::{Times, count, fields, or_dash, short, size, span, table};
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let overview = context.existing_store().await?.overview().await?;
@@ -28,7 +29,7 @@ struct Stats<'a> {
 }
 
 fn page(overview: &Overview, times: Times) -> String {
-    let parts = [Some(totals(overview)), types(overview), sagas(overview), pods(overview, times)];
+    let parts = [Some(totals(overview)), types(overview), breakers(overview), sagas(overview), pods(overview, times)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
@@ -58,6 +59,17 @@ fn types(overview: &Overview) -> Option<String> {
     (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
 }
 
+fn breakers(overview: &Overview) -> Option<String> {
+    let listed = overview.pods.iter().flat_map(|pod| pod.breakers.iter().map(move |breaker| (pod, breaker)));
+    let row = |(pod, breaker): (&Pod, &BreakerStatus)| {
+        let since = span(i64::try_from(breaker.open_for_ms).unwrap_or(i64::MAX));
+        let (types, state) = (breaker.types.join(", "), breaker.state.as_str().to_owned());
+        [breaker.subject(), state, since, types, pod.instance.clone(), short(&breaker.cause, 60)]
+    };
+    let rows: Vec<_> = listed.map(row).collect();
+    (!rows.is_empty()).then(|| table(["BREAKER", "STATE", "FOR", "TYPES", "POD", "CAUSE"], rows))
+}
+
 fn sagas(overview: &Overview) -> Option<String> {
     let row = |(saga, totals): (&String, &outbox_store::SagaTotals)| {
         [saga.clone(), totals.began.to_string(), totals.ended_ok.to_string(), totals.ended_err.to_string()]
@@ -67,7 +79,7 @@ fn sagas(overview: &Overview) -> Option<String> {
 }
 
 fn pods(overview: &Overview, times: Times) -> Option<String> {
-    let row = |pod: &outbox_store::Pod| {
+    let row = |pod: &Pod| {
         let ready = if pod.ready { "yes" } else { "no" };
         let seen = times.show(pod.heartbeat_at);
         [pod.instance.clone(), or_dash(pod.role.as_deref()), ready.to_owned(), seen]

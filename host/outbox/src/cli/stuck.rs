@@ -27,9 +27,12 @@ pub(crate) struct StuckArgs {
     limit: u32,
 }
 
-/// Group the DLQ by what its items died of
+/// Group the DLQ by what its items died of, or waiting items by what they failed of
 #[derive(Debug, Args)]
 pub(crate) struct FailuresArgs {
+    /// Items that wait for another attempt, instead of dead ones
+    #[arg(long)]
+    retrying: bool,
     #[command(flatten)]
     filter: FilterArgs,
     /// The maximum number of groups
@@ -99,8 +102,15 @@ fn paragraph(stuck: &outbox_store::StuckEntry, times: Times) -> String {
 pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
-    let groups = store.failures(&args.filter.filter(None, now), args.limit).await?;
-    context.output.emit(&groups, || group_rows(&groups, context.output.times(now)))?;
+    let filter = args.filter.filter(None, now);
+    let times = context.output.times(now);
+    if args.retrying {
+        let groups = store.retrying_failures(&filter, args.limit).await?;
+        context.output.emit(&groups, || group_rows(&groups, times))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let groups = store.failures(&filter, args.limit).await?;
+    context.output.emit(&groups, || group_rows(&groups, times))?;
     if let Some(group) = groups.first() {
         let fingerprint = &group.fingerprint;
         context.output.hint(&format!("Replay a group: outbox replay --status DLQ --fingerprint {fingerprint}"));

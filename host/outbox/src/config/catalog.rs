@@ -68,6 +68,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_MAX_CRASHES", "5", "Lost leases of an item before it moves to the DLQ"),
     setting("OUTBOX_BACKOFF_BASE_MS", "1000", "Milliseconds before the first retry"),
     setting("OUTBOX_BACKOFF_CAP_MS", "300000", "The most milliseconds between two retries"),
+    setting(
+        "OUTBOX_BREAKER",
+        "auto",
+        "auto: while a receiver is down, failures do not count, unless retries are set; on: also then; off: they count",
+    ),
     setting("OUTBOX_ROLE", "", "The role of this process: a folder below that of the plugins").with_flag("--role"),
     setting("OUTBOX_PLUGINS", "./plugins.d", "The folder of the components").with_flag("--plugins"),
     setting("OUTBOX_CACHE_DIR", "", "The folder of compiled code; by default in the user's cache folder"),

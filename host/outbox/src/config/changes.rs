@@ -18,6 +18,7 @@ impl Config {
             ("OUTBOX_MAX_CRASHES", self.crash_budget.max_crashes != other.crash_budget.max_crashes),
             ("OUTBOX_BACKOFF_BASE_MS", self.retry.base != other.retry.base),
             ("OUTBOX_BACKOFF_CAP_MS", self.retry.cap != other.retry.cap),
+            ("OUTBOX_BREAKER", self.breaker.mode != other.breaker.mode),
             ("OUTBOX_ROLE", self.role != other.role),
             ("OUTBOX_PLUGINS", self.plugins != other.plugins),
             ("OUTBOX_CACHE_DIR", self.cache_dir != other.cache_dir),

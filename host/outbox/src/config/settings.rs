@@ -13,7 +13,7 @@ use outbox_store::LONGEST_LEASE_SECONDS;
 use crate::config::environment::ProcessEnv;
 use crate::config::error::ConfigError;
 use crate::config::sources::ResolvedSettings;
-use crate::config::value::{self, LogFormat, Secret};
+use crate::config::value::{self, BreakerSetting, LogFormat, Secret};
 
 pub(super) fn enabled(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
     Ok(settings.boolean("OUTBOX_ENABLED")?.unwrap_or(false))
@@ -44,6 +44,11 @@ pub(super) fn retry(settings: &ResolvedSettings) -> Result<RetryPolicy, ConfigEr
         base: delay("OUTBOX_BACKOFF_BASE_MS")?.unwrap_or(default.base),
         cap: delay("OUTBOX_BACKOFF_CAP_MS")?.unwrap_or(default.cap),
     })
+}
+
+pub(super) fn breaker(settings: &ResolvedSettings) -> Result<BreakerSetting, ConfigError> {
+    let mode = settings.parsed("OUTBOX_BREAKER", "auto, on or off", value::breaker)?.unwrap_or_default();
+    Ok(BreakerSetting { mode, retries_are_set: settings.is_set("OUTBOX_MAX_RETRIES") })
 }
 
 pub(super) fn crash_budget(settings: &ResolvedSettings) -> Result<CrashBudget, ConfigError> {

@@ -138,6 +138,11 @@ impl ResolvedSettings {
         SETTINGS.iter().map(row).collect()
     }
 
+    /// Whether some source gives the setting.
+    pub(super) fn is_set(&self, variable: &str) -> bool {
+        self.values.contains_key(variable)
+    }
+
     /// The setting, parsed; `None` when no source gives it. Errors when `parse` does not accept the value;
     /// `accepted` then tells the user what would be accepted.
     pub(super) fn parsed<T>(

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use outbox_core::BreakerMode;
+
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -13,6 +15,48 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// `OUTBOX_BREAKER`, and what decides beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BreakerSetting {
+    /// What the operator chose.
+    pub(crate) mode: BreakerMode,
+    /// Whether `OUTBOX_MAX_RETRIES` is set. Then `auto` keeps no breakers: two retries mean two.
+    pub(crate) retries_are_set: bool,
+}
+
+impl BreakerSetting {
+    /// For which plugins the process keeps breakers.
+    pub(crate) fn effective(self) -> BreakerMode {
+        if self.mode == BreakerMode::Auto && self.retries_are_set { BreakerMode::Off } else { self.mode }
+    }
+
+    /// What this means for items, as a sentence for operators.
+    pub(crate) fn sentence(self) -> &'static str {
+        match (self.mode, self.effective()) {
+            (BreakerMode::Off, _) => "OUTBOX_BREAKER is off: each failure counts, also while a receiver is down",
+            (_, BreakerMode::Off) => {
+                "OUTBOX_MAX_RETRIES is set, so OUTBOX_BREAKER=auto is off: each failure counts, also while a receiver is \
+                 down"
+            }
+            (BreakerMode::On, _) => "OUTBOX_BREAKER is on: failures do not count while a receiver is down",
+            (_, BreakerMode::Auto | BreakerMode::On) => {
+                "OUTBOX_BREAKER is auto: failures do not count while a receiver is down, except for plugins whose \
+                 manifests set max_retries"
+            }
+        }
+    }
+}
+
+/// Reads the mode of breakers.
+pub(super) fn breaker(word: &str) -> Option<BreakerMode> {
+    match word {
+        "auto" => Some(BreakerMode::Auto),
+        "on" => Some(BreakerMode::On),
+        "off" => Some(BreakerMode::Off),
+        _ => None,
+    }
 }
 
 impl LogFormat {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::{Handler as _, MeteredHandler, Outage};
@@ -69,6 +70,7 @@ impl Heartbeat {
             ready: is_ready,
             heartbeat_at: Millis::default(),
             plugins: self.plugins.status(),
+            breakers: self.plugins.breakers().status(Instant::now()),
         };
         match self.store.heartbeat(&pod).await {
             Ok(()) => {

@@ -245,3 +245,9 @@ CREATE OR REPLACE TRIGGER audit_guard BEFORE UPDATE OR DELETE ON outbox.audit FO
 EXECUTE FUNCTION outbox.keep_audit();
 CREATE OR REPLACE TRIGGER audit_items_guard BEFORE UPDATE OR DELETE ON outbox.audit_items FOR EACH ROW
 EXECUTE FUNCTION outbox.keep_audit();
+
+-- The breakers of processes that are not closed. A process without any has no row.
+CREATE TABLE outbox.breakers (
+    instance text PRIMARY KEY,
+    breakers json NOT NULL
+) WITH (fillfactor = 50);

@@ -181,6 +181,12 @@ impl fmt::Display for Origin {
     }
 }
 
+/// The origin of a request, as people write it.
+pub(crate) fn origin_of(uri: &Uri) -> String {
+    let origin = origin_parts(uri).map(|(scheme, host, port)| Origin { scheme: scheme.to_owned(), host, port });
+    origin.map(|origin| origin.to_string()).unwrap_or_default()
+}
+
 fn origin_parts(uri: &Uri) -> Option<(&str, String, u16)> {
     let (scheme, default) = match uri.scheme_str()? {
         "http" => ("http", 80),

@@ -8,17 +8,19 @@
 use std::sync::Arc;
 
 use http::header::{EXPECT, HOST, HeaderName, TE, TRAILER};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::Instant;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
+use outbox_core::RequestEnd;
+
 use crate::load::manifest::limits::Limits;
 use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, SendError};
-use crate::outgoing::grant::{Grants, SecretHeader, http_lines};
+use crate::outgoing::grant::{Grants, SecretHeader, http_lines, origin_of};
 use crate::outgoing::host_headers::HostHeaders;
 use crate::outgoing::host_want::{causes, is_host_want};
 use crate::outgoing::recorder::ExchangeHandle;
@@ -75,6 +77,9 @@ impl OutgoingHttp {
         let original = head.clone();
         if let Err(error) = self.authorize(&mut head) {
             return Err((error, body));
+        }
+        if !self.observations.may_send(&origin_of(&head.uri)) {
+            return Err((Error::ConnectionRefused, body));
         }
         let handle = self.observations.recorder.begin(original);
         let body = handle.capture_request(self.limit_request(body));
@@ -181,8 +186,10 @@ impl WasiHttpHooks for OutgoingHttp {
         let requested_timeout =
             requested_timeout.filter(|requested_timeout| Instant::now() + *requested_timeout < self.deadline);
         let in_flight = self.observations.request_started(RequestKind::of(request.method()));
+        let origin = origin_of(request.uri());
         let sending = self.backend.send(request, requested_timeout);
         let exchange = ExchangeInProgress {
+            origin,
             response_limit: self.policy.limits.response,
             observations: Arc::clone(&self.observations),
             handle,
@@ -199,6 +206,7 @@ async fn drain(mut body: WasiBody) {
 
 /// A request that was sent and has no response yet.
 struct ExchangeInProgress {
+    origin: String,
     response_limit: u64,
     observations: Arc<AttemptObservations>,
     handle: ExchangeHandle,
@@ -206,6 +214,7 @@ struct ExchangeInProgress {
 
 impl ExchangeInProgress {
     fn finish(self, result: Result<Response<WasiBody>, SendError>, in_flight: InFlightRequest) -> SendResult {
+        self.observations.request_to(&self.origin, request_end(&result));
         let response =
             self.response_or_error(result, in_flight).inspect_err(|error| self.handle.request_failed(error))?;
         let (head, body) = response.into_parts();
@@ -243,6 +252,25 @@ impl ExchangeInProgress {
         let limit = BodyLimit { what: "response", max: self.response_limit, error: Error::HttpResponseBodySize };
         response.map(|body| limit_body(body, limit, Arc::clone(&self.observations)))
     }
+}
+
+/// What the end of a request says about its receiver.
+fn request_end(result: &Result<Response<WasiBody>, SendError>) -> RequestEnd {
+    match result {
+        Ok(response) if is_failure(response.status()) => RequestEnd::Failed(format!("status {}", response.status())),
+        Ok(_) => RequestEnd::Answered,
+        Err(SendError { denial: Some(_), .. } | SendError { error: Error::HttpRequestBodySize(_), .. }) => {
+            RequestEnd::Unknown
+        }
+        Err(SendError { fault: Some(fault), .. }) if fault.is_hosts => RequestEnd::Unknown,
+        Err(SendError { fault: Some(fault), .. }) => RequestEnd::Failed(fault.what.clone()),
+        Err(SendError { fault: None, .. }) => RequestEnd::Failed("no answer in the handler's time".to_owned()),
+    }
+}
+
+/// Whether a receiver that answers so is out of order or asks for fewer requests.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// The largest size of a body, and the error of a larger one.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 
-use outbox_core::{Attempt, AttemptReport, DeliveryMode, Failure, HostWrites, Outcome, Recording, StateReader};
+use outbox_core::{
+    Attempt, AttemptOrigins, AttemptReport, DeliveryMode, Failure, HostWrites, Outcome, Recording, StateReader,
+};
 use outbox_item::Item;
 
 use crate::bindings::PluginPre;
@@ -82,6 +84,10 @@ impl CallContext {
         let time_allowed = deadline.saturating_duration_since(Instant::now());
         Self { observations: Arc::default(), output: OutputTail::default(), deadline, time_allowed, backend }
     }
+
+    fn with_breakers(self, origins: Option<AttemptOrigins>) -> Self {
+        Self { observations: Arc::new(AttemptObservations::with_breakers(origins)), ..self }
+    }
 }
 
 impl LinkedPlugin {
@@ -134,9 +140,15 @@ impl LinkedPlugin {
         Some(store.data().limiter.memory())
     }
 
-    /// Makes one attempt at an item, against the network.
-    pub(crate) async fn attempt(&self, attempt: &Attempt, reader: Arc<dyn StateReader>) -> AttemptReport {
-        self.attempt_with(Arc::clone(&self.network), attempt, reader).await
+    /// Makes one attempt at an item, against the network, through the breakers if there are any.
+    pub(crate) async fn attempt(
+        &self,
+        attempt: &Attempt,
+        reader: Arc<dyn StateReader>,
+        origins: Option<AttemptOrigins>,
+    ) -> AttemptReport {
+        let call = CallContext::with_deadline(attempt.deadline, Arc::clone(&self.network)).with_breakers(origins);
+        self.run(call, attempt, reader).await
     }
 
     /// Makes one attempt at an item, against any backend.
@@ -146,7 +158,10 @@ impl LinkedPlugin {
         attempt: &Attempt,
         reader: Arc<dyn StateReader>,
     ) -> AttemptReport {
-        let call = CallContext::with_deadline(attempt.deadline, backend);
+        self.run(CallContext::with_deadline(attempt.deadline, backend), attempt, reader).await
+    }
+
+    async fn run(&self, call: CallContext, attempt: &Attempt, reader: Arc<dyn StateReader>) -> AttemptReport {
         let mut store = self.store(self.state_for_attempt(&call, attempt, reader));
         let cpu = store.data().cpu.clone();
         let headers = header_pairs(&attempt.item.headers);
@@ -157,7 +172,7 @@ impl LinkedPlugin {
             () = tokio::time::sleep_until(attempt.deadline) => CallEnd::TimedOut,
         };
         let maybe_executed = call.observations.side_effects() == SideEffects::Possible;
-        let outcome = self.outcome(end, &call, store, attempt.mode);
+        let outcome = call.observations.after_breakers(self.outcome(end, &call, store, attempt.mode));
         let recording = self.recording(&outcome, &call);
         let stderr = call.output.text().map(|text| self.redactor.redact_output(&text));
         AttemptReport { outcome, maybe_executed, stderr, digest: None, recording }

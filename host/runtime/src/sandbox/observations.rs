@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::Method;
+use tokio::time::Instant;
+
+use outbox_core::{AttemptOrigins, Outcome, RequestEnd};
 
 use crate::outgoing::recorder::Recorder;
 
@@ -42,6 +45,8 @@ pub(crate) struct AttemptObservations {
     fault: Mutex<Option<NetworkFault>>,
     in_flight: AtomicU32,
     effectful_requests: AtomicU32,
+    /// The breakers of the origins, if the attempt uses them.
+    origins: Option<AttemptOrigins>,
     /// The requests and responses.
     pub(crate) recorder: Recorder,
 }
@@ -65,6 +70,31 @@ pub(crate) struct NetworkFault {
 }
 
 impl AttemptObservations {
+    /// The record of an attempt whose requests go through breakers, if there are any.
+    pub(crate) fn with_breakers(origins: Option<AttemptOrigins>) -> Self {
+        Self { origins, ..Self::default() }
+    }
+
+    /// Whether the breaker of the origin lets a request pass.
+    pub(crate) fn may_send(&self, origin: &str) -> bool {
+        self.origins.as_ref().is_none_or(|origins| origins.may_send(origin, Instant::now()))
+    }
+
+    /// Tells the breaker of the origin how a request ended.
+    pub(crate) fn request_to(&self, origin: &str, end: RequestEnd) {
+        if let Some(origins) = &self.origins {
+            origins.ended(origin, end);
+        }
+    }
+
+    /// The outcome of the attempt after its breakers have learnt of it.
+    pub(crate) fn after_breakers(&self, outcome: Outcome) -> Outcome {
+        match &self.origins {
+            Some(origins) => origins.finish(outcome, Instant::now()),
+            None => outcome,
+        }
+    }
+
     /// Records how a request ended: `None` if it was answered.
     pub(crate) fn request_ended(&self, fault: Option<NetworkFault>) {
         let mut last = self.fault.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,7 @@ const SKEW_MAX: Duration = Duration::from_secs(5);
 pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
     const CHECK: &str = "configuration";
     let source = config.file.as_deref().map_or_else(|| "no file".to_owned(), shown);
-    let mut results = vec![CheckResult::ok(CHECK, format!("valid ({source})"))];
+    let mut results = vec![CheckResult::ok(CHECK, format!("valid ({source})")), retries(config)];
     let unknown = config.warnings.iter();
     results.extend(unknown.map(|warning| CheckResult::warn(CHECK, warning, "correct its name, or unset it")));
     if !config.is_enabled {
@@ -42,6 +42,19 @@ pub(crate) fn configuration(config: &Config) -> Vec<CheckResult> {
         results.push(CheckResult::warn(CHECK, err.to_string(), "`serve` refuses to start like this"));
     }
     results
+}
+
+/// How long retries go on, and whether an outage uses them up.
+fn retries(config: &Config) -> CheckResult {
+    let (most, least) = config.retry.span();
+    let retries = config.retry.max_retries;
+    let breaker = config.breaker.sentence();
+    let message = format!(
+        "{retries} retries within {} to {} of the first failure; {breaker}",
+        span(millis(least)),
+        span(millis(most))
+    );
+    CheckResult::ok("retries", message)
 }
 
 /// The place of a SQLite file: whether it is writable, whether it survives a restart, and how much it can grow.

@@ -81,6 +81,7 @@ mod tests {
             ready: true,
             heartbeat_at: Millis::new(heartbeat_at),
             plugins: vec![webhook()],
+            breakers: Vec::new(),
         };
         let overview = Overview {
             now: Millis::new(100_000),

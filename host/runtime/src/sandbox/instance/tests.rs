@@ -70,7 +70,7 @@ async fn a_guest_that_computes_after_a_time_of_rest_is_interrupted_too() {
         while !generation.plugin.ticker.is_idle() {
             tokio::task::yield_now().await;
         }
-        let report = generation.plugin.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState)).await;
+        let report = generation.plugin.attempt(&attempt(Duration::from_secs(20)), Arc::new(NoState), None).await;
         let failed = |class| matches!(&report.outcome, Outcome::Failed(failure) if failure.class == class);
         assert!(failed(FailureClass::Cpu), "burst {burst}: {report:?}");
     }
@@ -80,7 +80,7 @@ async fn a_guest_that_computes_after_a_time_of_rest_is_interrupted_too() {
 async fn an_attempt_that_finds_the_pool_of_instances_empty_is_given_back() {
     let generation = generation(0, looping("limits.cpu = '60s'")).await;
     let attempts: Vec<_> = (0..20).map(|_| attempt(Duration::from_millis(500))).collect();
-    let running = attempts.iter().map(|attempt| generation.plugin.attempt(attempt, Arc::new(NoState)));
+    let running = attempts.iter().map(|attempt| generation.plugin.attempt(attempt, Arc::new(NoState), None));
     let reports = futures_util::future::join_all(running).await;
     let classes: Vec<_> = reports.into_iter().map(|report| report.outcome).collect();
     let of = |class| {

@@ -1,4 +1,4 @@
-//! The circuit breakers of a process: the worker claims no items of a type whose attempts keep failing for a while,
+//! The breakers that manifests ask for: the worker claims no items of a type whose attempts keep failing for a while,
 //! then claims one.
 //!
 //! A breaker only stops *claiming*: running attempts continue, and unclaimed items stay PENDING. It reads no clock;
@@ -9,20 +9,40 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use outbox_core::{BreakerPolicy, Failure, FailureClass, ServedType, Settlement};
+use outbox_item::millis;
+
+use crate::breaker::policy::BreakerPolicy;
+use crate::breaker::status::{BreakerState, BreakerStatus};
+use crate::failure::{Failure, FailureClass};
+use crate::handler::ServedType;
+use crate::settlement::Settlement;
 
 /// The breakers of all types that have one.
-#[derive(Default)]
-pub(crate) struct Breakers(Mutex<HashMap<String, BreakerState>>);
+#[derive(Debug, Default)]
+pub(crate) struct TypeBreakers(Mutex<HashMap<String, TypeBreaker>>);
+
+#[derive(Debug, Default)]
+struct TypeBreaker {
+    phase: TypePhase,
+    /// When it opened, and what failed last.
+    outage: Option<(Instant, String)>,
+    failures: u32,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum BreakerState {
+enum TypePhase {
     /// Items are claimed. Holds the number of failures in a row.
     Closed(u32),
     /// No items are claimed before this moment.
     Open(Instant),
     /// One item has been claimed after the pause, and its attempt has not ended.
     HalfOpen,
+}
+
+impl Default for TypePhase {
+    fn default() -> Self {
+        Self::Closed(0)
+    }
 }
 
 /// What the end of an attempt says about the receiver that its handler calls.
@@ -33,43 +53,82 @@ enum BreakerSignal {
     Neutral,
 }
 
-impl Breakers {
+impl TypeBreakers {
     /// The most items of the type that may be claimed at `now`.
     pub(crate) fn claim_limit(&self, served_type: &ServedType, now: Instant) -> u32 {
         if served_type.breaker.is_none() {
             return u32::MAX;
         }
-        match self.lock().get(&served_type.item_type) {
-            None | Some(BreakerState::Closed(_)) => u32::MAX,
-            Some(BreakerState::Open(until)) if *until <= now => 1,
-            Some(BreakerState::Open(_) | BreakerState::HalfOpen) => 0,
+        match self.lock().get(&served_type.item_type).map(|breaker| breaker.phase) {
+            None | Some(TypePhase::Closed(_)) => u32::MAX,
+            Some(TypePhase::Open(until)) if until <= now => 1,
+            Some(TypePhase::Open(_) | TypePhase::HalfOpen) => 0,
         }
     }
 
     /// Records that an item of the type was claimed.
     pub(crate) fn item_claimed(&self, served_type: &ServedType) {
-        if let Some(state @ BreakerState::Open(_)) = self.lock().get_mut(&served_type.item_type) {
-            *state = BreakerState::HalfOpen;
+        if let Some(breaker) = self.lock().get_mut(&served_type.item_type)
+            && matches!(breaker.phase, TypePhase::Open(_))
+        {
+            breaker.phase = TypePhase::HalfOpen;
         }
     }
 
     /// Records how an attempt was settled. Returns true when that opened a closed breaker.
     pub(crate) fn attempt_settled(&self, served_type: &ServedType, settlement: &Settlement, now: Instant) -> bool {
         let Some(policy) = served_type.breaker else { return false };
-        let mut states = self.lock();
-        let state = states.entry(served_type.item_type.clone()).or_insert(BreakerState::Closed(0));
-        let next = state.after(signal_of(settlement), policy, now);
-        let opened = matches!(next, BreakerState::Open(_)) && matches!(state, BreakerState::Closed(_));
-        *state = next;
+        let mut breakers = self.lock();
+        let breaker = breakers.entry(served_type.item_type.clone()).or_default();
+        let next = breaker.phase.after(signal_of(settlement), policy, now);
+        let opened = matches!(next, TypePhase::Open(_)) && matches!(breaker.phase, TypePhase::Closed(_));
+        breaker.phase = next;
+        breaker.remember(opened, settlement, policy, now);
         opened
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, BreakerState>> {
+    /// The breakers that are not closed.
+    pub(crate) fn status(&self, now: Instant) -> Vec<BreakerStatus> {
+        let breakers = self.lock();
+        let mut status: Vec<_> =
+            breakers.iter().filter_map(|(item_type, breaker)| breaker.status(item_type, now)).collect();
+        status.sort_by(|a, b| a.types.cmp(&b.types));
+        status
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, TypeBreaker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl BreakerState {
+impl TypeBreaker {
+    fn remember(&mut self, opened: bool, settlement: &Settlement, policy: BreakerPolicy, now: Instant) {
+        let cause = settlement.failure().map(|failure| failure.message.clone()).unwrap_or_default();
+        match (&mut self.outage, self.phase) {
+            (outage, TypePhase::Closed(_)) => *outage = None,
+            (outage, _) if opened => {
+                *outage = Some((now, cause));
+                self.failures = policy.failures;
+            }
+            (Some((_, known)), _) if signal_of(settlement) == BreakerSignal::Failure => *known = cause,
+            _ => {}
+        }
+    }
+
+    fn status(&self, item_type: &str, now: Instant) -> Option<BreakerStatus> {
+        let (since, cause) = self.outage.as_ref()?;
+        Some(BreakerStatus {
+            cause: cause.clone(),
+            items: self.failures,
+            open_for_ms: u64::try_from(millis(now - *since)).unwrap_or_default(),
+            origin: None,
+            state: BreakerState::Open,
+            types: vec![item_type.to_owned()],
+        })
+    }
+}
+
+impl TypePhase {
     fn after(self, signal: BreakerSignal, policy: BreakerPolicy, now: Instant) -> Self {
         match (self, signal) {
             (_, BreakerSignal::Success) => Self::Closed(0),
@@ -103,21 +162,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use outbox_core::{HostWrites, OnDead, RetryPolicy};
+    use crate::host_writes::HostWrites;
 
     const PAUSE: Duration = Duration::from_secs(30);
 
     fn served_type() -> ServedType {
-        ServedType {
-            item_type: "t".into(),
-            timeout: None,
-            retry: RetryPolicy::default(),
-            concurrency: None,
-            rate: None,
-            on_dead: OnDead::Block,
-            streak: 1,
-            breaker: Some(BreakerPolicy { failures: 3, pause: PAUSE }),
-        }
+        ServedType { breaker: Some(BreakerPolicy { failures: 3, pause: PAUSE }), ..ServedType::new("t") }
     }
 
     fn done() -> Settlement {
@@ -130,7 +180,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_open_it_and_one_that_succeeds_between_them_does_not() {
-        let (breakers, served_type, now) = (Breakers::default(), served_type(), Instant::now());
+        let (breakers, served_type, now) = (TypeBreakers::default(), served_type(), Instant::now());
         for settlement in
             [failed(FailureClass::Retryable), failed(FailureClass::Timeout), done(), failed(FailureClass::Trap)]
         {
@@ -144,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_item_that_is_rejected_says_nothing_bad_of_the_receiver() {
-        let (breakers, served_type, now) = (Breakers::default(), served_type(), Instant::now());
+        let (breakers, served_type, now) = (TypeBreakers::default(), served_type(), Instant::now());
         for _ in 0..9 {
             assert!(!breakers.attempt_settled(&served_type, &failed(FailureClass::Permanent), now));
         }
@@ -153,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_deferral_neither_counts_nor_resets_the_count() {
-        let (breakers, served_type, now) = (Breakers::default(), served_type(), Instant::now());
+        let (breakers, served_type, now) = (TypeBreakers::default(), served_type(), Instant::now());
         let failure = Failure::new(FailureClass::Deferred, "c", "m");
         let deferred = Settlement::GiveBack { failure, delay: Duration::ZERO };
         for settlement in [failed(FailureClass::Retryable), failed(FailureClass::Retryable), deferred] {
@@ -164,12 +214,14 @@ mod tests {
 
     #[test]
     fn after_the_pause_one_item_is_tried_and_decides() {
-        let (breakers, served_type, start) = (Breakers::default(), served_type(), Instant::now());
+        let (breakers, served_type, start) = (TypeBreakers::default(), served_type(), Instant::now());
         for _ in 0..3 {
             breakers.attempt_settled(&served_type, &failed(FailureClass::Retryable), start);
         }
         assert_eq!(breakers.claim_limit(&served_type, start + PAUSE - Duration::from_millis(1)), 0);
         let later = start + PAUSE;
+        let status = breakers.status(later);
+        assert_eq!((status[0].open_for_ms, status[0].cause.as_str(), status[0].items), (30_000, "m", 3));
         assert_eq!(breakers.claim_limit(&served_type, later), 1);
         breakers.item_claimed(&served_type);
         assert_eq!(breakers.claim_limit(&served_type, later), 0, "one is being tried");
@@ -184,12 +236,12 @@ mod tests {
         assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), 1, "a release decides nothing");
         breakers.item_claimed(&served_type);
         breakers.attempt_settled(&served_type, &done(), later + PAUSE);
-        assert_eq!(breakers.claim_limit(&served_type, later + PAUSE), u32::MAX);
+        assert_eq!((breakers.claim_limit(&served_type, later + PAUSE), breakers.status(later)), (u32::MAX, vec![]));
     }
 
     #[test]
     fn a_type_without_a_breaker_is_always_claimed() {
-        let (breakers, now) = (Breakers::default(), Instant::now());
+        let (breakers, now) = (TypeBreakers::default(), Instant::now());
         let served_type = ServedType { breaker: None, ..served_type() };
         for _ in 0..99 {
             assert!(!breakers.attempt_settled(&served_type, &failed(FailureClass::Retryable), now));
