@@ -37,6 +37,7 @@ mod filters;
 mod leases;
 mod operations;
 mod ordering;
+mod owners;
 mod places;
 mod replay;
 mod retention;

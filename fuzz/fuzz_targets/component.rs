@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
 use outbox::core::{
-    BreakerMode, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
+    BreakerMode, OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion, TypeOwner, TypeOwners,
 };
 use outbox::runtime::{PluginSettings, SystemResolver, inspect};
 use tempfile::TempDir;
@@ -55,6 +55,13 @@ static HOME: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
 
+#[async_trait::async_trait]
+impl TypeOwners for Nothing {
+    async fn exchange(&self, _: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
+        Ok(Vec::new())
+    }
+}
+
 fn settings() -> PluginSettings {
     PluginSettings {
         dir: HOME.path().to_owned(),
@@ -68,6 +75,7 @@ fn settings() -> PluginSettings {
         keys: Vec::new(),
         state: Arc::new(Nothing),
         quarantine: Arc::new(Nothing),
+        owners: Arc::new(Nothing),
         resolver: Arc::new(SystemResolver),
     }
 }

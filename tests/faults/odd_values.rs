@@ -23,7 +23,7 @@ on_each_backend! {
 
 /// The tables that hosts and applications write, each with SQL for a row of it that is planted. The migrations are left
 /// out: a database of another version is not opened.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 25] = [
     "items",
     "queue",
     "leases",
@@ -43,6 +43,7 @@ const TABLES: [&str; 24] = [
     "rates",
     "pods",
     "breakers",
+    "owners",
     "pauses",
     "jobs",
     "alerts",

@@ -137,7 +137,7 @@ const MOVED: [MovedKind; 11] = [
 
 /// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or hold what
 /// renews itself within minutes (`alerts`, `rates`). CLAIMED items are not moved.
-const STAYING: [&str; 13] = [
+const STAYING: [&str; 14] = [
     "alerts",
     "audit_kept",
     "backlog",
@@ -147,6 +147,7 @@ const STAYING: [&str; 13] = [
     "lanes",
     "leases",
     "migrations",
+    "owners",
     "pods",
     "rates",
     "saga_open",

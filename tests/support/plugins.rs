@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::core::{
-    Attempt, AttemptReport, BreakerMode, DeliveryMode, Handler, PluginStatus, QuarantineEntry, QuarantineError,
-    QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
+    Attempt, AttemptReport, BreakerMode, DeliveryMode, Handler, OwnersError, PluginStatus, PresentPlugin,
+    QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion,
+    TypeOwner, TypeOwners,
 };
 use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::runtime::{PluginSettings, Plugins, Resolver, SystemResolver};
@@ -177,6 +178,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         ca_files: Vec::new(),
         state: Arc::new(WithoutStore),
         quarantine: Arc::new(WithoutStore),
+        owners: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),
     }
 }
@@ -217,5 +219,12 @@ impl QuarantineStore for WithoutStore {
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         Err(QuarantineError::new("this test has no store"))
+    }
+}
+
+#[async_trait::async_trait]
+impl TypeOwners for WithoutStore {
+    async fn exchange(&self, _: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
+        Ok(Vec::new())
     }
 }

@@ -101,7 +101,10 @@ pub use crate::key_locks::{AttemptLocks, KeyLockTimeout, KeyLocks};
 pub use crate::metered::{AttemptDurations, BUCKET_BOUNDS_MS, DurationHistogram, MeteredHandler};
 pub use crate::on_dead::OnDead;
 pub use crate::outage_log::Outage;
-pub use crate::plugin_ports::{QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader};
+pub use crate::plugin_ports::{
+    OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader,
+    TypeOwner, TypeOwners,
+};
 pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
 pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};

@@ -1,4 +1,5 @@
-//! What the plugin runtime needs from a store: plugin state to read, and the list of quarantined components.
+//! What the plugin runtime needs from a store: plugin state to read, the list of quarantined components, and which
+//! plugin owns a type.
 //!
 //! The program that wires the store to the runtime implements them. The runtime knows these traits and no store,
 //! so a guest has no way to reach the outbox.
@@ -60,4 +61,43 @@ pub trait QuarantineStore: Send + Sync + 'static {
 
     /// The quarantined components. The runtime asks every few seconds, so the answer must be cheap.
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError>;
+}
+
+/// Why the owners of types could not be read or written. Always a fault of the host.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct OwnersError(Box<dyn Error + Send + Sync>);
+
+impl OwnersError {
+    /// Wraps the store's own error, or a sentence.
+    pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(source.into())
+    }
+}
+
+/// A plugin whose file is in the folder of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentPlugin {
+    /// Its name; that of a role's folder begins with the role and a slash.
+    pub plugin: String,
+    /// The types that it handles; `None` while no version of it is loaded.
+    pub types: Option<Vec<String>>,
+}
+
+/// The plugin that owns a type in one role: it alone gets items of the type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeOwner {
+    /// The type.
+    pub item_type: String,
+    /// The plugin's name.
+    pub plugin: String,
+}
+
+/// Keeps which plugin owns which type, for all processes of one role.
+#[async_trait]
+pub trait TypeOwners: Send + Sync + 'static {
+    /// Tells which plugins are present, in the order of ownership, and returns the owners. A type without an owner goes to
+    /// the first plugin that handles it; an owner that was absent for long loses its types. The runtime asks every few
+    /// seconds, so the answer must be cheap.
+    async fn exchange(&self, present: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError>;
 }

@@ -83,6 +83,13 @@ pub struct RefusedType {
 }
 
 impl PluginStatus {
+    /// Why the plugin does not run as its newest file says: its error, else which types other plugins own.
+    pub fn trouble(&self) -> Option<String> {
+        let reason = |refused: &RefusedType| format!("{}: {}", refused.r#type, refused.reason);
+        let refused = || self.refused.iter().map(reason).collect::<Vec<_>>().join(", ");
+        self.error.clone().or_else(|| (!self.refused.is_empty()).then(refused))
+    }
+
     /// The JSON array that a process writes about its plugins.
     pub fn list_to_json(plugins: &[Self]) -> String {
         // A status has string keys and UTF-8 text only, so writing it cannot fail.
@@ -134,6 +141,14 @@ mod tests {
         assert_eq!(PluginStatus::list_from_json(COMPLETE), [complete()]);
         let sorted: Value = serde_json::from_str(COMPLETE).unwrap();
         assert_eq!(sorted.to_string(), COMPLETE);
+    }
+
+    #[test]
+    fn a_type_that_another_plugin_owns_is_trouble_also_for_one_that_serves_others() {
+        assert_eq!(complete().trouble().as_deref(), Some("no such import"));
+        let running = PluginStatus { error: None, ..complete() };
+        assert_eq!(running.trouble().as_deref(), Some("mail: /p/mail.wasm handles it"));
+        assert_eq!(PluginStatus { refused: vec![], ..running }.trouble(), None);
     }
 
     #[test]

@@ -170,10 +170,14 @@ fn plugins(text: &mut MetricsText, status: &HostStatus) {
             text.sample("outbox_plugin_generation", &[("plugin", &plugin.name)], generation);
         }
     }
-    text.family("outbox_plugin_error", "gauge", "Whether the newest file of the plugin does not run.");
+    text.family(
+        "outbox_plugin_error",
+        "gauge",
+        "Whether the newest file of the plugin does not run, or another plugin owns one of its types.",
+    );
     let mut errors: BTreeMap<&str, bool> = BTreeMap::new();
     for plugin in &status.plugins {
-        *errors.entry(&plugin.name).or_default() |= plugin.error.is_some();
+        *errors.entry(&plugin.name).or_default() |= plugin.error.is_some() || !plugin.refused.is_empty();
     }
     for (name, has_error) in errors {
         text.sample("outbox_plugin_error", &[("plugin", name)], u8::from(has_error));

@@ -149,7 +149,7 @@ async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError
             Some(unknown) => Err(unknown.into()),
             None => Ok(()),
         },
-        Control::Cancel { .. } | Control::ReserveIds { .. } => Ok(()),
+        Control::Switch { .. } | Control::Cancel { .. } | Control::ReserveIds { .. } => Ok(()),
     }
 }
 

@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, BreakerMode, CrashBudget, Handler, HostWrites, Outcome, QuarantineEntry, QuarantineError,
-    QuarantineStore, RetryPolicy, ServedType, StateReadError, StateReader, StateVersion,
+    Attempt, AttemptReport, BreakerMode, CrashBudget, Handler, HostWrites, Outcome, OwnersError, PresentPlugin,
+    QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, ServedType, StateReadError, StateReader,
+    StateVersion, TypeOwner, TypeOwners,
 };
 use outbox::item::NewItem;
 use outbox::runtime::{PluginSettings, Plugins, SystemResolver};
@@ -145,6 +146,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         ca_files: Vec::new(),
         state: Arc::new(WithoutStore),
         quarantine: Arc::new(WithoutStore),
+        owners: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),
     };
     std::fs::create_dir_all(&settings.dir)?;
@@ -174,6 +176,13 @@ impl QuarantineStore for WithoutStore {
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait::async_trait]
+impl TypeOwners for WithoutStore {
+    async fn exchange(&self, _: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
         Ok(Vec::new())
     }
 }

@@ -31,7 +31,7 @@ use crate::host::background::Heartbeat;
 use crate::host::parts::{keep_running, spawn_part};
 use crate::host::reload::LiveSettings;
 use crate::host::shutdown::{BACKGROUND_MAX, Shutdown, follow_signals};
-use crate::host::store_adapters::{StoreQuarantine, StoreStateReader};
+use crate::host::store_adapters::{StoreQuarantine, StoreStateReader, StoreTypeOwners};
 use crate::telemetry::Log;
 use crate::{open_plugins, open_store};
 
@@ -114,7 +114,8 @@ async fn start(host: HostStart<'_>, shutdown: Arc<Shutdown>) -> anyhow::Result<(
     let end = CancellationToken::new();
     let state = Arc::new(StoreStateReader(store.clone()));
     let quarantine = Arc::new(StoreQuarantine(store.clone()));
-    let plugins = open_plugins::start(config, state, quarantine, &end)?;
+    let owners = StoreTypeOwners { store: store.clone(), role: config.role.clone(), is_host: true };
+    let plugins = open_plugins::start(config, state, quarantine, Arc::new(owners), &end)?;
     let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
     let settings = LiveSettings::new(config, host.flags.clone(), &instance);
     let write_outage = Arc::default();

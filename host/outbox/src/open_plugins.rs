@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{PluginStatus, QuarantineStore, StateReader};
+use outbox_core::{PluginStatus, QuarantineStore, StateReader, TypeOwners};
 use outbox_runtime::{EnvLookup, PluginSettings, Plugins, SystemResolver};
 
 use crate::config::Config;
-use crate::host::store_adapters::{StoreQuarantine, WithoutStore};
+use crate::host::store_adapters::{StoreQuarantine, StoreTypeOwners, WithoutStore};
 use crate::open_store;
 
 /// Starts to load and watch the plugin folder, until `stop` is cancelled.
@@ -17,9 +17,10 @@ pub(crate) fn start(
     config: &Config,
     state: Arc<dyn StateReader>,
     quarantine: Arc<dyn QuarantineStore>,
+    owners: Arc<dyn TypeOwners>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Plugins>> {
-    Plugins::start(settings(config, state, quarantine), stop)
+    Plugins::start(settings(config, state, quarantine, owners), stop)
         .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS, OUTBOX_CA_FILE and OUTBOX_CACHE_DIR)")
 }
 
@@ -27,25 +28,34 @@ pub(crate) fn start(
 pub(crate) async fn scan(config: &Config) -> anyhow::Result<Vec<PluginStatus>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
-    let plugins = start(config, Arc::new(WithoutStore), existing_quarantine(config).await, &stop)?;
+    let (quarantine, owners) = existing_records(config).await;
+    let plugins = start(config, Arc::new(WithoutStore), quarantine, owners, &stop)?;
     plugins.scanned().await;
     Ok(plugins.status())
 }
 
-/// The quarantine of the store; empty when no store can be opened.
-async fn existing_quarantine(config: &Config) -> Arc<dyn QuarantineStore> {
+/// The quarantine of the store and the owners of types; empty when no store can be opened.
+async fn existing_records(config: &Config) -> (Arc<dyn QuarantineStore>, Arc<dyn TypeOwners>) {
     match open_store::open_existing(config, "").await {
-        Ok(store) => Arc::new(StoreQuarantine(store)),
-        Err(_) => Arc::new(WithoutStore),
+        Ok(store) => {
+            let owners = StoreTypeOwners { store: store.clone(), role: config.role.clone(), is_host: false };
+            (Arc::new(StoreQuarantine(store)), Arc::new(owners))
+        }
+        Err(_) => (Arc::new(WithoutStore), Arc::new(WithoutStore)),
     }
 }
 
 /// The settings of a plugin runtime that handles nothing: it can inspect components.
 pub(crate) fn settings_without_store(config: &Config) -> PluginSettings {
-    settings(config, Arc::new(WithoutStore), Arc::new(WithoutStore))
+    settings(config, Arc::new(WithoutStore), Arc::new(WithoutStore), Arc::new(WithoutStore))
 }
 
-fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn QuarantineStore>) -> PluginSettings {
+fn settings(
+    config: &Config,
+    state: Arc<dyn StateReader>,
+    quarantine: Arc<dyn QuarantineStore>,
+    owners: Arc<dyn TypeOwners>,
+) -> PluginSettings {
     PluginSettings {
         dir: config.plugins.clone(),
         role: config.role.clone(),
@@ -59,6 +69,7 @@ fn settings(config: &Config, state: Arc<dyn StateReader>, quarantine: Arc<dyn Qu
         ca_files: config.ca_files.clone(),
         state,
         quarantine,
+        owners,
         resolver: Arc::new(SystemResolver),
     }
 }

@@ -16,7 +16,7 @@ BEGIN
         IF role.is_host THEN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.queue, outbox.leases, outbox.lanes,
                             outbox.done, outbox.dead, outbox.past, outbox.handlers, outbox.saga_open, outbox.deltas,
-                            outbox.backlog, outbox.breakers, outbox.descendants, outbox.audit_kept,
+                            outbox.backlog, outbox.breakers, outbox.descendants, outbox.owners, outbox.audit_kept,
                             outbox.totals TO %s', role.name);
             EXECUTE format('GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA outbox TO %s', role.name);
             EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO %s', role.name);

@@ -1,4 +1,4 @@
-//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, cancel, reserve.
+//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, switch, cancel, reserve.
 //!
 //! A command that would change nothing is not audited.
 
@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use crate::error::PgError;
 use crate::rows::time;
 use crate::tx::{Query, WriteTx, without_nul};
-use crate::{audit, ordering, transfer};
+use crate::{audit, ordering, owners, transfer};
 use outbox_item::ItemId;
 use outbox_store::engine::{BATCH_SIZE, NewAuditEntry};
 use outbox_store::{Control, ControlReport, ControlRequest, Execution, Pause};
@@ -35,6 +35,9 @@ async fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) 
         Control::Pause { item_type } => Ok(!is_paused(tx, item_type).await?),
         Control::Resume { item_type } => is_paused(tx, item_type).await,
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
+        Control::Switch { role, item_type, plugin } => {
+            Ok(!owners::owns(tx, role.as_deref().unwrap_or_default(), item_type, plugin).await?)
+        }
         Control::Cancel { job } => {
             let statement = "SELECT 1 FROM outbox.jobs WHERE id = $1 AND state = 'RUNNING' FOR UPDATE";
             Ok(!tx.rows(statement, &[&job.get()]).await?.is_empty())
@@ -57,6 +60,9 @@ async fn apply(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) 
         }
         Control::Resume { item_type } => tx.rows("DELETE FROM outbox.pauses WHERE type = $1", &[item_type]).await,
         Control::Unblock { ordering_key } => return ordering::unblock(tx, ordering_key, blocking).await,
+        Control::Switch { role, item_type, plugin } => {
+            return owners::give(tx, role.as_deref().unwrap_or_default(), item_type, plugin).await;
+        }
         Control::Cancel { job } => {
             let statement = "UPDATE outbox.jobs SET state = 'CANCELLED', ended_at = $2 WHERE id = $1";
             tx.rows(statement, &[&job.get(), &tx.now.get()]).await

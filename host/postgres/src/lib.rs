@@ -75,6 +75,7 @@ mod operate;
 mod options;
 mod ordering;
 mod overview;
+mod owners;
 mod past;
 mod places;
 mod plugin_state;

@@ -6,19 +6,20 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use outbox_core::StateVersion;
+use outbox_core::{PresentPlugin, StateVersion, TypeOwner};
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::ActionOutcomes;
 use outbox_store::engine::alerts::alert_message;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
+use outbox_store::engine::type_owners::owner_changes;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
     Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, Maintain, MaintenanceReport,
-    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod, QuarantineRecord,
-    Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
-    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page, Pause, PluginData, Pod,
+    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
+    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
@@ -26,7 +27,7 @@ use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
     PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
-    overview, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
+    overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -259,6 +260,25 @@ impl PluginData for PostgresStore {
     async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading the quarantine", |tx| quarantine::list(tx))
+    }
+
+    async fn exchange_owners(
+        &self,
+        role: Option<&str>,
+        present: &[PresentPlugin],
+    ) -> Result<Vec<TypeOwner>, StoreError> {
+        let (pg, role) = (&*self.pg, role.unwrap_or_default());
+        let now = pg.now().await?;
+        let rows: Vec<_> = read!(pg, "reading the owners of types", |tx| owners::rows(tx, role))?;
+        if owner_changes(&rows, present, now).is_empty() {
+            return Ok(owners::owners(rows));
+        }
+        transact!(pg, "writing the owners of types", |tx| owners::write(tx, role, present)).map(owners::owners)
+    }
+
+    async fn list_owners(&self) -> Result<Vec<OwnerRecord>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading the owners of types", |tx| owners::list(tx))
     }
 }
 

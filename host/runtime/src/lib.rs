@@ -53,16 +53,15 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use outbox_core::{
-    Attempt, AttemptOrigins, AttemptReport, BreakerMode, Breakers, DeliveryMode, Failure, FailureClass, Handler,
-    Outcome, PluginStatus, ServedType, StateReader,
+    Attempt, AttemptOrigins, AttemptReport, Breakers, DeliveryMode, Failure, FailureClass, Handler, Outcome,
+    PluginStatus, ServedType, StateReader,
 };
 
 use crate::load::code_cache::CodeCache;
 pub use crate::load::contract::WIT;
 use crate::load::folder::Folder;
 pub use crate::load::inspect::{InspectError, Inspection, check_manifest, components, inspect, load_time};
-use crate::load::loader::Loader;
-use crate::load::manifest::Manifest;
+use crate::load::loader::{Generation, Loader};
 pub use crate::load::manifest::canary_policy::CanaryPolicy;
 pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
@@ -75,6 +74,7 @@ pub use crate::outgoing::authorities::AuthorityError;
 use crate::outgoing::authorities::TlsConfig;
 pub use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::reload::last_good::LastGoodStore;
+use crate::reload::owner_cache::OwnerCache;
 use crate::reload::quarantine_cache::QuarantineCache;
 use crate::reload::registry::Registry;
 use crate::reload::reloader::Reloader;
@@ -111,7 +111,6 @@ pub struct Plugins {
     registry: Arc<Registry>,
     slots: Semaphore,
     state: Arc<dyn StateReader>,
-    breaker_mode: BreakerMode,
     breakers: Breakers,
     rescan: Arc<Notify>,
     reload_ended: CancellationToken,
@@ -126,11 +125,13 @@ impl Plugins {
         let keys = TrustedKeys::read(&settings.keys)?;
         let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::new(&settings.ca_files)?)?;
         let loader = Arc::new(Loader::new(engine, cache, settings.environment, keys));
-        let registry = Arc::new(Registry::new(settings.retry));
+        let registry = Arc::new(Registry::new(settings.retry, settings.breaker));
         let folder = Folder::new(settings.dir, settings.role);
         let quarantine = QuarantineCache::new(settings.quarantine);
+        let owners = OwnerCache::new(settings.owners);
         let rescan = Arc::<Notify>::default();
-        let reloader = Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine, Arc::clone(&rescan));
+        let reloader =
+            Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine, owners, Arc::clone(&rescan));
         let watching = stop.child_token();
         let reload_ended = CancellationToken::new();
         let (reload, ended) = (tokio::spawn(reloader.run(watching.clone())), reload_ended.clone());
@@ -140,9 +141,9 @@ impl Plugins {
             }
         });
         let slots = Semaphore::new(settings.slots);
-        let (state, breaker_mode, breakers) = (settings.state, settings.breaker, Breakers::default());
-        let _watching = watching.drop_guard();
-        Ok(Arc::new(Self { registry, slots, state, breaker_mode, breakers, rescan, reload_ended, _watching }))
+        let (state, breakers) = (settings.state, Breakers::default());
+        let watching = watching.drop_guard();
+        Ok(Arc::new(Self { registry, slots, state, breakers, rescan, reload_ended, _watching: watching }))
     }
 
     /// Scans the folder now, also files whose last load failed for a reason that may have passed.
@@ -156,9 +157,9 @@ impl Plugins {
     }
 
     /// The requests of an attempt as the breakers see them, if they apply to its plugin.
-    fn origins(&self, attempt: &Attempt, manifest: &Manifest) -> Option<AttemptOrigins> {
-        let applies = self.breaker_mode.applies(manifest.retry.max_retries.is_some(), manifest.breaker.is_some());
-        (applies && attempt.mode == DeliveryMode::Durable).then(|| self.breakers.attempt(&attempt.item))
+    fn origins(&self, attempt: &Attempt, generation: &Generation) -> Option<AttemptOrigins> {
+        let applies = attempt.mode == DeliveryMode::Durable && self.registry.uses_breakers(generation);
+        applies.then(|| self.breakers.attempt(&attempt.item))
     }
 
     /// Returns when the folder is not followed any more because of a panic.
@@ -217,7 +218,7 @@ impl Handler for Plugins {
             Err(outcome) => return AttemptReport::without_component(outcome),
         };
         let _busy = Arc::clone(&generation.busy);
-        let origins = self.origins(&attempt, &generation.manifest);
+        let origins = self.origins(&attempt, &generation);
         let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state), origins).await;
         let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
         self.registry.record_attempt(&generation, &attempt.item.idem_key, report)

@@ -4,6 +4,7 @@ pub(crate) mod background_loads;
 pub(crate) mod canary;
 pub(crate) mod fs_events;
 pub(crate) mod last_good;
+pub(crate) mod owner_cache;
 pub(crate) mod quarantine_cache;
 pub(crate) mod registry;
 pub(crate) mod reloader;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_core::{BreakerMode, QuarantineStore, RetryPolicy, StateReader};
+use outbox_core::{BreakerMode, QuarantineStore, RetryPolicy, StateReader, TypeOwners};
 
 use crate::load::manifest::environment::EnvLookup;
 use crate::outgoing::resolve::Resolver;
@@ -37,6 +37,8 @@ pub struct PluginSettings {
     pub state: Arc<dyn StateReader>,
     /// Remembers quarantined components for every process.
     pub quarantine: Arc<dyn QuarantineStore>,
+    /// Keeps which plugin owns which type, for every process of the role.
+    pub owners: Arc<dyn TypeOwners>,
     /// Resolves the host names of outgoing requests.
     pub resolver: Arc<dyn Resolver>,
 }

@@ -510,6 +510,17 @@ CREATE TABLE outbox_breakers (
     breakers TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The plugin that owns each type in each role: it alone gets items of the type. The role is '' for processes without one.
+CREATE TABLE outbox_owners (
+    role TEXT NOT NULL,
+    type TEXT NOT NULL,
+    plugin TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    -- Since when no process has the file of the plugin.
+    gone_since INTEGER,
+    PRIMARY KEY (role, type)
+) STRICT, WITHOUT ROWID;
+
 -- Paused types: no worker claims their items until an operator resumes them.
 CREATE TABLE outbox_pauses (
     type TEXT PRIMARY KEY,

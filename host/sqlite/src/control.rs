@@ -1,4 +1,4 @@
-//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, cancel, reserve.
+//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, switch, cancel, reserve.
 //!
 //! A command that would change nothing is not audited.
 
@@ -11,7 +11,7 @@ use outbox_store::{Control, ControlReport, ControlRequest, Execution, JobId, Pau
 use crate::error::unavailable;
 use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
-use crate::{audit, ordering, transfer};
+use crate::{audit, ordering, owners, transfer};
 
 /// Carries one step of the command out, or only reports what it would change.
 pub(crate) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, StoreError> {
@@ -40,6 +40,9 @@ fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> rus
         Control::Pause { item_type } => Ok(!is_paused(tx, item_type)?),
         Control::Resume { item_type } => is_paused(tx, item_type),
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
+        Control::Switch { role, item_type, plugin } => {
+            Ok(!owners::owns(tx, role.as_deref().unwrap_or_default(), item_type, plugin)?)
+        }
         Control::Cancel { job } => is_running(tx, *job),
         Control::ReserveIds { up_to } => Ok(transfer::reserved(tx.connection)? < *up_to),
     }
@@ -61,6 +64,9 @@ fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) ->
             tx.connection.prepare_cached("DELETE FROM outbox_pauses WHERE type = ?1")?.execute([item_type])
         }
         Control::Unblock { ordering_key } => ordering::unblock(tx, ordering_key, blocking),
+        Control::Switch { role, item_type, plugin } => {
+            owners::give(tx, role.as_deref().unwrap_or_default(), item_type, plugin)
+        }
         Control::Cancel { job } => {
             let sql = "UPDATE outbox_jobs SET state = 'CANCELLED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
             tx.connection.prepare_cached(sql)?.execute([job.get(), tx.now.get()])

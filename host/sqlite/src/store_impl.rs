@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rusqlite::Transaction;
 use tokio::sync::watch as channel;
 
-use outbox_core::{Settlement, StateVersion};
+use outbox_core::{PresentPlugin, Settlement, StateVersion, TypeOwner};
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::ActionOutcomes;
 use outbox_store::engine::counters::Counter;
@@ -17,9 +17,9 @@ use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
     Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, LongPoll, Maintain,
-    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, Page, Pause, PluginData, Pod,
-    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
-    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page, Pause,
+    PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest,
+    Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -27,7 +27,7 @@ use crate::connection::{database_bytes, wal_bytes};
 use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview,
+    SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview, owners,
     plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
 };
 
@@ -256,6 +256,18 @@ impl PluginData for SqliteStore {
 
     async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
         self.read_pool.run("reading the quarantine", |tx| quarantine::list(tx)).await
+    }
+
+    async fn exchange_owners(
+        &self,
+        role: Option<&str>,
+        present: &[PresentPlugin],
+    ) -> Result<Vec<TypeOwner>, StoreError> {
+        owners::exchange(self, role.unwrap_or_default().to_owned(), present.to_vec()).await
+    }
+
+    async fn list_owners(&self) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.read_pool.run("reading the owners of types", |tx| owners::list(tx)).await
     }
 }
 

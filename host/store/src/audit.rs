@@ -107,7 +107,7 @@ impl<'a> NewAuditEntry<'a> {
     pub fn of_control(request: &'a ControlRequest, unblocked: &[ItemId]) -> Self {
         let (action, target) = request.control.action_and_target();
         let (target_kind, job) = match &request.control {
-            Control::Pause { .. } | Control::Resume { .. } => ("type", None),
+            Control::Pause { .. } | Control::Resume { .. } | Control::Switch { .. } => ("type", None),
             Control::Unblock { .. } => ("ordering_key", None),
             Control::Cancel { job } => ("job", Some(*job)),
             Control::ReserveIds { .. } => ("up_to", None),

@@ -42,6 +42,15 @@ pub enum Control {
         /// The ordering key.
         ordering_key: String,
     },
+    /// A plugin owns a type from now on, whichever owned it before.
+    Switch {
+        /// The role; `None` for processes without one.
+        role: Option<String>,
+        /// The type.
+        item_type: String,
+        /// The plugin's name.
+        plugin: String,
+    },
     /// Stops a job; what it has changed stays changed.
     Cancel {
         /// The job.
@@ -61,6 +70,10 @@ impl Control {
             Self::Pause { item_type } => ("pause", item_type.clone()),
             Self::Resume { item_type } => ("resume", item_type.clone()),
             Self::Unblock { ordering_key } => ("unblock", ordering_key.clone()),
+            Self::Switch { role, item_type, plugin } => {
+                let role = role.as_ref().map(|role| format!(" in role {role}")).unwrap_or_default();
+                ("switch", format!("{item_type} to {plugin}{role}"))
+            }
             Self::Cancel { job } => ("cancel", job.to_string()),
             Self::ReserveIds { up_to } => ("reserve", up_to.to_string()),
         }
@@ -69,7 +82,9 @@ impl Control {
     /// Errors when the target breaks a rule for its kind. Engines call it before they change anything.
     pub fn validate(&self) -> Result<(), InvalidAt> {
         match self {
-            Self::Pause { item_type } | Self::Resume { item_type } => validate_type(item_type),
+            Self::Pause { item_type } | Self::Resume { item_type } | Self::Switch { item_type, .. } => {
+                validate_type(item_type)
+            }
             Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
             Self::Cancel { .. } | Self::ReserveIds { .. } => Ok(()),
         }

@@ -16,6 +16,7 @@ pub mod sql_filter;
 pub mod store_failures;
 pub mod stored;
 pub mod token_bucket;
+pub mod type_owners;
 
 pub use crate::audit::{ItemChange, NewAuditEntry, changes_of};
 pub use crate::content::{EXAMINED_MAX, StoredContent, too_many_to_examine};

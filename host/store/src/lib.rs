@@ -89,7 +89,9 @@ pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};
 pub use crate::names::{UnknownName, item_with_key, unknown_ordering_key};
 pub use crate::operate::{ItemGroup, Operate, OperateReport, OperateRequest, Selection};
 pub use crate::overview::{Overview, SagaTotals};
-pub use crate::plugin_data::{ClearStateRequest, PluginData, QuarantineRecord, StateEntry, StateQuery, StateTotal};
+pub use crate::plugin_data::{
+    ClearStateRequest, OwnerRecord, PluginData, QuarantineRecord, StateEntry, StateQuery, StateTotal,
+};
 pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
 pub use crate::renewal::{LeaseState, Renewal, RenewedLease};

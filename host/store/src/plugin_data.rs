@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use outbox_core::StateVersion;
+use outbox_core::{PresentPlugin, StateVersion, TypeOwner};
 use outbox_item::Millis;
 
 use crate::action::Execution;
@@ -27,6 +27,16 @@ pub trait PluginData: Send + Sync + 'static {
 
     /// The quarantined components, the newest first.
     async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError>;
+
+    /// Tells which plugins a process of the role has, and returns the owners of types in that role.
+    async fn exchange_owners(
+        &self,
+        role: Option<&str>,
+        present: &[PresentPlugin],
+    ) -> Result<Vec<TypeOwner>, StoreError>;
+
+    /// The owners of types in every role, by role and type.
+    async fn list_owners(&self) -> Result<Vec<OwnerRecord>, StoreError>;
 }
 
 /// A quarantined component, as the store keeps it.
@@ -42,6 +52,21 @@ pub struct QuarantineRecord {
     pub at: Millis,
     /// The process that quarantined it.
     pub pod: String,
+}
+
+/// The plugin that owns a type in a role, as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnerRecord {
+    /// Since when no process has its file; `None` while one has.
+    pub gone_since: Option<Millis>,
+    /// The plugin.
+    pub plugin: String,
+    /// The role; `None` for processes without one.
+    pub role: Option<String>,
+    /// Since when it owns the type.
+    pub since: Millis,
+    /// The type.
+    pub r#type: String,
 }
 
 /// How much state a plugin keeps.

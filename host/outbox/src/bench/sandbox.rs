@@ -77,6 +77,7 @@ impl Sandbox {
             ca_files: Vec::new(),
             state: Arc::new(WithoutStore),
             quarantine: Arc::new(WithoutStore),
+            owners: Arc::new(WithoutStore),
             resolver: Arc::new(SystemResolver),
         };
         Ok(Self { settings, _folder: folder })

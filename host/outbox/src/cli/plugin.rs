@@ -9,6 +9,7 @@ mod new;
 mod quarantine;
 mod replay_item;
 mod state;
+mod switch;
 mod test;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub(crate) enum PluginCommand {
     },
     Test(test::TestArgs),
     Check(check::CheckArgs),
+    Switch(switch::SwitchArgs),
     /// List the components that were withdrawn because they kept faulting
     Quarantine,
     /// Let a quarantined component run again
@@ -50,6 +52,7 @@ pub(crate) async fn run(args: PluginCommand, context: &Context) -> anyhow::Resul
         PluginCommand::Inspect { file } => inspect::run(&file, context).await,
         PluginCommand::Test(args) => test::run(args, context).await,
         PluginCommand::Check(args) => check::run(args, context).await,
+        PluginCommand::Switch(args) => switch::run(args, context).await,
         PluginCommand::Quarantine => quarantine::list(context).await,
         PluginCommand::Release(args) => quarantine::release(args, context).await,
         PluginCommand::ReplayItem(args) => replay_item::run(args, context).await,

@@ -49,7 +49,7 @@ pub(crate) struct AuditTrailArgs {
     /// Only what this actor did
     #[arg(long)]
     actor: Option<String>,
-    /// Only this action: replay, dead, restore, reschedule, release, purge, unblock, pause, resume, cancel
+    /// Only this action: replay, dead, restore, reschedule, release, purge, unblock, pause, resume, switch, cancel
     #[arg(long)]
     action: Option<String>,
     /// Only batches of this job

@@ -1,13 +1,17 @@
-//! The store behind the traits that plugins use: [`StateReader`] and [`QuarantineStore`].
+//! The store behind the traits that plugins use: [`StateReader`], [`QuarantineStore`] and
+//! [`TypeOwners`].
 //!
-//! The plugin runtime cannot see the store. These adapters let it read the state of a plugin, and add to and read the
-//! quarantine, and nothing else.
+//! The plugin runtime cannot see the store. These adapters let it read the state of a plugin, and exchange the quarantine
+//! and the owners of types, and nothing else.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use outbox_core::{QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader, StateVersion};
+use outbox_core::{
+    OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader,
+    StateVersion, TypeOwner, TypeOwners,
+};
 use outbox_store::{PluginData, QuarantineRecord};
 
 /// Reads the state of plugins from the store.
@@ -42,8 +46,29 @@ fn quarantine_entry(record: QuarantineRecord) -> Option<QuarantineEntry> {
     Some(QuarantineEntry { digest: digest.parse().ok()?, plugin, reason })
 }
 
-/// Both traits for a process without a store: reading state and adding to the quarantine fail, and the quarantine is
-/// empty.
+/// Keeps the owners of types in the store, for the processes of one role.
+pub(crate) struct StoreTypeOwners {
+    pub(crate) store: Arc<dyn PluginData>,
+    pub(crate) role: Option<String>,
+    /// Whether the plugins of this process count, as those of a running host do.
+    pub(crate) is_host: bool,
+}
+
+#[async_trait]
+impl TypeOwners for StoreTypeOwners {
+    async fn exchange(&self, present: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
+        let role = self.role.as_deref();
+        if self.is_host {
+            return self.store.exchange_owners(role, present).await.map_err(OwnersError::new);
+        }
+        let listed = self.store.list_owners().await.map_err(OwnersError::new)?.into_iter();
+        let of_role = listed.filter(|owner| owner.role.as_deref() == role);
+        Ok(of_role.map(|owner| TypeOwner { item_type: owner.r#type, plugin: owner.plugin }).collect())
+    }
+}
+
+/// The traits for a process without a store: reading state and adding to the quarantine fail, the quarantine is empty,
+/// and no type has an owner.
 pub(crate) struct WithoutStore;
 
 #[async_trait]
@@ -60,6 +85,13 @@ impl QuarantineStore for WithoutStore {
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl TypeOwners for WithoutStore {
+    async fn exchange(&self, _: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
         Ok(Vec::new())
     }
 }

@@ -251,3 +251,14 @@ CREATE TABLE outbox.breakers (
     instance text PRIMARY KEY,
     breakers json NOT NULL
 ) WITH (fillfactor = 50);
+
+-- The plugin that owns each type in each role: it alone gets items of the type. The role is '' for processes without one.
+CREATE TABLE outbox.owners (
+    role text COLLATE "C" NOT NULL,
+    type text COLLATE "C" NOT NULL,
+    plugin text NOT NULL,
+    since bigint NOT NULL,
+    -- Since when no process has the file of the plugin.
+    gone_since bigint,
+    PRIMARY KEY (role, type)
+);

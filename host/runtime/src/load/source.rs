@@ -2,18 +2,28 @@
 //!
 //! Plain data for loading and reloading. Nothing here reads a file or decides anything.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outbox_core::ComponentDigest;
 
-/// Where a plugin file is. The order is that of ownership: the first plugin that handles a type gets its items.
+/// Where a plugin file is. The order is that of ownership: the first plugin that handles a type without an owner gets it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PluginPath {
     /// Whether the file is in the root of the plugin folder. Files of the role's folder (`false`) come first.
     pub is_root: bool,
     /// The component's path.
     pub file: PathBuf,
+}
+
+impl PluginPath {
+    /// The name by which the plugin owns types: that of the file, after the folder of the role.
+    pub(crate) fn owner_name(&self) -> String {
+        let name = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let stem = name(self.file.file_stem());
+        if self.is_root { stem } else { format!("{}/{stem}", name(self.file.parent().and_then(Path::file_name))) }
+    }
 }
 
 /// A component with the manifest and the signature that were beside it.

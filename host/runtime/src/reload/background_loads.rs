@@ -36,6 +36,11 @@ impl BackgroundLoads {
         });
     }
 
+    /// Whether none is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// The next load that ends; `None` when none is under way.
     ///
     /// # Panics

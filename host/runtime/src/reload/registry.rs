@@ -1,8 +1,8 @@
 //! Routes each type to the plugin that handles it, and reports the status of all plugins.
 //!
-//! One plugin owns a type: plugins of the role's folder come before those of the root, then the first file name wins.
-//! The status of the others names the owner; one of them gets the type when the owner is removed. The routing table is
-//! replaced as a whole. The registry does not load anything and does not decide about rollbacks.
+//! One plugin owns a type, as the store says. A type without an owner goes to a plugin of the role's folder before one of
+//! the root, then to the first file name. The status of the others names the owner. The routing table is replaced as a
+//! whole. The registry does not load anything and does not decide about rollbacks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,13 +14,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use outbox_core::{
-    AttemptReport, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy, STREAK_DEFAULT,
-    ServedType,
+    AttemptReport, BreakerMode, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy,
+    STREAK_DEFAULT, ServedType,
 };
 
 use crate::load::loader::Generation;
 use crate::load::source::PluginPath;
 use crate::reload::canary::{CanarySample, CanaryState};
+use crate::reload::owner_cache::Owners;
 use crate::reload::versions::{PluginVersions, quarantine_message};
 use crate::sandbox::failure_mapping;
 
@@ -39,11 +40,12 @@ pub(crate) struct Registry {
     canary_ended: Notify,
     is_scanned: AtomicBool,
     retry: RetryPolicy,
+    breaker: BreakerMode,
 }
 
 impl Registry {
-    /// A registry without plugins. `retry` is the host's policy, of which manifests override single values.
-    pub(crate) fn new(retry: RetryPolicy) -> Self {
+    /// A registry without plugins. `retry` and `breaker` are the host's policies, which manifests override.
+    pub(crate) fn new(retry: RetryPolicy, breaker: BreakerMode) -> Self {
         Self {
             table: ArcSwap::default(),
             retired: Mutex::default(),
@@ -51,7 +53,14 @@ impl Registry {
             canary_ended: Notify::new(),
             is_scanned: AtomicBool::new(false),
             retry,
+            breaker,
         }
+    }
+
+    /// Whether the requests of the generation go through the breakers of their origins.
+    pub(crate) fn uses_breakers(&self, generation: &Generation) -> bool {
+        let manifest = &generation.manifest;
+        self.breaker.applies(manifest.retry.max_retries.is_some(), manifest.breaker.is_some())
     }
 
     /// The generation that handles a type.
@@ -126,11 +135,15 @@ impl Registry {
         retired.push(Arc::downgrade(old));
     }
 
-    /// Replaces the routing table by the one that follows from these files.
-    pub(crate) fn publish<'a>(&self, files: impl Iterator<Item = (&'a PluginPath, &'a PluginVersions)>) {
+    /// Replaces the routing table by the one that follows from these files and owners.
+    pub(crate) fn publish<'a>(
+        &self,
+        files: impl Iterator<Item = (&'a PluginPath, &'a PluginVersions)>,
+        owners: &Owners,
+    ) {
         let mut table = RoutingTable::default();
         for (path, versions) in files {
-            let status = table.add(path, versions, self.retry);
+            let status = table.add(path, versions, self.retry, owners);
             table.status.extend(status);
         }
         for (plugin, refused) in newly_refused(&self.table.load().status, &table.status) {
@@ -143,8 +156,14 @@ impl Registry {
 }
 
 impl RoutingTable {
-    /// Gives a file's live generation the types without an owner. Returns the status of the file.
-    fn add(&mut self, path: &PluginPath, versions: &PluginVersions, retry: RetryPolicy) -> Vec<PluginStatus> {
+    /// Gives a file's live generation the types that it owns and those without an owner. Returns the status of the file.
+    fn add(
+        &mut self,
+        path: &PluginPath,
+        versions: &PluginVersions,
+        retry: RetryPolicy,
+        owners: &Owners,
+    ) -> Vec<PluginStatus> {
         let quarantined = versions.quarantined.as_ref().map(|(entry, generation)| PluginStatus {
             generation: *generation,
             state: PluginState::Quarantined,
@@ -152,7 +171,8 @@ impl RoutingTable {
             error: Some(quarantine_message(entry)),
             ..status_of_unloaded(path, versions)
         });
-        let assigned = versions.live.as_ref().map(|live| self.assign_types(live, retry));
+        let name = path.owner_name();
+        let assigned = versions.live.as_ref().map(|live| self.assign_types(&name, live, retry, owners));
         let live = assigned.map(|assigned| PluginStatus {
             error: versions.error.as_ref().map(ToString::to_string).or(assigned.error),
             ..assigned
@@ -161,11 +181,20 @@ impl RoutingTable {
         if listed.is_empty() { vec![status_of_unloaded(path, versions)] } else { listed }
     }
 
-    fn assign_types(&mut self, live: &Arc<Generation>, retry: RetryPolicy) -> PluginStatus {
+    fn assign_types(
+        &mut self,
+        name: &str,
+        live: &Arc<Generation>,
+        retry: RetryPolicy,
+        owners: &Owners,
+    ) -> PluginStatus {
         let mut status = PluginStatus { types: Vec::new(), ..status_of(live, PluginState::Active) };
         for item_type in &live.types {
-            if let Some(owner) = self.routes.get(item_type) {
-                status.refused.push(refused(item_type, owner));
+            let owned =
+                owners.get(item_type).filter(|owner| *owner != name).map(|owner| owned_by(owner, item_type, name));
+            let handled = || self.routes.get(item_type).map(|owner| format!("{} handles it", owner.file.display()));
+            if let Some(reason) = owned.or_else(handled) {
+                status.refused.push(RefusedType { r#type: item_type.clone(), reason });
                 continue;
             }
             self.routes.insert(item_type.clone(), Arc::clone(live));
@@ -176,7 +205,7 @@ impl RoutingTable {
             status.state = PluginState::Failed;
             let owned = |refused: &RefusedType| format!("{}: {}", refused.r#type, refused.reason);
             let owned: Vec<_> = status.refused.iter().map(owned).collect();
-            status.error = Some(format!("other plugins handle all of its types ({})", owned.join(", ")));
+            status.error = Some(format!("other plugins own all of its types ({})", owned.join(", ")));
         }
         status
     }
@@ -224,9 +253,8 @@ fn served_type(item_type: &str, generation: &Generation, retry: RetryPolicy) -> 
     }
 }
 
-fn refused(item_type: &str, owner: &Generation) -> RefusedType {
-    let reason = format!("{} handles it", owner.file.display());
-    RefusedType { r#type: item_type.to_owned(), reason }
+fn owned_by(owner: &str, item_type: &str, name: &str) -> String {
+    format!("{owner} owns it; `outbox plugin switch {item_type} {name}` gives it to this plugin")
 }
 
 fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {

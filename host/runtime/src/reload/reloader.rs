@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{ComponentDigest, QuarantineEntry};
+use outbox_core::{ComponentDigest, PresentPlugin, QuarantineEntry};
 
 use crate::load::folder::Folder;
 use crate::load::loader::{Generation, Loader};
@@ -23,6 +23,7 @@ use crate::load::source::{LoadError, PluginPath, PluginSource};
 use crate::reload::background_loads::{BackgroundLoads, EndedLoad};
 use crate::reload::fs_events::FolderWatcher;
 use crate::reload::last_good::LastGoodStore;
+use crate::reload::owner_cache::OwnerCache;
 use crate::reload::quarantine_cache::QuarantineCache;
 use crate::reload::registry::Registry;
 use crate::reload::versions::{CanaryReview, PluginVersions};
@@ -42,6 +43,7 @@ pub(crate) struct Reloader {
     registry: Arc<Registry>,
     good: Arc<LastGoodStore>,
     quarantine: QuarantineCache,
+    owners: OwnerCache,
     files: BTreeMap<PluginPath, WatchedFile>,
     loads: BackgroundLoads,
     /// Notified when somebody asks for a scan.
@@ -56,15 +58,18 @@ impl Reloader {
         registry: Arc<Registry>,
         good: LastGoodStore,
         quarantine: QuarantineCache,
+        owners: OwnerCache,
         rescan: Arc<Notify>,
     ) -> Self {
         let (good, files, loads) = (Arc::new(good), BTreeMap::new(), BackgroundLoads::default());
-        Self { folder, loader, registry, good, quarantine, files, loads, rescan }
+        Self { folder, loader, registry, good, quarantine, owners, files, loads, rescan }
     }
 
     /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times, and waits for what it loads.
     async fn first_scan(&mut self) {
         self.quarantine.refresh().await;
+        let unread = self.unread();
+        self.owners.exchange(&unread).await;
         for _ in 0..FIRST_SCANS_MAX {
             if !self.scan(ScanTrigger::Event).await {
                 break;
@@ -75,6 +80,7 @@ impl Reloader {
             self.finish_load(ended).await;
         }
         self.review().await;
+        self.exchange_owners().await;
         self.registry.finish_scan();
     }
 
@@ -96,6 +102,7 @@ impl Reloader {
                 () = self.registry.canary_ended() => ScanTrigger::Event,
                 ended = self.loads.next_or_wait() => {
                     self.finish_load(ended).await;
+                    self.exchange_owners().await;
                     continue;
                 }
                 Some(()) = events.recv(), if !is_settling => ScanTrigger::Event,
@@ -108,7 +115,36 @@ impl Reloader {
             }
             self.review().await;
             is_settling = self.scan(trigger).await;
+            if trigger == ScanTrigger::Rescan {
+                self.exchange_owners().await;
+            }
         }
+    }
+
+    /// Tells the store which plugins are here, unless some are still being loaded: the first file gets a type without an
+    /// owner, and not the one that is ready first.
+    async fn exchange_owners(&mut self) {
+        if !self.loads.is_empty() {
+            return;
+        }
+        let present = self.present();
+        if self.owners.exchange(&present).await {
+            self.publish();
+        }
+    }
+
+    /// The plugins of the folder before any is read. An owner among them is not absent.
+    fn unread(&self) -> Vec<PresentPlugin> {
+        let paths = self.folder.list().unwrap_or_default().into_iter();
+        paths.map(|path| PresentPlugin { plugin: path.owner_name(), types: None }).collect()
+    }
+
+    fn present(&self) -> Vec<PresentPlugin> {
+        let present = |(path, file): (&PluginPath, &WatchedFile)| PresentPlugin {
+            plugin: path.owner_name(),
+            types: file.versions.live.as_ref().map(|live| live.types.clone()),
+        };
+        self.files.iter().map(present).collect()
     }
 
     /// Scans every file once and begins to load those that have settled. Returns whether some have not.
@@ -235,6 +271,12 @@ impl Reloader {
         tracing::info!(
             plugin.name = generation.name, generation = generation.number, types = ?generation.types, "plugin loaded"
         );
+        if !self.registry.uses_breakers(&generation) {
+            tracing::info!(
+                plugin.name = generation.name,
+                "failures of this plugin count also while its receiver is down: OUTBOX_BREAKER, max_retries or [breaker]"
+            );
+        }
         let is_first = self.files.get(path).is_none_or(|file| file.versions.live.is_none());
         // The first version after a start has no predecessor in memory. The last good version of an earlier run takes
         // its place, so that the new version gets a canary.
@@ -347,6 +389,6 @@ impl Reloader {
     }
 
     fn publish(&self) {
-        self.registry.publish(self.files.iter().map(|(path, file)| (path, &file.versions)));
+        self.registry.publish(self.files.iter().map(|(path, file)| (path, &file.versions)), self.owners.known());
     }
 }

@@ -194,9 +194,14 @@ pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
 fn plugin_result(plugin: &PluginStatus) -> CheckResult {
     const CHECK: &str = "plugins";
     let name = &plugin.name;
-    match &plugin.error {
+    let advice = if plugin.refused.is_empty() {
+        "correct the component or its manifest"
+    } else {
+        "remove the file, or let it have the type: `outbox plugin switch TYPE NAME`"
+    };
+    match plugin.trouble() {
         None => CheckResult::ok(CHECK, format!("{name} loads")),
-        Some(error) => CheckResult::fail(CHECK, format!("{name}: {error}"), "correct the component or its manifest"),
+        Some(trouble) => CheckResult::fail(CHECK, format!("{name}: {trouble}"), advice),
     }
 }
 

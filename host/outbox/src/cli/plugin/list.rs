@@ -58,7 +58,7 @@ fn rows(plugins: &[ListedPlugin]) -> String {
             status.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             short(&or_dash(status.digest.as_deref()), 12),
             status.state.as_str().to_owned(),
-            or_dash(status.error.as_deref()),
+            or_dash(status.trouble().as_deref()),
         ]
     };
     table(["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "STATE", "ERROR"], plugins.iter().map(row))
