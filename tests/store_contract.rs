@@ -30,13 +30,17 @@ macro_rules! promises {
     };
 }
 
+mod audit;
 mod backlog;
+mod blocked_keys;
 mod claims;
 mod enqueue;
 mod filters;
+mod jobs;
 mod leases;
 mod operations;
 mod ordering;
+mod orders;
 mod owners;
 mod places;
 mod replay;

@@ -1,0 +1,98 @@
+//! What operators' actions make of the order within a key, and what unblocks a key.
+
+use std::time::Duration;
+
+use outbox::item::{ItemId, Status};
+
+use super::REPLAY;
+use super::orders::{CAREFUL, keyed, operate, unblock};
+use crate::support::{Fixture, dead, done, request, retry};
+
+promises! {
+    a_dead_head_is_unblocked_and_audited
+    a_replayed_item_takes_its_old_place_and_waits_for_the_one_that_is_claimed
+    items_inserted_behind_a_head_by_any_process_are_held
+    an_unblocked_key_goes_on_after_the_item_that_is_claimed
+    an_item_that_is_replayed_waits_for_no_dead_item_behind_it
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn a_dead_head_is_unblocked_and_audited(f: Fixture) {
+        let head = f.enqueue(keyed("1", "o")).await;
+        let behind = f.enqueue(keyed("2", "o")).await;
+        operate(&f, CAREFUL, head).await.unwrap();
+        assert!(f.claim("mail", 10).await.is_empty());
+        assert_eq!(f.store.overview().await.unwrap().blocked_keys, 1);
+        let unblocked = f.store.control(&unblock("o")).await.unwrap();
+        assert_eq!((unblocked.changed, unblocked.items), (true, vec![head]));
+        assert_eq!(f.claim_one("mail").await.item.id, behind);
+        assert_eq!(f.status(head).await, Status::Dlq);
+        assert!(!f.store.control(&unblock("o")).await.unwrap().changed);
+        let entry = f.store.get(head).await.unwrap().unwrap().audit.pop().unwrap();
+        assert_eq!((entry.action.as_str(), entry.reason.as_deref()), ("unblock", Some("night")));
+        assert_eq!(entry.changes[0]["before"]["blocks_key"], true);
+    }
+
+    pub(super) async fn a_replayed_item_takes_its_old_place_and_waits_for_the_one_that_is_claimed(f: Fixture) {
+        let ids =
+            [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await, f.enqueue(keyed("3", "o")).await];
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        let second = f.claim_one("mail").await;
+        operate(&f, REPLAY, ids[0]).await.unwrap();
+        assert!(f.claim("mail", 10).await.is_empty(), "one at a time, whatever was replayed meanwhile");
+        f.store.settle(&second.reference(), retry(Duration::from_millis(1))).await.unwrap();
+        f.clock.advance(Duration::from_secs(1));
+        for id in ids {
+            let claim = f.claim_one("mail").await;
+            assert_eq!(claim.item.id, id);
+            assert!(f.claim("mail", 10).await.is_empty());
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+        }
+    }
+
+    pub(super) async fn items_inserted_behind_a_head_by_any_process_are_held(f: Fixture) {
+        let other = f.second().await;
+        let first = f.enqueue(keyed("1", "o")).await;
+        other.enqueue(vec![keyed("2", "o"), keyed("3", "p")], outbox::store::BatchMode::PerItem).await.unwrap();
+        let claims = other.claim(&request(&["mail"], 10)).await.unwrap().claims;
+        assert_eq!(claims.iter().map(|claim| claim.item.id).collect::<Vec<_>>(), [first, ItemId::new(3)]);
+        f.store.settle(&claims[0].reference(), done()).await.unwrap();
+        assert_eq!(other.claim(&request(&["mail"], 10)).await.unwrap().claims[0].item.id, 2);
+    }
+
+    pub(super) async fn an_unblocked_key_goes_on_after_the_item_that_is_claimed(f: Fixture) {
+        let [first, second] = [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await];
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        operate(&f, REPLAY, first).await.unwrap();
+        let claim = f.claim_one("mail").await;
+        assert_eq!(claim.item.id, first);
+        f.store.control(&unblock("o")).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "one at a time");
+        f.store.settle(&claim.reference(), retry(Duration::from_secs(1))).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "the first item keeps its place");
+        f.clock.advance(Duration::from_secs(1));
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        assert_eq!(f.claim_one("mail").await.item.id, second);
+    }
+
+    pub(super) async fn an_item_that_is_replayed_waits_for_no_dead_item_behind_it(f: Fixture) {
+        let [first, second] = [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await];
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        let third = f.enqueue(keyed("3", "o")).await;
+        operate(&f, REPLAY, first).await.unwrap();
+        let claim = f.claim_one("mail").await;
+        assert_eq!(claim.item.id, first);
+        f.store.settle(&claim.reference(), done()).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "the dead item blocks what is behind it");
+        operate(&f, REPLAY, second).await.unwrap();
+        for id in [second, third] {
+            let claim = f.claim_one("mail").await;
+            assert_eq!(claim.item.id, id);
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+        }
+    }
+}
