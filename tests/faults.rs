@@ -9,6 +9,7 @@ mod forgeries;
 mod held_transactions;
 mod host_process;
 mod host_wants;
+mod last_numbers;
 mod many_hosts;
 mod odd_rows;
 mod odd_values;

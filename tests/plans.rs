@@ -132,9 +132,9 @@ async fn the_statements_of_workers_and_of_the_upkeep_search_these_indexes() {
     plans.assert_are(&[
         "claim: items_pkey queue_pkey queue_ready",
         "done: ",
-        "retry: items_pkey",
+        "retry: items_pkey queue_pkey",
         "dead: items_pkey",
-        "end of leases: items_pkey",
+        "end of leases: items_pkey queue_pkey",
         "retention: ALL-OF-queue attempts_pkey dead_at dead_pkey items_pkey past_pkey",
     ]);
 }

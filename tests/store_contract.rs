@@ -51,6 +51,7 @@ mod streaks;
 mod suspects;
 mod together;
 mod transfer;
+mod two_places;
 
 promises! {
     an_item_lives_from_pending_through_claimed_to_done

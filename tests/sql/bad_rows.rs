@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use outbox::item::{NewItem, Status};
+use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::ClaimRequest;
 
-use crate::support::{Fixture, done, item, ordered, request, retry};
+use crate::support::{Fixture, done, item, ordered, request, retry, with_streaks};
 
 fn keyed(idem_key: &str, ordering_key: &str) -> NewItem {
     NewItem { ordering_key: Some(ordering_key.into()), ..item(idem_key) }
@@ -140,24 +140,61 @@ async fn a_key_or_a_saga_that_is_no_text_stops_no_claim_of_its_type() {
     assert_eq!(f.sql(dead).unwrap(), "first,second,saga");
 }
 
-#[tokio::test]
-async fn one_claim_dead_letters_a_bounded_number_of_exhausted_items() {
-    let f = Fixture::sqlite().await;
-    f.sql(
-        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300)
-         INSERT INTO outbox_items (type, idem_key, payload, available_at) SELECT 'mail', 'k' || n, '', 0 FROM numbers;
-         INSERT INTO outbox_past (id, attempts, deliveries) SELECT id, 9, 9 FROM outbox_queue;
-         UPDATE outbox_queue SET again = 1",
+/// A trigger that refuses this statement on an item of a table.
+fn refuse(id: ItemId, event: &str, table: &str, row: &str) -> String {
+    format!(
+        "CREATE TRIGGER own BEFORE {event} ON {table} WHEN {row}.id = {id} BEGIN SELECT RAISE(ABORT, 'a bad row'); END"
     )
-    .unwrap();
-    let sound = f.enqueue(item("sound")).await;
-    let mut request = request(&["mail"], 1_000);
-    request.types.iter_mut().for_each(|terms| terms.max_retries = 5);
-    let first = f.store.claim(&request).await.unwrap();
-    assert_eq!((first.claims.len(), first.next_available_in), (0, Some(Duration::ZERO)));
-    assert_eq!(f.sql("SELECT count(*) FROM outbox_dead").unwrap(), "250");
-    let second = f.store.claim(&request).await.unwrap();
-    assert_eq!((second.claims.len(), second.next_available_in), (1, None));
-    assert_eq!(f.sql("SELECT count(*) FROM outbox_dead").unwrap(), "300");
-    assert_eq!(f.status(sound).await, Status::Claimed);
+}
+
+async fn keys_of_claims(f: &Fixture, types: &[&str]) -> Vec<String> {
+    let claims = f.store.claim(&request(types, 9)).await.unwrap().claims;
+    let mut keys: Vec<_> = claims.into_iter().map(|claim| claim.item.idem_key).collect();
+    keys.sort();
+    keys
+}
+
+#[tokio::test]
+async fn a_row_that_makes_a_claim_fail_stops_neither_its_type_nor_others_and_is_tried_again_later() {
+    for (has_past, is_suspect) in [(false, false), (true, false), (true, true)] {
+        let f = Fixture::sqlite().await;
+        let bad = f.enqueue(item("bad")).await;
+        if has_past {
+            f.store.settle(&f.claim_one("mail").await.reference(), retry(Duration::from_millis(1))).await.unwrap();
+        }
+        if is_suspect {
+            f.sql("UPDATE outbox_past SET losses = 1; UPDATE outbox_queue SET losses = 1").unwrap();
+        }
+        f.enqueue(item("beside")).await;
+        f.enqueue(NewItem::new("sms", "other", "{}")).await;
+        // The first refuses the claim; the second what it writes of an item that was claimed before.
+        let fault = if has_past { ("UPDATE", "outbox_past", "NEW") } else { ("INSERT", "outbox_leases", "1") };
+        let trigger = match fault {
+            (event, table, "NEW") => refuse(bad, event, table, "NEW"),
+            (event, table, _) => format!(
+                "CREATE TRIGGER own BEFORE {event} ON {table}
+                 WHEN EXISTS (SELECT 1 FROM json_each(NEW.ids) WHERE value = {bad})
+                 BEGIN SELECT RAISE(ABORT, 'a bad row'); END"
+            ),
+        };
+        f.sql(&trigger).unwrap();
+        f.clock.advance(Duration::from_secs(1));
+        assert_eq!(keys_of_claims(&f, &["mail", "sms"]).await, ["beside", "other"], "{has_past} {is_suspect}");
+        assert_eq!(f.status(bad).await, Status::Pending);
+        f.enqueue(item("later")).await;
+        assert_eq!(keys_of_claims(&f, &["mail", "sms"]).await, ["later"], "the bad one waits");
+        f.sql("DROP TRIGGER own").unwrap();
+        f.clock.advance(Duration::from_mins(1));
+        assert_eq!(keys_of_claims(&f, &["mail"]).await, ["bad"]);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_row_behind_the_front_of_its_key_does_not_stop_the_front() {
+    let f = Fixture::sqlite().await;
+    f.enqueue(ordered("front")).await;
+    let bad = f.enqueue(ordered("bad")).await;
+    f.sql(&refuse(bad, "DELETE", "outbox_queue", "OLD")).unwrap();
+    let claims = f.store.claim(&with_streaks(request(&["mail"], 9), 9)).await.unwrap().claims;
+    assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["front"]);
 }

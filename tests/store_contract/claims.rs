@@ -18,10 +18,41 @@ promises! {
     a_rate_limits_claims_per_second
     an_expired_claim_is_claimable_and_the_old_claim_cannot_complete
     a_settlement_is_accepted_after_the_lease_while_nobody_took_over
+    one_claim_dead_letters_a_bounded_number_of_exhausted_items
+}
+
+/// SQL that makes 300 items of the type, which have been attempted nine times.
+fn exhausted(item_type: &str) -> String {
+    format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300)
+         INSERT INTO outbox_items (type, idem_key, payload, available_at)
+         SELECT '{item_type}', '{item_type}' || n, '', 0 FROM numbers;
+         INSERT INTO outbox_past (id, attempts, deliveries)
+         SELECT id, 9, 9 FROM outbox_queue WHERE type = '{item_type}';
+         UPDATE outbox_queue SET again = (1 = 1) WHERE type = '{item_type}'"
+    )
 }
 
 mod promise {
     use super::*;
+
+    pub(super) async fn one_claim_dead_letters_a_bounded_number_of_exhausted_items(f: Fixture) {
+        let types = ["mail", "sms", "push"];
+        for item_type in types {
+            f.sql(&exhausted(item_type)).unwrap();
+        }
+        let sound = f.enqueue(item("sound")).await;
+        let dead = || f.sql("SELECT count(*) FROM outbox_dead").unwrap().parse::<u32>().unwrap();
+        while dead() < 900 {
+            let before = dead();
+            let batch = f.store.claim(&request(&types, 1_000)).await.unwrap();
+            assert!(dead() - before <= 250, "{} in one transaction", dead() - before);
+            assert!(dead() > before);
+            let is_all = dead() == 900;
+            assert!(is_all || batch.next_available_in == Some(Duration::ZERO), "{:?}", batch.next_available_in);
+        }
+        assert_eq!(f.status(sound).await, Status::Claimed);
+    }
 
     pub(super) async fn an_item_is_claimed_by_one_worker_only(f: Fixture) {
         for n in 0..50 {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use outbox::core::{
-    Failure, FailureClass, HostWrites, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
+    Failure, FailureClass, HostWrites, OnDead, RecordedBody, RecordedExchange, RecordedResponse, Recording, Settlement,
     StateChange, StateKeyChange,
 };
 use outbox::item::{Item, NewItem, Status};
-use outbox::store::{Action, ClaimRef, LeasePolicy, Selection, SettleRequest, StoreError};
+use outbox::store::{Action, ClaimRef, EffectKeys, LeasePolicy, Selection, SettleRequest, StoreError};
 
 use super::operate_request;
 use crate::support::{Fixture, START, after_start, done, item, retry, settled};
@@ -16,6 +16,8 @@ promises! {
     a_retry_waits_counts_and_has_a_history_row
     a_give_back_waits_but_does_not_count
     equal_give_backs_in_a_row_share_a_history_row_and_others_do_not
+    a_give_back_after_a_replay_shares_no_row_with_an_equal_failure_before_it
+    the_newest_failed_attempts_of_an_item_are_shown_with_the_number_of_all
     a_release_leaves_no_trace
     an_item_without_an_attempt_left_is_dead_lettered_by_the_claim_that_finds_it
     what_a_failed_attempt_sent_and_was_answered_is_in_its_history
@@ -108,6 +110,45 @@ mod promise {
         assert_eq!(told, [(3, "later"), (4, "no"), (5, "later"), (6, down), (7, down)]);
         assert_eq!((rows[0].started_at, rows[0].ended_at), (START, after_start(2_000)), "from the first to the last");
         assert!(rows[0].maybe_executed, "one of them may have had an effect");
+    }
+
+    pub(super) async fn a_give_back_after_a_replay_shares_no_row_with_an_equal_failure_before_it(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let failure = Failure::new(FailureClass::Deferred, "not.now", "later");
+        let end = settled(Settlement::Dead { failure, on_dead: OnDead::Block });
+        f.store.settle(&f.claim_one("mail").await.reference(), end).await.unwrap();
+        let replay = Action::Replay { keys: EffectKeys::Same };
+        for _ in 0..2 {
+            f.store.operate(&operate_request(replay, Selection::Ids(vec![id]))).await.unwrap();
+            for _ in 0..2 {
+                give_back(&f, &f.claim_one("mail").await.reference(), "later").await;
+            }
+            f.store
+                .operate(&operate_request(
+                    Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Respect },
+                    Selection::Ids(vec![id]),
+                ))
+                .await
+                .unwrap();
+        }
+        let rows = f.store.get(id).await.unwrap().unwrap().failed_attempts;
+        let told: Vec<_> = rows.iter().map(|row| (row.delivery, row.message.as_str())).collect();
+        let by = "dead-lettered by ada@host: repaired";
+        assert_eq!(told, [(1, "later"), (3, "later"), (4, by), (6, "later"), (7, by)]);
+    }
+
+    pub(super) async fn the_newest_failed_attempts_of_an_item_are_shown_with_the_number_of_all(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        f.sql(&format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300)
+             INSERT INTO outbox_attempts (item_id, delivery, attempt, started_at, ended_at, pod, class, code, message,
+                                          maybe_executed)
+             SELECT {id}, n, n, 1, 1, 'p', 'retryable', 'c', 'm', (1 = 0) FROM numbers"
+        ))
+        .unwrap();
+        let shown = f.store.get(id).await.unwrap().unwrap();
+        let deliveries: Vec<_> = shown.failed_attempts.iter().map(|row| row.delivery).collect();
+        assert_eq!((deliveries, shown.failed_attempts_total), ((201..=300).collect(), 300));
     }
 
     /// Gives the item back for a second, the first time with an effect that is not certain.

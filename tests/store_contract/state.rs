@@ -8,8 +8,8 @@ use outbox::core::{
 };
 use outbox::item::{NewItem, Status};
 use outbox::store::{
-    Action, Claim, ClearStateRequest, Execution, Selection, SettleRequest, SignalSeq, StateQuery, StateTotal,
-    StoreError, StuckKind, StuckQuery,
+    Action, AuditQuery, Claim, ClearStateRequest, Execution, Selection, SettleRequest, SignalSeq, StateQuery,
+    StateTotal, StoreError, StuckKind, StuckQuery,
 };
 
 use super::{REPLAY, operate_request};
@@ -20,6 +20,7 @@ promises! {
     a_key_that_was_only_read_conflicts_too_and_so_does_one_that_was_absent
     state_that_does_not_fit_the_quota_is_refused_and_what_shrinks_is_let_through
     state_is_counted_without_a_scan_and_can_be_listed_and_cleared
+    all_keys_of_a_plugin_are_cleared_in_transactions_of_a_bounded_size
     a_replayed_item_commits_its_state_again_and_keeps_its_followups
     a_followup_that_exists_is_kept_and_counted_whatever_its_content
     a_followup_keeps_its_saga_open
@@ -140,6 +141,18 @@ mod promise {
         assert_eq!((version(&f, "a").await, totals(&f).await), (None, vec![(1, 4)]));
         f.store.clear_state(&clear(None, Execution::Apply)).await.unwrap();
         assert_eq!(f.store.clear_state(&clear(None, Execution::Apply)).await.unwrap().keys, 0);
+        assert!(totals(&f).await.is_empty());
+    }
+
+    pub(super) async fn all_keys_of_a_plugin_are_cleared_in_transactions_of_a_bounded_size(f: Fixture) {
+        let claims = claims(&f, 1).await;
+        let keys = (0..450).map(|number| put(&format!("{number:03}"), None, "1")).collect();
+        commit(&f, &claims[0], keys).await.unwrap();
+        assert_eq!(f.store.clear_state(&clear(None, Execution::DryRun)).await.unwrap().keys, 450);
+        let cleared = f.store.clear_state(&clear(None, Execution::Apply)).await.unwrap();
+        assert_eq!(cleared, StateTotal { plugin: "p".into(), keys: 450, bytes: 1_800 });
+        let audited = f.store.audit(&AuditQuery::default()).await.unwrap();
+        assert_eq!(audited.iter().map(|entry| entry.count).collect::<Vec<_>>(), [50, 200, 200]);
         assert!(totals(&f).await.is_empty());
     }
 

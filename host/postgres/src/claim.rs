@@ -39,6 +39,9 @@ pub(crate) use crate::claim_limits::{TypeLimits, read_limits};
 const ROUNDS: usize = 8;
 /// The most items in one lease, whose row must fit into a page of its table.
 pub(crate) const LEASE_MAX: u32 = 250;
+/// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
+/// The next claim goes on.
+const REFUSED_MAX: u32 = 250;
 /// Wait before the next claim when another transaction was claiming a type under its limits, or was working on an
 /// ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
@@ -61,8 +64,10 @@ pub(crate) async fn claim(
             run.lease_and_read(tx, &shares, &QueuePart::Fresh).await?;
         } else if shares.iter().any(|share| *share > 0) {
             run.lease(tx, &shares).await?;
-        } else if run.read(tx).await? == ReadResult::Settled {
+        } else if run.unread() == 0 {
             return run.finish(tx).await;
+        } else {
+            run.read(tx).await?;
         }
     }
     run.read(tx).await?;
@@ -192,10 +197,17 @@ impl<'a> ClaimRun<'a> {
         suspects.map(|(place, budget)| (place, budget.most_losses)).max_by_key(|(_, losses)| *losses)
     }
 
-    /// How many more items of each type the next round takes at most.
+    /// The items that are leased and not read yet.
+    fn unread(&self) -> u32 {
+        let read = count(&self.claims).saturating_add(count(&self.refused));
+        count(self.leased.iter().flatten()).saturating_sub(read)
+    }
+
+    /// How many more items of each type the next round takes at most. Each may turn out to be none that can be claimed.
     fn shares(&self, start: usize) -> Vec<u32> {
         let claimed = count(self.leased.iter().flatten()).saturating_sub(count(&self.refused));
-        let left = self.request.limit.saturating_sub(claimed);
+        let refusable = REFUSED_MAX.saturating_sub(count(&self.refused)).saturating_sub(self.unread());
+        let left = self.request.limit.saturating_sub(claimed).min(refusable);
         let wanted: Vec<_> = (0..self.leased.len()).map(|place| self.wanted(place)).collect();
         fair_share(left, &wanted, start)
     }
@@ -292,7 +304,7 @@ impl<'a> ClaimRun<'a> {
 
     /// Reads what is leased, unless it has been read, and sorts out what is not handled.
     async fn read(&mut self, tx: &WriteTx<'_>) -> Result<ReadResult, PgError> {
-        if self.leased.iter().flatten().count() == self.claims.len() + self.refused.len() {
+        if self.unread() == 0 {
             return Ok(ReadResult::Settled);
         }
         let leased = leased_rows(tx, self.request).await?;
@@ -315,6 +327,7 @@ impl<'a> ClaimRun<'a> {
             }
         }
         if !unread.is_empty() {
+            self.leased.iter_mut().for_each(|leased| leased.retain(|id| !unread.contains(id)));
             drop_missing(tx, &missing_in(tx, &tokens(self.request)).await?).await?;
         }
         Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
@@ -323,7 +336,8 @@ impl<'a> ClaimRun<'a> {
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
         let Self { budgets, look, leased, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
-        let is_more = is_more || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
+        let is_full = count(&refused) >= REFUSED_MAX || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
+        let is_more = is_more || is_full;
         take_tokens(tx, &budgets.of_types, &claims).await?;
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;

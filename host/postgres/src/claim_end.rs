@@ -55,8 +55,8 @@ pub(crate) struct ClaimEnd {
     stderr: Option<String>,
     /// Whether the attempt gets a row in the history.
     is_recorded: bool,
-    /// Whether the worker gave the item back.
-    is_given_back: bool,
+    /// Whether the worker gave the item back once more, after at least one time in the same life of the item.
+    is_given_back_again: bool,
 }
 
 impl ClaimEnd {
@@ -68,20 +68,21 @@ impl ClaimEnd {
         let moved = ItemMove::settled(claim.claimed_past(), &settled.settlement, claim.trace(), now);
         let failure = settled.settlement.failure().cloned();
         let is_recorded = failure.is_some();
-        let is_given_back = matches!(settled.settlement, Settlement::GiveBack { .. });
-        Self { claim, moved, failure, stderr: settled.stderr.clone(), is_recorded, is_given_back }
+        let is_given_back_again =
+            matches!(settled.settlement, Settlement::GiveBack { .. }) && claim.past.give_backs > 0;
+        Self { claim, moved, failure, stderr: settled.stderr.clone(), is_recorded, is_given_back_again }
     }
 
     /// The item is dead-lettered, without a history row; see [`Self::with_history`].
     pub(crate) fn dead_lettered(claim: EndingClaim, on_dead: OnDead, failure: Failure) -> Self {
         let moved = ItemMove::dead_lettered(claim.claimed_past(), &failure, on_dead, claim.trace());
-        Self { claim, moved, failure: Some(failure), stderr: None, is_recorded: false, is_given_back: false }
+        Self { claim, moved, failure: Some(failure), stderr: None, is_recorded: false, is_given_back_again: false }
     }
 
     /// The claim ended before its attempt began: PENDING at once, without a trace.
     pub(crate) fn released(claim: EndingClaim, now: Millis) -> Self {
         let moved = ItemMove::settled(claim.claimed_past(), &Settlement::Release, claim.trace(), now);
-        Self { claim, moved, failure: None, stderr: None, is_recorded: false, is_given_back: false }
+        Self { claim, moved, failure: None, stderr: None, is_recorded: false, is_given_back_again: false }
     }
 
     /// The lease ended without a settlement: PENDING at once, with `failure` in the history.
@@ -101,7 +102,7 @@ impl ClaimEnd {
     ) -> Self {
         claim.attempt.maybe_executed = true;
         let moved = decide(claim.claimed_past(), &failure);
-        Self { claim, moved, failure: Some(failure), stderr: None, is_recorded: true, is_given_back: false }
+        Self { claim, moved, failure: Some(failure), stderr: None, is_recorded: true, is_given_back_again: false }
     }
 
     /// The same end, with a row in the history.
@@ -139,8 +140,8 @@ impl ClaimEnd {
     /// The row of the attempt in the history, if it gets one.
     fn history_row(&self) -> Option<HistoryRow<'_>> {
         let failure = self.failure.as_ref().filter(|_| self.is_recorded)?;
-        let is_given_back = self.is_given_back;
-        Some(HistoryRow { attempt: &self.claim.attempt, failure, stderr: self.stderr.as_deref(), is_given_back })
+        let is_given_back_again = self.is_given_back_again;
+        Some(HistoryRow { attempt: &self.claim.attempt, failure, stderr: self.stderr.as_deref(), is_given_back_again })
     }
 
     /// The step of the item's saga that ended. `None` without a saga, and for a release, which leaves no trace.
@@ -211,17 +212,17 @@ fn count_end(tx: &mut WriteTx<'_>, claim_end: &ClaimEnd) {
 /// A row that is there already is replaced: a change from outside can leave one, and an item whose deliveries are at
 /// the largest number has one. It must not keep the claim from ending.
 ///
-/// An attempt that is given back takes the place of the one before it, if that failed alike: the row then tells of all
-/// of them, from the begin of the first.
+/// An attempt that is given back once more takes the place of the one before it, if that failed alike: the row then tells
+/// of all of them, from the begin of the first.
 const INSERT_HISTORY: &str = "\
     WITH new AS (
         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[],
                              $8::text[], $9::text[], $10::text[], $11::boolean[], $12::bytea[], $14::boolean[])
             AS new (item_id, delivery, attempt, started_at, pod, class, code, message, stderr, handler_digest,
-                    maybe_executed, exchanges, is_given_back)
+                    maybe_executed, exchanges, is_given_back_again)
     ), equal AS (
         DELETE FROM outbox.attempts AS known USING new
-        WHERE new.is_given_back AND known.item_id = new.item_id AND known.delivery < new.delivery
+        WHERE new.is_given_back_again AND known.item_id = new.item_id AND known.delivery < new.delivery
           AND known.delivery = (SELECT max(last.delivery) FROM outbox.attempts AS last
                                 WHERE last.item_id = new.item_id)
           AND known.attempt = new.attempt AND known.class = new.class AND known.code = new.code
@@ -245,8 +246,8 @@ struct HistoryRow<'a> {
     attempt: &'a AttemptRecord,
     failure: &'a Failure,
     stderr: Option<&'a str>,
-    /// Whether the attempt does not count.
-    is_given_back: bool,
+    /// See [`ClaimEnd`].
+    is_given_back_again: bool,
 }
 
 async fn write_history(tx: &WriteTx<'_>, rows: &[HistoryRow<'_>]) -> Result<(), PgError> {
@@ -265,7 +266,7 @@ async fn write_history(tx: &WriteTx<'_>, rows: &[HistoryRow<'_>]) -> Result<(), 
     let messages: Vec<_> = failures().map(|failure| without_nul(&failure.message)).collect();
     let outputs: Vec<_> = rows.iter().map(|row| row.stderr.map(without_nul)).collect();
     let digests: Vec<_> = attempts().map(|attempt| attempt.handler_digest.as_deref()).collect();
-    let given_back: Vec<_> = rows.iter().map(|row| row.is_given_back).collect();
+    let given_back: Vec<_> = rows.iter().map(|row| row.is_given_back_again).collect();
     let executed: Vec<_> = attempts().map(|attempt| attempt.maybe_executed).collect();
     let exchanges: Vec<_> = attempts().map(|attempt| attempt.exchanges.as_deref()).collect();
     let (told, failed): (Values<'_>, Values<'_>) =

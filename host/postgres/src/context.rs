@@ -180,12 +180,15 @@ impl PgContext {
 
     /// Mends what made the call fail, where the store can.
     async fn mend(&self, err: &PgError) {
-        if !err.is_duplicate_number() {
+        if !err.is_about_numbers() {
             return;
         }
         let advanced = async { sequences::advance(&self.pool.connection(Purpose::Call).await?).await };
         if let Err(err) = advanced.await {
-            tracing::error!(error = err.message(), "a sequence is behind the numbers in use and cannot be advanced");
+            tracing::error!(
+                error = err.message(),
+                "a sequence is behind the numbers in use, or at its end, and cannot be moved"
+            );
         }
     }
 

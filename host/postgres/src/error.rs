@@ -63,6 +63,8 @@ impl PgError {
                 matches!(class, "40" | "08" | "57") && *code != SqlState::QUERY_CANCELED
                     || [SqlState::TOO_MANY_CONNECTIONS, SqlState::UNIQUE_VIOLATION, SqlState::READ_ONLY_SQL_TRANSACTION]
                         .contains(code)
+                    // The store sets the sequence back.
+                    || *code == SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED
             }),
         }
     }
@@ -93,8 +95,18 @@ impl PgError {
         self.violated_key() == Some("items_idem_key")
     }
 
+    /// Whether a sequence gives numbers that are in use already, or none any more.
+    pub(crate) fn is_about_numbers(&self) -> bool {
+        self.is_duplicate_number() || self.is_end_of_numbers()
+    }
+
+    /// Whether a sequence is at the end of its range.
+    fn is_end_of_numbers(&self) -> bool {
+        self.code() == Some(&SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
+    }
+
     /// Whether a number that a sequence gave is in use already.
-    pub(crate) fn is_duplicate_number(&self) -> bool {
+    fn is_duplicate_number(&self) -> bool {
         const NUMBERS: [&str; 5] = ["items_pkey", "signals_pkey", "jobs_pkey", "audit_pkey", "handlers_pkey"];
         self.violated_key().is_some_and(|key| NUMBERS.contains(&key))
     }
@@ -192,7 +204,9 @@ impl PgError {
                 READ_ONLY_ADVICE
             }
             Some(code) if *code == SqlState::DISK_FULL => ": the server's disk is full",
-            _ if self.is_duplicate_number() => ": a sequence is behind the numbers in use; `outbox doctor` names it",
+            _ if self.is_about_numbers() => {
+                ": a sequence is behind the numbers in use, or at its end; `outbox doctor` names it"
+            }
             Some(code) if *code == SqlState::INVALID_CATALOG_NAME => ": create the database, or give another's name",
             _ => "",
         }

@@ -177,7 +177,7 @@ async fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError>
 /// number.
 async fn prune_jobs(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
     let delete = "DELETE FROM outbox.jobs
-                  WHERE ended_at < $1 AND id < (SELECT max(id) FROM outbox.jobs)
+                  WHERE ended_at < $1 AND id < outbox.newest_job()
                     AND id IN (SELECT id FROM outbox.jobs ORDER BY id LIMIT $2)";
     tx.rows(delete, &[&before.get(), &PRUNE_JOBS]).await.map(drop)
 }

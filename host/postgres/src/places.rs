@@ -4,6 +4,9 @@
 //! among the unfinished items of its saga, and the front of its ordering key. Only a claim, which takes items from the
 //! queue into a lease, is elsewhere (`claim`). Where the end of a claim leads is decided by [`ItemMove`]. History,
 //! totals, signals and alerts are not known here.
+//!
+//! A row that is in the way in the queue or in the DLQ is replaced: a change from outside can leave an item in two
+//! places, and such an item must stop no other one.
 
 use outbox_core::{Destination, ItemMove, Past};
 use outbox_item::{ItemId, Millis, Status};
@@ -169,7 +172,10 @@ async fn arrive_queue(tx: &WriteTx<'_>, items: &[(&PlaceChange<'_>, Millis)]) ->
                 item.ordering_key, item.fairness_key
          FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[])
                   AS new (id, due, turn, again, losses)
-              JOIN outbox.items AS item ON item.id = new.id"
+              JOIN outbox.items AS item ON item.id = new.id
+         ON CONFLICT (id) DO UPDATE
+         SET available_at = excluded.available_at, turn = excluded.turn, epoch = excluded.epoch,
+             again = excluded.again, losses = excluded.losses"
     );
     tx.rows(&sql, &[&ids, &due, &turns, &again, &losses]).await.map(drop)
 }
@@ -183,7 +189,10 @@ const INTO_DEAD: &str = "\
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::boolean[], $7::text[],
                 $8::text[], $9::text[])
              AS new (id, at, turn, kind, line, blocks, alike, error, digest)
-         LEFT JOIN outbox.handlers AS handler ON handler.digest = new.digest";
+         LEFT JOIN outbox.handlers AS handler ON handler.digest = new.digest
+    ON CONFLICT (id) DO UPDATE
+    SET dead_at = excluded.dead_at, epoch = excluded.epoch, turn = excluded.turn, blocks_key = excluded.blocks_key,
+        fingerprint = excluded.fingerprint, last_error = excluded.last_error, handler = excluded.handler";
 
 async fn arrive_dead(tx: &WriteTx<'_>, items: &[(&PlaceChange<'_>, bool, &str)]) -> Result<(), PgError> {
     if items.is_empty() {

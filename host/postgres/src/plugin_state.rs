@@ -11,7 +11,8 @@ use tokio_postgres::Row;
 
 use outbox_core::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
 use outbox_store::engine::NewAuditEntry;
-use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
+use outbox_store::engine::operate_flow::CLEARED_KEYS;
+use outbox_store::{ClearStateRequest, StateEntry, StateQuery, StateTotal, StoreError};
 
 use crate::audit;
 use crate::error::PgError;
@@ -138,26 +139,38 @@ pub(crate) async fn list(tx: &impl Query, query: &StateQuery) -> Result<Vec<Stat
     tx.rows(&statement, &[&query.plugin, &after]).await?.iter().map(entry).collect()
 }
 
-/// Deletes one key, or all keys, of a plugin, under the lock that commits of its state take. Returns how much that is.
-pub(crate) async fn clear(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
+/// The size of one key, or of all keys, of a plugin.
+pub(crate) async fn count(tx: &impl Query, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
+    let one = "SELECT 1::bigint, (octet_length(value) + octet_length(key))::bigint FROM outbox.state
+               WHERE plugin = $1 AND key = $2";
+    let all = "SELECT keys, bytes FROM outbox.state_totals WHERE plugin = $1";
+    let rows = match request.key.as_deref() {
+        Some(key) => tx.rows(one, &[&request.plugin, &key.as_bytes()]).await?,
+        None => tx.rows(all, &[&request.plugin]).await?,
+    };
+    let mut found = StateTotal { plugin: request.plugin.clone(), ..StateTotal::default() };
+    if let Some(row) = rows.first() {
+        (found.keys, found.bytes) = (unsigned(row, 0)?, unsigned(row, 1)?);
+    }
+    Ok(found)
+}
+
+/// Deletes one key, or the first keys, of a plugin, under the lock that commits of its state take. Returns how much that
+/// is.
+pub(crate) async fn clear_some(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
     lock(tx, &[&request.plugin]).await?;
-    let cleared = matching(tx, request).await?;
-    if request.execution == Execution::Apply && cleared.keys > 0 {
-        remove(tx, request, &cleared).await?;
+    let delete = format!(
+        "DELETE FROM outbox.state
+         WHERE plugin = $1 AND key = ANY (ARRAY(
+             SELECT key FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)
+             ORDER BY plugin, key LIMIT {CLEARED_KEYS}))
+         RETURNING (octet_length(value) + octet_length(key))::bigint"
+    );
+    let rows = tx.rows(&delete, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
+    let bytes = rows.iter().map(|row| unsigned(row, 0)).sum::<Result<u64, PgError>>()?;
+    let cleared = StateTotal { plugin: request.plugin.clone(), keys: rows.len() as u64, bytes };
+    if cleared.keys > 0 {
+        audit::append(tx, &NewAuditEntry::of_cleared_state(request, &cleared)).await?;
     }
     Ok(cleared)
-}
-
-async fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, PgError> {
-    let statement = "SELECT count(*), coalesce(sum(octet_length(value) + octet_length(key)), 0)::bigint
-                     FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
-    let rows = tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
-    let row = rows.first().ok_or(PgError::LostRace)?;
-    Ok(StateTotal { plugin: request.plugin.clone(), keys: unsigned(row, 0)?, bytes: unsigned(row, 1)? })
-}
-
-async fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> Result<(), PgError> {
-    let statement = "DELETE FROM outbox.state WHERE plugin = $1 AND ($2::bytea IS NULL OR key = $2)";
-    tx.rows(statement, &[&request.plugin, &request.key.as_deref().map(str::as_bytes)]).await?;
-    audit::append(tx, &NewAuditEntry::of_cleared_state(request, cleared)).await
 }

@@ -8,7 +8,9 @@ use tokio_postgres::Row;
 use outbox_core::{FailedAttempt, FailureClass, Recording};
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
+use outbox_store::{
+    ATTEMPTS_SHOWN, FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq,
+};
 
 use crate::audit;
 use crate::content;
@@ -46,15 +48,19 @@ pub(crate) async fn get(tx: &impl Query, id: ItemId) -> Result<Option<ItemDetail
     let rows = tx.rows(&statement, &[&id.get()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let item = rows::item(row)?.item;
+    let total = "SELECT count(*) FROM outbox.attempts WHERE item_id = $1";
+    let total = tx.rows(total, &[&id.get()]).await?;
+    let failed_attempts_total = total.first().map_or(Ok(0), |row| unsigned(row, 0))?;
     let (failed_attempts, audit) = (failed_attempts(tx, id).await?, audit::entries_of_item(tx, id).await?);
-    Ok(Some(ItemDetails { item, failed_attempts, audit }))
+    Ok(Some(ItemDetails { item, failed_attempts, failed_attempts_total, audit }))
 }
 
 async fn failed_attempts(tx: &impl Query, id: ItemId) -> Result<Vec<FailedAttempt>, PgError> {
     let statement = "SELECT delivery, attempt, started_at, ended_at, pod, class, code, message, stderr,
                             handler_digest, maybe_executed, exchanges
-                     FROM outbox.attempts WHERE item_id = $1 ORDER BY delivery";
-    tx.rows(statement, &[&id.get()]).await?.iter().map(failed_attempt).collect()
+                     FROM outbox.attempts WHERE item_id = $1 ORDER BY delivery DESC LIMIT $2";
+    let newest_first = tx.rows(statement, &[&id.get(), &i64::from(ATTEMPTS_SHOWN)]).await?;
+    newest_first.iter().rev().map(failed_attempt).collect()
 }
 
 fn failed_attempt(row: &Row) -> Result<FailedAttempt, PgError> {

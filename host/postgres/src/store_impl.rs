@@ -220,8 +220,7 @@ impl Operate for PostgresStore {
     }
 
     async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
-        let pg = &*self.pg;
-        transact!(pg, "clearing a plugin's state", |tx| plugin_state::clear(tx, request))
+        operate_flow::clear_state(self, request).await
     }
 }
 
@@ -236,6 +235,16 @@ impl OperateSteps for PostgresStore {
     async fn change_items(&self, context: &ActionContext, ids: &[ItemId]) -> Result<ActionOutcomes, StoreError> {
         let pg = &*self.pg;
         transact!(pg, "changing items", |tx| operate::change_batch(tx, context, ids))
+    }
+
+    async fn count_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "counting a plugin's state", |tx| plugin_state::count(tx, request))
+    }
+
+    async fn clear_some_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "clearing a plugin's state", |tx| plugin_state::clear_some(tx, request))
     }
 
     async fn due_jobs(&self) -> Result<Vec<JobId>, StoreError> {

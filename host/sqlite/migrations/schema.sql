@@ -409,7 +409,9 @@ CREATE TABLE outbox_sagas (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox_signals (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- After the largest number there would be no other: SQLite would refuse every insert. So it is with each number that
+    -- SQLite gives.
+    seq INTEGER PRIMARY KEY AUTOINCREMENT CHECK (seq <= 4611686018427387903),
     pod TEXT NOT NULL,
     signal TEXT NOT NULL,
     ts INTEGER NOT NULL,
@@ -459,7 +461,7 @@ END;
 
 -- The key-value state of plugins. Every write gets a new version; no version is used twice.
 CREATE TABLE outbox_state (
-    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    version INTEGER PRIMARY KEY AUTOINCREMENT CHECK (version <= 4611686018427387903),
     plugin TEXT NOT NULL,
     key TEXT NOT NULL,
     value BLOB NOT NULL,
@@ -532,7 +534,7 @@ CREATE TABLE outbox_pauses (
 -- Bulk jobs: an action on all items that matched a filter when the job began, in batches that any process may run. The
 -- newest row is never deleted, because the column epoch of each place refers to its number.
 CREATE TABLE outbox_jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id <= 4611686018427387903),
     action TEXT NOT NULL,
     filter TEXT NOT NULL,
     actor TEXT NOT NULL,
@@ -573,7 +575,7 @@ CREATE TABLE outbox_quarantine (
 
 -- The audit trail: what operators did, written in the same transaction. A job has a row for each of its batches.
 CREATE TABLE outbox_audit (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT CHECK (seq <= 4611686018427387903),
     at INTEGER NOT NULL,
     actor TEXT NOT NULL,
     action TEXT NOT NULL,

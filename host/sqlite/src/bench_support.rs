@@ -19,7 +19,7 @@ use crate::enqueue::insert;
 use crate::error::unavailable;
 use crate::options::SqliteOptions;
 use crate::write_tx::{WriteConnection, WriteTx};
-use crate::{SqliteStore, claim, enqueue};
+use crate::{SqliteStore, bad_rows, enqueue};
 
 pub use crate::bench_support::wide_table::WideTable;
 
@@ -43,7 +43,7 @@ impl DirectStore {
 
     /// Claims a batch in one transaction and makes it DONE in another. Returns how many items it had.
     pub fn drain(&self, request: &ClaimRequest) -> Result<usize, StoreError> {
-        let claims = self.transact(|tx| claim::claim(tx, request))?.claims;
+        let claims = self.transact(|tx| bad_rows::claim(tx, request))?.claims;
         let done: Vec<_> = claims.iter().map(|claim| CompletionRow::new(claim.reference(), None, None)).collect();
         let all: Vec<_> = done.iter().collect();
         self.transact(|tx| complete(tx, &all).into_iter().collect::<Result<(), _>>())?;

@@ -2,7 +2,7 @@
 //!
 //! It does not decide what may be claimed of a type (`claim_limits`), in which company a suspect is claimed
 //! (`suspects`), nor which item is the front of its ordering key (`ordering`). How a taken item gets into its lease is
-//! in `claim_items`.
+//! in `claim_items`, and what becomes of a row that makes a claim fail in `bad_rows`.
 
 use std::time::Duration;
 
@@ -10,24 +10,18 @@ use rusqlite::{Row, params};
 
 use outbox_core::SuspectRun;
 use outbox_item::{ItemId, Millis};
-use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, StoreError};
+use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms};
 
 use crate::claim_items::{TakenItem, lease_items};
 use crate::claim_progress::{ClaimProgress, allowed, count};
-use crate::error::unavailable;
 use crate::rows::{optional_time, time};
 use crate::write_tx::WriteTx;
 use crate::{claim_limits, streaks, suspects};
 
-/// Claims what the request allows.
-pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
-    claim_ready(tx, request).map_err(unavailable("claiming items"))
-}
-
-/// Gives every type its share of the limit, then what the other types left over. What is left then is for items behind
+/// Claims what the request allows: gives every type its share of the limit, then what the other types left over. What is left then is for items behind
 /// the fronts that were claimed: so a long line takes no place of an item that can be attempted at once. The first type is drawn at random,
 /// so that a share that rounds to nothing does not always fall on the same type.
-fn claim_ready(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result<ClaimBatch> {
+pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result<ClaimBatch> {
     let mut progress = ClaimProgress::default();
     let types = claim_limits::unpaused(tx, request)?;
     let are_suspects = suspects::any(tx)?;
@@ -121,7 +115,8 @@ fn leave_the_line(tx: &WriteTx<'_>, terms: &ClaimTerms, last: &TakenItem) -> rus
     Ok(())
 }
 
-const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
+/// Items that are first in line: type, time, number.
+pub(crate) const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
     WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at <= ?2
     ORDER BY available_at, id LIMIT ?3";
 

@@ -98,6 +98,7 @@ impl Group {
 
     /// Runs each request in a savepoint: a request that fails changes nothing.
     pub(crate) fn run_with_savepoints(&mut self, tx: &mut WriteTx<'_>) -> rusqlite::Result<()> {
+        tx.is_apart = true;
         for request in &mut self.items {
             run_in_savepoint(tx, |tx| request.run(tx, enqueue::create))?;
         }
@@ -162,7 +163,8 @@ fn run_unguarded(tx: &mut WriteTx<'_>, op: &mut dyn WriteOp) -> Result<(), Group
     if op.run(tx) {
         return Ok(());
     }
-    if tx.connection.is_autocommit() || tx.connection.total_changes() != changes {
+    let is_full = op.failure().is_some_and(|err| full_disk(err).is_some());
+    if tx.asks_apart || is_full || tx.connection.is_autocommit() || tx.connection.total_changes() != changes {
         return Err(GroupError::PartlyApplied);
     }
     tx.rewind_to(mark);

@@ -36,6 +36,7 @@ mod alerts;
 mod audit;
 mod backlog;
 mod backup;
+mod bad_rows;
 mod batch;
 #[cfg(feature = "bench-support")]
 pub mod bench_support;
@@ -82,6 +83,7 @@ mod renew;
 mod retrying;
 mod rows;
 mod saga_signals;
+mod sequences;
 mod settle;
 mod store_impl;
 mod streaks;

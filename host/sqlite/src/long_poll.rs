@@ -8,7 +8,7 @@ use std::time::Instant;
 use outbox_store::engine::{LongPollSlot, long_poll};
 use outbox_store::{ClaimBatch, ClaimRequest, LongPoll, StoreError};
 
-use crate::claim::claim;
+use crate::bad_rows::claim;
 use crate::write_op::{ClosureOp, PendingReply, WriteOp};
 use crate::write_tx::WriteTx;
 

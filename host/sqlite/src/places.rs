@@ -3,6 +3,9 @@
 //! An item is in one place. What leaves a place arrives in another in the same transaction, with its past, its row
 //! among the unfinished items of its saga, and the front of its ordering key. Where the end of a claim leads is decided
 //! by [`ItemMove`]. History, totals, signals and alerts are not known here.
+//!
+//! A row that is in the way is replaced: a change from outside can leave an item in two places, and such an item must
+//! stop no other one.
 
 use std::sync::LazyLock;
 
@@ -80,7 +83,10 @@ fn to_queue(tx: &WriteTx<'_>, item: &QueuedItem<'_>, past: &Past) -> rusqlite::R
         "INSERT INTO outbox_queue (id, type, available_at, held, again, losses, epoch, ordering_key, fairness_key)
          VALUES (?1, ?2, ?3, ?4 IS NOT NULL, ?5, ?6, {NEWEST_JOB_SQL}, ?4,
                  (SELECT fairness_key FROM outbox_items INDEXED BY outbox_items_fair
-                  WHERE id = ?1 AND fairness_key IS NOT NULL))"
+                  WHERE id = ?1 AND fairness_key IS NOT NULL))
+         ON CONFLICT DO UPDATE
+         SET available_at = excluded.available_at, held = excluded.held, again = excluded.again,
+             losses = excluded.losses, epoch = excluded.epoch"
     ))?;
     let QueuedItem { id, item_type, ordering_key, available_at } = *item;
     let losses = past.losses.min(COUNT_MAX);
@@ -101,7 +107,10 @@ static INSERT_DONE: LazyLock<Statements> = LazyLock::new(|| {
     Statements::new(DONE_VALUES, |rows| {
         format!(
             "INSERT INTO outbox_done (id, done_at, epoch, handler, result)
-             SELECT column1, ?1, {NEWEST_JOB_SQL}, column2, column3 FROM (VALUES {rows})"
+             SELECT column1, ?1, {NEWEST_JOB_SQL}, column2, column3 FROM (VALUES {rows}) WHERE true
+             ON CONFLICT DO UPDATE
+             SET done_at = excluded.done_at, epoch = excluded.epoch, handler = excluded.handler,
+                 result = excluded.result"
         )
     })
 });
@@ -153,7 +162,10 @@ fn to_dead(
         "INSERT INTO outbox_dead
              (id, dead_at, epoch, handler, type, ordering_key, blocks_key, fingerprint, last_error)
          SELECT id, ?2, {NEWEST_JOB_SQL}, handler, ?3, ?4, ?5, ?6, coalesce(last_error, '')
-         FROM outbox_past WHERE id = ?1"
+         FROM outbox_past WHERE id = ?1
+         ON CONFLICT DO UPDATE
+         SET dead_at = excluded.dead_at, epoch = excluded.epoch, handler = excluded.handler,
+             blocks_key = excluded.blocks_key, fingerprint = excluded.fingerprint, last_error = excluded.last_error"
     ))?;
     insert.execute(params![
         ended.id.get(),
@@ -164,6 +176,14 @@ fn to_dead(
         fingerprint
     ])?;
     Ok(())
+}
+
+/// Whether the item is in a place besides the queue.
+pub(crate) fn is_beside_the_queue(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM outbox_done WHERE id = ?1) OR EXISTS (SELECT 1 FROM outbox_dead WHERE id = ?1)
+               OR EXISTS (SELECT 1 FROM outbox_leases, json_each(outbox_leases.ids) WHERE value = ?1)";
+    tx.connection.prepare_cached(sql)?.query_row([id.get()], |row| row.get(0))
 }
 
 /// Takes the item out of the queue. Returns its due time, if it was there.

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use outbox_core::{HostWrites, STATE_VALUE_MAX, StateChange, StateKeyChange, StateVersion};
 use outbox_store::engine::NewAuditEntry;
-use outbox_store::{ClearStateRequest, Execution, StateEntry, StateQuery, StateTotal, StoreError};
+use outbox_store::engine::operate_flow::CLEARED_KEYS;
+use outbox_store::{ClearStateRequest, StateEntry, StateQuery, StateTotal, StoreError};
 
 use crate::audit;
 use crate::error::unavailable;
@@ -112,25 +113,37 @@ pub(crate) fn list(tx: &Connection, query: &StateQuery) -> rusqlite::Result<Vec<
     rows.collect()
 }
 
-/// Deletes one key, or all keys, of a plugin. Returns how much that is.
-pub(crate) fn clear(tx: &mut WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
-    let cleared = matching(tx, request).map_err(unavailable("counting a plugin's state"))?;
-    if request.execution == Execution::Apply && cleared.keys > 0 {
-        remove(tx, request, &cleared).map_err(unavailable("clearing a plugin's state"))?;
+/// The size of one key, or of all keys, of a plugin.
+pub(crate) fn count(tx: &Connection, request: &ClearStateRequest) -> rusqlite::Result<StateTotal> {
+    let found = if let Some(key) = &request.key {
+        let sql = "SELECT plugin, 1, length(value) + length(CAST(key AS BLOB)) FROM outbox_state
+                   WHERE plugin = ?1 AND key = ?2";
+        tx.prepare_cached(sql)?.query_row([&request.plugin, key], total).optional()?
+    } else {
+        let sql = "SELECT plugin, keys, bytes FROM outbox_state_totals WHERE plugin = ?1";
+        tx.prepare_cached(sql)?.query_row([&request.plugin], total).optional()?
+    };
+    Ok(found.unwrap_or_else(|| StateTotal { plugin: request.plugin.clone(), ..StateTotal::default() }))
+}
+
+/// Deletes one key, or the first keys, of a plugin. Returns how much that is.
+pub(crate) fn clear_some(tx: &mut WriteTx<'_>, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+    let cleared = remove(tx, request).map_err(unavailable("clearing a plugin's state"))?;
+    if cleared.keys > 0 {
+        let entry = NewAuditEntry::of_cleared_state(request, &cleared);
+        audit::append(tx, &entry).map_err(unavailable("auditing what was cleared"))?;
     }
     Ok(cleared)
 }
 
-fn matching(tx: &WriteTx<'_>, request: &ClearStateRequest) -> rusqlite::Result<StateTotal> {
-    let mut count = tx.connection.prepare_cached(
-        "SELECT ?1, count(*), coalesce(sum(length(value) + length(CAST(key AS BLOB))), 0) FROM outbox_state
-         WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)",
+fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest) -> rusqlite::Result<StateTotal> {
+    let mut delete = tx.connection.prepare_cached(
+        "DELETE FROM outbox_state
+         WHERE version IN (SELECT version FROM outbox_state
+                           WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2) ORDER BY key LIMIT ?3)
+         RETURNING length(value) + length(CAST(key AS BLOB))",
     )?;
-    count.query_row(params![request.plugin, request.key], total)
-}
-
-fn remove(tx: &WriteTx<'_>, request: &ClearStateRequest, cleared: &StateTotal) -> rusqlite::Result<()> {
-    let delete = "DELETE FROM outbox_state WHERE plugin = ?1 AND (?2 IS NULL OR key = ?2)";
-    tx.connection.prepare_cached(delete)?.execute(params![request.plugin, request.key])?;
-    audit::append(tx, &NewAuditEntry::of_cleared_state(request, cleared))
+    let values = params![request.plugin, request.key, CLEARED_KEYS];
+    let sizes: Vec<u64> = delete.query_map(values, |row| cell(row, 0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(StateTotal { plugin: request.plugin.clone(), keys: sizes.len() as u64, bytes: sizes.iter().sum() })
 }

@@ -3,12 +3,14 @@
 //! Nothing here writes. Items are read through the view `outbox_status`, which knows where the status of an item comes
 //! from. Totals are in `overview`.
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use outbox_core::{FailedAttempt, FailureClass, Recording};
 use outbox_item::{ItemId, Status};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
-use outbox_store::{FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq};
+use outbox_store::{
+    ATTEMPTS_SHOWN, FailureGroup, Filter, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Page, Signal, SignalSeq,
+};
 
 use crate::audit;
 use crate::content;
@@ -59,16 +61,19 @@ pub(crate) fn get(tx: &Connection, id: ItemId) -> rusqlite::Result<Option<ItemDe
         return Ok(None);
     };
     let audit = audit::entries_of_item(tx, id)?;
-    Ok(Some(ItemDetails { item: found.item, failed_attempts: failed_attempts(tx, id)?, audit }))
+    let count = "SELECT count(*) FROM outbox_attempts WHERE item_id = ?1";
+    let failed_attempts_total = tx.prepare_cached(count)?.query_row([id.get()], |row| cell(row, 0))?;
+    let failed_attempts = failed_attempts(tx, id)?;
+    Ok(Some(ItemDetails { item: found.item, failed_attempts, failed_attempts_total, audit }))
 }
 
 fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAttempt>> {
     let mut select = tx.prepare_cached(
         "SELECT delivery, attempt, started_at, ended_at, pod, class, code, message, stderr, handler_digest,
                 maybe_executed, exchanges
-         FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery",
+         FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery DESC LIMIT ?2",
     )?;
-    let rows = select.query_map([id.get()], |row| {
+    let rows = select.query_map(params![id.get(), ATTEMPTS_SHOWN], |row| {
         let class: String = cell(row, 5)?;
         let exchanges: Option<Vec<u8>> = cell(row, 11)?;
         Ok(FailedAttempt {
@@ -86,7 +91,9 @@ fn failed_attempts(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<FailedAt
             recording: exchanges.and_then(|packed| Recording::decompress(&packed)).unwrap_or_default(),
         })
     })?;
-    rows.collect()
+    let mut newest_first: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    newest_first.reverse();
+    Ok(newest_first)
 }
 
 /// Reads one row, so that the database has to answer.

@@ -59,7 +59,8 @@ fn end_claim(tx: &mut WriteTx<'_>, leased: LeasedItem, request: &SettleRequest) 
         ..leased.attempt
     };
     if let Some(failure) = request.settlement.failure() {
-        if matches!(request.settlement, Settlement::GiveBack { .. }) {
+        // The row before is of an attempt that was given back in the same life of the item.
+        if matches!(request.settlement, Settlement::GiveBack { .. }) && leased.past.give_backs > 0 {
             begin_where_equal_one_began(tx, &mut attempted, failure)?;
         }
         write_history(tx, &attempted, failure, request.stderr.as_deref())?;

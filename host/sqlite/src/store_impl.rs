@@ -27,7 +27,7 @@ use crate::connection::{database_bytes, wal_bytes};
 use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, abandon, alerts, audit, claim, control, enqueue, expire, jobs, maintain, operate, overview, owners,
+    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, jobs, maintain, operate, overview, owners,
     plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
 };
 
@@ -63,7 +63,7 @@ impl Enqueue for SqliteStore {
 impl Queue for SqliteStore {
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimBatch, StoreError> {
         let request = request.clone();
-        self.writer.run("claiming items", move |tx| claim::claim(tx, &request)).await
+        self.writer.run("claiming items", move |tx| bad_rows::claim(tx, &request)).await
     }
 
     async fn claim_long_poll(&self, request: &ClaimRequest) -> Result<(ClaimBatch, Option<LongPoll>), StoreError> {
@@ -216,8 +216,7 @@ impl Operate for SqliteStore {
     }
 
     async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
-        let request = request.clone();
-        self.writer.run("clearing a plugin's state", move |tx| plugin_state::clear(tx, &request)).await
+        operate_flow::clear_state(self, request).await
     }
 }
 
@@ -233,6 +232,16 @@ impl OperateSteps for SqliteStore {
         let (context, ids) = (context.clone(), ids.to_vec());
         let change = move |tx: &mut WriteTx<'_>| operate::change_items(tx, &context, &ids);
         self.writer.run("changing items", change).await
+    }
+
+    async fn count_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let request = request.clone();
+        self.read_pool.run("counting a plugin's state", move |tx| plugin_state::count(tx, &request)).await
+    }
+
+    async fn clear_some_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+        let request = request.clone();
+        self.writer.run("clearing a plugin's state", move |tx| plugin_state::clear_some(tx, &request)).await
     }
 
     async fn due_jobs(&self) -> Result<Vec<JobId>, StoreError> {

@@ -89,6 +89,15 @@ fn claim_some(
     Ok(claimed)
 }
 
+/// Up to `most` suspects of the type in the order of their claims, which stay in the queue.
+pub(crate) fn first(tx: &WriteTx<'_>, terms: &ClaimTerms, most: u32) -> rusqlite::Result<Vec<TakenItem>> {
+    TakenItem::take(tx, FIRST, terms, most)
+}
+
+const FIRST: &str = "SELECT id, available_at, again FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+    ORDER BY losses DESC, available_at, id LIMIT ?3";
+
 const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
         SELECT id FROM outbox_queue
         WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
@@ -119,7 +128,12 @@ mod tests {
     #[test]
     fn a_look_for_suspects_reads_their_index_only() {
         let values = params!["t", 1];
-        let plans = [plan(MOST_LOSSES, values), plan(NEXT_AVAILABLE, values), plan(TAKE, params!["t", 1, 9])];
+        let plans = [
+            plan(MOST_LOSSES, values),
+            plan(NEXT_AVAILABLE, values),
+            plan(TAKE, params!["t", 1, 9]),
+            plan(FIRST, params!["t", 1, 9]),
+        ];
         for steps in plans {
             assert!(steps.iter().any(|line| line.contains("outbox_queue_suspects (type=?")), "{steps:?}");
             assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");

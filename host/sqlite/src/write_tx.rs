@@ -13,6 +13,7 @@ use outbox_store::engine::counters::{Counter, CounterKey};
 
 use crate::connection::connect;
 use crate::options::SqliteOptions;
+use crate::sequences;
 
 /// SQL for the number of the newest job. Every statement that puts an item into a place writes it into `epoch`.
 pub(crate) const NEWEST_JOB_SQL: &str = "(SELECT coalesce(max(id), 0) FROM outbox_jobs)";
@@ -40,8 +41,8 @@ impl WriteConnection {
         connection.pragma_update(None, "journal_size_limit", WAL_MAX)?;
         // Explicit, because a build of SQLite can have another default.
         connection.pragma_update(None, "recursive_triggers", false)?;
-        // SQLite opens the write-ahead log at the first read.
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        // This also opens the write-ahead log, which SQLite does at the first read.
+        sequences::set_back(&connection)?;
         Ok(Self { connection, options })
     }
 
@@ -75,6 +76,8 @@ impl WriteConnection {
             pod: &self.options.instance,
             alerts: self.options.alerts.as_ref(),
             wakes_workers: false,
+            is_apart: false,
+            asks_apart: false,
             counters: Vec::new(),
         };
         work(&mut tx)?;
@@ -82,6 +85,11 @@ impl WriteConnection {
         self.execute("COMMIT")?;
         let changes = self.connection.total_changes() - changes;
         Ok(Committed { wakes_workers: tx.wakes_workers, changes })
+    }
+
+    /// Mends what makes SQLite refuse new rows as if the disk were full.
+    pub(crate) fn mend(&self) -> rusqlite::Result<()> {
+        sequences::set_back(&self.connection)
     }
 
     /// Moves the write-ahead log into the database and empties it.
@@ -119,6 +127,10 @@ pub(crate) struct WriteTx<'a> {
     pub(crate) alerts: Option<&'a AlertSettings>,
     /// Whether the transaction makes work available, so that waiting workers must claim again.
     pub(crate) wakes_workers: bool,
+    /// Whether each request runs in a savepoint, because one of the group has failed before.
+    pub(crate) is_apart: bool,
+    /// Whether a request wants to run again in a savepoint, where it can leave out what made it fail.
+    pub(crate) asks_apart: bool,
     counters: Vec<CounterDelta>,
 }
 

@@ -253,7 +253,10 @@ impl WriterThread {
         let long_poll = || self.long_polls.fulfil(since);
         let committed = match self.connection.transact(|tx| group.run_without_savepoints(tx, long_poll)) {
             Ok(committed) => committed,
-            Err(GroupError::PartlyApplied) => self.connection.transact(|tx| group.run_with_savepoints(tx))?,
+            Err(GroupError::PartlyApplied) => {
+                self.connection.mend()?;
+                self.connection.transact(|tx| group.run_with_savepoints(tx))?
+            }
             Err(GroupError::Engine(err)) => return Err(err),
         };
         if committed.wakes_workers {

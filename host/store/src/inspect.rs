@@ -104,14 +104,20 @@ impl ItemPage {
     }
 }
 
+/// The largest number of failed attempts that is shown of an item.
+pub const ATTEMPTS_SHOWN: u32 = 100;
+
 /// An item with its history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ItemDetails {
     /// The item.
     #[serde(flatten)]
     pub item: Item,
-    /// Its attempts that did not end DONE, also those before a replay, oldest first.
+    /// The newest of its attempts that did not end DONE, also those before a replay, oldest first: at most
+    /// [`ATTEMPTS_SHOWN`].
     pub failed_attempts: Vec<FailedAttempt>,
+    /// How many such attempts the history has.
+    pub failed_attempts_total: u64,
     /// What operators did to it, oldest first.
     pub audit: Vec<AuditEntry>,
 }

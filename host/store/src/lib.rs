@@ -81,7 +81,9 @@ pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep,
 pub use crate::error::StoreError;
 pub use crate::filter::{Filter, Page};
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
-pub use crate::inspect::{FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal};
+pub use crate::inspect::{
+    ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal,
+};
 pub use crate::jobs::{DeadCause, Job, JobOutcome, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};

@@ -44,7 +44,8 @@ pub trait Operate: Inspect {
     /// Lets a quarantined component run again. False when it was not quarantined; then nothing is audited.
     async fn lift_quarantine(&self, digest: &str, actor: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Removes state of a plugin and returns how much it was. Running attempts that have read what is removed are
+    /// Removes state of a plugin and returns how much it was: a bounded number of keys in each transaction, which has an
+    /// audit entry of its own. Running attempts that have read what is removed are
     /// given back.
     async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
 }

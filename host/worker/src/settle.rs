@@ -12,8 +12,8 @@ use outbox_core::{
     Circumstances, DESCENDANTS_CODE, Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement,
     settlement_for,
 };
-use outbox_item::Item;
-use outbox_store::{ClaimRef, Queue, SettleRequest, StoreError};
+use outbox_item::{Item, ItemId};
+use outbox_store::{ClaimRef, ClaimToken, LeaseState, Queue, Renewal, SettleRequest, StoreError};
 
 use crate::failure_log::FailureLog;
 use crate::host_faults::HostFaults;
@@ -24,6 +24,9 @@ use crate::streak::{Progress, Turn};
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How often the wait doubles: to 1.6 s.
 const RETRY_DOUBLINGS: u32 = 3;
+
+/// How often a lease is looked at that another transaction has locked.
+const LEASE_LOOKS: u32 = 5;
 
 /// What sending the settlement of an item needs.
 pub(crate) struct Settler<'a> {
@@ -53,6 +56,10 @@ impl Settler<'_> {
         let (mut failed_tries, mut failing_since, mut had_turn) = (0, Instant::now(), false);
         while let Err(err) = self.try_once(claim, &request).await {
             if matches!(err, StoreError::ClaimLost) {
+                if self.is_settled(claim, &request.settlement).await {
+                    tracing::info!(item.id = claim.id.get(), "a try whose answer was lost has settled the claim");
+                    return Progress::Done;
+                }
                 log_claim_lost(claim, &request.settlement, failed_tries);
                 return Progress::Unknown;
             }
@@ -106,6 +113,29 @@ impl Settler<'_> {
             answer
         })
         .await
+    }
+
+    /// Whether the claim, which has ended, ended by this settlement as DONE: the answer to it was lost. The next item of
+    /// the streak tells: any other end of a claim takes it out of the lease, and only this process settles what is in
+    /// the lease. False for an item that is the last of its streak, or alone: nobody waits for what became of it.
+    async fn is_settled(&self, claim: &ClaimRef, settlement: &Settlement) -> bool {
+        let Some(next) = self.turn.next().filter(|_| matches!(settlement, Settlement::Done { .. })) else {
+            return false;
+        };
+        self.held_in_lease(claim.token).await.is_some_and(|ids| ids.contains(&next) && !ids.contains(&claim.id))
+    }
+
+    /// What the lease holds, if the store tells within a few tries: another settlement of the lease may be under way.
+    async fn held_in_lease(&self, token: ClaimToken) -> Option<Vec<ItemId>> {
+        let renewal = Renewal { token, lease: self.in_hand.times().lease() };
+        for _ in 0..LEASE_LOOKS {
+            match self.queue.renew(std::slice::from_ref(&renewal)).await.ok()?.pop()?.state {
+                LeaseState::Held { ids } => return Some(ids),
+                LeaseState::Gone => return None,
+                LeaseState::Busy => sleep(RETRY_DELAY).await,
+            }
+        }
+        None
     }
 
     /// Whether the settlement has failed for longer than a lease while each renewal of that lease was answered in time:

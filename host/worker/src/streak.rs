@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use tokio::sync::watch;
 
+use outbox_item::ItemId;
 use outbox_store::Claim;
 
 /// How far an item has come, as the next item of its streak sees it.
@@ -31,6 +32,7 @@ pub(crate) enum Progress {
 pub(crate) struct Turn {
     before: Option<watch::Receiver<Progress>>,
     own: Option<watch::Sender<Progress>>,
+    next: Option<ItemId>,
 }
 
 impl Turn {
@@ -43,6 +45,7 @@ impl Turn {
             if let Some(before) = newest.insert(key, index) {
                 let (own, progress) = watch::channel(Progress::Open);
                 turns[before].own = Some(own);
+                turns[before].next = Some(claim.item.id);
                 turns[index].before = Some(progress);
             }
         }
@@ -72,6 +75,11 @@ impl Turn {
         self.before.as_ref().is_some_and(|before| *before.borrow() == Progress::GivenBack)
     }
 
+    /// The next item of the streak.
+    pub(crate) fn next(&self) -> Option<ItemId> {
+        self.next
+    }
+
     /// Tells the next item of the streak how far this one has come.
     pub(crate) fn tell(&self, progress: Progress) {
         if let Some(own) = &self.own {
@@ -90,7 +98,7 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use outbox_item::{ItemId, Millis, NewItem};
+    use outbox_item::{Millis, NewItem};
     use outbox_store::ClaimToken;
 
     use super::*;

@@ -115,7 +115,9 @@ fn page(details: &ItemDetails, times: Times) -> String {
     let mut parts = vec![fields(&[identity(item), moments(item, times), outcome(item)].concat())];
     parts.push(format!("Payload\n{}", payload(&item.payload)));
     if !details.failed_attempts.is_empty() {
-        parts.push(format!("Failed attempts\n{}", history(&details.failed_attempts, times)));
+        let (shown, all) = (details.failed_attempts.len() as u64, details.failed_attempts_total);
+        let which = if shown < all { format!(" (the newest {shown} of {all})") } else { String::new() };
+        parts.push(format!("Failed attempts{which}\n{}", history(&details.failed_attempts, times)));
     }
     if details.failed_attempts.iter().any(|attempt| !attempt.recording.exchanges.is_empty()) {
         let note = "--json has their headers and bodies";

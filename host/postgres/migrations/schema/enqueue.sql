@@ -76,6 +76,9 @@ BEGIN
     IF NOT has_table_privilege(current_user, 'outbox.queue', 'INSERT') THEN
         RAISE EXCEPTION 'outbox: item % cannot be inserted by its id: leave out the id, the outbox gives it', NEW.id
             USING ERRCODE = 'insufficient_privilege';
+    ELSIF NEW.id NOT BETWEEN 1 AND 4611686018427387903 THEN
+        RAISE EXCEPTION 'outbox: id is %: it must be from 1 to 4611686018427387903', NEW.id
+            USING ERRCODE = 'check_violation', SCHEMA = 'outbox', TABLE = 'items', COLUMN = 'id';
     END IF;
     RETURN NEW;
 END $$;
@@ -83,10 +86,11 @@ END $$;
 CREATE TRIGGER items_given_id BEFORE INSERT ON outbox.items FOR EACH ROW
 WHEN (NEW.id IS NOT NULL) EXECUTE FUNCTION outbox.check_given_id();
 
--- The number of the newest job, for the columns `epoch`.
+-- The number of the newest job, for the columns `epoch`. A row that somebody gave a number near the end of the range
+-- does not count: no later job could take an item.
 CREATE FUNCTION outbox.newest_job() RETURNS bigint STABLE LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT coalesce(max(id), 0) FROM outbox.jobs);
+    RETURN (SELECT coalesce(max(id), 0) FROM outbox.jobs WHERE id <= 4611686018427387903);
 END $$;
 
 -- New items go into the queue: those without an ordering key at once, and all that are steps of a saga become

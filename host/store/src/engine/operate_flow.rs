@@ -12,9 +12,13 @@ use crate::error::StoreError;
 use crate::ids::JobId;
 use crate::jobs::{ActionOutcomes, BATCH_SIZE, Job, JobState};
 use crate::operate::{Operate, OperateReport, OperateRequest, Selection};
+use crate::plugin_data::{ClearStateRequest, StateTotal};
 
 /// Batches of each job in one piece of maintenance. Few, so that no job delays the others for long.
 const JOB_BATCHES: usize = 10;
+
+/// Keys of a plugin's state that one transaction removes, so that it stays short.
+pub const CLEARED_KEYS: u32 = 200;
 
 /// The steps of a request that an engine takes, each in a transaction of its own.
 #[async_trait]
@@ -24,6 +28,12 @@ pub trait OperateSteps: Operate {
 
     /// Performs the action on these items and audits it. At most [`BATCH_SIZE`] ids are given.
     async fn change_items(&self, context: &ActionContext, ids: &[ItemId]) -> Result<ActionOutcomes, StoreError>;
+
+    /// How much state the request is about. Reads only.
+    async fn count_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
+
+    /// Removes up to [`CLEARED_KEYS`] keys that the request is about, and audits that. Returns how much it removed.
+    async fn clear_some_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
 
     /// The running jobs whose next batch may be made now, oldest first.
     async fn due_jobs(&self) -> Result<Vec<JobId>, StoreError>;
@@ -60,6 +70,24 @@ async fn change_in_batches<S: OperateSteps>(
         }
     }
     Ok(report)
+}
+
+/// Removes state of a plugin: [`Operate::clear_state`] of every engine. Keys that attempts add meanwhile may stay.
+pub async fn clear_state<S: OperateSteps>(store: &S, request: &ClearStateRequest) -> Result<StateTotal, StoreError> {
+    let found = store.count_state(request).await?;
+    if request.execution == Execution::DryRun {
+        return Ok(found);
+    }
+    let mut cleared = StateTotal { plugin: request.plugin.clone(), ..StateTotal::default() };
+    while cleared.keys < found.keys {
+        let step = store.clear_some_state(request).await?;
+        if step.keys == 0 {
+            break;
+        }
+        cleared.keys += step.keys;
+        cleared.bytes += step.bytes;
+    }
+    Ok(cleared)
 }
 
 /// Makes batches of the jobs that are due, and returns how many items they changed: a part of

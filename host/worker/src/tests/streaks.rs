@@ -85,7 +85,7 @@ async fn what_follows_an_item_that_fails_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_follows_an_item_whose_settlement_had_no_answer_is_given_back() {
+async fn what_follows_an_item_whose_settlement_had_no_answer_goes_on_once_the_lease_tells_that_it_is_done() {
     let (queue, handler) = short();
     let worker = warm(&queue, &handler).await;
     queue.set_fault(Call::Settle, Fault::AnswerLost);
@@ -93,6 +93,21 @@ async fn what_follows_an_item_whose_settlement_had_no_answer_is_given_back() {
     sleep(SECOND / 10).await;
     queue.heal();
     queue.set_fault(Call::Claim, Fault::Refused);
+    sleep(SECOND).await;
+    assert_eq!((handler.begun(), queue.settled()), (LINE.to_vec(), LINE.to_vec()), "no effect is repeated");
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_an_item_is_given_back_when_neither_the_settlement_nor_the_lease_has_an_answer() {
+    let (queue, handler) = short();
+    let worker = warm(&queue, &handler).await;
+    queue.set_fault(Call::Settle, Fault::AnswerLost);
+    queue.add_line(61..=64);
+    sleep(SECOND / 10).await;
+    queue.heal();
+    queue.set_fault(Call::Claim, Fault::Refused);
+    queue.set_fault(Call::Renew, Fault::Refused);
     sleep(SECOND).await;
     assert_eq!(
         (handler.begun(), settlements(&queue)),
