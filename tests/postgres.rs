@@ -3,6 +3,7 @@
 mod costs;
 mod groups;
 mod hindrances;
+mod lock_order;
 mod migration;
 mod pooler;
 

@@ -156,3 +156,25 @@ async fn a_symbolic_link_that_leads_elsewhere_is_followed() {
     let stored = |name: &str| sqlite3(&place(name).display().to_string(), "SELECT idem_key FROM outbox_items").unwrap();
     assert_eq!((stored("one").as_str(), stored("two").as_str()), ("first", "second"));
 }
+
+#[tokio::test]
+async fn a_claim_from_before_a_restore_settles_nothing_that_was_claimed_after_it() {
+    let f = Fixture::sqlite().await;
+    let id = f.enqueue(item("k")).await;
+    let backup = format!("{}.backup", f.test_db.address());
+    sqlite3(&f.test_db.address(), &format!("VACUUM INTO '{backup}'")).unwrap();
+    let before = f.claim_one("mail").await;
+    let Fixture { store, test_db, clock } = f;
+    drop(store);
+    for path in ["-wal", "-shm"].map(|suffix| format!("{}{suffix}", test_db.address())) {
+        fs::remove_file(path).ok();
+    }
+    fs::rename(backup, test_db.address()).unwrap();
+    let restored = Fixture { store: test_db.open("pod-1", &clock, None).await, test_db, clock };
+    let after = restored.claim_one("mail").await;
+    assert_eq!(after.item.id, id);
+    let late = restored.store.settle(&before.reference(), done()).await;
+    assert!(matches!(late, Err(StoreError::ClaimLost)), "{late:?}");
+    assert_eq!(restored.status(id).await, Status::Claimed);
+    restored.store.settle(&after.reference(), done()).await.unwrap();
+}

@@ -18,6 +18,7 @@ promises! {
     an_alert_that_was_forgotten_is_sent_like_the_first
     a_sagas_finished_items_are_not_purged_while_others_wait
     a_death_is_announced_once_in_a_while_and_an_alerts_death_never
+    a_death_is_announced_after_the_clock_was_set_back
     a_quarantined_component_is_announced_once
 }
 
@@ -164,6 +165,22 @@ mod promise {
         }
         assert!(f.claim("webhook", 10).await.is_empty());
         assert!(f.store.failures(&outbox::store::Filter::default(), 9).await.unwrap().len() >= 2);
+    }
+
+    pub(super) async fn a_death_is_announced_after_the_clock_was_set_back(f: Fixture) {
+        let f = f.with_alerts("webhook").await;
+        let announced = async |key: &str| {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            f.store.settle(&claim.reference(), dead()).await.unwrap();
+            f.claim("webhook", 10).await.len()
+        };
+        assert_eq!(announced("first").await, 1);
+        f.clock.jump(-60_000);
+        assert_eq!(announced("within the period").await, 0);
+        f.clock.jump(-3_600_000);
+        assert_eq!(announced("the last alert was of the future").await, 1);
+        assert_eq!(announced("within the period again").await, 0);
     }
 
     pub(super) async fn finished_jobs_go_with_the_signals_and_the_newest_stays(f: Fixture) {

@@ -11,6 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::exact_json;
 use crate::item::{Item, JSON, NewItem};
 
 /// A new item as a caller writes it in JSON. An unknown member is an error, so that a caller notices a misspelt name.
@@ -31,8 +32,8 @@ pub struct ItemDocument {
     /// See [`NewItem::headers`].
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// See [`NewItem::metadata`].
-    #[serde(default)]
+    /// See [`NewItem::metadata`]. A number that would lose digits is an error.
+    #[serde(default, deserialize_with = "exact_json::deserialize")]
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// See [`NewItem::cid`].
     pub cid: Option<String>,
@@ -274,6 +275,19 @@ mod tests {
         let lines = "{\n  \"a\": [\n    1.0,\n    {}\n  ]\n}";
         assert_eq!(reformat(r#" {"a":[1.0 , { } ]}"#, Some(2)), lines);
         assert_eq!(payload_fields(br#"{"a":1"#).1, PayloadEncoding::Base64);
+    }
+
+    #[test]
+    fn a_number_in_the_metadata_that_would_lose_digits_is_refused_in_words() {
+        let with = |number: &str| parse(&format!(r#"{{"type":"t","payload":1,"metadata":{{"n":[{number}]}}}}"#));
+        assert_eq!(with("1.50").unwrap().metadata["n"][0], 1.5);
+        for number in ["12345678901234567890", "1e400"].map(|number| format!("{number}0")) {
+            let err = with(&number).unwrap_err().to_string();
+            assert!(
+                err.contains(&format!("the number {number} in `metadata`")) && err.contains("as a string"),
+                "{err}"
+            );
+        }
     }
 
     #[test]

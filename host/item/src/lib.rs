@@ -19,6 +19,7 @@
 
 #![deny(missing_docs)]
 
+mod exact_json;
 mod id;
 mod item;
 mod json;
@@ -26,6 +27,7 @@ mod status;
 mod time;
 mod validate;
 
+pub use crate::exact_json::exact_object;
 pub use crate::id::ItemId;
 pub use crate::item::{Item, JSON, NewItem};
 pub use crate::json::{ItemDocument, ItemSummary, PayloadEncoding, payload_fields, payload_value, reformat};

@@ -90,6 +90,11 @@ impl PgError {
         !self.is_timeout() && class.is_some_and(|class| !["40", "55", "57"].contains(&class))
     }
 
+    /// Whether an item is among the DONE items already that was to become DONE.
+    pub(crate) fn is_done_already(&self) -> bool {
+        self.violated_key() == Some("done_pkey")
+    }
+
     /// Whether another item has the idempotency key.
     pub(crate) fn is_duplicate_key(&self) -> bool {
         self.violated_key() == Some("items_idem_key")

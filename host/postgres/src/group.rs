@@ -18,6 +18,7 @@ use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::group_size::weight;
 use crate::looks::Looks;
+use crate::places;
 use crate::refused_types::AllowedRequest;
 use crate::settle::{self, HeldClaims, Settled, Settlements};
 use crate::tx::{Query, WriteTx};
@@ -152,7 +153,8 @@ async fn commit_together(
         }
         Err(err) => {
             tracing::warn!(settlements = settlements.len(), error = err.message(), "a group failed; in parts now");
-            let parts = if claim.is_some() { vec![settlements] } else { halves(pg, settlements, &err) };
+            let is_apart = claim.is_some() || err.is_done_already();
+            let parts = if is_apart { vec![settlements] } else { halves(pg, settlements, &err) };
             // Neither waits for the other's locks.
             tokio::join!(settle_in_parts(pg, parts), claim_and_reply(pg, claim));
             None
@@ -167,9 +169,18 @@ async fn settle_in_parts(pg: &PgContext, mut parts: Vec<Vec<QueuedSettlement>>) 
         match transact(pg, &part, None).await {
             Ok((settled, _)) => reply_settled(part, settled),
             Err(err) if err.is_about_the_database() => refuse_all(part, &err.message()),
+            Err(err) if err.is_done_already() && part.len() == 1 && leave_done(pg, &part[0].claim).await => {
+                parts.push(part);
+            }
             Err(err) => parts.extend(halves(pg, part, &err)),
         }
     }
+}
+
+/// Makes room for the item of the claim among the DONE items. Returns whether it was there already.
+async fn leave_done(pg: &PgContext, claim: &ClaimRef) -> bool {
+    let left = transact!(pg, Purpose::Work, "making room for a settlement", |tx| places::leave_done(tx, claim));
+    left.unwrap_or_default()
 }
 
 /// The halves of a part that failed. A single settlement is refused instead.

@@ -149,19 +149,25 @@ pub(crate) async fn leave_leases(tx: &WriteTx<'_>, leaving: &[LeasedId]) -> Resu
 }
 
 /// Drops ids of leases of which there is no item, so that they block neither their leases nor their ordering keys. The
-/// schema rules them out; somebody has deleted rows behind its back.
+/// schema rules them out; somebody has deleted rows behind its back. The transaction has locked leases, and waits for no
+/// line: an id in front of a key that another transaction is working on stays until its lease ends.
 pub(crate) async fn drop_missing(tx: &WriteTx<'_>, missing: &[LeasedId]) -> Result<(), PgError> {
     if missing.is_empty() {
         return Ok(());
     }
     let ids: Vec<_> = missing.iter().map(|(_, id)| *id).collect();
-    tracing::error!(items = ?ids, "leases hold the ids of items that do not exist; the ids were dropped");
-    leave_leases(tx, missing).await?;
-    let sql = "SELECT ordering_key FROM outbox.lanes WHERE id = ANY($1) OR streak && $1";
-    let rows = tx.rows(sql, &[&numbers(&ids)]).await?;
-    let keys: Vec<&str> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    ordering::lock_lines(tx, &keys).await?;
-    ordering::find_fronts(tx, &keys).await
+    let sql = "SELECT ordering_key, id || streak AS line FROM outbox.lanes WHERE id = ANY($1) OR streak && $1";
+    let lanes = tx.rows(sql, &[&numbers(&ids)]).await?;
+    let lanes = lanes.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let lanes: Vec<(String, Vec<i64>)> = lanes.collect::<Result<_, PgError>>()?;
+    let keys: Vec<_> = lanes.iter().map(|(key, _)| key.clone()).collect();
+    let free = ordering::try_lock_lines(tx, &keys).await?;
+    let busy: Vec<_> = lanes.iter().filter(|(key, _)| !free.contains(key)).flat_map(|(_, line)| line).collect();
+    let dropped: Vec<_> = missing.iter().filter(|(_, id)| !busy.contains(&&id.get())).copied().collect();
+    let shown: Vec<_> = dropped.iter().map(|(_, id)| id.get()).collect();
+    tracing::error!(items = ?shown, "leases hold the ids of items that do not exist; the ids were dropped");
+    leave_leases(tx, &dropped).await?;
+    ordering::find_fronts(tx, &free.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 /// The ids in these leases of which there is no item.

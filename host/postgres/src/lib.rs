@@ -21,8 +21,9 @@
 //! belongs to a session. So connections work through a pooler that gives each transaction another session.
 //!
 //! # Locks
-//! Every transaction waits for locks in this order: lines of ordering keys, leases, states, sagas, alerts, signals. A
-//! transaction waits for a line only while it holds no lease. A claim tries the locks of limits and lines, skips rows
+//! Every transaction waits for locks in this order: items that it deletes, lines of ordering keys, leases and other
+//! places, states, sagas, alerts, signals. A transaction waits for a line only while it holds no lease and no place. The
+//! deletion of an item by an application does the same (`outbox.after_delete`). A claim tries the locks of limits and lines, skips rows
 //! that others hold (`ordering`), and waits for sagas only. So it follows settlements in one transaction unless those
 //! hold the lock of a saga or of an alert (`group`).
 //!

@@ -68,6 +68,9 @@ pub(crate) async fn change_batch(
     context: &ActionContext,
     ids: &[ItemId],
 ) -> Result<ActionOutcomes, PgError> {
+    if context.action == Action::Purge {
+        ordering::lock_deleted(tx, ids).await?;
+    }
     ordering::lock_keys(tx, ids).await?;
     leases::lock_places(tx, ids).await?;
     let found = find(tx, ids, tx.now).await?;

@@ -42,6 +42,18 @@ pub(crate) async fn lock_lines(tx: &WriteTx<'_>, keys: &[&str]) -> Result<(), Pg
     tx.rows("SELECT outbox.lock_keys($1)", &[&keys]).await.map(drop)
 }
 
+/// Locks those of the lines that no other transaction has locked, and returns their keys.
+pub(crate) async fn try_lock_lines(tx: &WriteTx<'_>, keys: &[String]) -> Result<Vec<String>, PgError> {
+    let sql = "SELECT key FROM unnest($1::text[]) AS key WHERE pg_try_advisory_xact_lock(7206002, hashtext(key))";
+    tx.rows(sql, &[&keys]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Waits for the rows of items that the transaction will delete. It must not have locked a line yet.
+pub(crate) async fn lock_deleted(tx: &WriteTx<'_>, items: &[ItemId]) -> Result<(), PgError> {
+    let sql = "SELECT 1 FROM outbox.items WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    tx.rows(sql, &[&numbers(items)]).await.map(drop)
+}
+
 /// Finds the fronts of the keys anew. The transaction has moved items of theirs, under the locks of their lines.
 pub(crate) async fn find_fronts(tx: &WriteTx<'_>, keys: &[&str]) -> Result<(), PgError> {
     if keys.is_empty() {

@@ -10,7 +10,7 @@
 
 use outbox_core::{Destination, ItemMove, Past};
 use outbox_item::{ItemId, Millis, Status};
-use outbox_store::ClaimToken;
+use outbox_store::{ClaimRef, ClaimToken};
 
 use crate::error::PgError;
 use crate::leases::leave_leases;
@@ -210,6 +210,19 @@ async fn arrive_dead(tx: &WriteTx<'_>, items: &[(&PlaceChange<'_>, bool, &str)])
     let digests: Vec<_> = column().map(|change| change.past().handler_digest.as_deref()).collect();
     let values: Values<'_> = &[&ids, &times, &turns, &types, &keys, &blocks, &groups, &errors, &digests];
     tx.rows(INTO_DEAD, values).await.map(drop)
+}
+
+/// Takes the item of the claim out of the DONE items, where somebody has put it beside its lease. Returns whether it was
+/// there.
+pub(crate) async fn leave_done(tx: &WriteTx<'_>, claim: &ClaimRef) -> Result<bool, PgError> {
+    let sql = "DELETE FROM outbox.done WHERE id = $1
+               AND EXISTS (SELECT FROM outbox.leases WHERE token = $2 AND $1 = ANY (ids)) RETURNING id";
+    let left = tx.rows(sql, &[&claim.id.get(), &claim.token.get()]).await?;
+    if !left.is_empty() {
+        let item_id = claim.id.get();
+        tracing::error!(item.id = item_id, "an item was claimed and DONE at once: it is settled as it was claimed");
+    }
+    Ok(!left.is_empty())
 }
 
 /// Changes when items in the queue are due.

@@ -4,10 +4,10 @@
 //! read tolerantly: a part that cannot be read is a defect beside the item, so that operators can still see the rest.
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_postgres::Row;
 
-use outbox_item::{Item, ItemId, ItemSummary, Millis};
+use outbox_item::{Item, ItemId, ItemSummary, Millis, exact_object};
 use outbox_store::engine::sql_filter::{SqlFilter, SqlParam};
 use outbox_store::engine::stored::{RowName, json_or_text, parse_json, parse_word};
 
@@ -40,7 +40,7 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         saga: row.try_get(7)?,
         ordering_key: row.try_get(8)?,
         created_at: time(row, 9)?,
-        metadata: json(row.try_get(10)?, "metadata", &mut defects),
+        metadata: metadata(row.try_get(10)?, &mut defects),
         status: parse_word(row.try_get(11)?, RowName::new("item", row.try_get(0)?), "status")?,
         attempts: count(row, 12)?,
         deliveries: count(row, 13)?,
@@ -107,6 +107,14 @@ fn json<T: DeserializeOwned + Default>(text: &str, name: &str, defects: &mut Vec
     serde_json::from_str(text).unwrap_or_else(|err| {
         defects.push(format!("{name} cannot be read: {err}"));
         T::default()
+    })
+}
+
+/// The metadata of an item; empty where they cannot be read, which is a defect.
+fn metadata(text: &str, defects: &mut Vec<String>) -> Map<String, Value> {
+    exact_object(text).unwrap_or_else(|err| {
+        defects.push(format!("metadata cannot be read: {err}"));
+        Map::new()
     })
 }
 

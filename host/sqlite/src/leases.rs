@@ -11,7 +11,7 @@ use outbox_store::{ClaimRef, ClaimToken};
 
 use crate::id_list::{id_list, read_ids};
 use crate::ordering::find_fronts_behind;
-use crate::past::{PAST, past};
+use crate::past::past;
 use crate::rows::{cell, optional_text_or_like, text_or_like};
 use crate::write_tx::{NEWEST_JOB_SQL, WriteTx};
 
@@ -106,14 +106,14 @@ pub(crate) struct LeasedItem {
 
 /// The item of the claim, if the claim still holds.
 pub(crate) fn leased_item(tx: &WriteTx<'_>, claim: &ClaimRef) -> rusqlite::Result<Option<LeasedItem>> {
-    let sql = format!("SELECT {PAST}, {CLAIM} FROM outbox_status WHERE claim_token = ?1 AND id = ?2");
+    let sql = leased("lease.token = ?1 AND leased.value = ?2");
     let values = params![claim.token.get(), claim.id.get()];
     tx.connection.prepare_cached(&sql)?.query_row(values, LeasedItem::read).optional()
 }
 
 /// The item, if it is in a lease.
 pub(crate) fn leased_by_id(tx: &WriteTx<'_>, id: ItemId) -> rusqlite::Result<Option<LeasedItem>> {
-    let sql = format!("SELECT {PAST}, {CLAIM} FROM outbox_status WHERE status = 'CLAIMED' AND id = ?1");
+    let sql = leased("leased.value = ?1");
     tx.connection.prepare_cached(&sql)?.query_row([id.get()], LeasedItem::read).optional()
 }
 
@@ -143,12 +143,31 @@ pub(crate) fn leave_with_items(
 
 /// All items of the lease.
 fn leased_items(tx: &WriteTx<'_>, token: ClaimToken) -> rusqlite::Result<Vec<LeasedItem>> {
-    let sql = format!("SELECT {PAST}, {CLAIM} FROM outbox_status WHERE claim_token = ?1");
+    let sql = leased("lease.token = ?1");
     tx.connection.prepare_cached(&sql)?.query_map([token.get()], LeasedItem::read)?.collect()
 }
 
-/// The columns of `outbox_status` that [`LeasedItem::read`] reads after [`PAST`].
-const CLAIM: &str = "id, type, idem_key, saga, cid, ordering_key, claim_token, claimed_at, claimed_by";
+/// SQL that selects leased items, as [`LeasedItem::read`] reads them. Of `outbox_items` it reads what comes before the
+/// payload; what comes after it is in an index, for the items that others may wait for. The correlation id is needed of
+/// items of a saga only.
+fn leased(condition: &str) -> String {
+    format!(
+        "SELECT coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
+                coalesce(past.losses, 0) AS losses, coalesce(past.replays, 0) AS replays,
+                coalesce(past.effects, 0) AS effects, coalesce(past.give_backs, 0) AS give_backs,
+                coalesce(past.maybe_executed, 0) AS maybe_executed, past.given_back_since,
+                handler.digest AS handler_digest, past.last_error,
+                item.id, lease.type, item.idem_key, linked.saga, coalesce(linked.cid, '') AS cid, linked.ordering_key,
+                lease.token AS claim_token, lease.claimed_at, lease.pod AS claimed_by
+         FROM outbox_leases AS lease CROSS JOIN json_each(lease.ids) AS leased
+         CROSS JOIN outbox_items AS item ON item.id = leased.value
+         LEFT JOIN (SELECT id, saga, cid, ordering_key FROM outbox_items INDEXED BY outbox_items_linked
+                    WHERE saga IS NOT NULL OR ordering_key IS NOT NULL) AS linked ON linked.id = leased.value
+         LEFT JOIN outbox_past AS past ON past.id = leased.value
+         LEFT JOIN outbox_handlers AS handler ON handler.id = past.handler
+         WHERE {condition}"
+    )
+}
 
 impl LeasedItem {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -174,4 +193,35 @@ impl LeasedItem {
 
 fn count(ids: &[ItemId]) -> i64 {
     i64::try_from(ids.len()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::empty_outbox;
+
+    /// The columns of `outbox_items` that the statement reads from the table itself, by their places in it.
+    fn columns_of_items(sql: &str) -> Vec<i64> {
+        let database = empty_outbox();
+        let root: i64 = database
+            .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'outbox_items'", [], |row| row.get(0))
+            .unwrap();
+        let mut explain = database.prepare(&format!("EXPLAIN {sql}")).unwrap();
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(1)?, [row.get(2)?, row.get(3)?]));
+        let steps: Vec<(String, [i64; 2])> = explain.query_map([], read).unwrap().map(Result::unwrap).collect();
+        let opened = steps.iter().filter(|(step, [_, page])| step == "OpenRead" && *page == root);
+        let cursors: Vec<_> = opened.map(|(_, [cursor, _])| *cursor).collect();
+        let columns = steps.iter().filter(|(step, [cursor, _])| step == "Column" && cursors.contains(cursor));
+        columns.map(|(_, [_, column])| *column).collect()
+    }
+
+    #[test]
+    fn the_end_of_a_claim_reads_nothing_of_an_item_that_comes_after_its_payload() {
+        let payload = 3;
+        for condition in ["lease.token = 1", "lease.token = 1 AND leased.value = 2", "leased.value = 2"] {
+            let columns = columns_of_items(&leased(condition));
+            assert!(columns.iter().all(|column| *column < payload), "{condition}: {columns:?}");
+        }
+        assert_eq!(columns_of_items("SELECT payload, cid FROM outbox_items"), [3, 7]);
+    }
 }

@@ -139,12 +139,15 @@ fn prune_items(tx: &mut WriteTx<'_>, place: &FinishedPlace, before: Millis, old:
     Ok(deleted)
 }
 
-/// SQL that tells whether no run of a saga keeps the `item`.
-const IS_FREE: &str = "(item.saga IS NULL OR NOT EXISTS (
-         SELECT 1 FROM outbox_saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
-     AND NOT EXISTS (
-         SELECT 1 FROM outbox_sagas AS run
-         WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, ?1) >= ?1))";
+/// SQL that tells whether no run of a saga keeps the `finished` item. It reads an index, and not past the payload of the
+/// item.
+const IS_FREE: &str = "NOT EXISTS (
+         SELECT 1 FROM outbox_items AS step INDEXED BY outbox_items_linked
+         WHERE step.id = finished.id AND step.saga IS NOT NULL
+           AND (EXISTS (SELECT 1 FROM outbox_saga_open AS open WHERE open.saga = step.saga AND open.cid = step.cid)
+                OR EXISTS (
+                    SELECT 1 FROM outbox_sagas AS run
+                    WHERE run.saga = step.saga AND run.cid = step.cid AND coalesce(run.ended_at, ?1) >= ?1)))";
 
 fn finished_then(FinishedPlace { table, finished_at }: &FinishedPlace) -> String {
     format!(
@@ -232,6 +235,8 @@ mod tests {
                 assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
                 let probe = "SEARCH open USING PRIMARY KEY (saga=? AND cid=?)";
                 assert!(steps.iter().any(|line| line.contains(probe)), "what is left of a saga is one look: {steps:?}");
+                let step = "SEARCH step USING COVERING INDEX outbox_items_linked";
+                assert!(steps.iter().any(|line| line.contains(step)), "no payload is read past: {steps:?}");
             }
         }
     }

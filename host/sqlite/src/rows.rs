@@ -9,9 +9,9 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, RowIndex, ToSql};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use outbox_item::{Item, ItemId, ItemSummary, Millis, NewItem};
+use outbox_item::{Item, ItemId, ItemSummary, Millis, NewItem, exact_object};
 use outbox_store::engine::sql_filter::SqlParam;
 use outbox_store::engine::stored::{RowName, json_or_text, parse_json, parse_word};
 
@@ -96,7 +96,7 @@ pub(crate) fn enqueued(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
         cid: Some(text(row, 6, &mut defects)?),
         saga: optional_text(row, 7, &mut defects)?,
         ordering_key: optional_text(row, 8, &mut defects)?,
-        metadata: json(row, 10, "metadata", &mut defects)?,
+        metadata: metadata(row, 10, &mut defects)?,
         delay: Duration::ZERO,
     };
     let item = Item { available_at: time(row, 11)?, ..enqueued.into_item(ItemId::new(cell(row, 0)?), time(row, 9)?) };
@@ -157,6 +157,15 @@ fn json<T: DeserializeOwned + Default>(
     Ok(serde_json::from_slice(bytes(row, column)?).unwrap_or_else(|err| {
         defects.push(format!("{name} cannot be read: {err}"));
         T::default()
+    }))
+}
+
+/// The metadata of an item; empty where they cannot be read, which is a defect.
+fn metadata(row: &Row<'_>, column: usize, defects: &mut Vec<String>) -> rusqlite::Result<Map<String, Value>> {
+    let text = String::from_utf8_lossy(bytes(row, column)?);
+    Ok(exact_object(&text).unwrap_or_else(|err| {
+        defects.push(format!("metadata cannot be read: {err}"));
+        Map::new()
     }))
 }
 

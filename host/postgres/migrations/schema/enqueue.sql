@@ -162,7 +162,15 @@ DECLARE
     finished bigint;
     freed text[];
 BEGIN
-    -- In one order, as settlements lock them.
+    -- In the order of all locks: lines, places, sagas. Nothing that holds one of them waits for a row of outbox.items.
+    freed := ARRAY(SELECT item.ordering_key::text FROM deleted AS item
+                   WHERE item.ordering_key IS NOT NULL
+                     AND (SELECT place.blocks_key FROM outbox.dead AS place WHERE place.id = item.id));
+    IF cardinality(freed) > 0 THEN
+        PERFORM outbox.lock_keys(freed);
+    END IF;
+    PERFORM 1 FROM outbox.done AS place WHERE place.id IN (SELECT id FROM deleted) ORDER BY place.id FOR UPDATE;
+    PERFORM 1 FROM outbox.dead AS place WHERE place.id IN (SELECT id FROM deleted) ORDER BY place.id FOR UPDATE;
     PERFORM 1 FROM outbox.sagas AS run
     WHERE (run.saga, run.cid) IN (SELECT saga, cid FROM deleted WHERE saga IS NOT NULL)
     ORDER BY run.saga, run.cid FOR UPDATE;
