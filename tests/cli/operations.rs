@@ -141,6 +141,8 @@ async fn items_are_named_by_their_keys_and_found_by_what_they_contain() {
     let number = order("4711", "{}");
     assert_eq!(fixture.json(&["show", "order-17"])["id"].to_string(), first);
     assert_eq!(fixture.json(&["show", "4711"])["id"].to_string(), number, "there is no item with this id");
+    assert_eq!(fixture.json(&["reschedule", "4711", "--in", "1h"])["sample"][0].to_string(), number);
+    fixture.json(&["audit", "--item", "4712"]);
     fixture.run(&["show", "order-19"]).fails(1, &["the key \"order-19\"", "--key-prefix"]);
     let ids = |args: &[&str]| -> Vec<String> {
         let items = fixture.json(&[&["list"], args].concat());
@@ -151,6 +153,10 @@ async fn items_are_named_by_their_keys_and_found_by_what_they_contain() {
     assert_eq!(ids(&["--key-prefix", "order-"]), [second.as_str(), &first]);
     assert_eq!(ids(&["PENDING", "--payload", "order=17"]), [first.as_str()]);
     fixture.run(&["list", "--payload", "order"]).fails(2, &["PATH=VALUE"]);
+    fixture.run(&["list", "--key-prefix", ""]).fails(1, &["key_prefix"]);
+    fixture.run(&["dead", "--key-prefix", "", "--yes"]).fails(1, &["key_prefix"]);
+    fixture.run(&["purge", "DLQ", "--error", "", "--yes"]).fails(1, &["error"]);
+    fixture.run(&["list", "--since", "1795997861"]).fails(2, &["are before 2001"]);
     fixture.json(&["reschedule", "order-17", "--in", "1h"]);
     fixture.json(&["dead", "order-17", "order-18"]);
     assert_eq!(

@@ -201,6 +201,7 @@ async fn an_item_is_named_by_its_key_and_found_by_what_it_contains() {
         assert_eq!(ids(&host.send(get(&format!("/items?{query}"))).await.json()), expected, "{query}");
     }
     host.send(get("/items?payload=order")).await.problem(400, "invalid-request");
+    host.send(get("/items?key_prefix=")).await.problem(400, "invalid-item");
     let dead = host.send(post("/items/k-0/dead", &[], "{}")).await;
     assert_eq!(dead.json()["sample"], json!([1]));
     let order = json!({ "filter": { "status": ["DLQ"], "idem_key": "k-0" } });

@@ -18,6 +18,15 @@ promises! {
     dead_items_are_found_by_the_text_of_their_error
     an_action_takes_no_more_items_than_it_may
     more_conditions_than_a_reader_checks_are_refused
+    an_empty_text_is_refused_and_does_not_stand_for_every_item
+}
+
+async fn are_refused(f: &Fixture, filter: Filter) {
+    let page = Page { limit: 1, before: None };
+    assert!(matches!(f.store.list(&filter, &page).await, Err(StoreError::Invalid(_))));
+    assert!(matches!(f.store.failures(&filter, 1).await, Err(StoreError::Invalid(_))));
+    let request = operate_request(REPLAY, Selection::Filter(filter));
+    assert!(matches!(f.store.operate(&request).await, Err(StoreError::Invalid(_))));
 }
 
 mod promise {
@@ -110,7 +119,8 @@ mod promise {
         let error = |text: &str| Filter { error: Some(text.into()), ..Filter::default() };
         assert_eq!(listed(&f, &error("receiver is")).await, [ids[1], ids[0]]);
         assert_eq!(listed(&f, &error("50% of it_")).await, [other]);
-        assert!(listed(&f, &error("Receiver")).await.is_empty(), "letters are compared as they are");
+        assert_eq!(listed(&f, &error("RECEIVER Is")).await, [ids[1], ids[0]], "capital and small letters are alike");
+        assert!(listed(&f, &error("sender")).await.is_empty());
     }
 
     pub(super) async fn an_action_takes_no_more_items_than_it_may(f: Fixture) {
@@ -130,11 +140,19 @@ mod promise {
 
     pub(super) async fn more_conditions_than_a_reader_checks_are_refused(f: Fixture) {
         let many = Filter { payload: vec!["n=1".parse().unwrap(); 9], ..Filter::default() };
-        let page = Page { limit: 1, before: None };
-        assert!(matches!(f.store.list(&many, &page).await, Err(StoreError::Invalid(_))));
-        assert!(matches!(f.store.failures(&many, 1).await, Err(StoreError::Invalid(_))));
-        let request = operate_request(REPLAY, Selection::Filter(many));
-        assert!(matches!(f.store.operate(&request).await, Err(StoreError::Invalid(_))));
+        are_refused(&f, many).await;
+    }
+
+    pub(super) async fn an_empty_text_is_refused_and_does_not_stand_for_every_item(f: Fixture) {
+        let ids = numbered(&f, 1).await;
+        for filter in [
+            Filter { key_prefix: Some(String::new()), ..Filter::default() },
+            Filter { error: Some(String::new()), ..Filter::default() },
+            Filter { cid: Some(String::new()), ..Filter::default() },
+        ] {
+            are_refused(&f, filter).await;
+        }
+        assert_eq!(listed(&f, &Filter::default()).await, ids);
     }
 }
 

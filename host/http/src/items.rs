@@ -33,19 +33,18 @@ pub(crate) async fn show(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ItemDetails>, ApiError> {
     let word = id?.0;
-    if let Ok(id) = word.parse()
-        && let Some(details) = state.inspect.get(id).await?
-    {
-        return Ok(Json(details));
-    }
-    let id = item_with_key(&*state.inspect, &word).await?.ok_or_else(|| ApiError::NoItem(word.clone()))?;
+    let id = named_item(&state, &word).await?;
     state.inspect.get(id).await?.map(Json).ok_or(ApiError::NoItem(word))
 }
 
-/// The item that a path names, by its id or, where that is no number, by its idempotency key.
+/// The item that a path names: by its id, or else by its idempotency key. A number that no item has or had as its key is
+/// an id, also when the item was purged.
 pub(crate) async fn named_item(state: &HttpState, word: &str) -> Result<ItemId, ApiError> {
-    match word.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => item_with_key(&*state.inspect, word).await?.ok_or_else(|| ApiError::NoItem(word.to_owned())),
+    let id = word.parse().ok();
+    if let Some(id) = id
+        && state.inspect.get(id).await?.is_some()
+    {
+        return Ok(id);
     }
+    item_with_key(&*state.inspect, word).await?.or(id).ok_or_else(|| ApiError::NoItem(word.to_owned()))
 }

@@ -55,7 +55,7 @@ pub struct Filter {
     /// In this group of like failures: see [`FailureGroup`](crate::FailureGroup).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// The message of the last failure contains this text.
+    /// The message of the last failure contains this text, in capital or small letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The payload is JSON with all of these members.
@@ -107,8 +107,22 @@ impl Filter {
             && all_hold(&self.metadata, content.metadata, MemberIs::holds_in)
     }
 
-    /// Errors when the filter has more conditions on the content than a reader checks.
+    /// Errors when a text is empty, which a script passes by mistake and which would restrict nothing or everything, and
+    /// when the filter has more conditions on the content than a reader checks.
     pub fn validate(&self) -> Result<(), StoreError> {
+        let texts = [
+            ("type", &self.r#type),
+            ("idem_key", &self.idem_key),
+            ("key_prefix", &self.key_prefix),
+            ("saga", &self.saga),
+            ("cid", &self.cid),
+            ("ordering_key", &self.ordering_key),
+            ("fingerprint", &self.fingerprint),
+            ("error", &self.error),
+        ];
+        if let Some((field, _)) = texts.iter().find(|(_, text)| text.as_deref() == Some("")) {
+            return Err(invalid(field, "an empty filter".into(), "a text, or no such filter"));
+        }
         for (field, conditions) in
             [("payload", &self.payload), ("headers", &self.headers), ("metadata", &self.metadata)]
         {

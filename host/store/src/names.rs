@@ -12,6 +12,9 @@ use crate::inspect::Inspect;
 use crate::overview::Overview;
 use crate::stuck::{StuckKind, StuckQuery};
 
+/// The kind of name of which only those with unfinished or dead items count as known.
+const ORDERING_KEY: &str = "ordering key";
+
 /// Names that an error lists at most.
 const LISTED: usize = 3;
 
@@ -20,7 +23,7 @@ const SIMILAR: f64 = 0.75;
 
 /// An unknown name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nothing is known of {kind} {name:?}{}", self.offer())]
+#[error("{} {kind} {name:?}{}", self.begin(), self.offer())]
 pub struct UnknownName {
     /// What it names: `type`, `saga` or `ordering key`.
     pub kind: &'static str,
@@ -33,6 +36,10 @@ pub struct UnknownName {
 impl UnknownName {
     fn new(kind: &'static str, name: &str, known: &BTreeSet<&str>) -> Self {
         Self { kind, name: name.to_owned(), nearest: nearest(name, known) }
+    }
+
+    fn begin(&self) -> &'static str {
+        if self.kind == ORDERING_KEY { "no item that waits or is dead has" } else { "nothing is known of" }
     }
 
     fn offer(&self) -> String {
@@ -96,7 +103,7 @@ pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Opti
     let stuck = store.stuck(&StuckQuery::default()).await?;
     let blocked = stuck.iter().filter(|entry| entry.kind == StuckKind::BlockedKey);
     let known = blocked.filter_map(|entry| entry.ordering_key.as_deref()).collect();
-    Ok(Some(UnknownName::new("ordering key", key, &known)))
+    Ok(Some(UnknownName::new(ORDERING_KEY, key, &known)))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(crate) struct FilterArgs {
     /// Only items that died of the same thing: see `outbox failures`
     #[arg(long)]
     fingerprint: Option<String>,
-    /// Only items whose last failure has this text in its message
+    /// Only items whose last failure has this text in its message, in capital or small letters
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
     /// Only items whose payload is JSON with this member, such as order.id=17 or lines.0.sku=A1
@@ -125,8 +125,11 @@ impl FromStr for TimeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(millis) = text.parse() {
-            return Ok(Self::At(millis));
+        if let Ok(millis) = text.parse::<Millis>() {
+            let is_plausible = millis >= MILLISECONDS_FROM;
+            return is_plausible
+                .then_some(Self::At(millis))
+                .ok_or_else(|| format!("{text} milliseconds are before 2001: use {TIMES}. Are these seconds?"));
         }
         if let Ok(ago) = humantime::parse_duration(text) {
             return Ok(Self::Ago(ago));
@@ -136,6 +139,9 @@ impl FromStr for TimeArg {
             .map(|time| Self::At(Millis::new(time)))
     }
 }
+
+/// The year 2001. A smaller number is most likely a time in seconds.
+const MILLISECONDS_FROM: Millis = Millis::new(978_307_200_000);
 
 /// The times that are understood.
 const TIMES: &str = "2h (ago), 2026-01-31, 2026-01-31T12:00:00Z, 2026-01-31T12:00:00+02:00, or Unix milliseconds";
@@ -224,9 +230,9 @@ mod tests {
     fn a_moment_is_a_duration_ago_a_date_or_milliseconds() {
         assert_eq!("2h".parse::<TimeArg>().unwrap().at(Millis::new(7_200_500)), 500);
         assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(TimeArg::At(Millis::new(1_000))));
-        assert_eq!("1234".parse(), Ok(TimeArg::At(Millis::new(1_234))));
         let noon = TimeArg::At(Millis::new(1_769_860_800_000));
         for text in [
+            "1769860800000",
             "2026-01-31T12:00:00Z",
             "2026-01-31t12:00:00z",
             "2026-01-31 12:00:00",
@@ -241,6 +247,8 @@ mod tests {
         }
         assert_eq!("2026-01-31".parse(), Ok(TimeArg::At(Millis::new(1_769_817_600_000))));
         for text in [
+            "1769860800",
+            "-1",
             "yesterday",
             "1969-01-01T00:00:01Z",
             "1970-01-01T00:00:01+01:00",

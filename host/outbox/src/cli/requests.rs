@@ -24,28 +24,24 @@ pub(crate) async fn find_item(store: &dyn Inspect, id: ItemId, context: &Context
     store.get(id).await?.with_context(missing)
 }
 
-/// The item that an argument names: by its id, or, where that is no number, by its idempotency key.
+/// The item that an argument names: by its id, or else by its idempotency key. A number that no item has or had as its
+/// key is an id, also when the item was purged.
 pub(crate) async fn named_item(store: &dyn Inspect, word: &str, context: &Context) -> anyhow::Result<ItemId> {
-    match word.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => item_of_key(store, word, context).await,
+    let id = word.parse().ok();
+    if let Some(id) = id
+        && store.get(id).await?.is_some()
+    {
+        return Ok(id);
     }
-}
-
-async fn item_of_key(store: &dyn Inspect, key: &str, context: &Context) -> anyhow::Result<ItemId> {
     let database = &context.config.database;
     let missing =
-        || format!("no item in {database} has the key {key:?}: outbox list --key-prefix finds keys that begin so");
-    item_with_key(store, key).await?.with_context(missing)
+        || format!("no item in {database} has the key {word:?}: outbox list --key-prefix finds keys that begin so");
+    item_with_key(store, word).await?.or(id).with_context(missing)
 }
 
-/// The item that an argument names, with its history. A number that is no id can be a key.
+/// The item that an argument names, with its history.
 pub(crate) async fn find_named_item(store: &dyn Inspect, word: &str, context: &Context) -> anyhow::Result<ItemDetails> {
-    let id = named_item(store, word, context).await?;
-    match item_with_key(store, word).await? {
-        Some(named) if store.get(id).await?.is_none() => find_item(store, named, context).await,
-        _ => find_item(store, id, context).await,
-    }
+    find_item(store, named_item(store, word, context).await?, context).await
 }
 
 /// Sends a control request and prints its report. A request that changes nothing is no failure.
@@ -80,6 +76,10 @@ fn control_summary(request: &ControlRequest, report: &ControlReport) -> String {
 /// earlier, any host goes on with the job.
 pub(crate) async fn run_to_end(store: &dyn Operate, mut job: Job, context: &Context) -> anyhow::Result<Job> {
     let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
+    if job.state == JobState::Running {
+        let id = job.id;
+        context.output.hint(&format!("Job {id} goes on without this command; outbox jobs cancel {id} stops it."));
+    }
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(JOB_WAIT_MAX)).await;
         job = store.run_job_batch(job.id).await?.unwrap_or(job);

@@ -58,10 +58,15 @@ impl ProcessEnv {
     pub(super) fn identity(&self) -> ProcessIdentity {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         ProcessIdentity {
-            user: self.get("USER").or_else(|| self.get("LOGNAME")).unwrap_or_else(|| "unknown".to_owned()),
+            user: self.get("USER").or_else(|| self.get("LOGNAME")).unwrap_or_else(user_number),
             host: self.get("HOSTNAME").or_else(host).unwrap_or_else(|| "localhost".to_owned()),
         }
     }
+}
+
+/// The user of this process where no variable names it, as in many containers.
+fn user_number() -> String {
+    format!("uid-{}", rustix::process::geteuid().as_raw())
 }
 
 /// The content of a file that holds a secret, without the line break at its end; `None` when it cannot be read or is

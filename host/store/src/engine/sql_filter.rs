@@ -97,7 +97,7 @@ impl SqlFilter {
         condition.and(&equals("saga"), filter.saga.clone());
         condition.and(&equals("ordering_key"), filter.ordering_key.clone());
         condition.and(&equals("fingerprint"), filter.fingerprint.clone());
-        condition.and("replace(last_error, ?, '') <> last_error", filter.error.clone().filter(|text| !text.is_empty()));
+        condition.and("replace(lower(last_error), lower(?), '') <> lower(last_error)", filter.error.clone());
         condition.and("created_at >= ?", filter.created_from);
         condition.and("created_at < ?", filter.created_to);
         condition.and("coalesce(done_at, dead_at) >= ?", filter.finished_from);
