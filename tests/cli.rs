@@ -212,7 +212,7 @@ async fn list_filters_by_status_in_either_vocabulary_and_by_field() {
     assert_eq!(ids(&["PUBLISHED"]), [] as [ItemId; 0]);
     assert_eq!(ids(&["--saga", "Greeting", "--limit", "1"]), [pending]);
     assert_eq!(ids(&["--before", &pending.to_string()]), [dlq]);
-    assert_eq!(ids(&["--type", "other"]), [] as [ItemId; 0]);
+    assert_eq!(ids(&["--type", "other", "--force"]), [] as [ItemId; 0]);
     assert_eq!(ids(&["--since", "1h"]), [pending, dlq]);
     assert_eq!(ids(&["--until", "1h"]), [] as [ItemId; 0]);
     fixture.run(&["list", "FAILED"]).fails(2, &["FAILED", "PENDING, CLAIMED, DONE or DLQ"]);

@@ -138,6 +138,7 @@ async fn follow_the_runbook(deployment: &Deployment, backend: Backend) {
         assert_eq!(becomes(&host, id, "DONE").await["replays"], 1);
     }
     assert_eq!(becomes(&host, 1, "DLQ").await["replays"], 0, "it died of something else");
+    says(&runbook.next("Dead items"), &["would change 1 item (1)"]);
     says(&runbook.next("Dead items"), &["3 of 3", "DONE", "50 items each second", "the receiver is back"]);
 
     let sent = deployment.vector.ledger.received().len();

@@ -36,6 +36,7 @@ mod blocked_keys;
 mod claims;
 mod enqueue;
 mod filters;
+mod job_pace;
 mod jobs;
 mod leases;
 mod operations;

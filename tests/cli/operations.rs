@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::CliFixture;
+use super::{CliFixture, CommandOutput};
 use crate::support::{dead, done, request};
 
 fn enqueue(fixture: &CliFixture, key: &str, ordering_key: &str) -> String {
@@ -84,6 +84,48 @@ async fn a_group_of_failures_is_replayed_as_a_job() {
 }
 
 #[tokio::test]
+async fn a_sample_is_replayed_and_a_replay_whose_items_die_again_stops_itself() {
+    let fixture = CliFixture::migrated();
+    for key in 0..30 {
+        fixture.settled(&key.to_string(), dead()).await;
+    }
+    let tried = fixture.run(&["replay", "--status", "DLQ", "--sample", "10", "--dry-run"]);
+    assert!(tried.stdout.contains("would change 10 items"), "{}", tried.stdout);
+    fixture.run(&["replay", "--status", "DLQ", "--sample", "10", "--limit", "1"]).fails(2, &["--limit"]);
+    fixture.run(&["replay", "--status", "DLQ", "--stop-after", "120%"]).fails(2, &["from 0% to 99%"]);
+    let store = fixture.store();
+    let kill = tokio::spawn(async move {
+        loop {
+            for claim in store.claim(&request(&["mail"], 10)).await.unwrap().claims {
+                store.settle(&claim.reference(), dead()).await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let plan = fixture.plan.clone();
+    let run = move || plan.run(&["replay", "--status", "DLQ", "--stop-after", "20%"]);
+    let stopped = CommandOutput::from(tokio::task::spawn_blocking(run).await.unwrap());
+    kill.abort();
+    stopped.fails(1, &["job 1 stopped after 20 items", "ended are dead again"]);
+    let job = fixture.json(&["jobs", "show", "1"]);
+    assert_eq!((&job["state"], &job["changed"], &job["stop_after"]), (&json!("STOPPED"), &json!(20), &json!(20)));
+}
+
+#[tokio::test]
+async fn the_finished_items_of_a_person_are_purged_by_their_correlation_id() {
+    let fixture = CliFixture::migrated();
+    for (key, cid) in [("a", "person-7"), ("b", "person-7"), ("c", "person-8")] {
+        fixture.json(&["enqueue", "--type", "mail", "--key", key, "--cid", cid, "--payload", "1"]);
+    }
+    fixture.json(&["dead", "a", "c"]);
+    fixture.run(&["purge", "--cid", "person-7"]).fails(2, &["1 item", "--yes"]);
+    let told = fixture.run(&["purge", "--cid", "person-7", "--yes"]);
+    assert_eq!((told.code, told.stdout.as_str()), (Some(0), "purge: changed 1 item (1)\n"));
+    assert!(told.stderr.contains("are not finished and stay, such as 2"), "{}", told.stderr);
+    assert_eq!(fixture.json(&["list"]).as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn without_a_terminal_what_deletes_or_repeats_effects_is_refused_with_the_line_that_does_it() {
     let fixture = CliFixture::migrated();
     for key in ["a", "b"] {
@@ -121,6 +163,8 @@ async fn a_name_that_nobody_knows_is_refused_with_the_nearest_unless_it_is_force
         &["replay", "--status", "DLQ", "--type", "mial"],
         &["purge", "DONE", "--type", "mial", "--yes"],
         &["dead", "--status", "PENDING", "--type", "mial"],
+        &["list", "--type", "mial"],
+        &["failures", "--type", "mial"],
     ] {
         fixture.run(args).fails(1, &["type \"mial\"", "mail"]);
         fixture.json(&[args, &["--force"]].concat());

@@ -70,7 +70,7 @@ async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
     host.send(post("/items/99/replay", &[], "")).await.problem(404, "no-item");
 
     host.complete("a").await;
-    host.send(post("/items:replay", &[("x-actor", "header")], r#"{"ids": [1, 2], "actor": "body"}"#)).await;
+    host.send(post("/items:replay", &[("x-actor", "header")], r#"{"ids": [1, "2"], "actor": "body"}"#)).await;
     host.dead_letter("a").await;
     host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"]}}"#)).await;
     let audit = audit(&host);
@@ -226,6 +226,9 @@ async fn an_order_that_does_not_say_which_items_is_refused() {
         ("/items:purge", r#"{"filter": {}}"#, "invalid-request"),
         ("/items:purge", r#"{"filter": {"type": "a"}}"#, "invalid-request"),
         ("/items:replay", r#"{"ids": []}"#, "invalid-request"),
+        ("/items:replay", r#"{"ids": ["x"]}"#, "invalid-json"),
+        ("/items:replay", r#"{"filter": {"status": ["DLQ"]}, "stop_after": 100}"#, "invalid-request"),
+        ("/items:dead", r#"{"filter": {"status": ["PENDING"]}, "stop_after": 20}"#, "invalid-request"),
         ("/items:replay", r#"{"ids": [1], "filter": {"status": ["DONE"]}}"#, "invalid-request"),
         ("/items:purge", r#"{"ids": [1], "new_effects": true}"#, "invalid-request"),
         ("/items:purge", r#"{"ids": [1], "dryrun": true}"#, "invalid-json"),

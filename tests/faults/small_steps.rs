@@ -10,8 +10,8 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::most_changes;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{
-    Action, BatchMode, Control, ControlRequest, EffectKeys, Execution, ExportPosition, Filter, JobState, LeasePolicy,
-    OperateRequest, Retention, Selection, Store,
+    Action, BatchMode, Control, ControlRequest, EffectKeys, Execution, ExportPosition, Filter, JobPace, JobState,
+    LeasePolicy, OperateRequest, Retention, Selection, Store,
 };
 
 use crate::support::{Backend, Fixture, TestClock, TestDb, is_soak, item, on_each_backend, report, request};
@@ -95,7 +95,7 @@ fn job(action: Action, status: Status) -> OperateRequest {
 }
 
 async fn run_job(store: &dyn Store, request: OperateRequest) -> u64 {
-    let mut job = store.start_job(&request, None).await.unwrap().unwrap();
+    let mut job = store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
     while job.state == JobState::Running {
         job = store.run_job_batch(job.id).await.unwrap().unwrap();
     }

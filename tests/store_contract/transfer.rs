@@ -7,7 +7,8 @@ use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
     Action, AuditQuery, Control, ControlRequest, EffectKeys, Execution, ExportPosition, Filter, IMPORT_PAUSE_REASON,
-    ImportReport, ItemDetails, JobId, JobState, OperateRequest, Record, Selection, SignalSeq, Store, StoreError,
+    ImportReport, ItemDetails, JobId, JobPace, JobState, OperateRequest, Record, Selection, SignalSeq, Store,
+    StoreError,
 };
 
 use crate::support::{Backend, Fixture, all, dead, done, item, retry, settled};
@@ -77,7 +78,7 @@ async fn operate(f: &Fixture) {
         reason: None,
         execution: Execution::Apply,
     };
-    f.store.start_job(&replay, None).await.unwrap();
+    f.store.start_job(&replay, JobPace::default()).await.unwrap();
 }
 
 async fn finish_job(f: &Fixture) {

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis};
 use outbox_store::{
-    Action, EffectKeys, Execution, Filter, LeasePolicy, OperateReport, OperateRequest, Refusal, RefusedItem, Selection,
+    Action, EffectKeys, Execution, Filter, JobPace, LeasePolicy, OperateReport, OperateRequest, Refusal, RefusedItem,
+    Selection,
 };
 
 use crate::body::{BodyResult, DryRun, json_or_default};
@@ -42,6 +43,9 @@ struct OperateBody {
     background: bool,
     /// The most items that the job changes per second; implies `background`.
     per_second: Option<u32>,
+    /// Of `replay`: the job stops when more than this share of its settled items, in percent, is dead again; implies
+    /// `background`.
+    stop_after: Option<u8>,
     /// Of `replay`: outgoing requests carry new idempotency keys.
     new_effects: bool,
     /// Of `dead` and `release`: also take claims whose lease has not ended. With a filter: also one that names a type
@@ -95,7 +99,7 @@ pub(crate) async fn operate_matching(
     let pace = Pace::of(&request);
     match selection(request.ids.take(), request.filter.take())? {
         Selection::Ids(_) if pace.is_given() || request.confirm.is_some() => {
-            Err(ApiError::Invalid("background, per_second and confirm belong to a filter".into()))
+            Err(ApiError::Invalid("background, per_second, stop_after and confirm belong to a filter".into()))
         }
         Selection::Ids(ids) => {
             let request = request.into_request(&headers, action, Selection::Ids(ids));
@@ -111,13 +115,14 @@ pub(crate) async fn operate_matching(
 /// Whether a job is answered for at once, and how fast it may go.
 #[derive(Clone, Copy)]
 struct Pace {
-    per_second: Option<u32>,
+    job: JobPace,
     is_background: bool,
 }
 
 impl Pace {
     fn of(body: &OperateBody) -> Self {
-        Self { per_second: body.per_second, is_background: body.background || body.per_second.is_some() }
+        let job = JobPace { per_second: body.per_second, stop_after: body.stop_after };
+        Self { job, is_background: body.background || job != JobPace::default() }
     }
 
     fn is_given(self) -> bool {
@@ -146,8 +151,11 @@ async fn operate_filter(
     pace: Pace,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    if pace.per_second == Some(0) {
+    if pace.job.per_second == Some(0) {
         return Err(ApiError::Invalid("per_second is at least 1".into()));
+    }
+    if pace.job.stop_after.is_some_and(|percent| percent > 99) {
+        return Err(ApiError::Invalid("stop_after is a share in percent, from 0 to 99".into()));
     }
     let now = state.inspect.now().await?;
     match &body.confirm {
@@ -165,7 +173,7 @@ async fn operate_filter(
     if !pace.is_background {
         return Ok(Json(state.operate.operate(&request).await?).into_response());
     }
-    match state.operate.start_job(&request, pace.per_second).await? {
+    match state.operate.start_job(&request, pace.job).await? {
         Some(job) => Ok((StatusCode::ACCEPTED, Json(job)).into_response()),
         None => Ok(Json(OperateReport::default()).into_response()),
     }
@@ -213,6 +221,7 @@ async fn action(state: &HttpState, word: &str, body: &OperateBody, uri: &Uri) ->
     for (given, name, owners) in [
         (body.new_effects, "new_effects", &["replay"][..]),
         (body.force && body.filter.is_none(), "force", &["dead", "release"]),
+        (body.stop_after.is_some(), "stop_after", &["replay"]),
         (body.skip_key, "skip_key", &["dead"]),
         (body.available_at.is_some(), "available_at", &["reschedule"]),
         (body.delay_ms.is_some(), "delay_ms", &["reschedule"]),

@@ -87,6 +87,7 @@ const COLUMNS: &[(&str, ColumnType)] = &[
     ("action", ColumnType::Text),
     ("filter", ColumnType::Json),
     ("per_second", ColumnType::Number),
+    ("stop_after", ColumnType::Number),
     ("state", ColumnType::Text),
     ("next_at", ColumnType::Number),
     ("position", ColumnType::Number),

@@ -13,8 +13,8 @@ use outbox_item::{ItemId, Millis};
 use outbox_store::engine::operator_actions::{ActionContext, job_filter, matched_nothing};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::engine::{JobBatch, JobProgress};
-use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobState, OperateRequest, StoreError};
+use outbox_store::engine::{JobBatch, JobProgress, JobStep, JobVerdict, WATCH_PAUSE};
+use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobPace, JobState, OperateRequest, StoreError};
 
 use crate::context::PgContext;
 use crate::error::PgError;
@@ -26,22 +26,32 @@ use crate::{PostgresStore, audit, content, queries};
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action::text, filter::text, actor, reason, per_second, state, began_at, ended_at, next_at, \
-     position, last_id, matched, changed, refused, sample::text, refusals::text";
+     position, last_id, matched, changed, refused, sample::text, refusals::text, stop_after";
 
 /// Records a job; makes no batch.
 pub(crate) async fn start(
     store: &PostgresStore,
     request: &OperateRequest,
-    per_second: Option<u32>,
+    pace: JobPace,
 ) -> Result<Option<Job>, StoreError> {
-    let (pg, filter) = (&*store.pg, job_filter(request)?);
-    let matched = read!(pg, "counting what a job is about", |tx| count(tx, &filter))?;
+    let (pg, asked) = (&*store.pg, job_filter(request)?);
+    let (filter, matched) = read!(pg, "counting what a job is about", |tx| select(tx, &asked))?;
     if matched == 0 {
         let entry = matched_nothing(request, &filter);
         transact!(pg, "recording an order", |tx| audit::append(tx, &entry))?;
         return Ok(None);
     }
-    transact!(pg, "beginning a job", |tx| insert(tx, request, &filter, per_second, matched)).map(Some)
+    transact!(pg, "beginning a job", |tx| insert(tx, request, &filter, pace, matched)).map(Some)
+}
+
+/// The filter of the job, which names the items of a sample, and how many items match it.
+async fn select(tx: &impl Query, asked: &Filter) -> Result<(Filter, i64), PgError> {
+    if asked.sample.is_none() {
+        return Ok((asked.clone(), count(tx, asked).await?));
+    }
+    let chosen = queries::matching(tx, asked).await?;
+    let matched = i64::try_from(chosen.len()).unwrap_or(i64::MAX);
+    Ok((asked.of_sample(chosen), matched))
 }
 
 async fn count(tx: &impl Query, filter: &Filter) -> Result<i64, PgError> {
@@ -60,38 +70,55 @@ async fn insert(
     tx: &WriteTx<'_>,
     request: &OperateRequest,
     filter: &Filter,
-    per_second: Option<u32>,
+    pace: JobPace,
     matched: i64,
 ) -> Result<Job, PgError> {
     let statement = format!(
-        "INSERT INTO outbox.jobs (action, filter, actor, reason, per_second, began_at, next_at, last_id, matched)
+        "INSERT INTO outbox.jobs (action, filter, actor, reason, per_second, began_at, next_at, last_id, matched,
+                                  stop_after)
          VALUES ($1::text::json, $2::text::json, $3, $4, $5::bigint, $6::bigint, $6::bigint,
-                 (SELECT coalesce(max(id), 0) FROM outbox.items), $7)
+                 (SELECT coalesce(max(id), 0) FROM outbox.items), $7, $8::bigint)
          RETURNING {COLUMNS}"
     );
     let (action, filter) = (json!(request.action).to_string(), json!(filter).to_string());
     let (actor, reason) = (without_nul(&request.actor), request.reason.as_deref().map(without_nul));
-    let per_second = per_second.map(i64::from);
-    let rows = tx.rows(&statement, &[&action, &filter, &actor, &reason, &per_second, &tx.now.get(), &matched]).await?;
+    let (per_second, stop_after) = (pace.per_second.map(i64::from), pace.stop_after.map(i64::from));
+    let now = tx.now.get();
+    let rows =
+        tx.rows(&statement, &[&action, &filter, &actor, &reason, &per_second, &now, &matched, &stop_after]).await?;
     decode(rows.first().ok_or(PgError::LostRace)?)
 }
 
 /// Makes the job's next batch, unless its rate says not yet. `None` when there is no such job.
 pub(crate) async fn run_batch(store: &PostgresStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let (pg, now) = (&*store.pg, store.pg.now().await?);
-    let Some((job, batch)) = read!(pg, "finding a job's next items", |tx| next_batch(tx, id, now))? else {
+    let Some((job, step)) = read!(pg, "finding a job's next items", |tx| next_step(tx, id, now))? else {
         return Ok(None);
     };
-    let Some(batch) = batch else { return Ok(Some(job)) };
-    transact!(pg, "making a job's batch", |tx| apply_batch(tx, &job, &batch))
+    match step {
+        JobStep::None => Ok(Some(job)),
+        JobStep::Wait => transact!(pg, "letting a job wait", |tx| wait(tx, &job)),
+        JobStep::Stop => transact!(pg, "stopping a job", |tx| stop(tx, &job)),
+        JobStep::Batch(batch) => transact!(pg, "making a job's batch", |tx| apply_batch(tx, &job, &batch)),
+    }
 }
 
-/// The job, with its next batch if one may be made now.
-async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Job, Option<JobBatch>)>, PgError> {
+/// The job, with what it does now.
+async fn next_step(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Job, JobStep)>, PgError> {
     let Some(job) = read(tx, id).await? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
-        return Ok(Some((job, None)));
+        return Ok(Some((job, JobStep::None)));
     }
+    let verdict = if job.stop_after.is_some() { job.verdict(&outcome(tx, id).await?) } else { JobVerdict::GoOn };
+    let step = match verdict {
+        JobVerdict::Wait => JobStep::Wait,
+        JobVerdict::Stop => JobStep::Stop,
+        JobVerdict::GoOn => JobStep::Batch(next_batch(tx, &job).await?),
+    };
+    Ok(Some((job, step)))
+}
+
+async fn next_batch(tx: &impl Query, job: &Job) -> Result<JobBatch, PgError> {
     let mut query = ItemQuery::new(&job.filter);
     query.condition.and("id > ?", Some(job.scanned_up_to));
     query.condition.and("id <= ?", Some(job.last_id));
@@ -99,7 +126,20 @@ async fn next_batch(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(J
     let looked_at = ids(tx, &query, job.batch_size()).await?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
     matching.truncate(job.untried());
-    Ok(Some((job, Some(JobBatch { looked_at, matching }))))
+    Ok(JobBatch { looked_at, matching })
+}
+
+/// Lets the job look again later.
+async fn wait(tx: &WriteTx<'_>, job: &Job) -> Result<Option<Job>, PgError> {
+    let statement = "UPDATE outbox.jobs SET next_at = $2 WHERE id = $1 AND state = 'RUNNING'";
+    tx.rows(statement, &[&job.id.get(), &tx.now.saturating_add(WATCH_PAUSE).get()]).await?;
+    read(tx, job.id).await
+}
+
+async fn stop(tx: &WriteTx<'_>, job: &Job) -> Result<Option<Job>, PgError> {
+    let statement = "UPDATE outbox.jobs SET state = 'STOPPED', ended_at = $2 WHERE id = $1 AND state = 'RUNNING'";
+    tx.rows(statement, &[&job.id.get(), &tx.now.get()]).await?;
+    read(tx, job.id).await
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
@@ -195,6 +235,7 @@ fn decode(row: &Row) -> Result<Job, PgError> {
         actor: row.try_get(3)?,
         reason: row.try_get(4)?,
         per_second: per_second.and_then(|per_second| u32::try_from(per_second).ok()),
+        stop_after: row.try_get::<_, Option<i32>>(17)?.and_then(|percent| u8::try_from(percent).ok()),
         state: parse_word(row.try_get(6)?, RowName::new(JOB, number), "state")?,
         began_at: time(row, 7)?,
         ended_at: optional_time(row, 8)?,

@@ -146,11 +146,10 @@ pub(crate) async fn matching(tx: &impl Query, filter: &Filter) -> Result<Vec<Ite
     filter.validate()?;
     let first = filter.first.unwrap_or(u32::MAX);
     if !filter.reads_content() {
-        return ids(tx, &ItemQuery::new(filter), first).await;
+        return ids(tx, &ItemQuery::new(filter), first).await.map(|found| filter.taken(found));
     }
-    let mut found = content::retain(tx, filter, content::candidates(tx, filter).await?).await?;
-    found.truncate(first as usize);
-    Ok(found)
+    let found = content::retain(tx, filter, content::candidates(tx, filter).await?).await?;
+    Ok(filter.taken(found))
 }
 
 /// Items that are in no place or in several, by ascending id.

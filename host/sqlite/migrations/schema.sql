@@ -540,7 +540,7 @@ CREATE TABLE outbox_jobs (
     actor TEXT NOT NULL,
     reason TEXT,
     per_second INTEGER CHECK (per_second > 0),
-    state TEXT NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED')),
+    state TEXT NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED', 'STOPPED')),
     began_at INTEGER NOT NULL,
     ended_at INTEGER,
     next_at INTEGER NOT NULL,
@@ -551,6 +551,7 @@ CREATE TABLE outbox_jobs (
     refused INTEGER NOT NULL DEFAULT 0,
     sample TEXT NOT NULL DEFAULT '[]',
     refusals TEXT NOT NULL DEFAULT '[]',
+    stop_after INTEGER CHECK (stop_after BETWEEN 0 AND 99),
     CHECK ((state = 'RUNNING') = (ended_at IS NULL))
 ) STRICT;
 CREATE INDEX outbox_jobs_running ON outbox_jobs (next_at) WHERE state = 'RUNNING';

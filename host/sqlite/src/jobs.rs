@@ -13,8 +13,8 @@ use outbox_item::{ItemId, Millis};
 use outbox_store::engine::operator_actions::{ActionContext, job_filter, matched_nothing};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::stored::{RowName, parse_word};
-use outbox_store::engine::{JobBatch, JobProgress};
-use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobState, OperateRequest, StoreError};
+use outbox_store::engine::{JobBatch, JobProgress, JobStep, JobVerdict, WATCH_PAUSE};
+use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobPace, JobState, OperateRequest, StoreError};
 
 use crate::error::{unavailable, unusable};
 use crate::id_search::ids;
@@ -25,61 +25,93 @@ use crate::{SqliteStore, audit, content, queries};
 
 /// The columns that [`decode`] reads, in its order.
 const COLUMNS: &str = "id, action, filter, actor, reason, per_second, state, began_at, ended_at, next_at, position, \
-     last_id, matched, changed, refused, sample, refusals";
+     last_id, matched, changed, refused, sample, refusals, stop_after";
 
 /// Records a job; makes no batch.
 pub(crate) async fn start(
     store: &SqliteStore,
     request: &OperateRequest,
-    per_second: Option<u32>,
+    pace: JobPace,
 ) -> Result<Option<Job>, StoreError> {
-    let filter = job_filter(request)?;
-    let counted = filter.clone();
-    let matched = store.read_pool.run("counting what a job is about", move |tx| queries::count(tx, &counted)).await?;
+    let asked = job_filter(request)?;
+    let select = move |tx: &rusqlite::Transaction<'_>| select(tx, asked.clone());
+    let (filter, matched) = store.read_pool.run("counting what a job is about", select).await?;
     let request = request.clone();
     let insert = move |tx: &mut WriteTx<'_>| {
         if matched == 0 {
             audit::append(tx, &matched_nothing(&request, &filter))?;
             return Ok(None);
         }
-        insert(tx, &request, &filter, per_second, matched).map(Some)
+        insert(tx, &request, &filter, pace, matched).map(Some)
     };
     store.writer.run("beginning a job", move |tx| insert(tx).map_err(unavailable("beginning a job"))).await
+}
+
+/// The filter of the job, which names the items of a sample, and how many items match it.
+fn select(tx: &Connection, asked: Filter) -> rusqlite::Result<(Filter, u64)> {
+    if asked.sample.is_none() {
+        let matched = queries::count(tx, &asked)?;
+        return Ok((asked, matched));
+    }
+    let chosen = queries::matching(tx, &asked)?;
+    let matched = chosen.len() as u64;
+    Ok((asked.of_sample(chosen), matched))
 }
 
 fn insert(
     tx: &mut WriteTx<'_>,
     request: &OperateRequest,
     filter: &Filter,
-    per_second: Option<u32>,
+    pace: JobPace,
     matched: u64,
 ) -> rusqlite::Result<Job> {
     let mut insert = tx.connection.prepare_cached(&format!(
-        "INSERT INTO outbox_jobs (action, filter, actor, reason, per_second, began_at, next_at, last_id, matched)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, (SELECT coalesce(max(id), 0) FROM outbox_items), ?7)
+        "INSERT INTO outbox_jobs (action, filter, actor, reason, per_second, began_at, next_at, last_id, matched, stop_after)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, (SELECT coalesce(max(id), 0) FROM outbox_items), ?7, ?8)
          RETURNING {COLUMNS}"
     ))?;
     let (action, filter) = (json!(request.action).to_string(), json!(filter).to_string());
-    let values = params![action, filter, request.actor, request.reason, per_second, tx.now.get(), matched];
+    let JobPace { per_second, stop_after } = pace;
+    let values = params![action, filter, request.actor, request.reason, per_second, tx.now.get(), matched, stop_after];
     insert.query_row(values, decode)
 }
 
 /// Makes the job's next batch, unless its rate says not yet. `None` when there is no such job.
 pub(crate) async fn run_batch(store: &SqliteStore, id: JobId) -> Result<Option<Job>, StoreError> {
     let now = (store.clock)();
-    let next = move |tx: &rusqlite::Transaction<'_>| next_batch(tx, id, now);
-    let Some((job, batch)) = store.read_pool.run("finding a job's next items", next).await? else { return Ok(None) };
-    let Some(batch) = batch else { return Ok(Some(job)) };
-    let apply = move |tx: &mut WriteTx<'_>| apply_batch(tx, &job, &batch).map_err(unavailable("making a job's batch"));
+    let next = move |tx: &rusqlite::Transaction<'_>| next_step(tx, id, now);
+    let Some((job, step)) = store.read_pool.run("finding a job's next items", next).await? else { return Ok(None) };
+    if step == JobStep::None {
+        return Ok(Some(job));
+    }
+    let apply = move |tx: &mut WriteTx<'_>| {
+        let taken = match &step {
+            JobStep::None => read(tx.connection, job.id),
+            JobStep::Wait => wait(tx, &job),
+            JobStep::Stop => stop(tx, &job),
+            JobStep::Batch(batch) => apply_batch(tx, &job, batch),
+        };
+        taken.map_err(unavailable("making a job's batch"))
+    };
     store.writer.run("making a job's batch", apply).await
 }
 
-/// The job, with its next batch if one may be made now.
-fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, Option<JobBatch>)>> {
+/// The job, with what it does now.
+fn next_step(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Option<(Job, JobStep)>> {
     let Some(job) = read(tx, id)? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
-        return Ok(Some((job, None)));
+        return Ok(Some((job, JobStep::None)));
     }
+    let verdict = if job.stop_after.is_some() { job.verdict(&outcome(tx, id)?) } else { JobVerdict::GoOn };
+    let step = match verdict {
+        JobVerdict::Wait => JobStep::Wait,
+        JobVerdict::Stop => JobStep::Stop,
+        JobVerdict::GoOn => JobStep::Batch(next_batch(tx, &job)?),
+    };
+    Ok(Some((job, step)))
+}
+
+fn next_batch(tx: &Connection, job: &Job) -> rusqlite::Result<JobBatch> {
     let mut condition = SqlFilter::in_order_of_ids(&job.filter);
     condition.and("id > ?", Some(job.scanned_up_to));
     condition.and("id <= ?", Some(job.last_id));
@@ -87,7 +119,20 @@ fn next_batch(tx: &Connection, id: JobId, now: Millis) -> rusqlite::Result<Optio
     let looked_at = ids(tx, &condition, job.batch_size())?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone())?;
     matching.truncate(job.untried());
-    Ok(Some((job, Some(JobBatch { looked_at, matching }))))
+    Ok(JobBatch { looked_at, matching })
+}
+
+/// Lets the job look again later.
+fn wait(tx: &WriteTx<'_>, job: &Job) -> rusqlite::Result<Option<Job>> {
+    let sql = "UPDATE outbox_jobs SET next_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
+    tx.connection.prepare_cached(sql)?.execute([job.id.get(), tx.now.saturating_add(WATCH_PAUSE).get()])?;
+    read(tx.connection, job.id)
+}
+
+fn stop(tx: &WriteTx<'_>, job: &Job) -> rusqlite::Result<Option<Job>> {
+    let sql = "UPDATE outbox_jobs SET state = 'STOPPED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
+    tx.connection.prepare_cached(sql)?.execute([job.id.get(), tx.now.get()])?;
+    read(tx.connection, job.id)
 }
 
 /// Makes the batch, unless another process has made it, or the job was cancelled.
@@ -187,6 +232,7 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Job> {
         actor: cell(row, 3)?,
         reason: cell(row, 4)?,
         per_second: cell(row, 5)?,
+        stop_after: cell::<Option<u32>>(row, 17)?.and_then(|percent| u8::try_from(percent).ok()),
         state: parse_word(&state, RowName::new(JOB, number), "state").map_err(unusable)?,
         began_at: time(row, 7)?,
         ended_at: optional_time(row, 8)?,

@@ -184,11 +184,10 @@ pub(crate) fn matching(tx: &Connection, filter: &Filter) -> rusqlite::Result<Vec
     filter.validate().map_err(unusable)?;
     let first = filter.first.unwrap_or(u32::MAX);
     if !filter.reads_content() {
-        return ids(tx, &SqlFilter::from_filter(filter), first);
+        return ids(tx, &SqlFilter::from_filter(filter), first).map(|found| filter.taken(found));
     }
-    let mut found = content::retain(tx, filter, content::candidates(tx, filter)?)?;
-    found.truncate(first as usize);
-    Ok(found)
+    let found = content::retain(tx, filter, content::candidates(tx, filter)?)?;
+    Ok(filter.taken(found))
 }
 
 /// How many items match and are taken by an action.

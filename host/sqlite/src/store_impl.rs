@@ -16,7 +16,7 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, LongPoll, Maintain,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, LongPoll, Maintain,
     MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page, Pause,
     PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest,
     Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
@@ -190,8 +190,8 @@ impl Operate for SqliteStore {
         operate_flow::operate(self, request).await
     }
 
-    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Option<Job>, StoreError> {
-        jobs::start(self, request, per_second).await
+    async fn start_job(&self, request: &OperateRequest, pace: JobPace) -> Result<Option<Job>, StoreError> {
+        jobs::start(self, request, pace).await
     }
 
     async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {

@@ -9,6 +9,9 @@ use outbox_item::{ItemId, Millis, Status};
 use crate::content::{CONDITIONS_MAX, MemberIs, StoredContent, all_hold, invalid};
 use crate::error::StoreError;
 
+/// The largest sample. A job names each of its items.
+const SAMPLE_MAX: usize = 1_000;
+
 /// Which items. Fields that are empty or `None` do not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -70,6 +73,12 @@ pub struct Filter {
     /// Of an action: only this many of the items that match, those with the lowest ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<u32>,
+    /// Of an action: only this many of the items that match, chosen at random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u32>,
+    /// One of these items: a sample that was chosen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<ItemId>,
     /// In their status since then or longer: became DONE or DLQ, or were claimed, at or before. Of PENDING items those
     /// that were enqueued by then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +88,7 @@ pub struct Filter {
 impl Filter {
     /// Whether nothing but statuses restricts the items.
     pub fn is_status_alone(&self) -> bool {
-        Self { status: Vec::new(), as_of: None, first: None, ..self.clone() } == Self::default()
+        Self { status: Vec::new(), as_of: None, first: None, sample: None, ..self.clone() } == Self::default()
     }
 
     /// The same filter without the conditions on what items contain.
@@ -90,7 +99,24 @@ impl Filter {
 
     /// How many of `matching` items an action takes.
     pub fn taken_of(&self, matching: u64) -> u64 {
-        self.first.map_or(matching, |first| matching.min(first.into()))
+        let most = self.first.into_iter().chain(self.sample).min();
+        most.map_or(matching, |most| matching.min(most.into()))
+    }
+
+    /// Those of the items that match, ascending, which an action takes.
+    pub fn taken(&self, mut matching: Vec<ItemId>) -> Vec<ItemId> {
+        matching.truncate(self.first.map_or(usize::MAX, |first| first as usize));
+        let Some(sample) = self.sample.map(|sample| sample as usize) else { return matching };
+        fastrand::shuffle(&mut matching);
+        matching.truncate(sample);
+        matching.sort_unstable();
+        matching
+    }
+
+    /// The filter that only lets the chosen items through.
+    #[must_use]
+    pub fn of_sample(&self, chosen: Vec<ItemId>) -> Self {
+        Self { sample: None, ids: chosen, ..self.clone() }
     }
 }
 
@@ -107,8 +133,8 @@ impl Filter {
             && all_hold(&self.metadata, content.metadata, MemberIs::holds_in)
     }
 
-    /// Errors when a text is empty, which a script passes by mistake and which would restrict nothing or everything, and
-    /// when the filter has more conditions on the content than a reader checks.
+    /// Errors when a text is empty, which a script passes by mistake and which would restrict nothing or everything, when
+    /// the filter has more conditions on the content than a reader checks, or a larger sample than a job can hold.
     pub fn validate(&self) -> Result<(), StoreError> {
         let texts = [
             ("type", &self.r#type),
@@ -122,6 +148,10 @@ impl Filter {
         ];
         if let Some((field, _)) = texts.iter().find(|(_, text)| text.as_deref() == Some("")) {
             return Err(invalid(field, "an empty filter".into(), "a text, or no such filter"));
+        }
+        let sample = self.sample.map_or(self.ids.len(), |sample| sample as usize);
+        if sample > SAMPLE_MAX || self.sample == Some(0) {
+            return Err(invalid("sample", sample.to_string(), "from 1 to 1000 items"));
         }
         for (field, conditions) in
             [("payload", &self.payload), ("headers", &self.headers), ("metadata", &self.metadata)]
@@ -174,5 +204,19 @@ mod tests {
     fn a_filter_has_a_bounded_number_of_conditions_on_content() {
         let many = Filter { payload: vec![condition("a=1"); 9], ..Filter::default() };
         assert!(many.validate().unwrap_err().to_string().contains("8 conditions"));
+    }
+
+    #[test]
+    fn a_sample_is_drawn_from_all_that_match_and_is_bounded() {
+        let all: Vec<_> = (1..=1_000).map(ItemId::new).collect();
+        let sample = Filter { sample: Some(10), ..Filter::default() };
+        let taken = sample.taken(all.clone());
+        assert!(taken.len() == 10 && taken.is_sorted() && sample.taken_of(1_000) == 10);
+        assert!((0..9).any(|_| sample.taken(all.clone()) != taken), "ten samples are all alike");
+        assert_eq!(Filter { first: Some(2), ..Filter::default() }.taken(all), [1, 2].map(ItemId::new));
+        assert_eq!(sample.of_sample(taken.clone()).ids, taken);
+        for wrong in [0, 1_001] {
+            assert!(Filter { sample: Some(wrong), ..Filter::default() }.validate().is_err());
+        }
     }
 }

@@ -16,6 +16,12 @@ use crate::ids::JobId;
 
 /// Items that one transaction changes at most. Small, to keep write transactions short.
 pub const BATCH_SIZE: u32 = 200;
+/// Items of one batch of a job that watches its results: few, because no result is known before the first batch.
+const WATCHED_BATCH: u32 = 20;
+/// Items of such a job that wait or are claimed, with which it makes no further batch.
+const WAITING_MAX: u64 = 10;
+/// Settled items from which such a job judges. Fewer say little about a share.
+const SETTLED_MIN: u64 = 10;
 /// Ids that a report or a job shows as a sample, and refusals that it explains.
 pub(crate) const SAMPLE_SIZE: usize = 20;
 
@@ -38,6 +44,8 @@ pub struct Job {
     pub reason: Option<String>,
     /// The largest number of items each second; `None` sets no limit.
     pub per_second: Option<u32>,
+    /// The job stops when more than this share of its settled items, in percent, is dead again; `None` lets it go on.
+    pub stop_after: Option<u8>,
     /// Whether it goes on.
     pub state: JobState,
     /// When it began.
@@ -61,6 +69,22 @@ pub struct Job {
     pub sample: Vec<ItemId>,
     /// The first that could not take the action, with the reason.
     pub refusals: Vec<RefusedItem>,
+}
+
+/// How a job goes on from one batch to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobPace {
+    /// The most items each second; `None` sets no limit.
+    pub per_second: Option<u32>,
+    /// The job stops when more than this share of its settled items, in percent, is dead again.
+    pub stop_after: Option<u8>,
+}
+
+impl JobPace {
+    /// At most so many items each second.
+    pub fn per_second(items: u32) -> Self {
+        Self { per_second: Some(items), ..Self::default() }
+    }
 }
 
 /// What became of the items that a job changed.
@@ -113,6 +137,8 @@ pub enum JobState {
     Done,
     /// An operator stopped it; what it had changed stays changed.
     Cancelled,
+    /// It stopped by itself, because too many of its items were dead again; what it had changed stays changed.
+    Stopped,
 }
 
 impl JobState {
@@ -122,6 +148,7 @@ impl JobState {
             Self::Running => "RUNNING",
             Self::Done => "DONE",
             Self::Cancelled => "CANCELLED",
+            Self::Stopped => "STOPPED",
         }
     }
 }
@@ -131,7 +158,7 @@ impl FromStr for JobState {
 
     /// Reads the word that is stored. Errors with [`StoreError::Unusable`] for a word that this program does not know.
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let known = [Self::Running, Self::Done, Self::Cancelled];
+        let known = [Self::Running, Self::Done, Self::Cancelled, Self::Stopped];
         let unknown = || StoreError::Unusable(format!("unknown job state {word:?}"));
         known.into_iter().find(|state| state.as_str() == word).ok_or_else(unknown)
     }
@@ -145,7 +172,18 @@ impl Job {
 
     /// The largest number of items in its next batch.
     pub fn batch_size(&self) -> u32 {
-        self.per_second.map_or(BATCH_SIZE, |per_second| per_second.min(BATCH_SIZE))
+        let most = if self.stop_after.is_some() { WATCHED_BATCH } else { BATCH_SIZE };
+        self.per_second.map_or(most, |per_second| per_second.min(most))
+    }
+
+    /// Whether the job makes its next batch, by what became of its items until now.
+    pub fn verdict(&self, outcome: &JobOutcome) -> JobVerdict {
+        let Some(percent) = self.stop_after.map(u64::from) else { return JobVerdict::GoOn };
+        let settled = outcome.done + outcome.dead;
+        if settled >= SETTLED_MIN && outcome.dead * 100 > percent * settled {
+            return JobVerdict::Stop;
+        }
+        if outcome.waiting >= WAITING_MAX { JobVerdict::Wait } else { JobVerdict::GoOn }
     }
 
     /// The statuses of the items that it takes.
@@ -193,6 +231,33 @@ impl Job {
             }
         }
     }
+}
+
+/// What a job that watches its results does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobVerdict {
+    /// It makes its next batch.
+    GoOn,
+    /// It waits until more of its items have ended.
+    Wait,
+    /// It ends: too many of its items are dead again.
+    Stop,
+}
+
+/// How long a job that waits for its items does not look again.
+pub const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a job does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobStep {
+    /// Nothing now: it has ended, or its time has not come.
+    None,
+    /// It waits for [`WATCH_PAUSE`].
+    Wait,
+    /// It stops by itself.
+    Stop,
+    /// It makes this batch.
+    Batch(JobBatch),
 }
 
 /// The items of a job's next batch.

@@ -84,7 +84,7 @@ pub use crate::ids::{ClaimToken, JobId, SignalSeq};
 pub use crate::inspect::{
     ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal,
 };
-pub use crate::jobs::{DeadCause, Job, JobOutcome, JobState};
+pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
 pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};

@@ -42,6 +42,7 @@ pub const MOVED_TABLES: [MovedTable; 6] = [
             "actor",
             "reason",
             "per_second",
+            "stop_after",
             "state",
             "began_at",
             "ended_at",

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::filter::Filter;
 use crate::ids::JobId;
 use crate::inspect::Inspect;
-use crate::jobs::{Job, SAMPLE_SIZE};
+use crate::jobs::{Job, JobPace, SAMPLE_SIZE};
 use crate::plugin_data::{ClearStateRequest, StateTotal};
 
 /// What operators do. The HTTP server and the command line call it, a few times a day or in bursts of a script.
@@ -29,10 +29,10 @@ pub trait Operate: Inspect {
 
     /// Records a job for a request whose selection is a filter and returns at once; `None` when nothing matches, which
     /// leaves an entry in the audit trail and no job. The job takes the items that
-    /// match and were in their status when it began, each at most once, and at most `per_second` of them each second.
+    /// match and were in their status when it began, each at most once, at this pace.
     /// [`Maintain::run_maintenance`](crate::Maintain::run_maintenance) works on it in every process;
     /// [`Operate::run_job_batch`] hurries it.
-    async fn start_job(&self, request: &OperateRequest, per_second: Option<u32>) -> Result<Option<Job>, StoreError>;
+    async fn start_job(&self, request: &OperateRequest, pace: JobPace) -> Result<Option<Job>, StoreError>;
 
     /// Makes the job's next batch, unless its rate says not yet, and returns its progress. `None` when there is no
     /// such job. Several processes may call it at once: one of them makes the batch.

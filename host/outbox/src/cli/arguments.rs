@@ -98,10 +98,15 @@ impl FilterArgs {
             payload: self.payload,
             headers: self.header,
             metadata: self.metadata,
-            first: None,
-            as_of: None,
+            ..Filter::default()
         }
     }
+}
+
+/// A share in percent, from `0%` to `99%`.
+pub(crate) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent < 100);
+    number.ok_or_else(|| "use a share from 0% to 99%, such as 20%".to_owned())
 }
 
 /// A point in time as an operator writes it.
@@ -262,6 +267,14 @@ mod tests {
         ] {
             let err = text.parse::<TimeArg>().unwrap_err();
             assert!(err.contains("2026-01-31T12:00:00+02:00"), "{text}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_whole_number_of_percent_below_a_hundred() {
+        assert_eq!((percent("20%"), percent("0")), (Ok(20), Ok(0)));
+        for text in ["100%", "-1", "0.2", "%", ""] {
+            assert!(percent(text).is_err(), "{text}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::cli::context::Context;
 use crate::cli::output::{
     Times, audit_rows, clean, clean_lines, count, fields, or_dash, payload_text, short, size, table,
 };
-use crate::cli::requests::find_named_item;
+use crate::cli::requests::{check_names, find_named_item};
 
 /// Items per read from the store, so that each read is short for every `--limit`.
 const PAGE_SIZE: u32 = 500;
@@ -34,6 +34,9 @@ pub(crate) struct ListArgs {
     /// Only items with a smaller id: the last of the page before
     #[arg(long, value_name = "ID")]
     before: Option<ItemId>,
+    /// Also a type or a saga of which nothing is known
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -46,7 +49,7 @@ pub(crate) struct ShowArgs {
 pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
-    let ListArgs { which, filter, limit, before } = args;
+    let ListArgs { which, filter, limit, before, force } = args;
     let items = match which.as_deref().map(|word| (word, word.parse::<Status>())) {
         Some((word, Err(no_status))) => {
             let missing = |_| UsageError(format!("{word} is the id or the key of no item, and {no_status}"));
@@ -55,7 +58,9 @@ pub(crate) async fn list(args: ListArgs, context: &Context) -> anyhow::Result<Ex
         }
         status => {
             let status = status.and_then(|(_, status)| status.ok());
-            read_pages(&*store, &filter.filter(status, now), limit, before).await?
+            let filter = filter.filter(status, now);
+            check_names(&*store, &filter, force).await?;
+            read_pages(&*store, &filter, limit, before).await?
         }
     };
     context.output.emit(&items, || rows(&items, context.output.times(now)))?;

@@ -119,6 +119,7 @@ fn page(JobPage { job, outcome }: &JobPage, times: Times) -> String {
         ("refused", job.refused.to_string()),
         ("its items now", format!("{done} done, {waiting} waiting, {dead} dead, {gone} deleted")),
         ("rate", rate),
+        ("stops after", job.stop_after.map_or_else(|| "-".to_owned(), |percent| format!("{percent}% dead again"))),
         ("began", times.both(job.began_at)),
         ("ended", times.both_or_dash(job.ended_at)),
         ("actor", job.actor.clone()),

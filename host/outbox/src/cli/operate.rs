@@ -7,25 +7,27 @@ use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{ArgGroup, Args};
 
 use outbox_core::OnDead;
 use outbox_item::{Millis, Status};
 use outbox_store::{
-    Action, EffectKeys, Execution, Filter, ItemGroup, LeasePolicy, Operate, OperateReport, OperateRequest, Selection,
+    Action, EffectKeys, Execution, Filter, ItemGroup, JobOutcome, JobPace, JobState, LeasePolicy, Operate,
+    OperateReport, OperateRequest, Page, Selection,
 };
 
 use crate::cli::arguments::{
-    AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, not_forced, parse_finished_status,
+    AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, parse_finished_status, percent,
 };
 use crate::cli::confirm::{is_confirmed, refused};
 use crate::cli::context::Context;
 use crate::cli::output::{count, or_dash, table, to_stderr};
-use crate::cli::requests::{named_item, run_to_end};
+use crate::cli::requests::{check_names, named_item, run_to_end};
 
 /// Which items, and how the action is carried out.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["items", "status", "key", "key_prefix"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["items", "status", "key", "key_prefix", "cid"]))]
 struct Targets {
     /// The items, each by its id or its idempotency key
     #[arg(value_name = "ID|KEY", conflicts_with_all = ["FilterArgs", "status"])]
@@ -41,8 +43,11 @@ struct Targets {
     #[command(flatten)]
     consent: ConsentArgs,
     /// Try at most this many items, those with the lowest ids
-    #[arg(long, visible_alias = "sample", value_name = "COUNT", conflicts_with = "items")]
+    #[arg(long, value_name = "COUNT", conflicts_with = "items")]
     limit: Option<NonZeroU32>,
+    /// Try this many items, at most 1000, chosen at random
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["items", "limit"])]
+    sample: Option<NonZeroU32>,
     /// Change no more than so many items each second
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "items")]
     rate: Option<NonZeroU32>,
@@ -71,6 +76,11 @@ pub(crate) struct ReplayArgs {
     /// Let receivers perform the effects again: send new idempotency keys
     #[arg(long)]
     new_effects: bool,
+    /// Stop when more than this share of the replayed items that have ended is dead again, such as 20%
+    ///
+    /// The job then replays few items at a time, and waits for what becomes of them.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "items")]
+    stop_after: Option<u8>,
     /// Also a type or a saga of which nothing is known
     #[arg(long)]
     force: bool,
@@ -136,7 +146,7 @@ pub(crate) struct ReleaseArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["targets", "key", "key_prefix"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["targets", "key", "key_prefix", "cid"]))]
 pub(crate) struct PurgeArgs {
     /// DONE or DLQ; or items, each by its id or its idempotency key
     #[arg(value_name = "STATUS|ID|KEY")]
@@ -163,28 +173,29 @@ pub(crate) struct PurgeArgs {
 
 pub(crate) async fn replay(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let keys = if args.new_effects { EffectKeys::New } else { EffectKeys::Same };
-    operate(args.targets, args.force, context, |_| Action::Replay { keys }).await
+    let options = Options { force: args.force, stop_after: args.stop_after };
+    operate(args.targets, options, context, |_| Action::Replay { keys }).await
 }
 
 pub(crate) async fn dead(args: DeadArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let on_dead = if args.skip_key { OnDead::Skip } else { OnDead::Block };
     let lease = lease(args.force, context);
-    operate(args.targets, args.force, context, |_| Action::Dead { on_dead, lease }).await
+    operate(args.targets, Options::forced(args.force), context, |_| Action::Dead { on_dead, lease }).await
 }
 
 pub(crate) async fn restore(args: RestoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    operate(args.targets, args.force, context, |_| Action::Restore).await
+    operate(args.targets, Options::forced(args.force), context, |_| Action::Restore).await
 }
 
 pub(crate) async fn reschedule(args: RescheduleArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let RescheduleArgs { delay, at, force, targets } = args;
     let requested_time = |now| at.map_or_else(|| after(now, delay.unwrap_or_default()), |at| at.at(now));
-    operate(targets, force, context, |now| Action::Reschedule { at: requested_time(now) }).await
+    operate(targets, Options::forced(force), context, |now| Action::Reschedule { at: requested_time(now) }).await
 }
 
 pub(crate) async fn release(args: ReleaseArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let lease = lease(args.force, context);
-    operate(args.targets, args.force, context, |_| Action::Release { lease }).await
+    operate(args.targets, Options::forced(args.force), context, |_| Action::Release { lease }).await
 }
 
 fn lease(force: bool, context: &Context) -> LeasePolicy {
@@ -197,25 +208,41 @@ fn lease(force: bool, context: &Context) -> LeasePolicy {
     LeasePolicy::Break
 }
 
+/// What commands decide besides the items.
+#[derive(Clone, Copy, Default)]
+struct Options {
+    /// Take names of which nothing is known.
+    force: bool,
+    stop_after: Option<u8>,
+}
+
+impl Options {
+    fn forced(force: bool) -> Self {
+        Self { force, ..Self::default() }
+    }
+}
+
 /// Performs the action on the items that the arguments select. `action` receives the present time of the store.
 async fn operate(
     targets: Targets,
-    force: bool,
+    options: Options,
     context: &Context,
     action: impl FnOnce(Millis) -> Action,
 ) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let action = action(now);
-    let Targets { items, status, filter, dry_run, consent, limit, rate, audit } = targets;
+    let Targets { items, status, filter, dry_run, consent, limit, sample, rate, audit } = targets;
     check(action, status)?;
     let selection = if items.is_empty() {
-        Selection::Filter(Filter { first: limit.map(NonZeroU32::get), ..filter.filter(status, now) })
+        let (first, sample) = (limit.map(NonZeroU32::get), sample.map(NonZeroU32::get));
+        Selection::Filter(Filter { first, sample, ..filter.filter(status, now) })
     } else {
         named_items(&*store, &items, context).await?
     };
     let request = operate_request(action, selection, audit, execution(dry_run), context);
-    carry_out(&*store, request, Manner { force, consent, rate }, context).await
+    let pace = JobPace { per_second: rate.map(NonZeroU32::get), stop_after: options.stop_after };
+    carry_out(&*store, request, Manner { force: options.force, consent, pace }, context).await
 }
 
 async fn named_items(store: &dyn Operate, words: &[String], context: &Context) -> anyhow::Result<Selection> {
@@ -230,7 +257,7 @@ async fn named_items(store: &dyn Operate, words: &[String], context: &Context) -
 struct Manner {
     force: bool,
     consent: ConsentArgs,
-    rate: Option<NonZeroU32>,
+    pace: JobPace,
 }
 
 /// Performs the request once its names are known and the operator has confirmed what needs it.
@@ -247,15 +274,8 @@ async fn carry_out(
             return Ok(ExitCode::FAILURE);
         }
     }
-    let report = execute(store, &request, manner.rate, context).await?;
+    let report = execute(store, &request, manner.pace, context).await?;
     print_report(&request, &report, context)
-}
-
-async fn check_names(store: &dyn Operate, filter: &Filter, force: bool) -> anyhow::Result<()> {
-    if force || filter.r#type.is_none() && filter.saga.is_none() {
-        return Ok(());
-    }
-    store.overview().await?.check_filter(filter, &[]).map_err(|unknown| not_forced(&unknown))
 }
 
 /// Whether the operator agrees to the action on all items that match. Once asked, the action takes no items that came
@@ -337,8 +357,27 @@ pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<
             Selection::Filter(Filter { finished_to, first: limit.map(NonZeroU32::get), ..filter })
         }
     };
+    let unfinished = match &selection {
+        Selection::Filter(filter) if filter.status.is_empty() => Some(unfinished(filter)),
+        _ => None,
+    };
     let request = operate_request(Action::Purge, selection, audit, execution(dry_run), context);
-    carry_out(&*store, request, Manner { force, consent, rate: None }, context).await
+    let code = carry_out(&*store, request, Manner { force, consent, pace: JobPace::default() }, context).await?;
+    let page = Page { limit: 1, before: None };
+    if let Some(unfinished) = unfinished
+        && let Some(first) = store.list(&unfinished, &page).await?.items.first()
+    {
+        let id = first.item.id;
+        context
+            .output
+            .hint(&format!("Items that match are not finished and stay, such as {id}: outbox dead takes them."));
+    }
+    Ok(code)
+}
+
+/// The items that match and that no purge takes.
+fn unfinished(filter: &Filter) -> Filter {
+    Filter { status: vec![Status::Pending, Status::Claimed], first: None, sample: None, ..filter.clone() }
 }
 
 /// The status that the words name; `None` where they name items.
@@ -356,17 +395,22 @@ fn purged_status(words: &[String]) -> Result<Option<Status>, UsageError> {
 async fn execute(
     store: &dyn Operate,
     request: &OperateRequest,
-    rate: Option<NonZeroU32>,
+    pace: JobPace,
     context: &Context,
 ) -> anyhow::Result<OperateReport> {
     if request.execution == Execution::DryRun || matches!(request.selection, Selection::Ids(_)) {
         return Ok(store.operate(request).await?);
     }
-    let Some(job) = store.start_job(request, rate.map(NonZeroU32::get)).await? else {
+    let Some(job) = store.start_job(request, pace).await? else {
         return Ok(OperateReport::default());
     };
     let job = run_to_end(store, job, context).await?;
     context.output.hint(&format!("outbox jobs show {} says what becomes of the items.", job.id));
+    if job.state == JobState::Stopped {
+        let JobOutcome { done, dead, .. } = store.job_outcome(job.id).await?;
+        let items = count(job.changed, "item");
+        bail!("job {} stopped after {items}: {dead} of {} that ended are dead again", job.id, done + dead);
+    }
     Ok(OperateReport {
         matched: job.matched,
         changed: job.changed,

@@ -7,10 +7,11 @@ use anyhow::Context as _;
 
 use outbox_item::ItemId;
 use outbox_store::{
-    Control, ControlReport, ControlRequest, Execution, Inspect, ItemDetails, Job, JobState, Operate, item_with_key,
+    Control, ControlReport, ControlRequest, Execution, Filter, Inspect, ItemDetails, Job, JobState, Operate,
+    item_with_key,
 };
 
-use crate::cli::arguments::AuditArgs;
+use crate::cli::arguments::{AuditArgs, not_forced};
 use crate::cli::context::Context;
 use crate::cli::output::count;
 use crate::cli::progress::ProgressBar;
@@ -42,6 +43,14 @@ pub(crate) async fn named_item(store: &dyn Inspect, word: &str, context: &Contex
 /// The item that an argument names, with its history.
 pub(crate) async fn find_named_item(store: &dyn Inspect, word: &str, context: &Context) -> anyhow::Result<ItemDetails> {
     find_item(store, named_item(store, word, context).await?, context).await
+}
+
+/// Errors when a type or a saga of the filter is unknown, unless the command is forced.
+pub(crate) async fn check_names(store: &dyn Inspect, filter: &Filter, force: bool) -> anyhow::Result<()> {
+    if force || filter.r#type.is_none() && filter.saga.is_none() {
+        return Ok(());
+    }
+    store.overview().await?.check_filter(filter, &[]).map_err(|unknown| not_forced(&unknown))
 }
 
 /// Sends a control request and prints its report. A request that changes nothing is no failure.

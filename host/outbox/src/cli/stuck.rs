@@ -11,7 +11,7 @@ use outbox_store::{AuditQuery, FailureGroup, JobId, StuckQuery};
 use crate::cli::arguments::{FilterArgs, TimeArg};
 use crate::cli::context::Context;
 use crate::cli::output::{Times, audit_rows, clean, count, or_dash, short, table};
-use crate::cli::requests::named_item;
+use crate::cli::requests::{check_names, named_item};
 
 /// Explain what does not move, each with the command that helps
 #[derive(Debug, Args)]
@@ -38,6 +38,9 @@ pub(crate) struct FailuresArgs {
     /// The maximum number of groups
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     limit: u32,
+    /// Also a type or a saga of which nothing is known
+    #[arg(long)]
+    force: bool,
 }
 
 /// Show what operators did, newest first
@@ -103,6 +106,7 @@ pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::R
     let store = context.existing_store().await?;
     let now = store.now().await?;
     let filter = args.filter.filter(None, now);
+    check_names(&*store, &filter, args.force).await?;
     let times = context.output.times(now);
     if args.retrying {
         let groups = store.retrying_failures(&filter, args.limit).await?;

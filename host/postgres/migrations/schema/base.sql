@@ -179,7 +179,7 @@ CREATE TABLE outbox.jobs (
     actor text NOT NULL,
     reason text,
     per_second integer CHECK (per_second > 0),
-    state text NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED')),
+    state text NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED', 'STOPPED')),
     began_at bigint NOT NULL,
     ended_at bigint,
     next_at bigint NOT NULL,
@@ -190,6 +190,7 @@ CREATE TABLE outbox.jobs (
     refused bigint NOT NULL DEFAULT 0,
     sample json NOT NULL DEFAULT '[]',
     refusals json NOT NULL DEFAULT '[]',
+    stop_after integer CHECK (stop_after BETWEEN 0 AND 99),
     CHECK ((state = 'RUNNING') = (ended_at IS NULL))
 );
 CREATE INDEX jobs_running ON outbox.jobs (next_at) WHERE state = 'RUNNING';

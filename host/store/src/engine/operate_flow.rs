@@ -10,7 +10,7 @@ use crate::action::{Action, Execution};
 use crate::engine::operator_actions::ActionContext;
 use crate::error::StoreError;
 use crate::ids::JobId;
-use crate::jobs::{ActionOutcomes, BATCH_SIZE, Job, JobState};
+use crate::jobs::{ActionOutcomes, BATCH_SIZE, Job, JobPace, JobState};
 use crate::operate::{Operate, OperateReport, OperateRequest, Selection};
 use crate::plugin_data::{ClearStateRequest, StateTotal};
 
@@ -49,7 +49,9 @@ pub async fn operate<S: OperateSteps>(store: &S, request: &OperateRequest) -> Re
 }
 
 async fn run_as_job<S: OperateSteps>(store: &S, request: &OperateRequest) -> Result<OperateReport, StoreError> {
-    let Some(mut job) = store.start_job(request, None).await? else { return Ok(OperateReport::default()) };
+    let Some(mut job) = store.start_job(request, JobPace::default()).await? else {
+        return Ok(OperateReport::default());
+    };
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?)).await;
         let Some(advanced) = store.run_job_batch(job.id).await? else { break };

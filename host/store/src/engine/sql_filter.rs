@@ -105,6 +105,9 @@ impl SqlFilter {
         condition.and("available_at >= ?", filter.available_from);
         condition.and("available_at < ?", filter.available_to);
         condition.and("coalesce(done_at, dead_at, claimed_at, created_at) <= ?", filter.as_of);
+        if !filter.ids.is_empty() {
+            condition.and_ids(&filter.ids);
+        }
         condition
     }
 
