@@ -17,7 +17,7 @@ use outbox::item::{ItemId, NewItem, Status};
 use outbox::runtime::PluginSettings;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::type_owners::OWNER_GONE;
-use outbox::store::{Control, ControlRequest, Execution, QuarantineRecord, Store};
+use outbox::store::{Control, ControlRequest, Execution, Filter, QuarantineRecord, Store};
 use outbox::worker::{Worker, WorkerSettings};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -41,6 +41,12 @@ struct Stored(Arc<dyn Store>);
 impl QuarantineStore for Stored {
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
         self.0.quarantine(entry.digest.as_str(), &entry.plugin, &entry.reason).await.map_err(QuarantineError::new)
+    }
+
+    async fn pause(&self, item_type: &str, reason: &str) -> Result<(), QuarantineError> {
+        let (control, reason) = (Control::Pause { item_type: item_type.to_owned() }, Some(reason.to_owned()));
+        let request = ControlRequest { control, actor: "host".into(), reason, execution: Execution::Apply };
+        self.0.control(&request).await.map(drop).map_err(QuarantineError::new)
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
@@ -179,6 +185,82 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
         quarantined.iter().map(|entry| (&entry.digest, entry.plugin.as_str())).eq([(&new, "chaos")])
     })
     .await;
+}
+
+/// An order that every version of the handler rejects.
+fn reject() -> Value {
+    json!({ "do": "reject" })
+}
+
+impl Outbox {
+    /// Enqueues items with this order, and waits until they have ended.
+    async fn ended(&self, keys: &str, count: usize, order: &Value, status: Status) {
+        for number in 0..count {
+            let id = self.enqueue(&format!("{keys}{number}"), order).await;
+            self.becomes(id, |details| details.item.status == status).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_answers_wrongly_is_rolled_back_and_its_dead_items_are_one_group() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos").digest;
+    outbox.ended("before", 20, &json!({ "do": "version" }), Status::Done).await;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest.unwrap();
+    for number in 0..60 {
+        outbox.enqueue(&format!("k{number}"), &reject()).await;
+    }
+    outbox.host.until("the old version", |host| host.status("chaos").digest == old).await;
+    let entry = outbox.store.list_quarantine().await.unwrap().remove(0);
+    assert_eq!(entry.digest, new);
+    assert!(entry.reason.contains("failed for good, more than of the version before"), "{}", entry.reason);
+    assert!(entry.reason.contains(&format!("outbox replay --status DLQ --handler-digest {new}")), "{}", entry.reason);
+    let died = Filter { status: vec![Status::Dlq], handler_digest: Some(new), ..Filter::default() };
+    let page = outbox::store::Page { limit: 100, before: None };
+    let died = outbox.store.list(&died, &page).await.unwrap().items.len();
+    assert!((1..=20).contains(&died), "{died} items died of the new version");
+}
+
+#[tokio::test]
+async fn a_version_that_follows_one_that_fared_no_better_stays() {
+    let outbox = Outbox::start("[reload]\ncanary = 10", Duration::from_millis(20)).await;
+    outbox.ended("before", 12, &reject(), Status::Dlq).await;
+    outbox.upgrade().await;
+    let new = outbox.host.status("chaos").digest;
+    outbox.ended("after", 12, &reject(), Status::Dlq).await;
+    assert_eq!((outbox.host.status("chaos").digest, outbox.host.status("chaos").error), (new, None));
+}
+
+#[tokio::test]
+async fn a_first_version_of_which_nothing_ends_well_has_its_type_paused() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    outbox.ended("k", 50, &reject(), Status::Dlq).await;
+    eventually("the type is paused", SOON, async || !outbox.store.pauses().await.unwrap().is_empty()).await;
+    let pause = outbox.store.pauses().await.unwrap().remove(0);
+    assert_eq!((pause.r#type.as_str(), pause.actor.as_str()), ("chaos", "host"));
+    let reason = pause.reason.unwrap();
+    assert!(reason.contains("no version before it is known") && reason.contains("outbox replay"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_change_of_the_manifest_has_a_canary_too_and_is_taken_back_alone() {
+    let outbox = Outbox::start("", Duration::from_millis(20)).await;
+    let old = outbox.host.status("chaos");
+    outbox.ended("before", 20, &json!({ "do": "version" }), Status::Done).await;
+    let manifest = format!("{GRANTS}\n[limits]\ncpu = '20ms'\n");
+    fs::write(outbox.host.path("chaos.toml"), manifest).unwrap();
+    outbox.host.until("the manifest", |host| host.status("chaos").generation > old.generation).await;
+    for number in 0..60 {
+        outbox.enqueue(&format!("k{number}"), &reject()).await;
+    }
+    outbox.host.until("the manifest before", |host| host.status("chaos").generation == old.generation).await;
+    let status = outbox.host.status("chaos");
+    assert_eq!((&status.digest, status.state), (&old.digest, PluginState::Active));
+    let entry = outbox.store.list_quarantine().await.unwrap().remove(0);
+    assert_ne!(Some(entry.digest), old.digest, "the component is not at fault");
+    outbox.ended("after", 1, &json!({ "do": "version" }), Status::Done).await;
 }
 
 #[tokio::test]

@@ -217,6 +217,10 @@ impl QuarantineStore for WithoutStore {
         Err(QuarantineError::new("this test has no store"))
     }
 
+    async fn pause(&self, _: &str, _: &str) -> Result<(), QuarantineError> {
+        Ok(())
+    }
+
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         Err(QuarantineError::new("this test has no store"))
     }

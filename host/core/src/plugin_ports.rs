@@ -59,6 +59,9 @@ pub trait QuarantineStore: Send + Sync + 'static {
     /// Quarantines a component. A component that is in quarantine already keeps its first reason.
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError>;
 
+    /// Pauses a type, because no version of its plugin works.
+    async fn pause(&self, item_type: &str, reason: &str) -> Result<(), QuarantineError>;
+
     /// The quarantined components. The runtime asks every few seconds, so the answer must be cheap.
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError>;
 }

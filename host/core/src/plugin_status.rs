@@ -26,6 +26,8 @@ pub struct PluginStatus {
     pub generation: Option<u64>,
     /// The file stem.
     pub name: String,
+    /// The SHA-256 of the component that would run after a rollback, where this process knows one.
+    pub previous: Option<String>,
     /// The types that the plugin handles and that another plugin owns.
     pub refused: Vec<RefusedType>,
     /// The role whose folder the file is in.
@@ -116,7 +118,7 @@ mod tests {
 
     const COMPLETE: &str = concat!(
         r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"name":"webhook","#,
-        r#""refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","state":"active","#,
+        r#""previous":"cd","refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","state":"active","#,
         r#""types":["fax"],"version":"1.0.0"}]"#
     );
 
@@ -127,6 +129,7 @@ mod tests {
             file: "/p/webhook.wasm".into(),
             generation: Some(2),
             name: "webhook".into(),
+            previous: Some("cd".into()),
             refused: vec![RefusedType { reason: "/p/mail.wasm handles it".into(), r#type: "mail".into() }],
             role: Some("vector".into()),
             state: PluginState::Active,

@@ -149,7 +149,9 @@ async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError
             Some(unknown) => Err(unknown.into()),
             None => Ok(()),
         },
-        Control::Switch { .. } | Control::Cancel { .. } | Control::ReserveIds { .. } => Ok(()),
+        Control::Switch { .. } | Control::Cancel { .. } | Control::RollBack { .. } | Control::ReserveIds { .. } => {
+            Ok(())
+        }
     }
 }
 

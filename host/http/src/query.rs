@@ -38,7 +38,7 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
 const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `created_from`, `created_to`, \
-     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `error`, `payload`, `headers`, \
+     `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `handler_digest`, `error`, `payload`, `headers`, \
      `metadata`, `first`, `sample`, `ids`, `as_of`";
 
 /// Adds one restriction to the filter. `status` may be given several times, and each adds its statuses; so may conditions
@@ -59,6 +59,7 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "finished_to" => set_once(&mut filter.finished_to, name, number(name, &text)?),
         "available_from" => set_once(&mut filter.available_from, name, number(name, &text)?),
         "available_to" => set_once(&mut filter.available_to, name, number(name, &text)?),
+        "handler_digest" => set_once(&mut filter.handler_digest, name, text),
         "error" => set_once(&mut filter.error, name, text),
         "payload" => add_condition(&mut filter.payload, &text),
         "headers" => add_condition(&mut filter.headers, &text),
@@ -234,6 +235,7 @@ mod tests {
             ("available_from", "5"),
             ("available_to", "6"),
             ("fingerprint", "f"),
+            ("handler_digest", "d"),
             ("error", "refused"),
             ("payload", "order=17"),
             ("payload", "to.name=Ada"),
@@ -249,7 +251,7 @@ mod tests {
         let members = json!({
             "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "created_from": 1,
             "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
-            "fingerprint": "f", "error": "refused", "payload": ["order=17", "to.name=Ada"],
+            "fingerprint": "f", "handler_digest": "d", "error": "refused", "payload": ["order=17", "to.name=Ada"],
             "headers": ["x-tenant=acme"], "metadata": ["team=a"], "first": 9, "sample": 8, "ids": [3, 4], "as_of": 7,
         });
         assert_eq!(serde_json::to_value(&filter).unwrap(), members);

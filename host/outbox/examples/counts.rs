@@ -175,6 +175,10 @@ impl QuarantineStore for WithoutStore {
         Err(QuarantineError::new(format!("{} faulted: {}", entry.plugin, entry.reason)))
     }
 
+    async fn pause(&self, _: &str, _: &str) -> Result<(), QuarantineError> {
+        Ok(())
+    }
+
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         Ok(Vec::new())
     }

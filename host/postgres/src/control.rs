@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use crate::error::PgError;
 use crate::rows::time;
 use crate::tx::{Query, WriteTx, without_nul};
-use crate::{audit, ordering, owners, transfer};
+use crate::{audit, ordering, owners, quarantine, transfer};
 use outbox_item::ItemId;
 use outbox_store::engine::{BATCH_SIZE, NewAuditEntry};
 use outbox_store::{Control, ControlReport, ControlRequest, Execution, Pause};
@@ -42,6 +42,9 @@ async fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) 
             let statement = "SELECT 1 FROM outbox.jobs WHERE id = $1 AND state = 'RUNNING' FOR UPDATE";
             Ok(!tx.rows(statement, &[&job.get()]).await?.is_empty())
         }
+        Control::RollBack { digest, .. } => {
+            Ok(!quarantine::list(tx).await?.iter().any(|entry| entry.digest == *digest))
+        }
         Control::ReserveIds { up_to } => Ok(transfer::reserved(tx).await? < *up_to),
     }
 }
@@ -66,6 +69,9 @@ async fn apply(tx: &WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) 
         Control::Cancel { job } => {
             let statement = "UPDATE outbox.jobs SET state = 'CANCELLED', ended_at = $2 WHERE id = $1";
             tx.rows(statement, &[&job.get(), &tx.now.get()]).await
+        }
+        Control::RollBack { plugin, digest } => {
+            return quarantine::insert(tx, digest, plugin, &request.rollback_reason()).await.map(drop);
         }
         Control::ReserveIds { up_to } => return transfer::reserve(tx, *up_to).await,
     }

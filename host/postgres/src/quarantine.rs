@@ -15,13 +15,18 @@ const COLUMNS: &str = "digest, plugin, reason, at, pod";
 
 /// Quarantines the component and alerts operators. A component that is quarantined already keeps its first reason.
 pub(crate) async fn add(tx: &mut WriteTx<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), PgError> {
-    let statement = "INSERT INTO outbox.quarantine (digest, plugin, reason, at, pod) VALUES ($1, $2, $3, $4, $5)
-                     ON CONFLICT DO NOTHING RETURNING digest";
-    let inserted = tx.rows(statement, &[&digest, &plugin, &without_nul(reason), &tx.now.get(), &tx.pod]).await?;
-    if inserted.is_empty() {
+    if !insert(tx, digest, plugin, reason).await? {
         return Ok(());
     }
     alerts::send(tx, outbox_store::engine::alerts::quarantine_message(plugin, digest, reason)).await
+}
+
+/// Quarantines the component without an alert. False if it was quarantined already.
+pub(crate) async fn insert(tx: &WriteTx<'_>, digest: &str, plugin: &str, reason: &str) -> Result<bool, PgError> {
+    let statement = "INSERT INTO outbox.quarantine (digest, plugin, reason, at, pod) VALUES ($1, $2, $3, $4, $5)
+                     ON CONFLICT DO NOTHING RETURNING digest";
+    let inserted = tx.rows(statement, &[&digest, &plugin, &without_nul(reason), &tx.now.get(), &tx.pod]).await?;
+    Ok(!inserted.is_empty())
 }
 
 /// The quarantined components, the newest first.

@@ -2,6 +2,7 @@
 
 pub(crate) mod background_loads;
 pub(crate) mod canary;
+pub(crate) mod conduct;
 pub(crate) mod fs_events;
 pub(crate) mod last_good;
 pub(crate) mod owner_cache;

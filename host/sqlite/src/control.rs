@@ -11,7 +11,7 @@ use outbox_store::{Control, ControlReport, ControlRequest, Execution, JobId, Pau
 use crate::error::unavailable;
 use crate::rows::{cell, time};
 use crate::write_tx::WriteTx;
-use crate::{audit, ordering, owners, transfer};
+use crate::{audit, ordering, owners, quarantine, transfer};
 
 /// Carries one step of the command out, or only reports what it would change.
 pub(crate) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, StoreError> {
@@ -44,6 +44,9 @@ fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> rus
             Ok(!owners::owns(tx, role.as_deref().unwrap_or_default(), item_type, plugin)?)
         }
         Control::Cancel { job } => is_running(tx, *job),
+        Control::RollBack { digest, .. } => {
+            Ok(!quarantine::list(tx.connection)?.iter().any(|entry| entry.digest == *digest))
+        }
         Control::ReserveIds { up_to } => Ok(transfer::reserved(tx.connection)? < *up_to),
     }
 }
@@ -70,6 +73,9 @@ fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) ->
         Control::Cancel { job } => {
             let sql = "UPDATE outbox_jobs SET state = 'CANCELLED', ended_at = ?2 WHERE id = ?1 AND state = 'RUNNING'";
             tx.connection.prepare_cached(sql)?.execute([job.get(), tx.now.get()])
+        }
+        Control::RollBack { plugin, digest } => {
+            return quarantine::insert(tx, digest, plugin, &request.rollback_reason()).map(drop);
         }
         Control::ReserveIds { up_to } => return transfer::reserve(tx.connection, *up_to),
     }

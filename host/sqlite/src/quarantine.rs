@@ -14,15 +14,17 @@ use crate::{alerts, audit};
 
 /// Quarantines the component and alerts operators. A component that is quarantined already keeps its first reason.
 pub(crate) fn add(tx: &mut WriteTx<'_>, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
+    let alerted = insert(tx, digest, plugin, reason)
+        .and_then(|is_new| if is_new { alerts::quarantined(tx, plugin, digest, reason) } else { Ok(()) });
+    alerted.map_err(unavailable("quarantining a component"))
+}
+
+/// Quarantines the component without an alert. False if it was quarantined already.
+pub(crate) fn insert(tx: &WriteTx<'_>, digest: &str, plugin: &str, reason: &str) -> rusqlite::Result<bool> {
     let sql = "INSERT INTO outbox_quarantine (digest, plugin, reason, at, pod) VALUES (?1, ?2, ?3, ?4, ?5)
                ON CONFLICT DO NOTHING";
-    let insert = tx.connection.prepare_cached(sql);
-    let inserted = insert.and_then(|mut insert| insert.execute(params![digest, plugin, reason, tx.now.get(), tx.pod]));
-    let alerted = inserted.and_then(|rows| match rows {
-        0 => Ok(()),
-        _ => alerts::quarantined(tx, plugin, digest, reason),
-    });
-    alerted.map_err(unavailable("quarantining a component"))
+    let mut insert = tx.connection.prepare_cached(sql)?;
+    Ok(insert.execute(params![digest, plugin, reason, tx.now.get(), tx.pod])? > 0)
 }
 
 /// The quarantined components, the newest first.

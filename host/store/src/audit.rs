@@ -110,6 +110,7 @@ impl<'a> NewAuditEntry<'a> {
             Control::Pause { .. } | Control::Resume { .. } | Control::Switch { .. } => ("type", None),
             Control::Unblock { .. } => ("ordering_key", None),
             Control::Cancel { job } => ("job", Some(*job)),
+            Control::RollBack { .. } => ("plugin", None),
             Control::ReserveIds { .. } => ("up_to", None),
         };
         let changes: Vec<_> = unblocked.iter().copied().map(ItemChange::unblocked).collect();

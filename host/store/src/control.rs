@@ -56,6 +56,13 @@ pub enum Control {
         /// The job.
         job: JobId,
     },
+    /// No process runs the component any more, so that each returns to the version before it.
+    RollBack {
+        /// The name of its plugin.
+        plugin: String,
+        /// The SHA-256 of the component in hex.
+        digest: String,
+    },
     /// New items get ids above this one, so that an import of ids up to it finds them free.
     ReserveIds {
         /// The last id that is kept free.
@@ -75,6 +82,7 @@ impl Control {
                 ("switch", format!("{item_type} to {plugin}{role}"))
             }
             Self::Cancel { job } => ("cancel", job.to_string()),
+            Self::RollBack { plugin, digest } => ("rollback", format!("{plugin} {digest}")),
             Self::ReserveIds { up_to } => ("reserve", up_to.to_string()),
         }
     }
@@ -86,9 +94,17 @@ impl Control {
                 validate_type(item_type)
             }
             Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
-            Self::Cancel { .. } | Self::ReserveIds { .. } => Ok(()),
+            Self::Cancel { .. } | Self::RollBack { .. } | Self::ReserveIds { .. } => Ok(()),
         }
         .map_err(|source| InvalidAt { index: 0, source })
+    }
+}
+
+impl ControlRequest {
+    /// Why a component that an operator rolls back is quarantined.
+    pub fn rollback_reason(&self) -> String {
+        let reason = self.reason.as_deref().unwrap_or("no reason given");
+        format!("rolled back by {}: {reason}", self.actor)
     }
 }
 

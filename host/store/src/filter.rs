@@ -58,6 +58,9 @@ pub struct Filter {
     /// In this group of like failures: see [`FailureGroup`](crate::FailureGroup).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// The component with this digest made the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler_digest: Option<String>,
     /// The message of the last failure contains this text, in capital or small letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

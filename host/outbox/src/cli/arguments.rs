@@ -62,6 +62,9 @@ pub(crate) struct FilterArgs {
     /// Only items that died of the same thing: see `outbox failures`
     #[arg(long)]
     fingerprint: Option<String>,
+    /// Only items whose last attempt this component made: its whole SHA-256, see `outbox plugin list --json`
+    #[arg(long, value_name = "SHA-256")]
+    handler_digest: Option<String>,
     /// Only items whose last failure has this text in its message, in capital or small letters
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
@@ -94,6 +97,7 @@ impl FilterArgs {
             available_from: self.available_since.map(|since| since.at(now)),
             available_to: self.available_until.map(|until| until.at(now)),
             fingerprint: self.fingerprint,
+            handler_digest: self.handler_digest,
             error: self.error,
             payload: self.payload,
             headers: self.header,

@@ -8,6 +8,7 @@ mod list;
 mod new;
 mod quarantine;
 mod replay_item;
+mod rollback;
 mod state;
 mod switch;
 mod test;
@@ -37,6 +38,7 @@ pub(crate) enum PluginCommand {
     Quarantine,
     /// Let a quarantined component run again
     Release(quarantine::LiftQuarantineArgs),
+    Rollback(rollback::RollbackArgs),
     /// Run a handler on an item's failed attempt again, with the recorded answers and without touching anything
     ReplayItem(replay_item::ReplayItemArgs),
     /// Look at what plugins keep, or remove it
@@ -55,6 +57,7 @@ pub(crate) async fn run(args: PluginCommand, context: &Context) -> anyhow::Resul
         PluginCommand::Switch(args) => switch::run(args, context).await,
         PluginCommand::Quarantine => quarantine::list(context).await,
         PluginCommand::Release(args) => quarantine::release(args, context).await,
+        PluginCommand::Rollback(args) => rollback::run(args, context).await,
         PluginCommand::ReplayItem(args) => replay_item::run(args, context).await,
         PluginCommand::State(args) => state::run(args, context).await,
     }

@@ -52,7 +52,8 @@ pub(crate) struct AuditTrailArgs {
     /// Only what this actor did
     #[arg(long)]
     actor: Option<String>,
-    /// Only this action: replay, dead, restore, reschedule, release, purge, unblock, pause, resume, switch, cancel
+    /// Only this action: replay, dead, restore, reschedule, release, purge, unblock, pause, resume, switch, cancel,
+    /// rollback
     #[arg(long)]
     action: Option<String>,
     /// Only batches of this job

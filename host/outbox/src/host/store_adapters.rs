@@ -1,8 +1,8 @@
 //! The store behind the traits that plugins use: [`StateReader`], [`QuarantineStore`] and
 //! [`TypeOwners`].
 //!
-//! The plugin runtime cannot see the store. These adapters let it read the state of a plugin, and exchange the quarantine
-//! and the owners of types, and nothing else.
+//! The plugin runtime cannot see the store. These adapters let it read the state of a plugin, exchange the quarantine and
+//! the owners of types, and pause a type, and nothing else.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use outbox_core::{
     OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader,
     StateVersion, TypeOwner, TypeOwners,
 };
-use outbox_store::{PluginData, QuarantineRecord};
+use outbox_store::{Control, ControlRequest, Execution, PluginData, QuarantineRecord, Store};
 
 /// Reads the state of plugins from the store.
 pub(crate) struct StoreStateReader(pub(crate) Arc<dyn PluginData>);
@@ -25,13 +25,23 @@ impl StateReader for StoreStateReader {
 }
 
 /// Keeps the quarantine in the store, so that all processes share it.
-pub(crate) struct StoreQuarantine(pub(crate) Arc<dyn PluginData>);
+pub(crate) struct StoreQuarantine(pub(crate) Arc<dyn Store>);
 
 #[async_trait]
 impl QuarantineStore for StoreQuarantine {
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
         let QuarantineEntry { digest, plugin, reason } = entry;
         self.0.quarantine(digest.as_str(), plugin, reason).await.map_err(QuarantineError::new)
+    }
+
+    async fn pause(&self, item_type: &str, reason: &str) -> Result<(), QuarantineError> {
+        let request = ControlRequest {
+            control: Control::Pause { item_type: item_type.to_owned() },
+            actor: "host".to_owned(),
+            reason: Some(reason.to_owned()),
+            execution: Execution::Apply,
+        };
+        self.0.control(&request).await.map(drop).map_err(QuarantineError::new)
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
@@ -82,6 +92,10 @@ impl StateReader for WithoutStore {
 impl QuarantineStore for WithoutStore {
     async fn add(&self, entry: &QuarantineEntry) -> Result<(), QuarantineError> {
         Err(QuarantineError::new(format!("no store is open to quarantine {} in", entry.digest)))
+    }
+
+    async fn pause(&self, item_type: &str, _reason: &str) -> Result<(), QuarantineError> {
+        Err(QuarantineError::new(format!("no store is open to pause the type {item_type} in")))
     }
 
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -26,6 +26,7 @@ use crate::load::manifest::environment::EnvLookup;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::reload::canary::Canary;
+use crate::reload::conduct::Conduct;
 use crate::sandbox::engine::SharedEngine;
 use crate::sandbox::engine_errors::PoolLimit;
 use crate::sandbox::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, LinkedPlugin};
@@ -47,6 +48,8 @@ pub(crate) struct Generation {
     pub file: PathBuf,
     /// See [`PluginSource::digest`].
     pub digest: ComponentDigest,
+    /// See [`PluginSource::edition`].
+    pub edition: ComponentDigest,
     /// The version that the component reports.
     pub version: String,
     /// The types that the component handles and the manifest does not exclude.
@@ -57,6 +60,12 @@ pub(crate) struct Generation {
     pub plugin: LinkedPlugin,
     /// The canary, which may have ended already.
     pub canary: Canary,
+    /// How its latest attempts ended.
+    pub conduct: Conduct,
+    /// Whether no version before it is known, so that only its own first items tell how it works.
+    pub is_first: bool,
+    /// Whether all of its first items have failed for good, and nothing was done about it yet.
+    pub is_hopeless: AtomicBool,
     /// Each running attempt holds a clone.
     pub busy: Arc<()>,
 }
@@ -65,6 +74,11 @@ impl Generation {
     /// Whether attempts are running on this generation.
     pub(crate) fn is_busy(&self) -> bool {
         Arc::strong_count(&self.busy) > 1
+    }
+
+    /// Whether something must be done about a version that has not worked yet. True once.
+    pub(crate) fn take_hopeless(&self) -> bool {
+        self.is_hopeless.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -109,9 +123,27 @@ impl Loader {
         compatibility::check_description(&description)?;
         let types = select_types(&description, manifest.types.as_deref())?;
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let edition = source.edition();
         let PluginSource { name, role, file, digest, .. } = source;
         let (version, canary, busy) = (description.version, Canary::skipped(Instant::now()), Arc::default());
-        Ok(Generation { number, name, role, file, digest, version, types, manifest, plugin, canary, busy })
+        let (conduct, is_first) = (Conduct::default(), false);
+        Ok(Generation {
+            number,
+            name,
+            role,
+            file,
+            digest,
+            edition,
+            version,
+            types,
+            manifest,
+            plugin,
+            canary,
+            conduct,
+            is_first,
+            is_hopeless: AtomicBool::new(false),
+            busy,
+        })
     }
 
     /// Errors if keys are configured and none of them has signed the component.

@@ -45,6 +45,14 @@ pub(crate) struct PluginSource {
     pub signature: Option<String>,
 }
 
+impl PluginSource {
+    /// The digest of the component and its manifest together: what a canary is about.
+    pub(crate) fn edition(&self) -> ComponentDigest {
+        let manifest = self.manifest.as_deref().unwrap_or_default();
+        ComponentDigest::of(format!("{}\n{manifest}", self.digest).as_bytes())
+    }
+}
+
 /// Why a component is refused, with what the operator can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -13,13 +13,15 @@ pub(crate) struct QuarantineCache {
     store: Arc<dyn QuarantineStore>,
     known: BTreeMap<ComponentDigest, QuarantineEntry>,
     unsent: Vec<QuarantineEntry>,
+    /// Types to pause, with the reason.
+    unsent_pauses: Vec<(String, String)>,
     outage: Outage,
 }
 
 impl QuarantineCache {
     /// An empty cache. [`QuarantineCache::refresh`] fills it.
     pub(crate) fn new(store: Arc<dyn QuarantineStore>) -> Self {
-        Self { store, known: BTreeMap::new(), unsent: Vec::new(), outage: Outage::default() }
+        Self { store, known: BTreeMap::new(), unsent: Vec::new(), unsent_pauses: Vec::new(), outage: Outage::default() }
     }
 
     /// The entry of a quarantined component.
@@ -31,6 +33,12 @@ impl QuarantineCache {
     pub(crate) async fn add(&mut self, entry: QuarantineEntry) {
         self.known.insert(entry.digest.clone(), entry.clone());
         self.unsent.push(entry);
+        self.refresh().await;
+    }
+
+    /// Pauses a type in every process, as soon as the store can record it.
+    pub(crate) async fn pause(&mut self, item_type: String, reason: String) {
+        self.unsent_pauses.push((item_type, reason));
         self.refresh().await;
     }
 
@@ -53,6 +61,10 @@ impl QuarantineCache {
         while let Some(unsent) = self.unsent.last() {
             self.store.add(unsent).await?;
             self.unsent.pop();
+        }
+        while let Some((item_type, reason)) = self.unsent_pauses.last() {
+            self.store.pause(item_type, reason).await?;
+            self.unsent_pauses.pop();
         }
         self.store.list().await
     }

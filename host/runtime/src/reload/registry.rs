@@ -20,7 +20,8 @@ use outbox_core::{
 
 use crate::load::loader::Generation;
 use crate::load::source::PluginPath;
-use crate::reload::canary::{CanarySample, CanaryState};
+use crate::reload::canary::CanaryState;
+use crate::reload::conduct::CanarySample;
 use crate::reload::owner_cache::Owners;
 use crate::reload::versions::{PluginVersions, quarantine_message};
 use crate::sandbox::failure_mapping;
@@ -99,12 +100,15 @@ impl Registry {
     ) -> AttemptReport {
         let Some(sample) = canary_sample(&report.outcome) else { return report };
         let (before, after) = generation.canary.record_attempt(key, sample, Instant::now());
-        if before != after {
+        let is_hopeless = generation.conduct.record(key, sample) && generation.is_first;
+        if is_hopeless {
+            generation.is_hopeless.store(true, Ordering::Relaxed);
+        }
+        if before != after || is_hopeless {
             self.canary_ended.notify_one();
         }
         if let Outcome::Failed(failure) = &mut report.outcome
-            && sample == CanarySample::Fault
-            && before != CanaryState::Passed
+            && is_given_back(sample, before, after)
         {
             *failure = uncounted_canary_failure(failure, generation);
         }
@@ -177,6 +181,8 @@ impl RoutingTable {
             error: versions.error.as_ref().map(ToString::to_string).or(assigned.error),
             ..assigned
         });
+        let previous = versions.previous().map(ToString::to_string);
+        let live = live.map(|live| PluginStatus { previous, ..live });
         let listed: Vec<_> = live.into_iter().chain(quarantined).collect();
         if listed.is_empty() { vec![status_of_unloaded(path, versions)] } else { listed }
     }
@@ -223,19 +229,38 @@ fn newly_refused<'a>(before: &[PluginStatus], now: &'a [PluginStatus]) -> Vec<(&
     now.iter().flat_map(new).collect()
 }
 
-/// What an outcome says about the component; `None` if it says nothing.
+/// What an outcome says about the version; `None` if it says nothing.
 fn canary_sample(outcome: &Outcome) -> Option<CanarySample> {
     match outcome {
         Outcome::Interrupted | Outcome::NoHandler => None,
         Outcome::Failed(failure) if failure_mapping::is_component_fault(failure) => Some(CanarySample::Fault),
-        Outcome::Failed(failure) if failure.class == FailureClass::Host => None,
-        Outcome::Done { .. } | Outcome::Failed(_) => Some(CanarySample::NoFault),
+        Outcome::Failed(failure) if failure.class == FailureClass::Host || is_of_outage(failure) => None,
+        Outcome::Failed(failure) if failure.class.skips_retries() => Some(CanarySample::Permanent),
+        Outcome::Failed(failure) if failure.class.is_uncounted() => Some(CanarySample::Fine),
+        Outcome::Failed(_) => Some(CanarySample::Retry),
+        Outcome::Done { .. } => Some(CanarySample::Fine),
+    }
+}
+
+/// Whether the breaker of an origin was open: the receiver is down, whichever version asks it.
+fn is_of_outage(failure: &Failure) -> bool {
+    failure.code == "breaker.open"
+}
+
+/// Whether the attempt does not count, because the version is at fault: each fault during the canary, and every failure
+/// once the canary has failed, until the version before runs.
+fn is_given_back(sample: CanarySample, before: CanaryState, after: CanaryState) -> bool {
+    match sample {
+        CanarySample::Fine => false,
+        CanarySample::Fault => before != CanaryState::Passed,
+        CanarySample::Permanent | CanarySample::Retry => matches!(after, CanaryState::Failed { .. }),
     }
 }
 
 /// The same failure as one of the plugin, which does not count as an attempt at the item.
 fn uncounted_canary_failure(failure: &Failure, generation: &Generation) -> Failure {
-    let words = format!("generation {} faulted during its canary ({}): ", generation.number, failure.class);
+    let what = if failure_mapping::is_component_fault(failure) { "faulted during" } else { "failed" };
+    let words = format!("generation {} {what} its canary ({}): ", generation.number, failure.class);
     Failure { class: FailureClass::Plugin, message: words + &failure.message, ..failure.clone() }
 }
 
@@ -268,6 +293,7 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
         types: generation.types.clone(),
         version: Some(generation.version.clone()),
         error: None,
+        previous: None,
         refused: Vec::new(),
     }
 }
@@ -284,6 +310,7 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
         types: Vec::new(),
         version: None,
         error: versions.error.as_ref().map(ToString::to_string),
+        previous: None,
         refused: Vec::new(),
     }
 }

@@ -50,6 +50,17 @@ pub(crate) struct Reloader {
     rescan: Arc<Notify>,
 }
 
+/// What earlier runs have kept of the versions before one.
+#[derive(Default)]
+struct KeptBefore {
+    /// The version to roll back to; `None` for a version that is good itself.
+    target: Option<Generation>,
+    /// The component of the newest other version.
+    digest: Option<ComponentDigest>,
+    /// Whether nothing is kept of this file.
+    knows_nothing: bool,
+}
+
 impl Reloader {
     /// A reloader that has not scanned yet.
     pub(crate) fn new(
@@ -229,7 +240,7 @@ impl Reloader {
     }
 
     async fn load(&mut self, path: PluginPath, source: PluginSource) {
-        if let Some(entry) = self.quarantine.get(&source.digest).cloned() {
+        if let Some(entry) = self.quarantined(&source.digest, &source.edition()) {
             tracing::error!(
                 plugin.name = source.name,
                 digest = source.digest.as_str(),
@@ -280,9 +291,11 @@ impl Reloader {
         let is_first = self.files.get(path).is_none_or(|file| file.versions.live.is_none());
         // The first version after a start has no predecessor in memory. The last good version of an earlier run takes
         // its place, so that the new version gets a canary.
-        let rollback_target = if is_first { self.newest_good(path, Some(&generation.digest)).await } else { None };
+        let before = if is_first { self.kept_before(path, &source.edition()).await } else { KeptBefore::default() };
+        let generation = Generation { is_first: is_first && before.knows_nothing, ..generation };
         let versions = self.versions(path);
-        versions.rollback_target = rollback_target.map(Arc::new).or(versions.rollback_target.take());
+        versions.kept = before.digest.or(versions.kept.take());
+        versions.rollback_target = before.target.map(Arc::new).or(versions.rollback_target.take());
         if let Some(old) = versions.publish(generation, source, Instant::now()) {
             self.registry.retire(&old);
         }
@@ -293,7 +306,7 @@ impl Reloader {
         if self.versions(path).live.is_some() {
             return;
         }
-        if let Some(good) = self.newest_good(path, None).await {
+        if let Some(good) = self.newest_good(path).await {
             tracing::warn!(
                 plugin.name = good.name,
                 digest = good.digest.as_str(),
@@ -303,14 +316,33 @@ impl Reloader {
         }
     }
 
-    /// The newest kept version that may run. `None` if the newest is `except`: a good version needs no predecessor.
-    async fn newest_good(&self, path: &PluginPath, except: Option<&ComponentDigest>) -> Option<Generation> {
+    /// What earlier runs have kept of the versions before the one of this edition. A version that is the newest good one
+    /// itself needs no predecessor.
+    async fn kept_before(&self, path: &PluginPath, edition: &ComponentDigest) -> KeptBefore {
+        let kept = self.kept(path).await;
+        let is_good_itself = kept.first().is_some_and(|newest| newest.edition() == *edition);
+        let digest = kept.iter().find(|source| source.edition() != *edition).map(|source| source.digest.clone());
+        let knows_nothing = kept.is_empty();
+        let target = if is_good_itself { None } else { self.first_that_loads(path, kept).await };
+        KeptBefore { target, digest, knows_nothing }
+    }
+
+    /// The newest kept version that may run.
+    async fn newest_good(&self, path: &PluginPath) -> Option<Generation> {
+        self.first_that_loads(path, self.kept(path).await).await
+    }
+
+    /// The kept versions that are not quarantined, the newest first.
+    async fn kept(&self, path: &PluginPath) -> Vec<PluginSource> {
         let (good, file, role) = (Arc::clone(&self.good), path.file.clone(), self.folder.role_of(path));
-        let kept = tokio::task::spawn_blocking(move || good.versions_of(&file, role.as_deref())).await.ok()?;
-        for source in kept.into_iter().filter(|source| self.quarantine.get(&source.digest).is_none()) {
-            if Some(&source.digest) == except {
-                return None;
-            }
+        let kept = tokio::task::spawn_blocking(move || good.versions_of(&file, role.as_deref())).await;
+        let mut kept = kept.unwrap_or_default();
+        kept.retain(|source| self.quarantined(&source.digest, &source.edition()).is_none());
+        kept
+    }
+
+    async fn first_that_loads(&self, path: &PluginPath, kept: Vec<PluginSource>) -> Option<Generation> {
+        for source in kept {
             match self.loader.load(source).await {
                 Ok(generation) => return Some(generation),
                 Err(reason) => {
@@ -329,6 +361,7 @@ impl Reloader {
                 CanaryReview::None => {}
                 CanaryReview::Keep(source) => self.keep(source).await,
                 CanaryReview::RollBack(reason) => self.quarantine_live(&path, reason).await,
+                CanaryReview::Pause(reason) => self.pause_types(&path, reason).await,
             }
             while let Some(entry) = self.quarantined_elsewhere(&path) {
                 self.roll_back(&path, entry).await;
@@ -346,14 +379,29 @@ impl Reloader {
 
     async fn quarantine_live(&mut self, path: &PluginPath, reason: String) {
         let Some(live) = self.versions(path).live.clone() else { return };
-        let entry = QuarantineEntry { digest: live.digest.clone(), plugin: live.name.clone(), reason };
+        let Some(digest) = self.versions(path).condemned() else { return };
+        let entry = QuarantineEntry { digest, plugin: live.name.clone(), reason };
         self.roll_back(path, entry.clone()).await;
         self.quarantine.add(entry).await;
     }
 
+    /// Pauses the types of a version that has not worked yet and that nothing can take the place of.
+    async fn pause_types(&mut self, path: &PluginPath, reason: String) {
+        let Some(live) = self.versions(path).live.clone() else { return };
+        for item_type in &live.types {
+            tracing::error!(plugin.name = live.name, item.r#type = item_type, reason, "the type is paused");
+            self.quarantine.pause(item_type.clone(), reason.clone()).await;
+        }
+    }
+
     fn quarantined_elsewhere(&self, path: &PluginPath) -> Option<QuarantineEntry> {
         let live = self.files.get(path)?.versions.live.as_ref()?;
-        self.quarantine.get(&live.digest).cloned()
+        self.quarantined(&live.digest, &live.edition)
+    }
+
+    /// The quarantine of a component, or of a component with its manifest.
+    fn quarantined(&self, digest: &ComponentDigest, edition: &ComponentDigest) -> Option<QuarantineEntry> {
+        self.quarantine.get(digest).or_else(|| self.quarantine.get(edition)).cloned()
     }
 
     /// Replaces a quarantined generation by its rollback target, or by the last good version.

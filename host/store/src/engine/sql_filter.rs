@@ -97,6 +97,7 @@ impl SqlFilter {
         condition.and(&equals("saga"), filter.saga.clone());
         condition.and(&equals("ordering_key"), filter.ordering_key.clone());
         condition.and(&equals("fingerprint"), filter.fingerprint.clone());
+        condition.and("handler_digest = ?", filter.handler_digest.clone());
         condition.and("replace(lower(last_error), lower(?), '') <> lower(last_error)", filter.error.clone());
         condition.and("created_at >= ?", filter.created_from);
         condition.and("created_at < ?", filter.created_to);

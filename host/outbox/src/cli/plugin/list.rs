@@ -98,7 +98,7 @@ mod tests {
             serde_json::to_value([listed]).unwrap().to_string(),
             concat!(
                 r#"[{"digest":null,"error":null,"file":"","generation":null,"name":"webhook","pod":"a","#,
-                r#""refused":[],"role":null,"state":"unknown","types":[],"version":null}]"#
+                r#""previous":null,"refused":[],"role":null,"state":"unknown","types":[],"version":null}]"#
             )
         );
         let scanned = ListedPlugin { status: webhook(), pod: None };

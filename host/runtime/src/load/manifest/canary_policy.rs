@@ -19,12 +19,15 @@ pub struct CanaryPolicy {
     pub items: u32,
     /// The version is rolled back when it faults on more than this share of the items, from 0 to 1.
     pub max_fault_ratio: f64,
+    /// The version is rolled back when the share of items that fail for good, or of those that are retried, is larger
+    /// by more than this than that of the version before, from 0 to 1.
+    pub max_failure_increase: f64,
 }
 
 impl Default for CanaryPolicy {
     /// A fifth of 20 items: a few poison items do not roll a good version back.
     fn default() -> Self {
-        Self { items: 20, max_fault_ratio: 0.2 }
+        Self { items: 20, max_fault_ratio: 0.2, max_failure_increase: 0.2 }
     }
 }
 
@@ -34,6 +37,9 @@ pub(crate) fn read(mut section: Section<'_>) -> Result<CanaryPolicy, ManifestErr
     let policy = CanaryPolicy {
         items: section.take("canary", count(0..=ITEMS_MAX))?.unwrap_or(default.items),
         max_fault_ratio: section.take("max_fault_ratio", |value| ratio(&value))?.unwrap_or(default.max_fault_ratio),
+        max_failure_increase: section
+            .take("max_failure_increase", |value| ratio(&value))?
+            .unwrap_or(default.max_failure_increase),
     };
     section.finish()?;
     Ok(policy)

@@ -53,6 +53,7 @@ failures = 5
 [reload]
 canary = 5
 max_fault_ratio = 0.5
+max_failure_increase = 0.1
 "#;
 
 #[test]
@@ -66,7 +67,7 @@ fn every_documented_key_is_read() {
     assert_eq!(manifest.limits.concurrency, Some(16));
     assert_eq!((manifest.on_dead, manifest.streak), (OnDead::Skip, Some(4)));
     assert_eq!(manifest.breaker, Some(BreakerPolicy { failures: 5, pause: Duration::from_secs(30) }));
-    assert_eq!(manifest.canary, CanaryPolicy { items: 5, max_fault_ratio: 0.5 });
+    assert_eq!(manifest.canary, CanaryPolicy { items: 5, max_fault_ratio: 0.5, max_failure_increase: 0.1 });
     assert_eq!(manifest.grants.emit, ["email_receipt"]);
     let policy = manifest.retry.applied_to(RetryPolicy::default());
     assert_eq!(policy, RetryPolicy { max_retries: 3, ..RetryPolicy::default() });
