@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::eventually;
-use crate::support::host::HostProcess;
+use crate::support::downstream::ReceivedRequest;
+use crate::support::host::{HostConfig, HostProcess};
 use crate::support::stage::{Deployment, becomes};
+use crate::support::{eventually, guests};
 
 /// Enqueues an item for the webhook, waits for its first failed attempt, and returns the item.
 async fn first_failure(deployment: &Deployment, host: &HostProcess, key: &str) -> Value {
@@ -80,6 +81,53 @@ async fn the_webhook_leaves_out_headers_that_no_request_can_have() {
     let received = deployment.vector.ledger.received();
     assert_eq!((received[0].header("x-tenant"), received[0].header("x-line")), ("7", ""));
     assert_eq!(received[0].header("host"), deployment.vector.address.to_string());
+}
+
+/// Enqueues an item and returns it when it has this status.
+async fn ends(plan: &HostConfig, host: &HostProcess, args: &[&str], status: &str) -> Value {
+    let args = [&["enqueue", "--payload", "{}", "--json"][..], args].concat();
+    becomes(host, plan.json(&args)["ids"][0].as_i64().unwrap(), status).await
+}
+
+#[tokio::test]
+async fn a_copy_of_a_component_serves_another_type_with_a_destination_of_its_own() {
+    let deployment = Deployment::new().await;
+    let url = deployment.belief.url();
+    let grant = format!("[[grant.http]]\norigin = '{url}'\n[config]\nurl = '{url}/alerts'\n");
+    let manifest = format!("[types]\nalert = 'webhook'\n{grant}");
+    guests::install(&guests::plugins().join("webhook.wasm"), &manifest, &deployment.plugins(), "alert");
+    let plan = deployment.plan.clone().set("OUTBOX_ALERTS", "alert");
+    let host = plan.start("serve").await;
+    let alert = ends(&plan, &host, &["--type", "alert", "--key", "a"], "DONE").await;
+    assert_eq!(alert["type"], "alert");
+    ends(&plan, &host, &["--type", "webhook", "--key", "w"], "DONE").await;
+    let paths = |received: Vec<ReceivedRequest>| received.into_iter().map(|request| request.path).collect::<Vec<_>>();
+    assert_eq!(paths(deployment.belief.ledger.received()), ["/alerts"]);
+    assert_eq!(paths(deployment.vector.ledger.received()), ["/hook"]);
+    let doctor = String::from_utf8(plan.run(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("alert sends them, and nothing else"), "{doctor}");
+    let shared = String::from_utf8(deployment.plan.clone().set("OUTBOX_ALERTS", "webhook").run(&["doctor"]).stdout);
+    assert!(shared.unwrap().contains("a receiver that may be down itself"));
+}
+
+#[tokio::test]
+async fn an_item_names_its_own_destination_among_those_that_are_granted() {
+    let deployment = Deployment::new().await;
+    let plan = deployment.plan.clone().set("OUTBOX_MAX_RETRIES", "0");
+    let host = plan.start("serve").await;
+    let with = |url: String| format!("webhook-url={url}");
+    let granted = with(format!("{}/other", deployment.vector.url()));
+    ends(&plan, &host, &["--type", "webhook", "--key", "a", "--header", &granted], "DONE").await;
+    let received = deployment.vector.ledger.received();
+    assert_eq!((received[0].path.as_str(), received[0].header("webhook-url")), ("/other", ""));
+    let foreign = with(format!("{}/other", deployment.belief.url()));
+    let dead = ends(&plan, &host, &["--type", "webhook", "--key", "b", "--header", &foreign], "DLQ").await;
+    assert_eq!(dead["failed_attempts"][0]["class"], "denied");
+    assert!(deployment.belief.ledger.received().is_empty());
+    let refused =
+        plan.run(&["enqueue", "--type", "webhook", "--key", "c", "--payload", "1", "--header", "webhook-url=x"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("an absolute URL in webhook-url"));
 }
 
 #[tokio::test]

@@ -107,6 +107,16 @@ pub fn validate_key(field: &'static str, key: &str) -> Result<(), InvalidItem> {
     require(printable && (1..=KEY_MAX).contains(&key.len()), field, key, "1 to 255 printable ASCII bytes")
 }
 
+/// The header of an item that names the destination of its webhook.
+const WEBHOOK_URL: &str = "webhook-url";
+
+/// Whether a text has the form of an absolute URL of HTTP. Whether the destination is granted is decided at the attempt.
+fn is_web_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    host.is_some_and(|host| !host.is_empty() && !host.contains('@')) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Validates headers: each of them can be sent in an HTTP request.
 fn validate_headers(headers: &BTreeMap<String, String>) -> Result<(), InvalidItem> {
     for (name, value) in headers {
@@ -115,6 +125,10 @@ fn validate_headers(headers: &BTreeMap<String, String>) -> Result<(), InvalidIte
         require(is_header_name(name), "headers", name, accepted)?;
         // The error does not show the value, which may be a secret.
         require(value.bytes().all(is_header_byte), "headers", name, "headers whose values have no control characters")?;
+    }
+    for (name, url) in headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(WEBHOOK_URL)) {
+        let accepted = "an absolute URL in webhook-url, such as https://hooks.example.com/path, without a user";
+        require(is_web_url(url), "headers", name, accepted)?;
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     require(bytes <= HEADERS_MAX, "headers", &format!("{bytes} bytes"), "at most 16384 bytes in all")
@@ -189,6 +203,23 @@ mod tests {
         assert!(err.contains("x-token") && !err.contains("secret"), "{err}");
         assert_eq!(with("x", &"y".repeat(HEADERS_MAX)).unwrap_err().value, "16385 bytes");
         assert_eq!(with("x", &"y".repeat(HEADERS_MAX - 1)), Ok(()));
+    }
+
+    #[test]
+    fn the_destination_of_a_webhook_is_an_absolute_url() {
+        let with = |url: &str| {
+            let headers = [("Webhook-URL".to_owned(), url.to_owned())].into();
+            NewItem { headers, ..NewItem::new("t", "k", "") }.validate()
+        };
+        for url in ["https://hooks.example.com/a?b=c#d", "http://127.0.0.1:9000", "https://[::1]/x"] {
+            assert_eq!(with(url), Ok(()), "{url}");
+        }
+        for url in
+            ["", "hooks.example.com", "ftp://a/b", "https://", "https:///x", "https://a b/", "https://me:pw@a/", "/x"]
+        {
+            let err = with(url).unwrap_err().to_string();
+            assert!(err.contains("an absolute URL in webhook-url") && !err.contains("me:pw"), "{url}: {err}");
+        }
     }
 
     #[test]

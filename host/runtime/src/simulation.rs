@@ -148,7 +148,7 @@ impl Simulator {
         loader::check_grants(name, &self.component, &manifest)?;
         let plugin = self.loader.link(name, &self.component, &manifest)?;
         let description = plugin.describe().await.map_err(|failure| loader::describe_error(&failure))?;
-        let types = loader::select_types(&description, manifest.types.as_deref())?;
+        let types = loader::select_types(&description, manifest.types.as_ref())?;
         Ok(SimulatedPlugin { name: name.clone(), digest: digest.clone(), types, manifest, plugin })
     }
 }

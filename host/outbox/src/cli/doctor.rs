@@ -2,6 +2,7 @@
 //!
 //! It changes nothing: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
 
+mod alerts;
 mod checks;
 mod places;
 mod result;

@@ -189,7 +189,7 @@ impl Inspection {
         self.memory_at_start = plugin.memory_at_start().await;
         self.described_name = Some(description.name.clone());
         self.version = Some(description.version.clone());
-        self.types = select_types(&description, manifest.types.as_deref())?;
+        self.types = select_types(&description, manifest.types.as_ref())?;
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::load::code_cache::CodeCache;
 use crate::load::compatibility;
 use crate::load::manifest::Manifest;
 use crate::load::manifest::environment::EnvLookup;
+use crate::load::manifest::types::TypeNames;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::reload::canary::Canary;
@@ -121,7 +122,7 @@ impl Loader {
         let plugin = self.link(&source.name, &component, &manifest)?;
         let description = plugin.describe().await.map_err(|failure| describe_error(&failure))?;
         compatibility::check_description(&description)?;
-        let types = select_types(&description, manifest.types.as_deref())?;
+        let types = select_types(&description, manifest.types.as_ref())?;
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let edition = source.edition();
         let PluginSource { name, role, file, digest, .. } = source;
@@ -249,7 +250,7 @@ pub(crate) fn describe_error(failure: &Failure) -> LoadError {
 }
 
 /// The types that a component describes, restricted by its manifest, sorted.
-pub(crate) fn select_types(description: &Description, manifest: Option<&[String]>) -> Result<Vec<String>, LoadError> {
+pub(crate) fn select_types(description: &Description, manifest: Option<&TypeNames>) -> Result<Vec<String>, LoadError> {
     for described in &description.types {
         validate_type(described).map_err(|err| LoadError::new(format!("it describes a type that is none: {err}")))?;
     }
@@ -257,12 +258,16 @@ pub(crate) fn select_types(description: &Description, manifest: Option<&[String]
     let mut types = match manifest {
         None => description.types.clone(),
         Some(wanted) => {
-            if let Some(unknown) = wanted.iter().find(|wanted| !description.types.contains(wanted)) {
+            for item_type in wanted.keys() {
+                validate_type(item_type)
+                    .map_err(|err| LoadError::new(format!("`types` names a type of items that is none: {err}")))?;
+            }
+            if let Some(unknown) = wanted.values().find(|wanted| !description.types.contains(wanted)) {
                 let message =
                     format!("`types` names {unknown:?}, which it does not handle: it handles {}", described());
                 return Err(LoadError::new(message));
             }
-            wanted.to_vec()
+            wanted.keys().cloned().collect()
         }
     };
     types.sort();

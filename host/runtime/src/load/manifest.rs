@@ -12,6 +12,7 @@ pub(crate) mod grants;
 pub(crate) mod limits;
 pub(crate) mod retry;
 pub(crate) mod section;
+pub(crate) mod types;
 pub(crate) mod value;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,8 @@ use crate::load::manifest::error::ManifestError;
 use crate::load::manifest::limits::Limits;
 use crate::load::manifest::retry::{RetryOverrides, WAIT_MAX};
 use crate::load::manifest::section::Section;
-use crate::load::manifest::value::{count, duration, show, text, texts};
+use crate::load::manifest::types::TypeNames;
+use crate::load::manifest::value::{count, duration, show, text};
 use crate::outgoing::grant::Grants;
 
 /// The longest `timeout`. The lease is renewed while an attempt runs, so only the timeout ends one that never returns.
@@ -39,8 +41,9 @@ const STREAK_MAX: u32 = 250;
 /// The manifest of one plugin. The default is that of a component without a manifest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Manifest {
-    /// The types that the plugin gets; all that the component describes if absent.
-    pub types: Option<Vec<String>>,
+    /// The types of items that the plugin gets, with what they are for the component; all that the component describes
+    /// if absent.
+    pub types: Option<TypeNames>,
     /// The digest that the component must have.
     pub sha256: Option<ComponentDigest>,
     /// The longest time of one attempt; the host's lease decides if absent.
@@ -71,7 +74,7 @@ impl Manifest {
         let mut root = Section::new("", table, environment);
         let (on_dead, streak) = read_ordering(root.section("ordering")?)?;
         let manifest = Self {
-            types: root.take("types", texts)?,
+            types: root.take("types", types::read)?,
             sha256: root.take("sha256", digest)?,
             timeout: root.take("timeout", duration(TIMEOUT_MAX))?,
             grants: grants::read(root.section("grant")?, environment)?,

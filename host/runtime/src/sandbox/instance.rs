@@ -21,6 +21,7 @@ use crate::bindings::exports::outbox::handler::handler::Description;
 use crate::bindings::outbox::handler::types::{Failure as GuestFailure, Item as GuestItem};
 use crate::load::manifest::Manifest;
 use crate::load::manifest::limits::Limits;
+use crate::load::manifest::types::TypeNames;
 use crate::outgoing::backend::HostBackend;
 use crate::outgoing::grant::Grants;
 use crate::outgoing::host_headers::HostHeaders;
@@ -57,6 +58,8 @@ pub(crate) struct LinkedPlugin {
     policy: Arc<OutgoingPolicy>,
     network: Arc<dyn HostBackend>,
     redactor: Redactor,
+    /// What the types of items are for the component, where they differ.
+    types: TypeNames,
     config: Arc<BTreeMap<String, String>>,
     ticker: Arc<Ticker>,
 }
@@ -102,6 +105,7 @@ impl LinkedPlugin {
             policy: Arc::new(OutgoingPolicy::new(Arc::clone(&grants), manifest.limits.clone())),
             network: Arc::new(Network::new(Arc::clone(&grants), Arc::clone(&engine.resolver), &engine.tls)),
             redactor: Redactor::new(&grants),
+            types: manifest.types.clone().unwrap_or_default(),
             grants,
             config: Arc::new(manifest.config.clone()),
             ticker: Arc::clone(&engine.ticker),
@@ -167,7 +171,7 @@ impl LinkedPlugin {
         let headers = header_pairs(&attempt.item.headers);
         let end = tokio::select! {
             biased;
-            end = cpu.measure(&self.ticker, self.handle(&mut store, guest_item(attempt, &headers))) => end,
+            end = cpu.measure(&self.ticker, self.handle(&mut store, guest_item(attempt, &headers, &self.types))) => end,
             () = attempt.stop.cancelled() => CallEnd::Interrupted,
             () = tokio::time::sleep_until(attempt.deadline) => CallEnd::TimedOut,
         };
@@ -338,12 +342,12 @@ fn header_pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
 }
 
 /// The item as the guest sees it. It borrows everything; the only copy is the one into the guest's memory.
-fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)]) -> GuestItem<'a> {
+fn guest_item<'a>(attempt: &'a Attempt, headers: &'a [(&'a str, &'a str)], types: &'a TypeNames) -> GuestItem<'a> {
     let item = &attempt.item;
     let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
     GuestItem {
         id: unsigned(item.id.get()),
-        type_: &item.item_type,
+        type_: types.get(&item.item_type).unwrap_or(&item.item_type),
         idem_key: &item.idem_key,
         cid: &item.cid,
         saga: item.saga.as_deref(),

@@ -10,7 +10,7 @@ use outbox_item::{Millis, millis};
 use outbox_store::{Filter, Inspect, Page, StoreError};
 
 use crate::cli::doctor::result::CheckResult;
-use crate::cli::doctor::{places, server};
+use crate::cli::doctor::{alerts, places, server};
 use crate::cli::output::{size, span};
 use crate::config::{Config, Database};
 use crate::filesystem::{self, shown};
@@ -186,7 +186,11 @@ pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
             let advice = "put a component there: `make plugins` builds those of the repository";
             vec![CheckResult::warn(CHECK, format!("{folder} has no plugins: no item is handled"), advice)]
         }
-        Ok(found) => found.iter().map(plugin_result).collect(),
+        Ok(found) => {
+            let mut results: Vec<_> = found.iter().map(plugin_result).collect();
+            results.push(alerts::check(config.alerts.as_deref(), &found));
+            results
+        }
         Err(err) => vec![CheckResult::error(CHECK, &err)],
     }
 }

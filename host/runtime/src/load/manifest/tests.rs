@@ -57,9 +57,20 @@ max_failure_increase = 0.1
 "#;
 
 #[test]
+fn a_table_of_types_says_what_items_are_for_the_component() {
+    let manifest = parse("[types]\nalert = 'webhook'\nmail = 'webhook'").unwrap();
+    let expected = [("alert", "webhook"), ("mail", "webhook")].map(|(item, component)| (item.into(), component.into()));
+    assert_eq!(manifest.types, Some(expected.into()));
+    for wrong in ["types = 'webhook'", "types = [1]", "[types]\nalert = 1", "[types.alert]\nas = 'webhook'"] {
+        let told = parse(wrong).unwrap_err().to_string();
+        assert!(told.contains("`types` is") && told.contains("alert = \"webhook\""), "{wrong}: {told}");
+    }
+}
+
+#[test]
 fn every_documented_key_is_read() {
     let manifest = parse(FULL).unwrap();
-    assert_eq!(manifest.types.as_deref(), Some(&["vector_upsert".to_owned()][..]));
+    assert_eq!(manifest.types, Some([("vector_upsert".to_owned(), "vector_upsert".to_owned())].into()));
     assert_eq!(manifest.timeout, Some(Duration::from_secs(30)));
     assert_eq!(manifest.config["url"], "http://127.0.0.1:9000/base");
     assert_eq!(manifest.config["batch"], "5");
