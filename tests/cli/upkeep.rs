@@ -105,3 +105,14 @@ fn the_help_lists_commands_by_what_they_are_for_and_common_options_apart() {
     let (own, global) = list.split_once("Global options:").unwrap();
     assert!(own.contains("--limit") && !own.contains("--json") && global.contains("--json"), "{list}");
 }
+
+#[test]
+fn what_an_operator_hides_of_payloads_is_not_shown() {
+    let fixture = CliFixture::migrated();
+    fixture.json(&["enqueue", "--type", "t", "--key", "k", "--payload", r#"{"mail":"ada@example.org","n":1}"#]);
+    let settings = [("OUTBOX_REDACT", "mail")];
+    let shown = with(&fixture, &settings, &["show", "k", "--json"]).stdout;
+    assert!(shown.contains("[redacted]") && !shown.contains("ada@"), "{shown}");
+    assert!(!with(&fixture, &settings, &["show", "k"]).stdout.contains("ada@"));
+    assert!(fixture.run(&["show", "k"]).stdout.contains("ada@"));
+}

@@ -56,6 +56,18 @@ async fn an_item_is_shown_with_its_history() {
 }
 
 #[tokio::test]
+async fn members_of_the_payload_that_an_operator_hides_are_not_shown() {
+    let redaction = "card.number".parse().unwrap();
+    let host = HttpFixture::new(HttpSettings { is_durable: true, redaction, ..HttpSettings::default() });
+    let body = json!({ "type": "a", "idem_key": "k", "payload": { "card": { "number": "4111 1111", "of": "Ada" } } });
+    assert_eq!(host.send(post("/items", &CONTRACT, &body.to_string())).await.status, StatusCode::ACCEPTED);
+    for path in ["/items/1", "/items/k"] {
+        let item = host.send(get(path)).await.json();
+        assert_eq!(item["payload"], json!({ "card": { "number": "[redacted]", "of": "Ada" } }), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
     let host = host_with(&["a", "a"]).await;
     host.dead_letter("a").await;

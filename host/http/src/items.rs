@@ -26,7 +26,7 @@ pub(crate) async fn list(
     Ok(Json(state.inspect.list(&filter, &page).await?))
 }
 
-/// `GET /items/{id}`: one item with its history. The path names it by its id or by its idempotency key; a number that is
+/// `GET /items/{id}`: one item with its history, without what `OUTBOX_REDACT` hides. The path names it by its id or by its idempotency key; a number that is
 /// no id can be a key.
 pub(crate) async fn show(
     State(state): State<Arc<ServerState>>,
@@ -34,7 +34,8 @@ pub(crate) async fn show(
 ) -> Result<Json<ItemDetails>, ApiError> {
     let word = id?.0;
     let id = named_item(&state, &word).await?;
-    state.inspect.get(id).await?.map(Json).ok_or(ApiError::NoItem(word))
+    let details = state.inspect.get(id).await?.ok_or(ApiError::NoItem(word))?;
+    Ok(Json(state.settings().redaction.shown(details)))
 }
 
 /// The item that a path names: by its id, or else by its idempotency key. A number that no item has or had as its key is

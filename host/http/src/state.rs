@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::saga::SagaDefinition;
 use outbox_core::{AttemptDurations, Handler, PluginStatus};
-use outbox_store::{Enqueue, Inspect, Operate};
+use outbox_store::{Enqueue, Inspect, Operate, Redaction};
 
 /// Everything that the routes use.
 #[derive(Clone)]
@@ -55,6 +55,8 @@ pub struct HttpSettings {
     pub hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`: how many items may wait before writes are refused with 429; `None` sets no limit.
     pub max_pending: Option<u64>,
+    /// `OUTBOX_REDACT`: the members of payloads that are not shown.
+    pub redaction: Redaction,
     /// The largest request body, in bytes. It is fixed when the router is made.
     pub max_body: usize,
     /// How long a request body may take to arrive.
@@ -82,6 +84,7 @@ impl Default for HttpSettings {
             token: None,
             hosts: Vec::new(),
             max_pending: None,
+            redaction: Redaction::default(),
             max_body: 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             timeout_inline: Duration::from_secs(30),

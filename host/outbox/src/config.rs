@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use outbox_core::saga::SagaDefinition;
 use outbox_core::{CrashBudget, RetryPolicy};
+use outbox_store::Redaction;
 
 use crate::config::sources::{ResolvedSettings, Sources};
 
@@ -88,6 +89,8 @@ pub(crate) struct Config {
     pub(crate) hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`, default none: how many items may wait before HTTP writes are refused with 429.
     pub(crate) max_pending: Option<u64>,
+    /// `OUTBOX_REDACT`, default none: the members of payloads that are not shown.
+    pub(crate) redaction: Redaction,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
     pub(crate) retain_done: Option<Duration>,
     /// `OUTBOX_RETAIN_DLQ`, default `keep`: how long dead items stay. `None` keeps them.
@@ -167,6 +170,7 @@ impl Config {
             token: settings::token(settings)?,
             hosts: settings::hosts(settings)?,
             max_pending: settings::max_pending(settings)?,
+            redaction: settings::redaction(settings)?,
             retain_done: settings::retain_done(settings)?,
             retain_dlq: settings::retain_dlq(settings)?,
             retain_audit: settings::retain_audit(settings)?,

@@ -57,6 +57,7 @@ mod overview;
 mod plugin_data;
 mod pods;
 mod queue;
+mod redaction;
 mod renewal;
 mod retrying;
 mod stuck;
@@ -96,6 +97,7 @@ pub use crate::plugin_data::{
 };
 pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
+pub use crate::redaction::{InvalidRedaction, Redaction};
 pub use crate::renewal::{LeaseState, Renewal, RenewedLease};
 pub use crate::stuck::{StuckEntry, StuckKind, StuckQuery};
 pub use crate::transfer::{ExportPage, ExportPosition, ExportSnapshot, ImportReport, Record, Transfer};

@@ -109,7 +109,7 @@ fn rows(items: &[ItemSummary], times: Times) -> String {
 
 pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
-    let details = find_named_item(&*store, &args.item, context).await?;
+    let details = context.config.redaction.shown(find_named_item(&*store, &args.item, context).await?);
     let now = store.now().await?;
     context.output.emit(&details, || page(&details, context.output.times(now)))?;
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox_core::{CrashBudget, RetryPolicy};
 use outbox_item::validate_type;
-use outbox_store::LONGEST_LEASE_SECONDS;
+use outbox_store::{LONGEST_LEASE_SECONDS, Redaction};
 
 use crate::config::environment::ProcessEnv;
 use crate::config::error::ConfigError;
@@ -126,6 +126,12 @@ pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigEr
 pub(super) fn max_pending(settings: &ResolvedSettings) -> Result<Option<u64>, ConfigError> {
     let parse = |text: &str| text.parse().ok().filter(|max| *max > 0);
     settings.parsed("OUTBOX_MAX_PENDING", "a whole number from 1", parse)
+}
+
+/// The members of payloads that are not shown.
+pub(super) fn redaction(settings: &ResolvedSettings) -> Result<Redaction, ConfigError> {
+    let accepted = "paths of members with commas between them, such as card.number, lines.*.note";
+    Ok(settings.parsed("OUTBOX_REDACT", accepted, |text| text.parse().ok())?.unwrap_or_default())
 }
 
 /// How long DONE items stay; `None` keeps them for ever, which is the default: only an operator deletes items.

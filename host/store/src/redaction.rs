@@ -1,0 +1,200 @@
+//! What of an item's payload is not shown to people who look at it: members that the operator names.
+//!
+//! The payload is stored as it is, because handlers need it. A named member is replaced in the payload and in the result,
+//! and its value wherever the history repeats it. Who looks is not known here.
+
+use std::fmt;
+use std::str::FromStr;
+use std::string::FromUtf8Error;
+
+use serde_json::Value;
+
+use outbox_core::{FailedAttempt, RecordedBody, RecordedExchange, RecordedResponse};
+
+use crate::inspect::ItemDetails;
+
+/// What is shown instead of a member.
+const REDACTED: &str = "[redacted]";
+
+/// The shortest value that is removed from the history, in characters. Shorter ones occur by chance.
+const LENGTH_MIN: usize = 4;
+
+/// The members of payloads that are not shown: `card.number, lines.*.note`. `*` stands for every member of an object and
+/// every element of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redaction {
+    paths: Vec<Vec<String>>,
+}
+
+/// A text that names no members.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("paths of members with commas between them, such as card.number, lines.*.note")]
+pub struct InvalidRedaction;
+
+impl FromStr for Redaction {
+    type Err = InvalidRedaction;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRedaction> {
+        let path = |path: &str| {
+            let names: Vec<_> = path.trim().split('.').map(str::to_owned).collect();
+            if names.iter().any(String::is_empty) { Err(InvalidRedaction) } else { Ok(names) }
+        };
+        Ok(Self { paths: text.split(',').map(path).collect::<Result<_, _>>()? })
+    }
+}
+
+impl fmt::Display for Redaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.paths.iter().map(|path| path.join(".")).collect();
+        f.write_str(&paths.join(", "))
+    }
+}
+
+impl Redaction {
+    /// The item as it may be shown.
+    pub fn shown(&self, mut details: ItemDetails) -> ItemDetails {
+        if self.paths.is_empty() {
+            return details;
+        }
+        let mut values = Vec::new();
+        details.item.payload = self.masked(details.item.payload, &mut values);
+        details.item.result = details.item.result.map(|result| self.masked(result, &mut values));
+        // The longest first, so that no part of one stays.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        let hidden = Hidden(values);
+        details.item.result = details.item.result.map(|result| hidden.bytes(result));
+        details.item.last_error = details.item.last_error.map(|error| hidden.text(&error));
+        for attempt in &mut details.failed_attempts {
+            hidden.attempt(attempt);
+        }
+        for entry in &mut details.audit {
+            hidden.json(&mut entry.changes);
+        }
+        details
+    }
+
+    /// A document without the named members, whose values are added to `values`. What is not JSON stays as it is.
+    fn masked(&self, document: Vec<u8>, values: &mut Vec<String>) -> Vec<u8> {
+        let Ok(mut json) = serde_json::from_slice::<Value>(&document) else { return document };
+        let masked = self.paths.iter().filter(|path| mask(&mut json, path, values)).count();
+        if masked == 0 { document } else { json.to_string().into_bytes() }
+    }
+}
+
+/// Replaces what the path leads to. Returns whether it leads anywhere.
+fn mask(within: &mut Value, path: &[String], values: &mut Vec<String>) -> bool {
+    let Some((name, rest)) = path.split_first() else {
+        collect(within, values);
+        *within = Value::from(REDACTED);
+        return true;
+    };
+    let found: Vec<&mut Value> = match within {
+        Value::Object(members) if name == "*" => members.values_mut().collect(),
+        Value::Object(members) => members.get_mut(name).into_iter().collect(),
+        Value::Array(elements) if name == "*" => elements.iter_mut().collect(),
+        Value::Array(elements) => {
+            name.parse().ok().and_then(|index: usize| elements.get_mut(index)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    };
+    found.into_iter().fold(false, |any, member| mask(member, rest, values) | any)
+}
+
+/// Adds the texts and the numbers in a value.
+fn collect(value: &Value, values: &mut Vec<String>) {
+    let text = match value {
+        Value::Array(elements) => return elements.iter().for_each(|element| collect(element, values)),
+        Value::Object(members) => return members.values().for_each(|member| collect(member, values)),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.chars().count() >= LENGTH_MIN && value.as_bool().is_none() && !value.is_null() {
+        values.push(text);
+    }
+}
+
+/// Values that are removed from texts.
+struct Hidden(Vec<String>);
+
+impl Hidden {
+    fn text(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
+    }
+
+    /// Bytes that are no text stay as they are, because nobody reads them.
+    fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        String::from_utf8(bytes).map_or_else(FromUtf8Error::into_bytes, |text| self.text(&text).into_bytes())
+    }
+
+    fn attempt(&self, attempt: &mut FailedAttempt) {
+        attempt.message = self.text(&attempt.message);
+        attempt.stderr = attempt.stderr.as_ref().map(|stderr| self.text(stderr));
+        for RecordedExchange { url, headers, body, answer, .. } in &mut attempt.recording.exchanges {
+            *url = self.text(url);
+            self.message(headers, body);
+            if let Some(RecordedResponse::Response { headers, body, .. }) = answer {
+                self.message(headers, body);
+            }
+        }
+    }
+
+    fn message(&self, headers: &mut [(String, String)], body: &mut RecordedBody) {
+        for (_, value) in headers {
+            *value = self.text(value);
+        }
+        body.kept = self.bytes(std::mem::take(&mut body.kept));
+    }
+
+    fn json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(elements) => elements.iter_mut().for_each(|element| self.json(element)),
+            Value::Object(members) => members.values_mut().for_each(|member| self.json(member)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(rules: &str, document: &str) -> (String, Vec<String>) {
+        let mut values = Vec::new();
+        let masked = rules.parse::<Redaction>().unwrap().masked(document.into(), &mut values);
+        (String::from_utf8(masked).unwrap(), values)
+    }
+
+    #[test]
+    fn named_members_are_replaced_and_all_others_stay() {
+        let order =
+            r#"{"card":{"number":"4111 1111","cvc":123},"lines":[{"note":"for Ada"},{"sku":"A1"}],"total":17.50}"#;
+        let (shown, values) = masked("card.number, lines.*.note", order);
+        let expected =
+            r#"{"card":{"cvc":123,"number":"[redacted]"},"lines":[{"note":"[redacted]"},{"sku":"A1"}],"total":17.5}"#;
+        assert_eq!((shown.as_str(), values), (expected, vec!["4111 1111".to_owned(), "for Ada".to_owned()]));
+        let (shown, values) = masked("card, lines.1", order);
+        assert_eq!(shown, r#"{"card":"[redacted]","lines":[{"note":"for Ada"},"[redacted]"],"total":17.5}"#);
+        assert_eq!(values, ["4111 1111"], "what is short is not searched for");
+        assert_eq!(masked("nothing", order), (order.to_owned(), Vec::new()), "not a byte changes");
+        assert_eq!(masked("*", "no json").0, "no json");
+    }
+
+    #[test]
+    fn the_history_repeats_no_value_that_is_hidden() {
+        let hidden = Hidden(vec!["4111 1111".into(), "for Ada".into()]);
+        assert_eq!(hidden.text("card 4111 1111 of for Ada"), "card [redacted] of [redacted]");
+        assert_eq!(hidden.bytes(vec![0xff, b'4']), [0xff, b'4']);
+        let mut changes = serde_json::json!([{ "before": { "result": "for Ada" } }]);
+        hidden.json(&mut changes);
+        assert_eq!(changes[0]["before"]["result"], REDACTED);
+    }
+
+    #[test]
+    fn paths_are_written_with_commas_and_have_no_empty_parts() {
+        assert_eq!("a.b ,*.c".parse::<Redaction>().unwrap().to_string(), "a.b, *.c");
+        for wrong in ["", "a..b", "a,", ".a"] {
+            assert_eq!(wrong.parse::<Redaction>(), Err(InvalidRedaction), "{wrong}");
+        }
+    }
+}
