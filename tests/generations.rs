@@ -507,7 +507,15 @@ async fn the_real_host_rolls_back_shows_it_and_lets_an_operator_lift_it() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("outbox plugin quarantine"));
     eventually("it runs again", SOON, async || states(&chaos_rows()) == [("chaos", "active")]).await;
-    assert_eq!(chaos_rows()[0]["digest"], json!(new));
+    assert_eq!((&chaos_rows()[0]["digest"], &chaos_rows()[0]["previous"]), (&json!(new), &old));
+
+    let roll_back = |args: &[&str]| deployment.plan.run(&[&["plugin", "rollback", "chaos"], args].concat());
+    assert_eq!(roll_back(&["ffff"]).status.code(), Some(1), "no host can return to it");
+    assert!(roll_back(&["--dry-run"]).status.success());
+    assert!(roll_back(&["--reason", "wrong amounts"]).status.success());
+    eventually("the old one runs again", SOON, async || states(&chaos_rows()) == rolled_back).await;
+    assert_eq!(chaos_rows()[0]["digest"], old);
+    assert_eq!(roll_back(&[]).status.code(), Some(1), "nothing is known before it");
     drop(host);
 }
 

@@ -126,7 +126,7 @@ async fn an_item_names_its_own_destination_among_those_that_are_granted() {
     assert!(deployment.belief.ledger.received().is_empty());
     let refused =
         plan.run(&["enqueue", "--type", "webhook", "--key", "c", "--payload", "1", "--header", "webhook-url=x"]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("an absolute URL in webhook-url"));
 }
 

@@ -7,8 +7,8 @@ use outbox::core::{
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{
-    Action, AuditQuery, BatchMode, EffectKeys, Execution, FailureGroup, Filter, OperateRequest, Page, Pod, Selection,
-    SignalSeq, StuckEntry, StuckKind, StuckQuery,
+    Action, AuditQuery, BatchMode, Control, ControlRequest, EffectKeys, Execution, FailureGroup, Filter,
+    OperateRequest, Page, Pod, Selection, SignalSeq, StuckEntry, StuckKind, StuckQuery,
 };
 use serde_json::json;
 
@@ -65,6 +65,7 @@ promises! {
     failures_of_items_that_wait_are_grouped_like_those_of_dead_ones
     open_breakers_of_processes_are_stuck_types_until_they_close
     a_component_is_quarantined_for_every_process_until_somebody_releases_it
+    a_rollback_by_an_operator_quarantines_the_component_and_is_audited
     inspection_changes_nothing
     another_process_sees_the_same_outbox
 }
@@ -315,6 +316,25 @@ mod promise {
         assert_eq!((audit.actor.as_str(), audit.action.as_str()), ("ada@host", "release-plugin"));
         assert_eq!((audit.reason.as_deref(), &audit.selection), (Some("rebuilt"), &json!({ "digest": "abc" })));
         assert_eq!(audit.changes[0]["reason"], "it traps");
+    }
+
+    pub(super) async fn a_rollback_by_an_operator_quarantines_the_component_and_is_audited(f: Fixture) {
+        let roll_back = ControlRequest {
+            control: Control::RollBack { plugin: "mail".into(), digest: "abc".into() },
+            actor: "ada@host".into(),
+            reason: Some("night".into()),
+            execution: Execution::Apply,
+        };
+        let preview = ControlRequest { execution: Execution::DryRun, ..roll_back.clone() };
+        assert!(f.store.control(&preview).await.unwrap().changed);
+        assert!(f.store.list_quarantine().await.unwrap().is_empty());
+        assert!(f.store.control(&roll_back).await.unwrap().changed);
+        assert!(!f.store.control(&roll_back).await.unwrap().changed, "it is quarantined already");
+        let entry = f.second().await.list_quarantine().await.unwrap().remove(0);
+        assert_eq!((entry.digest.as_str(), entry.plugin.as_str()), ("abc", "mail"));
+        assert_eq!(entry.reason, "rolled back by ada@host: night");
+        let audit = f.store.audit(&AuditQuery::default()).await.unwrap();
+        assert_eq!((audit.len(), audit[0].action.as_str(), audit[0].actor.as_str()), (1, "rollback", "ada@host"));
     }
 
     pub(super) async fn inspection_changes_nothing(f: Fixture) {

@@ -30,6 +30,10 @@ impl QuarantineStore for Nothing {
         Ok(())
     }
 
+    async fn pause(&self, _: &str, _: &str) -> Result<(), QuarantineError> {
+        Ok(())
+    }
+
     async fn list(&self) -> Result<Vec<QuarantineEntry>, QuarantineError> {
         Ok(Vec::new())
     }

@@ -129,7 +129,7 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
     }];
     let shown = json!([{
         "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null, "state": "active",
-        "digest": null, "file": "", "refused": [], "role": null, "version": null,
+        "digest": null, "file": "", "previous": null, "refused": [], "role": null, "version": null,
     }]);
     let status = HostStatus {
         is_scanned: true,

@@ -62,7 +62,7 @@ pub(crate) struct FilterArgs {
     /// Only items that died of the same thing: see `outbox failures`
     #[arg(long)]
     fingerprint: Option<String>,
-    /// Only items whose last attempt this component made: its whole SHA-256, see `outbox plugin list --json`
+    /// Only items whose last attempt the component with this whole SHA-256 made
     #[arg(long, value_name = "SHA-256")]
     handler_digest: Option<String>,
     /// Only items whose last failure has this text in its message, in capital or small letters

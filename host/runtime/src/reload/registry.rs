@@ -14,8 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use outbox_core::{
-    AttemptReport, BreakerMode, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType, RetryPolicy,
-    STREAK_DEFAULT, ServedType,
+    AttemptReport, BREAKER_OPEN, BreakerMode, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType,
+    RetryPolicy, STREAK_DEFAULT, ServedType,
 };
 
 use crate::load::loader::Generation;
@@ -244,7 +244,7 @@ fn canary_sample(outcome: &Outcome) -> Option<CanarySample> {
 
 /// Whether the breaker of an origin was open: the receiver is down, whichever version asks it.
 fn is_of_outage(failure: &Failure) -> bool {
-    failure.code == "breaker.open"
+    failure.code == BREAKER_OPEN
 }
 
 /// Whether the attempt does not count, because the version is at fault: each fault during the canary, and every failure
