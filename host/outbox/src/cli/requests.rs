@@ -85,13 +85,14 @@ fn control_summary(request: &ControlRequest, report: &ControlReport) -> String {
 /// earlier, any host goes on with the job.
 pub(crate) async fn run_to_end(store: &dyn Operate, mut job: Job, context: &Context) -> anyhow::Result<Job> {
     let mut progress = ProgressBar::new(job.action.as_str(), job.matched);
-    if job.state == JobState::Running {
-        let id = job.id;
-        context.output.hint(&format!("Job {id} goes on without this command; outbox jobs cancel {id} stops it."));
-    }
+    let mut is_first_batch = true;
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(JOB_WAIT_MAX)).await;
         job = store.run_job_batch(job.id).await?.unwrap_or(job);
+        if std::mem::take(&mut is_first_batch) && job.state == JobState::Running {
+            let id = job.id;
+            context.output.hint(&format!("Job {id} goes on without this command; outbox jobs cancel {id} stops it."));
+        }
         progress.show(job.changed + job.refused);
     }
     progress.finish();

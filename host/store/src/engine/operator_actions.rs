@@ -152,7 +152,10 @@ pub fn restrict_to_applicable(filter: &Filter, action: Action) -> Filter {
 /// The filter of the job that the request begins; errors for a request about ids.
 pub fn job_filter(request: &OperateRequest) -> Result<Filter, StoreError> {
     match &request.selection {
-        Selection::Filter(filter) => Ok(restrict_to_applicable(filter, request.action)),
+        Selection::Filter(filter) => {
+            filter.validate()?;
+            Ok(restrict_to_applicable(filter, request.action))
+        }
         Selection::Ids(_) => {
             Err(StoreError::Unusable("a job is about a filter: give ids to an order without one".into()))
         }
