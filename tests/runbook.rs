@@ -125,6 +125,8 @@ async fn follow_the_runbook(deployment: &Deployment, backend: Backend) {
     let look = runbook.next("First look");
     says(&look, &["blocked_key: type webhook, key order-7, item 1 (1 item waiting)", "upstream.404", "upstream.422"]);
 
+    says(&runbook.next("A receiver is down"), &["PENDING", "No failures."]);
+
     let explained = runbook.next("A blocked key");
     says(&explained, &["outbox replay 1, or outbox unblock 'order-7'", "order-7-placed", "404"]);
     assert_eq!(deployment.plan.json(&["show", "2", "--json"])["attempts"], 0, "the key is blocked");
