@@ -29,6 +29,11 @@ impl OwnerCache {
         &self.known
     }
 
+    /// Whether the last exchange failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.outage.is_ongoing()
+    }
+
     /// Tells the store which plugins are present, and takes over the owners. Returns whether they have changed.
     pub(crate) async fn exchange(&mut self, present: &[PresentPlugin]) -> bool {
         match self.store.exchange(present).await {

@@ -35,6 +35,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(100);
 const RESCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// The scans of a start. After these, files that still change are loaded later.
 const FIRST_SCANS_MAX: u32 = 20;
+/// How often a start asks for the owners of types while the store does not answer, and the pause between.
+const FIRST_EXCHANGES_MAX: u32 = 10;
+const EXCHANGE_RETRY: Duration = Duration::from_millis(500);
 
 /// Follows one plugin folder.
 pub(crate) struct Reloader {
@@ -79,8 +82,7 @@ impl Reloader {
     /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times, and waits for what it loads.
     async fn first_scan(&mut self) {
         self.quarantine.refresh().await;
-        let unread = self.unread();
-        self.owners.exchange(&unread).await;
+        self.first_exchange().await;
         for _ in 0..FIRST_SCANS_MAX {
             if !self.scan(ScanTrigger::Event).await {
                 break;
@@ -132,30 +134,32 @@ impl Reloader {
         }
     }
 
-    /// Tells the store which plugins are here, unless some are still being loaded: the first file gets a type without an
-    /// owner, and not the one that is ready first.
-    async fn exchange_owners(&mut self) {
-        if !self.loads.is_empty() {
-            return;
+    /// Learns the owners before anything is loaded, so that no type goes by file name that has an owner.
+    async fn first_exchange(&mut self) {
+        for _ in 0..FIRST_EXCHANGES_MAX {
+            self.exchange_owners().await;
+            if !self.owners.is_failing() {
+                return;
+            }
+            sleep(EXCHANGE_RETRY).await;
         }
-        let present = self.present();
+    }
+
+    /// Tells the store which plugins are here. A folder that cannot be read is not an empty one.
+    async fn exchange_owners(&mut self) {
+        let Ok(paths) = self.folder.list() else { return };
+        let present: Vec<_> = paths.iter().map(|path| self.present(path)).collect();
         if self.owners.exchange(&present).await {
             self.publish();
         }
     }
 
-    /// The plugins of the folder before any is read. An owner among them is not absent.
-    fn unread(&self) -> Vec<PresentPlugin> {
-        let paths = self.folder.list().unwrap_or_default().into_iter();
-        paths.map(|path| PresentPlugin { plugin: path.owner_name(), types: None }).collect()
-    }
-
-    fn present(&self) -> Vec<PresentPlugin> {
-        let present = |(path, file): (&PluginPath, &WatchedFile)| PresentPlugin {
-            plugin: path.owner_name(),
-            types: file.versions.live.as_ref().map(|live| live.types.clone()),
-        };
-        self.files.iter().map(present).collect()
+    /// A plugin with the types that it handles, unless some are still being loaded: the first file gets a type without an
+    /// owner, and not the one that is ready first.
+    fn present(&self, path: &PluginPath) -> PresentPlugin {
+        let live = self.files.get(path).and_then(|file| file.versions.live.as_ref());
+        let types = live.filter(|_| self.loads.is_empty()).map(|live| live.types.clone());
+        PresentPlugin { plugin: path.owner_name(), types }
     }
 
     /// Scans every file once and begins to load those that have settled. Returns whether some have not.
