@@ -33,7 +33,7 @@ const QUEUED: &str = "(SELECT count(*) FROM outbox.queue AS behind
 /// The stuck items and types at `now`, kind by kind.
 pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> Result<Vec<StuckEntry>, PgError> {
     let reader = StuckReader { tx, query, now };
-    let mut found = open_breakers(&pods::recent(tx, now).await?, &backlog::read(tx, now).await?);
+    let mut found = open_breakers(&pods::recent(tx, now).await?, &backlog::read(tx, now).await?, now);
     found.extend(reader.expired().await?);
     found.extend(reader.held_long().await?);
     found.extend(reader.failing().await?);

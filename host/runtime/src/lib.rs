@@ -158,8 +158,14 @@ impl Plugins {
 
     /// The requests of an attempt as the breakers see them, if they apply to its plugin.
     fn origins(&self, attempt: &Attempt, generation: &Generation) -> Option<AttemptOrigins> {
-        let applies = attempt.mode == DeliveryMode::Durable && self.registry.uses_breakers(generation);
-        applies.then(|| self.breakers.attempt(&attempt.item))
+        if attempt.mode != DeliveryMode::Durable {
+            return None;
+        }
+        if !self.registry.uses_breakers(generation) {
+            self.breakers.forget_origin(&attempt.item.item_type);
+            return None;
+        }
+        Some(self.breakers.attempt(&attempt.item))
     }
 
     /// Returns when the folder is not followed any more because of a panic.

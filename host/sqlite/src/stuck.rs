@@ -23,7 +23,7 @@ const LOOK_BACK: u32 = 10_000;
 pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlite::Result<Vec<StuckEntry>> {
     let reader = StuckReader { tx, query, now };
     let kinds = [
-        open_breakers(&pods::recent(tx, now)?, &backlog::read(tx, now)?),
+        open_breakers(&pods::recent(tx, now)?, &backlog::read(tx, now)?, now),
         reader.expired()?,
         reader.held_long()?,
         reader.failing()?,

@@ -19,9 +19,10 @@ struct SharedBreaker<'a> {
 }
 
 /// One entry for each receiver and type, the oldest outage first. `backlog` has the waiting items of each type.
-pub fn open_breakers(pods: &[Pod], backlog: &[TypeBacklog]) -> Vec<StuckEntry> {
+pub fn open_breakers(pods: &[Pod], backlog: &[TypeBacklog], now: Millis) -> Vec<StuckEntry> {
     let mut shared: BTreeMap<(String, &str), SharedBreaker<'_>> = BTreeMap::new();
-    for (pod, status) in pods.iter().flat_map(|pod| pod.breakers.iter().map(move |status| (pod, status))) {
+    let live = pods.iter().filter(|pod| pod.is_live(now));
+    for (pod, status) in live.flat_map(|pod| pod.breakers.iter().map(move |status| (pod, status))) {
         if status.state == BreakerState::Closing {
             continue;
         }

@@ -56,7 +56,7 @@ impl AttemptOrigins {
     /// Tells the breakers how the attempt ended. Returns the outcome, which does not count as an attempt if a request was
     /// refused or the receiver of the last one is known to be out of order.
     pub fn finish(&self, outcome: Outcome, now: Instant) -> Outcome {
-        let requests = std::mem::take(&mut *self.requests());
+        let mut requests = std::mem::take(&mut *self.requests());
         let is_failed = match &outcome {
             Outcome::Done { .. } => false,
             Outcome::Failed(_) => true,
@@ -65,17 +65,28 @@ impl AttemptOrigins {
                 return outcome;
             }
         };
+        if !has_waited(&outcome) {
+            let unanswered = requests.iter_mut().filter(|request| request.end == RequestEnd::Unanswered);
+            unanswered.for_each(|request| request.end = RequestEnd::Unknown);
+        }
         self.breakers.attempt_ended(&self.item_type, self.item, &requests, is_failed, now);
-        match (outcome, requests.last()) {
-            (Outcome::Failed(failure), Some(last)) => Outcome::Failed(self.judge(failure, last, now)),
-            (outcome, _) => outcome,
+        match outcome {
+            Outcome::Failed(failure) => Outcome::Failed(self.judge(failure, &requests, now)),
+            outcome => outcome,
         }
     }
 
-    fn judge(&self, failure: Failure, last: &OriginRequest, now: Instant) -> Failure {
+    /// The failure, which does not count if it can follow from a request that was refused or whose receiver fails.
+    fn judge(&self, failure: Failure, requests: &[OriginRequest], now: Instant) -> Failure {
         use FailureClass::{Deferred, Permanent, Retryable, Timeout, Trap};
-        let origin = &last.origin;
-        match &last.end {
+        let is_refused = |request: &&OriginRequest| matches!(request.end, RequestEnd::Refused(_));
+        let has_failed = |request: &&OriginRequest| {
+            let is_failure = matches!(request.end, RequestEnd::Failed(_) | RequestEnd::Unanswered);
+            is_failure && self.breakers.spares(&request.origin, now)
+        };
+        let blamed = requests.iter().find(is_refused).or_else(|| requests.iter().find(has_failed));
+        let Some(OriginRequest { origin, end, .. }) = blamed else { return failure };
+        match end {
             RequestEnd::Refused(cause)
                 if matches!(failure.class, Retryable | Permanent | Deferred | Trap | Timeout) =>
             {
@@ -84,9 +95,7 @@ impl AttemptOrigins {
                 );
                 Failure::new(Deferred, BREAKER_OPEN, message)
             }
-            RequestEnd::Failed(_) | RequestEnd::Unanswered
-                if matches!(failure.class, Retryable | Trap | Timeout) && self.breakers.is_open(origin, now) =>
-            {
+            RequestEnd::Failed(_) | RequestEnd::Unanswered if matches!(failure.class, Retryable | Trap | Timeout) => {
                 // The message stays, so that the failures before and after the opening are one group.
                 Failure { class: Deferred, ..failure }
             }
@@ -97,6 +106,13 @@ impl AttemptOrigins {
     fn requests(&self) -> MutexGuard<'_, Vec<OriginRequest>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the attempt ended because it waited for an answer for too long. A component that breaks off says nothing about
+/// the receiver.
+fn has_waited(outcome: &Outcome) -> bool {
+    let Outcome::Failed(failure) = outcome else { return false };
+    matches!(failure.class, FailureClass::Timeout | FailureClass::Retryable)
 }
 
 impl Drop for AttemptOrigins {
@@ -249,7 +265,45 @@ mod tests {
         open(&breakers, "u", now);
         let idle = AttemptOrigins::new(Arc::clone(&breakers), "u", ItemId::new(1));
         assert_eq!(class_of(&idle.finish(failed(FailureClass::Permanent), now)), FailureClass::Permanent);
-        assert_eq!(breakers.at_once("u", now), Some(0));
+        assert_eq!(breakers.at_once("u", now), None, "not all of its attempts end there");
+    }
+
+    #[test]
+    fn an_attempt_that_was_refused_one_request_does_not_count_whatever_it_sends_afterwards() {
+        let (breakers, now) = (Arc::default(), Instant::now());
+        open(&breakers, "t", now);
+        for class in [FailureClass::Permanent, FailureClass::Retryable] {
+            let origins = AttemptOrigins::new(Arc::clone(&breakers), "t", ItemId::new(30));
+            assert!(!origins.may_send(A, now) && origins.may_send(B, now));
+            origins.ended(B, RequestEnd::Answered);
+            assert_eq!(class_of(&origins.finish(failed(class), now)), FailureClass::Deferred);
+        }
+    }
+
+    #[test]
+    fn a_component_that_breaks_off_while_it_waits_says_nothing_about_the_receiver() {
+        let (breakers, now) = (Arc::<OriginBreakers>::default(), Instant::now());
+        for (class, is_open) in [(FailureClass::Trap, false), (FailureClass::Cpu, false), (FailureClass::Timeout, true)]
+        {
+            for id in 1..=20 {
+                let origins = AttemptOrigins::new(Arc::clone(&breakers), "t", ItemId::new(id));
+                assert!(origins.may_send(A, now));
+                origins.finish(failed(class), now);
+            }
+            assert_eq!(breakers.is_open(A, now), is_open, "{class}");
+        }
+    }
+
+    #[test]
+    fn a_type_whose_plugin_uses_no_breakers_any_more_and_an_origin_that_nobody_calls_are_forgotten() {
+        let (breakers, now) = (Arc::default(), Instant::now());
+        open(&breakers, "t", now);
+        assert_eq!(breakers.at_once("t", now), Some(0));
+        breakers.forget("t");
+        assert_eq!(breakers.at_once("t", now), None);
+        let quiet = Duration::from_mins(10);
+        assert_eq!(breakers.status(now + quiet.saturating_sub(Duration::from_secs(1))).len(), 1);
+        assert_eq!(breakers.status(now + quiet), []);
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Breakers {
         self.types.claim_limit(served_type, now).min(at_once.unwrap_or(u32::MAX))
     }
 
+    /// Forgets which origin the type calls, for a plugin that uses no breakers of origins.
+    pub fn forget_origin(&self, item_type: &str) {
+        self.origins.forget(item_type);
+    }
+
     /// Records that an item of the type was claimed.
     pub fn item_claimed(&self, served_type: &ServedType) {
         self.types.item_claimed(served_type);

@@ -3,7 +3,7 @@
 //!
 //! Pure; time is an argument. It knows neither types nor how a request is sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ pub const BREAKER_OPEN_MAX: Duration = Duration::from_hours(24);
 /// Attempts at a time at which the limit ends. It begins at 1, and each success adds one: so it doubles with each round
 /// of attempts.
 const RAMP_END: u32 = 256;
+/// How many different items fail while the limit lasts, without a success between them, before it opens again.
+const REOPEN_ITEMS: usize = 5;
 /// How long the limit lasts at most, for an origin that gets few requests.
 const RAMP_MAX: Duration = Duration::from_mins(1);
 
@@ -57,7 +59,13 @@ pub(crate) enum OriginBreaker {
     /// Only probes are sent.
     Open(OriginOutage),
     /// Requests are sent, and at most `limit` attempts at a time are made.
-    Closing { outage: OriginOutage, limit: u32, since: Instant },
+    Closing {
+        outage: OriginOutage,
+        limit: u32,
+        since: Instant,
+        /// The items that have failed since the last success.
+        failed: HashSet<ItemId>,
+    },
 }
 
 /// An outage of the origin.
@@ -97,10 +105,12 @@ impl OriginBreaker {
             Self::Closed(failed) => failed.clear(),
             Self::Open(outage) => {
                 let lasted = now - outage.since;
-                *self = Self::Closing { outage: outage.clone(), limit: 1, since: now };
+                let outage = OriginOutage { pause: PROBE_MIN, is_probing: false, ..outage.clone() };
+                *self = Self::Closing { outage, limit: 1, since: now, failed: HashSet::new() };
                 return Some(BreakerTurn::Closed(lasted));
             }
-            Self::Closing { limit, since, .. } => {
+            Self::Closing { limit, since, failed, .. } => {
+                failed.clear();
                 *limit += 1;
                 if *limit >= RAMP_END || now - *since >= RAMP_MAX {
                     *self = Self::default();
@@ -131,9 +141,10 @@ impl OriginBreaker {
                 *self = Self::default();
                 return self.failed(item, cause, false, now);
             }
-            Self::Closing { outage, limit, .. } => {
-                *limit /= 2;
-                if *limit == 0 {
+            Self::Closing { outage, limit, failed, .. } => {
+                failed.insert(item);
+                *limit = (*limit / 2).max(1);
+                if failed.len() >= REOPEN_ITEMS {
                     cause.clone_into(&mut outage.cause);
                     outage.wait_longer(now);
                     *self = Self::Open(outage.clone());
@@ -151,7 +162,13 @@ impl OriginBreaker {
         }
     }
 
-    /// Whether failures do not count at `now`.
+    /// Whether failures do not count at `now`: until the receiver is known to be well.
+    pub(crate) fn spares(&self, now: Instant) -> bool {
+        self.outage(now).is_some_and(|(_, state)| state != BreakerState::Expired)
+    }
+
+    /// Whether only probes are sent at `now`.
+    #[cfg(test)]
     pub(crate) fn is_open(&self, now: Instant) -> bool {
         matches!(self, Self::Open(outage) if !outage.is_expired(now))
     }
@@ -314,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_while_it_closes_halve_the_attempts_and_open_it_again() {
+    fn failures_while_it_closes_halve_the_attempts_and_five_items_in_a_row_open_it_again() {
         let start = Instant::now();
         let mut breaker = opened(start);
         let now = start + PROBE_MIN;
@@ -323,7 +340,13 @@ mod tests {
             breaker.succeeded(now);
         }
         let limits: Vec<_> = (1..=4).map(|id| (fail(&mut breaker, id, now), breaker.at_once(now))).collect();
-        assert_eq!(limits, [(None, Some(4)), (None, Some(2)), (None, Some(1)), (None, Some(0))]);
+        assert_eq!(limits, [(None, Some(4)), (None, Some(2)), (None, Some(1)), (None, Some(1))]);
+        breaker.succeeded(now);
+        for id in [1, 1, 1, 2, 3, 4] {
+            fail(&mut breaker, id, now);
+            assert!(!breaker.is_open(now) && breaker.spares(now), "four items, one of them often");
+        }
+        fail(&mut breaker, 5, now);
         assert!(breaker.is_open(now));
         assert_eq!(breaker.outage(now).map(|(outage, _)| outage.since), Some(start), "it is the same outage");
         assert_eq!(breaker.pass(now + PROBE_MIN), Passage::Refused, "and the pauses go on growing");

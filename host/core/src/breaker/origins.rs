@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,6 +16,9 @@ use crate::breaker::status::BreakerStatus;
 
 /// Origins above this number are forgotten when none of their items failed lately.
 const ORIGINS_KEPT: usize = 1_000;
+
+/// How long an origin is remembered that no attempt calls. A type that waits for it calls it with a probe each minute.
+const UNCALLED_MAX: Duration = Duration::from_mins(10);
 
 /// The breakers of all origins.
 #[derive(Debug, Default)]
@@ -32,6 +36,8 @@ struct KnownOrigin {
     breaker: OriginBreaker,
     /// The types whose items failed there.
     types: BTreeSet<String>,
+    /// The last attempt at a request.
+    called_at: Option<Instant>,
 }
 
 /// The last request of an attempt to one origin.
@@ -83,6 +89,7 @@ impl OriginBreakers {
     pub(crate) fn pass(&self, origin: &str, item_type: &str, now: Instant) -> Passage {
         let mut state = self.lock();
         let Some(known) = state.origins.get_mut(origin) else { return Passage::Free };
+        known.called_at = Some(now);
         let passage = known.breaker.pass(now);
         if passage == Passage::Refused {
             known.types.insert(item_type.to_owned());
@@ -97,6 +104,17 @@ impl OriginBreakers {
         outage.map(|(outage, _)| outage.cause.clone()).unwrap_or_default()
     }
 
+    /// Whether failures at the origin do not count.
+    pub(crate) fn spares(&self, origin: &str, now: Instant) -> bool {
+        self.lock().origins.get(origin).is_some_and(|known| known.breaker.spares(now))
+    }
+
+    /// Forgets where the attempts of a type ended: its plugin uses no breakers.
+    pub(crate) fn forget(&self, item_type: &str) {
+        self.lock().trails.remove(item_type);
+    }
+
+    #[cfg(test)]
     pub(crate) fn is_open(&self, origin: &str, now: Instant) -> bool {
         self.lock().origins.get(origin).is_some_and(|known| known.breaker.is_open(now))
     }
@@ -113,8 +131,10 @@ impl OriginBreakers {
         for request in requests {
             state.request_ended(item_type, item, request, is_failed, now);
         }
-        if let Some(last) = requests.last() {
-            state.follow(item_type, &last.origin, now);
+        match requests.last() {
+            Some(last) => state.follow(item_type, &last.origin, now),
+            // Not all of its attempts end at an origin.
+            None => drop(state.trails.remove(item_type)),
         }
     }
 
@@ -135,9 +155,10 @@ impl OriginBreakers {
         state.origins.get(&trail.origin)?.breaker.at_once(now)
     }
 
-    /// The breakers that are not closed.
+    /// The breakers that are not closed. Forgets those of origins that nobody calls any more.
     pub(crate) fn status(&self, now: Instant) -> Vec<BreakerStatus> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.origins.retain(|_, known| known.called_at.is_none_or(|at| now - at < UNCALLED_MAX));
         let mut status: Vec<_> = state.origins.iter().filter_map(|(origin, known)| known.status(origin, now)).collect();
         status.sort_by(|a, b| a.origin.cmp(&b.origin));
         status
@@ -188,6 +209,7 @@ impl OriginsState {
         }
         let known = self.origins.entry(origin.clone()).or_default();
         known.types.insert(item_type.to_owned());
+        known.called_at = Some(now);
         let turn = known.breaker.failed(item, cause, *is_probe, now);
         let opened = turn.and_then(|_| known.status(origin, now));
         self.news.extend(opened.map(BreakerNews::Opened));
