@@ -296,7 +296,7 @@ async fn a_lock_that_others_hold_is_waited_for_in_bounded_time() {
     let reference = claim.reference();
     let calls = (0..3).map(|_| store.settle(&reference, done()));
     for late in futures_util::future::join_all(calls).await {
-        assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+        assert!(matches!(late, Err(StoreError::Locked { .. })), "{late:?}");
     }
     assert!(start.elapsed() < SOON);
     holding.commit().await.unwrap();

@@ -78,7 +78,9 @@ fn a_server_is_believed_by_its_certificate_its_name_and_nothing_less() {
     refused(plan("?sslmode=require"), "certificate");
     refused(plan(&parameters(&cluster.dir, "verify-full", "stranger")), "certificate");
     refused(plan("?sslmode=disable"), "no encryption");
-    refused(plan(&known).set("OUTBOX_DB_PASSWORD_FILE", "/dev/null"), "password");
+    let wrong = dir.path().join("wrong");
+    std::fs::write(&wrong, "hunter3").unwrap();
+    refused(plan(&known).set("OUTBOX_DB_PASSWORD_FILE", wrong.to_str().unwrap()), "password");
     present(&cluster, "elsewhere");
     refused(plan(&known), "certificate");
     present(&cluster, "server");

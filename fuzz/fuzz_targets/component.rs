@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
 use outbox::core::{
-    BreakerMode, OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy, StateReadError, StateReader, StateVersion, TypeOwner, TypeOwners,
+    BreakerMode, OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, RetryPolicy,
+    StateReadError, StateReader, StateVersion, TypeOwner, TypeOwners,
 };
 use outbox::runtime::{PluginSettings, SystemResolver, inspect};
 use tempfile::TempDir;

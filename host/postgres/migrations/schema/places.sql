@@ -174,18 +174,22 @@ CREATE TABLE outbox.deltas (
     by bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
 
--- Adds up to 10,000 deltas to the counters, so that a call stays short. One process at a time does this.
-CREATE FUNCTION outbox.fold() RETURNS void LANGUAGE plpgsql AS $$
+-- Adds up to 3,000 deltas to the counters, so that a call stays short. Returns whether more may be left. One process at
+-- a time does this.
+CREATE FUNCTION outbox.fold() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    most CONSTANT bigint := 3000;
+    parts tid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(7206007, 0) THEN
-        RETURN;
+        RETURN false;
     END IF;
-    WITH folded AS (
-        DELETE FROM outbox.deltas WHERE ctid = ANY (ARRAY(SELECT ctid FROM outbox.deltas LIMIT 10000)) RETURNING *
-    )
+    parts := ARRAY(SELECT ctid FROM outbox.deltas LIMIT most);
+    WITH folded AS (DELETE FROM outbox.deltas WHERE ctid = ANY (parts) RETURNING *)
     INSERT INTO outbox.counters AS counter (name, saga, type, outcome, total)
     SELECT name, saga, type, outcome, sum(by) FROM folded GROUP BY 1, 2, 3, 4
     ON CONFLICT (name, saga, type, outcome) DO UPDATE SET total = counter.total + excluded.total;
+    RETURN cardinality(parts) = most;
 END $$;
 
 -- The numbers of waiting items, while the queue is too long to be counted at each question. The upkeep of the hosts
