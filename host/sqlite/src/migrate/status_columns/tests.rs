@@ -113,7 +113,11 @@ fn every_item_has_the_status_the_past_and_the_history_that_it_had() {
     let before = rows(&old, &format!("SELECT {COLUMNS} FROM outbox_items ORDER BY id"));
     let statuses = texts(&old, "SELECT DISTINCT status FROM outbox_items ORDER BY 1");
     assert_eq!(statuses, ["CLAIMED", "DLQ", "DONE", "PENDING"]);
-    let kept = ["SELECT * FROM outbox_attempts", "SELECT * FROM outbox_counters", "SELECT * FROM outbox_jobs"];
+    let jobs =
+        "SELECT id, action, filter, actor, reason, per_second, state, began_at, ended_at, next_at, position, last_id,
+                       matched, changed, refused, sample, refusals
+                FROM outbox_jobs";
+    let kept = ["SELECT * FROM outbox_attempts", "SELECT * FROM outbox_counters", jobs];
     let kept_before = kept.map(|sql| rows(&old, sql));
     migrate_all(&old).unwrap();
     let after = rows(&old, &format!("SELECT {COLUMNS} FROM outbox_status ORDER BY id"));
