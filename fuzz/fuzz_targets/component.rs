@@ -60,7 +60,7 @@ static HOME: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
 
-#[async_trait::async_trait]
+#[async_trait]
 impl TypeOwners for Nothing {
     async fn exchange(&self, _: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
         Ok(Vec::new())
@@ -72,7 +72,7 @@ fn settings() -> PluginSettings {
         dir: HOME.path().to_owned(),
         role: None,
         cache_dir: HOME.path().join("cache"),
-        lease: Duration::from_mins(1),
+        attempt_time: Duration::from_mins(1),
         retry: RetryPolicy::default(),
         breaker: BreakerMode::default(),
         slots: 1,
@@ -82,6 +82,7 @@ fn settings() -> PluginSettings {
         quarantine: Arc::new(Nothing),
         owners: Arc::new(Nothing),
         resolver: Arc::new(SystemResolver),
+        ca_files: Vec::new(),
     }
 }
 
