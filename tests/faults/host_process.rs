@@ -1,6 +1,5 @@
 //! What happens around a host: nobody reads its log, a terminal hangs up, it is told to stop in the middle of requests.
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus, Stdio};
@@ -10,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::support::eventually;
-use crate::support::host::{HostConfig, free_port};
+use crate::support::host::{HostConfig, free_port, unread_log};
 use crate::support::http;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -78,13 +77,8 @@ async fn a_host_works_and_stops_whatever_becomes_of_its_log() {
     let full_disk = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let (gone, reader) = UnixStream::pair().unwrap();
     drop(reader);
-    let (mut unread, _reader) = UnixStream::pair().unwrap();
-    // So that the first line finds no room.
-    unread.set_nonblocking(true).unwrap();
-    while unread.write(&[b'.'; 4096]).is_ok() {}
-    unread.set_nonblocking(false).unwrap();
-    let socket = |stream: UnixStream| Stdio::from(std::os::fd::OwnedFd::from(stream));
-    for stderr in [full_disk(), socket(gone), socket(unread)] {
+    let (unread, _reader) = unread_log();
+    for stderr in [full_disk(), Stdio::from(std::os::fd::OwnedFd::from(gone)), Stdio::from(unread)] {
         let host = Host::start(stderr, &[("OUTBOX_DRAIN_SEC", "1")]).await;
         log_much(&host).await;
         let item = r#"{"type":"nobody","payload":1}"#;

@@ -6,16 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::io::Write as _;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::host::{HostConfig, HostProcess};
+use crate::support::host::{HostConfig, HostProcess, unread_log};
 use crate::support::stage::Deployment;
 use crate::support::{Backend, TestDb, eventually, is_soak, on_each_backend, report};
 
@@ -148,15 +145,6 @@ async fn a_host_with_few_descriptors_serves_beside_more_idle_connections_than_it
     let traffic = Traffic::to(&host, 100);
     traffic.during(traffic.goes_on(sized(100, 5_000))).await;
     report(&traffic.arrives_once(&deployment).await);
-}
-
-/// A socket whose other end reads nothing, and that has no room left.
-fn unread_log() -> (OwnedFd, UnixStream) {
-    let (mut log, unread) = UnixStream::pair().unwrap();
-    log.set_nonblocking(true).unwrap();
-    while log.write(&[b'.'; 4096]).is_ok() {}
-    log.set_nonblocking(false).unwrap();
-    (OwnedFd::from(log), unread)
 }
 
 #[tokio::test]

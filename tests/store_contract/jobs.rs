@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::Status;
-use outbox::store::{Action, AuditQuery, Control, JobId, JobPace, JobState, LeasePolicy, Store};
+use outbox::store::{Action, AuditQuery, Control, Job, JobId, JobPace, JobState, LeasePolicy, Store};
 
 use super::orders::{command, dead_items, operate};
 use super::{REPLAY, by_status, operate_request};
@@ -18,17 +18,17 @@ promises! {
     a_cancelled_job_changes_nothing_more
 }
 
+/// Begins a job about all items of the status.
+async fn begin(f: &Fixture, action: Action, status: Status, pace: JobPace) -> Job {
+    f.store.start_job(&operate_request(action, by_status(status)), pace).await.unwrap().unwrap()
+}
+
 mod promise {
     use super::*;
 
     pub(super) async fn a_job_takes_what_was_in_the_state_when_it_began_and_each_item_once(f: Fixture) {
         let ids = dead_items(&f, 0..3).await;
-        let job = f
-            .store
-            .start_job(&operate_request(REPLAY, by_status(Status::Dlq)), JobPace::per_second(1))
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, REPLAY, Status::Dlq, JobPace::per_second(1)).await;
         assert_eq!((job.state, job.matched), (JobState::Running, 3));
         f.store.run_job_batch(job.id).await.unwrap();
         assert_eq!(f.status(ids[0]).await, Status::Pending);
@@ -53,12 +53,7 @@ mod promise {
         let [before, later] = [f.enqueue(item("before")).await, f.enqueue(item("later")).await];
         f.claim("mail", 1).await;
         let release = Action::Release { lease: LeasePolicy::Break };
-        let job = f
-            .store
-            .start_job(&operate_request(release, by_status(Status::Claimed)), JobPace::per_second(1))
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, release, Status::Claimed, JobPace::per_second(1)).await;
         let claim = f.claim_one("mail").await;
         assert_eq!(claim.item.id, later);
         let ended = drive(&f, &*f.store, job.id).await;
@@ -68,12 +63,7 @@ mod promise {
 
     pub(super) async fn a_job_is_resumed_by_another_process_and_its_count_is_true(f: Fixture) {
         dead_items(&f, 0..450).await;
-        let job = f
-            .store
-            .start_job(&operate_request(REPLAY, by_status(Status::Dlq)), JobPace::default())
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, REPLAY, Status::Dlq, JobPace::default()).await;
         let some = f.store.run_job_batch(job.id).await.unwrap().unwrap();
         assert!((1..450).contains(&some.changed), "a batch is a part: {}", some.changed);
         let other = f.second().await;
@@ -88,12 +78,7 @@ mod promise {
 
     pub(super) async fn two_processes_that_work_on_one_job_make_each_batch_once(f: Fixture) {
         dead_items(&f, 0..300).await;
-        let job = f
-            .store
-            .start_job(&operate_request(REPLAY, by_status(Status::Dlq)), JobPace::default())
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, REPLAY, Status::Dlq, JobPace::default()).await;
         let other = f.second().await;
         for _ in 0..3 {
             let (mine, theirs) = tokio::join!(f.store.run_job_batch(job.id), other.run_job_batch(job.id));
@@ -108,12 +93,7 @@ mod promise {
 
     pub(super) async fn a_job_keeps_to_its_rate(f: Fixture) {
         dead_items(&f, 0..7).await;
-        let job = f
-            .store
-            .start_job(&operate_request(REPLAY, by_status(Status::Dlq)), JobPace::per_second(3))
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, REPLAY, Status::Dlq, JobPace::per_second(3)).await;
         for (second, changed) in [(0, 3), (0, 3), (1, 6), (2, 7)] {
             let now = after_start(second * 1000);
             let behind = u64::try_from(now.get() - f.store.now().await.unwrap().get()).unwrap();
@@ -125,12 +105,7 @@ mod promise {
 
     pub(super) async fn a_cancelled_job_changes_nothing_more(f: Fixture) {
         dead_items(&f, 0..2).await;
-        let job = f
-            .store
-            .start_job(&operate_request(REPLAY, by_status(Status::Dlq)), JobPace::per_second(1))
-            .await
-            .unwrap()
-            .unwrap();
+        let job = begin(&f, REPLAY, Status::Dlq, JobPace::per_second(1)).await;
         f.store.run_job_batch(job.id).await.unwrap();
         f.store.control(&command(Control::Cancel { job: job.id })).await.unwrap();
         f.clock.advance(Duration::from_secs(5));

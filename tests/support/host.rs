@@ -1,6 +1,9 @@
 //! The real binary as a child process.
 
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -174,6 +177,15 @@ impl Drop for HostProcess {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A socket for a log without any room, and its other end, from which nothing is read.
+pub(crate) fn unread_log() -> (OwnedFd, UnixStream) {
+    let (mut log, unread) = UnixStream::pair().expect("a pair of sockets");
+    log.set_nonblocking(true).expect("a socket that does not wait");
+    while log.write(&[b'.'; 4096]).is_ok() {}
+    log.set_nonblocking(false).expect("a socket that waits");
+    (OwnedFd::from(log), unread)
 }
 
 /// A free port that no other test of this process gets. It is below the range that the system uses for outgoing

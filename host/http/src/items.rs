@@ -33,9 +33,23 @@ pub(crate) async fn show(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ItemDetails>, ApiError> {
     let word = id?.0;
-    let id = named_item(&state, &word).await?;
-    let details = state.inspect.get(id).await?.ok_or(ApiError::NoItem(word))?;
+    let by_id = match word.parse() {
+        Ok(id) => state.inspect.get(id).await?,
+        Err(_) => None,
+    };
+    let details = match by_id {
+        Some(details) => details,
+        None => item_of_key(&state, word).await?,
+    };
     Ok(Json(state.settings().redaction.shown(details)))
+}
+
+async fn item_of_key(state: &HttpState, key: String) -> Result<ItemDetails, ApiError> {
+    let details = match item_with_key(&*state.inspect, &key).await? {
+        Some(id) => state.inspect.get(id).await?,
+        None => None,
+    };
+    details.ok_or(ApiError::NoItem(key))
 }
 
 /// The item that a path names: by its id, or else by its idempotency key. A number that no item has or had as its key is

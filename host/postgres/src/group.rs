@@ -218,7 +218,9 @@ pub(crate) async fn settle_late(pg: &PgContext, settlement: QueuedSettlement) {
             reply_settled(part, settled);
         }
         Err(err) => {
-            halves(pg, part, &err);
+            for settlement in part {
+                refuse(pg, settlement, &err);
+            }
             sleep(LATE_PAUSE).await;
         }
     }

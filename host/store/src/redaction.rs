@@ -121,7 +121,7 @@ impl Hidden {
         self.0.iter().fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
     }
 
-    /// Bytes that are no text stay as they are, because nobody reads them.
+    /// Bytes that are no text stay as they are: no person can read them.
     fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
         String::from_utf8(bytes).map_or_else(FromUtf8Error::into_bytes, |text| self.text(&text).into_bytes())
     }
