@@ -16,8 +16,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use outbox::core::{
-    Attempt, AttemptReport, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome, RetryPolicy, ServedType,
-    Settlement,
+    Attempt, AttemptReport, Failure, FailureClass, Handler, HostWrites, KeyLimits, OnDead, Outcome, RetryPolicy,
+    ServedType, Settlement,
 };
 use outbox::http::{HostStatus, HttpSettings, HttpState, router};
 use outbox::item::Item;
@@ -87,6 +87,7 @@ impl HttpFixture {
             max_retries: 8,
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             streak: 1,
             on_dead: OnDead::Block,
         };
@@ -191,6 +192,7 @@ impl Handler for Scripted {
             retry: RetryPolicy::default(),
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             streak: 1,
             on_dead: OnDead::Block,
             breaker: None,

@@ -140,6 +140,17 @@ async fn the_statements_of_workers_and_of_the_upkeep_search_these_indexes() {
 }
 
 #[tokio::test]
+async fn the_statements_for_fairness_keys_search_these_indexes() {
+    let mut plans = Plans::new();
+    let shared = "UPDATE outbox.queue SET fairness_key = 'tenant-' || id % 7 WHERE ordering_key IS NULL";
+    plans.database.sql(shared).unwrap();
+    plans.database.sql("VACUUM ANALYZE outbox.queue").unwrap();
+    let claims = plans.note("claim", async |store| claim(store).await).await;
+    assert_eq!(claims.len(), 100);
+    plans.assert_are(&["claim: items_pkey lanes_pkey queue_fair queue_fair_due queue_line queue_pkey queue_ready"]);
+}
+
+#[tokio::test]
 async fn the_statements_for_ordering_keys_search_these_indexes() {
     let mut plans = Plans::new();
     let first = "UPDATE outbox.queue SET available_at = 0 WHERE ordering_key IS NOT NULL";

@@ -35,6 +35,7 @@ mod backlog;
 mod blocked_keys;
 mod claims;
 mod enqueue;
+mod fairness;
 mod filters;
 mod job_pace;
 mod jobs;

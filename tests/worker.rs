@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use outbox::core::{
-    Attempt, AttemptReport, BreakerPolicy, CrashBudget, Failure, FailureClass, Handler, HostWrites, OnDead, Outcome,
-    RetryPolicy, ServedType, StateChange, StateKeyChange,
+    Attempt, AttemptReport, BreakerPolicy, CrashBudget, Failure, FailureClass, Handler, HostWrites, KeyLimits, OnDead,
+    Outcome, RetryPolicy, ServedType, StateChange, StateKeyChange,
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{Filter, Page};
@@ -66,6 +66,7 @@ pub(crate) fn served_type() -> ServedType {
         retry,
         concurrency: None,
         rate: None,
+        per_key: KeyLimits::default(),
         on_dead: OnDead::Block,
         streak: 1,
         breaker: None,

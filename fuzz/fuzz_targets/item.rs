@@ -42,6 +42,7 @@ fn item(text: &str) -> NewItem {
     let given = |line: &str| Some(line.to_owned()).filter(|line| !line.is_empty());
     let mut item = NewItem::new(line(), line(), line());
     (item.cid, item.saga, item.ordering_key) = (given(line()), given(line()), given(line()));
+    item.fairness_key = given(line());
     item.content_type = line().to_owned();
     item.delay = Duration::from_millis(line().parse().unwrap_or_default());
     item.headers.insert(line().to_owned(), line().to_owned());

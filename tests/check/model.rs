@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use outbox::check::{InMemoryClaim, InMemoryOutbox, SettleError};
 use outbox::core::{
-    AttemptTrace, Failure, FailureClass, HostWrites, OnDead, RetryPolicy, ServedType, Settlement, StateChange,
-    StateKeyChange,
+    AttemptTrace, Failure, FailureClass, HostWrites, KeyLimits, OnDead, RetryPolicy, ServedType, Settlement,
+    StateChange, StateKeyChange,
 };
 use outbox::item::{Item, ItemId, Millis, NewItem};
 use outbox::store::{Claim, SettleRequest, StoreError};
@@ -96,6 +96,7 @@ impl Both {
             retry,
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             on_dead: OnDead::Block,
             streak: 1,
             breaker: None,

@@ -63,6 +63,33 @@ async fn a_paused_type_waits_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_paused_fairness_key_is_shown_by_stats_stuck_and_doctor_until_it_is_resumed() {
+    let fixture = CliFixture::migrated();
+    for (key, tenant) in [("1", "acme"), ("2", "globex")] {
+        fixture.json(&["enqueue", "--type", "mail", "--key", key, "--payload", "{}", "--fairness-key", tenant]);
+    }
+    assert_eq!(fixture.json(&["list", "--fairness-key", "acme"]).as_array().unwrap().len(), 1);
+    assert!(fixture.run(&["show", "1"]).stdout.contains("acme"));
+    fixture.run(&["pause", "--key", "acmee"]).fails(1, &["acme", "--force"]);
+    fixture.json(&["pause", "--key", "acme", "--reason", "it floods us"]);
+    let totals = fixture.json(&["stats", "--by", "fairness_key"]);
+    assert_eq!((totals.as_array().unwrap().len(), &totals[0]["pending"]), (2, &json!(1)));
+    assert!(fixture.run(&["stats", "--by", "fairness_key"]).stdout.contains("yes"));
+    assert!(fixture.run(&["stats"]).stdout.contains("it floods us"), "a pause is shown whatever waits");
+    assert_eq!(fixture.json(&["stats"])["paused_keys"][0]["fairness_key"], "acme");
+    assert!(fixture.run(&["stuck"]).stdout.contains("outbox resume --key 'acme'"));
+    let doctor = fixture.json(&["doctor"]);
+    let pauses = doctor.as_array().unwrap().iter().find(|result| result["check"] == "pauses").unwrap();
+    assert!(pauses["message"].as_str().unwrap().contains("key acme"), "{pauses}");
+    let claims = fixture.store().claim(&request(&["mail"], 9)).await.unwrap().claims;
+    assert_eq!(claims.len(), 1);
+    fixture.json(&["resume", "--key", "acme"]);
+    assert_eq!(fixture.store().claim(&request(&["mail"], 9)).await.unwrap().claims.len(), 1);
+    let trail = fixture.json(&["audit", "--action", "pause"]);
+    assert_eq!(trail[0]["selection"], json!({ "fairness_key": "acme", "type": null }));
+}
+
+#[tokio::test]
 async fn a_group_of_failures_is_replayed_as_a_job() {
     let fixture = CliFixture::migrated();
     for key in ["a", "b", "c"] {

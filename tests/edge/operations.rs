@@ -121,6 +121,27 @@ async fn a_paused_type_is_listed_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_fairness_key_of_a_request_or_an_item_is_counted_paused_and_resumed() {
+    let host = HttpFixture::durable();
+    let batch = "{\"type\":\"a\",\"payload\":1}\n{\"type\":\"a\",\"payload\":2,\"fairness_key\":\"globex\"}";
+    let ndjson = ("content-type", "application/x-ndjson");
+    let write = |key: &str| post("/items", &[CONTRACT[0], CONTRACT[1], ndjson, ("x-fairness-key", key)], batch);
+    host.send(write("a\tb")).await.problem(400, "malformed-header");
+    assert_eq!(host.send(write("acme")).await.status, StatusCode::ACCEPTED);
+    let listed = host.send(get("/items?fairness_key=globex")).await.json();
+    assert_eq!((&listed["items"][0]["id"], &listed["items"][0]["fairness_key"]), (&json!(2), &json!("globex")));
+    let keys = host.send(get("/fairness-keys?type=a&limit=9")).await.json();
+    assert_eq!((&keys["keys"][0]["fairness_key"], &keys["keys"][1]["pending"]), (&json!("acme"), &json!(1)));
+    send(&host, "/fairness-keys/acme/pause", &json!({ "type": "a", "reason": "a flood" })).await;
+    let paused = host.send(get("/pauses")).await.json()["keys"][0].clone();
+    assert_eq!((&paused["fairness_key"], &paused["type"]), (&json!("acme"), &json!("a")));
+    assert_eq!(host.claim("a").await.item.id, 2);
+    assert!(host.send(get("/metrics")).await.text.contains("outbox_paused_keys 1"));
+    send(&host, "/fairness-keys/acme/resume", &json!({})).await;
+    assert_eq!(host.claim("a").await.item.id, 1);
+}
+
+#[tokio::test]
 async fn a_group_of_failures_is_listed_and_replayed() {
     let host = HttpFixture::durable();
     for key in ["a", "b"] {

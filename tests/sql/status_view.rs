@@ -222,7 +222,8 @@ async fn on_postgresql_a_condition_on_a_type_or_a_key_is_looked_up_in_the_places
     let f = Fixture::new(Backend::Postgres).await;
     one_of_each(&f).await;
     for (condition, index) in [
-        ("status = 'PENDING' AND type = 'mail' AND NOT held AND losses = 0", "queue_ready"),
+        ("status = 'PENDING' AND type = 'mail' AND NOT held AND losses = 0 AND fairness_key IS NULL", "queue_ready"),
+        ("status = 'PENDING' AND type = 'mail' AND NOT held AND losses = 0 AND fairness_key = 'a'", "queue_fair"),
         ("status = 'PENDING' AND ordering_key = 'k'", "queue_line"),
         ("status = 'DLQ' AND type = 'mail'", "dead_type"),
         ("fingerprint = 'f' AND type = 'mail'", "dead_failure"),

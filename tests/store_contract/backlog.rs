@@ -12,7 +12,7 @@ promises! {
     a_long_queue_is_counted_by_the_upkeep_and_not_by_those_who_ask
     without_upkeep_a_long_queue_is_counted_by_those_who_ask
     the_oldest_item_of_each_type_is_known_whatever_else_waits
-    an_item_with_a_fairness_key_is_claimed_like_others_and_keeps_it_in_the_queue
+    an_item_keeps_its_fairness_key_in_the_queue
 }
 
 /// A statement that enqueues as many items of the type `mail`.
@@ -67,7 +67,7 @@ mod promise {
         assert_eq!(pending().await, u64::from(LONG) + 1, "no host has counted for an hour");
     }
 
-    pub(super) async fn an_item_with_a_fairness_key_is_claimed_like_others_and_keeps_it_in_the_queue(f: Fixture) {
+    pub(super) async fn an_item_keeps_its_fairness_key_in_the_queue(f: Fixture) {
         let insert = "INSERT INTO outbox_items (type, idem_key, payload, ordering_key, fairness_key) VALUES ('mail', ";
         f.sql(&format!("{insert} 'a', '{{}}', NULL, 'tenant'); {insert} 'b', '{{}}', 'k', 'tenant')")).unwrap();
         let kept = || f.sql("SELECT count(*) FROM outbox_queue WHERE fairness_key = 'tenant'").unwrap();

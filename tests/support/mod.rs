@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox::core::{CrashBudget, Failure, FailureClass, HostWrites, OnDead, Settlement, SuspectRoom};
+use outbox::core::{CrashBudget, Failure, FailureClass, HostWrites, KeyLimits, OnDead, Settlement, SuspectRoom};
 use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
@@ -279,6 +279,7 @@ pub(crate) fn request(types: &[&str], limit: u32) -> ClaimRequest {
         max_retries: 2,
         concurrency: None,
         rate: None,
+        per_key: KeyLimits::default(),
         streak: 1,
         on_dead: OnDead::Block,
     };

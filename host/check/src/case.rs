@@ -75,6 +75,7 @@ pub(crate) struct CaseItem {
     pub(crate) cid: String,
     pub(crate) saga: Option<String>,
     pub(crate) ordering_key: Option<String>,
+    pub(crate) fairness_key: Option<String>,
     #[serde(default = "one")]
     pub(crate) attempt: u32,
     #[serde(default)]
@@ -144,13 +145,15 @@ impl Case {
 
     /// The item as a client enqueues it.
     pub(crate) fn new_item(&self) -> NewItem {
-        let CaseItem { r#type, key, payload, content_type, headers, cid, saga, ordering_key, .. } = &self.item;
+        let CaseItem { r#type, key, payload, content_type, headers, cid, saga, ordering_key, fairness_key, .. } =
+            &self.item;
         NewItem {
             content_type: content_type.clone(),
             headers: headers.clone(),
             cid: Some(cid.clone()),
             saga: saga.clone(),
             ordering_key: ordering_key.clone(),
+            fairness_key: fairness_key.clone(),
             ..NewItem::new(r#type, key, payload.bytes().unwrap_or_default())
         }
     }

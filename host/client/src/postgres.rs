@@ -74,8 +74,21 @@ async fn insert_silently(tx: &Transaction<'_>, columns: &InsertColumns<'_>) -> R
 
 /// The parameters of [`INSERT`] in their order. `now` is the time of creation in Unix milliseconds; `None` takes the
 /// time of the database.
-pub fn insert_parameters<'a>(columns: &'a InsertColumns<'_>, now: &'a Option<i64>) -> [&'a (dyn ToSql + Sync); 11] {
+pub fn insert_parameters<'a>(columns: &'a InsertColumns<'_>, now: &'a Option<i64>) -> [&'a (dyn ToSql + Sync); 12] {
     let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = columns;
-    let InsertColumns { sagas, ordering_keys, delays, .. } = columns;
-    [idem_keys, types, payloads, content_types, headers, metadata, cids, sagas, ordering_keys, delays, now]
+    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = columns;
+    [
+        idem_keys,
+        types,
+        payloads,
+        content_types,
+        headers,
+        metadata,
+        cids,
+        sagas,
+        ordering_keys,
+        fairness_keys,
+        delays,
+        now,
+    ]
 }

@@ -6,20 +6,20 @@ use serde_json::Error;
 
 use outbox_item::{NewItem, millis};
 
-/// Inserts items and returns `(idem_key, id)` of each new one. The first ten parameters are the columns of
+/// Inserts items and returns `(idem_key, id)` of each new one. The first eleven parameters are the columns of
 /// [`InsertColumns`]; the last one is the time of creation, or `NULL` for the time of the database.
 ///
 /// The statement leaves out an item whose key another transaction inserted meanwhile, and an item whose key is stored
 /// with the same content. With other content it fails with `unique_violation`.
 pub const INSERT: &str = "\
     INSERT INTO outbox.items (idem_key, type, payload, content_type, headers, metadata, cid, saga,
-                              ordering_key, created_at, available_at)
+                              ordering_key, fairness_key, created_at, available_at)
     SELECT new.key, new.kind, new.body, new.media, new.heads::json, new.notes::json, new.correlation,
-           new.run, new.line, clock.now, clock.now + new.delay
-    FROM (SELECT coalesce($11::bigint, outbox.now()) AS now) AS clock,
+           new.run, new.line, new.tenant, clock.now, clock.now + new.delay
+    FROM (SELECT coalesce($12::bigint, outbox.now()) AS now) AS clock,
          unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
-                $8::text[], $9::text[], $10::bigint[]) WITH ORDINALITY
-             AS new (key, kind, body, media, heads, notes, correlation, run, line, delay, position)
+                $8::text[], $9::text[], $10::text[], $11::bigint[]) WITH ORDINALITY
+             AS new (key, kind, body, media, heads, notes, correlation, run, line, tenant, delay, position)
     ORDER BY position
     ON CONFLICT (idem_key) DO NOTHING RETURNING idem_key, id";
 
@@ -54,7 +54,9 @@ pub struct InsertColumns<'a> {
     pub sagas: Vec<Option<&'a str>>,
     /// `$9`
     pub ordering_keys: Vec<Option<&'a str>>,
-    /// `$10`: from the time of creation, in milliseconds.
+    /// `$10`
+    pub fairness_keys: Vec<Option<&'a str>>,
+    /// `$11`: from the time of creation, in milliseconds.
     pub delays: Vec<i64>,
 }
 
@@ -71,6 +73,7 @@ impl<'a> InsertColumns<'a> {
             cids: items.iter().map(|item| item.correlation_id()).collect(),
             sagas: items.iter().map(|item| item.saga.as_deref()).collect(),
             ordering_keys: items.iter().map(|item| item.ordering_key.as_deref()).collect(),
+            fairness_keys: items.iter().map(|item| item.fairness_key.as_deref()).collect(),
             delays: items.iter().map(|item| millis(item.delay).min(DELAY_COLUMN_MAX)).collect(),
         })
     }

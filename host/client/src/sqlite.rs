@@ -19,13 +19,13 @@ use crate::error::EnqueueError;
 /// A trigger of the schema leaves out an item whose key is stored with the same content. With other content it makes
 /// the statement fail.
 pub const INSERT: &str = "INSERT INTO outbox_items (idem_key, type, payload, content_type, headers, metadata, cid, \
-                          saga, ordering_key, available_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                          saga, ordering_key, available_at, created_at, fairness_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// The parameters of one item: the end of [`INSERT`].
-pub const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// The number of parameters of one item.
-pub const VALUES: usize = 11;
+pub const VALUES: usize = 12;
 
 /// Enqueues an item inside the caller's transaction: the item exists if and only if the transaction commits. The
 /// database must have the schema of the outbox.
@@ -70,6 +70,7 @@ pub fn bind(insert: &mut Statement<'_>, bound: usize, item: &NewItem, now: Milli
         &item.ordering_key,
         &now.saturating_add(item.delay).get(),
         &now.get(),
+        &item.fairness_key,
     ];
     values.iter().enumerate().try_for_each(|(index, value)| insert.raw_bind_parameter(bound + index + 1, value))
 }

@@ -79,9 +79,10 @@ async fn insert(tx: &mut Transaction<'_, Postgres>, columns: &InsertColumns<'_>)
 /// [`INSERT`] with its parameters, at the time of the database.
 fn insert_statement<'a>(columns: &'a InsertColumns<'_>) -> Query<'a, Postgres, PgArguments> {
     let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = columns;
-    let InsertColumns { sagas, ordering_keys, delays, .. } = columns;
+    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = columns;
     let insert = query(INSERT).bind(idem_keys).bind(types).bind(payloads).bind(content_types).bind(headers);
-    insert.bind(metadata).bind(cids).bind(sagas).bind(ordering_keys).bind(delays).bind(None::<i64>)
+    let insert = insert.bind(metadata).bind(cids).bind(sagas).bind(ordering_keys);
+    insert.bind(fairness_keys).bind(delays).bind(None::<i64>)
 }
 
 /// Whether the schema refused the insert because another transaction stored the key with other content meanwhile.

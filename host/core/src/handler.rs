@@ -54,6 +54,8 @@ pub struct ServedType {
     pub concurrency: Option<u32>,
     /// The maximum number of claims per second, across all processes. `None` means no limit.
     pub rate: Option<f64>,
+    /// What may be claimed of each fairness key of the type.
+    pub per_key: KeyLimits,
     /// What a dead-lettered item means for the items queued behind it with the same ordering key.
     pub on_dead: OnDead,
     /// The most items of one ordering key that a worker claims together. 1 claims an item only after the one before it
@@ -61,6 +63,22 @@ pub struct ServedType {
     pub streak: u32,
     /// When a process stops claiming items of the type for a while. `None` means never.
     pub breaker: Option<BreakerPolicy>,
+}
+
+/// The limits of each fairness key of a type, across all processes. Items without a key have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KeyLimits {
+    /// The maximum number of claimed items of a key at a time. `None` means no limit.
+    pub concurrency: Option<u32>,
+    /// The maximum number of claims of a key per second. `None` means no limit.
+    pub rate: Option<f64>,
+}
+
+impl KeyLimits {
+    /// Whether there is any.
+    pub const fn is_any(&self) -> bool {
+        self.concurrency.is_some() || self.rate.is_some()
+    }
 }
 
 impl ServedType {
@@ -72,6 +90,7 @@ impl ServedType {
             retry: RetryPolicy::default(),
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             on_dead: OnDead::default(),
             streak: STREAK_DEFAULT,
             breaker: None,

@@ -91,7 +91,9 @@ pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
 pub use crate::failed_attempt::FailedAttempt;
 pub use crate::failure::{Failure, FailureClass, HOST_RESOURCES, HOST_STATE};
 pub use crate::fingerprint::fingerprint;
-pub use crate::handler::{Attempt, AttemptReport, DeliveryMode, Handler, Outcome, STREAK_DEFAULT, ServedType};
+pub use crate::handler::{
+    Attempt, AttemptReport, DeliveryMode, Handler, KeyLimits, Outcome, STREAK_DEFAULT, ServedType,
+};
 pub use crate::host_writes::{
     DESCENDANTS_CODE, DESCENDANTS_PERIOD, HostWrites, STATE_KEY_MAX, STATE_VALUE_MAX, StateChange, StateKeyChange,
     StateVersion,

@@ -87,6 +87,8 @@ pub fn router(state: HttpState) -> Router {
         .route("/pauses", get(operations::pauses))
         .route("/types/{type}/{word}", post(operations::pause_or_resume))
         .route("/keys/{key}/unblock", post(operations::unblock))
+        .route("/fairness-keys", get(operations::key_totals))
+        .route("/fairness-keys/{key}/{word}", post(operations::pause_or_resume_key))
         .route("/failures", get(operations::failures))
         .route("/stuck", get(operations::stuck))
         .route("/audit", get(operations::audit))

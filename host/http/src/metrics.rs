@@ -28,7 +28,7 @@ pub(crate) async fn metrics(State(state): State<Arc<ServerState>>) -> Result<Res
     items(&mut text, &overview);
     gauges(&mut text, &overview, &status);
     breakers(&mut text, &overview);
-    paused(&mut text, &state.inspect.pauses().await?);
+    paused(&mut text, &state.inspect.pauses().await?, state.inspect.key_pauses().await?.len());
     sagas(&mut text, &overview);
     violations(&mut text, &overview);
     let help = "Log lines that this process dropped because standard error was not read in time.";
@@ -116,11 +116,13 @@ fn breakers(text: &mut MetricsText, overview: &Overview) {
     }
 }
 
-fn paused(text: &mut MetricsText, pauses: &[Pause]) {
+fn paused(text: &mut MetricsText, pauses: &[Pause], keys: usize) {
     text.family("outbox_paused", "gauge", "1 for each type that is paused.");
     for pause in pauses {
         text.sample("outbox_paused", &[("type", &pause.r#type)], 1);
     }
+    text.family("outbox_paused_keys", "gauge", "Fairness keys that are paused.");
+    text.sample("outbox_paused_keys", &[], keys);
 }
 
 fn sagas(text: &mut MetricsText, overview: &Overview) {

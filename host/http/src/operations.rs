@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use outbox_item::Status;
 use outbox_store::{
-    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, JobOutcome, Pause, StuckEntry,
-    unknown_ordering_key,
+    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, JobOutcome, KeyPause, KeyTotals,
+    Pause, StuckEntry, unknown_fairness_key, unknown_ordering_key,
 };
 
 use crate::body::{BodyResult, DryRun, json_or_default};
 use crate::operate::actor;
 use crate::problem::ApiError;
-use crate::query::{QueryParameters, audit_query, filter_and_page, job_limit, number, stuck_query};
+use crate::query::{QueryParameters, audit_query, filter_and_page, job_limit, key_totals_query, number, stuck_query};
 use crate::server_state::ServerState;
 use crate::state::HttpState;
 
@@ -35,10 +35,18 @@ macro_rules! listing {
 }
 
 listing!(JobList, jobs: Job);
-listing!(PauseList, pauses: Pause);
+listing!(KeyTotalsList, keys: KeyTotals);
 listing!(FailureList, failures: FailureGroup);
 listing!(StuckList, stuck: StuckEntry);
 listing!(AuditPage, entries: AuditEntry);
+
+/// What is paused.
+#[derive(Serialize)]
+pub(crate) struct PauseList {
+    pauses: Vec<Pause>,
+    /// The fairness keys.
+    keys: Vec<KeyPause>,
+}
 
 /// `GET /jobs`: the newest first.
 pub(crate) async fn jobs(
@@ -83,6 +91,18 @@ struct ControlBody {
     force: bool,
 }
 
+/// The body of a request about a fairness key.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KeyControlBody {
+    /// Only items of this type.
+    r#type: Option<String>,
+    actor: Option<String>,
+    reason: Option<String>,
+    dry_run: DryRun,
+    force: bool,
+}
+
 /// `POST /jobs/{id}/cancel`
 pub(crate) async fn cancel(
     State(state): State<Arc<ServerState>>,
@@ -112,6 +132,25 @@ pub(crate) async fn pause_or_resume(
     control(&state, requested, &headers, body).await
 }
 
+/// `POST /fairness-keys/{key}/pause` and `POST /fairness-keys/{key}/resume`, with the key percent-encoded
+pub(crate) async fn pause_or_resume_key(
+    State(state): State<Arc<ServerState>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Json<ControlReport>, ApiError> {
+    let Path((fairness_key, word)) = path?;
+    let KeyControlBody { r#type: item_type, actor, reason, dry_run, force } =
+        json_or_default(&headers, body, "the command")?;
+    let requested = match word.as_str() {
+        "pause" => Control::PauseKey { fairness_key, item_type },
+        "resume" => Control::ResumeKey { fairness_key, item_type },
+        _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
+    };
+    send(&state, requested, &headers, ControlBody { actor, reason, dry_run, force }).await
+}
+
 /// `POST /keys/{key}/unblock`, with the key percent-encoded
 pub(crate) async fn unblock(
     State(state): State<Arc<ServerState>>,
@@ -128,7 +167,17 @@ async fn control(
     headers: &HeaderMap,
     body: BodyResult,
 ) -> Result<Json<ControlReport>, ApiError> {
-    let ControlBody { actor: given, reason, dry_run, force } = json_or_default(headers, body, "the command")?;
+    let body = json_or_default(headers, body, "the command")?;
+    send(state, control, headers, body).await
+}
+
+async fn send(
+    state: &HttpState,
+    control: Control,
+    headers: &HeaderMap,
+    body: ControlBody,
+) -> Result<Json<ControlReport>, ApiError> {
+    let ControlBody { actor: given, reason, dry_run, force } = body;
     if !force {
         check_name(state, &control).await?;
     }
@@ -136,14 +185,22 @@ async fn control(
     Ok(Json(state.operate.control(&request).await?))
 }
 
-/// Refuses an unknown type or ordering key. A paused type is known.
+/// Refuses an unknown type or key. A paused one is known.
 async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError> {
     match control {
         Control::Pause { item_type } | Control::Resume { item_type } => {
             control.validate().map_err(|invalid| invalid.source)?;
-            let mut known = (state.status)().served_types;
-            known.extend(state.inspect.pauses().await?.into_iter().map(|pause| pause.r#type));
-            Ok(state.inspect.overview().await?.check_type(item_type, &known)?)
+            check_type(state, item_type).await
+        }
+        Control::PauseKey { fairness_key, item_type } | Control::ResumeKey { fairness_key, item_type } => {
+            control.validate().map_err(|invalid| invalid.source)?;
+            if let Some(item_type) = item_type {
+                check_type(state, item_type).await?;
+            }
+            match unknown_fairness_key(&*state.inspect, fairness_key).await? {
+                Some(unknown) => Err(unknown.into()),
+                None => Ok(()),
+            }
         }
         Control::Unblock { ordering_key } => match unknown_ordering_key(&*state.inspect, ordering_key).await? {
             Some(unknown) => Err(unknown.into()),
@@ -155,9 +212,24 @@ async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError
     }
 }
 
+async fn check_type(state: &HttpState, item_type: &str) -> Result<(), ApiError> {
+    let mut known = (state.status)().served_types;
+    known.extend(state.inspect.pauses().await?.into_iter().map(|pause| pause.r#type));
+    Ok(state.inspect.overview().await?.check_type(item_type, &known)?)
+}
+
+/// `GET /fairness-keys`: those with the most waiting items first.
+pub(crate) async fn key_totals(
+    State(state): State<Arc<ServerState>>,
+    query: Result<QueryParameters, QueryRejection>,
+) -> Result<Json<KeyTotalsList>, ApiError> {
+    let (item_type, limit) = key_totals_query(query?.0)?;
+    Ok(Json(KeyTotalsList { keys: state.inspect.key_totals(item_type.as_deref(), limit).await? }))
+}
+
 /// `GET /pauses`
 pub(crate) async fn pauses(State(state): State<Arc<ServerState>>) -> Result<Json<PauseList>, ApiError> {
-    Ok(Json(PauseList { pauses: state.inspect.pauses().await? }))
+    Ok(Json(PauseList { pauses: state.inspect.pauses().await?, keys: state.inspect.key_pauses().await? }))
 }
 
 /// `GET /failures`: dead-lettered items, grouped by failure. Takes the parameters of `GET /items`.

@@ -37,7 +37,7 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 }
 
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
-const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `created_from`, `created_to`, \
+const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `fairness_key`, `created_from`, `created_to`, \
      `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `handler_digest`, `error`, `payload`, `headers`, \
      `metadata`, `first`, `sample`, `ids`, `as_of`";
 
@@ -52,6 +52,7 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "saga" => set_once(&mut filter.saga, name, text),
         "cid" => set_once(&mut filter.cid, name, text),
         "ordering_key" => set_once(&mut filter.ordering_key, name, text),
+        "fairness_key" => set_once(&mut filter.fairness_key, name, text),
         "fingerprint" => set_once(&mut filter.fingerprint, name, text),
         "created_from" => set_once(&mut filter.created_from, name, number(name, &text)?),
         "created_to" => set_once(&mut filter.created_to, name, number(name, &text)?),
@@ -109,6 +110,19 @@ pub(crate) fn job_limit(parameters: Vec<(String, String)>) -> Result<u32, ApiErr
         }
     }
     Ok(jobs)
+}
+
+/// The parameters of `GET /fairness-keys`: only those of this type, and how many.
+pub(crate) fn key_totals_query(parameters: Vec<(String, String)>) -> Result<(Option<String>, u32), ApiError> {
+    let (mut item_type, mut keys) = (None, PAGE_DEFAULT);
+    for (name, text) in parameters {
+        match name.as_str() {
+            "type" => set_once(&mut item_type, &name, text)?,
+            "limit" => keys = limit(&text, PAGE_MAX)?,
+            _ => return Err(unknown_parameter(&name, "type, limit")),
+        }
+    }
+    Ok((item_type, keys))
 }
 
 /// The parameters of `GET /stuck`.
@@ -228,6 +242,7 @@ mod tests {
             ("saga", "s"),
             ("cid", "c"),
             ("ordering_key", "o"),
+            ("fairness_key", "a"),
             ("created_from", "1"),
             ("created_to", "2"),
             ("finished_from", "3"),
@@ -249,7 +264,7 @@ mod tests {
         ])
         .unwrap();
         let members = json!({
-            "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "created_from": 1,
+            "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "fairness_key": "a", "created_from": 1,
             "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
             "fingerprint": "f", "handler_digest": "d", "error": "refused", "payload": ["order=17", "to.name=Ada"],
             "headers": ["x-tenant=acme"], "metadata": ["team=a"], "first": 9, "sample": 8, "ids": [3, 4], "as_of": 7,

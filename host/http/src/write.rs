@@ -140,7 +140,7 @@ async fn execute(
 ) -> Result<Response, ApiError> {
     let ParsedWrite { mut items, lines, mode } = parsed?;
     for item in &mut items {
-        identity.add_trace(item);
+        identity.pass_on(item);
     }
     validate_items(&items).map_err(|err| with_line(err.into(), &lines))?;
     let settings = state.settings();

@@ -1,4 +1,4 @@
-//! The contract headers of a write: `X-Correlation-ID` and `Idempotency-Key`.
+//! The headers of a write: `X-Correlation-ID` and `Idempotency-Key` of the contract, and `X-Fairness-Key`.
 //!
 //! Valid values are used unchanged and echoed in the response. The store counts a header that is absent, empty or malformed
 //! as a violation. A malformed one is refused in every mode: a generated value would make a repeated write a new one.
@@ -19,12 +19,16 @@ use crate::state::HttpState;
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The contract headers of a request.
+const FAIRNESS_KEY: HeaderName = HeaderName::from_static("x-fairness-key");
+
+/// The headers of a write request.
 pub(crate) struct WriteHeaders {
     /// The `X-Correlation-ID`, if there is one.
     pub(crate) cid: Option<String>,
     /// The `Idempotency-Key`, if there is one.
     pub(crate) idem_key: Option<String>,
+    /// The `X-Fairness-Key`, if there is one: for items that name none themselves.
+    pub(crate) fairness_key: Option<String>,
     /// The headers of the trace that the client is in, if it is in one.
     pub(crate) trace: Vec<(&'static str, String)>,
 }
@@ -36,7 +40,8 @@ impl WriteHeaders {
         let (cid, idem_key) = (header(headers, &CORRELATION_ID), header(headers, &IDEMPOTENCY_KEY));
         let (valid_cid, valid_key) = (cid.as_ref().ok().cloned(), idem_key.as_ref().ok().cloned());
         let trace = trace_headers(headers);
-        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten(), trace };
+        let fairness_key = header(headers, &FAIRNESS_KEY)?;
+        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten(), fairness_key, trace };
         let missing = parsed.missing();
         for (_, violation) in &missing {
             count_violation(state, *violation).await;
@@ -58,7 +63,8 @@ impl WriteHeaders {
     /// A missing correlation id becomes the key, so that a repeated write has the same one.
     pub(crate) fn into_identity(self) -> WriteIdentity {
         let idem_key = self.idem_key.unwrap_or_else(|| Uuid::now_v7().to_string());
-        WriteIdentity { cid: self.cid.unwrap_or_else(|| idem_key.clone()), idem_key, trace: self.trace }
+        let Self { cid, fairness_key, trace, .. } = self;
+        WriteIdentity { cid: cid.unwrap_or_else(|| idem_key.clone()), idem_key, fairness_key, trace }
     }
 }
 
@@ -68,12 +74,14 @@ pub(crate) struct WriteIdentity {
     pub(crate) cid: String,
     /// The idempotency key.
     pub(crate) idem_key: String,
+    fairness_key: Option<String>,
     trace: Vec<(&'static str, String)>,
 }
 
 impl WriteIdentity {
-    /// Puts the client's trace into the headers of an item that names none itself.
-    pub(crate) fn add_trace(&self, item: &mut NewItem) {
+    /// Gives an item the fairness key and the trace of the request, each unless the item names its own.
+    pub(crate) fn pass_on(&self, item: &mut NewItem) {
+        item.fairness_key = item.fairness_key.take().or_else(|| self.fairness_key.clone());
         if !item.headers.keys().any(|name| name.eq_ignore_ascii_case(TRACEPARENT)) {
             item.headers.extend(self.trace.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         }

@@ -33,6 +33,9 @@ pub struct NewItem {
     pub saga: Option<String>,
     /// Items with the same ordering key are handled one at a time, in the order of enqueue.
     pub ordering_key: Option<String>,
+    /// Who shares the type with others, such as a tenant: workers claim the items of a type from its fairness keys in
+    /// turn. 1 to 255 printable ASCII bytes.
+    pub fairness_key: Option<String>,
     /// How long the item waits before a worker may claim it.
     pub delay: Duration,
 }
@@ -50,6 +53,7 @@ impl NewItem {
             cid: None,
             saga: None,
             ordering_key: None,
+            fairness_key: None,
             delay: Duration::ZERO,
         }
     }
@@ -72,6 +76,7 @@ impl NewItem {
             headers: self.headers,
             saga: self.saga,
             ordering_key: self.ordering_key,
+            fairness_key: self.fairness_key,
             created_at: now,
             metadata: self.metadata,
             status: Status::Pending,
@@ -117,6 +122,8 @@ pub struct Item {
     pub saga: Option<String>,
     /// See [`NewItem::ordering_key`].
     pub ordering_key: Option<String>,
+    /// See [`NewItem::fairness_key`].
+    pub fairness_key: Option<String>,
     /// When the store enqueued the item.
     pub created_at: Millis,
     /// See [`NewItem::metadata`]; operators may change it.

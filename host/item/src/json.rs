@@ -41,6 +41,8 @@ pub struct ItemDocument {
     pub saga: Option<String>,
     /// See [`NewItem::ordering_key`].
     pub ordering_key: Option<String>,
+    /// See [`NewItem::fairness_key`].
+    pub fairness_key: Option<String>,
     /// See [`NewItem::delay`], in milliseconds.
     #[serde(default)]
     pub delay_ms: u64,
@@ -75,6 +77,7 @@ impl ItemDocument {
             cid: self.cid,
             saga: self.saga,
             ordering_key: self.ordering_key,
+            fairness_key: self.fairness_key,
             delay: Duration::from_millis(self.delay_ms),
         })
     }
@@ -207,6 +210,7 @@ fn serialize<S: Serializer>(item: &Item, content: &ShownBytes, serializer: S) ->
     map.serialize_entry("cid", &item.cid)?;
     map.serialize_entry("saga", &item.saga)?;
     map.serialize_entry("ordering_key", &item.ordering_key)?;
+    map.serialize_entry("fairness_key", &item.fairness_key)?;
     map.serialize_entry("attempts", &item.attempts)?;
     map.serialize_entry("deliveries", &item.deliveries)?;
     map.serialize_entry("replays", &item.replays)?;

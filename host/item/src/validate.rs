@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::item::NewItem;
 
-/// The longest `idem_key`, `cid`, `ordering_key`, type or saga, in bytes. The schemas use the same number.
+/// The longest `idem_key`, `cid`, `ordering_key`, `fairness_key`, type or saga, in bytes. The schemas use the same number.
 pub const KEY_MAX: usize = 255;
 
 /// The longest delay of a new item: ten years. A longer delay is most likely a mistaken unit.
@@ -79,6 +79,9 @@ impl NewItem {
         }
         if let Some(key) = &self.ordering_key {
             validate_key("ordering_key", key)?;
+        }
+        if let Some(key) = &self.fairness_key {
+            validate_key("fairness_key", key)?;
         }
         validate_headers(&self.headers)?;
         validate_delay(self.delay)?;
@@ -183,6 +186,7 @@ mod tests {
         check(|i| i.cid = Some("a\nb".into()), "cid");
         check(|i| i.saga = Some("-x".into()), "saga");
         check(|i| i.ordering_key = Some(String::new()), "ordering_key");
+        check(|i| i.fairness_key = Some("a\tb".into()), "fairness_key");
     }
 
     #[test]

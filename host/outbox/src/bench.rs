@@ -178,7 +178,9 @@ impl<'a> BenchRun<'a> {
             return Ok(());
         }
         let (bench_store, served) = (self.environment.new_store().await?, self.noop.start().await?);
-        idle::idle(&*bench_store, &served.handler, self.config, self.args.items, &mut self.samples).await
+        idle::idle(&*bench_store, &served.handler, self.config, self.args.items, &mut self.samples).await?;
+        let bench_store = self.environment.new_store().await?;
+        idle::shared(&*bench_store, &served.handler, self.config, self.args.items, &mut self.samples).await
     }
 
     async fn measure_disk(&mut self) -> anyhow::Result<()> {

@@ -89,9 +89,9 @@ enum Command {
     Reschedule(operate::RescheduleArgs),
     Release(operate::ReleaseArgs),
     Unblock(control::UnblockArgs),
-    /// Stop claiming items of a type; attempts under way go on
+    /// Stop claiming items of a type or of a fairness key; attempts under way go on
     Pause(control::TypeArgs),
-    /// Claim items of a paused type again
+    /// Claim items of a paused type or fairness key again
     Resume(control::TypeArgs),
     /// Delete DONE or DLQ items with their history
     Purge(operate::PurgeArgs),
@@ -103,7 +103,7 @@ enum Command {
     Export(transfer::ExportArgs),
     Import(transfer::ImportArgs),
     /// Show the state of the outbox in numbers
-    Stats,
+    Stats(stats::StatsArgs),
     /// Show the signals of sagas, oldest first
     Signals(signals::SignalsArgs),
     /// Look at plugins
@@ -171,7 +171,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Export(args) => transfer::export(args, &context).await,
         Command::Import(args) => transfer::import(args, &context).await,
         Command::Jobs(args) => jobs::run(args, &context).await,
-        Command::Stats => stats::run(&context).await,
+        Command::Stats(args) => stats::run(args, &context).await,
         Command::Signals(args) => signals::run(args, &context).await,
         Command::Plugin(args) => plugin::run(args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,

@@ -1,8 +1,8 @@
 //! Claims ready items: suspects first, then shares the limit out, takes items that no other transaction holds out of the
 //! queue into leases, and reads them.
 //!
-//! It does not decide what may be claimed of a type (`claim_limits`), in which company a suspect is claimed
-//! (`CrashBudget`), nor which item is the front of its ordering key:
+//! It does not decide what may be claimed of a type (`claim_limits`), which fairness keys are served (`fair_keys`,
+//! `claim_lines`), in which company a suspect is claimed (`CrashBudget`), nor which item is the front of its ordering key:
 //! the function `outbox.claim` of the schema does.
 
 use std::cmp::Reverse;
@@ -16,12 +16,15 @@ use tokio_postgres::Row;
 use outbox_core::{CrashBudget, Past, SuspectRun, has_attempt_left};
 use outbox_item::{Item, ItemId, Millis};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
+use outbox_store::engine::fair_keys::{LastServed, interleave};
 use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
+use crate::claim_lines::{Lines, count};
 use crate::error::PgError;
+use crate::fair_keys;
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
 use crate::looks::{Look, Looks};
@@ -52,11 +55,13 @@ pub(crate) async fn claim(
     request: &ClaimRequest,
     limits: TypeLimits,
     looks: &Looks,
+    last_served: &LastServed,
 ) -> Result<ClaimBatch, PgError> {
-    let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?, looks);
+    let mut run = ClaimRun::new(request, budgets(request, limits, tx.now)?, looks, last_served);
     if run.lease_suspects(tx).await? == SuspectRun::Alone {
         return run.finish(tx).await;
     }
+    run.divide_shared_types(tx).await?;
     let start = fastrand::usize(..request.types.len().max(1));
     for _ in 0..ROUNDS {
         let shares = run.shares(start);
@@ -81,12 +86,8 @@ struct ClaimRun<'a> {
     budgets: Budgets<'a>,
     looks: &'a Looks,
     look: Look,
-    /// Whether the type at this place is looked at in full, after a bounded look that found less than its share.
-    is_followed: Vec<bool>,
-    /// The items of the type at this place of the request that this call has put into the type's lease.
-    leased: Vec<Vec<ItemId>>,
-    /// Whether the queue has nothing more of the type at this place.
-    is_drained: Vec<bool>,
+    last_served: &'a LastServed,
+    lines: Lines,
     /// Whether a further call may find items that this one was kept from.
     is_more: bool,
     /// Whether another transaction was working on limits or ordering keys of items that this call was kept from.
@@ -144,19 +145,17 @@ struct LeasedRow<'a> {
 }
 
 impl<'a> ClaimRun<'a> {
-    fn new(request: &'a ClaimRequest, budgets: Budgets<'a>, looks: &'a Looks) -> Self {
-        let types = request.types.len();
-        let (leased, is_drained, is_busy) = (vec![Vec::new(); types], vec![false; types], budgets.is_busy);
+    fn new(request: &'a ClaimRequest, budgets: Budgets<'a>, looks: &'a Looks, last_served: &'a LastServed) -> Self {
+        let (lines, is_busy) = (Lines::new(request.types.len()), budgets.is_busy);
         let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
-        let (is_more, lone_suspect_waits, is_followed) = (false, false, vec![false; types]);
+        let (is_more, lone_suspect_waits) = (false, false);
         Self {
             request,
             budgets,
             looks,
             look,
-            is_followed,
-            leased,
-            is_drained,
+            last_served,
+            lines,
             is_more,
             is_busy,
             lone_suspect_waits,
@@ -177,7 +176,7 @@ impl<'a> ClaimRun<'a> {
             SuspectRun::Beside(most) => most,
             SuspectRun::Alone => 1,
         };
-        let mut shares = vec![0; self.leased.len()];
+        let mut shares = vec![0; self.lines.all.len()];
         shares[place] = most.min(self.request.limit).min(self.wanted(place));
         if shares[place] == 0 {
             return Ok(SuspectRun::None);
@@ -187,6 +186,21 @@ impl<'a> ClaimRun<'a> {
         let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses }).await?;
         self.is_more |= read == ReadResult::Refused;
         Ok(if self.claims.is_empty() { SuspectRun::None } else { run })
+    }
+
+    /// Divides each type that fairness keys share into those that are served next.
+    async fn divide_shared_types(&mut self, tx: &WriteTx<'_>) -> Result<(), PgError> {
+        let budgets = self.budgets.of_types.iter().enumerate();
+        let shared: Vec<_> = budgets
+            .filter(|(_, budget)| budget.are_shared && budget.free > 0)
+            .map(|(place, budget)| (place, budget.free.min(self.request.limit)))
+            .collect();
+        if shared.is_empty() {
+            return Ok(());
+        }
+        let due = fair_keys::due_keys(tx, self.request, &shared, self.last_served).await?;
+        shared.into_iter().zip(due).for_each(|((place, _), due)| self.lines.divide(place, due));
+        Ok(())
     }
 
     /// The place of the type with the item that was lost most often, among those of which an item may be claimed, and
@@ -200,36 +214,37 @@ impl<'a> ClaimRun<'a> {
     /// The items that are leased and not read yet.
     fn unread(&self) -> u32 {
         let read = count(&self.claims).saturating_add(count(&self.refused));
-        count(self.leased.iter().flatten()).saturating_sub(read)
+        count(self.lines.leased()).saturating_sub(read)
     }
 
-    /// How many more items of each type the next round takes at most. Each may turn out to be none that can be claimed.
-    fn shares(&self, start: usize) -> Vec<u32> {
-        let claimed = count(self.leased.iter().flatten()).saturating_sub(count(&self.refused));
+    /// How many more items of each line the next round takes at most. Each may turn out to be none that can be claimed.
+    fn shares(&mut self, start: usize) -> Vec<u32> {
+        let claimed = count(self.lines.leased()).saturating_sub(count(&self.refused));
         let refusable = REFUSED_MAX.saturating_sub(count(&self.refused)).saturating_sub(self.unread());
         let left = self.request.limit.saturating_sub(claimed).min(refusable);
-        let wanted: Vec<_> = (0..self.leased.len()).map(|place| self.wanted(place)).collect();
-        fair_share(left, &wanted, start)
+        let wanted: Vec<_> = (0..self.request.types.len()).map(|place| self.wanted(place)).collect();
+        self.lines.deal(&fair_share(left, &wanted, start))
     }
 
     fn wanted(&self, place: usize) -> u32 {
-        if self.is_drained[place] {
-            return 0;
-        }
         let item_type = &self.request.types[place].item_type;
         let refused = count(self.refused.iter().filter(|refused| refused.item.item_type == *item_type));
-        let leased = count(&self.leased[place]);
-        let room = LEASE_MAX.saturating_sub(leased);
+        let leased = self.lines.leased_of(place);
+        let room = LEASE_MAX.saturating_sub(leased).min(self.lines.wanted(place));
         self.budgets.of_types[place].free.saturating_sub(leased.saturating_sub(refused)).min(room)
     }
 
-    /// Whether no further round follows unless items are refused: no type gets what another leaves.
+    /// Whether no further round follows unless items are refused: no line gets what another leaves.
     fn is_last_round(&self, shares: &[u32]) -> bool {
-        let served = shares.iter().enumerate().filter(|(_, share)| **share > 0);
-        match served.clone().count() {
-            0 => false,
-            1 => true,
-            _ => served.clone().all(|(place, share)| *share == self.wanted(place)),
+        let served: Vec<_> = (0..shares.len()).filter(|line| shares[*line] > 0).collect();
+        let place = |line: usize| self.lines.all[line].place;
+        if served.iter().any(|line| self.lines.is_shared(place(*line))) {
+            return false;
+        }
+        match served[..] {
+            [] => false,
+            [_] => true,
+            _ => served.iter().all(|line| shares[*line] == self.wanted(place(*line))),
         }
     }
 
@@ -246,60 +261,63 @@ impl<'a> ClaimRun<'a> {
         self.sort_out(tx, leased?).await
     }
 
-    /// Moves up to `shares` items of each type from the queue into the type's lease.
+    /// Moves up to `shares` items of each line from the queue into the type's lease.
     async fn lease(&mut self, tx: &WriteTx<'_>, shares: &[u32]) -> Result<(), PgError> {
         let claimed = self.claim_rows(tx, shares, &QueuePart::Fresh).await?;
         self.add_leased(shares, &claimed, &QueuePart::Fresh)
     }
 
-    /// A row for each type.
+    /// A row for each line with a share, in their order.
     async fn claim_rows(&self, tx: &WriteTx<'_>, shares: &[u32], part: &QueuePart) -> Result<Vec<Row>, PgError> {
-        let ClaimRequest { types, claimed_by, .. } = self.request;
-        let kinds: Vec<_> = types.iter().map(|terms| terms.item_type.as_str()).collect();
-        let most: Vec<_> = shares.iter().map(|share| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
-        let ends: Vec<_> = types.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
-        let look_at = |place: usize| if self.is_followed[place] { Look::Full } else { self.look };
-        let lowest = kinds.iter().enumerate().map(|(place, kind)| self.looks.lowest(look_at(place), kind).get());
+        let asked: Vec<_> = asked(shares).map(|line| (&self.lines.all[line], shares[line])).collect();
+        let terms: Vec<_> = asked.iter().map(|(line, _)| &self.request.types[line.place]).collect();
+        let kinds: Vec<_> = terms.iter().map(|terms| terms.item_type.as_str()).collect();
+        let keys: Vec<_> = asked.iter().map(|(line, _)| line.key.as_str()).collect();
+        let most: Vec<_> = asked.iter().map(|(_, share)| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
+        let ends: Vec<_> = terms.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
+        let look_at = |is_followed: bool| if is_followed { Look::Full } else { self.look };
+        let lowest = kinds.iter().zip(&asked);
+        let lowest = lowest.map(|(kind, (line, _))| self.looks.lowest(look_at(line.is_followed), kind).get());
         let lowest: Vec<_> = lowest.collect();
-        let streaks: Vec<_> = types.iter().map(|terms| i32::try_from(terms.streak).unwrap_or(i32::MAX)).collect();
-        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-        let (tokens, [least_losses, most_losses]) = (self.tokens(part), part.losses());
-        let what: Values<'_> = &[&kinds, &most, &lowest, &streaks, &tokens, &ends];
-        let who: Values<'_> = &[claimed_by, &tx.now.get(), &least_losses, &most_losses];
+        let streaks: Vec<_> = terms.iter().map(|terms| i32::try_from(terms.streak).unwrap_or(i32::MAX)).collect();
+        let sql = "SELECT * FROM outbox.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let (tokens, [least_losses, most_losses]) = (self.tokens(&terms, part), part.losses());
+        let what: Values<'_> = &[&kinds, &keys, &most, &lowest, &streaks, &tokens, &ends];
+        let who: Values<'_> = &[&self.request.claimed_by, &tx.now.get(), &least_losses, &most_losses];
         tx.rows(sql, &[what, who].concat()).await
     }
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row], part: &QueuePart) -> Result<(), PgError> {
+        let asked: Vec<_> = asked(shares).collect();
         for row in claimed {
-            let place = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
+            let nth = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
             self.is_more |= row.try_get::<_, bool>("is_more")?;
             self.is_busy |= row.try_get::<_, bool>("is_busy")?;
-            if shares[place] == 0 {
-                continue;
+            let line = &mut self.lines.all[asked[nth]];
+            line.is_drained = *part == QueuePart::Fresh && count(&claimed) < shares[asked[nth]];
+            let is_bounded = matches!(self.look, Look::Bounded { is_followed: true, .. }) && line.key.is_empty();
+            if line.is_drained && is_bounded {
+                line.is_drained = line.is_followed;
+                line.is_followed = true;
             }
-            self.is_drained[place] = *part == QueuePart::Fresh && count(&claimed) < shares[place];
-            if self.is_drained[place] && matches!(self.look, Look::Bounded { is_followed: true, .. }) {
-                self.is_drained[place] = self.is_followed[place];
-                self.is_followed[place] = true;
-            }
-            self.leased[place].extend(claimed.into_iter().map(ItemId::new));
+            line.leased.extend(claimed.into_iter().map(ItemId::new));
         }
         let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
         if self.look == Look::Full {
             let took = Duration::from_micros(u64::try_from(took).unwrap_or_default());
-            self.looks.record_full(took, count(self.leased.iter().flatten()), Instant::now());
+            self.looks.record_full(took, count(self.lines.leased()), Instant::now());
         }
         Ok(())
     }
 
-    /// The token of the lease for each type.
-    fn tokens(&self, part: &QueuePart) -> Vec<i64> {
-        let token = |terms: &ClaimTerms| match part {
+    /// The token of the lease for each of these types.
+    fn tokens(&self, terms: &[&ClaimTerms], part: &QueuePart) -> Vec<i64> {
+        let token = |terms: &&ClaimTerms| match part {
             QueuePart::Suspects { .. } => self.request.suspects.token,
             QueuePart::Fresh => terms.token,
         };
-        self.request.types.iter().map(|terms| token(terms).get()).collect()
+        terms.iter().map(token).map(ClaimToken::get).collect()
     }
 
     /// Reads what is leased, unless it has been read, and sorts out what is not handled.
@@ -313,7 +331,7 @@ impl<'a> ClaimRun<'a> {
 
     /// Sorts out what is not handled of what is leased.
     async fn sort_out(&mut self, tx: &WriteTx<'_>, rows: Vec<LeasedRow<'a>>) -> Result<ReadResult, PgError> {
-        let mut unread: HashSet<_> = self.leased.iter().flatten().copied().collect();
+        let mut unread: HashSet<_> = self.lines.leased().copied().collect();
         let known: HashSet<_> = self.refused.iter().map(|refused| refused.item.id).collect();
         self.claims.clear();
         for row in rows {
@@ -327,7 +345,7 @@ impl<'a> ClaimRun<'a> {
             }
         }
         if !unread.is_empty() {
-            self.leased.iter_mut().for_each(|leased| leased.retain(|id| !unread.contains(id)));
+            self.lines.all.iter_mut().for_each(|line| line.leased.retain(|id| !unread.contains(id)));
             drop_missing(tx, &missing_in(tx, &tokens(self.request)).await?).await?;
         }
         Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
@@ -335,10 +353,17 @@ impl<'a> ClaimRun<'a> {
 
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
-        let Self { budgets, look, leased, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
-        let is_full = count(&refused) >= REFUSED_MAX || leased.iter().any(|leased| count(leased) >= LEASE_MAX);
-        let is_more = is_more || is_full;
+        let Self { request, budgets, look, lines, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } =
+            self;
+        let is_lease_full = (0..request.types.len()).any(|place| lines.leased_of(place) >= LEASE_MAX);
+        let is_more = is_more || is_lease_full || count(&refused) >= REFUSED_MAX;
         take_tokens(tx, &budgets.of_types, &claims).await?;
+        for (place, terms) in request.types.iter().enumerate() {
+            if let Some(rooms) = lines.rooms(place) {
+                fair_keys::take_tokens(tx, terms, rooms, &claims).await?;
+            }
+        }
+        lines.record_served(request, self.last_served);
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;
         let given_back = write_claim_ends(tx, &ends).await?;
@@ -346,13 +371,16 @@ impl<'a> ClaimRun<'a> {
         let timed = budgets.of_types.iter().filter_map(|budget| budget.next_available_in(&claims, tx.now));
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
-        let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now())).min();
+        let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now()));
+        let next_available_in = next_available_in.chain(lines.next_key_in()).min();
+        interleave(&mut claims);
         Ok(ClaimBatch { claims, next_available_in, lone_suspect_waits })
     }
 }
 
-fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
-    u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+/// The lines with a share.
+fn asked(shares: &[u32]) -> impl Iterator<Item = usize> {
+    (0..shares.len()).filter(|line| shares[*line] > 0)
 }
 
 /// The tokens of all leases that the request can create.

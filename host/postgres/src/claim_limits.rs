@@ -19,6 +19,8 @@ pub(crate) struct TypeBudget<'a> {
     pub(crate) free: u32,
     /// The losses of the item that is due and was lost most often; 0 when there is none.
     pub(crate) most_losses: u32,
+    /// Whether items with a fairness key are due.
+    pub(crate) are_shared: bool,
     /// When the next item becomes available.
     next_at: Option<Millis>,
     /// The level of the token bucket, of a type with a rate.
@@ -74,7 +76,7 @@ fn limited(request: &ClaimRequest) -> impl Iterator<Item = &ClaimTerms> {
 }
 
 const fn has_limits(terms: &ClaimTerms) -> bool {
-    terms.concurrency.is_some() || terms.rate.is_some()
+    terms.concurrency.is_some() || terms.rate.is_some() || terms.per_key.is_any()
 }
 
 /// Locks the types. Returns those of which no other transaction has the lock.
@@ -89,9 +91,10 @@ async fn lock(tx: &impl Query, types: &[&str]) -> Result<HashSet<String>, PgErro
 fn budget<'a>(row: &Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudget<'a>, PgError> {
     let claimed = row.try_get::<_, Option<i64>>("claimed")?.unwrap_or_default();
     if row.try_get("is_paused")? {
-        return Ok(TypeBudget { terms, free: 0, most_losses: 0, next_at: None, tokens: None });
+        return Ok(TypeBudget { terms, free: 0, most_losses: 0, are_shared: false, next_at: None, tokens: None });
     }
     let most_losses = row.try_get::<_, Option<i32>>("most_losses")?.unwrap_or_default().cast_unsigned();
+    let are_shared = row.try_get("are_shared")?;
     let next_at = row.try_get::<_, Option<i64>>("next_at")?.map(Millis::new);
     let filled_at = row.try_get::<_, Option<i64>>("filled_at")?.map(Millis::new);
     let left = row.try_get::<_, Option<f64>>("tokens")?.zip(filled_at);
@@ -100,7 +103,7 @@ fn budget<'a>(row: &Row, terms: &'a ClaimTerms, now: Millis) -> Result<TypeBudge
     let slots = terms.concurrency.map_or(u32::MAX, |most| most.saturating_sub(claimed));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
     let free = terms.limit.min(slots).min(tokens.map_or(u32::MAX, |tokens| tokens as u32));
-    Ok(TypeBudget { terms, free, most_losses, next_at, tokens })
+    Ok(TypeBudget { terms, free, most_losses, are_shared, next_at, tokens })
 }
 
 impl TypeBudget<'_> {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use outbox_item::Millis;
 use outbox_store::StoreError;
+use outbox_store::engine::fair_keys::LastServed;
 
 use crate::diagnostics;
 use crate::error::PgError;
@@ -83,6 +84,8 @@ pub(crate) struct PgContext {
     pub(crate) tx: TxContext,
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) looks: Looks,
+    /// Which fairness keys were served last.
+    pub(crate) last_served: LastServed,
     pub(crate) refused_types: RefusedTypes,
     /// Told of each claim that brought something.
     pub(crate) claimed: Notify,
@@ -102,6 +105,7 @@ impl PgContext {
             tx: TxContext { clock, instance, alerts, notifies, settings: settings(statement_timeout) },
             changes: watch::Sender::new(0),
             looks: Looks::default(),
+            last_served: LastServed::default(),
             refused_types: RefusedTypes::default(),
             claimed: Notify::new(),
             group_size: GroupSize::default(),

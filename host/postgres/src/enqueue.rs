@@ -187,9 +187,9 @@ pub(crate) async fn insert(
     let unusable = |err| StoreError::Unavailable { tried: "writing JSON", source: Box::new(err) };
     let (columns, now) = (InsertColumns::new(items).map_err(unusable)?, now.map(Millis::get));
     let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = &columns;
-    let InsertColumns { sagas, ordering_keys, delays, .. } = &columns;
+    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = &columns;
     // In the order of the statement's parameters.
-    let values: [&dyn SqlValue; 11] =
-        [idem_keys, types, payloads, content_types, headers, metadata, cids, sagas, ordering_keys, delays, &now];
-    pairs(&tx.rows(INSERT, &values).await?)
+    let first: [&dyn SqlValue; 7] = [idem_keys, types, payloads, content_types, headers, metadata, cids];
+    let second: [&dyn SqlValue; 5] = [sagas, ordering_keys, fairness_keys, delays, &now];
+    pairs(&tx.rows(INSERT, &[&first[..], &second[..]].concat()).await?)
 }

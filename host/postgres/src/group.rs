@@ -17,7 +17,6 @@ use crate::claim::{self, TypeLimits};
 use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::group_size::weight;
-use crate::looks::Looks;
 use crate::places;
 use crate::refused_types::AllowedRequest;
 use crate::settle::{self, HeldClaims, Settled, Settlements};
@@ -343,9 +342,7 @@ pub(crate) async fn settle_and_claim(
     let (mut tx, (held, limits)) = pg.begin_with(&client, Box::pin(look(pg, &client, group, request))).await?;
     let settled = settle::settle(&mut tx, group, held).await?;
     let claimed = match request {
-        Some(request) if !settled.holds_late_locks => {
-            Some(claim_in(&mut tx, request, limits, &settled, &pg.looks).await?)
-        }
+        Some(request) if !settled.holds_late_locks => Some(claim_in(&mut tx, request, limits, &settled, pg).await?),
         _ => None,
     };
     if tx.commit().await? {
@@ -391,11 +388,11 @@ async fn claim_in(
     request: &ClaimRequest,
     limits: Option<TypeLimits>,
     settled: &Settled,
-    looks: &Looks,
+    pg: &PgContext,
 ) -> Result<ClaimBatch, PgError> {
     let limits = match limits {
         Some(limits) if !settled.ended_after_completions => limits,
         _ => claim::read_limits(tx, request, Some(tx.now)).await?,
     };
-    claim::claim(tx, request, limits, looks).await
+    claim::claim(tx, request, limits, &pg.looks, &pg.last_served).await
 }

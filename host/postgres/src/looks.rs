@@ -107,7 +107,8 @@ impl Looks {
     pub(crate) fn record_claims(&self, claims: &[Claim]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut latest: HashMap<&str, Millis> = HashMap::new();
-        for Claim { item, .. } in claims {
+        // Those with a fairness key are found by the key, and their looks are not bounded.
+        for Claim { item, .. } in claims.iter().filter(|claim| claim.item.fairness_key.is_none()) {
             let due = latest.entry(&item.item_type).or_insert(item.available_at);
             *due = item.available_at.max(*due);
         }

@@ -91,7 +91,7 @@ impl RefusedTypes {
 
 #[cfg(test)]
 mod tests {
-    use outbox_core::{CrashBudget, OnDead, SuspectRoom};
+    use outbox_core::{CrashBudget, KeyLimits, OnDead, SuspectRoom};
     use outbox_store::{ClaimTerms, ClaimToken, SuspectTerms};
 
     use super::*;
@@ -105,6 +105,7 @@ mod tests {
             max_retries: 1,
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             on_dead: OnDead::Skip,
             streak: 1,
         };

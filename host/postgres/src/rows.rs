@@ -18,7 +18,7 @@ use crate::sql_value::SqlValue;
 pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers::text, cid, saga, ordering_key, \
      created_at, metadata::text, status, attempts, deliveries, replays, available_at, claimed_at, claimed_by, \
      lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest, \
-     losses, give_backs";
+     losses, give_backs, fairness_key";
 
 /// An item, and the first of its parts that could not be read.
 pub(crate) struct DecodedItem {
@@ -59,6 +59,7 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         handler_digest: row.try_get(26)?,
         losses: count(row, 27)?,
         give_backs: count(row, 28)?,
+        fairness_key: row.try_get(29)?,
     };
     Ok(DecodedItem { item, defect: defects.into_iter().next() })
 }

@@ -16,18 +16,19 @@ use outbox_store::engine::type_owners::owner_changes;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, Maintain, MaintenanceReport,
-    MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page, Pause, PluginData, Pod,
-    QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest, Signal, SignalSeq,
-    StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause, KeyTotals,
+    Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page,
+    Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection,
+    SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer,
+    Violation,
 };
 
 use crate::context::{PgContext, Purpose};
 use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
-    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, listen, maintain, operate,
-    overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, key_totals, listen, maintain,
+    operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -147,6 +148,16 @@ impl Inspect for PostgresStore {
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading what is paused", |tx| control::pauses(tx))
+    }
+
+    async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading what is paused", |tx| control::key_pauses(tx))
+    }
+
+    async fn key_totals(&self, item_type: Option<&str>, limit: u32) -> Result<Vec<KeyTotals>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "counting items by fairness key", |tx| key_totals::read(tx, item_type, limit))
     }
 
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{FailingItem, StuckItem, WaitingType, failing_groups, open_breakers};
+use outbox_store::engine::{FailingItem, StuckItem, WaitingKey, WaitingType, failing_groups, open_breakers};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::error::PgError;
@@ -40,6 +40,7 @@ pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> R
     found.extend(reader.blocked().await?);
     found.extend(reader.held().await?);
     found.extend(reader.waiting().await?);
+    found.extend(reader.paused_keys().await?);
     found.extend(reader.descendants().await?);
     found.extend(reader.lost().await?);
     Ok(found)
@@ -122,12 +123,39 @@ impl<S: Query> StuckReader<'_, S> {
             "SELECT oldest.*, pause.reason, pause.type IS NOT NULL FROM (
                  SELECT min(id), type, NULL::text, min(available_at) AS since, count(*)
                  FROM outbox.queue AS head
-                 WHERE NOT held AND available_at <= $1 AND {IS_HEAD} GROUP BY type
+                 WHERE NOT held AND available_at <= $1 AND {IS_HEAD}
+                   AND NOT EXISTS (SELECT FROM outbox.key_pauses AS paused
+                                   WHERE paused.fairness_key = head.fairness_key AND paused.type IN ('', head.type))
+                 GROUP BY type
              ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type ORDER BY since"
         );
         let found: Vec<WaitingType> =
             self.rows(&statement, &[&self.now.get()]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Paused fairness keys with items that could be claimed otherwise.
+    async fn paused_keys(&self) -> Result<Vec<StuckEntry>, PgError> {
+        let statement = format!(
+            "SELECT min(head.id), head.type, NULL::text, min(head.available_at), count(*), pause.reason,
+                    pause.fairness_key, pause.type = ''
+             FROM outbox.key_pauses AS pause
+                  JOIN outbox.queue AS head ON head.fairness_key = pause.fairness_key AND pause.type IN ('', head.type)
+             WHERE NOT head.held AND head.available_at <= $1 AND {IS_HEAD}
+             GROUP BY head.type, pause.fairness_key, pause.type, pause.reason ORDER BY min(head.available_at)"
+        );
+        let paused = |row: &Row| {
+            let waiting = WaitingKey {
+                oldest: head(row)?,
+                since: time(row, 3)?,
+                count: unsigned(row, 4)?,
+                pause_reason: row.try_get(5)?,
+                fairness_key: row.try_get(6)?,
+                is_of_all_types: row.try_get(7)?,
+            };
+            Ok(waiting.paused())
+        };
+        self.rows(&statement, &[&self.now.get()]).await?.iter().map(paused).collect()
     }
 
     /// Roots of items that were dead-lettered because too many descend from them, among the newest dead items. A root

@@ -47,7 +47,7 @@ CREATE TABLE outbox_items (
         CHECK (available_at BETWEEN 978307200000 AND 253402300799999 OR available_at = 0),
     created_at INTEGER NOT NULL ON CONFLICT REPLACE
         DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
-    -- Who shares a type with others, for claims that serve each in turn. No claim reads it yet.
+    -- Who shares a type with others: claims serve each in turn.
     fairness_key TEXT
         CHECK (length(fairness_key) BETWEEN 1 AND 255 AND fairness_key NOT GLOB '*[^ -~]*'
                AND length(CAST(fairness_key AS BLOB)) = length(fairness_key))
@@ -77,14 +77,20 @@ CREATE TABLE outbox_queue (
     -- number, which had their status before the job began.
     epoch INTEGER NOT NULL DEFAULT 0,
     ordering_key TEXT,
-    -- As that of the item. No claim reads it yet.
+    -- That of the item.
     fairness_key TEXT,
     CHECK (held = 0 OR ordering_key IS NOT NULL),
     CHECK (losses = 0 OR again = 1)
 ) STRICT;
 
--- Items ready to claim, per type and in the order of claims.
-CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id) WHERE held = 0 AND losses = 0;
+-- Items ready to claim, per type and in the order of claims. Those with a fairness key are apart, so that the others
+-- are claimed as if there were none: by their keys, for claims that serve each in turn, and by their due times.
+CREATE INDEX outbox_queue_ready ON outbox_queue (type, available_at, id)
+    WHERE held = 0 AND losses = 0 AND fairness_key IS NULL;
+CREATE INDEX outbox_queue_fair ON outbox_queue (type, fairness_key, available_at, id)
+    WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL;
+CREATE INDEX outbox_queue_fair_due ON outbox_queue (type, available_at, id)
+    WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL;
 -- Suspects: no rows, except after a crash.
 CREATE INDEX outbox_queue_suspects ON outbox_queue (type, losses DESC, available_at, id) WHERE held = 0 AND losses > 0;
 CREATE INDEX outbox_queue_line ON outbox_queue (ordering_key, id) WHERE ordering_key IS NOT NULL;
@@ -320,7 +326,7 @@ END;
 CREATE VIEW outbox_status AS
 SELECT
     queue.id, item.idem_key, queue.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-    item.saga, queue.ordering_key, item.fairness_key, descent.root, descent.depth, item.created_at, 'PENDING' AS status,
+    item.saga, queue.ordering_key, queue.fairness_key, descent.root, descent.depth, item.created_at, 'PENDING' AS status,
     coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
     coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, coalesce(past.losses, 0) AS losses,
     coalesce(past.give_backs, 0) AS give_backs, queue.available_at, CAST(NULL AS INTEGER) AS claimed_at,
@@ -498,6 +504,16 @@ CREATE TABLE outbox_rates (
     filled_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Token buckets of fairness keys, of types with a rate for each key. A bucket that was not used for a day is full, and
+-- its row is deleted.
+CREATE TABLE outbox_key_rates (
+    type TEXT NOT NULL,
+    fairness_key TEXT NOT NULL,
+    tokens REAL NOT NULL,
+    filled_at INTEGER NOT NULL,
+    PRIMARY KEY (type, fairness_key)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE outbox_pods (
     instance TEXT PRIMARY KEY,
     role TEXT,
@@ -529,6 +545,16 @@ CREATE TABLE outbox_pauses (
     paused_at INTEGER NOT NULL,
     actor TEXT NOT NULL,
     reason TEXT
+) STRICT, WITHOUT ROWID;
+
+-- Paused fairness keys: no worker claims their items of the type. The type is '' for those of every type.
+CREATE TABLE outbox_key_pauses (
+    fairness_key TEXT NOT NULL,
+    type TEXT NOT NULL,
+    paused_at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    PRIMARY KEY (fairness_key, type)
 ) STRICT, WITHOUT ROWID;
 
 -- Bulk jobs: an action on all items that matched a filter when the job began, in batches that any process may run. The

@@ -10,13 +10,12 @@ use rusqlite::ErrorCode;
 use outbox_core::SuspectRoom;
 use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, StoreError, SuspectTerms};
 
-use crate::claim::{self, FIRST_IN_LINE};
 use crate::claim_items::{TakenItem, lease_items};
 use crate::error::unavailable;
 use crate::ordering::find_fronts_behind;
 use crate::places::{is_beside_the_queue, leave_queue};
-use crate::suspects;
 use crate::write_tx::WriteTx;
+use crate::{claim, fair_keys, suspects};
 
 /// Items of a type that are tried one by one after a claim of the type failed, so that the transaction stays short.
 const TRIED_MAX: u32 = 500;
@@ -92,7 +91,7 @@ fn claim_type(tx: &mut WriteTx<'_>, of_type: &ClaimRequest, terms: &ClaimTerms) 
 /// Tries each of the items that a claim of the type comes to first, and sets those aside that fail.
 fn set_bad_items_aside(tx: &mut WriteTx<'_>, of_type: &ClaimRequest, terms: &ClaimTerms) -> rusqlite::Result<()> {
     let mut tried = suspects::first(tx, terms, TRIED_MAX)?;
-    tried.extend(TakenItem::take(tx, FIRST_IN_LINE, terms, TRIED_MAX)?);
+    tried.extend(fair_keys::first(tx, terms, TRIED_MAX)?);
     for item in tried {
         let Some(err) = fault_of(tx, of_type, terms, &item)? else { continue };
         if !is_about_a_row(&err) {

@@ -1,28 +1,31 @@
-//! Claims ready items: suspects first, then each type's share of the limit, in the order of `available_at`.
+//! Claims ready items: suspects first, then each type's share of the limit, in the order of `available_at` and, where
+//! items have fairness keys, key by key.
 //!
 //! It does not decide what may be claimed of a type (`claim_limits`), in which company a suspect is claimed
-//! (`suspects`), nor which item is the front of its ordering key (`ordering`). How a taken item gets into its lease is
+//! (`suspects`), which fairness keys are served (`fair_keys`), nor which item is the front of its ordering key
+//! (`ordering`). How a taken item gets into its lease is
 //! in `claim_items`, and what becomes of a row that makes a claim fail in `bad_rows`.
 
 use std::time::Duration;
 
-use rusqlite::{Row, params};
+use rusqlite::params;
 
 use outbox_core::SuspectRun;
-use outbox_item::{ItemId, Millis};
+use outbox_item::Millis;
+use outbox_store::engine::fair_keys::interleave;
 use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms};
 
-use crate::claim_items::{TakenItem, lease_items};
+use crate::claim_items::{FIRST_IN_LINE, TakenItem, lease_items};
 use crate::claim_progress::{ClaimProgress, allowed, count};
-use crate::rows::{optional_time, time};
+use crate::rows::optional_time;
 use crate::write_tx::WriteTx;
-use crate::{claim_limits, streaks, suspects};
+use crate::{claim_limits, fair_keys, streaks, suspects};
 
 /// Claims what the request allows: gives every type its share of the limit, then what the other types left over. What is left then is for items behind
 /// the fronts that were claimed: so a long line takes no place of an item that can be attempted at once. The first type is drawn at random,
 /// so that a share that rounds to nothing does not always fall on the same type.
 pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::Result<ClaimBatch> {
-    let mut progress = ClaimProgress::default();
+    let mut progress = ClaimProgress::new(fair_keys::any(tx)?);
     let types = claim_limits::unpaused(tx, request)?;
     let are_suspects = suspects::any(tx)?;
     if are_suspects && suspects::claim_run(tx, request, &types, &mut progress)? == SuspectRun::Alone {
@@ -47,10 +50,14 @@ pub(crate) fn claim(tx: &mut WriteTx<'_>, request: &ClaimRequest) -> rusqlite::R
     }
     for terms in rotated() {
         record_next_available(tx, terms, &mut progress.batch)?;
+        if progress.are_shared {
+            fair_keys::record_next_available(tx, terms, &mut progress.batch)?;
+        }
         if are_suspects {
             suspects::record_next_available(tx, terms, &mut progress.batch)?;
         }
     }
+    interleave(&mut progress.batch.claims);
     Ok(progress.batch)
 }
 
@@ -69,8 +76,9 @@ fn claim_type(
     let mut left = limit;
     loop {
         let asked = left.min(progress.droppable());
-        let taken = if asked == 0 { Vec::new() } else { take(tx, terms, asked)? };
+        let taken = if asked == 0 { Vec::new() } else { take(tx, terms, asked, progress)? };
         let claims = lease_items(tx, request, terms, terms.token, &taken)?;
+        fair_keys::take_tokens(tx, terms, &claims)?;
         left = left.saturating_sub(progress.add(taken.len(), claims));
         if asked == 0 || count(taken.len()) < asked {
             break;
@@ -98,9 +106,17 @@ fn claim_streaks(
     Ok(())
 }
 
-/// Takes the items that are first in line out of the queue. An item that is queued behind another of its ordering key is
-/// held, and the statements do not read it.
-fn take(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<TakenItem>> {
+/// Takes the items that are first in line out of the queue, or, where fairness keys share the type, those of the
+/// keys that are served. An item that is queued behind another of its ordering key is held, and the statements do not read it.
+fn take(
+    tx: &WriteTx<'_>,
+    terms: &ClaimTerms,
+    limit: u32,
+    progress: &mut ClaimProgress,
+) -> rusqlite::Result<Vec<TakenItem>> {
+    if progress.are_shared && fair_keys::any_due(tx, terms)? {
+        return fair_keys::take(tx, terms, limit, progress);
+    }
     let taken = TakenItem::take(tx, FIRST_IN_LINE, terms, limit)?;
     taken.last().map_or(Ok(()), |last| leave_the_line(tx, terms, last))?;
     Ok(taken)
@@ -115,28 +131,11 @@ fn leave_the_line(tx: &WriteTx<'_>, terms: &ClaimTerms, last: &TakenItem) -> rus
     Ok(())
 }
 
-/// Items that are first in line: type, time, number.
-pub(crate) const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at <= ?2
-    ORDER BY available_at, id LIMIT ?3";
-
 const LEAVE_EARLIER: &str = "DELETE FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at < ?2";
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at < ?2";
 
 const LEAVE_EQUAL: &str = "DELETE FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at = ?2 AND id <= ?3";
-
-impl TakenItem {
-    /// Runs a statement that returns such rows.
-    pub(crate) fn take(tx: &WriteTx<'_>, sql: &str, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<Self>> {
-        let mut statement = tx.connection.prepare_cached(sql)?;
-        statement.query_map(params![terms.item_type, tx.now.get(), limit], Self::read)?.collect()
-    }
-
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { id: ItemId::new(row.get(0)?), available_at: time(row, 1)?, has_past: row.get(2)? })
-    }
-}
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at = ?2 AND id <= ?3";
 
 /// Lowers `next_available_in` to the time until an item of the type becomes available, or until a type that has used
 /// up its rate has a token again.
@@ -150,7 +149,7 @@ fn record_next_available(tx: &WriteTx<'_>, terms: &ClaimTerms, claimed: &mut Cla
 }
 
 const NEXT_AVAILABLE: &str = "SELECT min(available_at) FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses = 0 AND available_at > ?2";
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at > ?2";
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,11 @@
 //! Leases items that have left the queue: reads each of them once, counts the claim, and puts them into the lease.
 //!
-//! An item that has no attempt left, or that cannot be read, is dead-lettered instead. It does not know which items are
-//! taken (`claim`, `suspects`).
+//! An item that has no attempt left, or that cannot be read, is dead-lettered instead. It does not decide which items are
+//! taken (`claim`, `fair_keys`, `suspects`).
 
 use std::collections::HashMap;
+
+use rusqlite::{Row, params};
 
 use outbox_core::{CrashBudget, OnDead, Past, has_attempt_left};
 use outbox_item::{Item, ItemId, Millis, Status};
@@ -16,7 +18,7 @@ use crate::id_list::id_list;
 use crate::leases::{NewLease, enter_lease};
 use crate::ordering::find_fronts_behind;
 use crate::past::{COUNT_MAX, count_claim, keep_due_time, read_pasts};
-use crate::rows::{self, DecodedItem, ENQUEUED_COLUMNS};
+use crate::rows::{self, DecodedItem, ENQUEUED_COLUMNS, time};
 use crate::saga_signals;
 use crate::settle::{dead_letter, write_history};
 use crate::write_tx::WriteTx;
@@ -28,6 +30,24 @@ pub(crate) struct TakenItem {
     /// Whether the item has a row in `outbox_past`.
     pub(crate) has_past: bool,
 }
+
+impl TakenItem {
+    /// Runs a statement that returns such rows.
+    pub(crate) fn take(tx: &WriteTx<'_>, sql: &str, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<Self>> {
+        let mut statement = tx.connection.prepare_cached(sql)?;
+        statement.query_map(params![terms.item_type, tx.now.get(), limit], Self::read)?.collect()
+    }
+
+    /// Reads a row with the columns id, due time and `again`.
+    pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { id: ItemId::new(row.get(0)?), available_at: time(row, 1)?, has_past: row.get(2)? })
+    }
+}
+
+/// Items without a fairness key that are first in line: type, time, number.
+pub(crate) const FIRST_IN_LINE: &str = "SELECT id, available_at, again FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at <= ?2
+    ORDER BY available_at, id LIMIT ?3";
 
 /// Puts the items of the type into the lease with the token. Returns the claims in the order of the items.
 pub(crate) fn lease_items(

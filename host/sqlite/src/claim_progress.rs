@@ -15,11 +15,18 @@ const DROPPED_MAX: u32 = 250;
 #[derive(Default)]
 pub(crate) struct ClaimProgress {
     pub(crate) batch: ClaimBatch,
+    /// Whether the queue has items with a fairness key.
+    pub(crate) are_shared: bool,
     /// Items that left the queue without being claimed.
     dropped: u32,
 }
 
 impl ClaimProgress {
+    /// No claims yet. `are_shared` says whether the queue has items with a fairness key.
+    pub(crate) fn new(are_shared: bool) -> Self {
+        Self { are_shared, ..Self::default() }
+    }
+
     /// How many more items may turn out to be none that can be claimed.
     pub(crate) fn droppable(&self) -> u32 {
         DROPPED_MAX.saturating_sub(self.dropped)

@@ -1,4 +1,4 @@
-//! Operators' commands about types, ordering keys, jobs and ids: pause, resume, unblock, switch, cancel, reserve.
+//! Operators' commands about types, keys, jobs and ids: pause, resume, unblock, switch, cancel, reserve.
 //!
 //! A command that would change nothing is not audited.
 
@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use outbox_item::ItemId;
 use outbox_store::engine::{BATCH_SIZE, NewAuditEntry};
-use outbox_store::{Control, ControlReport, ControlRequest, Execution, JobId, Pause, StoreError};
+use outbox_store::{Control, ControlReport, ControlRequest, Execution, JobId, KeyPause, Pause, StoreError};
 
 use crate::error::unavailable;
 use crate::rows::{cell, time};
@@ -39,6 +39,16 @@ fn would_change(tx: &WriteTx<'_>, control: &Control, blocking: &[ItemId]) -> rus
     match control {
         Control::Pause { item_type } => Ok(!is_paused(tx, item_type)?),
         Control::Resume { item_type } => is_paused(tx, item_type),
+        Control::PauseKey { fairness_key, item_type } => {
+            let is_same = |pause: &KeyPause| pause.fairness_key == *fairness_key && pause.r#type == *item_type;
+            Ok(!key_pauses(tx.connection)?.iter().any(is_same))
+        }
+        Control::ResumeKey { fairness_key, item_type } => {
+            let is_ended = |pause: &KeyPause| {
+                pause.fairness_key == *fairness_key && (item_type.is_none() || pause.r#type == *item_type)
+            };
+            Ok(key_pauses(tx.connection)?.iter().any(is_ended))
+        }
         Control::Unblock { .. } => Ok(!blocking.is_empty()),
         Control::Switch { role, item_type, plugin } => {
             Ok(!owners::owns(tx, role.as_deref().unwrap_or_default(), item_type, plugin)?)
@@ -65,6 +75,16 @@ fn apply(tx: &mut WriteTx<'_>, request: &ControlRequest, blocking: &[ItemId]) ->
         }
         Control::Resume { item_type } => {
             tx.connection.prepare_cached("DELETE FROM outbox_pauses WHERE type = ?1")?.execute([item_type])
+        }
+        Control::PauseKey { fairness_key, item_type } => {
+            let sql = "INSERT INTO outbox_key_pauses (fairness_key, type, paused_at, actor, reason)
+                       VALUES (?1, coalesce(?2, ''), ?3, ?4, ?5)";
+            let ControlRequest { actor, reason, .. } = request;
+            tx.connection.prepare_cached(sql)?.execute(params![fairness_key, item_type, tx.now.get(), actor, reason])
+        }
+        Control::ResumeKey { fairness_key, item_type } => {
+            let sql = "DELETE FROM outbox_key_pauses WHERE fairness_key = ?1 AND (?2 IS NULL OR type = ?2)";
+            tx.connection.prepare_cached(sql)?.execute(params![fairness_key, item_type])
         }
         Control::Unblock { ordering_key } => ordering::unblock(tx, ordering_key, blocking),
         Control::Switch { role, item_type, plugin } => {
@@ -95,6 +115,17 @@ pub(crate) fn pauses(tx: &Connection) -> rusqlite::Result<Vec<Pause>> {
     let mut select = tx.prepare_cached("SELECT type, paused_at, actor, reason FROM outbox_pauses ORDER BY type")?;
     let rows = select.query_map([], |row| {
         Ok(Pause { r#type: cell(row, 0)?, paused_at: time(row, 1)?, actor: cell(row, 2)?, reason: cell(row, 3)? })
+    })?;
+    rows.collect()
+}
+
+/// The paused fairness keys, by name.
+pub(crate) fn key_pauses(tx: &Connection) -> rusqlite::Result<Vec<KeyPause>> {
+    let sql = "SELECT fairness_key, nullif(type, ''), paused_at, actor, reason FROM outbox_key_pauses ORDER BY 1, type";
+    let mut select = tx.prepare_cached(sql)?;
+    let rows = select.query_map([], |row| {
+        let (fairness_key, r#type, paused_at) = (cell(row, 0)?, cell(row, 1)?, time(row, 2)?);
+        Ok(KeyPause { fairness_key, r#type, paused_at, actor: cell(row, 3)?, reason: cell(row, 4)? })
     })?;
     rows.collect()
 }

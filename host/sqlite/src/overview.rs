@@ -46,18 +46,32 @@ fn count_unfinished(tx: &Connection, overview: &mut Overview) -> rusqlite::Resul
     record_oldest(tx, overview)
 }
 
-/// The first due time of each type among the items that can be claimed: one look-up in the index for each type, and all
-/// suspects, which are few.
+/// The first due time of each type among the items that can be claimed: one look-up in the index of those without a
+/// fairness key and one in that of the others for each type, and all suspects, which are few.
 const OLDEST: &str = "WITH RECURSIVE first (type, due) AS (
-        SELECT * FROM (SELECT type, available_at FROM outbox_queue WHERE held = 0 AND losses = 0
-                       ORDER BY type, available_at LIMIT 1)
+        SELECT * FROM (SELECT type, available_at FROM outbox_queue
+                       WHERE held = 0 AND losses = 0 AND fairness_key IS NULL ORDER BY type, available_at LIMIT 1)
         UNION ALL
-        SELECT (SELECT type FROM outbox_queue WHERE held = 0 AND losses = 0 AND type > first.type
+        SELECT (SELECT type FROM outbox_queue
+                WHERE held = 0 AND losses = 0 AND fairness_key IS NULL AND type > first.type
                 ORDER BY type, available_at LIMIT 1),
-               (SELECT available_at FROM outbox_queue WHERE held = 0 AND losses = 0 AND type > first.type
+               (SELECT available_at FROM outbox_queue
+                WHERE held = 0 AND losses = 0 AND fairness_key IS NULL AND type > first.type
                 ORDER BY type, available_at LIMIT 1)
-        FROM first WHERE first.type IS NOT NULL)
+        FROM first WHERE first.type IS NOT NULL),
+    shared (type, due) AS (
+        SELECT * FROM (SELECT type, available_at FROM outbox_queue INDEXED BY outbox_queue_fair_due
+                       WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL ORDER BY type, available_at LIMIT 1)
+        UNION ALL
+        SELECT (SELECT type FROM outbox_queue INDEXED BY outbox_queue_fair_due
+                WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND type > shared.type
+                ORDER BY type, available_at LIMIT 1),
+               (SELECT available_at FROM outbox_queue INDEXED BY outbox_queue_fair_due
+                WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND type > shared.type
+                ORDER BY type, available_at LIMIT 1)
+        FROM shared WHERE shared.type IS NOT NULL)
     SELECT type, due FROM first WHERE type IS NOT NULL
+    UNION ALL SELECT type, due FROM shared WHERE type IS NOT NULL
     UNION ALL SELECT type, available_at FROM outbox_queue WHERE held = 0 AND losses > 0";
 
 fn record_oldest(tx: &Connection, overview: &mut Overview) -> rusqlite::Result<()> {

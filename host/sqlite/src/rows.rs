@@ -20,12 +20,12 @@ use crate::nearest::Nearest;
 
 /// The columns of `outbox_items` that [`enqueued`] reads, in its order.
 pub(crate) const ENQUEUED_COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, \
-     ordering_key, created_at, metadata, available_at";
+     ordering_key, created_at, metadata, available_at, fairness_key";
 
 /// The columns of `outbox_status` that [`item`] reads, in its order. They begin with [`ENQUEUED_COLUMNS`].
 pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, headers, cid, saga, \
-     ordering_key, created_at, metadata, available_at, status, attempts, deliveries, replays, claimed_at, claimed_by, \
-     lease_until, losses, give_backs, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, \
+     ordering_key, created_at, metadata, available_at, fairness_key, status, attempts, deliveries, replays, claimed_at, \
+     claimed_by, lease_until, losses, give_backs, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, \
      handler_digest";
 
 /// [`COLUMNS`] for a reader that needs neither the payload nor the result: both are read as if they were empty.
@@ -47,8 +47,8 @@ pub(crate) fn summary_columns() -> String {
 
 /// Decodes a row that was selected with [`summary_columns`]. Returns also about the bytes of its other columns.
 pub(crate) fn summary(row: &Row<'_>) -> rusqlite::Result<(ItemSummary, usize)> {
-    let beside = usize::try_from(row.get::<_, i64>(31)?).unwrap_or(0);
-    Ok((ItemSummary { item: item(row)?.item, payload_bytes: row.get(29)?, result_bytes: row.get(30)? }, beside))
+    let beside = usize::try_from(row.get::<_, i64>(32)?).unwrap_or(0);
+    Ok((ItemSummary { item: item(row)?.item, payload_bytes: row.get(30)?, result_bytes: row.get(31)? }, beside))
 }
 
 /// An item, and the first of its parts that could not be read.
@@ -60,25 +60,25 @@ pub(crate) struct DecodedItem {
 /// Decodes a row that was selected with [`COLUMNS`].
 pub(crate) fn item(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
     let DecodedItem { item, defect } = enqueued(row)?;
-    let status: String = cell(row, 12)?;
+    let status: String = cell(row, 13)?;
     let item = Item {
         status: parse_word(&status, RowName::new("item", cell(row, 0)?), "status").map_err(unusable)?,
-        attempts: cell(row, 13)?,
-        deliveries: cell(row, 14)?,
-        replays: cell(row, 15)?,
-        claimed_at: optional_time(row, 16)?,
-        claimed_by: cell(row, 17)?,
-        lease_until: optional_time(row, 18)?,
-        losses: cell(row, 19)?,
-        give_backs: cell(row, 20)?,
-        maybe_executed: cell(row, 21)?,
-        given_back_since: optional_time(row, 22)?,
-        effect_generation: cell(row, 23)?,
-        last_error: cell(row, 24)?,
-        done_at: optional_time(row, 25)?,
-        dead_at: optional_time(row, 26)?,
-        result: cell(row, 27)?,
-        handler_digest: cell(row, 28)?,
+        attempts: cell(row, 14)?,
+        deliveries: cell(row, 15)?,
+        replays: cell(row, 16)?,
+        claimed_at: optional_time(row, 17)?,
+        claimed_by: cell(row, 18)?,
+        lease_until: optional_time(row, 19)?,
+        losses: cell(row, 20)?,
+        give_backs: cell(row, 21)?,
+        maybe_executed: cell(row, 22)?,
+        given_back_since: optional_time(row, 23)?,
+        effect_generation: cell(row, 24)?,
+        last_error: cell(row, 25)?,
+        done_at: optional_time(row, 26)?,
+        dead_at: optional_time(row, 27)?,
+        result: cell(row, 28)?,
+        handler_digest: cell(row, 29)?,
         ..item
     };
     Ok(DecodedItem { item, defect })
@@ -96,6 +96,7 @@ pub(crate) fn enqueued(row: &Row<'_>) -> rusqlite::Result<DecodedItem> {
         cid: Some(text(row, 6, &mut defects)?),
         saga: optional_text(row, 7, &mut defects)?,
         ordering_key: optional_text(row, 8, &mut defects)?,
+        fairness_key: optional_text(row, 12, &mut defects)?,
         metadata: metadata(row, 10, &mut defects)?,
         delay: Duration::ZERO,
     };

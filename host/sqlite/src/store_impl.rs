@@ -16,10 +16,11 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, LongPoll, Maintain,
-    MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page, Pause,
-    PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection, SettleRequest,
-    Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause, KeyTotals,
+    LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
+    OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
+    Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry,
+    StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -27,8 +28,8 @@ use crate::connection::{database_bytes, wal_bytes};
 use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, jobs, maintain, operate, overview, owners,
-    plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
+    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, jobs, key_totals, maintain, operate,
+    overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -148,6 +149,16 @@ impl Inspect for SqliteStore {
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         self.read_pool.run("reading what is paused", |tx| control::pauses(tx)).await
+    }
+
+    async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError> {
+        self.read_pool.run("reading what is paused", |tx| control::key_pauses(tx)).await
+    }
+
+    async fn key_totals(&self, item_type: Option<&str>, limit: u32) -> Result<Vec<KeyTotals>, StoreError> {
+        let item_type = item_type.map(str::to_owned);
+        let count = move |tx: &Transaction<'_>| key_totals::read(tx, item_type.as_deref(), limit);
+        self.read_pool.run("counting items by fairness key", count).await
     }
 
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError> {

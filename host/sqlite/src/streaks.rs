@@ -1,14 +1,14 @@
 //! Streaks: items that follow the front of their ordering key at once, and share its lease.
 //!
-//! A streak consists of items of one key and one type that are due and are claimed for the first time: what has failed
-//! or was given back before is claimed alone. It ends before the first item of the key that does not fit, and before
+//! A streak consists of items of one key, one type and one fairness key that are due and are claimed for the first time:
+//! what has failed or was given back before is claimed alone. Where each fairness key has limits, its items have none. It ends before the first item of the key that does not fit, and before
 //! one that blocks the key dead. How the items of a streak are settled is in `ordering`.
 
 use std::collections::{BTreeMap, HashSet};
 
 use rusqlite::{Row, params};
 
-use outbox_item::ItemId;
+use outbox_item::{Item, ItemId};
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::claim_items::{TakenItem, lease_items};
@@ -18,11 +18,19 @@ use crate::rows::time;
 use crate::settle::give_back;
 use crate::write_tx::WriteTx;
 
+/// A claimed item by which a streak can begin.
+pub(crate) struct Front<'a> {
+    id: ItemId,
+    fairness_key: Option<&'a str>,
+}
+
 /// The claims by whose items a streak can begin, by their ordering keys.
-pub(crate) fn fronts(claims: &[Claim], terms: &ClaimTerms) -> BTreeMap<String, ItemId> {
+pub(crate) fn fronts<'a>(claims: &'a [Claim], terms: &ClaimTerms) -> BTreeMap<String, Front<'a>> {
     let of_type = claims.iter().map(|claim| &claim.item).filter(|item| item.item_type == terms.item_type);
     let first = of_type.filter(|item| terms.streak > 1 && item.deliveries == 1);
-    first.filter_map(|item| Some((item.ordering_key.clone()?, item.id))).collect()
+    let first = first.filter(|item| item.fairness_key.is_none() || !terms.per_key.is_any());
+    let front = |item: &'a Item| Front { id: item.id, fairness_key: item.fairness_key.as_deref() };
+    first.filter_map(|item| Some((item.ordering_key.clone()?, front(item)))).collect()
 }
 
 /// Claims what follows the fronts, up to `most` items in all. Returns the claims of each key in the order of its line.
@@ -30,7 +38,7 @@ pub(crate) fn claim_behind(
     tx: &mut WriteTx<'_>,
     request: &ClaimRequest,
     terms: &ClaimTerms,
-    fronts: &BTreeMap<String, ItemId>,
+    fronts: &BTreeMap<String, Front<'_>>,
     most: u32,
 ) -> rusqlite::Result<Vec<Claim>> {
     let mut streaks = behind(tx, terms, fronts)?;
@@ -45,7 +53,7 @@ pub(crate) fn claim_behind(
     for (key, streak) in &streaks {
         // An item that could not be read is dead now, and may block those behind it.
         let (follows, refused) = streak.split_at(streak.iter().take_while(|id| claimed.contains(id)).count());
-        set_line(tx, key, &[&[fronts[key]], follows].concat())?;
+        set_line(tx, key, &[&[fronts[key].id], follows].concat())?;
         let rest: Vec<_> = refused.iter().filter(|id| claimed.remove(id)).copied().collect();
         give_back(tx, terms.token, &rest)?;
     }
@@ -57,9 +65,10 @@ pub(crate) fn claim_behind(
 fn behind(
     tx: &WriteTx<'_>,
     terms: &ClaimTerms,
-    fronts: &BTreeMap<String, ItemId>,
+    fronts: &BTreeMap<String, Front<'_>>,
 ) -> rusqlite::Result<BTreeMap<String, Vec<ItemId>>> {
-    let keys = fronts.keys().map(String::as_str).collect::<serde_json::Value>().to_string();
+    let keys = fronts.iter().map(|(key, front)| (key.clone(), front.fairness_key.into()));
+    let keys = serde_json::Value::Object(keys.collect()).to_string();
     let mut select = tx.connection.prepare_cached(BEHIND)?;
     let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, ItemId::new(row.get(1)?), row.get::<_, bool>(2)?));
     let rows = select.query_map(params![keys, terms.item_type, tx.now.get(), terms.streak - 1], read)?;
@@ -73,14 +82,15 @@ fn behind(
     Ok(lines.into_iter().map(|(key, line)| (key, fitting(line))).collect())
 }
 
-/// SQL: the items behind the fronts of keys, and whether each can follow the one before it.
+/// SQL: the items behind the fronts, whose fairness keys are given by their ordering keys, and whether each can follow the one before it.
 const BEHIND: &str = "SELECT line.ordering_key, line.id,
        line.type = ?2 AND line.available_at <= ?3 AND line.again = 0
+       AND line.fairness_key IS front.value
        AND NOT EXISTS (SELECT 1 FROM outbox_dead AS dead
-                       WHERE dead.ordering_key = front.value AND dead.blocks_key = 1 AND dead.id < line.id)
+                       WHERE dead.ordering_key = front.key AND dead.blocks_key = 1 AND dead.id < line.id)
     FROM json_each(?1) AS front CROSS JOIN outbox_queue AS line
     WHERE line.id IN (SELECT id FROM outbox_queue
-                      WHERE ordering_key = front.value AND ordering_key IS NOT NULL ORDER BY id LIMIT ?4)
+                      WHERE ordering_key = front.key AND ordering_key IS NOT NULL ORDER BY id LIMIT ?4)
     ORDER BY line.ordering_key, line.id";
 
 /// Leaves each key an equal share of `most`.
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_follows_a_front_is_read_in_the_order_of_its_line() {
-        let steps = plan(BEHIND, params!["[\"k\"]", "t", 1, 15]);
+        let steps = plan(BEHIND, params!["{\"k\":null}", "t", 1, 15]);
         assert!(steps.iter().any(|line| line.contains("outbox_queue_line (ordering_key=?)")), "{steps:?}");
         assert!(steps.iter().any(|line| line.contains("SEARCH line USING INTEGER PRIMARY KEY")), "{steps:?}");
     }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params, Row, params};
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{FailingItem, StuckItem, WaitingType, failing_groups, open_breakers};
+use outbox_store::engine::{FailingItem, StuckItem, WaitingKey, WaitingType, failing_groups, open_breakers};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::rows::{cell, time};
@@ -30,6 +30,7 @@ pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlit
         reader.blocked()?,
         reader.held()?,
         reader.waiting()?,
+        reader.paused_keys()?,
         reader.descendants()?,
         reader.lost()?,
     ];
@@ -112,14 +113,23 @@ impl StuckReader<'_> {
         self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
     }
 
-    /// Types that have items which could be claimed. The two parts of the queue are read in one index each.
+    /// Types that have items which could be claimed. The three parts of the queue are read in one index each.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at IS NOT NULL
                    FROM (SELECT min(id) AS id, type, min(available_at) AS since, count(*) AS items FROM outbox_queue
-                         WHERE held = 0 AND losses = 0 AND available_at <= ?1 GROUP BY type
+                         WHERE held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at <= ?1 GROUP BY type
                          UNION ALL
-                         SELECT min(id), type, min(available_at), count(*) FROM outbox_queue
-                         WHERE held = 0 AND losses > 0 AND available_at <= ?1 GROUP BY type) AS ready
+                         SELECT min(id), type, min(available_at), count(*) FROM outbox_queue AS shared
+                         WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND available_at <= ?1
+                           AND NOT EXISTS (SELECT 1 FROM outbox_key_pauses AS pause
+                                           WHERE pause.fairness_key = shared.fairness_key
+                                             AND pause.type IN ('', shared.type)) GROUP BY type
+                         UNION ALL
+                         SELECT min(id), type, min(available_at), count(*) FROM outbox_queue AS suspect
+                         WHERE held = 0 AND losses > 0 AND available_at <= ?1
+                           AND NOT EXISTS (SELECT 1 FROM outbox_key_pauses AS pause
+                                           WHERE pause.fairness_key = suspect.fairness_key
+                                             AND pause.type IN ('', suspect.type)) GROUP BY type) AS ready
                         LEFT JOIN outbox_pauses AS pause ON pause.type = ready.type
                    GROUP BY ready.type ORDER BY min(since)";
         let found = self.rows(sql, params![self.now.get()], |row| {
@@ -132,6 +142,27 @@ impl StuckReader<'_> {
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
+    }
+
+    /// Paused fairness keys with items that could be claimed otherwise.
+    fn paused_keys(&self) -> rusqlite::Result<Vec<StuckEntry>> {
+        let sql = "SELECT min(waiting.id), waiting.type, NULL, min(waiting.available_at), count(*), pause.reason,
+                          pause.fairness_key, pause.type = ''
+                   FROM outbox_key_pauses AS pause CROSS JOIN outbox_queue AS waiting
+                        ON waiting.fairness_key = pause.fairness_key AND pause.type IN ('', waiting.type)
+                   WHERE waiting.held = 0 AND waiting.available_at <= ?1
+                   GROUP BY waiting.type, pause.fairness_key, pause.type ORDER BY min(waiting.available_at)";
+        let found = self.rows(sql, params![self.now.get()], |row| {
+            Ok(WaitingKey {
+                oldest: head(row)?,
+                since: time(row, 3)?,
+                count: cell(row, 4)?,
+                pause_reason: cell(row, 5)?,
+                fairness_key: cell(row, 6)?,
+                is_of_all_types: cell(row, 7)?,
+            })
+        })?;
+        Ok(found.into_iter().map(WaitingKey::paused).collect())
     }
 
     /// Roots of items that were dead-lettered because too many descend from them, among the newest dead items. A root

@@ -67,7 +67,11 @@ fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<
 }
 
 const MOST_LOSSES: &str = "SELECT losses FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2 ORDER BY losses DESC LIMIT 1";
+    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+      AND (fairness_key IS NULL OR NOT EXISTS (
+          SELECT 1 FROM outbox_key_pauses AS pause
+          WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
+    ORDER BY losses DESC LIMIT 1";
 
 /// Claims up to `most` suspects of the type. Returns how many claims there are.
 fn claim_some(
@@ -96,11 +100,17 @@ pub(crate) fn first(tx: &WriteTx<'_>, terms: &ClaimTerms, most: u32) -> rusqlite
 
 const FIRST: &str = "SELECT id, available_at, again FROM outbox_queue
     WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+      AND (fairness_key IS NULL OR NOT EXISTS (
+          SELECT 1 FROM outbox_key_pauses AS pause
+          WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
     ORDER BY losses DESC, available_at, id LIMIT ?3";
 
 const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
         SELECT id FROM outbox_queue
         WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+          AND (fairness_key IS NULL OR NOT EXISTS (
+              SELECT 1 FROM outbox_key_pauses AS pause
+              WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
         ORDER BY losses DESC, available_at, id LIMIT ?3)
     RETURNING id, available_at, again";
 

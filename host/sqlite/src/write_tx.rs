@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use outbox_item::Millis;
 use outbox_store::engine::alerts::AlertSettings;
 use outbox_store::engine::counters::{Counter, CounterKey};
+use outbox_store::engine::fair_keys::LastServed;
 
 use crate::connection::connect;
 use crate::options::SqliteOptions;
@@ -30,6 +31,7 @@ const CACHE_KIB: i32 = 8_000;
 pub(crate) struct WriteConnection {
     connection: Connection,
     options: SqliteOptions,
+    last_served: LastServed,
 }
 
 impl WriteConnection {
@@ -43,7 +45,7 @@ impl WriteConnection {
         connection.pragma_update(None, "recursive_triggers", false)?;
         // This also opens the write-ahead log, which SQLite does at the first read.
         sequences::set_back(&connection)?;
-        Ok(Self { connection, options })
+        Ok(Self { connection, options, last_served: LastServed::default() })
     }
 
     /// Runs `work` in one transaction and returns after the commit. After an error the transaction is rolled back.
@@ -75,6 +77,7 @@ impl WriteConnection {
             now: (self.options.clock)(),
             pod: &self.options.instance,
             alerts: self.options.alerts.as_ref(),
+            last_served: &self.last_served,
             wakes_workers: false,
             is_apart: false,
             asks_apart: false,
@@ -125,6 +128,8 @@ pub(crate) struct WriteTx<'a> {
     pub(crate) pod: &'a str,
     /// Which alerts the store enqueues as items; `None` enqueues none.
     pub(crate) alerts: Option<&'a AlertSettings>,
+    /// Which fairness keys were served last.
+    pub(crate) last_served: &'a LastServed,
     /// Whether the transaction makes work available, so that waiting workers must claim again.
     pub(crate) wakes_workers: bool,
     /// Whether each request runs in a savepoint, because one of the group has failed before.

@@ -106,8 +106,15 @@ impl<'a> NewAuditEntry<'a> {
     /// A control; `unblocked` are the items that no longer block their ordering key.
     pub fn of_control(request: &'a ControlRequest, unblocked: &[ItemId]) -> Self {
         let (action, target) = request.control.action_and_target();
+        if let Control::PauseKey { fairness_key, item_type } | Control::ResumeKey { fairness_key, item_type } =
+            &request.control
+        {
+            let selection = json!({ "fairness_key": fairness_key, "type": item_type });
+            return Self::of_items(&request.actor, action, selection, request.reason.as_deref(), &[]);
+        }
         let (target_kind, job) = match &request.control {
             Control::Pause { .. } | Control::Resume { .. } | Control::Switch { .. } => ("type", None),
+            Control::PauseKey { .. } | Control::ResumeKey { .. } => ("fairness_key", None),
             Control::Unblock { .. } => ("ordering_key", None),
             Control::Cancel { job } => ("job", Some(*job)),
             Control::RollBack { .. } => ("plugin", None),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{CrashBudget, OnDead, Past, Settlement, SuspectRoom};
+use outbox_core::{CrashBudget, KeyLimits, OnDead, Past, Settlement, SuspectRoom};
 use outbox_item::{Item, ItemId};
 
 use crate::ids::ClaimToken;
@@ -73,6 +73,8 @@ pub struct ClaimTerms {
     pub concurrency: Option<u32>,
     /// The largest number of claims per second, across all processes.
     pub rate: Option<f64>,
+    /// What may be claimed of each fairness key of the type.
+    pub per_key: KeyLimits,
     /// The most items of one ordering key in one call: the item in front, and those that follow it at once. They are of
     /// this type, due, and claimed for the first time. 1 claims the item in front only.
     pub streak: u32,
@@ -195,6 +197,7 @@ mod tests {
             max_retries,
             concurrency: None,
             rate: None,
+            per_key: KeyLimits::default(),
             on_dead: OnDead::Block,
             streak: 1,
         };

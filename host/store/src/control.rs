@@ -1,4 +1,4 @@
-//! What operators do to types, ordering keys, jobs and ids rather than to items.
+//! What operators do to types, keys, jobs and ids rather than to items.
 //!
 //! The requests and their reports; what they change in a database is the engine's.
 
@@ -35,6 +35,20 @@ pub enum Control {
     Resume {
         /// The type.
         item_type: String,
+    },
+    /// No worker claims items with the fairness key any more; running attempts go on.
+    PauseKey {
+        /// The fairness key.
+        fairness_key: String,
+        /// Only items of this type; `None` for those of every type.
+        item_type: Option<String>,
+    },
+    /// Workers claim items with the fairness key again.
+    ResumeKey {
+        /// The fairness key.
+        fairness_key: String,
+        /// Ends the pause of this type; `None` ends every pause of the key.
+        item_type: Option<String>,
     },
     /// Items that wait behind dead-lettered items of the ordering key go on without them. The dead-lettered items
     /// stay in the DLQ, and a replay of one puts it in front again.
@@ -76,6 +90,8 @@ impl Control {
         match self {
             Self::Pause { item_type } => ("pause", item_type.clone()),
             Self::Resume { item_type } => ("resume", item_type.clone()),
+            Self::PauseKey { fairness_key, item_type } => ("pause", key_and_type(fairness_key, item_type.as_deref())),
+            Self::ResumeKey { fairness_key, item_type } => ("resume", key_and_type(fairness_key, item_type.as_deref())),
             Self::Unblock { ordering_key } => ("unblock", ordering_key.clone()),
             Self::Switch { role, item_type, plugin } => {
                 let role = role.as_ref().map(|role| format!(" in role {role}")).unwrap_or_default();
@@ -93,11 +109,20 @@ impl Control {
             Self::Pause { item_type } | Self::Resume { item_type } | Self::Switch { item_type, .. } => {
                 validate_type(item_type)
             }
+            Self::PauseKey { fairness_key, item_type } | Self::ResumeKey { fairness_key, item_type } => {
+                let key = validate_key("fairness_key", fairness_key);
+                key.and(item_type.as_deref().map_or(Ok(()), validate_type))
+            }
             Self::Unblock { ordering_key } => validate_key("ordering_key", ordering_key),
             Self::Cancel { .. } | Self::RollBack { .. } | Self::ReserveIds { .. } => Ok(()),
         }
         .map_err(|source| InvalidAt { index: 0, source })
     }
+}
+
+fn key_and_type(fairness_key: &str, item_type: Option<&str>) -> String {
+    let of_type = item_type.map(|item_type| format!(" of {item_type}")).unwrap_or_default();
+    format!("key {fairness_key}{of_type}")
 }
 
 impl ControlRequest {
@@ -133,6 +158,21 @@ impl ControlReport {
 pub struct Pause {
     /// The type.
     pub r#type: String,
+    /// Since when.
+    pub paused_at: Millis,
+    /// Who paused it.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A fairness key of which no worker claims items.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyPause {
+    /// The key.
+    pub fairness_key: String,
+    /// The type whose items are paused; `None` for those of every type.
+    pub r#type: Option<String>,
     /// Since when.
     pub paused_at: Millis,
     /// Who paused it.

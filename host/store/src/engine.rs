@@ -7,6 +7,7 @@ pub mod attempt_record;
 pub mod backlog;
 pub mod counters;
 pub mod descent;
+pub mod fair_keys;
 pub mod moved_item;
 pub mod operate_flow;
 pub mod operator_actions;
@@ -25,7 +26,7 @@ pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};
 pub use crate::retrying::{RetryingItems, retrying_groups};
-pub use crate::stuck::{FailingItem, StuckItem, WaitingType, failing_groups};
+pub use crate::stuck::{FailingItem, StuckItem, WaitingKey, WaitingType, failing_groups};
 pub use crate::stuck_breakers::open_breakers;
 pub use crate::transfer::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,

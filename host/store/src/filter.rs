@@ -37,6 +37,9 @@ pub struct Filter {
     /// This ordering key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ordering_key: Option<String>,
+    /// This fairness key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fairness_key: Option<String>,
     /// Enqueued at or after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_from: Option<Millis>,
@@ -146,6 +149,7 @@ impl Filter {
             ("saga", &self.saga),
             ("cid", &self.cid),
             ("ordering_key", &self.ordering_key),
+            ("fairness_key", &self.fairness_key),
             ("fingerprint", &self.fingerprint),
             ("error", &self.error),
         ];

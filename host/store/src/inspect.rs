@@ -11,11 +11,12 @@ use outbox_item::{Item, ItemId, ItemSummary, Millis};
 
 use crate::audit::{AuditEntry, AuditQuery};
 use crate::changes::Changes;
-use crate::control::Pause;
+use crate::control::{KeyPause, Pause};
 use crate::error::StoreError;
 use crate::filter::{Filter, Page};
 use crate::ids::{JobId, SignalSeq};
 use crate::jobs::{Job, JobOutcome};
+use crate::key_totals::KeyTotals;
 use crate::overview::Overview;
 use crate::plugin_data::{StateEntry, StateQuery, StateTotal};
 use crate::stuck::{StuckEntry, StuckQuery};
@@ -58,6 +59,13 @@ pub trait Inspect: Changes {
 
     /// The types that are paused, by name.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;
+
+    /// The fairness keys that are paused, by name.
+    async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError>;
+
+    /// The fairness keys with unfinished or dead items, of this type or of all, those with the most waiting items first,
+    /// at most `limit`. Reads every waiting, claimed and dead item once: for people who ask, not for metrics.
+    async fn key_totals(&self, item_type: Option<&str>, limit: u32) -> Result<Vec<KeyTotals>, StoreError>;
 
     /// The DLQ items that match, grouped by their failure, the largest group first.
     async fn failures(&self, filter: &Filter, limit: u32) -> Result<Vec<FailureGroup>, StoreError>;

@@ -48,6 +48,7 @@ mod filter;
 mod ids;
 mod inspect;
 mod jobs;
+mod key_totals;
 mod long_poll;
 mod maintain;
 mod moved_tables;
@@ -75,7 +76,7 @@ pub use crate::claim::{
     Claim, ClaimBatch, ClaimRef, ClaimRequest, ClaimTerms, LONGEST_LEASE_SECONDS, SettleRequest, SuspectTerms,
 };
 pub use crate::content::{InvalidCondition, MemberIs};
-pub use crate::control::{Control, ControlReport, ControlRequest, Pause};
+pub use crate::control::{Control, ControlReport, ControlRequest, KeyPause, Pause};
 pub use crate::engine::alerts::AlertSettings;
 pub use crate::engine::counters::Violation;
 pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep, ReplacedSql};
@@ -86,10 +87,11 @@ pub use crate::inspect::{
     ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal,
 };
 pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
+pub use crate::key_totals::KeyTotals;
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
 pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};
-pub use crate::names::{UnknownName, item_with_key, unknown_ordering_key};
+pub use crate::names::{UnknownName, item_with_key, unknown_fairness_key, unknown_ordering_key};
 pub use crate::operate::{ItemGroup, Operate, OperateReport, OperateRequest, Selection};
 pub use crate::overview::{Overview, SagaTotals};
 pub use crate::plugin_data::{

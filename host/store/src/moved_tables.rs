@@ -24,8 +24,14 @@ pub struct MovedTable {
 const AUDIT_SPAN: i64 = 1_000_000_000;
 
 /// The tables, in the order in which they are moved.
-pub const MOVED_TABLES: [MovedTable; 6] = [
+pub const MOVED_TABLES: [MovedTable; 7] = [
     MovedTable { name: "pauses", key: &["type"], columns: &["type", "paused_at", "actor", "reason"], earlier_by: 0 },
+    MovedTable {
+        name: "key_pauses",
+        key: &["fairness_key", "type"],
+        columns: &["fairness_key", "type", "paused_at", "actor", "reason"],
+        earlier_by: 0,
+    },
     MovedTable {
         name: "quarantine",
         key: &["digest"],
@@ -104,10 +110,10 @@ impl MovedTable {
         self.key.iter().map(|name| row.get(*name).cloned().unwrap_or_default()).collect()
     }
 
-    /// Whether a row of the store with the same key replaces the imported one: it is the same, or it pauses the type
-    /// for another reason than an import.
+    /// Whether a row of the store with the same key replaces the imported one: it is the same, it pauses the key too, or
+    /// it pauses the type for another reason than an import.
     pub fn stands_for(&self, present: &RecordColumns, imported: &RecordColumns) -> bool {
-        present == imported || self.name == "pauses" && !is_pause_of_import(present)
+        present == imported || self.name == "key_pauses" || self.name == "pauses" && !is_pause_of_import(present)
     }
 
     /// Whether a row of the store with the same key gives way to the imported one.

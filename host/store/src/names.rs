@@ -14,6 +14,10 @@ use crate::stuck::{StuckKind, StuckQuery};
 
 /// The kind of name of which only those with unfinished or dead items count as known.
 const ORDERING_KEY: &str = "ordering key";
+/// The other one.
+const FAIRNESS_KEY: &str = "fairness key";
+/// The most fairness keys among which an unknown one is looked for.
+const KEYS_MAX: u32 = 10_000;
 
 /// Names that an error lists at most.
 const LISTED: usize = 3;
@@ -25,7 +29,7 @@ const SIMILAR: f64 = 0.75;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} {kind} {name:?}{}", self.begin(), self.offer())]
 pub struct UnknownName {
-    /// What it names: `type`, `saga` or `ordering key`.
+    /// What it names: `type`, `saga`, `ordering key` or `fairness key`.
     pub kind: &'static str,
     /// As it was given.
     pub name: String,
@@ -39,7 +43,11 @@ impl UnknownName {
     }
 
     fn begin(&self) -> &'static str {
-        if self.kind == ORDERING_KEY { "no item that waits or is dead has" } else { "nothing is known of" }
+        if matches!(self.kind, ORDERING_KEY | FAIRNESS_KEY) {
+            "no item that waits or is dead has"
+        } else {
+            "nothing is known of"
+        }
     }
 
     fn offer(&self) -> String {
@@ -104,6 +112,17 @@ pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Opti
     let blocked = stuck.iter().filter(|entry| entry.kind == StuckKind::BlockedKey);
     let known = blocked.filter_map(|entry| entry.ordering_key.as_deref()).collect();
     Ok(Some(UnknownName::new(ORDERING_KEY, key, &known)))
+}
+
+/// The problem of a fairness key that no unfinished and no dead item has and that is not paused, with keys that resemble
+/// it.
+pub async fn unknown_fairness_key(store: &dyn Inspect, key: &str) -> Result<Option<UnknownName>, StoreError> {
+    let (totals, pauses) = (store.key_totals(None, KEYS_MAX).await?, store.key_pauses().await?);
+    let waiting = totals.iter().map(|totals| totals.fairness_key.as_str());
+    let known: BTreeSet<_> = waiting.chain(pauses.iter().map(|pause| pause.fairness_key.as_str())).collect();
+    // With more keys than were read, one that was not is no mistake.
+    let is_known = known.contains(key) || totals.len() >= KEYS_MAX as usize;
+    Ok((!is_known).then(|| UnknownName::new(FAIRNESS_KEY, key, &known)))
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub struct StuckEntry {
     pub r#type: Option<String>,
     /// The ordering key that waits.
     pub ordering_key: Option<String>,
+    /// The fairness key that is paused.
+    pub fairness_key: Option<String>,
     /// How many items it keeps from being handled.
     pub waiting: u64,
     /// Since when.
@@ -59,6 +61,7 @@ impl StuckEntry {
             item: None,
             r#type: Some(item_type.to_owned()),
             ordering_key: None,
+            fairness_key: None,
             waiting: 0,
             since,
             why: format!("the database refuses the claims of the type: {error}"),
@@ -81,7 +84,7 @@ pub enum StuckKind {
     Failing,
     /// No handler serves a type.
     Unhandled,
-    /// A type is paused and items of it wait.
+    /// A type or a fairness key is paused and items of it wait.
     Paused,
     /// A dead-lettered item blocks its ordering key.
     BlockedKey,
@@ -186,7 +189,17 @@ impl StuckItem {
 
     fn report(self, kind: StuckKind, since: Millis, why: String, command: String) -> StuckEntry {
         let Self { id, item_type, ordering_key } = self;
-        StuckEntry { kind, item: Some(id), r#type: Some(item_type), ordering_key, waiting: 1, since, why, command }
+        StuckEntry {
+            kind,
+            item: Some(id),
+            r#type: Some(item_type),
+            ordering_key,
+            fairness_key: None,
+            waiting: 1,
+            since,
+            why,
+            command,
+        }
     }
 }
 
@@ -277,6 +290,35 @@ impl WaitingType {
         } else {
             None
         }
+    }
+}
+
+/// Items with a paused fairness key that could be claimed, as an engine found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingKey {
+    /// The oldest of them.
+    pub oldest: StuckItem,
+    /// Since when the oldest could be claimed.
+    pub since: Millis,
+    /// How many there are of its type.
+    pub count: u64,
+    /// The key.
+    pub fairness_key: String,
+    /// Whether the items of every type are paused.
+    pub is_of_all_types: bool,
+    /// Why they are.
+    pub pause_reason: Option<String>,
+}
+
+impl WaitingKey {
+    /// The entry about them.
+    pub fn paused(self) -> StuckEntry {
+        let (key, reason) = (&self.fairness_key, self.pause_reason.as_deref().unwrap_or("no reason given"));
+        let why = format!("the fairness key {key} is paused: {reason}");
+        let of_type = if self.is_of_all_types { String::new() } else { format!("{} ", self.oldest.item_type) };
+        let command = format!("outbox resume {of_type}--key '{key}'");
+        let entry = self.oldest.report(StuckKind::Paused, self.since, why, command);
+        StuckEntry { waiting: self.count, fairness_key: Some(self.fairness_key), ..entry }
     }
 }
 

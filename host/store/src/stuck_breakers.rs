@@ -59,6 +59,7 @@ impl SharedBreaker<'_> {
             item: None,
             r#type: Some(item_type.to_owned()),
             ordering_key: None,
+            fairness_key: None,
             waiting,
             since: self.since,
             why: format!(

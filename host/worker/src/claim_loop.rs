@@ -293,6 +293,7 @@ impl Worker {
             max_retries: served_type.retry.max_retries,
             concurrency: served_type.concurrency,
             rate: served_type.rate,
+            per_key: served_type.per_key,
             streak: self.streak(served_type),
             on_dead: served_type.on_dead,
         };

@@ -26,6 +26,8 @@ pub(crate) struct DrainScenario {
     pub(crate) preload: Preload,
     /// The number of ordering keys, of which each item has one; 0 for items without.
     ordering_keys: u32,
+    /// The number of fairness keys, likewise.
+    fairness_keys: u32,
     payload: DrainPayload,
     /// The number of items of a measurement is divided by this, where they are large or slow.
     divisor: u32,
@@ -41,7 +43,8 @@ enum DrainPayload {
 
 impl DrainScenario {
     const fn of(name: &'static str) -> Self {
-        Self { name, preload: Preload::Nothing, ordering_keys: 0, payload: DrainPayload::Usual, divisor: 1 }
+        let (ordering_keys, fairness_keys, divisor) = (0, 0, 1);
+        Self { name, preload: Preload::Nothing, ordering_keys, fairness_keys, payload: DrainPayload::Usual, divisor }
     }
 
     const fn after(name: &'static str, preload: Preload) -> Self {
@@ -50,6 +53,10 @@ impl DrainScenario {
 
     const fn ordered(name: &'static str, ordering_keys: u32, divisor: u32) -> Self {
         Self { ordering_keys, divisor, ..Self::of(name) }
+    }
+
+    const fn shared(name: &'static str, fairness_keys: u32) -> Self {
+        Self { fairness_keys, ..Self::of(name) }
     }
 
     const fn large(name: &'static str, kibibytes: usize, divisor: u32) -> Self {
@@ -62,6 +69,9 @@ impl DrainScenario {
         for (number, item) in (0..).zip(&mut items) {
             if self.ordering_keys > 0 {
                 item.ordering_key = Some(format!("key-{}", number % self.ordering_keys));
+            }
+            if self.fairness_keys > 0 {
+                item.fairness_key = Some(format!("tenant-{}", number % self.fairness_keys));
             }
             if let DrainPayload::Kibibytes(kibibytes) = self.payload {
                 item.payload = vec![b'x'; kibibytes * 1024];
@@ -80,6 +90,7 @@ pub(crate) const DRAIN_SCENARIOS: &[DrainScenario] = &[
     DrainScenario::ordered("drain.sandbox_ordered_1", 1, 20),
     DrainScenario::ordered("drain.sandbox_ordered_20", 20, 4),
     DrainScenario::ordered("drain.sandbox_ordered_20k", 20_000, 1),
+    DrainScenario::shared("drain.sandbox_shared", 1_000),
     DrainScenario::large("drain.sandbox_1kib", 1, 1),
     DrainScenario::large("drain.sandbox_8kib", 8, 4),
     DrainScenario::large("drain.sandbox_64kib", 64, 10),

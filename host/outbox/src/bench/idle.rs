@@ -1,14 +1,17 @@
-//! An idle host: the time until it notices an item, its processor time, and the memory of one attempt.
+//! An idle host: the time until it notices an item, its processor time, and the memory of one attempt; and the time that an
+//! item takes beside the many of another fairness key.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use outbox_core::Handler;
-use outbox_item::NewItem;
+use outbox_item::{NewItem, Status};
 use outbox_store::{BatchMode, Enqueue};
 
 use crate::bench::drain::RunningWorker;
-use crate::bench::engine::{BenchStore, KeyOrder, TYPE, item, items};
+use crate::bench::engine::{BULK, BenchStore, KeyOrder, TYPE, item, items};
 use crate::bench::figures::{Samples, float, milliseconds, percentile};
 use crate::bench::http::Receiver;
 use crate::bench::process;
@@ -18,6 +21,10 @@ use crate::config::Config;
 const LATENCIES: u32 = 300;
 /// Items that are enqueued as by another process, each after the one before is DONE.
 const NOTICED: u32 = 10;
+/// Items of one fairness key that are enqueued beside the many of another, each after the one before is DONE.
+const BESIDE: u32 = 40;
+/// The items of the other fairness key, as a multiple of those of a measurement.
+const FLOOD: u32 = 5;
 /// How long the processor time of an idle host is measured.
 const IDLE: Duration = Duration::from_secs(1);
 /// The pause between two looks at whether an item is DONE. Short against the latency that is measured.
@@ -65,6 +72,41 @@ async fn latency(bench_store: &dyn BenchStore, from: &dyn Enqueue) -> anyhow::Re
     while bench_store.done(TYPE).await? == before {
         anyhow::ensure!(begun.elapsed() < STALL_TIMEOUT, "an item was not DONE within {STALL_TIMEOUT:?}");
         std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(milliseconds(begun.elapsed()))
+}
+
+/// Measures the time from enqueue to DONE of single items of a fairness key, while another key has many waiting.
+pub(crate) async fn shared(
+    bench_store: &dyn BenchStore,
+    handler: &Arc<dyn Handler>,
+    config: &Config,
+    count: u32,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
+    let of = |tenant: &str, item: NewItem| NewItem { fairness_key: Some(tenant.to_owned()), ..item };
+    let mut flood = items(TYPE, KeyOrder::Timed, count.saturating_mul(FLOOD)).into_iter().map(|item| of("many", item));
+    while flood.len() > 0 {
+        bench_store.store().enqueue(flood.by_ref().take(BULK).collect(), BatchMode::PerItem).await?;
+    }
+    let worker = RunningWorker::start(bench_store, handler, config);
+    let mut times = Vec::new();
+    for _ in 0..BESIDE {
+        times.push(time_until_done(bench_store, of("few", item(KeyOrder::Timed))).await?);
+    }
+    samples.add("latency.shared_p50", percentile(times.clone(), 0.5).unwrap_or_default());
+    samples.add("latency.shared_p99", percentile(times, 0.99).unwrap_or_default());
+    worker.end().await
+}
+
+/// Milliseconds from the enqueue of the item until it is DONE, beside others.
+async fn time_until_done(bench_store: &dyn BenchStore, item: NewItem) -> anyhow::Result<f64> {
+    let (store, begun) = (bench_store.store(), Instant::now());
+    let enqueued = store.enqueue(vec![item], BatchMode::PerItem).await?;
+    let id = enqueued.ids.first().copied().flatten().context("the item was enqueued before")?;
+    while store.get(id).await?.is_none_or(|found| found.item.status != Status::Done) {
+        anyhow::ensure!(begun.elapsed() < STALL_TIMEOUT, "item {id} was not DONE within {STALL_TIMEOUT:?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(milliseconds(begun.elapsed()))
 }

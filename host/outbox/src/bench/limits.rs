@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use outbox_core::{CrashBudget, OnDead, SuspectRoom};
+use outbox_core::{CrashBudget, KeyLimits, OnDead, SuspectRoom};
 use outbox_item::NewItem;
 use outbox_store::{ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
@@ -105,6 +105,7 @@ fn request() -> ClaimRequest {
         max_retries: 8,
         concurrency: None,
         rate: None,
+        per_key: KeyLimits::default(),
         streak: 1,
         on_dead: OnDead::Block,
     };

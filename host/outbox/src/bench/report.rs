@@ -13,6 +13,8 @@ pub(crate) type Target = (&'static str, &'static str, Bound);
 pub(crate) const POSTGRES_TARGETS: &[Target] = &[
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.8)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.8)),
+    ("drain.sandbox_shared", "drain.sandbox", Bound::Reported),
+    ("latency.shared_p50", "latency.idle_p50", Bound::Reported),
 ];
 
 /// The promises for SQLite on a disk.
@@ -20,6 +22,7 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("drain.sandbox", "limit.drain", Bound::AtLeast(0.4)),
     ("drain.sandbox", "drain.native", Bound::AtLeast(0.4)),
     ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.4)),
+    ("drain.sandbox_shared", "drain.sandbox", Bound::Reported),
     ("drain.sandbox_64kib", "drain.sandbox", Bound::AtLeast(0.15)),
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.9)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.9)),
@@ -32,6 +35,7 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("enqueue.callers_64_random_1m_done", "enqueue.callers_64_1m_done", Bound::Reported),
     ("latency.idle_p50", "fsync", Bound::AtMost(6.0)),
     ("latency.idle_p99", "fsync", Bound::AtMost(20.0)),
+    ("latency.shared_p50", "latency.idle_p50", Bound::Reported),
 ];
 
 #[derive(Clone, Copy, Debug)]

@@ -41,6 +41,9 @@ pub(crate) struct FilterArgs {
     /// Only items with this ordering key
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
+    /// Only items with this fairness key
+    #[arg(long, value_name = "KEY")]
+    fairness_key: Option<String>,
     /// Only items enqueued since: 2h (ago), 2026-01-31, 2026-01-31T12:00:00+02:00, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
     since: Option<TimeArg>,
@@ -90,6 +93,7 @@ impl FilterArgs {
             saga: self.saga,
             cid: self.cid,
             ordering_key: self.ordering_key,
+            fairness_key: self.fairness_key,
             created_from: self.since.map(|since| since.at(now)),
             created_to: self.until.map(|until| until.at(now)),
             finished_from: self.finished_since.map(|since| since.at(now)),

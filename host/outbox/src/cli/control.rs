@@ -1,10 +1,10 @@
-//! `unblock`, `pause` and `resume`: an operator's control of ordering keys and types.
+//! `unblock`, `pause` and `resume`: an operator's control of keys and types.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
-use outbox_store::{Control, unknown_ordering_key};
+use outbox_store::{Control, Store, unknown_fairness_key, unknown_ordering_key};
 
 use crate::cli::arguments::{AuditArgs, execution, not_forced};
 use crate::cli::context::Context;
@@ -27,19 +27,22 @@ pub(crate) struct UnblockArgs {
     audit: AuditArgs,
 }
 
-/// A type, and who says why.
+/// A type or a fairness key, and who says why.
 #[derive(Debug, Args)]
 pub(crate) struct TypeArgs {
     /// The type
-    #[arg(value_name = "TYPE", required_unless_present = "all")]
+    #[arg(value_name = "TYPE", required_unless_present_any = ["all", "key"])]
     item_type: Option<String>,
+    /// Only items with this fairness key: of the type, or without a type of every type
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
     /// Every type of which there are items, that a running host serves, or that is paused
-    #[arg(long, conflicts_with = "item_type")]
+    #[arg(long, conflicts_with_all = ["item_type", "key"])]
     all: bool,
     /// Only say whether anything would change
     #[arg(long)]
     dry_run: bool,
-    /// Also a type of which there is no item and that no plugin serves
+    /// Also a type of which there is no item and that no plugin serves, or a key that no unfinished and no dead item has
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -58,19 +61,26 @@ pub(crate) async fn unblock(args: UnblockArgs, context: &Context) -> anyhow::Res
 }
 
 pub(crate) async fn pause(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    control_types(|item_type| Control::Pause { item_type }, args, context).await
+    let of_key = |fairness_key, item_type| Control::PauseKey { fairness_key, item_type };
+    control_types(|item_type| Control::Pause { item_type }, of_key, args, context).await
 }
 
 pub(crate) async fn resume(args: TypeArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    control_types(|item_type| Control::Resume { item_type }, args, context).await
+    let of_key = |fairness_key, item_type| Control::ResumeKey { fairness_key, item_type };
+    control_types(|item_type| Control::Resume { item_type }, of_key, args, context).await
 }
 
 async fn control_types(
     control: impl Fn(String) -> Control,
+    control_of_key: impl Fn(String, Option<String>) -> Control,
     args: TypeArgs,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     let store = context.existing_store().await?;
+    if let Some(key) = args.key.clone() {
+        let control = control_of_key(key, args.item_type.clone());
+        return control_key(&*store, control, args, context).await;
+    }
     let (overview, paused) = (store.overview().await?, store.pauses().await?);
     let paused: Vec<_> = paused.into_iter().map(|pause| pause.r#type).collect();
     let types = match args.item_type {
@@ -87,4 +97,22 @@ async fn control_types(
         send_control(&*store, control(item_type), execution(args.dry_run), args.audit.clone(), context).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn control_key(
+    store: &dyn Store,
+    control: Control,
+    args: TypeArgs,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    control.validate()?;
+    if let (Some(key), false) = (&args.key, args.force) {
+        if let Some(item_type) = &args.item_type {
+            store.overview().await?.check_type(item_type, &[]).map_err(|unknown| not_forced(&unknown))?;
+        }
+        if let Some(unknown) = unknown_fairness_key(store, key).await? {
+            return Err(not_forced(&unknown));
+        }
+    }
+    send_control(store, control, execution(args.dry_run), args.audit, context).await
 }

@@ -44,6 +44,9 @@ pub(crate) struct EnqueueArgs {
     /// Items that share it are handled one at a time, in this order
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
+    /// Who shares the type with others, such as a tenant: workers take the items of its keys in turn
+    #[arg(long, value_name = "KEY")]
+    fairness_key: Option<String>,
     /// How long the item waits, such as 30s or 2h
     #[arg(long, value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
@@ -59,7 +62,8 @@ pub(crate) struct EnqueueArgs {
 }
 
 /// The arguments that describe one item. They conflict with `--from`, because a file has fields for them.
-const ONE_ITEM: [&str; 8] = ["item_type", "key", "cid", "saga", "ordering_key", "delay", "headers", "content_type"];
+const ONE_ITEM: [&str; 9] =
+    ["item_type", "key", "cid", "saga", "ordering_key", "fairness_key", "delay", "headers", "content_type"];
 
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("use NAME=VALUE")?;
@@ -94,6 +98,7 @@ fn item_from_args(args: EnqueueArgs) -> anyhow::Result<NewItem> {
         cid: args.cid,
         saga: args.saga,
         ordering_key: args.ordering_key,
+        fairness_key: args.fairness_key,
         delay: args.delay.unwrap_or_default(),
         ..NewItem::new(&args.item_type.unwrap_or_default(), &args.key.unwrap_or_default(), payload)
     };

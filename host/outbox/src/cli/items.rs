@@ -143,6 +143,7 @@ fn identity(item: &Item) -> Vec<(&'static str, String)> {
         ("cid", item.cid.clone()),
         ("saga", or_dash(item.saga.as_deref())),
         ("ordering_key", or_dash(item.ordering_key.as_deref())),
+        ("fairness_key", or_dash(item.fairness_key.as_deref())),
         ("content_type", item.content_type.clone()),
         ("headers", serde_json::json!(item.headers).to_string()),
         ("metadata", serde_json::json!(item.metadata).to_string()),

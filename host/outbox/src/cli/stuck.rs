@@ -93,6 +93,7 @@ fn paragraph(stuck: &outbox_store::StuckEntry, times: Times) -> String {
     let about = [
         stuck.r#type.as_ref().map(|item_type| format!("type {item_type}")),
         stuck.ordering_key.as_ref().map(|key| format!("key {key}")),
+        stuck.fairness_key.as_ref().map(|key| format!("fairness key {key}")),
         stuck.item.map(|id| format!("item {id}")),
     ];
     let about: Vec<_> = about.into_iter().flatten().collect();

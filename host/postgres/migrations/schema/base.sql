@@ -49,8 +49,7 @@ CREATE TABLE outbox.items (
     -- The first time at which the item is due. outbox.queue has the time at which it is due next.
     available_at bigint NOT NULL DEFAULT outbox.now(),
     created_at bigint NOT NULL DEFAULT outbox.now(),
-    -- Who shares a type with others, for claims that serve each in turn. No claim reads it yet. Not of the domain
-    -- outbox.key, because adding a column of a domain writes the whole table anew.
+    -- Who shares a type with others: claims serve each in turn. Not of the domain outbox.key, because adding a column of a domain writes the whole table anew.
     fairness_key text COLLATE "C"
         CONSTRAINT items_fairness_key CHECK (length(fairness_key) BETWEEN 1 AND 255 AND fairness_key !~ '[^ -~]')
 ) WITH (

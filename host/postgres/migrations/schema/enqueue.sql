@@ -39,6 +39,8 @@ BEGIN
         SELECT 'cid', NEW.cid INTO broken, given;
     ELSIF length(NEW.ordering_key) NOT BETWEEN 1 AND 255 OR NEW.ordering_key ~ '[^ -~]' THEN
         SELECT 'ordering_key', NEW.ordering_key INTO broken, given;
+    ELSIF length(NEW.fairness_key) NOT BETWEEN 1 AND 255 OR NEW.fairness_key ~ '[^ -~]' THEN
+        SELECT 'fairness_key', NEW.fairness_key INTO broken, given;
     ELSIF NEW.content_type <> 'application/json'
           AND (length(NEW.content_type) NOT BETWEEN 1 AND 255 OR NEW.content_type ~ '[^ -~]') THEN
         SELECT 'content_type', NEW.content_type INTO broken, given;
@@ -210,7 +212,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_delete();
 CREATE OR REPLACE FUNCTION outbox.enqueue(
     type text, idem_key text, payload bytea, content_type text DEFAULT 'application/json',
     headers jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', cid text DEFAULT NULL, saga text DEFAULT NULL,
-    ordering_key text DEFAULT NULL, delay interval DEFAULT '0'
+    ordering_key text DEFAULT NULL, delay interval DEFAULT '0', fairness_key text DEFAULT NULL
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     given bigint;
@@ -218,10 +220,11 @@ DECLARE
 BEGIN
     LOOP
         INSERT INTO outbox.items AS item (type, idem_key, payload, content_type, headers, metadata, cid, saga,
-                                          ordering_key, created_at, available_at)
+                                          ordering_key, fairness_key, created_at, available_at)
         VALUES (enqueue.type, enqueue.idem_key, enqueue.payload, enqueue.content_type, enqueue.headers::json,
                 enqueue.metadata::json, coalesce(enqueue.cid, enqueue.idem_key),
-                enqueue.saga, enqueue.ordering_key, arrived, arrived + (extract(epoch FROM delay) * 1000)::bigint)
+                enqueue.saga, enqueue.ordering_key, enqueue.fairness_key, arrived,
+                arrived + (extract(epoch FROM delay) * 1000)::bigint)
         ON CONFLICT ON CONSTRAINT items_idem_key DO NOTHING RETURNING item.id INTO given;
         IF given IS NOT NULL THEN
             RETURN given;
@@ -240,17 +243,17 @@ END $$;
 CREATE OR REPLACE FUNCTION outbox.enqueue(
     type text, idem_key text, payload text, content_type text DEFAULT 'application/json',
     headers jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', cid text DEFAULT NULL, saga text DEFAULT NULL,
-    ordering_key text DEFAULT NULL, delay interval DEFAULT '0'
+    ordering_key text DEFAULT NULL, delay interval DEFAULT '0', fairness_key text DEFAULT NULL
 ) RETURNS bigint LANGUAGE sql
     RETURN outbox.enqueue(type, idem_key, convert_to(payload, 'UTF8'), content_type, headers, metadata, cid, saga,
-                          ordering_key, delay);
+                          ordering_key, delay, fairness_key);
 
 CREATE OR REPLACE FUNCTION outbox.enqueue(
     type text, idem_key text, payload jsonb, content_type text DEFAULT 'application/json',
     headers jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', cid text DEFAULT NULL, saga text DEFAULT NULL,
-    ordering_key text DEFAULT NULL, delay interval DEFAULT '0'
+    ordering_key text DEFAULT NULL, delay interval DEFAULT '0', fairness_key text DEFAULT NULL
 ) RETURNS bigint LANGUAGE sql
     RETURN outbox.enqueue(type, idem_key, convert_to(payload::text, 'UTF8'), content_type, headers, metadata, cid,
-                          saga, ordering_key, delay);
+                          saga, ordering_key, delay, fairness_key);
 
 REVOKE ALL ON FUNCTION outbox.admit(), outbox.arrive(), outbox.line_up() FROM PUBLIC;

@@ -44,8 +44,14 @@ CREATE TABLE outbox.queue (
     autovacuum_analyze_threshold = 20000,
     autovacuum_analyze_scale_factor = 0.2
 );
--- Items ready to claim, per type and in the order of claims.
-CREATE INDEX queue_ready ON outbox.queue (type, available_at, id) WHERE NOT held AND losses = 0;
+-- Items ready to claim, per type and in the order of claims. Those with a fairness key are apart, so that the others
+-- are claimed as if there were none: by their keys, for claims that serve each in turn, and by their due times.
+CREATE INDEX queue_ready ON outbox.queue (type, available_at, id)
+    WHERE NOT held AND losses = 0 AND fairness_key IS NULL;
+CREATE INDEX queue_fair ON outbox.queue (type, fairness_key, available_at, id)
+    WHERE NOT held AND losses = 0 AND fairness_key IS NOT NULL;
+CREATE INDEX queue_fair_due ON outbox.queue (type, available_at, id)
+    WHERE NOT held AND losses = 0 AND fairness_key IS NOT NULL;
 -- Suspects: no rows, except after a crash.
 CREATE INDEX queue_suspects ON outbox.queue (type, losses DESC, available_at, id) WHERE NOT held AND losses > 0;
 CREATE INDEX queue_line ON outbox.queue (ordering_key, turn, id) WHERE ordering_key IS NOT NULL;
@@ -203,23 +209,55 @@ CREATE TABLE outbox.backlog (
     next_at bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 
--- The first due time of each type among the items that no claim knows to be held: one look-up in queue_ready for each,
--- and all suspects, which are few.
+-- Token buckets of fairness keys, of types with a rate for each key. A bucket that was not used for a day is full, and
+-- its row is deleted.
+CREATE TABLE outbox.key_rates (
+    type text COLLATE "C" NOT NULL,
+    fairness_key text COLLATE "C" NOT NULL,
+    tokens double precision NOT NULL,
+    filled_at bigint NOT NULL,
+    PRIMARY KEY (type, fairness_key)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
+
+-- Paused fairness keys: no worker claims their items of the type. The type is '' for those of every type.
+CREATE TABLE outbox.key_pauses (
+    fairness_key text COLLATE "C" NOT NULL,
+    type text COLLATE "C" NOT NULL,
+    paused_at bigint NOT NULL,
+    actor text NOT NULL,
+    reason text,
+    PRIMARY KEY (fairness_key, type)
+);
+
+-- The first due time of each type among the items that no claim knows to be held: one look-up in queue_ready and one in
+-- queue_fair_due for each, and all suspects, which are few.
 CREATE FUNCTION outbox.oldest_ready() RETURNS TABLE (type text, available_at bigint) LANGUAGE plpgsql STABLE
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     WITH RECURSIVE first AS (
-        (SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 ORDER BY type, available_at, id LIMIT 1)
+        (SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 AND fairness_key IS NULL
+         ORDER BY type, available_at, id LIMIT 1)
         UNION ALL
         SELECT next.type, next.available_at
         FROM first CROSS JOIN LATERAL (
-            SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 AND queue.type > first.type
+            SELECT type, available_at FROM outbox.queue
+            WHERE NOT held AND losses = 0 AND fairness_key IS NULL AND queue.type > first.type
+            ORDER BY type, available_at, id LIMIT 1) AS next
+    ), shared AS (
+        (SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses = 0 AND fairness_key IS NOT NULL
+         ORDER BY type, available_at, id LIMIT 1)
+        UNION ALL
+        SELECT next.type, next.available_at
+        FROM shared CROSS JOIN LATERAL (
+            SELECT type, available_at FROM outbox.queue
+            WHERE NOT held AND losses = 0 AND fairness_key IS NOT NULL AND queue.type > shared.type
             ORDER BY type, available_at, id LIMIT 1) AS next
     )
     SELECT ready.type, min(ready.available_at)
     FROM (SELECT * FROM first
+          UNION ALL SELECT * FROM shared
           UNION ALL SELECT type, available_at FROM outbox.queue WHERE NOT held AND losses > 0) AS ready
     GROUP BY ready.type;
 END $$;

@@ -6,7 +6,7 @@
 
 CREATE VIEW outbox.status_pending AS
 SELECT item.id, item.idem_key, queued.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
-       item.saga, queued.ordering_key, item.fairness_key, descent.root, descent.depth,
+       item.saga, queued.ordering_key, queued.fairness_key, descent.root, descent.depth,
        item.created_at, 'PENDING'::text AS status,
        coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
        coalesce(past.replays, 0) AS replays, coalesce(past.effects, 0) AS effects, queued.losses,

@@ -80,30 +80,100 @@ BEGIN
     RETURN QUERY SELECT kind FROM unnest(kinds) AS kind WHERE pg_try_advisory_xact_lock(7206006, hashtext(kind));
 END $$;
 
--- What limits the claims of each type, in the order of `kinds`, when its next item is due, and the losses of its most
--- suspect item that is due. `claimed` is NULL unless counted[n]: it reads all leases, dead rows included, so that only
+-- What limits the claims of each type, in the order of `kinds`, when its next item is due, whether items with a fairness
+-- key are due, and the losses of its most suspect item that is due. `claimed` is NULL unless counted[n]: it reads all leases, dead rows included, so that only
 -- types with a limit of claims ask for it.
 CREATE FUNCTION outbox.claim_limits(kinds text[], counted boolean[], at bigint)
 RETURNS TABLE (next_at bigint, most_losses integer, claimed bigint, is_paused boolean, tokens double precision,
-               filled_at bigint)
+               filled_at bigint, are_shared boolean)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     SELECT least((SELECT available_at FROM outbox.queue
-                  WHERE type = wanted.kind AND NOT held AND losses = 0 AND available_at > at
+                  WHERE type = wanted.kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at > at
                   ORDER BY type, available_at, id LIMIT 1),
+                 CASE WHEN shared.first_at > at THEN shared.first_at
+                      WHEN shared.first_at IS NOT NULL THEN
+                          (SELECT available_at FROM outbox.queue
+                           WHERE type = wanted.kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL
+                             AND available_at > at
+                           ORDER BY type, available_at, id LIMIT 1) END,
                  (SELECT min(available_at) FROM outbox.queue
                   WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at > at)),
            (SELECT losses FROM outbox.queue
             WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
+              AND (fairness_key IS NULL OR NOT EXISTS (
+                  SELECT FROM outbox.key_pauses AS pause
+                  WHERE pause.fairness_key = queue.fairness_key AND pause.type IN ('', wanted.kind)))
             ORDER BY type, losses DESC, available_at, id LIMIT 1),
            CASE WHEN wanted.counted THEN (SELECT sum(count) FROM outbox.leases WHERE type = wanted.kind) END,
-           (SELECT paused_at FROM outbox.pauses WHERE type = wanted.kind) IS NOT NULL, rate.tokens, rate.filled_at
+           (SELECT paused_at FROM outbox.pauses WHERE type = wanted.kind) IS NOT NULL, rate.tokens, rate.filled_at,
+           coalesce(shared.first_at <= at, false)
     FROM unnest(kinds, counted) WITH ORDINALITY AS wanted (kind, counted, place)
+         CROSS JOIN LATERAL (
+             SELECT (SELECT available_at FROM outbox.queue
+                     WHERE type = wanted.kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL
+                     ORDER BY type, available_at, id LIMIT 1) AS first_at OFFSET 0) AS shared
          LEFT JOIN outbox.rates AS rate ON rate.type = wanted.kind
     ORDER BY wanted.place;
+END $$;
+
+-- Fairness keys of the type with items that are due, in the order in which they are served: those after the key `last`, the items
+-- without a key, which have the key '', then those up to `last`. Keys in `left_out` and paused ones are left out. Looks for
+-- `most` keys, and at `looked_at` at most; a last row that is not due is then the key at which the look ended.
+CREATE FUNCTION outbox.due_keys(kind text, last text, left_out text[], at bigint, most integer, looked_at integer)
+RETURNS TABLE (key text, is_due boolean) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+    place text := last;
+    due bigint;
+    next_key text;
+    found_keys integer := 0;
+    is_second_lap boolean := false;
+BEGIN
+    FOR step IN 1..looked_at LOOP
+        IF found_keys = most THEN
+            RETURN;
+        END IF;
+        SELECT fairness_key, available_at INTO next_key, due FROM outbox.queue
+        WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL AND fairness_key > place
+        ORDER BY type, fairness_key, available_at, id LIMIT 1;
+        IF next_key IS NULL OR is_second_lap AND next_key > last THEN
+            IF is_second_lap THEN
+                RETURN;
+            END IF;
+            is_second_lap := true;
+            place := '';
+            IF EXISTS (SELECT FROM outbox.queue
+                       WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at <= at) THEN
+                found_keys := found_keys + 1;
+                RETURN QUERY SELECT '', true;
+            END IF;
+        ELSE
+            place := next_key;
+            IF due <= at AND next_key <> ALL (left_out) AND NOT EXISTS (
+                SELECT FROM outbox.key_pauses AS pause WHERE pause.fairness_key = next_key AND pause.type IN ('', kind)) THEN
+                found_keys := found_keys + 1;
+                RETURN QUERY SELECT next_key, true;
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT place, false;
+END $$;
+
+-- The number of claimed items of each fairness key, of these types.
+CREATE FUNCTION outbox.claimed_of_keys(kinds text[]) RETURNS TABLE (kind text, key text, claimed bigint)
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT lease.type, item.fairness_key, count(*)
+    FROM outbox.leases AS lease CROSS JOIN LATERAL unnest(lease.ids) AS leased (id)
+         JOIN outbox.items AS item ON item.id = leased.id
+    WHERE lease.type = ANY (kinds) AND item.fairness_key IS NOT NULL GROUP BY 1, 2;
 END $$;
 
 -- Of queue rows that this transaction has locked, those that are in front of their ordering keys. The keys of the
@@ -151,11 +221,13 @@ BEGIN
 END $$;
 
 -- Takes items out of the queue that follow fronts of ordering keys at once, and writes them into the fronts' lanes:
--- mosts[n] items at most behind fronts[n], whose key is keys[n] and whose type is kinds[n]. They are of its type, due,
--- and never claimed before. A streak ends before an item that another transaction has locked, and before one that blocks
+-- mosts[n] items at most behind fronts[n], whose key is keys[n], whose type is kinds[n] and whose fairness key is
+-- sharers[n], '' for none. They are of its type and its fairness key, due, and never claimed before. A streak ends before an item that another transaction has locked, and before one that blocks
 -- the key dead. There is none while an item with a smaller turn than the front's waits: it was committed before the front
 -- and became visible after the front got the lane. The caller has the lines of the keys. Never waits.
-CREATE FUNCTION outbox.take_streaks(fronts bigint[], keys text[], kinds text[], mosts bigint[], at bigint)
+CREATE FUNCTION outbox.take_streaks(
+    fronts bigint[], keys text[], kinds text[], sharers text[], mosts bigint[], at bigint
+)
 RETURNS TABLE (front bigint, id bigint, turn bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -164,10 +236,11 @@ BEGIN
     RETURN QUERY
     WITH behind AS MATERIALIZED (
         SELECT wanted.front, wanted.key, line.id, line.turn, line.place, line.fits
-        FROM unnest(fronts, keys, kinds, mosts) AS wanted (front, key, kind, most)
+        FROM unnest(fronts, keys, kinds, sharers, mosts) AS wanted (front, key, kind, sharer, most)
              CROSS JOIN LATERAL (
                  SELECT waiting.id, waiting.turn, row_number() OVER (ORDER BY waiting.turn, waiting.id) AS place,
-                        waiting.type = wanted.kind AND waiting.available_at <= at AND NOT waiting.again
+                        waiting.type = wanted.kind AND coalesce(waiting.fairness_key, '') = wanted.sharer
+                        AND waiting.available_at <= at AND NOT waiting.again
                         AND (waiting.turn, waiting.id) > (
                             SELECT lane.turn, lane.id FROM outbox.lanes AS lane WHERE lane.ordering_key = wanted.key)
                         AND NOT EXISTS (
@@ -193,15 +266,16 @@ BEGIN
 END $$;
 
 -- Claims up to shares[n] items of the type kinds[n], under the lease tokens[n], which ends at ends[n]: suspects with
--- losses in this range, those with the most first; or, where most_losses is 0, items without losses that are due between
--- lowest[n] and `at`. What is left of a share is for items that follow claimed fronts: up to streaks[n] items of a key,
+-- losses in this range, those with the most first; or, where most_losses is 0, items without losses that have the
+-- fairness key sharers[n], '' for none, and are due between lowest[n] and `at`. A type occurs once for each of its
+-- fairness keys. What is left of a share is for items that follow claimed fronts: up to streaks[n] items of a key,
 -- the front included. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each type.
 -- `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
 -- `is_busy` says that items were passed over because another transaction was working on their ordering keys. `took` is
 -- the time in microseconds that the looks at all types took.
 CREATE FUNCTION outbox.claim(
-    kinds text[], shares integer[], lowest bigint[], streaks integer[], tokens bigint[], ends bigint[], claimed_by text,
-    at bigint, least_losses integer, most_losses integer
+    kinds text[], sharers text[], shares integer[], lowest bigint[], streaks integer[], tokens bigint[], ends bigint[],
+    claimed_by text, at bigint, least_losses integer, most_losses integer
 ) RETURNS TABLE (place integer, claimed bigint[], is_more boolean, is_busy boolean, took bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -211,6 +285,11 @@ DECLARE
     looks integer := 8;
     began timestamptz;
     looked interval := '0';
+    are_shared boolean := '' <> ANY (sharers);
+    marks text[] := CASE WHEN are_shared THEN ARRAY(
+        SELECT kind || '/' || sharer FROM unnest(kinds, sharers) WITH ORDINALITY AS wanted (kind, sharer, place)
+        ORDER BY place) END;
+    shared_ids bigint[];
     has_busy_keys boolean := false;
     are_busy boolean;
     found_ids bigint[];
@@ -238,6 +317,9 @@ BEGIN
                      SELECT id, ordering_key FROM outbox.queue
                      WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
                        AND losses BETWEEN least_losses AND most_losses
+                       AND (fairness_key IS NULL OR NOT EXISTS (
+                           SELECT FROM outbox.key_pauses AS pause
+                           WHERE pause.fairness_key = queue.fairness_key AND pause.type IN ('', wanted.kind)))
                        AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
                      ORDER BY type, losses DESC, available_at, id
                      LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
@@ -245,14 +327,29 @@ BEGIN
         ELSE
             SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
             INTO found_ids, keyed_ids
-            FROM unnest(kinds, shares, lowest) WITH ORDINALITY AS wanted (kind, share, lowest, place)
+            FROM unnest(kinds, sharers, shares, lowest) WITH ORDINALITY AS wanted (kind, sharer, share, lowest, place)
                  CROSS JOIN LATERAL (
                      SELECT id, ordering_key FROM outbox.queue
-                     WHERE type = wanted.kind AND NOT held AND losses = 0 AND available_at BETWEEN wanted.lowest AND at
+                     WHERE wanted.sharer = '' AND type = wanted.kind AND NOT held AND losses = 0
+                       AND fairness_key IS NULL AND available_at BETWEEN wanted.lowest AND at
                        AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
                      ORDER BY type, available_at, id
                      LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
                      FOR UPDATE SKIP LOCKED) AS ready;
+        END IF;
+        IF are_shared AND most_losses = 0 THEN
+            SELECT array_agg(ready.id), keyed_ids || array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO shared_ids, keyed_ids
+            FROM unnest(kinds, sharers, shares) WITH ORDINALITY AS wanted (kind, sharer, share, place)
+                 CROSS JOIN LATERAL (
+                     SELECT id, ordering_key FROM outbox.queue
+                     WHERE type = wanted.kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL
+                       AND fairness_key = wanted.sharer AND available_at <= at
+                       AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
+                     ORDER BY type, fairness_key, available_at, id
+                     LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
+                     FOR UPDATE SKIP LOCKED) AS ready;
+            found_ids := found_ids || shared_ids;
         END IF;
         looked := looked + (clock_timestamp() - began);
         EXIT WHEN found_ids IS NULL;
@@ -267,10 +364,12 @@ BEGIN
         WITH gone AS (
             DELETE FROM outbox.queue
             WHERE id = ANY (found_ids) AND (ordering_key IS NULL OR id = ANY (front_ids))
-            RETURNING id, turn, type, again, available_at, ordering_key
+            RETURNING id, turn, type, again, available_at, ordering_key, fairness_key
         )
         SELECT taken_ids || array_agg(id), taken_turns || array_agg(turn),
-               taken_places || array_agg(array_position(kinds, type)),
+               taken_places || array_agg(CASE WHEN are_shared AND most_losses = 0
+                   THEN array_position(marks, type || '/' || coalesce(fairness_key, ''))
+                   ELSE array_position(kinds, type) END),
                returning_ids || array_agg(id) FILTER (WHERE again),
                returning_dues || array_agg(available_at) FILTER (WHERE again),
                keyed_fronts || array_agg(id) FILTER (WHERE ordering_key IS NOT NULL AND NOT again),
@@ -306,8 +405,9 @@ BEGIN
                taken_places || array_agg(taken_places[array_position(taken_ids, follower.front)])
         INTO taken_ids, taken_turns, taken_places
         FROM (SELECT array_agg(id) AS ids, array_agg(key) AS keys, array_agg(kinds[place]) AS kinds,
-                     array_agg(most) AS mosts FROM most WHERE most > 0) AS wanted
-             CROSS JOIN LATERAL outbox.take_streaks(wanted.ids, wanted.keys, wanted.kinds, wanted.mosts, at) AS follower;
+                     array_agg(sharers[place]) AS sharers, array_agg(most) AS mosts FROM most WHERE most > 0) AS wanted
+             CROSS JOIN LATERAL outbox.take_streaks(
+                 wanted.ids, wanted.keys, wanted.kinds, wanted.sharers, wanted.mosts, at) AS follower;
     END IF;
     -- Saturating: a row at the end of the range must not stop the claims of its type.
     UPDATE outbox.past AS known
@@ -318,7 +418,8 @@ BEGIN
     SELECT tokens[taken.place], kinds[taken.place], claimed_by, at, ends[taken.place], newest, count(*),
            array_agg(taken.id ORDER BY taken.id),
            CASE WHEN count(taken.turn) > 0 THEN array_agg(taken.turn ORDER BY taken.id) END
-    FROM unnest(taken_ids, taken_turns, taken_places) AS taken (id, turn, place) GROUP BY taken.place
+    FROM unnest(taken_ids, taken_turns, taken_places) AS taken (id, turn, place)
+    GROUP BY tokens[taken.place], kinds[taken.place], ends[taken.place]
     ON CONFLICT (token) DO UPDATE
     SET (count, ids, turns) = (
         SELECT count(*), array_agg(leased.id ORDER BY leased.id),

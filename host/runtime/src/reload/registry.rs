@@ -14,8 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use outbox_core::{
-    AttemptReport, BREAKER_OPEN, BreakerMode, Failure, FailureClass, Outcome, PluginState, PluginStatus, RefusedType,
-    RetryPolicy, STREAK_DEFAULT, ServedType,
+    AttemptReport, BREAKER_OPEN, BreakerMode, Failure, FailureClass, KeyLimits, Outcome, PluginState, PluginStatus,
+    RefusedType, RetryPolicy, STREAK_DEFAULT, ServedType,
 };
 
 use crate::load::loader::Generation;
@@ -272,6 +272,7 @@ fn served_type(item_type: &str, generation: &Generation, retry: RetryPolicy) -> 
         retry: manifest.retry.applied_to(retry),
         concurrency: manifest.limits.concurrency,
         rate: manifest.limits.rate,
+        per_key: KeyLimits { concurrency: manifest.limits.concurrency_per_key, rate: manifest.limits.rate_per_key },
         on_dead: manifest.on_dead,
         streak: manifest.streak.unwrap_or(STREAK_DEFAULT),
         breaker: manifest.breaker,

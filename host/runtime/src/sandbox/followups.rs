@@ -33,6 +33,7 @@ struct ParentItem {
     key: String,
     cid: String,
     saga: Option<String>,
+    fairness_key: Option<String>,
     /// Those of its headers that name its trace.
     trace: BTreeMap<String, String>,
 }
@@ -49,6 +50,7 @@ impl Followups {
             key: idempotency_root(item),
             cid: item.cid.clone(),
             saga: item.saga.clone(),
+            fairness_key: item.fairness_key.clone(),
             trace: trace_headers(item),
         });
         Self {
@@ -124,6 +126,7 @@ impl Followups {
         item.cid = Some(parent.cid.clone());
         item.saga.clone_from(&parent.saga);
         item.headers.clone_from(&parent.trace);
+        item.fairness_key.clone_from(&parent.fairness_key);
         item.ordering_key = request.ordering_key;
         item.delay = Duration::from_millis(request.delay_ms);
         Ok(item)
@@ -165,7 +168,8 @@ mod tests {
     fn followups(key: &str, limit: u32) -> Followups {
         let grants = Grants { emit: vec!["mail".to_owned()], ..Grants::default() };
         let trace = BTreeMap::from([("traceparent".to_owned(), "00-t-s-01".to_owned())]);
-        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga: Some("S".to_owned()), trace };
+        let (saga, fairness_key) = (Some("S".to_owned()), Some("tenant".to_owned()));
+        let parent = ParentItem { key: key.to_owned(), cid: "c".to_owned(), saga, fairness_key, trace };
         let mut followups = Followups::new(Arc::new(grants), Arc::default(), limit, None);
         followups.parent = Some(parent);
         followups
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_come_from_the_parent_and_saga_and_cid_pass_on() {
+    fn keys_come_from_the_parent_and_saga_cid_and_fairness_key_pass_on() {
         let mut followups = followups("k", 9);
         for name in [None, Some("x"), None] {
             followups.emit(request("mail", name)).unwrap();
@@ -194,6 +198,7 @@ mod tests {
             ["k/mail/1", "k/mail/x", "k/mail/2"]
         );
         assert_eq!((items[0].cid.as_deref(), items[0].saga.as_deref()), (Some("c"), Some("S")));
+        assert!(items.iter().all(|item| item.fairness_key.as_deref() == Some("tenant")));
         assert_eq!(items[0].delay, Duration::from_millis(5));
     }
 

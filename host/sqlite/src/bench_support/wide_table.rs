@@ -7,13 +7,19 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, Row, params, params_from_iter};
 
-use outbox_client::sqlite::{INSERT, bind};
+use outbox_client::sqlite::bind;
 use outbox_item::{Millis, NewItem};
 use outbox_store::StoreError;
 
 use crate::connection::connect;
 use crate::error::unavailable;
 use crate::migrate::SCHEMA_1;
+
+/// The parameters are those of today's insert: the last one is the fairness key, which schema 1 does not have.
+const INSERT: &str = "
+    INSERT INTO outbox_items (idem_key, type, payload, content_type, headers, metadata, cid, saga, ordering_key,
+                              available_at, created_at)
+    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE ? IS NULL";
 
 const CLAIM: &str = "
     UPDATE outbox_items

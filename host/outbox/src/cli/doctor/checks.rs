@@ -155,8 +155,20 @@ async fn contents(store: &dyn Inspect) -> Result<Vec<CheckResult>, StoreError> {
         let advice = "look with `outbox list DLQ`, then `outbox replay` or `outbox purge`";
         results.push(CheckResult::warn("dlq", format!("{dead} items wait for an operator"), advice));
     }
+    results.extend(pauses(store).await?);
     results.push(places::check(store).await?);
     Ok(results)
+}
+
+/// What no worker claims until an operator resumes it.
+async fn pauses(store: &dyn Inspect) -> Result<Option<CheckResult>, StoreError> {
+    let (types, keys) = (store.pauses().await?, store.key_pauses().await?);
+    let of_type = |item_type: Option<String>| item_type.map(|name| format!(" of {name}")).unwrap_or_default();
+    let keys = keys.into_iter().map(|pause| format!("key {}{}", pause.fairness_key, of_type(pause.r#type)));
+    let paused: Vec<_> = types.into_iter().map(|pause| format!("type {}", pause.r#type)).chain(keys).collect();
+    let message = format!("{} paused: {}", paused.len(), paused.join(", "));
+    let advice = "`outbox stats` says since when and why; `outbox resume` ends a pause";
+    Ok((!paused.is_empty()).then(|| CheckResult::warn("pauses", message, advice)))
 }
 
 /// Compares the clock of this machine with the calendar, and with the newest item, which another machine may have

@@ -26,6 +26,10 @@ pub struct Limits {
     pub concurrency: Option<u32>,
     /// Claims per second, in all processes together; no limit if absent.
     pub rate: Option<f64>,
+    /// Claims of one fairness key at a time, in all processes together; no limit if absent.
+    pub concurrency_per_key: Option<u32>,
+    /// Claims of one fairness key per second, in all processes together; no limit if absent.
+    pub rate_per_key: Option<f64>,
     /// Outgoing requests.
     pub http_requests: u32,
     /// Bytes of the body of one outgoing request.
@@ -83,6 +87,8 @@ impl Default for Limits {
             cpu: Duration::from_secs(2),
             concurrency: None,
             rate: None,
+            concurrency_per_key: None,
+            rate_per_key: None,
             http_requests: 16,
             request: 4 << 20,
             response: 8 << 20,
@@ -108,6 +114,8 @@ pub(crate) fn read(mut section: Section<'_>) -> Result<Limits, ManifestError> {
         cpu: section.take("cpu", duration(CPU_MAX))?.unwrap_or(default.cpu),
         concurrency: section.take("concurrency", count(1..=CONCURRENCY_MAX))?,
         rate: section.take("rate", rate)?,
+        concurrency_per_key: section.take("concurrency_per_key", count(1..=CONCURRENCY_MAX))?,
+        rate_per_key: section.take("rate_per_key", rate)?,
         http_requests: section.take("http_requests", count(0..=REQUESTS_MAX))?.unwrap_or(default.http_requests),
         request: section.take("request", size(BODY_MAX))?.unwrap_or(default.request),
         response: section.take("response", size(BODY_MAX))?.unwrap_or(default.response),

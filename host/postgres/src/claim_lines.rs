@@ -1,0 +1,188 @@
+//! The lines of a claim: for each type the items without a fairness key and, where they share the type, those of each
+//! key that is served.
+//!
+//! It knows how much each line has got and may get, and runs no statement.
+
+use std::time::Duration;
+
+use outbox_item::ItemId;
+use outbox_store::ClaimRequest;
+use outbox_store::engine::fair_keys::{KeyRooms, LOOK_PAUSE, LastServed, NO_KEY, deal};
+
+use crate::fair_keys::DueKeys;
+
+/// Items of which a claim takes the first.
+pub(crate) struct Line {
+    /// The place of their type in the request.
+    pub(crate) place: usize,
+    /// Their fairness key; empty for items without one.
+    pub(crate) key: String,
+    /// How many may be claimed of the key.
+    room: u32,
+    /// Those that this call has put into the type's lease.
+    pub(crate) leased: Vec<ItemId>,
+    /// Whether the queue has nothing more of them.
+    pub(crate) is_drained: bool,
+    /// Whether they are looked at in full, after a bounded look that found less than its share.
+    pub(crate) is_followed: bool,
+}
+
+impl Line {
+    fn new(place: usize, key: String, room: u32) -> Self {
+        Self { place, key, room, leased: Vec::new(), is_drained: false, is_followed: false }
+    }
+
+    fn wanted(&self) -> u32 {
+        if self.is_drained { 0 } else { self.room.saturating_sub(count(&self.leased)) }
+    }
+}
+
+/// The lines of all types of a request.
+pub(crate) struct Lines {
+    /// Those without a key are first, at the places of their types.
+    pub(crate) all: Vec<Line>,
+    /// The lines of the type at this place of the request.
+    rings: Vec<Ring>,
+}
+
+/// The lines of one type.
+struct Ring {
+    /// In the order in which they are served.
+    lines: Vec<usize>,
+    /// The line that got the last item.
+    last: Option<usize>,
+    /// What is known of its keys, where they share the type.
+    keys: Option<DueKeys>,
+}
+
+impl Lines {
+    /// A line for each type.
+    pub(crate) fn new(types: usize) -> Self {
+        let all = (0..types).map(|place| Line::new(place, NO_KEY.to_owned(), u32::MAX)).collect();
+        let rings = (0..types).map(|place| Ring { lines: vec![place], last: None, keys: None }).collect();
+        Self { all, rings }
+    }
+
+    /// Divides the type at this place into the lines of its keys.
+    pub(crate) fn divide(&mut self, place: usize, due: DueKeys) {
+        let lines = due.keys.iter().map(|key| {
+            if key == NO_KEY {
+                return place;
+            }
+            self.all.push(Line::new(place, key.clone(), due.rooms.room(key)));
+            self.all.len() - 1
+        });
+        let lines = lines.collect();
+        self.rings[place] = Ring { lines, last: None, keys: Some(due) };
+    }
+
+    /// The items that are leased, of all types.
+    pub(crate) fn leased(&self) -> impl Iterator<Item = &ItemId> {
+        self.all.iter().flat_map(|line| &line.leased)
+    }
+
+    /// How many items of the type at this place are leased.
+    pub(crate) fn leased_of(&self, place: usize) -> u32 {
+        self.all.iter().filter(|line| line.place == place).map(|line| count(&line.leased)).sum()
+    }
+
+    /// Whether fairness keys share the type at this place.
+    pub(crate) fn is_shared(&self, place: usize) -> bool {
+        self.rings[place].keys.is_some()
+    }
+
+    /// How many more items of the type at this place its lines may get.
+    pub(crate) fn wanted(&self, place: usize) -> u32 {
+        let wanted = self.rings[place].lines.iter().map(|line| self.all[*line].wanted());
+        wanted.fold(0, u32::saturating_add)
+    }
+
+    /// Deals what each type may get out among its lines. Returns the share of each line.
+    pub(crate) fn deal(&mut self, of_types: &[u32]) -> Vec<u32> {
+        let mut shares = vec![0; self.all.len()];
+        for (ring, share) in self.rings.iter_mut().zip(of_types) {
+            let wanted: Vec<_> = ring.lines.iter().map(|line| self.all[*line].wanted()).collect();
+            let dealt = deal(*share, &wanted);
+            ring.last = dealt.last.map(|nth| ring.lines[nth]).or(ring.last);
+            for (line, share) in ring.lines.iter().zip(dealt.of_keys) {
+                shares[*line] = share;
+            }
+        }
+        shares
+    }
+
+    /// Notes which keys were served last.
+    pub(crate) fn record_served(&self, request: &ClaimRequest, last_served: &LastServed) {
+        for (place, ring) in self.rings.iter().enumerate() {
+            let Some(keys) = &ring.keys else { continue };
+            let cut_at = keys.cut_at.as_ref().filter(|_| self.wanted(place) == 0);
+            if let Some(last) = cut_at.or_else(|| ring.last.map(|line| &self.all[line].key)) {
+                last_served.record(&request.types[place].item_type, last);
+            }
+        }
+    }
+
+    /// What may be claimed of the keys of the type at this place, where they share it.
+    pub(crate) fn rooms(&self, place: usize) -> Option<&KeyRooms> {
+        self.rings[place].keys.as_ref().map(|keys| &keys.rooms)
+    }
+
+    /// How long until a further claim may find items of keys that this one did not come to, or of keys that have used up
+    /// their rates.
+    pub(crate) fn next_key_in(&self) -> Option<Duration> {
+        let next = |(place, ring): (usize, &Ring)| {
+            let keys = ring.keys.as_ref()?;
+            let wait = if self.leased_of(place) == 0 { LOOK_PAUSE } else { Duration::ZERO };
+            let more = (keys.has_more && self.wanted(place) == 0).then_some(wait);
+            more.into_iter().chain(keys.rooms.until_next_token()).min()
+        };
+        self.rings.iter().enumerate().filter_map(next).min()
+    }
+}
+
+/// The number of items.
+pub(crate) fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
+    u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use outbox_core::KeyLimits;
+    use outbox_item::Millis;
+
+    use super::*;
+
+    fn due(keys: &[&str], has_more: bool) -> DueKeys {
+        let claimed = HashMap::from([("busy".to_owned(), 2)]);
+        let limits = KeyLimits { concurrency: Some(3), rate: None };
+        let rooms = KeyRooms::new(limits, Millis::new(1), claimed, HashMap::new());
+        DueKeys { keys: keys.iter().map(|key| (*key).to_owned()).collect(), cut_at: None, has_more, rooms }
+    }
+
+    #[test]
+    fn what_a_type_may_get_is_dealt_out_in_the_order_of_the_keys() {
+        let mut lines = Lines::new(2);
+        lines.divide(1, due(&["b", NO_KEY, "busy"], false));
+        assert_eq!(lines.deal(&[7, 5]), [7, 2, 2, 1], "type, items without a key, then the keys");
+        assert!(lines.is_shared(1) && !lines.is_shared(0));
+        lines.all[2].leased = vec![ItemId::new(1), ItemId::new(2)];
+        lines.all[1].is_drained = true;
+        assert_eq!(lines.deal(&[0, 9]), [0, 0, 1, 1], "three of a key at a time");
+        assert_eq!((lines.leased_of(1), lines.wanted(1)), (2, 2));
+    }
+
+    #[test]
+    fn a_claim_that_found_nothing_among_the_first_of_many_keys_is_followed_by_another() {
+        let next = |has_more, leased: bool| {
+            let mut lines = Lines::new(1);
+            lines.divide(0, due(&["a"], has_more));
+            lines.all.iter_mut().for_each(|line| line.is_drained = true);
+            lines.all[1].leased = leased.then(|| ItemId::new(1)).into_iter().collect();
+            lines.next_key_in()
+        };
+        assert_eq!([next(true, false), next(true, true)], [Some(LOOK_PAUSE), Some(Duration::ZERO)]);
+        assert_eq!([next(false, false), next(false, true)], [None, None]);
+    }
+}

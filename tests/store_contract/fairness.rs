@@ -1,0 +1,322 @@
+//! How fairness keys share a type.
+
+use std::time::Duration;
+
+use outbox::core::KeyLimits;
+use outbox::item::NewItem;
+use outbox::store::{
+    Claim, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, Record, StuckKind, StuckQuery,
+};
+
+use crate::support::{Fixture, dead, done, item, request, retry, with_streaks};
+
+promises! {
+    the_single_item_of_a_key_waits_for_one_item_of_a_key_with_ten_thousand
+    keys_and_items_without_one_are_served_one_after_the_other
+    a_large_claim_takes_as_many_of_each_key_and_what_some_leave_goes_to_others
+    a_key_whose_items_are_not_due_is_passed_over_and_its_time_is_known
+    due_items_behind_thousands_of_keys_that_wait_are_found
+    items_of_an_ordering_key_keep_their_order_whatever_their_fairness_keys_are
+    no_more_than_the_concurrency_of_a_key_is_claimed_and_other_keys_go_on
+    the_rate_of_a_key_limits_this_key_only
+    an_item_that_was_lost_or_failed_keeps_its_key
+    a_paused_key_is_not_claimed_until_it_is_resumed_and_others_go_on
+    a_key_that_is_paused_of_one_type_is_claimed_of_others
+    no_suspect_of_a_paused_key_is_claimed
+    unfinished_and_dead_items_are_counted_by_key
+    pauses_of_keys_are_moved_to_another_store
+}
+
+/// SQL that enqueues as many items of this fairness key.
+fn many(key: &str, items: u32) -> String {
+    format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {items})
+         INSERT INTO outbox_items (type, idem_key, payload, fairness_key, available_at)
+         SELECT 'mail', '{key}-' || n, '{{}}', '{key}', 0 FROM numbers"
+    )
+}
+
+fn of(key: Option<&str>, idem_key: &str) -> NewItem {
+    NewItem { fairness_key: key.map(str::to_owned), ..item(idem_key) }
+}
+
+/// The fairness keys of claims; `-` for an item without one.
+fn keys(claims: &[Claim]) -> Vec<&str> {
+    claims.iter().map(|claim| claim.item.fairness_key.as_deref().unwrap_or("-")).collect()
+}
+
+/// The keys that single claims come to, joined.
+async fn claimed_singly(f: &Fixture, claims: usize) -> String {
+    let mut order = String::new();
+    for _ in 0..claims {
+        order.push_str(keys(&f.claim("mail", 1).await).first().copied().unwrap_or("."));
+    }
+    order
+}
+
+/// A claim of up to 50 items under these limits of each key.
+fn limited(per_key: KeyLimits) -> ClaimRequest {
+    let mut limited = request(&["mail"], 50);
+    limited.types[0].per_key = per_key;
+    limited
+}
+
+fn command(control: Control) -> ControlRequest {
+    let (actor, reason) = ("ada@host".into(), Some("it floods us".into()));
+    ControlRequest { control, actor, reason, execution: Execution::Apply }
+}
+
+fn pause(key: &str, item_type: Option<&str>) -> ControlRequest {
+    command(Control::PauseKey { fairness_key: key.into(), item_type: item_type.map(str::to_owned) })
+}
+
+fn resume(key: &str, item_type: Option<&str>) -> ControlRequest {
+    command(Control::ResumeKey { fairness_key: key.into(), item_type: item_type.map(str::to_owned) })
+}
+
+mod promise {
+    use super::*;
+
+    pub(super) async fn the_single_item_of_a_key_waits_for_one_item_of_a_key_with_ten_thousand(f: Fixture) {
+        f.sql(&many("big", 10_000)).unwrap();
+        for single in ["small", "another"] {
+            assert_eq!(keys(&f.claim("mail", 1).await), ["big"]);
+            f.enqueue(of(Some(single), single)).await;
+            let before = claimed_singly(&f, 2).await.find(single);
+            assert!(before.is_some_and(|at| at <= "big".len()), "{single}: {before:?}");
+        }
+        f.enqueue(of(Some("third"), "third")).await;
+        let batch = f.claim("mail", 100).await;
+        assert_eq!(batch.len(), 100);
+        assert!(keys(&batch)[..2].contains(&"third"), "it is attempted in the first round, too");
+    }
+
+    pub(super) async fn keys_and_items_without_one_are_served_one_after_the_other(f: Fixture) {
+        for n in 0..3 {
+            for key in [Some("a"), None, Some("b"), Some("c")] {
+                f.enqueue(of(key, &format!("{key:?}{n}"))).await;
+            }
+        }
+        let order = claimed_singly(&f, 12).await;
+        let round: String = order.chars().take(4).collect();
+        assert_eq!(order, round.repeat(3));
+        let mut of_round: Vec<_> = round.chars().collect();
+        of_round.sort_unstable();
+        assert_eq!(of_round, ['-', 'a', 'b', 'c']);
+        assert_eq!(claimed_singly(&f, 1).await, ".");
+    }
+
+    pub(super) async fn a_large_claim_takes_as_many_of_each_key_and_what_some_leave_goes_to_others(f: Fixture) {
+        f.sql(&many("a", 100)).unwrap();
+        for n in 0..20 {
+            f.enqueue(of(None, &n.to_string())).await;
+        }
+        f.sql(&many("b", 3)).unwrap();
+        let of = |claims: &[Claim], wanted: &str| keys(claims).into_iter().filter(|key| *key == wanted).count();
+        let claims = f.claim("mail", 30).await;
+        assert_eq!(["a", "b", "-"].map(|key| of(&claims, key)).iter().sum::<usize>(), 30);
+        assert_eq!(of(&claims, "b"), 3);
+        assert!((13..=14).contains(&of(&claims, "a")), "{}", of(&claims, "a"));
+        let mut first = keys(&claims)[..3].to_vec();
+        first.sort_unstable();
+        assert_eq!(first, ["-", "a", "b"]);
+        assert_eq!(f.claim("mail", 90).await.len(), 90, "what is left of the two");
+        assert_eq!(f.claim("mail", 90).await.len(), 3);
+    }
+
+    pub(super) async fn a_key_whose_items_are_not_due_is_passed_over_and_its_time_is_known(f: Fixture) {
+        f.enqueue(of(Some("a"), "now")).await;
+        f.enqueue(NewItem { delay: Duration::from_secs(5), ..of(Some("b"), "later") }).await;
+        f.enqueue(NewItem { delay: Duration::from_secs(7), ..of(None, "last") }).await;
+        let batch = f.store.claim(&request(&["mail"], 9)).await.unwrap();
+        assert_eq!((keys(&batch.claims), batch.next_available_in), (vec!["a"], Some(Duration::from_secs(5))));
+        f.clock.advance(Duration::from_secs(5));
+        let batch = f.store.claim(&request(&["mail"], 9)).await.unwrap();
+        assert_eq!((keys(&batch.claims), batch.next_available_in), (vec!["b"], Some(Duration::from_secs(2))));
+    }
+
+    pub(super) async fn due_items_behind_thousands_of_keys_that_wait_are_found(f: Fixture) {
+        let later = f.clock.now().saturating_add(Duration::from_hours(1));
+        let waiting = format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2500)
+             INSERT INTO outbox_items (type, idem_key, payload, fairness_key, available_at)
+             SELECT 'mail', 'w' || n, '{{}}', 'waits-' || n, {later} FROM numbers"
+        );
+        f.sql(&waiting).unwrap();
+        f.enqueue(of(Some("zzz"), "due")).await;
+        let mut claims = 0;
+        let found = loop {
+            claims += 1;
+            let batch = f.store.claim(&request(&["mail"], 9)).await.unwrap();
+            if !batch.claims.is_empty() {
+                break batch;
+            }
+            let soon = batch.next_available_in.is_some_and(|next| next < Duration::from_secs(1));
+            assert!(soon && claims < 9, "{:?} after {claims} claims", batch.next_available_in);
+        };
+        assert_eq!(keys(&found.claims), ["zzz"]);
+        assert!(claims > 1, "one claim looks at so many keys only");
+    }
+
+    pub(super) async fn items_of_an_ordering_key_keep_their_order_whatever_their_fairness_keys_are(f: Fixture) {
+        let mut expected = Vec::new();
+        for (n, key) in ["b", "a", "a", "b", "c"].into_iter().enumerate() {
+            let ordered = NewItem { ordering_key: Some("o".into()), ..of(Some(key), &n.to_string()) };
+            expected.push(f.enqueue(ordered).await);
+            f.enqueue(of(Some(key), &format!("beside {n}"))).await;
+        }
+        let mut handled = Vec::new();
+        loop {
+            let claims = f.store.claim(&with_streaks(request(&["mail"], 9), 9)).await.unwrap().claims;
+            if claims.is_empty() {
+                break;
+            }
+            for claim in claims {
+                f.store.settle(&claim.reference(), done()).await.unwrap();
+                handled.extend(claim.item.ordering_key.is_some().then_some(claim.item.id));
+            }
+        }
+        assert_eq!(handled, expected);
+    }
+
+    pub(super) async fn no_more_than_the_concurrency_of_a_key_is_claimed_and_other_keys_go_on(f: Fixture) {
+        for n in 0..5 {
+            for key in [Some("a"), Some("b"), None] {
+                f.enqueue(of(key, &format!("{key:?}{n}"))).await;
+            }
+        }
+        let two = limited(KeyLimits { concurrency: Some(2), rate: None });
+        let first = f.store.claim(&two).await.unwrap().claims;
+        let mut of_first = keys(&first);
+        of_first.sort_unstable();
+        assert_eq!(of_first, ["-", "-", "-", "-", "-", "a", "a", "b", "b"], "items without a key have no such limit");
+        let again = |request: &ClaimRequest| limited(request.types[0].per_key);
+        assert_eq!(f.second().await.claim(&again(&two)).await.unwrap().claims.len(), 0);
+        let ended = first.iter().find(|claim| claim.item.fairness_key.as_deref() == Some("b")).unwrap();
+        f.store.settle(&ended.reference(), done()).await.unwrap();
+        assert_eq!(keys(&f.second().await.claim(&again(&two)).await.unwrap().claims), ["b"]);
+    }
+
+    pub(super) async fn the_rate_of_a_key_limits_this_key_only(f: Fixture) {
+        f.sql(&many("a", 50)).unwrap();
+        let per_second = || limited(KeyLimits { concurrency: None, rate: Some(10.0) });
+        assert_eq!(f.store.claim(&per_second()).await.unwrap().claims.len(), 10);
+        f.enqueue(of(Some("b"), "b")).await;
+        let batch = f.store.claim(&per_second()).await.unwrap();
+        assert_eq!(keys(&batch.claims), ["b"]);
+        assert_eq!(batch.next_available_in, Some(Duration::from_millis(100)));
+        f.clock.advance(Duration::from_millis(500));
+        assert_eq!(f.second().await.claim(&per_second()).await.unwrap().claims.len(), 5);
+        f.clock.advance(Duration::from_mins(1));
+        assert_eq!(f.store.claim(&per_second()).await.unwrap().claims.len(), 10);
+        assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "the bucket of b is full again");
+    }
+
+    pub(super) async fn an_item_that_was_lost_or_failed_keeps_its_key(f: Fixture) {
+        for key in ["a", "b"] {
+            f.enqueue(of(Some(key), key)).await;
+        }
+        let claims = f.claim("mail", 9).await;
+        f.store.settle(&claims[0].reference(), retry(Duration::from_secs(1))).await.unwrap();
+        f.clock.advance(Duration::from_mins(2));
+        f.store.expire_leases(&[]).await.unwrap();
+        let mut found = Vec::new();
+        for _ in 0..4 {
+            found.extend(f.claim("mail", 9).await);
+        }
+        let mut found = keys(&found);
+        found.sort_unstable();
+        assert_eq!(found, ["a", "b"]);
+    }
+
+    pub(super) async fn a_paused_key_is_not_claimed_until_it_is_resumed_and_others_go_on(f: Fixture) {
+        for key in [Some("a"), Some("b"), None] {
+            f.enqueue(of(key, &format!("{key:?}"))).await;
+        }
+        assert!(f.store.control(&pause("a", None)).await.unwrap().changed);
+        assert!(!f.store.control(&pause("a", None)).await.unwrap().changed, "it was paused already");
+        let mut claimed = f.claim("mail", 9).await;
+        claimed.sort_by_key(|claim| claim.item.id);
+        assert_eq!(keys(&claimed), ["b", "-"]);
+        let pauses = f.store.key_pauses().await.unwrap();
+        assert_eq!((pauses[0].fairness_key.as_str(), &pauses[0].r#type, pauses.len()), ("a", &None, 1));
+        let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
+        let [entry] = &stuck[..] else { panic!("{stuck:?}") };
+        assert_eq!((entry.kind, entry.fairness_key.as_deref(), entry.waiting), (StuckKind::Paused, Some("a"), 1));
+        assert!(entry.why.contains("it floods us") && entry.command == "outbox resume --key 'a'", "{entry:?}");
+        assert!(f.store.control(&resume("a", None)).await.unwrap().changed);
+        assert_eq!(keys(&f.claim("mail", 9).await), ["a"]);
+        let audit = f.sql("SELECT count(*) FROM outbox_audit WHERE action IN ('pause', 'resume')").unwrap();
+        assert_eq!(audit, "2");
+    }
+
+    pub(super) async fn a_key_that_is_paused_of_one_type_is_claimed_of_others(f: Fixture) {
+        f.enqueue(of(Some("a"), "mail")).await;
+        let sms = NewItem { fairness_key: Some("a".into()), ..NewItem::new("sms", "sms", "{}") };
+        f.enqueue(sms).await;
+        f.store.control(&pause("a", Some("mail"))).await.unwrap();
+        let claims = f.store.claim(&request(&["mail", "sms"], 9)).await.unwrap().claims;
+        assert_eq!(claims.iter().map(|claim| claim.item.item_type.as_str()).collect::<Vec<_>>(), ["sms"]);
+        assert!(!f.store.control(&resume("a", Some("sms"))).await.unwrap().changed);
+        assert!(f.store.control(&resume("a", None)).await.unwrap().changed, "every pause of the key");
+        assert_eq!(f.claim("mail", 9).await.len(), 1);
+        assert!(f.store.control(&pause("", None)).await.is_err());
+        assert!(f.store.control(&pause("a", Some("No"))).await.is_err());
+    }
+
+    pub(super) async fn no_suspect_of_a_paused_key_is_claimed(f: Fixture) {
+        f.enqueue(of(Some("a"), "a")).await;
+        f.claim_one("mail").await;
+        f.store.control(&pause("a", None)).await.unwrap();
+        f.clock.advance(Duration::from_mins(2));
+        f.store.expire_leases(&[]).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty());
+        f.store.control(&resume("a", None)).await.unwrap();
+        assert_eq!(f.claim("mail", 9).await.len(), 1);
+    }
+
+    pub(super) async fn unfinished_and_dead_items_are_counted_by_key(f: Fixture) {
+        for n in 0..5 {
+            f.enqueue(of(Some("a"), &n.to_string())).await;
+        }
+        f.enqueue(of(Some("b"), "b")).await;
+        f.enqueue(of(None, "none")).await;
+        let claims = f.claim("mail", 4).await;
+        let of_a: Vec<_> = claims.iter().filter(|claim| claim.item.fairness_key.as_deref() == Some("a")).collect();
+        assert_eq!(of_a.len(), 2);
+        f.store.settle(&of_a[0].reference(), dead()).await.unwrap();
+        f.store.settle(&of_a[1].reference(), retry(Duration::from_hours(1))).await.unwrap();
+        let now = f.clock.now();
+        let totals = |key: &str, pending, retrying, claimed, dlq, first_due| KeyTotals {
+            fairness_key: key.into(),
+            r#type: "mail".into(),
+            pending,
+            retrying,
+            claimed,
+            dlq,
+            first_due,
+        };
+        let expected = [totals("a", 4, 1, 0, 1, Some(now)), totals("b", 0, 0, 1, 0, None)];
+        assert_eq!(f.store.key_totals(None, 9).await.unwrap(), expected);
+        assert_eq!(f.store.key_totals(Some("mail"), 1).await.unwrap(), expected[..1]);
+        assert!(f.store.key_totals(Some("sms"), 9).await.unwrap().is_empty());
+    }
+
+    pub(super) async fn pauses_of_keys_are_moved_to_another_store(f: Fixture) {
+        f.store.control(&pause("a", Some("mail"))).await.unwrap();
+        f.store.control(&pause("b", None)).await.unwrap();
+        let mut snapshot = f.store.begin_export().await.unwrap();
+        let (mut records, mut after) = (Vec::new(), Some(ExportPosition::START));
+        while let Some(position) = after {
+            let page = snapshot.page(position, 9).await.unwrap();
+            records.extend(page.records);
+            after = page.next;
+        }
+        records.retain(|record| matches!(record, Record::Row { table, .. } if table == "key_pauses"));
+        assert_eq!(records.len(), 2);
+        let target = Fixture::new(f.backend()).await;
+        target.store.control(&pause("b", None)).await.unwrap();
+        target.store.import(records, Execution::Apply).await.unwrap();
+        assert_eq!(target.store.key_pauses().await.unwrap().len(), 2);
+    }
+}
