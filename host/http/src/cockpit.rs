@@ -23,7 +23,7 @@ pub(crate) async fn cockpit(State(state): State<Arc<ServerState>>) -> Result<Jso
     let status = (state.status)();
     Ok(Json(json!({
         "generated_at": overview.now,
-        "pods": pods(&overview.pods),
+        "pods": pods(&overview),
         "governor": {
             "sagas": sagas(&state, &overview),
             "contract_violations": violations(&overview.contract_violations),
@@ -33,14 +33,14 @@ pub(crate) async fn cockpit(State(state): State<Arc<ServerState>>) -> Result<Jso
     })))
 }
 
-fn pods(pods: &[Pod]) -> Map<String, Value> {
+fn pods(overview: &Overview) -> Map<String, Value> {
     let describe = |pod: &Pod| {
         json!({
-            "role": pod.role, "ready": pod.ready, "heartbeat_at": pod.heartbeat_at, "plugins": pod.plugins,
+            "role": pod.role, "ready": pod.ready, "live": pod.is_live(overview.now), "heartbeat_at": pod.heartbeat_at, "plugins": pod.plugins,
             "breakers": pod.breakers,
         })
     };
-    pods.iter().map(|pod| (pod.instance.clone(), describe(pod))).collect()
+    overview.pods.iter().map(|pod| (pod.instance.clone(), describe(pod))).collect()
 }
 
 fn sagas(state: &HttpState, overview: &Overview) -> BTreeMap<String, SagaTotals> {

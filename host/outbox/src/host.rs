@@ -33,7 +33,7 @@ use crate::host::reload::LiveSettings;
 use crate::host::shutdown::{BACKGROUND_MAX, Shutdown, follow_signals};
 use crate::host::store_adapters::{StoreQuarantine, StoreStateReader, StoreTypeOwners};
 use crate::telemetry::Log;
-use crate::{open_plugins, open_store};
+use crate::{open_plugins, open_store, plugin_folders};
 
 /// What a process does with items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,11 @@ pub(crate) enum HostMode {
 }
 
 impl HostMode {
+    /// Whether the process claims items.
+    fn has_worker(self) -> bool {
+        self != Self::ServeInline
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::ServeDurable => "durable",
@@ -94,6 +99,9 @@ fn warn(mode: HostMode, config: &Config) {
             store.path = %config.database, store.mount = %mount.display(),
             "THE DATABASE IS IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
+    }
+    if let Some(missing) = plugin_folders::missing(&config.plugins, config.role.as_deref()) {
+        tracing::warn!(plugin.folder = %shown(&config.plugins), "{missing}");
     }
     if mode == HostMode::ServeInline {
         tracing::warn!(
@@ -146,7 +154,7 @@ impl RunningHost<'_> {
         let stop = &self.shutdown.stop;
         let mut foreground = JoinSet::new();
         spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
-        let worker = (self.host.mode != HostMode::ServeInline).then(|| self.worker());
+        let worker = self.host.mode.has_worker().then(|| self.worker());
         let mut background = self.background(worker.as_ref().map(Worker::leases_in_hand), hangups);
         if let Some(worker) = worker {
             spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
@@ -187,7 +195,7 @@ impl RunningHost<'_> {
     fn http_state(&self) -> HttpState {
         let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
         let write_outage = Arc::clone(&self.write_outage);
-        let dropped_lines = self.host.log.dropped_lines();
+        let (dropped_lines, has_worker) = (self.host.log.dropped_lines(), self.host.mode.has_worker());
         HttpState {
             enqueue: self.store.clone(),
             inspect: self.store.clone(),
@@ -196,7 +204,7 @@ impl RunningHost<'_> {
             settings: self.settings.http(),
             status: Arc::new(move || HostStatus {
                 dropped_log_lines: dropped_lines(),
-                ..background::status(&plugins, &metered, &write_outage)
+                ..background::status(&plugins, &metered, &write_outage, has_worker)
             }),
             stop: self.shutdown.stop.clone(),
         }
@@ -225,6 +233,7 @@ impl RunningHost<'_> {
             plugins: Arc::clone(&self.plugins),
             instance: self.instance.clone(),
             role: self.host.config.role.clone(),
+            has_worker: self.host.mode.has_worker(),
             write_outage: Arc::clone(&self.write_outage),
         };
         let mut spawn = |name, part| spawn_part(&mut background, name, end, part);

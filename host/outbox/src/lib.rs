@@ -158,6 +158,7 @@ mod filesystem;
 mod host;
 mod open_plugins;
 mod open_store;
+mod plugin_folders;
 mod telemetry;
 
 pub use outbox_check as check;

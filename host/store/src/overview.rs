@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use outbox_core::PluginState;
 use outbox_core::saga::SagaOutcome;
+use outbox_core::{PluginState, PluginStatus};
 use outbox_item::{Millis, Status, millis};
 
 use crate::engine::backlog::TypeBacklog;
@@ -58,12 +58,16 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.is_live(self.now))
     }
 
+    /// The plugins of live pods, without versions that only finish their last attempts.
+    pub fn serving_plugins(&self) -> impl Iterator<Item = &PluginStatus> {
+        let plugins = self.live_pods().flat_map(|pod| &pod.plugins);
+        plugins.filter(|plugin| plugin.state != PluginState::Draining)
+    }
+
     /// The types that a live pod serves, and those in `here`. A version that only finishes its last attempts serves
     /// none.
     pub fn served_types(&self, here: &[String]) -> Vec<String> {
-        let plugins = self.live_pods().flat_map(|pod| &pod.plugins);
-        let serving = plugins.filter(|plugin| plugin.state != PluginState::Draining);
-        let types = serving.flat_map(|plugin| &plugin.types).map(String::as_str);
+        let types = self.serving_plugins().flat_map(|plugin| &plugin.types).map(String::as_str);
         let served: BTreeSet<&str> = types.chain(here.iter().map(String::as_str)).collect();
         served.into_iter().map(str::to_owned).collect()
     }

@@ -36,6 +36,11 @@ pub struct Pod {
 impl Pod {
     /// Whether the pod is ready and reports regularly, at the store's time `now`.
     pub fn is_live(&self, now: Millis) -> bool {
-        self.ready && now.since(self.heartbeat_at) < POD_GONE
+        self.ready && !self.is_silent(now)
+    }
+
+    /// Whether the pod has missed so many reports that it is most likely gone.
+    pub fn is_silent(&self, now: Millis) -> bool {
+        now.since(self.heartbeat_at) >= POD_GONE
     }
 }

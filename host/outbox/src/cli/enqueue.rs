@@ -1,6 +1,6 @@
 //! `enqueue`: enqueues one item from arguments, or many from a file in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use outbox_item::{ItemDocument, JSON, NewItem};
-use outbox_store::{BatchMode, EnqueueReport, StoreError};
+use outbox_store::{BatchMode, EnqueueReport, Inspect, StoreError};
 
 use crate::cli::arguments::UsageError;
 use crate::cli::context::Context;
@@ -77,11 +77,26 @@ pub(crate) async fn run(args: EnqueueArgs, context: &Context) -> anyhow::Result<
     };
     let keys: Vec<_> = batch.items.iter().map(|item| item.idem_key.clone()).collect();
     let lines = LineNumbers { numbers: batch.lines, file: batch.file };
-    let enqueued =
-        context.store().await?.enqueue(batch.items, BatchMode::PerItem).await.map_err(|err| lines.locate(err))?;
+    let types: BTreeSet<_> = batch.items.iter().map(|item| item.item_type.clone()).collect();
+    let store = context.store().await?;
+    let enqueued = store.enqueue(batch.items, BatchMode::PerItem).await.map_err(|err| lines.locate(err))?;
     let value = json!({ "ids": enqueued.ids, "created": enqueued.created });
     context.output.emit(&value, || summary(&enqueued, &keys, &context.config.database.to_string()))?;
+    hint_unhandled(&*store, &types, context).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which types no host handles, where hosts run. What was enqueued stays, whatever becomes of this look.
+async fn hint_unhandled(store: &dyn Inspect, types: &BTreeSet<String>, context: &Context) {
+    let Ok(overview) = store.overview().await else { return };
+    let served = overview.served_types(&[]);
+    if served.is_empty() {
+        return;
+    }
+    for item_type in types.iter().filter(|item_type| !served.contains(item_type)) {
+        let served = served.join(", ");
+        context.output.hint(&format!("No running host handles the type {item_type:?}; they handle {served}."));
+    }
 }
 
 fn item_from_args(args: EnqueueArgs) -> anyhow::Result<NewItem> {

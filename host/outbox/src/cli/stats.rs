@@ -1,5 +1,6 @@
 //! `stats`: prints the totals of the outbox, or those of each fairness key.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -107,19 +108,24 @@ fn totals(overview: &Overview) -> String {
 }
 
 fn types(overview: &Overview) -> Option<String> {
-    let unhandled = overview.unhandled(&[]);
     let row = |(item_type, by_status): (&String, &std::collections::BTreeMap<&'static str, u64>)| {
         let of = |status: Status| by_status.get(status.as_str()).copied().unwrap_or(0).to_string();
         let [pending, claimed, done, dlq] = Status::ALL.map(of);
         let retrying = overview.retrying.get(item_type).copied().unwrap_or(0).to_string();
         let [enqueued, available] = [&overview.oldest_enqueued_ms, &overview.oldest_pending_ms]
             .map(|ages| or_dash(ages.get(item_type).map(|ms| span(*ms)).as_deref()));
-        let served = if unhandled.contains_key(item_type.as_str()) { "nobody" } else { "" };
-        [item_type.clone(), pending, retrying, claimed, done, dlq, enqueued, available, served.to_owned()]
+        [item_type.clone(), pending, retrying, claimed, done, dlq, enqueued, available, handled_by(overview, item_type)]
     };
     let header =
         ["TYPE", "PENDING", "RETRYING", "CLAIMED", "DONE", "DLQ", "OLDEST ENQUEUED", "OLDEST DUE", "HANDLED BY"];
     (!overview.by_type.is_empty()).then(|| table(header, overview.by_type.iter().map(row)))
+}
+
+/// The plugins of live hosts that handle the type.
+fn handled_by(overview: &Overview, item_type: &str) -> String {
+    let plugins = overview.serving_plugins().filter(|plugin| plugin.types.iter().any(|served| served == item_type));
+    let names: BTreeSet<_> = plugins.map(|plugin| plugin.name.as_str()).collect();
+    if names.is_empty() { "nobody".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
 /// What is paused, also while nothing of it waits.
@@ -157,7 +163,11 @@ fn sagas(overview: &Overview) -> Option<String> {
 
 fn pods(overview: &Overview, times: Times) -> Option<String> {
     let row = |pod: &Pod| {
-        let ready = if pod.ready { "yes" } else { "no" };
+        let ready = match (pod.is_silent(overview.now), pod.ready) {
+            (true, _) => "silent",
+            (false, true) => "yes",
+            (false, false) => "no",
+        };
         let seen = times.show(pod.heartbeat_at);
         [pod.instance.clone(), or_dash(pod.role.as_deref()), ready.to_owned(), seen]
     };

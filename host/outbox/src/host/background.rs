@@ -24,13 +24,19 @@ const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
 /// Maintenance runs in small pieces, so that jobs go on quickly and no write waits long for a piece.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The state of the host, for probes, metrics and the cockpit.
-pub(crate) fn status(plugins: &Plugins, metered: &MeteredHandler, write_outage: &Outage) -> HostStatus {
+/// The state of the host, for probes, metrics and the cockpit. A host that claims no items serves no types of the store.
+pub(crate) fn status(
+    plugins: &Plugins,
+    metered: &MeteredHandler,
+    write_outage: &Outage,
+    has_worker: bool,
+) -> HostStatus {
+    let served_types = if has_worker { plugins.served_types() } else { Vec::new() };
     HostStatus {
         is_scanned: plugins.is_scanned(),
         is_read_only: write_outage.is_ongoing(),
         plugins: plugins.status(),
-        served_types: plugins.served_types().into_iter().map(|served_type| served_type.item_type).collect(),
+        served_types: served_types.into_iter().map(|served_type| served_type.item_type).collect(),
         durations: metered.durations(),
         dropped_log_lines: 0,
     }
@@ -43,6 +49,8 @@ pub(crate) struct Heartbeat {
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) instance: String,
     pub(crate) role: Option<String>,
+    /// Whether the process claims items. Without, its plugins handle no item of the store.
+    pub(crate) has_worker: bool,
     /// Lasts while the store rejects heartbeats.
     pub(crate) write_outage: Arc<Outage>,
 }
@@ -69,7 +77,7 @@ impl Heartbeat {
             role: self.role.clone(),
             ready: is_ready,
             heartbeat_at: Millis::default(),
-            plugins: self.plugins.status(),
+            plugins: if self.has_worker { self.plugins.status() } else { Vec::new() },
             breakers: self.plugins.breakers().status(Instant::now()),
         };
         match self.store.heartbeat(&pod).await {

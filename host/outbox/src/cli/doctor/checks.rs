@@ -14,7 +14,7 @@ use crate::cli::doctor::{alerts, places, server};
 use crate::cli::output::{size, span};
 use crate::config::{Config, Database};
 use crate::filesystem::{self, shown};
-use crate::{open_plugins, open_store};
+use crate::{open_plugins, open_store, plugin_folders};
 
 /// Bytes. With less free space, writes are about to fail.
 const LITTLE_SPACE: u64 = 256 * 1024 * 1024;
@@ -187,12 +187,25 @@ fn clock(now: Millis, newest: Option<Millis>) -> CheckResult {
 }
 
 pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
-    const CHECK: &str = "plugins";
     let folder = shown(&config.plugins);
+    let role = role(config);
     if !config.plugins.is_dir() {
-        let advice = "create it, or set OUTBOX_PLUGINS";
-        return vec![CheckResult::warn(CHECK, format!("there is no folder {folder}: no item is handled"), advice)];
+        return role.into_iter().collect();
     }
+    let mut results = loaded(config, &folder).await;
+    results.extend(role);
+    results
+}
+
+/// A folder that is missing, whether that of all plugins or that of the role.
+fn role(config: &Config) -> Option<CheckResult> {
+    let missing = plugin_folders::missing(&config.plugins, config.role.as_deref())?;
+    let advice = "see OUTBOX_PLUGINS and OUTBOX_ROLE with `outbox config show`";
+    Some(CheckResult::warn("plugins", missing, advice))
+}
+
+async fn loaded(config: &Config, folder: &str) -> Vec<CheckResult> {
+    const CHECK: &str = "plugins";
     match open_plugins::scan(config).await {
         Ok(found) if found.is_empty() => {
             let advice = "put a component there: `make plugins` builds those of the repository";
