@@ -67,6 +67,8 @@ mod promise {
         assert_eq!((&replay["before"]["attempts"], &replay["after"]["attempts"]), (&1.into(), &0.into()));
         assert_eq!(entries[2].changes[0]["after"], serde_json::json!({ "available_at": after_start(9_000) }));
         assert_eq!((entries[0].job, &entries[0].changes[0]["after"]), (Some(JobId::new(1)), &serde_json::Value::Null));
+        let gone = &entries[0].changes[0]["before"];
+        assert_eq!((&gone["type"], &gone["idem_key"]), (&"mail".into(), &"0".into()), "an item that is gone is named");
         let nobody = AuditQuery { actor: Some("eve".into()), ..AuditQuery::default() };
         assert!(f.store.audit(&nobody).await.unwrap().is_empty());
     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use outbox::core::{FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
-use outbox::store::{Action, Control, Filter, LeasePolicy, MisplacedItem, Selection, StuckKind, StuckQuery};
+use outbox::store::{
+    Action, Control, Execution, Filter, LeasePolicy, MisplacedItem, OperateRequest, Selection, StuckKind, StuckQuery,
+};
 
 use super::orders::{CAREFUL, FORCED, command, keyed, operate};
 use super::{REPLAY, operate_request};
@@ -13,6 +15,8 @@ use crate::support::{Fixture, START, after_start, dead, done, item, request, ret
 promises! {
     an_operators_dead_takes_pending_items_and_ended_claims_and_a_running_one_by_force_only
     a_restore_undoes_an_operators_dead_and_nothing_else
+    a_second_restore_shows_the_last_failure_again_and_no_restored_item_counts_as_a_retry
+    a_preview_counts_the_keys_that_go_on
     a_reschedule_moves_pending_items_only
     a_release_by_an_operator_counts_and_says_that_the_attempt_may_be_acting
     done_is_never_dead_lettered
@@ -52,6 +56,40 @@ mod promise {
         f.clock.advance(Duration::from_mins(1));
         operate(&f, CAREFUL, ended).await.unwrap();
         assert_eq!(f.status(ended).await, Status::Dlq);
+    }
+
+    pub(super) async fn a_second_restore_shows_the_last_failure_again_and_no_restored_item_counts_as_a_retry(
+        f: Fixture,
+    ) {
+        let id = f.enqueue(item("a")).await;
+        let claim = f.claim_one("mail").await;
+        f.store.settle(&claim.reference(), retry(Duration::from_hours(1))).await.unwrap();
+        let unclaimed = f.enqueue(item("b")).await;
+        for _ in 0..2 {
+            for item in [id, unclaimed] {
+                operate(&f, CAREFUL, item).await.unwrap();
+                operate(&f, Action::Restore, item).await.unwrap();
+            }
+        }
+        let failed = f.item(id).await.last_error;
+        assert_eq!(failed.as_deref(), Some("the receiver is down"));
+        assert_eq!(f.item(unclaimed).await.last_error, None);
+        assert_eq!(f.store.overview().await.unwrap().retrying["mail"], 1);
+    }
+
+    pub(super) async fn a_preview_counts_the_keys_that_go_on(f: Fixture) {
+        for key in ["a", "b"] {
+            let front = f.enqueue(keyed(&format!("{key} 1"), key)).await;
+            f.enqueue(keyed(&format!("{key} 2"), key)).await;
+            operate(&f, CAREFUL, front).await.unwrap();
+        }
+        let preview = |action| OperateRequest {
+            execution: Execution::DryRun,
+            ..operate_request(action, Selection::Filter(of_status(Status::Dlq)))
+        };
+        for action in [Action::Purge, REPLAY] {
+            assert_eq!(f.store.operate(&preview(action)).await.unwrap().unblocked_keys, 2, "{action:?}");
+        }
     }
 
     pub(super) async fn a_restore_undoes_an_operators_dead_and_nothing_else(f: Fixture) {

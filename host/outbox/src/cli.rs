@@ -221,7 +221,7 @@ fn log_filter<'a>(command: &Command, config: &'a Config) -> &'a str {
 fn report(err: &anyhow::Error) -> ExitCode {
     let code = exit_code(err);
     if code != 0 {
-        output::to_stderr(&format!("error: {err:#}"));
+        output::to_stderr(&format!("error: {}", output::whole_error(err)));
     }
     ExitCode::from(code)
 }

@@ -65,13 +65,17 @@ fn count_all() -> String {
     count("outbox.queue")
 }
 
+/// SQL: whether the item `waiting` waits for another attempt. One that an operator moved there and back has a past, too.
+pub(crate) const RETRIES: &str = "waiting.again AND (
+    SELECT past.attempts > 0 OR past.losses > 0 OR past.give_backs > 0 FROM outbox.past WHERE past.id = waiting.id)";
+
 /// The numbers of the items in `source`. Ids ascend in the order of inserts, so the smallest one is that of the item
 /// that was enqueued first.
 fn count(source: &str) -> String {
     format!(
         "SELECT counted.type, waiting, retrying, item.created_at
-         FROM (SELECT type, count(*) AS waiting, count(*) FILTER (WHERE again) AS retrying, min(id) AS first
-               FROM {source} AS counted GROUP BY type) AS counted
+         FROM (SELECT type, count(*) AS waiting, count(*) FILTER (WHERE {RETRIES}) AS retrying, min(id) AS first
+               FROM {source} AS waiting GROUP BY type) AS counted
               JOIN outbox.items AS item ON item.id = first"
     )
 }

@@ -6,20 +6,21 @@ use tokio_postgres::Row;
 
 use outbox_store::KeyTotals;
 
+use crate::backlog::RETRIES;
 use crate::error::PgError;
 use crate::rows::{optional_time, unsigned};
 use crate::tx::Query;
 
 /// The totals of the keys with items of this type, or of any, those with the most waiting items first.
 pub(crate) async fn read(tx: &impl Query, item_type: Option<&str>, limit: u32) -> Result<Vec<KeyTotals>, PgError> {
-    tx.rows(TOTALS, &[&item_type, &i64::from(limit)]).await?.iter().map(totals).collect()
+    tx.rows(&TOTALS.replace("{RETRIES}", RETRIES), &[&item_type, &i64::from(limit)]).await?.iter().map(totals).collect()
 }
 
 const TOTALS: &str = "SELECT key, type, sum(pending)::bigint, sum(retrying)::bigint, sum(claimed)::bigint,
            sum(dead)::bigint, min(due) FROM (
-        SELECT fairness_key AS key, type, count(*) AS pending, count(*) FILTER (WHERE again) AS retrying,
+        SELECT fairness_key AS key, type, count(*) AS pending, count(*) FILTER (WHERE {RETRIES}) AS retrying,
                0::bigint AS claimed, 0::bigint AS dead, min(available_at) AS due
-        FROM outbox.queue WHERE fairness_key IS NOT NULL GROUP BY 1, 2
+        FROM outbox.queue AS waiting WHERE fairness_key IS NOT NULL GROUP BY 1, 2
         UNION ALL
         SELECT item.fairness_key, lease.type, 0, 0, count(*), 0, NULL
         FROM outbox.leases AS lease CROSS JOIN LATERAL unnest(lease.ids) AS leased (id)

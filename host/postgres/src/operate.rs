@@ -46,18 +46,21 @@ pub(crate) async fn preview(
         Selection::Filter(filter) => queries::matching(tx, &restrict_to_applicable(filter, action)).await?,
     };
     let mut report = OperateReport::of_matched(ids.len());
+    let mut unblocked = HashSet::new();
     for batch in ids.chunks(BATCH_SIZE as usize) {
         let mut found = find(tx, batch, now).await?;
         let lost = find_lost(tx, action, batch, &found).await?;
         for id in batch {
-            let item = found.get(id).map(|found| found.snapshot.item.clone());
+            let before = found.get(id).map(|found| found.snapshot.clone());
             let applied = if lost.contains(id) { Ok(()) } else { try_action(&mut found, *id, action) };
-            if let (Some(item), Ok(())) = (item, &applied) {
-                report.count_in_group(&item);
+            if let (Some(before), Ok(())) = (before, &applied) {
+                report.count_in_group(&before.item);
+                unblocked.extend(before.unblocked_key(action));
             }
             report.record(*id, applied.err());
         }
     }
+    report.unblocked_keys = unblocked.len() as u64;
     Ok(report)
 }
 
@@ -213,14 +216,15 @@ async fn replay(tx: &mut WriteTx<'_>, found: &[FoundItem], keys: EffectKeys) -> 
     change_places(tx, found, moves).await
 }
 
-/// Restores the items as they were before an operator dead-lettered them. `last_error` becomes the failure before the
-/// operator's.
+/// Restores the items as they were before an operator dead-lettered them. `last_error` becomes the last failure that no
+/// operator made so.
 async fn restore(tx: &WriteTx<'_>, found: &[FoundItem]) -> Result<(), PgError> {
-    let statement = "SELECT item, (SELECT message FROM outbox.attempts WHERE item_id = item
-                                   ORDER BY delivery DESC LIMIT 1 OFFSET 1)
+    let statement = "SELECT item, (SELECT message FROM outbox.attempts
+                                   WHERE item_id = item AND NOT (code = $2 AND class = 'operator')
+                                   ORDER BY delivery DESC LIMIT 1)
                      FROM unnest($1::bigint[]) AS item";
     let mut errors = HashMap::new();
-    for row in tx.rows(statement, &[&numbers(&ids(found))]).await? {
+    for row in tx.rows(statement, &[&numbers(&ids(found)), &DEAD_BY_OPERATOR_CODE]).await? {
         errors.insert(ItemId::new(row.try_get(0)?), row.try_get(1)?);
     }
     let before = |FoundItem { snapshot: ItemSnapshot { item, .. }, .. }: &FoundItem| {

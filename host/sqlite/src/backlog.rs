@@ -82,12 +82,17 @@ fn count_all(tx: &Connection) -> rusqlite::Result<Vec<TypeBacklog>> {
     count(tx, "outbox_queue")
 }
 
+/// SQL: whether the item `waiting` waits for another attempt. One that an operator moved there and back has a past, too.
+pub(crate) const RETRIES: &str = "waiting.again = 1 AND EXISTS (
+    SELECT 1 FROM outbox_past AS past
+    WHERE past.id = waiting.id AND (past.attempts > 0 OR past.losses > 0 OR past.give_backs > 0))";
+
 /// The numbers of the items in `source`. Ids ascend, so the smallest one is that of the item that was enqueued first.
 fn count(tx: &Connection, source: &str) -> rusqlite::Result<Vec<TypeBacklog>> {
     let sql = format!(
         "SELECT counted.type, waiting, retrying, item.created_at
-         FROM (SELECT type, count(*) AS waiting, sum(again) AS retrying, min(id) AS first FROM {source} GROUP BY type)
-                  AS counted
+         FROM (SELECT type, count(*) AS waiting, sum({RETRIES}) AS retrying, min(id) AS first
+               FROM {source} AS waiting GROUP BY type) AS counted
               JOIN outbox_items AS item ON item.id = first"
     );
     numbers(tx, &sql)

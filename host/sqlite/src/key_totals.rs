@@ -6,18 +6,19 @@ use rusqlite::{Connection, Row, params};
 
 use outbox_store::KeyTotals;
 
+use crate::backlog::RETRIES;
 use crate::rows::{cell, optional_time};
 
 /// The totals of the keys with items of this type, or of any, those with the most waiting items first.
 pub(crate) fn read(tx: &Connection, item_type: Option<&str>, limit: u32) -> rusqlite::Result<Vec<KeyTotals>> {
-    let mut select = tx.prepare_cached(TOTALS)?;
+    let mut select = tx.prepare_cached(&TOTALS.replace("{RETRIES}", RETRIES))?;
     select.query_map(params![item_type, limit], totals)?.collect()
 }
 
 const TOTALS: &str = "SELECT key, type, sum(pending), sum(retrying), sum(claimed), sum(dead), min(due) FROM (
-        SELECT fairness_key AS key, type, count(*) AS pending, sum(again) AS retrying, 0 AS claimed, 0 AS dead,
+        SELECT fairness_key AS key, type, count(*) AS pending, sum({RETRIES}) AS retrying, 0 AS claimed, 0 AS dead,
                min(available_at) AS due
-        FROM outbox_queue WHERE fairness_key IS NOT NULL GROUP BY 1, 2
+        FROM outbox_queue AS waiting WHERE fairness_key IS NOT NULL GROUP BY 1, 2
         UNION ALL
         SELECT item.fairness_key, lease.type, 0, 0, count(*), 0, NULL
         FROM outbox_leases AS lease CROSS JOIN json_each(lease.ids) AS leased

@@ -3,6 +3,8 @@
 //! Whether an item can take an action is decided by [`Action::resulting_status`]; what it changes is written here, with
 //! its audit entry, in one transaction. It does not know whether the items were named or a job found them.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
 
@@ -37,6 +39,7 @@ pub(crate) fn preview(
         Selection::Filter(filter) => queries::matching(tx, &restrict_to_applicable(filter, action))?,
     };
     let mut report = OperateReport::of_matched(ids.len());
+    let mut unblocked = BTreeSet::new();
     for id in ids {
         let found = snapshot(tx, id, now)?;
         let refusal = match &found {
@@ -45,9 +48,11 @@ pub(crate) fn preview(
         };
         if let (Some(found), None) = (found, &refusal) {
             report.count_in_group(&found.item);
+            unblocked.extend(found.unblocked_key(action));
         }
         report.record(id, refusal);
     }
+    report.unblocked_keys = unblocked.len() as u64;
     Ok(report)
 }
 
@@ -239,10 +244,12 @@ fn leave_lease_of(tx: &mut WriteTx<'_>, id: ItemId) -> rusqlite::Result<Option<L
     Ok(Some(leased))
 }
 
-/// As the item was before an operator dead-lettered it; its last failure is that before the operator's.
+/// As the item was before an operator dead-lettered it; its last failure is one that no operator made so.
 fn restore(tx: &WriteTx<'_>, item: &Item) -> rusqlite::Result<()> {
-    let before = "SELECT message FROM outbox_attempts WHERE item_id = ?1 ORDER BY delivery DESC LIMIT 1 OFFSET 1";
-    let last_error = tx.connection.prepare_cached(before)?.query_row([item.id.get()], |row| row.get(0)).optional()?;
+    let before = "SELECT message FROM outbox_attempts WHERE item_id = ?1 AND NOT (code = ?2 AND class = 'operator')
+                  ORDER BY delivery DESC LIMIT 1";
+    let values = params![item.id.get(), DEAD_BY_OPERATOR_CODE];
+    let last_error = tx.connection.prepare_cached(before)?.query_row(values, |row| row.get(0)).optional()?;
     reopen(tx, item, item.available_at, &Past { last_error, ..Past::of(item) })
 }
 

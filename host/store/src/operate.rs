@@ -89,9 +89,17 @@ pub struct OperateReport {
     /// Of a dry run with a filter: what would be changed, by status and type.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ItemGroup>,
+    /// Of a dry run: how many ordering keys would go on, because a dead item no longer blocks them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unblocked_keys: u64,
     /// The job that carried it out, when the selection was a filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl OperateReport {
@@ -155,6 +163,6 @@ impl From<Job> for OperateReport {
     /// What the job has done until now.
     fn from(job: Job) -> Self {
         let Job { id, matched, changed, sample, refusals, .. } = job;
-        Self { matched, changed, sample, refused: refusals, groups: Vec::new(), job: Some(id) }
+        Self { matched, changed, sample, refused: refusals, groups: Vec::new(), unblocked_keys: 0, job: Some(id) }
     }
 }

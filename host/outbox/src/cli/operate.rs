@@ -325,7 +325,13 @@ fn what_is_asked(action: Action, found: &OperateReport, now: Millis, context: &C
         [count.to_string(), status.to_string(), r#type.clone(), oldest, newest]
     };
     let groups = table(["ITEMS", "STATUS", "TYPE", "OLDEST", "NEWEST"], found.groups.iter().map(row));
-    format!("{verb} would {effect} {items} of {database}:\n{groups}")
+    let unblocked = unblocked(found).map(|what| format!("\nIt lets {what} go on.")).unwrap_or_default();
+    format!("{verb} would {effect} {items} of {database}:\n{groups}{unblocked}")
+}
+
+/// The ordering keys that dead items would no longer block.
+fn unblocked(report: &OperateReport) -> Option<String> {
+    (report.unblocked_keys > 0).then(|| count(report.unblocked_keys, "blocked ordering key"))
 }
 
 fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
@@ -417,6 +423,7 @@ async fn execute(
         sample: job.sample,
         refused: job.refusals,
         groups: Vec::new(),
+        unblocked_keys: 0,
         job: Some(job.id),
     })
 }
@@ -447,7 +454,10 @@ fn summary(request: &OperateRequest, report: &OperateReport) -> String {
     let sample: Vec<_> = report.sample.iter().map(ToString::to_string).collect();
     let sample = or_dash(Some(sample.join(", ").as_str()).filter(|sample| !sample.is_empty()));
     match request.execution {
-        Execution::DryRun => format!("{verb}: would change {items} ({sample})"),
+        Execution::DryRun => {
+            let unblocked = unblocked(report).map(|what| format!(", and let {what} go on")).unwrap_or_default();
+            format!("{verb}: would change {items} ({sample}){unblocked}")
+        }
         Execution::Apply => format!("{verb}: changed {items} ({sample})"),
     }
 }

@@ -209,6 +209,18 @@ pub(crate) fn count(number: u64, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
+/// The error with its causes, each told once: an error may contain the text of its cause.
+pub(crate) fn whole_error(err: &anyhow::Error) -> String {
+    let mut text = err.to_string();
+    for cause in err.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// The table of audit entries, which `audit` and `show` print.
 pub(crate) fn audit_rows(entries: &[AuditEntry], times: Times) -> String {
     if entries.is_empty() {
@@ -256,6 +268,14 @@ mod tests {
         assert_eq!(times(TimeForm::Distance).both(then), "3m ago, 2026-01-31T12:00:00.000Z");
         assert_eq!(times(TimeForm::Utc).show(Millis::new(i64::MAX)), "9223372036854775807 ms since 1970");
         assert_eq!(times(TimeForm::Utc).show(Millis::new(-1)), "-1 ms since 1970");
+    }
+
+    #[test]
+    fn a_cause_that_its_error_tells_already_is_not_told_again() {
+        let io = std::io::Error::other("no space left");
+        let store = outbox_store::StoreError::Unavailable { tried: "copying the database", source: io.into() };
+        let told = whole_error(&anyhow::Error::from(store).context("backing up"));
+        assert_eq!(told, "backing up: copying the database: no space left");
     }
 
     #[test]

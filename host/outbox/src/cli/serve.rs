@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::context::Context;
+use crate::cli::output::whole_error;
 use crate::config::ConfigError;
 use crate::host::{self, HostMode, HostStart};
 
@@ -72,7 +73,7 @@ async fn run(args: &HostArgs, mode: HostMode, context: &Context) -> anyhow::Resu
         Err(err) if err.is::<ConfigError>() => Err(err),
         // A reader of standard error that does not read must not keep a host that has failed.
         Err(err) => {
-            log.print(&format!("error: {err:#}"));
+            log.print(&format!("error: {}", whole_error(&err)));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -109,11 +109,17 @@ impl ItemSnapshot {
         job.statuses().contains(&self.item.status) && self.newest_job < job.id
     }
 
-    /// The facts that actions can change, for the audit trail.
+    /// The ordering key that goes on after the action, because the item no longer blocks it.
+    pub fn unblocked_key(&self, action: Action) -> Option<String> {
+        let ends_block = self.blocks_key && matches!(action, Action::Purge | Action::Replay { .. } | Action::Restore);
+        self.item.ordering_key.clone().filter(|_| ends_block)
+    }
+
+    /// The facts that actions can change, for the audit trail, and what names the item once it is gone.
     pub fn audited_fields(&self) -> Map<String, Value> {
         let item = &self.item;
         let mut fields = json!({
-            "status": item.status, "attempts": item.attempts, "deliveries": item.deliveries, "replays": item.replays,
+            "type": item.item_type, "idem_key": item.idem_key, "status": item.status, "attempts": item.attempts, "deliveries": item.deliveries, "replays": item.replays,
             "effects": item.effect_generation, "available_at": item.available_at, "maybe_executed": item.maybe_executed,
             "blocks_key": self.blocks_key,
         });

@@ -11,7 +11,7 @@ use clap::Args;
 use outbox_check::{CaseProject, CaseReport, OnDifference, junit, test};
 
 use crate::cli::context::Context;
-use crate::cli::output::{count, to_stderr};
+use crate::cli::output::{count, to_stderr, whole_error};
 
 /// The pause between two looks at the files with `--watch`.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: TestArgs, context: &Context) -> anyhow::Result<Exi
     loop {
         let seen = modification_times(&args.path);
         if let Err(err) = once(&args, context).await {
-            to_stderr(&format!("error: {err:#}"));
+            to_stderr(&format!("error: {}", whole_error(&err)));
         }
         while modification_times(&args.path) == seen {
             tokio::time::sleep(POLL_INTERVAL).await;
