@@ -151,6 +151,16 @@ async fn the_schema_keeps_the_rules_for_sql_callers() {
     refused(path, seconds, "CHECK");
     let headers = "INSERT INTO outbox_items (type, idem_key, payload, headers) VALUES ('mail', 'h', '', '{\"a\": 3}')";
     refused(path, headers, "headers is an object of strings");
+    for url in ["ftp://a", "https://", "https://u@h/", "https://a b", "hooks.example.com"] {
+        let named = format!(
+            "INSERT INTO outbox_items (type, idem_key, payload, headers)
+             VALUES ('mail', 'w', '', json_object('Webhook-URL', '{url}'))"
+        );
+        refused(path, &named, "webhook-url is an absolute URL");
+    }
+    let shared = "INSERT INTO outbox_items (type, idem_key, payload, fairness_key) VALUES ('mail', 'f', '', ";
+    refused(path, &format!("{shared} '')"), "CHECK");
+    refused(path, &format!("{shared} 'a' || char(9))"), "CHECK");
     refused(path, "UPDATE outbox_items SET status = 'CLAIMED'", "no such column: status");
     refused(path, "UPDATE outbox_items SET status = 'DONE'", "no such column: status");
     let claim = "claim_token = 't', claimed_at = 1, claimed_by = 'w', lease_until = 2";

@@ -57,6 +57,10 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
     let as_shop = |sql: &str| psql(&database.url_of("shop"), sql);
     as_shop("SELECT outbox.enqueue('webhook', 'a', '{}')").unwrap();
     as_shop("SELECT outbox.enqueue('webhook', 'o', '{}', ordering_key => 'o')").unwrap();
+    as_shop("SELECT outbox.enqueue('webhook', 'f', '{}', fairness_key => 'acme')").unwrap();
+    let destination =
+        "SELECT outbox.enqueue('webhook', 'u', '{}', headers => '{\"webhook-url\": \"https://a/?b#c@d\"}')";
+    as_shop(destination).unwrap();
     as_shop("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('webhook', 'b', '{}')").unwrap();
     for forbidden in [
         "SELECT * FROM outbox.items",
@@ -69,7 +73,8 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
     ] {
         assert!(as_shop(forbidden).unwrap_err().contains("permission denied"), "{forbidden}");
     }
-    assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "3");
+    assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "5");
+    assert_eq!(database.sql("SELECT count(*) FROM outbox.queue WHERE fairness_key = 'acme'").unwrap(), "1");
 }
 
 #[test]
@@ -107,6 +112,10 @@ fn the_schema_keeps_the_rules_for_sql_callers() {
     for (column, value, why) in [
         ("cid", "''", "cid is"),
         ("ordering_key", "'a\tb'", "ordering_key is"),
+        ("fairness_key", "'a\tb'", "fairness_key is"),
+        ("fairness_key", "''", "fairness_key is ''"),
+        ("headers", "'{\"Webhook-URL\": \"https://u@h/\"}'", "an absolute URL in webhook-url"),
+        ("headers", "'{\"webhook-url\": \"ftp://a\"}'", "an absolute URL in webhook-url"),
         ("content_type", "repeat('a', 256)", "content_type is"),
         ("saga", "'-'", "saga: [A-Za-z0-9]"),
         ("headers", "'[]'", "headers, metadata: a JSON object"),

@@ -227,9 +227,17 @@ END;
 -- A CHECK cannot contain this query.
 CREATE TRIGGER outbox_items_headers BEFORE INSERT ON outbox_items
 WHEN NEW.headers <> '{}' AND json_valid(NEW.headers)
- AND EXISTS (SELECT 1 FROM json_each(NEW.headers) WHERE type <> 'text')
 BEGIN
-    SELECT RAISE(ABORT, 'outbox: headers is an object of strings');
+    SELECT RAISE(ABORT, 'outbox: headers is an object of strings')
+    WHERE EXISTS (SELECT 1 FROM json_each(NEW.headers) WHERE type <> 'text');
+    -- The part between the scheme and the first slash, question mark or hash is the host.
+    SELECT RAISE(ABORT, 'outbox: the header webhook-url is an absolute URL such as https://hooks.example.com/path, without a user')
+    WHERE EXISTS (
+        SELECT 1 FROM (SELECT value AS url, substr(value, instr(value, '://') + 3) AS rest
+                       FROM json_each(NEW.headers) WHERE lower(key) = 'webhook-url')
+        WHERE NOT ((url GLOB 'http://*' OR url GLOB 'https://*') AND url NOT GLOB '*[^!-~]*')
+           OR rest = '' OR rest GLOB '[/?#@]*'
+           OR substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/')) GLOB '*@*');
 END;
 
 -- The inserts of these triggers meet no conflict: a statement that says OR REPLACE or OR IGNORE imposes that on the

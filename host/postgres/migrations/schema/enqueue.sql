@@ -50,6 +50,13 @@ BEGIN
     ELSIF NEW.headers::text <> '{}'
           AND EXISTS (SELECT FROM json_each(NEW.headers) AS header WHERE json_typeof(header.value) <> 'string') THEN
         SELECT 'headers', NEW.headers::text, 'an object of strings' INTO broken, given, rule;
+    ELSIF NEW.headers::text ~* 'webhook-url'
+          AND EXISTS (SELECT FROM json_each_text(NEW.headers) AS header
+                      WHERE lower(header.key) = 'webhook-url'
+                        AND header.value !~ '^https?://[!-"$-.0->A-~]+([/?#][!-~]*)?$') THEN
+        SELECT 'headers', 'webhook-url',
+               'an absolute URL in webhook-url, such as https://hooks.example.com/path, without a user'
+        INTO broken, given, rule;
     END IF;
     IF broken IS NOT NULL THEN
         RAISE EXCEPTION 'outbox: % is %: it must be %', broken, quote_literal(left(given, 80)), rule
