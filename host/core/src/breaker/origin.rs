@@ -45,7 +45,7 @@ pub(crate) enum Passage {
 /// What a change of the breaker means to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerTurn {
-    /// An outage began.
+    /// An outage began, or goes on after it seemed to have ended.
     Opened,
     /// An outage that began so long ago ended.
     Closed(Duration),
@@ -148,6 +148,7 @@ impl OriginBreaker {
                     cause.clone_into(&mut outage.cause);
                     outage.wait_longer(now);
                     *self = Self::Open(outage.clone());
+                    return Some(BreakerTurn::Opened);
                 }
             }
         }
@@ -346,7 +347,7 @@ mod tests {
             fail(&mut breaker, id, now);
             assert!(!breaker.is_open(now) && breaker.spares(now), "four items, one of them often");
         }
-        fail(&mut breaker, 5, now);
+        assert_eq!(fail(&mut breaker, 5, now), Some(BreakerTurn::Opened), "operators were told that it had closed");
         assert!(breaker.is_open(now));
         assert_eq!(breaker.outage(now).map(|(outage, _)| outage.since), Some(start), "it is the same outage");
         assert_eq!(breaker.pass(now + PROBE_MIN), Passage::Refused, "and the pauses go on growing");
