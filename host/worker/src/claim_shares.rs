@@ -3,9 +3,9 @@
 //! An item is in hand from its claim to its settlement. Each type has a floor, as it has among the running attempts, and
 //! the payloads in hand have a bound. It does not know which attempts run.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use outbox_core::ServedType;
@@ -117,7 +117,7 @@ impl ClaimShares {
         }
         let mut state = self.lock();
         for (item_type, seen) in largest {
-            let known = state.types.entry(item_type.to_owned()).or_default();
+            let known = state.types.entry_ref(item_type).or_default();
             known.largest = seen.max(known.largest - known.largest / FADING);
         }
     }
@@ -133,7 +133,7 @@ impl ClaimShares {
         let mut state = self.lock();
         state.items += 1;
         state.bytes += bytes;
-        state.types.entry(served_type.item_type.clone()).or_default().items += 1;
+        state.types.entry_ref(served_type.item_type.as_str()).or_default().items += 1;
         let (served_type, permit_freed) = (Arc::clone(served_type), Arc::clone(permit_freed));
         ClaimPermit { shares: Arc::clone(self), served_type, bytes, permit_freed }
     }

@@ -3,10 +3,10 @@
 //!
 //! Pure but for its memory; time is passed in. It does not know what the host lacks.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use outbox_core::{Failure, FailureClass, HOST_RESOURCES, HOST_STATE, Settlement};
@@ -76,7 +76,7 @@ impl HostFaults {
         } else {
             (state.pause, state.since, state.until) = (None, None, None);
         }
-        let last = state.last.entry(item.item_type.clone()).or_default();
+        let last = state.last.entry_ref(item.item_type.as_str()).or_default();
         last.retain(|(id, _)| *id != item.id);
         last.insert(0, (item.id, end));
         last.truncate(2);

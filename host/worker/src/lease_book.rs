@@ -4,9 +4,10 @@
 //! its stop token. The rule that it keeps: an attempt that runs has a lease that is known to hold at least for the
 //! margin, or it has been interrupted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

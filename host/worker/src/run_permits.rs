@@ -3,9 +3,10 @@
 //!
 //! Attempts of one type begin in the order in which they came. It knows no item.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use outbox_core::ServedType;
@@ -98,7 +99,7 @@ impl RunState {
         let (grant, granted) = oneshot::channel();
         self.arrivals += 1;
         let waiting = WaitingRun { arrival: self.arrivals, served_type: Arc::clone(served_type), grant };
-        self.types.entry(item_type.clone()).or_default().waiting.push_back(waiting);
+        self.types.entry_ref(item_type.as_str()).or_default().waiting.push_back(waiting);
         Some(granted)
     }
 
@@ -120,7 +121,7 @@ impl RunState {
 
     fn begin(&mut self, item_type: &str) {
         self.running += 1;
-        self.types.entry(item_type.to_owned()).or_default().running += 1;
+        self.types.entry_ref(item_type).or_default().running += 1;
     }
 
     fn end(&mut self, item_type: &str) {
