@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::eventually;
 use crate::support::host::{HostConfig, free_port, unread_log};
@@ -37,10 +38,11 @@ impl Host {
         host
     }
 
+    /// `None` when the host does not answer, or not soon.
     async fn status(&self, method: &str, path: &str, body: &str) -> Option<u16> {
-        let headers = [("content-type", "application/json")];
-        let answer = http::send(method, &format!("{}{path}", self.url), &headers, body).await;
-        Some(answer.ok()?.status.as_u16())
+        let (url, headers) = (format!("{}{path}", self.url), [("content-type", "application/json")]);
+        let answer = timeout(SOON, http::send(method, &url, &headers, body)).await;
+        Some(answer.ok()?.ok()?.status.as_u16())
     }
 
     fn signal(&self, name: &str) {
@@ -52,7 +54,13 @@ impl Host {
     fn terminate(mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
         self.signal("-TERM");
-        (self.child.wait().unwrap(), asked.elapsed())
+        while asked.elapsed() < SOON {
+            if let Some(ended) = self.child.try_wait().unwrap() {
+                return (ended, asked.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the host runs {SOON:?} after SIGTERM");
     }
 }
 

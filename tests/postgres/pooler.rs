@@ -13,7 +13,7 @@ use outbox::store::{
 };
 
 use crate::support::pooler::Route;
-use crate::support::postgres::{Cluster, Database};
+use crate::support::postgres::{Cluster, Database, psql};
 use crate::support::stage::{Deployment, becomes};
 use crate::support::{Backend, TestDb, done, item, request, retry};
 
@@ -60,7 +60,13 @@ async fn many_workers_share_three_sessions_and_lose_nothing() {
     }
     let keys: BTreeSet<_> = drained.iter().map(|item| item.idem_key.as_str()).collect();
     assert_eq!((keys.len(), drained.len()), (200, 200));
-    assert_eq!(database.sql("SELECT count(*) FROM pg_prepared_statements").unwrap(), "0");
+    let (pooled, _) = Route::Pooled.urls(&database);
+    let left = "SELECT (SELECT count(*) FROM pg_prepared_statements)
+                       + (SELECT count(*) FROM pg_settings WHERE source = 'session'
+                          AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'jit'))";
+    for _ in 0..9 {
+        assert_eq!(psql(&pooled, left).unwrap(), "0", "statements and settings that transactions left in a session");
+    }
 }
 
 #[tokio::test]

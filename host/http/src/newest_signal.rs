@@ -88,3 +88,24 @@ async fn follow(inspect: Arc<dyn Inspect>, newest: watch::Sender<SignalSeq>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outbox_sqlite::{SqliteOptions, SqliteStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_streams_share_one_task_which_ends_with_the_last_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Inspect> =
+            SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap();
+        let newest = NewestSignal::default();
+        let (first, second) = (newest.follow(&store), newest.follow(&store));
+        assert!(Arc::ptr_eq(&first, &second));
+        let ended = Arc::downgrade(&first);
+        drop((first, second));
+        assert!(ended.upgrade().is_none());
+        assert!(!newest.follow(&store).task.is_finished(), "the next stream begins anew");
+    }
+}

@@ -287,11 +287,24 @@ mod tests {
         assert!(refused(ffi::SQLITE_READONLY).may_have_passed());
     }
 
+    fn open(folder: &tempfile::TempDir) -> Arc<crate::SqliteStore> {
+        crate::SqliteStore::open(&folder.path().join("outbox.sqlite"), SqliteOptions::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_finds_no_room_is_reported_although_its_group_commits() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let failure = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
+        let full = move |_: &mut WriteTx<'_>| Err::<(), _>(failure()).map_err(unavailable("adding"));
+        assert!(store.writer.run("adding", full).await.is_err());
+        assert!(store.writer.refusal().is_some());
+    }
+
     #[tokio::test]
     async fn a_write_that_panics_fails_alone_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("outbox.sqlite");
-        let store = crate::SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+        let store = open(&folder);
         let writer = &store.writer;
         let add = |tx: &mut WriteTx<'_>| {
             let insert = "INSERT INTO outbox_alerts (kind, subject, sent_at) VALUES ('k', 't', 1)";
