@@ -155,11 +155,11 @@ impl Campaign {
 /// Makes everybody on PostgreSQL who finds the front of ordering keys wait before and after that, so that others act
 /// in between.
 const PAUSES: &str = "
-ALTER FUNCTION outbox.find_front(text[]) RENAME TO find_front_at_once;
-CREATE FUNCTION outbox.find_front(keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+ALTER FUNCTION outbox.find_front(text[], boolean) RENAME TO find_front_at_once;
+CREATE FUNCTION outbox.find_front(keys text[], are_done boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_sleep(random() * 0.004);
-    PERFORM outbox.find_front_at_once(keys);
+    PERFORM outbox.find_front_at_once(keys, are_done);
     PERFORM pg_sleep(random() * 0.004);
 END $$";
 

@@ -22,7 +22,8 @@ on_each_backend! {
 }
 
 /// The tables that hosts and applications write, each with SQL for a row of it that is planted. The migrations are left
-/// out: a database of another version is not opened.
+/// out: a database of another version is not opened. So is the look at a long line, of which only what the queue confirms
+/// is used.
 const TABLES: [&str; 25] = [
     "items",
     "queue",

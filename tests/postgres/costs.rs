@@ -9,7 +9,7 @@ use outbox::store::{BatchMode, Claim};
 
 use super::SOON;
 use crate::support::postgres::{Cluster, Database, Durability};
-use crate::support::{Backend, Fixture, TestDb, done, eventually, item, report, request};
+use crate::support::{Backend, Fixture, TestDb, done, eventually, item, report, request, with_streaks};
 
 /// Items in a batch: as many as one lease holds.
 const BATCH: usize = 250;
@@ -92,6 +92,37 @@ fn pages_of_claim(f: &Fixture, lowest: i64) -> u64 {
             "outbox.claim('{{mail}}', '{{10}}', '{{{lowest}}}', '{{1}}', '{{7}}', '{{9}}', 'me', 9000000000000, 0, 0)"
         ),
     )
+}
+
+#[tokio::test]
+async fn a_line_of_which_a_snapshot_keeps_the_claimed_rows_is_read_once_for_many_fronts() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let TestDb::Postgres(database) = &f.test_db else { unreachable!() };
+    f.sql(
+        "INSERT INTO outbox.items (type, idem_key, payload, ordering_key)
+         SELECT 'mail', 'k' || n, '', 'line' FROM generate_series(1, 21000) AS n;
+         ANALYZE outbox.queue",
+    )
+    .unwrap();
+    let snapshot = database.connect().await;
+    snapshot.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.items").await.unwrap();
+    f.sql(
+        "WITH gone AS (DELETE FROM outbox.queue WHERE id <= 20000 RETURNING id, turn)
+         INSERT INTO outbox.done (id, done_at, epoch, turn) SELECT id, 1, 0, turn FROM gone;
+         INSERT INTO outbox.lanes (ordering_key, id, turn) SELECT 'line', id, turn FROM outbox.done WHERE id = 20000",
+    )
+    .unwrap();
+    let whole = pages_of(&f, "outbox.find_front('{line}', true)");
+    f.sql("SELECT outbox.find_front('{line}', true)").unwrap();
+    let claim = async || f.store.claim(&with_streaks(request(&["mail"], 4), 4)).await.unwrap().claims;
+    settle(&f, &claim().await).await;
+    f.sql("UPDATE outbox.lanes SET (id, turn) = (SELECT id, turn FROM outbox.done WHERE id = 20000)").unwrap();
+    let next = pages_of(&f, "outbox.find_front('{line}', true)");
+    report(&format!("pages for the front of a line behind 20,000 claimed rows: {whole}, then {next}"));
+    assert!(next * 10 < whole, "{whole} {next}");
+    f.sql("SELECT outbox.find_front('{line}')").unwrap();
+    let ids: Vec<_> = claim().await.iter().map(|claim| claim.item.id.get()).collect();
+    assert_eq!(ids, [20_005, 20_006, 20_007, 20_008]);
 }
 
 #[tokio::test]

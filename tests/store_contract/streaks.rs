@@ -25,6 +25,7 @@ promises! {
     an_item_that_comes_back_goes_before_what_follows_the_streak
     a_claim_counts_a_streak_against_the_limits_of_its_type
     a_streak_is_settled_together_in_any_order_of_its_calls
+    a_long_line_keeps_its_order_whatever_becomes_of_its_items
 }
 
 mod promise {
@@ -99,6 +100,40 @@ mod promise {
             assert_eq!(ids(&claims), [expected], "an item that was claimed before is alone");
             settle(&f, &claims[0], done()).await.unwrap();
         }
+    }
+
+    pub(super) async fn a_long_line_keeps_its_order_whatever_becomes_of_its_items(f: Fixture) {
+        let mut expected = line(&f, 400).await;
+        let [restored, left_dead, also_dead] = [100, 200, 390].map(|place| expected[place]);
+        let (mut finished, mut failing, mut is_operated) = (Vec::new(), Some(expected[37]), false);
+        while finished.len() < expected.len() {
+            let claims = claim(&f, 9).await;
+            let Some(first) = claims.first() else {
+                f.clock.advance(Duration::from_secs(1));
+                continue;
+            };
+            if failing == Some(first.item.id) {
+                failing = None;
+                settle(&f, first, retry(Duration::ZERO)).await.unwrap();
+                continue;
+            }
+            for claim in &claims {
+                settle(&f, claim, done()).await.unwrap();
+                finished.push(claim.item.id);
+            }
+            if is_operated || finished.len() < 80 {
+                continue;
+            }
+            is_operated = true;
+            for id in [restored, left_dead, also_dead] {
+                let dead = Action::Dead { on_dead: OnDead::Skip, lease: LeasePolicy::Respect };
+                f.store.operate(&operate_request(dead, Selection::Ids(vec![id]))).await.unwrap();
+            }
+            f.store.operate(&operate_request(Action::Restore, Selection::Ids(vec![restored]))).await.unwrap();
+            expected.retain(|id| ![left_dead, also_dead].contains(id));
+            expected.push(f.enqueue(ordered("last")).await);
+        }
+        assert_eq!(finished, expected);
     }
 
     pub(super) async fn a_streak_ends_before_a_dead_item_that_blocks(f: Fixture) {

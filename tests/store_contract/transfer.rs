@@ -142,7 +142,7 @@ const MOVED: [MovedKind; 12] = [
 
 /// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or hold what
 /// renews itself within minutes (`alerts`, `rates`, `key_rates`). CLAIMED items are not moved.
-const STAYING: [&str; 15] = [
+const STAYING: [&str; 16] = [
     "alerts",
     "audit_kept",
     "backlog",
@@ -152,6 +152,7 @@ const STAYING: [&str; 15] = [
     "key_rates",
     "lanes",
     "leases",
+    "line_looks",
     "migrations",
     "owners",
     "pods",

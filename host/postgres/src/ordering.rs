@@ -56,10 +56,20 @@ pub(crate) async fn lock_deleted(tx: &WriteTx<'_>, items: &[ItemId]) -> Result<(
 
 /// Finds the fronts of the keys anew. The transaction has moved items of theirs, under the locks of their lines.
 pub(crate) async fn find_fronts(tx: &WriteTx<'_>, keys: &[&str]) -> Result<(), PgError> {
+    find(tx, keys, false).await
+}
+
+/// [`find_fronts`] for keys of which the transaction has only made claimed items DONE. It need not look at a long line
+/// each time.
+pub(crate) async fn find_next_fronts(tx: &WriteTx<'_>, keys: &[&str]) -> Result<(), PgError> {
+    find(tx, keys, true).await
+}
+
+async fn find(tx: &WriteTx<'_>, keys: &[&str], are_done: bool) -> Result<(), PgError> {
     if keys.is_empty() {
         return Ok(());
     }
-    tx.rows("SELECT outbox.find_front($1)", &[&keys]).await.map(drop)
+    tx.rows("SELECT outbox.find_front($1, $2)", &[&keys, &are_done]).await.map(drop)
 }
 
 /// Locks the line of the key, then the first items that block it. Returns them by ascending id.

@@ -8,6 +8,8 @@
 //! A row that is in the way in the queue or in the DLQ is replaced: a change from outside can leave an item in two
 //! places, and such an item must stop no other one.
 
+use std::collections::HashSet;
+
 use outbox_core::{Destination, ItemMove, Past};
 use outbox_item::{ItemId, Millis, Status};
 use outbox_store::{ClaimRef, ClaimToken};
@@ -69,6 +71,10 @@ impl<'a> PlaceChange<'a> {
         &self.moved.past
     }
 
+    fn completes_claim(&self) -> bool {
+        matches!((self.from, &self.moved.to), (OldPlace::Lease(_), Destination::Done { .. }))
+    }
+
     /// Whether the item has a row in `outbox.past` afterwards.
     fn has_past(&self) -> bool {
         match self.moved.to {
@@ -99,8 +105,19 @@ pub(crate) async fn change_places(tx: &WriteTx<'_>, changes: &[PlaceChange<'_>])
     arrive(tx, changes).await?;
     let saga_moves: Vec<_> = changes.iter().filter_map(PlaceChange::saga_move).collect();
     saga_signals::note_moves(tx, &saga_moves).await?;
-    let keys: Vec<_> = changes.iter().filter_map(|change| change.ordering_key).collect();
-    ordering::find_fronts(tx, &keys).await
+    find_fronts(tx, changes).await
+}
+
+/// Finds the fronts of the keys of which items were moved.
+async fn find_fronts(tx: &WriteTx<'_>, changes: &[PlaceChange<'_>]) -> Result<(), PgError> {
+    let (mut done, mut others) = (HashSet::new(), HashSet::new());
+    for change in changes {
+        let keys = if change.completes_claim() { &mut done } else { &mut others };
+        keys.extend(change.ordering_key);
+    }
+    let done: Vec<_> = done.difference(&others).copied().collect();
+    ordering::find_fronts(tx, &others.into_iter().collect::<Vec<_>>()).await?;
+    ordering::find_next_fronts(tx, &done).await
 }
 
 async fn leave(tx: &WriteTx<'_>, changes: &[PlaceChange<'_>]) -> Result<(), PgError> {

@@ -101,6 +101,19 @@ CREATE TABLE outbox.lanes (
     autovacuum_vacuum_cost_delay = 0
 );
 
+-- The first items of a long line, as one look at it found them, with their turns, in the order of the line. Claimed rows
+-- lie at the start of a line until the server may remove them, which a snapshot that stays open prevents: so the next
+-- fronts of the key are taken from here. Whatever must come after an item that became visible later than the look is not
+-- in here. A row goes when an item of the key returns to the queue, and with the lane.
+CREATE TABLE outbox.line_looks (
+    ordering_key text COLLATE "C" PRIMARY KEY,
+    ids bigint[] NOT NULL,
+    turns bigint[] NOT NULL,
+    CHECK (cardinality(ids) = cardinality(turns))
+) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+-- Neither compressed nor moved out of the row: a page has room for 256 items.
+ALTER TABLE outbox.line_looks ALTER ids SET STORAGE PLAIN, ALTER turns SET STORAGE PLAIN;
+
 -- DONE.
 CREATE TABLE outbox.done (
     id bigint PRIMARY KEY,

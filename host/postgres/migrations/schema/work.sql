@@ -37,23 +37,77 @@ BEGIN
     WHERE lane.ordering_key = known.ordering_key AND known.ordering_key = ANY (keys) AND known.streak IS NOT NULL;
 END $$;
 
--- Finds the front of each key anew: its first item of those that wait and those that block it dead. It gets the lane,
--- and is no longer held. An item that is leased keeps the lane, and after it what follows in its streak. The caller has
--- the locks of the keys, and took them in an earlier statement: so this one sees what others did under them.
-CREATE FUNCTION outbox.find_front(keys text[]) RETURNS void LANGUAGE plpgsql
+-- The first items of the key that wait behind this turn, up to `most`, as the last look at its line found them. What has
+-- been claimed since is left out.
+CREATE FUNCTION outbox.seen_in_line(line text, behind bigint, most bigint) RETURNS TABLE (id bigint) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+    look outbox.line_looks;
+BEGIN
+    SELECT known.* INTO look FROM outbox.line_looks AS known WHERE known.ordering_key = line;
+    -- One by one: a statement for all of them would look all of them up.
+    FOR place IN 1..coalesce(cardinality(look.ids), 0) LOOP
+        CONTINUE WHEN look.turns[place] <= behind;
+        SELECT waiting.id INTO id FROM outbox.queue AS waiting
+        WHERE waiting.id = look.ids[place] AND waiting.turn = look.turns[place] AND waiting.ordering_key = line;
+        CONTINUE WHEN NOT FOUND;
+        RETURN NEXT;
+        most := most - 1;
+        EXIT WHEN most <= 0;
+    END LOOP;
+END $$;
+
+-- Looks at long lines and keeps what it finds: their first 256 items. The caller has the locks of the keys.
+CREATE FUNCTION outbox.look_at_lines(keys text[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    INSERT INTO outbox.line_looks AS look (ordering_key, ids, turns)
+    SELECT key, array_agg(id ORDER BY turn, id), array_agg(turn ORDER BY turn, id)
+    FROM unnest(keys) AS key
+         CROSS JOIN LATERAL (SELECT id, turn FROM outbox.queue WHERE ordering_key = key
+                             ORDER BY ordering_key, queue.turn, queue.id LIMIT 256) AS waiting
+    GROUP BY key ORDER BY key
+    ON CONFLICT (ordering_key) DO UPDATE SET ids = excluded.ids, turns = excluded.turns;
+END $$;
+
+-- Finds the front of each key anew: its first item of those that wait and those that block it dead. It gets the lane,
+-- and is no longer held. An item that is leased keeps the lane, and after it what follows in its streak. The caller has
+-- the locks of the keys, and took them in an earlier statement: so this one sees what others did under them. `are_done`
+-- says that the items of the keys that the caller has moved became DONE: then what an earlier look at a long line found
+-- still holds.
+CREATE FUNCTION outbox.find_front(keys text[], are_done boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    long_lines text[];
 BEGIN
     IF EXISTS (SELECT 1 FROM outbox.lanes WHERE ordering_key = ANY (keys) AND streak IS NOT NULL) THEN
         PERFORM outbox.advance_streaks(keys);
     END IF;
+    IF NOT are_done THEN
+        DELETE FROM outbox.line_looks WHERE ordering_key = ANY (keys);
+    END IF;
     WITH line AS (
-        SELECT known.key, (SELECT id FROM outbox.lanes WHERE ordering_key = known.key) AS owner
+        SELECT known.key, (SELECT id FROM outbox.lanes WHERE ordering_key = known.key) AS owner,
+               CASE WHEN are_done AND (SELECT ordering_key FROM outbox.line_looks WHERE ordering_key = known.key)
+                                      IS NOT NULL
+                    THEN (SELECT turn FROM outbox.lanes WHERE ordering_key = known.key) END AS behind
         FROM (SELECT DISTINCT key FROM unnest(keys) AS key WHERE key IS NOT NULL) AS known
+    ), next AS MATERIALIZED (
+        SELECT line.*, (SELECT seen.id FROM outbox.seen_in_line(line.key, line.behind, 1) AS seen
+                        WHERE line.behind IS NOT NULL) AS seen
+        FROM line
     ), front AS MATERIALIZED (
-        SELECT line.key, first.id, first.turn
-        FROM line LEFT JOIN LATERAL (
-                 (SELECT id, turn FROM outbox.queue WHERE ordering_key = line.key
+        SELECT line.key, first.id, first.turn,
+               line.seen IS NULL AND (SELECT id FROM outbox.queue WHERE ordering_key = line.key
+                                      ORDER BY ordering_key, queue.turn, queue.id OFFSET 63 LIMIT 1) IS NOT NULL AS is_long
+        FROM next AS line LEFT JOIN LATERAL (
+                 (SELECT id, turn FROM outbox.queue WHERE id = line.seen)
+                 UNION ALL
+                 (SELECT id, turn FROM outbox.queue WHERE line.seen IS NULL AND ordering_key = line.key
                   ORDER BY ordering_key, queue.turn, queue.id LIMIT 1)
                  UNION ALL
                  (SELECT id, turn FROM outbox.dead WHERE ordering_key = line.key AND blocks_key
@@ -65,12 +119,19 @@ BEGIN
            OR (SELECT id FROM outbox.items WHERE id = line.owner) IS NULL
     ), emptied AS (
         DELETE FROM outbox.lanes AS lane USING front WHERE lane.ordering_key = front.key AND front.id IS NULL
+    ), forgotten AS (
+        DELETE FROM outbox.line_looks AS look USING front WHERE look.ordering_key = front.key AND front.id IS NULL
     ), given AS (
         INSERT INTO outbox.lanes AS lane (ordering_key, id, turn)
         SELECT key, id, turn FROM front WHERE id IS NOT NULL
         ON CONFLICT (ordering_key) DO UPDATE SET id = excluded.id, turn = excluded.turn WHERE lane.id <> excluded.id
+    ), freed AS (
+        UPDATE outbox.queue AS waiting SET held = false FROM front WHERE waiting.id = front.id AND waiting.held
     )
-    UPDATE outbox.queue AS waiting SET held = false FROM front WHERE waiting.id = front.id AND waiting.held;
+    SELECT array_agg(key) FILTER (WHERE is_long) INTO long_lines FROM front;
+    IF long_lines IS NOT NULL THEN
+        PERFORM outbox.look_at_lines(long_lines);
+    END IF;
 END $$;
 
 -- Locks types with limits until the commit, so that one transaction at a time counts their claims and adds to them.
@@ -236,7 +297,10 @@ BEGIN
     RETURN QUERY
     WITH behind AS MATERIALIZED (
         SELECT wanted.front, wanted.key, line.id, line.turn, line.place, line.fits
-        FROM unnest(fronts, keys, kinds, sharers, mosts) AS wanted (front, key, kind, sharer, most)
+        FROM (SELECT asked.*, (SELECT lane.turn FROM outbox.lanes AS lane JOIN outbox.line_looks AS look USING (ordering_key)
+                               WHERE lane.ordering_key = asked.key) AS behind
+              FROM unnest(fronts, keys, kinds, sharers, mosts) AS asked (front, key, kind, sharer, most) OFFSET 0
+             ) AS wanted
              CROSS JOIN LATERAL (
                  SELECT waiting.id, waiting.turn, row_number() OVER (ORDER BY waiting.turn, waiting.id) AS place,
                         waiting.type = wanted.kind AND coalesce(waiting.fairness_key, '') = wanted.sharer
@@ -246,8 +310,13 @@ BEGIN
                         AND NOT EXISTS (
                             SELECT 1 FROM outbox.dead WHERE dead.ordering_key = wanted.key AND dead.blocks_key
                             AND (dead.turn, dead.id) < (waiting.turn, waiting.id)) AS fits
-                 FROM (SELECT * FROM outbox.queue WHERE ordering_key = wanted.key
-                       ORDER BY ordering_key, queue.turn, queue.id LIMIT wanted.most) AS waiting) AS line
+                 FROM ((SELECT queue.* FROM outbox.queue
+                        WHERE wanted.behind IS NULL AND ordering_key = wanted.key
+                        ORDER BY ordering_key, queue.turn, queue.id LIMIT wanted.most)
+                       UNION ALL
+                       (SELECT queue.* FROM outbox.seen_in_line(wanted.key, wanted.behind, wanted.most) AS seen
+                                            JOIN outbox.queue ON queue.id = seen.id
+                        WHERE wanted.behind IS NOT NULL)) AS waiting) AS line
     ), locked AS MATERIALIZED (
         SELECT id FROM outbox.queue WHERE id = ANY (ARRAY(SELECT id FROM behind WHERE fits)) FOR UPDATE SKIP LOCKED
     ), streak AS MATERIALIZED (
@@ -659,7 +728,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     IF cardinality(keys) > 0 THEN
-        PERFORM outbox.find_front(keys);
+        PERFORM outbox.find_front(keys, true);
     END IF;
 END $$;
 
