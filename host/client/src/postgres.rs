@@ -9,7 +9,7 @@ use tokio_postgres::{Error, Row, Transaction};
 use outbox_item::{ItemId, NewItem};
 
 use crate::error::{EnqueueError, LostRace};
-use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
+use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertRow};
 
 /// Enqueues an item inside the caller's transaction: the item exists if and only if the transaction commits. The
 /// database must have the schema of the outbox.
@@ -23,13 +23,13 @@ use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
 /// for that.
 pub async fn enqueue_in(tx: &Transaction<'_>, item: &NewItem) -> Result<ItemId, EnqueueError> {
     item.validate()?;
-    let columns = InsertColumns::new(&[item]).map_err(EnqueueError::database)?;
+    let row = InsertRow::new(item).map_err(EnqueueError::database)?;
     // A second time, when another transaction took the key between the look and the insert.
     for _ in 0..2 {
         if let Some(id) = find(tx, item).await? {
             return Ok(id);
         }
-        if let Some(row) = insert_silently(tx, &columns).await.map_err(EnqueueError::database)? {
+        if let Some(row) = insert_silently(tx, &row).await.map_err(EnqueueError::database)? {
             return row.try_get(1).map(ItemId::new).map_err(EnqueueError::database);
         }
     }
@@ -56,9 +56,9 @@ async fn key_owner(tx: &Transaction<'_>, item: &NewItem) -> Result<Option<(ItemI
 
 /// Inserts one item and returns its row. An item whose key is stored is left out, also with other content: the
 /// schema's error would end the transaction.
-async fn insert_silently(tx: &Transaction<'_>, columns: &InsertColumns<'_>) -> Result<Option<Row>, Error> {
+async fn insert_silently(tx: &Transaction<'_>, row: &InsertRow<'_>) -> Result<Option<Row>, Error> {
     let statement = tx.prepare(INSERT).await?;
-    let values = insert_parameters(columns, &None);
+    let values = insert_parameters(row);
     // Sent together: no other statement of the transaction is silent, even when the caller drops this future.
     let (silent, row, loud) = tokio::join!(
         biased;
@@ -72,23 +72,22 @@ async fn insert_silently(tx: &Transaction<'_>, columns: &InsertColumns<'_>) -> R
     Ok(row)
 }
 
-/// The parameters of [`INSERT`] in their order. `now` is the time of creation in Unix milliseconds; `None` takes the
-/// time of the database.
-pub fn insert_parameters<'a>(columns: &'a InsertColumns<'_>, now: &'a Option<i64>) -> [&'a (dyn ToSql + Sync); 12] {
-    let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = columns;
-    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = columns;
+/// The parameters of [`INSERT`] in their order, at the time of the database.
+fn insert_parameters<'a>(row: &'a InsertRow<'_>) -> [&'a (dyn ToSql + Sync); 12] {
+    let InsertRow { idem_key, item_type, payload, content_type, headers, metadata, cid, saga, .. } = row;
+    let InsertRow { ordering_key, fairness_key, delay, .. } = row;
     [
-        idem_keys,
-        types,
-        payloads,
-        content_types,
+        idem_key,
+        item_type,
+        payload,
+        content_type,
         headers,
         metadata,
-        cids,
-        sagas,
-        ordering_keys,
-        fairness_keys,
-        delays,
-        now,
+        cid,
+        saga,
+        ordering_key,
+        fairness_key,
+        delay,
+        &None::<i64>,
     ]
 }

@@ -14,7 +14,7 @@ use sqlx_postgres::{PgArguments, Postgres};
 use outbox_item::{ItemId, NewItem};
 
 use crate::error::{EnqueueError, LostRace};
-use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
+use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertRow};
 
 /// Enqueues an item inside the caller's transaction: the item exists if and only if the transaction commits. The
 /// database must have the schema of the outbox.
@@ -28,13 +28,13 @@ use crate::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
 /// for that.
 pub async fn enqueue_in(tx: &mut Transaction<'_, Postgres>, item: &NewItem) -> Result<ItemId, EnqueueError> {
     item.validate()?;
-    let columns = InsertColumns::new(&[item]).map_err(EnqueueError::database)?;
+    let row = InsertRow::new(item).map_err(EnqueueError::database)?;
     // A second time, when another transaction took the key between the look and the insert.
     for _ in 0..2 {
         if let Some(id) = find(tx, item).await? {
             return Ok(id);
         }
-        if let Some(id) = insert(tx, &columns).await.map_err(EnqueueError::database)? {
+        if let Some(id) = insert(tx, &row).await.map_err(EnqueueError::database)? {
             return Ok(id);
         }
     }
@@ -61,10 +61,10 @@ async fn key_owner(tx: &mut Transaction<'_, Postgres>, item: &NewItem) -> Result
 }
 
 /// The id of the new item, or `None` when an item that has its key is stored.
-async fn insert(tx: &mut Transaction<'_, Postgres>, columns: &InsertColumns<'_>) -> Result<Option<ItemId>, Error> {
+async fn insert(tx: &mut Transaction<'_, Postgres>, row: &InsertRow<'_>) -> Result<Option<ItemId>, Error> {
     // When the caller drops this future, sqlx rolls back to the savepoint before the next statement.
     let mut savepoint = Acquire::begin(&mut *tx).await?;
-    match insert_statement(columns).fetch_optional(&mut *savepoint).await {
+    match insert_statement(row).fetch_optional(&mut *savepoint).await {
         Ok(row) => {
             savepoint.commit().await?;
             row.map(|row| row.try_get(1).map(ItemId::new)).transpose()
@@ -77,12 +77,11 @@ async fn insert(tx: &mut Transaction<'_, Postgres>, columns: &InsertColumns<'_>)
 }
 
 /// [`INSERT`] with its parameters, at the time of the database.
-fn insert_statement<'a>(columns: &'a InsertColumns<'_>) -> Query<'a, Postgres, PgArguments> {
-    let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = columns;
-    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = columns;
-    let insert = query(INSERT).bind(idem_keys).bind(types).bind(payloads).bind(content_types).bind(headers);
-    let insert = insert.bind(metadata).bind(cids).bind(sagas).bind(ordering_keys);
-    insert.bind(fairness_keys).bind(delays).bind(None::<i64>)
+fn insert_statement<'a>(row: &'a InsertRow<'_>) -> Query<'a, Postgres, PgArguments> {
+    let InsertRow { idem_key, item_type, payload, content_type, headers, metadata, cid, saga, .. } = row;
+    let insert = query(INSERT).bind(*idem_key).bind(*item_type).bind(*payload).bind(*content_type).bind(headers);
+    let insert = insert.bind(metadata).bind(*cid).bind(*saga).bind(row.ordering_key).bind(row.fairness_key);
+    insert.bind(row.delay).bind(None::<i64>)
 }
 
 /// Whether the schema refused the insert because another transaction stored the key with other content meanwhile.

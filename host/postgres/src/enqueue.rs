@@ -1,13 +1,13 @@
 //! Enqueues items and follow-ups inside the store's own transactions.
 //!
-//! The text of the INSERT and the order of its parameters belong to `outbox_client::postgres_sql`; applications run the
+//! The INSERT of one item and the order of its parameters belong to `outbox_client::postgres_sql`; applications run the
 //! same. This file knows nothing of claims and attempts.
 
 use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Row;
 
-use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertColumns};
+use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertRow};
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
@@ -17,8 +17,7 @@ use outbox_store::{BatchMode, EnqueueReport, StoreError};
 use crate::context::{PgContext, Purpose};
 use crate::descendants;
 use crate::error::PgError;
-use crate::sql_value::SqlValue;
-use crate::tx::{Query, WriteTx};
+use crate::tx::{Query, Values, WriteTx};
 
 /// Enqueues one valid item as if its key were new, in one round trip. `None` when the key exists: then nothing was
 /// written.
@@ -185,11 +184,56 @@ pub(crate) async fn insert(
     now: Option<Millis>,
 ) -> Result<HashMap<String, ItemId>, PgError> {
     let unusable = |err| StoreError::Unavailable { tried: "writing JSON", source: Box::new(err) };
-    let (columns, now) = (InsertColumns::new(items).map_err(unusable)?, now.map(Millis::get));
-    let InsertColumns { idem_keys, types, payloads, content_types, headers, metadata, cids, .. } = &columns;
-    let InsertColumns { sagas, ordering_keys, fairness_keys, delays, .. } = &columns;
-    // In the order of the statement's parameters.
-    let first: [&dyn SqlValue; 7] = [idem_keys, types, payloads, content_types, headers, metadata, cids];
-    let second: [&dyn SqlValue; 5] = [sagas, ordering_keys, fairness_keys, delays, &now];
-    pairs(&tx.rows(INSERT, &[&first[..], &second[..]].concat()).await?)
+    let rows = items.iter().map(|item| InsertRow::new(item)).collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+    let now = now.map(Millis::get);
+    let created = match &rows[..] {
+        [row] => insert_one(tx, row, now).await?,
+        rows => insert_many(tx, rows, now).await?,
+    };
+    pairs(&created)
+}
+
+async fn insert_one(tx: &impl Query, row: &InsertRow<'_>, now: Option<i64>) -> Result<Vec<Row>, PgError> {
+    let InsertRow { idem_key, item_type, payload, content_type, headers, metadata, cid, saga, .. } = row;
+    let InsertRow { ordering_key, fairness_key, delay, .. } = row;
+    let first: Values<'_> = &[idem_key, item_type, payload, content_type, headers, metadata];
+    let second: Values<'_> = &[cid, saga, ordering_key, fairness_key, delay, &now];
+    tx.rows(INSERT, &[first, second].concat()).await
+}
+
+/// [`INSERT`] for many items in one statement, whose parameters are arrays. For one item it would take the server twice
+/// the time of [`INSERT`].
+const INSERT_MANY: &str = "\
+    INSERT INTO outbox.items (idem_key, type, payload, content_type, headers, metadata, cid, saga,
+                              ordering_key, fairness_key, created_at, available_at)
+    SELECT new.key, new.kind, new.body, new.media, new.heads::json, new.notes::json, new.correlation,
+           new.run, new.line, new.tenant, clock.now, clock.now + new.delay
+    FROM (SELECT coalesce($12::bigint, outbox.now()) AS now) AS clock,
+         unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::text[], $9::text[], $10::text[], $11::bigint[]) WITH ORDINALITY
+             AS new (key, kind, body, media, heads, notes, correlation, run, line, tenant, delay, position)
+    ORDER BY position
+    ON CONFLICT (idem_key) DO NOTHING RETURNING idem_key, id";
+
+async fn insert_many(tx: &impl Query, rows: &[InsertRow<'_>], now: Option<i64>) -> Result<Vec<Row>, PgError> {
+    fn column<'a, T>(rows: &'a [InsertRow<'_>], value: impl Fn(&'a InsertRow<'_>) -> T) -> Vec<T> {
+        rows.iter().map(value).collect()
+    }
+    let first: Values<'_> = &[
+        &column(rows, |row| row.idem_key),
+        &column(rows, |row| row.item_type),
+        &column(rows, |row| row.payload),
+        &column(rows, |row| row.content_type),
+        &column(rows, |row| row.headers.as_str()),
+        &column(rows, |row| row.metadata.as_str()),
+    ];
+    let second: Values<'_> = &[
+        &column(rows, |row| row.cid),
+        &column(rows, |row| row.saga),
+        &column(rows, |row| row.ordering_key),
+        &column(rows, |row| row.fairness_key),
+        &column(rows, |row| row.delay),
+        &now,
+    ];
+    tx.rows(INSERT_MANY, &[first, second].concat()).await
 }
