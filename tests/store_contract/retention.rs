@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use outbox::item::{NewItem, Status};
-use outbox::store::{Action, Retention, Selection, SignalSeq};
+use outbox::store::{Action, BatchMode, Retention, Selection, SignalSeq};
 
 use super::{by_status, operate_request};
-use crate::support::{Fixture, all, dead, done, item, ordered};
+use crate::support::{Fixture, all, dead, done, item, ordered, request};
 
 promises! {
     done_items_go_when_they_are_old_enough_and_the_total_follows
+    a_piece_of_retention_says_whether_it_left_items
     a_sagas_items_go_together
     dead_items_go_with_everything_that_belongs_to_them_and_free_the_key_that_they_blocked
     old_entries_of_the_audit_trail_go_and_no_other_can_be_deleted
@@ -51,6 +52,25 @@ mod promise {
         let left: Vec<_> = all(&*f.store).await.into_iter().map(|item| item.idem_key).collect();
         assert_eq!(left, ["dead", "young"]);
         assert_eq!(f.store.overview().await.unwrap().by_status["DONE"], 1);
+    }
+
+    pub(super) async fn a_piece_of_retention_says_whether_it_left_items(f: Fixture) {
+        let keys = (0..501).map(|number| item(&format!("k{number}"))).collect();
+        f.store.enqueue(keys, BatchMode::PerItem).await.unwrap();
+        loop {
+            let claims = f.store.claim(&request(&["mail"], 250)).await.unwrap().claims;
+            if claims.is_empty() {
+                break;
+            }
+            for claim in claims {
+                f.store.settle(&claim.reference(), done()).await.unwrap();
+            }
+        }
+        f.clock.advance(DAY + Duration::from_secs(1));
+        for expected in [(500, true), (1, false)] {
+            let piece = f.store.run_maintenance(&keep(Some(DAY), None)).await.unwrap();
+            assert_eq!((piece.items, piece.is_more), expected);
+        }
     }
 
     pub(super) async fn a_sagas_items_go_together(f: Fixture) {

@@ -46,7 +46,7 @@ pub(crate) async fn run_maintenance(
     let signals =
         if retention == Retention::default() { 0 } else { transact!(pg, "pruning", |tx| prune_others(tx, retention))? };
     let changed = operate_flow::run_due_jobs(store, log_failed_job).await?;
-    Ok(MaintenanceReport { changed, items: items as u64, signals })
+    Ok(MaintenanceReport { changed, items: items as u64, signals, is_more: items >= ITEMS_MAX })
 }
 
 fn log_failed_job(job: JobId, error: &StoreError) {

@@ -48,4 +48,6 @@ pub struct MaintenanceReport {
     pub items: u64,
     /// Signals that were deleted.
     pub signals: u64,
+    /// Whether the next piece may delete items at once: retention had to stop at the bound of a piece.
+    pub is_more: bool,
 }
