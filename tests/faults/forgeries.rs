@@ -61,7 +61,7 @@ fn forgeries() -> Vec<(String, &'static str)> {
         ("DELETE FROM outbox.queue".into(), denied),
         ("UPDATE outbox.queue SET available_at = 9000000000000000".into(), denied),
         (
-            "SELECT outbox.claim('{mail}', '{9}', '{0}', '{1}', '{7}', '{9000000000000000}', 'me', outbox.now(), 0, 0)"
+            "SELECT outbox.claim('{mail}', '{\"\"}', '{9}', '{0}', '{1}', '{7}', '{9000000000000000}', 'me', outbox.now(), 0, 0)"
                 .into(),
             denied,
         ),

@@ -89,7 +89,7 @@ fn pages_of_claim(f: &Fixture, lowest: i64) -> u64 {
     pages_of(
         f,
         &format!(
-            "outbox.claim('{{mail}}', '{{10}}', '{{{lowest}}}', '{{1}}', '{{7}}', '{{9}}', 'me', 9000000000000, 0, 0)"
+            "outbox.claim('{{mail}}', '{{\"\"}}', '{{10}}', '{{{lowest}}}', '{{1}}', '{{7}}', '{{9}}', 'me', 9000000000000, 0, 0)"
         ),
     )
 }

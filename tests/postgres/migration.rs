@@ -210,7 +210,7 @@ async fn roles_do_after_the_migration_what_they_did_before() {
         "INSERT INTO outbox.queue (id, type, available_at) VALUES (99, 'mail', 1)",
         "SELECT * FROM outbox.items",
         "SELECT * FROM outbox.status",
-        "SELECT outbox.claim('{mail}', '{9}', '{0}', '{1}', '{9}', '{9}', 'shop', 9, 0, 0)",
+        "SELECT outbox.claim('{mail}', '{\"\"}', '{9}', '{0}', '{1}', '{9}', '{9}', 'shop', 9, 0, 0)",
     ] {
         assert!(psql(&database.url_of("old_shop"), forbidden).is_err(), "{forbidden}");
     }
