@@ -36,7 +36,7 @@ PINS   := .ci/tools.txt
 pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers cargo-deny cargo-fuzz
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -115,7 +115,7 @@ freeze: wasm-target
 
 # The host and the handlers are always built separately. Built together, they would request other features of their
 # shared crates, and cargo would compile wasmtime a second time.
-test: tools clients plugins guests
+test: tools promtool clients plugins guests
 	$(CARGO) test $(CLIENT)
 	$(CARGO) test $(HOST:%=-p %)
 	$(CARGO) test -p outbox-handler
@@ -145,7 +145,7 @@ guards: tools plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it check::guards -- --nocapture --test-threads 1
 
 # Measures the figures in the documents. The tests with faults run for hours instead of minutes.
-soak: tools clients plugins guests
+soak: tools promtool clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
 	$(if $(ONLY),,$(MAKE) soak-pooler soak-versions)
 
@@ -255,6 +255,15 @@ tools:
 			echo "the tests need $${tool%:*}: install the package $$package" >&2; exit 1; \
 		fi; \
 	done
+
+# `promtool` alone, out of Debian's package of Prometheus: nothing is installed and no service starts. One on the PATH is
+# used as it is.
+promtool:
+	@[ -x target/promtool/usr/bin/promtool ] || command -v promtool > /dev/null && exit 0; \
+	command -v apt-get > /dev/null || { echo 'the tests need promtool: install Prometheus' >&2; exit 1; }; \
+	rm -rf target/promtool && mkdir -p target/promtool && cd target/promtool && \
+	{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && apt-get download -qq prometheus && \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
 
 # Other versions of PostgreSQL, from packages that are pinned by their hashes. They are below target/ and not in the
 # cache of the user, because the servers of tests run as another user when root runs the tests.

@@ -8,24 +8,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
 use outbox::core::{Failure, Settlement};
-use outbox::http::{HostStatus, HttpSettings, HttpState, router};
+use outbox::http::HostStatus;
 use outbox::item::{Item, ItemId, NewItem, Status};
 use outbox::store::{Action, EffectKeys, Execution, Filter, OperateRequest, Selection};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::support::guests::root;
 use crate::support::host::HostConfig;
-use crate::support::{Fixture, dead, done, item, settled};
-use crate::worker::Scripted;
+use crate::support::{Fixture, dead, done, item, router_over, settled};
 
 /// Lists the tests of a chapter and runs each of them on every store.
 macro_rules! requirements {
@@ -155,19 +152,11 @@ fn retry_because(message: &str, delay: Duration) -> outbox::store::SettleRequest
 
 /// Sends a request to the HTTP server and returns the status and the body.
 async fn http(f: &Fixture, method: &str, path: &str, body: &str) -> (u16, String) {
-    let state = HttpState {
-        enqueue: f.store.clone(),
-        inspect: f.store.clone(),
-        operate: f.store.clone(),
-        handler: Scripted::new(async |_| crate::worker::done()),
-        settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
-        status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
-        stop: CancellationToken::new(),
-    };
     let request = Request::builder().method(method).uri(path);
     let request = request.header("host", "localhost").header("content-type", "application/json");
     let request = request.header("accept", "application/json").body(Body::from(body.to_owned())).unwrap();
-    let (parts, body) = router(state).oneshot(request).await.unwrap().into_parts();
+    let router = router_over(f, HostStatus { is_scanned: true, ..HostStatus::default() });
+    let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
 }

@@ -1,6 +1,7 @@
 //! The HTTP server on a real SQLite file: what callers, operators, probes and scrapers rely on.
 
 mod connections;
+mod metrics;
 mod observe;
 mod operate;
 mod operations;

@@ -27,12 +27,13 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 10] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
     ("hyper", &["http", "runtime"]),
     ("notify", &["runtime"]),
+    ("prometheus-client", &["http"]),
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),
     ("tokio-postgres", &["client", "postgres"]),

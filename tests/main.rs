@@ -16,6 +16,7 @@ mod handlers;
 mod hostile;
 mod languages;
 mod layering;
+mod metrics;
 mod migration;
 mod offers;
 mod ordering_campaign;

@@ -93,6 +93,7 @@ mod requirement {
             "/signals",
             "/status/cockpit",
             "/metrics",
+            "/metrics/store",
             "/healthz",
             "/readyz",
             "/jobs",
@@ -244,7 +245,7 @@ mod requirement {
         let claim = f.claim_one("pending").await;
         f.store.settle(&claim.reference(), retry_because("no", Duration::ZERO)).await.unwrap();
         f.clock.advance(Duration::from_secs(7));
-        let (_, metrics) = http(&f, "GET", "/metrics", "").await;
+        let (_, metrics) = http(&f, "GET", "/metrics/store", "").await;
         for sample in [
             r#"outbox_items{status="PENDING",type="pending"} 1"#,
             r#"outbox_items{status="CLAIMED",type="claimed"} 1"#,

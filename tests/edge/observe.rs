@@ -1,11 +1,10 @@
-//! Observation of the host: signals, the cockpit, metrics and probes.
+//! Observation of the host: signals, the cockpit and probes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
-use outbox::core::{BreakerState, BreakerStatus, DurationHistogram, PluginState, PluginStatus};
+use outbox::core::{BreakerState, BreakerStatus, PluginState, PluginStatus};
 use outbox::http::{HostStatus, HttpSettings, ServeLimits, run};
 use outbox::item::Millis;
 use outbox::store::{Maintain as _, Pod};
@@ -186,71 +185,6 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
 }
 
 #[tokio::test]
-async fn metrics_are_totals_with_help_and_type() {
-    let vector = |digest: &str, generation, state| PluginStatus {
-        name: "vector".into(),
-        digest: Some(digest.into()),
-        generation: Some(generation),
-        state,
-        error: Some("quarantined".into()),
-        ..PluginStatus::default()
-    };
-    let plugins = vec![
-        vector("abc", 2, PluginState::Active),
-        vector("def", 3, PluginState::Quarantined),
-        PluginStatus { name: "mail".into(), state: PluginState::Draining, ..PluginStatus::default() },
-    ];
-    let status = HostStatus { is_scanned: true, plugins, ..HostStatus::default() };
-    let host = HttpFixture::with_status(HttpSettings { is_durable: true, ..HttpSettings::default() }, status);
-    host.send(post("/memory", &[], "{}")).await;
-    host.complete("vector_upsert").await;
-    host.dead_letter("belief_recompute").await;
-    let answer = host.send(get("/metrics")).await;
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    for line in [
-        r#"outbox_items{status="DONE",type="vector_upsert"} 1"#,
-        r#"outbox_items{status="DLQ",type="belief_recompute"} 1"#,
-        r#"outbox_attempts_total{type="vector_upsert",outcome="done"} 1"#,
-        r#"outbox_attempts_total{type="belief_recompute",outcome="permanent"} 1"#,
-        "outbox_expired_claims 0",
-        r#"outbox_saga_began_total{saga="WriteMemorySaga"} 1"#,
-        r#"outbox_saga_ended_total{saga="WriteMemorySaga",outcome="error"} 1"#,
-        r#"outbox_saga_steps_total{saga="WriteMemorySaga",type="belief_recompute",outcome="dead"} 1"#,
-        r#"outbox_contract_violations_total{violation="missing_idempotency_key"} 1"#,
-        r#"outbox_plugin_info{plugin="vector",version="",digest="abc",state="active"} 1"#,
-        r#"outbox_plugin_info{plugin="vector",version="",digest="def",state="quarantined"} 1"#,
-        r#"outbox_plugin_generation{plugin="vector"} 2"#,
-        r#"outbox_plugin_error{plugin="vector"} 1"#,
-        r#"outbox_plugin_error{plugin="mail"} 0"#,
-    ] {
-        assert!(answer.text.lines().any(|found| found == line), "{line} is not in\n{}", answer.text);
-    }
-    for sample in answer.text.lines().filter(|line| !line.starts_with('#')) {
-        let name = sample.split(['{', ' ']).next().unwrap();
-        assert!(answer.text.contains(&format!("# HELP {name} ")), "{name}");
-        assert!(answer.text.contains(&format!("# TYPE {name} ")), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn how_long_attempts_take_is_a_histogram_by_type_and_outcome() {
-    let mut taken = DurationHistogram { count: 3, sum: Duration::from_millis(70_030), ..DurationHistogram::default() };
-    (taken.buckets[0], taken.buckets[2]) = (1, 1);
-    let durations = BTreeMap::from([(("mail".to_owned(), "done"), taken)]);
-    let host = HttpFixture::with_status(HttpSettings::default(), HostStatus { durations, ..HostStatus::default() });
-    let text = host.send(get("/metrics")).await.text;
-    let found: Vec<_> = text.lines().filter(|line| line.starts_with("outbox_attempt_seconds")).collect();
-    let sample = |suffix: &str, value: &str| format!("outbox_attempt_seconds{suffix} {value}");
-    let bucket = |bound: &str| format!(r#"_bucket{{type="mail",outcome="done",le="{bound}"}}"#);
-    for (bound, below) in [("0.005", "1"), ("0.01", "1"), ("0.025", "2"), ("60", "2"), ("+Inf", "3")] {
-        assert!(found.contains(&sample(&bucket(bound), below).as_str()), "{bound}: {found:?}");
-    }
-    assert!(found.contains(&sample(r#"_sum{type="mail",outcome="done"}"#, "70.03").as_str()), "{found:?}");
-    assert!(found.contains(&sample(r#"_count{type="mail",outcome="done"}"#, "3").as_str()), "{found:?}");
-    assert!(text.contains("# TYPE outbox_attempt_seconds histogram"));
-}
-
-#[tokio::test]
 async fn readiness_needs_the_store_and_the_first_scan_and_says_what_is_missing() {
     let host = HttpFixture::with_status(HttpSettings::default(), HostStatus::default());
     assert_eq!(host.send(get("/healthz")).await.json(), json!({ "status": "ok" }));
@@ -278,6 +212,7 @@ async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
     };
     let worker = HttpFixture { router: outbox::http::worker_router(state), ..host };
     assert_eq!(worker.send(get("/metrics")).await.status, 200);
+    assert_eq!(worker.send(get("/metrics/store")).await.status, 200);
     assert_eq!(worker.send(get("/healthz")).await.status, 200);
     worker.send(post("/memory", &CONTRACT, "{}")).await.problem(404, "no-route");
 }

@@ -256,7 +256,7 @@ async fn an_order_that_does_not_say_which_items_is_refused() {
 async fn with_a_token_every_route_but_the_probes_needs_it() {
     let host =
         HttpFixture::new(HttpSettings { is_durable: true, token: Some("s3cret".into()), ..HttpSettings::default() });
-    for path in ["/items", "/metrics", "/status/cockpit", "/signals", "/nowhere"] {
+    for path in ["/items", "/metrics", "/metrics/store", "/status/cockpit", "/signals", "/nowhere"] {
         let answer = host.send(get(path)).await;
         answer.problem(401, "unauthorized");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox::core::{CrashBudget, Failure, FailureClass, HostWrites, KeyLimits, OnDead, Settlement, SuspectRoom};
+use outbox::http::{HostStatus, HttpSettings, HttpState};
 use outbox::item::{Item, ItemId, Millis, NewItem, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
@@ -23,6 +24,8 @@ use outbox::store::engine::alerts::AlertSettings;
 use outbox::store::{
     Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, SettleRequest, Store, SuspectTerms,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use places::SqliteFolder;
 use pooler::Route;
@@ -257,6 +260,19 @@ impl Fixture {
     pub(crate) async fn claim_one(&self, item_type: &str) -> Claim {
         self.claim(item_type, 1).await.pop().expect("an item is ready")
     }
+}
+
+/// The routes of a host on the store of this fixture, whose process has this status.
+pub(crate) fn router_over(f: &Fixture, status: HostStatus) -> axum::Router {
+    outbox::http::router(HttpState {
+        enqueue: f.store.clone(),
+        inspect: f.store.clone(),
+        operate: f.store.clone(),
+        handler: crate::worker::Scripted::new(async |_| crate::worker::done()),
+        settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
+        status: Arc::new(move || status.clone()),
+        stop: CancellationToken::new(),
+    })
 }
 
 /// Runs statements in the `sqlite3` command-line tool, which stops at the first error.

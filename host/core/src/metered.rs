@@ -1,8 +1,9 @@
-//! Measures how long the attempts of this process take, by type and outcome.
+//! Measures how long the attempts of this process take, by type and outcome, and counts those that run.
 //!
 //! Wraps any [`Handler`] and changes nothing about it. The metrics of the HTTP server read the histograms.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,17 +35,23 @@ pub type AttemptDurations = BTreeMap<(String, &'static str), DurationHistogram>;
 pub struct MeteredHandler {
     handler: Arc<dyn Handler>,
     durations: Mutex<AttemptDurations>,
+    running: AtomicU64,
 }
 
 impl MeteredHandler {
     /// Wraps the handler to measure.
     pub fn new(handler: Arc<dyn Handler>) -> Self {
-        Self { handler, durations: Mutex::default() }
+        Self { handler, durations: Mutex::default(), running: AtomicU64::default() }
     }
 
     /// The histograms of all attempts until now.
     pub fn durations(&self) -> AttemptDurations {
         self.durations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many attempts run now.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
     }
 
     fn record(&self, item_type: String, outcome: &'static str, took: Duration) {
@@ -76,11 +83,28 @@ impl Handler for MeteredHandler {
 
     async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let (begun, item_type) = (Instant::now(), attempt.item.item_type.clone());
+        let _running = RunningAttempt::begin(&self.running);
         let report = self.handler.handle(attempt).await;
         if let Some(outcome) = label(&report.outcome) {
             self.record(item_type, outcome, begun.elapsed());
         }
         report
+    }
+}
+
+/// An attempt that counts as running until it is dropped: a caller may drop the future of an attempt.
+struct RunningAttempt<'a>(&'a AtomicU64);
+
+impl<'a> RunningAttempt<'a> {
+    fn begin(running: &'a AtomicU64) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
+    }
+}
+
+impl Drop for RunningAttempt<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -66,6 +66,7 @@ use axum::{Router, middleware};
 
 use crate::server_state::ServerState;
 
+pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
 pub use crate::serve::{ServeLimits, run};
 pub use crate::state::{HostStatus, HttpSettings, HttpState};
 
@@ -105,7 +106,8 @@ pub fn worker_router(state: HttpState) -> Router {
 fn with_common_routes(routes: Router<Arc<ServerState>>, state: HttpState) -> Router {
     let state = ServerState::new(state);
     routes
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(metrics::of_process))
+        .route("/metrics/store", get(metrics::of_store))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .fallback(problem::no_route)

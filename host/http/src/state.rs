@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use outbox_core::saga::SagaDefinition;
-use outbox_core::{AttemptDurations, Handler, PluginStatus};
+use outbox_core::{AttemptDurations, BreakerStatus, Handler, PluginStatus};
 use outbox_store::{Enqueue, Inspect, Operate, Redaction};
 
 /// Everything that the routes use.
@@ -55,6 +55,8 @@ pub struct HttpSettings {
     pub hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`: how many items may wait before writes are refused with 429; `None` sets no limit.
     pub max_pending: Option<u64>,
+    /// `OUTBOX_METRICS_STORE`: whether `/metrics` has the metrics of the store too.
+    pub metrics_store: bool,
     /// `OUTBOX_REDACT`: the members of payloads that are not shown.
     pub redaction: Redaction,
     /// The largest request body, in bytes. It is fixed when the router is made.
@@ -84,6 +86,7 @@ impl Default for HttpSettings {
             token: None,
             hosts: Vec::new(),
             max_pending: None,
+            metrics_store: false,
             redaction: Redaction::default(),
             max_body: 1024 * 1024,
             body_timeout: Duration::from_secs(30),
@@ -119,6 +122,12 @@ pub struct HostStatus {
     pub served_types: Vec<String>,
     /// How long attempts of this process took.
     pub durations: AttemptDurations,
+    /// How many attempts run now.
+    pub attempts_running: u64,
+    /// `OUTBOX_CONCURRENCY`: how many attempts may run at a time.
+    pub attempts_limit: u64,
+    /// The breakers of this process that are not closed.
+    pub breakers: Vec<BreakerStatus>,
     /// The log lines that this process dropped because its log was not read in time.
     pub dropped_log_lines: u64,
 }

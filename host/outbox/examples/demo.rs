@@ -191,7 +191,7 @@ impl Demo {
         println!("  outbox list            outbox show 3          outbox stats");
         println!("  outbox plugin list     outbox signals         outbox doctor");
         println!("  curl -s {url}/status/cockpit");
-        println!("  curl -s {url}/metrics");
+        println!("  curl -s {url}/metrics/store");
         println!("  curl -si {url}/memory -H 'Content-Type: application/json' -d '{{\"text\":\"hello\"}}'");
         tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")?;
         let code = self.host.terminate();

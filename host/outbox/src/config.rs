@@ -33,6 +33,7 @@ pub(crate) use crate::config::sources::{Flags, ShownSetting};
 pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret};
 
 /// Every setting of a process, checked.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// `OUTBOX_ENABLED`, default false: whether the HTTP writes of `serve` are durable and it runs a
@@ -89,6 +90,8 @@ pub(crate) struct Config {
     pub(crate) hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`, default none: how many items may wait before HTTP writes are refused with 429.
     pub(crate) max_pending: Option<u64>,
+    /// `OUTBOX_METRICS_STORE`, default false: whether `/metrics` has the metrics of the store too.
+    pub(crate) metrics_store: bool,
     /// `OUTBOX_REDACT`, default none: the members of payloads that are not shown.
     pub(crate) redaction: Redaction,
     /// `OUTBOX_RETAIN_DONE`, default `keep`: how long DONE items stay. `None` keeps them.
@@ -170,6 +173,7 @@ impl Config {
             token: settings::token(settings)?,
             hosts: settings::hosts(settings)?,
             max_pending: settings::max_pending(settings)?,
+            metrics_store: settings::metrics_store(settings)?,
             redaction: settings::redaction(settings)?,
             retain_done: settings::retain_done(settings)?,
             retain_dlq: settings::retain_dlq(settings)?,

@@ -196,6 +196,7 @@ impl RunningHost<'_> {
         let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
         let write_outage = Arc::clone(&self.write_outage);
         let (dropped_lines, has_worker) = (self.host.log.dropped_lines(), self.host.mode.has_worker());
+        let attempts_limit = self.host.config.concurrency as u64;
         HttpState {
             enqueue: self.store.clone(),
             inspect: self.store.clone(),
@@ -204,6 +205,7 @@ impl RunningHost<'_> {
             settings: self.settings.http(),
             status: Arc::new(move || HostStatus {
                 dropped_log_lines: dropped_lines(),
+                attempts_limit,
                 ..background::status(&plugins, &metered, &write_outage, has_worker)
             }),
             stop: self.shutdown.stop.clone(),

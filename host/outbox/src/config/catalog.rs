@@ -88,6 +88,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_TOKEN_FILE", "", "A file that contains the token; SIGHUP reads it again"),
     setting("OUTBOX_HOSTS", "", "Names that the Host header may have while there is no token"),
     setting("OUTBOX_MAX_PENDING", "", "How many items may wait before writes over HTTP are refused"),
+    setting("OUTBOX_METRICS_STORE", "false", "Whether /metrics has the metrics of the store too, for a single process"),
     setting("OUTBOX_REDACT", "", "Members of payloads that are not shown, such as card.number, lines.*.note"),
     setting("OUTBOX_RETAIN_DONE", "keep", "How long DONE items stay, such as 30d"),
     setting("OUTBOX_RETAIN_DLQ", "keep", "How long dead items stay"),

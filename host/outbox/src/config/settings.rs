@@ -128,6 +128,11 @@ pub(super) fn max_pending(settings: &ResolvedSettings) -> Result<Option<u64>, Co
     settings.parsed("OUTBOX_MAX_PENDING", "a whole number from 1", parse)
 }
 
+/// Whether `/metrics` has the metrics of the store too: for a store with one process.
+pub(super) fn metrics_store(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
+    Ok(settings.boolean("OUTBOX_METRICS_STORE")?.unwrap_or(false))
+}
+
 /// The members of payloads that are not shown.
 pub(super) fn redaction(settings: &ResolvedSettings) -> Result<Redaction, ConfigError> {
     let accepted = "paths of members with commas between them, such as card.number, lines.*.note";

@@ -81,6 +81,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_HOSTS", "https://a", "host names");
     check("OUTBOX_HOSTS", "*", "set OUTBOX_TOKEN instead");
     check("OUTBOX_MAX_PENDING", "0", "a whole number from 1");
+    check("OUTBOX_METRICS_STORE", "all", "true or false");
     check("OUTBOX_REDACT", "card..number", "paths of members");
     check("OUTBOX_RETAIN_DLQ", "week", "a duration such as 12h or 7d");
     check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
@@ -194,6 +195,7 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
         ("token", "'t'", true),
         ("hosts", "'h'", true),
         ("max_pending", "9", true),
+        ("metrics_store", "true", true),
         ("redact", "'card.number'", true),
         ("retain_done", "'9d'", true),
         ("retain_dlq", "'9d'", true),

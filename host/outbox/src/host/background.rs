@@ -42,7 +42,9 @@ pub(crate) fn status(
         plugins: plugins.status(),
         served_types: served_types.into_iter().map(|served_type| served_type.item_type).collect(),
         durations: metered.durations(),
-        dropped_log_lines: 0,
+        attempts_running: metered.running(),
+        breakers: plugins.breakers().status(Instant::now()),
+        ..HostStatus::default()
     }
 }
 

@@ -83,6 +83,7 @@ fn http_settings(config: &Config, instance: &str) -> HttpSettings {
         token: config.token.as_ref().map(|token| token.expose().to_owned()),
         hosts: config.hosts.clone(),
         max_pending: config.max_pending,
+        metrics_store: config.metrics_store,
         redaction: config.redaction.clone(),
         pod: instance.to_owned(),
         ..HttpSettings::default()
