@@ -216,6 +216,7 @@ async fn list_filters_by_status_in_either_vocabulary_and_by_field() {
     assert_eq!(ids(&["--since", "1h"]), [pending, dlq]);
     assert_eq!(ids(&["--until", "1h"]), [] as [ItemId; 0]);
     fixture.run(&["list", "FAILED"]).fails(2, &["FAILED", "PENDING, CLAIMED, DONE or DLQ"]);
+    fixture.run(&["stats", "--last", "2days"]).fails(2, &["--last is 2days", "1m to 24h"]);
     fixture.run(&["list", "--since", "yesterday"]).fails(2, &["2h (ago)"]);
 }
 

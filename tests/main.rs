@@ -13,6 +13,7 @@ mod exactly_once;
 mod faults;
 mod generations;
 mod handlers;
+mod history;
 mod hostile;
 mod languages;
 mod layering;

@@ -126,7 +126,7 @@ async fn the_statements_of_workers_and_of_the_upkeep_search_these_indexes() {
     plans.database.sql("UPDATE outbox.leases SET lease_until = 1").unwrap();
     let ended = plans.note("end of leases", async |store| store.expire_leases(&[]).await.unwrap()).await;
     let age = Some(Duration::ZERO);
-    let retention = Retention { done: age, dead: age, signals: age, audit: age };
+    let retention = Retention { done: age, dead: age, signals: age, audit: age, history: age };
     let report = plans.note("retention", async |store| store.run_maintenance(&retention).await.unwrap()).await;
     assert_eq!((claims.len(), ended, report.items), (100, 30, 500));
     plans.assert_are(&[

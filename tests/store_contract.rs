@@ -37,6 +37,7 @@ mod claims;
 mod enqueue;
 mod fairness;
 mod filters;
+mod history;
 mod job_pace;
 mod jobs;
 mod leases;

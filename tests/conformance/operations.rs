@@ -94,6 +94,7 @@ mod requirement {
             "/status/cockpit",
             "/metrics",
             "/metrics/store",
+            "/history",
             "/healthz",
             "/readyz",
             "/jobs",
@@ -104,7 +105,7 @@ mod requirement {
         ] {
             assert_eq!(http(&f, "GET", path, "").await.0, 200, "{path}");
         }
-        for verb in ["list", "show 1", "stats", "signals", "stuck", "failures", "audit", "jobs"] {
+        for verb in ["list", "show 1", "stats", "stats --last 1h", "signals", "stuck", "failures", "audit", "jobs"] {
             cli(&f, &verb.split(' ').collect::<Vec<_>>());
         }
         for verb in ["replay", "restore", "purge"] {

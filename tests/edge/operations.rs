@@ -136,7 +136,7 @@ async fn a_fairness_key_of_a_request_or_an_item_is_counted_paused_and_resumed() 
     let paused = host.send(get("/pauses")).await.json()["keys"][0].clone();
     assert_eq!((&paused["fairness_key"], &paused["type"]), (&json!("acme"), &json!("a")));
     assert_eq!(host.claim("a").await.item.id, 2);
-    assert!(host.send(get("/metrics")).await.text.contains("outbox_paused_keys 1"));
+    assert!(host.send(get("/metrics/store")).await.text.contains("outbox_paused_keys 1"));
     send(&host, "/fairness-keys/acme/resume", &json!({})).await;
     assert_eq!(host.claim("a").await.item.id, 1);
 }

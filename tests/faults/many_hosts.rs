@@ -142,6 +142,7 @@ const AT_ONCE: Retention = Retention {
     dead: None,
     signals: Some(Duration::from_millis(1)),
     audit: None,
+    history: None,
 };
 
 async fn clean_up(store: &dyn Store, work: &Work) {

@@ -332,6 +332,7 @@ async fn upkeep(f: &Fixture, after: &str) {
         dead: Some(Duration::from_hours(24)),
         signals: Some(Duration::from_hours(24)),
         audit: Some(Duration::from_hours(24)),
+        history: Some(Duration::from_hours(24)),
     };
     expect!(after, "upkeep", f.store.run_maintenance(&retention));
     let replay = OperateRequest {

@@ -17,7 +17,8 @@ on_each_backend! {
 }
 
 /// Keeps DONE items for a second.
-const BRIEFLY: Retention = Retention { done: Some(Duration::from_secs(1)), dead: None, signals: None, audit: None };
+const BRIEFLY: Retention =
+    Retention { done: Some(Duration::from_secs(1)), dead: None, signals: None, audit: None, history: None };
 
 /// An unfinished step of the saga `Big`.
 fn step(key: &str) -> NewItem {

@@ -26,7 +26,7 @@ promises! {
 const DAY: Duration = Duration::from_hours(24);
 
 fn keep(done: Option<Duration>, signals: Option<Duration>) -> Retention {
-    Retention { done, dead: None, signals, audit: None }
+    Retention { done, dead: None, signals, audit: None, history: None }
 }
 
 fn step(key: &str) -> NewItem {

@@ -140,15 +140,17 @@ const MOVED: [MovedKind; 12] = [
     MovedKind { name: "audit_items", tables: &["audit_items"], derived: &[], instead: &[] },
 ];
 
-/// The tables that an export leaves out: they follow from what is moved, belong to processes that run, or hold what
-/// renews itself within minutes (`alerts`, `rates`, `key_rates`). CLAIMED items are not moved.
-const STAYING: [&str; 16] = [
+/// The tables that an export leaves out: they follow from what is moved, belong to processes that run, hold what renews
+/// itself within minutes (`alerts`, `rates`, `key_rates`), or tell of the hosts of the store (`history_minutes`). CLAIMED
+/// items are not moved.
+const STAYING: [&str; 17] = [
     "alerts",
     "audit_kept",
     "backlog",
     "breakers",
     "deltas",
     "handlers",
+    "history_minutes",
     "key_rates",
     "lanes",
     "leases",

@@ -42,6 +42,7 @@ mod cockpit;
 mod confirm;
 mod connections;
 mod health;
+mod history;
 mod inline;
 mod items;
 mod metrics;
@@ -93,6 +94,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/failures", get(operations::failures))
         .route("/stuck", get(operations::stuck))
         .route("/audit", get(operations::audit))
+        .route("/history", get(history::history))
         .route("/signals", get(signals::signals))
         .route("/status/cockpit", get(cockpit::cockpit));
     with_common_routes(routes, state)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::Query;
 
 use outbox_item::Status;
-use outbox_store::{AuditQuery, Filter, MemberIs, Page, SignalSeq, StuckQuery};
+use outbox_store::{AuditQuery, Filter, HISTORY_MAX, MemberIs, Page, SignalSeq, StuckQuery};
 
 use crate::problem::ApiError;
 
@@ -137,6 +137,25 @@ pub(crate) fn stuck_query(parameters: Vec<(String, String)>) -> Result<StuckQuer
         }
     }
     Ok(query)
+}
+
+/// The time that `GET /history` is about when the caller gives none.
+const HISTORY_DEFAULT: Duration = Duration::from_hours(1);
+
+/// The parameter of `GET /history`: how far it goes back.
+pub(crate) fn history_span(parameters: Vec<(String, String)>) -> Result<Duration, ApiError> {
+    let mut span = HISTORY_DEFAULT;
+    for (name, text) in parameters {
+        match name.as_str() {
+            "last_ms" => span = Duration::from_millis(number(&name, &text)?),
+            _ => return Err(unknown_parameter(&name, "last_ms")),
+        }
+    }
+    if (Duration::from_mins(1)..=HISTORY_MAX).contains(&span) {
+        return Ok(span);
+    }
+    let (least, most) = (60_000, HISTORY_MAX.as_millis());
+    Err(ApiError::Invalid(format!("last_ms is {}: it must be from {least} to {most}", span.as_millis())))
 }
 
 /// The parameters of `GET /audit`.
@@ -313,6 +332,11 @@ mod tests {
             told(stuck_query(unknown()).map(drop)),
             "the query has \"colour\": what is understood is limit, attempts and older_than_ms"
         );
+        assert_eq!(told(history_span(unknown()).map(drop)), "the query has \"colour\": what is understood is last_ms");
+        for span in ["59999", "86400001"] {
+            let refused = told(history_span(pairs(&[("last_ms", span)])).map(drop));
+            assert_eq!(refused, format!("last_ms is {span}: it must be from 60000 to 86400000"));
+        }
         assert_eq!(
             told(audit_query(unknown()).map(drop)),
             "the query has \"colour\": what is understood is limit, item, job, from, to, before, actor and action"

@@ -102,6 +102,8 @@ pub(crate) struct Config {
     pub(crate) retain_audit: Option<Duration>,
     /// `OUTBOX_RETAIN_SIGNALS`, default `7d`: how long signals and finished jobs stay. `None` keeps them.
     pub(crate) retain_signals: Option<Duration>,
+    /// `OUTBOX_RETAIN_HISTORY`, default `1d`: how long the figures of each minute stay. `None` keeps them.
+    pub(crate) retain_history: Option<Duration>,
     /// `OUTBOX_ALERTS`, default none: the type of alert items, such as `webhook`, which report
     /// dead-lettered items and blocked keys to operators.
     pub(crate) alerts: Option<String>,
@@ -179,6 +181,7 @@ impl Config {
             retain_dlq: settings::retain_dlq(settings)?,
             retain_audit: settings::retain_audit(settings)?,
             retain_signals: settings::retain_signals(settings)?,
+            retain_history: settings::retain_history(settings)?,
             alerts: settings::alerts(settings)?,
             alert_period: settings::alert_period(settings)?,
             log: settings::log(settings)?,

@@ -23,7 +23,7 @@ use outbox_core::{Handler, MeteredHandler, Outage};
 use outbox_http::{HostStatus, HttpState, ServeLimits};
 use outbox_runtime::Plugins;
 use outbox_store::Store;
-use outbox_worker::{LeaseExpiry, LeasesInHand, Worker, WorkerSettings};
+use outbox_worker::{LeaseExpiry, Worker, WorkerSettings};
 
 use crate::config::{Config, Database, Flags};
 use crate::filesystem::{self, shown};
@@ -155,7 +155,7 @@ impl RunningHost<'_> {
         let mut foreground = JoinSet::new();
         spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
         let worker = self.host.mode.has_worker().then(|| self.worker());
-        let mut background = self.background(worker.as_ref().map(Worker::leases_in_hand), hangups);
+        let mut background = self.background(worker.as_ref(), hangups);
         if let Some(worker) = worker {
             spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
         }
@@ -226,9 +226,10 @@ impl RunningHost<'_> {
             .with_breakers(self.plugins.breakers())
     }
 
-    fn background(&self, in_hand: Option<LeasesInHand>, hangups: watch::Receiver<u64>) -> JoinSet<anyhow::Result<()>> {
+    fn background(&self, worker: Option<&Worker>, hangups: watch::Receiver<u64>) -> JoinSet<anyhow::Result<()>> {
         let mut background = JoinSet::new();
         let (store, end) = (&self.store, &self.end);
+        let in_hand = worker.map(Worker::leases_in_hand);
         let expiry = LeaseExpiry { queue: store.clone(), clock: store.clone(), in_hand, lease: self.host.config.lease };
         let beat = Heartbeat {
             store: store.clone(),
@@ -236,6 +237,7 @@ impl RunningHost<'_> {
             instance: self.instance.clone(),
             role: self.host.config.role.clone(),
             has_worker: self.host.mode.has_worker(),
+            tally: worker.map(Worker::tally).unwrap_or_default(),
             write_outage: Arc::clone(&self.write_outage),
         };
         let mut spawn = |name, part| spawn_part(&mut background, name, end, part);

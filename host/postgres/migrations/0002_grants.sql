@@ -18,6 +18,7 @@ BEGIN
                             outbox.line_looks, outbox.done, outbox.dead, outbox.past, outbox.handlers,
                             outbox.saga_open, outbox.deltas, outbox.backlog, outbox.breakers, outbox.descendants,
                             outbox.owners, outbox.audit_kept, outbox.key_rates, outbox.key_pauses,
+                            outbox.history_minutes,
                             outbox.totals TO %s', role.name);
             EXECUTE format('GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA outbox TO %s', role.name);
             EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO %s', role.name);

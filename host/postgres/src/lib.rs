@@ -64,6 +64,7 @@ mod group;
 mod group_queue;
 mod group_size;
 mod health;
+mod history;
 mod item_query;
 mod jobs;
 mod key_totals;

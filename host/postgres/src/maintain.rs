@@ -19,7 +19,7 @@ use crate::error::PgError;
 use crate::ordering;
 use crate::rows::{numbers, time};
 use crate::tx::{Query, WriteTx};
-use crate::{audit, backlog};
+use crate::{audit, backlog, history};
 
 /// Signals that one transaction reads for deletion.
 const PRUNE_SIGNALS: i64 = 2_000;
@@ -39,7 +39,7 @@ pub(crate) async fn run_maintenance(
             break;
         }
     }
-    transact!(pg, "counting the queue", |tx| backlog::refresh(tx))?;
+    transact!(pg, "counting the queue", |tx| count_queue(tx))?;
     // The DLQ first: what it deletes lets other items of ordering keys go on.
     let items = prune_old(store, &DEAD, &store.dead_look, retention.dead, ITEMS_MAX).await?;
     let items = items + prune_old(store, &DONE, &store.done_look, retention.done, ITEMS_MAX - items).await?;
@@ -51,6 +51,17 @@ pub(crate) async fn run_maintenance(
 
 fn log_failed_job(job: JobId, error: &StoreError) {
     tracing::error!(%job, %error, "a job's batch failed; the job is tried again");
+}
+
+/// Counts a long queue where that is due, and writes the history of what waits. One process at a time does this.
+async fn count_queue(tx: &WriteTx<'_>) -> Result<(), PgError> {
+    let lock = "SELECT pg_try_advisory_xact_lock(7206008, 0)";
+    let is_mine = tx.rows(lock, &[]).await?.first().map_or(Ok(false), |row| row.try_get(0))?;
+    if is_mine {
+        backlog::refresh(tx).await?;
+        history::note_waiting(tx).await?;
+    }
+    Ok(())
 }
 
 /// Adds up a part of what transactions appended to the totals. Returns whether more may be left.
@@ -99,11 +110,14 @@ async fn finished_items(
     tx.rows(&sql, &[&before.get(), &at.get(), &id.get()]).await?.iter().map(read).collect()
 }
 
-/// Deletes old signals, jobs and audit entries. Returns how many signals it deleted.
+/// Deletes old signals, jobs, audit entries and rows of the history. Returns how many signals it deleted.
 async fn prune_others(tx: &WriteTx<'_>, retention: Retention) -> Result<u64, PgError> {
     let before = |age: Duration| tx.now.saturating_sub(age);
     if let Some(age) = retention.audit {
         audit::prune(tx, before(age)).await?;
+    }
+    if let Some(age) = retention.history {
+        history::prune(tx, before(age)).await?;
     }
     let Some(before) = retention.signals.map(before) else { return Ok(0) };
     prune_jobs(tx, before).await?;

@@ -16,19 +16,19 @@ use outbox_store::engine::type_owners::owner_changes;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause, KeyTotals,
-    Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview, OwnerRecord, Page,
-    Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention, Selection,
-    SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer,
-    Violation,
+    Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
+    KeyTotals, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
+    OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
+    Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry,
+    StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
 use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
-    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, jobs, key_totals, listen, maintain,
-    operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, history, jobs, key_totals, listen,
+    maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -143,6 +143,11 @@ impl Inspect for PostgresStore {
     async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading what became of a job's items", |tx| jobs::outcome(tx, id))
+    }
+
+    async fn history(&self, since: Millis) -> Result<Vec<HistoryMinute>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading the history", |tx| history::since(tx, since))
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
@@ -317,6 +322,11 @@ impl Maintain for PostgresStore {
             return Err(StoreError::Unavailable { tried: "writing items", source });
         }
         Ok(())
+    }
+
+    async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "adding to the history", |tx| history::add(tx, rows))
     }
 }
 

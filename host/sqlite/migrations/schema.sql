@@ -547,6 +547,20 @@ CREATE TABLE outbox_owners (
     PRIMARY KEY (role, type)
 ) STRICT, WITHOUT ROWID;
 
+-- The figures of each minute and type, added up over all processes. The minute is the time at which it began; the
+-- latencies are a JSON array of counts, by the bins of outbox_store::LatencyBins.
+CREATE TABLE outbox_history_minutes (
+    minute INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    dead INTEGER NOT NULL DEFAULT 0,
+    given_back INTEGER NOT NULL DEFAULT 0,
+    waiting INTEGER NOT NULL DEFAULT 0,
+    latency TEXT NOT NULL DEFAULT '[]',
+    PRIMARY KEY (minute, type)
+) STRICT, WITHOUT ROWID;
+
 -- Paused types: no worker claims their items until an operator resumes them.
 CREATE TABLE outbox_pauses (
     type TEXT PRIMARY KEY,

@@ -58,6 +58,7 @@ mod expire;
 mod export_snapshot;
 mod fair_keys;
 mod group;
+mod history;
 mod id_list;
 mod id_search;
 mod jobs;

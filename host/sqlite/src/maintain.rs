@@ -16,7 +16,7 @@ use crate::connection::{connect, wal_bytes};
 use crate::error::unavailable;
 use crate::rows::time;
 use crate::write_tx::{WAL_MAX, WriteTx};
-use crate::{audit, backlog};
+use crate::{audit, backlog, history};
 
 /// Signals that one transaction reads for deletion.
 const PRUNE_SIGNALS: u32 = 2_000;
@@ -37,6 +37,7 @@ pub(crate) async fn run_maintenance(
     let prune = move |tx: &mut WriteTx<'_>| prune_others(tx, retention).map_err(unavailable("pruning"));
     let signals = store.writer.run("pruning", prune).await?;
     backlog::refresh(store).await?;
+    history::note_waiting(store).await?;
     let path = store.read_pool.path().to_owned();
     if wal_bytes(&path) > WAL_MAX {
         let truncated = tokio::task::spawn_blocking(move || truncate_wal(&path)).await;
@@ -96,11 +97,12 @@ fn read_finished(tx: &Connection, sql: &str, values: impl Params) -> rusqlite::R
     tx.prepare_cached(sql)?.query_map(values, read)?.collect()
 }
 
-/// Deletes old signals, jobs and audit entries, and returns free pages. Returns how many signals it deleted.
+/// Deletes old signals, jobs, audit entries and rows of the history, and returns free pages. Returns how many signals it deleted.
 fn prune_others(tx: &mut WriteTx<'_>, retention: Retention) -> rusqlite::Result<u64> {
     let now = tx.now;
     let before = |age: Duration| now.saturating_sub(age);
     retention.audit.map_or(Ok(()), |age| audit::prune(tx, before(age)))?;
+    retention.history.map_or(Ok(()), |age| history::prune(tx, before(age)))?;
     let signals = match retention.signals.map(before) {
         Some(before) => {
             prune_jobs(tx, before)?;

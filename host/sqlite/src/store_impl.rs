@@ -16,8 +16,8 @@ use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
     Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
     ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause, KeyTotals,
-    LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
+    Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
+    KeyTotals, LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
     OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
     Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry,
     StuckQuery, Transfer, Violation,
@@ -25,11 +25,12 @@ use outbox_store::{
 
 use crate::complete::CompletionRow;
 use crate::connection::{database_bytes, wal_bytes};
+use crate::error::unavailable;
 use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, jobs, key_totals, maintain, operate,
-    overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
+    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, history, jobs, key_totals, maintain,
+    operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -145,6 +146,10 @@ impl Inspect for SqliteStore {
 
     async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError> {
         self.read_pool.run("reading what became of a job's items", move |tx| jobs::outcome(tx, id)).await
+    }
+
+    async fn history(&self, since: Millis) -> Result<Vec<HistoryMinute>, StoreError> {
+        self.read_pool.run("reading the history", move |tx| history::since(tx, since)).await
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
@@ -300,6 +305,11 @@ impl Maintain for SqliteStore {
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError> {
         let pod = pod.clone();
         self.writer.run("writing a heartbeat", move |tx| pods::heartbeat(tx, &pod)).await
+    }
+
+    async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError> {
+        let (rows, tried) = (rows.to_vec(), "adding to the history");
+        self.writer.run(tried, move |tx| history::add(tx.connection, &rows).map_err(unavailable(tried))).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::changes::Changes;
 use crate::control::{KeyPause, Pause};
 use crate::error::StoreError;
 use crate::filter::{Filter, Page};
+use crate::history::HistoryMinute;
 use crate::ids::{JobId, SignalSeq};
 use crate::jobs::{Job, JobOutcome};
 use crate::key_totals::KeyTotals;
@@ -50,6 +51,9 @@ pub trait Inspect: Changes {
 
     /// Totals for the cockpit and the metrics, at a cost that does not grow with finished items.
     async fn overview(&self) -> Result<Overview, StoreError>;
+
+    /// The figures of each minute and type, of the minutes that began at `since` or later. By minute, then by type.
+    async fn history(&self, since: Millis) -> Result<Vec<HistoryMinute>, StoreError>;
 
     /// The newest jobs, or only this one.
     async fn jobs(&self, id: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError>;

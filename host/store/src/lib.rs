@@ -45,10 +45,12 @@ mod control;
 pub mod engine;
 mod error;
 mod filter;
+mod history;
 mod ids;
 mod inspect;
 mod jobs;
 mod key_totals;
+mod latency_bins;
 mod long_poll;
 mod maintain;
 mod moved_tables;
@@ -82,12 +84,17 @@ pub use crate::engine::counters::Violation;
 pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep, ReplacedSql};
 pub use crate::error::StoreError;
 pub use crate::filter::{Filter, Page};
+pub use crate::history::{
+    HISTORY_MAX, HistoryFigures, HistoryMinute, HistoryReport, HistorySeries, HistoryStep, MinuteFigures, OTHER_TYPES,
+    TYPES_MAX, minute_of,
+};
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
 pub use crate::inspect::{
     ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal,
 };
 pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
 pub use crate::key_totals::KeyTotals;
+pub use crate::latency_bins::LatencyBins;
 pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
 pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};

@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::StoreError;
+use crate::history::HistoryMinute;
 use crate::pods::Pod;
 
-/// The background side of a store. Every process that has the store open calls both methods: maintenance about once a
-/// second, the heartbeat every few seconds.
+/// The background side of a store. Every process that has the store open calls these methods: maintenance about once a
+/// second, the others every few seconds.
 ///
 /// A caller may not assume that one call does all there is to do: each call does a bounded piece, so that workers
-/// never wait for it for long. Correctness does not depend on either: a process that calls neither only leaves work
-/// undone.
+/// never wait for it for long. Correctness does not depend on them: a process that calls none only leaves work undone.
 #[async_trait]
 pub trait Maintain: Send + Sync + 'static {
     /// One bounded piece of maintenance: batches of running jobs, deletions that retention asks for, and what the
@@ -23,6 +23,10 @@ pub trait Maintain: Send + Sync + 'static {
 
     /// Shows this process to the cockpit. Errors while the store takes no writes, its own or those of items.
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
+
+    /// Adds figures to the rows of their minutes and types. A caller that gets no answer cannot know whether they were
+    /// added.
+    async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError>;
 }
 
 /// How long finished things stay. `None` keeps them.
@@ -37,6 +41,8 @@ pub struct Retention {
     pub signals: Option<Duration>,
     /// Entries of the audit trail.
     pub audit: Option<Duration>,
+    /// The figures of each minute and type.
+    pub history: Option<Duration>,
 }
 
 /// What a piece of maintenance did.

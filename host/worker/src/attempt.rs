@@ -25,6 +25,7 @@ use crate::prefetch::Prefetch;
 use crate::run_permits::{RunPermit, RunPermits};
 use crate::settle::{Settler, decide, exchanges_to_keep};
 use crate::streak::{Progress, Turn};
+use crate::tally::Tally;
 
 /// Everything that an attempt needs except its claim.
 pub(crate) struct AttemptTask {
@@ -42,6 +43,7 @@ pub(crate) struct AttemptTask {
     pub(crate) breakers: Breakers,
     pub(crate) failure_log: Arc<FailureLog>,
     pub(crate) host_faults: Arc<HostFaults>,
+    pub(crate) tally: Tally,
     pub(crate) key_locks: KeyLocks,
     pub(crate) run_permits: Arc<RunPermits>,
     pub(crate) prefetch: Arc<Prefetch>,
@@ -83,7 +85,11 @@ impl AttemptTask {
             turn: &self.turn,
             gave_up: &self.gave_up,
         };
-        settler.settle(&reference, request).await;
+        if let Some(settlement) = settler.settle(&reference, request).await {
+            // The store's time: the claim began at `sent` or a little later.
+            let now = item.claimed_at.unwrap_or_default().saturating_add(self.sent.elapsed());
+            self.tally.settled(&item, &settlement, now);
+        }
     }
 
     async fn tell_breakers(&self, settlement: &Settlement) {

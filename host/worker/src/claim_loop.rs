@@ -24,6 +24,7 @@ use crate::prefetch::{Prefetch, limits_at_once};
 use crate::run_permits::RunPermits;
 use crate::streak::Turn;
 use crate::suspects::{PATIENCE_MAX, Suspects};
+use crate::tally::Tally;
 use crate::wait_plan::WaitPlan;
 
 /// The operator's settings of a worker.
@@ -73,6 +74,7 @@ pub struct Worker {
     breakers: Breakers,
     failure_log: Arc<FailureLog>,
     host_faults: Arc<HostFaults>,
+    tally: Tally,
     suspects: Mutex<Suspects>,
     claim_outage: Outage,
     last_claim: Mutex<Option<Instant>>,
@@ -100,6 +102,7 @@ impl Worker {
             breakers: Breakers::default(),
             failure_log: Arc::default(),
             host_faults: Arc::default(),
+            tally: Tally::default(),
             suspects,
             claim_outage: Outage::default(),
             last_claim: Mutex::default(),
@@ -115,6 +118,11 @@ impl Worker {
     /// The leases that the worker has in hand, now and later.
     pub fn leases_in_hand(&self) -> LeasesInHand {
         self.leases.clone()
+    }
+
+    /// What the worker settles, now and later.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// Claims and handles items until `stop` is cancelled. Then waits for running attempts for at most the drain time,
@@ -354,6 +362,7 @@ impl Worker {
             breakers: self.breakers.clone(),
             failure_log: Arc::clone(&self.failure_log),
             host_faults: Arc::clone(&self.host_faults),
+            tally: self.tally.clone(),
             queue: Arc::clone(&self.queue),
             handler: Arc::clone(&self.handler),
             served_type: Arc::clone(served_type),

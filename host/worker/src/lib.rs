@@ -95,6 +95,7 @@ mod run_permits;
 mod settle;
 mod streak;
 mod suspects;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod wait_plan;
@@ -104,3 +105,4 @@ pub use crate::floor::most_attempts;
 pub use crate::lease_expiry::LeaseExpiry;
 pub use crate::lease_times::attempt_time_without_timeout;
 pub use crate::leases_in_hand::LeasesInHand;
+pub use crate::tally::Tally;

@@ -46,22 +46,28 @@ pub(crate) struct Settler<'a> {
 impl Settler<'_> {
     /// Sends the settlement until the store takes it, or says that the claim has ended. A write that the store refuses
     /// for good becomes a failure of the attempt. Gives up when the settlement keeps failing at a store that can be
-    /// reached. Tells the next item of the streak what became of this one.
-    pub(crate) async fn settle(&self, claim: &ClaimRef, request: SettleRequest) {
-        let end = self.send(claim, request).await;
-        self.turn.tell(end);
+    /// reached. Tells the next item of the streak what became of this one. Returns the settlement that the store has
+    /// taken; `None` where it has taken none, or nobody knows.
+    pub(crate) async fn settle(&self, claim: &ClaimRef, request: SettleRequest) -> Option<Settlement> {
+        let taken = self.send(claim, request).await;
+        self.turn.tell(match &taken {
+            Some(Settlement::Done { .. }) => Progress::Done,
+            Some(_) => Progress::GivenBack,
+            None => Progress::Unknown,
+        });
+        taken
     }
 
-    async fn send(&self, claim: &ClaimRef, mut request: SettleRequest) -> Progress {
+    async fn send(&self, claim: &ClaimRef, mut request: SettleRequest) -> Option<Settlement> {
         let (mut failed_tries, mut failing_since, mut had_turn) = (0, Instant::now(), false);
         while let Err(err) = self.try_once(claim, &request).await {
             if matches!(err, StoreError::ClaimLost) {
                 if self.is_settled(claim, &request.settlement).await {
                     tracing::info!(item.id = claim.id.get(), "a try whose answer was lost has settled the claim");
-                    return Progress::Done;
+                    return Some(request.settlement);
                 }
                 log_claim_lost(claim, &request.settlement, failed_tries);
-                return Progress::Unknown;
+                return None;
             }
             if matches!(err, StoreError::OutOfTurn) {
                 if !had_turn {
@@ -70,7 +76,7 @@ impl Settler<'_> {
                     had_turn = true;
                 } else if is_plain_done(&request) {
                     log_out_of_turn(claim);
-                    return Progress::Unknown;
+                    return None;
                 } else {
                     request.settlement = Settlement::Release;
                 }
@@ -89,15 +95,15 @@ impl Settler<'_> {
             }
             if self.is_hopeless(&err, &mut failing_since) {
                 log_given_up(claim, &err, failed_tries);
-                return Progress::Unknown;
+                return None;
             }
             if self.gave_up.run_until_cancelled(sleep(retry_delay(failed_tries))).await.is_none() {
                 let item_id = claim.id.get();
                 tracing::error!(item.id = item_id, error = %err, "settling failed; the lease will end");
-                return Progress::Unknown;
+                return None;
             }
         }
-        if matches!(request.settlement, Settlement::Done { .. }) { Progress::Done } else { Progress::GivenBack }
+        Some(request.settlement)
     }
 
     /// Sends the settlement once. The next item of the streak may begin while the answer is awaited, unless the attempt

@@ -1,7 +1,10 @@
-//! `stats`: prints the totals of the outbox, or those of each fairness key.
+//! `stats`: prints the totals of the outbox, those of each fairness key, or with `--last` what happened lately.
+
+mod history;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -24,6 +27,9 @@ pub(crate) struct StatsArgs {
     /// With --by: the maximum number of rows
     #[arg(long, default_value_t = 20, value_name = "COUNT", requires = "by")]
     limit: u32,
+    /// Show what happened in this time, up to a day, such as 1h: rates, failures, waiting items, latencies
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "by")]
+    last: Option<Duration>,
 }
 
 /// What items are counted by.
@@ -35,6 +41,9 @@ enum GroupColumn {
 }
 
 pub(crate) async fn run(args: StatsArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    if let Some(last) = args.last {
+        return history::run(last, context).await;
+    }
     let store = context.existing_store().await?;
     if let Some(GroupColumn::FairnessKey) = args.by {
         return by_fairness_key(&*store, &args, context).await;

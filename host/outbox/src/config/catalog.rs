@@ -94,6 +94,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_RETAIN_DLQ", "keep", "How long dead items stay"),
     setting("OUTBOX_RETAIN_AUDIT", "keep", "How long the audit trail stays"),
     setting("OUTBOX_RETAIN_SIGNALS", "7d", "How long signals and finished jobs stay"),
+    setting(
+        "OUTBOX_RETAIN_HISTORY",
+        "1d",
+        "How long the figures of each minute stay, which `outbox stats --last` shows",
+    ),
     setting("OUTBOX_ALERTS", "", "The type of the items that report problems, such as alert"),
     setting("OUTBOX_ALERT_PERIOD", "5m", "The shortest time between two alerts of one kind about one type"),
     setting("OUTBOX_LOG", "text", "The format of the log, text or json").with_flag("--log"),

@@ -38,6 +38,7 @@ impl Config {
             ("OUTBOX_RETAIN_DLQ", self.retain_dlq != other.retain_dlq),
             ("OUTBOX_RETAIN_SIGNALS", self.retain_signals != other.retain_signals),
             ("OUTBOX_RETAIN_AUDIT", self.retain_audit != other.retain_audit),
+            ("OUTBOX_RETAIN_HISTORY", self.retain_history != other.retain_history),
             ("OUTBOX_ALERTS", self.alerts != other.alerts),
             ("OUTBOX_ALERT_PERIOD", self.alert_period != other.alert_period),
             ("OUTBOX_LOG", self.log != other.log),
@@ -61,6 +62,7 @@ impl Config {
             retain_dlq: other.retain_dlq,
             retain_signals: other.retain_signals,
             retain_audit: other.retain_audit,
+            retain_history: other.retain_history,
             ..self.clone()
         }
     }

@@ -161,6 +161,14 @@ pub(super) fn retain_signals(settings: &ResolvedSettings) -> Result<Option<Durat
     retention(settings, "OUTBOX_RETAIN_SIGNALS", Some(RETAIN_SIGNALS))
 }
 
+/// As long as the longest time that a report of the history is about.
+const RETAIN_HISTORY: Duration = Duration::from_hours(24);
+
+/// How long the figures of each minute stay; `None` keeps them.
+pub(super) fn retain_history(settings: &ResolvedSettings) -> Result<Option<Duration>, ConfigError> {
+    retention(settings, "OUTBOX_RETAIN_HISTORY", Some(RETAIN_HISTORY))
+}
+
 fn retention(
     settings: &ResolvedSettings,
     variable: &'static str,

@@ -84,6 +84,7 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_METRICS_STORE", "all", "true or false");
     check("OUTBOX_REDACT", "card..number", "paths of members");
     check("OUTBOX_RETAIN_DLQ", "week", "a duration such as 12h or 7d");
+    check("OUTBOX_RETAIN_HISTORY", "day", "a duration such as 12h or 7d");
     check("OUTBOX_RETAIN_DONE", "7", "a duration such as 12h or 7d");
     check("OUTBOX_LOG", "xml", "text or json");
     check("GOVERNOR_STRICT_MODE", "2", "true or false");
@@ -201,6 +202,7 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
         ("retain_dlq", "'9d'", true),
         ("retain_signals", "'9d'", true),
         ("retain_audit", "'9d'", true),
+        ("retain_history", "'9d'", true),
         ("alerts", "'a'", false),
         ("alert_period", "'9m'", false),
         ("log", "'json'", false),

@@ -14,6 +14,7 @@ use outbox_http::HostStatus;
 use outbox_item::Millis;
 use outbox_runtime::Plugins;
 use outbox_store::{Maintain, MaintenanceReport, Pod, Retention};
+use outbox_worker::Tally;
 
 /// Three heartbeats fit into the time after which other pods consider a pod gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,7 +49,8 @@ pub(crate) fn status(
     }
 }
 
-/// Writes the row of this process that the cockpit shows, at every change of its plugins and every few seconds.
+/// Writes the row of this process that the cockpit shows, at every change of its plugins and every few seconds, and adds
+/// what it has settled to the history.
 #[derive(Clone)]
 pub(crate) struct Heartbeat {
     pub(crate) store: Arc<dyn Maintain>,
@@ -57,6 +59,8 @@ pub(crate) struct Heartbeat {
     pub(crate) role: Option<String>,
     /// Whether the process claims items. Without, its plugins handle no item of the store.
     pub(crate) has_worker: bool,
+    /// What the worker has settled.
+    pub(crate) tally: Tally,
     /// Lasts while the store rejects heartbeats.
     pub(crate) write_outage: Arc<Outage>,
 }
@@ -67,6 +71,7 @@ impl Heartbeat {
         let mut changes = self.plugins.changes();
         loop {
             self.beat(self.plugins.is_scanned()).await;
+            self.add_history().await;
             let pause = if self.write_outage.is_ongoing() { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
             tokio::select! {
                 () = end.cancelled() => break,
@@ -75,6 +80,20 @@ impl Heartbeat {
             }
         }
         self.beat(false).await;
+        self.add_history().await;
+    }
+
+    /// Adds what the worker has settled to the store's history. What the store does not take is tried again; it may have
+    /// taken it all the same.
+    async fn add_history(&self) {
+        let rows = self.tally.take();
+        if rows.is_empty() {
+            return;
+        }
+        if let Err(err) = self.store.add_history(&rows).await {
+            tracing::debug!(error = %err, "the history waits for the store");
+            self.tally.put_back(rows);
+        }
     }
 
     async fn beat(&self, is_ready: bool) {

@@ -96,5 +96,6 @@ fn retention(config: &Config) -> Retention {
         dead: config.retain_dlq,
         signals: config.retain_signals,
         audit: config.retain_audit,
+        history: config.retain_history,
     }
 }

@@ -307,6 +307,20 @@ CREATE TABLE outbox.breakers (
     breakers json NOT NULL
 ) WITH (fillfactor = 50);
 
+-- The figures of each minute and type, added up over all processes. The minute is the time at which it began; the
+-- latencies are counts, by the bins of outbox_store::LatencyBins.
+CREATE TABLE outbox.history_minutes (
+    minute bigint NOT NULL,
+    type text COLLATE "C" NOT NULL,
+    done bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    dead bigint NOT NULL DEFAULT 0,
+    given_back bigint NOT NULL DEFAULT 0,
+    waiting bigint NOT NULL DEFAULT 0,
+    latency bigint[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (minute, type)
+) WITH (fillfactor = 50);
+
 -- The plugin that owns each type in each role: it alone gets items of the type. The role is '' for processes without one.
 CREATE TABLE outbox.owners (
     role text COLLATE "C" NOT NULL,

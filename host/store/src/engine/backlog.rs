@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use outbox_item::Millis;
 
+use crate::history::{HistoryMinute, MinuteFigures, OTHER_TYPES, TYPES_MAX, minute_of};
+
 /// The longest queue that is counted when somebody asks, in items: it takes a few milliseconds.
 pub const COUNTED_AT_ONCE: u32 = 10_000;
 /// The shortest time between two counts of a long queue.
@@ -46,6 +48,21 @@ pub fn is_current(next_at: Millis, now: Millis) -> bool {
 /// clock that has been set back since.
 pub fn is_due(next_at: Millis, now: Millis) -> bool {
     next_at <= now || next_at.since(now) > LONGEST_PAUSE
+}
+
+/// The rows of the history that say how much waits now: of the types of which the most items wait, and of the rest.
+pub fn waiting_rows(backlog: &[TypeBacklog], now: Millis) -> Vec<HistoryMinute> {
+    let mut most: Vec<_> = backlog.iter().map(|of| (of.item_type.as_str(), of.waiting)).collect();
+    most.sort_by_key(|(_, waiting)| std::cmp::Reverse(*waiting));
+    let rest: u64 = most.iter().skip(TYPES_MAX).map(|(_, waiting)| waiting).sum();
+    most.truncate(TYPES_MAX);
+    most.extend((rest > 0).then_some((OTHER_TYPES, rest)));
+    let row = |(item_type, waiting): (&str, u64)| HistoryMinute {
+        minute: minute_of(now),
+        item_type: item_type.to_owned(),
+        figures: MinuteFigures { waiting, ..MinuteFigures::default() },
+    };
+    most.into_iter().map(row).collect()
 }
 
 #[cfg(test)]
