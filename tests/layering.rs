@@ -27,12 +27,14 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 10] = [
+const HOMES: [(&str, &[&str]); 12] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
     ("hyper", &["http", "runtime"]),
     ("notify", &["runtime"]),
+    ("opentelemetry", &["outbox"]),
+    ("opentelemetry-otlp", &["outbox"]),
     ("prometheus-client", &["http"]),
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),

@@ -38,6 +38,7 @@ mod sql;
 mod store_contract;
 mod store_model;
 mod support;
+mod telemetry;
 mod tls;
 mod wit;
 mod worker;

@@ -192,6 +192,7 @@ pub(crate) fn attempt(item_type: &str, timeout: Duration) -> Attempt {
         mode: DeliveryMode::Durable,
         stop: CancellationToken::new(),
         locks: Arc::default(),
+        trace: None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::key_locks::AttemptLocks;
 use crate::on_dead::OnDead;
 use crate::recording::Recording;
 use crate::retry::RetryPolicy;
+use crate::spans::TracedAttempt;
 
 /// Performs the effects of items.
 #[async_trait]
@@ -113,6 +114,8 @@ pub struct Attempt {
     pub stop: CancellationToken,
     /// The locks that the attempt takes before it touches contended keys of its plugin's state.
     pub locks: Arc<AttemptLocks>,
+    /// Records the spans of the attempt; `None` where nobody asks for them.
+    pub trace: Option<Arc<TracedAttempt>>,
 }
 
 /// Whether a store keeps the item of an attempt.

@@ -50,6 +50,7 @@
 //!     mode: DeliveryMode::Durable,
 //!     stop: Default::default(),
 //!     locks: Default::default(),
+//!     trace: None,
 //! };
 //! let report = Echo(watch::Sender::new(0)).handle(attempt).await;
 //! assert!(matches!(report.outcome, Outcome::Done { result: Some(result), .. } if result == b"hello"));
@@ -77,6 +78,7 @@ mod recording;
 mod retry;
 pub mod saga;
 mod settlement;
+mod spans;
 mod trace;
 mod wildcard;
 
@@ -111,5 +113,6 @@ pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
 pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
 pub use crate::settlement::{Circumstances, Settlement, settlement_for};
-pub use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
+pub use crate::spans::{RequestSpan, Span, SpanFact, SpanSink, SpanWork, TracedAttempt};
+pub use crate::trace::{SpanIds, TRACEPARENT, TRACESTATE, TraceContext, trace_id_of};
 pub use crate::wildcard::wildcard_matches;

@@ -49,6 +49,17 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// The word for it in traces.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done { .. } => "done",
+            Self::Retry { .. } => "retry",
+            Self::Dead { .. } => "dead",
+            Self::GiveBack { .. } => "give_back",
+            Self::Release => "release",
+        }
+    }
+
     /// The failure of the attempt; `None` for `Done` and `Release`.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -1,8 +1,15 @@
-//! The trace context of W3C: which trace an item belongs to, as its caller says in two headers.
+//! The trace context of W3C: which trace an item belongs to, as its caller says in two headers, and the names of its
+//! spans there.
 //!
-//! It knows the form of the headers. Who sends them, and which spans there are, is decided elsewhere.
+//! The names follow from the item, so every process gives a span the same one, and a log line has it without a record of
+//! the span. Who sends the headers, and who records spans, is decided elsewhere.
 
 use std::collections::BTreeMap;
+
+use outbox_item::Item;
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::hex;
 
 /// The header that names a trace and a span in it.
 pub const TRACEPARENT: &str = "traceparent";
@@ -17,6 +24,8 @@ const STATE_MAX: usize = 512;
 pub struct TraceContext {
     /// 32 lower-case hexadecimal digits.
     pub trace_id: String,
+    /// 16 lower-case hexadecimal digits: the span of the caller.
+    pub span_id: String,
     /// Two hexadecimal digits: whether the caller records the trace.
     pub flags: String,
     /// The `tracestate` beside it.
@@ -46,10 +55,42 @@ impl TraceContext {
         let fits = |state: &&str| state.len() <= STATE_MAX && state.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         is_valid.then(|| Self {
             trace_id: trace_id.to_owned(),
+            span_id: span.to_owned(),
             flags: flags.to_owned(),
             state: tracestate.map(str::trim).filter(|state| !state.is_empty()).filter(fits).map(str::to_owned),
         })
     }
+}
+
+/// The trace of an item that names none: its correlation id if that has the form of a trace id, else a digest of it.
+pub fn trace_id_of(cid: &str) -> String {
+    let plain = cid.replace('-', "").to_ascii_lowercase();
+    let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_trace_id && plain.bytes().any(|byte| byte != b'0') { plain } else { hex(&Sha256::digest(cid)[..16]) }
+}
+
+/// The names of the trace and the spans of one claim of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanIds {
+    /// 32 hexadecimal digits.
+    pub trace_id: String,
+    /// The span of the attempt, in 16 hexadecimal digits like the others.
+    pub attempt: String,
+}
+
+impl SpanIds {
+    /// Of the present claim of the item.
+    pub fn of(item: &Item) -> Self {
+        let caller = TraceContext::of_headers(&item.headers);
+        let trace_id = caller.map_or_else(|| trace_id_of(&item.cid), |caller| caller.trace_id);
+        Self { attempt: span_id("attempt", item, item.deliveries), trace_id }
+    }
+}
+
+/// The name of a span of an item: of its enqueueing, or of one of its claims.
+pub(crate) fn span_id(work: &str, item: &Item, delivery: u32) -> String {
+    let digest = Sha256::digest(format!("{work} {delivery} {} {}", item.id.get(), item.idem_key));
+    hex(&digest[..8])
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
@@ -68,8 +109,28 @@ mod tests {
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let trace = TraceContext::of_headers(&headers).unwrap();
         assert_eq!((trace.trace_id.as_str(), trace.flags.as_str()), ("4bf92f3577b34da6a3ce929d0e0e4736", "01"));
+        assert_eq!(trace.span_id, "00f067aa0ba902b7");
         assert_eq!(trace.state.as_deref(), Some("vendor=1"));
         assert_eq!(TraceContext::of_headers(&BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn a_correlation_id_that_is_a_uuid_is_the_trace_of_an_item_without_one() {
+        assert_eq!(trace_id_of("0192F0C1-0000-7000-8000-0000000000ab"), "0192f0c10000700080000000000000ab");
+        assert_eq!(trace_id_of("order-7").len(), 32);
+        assert_ne!(trace_id_of("00000000-0000-0000-0000-000000000000"), "0".repeat(32));
+    }
+
+    #[test]
+    fn each_claim_of_an_item_has_a_span_of_its_own_in_one_trace() {
+        let item = |deliveries| Item {
+            deliveries,
+            ..outbox_item::NewItem::new("t", "k", "").into_item(outbox_item::ItemId::new(1), 0.into())
+        };
+        let [first, again, second] = [1, 1, 2].map(|deliveries| SpanIds::of(&item(deliveries)));
+        assert_eq!(first, again);
+        assert_eq!(first.trace_id, second.trace_id);
+        assert_ne!(first.attempt, second.attempt);
     }
 
     #[test]

@@ -80,6 +80,7 @@ async fn run_step(state: &HttpState, served_types: &[ServedType], store_time: &S
         // A graceful shutdown waits for the request, and so for its steps.
         stop: CancellationToken::new(),
         locks: Arc::default(),
+        trace: None,
     };
     StepResult { item_type, report: state.handler.handle(attempt).await }
 }

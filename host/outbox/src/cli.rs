@@ -38,7 +38,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::bench::{self, BenchPlace};
 use crate::cli::context::Context;
 use crate::cli::output::{Output, OutputFormat, TimeForm};
-use crate::config::{Config, ConfigError, Flags, command_line};
+use crate::config::{Config, ConfigError, Flags, TelemetrySettings, command_line};
 use crate::telemetry::{InvalidFilter, Log};
 
 /// A durable outbox whose side-effect handlers are WebAssembly components.
@@ -143,7 +143,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
             let config = config?;
-            let log = Log::start(config.log, log_filter(&command, &config))?;
+            let telemetry = if is_host(&command) { config.telemetry.clone() } else { TelemetrySettings::default() };
+            let log = Log::start(config.log, log_filter(&command, &config), &telemetry)?;
             finish(dispatch(command, Context { config, flags, output, arguments: command_line(), log }))
         }
     }
@@ -213,8 +214,12 @@ const VERB_LOG: &str = "warn,wasmtime_wasi_http=off,outbox::plugin::log=off";
 /// The filter of log lines. Both defaults leave out the sandbox's own HTTP lines: a handler can cause any number of them,
 /// and they name neither the plugin nor the item.
 fn log_filter<'a>(command: &Command, config: &'a Config) -> &'a str {
-    let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { HOST_LOG } else { VERB_LOG };
+    let default = if is_host(command) { HOST_LOG } else { VERB_LOG };
     config.log_filter.as_deref().unwrap_or(default)
+}
+
+fn is_host(command: &Command) -> bool {
+    matches!(command, Command::Serve(_) | Command::Worker(_))
 }
 
 /// Prints an error, unless the error is that the reader of the result is gone.

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod settings;
 mod sources;
+mod telemetry;
 mod value;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub(crate) use crate::config::database::Database;
 pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command_line};
 pub(crate) use crate::config::error::ConfigError;
 pub(crate) use crate::config::sources::{Flags, ShownSetting};
+pub(crate) use crate::config::telemetry::{Collector, Sampling, TelemetrySettings};
 pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret};
 
 /// Every setting of a process, checked.
@@ -114,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) log: LogFormat,
     /// `RUST_LOG`, default by command: a filter of log lines, in the language of `tracing_subscriber`.
     pub(crate) log_filter: Option<String>,
+    /// `OTEL_…`, default nothing: which traces and logs are sent to a collector.
+    pub(crate) telemetry: TelemetrySettings,
     /// `GOVERNOR_STRICT_MODE`, default false: whether writes without both contract headers are
     /// rejected.
     pub(crate) is_strict: bool,
@@ -122,7 +126,7 @@ pub(crate) struct Config {
     /// `OUTBOX_CONFIG` or `--config`, default `./outbox.toml` if it exists: the file that was read.
     pub(crate) file: Option<PathBuf>,
     /// One sentence for each variable that has no effect: an `OUTBOX_…` variable that is no setting, with the most
-    /// similar setting, and those that name a proxy.
+    /// similar setting, those that name a proxy, and those of telemetry that are not understood.
     pub(crate) warnings: Vec<String>,
     /// The user and the machine of this process.
     pub(crate) identity: ProcessIdentity,
@@ -153,6 +157,7 @@ impl Config {
         let environment = &sources.environment;
         let (settings, sagas) = resolve(sources)?;
         let settings = &settings;
+        let (telemetry, misunderstood) = telemetry::telemetry(environment);
         Ok(Self {
             is_enabled: settings::enabled(settings)?,
             database: database::database(settings)?,
@@ -186,10 +191,11 @@ impl Config {
             alert_period: settings::alert_period(settings)?,
             log: settings::log(settings)?,
             log_filter: settings::log_filter(environment),
+            telemetry,
             is_strict: settings::strict(settings)?,
             sagas,
             file: sources.file.as_ref().map(|file| file.path.clone()),
-            warnings: sources::ineffective_variables(environment),
+            warnings: [sources::ineffective_variables(environment), misunderstood].concat(),
             identity: environment.identity(),
             environment: environment.clone(),
         })

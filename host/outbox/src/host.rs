@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::{Handler, MeteredHandler, Outage};
+use outbox_core::{Handler, MeteredHandler, Outage, SpanSink};
 use outbox_http::{HostStatus, HttpState, ServeLimits};
 use outbox_runtime::Plugins;
 use outbox_store::Store;
@@ -82,7 +82,10 @@ pub(crate) async fn run(host: HostStart<'_>) -> anyhow::Result<()> {
         () = shutdown.stop.cancelled() => None,
     };
     if let Some((running, listener)) = started {
-        running.run(listener, hangups).await?;
+        let sending = host.log.send_telemetry(&host.config.ca_files);
+        let outcome = running.run(listener, hangups, sending.spans()).await;
+        sending.end().await;
+        outcome?;
     }
     tracing::info!("stopped");
     Ok(())
@@ -149,12 +152,17 @@ struct RunningHost<'a> {
 
 impl RunningHost<'_> {
     /// Runs until the host is stopped, or until a part fails, which stops the other parts.
-    async fn run(self, listener: TcpListener, hangups: watch::Receiver<u64>) -> anyhow::Result<()> {
+    async fn run(
+        self,
+        listener: TcpListener,
+        hangups: watch::Receiver<u64>,
+        spans: Option<Arc<dyn SpanSink>>,
+    ) -> anyhow::Result<()> {
         self.log_start(&listener)?;
         let stop = &self.shutdown.stop;
         let mut foreground = JoinSet::new();
         spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
-        let worker = self.host.mode.has_worker().then(|| self.worker());
+        let worker = self.host.mode.has_worker().then(|| self.worker(spans));
         let mut background = self.background(worker.as_ref(), hangups);
         if let Some(worker) = worker {
             spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
@@ -212,7 +220,7 @@ impl RunningHost<'_> {
         }
     }
 
-    fn worker(&self) -> Worker {
+    fn worker(&self, spans: Option<Arc<dyn SpanSink>>) -> Worker {
         let settings = WorkerSettings {
             instance: self.instance.clone(),
             concurrency: self.host.config.concurrency,
@@ -224,6 +232,7 @@ impl RunningHost<'_> {
         };
         Worker::new(self.store.clone(), Arc::clone(&self.metered) as Arc<dyn Handler>, settings)
             .with_breakers(self.plugins.breakers())
+            .with_spans(spans)
     }
 
     fn background(&self, worker: Option<&Worker>, hangups: watch::Receiver<u64>) -> JoinSet<anyhow::Result<()>> {

@@ -203,6 +203,7 @@ impl SimulatedPlugin {
             mode: DeliveryMode::Durable,
             stop: CancellationToken::new(),
             locks: Arc::default(),
+            trace: None,
         };
         let backend =
             SimulatedBackend::new(simulated.world, VirtualClock::new(simulated.now, simulated.seed), attempt_time);

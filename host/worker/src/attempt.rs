@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
     Attempt, AttemptLocks, AttemptReport, Breakers, DeliveryMode, Failure, FailureClass, Handler, KeyLocks, Outcome,
-    ServedType, Settlement,
+    ServedType, Settlement, SpanSink, TracedAttempt,
 };
 use outbox_item::Item;
 use outbox_store::{Claim, Queue, SettleRequest};
@@ -44,6 +44,8 @@ pub(crate) struct AttemptTask {
     pub(crate) failure_log: Arc<FailureLog>,
     pub(crate) host_faults: Arc<HostFaults>,
     pub(crate) tally: Tally,
+    /// Records the spans of the attempt, if somebody asks for them.
+    pub(crate) spans: Option<Arc<dyn SpanSink>>,
     pub(crate) key_locks: KeyLocks,
     pub(crate) run_permits: Arc<RunPermits>,
     pub(crate) prefetch: Arc<Prefetch>,
@@ -57,12 +59,15 @@ impl AttemptTask {
         let (reference, item) = (claim.reference(), Arc::new(claim.item));
         // Dropped after the settlement: only then may another attempt read the state that this one wrote.
         let locks = self.key_locks.for_attempt();
-        let report = self.run(&item, &locks).await;
+        let trace = self.spans.as_ref().map(|sink| TracedAttempt::new(Arc::clone(sink), Arc::clone(&item), self.sent));
+        let report = self.run(&item, &locks, trace.as_ref()).await;
+        let ended = Instant::now();
         self.in_hand.end_attempt();
         if self.turn.is_given_back() {
             return self.turn.tell(Progress::GivenBack);
         }
         let settlement = decide(report.outcome, &item, &self.served_type, &self.host_faults);
+        let failure = settlement.failure().filter(|_| trace.is_some()).cloned();
         self.failure_log.attempt_settled(&item, &settlement, Instant::now());
         self.host_faults.attempt_settled(&item, &settlement, Instant::now());
         self.tell_breakers(&settlement).await;
@@ -85,7 +90,11 @@ impl AttemptTask {
             turn: &self.turn,
             gave_up: &self.gave_up,
         };
-        if let Some(settlement) = settler.settle(&reference, request).await {
+        let taken = settler.settle(&reference, request).await;
+        if let Some(trace) = trace {
+            trace.end(ended, Instant::now(), failure.as_ref(), taken.as_ref().map(Settlement::as_str));
+        }
+        if let Some(settlement) = taken {
             // The store's time: the claim began at `sent` or a little later.
             let now = item.claimed_at.unwrap_or_default().saturating_add(self.sent.elapsed());
             self.tally.settled(&item, &settlement, now);
@@ -102,7 +111,12 @@ impl AttemptTask {
     }
 
     /// Waits for the item's turn and a run permit, then runs the handler unless the lease may be lost.
-    async fn run(&self, item: &Arc<Item>, locks: &Arc<AttemptLocks>) -> AttemptReport {
+    async fn run(
+        &self,
+        item: &Arc<Item>,
+        locks: &Arc<AttemptLocks>,
+        trace: Option<&Arc<TracedAttempt>>,
+    ) -> AttemptReport {
         let Some(_run_permit) = self.run_permit().await else {
             return AttemptReport::without_component(Outcome::Interrupted);
         };
@@ -110,7 +124,11 @@ impl AttemptTask {
         let Some(deadline) = self.in_hand.begin_attempt(started, self.served_type.timeout) else {
             return AttemptReport::without_component(Outcome::Interrupted);
         };
-        let report = self.handle_in_turn(item, deadline, locks).await;
+        if let Some(trace) = trace {
+            trace.begin(started);
+        }
+        let attempt = self.new_attempt(item, deadline, locks, trace);
+        let report = self.handle_in_turn(attempt).await;
         self.prefetch.attempt_finished(started.elapsed());
         report
     }
@@ -144,8 +162,8 @@ impl AttemptTask {
     }
 
     /// Interrupts the attempt when the claim on an item before it turns out to have failed.
-    async fn handle_in_turn(&self, item: &Arc<Item>, deadline: Instant, locks: &Arc<AttemptLocks>) -> AttemptReport {
-        let mut handling = std::pin::pin!(self.handle(item, deadline, locks));
+    async fn handle_in_turn(&self, attempt: Attempt) -> AttemptReport {
+        let mut handling = std::pin::pin!(self.handle(attempt));
         tokio::select! {
             biased;
             report = &mut handling => report,
@@ -156,9 +174,15 @@ impl AttemptTask {
         }
     }
 
-    async fn handle(&self, item: &Arc<Item>, deadline: Instant, locks: &Arc<AttemptLocks>) -> AttemptReport {
+    fn new_attempt(
+        &self,
+        item: &Arc<Item>,
+        deadline: Instant,
+        locks: &Arc<AttemptLocks>,
+        trace: Option<&Arc<TracedAttempt>>,
+    ) -> Attempt {
         let claimed_at = item.claimed_at.unwrap_or_default();
-        let attempt = Attempt {
+        Attempt {
             item: Arc::clone(item),
             deadline,
             // The claim began at `sent` or a little later.
@@ -166,7 +190,12 @@ impl AttemptTask {
             mode: DeliveryMode::Durable,
             stop: self.in_hand.stop().clone(),
             locks: Arc::clone(locks),
-        };
+            trace: trace.cloned(),
+        }
+    }
+
+    async fn handle(&self, attempt: Attempt) -> AttemptReport {
+        let deadline = attempt.deadline;
         let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
         tokio::select! {
             // The handler first: an attempt that ends at once starts no timer.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use outbox_core::{Breakers, CrashBudget, Handler, KeyLocks, Outage, ServedType, SuspectRoom};
+use outbox_core::{Breakers, CrashBudget, Handler, KeyLocks, Outage, ServedType, SpanSink, SuspectRoom};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Queue, StoreError, SuspectTerms};
 
 use crate::attempt::AttemptTask;
@@ -75,6 +75,7 @@ pub struct Worker {
     failure_log: Arc<FailureLog>,
     host_faults: Arc<HostFaults>,
     tally: Tally,
+    spans: Option<Arc<dyn SpanSink>>,
     suspects: Mutex<Suspects>,
     claim_outage: Outage,
     last_claim: Mutex<Option<Instant>>,
@@ -103,6 +104,7 @@ impl Worker {
             failure_log: Arc::default(),
             host_faults: Arc::default(),
             tally: Tally::default(),
+            spans: None,
             suspects,
             claim_outage: Outage::default(),
             last_claim: Mutex::default(),
@@ -113,6 +115,12 @@ impl Worker {
     #[must_use]
     pub fn with_breakers(self, breakers: Breakers) -> Self {
         Self { breakers, ..self }
+    }
+
+    /// The same worker, which reports the spans of its attempts.
+    #[must_use]
+    pub fn with_spans(self, spans: Option<Arc<dyn SpanSink>>) -> Self {
+        Self { spans, ..self }
     }
 
     /// The leases that the worker has in hand, now and later.
@@ -363,6 +371,7 @@ impl Worker {
             failure_log: Arc::clone(&self.failure_log),
             host_faults: Arc::clone(&self.host_faults),
             tally: self.tally.clone(),
+            spans: self.spans.clone(),
             queue: Arc::clone(&self.queue),
             handler: Arc::clone(&self.handler),
             served_type: Arc::clone(served_type),

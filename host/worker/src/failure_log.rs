@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use outbox_core::{Settlement, fingerprint};
+use outbox_core::{Settlement, SpanIds, fingerprint};
 use outbox_item::Item;
 
 /// The shortest time between two lines about one type and cause.
@@ -39,6 +39,7 @@ struct FailureLine {
     code: String,
     message: String,
     what: &'static str,
+    spans: SpanIds,
 }
 
 impl FailureLog {
@@ -109,6 +110,7 @@ impl FailureLine {
             code: failure.code.clone(),
             message: failure.message.clone(),
             what,
+            spans: SpanIds::of(item),
         })
     }
 
@@ -116,7 +118,7 @@ impl FailureLine {
     fn write(&self, count: u64) {
         tracing::warn!(
             item.id = self.id, item.type = self.item_type, item.cid = self.cid, attempt = self.attempt,
-            class = self.class, code = self.code, count,
+            class = self.class, code = self.code, count, trace_id = self.spans.trace_id, span_id = self.spans.attempt,
             "attempt failed, {}: {}", self.what, self.message
         );
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
     Circumstances, DESCENDANTS_CODE, Failure, FailureClass, KeyLocks, Outcome, Recording, ServedType, Settlement,
-    settlement_for,
+    SpanIds, settlement_for,
 };
 use outbox_item::{Item, ItemId};
 use outbox_store::{ClaimRef, ClaimToken, LeaseState, Queue, Renewal, SettleRequest, StoreError};
@@ -90,8 +90,11 @@ impl Settler<'_> {
             failed_tries += 1;
             if failed_tries == 1 {
                 failing_since = Instant::now();
-                let item_id = claim.id.get();
-                tracing::error!(item.id = item_id, error = %err, "settling failed; trying again until it succeeds");
+                let (item_id, SpanIds { trace_id, attempt }) = (claim.id.get(), SpanIds::of(self.item));
+                tracing::error!(
+                    item.id = item_id, error = %err, trace_id, span_id = attempt,
+                    "settling failed; trying again until it succeeds"
+                );
             }
             if self.is_hopeless(&err, &mut failing_since) {
                 log_given_up(claim, &err, failed_tries);

@@ -10,7 +10,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// A file of certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("reading the certificates in {path:?}, a value of OUTBOX_CA_FILE or SSL_CERT_FILE: {reason}")]
+#[error(
+    "reading the certificates in {path:?}, a value of OUTBOX_CA_FILE, SSL_CERT_FILE or OTEL_EXPORTER_OTLP_CERTIFICATE: {reason}"
+)]
 pub struct AuthorityError {
     path: PathBuf,
     reason: String,
@@ -18,7 +20,7 @@ pub struct AuthorityError {
 
 /// How the host checks receivers over TLS. Every plugin has the same.
 #[derive(Clone, Debug)]
-pub(crate) struct TlsConfig(Arc<ClientConfig>);
+pub struct TlsConfig(Arc<ClientConfig>);
 
 impl TlsConfig {
     /// Believes the public authorities.
@@ -27,7 +29,7 @@ impl TlsConfig {
     }
 
     /// Believes the public authorities, and those in these files of PEM.
-    pub(crate) fn new(files: &[PathBuf]) -> Result<Self, AuthorityError> {
+    pub fn new(files: &[PathBuf]) -> Result<Self, AuthorityError> {
         let mut roots = public_roots();
         for file in files {
             read(file, &mut roots).map_err(|reason| AuthorityError { path: file.clone(), reason })?;
@@ -44,7 +46,7 @@ impl TlsConfig {
     }
 
     /// The configuration of one client.
-    pub(crate) fn client(&self) -> ClientConfig {
+    pub fn client(&self) -> ClientConfig {
         ClientConfig::clone(&self.0)
     }
 }

@@ -6,7 +6,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use outbox_core::{TraceContext, hex};
+use outbox_core::{TraceContext, hex, trace_id_of};
 use outbox_item::Item;
 
 use crate::outgoing::idempotency_key::{EFFECT, IDEMPOTENCY_KEY, IdempotencyKeys, effect_name, idempotency_root};
@@ -48,6 +48,8 @@ pub(crate) struct HostHeaders {
     cid: String,
     /// The trace that the caller of the item was in.
     trace: Option<TraceContext>,
+    /// Whether this host records the trace; `None` where it records none, and so does not decide.
+    is_recorded: Option<bool>,
     delivery: u32,
     spans: u32,
 }
@@ -62,7 +64,12 @@ impl HostHeaders {
     /// The headers of an attempt at an item with these keys and this correlation id, in no trace of a caller.
     pub(crate) fn from_parts(root: &str, cid: &str) -> Self {
         let keys = IdempotencyKeys::new(root.to_owned());
-        Self { keys, cid: cid.to_owned(), trace: None, delivery: 0, spans: 0 }
+        Self { keys, cid: cid.to_owned(), trace: None, is_recorded: None, delivery: 0, spans: 0 }
+    }
+
+    /// The same headers, which tell receivers whether this host records the trace.
+    pub(crate) fn recorded(self, is_recorded: Option<bool>) -> Self {
+        Self { is_recorded, ..self }
     }
 
     /// Replaces the host's headers in a request. A safe request gets no idempotency key. Errors with what is accepted if
@@ -92,16 +99,15 @@ impl HostHeaders {
             Some(trace) => (trace.trace_id.clone(), trace.flags.as_str()),
             None => (trace_id_of(&self.cid), "01"),
         };
+        let flags = self.is_recorded.map_or(flags, |is_recorded| if is_recorded { "01" } else { "00" });
         let span = Sha256::digest(format!("{} {} {} {}", self.keys.root(), self.cid, self.delivery, self.spans));
         format!("00-{trace_id}-{}-{flags}", hex(&span[..8]))
     }
 }
 
-/// The correlation id itself if it has the form of a trace id, else a digest of it.
-fn trace_id_of(cid: &str) -> String {
-    let plain = cid.replace('-', "").to_ascii_lowercase();
-    let is_trace_id = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_trace_id && plain.bytes().any(|byte| byte != b'0') { plain } else { hex(&Sha256::digest(cid)[..16]) }
+/// The span that the host has named in a request.
+pub(crate) fn span_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TRACEPARENT)?.to_str().ok()?.split('-').nth(2)
 }
 
 /// A key that a receiver does not get cannot keep it from repeating the effect, so the request is not sent without it.

@@ -15,13 +15,13 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
-use outbox_core::RequestEnd;
+use outbox_core::{RequestEnd, RequestSpan, TracedAttempt};
 
 use crate::load::manifest::limits::Limits;
 use crate::load::manifest::value::show_size;
 use crate::outgoing::backend::{HostBackend, SendError};
 use crate::outgoing::grant::{Grants, SecretHeader, http_lines, origin_of};
-use crate::outgoing::host_headers::HostHeaders;
+use crate::outgoing::host_headers::{HostHeaders, span_of};
 use crate::outgoing::host_want::{causes, is_host_want};
 use crate::outgoing::recorder::ExchangeHandle;
 use crate::sandbox::observations::{AttemptObservations, Denial, InFlightRequest, NetworkFault, RequestKind};
@@ -52,6 +52,7 @@ pub(crate) struct OutgoingHttp {
     observations: Arc<AttemptObservations>,
     deadline: Instant,
     requests_sent: u32,
+    trace: Option<Arc<TracedAttempt>>,
 }
 
 type SendResult = Result<(Response<WasiBody>, BodyIo), Error>;
@@ -66,7 +67,19 @@ impl OutgoingHttp {
         observations: Arc<AttemptObservations>,
         deadline: Instant,
     ) -> Self {
-        Self { policy, backend, host_headers, observations, deadline, requests_sent: 0 }
+        Self { policy, backend, host_headers, observations, deadline, requests_sent: 0, trace: None }
+    }
+
+    /// The same requests, with a span for each.
+    pub(crate) fn traced(self, trace: Option<Arc<TracedAttempt>>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The span of a request that has the host's headers.
+    fn span(&self, request: &Request<WasiBody>) -> Option<RequestSpan> {
+        let trace = self.trace.as_ref().filter(|trace| trace.is_recorded())?;
+        let span = span_of(request.headers())?;
+        Some(trace.request(span, request.method().as_str(), &without_query(request.uri())))
     }
 
     fn prepare(
@@ -186,13 +199,14 @@ impl WasiHttpHooks for OutgoingHttp {
         let requested_timeout =
             requested_timeout.filter(|requested_timeout| Instant::now() + *requested_timeout < self.deadline);
         let in_flight = self.observations.request_started(RequestKind::of(request.method()));
-        let origin = origin_of(request.uri());
+        let (origin, span) = (origin_of(request.uri()), self.span(&request));
         let sending = self.backend.send(request, requested_timeout);
         let exchange = ExchangeInProgress {
             origin,
             response_limit: self.policy.limits.response,
             observations: Arc::clone(&self.observations),
             handle,
+            span,
         };
         Box::new(async move { exchange.finish(sending.await, in_flight) })
     }
@@ -210,11 +224,15 @@ struct ExchangeInProgress {
     response_limit: u64,
     observations: Arc<AttemptObservations>,
     handle: ExchangeHandle,
+    span: Option<RequestSpan>,
 }
 
 impl ExchangeInProgress {
-    fn finish(self, result: Result<Response<WasiBody>, SendError>, in_flight: InFlightRequest) -> SendResult {
+    fn finish(mut self, result: Result<Response<WasiBody>, SendError>, in_flight: InFlightRequest) -> SendResult {
         self.observations.request_to(&self.origin, request_end(&result));
+        if let Some(span) = self.span.take() {
+            end_span(span, &result);
+        }
         let response =
             self.response_or_error(result, in_flight).inspect_err(|error| self.handle.request_failed(error))?;
         let (head, body) = response.into_parts();
@@ -251,6 +269,15 @@ impl ExchangeInProgress {
     fn limit_response(&self, response: Response<WasiBody>) -> Response<WasiBody> {
         let limit = BodyLimit { what: "response", max: self.response_limit, error: Error::HttpResponseBodySize };
         response.map(|body| limit_body(body, limit, Arc::clone(&self.observations)))
+    }
+}
+
+fn end_span(span: RequestSpan, result: &Result<Response<WasiBody>, SendError>) {
+    match result {
+        Ok(response) => span.answered(response.status().as_u16()),
+        Err(SendError { fault: Some(fault), .. }) => span.failed(fault.what.clone()),
+        Err(SendError { denial: Some(denial), .. }) => span.failed(denial.what.clone()),
+        Err(SendError { error, .. }) => span.failed(error.to_string()),
     }
 }
 

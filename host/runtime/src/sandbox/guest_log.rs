@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use outbox_item::{Item, ItemId};
+use outbox_core::SpanIds;
+use outbox_item::Item;
 
 use crate::bindings::wasi::logging::logging::Level;
 use crate::load::manifest::value::show_size;
@@ -17,7 +18,9 @@ macro_rules! line {
     ($level:ident, $log:expr, $($line:tt)+) => {
         tracing::event!(
             target: "outbox::plugin::log", tracing::Level::$level,
-            plugin = %$log.plugin, item.id = $log.item.map(ItemId::get), $($line)+
+            plugin = %$log.plugin, item.id = $log.item.as_ref().map(|item| item.id.get()),
+            trace_id = $log.spans().map(|spans| spans.trace_id), span_id = $log.spans().map(|spans| spans.attempt),
+            $($line)+
         )
     };
 }
@@ -25,14 +28,18 @@ macro_rules! line {
 /// The log of one attempt.
 pub(crate) struct GuestLog {
     plugin: Arc<str>,
-    item: Option<ItemId>,
+    item: Option<Arc<Item>>,
     bytes: usize,
 }
 
 impl GuestLog {
     /// The log of an attempt at `item`; of a call without an item when there is none.
-    pub(crate) fn new(plugin: Arc<str>, item: Option<&Item>) -> Self {
-        Self { plugin, item: item.map(|item| item.id), bytes: 0 }
+    pub(crate) fn new(plugin: Arc<str>, item: Option<&Arc<Item>>) -> Self {
+        Self { plugin, item: item.cloned(), bytes: 0 }
+    }
+
+    fn spans(&self) -> Option<SpanIds> {
+        self.item.as_deref().map(SpanIds::of)
     }
 
     /// Writes a line, unless the attempt has used up [`LOG_MAX`].

@@ -13,6 +13,7 @@ use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 
 use outbox_core::{
     Attempt, AttemptOrigins, AttemptReport, DeliveryMode, Failure, HostWrites, Outcome, Recording, StateReader,
+    TracedAttempt,
 };
 use outbox_item::Item;
 
@@ -80,12 +81,14 @@ struct CallContext {
     deadline: Instant,
     time_allowed: Duration,
     backend: Arc<dyn HostBackend>,
+    trace: Option<Arc<TracedAttempt>>,
 }
 
 impl CallContext {
     fn with_deadline(deadline: Instant, backend: Arc<dyn HostBackend>) -> Self {
         let time_allowed = deadline.saturating_duration_since(Instant::now());
-        Self { observations: Arc::default(), output: OutputTail::default(), deadline, time_allowed, backend }
+        let (observations, output) = (Arc::default(), OutputTail::default());
+        Self { observations, output, deadline, time_allowed, backend, trace: None }
     }
 
     fn with_breakers(self, origins: Option<AttemptOrigins>) -> Self {
@@ -152,6 +155,7 @@ impl LinkedPlugin {
         origins: Option<AttemptOrigins>,
     ) -> AttemptReport {
         let call = CallContext::with_deadline(attempt.deadline, Arc::clone(&self.network)).with_breakers(origins);
+        let call = CallContext { trace: attempt.trace.clone(), ..call };
         self.run(call, attempt, reader).await
     }
 
@@ -277,14 +281,17 @@ impl LinkedPlugin {
         call: &CallContext,
         cpu: Duration,
         state: StateBuffer,
-        item: Option<(&Item, DeliveryMode)>,
+        item: Option<(&Arc<Item>, DeliveryMode)>,
     ) -> HostState {
         let (grants, observations) = (Arc::clone(&self.grants), Arc::clone(&call.observations));
-        let followups = Followups::new(grants, observations, self.limits.followups, item);
-        let keys = item.map(|(item, _)| HostHeaders::new(item));
+        let shown = item.map(|(item, mode)| (&**item, mode));
+        let followups = Followups::new(grants, observations, self.limits.followups, shown);
+        let is_recorded = call.trace.as_ref().map(|trace| trace.is_recorded());
+        let keys = item.map(|(item, _)| HostHeaders::new(item).recorded(is_recorded));
         let (policy, backend) = (Arc::clone(&self.policy), Arc::clone(&call.backend));
         let outgoing =
-            OutgoingHttp::new(policy, Arc::clone(&backend), keys, Arc::clone(&call.observations), call.deadline);
+            OutgoingHttp::new(policy, Arc::clone(&backend), keys, Arc::clone(&call.observations), call.deadline)
+                .traced(call.trace.clone());
         let parts = HostStateParts {
             cpu: CpuMeter::new(cpu),
             state,

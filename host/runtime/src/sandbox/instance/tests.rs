@@ -25,6 +25,7 @@ fn attempt(time_allowed: Duration) -> Attempt {
         mode: DeliveryMode::Durable,
         stop: tokio_util::sync::CancellationToken::new(),
         locks: Arc::default(),
+        trace: None,
     }
 }
 
