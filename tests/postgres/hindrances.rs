@@ -1,10 +1,13 @@
 //! Rows that no statement of the host writes, and locks that others hold: on PostgreSQL too they stop nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox::item::Status;
-use outbox::store::{Action, Execution, OperateRequest, Retention, Selection};
+use outbox::postgres::{PostgresOptions, PostgresStore};
+use outbox::store::{Action, Execution, OperateRequest, Queue as _, Retention, Selection};
 
+use crate::support::postgres::Cluster;
 use crate::support::{Backend, Fixture, TestDb, done, item, ordered, request, with_streaks};
 
 /// A history row of the item's first delivery.
@@ -24,6 +27,33 @@ async fn a_history_row_that_is_there_already_keeps_no_lease_from_ending() {
     f.sql(&format!("{FIRST_DELIVERY}; UPDATE outbox.leases SET lease_until = 1")).unwrap();
     assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 1);
     assert_eq!(f.status(id).await, Status::Pending);
+}
+
+/// The index of fairness keys is in the order of bytes. Earlier versions of the server than 15 have no such databases.
+#[tokio::test]
+async fn keys_are_served_in_turn_whatever_the_collation_of_the_database_is() {
+    let cluster = Cluster::shared();
+    let create = "CREATE DATABASE collated OWNER outbox TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+    if cluster.sql("postgres", "SHOW server_version_num").unwrap().parse::<u32>().unwrap() < 150_000 {
+        return;
+    }
+    cluster.sql("postgres", create).unwrap();
+    let url = cluster.url("outbox", "collated");
+    let store = PostgresStore::open(&url, PostgresOptions::default()).await.unwrap();
+    let insert = "INSERT INTO outbox.items (type, idem_key, payload, fairness_key, available_at)
+        SELECT 'mail', key || n, '{}', key, 0 FROM unnest('{Zeta,acme,Acme,globex,acme-2,acme_1}'::text[]) AS key,
+            generate_series(1, 3) AS n";
+    cluster.sql("collated", insert).unwrap();
+    let mut served = Vec::new();
+    while let Some(claim) = store.claim(&request(&["mail"], 1)).await.unwrap().claims.pop() {
+        served.extend(claim.item.fairness_key);
+    }
+    assert_eq!(served.len(), 18);
+    for round in served.chunks(6) {
+        assert_eq!(round.iter().collect::<BTreeSet<_>>().len(), 6, "{served:?}");
+    }
+    drop(store);
+    cluster.sql("postgres", "DROP DATABASE collated WITH (FORCE)").unwrap();
 }
 
 #[tokio::test]

@@ -189,9 +189,10 @@ RETURNS TABLE (key text, is_due boolean) LANGUAGE plpgsql SET plan_cache_mode = 
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
-    place text := last;
+    -- In the order of the index, whatever the collation of the database is.
+    place text COLLATE "C" := last;
     due bigint;
-    next_key text;
+    next_key text COLLATE "C";
     found_keys integer := 0;
     is_second_lap boolean := false;
 BEGIN
@@ -202,7 +203,7 @@ BEGIN
         SELECT fairness_key, available_at INTO next_key, due FROM outbox.queue
         WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL AND fairness_key > place
         ORDER BY type, fairness_key, available_at, id LIMIT 1;
-        IF next_key IS NULL OR is_second_lap AND next_key > last THEN
+        IF next_key IS NULL OR is_second_lap AND next_key > last COLLATE "C" THEN
             IF is_second_lap THEN
                 RETURN;
             END IF;
