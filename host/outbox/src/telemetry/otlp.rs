@@ -32,7 +32,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 /// What is to be sent, from the start of the process on.
 pub(crate) struct Otlp {
     spans: Option<(Arc<SpanOutlet>, Gathered<opentelemetry_sdk::trace::SpanData>)>,
-    lines: Option<Gathered<lines::Line>>,
+    lines: Option<Gathered<lines::SentLine>>,
     settings: TelemetrySettings,
 }
 

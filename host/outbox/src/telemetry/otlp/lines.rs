@@ -23,7 +23,7 @@ use crate::telemetry::otlp::batches::{Export, Outlet};
 use crate::telemetry::otlp::collector::{Reach, headers};
 
 /// A line, and the program that wrote it.
-pub(super) type Line = (SdkLogRecord, InstrumentationScope);
+pub(super) type SentLine = (SdkLogRecord, InstrumentationScope);
 
 /// The targets of what sends telemetry: their lines would cause further ones.
 const OWN_WAY: [&str; 4] = ["hyper", "opentelemetry", "outbox::telemetry", "rustls"];
@@ -34,7 +34,7 @@ pub(crate) struct LineLayer {
 }
 
 impl LineLayer {
-    pub(super) fn new(outlet: Outlet<Line>) -> Self {
+    pub(super) fn new(outlet: Outlet<SentLine>) -> Self {
         let provider = SdkLoggerProvider::builder().with_log_processor(LineOutlet(outlet)).build();
         Self { logger: provider.logger("outbox") }
     }
@@ -117,7 +117,7 @@ impl Visit for Fields {
 
 /// Puts records into an outlet instead of sending them.
 #[derive(Debug)]
-struct LineOutlet(Outlet<Line>);
+struct LineOutlet(Outlet<SentLine>);
 
 impl LogProcessor for LineOutlet {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
@@ -142,9 +142,9 @@ pub(super) fn exporter(collector: &Collector, reach: Reach, resource: &Resource)
     Ok(exporter)
 }
 
-impl Export<Line> for LogExporter {
+impl Export<SentLine> for LogExporter {
     /// The way to the collector logs why it takes nothing.
-    async fn export_batch(&self, batch: Vec<Line>) {
+    async fn export_batch(&self, batch: Vec<SentLine>) {
         let lines: Vec<_> = batch.iter().map(|(record, scope)| (record, scope)).collect();
         if let Err(err) = self.export(LogBatch::new(&lines)).await {
             tracing::debug!(target: "outbox::telemetry", error = %err, "a batch of lines was dropped");
