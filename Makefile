@@ -43,7 +43,7 @@ help:
 	@echo 'make host       build the program, as target/bin/outbox'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
-	@echo 'make reference  docs/reference.md, from the comments of wit/'
+	@echo 'make reference  docs/reference.md, from the comments of wit/, and docs/openapi.json, from the routes'
 	@echo 'make freeze     keep this version of wit/ and components built for it'
 	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
@@ -96,9 +96,11 @@ guests: wasm-target
 	cp plugins/gallery/gallery.toml $(BUILT)/gallery.wasm $(GUESTS)/gallery
 	cp plugins/gallery/cases/*.toml $(GUESTS)/gallery/cases
 
-# Generates docs/reference.md from the comments of the contract.
+# Generates docs/reference.md from the comments of the contract, and docs/openapi.json from the routes. The examples in it
+# are answers of the host, and part of the program, so it is compiled again with them.
 reference:
-	OUTBOX_WRITE_REFERENCE=1 $(CARGO) test -p outbox --test it wit::reference
+	OUTBOX_WRITE_REFERENCE=1 $(CARGO) test -p outbox --test it edge::description::every_example
+	OUTBOX_WRITE_REFERENCE=1 $(CARGO) test -p outbox --test it -- wit::reference edge::description::the_document
 
 # Stores this version of the contract permanently, with components that are built for it. The components contain no
 # paths of this machine. See ARCHITECTURE.md.
@@ -278,7 +280,7 @@ $(SERVERS)/.ready: tests/servers/package-lock.json
 	done
 	touch $@
 
-# The pinned drivers of the documented examples.
+# The pinned drivers of the documented examples, and the validator of docs/openapi.json.
 clients: $(CLIENTS)/.ready
 
 $(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package-lock.json

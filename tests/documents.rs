@@ -8,12 +8,12 @@ use outbox::store::{Action, EffectKeys, LeasePolicy, Refusal};
 use crate::layering::sources::sources;
 use crate::support::guests::root;
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|err| panic!("reading {path}: {err}"))
 }
 
 /// The words in backticks that begin the rows of the tables below a heading, up to the next heading.
-fn rows(document: &str, heading: &str) -> BTreeSet<String> {
+pub(crate) fn rows(document: &str, heading: &str) -> BTreeSet<String> {
     let after = document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}")).1;
     let section = after.split("\n#").next().unwrap();
     let words = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));

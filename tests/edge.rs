@@ -1,6 +1,8 @@
 //! The HTTP server on a real SQLite file: what callers, operators, probes and scrapers rely on.
 
+mod access;
 mod connections;
+mod description;
 mod metrics;
 mod observe;
 mod operate;

@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 12] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
@@ -39,6 +39,8 @@ const HOMES: [(&str, &[&str]); 12] = [
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),
     ("tokio-postgres", &["client", "postgres"]),
+    ("utoipa", &["http"]),
+    ("utoipa-axum", &["http"]),
     ("wasmtime", &["runtime"]),
 ];
 

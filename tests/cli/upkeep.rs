@@ -116,3 +116,20 @@ fn what_an_operator_hides_of_payloads_is_not_shown() {
     assert!(!with(&fixture, &settings, &["show", "k"]).stdout.contains("ada@"));
     assert!(fixture.run(&["show", "k"]).stdout.contains("ada@"));
 }
+
+#[test]
+fn a_token_is_made_with_the_lines_that_the_configuration_takes() {
+    let fixture = CliFixture::empty();
+    let args = ["token", "new", "ada", "--role", "operate", "--right", "read-payload", "--expires", "90d"];
+    let told = fixture.run(&args);
+    assert_eq!(told.code, Some(0));
+    let lines = told.stdout.split_once("[[tokens]]").unwrap().1;
+    std::fs::write(fixture.dir.path().join("outbox.toml"), format!("[[tokens]]{lines}")).unwrap();
+    assert_eq!(fixture.run(&["config"]).code, Some(0), "{}", told.stdout);
+    fixture.run(&["token", "new", "ada", "--role", "root"]).fails(2, &["enqueue, read, operate, admin, scrape"]);
+    fixture.run(&["token", "new", "a b", "--role", "read"]).fails(2, &["\"a b\""]);
+    fixture.run(&["token", "new", "ada", "--role", "read", "--expires", "2020-01-01T00:00:00Z"]).fails(2, &["passed"]);
+    std::fs::write(fixture.dir.path().join("outbox.toml"), "[[tokens]]\nname = 'ada'\nrole = 'root'\nsha256 = ''")
+        .unwrap();
+    fixture.run(&["serve"]).fails(2, &["\"ada\"", "\"root\"", "use one of enqueue"]);
+}

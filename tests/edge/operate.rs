@@ -1,7 +1,7 @@
 //! Inspection, operators' actions, and the authorization of both.
 
 use axum::http::StatusCode;
-use outbox::http::HttpSettings;
+use outbox::http::{AccessSettings, HttpSettings};
 use outbox::item::Status;
 use serde_json::{Value, json};
 
@@ -254,8 +254,8 @@ async fn an_order_that_does_not_say_which_items_is_refused() {
 
 #[tokio::test]
 async fn with_a_token_every_route_but_the_probes_needs_it() {
-    let host =
-        HttpFixture::new(HttpSettings { is_durable: true, token: Some("s3cret".into()), ..HttpSettings::default() });
+    let access = AccessSettings::with_admin("s3cret");
+    let host = HttpFixture::new(HttpSettings { is_durable: true, access, ..HttpSettings::default() });
     for path in ["/items", "/metrics", "/metrics/store", "/status/cockpit", "/signals", "/nowhere"] {
         let answer = host.send(get(path)).await;
         answer.problem(401, "unauthorized");

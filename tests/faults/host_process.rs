@@ -118,6 +118,47 @@ async fn a_hangup_reads_the_settings_again_and_names_those_that_need_a_restart()
 }
 
 #[tokio::test]
+async fn tokens_change_at_a_hangup_and_a_file_that_cannot_be_used_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), folder.path());
+    let new = |name: &str| config.json(&["token", "new", name, "--role", "read", "--json"]);
+    let [ada, bob] = ["ada", "bob"].map(new);
+    let file = folder.path().join("tokens.toml");
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let toml = |made: &serde_json::Value| made["toml"].as_str().unwrap().to_owned();
+    write(&toml(&ada), 0o600);
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let logged = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let host = Host::start(log, &[("OUTBOX_TOKENS_FILE", file.to_str().unwrap())]).await;
+    let status = async |made: &serde_json::Value| {
+        let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+        let answer = http::send("GET", &format!("{}/items", host.url), &[("authorization", &bearer)], "").await;
+        answer.unwrap().status.as_u16()
+    };
+    assert_eq!((status(&ada).await, status(&bob).await), (200, 401));
+    write(&toml(&bob), 0o644);
+    host.signal("-HUP");
+    eventually("the log names the file", SOON, async || logged().contains("its mode is 644")).await;
+    assert_eq!((status(&ada).await, status(&bob).await), (200, 401), "the tokens stay as they are");
+    let ended = toml(&ada).replace("\"ada\"", "\"cy\"") + "expires = 2020-01-31T00:00:00Z\n";
+    write(&(toml(&bob) + &ended), 0o600);
+    host.signal("-HUP");
+    eventually("the new token is taken", SOON, async || status(&bob).await == 200).await;
+    assert_eq!(status(&ada).await, 401);
+    eventually("the log names what has expired", SOON, async || logged().contains("has expired")).await;
+    assert!(logged().contains("cy") && !logged().contains(ada["token"].as_str().unwrap()));
+    assert_eq!(host.terminate().0.code(), Some(0));
+
+    write(&toml(&ada), 0o604);
+    let refused = config.clone().set("OUTBOX_TOKENS_FILE", file.to_str().unwrap()).run(&["serve"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && told.contains("chmod 600"), "{told}");
+}
+
+#[tokio::test]
 async fn a_host_starts_without_a_cache_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let log = std::fs::File::create(folder.path().join("log")).unwrap();

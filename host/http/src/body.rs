@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use outbox_item::JSON;
@@ -75,13 +75,19 @@ pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
 }
 
 /// The member `dry_run` of an operator's request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "bool")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "bool", into = "bool")]
 pub(crate) struct DryRun(pub(crate) Execution);
 
 impl Default for DryRun {
     fn default() -> Self {
         Self(Execution::Apply)
+    }
+}
+
+impl From<DryRun> for bool {
+    fn from(DryRun(execution): DryRun) -> Self {
+        execution == Execution::DryRun
     }
 }
 

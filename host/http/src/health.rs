@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
@@ -16,13 +17,27 @@ use crate::state::HttpState;
 /// needs longer for one indexed read is too slow for clients too.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `GET /healthz`: the process answers.
-pub(crate) async fn healthz() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// What a probe is told.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProbeAnswer {
+    /// Always `ok`.
+    #[schema(value_type = String)]
+    status: &'static str,
 }
 
-/// `GET /readyz`: the store answers and takes writes, and the first plugin scan has finished.
-pub(crate) async fn readyz(State(state): State<Arc<ServerState>>) -> Result<Json<Value>, ApiError> {
+/// Whether the process answers
+#[utoipa::path(get, path = "/healthz", operation_id = "healthz", tag = "host",
+    responses((status = 200, description = "It does", body = ProbeAnswer)))]
+pub(crate) async fn healthz() -> Json<ProbeAnswer> {
+    Json(ProbeAnswer { status: "ok" })
+}
+
+/// Whether the process can work
+///
+/// The store answers and takes writes, and the first scan of the plugin folder has finished.
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "host",
+    responses((status = 200, description = "It can", body = ProbeAnswer)))]
+pub(crate) async fn readyz(State(state): State<Arc<ServerState>>) -> Result<Json<ProbeAnswer>, ApiError> {
     let mut missing = Vec::new();
     if !store_answers(&state).await {
         missing.push("the store does not answer");

@@ -10,18 +10,21 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use outbox_item::Millis;
 use outbox_store::{HistoryFigures, HistoryReport, HistorySeries, HistoryStep};
 
+use crate::description::{HistoryParameters, UnixMillis};
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, history_span};
 use crate::server_state::ServerState;
 
 /// The figures of the last time, in steps of equal length.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct HistoryAnswer {
     /// The store's time of this reading.
+    #[schema(value_type = UnixMillis)]
     now: Millis,
     /// How long a step is, in milliseconds: a minute or several.
     step_ms: u64,
@@ -32,7 +35,7 @@ pub(crate) struct HistoryAnswer {
 }
 
 /// The figures of a type, or of all.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct HistorySeriesView {
     /// Of the whole time.
     sum: HistoryFiguresView,
@@ -41,16 +44,17 @@ struct HistorySeriesView {
 }
 
 /// The figures of one step.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct HistoryStepView {
     /// When it began.
+    #[schema(value_type = UnixMillis)]
     at: Millis,
     #[serde(flatten)]
     figures: HistoryFiguresView,
 }
 
 /// What happened to items.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct HistoryFiguresView {
     /// Items that became DONE.
     done: u64,
@@ -63,14 +67,19 @@ struct HistoryFiguresView {
     /// The most items that waited when the upkeep counted them.
     waiting: u64,
     /// The time from enqueue to DONE that half of the items did not exceed, in milliseconds.
+    #[schema(required = true)]
     p50_ms: Option<u64>,
     /// The same of 95% of the items.
+    #[schema(required = true)]
     p95_ms: Option<u64>,
     /// The same of 99% of the items.
+    #[schema(required = true)]
     p99_ms: Option<u64>,
 }
 
-/// `GET /history`: the last hour, or `last_ms` up to a day.
+/// What happened lately, by type and step of time
+#[utoipa::path(get, path = "/history", operation_id = "history", tag = "host", params(HistoryParameters),
+    responses((status = 200, description = "The figures of the last time", body = HistoryAnswer)))]
 pub(crate) async fn history(
     State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use outbox_core::{Attempt, AttemptReport, DeliveryMode, Outcome, ServedType};
 use outbox_item::{Item, ItemId, Millis, NewItem, Status, payload_fields};
@@ -125,26 +126,44 @@ impl StepResult {
 }
 
 /// What became of one item, as the response shows it.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
 struct StepView<'a> {
+    /// Its type.
+    #[schema(value_type = String)]
     r#type: &'a str,
+    /// `ok`, the class of a failure, `stopped` or `unserved`.
+    #[schema(value_type = String)]
     outcome: &'a str,
+    /// What the handler returned.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     result: Option<Box<RawValue>>,
+    /// The code of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     code: Option<&'a str>,
+    /// The failure in words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     message: Option<&'a str>,
+    /// Whether it may have had its effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     maybe_executed: Option<bool>,
 }
 
 /// The response when every step is done.
-#[derive(Serialize)]
-struct InlineBody<'a> {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct InlineBody<'a> {
+    /// Always `inline`.
+    #[schema(value_type = String)]
     mode: &'static str,
+    /// The correlation id.
+    #[schema(value_type = String)]
     cid: &'a str,
+    /// The idempotency key.
+    #[schema(value_type = String)]
     idem_key: &'a str,
+    /// What became of each step.
     steps: Vec<StepView<'a>>,
 }
 

@@ -9,29 +9,45 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, State};
 
 use outbox_item::ItemId;
-use outbox_store::{ItemDetails, ItemPage, item_with_key};
+use outbox_store::{ItemDetails, item_with_key};
 
+use crate::access::Caller;
+use crate::answers::{ItemDetailsView, ItemPageView, Sight};
+use crate::description::{FilterBody, PageParameters};
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, filter_and_page};
 use crate::server_state::ServerState;
 use crate::state::HttpState;
 
-/// `GET /items`: the items that match, newest first, without payloads and results. The client passes `next` as `before`
-/// to get the next page; it is `null` on the last page.
+/// The items that match
+///
+/// The newest first, without payloads and results. `next`, passed as `before`, gets the next page; it is `null` on the
+/// last one.
+#[utoipa::path(get, path = "/items", operation_id = "list_items", tag = "items", params(FilterBody, PageParameters),
+    responses((status = 200, description = "A page of items", body = ItemPageView)))]
 pub(crate) async fn list(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     query: Result<QueryParameters, QueryRejection>,
-) -> Result<Json<ItemPage>, ApiError> {
+) -> Result<Json<ItemPageView>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
-    Ok(Json(state.inspect.list(&filter, &page).await?))
+    caller.require_to_search(&filter)?;
+    let page = state.inspect.list(&filter, &page).await?;
+    Ok(Json(ItemPageView::of(page, &Sight::of(&caller, &state.settings()))))
 }
 
-/// `GET /items/{id}`: one item with its history, without what `OUTBOX_REDACT` hides. The path names it by its id or by its idempotency key; a number that is
-/// no id can be a key.
+/// One item with its history
+///
+/// The path names it by its id or by its idempotency key; a number that is no id can be a key. What `OUTBOX_REDACT`
+/// names is not shown.
+#[utoipa::path(get, path = "/items/{id}", operation_id = "show_item", tag = "items",
+    params(("id" = String, Path, description = "The id or the idempotency key", example = "1")),
+    responses((status = 200, description = "The item", body = ItemDetailsView)))]
 pub(crate) async fn show(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<ItemDetails>, ApiError> {
+) -> Result<Json<ItemDetailsView>, ApiError> {
     let word = id?.0;
     let by_id = match word.parse() {
         Ok(id) => state.inspect.get(id).await?,
@@ -41,7 +57,7 @@ pub(crate) async fn show(
         Some(details) => details,
         None => item_of_key(&state, word).await?,
     };
-    Ok(Json(state.settings().redaction.shown(details)))
+    Ok(Json(ItemDetailsView::of(details, &Sight::of(&caller, &state.settings()))))
 }
 
 async fn item_of_key(state: &HttpState, key: String) -> Result<ItemDetails, ApiError> {

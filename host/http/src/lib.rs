@@ -36,11 +36,14 @@
 
 #![deny(missing_docs)]
 
-mod auth;
+mod access;
+mod actions;
+mod answers;
 mod body;
 mod cockpit;
 mod confirm;
 mod connections;
+mod description;
 mod health;
 mod history;
 mod inline;
@@ -59,64 +62,138 @@ mod state;
 mod write;
 mod write_headers;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
+use utoipa_axum::routes;
 
+use crate::description::{BODY, Document, Routes, SEARCH, STORE, begin, needs, open};
 use crate::server_state::ServerState;
 
+pub use crate::access::{
+    AccessSettings, InvalidTokenDigest, NamedToken, PeerAddress, ProxyUsers, Right, Rights, Role, SessionKey,
+    TokenDigest, UnknownWord, is_name,
+};
 pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
 pub use crate::serve::{ServeLimits, run};
 pub use crate::state::{HostStatus, HttpSettings, HttpState};
 
 /// All routes, as `outbox serve` answers them.
 pub fn router(state: HttpState) -> Router {
-    let actions = ["replay", "dead", "restore", "reschedule", "release", "purge"];
-    let actions = actions.into_iter().fold(Router::new(), |routes, action| {
-        routes.route(&format!("/items:{action}"), post(operate::operate_matching))
-    });
-    let routes = actions
-        .route("/memory", post(write::memory))
-        .route("/sagas/{saga}", post(write::saga))
-        .route("/items", get(items::list).post(write::items))
-        .route("/items/{id}", get(items::show))
-        .route("/items/{id}/{action}", post(operate::operate_one))
-        .route("/jobs", get(operations::jobs))
-        .route("/jobs/{id}", get(operations::job))
-        .route("/jobs/{id}/cancel", post(operations::cancel))
-        .route("/pauses", get(operations::pauses))
-        .route("/types/{type}/{word}", post(operations::pause_or_resume))
-        .route("/keys/{key}/unblock", post(operations::unblock))
-        .route("/fairness-keys", get(operations::key_totals))
-        .route("/fairness-keys/{key}/{word}", post(operations::pause_or_resume_key))
-        .route("/failures", get(operations::failures))
-        .route("/stuck", get(operations::stuck))
-        .route("/audit", get(operations::audit))
-        .route("/history", get(history::history))
-        .route("/signals", get(signals::signals))
-        .route("/status/cockpit", get(cockpit::cockpit));
-    with_common_routes(routes, state)
+    served(all_routes(), state)
 }
 
 /// Probes and metrics only, as `outbox worker` answers them.
 pub fn worker_router(state: HttpState) -> Router {
-    with_common_routes(Router::new(), state)
+    served(common_routes(), state)
 }
 
-fn with_common_routes(routes: Router<Arc<ServerState>>, state: HttpState) -> Router {
+/// The description of the routes of [`router`], an OpenAPI document. It is also served at `/openapi.json`.
+pub fn openapi() -> String {
+    description::text(&description::finish(all_routes().into_openapi()))
+}
+
+/// The text of the document, which is the same for all servers of a process.
+static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| openapi().into());
+
+/// The routes that every process has.
+fn common_routes() -> Routes {
+    begin()
+        .routes(needs(Right::Scrape, &[STORE], routes!(metrics::of_process)))
+        .routes(needs(Right::Scrape, &[STORE], routes!(metrics::of_store)))
+        .routes(open(&[], routes!(health::healthz)))
+        .routes(open(&[&["not-ready"]], routes!(health::readyz)))
+        .routes(open(&[], routes!(description::openapi_json)))
+}
+
+/// The routes of a process that takes writes.
+fn all_routes() -> Routes {
+    common_routes().merge(writes()).merge(reads()).merge(actions()).merge(controls()).merge(sessions())
+}
+
+fn writes() -> Routes {
+    const WRITE: &[&str] = &[
+        "missing-headers",
+        "malformed-header",
+        "invalid-item",
+        "conflict",
+        "too-many-pending",
+        "unserved",
+        "inline-failed",
+        "invalid-request",
+    ];
+    Routes::default()
+        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::memory)))
+        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE, &["unknown-saga"]], routes!(write::saga)))
+        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::items)))
+}
+
+fn reads() -> Routes {
+    let read = |problems: &[&[&'static str]], methods| needs(Right::Read, &[&[STORE], problems].concat(), methods);
+    Routes::default()
+        .routes(read(&[SEARCH, &["invalid-item"]], routes!(items::list)))
+        .routes(read(&[&["no-item"]], routes!(items::show)))
+        .routes(read(&[SEARCH], routes!(operations::jobs)))
+        .routes(read(&[SEARCH, &["no-job"]], routes!(operations::job)))
+        .routes(read(&[], routes!(operations::pauses)))
+        .routes(read(&[SEARCH], routes!(operations::key_totals)))
+        .routes(read(&[SEARCH, &["invalid-item"]], routes!(operations::failures)))
+        .routes(read(&[SEARCH], routes!(operations::stuck)))
+        .routes(read(&[SEARCH], routes!(operations::audit)))
+        .routes(read(&[SEARCH, &["too-many-streams"]], routes!(signals::signals)))
+        .routes(read(&[SEARCH], routes!(history::history)))
+        .routes(read(&[], routes!(cockpit::cockpit)))
+}
+
+fn actions() -> Routes {
+    const ONE: &[&str] = &["invalid-request", "no-item", "refused"];
+    const ALL: &[&str] = &["invalid-request", "invalid-item", "unknown-name"];
+    const ASKED: &[&str] = &["confirmation-needed"];
+    let one = |methods| needs(Right::Operate, &[STORE, BODY, ONE], methods);
+    let all = |asked, methods| needs(Right::Operate, &[STORE, BODY, ALL, asked], methods);
+    Routes::default()
+        .routes(one(routes!(actions::replay_item)))
+        .routes(one(routes!(actions::dead_item)))
+        .routes(one(routes!(actions::restore_item)))
+        .routes(one(routes!(actions::reschedule_item)))
+        .routes(one(routes!(actions::release_item)))
+        .routes(all(ASKED, routes!(actions::replay_items)))
+        .routes(all(ASKED, routes!(actions::dead_items)))
+        .routes(all(&[], routes!(actions::restore_items)))
+        .routes(all(&[], routes!(actions::reschedule_items)))
+        .routes(all(ASKED, routes!(actions::release_items)))
+        .routes(needs(Right::Admin, &[STORE, BODY, ALL, ASKED], routes!(actions::purge_items)))
+}
+
+fn controls() -> Routes {
+    let control = |problems, methods| needs(Right::Operate, &[STORE, BODY, problems], methods);
+    Routes::default()
+        .routes(control(&["invalid-request", "no-job"], routes!(operations::cancel)))
+        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::pause)))
+        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::resume)))
+        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::pause_key)))
+        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::resume_key)))
+        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::unblock)))
+}
+
+fn sessions() -> Routes {
+    const LOGIN: &[&str] = &["unauthorized", "too-many-attempts", "cross-site", "invalid-request"];
+    Routes::default()
+        .routes(open(&[STORE, BODY, LOGIN], routes!(access::login::login)))
+        .routes(open(&[&["cross-site"]], routes!(access::login::logout)))
+}
+
+fn served(routes: Routes, state: HttpState) -> Router {
     let state = ServerState::new(state);
-    routes
-        .route("/metrics", get(metrics::of_process))
-        .route("/metrics/store", get(metrics::of_store))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
+    let (described, _) = routes.split_for_parts();
+    described
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer((
-            middleware::from_fn_with_state(state.clone(), auth::authorize),
+            middleware::from_fn_with_state(state.clone(), access::identify),
             DefaultBodyLimit::max(state.settings().max_body),
+            Extension(Document(TEXT.clone())),
         ))
         .with_state(state)
 }

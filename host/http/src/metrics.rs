@@ -23,7 +23,11 @@ use crate::server_state::ServerState;
 
 pub use crate::metrics::catalog::{METRICS, Metric, MetricKind, MetricScope};
 
-/// `GET /metrics`
+/// Metrics of this process
+///
+/// In the text format of Prometheus. `OUTBOX_METRICS_STORE` adds those of the store.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "host",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")))]
 pub(crate) async fn of_process(State(state): State<Arc<ServerState>>) -> Result<Response, ApiError> {
     let mut exposition = Exposition::default();
     process::add(&mut exposition, &(state.status)());
@@ -33,7 +37,11 @@ pub(crate) async fn of_process(State(state): State<Arc<ServerState>>) -> Result<
     Ok(answer(exposition))
 }
 
-/// `GET /metrics/store`
+/// Metrics of the whole outbox
+///
+/// The same from every process: one scrape is enough for each store.
+#[utoipa::path(get, path = "/metrics/store", operation_id = "store_metrics", tag = "host",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")))]
 pub(crate) async fn of_store(State(state): State<Arc<ServerState>>) -> Result<Response, ApiError> {
     let mut exposition = Exposition::default();
     add_store(&mut exposition, &state).await?;

@@ -2,15 +2,16 @@
 //!
 //! Owns how a request names an action and its items. The store decides which status allows which action, and audits it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis};
@@ -19,23 +20,33 @@ use outbox_store::{
     Selection,
 };
 
-use crate::body::{BodyResult, DryRun, json_or_default};
+use crate::access::Caller;
+use crate::answers::{JobView, OperateReportView, PreviewView, Sight};
+use crate::body::{BodyResult, DryRun, RequestBody, json_or_default};
 use crate::confirm;
+use crate::description::{FilterBody, Id, UnixMillis};
 use crate::items::named_item;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
 use crate::state::HttpState;
 
 /// The body of an operator's request. An empty body leaves every member at its default.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of a JSON document")]
-struct OperateBody {
+pub(crate) struct OperateBody {
+    /// The items; where the path does not name one, these or a filter.
+    #[schema(value_type = Option<Vec<Id>>)]
     ids: Option<Vec<ItemId>>,
+    /// All items that match; it names at least one status.
+    #[schema(value_type = Option<FilterBody>)]
     filter: Option<Filter>,
-    /// Who the caller claims to be; takes precedence over the header `X-Actor`.
+    /// Who the caller claims to be, where nothing proves who it is; takes precedence over the header `X-Actor`.
     actor: Option<String>,
+    /// Why, for the audit trail.
     reason: Option<String>,
+    /// Only say what would be changed.
+    #[schema(value_type = bool)]
     dry_run: DryRun,
     /// What a dry run of the same request gave.
     confirm: Option<String>,
@@ -54,60 +65,75 @@ struct OperateBody {
     /// Of `dead`: the items queued behind this one continue without it.
     skip_key: bool,
     /// Of `reschedule`: the new time, in Unix milliseconds.
+    #[schema(value_type = Option<UnixMillis>)]
     available_at: Option<Millis>,
     /// Of `reschedule`: the new time as a delay from now, in milliseconds.
     delay_ms: Option<i64>,
 }
 
-/// `POST /items/{id}/{action}`: the path names the item by its id or by its idempotency key.
-pub(crate) async fn operate_one(
-    State(state): State<Arc<ServerState>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    uri: Uri,
+/// What every action is given besides its items.
+pub(crate) struct Order {
+    state: Arc<ServerState>,
+    caller: Caller,
     headers: HeaderMap,
     body: BodyResult,
-) -> Result<Json<OperateReport>, ApiError> {
-    let Path((id, word)) = path?;
-    if word == "purge" {
-        return Err(ApiError::NoRoute(uri.path().to_owned()));
+}
+
+impl FromRequest<Arc<ServerState>> for Order {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, Infallible> {
+        let (mut parts, body) = request.into_parts();
+        let Ok(caller) = Caller::from_request_parts(&mut parts, state).await;
+        let headers = parts.headers.clone();
+        let body = RequestBody::from_request(Request::from_parts(parts, body), state).await;
+        Ok(Self { state: Arc::clone(state), caller, headers, body })
     }
+}
+
+/// Performs the action that `word` names on one item, which `id` names by its id or by its idempotency key.
+pub(crate) async fn operate_one(
+    order: Order,
+    word: &'static str,
+    id: String,
+) -> Result<Json<OperateReportView>, ApiError> {
+    let Order { state, caller, headers, body } = order;
     let id = named_item(&state, &id).await?;
     let request: OperateBody = json_or_default(&headers, body, "the order")?;
     if request.ids.is_some() || request.filter.is_some() || request.confirm.is_some() {
         return Err(ApiError::Invalid("the path names the item: leave ids, filter and confirm out".into()));
     }
-    let action = action(&state, &word, &request, &uri).await?;
-    let request = request.into_request(&headers, action, Selection::Ids(vec![id]));
+    let action = action(&state, word, &request).await?;
+    let by = actor(request.actor.clone(), &caller, &headers);
+    let request = request.into_request(by, action, Selection::Ids(vec![id]));
     let report = state.operate.operate(&request).await?;
     match report.refused.first() {
-        None => Ok(Json(report)),
+        None => Ok(Json(report.into())),
         Some(refused) => Err(problem_of(refused)),
     }
 }
 
-/// `POST /items:{action}`: 200 with a report, or 202 with a job that continues in the background. What
-/// matches nothing needs no job.
-pub(crate) async fn operate_matching(
-    State(state): State<Arc<ServerState>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: BodyResult,
-) -> Result<Response, ApiError> {
+/// Performs the action that `word` names on all items that the body names: 200 with a report, or 202 with a job that
+/// continues in the background. What matches nothing needs no job.
+pub(crate) async fn operate_matching(order: Order, word: &'static str) -> Result<Response, ApiError> {
+    let Order { state, caller, headers, body } = order;
     let mut request: OperateBody = json_or_default(&headers, body, "the order")?;
-    let word = uri.path().rsplit(':').next().unwrap_or_default();
-    let action = action(&state, word, &request, &uri).await?;
+    let action = action(&state, word, &request).await?;
     let pace = Pace::of(&request);
+    let by = actor(request.actor.take(), &caller, &headers);
     match selection(request.ids.take(), request.filter.take())? {
         Selection::Ids(_) if pace.is_given() || request.confirm.is_some() => {
             Err(ApiError::Invalid("background, per_second, stop_after and confirm belong to a filter".into()))
         }
         Selection::Ids(ids) => {
-            let request = request.into_request(&headers, action, Selection::Ids(ids));
-            Ok(Json(state.operate.operate(&request).await?).into_response())
+            let request = request.into_request(by, action, Selection::Ids(ids));
+            Ok(answered(state.operate.operate(&request).await?))
         }
         Selection::Filter(filter) => {
+            caller.require_to_search(&filter)?;
             check_names(&state, &filter, request.force).await?;
-            operate_filter(&state, action, filter, request, pace, &headers).await
+            let sight = Sight::of(&caller, &state.settings());
+            operate_filter(&state, action, filter, request, pace, by, &sight).await
         }
     }
 }
@@ -130,26 +156,14 @@ impl Pace {
     }
 }
 
-/// What a dry run with a filter answers.
-#[derive(Serialize)]
-struct Preview {
-    #[serde(flatten)]
-    report: OperateReport,
-    /// How many items the action would change.
-    count: u64,
-    /// The time for which this holds.
-    as_of: Millis,
-    /// What the action needs, to be carried out on these items and no later ones.
-    confirm: String,
-}
-
 async fn operate_filter(
     state: &HttpState,
     action: Action,
     mut filter: Filter,
     body: OperateBody,
     pace: Pace,
-    headers: &HeaderMap,
+    by: String,
+    sight: &Sight,
 ) -> Result<Response, ApiError> {
     if pace.job.per_second == Some(0) {
         return Err(ApiError::Invalid("per_second is at least 1".into()));
@@ -160,23 +174,27 @@ async fn operate_filter(
     let now = state.inspect.now().await?;
     match &body.confirm {
         _ if body.dry_run.0 == Execution::DryRun => {
-            return Ok(Json(preview(state, action, filter, body, headers, now).await?).into_response());
+            return Ok(Json(preview(state, action, filter, body, by, now).await?).into_response());
         }
         Some(given) => filter.as_of = Some(confirm::check(given, action, &filter, now)?),
         None if action.needs_confirmation(&filter) => {
-            let Preview { count, as_of, confirm, .. } = preview(state, action, filter, body, headers, now).await?;
+            let PreviewView { count, as_of, confirm, .. } = preview(state, action, filter, body, by, now).await?;
             return Err(ApiError::ConfirmationNeeded { action: action.as_str(), count, as_of, confirm });
         }
         None => {}
     }
-    let request = body.into_request(headers, action, Selection::Filter(filter));
+    let request = body.into_request(by, action, Selection::Filter(filter));
     if !pace.is_background {
-        return Ok(Json(state.operate.operate(&request).await?).into_response());
+        return Ok(answered(state.operate.operate(&request).await?));
     }
     match state.operate.start_job(&request, pace.job).await? {
-        Some(job) => Ok((StatusCode::ACCEPTED, Json(job)).into_response()),
-        None => Ok(Json(OperateReport::default()).into_response()),
+        Some(job) => Ok((StatusCode::ACCEPTED, Json(JobView::of(job, sight))).into_response()),
+        None => Ok(answered(OperateReport::default())),
     }
+}
+
+fn answered(report: OperateReport) -> Response {
+    Json(OperateReportView::from(report)).into_response()
 }
 
 async fn preview(
@@ -184,15 +202,15 @@ async fn preview(
     action: Action,
     filter: Filter,
     body: OperateBody,
-    headers: &HeaderMap,
+    by: String,
     now: Millis,
-) -> Result<Preview, ApiError> {
+) -> Result<PreviewView, ApiError> {
     let as_of = filter.as_of.unwrap_or(now).min(now);
     let confirm = confirm::token(action, &filter, as_of);
     let selection = Selection::Filter(Filter { as_of: Some(as_of), ..filter });
-    let request = OperateRequest { execution: Execution::DryRun, ..body.into_request(headers, action, selection) };
+    let request = OperateRequest { execution: Execution::DryRun, ..body.into_request(by, action, selection) };
     let report = state.operate.operate(&request).await?;
-    Ok(Preview { count: report.changed, report, as_of, confirm })
+    Ok(PreviewView { count: report.changed, report: report.into(), as_of, confirm })
 }
 
 /// Refuses a filter that names an unknown type or saga, unless it is forced.
@@ -205,7 +223,7 @@ async fn check_names(state: &HttpState, filter: &Filter, is_forced: bool) -> Res
 }
 
 /// The action that `word` names, with the options of the body.
-async fn action(state: &HttpState, word: &str, body: &OperateBody, uri: &Uri) -> Result<Action, ApiError> {
+async fn action(state: &HttpState, word: &'static str, body: &OperateBody) -> Result<Action, ApiError> {
     let lease = if body.force { LeasePolicy::Break } else { LeasePolicy::Respect };
     let action = match word {
         "replay" if body.new_effects => Action::Replay { keys: EffectKeys::New },
@@ -215,8 +233,7 @@ async fn action(state: &HttpState, word: &str, body: &OperateBody, uri: &Uri) ->
         "restore" => Action::Restore,
         "reschedule" => Action::Reschedule { at: requested_time(state, body).await? },
         "release" => Action::Release { lease },
-        "purge" => Action::Purge,
-        _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
+        _ => Action::Purge,
     };
     for (given, name, owners) in [
         (body.new_effects, "new_effects", &["replay"][..]),
@@ -255,20 +272,15 @@ fn selection(ids: Option<Vec<ItemId>>, filter: Option<Filter>) -> Result<Selecti
 }
 
 impl OperateBody {
-    fn into_request(self, headers: &HeaderMap, action: Action, selection: Selection) -> OperateRequest {
-        let actor = actor(self.actor, headers);
+    fn into_request(self, actor: String, action: Action, selection: Selection) -> OperateRequest {
         OperateRequest { action, selection, actor, reason: self.reason, execution: self.dry_run.0 }
     }
 }
 
-/// Who sends the request: what it claims in the body, else in the header `X-Actor`, else `http`. Nothing proves a claim,
-/// because all callers have one token, so the audit trail marks it.
-pub(crate) fn actor(given: Option<String>, headers: &HeaderMap) -> String {
+/// Who the audit trail says sends the request. The body or the header `X-Actor` can claim a name.
+pub(crate) fn actor(given: Option<String>, caller: &Caller, headers: &HeaderMap) -> String {
     let header = || headers.get("x-actor").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    match given.or_else(header).filter(|claim| !claim.is_empty()) {
-        Some(claim) => format!("{claim} (claimed)"),
-        None => "http".to_owned(),
-    }
+    caller.actor(given.or_else(header))
 }
 
 /// The problem for a refused item: 404 when it does not exist, else 409.

@@ -8,71 +8,53 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Uri};
-use serde::{Deserialize, Serialize};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use outbox_item::Status;
-use outbox_store::{
-    AuditEntry, Control, ControlReport, ControlRequest, FailureGroup, Job, JobId, JobOutcome, KeyPause, KeyTotals,
-    Pause, StuckEntry, unknown_fairness_key, unknown_ordering_key,
-};
+use outbox_store::{Control, ControlRequest, Job, JobId, unknown_fairness_key, unknown_ordering_key};
 
+use crate::access::Caller;
+use crate::answers::{
+    AuditPage, ControlReportView, FailureList, JobDetailsView, JobListView, KeyTotalsList, PauseList, Sight, StuckList,
+};
 use crate::body::{BodyResult, DryRun, json_or_default};
+use crate::description::{
+    AuditParameters, FilterBody, KeyTotalsParameters, LimitParameter, PageParameters, StuckParameters,
+};
 use crate::operate::actor;
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, audit_query, filter_and_page, job_limit, key_totals_query, number, stuck_query};
 use crate::server_state::ServerState;
 use crate::state::HttpState;
 
-/// Declares a JSON object whose only member is a list.
-macro_rules! listing {
-    ($name:ident, $field:ident: $of:ty) => {
-        #[derive(Serialize)]
-        pub(crate) struct $name {
-            $field: Vec<$of>,
-        }
-    };
-}
-
-listing!(JobList, jobs: Job);
-listing!(KeyTotalsList, keys: KeyTotals);
-listing!(FailureList, failures: FailureGroup);
-listing!(StuckList, stuck: StuckEntry);
-listing!(AuditPage, entries: AuditEntry);
-
-/// What is paused.
-#[derive(Serialize)]
-pub(crate) struct PauseList {
-    pauses: Vec<Pause>,
-    /// The fairness keys.
-    keys: Vec<KeyPause>,
-}
-
-/// `GET /jobs`: the newest first.
+/// The newest jobs
+#[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs", params(LimitParameter),
+    responses((status = 200, description = "The jobs, newest first", body = JobListView)))]
 pub(crate) async fn jobs(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     query: Result<QueryParameters, QueryRejection>,
-) -> Result<Json<JobList>, ApiError> {
+) -> Result<Json<JobListView>, ApiError> {
     let limit = job_limit(query?.0)?;
-    Ok(Json(JobList { jobs: state.inspect.jobs(None, limit).await? }))
+    let jobs = state.inspect.jobs(None, limit).await?;
+    Ok(Json(JobListView::of(jobs, &Sight::of(&caller, &state.settings()))))
 }
 
-/// A job, and what became of its items.
-#[derive(Serialize)]
-pub(crate) struct JobDetails {
-    #[serde(flatten)]
-    job: Job,
-    outcome: JobOutcome,
-}
-
-/// `GET /jobs/{id}`: one job with its progress, and what became of its items.
+/// One job with its progress, and what became of its items
+#[utoipa::path(get, path = "/jobs/{id}", operation_id = "show_job", tag = "jobs",
+    params(("id" = String, Path, description = "The number of the job", example = "1")),
+    responses((status = 200, description = "The job", body = JobDetailsView)))]
 pub(crate) async fn job(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<JobDetails>, ApiError> {
+) -> Result<Json<JobDetailsView>, ApiError> {
     let id = number("the job's id", &id?.0)?;
     let job = find_job(&state, id).await?;
-    Ok(Json(JobDetails { job, outcome: state.inspect.job_outcome(id).await? }))
+    let outcome = state.inspect.job_outcome(id).await?;
+    Ok(Json(JobDetailsView::of(job, outcome, &Sight::of(&caller, &state.settings()))))
 }
 
 async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {
@@ -80,109 +62,171 @@ async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {
 }
 
 /// The body of a control request. An empty body leaves every member at its default.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-struct ControlBody {
-    /// Takes precedence over the header `X-Actor`.
+pub(crate) struct ControlBody {
+    /// Who the caller claims to be, where nothing proves who it is; takes precedence over the header `X-Actor`.
     actor: Option<String>,
+    /// Why, for the audit trail.
     reason: Option<String>,
+    /// Only say what would be changed.
+    #[schema(value_type = bool)]
     dry_run: DryRun,
     /// Of `pause`, `resume` and `unblock`: also an unknown name.
     force: bool,
 }
 
-/// The body of a request about a fairness key.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct KeyControlBody {
-    /// Only items of this type.
-    r#type: Option<String>,
-    actor: Option<String>,
-    reason: Option<String>,
-    dry_run: DryRun,
-    force: bool,
-}
-
-/// `POST /jobs/{id}/cancel`
+/// Stop a job
+///
+/// What it has changed stays changed.
+#[utoipa::path(post, path = "/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
+    params(("id" = String, Path, description = "The number of the job", example = "1")),
+    request_body = ControlBody, responses((status = 200, description = "Whether it was running", body = ControlReportView)))]
 pub(crate) async fn cancel(
     State(state): State<Arc<ServerState>>,
     id: Result<Path<String>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
     body: BodyResult,
-) -> Result<Json<ControlReport>, ApiError> {
+) -> Result<Json<ControlReportView>, ApiError> {
     let job = number("the job's id", &id?.0)?;
     find_job(&state, job).await?;
-    control(&state, Control::Cancel { job }, &headers, body).await
+    control(&state, Control::Cancel { job }, &caller, &headers, body).await
 }
 
-/// `POST /types/{type}/pause` and `POST /types/{type}/resume`
-pub(crate) async fn pause_or_resume(
+/// Claim no items of a type any more
+///
+/// Attempts under way go on.
+#[utoipa::path(post, path = "/types/{type}/pause", operation_id = "pause_type", tag = "types and keys",
+    params(("type" = String, Path, description = "The type", example = "mail")),
+    request_body = ControlBody, responses((status = 200, description = "Whether it was claimed", body = ControlReportView)))]
+pub(crate) async fn pause(
     State(state): State<Arc<ServerState>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    uri: Uri,
+    item_type: Result<Path<String>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
     body: BodyResult,
-) -> Result<Json<ControlReport>, ApiError> {
-    let Path((item_type, word)) = path?;
-    let requested = match word.as_str() {
-        "pause" => Control::Pause { item_type },
-        "resume" => Control::Resume { item_type },
-        _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
-    };
-    control(&state, requested, &headers, body).await
+) -> Result<Json<ControlReportView>, ApiError> {
+    control(&state, Control::Pause { item_type: item_type?.0 }, &caller, &headers, body).await
 }
 
-/// `POST /fairness-keys/{key}/pause` and `POST /fairness-keys/{key}/resume`, with the key percent-encoded
-pub(crate) async fn pause_or_resume_key(
+/// Claim items of a paused type again
+#[utoipa::path(post, path = "/types/{type}/resume", operation_id = "resume_type", tag = "types and keys",
+    params(("type" = String, Path, description = "The type", example = "fax")),
+    request_body = ControlBody, responses((status = 200, description = "Whether it was paused", body = ControlReportView)))]
+pub(crate) async fn resume(
     State(state): State<Arc<ServerState>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    uri: Uri,
+    item_type: Result<Path<String>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
     body: BodyResult,
-) -> Result<Json<ControlReport>, ApiError> {
-    let Path((fairness_key, word)) = path?;
-    let KeyControlBody { r#type: item_type, actor, reason, dry_run, force } =
-        json_or_default(&headers, body, "the command")?;
-    let requested = match word.as_str() {
-        "pause" => Control::PauseKey { fairness_key, item_type },
-        "resume" => Control::ResumeKey { fairness_key, item_type },
-        _ => return Err(ApiError::NoRoute(uri.path().to_owned())),
-    };
-    send(&state, requested, &headers, ControlBody { actor, reason, dry_run, force }).await
+) -> Result<Json<ControlReportView>, ApiError> {
+    control(&state, Control::Resume { item_type: item_type?.0 }, &caller, &headers, body).await
 }
 
-/// `POST /keys/{key}/unblock`, with the key percent-encoded
+/// The body of a request about a fairness key. An empty body leaves every member at its default.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KeyControlBody {
+    /// Only items of this type.
+    r#type: Option<String>,
+    /// Who the caller claims to be, where nothing proves who it is; takes precedence over the header `X-Actor`.
+    actor: Option<String>,
+    /// Why, for the audit trail.
+    reason: Option<String>,
+    /// Only say what would be changed.
+    #[schema(value_type = bool)]
+    dry_run: DryRun,
+    /// Also an unknown key.
+    force: bool,
+}
+
+/// Claim no items with a fairness key any more
+///
+/// Attempts under way go on.
+#[utoipa::path(post, path = "/fairness-keys/{key}/pause", operation_id = "pause_key", tag = "types and keys",
+    params(("key" = String, Path, description = "The fairness key, percent-encoded", example = "acme")),
+    request_body = KeyControlBody,
+    responses((status = 200, description = "Whether it was claimed", body = ControlReportView)))]
+pub(crate) async fn pause_key(
+    State(state): State<Arc<ServerState>>,
+    key: Result<Path<String>, PathRejection>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Json<ControlReportView>, ApiError> {
+    let pause = |fairness_key, item_type| Control::PauseKey { fairness_key, item_type };
+    control_key(&state, pause, key?.0, &caller, (&headers, body)).await
+}
+
+/// Claim items with a fairness key again
+///
+/// Without a type every pause of the key ends.
+#[utoipa::path(post, path = "/fairness-keys/{key}/resume", operation_id = "resume_key", tag = "types and keys",
+    params(("key" = String, Path, description = "The fairness key, percent-encoded", example = "late")),
+    request_body = KeyControlBody,
+    responses((status = 200, description = "Whether it was paused", body = ControlReportView)))]
+pub(crate) async fn resume_key(
+    State(state): State<Arc<ServerState>>,
+    key: Result<Path<String>, PathRejection>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Json<ControlReportView>, ApiError> {
+    let resume = |fairness_key, item_type| Control::ResumeKey { fairness_key, item_type };
+    control_key(&state, resume, key?.0, &caller, (&headers, body)).await
+}
+
+async fn control_key(
+    state: &HttpState,
+    control: impl FnOnce(String, Option<String>) -> Control,
+    key: String,
+    caller: &Caller,
+    (headers, body): (&HeaderMap, BodyResult),
+) -> Result<Json<ControlReportView>, ApiError> {
+    let KeyControlBody { r#type, actor, reason, dry_run, force } = json_or_default(headers, body, "the command")?;
+    let body = ControlBody { actor, reason, dry_run, force };
+    send(state, control(key, r#type), caller, headers, body).await
+}
+
+/// Let the items behind dead items of an ordering key go on
+#[utoipa::path(post, path = "/keys/{key}/unblock", operation_id = "unblock_key", tag = "types and keys",
+    params(("key" = String, Path, description = "The ordering key, percent-encoded", example = "order-7")),
+    request_body = ControlBody, responses((status = 200, description = "What no longer blocks", body = ControlReportView)))]
 pub(crate) async fn unblock(
     State(state): State<Arc<ServerState>>,
     key: Result<Path<String>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
     body: BodyResult,
-) -> Result<Json<ControlReport>, ApiError> {
-    control(&state, Control::Unblock { ordering_key: key?.0 }, &headers, body).await
+) -> Result<Json<ControlReportView>, ApiError> {
+    control(&state, Control::Unblock { ordering_key: key?.0 }, &caller, &headers, body).await
 }
 
 async fn control(
     state: &HttpState,
     control: Control,
+    caller: &Caller,
     headers: &HeaderMap,
     body: BodyResult,
-) -> Result<Json<ControlReport>, ApiError> {
+) -> Result<Json<ControlReportView>, ApiError> {
     let body = json_or_default(headers, body, "the command")?;
-    send(state, control, headers, body).await
+    send(state, control, caller, headers, body).await
 }
 
 async fn send(
     state: &HttpState,
     control: Control,
+    caller: &Caller,
     headers: &HeaderMap,
     body: ControlBody,
-) -> Result<Json<ControlReport>, ApiError> {
+) -> Result<Json<ControlReportView>, ApiError> {
     let ControlBody { actor: given, reason, dry_run, force } = body;
     if !force {
         check_name(state, &control).await?;
     }
-    let request = ControlRequest { control, actor: actor(given, headers), reason, execution: dry_run.0 };
-    Ok(Json(state.operate.control(&request).await?))
+    let request = ControlRequest { control, actor: actor(given, caller, headers), reason, execution: dry_run.0 };
+    Ok(Json(state.operate.control(&request).await?.into()))
 }
 
 /// Refuses an unknown type or key. A paused one is known.
@@ -218,50 +262,69 @@ async fn check_type(state: &HttpState, item_type: &str) -> Result<(), ApiError> 
     Ok(state.inspect.overview().await?.check_type(item_type, &known)?)
 }
 
-/// `GET /fairness-keys`: those with the most waiting items first.
+/// Fairness keys, those with the most waiting items first
+#[utoipa::path(get, path = "/fairness-keys", operation_id = "list_fairness_keys", tag = "types and keys",
+    params(KeyTotalsParameters),
+    responses((status = 200, description = "The keys with unfinished or dead items", body = KeyTotalsList)))]
 pub(crate) async fn key_totals(
     State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<KeyTotalsList>, ApiError> {
     let (item_type, limit) = key_totals_query(query?.0)?;
-    Ok(Json(KeyTotalsList { keys: state.inspect.key_totals(item_type.as_deref(), limit).await? }))
+    Ok(Json(state.inspect.key_totals(item_type.as_deref(), limit).await?.into()))
 }
 
-/// `GET /pauses`
+/// What is paused
+#[utoipa::path(get, path = "/pauses", operation_id = "list_pauses", tag = "types and keys",
+    responses((status = 200, description = "The pauses", body = PauseList)))]
 pub(crate) async fn pauses(State(state): State<Arc<ServerState>>) -> Result<Json<PauseList>, ApiError> {
-    Ok(Json(PauseList { pauses: state.inspect.pauses().await?, keys: state.inspect.key_pauses().await? }))
+    Ok(Json(PauseList::of(state.inspect.pauses().await?, state.inspect.key_pauses().await?)))
 }
 
-/// `GET /failures`: dead-lettered items, grouped by failure. Takes the parameters of `GET /items`.
+/// Dead items, grouped by failure
+///
+/// With `status=PENDING` those that wait for another attempt.
+#[utoipa::path(get, path = "/failures", operation_id = "list_failures", tag = "items", params(FilterBody, PageParameters),
+    responses((status = 200, description = "The groups, the largest first", body = FailureList)))]
 pub(crate) async fn failures(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<FailureList>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
+    caller.require_to_search(&filter)?;
     let failures = if filter.status == [Status::Pending] {
         state.inspect.retrying_failures(&filter, page.limit).await?
     } else {
         state.inspect.failures(&filter, page.limit).await?
     };
-    Ok(Json(FailureList { failures }))
+    Ok(Json(FailureList::of(failures, &Sight::of(&caller, &state.settings()))))
 }
 
-/// `GET /stuck`: what makes no progress, with the reason and the remedy.
+/// What makes no progress, with the reason and the remedy
+#[utoipa::path(get, path = "/stuck", operation_id = "list_stuck", tag = "items", params(StuckParameters),
+    responses((status = 200, description = "A bounded number of each kind", body = StuckList)))]
 pub(crate) async fn stuck(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<StuckList>, ApiError> {
     let mut query = stuck_query(query?.0)?;
     let overview = state.inspect.overview().await?;
     query.served = Some(overview.served_types(&(state.status)().served_types));
-    Ok(Json(StuckList { stuck: state.inspect.stuck(&query).await? }))
+    let stuck = state.inspect.stuck(&query).await?;
+    Ok(Json(StuckList::of(stuck, &Sight::of(&caller, &state.settings()))))
 }
 
-/// `GET /audit`: what operators did, the newest first.
+/// What operators did
+#[utoipa::path(get, path = "/audit", operation_id = "list_audit", tag = "audit", params(AuditParameters),
+    responses((status = 200, description = "The entries, newest first", body = AuditPage)))]
 pub(crate) async fn audit(
     State(state): State<Arc<ServerState>>,
+    caller: Caller,
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<AuditPage>, ApiError> {
     let query = audit_query(query?.0)?;
-    Ok(Json(AuditPage { entries: state.inspect.audit(&query).await? }))
+    let entries = state.inspect.audit(&query).await?;
+    Ok(Json(AuditPage::of(entries, &Sight::of(&caller, &state.settings()))))
 }

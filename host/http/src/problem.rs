@@ -3,6 +3,10 @@
 //! `detail` says what was tried and what the client can do; further members carry data for programs. Errors of the
 //! database are logged here, once, and not shown to clients.
 
+pub(crate) mod document;
+pub(crate) mod examples;
+mod words;
+
 use std::time::Duration;
 
 use axum::Json;
@@ -10,12 +14,13 @@ use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use outbox_item::{InvalidItem, ItemId, Millis};
 use outbox_store::{JobId, StoreError, UnknownName};
+
+use crate::access::Right;
+use crate::problem::document::ProblemDocument;
 
 /// A refusal; its `Display` is the `detail` of the problem.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +29,14 @@ pub(crate) enum ApiError {
     NoRoute(String),
     #[error("{path} does not take {method}; the Allow header lists what it takes")]
     WrongMethod { method: Method, path: String },
-    #[error("this request needs `Authorization: Bearer` with the host's OUTBOX_TOKEN")]
-    Unauthorized,
+    #[error("{0}")]
+    Unauthorized(Unidentified),
+    #[error("this needs the right `{right}`, which {caller} does not have: use a token that has it")]
+    Forbidden { right: Right, caller: String },
+    #[error("a page of another site sent this request: only pages of this host may change anything with its cookie")]
+    CrossSite,
+    #[error("too many tokens from this address were wrong: try again in {} seconds", seconds(*.wait))]
+    TooManyAttempts { wait: Duration },
     #[error("the host does not answer for Host {0:?}: use a loopback name, add it to OUTBOX_HOSTS or set OUTBOX_TOKEN")]
     WrongHost(String),
     #[error("the request body is larger than {limit} bytes")]
@@ -36,7 +47,7 @@ pub(crate) enum ApiError {
     MissingHeaders(Vec<&'static str>),
     #[error("the header {0} is malformed: send it once, with 1 to 255 printable ASCII characters, or leave it out")]
     MalformedHeader(HeaderName),
-    #[error("{what} is not as expected: {source}")]
+    #[error("{what} is not as expected: {}", words::plain(source))]
     InvalidJson { what: &'static str, source: serde_json::Error, at_line: Option<usize> },
     #[error("{0}")]
     Invalid(String),
@@ -74,18 +85,38 @@ pub(crate) enum ApiError {
     Internal,
 }
 
+/// Why it is unknown who sends a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unidentified {
+    #[error("this request needs `Authorization: Bearer` with a token of this host, or the cookie of `POST /login`")]
+    Absent,
+    #[error("the token is none of this host's: `outbox token new` makes one, and OUTBOX_TOKEN may be another")]
+    Wrong,
+    #[error("the token of {name} has expired: `outbox token new` makes another")]
+    Expired { name: String },
+    #[error("the header {header} names no user: 1 to 64 letters, digits and . _ @ + -, and not the name of a token")]
+    ProxyUser { header: HeaderName },
+}
+
+/// Whole seconds, rounded up.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute(_) | Self::UnknownSaga { .. } | Self::NoItem(_) | Self::NoJob(_) | Self::UnknownName(_) => {
                 StatusCode::NOT_FOUND
             }
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } | Self::CrossSite => StatusCode::FORBIDDEN,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::TooManyPending { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyPending { .. } | Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MissingHeaders(_)
             | Self::MalformedHeader(_)
@@ -104,11 +135,14 @@ impl ApiError {
     }
 
     /// The stable word at the end of the problem's `type`, on which programs branch.
-    fn problem_type(&self) -> &'static str {
+    pub(crate) fn problem_type(&self) -> &'static str {
         match self {
             Self::NoRoute(_) => "no-route",
             Self::WrongMethod { .. } => "wrong-method",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Forbidden { .. } => "forbidden",
+            Self::CrossSite => "cross-site",
+            Self::TooManyAttempts { .. } => "too-many-attempts",
             Self::WrongHost(_) => "wrong-host",
             Self::TooLarge { .. } => "too-large",
             Self::WrongContentType { .. } => "wrong-content-type",
@@ -135,45 +169,59 @@ impl ApiError {
         }
     }
 
-    /// The members that only some problems have. Members that are null are left out.
-    fn extension_members(&self) -> Value {
+    /// The document of the problem. Members that only some problems have are left out of the others.
+    pub(crate) fn document(&self) -> ProblemDocument<'_> {
+        let status = self.status();
+        let document = ProblemDocument {
+            r#type: format!("urn:outbox:problem:{}", self.problem_type()),
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: self.detail(),
+            ..ProblemDocument::default()
+        };
+        self.with_members(document)
+    }
+
+    fn with_members<'a>(&'a self, document: ProblemDocument<'a>) -> ProblemDocument<'a> {
         match self {
-            Self::TooLarge { limit } => json!({ "limit": limit }),
-            Self::TooManyPending { max } => json!({ "limit": max }),
-            Self::MissingHeaders(missing) | Self::NotReady(missing) => json!({ "missing": missing }),
+            Self::TooLarge { limit } => ProblemDocument { limit: Some(*limit as u64), ..document },
+            Self::Forbidden { right, .. } => ProblemDocument { right: Some(right.as_str()), ..document },
+            Self::TooManyPending { max } => ProblemDocument { limit: Some(*max), ..document },
+            Self::MissingHeaders(missing) | Self::NotReady(missing) => {
+                ProblemDocument { missing: missing.clone(), ..document }
+            }
             Self::InvalidJson { source, at_line, .. } => {
                 // Each line of a batch is parsed alone, so the parser reports line 1. An error about the content of
                 // a value has no position: line 0.
-                let line = at_line.or((source.line() > 0).then_some(source.line()));
-                json!({ "line": line, "column": (source.line() > 0).then_some(source.column()) })
+                let has_position = source.line() > 0;
+                let line = at_line.or(has_position.then_some(source.line()));
+                ProblemDocument { line, column: has_position.then_some(source.column()), ..document }
             }
-            Self::InvalidItem { source, at_line } => json!({ "field": source.field, "line": at_line }),
+            Self::InvalidItem { source, at_line } => {
+                ProblemDocument { field: Some(source.field), line: *at_line, ..document }
+            }
             Self::Conflict { idem_key, first, at_line } => {
-                json!({ "idem_key": idem_key, "first_id": first, "line": at_line })
+                ProblemDocument { idem_key: Some(idem_key), first_id: Some(*first), line: *at_line, ..document }
             }
             Self::ConfirmationNeeded { count, as_of, confirm, .. } => {
-                json!({ "count": count, "as_of": as_of, "confirm": confirm })
+                ProblemDocument { count: Some(*count), as_of: Some(*as_of), confirm: Some(confirm), ..document }
             }
-            Self::UnknownName(UnknownName { nearest, .. }) => json!({ "nearest": nearest }),
-            Self::UnknownSaga { declared, .. } => json!({ "declared": declared }),
-            Self::Unserved { missing, served } => json!({ "missing": missing, "served": served }),
-            Self::Inline { cid, idem_key, .. } => json!({ "mode": "inline", "cid": cid, "idem_key": idem_key }),
-            _ => Value::Null,
+            Self::UnknownName(UnknownName { nearest, .. }) => {
+                ProblemDocument { nearest: Some(texts(nearest)), ..document }
+            }
+            Self::UnknownSaga { declared, .. } => ProblemDocument { declared: Some(texts(declared)), ..document },
+            Self::Unserved { missing, served } => {
+                ProblemDocument { missing: texts(missing), served: Some(texts(served)), ..document }
+            }
+            Self::Inline { cid, idem_key, steps, .. } => ProblemDocument {
+                mode: Some("inline"),
+                cid: Some(cid),
+                idem_key: Some(idem_key),
+                steps: Some(steps),
+                ..document
+            },
+            _ => document,
         }
-    }
-
-    fn body(&self) -> ProblemBody<'_> {
-        let status = self.status();
-        let mut members = Map::new();
-        members.insert("type".into(), format!("urn:outbox:problem:{}", self.problem_type()).into());
-        members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
-        members.insert("status".into(), status.as_u16().into());
-        members.insert("detail".into(), self.detail().into());
-        if let Value::Object(extensions) = self.extension_members() {
-            members.extend(extensions.into_iter().filter(|(_, value)| !value.is_null()));
-        }
-        let steps = if let Self::Inline { steps, .. } = self { Some(&**steps) } else { None };
-        ProblemBody { members, steps }
     }
 
     /// The message, after the line of the batch if there is one.
@@ -187,24 +235,21 @@ impl ApiError {
     }
 }
 
-/// The document of a problem.
-#[derive(Serialize)]
-struct ProblemBody<'a> {
-    #[serde(flatten)]
-    members: Map<String, Value>,
-    /// The results of inline steps, as they are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<&'a RawValue>,
+fn texts(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), Json(self.body())).into_response();
+        let mut response = (self.status(), Json(self.document())).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
-            Self::Unauthorized => {
+            Self::Unauthorized(_) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::TooManyAttempts { wait } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
             }
             Self::Unavailable { .. } | Self::TooManyPending { .. } | Self::TooManyStreams => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

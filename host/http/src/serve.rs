@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use crate::access::PeerAddress;
 use crate::connections::{ConnectionPlace, Connections, RequestInProgress};
 
 /// The largest head in bytes, and the most bytes of a connection that are read ahead.
@@ -60,9 +61,10 @@ pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, sto
     let mut tasks = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 if let Some(place) = connections.admit() {
-                    tasks.spawn(serve(stream, router.clone(), place, limits, stop.clone()));
+                    let peer = PeerAddress::new(peer.ip());
+                    tasks.spawn(serve(stream, peer, router.clone(), place, limits, stop.clone()));
                 } else {
                     tracing::warn!(max = limits.max_connections, "a connection was closed: all are in use");
                 }
@@ -91,6 +93,7 @@ async fn make_room(connections: &Connections, err: &io::Error) {
 
 async fn serve(
     stream: TcpStream,
+    peer: PeerAddress,
     router: Router,
     place: Arc<ConnectionPlace>,
     limits: ServeLimits,
@@ -99,7 +102,7 @@ async fn serve(
     if let Err(err) = set_options(&stream) {
         tracing::debug!(error = %err, "a connection is served without the limits of its socket");
     }
-    let service = service_fn(|request| respond(router.clone(), &place, request));
+    let service = service_fn(|request| respond(router.clone(), &place, peer, request));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -135,9 +138,11 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
 async fn respond(
     mut router: Router,
     place: &Arc<ConnectionPlace>,
-    request: Request<Incoming>,
+    peer: PeerAddress,
+    mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let in_progress = place.begin_request();
+    request.extensions_mut().insert(peer);
     let request = request.map(|body| Body::new(AwaitedBody { body, place: Arc::clone(place) }));
     let response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
     // A refusal of the head does not read the body.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::access::{AccessClock, Sessions, Throttle};
 use crate::newest_signal::NewestSignal;
 use crate::pending::PendingItems;
 use crate::state::HttpState;
@@ -18,13 +19,23 @@ pub(crate) struct ServerState {
     pub(crate) pending: PendingItems,
     pub(crate) newest_signal: NewestSignal,
     pub(crate) stream_places: Arc<Semaphore>,
+    pub(crate) clock: AccessClock,
+    pub(crate) sessions: Sessions,
+    pub(crate) throttle: Throttle,
 }
 
 impl ServerState {
     pub(crate) fn new(given: HttpState) -> Arc<Self> {
         let stream_places = Arc::new(Semaphore::new(STREAMS_MAX));
-        let (pending, newest_signal) = (PendingItems::default(), NewestSignal::default());
-        Arc::new(Self { given, pending, newest_signal, stream_places })
+        Arc::new(Self {
+            given,
+            pending: PendingItems::default(),
+            newest_signal: NewestSignal::default(),
+            stream_places,
+            clock: AccessClock::default(),
+            sessions: Sessions::default(),
+            throttle: Throttle::default(),
+        })
     }
 }
 

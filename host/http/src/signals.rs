@@ -4,6 +4,7 @@
 //! that reconnects continues after the last event it received. The server buffers only the batch that it sends.
 
 use std::collections::VecDeque;
+use std::future;
 use std::sync::Arc;
 
 use axum::Json;
@@ -14,19 +15,29 @@ use axum::http::header::ACCEPT;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use outbox_store::{Signal, SignalSeq, StoreError};
 
+use crate::answers::SignalView;
+use crate::description::SignalParameters;
 use crate::newest_signal::Follower;
 use crate::problem::ApiError;
 use crate::query::{QueryParameters, SignalQuery, number};
 use crate::server_state::ServerState;
+use crate::state::HttpSettings;
 
 /// Signals per read: enough to catch up quickly, few enough to keep in memory for every client.
 const BATCH: u32 = 256;
 
-/// `GET /signals?after=SEQ`: a stream, or a page when the client accepts JSON only.
+/// Signals of sagas
+///
+/// A stream of server-sent events, each with the `seq` of its signal as its id; or one page when the request accepts JSON
+/// only.
+#[utoipa::path(get, path = "/signals", operation_id = "signals", tag = "host",
+    params(SignalParameters, ("Last-Event-ID" = Option<i64>, Header, description = "The last event that the client has")),
+    responses((status = 200, description = "The signals after `after`, oldest first",
+        content((Vec<SignalView> = "application/json"), (String = "text/event-stream")))))]
 pub(crate) async fn signals(
     State(state): State<Arc<ServerState>>,
     query: Result<QueryParameters, QueryRejection>,
@@ -36,13 +47,16 @@ pub(crate) async fn signals(
     // The first read happens before the response, so that a store that fails is a problem and not an empty stream.
     let first = state.inspect.signals(after, limit).await?;
     if wants_json(&headers) {
-        return Ok(Json(first).into_response());
+        let page: Vec<SignalView> = first.into_iter().map(SignalView::from).collect();
+        return Ok(Json(page).into_response());
     }
     let Ok(place) = Arc::clone(&state.stream_places).try_acquire_owned() else {
         return Err(ApiError::TooManyStreams);
     };
     let newest = state.newest_signal.follow(&state.inspect);
-    let signals = SignalStream { state, after, batch: first.into(), newest, _place: place };
+    let mut settings = state.settings.clone();
+    settings.mark_unchanged();
+    let signals = SignalStream { state, after, batch: first.into(), newest, settings, _place: place };
     Ok(Sse::new(into_events(signals)).keep_alive(KeepAlive::default()).into_response())
 }
 
@@ -68,14 +82,15 @@ struct SignalStream {
     /// Signals that were read and not sent yet.
     batch: VecDeque<Signal>,
     newest: Arc<Follower>,
+    settings: watch::Receiver<Arc<HttpSettings>>,
     _place: OwnedSemaphorePermit,
 }
 
-/// The stream ends when the process shuts down or the store fails. The client then reconnects with its position.
+/// The stream ends when the process shuts down, its settings change, or the store fails. The client then reconnects with its position.
 fn into_events(signals: SignalStream) -> impl Stream<Item = Result<Event, axum::Error>> {
     stream::unfold(signals, |mut signals| async move {
         let signal = signals.next().await?;
-        let event = Event::default().id(signal.seq.to_string()).json_data(&signal);
+        let event = Event::default().id(signal.seq.to_string()).json_data(SignalView::from(signal));
         Some((event, signals))
     })
 }
@@ -93,12 +108,22 @@ impl SignalStream {
         Some(signal)
     }
 
-    /// Waits until the store has signals that were not sent. Returns false when the process shuts down.
+    /// Waits until the store has signals that were not sent. Returns false when the process shuts down or its settings
+    /// change.
     async fn wait_for_signal(&mut self) -> bool {
         tokio::select! {
             () = self.state.stop.cancelled() => false,
+            () = changed(&mut self.settings) => false,
             is_newer = self.newest.newer_than(self.after) => is_newer,
         }
+    }
+}
+
+/// Waits until the settings change, perhaps for ever. A caller may have lost its rights, and proves them when it
+/// reconnects.
+async fn changed(settings: &mut watch::Receiver<Arc<HttpSettings>>) {
+    if settings.changed().await.is_err() {
+        future::pending::<()>().await;
     }
 }
 

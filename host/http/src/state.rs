@@ -14,6 +14,8 @@ use outbox_core::saga::SagaDefinition;
 use outbox_core::{AttemptDurations, BreakerStatus, Handler, PluginStatus};
 use outbox_store::{Enqueue, Inspect, Operate, Redaction};
 
+use crate::access::AccessSettings;
+
 /// Everything that the routes use.
 #[derive(Clone)]
 pub struct HttpState {
@@ -49,9 +51,9 @@ pub struct HttpSettings {
     pub is_strict: bool,
     /// The sagas that a write may start.
     pub sagas: Vec<SagaDefinition>,
-    /// `OUTBOX_TOKEN`: the bearer token that clients must present; `None` requires none.
-    pub token: Option<String>,
-    /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while no token is set.
+    /// Who may do what.
+    pub access: AccessSettings,
+    /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while nobody has to say who they are.
     pub hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`: how many items may wait before writes are refused with 429; `None` sets no limit.
     pub max_pending: Option<u64>,
@@ -77,13 +79,13 @@ impl HttpSettings {
 }
 
 impl Default for HttpSettings {
-    /// Inline mode with the built-in saga, no token, bodies up to 1 MiB in 30 seconds, and 30 seconds per inline attempt.
+    /// Inline mode with the built-in saga, no tokens, bodies up to 1 MiB in 30 seconds, and 30 seconds per inline attempt.
     fn default() -> Self {
         Self {
             is_durable: false,
             is_strict: false,
             sagas: vec![SagaDefinition::write_memory()],
-            token: None,
+            access: AccessSettings::default(),
             hosts: Vec::new(),
             max_pending: None,
             metrics_store: false,
@@ -97,13 +99,13 @@ impl Default for HttpSettings {
 }
 
 impl fmt::Debug for HttpSettings {
-    /// Shows whether a token is set, and hides the token.
+    /// Shows how many tokens there are, and hides them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpSettings")
             .field("is_durable", &self.is_durable)
             .field("is_strict", &self.is_strict)
             .field("sagas", &self.sagas)
-            .field("has_token", &self.token.is_some())
+            .field("tokens", &self.access.tokens.len())
             .field("hosts", &self.hosts)
             .finish_non_exhaustive()
     }

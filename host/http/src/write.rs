@@ -12,18 +12,28 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use outbox_core::saga::SagaDefinition;
 use outbox_item::{ItemDocument, ItemId, JSON, NewItem, validate_items};
 use outbox_store::{BatchMode, EnqueueReport, StoreError};
 
 use crate::body::{self, BodyResult, NDJSON};
-use crate::inline;
+use crate::description::{ContractHeaders, Id, NewItemBody};
+use crate::inline::{self, InlineBody};
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
 use crate::write_headers::{WriteHeaders, WriteIdentity};
 
-/// `POST /memory`: the saga `WriteMemorySaga`.
+/// Start the saga `WriteMemorySaga`
+///
+/// The body becomes the payload of each step. Repeat a write with the same key until it is answered: a duplicate gets the
+/// answer of the first one, and the header `Idempotent-Replayed`.
+#[utoipa::path(post, path = "/memory", operation_id = "write_memory", tag = "writes", params(ContractHeaders),
+    request_body = Object, responses(
+    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>),
+    (status = 200, description = "Without a store (`OUTBOX_ENABLED` is false): every step has ended well",
+     body = InlineBody<'_>)))]
 pub(crate) async fn memory(
     State(state): State<Arc<ServerState>>,
     headers: HeaderMap,
@@ -32,7 +42,14 @@ pub(crate) async fn memory(
     write_saga(&state, &SagaDefinition::write_memory(), &headers, body).await
 }
 
-/// `POST /sagas/{saga}`: any declared saga.
+/// Start a saga that `outbox.toml` declares
+///
+/// The body becomes the payload of each step.
+#[utoipa::path(post, path = "/sagas/{saga}", operation_id = "start_saga", tag = "writes",
+    params(("saga" = String, Path, description = "The name of the saga", example = "Onboarding"), ContractHeaders),
+    request_body = Object, responses(
+    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>),
+    (status = 200, description = "Without a store: every step has ended well", body = InlineBody<'_>)))]
 pub(crate) async fn saga(
     State(state): State<Arc<ServerState>>,
     name: Result<Path<String>, PathRejection>,
@@ -49,7 +66,14 @@ pub(crate) async fn saga(
     write_saga(&state, definition, &headers, body).await
 }
 
-/// `POST /items`: one item as JSON, or a batch with one item per line.
+/// Enqueue an item, or a batch
+///
+/// A batch has one item per line. Its items are stored together; an item without a key gets the key of the request and
+/// the number of its line.
+#[utoipa::path(post, path = "/items", operation_id = "enqueue", tag = "writes", params(ContractHeaders),
+    request_body(content((NewItemBody = "application/json"), (String = "application/x-ndjson"))), responses(
+    (status = 202, description = "The items are stored", body = AcceptedBody<'_>),
+    (status = 200, description = "Without a store: every item was handled", body = InlineBody<'_>)))]
 pub(crate) async fn items(
     State(state): State<Arc<ServerState>>,
     headers: HeaderMap,
@@ -165,10 +189,16 @@ fn with_line(err: StoreError, lines: &[usize]) -> ApiError {
 }
 
 /// The body of the response to a committed write.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AcceptedBody<'a> {
+    /// The correlation id, from the request or made by the host.
+    #[schema(value_type = String)]
     cid: &'a str,
+    /// The idempotency key, from the request or made by the host.
+    #[schema(value_type = String)]
     idem_key: &'a str,
+    /// The ids of the items; `null` for an item of a batch that was stored before and is gone.
+    #[schema(value_type = Vec<Option<Id>>)]
     outbox_ids: &'a [Option<ItemId>],
 }
 

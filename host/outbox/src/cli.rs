@@ -26,6 +26,7 @@ mod serve;
 mod signals;
 mod stats;
 mod stuck;
+mod token;
 mod transfer;
 
 use std::io;
@@ -114,6 +115,9 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Backup(backup::BackupArgs),
     Config(config::ConfigArgs),
+    /// Make tokens for callers of the HTTP server
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Check everything that the outbox needs and say what to do
     Doctor,
     /// Print a script that completes commands in a shell
@@ -136,6 +140,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let flags = flags(&cli);
     if let Command::Config(args) = &cli.command {
         return config::run(args, flags, output);
+    }
+    if let Command::Token(command) = &cli.command {
+        return token::run(command, output);
     }
     let config = Config::load(flags.clone());
     match cli.command {
@@ -178,7 +185,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Migrate(args) => migrate::run(&args, &context).await,
         Command::Backup(args) => backup::run(&args, &context),
-        Command::Doctor | Command::Completions(_) | Command::Config(_) => {
+        Command::Doctor | Command::Completions(_) | Command::Config(_) | Command::Token(_) => {
             unreachable!("run without a configuration by `run`")
         }
     }

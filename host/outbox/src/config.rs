@@ -15,16 +15,21 @@ mod file;
 mod settings;
 mod sources;
 mod telemetry;
+mod tokens;
 mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use outbox_core::saga::SagaDefinition;
 use outbox_core::{CrashBudget, RetryPolicy};
+use outbox_http::{NamedToken, ProxyUsers};
 use outbox_store::Redaction;
 
+use crate::config::file::Declarations;
 use crate::config::sources::{ResolvedSettings, Sources};
 
 pub(crate) use crate::config::database::Database;
@@ -85,8 +90,17 @@ pub(crate) struct Config {
     pub(crate) drain: Duration,
     /// `OUTBOX_LISTEN` or `--listen`, default `127.0.0.1:7070`: the address of the HTTP server.
     pub(crate) listen: SocketAddr,
-    /// `OUTBOX_TOKEN`, default none: the bearer token that callers present.
+    /// `OUTBOX_TOKEN`, default none: a bearer token with all rights.
     pub(crate) token: Option<Secret>,
+    /// `[[tokens]]` of the file and of `OUTBOX_TOKENS_FILE`, default none: the tokens of callers.
+    pub(crate) tokens: Vec<NamedToken>,
+    /// `OUTBOX_SESSION_KEY`, default random: the key that signs the cookies of log-ins.
+    pub(crate) session_key: Option<Secret>,
+    /// `OUTBOX_TRUST_PROXIES`, default none: the addresses of proxies whose headers are believed.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// `OUTBOX_TRUST_PROXY_USER` and `OUTBOX_TRUST_PROXY_ROLE`, default none and `read`: the header in which these
+    /// proxies name the user, and what such users may do.
+    pub(crate) proxy_users: Option<ProxyUsers>,
     /// `OUTBOX_HOSTS`, default none: host names that the `Host` header may have, besides those of loopback,
     /// while there is no token.
     pub(crate) hosts: Vec<String>,
@@ -155,10 +169,11 @@ impl Config {
     /// Decides every setting from the sources. Reads no files but those that secrets are in.
     pub(crate) fn parse(sources: &Sources) -> Result<Self, ConfigError> {
         let environment = &sources.environment;
-        let (settings, sagas) = resolve(sources)?;
+        let (settings, Declarations { sagas, mut tokens }) = resolve(sources)?;
         let settings = &settings;
+        tokens.extend(settings::tokens_of_file(settings)?);
         let (telemetry, misunderstood) = telemetry::telemetry(environment);
-        Ok(Self {
+        let config = Self {
             is_enabled: settings::enabled(settings)?,
             database: database::database(settings)?,
             listen_database: database::listen_database(settings)?,
@@ -178,6 +193,10 @@ impl Config {
             drain: settings::drain(settings)?,
             listen: settings::listen(settings)?,
             token: settings::token(settings)?,
+            tokens,
+            session_key: settings::session_key(settings)?,
+            trusted_proxies: settings::trusted_proxies(settings)?,
+            proxy_users: settings::proxy_users(settings)?,
             hosts: settings::hosts(settings)?,
             max_pending: settings::max_pending(settings)?,
             metrics_store: settings::metrics_store(settings)?,
@@ -198,7 +217,15 @@ impl Config {
             warnings: [sources::ineffective_variables(environment), misunderstood].concat(),
             identity: environment.identity(),
             environment: environment.clone(),
-        })
+        };
+        tokens::check(&config.all_tokens())?;
+        Ok(config)
+    }
+
+    /// The tokens of callers, and `OUTBOX_TOKEN` as one of them, with all rights.
+    pub(crate) fn all_tokens(&self) -> Vec<NamedToken> {
+        let admin = self.token.as_ref().map(|token| NamedToken::admin(token.expose()));
+        self.tokens.iter().cloned().chain(admin).collect()
     }
 
     /// A new name for this process that no other start has.
@@ -208,22 +235,24 @@ impl Config {
 
     /// Errors when other machines can reach the HTTP server and it asks callers for no token.
     pub(crate) fn require_authentication(&self) -> Result<(), ConfigError> {
-        if self.listen.ip().is_loopback() || self.token.is_some() {
+        if self.listen.ip().is_loopback() || !self.all_tokens().is_empty() || self.proxy_users.is_some() {
             return Ok(());
         }
         Err(ConfigError::Unauthenticated(self.listen))
     }
 }
 
-/// Reads the sources, the weakest first, so that a stronger one overwrites it. Returns the settings and the sagas.
-fn resolve(sources: &Sources) -> Result<(ResolvedSettings, Vec<SagaDefinition>), ConfigError> {
-    let (mut settings, mut sagas) = (ResolvedSettings::default(), vec![SagaDefinition::write_memory()]);
+/// Reads the sources, the weakest first, so that a stronger one overwrites it. Returns the settings, and the sagas and
+/// tokens of the file.
+fn resolve(sources: &Sources) -> Result<(ResolvedSettings, Declarations), ConfigError> {
+    let (mut settings, mut declared) = (ResolvedSettings::default(), Declarations::default());
     if let Some(file) = &sources.file {
-        sagas.extend(file::read(file, &mut settings)?);
+        declared = file::read(file, &mut settings)?;
     }
+    declared.sagas.insert(0, SagaDefinition::write_memory());
     settings.set_from(sources);
     settings.read_files()?;
-    Ok((settings, sagas))
+    Ok((settings, declared))
 }
 
 #[cfg(test)]

@@ -159,6 +159,7 @@ impl RunningHost<'_> {
         spans: Option<Arc<dyn SpanSink>>,
     ) -> anyhow::Result<()> {
         self.log_start(&listener)?;
+        self.settings.warn_of_expired_tokens(&*self.store).await;
         let stop = &self.shutdown.stop;
         let mut foreground = JoinSet::new();
         spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
@@ -255,9 +256,9 @@ impl RunningHost<'_> {
         let (kept, retention) = (store.clone(), self.settings.retention());
         let maintain = move |end| background::maintenance_loop(kept.clone(), retention.clone(), end);
         spawn("the maintenance", restarted("the maintenance", end, maintain));
-        let (settings, plugins) = (Arc::clone(&self.settings), Arc::clone(&self.plugins));
+        let (settings, plugins, inspect) = (Arc::clone(&self.settings), Arc::clone(&self.plugins), store.clone());
         let follow = move |end: CancellationToken| {
-            let reloading = Arc::clone(&settings).follow(hangups.clone(), Arc::clone(&plugins));
+            let reloading = Arc::clone(&settings).follow(hangups.clone(), Arc::clone(&plugins), inspect.clone());
             async move { end.run_until_cancelled(reloading).await.unwrap_or_default() }
         };
         spawn("the reload", restarted("the reload", end, follow));

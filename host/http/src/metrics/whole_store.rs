@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use outbox_core::saga::SagaDefinition;
 use outbox_store::{Overview, Pause, SagaTotals};
 
-use crate::cockpit;
+use crate::answers;
 use crate::metrics::catalog::{self, Metric};
 use crate::metrics::exposition::Exposition;
 use crate::metrics::label_values::LabelValues;
@@ -40,7 +40,7 @@ pub(super) fn add(
     let names = LabelValues::new(sagas.iter().map(|saga| saga.name.clone()), overview.sagas.keys());
     of_sagas(exposition, &overview.sagas, &names, &types);
     let violations = exposition.metric(catalog::CONTRACT_VIOLATIONS);
-    for (violation, count) in cockpit::violations(&overview.contract_violations) {
+    for (violation, count) in answers::violations(&overview.contract_violations) {
         violations.add([violation], count);
     }
 }

@@ -6,7 +6,7 @@ use clap::Command;
 
 /// The groups of commands, in the order of the help.
 const GROUPS: [(&str, &[&str]); 6] = [
-    ("Run a host", &["serve", "worker", "migrate", "backup", "config", "doctor"]),
+    ("Run a host", &["serve", "worker", "migrate", "backup", "config", "token", "doctor"]),
     ("Enqueue and find", &["enqueue", "list", "show"]),
     ("Look for trouble", &["stats", "stuck", "failures", "jobs", "audit", "signals"]),
     (

@@ -83,9 +83,20 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_PAYLOAD_MIB", "64", "MiB of payloads in hand, above which a worker claims no more"),
     setting("OUTBOX_DRAIN_SEC", "20", "Seconds that a shutdown waits for attempts"),
     setting("OUTBOX_LISTEN", "127.0.0.1:7070", "The address of the HTTP server").with_flag("--listen"),
-    setting("OUTBOX_TOKEN", "", "The bearer token of callers; needed beyond loopback")
+    setting("OUTBOX_TOKEN", "", "A bearer token with all rights; it, or [[tokens]], is needed beyond loopback")
         .secret(Shown::Never, "OUTBOX_TOKEN_FILE"),
     setting("OUTBOX_TOKEN_FILE", "", "A file that contains the token; SIGHUP reads it again"),
+    setting("OUTBOX_TOKENS_FILE", "", "A file with more [[tokens]], which others must not read; SIGHUP reads it again"),
+    setting(
+        "OUTBOX_SESSION_KEY",
+        "",
+        "Signs the cookies of log-ins, the same for all processes; 32 characters or more",
+    )
+    .secret(Shown::Never, "OUTBOX_SESSION_KEY_FILE"),
+    setting("OUTBOX_SESSION_KEY_FILE", "", "A file that contains this key; SIGHUP reads it again"),
+    setting("OUTBOX_TRUST_PROXIES", "", "Addresses of proxies whose headers are believed, such as 10.0.0.0/8"),
+    setting("OUTBOX_TRUST_PROXY_USER", "", "The header in which these proxies name the user, such as X-Forwarded-User"),
+    setting("OUTBOX_TRUST_PROXY_ROLE", "read", "What such users may do: enqueue, read, operate, admin or scrape"),
     setting("OUTBOX_HOSTS", "", "Names that the Host header may have while there is no token"),
     setting("OUTBOX_MAX_PENDING", "", "How many items may wait before writes over HTTP are refused"),
     setting("OUTBOX_METRICS_STORE", "false", "Whether /metrics has the metrics of the store too, for a single process"),
@@ -131,7 +142,7 @@ pub(super) fn example() -> String {
         format!("# {about}.\n#{} = {value}\n", setting.key())
     };
     let entries: Vec<_> = SETTINGS.iter().map(entry).collect();
-    format!("{EXAMPLE_HEAD}\n{}\n{EXAMPLE_SAGA}", entries.join("\n"))
+    format!("{EXAMPLE_HEAD}\n{}\n{EXAMPLE_SAGA}\n{EXAMPLE_TOKEN}", entries.join("\n"))
 }
 
 const EXAMPLE_HEAD: &str = "\
@@ -144,4 +155,14 @@ const EXAMPLE_SAGA: &str = "\
 # The types of a saga's items: POST /sagas/Onboarding enqueues one of each.
 #[sagas.Onboarding]
 #steps = [\"mail\", \"crm\"]
+";
+
+const EXAMPLE_TOKEN: &str = "\
+# A caller of the HTTP server, as `outbox token new` prints it. More rights and an end may be left out.
+#[[tokens]]
+#name = \"ada\"
+#role = \"operate\"
+#rights = [\"read-payload\"]
+#sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"
+#expires = 2030-01-31T00:00:00Z
 ";

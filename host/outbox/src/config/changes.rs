@@ -6,7 +6,7 @@ use crate::config::Config;
 
 impl Config {
     /// The variables of the settings that differ in `other`. A part of `OUTBOX_DB` counts as `OUTBOX_DB`, and the sagas
-    /// of the file have the name `sagas`.
+    /// and tokens of files have the names `sagas` and `tokens`. Roles of users of proxies count as the users.
     pub(crate) fn changed_settings(&self, other: &Self) -> Vec<&'static str> {
         let differs = [
             ("OUTBOX_ENABLED", self.is_enabled != other.is_enabled),
@@ -30,6 +30,10 @@ impl Config {
             ("OUTBOX_DRAIN_SEC", self.drain != other.drain),
             ("OUTBOX_LISTEN", self.listen != other.listen),
             ("OUTBOX_TOKEN", self.token != other.token),
+            ("tokens", self.tokens != other.tokens),
+            ("OUTBOX_SESSION_KEY", self.session_key != other.session_key),
+            ("OUTBOX_TRUST_PROXIES", self.trusted_proxies != other.trusted_proxies),
+            ("OUTBOX_TRUST_PROXY_USER", self.proxy_users != other.proxy_users),
             ("OUTBOX_HOSTS", self.hosts != other.hosts),
             ("OUTBOX_MAX_PENDING", self.max_pending != other.max_pending),
             ("OUTBOX_METRICS_STORE", self.metrics_store != other.metrics_store),
@@ -52,6 +56,10 @@ impl Config {
     pub(crate) fn with_reloadable(&self, other: &Self) -> Self {
         Self {
             token: other.token.clone(),
+            tokens: other.tokens.clone(),
+            session_key: other.session_key.clone(),
+            trusted_proxies: other.trusted_proxies.clone(),
+            proxy_users: other.proxy_users.clone(),
             hosts: other.hosts.clone(),
             max_pending: other.max_pending,
             is_strict: other.is_strict,

@@ -33,10 +33,18 @@ pub(crate) enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The tokens of callers cannot be used.
+    #[error("the tokens of {file} cannot be used: {problem}")]
+    Tokens {
+        /// The path of the file that has them.
+        file: String,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Other machines can reach the HTTP server, and it asks for no token.
     #[error(
-        "OUTBOX_LISTEN is {0}, which others can reach, and OUTBOX_TOKEN is not set: set OUTBOX_TOKEN, listen on \
-         127.0.0.1, or pass --allow-unauthenticated if something in front of the outbox checks who calls"
+        "OUTBOX_LISTEN is {0}, which others can reach, and callers need no token: set OUTBOX_TOKEN or [[tokens]], listen \
+         on 127.0.0.1, or pass --allow-unauthenticated if something in front of the outbox checks who calls"
     )]
     Unauthenticated(SocketAddr),
 }

@@ -1,6 +1,6 @@
-//! The content of `outbox.toml`: the same settings as the variables, and the sagas, which have no variable.
+//! The content of `outbox.toml`: the same settings as the variables, and the sagas and tokens, which have no variable.
 //!
-//! This file checks the declarations of sagas. It leaves the values of settings to their parsers.
+//! This file checks the declarations of sagas. It leaves the values of settings to their parsers, and tokens to theirs.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,41 @@ use serde::Deserialize;
 use toml::Value;
 
 use outbox_core::saga::SagaDefinition;
+use outbox_http::NamedToken;
 use outbox_item::{validate_saga, validate_type};
 
 use crate::config::error::ConfigError;
 use crate::config::sources::{FileText, ResolvedSettings, nearest_key, variable_of};
+use crate::config::tokens;
 
-/// Sets every setting of the file. Returns the sagas that the file declares.
-pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<Vec<SagaDefinition>, ConfigError> {
-    let mut declared = Vec::new();
+/// What a file declares besides settings.
+#[derive(Default)]
+pub(super) struct Declarations {
+    pub(super) sagas: Vec<SagaDefinition>,
+    pub(super) tokens: Vec<NamedToken>,
+}
+
+/// Sets every setting of the file. Returns what the file declares besides.
+pub(super) fn read(file: &FileText, settings: &mut ResolvedSettings) -> Result<Declarations, ConfigError> {
+    let mut declared = Declarations::default();
     let name = file.path.display().to_string();
     let table: toml::Table = file.text.parse().map_err(|err| not_toml(&name, &file.text, &err))?;
     for (key, value) in table {
-        if key == "sagas" {
-            declared.extend(sagas(&name, value)?);
-            continue;
+        match key.as_str() {
+            "sagas" => declared.sagas = sagas(&name, value)?,
+            "tokens" => declared.tokens = tokens::read(&name, value)?,
+            _ => set(&name, &key, &value, settings)?,
         }
-        let variable = variable_of(&key).ok_or_else(|| unknown_key(&name, &key))?;
-        let origin = format!("{key} in {name}");
-        let text = text_of(&value).ok_or_else(|| wrong_kind(&origin, &value))?;
-        settings.set(variable, origin, Some(text));
     }
     Ok(declared)
+}
+
+fn set(file: &str, key: &str, value: &Value, settings: &mut ResolvedSettings) -> Result<(), ConfigError> {
+    let variable = variable_of(key).ok_or_else(|| unknown_key(file, key))?;
+    let origin = format!("{key} in {file}");
+    let text = text_of(value).ok_or_else(|| wrong_kind(&origin, value))?;
+    settings.set(variable, origin, Some(text));
+    Ok(())
 }
 
 /// The error names the line and does not quote it, because the line may hold a secret.
@@ -41,7 +55,7 @@ fn not_toml(file: &str, text: &str, err: &toml::de::Error) -> ConfigError {
 fn unknown_key(file: &str, key: &str) -> ConfigError {
     let hint = match nearest_key(key) {
         Some(nearest) => format!("did you mean {nearest:?}?"),
-        None => "its keys are the OUTBOX_ variables in lower case without OUTBOX_, and sagas".to_owned(),
+        None => "its keys are the OUTBOX_ variables in lower case without OUTBOX_, sagas and tokens".to_owned(),
     };
     ConfigError::UnknownKey { file: file.to_owned(), key: key.to_owned(), hint }
 }

@@ -6,13 +6,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use outbox_core::{CrashBudget, RetryPolicy};
+use outbox_http::{NamedToken, ProxyUsers, Role};
 use outbox_item::validate_type;
 use outbox_store::{LONGEST_LEASE_SECONDS, Redaction};
 
 use crate::config::environment::ProcessEnv;
 use crate::config::error::ConfigError;
 use crate::config::sources::ResolvedSettings;
+use crate::config::tokens;
 use crate::config::value::{self, BreakerSetting, LogFormat, Secret};
 
 pub(super) fn enabled(settings: &ResolvedSettings) -> Result<bool, ConfigError> {
@@ -114,6 +118,43 @@ pub(super) fn listen(settings: &ResolvedSettings) -> Result<SocketAddr, ConfigEr
 
 pub(super) fn token(settings: &ResolvedSettings) -> Result<Option<Secret>, ConfigError> {
     settings.parsed("OUTBOX_TOKEN", "printable ASCII without spaces", value::token)
+}
+
+/// The tokens that `OUTBOX_TOKENS_FILE` contains.
+pub(super) fn tokens_of_file(settings: &ResolvedSettings) -> Result<Vec<NamedToken>, ConfigError> {
+    match settings.path("OUTBOX_TOKENS_FILE")? {
+        Some(path) => tokens::of_file(&path.display().to_string(), &tokens::read_file(&path)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// A shorter key could be guessed from one cookie.
+const SESSION_KEY_MIN: usize = 32;
+
+pub(super) fn session_key(settings: &ResolvedSettings) -> Result<Option<Secret>, ConfigError> {
+    settings.parsed("OUTBOX_SESSION_KEY", "32 characters or more, which nobody can guess", |text| {
+        (text.len() >= SESSION_KEY_MIN).then(|| Secret::new(text))
+    })
+}
+
+pub(super) fn trusted_proxies(settings: &ResolvedSettings) -> Result<Vec<IpNet>, ConfigError> {
+    let accepted = "addresses or networks with commas between them, such as 10.0.0.0/8, ::1";
+    Ok(settings.parsed("OUTBOX_TRUST_PROXIES", accepted, value::networks)?.unwrap_or_default())
+}
+
+/// The users that proxies name, if there are proxies that may.
+pub(super) fn proxy_users(settings: &ResolvedSettings) -> Result<Option<ProxyUsers>, ConfigError> {
+    let has_proxies = settings.is_set("OUTBOX_TRUST_PROXIES");
+    let accepted = if has_proxies {
+        "the name of a header, such as X-Forwarded-User"
+    } else {
+        "it together with OUTBOX_TRUST_PROXIES: everybody else could send the header too"
+    };
+    let header =
+        settings.parsed("OUTBOX_TRUST_PROXY_USER", accepted, |text| text.parse().ok().filter(|_| has_proxies))?;
+    let roles = "enqueue, read, operate, admin or scrape";
+    let role = settings.parsed("OUTBOX_TRUST_PROXY_ROLE", roles, |text| text.parse().ok())?.unwrap_or(Role::Read);
+    Ok(header.map(|header| ProxyUsers { header, role }))
 }
 
 pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigError> {

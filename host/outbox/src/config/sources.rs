@@ -218,7 +218,7 @@ pub(super) fn variable_of(key: &str) -> Option<&'static str> {
 /// The known key of the file that is most similar to an unknown one.
 pub(super) fn nearest_key(key: &str) -> Option<String> {
     let wanted = key_of(&key.to_ascii_uppercase());
-    let keys = SETTINGS.iter().map(Setting::key).chain(["sagas".to_owned()]);
+    let keys = SETTINGS.iter().map(Setting::key).chain(["sagas".to_owned(), "tokens".to_owned()]);
     nearest(&wanted, keys)
 }
 

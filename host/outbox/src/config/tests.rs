@@ -194,6 +194,13 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
         ("drain_sec", "9", false),
         ("listen", "'127.0.0.1:9'", false),
         ("token", "'t'", true),
+        ("session_key", "'00112233445566778899aabbccddeeff'", true),
+        ("trust_proxies", "'10.0.0.1'", true),
+        (
+            "tokens",
+            "[{name='a',role='read',sha256='ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'}]",
+            true,
+        ),
         ("hosts", "'h'", true),
         ("max_pending", "9", true),
         ("metrics_store", "true", true),
@@ -273,7 +280,41 @@ fn a_listener_that_others_can_reach_needs_a_token() {
     assert!(open.require_authentication().unwrap_err().to_string().contains("OUTBOX_TOKEN"));
     let token = parse(&[("OUTBOX_LISTEN", "0.0.0.0:7070"), ("OUTBOX_TOKEN", "t")], None).unwrap();
     assert_eq!(token.require_authentication(), Ok(()));
+    let named = parse(&[("OUTBOX_LISTEN", "0.0.0.0:7070")], Some(TOKEN)).unwrap();
+    assert_eq!(named.require_authentication(), Ok(()));
     assert_eq!(parse(&[], None).unwrap().require_authentication(), Ok(()));
+}
+
+/// A token in `outbox.toml`, whose text is `abc`.
+const TOKEN: &str = "[[tokens]]\nname = 'ada'\nrole = 'read'\n\
+                     sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'";
+
+#[test]
+fn tokens_come_from_both_files_and_the_old_token_is_one_of_them_with_all_rights() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), TOKEN.replace("ba78", "ca78").replace("ada", "bob")).unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = parse(&[("OUTBOX_TOKENS_FILE", path), ("OUTBOX_TOKEN", "t")], Some(TOKEN)).unwrap();
+    let named: Vec<_> = config.all_tokens().iter().map(|token| format!("{} {}", token.name, token.role)).collect();
+    assert_eq!(named, ["ada read", "bob read", "admin admin"]);
+    assert!(config.changed_settings(&parse(&[("OUTBOX_TOKEN", "t")], Some(TOKEN)).unwrap()).contains(&"tokens"));
+    let twice = parse(&[("OUTBOX_TOKEN", "abc")], Some(TOKEN)).unwrap_err().to_string();
+    assert!(twice.contains("outbox.toml") && twice.contains("twice"), "{twice}");
+}
+
+#[test]
+fn a_proxy_is_trusted_by_its_address_only() {
+    let user = ("OUTBOX_TRUST_PROXY_USER", "X-Forwarded-User");
+    let alone = parse(&[user], None).unwrap_err().to_string();
+    assert!(alone.contains("OUTBOX_TRUST_PROXIES"), "{alone}");
+    let proxies = ("OUTBOX_TRUST_PROXIES", "10.0.0.0/8, ::1");
+    let config = parse(&[user, proxies, ("OUTBOX_LISTEN", "0.0.0.0:7070")], None).unwrap();
+    assert_eq!((config.trusted_proxies.len(), config.proxy_users.as_ref().unwrap().role.as_str()), (2, "read"));
+    assert_eq!(config.require_authentication(), Ok(()));
+    assert!(parse(&[user, proxies, ("OUTBOX_TRUST_PROXY_ROLE", "root")], None).is_err());
+    assert!(parse(&[("OUTBOX_TRUST_PROXIES", "proxy.internal")], None).is_err());
+    let short = parse(&[("OUTBOX_SESSION_KEY", "hunter2")], None).unwrap_err().to_string();
+    assert!(short.contains("32 characters") && !short.contains("hunter"), "{short}");
 }
 
 #[test]
@@ -327,14 +368,17 @@ fn a_manifest_reads_a_variable_or_the_file_that_it_names() {
 #[test]
 fn the_example_has_every_key_with_its_default() {
     let example = Config::example();
-    let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
-    let keys: Vec<_> = example.lines().filter(is_key).map(|line| &line[1..]).collect();
-    let (defaults, saga): (Vec<&str>, Vec<&str>) =
-        keys.iter().partition(|line| !line.contains("sagas") && !line.starts_with("steps"));
+    let keys = |text: &str| -> Vec<String> {
+        let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+        text.lines().filter(is_key).map(|line| line[1..].to_owned()).collect()
+    };
+    let (settings, declarations) = example.split_at(example.find("# The types of a saga").unwrap());
+    let defaults = keys(settings);
     let all = parse(&[], Some(&defaults.join("\n"))).unwrap();
     assert_eq!(parse(&[], None).unwrap().changed_settings(&all), Vec::<&str>::new());
     assert_eq!(defaults.len(), SETTINGS.len());
-    assert_eq!(parse(&[], Some(&saga.join("\n"))).unwrap().sagas.len(), 2);
+    let declared = parse(&[], Some(&keys(declarations).join("\n"))).unwrap();
+    assert_eq!((declared.sagas.len(), declared.tokens.len()), (2, 1));
     assert!(parse(&[], Some(&example)).is_ok());
 }
 

@@ -4,6 +4,9 @@
 //! source, a text comes from.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use outbox_core::BreakerMode;
 
@@ -126,6 +129,12 @@ pub(super) fn hosts(text: &str) -> Option<Vec<String>> {
         (!host.is_empty() && !host.contains(['/', '*'])).then_some(host)
     };
     text.split(',').map(host).collect()
+}
+
+/// Networks, and addresses as networks of one, with commas between them.
+pub(super) fn networks(text: &str) -> Option<Vec<IpNet>> {
+    let one = |text: &str| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+    text.split(',').map(str::trim).map(one).collect()
 }
 
 /// Public keys, or paths of files with one, with commas between them. The plugin runtime decides later whether each

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use outbox_http::HttpSettings;
+use outbox_http::{AccessSettings, HttpSettings, SessionKey};
 use outbox_runtime::Plugins;
-use outbox_store::Retention;
+use outbox_store::{Inspect, Retention};
 
 use crate::config::{Config, Flags};
 
@@ -40,11 +40,26 @@ impl LiveSettings {
     }
 
     /// Reloads at each change of `hangups`, until that ends.
-    pub(crate) async fn follow(self: Arc<Self>, mut hangups: watch::Receiver<u64>, plugins: Arc<Plugins>) {
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        mut hangups: watch::Receiver<u64>,
+        plugins: Arc<Plugins>,
+        store: Arc<dyn Inspect>,
+    ) {
         while hangups.changed().await.is_ok() {
             tracing::info!("SIGHUP: reading the settings and the plugin folder again");
             plugins.rescan();
             self.reload();
+            self.warn_of_expired_tokens(&*store).await;
+        }
+    }
+
+    /// Logs which tokens are refused because their time is over. A store that does not answer says so elsewhere.
+    pub(crate) async fn warn_of_expired_tokens(&self, store: &dyn Inspect) {
+        let access = self.http.borrow().access.clone();
+        let Ok(now) = store.now().await else { return };
+        for token in access.expired(now) {
+            tracing::warn!(token = token.name, "a token has expired and is refused: `outbox token new` makes another");
         }
     }
 
@@ -80,13 +95,22 @@ fn http_settings(config: &Config, instance: &str) -> HttpSettings {
         is_durable: config.is_enabled,
         is_strict: config.is_strict,
         sagas: config.sagas.clone(),
-        token: config.token.as_ref().map(|token| token.expose().to_owned()),
+        access: access(config),
         hosts: config.hosts.clone(),
         max_pending: config.max_pending,
         metrics_store: config.metrics_store,
         redaction: config.redaction.clone(),
         pod: instance.to_owned(),
         ..HttpSettings::default()
+    }
+}
+
+fn access(config: &Config) -> AccessSettings {
+    AccessSettings {
+        tokens: config.all_tokens(),
+        proxies: config.trusted_proxies.clone(),
+        proxy_users: config.proxy_users.clone(),
+        session_key: config.session_key.as_ref().map(|key| SessionKey::new(key.expose())),
     }
 }
 

@@ -1,0 +1,109 @@
+//! Who sends a request: a name that is proven, and the rights that come with it.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use outbox_store::Filter;
+
+use crate::access::rights::{Right, Rights};
+use crate::access::tokens::NamedToken;
+use crate::problem::ApiError;
+
+/// The sender of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Its name; `None` where nobody has to say who they are.
+    name: Option<String>,
+    rights: Rights,
+}
+
+impl Caller {
+    /// Anybody, on a host that asks nobody for a name.
+    pub(crate) fn anybody() -> Self {
+        Self { name: None, rights: Rights::all() }
+    }
+
+    /// A caller with a name that is proven.
+    pub(crate) fn named(name: &str, rights: Rights) -> Self {
+        Self { name: Some(name.to_owned()), rights }
+    }
+
+    /// Whoever has the token.
+    pub(crate) fn with_token(token: &NamedToken) -> Self {
+        Self::named(&token.name, token.rights())
+    }
+
+    /// Whether the caller has the right.
+    pub(crate) fn may(&self, right: Right) -> bool {
+        self.rights.has(right)
+    }
+
+    /// Errors with [`ApiError::Forbidden`] unless the caller has the right.
+    pub(crate) fn require(&self, right: Right) -> Result<(), ApiError> {
+        if self.may(right) {
+            return Ok(());
+        }
+        Err(ApiError::Forbidden { right, caller: self.name.clone().unwrap_or_default() })
+    }
+
+    /// Errors unless the caller may find items by these conditions. Who may not read what items contain may not search
+    /// for it either: each answer would tell a part of it.
+    pub(crate) fn require_to_search(&self, filter: &Filter) -> Result<(), ApiError> {
+        let is_about_content = filter.reads_content() || filter.error.is_some();
+        if is_about_content { self.require(Right::ReadPayload) } else { Ok(()) }
+    }
+
+    /// The actor of the audit trail: the proven name. Without one, what the caller claims to be, marked as a claim, or
+    /// `http`. Nobody can claim a name beside a proven one.
+    pub(crate) fn actor(&self, claim: Option<String>) -> String {
+        match (&self.name, claim.filter(|claim| !claim.is_empty())) {
+            (Some(name), _) => name.clone(),
+            (None, Some(claim)) => format!("{claim} (claimed)"),
+            (None, None) => "http".to_owned(),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    /// The caller that [`identify`](crate::access::identify) found. One that it did not see has no rights.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::rights::Role;
+
+    #[test]
+    fn a_proven_name_is_the_actor_whatever_is_claimed() {
+        let ada = Caller::named("ada", Role::Operate.rights());
+        let claim = |text: &str| Some(text.to_owned());
+        assert_eq!([ada.actor(None), ada.actor(claim("bob"))], ["ada", "ada"]);
+        let anybody = Caller::anybody();
+        let actors = [anybody.actor(None), anybody.actor(claim("")), anybody.actor(claim("bob"))];
+        assert_eq!(actors, ["http", "http", "bob (claimed)"]);
+    }
+
+    #[test]
+    fn who_may_not_read_content_may_not_search_for_it() {
+        let (reader, admin) = (Caller::named("r", Role::Read.rights()), Caller::named("a", Role::Admin.rights()));
+        let condition = || vec!["order=17".parse().unwrap()];
+        for filter in [
+            Filter { payload: condition(), ..Filter::default() },
+            Filter { headers: condition(), ..Filter::default() },
+            Filter { metadata: condition(), ..Filter::default() },
+            Filter { error: Some("17".into()), ..Filter::default() },
+        ] {
+            assert!(admin.require_to_search(&filter).is_ok());
+            let refused = reader.require_to_search(&filter).unwrap_err().to_string();
+            assert!(refused.contains("read-payload"), "{refused}");
+        }
+        assert!(reader.require_to_search(&Filter { cid: Some("c".into()), ..Filter::default() }).is_ok());
+    }
+}

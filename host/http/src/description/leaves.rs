@@ -1,0 +1,233 @@
+//! Forms of the values of other crates that answers contain.
+//!
+//! These types only describe. A test compares answers with what they describe.
+
+use utoipa::ToSchema;
+
+use crate::description::forms::{Id, UnixMillis};
+
+/// Declares an enumeration of words.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident: $($word:ident = $text:tt)*) => {
+        $(#[$about])*
+        #[derive(ToSchema)]
+        #[expect(dead_code, reason = "it describes")]
+        pub(crate) enum $name {
+            $(#[serde(rename = $text)] $word,)*
+        }
+    };
+}
+
+words! {
+    /// Where an item is.
+    StatusWord: Pending = "PENDING" Claimed = "CLAIMED" Done = "DONE" Dlq = "DLQ"
+}
+
+words! {
+    /// Whether a job goes on.
+    JobStateWord: Running = "RUNNING" Done = "DONE" Cancelled = "CANCELLED" Stopped = "STOPPED"
+}
+
+words! {
+    /// The kind of a standstill.
+    StuckKindWord:
+        ExpiredClaim = "expired_claim" LongClaim = "long_claim" Breaker = "breaker" Failing = "failing"
+        Unhandled = "unhandled" Paused = "paused" BlockedKey = "blocked_key" HeldKey = "held_key"
+        Refused = "refused" Descendants = "descendants" Old = "old" Lost = "lost"
+}
+
+words! {
+    /// The kind of a failure; docs/errors.md explains each.
+    FailureClassWord:
+        Retryable = "retryable" Permanent = "permanent" Deferred = "deferred" Trap = "trap" Timeout = "timeout"
+        Cpu = "cpu" Memory = "memory" Denied = "denied" Contract = "contract" Lost = "lost" Plugin = "plugin"
+        Host = "host" Conflict = "conflict" Undecodable = "undecodable" Operator = "operator"
+}
+
+words! {
+    /// What is done to items.
+    ActionWord:
+        Replay = "replay" Dead = "dead" Restore = "restore" Reschedule = "reschedule" Release = "release"
+        Purge = "purge"
+}
+
+/// An action with its options.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct ActionForm {
+    /// What is done.
+    action: ActionWord,
+    /// Of `replay`: `same` idempotency keys or `new` ones.
+    #[schema(required = false)]
+    keys: Option<String>,
+    /// Of `dead`: whether the items behind it `block` or `skip` it.
+    #[schema(required = false)]
+    on_dead: Option<String>,
+    /// Of `dead` and `release`: whether to `respect` or `break` leases.
+    #[schema(required = false)]
+    lease: Option<String>,
+    /// Of `reschedule`: the new time.
+    #[schema(required = false)]
+    at: Option<UnixMillis>,
+}
+
+/// An item that an action does not apply to.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct RefusedItemForm {
+    /// The item.
+    id: Id,
+    /// Why, as docs/errors.md lists it.
+    reason: String,
+}
+
+/// Items of one status and type that an action would change.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct ItemGroupForm {
+    /// Their status.
+    status: StatusWord,
+    /// Their type.
+    r#type: String,
+    /// How many.
+    count: u64,
+    /// Since when the first of them has been in the status.
+    oldest: UnixMillis,
+    /// Since when the last of them has been in the status.
+    newest: UnixMillis,
+}
+
+/// One request of an attempt and its answer.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct ExchangeForm {
+    /// The method.
+    method: String,
+    /// The URL.
+    url: String,
+    /// The name of the effect, if the handler gave one.
+    #[schema(required = false)]
+    effect: Option<String>,
+    /// The headers that the handler set: names and values.
+    headers: Vec<Vec<String>>,
+    /// The body that the handler sent.
+    body: BodyForm,
+    /// What the handler got; `null` when the attempt ended first.
+    #[schema(required = true)]
+    answer: Option<AnswerForm>,
+}
+
+/// A response, or an error in place of one.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct AnswerForm {
+    /// The HTTP status.
+    #[schema(required = false)]
+    status: Option<u16>,
+    /// Its headers: names and values.
+    #[schema(required = false)]
+    headers: Option<Vec<Vec<String>>>,
+    /// The part of the body that the handler read.
+    #[schema(required = false)]
+    body: Option<BodyForm>,
+    /// The word of the error.
+    #[schema(required = false)]
+    error: Option<String>,
+}
+
+/// A body, or the first part of it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct BodyForm {
+    /// Its bytes, where they are text.
+    #[schema(required = false)]
+    text: Option<String>,
+    /// Its bytes, where they are not.
+    #[schema(required = false)]
+    base64: Option<String>,
+    /// How many bytes passed.
+    length: u64,
+    /// The SHA-256 of all bytes, where not all were kept.
+    #[schema(required = false)]
+    sha256: Option<String>,
+    /// Whether the body did not pass to its end.
+    #[schema(required = false)]
+    unfinished: bool,
+}
+
+/// A plugin of a process.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct PluginForm {
+    /// The SHA-256 of the component that runs.
+    #[schema(required = true)]
+    digest: Option<String>,
+    /// Why the newest file does not run.
+    #[schema(required = true)]
+    error: Option<String>,
+    /// The path of the component.
+    file: String,
+    /// The number of this load in its process.
+    #[schema(required = true)]
+    generation: Option<u64>,
+    /// The name of its file without the ending.
+    name: String,
+    /// The SHA-256 of the component that would run after a rollback.
+    #[schema(required = true)]
+    previous: Option<String>,
+    /// The types that it handles and another plugin owns.
+    refused: Vec<RefusedTypeForm>,
+    /// The role whose folder the file is in.
+    #[schema(required = true)]
+    role: Option<String>,
+    /// `active`, `draining`, `loading`, `failed`, `quarantined` or `unknown`.
+    state: String,
+    /// The types whose items it gets.
+    types: Vec<String>,
+    /// The version that the component reports.
+    #[schema(required = true)]
+    version: Option<String>,
+}
+
+/// A type that a plugin handles and another one owns.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct RefusedTypeForm {
+    /// Why the plugin does not get it.
+    reason: String,
+    /// The type.
+    r#type: String,
+}
+
+/// A breaker that is not closed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct BreakerForm {
+    /// What failed last, in words.
+    cause: String,
+    /// How many items failed before it opened.
+    items: u32,
+    /// How long ago it opened, before the report.
+    open_for_ms: u64,
+    /// The origin that fails; `null` for the breaker of a type.
+    #[schema(required = true)]
+    origin: Option<String>,
+    /// `open`, `closing`, `expired` or `unknown`.
+    state: String,
+    /// The types whose items it concerns.
+    types: Vec<String>,
+}
+
+/// Totals of a saga.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct SagaForm {
+    /// Runs that began.
+    began: u64,
+    /// Runs that ended with every item DONE.
+    ended_ok: u64,
+    /// Runs that ended with an item in the DLQ.
+    ended_err: u64,
+    /// Settled attempts by type and outcome.
+    steps: std::collections::BTreeMap<String, std::collections::BTreeMap<String, u64>>,
+}

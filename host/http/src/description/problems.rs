@@ -1,0 +1,57 @@
+//! Which problems a route can meet, each with an example.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use utoipa::openapi::example::{Example, ExampleBuilder};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+
+use crate::problem::ApiError;
+use crate::problem::examples::examples;
+
+/// The name of the form of all problems.
+pub(super) const SCHEMA: &str = "Problem";
+
+/// Problems of every route that needs a caller.
+pub(super) const CALLER: &[&str] = &["unauthorized", "too-many-attempts", "forbidden", "wrong-host", "internal"];
+
+/// Problems of a route that asks the store.
+pub(crate) const STORE: &[&str] = &["store-unavailable"];
+
+/// Problems of a route that takes a JSON body.
+pub(crate) const BODY: &[&str] = &["invalid-json", "wrong-content-type", "too-large", "slow-body"];
+
+/// Problems of a route with parameters in its query.
+pub(crate) const SEARCH: &[&str] = &["invalid-request"];
+
+/// Adds the problems to what the operation answers, by their statuses.
+pub(super) fn add<'a>(operation: &mut Operation, words: impl Iterator<Item = &'a [&'static str]>) {
+    let known = examples();
+    let mut by_status: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
+    for word in words.flatten() {
+        let example = known.iter().find(|example| example.problem_type() == *word);
+        let example = example.unwrap_or_else(|| panic!("there is no example of the problem {word}"));
+        by_status.entry(example.status().as_u16()).or_default().insert(word);
+    }
+    for (status, words) in by_status {
+        operation.responses.responses.insert(status.to_string(), RefOr::T(response(&words)));
+    }
+}
+
+fn response(words: &BTreeSet<&str>) -> Response {
+    let named: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+    let examples =
+        words.iter().map(|word| (*word, RefOr::<Example>::Ref(Ref::new(format!("#/components/examples/{word}")))));
+    let form = Some(Ref::from_schema_name(SCHEMA));
+    let content = ContentBuilder::new().schema(form).examples_from_iter(examples).build();
+    ResponseBuilder::new().description(named.join(", ")).content("application/problem+json", content).build()
+}
+
+/// An example of each problem, by its word.
+pub(super) fn shown() -> BTreeMap<String, RefOr<Example>> {
+    let example = |problem: &ApiError| {
+        let value = serde_json::to_value(problem.document()).unwrap_or_default();
+        (problem.problem_type().to_owned(), RefOr::T(ExampleBuilder::new().value(Some(value)).build()))
+    };
+    examples().iter().map(example).collect()
+}
