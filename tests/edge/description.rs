@@ -178,7 +178,8 @@ async fn every_problem_of_every_route_is_met() {
     for operation in operations(&document) {
         for word in operation.problems() {
             // No request causes an error of the host itself, and SQLite says what time it is without its file.
-            if word == "internal" || (operation.id(), word.as_str()) == ("login", "store-unavailable") {
+            let asks_the_time = matches!(operation.id(), "login" | "logout");
+            if word == "internal" || asks_the_time && word == "store-unavailable" {
                 continue;
             }
             let answer = problems::provoke(&operation, &word).await;

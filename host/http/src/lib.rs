@@ -65,6 +65,9 @@ mod write_headers;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderValue;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::Response;
 use axum::{Extension, Router, middleware};
 use utoipa_axum::routes;
 
@@ -133,7 +136,7 @@ fn reads() -> Routes {
     let read = |problems: &[&[&'static str]], methods| needs(Right::Read, &[&[STORE], problems].concat(), methods);
     Routes::default()
         .routes(read(&[SEARCH, &["invalid-item"]], routes!(items::list)))
-        .routes(read(&[&["no-item"]], routes!(items::show)))
+        .routes(read(&[&["no-item", "invalid-request"]], routes!(items::show)))
         .routes(read(&[SEARCH], routes!(operations::jobs)))
         .routes(read(&[SEARCH, &["no-job"]], routes!(operations::job)))
         .routes(read(&[], routes!(operations::pauses)))
@@ -170,20 +173,29 @@ fn controls() -> Routes {
     let control = |problems, methods| needs(Right::Operate, &[STORE, BODY, problems], methods);
     Routes::default()
         .routes(control(&["invalid-request", "no-job"], routes!(operations::cancel)))
-        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::pause)))
-        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::resume)))
-        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::pause_key)))
-        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::resume_key)))
-        .routes(control(&["invalid-item", "unknown-name"], routes!(operations::unblock)))
+        .routes(control(&["invalid-request", "invalid-item", "unknown-name"], routes!(operations::pause)))
+        .routes(control(&["invalid-request", "invalid-item", "unknown-name"], routes!(operations::resume)))
+        .routes(control(&["invalid-request", "invalid-item", "unknown-name"], routes!(operations::pause_key)))
+        .routes(control(&["invalid-request", "invalid-item", "unknown-name"], routes!(operations::resume_key)))
+        .routes(control(&["invalid-request", "invalid-item", "unknown-name"], routes!(operations::unblock)))
 }
 
 fn sessions() -> Routes {
     const LOGIN: &[&str] = &["unauthorized", "too-many-attempts", "cross-site", "invalid-request"];
+    let (schemas, paths, methods) = routes!(access::login::login);
+    let login = (schemas, paths, methods.route_layer(DefaultBodyLimit::max(access::login::LOGIN_MAX)));
     Routes::default()
-        .routes(open(&[STORE, BODY, LOGIN], routes!(access::login::login)))
-        .routes(open(&[&["cross-site"]], routes!(access::login::logout)))
+        .routes(open(&[STORE, BODY, LOGIN], login))
+        .routes(open(&[STORE, &["cross-site"]], routes!(access::login::logout)))
 }
 
+/// No cache keeps an answer: it is for the caller who has the rights for it now.
+async fn not_stored(mut response: Response) -> Response {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The server of these routes.
 fn served(routes: Routes, state: HttpState) -> Router {
     let state = ServerState::new(state);
     let (described, _) = routes.split_for_parts();
@@ -194,6 +206,7 @@ fn served(routes: Routes, state: HttpState) -> Router {
             middleware::from_fn_with_state(state.clone(), access::identify),
             DefaultBodyLimit::max(state.settings().max_body),
             Extension(Document(TEXT.clone())),
+            middleware::map_response(not_stored),
         ))
         .with_state(state)
 }

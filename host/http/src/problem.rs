@@ -94,7 +94,7 @@ pub(crate) enum Unidentified {
     Wrong,
     #[error("the token of {name} has expired: `outbox token new` makes another")]
     Expired { name: String },
-    #[error("the header {header} names no user: 1 to 64 letters, digits and . _ @ + -, and not the name of a token")]
+    #[error("the header {header} names no user: 1 to 64 letters, digits and . _ @ + -")]
     ProxyUser { header: HeaderName },
 }
 

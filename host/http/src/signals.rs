@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -16,6 +17,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
 
 use outbox_store::{Signal, SignalSeq, StoreError};
 
@@ -30,6 +32,9 @@ use crate::state::HttpSettings;
 /// Signals per read: enough to catch up quickly, few enough to keep in memory for every client.
 const BATCH: u32 = 256;
 
+/// How long a stream lasts: its caller then proves again that it may read.
+const STREAM_MAX: Duration = Duration::from_hours(1);
+
 /// Signals of sagas
 ///
 /// A stream of server-sent events, each with the `seq` of its signal as its id; or one page when the request accepts JSON
@@ -43,6 +48,8 @@ pub(crate) async fn signals(
     query: Result<QueryParameters, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let mut settings = state.settings.clone();
+    settings.mark_unchanged();
     let SignalQuery { after, limit } = start_position(query?.0, &headers)?;
     // The first read happens before the response, so that a store that fails is a problem and not an empty stream.
     let first = state.inspect.signals(after, limit).await?;
@@ -54,9 +61,8 @@ pub(crate) async fn signals(
         return Err(ApiError::TooManyStreams);
     };
     let newest = state.newest_signal.follow(&state.inspect);
-    let mut settings = state.settings.clone();
-    settings.mark_unchanged();
-    let signals = SignalStream { state, after, batch: first.into(), newest, settings, _place: place };
+    let ends_at = Instant::now() + STREAM_MAX;
+    let signals = SignalStream { state, after, batch: first.into(), newest, settings, ends_at, _place: place };
     Ok(Sse::new(into_events(signals)).keep_alive(KeepAlive::default()).into_response())
 }
 
@@ -83,6 +89,7 @@ struct SignalStream {
     batch: VecDeque<Signal>,
     newest: Arc<Follower>,
     settings: watch::Receiver<Arc<HttpSettings>>,
+    ends_at: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -103,17 +110,21 @@ impl SignalStream {
                 Err(err) => return end_after_error(&err),
             }
         }
+        if self.ends_at <= Instant::now() {
+            return None;
+        }
         let signal = self.batch.pop_front()?;
         self.after = signal.seq;
         Some(signal)
     }
 
-    /// Waits until the store has signals that were not sent. Returns false when the process shuts down or its settings
-    /// change.
+    /// Waits until the store has signals that were not sent. Returns false when the process shuts down, its settings
+    /// change, or the stream has lasted for its time.
     async fn wait_for_signal(&mut self) -> bool {
         tokio::select! {
             () = self.state.stop.cancelled() => false,
             () = changed(&mut self.settings) => false,
+            () = sleep_until(self.ends_at) => false,
             is_newer = self.newest.newer_than(self.after) => is_newer,
         }
     }

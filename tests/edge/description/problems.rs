@@ -88,7 +88,7 @@ async fn in_unusual_host(scene: &Scene, operation: &Operation, word: &str, admin
             request.headers_mut().insert("host", "evil.example".parse().unwrap());
             request
         }
-        "too-large" => request_to(operation, &[], &path, &format!("{{\"a\":\"{}\"}}", "a".repeat(64))),
+        "too-large" => request_to(operation, &[], &path, &format!("{{\"a\":\"{}\"}}", "a".repeat(5_000))),
         "slow-body" => {
             let endless = futures_util::stream::pending::<Result<Bytes, Infallible>>();
             example_request(operation).map(|_| Body::from_stream(endless))
@@ -205,6 +205,9 @@ fn invalid_request(operation: &Operation, path: &str) -> Request<Body> {
     let send = |path: &str, body: &str| request_to(operation, &[], path, body);
     match operation.id() {
         "write_memory" | "start_saga" => send(path, "[1]"),
+        "show_item" => send("/items/%FF", ""),
+        "pause_type" | "resume_type" => send(&operation.path.replace("{type}", "%FF"), "{}"),
+        "pause_key" | "resume_key" | "unblock_key" => send(&operation.path.replace("{key}", "%FF"), "{}"),
         "show_job" | "cancel_job" => send(&operation.path.replace("{id}", "x"), &example_body(operation)),
         "enqueue" | "login" => {
             let media_type =

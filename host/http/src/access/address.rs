@@ -1,6 +1,6 @@
 //! Where a request comes from: the peer of its connection, or the client that a trusted proxy names.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{Extensions, HeaderMap};
 
@@ -31,7 +31,7 @@ pub(crate) fn client(settings: &AccessSettings, headers: &HeaderMap, peer: IpAdd
     }
     let values = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let addresses = hops.iter().rev().map_while(|hop| hop.parse().ok().map(|ip: IpAddr| ip.to_canonical()));
+    let addresses = hops.iter().rev().map_while(|hop| parsed(hop));
     let mut last = peer;
     for address in addresses {
         last = address;
@@ -40,6 +40,12 @@ pub(crate) fn client(settings: &AccessSettings, headers: &HeaderMap, peer: IpAdd
         }
     }
     network(last)
+}
+
+/// An address, which some proxies write with the port.
+fn parsed(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse().ok().or_else(|| hop.parse().ok().map(|with_port: SocketAddr| with_port.ip()));
+    address.map(|address: IpAddr| address.to_canonical())
 }
 
 /// The address, or its network of 64 bits.
@@ -70,6 +76,7 @@ mod tests {
         assert_eq!(client_of("10.0.0.1", &["203.0.113.9, 198.51.100.7"]), "198.51.100.7", "the first is a claim");
         assert_eq!(client_of("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.0.0.2"]), "198.51.100.7");
         assert_eq!(client_of("::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client_of("10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
         assert_eq!(client_of("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client_of("10.0.0.1", &["198.51.100.7, unknown"]), "10.0.0.1");
         assert_eq!(client_of("2001:db8:1:2:3::4", &[]), "2001:db8:1:2::");

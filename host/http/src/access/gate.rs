@@ -88,18 +88,18 @@ fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// The token that the caller gave. A failed attempt is counted for the address; after too many the answer says so, and a
 /// token that is right is still taken: the address may be that of a proxy, with many callers behind it.
-async fn checked<'a>(
+pub(crate) async fn checked<'a>(
     state: &ServerState,
     access: &'a AccessSettings,
     given: &[u8],
     address: IpAddr,
 ) -> Result<&'a NamedToken, ApiError> {
     match valid_token(state, access, given).await {
-        Err(ApiError::Unauthorized(reason)) => {
+        Err(ApiError::Unauthorized(reason @ Unidentified::Wrong)) => {
             let now = Instant::now();
             let wait = state.throttle.wait(address, now);
             state.throttle.failed(address, now);
-            if wait.is_some() {
+            if wait.is_none() && state.throttle.wait(address, now).is_some() {
                 tracing::warn!(%address, "many tokens from one address are wrong");
             }
             Err(wait.map_or(ApiError::Unauthorized(reason), |wait| ApiError::TooManyAttempts { wait }))
@@ -109,7 +109,7 @@ async fn checked<'a>(
 }
 
 /// The token that this text is, if it has not expired.
-pub(crate) async fn valid_token<'a>(
+async fn valid_token<'a>(
     state: &ServerState,
     access: &'a AccessSettings,
     given: &[u8],
@@ -138,15 +138,14 @@ pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     cookies.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value)
 }
 
-/// The caller that a trusted proxy names. A user with the name of a token is refused, because the audit trail could not
-/// tell them apart.
+/// The caller that a trusted proxy names. Its mark is one that no name of a token has, so that the audit trail tells
+/// them apart.
 fn by_proxy(access: &AccessSettings, headers: &HeaderMap, peer: IpAddr) -> Result<Option<Caller>, ApiError> {
     let Some(users) = access.proxy_users.as_ref().filter(|_| access.is_proxy(peer)) else { return Ok(None) };
     let mut values = headers.get_all(&users.header).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let is_free = |name: &&str| !access.tokens.iter().any(|token| token.name == *name);
-    match value.to_str().ok().filter(|name| is_name(name)).filter(is_free).filter(|_| values.next().is_none()) {
-        Some(name) => Ok(Some(Caller::named(name, users.role.rights()))),
+    match value.to_str().ok().filter(|name| is_name(&name.replace('@', "-"))).filter(|_| values.next().is_none()) {
+        Some(name) => Ok(Some(Caller::named(&format!("{name} (proxy)"), users.role.rights()))),
         None => Err(ApiError::Unauthorized(Unidentified::ProxyUser { header: users.header.clone() })),
     }
 }
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_names_its_user_and_only_one_that_has_no_token() {
+    fn only_a_trusted_proxy_names_its_user_who_is_marked() {
         let users = ProxyUsers { header: "x-user".parse().unwrap(), role: Role::Read };
         let access = AccessSettings {
             proxies: vec!["10.0.0.0/8".parse().unwrap()],
@@ -264,11 +263,11 @@ mod tests {
             ..AccessSettings::with_admin("s3cret")
         };
         let user = |peer: [u8; 4], pairs: &[(&'static str, &str)]| by_proxy(&access, &headers(pairs), peer.into());
-        let ada = Caller::named("ada@example.com", Role::Read.rights());
+        let ada = Caller::named("ada@example.com (proxy)", Role::Read.rights());
         assert_eq!(user([10, 0, 0, 1], &[("x-user", "ada@example.com")]).unwrap(), Some(ada));
         assert_eq!(user([192, 0, 2, 1], &[("x-user", "ada@example.com")]).unwrap(), None);
         assert_eq!(user([10, 0, 0, 1], &[]).unwrap(), None);
-        for wrong in ["admin", "", "ada (claimed)"] {
+        for wrong in ["", "ada (claimed)", "ada (proxy)"] {
             assert!(user([10, 0, 0, 1], &[("x-user", wrong)]).is_err(), "{wrong}");
         }
     }

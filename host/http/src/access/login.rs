@@ -8,19 +8,21 @@ use axum::http::header::{ORIGIN, SET_COOKIE};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use outbox_item::{JSON, Millis};
 
 use crate::access::address::{PeerAddress, client};
-use crate::access::gate::{SESSION_COOKIE, check_same_origin, session_cookie, valid_token};
+use crate::access::gate::{SESSION_COOKIE, check_same_origin, checked, session_cookie};
 use crate::access::rights::Right;
 use crate::access::tokens::NamedToken;
 use crate::body::{self, BodyResult};
 use crate::description::UnixMillis;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
+
+/// The largest body of a log-in, in bytes: anybody may send one.
+pub(crate) const LOGIN_MAX: usize = 4096;
 
 /// The media type of a form of a page.
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -67,17 +69,9 @@ pub(crate) async fn login(
         return Err(ApiError::Invalid("this host has no tokens, so there is nothing to log in with".into()));
     }
     let address = client(access, &headers, PeerAddress::of(&extensions));
-    if let Some(wait) = state.throttle.wait(address, Instant::now()) {
-        return Err(ApiError::TooManyAttempts { wait });
-    }
     let LoginBody { token } = parse(&headers, body)?;
-    let token = match valid_token(&state, access, token.as_bytes()).await {
-        Err(refused @ ApiError::Unauthorized(_)) => {
-            state.throttle.failed(address, Instant::now());
-            return Err(refused);
-        }
-        result => result?,
-    };
+    let token = checked(&state, access, token.as_bytes(), address).await?;
+    tracing::info!(token = token.name, %address, "a session begins");
     let now = state.clock.now(&*state.inspect).await?;
     let session = state.sessions.begin(access, token, now);
     let seconds = session.expires_at.since(now).as_secs();
@@ -95,7 +89,7 @@ pub(crate) async fn logout(
 ) -> Result<Response, ApiError> {
     check_page(&headers, &uri)?;
     if let Some(cookie) = session_cookie(&headers) {
-        state.sessions.end(cookie, state.clock.now(&*state.inspect).await?);
+        state.sessions.end(&state.settings().access, cookie, state.clock.now(&*state.inspect).await?);
     }
     Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), "", 0, &headers))
 }
@@ -107,6 +101,10 @@ fn check_page(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
 }
 
 fn parse(headers: &HeaderMap, body: BodyResult) -> Result<LoginBody, ApiError> {
+    let body = body.map_err(|err| match err {
+        ApiError::TooLarge { .. } => ApiError::TooLarge { limit: LOGIN_MAX },
+        other => other,
+    });
     match body::media_type(headers).as_str() {
         JSON => serde_json::from_slice(&body::read(body)?).map_err(ApiError::invalid_json("the log-in")),
         FORM => serde_urlencoded::from_bytes(&body::read(body)?)

@@ -66,11 +66,10 @@ impl Sessions {
         of_name.filter(|_| !is_over).find(signed)
     }
 
-    /// Ends the session in this process.
-    pub(crate) fn end(&self, cookie: &str, now: Millis) {
-        let Some((expires_at, signature, _)) = parts(cookie).filter(|(expires_at, ..)| *expires_at > now) else {
-            return;
-        };
+    /// Ends the session in this process. What is no session is not remembered, so nobody fills the memory with it.
+    pub(crate) fn end(&self, settings: &AccessSettings, cookie: &str, now: Millis) {
+        let session = parts(cookie).filter(|_| self.token(settings, cookie, now).is_some());
+        let Some((expires_at, signature, _)) = session else { return };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.retain(|(expires_at, _)| *expires_at > now);
         if ended.len() >= ENDED_MAX {
@@ -143,9 +142,12 @@ mod tests {
         };
         assert_eq!(name(&sessions, &without, &session.cookie, NOW), None);
         assert_eq!(name(&sessions, &other, &session.cookie, NOW), None, "another token of the name");
-        sessions.end(&session.cookie, NOW);
+        sessions.end(&settings, &session.cookie, NOW);
         assert_eq!(name(&sessions, &settings, &session.cookie, NOW), None);
-        sessions.end("nonsense", NOW);
+        let forged = format!("{}.{}.ada.l", i64::MAX, "f".repeat(64));
+        for other in ["nonsense", &forged] {
+            sessions.end(&settings, other, NOW);
+        }
         assert_eq!(sessions.ended.lock().unwrap().len(), 1);
     }
 

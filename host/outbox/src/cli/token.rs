@@ -64,7 +64,7 @@ struct NewToken {
 pub(crate) fn run(command: &TokenCommand, output: Output) -> anyhow::Result<ExitCode> {
     let TokenCommand::New(args) = command;
     if !is_name(&args.name) {
-        let problem = format!("the name is {:?}: use 1 to 64 letters, digits and . _ @ + -", args.name);
+        let problem = format!("the name is {:?}: use 1 to 64 letters, digits and . _ + -", args.name);
         return Err(UsageError(problem).into());
     }
     let token = new_token();

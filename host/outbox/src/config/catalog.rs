@@ -163,6 +163,6 @@ const EXAMPLE_TOKEN: &str = "\
 #name = \"ada\"
 #role = \"operate\"
 #rights = [\"read-payload\"]
-#sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"
+#sha256 = \"(64 digits, which outbox token new prints)\"
 #expires = 2030-01-31T00:00:00Z
 ";

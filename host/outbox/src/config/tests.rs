@@ -377,7 +377,11 @@ fn the_example_has_every_key_with_its_default() {
     let all = parse(&[], Some(&defaults.join("\n"))).unwrap();
     assert_eq!(parse(&[], None).unwrap().changed_settings(&all), Vec::<&str>::new());
     assert_eq!(defaults.len(), SETTINGS.len());
-    let declared = parse(&[], Some(&keys(declarations).join("\n"))).unwrap();
+    let declared = parse(
+        &[],
+        Some(&keys(declarations).join("\n").replace("(64 digits, which outbox token new prints)", &"a7".repeat(32))),
+    )
+    .unwrap();
     assert_eq!((declared.sagas.len(), declared.tokens.len()), (2, 1));
     assert!(parse(&[], Some(&example)).is_ok());
 }

@@ -20,6 +20,9 @@ use crate::config::error::ConfigError;
 /// Tokens that may have one name: one that is in use, and one that replaces it.
 const OF_ONE_NAME: usize = 2;
 
+/// Names that the audit trail has for others: `OUTBOX_TOKEN`, the host itself, and callers without a name.
+const RESERVED: [&str; 3] = ["admin", "host", "http"];
+
 /// Rights of a file that let others read or change it. Its group may read it: Kubernetes gives a mounted secret to one.
 const FOR_OTHERS: u32 = 0o027;
 
@@ -43,9 +46,13 @@ pub(super) fn of_file(file: &str, text: &str) -> Result<Vec<NamedToken>, ConfigE
     let failed = |problem: String| ConfigError::Tokens { file: file.to_owned(), problem };
     let mut table: toml::Table = text.parse().map_err(|err: toml::de::Error| failed(err.message().to_owned()))?;
     let tokens = table.remove("tokens").unwrap_or(Value::Array(Vec::new()));
-    match table.keys().next() {
-        Some(key) => Err(failed(format!("it has the unknown key {key:?}: it has tables [[tokens]] only"))),
-        None => read(file, tokens),
+    if let Some(key) = table.keys().next() {
+        return Err(failed(format!("it has the unknown key {key:?}: it has tables [[tokens]] only")));
+    }
+    match read(file, tokens)? {
+        // A file that is being written must not open the host to everybody.
+        none if none.is_empty() => Err(failed("it has no [[tokens]]: add one, or unset OUTBOX_TOKENS_FILE".to_owned())),
+        tokens => Ok(tokens),
     }
 }
 
@@ -72,8 +79,9 @@ pub(super) fn read(file: &str, value: Value) -> Result<Vec<NamedToken>, ConfigEr
 /// No message has the value of `sha256`: it may be the token itself, put there by mistake.
 fn token(table: TokenTable) -> Result<NamedToken, String> {
     let TokenTable { name, role, sha256, expires, rights } = table;
-    if !is_name(&name) {
-        return Err(format!("the token {name:?}: use a name of 1 to 64 letters, digits and . _ @ + -"));
+    if !is_name(&name) || RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+        let rule = "use a name of 1 to 64 letters, digits and . _ + -, and none of admin, host, http";
+        return Err(format!("the token {name:?}: {rule}"));
     }
     let of = |problem: String| format!("the token {name:?}: {problem}");
     let role: Role = role.parse().map_err(|known| of(format!("its role is {role:?}: use one of {known}")))?;
@@ -84,6 +92,9 @@ fn token(table: TokenTable) -> Result<NamedToken, String> {
     let digest: TokenDigest = sha256.parse().map_err(|_| {
         of("its sha256 is not 64 hexadecimal digits: `outbox token new` prints the token and this line".to_owned())
     })?;
+    if digest == TokenDigest::of("") {
+        return Err(of("its sha256 is that of an empty text: `outbox token new` makes a token".to_owned()));
+    }
     let expires_at = expires.map(|value| end(&value)).transpose().map_err(of)?;
     Ok(NamedToken { role, more, digest, expires_at, name })
 }
@@ -109,6 +120,9 @@ pub(super) fn check(tokens: &[NamedToken]) -> Result<(), ConfigError> {
         let name = &token.name;
         if !digests.insert(token.digest) {
             return failed(format!("the token {name:?} is there twice, or under two names: give each its own"));
+        }
+        if tokens.iter().any(|other| other.name == *name && (other.role, other.more) != (token.role, token.more)) {
+            return failed(format!("the tokens with the name {name:?} differ in role or rights: give them two names"));
         }
         if tokens.iter().filter(|other| other.name == *name).count() > OF_ONE_NAME {
             return failed(format!("more than two tokens have the name {name:?}: remove those that were replaced"));
@@ -142,7 +156,9 @@ mod tests {
         assert!(token.rights().has(Right::ReadPayload));
         let text = table("name = 'ada'\nrole = 'read'\nexpires = '2027-01-31T00:00:00Z'");
         assert_eq!(of_file("f", &text).unwrap()[0].expires_at, token.expires_at);
-        assert_eq!(of_file("f", "").unwrap(), []);
+        assert!(problem("").contains("no [[tokens]]"));
+        let empty = table("name = 'ada'\nrole = 'read'").replace(SHA256, &TokenDigest::of("").to_string());
+        assert!(problem(&empty).contains("empty text"));
     }
 
     #[test]
@@ -150,6 +166,8 @@ mod tests {
         for (rest, told) in [
             ("name = 'ada'\nrole = 'root'", "its role is \"root\": use one of enqueue, read, operate, admin, scrape"),
             ("name = 'a b'\nrole = 'read'", "\"a b\""),
+            ("name = 'Admin'\nrole = 'read'", "none of admin"),
+            ("name = 'root@db1'\nrole = 'read'", "\"root@db1\""),
             ("name = 'ada'\nrole = 'read'\nrights = ['write']", "the right \"write\""),
             ("name = 'ada'\nrole = 'read'\nexpires = 'soon'", "such as 2027-01-31T00:00:00Z"),
             ("name = 'ada'", "missing field `role`"),
@@ -167,6 +185,9 @@ mod tests {
     fn a_token_may_be_replaced_by_another_of_its_name_and_none_is_there_twice() {
         let named = |name: &str, token: &str| NamedToken { name: name.into(), ..NamedToken::admin(token) };
         assert_eq!(check(&[named("ada", "a"), named("ada", "b"), named("bob", "c")]), Ok(()));
+        let other_role = NamedToken { role: Role::Read, ..named("ada", "b") };
+        let unlike = check(&[named("ada", "a"), other_role]).unwrap_err().to_string();
+        assert!(unlike.contains("differ in role"), "{unlike}");
         let twice = check(&[named("ada", "a"), named("bob", "a")]).unwrap_err().to_string();
         assert!(twice.contains("twice"), "{twice}");
         let third = check(&["a", "b", "c"].map(|token| named("ada", token))).unwrap_err().to_string();

@@ -78,6 +78,11 @@ impl LiveSettings {
             tracing::error!(error = %err, "the settings stay as they are");
             return;
         }
+        if access(&current).is_closed() && !access(&new).is_closed() {
+            let error = "no token is left, which would open the host to everybody: remove the last one with a restart";
+            tracing::error!(error, "the settings stay as they are");
+            return;
+        }
         let fixed = new.changed_settings(read);
         let applied: Vec<_> = changed.into_iter().filter(|name| !fixed.contains(name)).collect();
         self.http.send_replace(Arc::new(http_settings(&new, &self.instance)));
