@@ -137,7 +137,7 @@ impl TracedAttempt {
         let enqueue = span_id("enqueue", &self.item, 0);
         let since_epoch = |time: Millis| Duration::from_millis(u64::try_from(time.get()).unwrap_or(0));
         let created = since_epoch(self.item.created_at);
-        if is_first_told(&self.item) {
+        if is_first_told(&self.item) && !matches!(taken, None | Some("release")) {
             let parent = self.caller.as_ref().map(|caller| caller.span_id.clone());
             self.record(SpanWork::Enqueue, enqueue.clone(), parent, (created, created), (self.facts(), None));
         }
@@ -237,7 +237,7 @@ impl Drop for RequestSpan {
     }
 }
 
-/// Whether no claim before this one had an end that was reported: those that were lost or released had none.
+/// Whether no claim before this one told of the enqueueing: those that were lost or released did not.
 fn is_first_told(item: &Item) -> bool {
     item.deliveries.saturating_sub(item.losses) <= 1 || (item.replays == 0 && item.last_error.is_none())
 }

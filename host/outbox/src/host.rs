@@ -12,6 +12,7 @@ pub(crate) mod store_adapters;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use tokio::net::TcpListener;
@@ -60,6 +61,9 @@ impl HostMode {
         }
     }
 }
+
+/// How long a stop waits until the store has taken the last figures of the history.
+const HISTORY_MAX: Duration = Duration::from_secs(1);
 
 /// How a host was started.
 #[derive(Clone, Copy)]
@@ -165,11 +169,17 @@ impl RunningHost<'_> {
         spawn_part(&mut foreground, "the HTTP server", stop, self.http(listener));
         let worker = self.host.mode.has_worker().then(|| self.worker(spans));
         let mut background = self.background(worker.as_ref(), hangups);
+        let tally = worker.as_ref().map(Worker::tally).unwrap_or_default();
         if let Some(worker) = worker {
             spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
         }
 
         let outcome = self.until_stopped(&mut foreground, &mut background).await;
+        // Before the background ends, which has less time.
+        let told = background::add_history(&*self.store, &tally);
+        if tokio::time::timeout(HISTORY_MAX, told).await.is_err() {
+            tracing::warn!("the store did not take the last figures of the history in time");
+        }
         self.end.cancel();
         let ended = async { while background.join_next().await.is_some() {} };
         if tokio::time::timeout(BACKGROUND_MAX, ended).await.is_err() {

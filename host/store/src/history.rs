@@ -45,7 +45,7 @@ pub struct MinuteFigures {
     pub dead: u64,
     /// Attempts that failed and do not count.
     pub given_back: u64,
-    /// The most items that waited when the upkeep counted them in this minute.
+    /// The items that waited when the upkeep first counted some in this minute.
     pub waiting: u64,
     /// From the enqueue of each item that became DONE to its settlement; replayed items are left out.
     pub latency: LatencyBins,

@@ -71,7 +71,7 @@ impl Heartbeat {
         let mut changes = self.plugins.changes();
         loop {
             self.beat(self.plugins.is_scanned()).await;
-            self.add_history().await;
+            add_history(&*self.store, &self.tally).await;
             let pause = if self.write_outage.is_ongoing() { HEARTBEAT_RETRY } else { HEARTBEAT_INTERVAL };
             tokio::select! {
                 () = end.cancelled() => break,
@@ -80,20 +80,6 @@ impl Heartbeat {
             }
         }
         self.beat(false).await;
-        self.add_history().await;
-    }
-
-    /// Adds what the worker has settled to the store's history. What the store does not take is tried again; it may have
-    /// taken it all the same.
-    async fn add_history(&self) {
-        let rows = self.tally.take();
-        if rows.is_empty() {
-            return;
-        }
-        if let Err(err) = self.store.add_history(&rows).await {
-            tracing::debug!(error = %err, "the history waits for the store");
-            self.tally.put_back(rows);
-        }
     }
 
     async fn beat(&self, is_ready: bool) {
@@ -117,6 +103,19 @@ impl Heartbeat {
                 }
             }
         }
+    }
+}
+
+/// Adds what the worker has settled to the store's history. What the store does not take is tried again; it may have
+/// taken it all the same.
+pub(crate) async fn add_history(store: &dyn Maintain, tally: &Tally) {
+    let rows = tally.take();
+    if rows.is_empty() {
+        return;
+    }
+    if let Err(err) = store.add_history(&rows).await {
+        tracing::debug!(error = %err, "the history waits for the store");
+        tally.put_back(rows);
     }
 }
 

@@ -15,7 +15,7 @@ use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, ShouldSample as _, SpanData, SpanEvents, SpanExporter as _, SpanLinks,
 };
 
-use outbox_core::{Span, SpanFact, SpanSink, SpanWork, TraceContext};
+use outbox_core::{Span, SpanFact, SpanSink, SpanWork, TraceContext, sha256};
 
 use crate::config::{Collector, Sampling};
 use crate::telemetry::otlp::batches::{Export, Outlet};
@@ -39,14 +39,18 @@ impl SpanOutlet {
 
 impl SpanSink for SpanOutlet {
     fn is_recorded(&self, trace_id: &str, caller: Option<&TraceContext>) -> bool {
-        let Ok(trace_id) = TraceId::from_hex(trace_id) else { return false };
+        // A digest, because the share is compared with some bits of the id, and those of a UUID are not random.
+        let digest = sha256(trace_id.as_bytes());
+        let (Ok(trace_id), Ok(drawn)) = (TraceId::from_hex(trace_id), TraceId::from_hex(&digest[..32])) else {
+            return false;
+        };
         let parent = caller.and_then(|caller| {
             let flags = TraceFlags::new(u8::from_str_radix(&caller.flags, 16).ok()?);
             let span = SpanId::from_hex(&caller.span_id).ok()?;
             Some(SpanContext::new(trace_id, span, flags, true, TraceState::default()))
         });
         let parent = parent.map(|parent| Context::new().with_remote_span_context(parent));
-        let sampled = self.sampler.should_sample(parent.as_ref(), trace_id, "", &SpanKind::Producer, &[], &[]);
+        let sampled = self.sampler.should_sample(parent.as_ref(), drawn, "", &SpanKind::Producer, &[], &[]);
         sampled.decision == SamplingDecision::RecordAndSample
     }
 
@@ -107,5 +111,20 @@ impl Export<SpanData> for SpanExporter {
         if let Err(err) = self.export(batch).await {
             tracing::debug!(target: "outbox::telemetry", error = %err, "a batch of spans was dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::otlp::batches::gather;
+
+    #[test]
+    fn a_share_of_the_traces_is_recorded_also_where_their_names_are_uuids() {
+        let sampling = Sampling { follows_caller: true, share: 0.25 };
+        let sink = SpanOutlet::new(gather().0, sampling, InstrumentationScope::builder("test").build());
+        let uuids = (0..1_000).map(|_| uuid::Uuid::new_v4().simple().to_string());
+        let recorded = uuids.filter(|trace_id| sink.is_recorded(trace_id, None)).count();
+        assert!((150..350).contains(&recorded), "{recorded} of 1000");
     }
 }
