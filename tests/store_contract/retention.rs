@@ -180,6 +180,7 @@ mod promise {
         let kinds: Vec<_> = told.iter().map(|told| told["alert"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["dlq", "key_blocked", "dlq"]);
         assert_eq!((&told[0]["command"], &told[2]["suppressed"]), (&"outbox show 1".into(), &1.into()));
+        assert_eq!((&told[1]["command"], &told[2]["cid"]), (&"outbox stuck".into(), &"c".into()));
         for alert in alerts {
             f.store.settle(&alert.reference(), dead()).await.unwrap();
         }

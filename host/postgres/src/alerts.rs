@@ -25,7 +25,9 @@ pub(crate) async fn dead_lettered(tx: &mut WriteTx<'_>, dead: &[DeadItem<'_>]) -
     if tx.alerts.is_none() {
         return Ok(());
     }
-    let of = |dead: &DeadItem<'_>| alerts::dead_letter_messages(dead.attempt, dead.failure, dead.blocked_key);
+    let of = |dead: &DeadItem<'_>| {
+        alerts::dead_letter_messages(dead.attempt, &dead.attempt.cid, dead.failure, dead.blocked_key)
+    };
     let mut messages: Vec<_> = dead.iter().flat_map(of).collect();
     messages.sort_by(|a, b| (a.kind, &a.subject).cmp(&(b.kind, &b.subject)));
     for message in messages {

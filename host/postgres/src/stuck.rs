@@ -71,7 +71,8 @@ impl<S: Query> StuckReader<'_, S> {
                          WHERE lease_until > $1 AND (claimed_at < $2 OR lease_until > $3)
                          ORDER BY claimed_at, id";
         let oldest = self.now.saturating_sub(self.query.older_than);
-        let held_long = |row: &Row| Ok(head(row)?.held_long(time(row, 3)?, row.try_get(4)?, self.now));
+        let pods = pods::recent(self.tx, self.now).await?;
+        let held_long = |row: &Row| Ok(head(row)?.held_long(time(row, 3)?, row.try_get(4)?, self.now, &pods));
         let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
         self.rows(statement, &[&self.now.get(), &oldest.get(), &latest.get()]).await?.iter().map(held_long).collect()
     }

@@ -14,7 +14,7 @@ use outbox_store::{Alert, StoreError};
 
 use crate::enqueue::insert;
 use crate::error::unavailable;
-use crate::rows::{cell, time};
+use crate::rows::{cell, text_or_like, time};
 use crate::write_tx::WriteTx;
 
 /// Alerts operators that an item was dead-lettered and, if so, that it blocks its ordering key.
@@ -24,8 +24,16 @@ pub(crate) fn dead_lettered(
     failure: &Failure,
     blocks: bool,
 ) -> rusqlite::Result<()> {
+    if tx.alerts.is_none() {
+        return Ok(());
+    }
+    // The record of an attempt has it for steps of sagas only.
+    let mut select = tx.connection.prepare_cached("SELECT cid FROM outbox_items WHERE id = ?1")?;
+    let cid = select.query_row([dead.id.get()], |row| text_or_like(row, "cid"))?;
+    drop(select);
     let blocked_key = dead.ordering_key.as_deref().filter(|_| blocks);
-    alerts::dead_letter_messages(dead, failure, blocked_key).into_iter().try_for_each(|message| send(tx, message))
+    let messages = alerts::dead_letter_messages(dead, &cid, failure, blocked_key);
+    messages.into_iter().try_for_each(|message| send(tx, message))
 }
 
 /// Alerts operators to an event that is no transition of an item.

@@ -70,9 +70,10 @@ impl StuckReader<'_> {
                    ORDER BY claimed_at";
         let oldest = self.now.saturating_sub(self.query.older_than);
         let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
+        let pods = pods::recent(self.tx, self.now)?;
         self.rows(sql, [self.now.get(), oldest.get(), latest.get()], |row| {
             let by: String = cell(row, 4)?;
-            Ok(head(row)?.held_long(time(row, 3)?, &by, self.now))
+            Ok(head(row)?.held_long(time(row, 3)?, &by, self.now, &pods))
         })
     }
 

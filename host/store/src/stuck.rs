@@ -9,6 +9,8 @@ use serde::Serialize;
 use outbox_core::{Failure, FailureClass, fingerprint};
 use outbox_item::{ItemId, Millis};
 
+use crate::pods::Pod;
+
 /// From when on something counts as stuck.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StuckQuery {
@@ -140,11 +142,15 @@ impl StuckItem {
         self.report(StuckKind::ExpiredClaim, lease_until, why, command)
     }
 
-    /// The process `by` has held its claim since `claimed_at`, which is long ago or, at `now`, in the future.
-    pub fn held_long(self, claimed_at: Millis, by: &str, now: Millis) -> StuckEntry {
+    /// The process `by` has held its claim since `claimed_at`, which is long ago or, at `now`, in the future. `pods` are
+    /// the processes that have lately given a sign of life.
+    pub fn held_long(self, claimed_at: Millis, by: &str, now: Millis, pods: &[Pod]) -> StuckEntry {
         let (why, command) = if claimed_at > now {
             let why = format!("{by} claimed it while a clock was ahead, so its lease ends late");
             (why, format!("outbox release --force {}, if {by} has ended", self.id))
+        } else if pods.iter().any(|pod| pod.instance == by && pod.is_silent(now)) {
+            let why = "gives no sign of life: another process takes the item back when its lease ends";
+            (format!("{by} {why}"), format!("outbox release --force {}, if {by} has ended", self.id))
         } else {
             let why = "still renews the lease: its attempt takes long or does not end, or its settlement keeps failing";
             (format!("{by} {why}"), format!("outbox show {}", self.id))

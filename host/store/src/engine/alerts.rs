@@ -46,18 +46,24 @@ impl AlertMessage {
     }
 }
 
-/// The alerts about a dead-lettered item: one, or two when the item blocks its ordering key, `blocked_key`.
-pub fn dead_letter_messages(dead: &AttemptRecord, failure: &Failure, blocked_key: Option<&str>) -> Vec<AlertMessage> {
+/// The alerts about a dead-lettered item with the correlation id `cid`: one, or two when the item blocks its ordering
+/// key, `blocked_key`.
+pub fn dead_letter_messages(
+    dead: &AttemptRecord,
+    cid: &str,
+    failure: &Failure,
+    blocked_key: Option<&str>,
+) -> Vec<AlertMessage> {
     if dead.is_alert {
         return Vec::new();
     }
     let data = json!({
-        "item_id": dead.id, "type": dead.item_type, "cid": dead.cid, "class": failure.class.as_str(),
+        "item_id": dead.id, "type": dead.item_type, "cid": cid, "class": failure.class.as_str(),
         "code": failure.code, "message": failure.message, "command": format!("outbox show {}", dead.id),
     });
     let blocked = blocked_key.map(|key| {
-        let command = format!("outbox unblock '{key}'");
-        let data = json!({ "item_id": dead.id, "type": dead.item_type, "ordering_key": key, "command": command });
+        let data =
+            json!({ "item_id": dead.id, "type": dead.item_type, "ordering_key": key, "command": "outbox stuck" });
         AlertMessage::new("key_blocked", &dead.item_type, data)
     });
     [AlertMessage::new("dlq", &dead.item_type, data)].into_iter().chain(blocked).collect()
@@ -68,7 +74,8 @@ pub fn alert_message(alert: &Alert) -> AlertMessage {
     let kind = match alert.kind {
         AlertKind::BreakerOpen => "breaker_open",
     };
-    let data = json!({ "type": alert.subject, "message": alert.message, "command": "outbox failures" });
+    let command = format!("outbox failures --retrying --type {}", alert.subject);
+    let data = json!({ "type": alert.subject, "message": alert.message, "command": command });
     AlertMessage::new(kind, &alert.subject, data)
 }
 
