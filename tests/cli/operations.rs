@@ -77,7 +77,7 @@ async fn a_paused_fairness_key_is_shown_by_stats_stuck_and_doctor_until_it_is_re
     assert!(fixture.run(&["stats", "--by", "fairness_key"]).stdout.contains("yes"));
     assert!(fixture.run(&["stats"]).stdout.contains("it floods us"), "a pause is shown whatever waits");
     assert_eq!(fixture.json(&["stats"])["paused_keys"][0]["fairness_key"], "acme");
-    assert!(fixture.run(&["stuck"]).stdout.contains("outbox resume --key 'acme'"));
+    assert!(fixture.run(&["stuck"]).stdout.contains("outbox resume --key='acme'"));
     let doctor = fixture.json(&["doctor"]);
     let pauses = doctor.as_array().unwrap().iter().find(|result| result["check"] == "pauses").unwrap();
     assert!(pauses["message"].as_str().unwrap().contains("key acme"), "{pauses}");

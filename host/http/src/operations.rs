@@ -259,6 +259,7 @@ async fn check_name(state: &HttpState, control: &Control) -> Result<(), ApiError
 async fn check_type(state: &HttpState, item_type: &str) -> Result<(), ApiError> {
     let mut known = (state.status)().served_types;
     known.extend(state.inspect.pauses().await?.into_iter().map(|pause| pause.r#type));
+    known.extend(state.inspect.key_pauses().await?.into_iter().filter_map(|pause| pause.r#type));
     Ok(state.inspect.overview().await?.check_type(item_type, &known)?)
 }
 

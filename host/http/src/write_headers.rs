@@ -40,8 +40,8 @@ impl WriteHeaders {
         let (cid, idem_key) = (header(headers, &CORRELATION_ID), header(headers, &IDEMPOTENCY_KEY));
         let (valid_cid, valid_key) = (cid.as_ref().ok().cloned(), idem_key.as_ref().ok().cloned());
         let trace = trace_headers(headers);
-        let fairness_key = header(headers, &FAIRNESS_KEY)?;
-        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten(), fairness_key, trace };
+        let fairness_key = header(headers, &FAIRNESS_KEY);
+        let parsed = Self { cid: valid_cid.flatten(), idem_key: valid_key.flatten(), fairness_key: None, trace };
         let missing = parsed.missing();
         for (_, violation) in &missing {
             count_violation(state, *violation).await;
@@ -50,7 +50,7 @@ impl WriteHeaders {
             return Err(ApiError::MissingHeaders(missing.into_iter().map(|(name, _)| name).collect()));
         }
         cid.and(idem_key)?;
-        Ok(parsed)
+        Ok(Self { fairness_key: fairness_key?, ..parsed })
     }
 
     fn missing(&self) -> Vec<(&'static str, Violation)> {

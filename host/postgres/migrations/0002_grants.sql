@@ -51,6 +51,11 @@ BEGIN
                 EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', old.successor, role);
             END LOOP;
         END IF;
-        EXECUTE format('DROP FUNCTION %s', old.name);
+        BEGIN
+            EXECUTE format('DROP FUNCTION %s', old.name);
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+            RAISE EXCEPTION 'outbox: a function or a view of the application is built on %: drop it before the migration, and create it anew afterwards (%)',
+                old.name, SQLERRM USING ERRCODE = 'dependent_objects_still_exist';
+        END;
     END LOOP;
 END $$;

@@ -363,7 +363,7 @@ impl<'a> ClaimRun<'a> {
                 fair_keys::take_tokens(tx, terms, rooms, &claims).await?;
             }
         }
-        lines.record_served(request, self.last_served);
+        let next_key_in = lines.record_served(request, self.last_served);
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;
         let given_back = write_claim_ends(tx, &ends).await?;
@@ -372,7 +372,7 @@ impl<'a> ClaimRun<'a> {
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
         let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now()));
-        let next_available_in = next_available_in.chain(lines.next_key_in()).min();
+        let next_available_in = next_available_in.chain(next_key_in).min();
         interleave(&mut claims);
         Ok(ClaimBatch { claims, next_available_in, lone_suspect_waits })
     }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use outbox_item::ItemId;
-use outbox_store::ClaimRequest;
-use outbox_store::engine::fair_keys::{KeyRooms, LOOK_PAUSE, LastServed, NO_KEY, deal};
+use outbox_store::engine::fair_keys::{KeyRooms, LastServed, NO_KEY, deal};
+use outbox_store::{ClaimRequest, ClaimTerms};
 
 use crate::fair_keys::DueKeys;
 
@@ -111,32 +111,33 @@ impl Lines {
         shares
     }
 
-    /// Notes which keys were served last.
-    pub(crate) fn record_served(&self, request: &ClaimRequest, last_served: &LastServed) {
-        for (place, ring) in self.rings.iter().enumerate() {
-            let Some(keys) = &ring.keys else { continue };
-            let cut_at = keys.cut_at.as_ref().filter(|_| self.wanted(place) == 0);
-            if let Some(last) = cut_at.or_else(|| ring.last.map(|line| &self.all[line].key)) {
-                last_served.record(&request.types[place].item_type, last);
+    /// Notes which keys were served last. Returns how long until a further claim may find items of keys that this one did
+    /// not come to, or of keys that have used up their rates.
+    pub(crate) fn record_served(&self, request: &ClaimRequest, last_served: &LastServed) -> Option<Duration> {
+        let served = |(place, terms): (usize, &ClaimTerms)| self.record_of(place, &terms.item_type, last_served);
+        request.types.iter().enumerate().filter_map(served).min()
+    }
+
+    fn record_of(&self, place: usize, item_type: &str, last_served: &LastServed) -> Option<Duration> {
+        let ring = &self.rings[place];
+        let keys = ring.keys.as_ref()?;
+        let looked_at = keys.cut_at.as_ref().filter(|_| self.wanted(place) == 0);
+        let more = match looked_at {
+            Some(cut_at) if self.leased_of(place) == 0 => Some(last_served.found_nothing(item_type, cut_at)),
+            _ => {
+                let served = looked_at.or_else(|| ring.last.map(|line| &self.all[line].key));
+                if let Some(key) = served {
+                    last_served.record(item_type, key);
+                }
+                (keys.has_more && self.wanted(place) == 0 && served.is_some()).then_some(Duration::ZERO)
             }
-        }
+        };
+        more.into_iter().chain(keys.rooms.until_next_token()).min()
     }
 
     /// What may be claimed of the keys of the type at this place, where they share it.
     pub(crate) fn rooms(&self, place: usize) -> Option<&KeyRooms> {
         self.rings[place].keys.as_ref().map(|keys| &keys.rooms)
-    }
-
-    /// How long until a further claim may find items of keys that this one did not come to, or of keys that have used up
-    /// their rates.
-    pub(crate) fn next_key_in(&self) -> Option<Duration> {
-        let next = |(place, ring): (usize, &Ring)| {
-            let keys = ring.keys.as_ref()?;
-            let wait = if self.leased_of(place) == 0 { LOOK_PAUSE } else { Duration::ZERO };
-            let more = (keys.has_more && self.wanted(place) == 0).then_some(wait);
-            more.into_iter().chain(keys.rooms.until_next_token()).min()
-        };
-        self.rings.iter().enumerate().filter_map(next).min()
     }
 }
 
@@ -149,8 +150,9 @@ pub(crate) fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
 mod tests {
     use std::collections::HashMap;
 
-    use outbox_core::KeyLimits;
+    use outbox_core::{CrashBudget, KeyLimits, OnDead, SuspectRoom};
     use outbox_item::Millis;
+    use outbox_store::{ClaimToken, SuspectTerms};
 
     use super::*;
 
@@ -173,16 +175,37 @@ mod tests {
         assert_eq!((lines.leased_of(1), lines.wanted(1)), (2, 2));
     }
 
-    #[test]
-    fn a_claim_that_found_nothing_among_the_first_of_many_keys_is_followed_by_another() {
-        let next = |has_more, leased: bool| {
-            let mut lines = Lines::new(1);
-            lines.divide(0, due(&["a"], has_more));
-            lines.all.iter_mut().for_each(|line| line.is_drained = true);
-            lines.all[1].leased = leased.then(|| ItemId::new(1)).into_iter().collect();
-            lines.next_key_in()
+    fn request() -> ClaimRequest {
+        let terms = ClaimTerms {
+            item_type: "mail".into(),
+            token: ClaimToken::new(1),
+            limit: 9,
+            lease: Duration::from_mins(1),
+            max_retries: 1,
+            concurrency: None,
+            rate: None,
+            per_key: KeyLimits::default(),
+            streak: 1,
+            on_dead: OnDead::Skip,
         };
-        assert_eq!([next(true, false), next(true, true)], [Some(LOOK_PAUSE), Some(Duration::ZERO)]);
-        assert_eq!([next(false, false), next(false, true)], [None, None]);
+        let suspects = SuspectTerms::new(SuspectRoom::None, CrashBudget::default());
+        ClaimRequest { claimed_by: "pod".into(), limit: 9, types: vec![terms], suspects }
+    }
+
+    /// The wait and the last key after a claim that drained all lines; `leased` says whether it got anything.
+    fn after(cut_at: Option<&str>, leased: bool) -> (Option<Duration>, String) {
+        let (mut lines, served) = (Lines::new(1), LastServed::default());
+        lines.divide(0, DueKeys { cut_at: cut_at.map(str::to_owned), ..due(&["a"], cut_at.is_some()) });
+        lines.deal(&[1]);
+        lines.all.iter_mut().for_each(|line| line.is_drained = true);
+        lines.all[1].leased = leased.then(|| ItemId::new(1)).into_iter().collect();
+        (lines.record_served(&request(), &served), served.last("mail"))
+    }
+
+    #[test]
+    fn a_claim_that_did_not_look_at_all_keys_is_followed_by_another_that_begins_there() {
+        assert_eq!(after(Some("m"), false), (Some(Duration::from_millis(20)), "m".into()));
+        assert_eq!(after(Some("m"), true), (Some(Duration::ZERO), "m".into()));
+        assert_eq!(after(None, true), (None, "a".into()));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 
 use outbox_item::Millis;
-use outbox_store::engine::fair_keys::{KeyRooms, LOOKED_AT_MAX, LastServed, full_since, keys_wanted};
+use outbox_store::engine::fair_keys::{DUE_MAX, KeyRooms, LOOKED_AT_MAX, LastServed, full_since, keys_wanted};
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::error::PgError;
@@ -41,8 +41,8 @@ pub(crate) async fn due_keys(
     let most: Vec<_> = wanted.iter().map(|(_, limit)| keys_wanted(*limit).cast_signed()).collect();
     let full = kinds.iter().zip(&rooms).flat_map(|(kind, rooms)| rooms.full().into_iter().map(move |key| (*kind, key)));
     let (full_kinds, full_keys): (Vec<_>, Vec<_>) = full.unzip();
-    let looked_at = LOOKED_AT_MAX.cast_signed();
-    let values: Values<'_> = &[&kinds, &last, &most, &full_kinds, &full_keys, &tx.now.get(), &looked_at];
+    let (looked_at, due_most) = (LOOKED_AT_MAX.cast_signed(), DUE_MAX.cast_signed());
+    let values: Values<'_> = &[&kinds, &last, &most, &full_kinds, &full_keys, &tx.now.get(), &looked_at, &due_most];
     let rows = tx.rows(DUE_KEYS, values).await?;
     let mut found: Vec<_> = rooms.into_iter().map(DueKeys::none).collect();
     for row in rows {
@@ -59,8 +59,9 @@ const DUE_KEYS: &str = "SELECT wanted.place, due.key, due.is_due
     FROM unnest($1::text[], $2::text[], $3::integer[]) WITH ORDINALITY AS wanted (kind, last, most, place)
          CROSS JOIN LATERAL outbox.due_keys(
              wanted.kind, wanted.last,
-             ARRAY(SELECT busy.key FROM unnest($4::text[], $5::text[]) AS busy (kind, key) WHERE busy.kind = wanted.kind),
-             $6, wanted.most, $7) WITH ORDINALITY AS due (key, is_due, nth)
+             (SELECT coalesce(jsonb_object_agg(busy.key, true), '{}')
+              FROM unnest($4::text[], $5::text[]) AS busy (kind, key) WHERE busy.kind = wanted.kind),
+             $6, wanted.most, $7, $8) WITH ORDINALITY AS due (key, is_due, nth)
     ORDER BY wanted.place, due.nth";
 
 impl DueKeys {

@@ -512,8 +512,8 @@ CREATE TABLE outbox_rates (
     filled_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Token buckets of fairness keys, of types with a rate for each key. A bucket that was not used for a day is full, and
--- its row is deleted.
+-- Token buckets of fairness keys, of types with a rate for each key. Claims delete the rows
+-- of buckets that are full by now.
 CREATE TABLE outbox_key_rates (
     type TEXT NOT NULL,
     fairness_key TEXT NOT NULL,

@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use outbox_item::Millis;
 use outbox_store::engine::fair_keys::{
-    KeyRooms, LOOK_PAUSE, LOOKED_AT_MAX, NO_KEY, Shares, deal, full_since, keys_wanted,
+    DUE_MAX, KeyRooms, LOOKED_AT_MAX, NO_KEY, Shares, deal, full_since, keys_wanted,
 };
 use outbox_store::{Claim, ClaimBatch, ClaimTerms};
 
@@ -46,15 +46,19 @@ pub(crate) fn take(
     limit: u32,
     progress: &mut ClaimProgress,
 ) -> rusqlite::Result<Vec<TakenItem>> {
-    let Selected { items, last, is_cut } = select(tx, terms, limit)?;
-    if is_cut && count(items.len()) < limit {
-        let wait = if items.is_empty() { LOOK_PAUSE } else { Duration::ZERO };
-        let next = progress.batch.next_available_in.get_or_insert(wait);
-        *next = wait.min(*next);
-    }
-    if let Some(last) = last {
-        tx.last_served.record(&terms.item_type, &String::from_utf8_lossy(&last));
-    }
+    let Selected { items, last, cut_at } = select(tx, terms, limit)?;
+    let wait = match (&last, &cut_at) {
+        (_, Some(cut_at)) if items.is_empty() => {
+            Some(tx.last_served.found_nothing(&terms.item_type, &String::from_utf8_lossy(cut_at)))
+        }
+        (Some(last), _) => {
+            tx.last_served.record(&terms.item_type, &String::from_utf8_lossy(last));
+            (cut_at.is_some() && count(items.len()) < limit).then_some(Duration::ZERO)
+        }
+        (None, _) => None,
+    };
+    let next = &mut progress.batch.next_available_in;
+    *next = [*next, wait].into_iter().flatten().min();
     let ids: Vec<_> = items.iter().map(|item| item.id).collect();
     let sql = "DELETE FROM outbox_queue WHERE id IN (SELECT value FROM json_each(?1))";
     tx.connection.prepare_cached(sql)?.execute([id_list(&ids)])?;
@@ -76,8 +80,8 @@ struct Selected {
     items: Vec<TakenItem>,
     /// The key after which the next claim begins; `None` where it begins as this one did.
     last: Option<Vec<u8>>,
-    /// Whether there may be other keys, which were not looked at.
-    is_cut: bool,
+    /// The last key that was looked at, where others were not.
+    cut_at: Option<Vec<u8>>,
 }
 
 fn select(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Selected> {
@@ -100,8 +104,11 @@ fn select(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<
             }
         }
     }
-    let last = ring.cut_at.clone().or_else(|| shares.last.map(|place| ring.keys[place].clone()));
-    Ok(Selected { items: found.into_iter().flatten().collect(), last, is_cut: ring.cut_at.is_some() })
+    let items: Vec<_> = found.into_iter().flatten().collect();
+    let served = shares.last.map(|place| ring.keys[place].clone());
+    // A key that was found and got nothing, because there was no room, is the next.
+    let looked_at = ring.cut_at.clone().filter(|_| count(items.len()) < limit);
+    Ok(Selected { items, last: looked_at.or(served), cut_at: ring.cut_at })
 }
 
 fn first_of_key(tx: &WriteTx<'_>, terms: &ClaimTerms, key: &[u8], most: u32) -> rusqlite::Result<Vec<TakenItem>> {
@@ -156,8 +163,34 @@ fn due_keys(tx: &WriteTx<'_>, terms: &ClaimTerms, rooms: &KeyRooms, most: u32) -
         }
     }
     ring.cut_at = Some(place);
+    add_longest_due(tx, terms, &mut ring, |key| !left_out.contains(key))?;
     Ok(ring)
 }
+
+/// Adds the keys of the items that are due for the longest time, and items without a key, where they are not there yet.
+fn add_longest_due(
+    tx: &WriteTx<'_>,
+    terms: &ClaimTerms,
+    ring: &mut FoundKeys,
+    may_be_claimed: impl Fn(&[u8]) -> bool,
+) -> rusqlite::Result<()> {
+    let mut known: HashSet<_> = ring.keys.iter().cloned().collect();
+    let mut select = tx.connection.prepare_cached(LONGEST_DUE)?;
+    let values = params![terms.item_type, tx.now.get(), DUE_MAX];
+    let due = select.query_map(values, |row| Ok(bytes(row, 0)?.to_vec()))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let is_unkeyed_due = !TakenItem::take(tx, FIRST_IN_LINE, terms, 1)?.is_empty();
+    let unkeyed = is_unkeyed_due.then(|| NO_KEY.into());
+    for key in unkeyed.into_iter().chain(due.into_iter().filter(|key| may_be_claimed(key))) {
+        if known.insert(key.clone()) {
+            ring.keys.push(key);
+        }
+    }
+    Ok(())
+}
+
+const LONGEST_DUE: &str = "SELECT fairness_key FROM outbox_queue
+    WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND available_at <= ?2
+    ORDER BY available_at, id LIMIT ?3";
 
 /// The next key of the type, and when its first item is due.
 const NEXT_KEY: &str = "SELECT fairness_key, available_at FROM outbox_queue
@@ -252,6 +285,7 @@ mod tests {
                 plan(FIRST_OF_KEY, params!["t", 1, 9, b"k"]),
                 "outbox_queue_fair (type=? AND fairness_key=? AND available_at<?)",
             ),
+            (plan(LONGEST_DUE, params!["t", 1, 9]), "outbox_queue_fair_due (type=? AND available_at<?)"),
             (plan(NEXT_AVAILABLE, params!["t", 1]), "outbox_queue_fair_due (type=? AND available_at>?)"),
         ];
         for (steps, index) in plans {

@@ -322,7 +322,7 @@ impl WaitingKey {
         let (key, reason) = (&self.fairness_key, self.pause_reason.as_deref().unwrap_or("no reason given"));
         let why = format!("the fairness key {key} is paused: {reason}");
         let of_type = if self.is_of_all_types { String::new() } else { format!("{} ", self.oldest.item_type) };
-        let command = format!("outbox resume {of_type}--key '{key}'");
+        let command = format!("outbox resume {of_type}--key='{}'", key.replace('\'', r"'\''"));
         let entry = self.oldest.report(StuckKind::Paused, self.since, why, command);
         StuckEntry { waiting: self.count, fairness_key: Some(self.fairness_key), ..entry }
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use outbox_store::{Control, Store, unknown_fairness_key, unknown_ordering_key};
+use outbox_store::{Control, KeyPause, Store, unknown_fairness_key, unknown_ordering_key};
 
 use crate::cli::arguments::{AuditArgs, execution, not_forced};
 use crate::cli::context::Context;
@@ -34,9 +34,9 @@ pub(crate) struct TypeArgs {
     #[arg(value_name = "TYPE", required_unless_present_any = ["all", "key"])]
     item_type: Option<String>,
     /// Only items with this fairness key: of the type, or without a type of every type
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     key: Option<String>,
-    /// Every type of which there are items, that a running host serves, or that is paused
+    /// Every type of which there are items, that a running host serves, or that is paused; no fairness keys
     #[arg(long, conflicts_with_all = ["item_type", "key"])]
     all: bool,
     /// Only say whether anything would change
@@ -108,11 +108,18 @@ async fn control_key(
     control.validate()?;
     if let (Some(key), false) = (&args.key, args.force) {
         if let Some(item_type) = &args.item_type {
-            store.overview().await?.check_type(item_type, &[]).map_err(|unknown| not_forced(&unknown))?;
+            let paused: Vec<_> = store.key_pauses().await?.into_iter().filter_map(|pause| pause.r#type).collect();
+            store.overview().await?.check_type(item_type, &paused).map_err(|unknown| not_forced(&unknown))?;
         }
         if let Some(unknown) = unknown_fairness_key(store, key).await? {
             return Err(not_forced(&unknown));
         }
     }
-    send_control(store, control, execution(args.dry_run), args.audit, context).await
+    let is_resume = matches!(control, Control::ResumeKey { item_type: Some(_), .. });
+    let code = send_control(store, control, execution(args.dry_run), args.audit, context).await?;
+    let is_of_all = |pause: &KeyPause| Some(&pause.fairness_key) == args.key.as_ref() && pause.r#type.is_none();
+    if is_resume && store.key_pauses().await?.iter().any(is_of_all) {
+        context.output.hint("The key is paused for every type: `outbox resume --key` without a type ends that.");
+    }
+    Ok(code)
 }

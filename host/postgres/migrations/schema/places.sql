@@ -222,8 +222,8 @@ CREATE TABLE outbox.backlog (
     next_at bigint NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 
--- Token buckets of fairness keys, of types with a rate for each key. A bucket that was not used for a day is full, and
--- its row is deleted.
+-- Token buckets of fairness keys, of types with a rate for each key. Claims delete the rows
+-- of buckets that are full by now.
 CREATE TABLE outbox.key_rates (
     type text COLLATE "C" NOT NULL,
     fairness_key text COLLATE "C" NOT NULL,

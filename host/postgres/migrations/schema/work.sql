@@ -183,8 +183,11 @@ END $$;
 
 -- Fairness keys of the type with items that are due, in the order in which they are served: those after the key `last`, the items
 -- without a key, which have the key '', then those up to `last`. Keys in `left_out` and paused ones are left out. Looks for
--- `most` keys, and at `looked_at` at most; a last row that is not due is then the key at which the look ended.
-CREATE FUNCTION outbox.due_keys(kind text, last text, left_out text[], at bigint, most integer, looked_at integer)
+-- `most` keys, and at `looked_at` at most. A look that ends there has in addition the keys of the `due_most` items that
+-- are due for the longest time, items without a key, and a last row that is not due: the key at which it ended.
+CREATE FUNCTION outbox.due_keys(
+    kind text, last text, left_out jsonb, at bigint, most integer, looked_at integer, due_most integer
+)
 RETURNS TABLE (key text, is_due boolean) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
@@ -193,11 +196,11 @@ DECLARE
     place text COLLATE "C" := last;
     due bigint;
     next_key text COLLATE "C";
-    found_keys integer := 0;
+    found_keys text[] := '{}';
     is_second_lap boolean := false;
 BEGIN
     FOR step IN 1..looked_at LOOP
-        IF found_keys = most THEN
+        IF cardinality(found_keys) = most THEN
             RETURN;
         END IF;
         SELECT fairness_key, available_at INTO next_key, due FROM outbox.queue
@@ -211,18 +214,33 @@ BEGIN
             place := '';
             IF EXISTS (SELECT FROM outbox.queue
                        WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at <= at) THEN
-                found_keys := found_keys + 1;
+                found_keys := array_append(found_keys, '');
                 RETURN QUERY SELECT '', true;
             END IF;
         ELSE
             place := next_key;
-            IF due <= at AND next_key <> ALL (left_out) AND NOT EXISTS (
+            IF due <= at AND NOT left_out ? next_key AND NOT EXISTS (
                 SELECT FROM outbox.key_pauses AS pause WHERE pause.fairness_key = next_key AND pause.type IN ('', kind)) THEN
-                found_keys := found_keys + 1;
+                found_keys := array_append(found_keys, next_key);
                 RETURN QUERY SELECT next_key, true;
             END IF;
         END IF;
     END LOOP;
+    RETURN QUERY
+    SELECT '', true WHERE '' <> ALL (found_keys) AND EXISTS (
+        SELECT FROM outbox.queue
+        WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at <= at);
+    RETURN QUERY
+    SELECT longest.fairness_key, true
+    FROM (SELECT fairness_key, min(available_at) AS since
+          FROM (SELECT fairness_key, available_at FROM outbox.queue
+                WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL AND available_at <= at
+                ORDER BY type, available_at, id LIMIT due_most) AS due_items
+          GROUP BY fairness_key) AS longest
+    WHERE longest.fairness_key <> ALL (found_keys) AND NOT left_out ? longest.fairness_key
+      AND NOT EXISTS (SELECT FROM outbox.key_pauses AS pause
+                      WHERE pause.fairness_key = longest.fairness_key AND pause.type IN ('', kind))
+    ORDER BY longest.since;
     RETURN QUERY SELECT place, false;
 END $$;
 

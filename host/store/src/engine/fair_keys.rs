@@ -17,40 +17,70 @@ use crate::engine::token_bucket::{available_tokens, until_next_token};
 /// The key as which items without a fairness key are served.
 pub const NO_KEY: &str = "";
 
-/// The most keys that one claim looks at in a type, so that the transaction stays short: a few milliseconds. The next
+/// The most keys that one claim looks at in a type, so that the transaction stays short: some milliseconds. The next
 /// claim begins where it ended.
-pub const LOOKED_AT_MAX: u32 = 1_000;
+pub const LOOKED_AT_MAX: u32 = 250;
 
-/// Wait before the next claim after one that looked at [`LOOKED_AT_MAX`] keys and found none whose items it may take.
-pub const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// The most due items whose keys a claim takes, in the order of their due times, when there are more keys than it looks
+/// at: so an item that is due does not wait for a look at all keys that wait for their time.
+pub const DUE_MAX: u32 = 250;
 
 /// The least number of keys that a claim looks for, whatever it may take: other claims may take the first ones.
 const KEYS_MIN: u32 = 16;
 
+/// Wait before the next claim after one that did not look at all keys and found none whose items it may take. It doubles
+/// with each such claim in a row: what is due is paused or at its limits.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// The longest such wait.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// The most types whose last key a process remembers.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// Which key of each type was served last, in this process. Each process has an order of its own: a key waits for at
-/// most one round of the others in each of them, and no row of a table changes with every claim.
+/// Which key of each type was served last, in this process. Each process has an order of its own, which begins at
+/// random: a key waits for at most one round of the others in each of them, and no row of a table changes with every
+/// claim.
 #[derive(Debug, Default)]
-pub struct LastServed {
-    last: Mutex<HashMap<String, String>>,
+pub struct LastServed(Mutex<HashMap<String, Place>>);
+
+/// How far a process has come round the keys of a type.
+#[derive(Debug)]
+struct Place {
+    last: String,
+    /// Claims in a row that found nothing and did not look at all keys.
+    empty_looks: u32,
 }
 
 impl LastServed {
     /// The key after which the next claim of the type begins.
     pub fn last(&self, item_type: &str) -> String {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.get(item_type).map_or_else(|| NO_KEY.to_owned(), Clone::clone)
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= REMEMBERED_MAX && !places.contains_key(item_type) {
+            places.clear();
+        }
+        let random = || Place { last: [(); 2].map(|()| fastrand::alphanumeric()).iter().collect(), empty_looks: 0 };
+        places.entry(item_type.to_owned()).or_insert_with(random).last.clone()
     }
 
     /// Notes which key of the type was served last.
     pub fn record(&self, item_type: &str, key: &str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.len() >= REMEMBERED_MAX && !last.contains_key(item_type) {
-            last.clear();
-        }
-        last.insert(item_type.to_owned(), key.to_owned());
+        self.set(item_type, key, |_| 0);
+    }
+
+    /// Notes that a claim looked at the keys of the type up to this one and found nothing. Returns the wait before the
+    /// next claim.
+    pub fn found_nothing(&self, item_type: &str, cut_at: &str) -> Duration {
+        let looks = self.set(item_type, cut_at, |looks| looks.saturating_add(1));
+        LOOK_PAUSE.saturating_mul(2_u32.saturating_pow(looks.saturating_sub(1))).min(LOOK_PAUSE_MAX)
+    }
+
+    fn set(&self, item_type: &str, key: &str, empty_looks: impl FnOnce(u32) -> u32) -> u32 {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = places.get(item_type).map_or(0, |place| place.empty_looks);
+        let place = Place { last: key.to_owned(), empty_looks: empty_looks(before) };
+        let looks = place.empty_looks;
+        places.insert(item_type.to_owned(), place);
+        looks
     }
 }
 
@@ -203,10 +233,21 @@ mod tests {
     #[test]
     fn a_process_remembers_the_last_key_of_each_type() {
         let served = LastServed::default();
-        assert_eq!(served.last("mail"), NO_KEY);
+        let begin = served.last("mail");
+        assert_eq!((served.last("mail"), begin.len()), (begin.clone(), 2), "it begins anywhere");
         served.record("mail", "acme");
         served.record("sms", "globex");
         assert_eq!((served.last("mail"), served.last("sms")), ("acme".into(), "globex".into()));
+    }
+
+    #[test]
+    fn claims_that_find_nothing_among_too_many_keys_become_rare() {
+        let served = LastServed::default();
+        let waits = ["a", "b", "c"].map(|key| served.found_nothing("mail", key).as_millis());
+        assert_eq!((waits, served.last("mail").as_str()), ([20, 40, 80], "c"));
+        assert_eq!((0..40).map(|_| served.found_nothing("mail", "d")).max(), Some(LOOK_PAUSE_MAX));
+        served.record("mail", "e");
+        assert_eq!(served.found_nothing("mail", "f"), LOOK_PAUSE);
     }
 
     fn claim(id: i64, key: Option<&str>, losses: u32) -> Claim {
