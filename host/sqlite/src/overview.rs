@@ -106,8 +106,9 @@ mod tests {
     #[test]
     fn the_oldest_item_of_each_type_is_one_look_up() {
         let steps = plan(OLDEST, []);
-        let reads_rows = |line: &str| line.contains("SCAN outbox_queue") && !line.contains("COVERING INDEX");
-        assert!(!steps.iter().any(|line| reads_rows(line)), "{steps:?}");
+        // In the order of the index, each scan ends at its first row.
+        let reads_all = |line: &str| line.contains("SCAN outbox_queue") && !line.contains("INDEX outbox_queue_");
+        assert!(!steps.iter().any(|line| reads_all(line)), "{steps:?}");
         assert!(!steps.iter().any(|line| line.contains("TEMP B-TREE")), "{steps:?}");
     }
 }
