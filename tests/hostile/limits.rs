@@ -28,7 +28,7 @@ enum Half {
 use Half::{Component, Order, Test};
 
 /// The limited resource, the manifest's setting if there is one, the example within the limit, and the one beyond it.
-const LIMITS: [(&str, Option<&str>, Half, Half); 39] = [
+const LIMITS: [(&str, Option<&str>, Half, Half); 41] = [
     ("one memory", Some("memory"), Component("memory-within"), Component("memory-bomb")),
     ("memories together", Some("memory"), Component("memories-within"), Component("memories-together")),
     ("the largest memory that can be allowed", None, Component("memories-within"), Component("memory-beyond-any")),
@@ -73,6 +73,8 @@ const LIMITS: [(&str, Option<&str>, Half, Half); 39] = [
     ("bytes of the answer", Some("result"), Order("result within"), Order("large result")),
     ("claims at a time", Some("concurrency"), CLAIMING, CLAIMING),
     ("claims per second", Some("rate"), RATING, RATING),
+    ("claims of a fairness key at a time", Some("concurrency_per_key"), SHARING, SHARING),
+    ("claims of a fairness key per second", Some("rate_per_key"), PACING, PACING),
 ];
 
 const LOGGING: Half = Test("tests/hostile/limits.rs", "an_attempt_fills_its_share_of_the_hosts_log_and_no_more");
@@ -85,6 +87,9 @@ const DESCRIBING: Half = Test("host/runtime/src/load/compatibility.rs", "a_descr
 const CLAIMING: Half =
     Test("tests/store_contract/claims.rs", "a_claim_never_exceeds_its_limit_or_the_types_concurrency");
 const RATING: Half = Test("tests/store_contract/claims.rs", "a_rate_limits_claims_per_second");
+const SHARING: Half =
+    Test("tests/store_contract/fairness.rs", "no_more_than_the_concurrency_of_a_key_is_claimed_and_other_keys_go_on");
+const PACING: Half = Test("tests/store_contract/fairness.rs", "the_rate_of_a_key_limits_this_key_only");
 
 #[test]
 fn every_limit_has_what_keeps_to_it_and_what_does_not() {
