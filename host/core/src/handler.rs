@@ -114,7 +114,7 @@ pub struct Attempt {
     pub stop: CancellationToken,
     /// The locks that the attempt takes before it touches contended keys of its plugin's state.
     pub locks: Arc<AttemptLocks>,
-    /// Records the spans of the attempt; `None` where nobody asks for them.
+    /// Records the spans of the attempt; `None` when the settings ask for none.
     pub trace: Option<Arc<TracedAttempt>>,
 }
 

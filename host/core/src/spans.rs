@@ -106,7 +106,7 @@ impl TracedAttempt {
         Arc::new(Self { sink, item, caller, ids, is_recorded, claimed, begun: OnceLock::new() })
     }
 
-    /// Whether the spans of the trace are recorded. Receivers are told so.
+    /// Whether the spans of the trace are recorded. Requests tell their receivers so.
     pub fn is_recorded(&self) -> bool {
         self.is_recorded
     }

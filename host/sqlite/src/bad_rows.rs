@@ -11,6 +11,7 @@ use outbox_core::SuspectRoom;
 use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, StoreError, SuspectTerms};
 
 use crate::claim_items::{TakenItem, lease_items};
+use crate::claim_progress::wait_at_most;
 use crate::error::unavailable;
 use crate::ordering::find_fronts_behind;
 use crate::places::{is_beside_the_queue, leave_queue};
@@ -75,7 +76,7 @@ fn of_type(request: &ClaimRequest, terms: &ClaimTerms, claimed: &ClaimBatch, has
 fn add(all: &mut ClaimBatch, batch: ClaimBatch) {
     all.claims.extend(batch.claims);
     all.lone_suspect_waits |= batch.lone_suspect_waits;
-    all.next_available_in = [all.next_available_in, batch.next_available_in].into_iter().flatten().min();
+    wait_at_most(all, [batch.next_available_in]);
 }
 
 fn claim_type(tx: &mut WriteTx<'_>, of_type: &ClaimRequest, terms: &ClaimTerms) -> rusqlite::Result<ClaimBatch> {

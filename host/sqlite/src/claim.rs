@@ -11,13 +11,11 @@ use std::time::Duration;
 use rusqlite::params;
 
 use outbox_core::SuspectRun;
-use outbox_item::Millis;
 use outbox_store::engine::fair_keys::interleave;
 use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms};
 
 use crate::claim_items::{FIRST_IN_LINE, TakenItem, lease_items};
-use crate::claim_progress::{ClaimProgress, allowed, count};
-use crate::rows::optional_time;
+use crate::claim_progress::{ClaimProgress, allowed, count, until_next, wait_at_most};
 use crate::write_tx::WriteTx;
 use crate::{claim_limits, fair_keys, streaks, suspects};
 
@@ -140,11 +138,7 @@ const LEAVE_EQUAL: &str = "DELETE FROM outbox_queue
 /// Lowers `next_available_in` to the time until an item of the type becomes available, or until a type that has used
 /// up its rate has a token again.
 fn record_next_available(tx: &WriteTx<'_>, terms: &ClaimTerms, claimed: &mut ClaimBatch) -> rusqlite::Result<()> {
-    let mut select = tx.connection.prepare_cached(NEXT_AVAILABLE)?;
-    let next = select.query_row(params![terms.item_type, tx.now.get()], |row| optional_time(row, 0))?;
-    let timed = next.map(|at: Millis| at.since(tx.now));
-    let refilled = claim_limits::until_next_token(tx, terms)?;
-    claimed.next_available_in = [claimed.next_available_in, timed, refilled].into_iter().flatten().min();
+    wait_at_most(claimed, [until_next(tx, NEXT_AVAILABLE, terms)?, claim_limits::until_next_token(tx, terms)?]);
     Ok(())
 }
 

@@ -2,9 +2,15 @@
 //!
 //! It takes no items itself: `claim` and `suspects` do.
 
+use std::time::Duration;
+
+use rusqlite::params;
+
+use outbox_item::Millis;
 use outbox_store::{Claim, ClaimBatch, ClaimTerms};
 
 use crate::claim_limits;
+use crate::rows::optional_time;
 use crate::write_tx::WriteTx;
 
 /// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
@@ -43,6 +49,18 @@ impl ClaimProgress {
 
 pub(crate) fn count(items: usize) -> u32 {
     u32::try_from(items).unwrap_or(u32::MAX)
+}
+
+/// How long until the due time that the statement finds for the type `?1` after the time `?2`; `None` if it finds none.
+pub(crate) fn until_next(tx: &WriteTx<'_>, sql: &str, terms: &ClaimTerms) -> rusqlite::Result<Option<Duration>> {
+    let mut select = tx.connection.prepare_cached(sql)?;
+    let next = select.query_row(params![terms.item_type, tx.now.get()], |row| optional_time(row, 0))?;
+    Ok(next.map(|at: Millis| at.since(tx.now)))
+}
+
+/// Lowers `next_available_in` to the shortest of these times.
+pub(crate) fn wait_at_most<const N: usize>(claimed: &mut ClaimBatch, times: [Option<Duration>; N]) {
+    claimed.next_available_in = times.into_iter().chain([claimed.next_available_in]).flatten().min();
 }
 
 /// How many more items of the type this call may claim.

@@ -15,9 +15,9 @@ use outbox_store::engine::fair_keys::{
 use outbox_store::{Claim, ClaimBatch, ClaimTerms};
 
 use crate::claim_items::{FIRST_IN_LINE, TakenItem};
-use crate::claim_progress::{ClaimProgress, count};
+use crate::claim_progress::{ClaimProgress, count, until_next, wait_at_most};
 use crate::id_list::id_list;
-use crate::rows::{bytes, cell, optional_time, time};
+use crate::rows::{bytes, cell, time};
 use crate::write_tx::WriteTx;
 
 /// How often what some keys leave is dealt out to the others. Each time, all keys that have less than their share drop
@@ -57,8 +57,7 @@ pub(crate) fn take(
         }
         (None, _) => None,
     };
-    let next = &mut progress.batch.next_available_in;
-    *next = [*next, wait].into_iter().flatten().min();
+    wait_at_most(&mut progress.batch, [wait]);
     let ids: Vec<_> = items.iter().map(|item| item.id).collect();
     let sql = "DELETE FROM outbox_queue WHERE id IN (SELECT value FROM json_each(?1))";
     tx.connection.prepare_cached(sql)?.execute([id_list(&ids)])?;
@@ -259,11 +258,8 @@ pub(crate) fn record_next_available(
     terms: &ClaimTerms,
     claimed: &mut ClaimBatch,
 ) -> rusqlite::Result<()> {
-    let mut select = tx.connection.prepare_cached(NEXT_AVAILABLE)?;
-    let next = select.query_row(params![terms.item_type, tx.now.get()], |row| optional_time(row, 0))?;
-    let timed = next.map(|at: Millis| at.since(tx.now));
     let refilled = if terms.per_key.rate.is_some() { rooms(tx, terms)?.until_next_token() } else { None };
-    claimed.next_available_in = [claimed.next_available_in, timed, refilled].into_iter().flatten().min();
+    wait_at_most(claimed, [until_next(tx, NEXT_AVAILABLE, terms)?, refilled]);
     Ok(())
 }
 

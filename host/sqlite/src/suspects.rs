@@ -9,13 +9,12 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use outbox_core::SuspectRun;
-use outbox_item::Millis;
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms};
 
 use crate::claim_items::{TakenItem, lease_items};
 use crate::claim_limits;
-use crate::claim_progress::{ClaimProgress, allowed, count};
-use crate::rows::{cell, optional_time};
+use crate::claim_progress::{ClaimProgress, allowed, count, until_next, wait_at_most};
+use crate::rows::cell;
 use crate::write_tx::WriteTx;
 
 /// Whether any suspect waits in the queue. It is the one look of a claim when there was no crash.
@@ -66,12 +65,18 @@ fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<
     select.query_row(params![terms.item_type, tx.now.get()], |row| cell(row, 0)).optional()
 }
 
-const MOST_LOSSES: &str = "SELECT losses FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
-      AND (fairness_key IS NULL OR NOT EXISTS (
-          SELECT 1 FROM outbox_key_pauses AS pause
-          WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
-    ORDER BY losses DESC LIMIT 1";
+/// SQL: the suspects of the type `?1` that are due at `?2`, without those of paused fairness keys.
+macro_rules! due_suspects {
+    () => {
+        "FROM outbox_queue
+         WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
+           AND (fairness_key IS NULL OR NOT EXISTS (
+               SELECT 1 FROM outbox_key_pauses AS pause
+               WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))"
+    };
+}
+
+const MOST_LOSSES: &str = concat!("SELECT losses ", due_suspects!(), " ORDER BY losses DESC LIMIT 1");
 
 /// Claims up to `most` suspects of the type. Returns how many claims there are.
 fn claim_some(
@@ -98,21 +103,14 @@ pub(crate) fn first(tx: &WriteTx<'_>, terms: &ClaimTerms, most: u32) -> rusqlite
     TakenItem::take(tx, FIRST, terms, most)
 }
 
-const FIRST: &str = "SELECT id, available_at, again FROM outbox_queue
-    WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
-      AND (fairness_key IS NULL OR NOT EXISTS (
-          SELECT 1 FROM outbox_key_pauses AS pause
-          WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
-    ORDER BY losses DESC, available_at, id LIMIT ?3";
+const FIRST: &str =
+    concat!("SELECT id, available_at, again ", due_suspects!(), " ORDER BY losses DESC, available_at, id LIMIT ?3");
 
-const TAKE: &str = "DELETE FROM outbox_queue WHERE id IN (
-        SELECT id FROM outbox_queue
-        WHERE type = ?1 AND held = 0 AND losses > 0 AND available_at <= ?2
-          AND (fairness_key IS NULL OR NOT EXISTS (
-              SELECT 1 FROM outbox_key_pauses AS pause
-              WHERE pause.fairness_key = outbox_queue.fairness_key AND pause.type IN ('', ?1)))
-        ORDER BY losses DESC, available_at, id LIMIT ?3)
-    RETURNING id, available_at, again";
+const TAKE: &str = concat!(
+    "DELETE FROM outbox_queue WHERE id IN (SELECT id ",
+    due_suspects!(),
+    " ORDER BY losses DESC, available_at, id LIMIT ?3) RETURNING id, available_at, again"
+);
 
 /// Lowers `next_available_in` to the time until a suspect of the type becomes available.
 pub(crate) fn record_next_available(
@@ -120,10 +118,7 @@ pub(crate) fn record_next_available(
     terms: &ClaimTerms,
     claimed: &mut ClaimBatch,
 ) -> rusqlite::Result<()> {
-    let mut select = tx.connection.prepare_cached(NEXT_AVAILABLE)?;
-    let next = select.query_row(params![terms.item_type, tx.now.get()], |row| optional_time(row, 0))?;
-    let timed = next.map(|at: Millis| at.since(tx.now));
-    claimed.next_available_in = [claimed.next_available_in, timed].into_iter().flatten().min();
+    wait_at_most(claimed, [until_next(tx, NEXT_AVAILABLE, terms)?]);
     Ok(())
 }
 

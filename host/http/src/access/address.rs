@@ -23,8 +23,8 @@ impl PeerAddress {
 }
 
 /// Who failed attempts are counted for: the peer, or the last address in `X-Forwarded-For` that is no proxy, if the peer
-/// is one. What stands before that address is a claim of the client. Of IPv6 the network counts, of which one client has
-/// many addresses.
+/// is one. What stands before that address is a claim of the client. IPv6 addresses are counted by network, because one client
+/// has many addresses of its network.
 pub(crate) fn client(settings: &AccessSettings, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     if !settings.is_proxy(peer) {
         return network(peer);

@@ -14,7 +14,7 @@ use crate::problem::ApiError;
 /// The sender of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Caller {
-    /// Its name; `None` where nobody has to say who they are.
+    /// Its name; `None` when the host asks no caller for a name.
     name: Option<String>,
     rights: Rights,
 }

@@ -46,8 +46,7 @@ pub(crate) async fn idle(
     for _ in 0..LATENCIES.min(count) {
         times.push(latency(bench_store, &**bench_store.store()).await?);
     }
-    samples.add("latency.idle_p50", percentile(times.clone(), 0.5).unwrap_or_default());
-    samples.add("latency.idle_p99", percentile(times, 0.99).unwrap_or_default());
+    add_percentiles(samples, ["latency.idle_p50", "latency.idle_p99"], times);
     let other = bench_store.other().await?;
     let mut times = Vec::new();
     for _ in 0..NOTICED {
@@ -94,9 +93,14 @@ pub(crate) async fn shared(
     for _ in 0..BESIDE {
         times.push(time_until_done(bench_store, of("few", item(KeyOrder::Timed))).await?);
     }
-    samples.add("latency.shared_p50", percentile(times.clone(), 0.5).unwrap_or_default());
-    samples.add("latency.shared_p99", percentile(times, 0.99).unwrap_or_default());
+    add_percentiles(samples, ["latency.shared_p50", "latency.shared_p99"], times);
     worker.end().await
+}
+
+/// Adds the median and the 99th percentile.
+fn add_percentiles(samples: &mut Samples, [median, highest]: [&'static str; 2], times: Vec<f64>) {
+    samples.add(median, percentile(times.clone(), 0.5).unwrap_or_default());
+    samples.add(highest, percentile(times, 0.99).unwrap_or_default());
 }
 
 /// Milliseconds from the enqueue of the item until it is DONE, beside others.

@@ -105,7 +105,7 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Where spans are recorded; `None` where nobody asks for them.
+    /// Where spans are recorded; `None` when the settings ask for none.
     pub(crate) fn spans(&self) -> Option<Arc<dyn SpanSink>> {
         self.sink.clone()
     }
