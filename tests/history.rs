@@ -57,8 +57,19 @@ mod on_each {
         let bars = output("script -qec 'outbox stats --last 1h' /dev/null");
         assert!(bars.contains('█') && bars.contains("EACH 1m"), "{bars}");
     }
+
+    pub(super) async fn a_stop_tells_the_store_what_happened_last(backend: Backend) {
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let host = deployment.plan.start("serve").await;
+        let args = ["enqueue", "--type", "webhook", "--key", "last", "--payload", "{}", "--json"];
+        becomes(&host, deployment.plan.json(&args)["ids"][0].as_i64().unwrap(), "DONE").await;
+        assert_eq!(host.terminate(), Some(0));
+        let told = deployment.plan.json(&["stats", "--last", "1h", "--json"]);
+        assert_eq!(told["types"]["webhook"]["sum"]["done"], 1, "{told}");
+    }
 }
 
 on_each_backend! {
     the_history_adds_up_all_processes_and_outlives_them
+    a_stop_tells_the_store_what_happened_last
 }

@@ -94,6 +94,12 @@ fn alerts_and_dashboard_use_only_metrics_that_exist_and_the_dashboard_shows_all(
     let shown = queries.join("\n");
     assert_eq!(named(&alerts).difference(&known).collect::<Vec<_>>(), Vec::<&&str>::new());
     assert_eq!(named(&shown), known);
+    // Of several stores, ages are compared, and everything else is added up.
+    let adds_up = |metric: &&&Metric| metric.scope == MetricScope::Store && !metric.name.contains("_oldest_");
+    for metric in METRICS.iter().filter(adds_up) {
+        let of_metric = queries.iter().filter(|query| named(query).contains(metric.name));
+        assert!(of_metric.clone().all(|query| query.contains("max by (job")), "{}: {of_metric:?}", metric.name);
+    }
     assert!(dashboard["uid"] == "outbox" && dashboard["schemaVersion"].is_u64(), "{dashboard}");
 }
 

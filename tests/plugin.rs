@@ -3,9 +3,13 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::core::{Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState};
+use outbox::core::{
+    Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState, Span, SpanSink,
+    TraceContext, TracedAttempt,
+};
 use outbox::runtime::{Plugins, inspect};
 use serde_json::json;
 use tokio::time::Instant;
@@ -185,6 +189,29 @@ async fn what_an_attempt_emits_is_in_its_report() {
     assert_eq!(writes.plugin, "p");
     let keys: Vec<_> = writes.followups.iter().map(|item| (item.item_type.as_str(), item.idem_key.as_str())).collect();
     assert_eq!(keys, [("mail", "key/mail/1")]);
+}
+
+/// Records every trace and keeps no span.
+#[derive(Debug)]
+struct RecordsAll;
+
+impl SpanSink for RecordsAll {
+    fn is_recorded(&self, _: &str, _: Option<&TraceContext>) -> bool {
+        true
+    }
+
+    fn record(&self, _: Span) {}
+}
+
+#[tokio::test]
+async fn what_a_recorded_attempt_emits_names_it_as_its_caller() {
+    let handle = format!("{EMIT} (i32.const 1024)");
+    let host = host_with(emitter(&handle), "grant.emit = ['mail']").await;
+    let attempt = attempt("t", Duration::from_mins(1));
+    let trace = TracedAttempt::new(Arc::new(RecordsAll), Arc::clone(&attempt.item), Instant::now());
+    let attempt = Attempt { trace: Some(Arc::clone(&trace)), ..attempt };
+    let Outcome::Done { writes, .. } = host.plugins.handle(attempt).await.outcome else { panic!("it should be done") };
+    assert_eq!(writes.followups[0].headers.get("traceparent"), trace.traceparent().as_ref());
 }
 
 #[tokio::test]

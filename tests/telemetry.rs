@@ -2,8 +2,10 @@
 //! is away.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::time::Duration;
 
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -16,7 +18,7 @@ use outbox::core::hex;
 use prost::Message;
 use tokio::net::TcpListener;
 
-use crate::support::downstream::Downstream;
+use crate::support::downstream::{Downstream, ReceivedRequest};
 use crate::support::host::{HostConfig, HostProcess};
 use crate::support::stage::{Deployment, becomes};
 use crate::support::{Backend, TestDb, eventually, on_each_backend};
@@ -30,7 +32,17 @@ const CALLER: &str = "00f067aa0ba902b7";
 /// What a collector has received at a path, decoded.
 fn received<M: Message + Default>(collector: &Downstream, path: &str) -> Vec<M> {
     let requests = collector.ledger.received();
-    requests.iter().filter(|request| request.path == path).map(|request| M::decode(&*request.body).unwrap()).collect()
+    requests.iter().filter(|request| request.path == path).map(|request| M::decode(&*body(request)).unwrap()).collect()
+}
+
+/// The body of a request, decompressed.
+fn body(request: &ReceivedRequest) -> Vec<u8> {
+    if request.header("content-encoding") != "gzip" {
+        return request.body.to_vec();
+    }
+    let mut body = Vec::new();
+    GzDecoder::new(&*request.body).read_to_end(&mut body).unwrap();
+    body
 }
 
 fn resources(collector: &Downstream) -> Vec<Resource> {
@@ -120,7 +132,7 @@ mod on_each {
             let has_end = |span: &Span| span.name == "settlement webhook" && text(span, "outbox.settlement") == "done";
             eventually("the trace has arrived", SOON, async || spans(&collector, &trace).iter().any(has_end)).await;
             let sent: Vec<_> = requests().iter().map(|request| request.header("traceparent").to_owned()).collect();
-            is_whole(&spans(&collector, &trace), &sent);
+            is_whole(&spans(&collector, &trace), &sent, &deployment.vector.url());
         }
         let resource = resources(&collector).remove(0);
         let name = resource.attributes.iter().find(|fact| fact.key == "service.name").unwrap();
@@ -148,8 +160,8 @@ fn has_failed(span: &Span) -> bool {
 }
 
 /// One enqueueing below the caller, and below it each attempt with its wait, its request and its settlement. All failed
-/// but the last.
-fn is_whole(spans: &[Span], sent: &[String]) {
+/// but the last. `sent` are the headers that the receiver got.
+fn is_whole(spans: &[Span], sent: &[String], receiver: &str) {
     let named = |name: &str| {
         let mut found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
         found.sort_by_key(|span| span.start_time_unix_nano);
@@ -176,7 +188,7 @@ fn is_whole(spans: &[Span], sent: &[String]) {
         let request = hex(&requests_of[&attempt.span_id]);
         assert!(sent.iter().any(|header| header.contains(&request)), "the receiver was told of {request}: {sent:?}");
     }
-    assert!(requests.iter().all(|span| span.kind() == SpanKind::Client && text(span, "url.full").ends_with("/hook")));
+    assert!(requests.iter().all(|span| span.kind() == SpanKind::Client && text(span, "url.full") == receiver));
 }
 
 /// The line about a failed attempt has the names of its trace and span, in the log and at the collector.
@@ -216,14 +228,66 @@ async fn a_sampler_decides_which_traces_are_recorded_and_receivers_are_told() {
 
 #[tokio::test]
 async fn without_a_variable_that_asks_for_it_nothing_is_sent() {
-    let deployment = Deployment::new().await;
-    let host = deployment.plan.clone().set("OTEL_SERVICE_NAME", "orders").start("serve").await;
-    let plan = deployment.plan.clone();
-    let id = plan.json(&["enqueue", "--type", "webhook", "--key", "k", "--payload", "{}", "--json"])["ids"][0].as_i64();
-    becomes(&host, id.unwrap(), "DONE").await;
-    assert_eq!(host.terminate(), Some(0));
+    let (deployment, collector) = (Deployment::new().await, Downstream::start().await);
+    let off = sending_to(&deployment.plan, &collector.url()).set("OTEL_SDK_DISABLED", "true");
+    let unasked = deployment.plan.clone().set("OTEL_SERVICE_NAME", "orders");
+    for (key, plan) in [("off", off), ("unasked", unasked)] {
+        let host = plan.start("serve").await;
+        enqueue(&deployment, &host, Way::CommandLine, key, &format!("00-{}-{CALLER}-01", "3".repeat(32))).await;
+        let id = plan.json(&["list", "--key", key, "--json"])[0]["id"].as_i64().unwrap();
+        becomes(&host, id, "DONE").await;
+        assert_eq!(host.terminate(), Some(0));
+    }
+    assert_eq!(collector.ledger.received().len(), 0);
     let log = std::fs::read_to_string(deployment.dir.path().join("host.log")).unwrap();
     assert!(!log.contains("collector"), "{log}");
+}
+
+#[tokio::test]
+async fn no_secret_in_the_url_of_a_receiver_or_of_a_collector_is_logged_or_sent() {
+    const SECRET: &str = "hunter2";
+    let (deployment, collector) = (Deployment::new().await, Downstream::start().await);
+    let place = collector.url().replace("http://", &format!("http://ada:{SECRET}@"));
+    let hook = format!("{}/bot-{SECRET}/send?key={SECRET}", deployment.vector.url());
+    let plan = sending_to(&deployment.plan, &format!("{place}/{SECRET}")).set("WEBHOOK_URL", &hook);
+    let plan = plan.set("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip").set("RUST_LOG", "info,outbox=debug");
+    deployment.vector.ledger.answer_with(503, None);
+    let host = plan.start("serve").await;
+    let trace = "5".repeat(32);
+    enqueue(&deployment, &host, Way::Http, "k", &format!("00-{trace}-{CALLER}-01")).await;
+    let arrived = || collector.ledger.received().iter().map(body).collect::<Vec<_>>().concat();
+    let has = |text: &str| String::from_utf8_lossy(&arrived()).contains(text);
+    eventually("a request and the line about it have arrived", SOON, async || {
+        has("request POST") && has("attempt failed, retry")
+    })
+    .await;
+    collector.ledger.answer_with(400, None);
+    let log = || std::fs::read_to_string(deployment.dir.path().join("host.log")).unwrap();
+    eventually("it is said", SOON, async || log().contains("the collector takes no telemetry")).await;
+    assert_eq!(host.terminate(), Some(0));
+    assert!(!log().contains(SECRET), "{}", log());
+    assert!(log().contains(&collector.url()), "{}", log());
+    assert!(!has(SECRET), "{}", String::from_utf8_lossy(&arrived()));
+    let requests = collector.ledger.received();
+    assert!(requests.iter().all(|request| request.header("content-encoding") == "gzip"));
+}
+
+// The collector answers while the test waits for the end of a process.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_lines_of_a_host_arrive_also_when_it_cannot_start() {
+    let (deployment, collector) = (Deployment::new().await, Downstream::start().await);
+    let plan = sending_to(&deployment.plan, &collector.url()).set("OTEL_BSP_SCHEDULE_DELAY", "60000");
+    let bodies = || {
+        let told = lines(&collector).into_iter().filter_map(|line| line.body?.value);
+        told.map(|value| format!("{value:?}")).collect::<Vec<_>>().join("\n")
+    };
+    let host = plan.start("serve").await;
+    assert_eq!(host.terminate(), Some(0));
+    assert!(bodies().contains("\"stopped\""), "{}", bodies());
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let output = plan.set("OUTBOX_LISTEN", &taken.local_addr().unwrap().to_string()).run(&["serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(bodies().contains("the host ends: listening on"), "{}", bodies());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! processes are in order. This file knows no protocol.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use outbox_item::{Item, Millis};
@@ -95,6 +95,8 @@ pub struct TracedAttempt {
     /// A moment on the monotonic clock, and the store's time then.
     claimed: (Instant, Millis),
     begun: OnceLock<Instant>,
+    /// The requests so far; `None` once the attempt is reported.
+    requests: Mutex<Option<Vec<Span>>>,
 }
 
 impl TracedAttempt {
@@ -103,12 +105,26 @@ impl TracedAttempt {
         let (caller, ids) = (TraceContext::of_headers(&item.headers), SpanIds::of(&item));
         let is_recorded = sink.is_recorded(&ids.trace_id, caller.as_ref());
         let claimed = (sent, item.claimed_at.unwrap_or_default());
-        Arc::new(Self { sink, item, caller, ids, is_recorded, claimed, begun: OnceLock::new() })
+        Arc::new(Self {
+            sink,
+            item,
+            caller,
+            ids,
+            is_recorded,
+            claimed,
+            begun: OnceLock::new(),
+            requests: Mutex::new(Some(Vec::new())),
+        })
     }
 
     /// Whether the spans of the trace are recorded. Requests tell their receivers so.
     pub fn is_recorded(&self) -> bool {
         self.is_recorded
+    }
+
+    /// The attempt as the caller of what it enqueues, in the form of the header; `None` if it is not recorded.
+    pub fn traceparent(&self) -> Option<String> {
+        self.is_recorded.then(|| format!("00-{}-{}-01", self.ids.trace_id, self.ids.attempt))
     }
 
     /// The handler begins.
@@ -117,22 +133,26 @@ impl TracedAttempt {
         self.begun.set(at).ok();
     }
 
-    /// The request with this span begins. Its end is reported by what is returned.
-    pub fn request(self: &Arc<Self>, span_id: &str, method: &str, url: &str) -> RequestSpan {
+    /// The request with this span begins, to a receiver of this origin. Its end is reported by what is returned. The path
+    /// and the query can be secrets, and no span has them.
+    pub fn request(self: &Arc<Self>, span_id: &str, method: &str, origin: &str) -> RequestSpan {
         RequestSpan {
             attempt: Arc::clone(self),
             span_id: span_id.to_owned(),
             method: method.to_owned(),
             begun: Instant::now(),
-            facts: vec![("http.request.method", text(method)), ("url.full", text(url))],
+            facts: vec![("http.request.method", text(method)), ("url.full", text(origin))],
             error: Some("no answer before the attempt ended".to_owned()),
         }
     }
 
     /// The handler ended at `ended`, with this failure or none, and the store took the settlement that this word names,
-    /// or none, at `settled`. Reports every span of the attempt but those of requests. An attempt that never began has none.
+    /// or none, at `settled`. Reports every span of the attempt. An attempt that never began has none.
     pub fn end(&self, ended: Instant, settled: Instant, failure: Option<&Failure>, taken: Option<&str>) {
         let Some(begun) = self.begun.get().copied().filter(|_| self.is_recorded) else { return };
+        for request in self.requests().take().into_iter().flatten() {
+            self.sink.record(request);
+        }
         let (begun, ended, settled) = (self.time(begun), self.time(ended), self.time(settled));
         let enqueue = span_id("enqueue", &self.item, 0);
         let since_epoch = |time: Millis| Duration::from_millis(u64::try_from(time.get()).unwrap_or(0));
@@ -150,7 +170,8 @@ impl TracedAttempt {
             facts.push(("outbox.failure.class", text(failure.class.as_str())));
             facts.push(("outbox.failure.code", text(&failure.code)));
         }
-        let error = failure.map(|failure| failure.message.clone());
+        // The message can repeat what the item or an answer contains.
+        let error = failure.map(|failure| failure.code.clone());
         let attempt = self.ids.attempt.clone();
         self.record(SpanWork::Attempt, attempt.clone(), Some(enqueue), (begun, ended), (facts, error));
         let mut facts = self.facts();
@@ -184,6 +205,18 @@ impl TracedAttempt {
         self.sink.record(Span { work, subject, trace_id, span_id, parent, state, begun, ended, facts, error });
     }
 
+    /// Reports a request together with its attempt, because a span without its parent tells nothing.
+    fn record_request(&self, span: Span) {
+        match &mut *self.requests() {
+            Some(requests) => requests.push(span),
+            None => self.sink.record(span),
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Option<Vec<Span>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The store's time of a moment.
     fn time(&self, at: Instant) -> Duration {
         let (sent, claimed_at) = self.claimed;
@@ -192,7 +225,7 @@ impl TracedAttempt {
     }
 }
 
-/// A request on its way. It is reported when this is dropped.
+/// A request on its way. It ends when this is dropped.
 #[derive(Debug)]
 pub struct RequestSpan {
     attempt: Arc<TracedAttempt>,
@@ -222,7 +255,7 @@ impl Drop for RequestSpan {
         if !attempt.is_recorded {
             return;
         }
-        attempt.sink.record(Span {
+        attempt.record_request(Span {
             work: SpanWork::Request,
             subject: std::mem::take(&mut self.method),
             trace_id: attempt.ids.trace_id.clone(),
@@ -284,8 +317,8 @@ mod tests {
         let traced = attempt(&sink, 1, "01");
         let start = Instant::now();
         traced.begin(start + Duration::from_millis(10));
-        traced.request("aaaaaaaaaaaaaaaa", "POST", "http://a/b").answered(503);
-        drop(traced.request("bbbbbbbbbbbbbbbb", "POST", "http://a/b"));
+        traced.request("aaaaaaaaaaaaaaaa", "POST", "http://a").answered(503);
+        drop(traced.request("bbbbbbbbbbbbbbbb", "POST", "http://a"));
         let failure = Failure::new(FailureClass::Retryable, "upstream.503", "down");
         let (ended, settled) = (start + Duration::from_millis(30), start + Duration::from_millis(35));
         traced.end(ended, settled, Some(&failure), Some("retry"));
@@ -301,8 +334,33 @@ mod tests {
         let millis = |span: &Span| (span.begun.as_millis(), span.ended.as_millis());
         assert_eq!((millis(enqueue), millis(wait)), ((1_000, 1_000), (1_000, 5_010)));
         assert_eq!((millis(attempt), millis(settlement)), ((5_010, 5_030), (5_030, 5_035)));
-        assert_eq!((attempt.error.as_deref(), settlement.error.as_deref()), (Some("down"), None));
+        assert_eq!((attempt.error.as_deref(), settlement.error.as_deref()), (Some("upstream.503"), None));
         assert!(answered.error.as_deref().is_some_and(|error| error.contains("503")) && unanswered.error.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_reported_with_their_attempt_and_not_without() {
+        let sink = Arc::<Recorded>::default();
+        let (traced, now) = (attempt(&sink, 1, "01"), Instant::now());
+        traced.begin(now);
+        drop(traced.request("aaaaaaaaaaaaaaaa", "GET", "http://a"));
+        assert_eq!(sink.0.lock().unwrap().len(), 0, "nobody knows yet whether the attempt ends");
+        let late = traced.request("bbbbbbbbbbbbbbbb", "GET", "http://a");
+        traced.end(now, now, None, Some("done"));
+        drop(late);
+        let spans = sink.0.lock().unwrap();
+        let of_attempt = spans.iter().filter(|span| span.parent.as_ref() == Some(&traced.ids.attempt));
+        assert_eq!(of_attempt.filter(|span| span.work == SpanWork::Request).count(), 2);
+    }
+
+    #[test]
+    fn what_a_recorded_attempt_enqueues_is_called_by_it() {
+        let sink = Arc::<Recorded>::default();
+        let traced = attempt(&sink, 1, "01");
+        let parent = TraceContext::parse(&traced.traceparent().unwrap(), None).unwrap();
+        let (trace_id, span_id) = (traced.ids.trace_id.clone(), traced.ids.attempt.clone());
+        assert_eq!(parent, TraceContext { trace_id, span_id, flags: "01".into(), state: None });
+        assert_eq!(attempt(&sink, 1, "00").traceparent(), None);
     }
 
     #[test]

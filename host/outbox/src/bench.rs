@@ -17,6 +17,7 @@ mod process;
 mod report;
 mod sandbox;
 mod sqlite;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ use crate::bench::http::Receiver;
 use crate::bench::native_handler::NativeHandler;
 use crate::bench::report::BenchReport;
 use crate::bench::sandbox::{Sandbox, webhook_file};
+use crate::bench::traces::SentTraces;
 use crate::cli::context::Context;
 use crate::cli::progress::ProgressBar;
 use crate::config::Config;
@@ -231,6 +233,7 @@ impl<'a> BenchRun<'a> {
         for scenario in DRAIN_SCENARIOS {
             self.drain(scenario.name, scenario.preload, &noop, || scenario.items(count)).await?;
         }
+        self.drain_traced("drain.sandbox_traced", &noop, plain).await?;
         if let Some(sandbox) = &self.handler {
             let served = sandbox.start().await?;
             let items = || items(&served.item_type, KeyOrder::Timed, count);
@@ -240,7 +243,23 @@ impl<'a> BenchRun<'a> {
             let served = sandbox.start().await?;
             let items = || items(&served.item_type, KeyOrder::Timed, count);
             self.drain("drain.webhook", Preload::Nothing, &served.handler, items).await?;
+            self.drain_traced("drain.webhook_traced", &served.handler, items).await?;
         }
+        Ok(())
+    }
+
+    /// The same with a span for everything that is done, each of which a collector on this machine takes.
+    async fn drain_traced(
+        &mut self,
+        name: &'static str,
+        handler: &Arc<dyn Handler>,
+        items: impl FnOnce() -> Vec<NewItem>,
+    ) -> anyhow::Result<()> {
+        let Some(bench_store) = self.store_for(name, Preload::Nothing).await? else { return Ok(()) };
+        let traces = SentTraces::start().await?;
+        let rate = drain(&*bench_store, handler, self.config, traces.spans(), items()).await?;
+        self.samples.add(name, rate);
+        traces.end().await;
         Ok(())
     }
 
@@ -252,7 +271,7 @@ impl<'a> BenchRun<'a> {
         items: impl FnOnce() -> Vec<NewItem>,
     ) -> anyhow::Result<()> {
         let Some(bench_store) = self.store_for(name, preload).await? else { return Ok(()) };
-        self.samples.add(name, drain(&*bench_store, handler, self.config, items()).await?);
+        self.samples.add(name, drain(&*bench_store, handler, self.config, None, items()).await?);
         Ok(())
     }
 

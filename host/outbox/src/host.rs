@@ -79,6 +79,14 @@ pub(crate) struct HostStart<'a> {
 pub(crate) async fn run(host: HostStart<'_>) -> anyhow::Result<()> {
     Log::log_panics();
     warn(host.mode, host.config);
+    // Before the start, so that a collector learns of one that fails.
+    let sending = host.log.send_telemetry(&host.config.ca_files);
+    let outcome = start_and_run(host, sending.spans()).await;
+    sending.end(outcome.as_ref().err().map(|err| format!("the host ends: {err:#}"))).await;
+    outcome
+}
+
+async fn start_and_run(host: HostStart<'_>, spans: Option<Arc<dyn SpanSink>>) -> anyhow::Result<()> {
     let shutdown = Arc::new(Shutdown::new(host.config.drain));
     let hangups = follow_signals(Arc::clone(&shutdown))?;
     let started = tokio::select! {
@@ -86,10 +94,7 @@ pub(crate) async fn run(host: HostStart<'_>) -> anyhow::Result<()> {
         () = shutdown.stop.cancelled() => None,
     };
     if let Some((running, listener)) = started {
-        let sending = host.log.send_telemetry(&host.config.ca_files);
-        let outcome = running.run(listener, hangups, sending.spans()).await;
-        sending.end().await;
-        outcome?;
+        running.run(listener, hangups, spans).await?;
     }
     tracing::info!("stopped");
     Ok(())

@@ -23,11 +23,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetrySettings};
 use crate::telemetry::log_queue::LogQueue;
-use crate::telemetry::otlp::Otlp;
 use crate::telemetry::repetition::{LeftOut, RepetitionLayer, Repetitions};
 use crate::telemetry::text_fields::TextFields;
 
-pub(crate) use crate::telemetry::otlp::Sending;
+pub(crate) use crate::telemetry::otlp::{Otlp, Sending};
 
 /// How long the end of a process waits for the reader of its log.
 const FLUSH_MAX: Duration = Duration::from_millis(200);

@@ -64,6 +64,9 @@ impl AttemptTask {
         let ended = Instant::now();
         self.in_hand.end_attempt();
         if self.turn.is_given_back() {
+            if let Some(trace) = trace {
+                trace.end(ended, Instant::now(), None, Some(Settlement::Release.as_str()));
+            }
             return self.turn.tell(Progress::GivenBack);
         }
         let settlement = decide(report.outcome, &item, &self.served_type, &self.host_faults);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use outbox_core::{Settlement, SpanIds, fingerprint};
+use outbox_core::{Failure, FailureClass, Settlement, SpanIds, fingerprint};
 use outbox_item::Item;
 
 /// The shortest time between two lines about one type and cause.
@@ -21,14 +21,15 @@ pub(crate) struct FailureLog(Mutex<HashMap<(String, &'static str), Cause>>);
 
 #[derive(Debug)]
 struct Cause {
-    line: FailureLine,
     /// When its last line was written.
     written_at: Instant,
     /// The attempts since that line.
     count: u64,
+    /// The next line, once there is such an attempt.
+    line: Option<FailureLine>,
 }
 
-/// A line of the log about the last of some attempts that failed alike.
+/// A line of the log about the first of some attempts that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FailureLine {
     id: i64,
@@ -45,10 +46,14 @@ struct FailureLine {
 impl FailureLog {
     /// Writes that an attempt has failed, or counts it for a later line.
     pub(crate) fn attempt_settled(&self, item: &Item, settlement: &Settlement, now: Instant) {
-        let Some(line) = FailureLine::new(item, settlement) else { return };
         let Some(failure) = settlement.failure() else { return };
-        let key = (fingerprint(&item.item_type, failure, None), line.what);
-        if let Some(line) = self.count(key, line, now) {
+        let what = match settlement {
+            Settlement::Dead { .. } => "dead-lettered",
+            Settlement::GiveBack { .. } => "given back",
+            _ => "retry",
+        };
+        let key = (fingerprint(&item.item_type, failure, None), what);
+        if let Some(line) = self.count(key, || FailureLine::new(item, failure, what), now) {
             line.write(1);
         }
     }
@@ -60,16 +65,21 @@ impl FailureLog {
         }
     }
 
-    /// The line if it is the first of its kind for a while.
-    fn count(&self, key: (String, &'static str), line: FailureLine, now: Instant) -> Option<FailureLine> {
+    /// The line if it is the first of its kind for a while. Most attempts of an outage are counted, and cost no line.
+    fn count(
+        &self,
+        key: (String, &'static str),
+        line: impl FnOnce() -> FailureLine,
+        now: Instant,
+    ) -> Option<FailureLine> {
         let mut causes = self.lock();
         if let Some(cause) = causes.get_mut(&key) {
             cause.count += 1;
-            cause.line = line;
+            cause.line.get_or_insert_with(line);
             return None;
         }
-        causes.insert(key, Cause { line: line.clone(), written_at: now, count: 0 });
-        Some(line)
+        causes.insert(key, Cause { written_at: now, count: 0, line: None });
+        Some(line())
     }
 
     fn due(&self, now: Instant) -> Vec<(FailureLine, u64)> {
@@ -78,11 +88,9 @@ impl FailureLog {
             if now - cause.written_at < INTERVAL {
                 return true;
             }
-            let count = std::mem::take(&mut cause.count);
+            let (line, count) = (cause.line.take(), std::mem::take(&mut cause.count));
             cause.written_at = now;
-            if count > 0 {
-                due.push((cause.line.clone(), count));
-            }
+            due.extend(line.map(|line| (line, count)));
             count > 0
         });
         due
@@ -94,24 +102,18 @@ impl FailureLog {
 }
 
 impl FailureLine {
-    fn new(item: &Item, settlement: &Settlement) -> Option<Self> {
-        let failure = settlement.failure()?;
-        let what = match settlement {
-            Settlement::Dead { .. } => "dead-lettered",
-            Settlement::GiveBack { .. } => "given back",
-            _ => "retry",
-        };
-        Some(Self {
+    fn new(item: &Item, failure: &Failure, what: &'static str) -> Self {
+        Self {
             id: item.id.get(),
             item_type: item.item_type.clone(),
             cid: item.cid.clone(),
             attempt: item.attempts,
             class: failure.class.as_str(),
             code: failure.code.clone(),
-            message: failure.message.clone(),
+            message: logged(failure).to_owned(),
             what,
             spans: SpanIds::of(item),
-        })
+        }
     }
 
     /// Writes the line, which stands for `count` attempts.
@@ -124,9 +126,17 @@ impl FailureLine {
     }
 }
 
+/// What the log says of a failure. The lines of a manifest after a denial have the path of the receiver, which can be a
+/// secret; the history of the item shows them.
+fn logged(failure: &Failure) -> &str {
+    match failure.class {
+        FailureClass::Denied => failure.message.lines().next().unwrap_or_default(),
+        _ => &failure.message,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use outbox_core::{Failure, FailureClass};
     use outbox_item::{ItemId, Millis, NewItem};
 
     use super::*;
@@ -134,9 +144,8 @@ mod tests {
     fn line(log: &FailureLog, id: i64, message: &str, now: Instant) -> Option<i64> {
         let item = NewItem::new("t", &id.to_string(), "").into_item(ItemId::new(id), Millis::default());
         let failure = Failure::new(FailureClass::Retryable, "http", message);
-        let settlement = Settlement::Retry { failure: failure.clone(), delay: Duration::ZERO };
-        let line = FailureLine::new(&item, &settlement).expect("it failed");
-        log.count((fingerprint("t", &failure, None), line.what), line, now).map(|line| line.id)
+        let line = || FailureLine::new(&item, &failure, "retry");
+        log.count((fingerprint("t", &failure, None), "retry"), line, now).map(|line| line.id)
     }
 
     fn due(log: &FailureLog, now: Instant) -> Vec<(i64, u64)> {
@@ -150,7 +159,15 @@ mod tests {
         assert_eq!((lines, due(&log, start)), (vec![1], vec![]));
         assert_eq!(line(&log, 7, "another cause", start), Some(7));
         let later = start + INTERVAL;
-        assert_eq!((due(&log, later), due(&log, later)), (vec![(1_000, 999)], vec![]));
+        assert_eq!((due(&log, later), due(&log, later)), (vec![(2, 999)], vec![]), "no other made a line");
+    }
+
+    #[test]
+    fn what_a_manifest_does_not_grant_is_logged_without_the_path_of_the_receiver() {
+        let message = "POST https://a is not granted\nthese lines would allow it:\npath = \"/bot-4711/send\"";
+        let logged_as = |class| logged(&Failure::new(class, "c", message)).to_owned();
+        assert_eq!(logged_as(FailureClass::Denied), "POST https://a is not granted");
+        assert_eq!(logged_as(FailureClass::Permanent), message);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use outbox_core::Handler;
+use outbox_core::{Handler, SpanSink};
 use outbox_item::NewItem;
 use outbox_store::BatchMode;
 use outbox_worker::{Worker, WorkerSettings};
@@ -105,6 +105,16 @@ pub(crate) struct RunningWorker {
 impl RunningWorker {
     /// Starts to handle the items of a store.
     pub(crate) fn start(bench_store: &dyn BenchStore, handler: &Arc<dyn Handler>, config: &Config) -> Self {
+        Self::traced(bench_store, handler, config, None)
+    }
+
+    /// The same, and reports spans to `spans`.
+    fn traced(
+        bench_store: &dyn BenchStore,
+        handler: &Arc<dyn Handler>,
+        config: &Config,
+        spans: Option<Arc<dyn SpanSink>>,
+    ) -> Self {
         let settings = WorkerSettings {
             instance: "bench".to_owned(),
             concurrency: config.concurrency,
@@ -115,7 +125,7 @@ impl RunningWorker {
             crash_budget: config.crash_budget,
         };
         let stop = CancellationToken::new();
-        let worker = Worker::new(bench_store.store().clone(), Arc::clone(handler), settings);
+        let worker = Worker::new(bench_store.store().clone(), Arc::clone(handler), settings).with_spans(spans);
         Self { running: tokio::spawn(worker.run(stop.clone())), stop }
     }
 
@@ -126,18 +136,20 @@ impl RunningWorker {
     }
 }
 
-/// Enqueues the items, starts a worker, and returns the number of items that it handles per second.
+/// Enqueues the items, starts a worker, and returns the number of items that it handles per second. The worker reports
+/// spans to `spans`.
 pub(crate) async fn drain(
     bench_store: &dyn BenchStore,
     handler: &Arc<dyn Handler>,
     config: &Config,
+    spans: Option<Arc<dyn SpanSink>>,
     items: Vec<NewItem>,
 ) -> anyhow::Result<f64> {
     let (item_type, count) = (items[0].item_type.clone(), u32::try_from(items.len())?);
     let before = bench_store.done(&item_type).await?;
     enqueue(bench_store, items).await?;
     let begun = Instant::now();
-    let worker = RunningWorker::start(bench_store, handler, config);
+    let worker = RunningWorker::traced(bench_store, handler, config, spans);
     wait_for_done(bench_store, &item_type, before, count.into()).await?;
     let took = begun.elapsed();
     worker.end().await?;

@@ -14,6 +14,8 @@ pub(crate) const POSTGRES_TARGETS: &[Target] = &[
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.8)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.8)),
     ("drain.sandbox_shared", "drain.sandbox", Bound::Reported),
+    ("drain.sandbox_traced", "drain.sandbox", Bound::Reported),
+    ("drain.webhook_traced", "drain.webhook", Bound::Reported),
     ("latency.shared_p50", "latency.idle_p50", Bound::Reported),
 ];
 
@@ -23,6 +25,8 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("drain.sandbox", "drain.native", Bound::AtLeast(0.4)),
     ("drain.sandbox_ordered", "drain.sandbox", Bound::AtLeast(0.4)),
     ("drain.sandbox_shared", "drain.sandbox", Bound::Reported),
+    ("drain.sandbox_traced", "drain.sandbox", Bound::Reported),
+    ("drain.webhook_traced", "drain.webhook", Bound::Reported),
     ("drain.sandbox_64kib", "drain.sandbox", Bound::AtLeast(0.15)),
     ("drain.sandbox_1m_done", "drain.sandbox", Bound::AtLeast(0.9)),
     ("drain.sandbox_1m_pending", "drain.sandbox", Bound::AtLeast(0.9)),

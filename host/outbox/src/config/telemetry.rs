@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::environment::ProcessEnv;
-use crate::config::value::{Secret, boolean};
+use crate::config::value::{Secret, boolean, redacted_url};
 
 /// The path of a collector for each of the two, which is added to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 const PATHS: [(TelemetryKind, &str); 2] = [(TelemetryKind::Traces, "v1/traces"), (TelemetryKind::Logs, "v1/logs")];
@@ -36,14 +36,29 @@ pub(crate) struct TelemetrySettings {
 /// A collector that takes OTLP over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Collector {
-    /// The whole URL.
-    pub(crate) url: String,
+    /// The whole URL, which may have a password or a key in it.
+    pub(crate) url: Secret,
     /// Headers of each request.
     pub(crate) headers: Vec<(String, Secret)>,
     /// How long a request may take.
     pub(crate) timeout: Duration,
     /// A PEM file with certificates of authorities that vouch for the collector, besides the public ones.
     pub(crate) ca_file: Option<PathBuf>,
+    /// Whether requests are compressed with gzip.
+    pub(crate) is_compressed: bool,
+}
+
+impl Collector {
+    /// A collector at this URL, without headers.
+    pub(crate) fn new(url: &str, timeout: Duration) -> Self {
+        Self { url: Secret::new(url), headers: Vec::new(), timeout, ca_file: None, is_compressed: false }
+    }
+
+    /// Scheme, host and port, for messages.
+    pub(crate) fn origin(&self) -> String {
+        let url = redacted_url(self.url.expose());
+        url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/').to_owned()
+    }
 }
 
 /// Which traces are recorded.
@@ -133,16 +148,30 @@ impl Variables<'_> {
         let is_whole = name.contains(kind.word());
         let url = if is_whole { given.clone() } else { format!("{}/{path}", given.trim_end_matches('/')) };
         if !["http://", "https://"].iter().any(|scheme| given.starts_with(scheme)) {
-            self.warn(&name, &given, "a URL that begins with http:// or https://; nothing is sent");
+            // The value can have a password in it.
+            self.warnings.push(format!("{name} does not begin with http:// or https://: nothing is sent there"));
             return None;
         }
         let timeout = self.of_kind(kind, "TIMEOUT").map(|(name, _)| name);
+        let timeout = timeout.and_then(|name| self.milliseconds(&name)).unwrap_or(TIMEOUT);
         Some(Collector {
-            url,
             headers: self.headers(kind),
-            timeout: timeout.and_then(|name| self.milliseconds(&name)).unwrap_or(TIMEOUT),
             ca_file: self.of_kind(kind, "CERTIFICATE").map(|(_, path)| path.into()),
+            is_compressed: self.is_compressed(kind),
+            ..Collector::new(&url, timeout)
         })
+    }
+
+    fn is_compressed(&mut self, kind: TelemetryKind) -> bool {
+        let Some((name, text)) = self.of_kind(kind, "COMPRESSION") else { return false };
+        match text.to_ascii_lowercase().as_str() {
+            "gzip" => true,
+            "none" => false,
+            _ => {
+                self.warn(&name, &text, "gzip or none; none applies now");
+                false
+            }
+        }
     }
 
     fn speaks_http(&mut self, kind: TelemetryKind) -> bool {
@@ -254,7 +283,7 @@ mod tests {
     fn urls(variables: &[(&str, &str)]) -> [Option<String>; 2] {
         let (settings, warnings) = read(variables);
         assert_eq!(warnings, Vec::<String>::new());
-        [settings.traces, settings.logs].map(|collector| collector.map(|collector| collector.url))
+        [settings.traces, settings.logs].map(|collector| collector.map(|collector| collector.url.expose().to_owned()))
     }
 
     #[test]
@@ -279,6 +308,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t, x-tenant=a=b"),
             ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "x=1"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+            ("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "gzip"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
             ("OTEL_BSP_SCHEDULE_DELAY", "100"),
             ("OTEL_TRACES_SAMPLER", "traceidratio"),
@@ -291,7 +321,8 @@ mod tests {
         let headers: Vec<_> = traces.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(headers, [("authorization", "Bearer t"), ("x-tenant", "a=b")]);
         assert_eq!((traces.timeout, traces.ca_file), (Duration::from_millis(500), Some("/ca.pem".into())));
-        assert_eq!(settings.logs.unwrap().headers.len(), 1);
+        let logs = settings.logs.unwrap();
+        assert_eq!((logs.headers.len(), logs.is_compressed, traces.is_compressed), (1, true, false));
         assert_eq!(settings.sampling, Sampling { follows_caller: false, share: 0.25 });
         assert_eq!(settings.delay, Duration::from_millis(100));
         let resource = [("deployment.environment.name", "prod"), ("service.name", "orders")];
@@ -300,11 +331,26 @@ mod tests {
     }
 
     #[test]
+    fn messages_about_a_collector_have_nothing_of_its_url_that_can_be_secret() {
+        for (url, origin) in [
+            ("https://ada:hunter2@c.example:4318/v1/traces?api-key=hunter2", "https://c.example:4318"),
+            ("https://c.example/hunter2/v1/traces", "https://c.example"),
+            ("http://ada:hun/ter2@c", "http://c"),
+        ] {
+            let (settings, _) = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)]);
+            let collector = settings.traces.unwrap();
+            assert_eq!(collector.origin(), origin);
+            assert!(!format!("{collector:?}").contains("hunter2"), "{collector:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_a_warning_that_shows_no_header_and_stops_nothing() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c");
         for (name, value, said, is_sent) in [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf", false),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317", "http://", false),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "user:hunter2@c:4317", "http://", false),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip or none", true),
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none", false),
             ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value", true),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%zz", "name=value", true),

@@ -32,7 +32,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 /// What is to be sent, from the start of the process on.
 pub(crate) struct Otlp {
     spans: Option<(Arc<SpanOutlet>, Gathered<opentelemetry_sdk::trace::SpanData>)>,
-    lines: Option<Gathered<lines::SentLine>>,
+    lines: Option<(LineLayer, Gathered<lines::SentLine>)>,
     settings: TelemetrySettings,
 }
 
@@ -44,11 +44,11 @@ impl Otlp {
             let (outlet, gathered) = gather();
             (Arc::new(SpanOutlet::new(outlet, settings.sampling, scope)), gathered)
         });
-        let lines = settings.logs.as_ref().map(|_| gather());
-        let (layer, lines) = match lines {
-            Some((outlet, gathered)) => (Some(LineLayer::new(outlet)), Some(gathered)),
-            None => (None, None),
-        };
+        let lines = settings.logs.as_ref().map(|_| {
+            let (outlet, gathered) = gather();
+            (LineLayer::new(outlet), gathered)
+        });
+        let layer = lines.as_ref().map(|(layer, _)| layer.clone());
         (Self { spans, lines, settings: settings.clone() }, layer)
     }
 
@@ -58,7 +58,7 @@ impl Otlp {
         let (mut tasks, end) = (JoinSet::new(), CancellationToken::new());
         let (delay, resource) = (self.settings.delay, resource(&self.settings.resource));
         let reach = |collector| reach(collector, ca_files);
-        let mut sink = None;
+        let (mut sink, mut layer) = (None, None);
         if let (Some((outlet, gathered)), Some(collector)) = (self.spans, &self.settings.traces)
             && let Some(exporter) =
                 prepared(reach(collector).and_then(|reach| spans::exporter(collector, reach, &resource)))
@@ -66,13 +66,14 @@ impl Otlp {
             tasks.spawn(send_batches(gathered, delay, end.clone(), "spans", exporter));
             sink = Some(outlet as Arc<dyn SpanSink>);
         }
-        if let (Some(gathered), Some(collector)) = (self.lines, &self.settings.logs)
+        if let (Some((lines, gathered)), Some(collector)) = (self.lines, &self.settings.logs)
             && let Some(exporter) =
                 prepared(reach(collector).and_then(|reach| lines::exporter(collector, reach, &resource)))
         {
             tasks.spawn(send_batches(gathered, delay, end.clone(), "log lines", exporter));
+            layer = Some(lines);
         }
-        Sending { sink, tasks, end }
+        Sending { sink, lines: layer, tasks, end }
     }
 }
 
@@ -100,6 +101,7 @@ fn resource(given: &[(String, String)]) -> Resource {
 /// The tasks that send.
 pub(crate) struct Sending {
     sink: Option<Arc<dyn SpanSink>>,
+    lines: Option<LineLayer>,
     tasks: JoinSet<()>,
     end: CancellationToken,
 }
@@ -110,8 +112,11 @@ impl Sending {
         self.sink.clone()
     }
 
-    /// Sends what is left, for a bounded time.
-    pub(crate) async fn end(mut self) {
+    /// Sends why the process ends, if it ends with an error, and what is left, for a bounded time.
+    pub(crate) async fn end(mut self, error: Option<String>) {
+        if let (Some(lines), Some(error)) = (&self.lines, error) {
+            lines.add_error(error);
+        }
         self.end.cancel();
         let sent = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(END_MAX, sent).await.is_err() {

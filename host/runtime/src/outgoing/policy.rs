@@ -79,7 +79,7 @@ impl OutgoingHttp {
     fn span(&self, request: &Request<WasiBody>) -> Option<RequestSpan> {
         let trace = self.trace.as_ref().filter(|trace| trace.is_recorded())?;
         let span = span_of(request.headers())?;
-        Some(trace.request(span, request.method().as_str(), &without_query(request.uri())))
+        Some(trace.request(span, request.method().as_str(), &origin_of(request.uri())))
     }
 
     fn prepare(
@@ -137,8 +137,8 @@ impl OutgoingHttp {
     }
 
     fn deny_request(&self, head: &http::request::Parts) -> Error {
-        // The query may contain secrets, which must not be logged.
-        let what = format!("{} {} is not granted", head.method, without_query(&head.uri));
+        // The path and the query may be secrets, which must not be logged. The lines have the path.
+        let what = format!("{} {} is not granted", head.method, origin_of(&head.uri));
         self.observations.deny(what, Some(http_lines(&head.method, &head.uri)));
         Error::HttpRequestDenied
     }
@@ -339,11 +339,6 @@ impl BodyLimit {
         );
         error(Some(*max))
     }
-}
-
-fn without_query(uri: &http::Uri) -> String {
-    let text = uri.to_string();
-    text.split('?').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

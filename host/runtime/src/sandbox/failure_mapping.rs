@@ -153,7 +153,7 @@ pub(crate) fn after_denial(failure: Failure, denial: &Denial, plugin: &str) -> F
     if !can_follow_from_a_request(failure.class) {
         return failure;
     }
-    let remedy = denial.lines.as_ref().map(|lines| format!("; these lines in {plugin}.toml would allow it:\n{lines}"));
+    let remedy = denial.lines.as_ref().map(|lines| format!("\nthese lines in {plugin}.toml would allow it:\n{lines}"));
     let message =
         format!("{}{}\nthe component then failed: {}", denial.what, remedy.unwrap_or_default(), failure.message);
     // A failure that the guest calls permanent stays permanent if no manifest line would allow the call.

@@ -64,6 +64,15 @@ impl Followups {
         }
     }
 
+    /// The same follow-ups, which name this span as their caller if there is one, instead of the caller of their parent.
+    pub(crate) fn called_by(mut self, traceparent: Option<String>) -> Self {
+        if let (Some(parent), Some(traceparent)) = (&mut self.parent, traceparent) {
+            parent.trace.retain(|name, _| !name.eq_ignore_ascii_case(TRACEPARENT));
+            parent.trace.insert(TRACEPARENT.to_owned(), traceparent);
+        }
+        self
+    }
+
     /// The emitted items, for the settlement.
     pub(crate) fn into_items(self) -> Vec<NewItem> {
         self.items
@@ -200,6 +209,21 @@ mod tests {
         assert_eq!((items[0].cid.as_deref(), items[0].saga.as_deref()), (Some("c"), Some("S")));
         assert!(items.iter().all(|item| item.fairness_key.as_deref() == Some("tenant")));
         assert_eq!(items[0].delay, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn the_caller_of_a_followup_is_the_attempt_if_that_is_recorded_and_else_that_of_the_parent() {
+        let trace = |attempt: Option<&str>| {
+            let mut followups = followups("k", 9);
+            let names = [("Traceparent", "00-t-s-01"), ("tracestate", "a=b")];
+            let trace = names.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            followups.parent.as_mut().unwrap().trace = trace;
+            let mut followups = followups.called_by(attempt.map(str::to_owned));
+            followups.emit(request("mail", None)).unwrap();
+            followups.into_items().remove(0).headers.into_values().collect::<Vec<_>>()
+        };
+        assert_eq!(trace(None), ["00-t-s-01", "a=b"]);
+        assert_eq!(trace(Some("00-t-attempt-01")), ["00-t-attempt-01", "a=b"]);
     }
 
     #[test]

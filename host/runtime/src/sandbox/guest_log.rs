@@ -2,7 +2,7 @@
 //!
 //! It bounds how much one attempt may log. It does not know the history, which keeps the end of a guest's output.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use outbox_core::SpanIds;
 use outbox_item::Item;
@@ -19,7 +19,8 @@ macro_rules! line {
         tracing::event!(
             target: "outbox::plugin::log", tracing::Level::$level,
             plugin = %$log.plugin, item.id = $log.item.as_ref().map(|item| item.id.get()),
-            trace_id = $log.spans().map(|spans| spans.trace_id), span_id = $log.spans().map(|spans| spans.attempt),
+            trace_id = $log.spans().map(|spans| &*spans.trace_id),
+            span_id = $log.spans().map(|spans| &*spans.attempt),
             $($line)+
         )
     };
@@ -30,16 +31,18 @@ pub(crate) struct GuestLog {
     plugin: Arc<str>,
     item: Option<Arc<Item>>,
     bytes: usize,
+    /// Made for the first line.
+    spans: OnceLock<SpanIds>,
 }
 
 impl GuestLog {
     /// The log of an attempt at `item`; of a call without an item when there is none.
     pub(crate) fn new(plugin: Arc<str>, item: Option<&Arc<Item>>) -> Self {
-        Self { plugin, item: item.cloned(), bytes: 0 }
+        Self { plugin, item: item.cloned(), bytes: 0, spans: OnceLock::new() }
     }
 
-    fn spans(&self) -> Option<SpanIds> {
-        self.item.as_deref().map(SpanIds::of)
+    fn spans(&self) -> Option<&SpanIds> {
+        self.item.as_deref().map(|item| self.spans.get_or_init(|| SpanIds::of(item)))
     }
 
     /// Writes a line, unless the attempt has used up [`LOG_MAX`].

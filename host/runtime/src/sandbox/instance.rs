@@ -285,7 +285,8 @@ impl LinkedPlugin {
     ) -> HostState {
         let (grants, observations) = (Arc::clone(&self.grants), Arc::clone(&call.observations));
         let shown = item.map(|(item, mode)| (&**item, mode));
-        let followups = Followups::new(grants, observations, self.limits.followups, shown);
+        let traceparent = call.trace.as_ref().and_then(|trace| trace.traceparent());
+        let followups = Followups::new(grants, observations, self.limits.followups, shown).called_by(traceparent);
         let is_recorded = call.trace.as_ref().map(|trace| trace.is_recorded());
         let keys = item.map(|(item, _)| HostHeaders::new(item).recorded(is_recorded));
         let (policy, backend) = (Arc::clone(&self.policy), Arc::clone(&call.backend));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::{
     Attempt, AttemptReport, CrashBudget, Failure, FailureClass, Handler, HostWrites, Outcome, RetryPolicy, ServedType,
-    Settlement, SuspectRoom, SuspectRun,
+    Settlement, Span, SpanSink, SuspectRoom, SuspectRun, TraceContext,
 };
 use outbox_item::{Item, ItemId, Millis, NewItem, Status};
 use outbox_store::{
@@ -48,6 +48,8 @@ pub(super) enum Fault {
     NoAnswer,
     /// The store does what was asked after this time.
     Late(Duration),
+    /// The store says after this time that it can never do what was asked.
+    LateNever(Duration),
     /// A bug.
     Panic,
 }
@@ -198,6 +200,10 @@ impl FakeQueue {
             Some(Fault::Late(delay)) => {
                 sleep(delay).await;
                 run(&mut self.state())
+            }
+            Some(Fault::LateNever(delay)) => {
+                sleep(delay).await;
+                Err(StoreError::StateConflict { plugin: "p".into(), key: "k".into() })
             }
             Some(Fault::NoAnswer) => std::future::pending().await,
             Some(Fault::Panic) => panic!("a bug"),
@@ -406,6 +412,20 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Keeps every span.
+#[derive(Debug, Default)]
+pub(super) struct KeptSpans(pub(super) Mutex<Vec<Span>>);
+
+impl SpanSink for KeptSpans {
+    fn is_recorded(&self, _: &str, _: Option<&TraceContext>) -> bool {
+        true
+    }
+
+    fn record(&self, span: Span) {
+        self.0.lock().expect("no panic").push(span);
+    }
+}
+
 /// A worker that runs until it is stopped.
 pub(super) struct StartedWorker {
     pub(super) stop: CancellationToken,
@@ -415,13 +435,18 @@ pub(super) struct StartedWorker {
 
 impl StartedWorker {
     pub(super) fn start(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> Self {
+        Self::traced(queue, handler, None)
+    }
+
+    /// The same, and reports spans to `spans`.
+    pub(super) fn traced(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>, spans: Option<Arc<dyn SpanSink>>) -> Self {
         let drain = Duration::ZERO;
         let (instance, crash_budget) = ("pod".into(), CrashBudget::default());
         let (concurrency, prefetch, payload_bytes) = (4, 4, 64 << 20);
         let settings =
             WorkerSettings { instance, concurrency, prefetch, payload_bytes, lease: LEASE, drain, crash_budget };
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(queue) as _, Arc::clone(handler) as _, settings);
+        let worker = Worker::new(Arc::clone(queue) as _, Arc::clone(handler) as _, settings).with_spans(spans);
         let leases = worker.leases_in_hand();
         Self { task: tokio::spawn(worker.run(stop.clone())), stop, leases }
     }

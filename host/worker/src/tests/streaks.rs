@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use outbox_core::Settlement;
+use outbox_core::{Settlement, SpanFact};
 use outbox_item::ItemId;
 
-use super::fakes::{Call, FakeQueue, Fault, LEASE, SlowHandler, StartedWorker};
+use super::fakes::{Call, FakeQueue, Fault, KeptSpans, LEASE, SlowHandler, StartedWorker};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LINE: [ItemId; 4] = [ItemId::new(61), ItemId::new(62), ItemId::new(63), ItemId::new(64)];
 
 /// A worker whose attempts are known to be short, so that it claims ahead.
 async fn warm(queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> StartedWorker {
-    let worker = StartedWorker::start(queue, handler);
+    warmed(StartedWorker::start(queue, handler), queue, handler).await
+}
+
+async fn warmed(worker: StartedWorker, queue: &Arc<FakeQueue>, handler: &Arc<SlowHandler>) -> StartedWorker {
     sleep(SECOND).await;
     assert_eq!(queue.settled().len(), 60);
     queue.state().settlements.clear();
@@ -149,6 +152,39 @@ async fn an_attempt_is_interrupted_when_the_claim_on_an_item_before_it_was_lost(
     sleep(2 * SECOND).await;
     assert!(handler.interrupted_at(LINE[2]).is_some(), "long before it would learn it from a renewal");
     assert_eq!((queue.settled(), handler.most_at_once()), (vec![], 1));
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_given_back_with_the_item_before_it_has_spans_with_an_end() {
+    let (queue, handler) = short();
+    let spans = Arc::<KeptSpans>::default();
+    let worker = StartedWorker::traced(&queue, &handler, Some(Arc::clone(&spans) as _));
+    let worker = warmed(worker, &queue, &handler).await;
+    spans.0.lock().expect("no panic").clear();
+    queue.set_fault(Call::Settle, Fault::LateNever(SECOND));
+    handler.set_takes(Duration::from_millis(1));
+    queue.add_line(61..=64);
+    sleep(Duration::from_micros(500)).await;
+    handler.set_takes(LEASE);
+    sleep(SECOND / 2).await;
+    assert_eq!(handler.begun(), LINE[..2]);
+    queue.heal();
+    queue.set_fault(Call::Claim, Fault::Refused);
+    sleep(SECOND).await;
+    let told = spans
+        .0
+        .lock()
+        .expect("no panic")
+        .iter()
+        .filter_map(|span| {
+            let is_given_back = span.facts.contains(&("outbox.item.id", SpanFact::Number(LINE[1].get())));
+            is_given_back.then(|| (span.work.as_str(), span.facts.last().cloned()))
+        })
+        .collect::<Vec<_>>();
+    let released = ("outbox.settlement", SpanFact::Text("release".into()));
+    assert_eq!(told.iter().map(|(work, _)| *work).collect::<Vec<_>>(), ["wait", "attempt", "settlement"]);
+    assert_eq!(told[2].1, Some(released), "no settlement of its own was sent");
     worker.stop().await;
 }
 

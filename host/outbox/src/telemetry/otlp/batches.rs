@@ -30,8 +30,8 @@ pub(super) struct Gathered<T> {
 
 /// Sends batches of things. What is not taken is dropped.
 pub(super) trait Export<T>: Send + Sync + 'static {
-    /// Sends a batch, for a bounded time.
-    fn export_batch(&self, batch: Vec<T>) -> impl Future<Output = ()> + Send;
+    /// Sends a batch, for a bounded time. Returns whether it was taken.
+    fn export_batch(&self, batch: Vec<T>) -> impl Future<Output = bool> + Send;
 }
 
 /// An outlet, and what leaves it.
@@ -59,6 +59,7 @@ pub(super) async fn send_batches<T: Send>(
     what: &'static str,
     exporter: impl Export<T>,
 ) {
+    let mut losses = Losses { what, dropped: Arc::clone(&gathered.dropped), refused: 0 };
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while end.run_until_cancelled(gathered.receiver.recv_many(&mut batch, BATCH_MAX)).await.is_some_and(|got| got > 0) {
         let fill = async {
@@ -70,22 +71,47 @@ pub(super) async fn send_batches<T: Send>(
             }
         };
         let filled = end.run_until_cancelled(tokio::time::timeout(delay, fill)).await;
-        exporter.export_batch(std::mem::take(&mut batch)).await;
-        report_dropped(&gathered.dropped, what);
+        losses.send(&exporter, std::mem::take(&mut batch)).await;
         if filled.is_none() {
             break;
         }
     }
     gathered.receiver.close();
     while gathered.receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        exporter.export_batch(std::mem::take(&mut batch)).await;
+        losses.send(&exporter, std::mem::take(&mut batch)).await;
     }
+    losses.report_refused();
 }
 
-fn report_dropped(dropped: &AtomicU64, what: &str) {
-    let count = dropped.swap(0, Ordering::Relaxed);
-    if count > 0 {
-        tracing::warn!(target: "outbox::telemetry", count, "{what} were dropped: the collector takes too few");
+/// What does not reach the collector.
+struct Losses {
+    what: &'static str,
+    /// Those that found no room.
+    dropped: Arc<AtomicU64>,
+    /// Those that were sent and not taken, since the last batch that was taken.
+    refused: usize,
+}
+
+impl Losses {
+    /// Sends a batch and reports what was lost, except that a collector takes nothing: its return tells how much that was.
+    async fn send<T>(&mut self, exporter: &impl Export<T>, batch: Vec<T>) {
+        let count = batch.len();
+        if exporter.export_batch(batch).await {
+            self.report_refused();
+        } else {
+            self.refused += count;
+        }
+        let (count, what) = (self.dropped.swap(0, Ordering::Relaxed), self.what);
+        if count > 0 {
+            tracing::warn!(target: "outbox::telemetry", count, "{what} were dropped: the collector takes too few");
+        }
+    }
+
+    fn report_refused(&mut self) {
+        let (count, what) = (std::mem::take(&mut self.refused), self.what);
+        if count > 0 {
+            tracing::warn!(target: "outbox::telemetry", count, "{what} were dropped while the collector took none");
+        }
     }
 }
 
@@ -99,9 +125,25 @@ mod tests {
     struct Sent(Arc<Mutex<Vec<Vec<usize>>>>);
 
     impl Export<usize> for Sent {
-        async fn export_batch(&self, batch: Vec<usize>) {
+        async fn export_batch(&self, batch: Vec<usize>) -> bool {
+            let is_taken = !batch.contains(&REFUSED);
             self.0.lock().unwrap().push(batch);
+            is_taken
         }
+    }
+
+    /// What no collector takes.
+    const REFUSED: usize = usize::MAX;
+
+    #[tokio::test]
+    async fn what_a_collector_did_not_take_is_counted_until_it_takes_something() {
+        let mut losses = Losses { what: "numbers", dropped: Arc::new(AtomicU64::new(7)), refused: 0 };
+        let sent = Sent::default();
+        losses.send(&sent, vec![1, REFUSED]).await;
+        losses.send(&sent, vec![REFUSED]).await;
+        assert_eq!((losses.refused, losses.dropped.load(Ordering::Relaxed)), (3, 0), "the dropped ones are reported");
+        losses.send(&sent, vec![1]).await;
+        assert_eq!(losses.refused, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::ensure;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::hyper::HyperClient;
@@ -19,17 +20,21 @@ use crate::config::Collector;
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
     client: HyperClient<HttpsConnector<HttpConnector>>,
-    url: String,
+    /// What the log calls the collector: the rest of its URL may be secret.
+    origin: String,
     /// Why the last request failed; `None` when it did not.
     failing: Arc<Mutex<Option<String>>>,
 }
 
 impl Reach {
     pub(super) fn new(collector: &Collector, ca_files: &[PathBuf]) -> anyhow::Result<Self> {
+        // The exporter would show the whole URL.
+        let is_valid = Request::get(collector.url.expose()).body(()).is_ok();
+        ensure!(is_valid, "the URL of the collector at {} is not valid", collector.origin());
         let tls = TlsConfig::new(ca_files)?.client();
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = HyperClient::new(connector, collector.timeout, None);
-        Ok(Self { client, url: collector.url.clone(), failing: Arc::default() })
+        Ok(Self { client, origin: collector.origin(), failing: Arc::default() })
     }
 
     /// Logs when requests begin to fail for another reason, and when they succeed again.
@@ -40,11 +45,11 @@ impl Reach {
         }
         if let Some(why) = &failure {
             tracing::warn!(
-                target: "outbox::telemetry", url = self.url, error = why,
+                target: "outbox::telemetry", collector = self.origin, error = why,
                 "the collector takes no telemetry: what it should have got meanwhile is dropped"
             );
         } else {
-            tracing::info!(target: "outbox::telemetry", url = self.url, "the collector takes telemetry again");
+            tracing::info!(target: "outbox::telemetry", collector = self.origin, "the collector takes telemetry again");
         }
         *failing = failure;
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use opentelemetry::InstrumentationScope;
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity};
-use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
-use opentelemetry_otlp::{LogExporter, Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry_otlp::{Compression, LogExporter, Protocol, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider};
@@ -29,6 +29,7 @@ pub(super) type SentLine = (SdkLogRecord, InstrumentationScope);
 const OWN_WAY: [&str; 4] = ["hyper", "opentelemetry", "outbox::telemetry", "rustls"];
 
 /// Takes the log lines of this process.
+#[derive(Clone)]
 pub(crate) struct LineLayer {
     logger: SdkLogger,
 }
@@ -37,6 +38,16 @@ impl LineLayer {
     pub(super) fn new(outlet: Outlet<SentLine>) -> Self {
         let provider = SdkLoggerProvider::builder().with_log_processor(LineOutlet(outlet)).build();
         Self { logger: provider.logger("outbox") }
+    }
+
+    /// Takes an error that the log has as no line: why the process ends.
+    pub(super) fn add_error(&self, error: String) {
+        let mut record = self.logger.create_log_record();
+        record.set_target("outbox");
+        record.set_severity_number(Severity::Error);
+        record.set_severity_text(Level::ERROR.as_str());
+        record.set_body(error.into());
+        self.logger.emit(record);
     }
 }
 
@@ -53,7 +64,8 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         record.set_severity_number(severity(*metadata.level()));
         record.set_severity_text(metadata.level().as_str());
         if let (Some(trace_id), Some(span_id)) = (trace_id, span_id) {
-            record.set_trace_context(trace_id, span_id, Some(TraceFlags::SAMPLED));
+            // Whether the trace is recorded is not known here.
+            record.set_trace_context(trace_id, span_id, None);
         }
         self.logger.emit(record);
     }
@@ -136,18 +148,18 @@ impl LogProcessor for LineOutlet {
 /// What sends lines to the collector.
 pub(super) fn exporter(collector: &Collector, reach: Reach, resource: &Resource) -> anyhow::Result<LogExporter> {
     let builder = LogExporter::builder().with_http().with_http_client(reach).with_protocol(Protocol::HttpBinary);
-    let builder = builder.with_endpoint(&collector.url).with_timeout(collector.timeout);
-    let mut exporter = builder.with_headers(headers(collector)).build().context("preparing to send log lines")?;
+    let builder = builder.with_endpoint(collector.url.expose()).with_timeout(collector.timeout);
+    let builder = builder.with_headers(headers(collector));
+    let builder = if collector.is_compressed { builder.with_compression(Compression::Gzip) } else { builder };
+    let mut exporter = builder.build().context("preparing to send log lines")?;
     exporter.set_resource(resource);
     Ok(exporter)
 }
 
 impl Export<SentLine> for LogExporter {
     /// The way to the collector logs why it takes nothing.
-    async fn export_batch(&self, batch: Vec<SentLine>) {
+    async fn export_batch(&self, batch: Vec<SentLine>) -> bool {
         let lines: Vec<_> = batch.iter().map(|(record, scope)| (record, scope)).collect();
-        if let Err(err) = self.export(LogBatch::new(&lines)).await {
-            tracing::debug!(target: "outbox::telemetry", error = %err, "a batch of lines was dropped");
-        }
+        self.export(LogBatch::new(&lines)).await.is_ok()
     }
 }

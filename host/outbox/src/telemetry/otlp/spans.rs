@@ -9,7 +9,7 @@ use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{Compression, Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, ShouldSample as _, SpanData, SpanEvents, SpanExporter as _, SpanLinks,
@@ -99,18 +99,18 @@ fn kind(work: SpanWork) -> SpanKind {
 /// What sends spans to the collector.
 pub(super) fn exporter(collector: &Collector, reach: Reach, resource: &Resource) -> anyhow::Result<SpanExporter> {
     let builder = SpanExporter::builder().with_http().with_http_client(reach).with_protocol(Protocol::HttpBinary);
-    let builder = builder.with_endpoint(&collector.url).with_timeout(collector.timeout);
-    let mut exporter = builder.with_headers(headers(collector)).build().context("preparing to send spans")?;
+    let builder = builder.with_endpoint(collector.url.expose()).with_timeout(collector.timeout);
+    let builder = builder.with_headers(headers(collector));
+    let builder = if collector.is_compressed { builder.with_compression(Compression::Gzip) } else { builder };
+    let mut exporter = builder.build().context("preparing to send spans")?;
     exporter.set_resource(resource);
     Ok(exporter)
 }
 
 impl Export<SpanData> for SpanExporter {
     /// The way to the collector logs why it takes nothing.
-    async fn export_batch(&self, batch: Vec<SpanData>) {
-        if let Err(err) = self.export(batch).await {
-            tracing::debug!(target: "outbox::telemetry", error = %err, "a batch of spans was dropped");
-        }
+    async fn export_batch(&self, batch: Vec<SpanData>) -> bool {
+        self.export(batch).await.is_ok()
     }
 }
 

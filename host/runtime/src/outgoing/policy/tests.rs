@@ -9,6 +9,9 @@ use http_body_util::{Empty, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use outbox_core::{Span, SpanFact, SpanSink, SpanWork, TraceContext};
+use outbox_item::{ItemId, Millis, NewItem};
+
 use crate::load::manifest::Manifest;
 use crate::load::manifest::environment::EnvLookup;
 use crate::outgoing::authorities::TlsConfig;
@@ -110,6 +113,36 @@ async fn what_is_granted_goes_out_with_what_only_the_host_can_say() {
     assert!(!outgoing.observations.has_unanswered_requests());
 }
 
+/// Keeps every span.
+#[derive(Debug, Default)]
+struct KeptSpans(Mutex<Vec<Span>>);
+
+impl SpanSink for KeptSpans {
+    fn is_recorded(&self, _: &str, _: Option<&TraceContext>) -> bool {
+        true
+    }
+
+    fn record(&self, span: Span) {
+        self.0.lock().unwrap().push(span);
+    }
+}
+
+#[tokio::test]
+async fn a_span_names_the_origin_of_a_receiver_and_nothing_that_can_be_secret() {
+    let server = Server::start(OK).await;
+    let spans = Arc::<KeptSpans>::default();
+    let item = NewItem::new("t", "k", "").into_item(ItemId::new(1), Millis::default());
+    let trace = TracedAttempt::new(Arc::clone(&spans) as _, Arc::new(item), Instant::now());
+    let mut outgoing = granted(&server, "").traced(Some(Arc::clone(&trace)));
+    trace.begin(Instant::now());
+    send(&mut outgoing, "POST", &format!("{}/a-hush?key=hush", server.url)).await.unwrap();
+    trace.end(Instant::now(), Instant::now(), None, Some("done"));
+    let spans = spans.0.lock().unwrap();
+    let request = spans.iter().find(|span| span.work == SpanWork::Request).unwrap();
+    assert!(request.facts.contains(&("url.full", SpanFact::Text(server.url.clone()))), "{request:?}");
+    assert!(!format!("{spans:?}").contains("hush"), "{spans:?}");
+}
+
 #[tokio::test]
 async fn connections_are_used_again_and_safe_requests_execute_nothing() {
     let server = Server::start(OK).await;
@@ -133,7 +166,7 @@ async fn what_is_not_granted_never_leaves_and_is_recorded_with_its_lines() {
     assert!(matches!(denied, Err(Error::HttpRequestDenied)));
     assert!(server.heads.lock().unwrap().is_empty());
     let denial = outgoing.observations.denial().unwrap();
-    assert_eq!(denial.what, format!("POST {}/b is not granted", server.url));
+    assert_eq!(denial.what, format!("POST {} is not granted", server.url));
     let lines = denial.lines.clone().unwrap();
     let mut allowed = self::outgoing(&lines);
     send(&mut allowed, "POST", &format!("{}/b?token=x", server.url)).await.unwrap();
