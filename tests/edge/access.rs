@@ -7,17 +7,22 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
+use outbox::core::{
+    BreakerState, BreakerStatus, Failure, FailureClass, HostWrites, OnDead, RecordedBody, RecordedExchange, Recording,
+    Settlement,
+};
 use outbox::http::{
     AccessSettings, HostStatus, HttpSettings, HttpState, NamedToken, PeerAddress, ProxyUsers, Right, Rights, Role,
-    TokenDigest, router,
+    TokenDigest, router, worker_router,
 };
 use outbox::item::Millis;
-use outbox::store::{AuditQuery, Inspect as _};
+use outbox::store::{AuditQuery, Inspect as _, Maintain as _, Pod, Queue as _, SettleRequest};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use super::{HttpFixture, get, post, request};
+use crate::support::settled;
 
 fn token(name: &str, role: Role, text: &str) -> NamedToken {
     NamedToken { name: name.into(), role, more: Rights::default(), digest: TokenDigest::of(text), expires_at: None }
@@ -44,7 +49,7 @@ fn from(mut request: Request<Body>, address: [u8; 4]) -> Request<Body> {
 }
 
 const ITEM: &str =
-    r#"{"type":"a","idem_key":"k","payload":{"card":"4111"},"headers":{"x-of":"Ada"},"metadata":{"of":"Ada"}}"#;
+    r#"{"type":"a","idem_key":"k","payload":{"card":"4111"},"headers":{"x-of":"Ada"},"metadata":{"of":"of-metadata"}}"#;
 
 /// Makes a request.
 type Asked = fn() -> Request<Body>;
@@ -151,7 +156,13 @@ async fn a_log_in_gives_a_cookie_that_scripts_and_other_sites_cannot_use() {
     assert!(set.contains("; HttpOnly; SameSite=Strict") && set.contains("Max-Age=43200"), "{set}");
     assert!(!set.contains("Secure") && !set.contains("operate-token"), "{set}");
     let form = [("content-type", "application/x-www-form-urlencoded"), ("origin", "https://localhost:7070")];
-    assert!(log_in(&host, &form, "token=operate-token").await.1.contains("; Secure"));
+    let (secure, set) = log_in(&host, &form, "token=operate-token").await;
+    assert!(
+        set.starts_with("__Host-outbox_session=") && set.contains("; Path=/;") && set.contains("; Secure"),
+        "{set}"
+    );
+    let with_secure = request("GET", "/items", &[("cookie", &secure)], "");
+    assert_eq!(host.send(with_secure).await.status, 200);
 
     let of = |mut request: Request<Body>| {
         request.headers_mut().insert("cookie", cookie.parse().unwrap());
@@ -217,10 +228,73 @@ async fn only_a_trusted_proxy_names_its_user() {
     host.send(from(nameless, [10, 0, 0, 1])).await.problem(401, "unauthorized");
 }
 
-/// Whether a text that only the payload, the headers, the metadata, the result or a failure had is in the answer.
-fn tells(answer: &Value) -> bool {
+#[tokio::test]
+async fn a_page_that_resolves_its_own_name_to_the_host_names_no_user_of_a_proxy() {
+    let proxy_users = Some(ProxyUsers { header: "x-forwarded-user".parse().unwrap(), role: Role::Read });
+    let access =
+        AccessSettings { proxies: vec!["::1/128".parse().unwrap()], proxy_users, ..AccessSettings::with_admin("t") };
+    let hosts = vec!["outbox.example".to_owned()];
+    let host = HttpFixture::new(HttpSettings { is_durable: true, access, hosts, ..HttpSettings::default() });
+    let asked = |name: &str| {
+        let headers = [("x-forwarded-user", "ada"), ("host", name), ("sec-fetch-site", "same-origin")];
+        let mut asked = request("GET", "/items", &headers, "");
+        asked.extensions_mut().insert(PeerAddress::new("::1".parse().unwrap()));
+        asked
+    };
+    host.send(asked("evil.example:7070")).await.problem(421, "wrong-host");
+    for known in ["outbox.example", "localhost:7070"] {
+        assert_eq!(host.send(asked(known)).await.status, 200, "{known}");
+    }
+    assert_eq!(host.send(bearer(asked("evil.example:7070"), "t")).await.status, 200, "a page has no token");
+}
+
+/// Texts that only the payload, the headers, the metadata, a result, a failure, its output, a recorded request or the cause
+/// of a breaker has.
+const SECRETS: [&str; 8] =
+    ["4111", "x-of", "of-metadata", "rows-8", "no such card", "last words", "sent-4711", "breaker fell"];
+
+/// The secrets in an answer.
+fn told(answer: &Value) -> Vec<&'static str> {
     let text = answer.to_string();
-    ["4111", "Ada", "rows", "no such card"].iter().any(|secret| text.contains(secret))
+    SECRETS.into_iter().filter(|secret| text.contains(secret)).collect()
+}
+
+/// Something with each of the secrets: a dead item with a history, which blocks a key, a result, and an open breaker.
+async fn seed_secrets(host: &HttpFixture) {
+    let ordered = r#"{"type":"b","idem_key":"b1","payload":1,"ordering_key":"o"}"#;
+    for body in [ordered, &ordered.replace("b1", "b2"), r#"{"type":"c","idem_key":"c","payload":1}"#] {
+        assert_eq!(host.send(bearer(post("/items", &[], body), "s3cret")).await.status, 202);
+    }
+    let exchange = RecordedExchange {
+        method: "POST".into(),
+        url: "http://a/sent-4711".into(),
+        effect: None,
+        headers: Vec::new(),
+        body: RecordedBody::whole("sent-4711"),
+        answer: None,
+    };
+    let exchanges = Recording { exchanges: vec![exchange], ..Recording::default() }.compress();
+    let failure = Failure::new(FailureClass::Permanent, "card.declined", "no such card");
+    let dead = settled(Settlement::Dead { failure, on_dead: OnDead::Block });
+    let dead = SettleRequest { stderr: Some("last words".into()), exchanges, ..dead };
+    host.store.settle(&host.claim("b").await.reference(), dead).await.unwrap();
+    let result = Some(br#"{"rows-8":1}"#.to_vec());
+    host.settle("c", Settlement::Done { result, writes: HostWrites::default() }).await;
+    let breaker = BreakerStatus {
+        cause: "breaker fell".into(),
+        origin: Some("https://a".into()),
+        state: BreakerState::Open,
+        ..BreakerStatus::default()
+    };
+    let pod = Pod {
+        instance: "pod-1".into(),
+        role: None,
+        ready: true,
+        heartbeat_at: Millis::default(),
+        plugins: vec![],
+        breakers: vec![breaker],
+    };
+    host.store.heartbeat(&pod).await.unwrap();
 }
 
 #[tokio::test]
@@ -236,15 +310,32 @@ async fn what_items_contain_is_hidden_from_those_without_the_right_and_said_to_b
     host.dead_letter("a").await;
     let found = json!({ "filter": { "status": ["DLQ"], "error": "no such card" }, "background": true });
     assert_eq!(host.send(bearer(post("/items:replay", &[], &found.to_string()), "all")).await.status, 202);
-    for path in ["/items", "/items/1", "/items/k", "/failures", "/audit", "/audit?item=1", "/jobs", "/jobs/1", "/stuck"]
-    {
+    seed_secrets(&host).await;
+    host.send(bearer(post("/items/c/replay", &[], "{}"), "all")).await;
+    let mut told_somewhere = Vec::new();
+    for path in [
+        "/items",
+        "/items/1",
+        "/items/k",
+        "/items/b1",
+        "/failures",
+        "/audit",
+        "/audit?item=1",
+        "/audit?item=4",
+        "/jobs",
+        "/jobs/1",
+        "/stuck",
+        "/status/cockpit",
+    ] {
         let whole = host.send(bearer(get(path), "all")).await.json();
-        assert!(tells(&whole) || path == "/stuck", "{path}: {whole}");
+        assert!(!told(&whole).is_empty(), "{path}: {whole}");
+        told_somewhere.extend(told(&whole));
         assert!(!whole.to_string().contains("\"hidden\""), "{path}: {whole}");
         let part = host.send(bearer(get(path), "reader")).await.json();
-        assert!(!tells(&part), "{path}: {part}");
-        assert!(part.to_string().contains("\"hidden\"") || path == "/stuck", "{path}: {part}");
+        assert_eq!(told(&part), Vec::<&str>::new(), "{path}: {part}");
+        assert!(part.to_string().contains("\"hidden\""), "{path}: {part}");
     }
+    assert!(SECRETS.iter().all(|secret| told_somewhere.contains(secret)), "{told_somewhere:?}");
     let item = host.send(bearer(get("/items/1"), "reader")).await.json();
     assert_eq!(item["hidden"], json!(["payload", "headers", "metadata", "result", "last_error"]));
     assert_eq!((item.get("payload"), item["failed_attempts"][0].get("message")), (None, None));
@@ -265,21 +356,51 @@ async fn who_may_not_read_what_items_contain_may_not_search_for_it() {
     host.send(bearer(post("/items:replay", &[], order), "operate-token")).await.problem(403, "forbidden");
 }
 
+fn state(host: &HttpFixture, settings: watch::Receiver<Arc<HttpSettings>>) -> HttpState {
+    HttpState {
+        enqueue: host.store.clone(),
+        inspect: host.store.clone(),
+        operate: host.store.clone(),
+        handler: host.handler.clone(),
+        settings,
+        status: Arc::new(HostStatus::default),
+        stop: host.stop.clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_worker_describes_the_routes_that_it_answers_and_no_others() {
+    let host = HttpFixture::durable();
+    let routes = worker_router(state(&host, HttpSettings::default().fixed()));
+    let send = async |path: &str| routes.clone().oneshot(get(path)).await.unwrap();
+    let body = send("/openapi.json").await.into_body().collect().await.unwrap().to_bytes();
+    let document: Value = serde_json::from_slice(&body).unwrap();
+    let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(paths, ["/healthz", "/metrics", "/metrics/store", "/openapi.json", "/readyz"]);
+    for path in paths {
+        assert_ne!(send(&path).await.status(), 404, "{path}");
+    }
+    assert_eq!(send("/items").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_token_for_scraping_opens_the_two_paths_of_metrics_only() {
+    let host = host();
+    for path in ["/metrics", "/metrics/store"] {
+        assert_eq!(host.send(bearer(get(path), "scrape-token")).await.status, 200, "{path}");
+        host.send(bearer(get(path), "enqueue-token")).await.problem(403, "forbidden");
+        host.send(get(path)).await.problem(401, "unauthorized");
+    }
+    host.send(bearer(get("/items"), "scrape-token")).await.problem(403, "forbidden");
+    host.send(bearer(get("/status/cockpit"), "scrape-token")).await.problem(403, "forbidden");
+}
+
 #[tokio::test]
 async fn a_stream_ends_when_the_settings_change_so_that_its_caller_proves_its_rights_again() {
     let host = HttpFixture::durable();
     let durable = || Arc::new(HttpSettings { is_durable: true, ..HttpSettings::default() });
     let settings = watch::Sender::new(durable());
-    let state = HttpState {
-        enqueue: host.store.clone(),
-        inspect: host.store.clone(),
-        operate: host.store.clone(),
-        handler: host.handler.clone(),
-        settings: settings.subscribe(),
-        status: Arc::new(HostStatus::default),
-        stop: host.stop.clone(),
-    };
-    let stream = router(state).oneshot(get("/signals")).await.unwrap();
+    let stream = router(state(&host, settings.subscribe())).oneshot(get("/signals")).await.unwrap();
     settings.send_replace(durable());
     let ended = tokio::time::timeout(Duration::from_mins(1), stream.into_body().collect()).await;
     assert!(ended.is_ok(), "the stream goes on");

@@ -1,14 +1,17 @@
 //! The description of the routes says what the host does: each right, each example, each problem, each form.
 
+mod bad_requests;
 mod forms;
 mod problems;
 mod scene;
 
 use std::collections::BTreeSet;
 
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use outbox::http::{Right, Role};
 use serde_json::{Map, Value, json};
 
+use super::HttpResponse;
 use crate::support::guests::root;
 
 use forms::check_form;
@@ -116,13 +119,47 @@ fn every_operation_says_what_it_needs_takes_and_answers() {
 
 #[test]
 fn no_route_is_registered_without_a_description() {
+    const WAYS: [&str; 8] = [
+        ".route(",
+        ".nest(",
+        ".route_service(",
+        ".nest_service(",
+        ".fallback_service(",
+        "Router::new(",
+        "Router::default(",
+        ".merge(Router",
+    ];
     for (file, code) in crate::layering::sources::sources() {
-        if file.starts_with("http/") {
-            assert!(
-                !code.contains(".route(") && !code.contains(".nest("),
-                "{file} registers a route without describing it"
-            );
-        }
+        let found = WAYS.iter().find(|way| file.starts_with("http/") && code.contains(*way));
+        assert_eq!(found, None, "{file} registers a route without describing it");
+    }
+}
+
+/// The operations that need each right. The document takes them from the routes; here they are named once more.
+const RIGHTS: [(&str, &str); 7] = [
+    ("enqueue", "enqueue start_saga write_memory"),
+    (
+        "read",
+        "cockpit history list_audit list_failures list_fairness_keys list_items list_jobs list_pauses list_stuck \
+         show_item show_job signals",
+    ),
+    ("read-payload", ""),
+    (
+        "operate",
+        "cancel_job dead_item dead_items pause_key pause_type release_item release_items replay_item replay_items \
+         reschedule_item reschedule_items restore_item restore_items resume_key resume_type unblock_key",
+    ),
+    ("admin", "purge_items"),
+    ("scrape", "metrics store_metrics"),
+    ("none", "description healthz login logout readyz"),
+];
+
+#[test]
+fn each_operation_needs_the_right_that_is_meant_for_it() {
+    for (right, ids) in RIGHTS {
+        let all = operations(&document());
+        let needing = all.iter().filter(|operation| operation.about["x-right"] == right).map(Operation::id);
+        assert_eq!(needing.collect::<BTreeSet<_>>(), ids.split_whitespace().collect(), "{right}");
     }
 }
 
@@ -156,6 +193,7 @@ async fn every_example_is_what_the_host_takes_and_answers() {
         let Some((_, success)) = operation.successes().find(|(known, _)| *known == status) else {
             panic!("{id} is not described to answer {answer:?}");
         };
+        headers_are_described(&operation, &answer);
         let described = &success["content"]["application/json"];
         if described.is_null() || id == "description" {
             continue;
@@ -188,10 +226,55 @@ async fn every_problem_of_every_route_is_met() {
             let status = answer.status.as_u16().to_string();
             let described = &operation.about["responses"][&status]["content"]["application/problem+json"];
             assert!(described["examples"].get(&word).is_some(), "{} {status} {word}", operation.id());
+            headers_are_described(&operation, &answer);
             let form = &described["schema"];
             check_form(&document, form, &told).unwrap_or_else(|problem| panic!("{} {word}: {problem}", operation.id()));
         }
     }
+}
+
+/// Every header of the answer is described, but for those that all answers have.
+fn headers_are_described(operation: &Operation, answer: &HttpResponse) {
+    assert_eq!(answer.header("cache-control"), Some("no-store"), "{} {answer:?}", operation.id());
+    let described = &operation.about["responses"][answer.status.as_str()]["headers"];
+    let names: BTreeSet<_> =
+        described.as_object().into_iter().flat_map(Map::keys).map(|name| name.to_lowercase()).collect();
+    let usual = [CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE];
+    for name in answer.headers.keys().filter(|name| !usual.contains(name)) {
+        assert!(names.contains(name.as_str()), "{} {} is not described to have {name}", operation.id(), answer.status);
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_request_its_answer_is_described() {
+    let (document, mut hosts) = (document(), Vec::new());
+    for settings in bad_requests::hosts() {
+        hosts.push(Scene::with(settings, true).await);
+    }
+    let without_store = Scene::closed().await;
+    std::fs::remove_file(without_store.host.folder.file()).unwrap();
+    hosts.push(without_store);
+    for operation in operations(&document) {
+        for (number, scene) in hosts.iter().enumerate() {
+            for (what, request) in bad_requests::of(&operation) {
+                answer_is_described(&operation, &format!("host {number}, {what}"), &scene.send(request, None).await);
+            }
+        }
+    }
+}
+
+fn answer_is_described(operation: &Operation, what: &str, answer: &HttpResponse) {
+    let (id, status) = (operation.id(), answer.status.as_str());
+    let described = &operation.about["responses"][status];
+    assert!(described.is_object(), "{id}, {what}: {answer:?} is not described");
+    headers_are_described(operation, answer);
+    if answer.status.is_success() {
+        return;
+    }
+    let told = answer.json();
+    let word = told["type"].as_str().unwrap().trim_start_matches("urn:outbox:problem:").to_owned();
+    let known = &described["content"]["application/problem+json"]["examples"];
+    assert!(known.get(&word).is_some(), "{id}, {what}: {word} is not described: {told}");
 }
 
 /// The words in backticks that a message has, but for the one that was wrong.

@@ -24,11 +24,11 @@ use crate::server_state::ServerState;
 
 pub(crate) use crate::description::forms::{
     AuditParameters, ContractHeaders, FilterBody, HistoryParameters, Id, KeyTotalsParameters, LimitParameter,
-    NewItemBody, PageParameters, SignalParameters, StuckParameters, UnixMillis,
+    NewItemBody, PageParameters, SentId, SignalParameters, StuckParameters, UnixMillis,
 };
 pub(crate) use crate::description::leaves::{
-    ActionForm, BreakerForm, ExchangeForm, FailureClassWord, ItemGroupForm, JobStateWord, PluginForm, RefusedItemForm,
-    SagaForm, StatusWord, StuckKindWord,
+    ActionForm, BreakerStateWord, ChangesForm, ExchangeForm, FailureClassWord, ItemGroupForm, JobStateWord, PluginForm,
+    RefusedItemForm, SagaForm, SelectionForm, SignalDataForm, StatusWord, StuckKindWord,
 };
 pub(crate) use crate::description::problems::{BODY, SEARCH, STORE};
 
@@ -58,6 +58,19 @@ pub(crate) fn open(also: &[&[&'static str]], (schemas, mut paths, methods): Meth
         problems::add(operation, also.iter().copied());
         operation.security = Some(Vec::new());
         set_right(operation, "none");
+    }
+    (schemas, paths, methods)
+}
+
+/// Routes of writes: whatever they answer has the identity of the write.
+pub(crate) fn echoes((schemas, mut paths, methods): Methods) -> Methods {
+    for (operation, _) in operations(&mut paths) {
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                let names = ["x-correlation-id", "idempotency-key"];
+                response.headers.extend(names.map(|name| (name.to_owned(), RefOr::T(problems::header(name)))));
+            }
+        }
     }
     (schemas, paths, methods)
 }

@@ -64,7 +64,7 @@ struct HistoryFiguresView {
     dead: u64,
     /// Attempts that failed and do not count.
     given_back: u64,
-    /// The most items that waited when the upkeep counted them.
+    /// Items that waited when the upkeep first counted them in a minute; of several minutes, the most.
     waiting: u64,
     /// The time from enqueue to DONE that half of the items did not exceed, in milliseconds.
     #[schema(required = true)]

@@ -71,7 +71,7 @@ use axum::response::Response;
 use axum::{Extension, Router, middleware};
 use utoipa_axum::routes;
 
-use crate::description::{BODY, Document, Routes, SEARCH, STORE, begin, needs, open};
+use crate::description::{BODY, Document, Routes, SEARCH, STORE, begin, echoes, needs, open};
 use crate::server_state::ServerState;
 
 pub use crate::access::{
@@ -84,21 +84,25 @@ pub use crate::state::{HostStatus, HttpSettings, HttpState};
 
 /// All routes, as `outbox serve` answers them.
 pub fn router(state: HttpState) -> Router {
-    served(all_routes(), state)
+    /// The same for all servers of a process.
+    static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| openapi().into());
+    served(all_routes(), &TEXT, state)
 }
 
-/// Probes and metrics only, as `outbox worker` answers them.
+/// Probes, metrics and their description only, as `outbox worker` answers them.
 pub fn worker_router(state: HttpState) -> Router {
-    served(common_routes(), state)
+    static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| described(common_routes()).into());
+    served(common_routes(), &TEXT, state)
 }
 
 /// The description of the routes of [`router`], an OpenAPI document. It is also served at `/openapi.json`.
 pub fn openapi() -> String {
-    description::text(&description::finish(all_routes().into_openapi()))
+    described(all_routes())
 }
 
-/// The text of the document, which is the same for all servers of a process.
-static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| openapi().into());
+fn described(routes: Routes) -> String {
+    description::text(&description::finish(routes.into_openapi()))
+}
 
 /// The routes that every process has.
 fn common_routes() -> Routes {
@@ -127,9 +131,9 @@ fn writes() -> Routes {
         "invalid-request",
     ];
     Routes::default()
-        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::memory)))
-        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE, &["unknown-saga"]], routes!(write::saga)))
-        .routes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::items)))
+        .routes(echoes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::memory))))
+        .routes(echoes(needs(Right::Enqueue, &[STORE, BODY, WRITE, &["unknown-saga"]], routes!(write::saga))))
+        .routes(echoes(needs(Right::Enqueue, &[STORE, BODY, WRITE], routes!(write::items))))
 }
 
 fn reads() -> Routes {
@@ -195,18 +199,18 @@ async fn not_stored(mut response: Response) -> Response {
     response
 }
 
-/// The server of these routes.
-fn served(routes: Routes, state: HttpState) -> Router {
+/// The server of these routes, with their description.
+fn served(routes: Routes, text: &Arc<str>, state: HttpState) -> Router {
     let state = ServerState::new(state);
     let (described, _) = routes.split_for_parts();
     described
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer((
+            middleware::map_response(not_stored),
             middleware::from_fn_with_state(state.clone(), access::identify),
             DefaultBodyLimit::max(state.settings().max_body),
-            Extension(Document(TEXT.clone())),
-            middleware::map_response(not_stored),
+            Extension(Document(Arc::clone(text))),
         ))
         .with_state(state)
 }

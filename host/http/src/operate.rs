@@ -24,7 +24,7 @@ use crate::access::Caller;
 use crate::answers::{JobView, OperateReportView, PreviewView, Sight};
 use crate::body::{BodyResult, DryRun, RequestBody, json_or_default};
 use crate::confirm;
-use crate::description::{FilterBody, Id, UnixMillis};
+use crate::description::{FilterBody, SentId, UnixMillis};
 use crate::items::named_item;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
@@ -36,7 +36,7 @@ use crate::state::HttpState;
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of a JSON document")]
 pub(crate) struct OperateBody {
     /// The items; where the path does not name one, these or a filter.
-    #[schema(value_type = Option<Vec<Id>>)]
+    #[schema(value_type = Option<Vec<SentId>>)]
     ids: Option<Vec<ItemId>>,
     /// All items that match; it names at least one status.
     #[schema(value_type = Option<FilterBody>)]

@@ -53,7 +53,8 @@ pub struct HttpSettings {
     pub sagas: Vec<SagaDefinition>,
     /// Who may do what.
     pub access: AccessSettings,
-    /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while nobody has to say who they are.
+    /// `OUTBOX_HOSTS`: Host headers that are accepted besides loopback names while nobody has to say who they
+    /// are, and for users that a proxy names.
     pub hosts: Vec<String>,
     /// `OUTBOX_MAX_PENDING`: how many items may wait before writes are refused with 429; `None` sets no limit.
     pub max_pending: Option<u64>,

@@ -31,7 +31,8 @@ use crate::write_headers::{WriteHeaders, WriteIdentity};
 /// answer of the first one, and the header `Idempotent-Replayed`.
 #[utoipa::path(post, path = "/memory", operation_id = "write_memory", tag = "writes", params(ContractHeaders),
     request_body = Object, responses(
-    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>),
+    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>,
+     headers(("idempotent-replayed" = String, description = "`true` for a write that was stored before"))),
     (status = 200, description = "Without a store (`OUTBOX_ENABLED` is false): every step has ended well",
      body = InlineBody<'_>)))]
 pub(crate) async fn memory(
@@ -48,7 +49,8 @@ pub(crate) async fn memory(
 #[utoipa::path(post, path = "/sagas/{saga}", operation_id = "start_saga", tag = "writes",
     params(("saga" = String, Path, description = "The name of the saga", example = "Onboarding"), ContractHeaders),
     request_body = Object, responses(
-    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>),
+    (status = 202, description = "The steps are stored", body = AcceptedBody<'_>,
+     headers(("idempotent-replayed" = String, description = "`true` for a write that was stored before"))),
     (status = 200, description = "Without a store: every step has ended well", body = InlineBody<'_>)))]
 pub(crate) async fn saga(
     State(state): State<Arc<ServerState>>,
@@ -72,7 +74,8 @@ pub(crate) async fn saga(
 /// the number of its line.
 #[utoipa::path(post, path = "/items", operation_id = "enqueue", tag = "writes", params(ContractHeaders),
     request_body(content((NewItemBody = "application/json"), (String = "application/x-ndjson"))), responses(
-    (status = 202, description = "The items are stored", body = AcceptedBody<'_>),
+    (status = 202, description = "The items are stored", body = AcceptedBody<'_>,
+     headers(("idempotent-replayed" = String, description = "`true` for a write that was stored before"))),
     (status = 200, description = "Without a store: every item was handled", body = InlineBody<'_>)))]
 pub(crate) async fn items(
     State(state): State<Arc<ServerState>>,

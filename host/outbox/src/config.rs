@@ -151,7 +151,10 @@ pub(crate) struct Config {
 impl Config {
     /// Reads the environment of this process and the configuration file.
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
-        Self::parse(&Sources::of_process(flags)?)
+        let mut config = Self::parse(&Sources::of_process(flags)?)?;
+        let file = config.file.as_deref().filter(|_| !config.tokens.is_empty());
+        config.warnings.extend(file.and_then(tokens::writable));
+        Ok(config)
     }
 
     /// Every setting of this process with its origin. Errors when one cannot be used.
@@ -173,6 +176,8 @@ impl Config {
         let settings = &settings;
         tokens.extend(settings::tokens_of_file(settings)?);
         let (telemetry, misunderstood) = telemetry::telemetry(environment);
+        let token = settings::token(settings)?;
+        let weak = value::weak_token(token.as_ref()).into_iter().collect();
         let config = Self {
             is_enabled: settings::enabled(settings)?,
             database: database::database(settings)?,
@@ -192,7 +197,7 @@ impl Config {
             payload_bytes: settings::payload_bytes(settings)?,
             drain: settings::drain(settings)?,
             listen: settings::listen(settings)?,
-            token: settings::token(settings)?,
+            token,
             tokens,
             session_key: settings::session_key(settings)?,
             trusted_proxies: settings::trusted_proxies(settings)?,
@@ -214,7 +219,7 @@ impl Config {
             is_strict: settings::strict(settings)?,
             sagas,
             file: sources.file.as_ref().map(|file| file.path.clone()),
-            warnings: [sources::ineffective_variables(environment), misunderstood].concat(),
+            warnings: [sources::ineffective_variables(environment), misunderstood, weak].concat(),
             identity: environment.identity(),
             environment: environment.clone(),
         };

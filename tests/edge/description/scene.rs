@@ -138,7 +138,7 @@ pub(super) fn example_path(operation: &Operation) -> String {
 }
 
 /// The query of the example: parameters of which the document shows one.
-fn example_query(operation: &Operation) -> String {
+pub(super) fn example_query(operation: &Operation) -> String {
     let parameters = operation.about["parameters"].as_array().into_iter().flatten();
     let shown = parameters.filter(|parameter| parameter["in"] == "query" && !parameter["example"].is_null());
     let pairs = shown.map(|parameter| format!("{}={}", parameter["name"].as_str().unwrap(), parameter["example"]));

@@ -1,8 +1,8 @@
 //! The gate before every route: which callers are answered, as whom, and with which rights.
 //!
-//! With tokens or a trusted proxy configured, a caller proves who it is. Without, the Host header must be a loopback name
-//! or one of `OUTBOX_HOSTS`: a web page can resolve its own name to 127.0.0.1 (DNS rebinding), but cannot set the Host
-//! header. The probes are open, because kubelets send no token and address pods by IP; they reveal no data.
+//! With tokens or a trusted proxy configured, a caller proves who it is. Without, and for users that a proxy names, the
+//! Host header must be a loopback name or one of `OUTBOX_HOSTS`: a web page can resolve its own name to 127.0.0.1 (DNS
+//! rebinding), but cannot set the Host header. The probes are open, because kubelets send no token and address pods by IP; they reveal no data.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +26,10 @@ use crate::server_state::ServerState;
 
 /// The cookie of a session.
 pub(crate) const SESSION_COOKIE: &str = "outbox_session";
+
+/// The same for a log-in by TLS. Browsers take a cookie with this prefix only by TLS and only from the very host, so no
+/// other host of its domain can set one.
+pub(crate) const TLS_SESSION_COOKIE: &str = "__Host-outbox_session";
 
 /// The paths that need no caller: the probes, the description of the routes, and the way in and out.
 const OPEN: [&str; 5] = ["/healthz", "/readyz", "/openapi.json", "/login", "/logout"];
@@ -69,11 +73,14 @@ async fn find_caller(state: &ServerState, request: &Parts) -> Result<Caller, Api
         let found = checked(state, access, given, client(access, headers, peer)).await?;
         return Ok(Caller::with_token(found));
     }
-    let caller = match by_session(state, access, headers).await? {
-        Some(caller) => Some(caller),
-        None => by_proxy(access, headers, peer)?,
+    let caller = if let Some(caller) = by_session(state, access, headers).await? {
+        caller
+    } else {
+        let user = by_proxy(access, headers, peer)?.ok_or(ApiError::Unauthorized(Unidentified::Absent))?;
+        // A page in a browser at the address of the proxy could set the header too.
+        check_host(headers, &request.uri, &settings.hosts)?;
+        user
     };
-    let caller = caller.ok_or(ApiError::Unauthorized(Unidentified::Absent))?;
     // A browser adds cookies, and what makes a proxy name its user, to requests that another site makes it send.
     if !request.method.is_safe() {
         check_same_origin(headers, &request.uri)?;
@@ -133,9 +140,12 @@ async fn by_session(
 
 /// The value of the cookie of a session.
 pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut cookies = values.flat_map(|value| value.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-    cookies.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value)
+    let named = |wanted| {
+        let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let mut cookies = values.flat_map(|value| value.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
+        cookies.find(|(name, _)| *name == wanted).map(|(_, value)| value)
+    };
+    named(TLS_SESSION_COOKIE).or_else(|| named(SESSION_COOKIE))
 }
 
 /// The caller that a trusted proxy names. Its mark is one that no name of a token has, so that the audit trail tells
@@ -277,5 +287,6 @@ mod tests {
         let cookie = |value: &str| session_cookie(&headers(&[("cookie", value)])).map(str::to_owned);
         assert_eq!(cookie("a=b; outbox_session=1.ab.ada; c=d").as_deref(), Some("1.ab.ada"));
         assert_eq!(cookie("outbox_sessions=1"), None);
+        assert_eq!(cookie("outbox_session=tossed; __Host-outbox_session=own").as_deref(), Some("own"));
     }
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use outbox_item::{JSON, Millis};
 
 use crate::access::address::{PeerAddress, client};
-use crate::access::gate::{SESSION_COOKIE, check_same_origin, checked, session_cookie};
+use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_same_origin, checked, session_cookie};
 use crate::access::rights::Right;
 use crate::access::tokens::NamedToken;
 use crate::body::{self, BodyResult};
@@ -54,7 +54,8 @@ pub(crate) struct LoginAnswer {
 /// Exchange a token for the cookie of a session
 #[utoipa::path(post, path = "/login", operation_id = "login", tag = "callers",
     request_body(content((LoginBody = "application/json"), (LoginBody = "application/x-www-form-urlencoded"))),
-    responses((status = 200, description = "The session has begun; the cookie is in `Set-Cookie`", body = LoginAnswer)))]
+    responses((status = 200, description = "The session has begun", body = LoginAnswer,
+        headers(("Set-Cookie" = String, description = "The cookie of the session")))))]
 pub(crate) async fn login(
     State(state): State<Arc<ServerState>>,
     extensions: Extensions,
@@ -81,7 +82,8 @@ pub(crate) async fn login(
 
 /// End the session
 #[utoipa::path(post, path = "/logout", operation_id = "logout", tag = "callers",
-    responses((status = 204, description = "There is no session any more")))]
+    responses((status = 204, description = "There is no session any more",
+        headers(("Set-Cookie" = String, description = "Removes the cookie of the session")))))]
 pub(crate) async fn logout(
     State(state): State<Arc<ServerState>>,
     uri: Uri,
@@ -128,8 +130,8 @@ fn with_cookie(mut answer: Response, value: &str, seconds: u64, headers: &Header
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|text| text.starts_with(prefix))
     };
     let is_tls = begins(ORIGIN.as_str(), "https://") || begins("x-forwarded-proto", "https");
-    let secure = if is_tls { "; Secure" } else { "" };
-    let cookie = format!("{SESSION_COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let (name, secure) = if is_tls { (TLS_SESSION_COOKIE, "; Secure") } else { (SESSION_COOKIE, "") };
+    let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }

@@ -8,12 +8,13 @@ use outbox_item::Millis;
 use outbox_store::{AuditEntry, JobId};
 
 use crate::answers::sight::Sight;
-use crate::description::{Id, UnixMillis};
+use crate::description::{ChangesForm, Id, SelectionForm, UnixMillis};
 
 /// One thing that an operator did.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditEntryView {
     /// Ascending in the order of commits.
+    #[schema(value_type = Id)]
     seq: i64,
     /// When.
     #[schema(value_type = UnixMillis)]
@@ -23,6 +24,7 @@ pub(crate) struct AuditEntryView {
     /// What: the word of the action.
     action: String,
     /// To what: ids, a filter, or the target of a control.
+    #[schema(value_type = SelectionForm)]
     selection: Value,
     /// Why.
     #[schema(required = true)]
@@ -33,6 +35,7 @@ pub(crate) struct AuditEntryView {
     /// How many items.
     count: u64,
     /// The items with what changed of each, before and after.
+    #[schema(value_type = ChangesForm)]
     changes: Value,
     /// The members of which a part is left out, because the caller lacks the right `read-payload`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

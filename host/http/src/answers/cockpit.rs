@@ -6,12 +6,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use outbox_core::saga::{SagaDefinition, StepOutcome};
-use outbox_core::{BreakerStatus, PluginStatus};
+use outbox_core::{BreakerState, BreakerStatus, PluginStatus};
 use outbox_item::Millis;
 use outbox_store::{Overview, Pod, SagaTotals, Violation};
 
-use crate::answers::sight::Sight;
-use crate::description::{BreakerForm, PluginForm, SagaForm, UnixMillis};
+use crate::answers::sight::{Sight, Visible};
+use crate::description::{BreakerStateWord, PluginForm, SagaForm, UnixMillis};
 use crate::state::HostStatus;
 
 /// The state of the outbox. Operators' scripts rely on the shape: every declared saga, outcome and violation is present
@@ -68,16 +68,49 @@ struct PodView {
     /// Its plugins.
     #[schema(value_type = Vec<PluginForm>)]
     plugins: Vec<PluginStatus>,
-    /// Its breakers that are not closed. Without the right `read-payload` their `cause` is empty.
-    #[schema(value_type = Vec<BreakerForm>)]
-    breakers: Vec<BreakerStatus>,
+    /// Its breakers that are not closed.
+    breakers: Vec<BreakerView>,
+}
+
+/// A breaker that is not closed.
+#[derive(Serialize, ToSchema)]
+struct BreakerView {
+    /// What failed last, in words.
+    #[serde(skip_serializing_if = "Visible::is_hidden")]
+    #[schema(value_type = String, required = false)]
+    cause: Visible<String>,
+    /// How many items failed before it opened.
+    items: u32,
+    /// How long ago it opened, before the report.
+    open_for_ms: u64,
+    /// The origin that fails; `null` for the breaker of a type.
+    #[schema(required = true)]
+    origin: Option<String>,
+    /// What it does now.
+    #[schema(value_type = BreakerStateWord)]
+    state: BreakerState,
+    /// The types whose items it concerns.
+    types: Vec<String>,
+    /// The members that are left out, because the caller lacks the right `read-payload`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
+    hidden: Vec<&'static str>,
+}
+
+impl BreakerView {
+    /// The breaker as its reader sees it. The cause is the message of a failure.
+    fn of(breaker: BreakerStatus, sight: &Sight) -> Self {
+        let BreakerStatus { cause, items, open_for_ms, origin, state, types } = breaker;
+        Self { cause: sight.content(cause), items, open_for_ms, origin, state, types, hidden: sight.hidden(&["cause"]) }
+    }
 }
 
 impl PodView {
     fn of(pod: &Pod, now: Millis, sight: &Sight) -> Self {
         let live = pod.is_live(now);
         let Pod { role, ready, heartbeat_at, plugins, breakers, .. } = pod.clone();
-        Self { role, ready, live, heartbeat_at, plugins, breakers: sight.breakers(breakers) }
+        let breakers = breakers.into_iter().map(|breaker| BreakerView::of(breaker, sight)).collect();
+        Self { role, ready, live, heartbeat_at, plugins, breakers }
     }
 }
 

@@ -6,7 +6,6 @@
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use outbox_core::BreakerStatus;
 use outbox_store::{Filter, ItemDetails, Redaction};
 
 use crate::access::{Caller, Right};
@@ -50,14 +49,6 @@ impl Sight {
             return (filter, false);
         }
         (Filter { error: None, ..filter.without_content() }, true)
-    }
-
-    /// The breakers without what failed last, which is the message of a failure.
-    pub(crate) fn breakers(&self, mut breakers: Vec<BreakerStatus>) -> Vec<BreakerStatus> {
-        for breaker in breakers.iter_mut().filter(|_| !self.has_content) {
-            breaker.cause.clear();
-        }
-        breakers
     }
 
     /// A value of the audit trail without what items contain, and whether something was left out.

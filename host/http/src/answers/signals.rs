@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::description::{Id, UnixMillis};
+use crate::description::{Id, SignalDataForm, UnixMillis};
 use outbox_item::Millis;
 use outbox_store::{Signal, SignalSeq};
 
@@ -22,6 +22,7 @@ pub(crate) struct SignalView {
     #[schema(value_type = UnixMillis)]
     ts: Millis,
     /// `cid` always; `item_id`, `attempt` and `outcome` of a step; `outcome` of an end.
+    #[schema(value_type = SignalDataForm)]
     data: Value,
 }
 

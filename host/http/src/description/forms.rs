@@ -2,10 +2,12 @@
 //!
 //! These types only describe. A test sends what they describe, and compares it with what is read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 #[derive(ToSchema)]
@@ -13,11 +15,30 @@ use utoipa::{IntoParams, ToSchema};
 #[expect(dead_code, reason = "it describes")]
 pub(crate) struct UnixMillis(i64);
 
-/// A number that the store gave. Where it is sent, a string of its digits is accepted too.
+/// A number that the store gave.
 #[derive(ToSchema)]
 #[schema(example = 17)]
 #[expect(dead_code, reason = "it describes")]
 pub(crate) struct Id(i64);
+
+/// A number that the store gave, where it is sent: a number, or a string of its digits.
+pub(crate) struct SentId;
+
+impl PartialSchema for SentId {
+    fn schema() -> RefOr<Schema> {
+        let number =
+            ObjectBuilder::new().schema_type(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)));
+        let digits = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]+$"));
+        let about = "A number that the store gave: a number, or a string of its digits.";
+        OneOfBuilder::new().item(number).item(digits).description(Some(about)).into()
+    }
+}
+
+impl ToSchema for SentId {
+    fn name() -> Cow<'static, str> {
+        "SentId".into()
+    }
+}
 
 /// A new item. An unknown member is refused.
 #[derive(ToSchema)]
@@ -129,9 +150,9 @@ pub(crate) struct FilterBody {
     /// Of an action: only this many of the items, chosen at random; at most 1000.
     sample: Option<u32>,
     /// One of these items.
-    #[schema(required = false, value_type = Vec<Id>)]
+    #[schema(required = false)]
     #[param(required = false, value_type = Vec<i64>)]
-    ids: Vec<Id>,
+    ids: Vec<SentId>,
     /// In their status since then or longer.
     #[schema(value_type = Option<UnixMillis>)]
     #[param(value_type = Option<i64>)]

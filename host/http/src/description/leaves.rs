@@ -2,9 +2,12 @@
 //!
 //! These types only describe. A test compares answers with what they describe.
 
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::description::forms::{Id, UnixMillis};
+use crate::description::forms::{FilterBody, Id, UnixMillis};
 
 /// Declares an enumeration of words.
 macro_rules! words {
@@ -49,6 +52,96 @@ words! {
     ActionWord:
         Replay = "replay" Dead = "dead" Restore = "restore" Reschedule = "reschedule" Release = "release"
         Purge = "purge"
+}
+
+words! {
+    /// What a plugin does now; `unknown` where another version of the host reports another word.
+    PluginStateWord:
+        Active = "active" Draining = "draining" Loading = "loading" Failed = "failed" Quarantined = "quarantined"
+        Unknown = "unknown"
+}
+
+words! {
+    /// What a breaker does now; `unknown` where another version of the host reports another word.
+    BreakerStateWord: Open = "open" Closing = "closing" Expired = "expired" Unknown = "unknown"
+}
+
+/// What an entry of the audit trail was done to: some of these.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct SelectionForm {
+    /// These items.
+    #[schema(required = false)]
+    ids: Vec<Id>,
+    /// The items of a job, which matched this.
+    #[schema(required = false)]
+    filter: Option<FilterBody>,
+    /// This type.
+    #[schema(required = false)]
+    r#type: Option<String>,
+    /// This ordering key.
+    #[schema(required = false)]
+    ordering_key: Option<String>,
+    /// This fairness key.
+    #[schema(required = false)]
+    fairness_key: Option<String>,
+    /// This job.
+    #[schema(required = false)]
+    job: Option<String>,
+    /// This plugin.
+    #[schema(required = false)]
+    plugin: Option<String>,
+    /// This key of the state of the plugin.
+    #[schema(required = false)]
+    key: Option<String>,
+    /// The component with this SHA-256.
+    #[schema(required = false)]
+    digest: Option<String>,
+    /// The ids up to this one.
+    #[schema(required = false)]
+    up_to: Option<String>,
+    /// The size of what is left out, because it has more than 64 KiB.
+    #[schema(required = false)]
+    bytes: Option<u64>,
+}
+
+/// What an entry of the audit trail changed.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) enum ChangesForm {
+    /// Each item with its `id`, and with what it was `before` and `after`; or what else was removed.
+    All(Vec<Map<String, Value>>),
+    /// They have more than 64 KiB: the trail of one item shows its part.
+    Cut(CutForm),
+}
+
+/// The size of what is left out.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct CutForm {
+    /// In bytes.
+    bytes: u64,
+}
+
+/// What a signal is about.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct SignalDataForm {
+    /// The correlation id of the run.
+    cid: String,
+    /// Of a step: the item.
+    #[schema(required = false)]
+    item_id: Option<Id>,
+    /// Of a step: the number of the attempt since the last replay, from 1.
+    #[schema(required = false)]
+    attempt: Option<u32>,
+    /// Of a step and of an end: `ok` or another outcome.
+    #[schema(required = false)]
+    outcome: Option<String>,
+    /// Of a step: `done`, or the class of its failure.
+    #[schema(required = false)]
+    class: Option<String>,
 }
 
 /// An action with its options.
@@ -180,8 +273,8 @@ pub(crate) struct PluginForm {
     /// The role whose folder the file is in.
     #[schema(required = true)]
     role: Option<String>,
-    /// `active`, `draining`, `loading`, `failed`, `quarantined` or `unknown`.
-    state: String,
+    /// What it does now.
+    state: PluginStateWord,
     /// The types whose items it gets.
     types: Vec<String>,
     /// The version that the component reports.
@@ -199,25 +292,6 @@ pub(crate) struct RefusedTypeForm {
     r#type: String,
 }
 
-/// A breaker that is not closed.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it describes")]
-pub(crate) struct BreakerForm {
-    /// What failed last, in words.
-    cause: String,
-    /// How many items failed before it opened.
-    items: u32,
-    /// How long ago it opened, before the report.
-    open_for_ms: u64,
-    /// The origin that fails; `null` for the breaker of a type.
-    #[schema(required = true)]
-    origin: Option<String>,
-    /// `open`, `closing`, `expired` or `unknown`.
-    state: String,
-    /// The types whose items it concerns.
-    types: Vec<String>,
-}
-
 /// Totals of a saga.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it describes")]
@@ -229,5 +303,5 @@ pub(crate) struct SagaForm {
     /// Runs that ended with an item in the DLQ.
     ended_err: u64,
     /// Settled attempts by type and outcome.
-    steps: std::collections::BTreeMap<String, std::collections::BTreeMap<String, u64>>,
+    steps: BTreeMap<String, BTreeMap<String, u64>>,
 }

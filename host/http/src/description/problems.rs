@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::IntoResponse as _;
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Type};
 
 use crate::problem::ApiError;
 use crate::problem::examples::examples;
@@ -44,7 +46,32 @@ fn response(words: &BTreeSet<&str>) -> Response {
         words.iter().map(|word| (*word, RefOr::<Example>::Ref(Ref::new(format!("#/components/examples/{word}")))));
     let form = Some(Ref::from_schema_name(SCHEMA));
     let content = ContentBuilder::new().schema(form).examples_from_iter(examples).build();
-    ResponseBuilder::new().description(named.join(", ")).content("application/problem+json", content).build()
+    let response = ResponseBuilder::new().description(named.join(", ")).content("application/problem+json", content);
+    headers(words).into_iter().fold(response, |response, (name, header)| response.header(name, header)).build()
+}
+
+/// The headers that answers with these problems have.
+fn headers(words: &BTreeSet<&str>) -> Vec<(String, Header)> {
+    let met = examples().into_iter().filter(|problem| words.contains(problem.problem_type()));
+    let names = met.flat_map(|problem| problem.into_response().headers().keys().cloned().collect::<Vec<_>>());
+    let own: BTreeSet<_> = names
+        .filter(|name| ![CONTENT_TYPE, CONTENT_LENGTH].contains(name))
+        .map(|name| name.as_str().to_owned())
+        .collect();
+    own.into_iter().map(|name| (name.clone(), header(&name))).collect()
+}
+
+/// The description of a header.
+pub(super) fn header(name: &str) -> Header {
+    let about = match name {
+        "retry-after" => "After how many seconds another try may succeed.",
+        "www-authenticate" => "`Bearer`: which token is missing or wrong, `detail` says.",
+        "x-correlation-id" => "The correlation id of the write, once it is known.",
+        "idempotency-key" => "The key of the write, once it is known.",
+        _ => "",
+    };
+    let text = Object::with_type(Type::String);
+    HeaderBuilder::new().schema(Some(text)).description(Some(about)).build()
 }
 
 /// An example of each problem, by its word.

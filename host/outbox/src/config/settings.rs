@@ -138,7 +138,7 @@ pub(super) fn session_key(settings: &ResolvedSettings) -> Result<Option<Secret>,
 }
 
 pub(super) fn trusted_proxies(settings: &ResolvedSettings) -> Result<Vec<IpNet>, ConfigError> {
-    let accepted = "addresses or networks with commas between them, such as 10.0.0.0/8, ::1";
+    let accepted = "addresses or networks with commas between them, such as 10.0.0.0/8, ::1, and not all addresses";
     Ok(settings.parsed("OUTBOX_TRUST_PROXIES", accepted, value::networks)?.unwrap_or_default())
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -14,6 +14,7 @@ use toml::Value;
 
 use outbox_http::{NamedToken, Right, Rights, Role, TokenDigest, is_name};
 use outbox_item::Millis;
+use rustix::fs::OFlags;
 
 use crate::config::error::ConfigError;
 
@@ -26,12 +27,27 @@ const RESERVED: [&str; 3] = ["admin", "host", "http"];
 /// Rights of a file that let others read or change it. Its group may read it: Kubernetes gives a mounted secret to one.
 const FOR_OTHERS: u32 = 0o027;
 
+/// Rights of a file that let others change it.
+const CHANGED_BY_OTHERS: u32 = 0o022;
+
 /// The text of the file of tokens. Errors when others may read or change it.
 pub(super) fn read_file(path: &Path) -> Result<String, ConfigError> {
     let failed = |problem: String| ConfigError::Tokens { file: path.display().to_string(), problem };
     let cannot = |err: std::io::Error| failed(format!("it cannot be read: {err}"));
-    let mut file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.mode() & 0o777;
+    // A pipe would keep the host waiting for its writer.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(cannot)?;
+    let found = file.metadata().map_err(cannot)?;
+    if !found.is_file() {
+        return Err(failed("it is no file".to_owned()));
+    }
+    if !is_trusted(found.uid(), rustix::process::geteuid().as_raw()) {
+        return Err(failed(format!(
+            "user {} owns it and can change it: chown it to the user of the host",
+            found.uid()
+        )));
+    }
+    let mode = found.mode() & 0o777;
     if mode & FOR_OTHERS != 0 {
         let problem = format!("others may read or change it, its mode is {mode:o}: chmod 600 {}", path.display());
         return Err(failed(problem));
@@ -39,6 +55,19 @@ pub(super) fn read_file(path: &Path) -> Result<String, ConfigError> {
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(cannot)?;
     Ok(text)
+}
+
+/// Whether a file of this owner is as good as one of the host's own user: root can change everything anyway.
+fn is_trusted(owner: u32, own: u32) -> bool {
+    owner == own || owner == 0
+}
+
+/// The warning about a file with tokens that others can change: they can give themselves any right.
+pub(super) fn writable(file: &Path) -> Option<String> {
+    let mode = std::fs::metadata(file).ok()?.mode() & 0o777;
+    let file = file.display();
+    (mode & CHANGED_BY_OTHERS != 0)
+        .then(|| format!("{file} has [[tokens]], and others may change it, its mode is {mode:o}: chmod go-w {file}"))
 }
 
 /// The tokens of a file that has nothing else.
@@ -206,5 +235,23 @@ mod tests {
         let told = read_file(file.path()).unwrap_err().to_string();
         assert!(told.contains("its mode is 644") && told.contains("chmod 600"), "{told}");
         assert!(read_file(Path::new("/none")).unwrap_err().to_string().contains("cannot be read"));
+        assert!(writable(file.path()).is_none());
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(writable(file.path()).unwrap().contains("chmod go-w"));
+    }
+
+    #[test]
+    fn only_a_file_of_the_hosts_user_or_of_root_is_read_and_nothing_that_is_no_file() {
+        assert_eq!(
+            [(0, 0), (0, 7), (7, 7), (8, 7), (7, 0)].map(|(owner, own)| is_trusted(owner, own)),
+            [true, true, true, false, false]
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+        for path in [&*pipe, folder.path()] {
+            let told = read_file(path).unwrap_err().to_string();
+            assert!(told.contains("it is no file"), "{told}");
+        }
     }
 }

@@ -131,10 +131,21 @@ pub(super) fn hosts(text: &str) -> Option<Vec<String>> {
     text.split(',').map(host).collect()
 }
 
-/// Networks, and addresses as networks of one, with commas between them.
+/// The fewest characters of a token that is not called weak: nobody tries all texts of this length.
+const TOKEN_USUAL: usize = 16;
+
+/// The warning about a token that can be guessed. Wrong tokens are slowed, and a right one is taken all the same.
+pub(super) fn weak_token(token: Option<&Secret>) -> Option<String> {
+    let length = token?.expose().len();
+    (length < TOKEN_USUAL).then(|| {
+        format!("OUTBOX_TOKEN has {length} characters, so others may guess it: `outbox token new` makes a long one")
+    })
+}
+
+/// Networks, and addresses as networks of one, with commas between them. The network of all addresses is none.
 pub(super) fn networks(text: &str) -> Option<Vec<IpNet>> {
     let one = |text: &str| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
-    text.split(',').map(str::trim).map(one).collect()
+    text.split(',').map(str::trim).map(|text| one(text).filter(|network| network.prefix_len() > 0)).collect()
 }
 
 /// Public keys, or paths of files with one, with commas between them. The plugin runtime decides later whether each
@@ -147,6 +158,20 @@ pub(super) fn plugin_keys(text: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_token_is_called_weak_and_not_shown() {
+        let told = |token: &str| weak_token(Some(&Secret::new(token)));
+        let weak = told("hunter2").unwrap();
+        assert!(weak.contains("7 characters") && !weak.contains("hunter2"), "{weak}");
+        assert_eq!((told(&"k".repeat(TOKEN_USUAL)), weak_token(None)), (None, None));
+    }
+
+    #[test]
+    fn a_proxy_is_no_network_of_all_addresses() {
+        assert_eq!(networks("10.0.0.0/8, ::1").unwrap().len(), 2);
+        assert_eq!([networks("0.0.0.0/0"), networks("::/0"), networks("10.0.0.1, ::/0")], [None, None, None]);
+    }
 
     #[test]
     fn a_url_is_shown_without_who_connects_and_with_what() {
