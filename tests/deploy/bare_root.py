@@ -143,7 +143,7 @@ def older(package, folder):
 def debian(dist, handlers, place):
     step(f"debootstrap makes a bare {SUITE}")
     root = place / "debian"
-    run("debootstrap", "--variant=minbase", SUITE, root)
+    run("debootstrap", "--variant=minbase", "--include=systemd-sysv", SUITE, root)
     shutil.copy(older(only(dist, f"*{MACHINE}-gnu.deb"), place), root / "older.deb")
     shutil.copy(only(dist, f"*{MACHINE}-gnu.deb"), root / "newer.deb")
     with receiver() as (url, bodies):
@@ -173,6 +173,10 @@ def debian(dist, handlers, place):
             enqueue(root, "order-18")
             until(lambda: statuses(root) == {"order-17": "DONE", "order-18": "DONE"}, "DONE")
     assert f"outbox {program.VERSION}" in run("chroot", root, "outbox", "--version")
+    if shutil.which("systemd-nspawn"):
+        under_systemd(root)
+    else:
+        step("the unit is not tried: systemd-nspawn is not here")
 
     step("a removal keeps the database and the settings; a purge leaves nothing")
     run("chroot", root, "dpkg", "--remove", "outbox")
@@ -180,6 +184,42 @@ def debian(dist, handlers, place):
     run("chroot", root, "dpkg", "--purge", "outbox")
     left = [path for path in ("etc/outbox", "var/lib/outbox", "var/cache/outbox") if (root / path).exists()]
     assert not left and not enabled.is_symlink() and "outbox" not in (root / "etc/passwd").read_text(), left
+
+
+def under_systemd(root):
+    """Boots the system, which starts the unit with everything that it is not allowed to do."""
+    step("systemd starts the unit, reloads it, restarts it during an upgrade, and stops it")
+    override = root / "etc/systemd/system/outbox.service.d/override.conf"
+    override.parent.mkdir()
+    override.write_text(f"[Service]\nEnvironment=OUTBOX_LISTEN={LISTEN} WEBHOOK_URL=http://127.0.0.1:9/\n")
+    token = (root / "etc/outbox/credentials/token").read_text()
+    with booted(root) as inside:
+        until(lambda: answer("/readyz")[0] == 200, "a start")
+        assert answer("/items", token)[0] == 200
+        process = inside("systemctl", "show", "--property=MainPID", "--value", "outbox")
+        inside("systemctl", "reload", "outbox")
+        assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") == process
+        inside("dpkg", "--install", "/newer.deb")
+        assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") != process
+        until(lambda: answer("/items", token)[0] == 200, "a start after the upgrade")
+        inside("systemctl", "stop", "outbox")
+        assert inside("systemctl", "show", "--property=Result", "--value", "outbox").strip() == "success"
+
+
+@contextlib.contextmanager
+def booted(root):
+    """Boots the system in a container that shares the network; yields what runs a command in it."""
+    words = ["systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--directory", root, "--boot"]
+    with open(root / "boot.log", "w") as output:
+        container = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    children = pathlib.Path(f"/proc/{container.pid}/task/{container.pid}/children")
+    inside = lambda *command: run("nsenter", "--target", children.read_text().split()[0], "--all", *command)
+    try:
+        until(lambda: children.read_text().strip() and "Login" in (root / "boot.log").read_text(), "a boot")
+        yield inside
+    finally:
+        container.terminate()
+        container.wait(60)
 
 
 def image(dist, handlers, place):
