@@ -45,7 +45,7 @@ def faults(objects, foreign=frozenset()):
     yield from _migration(by_kind)
     for kind, selector in (("Service", _plain), ("PodDisruptionBudget", _labelled), ("NetworkPolicy", _pods)):
         for found in by_kind[kind]:
-            yield from _selects_one(found, selector(found), by_kind["Deployment"])
+            yield from _selects_one(found, selector(found), pods)
     for policy in by_kind["NetworkPolicy"]:
         yield from _policy(policy)
     for service in by_kind["Service"]:
@@ -201,11 +201,11 @@ def _pods(found):
     return found["spec"]["podSelector"].get("matchLabels", {})
 
 
-def _selects_one(found, selector, deployments):
-    def has(deployment):
-        return selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+def _selects_one(found, selector, pods):
+    def has(pod):
+        return selector.items() <= pod["spec"]["template"]["metadata"].get("labels", {}).items()
 
-    selected = [deployment["metadata"]["name"] for deployment in deployments if has(deployment)]
+    selected = [pod["metadata"]["name"] for pod in pods if has(pod)]
     if selected != [found["metadata"]["name"]]:
         yield f"{name_of(found)}: it selects the pods of {selected}"
 

@@ -129,7 +129,7 @@ class Chart(unittest.TestCase):
         schema = (rendering.CHART / "values.schema.json").read_text()
         given = {name for name in re.findall(r'"((?:OUTBOX|GOVERNOR)_[A-Z_]+)"', schema)}
         own = {
-            *("OUTBOX_BACKEND", "OUTBOX_CACHE_DIR", "OUTBOX_DRAIN_SEC", "OUTBOX_ENABLED", "OUTBOX_HOSTS"),
+            *("OUTBOX_BACKEND", "OUTBOX_CACHE_DIR", "OUTBOX_DRAIN_SEC", "OUTBOX_ENABLED"),
             *("OUTBOX_LISTEN", "OUTBOX_MIGRATE", "OUTBOX_PLUGINS", "OUTBOX_ROLE", "OUTBOX_TOKENS_FILE"),
         }
         secrets = {"OUTBOX_DB", "OUTBOX_DB_LISTEN", "OUTBOX_DB_PASSWORD", "OUTBOX_SESSION_KEY", "OUTBOX_TOKEN"}
@@ -230,7 +230,8 @@ PLANTED = [
     ("poddisruptionbudget.yaml", "matchLabels:", "matchLabel:", "matchLabel"),
     ("networkpolicy.yaml", "- port: http", "- port: 80", "do not reach the port http"),
     ("networkpolicy.yaml", "  {{- if $peers }}", "  {{- if true }}", "everybody may call"),
-    ("networkpolicy.yaml", "port: 53", "port: 54", "names cannot be looked up"),
+    ("_helpers.tpl", "port: 53", "port: 54", "names cannot be looked up"),
+    ("migrate.yaml", "component: migrate", "component: edge", "NetworkPolicy shop-outbox-edge: it selects the pods of"),
     ("servicemonitor.yaml", "- port: http", "- port: metrics", "has no port metrics"),
     ("servicemonitor.yaml", '"/metrics/store"', '"/metrics-store"', "/metrics-store is no path with metrics"),
     ("servicemonitor.yaml", "relabelings:", "relabelConfigs:", "no field relabelConfigs"),

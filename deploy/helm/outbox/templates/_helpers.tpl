@@ -87,6 +87,21 @@ capabilities:
     defaultMode: 0440
 {{- end }}
 
+{{/* The rules that every pod needs to reach the store. */}}
+{{- define "outbox.storeEgress" -}}
+# Names.
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+# The database.
+- ports:
+    - port: {{ .Values.networkPolicy.databasePort | int }}
+  {{- with .Values.networkPolicy.database }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
 {{- define "outbox.filesMounts" -}}
 {{- range .Values.files }}
 - name: file-{{ .name }}
