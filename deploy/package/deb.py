@@ -1,4 +1,4 @@
-"""The Debian package: the program, its settings, its unit, and scripts that keep the database. Built by dpkg-deb."""
+"""The Debian package: the program, its settings, its units, and scripts that keep the database. Built by dpkg-deb."""
 
 import os
 import pathlib
@@ -29,6 +29,7 @@ def _files(release):
     files = {
         "usr/bin/outbox": (release.binary, 0o755),
         "usr/lib/systemd/system/outbox.service": (_source("systemd/outbox.service"), 0o644),
+        "usr/lib/systemd/system/outbox@.service": (_source("systemd/outbox@.service"), 0o644),
         "etc/outbox/outbox.toml": (_source("debian/outbox.toml"), 0o644),
         "usr/share/doc/outbox/copyright": (COPYRIGHT.encode(), 0o644),
         "DEBIAN/conffiles": (_source("debian/conffiles"), 0o644),

@@ -1,4 +1,4 @@
-"""The tarball: the program with its unit, settings, documents and completions, to be copied by hand."""
+"""The tarball: the program with its units, settings, documents and completions, to be copied by hand."""
 
 import reproducible
 from release import ROOT
@@ -7,6 +7,7 @@ BESIDE = {
     "LICENSE": "LICENSE",
     "etc/outbox/outbox.toml": "deploy/debian/outbox.toml",
     "lib/systemd/system/outbox.service": "deploy/systemd/outbox.service",
+    "lib/systemd/system/outbox@.service": "deploy/systemd/outbox@.service",
 }
 
 

@@ -29,7 +29,7 @@ import program
 
 SUITE = "bookworm"
 MACHINE = os.uname().machine
-LISTEN = "127.0.0.1:7099"
+LISTEN, ROLE_LISTEN = "127.0.0.1:7099", "127.0.0.1:7098"
 USER = 65532
 
 
@@ -48,9 +48,9 @@ def only(folder, pattern):
     return found
 
 
-def answer(path, token=None):
+def answer(path, token=None, listen=LISTEN):
     """The status and the body of a GET."""
-    request = urllib.request.Request(f"http://{LISTEN}{path}")
+    request = urllib.request.Request(f"http://{listen}{path}")
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
@@ -182,13 +182,14 @@ def debian(dist, handlers, place):
     run("chroot", root, "dpkg", "--remove", "outbox")
     assert len(statuses(root)) == 2 and settings.exists() and not (root / "usr/bin/outbox").exists()
     run("chroot", root, "dpkg", "--purge", "outbox")
-    left = [path for path in ("etc/outbox", "var/lib/outbox", "var/cache/outbox") if (root / path).exists()]
+    left = [root / "etc/outbox", root / "var/lib/outbox", *(root / "var/cache").glob("outbox*")]
+    left = [path for path in left if path.exists()]
     assert not left and not enabled.is_symlink() and "outbox" not in (root / "etc/passwd").read_text(), left
 
 
 def under_systemd(root):
     """Boots the system, which starts the unit with everything that it is not allowed to do."""
-    step("systemd starts the unit, reloads it, restarts it during an upgrade, and stops it")
+    step("systemd starts the unit and a role, reloads, restarts both during an upgrade, and stops them")
     override = root / "etc/systemd/system/outbox.service.d/override.conf"
     override.parent.mkdir()
     override.write_text(f"[Service]\nEnvironment=OUTBOX_LISTEN={LISTEN} WEBHOOK_URL=http://127.0.0.1:9/\n")
@@ -199,11 +200,18 @@ def under_systemd(root):
         process = inside("systemctl", "show", "--property=MainPID", "--value", "outbox")
         inside("systemctl", "reload", "outbox")
         assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") == process
+        (root / "etc/outbox/roles/mail.env").write_text(f"OUTBOX_LISTEN={ROLE_LISTEN}\nWEBHOOK_URL=http://127.0.0.1:9/\n")
+        (root / "etc/outbox/plugins.d/mail").mkdir()
+        inside("systemctl", "enable", "--now", "outbox@mail")
+        until(lambda: answer("/readyz", listen=ROLE_LISTEN)[0] == 200, "a start of the role")
+        assert answer("/items", token, ROLE_LISTEN)[0] == 404, "a role answers probes and metrics only"
         inside("dpkg", "--install", "/newer.deb")
         assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") != process
         until(lambda: answer("/items", token)[0] == 200, "a start after the upgrade")
-        inside("systemctl", "stop", "outbox")
-        assert inside("systemctl", "show", "--property=Result", "--value", "outbox").strip() == "success"
+        until(lambda: answer("/readyz", listen=ROLE_LISTEN)[0] == 200, "a start of the role after the upgrade")
+        for name in ("outbox", "outbox@mail"):
+            inside("systemctl", "stop", name)
+            assert inside("systemctl", "show", "--property=Result", "--value", name).strip() == "success"
 
 
 @contextlib.contextmanager

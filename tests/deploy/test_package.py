@@ -4,6 +4,7 @@ program that does not fit. `make dist-try` installs real packages.
 A program of this machine stands for the outbox, since nothing in a package but the program itself depends on it.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ PACKAGE = program.ROOT / "deploy/package"
 sys.path.insert(0, str(PACKAGE))
 
 import elf
-import oci
+import image
 import pack
 import release
 import sbom
@@ -33,7 +34,7 @@ BINARY = pathlib.Path("/bin/true").resolve()
 MACHINE = elf.read(BINARY.read_bytes()).machine
 TARGET = f"{MACHINE}-gnu"
 TIME = 1700000000
-UNIT = program.ROOT / "deploy/systemd/outbox.service"
+UNITS = program.ROOT / "deploy/systemd"
 
 
 def packed(out, umask):
@@ -95,28 +96,45 @@ class Packages(unittest.TestCase):
                 subprocess.run(["sh", "-n", pathlib.Path(place, script)], check=True)
 
     def test_the_image_is_read_by_tools_for_oci_and_by_docker(self):
-        with tarfile.open(fileobj=io.BytesIO(self.named("-oci.tar"))) as archive:
-            files = {member.name: archive.extractfile(member).read() for member in archive}
-        for path, content in files.items():
-            if path.startswith("blobs/"):
-                self.assertEqual(path, f"blobs/sha256/{hashlib.sha256(content).hexdigest()}")
-        blob = lambda described: files[f"blobs/{described['digest'].replace(':', '/')}"]
-        (entry,) = json.loads(files["index.json"])["manifests"]
-        manifest = json.loads(blob(entry))
-        image = json.loads(blob(manifest["config"]))
-        self.assertEqual(image["config"]["User"], "65532:65532")
-        self.assertEqual([image["config"]["Entrypoint"], image["config"]["Cmd"]], [["/usr/bin/outbox"], ["serve"]])
-        unpacked = [tarfile.open(fileobj=io.BytesIO(blob(layer)), mode="r:gz") for layer in manifest["layers"]]
-        members = {member.name: member for layer in unpacked for member in layer}
+        config, members, docker = self.unpacked(self.named("-oci.tar"))
+        self.assertEqual(config["User"], "65532:65532")
+        self.assertEqual([config["Entrypoint"], config["Cmd"]], [["/usr/bin/outbox"], ["serve"]])
         self.assertLessEqual({"usr/bin/outbox", "plugins", "etc/passwd", "usr/lib/libc.so.6"}, set(members))
         cache = members["var/cache/outbox"]
         self.assertEqual((cache.mode, cache.uid), (0o700, 65532))
         self.assertEqual({member.mtime for member in members.values()}, {TIME})
-        (docker,) = json.loads(files["manifest.json"])
         self.assertEqual(docker["RepoTags"], [f"outbox:{program.VERSION}"])
-        self.assertEqual(docker["Layers"], [f"blobs/{layer['digest'].replace(':', '/')}" for layer in manifest["layers"]])
-        variables = {entry.split("=")[0] for entry in image["config"]["Env"]} - {"PATH"}
+        variables = {entry.split("=")[0] for entry in config["Env"]} - {"PATH"}
         self.assertLessEqual(variables, program.VARIABLES)
+
+    def test_an_image_of_handlers_has_them_at_its_root(self):
+        folder, out = pathlib.Path(self.place.name, "handlers"), pathlib.Path(self.place.name, "handlers.tar")
+        folder.mkdir()
+        for name in ("vector-upsert.wasm", "vector-upsert.toml", "vector-upsert.wasm.minisig", ".new.wasm", "notes.txt"):
+            (folder / name).write_text(name)
+        words = ["handlers", "--folder", folder, "--name", "vector-handlers:1.0.0", "--out", out]
+        subprocess.run([sys.executable, PACKAGE / "pack.py", *words], check=True, stdout=subprocess.DEVNULL)
+        _, members, docker = self.unpacked(out.read_bytes())
+        self.assertEqual(sorted(members), ["vector-upsert.toml", "vector-upsert.wasm", "vector-upsert.wasm.minisig"])
+        self.assertEqual(docker["RepoTags"], ["vector-handlers:1.0.0"])
+
+    def unpacked(self, content):
+        """The configuration of an image, its files, and what docker reads; the names of all blobs are their digests."""
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}
+        for path, found in files.items():
+            if path.startswith("blobs/"):
+                self.assertEqual(path, f"blobs/sha256/{hashlib.sha256(found).hexdigest()}")
+        path = lambda described: f"blobs/{described['digest'].replace(':', '/')}"
+        (entry,) = json.loads(files["index.json"])["manifests"]
+        manifest = json.loads(files[path(entry)])
+        config = json.loads(files[path(manifest["config"])])
+        layers = [gzip.decompress(files[path(layer)]) for layer in manifest["layers"]]
+        self.assertEqual(config["rootfs"]["diff_ids"], [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers])
+        (docker,) = json.loads(files["manifest.json"])
+        self.assertEqual(docker["Layers"], [path(layer) for layer in manifest["layers"]])
+        members = {member.name: member for layer in layers for member in tarfile.open(fileobj=io.BytesIO(layer))}
+        return config["config"], members, docker
 
     def test_the_wheel_has_a_true_record(self):
         with zipfile.ZipFile(io.BytesIO(self.named(".whl"))) as archive:
@@ -162,9 +180,11 @@ class Packages(unittest.TestCase):
             subprocess.run(finish, check=True, capture_output=True)
         self.addCleanup(lambda: [path.unlink() for path in self.out.iterdir() if path.name not in self.files])
         subprocess.run(["sha256sum", "--check", "--strict", pack.SUMS], check=True, capture_output=True, cwd=self.out)
-        self.assertEqual(len((self.out / pack.SUMS).read_text().splitlines()), len(self.files))
+        chart = f"outbox-{program.VERSION}-chart.tgz"
+        listed = {line.split("  ")[1] for line in (self.out / pack.SUMS).read_text().splitlines()}
+        self.assertEqual(listed, {*self.files, chart})
         verify = lambda path: subprocess.run(["minisign", "-V", "-p", public, "-m", path], capture_output=True).returncode
-        for path in [*map(self.out.joinpath, self.files), self.out / pack.SUMS]:
+        for path in map(self.out.joinpath, [*listed, pack.SUMS]):
             self.assertEqual(verify(path), 0, path)
         forged = self.out / pack.SUMS
         forged.write_text(forged.read_text().replace("a", "b", 1))
@@ -194,38 +214,51 @@ class Unfit(unittest.TestCase):
             self.refused("needs glibc, and the target is", *given(BINARY, f"{MACHINE}-musl"))
             self.refused("is no 64-bit ELF program", *given(__file__, TARGET))
             self.refused("the image needs libc.so.6, which is in none of", *given(BINARY, TARGET), "--libraries", out)
-            self.refused("has no packages", "finish", "--out", out)
+            packing = ["handlers", "--folder", out, "--out", pathlib.Path(out, "x"), "--name"]
+            self.refused("has no component", *packing, "vector-handlers:1.0.0")
+            self.refused("is no name of an image with a tag", *packing, "vector-handlers")
             self.assertEqual(os.listdir(out), [])
 
     def test_a_static_program_gets_no_libraries(self):
         static = elf.Elf(MACHINE, None, [], None)
-        self.assertEqual(oci._libraries(static, []), [])
+        self.assertEqual(image.libraries(static, []), [])
 
 
-class Unit(unittest.TestCase):
-    def setUp(self):
-        lines = [line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#"]
-        self.values = {key: [value for other, value in lines if other == key] for key, _ in lines}
+def assignments(unit):
+    """The values of each key of a unit, in their order."""
+    lines = [line.split("=", 1) for line in (UNITS / unit).read_text().splitlines() if "=" in line and line[0] != "#"]
+    return {key: [value for other, value in lines if other == key] for key, _ in lines}
 
-    def test_it_agrees_with_the_program(self):
-        variables = {entry.split("=")[0] for entry in self.values["Environment"]}
-        self.assertLessEqual(variables, program.VARIABLES)
-        (start,) = self.values["ExecStart"]
-        self.assertRegex(start, r"^/usr/bin/outbox (\w+)$")
-        self.assertIn(start.split()[1], program.COMMANDS)
-        drain = int(program.DEFAULTS["OUTBOX_DRAIN_SEC"])
-        self.assertGreaterEqual(int(self.values["TimeoutStopSec"][0]), drain + program.SECONDS_AFTER_DRAIN)
+
+class Units(unittest.TestCase):
+    def test_they_agree_with_the_program(self):
+        for unit, command in (("outbox.service", "serve"), ("outbox@.service", "worker")):
+            values = assignments(unit)
+            variables = {entry.split("=")[0] for entry in values["Environment"]}
+            self.assertLessEqual(variables, program.VARIABLES)
+            self.assertEqual(values["ExecStart"], [f"/usr/bin/outbox {command}"])
+            self.assertIn(command, program.COMMANDS)
+            drain = int(program.DEFAULTS["OUTBOX_DRAIN_SEC"])
+            self.assertGreaterEqual(int(values["TimeoutStopSec"][0]), drain + program.SECONDS_AFTER_DRAIN)
+
+    def test_a_role_may_do_no_more_than_the_host(self):
+        host, role = assignments("outbox.service"), assignments("outbox@.service")
+        own = {"Description", "ExecStart", "Environment", "EnvironmentFile", "CacheDirectory"}
+        differ = {key for key in host.keys() | role.keys() if host.get(key) != role.get(key)}
+        self.assertEqual(differ, own)
+        self.assertIn(f"OUTBOX_CACHE_DIR=/var/cache/{role['CacheDirectory'][0]}", role["Environment"])
 
     def test_the_settings_are_known_and_lead_to_folders_of_the_unit(self):
         settings = tomllib.loads((program.ROOT / "deploy/debian/outbox.toml").read_text())
         self.assertLessEqual({f"OUTBOX_{key.upper()}" for key in settings}, set(program.DEFAULTS))
-        self.assertEqual(settings["db"], f"/var/lib/{self.values['StateDirectory'][0]}/outbox.sqlite")
-        self.assertEqual(settings["cache_dir"], f"/var/cache/{self.values['CacheDirectory'][0]}")
+        values = assignments("outbox.service")
+        self.assertEqual(settings["db"], f"/var/lib/{values['StateDirectory'][0]}/outbox.sqlite")
+        self.assertEqual(settings["cache_dir"], f"/var/cache/{values['CacheDirectory'][0]}")
 
     def test_systemd_accepts_it_and_finds_little_exposed(self):
         if subprocess.run(["sh", "-c", "command -v systemd-analyze"], capture_output=True).returncode:
             self.skipTest("systemd-analyze is not here")
-        words = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", UNIT]
+        words = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", UNITS / "outbox.service"]
         done = subprocess.run(words, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertNotRegex(done.stderr, r"Unknown|Failed|Invalid")
