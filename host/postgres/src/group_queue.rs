@@ -1,6 +1,6 @@
 //! The queue of this process's settlements and claims, and the tasks that commit them in groups. What is queued while a
-//! group is committed forms the next group, so that one round of statements and one flush to the disk serve many. A
-//! request that finds the queue idle is committed at once. Late settlements pass by the queue.
+//! group is committed forms the next group (`gather`), so that one round of statements and one flush to the disk serve
+//! many. A request that finds the queue idle is committed at once. Late settlements pass by the queue.
 //!
 //! It does not know what a request does, nor how a group runs (`group`).
 
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use outbox_store::{ClaimBatch, ClaimRef, ClaimRequest, SettleRequest, StoreError};
 
 use crate::context::PgContext;
+use crate::gather::Gatherer;
 use crate::group::{Group, QueuedClaim, QueuedRequest, QueuedSettlement, settle_late};
 
 /// The most groups that are committed at the same time.
@@ -34,7 +35,7 @@ pub(crate) struct GroupQueue {
 impl GroupQueue {
     pub(crate) fn start(pg: &Arc<PgContext>) -> Self {
         let (queue, requests) = mpsc::unbounded_channel();
-        let requests = Arc::new(Mutex::new(requests));
+        let requests = Arc::new(Mutex::new(Gatherer::new(requests)));
         for _ in 0..TASKS {
             let (pg, requests) = (Arc::clone(pg), Arc::clone(&requests));
             tokio::spawn(async move {
@@ -79,11 +80,11 @@ fn stopped(tried: &'static str) -> StoreError {
 }
 
 /// Commits groups until the store has been dropped and the queue is empty. The lock of the queue is the turn of a task.
-async fn serve(pg: &PgContext, queue: &Mutex<mpsc::UnboundedReceiver<QueuedRequest>>) {
+async fn serve(pg: &PgContext, queue: &Mutex<Gatherer<QueuedRequest>>) {
     loop {
         let mut turn = queue.lock().await;
-        let mut requests = Vec::new();
-        if turn.recv_many(&mut requests, GROUP_MAX).await == 0 {
+        let requests = turn.next(GROUP_MAX).await;
+        if requests.is_empty() {
             return;
         }
         let mut commit = std::pin::pin!(commit(pg, requests));

@@ -60,6 +60,7 @@ mod expire;
 mod export_snapshot;
 mod fair_keys;
 mod fair_share;
+mod gather;
 mod group;
 mod group_queue;
 mod group_size;

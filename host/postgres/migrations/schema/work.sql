@@ -497,11 +497,13 @@ BEGIN
              CROSS JOIN LATERAL outbox.take_streaks(
                  wanted.ids, wanted.keys, wanted.kinds, wanted.sharers, wanted.mosts, at) AS follower;
     END IF;
-    -- Saturating: a row at the end of the range must not stop the claims of its type.
-    UPDATE outbox.past AS known
-    SET attempts = least(known.attempts, 2147483646) + 1, deliveries = least(known.deliveries, 2147483646) + 1,
-        available_at = returning_item.due
-    FROM unnest(returning_ids, returning_dues) AS returning_item (id, due) WHERE known.id = returning_item.id;
+    IF cardinality(returning_ids) > 0 THEN
+        -- Saturating: a row at the end of the range must not stop the claims of its type.
+        UPDATE outbox.past AS known
+        SET attempts = least(known.attempts, 2147483646) + 1, deliveries = least(known.deliveries, 2147483646) + 1,
+            available_at = returning_item.due
+        FROM unnest(returning_ids, returning_dues) AS returning_item (id, due) WHERE known.id = returning_item.id;
+    END IF;
     INSERT INTO outbox.leases AS lease (token, type, pod, claimed_at, lease_until, epoch, count, ids, turns)
     SELECT tokens[taken.place], kinds[taken.place], claimed_by, at, ends[taken.place], newest, count(*),
            array_agg(taken.id ORDER BY taken.id),
@@ -721,22 +723,35 @@ BEGIN
     LOOP
         SELECT known.* INTO held FROM outbox.leases AS known WHERE known.token = ended.token;
         CONTINUE WHEN NOT FOUND;
-        unsettled := ARRAY(
-            SELECT unsure.id FROM unnest(ended.unsure) AS unsure (id)
-            WHERE unsure.id = ANY (held.ids)
-              AND ((SELECT past.id FROM outbox.past WHERE past.id = unsure.id) IS NOT NULL
-                   OR (SELECT item.saga IS NULL FROM outbox.items AS item WHERE item.id = unsure.id) IS NOT TRUE
-                   OR held.turns IS NOT NULL AND EXISTS (
-                       SELECT 1 FROM outbox.items AS item
-                                JOIN outbox.lanes AS lane ON lane.ordering_key = item.ordering_key
-                       WHERE item.id = unsure.id AND (lane.id <> item.id OR lane.streak IS NOT NULL))));
-        settled := ARRAY(SELECT id FROM unnest(ended.ids) AS id
-                         WHERE id = ANY (held.ids) AND id <> ALL (unsettled) ORDER BY id);
-        PERFORM outbox.leave_leases(array_fill(held.token, ARRAY[cardinality(settled)]), settled);
-        INSERT INTO outbox.done (id, done_at, epoch, handler, turn, result)
-        SELECT new.id, time, newest, done_by[new.digest],
-               held.turns[array_position(held.ids, new.id)], new.result
-        FROM unnest(ended.ids, ended.results, ended.digests) AS new (id, result, digest) WHERE new.id = ANY (settled);
+        unsettled := '{}';
+        IF ended.unsure IS NOT NULL THEN
+            unsettled := ARRAY(
+                SELECT unsure.id FROM unnest(ended.unsure) AS unsure (id)
+                WHERE unsure.id = ANY (held.ids)
+                  AND ((SELECT past.id FROM outbox.past WHERE past.id = unsure.id) IS NOT NULL
+                       OR (SELECT item.saga IS NULL FROM outbox.items AS item WHERE item.id = unsure.id) IS NOT TRUE
+                       OR held.turns IS NOT NULL AND EXISTS (
+                           SELECT 1 FROM outbox.items AS item
+                                    JOIN outbox.lanes AS lane ON lane.ordering_key = item.ordering_key
+                           WHERE item.id = unsure.id AND (lane.id <> item.id OR lane.streak IS NOT NULL))));
+        END IF;
+        -- As a rule a claim ends as a whole. Then the arrays of both have the same order.
+        IF ended.ids = held.ids AND unsettled = '{}' THEN
+            settled := held.ids;
+            DELETE FROM outbox.leases AS known WHERE known.token = held.token;
+            INSERT INTO outbox.done (id, done_at, epoch, handler, turn, result)
+            SELECT new.id, time, newest, done_by[new.digest], new.turn, new.result
+            FROM unnest(ended.ids, held.turns, ended.results, ended.digests) AS new (id, turn, result, digest);
+        ELSE
+            settled := ARRAY(SELECT id FROM unnest(ended.ids) AS id
+                             WHERE id = ANY (held.ids) AND id <> ALL (unsettled) ORDER BY id);
+            PERFORM outbox.leave_leases(array_fill(held.token, ARRAY[cardinality(settled)]), settled);
+            INSERT INTO outbox.done (id, done_at, epoch, handler, turn, result)
+            SELECT new.id, time, newest, done_by[new.digest],
+                   held.turns[array_position(held.ids, new.id)], new.result
+            FROM unnest(ended.ids, ended.results, ended.digests) AS new (id, result, digest)
+            WHERE new.id = ANY (settled);
+        END IF;
         IF held.turns IS NOT NULL THEN
             keys := keys || ARRAY(SELECT item.ordering_key::text FROM outbox.items AS item
                                   WHERE item.id = ANY (settled) AND item.ordering_key IS NOT NULL);
