@@ -214,18 +214,25 @@ BEGIN
 END;
 
 -- NEW.id is -1 when the statement gives no id.
-CREATE TRIGGER outbox_items_insert_id BEFORE INSERT ON outbox_items
+CREATE TRIGGER outbox_items_check BEFORE INSERT ON outbox_items
+WHEN NEW.id > 0 OR NEW.headers <> '{}'
+BEGIN
+    INSERT INTO outbox_checking (id, idem_key, headers) VALUES (NEW.id, NEW.idem_key, NEW.headers);
+END;
+
+-- Inserting a new item here checks what a CHECK cannot, because it needs a query.
+CREATE VIEW outbox_checking AS SELECT id, idem_key, headers FROM outbox_items;
+
+CREATE TRIGGER outbox_checking_id INSTEAD OF INSERT ON outbox_checking
 WHEN NEW.id > 0
- AND (NEW.id > 4611686018427387903
-      OR EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key))
 BEGIN
     -- After the largest id there would be no other: SQLite would refuse every insert.
     SELECT RAISE(ABORT, 'outbox: id is above 4611686018427387903') WHERE NEW.id > 4611686018427387903;
-    SELECT RAISE(ABORT, 'outbox: id is already used by another item');
+    SELECT RAISE(ABORT, 'outbox: id is already used by another item')
+    WHERE EXISTS (SELECT 1 FROM outbox_items WHERE id = NEW.id AND idem_key <> NEW.idem_key);
 END;
 
--- A CHECK cannot contain this query.
-CREATE TRIGGER outbox_items_headers BEFORE INSERT ON outbox_items
+CREATE TRIGGER outbox_checking_headers INSTEAD OF INSERT ON outbox_checking
 WHEN NEW.headers <> '{}' AND json_valid(NEW.headers)
 BEGIN
     SELECT RAISE(ABORT, 'outbox: headers is an object of strings')
@@ -242,7 +249,7 @@ END;
 
 -- The inserts of these triggers meet no conflict: a statement that says OR REPLACE or OR IGNORE imposes that on the
 -- statements of its triggers. SQLite clears memory for the whole program of each trigger that it comes to, also where
--- WHEN is false; so items without a key and a saga come to two short programs.
+-- WHEN is false; so items without a key and a saga come to two short programs, and those without headers to one.
 CREATE TRIGGER outbox_items_arrive AFTER INSERT ON outbox_items
 WHEN NEW.ordering_key IS NULL AND NEW.saga IS NULL
 BEGIN

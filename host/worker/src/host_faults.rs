@@ -29,7 +29,8 @@ struct FaultState {
     since: Option<Instant>,
     /// When the next item may be claimed.
     until: Option<Instant>,
-    /// Of each type, how its last attempts at two different items ended, the later one first.
+    /// Of each type, how its last attempts at two different items ended, the later one first. Types are left out when
+    /// none of these attempts failed by a fault of the host.
     last: HashMap<String, Vec<(ItemId, LastEnd)>>,
 }
 
@@ -76,10 +77,7 @@ impl HostFaults {
         } else {
             (state.pause, state.since, state.until) = (None, None, None);
         }
-        let last = state.last.entry_ref(item.item_type.as_str()).or_default();
-        last.retain(|(id, _)| *id != item.id);
-        last.insert(0, (item.id, end));
-        last.truncate(2);
+        state.note_end(item, end);
     }
 
     fn lock(&self) -> MutexGuard<'_, FaultState> {
@@ -88,6 +86,19 @@ impl HostFaults {
 }
 
 impl FaultState {
+    fn note_end(&mut self, item: &Item, end: LastEnd) {
+        if end == LastEnd::HostFault {
+            self.last.entry_ref(item.item_type.as_str()).or_default();
+        }
+        let Some(last) = self.last.get_mut(item.item_type.as_str()) else { return };
+        last.retain(|(id, _)| *id != item.id);
+        last.insert(0, (item.id, end));
+        last.truncate(2);
+        if last.iter().all(|(_, end)| *end == LastEnd::Other) {
+            self.last.remove(item.item_type.as_str());
+        }
+    }
+
     /// Attempts that were claimed together fail together: only a fault after the pause makes the next one longer.
     fn pause_from(&mut self, now: Instant) {
         if self.since.zip(self.pause).is_some_and(|(since, pause)| now < since + pause) {

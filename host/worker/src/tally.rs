@@ -2,8 +2,9 @@
 //!
 //! It knows no store and no clock: the time of a settlement is told.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
 
 use outbox_core::Settlement;
 use outbox_item::{Item, Millis};
@@ -65,12 +66,8 @@ impl Tally {
 }
 
 fn figures_of<'a>(counted: &'a mut CountedMinutes, item_type: &str, minute: Millis) -> &'a mut MinuteFigures {
-    let name = if counted.contains_key(item_type) || counted.len() < TYPES_MAX { item_type } else { OTHER_TYPES };
-    // Looked up first, because an entry would need a name of its own each time.
-    if !counted.contains_key(name) {
-        counted.insert(name.to_owned(), Vec::new());
-    }
-    let minutes = counted.get_mut(name).expect("it is there now");
+    let name = if counted.len() < TYPES_MAX || counted.contains_key(item_type) { item_type } else { OTHER_TYPES };
+    let minutes = counted.entry_ref(name).or_default();
     let index = minutes.iter().rposition(|(known, _)| *known == minute).unwrap_or_else(|| {
         minutes.push((minute, MinuteFigures::default()));
         minutes.len() - 1
