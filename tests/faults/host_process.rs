@@ -1,7 +1,7 @@
 //! What happens around a host: nobody reads its log, a terminal hangs up, it is told to stop in the middle of requests.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -200,4 +200,39 @@ async fn half_a_request_does_not_keep_a_host_that_was_told_to_stop() {
     let (ended, took) = host.terminate();
     assert_eq!(ended.code(), Some(0));
     assert!(took < Duration::from_secs(10), "half a body would have kept it for as long as a body may take: {took:?}");
+}
+
+/// What a host tells at `NOTIFY_SOCKET` from now on until it tells `last`.
+fn told_until(last: &str, socket: &UnixDatagram) -> Vec<String> {
+    let mut told = Vec::new();
+    while told.last().is_none_or(|told| told != last) {
+        let mut message = [0; 256];
+        let length =
+            socket.recv(&mut message).unwrap_or_else(|err| panic!("{last} was not told after {told:?}: {err}"));
+        told.push(String::from_utf8_lossy(&message[..length]).trim().to_owned());
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_when_the_host_serves_that_it_runs_and_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let told_at = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
+    let host = Host::start(Stdio::null(), &told_at).await;
+    assert!(told_until("READY=1", &socket).iter().all(|told| ["READY=1", "WATCHDOG=1"].contains(&told.as_str())));
+    for _ in 0..3 {
+        assert_eq!(told_until("WATCHDOG=1", &socket), ["WATCHDOG=1"]);
+    }
+    assert_eq!(host.terminate().0.code(), Some(0));
+    assert_eq!(told_until("STOPPING=1", &socket).last().map(String::as_str), Some("STOPPING=1"));
+}
+
+#[tokio::test]
+async fn a_service_manager_that_does_not_listen_stops_no_host() {
+    let told_at = [("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "200000")];
+    let host = Host::start(Stdio::null(), &told_at).await;
+    assert_eq!(host.terminate().0.code(), Some(0));
 }

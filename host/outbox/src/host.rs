@@ -7,6 +7,7 @@
 mod background;
 mod parts;
 mod reload;
+mod service_manager;
 mod shutdown;
 pub(crate) mod store_adapters;
 
@@ -178,6 +179,7 @@ impl RunningHost<'_> {
         if let Some(worker) = worker {
             spawn_part(&mut foreground, "the worker", stop, worker.run(stop.clone()));
         }
+        service_manager::tell_ready();
 
         let outcome = self.until_stopped(&mut foreground, &mut background).await;
         // Before the background ends, which has less time.
@@ -277,6 +279,10 @@ impl RunningHost<'_> {
             async move { end.run_until_cancelled(reloading).await.unwrap_or_default() }
         };
         spawn("the reload", restarted("the reload", end, follow));
+        let watched = |end: CancellationToken| async move {
+            end.run_until_cancelled(service_manager::tell_alive()).await;
+        };
+        spawn("the watchdog", restarted("the watchdog", end, watched));
         background
     }
 

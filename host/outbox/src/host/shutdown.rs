@@ -10,6 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::service_manager;
+
 /// How long the parts may take to end, in addition to the time for attempts in flight.
 pub(crate) const PARTS_MAX: Duration = Duration::from_millis(800);
 /// How long the background work may take to end, after that.
@@ -37,6 +39,7 @@ impl Shutdown {
         self.stop.cancel();
         let limit = self.drain + PROCESS_MAX;
         self.begun.call_once(|| {
+            service_manager::tell_stopping();
             // Without a thread the process ends when its parts do.
             std::thread::Builder::new()
                 .name("outbox-shutdown".to_owned())
