@@ -4,6 +4,7 @@
 mod bulk;
 mod check;
 mod cli;
+mod cockpit;
 mod conformance;
 mod crash;
 mod decay;

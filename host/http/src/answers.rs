@@ -14,10 +14,10 @@ mod sight;
 mod signals;
 
 pub(crate) use crate::answers::audit::AuditPage;
-pub(crate) use crate::answers::cockpit::{CockpitView, violations};
+pub(crate) use crate::answers::cockpit::{CockpitView, violations, with_declared};
 pub(crate) use crate::answers::items::{ItemDetailsView, ItemPageView};
 pub(crate) use crate::answers::jobs::{JobDetailsView, JobListView, JobView};
-pub(crate) use crate::answers::lists::{FailureList, KeyTotalsList, PauseList, StuckList};
+pub(crate) use crate::answers::lists::{FailureList, KeyTotalsList, PauseList, StuckList, quotes_content};
 pub(crate) use crate::answers::reports::{ControlReportView, MatchingReport, OperateReportView, PreviewView};
-pub(crate) use crate::answers::sight::Sight;
+pub(crate) use crate::answers::sight::{Sight, Visible};
 pub(crate) use crate::answers::signals::SignalView;

@@ -39,6 +39,9 @@ impl FromRequest<Arc<ServerState>> for RequestBody {
 /// The media type of one JSON object per line.
 pub(crate) const NDJSON: &str = "application/x-ndjson";
 
+/// The media type of a form of a page.
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// The media type that the request names, without parameters, in lower case.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -44,6 +44,7 @@ mod cockpit;
 mod confirm;
 mod connections;
 mod description;
+mod glance;
 mod health;
 mod history;
 mod inline;
@@ -52,6 +53,7 @@ mod metrics;
 mod newest_signal;
 mod operate;
 mod operations;
+mod page;
 mod pending;
 mod problem;
 mod query;
@@ -80,19 +82,19 @@ pub use crate::access::{
 };
 pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
 pub use crate::serve::{ServeLimits, run};
-pub use crate::state::{HostStatus, HttpSettings, HttpState};
+pub use crate::state::{EnvironmentColour, HostStatus, HttpSettings, HttpState};
 
 /// All routes, as `outbox serve` answers them.
 pub fn router(state: HttpState) -> Router {
     /// The same for all servers of a process.
     static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| openapi().into());
-    served(all_routes(), &TEXT, state)
+    served(all_routes(), page::routes(), &TEXT, state)
 }
 
 /// Probes, metrics and their description only, as `outbox worker` answers them.
 pub fn worker_router(state: HttpState) -> Router {
     static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| described(common_routes()).into());
-    served(common_routes(), &TEXT, state)
+    served(common_routes(), page::no_routes(), &TEXT, state)
 }
 
 /// The description of the routes of [`router`], an OpenAPI document. It is also served at `/openapi.json`.
@@ -193,20 +195,22 @@ fn sessions() -> Routes {
         .routes(open(&[STORE, &["cross-site"]], routes!(access::login::logout)))
 }
 
-/// No cache keeps an answer: it is for the caller who has the rights for it now.
+/// No cache keeps an answer unless it says so: it is for the caller who has the rights for it now.
 async fn not_stored(mut response: Response) -> Response {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-/// The server of these routes, with their description.
-fn served(routes: Routes, text: &Arc<str>, state: HttpState) -> Router {
+/// The server of these routes, with their description, and of the pages.
+fn served(routes: Routes, pages: Router<Arc<ServerState>>, text: &Arc<str>, state: HttpState) -> Router {
     let state = ServerState::new(state);
     let (described, _) = routes.split_for_parts();
     described
+        .merge(pages)
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer((
+            middleware::from_fn_with_state(state.clone(), page::dress),
             middleware::map_response(not_stored),
             middleware::from_fn_with_state(state.clone(), access::identify),
             DefaultBodyLimit::max(state.settings().max_body),

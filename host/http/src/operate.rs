@@ -16,8 +16,8 @@ use utoipa::ToSchema;
 use outbox_core::OnDead;
 use outbox_item::{ItemId, Millis};
 use outbox_store::{
-    Action, EffectKeys, Execution, Filter, JobPace, LeasePolicy, OperateReport, OperateRequest, Refusal, RefusedItem,
-    Selection,
+    Action, EffectKeys, Execution, Filter, Job, JobPace, LeasePolicy, OperateReport, OperateRequest, Refusal,
+    RefusedItem, Selection,
 };
 
 use crate::access::Caller;
@@ -114,26 +114,66 @@ pub(crate) async fn operate_one(
 }
 
 /// Performs the action that `word` names on all items that the body names: 200 with a report, or 202 with a job that
-/// continues in the background. What matches nothing needs no job.
+/// continues in the background.
 pub(crate) async fn operate_matching(order: Order, word: &'static str) -> Result<Response, ApiError> {
     let Order { state, caller, headers, body } = order;
     let mut request: OperateBody = json_or_default(&headers, body, "the order")?;
-    let action = action(&state, word, &request).await?;
-    let pace = Pace::of(&request);
     let by = actor(request.actor.take(), &caller, &headers);
+    let sight = Sight::of(&caller, &state.settings());
+    Ok(match perform(&state, &caller, by, word, request).await? {
+        Performed::Report(report) => Json(OperateReportView::from(report)).into_response(),
+        Performed::Preview(preview) => Json(PreviewView::from(preview)).into_response(),
+        Performed::Job(job) => (StatusCode::ACCEPTED, Json(JobView::of(*job, &sight))).into_response(),
+    })
+}
+
+/// What an order led to.
+pub(crate) enum Performed {
+    /// It was carried out, or would be.
+    Report(OperateReport),
+    /// It would be carried out like this, with a filter.
+    Preview(Preview),
+    /// It goes on in the background.
+    Job(Box<Job>),
+}
+
+/// What an action with a filter would change.
+pub(crate) struct Preview {
+    pub(crate) report: OperateReport,
+    /// The time for which this holds.
+    pub(crate) as_of: Millis,
+    /// What the action needs, to be carried out on these items and no later ones.
+    pub(crate) confirm: String,
+}
+
+impl From<Preview> for PreviewView {
+    fn from(Preview { report, as_of, confirm }: Preview) -> Self {
+        Self { count: report.changed, report: report.into(), as_of, confirm }
+    }
+}
+
+/// Performs the action that `word` names on all items that the order names, as `by`. What matches nothing needs no job.
+pub(crate) async fn perform(
+    state: &HttpState,
+    caller: &Caller,
+    by: String,
+    word: &'static str,
+    mut request: OperateBody,
+) -> Result<Performed, ApiError> {
+    let action = action(state, word, &request).await?;
+    let pace = Pace::of(&request);
     match selection(request.ids.take(), request.filter.take())? {
         Selection::Ids(_) if pace.is_given() || request.confirm.is_some() => {
             Err(ApiError::Invalid("background, per_second, stop_after and confirm belong to a filter".into()))
         }
         Selection::Ids(ids) => {
             let request = request.into_request(by, action, Selection::Ids(ids));
-            Ok(answered(state.operate.operate(&request).await?))
+            Ok(Performed::Report(state.operate.operate(&request).await?))
         }
         Selection::Filter(filter) => {
             caller.require_to_search(&filter)?;
-            check_names(&state, &filter, request.force).await?;
-            let sight = Sight::of(&caller, &state.settings());
-            operate_filter(&state, action, filter, request, pace, by, &sight).await
+            check_names(state, &filter, request.force).await?;
+            operate_filter(state, action, filter, request, pace, by).await
         }
     }
 }
@@ -163,8 +203,7 @@ async fn operate_filter(
     body: OperateBody,
     pace: Pace,
     by: String,
-    sight: &Sight,
-) -> Result<Response, ApiError> {
+) -> Result<Performed, ApiError> {
     if pace.job.per_second == Some(0) {
         return Err(ApiError::Invalid("per_second is at least 1".into()));
     }
@@ -174,27 +213,24 @@ async fn operate_filter(
     let now = state.inspect.now().await?;
     match &body.confirm {
         _ if body.dry_run.0 == Execution::DryRun => {
-            return Ok(Json(preview(state, action, filter, body, by, now).await?).into_response());
+            return Ok(Performed::Preview(preview(state, action, filter, body, by, now).await?));
         }
         Some(given) => filter.as_of = Some(confirm::check(given, action, &filter, now)?),
         None if action.needs_confirmation(&filter) => {
-            let PreviewView { count, as_of, confirm, .. } = preview(state, action, filter, body, by, now).await?;
-            return Err(ApiError::ConfirmationNeeded { action: action.as_str(), count, as_of, confirm });
+            let Preview { report, as_of, confirm } = preview(state, action, filter, body, by, now).await?;
+            let (action, count) = (action.as_str(), report.changed);
+            return Err(ApiError::ConfirmationNeeded { action, count, as_of, confirm });
         }
         None => {}
     }
     let request = body.into_request(by, action, Selection::Filter(filter));
     if !pace.is_background {
-        return Ok(answered(state.operate.operate(&request).await?));
+        return Ok(Performed::Report(state.operate.operate(&request).await?));
     }
-    match state.operate.start_job(&request, pace.job).await? {
-        Some(job) => Ok((StatusCode::ACCEPTED, Json(JobView::of(job, sight))).into_response()),
-        None => Ok(answered(OperateReport::default())),
-    }
-}
-
-fn answered(report: OperateReport) -> Response {
-    Json(OperateReportView::from(report)).into_response()
+    Ok(match state.operate.start_job(&request, pace.job).await? {
+        Some(job) => Performed::Job(Box::new(job)),
+        None => Performed::Report(OperateReport::default()),
+    })
 }
 
 async fn preview(
@@ -204,13 +240,12 @@ async fn preview(
     body: OperateBody,
     by: String,
     now: Millis,
-) -> Result<PreviewView, ApiError> {
+) -> Result<Preview, ApiError> {
     let as_of = filter.as_of.unwrap_or(now).min(now);
     let confirm = confirm::token(action, &filter, as_of);
     let selection = Selection::Filter(Filter { as_of: Some(as_of), ..filter });
     let request = OperateRequest { execution: Execution::DryRun, ..body.into_request(by, action, selection) };
-    let report = state.operate.operate(&request).await?;
-    Ok(PreviewView { count: report.changed, report: report.into(), as_of, confirm })
+    Ok(Preview { report: state.operate.operate(&request).await?, as_of, confirm })
 }
 
 /// Refuses a filter that names an unknown type or saga, unless it is forced.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use outbox_item::Status;
-use outbox_store::{Control, ControlRequest, Job, JobId, unknown_fairness_key, unknown_ordering_key};
+use outbox_store::{Control, ControlReport, ControlRequest, Job, JobId, unknown_fairness_key, unknown_ordering_key};
 
 use crate::access::Caller;
 use crate::answers::{
@@ -57,7 +57,7 @@ pub(crate) async fn job(
     Ok(Json(JobDetailsView::of(job, outcome, &Sight::of(&caller, &state.settings()))))
 }
 
-async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {
+pub(crate) async fn find_job(state: &HttpState, id: JobId) -> Result<Job, ApiError> {
     state.inspect.jobs(Some(id), 1).await?.pop().ok_or(ApiError::NoJob(id))
 }
 
@@ -222,11 +222,20 @@ async fn send(
     body: ControlBody,
 ) -> Result<Json<ControlReportView>, ApiError> {
     let ControlBody { actor: given, reason, dry_run, force } = body;
-    if !force {
-        check_name(state, &control).await?;
-    }
     let request = ControlRequest { control, actor: actor(given, caller, headers), reason, execution: dry_run.0 };
-    Ok(Json(state.operate.control(&request).await?.into()))
+    Ok(Json(carry_out(state, &request, force).await?.into()))
+}
+
+/// Changes a type, a key or a job. One that nothing is known of is refused, unless the request is forced.
+pub(crate) async fn carry_out(
+    state: &HttpState,
+    request: &ControlRequest,
+    is_forced: bool,
+) -> Result<ControlReport, ApiError> {
+    if !is_forced {
+        check_name(state, &request.control).await?;
+    }
+    Ok(state.operate.control(request).await?)
 }
 
 /// Refuses an unknown type or key. A paused one is known.

@@ -239,9 +239,31 @@ fn texts(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
+/// A problem in words, beside its document: a page says it to a person.
+#[derive(Clone, Debug)]
+pub(crate) struct ToldProblem {
+    /// The stable word.
+    pub(crate) word: &'static str,
+    /// The text of the status.
+    pub(crate) title: &'static str,
+    /// What was tried, and what to do.
+    pub(crate) detail: String,
+    /// Whether a token was given and refused.
+    pub(crate) is_about_a_token: bool,
+}
+
+impl From<&ApiError> for ToldProblem {
+    fn from(err: &ApiError) -> Self {
+        let is_about_a_token = !matches!(err, ApiError::Unauthorized(Unidentified::Absent));
+        let title = err.status().canonical_reason().unwrap_or("Error");
+        Self { word: err.problem_type(), title, detail: err.detail(), is_about_a_token }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(self.document())).into_response();
+        response.extensions_mut().insert(ToldProblem::from(&self));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::access::{AccessClock, Sessions, Throttle};
+use crate::glance::Glances;
 use crate::newest_signal::NewestSignal;
 use crate::pending::PendingItems;
 use crate::state::HttpState;
@@ -22,6 +23,7 @@ pub(crate) struct ServerState {
     pub(crate) clock: AccessClock,
     pub(crate) sessions: Sessions,
     pub(crate) throttle: Throttle,
+    pub(crate) glances: Glances,
 }
 
 impl ServerState {
@@ -35,6 +37,7 @@ impl ServerState {
             clock: AccessClock::default(),
             sessions: Sessions::default(),
             throttle: Throttle::default(),
+            glances: Glances::default(),
         })
     }
 }

@@ -33,7 +33,7 @@ use crate::state::HttpSettings;
 const BATCH: u32 = 256;
 
 /// How long a stream lasts: its caller then proves again that it may read.
-const STREAM_MAX: Duration = Duration::from_hours(1);
+pub(crate) const STREAM_MAX: Duration = Duration::from_hours(1);
 
 /// Signals of sagas
 ///
@@ -132,7 +132,7 @@ impl SignalStream {
 
 /// Waits until the settings change, perhaps for ever. A caller may have lost its rights, and proves them when it
 /// reconnects.
-async fn changed(settings: &mut watch::Receiver<Arc<HttpSettings>>) {
+pub(crate) async fn changed(settings: &mut watch::Receiver<Arc<HttpSettings>>) {
     if settings.changed().await.is_err() {
         future::pending::<()>().await;
     }

@@ -70,6 +70,50 @@ pub struct HttpSettings {
     pub timeout_inline: Duration,
     /// The instance id of this process.
     pub pod: String,
+    /// `OUTBOX_ENVIRONMENT`: what the pages call the place that this host serves, such as `production`.
+    pub environment: Option<String>,
+    /// `OUTBOX_ENVIRONMENT_COLOUR`: the colour of this name.
+    pub environment_colour: EnvironmentColour,
+}
+
+/// The colour by which people tell the pages of one environment from those of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EnvironmentColour {
+    /// The accent of the pages.
+    #[default]
+    Blue,
+    /// Green.
+    Green,
+    /// Amber.
+    Amber,
+    /// Red.
+    Red,
+    /// Violet.
+    Violet,
+    /// Grey.
+    Grey,
+}
+
+impl EnvironmentColour {
+    /// Every colour, in the order of the documents.
+    pub const ALL: [Self; 6] = [Self::Blue, Self::Green, Self::Amber, Self::Red, Self::Violet, Self::Grey];
+
+    /// The word in the settings, and in the stylesheet.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Blue => "blue",
+            Self::Green => "green",
+            Self::Amber => "amber",
+            Self::Red => "red",
+            Self::Violet => "violet",
+            Self::Grey => "grey",
+        }
+    }
+
+    /// The colour of this word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|colour| colour.as_str() == word)
+    }
 }
 
 impl HttpSettings {
@@ -95,6 +139,8 @@ impl Default for HttpSettings {
             body_timeout: Duration::from_secs(30),
             timeout_inline: Duration::from_secs(30),
             pod: String::new(),
+            environment: None,
+            environment_colour: EnvironmentColour::default(),
         }
     }
 }

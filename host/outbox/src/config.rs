@@ -26,7 +26,7 @@ use ipnet::IpNet;
 
 use outbox_core::saga::SagaDefinition;
 use outbox_core::{CrashBudget, RetryPolicy};
-use outbox_http::{NamedToken, ProxyUsers};
+use outbox_http::{EnvironmentColour, NamedToken, ProxyUsers};
 use outbox_store::Redaction;
 
 use crate::config::file::Declarations;
@@ -104,6 +104,10 @@ pub(crate) struct Config {
     /// `OUTBOX_HOSTS`, default none: host names that the `Host` header may have, besides those of loopback,
     /// while there is no token.
     pub(crate) hosts: Vec<String>,
+    /// `OUTBOX_ENVIRONMENT`, default none: what the cockpit calls this environment.
+    pub(crate) environment_name: Option<String>,
+    /// `OUTBOX_ENVIRONMENT_COLOUR`, default `blue`: the colour of this name in the cockpit.
+    pub(crate) environment_colour: EnvironmentColour,
     /// `OUTBOX_MAX_PENDING`, default none: how many items may wait before HTTP writes are refused with 429.
     pub(crate) max_pending: Option<u64>,
     /// `OUTBOX_METRICS_STORE`, default false: whether `/metrics` has the metrics of the store too.
@@ -203,6 +207,8 @@ impl Config {
             trusted_proxies: settings::trusted_proxies(settings)?,
             proxy_users: settings::proxy_users(settings)?,
             hosts: settings::hosts(settings)?,
+            environment_name: settings::environment_name(settings)?,
+            environment_colour: settings::environment_colour(settings)?,
             max_pending: settings::max_pending(settings)?,
             metrics_store: settings::metrics_store(settings)?,
             redaction: settings::redaction(settings)?,

@@ -35,6 +35,11 @@ impl Caller {
         Self::named(&token.name, token.rights())
     }
 
+    /// The name that is proven.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// Whether the caller has the right.
     pub(crate) fn may(&self, right: Right) -> bool {
         self.rights.has(right)

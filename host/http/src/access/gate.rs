@@ -32,7 +32,11 @@ pub(crate) const SESSION_COOKIE: &str = "outbox_session";
 pub(crate) const TLS_SESSION_COOKIE: &str = "__Host-outbox_session";
 
 /// The paths that need no caller: the probes, the description of the routes, and the way in and out.
-const OPEN: [&str; 5] = ["/healthz", "/readyz", "/openapi.json", "/login", "/logout"];
+const OPEN: [&str; 7] =
+    ["/healthz", "/readyz", "/openapi.json", "/login", "/logout", "/cockpit/login", "/cockpit/logout"];
+
+/// The files of the pages, which need none either.
+const OPEN_FILES: &str = "/cockpit/assets/";
 
 /// Middleware of all routes: finds out who sends the request, and passes it on, or answers with a problem.
 pub(crate) async fn identify(
@@ -40,7 +44,8 @@ pub(crate) async fn identify(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if OPEN.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if OPEN.contains(&path) || path.starts_with(OPEN_FILES) {
         return Ok(next.run(request).await);
     }
     // A body cannot be shared with other threads, so it is set aside while the store is asked.
@@ -173,6 +178,12 @@ pub(crate) fn check_same_origin(headers: &HeaderMap, uri: &Uri) -> Result<(), Ap
         (None, None) => false,
     };
     if is_same { Ok(()) } else { Err(ApiError::CrossSite) }
+}
+
+/// The same for what a program may send too, which is no browser and says nothing of a site.
+pub(crate) fn check_page(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
+    let is_browser = headers.contains_key("sec-fetch-site") || headers.contains_key(ORIGIN);
+    if is_browser { check_same_origin(headers, uri) } else { Ok(()) }
 }
 
 fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {

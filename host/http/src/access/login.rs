@@ -13,19 +13,17 @@ use utoipa::ToSchema;
 use outbox_item::{JSON, Millis};
 
 use crate::access::address::{PeerAddress, client};
-use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_same_origin, checked, session_cookie};
+use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_page, checked, session_cookie};
 use crate::access::rights::Right;
+use crate::access::sessions::NewSession;
 use crate::access::tokens::NamedToken;
-use crate::body::{self, BodyResult};
+use crate::body::{self, BodyResult, FORM};
 use crate::description::UnixMillis;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
 
 /// The largest body of a log-in, in bytes: anybody may send one.
 pub(crate) const LOGIN_MAX: usize = 4096;
-
-/// The media type of a form of a page.
-const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The body of a log-in.
 #[derive(Deserialize, ToSchema)]
@@ -63,21 +61,55 @@ pub(crate) async fn login(
     headers: HeaderMap,
     body: BodyResult,
 ) -> Result<Response, ApiError> {
-    check_page(&headers, &uri)?;
-    let settings = state.settings();
-    let access = &settings.access;
-    if access.tokens.is_empty() {
+    let entry = Entry { headers: &headers, extensions: &extensions, uri: &uri };
+    check_entry(&state, &entry)?;
+    let LoginBody { token } = parse(&headers, body)?;
+    let begun = begin_session(&state, &entry, &token).await?;
+    let answer = Json(answer(&begun.token, begun.session.expires_at)).into_response();
+    Ok(begun.with_cookie(answer, &headers))
+}
+
+/// A request of somebody who wants to log in.
+pub(crate) struct Entry<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) extensions: &'a Extensions,
+    pub(crate) uri: &'a Uri,
+}
+
+/// A session that has begun.
+pub(crate) struct Begun {
+    token: NamedToken,
+    session: NewSession,
+    seconds: u64,
+}
+
+impl Begun {
+    /// The answer with the cookie of the session.
+    pub(crate) fn with_cookie(&self, answer: Response, headers: &HeaderMap) -> Response {
+        with_cookie(answer, &self.session.cookie, self.seconds, headers)
+    }
+}
+
+/// Errors when a page of another site wants to log somebody in, or when this host has no tokens.
+pub(crate) fn check_entry(state: &ServerState, entry: &Entry<'_>) -> Result<(), ApiError> {
+    check_page(entry.headers, entry.uri)?;
+    if state.settings().access.tokens.is_empty() {
         return Err(ApiError::Invalid("this host has no tokens, so there is nothing to log in with".into()));
     }
-    let address = client(access, &headers, PeerAddress::of(&extensions));
-    let LoginBody { token } = parse(&headers, body)?;
-    let token = checked(&state, access, token.as_bytes(), address).await?;
+    Ok(())
+}
+
+/// Begins a session of whoever has the token.
+pub(crate) async fn begin_session(state: &ServerState, entry: &Entry<'_>, token: &str) -> Result<Begun, ApiError> {
+    let settings = state.settings();
+    let access = &settings.access;
+    let address = client(access, entry.headers, PeerAddress::of(entry.extensions));
+    let token = checked(state, access, token.as_bytes(), address).await?;
     tracing::info!(token = token.name, %address, "a session begins");
     let now = state.clock.now(&*state.inspect).await?;
     let session = state.sessions.begin(access, token, now);
     let seconds = session.expires_at.since(now).as_secs();
-    let answer = Json(answer(token, session.expires_at)).into_response();
-    Ok(with_cookie(answer, &session.cookie, seconds, &headers))
+    Ok(Begun { token: token.clone(), session, seconds })
 }
 
 /// End the session
@@ -89,17 +121,17 @@ pub(crate) async fn logout(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    check_page(&headers, &uri)?;
-    if let Some(cookie) = session_cookie(&headers) {
-        state.sessions.end(&state.settings().access, cookie, state.clock.now(&*state.inspect).await?);
-    }
+    end_session(&state, &headers, &uri).await?;
     Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), "", 0, &headers))
 }
 
-/// A page of another site must not log anybody in or out. A program that is no browser says nothing of a site.
-fn check_page(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
-    let is_browser = headers.contains_key("sec-fetch-site") || headers.contains_key(ORIGIN);
-    if is_browser { check_same_origin(headers, uri) } else { Ok(()) }
+/// Ends the session of the cookie, if there is one.
+pub(crate) async fn end_session(state: &ServerState, headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
+    check_page(headers, uri)?;
+    if let Some(cookie) = session_cookie(headers) {
+        state.sessions.end(&state.settings().access, cookie, state.clock.now(&*state.inspect).await?);
+    }
+    Ok(())
 }
 
 fn parse(headers: &HeaderMap, body: BodyResult) -> Result<LoginBody, ApiError> {
@@ -125,7 +157,7 @@ fn answer(token: &NamedToken, expires_at: Millis) -> LoginAnswer {
 
 /// The cookie goes to this host only, never along with a request that another site causes, and, once the log-in came by
 /// TLS, only by TLS.
-fn with_cookie(mut answer: Response, value: &str, seconds: u64, headers: &HeaderMap) -> Response {
+pub(crate) fn with_cookie(mut answer: Response, value: &str, seconds: u64, headers: &HeaderMap) -> Response {
     let begins = |name: &str, prefix: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|text| text.starts_with(prefix))
     };

@@ -84,11 +84,18 @@ impl Sessions {
     }
 
     fn signature(&self, settings: &AccessSettings, token: &NamedToken, expires_at: Millis) -> String {
+        let named = format!("outbox session\n{}\n{expires_at}\n", token.name);
+        hex(&self.sign(settings, &[named.as_bytes(), token.digest.bytes()]))
+    }
+
+    /// The signature of these bytes, one part after the other.
+    pub(super) fn sign(&self, settings: &AccessSettings, parts: &[&[u8]]) -> [u8; 32] {
         let key = settings.session_key.as_ref().unwrap_or(&self.key);
         let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).expect("a key of any length signs");
-        mac.update(format!("outbox session\n{}\n{expires_at}\n", token.name).as_bytes());
-        mac.update(token.digest.bytes());
-        hex(&mac.finalize().into_bytes())
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
     }
 }
 

@@ -174,7 +174,11 @@ impl OutboxView {
     }
 }
 
-fn with_declared(mut sagas: BTreeMap<String, SagaTotals>, declared: &[SagaDefinition]) -> BTreeMap<String, SagaTotals> {
+/// The totals of all sagas, with those that are declared and never began.
+pub(crate) fn with_declared(
+    mut sagas: BTreeMap<String, SagaTotals>,
+    declared: &[SagaDefinition],
+) -> BTreeMap<String, SagaTotals> {
     for definition in declared {
         let totals = sagas.entry(definition.name.clone()).or_default();
         for step in &definition.steps {

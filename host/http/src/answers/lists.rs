@@ -222,14 +222,19 @@ impl StuckList {
     }
 }
 
+/// Whether the reasons of this kind end with the message of a failure, or of a database that quotes a row.
+pub(crate) fn quotes_content(kind: StuckKind) -> bool {
+    matches!(kind, StuckKind::Failing | StuckKind::BlockedKey | StuckKind::Breaker | StuckKind::Refused)
+}
+
 impl StuckView {
     fn of(entry: StuckEntry, sight: &Sight) -> Self {
         let StuckEntry { kind, item, r#type, ordering_key, fairness_key, waiting, since, why, command } = entry;
-        // These reasons end with the message of a failure, or of a database that quotes a row.
-        let quotes =
-            matches!(kind, StuckKind::Failing | StuckKind::BlockedKey | StuckKind::Breaker | StuckKind::Refused);
-        let (why, hidden) =
-            if quotes { (sight.content(why), sight.hidden(&["why"])) } else { (Visible::Shown(why), Vec::new()) };
+        let (why, hidden) = if quotes_content(kind) {
+            (sight.content(why), sight.hidden(&["why"]))
+        } else {
+            (Visible::Shown(why), Vec::new())
+        };
         Self { kind, item, r#type, ordering_key, fairness_key, waiting, since, why, command, hidden }
     }
 }

@@ -98,6 +98,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_TRUST_PROXY_USER", "", "The header in which these proxies name the user, such as X-Forwarded-User"),
     setting("OUTBOX_TRUST_PROXY_ROLE", "read", "What such users may do: enqueue, read, operate, admin or scrape"),
     setting("OUTBOX_HOSTS", "", "Names that the Host header may have without a token, or for users of a proxy"),
+    setting("OUTBOX_ENVIRONMENT", "", "What the cockpit calls this environment, such as production"),
+    setting(
+        "OUTBOX_ENVIRONMENT_COLOUR",
+        "blue",
+        "The colour of this name in the cockpit: blue, green, amber, red, violet or grey",
+    ),
     setting("OUTBOX_MAX_PENDING", "", "How many items may wait before writes over HTTP are refused"),
     setting("OUTBOX_METRICS_STORE", "false", "Whether /metrics has the metrics of the store too, for a single process"),
     setting("OUTBOX_REDACT", "", "Members of payloads that are not shown, such as card.number, lines.*.note"),

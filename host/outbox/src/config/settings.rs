@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use outbox_core::{CrashBudget, RetryPolicy};
-use outbox_http::{NamedToken, ProxyUsers, Role};
+use outbox_http::{EnvironmentColour, NamedToken, ProxyUsers, Role};
 use outbox_item::validate_type;
 use outbox_store::{LONGEST_LEASE_SECONDS, Redaction};
 
@@ -161,6 +161,18 @@ pub(super) fn hosts(settings: &ResolvedSettings) -> Result<Vec<String>, ConfigEr
     let accepted = "host names, with commas between them, without a scheme and without *; to answer for every name, set \
                     OUTBOX_TOKEN instead";
     Ok(settings.parsed("OUTBOX_HOSTS", accepted, value::hosts)?.unwrap_or_default())
+}
+
+/// What the cockpit calls this environment.
+pub(super) fn environment_name(settings: &ResolvedSettings) -> Result<Option<String>, ConfigError> {
+    let accepted = "a name of 1 to 32 characters, such as production";
+    settings.parsed("OUTBOX_ENVIRONMENT", accepted, value::environment_name)
+}
+
+/// The colour of this name in the cockpit.
+pub(super) fn environment_colour(settings: &ResolvedSettings) -> Result<EnvironmentColour, ConfigError> {
+    let accepted = "blue, green, amber, red, violet or grey";
+    Ok(settings.parsed("OUTBOX_ENVIRONMENT_COLOUR", accepted, EnvironmentColour::of_word)?.unwrap_or_default())
 }
 
 /// How many items may wait before HTTP writes are refused; `None`, the default, sets no limit.

@@ -80,6 +80,8 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_LISTEN", "7070", "an IP address and a port");
     check("OUTBOX_HOSTS", "https://a", "host names");
     check("OUTBOX_HOSTS", "*", "set OUTBOX_TOKEN instead");
+    check("OUTBOX_ENVIRONMENT", "a name that does not fit into a header", "1 to 32 characters");
+    check("OUTBOX_ENVIRONMENT_COLOUR", "pink", "blue, green, amber, red, violet or grey");
     check("OUTBOX_MAX_PENDING", "0", "a whole number from 1");
     check("OUTBOX_METRICS_STORE", "all", "true or false");
     check("OUTBOX_REDACT", "card..number", "paths of members");
@@ -202,6 +204,8 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
             true,
         ),
         ("hosts", "'h'", true),
+        ("environment", "'e'", true),
+        ("environment_colour", "'red'", true),
         ("max_pending", "9", true),
         ("metrics_store", "true", true),
         ("redact", "'card.number'", true),

@@ -131,6 +131,12 @@ pub(super) fn hosts(text: &str) -> Option<Vec<String>> {
     text.split(',').map(host).collect()
 }
 
+/// A name that fits into the header of a page.
+pub(super) fn environment_name(text: &str) -> Option<String> {
+    let is_name = (1..=32).contains(&text.chars().count()) && !text.contains(char::is_control);
+    is_name.then(|| text.to_owned())
+}
+
 /// The fewest characters of a token that is not called weak: nobody tries all texts of this length.
 const TOKEN_USUAL: usize = 16;
 

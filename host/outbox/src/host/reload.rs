@@ -102,6 +102,8 @@ fn http_settings(config: &Config, instance: &str) -> HttpSettings {
         sagas: config.sagas.clone(),
         access: access(config),
         hosts: config.hosts.clone(),
+        environment: config.environment_name.clone(),
+        environment_colour: config.environment_colour,
         max_pending: config.max_pending,
         metrics_store: config.metrics_store,
         redaction: config.redaction.clone(),

@@ -1,0 +1,325 @@
+//! An action on items in two steps: a page that says what it would change and what may follow, and the form on it that
+//! carries it out.
+//!
+//! The orders are those of the JSON interface (`operate.rs`), so they are checked, confirmed and audited alike.
+
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use outbox_item::{ItemId, Millis, Status};
+use outbox_store::{Filter, ItemGroup, OperateReport, Page, RefusedItem};
+
+use crate::operate::{OperateBody, Performed, Preview, perform};
+use crate::page::actions::{Consequence, Deed, consequence};
+use crate::page::filters::Asked;
+use crate::page::form::{Form, FormFields};
+use crate::page::frame::{Frame, Tab};
+use crate::page::login::go_to;
+use crate::page::visit::{Visit, shown};
+use crate::page::words::{Ago, counted};
+use crate::problem::ApiError;
+use crate::query::number;
+
+/// Fields of the form that are no filter.
+const OPTIONS: [&str; 12] = [
+    "new_effects",
+    "skip_key",
+    "force",
+    "delay",
+    "available_at",
+    "per_second",
+    "stop_after",
+    "reason",
+    "actor",
+    "confirm",
+    "filter",
+    "form_token",
+];
+
+/// The page before an action.
+#[derive(Template)]
+#[template(path = "act.html")]
+struct ActPage {
+    frame: Frame,
+    deed: &'static Deed,
+    /// `Replay 12 items?`
+    question: String,
+    count: u64,
+    consequence: Consequence,
+    groups: Vec<GroupRow>,
+    unblocked: u64,
+    refused: Vec<RefusedItem>,
+    sample: Vec<ItemId>,
+    /// What the form sends besides its options.
+    hidden: Vec<(&'static str, String)>,
+    /// The query of this page without its options, as fields of the form that changes them.
+    asked: Vec<(String, String)>,
+    options: ChosenOptions,
+    is_bulk: bool,
+    asks_name: bool,
+}
+
+/// Items that would be changed, of one status and type.
+struct GroupRow {
+    status: &'static str,
+    item_type: String,
+    count: u64,
+    oldest: Ago,
+    newest: Ago,
+}
+
+/// The options of an action, as they were chosen.
+#[derive(Default)]
+struct ChosenOptions {
+    new_effects: bool,
+    skip_key: bool,
+    force: bool,
+    delay: String,
+    available_at: Option<Millis>,
+}
+
+/// The page after an action that needed no job.
+#[derive(Template)]
+#[template(path = "acted.html")]
+struct ActedPage {
+    frame: Frame,
+    deed: &'static Deed,
+    outcome: String,
+    sample: Vec<ItemId>,
+    refused: Vec<RefusedItem>,
+}
+
+/// The action that the last part of the path names.
+fn deed(visit: &Visit) -> Result<&'static Deed, ApiError> {
+    let path = visit.uri.path();
+    let word = path.rsplit('/').next().unwrap_or_default();
+    Deed::of_word(word).ok_or_else(|| ApiError::NoRoute(path.to_owned()))
+}
+
+/// Says what the action would change.
+pub(super) async fn ask(
+    visit: Visit,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let (deed, fields) = (deed(&visit)?, FormFields::new(query?.0));
+    let now = visit.state.inspect.now().await?;
+    let options = ChosenOptions::read(&fields, deed, now)?;
+    let target = ActTarget::read(&fields, deed, now)?;
+    let order = order(&target, &options, &[("dry_run", json!(true))])?;
+    let performed = perform(&visit.state, &visit.caller, actor(&visit, &fields), deed.word, order).await?;
+    let (report, confirm) = match performed {
+        Performed::Preview(Preview { report, confirm, .. }) => (report, Some(confirm)),
+        Performed::Report(report) => (report, None),
+        Performed::Job(_) => return Err(ApiError::Internal),
+    };
+    let statuses = target.statuses(&visit).await?;
+    let consequence = consequence(deed.word, &statuses, options.new_effects);
+    shown(&page(&visit, deed, &fields, &target, options, report, confirm, consequence, now))
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a part of one page")]
+fn page(
+    visit: &Visit,
+    deed: &'static Deed,
+    fields: &FormFields,
+    target: &ActTarget,
+    options: ChosenOptions,
+    report: OperateReport,
+    confirm: Option<String>,
+    consequence: Consequence,
+    now: Millis,
+) -> ActPage {
+    let mut hidden = target.hidden();
+    hidden.extend(options.hidden());
+    hidden.extend(confirm.map(|confirm| ("confirm", confirm)));
+    let is_option = |name: &str| OPTIONS.contains(&name);
+    let asked = fields.iter().filter(|(name, _)| !is_option(name));
+    ActPage {
+        frame: visit.frame(&format!("{} items", deed.verb), Tab::Items),
+        deed,
+        question: format!("{} {}?", deed.verb, counted(report.changed, "item")),
+        count: report.changed,
+        consequence,
+        groups: report.groups.iter().map(|group| group_row(group, now)).collect(),
+        unblocked: report.unblocked_keys,
+        refused: report.refused,
+        sample: report.sample,
+        hidden,
+        asked: asked.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        options,
+        is_bulk: matches!(target, ActTarget::Filter(_)),
+        asks_name: visit.caller.name().is_none(),
+    }
+}
+
+fn group_row(group: &ItemGroup, now: Millis) -> GroupRow {
+    GroupRow {
+        status: group.status.as_str(),
+        item_type: group.r#type.clone(),
+        count: group.count,
+        oldest: Ago::of(group.oldest, now),
+        newest: Ago::of(group.newest, now),
+    }
+}
+
+/// Carries the action out.
+pub(super) async fn act(Form { visit, fields }: Form) -> Result<Response, ApiError> {
+    let deed = deed(&visit)?;
+    let now = visit.state.inspect.now().await?;
+    let options = ChosenOptions::read(&fields, deed, now)?;
+    let target = ActTarget::read(&fields, deed, now)?;
+    let reason = fields.get("reason").ok_or_else(|| ApiError::Invalid("say why: the audit trail keeps it".into()))?;
+    let mut more = vec![("reason", json!(reason))];
+    if let ActTarget::Filter(_) = target {
+        more.push(("background", json!(true)));
+        more.extend(fields.get("confirm").map(|confirm| ("confirm", json!(confirm))));
+        for name in ["per_second", "stop_after"] {
+            if let Some(text) = fields.get(name) {
+                more.push((name, json!(number::<u32>(name, text)?)));
+            }
+        }
+    }
+    let order = order(&target, &options, &more)?;
+    let performed = perform(&visit.state, &visit.caller, actor(&visit, &fields), deed.word, order).await?;
+    visit.state.glances.forget().await;
+    match (performed, &target) {
+        (Performed::Job(job), _) => go_to(&format!("../jobs/{}", job.id)),
+        (Performed::Report(report), ActTarget::Ids(ids))
+            if report.refused.is_empty() && deed.word != "purge" && ids.len() == 1 =>
+        {
+            go_to(&format!("../items/{}", ids[0]))
+        }
+        (Performed::Report(report), _) => shown(&acted(&visit, deed, report)),
+        (Performed::Preview(_), _) => Err(ApiError::Internal),
+    }
+}
+
+fn acted(visit: &Visit, deed: &'static Deed, report: OperateReport) -> ActedPage {
+    let outcome = match report.changed {
+        0 => format!("No item was {}", deed.past),
+        1 => format!("One item was {}", deed.past),
+        changed => format!("{} were {}", counted(changed, "item"), deed.past),
+    };
+    let frame = visit.frame(&outcome, Tab::Items);
+    ActedPage { frame, deed, outcome, sample: report.sample, refused: report.refused }
+}
+
+/// The name in the audit trail: the proven one, or the one of the form.
+fn actor(visit: &Visit, fields: &FormFields) -> String {
+    visit.caller.actor(fields.get("actor").map(str::to_owned))
+}
+
+/// The order of the JSON interface.
+fn order(target: &ActTarget, options: &ChosenOptions, more: &[(&str, Value)]) -> Result<OperateBody, ApiError> {
+    let mut members: Map<String, Value> =
+        more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let (name, value) = match target {
+        ActTarget::Ids(ids) => ("ids", json!(ids)),
+        ActTarget::Filter(filter) => ("filter", json!(filter)),
+    };
+    members.insert(name.to_owned(), value);
+    for (name, is_chosen) in
+        [("new_effects", options.new_effects), ("skip_key", options.skip_key), ("force", options.force)]
+    {
+        if is_chosen {
+            members.insert(name.to_owned(), json!(true));
+        }
+    }
+    if let Some(at) = options.available_at {
+        members.insert("available_at".to_owned(), json!(at));
+    }
+    serde_json::from_value(Value::Object(members)).map_err(ApiError::invalid_json("the order"))
+}
+
+/// The items that an action is for.
+enum ActTarget {
+    Ids(Vec<ItemId>),
+    Filter(Box<Filter>),
+}
+
+impl ActTarget {
+    fn read(fields: &FormFields, deed: &Deed, now: Millis) -> Result<Self, ApiError> {
+        let ids = fields.all("ids").map(|text| number("ids", text)).collect::<Result<Vec<ItemId>, _>>()?;
+        if !ids.is_empty() {
+            return Ok(Self::Ids(ids));
+        }
+        if let Some(filter) = fields.get("filter") {
+            return serde_json::from_str(filter)
+                .map(|filter| Self::Filter(Box::new(filter)))
+                .map_err(ApiError::invalid_json("the filter"));
+        }
+        let of_list = |name: &str| !OPTIONS.contains(&name) && !matches!(name, "before" | "limit");
+        let asked = fields.iter().filter(|(name, _)| of_list(name));
+        let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let Asked { mut filter, .. } = Asked::read(asked, now)?;
+        let statuses = deed.statuses(&filter.status);
+        if statuses.is_empty() {
+            let words: Vec<_> = filter.status.iter().map(|status| status.as_str()).collect();
+            let words = words.join(" and ");
+            return Err(ApiError::Invalid(format!(
+                "items that are {words} cannot be {}: choose another status",
+                deed.past
+            )));
+        }
+        filter.status = statuses;
+        Ok(Self::Filter(Box::new(filter)))
+    }
+
+    fn hidden(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Ids(ids) => ids.iter().map(|id| ("ids", id.to_string())).collect(),
+            Self::Filter(filter) => vec![("filter", json!(filter).to_string())],
+        }
+    }
+
+    /// The statuses that the items have, or may have.
+    async fn statuses(&self, visit: &Visit) -> Result<Vec<Status>, ApiError> {
+        let ids = match self {
+            Self::Filter(filter) => return Ok(filter.status.clone()),
+            Self::Ids(ids) => ids,
+        };
+        let (filter, limit) =
+            (Filter { ids: ids.clone(), ..Filter::default() }, u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        let page = visit.state.inspect.list(&filter, &Page { limit, before: None }).await?;
+        Ok(page.items.iter().map(|summary| summary.item.status).collect())
+    }
+}
+
+impl ChosenOptions {
+    /// The options of a form. A delay becomes a time, so that the form repeats what the page before said.
+    fn read(fields: &FormFields, deed: &Deed, now: Millis) -> Result<Self, ApiError> {
+        let is_chosen = |name: &str| fields.get(name).is_some();
+        let delay = fields.get("delay").unwrap_or("0s").to_owned();
+        let mut options = Self {
+            new_effects: is_chosen("new_effects"),
+            skip_key: is_chosen("skip_key"),
+            force: is_chosen("force"),
+            delay,
+            available_at: None,
+        };
+        if deed.word == "reschedule" {
+            options.available_at = Some(match fields.get("available_at") {
+                Some(text) => number("available_at", text)?,
+                None => now.saturating_add(length(&options.delay)?),
+            });
+        }
+        Ok(options)
+    }
+
+    fn hidden(&self) -> Vec<(&'static str, String)> {
+        let flags = [("new_effects", self.new_effects), ("skip_key", self.skip_key), ("force", self.force)];
+        let flags = flags.into_iter().filter(|(_, is_chosen)| *is_chosen).map(|(name, _)| (name, "yes".to_owned()));
+        flags.chain(self.available_at.map(|at| ("available_at", at.to_string()))).collect()
+    }
+}
+
+/// A length of time that a person wrote, such as `15m`.
+fn length(text: &str) -> Result<Duration, ApiError> {
+    let invalid = || ApiError::Invalid(format!("the delay is {text:?}: write it such as 30s, 15m or 2h"));
+    humantime::parse_duration(text).map_err(|_| invalid())
+}

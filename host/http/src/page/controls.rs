@@ -1,0 +1,159 @@
+//! What an operator does to types, keys, jobs and components, in two steps: a page that says what follows, and the form
+//! on it that does it.
+
+use askama::Template;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use axum::response::Response;
+
+use outbox_store::{Control, ControlRequest, Execution};
+
+use crate::operations::{carry_out, find_job};
+use crate::page::form::{Form, FormFields};
+use crate::page::frame::{Frame, Tab};
+use crate::page::login::go_to;
+use crate::page::visit::{Visit, shown};
+use crate::page::words::short_digest;
+use crate::problem::ApiError;
+use crate::query::number;
+
+/// The page before a control.
+#[derive(Template)]
+#[template(path = "control.html")]
+struct ControlPage {
+    frame: Frame,
+    question: String,
+    verb: &'static str,
+    consequence: &'static str,
+    is_dangerous: bool,
+    hidden: Vec<(String, String)>,
+    asks_name: bool,
+}
+
+/// What is to be done, and to what.
+enum Wanted {
+    Control(Control),
+    /// A quarantined component may run again.
+    Release {
+        digest: String,
+    },
+}
+
+/// Says what follows.
+pub(super) async fn ask(
+    visit: Visit,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let fields = FormFields::new(query?.0);
+    let wanted = wanted(&visit, &fields).await?;
+    let (question, verb, consequence, is_dangerous) = words(&wanted);
+    let hidden = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let frame = visit.frame(&question, Tab::Operations);
+    let asks_name = visit.caller.name().is_none();
+    shown(&ControlPage { frame, question, verb, consequence, is_dangerous, hidden, asks_name })
+}
+
+/// Does it.
+pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiError> {
+    let wanted = wanted(&visit, &fields).await?;
+    let reason = fields.get("reason").ok_or_else(|| ApiError::Invalid("say why: the audit trail keeps it".into()))?;
+    let actor = visit.caller.actor(fields.get("actor").map(str::to_owned));
+    let goal = match &wanted {
+        Wanted::Control(Control::Cancel { job }) => format!("../jobs/{job}"),
+        Wanted::Control(Control::RollBack { .. }) | Wanted::Release { .. } => "../plugins".to_owned(),
+        Wanted::Control(_) => "../operations".to_owned(),
+    };
+    match wanted {
+        Wanted::Control(control) => {
+            let request =
+                ControlRequest { control, actor, reason: Some(reason.to_owned()), execution: Execution::Apply };
+            carry_out(&visit.state, &request, false).await?;
+        }
+        Wanted::Release { digest } => {
+            if !visit.state.operate.lift_quarantine(&digest, &actor, Some(reason)).await? {
+                return Err(ApiError::Invalid(format!("no component {digest} is quarantined: nothing was released")));
+            }
+        }
+    }
+    visit.state.glances.forget().await;
+    go_to(&goal)
+}
+
+/// What the last part of the path and the fields ask for.
+async fn wanted(visit: &Visit, fields: &FormFields) -> Result<Wanted, ApiError> {
+    let path = visit.uri.path();
+    let needed = |name: &str| {
+        fields.get(name).map(str::to_owned).ok_or_else(|| ApiError::Invalid(format!("the address names no {name}")))
+    };
+    let item_type = fields.get("type").map(str::to_owned);
+    Ok(Wanted::Control(match (path.rsplit('/').next().unwrap_or_default(), fields.get("fairness_key")) {
+        ("pause", None) => Control::Pause { item_type: needed("type")? },
+        ("resume", None) => Control::Resume { item_type: needed("type")? },
+        ("pause", Some(key)) => Control::PauseKey { fairness_key: key.to_owned(), item_type },
+        ("resume", Some(key)) => Control::ResumeKey { fairness_key: key.to_owned(), item_type },
+        ("unblock", _) => Control::Unblock { ordering_key: needed("ordering_key")? },
+        ("rollback", _) => Control::RollBack { plugin: needed("plugin")?, digest: needed("digest")? },
+        ("release", _) => return Ok(Wanted::Release { digest: needed("digest")? }),
+        ("cancel", _) => {
+            let job = number("job", &needed("job")?)?;
+            find_job(&visit.state, job).await?;
+            Control::Cancel { job }
+        }
+        _ => return Err(ApiError::NoRoute(path.to_owned())),
+    }))
+}
+
+/// The question, the verb, what follows, and whether it is dangerous.
+fn words(wanted: &Wanted) -> (String, &'static str, &'static str, bool) {
+    let of_type = |item_type: &Option<String>| item_type.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+    match wanted {
+        Wanted::Control(Control::Pause { item_type }) => (
+            format!("Pause {item_type}?"),
+            "Pause",
+            "No process claims items of the type any more. Attempts that are under way go on; items wait and lose nothing.",
+            false,
+        ),
+        Wanted::Control(Control::Resume { item_type }) => {
+            (format!("Resume {item_type}?"), "Resume", "Processes claim the items that wait, oldest first.", false)
+        }
+        Wanted::Control(Control::PauseKey { fairness_key, item_type }) => (
+            format!("Pause the fairness key {fairness_key}{}?", of_type(item_type)),
+            "Pause",
+            "No process claims items with the key any more. Attempts that are under way go on; items wait and lose nothing.",
+            false,
+        ),
+        Wanted::Control(Control::ResumeKey { fairness_key, item_type }) => (
+            format!("Resume the fairness key {fairness_key}{}?", of_type(item_type)),
+            "Resume",
+            "Processes claim the items that wait.",
+            false,
+        ),
+        Wanted::Control(Control::Unblock { ordering_key }) => (
+            format!("Unblock the key {ordering_key}?"),
+            "Unblock",
+            "The items behind go on without the dead ones. Those stay in the DLQ; a replay puts one in front again.",
+            true,
+        ),
+        Wanted::Control(Control::RollBack { plugin, digest }) => (
+            format!("Roll back {plugin} from {}?", short_digest(digest)),
+            "Roll back",
+            "No process runs this component any more: each returns to the version before it. Attempts that are under way \
+             finish first.",
+            true,
+        ),
+        Wanted::Release { digest } => (
+            format!("Release {} from quarantine?", short_digest(digest)),
+            "Release",
+            "Processes may run this component again. It was quarantined because its attempts kept failing or an operator \
+             rolled it back.",
+            true,
+        ),
+        Wanted::Control(Control::Cancel { job }) => (
+            format!("Cancel job {job}?"),
+            "Cancel the job",
+            "The job changes no further items. What it has changed stays changed.",
+            true,
+        ),
+        Wanted::Control(_) => ("Change this?".to_owned(), "Change", "", true),
+    }
+}

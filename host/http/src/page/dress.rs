@@ -1,0 +1,186 @@
+//! What every answer of the pages gets on its way out: the headers that protect it, a page in place of a problem where a
+//! browser asks, and compression.
+//!
+//! An answer that another site made a browser ask for is not compressed: its length could tell that site a secret of the
+//! page beside what the site chose (BREACH). The token of forms looks different in every answer besides.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::page::frame::Frame;
+use crate::page::login::LoginPage;
+use crate::problem::ToldProblem;
+use crate::server_state::ServerState;
+use crate::state::HttpSettings;
+
+/// What a page may load and do: files of this host, and forms to it.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+                      form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// Answers below this size are not worth compressing, in bytes.
+const COMPRESSED_MIN: usize = 1_024;
+
+/// The largest answer that is compressed, in bytes: a view is far smaller.
+const COMPRESSED_MAX: usize = 16 << 20;
+
+/// Middleware of all routes: dresses the answers of the pages, and passes on all others.
+pub(crate) async fn dress(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
+    if !is_page(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let mut answer = next.run(request).await;
+    if let Some(problem) = answer.extensions_mut().remove::<ToldProblem>()
+        && wants_page(&headers)
+    {
+        answer = page_of(answer, &problem, &uri, &state.settings());
+    }
+    protect(answer.headers_mut());
+    if accepts_gzip(&headers) && !is_from_elsewhere(&headers) { compressed(answer).await } else { answer }
+}
+
+fn is_page(path: &str) -> bool {
+    path == "/" || path == "/cockpit" || path.starts_with("/cockpit/")
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn wants_page(headers: &HeaderMap) -> bool {
+    text(headers, &ACCEPT).contains("text/html")
+}
+
+/// Whether a page of another site caused the request.
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
+    !matches!(site, "" | "same-origin" | "none")
+}
+
+/// Whether gzip is among the accepted codings, and not with the weight 0.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let codings = text(headers, &ACCEPT_ENCODING).split(',').map(|coding| coding.replace(' ', "").to_ascii_lowercase());
+    codings.into_iter().any(|coding| {
+        let (name, weight) = coding.split_once(";q=").unwrap_or((&coding, "1"));
+        name == "gzip" && weight.parse().is_ok_and(|weight: f32| weight > 0.0)
+    })
+}
+
+/// The problem as a page, with the status and the headers of the answer.
+fn page_of(answer: Response, problem: &ToldProblem, uri: &Uri, settings: &HttpSettings) -> Response {
+    let page = if problem.word == "unauthorized" && !settings.access.tokens.is_empty() {
+        LoginPage::after(problem, uri, settings).render()
+    } else {
+        ProblemPage { frame: Frame::bare(problem.title, uri, settings), problem, advice: advice(problem.word) }.render()
+    };
+    let Ok(page) = page else { return answer };
+    let mut page = (answer.status(), Html(page)).into_response();
+    for (name, value) in answer.headers() {
+        if *name != CONTENT_TYPE && *name != CONTENT_LENGTH {
+            page.headers_mut().append(name, value.clone());
+        }
+    }
+    page
+}
+
+/// A problem, as a person reads it.
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage<'a> {
+    frame: Frame,
+    problem: &'a ToldProblem,
+    advice: &'static str,
+}
+
+/// What a person does about a problem.
+fn advice(word: &str) -> &'static str {
+    match word {
+        "forbidden" => "Nothing was changed. Log out, and log in with a token that has the right.",
+        "cross-site" => {
+            "Nothing was changed. A form is valid for the session in which its page was opened: open the page again, \
+             and send it from there."
+        }
+        "store-unavailable" | "internal" => "Try again. If it stays so, the log of this host says more.",
+        "no-item" | "no-job" | "no-route" => "It may have been deleted, or the address is misspelt.",
+        _ => "Nothing was changed.",
+    }
+}
+
+fn protect(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.append(VARY, HeaderValue::from_static("accept, accept-encoding, cookie"));
+}
+
+/// The answer in fewer bytes, if it is a text that has an end.
+async fn compressed(answer: Response) -> Response {
+    let media_type = text(answer.headers(), &CONTENT_TYPE);
+    let is_text =
+        ["text/html", "text/css", "text/javascript", "image/svg"].iter().any(|kind| media_type.starts_with(kind));
+    if !is_text {
+        return answer;
+    }
+    let (mut parts, body) = answer.into_parts();
+    let Ok(plain) = to_bytes(body, COMPRESSED_MAX).await else {
+        return crate::problem::ApiError::Internal.into_response();
+    };
+    let smaller = if plain.len() < COMPRESSED_MIN { None } else { gzip(&plain) };
+    let Some(smaller) = smaller else { return Response::from_parts(parts, Body::from(plain)) };
+    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(smaller))
+}
+
+fn gzip(plain: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::new(6));
+    encoder.write_all(plain).ok()?;
+    encoder.finish().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn gzip_is_used_where_it_is_accepted() {
+        for accepted in ["gzip", "deflate, GZIP;q=0.5", "br, gzip ;q=1"] {
+            assert!(accepts_gzip(&headers("accept-encoding", accepted)), "{accepted}");
+        }
+        for refused in ["", "br", "gzip;q=0", "gzip;q=0.0, br"] {
+            assert!(!accepts_gzip(&headers("accept-encoding", refused)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_another_site_causes_is_known() {
+        for (site, is_elsewhere) in [("same-origin", false), ("none", false), ("cross-site", true), ("same-site", true)]
+        {
+            assert_eq!(is_from_elsewhere(&headers("sec-fetch-site", site)), is_elsewhere, "{site}");
+        }
+        assert!(!is_from_elsewhere(&HeaderMap::new()));
+    }
+}

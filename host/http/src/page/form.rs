@@ -1,0 +1,78 @@
+//! A form that a page sent: its fields, and the proof that the page is one of this host.
+//!
+//! A page of another site can make a browser send a form, but can neither read the token of a page of this host nor
+//! choose what the browser says about where the form comes from.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
+use axum::http::HeaderMap;
+
+use crate::access::{check_page, form_owner};
+use crate::body::{self, BodyResult, FORM, RequestBody};
+use crate::page::visit::Visit;
+use crate::problem::ApiError;
+use crate::server_state::ServerState;
+
+/// The field with the proof.
+pub(super) const TOKEN: &str = "form_token";
+
+/// A form of a page, and who sent it.
+pub(super) struct Form {
+    pub(super) visit: Visit,
+    pub(super) fields: FormFields,
+}
+
+/// Names and values, as they were filled in. A name can occur several times.
+pub(super) struct FormFields(Vec<(String, String)>);
+
+impl FormFields {
+    /// The fields of a form or of the query of an address.
+    pub(super) fn new(fields: Vec<(String, String)>) -> Self {
+        Self(fields)
+    }
+
+    /// The first value of the field; `None` where it is empty.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// Every value of the field.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All fields that have a value.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.0.iter().map(|(name, value)| (name.as_str(), value.trim()));
+        pairs.filter(|(_, value)| !value.is_empty())
+    }
+}
+
+impl FromRequest<Arc<ServerState>> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let Ok(visit) = Visit::from_request_parts(&mut parts, state).await;
+        let body = RequestBody::from_request(Request::from_parts(parts, body), state).await;
+        check_page(&visit.headers, &visit.uri)?;
+        let fields = FormFields::new(fields(&visit.headers, body)?);
+        let owner = form_owner(&visit.headers, &visit.caller);
+        let given = fields.get(TOKEN).unwrap_or_default();
+        if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
+            return Err(ApiError::CrossSite);
+        }
+        Ok(Self { visit, fields })
+    }
+}
+
+/// The names and values of a body that is a form.
+pub(super) fn fields(headers: &HeaderMap, body: BodyResult) -> Result<Vec<(String, String)>, ApiError> {
+    match body::media_type(headers) {
+        given if given == FORM => serde_urlencoded::from_bytes(&body::read(body)?)
+            .map_err(|_| ApiError::Invalid("the body is no form".into())),
+        given => Err(ApiError::WrongContentType { given, accepted: FORM }),
+    }
+}

@@ -1,0 +1,205 @@
+//! One item: why it is where it is, what happened to it, the other items of its cause, and what it contains.
+
+use askama::Template;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::header::HOST;
+use axum::response::Response;
+
+use outbox_item::{Item, ItemSummary, Status};
+use outbox_store::{Filter, ItemDetails, Page, item_with_key};
+
+use crate::access::Right;
+use crate::answers::{Sight, Visible};
+use crate::page::actions::{Choice, choices_for_item};
+use crate::page::content::{ShownContent, header_rows, metadata_text, of_bytes};
+use crate::page::filters::quoted;
+use crate::page::frame::{Frame, Tab};
+use crate::page::line::place_in_line;
+use crate::page::timeline::{Event, timeline};
+use crate::page::visit::{Visit, shown};
+use crate::page::why::sentence;
+use crate::page::words::{Moment, cut, status_class};
+use crate::problem::ApiError;
+
+/// Other items of the same correlation id that are listed.
+const RELATED_MAX: u32 = 20;
+
+/// One item, as its template reads it.
+#[derive(Template)]
+#[template(path = "item.html")]
+struct OneItemPage {
+    frame: Frame,
+    id: String,
+    item_type: String,
+    status: &'static str,
+    class: &'static str,
+    why: String,
+    /// What is ahead of it in its ordering key.
+    line: Option<String>,
+    /// The message of its last failure, where it is not the reason itself.
+    last_error: Option<String>,
+    maybe_executed: bool,
+    facts: Vec<Fact>,
+    events: Vec<Event>,
+    left_out: u64,
+    payload: Option<ShownContent>,
+    result: Option<ShownContent>,
+    headers: Vec<(String, String)>,
+    metadata: Option<String>,
+    content_type: String,
+    is_hidden: bool,
+    related: Vec<RelatedRow>,
+    cid_query: String,
+    copies: Vec<Copied>,
+    choices: Vec<Choice>,
+    may_enqueue: bool,
+}
+
+/// A fact about the item: its name, its value, and where the value leads.
+struct Fact {
+    name: &'static str,
+    value: String,
+    path: Option<String>,
+}
+
+/// Another item of the same correlation id.
+struct RelatedRow {
+    id: String,
+    item_type: String,
+    status: &'static str,
+    class: &'static str,
+    saga: String,
+    is_here: bool,
+    enqueued: Moment,
+}
+
+/// A text to copy.
+struct Copied {
+    name: &'static str,
+    text: String,
+    /// The address of the document that has the text, from the root of the host.
+    path: Option<String>,
+}
+
+/// One item.
+pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let details = found(&visit, &id?.0).await?;
+    let (glance, sight) = (visit.glance().await?, visit.sight());
+    let details = sight.redacted(details);
+    let line = place_in_line(&*visit.state.inspect, &details.item).await?;
+    let related = related(&visit, &details.item).await?;
+    let ItemDetails { item, .. } = &details;
+    let (payload, result) = contents(item, &sight);
+    shown(&OneItemPage {
+        frame: visit.live_frame(&format!("Item {}", item.id), Tab::Items),
+        id: item.id.to_string(),
+        item_type: item.item_type.clone(),
+        status: item.status.as_str(),
+        class: status_class(item.status),
+        why: sentence(item, &glance, &sight),
+        line,
+        last_error: last_error(item, &sight),
+        maybe_executed: item.maybe_executed && item.status != Status::Done,
+        facts: facts(item),
+        left_out: details.failed_attempts_total.saturating_sub(details.failed_attempts.len() as u64),
+        payload,
+        result,
+        headers: header_rows(item, &sight),
+        metadata: metadata_text(item, &sight),
+        content_type: item.content_type.clone(),
+        is_hidden: sight.content(()).is_hidden(),
+        related,
+        cid_query: query("cid", &item.cid),
+        copies: copies(&visit, item),
+        choices: choices_for_item(&details, &visit.caller),
+        may_enqueue: visit.caller.may(Right::Enqueue) && visit.caller.may(Right::ReadPayload),
+        events: timeline(&details, &sight),
+    })
+}
+
+/// The item of an id, or of an idempotency key.
+async fn found(visit: &Visit, word: &str) -> Result<ItemDetails, ApiError> {
+    let store = &visit.state.inspect;
+    if let Ok(id) = word.parse()
+        && let Some(details) = store.get(id).await?
+    {
+        return Ok(details);
+    }
+    let by_key = match item_with_key(&**store, word).await? {
+        Some(id) => store.get(id).await?,
+        None => None,
+    };
+    by_key.ok_or_else(|| ApiError::NoItem(word.to_owned()))
+}
+
+fn last_error(item: &Item, sight: &Sight) -> Option<String> {
+    match sight.content(item.last_error.clone()) {
+        Visible::Shown(message) if item.status != Status::Dlq => message,
+        _ => None,
+    }
+}
+
+fn contents(item: &Item, sight: &Sight) -> (Option<ShownContent>, Option<ShownContent>) {
+    match sight.content(()) {
+        Visible::Shown(()) => (Some(of_bytes(&item.payload)), item.result.as_deref().map(of_bytes)),
+        Visible::Hidden => (None, None),
+    }
+}
+
+/// The query of an address with one parameter.
+pub(super) fn query(name: &str, value: &str) -> String {
+    serde_urlencoded::to_string([(name, value)]).unwrap_or_default()
+}
+
+fn facts(item: &Item) -> Vec<Fact> {
+    let list = |name: &str, value: &str| Some(format!("cockpit/items?{}", query(name, value)));
+    let mut facts = vec![
+        Fact { name: "type", value: item.item_type.clone(), path: list("type", &item.item_type) },
+        Fact { name: "idempotency key", value: item.idem_key.clone(), path: None },
+        Fact { name: "correlation id", value: item.cid.clone(), path: list("cid", &item.cid) },
+    ];
+    for (name, parameter, value) in [
+        ("saga", "saga", &item.saga),
+        ("ordering key", "ordering_key", &item.ordering_key),
+        ("fairness key", "fairness_key", &item.fairness_key),
+    ] {
+        facts.extend(value.iter().map(|value| Fact { name, value: value.clone(), path: list(parameter, value) }));
+    }
+    let count = |name, number: u32| Fact { name, value: number.to_string(), path: None };
+    facts.push(count("attempts", item.attempts));
+    facts.push(count("claims", item.deliveries));
+    let rare = [("replays", item.replays), ("losses", item.losses)];
+    facts.extend(rare.into_iter().filter(|(_, number)| *number > 0).map(|(name, number)| count(name, number)));
+    facts.extend(item.handler_digest.clone().map(|value| Fact { name: "handler", value, path: None }));
+    facts
+}
+
+async fn related(visit: &Visit, item: &Item) -> Result<Vec<RelatedRow>, ApiError> {
+    let filter = Filter { cid: Some(item.cid.clone()), ..Filter::default() };
+    let page = visit.state.inspect.list(&filter, &Page { limit: RELATED_MAX, before: None }).await?;
+    let row = |ItemSummary { item: other, .. }: ItemSummary| RelatedRow {
+        id: other.id.to_string(),
+        item_type: other.item_type,
+        status: other.status.as_str(),
+        class: status_class(other.status),
+        saga: other.saga.unwrap_or_default(),
+        is_here: other.id == item.id,
+        enqueued: Moment::at(other.created_at),
+    };
+    let mut rows: Vec<_> = page.items.into_iter().map(row).collect();
+    rows.reverse();
+    Ok(if rows.len() > 1 { rows } else { Vec::new() })
+}
+
+fn copies(visit: &Visit, item: &Item) -> Vec<Copied> {
+    let host = visit.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:7070");
+    let path = format!("items/{}", item.id);
+    let token = if visit.settings.access.is_closed() { "-H \"Authorization: Bearer $OUTBOX_TOKEN\" " } else { "" };
+    vec![
+        Copied { name: "JSON", text: String::new(), path: Some(path.clone()) },
+        Copied { name: "curl", text: format!("curl {token}{}", quoted(&format!("http://{host}/{path}"))), path: None },
+        Copied { name: "command", text: format!("outbox show {}", item.id), path: None },
+        Copied { name: "key", text: cut(&item.idem_key, 255), path: None },
+    ]
+}

@@ -1,0 +1,104 @@
+//! The way in and out for people: the page on which a token is given, and what its forms do.
+//!
+//! Sessions are begun and ended by the code of `POST /login` and `POST /logout`.
+
+use askama::Template;
+use axum::http::header::LOCATION;
+use axum::http::{Extensions, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+
+use crate::access::login::{Entry, begin_session, check_entry, end_session, with_cookie};
+use crate::body::BodyResult;
+use crate::page::form;
+use crate::page::frame::Frame;
+use crate::page::visit::{Visit, shown};
+use crate::problem::{ApiError, ToldProblem};
+use crate::state::HttpSettings;
+
+/// The page on which a token is given.
+#[derive(Template)]
+#[template(path = "login.html")]
+pub(super) struct LoginPage {
+    frame: Frame,
+    /// Where the person wanted to go: a path below the root of the host, without its first slash.
+    next: String,
+    /// What was wrong with the token.
+    wrong: Option<String>,
+}
+
+impl LoginPage {
+    /// The page in place of one that needs a caller.
+    pub(super) fn after(problem: &ToldProblem, uri: &Uri, settings: &HttpSettings) -> Self {
+        let wanted = uri.path_and_query().map_or("", |path| path.as_str()).trim_start_matches('/');
+        let wrong = (problem.is_about_a_token).then(|| problem.detail.clone());
+        Self { frame: Frame::bare("Log in", uri, settings), next: accepted(wanted), wrong }
+    }
+}
+
+/// The path, if it leads to a page of the cockpit; the overview otherwise.
+fn accepted(next: &str) -> String {
+    let rest = next.strip_prefix("cockpit");
+    let is_page = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic()) && !next.contains("..") && !next.contains('\\');
+    let leads_back = rest.is_some_and(|rest| rest.starts_with("/login") || rest.starts_with("/logout"));
+    if is_page && is_plain && !leads_back { next.to_owned() } else { "cockpit".to_owned() }
+}
+
+/// An answer that leads a browser to another address, which is relative to that of the request.
+pub(super) fn go_to(address: &str) -> Result<Response, ApiError> {
+    let address = address.parse::<axum::http::HeaderValue>().map_err(|_| ApiError::Internal)?;
+    Ok((StatusCode::SEE_OTHER, [(LOCATION, address)]).into_response())
+}
+
+/// Leads to the overview.
+pub(super) async fn to_cockpit(uri: Uri) -> Result<Response, ApiError> {
+    go_to(if uri.path() == "/" { "cockpit" } else { "../cockpit" })
+}
+
+/// Exchanges the token of the form for a session.
+pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResult) -> Result<Response, ApiError> {
+    let entry = Entry { headers: &visit.headers, extensions: &extensions, uri: &visit.uri };
+    check_entry(&visit.state, &entry)?;
+    let fields = form::fields(&visit.headers, body)?;
+    let field = |name: &str| fields.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+    let next = accepted(field("next"));
+    match begin_session(&visit.state, &entry, field("token").trim()).await {
+        Ok(begun) => Ok(begun.with_cookie(go_to(&format!("../{next}"))?, &visit.headers)),
+        Err(err @ (ApiError::Unauthorized(_) | ApiError::TooManyAttempts { .. })) => {
+            let frame = Frame::bare("Log in", &visit.uri, &visit.settings);
+            let page = shown(&LoginPage { frame, next, wrong: Some(err.to_string()) })?;
+            Ok((err.status(), page).into_response())
+        }
+        Err(err) => Err(err),
+    }
+}
+
+/// Ends the session.
+pub(super) async fn log_out(visit: Visit) -> Result<Response, ApiError> {
+    end_session(&visit.state, &visit.headers, &visit.uri).await?;
+    Ok(with_cookie(go_to("../cockpit")?, "", 0, &visit.headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_in_leads_to_pages_of_the_cockpit_only() {
+        for page in ["cockpit", "cockpit/items?status=DLQ", "cockpit?x=1"] {
+            assert_eq!(accepted(page), page);
+        }
+        for other in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "cockpits",
+            "cockpit/../x",
+            "cockpit/\\x",
+            "cockpit/login",
+            "cockpit/a b",
+        ] {
+            assert_eq!(accepted(other), "cockpit", "{other}");
+        }
+    }
+}

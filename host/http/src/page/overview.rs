@@ -1,0 +1,215 @@
+//! The overview: whether anything needs a person, and how items flow.
+
+use askama::Template;
+use axum::response::Response;
+
+use outbox_core::saga::SagaDefinition;
+use outbox_item::Status;
+use outbox_store::{HistoryFigures, HistorySeries, SagaTotals};
+
+use crate::answers::with_declared;
+use crate::glance::{Glance, lately};
+use crate::page::charts::Chart;
+use crate::page::frame::{Frame, Tab};
+use crate::page::needs::{Need, needs};
+use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
+use crate::page::types::{TypeRow, type_rows};
+use crate::page::visit::{Visit, shown};
+use crate::page::words::{Moment, begun, bytes, count, counted, rate, short_count, span_ms};
+use crate::problem::ApiError;
+
+/// The overview, as its template reads it.
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage {
+    frame: Frame,
+    opening: String,
+    /// What follows the opening: how everything else is.
+    otherwise: String,
+    read_at: Moment,
+    needs: Vec<Need>,
+    more_needs: usize,
+    flow: Flow,
+    charts: Charts,
+    types: Vec<TypeRow>,
+    more_types: usize,
+    sagas: Vec<SagaPanel>,
+    plugins: Vec<PluginRow>,
+    pods: Vec<PodRow>,
+    database: String,
+}
+
+/// How items flow: in each status how many, and how fast they leave it.
+struct Flow {
+    waiting: String,
+    oldest: String,
+    retrying: String,
+    claimed: String,
+    done_rate: String,
+    done: String,
+    retry_rate: String,
+    dead: String,
+    dead_lately: String,
+    p95: String,
+}
+
+/// The last hour in charts.
+struct Charts {
+    throughput: Chart,
+    done: String,
+    latency: Chart,
+    percentiles: String,
+    waiting: Chart,
+    most_waiting: String,
+}
+
+/// A saga: what began, its steps, how it ended.
+struct SagaPanel {
+    name: String,
+    began: String,
+    open: String,
+    ended_ok: String,
+    ended_err: u64,
+    steps: Vec<StepRow>,
+}
+
+/// One step of a saga.
+struct StepRow {
+    item_type: String,
+    ok: String,
+    retried: String,
+    dead: u64,
+}
+
+/// The overview.
+pub(super) async fn overview(visit: Visit) -> Result<Response, ApiError> {
+    let glance = visit.glance().await?;
+    let (needs, more_needs) = needs(&glance, &visit.sight());
+    let (types, more_types) = type_rows(&glance);
+    shown(&OverviewPage {
+        frame: visit.live_frame("Overview", Tab::Overview),
+        opening: opening(needs.len() + more_needs),
+        otherwise: otherwise(&glance, needs.is_empty()),
+        read_at: Moment::at(glance.overview.now),
+        needs,
+        more_needs,
+        flow: flow(&glance),
+        charts: charts(&glance),
+        types,
+        more_types,
+        sagas: saga_tables(&glance, &visit.settings.sagas),
+        plugins: plugin_rows(&glance.overview),
+        pods: pod_rows(&glance.overview),
+        database: bytes(glance.overview.database_bytes),
+    })
+}
+
+fn opening(needs: usize) -> String {
+    match needs {
+        0 => "Nothing needs you".to_owned(),
+        1 => "One thing needs you".to_owned(),
+        _ => format!("{} need you", begun(needs, "thing")),
+    }
+}
+
+fn otherwise(glance: &Glance, is_calm: bool) -> String {
+    let (done, during) = lately(&glance.history.total, glance.overview.now, |figures| figures.done);
+    let all = if is_calm { "Everything" } else { "Everything else" };
+    let oldest = glance.overview.oldest_pending_ms.values().max();
+    let moving = match (done, of_status(glance, Status::Pending)) {
+        (0, 0) => format!("{all} is done."),
+        (0, waiting) => format!("{} in the queue.", counted(waiting, "item")),
+        _ => format!("{all} is moving: {} done.", rate(done, during)),
+    };
+    match oldest {
+        Some(ms) if *ms >= 1_000 => format!("{moving} The oldest that could run waits {}.", span_ms(*ms)),
+        _ => moving,
+    }
+}
+
+fn of_status(glance: &Glance, status: Status) -> u64 {
+    glance.overview.by_status.get(status.as_str()).copied().unwrap_or(0)
+}
+
+fn flow(glance: &Glance) -> Flow {
+    let (overview, total) = (&glance.overview, &glance.history.total);
+    let rate_of = |figure: fn(&HistoryFigures) -> u64| {
+        let (number, during) = lately(total, overview.now, figure);
+        rate(number, during)
+    };
+    Flow {
+        waiting: count(of_status(glance, Status::Pending)),
+        oldest: overview.oldest_enqueued_ms.values().max().map_or("–".to_owned(), |ms| span_ms(*ms)),
+        retrying: count(overview.retrying.values().sum()),
+        claimed: count(of_status(glance, Status::Claimed)),
+        done_rate: rate_of(|figures| figures.done),
+        done: short_count(of_status(glance, Status::Done)),
+        retry_rate: rate_of(|figures| figures.failed.saturating_sub(figures.dead) + figures.given_back),
+        dead: count(of_status(glance, Status::Dlq)),
+        dead_lately: count(total.sum.dead),
+        p95: lasted(total.sum.p95_ms),
+    }
+}
+
+fn lasted(figure: Option<u64>) -> String {
+    figure.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)))
+}
+
+fn charts(glance: &Glance) -> Charts {
+    let HistorySeries { sum, steps } = &glance.history.total;
+    let line = |figure: fn(&HistoryFigures) -> u64| steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>();
+    let done = line(|figures| figures.done);
+    let latencies = [
+        line(|figures| figures.p50_ms.unwrap_or(0)),
+        line(|figures| figures.p95_ms.unwrap_or(0)),
+        line(|figures| figures.p99_ms.unwrap_or(0)),
+    ];
+    let waiting = line(|figures| figures.waiting);
+    let (most_done, most_waiting) = (done.iter().max().copied(), waiting.iter().max().copied());
+    let percentiles = format!("p50 {} · p95 {} · p99 {}", lasted(sum.p50_ms), lasted(sum.p95_ms), lasted(sum.p99_ms));
+    Charts {
+        throughput: Chart::of(
+            "Items done in each minute of the last hour",
+            format!("{} in all, at most {} in a minute", counted(sum.done, "item"), count(most_done.unwrap_or(0))),
+            &done,
+        ),
+        done: count(sum.done),
+        latency: Chart::of_several(
+            "Time from enqueue to done in each minute of the last hour",
+            percentiles.clone(),
+            [&latencies[0], &latencies[1], &latencies[2]],
+        ),
+        percentiles,
+        waiting: Chart::of(
+            "Items that waited in each minute of the last hour",
+            format!("at most {}", count(most_waiting.unwrap_or(0))),
+            &waiting,
+        ),
+        most_waiting: count(most_waiting.unwrap_or(0)),
+    }
+}
+
+fn saga_tables(glance: &Glance, declared: &[SagaDefinition]) -> Vec<SagaPanel> {
+    let used = |(_, totals): &(String, SagaTotals)| totals.began > 0;
+    let all = with_declared(glance.overview.sagas.clone(), declared);
+    all.into_iter().filter(used).map(|(name, totals)| saga_table(name, totals, declared)).collect()
+}
+
+fn saga_table(name: String, totals: SagaTotals, declared: &[SagaDefinition]) -> SagaPanel {
+    let order = declared.iter().find(|saga| saga.name == name).map(|saga| saga.steps.clone()).unwrap_or_default();
+    let place = |item_type: &str| order.iter().position(|step| step == item_type).unwrap_or(usize::MAX);
+    let mut steps: Vec<_> = totals.steps.into_iter().collect();
+    steps.sort_by_key(|(item_type, _)| place(item_type));
+    let step = |(item_type, outcomes): (String, std::collections::BTreeMap<String, u64>)| {
+        let of = |outcome: &str| outcomes.get(outcome).copied().unwrap_or(0);
+        StepRow { item_type, ok: count(of("ok")), retried: count(of("retried")), dead: of("dead") }
+    };
+    SagaPanel {
+        name,
+        began: count(totals.began),
+        open: count(totals.began.saturating_sub(totals.ended_ok + totals.ended_err)),
+        ended_ok: count(totals.ended_ok),
+        ended_err: totals.ended_err,
+        steps: steps.into_iter().map(step).collect(),
+    }
+}

@@ -1,0 +1,71 @@
+//! The search box of every view: leads to what a word names, by its id, its key, its correlation id, its type or the
+//! beginning of its key.
+
+use askama::Template;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use axum::response::Response;
+
+use outbox_item::ItemId;
+use outbox_store::{Filter, Page, item_with_key};
+
+use crate::page::form::FormFields;
+use crate::page::frame::{Frame, Tab};
+use crate::page::item::query;
+use crate::page::login::go_to;
+use crate::page::visit::{Visit, shown};
+use crate::problem::ApiError;
+
+/// The page for a word that names nothing.
+#[derive(Template)]
+#[template(path = "search.html")]
+struct SearchPage {
+    frame: Frame,
+    word: String,
+}
+
+/// Leads to what the word names.
+pub(super) async fn search(
+    visit: Visit,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let fields = FormFields::new(parameters?.0);
+    let word = fields.get("q").unwrap_or_default();
+    if word.is_empty() {
+        return go_to("items");
+    }
+    if let Some(address) = found(&visit, word).await? {
+        return go_to(&address);
+    }
+    shown(&SearchPage { frame: visit.frame("Search", Tab::Items), word: word.to_owned() })
+}
+
+/// The address of what the word names, beside that of the search.
+async fn found(visit: &Visit, word: &str) -> Result<Option<String>, ApiError> {
+    let store = &*visit.state.inspect;
+    if let Ok(id) = word.parse::<ItemId>()
+        && store.get(id).await?.is_some()
+    {
+        return Ok(Some(format!("items/{id}")));
+    }
+    if let Some(id) = item_with_key(store, word).await? {
+        return Ok(Some(format!("items/{id}")));
+    }
+    let glance = visit.glance().await?;
+    if glance.overview.by_type.contains_key(word) || glance.served.iter().any(|served| served == word) {
+        return Ok(Some(format!("items?{}", query("type", word))));
+    }
+    if glance.overview.sagas.contains_key(word) {
+        return Ok(Some(format!("items?{}", query("saga", word))));
+    }
+    let text = || Some(word.to_owned());
+    for (name, filter) in [
+        ("cid", Filter { cid: text(), ..Filter::default() }),
+        ("key_prefix", Filter { key_prefix: text(), ..Filter::default() }),
+    ] {
+        if !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {
+            return Ok(Some(format!("items?{}", query(name, word))));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,117 @@
+//! A row for each type: whether workers claim its items, how fast, how well, and what waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outbox_core::BreakerState;
+use outbox_item::Status;
+use outbox_store::{HistorySeries, OTHER_TYPES};
+
+use crate::glance::{Glance, lately};
+use crate::page::charts::Chart;
+use crate::page::words::{count, counted, rate, share, span_ms};
+
+/// The most types that the overview lists.
+const LISTED: usize = 100;
+
+/// A type, as the overview shows it.
+pub(super) struct TypeRow {
+    pub(super) name: String,
+    pub(super) state: TypeState,
+    pub(super) chart: Option<Chart>,
+    pub(super) waiting: String,
+    pub(super) retrying: u64,
+    pub(super) claimed: String,
+    pub(super) dead: u64,
+    pub(super) done_rate: String,
+    pub(super) failing: String,
+    pub(super) oldest: String,
+    pub(super) p95: String,
+}
+
+/// Whether the items of a type are claimed, in words and as a class.
+pub(super) struct TypeState {
+    pub(super) class: &'static str,
+    pub(super) text: String,
+    pub(super) about: String,
+}
+
+/// The rows, the types with the most to tell first, and how many there are beyond those that are listed.
+pub(super) fn type_rows(glance: &Glance) -> (Vec<TypeRow>, usize) {
+    let overview = &glance.overview;
+    let known = overview.by_type.keys().chain(&glance.served).chain(glance.history.types.keys());
+    let paused = glance.pauses.iter().map(|pause| &pause.r#type);
+    let names: BTreeSet<&String> = known.chain(paused).filter(|name| *name != OTHER_TYPES).collect();
+    let more = names.len().saturating_sub(LISTED);
+    let mut names: Vec<_> = names.into_iter().collect();
+    if more > 0 {
+        names.sort_by_key(|name| std::cmp::Reverse(activity(glance, name)));
+        names.truncate(LISTED);
+        names.sort();
+    }
+    (names.into_iter().map(|name| type_row(glance, name)).collect(), more)
+}
+
+fn activity(glance: &Glance, name: &str) -> u64 {
+    let unfinished = [Status::Pending, Status::Claimed, Status::Dlq].map(|status| items(glance, name, status));
+    unfinished.into_iter().sum::<u64>() + glance.history.types.get(name).map_or(0, |series| series.sum.done)
+}
+
+fn items(glance: &Glance, name: &str, status: Status) -> u64 {
+    let counts: Option<&BTreeMap<_, _>> = glance.overview.by_type.get(name);
+    counts.and_then(|counts| counts.get(status.as_str())).copied().unwrap_or(0)
+}
+
+fn type_row(glance: &Glance, name: &str) -> TypeRow {
+    let overview = &glance.overview;
+    let series = glance.history.types.get(name);
+    let lasted =
+        |figure: Option<u64>| figure.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)));
+    let attempts = series.map_or(0, |series| series.sum.done + series.sum.failed);
+    TypeRow {
+        name: name.to_owned(),
+        state: type_state(glance, name),
+        chart: series.map(|series| chart(name, series)),
+        waiting: count(items(glance, name, Status::Pending)),
+        retrying: overview.retrying.get(name).copied().unwrap_or(0),
+        claimed: count(items(glance, name, Status::Claimed)),
+        dead: items(glance, name, Status::Dlq),
+        done_rate: series.map_or("0 /s".to_owned(), |series| {
+            let (done, during) = lately(series, overview.now, |figures| figures.done);
+            rate(done, during)
+        }),
+        failing: share(series.map_or(0, |series| series.sum.failed), attempts),
+        oldest: overview.oldest_enqueued_ms.get(name).map_or("–".to_owned(), |ms| span_ms(*ms)),
+        p95: lasted(series.and_then(|series| series.sum.p95_ms)),
+    }
+}
+
+fn chart(name: &str, series: &HistorySeries) -> Chart {
+    let done: Vec<_> = series.steps.iter().map(|step| step.figures.done).collect();
+    let about = format!("{} in the last hour", counted(series.sum.done, "item"));
+    Chart::small(&format!("{name} done, last hour"), about, &done)
+}
+
+fn type_state(glance: &Glance, name: &str) -> TypeState {
+    let state = |class, text: &str, about: String| TypeState { class, text: text.to_owned(), about };
+    if let Some(pause) = glance.pauses.iter().find(|pause| pause.r#type == name) {
+        let reason = pause.reason.as_deref().unwrap_or("no reason given");
+        return state("off", "paused", format!("by {}: {reason}", pause.actor));
+    }
+    let breakers = glance.overview.live_pods().flat_map(|pod| &pod.breakers);
+    let of_type = breakers.filter(|breaker| breaker.types.iter().any(|known| known == name));
+    match of_type.map(|breaker| breaker.state).min_by_key(|state| *state != BreakerState::Open) {
+        Some(BreakerState::Open) => return state("bad", "breaker open", "its receiver fails".to_owned()),
+        Some(BreakerState::Expired) => return state("bad", "receiver down", "failures count again".to_owned()),
+        Some(BreakerState::Closing) => return state("wait", "recovering", "its receiver is back".to_owned()),
+        _ => {}
+    }
+    if glance.served.iter().any(|served| served == name) {
+        return state("done", "serving", String::new());
+    }
+    let waiting = items(glance, name, Status::Pending);
+    if waiting > 0 {
+        state("bad", "unhandled", "no process has a handler".to_owned())
+    } else {
+        state("off", "not served", "no process has a handler".to_owned())
+    }
+}

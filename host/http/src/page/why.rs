@@ -1,0 +1,108 @@
+//! Why an item is where it is, and what it waits for, in one line.
+//!
+//! What only a look at other items tells, such as which item is in front of a key, is in `line.rs`.
+
+use outbox_core::{BreakerState, BreakerStatus};
+use outbox_item::{Item, Status};
+
+use crate::answers::{Sight, Visible};
+use crate::glance::Glance;
+use crate::page::words::{counted, span};
+
+/// Said in place of a message that the reader may not see.
+pub(super) const HIDDEN: &str = "hidden: to see it needs the right read-payload";
+
+/// The reason as a sentence, with what it waits for.
+pub(super) fn sentence(item: &Item, glance: &Glance, sight: &Sight) -> String {
+    let why = why(item, glance, sight);
+    match item.status {
+        Status::Pending => format!("It waits: {why}."),
+        Status::Claimed => format!("It is being handled: {why}."),
+        Status::Done => format!("It is {why}."),
+        Status::Dlq => {
+            let attempts = counted(item.attempts.into(), "attempt");
+            format!("It failed for good after {attempts}, and waits for a decision: {why}")
+        }
+    }
+}
+
+/// The reason for the present state of the item.
+pub(super) fn why(item: &Item, glance: &Glance, sight: &Sight) -> String {
+    match item.status {
+        Status::Done => done(item),
+        Status::Dlq => dead(item, sight),
+        Status::Claimed => claimed(item, glance),
+        Status::Pending => waiting(item, glance),
+    }
+}
+
+fn done(item: &Item) -> String {
+    let took = item.done_at.map(|at| span(at.since(item.created_at))).unwrap_or_default();
+    match item.replays {
+        0 => format!("done {took} after it was enqueued"),
+        replays => format!("done after {}", counted(replays.into(), "replay")),
+    }
+}
+
+fn dead(item: &Item, sight: &Sight) -> String {
+    match sight.content(item.last_error.clone()) {
+        Visible::Hidden => format!("failed for good; the message is {HIDDEN}"),
+        Visible::Shown(None) => "dead-lettered without a message".to_owned(),
+        Visible::Shown(Some(message)) => message,
+    }
+}
+
+fn claimed(item: &Item, glance: &Glance) -> String {
+    let by = item.claimed_by.as_deref().unwrap_or("a process");
+    let since = item.claimed_at.map(|at| span(glance.overview.now.since(at))).unwrap_or_default();
+    match item.lease_until {
+        Some(until) if until <= glance.overview.now => {
+            format!("claimed by {by} {since} ago; its lease has ended, and another process takes it back")
+        }
+        _ => format!("claimed by {by} for {since}"),
+    }
+}
+
+/// What a PENDING item waits for: the first reason that would hold it by itself.
+fn waiting(item: &Item, glance: &Glance) -> String {
+    let now = glance.overview.now;
+    let reason = paused(item, glance).or_else(|| unserved(item, glance)).or_else(|| broken(item, glance));
+    if let Some(reason) = reason {
+        return reason;
+    }
+    if item.available_at > now {
+        let wait = span(item.available_at.since(now));
+        return match item.attempts {
+            0 if item.deliveries == 0 => format!("delayed: due in {wait}"),
+            0 => format!("given back: due in {wait}"),
+            attempts => format!("attempt {} in {wait}", attempts + 1),
+        };
+    }
+    match &item.ordering_key {
+        Some(key) => format!("due; waits for its turn in the key {key}, or for a worker"),
+        None => "due; waits for a worker, or for a limit of its type".to_owned(),
+    }
+}
+
+fn paused(item: &Item, glance: &Glance) -> Option<String> {
+    let said = |reason: &Option<String>| reason.clone().unwrap_or_else(|| "no reason given".to_owned());
+    if let Some(pause) = glance.pauses.iter().find(|pause| pause.r#type == item.item_type) {
+        return Some(format!("the type is paused by {}: {}", pause.actor, said(&pause.reason)));
+    }
+    let key = item.fairness_key.as_ref()?;
+    let is_about = |of: &Option<String>| of.as_ref().is_none_or(|of| *of == item.item_type);
+    let pause = glance.key_pauses.iter().find(|pause| pause.fairness_key == *key && is_about(&pause.r#type))?;
+    Some(format!("the fairness key {key} is paused by {}: {}", pause.actor, said(&pause.reason)))
+}
+
+fn unserved(item: &Item, glance: &Glance) -> Option<String> {
+    let is_served = glance.served.contains(&item.item_type);
+    (!is_served).then(|| format!("no running process has a handler for {}", item.item_type))
+}
+
+fn broken(item: &Item, glance: &Glance) -> Option<String> {
+    let breakers = glance.overview.live_pods().flat_map(|pod| &pod.breakers);
+    let mut open = breakers.filter(|breaker| breaker.state == BreakerState::Open);
+    let breaker: &BreakerStatus = open.find(|breaker| breaker.types.contains(&item.item_type))?;
+    Some(format!("the breaker of {} is open: one attempt at a time finds out whether it is back", breaker.subject()))
+}

@@ -1,0 +1,167 @@
+//! The list of items and one item: why each is where it is, exactly what it contains, and what is hidden from whom.
+
+use std::time::Duration;
+
+use outbox::http::Role;
+use outbox::item::NewItem;
+use outbox::store::{Control, ControlRequest, Execution};
+
+use super::Desk;
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered, retry};
+
+async fn control(desk: &Desk, control: Control, reason: &str) {
+    let request =
+        ControlRequest { control, actor: "ada".into(), reason: Some(reason.into()), execution: Execution::Apply };
+    desk.fixture.store.control(&request).await.unwrap();
+}
+
+mod on_each {
+    use super::*;
+
+    pub(super) async fn each_item_of_a_list_says_why_it_is_where_it_is(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail", "fax"]).await;
+        let f = &desk.fixture;
+        f.enqueue(item("finished")).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        f.enqueue(item("gone")).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        f.enqueue(item("again")).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), retry(Duration::from_secs(90))).await.unwrap();
+        f.enqueue(item("running")).await;
+        f.claim_one("mail").await;
+        f.enqueue(NewItem { delay: Duration::from_hours(2), ..item("later") }).await;
+        f.enqueue(NewItem::new("fax", "held", "{}")).await;
+        f.enqueue(NewItem::new("resize", "lonely", "{}")).await;
+        control(&desk, Control::Pause { item_type: "fax".into() }, "partner maintenance").await;
+        let page = desk.get("/cockpit/items").await;
+        let text = page.text();
+        assert!(text.contains("7 items match"), "{text}");
+        for row in [
+            "DONE finished done",
+            "DLQ gone the receiver is down",
+            "PENDING again attempt 2 in 1 min",
+            "CLAIMED running claimed by pod-1 for",
+            "PENDING later delayed: due in 2 h",
+            "PENDING held the type is paused by ada: partner maintenance",
+            "PENDING lonely no running process has a handler for resize",
+        ] {
+            assert!(text.contains(row), "{row}: {text}");
+        }
+    }
+
+    pub(super) async fn filters_are_in_the_address_and_pages_go_by_the_last_id(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        for number in 0..5 {
+            let payload = format!(r#"{{"order":{number}}}"#);
+            desk.fixture.enqueue(NewItem::new("mail", &format!("order-{number}"), payload)).await;
+        }
+        desk.fixture.enqueue(NewItem::new("fax", "other", "{}")).await;
+        let first = desk.get("/cockpit/items?type=mail&saga=&status=PENDING&limit=2").await;
+        let keys = |text: &str| (0..5).filter(|number| text.contains(&format!("order-{number} "))).collect::<Vec<_>>();
+        assert_eq!(keys(&first.text()), [3, 4], "{}", first.text());
+        assert!(first.text().contains("5 items match") && first.html().contains("value=\"PENDING\" checked"));
+        let next = first.html().split("rel=\"next\" href=\"items?").nth(1).unwrap().split('"').next().unwrap();
+        let second = desk.get(&format!("/cockpit/items?{}", next.replace("&#38;", "&"))).await;
+        assert_eq!(keys(&second.text()), [1, 2], "{}", second.text());
+        let one = desk.get("/cockpit/items?payload=order=3").await;
+        assert!(one.text().contains("One item matches") && one.text().contains("are read"), "{}", one.text());
+        assert!(one.text().contains("outbox list --payload order=3"), "{}", one.text());
+        let none = desk.get("/cockpit/items?key_prefix=nobody").await;
+        assert!(none.text().contains("No item matches"), "{}", none.text());
+        let wrong = desk.get("/cockpit/items?colour=red").await;
+        assert_eq!(wrong.status, 400);
+        assert!(wrong.text().contains("unknown field `colour`"), "{}", wrong.text());
+    }
+
+    pub(super) async fn one_item_says_first_why_it_waits_and_shows_what_happened(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let f = &desk.fixture;
+        let big = r#"{"big":12345678901234567890.10,"text":"<script>alert(1)</script>"}"#;
+        let first = f.enqueue(NewItem { payload: big.into(), cid: Some("c-1".into()), ..ordered("a") }).await;
+        let second = f.enqueue(NewItem { cid: Some("c-1".into()), ..ordered("b") }).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        let page = desk.get(&format!("/cockpit/items/{first}")).await;
+        let text = page.text();
+        assert!(
+            text.contains(&format!(
+                "Item {first} DLQ It failed for good after 1 attempt, and waits for a decision: the receiver is down"
+            )),
+            "{text}"
+        );
+        assert!(text.contains("\"big\": 12345678901234567890.10"), "{text}");
+        assert!(!page.html().contains("<script>alert"), "{text}");
+        for event in ["Enqueued", "Attempt 1: upstream.503 (retryable) on pod-1", "Dead-lettered"] {
+            assert!(text.contains(event), "{event}: {text}");
+        }
+        assert!(text.contains(&format!("outbox show {first}")) && text.contains("curl http://localhost:7070/items/"));
+        assert!(page.html().contains(&format!("href=\"../../cockpit/items/{second}\"")), "{}", page.html());
+        let waiting = desk.get(&format!("/cockpit/items/{second}")).await.text();
+        assert!(waiting.contains(&format!("Item {first} of the key k is dead and may block this one")), "{waiting}");
+        assert_eq!(desk.get("/cockpit/items/a").await.status, 200, "a key is a name too");
+        let missing = desk.get("/cockpit/items/999999").await;
+        assert_eq!(missing.status, 404);
+        assert!(missing.text().contains("there is no item 999999"), "{}", missing.text());
+    }
+
+    pub(super) async fn bytes_that_are_no_text_are_shown_in_hexadecimal(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let id = desk.fixture.enqueue(NewItem { payload: vec![0xff, b'A', 0], ..item("a") }).await;
+        let text = desk.get(&format!("/cockpit/items/{id}")).await.text();
+        assert!(text.contains("bytes, 3 B") && text.contains("00000000 ff 41 00 .A."), "{text}");
+    }
+
+    pub(super) async fn the_search_box_leads_to_what_a_word_names(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let id = desk.fixture.enqueue(NewItem { cid: Some("c-1".into()), ..item("order-7") }).await;
+        for (word, goal) in [
+            (id.to_string(), format!("items/{id}")),
+            ("order-7".into(), format!("items/{id}")),
+            ("mail".into(), "items?type=mail".into()),
+            ("c-1".into(), "items?cid=c-1".into()),
+            ("order-".into(), "items?key_prefix=order-".into()),
+            (String::new(), "items".into()),
+        ] {
+            let found = desk.get(&format!("/cockpit/search?q={word}")).await;
+            assert_eq!((found.status, found.header("location")), (303, goal.as_str()), "{word}");
+        }
+        let none = desk.get("/cockpit/search?q=%3Cb%3Enobody").await;
+        assert!(none.status == 200 && none.text().contains("Nothing is called “<b>nobody”"), "{}", none.text());
+    }
+}
+
+on_each_backend! {
+    each_item_of_a_list_says_why_it_is_where_it_is
+    filters_are_in_the_address_and_pages_go_by_the_last_id
+    one_item_says_first_why_it_waits_and_shows_what_happened
+    bytes_that_are_no_text_are_shown_in_hexadecimal
+    the_search_box_leads_to_what_a_word_names
+}
+
+#[tokio::test]
+async fn what_items_contain_is_hidden_from_who_may_not_read_payloads() {
+    let mut desk = Desk::closed(Backend::Sqlite).await;
+    let f = &desk.fixture;
+    let secret = NewItem {
+        payload: r#"{"card":"4111"}"#.into(),
+        headers: [("x-of".to_owned(), "Lovelace".to_owned())].into(),
+        metadata: serde_json::json!({ "of": "Lovelace" }).as_object().unwrap().clone(),
+        ..item("a")
+    };
+    let id = f.enqueue(secret).await;
+    f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+    let (list, one) = ("/cockpit/items".to_owned(), format!("/cockpit/items/{id}"));
+    let secrets = ["4111", "Lovelace", "the receiver is down"];
+    desk.log_in(Role::Operate).await;
+    for path in [&list, &one] {
+        let page = desk.get(path).await;
+        assert!(page.status == 200 && page.text().contains("read-payload"), "{}", page.text());
+        assert!(secrets.iter().all(|secret| !page.html().contains(secret)), "{path}: {}", page.html());
+    }
+    for condition in ["payload=card=4111", "error=down", "headers=x-of=Ada", "metadata=of=Ada"] {
+        let refused = desk.get(&format!("/cockpit/items?{condition}")).await;
+        assert!(refused.status == 403 && refused.text().contains("read-payload"), "{condition}: {}", refused.text());
+    }
+    desk.log_in(Role::Admin).await;
+    let page = desk.get(&one).await;
+    assert!(secrets.iter().all(|secret| page.html().contains(secret)), "{}", page.html());
+}

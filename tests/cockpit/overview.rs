@@ -1,0 +1,102 @@
+//! The overview: whether anything needs a person, with the cause and the next click.
+
+use outbox::core::{PluginState, PluginStatus};
+use outbox::http::Role;
+use outbox::item::NewItem;
+use outbox::store::{Control, ControlRequest, Execution, Pod};
+
+use super::Desk;
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered};
+
+/// Reports a process with this plugin.
+async fn heartbeat(desk: &Desk, plugin: PluginStatus) {
+    let pod = Pod {
+        instance: "pod-1".into(),
+        role: None,
+        ready: true,
+        heartbeat_at: outbox::item::Millis::default(),
+        plugins: vec![plugin],
+        breakers: vec![],
+    };
+    desk.fixture.store.heartbeat(&pod).await.unwrap();
+}
+
+fn mail(state: PluginState, error: Option<&str>) -> PluginStatus {
+    PluginStatus {
+        name: "mailer".into(),
+        types: vec!["mail".into()],
+        state,
+        error: error.map(str::to_owned),
+        digest: Some("9f2c41d0aa".into()),
+        ..PluginStatus::default()
+    }
+}
+
+mod on_each {
+    use super::*;
+
+    pub(super) async fn a_calm_outbox_says_so_in_its_first_sentence(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        heartbeat(&desk, mail(PluginState::Active, None)).await;
+        desk.fixture.enqueue(item("a")).await;
+        let claim = desk.fixture.claim_one("mail").await;
+        desk.fixture.store.settle(&claim.reference(), done()).await.unwrap();
+        let page = desk.get("/cockpit").await;
+        assert_eq!(page.status, 200, "{}", page.text());
+        let text = page.text();
+        assert!(text.contains("Nothing needs you") && text.contains("Nothing is stuck"), "{text}");
+        assert!(text.contains("mail serving") && text.contains("mailer active 9f2c41d0"), "{text}");
+        assert!(page.html().contains("<svg class=\"chart\"") && page.html().contains("<desc>"), "{}", page.html());
+    }
+
+    pub(super) async fn what_needs_a_person_has_its_cause_and_the_next_click(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        heartbeat(&desk, mail(PluginState::Failed, Some("it imports wasi:http without a grant"))).await;
+        let first = desk.fixture.enqueue(ordered("a")).await;
+        desk.fixture.enqueue(ordered("b")).await;
+        desk.fixture.enqueue(NewItem::new("fax", "c", "{}")).await;
+        let claim = desk.fixture.claim_one("mail").await;
+        desk.fixture.store.settle(&claim.reference(), dead()).await.unwrap();
+        let control = Control::Pause { item_type: "fax".into() };
+        let reason = Some("maintenance of <b>the fax</b>".to_owned());
+        let request = ControlRequest { control, actor: "ada".into(), reason, execution: Execution::Apply };
+        desk.fixture.store.control(&request).await.unwrap();
+        let page = desk.get("/cockpit").await;
+        let text = page.text();
+        assert!(text.contains("things need you"), "{text}");
+        for (what, path, click) in [
+            ("The key k is blocked", format!("href=\"./cockpit/items/{first}\""), "Decide"),
+            ("1 dead letter waits for a decision", "href=\"./cockpit/failures\"".to_owned(), "See the groups"),
+            ("fax is paused", "href=\"./cockpit/operations\"".to_owned(), "See the pauses"),
+            (
+                "The newest file of the plugin mailer does not run",
+                "href=\"./cockpit/plugins\"".to_owned(),
+                "See the cure",
+            ),
+        ] {
+            assert!(text.contains(what) && page.html().contains(&path) && text.contains(click), "{what}: {text}");
+        }
+        assert!(text.contains("maintenance of <b>the fax</b>") && !page.html().contains("<b>the fax"), "{text}");
+        assert!(text.contains("imports wasi:http without a grant"), "{text}");
+    }
+}
+
+on_each_backend! {
+    a_calm_outbox_says_so_in_its_first_sentence
+    what_needs_a_person_has_its_cause_and_the_next_click
+}
+
+#[tokio::test]
+async fn a_cause_that_quotes_an_item_is_hidden_from_who_may_not_read_payloads() {
+    let mut desk = Desk::closed(Backend::Sqlite).await;
+    desk.fixture.enqueue(ordered("a")).await;
+    desk.fixture.enqueue(ordered("b")).await;
+    let claim = desk.fixture.claim_one("mail").await;
+    desk.fixture.store.settle(&claim.reference(), dead()).await.unwrap();
+    let message = crate::support::failure().message;
+    desk.log_in(Role::Admin).await;
+    assert!(desk.get("/cockpit").await.text().contains(&message));
+    desk.log_in(Role::Read).await;
+    let text = desk.get("/cockpit").await.text();
+    assert!(!text.contains(&message) && text.contains("needs the right read-payload"), "{text}");
+}
