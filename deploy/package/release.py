@@ -63,7 +63,8 @@ def load(binary, target, extras):
         raise Unfit(f"{binary} is for {program.machine}, and the target is {target}")
     if (program.glibc is not None) != target.endswith("-gnu"):
         raise Unfit(f"{binary} {'needs' if program.glibc else 'does not need'} glibc, and the target is {target}")
-    return Release(target, content, program, version(), reproducible.epoch(ROOT), {**documents(), **_files(extras)})
+    files = {**documents(), **_files(extras)}
+    return Release(target, content, program, version(), reproducible.epoch(ROOT), files)
 
 
 def version():

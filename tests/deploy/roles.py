@@ -173,7 +173,8 @@ class Stage:
     def digests(self, role):
         """Which component each process of the role runs, by the names of the processes."""
         plugins = json.loads(self.command("plugin", "list", "--json"))
-        return {found["pod"]: found["digest"] for found in plugins if found["state"] == "active" and found["pod"].startswith(role)}
+        active = [found for found in plugins if found["state"] == "active"]
+        return {found["pod"]: found["digest"] for found in active if found["pod"].startswith(role)}
 
 
 class Load(threading.Thread):

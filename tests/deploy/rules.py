@@ -186,7 +186,8 @@ def _migration(by_kind):
     for deployment in by_kind["Deployment"]:
         setting = variables(pod_spec(deployment)["containers"][0]).get("OUTBOX_MIGRATE", "auto")
         if (setting == "never") != has_job:
-            yield f"{name_of(deployment)}: OUTBOX_MIGRATE is {setting}, and a Job that migrates {'is' if has_job else 'is not'} there"
+            is_there = "is there" if has_job else "is not there"
+            yield f"{name_of(deployment)}: OUTBOX_MIGRATE is {setting}, and a Job that migrates {is_there}"
 
 
 def _plain(found):
