@@ -189,7 +189,7 @@ def debian(dist, handlers, place):
 
 def under_systemd(root):
     """Boots the system, which starts the unit with everything that it is not allowed to do."""
-    step("systemd starts the unit and a role, reloads, restarts both during an upgrade, and stops them")
+    step("systemd starts the unit and a role, reloads, restarts both during an upgrade also after a mistake, and stops them")
     override = root / "etc/systemd/system/outbox.service.d/override.conf"
     override.parent.mkdir()
     override.write_text(f"[Service]\nEnvironment=OUTBOX_LISTEN={LISTEN} WEBHOOK_URL=http://127.0.0.1:9/\n")
@@ -207,6 +207,10 @@ def under_systemd(root):
         inside("systemctl", "enable", "--now", "outbox@mail")
         until(lambda: answer("/readyz", listen=ROLE_LISTEN)[0] == 200, "a start of the role")
         assert answer("/items", token, ROLE_LISTEN)[0] == 404, "a role answers probes and metrics only"
+        override.write_text(override.read_text().replace(LISTEN, "nowhere"))
+        inside("dpkg", "--install", "/newer.deb")
+        assert inside("sh", "-c", "systemctl is-active outbox || true").strip() != "active", "it listens nowhere"
+        override.write_text(override.read_text().replace("nowhere", LISTEN))
         inside("dpkg", "--install", "/newer.deb")
         assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") != process
         until(lambda: answer("/items", token)[0] == 200, "a start after the upgrade")
