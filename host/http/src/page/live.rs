@@ -44,7 +44,8 @@ pub(super) async fn live(visit: Visit) -> Result<Response, ApiError> {
     let (changes, ends_at) = (state.inspect.subscribe(), Instant::now() + STREAM_MAX);
     let reader = Reader { state, changes, settings, ends_at, _place: place };
     let notices = stream::unfold(reader, |mut reader| async move {
-        let notice = Event::default().event("change").data("");
+        // Browsers drop an event without data.
+        let notice = Event::default().event("change").data("now");
         reader.is_due().await.then_some((Ok::<_, Infallible>(notice), reader))
     });
     Ok(Sse::new(notices).keep_alive(KeepAlive::default()).into_response())
