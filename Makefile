@@ -21,13 +21,14 @@ VERSIONS := 14 16 17 18
 ON_EACH  := store_contract:: sql:: postgres::migration:: plans::
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
+BROWSER  := tests/browser
 VALIDATOR := tests/deploy/requirements.txt
 # What `make dist` builds. KEY names a secret key of minisign, with which it signs the packages.
 TARGETS  ?= x86_64-gnu x86_64-musl aarch64-gnu aarch64-musl
 DIST     := dist
 EXTRAS   := target/extras
 LIBRARIES := target/libraries
-PARTS    := check test test-languages deny deploy-check demo demo-roles
+PARTS    := check test test-languages test-browser deny deploy-check demo demo-roles
 
 # The folder into which cargo builds. Make asks cargo for it once, when a recipe needs it. The project's own files are
 # always below target/, where the tests look for them. The variable is set inside the command, because make before 4.4
@@ -56,6 +57,8 @@ help:
 	@echo 'make reference  docs/reference.md, from the comments of wit/, and docs/openapi.json, from the routes'
 	@echo 'make freeze     keep this version of wit/ and components built for it'
 	@echo 'make test-languages  the handlers in Rust, JavaScript and Python, and their tutorials'
+	@echo 'make test-browser  a walk through the cockpit in Chromium, on both stores'
+	@echo 'make browser-full  every view of the cockpit, in both themes at three widths, and its pictures in docs/'
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make guards     convict each fixed handler of the gallery without any of its guards'
 	@echo 'make soak       the same promises at full size'
@@ -151,6 +154,17 @@ test-languages: tools wasm-target
 			--out $(LANGUAGES)/plugins || exit 1; \
 	done
 	$(CARGO) test -p outbox --test it languages:: -- --ignored --test-threads 1
+
+# The types of the page's script, and a walk through the cockpit in Chromium. The tests start the hosts.
+test-browser: tools plugins browser-tools
+	"$(browser_tools)/node_modules/.bin/tsc" -p $(BROWSER)
+	OUTBOX_BROWSER_TOOLS="$(browser_tools)" $(CARGO) test -p outbox --test it \
+		browser::an_operator -- --ignored --nocapture --test-threads 1
+
+# Every view, in both themes and at three widths. It writes the pictures in docs/cockpit/.
+browser-full: tools plugins browser-tools
+	OUTBOX_BROWSER_TOOLS="$(browser_tools)" $(CARGO) test -p outbox --test it \
+		browser::every_view -- --ignored --nocapture --test-threads 1
 
 # Prints one line for each requirement: the stores that pass its test, or the reason why it is declined.
 conformance:
@@ -355,6 +369,23 @@ promtool:
 	rm -rf target/promtool && mkdir -p target/promtool && cd target/promtool && \
 	{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && apt-get download -qq prometheus && \
 	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
+
+# The driver of the browser, the checker of accessibility and the checker of types, at the versions of the lock file; and
+# Chromium itself. The tools appear atomically, in one place for all checkouts on this machine.
+browser_tools = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/browser-$$(cksum < $(BROWSER)/package-lock.json | cut -d ' ' -f 1)
+
+browser-tools:
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+		echo 'the tests need chromium: install the package chromium' >&2; exit 1; \
+	fi
+	@home="$(browser_tools)"; fresh="$$home.$$$$"; [ ! -x "$$home/node_modules/.bin/tsc" ] || exit 0; \
+	trap 'rm -rf "$$fresh"' EXIT; mkdir -p "$$fresh" && \
+	cp $(BROWSER)/package.json $(BROWSER)/package-lock.json "$$fresh" && \
+	npm ci --prefix "$$fresh" --ignore-scripts --no-audit --no-fund --loglevel=error && \
+	rm -rf "$$home" && mv "$$fresh" "$$home"
 
 # Other versions of PostgreSQL, from packages that are pinned by their hashes. They are below target/ and not in the
 # cache of the user, because the servers of tests run as another user when root runs the tests.

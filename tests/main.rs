@@ -1,6 +1,7 @@
 //! The one test binary of the repository: it tests the promises that span several modules.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod browser;
 mod bulk;
 mod check;
 mod cli;
