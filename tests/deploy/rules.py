@@ -10,6 +10,9 @@ import program
 # The longest time in which a container is stopped, when it does not say so itself, in seconds.
 KUBERNETES_GRACE = 30
 
+# A host that migrates a large database at its start answers no probe for as long, in seconds.
+LONG_MIGRATION = 3600
+
 # The fields of a ServiceMonitor that this project may use, from the API of the Prometheus Operator: the validator has
 # no schema for it.
 SERVICE_MONITOR = {
@@ -148,6 +151,7 @@ def _host(deployment):
         yield f"{where}: OUTBOX_ENABLED is not true, so nothing is durable"
     for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         yield from _probe(where, probe, container.get(probe, {}).get("httpGet", {}), path, ports)
+    yield from _start(where, container, given)
     yield from _grace(where, spec, container, given)
     yield from _plugins(where, deployment, container, given)
 
@@ -157,6 +161,13 @@ def _probe(where, probe, request, path, ports):
         yield f"{where}: the {probe} asks {request.get('path')} and not {path}, which needs no token"
     if ports.get(request.get("port"), request.get("port")) not in ports.values():
         yield f"{where}: the {probe} asks the port {request.get('port')}, and the container has {ports}"
+
+
+def _start(where, container, given):
+    probe = container.get("startupProbe", {})
+    patience = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+    if given.get("OUTBOX_MIGRATE", "auto") == "auto" and patience < LONG_MIGRATION:
+        yield f"{where}: a migration at the start is killed after {patience} seconds"
 
 
 def _grace(where, spec, container, given):

@@ -222,6 +222,7 @@ PLANTED = [
     ("deployment.yaml", "enableServiceLinks: false", "enableServiceLinks: true", "can look like settings"),
     ("deployment.yaml", "imagePullPolicy:", "imagePulPolicy:", "imagePulPolicy"),
     ("deployment.yaml", 'ternary "never" "auto"', 'ternary "auto" "never"', "OUTBOX_MIGRATE is auto"),
+    ("deployment.yaml", '"never" "auto"', '"auto" "auto"', "a migration at the start is killed after 120 seconds"),
     ("_helpers.tpl", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "readOnlyRootFilesystem is False"),
     ("_helpers.tpl", "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot is False"),
     ("_helpers.tpl", "/etc/outbox/database/{{ .Values", "/etc/database/{{ .Values", "OUTBOX_DB_FILE is /etc/database/url"),
