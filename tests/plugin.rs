@@ -10,7 +10,7 @@ use outbox::core::{
     Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState, Span, SpanSink,
     TraceContext, TracedAttempt,
 };
-use outbox::runtime::{Plugins, inspect};
+use outbox::runtime::{Plugins, compile, inspect};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -338,6 +338,31 @@ async fn inspecting_tells_what_is_missing_without_loading_anything() {
     host.put("e.wasm", wat::parse_str("(module)").unwrap());
     let module = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert!(module.errors[0].contains("core module"), "{:?}", module.errors);
+}
+
+fn cached_code(host: &PluginHost) -> Vec<String> {
+    let files = fs::read_dir(host.settings().cache_dir).unwrap().map(|file| file.unwrap().path());
+    let code = files.filter(|file| file.extension().is_some_and(|extension| extension == "code"));
+    code.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn compiling_fills_the_cache_that_a_host_takes_the_code_from_and_needs_no_manifest() {
+    let host = PluginHost::start(None, |_| ()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (file, module) = (elsewhere.path().join("p.wasm"), elsewhere.path().join("module.wasm"));
+    fs::write(&file, Wat::default().bytes()).unwrap();
+    fs::write(file.with_extension("toml"), "[grant]\nenv = ['A_VARIABLE_THAT_ONLY_THE_POD_HAS']").unwrap();
+    fs::write(&module, wat::parse_str("(module)").unwrap()).unwrap();
+    let compiled = compile(&[file, module], host.settings()).await.unwrap();
+    assert_eq!(compiled[0].error, None);
+    assert!(compiled[1].error.as_ref().unwrap().contains("core module"), "{compiled:?}");
+    let code = cached_code(&host);
+    assert!(matches!(&code[..], [name] if name.starts_with(&compiled[0].digest)), "{code:?}");
+
+    host.put("p.wasm", Wat::default().bytes());
+    host.until("the plugin", |host| host.types() == ["t"]).await;
+    assert_eq!(cached_code(&host), code, "the host compiled it again");
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ use outbox_core::{
 };
 
 use crate::load::code_cache::CodeCache;
+pub use crate::load::compile::{Compiled, compile};
 pub use crate::load::contract::WIT;
 use crate::load::folder::Folder;
 pub use crate::load::inspect::{InspectError, Inspection, check_manifest, components, inspect, load_time};
@@ -85,9 +86,17 @@ pub use crate::start_error::StartError;
 /// The cache of compiled code and the last good versions in a folder. A folder that cannot be used, or that others can
 /// write, costs time at each start and the safety of a last good version, but not the start.
 fn open_cache(dir: &Path) -> (Option<CodeCache>, LastGoodStore) {
-    let opened = PrivateDir::open(dir).and_then(|cache| Ok((cache.subfolder("good")?, cache)));
+    let opened = PrivateDir::open(dir).and_then(|cache| {
+        let good = (!cache.is_read_only()).then(|| cache.subfolder("good")).transpose()?;
+        Ok((good, cache))
+    });
     match opened {
-        Ok((good, cache)) => (Some(CodeCache::new(cache)), LastGoodStore::new(Some(good))),
+        Ok((good, cache)) => {
+            if good.is_none() {
+                tracing::info!(path = %dir.display(), "the cache is on a read-only file system: no last good version is kept");
+            }
+            (Some(CodeCache::new(cache)), LastGoodStore::new(good))
+        }
         Err(reason) => {
             let reason = with_causes(&reason);
             tracing::warn!(

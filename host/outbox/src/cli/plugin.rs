@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod compile;
 mod inspect;
 mod kit;
 mod list;
@@ -31,6 +32,7 @@ pub(crate) enum PluginCommand {
         /// The component's file
         file: PathBuf,
     },
+    Compile(compile::CompileArgs),
     Test(test::TestArgs),
     Check(check::CheckArgs),
     Switch(switch::SwitchArgs),
@@ -52,6 +54,7 @@ pub(crate) async fn run(args: PluginCommand, context: &Context) -> anyhow::Resul
         PluginCommand::New(args) => new::run(args, context),
         PluginCommand::Build(args) => build::run(&args, context),
         PluginCommand::Inspect { file } => inspect::run(&file, context).await,
+        PluginCommand::Compile(args) => compile::run(args, context).await,
         PluginCommand::Test(args) => test::run(args, context).await,
         PluginCommand::Check(args) => check::run(args, context).await,
         PluginCommand::Switch(args) => switch::run(args, context).await,

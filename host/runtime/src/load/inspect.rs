@@ -49,6 +49,9 @@ pub enum InspectError {
         /// The error of the file system.
         source: io::Error,
     },
+    /// The cache of compiled code cannot be used.
+    #[error("using OUTBOX_CACHE_DIR: {0}")]
+    Cache(String),
     /// The runtime does not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -158,7 +161,8 @@ pub async fn load_time(file: &Path, settings: PluginSettings) -> Result<Duration
     Ok(begun.elapsed())
 }
 
-fn read(file: &Path) -> Result<PluginSource, InspectError> {
+/// Reads a component with the files beside it.
+pub(crate) fn read(file: &Path) -> Result<PluginSource, InspectError> {
     read_source(file).map_err(|source| InspectError::Read { file: file.display().to_string(), source })
 }
 

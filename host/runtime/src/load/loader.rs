@@ -181,7 +181,8 @@ impl Loader {
         })
     }
 
-    async fn cached(self: &Arc<Self>, source: &PluginSource) -> Option<Component> {
+    /// The component of a source, if the cache has its code.
+    pub(crate) async fn cached(self: &Arc<Self>, source: &PluginSource) -> Option<Component> {
         let (loader, digest) = (Arc::clone(self), source.digest.clone());
         let read = move || loader.cache.as_ref()?.get(&loader.engine.wasmtime, digest.as_str());
         tokio::task::spawn_blocking(read).await.ok()?

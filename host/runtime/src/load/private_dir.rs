@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
+use rustix::process::geteuid;
 
 /// Mode bits that let the group and others write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -57,11 +58,12 @@ pub(crate) enum PrivateDirError {
     },
 }
 
-/// A folder that only this user can write.
+/// A folder that only this user can write, or nobody.
 #[derive(Clone, Debug)]
 pub(crate) struct PrivateDir {
     dir: PathBuf,
     owner: u32,
+    is_read_only: bool,
 }
 
 impl PrivateDir {
@@ -73,15 +75,29 @@ impl PrivateDir {
         let meta = fs::metadata(dir).map_err(|source| PrivateDirError::Inspect { dir: shown(), source })?;
         // The owner of a new file is the user that this process runs as.
         let probe = tempfile::NamedTempFile::new_in(dir).and_then(|probe| probe.as_file().metadata());
-        let own = probe.map_err(|source| PrivateDirError::Write { dir: shown(), source })?;
-        let opened = Self { dir: dir.to_owned(), owner: own.uid() };
+        let (owner, is_read_only) = match probe {
+            Ok(own) => (own.uid(), false),
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => (geteuid().as_raw(), true),
+            Err(source) => return Err(PrivateDirError::Write { dir: shown(), source }),
+        };
+        let opened = Self { dir: dir.to_owned(), owner, is_read_only };
         opened.check(&meta)?;
         Ok(opened)
     }
 
+    /// Whether the file system is read-only, as that of an image is.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// On a read-only file system files of root are accepted too: root made the image.
+    fn is_owned(&self, meta: &Metadata) -> bool {
+        meta.uid() == self.owner || self.is_read_only && meta.uid() == 0
+    }
+
     fn check(&self, meta: &Metadata) -> Result<(), PrivateDirError> {
         let dir = self.dir.display().to_string();
-        if meta.uid() != self.owner {
+        if !self.is_owned(meta) {
             return Err(PrivateDirError::ForeignOwner { dir });
         }
         if meta.mode() & OTHERS_WRITE != 0 {
@@ -105,7 +121,7 @@ impl PrivateDir {
             Err(err) => return Err(err),
         };
         let meta = file.metadata()?;
-        if !meta.is_file() || meta.uid() != self.owner || meta.mode() & OTHERS_WRITE != 0 {
+        if !meta.is_file() || !self.is_owned(&meta) || meta.mode() & OTHERS_WRITE != 0 {
             let words = format!("{} is not a file that this user alone can write: delete it", self.display_path(name));
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
         }
