@@ -22,11 +22,25 @@ pub(crate) struct RunPermits {
 
 #[derive(Debug, Default)]
 struct RunState {
-    floor: Floor,
-    running: usize,
+    room: Room,
     /// How many attempts have had to wait.
     arrivals: u64,
     types: HashMap<String, TypeRuns>,
+}
+
+/// What decides whether one more attempt may run.
+#[derive(Debug, Default)]
+struct Room {
+    floor: Floor,
+    running: usize,
+}
+
+impl Room {
+    /// Whether an attempt may run of a type that has so many running.
+    fn is_for(&self, permits: usize, running_of_type: usize) -> bool {
+        let is_below_floor = self.floor.missing(running_of_type) > 0 && self.running < most_attempts(permits);
+        self.running < permits || is_below_floor
+    }
 }
 
 /// The attempts of one type.
@@ -34,6 +48,13 @@ struct RunState {
 struct TypeRuns {
     running: usize,
     waiting: VecDeque<WaitingRun>,
+}
+
+impl TypeRuns {
+    fn begin(&mut self, room: &mut Room) {
+        room.running += 1;
+        self.running += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -57,7 +78,7 @@ impl RunPermits {
 
     /// Shares the permits out among so many types from now on.
     pub(crate) fn serve(&self, types: usize) {
-        self.lock().floor = Floor::new(self.permits, types);
+        self.lock().room.floor = Floor::new(self.permits, types);
     }
 
     /// Waits for a permit. Safe to cancel.
@@ -91,41 +112,29 @@ impl RunPermits {
 impl RunState {
     /// Begins an attempt, or puts it in line.
     fn begin_or_wait(&mut self, permits: usize, served_type: &Arc<ServedType>) -> Option<oneshot::Receiver<RunPermit>> {
-        let item_type = &served_type.item_type;
-        if self.types.get(item_type).is_none_or(|runs| runs.waiting.is_empty()) && self.may_run(permits, item_type) {
-            self.begin(item_type);
+        let runs = self.types.entry_ref(served_type.item_type.as_str()).or_default();
+        if runs.waiting.is_empty() && self.room.is_for(permits, runs.running) {
+            runs.begin(&mut self.room);
             return None;
         }
         let (grant, granted) = oneshot::channel();
         self.arrivals += 1;
         let waiting = WaitingRun { arrival: self.arrivals, served_type: Arc::clone(served_type), grant };
-        self.types.entry_ref(item_type.as_str()).or_default().waiting.push_back(waiting);
+        runs.waiting.push_back(waiting);
         Some(granted)
     }
 
     /// Takes the attempt out of the line that has waited for the longest time, of those that may run.
     fn next(&mut self, permits: usize) -> Option<WaitingRun> {
+        let may_run = self.types.values_mut().filter(|runs| self.room.is_for(permits, runs.running));
         let first = |runs: &TypeRuns| runs.waiting.front().map(|waiting| waiting.arrival);
-        let waiting = self.types.iter().filter_map(|(item_type, runs)| Some((first(runs)?, item_type)));
-        let next = waiting.filter(|(_, item_type)| self.may_run(permits, item_type)).min();
-        let item_type = next?.1.clone();
-        self.begin(&item_type);
-        self.types.get_mut(&item_type)?.waiting.pop_front()
-    }
-
-    fn may_run(&self, permits: usize, item_type: &str) -> bool {
-        let running = self.types.get(item_type).map_or(0, |runs| runs.running);
-        let is_below_floor = self.floor.missing(running) > 0 && self.running < most_attempts(permits);
-        self.running < permits || is_below_floor
-    }
-
-    fn begin(&mut self, item_type: &str) {
-        self.running += 1;
-        self.types.entry_ref(item_type).or_default().running += 1;
+        let (_, runs) = may_run.filter_map(|runs| Some((first(runs)?, runs))).min_by_key(|(arrival, _)| *arrival)?;
+        runs.begin(&mut self.room);
+        runs.waiting.pop_front()
     }
 
     fn end(&mut self, item_type: &str) {
-        self.running -= 1;
+        self.room.running -= 1;
         if let Some(runs) = self.types.get_mut(item_type) {
             runs.running -= 1;
         }
