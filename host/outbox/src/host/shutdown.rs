@@ -14,8 +14,9 @@ use crate::host::service_manager;
 
 /// How long the parts may take to end, in addition to the time for attempts in flight.
 pub(crate) const PARTS_MAX: Duration = Duration::from_millis(800);
-/// How long the background work may take to end, after that.
-pub(crate) const BACKGROUND_MAX: Duration = Duration::from_millis(100);
+/// How long the background work may take to end, after that. Its last heartbeat flushes to a disk, which takes long on a
+/// busy machine. Where the parts took all of their time, the process ends before.
+pub(crate) const BACKGROUND_MAX: Duration = Duration::from_millis(500);
 /// When the process ends whatever its parts do, after the time for attempts in flight.
 const PROCESS_MAX: Duration = Duration::from_millis(950);
 
