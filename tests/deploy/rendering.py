@@ -25,8 +25,9 @@ class Refused(Exception):
     """What a program said when it refused."""
 
 
-def run(tool, *words, stdin=None, cwd=ROOT):
-    done = subprocess.run([os.environ[tool], *map(str, words)], input=stdin, capture_output=True, text=True, cwd=cwd)
+def run(tool, *words, stdin=None, cwd=ROOT, variables=None):
+    words, environment = [os.environ[tool], *map(str, words)], {**os.environ, **(variables or {})}
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, cwd=cwd, env=environment)
     if done.returncode != 0:
         raise Refused(done.stderr + done.stdout)
     return done.stdout
@@ -50,8 +51,9 @@ def kustomize(folder):
     return objects(run("KUBECTL", "kustomize", folder))
 
 
-def compose(file):
-    return yaml.load(run("COMPOSE", "--file", file, "config", cwd=file.parent), yaml.CSafeLoader)
+def compose(file, urls=None):
+    urls = {"VECTOR_URL": "http://vector.example", "BELIEF_URL": "http://belief.example"} if urls is None else urls
+    return yaml.load(run("COMPOSE", "--file", file, "config", cwd=file.parent, variables=urls), yaml.CSafeLoader)
 
 
 @functools.cache

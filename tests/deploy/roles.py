@@ -124,7 +124,8 @@ class Stage:
         """The volumes of the role's pods."""
         folder = self.folder / role
         (folder / "plugins").mkdir(parents=True)
-        for path, text in {"database/url": self.url, "tokens/tokens.toml": self._tokens()}.items():
+        secrets = {"database/url": self.url, "tokens/tokens.toml": self._tokens(), "session-key/session-key": "k" * 64}
+        for path, text in secrets.items():
             file = folder / "etc" / path
             file.parent.mkdir(parents=True)
             file.write_text(text)

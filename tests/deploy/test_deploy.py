@@ -193,6 +193,11 @@ class Compose(unittest.TestCase):
         self.assertIn(f"OUTBOX_VERSION:-{program.VERSION}", COMPOSE.read_text())
 
 
+    def test_a_forgotten_url_is_refused_before_anything_starts(self):
+        with self.assertRaisesRegex(rendering.Refused, "is the URL of the service that vector calls"):
+            rendering.compose(COMPOSE, {"BELIEF_URL": "http://belief.example"})
+
+
 @contextlib.contextmanager
 def changed(folder, file, old, new):
     """A copy of a folder in which a text of one file is another."""
