@@ -30,6 +30,8 @@ def _host(name, service, config):
         yield f"{name}: the image may be pulled, and its name belongs to somebody else"
     if not service.get("read_only") or service.get("cap_drop") != ["ALL"]:
         yield f"{name}: the root file system must be read-only, and every capability dropped"
+    if service["command"] == ["serve"] and "OUTBOX_SESSION_KEY_FILE" not in given:
+        yield f"{name}: a log-in ends with the process, because there is no session key"
     yield from _grace(name, service, given)
     yield from _ports(name, service, given)
     yield from _files(name, service, given, config)

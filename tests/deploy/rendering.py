@@ -43,6 +43,16 @@ def chart(values, chart=CHART, release="shop"):
     return objects(run("HELM", *words, stdin=json.dumps(values)))
 
 
+def notes(values):
+    """What the chart says after an installation. No cluster is asked."""
+    words = ["install", "shop", CHART, "--dry-run=client", "--values", "-"]
+    return run("HELM", *words, stdin=json.dumps(values)).split("\nNOTES:\n")[1]
+
+
+def parsed(text):
+    return yaml.load(text, yaml.CSafeLoader)
+
+
 def lint(values, chart=CHART):
     run("HELM", "lint", "--strict", "--kube-version", KUBERNETES, chart, "--values", "-", stdin=json.dumps(values))
 

@@ -175,10 +175,34 @@ class BadValues(unittest.TestCase):
         self.refused({"roles": [{"name": "a", "plugins": both}]}, "from an image or from a configMap, not from both")
 
 
+def without_session_key(rendered):
+    """The roles with several pods that serve and do not accept each other's log-ins."""
+    for found in rendered:
+        if found["kind"] == "Deployment" and found["spec"]["replicas"] > 1:
+            (container,) = rules.pod_spec(found)["containers"]
+            if container["args"] == ["serve"] and "OUTBOX_SESSION_KEY_FILE" not in rules.variables(container):
+                yield found["metadata"]["name"]
+
+
+class Example(unittest.TestCase):
+    def test_the_values_of_the_document_are_valid_and_share_log_ins(self):
+        page = program.read("docs/deploying.md")
+        rendered = rendering.chart(rendering.parsed(page.split("```yaml\n# values.yaml\n")[1].split("```")[0]))
+        self.assertEqual(problems(rendered), [])
+        self.assertEqual(list(without_session_key(rendered)), [])
+
+    def test_the_notes_warn_of_pods_that_do_not_share_log_ins(self):
+        for session, warns in (({}, True), (OPTIONS["sessions"], False)):
+            notes = rendering.notes(merged(IMAGE, {"roles": [EDGE, VECTOR]}, session))
+            self.assertEqual("WARNING: edge has several pods" in notes, warns, notes)
+        self.assertNotIn("WARNING", rendering.notes(merged(IMAGE, {"roles": [VECTOR, {**EDGE, "replicas": 1}]})))
+
+
 class Kustomize(unittest.TestCase):
     def test_the_example_is_valid_and_agrees_with_the_program(self):
         rendered = [*rendering.kustomize(KUSTOMIZE), *rendering.kustomize(KUSTOMIZE / "migrate")]
         self.assertEqual(problems(rendered), [])
+        self.assertEqual(list(without_session_key(rendered)), [])
         deployments = [found["metadata"]["name"] for found in rendered if found["kind"] == "Deployment"]
         self.assertEqual(sorted(deployments), ["outbox-belief", "outbox-edge", "outbox-vector"])
         images = {rules.pod_spec(pod)["containers"][0]["image"] for pod in rendered if pod["kind"] in ("Deployment", "Job")}
@@ -268,6 +292,7 @@ class PlantedFaults(unittest.TestCase):
             ("/plugins/vector:ro", "/plugins:ro", "looks for its handlers"),
             ("command: [worker]", "command: [work]", "no command work"),
             ("/run/secrets/tokens", "/run/secrets/token", "no secret of this service"),
+            ("OUTBOX_SESSION_KEY_FILE: ", "OUTBOX_CA_FILE: ", "there is no session key"),
             ("pull_policy: never", "pull_policy: always", "may be pulled"),
         ]:
             with self.subTest(said), changed(COMPOSE.parent, COMPOSE.name, old, new) as folder:
