@@ -213,6 +213,8 @@ async fn a_confirmation_is_for_the_items_that_were_shown() {
     ];
     let refused = desk.post("/cockpit/act/purge", &fields).await;
     assert!(refused.status == 400 && refused.text().contains("another action or filter"), "{}", refused.text());
+    let unticked = desk.get("/cockpit/act/purge?selected=ids").await;
+    assert!(unticked.status == 400 && unticked.text().contains("no item is selected"), "{}", unticked.text());
     let none = desk.get("/cockpit/act/replay?status=PENDING").await;
     assert!(none.status == 400 && none.text().contains("items that are PENDING cannot be replayed"), "{}", none.text());
     desk.fixture.enqueue(NewItem::new("mail", "new", "{}")).await;

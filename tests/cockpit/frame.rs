@@ -16,6 +16,8 @@ async fn a_person_logs_in_is_led_back_and_logs_out() {
     assert_eq!(asked.status, 401);
     assert!(asked.text().contains("Log in") && !asked.text().contains("Overview"), "{}", asked.text());
     assert_eq!(asked.hidden("next"), "cockpit?x=1");
+    let form = desk.post("/cockpit/act/purge", &[("ids", "1")]).await;
+    assert_eq!((form.status, form.hidden("next").as_str()), (401, "cockpit"), "a log-in leads to no form");
     let wrong = desk.post("/cockpit/login", &[("token", "guess"), ("next", "cockpit?x=1")]).await;
     assert_eq!((wrong.status, wrong.hidden("next").as_str()), (401, "cockpit?x=1"));
     assert!(wrong.html().contains("role=\"alert\""), "{}", wrong.html());

@@ -26,7 +26,8 @@ use crate::problem::ApiError;
 use crate::query::number;
 
 /// Fields of the form that are no filter.
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 13] = [
+    "selected",
     "new_effects",
     "skip_key",
     "force",
@@ -247,6 +248,9 @@ impl ActTarget {
         let ids = fields.all("ids").map(|text| number("ids", text)).collect::<Result<Vec<ItemId>, _>>()?;
         if !ids.is_empty() {
             return Ok(Self::Ids(ids));
+        }
+        if fields.get("selected").is_some() {
+            return Err(ApiError::Invalid("no item is selected: go back, and select those that you mean".into()));
         }
         if let Some(filter) = fields.get("filter") {
             return serde_json::from_str(filter)

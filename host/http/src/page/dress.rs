@@ -42,11 +42,12 @@ pub(crate) async fn dress(State(state): State<Arc<ServerState>>, request: Reques
         return next.run(request).await;
     }
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let is_view = request.method().is_safe();
     let mut answer = next.run(request).await;
     if let Some(problem) = answer.extensions_mut().remove::<ToldProblem>()
         && wants_page(&headers)
     {
-        answer = page_of(answer, &problem, &uri, &state.settings());
+        answer = page_of(answer, &problem, (&uri, is_view), &state.settings());
     }
     protect(answer.headers_mut());
     if accepts_gzip(&headers) && !is_from_elsewhere(&headers) { compressed(answer).await } else { answer }
@@ -79,10 +80,11 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The problem as a page, with the status and the headers of the answer.
-fn page_of(answer: Response, problem: &ToldProblem, uri: &Uri, settings: &HttpSettings) -> Response {
+/// The problem as a page, with the status and the headers of the answer. A log-in leads back to a view, not to what a form
+/// was sent to.
+fn page_of(answer: Response, problem: &ToldProblem, (uri, is_view): (&Uri, bool), settings: &HttpSettings) -> Response {
     let page = if problem.word == "unauthorized" && !settings.access.tokens.is_empty() {
-        LoginPage::after(problem, uri, settings).render()
+        LoginPage::after(problem, (uri, is_view), settings).render()
     } else {
         ProblemPage { frame: Frame::bare(problem.title, uri, settings), problem, advice: advice(problem.word) }.render()
     };

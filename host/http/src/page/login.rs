@@ -28,8 +28,9 @@ pub(super) struct LoginPage {
 
 impl LoginPage {
     /// The page in place of one that needs a caller.
-    pub(super) fn after(problem: &ToldProblem, uri: &Uri, settings: &HttpSettings) -> Self {
-        let wanted = uri.path_and_query().map_or("", |path| path.as_str()).trim_start_matches('/');
+    pub(super) fn after(problem: &ToldProblem, (uri, is_view): (&Uri, bool), settings: &HttpSettings) -> Self {
+        let address = uri.path_and_query().filter(|_| is_view).map_or("", |path| path.as_str());
+        let wanted = address.trim_start_matches('/');
         let wrong = (problem.is_about_a_token).then(|| problem.detail.clone());
         Self { frame: Frame::bare("Log in", uri, settings), next: accepted(wanted), wrong }
     }
