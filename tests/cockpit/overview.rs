@@ -46,6 +46,7 @@ mod on_each {
         let text = page.text();
         assert!(text.contains("Nothing needs you") && text.contains("Nothing is stuck"), "{text}");
         assert!(text.contains("mail serving") && text.contains("mailer active 9f2c41d0"), "{text}");
+        assert!(text.contains("Retries ahead 0 due in the next hour"), "{text}");
         assert!(page.html().contains("<svg class=\"chart\"") && page.html().contains("<desc>"), "{}", page.html());
     }
 

@@ -13,6 +13,7 @@ promises! {
     without_upkeep_a_long_queue_is_counted_by_those_who_ask
     the_oldest_item_of_each_type_is_known_whatever_else_waits
     an_item_keeps_its_fairness_key_in_the_queue
+    retries_of_the_next_hour_are_known_by_the_minute
 }
 
 /// A statement that enqueues as many items of the type `mail`.
@@ -28,6 +29,18 @@ const LONG: u32 = 12_000;
 
 mod promise {
     use super::*;
+
+    pub(super) async fn retries_of_the_next_hour_are_known_by_the_minute(f: Fixture) {
+        for (key, minutes) in [("a", 2), ("b", 2), ("c", 59), ("d", 61)] {
+            f.enqueue(item(key)).await;
+            let claim = f.claim_one("mail").await;
+            f.store.settle(&claim.reference(), retry(Duration::from_secs(minutes * 60 + 30))).await.unwrap();
+        }
+        f.enqueue(NewItem { delay: Duration::from_mins(2), ..item("never claimed") }).await;
+        let ahead = f.store.retries_ahead().await.unwrap();
+        let due: Vec<_> = ahead.minutes.iter().enumerate().filter(|(_, items)| **items > 0).collect();
+        assert_eq!((ahead.minutes.len(), due, ahead.is_whole), (60, vec![(2, &2), (59, &1)], true));
+    }
 
     pub(super) async fn items_that_wait_for_another_attempt_are_counted_apart(f: Fixture) {
         for key in ["a", "b", "c"] {

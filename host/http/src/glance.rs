@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use outbox_item::Millis;
 use outbox_store::{
-    HistoryFigures, HistoryReport, HistorySeries, Inspect, KeyPause, Overview, Pause, StoreError, StuckEntry,
-    StuckQuery,
+    HistoryFigures, HistoryReport, HistorySeries, Inspect, KeyPause, Overview, Pause, RetriesAhead, StoreError,
+    StuckEntry, StuckQuery,
 };
 
 /// How long a reading is shown.
@@ -27,6 +27,8 @@ pub(crate) struct Glance {
     pub(crate) stuck: Vec<StuckEntry>,
     /// The figures of the last hour, by minutes.
     pub(crate) history: HistoryReport,
+    /// When items are due for another attempt in the next hour.
+    pub(crate) retries: RetriesAhead,
     pub(crate) pauses: Vec<Pause>,
     pub(crate) key_pauses: Vec<KeyPause>,
     /// The types that a process serves.
@@ -41,8 +43,9 @@ impl Glance {
         let stuck = store.stuck(&query).await?;
         let rows = store.history(HistoryReport::begin(overview.now, HISTORY)).await?;
         let history = HistoryReport::new(overview.now, HISTORY, rows);
+        let retries = store.retries_ahead().await?;
         let (pauses, key_pauses) = (store.pauses().await?, store.key_pauses().await?);
-        Ok(Self { overview, stuck, history, pauses, key_pauses, served })
+        Ok(Self { overview, stuck, history, retries, pauses, key_pauses, served })
     }
 }
 

@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use outbox_item::Millis;
 use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
+use outbox_store::{RETRIES_LOOKED_AT, RetriesAhead};
 
 use crate::error::PgError;
 use crate::rows::{time, unsigned};
@@ -48,6 +49,19 @@ async fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> Res
     let insert = "INSERT INTO outbox.backlog (type, waiting, retrying, oldest_at, next_at)
                   SELECT *, $5::bigint FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])";
     tx.rows(insert, &[&types, &waiting, &retrying, &oldest, &next_at.get()]).await.map(drop)
+}
+
+/// When items that were claimed before are due, by minutes from `now`. The index of such items leads.
+pub(crate) async fn retries_ahead(tx: &impl Query, now: Millis) -> Result<RetriesAhead, PgError> {
+    let sql = format!(
+        "SELECT CASE WHEN available_at > $1 THEN (available_at - $1) / 60000 ELSE -1 END AS ahead, count(*)
+         FROM (SELECT available_at FROM outbox.queue WHERE again LIMIT {RETRIES_LOOKED_AT}) AS looked_at GROUP BY ahead"
+    );
+    let rows = tx.rows(&sql, &[&now.get()]).await?;
+    let read = |row: &Row| Ok::<_, PgError>((row.try_get(0)?, unsigned(row, 1)?));
+    let found: Vec<(i64, u64)> = rows.iter().map(read).collect::<Result<_, _>>()?;
+    let looked_at = found.iter().map(|(_, items)| items).sum();
+    Ok(RetriesAhead::of_minutes(found, looked_at))
 }
 
 fn is_short(first: &[TypeBacklog]) -> bool {

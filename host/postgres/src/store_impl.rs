@@ -19,16 +19,17 @@ use outbox_store::{
     Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
     KeyTotals, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
     OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
-    Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry,
-    StuckQuery, Transfer, Violation,
+    RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError,
+    StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
 use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
-    PostgresStore, abandon, alerts, audit, control, diagnostics, enqueue, expire, history, jobs, key_totals, listen,
-    maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck, transfer, tx,
+    PostgresStore, abandon, alerts, audit, backlog, control, diagnostics, enqueue, expire, history, jobs, key_totals,
+    listen, maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck,
+    transfer, tx,
 };
 
 impl PostgresStore {
@@ -148,6 +149,12 @@ impl Inspect for PostgresStore {
     async fn history(&self, since: Millis) -> Result<Vec<HistoryMinute>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading the history", |tx| history::since(tx, since))
+    }
+
+    async fn retries_ahead(&self) -> Result<RetriesAhead, StoreError> {
+        let pg = &*self.pg;
+        let now = pg.now().await?;
+        read!(pg, "looking ahead to retries", |tx| backlog::retries_ahead(tx, now))
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use rusqlite::{Connection, Row, params};
 
 use outbox_item::Millis;
-use outbox_store::StoreError;
 use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
+use outbox_store::{RETRIES_LOOKED_AT, RetriesAhead, StoreError};
 
 use crate::SqliteStore;
 use crate::error::unavailable;
@@ -67,6 +67,19 @@ fn kept(tx: &Connection, now: Millis) -> rusqlite::Result<Vec<TypeBacklog>> {
         return Ok(Vec::new());
     }
     numbers(tx, "SELECT type, waiting, retrying, oldest_at FROM outbox_backlog")
+}
+
+/// When items that were claimed before are due, by minutes from `now`. The index of such items leads.
+pub(crate) fn retries_ahead(tx: &Connection, now: Millis) -> rusqlite::Result<RetriesAhead> {
+    let sql = format!(
+        "SELECT CASE WHEN available_at > ?1 THEN (available_at - ?1) / 60000 ELSE -1 END AS ahead, count(*)
+         FROM (SELECT available_at FROM outbox_queue WHERE again = 1 LIMIT {RETRIES_LOOKED_AT}) GROUP BY ahead"
+    );
+    let mut select = tx.prepare_cached(&sql)?;
+    let rows = select.query_map([now.get()], |row| Ok((row.get(0)?, cell(row, 1)?)))?;
+    let found: Vec<(i64, u64)> = rows.collect::<Result<_, _>>()?;
+    let looked_at = found.iter().map(|(_, items)| items).sum();
+    Ok(RetriesAhead::of_minutes(found, looked_at))
 }
 
 fn is_short(first: &[TypeBacklog]) -> bool {

@@ -19,8 +19,8 @@ use outbox_store::{
     Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
     KeyTotals, LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
     OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
-    Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError, StuckEntry,
-    StuckQuery, Transfer, Violation,
+    RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError,
+    StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -29,8 +29,9 @@ use crate::error::unavailable;
 use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
-    SqliteStore, abandon, alerts, audit, bad_rows, control, enqueue, expire, history, jobs, key_totals, maintain,
-    operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck, transfer,
+    SqliteStore, abandon, alerts, audit, backlog, bad_rows, control, enqueue, expire, history, jobs, key_totals,
+    maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck,
+    transfer,
 };
 
 impl Changes for SqliteStore {
@@ -150,6 +151,11 @@ impl Inspect for SqliteStore {
 
     async fn history(&self, since: Millis) -> Result<Vec<HistoryMinute>, StoreError> {
         self.read_pool.run("reading the history", move |tx| history::since(tx, since)).await
+    }
+
+    async fn retries_ahead(&self) -> Result<RetriesAhead, StoreError> {
+        let now = (self.clock)();
+        self.read_pool.run("looking ahead to retries", move |tx| backlog::retries_ahead(tx, now)).await
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {

@@ -61,6 +61,10 @@ pub trait Inspect: Changes {
     /// What became of the items that the job changed.
     async fn job_outcome(&self, id: JobId) -> Result<JobOutcome, StoreError>;
 
+    /// When items that wait for another attempt are due in the next hour. Looks at [`RETRIES_LOOKED_AT`] of those that
+    /// wait for one at most.
+    async fn retries_ahead(&self) -> Result<RetriesAhead, StoreError>;
+
     /// The types that are paused, by name.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;
 
@@ -92,6 +96,34 @@ pub trait Inspect: Changes {
 
     /// The keys of a plugin's state, in order.
     async fn list_state(&self, query: &StateQuery) -> Result<Vec<StateEntry>, StoreError>;
+}
+
+/// The most items that [`Inspect::retries_ahead`] looks at.
+pub const RETRIES_LOOKED_AT: u32 = 10_000;
+
+/// The minutes that [`Inspect::retries_ahead`] is about.
+const MINUTES_AHEAD: usize = 60;
+
+/// Items that wait for another attempt, by when they are due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RetriesAhead {
+    /// How many are due in each of the next 60 minutes.
+    pub minutes: Vec<u64>,
+    /// Whether every item that waits for another attempt was looked at.
+    pub is_whole: bool,
+}
+
+impl RetriesAhead {
+    /// The items that an engine found: how many are due so many minutes from now, whatever the minute, of `looked_at` items.
+    pub fn of_minutes(found: impl IntoIterator<Item = (i64, u64)>, looked_at: u64) -> Self {
+        let mut minutes = vec![0; MINUTES_AHEAD];
+        for (minute, items) in found {
+            if let Some(due) = usize::try_from(minute).ok().and_then(|minute| minutes.get_mut(minute)) {
+                *due += items;
+            }
+        }
+        Self { minutes, is_whole: looked_at < u64::from(RETRIES_LOOKED_AT) }
+    }
 }
 
 /// Bytes of the headers, metadata and other fields of a page's items, about: a page must not fill the memory of a host

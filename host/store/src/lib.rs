@@ -90,7 +90,8 @@ pub use crate::history::{
 };
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
 pub use crate::inspect::{
-    ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, Signal,
+    ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, RETRIES_LOOKED_AT,
+    RetriesAhead, Signal,
 };
 pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
 pub use crate::key_totals::KeyTotals;

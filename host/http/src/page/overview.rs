@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use outbox_core::saga::SagaDefinition;
 use outbox_item::Status;
-use outbox_store::{HistoryFigures, HistorySeries, SagaTotals};
+use outbox_store::{HistoryFigures, HistorySeries, RetriesAhead, SagaTotals};
 
 use crate::answers::with_declared;
 use crate::glance::{Glance, lately};
@@ -61,6 +61,8 @@ struct Charts {
     percentiles: String,
     waiting: Chart,
     most_waiting: String,
+    retries: Chart,
+    due: String,
 }
 
 /// A saga: what began, its steps, how it ended.
@@ -186,7 +188,19 @@ fn charts(glance: &Glance) -> Charts {
             &waiting,
         ),
         most_waiting: count(most_waiting.unwrap_or(0)),
+        retries: retries(&glance.retries),
+        due: due(&glance.retries),
     }
+}
+
+fn retries(ahead: &RetriesAhead) -> Chart {
+    Chart::of("Items due for another attempt in each of the next 60 minutes", due(ahead), &ahead.minutes)
+}
+
+/// How many items are due in the next hour; at least so many, where the store looked at a part of them.
+fn due(ahead: &RetriesAhead) -> String {
+    let more = if ahead.is_whole { "" } else { "+" };
+    format!("{}{more} due in the next hour", count(ahead.minutes.iter().sum()))
 }
 
 fn saga_tables(glance: &Glance, declared: &[SagaDefinition]) -> Vec<SagaPanel> {
