@@ -90,9 +90,8 @@ fn page(visit: &Visit, job: Job, outcome: JobOutcome) -> OneJobPage {
     let (filter, is_cut) = sight.filter(job.filter.clone());
     let is_running = job.state == JobState::Running;
     let title = title(&job);
-    let frame = visit.frame(&format!("Job {}", job.id), Tab::Operations);
     OneJobPage {
-        frame: Frame { is_live: is_running, ..frame },
+        frame: visit.live_frame(&format!("Job {}", job.id), Tab::Operations),
         id: job.id.to_string(),
         title,
         state: job.state.as_str(),
