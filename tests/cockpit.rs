@@ -29,6 +29,11 @@ pub(crate) struct Desk {
     cookie: Option<String>,
 }
 
+fn token(role: Role, more: Rights) -> NamedToken {
+    let digest = TokenDigest::of(&format!("{role}-token"));
+    NamedToken { name: format!("the-{role}"), role, more, digest, expires_at: None }
+}
+
 /// An answer with its whole body.
 #[derive(Debug)]
 pub(crate) struct Page {
@@ -95,14 +100,16 @@ impl Desk {
 
     /// A host with one token for each role: its text is its role and `-token`.
     pub(crate) async fn closed(backend: Backend) -> Self {
-        let token = |role: Role| NamedToken {
-            name: format!("the-{role}"),
-            role,
-            more: Rights::default(),
-            digest: TokenDigest::of(&format!("{role}-token")),
-            expires_at: None,
-        };
-        let access = AccessSettings { tokens: Role::ALL.map(token).to_vec(), ..AccessSettings::default() };
+        Self::with_tokens(backend, Role::ALL.map(|role| token(role, Rights::default())).to_vec()).await
+    }
+
+    /// A host with one token, of this role and with more rights.
+    pub(crate) async fn with_token(backend: Backend, role: Role, more: Rights) -> Self {
+        Self::with_tokens(backend, vec![token(role, more)]).await
+    }
+
+    async fn with_tokens(backend: Backend, tokens: Vec<NamedToken>) -> Self {
+        let access = AccessSettings { tokens, ..AccessSettings::default() };
         Self::with(backend, HttpSettings { access, ..HttpSettings::default() }, HostStatus::default()).await
     }
 

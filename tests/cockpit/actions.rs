@@ -1,11 +1,11 @@
 //! Actions by forms: a preview that says what may follow, a reason, a job with its progress, and the audit trail.
 
-use outbox::http::Role;
+use outbox::http::{Right, Role};
 use outbox::item::{NewItem, Status};
 use outbox::store::AuditQuery;
 
 use super::{Desk, Page};
-use crate::support::{Backend, dead, item, on_each_backend, ordered};
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered};
 
 /// Items that are dead for one reason.
 async fn dead_items(desk: &Desk, number: usize) -> Vec<outbox::item::ItemId> {
@@ -40,17 +40,28 @@ mod on_each {
         let refused = confirm(&desk, &path, &asked, &[]).await;
         assert!(refused.status == 400 && refused.text().contains("say why"), "{}", refused.text());
         assert_eq!(desk.fixture.status(id).await, Status::Dlq);
+        let ticked = confirm(&desk, &path, &asked, &[("reason", "x"), ("new_effects", "yes")]).await;
+        let again = format!("replay?ids={id}&new_effects=yes");
+        assert_eq!(
+            (ticked.status, ticked.header("location")),
+            (303, again.as_str()),
+            "options lead to their own preview"
+        );
+        assert_eq!(desk.fixture.status(id).await, Status::Dlq);
+        let preview = desk.get(&format!("/cockpit/act/{again}")).await.text();
+        assert!(preview.contains("Duplicates follow: outgoing requests carry new"), "{preview}");
         let acted = confirm(&desk, &path, &asked, &[("reason", "the receiver is back"), ("actor", "ada")]).await;
         assert_eq!((acted.status, acted.header("location")), (303, format!("../items/{id}").as_str()), "{acted:?}");
         assert_eq!(desk.fixture.status(id).await, Status::Pending);
         let text = desk.get(&format!("/cockpit/items/{id}")).await.text();
         assert!(text.contains("Replay by ada (claimed) the receiver is back"), "{text}");
         let again = confirm(&desk, &path, &asked, &[("reason", "twice")]).await;
-        assert!(
-            again.text().contains("No item was replayed") && again.text().contains("it is PENDING"),
-            "{}",
-            again.text()
-        );
+        assert!(again.status == 409 && again.text().contains("it is PENDING now"), "{}", again.text());
+        let claim = desk.fixture.claim_one("mail").await;
+        desk.fixture.store.settle(&claim.reference(), done()).await.unwrap();
+        let of_done = confirm(&desk, &path, &asked, &[("reason", "not what was shown")]).await;
+        assert!(of_done.status == 409 && of_done.text().contains("it is DONE now"), "{}", of_done.text());
+        assert_eq!(desk.fixture.status(id).await, Status::Done);
     }
 
     pub(super) async fn everything_that_matches_becomes_a_job_of_those_that_were_shown(backend: Backend) {
@@ -215,9 +226,26 @@ async fn a_confirmation_is_for_the_items_that_were_shown() {
     assert!(refused.status == 400 && refused.text().contains("another action or filter"), "{}", refused.text());
     let unticked = desk.get("/cockpit/act/purge?selected=ids").await;
     assert!(unticked.status == 400 && unticked.text().contains("no item is selected"), "{}", unticked.text());
+    let bare = desk.get("/cockpit/act/purge").await;
+    assert!(bare.status == 400 && bare.text().contains("names no items"), "{}", bare.text());
+    let elsewhere = desk.send("GET", path, &[("sec-fetch-site", "cross-site")], "").await;
+    assert_eq!(elsewhere.status, 403, "another site cannot make the host count");
+    let stale = desk.get("/cockpit/control/rollback?plugin=nosuch&digest=zzz").await;
+    assert!(stale.status == 400 && stale.text().contains("no running host runs a plugin"), "{}", stale.text());
     let none = desk.get("/cockpit/act/replay?status=PENDING").await;
     assert!(none.status == 400 && none.text().contains("items that are PENDING cannot be replayed"), "{}", none.text());
     desk.fixture.enqueue(NewItem::new("mail", "new", "{}")).await;
-    let nothing = desk.get("/cockpit/act/release").await;
+    let nothing = desk.get("/cockpit/act/release?all=yes").await;
     assert!(nothing.text().contains("Nothing would change"), "{}", nothing.text());
+}
+
+#[tokio::test]
+async fn who_may_not_read_items_enqueues_none_anew() {
+    let rights = [Right::Enqueue, Right::ReadPayload];
+    let mut desk = Desk::with_token(Backend::Sqlite, Role::Enqueue, rights.into_iter().collect()).await;
+    let id = dead_items(&desk, 1).await[0];
+    desk.log_in(Role::Enqueue).await;
+    let refused = desk.get(&format!("/cockpit/items/{id}/anew")).await;
+    assert!(refused.status == 403 && refused.text().contains("needs the right `read`"), "{}", refused.text());
+    assert!(!refused.html().contains("\"to\""), "{}", refused.html());
 }

@@ -93,7 +93,7 @@ mod on_each {
         for event in ["Enqueued", "Attempt 1: upstream.503 (retryable) on pod-1", "Dead-lettered"] {
             assert!(text.contains(event), "{event}: {text}");
         }
-        assert!(text.contains(&format!("outbox show {first}")) && text.contains("curl http://localhost:7070/items/"));
+        assert!(text.contains(&format!("outbox show {first}")) && text.contains("curl \"$OUTBOX_URL/items/"));
         assert!(page.html().contains(&format!("href=\"../../cockpit/items/{second}\"")), "{}", page.html());
         let waiting = desk.get(&format!("/cockpit/items/{second}")).await.text();
         assert!(waiting.contains(&format!("Item {first} of the key k is dead and may block this one")), "{waiting}");

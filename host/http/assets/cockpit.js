@@ -4,6 +4,9 @@
 /** The longest wait before a stream that broke is opened again, in milliseconds. */
 const RETRY_MAX = 30_000;
 
+/** A view rests this many times as long as its last answer took, so that open pages cost a host little. */
+const REST_FACTOR = 20;
+
 /** @param {ParentNode} root */
 function localise(root) {
   const today = new Date().toDateString();
@@ -79,10 +82,11 @@ function replace(old, fresh) {
   if (focused) /** @type {HTMLElement | null} */ (old.querySelector(focused))?.focus({ preventScroll: true });
 }
 
-/** Reads the view again, and shows the parts that have changed. Returns whether there is a view. */
+/** Reads the view again, and shows the parts that have changed. Returns how the view is now, in a word or two. */
 async function refresh() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  if (answer.status === 401 || answer.redirected) return false;
+  if (answer.status === 401 || answer.redirected) return "logged out";
+  if (!answer.ok) return `not live: ${answer.status}`;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   localise(fresh);
   for (const part of document.querySelectorAll("[data-part]")) {
@@ -91,7 +95,7 @@ async function refresh() {
     if (newer && !isInUse(part)) replace(part, newer);
   }
   showSelection();
-  return true;
+  return "live";
 }
 
 /** Keeps a stream open while the page is visible and nobody has paused it. */
@@ -101,6 +105,8 @@ class Live {
   isPaused = false;
   isReading = false;
   wait = 1_000;
+  /** Until when the view is not read again. A view that takes long to answer is read seldom. */
+  restUntil = 0;
 
   /** @param {string} address @param {HTMLButtonElement} button */
   constructor(address, button) {
@@ -144,13 +150,16 @@ class Live {
   }
 
   async read() {
-    if (this.isReading) return;
+    const began = performance.now();
+    if (this.isReading || began < this.restUntil) return;
     this.isReading = true;
     try {
-      this.show(await refresh() ? "live" : "logged out");
+      this.show(await refresh());
     } catch {
       this.show("not connected");
     }
+    const ended = performance.now();
+    this.restUntil = ended + REST_FACTOR * (ended - began);
     this.isReading = false;
   }
 

@@ -24,6 +24,8 @@ pub(crate) struct ServerState {
     pub(crate) sessions: Sessions,
     pub(crate) throttle: Throttle,
     pub(crate) glances: Glances,
+    /// One look at a time at what an action would change: it can read every item.
+    pub(crate) previews: Semaphore,
 }
 
 impl ServerState {
@@ -38,6 +40,7 @@ impl ServerState {
             sessions: Sessions::default(),
             throttle: Throttle::default(),
             glances: Glances::default(),
+            previews: Semaphore::new(1),
         })
     }
 }

@@ -11,11 +11,12 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use outbox_item::{ItemId, Millis, Status};
+use outbox_item::{ItemId, ItemSummary, Millis, Status};
 use outbox_store::{Filter, ItemGroup, OperateReport, Page, RefusedItem};
 
 use crate::operate::{OperateBody, Performed, Preview, perform};
 use crate::page::actions::{Consequence, Deed, consequence};
+use crate::page::dress::is_from_elsewhere;
 use crate::page::filters::Asked;
 use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
@@ -26,8 +27,12 @@ use crate::problem::ApiError;
 use crate::query::number;
 
 /// Fields of the form that are no filter.
-const OPTIONS: [&str; 13] = [
+const OPTIONS: [&str; 17] = [
+    "shown",
+    "asked",
     "selected",
+    "seen",
+    "seen_at",
     "new_effects",
     "skip_key",
     "force",
@@ -58,8 +63,6 @@ struct ActPage {
     sample: Vec<ItemId>,
     /// What the form sends besides its options.
     hidden: Vec<(&'static str, String)>,
-    /// The query of this page without its options, as fields of the form that changes them.
-    asked: Vec<(String, String)>,
     options: ChosenOptions,
     is_bulk: bool,
     asks_name: bool,
@@ -107,7 +110,11 @@ pub(super) async fn ask(
     visit: Visit,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    if is_from_elsewhere(&visit.headers) {
+        return Err(ApiError::CrossSite);
+    }
     let (deed, fields) = (deed(&visit)?, FormFields::new(query?.0));
+    let _alone = visit.state.previews.acquire().await;
     let now = visit.state.inspect.now().await?;
     let options = ChosenOptions::read(&fields, deed, now)?;
     let target = ActTarget::read(&fields, deed, now)?;
@@ -120,7 +127,8 @@ pub(super) async fn ask(
     };
     let statuses = target.statuses(&visit).await?;
     let consequence = consequence(deed.word, &statuses, options.new_effects);
-    shown(&page(&visit, deed, &fields, &target, options, report, confirm, consequence, now))
+    let seen = target.seen(&statuses, now);
+    shown(&page(&visit, deed, &fields, &target, options, report, confirm, consequence, seen, now))
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is a part of one page")]
@@ -133,13 +141,17 @@ fn page(
     report: OperateReport,
     confirm: Option<String>,
     consequence: Consequence,
+    seen: Vec<(&'static str, String)>,
     now: Millis,
 ) -> ActPage {
     let mut hidden = target.hidden();
-    hidden.extend(options.hidden());
+    hidden.extend(seen);
+    let shown = if report.changed == 0 { "nothing".to_owned() } else { options.shown() };
+    hidden.push(("shown", shown));
+    hidden.extend(options.available_at.map(|at| ("available_at", at.to_string())));
     hidden.extend(confirm.map(|confirm| ("confirm", confirm)));
-    let is_option = |name: &str| OPTIONS.contains(&name);
-    let asked = fields.iter().filter(|(name, _)| !is_option(name));
+    let asked: Vec<_> = fields.iter().filter(|(name, _)| !OPTIONS.contains(name)).collect();
+    hidden.push(("asked", serde_urlencoded::to_string(asked).unwrap_or_default()));
     ActPage {
         frame: visit.frame(&format!("{} items", deed.verb), Tab::Items),
         deed,
@@ -151,7 +163,6 @@ fn page(
         refused: report.refused,
         sample: report.sample,
         hidden,
-        asked: asked.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         options,
         is_bulk: matches!(target, ActTarget::Filter(_)),
         asks_name: visit.caller.name().is_none(),
@@ -173,8 +184,12 @@ pub(super) async fn act(Form { visit, fields }: Form) -> Result<Response, ApiErr
     let deed = deed(&visit)?;
     let now = visit.state.inspect.now().await?;
     let options = ChosenOptions::read(&fields, deed, now)?;
+    if fields.get("shown").is_some_and(|shown| shown != options.shown()) {
+        return go_to(&options.preview(deed, &fields));
+    }
     let target = ActTarget::read(&fields, deed, now)?;
     let reason = fields.get("reason").ok_or_else(|| ApiError::Invalid("say why: the audit trail keeps it".into()))?;
+    target.check_unchanged(&visit, &fields).await?;
     let mut more = vec![("reason", json!(reason))];
     if let ActTarget::Filter(_) = target {
         more.push(("background", json!(true)));
@@ -257,7 +272,10 @@ impl ActTarget {
                 .map(|filter| Self::Filter(Box::new(filter)))
                 .map_err(ApiError::invalid_json("the filter"));
         }
-        let of_list = |name: &str| !OPTIONS.contains(&name) && !matches!(name, "before" | "limit");
+        let of_list = |name: &str| !OPTIONS.contains(&name) && !matches!(name, "before" | "limit" | "all");
+        if !fields.iter().any(|(name, _)| of_list(name) || name == "all") {
+            return Err(ApiError::Invalid("the address names no items: select some in the list, or filter it".into()));
+        }
         let asked = fields.iter().filter(|(name, _)| of_list(name));
         let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let Asked { mut filter, .. } = Asked::read(asked, now)?;
@@ -281,17 +299,43 @@ impl ActTarget {
         }
     }
 
+    /// What the page before showed of items that are named: their statuses, and when.
+    fn seen(&self, statuses: &[Status], now: Millis) -> Vec<(&'static str, String)> {
+        let Self::Ids(_) = self else { return Vec::new() };
+        let words: Vec<_> = statuses.iter().map(|status| status.as_str()).collect();
+        vec![("seen", words.join(",")), ("seen_at", now.to_string())]
+    }
+
+    /// Refuses items that are not as the page before showed them.
+    async fn check_unchanged(&self, visit: &Visit, fields: &FormFields) -> Result<(), ApiError> {
+        let Self::Ids(ids) = self else { return Ok(()) };
+        let seen: Vec<_> = fields.get("seen").unwrap_or_default().split(',').collect();
+        let seen_at: Millis = number("seen_at", fields.get("seen_at").unwrap_or("0"))?;
+        for ItemSummary { item, .. } in named(visit, ids).await? {
+            let since = item.done_at.or(item.dead_at).or(item.claimed_at).unwrap_or(item.created_at);
+            if !seen.contains(&item.status.as_str()) || since > seen_at {
+                let reason = format!("it is {} now and was not when the page showed it: look at it again", item.status);
+                return Err(ApiError::Refused { id: item.id, reason });
+            }
+        }
+        Ok(())
+    }
+
     /// The statuses that the items have, or may have.
     async fn statuses(&self, visit: &Visit) -> Result<Vec<Status>, ApiError> {
         let ids = match self {
             Self::Filter(filter) => return Ok(filter.status.clone()),
             Self::Ids(ids) => ids,
         };
-        let (filter, limit) =
-            (Filter { ids: ids.clone(), ..Filter::default() }, u32::try_from(ids.len()).unwrap_or(u32::MAX));
-        let page = visit.state.inspect.list(&filter, &Page { limit, before: None }).await?;
-        Ok(page.items.iter().map(|summary| summary.item.status).collect())
+        Ok(named(visit, ids).await?.into_iter().map(|summary| summary.item.status).collect())
     }
+}
+
+/// The items that are named, as they are now.
+async fn named(visit: &Visit, ids: &[ItemId]) -> Result<Vec<ItemSummary>, ApiError> {
+    let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
+    let limit = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    Ok(visit.state.inspect.list(&filter, &Page { limit, before: None }).await?.items)
 }
 
 impl ChosenOptions {
@@ -315,10 +359,19 @@ impl ChosenOptions {
         Ok(options)
     }
 
-    fn hidden(&self) -> Vec<(&'static str, String)> {
+    /// The options in one word each. A form whose options differ from those that its page was about leads to a new page.
+    fn shown(&self) -> String {
+        format!("{} {} {} {}", self.new_effects, self.skip_key, self.force, self.delay)
+    }
+
+    /// The address of the page about these options.
+    fn preview(&self, deed: &Deed, fields: &FormFields) -> String {
         let flags = [("new_effects", self.new_effects), ("skip_key", self.skip_key), ("force", self.force)];
-        let flags = flags.into_iter().filter(|(_, is_chosen)| *is_chosen).map(|(name, _)| (name, "yes".to_owned()));
-        flags.chain(self.available_at.map(|at| ("available_at", at.to_string()))).collect()
+        let flags = flags.into_iter().filter(|(_, is_chosen)| *is_chosen).map(|(name, _)| (name, "yes"));
+        let delay = (deed.word == "reschedule").then_some(("delay", self.delay.as_str()));
+        let options: Vec<_> = flags.chain(delay).collect();
+        let options = serde_urlencoded::to_string(options).unwrap_or_default();
+        format!("{}?{}&{options}", deed.word, fields.get("asked").unwrap_or_default())
     }
 }
 

@@ -137,8 +137,16 @@ pub(super) fn consequence(word: &str, statuses: &[Status], has_new_keys: bool) -
             "This cannot be undone: the items and their history are deleted. Their idempotency keys become free, so an \
              application that enqueues one of them again creates a new item, and its effects follow again.",
         ),
-        "restore" => ("ok", "No duplicates follow: the items wait as they did before an operator dead-lettered them."),
-        _ => ("ok", "No duplicates follow: only the time before which the items are not claimed changes."),
+        "restore" => (
+            "wait",
+            "Duplicates may follow: the items are attempted again, and an attempt that was under way or failed before may \
+             have had its effect. Requests carry the same idempotency keys.",
+        ),
+        _ => (
+            "wait",
+            "Only the time of the next attempt changes. Duplicates may follow as with every attempt after one that failed: \
+             requests carry the same idempotency keys.",
+        ),
     };
     Consequence { class, text }
 }
@@ -180,6 +188,10 @@ mod tests {
         for Deed { word, .. } in &DEEDS {
             let text = consequence(word, &[Status::Dlq], false).text;
             assert!(text.contains("uplicates") || text.contains("undone"), "{word}: {text}");
+        }
+        for word in ["replay", "release", "restore", "reschedule"] {
+            let Consequence { class, text } = consequence(word, &[Status::Dlq], false);
+            assert!(class == "wait" && text.contains("Duplicates may follow"), "{word} leads to an attempt: {text}");
         }
         assert!(consequence("replay", &[Status::Dlq], true).text.starts_with("Duplicates follow"));
         assert!(consequence("replay", &[Status::Done], false).text.contains("have had their effects"));

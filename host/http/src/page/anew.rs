@@ -75,6 +75,7 @@ pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form)
 
 /// The old item, for a caller who may see all of its payload.
 async fn old_item(visit: &Visit, word: &str) -> Result<Item, ApiError> {
+    visit.caller.require(Right::Read)?;
     visit.caller.require(Right::ReadPayload)?;
     let id: ItemId = number("the item's id", word)?;
     let details = visit.state.inspect.get(id).await?.ok_or_else(|| ApiError::NoItem(word.to_owned()))?;
@@ -101,7 +102,7 @@ fn new_key(old: &str) -> String {
 
 fn new_item(visit: &Visit, fields: &FormFields, old: Item) -> Result<NewItem, ApiError> {
     let needed = |name: &str| fields.get(name).ok_or_else(|| ApiError::Invalid(format!("the form has no {name}")));
-    let payload = needed("payload")?.replace("\r\n", "\n");
+    let payload = fields.exact("payload").unwrap_or_default().replace("\r\n", "\n");
     if old.content_type == outbox_item::JSON {
         serde_json::from_str::<&serde_json::value::RawValue>(&payload)
             .map_err(ApiError::invalid_json("the payload"))?;

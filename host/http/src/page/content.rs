@@ -35,7 +35,19 @@ pub(super) fn of_bytes(bytes: &[u8]) -> ShownContent {
     };
     let is_cut = text.len() > SHOWN_MAX || (kind == "bytes" && bytes.len() > SHOWN_MAX / 4);
     let end = (0..=SHOWN_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    ShownContent { text: text[..end].to_owned(), kind, size: words::bytes(bytes.len() as u64), is_cut }
+    ShownContent { text: plain(&text[..end]), kind, size: words::bytes(bytes.len() as u64), is_cut }
+}
+
+/// The text with what a browser would hide or obey as `\u{…}`: control characters, and those that turn the direction.
+pub(super) fn plain(text: &str) -> String {
+    let is_hidden = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// Lines of an offset, the bytes in hexadecimal, and what of them is printable.
@@ -115,6 +127,7 @@ mod tests {
         assert_eq!((json.kind, json.text.as_str()), ("JSON", "{\n  \"big\": 12345678901234567890.10,\n  \"a\": []\n}"));
         let text = of_bytes("hällo".as_bytes());
         assert_eq!((text.kind, text.text.as_str(), text.size.as_str()), ("text", "hällo", "6 B"));
+        assert_eq!(plain("a\u{1b}[31m\u{202e}b\n\t"), "a\\u{1b}[31m\\u{202e}b\n\t");
         let bytes = of_bytes(b"\xffAB\x00");
         let expected = format!("00000000  {:<47} .AB.\n", "ff 41 42 00");
         assert_eq!((bytes.kind, bytes.text), ("bytes", expected));

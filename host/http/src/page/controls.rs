@@ -92,7 +92,11 @@ async fn wanted(visit: &Visit, fields: &FormFields) -> Result<Wanted, ApiError> 
         ("pause", Some(key)) => Control::PauseKey { fairness_key: key.to_owned(), item_type },
         ("resume", Some(key)) => Control::ResumeKey { fairness_key: key.to_owned(), item_type },
         ("unblock", _) => Control::Unblock { ordering_key: needed("ordering_key")? },
-        ("rollback", _) => Control::RollBack { plugin: needed("plugin")?, digest: needed("digest")? },
+        ("rollback", _) => {
+            let (plugin, digest) = (needed("plugin")?, needed("digest")?);
+            check_rollback(visit, &plugin, &digest).await?;
+            Control::RollBack { plugin, digest }
+        }
         ("release", _) => return Ok(Wanted::Release { digest: needed("digest")? }),
         ("cancel", _) => {
             let job = number("job", &needed("job")?)?;
@@ -101,6 +105,16 @@ async fn wanted(visit: &Visit, fields: &FormFields) -> Result<Wanted, ApiError> 
         }
         _ => return Err(ApiError::NoRoute(path.to_owned())),
     }))
+}
+
+/// Refuses a component that does not run, or without which a process would have nothing to run.
+async fn check_rollback(visit: &Visit, plugin: &str, digest: &str) -> Result<(), ApiError> {
+    let overview = visit.state.inspect.overview().await?;
+    let running = overview.withdrawn(plugin, None).map_err(|reason| ApiError::Invalid(reason.to_string()))?;
+    if running.contains(digest) {
+        return Ok(());
+    }
+    Err(ApiError::Invalid(format!("no process runs the component {digest} of {plugin} any more: nothing was changed")))
 }
 
 /// The question, the verb, what follows, and whether it is dangerous.

@@ -66,7 +66,7 @@ fn wants_page(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a page of another site caused the request.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
     !matches!(site, "" | "same-origin" | "none")
 }

@@ -3,7 +3,6 @@
 use askama::Template;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::header::HOST;
 use axum::response::Response;
 
 use outbox_item::{Item, ItemSummary, Status};
@@ -13,7 +12,6 @@ use crate::access::Right;
 use crate::answers::{Sight, Visible};
 use crate::page::actions::{Choice, choices_for_item};
 use crate::page::content::{ShownContent, header_rows, metadata_text, of_bytes};
-use crate::page::filters::quoted;
 use crate::page::frame::{Frame, Tab};
 use crate::page::line::place_in_line;
 use crate::page::timeline::{Event, timeline};
@@ -193,12 +191,11 @@ async fn related(visit: &Visit, item: &Item) -> Result<Vec<RelatedRow>, ApiError
 }
 
 fn copies(visit: &Visit, item: &Item) -> Vec<Copied> {
-    let host = visit.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:7070");
     let path = format!("items/{}", item.id);
     let token = if visit.settings.access.is_closed() { "-H \"Authorization: Bearer $OUTBOX_TOKEN\" " } else { "" };
     vec![
         Copied { name: "JSON", text: String::new(), path: Some(path.clone()) },
-        Copied { name: "curl", text: format!("curl {token}{}", quoted(&format!("http://{host}/{path}"))), path: None },
+        Copied { name: "curl", text: format!("curl {token}\"$OUTBOX_URL/{path}\""), path: None },
         Copied { name: "command", text: format!("outbox show {}", item.id), path: None },
         Copied { name: "key", text: cut(&item.idem_key, 255), path: None },
     ]

@@ -66,7 +66,11 @@ pub(super) async fn items(
     let sight = visit.sight();
     let row = |summary: &ItemSummary| row(summary, &glance, &sight);
     shown(&ItemsPage {
-        frame: visit.live_frame("Items", Tab::Items),
+        frame: if costs_much(&asked.filter) {
+            visit.frame("Items", Tab::Items)
+        } else {
+            visit.live_frame("Items", Tab::Items)
+        },
         opening: opening(&asked.filter, &page, is_first, &glance),
         scanned: asked
             .filter
@@ -79,6 +83,11 @@ pub(super) async fn items(
         choices: choices_for(&asked.filter.status, &visit.caller),
         form: FilterForm::of(&asked, &glance),
     })
+}
+
+/// Whether many items are read to find those that match. Such a list does not read itself again.
+fn costs_much(filter: &Filter) -> bool {
+    filter.reads_content() || filter.error.is_some() || filter.key_prefix.is_some()
 }
 
 /// The same filter, which does not look for items of a type among the DONE ones where the store has counted none: that
@@ -118,7 +127,8 @@ fn opening(filter: &Filter, page: &ItemPage, is_first: bool, glance: &Glance) ->
         Some(1) => "One item matches".to_owned(),
         Some(total) if total > COUNTED_MAX => format!("{}+ items match", count(COUNTED_MAX)),
         Some(total) => format!("{} items match", count(total)),
-        None => format!("{}+ items match", count(on_page)),
+        None if is_first => format!("{}+ items match", count(on_page)),
+        None => "Older items".to_owned(),
     }
 }
 

@@ -40,7 +40,11 @@ impl LoginPage {
 fn accepted(next: &str) -> String {
     let rest = next.strip_prefix("cockpit");
     let is_page = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
-    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic()) && !next.contains("..") && !next.contains('\\');
+    let hides_a_step = ["%2e", "%2f", "%5c"].iter().any(|code| next.to_ascii_lowercase().contains(code));
+    let is_plain = !hides_a_step
+        && next.bytes().all(|byte| byte.is_ascii_graphic())
+        && !next.contains("..")
+        && !next.contains('\\');
     let leads_back = rest.is_some_and(|rest| rest.starts_with("/login") || rest.starts_with("/logout"));
     if is_page && is_plain && !leads_back { next.to_owned() } else { "cockpit".to_owned() }
 }
@@ -96,6 +100,7 @@ mod tests {
             "cockpits",
             "cockpit/../x",
             "cockpit/\\x",
+            "cockpit/%2E%2e/x",
             "cockpit/login",
             "cockpit/a b",
         ] {

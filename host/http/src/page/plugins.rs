@@ -14,7 +14,10 @@ use crate::page::words::{Ago, begun, count, share, short_digest, span_ms};
 use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
-const ENTRIES: u32 = 20;
+const ENTRIES: usize = 20;
+
+/// The newest entries of the audit trail among which they are looked for.
+const LOOKED_AT: u32 = 1_000;
 
 /// The view, as its template reads it.
 #[derive(Template)]
@@ -138,14 +141,14 @@ fn trouble((pod, plugin): (&Pod, &PluginStatus)) -> Option<Trouble> {
 /// What the audit trail says about components, newest first.
 async fn history(visit: &Visit, glance: &Glance) -> Result<Vec<PluginEvent>, ApiError> {
     let (now, sight) = (glance.overview.now, visit.sight());
-    let mut events = Vec::new();
-    for action in ["rollback", "quarantine", "release", "switch"] {
-        let query = AuditQuery { action: Some(action.to_owned()), limit: ENTRIES, ..AuditQuery::default() };
-        events.extend(visit.state.inspect.audit(&query).await?);
-    }
-    events.retain(|entry| entry.count == 0 || entry.action != "release");
-    events.sort_by_key(|entry| std::cmp::Reverse(entry.seq));
-    events.truncate(ENTRIES as usize);
+    let query = AuditQuery { limit: LOOKED_AT, ..AuditQuery::default() };
+    let mut events = visit.state.inspect.audit(&query).await?;
+    events.retain(|entry| match entry.action.as_str() {
+        "rollback" | "quarantine" | "switch" => true,
+        "release" => entry.count == 0,
+        _ => false,
+    });
+    events.truncate(ENTRIES);
     let event = |entry: outbox_store::AuditEntry| PluginEvent {
         at: Ago::of(entry.at, now),
         actor: entry.actor,

@@ -5,7 +5,7 @@ use outbox_item::{Item, Millis, Status};
 use outbox_store::{AuditEntry, ItemDetails};
 
 use crate::answers::{Sight, Visible};
-use crate::page::content::{ShownExchange, exchange};
+use crate::page::content::{ShownExchange, exchange, plain};
 use crate::page::why::HIDDEN;
 use crate::page::words::{Moment, short_digest, span};
 
@@ -67,7 +67,7 @@ fn attempt(failed: &FailedAttempt, sight: &Sight) -> Event {
         Visible::Hidden => (Some(format!("The message is {HIDDEN}.")), None, Vec::new()),
         Visible::Shown(()) => {
             let exchanges = failed.recording.exchanges.iter().map(exchange).collect();
-            (Some(failed.message.clone()), failed.stderr.clone(), exchanges)
+            (Some(plain(&failed.message)), failed.stderr.as_deref().map(plain), exchanges)
         }
     };
     let exchanges_left_out = failed.recording.omitted;

@@ -19,6 +19,7 @@ pub(super) fn sentence(item: &Item, glance: &Glance, sight: &Sight) -> String {
         Status::Pending => format!("It waits: {why}."),
         Status::Claimed => format!("It is being handled: {why}."),
         Status::Done => format!("It is {why}."),
+        Status::Dlq if item.attempts == 0 => format!("It was dead-lettered, and waits for a decision: {why}"),
         Status::Dlq => {
             let attempts = counted(item.attempts.into(), "attempt");
             format!("It failed for good after {attempts}, and waits for a decision: {why}")
