@@ -8,6 +8,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use outbox_core::ComponentDigest;
 
@@ -36,6 +37,14 @@ impl Stamp {
     /// Whether there is a manifest beside the component.
     pub(crate) fn has_manifest(&self) -> bool {
         self.manifest.is_some()
+    }
+
+    /// Whether none of the files changed within the `time` before `now`, by the clock of the file system.
+    pub(crate) fn is_unchanged_for(&self, time: Duration, now: SystemTime) -> bool {
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let until = i64::try_from(since_epoch.saturating_sub(time).as_secs()).unwrap_or(i64::MAX);
+        let files = [Some(self.wasm), self.manifest, self.signature];
+        files.into_iter().flatten().all(|file| file.changed.0 < until)
     }
 }
 

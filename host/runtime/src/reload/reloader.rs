@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -31,6 +31,9 @@ use crate::reload::watched_file::{ContentId, ScanResult, ScanTrigger, WatchedFil
 
 /// The time between two scans that must find the same contents: longer than the pause between two writes of a copy.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
+/// How long a file must have been unchanged at a start, so that one look is enough: longer than the clocks of a host and
+/// its file server differ.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// The longest time until a change without an event is noticed.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// The scans of a start. After these, files that still change are loaded later.
@@ -84,7 +87,7 @@ impl Reloader {
         self.quarantine.refresh().await;
         self.first_exchange().await;
         for _ in 0..FIRST_SCANS_MAX {
-            if !self.scan(ScanTrigger::Event).await {
+            if !self.scan(ScanTrigger::Start).await {
                 break;
             }
             sleep(SETTLE_TIME).await;
@@ -225,7 +228,11 @@ impl Reloader {
                 return ScanResult::Settling;
             }
         };
-        let result = file.compare(stamp, ContentId::of(&source));
+        let content = ContentId::of(&source);
+        if trigger == ScanTrigger::Start && stamp.is_unchanged_for(SETTLED_AFTER, SystemTime::now()) {
+            file.has_settled(&content);
+        }
+        let result = file.compare(stamp, content);
         if result == ScanResult::Changed {
             settled.push((path, source));
         }

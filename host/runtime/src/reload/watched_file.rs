@@ -1,7 +1,7 @@
 //! One file of the folder from scan to scan: whether it has settled, and whether it must be loaded.
 //!
-//! A file is loaded when two scans, some time apart, find the same contents. So a file that is being written is not
-//! loaded.
+//! A file is loaded when two scans, some time apart, find the same contents, or when it had not changed for some time as
+//! the process started. So a file that is being written is not loaded.
 
 use outbox_core::ComponentDigest;
 
@@ -51,6 +51,8 @@ impl ContentId {
 /// What started a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanTrigger {
+    /// The process starts: files that have not changed for some time have settled.
+    Start,
     /// The file system reported a change, or a file is settling.
     Event,
     /// The rescan interval has passed.
@@ -111,6 +113,11 @@ impl WatchedFile {
         self.transient_failures = 0;
     }
 
+    /// Takes the contents as those of an earlier scan.
+    pub(crate) fn has_settled(&mut self, content: &ContentId) {
+        self.pending = Some(content.clone());
+    }
+
     /// Compares the contents with those of the last scan and the last load.
     pub(crate) fn compare(&mut self, stamp: Stamp, content: ContentId) -> ScanResult {
         if self.last_load.as_ref().is_some_and(|(_, last_load)| *last_load == content) {
@@ -143,6 +150,8 @@ impl WatchedFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use crate::load::folder::Folder;
     use crate::load::source::PluginPath;
@@ -171,6 +180,20 @@ mod tests {
                 ScanResult::Unchanged
             ]
         );
+    }
+
+    #[test]
+    fn contents_that_had_settled_before_the_start_are_taken_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = PluginPath { is_root: true, file: dir.path().join("p.wasm") };
+        std::fs::write(&path.file, "").unwrap();
+        let (stamp, now) = (Folder::stamp(&path).unwrap(), SystemTime::now());
+        let time = Duration::from_secs(2);
+        assert!(!stamp.is_unchanged_for(time, now));
+        assert!(stamp.is_unchanged_for(time, now + 2 * time));
+        let mut file = WatchedFile::default();
+        file.has_settled(&content("whole"));
+        assert_eq!(file.compare(stamp, content("whole")), ScanResult::Changed);
     }
 
     #[test]
