@@ -16,7 +16,9 @@ use crate::floor::Floor;
 /// Bytes. How large the payloads of a type are taken to be before the worker has seen any: few items in the first claim
 /// of a type cost little, and many large ones would not fit.
 const LARGEST_UNSEEN: u64 = 4 << 20;
-/// After each claim the largest payload that is expected falls by one divided by this number, if none is as large.
+/// Each claim divides that guess by this number, so that a worker claims many small payloads after three claims.
+const GUESS_DIVISOR: u64 = 4;
+/// After each claim the largest payload that was seen counts for less by one divided by this number, if none is as large.
 const FADING: u64 = 8;
 
 /// What a worker has in hand of each type.
@@ -37,13 +39,27 @@ struct HandState {
 #[derive(Debug)]
 struct TypeInHand {
     items: usize,
-    /// The size of a payload that is expected, at most.
-    largest: u64,
+    /// The size of a payload that could come, at most, as far as it is a guess.
+    guess: u64,
+    /// The largest payload that was seen lately.
+    seen: u64,
 }
 
 impl Default for TypeInHand {
     fn default() -> Self {
-        Self { items: 0, largest: LARGEST_UNSEEN }
+        Self { items: 0, guess: LARGEST_UNSEEN, seen: 0 }
+    }
+}
+
+impl TypeInHand {
+    /// The size of a payload that is expected, at most.
+    fn largest(&self) -> u64 {
+        self.guess.max(self.seen)
+    }
+
+    fn claimed(&mut self, largest: u64) {
+        self.guess /= GUESS_DIVISOR;
+        self.seen = largest.max(self.seen - self.seen / FADING);
     }
 }
 
@@ -103,7 +119,7 @@ impl ClaimShares {
     /// How many items of the type fit into the bytes that are left; at least one of a type of which none is in hand.
     fn fitting(&self, state: &HandState, served_type: &Arc<ServedType>) -> usize {
         let known = state.types.get(&served_type.item_type);
-        let (items, largest) = known.map_or((0, LARGEST_UNSEEN), |known| (known.items, known.largest));
+        let (items, largest) = known.map_or((0, LARGEST_UNSEEN), |known| (known.items, known.largest()));
         let fitting = self.payload_bytes.saturating_sub(state.bytes) / largest.max(1);
         usize::try_from(fitting).unwrap_or(usize::MAX).max(usize::from(items == 0))
     }
@@ -117,8 +133,7 @@ impl ClaimShares {
         }
         let mut state = self.lock();
         for (item_type, seen) in largest {
-            let known = state.types.entry_ref(item_type).or_default();
-            known.largest = seen.max(known.largest - known.largest / FADING);
+            state.types.entry_ref(item_type).or_default().claimed(seen);
         }
     }
 
@@ -215,7 +230,7 @@ mod tests {
         let shares = ClaimShares::new(64, 64 << 20);
         assert_eq!(limits(&shares, &types[..1], 64), (64, vec![16]), "nothing is known of their size");
         let held = take(&shares, &types[0], 3 * MIB, 16);
-        assert_eq!(limits(&shares, &types[..1], 64).1, [4], "16 MiB are left, and the largest may have 3.5 MiB");
+        assert_eq!(limits(&shares, &types[..1], 64).1, [5], "16 MiB are left, and the largest had 3 MiB");
         let more = take(&shares, &types[0], 3 * MIB, 6);
         assert_eq!(limits(&shares, &types, 64).1, [0, 1], "a type with nothing in hand may have one");
         drop((held, more));
@@ -223,5 +238,17 @@ mod tests {
             drop(take(&shares, &types[0], 100, 1));
         }
         assert_eq!(limits(&shares, &types[..1], 64).1, [64], "what was seen long ago has faded");
+    }
+
+    #[test]
+    fn after_three_claims_of_small_payloads_a_worker_claims_many() {
+        let small = served("small");
+        let shares = ClaimShares::new(64, 64 << 20);
+        let of_claims = std::iter::repeat_with(|| {
+            let limit = limits(&shares, std::slice::from_ref(&small), 600).1[0];
+            drop(take(&shares, &small, 200, limit as usize));
+            limit
+        });
+        assert_eq!(of_claims.take(4).collect::<Vec<_>>(), [16, 64, 256, 600]);
     }
 }
