@@ -128,6 +128,7 @@ fn a_token_is_made_with_the_lines_that_the_configuration_takes() {
     assert_eq!(fixture.run(&["config"]).code, Some(0), "{}", told.stdout);
     fixture.run(&["token", "new", "ada", "--role", "root"]).fails(2, &["enqueue, read, operate, admin, scrape"]);
     fixture.run(&["token", "new", "a b", "--role", "read"]).fails(2, &["\"a b\""]);
+    fixture.run(&["token", "new", "Admin", "--role", "read"]).fails(2, &["\"Admin\"", "none of admin, host, http"]);
     fixture.run(&["token", "new", "ada", "--role", "read", "--expires", "2020-01-01T00:00:00Z"]).fails(2, &["passed"]);
     std::fs::write(fixture.dir.path().join("outbox.toml"), "[[tokens]]\nname = 'ada'\nrole = 'root'\nsha256 = ''")
         .unwrap();

@@ -34,5 +34,5 @@ pub use crate::json::{ItemDocument, ItemSummary, PayloadEncoding, payload_fields
 pub use crate::status::{IllegalTransition, Status, Transition, UnknownStatus};
 pub use crate::time::{Millis, millis};
 pub use crate::validate::{
-    DELAY_MAX, InvalidAt, InvalidItem, KEY_MAX, validate_items, validate_key, validate_saga, validate_type,
+    DELAY_MAX, InvalidAt, InvalidItem, KEY_MAX, is_header, validate_items, validate_key, validate_saga, validate_type,
 };

@@ -137,6 +137,12 @@ fn validate_headers(headers: &BTreeMap<String, String>) -> Result<(), InvalidIte
     require(bytes <= HEADERS_MAX, "headers", &format!("{bytes} bytes"), "at most 16384 bytes in all")
 }
 
+/// Whether an HTTP request can have this header. Those that concern the connection, such as `host`, are left to the
+/// client.
+pub fn is_header(name: &str, value: &str) -> bool {
+    is_header_name(name) && value.bytes().all(is_header_byte)
+}
+
 /// Whether a request of a handler can have a header of this name.
 fn is_header_name(name: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use outbox_http::{Right, Role, TokenDigest, is_name};
+use outbox_http::{Right, Role, TokenDigest};
 
 use crate::cli::arguments::UsageError;
 use crate::cli::output::Output;
+use crate::config::{NAME_RULE, is_token_name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -63,8 +64,8 @@ struct NewToken {
 
 pub(crate) fn run(command: &TokenCommand, output: Output) -> anyhow::Result<ExitCode> {
     let TokenCommand::New(args) = command;
-    if !is_name(&args.name) {
-        let problem = format!("the name is {:?}: use 1 to 64 letters, digits and . _ + -", args.name);
+    if !is_token_name(&args.name) {
+        let problem = format!("the name is {:?}: {NAME_RULE}", args.name);
         return Err(UsageError(problem).into());
     }
     let token = new_token();

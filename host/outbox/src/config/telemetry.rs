@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outbox_item::is_header;
+
 use crate::config::environment::ProcessEnv;
-use crate::config::value::{Secret, boolean, redacted_url};
+use crate::config::value::{Secret, redacted_url};
 
 /// The path of a collector for each of the two, which is added to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 const PATHS: [(TelemetryKind, &str); 2] = [(TelemetryKind::Traces, "v1/traces"), (TelemetryKind::Logs, "v1/logs")];
@@ -102,7 +104,7 @@ struct Variables<'a> {
 /// The settings, and one sentence for each variable that cannot be used.
 pub(super) fn telemetry(environment: &ProcessEnv) -> (TelemetrySettings, Vec<String>) {
     let mut variables = Variables { environment, warnings: Vec::new() };
-    if environment.get("OTEL_SDK_DISABLED").and_then(|text| boolean(&text)) == Some(true) {
+    if variables.is_disabled() {
         return (TelemetrySettings::default(), Vec::new());
     }
     let [traces, logs] = PATHS.map(|(kind, path)| variables.collector(kind, path));
@@ -188,11 +190,25 @@ impl Variables<'_> {
     fn headers(&mut self, kind: TelemetryKind) -> Vec<(String, Secret)> {
         let Some((name, text)) = self.of_kind(kind, "HEADERS") else { return Vec::new() };
         let pairs: Option<Vec<_>> = pairs(&text).collect();
+        let pairs = pairs.filter(|pairs| pairs.iter().all(|(key, value)| is_header(key, value)));
         let headers = pairs.map(|pairs| pairs.into_iter().map(|(key, value)| (key, Secret::new(&value))).collect());
         headers.unwrap_or_else(|| {
-            self.warnings.push(format!("{name} is not understood: use name=value with commas between them"));
+            self.warnings.push(format!("{name} is not understood: use name=value with commas between them, and names and values that a request can have"));
             Vec::new()
         })
+    }
+
+    /// The standard knows one word that turns everything off.
+    fn is_disabled(&mut self) -> bool {
+        const NAME: &str = "OTEL_SDK_DISABLED";
+        match self.get(NAME) {
+            Some(text) if text.eq_ignore_ascii_case("true") => true,
+            Some(text) if !text.eq_ignore_ascii_case("false") => {
+                self.warn(NAME, &text, "true or false; nothing is turned off");
+                false
+            }
+            _ => false,
+        }
     }
 
     fn milliseconds(&mut self, name: &str) -> Option<Duration> {
@@ -354,6 +370,10 @@ mod tests {
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none", false),
             ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value", true),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%zz", "name=value", true),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2%0A", "name=value", true),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api key=hunter2", "name=value", true),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "content-length=0", "name=value", true),
+            ("OTEL_SDK_DISABLED", "1", "true or false", true),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "milliseconds", true),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote", "always_on", true),
             ("OTEL_RESOURCE_ATTRIBUTES", "team", "name=value", true),

@@ -24,6 +24,14 @@ const OF_ONE_NAME: usize = 2;
 /// Names that the audit trail has for others: `OUTBOX_TOKEN`, the host itself, and callers without a name.
 const RESERVED: [&str; 3] = ["admin", "host", "http"];
 
+/// What [`is_token_name`] accepts, in words.
+pub(crate) const NAME_RULE: &str = "use a name of 1 to 64 letters, digits and . _ + -, and none of admin, host, http";
+
+/// Whether a token may have this name.
+pub(crate) fn is_token_name(name: &str) -> bool {
+    is_name(name) && !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+}
+
 /// Rights of a file that let others read or change it. Its group may read it: Kubernetes gives a mounted secret to one.
 const FOR_OTHERS: u32 = 0o027;
 
@@ -108,9 +116,8 @@ pub(super) fn read(file: &str, value: Value) -> Result<Vec<NamedToken>, ConfigEr
 /// No message has the value of `sha256`: it may be the token itself, put there by mistake.
 fn token(table: TokenTable) -> Result<NamedToken, String> {
     let TokenTable { name, role, sha256, expires, rights } = table;
-    if !is_name(&name) || RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-        let rule = "use a name of 1 to 64 letters, digits and . _ + -, and none of admin, host, http";
-        return Err(format!("the token {name:?}: {rule}"));
+    if !is_token_name(&name) {
+        return Err(format!("the token {name:?}: {NAME_RULE}"));
     }
     let of = |problem: String| format!("the token {name:?}: {problem}");
     let role: Role = role.parse().map_err(|known| of(format!("its role is {role:?}: use one of {known}")))?;
