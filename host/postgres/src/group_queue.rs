@@ -1,6 +1,7 @@
 //! The queue of this process's settlements and claims, and the tasks that commit them in groups. What is queued while a
 //! group is committed forms the next group (`gather`), so that one round of statements and one flush to the disk serve
-//! many. A request that finds the queue idle is committed at once. Late settlements pass by the queue.
+//! many. A request that finds the queue idle is committed at once, unless the group before was large. Late settlements
+//! pass by the queue.
 //!
 //! It does not know what a request does, nor how a group runs (`group`).
 
