@@ -14,6 +14,10 @@ promises! {
     a_filter_as_of_a_time_lets_through_what_was_in_its_status_then
     an_item_is_found_by_its_key_and_by_the_beginning_of_its_key
     items_are_found_by_what_they_contain
+    items_are_found_by_a_text_in_any_part_of_them
+    a_page_looks_at_a_bounded_number_of_items_and_the_next_goes_on
+    a_page_reads_what_a_bounded_number_of_items_contain
+    a_page_of_new_items_does_not_lead_to_old_ones
     an_action_on_what_items_contain_takes_those_and_no_others
     dead_items_are_found_by_the_text_of_their_error
     an_action_takes_no_more_items_than_it_may
@@ -93,6 +97,87 @@ mod promise {
         assert_eq!((first.len(), rest.len(), rest[0].item.id), (2, 1, ids[1]));
     }
 
+    pub(super) async fn items_are_found_by_a_text_in_any_part_of_them(f: Fixture) {
+        let with = |key: &str, payload: &str, header: &str, note: &str| NewItem {
+            headers: BTreeMap::from([("x-note".to_owned(), header.to_owned())]),
+            metadata: serde_json::json!({ "note": note }).as_object().unwrap().clone(),
+            ..NewItem::new("mail", key, payload)
+        };
+        let parts = [("Needle", "", ""), ("", "needle", ""), ("", "", "NEEDLE"), ("", "", "hay")];
+        let mut ids = Vec::new();
+        for (number, (payload, header, note)) in parts.into_iter().enumerate() {
+            ids.push(f.enqueue(with(&format!("k-{number}"), payload, header, note)).await);
+        }
+        let text = |text: &str| Filter { text: Some(text.into()), ..Filter::default() };
+        assert_eq!(listed(&f, &text("nEEdle")).await, [ids[2], ids[1], ids[0]]);
+        all_dead(&f).await;
+        assert_eq!(listed(&f, &text("the RECEIVER is down")).await.len(), 4, "the message of the last failure too");
+        assert!(listed(&f, &text("no such text")).await.is_empty());
+        let dead = Filter { status: vec![Status::Dlq], ..text("needle") };
+        let report = f.store.operate(&operate_request(REPLAY, Selection::Filter(dead))).await.unwrap();
+        assert_eq!((report.matched, report.sample), (3, ids[..3].to_vec()));
+    }
+
+    pub(super) async fn a_page_looks_at_a_bounded_number_of_items_and_the_next_goes_on(f: Fixture) {
+        let old = f.enqueue(NewItem { ordering_key: Some("k".into()), ..item("old-0") }).await;
+        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        fill(&f, 20_010).await;
+        let page = |before| Page { limit: 9, before };
+        for filter in [
+            Filter { ordering_key: Some("k".into()), ..Filter::default() },
+            Filter { created_to: Some(outbox::item::Millis::new(1)), ..Filter::default() },
+            Filter { error: Some("x".into()), ..Filter::default() },
+        ] {
+            let first = f.store.list(&filter, &page(None)).await.unwrap();
+            assert_eq!((first.items.len(), first.looked_at), (0, Some(20_000)), "{filter:?}");
+            let rest = f.store.list(&filter, &page(first.next)).await.unwrap();
+            assert_eq!((rest.next, rest.looked_at), (None, None), "{filter:?}");
+            let found: Vec<_> = rest.items.iter().map(|found| found.item.id).collect();
+            assert_eq!(found, if filter.ordering_key.is_some() { vec![old] } else { Vec::new() }, "{filter:?}");
+        }
+        for (filter, expected) in [
+            (Filter { key_prefix: Some("old-".into()), ..Filter::default() }, 1),
+            (Filter { key_prefix: Some("fill-".into()), ..Filter::default() }, 9),
+            (Filter { cid: Some("old-0".into()), ..Filter::default() }, 1),
+            (Filter { status: vec![Status::Done], r#type: Some("mail".into()), ..Filter::default() }, 1),
+            (Filter { r#type: Some("mail".into()), ..Filter::default() }, 9),
+        ] {
+            let found = f.store.list(&filter, &page(None)).await.unwrap();
+            assert_eq!((found.items.len(), found.looked_at), (expected, None), "{filter:?}");
+        }
+    }
+
+    pub(super) async fn a_page_reads_what_a_bounded_number_of_items_contain(f: Fixture) {
+        let old = f.enqueue(NewItem { payload: r#"{"n":1}"#.into(), ..item("old") }).await;
+        fill(&f, 10_005).await;
+        let conditions = [
+            Filter { payload: vec!["n=1".parse().unwrap()], ..Filter::default() },
+            Filter { text: Some("\"n\":1".into()), ..Filter::default() },
+        ];
+        for filter in conditions {
+            let first = f.store.list(&filter, &Page { limit: 9, before: None }).await.unwrap();
+            assert_eq!((first.items.len(), first.looked_at), (0, Some(10_000)));
+            let rest = f.store.list(&filter, &Page { limit: 9, before: first.next }).await.unwrap();
+            assert_eq!((rest.items[0].item.id, rest.next), (old, None));
+        }
+    }
+
+    pub(super) async fn a_page_of_new_items_does_not_lead_to_old_ones(f: Fixture) {
+        fill(&f, 20_010).await;
+        f.clock.advance(Duration::from_hours(3));
+        let new = f.enqueue(item("new")).await;
+        let since = |ago: u64| {
+            let from = f.clock.now().saturating_sub(Duration::from_mins(ago));
+            Filter { created_from: Some(from), ..Filter::default() }
+        };
+        let recent = f.store.list(&since(15), &Page { limit: 9, before: None }).await.unwrap();
+        assert_eq!((recent.items.len(), recent.items[0].item.id), (1, new));
+        assert_eq!((recent.next, recent.looked_at), (None, None), "older items cannot match");
+        let none = Filter { saga: Some("S".into()), ..since(150) };
+        let unsure = f.store.list(&none, &Page { limit: 9, before: None }).await.unwrap();
+        assert!(unsure.next.is_some(), "half an hour is too little to be sure of the order");
+    }
+
     pub(super) async fn an_action_on_what_items_contain_takes_those_and_no_others(f: Fixture) {
         let ids = numbered(&f, 450).await;
         all_dead(&f).await;
@@ -164,6 +249,17 @@ async fn numbered(f: &Fixture, count: u32) -> Vec<ItemId> {
         ids.push(f.enqueue(NewItem { headers, ..NewItem::new("mail", &format!("a-{n}"), payload) }).await);
     }
     ids
+}
+
+/// So many items that wait, with the keys `fill-1`, `fill-2`, … and the payload `{}`.
+async fn fill(f: &Fixture, count: u32) {
+    let now = f.store.now().await.unwrap();
+    f.sql(&format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})
+         INSERT INTO outbox_items (type, idem_key, payload, created_at)
+         SELECT 'mail', 'fill-' || n, '{{}}', {now} FROM numbers"
+    ))
+    .unwrap();
 }
 
 async fn all_dead(f: &Fixture) {

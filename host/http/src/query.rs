@@ -39,7 +39,7 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
 const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `fairness_key`, `created_from`, `created_to`, \
      `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `handler_digest`, `error`, `payload`, `headers`, \
-     `metadata`, `first`, `sample`, `ids`, `as_of`";
+     `metadata`, `text`, `first`, `sample`, `ids`, `as_of`";
 
 /// Adds one restriction to the filter. `status` may be given several times, and each adds its statuses; so may conditions
 /// on what an item contains.
@@ -65,6 +65,7 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "payload" => add_condition(&mut filter.payload, &text),
         "headers" => add_condition(&mut filter.headers, &text),
         "metadata" => add_condition(&mut filter.metadata, &text),
+        "text" => set_once(&mut filter.text, name, text),
         "first" => set_once(&mut filter.first, name, number(name, &text)?),
         "sample" => set_once(&mut filter.sample, name, number(name, &text)?),
         "ids" => {
@@ -275,6 +276,7 @@ mod tests {
             ("payload", "to.name=Ada"),
             ("headers", "x-tenant=acme"),
             ("metadata", "team=a"),
+            ("text", "Ada"),
             ("first", "9"),
             ("sample", "8"),
             ("ids", "3"),
@@ -286,7 +288,7 @@ mod tests {
             "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "fairness_key": "a", "created_from": 1,
             "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
             "fingerprint": "f", "handler_digest": "d", "error": "refused", "payload": ["order=17", "to.name=Ada"],
-            "headers": ["x-tenant=acme"], "metadata": ["team=a"], "first": 9, "sample": 8, "ids": [3, 4], "as_of": 7,
+            "headers": ["x-tenant=acme"], "metadata": ["team=a"], "text": "Ada", "first": 9, "sample": 8, "ids": [3, 4], "as_of": 7,
         });
         assert_eq!(serde_json::to_value(&filter).unwrap(), members);
     }

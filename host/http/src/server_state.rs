@@ -3,7 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use outbox_store::Filter;
 
 use crate::access::{AccessClock, Sessions, Throttle};
 use crate::glance::Glances;
@@ -26,6 +28,8 @@ pub(crate) struct ServerState {
     pub(crate) glances: Glances,
     /// One look at a time at what an action would change: it can read every item.
     pub(crate) previews: Semaphore,
+    /// Reads of what items contain at a time: each takes as long as many other views.
+    pub(crate) content_reads: Semaphore,
 }
 
 impl ServerState {
@@ -41,7 +45,15 @@ impl ServerState {
             throttle: Throttle::default(),
             glances: Glances::default(),
             previews: Semaphore::new(1),
+            content_reads: Semaphore::new(1),
         })
+    }
+}
+
+impl ServerState {
+    /// The place for a read with this filter, if it reads what items contain.
+    pub(crate) async fn content_place(&self, filter: &Filter) -> Option<SemaphorePermit<'_>> {
+        if filter.reads_content() { self.content_reads.acquire().await.ok() } else { None }
     }
 }
 

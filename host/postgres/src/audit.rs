@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
-use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
+use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, ENTRIES_SHOWN, JobId};
 
 use crate::error::PgError;
 use crate::rows::{json_value, numbers, time, unsigned, values};
@@ -31,9 +31,9 @@ pub(crate) async fn append(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> Resul
         .map(drop)
 }
 
-/// All entries that concern the item, oldest first.
+/// The newest entries that concern the item, oldest first.
 pub(crate) async fn entries_of_item(tx: &impl Query, id: ItemId) -> Result<Vec<AuditEntry>, PgError> {
-    let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
+    let query = AuditQuery { item: Some(id), limit: ENTRIES_SHOWN, ..AuditQuery::default() };
     let mut entries = list(tx, &query).await?;
     entries.reverse();
     Ok(entries)

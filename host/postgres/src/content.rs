@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use tokio_postgres::Row;
 
 use outbox_item::ItemId;
-use outbox_store::engine::{EXAMINED_MAX, StoredContent, too_many_to_examine};
+use outbox_store::engine::{EXAMINED_MAX, LookEnd, READ_MAX, StoredContent, too_many_to_examine};
 use outbox_store::{Filter, Page};
 
 use crate::error::PgError;
@@ -36,27 +36,39 @@ pub(crate) async fn retain(tx: &impl Query, filter: &Filter, ids: Vec<ItemId>) -
     Ok(matching)
 }
 
-/// The newest items of the page that match. Errors when too many had to be read to find them.
-pub(crate) async fn newest(tx: &impl Query, filter: &Filter, page: Page) -> Result<Vec<ItemId>, PgError> {
-    let mut query = ItemQuery::new(filter);
-    query.condition.and("id < ?", page.before);
-    let rows = tx.rows(&query.first("id", "id DESC", EXAMINED_MAX), &values(&query.condition)).await?;
+/// The newest items of the page that match, among those of the query; and where the reading stopped, if it did before the
+/// page was full or every item was read.
+pub(crate) async fn newest(
+    tx: &impl Query,
+    filter: &Filter,
+    page: Page,
+    query: &ItemQuery,
+) -> Result<(Vec<ItemId>, Option<LookEnd>), PgError> {
+    let rows = tx.rows(&query.first("id", "id DESC", READ_MAX), &values(&query.condition)).await?;
     let ids: Vec<_> = rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect::<Result<_, PgError>>()?;
     let mut found = Vec::new();
     for chunk in ids.chunks(CHUNK) {
         found.extend(matching_of(tx, filter, chunk).await?);
         if found.len() >= page.limit as usize {
             found.truncate(page.limit as usize);
-            return Ok(found);
+            return Ok((found, None));
         }
     }
-    if ids.len() == EXAMINED_MAX as usize { Err(too_many_to_examine().into()) } else { Ok(found) }
+    let is_cut = ids.len() == READ_MAX as usize;
+    Ok((found, ids.last().copied().filter(|_| is_cut).map(LookEnd::at_content)))
 }
 
 async fn matching_of(tx: &impl Query, filter: &Filter, ids: &[ItemId]) -> Result<Vec<ItemId>, PgError> {
-    let statement = "SELECT id, payload, headers::text, metadata::text FROM outbox.items WHERE id = ANY($1::bigint[])";
+    // The message of the last failure is beside the items: it is read where it is asked for.
+    let (last_error, from) = match filter.text {
+        Some(_) => ("coalesce(last_error, '')", "outbox.status"),
+        None => ("''", "outbox.items"),
+    };
+    let statement = format!(
+        "SELECT id, payload, headers::text, metadata::text, {last_error} FROM {from} WHERE id = ANY($1::bigint[])"
+    );
     let mut matching = HashSet::new();
-    for row in tx.rows(statement, &[&numbers(ids)]).await? {
+    for row in tx.rows(&statement, &[&numbers(ids)]).await? {
         if is_match(&row, filter)? {
             matching.insert(ItemId::new(row.try_get(0)?));
         }
@@ -66,6 +78,8 @@ async fn matching_of(tx: &impl Query, filter: &Filter, ids: &[ItemId]) -> Result
 
 fn is_match(row: &Row, filter: &Filter) -> Result<bool, PgError> {
     let (payload, headers, metadata): (&[u8], &str, &str) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    let content = StoredContent { payload, headers: headers.as_bytes(), metadata: metadata.as_bytes() };
+    let (headers, metadata, last_error) =
+        (headers.as_bytes(), metadata.as_bytes(), row.try_get::<_, &str>(4)?.as_bytes());
+    let content = StoredContent { payload, headers, metadata, last_error };
     Ok(filter.lets_through(content))
 }

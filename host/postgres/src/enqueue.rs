@@ -10,10 +10,12 @@ use tokio_postgres::Row;
 use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertRow};
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::engine::descent::Descent;
-use outbox_store::{BatchMode, EnqueueReport, StoreError};
+use outbox_store::{AnewRequest, BatchMode, EnqueueReport, StoreError};
 
+use crate::audit;
 use crate::context::{PgContext, Purpose};
 use crate::descendants;
 use crate::error::PgError;
@@ -60,6 +62,16 @@ pub(crate) async fn enqueue(
     }
     tx.wakes_workers |= !created.is_empty();
     Ok(EnqueueReport { ids, created: created.len() })
+}
+
+/// Enqueues a valid item that an operator made from another, with its audit entry.
+pub(crate) async fn enqueue_anew(tx: &mut WriteTx<'_>, request: &AnewRequest) -> Result<EnqueueReport, PgError> {
+    let report = enqueue(tx, std::slice::from_ref(&request.item), BatchMode::AllOrNothing).await?;
+    if let (1, [Some(new)]) = (report.created, &report.ids[..]) {
+        let entry = NewAuditEntry::of_anew(request.old, *new, &request.actor, request.reason.as_deref());
+        audit::append(tx, &entry).await?;
+    }
+    Ok(report)
 }
 
 /// The items that do not exist yet, the first of each key.

@@ -20,8 +20,13 @@ pub(crate) struct ItemQuery {
 impl ItemQuery {
     /// The items that match the filter.
     pub(crate) fn new(filter: &Filter) -> Self {
+        Self::with(filter, SqlFilter::from_filter(filter))
+    }
+
+    /// The items in the places of the filter that fulfil the condition.
+    pub(crate) fn with(filter: &Filter, condition: SqlFilter) -> Self {
         let statuses = if filter.status.is_empty() { Status::ALL.to_vec() } else { filter.status.clone() };
-        Self { statuses, condition: SqlFilter::from_filter(filter) }
+        Self { statuses, condition }
     }
 
     /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own

@@ -82,6 +82,7 @@ mod options;
 mod ordering;
 mod overview;
 mod owners;
+mod page_look;
 mod past;
 mod places;
 mod plugin_state;

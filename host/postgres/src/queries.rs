@@ -16,6 +16,7 @@ use crate::audit;
 use crate::content;
 use crate::error::PgError;
 use crate::item_query::{ItemQuery, ids, view_of};
+use crate::page_look::look;
 use crate::rows::{self, COLUMNS, count, json_value, time, unsigned, values};
 use crate::tx::Query;
 
@@ -23,10 +24,11 @@ use crate::tx::Query;
 pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Result<ItemPage, PgError> {
     filter.validate()?;
     let page = Page { limit: filter.first.map_or(page.limit, |first| page.limit.min(first)), ..*page };
-    let mut query = ItemQuery::new(filter);
-    query.condition.and("id < ?", page.before);
+    let (mut query, mut end) = look(tx, filter, page).await?;
     if filter.reads_content() {
-        query.condition.and_ids(&content::newest(tx, filter, page).await?);
+        let (found, stopped) = content::newest(tx, filter, page, &query).await?;
+        end = stopped.or(end);
+        query.condition.and_ids(&found);
     }
     let first = query.first(&rows::summary_columns(), "id DESC", page.limit);
     // The server adds the sizes up, so that it sends no more than a page.
@@ -39,7 +41,7 @@ pub(crate) async fn list(tx: &impl Query, filter: &Filter, page: &Page) -> Resul
     let found = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>("found"))?;
     let items = rows.iter().map(rows::summary).collect::<Result<Vec<_>, _>>()?;
     let is_cut = i64::try_from(items.len()).is_ok_and(|sent| sent < found);
-    Ok(ItemPage::new(items, page, is_cut))
+    Ok(ItemPage::new(items, page, is_cut).with_end(end))
 }
 
 /// The item with its history and its audit entries.

@@ -14,10 +14,10 @@ use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::engine::type_owners::owner_changes;
 use outbox_store::{
-    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
-    KeyTotals, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
+    Action, Alert, AnewRequest, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest,
+    ClaimToken, ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
+    FailureGroup, Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace,
+    KeyPause, KeyTotals, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
     OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
     RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError,
     StuckEntry, StuckQuery, Transfer, Violation,
@@ -223,6 +223,12 @@ impl Operate for PostgresStore {
 
     async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         jobs::run_batch(self, id).await
+    }
+
+    async fn enqueue_anew(&self, request: &AnewRequest) -> Result<EnqueueReport, StoreError> {
+        validate_items(std::slice::from_ref(&request.item))?;
+        let pg = &*self.pg;
+        transact!(pg, "enqueueing an item anew", |tx| enqueue::enqueue_anew(tx, request))
     }
 
     async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {

@@ -650,6 +650,9 @@ CREATE TABLE outbox_audit_items (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX outbox_audit_items_seq ON outbox_audit_items (seq);
+-- For readers of what one person did, or of one action: the trail can be long.
+CREATE INDEX outbox_audit_actor ON outbox_audit (actor, seq);
+CREATE INDEX outbox_audit_action ON outbox_audit (action, seq);
 
 -- The first entry that is kept: retention deletes those before it. No row before the first deletion.
 CREATE TABLE outbox_audit_kept (

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::sql_filter::SqlFilter;
 use outbox_store::engine::{NewAuditEntry, changes_of};
-use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, JobId};
+use outbox_store::{AUDIT_VALUE_MAX, AuditEntry, AuditQuery, ENTRIES_SHOWN, JobId};
 
 use crate::rows::{bound, cell, json_value, time};
 use crate::write_tx::WriteTx;
@@ -45,9 +45,9 @@ fn insert(tx: &WriteTx<'_>, entry: &NewAuditEntry<'_>) -> rusqlite::Result<i64> 
     insert.query_row(values, |row| cell(row, 0))
 }
 
-/// All entries that concern the item, oldest first.
+/// The newest entries that concern the item, oldest first.
 pub(crate) fn entries_of_item(tx: &Connection, id: ItemId) -> rusqlite::Result<Vec<AuditEntry>> {
-    let query = AuditQuery { item: Some(id), limit: u32::MAX, ..AuditQuery::default() };
+    let query = AuditQuery { item: Some(id), limit: ENTRIES_SHOWN, ..AuditQuery::default() };
     let mut entries = list(tx, &query)?;
     entries.reverse();
     Ok(entries)

@@ -2,11 +2,11 @@
 //!
 //! Which items are read is bounded; whether they match is decided by [`Filter::lets_through`].
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use outbox_item::ItemId;
 use outbox_store::engine::sql_filter::SqlFilter;
-use outbox_store::engine::{EXAMINED_MAX, StoredContent, too_many_to_examine};
+use outbox_store::engine::{EXAMINED_MAX, LookEnd, READ_MAX, StoredContent, too_many_to_examine};
 use outbox_store::{Filter, Page};
 
 use crate::error::unusable;
@@ -33,31 +33,47 @@ pub(crate) fn retain(tx: &Connection, filter: &Filter, ids: Vec<ItemId>) -> rusq
     Ok(matching)
 }
 
-/// The newest items of the page that match. Errors when too many had to be read to find them.
-pub(crate) fn newest(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<Vec<ItemId>> {
-    let mut condition = SqlFilter::in_order_of_ids(filter);
-    condition.and("id < ?", page.before);
-    let sql = format!("SELECT id FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {EXAMINED_MAX}", condition.sql);
+/// The newest items of the page that match, among those that fulfil the condition; and where the reading stopped, if it did
+/// before the page was full or every item was read.
+pub(crate) fn newest(
+    tx: &Connection,
+    filter: &Filter,
+    page: Page,
+    condition: &SqlFilter,
+) -> rusqlite::Result<(Vec<ItemId>, Option<LookEnd>)> {
+    let sql = format!("SELECT id FROM outbox_status WHERE {} ORDER BY id DESC LIMIT {READ_MAX}", condition.sql);
     let mut select = tx.prepare_cached(&sql)?;
-    let (mut rows, mut examined, mut found) = (select.query(&*bound(&condition.params))?, 0, Vec::new());
+    let (mut rows, mut read, mut found) = (select.query(&*bound(&condition.params))?, 0, Vec::new());
     while let Some(row) = rows.next()? {
         let id = row.get(0).map(ItemId::new)?;
-        examined += 1;
+        read += 1;
         if is_match(tx, filter, id)? {
             found.push(id);
         }
         if found.len() == page.limit as usize {
-            return Ok(found);
+            break;
+        }
+        if read == READ_MAX {
+            return Ok((found, Some(LookEnd::at_content(id))));
         }
     }
-    if examined == EXAMINED_MAX { Err(unusable(too_many_to_examine())) } else { Ok(found) }
+    Ok((found, None))
 }
 
 fn is_match(tx: &Connection, filter: &Filter, id: ItemId) -> rusqlite::Result<bool> {
-    let sql = "SELECT payload, headers, metadata FROM outbox_items WHERE id = ?1";
+    // The message of the last failure is beside the items: it is read where it is asked for.
+    let sql = match filter.text {
+        Some(_) => "SELECT payload, headers, metadata, coalesce(last_error, '') FROM outbox_status WHERE id = ?1",
+        None => "SELECT payload, headers, metadata, '' FROM outbox_items WHERE id = ?1",
+    };
     let read = |row: &Row<'_>| {
-        let content = StoredContent { payload: bytes(row, 0)?, headers: bytes(row, 1)?, metadata: bytes(row, 2)? };
+        let content = StoredContent {
+            payload: bytes(row, 0)?,
+            headers: bytes(row, 1)?,
+            metadata: bytes(row, 2)?,
+            last_error: bytes(row, 3)?,
+        };
         Ok(filter.lets_through(content))
     };
-    tx.prepare_cached(sql)?.query_row([id.get()], read)
+    Ok(tx.prepare_cached(sql)?.query_row([id.get()], read).optional()?.unwrap_or(false))
 }

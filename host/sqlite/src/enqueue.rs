@@ -10,10 +10,12 @@ use rusqlite::{Connection, ErrorCode};
 use outbox_client::sqlite::{INSERT, KeyOwner, ROW, VALUES, bind, find_by_key};
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
+use outbox_store::engine::NewAuditEntry;
 use outbox_store::engine::counters::{Counter, FollowupOutcome};
 use outbox_store::engine::descent::Descent;
-use outbox_store::{BatchMode, EnqueueReport, StoreError};
+use outbox_store::{AnewRequest, BatchMode, EnqueueReport, StoreError};
 
+use crate::audit;
 use crate::batch::{Statements, slices};
 use crate::descendants;
 use crate::error::unavailable;
@@ -39,6 +41,16 @@ pub(crate) fn enqueue(tx: &mut WriteTx<'_>, items: &[NewItem], mode: BatchMode) 
         enqueued.created += usize::from(is_new);
     }
     Ok(enqueued)
+}
+
+/// Enqueues an item that an operator made from another, with its audit entry.
+pub(crate) fn enqueue_anew(tx: &mut WriteTx<'_>, request: &AnewRequest) -> Result<EnqueueReport, StoreError> {
+    let report = enqueue(tx, std::slice::from_ref(&request.item), BatchMode::AllOrNothing)?;
+    if let (1, [Some(new)]) = (report.created, &report.ids[..]) {
+        let entry = NewAuditEntry::of_anew(request.old, *new, &request.actor, request.reason.as_deref());
+        audit::append(tx, &entry).map_err(unavailable(TRIED))?;
+    }
+    Ok(report)
 }
 
 /// The item that has the key of an enqueued one.

@@ -65,6 +65,7 @@ mod jobs;
 mod key_totals;
 mod leases;
 mod long_poll;
+mod look;
 mod maintain;
 mod migrate;
 mod moved_rows;

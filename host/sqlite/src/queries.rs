@@ -16,21 +16,21 @@ use crate::audit;
 use crate::content;
 use crate::error::unusable;
 use crate::id_search::ids;
+use crate::look::look;
 use crate::rows::{self, COLUMNS, bound, cell, json_value, time};
 
 /// A page of the items that match, newest first.
 pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Result<ItemPage> {
     filter.validate().map_err(unusable)?;
     let page = Page { limit: filter.first.map_or(page.limit, |first| page.limit.min(first)), ..page };
-    let (sql, values) = if filter.reads_content() {
-        let mut found = SqlFilter::all();
-        found.and_ids(&content::newest(tx, filter, page)?);
-        (page_of(&found, page.limit), found.params)
-    } else {
-        search(filter, page)
-    };
-    let mut select = tx.prepare_cached(&sql)?;
-    let mut rows = select.query(&*bound(&values))?;
+    let (mut condition, mut end) = look(tx, filter, page)?;
+    if filter.reads_content() {
+        let (found, stopped) = content::newest(tx, filter, page, &condition)?;
+        (condition, end) = (SqlFilter::all(), stopped.or(end));
+        condition.and_ids(&found);
+    }
+    let mut select = tx.prepare_cached(&page_of(&condition, page.limit))?;
+    let mut rows = select.query(&*bound(&condition.params))?;
     let (mut items, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let (summary, beside) = rows::summary(row)?;
@@ -40,13 +40,7 @@ pub(crate) fn list(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
         }
         items.push(summary);
     }
-    Ok(ItemPage::new(items, page, false))
-}
-
-fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
-    let mut condition = SqlFilter::in_order_of_ids(filter);
-    condition.and("id < ?", page.before);
-    (page_of(&condition, page.limit), condition.params)
+    Ok(ItemPage::new(items, page, false).with_end(end))
 }
 
 fn page_of(condition: &SqlFilter, limit: u32) -> String {
@@ -275,6 +269,12 @@ mod tests {
 
     fn page(before: Option<ItemId>) -> Page {
         Page { limit: 1_000, before }
+    }
+
+    /// The statement of a page where few items are in the store.
+    fn search(filter: &Filter, page: Page) -> (String, Vec<SqlParam>) {
+        let (condition, _) = look(&empty_outbox(), filter, page).unwrap();
+        (page_of(&condition, page.limit), condition.params)
     }
 
     fn statements(filter: &Filter) -> [(String, Vec<SqlParam>); 4] {

@@ -14,13 +14,13 @@ use outbox_store::engine::counters::Counter;
 use outbox_store::engine::operate_flow::{self, OperateSteps};
 use outbox_store::engine::operator_actions::ActionContext;
 use outbox_store::{
-    Action, Alert, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest, ClaimToken,
-    ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot, FailureGroup,
-    Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace, KeyPause,
-    KeyTotals, LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
-    OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
-    RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError,
-    StuckEntry, StuckQuery, Transfer, Violation,
+    Action, Alert, AnewRequest, AuditEntry, AuditQuery, BatchMode, Changes, ClaimBatch, ClaimRef, ClaimRequest,
+    ClaimToken, ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
+    FailureGroup, Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace,
+    KeyPause, KeyTotals, LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest,
+    Overview, OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease,
+    Retention, RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
+    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -218,6 +218,11 @@ impl Operate for SqliteStore {
 
     async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         jobs::run_batch(self, id).await
+    }
+
+    async fn enqueue_anew(&self, request: &AnewRequest) -> Result<EnqueueReport, StoreError> {
+        let request = request.clone();
+        self.writer.run("enqueueing an item anew", move |tx| enqueue::enqueue_anew(tx, &request)).await
     }
 
     async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError> {

@@ -125,6 +125,13 @@ impl<'a> NewAuditEntry<'a> {
         Self { job, ..Self::of_items(&request.actor, action, selection, reason, &changes) }
     }
 
+    /// An operator made the item `new` from the item `old`.
+    pub fn of_anew(old: ItemId, new: ItemId, actor: &'a str, reason: Option<&'a str>) -> Self {
+        let changes = json!([{ "id": new, "before": null, "after": { "anew_from": old } }]);
+        let none = Self::of_items(actor, "anew", json!({ "from": old, "to": new }), reason, &[]);
+        Self { count: 1, changes, item_ids: vec![old, new], ..none }
+    }
+
     /// A component left the quarantine; `lifted` is the record that was removed.
     pub fn of_lifted_quarantine(lifted: &QuarantineRecord, actor: &'a str, reason: Option<&'a str>) -> Self {
         let selection = json!({ "digest": lifted.digest });

@@ -1,7 +1,8 @@
 //! Conditions on what an item contains: members of its payload, of its headers and of its metadata.
 //!
 //! No index knows what an item contains, so an engine reads the items that the other conditions of a filter let
-//! through, at most [`EXAMINED_MAX`] of them, and asks the filter. It does not know how they are read.
+//! through, and asks the filter: for an action at most [`EXAMINED_MAX`] of them, for a page fewer (`engine/look.rs`). It
+//! does not know how they are read.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use outbox_item::{InvalidAt, InvalidItem};
 
 use crate::error::StoreError;
 
-/// Items that a reader examines at most for one request: at 1 KiB each, a few seconds of reading.
+/// Items that a reader examines at most for one action: at 1 KiB each, a few seconds of reading.
 pub const EXAMINED_MAX: u32 = 100_000;
 
 /// The longest path or value of a condition, in bytes.
@@ -103,13 +104,24 @@ pub struct StoredContent<'a> {
     pub headers: &'a [u8],
     /// The metadata, as a JSON text.
     pub metadata: &'a [u8],
+    /// The message of its last failure; empty without one.
+    pub last_error: &'a [u8],
+}
+
+impl StoredContent<'_> {
+    /// Whether a part of it contains the text, in capital or small letters.
+    pub(crate) fn has_text(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let has = |part: &[u8]| String::from_utf8_lossy(part).to_lowercase().contains(&text);
+        [self.payload, self.headers, self.metadata, self.last_error].into_iter().any(has)
+    }
 }
 
 /// The error when more items than [`EXAMINED_MAX`] would have to be read.
 pub fn too_many_to_examine() -> StoreError {
     let accepted = "together with conditions that let at most 100000 items through, such as a type, a status or a time, \
                     because each of these items is read";
-    invalid("filter", "a condition on payload, headers or metadata".to_owned(), accepted)
+    invalid("filter", "a condition on what items contain".to_owned(), accepted)
 }
 
 pub(crate) fn invalid(field: &'static str, value: String, accepted: &'static str) -> StoreError {

@@ -23,6 +23,7 @@ pub use crate::audit::{ItemChange, NewAuditEntry, changes_of};
 pub use crate::content::{EXAMINED_MAX, StoredContent, too_many_to_examine};
 pub use crate::jobs::{ActionOutcomes, BATCH_SIZE, JobBatch, JobProgress, JobStep, JobVerdict, WATCH_PAUSE};
 pub use crate::long_poll::{LongPollSlot, long_poll};
+pub use crate::look::{KEYS_SORTED_MAX, LOOKED_AT_MAX, LookEnd, READ_MAX, needs_look};
 pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN};
 pub use crate::retrying::{RetryingItems, retrying_groups};

@@ -76,6 +76,10 @@ pub struct Filter {
     /// The metadata has all of these members.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub metadata: Vec<MemberIs>,
+    /// The payload, the headers, the metadata or the message of the last failure contains this text, in capital or small
+    /// letters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// Of an action: only this many of the items that match, those with the lowest ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<u32>,
@@ -100,7 +104,7 @@ impl Filter {
     /// The same filter without the conditions on what items contain.
     #[must_use]
     pub fn without_content(&self) -> Self {
-        Self { payload: Vec::new(), headers: Vec::new(), metadata: Vec::new(), ..self.clone() }
+        Self { payload: Vec::new(), headers: Vec::new(), metadata: Vec::new(), text: None, ..self.clone() }
     }
 
     /// How many of `matching` items an action takes.
@@ -129,7 +133,7 @@ impl Filter {
 impl Filter {
     /// Whether items must be read to know whether they match.
     pub fn reads_content(&self) -> bool {
-        !(self.payload.is_empty() && self.headers.is_empty() && self.metadata.is_empty())
+        !(self.payload.is_empty() && self.headers.is_empty() && self.metadata.is_empty() && self.text.is_none())
     }
 
     /// Whether the content of an item fulfils the conditions on it. What is not JSON fulfils none.
@@ -137,6 +141,7 @@ impl Filter {
         all_hold(&self.payload, content.payload, MemberIs::holds_in)
             && all_hold(&self.headers, content.headers, MemberIs::holds_in_headers)
             && all_hold(&self.metadata, content.metadata, MemberIs::holds_in)
+            && self.text.as_deref().is_none_or(|text| content.has_text(text))
     }
 
     /// Errors when a text is empty, which a script passes by mistake and which would restrict nothing or everything, when
@@ -152,6 +157,7 @@ impl Filter {
             ("fairness_key", &self.fairness_key),
             ("fingerprint", &self.fingerprint),
             ("error", &self.error),
+            ("text", &self.text),
         ];
         if let Some((field, _)) = texts.iter().find(|(_, text)| text.as_deref() == Some("")) {
             return Err(invalid(field, "an empty filter".into(), "a text, or no such filter"));
@@ -200,11 +206,30 @@ mod tests {
             payload: br#"{"order":17}"#,
             headers: br#"{"x-tenant":"acme.eu"}"#,
             metadata: br#"{"team":"a"}"#,
+            last_error: b"",
         };
         assert!(filter.reads_content() && filter.lets_through(content));
         assert!(!filter.lets_through(StoredContent { headers: b"{}", ..content }));
         assert!(!filter.lets_through(StoredContent { payload: b"order=17", ..content }));
         assert!(!filter.lets_through(StoredContent { metadata: b"\xff", ..content }));
+    }
+
+    #[test]
+    fn a_text_is_found_in_each_part_of_an_item_in_capital_or_small_letters() {
+        let empty = StoredContent { payload: b"", headers: b"", metadata: b"", last_error: b"" };
+        let has = |content: StoredContent<'_>, text: &str| {
+            Filter { text: Some(text.into()), ..Filter::default() }.lets_through(content)
+        };
+        for content in [
+            StoredContent { payload: "\u{ff}Ärger".as_bytes(), ..empty },
+            StoredContent { headers: "ärger".as_bytes(), ..empty },
+            StoredContent { metadata: "ÄRGER".as_bytes(), ..empty },
+            StoredContent { last_error: "viel Ärger".as_bytes(), ..empty },
+        ] {
+            assert!(has(content, "äRGer") && !has(content, "Ärgernis"));
+        }
+        assert!(has(StoredContent { payload: b"\xffabc", ..empty }, "ABC"), "also beside bytes that are no text");
+        assert!(!has(StoredContent { payload: b"a", headers: b"b", ..empty }, "ab"), "parts are not joined");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::history::HistoryMinute;
 use crate::ids::{JobId, SignalSeq};
 use crate::jobs::{Job, JobOutcome};
 use crate::key_totals::KeyTotals;
+use crate::look::LookEnd;
 use crate::overview::Overview;
 use crate::plugin_data::{StateEntry, StateQuery, StateTotal};
 use crate::stuck::{StuckEntry, StuckQuery};
@@ -137,6 +138,10 @@ pub struct ItemPage {
     pub items: Vec<ItemSummary>,
     /// What [`Page::before`] is for the next page; `None` when there is certainly none.
     pub next: Option<ItemId>,
+    /// How many of the newest items were looked at, at most, of each status, where the page ended there before it was
+    /// full. The next page goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_at: Option<u32>,
 }
 
 impl ItemPage {
@@ -144,12 +149,26 @@ impl ItemPage {
     pub fn new(items: Vec<ItemSummary>, page: Page, is_cut: bool) -> Self {
         let is_full = is_cut || items.len() == page.limit as usize;
         let next = items.last().filter(|_| is_full).map(|summary| summary.item.id);
-        Self { items, next }
+        Self { items, next, looked_at: None }
+    }
+
+    /// The same page, of a look that ended there.
+    #[must_use]
+    pub fn with_end(self, end: Option<LookEnd>) -> Self {
+        match end {
+            Some(LookEnd { last, looked_at, is_all: false }) if self.next.is_none() => {
+                Self { next: Some(last), looked_at: Some(looked_at), ..self }
+            }
+            _ => self,
+        }
     }
 }
 
 /// The largest number of failed attempts that is shown of an item.
 pub const ATTEMPTS_SHOWN: u32 = 100;
+
+/// The largest number of entries of the audit trail that is shown of an item.
+pub const ENTRIES_SHOWN: u32 = 100;
 
 /// An item with its history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -162,7 +181,7 @@ pub struct ItemDetails {
     pub failed_attempts: Vec<FailedAttempt>,
     /// How many such attempts the history has.
     pub failed_attempts_total: u64,
-    /// What operators did to it, oldest first.
+    /// The newest of what operators did to it, oldest first: at most [`ENTRIES_SHOWN`]. The audit trail has all.
     pub audit: Vec<AuditEntry>,
 }
 

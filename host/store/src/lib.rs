@@ -52,6 +52,7 @@ mod jobs;
 mod key_totals;
 mod latency_bins;
 mod long_poll;
+mod look;
 mod maintain;
 mod moved_tables;
 mod names;
@@ -91,8 +92,8 @@ pub use crate::history::{
 };
 pub use crate::ids::{ClaimToken, JobId, SignalSeq};
 pub use crate::inspect::{
-    ATTEMPTS_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES, RETRIES_LOOKED_AT,
-    RetriesAhead, Signal,
+    ATTEMPTS_SHOWN, ENTRIES_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES,
+    RETRIES_LOOKED_AT, RetriesAhead, Signal,
 };
 pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
 pub use crate::key_totals::KeyTotals;
@@ -101,7 +102,7 @@ pub use crate::long_poll::{LongPoll, LongPollResult};
 pub use crate::maintain::{Maintain, MaintenanceReport, Retention};
 pub use crate::moved_tables::{IMPORT_PAUSE_REASON, RecordColumns};
 pub use crate::names::{UnknownName, item_with_key, unknown_fairness_key, unknown_ordering_key};
-pub use crate::operate::{ItemGroup, Operate, OperateReport, OperateRequest, Selection};
+pub use crate::operate::{AnewRequest, ItemGroup, Operate, OperateReport, OperateRequest, Selection};
 pub use crate::overview::{Overview, SagaTotals};
 pub use crate::plugin_data::{
     ClearStateRequest, OwnerRecord, PluginData, QuarantineRecord, StateEntry, StateQuery, StateTotal,

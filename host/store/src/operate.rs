@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use outbox_item::{Item, ItemId, Millis, Status};
+use outbox_item::{Item, ItemId, Millis, NewItem, Status};
 
 use crate::action::{Action, Execution, Refusal, RefusedItem};
 use crate::control::{ControlReport, ControlRequest};
@@ -16,6 +16,7 @@ use crate::ids::JobId;
 use crate::inspect::Inspect;
 use crate::jobs::{Job, JobPace, SAMPLE_SIZE};
 use crate::plugin_data::{ClearStateRequest, StateTotal};
+use crate::queue::EnqueueReport;
 
 /// What operators do. The HTTP server and the command line call it, a few times a day or in bursts of a script.
 ///
@@ -38,6 +39,10 @@ pub trait Operate: Inspect {
     /// such job. Several processes may call it at once: one of them makes the batch.
     async fn run_job_batch(&self, id: JobId) -> Result<Option<Job>, StoreError>;
 
+    /// Enqueues an item that an operator made from another, and audits it as `anew` in the same transaction: the entry
+    /// concerns both. An item with this key and content that exists is the answer, and is not audited again.
+    async fn enqueue_anew(&self, request: &AnewRequest) -> Result<EnqueueReport, StoreError>;
+
     /// Changes types, ordering keys, jobs or ids rather than items.
     async fn control(&self, request: &ControlRequest) -> Result<ControlReport, StoreError>;
 
@@ -48,6 +53,19 @@ pub trait Operate: Inspect {
     /// audit entry of its own. Running attempts that have read what is removed are
     /// given back.
     async fn clear_state(&self, request: &ClearStateRequest) -> Result<StateTotal, StoreError>;
+}
+
+/// A new item that an operator made from an old one, which stays as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnewRequest {
+    /// The old item.
+    pub old: ItemId,
+    /// The new one.
+    pub item: NewItem,
+    /// Who asks: `user@host`, or a name that the operator gave.
+    pub actor: String,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
 }
 
 /// An action, and the items that it is for.

@@ -104,6 +104,7 @@ mod tests {
             Filter { headers: condition(), ..Filter::default() },
             Filter { metadata: condition(), ..Filter::default() },
             Filter { error: Some("17".into()), ..Filter::default() },
+            Filter { text: Some("17".into()), ..Filter::default() },
         ] {
             assert!(admin.require_to_search(&filter).is_ok());
             let refused = reader.require_to_search(&filter).unwrap_err().to_string();

@@ -152,12 +152,17 @@ pub(crate) struct ItemPageView {
     /// The value of `before` for the next page; `null` when there is none.
     #[schema(value_type = Option<Id>, required = true)]
     next: Option<ItemId>,
+    /// How many of the newest items of each status were looked at, where the page ended there before it was full: the next
+    /// page goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>, required = false)]
+    looked_at: Option<u32>,
 }
 
 impl ItemPageView {
     /// The page as its reader sees it.
-    pub(crate) fn of(ItemPage { items, next }: ItemPage, sight: &Sight) -> Self {
-        Self { items: items.into_iter().map(|item| ItemSummaryView::of(item, sight)).collect(), next }
+    pub(crate) fn of(ItemPage { items, next, looked_at }: ItemPage, sight: &Sight) -> Self {
+        Self { items: items.into_iter().map(|item| ItemSummaryView::of(item, sight)).collect(), next, looked_at }
     }
 }
 
@@ -182,7 +187,7 @@ pub(crate) struct ItemDetailsView {
     failed_attempts: Vec<AttemptView>,
     /// How many such attempts the history has.
     failed_attempts_total: u64,
-    /// What operators did to it, oldest first.
+    /// The newest of what operators did to it, at most 100, oldest first; `GET /audit?item=` has all.
     audit: Vec<AuditEntryView>,
     /// The members that are left out, because the caller lacks the right `read-payload`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

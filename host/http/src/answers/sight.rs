@@ -12,7 +12,7 @@ use crate::access::{Caller, Right};
 use crate::state::HttpSettings;
 
 /// The members of an audit entry that repeat what items contain: results, and conditions of filters.
-const CONTENT: [&str; 5] = ["result", "payload", "headers", "metadata", "error"];
+const CONTENT: [&str; 6] = ["result", "payload", "headers", "metadata", "error", "text"];
 
 /// What a reader may see.
 #[derive(Clone, Debug)]

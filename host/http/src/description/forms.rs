@@ -145,6 +145,9 @@ pub(crate) struct FilterBody {
     #[schema(required = false)]
     #[param(required = false)]
     metadata: Vec<String>,
+    /// The payload, the headers, the metadata or the message of the last failure contains this text, in capital or small
+    /// letters. Needs the right `read-payload`.
+    text: Option<String>,
     /// Of an action: only this many of the items, those with the lowest ids.
     first: Option<u32>,
     /// Of an action: only this many of the items, chosen at random; at most 1000.

@@ -80,6 +80,10 @@ pub(crate) struct FilterArgs {
     /// Only items with this member of their metadata
     #[arg(long, value_name = "PATH=VALUE")]
     metadata: Vec<MemberIs>,
+    /// Only items with this text in their payload, headers, metadata or the message of their last failure, in capital or
+    /// small letters
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
 }
 
 impl FilterArgs {
@@ -106,6 +110,7 @@ impl FilterArgs {
             payload: self.payload,
             headers: self.header,
             metadata: self.metadata,
+            text: self.text,
             ..Filter::default()
         }
     }

@@ -288,6 +288,9 @@ CREATE TABLE outbox.audit_kept (
     from_seq bigint NOT NULL
 );
 CREATE INDEX audit_items_seq ON outbox.audit_items (seq);
+-- For readers of what one person did, or of one action: the trail can be long.
+CREATE INDEX audit_actor ON outbox.audit (actor, seq);
+CREATE INDEX audit_action ON outbox.audit (action, seq);
 
 CREATE FUNCTION outbox.keep_audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -80,6 +80,11 @@ impl SqlFilter {
         Self::with_unindexed(filter, OUT_OF_ID_ORDER)
     }
 
+    /// The same, where the beginning of a key is that of more items than may be sorted.
+    pub fn in_order_of_ids_without_keys(filter: &Filter) -> Self {
+        Self::with_unindexed(filter, &[OUT_OF_ID_ORDER, &["idem_key"]].concat())
+    }
+
     /// A column is an expression where no index of it may be used.
     fn with_unindexed(filter: &Filter, unindexed: &[&str]) -> Self {
         let mut condition = Self::all();
@@ -90,8 +95,8 @@ impl SqlFilter {
             if is_few || unindexed.contains(&column) { format!("{column} || '' = ?") } else { format!("{column} = ?") }
         };
         condition.and("idem_key = ?", filter.idem_key.clone());
-        condition.and("idem_key >= ?", filter.key_prefix.clone());
-        condition.and("idem_key < ?", filter.key_prefix.as_ref().map(|prefix| format!("{prefix}{AFTER_KEYS}")));
+        let key = if unindexed.contains(&"idem_key") { "idem_key || ''" } else { "idem_key" };
+        condition.and_key_prefix(key, filter.key_prefix.as_deref());
         condition.and(CID, filter.cid.clone());
         condition.and(&equals("type"), filter.r#type.clone());
         condition.and(&equals("saga"), filter.saga.clone());
@@ -133,6 +138,12 @@ impl SqlFilter {
             self.sql.push_str(" AND ");
             self.sql.push_str(&sql.replace('?', &format!("${}", self.params.len())));
         }
+    }
+
+    /// Only keys that begin so; `key` is the expression of the key.
+    pub fn and_key_prefix(&mut self, key: &str, prefix: Option<&str>) {
+        self.and(&format!("{key} >= ?"), prefix.map(str::to_owned));
+        self.and(&format!("{key} < ?"), prefix.map(|prefix| format!("{prefix}{AFTER_KEYS}")));
     }
 
     /// Only these items. Ids are part of the text: their number has no limit, unlike that of parameters.
@@ -196,6 +207,8 @@ mod tests {
         let condition = SqlFilter::from_filter(&filter);
         assert_eq!(condition.sql, "true AND idem_key >= $1 AND idem_key < $2 AND type || '' = $3");
         assert_eq!(condition.params[1], SqlParam::Text("order-\x7f".into()));
+        let many = SqlFilter::in_order_of_ids_without_keys(&filter);
+        assert_eq!(many.sql, "true AND idem_key || '' >= $1 AND idem_key || '' < $2 AND type || '' = $3");
         let mut named = SqlFilter::from_filter(&Filter { idem_key: Some("k".into()), ..Filter::default() });
         named.and_ids(&[7, 9].map(ItemId::new));
         assert_eq!(named.sql, "true AND idem_key = $1 AND id IN (7,9)");
