@@ -4,6 +4,7 @@ mod actions;
 mod frame;
 mod items;
 mod overview;
+mod trials;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use axum::http::{HeaderMap, Request};
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use outbox::http::{
-    AccessSettings, HostStatus, HttpSettings, HttpState, NamedToken, Rights, Role, TokenDigest, router,
+    AccessSettings, HostStatus, HttpSettings, HttpState, NamedToken, Rights, Role, TokenDigest, Trials, router,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -29,7 +30,7 @@ pub(crate) struct Desk {
     cookie: Option<String>,
 }
 
-fn token(role: Role, more: Rights) -> NamedToken {
+pub(crate) fn token(role: Role, more: Rights) -> NamedToken {
     let digest = TokenDigest::of(&format!("{role}-token"));
     NamedToken { name: format!("the-{role}"), role, more, digest, expires_at: None }
 }
@@ -114,6 +115,16 @@ impl Desk {
     }
 
     pub(crate) async fn with(backend: Backend, settings: HttpSettings, status: HostStatus) -> Self {
+        Self::with_trials(backend, settings, status, None).await
+    }
+
+    /// The same, whose process tries items so.
+    pub(crate) async fn with_trials(
+        backend: Backend,
+        settings: HttpSettings,
+        status: HostStatus,
+        trials: Option<Trials>,
+    ) -> Self {
         let (fixture, stop) = (Fixture::new(backend).await, CancellationToken::new());
         let router = router(HttpState {
             enqueue: fixture.store.clone(),
@@ -122,6 +133,7 @@ impl Desk {
             handler: crate::worker::Scripted::new(async |_| crate::worker::done()),
             settings: HttpSettings { is_durable: true, ..settings }.fixed(),
             status: Arc::new(move || HostStatus { is_scanned: true, ..status.clone() }),
+            trials,
             stop: stop.clone(),
         });
         Self { fixture, router, stop, cookie: None }

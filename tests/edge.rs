@@ -63,6 +63,7 @@ impl HttpFixture {
             handler: handler.clone(),
             settings: settings.fixed(),
             status: Arc::new(move || status.clone()),
+            trials: None,
             stop: stop.clone(),
         });
         Self { router, store, handler, stop, folder }

@@ -197,3 +197,35 @@ async fn a_request_that_was_not_recorded_is_named_and_stops_the_rerun_unless_it_
     assert_eq!((is_well, &told["ending"]["outcome"]), (true, &json!("done")), "{told}");
     assert_eq!(told["requests"][0]["answer"], "204");
 }
+
+/// The text between two others.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    text.split_once(before).unwrap_or_else(|| panic!("no {before}: {text}")).1.split_once(after).unwrap().0
+}
+
+#[tokio::test]
+async fn the_cockpit_tries_a_dead_item_with_the_handler_of_today_without_touching_the_world() {
+    let url = echo().await;
+    let (dir, plan, host) = host(&url).await;
+    let steps = [call(&url, &json!({ "body": "x" })), json!({ "do": "trap_in", "version": "1" })];
+    let id = enqueue(&plan, "k", &json!({ "do": "sequence", "steps": steps }));
+    let item = becomes(&host, id, "DLQ").await;
+    let browser =
+        [("accept", "text/html"), ("origin", host.url.as_str()), ("content-type", "application/x-www-form-urlencoded")];
+    let text = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
+    let try_it = async || {
+        let page = text(&host.send("GET", &format!("/cockpit/items/{id}"), &browser, "").await.body);
+        let form = format!("form_token={}", between(&page, "name=\"form_token\" value=\"", "\""));
+        text(&host.send("POST", &format!("/cockpit/items/{id}/try"), &browser, &form).await.body)
+    };
+    let same = try_it().await;
+    assert!(same.contains("would fail again") && same.contains("the one that failed"), "{same}");
+    guests::install(&guests::chaos(2), &manifest(&url), &dir.path().join("plugins.d"), "chaos");
+    crate::support::eventually("the changed handler is tried", std::time::Duration::from_secs(60), async || {
+        try_it().await.contains("would be done")
+    })
+    .await;
+    let tried = try_it().await;
+    assert!(tried.contains("another one than") && tried.contains("the recording"), "{tried}");
+    assert_eq!(plan.json(&["show", &id.to_string(), "--json"]), item, "the item is not touched");
+}

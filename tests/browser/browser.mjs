@@ -107,9 +107,12 @@ export async function becomes(id, status) {
 /** The receiver that the handler `webhook` calls. It answers with `status`. */
 export class Receiver {
   status = 200;
+  /** How many requests came. */
+  requests = 0;
 
   async start() {
     const server = http.createServer((request, answer) => {
+      this.requests += 1;
       request.resume();
       request.on("end", () => answer.writeHead(this.status, { "content-type": "application/json" }).end("{}"));
     });

@@ -53,6 +53,9 @@ const VIEWS = [
   ["failure", `/failures/${group}`, 200],
   ["act", `/act/replay?status=DLQ`, 200],
   ["purge", `/act/purge?ids=${dead}`, 200],
+  ["sagas", "/sagas", 200],
+  ["items that contain a text", "/items?text=order-1", 200],
+  ["group without items", "/failures/0000000000000000", 404],
   ["plugins", "/plugins", 200],
   ["operations", "/operations", 200],
   ["job", `/jobs/${job}`, 200],
@@ -91,10 +94,14 @@ for (const colorScheme of ["light", "dark"]) {
       assert.ok(answer.status() === status || name.startsWith("search"), `${name} answers ${answer.status()}`);
       await look(name, name === "overview" || name === "item");
     }
+    await visit(page, `/cockpit/items/${dead}`);
+    await page.getByRole("button", { name: /^Try it/ }).click();
+    await page.getByRole("heading", { level: 1, name: /would/ }).waitFor();
+    await look("tried");
     await page.context().close();
   }
 }
 await browser.close();
-console.log(`${checked} views were checked, of ${VIEWS.length + 1} in 2 themes at ${WIDTHS.length} widths`);
+console.log(`${checked} views were checked, of ${VIEWS.length + 2} in 2 themes at ${WIDTHS.length} widths`);
 assert.deepEqual(found, [], found.join("\n"));
 process.exit(0);

@@ -62,8 +62,12 @@ await step("a saga moves on the overview, which refreshes itself and can be paus
   assert.equal((await send("enqueue", "POST", "/memory", { text: "hello" })).status, 202);
   const begun = page.locator("section").filter({ has: page.getByRole("heading", { name: /WriteMemorySaga/ }) });
   await begun.getByText(/1 runs?/).waitFor();
-  await begun.getByRole("row").filter({ hasText: "end" }).getByText("1").first().waitFor();
+  await begun.getByRole("listitem").filter({ hasText: /^end/ }).getByText("1", { exact: true }).waitFor();
   await check(page, "the overview");
+  await page.getByRole("link", { name: "See all sagas" }).click();
+  await page.getByRole("heading", { level: 1, name: /saga/ }).waitFor();
+  await check(page, "sagas");
+  await visit(page, "/cockpit");
   const live = page.getByRole("button", { name: /live|paused/ });
   await live.click();
   assert.equal(await live.getAttribute("aria-pressed"), "true");
@@ -97,7 +101,18 @@ await step("a dead item is found by its correlation id, and says why it is dead"
   await check(page, "an item");
 });
 
-await step("one is tried first: it is replayed alone and done", async () => {
+await step("one is tried first: in a simulation, which sends nothing", async () => {
+  const before = receiver.requests;
+  await page.getByRole("button", { name: /^Try it/ }).click();
+  await page.getByRole("heading", { level: 1, name: /would fail again/ }).waitFor();
+  assert.match(await page.locator("main").innerText(), /Nothing was sent, and nothing was stored/);
+  assert.match(await page.getByRole("table").innerText(), /POST[^]*the recording/);
+  await check(page, "a trial");
+  assert.equal(receiver.requests, before);
+  await page.getByRole("link", { name: "Back to the item" }).click();
+});
+
+await step("then it is replayed alone and done", async () => {
   receiver.status = 200;
   await page.getByRole("button", { name: "Replay…" }).click();
   await page.getByRole("heading", { level: 1, name: /Replay/ }).waitFor();
@@ -108,10 +123,11 @@ await step("one is tried first: it is replayed alone and done", async () => {
   await check(page, "the page after an action");
 });
 
-await step("its group is replayed as a job, and is done", async () => {
+await step("its group is reached from an item, is replayed as a job, and is done", async () => {
   await visit(page, "/cockpit/failures");
   await check(page, "failures");
-  await page.getByRole("region", { name: "Groups" }).getByRole("link").first().click();
+  await visit(page, `/cockpit/items/${dead[0]}`);
+  await page.getByRole("link", { name: /failed alike/ }).click();
   await check(page, "a group of failures");
   await page.getByRole("link", { name: /Replay the group/ }).click();
   await confirm(page, "the receiver is back", /^Replay 2 items$/);
@@ -148,6 +164,12 @@ await step("a payload is edited and enqueued anew, and the old item stays", asyn
   await visit(admin, `/cockpit/items/${dead[0]}`);
   await admin.getByRole("link", { name: /Edit and enqueue anew/ }).click();
   await check(admin, "the page for a new payload");
+  await admin.getByLabel("Payload").fill("{");
+  await confirm(admin, "the amount was wrong", "Enqueue");
+  await admin.getByRole("alert").waitFor();
+  assert.equal(await admin.getByLabel("Reason").inputValue(), "the amount was wrong");
+  await check(admin, "the page for a new payload that was wrong");
+  admin.problems.length = 0;
   await admin.getByLabel("Payload").fill('{"order":"order-1","corrected":true}');
   await confirm(admin, "the amount was wrong", "Enqueue");
   await admin.getByRole("heading", { level: 1, name: /Item \d+/ }).waitFor();

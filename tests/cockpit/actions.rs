@@ -97,7 +97,10 @@ mod on_each {
         let asked = desk.get(&format!("/{act}")).await;
         assert!(asked.text().contains("Replay 2 items?"), "{}", asked.text());
         let gone = desk.get("/cockpit/failures/0000000000000000").await;
-        assert!(gone.status == 400 && gone.text().contains("no dead item is in the group"), "{}", gone.text());
+        assert!(gone.status == 404 && gone.text().contains("No item is in this group any more"), "{}", gone.text());
+        assert!(!group.text().contains("Restore the group"), "no operator dead-lettered them: {}", group.text());
+        let other = desk.get("/cockpit/failures?status=DONE").await;
+        assert!(other.status == 400 && other.text().contains("choose one of the two"), "{}", other.text());
     }
 
     pub(super) async fn types_and_keys_are_controlled_with_a_reason(backend: Backend) {
@@ -105,22 +108,34 @@ mod on_each {
         let id = desk.fixture.enqueue(ordered("a")).await;
         desk.fixture.enqueue(ordered("b")).await;
         desk.fixture.store.settle(&desk.fixture.claim_one("mail").await.reference(), dead()).await.unwrap();
-        for (path, question, seen) in [
-            ("/cockpit/control/pause?type=mail", "Pause mail?", "paused mail by http: calm"),
-            ("/cockpit/control/resume?type=mail", "Resume mail?", "Nothing is paused"),
-            ("/cockpit/control/unblock?ordering_key=k", "Unblock the key k?", "unblock"),
+        let held = desk.get("/cockpit/operations").await.text();
+        assert!(held.contains(&format!("blocked key k item {id} is dead, 1 item behind it")), "{held}");
+        let blocked = format!("The key is blocked by item {id}; one item waits behind it");
+        for (path, question, now, seen) in [
+            ("/cockpit/control/pause?type=mail", "Pause mail?", "1 item of the type wait", "paused mail by http: calm"),
+            ("/cockpit/control/resume?type=mail", "Resume mail?", "0 are being handled", "resume type mail calm"),
+            ("/cockpit/control/unblock?ordering_key=k", "Unblock the key k?", &blocked, "unblock"),
         ] {
             let asked = desk.get(path).await;
-            assert!(asked.text().contains(question), "{path}: {}", asked.text());
+            assert!(asked.text().contains(question) && asked.text().contains(now), "{path}: {}", asked.text());
             let done = confirm(&desk, path, &asked, &[("reason", "calm")]).await;
             assert_eq!((done.status, done.header("location")), (303, "../operations"), "{done:?}");
             let text = desk.get("/cockpit/operations").await.text();
             assert!(text.contains(seen), "{path}: {text}");
         }
         assert_eq!(desk.fixture.status(id).await, Status::Dlq);
-        let path = "/cockpit/control/pause?type=mial";
-        let unknown = confirm(&desk, path, &desk.get(path).await, &[("reason", "calm")]).await;
-        assert!(unknown.status == 404 && unknown.text().contains("known are mail"), "{}", unknown.text());
+        let again = desk.get("/cockpit/control/unblock?ordering_key=k").await.text();
+        assert!(again.contains("Nothing would change") && !again.contains("Reason"), "{again}");
+        for (path, told) in
+            [("/cockpit/control/pause?type=mial", "known are mail"), ("/cockpit/control/unblock?ordering_key=zz", "zz")]
+        {
+            let unknown = desk.get(path).await;
+            assert!(unknown.status == 404 && unknown.text().contains(told), "{path}: {}", unknown.text());
+            assert!(unknown.text().contains("Nothing has this name") && unknown.text().contains("Operations"));
+        }
+        let path = "/cockpit/control/pause?type=fax&force=yes";
+        let forced = confirm(&desk, path, &desk.get(path).await, &[("reason", "early")]).await;
+        assert_eq!(forced.status, 303, "{}", forced.text());
     }
 }
 
@@ -196,6 +211,9 @@ async fn a_changed_payload_becomes_a_new_item_that_names_the_old_one() {
     );
     let broken = confirm(&desk, &path, &asked, &[("payload", "{"), ("key", "k2"), ("reason", "a typo")]).await;
     assert!(broken.status == 400 && broken.text().contains("the payload is not as expected"), "{}", broken.text());
+    let kept = |page: &Page| page.html().contains("value=\"k2\"") && page.html().contains("value=\"a typo\"");
+    assert!(kept(&broken) && broken.html().contains("\n{</textarea>"), "what was typed stays: {}", broken.html());
+    assert!(desk.fixture.store.audit(&AuditQuery::default()).await.unwrap().is_empty());
     let fields = [("payload", "{\r\n\"to\": \"b\"}"), ("key", "k2"), ("reason", "a typo"), ("actor", "ada")];
     let made = confirm(&desk, &path, &asked, &fields).await;
     let new = made.header("location").strip_prefix("../").unwrap_or_else(|| panic!("{made:?}")).parse().unwrap();
@@ -204,8 +222,49 @@ async fn a_changed_payload_becomes_a_new_item_that_names_the_old_one() {
     assert_eq!(item.metadata["anew_from"], serde_json::json!(id));
     assert_eq!(item.metadata["anew_reason"], "a typo");
     assert_eq!(desk.fixture.item(id).await, before, "the old item is never changed");
+    let trail = desk.fixture.store.audit(&AuditQuery::default()).await.unwrap();
+    let [entry] = &trail[..] else { panic!("one entry: {trail:?}") };
+    assert_eq!((entry.action.as_str(), entry.actor.as_str()), ("anew", "ada (claimed)"));
+    assert_eq!(entry.selection, serde_json::json!({ "from": id, "to": new }));
+    for item in [id, new] {
+        let text = desk.get(&format!("/cockpit/items/{item}")).await.text();
+        assert!(text.contains("Anew by ada (claimed) a typo"), "{text}");
+    }
+    let twice = confirm(&desk, &path, &asked, &fields).await;
+    assert_eq!((twice.status, desk.fixture.store.audit(&AuditQuery::default()).await.unwrap().len()), (303, 1));
     let taken = confirm(&desk, &path, &asked, &[("payload", "{}"), ("key", "dead-0"), ("reason", "x")]).await;
     assert!(taken.status == 422 && taken.text().contains("already used by item"), "{}", taken.text());
+}
+
+#[tokio::test]
+async fn a_payload_that_a_form_would_change_is_not_offered_for_editing() {
+    let desk = Desk::serving(Backend::Sqlite, &["mail"]).await;
+    for (key, payload, refused) in [
+        ("esc", "a\u{1b}[31m", "characters that a form would change or hide"),
+        ("crlf", "a\r\nb", "characters that a form would change or hide"),
+        ("bytes", "", "is no text"),
+    ] {
+        let payload = if key == "bytes" { vec![0xff] } else { payload.as_bytes().to_vec() };
+        let id = desk.fixture.enqueue(NewItem { payload, content_type: "text/plain".into(), ..item(key) }).await;
+        let page = desk.get(&format!("/cockpit/items/{id}/anew")).await;
+        assert!(page.status == 400 && page.text().contains(refused), "{key}: {}", page.text());
+    }
+}
+
+#[tokio::test]
+async fn the_batches_of_a_job_are_one_row_of_the_trail_and_an_items_replay_leads_to_its_job() {
+    let desk = Desk::serving(Backend::Sqlite, &["mail"]).await;
+    let id = dead_items(&desk, 450).await[0];
+    let path = "/cockpit/act/replay?type=mail";
+    let acted = confirm(&desk, path, &desk.get(path).await, &[("reason", "back again")]).await;
+    let job = acted.header("location").strip_prefix("../jobs/").unwrap().to_owned();
+    for _ in 0..4 {
+        desk.fixture.store.run_job_batch(job.parse().unwrap()).await.unwrap();
+    }
+    let text = desk.get("/cockpit/operations").await.text();
+    assert!(text.contains(&format!("replay, job {job} status DLQ; type mail back again 450")), "{text}");
+    let item = desk.get(&format!("/cockpit/items/{id}")).await;
+    assert!(item.html().contains(&format!("cockpit/jobs/{job}\">job {job}</a>")), "{}", item.html());
 }
 
 #[tokio::test]
@@ -225,6 +284,8 @@ async fn a_confirmation_is_for_the_items_that_were_shown() {
     let refused = desk.post("/cockpit/act/purge", &fields).await;
     assert!(refused.status == 400 && refused.text().contains("another action or filter"), "{}", refused.text());
     let unticked = desk.get("/cockpit/act/purge?selected=ids").await;
+    let crafted = desk.get("/cockpit/act/purge?filter=%7B%7D").await;
+    assert!(crafted.status == 400, "a filter comes from the page before only: {}", crafted.text());
     assert!(unticked.status == 400 && unticked.text().contains("no item is selected"), "{}", unticked.text());
     let bare = desk.get("/cockpit/act/purge").await;
     assert!(bare.status == 400 && bare.text().contains("names no items"), "{}", bare.text());
@@ -235,6 +296,9 @@ async fn a_confirmation_is_for_the_items_that_were_shown() {
     let none = desk.get("/cockpit/act/replay?status=PENDING").await;
     assert!(none.status == 400 && none.text().contains("items that are PENDING cannot be replayed"), "{}", none.text());
     desk.fixture.enqueue(NewItem::new("mail", "new", "{}")).await;
+    let all = desk.get("/cockpit/act/purge?all=yes").await.text();
+    assert!(all.contains("No filter is set"), "{all}");
+    assert!(!desk.get("/cockpit/act/purge?type=mail").await.text().contains("No filter is set"));
     let nothing = desk.get("/cockpit/act/release?all=yes").await;
     assert!(nothing.text().contains("Nothing would change"), "{}", nothing.text());
 }

@@ -21,11 +21,15 @@ async fn a_person_logs_in_is_led_back_and_logs_out() {
     let wrong = desk.post("/cockpit/login", &[("token", "guess"), ("next", "cockpit?x=1")]).await;
     assert_eq!((wrong.status, wrong.hidden("next").as_str()), (401, "cockpit?x=1"));
     assert!(wrong.html().contains("role=\"alert\""), "{}", wrong.html());
+    assert_eq!(wrong.header("www-authenticate"), "Bearer");
     desk.log_in(Role::Read).await;
     let page = desk.get("/cockpit").await;
     assert_eq!(page.status, 200);
     assert!(page.text().contains("the-read") && page.text().contains("Log out"), "{}", page.text());
-    let out = desk.post("/cockpit/logout", &[]).await;
+    let forged = desk.post("/cockpit/logout", &[]).await;
+    assert_eq!((forged.status, desk.get("/cockpit").await.status), (403, 200), "a log-out needs the token of a form");
+    let token = page.hidden("form_token");
+    let out = desk.post("/cockpit/logout", &[("form_token", &token)]).await;
     assert_eq!((out.status, out.header("location")), (303, "../cockpit"));
     assert_eq!(desk.get("/cockpit").await.status, 401);
 }
@@ -69,6 +73,11 @@ async fn every_answer_forbids_what_a_page_does_not_need() {
     let missing = desk.get("/cockpit/nowhere").await;
     assert_eq!(missing.status, 404);
     assert!(missing.text().contains("there is nothing at /cockpit/nowhere"), "{}", missing.text());
+    assert!(
+        missing.text().contains("Overview Items Failures"),
+        "an error keeps the way to the views: {}",
+        missing.text()
+    );
 }
 
 #[tokio::test]

@@ -64,7 +64,13 @@ mod on_each {
         let second = desk.get(&format!("/cockpit/items?{}", next.replace("&#38;", "&"))).await;
         assert_eq!(keys(&second.text()), [1, 2], "{}", second.text());
         let one = desk.get("/cockpit/items?payload=order=3").await;
-        assert!(one.text().contains("One item matches") && one.text().contains("are read"), "{}", one.text());
+        assert!(one.text().contains("One item matches") && one.text().contains("does not refresh"), "{}", one.text());
+        let text = desk.get("/cockpit/items?text=ORDER%22:3").await;
+        assert!(
+            text.text().contains("One item matches") && text.text().contains("--text 'ORDER\":3'"),
+            "{}",
+            text.text()
+        );
         assert!(one.text().contains("outbox list --payload order=3"), "{}", one.text());
         let none = desk.get("/cockpit/items?key_prefix=nobody").await;
         assert!(none.text().contains("No item matches"), "{}", none.text());
@@ -96,11 +102,48 @@ mod on_each {
         assert!(text.contains(&format!("outbox show {first}")) && text.contains("curl \"$OUTBOX_URL/items/"));
         assert!(page.html().contains(&format!("href=\"../../cockpit/items/{second}\"")), "{}", page.html());
         let waiting = desk.get(&format!("/cockpit/items/{second}")).await.text();
-        assert!(waiting.contains(&format!("Item {first} of the key k is dead and may block this one")), "{waiting}");
+        assert!(waiting.contains(&format!("Item {first} of its key k is dead and blocks it")), "{waiting}");
+        assert!(text.contains("It blocks the key k: one item waits behind it. Unblock the key…"), "{text}");
+        assert!(text.contains("No other item failed alike: see the group"), "{text}");
+        assert!(page.html().contains("cockpit/control/unblock?ordering_key=k"), "{}", page.html());
         assert_eq!(desk.get("/cockpit/items/a").await.status, 200, "a key is a name too");
         let missing = desk.get("/cockpit/items/999999").await;
         assert_eq!(missing.status, 404);
         assert!(missing.text().contains("there is no item 999999"), "{}", missing.text());
+    }
+
+    pub(super) async fn nothing_in_an_item_is_hidden_from_its_reader(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let odd = "a\u{1b}[31m\u{202e}reversed\u{2066}\u{200f}";
+        let payload = NewItem { payload: odd.into(), content_type: "text/plain".into(), ..item("a") };
+        let id = desk.fixture.enqueue(payload).await;
+        control(&desk, Control::Pause { item_type: "mail".into() }, odd).await;
+        for path in ["/cockpit", "/cockpit/items", &format!("/cockpit/items/{id}"), "/cockpit/operations"] {
+            let page = desk.get(path).await;
+            assert!(page.text().contains(r"a\u{1b}[31m\u{202e}reversed\u{2066}\u{200f}"), "{path}: {}", page.text());
+            assert!(!page.html().contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{200f}']), "{path}");
+        }
+        let spaced = "  {\"a\": 1,\n\"b\":2}  ";
+        let exact = NewItem { payload: spaced.into(), content_type: "text/plain".into(), ..item("b") };
+        let id = desk.fixture.enqueue(exact).await;
+        let page = desk.get(&format!("/cockpit/items/{id}")).await;
+        assert!(page.html().contains("  {&#34;a&#34;: 1,\n&#34;b&#34;:2}  "), "{}", page.html());
+    }
+
+    pub(super) async fn a_long_look_says_how_far_it_went_and_leads_on(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        desk.fixture.enqueue(NewItem { payload: "the needle".into(), ..item("old") }).await;
+        let fill = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10005)
+            INSERT INTO outbox_items (type, idem_key, payload) SELECT 'mail', 'fill-' || n, '{}' FROM numbers";
+        desk.fixture.sql(fill).unwrap();
+        let first = desk.get("/cockpit/items?text=needle").await;
+        let text = first.text();
+        assert!(text.contains("No match so far") && text.contains("Look further"), "{text}");
+        assert!(text.contains("The newest 10,000 items that fit the other filters were read"), "{text}");
+        assert!(!first.html().contains("data-live"), "a list that reads much does not read itself again");
+        let next = first.html().split("rel=\"next\" href=\"items?").nth(1).unwrap().split('"').next().unwrap();
+        let second = desk.get(&format!("/cockpit/items?{}", next.replace("&#38;", "&"))).await;
+        assert!(second.text().contains("old"), "{}", second.text());
     }
 
     pub(super) async fn bytes_that_are_no_text_are_shown_in_hexadecimal(backend: Backend) {
@@ -113,12 +156,14 @@ mod on_each {
     pub(super) async fn the_search_box_leads_to_what_a_word_names(backend: Backend) {
         let desk = Desk::serving(backend, &["mail"]).await;
         let id = desk.fixture.enqueue(NewItem { cid: Some("c-1".into()), ..item("order-7") }).await;
+        desk.fixture.enqueue(NewItem { ordering_key: Some("customer-7".into()), ..item("k") }).await;
         for (word, goal) in [
             (id.to_string(), format!("items/{id}")),
             ("order-7".into(), format!("items/{id}")),
             ("mail".into(), "items?type=mail".into()),
             ("c-1".into(), "items?cid=c-1".into()),
             ("order-".into(), "items?key_prefix=order-".into()),
+            ("customer-7".into(), "items?ordering_key=customer-7".into()),
             (String::new(), "items".into()),
         ] {
             let found = desk.get(&format!("/cockpit/search?q={word}")).await;
@@ -126,6 +171,7 @@ mod on_each {
         }
         let none = desk.get("/cockpit/search?q=%3Cb%3Enobody").await;
         assert!(none.status == 200 && none.text().contains("Nothing is called “<b>nobody”"), "{}", none.text());
+        assert!(none.html().contains("items?text="), "{}", none.html());
     }
 }
 
@@ -133,6 +179,8 @@ on_each_backend! {
     each_item_of_a_list_says_why_it_is_where_it_is
     filters_are_in_the_address_and_pages_go_by_the_last_id
     one_item_says_first_why_it_waits_and_shows_what_happened
+    a_long_look_says_how_far_it_went_and_leads_on
+    nothing_in_an_item_is_hidden_from_its_reader
     bytes_that_are_no_text_are_shown_in_hexadecimal
     the_search_box_leads_to_what_a_word_names
 }
@@ -157,7 +205,7 @@ async fn what_items_contain_is_hidden_from_who_may_not_read_payloads() {
         assert!(page.status == 200 && page.text().contains("read-payload"), "{}", page.text());
         assert!(secrets.iter().all(|secret| !page.html().contains(secret)), "{path}: {}", page.html());
     }
-    for condition in ["payload=card=4111", "error=down", "headers=x-of=Ada", "metadata=of=Ada"] {
+    for condition in ["payload=card=4111", "error=down", "headers=x-of=Ada", "metadata=of=Ada", "text=4111"] {
         let refused = desk.get(&format!("/cockpit/items?{condition}")).await;
         assert!(refused.status == 403 && refused.text().contains("read-payload"), "{condition}: {}", refused.text());
     }

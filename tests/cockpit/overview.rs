@@ -50,6 +50,29 @@ mod on_each {
         assert!(page.html().contains("<svg class=\"chart\"") && page.html().contains("<desc>"), "{}", page.html());
     }
 
+    pub(super) async fn a_saga_is_shown_from_its_begin_over_its_steps_to_its_end(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let empty = desk.get("/cockpit/sagas").await;
+        assert!(empty.status == 200 && empty.text().contains("No saga has begun yet"), "{}", empty.text());
+        assert!(empty.text().contains("not begun yet: WriteMemorySaga"), "{}", empty.text());
+        let desk = Desk::serving(backend, &["mail"]).await;
+        for (key, cid) in [("a", "run-1"), ("b", "run-2"), ("c", "run-3")] {
+            let step = NewItem { saga: Some("Orders".into()), cid: Some(cid.into()), ..item(key) };
+            desk.fixture.enqueue(step).await;
+        }
+        for end in [done(), dead()] {
+            desk.fixture.store.settle(&desk.fixture.claim_one("mail").await.reference(), end).await.unwrap();
+        }
+        desk.fixture.claim_one("mail").await;
+        for path in ["/cockpit", "/cockpit/sagas"] {
+            let page = desk.get(path).await;
+            let saga = "Orders 3 runs, 1 open begin 3 → mail 1 0 retried, 1 dead → end 1 1 with a dead step";
+            assert!(page.text().contains(saga), "{path}: {}", page.text());
+            assert!(page.html().contains("cockpit/items?saga=Orders&#38;type=mail\""), "{path}: {}", page.html());
+        }
+        assert!(desk.get("/cockpit/sagas").await.text().contains("1 run of sagas is open"));
+    }
+
     pub(super) async fn what_needs_a_person_has_its_cause_and_the_next_click(backend: Backend) {
         let desk = Desk::open(backend).await;
         heartbeat(&desk, mail(PluginState::Failed, Some("it imports wasi:http without a grant"))).await;
@@ -66,7 +89,7 @@ mod on_each {
         let text = page.text();
         assert!(text.contains("things need you"), "{text}");
         for (what, path, click) in [
-            ("The key k is blocked", format!("href=\"./cockpit/items/{first}\""), "Decide"),
+            ("The key k is blocked", format!("href=\"./cockpit/items/{first}\""), "Decide about item"),
             ("1 dead letter waits for a decision", "href=\"./cockpit/failures\"".to_owned(), "See the groups"),
             ("fax is paused", "href=\"./cockpit/operations\"".to_owned(), "See the pauses"),
             (
@@ -83,6 +106,7 @@ mod on_each {
 }
 
 on_each_backend! {
+    a_saga_is_shown_from_its_begin_over_its_steps_to_its_end
     a_calm_outbox_says_so_in_its_first_sentence
     what_needs_a_person_has_its_cause_and_the_next_click
 }

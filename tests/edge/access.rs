@@ -364,6 +364,7 @@ fn state(host: &HttpFixture, settings: watch::Receiver<Arc<HttpSettings>>) -> Ht
         handler: host.handler.clone(),
         settings,
         status: Arc::new(HostStatus::default),
+        trials: None,
         stop: host.stop.clone(),
     }
 }

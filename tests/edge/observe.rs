@@ -208,6 +208,7 @@ async fn a_worker_answers_probes_and_scrapes_and_takes_no_writes() {
         handler: host.handler.clone(),
         settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: std::sync::Arc::new(HostStatus::default),
+        trials: None,
         stop: host.stop.clone(),
     };
     let worker = HttpFixture { router: outbox::http::worker_router(state), ..host };

@@ -271,6 +271,7 @@ pub(crate) fn router_over(f: &Fixture, status: HostStatus) -> axum::Router {
         handler: crate::worker::Scripted::new(async |_| crate::worker::done()),
         settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: Arc::new(move || status.clone()),
+        trials: None,
         stop: CancellationToken::new(),
     })
 }

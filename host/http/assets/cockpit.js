@@ -7,14 +7,30 @@ const RETRY_MAX = 30_000;
 /** A view rests this many times as long as its last answer took, so that open pages cost a host little. */
 const REST_FACTOR = 20;
 
+/** How a time is written: with its day and its zone, so that a picture of the page says when it was.
+ * @type {Intl.DateTimeFormatOptions} */
+const TIME = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" };
+
 /** @param {ParentNode} root */
 function localise(root) {
-  const today = new Date().toDateString();
   for (const time of root.querySelectorAll("time")) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime()) || "ago" in time.dataset) continue;
-    time.textContent = at.toDateString() === today ? at.toLocaleTimeString() : at.toLocaleString();
+    time.textContent = at.toLocaleString(undefined, TIME);
   }
+}
+
+/** Tells a screen reader. @param {string} text */
+function say(text) {
+  const place = document.getElementById("said");
+  if (place) place.textContent = text;
+}
+
+/** The text of a document of this host. @param {string} address */
+async function read(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${answer.status}`);
+  return answer.text();
 }
 
 /** @param {string} text @param {HTMLElement} button */
@@ -25,6 +41,7 @@ async function copy(text, button) {
   } catch {
     button.textContent = "Select it by hand";
   }
+  say(button.textContent);
   setTimeout(() => { button.textContent = "Copy"; }, 2_000);
 }
 
@@ -39,8 +56,12 @@ function addCopyButtons(root) {
     button.setAttribute("aria-label", `Copy ${name}`);
     button.addEventListener("click", async () => {
       const address = source instanceof HTMLAnchorElement ? source.href : null;
-      const text = address ? await (await fetch(address)).text() : source.textContent ?? "";
-      await copy(text, button);
+      try {
+        await copy(address ? await read(address) : source.textContent ?? "", button);
+      } catch (error) {
+        button.textContent = `Cannot be read: ${error instanceof Error ? error.message : "no answer"}`;
+        say(button.textContent);
+      }
     });
     source.after(button);
   }
@@ -49,6 +70,7 @@ function addCopyButtons(root) {
 /** Whether somebody is using the part just now. @param {Element} part */
 function isInUse(part) {
   const focused = document.activeElement;
+  if (part.querySelector('input[name="ids"]:checked')) return true;
   const isTyping = focused instanceof HTMLInputElement && !["checkbox", "radio"].includes(focused.type);
   if (focused && part.contains(focused) && (isTyping || focused instanceof HTMLSelectElement)) return true;
   const selection = document.getSelection();

@@ -57,24 +57,31 @@ pub(crate) fn lately(series: &HistorySeries, now: Millis, figure: impl Fn(&Histo
     (happened, now.since(begun_at))
 }
 
-/// The newest reading, and when it was made.
+/// The newest reading, and when it was made. Of one that failed: what was tried.
 #[derive(Default)]
 pub(crate) struct Glances {
-    newest: Mutex<Option<(Instant, Arc<Glance>)>>,
+    newest: Mutex<Option<(Instant, Result<Arc<Glance>, &'static str>)>>,
 }
 
 impl Glances {
-    /// A reading that is at most a second old. Callers that come meanwhile wait for the one that is being made.
+    /// A reading that is at most a second old. Callers that come meanwhile wait for the one that is being made, and share
+    /// its failure too: each would wait as long for its own.
     pub(crate) async fn newest(&self, store: &dyn Inspect, served_here: &[String]) -> Result<Arc<Glance>, StoreError> {
         let mut newest = self.newest.lock().await;
         if let Some((read_at, glance)) = newest.as_ref()
             && read_at.elapsed() < SHOWN_FOR
         {
-            return Ok(Arc::clone(glance));
+            let again =
+                |tried: &&'static str| StoreError::Unavailable { tried, source: "it failed a moment ago".into() };
+            return glance.as_ref().map(Arc::clone).map_err(again);
         }
-        let glance = Arc::new(Glance::read(store, served_here).await?);
-        *newest = Some((Instant::now(), Arc::clone(&glance)));
-        Ok(glance)
+        let glance = Glance::read(store, served_here).await.map(Arc::new);
+        *newest = match &glance {
+            Ok(glance) => Some((Instant::now(), Ok(Arc::clone(glance)))),
+            Err(StoreError::Unavailable { tried, .. }) => Some((Instant::now(), Err(tried))),
+            Err(_) => None,
+        };
+        glance
     }
 
     /// Forgets the reading, because this process has changed something that it shows.

@@ -27,6 +27,7 @@
 //!         handler,
 //!         settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
 //!         status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
+//!         trials: None,
 //!         stop: stop.clone(),
 //!     });
 //!     run(TcpListener::bind("127.0.0.1:7070").await?, routes, ServeLimits::default(), stop).await;
@@ -61,6 +62,7 @@ mod serve;
 mod server_state;
 mod signals;
 mod state;
+mod trial;
 mod write;
 mod write_headers;
 
@@ -83,6 +85,7 @@ pub use crate::access::{
 pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
 pub use crate::serve::{ServeLimits, run};
 pub use crate::state::{EnvironmentColour, HostStatus, HttpSettings, HttpState};
+pub use crate::trial::{TrialEnd, TrialOrder, TrialReport, TrialRequest, Trials};
 
 /// All routes, as `outbox serve` answers them.
 pub fn router(state: HttpState) -> Router {

@@ -26,8 +26,10 @@ mod operations;
 mod overview;
 mod plugins;
 mod pods;
+mod sagas;
 mod search;
 mod timeline;
+mod trials;
 mod types;
 mod visit;
 mod why;
@@ -55,9 +57,11 @@ pub(crate) fn routes() -> Router<Arc<ServerState>> {
         .route("/cockpit/items", view(get(items::items)))
         .route("/cockpit/items/{id}", view(get(item::item)))
         .route("/cockpit/items/{id}/anew", with_right(Right::Enqueue, get(anew::ask).post(anew::enqueue)))
+        .route("/cockpit/items/{id}/try", with_right(Right::Operate, post(trials::try_one)))
         .route("/cockpit/failures", view(get(failures::failures)))
         .route("/cockpit/failures/{fingerprint}", view(get(failures::failure)))
         .route("/cockpit/plugins", view(get(plugins::plugins)))
+        .route("/cockpit/sagas", view(get(sagas::sagas)))
         .route("/cockpit/operations", view(get(operations::operations)))
         .route("/cockpit/jobs/{id}", view(get(jobs::job)))
         .route("/cockpit/search", view(get(search::search)))

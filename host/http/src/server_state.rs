@@ -28,6 +28,8 @@ pub(crate) struct ServerState {
     pub(crate) glances: Glances,
     /// One look at a time at what an action would change: it can read every item.
     pub(crate) previews: Semaphore,
+    /// One trial at a time: it runs a component beside those that work.
+    pub(crate) trial_place: Semaphore,
     /// Reads of what items contain at a time: each takes as long as many other views.
     pub(crate) content_reads: Semaphore,
 }
@@ -45,6 +47,7 @@ impl ServerState {
             throttle: Throttle::default(),
             glances: Glances::default(),
             previews: Semaphore::new(1),
+            trial_place: Semaphore::new(1),
             content_reads: Semaphore::new(1),
         })
     }

@@ -15,6 +15,7 @@ use outbox_core::{AttemptDurations, BreakerStatus, Handler, PluginStatus};
 use outbox_store::{Enqueue, Inspect, Operate, Redaction};
 
 use crate::access::AccessSettings;
+use crate::trial::Trials;
 
 /// Everything that the routes use.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct HttpState {
     pub settings: watch::Receiver<Arc<HttpSettings>>,
     /// Returns the present status of this process. Called for each probe, scrape and cockpit request.
     pub status: Arc<dyn Fn() -> HostStatus + Send + Sync>,
+    /// Tries items with the handlers of this process, for the pages; `None` where there are none.
+    pub trials: Option<Trials>,
     /// Ends the streams of signals when it is cancelled. A graceful shutdown would otherwise wait for them.
     pub stop: CancellationToken,
 }

@@ -10,6 +10,7 @@ mod reload;
 mod service_manager;
 mod shutdown;
 pub(crate) mod store_adapters;
+mod trials;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -234,6 +235,7 @@ impl RunningHost<'_> {
                 attempts_limit,
                 ..background::status(&plugins, &metered, &write_outage, has_worker)
             }),
+            trials: Some(trials::trials(self.host.config, Arc::clone(&self.plugins), self.store.clone())),
             stop: self.shutdown.stop.clone(),
         }
     }

@@ -159,6 +159,7 @@ mod host;
 mod open_plugins;
 mod open_store;
 mod plugin_folders;
+mod rerun;
 mod telemetry;
 
 pub use outbox_check as check;

@@ -134,6 +134,11 @@ impl Simulator {
         &self.source.file
     }
 
+    /// The component's SHA-256.
+    pub fn digest(&self) -> &ComponentDigest {
+        &self.source.digest
+    }
+
     /// The component with its manifest. `environment` looks up the variables of the manifest, and `config` replaces
     /// single values of `[config]`. Errors as a load would.
     pub async fn plugin(

@@ -109,7 +109,7 @@ pub use crate::plugin_data::{
 };
 pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
-pub use crate::redaction::{InvalidRedaction, Redaction};
+pub use crate::redaction::{InvalidRedaction, Redaction, Veil};
 pub use crate::renewal::{LeaseState, Renewal, RenewedLease};
 pub use crate::rollback::CannotRollBack;
 pub use crate::stuck::{StuckEntry, StuckKind, StuckQuery};

@@ -51,6 +51,13 @@ impl fmt::Display for Redaction {
 }
 
 impl Redaction {
+    /// What may be shown of an attempt that is in no history, at an item with this payload.
+    pub fn veil(&self, payload: &[u8]) -> Veil {
+        let mut values = Vec::new();
+        self.masked(payload.to_vec(), &mut values);
+        Veil { redaction: self.clone(), hidden: HiddenValues::new(values) }
+    }
+
     /// The item as it may be shown.
     pub fn shown(&self, mut details: ItemDetails) -> ItemDetails {
         if self.paths.is_empty() {
@@ -59,9 +66,7 @@ impl Redaction {
         let mut values = Vec::new();
         details.item.payload = self.masked(details.item.payload, &mut values);
         details.item.result = details.item.result.map(|result| self.masked(result, &mut values));
-        // The longest first, so that no part of one stays.
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        let hidden = Hidden(values);
+        let hidden = HiddenValues::new(values);
         details.item.result = details.item.result.map(|result| hidden.bytes(result));
         details.item.last_error = details.item.last_error.map(|error| hidden.text(&error));
         for attempt in &mut details.failed_attempts {
@@ -113,10 +118,38 @@ fn collect(value: &Value, values: &mut Vec<String>) {
     }
 }
 
-/// Values that are removed from texts.
-struct Hidden(Vec<String>);
+/// Hides in texts and results what is hidden in the payload of one item.
+#[derive(Clone, Debug)]
+pub struct Veil {
+    redaction: Redaction,
+    hidden: HiddenValues,
+}
 
-impl Hidden {
+impl Veil {
+    /// The text as it may be shown.
+    pub fn text(&self, text: &str) -> String {
+        self.hidden.text(text)
+    }
+
+    /// The result as it may be shown.
+    pub fn result(&self, result: Vec<u8>) -> Vec<u8> {
+        let mut values = Vec::new();
+        let masked = self.redaction.masked(result, &mut values);
+        self.hidden.bytes(masked)
+    }
+}
+
+/// Values that are removed from texts.
+#[derive(Clone, Debug)]
+struct HiddenValues(Vec<String>);
+
+impl HiddenValues {
+    /// The longest are removed first, so that no part of one stays.
+    fn new(mut values: Vec<String>) -> Self {
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        Self(values)
+    }
+
     fn text(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
     }
@@ -182,12 +215,23 @@ mod tests {
 
     #[test]
     fn the_history_repeats_no_value_that_is_hidden() {
-        let hidden = Hidden(vec!["4111 1111".into(), "for Ada".into()]);
+        let hidden = HiddenValues(vec!["4111 1111".into(), "for Ada".into()]);
         assert_eq!(hidden.text("card 4111 1111 of for Ada"), "card [redacted] of [redacted]");
         assert_eq!(hidden.bytes(vec![0xff, b'4']), [0xff, b'4']);
         let mut changes = serde_json::json!([{ "before": { "result": "for Ada" } }]);
         hidden.json(&mut changes);
         assert_eq!(changes[0]["before"]["result"], REDACTED);
+    }
+
+    #[test]
+    fn an_attempt_that_is_in_no_history_repeats_no_value_that_is_hidden_either() {
+        let rules: Redaction = "card".parse().unwrap();
+        let veil = rules.veil(br#"{"card":"4111 1111"}"#);
+        assert_eq!(veil.text("sent 4111 1111"), "sent [redacted]");
+        assert_eq!(
+            veil.result(br#"{"card":"77","of":"4111 1111"}"#.into()),
+            br#"{"card":"[redacted]","of":"[redacted]"}"#
+        );
     }
 
     #[test]

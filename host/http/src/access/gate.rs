@@ -51,8 +51,11 @@ pub(crate) async fn identify(
     // A body cannot be shared with other threads, so it is set aside while the store is asked.
     let (mut parts, body) = request.into_parts();
     let caller = find_caller(&state, &parts).await?;
-    parts.extensions.insert(caller);
-    Ok(next.run(Request::from_parts(parts, body)).await)
+    parts.extensions.insert(caller.clone());
+    let mut answer = next.run(Request::from_parts(parts, body)).await;
+    // A page about a problem is made outside of the routes, and has links to what the caller may see.
+    answer.extensions_mut().insert(caller);
+    Ok(answer)
 }
 
 /// Middleware of one route: passes the request on if its sender has the right.

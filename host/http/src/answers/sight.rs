@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use outbox_store::{Filter, ItemDetails, Redaction};
+use outbox_store::{Filter, ItemDetails, Redaction, Veil};
 
 use crate::access::{Caller, Right};
 use crate::state::HttpSettings;
@@ -40,6 +40,11 @@ impl Sight {
     /// The item without the members that the operator hides from everybody.
     pub(crate) fn redacted(&self, details: ItemDetails) -> ItemDetails {
         self.redaction.shown(details)
+    }
+
+    /// What may be shown of an attempt that is in no history, at an item with this payload.
+    pub(crate) fn veil(&self, payload: &[u8]) -> Veil {
+        self.redaction.veil(payload)
     }
 
     /// The filter without its conditions on what items contain, and whether it had any.

@@ -22,7 +22,7 @@ use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
 use crate::page::login::go_to;
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Ago, counted};
+use crate::page::words::{Ago, count as number_text, counted};
 use crate::problem::ApiError;
 use crate::query::number;
 
@@ -65,6 +65,8 @@ struct ActPage {
     hidden: Vec<(&'static str, String)>,
     options: ChosenOptions,
     is_bulk: bool,
+    /// Whether nothing but a status restricts the items.
+    is_unfiltered: bool,
     asks_name: bool,
 }
 
@@ -165,6 +167,7 @@ fn page(
         hidden,
         options,
         is_bulk: matches!(target, ActTarget::Filter(_)),
+        is_unfiltered: matches!(target, ActTarget::Filter(filter) if filter.is_status_alone()),
         asks_name: visit.caller.name().is_none(),
     }
 }
@@ -267,7 +270,7 @@ impl ActTarget {
         if fields.get("selected").is_some() {
             return Err(ApiError::Invalid("no item is selected: go back, and select those that you mean".into()));
         }
-        if let Some(filter) = fields.get("filter") {
+        if let Some(filter) = fields.get("filter").filter(|_| fields.get("form_token").is_some()) {
             return serde_json::from_str(filter)
                 .map(|filter| Self::Filter(Box::new(filter)))
                 .map_err(ApiError::invalid_json("the filter"));
@@ -295,7 +298,7 @@ impl ActTarget {
     fn hidden(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Ids(ids) => ids.iter().map(|id| ("ids", id.to_string())).collect(),
-            Self::Filter(filter) => vec![("filter", json!(filter).to_string())],
+            Self::Filter(filter) => vec![("filter", in_ascii(&json!(filter).to_string()))],
         }
     }
 
@@ -329,6 +332,19 @@ impl ActTarget {
         };
         Ok(named(visit, ids).await?.into_iter().map(|summary| summary.item.status).collect())
     }
+}
+
+/// The same JSON in ASCII: a page shows other characters as they are, or, where they would hide something, as escapes.
+fn in_ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    text
 }
 
 /// The items that are named, as they are now.

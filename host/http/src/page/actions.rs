@@ -2,7 +2,7 @@
 //!
 //! Which status takes which action is decided by the store; who may do it, by the rights of the routes.
 
-use outbox_core::{FailureClass, OnDead};
+use outbox_core::{FailedAttempt, FailureClass, OnDead};
 use outbox_item::{Millis, Status};
 use outbox_store::{Action, EffectKeys, ItemDetails, LeasePolicy};
 
@@ -104,6 +104,19 @@ pub(super) fn choices_for_item(details: &ItemDetails, caller: &Caller) -> Vec<Ch
     choices
 }
 
+/// Whether the caller may try items: a trial shows what they contain.
+pub(super) fn may_try(caller: &Caller) -> bool {
+    [Right::Read, Right::ReadPayload, Right::Operate].into_iter().all(|right| caller.may(right))
+}
+
+/// The attempt that a trial makes again: the last that failed in a handler.
+pub(super) fn tried_attempt(details: &ItemDetails) -> Option<&FailedAttempt> {
+    let is_of_handler = |attempt: &&FailedAttempt| {
+        !matches!(attempt.class, FailureClass::Operator | FailureClass::Lost | FailureClass::Undecodable)
+    };
+    details.failed_attempts.iter().rev().find(is_of_handler)
+}
+
 /// What an action means for the effects of items: whether any can happen twice, and what cannot be undone.
 pub(super) fn consequence(word: &str, statuses: &[Status], has_new_keys: bool) -> Consequence {
     let (class, text) = match word {
@@ -120,7 +133,8 @@ pub(super) fn consequence(word: &str, statuses: &[Status], has_new_keys: bool) -
         "replay" => (
             "wait",
             "Duplicates may follow: an attempt that failed may have had its effect. Requests carry the same idempotency \
-             keys as before, so a receiver that honours keys performs nothing twice.",
+             keys as before, so a receiver that honours keys performs nothing twice. An item whose ordering key was \
+             unblocked comes after those that went on.",
         ),
         "release" => (
             "wait",

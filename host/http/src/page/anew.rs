@@ -1,19 +1,21 @@
 //! Enqueues a new item from one that exists, with another payload: it has a key of its own and names the old item in its
-//! metadata. The old item is never changed.
+//! metadata, and the audit trail names both. The old item is never changed.
 
 use askama::Template;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use outbox_item::{Item, ItemId, NewItem};
-use outbox_store::BatchMode;
+use outbox_item::{Item, ItemId, NewItem, Status, validate_items};
+use outbox_store::AnewRequest;
 
 use crate::access::Right;
-use crate::page::content::of_bytes;
+use crate::page::content::{of_payload, plain};
 use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
+use crate::page::item::query;
+use crate::page::line::blocking;
 use crate::page::login::go_to;
 use crate::page::visit::{Visit, shown};
 use crate::problem::ApiError;
@@ -30,47 +32,87 @@ struct AnewPage {
     id: String,
     item_type: String,
     content_type: String,
-    key: String,
     old_key: String,
     ordering_key: Option<String>,
-    payload: String,
+    /// The query of the page that unblocks the key, where the old item blocks it.
+    unblock: Option<String>,
+    typed: Typed,
+    /// What is wrong with what was typed.
+    problem: Option<String>,
 }
 
 /// The form with the payload of the old item.
 pub(super) async fn ask(visit: Visit, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let old = old_item(&visit, &id?.0).await?;
-    shown(&AnewPage {
-        frame: visit.frame(&format!("Enqueue item {} anew", old.id), Tab::Items),
-        id: old.id.to_string(),
-        key: new_key(&old.idem_key),
-        payload: of_bytes(&old.payload).text,
-        item_type: old.item_type,
-        content_type: old.content_type,
-        old_key: old.idem_key,
-        ordering_key: old.ordering_key,
-    })
+    let typed = Typed { key: new_key(&old.idem_key), payload: text_of(&old)?, ..Typed::default() };
+    shown(&page(&visit, old, typed, None).await?)
 }
 
-/// Enqueues the new item.
+/// Enqueues the new item. What is wrong with the form is said above it, and nothing that was typed is lost.
 pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form) -> Result<Response, ApiError> {
     let Form { visit, fields } = form;
     let old = old_item(&visit, &id?.0).await?;
+    match carry_out(&visit, &fields, &old).await {
+        Ok(id) => go_to(&format!("../{id}")),
+        Err(err) if err.status().is_client_error() => {
+            let (status, problem) = (err.status(), err.to_string());
+            let page = page(&visit, old, Typed::of(&fields), Some(problem)).await?;
+            Ok((status, shown(&page)?).into_response())
+        }
+        Err(err) => Err(err),
+    }
+}
+
+async fn carry_out(visit: &Visit, fields: &FormFields, old: &Item) -> Result<ItemId, ApiError> {
     let settings = &visit.settings;
     if !settings.is_durable {
         return Err(ApiError::Invalid("this host stores no items: OUTBOX_ENABLED is false".into()));
     }
+    let request = request(visit, fields, old)?;
+    validate_items(std::slice::from_ref(&request.item)).map_err(|invalid| ApiError::from(invalid.source))?;
     if let Some(max) = settings.max_pending {
         visit.state.pending.admit(&*visit.state.inspect, max, 1).await?;
     }
-    let item = new_item(&visit, &fields, old)?;
-    let report = visit.state.enqueue.enqueue(vec![item], BatchMode::AllOrNothing).await?;
+    let report = visit.state.operate.enqueue_anew(&request).await?;
     visit.state.glances.forget().await;
-    match report.ids.first().copied().flatten() {
-        Some(id) => go_to(&format!("../{id}")),
-        None => {
-            Err(ApiError::Invalid("an item with this key was enqueued before and purged: choose another key".into()))
-        }
+    let purged =
+        || ApiError::Invalid("an item with this key was enqueued before and purged: choose another key".into());
+    report.ids.first().copied().flatten().ok_or_else(purged)
+}
+
+/// What a person typed into the form.
+#[derive(Default)]
+struct Typed {
+    key: String,
+    payload: String,
+    reason: String,
+    actor: String,
+}
+
+impl Typed {
+    fn of(fields: &FormFields) -> Self {
+        let text = |name: &str| fields.get(name).unwrap_or_default().to_owned();
+        let payload = fields.exact("payload").unwrap_or_default().to_owned();
+        Self { key: text("key"), payload, reason: text("reason"), actor: text("actor") }
     }
+}
+
+async fn page(visit: &Visit, old: Item, typed: Typed, problem: Option<String>) -> Result<AnewPage, ApiError> {
+    let is_blocking = match &old.ordering_key {
+        Some(key) if old.status == Status::Dlq => blocking(&*visit.state.operate, key).await?.contains(&old.id),
+        _ => false,
+    };
+    Ok(AnewPage {
+        frame: visit.frame(&format!("Enqueue item {} anew", old.id), Tab::Items),
+        id: old.id.to_string(),
+        item_type: old.item_type,
+        content_type: old.content_type,
+        old_key: old.idem_key,
+        unblock: old.ordering_key.as_deref().filter(|_| is_blocking).map(|key| query("ordering_key", key)),
+        ordering_key: old.ordering_key,
+        typed,
+        problem,
+    })
 }
 
 /// The old item, for a caller who may see all of its payload.
@@ -86,11 +128,19 @@ async fn old_item(visit: &Visit, word: &str) -> Result<Item, ApiError> {
             "OUTBOX_REDACT hides members of this payload: enqueue the new item by its application".into(),
         ));
     }
-    let content = of_bytes(&whole);
-    if content.kind == "bytes" || content.is_cut {
-        return Err(ApiError::Invalid("this payload is no text, or too long for a form: use `outbox enqueue`".into()));
-    }
     Ok(shown)
+}
+
+/// The payload as a form can show it, and get it back without a change.
+fn text_of(old: &Item) -> Result<String, ApiError> {
+    let refused = |why: &str| ApiError::Invalid(format!("this payload {why}: use `outbox enqueue`"));
+    let content = of_payload(&old.payload, &old.content_type);
+    match std::str::from_utf8(&old.payload) {
+        Err(_) => Err(refused("is no text")),
+        Ok(_) if content.is_cut => Err(refused("is too long for a form")),
+        Ok(text) if plain(text) != text => Err(refused("has characters that a form would change or hide")),
+        Ok(_) => Ok(content.text),
+    }
 }
 
 /// A key that begins like the old one.
@@ -100,25 +150,26 @@ fn new_key(old: &str) -> String {
     format!("{}{ENDING}", &old[..old.len().min(most)])
 }
 
-fn new_item(visit: &Visit, fields: &FormFields, old: Item) -> Result<NewItem, ApiError> {
+fn request(visit: &Visit, fields: &FormFields, old: &Item) -> Result<AnewRequest, ApiError> {
     let needed = |name: &str| fields.get(name).ok_or_else(|| ApiError::Invalid(format!("the form has no {name}")));
     let payload = fields.exact("payload").unwrap_or_default().replace("\r\n", "\n");
     if old.content_type == outbox_item::JSON {
         serde_json::from_str::<&serde_json::value::RawValue>(&payload)
             .map_err(ApiError::invalid_json("the payload"))?;
     }
-    let actor = visit.caller.actor(fields.get("actor").map(str::to_owned));
+    let (actor, reason) = (visit.caller.actor(fields.get("actor").map(str::to_owned)), needed("reason")?.to_owned());
     let mut metadata = serde_json::Map::new();
     metadata.insert(FROM.to_owned(), json!(old.id));
     metadata.insert("anew_by".to_owned(), json!(actor));
-    metadata.insert("anew_reason".to_owned(), json!(needed("reason")?));
-    Ok(NewItem {
-        content_type: old.content_type,
-        headers: old.headers,
+    metadata.insert("anew_reason".to_owned(), json!(reason));
+    let item = NewItem {
+        content_type: old.content_type.clone(),
+        headers: old.headers.clone(),
         metadata,
-        cid: Some(old.cid),
-        ordering_key: old.ordering_key,
-        fairness_key: old.fairness_key,
+        cid: Some(old.cid.clone()),
+        ordering_key: old.ordering_key.clone(),
+        fairness_key: old.fairness_key.clone(),
         ..NewItem::new(&old.item_type, needed("key")?, payload)
-    })
+    };
+    Ok(AnewRequest { old: old.id, item, actor, reason: Some(reason) })
 }

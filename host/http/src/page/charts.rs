@@ -31,19 +31,19 @@ struct ChartLine {
 impl Chart {
     /// A chart of one figure. `about` says in words what the line shows.
     pub(super) fn of(title: &str, about: String, values: &[u64]) -> Self {
-        Self::new(title, about, "chart", 90, vec![("s", values, true)])
+        Self::new(title, about, "chart", 90, vec![("s", known(values), true)])
     }
 
-    /// A chart of several figures with one scale: the first is the strongest line.
-    pub(super) fn of_several(title: &str, about: String, lines: [&[u64]; 3]) -> Self {
-        let [first, second, third] = lines;
-        let lines = vec![("s3", third, false), ("s2", second, false), ("s", first, true)];
+    /// A chart of several figures with one scale: the first is the strongest line. A line has gaps where nothing is known.
+    pub(super) fn of_several(title: &str, about: String, lines: [&[Option<u64>]; 3]) -> Self {
+        let [first, second, third] = lines.map(<[_]>::to_vec);
+        let lines = vec![("s3", third, false), ("s2", second, false), ("s", first, false)];
         Self::new(title, about, "chart", 90, lines)
     }
 
     /// A small chart for a cell of a table.
     pub(super) fn small(title: &str, about: String, values: &[u64]) -> Self {
-        Self::new(title, about, "spark", 22, vec![("s", values, true)])
+        Self::new(title, about, "spark", 22, vec![("s", known(values), true)])
     }
 
     fn new(
@@ -51,33 +51,55 @@ impl Chart {
         about: String,
         class: &'static str,
         height: u64,
-        lines: Vec<(&'static str, &[u64], bool)>,
+        lines: Vec<(&'static str, Vec<Option<u64>>, bool)>,
     ) -> Self {
         let width = if class == "spark" { 90 } else { WIDTH };
-        let most = lines.iter().flat_map(|(_, values, _)| values.iter()).copied().max().unwrap_or(0);
-        let line = |(class, values, is_filled): (&'static str, &[u64], bool)| {
-            let points = points(values, most, width, height);
-            let area = is_filled.then(|| format!("0,{height} {points} {width},{height}"));
-            ChartLine { class, points, area }
+        let most = lines.iter().flat_map(|(_, values, _)| values.iter()).flatten().copied().max().unwrap_or(0);
+        let line = |(class, values, is_filled): (&'static str, Vec<Option<u64>>, bool)| {
+            let lines = points(&values, most, width, height);
+            lines.into_iter().map(move |points| {
+                let area = is_filled.then(|| format!("0,{height} {points} {width},{height}"));
+                ChartLine { class, points, area }
+            })
         };
-        let lines = lines.into_iter().map(line).collect();
+        let lines = lines.into_iter().flat_map(line).collect();
         Self { title: title.to_owned(), about, width, height, class, lines }
     }
 }
 
-/// The corners of the line, with a margin above and below so that no stroke is cut.
-fn points(values: &[u64], most: u64, width: u64, height: u64) -> String {
-    let (mut text, last) = (String::new(), values.len().saturating_sub(1).max(1) as u64);
+fn known(values: &[u64]) -> Vec<Option<u64>> {
+    values.iter().copied().map(Some).collect()
+}
+
+/// The corners of the lines, one line for each run of known values, with a margin above and below so that no stroke is
+/// cut.
+fn points(values: &[Option<u64>], most: u64, width: u64, height: u64) -> Vec<String> {
+    let (mut lines, mut text, last) = (Vec::new(), String::new(), values.len().saturating_sub(1).max(1) as u64);
     for (index, value) in values.iter().enumerate() {
+        let Some(value) = value else {
+            lines.extend(ended(&mut text));
+            continue;
+        };
         let x = index as u64 * width * 10 / last;
         let room = height - 4;
         let y = (height - 2) * 10
             - u64::try_from(u128::from(*value) * u128::from(room * 10) / u128::from(most.max(1))).unwrap_or(0);
-        let gap = if index == 0 { "" } else { " " };
+        let gap = if text.is_empty() { "" } else { " " };
         // Writing into a text cannot fail.
         let _ = write!(text, "{gap}{}.{},{}.{}", x / 10, x % 10, y / 10, y % 10);
     }
-    text
+    lines.extend(ended(&mut text));
+    lines
+}
+
+/// The line so far; a line of one point goes there and back, so that it is seen.
+fn ended(text: &mut String) -> Option<String> {
+    let line = std::mem::take(text);
+    match line.split_once(' ') {
+        _ if line.is_empty() => None,
+        None => Some(format!("{line} {line}")),
+        Some(_) => Some(line),
+    }
 }
 
 #[cfg(test)]
@@ -86,9 +108,15 @@ mod tests {
 
     #[test]
     fn a_line_spans_the_chart_and_touches_neither_edge() {
-        assert_eq!(points(&[0, 5, 10], 10, 100, 24), "0.0,22.0 50.0,12.0 100.0,2.0");
-        assert_eq!(points(&[0], 0, 100, 24), "0.0,22.0");
-        assert_eq!(points(&[u64::MAX, 0], u64::MAX, 100, 24), "0.0,2.0 100.0,22.0");
+        assert_eq!(points(&known(&[0, 5, 10]), 10, 100, 24), ["0.0,22.0 50.0,12.0 100.0,2.0"]);
+        assert_eq!(points(&known(&[0]), 0, 100, 24), ["0.0,22.0 0.0,22.0"]);
+        assert_eq!(points(&known(&[u64::MAX, 0]), u64::MAX, 100, 24), ["0.0,2.0 100.0,22.0"]);
+    }
+
+    #[test]
+    fn a_line_has_a_gap_where_nothing_is_known() {
+        let lines = points(&[Some(0), None, Some(10), Some(0), None], 10, 100, 24);
+        assert_eq!(lines, ["0.0,22.0 0.0,22.0", "50.0,2.0 75.0,22.0"]);
     }
 
     #[test]

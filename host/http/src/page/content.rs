@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 
 use outbox_core::{RecordedBody, RecordedExchange, RecordedResponse, hex};
-use outbox_item::{Item, reformat};
+use outbox_item::{Item, JSON, reformat};
 
 use crate::answers::{Sight, Visible};
 use crate::page::words;
@@ -26,6 +26,25 @@ pub(super) struct ShownContent {
     pub(super) is_cut: bool,
 }
 
+/// The payload of an item, as people read it. What its media type does not call JSON is shown as it is.
+pub(super) fn of_payload(bytes: &[u8], content_type: &str) -> ShownContent {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !is_json(content_type) => shown_text("text", text, bytes.len()),
+        _ => of_bytes(bytes),
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    media_type == JSON || media_type.ends_with("+json")
+}
+
+fn shown_text(kind: &'static str, text: &str, bytes: usize) -> ShownContent {
+    let is_cut = text.len() > SHOWN_MAX;
+    let end = (0..=SHOWN_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    ShownContent { text: plain(&text[..end]), kind, size: words::bytes(bytes as u64), is_cut }
+}
+
 /// The bytes, as people read them.
 pub(super) fn of_bytes(bytes: &[u8]) -> ShownContent {
     let (kind, text) = match (std::str::from_utf8(bytes), serde_json::from_slice::<&RawValue>(bytes)) {
@@ -33,15 +52,16 @@ pub(super) fn of_bytes(bytes: &[u8]) -> ShownContent {
         (Ok(text), _) => ("text", text.to_owned()),
         (Err(_), _) => ("bytes", in_hex(&bytes[..bytes.len().min(SHOWN_MAX / 4)])),
     };
-    let is_cut = text.len() > SHOWN_MAX || (kind == "bytes" && bytes.len() > SHOWN_MAX / 4);
-    let end = (0..=SHOWN_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    ShownContent { text: plain(&text[..end]), kind, size: words::bytes(bytes.len() as u64), is_cut }
+    let content = shown_text(kind, &text, bytes.len());
+    ShownContent { is_cut: content.is_cut || (kind == "bytes" && bytes.len() > SHOWN_MAX / 4), ..content }
 }
 
 /// The text with what a browser would hide or obey as `\u{…}`: control characters, and those that turn the direction.
 pub(super) fn plain(text: &str) -> String {
     let is_hidden = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && c != '\n' && c != '\t')
     };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -127,6 +147,9 @@ mod tests {
         assert_eq!((json.kind, json.text.as_str()), ("JSON", "{\n  \"big\": 12345678901234567890.10,\n  \"a\": []\n}"));
         let text = of_bytes("hällo".as_bytes());
         assert_eq!((text.kind, text.text.as_str(), text.size.as_str()), ("text", "hällo", "6 B"));
+        let text = of_payload(b" {\"a\":1,\n\"b\":2}", "text/plain");
+        assert_eq!((text.kind, text.text.as_str()), ("text", " {\"a\":1,\n\"b\":2}"), "only JSON is laid out anew");
+        assert_eq!(of_payload(b"{\"a\":1}", "application/ld+json; charset=utf-8").kind, "JSON");
         assert_eq!(plain("a\u{1b}[31m\u{202e}b\n\t"), "a\\u{1b}[31m\\u{202e}b\n\t");
         let bytes = of_bytes(b"\xffAB\x00");
         let expected = format!("00000000  {:<47} .AB.\n", "ff 41 42 00");

@@ -6,14 +6,16 @@ use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 
+use outbox_item::Status;
 use outbox_store::{Control, ControlRequest, Execution};
 
 use crate::operations::{carry_out, find_job};
 use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
+use crate::page::line::waiting;
 use crate::page::login::go_to;
 use crate::page::visit::{Visit, shown};
-use crate::page::words::short_digest;
+use crate::page::words::{count, counted, short_digest};
 use crate::problem::ApiError;
 use crate::query::number;
 
@@ -25,6 +27,10 @@ struct ControlPage {
     question: String,
     verb: &'static str,
     consequence: &'static str,
+    /// What it would change now.
+    now: String,
+    /// Whether it would change anything.
+    changes: bool,
     is_dangerous: bool,
     hidden: Vec<(String, String)>,
     asks_name: bool,
@@ -47,10 +53,11 @@ pub(super) async fn ask(
     let fields = FormFields::new(query?.0);
     let wanted = wanted(&visit, &fields).await?;
     let (question, verb, consequence, is_dangerous) = words(&wanted);
+    let (changes, now) = preview(&visit, &wanted, fields.get("force").is_some()).await?;
     let hidden = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let frame = visit.frame(&question, Tab::Operations);
     let asks_name = visit.caller.name().is_none();
-    shown(&ControlPage { frame, question, verb, consequence, is_dangerous, hidden, asks_name })
+    shown(&ControlPage { frame, question, verb, consequence, now, changes, is_dangerous, hidden, asks_name })
 }
 
 /// Does it.
@@ -67,7 +74,7 @@ pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiE
         Wanted::Control(control) => {
             let request =
                 ControlRequest { control, actor, reason: Some(reason.to_owned()), execution: Execution::Apply };
-            carry_out(&visit.state, &request, false).await?;
+            carry_out(&visit.state, &request, fields.get("force").is_some()).await?;
         }
         Wanted::Release { digest } => {
             if !visit.state.operate.lift_quarantine(&digest, &actor, Some(reason)).await? {
@@ -77,6 +84,40 @@ pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiE
     }
     visit.state.glances.forget().await;
     go_to(&goal)
+}
+
+/// Whether it would change anything, and what, in words. An unknown name is refused.
+async fn preview(visit: &Visit, wanted: &Wanted, is_forced: bool) -> Result<(bool, String), ApiError> {
+    let Wanted::Control(control) = wanted else { return Ok((true, String::new())) };
+    let request =
+        ControlRequest { control: control.clone(), actor: String::new(), reason: None, execution: Execution::DryRun };
+    let report = carry_out(&visit.state, &request, is_forced).await?;
+    let words = match control {
+        Control::Pause { item_type } | Control::Resume { item_type } => of_type(visit, item_type).await?,
+        Control::Unblock { ordering_key } => {
+            let ids: Vec<_> = report.items.iter().take(5).map(ToString::to_string).collect();
+            let more = if report.items.len() > ids.len() { " and others" } else { "" };
+            let waiting = waiting(&*visit.state.inspect, ordering_key).await?;
+            format!("The key is blocked by item {}{more}; {waiting} behind it.", ids.join(", "))
+        }
+        Control::Cancel { job } => {
+            let job = find_job(&visit.state, *job).await?;
+            let left = job.matched.saturating_sub(job.changed + job.refused);
+            format!("It has changed {}; {} would stay as they are.", counted(job.changed, "item"), count(left))
+        }
+        _ => String::new(),
+    };
+    Ok((report.changed, if report.changed { words } else { "Nothing would change: it is so already.".to_owned() }))
+}
+
+/// How many items of a type there are for workers.
+async fn of_type(visit: &Visit, item_type: &str) -> Result<String, ApiError> {
+    let glance = visit.glance().await?;
+    let items = |status: Status| {
+        glance.overview.by_type.get(item_type).and_then(|counts| counts.get(status.as_str())).copied().unwrap_or(0)
+    };
+    let (waiting, claimed) = (items(Status::Pending), items(Status::Claimed));
+    Ok(format!("{} of the type wait now, and {} are being handled.", counted(waiting, "item"), count(claimed)))
 }
 
 /// What the last part of the path and the fields ask for.

@@ -20,7 +20,9 @@ use axum::response::{Html, IntoResponse, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::page::frame::Frame;
+use crate::access::{Caller, Right};
+use crate::page::content::plain;
+use crate::page::frame::{Frame, Tab};
 use crate::page::login::LoginPage;
 use crate::problem::ToldProblem;
 use crate::server_state::ServerState;
@@ -33,7 +35,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 /// Answers below this size are not worth compressing, in bytes.
 const COMPRESSED_MIN: usize = 1_024;
 
-/// The largest answer that is compressed, in bytes: a view is far smaller.
+/// The largest answer that is compressed, in bytes: a view is far smaller. A larger one is sent as it is.
 const COMPRESSED_MAX: usize = 16 << 20;
 
 /// Middleware of all routes: dresses the answers of the pages, and passes on all others.
@@ -86,10 +88,15 @@ fn page_of(answer: Response, problem: &ToldProblem, (uri, is_view): (&Uri, bool)
     let page = if problem.word == "unauthorized" && !settings.access.tokens.is_empty() {
         LoginPage::after(problem, (uri, is_view), settings).render()
     } else {
-        ProblemPage { frame: Frame::bare(problem.title, uri, settings), problem, advice: advice(problem.word) }.render()
+        let frame = Frame::bare(title(problem), uri, settings);
+        let frame = match answer.extensions().get::<Caller>() {
+            Some(caller) if caller.may(Right::Read) => frame.with_caller(caller, Tab::None),
+            _ => frame,
+        };
+        ProblemPage { frame, title: title(problem), problem, advice: advice(problem.word) }.render()
     };
     let Ok(page) = page else { return answer };
-    let mut page = (answer.status(), Html(page)).into_response();
+    let mut page = (answer.status(), Html(plain(&page))).into_response();
     for (name, value) in answer.headers() {
         if *name != CONTENT_TYPE && *name != CONTENT_LENGTH {
             page.headers_mut().append(name, value.clone());
@@ -103,8 +110,27 @@ fn page_of(answer: Response, problem: &ToldProblem, (uri, is_view): (&Uri, bool)
 #[template(path = "problem.html")]
 struct ProblemPage<'a> {
     frame: Frame,
+    title: &'static str,
     problem: &'a ToldProblem,
     advice: &'static str,
+}
+
+/// What a person calls the problem.
+fn title(problem: &ToldProblem) -> &'static str {
+    match problem.word {
+        "invalid-request" | "invalid-json" | "invalid-item" => "This cannot be done so",
+        "forbidden" => "You may not do this",
+        "cross-site" => "This form is not valid any more",
+        "refused" => "The item cannot take this",
+        "conflict" => "The key is taken",
+        "no-item" => "There is no such item",
+        "no-job" => "There is no such job",
+        "no-route" => "There is nothing here",
+        "unknown-name" => "Nothing has this name",
+        "store-unavailable" => "The store does not answer",
+        "too-many-pending" => "Too many items wait",
+        _ => problem.title,
+    }
 }
 
 /// What a person does about a problem.
@@ -140,6 +166,9 @@ async fn compressed(answer: Response) -> Response {
     let is_text =
         ["text/html", "text/css", "text/javascript", "image/svg"].iter().any(|kind| media_type.starts_with(kind));
     if !is_text {
+        return answer;
+    }
+    if axum::body::HttpBody::size_hint(answer.body()).exact().is_none_or(|size| size > COMPRESSED_MAX as u64) {
         return answer;
     }
     let (mut parts, body) = answer.into_parts();

@@ -3,14 +3,16 @@
 use askama::Template;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 
-use outbox_item::{ItemSummary, Status};
+use outbox_item::{ItemId, ItemSummary, Status};
+use outbox_store::engine::operator_actions::DEAD_BY_OPERATOR_CODE;
 use outbox_store::{FailureGroup, Filter, Page};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
-use crate::page::actions::{Choice, choices_for};
+use crate::page::actions::{Choice, choices_for, may_try};
 use crate::page::filters::Asked;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
@@ -63,6 +65,16 @@ struct FailurePage {
     samples: Vec<SampleRow>,
     query: String,
     choices: Vec<Choice>,
+    may_try: bool,
+    newest: ItemId,
+}
+
+/// The page of a group without items.
+#[derive(Template)]
+#[template(path = "failure_none.html")]
+struct EmptyGroupPage {
+    frame: Frame,
+    fingerprint: String,
 }
 
 /// What may have changed since the items failed.
@@ -89,7 +101,16 @@ pub(super) async fn failures(
     let glance = visit.glance().await?;
     let Asked { filter, .. } = Asked::read(query?.0, glance.overview.now)?;
     visit.caller.require_to_search(&filter)?;
-    let is_retrying = filter.status == [Status::Pending];
+    let is_retrying = match filter.status[..] {
+        [] | [Status::Dlq] => false,
+        [Status::Pending] => true,
+        _ => {
+            return Err(ApiError::Invalid(
+                "failures are those of DLQ or of PENDING items: choose one of the two".into(),
+            ));
+        }
+    };
+    let _place = visit.state.content_place(&filter).await;
     let store = &visit.state.inspect;
     let groups = if is_retrying {
         store.retrying_failures(&filter, GROUPS).await?
@@ -157,12 +178,13 @@ pub(super) async fn failure(visit: Visit, path: Result<Path<String>, PathRejecti
     let (glance, sight) = (visit.glance().await?, visit.sight());
     let store = &visit.state.inspect;
     let Some(group) = store.failures(&filter, 1).await?.pop() else {
-        return Err(ApiError::Invalid(format!(
-            "no dead item is in the group {fingerprint}: they were replayed or deleted, or the address is misspelt"
-        )));
+        let frame = visit.frame("A group of failures", Tab::Failures);
+        return Ok((StatusCode::NOT_FOUND, shown(&EmptyGroupPage { frame, fingerprint })?).into_response());
     };
     let samples = store.list(&filter, &Page { limit: SAMPLES, before: None }).await?;
-    let choices = choices_for(&[Status::Dlq], &visit.caller);
+    let mut choices = choices_for(&[Status::Dlq], &visit.caller);
+    // Only what an operator dead-lettered can be restored.
+    choices.retain(|choice| choice.word != "restore" || group.code.as_deref() == Some(DEAD_BY_OPERATOR_CODE));
     shown(&FailurePage {
         frame: visit.live_frame("A group of failures", Tab::Failures),
         opening: format!("{} of {}", counted(group.count, "dead letter"), group.r#type),
@@ -174,6 +196,8 @@ pub(super) async fn failure(visit: Visit, path: Result<Path<String>, PathRejecti
         query: format!("status=DLQ&{}", query("fingerprint", &fingerprint)),
         fingerprint,
         choices,
+        may_try: may_try(&visit.caller),
+        newest: group.sample,
     })
 }
 
@@ -206,9 +230,9 @@ fn changes(group: &FailureGroup, glance: &Glance) -> Vec<Change> {
             how: format!("{} of the type done since then", counted(done_since(steps, group), "item")),
             is_news: true,
         },
-        Some(_) => Change {
+        Some(step) => Change {
             what: "last success",
-            how: "in the last hour, before the last of these failed".to_owned(),
+            how: format!("{}, before the last of these failed", Ago::of(step.at, glance.overview.now).text()),
             is_news: false,
         },
         None => Change { what: "last success", how: "none in the last hour".to_owned(), is_news: false },

@@ -22,8 +22,8 @@ const SPANS: [(&str, &str, Duration); 4] = [
 ];
 
 /// The parameters that the form has fields for. Others stay as they are, in hidden fields.
-const SHOWN: [&str; 10] =
-    ["status", "type", "saga", "cid", "key_prefix", "error", "payload", "headers", "metadata", "last"];
+const SHOWN: [&str; 11] =
+    ["status", "type", "saga", "cid", "key_prefix", "text", "error", "payload", "headers", "metadata", "last"];
 
 /// What the address of a list asks for.
 pub(super) struct Asked {
@@ -117,6 +117,7 @@ pub(super) struct FilterForm {
     pub(super) saga: String,
     pub(super) cid: String,
     pub(super) key_prefix: String,
+    pub(super) text: String,
     pub(super) error: String,
     pub(super) payload: String,
     pub(super) headers: String,
@@ -166,6 +167,7 @@ impl FilterForm {
             saga: value("saga"),
             cid: value("cid"),
             key_prefix: value("key_prefix"),
+            text: value("text"),
             error: value("error"),
             payload: value("payload"),
             headers: value("headers"),

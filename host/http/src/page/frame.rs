@@ -16,6 +16,8 @@ pub(super) enum Tab {
     Failures,
     Plugins,
     Operations,
+    /// None of them.
+    None,
 }
 
 /// A link of the navigation.
@@ -40,6 +42,8 @@ pub(super) struct Frame {
     pub(super) caller: Option<String>,
     /// Whether there is a session to end.
     pub(super) has_session: bool,
+    /// Whether everybody who reaches this host may act.
+    pub(super) is_open: bool,
     /// Proves that a form is one of this page.
     pub(super) form_token: String,
     pub(super) may_operate: bool,
@@ -61,6 +65,7 @@ impl Frame {
             tabs: Vec::new(),
             caller: None,
             has_session: false,
+            is_open: false,
             form_token: String::new(),
             may_operate: false,
             is_live: false,
@@ -76,6 +81,7 @@ impl Frame {
         Self {
             tabs: tabs(here),
             caller: caller.name().map(str::to_owned),
+            is_open: caller.name().is_none(),
             may_operate: caller.may(Right::Operate),
             ..self
         }

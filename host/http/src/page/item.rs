@@ -5,19 +5,20 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 
+use outbox_core::{Failure, fingerprint};
 use outbox_item::{Item, ItemSummary, Status};
 use outbox_store::{Filter, ItemDetails, Page, item_with_key};
 
 use crate::access::Right;
 use crate::answers::{Sight, Visible};
-use crate::page::actions::{Choice, choices_for_item};
-use crate::page::content::{ShownContent, header_rows, metadata_text, of_bytes};
+use crate::page::actions::{Choice, choices_for_item, may_try, tried_attempt};
+use crate::page::content::{ShownContent, header_rows, metadata_text, of_bytes, of_payload};
 use crate::page::frame::{Frame, Tab};
-use crate::page::line::place_in_line;
+use crate::page::line::{InLine, place_in_line};
 use crate::page::timeline::{Event, timeline};
 use crate::page::visit::{Visit, shown};
 use crate::page::why::sentence;
-use crate::page::words::{Moment, cut, status_class};
+use crate::page::words::{Moment, counted, cut, status_class};
 use crate::problem::ApiError;
 
 /// Other items of the same correlation id that are listed.
@@ -33,11 +34,15 @@ struct OneItemPage {
     status: &'static str,
     class: &'static str,
     why: String,
-    /// What is ahead of it in its ordering key.
-    line: Option<String>,
+    /// What is ahead of it in its ordering key, or behind it.
+    line: Option<InLine>,
+    /// The group of like failures that it is in.
+    group: Option<GroupLink>,
     /// The message of its last failure, where it is not the reason itself.
     last_error: Option<String>,
     maybe_executed: bool,
+    /// Whether an operator gave its effects new keys.
+    has_new_keys: bool,
     facts: Vec<Fact>,
     events: Vec<Event>,
     left_out: u64,
@@ -48,10 +53,12 @@ struct OneItemPage {
     content_type: String,
     is_hidden: bool,
     related: Vec<RelatedRow>,
+    related_more: bool,
     cid_query: String,
     copies: Vec<Copied>,
     choices: Vec<Choice>,
     may_enqueue: bool,
+    may_try: bool,
 }
 
 /// A fact about the item: its name, its value, and where the value leads.
@@ -72,6 +79,36 @@ struct RelatedRow {
     enqueued: Moment,
 }
 
+/// Where like failures are: a path from the root of the host, and how many they are.
+struct GroupLink {
+    path: String,
+    text: String,
+}
+
+/// The group of a dead item, or of one that waits for another attempt.
+async fn group(visit: &Visit, details: &ItemDetails) -> Result<Option<GroupLink>, ApiError> {
+    let ItemDetails { item, failed_attempts, .. } = details;
+    let Some(last) = failed_attempts.last() else { return Ok(None) };
+    if item.status == Status::Pending {
+        let path = format!("cockpit/failures?status=PENDING&{}", query("type", &item.item_type));
+        return Ok(Some(GroupLink { path, text: "See what else waits for another attempt".to_owned() }));
+    }
+    if item.status != Status::Dlq {
+        return Ok(None);
+    }
+    let failure = Failure::new(last.class, &last.code, last.message.clone());
+    let fingerprint = fingerprint(&item.item_type, &failure, last.handler_digest.as_deref());
+    let filter = Filter { status: vec![Status::Dlq], fingerprint: Some(fingerprint.clone()), ..Filter::default() };
+    let found = visit.state.inspect.failures(&filter, 1).await?.pop();
+    Ok(found.map(|group| GroupLink {
+        path: format!("cockpit/failures/{fingerprint}"),
+        text: match group.count {
+            1 => "No other item failed alike: see the group".to_owned(),
+            items => format!("{} failed alike: see the group", counted(items - 1, "other item")),
+        },
+    }))
+}
+
 /// A text to copy.
 struct Copied {
     name: &'static str,
@@ -84,9 +121,10 @@ struct Copied {
 pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let details = found(&visit, &id?.0).await?;
     let (glance, sight) = (visit.glance().await?, visit.sight());
+    let group = group(&visit, &details).await?;
     let details = sight.redacted(details);
-    let line = place_in_line(&*visit.state.inspect, &details.item).await?;
-    let related = related(&visit, &details.item).await?;
+    let line = place_in_line(&*visit.state.operate, &details.item).await?;
+    let (related, related_more) = related(&visit, &details.item).await?;
     let ItemDetails { item, .. } = &details;
     let (payload, result) = contents(item, &sight);
     shown(&OneItemPage {
@@ -97,8 +135,10 @@ pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) 
         class: status_class(item.status),
         why: sentence(item, &glance, &sight),
         line,
+        group,
         last_error: last_error(item, &sight),
         maybe_executed: item.maybe_executed && item.status != Status::Done,
+        has_new_keys: item.effect_generation > 0,
         facts: facts(item),
         left_out: details.failed_attempts_total.saturating_sub(details.failed_attempts.len() as u64),
         payload,
@@ -108,16 +148,18 @@ pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) 
         content_type: item.content_type.clone(),
         is_hidden: sight.content(()).is_hidden(),
         related,
+        related_more,
         cid_query: query("cid", &item.cid),
         copies: copies(&visit, item),
         choices: choices_for_item(&details, &visit.caller),
+        may_try: may_try(&visit.caller) && tried_attempt(&details).is_some(),
         may_enqueue: visit.caller.may(Right::Enqueue) && visit.caller.may(Right::ReadPayload),
         events: timeline(&details, &sight),
     })
 }
 
 /// The item of an id, or of an idempotency key.
-async fn found(visit: &Visit, word: &str) -> Result<ItemDetails, ApiError> {
+pub(super) async fn found(visit: &Visit, word: &str) -> Result<ItemDetails, ApiError> {
     let store = &visit.state.inspect;
     if let Ok(id) = word.parse()
         && let Some(details) = store.get(id).await?
@@ -140,7 +182,9 @@ fn last_error(item: &Item, sight: &Sight) -> Option<String> {
 
 fn contents(item: &Item, sight: &Sight) -> (Option<ShownContent>, Option<ShownContent>) {
     match sight.content(()) {
-        Visible::Shown(()) => (Some(of_bytes(&item.payload)), item.result.as_deref().map(of_bytes)),
+        Visible::Shown(()) => {
+            (Some(of_payload(&item.payload, &item.content_type)), item.result.as_deref().map(of_bytes))
+        }
         Visible::Hidden => (None, None),
     }
 }
@@ -173,9 +217,11 @@ fn facts(item: &Item) -> Vec<Fact> {
     facts
 }
 
-async fn related(visit: &Visit, item: &Item) -> Result<Vec<RelatedRow>, ApiError> {
+/// The newest items of the same correlation id, oldest first, and whether there are more.
+async fn related(visit: &Visit, item: &Item) -> Result<(Vec<RelatedRow>, bool), ApiError> {
     let filter = Filter { cid: Some(item.cid.clone()), ..Filter::default() };
     let page = visit.state.inspect.list(&filter, &Page { limit: RELATED_MAX, before: None }).await?;
+    let has_more = page.next.is_some();
     let row = |ItemSummary { item: other, .. }: ItemSummary| RelatedRow {
         id: other.id.to_string(),
         item_type: other.item_type,
@@ -187,7 +233,7 @@ async fn related(visit: &Visit, item: &Item) -> Result<Vec<RelatedRow>, ApiError
     };
     let mut rows: Vec<_> = page.items.into_iter().map(row).collect();
     rows.reverse();
-    Ok(if rows.len() > 1 { rows } else { Vec::new() })
+    Ok((if rows.len() > 1 { rows } else { Vec::new() }, has_more))
 }
 
 fn copies(visit: &Visit, item: &Item) -> Vec<Copied> {

@@ -29,8 +29,11 @@ const REASON_MAX: usize = 140;
 struct ItemsPage {
     frame: Frame,
     opening: String,
-    /// What is read for a condition on content.
-    scanned: Option<&'static str>,
+    /// How many items were looked at, where the page ended there.
+    looked: Option<String>,
+    /// Whether older items may match that were not looked at.
+    looked_short: bool,
+    is_live: bool,
     form: FilterForm,
     rows: Vec<ItemRow>,
     /// The address of the next page.
@@ -61,21 +64,19 @@ pub(super) async fn items(
     let glance = visit.glance().await?;
     let asked = Asked::read(query?.0, glance.overview.now)?;
     visit.caller.require_to_search(&asked.filter)?;
+    let place = visit.state.content_place(&asked.filter).await;
     let page = visit.state.inspect.list(&narrowed(&asked.filter, &glance), &asked.page).await?;
+    drop(place);
     let is_first = asked.page.before.is_none();
+    let is_live = !costs_much(&asked.filter) && page.looked_at.is_none();
     let sight = visit.sight();
     let row = |summary: &ItemSummary| row(summary, &glance, &sight);
     shown(&ItemsPage {
-        frame: if costs_much(&asked.filter) {
-            visit.frame("Items", Tab::Items)
-        } else {
-            visit.live_frame("Items", Tab::Items)
-        },
+        frame: Frame { is_live, ..visit.frame("Items", Tab::Items) },
         opening: opening(&asked.filter, &page, is_first, &glance),
-        scanned: asked
-            .filter
-            .reads_content()
-            .then_some("Of what items contain, the newest 100,000 that fit the other filters are read."),
+        looked: page.looked_at.map(|number| looked(&asked.filter, number, is_first)),
+        looked_short: page.looked_at.is_some(),
+        is_live,
         rows: page.items.iter().map(row).collect(),
         next: page.next.map(|next| asked.address_before(next)),
         query: asked.query(),
@@ -88,6 +89,14 @@ pub(super) async fn items(
 /// Whether many items are read to find those that match. Such a list does not read itself again.
 fn costs_much(filter: &Filter) -> bool {
     filter.reads_content() || filter.error.is_some() || filter.key_prefix.is_some()
+}
+
+/// What the page looked at before it ended.
+fn looked(filter: &Filter, number: u32, is_first: bool) -> String {
+    let which = if is_first { "newest" } else { "next" };
+    let how =
+        if filter.reads_content() { "that fit the other filters were read" } else { "of each status were looked at" };
+    format!("The {which} {} items {how}; older ones may match too.", count(number.into()))
 }
 
 /// The same filter, which does not look for items of a type among the DONE ones where the store has counted none: that
@@ -122,6 +131,13 @@ fn opening(filter: &Filter, page: &ItemPage, is_first: bool, glance: &Glance) ->
         None if is_first && page.next.is_none() => Some(on_page),
         None => None,
     };
+    if page.looked_at.is_some() {
+        return match on_page {
+            0 => "No match so far".to_owned(),
+            1 => "One match so far".to_owned(),
+            matches => format!("{} matches so far", count(matches)),
+        };
+    }
     match total {
         Some(0) => "No item matches".to_owned(),
         Some(1) => "One item matches".to_owned(),

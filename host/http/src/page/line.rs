@@ -1,32 +1,77 @@
-//! Where an item is in the line of its ordering key: which items it waits for.
+//! Where an item is in the line of its ordering key: which items it waits for, and what waits behind a dead one.
 
 use outbox_item::{Item, ItemId, Status};
-use outbox_store::{Filter, Inspect, Page, StoreError};
+use outbox_store::{Control, ControlRequest, Execution, Filter, Inspect, Operate, Page, StoreError};
 
-/// What a PENDING item waits for in its ordering key; `None` when nothing is ahead of it. A look of a few rows: the items
-/// of the key that are claimed, that are dead, and the one that was enqueued just before.
-pub(super) async fn place_in_line(store: &dyn Inspect, item: &Item) -> Result<Option<String>, StoreError> {
+use crate::page::words::count;
+
+/// Items behind a dead one that are counted one by one.
+const COUNTED_MAX: u32 = 1_000;
+
+/// What an item waits for in its ordering key, or holds up.
+pub(super) struct InLine {
+    pub(super) text: String,
+    /// The key, where an unblocking would let items go on.
+    pub(super) blocked: Option<String>,
+}
+
+impl InLine {
+    fn of(text: String) -> Option<Self> {
+        Some(Self { text, blocked: None })
+    }
+}
+
+/// The place of the item; `None` when nothing is ahead of it and it holds nothing up. A look of a few rows.
+pub(super) async fn place_in_line(store: &dyn Operate, item: &Item) -> Result<Option<InLine>, StoreError> {
     let Some(key) = &item.ordering_key else { return Ok(None) };
-    if item.status == Status::Dlq {
-        return Ok(Some(format!("Items behind it in the key {key} may wait for the decision.")));
+    match item.status {
+        Status::Dlq => behind(store, item.id, key).await,
+        Status::Pending => ahead(store, item.id, key).await,
+        Status::Claimed | Status::Done => Ok(None),
     }
-    if item.status != Status::Pending {
-        return Ok(None);
+}
+
+/// What waits behind a dead item.
+async fn behind(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
+    if !blocking(store, key).await?.contains(&id) {
+        return Ok(InLine::of(format!("It does not block its key {key}: items behind it went on.")));
     }
+    let text = format!("It blocks the key {key}: {} behind it.", waiting(store, key).await?);
+    Ok(Some(InLine { text, blocked: Some(key.to_owned()) }))
+}
+
+/// What a waiting item is behind.
+async fn ahead(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
     let newest = async |status: Status, before: Option<ItemId>| {
-        let filter = Filter { status: vec![status], ordering_key: Some(key.clone()), ..Filter::default() };
+        let filter = Filter { status: vec![status], ordering_key: Some(key.to_owned()), ..Filter::default() };
         let page = store.list(&filter, &Page { limit: 1, before }).await?;
         Ok::<_, StoreError>(page.items.into_iter().next().map(|summary| summary.item.id))
     };
-    let ahead = newest(Status::Pending, Some(item.id)).await?;
-    let (claimed, dead) = (newest(Status::Claimed, None).await?, newest(Status::Dlq, None).await?);
-    Ok(match (claimed, dead, ahead) {
-        (Some(claimed), ..) => Some(format!("Item {claimed} of the key {key} is being handled; this one follows it.")),
-        (None, Some(dead), Some(ahead)) => {
-            Some(format!("It follows item {ahead} of the key {key}; item {dead} of the key is dead and may block it."))
-        }
-        (None, Some(dead), None) => Some(format!("Item {dead} of the key {key} is dead and may block this one.")),
-        (None, None, Some(ahead)) => Some(format!("It follows item {ahead} of the key {key}.")),
-        (None, None, None) => None,
+    if let Some(claimed) = newest(Status::Claimed, None).await? {
+        return Ok(InLine::of(format!("Item {claimed} of its key {key} is being handled; this one comes after it.")));
+    }
+    if let Some(dead) = blocking(store, key).await?.first() {
+        let text = format!("Item {dead} of its key {key} is dead and blocks it.");
+        return Ok(Some(InLine { text, blocked: Some(key.to_owned()) }));
+    }
+    let ahead = newest(Status::Pending, Some(id)).await?;
+    Ok(ahead.and_then(|ahead| InLine::of(format!("Item {ahead} of its key {key} was enqueued before it."))))
+}
+
+/// The dead items that block the key.
+pub(super) async fn blocking(store: &dyn Operate, key: &str) -> Result<Vec<ItemId>, StoreError> {
+    let control = Control::Unblock { ordering_key: key.to_owned() };
+    let look = ControlRequest { control, actor: String::new(), reason: None, execution: Execution::DryRun };
+    Ok(store.control(&look).await?.items)
+}
+
+/// How many items of the key wait, in words: `3 items wait`.
+pub(super) async fn waiting(store: &dyn Inspect, key: &str) -> Result<String, StoreError> {
+    let filter = Filter { status: vec![Status::Pending], ordering_key: Some(key.to_owned()), ..Filter::default() };
+    let page = store.list(&filter, &Page { limit: COUNTED_MAX, before: None }).await?;
+    Ok(match (page.items.len(), page.next) {
+        (1, None) => "one item waits".to_owned(),
+        (number, None) => format!("{} items wait", count(number as u64)),
+        (number, Some(_)) => format!("{} items or more wait", count(number as u64)),
     })
 }

@@ -3,11 +3,12 @@
 //! Sessions are begun and ended by the code of `POST /login` and `POST /logout`.
 
 use askama::Template;
-use axum::http::header::LOCATION;
+use axum::http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Extensions, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::access::login::{Entry, begin_session, check_entry, end_session, with_cookie};
+use crate::access::{form_owner, session_cookie};
 use crate::body::BodyResult;
 use crate::page::form;
 use crate::page::frame::Frame;
@@ -72,14 +73,28 @@ pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResul
         Err(err @ (ApiError::Unauthorized(_) | ApiError::TooManyAttempts { .. })) => {
             let frame = Frame::bare("Log in", &visit.uri, &visit.settings);
             let page = shown(&LoginPage { frame, next, wrong: Some(err.to_string()) })?;
-            Ok((err.status(), page).into_response())
+            let mut page = (err.status(), page).into_response();
+            for (name, value) in err.into_response().headers() {
+                if *name == WWW_AUTHENTICATE || *name == RETRY_AFTER {
+                    page.headers_mut().insert(name, value.clone());
+                }
+            }
+            Ok(page)
         }
         Err(err) => Err(err),
     }
 }
 
-/// Ends the session.
-pub(super) async fn log_out(visit: Visit) -> Result<Response, ApiError> {
+/// Ends the session. Its form is one of a page of that session.
+pub(super) async fn log_out(visit: Visit, body: BodyResult) -> Result<Response, ApiError> {
+    if session_cookie(&visit.headers).is_some() {
+        let fields = form::fields(&visit.headers, body)?;
+        let given = fields.iter().find(|(name, _)| name == form::TOKEN).map_or("", |(_, value)| value.as_str());
+        let owner = form_owner(&visit.headers, &visit.caller);
+        if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
+            return Err(ApiError::CrossSite);
+        }
+    }
     end_session(&visit.state, &visit.headers, &visit.uri).await?;
     Ok(with_cookie(go_to("../cockpit")?, "", 0, &visit.headers))
 }

@@ -3,11 +3,13 @@
 //!
 //! What is stuck is found by the store. This file chooses the words and the address of the next click.
 
+use outbox_core::PluginState;
 use outbox_item::Status;
 use outbox_store::{Overview, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible, quotes_content};
 use crate::glance::Glance;
+use crate::page::item::query;
 use crate::page::words::{Ago, count, counted};
 
 /// The most needs that the overview lists.
@@ -22,7 +24,7 @@ pub(super) struct Need {
     pub(super) since: Option<Ago>,
     /// The address of the next click, from the root of the host.
     pub(super) path: String,
-    pub(super) click: &'static str,
+    pub(super) click: String,
 }
 
 /// Everything that needs a person, the most urgent first, and how many there are beyond those that are listed.
@@ -75,21 +77,22 @@ fn what(entry: &StuckEntry, item_type: &str) -> (&'static str, String) {
     }
 }
 
-fn next_click(entry: &StuckEntry, item_type: &str) -> (String, &'static str) {
+fn next_click(entry: &StuckEntry, item_type: &str) -> (String, String) {
     let of_item = || entry.item.map_or_else(|| "cockpit/items".to_owned(), |id| format!("cockpit/items/{id}"));
-    match entry.kind {
-        StuckKind::BlockedKey => (of_item(), "Decide"),
-        StuckKind::Breaker => (format!("cockpit/failures?status=PENDING&type={item_type}"), "See the failures"),
-        StuckKind::Failing if entry.waiting > 1 => {
-            (format!("cockpit/failures?status=PENDING&type={item_type}"), "See the failures")
+    let of_type = |view: &str| format!("cockpit/{view}?status=PENDING&{}", query("type", item_type));
+    let (path, click) = match entry.kind {
+        StuckKind::BlockedKey => {
+            let about = entry.item.map(|id| format!(" about item {id}")).unwrap_or_default();
+            return (of_item(), format!("Decide{about}"));
         }
+        StuckKind::Breaker => (of_type("failures"), "See the failures"),
+        StuckKind::Failing if entry.waiting > 1 => (of_type("failures"), "See the failures"),
         StuckKind::Unhandled => ("cockpit/plugins".to_owned(), "See the plugins"),
         StuckKind::Paused => ("cockpit/operations".to_owned(), "See the pauses"),
-        StuckKind::Refused | StuckKind::Old => {
-            (format!("cockpit/items?status=PENDING&type={item_type}"), "See the items")
-        }
+        StuckKind::Refused | StuckKind::Old => (of_type("items"), "See the items"),
         _ => (of_item(), "Open the item"),
-    }
+    };
+    (path, click.to_owned())
 }
 
 fn dead_letters(overview: &Overview) -> Option<Need> {
@@ -109,7 +112,7 @@ fn dead_letters(overview: &Overview) -> Option<Need> {
         cause: format!("{}{more}.", named.join(", ")),
         since: None,
         path: "cockpit/failures".to_owned(),
-        click: "See the groups",
+        click: "See the groups".to_owned(),
     })
 }
 
@@ -117,18 +120,24 @@ fn dead_letters(overview: &Overview) -> Option<Need> {
 fn plugins(overview: &Overview) -> Vec<Need> {
     let mut seen = std::collections::BTreeSet::new();
     let all = overview.live_pods().flat_map(|pod| &pod.plugins);
-    let troubled = all.filter_map(|plugin| Some((plugin, plugin.error.clone()?)));
+    let troubled = all.filter_map(|plugin| Some((plugin, plugin.trouble()?)));
     let first = troubled.filter(|(plugin, trouble)| seen.insert((plugin.name.clone(), trouble.clone())));
     let need = |(plugin, trouble): (&outbox_core::PluginStatus, String)| Need {
         level: if plugin.digest.is_some() { "notice" } else { "urgent" },
         what: match plugin.digest {
+            _ if plugin.state == PluginState::Quarantined => {
+                format!("A version of the plugin {} is quarantined", plugin.name)
+            }
+            Some(_) if plugin.error.is_none() => {
+                format!("The plugin {} does not get all of its types", plugin.name)
+            }
             Some(_) => format!("The newest file of the plugin {} does not run", plugin.name),
             None => format!("The plugin {} does not load", plugin.name),
         },
         cause: trouble.lines().next().unwrap_or_default().to_owned(),
         since: None,
         path: "cockpit/plugins".to_owned(),
-        click: "See the cure",
+        click: "See the cure".to_owned(),
     };
     first.map(need).collect()
 }

@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use outbox_core::{BreakerState, BreakerStatus};
 use outbox_item::Millis;
-use outbox_store::{AuditEntry, JobState, Pod};
+use outbox_store::{AuditEntry, JobState, Pod, StuckKind};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
@@ -15,13 +15,31 @@ use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::jobs::{JobRow, job_row};
 use crate::page::visit::{Visit, shown};
-use crate::page::why::HIDDEN;
-use crate::page::words::{Ago, begun, count, cut};
+use crate::page::why::{HIDDEN, NO_REASON};
+use crate::page::words::{Ago, begun, count, counted, cut};
 use crate::problem::ApiError;
 use crate::query::audit_query;
 
 /// Jobs that are listed.
 const JOBS: u32 = 20;
+
+/// The words of actions that a person looks for.
+const ACTIONS: [&str; 14] = [
+    "replay",
+    "dead",
+    "restore",
+    "reschedule",
+    "release",
+    "purge",
+    "anew",
+    "pause",
+    "resume",
+    "unblock",
+    "cancel",
+    "rollback",
+    "quarantine",
+    "switch",
+];
 
 /// The longest text of a selection in the trail, in characters.
 const SELECTION_MAX: usize = 120;
@@ -39,6 +57,8 @@ struct OperationsPage {
     next: Option<String>,
     action: String,
     actor: String,
+    /// The words of actions, which the filter of the trail offers.
+    actions: &'static [&'static str],
 }
 
 /// Something that is held back.
@@ -85,8 +105,9 @@ pub(super) async fn operations(
         jobs: jobs.iter().map(|job| job_row(job, now)).collect(),
         unpaused: glance.served.iter().filter(|name| !paused(name)).cloned().collect(),
         held,
-        entries: entries.into_iter().map(|entry| trail_row(entry, now, &sight)).collect(),
+        entries: folded(entries).into_iter().map(|entry| trail_row(entry, now, &sight)).collect(),
         next,
+        actions: &ACTIONS,
         action: asked.action.unwrap_or_default(),
         actor: asked.actor.unwrap_or_default(),
     })
@@ -113,8 +134,7 @@ fn opening(running: usize, held: &[HeldRow]) -> String {
 
 fn held(glance: &Glance, sight: &Sight) -> Vec<HeldRow> {
     let now = glance.overview.now;
-    let reason =
-        |by: &str, reason: &Option<String>| format!("by {by}: {}", reason.as_deref().unwrap_or("no reason given"));
+    let reason = |by: &str, reason: &Option<String>| format!("by {by}: {}", reason.as_deref().unwrap_or(NO_REASON));
     let types = glance.pauses.iter().map(|pause| HeldRow {
         word: "paused",
         class: "off",
@@ -137,7 +157,24 @@ fn held(glance: &Glance, sight: &Sight) -> Vec<HeldRow> {
             )),
         }
     });
-    types.chain(keys).chain(breakers(glance, sight)).collect()
+    types.chain(keys).chain(blocked(glance)).chain(breakers(glance, sight)).collect()
+}
+
+/// The ordering keys that a dead item blocks.
+fn blocked(glance: &Glance) -> impl Iterator<Item = HeldRow> {
+    let blocked = glance.stuck.iter().filter(|entry| entry.kind == StuckKind::BlockedKey);
+    blocked.filter_map(|entry| {
+        let key = entry.ordering_key.as_ref()?;
+        let by = entry.item.map(|id| format!("item {id} is dead, ")).unwrap_or_default();
+        Some(HeldRow {
+            word: "blocked key",
+            class: "bad",
+            what: key.clone(),
+            about: format!("{by}{} behind it", counted(entry.waiting, "item")),
+            since: Ago::of(entry.since, glance.overview.now),
+            cure: Some((format!("cockpit/control/unblock?{}", query("ordering_key", key)), "Unblock…")),
+        })
+    })
 }
 
 fn breakers(glance: &Glance, sight: &Sight) -> Vec<HeldRow> {
@@ -164,12 +201,46 @@ fn breaker_row(breaker: &BreakerStatus, pod: &Pod, now: Millis, sight: &Sight) -
     }
 }
 
+/// The entries with one for each run of batches of a job, which counts all items of the run.
+fn folded(entries: Vec<AuditEntry>) -> Vec<AuditEntry> {
+    let mut folded: Vec<AuditEntry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match folded.last_mut() {
+            Some(last) if last.job.is_some() && last.job == entry.job && last.action == entry.action => {
+                last.count += entry.count;
+            }
+            _ => folded.push(entry),
+        }
+    }
+    folded
+}
+
+/// What an entry was about, as a person reads it.
+fn selection_text(selection: serde_json::Value) -> String {
+    use serde_json::Value;
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match selection {
+        Value::String(text) => text,
+        Value::Object(members) => {
+            let inner = members.get("filter").and_then(Value::as_object).unwrap_or(&members);
+            let told = inner.iter().filter(|(name, value)| *name != "as_of" && !value.is_null());
+            let told: Vec<_> = told
+                .map(|(name, value)| match value {
+                    Value::Array(values) => {
+                        format!("{name} {}", values.iter().map(word).collect::<Vec<_>>().join(", "))
+                    }
+                    other => format!("{name} {}", word(other)),
+                })
+                .collect();
+            told.join("; ")
+        }
+        other => other.to_string(),
+    }
+}
+
 fn trail_row(entry: AuditEntry, now: Millis, sight: &Sight) -> TrailRow {
     let (selection, _) = sight.json(entry.selection);
-    let selection = match selection {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    };
+    let selection = selection_text(selection);
     TrailRow {
         at: Ago::of(entry.at, now),
         actor: entry.actor,

@@ -3,16 +3,16 @@
 use askama::Template;
 use axum::response::Response;
 
-use outbox_core::saga::SagaDefinition;
 use outbox_item::Status;
-use outbox_store::{HistoryFigures, HistorySeries, RetriesAhead, SagaTotals};
+use outbox_store::{HistoryFigures, HistorySeries, RetriesAhead};
 
-use crate::answers::with_declared;
 use crate::glance::{Glance, lately};
 use crate::page::charts::Chart;
 use crate::page::frame::{Frame, Tab};
+use crate::page::item::query;
 use crate::page::needs::{Need, needs};
 use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
+use crate::page::sagas::{SagaPanel, busiest};
 use crate::page::types::{TypeRow, type_rows};
 use crate::page::visit::{Visit, shown};
 use crate::page::words::{Moment, begun, bytes, count, counted, rate, short_count, span_ms};
@@ -34,6 +34,7 @@ struct OverviewPage {
     types: Vec<TypeRow>,
     more_types: usize,
     sagas: Vec<SagaPanel>,
+    more_sagas: usize,
     plugins: Vec<PluginRow>,
     pods: Vec<PodRow>,
     database: String,
@@ -57,30 +58,14 @@ struct Flow {
 struct Charts {
     throughput: Chart,
     done: String,
+    most_done: String,
     latency: Chart,
     percentiles: String,
+    most_latency: String,
     waiting: Chart,
     most_waiting: String,
     retries: Chart,
     due: String,
-}
-
-/// A saga: what began, its steps, how it ended.
-struct SagaPanel {
-    name: String,
-    began: String,
-    open: String,
-    ended_ok: String,
-    ended_err: u64,
-    steps: Vec<StepRow>,
-}
-
-/// One step of a saga.
-struct StepRow {
-    item_type: String,
-    ok: String,
-    retried: String,
-    dead: u64,
 }
 
 /// The overview.
@@ -88,6 +73,7 @@ pub(super) async fn overview(visit: Visit) -> Result<Response, ApiError> {
     let glance = visit.glance().await?;
     let (needs, more_needs) = needs(&glance, &visit.sight());
     let (types, more_types) = type_rows(&glance);
+    let (sagas, more_sagas) = busiest(&glance, &visit.settings.sagas);
     shown(&OverviewPage {
         frame: visit.live_frame("Overview", Tab::Overview),
         opening: opening(needs.len() + more_needs),
@@ -99,7 +85,8 @@ pub(super) async fn overview(visit: Visit) -> Result<Response, ApiError> {
         charts: charts(&glance),
         types,
         more_types,
-        sagas: saga_tables(&glance, &visit.settings.sagas),
+        sagas,
+        more_sagas,
         plugins: plugin_rows(&glance.overview),
         pods: pod_rows(&glance.overview),
         database: bytes(glance.overview.database_bytes),
@@ -117,14 +104,18 @@ fn opening(needs: usize) -> String {
 fn otherwise(glance: &Glance, is_calm: bool) -> String {
     let (done, during) = lately(&glance.history.total, glance.overview.now, |figures| figures.done);
     let all = if is_calm { "Everything" } else { "Everything else" };
-    let oldest = glance.overview.oldest_pending_ms.values().max();
+    let is_free =
+        |name: &&String| glance.served.contains(name) && !glance.pauses.iter().any(|pause| pause.r#type == **name);
+    let oldest = glance.overview.oldest_pending_ms.iter().filter(|(name, _)| is_free(name)).map(|(_, ms)| ms).max();
+    let claimed = of_status(glance, Status::Claimed);
     let moving = match (done, of_status(glance, Status::Pending)) {
+        (0, 0) if claimed > 0 => format!("{} being handled.", counted(claimed, "item")),
         (0, 0) => format!("{all} is done."),
         (0, waiting) => format!("{} in the queue.", counted(waiting, "item")),
         _ => format!("{all} is moving: {} done.", rate(done, during)),
     };
     match oldest {
-        Some(ms) if *ms >= 1_000 => format!("{moving} The oldest that could run waits {}.", span_ms(*ms)),
+        Some(ms) if *ms >= 1_000 => format!("{moving} The oldest that is due waits {}.", span_ms(*ms)),
         _ => moving,
     }
 }
@@ -161,12 +152,13 @@ fn charts(glance: &Glance) -> Charts {
     let HistorySeries { sum, steps } = &glance.history.total;
     let line = |figure: fn(&HistoryFigures) -> u64| steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>();
     let done = line(|figures| figures.done);
-    let latencies = [
-        line(|figures| figures.p50_ms.unwrap_or(0)),
-        line(|figures| figures.p95_ms.unwrap_or(0)),
-        line(|figures| figures.p99_ms.unwrap_or(0)),
-    ];
+    let latency = |figure: fn(&HistoryFigures) -> Option<u64>| -> Vec<Option<u64>> {
+        steps.iter().map(|step| figure(&step.figures)).collect()
+    };
+    let latencies =
+        [latency(|figures| figures.p50_ms), latency(|figures| figures.p95_ms), latency(|figures| figures.p99_ms)];
     let waiting = line(|figures| figures.waiting);
+    let most_latency = latencies.iter().flatten().flatten().copied().max();
     let (most_done, most_waiting) = (done.iter().max().copied(), waiting.iter().max().copied());
     let percentiles = format!("p50 {} · p95 {} · p99 {}", lasted(sum.p50_ms), lasted(sum.p95_ms), lasted(sum.p99_ms));
     Charts {
@@ -176,12 +168,14 @@ fn charts(glance: &Glance) -> Charts {
             &done,
         ),
         done: count(sum.done),
+        most_done: count(most_done.unwrap_or(0)),
         latency: Chart::of_several(
             "Time from enqueue to done in each minute of the last hour",
             percentiles.clone(),
             [&latencies[0], &latencies[1], &latencies[2]],
         ),
         percentiles,
+        most_latency: lasted(most_latency),
         waiting: Chart::of(
             "Items that waited in each minute of the last hour",
             format!("at most {}", count(most_waiting.unwrap_or(0))),
@@ -201,29 +195,4 @@ fn retries(ahead: &RetriesAhead) -> Chart {
 fn due(ahead: &RetriesAhead) -> String {
     let more = if ahead.is_whole { "" } else { "+" };
     format!("{}{more} due in the next hour", count(ahead.minutes.iter().sum()))
-}
-
-fn saga_tables(glance: &Glance, declared: &[SagaDefinition]) -> Vec<SagaPanel> {
-    let used = |(_, totals): &(String, SagaTotals)| totals.began > 0;
-    let all = with_declared(glance.overview.sagas.clone(), declared);
-    all.into_iter().filter(used).map(|(name, totals)| saga_table(name, totals, declared)).collect()
-}
-
-fn saga_table(name: String, totals: SagaTotals, declared: &[SagaDefinition]) -> SagaPanel {
-    let order = declared.iter().find(|saga| saga.name == name).map(|saga| saga.steps.clone()).unwrap_or_default();
-    let place = |item_type: &str| order.iter().position(|step| step == item_type).unwrap_or(usize::MAX);
-    let mut steps: Vec<_> = totals.steps.into_iter().collect();
-    steps.sort_by_key(|(item_type, _)| place(item_type));
-    let step = |(item_type, outcomes): (String, std::collections::BTreeMap<String, u64>)| {
-        let of = |outcome: &str| outcomes.get(outcome).copied().unwrap_or(0);
-        StepRow { item_type, ok: count(of("ok")), retried: count(of("retried")), dead: of("dead") }
-    };
-    SagaPanel {
-        name,
-        began: count(totals.began),
-        open: count(totals.began.saturating_sub(totals.ended_ok + totals.ended_err)),
-        ended_ok: count(totals.ended_ok),
-        ended_err: totals.ended_err,
-        steps: steps.into_iter().map(step).collect(),
-    }
 }

@@ -8,16 +8,14 @@ use outbox_store::{AuditQuery, HistoryFigures, Overview, Pod};
 
 use crate::glance::Glance;
 use crate::page::frame::{Frame, Tab};
+use crate::page::item::query;
 use crate::page::pods::plugin_state;
 use crate::page::visit::{Visit, shown};
 use crate::page::words::{Ago, begun, count, share, short_digest, span_ms};
 use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
-const ENTRIES: usize = 20;
-
-/// The newest entries of the audit trail among which they are looked for.
-const LOOKED_AT: u32 = 1_000;
+const ENTRIES: u32 = 20;
 
 /// The view, as its template reads it.
 #[derive(Template)]
@@ -88,7 +86,7 @@ fn versions(overview: &Overview) -> impl Iterator<Item = (&Pod, &PluginStatus)> 
 }
 
 fn opening(overview: &Overview, troubles: usize) -> String {
-    let pods = overview.live_pods().count();
+    let pods = overview.live_pods().filter(|pod| !pod.plugins.is_empty()).count();
     let names: std::collections::BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
     let run = format!("{} in {pods} process{}", begun(names.len(), "plugin"), if pods == 1 { "" } else { "es" });
     match troubles {
@@ -141,14 +139,13 @@ fn trouble((pod, plugin): (&Pod, &PluginStatus)) -> Option<Trouble> {
 /// What the audit trail says about components, newest first.
 async fn history(visit: &Visit, glance: &Glance) -> Result<Vec<PluginEvent>, ApiError> {
     let (now, sight) = (glance.overview.now, visit.sight());
-    let query = AuditQuery { limit: LOOKED_AT, ..AuditQuery::default() };
-    let mut events = visit.state.inspect.audit(&query).await?;
-    events.retain(|entry| match entry.action.as_str() {
-        "rollback" | "quarantine" | "switch" => true,
-        "release" => entry.count == 0,
-        _ => false,
-    });
-    events.truncate(ENTRIES);
+    let mut events = Vec::new();
+    for action in ["rollback", "quarantine", "switch", "release-plugin"] {
+        let query = AuditQuery { action: Some(action.to_owned()), limit: ENTRIES, ..AuditQuery::default() };
+        events.extend(visit.state.inspect.audit(&query).await?);
+    }
+    events.sort_by_key(|entry| std::cmp::Reverse(entry.seq));
+    events.truncate(ENTRIES as usize);
     let event = |entry: outbox_store::AuditEntry| PluginEvent {
         at: Ago::of(entry.at, now),
         actor: entry.actor,

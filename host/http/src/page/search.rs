@@ -1,14 +1,15 @@
-//! The search box of every view: leads to what a word names, by its id, its key, its correlation id, its type or the
-//! beginning of its key.
+//! The search box of every view: leads to what a word names, by its id, its key, its correlation id, its ordering key, its
+//! type, its saga, its group of failures or the beginning of its key.
 
 use askama::Template;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 
-use outbox_item::ItemId;
+use outbox_item::{ItemId, Status};
 use outbox_store::{Filter, Page, item_with_key};
 
+use crate::access::Right;
 use crate::page::form::FormFields;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
@@ -22,6 +23,8 @@ use crate::problem::ApiError;
 struct SearchPage {
     frame: Frame,
     word: String,
+    /// The query of the items that contain the word, for who may look for it.
+    query: Option<String>,
 }
 
 /// Leads to what the word names.
@@ -37,7 +40,18 @@ pub(super) async fn search(
     if let Some(address) = found(&visit, word).await? {
         return go_to(&address);
     }
-    shown(&SearchPage { frame: visit.frame("Search", Tab::Items), word: word.to_owned() })
+    let query = visit.caller.may(Right::ReadPayload).then(|| query("text", word));
+    shown(&SearchPage { frame: visit.frame("Search", Tab::Items), word: word.to_owned(), query })
+}
+
+/// Whether the word could name a group of failures.
+fn is_fingerprint(word: &str) -> bool {
+    word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The statuses of items whose ordering key has an index.
+fn unfinished() -> Vec<Status> {
+    vec![Status::Pending, Status::Claimed, Status::Dlq]
 }
 
 /// The address of what the word names, beside that of the search.
@@ -58,9 +72,15 @@ async fn found(visit: &Visit, word: &str) -> Result<Option<String>, ApiError> {
     if glance.overview.sagas.contains_key(word) {
         return Ok(Some(format!("items?{}", query("saga", word))));
     }
+    let dead = vec![Status::Dlq];
+    let group = Filter { status: dead, fingerprint: Some(word.to_owned()), ..Filter::default() };
+    if is_fingerprint(word) && !store.failures(&group, 1).await?.is_empty() {
+        return Ok(Some(format!("failures/{word}")));
+    }
     let text = || Some(word.to_owned());
     for (name, filter) in [
         ("cid", Filter { cid: text(), ..Filter::default() }),
+        ("ordering_key", Filter { status: unfinished(), ordering_key: text(), ..Filter::default() }),
         ("key_prefix", Filter { key_prefix: text(), ..Filter::default() }),
     ] {
         if !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {

@@ -6,7 +6,7 @@ use outbox_store::{AuditEntry, ItemDetails};
 
 use crate::answers::{Sight, Visible};
 use crate::page::content::{ShownExchange, exchange, plain};
-use crate::page::why::HIDDEN;
+use crate::page::why::{HIDDEN, NO_REASON};
 use crate::page::words::{Moment, short_digest, span};
 
 /// Something that happened.
@@ -19,6 +19,8 @@ pub(super) struct Event {
     pub(super) class: &'static str,
     pub(super) what: String,
     pub(super) about: String,
+    /// The job that did it.
+    pub(super) job: Option<String>,
     pub(super) message: Option<String>,
     pub(super) stderr: Option<String>,
     pub(super) exchanges: Vec<ShownExchange>,
@@ -34,6 +36,7 @@ impl Event {
             class,
             what,
             about,
+            job: None,
             message: None,
             stderr: None,
             exchanges: Vec::new(),
@@ -76,9 +79,8 @@ fn attempt(failed: &FailedAttempt, sight: &Sight) -> Event {
 
 fn action(entry: &AuditEntry) -> Event {
     let what = format!("{} by {}", capital(&entry.action), entry.actor);
-    let job = entry.job.map(|job| format!(", job {job}")).unwrap_or_default();
-    let reason = entry.reason.as_deref().unwrap_or("no reason given");
-    Event::new(entry.at, "run", what, format!("{reason}{job}"))
+    let reason = entry.reason.as_deref().unwrap_or(NO_REASON).to_owned();
+    Event { job: entry.job.map(|job| job.to_string()), ..Event::new(entry.at, "run", what, reason) }
 }
 
 fn capital(word: &str) -> String {

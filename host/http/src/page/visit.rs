@@ -12,6 +12,7 @@ use axum::response::{Html, IntoResponse, Response};
 use crate::access::{Caller, form_owner, session_cookie};
 use crate::answers::Sight;
 use crate::glance::Glance;
+use crate::page::content::plain;
 use crate::page::frame::{Frame, Tab};
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
@@ -64,10 +65,10 @@ impl Visit {
     }
 }
 
-/// The view as an answer.
+/// The view as an answer. Nothing in it is hidden from its reader, whoever wrote it.
 pub(super) fn shown(view: &impl Template) -> Result<Response, ApiError> {
     match view.render() {
-        Ok(text) => Ok(Html(text).into_response()),
+        Ok(text) => Ok(Html(plain(&text)).into_response()),
         Err(err) => {
             tracing::error!(error = %err, "a view cannot be rendered");
             Err(ApiError::Internal)

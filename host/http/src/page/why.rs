@@ -12,6 +12,9 @@ use crate::page::words::{counted, span};
 /// Said in place of a message that the reader may not see.
 pub(super) const HIDDEN: &str = "hidden: to see it needs the right read-payload";
 
+/// Said of an action whose reason nobody gave.
+pub(super) const NO_REASON: &str = "no reason given";
+
 /// The reason as a sentence, with what it waits for.
 pub(super) fn sentence(item: &Item, glance: &Glance, sight: &Sight) -> String {
     let why = why(item, glance, sight);
@@ -47,7 +50,7 @@ fn done(item: &Item) -> String {
 
 fn dead(item: &Item, sight: &Sight) -> String {
     match sight.content(item.last_error.clone()) {
-        Visible::Hidden => format!("failed for good; the message is {HIDDEN}"),
+        Visible::Hidden => format!("the message is {HIDDEN}"),
         Visible::Shown(None) => "dead-lettered without a message".to_owned(),
         Visible::Shown(Some(message)) => message,
     }
@@ -74,8 +77,8 @@ fn waiting(item: &Item, glance: &Glance) -> String {
     if item.available_at > now {
         let wait = span(item.available_at.since(now));
         return match item.attempts {
-            0 if item.deliveries == 0 => format!("delayed: due in {wait}"),
-            0 => format!("given back: due in {wait}"),
+            0 if item.give_backs > 0 => format!("given back: due in {wait}"),
+            0 => format!("delayed: due in {wait}"),
             attempts => format!("attempt {} in {wait}", attempts + 1),
         };
     }
@@ -86,7 +89,7 @@ fn waiting(item: &Item, glance: &Glance) -> String {
 }
 
 fn paused(item: &Item, glance: &Glance) -> Option<String> {
-    let said = |reason: &Option<String>| reason.clone().unwrap_or_else(|| "no reason given".to_owned());
+    let said = |reason: &Option<String>| reason.clone().unwrap_or_else(|| NO_REASON.to_owned());
     if let Some(pause) = glance.pauses.iter().find(|pause| pause.r#type == item.item_type) {
         return Some(format!("the type is paused by {}: {}", pause.actor, said(&pause.reason)));
     }
@@ -102,8 +105,15 @@ fn unserved(item: &Item, glance: &Glance) -> Option<String> {
 }
 
 fn broken(item: &Item, glance: &Glance) -> Option<String> {
-    let breakers = glance.overview.live_pods().flat_map(|pod| &pod.breakers);
-    let mut open = breakers.filter(|breaker| breaker.state == BreakerState::Open);
-    let breaker: &BreakerStatus = open.find(|breaker| breaker.types.contains(&item.item_type))?;
-    Some(format!("the breaker of {} is open: one attempt at a time finds out whether it is back", breaker.subject()))
+    let of_type = |breaker: &&BreakerStatus| breaker.types.contains(&item.item_type);
+    let is_shut = |breaker: &&BreakerStatus| matches!(breaker.state, BreakerState::Open | BreakerState::Expired);
+    let breakers = || glance.overview.live_pods().filter_map(|pod| pod.breakers.iter().filter(of_type).find(is_shut));
+    let breaker = breakers().next()?;
+    let (pods, shut) = (glance.overview.live_pods().count(), breakers().count());
+    let where_ = if shut < pods { format!(" in {shut} of {pods} processes") } else { String::new() };
+    let subject = breaker.subject();
+    Some(match breaker.state {
+        BreakerState::Expired => format!("{subject} has failed for long{where_}: its failures use up attempts again"),
+        _ => format!("the breaker of {subject} is open{where_}: one attempt at a time finds out whether it is back"),
+    })
 }

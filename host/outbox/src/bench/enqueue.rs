@@ -130,6 +130,7 @@ fn http_state(bench_store: &dyn BenchStore, stop: &CancellationToken) -> HttpSta
         handler: NativeHandler::handler(),
         settings: HttpSettings { is_durable: true, ..HttpSettings::default() }.fixed(),
         status: Arc::new(HostStatus::default),
+        trials: None,
         stop: stop.clone(),
     }
 }

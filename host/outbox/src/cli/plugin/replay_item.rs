@@ -10,20 +10,19 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use outbox_core::{AttemptReport, FailedAttempt, Failure, FailureClass, HostWrites, Outcome, StateChange};
-use outbox_item::{Item, ItemId, NewItem, Status, payload_value};
-use outbox_runtime::simulation::{
-    AttemptEnd, Divergence, RecordedWorld, ReplayedRequest, SimulatedAttempt, SimulatedPlugin, Simulator,
-};
+use outbox_core::{AttemptReport, FailedAttempt, Failure, FailureClass, HostWrites, Outcome};
+use outbox_item::{ItemId, payload_value};
+use outbox_runtime::simulation::{AttemptEnd, Divergence, ReplayedRequest, SimulatedPlugin, Simulator};
 use outbox_store::{ItemDetails, Store};
 
 use crate::cli::context::Context;
-use crate::cli::output::{clean, count, fields, short, table};
+use crate::cli::output::{clean, fields, short, table};
 use crate::cli::requests::find_named_item;
 use crate::host::store_adapters::StoreStateReader;
 use crate::open_plugins::{environment, scan};
+use crate::rerun::{Rerun, followup, in_words, rerun, state_change};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayItemArgs {
@@ -43,7 +42,7 @@ pub(crate) struct ReplayItemArgs {
 
 /// The result of the simulated attempt, in the JSON shape of `outbox plugin replay-item --json`.
 #[derive(Debug, Serialize)]
-struct Rerun {
+struct Simulated {
     item: ItemId,
     delivery: u32,
     plugin: String,
@@ -99,7 +98,7 @@ pub(crate) async fn run(args: ReplayItemArgs, context: &Context) -> anyhow::Resu
         let handled = plugin.types().join(", ");
         bail!("{} handles {handled}, and item {} is of type {item_type}", file.display(), details.item.id);
     }
-    let rerun = rerun(&plugin, file, &details, attempt, args.otherwise, store).await;
+    let rerun = simulate(&plugin, file, &details, attempt, args.otherwise, store).await;
     context.output.emit(&rerun, || page(&rerun))?;
     Ok(if matches!(rerun.ending, RerunEnd::Done { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -130,19 +129,18 @@ async fn serving(item_type: &str, context: &Context) -> anyhow::Result<PathBuf> 
     })
 }
 
-async fn rerun(
+async fn simulate(
     plugin: &SimulatedPlugin,
     file: PathBuf,
     details: &ItemDetails,
     attempt: FailedAttempt,
     otherwise: Option<u16>,
     store: Arc<dyn Store>,
-) -> Rerun {
-    let world = Arc::new(RecordedWorld::new(attempt.recording.clone(), otherwise));
-    let ending = plugin.run(simulated_attempt(details, &attempt, Arc::clone(&world), store)).await;
-    let (requests, divergences) = world.finish();
+) -> Simulated {
+    let Rerun { ending, requests, divergences } =
+        rerun(plugin, details, &attempt, otherwise, Arc::new(StoreStateReader(store))).await;
     let (ending, writes, stderr) = ended(ending);
-    Rerun {
+    Simulated {
         item: details.item.id,
         delivery: attempt.delivery,
         plugin: plugin.name().to_owned(),
@@ -151,37 +149,9 @@ async fn rerun(
         ending,
         requests,
         divergences,
-        state: writes.state.into_iter().filter_map(|key_change| change(&key_change.key, key_change.change)).collect(),
+        state: writes.state.iter().filter_map(state_change).collect(),
         followups: writes.followups.iter().map(followup).collect(),
         stderr,
-    }
-}
-
-fn simulated_attempt(
-    details: &ItemDetails,
-    attempt: &FailedAttempt,
-    world: Arc<RecordedWorld>,
-    store: Arc<dyn Store>,
-) -> SimulatedAttempt {
-    SimulatedAttempt {
-        item: as_claimed(details, attempt),
-        world,
-        state: Arc::new(StoreStateReader(store)),
-        now: attempt.started_at,
-        seed: attempt.delivery.into(),
-    }
-}
-
-/// The item as it was after the claim of the attempt.
-fn as_claimed(details: &ItemDetails, attempt: &FailedAttempt) -> Item {
-    let mut before = details.failed_attempts.iter().filter(|other| other.delivery < attempt.delivery);
-    Item {
-        status: Status::Claimed,
-        attempts: attempt.attempt,
-        deliveries: attempt.delivery,
-        claimed_at: Some(attempt.started_at),
-        maybe_executed: before.any(|other| other.maybe_executed),
-        ..details.item.clone()
     }
 }
 
@@ -198,19 +168,7 @@ fn ended(ending: AttemptEnd) -> (RerunEnd, HostWrites, Option<String>) {
     }
 }
 
-fn change(key: &str, change: StateChange) -> Option<Value> {
-    match change {
-        StateChange::None => None,
-        StateChange::Put(value) => Some(json!({ "key": key, "put": payload_value(&value) })),
-        StateChange::Delete => Some(json!({ "key": key, "delete": true })),
-    }
-}
-
-fn followup(item: &NewItem) -> Value {
-    json!({ "type": item.item_type, "idem_key": item.idem_key, "payload": payload_value(&item.payload) })
-}
-
-fn page(rerun: &Rerun) -> String {
+fn page(rerun: &Simulated) -> String {
     let failed =
         |FailureView { class, code, message }: &FailureView| format!("failed, {class} {code}: {}", clean(message));
     let now = match &rerun.ending {
@@ -232,7 +190,7 @@ fn page(rerun: &Rerun) -> String {
         Some(facts),
         (!rerun.requests.is_empty())
             .then(|| format!("Requests, none of which was sent\n{}", requests(&rerun.requests))),
-        lines("Where it leaves the recording", rerun.divergences.iter().map(divergence).collect()),
+        lines("Where it leaves the recording", rerun.divergences.iter().map(|found| clean(&in_words(found))).collect()),
         lines("State that would be written", formatted(&rerun.state)),
         lines("Follow-ups that would be enqueued", formatted(&rerun.followups)),
         lines("What it wrote", rerun.stderr.iter().flat_map(|text| text.lines()).map(clean).collect()),
@@ -247,14 +205,4 @@ fn requests(requests: &[ReplayedRequest]) -> String {
         [sent.method.clone(), short(&clean(&sent.url), 100), sent.answer.clone(), origin.to_owned()]
     };
     table(["METHOD", "URL", "ANSWER", "FROM"], requests.iter().map(row))
-}
-
-fn divergence(divergence: &Divergence) -> String {
-    clean(&match divergence {
-        Divergence::NotRecorded { method, url, difference } => format!("{method} {url} was not recorded: {difference}"),
-        Divergence::NotSent { method, url } => format!("{method} {url} was recorded and is not sent"),
-        Divergence::Shortened { method, url, kept } => {
-            format!("{method} {url} is answered with the {} that were kept", count(*kept, "byte"))
-        }
-    })
 }
