@@ -1,25 +1,23 @@
-//! The canary of new versions: the host gives back the attempts of a version that faults and rolls it back, keeps the
-//! last good version, and refuses components without a valid signature.
+//! The canary of new versions: the host gives back the attempts of a version that faults and rolls it back, and keeps the
+//! last good version.
+
+mod owners;
+mod signatures;
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use outbox::core::{
-    CrashBudget, FailureClass, OwnersError, PluginState, PluginStatus, PresentPlugin, QuarantineEntry, QuarantineError,
-    QuarantineStore, RetryPolicy, TypeOwner, TypeOwners,
+    CrashBudget, FailureClass, PluginState, PluginStatus, QuarantineEntry, QuarantineError, QuarantineStore,
+    RetryPolicy,
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::runtime::PluginSettings;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::engine::type_owners::OWNER_GONE;
 use outbox::store::{Control, ControlRequest, Execution, Filter, QuarantineRecord, Store};
 use outbox::worker::{Worker, WorkerSettings};
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -27,7 +25,7 @@ use crate::support::guests::{CHAOS_GRANTS, chaos, install, place, variant};
 use crate::support::host::HostProcess;
 use crate::support::plugins::{PluginHost, Wat};
 use crate::support::stage::{Deployment, becomes};
-use crate::support::{TestClock, eventually, is_soak};
+use crate::support::{eventually, is_soak};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -56,16 +54,6 @@ impl QuarantineStore for Stored {
             reason,
         };
         Ok(self.0.list_quarantine().await.map_err(QuarantineError::new)?.into_iter().map(entry).collect())
-    }
-}
-
-/// The owners of types in the store, connected as a host without a role connects them.
-struct StoredOwners(Arc<dyn Store>);
-
-#[async_trait]
-impl TypeOwners for StoredOwners {
-    async fn exchange(&self, present: &[PresentPlugin]) -> Result<Vec<TypeOwner>, OwnersError> {
-        self.0.exchange_owners(None, present).await.map_err(OwnersError::new)
     }
 }
 
@@ -388,81 +376,6 @@ async fn a_restart_with_a_broken_file_runs_the_last_good_one_on_its_terms() {
     assert!(host.again(|_| ()).await.types().is_empty(), "what was removed does not come back");
 }
 
-/// Signs like minisign in its legacy mode, which does not hash the file first.
-struct Signer {
-    id: [u8; 8],
-    key: Ed25519KeyPair,
-}
-
-impl Signer {
-    fn new(seed: u8) -> Self {
-        Self { id: [seed; 8], key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap() }
-    }
-
-    fn public(&self) -> String {
-        STANDARD.encode([b"Ed", &self.id[..], self.key.public_key().as_ref()].concat())
-    }
-
-    fn sign(&self, bytes: &[u8]) -> String {
-        let (signature, comment) = (self.key.sign(bytes), "timestamp:1");
-        let global = self.key.sign(&[signature.as_ref(), comment.as_bytes()].concat());
-        let signature = STANDARD.encode([b"Ed", &self.id[..], signature.as_ref()].concat());
-        let global = STANDARD.encode(global.as_ref());
-        format!("untrusted comment: a test\n{signature}\ntrusted comment: {comment}\n{global}\n")
-    }
-}
-
-fn put_signed(dir: &Path, wasm: &[u8], signature: Option<String>) {
-    place(wasm, &dir.join("p.wasm"));
-    match signature {
-        Some(text) => place(text.as_bytes(), &dir.join("p.wasm.minisig")),
-        None => drop(fs::remove_file(dir.join("p.wasm.minisig"))),
-    }
-}
-
-#[tokio::test]
-async fn with_keys_only_what_they_signed_is_loaded_and_the_old_one_stays() {
-    let (ours, theirs) = (Signer::new(1), Signer::new(2));
-    let keys = vec![Signer::new(3).public(), ours.public()];
-    let first = Wat::default().bytes();
-    let host = PluginHost::with(
-        |settings| settings.keys.clone_from(&keys),
-        |dir| put_signed(dir, &first, Some(ours.sign(&first))),
-    )
-    .await;
-    let good = host.status("p").digest;
-    assert_eq!(host.types(), ["t"]);
-
-    let second = Wat { types: &["u"], ..Wat::default() }.bytes();
-    let dir = host.path("");
-    for (signature, words) in [
-        (None, "it is not signed"),
-        (Some(theirs.sign(&second)), "not among the trusted"),
-        (Some(ours.sign(&first)), "was changed"),
-        (Some("signed: me".to_owned()), "not a signature that minisign made"),
-    ] {
-        put_signed(&dir, &second, signature);
-        host.until(words, |host| host.status("p").error.is_some_and(|error| error.contains(words))).await;
-        assert_eq!(host.status("p").digest, good);
-    }
-    put_signed(&dir, &second, Some(ours.sign(&second)));
-    host.until("the signed one", |host| host.types() == ["u"] && host.status("p").error.is_none()).await;
-}
-
-#[tokio::test]
-async fn the_last_good_component_needs_its_signature_too() {
-    let ours = Signer::new(1);
-    let wasm = Wat::default().bytes();
-    let host = PluginHost::start(None, |dir| put_signed(dir, &wasm, None)).await;
-    assert_eq!(host.types(), ["t"]);
-    let with_keys = |settings: &mut PluginSettings| settings.keys = vec![ours.public()];
-    assert!(host.again(with_keys).await.types().is_empty(), "it was kept before signatures were asked for");
-    put_signed(&host.path(""), &wasm, Some(ours.sign(&wasm)));
-    assert_eq!(host.again(with_keys).await.types(), ["t"]);
-    fs::write(host.path("p.wasm"), "broken").unwrap();
-    assert_eq!(host.again(with_keys).await.types(), ["t"], "it was kept with its signature");
-}
-
 fn states(plugins: &Value) -> Vec<(&str, &str)> {
     let plugins = plugins.as_array().unwrap().iter();
     plugins.map(|plugin| (plugin["name"].as_str().unwrap(), plugin["state"].as_str().unwrap())).collect()
@@ -549,53 +462,4 @@ async fn reloading_again_and_again_does_not_keep_memory() {
     }
     let (after, allowed) = (host.resident(), (before / 10).max(20 << 20));
     assert!(after < before + allowed, "resident memory went from {before} to {after} bytes");
-}
-
-#[tokio::test]
-async fn a_type_stays_with_its_plugin_over_newcomers_restarts_and_replacements_until_an_operator_switches_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = TestClock::new();
-    let options = SqliteOptions { clock: clock.source(), ..SqliteOptions::default() };
-    let store: Arc<dyn Store> = SqliteStore::open(&dir.path().join("outbox.sqlite"), options).unwrap();
-    let owners = Arc::new(StoredOwners(Arc::clone(&store)));
-    let wired = |settings: &mut PluginSettings| settings.owners = Arc::clone(&owners) as _;
-    let file = || Wat::default().bytes();
-    let host = PluginHost::with(wired, |folder| fs::write(folder.join("webhook.wasm"), file()).unwrap()).await;
-    assert_eq!(host.status("webhook").types, ["t"]);
-
-    host.put("another.wasm", file());
-    let is_refused = |host: &PluginHost| {
-        let listed = host.plugins.status();
-        listed
-            .iter()
-            .any(|status| status.name == "another" && status.refused.iter().any(|refused| refused.r#type == "t"))
-    };
-    host.until("the newcomer", is_refused).await;
-    assert!(host.status("another").refused[0].reason.contains("webhook owns it"));
-    let restarted = host.again(wired).await;
-    assert!(is_refused(&restarted) && restarted.status("webhook").types == ["t"]);
-
-    fs::remove_file(host.path("webhook.wasm")).unwrap();
-    host.until("the file is gone", |host| host.types().is_empty()).await;
-    assert!(is_refused(&host), "the type is not lost while the file is replaced");
-    host.put("webhook.wasm", file());
-    host.until("the file is back", |host| host.types() == ["t"]).await;
-    assert_eq!(host.status("webhook").types, ["t"]);
-
-    let control = Control::Switch { role: None, item_type: "t".into(), plugin: "another".into() };
-    let switch = ControlRequest { control, actor: "ada".into(), reason: None, execution: Execution::Apply };
-    store.control(&switch).await.unwrap();
-    for host in [&host, &restarted] {
-        host.until("the switch", |host| host.status("another").types == ["t"]).await;
-        assert!(host.status("webhook").refused[0].reason.contains("another owns it"));
-    }
-
-    fs::remove_file(host.path("another.wasm")).unwrap();
-    host.until("the owner is gone", |host| host.types().is_empty()).await;
-    eventually("the store knows", SOON, async || {
-        store.list_owners().await.unwrap().iter().all(|owner| owner.gone_since.is_some())
-    })
-    .await;
-    clock.advance(OWNER_GONE);
-    host.until("the type is free", |host| host.status("webhook").types == ["t"]).await;
 }

@@ -12,8 +12,8 @@ use axum::http::Request;
 use http_body_util::BodyExt as _;
 use outbox::core::{BreakerStatus, DurationHistogram, HostWrites, PluginState, PluginStatus, Settlement};
 use outbox::http::{HostStatus, METRICS, Metric, MetricKind, MetricScope};
-use outbox::item::{Millis, NewItem};
-use outbox::store::{Control, ControlRequest, Execution, Pod, SettleRequest, Violation};
+use outbox::item::NewItem;
+use outbox::store::{Control, ControlRequest, Execution, SettleRequest, Violation};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -21,7 +21,7 @@ use crate::support::guests::root;
 use crate::support::host::HostProcess;
 use crate::support::stage::Deployment;
 use crate::support::{
-    Fixture, TestDb, dead, done, eventually, item, on_each_backend, ordered, retry, router_over, settled,
+    Fixture, TestDb, dead, done, eventually, item, on_each_backend, ordered, pod, retry, router_over, settled,
 };
 
 /// The limit for everything that a test expects of a host; a minute allows for busy machines.
@@ -242,15 +242,7 @@ mod on_each {
             let request = ControlRequest { control, actor: actor.clone(), reason: None, execution };
             f.store.control(&request).await.unwrap();
         }
-        let pod = Pod {
-            instance: "pod-1".into(),
-            role: None,
-            ready: true,
-            heartbeat_at: Millis::default(),
-            plugins: vec![],
-            breakers: vec![],
-        };
-        f.store.heartbeat(&pod).await.unwrap();
+        f.store.heartbeat(&pod("pod-1")).await.unwrap();
     }
 
     async fn settle(f: &Fixture, end: SettleRequest) {

@@ -6,19 +6,11 @@ use outbox::item::NewItem;
 use outbox::store::{Control, ControlRequest, Execution, Pod};
 
 use super::Desk;
-use crate::support::{Backend, dead, done, item, on_each_backend, ordered};
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered, pod};
 
 /// Reports a process with this plugin.
 async fn heartbeat(desk: &Desk, plugin: PluginStatus) {
-    let pod = Pod {
-        instance: "pod-1".into(),
-        role: None,
-        ready: true,
-        heartbeat_at: outbox::item::Millis::default(),
-        plugins: vec![plugin],
-        breakers: vec![],
-    };
-    desk.fixture.store.heartbeat(&pod).await.unwrap();
+    desk.fixture.store.heartbeat(&Pod { plugins: vec![plugin], ..pod("pod-1") }).await.unwrap();
 }
 
 fn mail(state: PluginState, error: Option<&str>) -> PluginStatus {

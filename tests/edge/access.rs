@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use super::{HttpFixture, get, post, request};
-use crate::support::settled;
+use crate::support::{pod, settled};
 
 fn token(name: &str, role: Role, text: &str) -> NamedToken {
     NamedToken { name: name.into(), role, more: Rights::default(), digest: TokenDigest::of(text), expires_at: None }
@@ -286,15 +286,7 @@ async fn seed_secrets(host: &HttpFixture) {
         state: BreakerState::Open,
         ..BreakerStatus::default()
     };
-    let pod = Pod {
-        instance: "pod-1".into(),
-        role: None,
-        ready: true,
-        heartbeat_at: Millis::default(),
-        plugins: vec![],
-        breakers: vec![breaker],
-    };
-    host.store.heartbeat(&pod).await.unwrap();
+    host.store.heartbeat(&Pod { breakers: vec![breaker], ..pod("pod-1") }).await.unwrap();
 }
 
 #[tokio::test]

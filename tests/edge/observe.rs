@@ -6,7 +6,6 @@ use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt as _;
 use outbox::core::{BreakerState, BreakerStatus, PluginState, PluginStatus};
 use outbox::http::{HostStatus, HttpSettings, ServeLimits, run};
-use outbox::item::Millis;
 use outbox::store::{Maintain as _, Pod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +14,7 @@ use tokio::time::timeout;
 use tower::ServiceExt as _;
 
 use super::{CONTRACT, HttpFixture, get, post, request};
+use crate::support::pod;
 
 /// The limit for each step of these tests; a step that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -157,14 +157,7 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
         state: BreakerState::Open,
         types: vec!["vector_upsert".into()],
     };
-    let pod = Pod {
-        instance: "pod-1".into(),
-        role: None,
-        ready: true,
-        heartbeat_at: Millis::default(),
-        plugins: plugins.clone(),
-        breakers: vec![breaker.clone()],
-    };
+    let pod = Pod { plugins: plugins.clone(), breakers: vec![breaker.clone()], ..pod("pod-1") };
     host.store.heartbeat(&pod).await.unwrap();
     host.send(post("/memory", &[CONTRACT[1]], "{}")).await;
     host.complete("vector_upsert").await;

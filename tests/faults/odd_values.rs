@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
-use outbox::item::{ItemId, Millis, NewItem};
+use outbox::item::{ItemId, NewItem};
 use outbox::store::{
     Action, Alert, AlertKind, AuditQuery, BatchMode, ClaimRequest, Control, ControlRequest, EffectKeys, Execution,
-    Filter, OperateRequest, Pod, Retention, Selection, SignalSeq, StateQuery, StuckQuery,
+    Filter, OperateRequest, Retention, Selection, SignalSeq, StateQuery, StuckQuery,
 };
 
 use crate::support::{
-    Backend, Fixture, TestDb, all, dead, done, is_soak, item, on_each_backend, report, request, retry, settled,
+    Backend, Fixture, TestDb, all, dead, done, is_soak, item, on_each_backend, pod, report, request, retry, settled,
 };
 
 on_each_backend! {
@@ -157,15 +157,7 @@ async fn furnish(f: &Fixture) {
     let mut first = settled(Settlement::Done { result: Some(b"{}".to_vec()), writes });
     first.handler_digest = Some("ab".repeat(32));
     f.store.settle(&f.claim_one("mail").await.reference(), first).await.unwrap();
-    let pod = Pod {
-        instance: "pod-1".into(),
-        role: None,
-        ready: true,
-        heartbeat_at: Millis::default(),
-        plugins: Vec::new(),
-        breakers: Vec::new(),
-    };
-    f.store.heartbeat(&pod).await.unwrap();
+    f.store.heartbeat(&pod("pod-1")).await.unwrap();
     let pause = ControlRequest {
         control: Control::Pause { item_type: "paused".into() },
         actor: "ada@host".into(),
@@ -316,15 +308,7 @@ async fn upkeep(f: &Fixture, after: &str) {
     for _ in 0..3 {
         expect!(after, "expire", f.store.expire_leases(&[]));
     }
-    let pod = Pod {
-        instance: "pod-9".into(),
-        role: None,
-        ready: true,
-        heartbeat_at: Millis::default(),
-        plugins: Vec::new(),
-        breakers: Vec::new(),
-    };
-    expect!(after, "heartbeat", f.store.heartbeat(&pod));
+    expect!(after, "heartbeat", f.store.heartbeat(&pod("pod-9")));
     let alert = Alert { kind: AlertKind::BreakerOpen, subject: "mail".into(), message: "it fails".into() };
     expect!(after, "alert", f.store.send_alert(&alert));
     let retention = Retention {

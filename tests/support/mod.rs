@@ -22,7 +22,7 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::alerts::AlertSettings;
 use outbox::store::{
-    Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, SettleRequest, Store, SuspectTerms,
+    Claim, ClaimRequest, ClaimTerms, ClaimToken, Filter, Inspect, Page, Pod, SettleRequest, Store, SuspectTerms,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -335,6 +335,12 @@ pub(crate) fn dead() -> SettleRequest {
 
 pub(crate) fn settled(settlement: Settlement) -> SettleRequest {
     SettleRequest { settlement, maybe_executed: false, stderr: None, handler_digest: None, exchanges: None }
+}
+
+/// A ready process without plugins and breakers, for its heartbeat.
+pub(crate) fn pod(instance: &str) -> Pod {
+    let heartbeat_at = Millis::default();
+    Pod { instance: instance.into(), role: None, ready: true, heartbeat_at, plugins: vec![], breakers: vec![] }
 }
 
 pub(crate) fn item(key: &str) -> NewItem {

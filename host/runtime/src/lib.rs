@@ -69,7 +69,6 @@ pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
 use crate::load::private_dir::PrivateDir;
 pub use crate::load::signature::TrustedKeyError;
-use crate::load::signature::TrustedKeys;
 pub use crate::load::source::LoadError;
 pub use crate::outgoing::authorities::{AuthorityError, TlsConfig};
 pub use crate::outgoing::resolve::{Resolver, SystemResolver};
@@ -79,7 +78,6 @@ use crate::reload::quarantine_cache::QuarantineCache;
 use crate::reload::registry::Registry;
 use crate::reload::reloader::Reloader;
 pub use crate::sandbox::engine::EngineStartError;
-use crate::sandbox::engine::SharedEngine;
 pub use crate::settings::PluginSettings;
 pub use crate::start_error::StartError;
 
@@ -130,9 +128,7 @@ impl Plugins {
     /// items as soon as they are loaded. Must be called within a tokio runtime. Errors if no plugin could ever run.
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
         let (cache, good) = open_cache(&settings.cache_dir);
-        let keys = TrustedKeys::read(&settings.keys)?;
-        let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::new(&settings.ca_files)?)?;
-        let loader = Arc::new(Loader::new(engine, cache, settings.environment, keys));
+        let loader = Loader::start(&settings, settings.slots, TlsConfig::new(&settings.ca_files)?, cache)?;
         let registry = Arc::new(Registry::new(settings.retry, settings.breaker));
         let folder = Folder::new(settings.dir, settings.role);
         let quarantine = QuarantineCache::new(settings.quarantine);

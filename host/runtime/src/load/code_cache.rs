@@ -44,18 +44,20 @@ impl CodeCache {
         self.load(engine, &file_name(engine, digest))
     }
 
-    /// Takes a component from the cache, or compiles it and adds it to the cache. `digest` is that of `bytes`.
-    pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
+    /// Takes a component from the cache, or compiles it and adds it to the cache. Also says whether the cache has it now.
+    /// `digest` is that of `bytes`.
+    pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<(Component, bool)> {
         let name = file_name(engine, digest);
         // Another load may have compiled it since this one looked.
         if let Some(component) = self.load(engine, &name) {
-            return Ok(component);
+            return Ok((component, true));
         }
         let component = Component::from_binary(engine, bytes)?;
-        if let Err(reason) = self.store(&name, &component) {
+        let stored = self.store(&name, &component);
+        if let Err(reason) = &stored {
             tracing::warn!(path = self.dir.display_path(&name), %reason, "compiled code could not be cached");
         }
-        Ok(component)
+        Ok((component, stored.is_ok()))
     }
 
     fn in_use(&self) -> MutexGuard<'_, HashSet<String>> {

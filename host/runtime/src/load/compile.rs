@@ -15,12 +15,9 @@ use crate::load::inspect::{InspectError, read};
 use crate::load::loader::Loader;
 use crate::load::manifest::limits::{Limits, milliseconds};
 use crate::load::private_dir::PrivateDir;
-use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::outgoing::authorities::TlsConfig;
-use crate::sandbox::engine::SharedEngine;
 use crate::settings::PluginSettings;
-use crate::start_error::StartError;
 use crate::with_causes;
 
 /// What became of one component.
@@ -42,10 +39,8 @@ pub struct Compiled {
 pub async fn compile(files: &[PathBuf], settings: PluginSettings) -> Result<Vec<Compiled>, InspectError> {
     let sources = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
     let cache = PrivateDir::open(&settings.cache_dir).map_err(|err| InspectError::Cache(with_causes(&err)))?;
-    let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
     // As many slots as the host has: the code fits an engine of the same kind only.
-    let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::public()).map_err(StartError::from)?;
-    let loader = Arc::new(Loader::new(engine, Some(CodeCache::new(cache)), settings.environment, keys));
+    let loader = Loader::start(&settings, settings.slots, TlsConfig::public(), Some(CodeCache::new(cache)))?;
     loader.keep_code(sources.iter().map(|source| source.digest.clone()));
     let mut compiled = Vec::new();
     for source in sources {
@@ -59,10 +54,7 @@ pub async fn compile(files: &[PathBuf], settings: PluginSettings) -> Result<Vec<
 async fn into_cache(loader: &Arc<Loader>, source: &PluginSource) -> Result<(), LoadError> {
     loader.check_signature(source)?;
     compatibility::check_bytes(&source.wasm, &Limits::default())?;
-    let component = loader.compile(source).await?;
+    let (component, is_kept) = loader.compile_and_keep(source).await?;
     compatibility::check_world(&component)?;
-    if loader.cached(source).await.is_none() {
-        return Err(LoadError::new("its code could not be written into the cache; the log says why"));
-    }
-    Ok(())
+    if is_kept { Ok(()) } else { Err(LoadError::new("its code could not be written into the cache; the log says why")) }
 }

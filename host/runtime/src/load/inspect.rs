@@ -22,11 +22,9 @@ use crate::load::manifest::environment::EnvLookup;
 use crate::load::manifest::error::ManifestError;
 use crate::load::manifest::limits::{Limits, milliseconds};
 use crate::load::private_dir::PrivateDir;
-use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
 use crate::load::{compatibility, contract_diff, producers};
 use crate::outgoing::authorities::TlsConfig;
-use crate::sandbox::engine::SharedEngine;
 use crate::settings::PluginSettings;
 use crate::start_error::StartError;
 
@@ -117,9 +115,7 @@ pub struct Inspection {
 /// start; refusals are in [`Inspection::errors`].
 pub async fn inspect(file: &Path, settings: PluginSettings) -> Result<Inspection, InspectError> {
     let source = read(file)?;
-    let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
-    let engine = SharedEngine::new(1, Arc::clone(&settings.resolver), TlsConfig::public()).map_err(StartError::from)?;
-    let loader = Arc::new(Loader::new(engine, None, Arc::clone(&settings.environment), keys));
+    let loader = Loader::start(&settings, 1, TlsConfig::public(), None)?;
     let mut inspection = Inspection {
         name: source.name.clone(),
         file: source.file.clone(),
@@ -153,9 +149,7 @@ pub fn components(dir: &Path, role: Option<&str>) -> Result<Vec<PathBuf>, Inspec
 pub async fn load_time(file: &Path, settings: PluginSettings) -> Result<Duration, InspectError> {
     let source = read(file)?;
     let cache = PrivateDir::open(&settings.cache_dir).ok().map(CodeCache::new);
-    let keys = TrustedKeys::read(&settings.keys).map_err(StartError::from)?;
-    let engine = SharedEngine::new(settings.slots, settings.resolver, TlsConfig::public()).map_err(StartError::from)?;
-    let loader = Arc::new(Loader::new(engine, cache, settings.environment, keys));
+    let loader = Loader::start(&settings, settings.slots, TlsConfig::public(), cache)?;
     let begun = Instant::now();
     loader.load(source).await?;
     Ok(begun.elapsed())

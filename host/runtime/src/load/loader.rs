@@ -26,11 +26,14 @@ use crate::load::manifest::environment::EnvLookup;
 use crate::load::manifest::types::TypeNames;
 use crate::load::signature::TrustedKeys;
 use crate::load::source::{LoadError, PluginSource};
+use crate::outgoing::authorities::TlsConfig;
 use crate::reload::canary::Canary;
 use crate::reload::conduct::Conduct;
 use crate::sandbox::engine::SharedEngine;
 use crate::sandbox::engine_errors::PoolLimit;
 use crate::sandbox::instance::{DESCRIBE_CPU, DESCRIBE_TIMEOUT, LinkedPlugin};
+use crate::settings::PluginSettings;
+use crate::start_error::StartError;
 
 /// The longest time of compiling one component. Components made of Python, the largest that people write, take half a
 /// minute in a debug build of the host, and minutes on a busy machine.
@@ -104,6 +107,18 @@ impl Loader {
         Self { engine, cache, environment, keys, compiling: Mutex::new(()), last_number: AtomicU64::new(0) }
     }
 
+    /// A loader with an engine of its own, of so many slots. Errors if the engine does not start or a key cannot be read.
+    pub(crate) fn start(
+        settings: &PluginSettings,
+        slots: usize,
+        tls: TlsConfig,
+        cache: Option<CodeCache>,
+    ) -> Result<Arc<Self>, StartError> {
+        let keys = TrustedKeys::read(&settings.keys)?;
+        let engine = SharedEngine::new(slots, Arc::clone(&settings.resolver), tls)?;
+        Ok(Arc::new(Self::new(engine, cache, Arc::clone(&settings.environment), keys)))
+    }
+
     /// Keeps the compiled code of these components in the cache.
     pub(crate) fn keep_code(&self, digests: impl Iterator<Item = ComponentDigest>) {
         if let Some(cache) = &self.cache {
@@ -164,15 +179,23 @@ impl Loader {
 
     /// Compiles a source, or takes its code from the cache.
     pub(crate) async fn compile(self: &Arc<Self>, source: &PluginSource) -> Result<Component, LoadError> {
+        Ok(self.compile_and_keep(source).await?.0)
+    }
+
+    /// Compiles a source, or takes its code from the cache. Also says whether the cache has the code now.
+    pub(crate) async fn compile_and_keep(
+        self: &Arc<Self>,
+        source: &PluginSource,
+    ) -> Result<(Component, bool), LoadError> {
         // What is in the cache does not wait for components that are being compiled.
         if let Some(component) = self.cached(source).await {
-            return Ok(component);
+            return Ok((component, true));
         }
         let _guard = self.compiling.lock().await;
         let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
         let compile = move || match &loader.cache {
             Some(cache) => cache.compile(&loader.engine.wasmtime, digest.as_str(), &wasm),
-            None => Component::from_binary(&loader.engine.wasmtime, &wasm),
+            None => Ok((Component::from_binary(&loader.engine.wasmtime, &wasm)?, false)),
         };
         let compiled = with_timeout(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
         compiled.map_err(|err| match PoolLimit::recognise(&err) {
@@ -182,7 +205,7 @@ impl Loader {
     }
 
     /// The component of a source, if the cache has its code.
-    pub(crate) async fn cached(self: &Arc<Self>, source: &PluginSource) -> Option<Component> {
+    async fn cached(self: &Arc<Self>, source: &PluginSource) -> Option<Component> {
         let (loader, digest) = (Arc::clone(self), source.digest.clone());
         let read = move || loader.cache.as_ref()?.get(&loader.engine.wasmtime, digest.as_str());
         tokio::task::spawn_blocking(read).await.ok()?

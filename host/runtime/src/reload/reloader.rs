@@ -230,7 +230,7 @@ impl Reloader {
         };
         let content = ContentId::of(&source);
         if trigger == ScanTrigger::Start && stamp.is_unchanged_for(SETTLED_AFTER, SystemTime::now()) {
-            file.has_settled(&content);
+            file.take_as_settled(&content);
         }
         let result = file.compare(stamp, content);
         if result == ScanResult::Changed {

@@ -114,7 +114,7 @@ impl WatchedFile {
     }
 
     /// Takes the contents as those of an earlier scan.
-    pub(crate) fn has_settled(&mut self, content: &ContentId) {
+    pub(crate) fn take_as_settled(&mut self, content: &ContentId) {
         self.pending = Some(content.clone());
     }
 
@@ -192,7 +192,7 @@ mod tests {
         assert!(!stamp.is_unchanged_for(time, now));
         assert!(stamp.is_unchanged_for(time, now + 2 * time));
         let mut file = WatchedFile::default();
-        file.has_settled(&content("whole"));
+        file.take_as_settled(&content("whole"));
         assert_eq!(file.compare(stamp, content("whole")), ScanResult::Changed);
     }
 
