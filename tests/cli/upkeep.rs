@@ -134,3 +134,27 @@ fn a_token_is_made_with_the_lines_that_the_configuration_takes() {
         .unwrap();
     fixture.run(&["serve"]).fails(2, &["\"ada\"", "\"root\"", "use one of enqueue"]);
 }
+
+#[test]
+fn doctor_says_before_the_first_start_that_a_host_creates_the_database_if_it_may() {
+    let fixture = CliFixture::empty();
+    std::fs::create_dir(fixture.dir.path().join("plugins.d")).unwrap();
+    let first = fixture.run(&["doctor"]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    assert!(first.stdout.contains("`outbox serve` creates it"), "{}", first.stdout);
+    let never = CommandOutput::from(fixture.plan.clone().set("OUTBOX_MIGRATE", "never").run(&["doctor"]));
+    never.fails(1, &[]);
+    assert!(never.stdout.contains("create it with `outbox migrate`"), "{}", never.stdout);
+    assert!(!fixture.dir.path().join("outbox.sqlite").exists());
+}
+
+#[test]
+fn the_lines_of_a_new_token_can_be_appended_to_the_file_and_have_no_secret() {
+    let fixture = CliFixture::migrated();
+    let new = |name: &str| fixture.run(&["token", "new", name, "--role", "read"]);
+    let [one, other] = ["ada", "bob"].map(new);
+    let secret = one.stderr.lines().find(|line| line.starts_with("outbox_")).unwrap();
+    assert!(!one.stdout.contains(secret), "{}", one.stdout);
+    std::fs::write(fixture.dir.path().join("outbox.toml"), format!("{}{}", one.stdout, other.stdout)).unwrap();
+    fixture.run(&["stats"]).fails(0, &[]);
+}

@@ -199,7 +199,7 @@ def under_systemd(root):
         assert answer("/items", token)[0] == 200
         process = inside("systemctl", "show", "--property=MainPID", "--value", "outbox")
         inside("systemctl", "reload", "outbox")
-        stats = inside("runuser", "-u", "outbox", "--", "outbox", "--config", "/etc/outbox/outbox.toml", "stats")
+        stats = inside("runuser", "-u", "outbox", "--", "outbox", "stats")
         assert "webhook" in stats, stats
         assert inside("systemctl", "show", "--property=MainPID", "--value", "outbox") == process
         (root / "etc/outbox/roles/mail.env").write_text(f"OUTBOX_LISTEN={ROLE_LISTEN}\nWEBHOOK_URL=http://127.0.0.1:9/\n")

@@ -142,7 +142,8 @@ pub(crate) struct Config {
     pub(crate) is_strict: bool,
     /// `[sagas.NAME] steps = [types…]` of the file, after the built-in `WriteMemorySaga`.
     pub(crate) sagas: Vec<SagaDefinition>,
-    /// `OUTBOX_CONFIG` or `--config`, default `./outbox.toml` if it exists: the file that was read.
+    /// `OUTBOX_CONFIG` or `--config`, default `./outbox.toml` if it exists, else `/etc/outbox/outbox.toml` if that
+    /// exists: the file that was read.
     pub(crate) file: Option<PathBuf>,
     /// One sentence for each variable that has no effect: an `OUTBOX_…` variable that is no setting, with the most
     /// similar setting, those that name a proxy, and those of telemetry that are not understood.

@@ -1,4 +1,7 @@
 //! `token`: makes a token for a caller of the HTTP server. Reads and changes no settings.
+//!
+//! Standard output has the lines for the file and nothing else, so that they can be appended to it. The token is a secret
+//! that belongs in no file of the host: it goes to standard error, with the explanation.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -14,10 +17,11 @@ use crate::config::{NAME_RULE, is_token_name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a token, and print it with the lines for outbox.toml
+    /// Make a token: print the lines for outbox.toml, and the token itself to standard error
     ///
-    /// The token is shown this once: the host keeps only its SHA-256. Two tokens may have one name, so
-    /// that the new one can replace the old one: add it, give it to its caller, and remove the old one.
+    /// The token is shown this once: the host keeps only its SHA-256. `outbox token new … >> tokens.toml`
+    /// appends the lines and shows the token. Two tokens may have one name, so that the new one can
+    /// replace the old one: add it, give it to its caller, and remove the old one.
     New(NewTokenArgs),
 }
 
@@ -71,7 +75,8 @@ pub(crate) fn run(command: &TokenCommand, output: Output) -> anyhow::Result<Exit
     let token = new_token();
     let sha256 = TokenDigest::of(&token).to_string();
     let made = NewToken { name: args.name.clone(), toml: lines(args, &sha256), token, sha256 };
-    output.emit(&made, || for_people(&made))?;
+    output.hint(&explanation(&made));
+    output.emit(&made, || made.toml.clone())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,11 +97,11 @@ fn lines(args: &NewTokenArgs, sha256: &str) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-fn for_people(made: &NewToken) -> String {
+fn explanation(made: &NewToken) -> String {
     format!(
-        "The token of {}, which is shown this once:\n\n{}\n\nAdd this to outbox.toml, or to the file that \
-         OUTBOX_TOKENS_FILE names, and send the host a SIGHUP:\n\n{}",
-        made.name, made.token, made.toml
+        "The token of {}, which is shown this once:\n\n{}\n\nThese lines belong in outbox.toml, or in the file that \
+         OUTBOX_TOKENS_FILE names, which others must not be able to read. Then send the host a SIGHUP:\n",
+        made.name, made.token
     )
 }
 

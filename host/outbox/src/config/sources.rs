@@ -17,8 +17,9 @@ use crate::config::value::{self, redacted_url};
 /// Names the configuration file. It is the only setting that the file itself cannot contain.
 const CONFIG: &str = "OUTBOX_CONFIG";
 
-/// The file that is read when neither a flag nor the environment names one.
-const DEFAULT_FILE: &str = "outbox.toml";
+/// The files of which the first that exists is read when neither a flag nor the environment names one: that of the working
+/// directory, and that of the machine, where packages put it.
+const DEFAULT_FILES: [&str; 2] = ["outbox.toml", "/etc/outbox/outbox.toml"];
 
 /// The settings that flags make: the variable that each flag overrides, and its value.
 pub(crate) type Flags = BTreeMap<&'static str, String>;
@@ -47,20 +48,28 @@ impl Sources {
     /// The sources of this process. Reads the environment and the configuration file.
     pub(super) fn of_process(flags: Flags) -> Result<Self, ConfigError> {
         let environment = ProcessEnv::of_process();
-        let named = flags.get(CONFIG).cloned().or_else(|| environment.get(CONFIG));
-        let file = match named {
-            Some(path) => Some(read_file(Path::new(&path))?),
-            None if Path::new(DEFAULT_FILE).exists() => Some(read_file(Path::new(DEFAULT_FILE))?),
-            None => None,
-        };
+        let named = flags.get(CONFIG).cloned().or_else(|| environment.get(CONFIG)).map(PathBuf::from);
+        let path = named.or_else(|| first_that_exists(&DEFAULT_FILES));
+        let file = path.map(read_file).transpose()?;
         Ok(Self { flags, environment, file })
     }
 }
 
-fn read_file(path: &Path) -> Result<FileText, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|err| ConfigError::File { file: path.display().to_string(), problem: err.to_string() })?;
-    Ok(FileText { path: path.to_owned(), text })
+fn first_that_exists(files: &[&str]) -> Option<PathBuf> {
+    files.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+fn read_file(path: PathBuf) -> Result<FileText, ConfigError> {
+    let problem = |err: std::io::Error| match err.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{err}: run this as a user who may read it, or name another file with --config")
+        }
+        _ => err.to_string(),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(FileText { path, text }),
+        Err(err) => Err(ConfigError::File { file: path.display().to_string(), problem: problem(err) }),
+    }
 }
 
 /// A setting as `outbox config show` prints it. Secrets are not shown.
@@ -256,4 +265,22 @@ fn nearest(word: &str, among: impl Iterator<Item = String>) -> Option<String> {
     let scored = among.map(|candidate| (strsim::normalized_damerau_levenshtein(word, &candidate), candidate));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     (best.0 >= SIMILAR).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_the_folder_comes_before_that_of_the_machine() {
+        let place = tempfile::tempdir().unwrap();
+        let [folder, machine] = ["outbox.toml", "etc.toml"].map(|name| place.path().join(name).display().to_string());
+        let found = || first_that_exists(&[&folder, &machine]);
+        assert_eq!(found(), None);
+        std::fs::write(&machine, "").unwrap();
+        assert_eq!(found(), Some(PathBuf::from(&machine)));
+        std::fs::write(&folder, "").unwrap();
+        assert_eq!(found(), Some(PathBuf::from(&folder)));
+        assert_eq!(DEFAULT_FILES, ["outbox.toml", "/etc/outbox/outbox.toml"]);
+    }
 }

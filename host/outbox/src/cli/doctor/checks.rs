@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use outbox_core::PluginStatus;
 use outbox_item::{Millis, millis};
+use outbox_sqlite::Backup;
 use outbox_store::{Filter, Inspect, Page, StoreError};
 
 use crate::cli::doctor::result::CheckResult;
@@ -108,7 +109,7 @@ pub(crate) async fn database(config: &Config) -> Vec<CheckResult> {
     const CHECK: &str = "database";
     let store = match open_store::open_existing(config, "").await {
         Ok(store) => store,
-        Err(err) => return vec![CheckResult::error(CHECK, &err)],
+        Err(err) => return vec![before_the_start(config).await.unwrap_or_else(|| CheckResult::error(CHECK, &err))],
     };
     let mut results = vec![CheckResult::ok(CHECK, format!("{} has the schema of this build", config.database))];
     match &config.database {
@@ -117,6 +118,26 @@ pub(crate) async fn database(config: &Config) -> Vec<CheckResult> {
     }
     results.extend(contents(&*store).await.unwrap_or_else(|err| vec![CheckResult::error(CHECK, &err)]));
     results
+}
+
+/// What the next host does with a database that is not there yet or has an older schema; `None` when it does nothing,
+/// because it may not or cannot.
+async fn before_the_start(config: &Config) -> Option<CheckResult> {
+    const CHECK: &str = "database";
+    let plan = open_store::plan_migration(config, Backup::BesideFile).await.ok()?;
+    let database = &config.database;
+    match plan {
+        plan if !config.migrates || plan.from == plan.to || !plan.refusals.is_empty() => None,
+        plan if plan.from == 0 => {
+            let message = format!("there is no outbox in {database} yet: `outbox serve` creates it");
+            Some(CheckResult::ok(CHECK, message))
+        }
+        plan => {
+            let message = format!("{database} has schema {}, and this program needs {}", plan.from, plan.to);
+            let advice = "`outbox serve` migrates it at its start; `outbox migrate --dry-run` says what that does";
+            Some(CheckResult::warn(CHECK, message, advice))
+        }
+    }
 }
 
 /// Reads the journal mode from the header of the file: the write version is 2 for a write-ahead log.
