@@ -25,8 +25,14 @@ living (id) AS (SELECT id FROM outbox_queue UNION ALL SELECT id FROM leased),
 place (id, name) AS (
     SELECT id, 'queue' FROM outbox_queue UNION ALL SELECT id, 'leases' FROM leased
     UNION ALL SELECT id, 'done' FROM outbox_done UNION ALL SELECT id, 'dead' FROM outbox_dead)
-SELECT 'item ' || item.id || ' is in ' || count(place.name) || ' places'
-FROM outbox_items AS item LEFT JOIN place ON place.id = item.id GROUP BY item.id HAVING count(place.name) <> 1
+SELECT 'item ' || id || ' is in ' || places || ' places'
+FROM (SELECT id, CASE WHEN id IN (SELECT id FROM outbox_queue) THEN 1 ELSE 0 END
+                 + CASE WHEN id IN (SELECT id FROM leased) THEN 1 ELSE 0 END
+                 + CASE WHEN id IN (SELECT id FROM outbox_done) THEN 1 ELSE 0 END
+                 + CASE WHEN id IN (SELECT id FROM outbox_dead) THEN 1 ELSE 0 END AS places
+      FROM outbox_items) AS item WHERE places <> 1
+UNION ALL
+SELECT 'item ' || id || ' is in several leases' FROM leased GROUP BY id HAVING count(*) > 1
 UNION ALL
 SELECT 'no item has the id ' || place.id || ', which is in ' || place.name
 FROM place WHERE NOT EXISTS (SELECT 1 FROM outbox_items AS item WHERE item.id = place.id)
