@@ -38,10 +38,11 @@ const page = await visitor(browser);
 
 await step("a wrong token is refused, and the first load is small", async () => {
   let bytes = 0;
-  page.on("requestfinished", async (request) => {
+  const measure = async (request) => {
     const sizes = await request.sizes();
     bytes += sizes.responseBodySize;
-  });
+  };
+  page.on("requestfinished", measure);
   const answer = await page.goto(`${stage.url}/`);
   assert.equal(answer.status(), 401);
   const policy = answer.headers()["content-security-policy"];
@@ -54,6 +55,7 @@ await step("a wrong token is refused, and the first load is small", async () => 
   await logIn(page, "operate");
   await page.getByRole("heading", { level: 1 }).waitFor();
   assert.ok(bytes > 5_000 && bytes <= FIRST_LOAD_MAX, `the first load has ${bytes} bytes`);
+  page.off("requestfinished", measure);
   await check(page, "the overview of an empty store");
 });
 
