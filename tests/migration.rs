@@ -226,6 +226,8 @@ fn the_command_line_says_what_a_migration_would_do_and_why_not() {
     };
     let (code, told) = of(&folder.file(), &["migrate", "--dry-run"]);
     assert!(code == Some(0) && told.contains("has schema 1") && told.contains("outbox_status"), "{told}");
+    let (code, told) = of(&folder.file(), &["doctor"]);
+    assert!(code == Some(0) && told.contains("has schema 1, and this program needs 2"), "{told}");
     sqlite3(folder.file().to_str().unwrap(), "CREATE INDEX own ON outbox_items (claimed_by)").unwrap();
     let (code, told) = of(&folder.file(), &["migrate", "--dry-run"]);
     assert!(code == Some(1) && told.contains("REFUSED") && told.contains("own"), "{told}");
