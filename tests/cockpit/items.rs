@@ -213,3 +213,13 @@ async fn what_items_contain_is_hidden_from_who_may_not_read_payloads() {
     let page = desk.get(&one).await;
     assert!(secrets.iter().all(|secret| page.html().contains(secret)), "{}", page.html());
 }
+
+#[tokio::test]
+async fn the_command_for_curl_has_the_token_in_no_argument() {
+    let mut desk = Desk::closed(Backend::Sqlite).await;
+    let id = desk.fixture.enqueue(item("a")).await;
+    desk.log_in(Role::Read).await;
+    let page = desk.get(&format!("/cockpit/items/{id}")).await.text();
+    let command = format!("\"$OUTBOX_TOKEN\" | curl -H @- \"$OUTBOX_URL/items/{id}\"");
+    assert!(page.contains(&command) && !page.contains("Bearer $OUTBOX_TOKEN"), "{page}");
+}

@@ -238,10 +238,15 @@ async fn related(visit: &Visit, item: &Item) -> Result<(Vec<RelatedRow>, bool), 
 
 fn copies(visit: &Visit, item: &Item) -> Vec<Copied> {
     let path = format!("items/{}", item.id);
-    let token = if visit.settings.access.is_closed() { "-H \"Authorization: Bearer $OUTBOX_TOKEN\" " } else { "" };
+    // An argument of curl would show the token to everybody on the machine.
+    let (token, header) = if visit.settings.access.is_closed() {
+        ("printf 'Authorization: Bearer %s' \"$OUTBOX_TOKEN\" | ", "-H @- ")
+    } else {
+        ("", "")
+    };
     vec![
         Copied { name: "JSON", text: String::new(), path: Some(path.clone()) },
-        Copied { name: "curl", text: format!("curl {token}\"$OUTBOX_URL/{path}\""), path: None },
+        Copied { name: "curl", text: format!("{token}curl {header}\"$OUTBOX_URL/{path}\""), path: None },
         Copied { name: "command", text: format!("outbox show {}", item.id), path: None },
         Copied { name: "key", text: cut(&item.idem_key, 255), path: None },
     ]
