@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
@@ -36,6 +36,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("opentelemetry", &["outbox"]),
     ("opentelemetry-otlp", &["outbox"]),
     ("prometheus-client", &["http"]),
+    ("ratatui", &["outbox"]),
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),
     ("tokio-postgres", &["client", "postgres"]),

@@ -42,5 +42,6 @@ mod store_model;
 mod support;
 mod telemetry;
 mod tls;
+mod top;
 mod wit;
 mod worker;

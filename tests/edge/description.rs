@@ -213,6 +213,19 @@ async fn every_example_is_what_the_host_takes_and_answers() {
 }
 
 #[tokio::test]
+async fn the_overview_in_words_has_the_form_that_is_described_and_is_there_when_it_is_asked_for() {
+    let (document, scene, admin) = (document(), Scene::closed().await, token_of(Role::Admin));
+    let operation = operations(&document).into_iter().find(|operation| operation.id() == "cockpit").unwrap();
+    let (_, success) = operation.successes().next().unwrap();
+    for (path, is_asked) in [("/status/cockpit?overview=true", true), ("/status/cockpit?overview=false", false)] {
+        let answer = scene.send(request_to(&operation, &[], path, ""), Some(&admin)).await.json();
+        check_form(&document, &success["content"]["application/json"]["schema"], &answer).unwrap();
+        let needs = answer["overview"]["needs"].as_array().is_some_and(|needs| !needs.is_empty());
+        assert_eq!((answer.get("overview").is_some(), needs), (is_asked, is_asked), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn every_problem_of_every_route_is_met() {
     let document = document();
     for operation in operations(&document) {

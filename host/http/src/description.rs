@@ -23,8 +23,8 @@ use crate::access::{Right, SESSION_COOKIE, require};
 use crate::server_state::ServerState;
 
 pub(crate) use crate::description::forms::{
-    AuditParameters, ContractHeaders, FilterBody, HistoryParameters, Id, KeyTotalsParameters, LimitParameter,
-    NewItemBody, PageParameters, SentId, SignalParameters, StuckParameters, UnixMillis,
+    AuditParameters, CockpitParameters, ContractHeaders, FilterBody, HistoryParameters, Id, KeyTotalsParameters,
+    LimitParameter, NewItemBody, PageParameters, SentId, SignalParameters, StuckParameters, UnixMillis,
 };
 pub(crate) use crate::description::leaves::{
     ActionForm, BreakerStateWord, ChangesForm, ExchangeForm, FailureClassWord, ItemGroupForm, JobStateWord, PluginForm,

@@ -36,7 +36,8 @@ pub(crate) struct Glance {
 }
 
 impl Glance {
-    async fn read(store: &dyn Inspect, served_here: &[String]) -> Result<Self, StoreError> {
+    /// Reads the store. `served_here` are the types that this process serves.
+    pub(crate) async fn read(store: &dyn Inspect, served_here: &[String]) -> Result<Self, StoreError> {
         let overview = store.overview().await?;
         let served = overview.served_types(served_here);
         let query = StuckQuery { served: Some(served.clone()), ..StuckQuery::default() };

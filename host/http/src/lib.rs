@@ -83,6 +83,7 @@ pub use crate::access::{
     TokenDigest, UnknownWord, is_name,
 };
 pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
+pub use crate::page::{Flow, HourFigures, Need, OverviewReport, PluginRow, PodRow, SagaRow, Since, TypeRow, TypeState};
 pub use crate::serve::{ServeLimits, run};
 pub use crate::state::{EnvironmentColour, HostStatus, HttpSettings, HttpState};
 pub use crate::trial::{TrialEnd, TrialOrder, TrialReport, TrialRequest, Trials};
@@ -155,7 +156,7 @@ fn reads() -> Routes {
         .routes(read(&[SEARCH], routes!(operations::audit)))
         .routes(read(&[SEARCH, &["too-many-streams"]], routes!(signals::signals)))
         .routes(read(&[SEARCH], routes!(history::history)))
-        .routes(read(&[], routes!(cockpit::cockpit)))
+        .routes(read(&[SEARCH], routes!(cockpit::cockpit)))
 }
 
 fn actions() -> Routes {

@@ -26,6 +26,7 @@ mod operations;
 mod overview;
 mod plugins;
 mod pods;
+mod report;
 mod sagas;
 mod search;
 mod timeline;
@@ -47,6 +48,11 @@ use crate::page::actions::DEEDS;
 use crate::server_state::ServerState;
 
 pub(crate) use crate::page::dress::dress;
+pub use crate::page::needs::{Need, Since};
+pub use crate::page::overview::Flow;
+pub use crate::page::pods::{PluginRow, PodRow};
+pub use crate::page::report::{HourFigures, OverviewReport, SagaRow};
+pub use crate::page::types::{TypeRow, TypeState};
 
 /// The routes of the pages. Programs use those of the JSON interface, so these are not described.
 pub(crate) fn routes() -> Router<Arc<ServerState>> {

@@ -159,6 +159,21 @@ pub(crate) fn history_span(parameters: Vec<(String, String)>) -> Result<Duration
     Err(ApiError::Invalid(format!("last_ms is {}: it must be from {least} to {most}", span.as_millis())))
 }
 
+/// The parameter of `GET /status/cockpit`: whether the answer has the overview in words.
+pub(crate) fn wants_overview(parameters: Vec<(String, String)>) -> Result<bool, ApiError> {
+    let mut wanted = false;
+    for (name, text) in parameters {
+        wanted = match (name.as_str(), text.parse()) {
+            ("overview", Ok(wanted)) => wanted,
+            ("overview", Err(_)) => {
+                return Err(ApiError::Invalid(format!("overview is {text:?}: it must be true or false")));
+            }
+            _ => return Err(unknown_parameter(&name, "overview")),
+        };
+    }
+    Ok(wanted)
+}
+
 /// The parameters of `GET /audit`.
 pub(crate) fn audit_query(parameters: Vec<(String, String)>) -> Result<AuditQuery, ApiError> {
     let mut query = AuditQuery { limit: PAGE_DEFAULT, ..AuditQuery::default() };
@@ -335,6 +350,14 @@ mod tests {
             "the query has \"colour\": what is understood is limit, attempts and older_than_ms"
         );
         assert_eq!(told(history_span(unknown()).map(drop)), "the query has \"colour\": what is understood is last_ms");
+        assert_eq!(
+            told(wants_overview(unknown()).map(drop)),
+            "the query has \"colour\": what is understood is overview"
+        );
+        assert_eq!(
+            told(wants_overview(pairs(&[("overview", "1")])).map(drop)),
+            "overview is \"1\": it must be true or false"
+        );
         for span in ["59999", "86400001"] {
             let refused = told(history_span(pairs(&[("last_ms", span)])).map(drop));
             assert_eq!(refused, format!("last_ms is {span}: it must be from 60000 to 86400000"));

@@ -27,6 +27,7 @@ mod signals;
 mod stats;
 mod stuck;
 mod token;
+mod top;
 mod transfer;
 
 use std::io;
@@ -96,6 +97,7 @@ enum Command {
     Resume(control::TypeArgs),
     /// Delete DONE or DLQ items with their history
     Purge(operate::PurgeArgs),
+    Top(top::TopArgs),
     Stuck(stuck::StuckArgs),
     Failures(stuck::FailuresArgs),
     Audit(stuck::AuditTrailArgs),
@@ -173,6 +175,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Pause(args) => control::pause(args, &context).await,
         Command::Resume(args) => control::resume(args, &context).await,
         Command::Purge(args) => operate::purge(args, &context).await,
+        Command::Top(args) => top::run(args, &context).await,
         Command::Stuck(args) => stuck::stuck(args, &context).await,
         Command::Failures(args) => stuck::failures(args, &context).await,
         Command::Audit(args) => stuck::audit(args, &context).await,
@@ -219,8 +222,11 @@ const HOST_LOG: &str = "info,wasmtime_wasi_http=off";
 const VERB_LOG: &str = "warn,wasmtime_wasi_http=off,outbox::plugin::log=off";
 
 /// The filter of log lines. Both defaults leave out the sandbox's own HTTP lines: a handler can cause any number of them,
-/// and they name neither the plugin nor the item.
+/// and they name neither the plugin nor the item. Nothing is logged over the screen of `top`.
 fn log_filter<'a>(command: &Command, config: &'a Config) -> &'a str {
+    if matches!(command, Command::Top(args) if args.hides_the_log()) {
+        return "off";
+    }
     let default = if is_host(command) { HOST_LOG } else { VERB_LOG };
     config.log_filter.as_deref().unwrap_or(default)
 }

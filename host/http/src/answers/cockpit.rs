@@ -12,6 +12,7 @@ use outbox_store::{Overview, Pod, SagaTotals, Violation};
 
 use crate::answers::sight::{Sight, Visible};
 use crate::description::{BreakerStateWord, PluginForm, SagaForm, UnixMillis};
+use crate::page::OverviewReport;
 use crate::state::HostStatus;
 
 /// The state of the outbox. Operators' scripts rely on the shape: every declared saga, outcome and violation is present
@@ -30,9 +31,18 @@ pub(crate) struct CockpitView {
     /// The plugins of the process that answers.
     #[schema(value_type = Vec<PluginForm>)]
     plugins: Vec<PluginStatus>,
+    /// The overview in words, where the request asks for it. It may be a second older than the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    overview: Option<OverviewReport>,
 }
 
 impl CockpitView {
+    /// The state with the overview in words, if there is one.
+    pub(crate) fn with_overview(self, overview: Option<OverviewReport>) -> Self {
+        Self { overview, ..self }
+    }
+
     /// The state as its reader sees it. `sagas` are the declared ones.
     pub(crate) fn of(overview: Overview, status: HostStatus, sagas: &[SagaDefinition], sight: &Sight) -> Self {
         Self {
@@ -48,6 +58,7 @@ impl CockpitView {
             },
             outbox: OutboxView::of(overview, &status.served_types),
             plugins: status.plugins,
+            overview: None,
         }
     }
 }

@@ -27,6 +27,11 @@ impl Sight {
         Self { has_content: caller.may(Right::ReadPayload), redaction: settings.redaction.clone() }
     }
 
+    /// Everything, as the command line shows it.
+    pub(crate) fn of_everything() -> Self {
+        Self { has_content: true, redaction: Redaction::default() }
+    }
+
     /// A member that shows what an item contains.
     pub(crate) fn content<T>(&self, value: T) -> Visible<T> {
         if self.has_content { Visible::Shown(value) } else { Visible::Hidden }

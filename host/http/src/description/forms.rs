@@ -193,6 +193,15 @@ pub(crate) struct KeyTotalsParameters {
     limit: Option<u32>,
 }
 
+/// What the answer has besides.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct CockpitParameters {
+    /// Whether it has `overview`, the overview of the cockpit in words; false by default.
+    overview: Option<bool>,
+}
+
 /// How long ago the history begins.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

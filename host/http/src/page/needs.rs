@@ -1,13 +1,17 @@
 //! What needs a person: everything that is stuck, dead letters, and plugins that do not run, each with its cause and the
-//! next click.
+//! next step.
 //!
-//! What is stuck is found by the store. This file chooses the words and the address of the next click.
+//! What is stuck is found by the store. This file chooses the words, the address of the next click and the command.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use outbox_core::PluginState;
-use outbox_item::Status;
+use outbox_item::{Millis, Status};
 use outbox_store::{Overview, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible, quotes_content};
+use crate::description::UnixMillis;
 use crate::glance::Glance;
 use crate::page::item::query;
 use crate::page::words::{Ago, count, counted};
@@ -16,15 +20,40 @@ use crate::page::words::{Ago, count, counted};
 const LISTED: usize = 12;
 
 /// Something that needs a person.
-pub(super) struct Need {
-    /// How urgent it is, as a word and as a class.
-    pub(super) level: &'static str,
-    pub(super) what: String,
-    pub(super) cause: String,
-    pub(super) since: Option<Ago>,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Need {
+    /// How urgent it is: `urgent` or `notice`.
+    pub level: String,
+    /// What it is.
+    pub what: String,
+    /// Why.
+    pub cause: String,
+    /// Since when, where that is known.
+    #[schema(required = true)]
+    pub since: Option<Since>,
     /// The address of the next click, from the root of the host.
-    pub(super) path: String,
-    pub(super) click: String,
+    pub path: String,
+    /// What the click does.
+    pub click: String,
+    /// The command that helps, or shows more.
+    pub command: String,
+}
+
+/// Since when, or when last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Since {
+    /// The time.
+    #[schema(value_type = UnixMillis)]
+    pub at: Millis,
+    /// How long ago that was, in words.
+    pub ago: String,
+}
+
+impl Since {
+    /// The moment, as its distance from `now`.
+    pub(super) fn of(at: Millis, now: Millis) -> Self {
+        Self { at, ago: Ago::of(at, now).text().to_owned() }
+    }
 }
 
 /// Everything that needs a person, the most urgent first, and how many there are beyond those that are listed.
@@ -47,7 +76,15 @@ fn of_stuck(entry: &StuckEntry, glance: &Glance, sight: &Sight) -> Need {
         Visible::Shown(cause) => cause,
         Visible::Hidden => "The cause is hidden: to see it needs the right read-payload.".to_owned(),
     };
-    Need { level, what, cause, since: Some(Ago::of(entry.since, glance.overview.now)), path, click }
+    Need {
+        level: level.to_owned(),
+        what,
+        cause,
+        since: Some(Since::of(entry.since, glance.overview.now)),
+        path,
+        click,
+        command: entry.command.clone(),
+    }
 }
 
 fn what(entry: &StuckEntry, item_type: &str) -> (&'static str, String) {
@@ -107,12 +144,13 @@ fn dead_letters(overview: &Overview) -> Option<Need> {
     let more = if types.len() > 3 { " and others" } else { "" };
     let (noun, verb) = if dead == 1 { ("dead letter", "waits") } else { ("dead letters", "wait") };
     Some(Need {
-        level: "urgent",
+        level: "urgent".to_owned(),
         what: format!("{} {noun} {verb} for a decision", count(dead)),
         cause: format!("{}{more}.", named.join(", ")),
         since: None,
         path: "cockpit/failures".to_owned(),
         click: "See the groups".to_owned(),
+        command: "outbox failures".to_owned(),
     })
 }
 
@@ -123,7 +161,7 @@ fn plugins(overview: &Overview) -> Vec<Need> {
     let troubled = all.filter_map(|plugin| Some((plugin, plugin.trouble()?)));
     let first = troubled.filter(|(plugin, trouble)| seen.insert((plugin.name.clone(), trouble.clone())));
     let need = |(plugin, trouble): (&outbox_core::PluginStatus, String)| Need {
-        level: if plugin.digest.is_some() { "notice" } else { "urgent" },
+        level: if plugin.digest.is_some() { "notice" } else { "urgent" }.to_owned(),
         what: match plugin.digest {
             _ if plugin.state == PluginState::Quarantined => {
                 format!("A version of the plugin {} is quarantined", plugin.name)
@@ -138,6 +176,7 @@ fn plugins(overview: &Overview) -> Vec<Need> {
         since: None,
         path: "cockpit/plugins".to_owned(),
         click: "See the cure".to_owned(),
+        command: "outbox plugin list".to_owned(),
     };
     first.map(need).collect()
 }

@@ -2,20 +2,22 @@
 
 use askama::Template;
 use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use outbox_item::Status;
+use outbox_item::{Millis, Status};
 use outbox_store::{HistoryFigures, HistorySeries, RetriesAhead};
 
 use crate::glance::{Glance, lately};
 use crate::page::charts::Chart;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
-use crate::page::needs::{Need, needs};
+use crate::page::needs::{Need, Since, needs};
 use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
 use crate::page::sagas::{SagaPanel, busiest};
 use crate::page::types::{TypeRow, type_rows};
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Moment, begun, bytes, count, counted, rate, short_count, span_ms};
+use crate::page::words::{Ago, Moment, begun, bytes, count, counted, rate, short_count, span_ms};
 use crate::problem::ApiError;
 
 /// The overview, as its template reads it.
@@ -27,6 +29,7 @@ struct OverviewPage {
     /// What follows the opening: how everything else is.
     otherwise: String,
     read_at: Moment,
+    now: Millis,
     needs: Vec<Need>,
     more_needs: usize,
     flow: Flow,
@@ -41,17 +44,28 @@ struct OverviewPage {
 }
 
 /// How items flow: in each status how many, and how fast they leave it.
-struct Flow {
-    waiting: String,
-    oldest: String,
-    retrying: String,
-    claimed: String,
-    done_rate: String,
-    done: String,
-    retry_rate: String,
-    dead: String,
-    dead_lately: String,
-    p95: String,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flow {
+    /// Items that wait.
+    pub waiting: String,
+    /// How long ago the oldest of them was enqueued.
+    pub oldest: String,
+    /// How many of them wait for another attempt.
+    pub retrying: String,
+    /// Items that are claimed.
+    pub claimed: String,
+    /// How many items become DONE.
+    pub done_rate: String,
+    /// Items that are DONE.
+    pub done: String,
+    /// How many attempts fail and are repeated.
+    pub retry_rate: String,
+    /// Dead items.
+    pub dead: String,
+    /// How many of them died in the last hour.
+    pub dead_lately: String,
+    /// The latency of the last hour that 95% of the items did not exceed.
+    pub p95: String,
 }
 
 /// The last hour in charts.
@@ -79,6 +93,7 @@ pub(super) async fn overview(visit: Visit) -> Result<Response, ApiError> {
         opening: opening(needs.len() + more_needs),
         otherwise: otherwise(&glance, needs.is_empty()),
         read_at: Moment::at(glance.overview.now),
+        now: glance.overview.now,
         needs,
         more_needs,
         flow: flow(&glance),
@@ -93,7 +108,22 @@ pub(super) async fn overview(visit: Visit) -> Result<Response, ApiError> {
     })
 }
 
-fn opening(needs: usize) -> String {
+impl OverviewPage {
+    /// How long ago something was when the store was read.
+    fn ago(&self, since: &Since) -> Ago {
+        Ago::of(since.at, self.now)
+    }
+
+    /// The chart of a type; `None` where nothing is known of its last hour.
+    #[expect(clippy::unused_self, reason = "templates call methods")]
+    fn chart(&self, row: &TypeRow) -> Option<Chart> {
+        let about = format!("{} in the last hour", counted(row.done_each_minute.iter().sum(), "item"));
+        let title = format!("{} done, last hour", row.name);
+        (!row.done_each_minute.is_empty()).then(|| Chart::small(&title, about, &row.done_each_minute))
+    }
+}
+
+pub(super) fn opening(needs: usize) -> String {
     match needs {
         0 => "Nothing needs you".to_owned(),
         1 => "One thing needs you".to_owned(),
@@ -101,7 +131,7 @@ fn opening(needs: usize) -> String {
     }
 }
 
-fn otherwise(glance: &Glance, is_calm: bool) -> String {
+pub(super) fn otherwise(glance: &Glance, is_calm: bool) -> String {
     let (done, during) = lately(&glance.history.total, glance.overview.now, |figures| figures.done);
     let all = if is_calm { "Everything" } else { "Everything else" };
     let is_free =
@@ -124,7 +154,7 @@ fn of_status(glance: &Glance, status: Status) -> u64 {
     glance.overview.by_status.get(status.as_str()).copied().unwrap_or(0)
 }
 
-fn flow(glance: &Glance) -> Flow {
+pub(super) fn flow(glance: &Glance) -> Flow {
     let (overview, total) = (&glance.overview, &glance.history.total);
     let rate_of = |figure: fn(&HistoryFigures) -> u64| {
         let (number, during) = lately(total, overview.now, figure);
@@ -144,7 +174,7 @@ fn flow(glance: &Glance) -> Flow {
     }
 }
 
-fn lasted(figure: Option<u64>) -> String {
+pub(super) fn lasted(figure: Option<u64>) -> String {
     figure.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)))
 }
 
@@ -192,7 +222,7 @@ fn retries(ahead: &RetriesAhead) -> Chart {
 }
 
 /// How many items are due in the next hour; at least so many, where the store looked at a part of them.
-fn due(ahead: &RetriesAhead) -> String {
+pub(super) fn due(ahead: &RetriesAhead) -> String {
     let more = if ahead.is_whole { "" } else { "+" };
     format!("{}{more} due in the next hour", count(ahead.minutes.iter().sum()))
 }

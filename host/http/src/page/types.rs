@@ -2,37 +2,55 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use outbox_core::BreakerState;
 use outbox_item::Status;
-use outbox_store::{HistorySeries, OTHER_TYPES};
+use outbox_store::OTHER_TYPES;
 
 use crate::glance::{Glance, lately};
-use crate::page::charts::Chart;
-use crate::page::words::{count, counted, rate, share, span_ms};
+use crate::page::words::{count, rate, share, span_ms};
 
 /// The most types that the overview lists.
 const LISTED: usize = 100;
 
 /// A type, as the overview shows it.
-pub(super) struct TypeRow {
-    pub(super) name: String,
-    pub(super) state: TypeState,
-    pub(super) chart: Option<Chart>,
-    pub(super) waiting: String,
-    pub(super) retrying: u64,
-    pub(super) claimed: String,
-    pub(super) dead: u64,
-    pub(super) done_rate: String,
-    pub(super) failing: String,
-    pub(super) oldest: String,
-    pub(super) p95: String,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TypeRow {
+    /// Its name.
+    pub name: String,
+    /// Whether its items are claimed.
+    pub state: TypeState,
+    /// Items that became DONE in each minute of the last hour, oldest first; empty where nothing is known of it.
+    pub done_each_minute: Vec<u64>,
+    /// Items that wait.
+    pub waiting: String,
+    /// Those of them that wait for another attempt.
+    pub retrying: u64,
+    /// Items that are claimed.
+    pub claimed: String,
+    /// Dead items.
+    pub dead: u64,
+    /// How many become DONE.
+    pub done_rate: String,
+    /// The share of the attempts of the last hour that failed.
+    pub failing: String,
+    /// How long ago the oldest waiting item was enqueued.
+    pub oldest: String,
+    /// The latency of the last hour that 95% of the items did not exceed.
+    pub p95: String,
 }
 
-/// Whether the items of a type are claimed, in words and as a class.
-pub(super) struct TypeState {
-    pub(super) class: &'static str,
-    pub(super) text: String,
-    pub(super) about: String,
+/// Whether the items of a type are claimed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TypeState {
+    /// How good this is: `done`, `run`, `wait`, `bad` or `off`.
+    pub class: String,
+    /// In a word.
+    pub text: String,
+    /// Why; empty where there is nothing to say.
+    pub about: String,
 }
 
 /// The rows, the types with the most to tell first, and how many there are beyond those that are listed.
@@ -70,7 +88,9 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
     TypeRow {
         name: name.to_owned(),
         state: type_state(glance, name),
-        chart: series.map(|series| chart(name, series)),
+        done_each_minute: series
+            .map(|series| series.steps.iter().map(|step| step.figures.done).collect())
+            .unwrap_or_default(),
         waiting: count(items(glance, name, Status::Pending)),
         retrying: overview.retrying.get(name).copied().unwrap_or(0),
         claimed: count(items(glance, name, Status::Claimed)),
@@ -85,14 +105,8 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
     }
 }
 
-fn chart(name: &str, series: &HistorySeries) -> Chart {
-    let done: Vec<_> = series.steps.iter().map(|step| step.figures.done).collect();
-    let about = format!("{} in the last hour", counted(series.sum.done, "item"));
-    Chart::small(&format!("{name} done, last hour"), about, &done)
-}
-
 fn type_state(glance: &Glance, name: &str) -> TypeState {
-    let state = |class, text: &str, about: String| TypeState { class, text: text.to_owned(), about };
+    let state = |class: &str, text: &str, about| TypeState { class: class.to_owned(), text: text.to_owned(), about };
     if let Some(pause) = glance.pauses.iter().find(|pause| pause.r#type == name) {
         let reason = pause.reason.as_deref().unwrap_or("no reason given");
         return state("off", "paused", format!("by {}: {reason}", pause.actor));

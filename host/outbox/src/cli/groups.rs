@@ -8,7 +8,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Run a host", &["serve", "worker", "migrate", "backup", "config", "token", "doctor"]),
     ("Enqueue and find", &["enqueue", "list", "show"]),
-    ("Look for trouble", &["stats", "stuck", "failures", "jobs", "audit", "signals"]),
+    ("Look for trouble", &["top", "stats", "stuck", "failures", "jobs", "audit", "signals"]),
     (
         "Change items and types",
         &["replay", "dead", "restore", "reschedule", "release", "purge", "pause", "resume", "unblock"],

@@ -52,6 +52,11 @@ impl Output {
         Times { now, form: self.times }
     }
 
+    /// Whether programs read the result.
+    pub(crate) fn is_json(self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
     /// Prints a result: as JSON, or as the text that `people` returns.
     pub(crate) fn emit<T: Serialize>(self, value: &T, people: impl FnOnce() -> String) -> anyhow::Result<()> {
         let text = match self.format {
@@ -173,7 +178,7 @@ fn relative(now: Millis, then: Millis) -> String {
 }
 
 /// The time in UTC. Times that no calendar has are shown in milliseconds.
-fn utc(time: Millis) -> String {
+pub(crate) fn utc(time: Millis) -> String {
     /// The last millisecond of the year 9999.
     const LAST: i64 = 253_402_300_799_999;
     match u64::try_from(time.get()) {
@@ -219,6 +224,20 @@ pub(crate) fn whole_error(err: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// One character for each number, of a height relative to the largest; several numbers share one where there are more than
+/// `most`.
+pub(crate) fn sparkline(numbers: &[u64], most: usize) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let each = numbers.len().div_ceil(most.max(1)).max(1);
+    let heights: Vec<u64> = numbers.chunks(each).map(|some| some.iter().copied().max().unwrap_or(0)).collect();
+    let highest = heights.iter().copied().max().unwrap_or(0).max(1);
+    let bar = |height: &u64| {
+        let step = u128::from(*height) * 7 / u128::from(highest);
+        if *height == 0 { ' ' } else { BARS[usize::try_from(step).unwrap_or(7)] }
+    };
+    heights.iter().map(bar).collect()
 }
 
 /// The table of audit entries, which `audit` and `show` print.
@@ -290,6 +309,14 @@ mod tests {
     fn text_of_items_cannot_steer_the_terminal() {
         assert!(!table(["a"], [["\u{1b}[2Jx\ny".to_owned()]]).contains('\u{1b}'));
         assert_eq!(fields(&[("a", "x\ny".to_owned()), ("long", "z".to_owned())]), "a     x\n      y\nlong  z");
+    }
+
+    #[test]
+    fn a_line_of_bars_is_relative_to_its_largest_number_and_never_too_long() {
+        assert_eq!(sparkline(&[0, 1, 4, 8], 60), " ▁▄█");
+        assert_eq!(sparkline(&[0, u64::MAX], 60), " █");
+        assert_eq!(sparkline(&[], 60), "");
+        assert_eq!(sparkline(&[1; 120], 60).chars().count(), 60);
     }
 
     #[test]

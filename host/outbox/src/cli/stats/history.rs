@@ -8,7 +8,7 @@ use outbox_store::{HISTORY_MAX, HistoryFigures, HistoryReport, HistorySeries};
 
 use crate::cli::arguments::UsageError;
 use crate::cli::context::Context;
-use crate::cli::output::{Times, or_dash, span, table};
+use crate::cli::output::{Times, or_dash, span, sparkline, table};
 
 /// The most bars of a line: it fits into a narrow terminal beside the name and the numbers.
 const BARS_MAX: usize = 60;
@@ -37,7 +37,7 @@ fn series(report: &HistoryReport) -> impl Iterator<Item = (&str, &HistorySeries)
 fn bars(report: &HistoryReport) -> String {
     let rows = series(report).flat_map(|(name, series)| {
         let line = |figure: fn(&HistoryFigures) -> u64| {
-            sparkline(&series.steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>())
+            sparkline(&series.steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>(), BARS_MAX)
         };
         let HistoryFigures { done, failed, given_back, waiting, p95_ms, .. } = series.sum;
         let row = |figure: &str, bars, number: String| [name.to_owned(), figure.to_owned(), bars, number];
@@ -76,30 +76,4 @@ fn row(name: &str, since: String, figures: &HistoryFigures) -> [String; 10] {
 
 fn milliseconds(time: Option<u64>) -> String {
     or_dash(time.map(|time| format!("{time}ms")).as_deref())
-}
-
-/// One character for each number, of a height relative to the largest; several numbers share one where there are many.
-fn sparkline(numbers: &[u64]) -> String {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let each = numbers.len().div_ceil(BARS_MAX).max(1);
-    let heights: Vec<u64> = numbers.chunks(each).map(|some| some.iter().copied().max().unwrap_or(0)).collect();
-    let most = heights.iter().copied().max().unwrap_or(0).max(1);
-    let bar = |height: &u64| {
-        let step = u128::from(*height) * 7 / u128::from(most);
-        if *height == 0 { ' ' } else { BARS[usize::try_from(step).unwrap_or(7)] }
-    };
-    heights.iter().map(bar).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_bars_is_relative_to_its_largest_number_and_never_too_long() {
-        assert_eq!(sparkline(&[0, 1, 4, 8]), " ▁▄█");
-        assert_eq!(sparkline(&[0, u64::MAX]), " █");
-        assert_eq!(sparkline(&[]), "");
-        assert_eq!(sparkline(&vec![1; 120]).chars().count(), BARS_MAX);
-    }
 }
