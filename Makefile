@@ -294,6 +294,7 @@ dist: host cargo-zigbuild ziglang libraries $(if $(KEY),minisign)
 	target/bin/outbox completions bash > $(EXTRAS)/share/bash-completion/completions/outbox
 	target/bin/outbox completions zsh > $(EXTRAS)/share/zsh/vendor-completions/_outbox
 	target/bin/outbox completions fish > $(EXTRAS)/share/fish/vendor_completions.d/outbox.fish
+	target/bin/outbox man --to $(EXTRAS)/share/man/man1
 	home="$${CARGO_HOME:-$$HOME/.cargo}"; \
 	export CARGO_ZIGBUILD_ZIG_PATH="$(call kept,ziglang)/ziglang/zig" PATH="$(call kept,cargo-zigbuild)/bin:$$PATH"; \
 	export RUSTFLAGS="--remap-path-prefix=$(CURDIR)=outbox --remap-path-prefix=$$home=cargo"; \

@@ -76,4 +76,9 @@ def _files(folder):
         return {}
     folder = pathlib.Path(folder)
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return dict(_packed(str(path.relative_to(folder)), path.read_bytes()) for path in found)
+
+
+def _packed(path, content):
+    """Manual pages are compressed, as systems keep them."""
+    return (f"{path}.gz", reproducible.gz(content)) if path.startswith("share/man/") else (path, content)

@@ -158,3 +158,44 @@ fn the_lines_of_a_new_token_can_be_appended_to_the_file_and_have_no_secret() {
     std::fs::write(fixture.dir.path().join("outbox.toml"), format!("{}{}", one.stdout, other.stdout)).unwrap();
     fixture.run(&["stats"]).fails(0, &[]);
 }
+
+/// The names of the pages that `outbox man` writes, and their folder.
+fn pages(fixture: &CliFixture) -> (std::path::PathBuf, Vec<String>) {
+    let folder = fixture.dir.path().join("man/man1");
+    fixture.run(&["man", "--to", folder.to_str().unwrap()]).fails(0, &["manual pages"]);
+    let entries = std::fs::read_dir(&folder).unwrap();
+    (folder, entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+}
+
+#[test]
+fn each_command_has_a_manual_page_with_its_exit_codes_variables_and_files() {
+    let fixture = CliFixture::empty();
+    let (folder, names) = pages(&fixture);
+    for name in ["outbox.1", "outbox-serve.1", "outbox-plugin-check.1", "outbox-token-new.1", "outbox-man.1"] {
+        assert!(names.iter().any(|known| known == name), "{name} is missing in {names:?}");
+    }
+    for name in &names {
+        let page = std::fs::read_to_string(folder.join(name)).unwrap();
+        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "\"EXIT STATUS\"", "ENVIRONMENT", "FILES"] {
+            assert!(page.contains(&format!(".SH {section}\n")), "{name} has no {section}:\n{page}");
+        }
+    }
+    let whole = std::fs::read_to_string(folder.join("outbox.1")).unwrap();
+    let settings = fixture.json(&["config", "show"]);
+    assert!(whole.contains("OUTBOX_RETAIN_HISTORY") && whole.contains("OUTBOX_CONFIG"), "{whole}");
+    assert!(whole.matches(".TP").count() > settings.as_array().unwrap().len(), "{whole}");
+}
+
+#[test]
+fn groff_renders_every_manual_page_without_a_warning() {
+    let Ok(version) = std::process::Command::new("groff").arg("--version").output() else { return };
+    assert!(version.status.success(), "{version:?}");
+    let fixture = CliFixture::empty();
+    let (folder, names) = pages(&fixture);
+    for name in names {
+        let groff = ["-man", "-ww", "-z", "-k", "-Tutf8"];
+        let output = std::process::Command::new("groff").args(groff).arg(folder.join(&name)).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && told.is_empty(), "{name}: {told}");
+    }
+}

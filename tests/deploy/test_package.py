@@ -23,11 +23,13 @@ import program
 PACKAGE = program.ROOT / "deploy/package"
 sys.path.insert(0, str(PACKAGE))
 
+import deb
 import elf
 import image
 import pack
 import release
 import sbom
+import tarball
 import wheel
 
 BINARY = pathlib.Path("/bin/true").resolve()
@@ -79,6 +81,23 @@ class Packages(unittest.TestCase):
         self.assertLessEqual(wanted | {"share/doc/outbox/docs/operations.md"}, set(members))
         self.assertEqual(members["bin/outbox"].mode, 0o755)
         self.assertEqual({(member.mtime, member.uid) for member in members.values()}, {(TIME, 0)})
+
+    def test_manual_pages_are_compressed_and_lie_beside_the_completions(self):
+        extras = pathlib.Path(self.place.name, "extras")
+        page, completions = "share/man/man1/outbox.1", "share/bash-completion/completions/outbox"
+        for path in (page, completions):
+            (extras / path).parent.mkdir(parents=True)
+            (extras / path).write_text(path)
+        built = release.load(BINARY, TARGET, extras)
+        with tarfile.open(fileobj=io.BytesIO(*tarball.make(built).values())) as archive:
+            content = lambda path: archive.extractfile(f"{built.name}/{path}").read()
+            self.assertEqual(gzip.decompress(content(f"{page}.gz")).decode(), page)
+            self.assertEqual(content(completions).decode(), completions)
+        package = extras / "outbox.deb"
+        package.write_bytes(*deb.make(built).values())
+        listed = subprocess.run(["dpkg-deb", "-c", package], check=True, capture_output=True, text=True)
+        for path in (f"{page}.gz", completions):
+            self.assertIn(f"./usr/{path}\n", listed.stdout)
 
     def test_debian_reads_the_package(self):
         file = next(self.out.glob("*.deb"))

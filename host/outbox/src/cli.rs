@@ -16,6 +16,7 @@ mod enqueue;
 mod groups;
 mod items;
 mod jobs;
+mod man;
 mod migrate;
 mod operate;
 pub(crate) mod output;
@@ -124,6 +125,7 @@ enum Command {
     Doctor,
     /// Print a script that completes commands in a shell
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Runs the command of this process and returns its exit code.
@@ -149,6 +151,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = Config::load(flags.clone());
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command(), output),
         Command::Doctor => finish(doctor::run(config, output)),
         command => {
             let config = config?;
@@ -188,7 +191,7 @@ async fn dispatch(command: Command, context: Context) -> anyhow::Result<ExitCode
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Migrate(args) => migrate::run(&args, &context).await,
         Command::Backup(args) => backup::run(&args, &context),
-        Command::Doctor | Command::Completions(_) | Command::Config(_) | Command::Token(_) => {
+        Command::Doctor | Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Token(_) => {
             unreachable!("run without a configuration by `run`")
         }
     }

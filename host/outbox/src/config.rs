@@ -32,6 +32,7 @@ use outbox_store::Redaction;
 use crate::config::file::Declarations;
 use crate::config::sources::{ResolvedSettings, Sources};
 
+pub(crate) use crate::config::catalog::DescribedSetting;
 pub(crate) use crate::config::database::Database;
 pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command_line};
 pub(crate) use crate::config::error::ConfigError;
@@ -173,6 +174,11 @@ impl Config {
     /// An `outbox.toml` with every key, its default and its meaning, all as comments.
     pub(crate) fn example() -> String {
         catalog::example()
+    }
+
+    /// Every setting, for the manual.
+    pub(crate) fn described() -> impl Iterator<Item = DescribedSetting> {
+        catalog::described()
     }
 
     /// Decides every setting from the sources. Reads no files but those that secrets are in.

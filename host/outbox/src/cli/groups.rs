@@ -14,7 +14,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         &["replay", "dead", "restore", "reschedule", "release", "purge", "pause", "resume", "unblock"],
     ),
     ("Handlers", &["plugin"]),
-    ("Move and measure", &["export", "import", "bench", "completions", "help"]),
+    ("Move and measure", &["export", "import", "bench", "completions", "man", "help"]),
 ];
 
 /// The command with a help that lists its commands by group.

@@ -139,6 +139,22 @@ pub(super) fn key_of(variable: &str) -> String {
     variable.trim_start_matches("OUTBOX_").to_ascii_lowercase()
 }
 
+/// A setting as people read of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DescribedSetting {
+    /// Its environment variable.
+    pub(crate) variable: &'static str,
+    /// The default; empty where no value is given by default.
+    pub(crate) default: &'static str,
+    /// What it decides, in one line without a full stop.
+    pub(crate) about: &'static str,
+}
+
+/// Every setting, as people read of it.
+pub(super) fn described() -> impl Iterator<Item = DescribedSetting> {
+    SETTINGS.iter().map(|&Setting { variable, default, about, .. }| DescribedSetting { variable, default, about })
+}
+
 /// An `outbox.toml` with every key, its default and its meaning. All keys are comments, so it changes nothing.
 pub(super) fn example() -> String {
     let entry = |setting: &Setting| {
