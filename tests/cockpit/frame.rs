@@ -18,6 +18,7 @@ async fn a_person_logs_in_is_led_back_and_logs_out() {
     assert_eq!(asked.hidden("next"), "cockpit?x=1");
     let form = desk.post("/cockpit/act/purge", &[("ids", "1")]).await;
     assert_eq!((form.status, form.hidden("next").as_str()), (401, "cockpit"), "a log-in leads to no form");
+    assert!(form.text().contains("the form was not carried out") && !asked.text().contains("carried out"));
     let wrong = desk.post("/cockpit/login", &[("token", "guess"), ("next", "cockpit?x=1")]).await;
     assert_eq!((wrong.status, wrong.hidden("next").as_str()), (401, "cockpit?x=1"));
     assert!(wrong.html().contains("role=\"alert\""), "{}", wrong.html());
@@ -102,6 +103,7 @@ async fn files_are_kept_for_ever_under_the_name_of_their_content() {
         let file = desk.get(&format!("/{}", &page.html()[start..end])).await;
         assert_eq!(file.status, 200, "{ending}");
         assert_eq!(file.header("cache-control"), "public, max-age=31536000, immutable");
+        assert_eq!(file.header("vary"), "accept-encoding");
         assert!(!file.body.is_empty());
     }
     let old = desk.get("/cockpit/assets/cockpit.000000000000.css").await;

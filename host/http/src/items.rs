@@ -23,7 +23,7 @@ use crate::state::HttpState;
 ///
 /// The newest first, without payloads and results. `next`, passed as `before`, gets the next page; it is `null` on the
 /// last one. A condition for which there is no index is looked for in the newest 20,000 items of each status, one on what
-/// items contain in the newest 10,000: `looked_at` says so where the page ended there, and the next page goes on.
+/// items contain in the newest 5,000: `looked_at` says so where the page ended there, and the next page goes on.
 #[utoipa::path(get, path = "/items", operation_id = "list_items", tag = "items", params(FilterBody, PageParameters),
     responses((status = 200, description = "A page of items", body = ItemPageView)))]
 pub(crate) async fn list(

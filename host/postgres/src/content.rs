@@ -59,16 +59,13 @@ pub(crate) async fn newest(
 }
 
 async fn matching_of(tx: &impl Query, filter: &Filter, ids: &[ItemId]) -> Result<Vec<ItemId>, PgError> {
-    // The message of the last failure is beside the items: it is read where it is asked for.
-    let (last_error, from) = match filter.text {
-        Some(_) => ("coalesce(last_error, '')", "outbox.status"),
-        None => ("''", "outbox.items"),
-    };
-    let statement = format!(
-        "SELECT id, payload, headers::text, metadata::text, {last_error} FROM {from} WHERE id = ANY($1::bigint[])"
-    );
+    // The message of the last failure is in the past of an item. A DONE item shows none.
+    let statement = "SELECT item.id, item.payload, item.headers::text, item.metadata::text,
+            CASE WHEN past.last_error IS NULL OR EXISTS (SELECT 1 FROM outbox.done WHERE done.id = item.id)
+                 THEN '' ELSE past.last_error END
+        FROM outbox.items AS item LEFT JOIN outbox.past ON past.id = item.id WHERE item.id = ANY($1::bigint[])";
     let mut matching = HashSet::new();
-    for row in tx.rows(&statement, &[&numbers(ids)]).await? {
+    for row in tx.rows(statement, &[&numbers(ids)]).await? {
         if is_match(&row, filter)? {
             matching.insert(ItemId::new(row.try_get(0)?));
         }

@@ -14,7 +14,7 @@ use crate::filter::Filter;
 pub const LOOKED_AT_MAX: u32 = 20_000;
 
 /// Items whose content one page reads.
-pub const READ_MAX: u32 = 10_000;
+pub const READ_MAX: u32 = 5_000;
 
 /// Items that may be found by the beginning of a key and sorted. Where more have it, a page looks for them in the order
 /// of ids.

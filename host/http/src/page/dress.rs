@@ -51,7 +51,7 @@ pub(crate) async fn dress(State(state): State<Arc<ServerState>>, request: Reques
     {
         answer = page_of(answer, &problem, (&uri, is_view), &state.settings());
     }
-    protect(answer.headers_mut());
+    protect(answer.headers_mut(), uri.path());
     if accepts_gzip(&headers) && !is_from_elsewhere(&headers) { compressed(answer).await } else { answer }
 }
 
@@ -147,7 +147,7 @@ fn advice(word: &str) -> &'static str {
     }
 }
 
-fn protect(headers: &mut HeaderMap) {
+fn protect(headers: &mut HeaderMap, path: &str) {
     for (name, value) in [
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -157,7 +157,10 @@ fn protect(headers: &mut HeaderMap) {
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    headers.append(VARY, HeaderValue::from_static("accept, accept-encoding, cookie"));
+    // The files of the pages are the same for everybody.
+    let is_file = path.starts_with("/cockpit/assets/");
+    let varies = if is_file { "accept-encoding" } else { "accept, accept-encoding, cookie" };
+    headers.append(VARY, HeaderValue::from_static(varies));
 }
 
 /// The answer in fewer bytes, if it is a text that has an end.

@@ -25,6 +25,8 @@ pub(super) struct LoginPage {
     next: String,
     /// What was wrong with the token.
     wrong: Option<String>,
+    /// Whether a form led here, which was not carried out.
+    is_after_form: bool,
 }
 
 impl LoginPage {
@@ -33,7 +35,7 @@ impl LoginPage {
         let address = uri.path_and_query().filter(|_| is_view).map_or("", |path| path.as_str());
         let wanted = address.trim_start_matches('/');
         let wrong = (problem.is_about_a_token).then(|| problem.detail.clone());
-        Self { frame: Frame::bare("Log in", uri, settings), next: accepted(wanted), wrong }
+        Self { frame: Frame::bare("Log in", uri, settings), next: accepted(wanted), wrong, is_after_form: !is_view }
     }
 }
 
@@ -72,7 +74,7 @@ pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResul
         Ok(begun) => Ok(begun.with_cookie(go_to(&format!("../{next}"))?, &visit.headers)),
         Err(err @ (ApiError::Unauthorized(_) | ApiError::TooManyAttempts { .. })) => {
             let frame = Frame::bare("Log in", &visit.uri, &visit.settings);
-            let page = shown(&LoginPage { frame, next, wrong: Some(err.to_string()) })?;
+            let page = shown(&LoginPage { frame, next, wrong: Some(err.to_string()), is_after_form: false })?;
             let mut page = (err.status(), page).into_response();
             for (name, value) in err.into_response().headers() {
                 if *name == WWW_AUTHENTICATE || *name == RETRY_AFTER {

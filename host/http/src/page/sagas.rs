@@ -36,6 +36,8 @@ struct SagasPage {
 pub(super) struct SagaPanel {
     pub(super) name: String,
     pub(super) began: String,
+    /// The same with its noun.
+    pub(super) runs: String,
     /// Runs that have not ended, and the query of the list of their items.
     pub(super) open: u64,
     pub(super) query: String,
@@ -103,6 +105,7 @@ fn panel(name: String, totals: SagaTotals, declared: &[SagaDefinition]) -> SagaP
     let query = query("saga", &name);
     SagaPanel {
         began: count(totals.began),
+        runs: counted(totals.began, "run"),
         open: totals.began.saturating_sub(totals.ended_ok + totals.ended_err),
         ended_ok: count(totals.ended_ok),
         ended_err: totals.ended_err,

@@ -37,7 +37,9 @@ struct TriedPage {
     id: ItemId,
     item_type: String,
     outcome: String,
+    /// The class of the outcome, and its word.
     class: &'static str,
+    word: &'static str,
     /// What the recorded attempt came to.
     then: String,
     now: String,
@@ -103,13 +105,15 @@ fn page(
     let veil = visit.sight().veil(&details.item.payload);
     let text = |text: &str| plain(&veil.text(text));
     let Item { id, item_type, .. } = details.item;
-    let (class, outcome, now) = ending(id, &report.ending, &text);
+    let (class, word) = mark(&report.ending);
+    let (outcome, now) = ending(id, &report.ending, &text);
     TriedPage {
         frame: visit.frame(&format!("Item {id} tried"), Tab::Items),
         id,
         item_type,
         outcome,
         class,
+        word,
         then: failed(attempt.class, &attempt.code, &text(&attempt.message)),
         now,
         handler: handler(attempt, &report),
@@ -124,15 +128,23 @@ fn page(
     }
 }
 
-/// The class of the outcome, what it means for the item, and how the attempt ended.
-fn ending(id: ItemId, ending: &TrialEnd, text: &impl Fn(&str) -> String) -> (&'static str, String, String) {
+/// The class of the outcome, and its word.
+fn mark(ending: &TrialEnd) -> (&'static str, &'static str) {
     match ending {
-        TrialEnd::Done { .. } => ("ok", format!("Item {id} would be done"), "done".to_owned()),
+        TrialEnd::Done { .. } => ("done", "done"),
+        TrialEnd::Failed { .. } => ("bad", "failed"),
+        TrialEnd::Stopped => ("wait", "stopped"),
+    }
+}
+
+/// What the outcome means for the item, and how the attempt ended.
+fn ending(id: ItemId, ending: &TrialEnd, text: &impl Fn(&str) -> String) -> (String, String) {
+    match ending {
+        TrialEnd::Done { .. } => (format!("Item {id} would be done"), "done".to_owned()),
         TrialEnd::Failed { class, code, message } => {
-            ("bad", format!("Item {id} would fail again"), failed(*class, code, &text(message)))
+            (format!("Item {id} would fail again"), failed(*class, code, &text(message)))
         }
         TrialEnd::Stopped => (
-            "wait",
             format!("The trial of item {id} stopped at a request that was not recorded"),
             "stopped: nobody knows what the receiver would answer".to_owned(),
         ),
