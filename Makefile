@@ -4,7 +4,7 @@ CARGO    ?= cargo
 TARGET   := wasm32-wasip2
 HANDLERS := vector-upsert belief-recompute webhook
 CRATES   := outbox-handler $(HANDLERS) receipt chaos patterns gallery
-HOST     := outbox-item outbox-client outbox-core outbox-store outbox-sqlite outbox-postgres outbox-worker outbox-runtime outbox-http outbox-check outbox
+HOST     := outbox-item outbox-client outbox-core outbox-store outbox-sqlite outbox-postgres outbox-worker outbox-runtime outbox-registry outbox-http outbox-check outbox
 # The client with every driver, and with the runtime that sqlx needs in tests. It is always built apart from the host:
 # sqlx changes the features of crates that both use, and cargo would compile the host's crates a second time.
 CLIENT   := -p outbox-client --all-features --features sqlx-core/_rt-tokio
@@ -46,7 +46,7 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
+.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -137,7 +137,7 @@ freeze: wasm-target
 
 # The host and the handlers are always built separately. Built together, they would request other features of their
 # shared crates, and cargo would compile wasmtime a second time.
-test: tools promtool clients plugins guests
+test: tools promtool docker-registry clients plugins guests
 	$(CARGO) test $(CLIENT)
 	$(CARGO) test $(HOST:%=-p %)
 	$(CARGO) test -p outbox-handler
@@ -178,7 +178,7 @@ guards: tools plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it check::guards -- --nocapture --test-threads 1
 
 # Measures the figures in the documents. The tests with faults run for hours instead of minutes.
-soak: tools promtool clients plugins guests
+soak: tools promtool docker-registry clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
 	$(if $(ONLY),,$(MAKE) soak-pooler soak-versions)
 
@@ -370,6 +370,15 @@ promtool:
 	rm -rf target/promtool && mkdir -p target/promtool && cd target/promtool && \
 	{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && apt-get download -qq prometheus && \
 	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
+
+# The registry alone, out of Debian's package: nothing is installed and no service starts. One on the PATH is used as it
+# is.
+docker-registry:
+	@[ -x target/docker-registry/usr/bin/docker-registry ] || command -v docker-registry > /dev/null && exit 0; \
+	command -v apt-get > /dev/null || { echo 'the tests need docker-registry: install it' >&2; exit 1; }; \
+	rm -rf target/docker-registry && mkdir -p target/docker-registry && cd target/docker-registry && \
+	{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && apt-get download -qq docker-registry && \
+	dpkg-deb --fsys-tarfile docker-registry_*.deb | tar -x ./usr/bin/docker-registry && rm docker-registry_*.deb
 
 # The driver of the browser, the checker of accessibility and the checker of types, at the versions of the lock file; and
 # Chromium itself. The tools appear atomically, in one place for all checkouts on this machine.

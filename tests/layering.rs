@@ -12,7 +12,7 @@ use crate::support::guests::root;
 use sources::sources;
 
 /// Each host crate with the host crates that it may depend on.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("item", &[]),
     ("client", &["item"]),
     ("core", &["item"]),
@@ -22,17 +22,23 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("worker", &["core", "item", "store"]),
     ("runtime", &["core", "item"]),
     ("http", &["core", "item", "store"]),
+    ("registry", &[]),
     ("check", &["core", "item", "runtime"]),
-    ("outbox", &["check", "client", "core", "http", "item", "postgres", "runtime", "sqlite", "store", "worker"]),
+    (
+        "outbox",
+        &["check", "client", "core", "http", "item", "postgres", "registry", "runtime", "sqlite", "store", "worker"],
+    ),
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
     ("hyper", &["http", "runtime"]),
+    ("minisign", &["registry"]),
     ("notify", &["runtime"]),
+    ("oci-client", &["registry"]),
     ("opentelemetry", &["outbox"]),
     ("opentelemetry-otlp", &["outbox"]),
     ("prometheus-client", &["http"]),

@@ -31,6 +31,7 @@ mod postgres;
 mod readme;
 mod receiver_outage;
 mod recording;
+mod registry;
 mod reload;
 mod runbook;
 mod sandbox;

@@ -8,6 +8,7 @@ pub(crate) mod places;
 pub(crate) mod plugins;
 pub(crate) mod pooler;
 pub(crate) mod postgres;
+pub(crate) mod registry;
 pub(crate) mod stage;
 mod warm;
 

@@ -12,6 +12,7 @@ mod database;
 mod environment;
 mod error;
 mod file;
+mod registry;
 mod settings;
 mod sources;
 mod telemetry;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use outbox_core::saga::SagaDefinition;
 use outbox_core::{CrashBudget, RetryPolicy};
 use outbox_http::{EnvironmentColour, NamedToken, ProxyUsers};
+use outbox_registry::RegistrySettings;
 use outbox_store::Redaction;
 
 use crate::config::file::Declarations;
@@ -80,6 +82,8 @@ pub(crate) struct Config {
     /// `OUTBOX_CA_FILE` and `SSL_CERT_FILE`, default none: PEM files with certificates of authorities that vouch for
     /// receivers, besides the public ones.
     pub(crate) ca_files: Vec<PathBuf>,
+    /// `OUTBOX_REGISTRY_AUTH_FILE`, `OUTBOX_REGISTRY_HTTP` and the files of authorities: how registries are reached.
+    pub(crate) registry: RegistrySettings,
     /// `OUTBOX_CONCURRENCY` or `--concurrency`, default 64: the maximum of attempts in flight in
     /// this process.
     pub(crate) concurrency: usize,
@@ -204,6 +208,7 @@ impl Config {
             cache_dir: settings::cache_dir(settings, environment)?,
             plugin_keys: settings::plugin_keys(settings)?,
             ca_files: settings::ca_files(settings, environment)?,
+            registry: registry::registry(settings, environment)?,
             concurrency: settings::concurrency(settings)?,
             prefetch: settings::prefetch(settings)?,
             payload_bytes: settings::payload_bytes(settings)?,

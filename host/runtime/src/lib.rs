@@ -68,7 +68,7 @@ pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
 use crate::load::private_dir::PrivateDir;
-pub use crate::load::signature::TrustedKeyError;
+pub use crate::load::signature::{TrustedKeyError, TrustedKeys};
 pub use crate::load::source::LoadError;
 pub use crate::outgoing::authorities::{AuthorityError, TlsConfig};
 pub use crate::outgoing::resolve::{Resolver, SystemResolver};

@@ -7,9 +7,12 @@ mod inspect;
 mod kit;
 mod list;
 mod new;
+mod pull;
+mod push;
 mod quarantine;
 mod replay_item;
 mod rollback;
+mod sign;
 mod state;
 mod switch;
 mod test;
@@ -33,6 +36,9 @@ pub(crate) enum PluginCommand {
         file: PathBuf,
     },
     Compile(compile::CompileArgs),
+    Sign(sign::SignArgs),
+    Push(push::PushArgs),
+    Pull(pull::PullArgs),
     Test(test::TestArgs),
     Check(check::CheckArgs),
     Switch(switch::SwitchArgs),
@@ -55,6 +61,9 @@ pub(crate) async fn run(args: PluginCommand, context: &Context) -> anyhow::Resul
         PluginCommand::Build(args) => build::run(&args, context),
         PluginCommand::Inspect { file } => inspect::run(&file, context).await,
         PluginCommand::Compile(args) => compile::run(args, context).await,
+        PluginCommand::Sign(args) => sign::run(&args, context),
+        PluginCommand::Push(args) => push::run(args, context).await,
+        PluginCommand::Pull(args) => pull::run(args, context).await,
         PluginCommand::Test(args) => test::run(args, context).await,
         PluginCommand::Check(args) => check::run(args, context).await,
         PluginCommand::Switch(args) => switch::run(args, context).await,

@@ -77,7 +77,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("OUTBOX_PLUGINS", "./plugins.d", "The folder of the components").with_flag("--plugins"),
     setting("OUTBOX_CACHE_DIR", "", "The folder of compiled code; by default in the user's cache folder"),
     setting("OUTBOX_PLUGIN_KEYS", "", "Keys of minisign; with keys, only signed components are loaded"),
-    setting("OUTBOX_CA_FILE", "", "A PEM file with more certificate authorities for receivers"),
+    setting("OUTBOX_CA_FILE", "", "A PEM file with more certificate authorities for receivers and registries"),
+    setting(
+        "OUTBOX_REGISTRY_AUTH_FILE",
+        "",
+        "A file with the credentials of registries, as docker login writes it; by default that of the user's docker",
+    ),
+    setting(
+        "OUTBOX_REGISTRY_HTTP",
+        "loopback",
+        "Registries without TLS: loopback, never, or names such as registry.internal:5000",
+    ),
     setting("OUTBOX_CONCURRENCY", "64", "The most attempts that run at a time").with_flag("--concurrency"),
     setting("OUTBOX_PREFETCH", "512", "The most items that are claimed ahead of short attempts; 0 turns this off"),
     setting("OUTBOX_PAYLOAD_MIB", "64", "MiB of payloads in hand, above which a worker claims no more"),

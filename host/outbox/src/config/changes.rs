@@ -27,6 +27,8 @@ impl Config {
             ("OUTBOX_PREFETCH", self.prefetch != other.prefetch),
             ("OUTBOX_PAYLOAD_MIB", self.payload_bytes != other.payload_bytes),
             ("OUTBOX_CA_FILE", self.ca_files != other.ca_files),
+            ("OUTBOX_REGISTRY_AUTH_FILE", self.registry.auth_file != other.registry.auth_file),
+            ("OUTBOX_REGISTRY_HTTP", self.registry.plain_http != other.registry.plain_http),
             ("OUTBOX_DRAIN_SEC", self.drain != other.drain),
             ("OUTBOX_LISTEN", self.listen != other.listen),
             ("OUTBOX_TOKEN", self.token != other.token),

@@ -255,7 +255,7 @@ fn unknown_variables(environment: &ProcessEnv) -> Vec<String> {
 fn ignored_proxies(environment: &ProcessEnv) -> Vec<String> {
     const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
     let given = PROXIES.into_iter().filter(|name| environment.get(name).is_some());
-    given.map(|name| format!("{name} is ignored: requests of plugins go to their receivers without a proxy")).collect()
+    given.map(|name| format!("{name} is ignored for plugins: their requests go to receivers without a proxy")).collect()
 }
 
 /// The most similar of the words; `None` when none is similar enough.

@@ -193,6 +193,8 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
         ("prefetch", "9", false),
         ("payload_mib", "9", false),
         ("ca_file", "'f'", false),
+        ("registry_auth_file", "'f'", false),
+        ("registry_http", "'never'", false),
         ("drain_sec", "9", false),
         ("listen", "'127.0.0.1:9'", false),
         ("token", "'t'", true),

@@ -164,7 +164,7 @@ impl Loader {
 
     /// Errors if keys are configured and none of them has signed the component.
     pub(crate) fn check_signature(&self, source: &PluginSource) -> Result<(), LoadError> {
-        self.keys.check(source)
+        self.keys.check_source(source)
     }
 
     /// What is known about the signature, in words.

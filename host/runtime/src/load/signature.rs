@@ -1,7 +1,7 @@
 //! Signatures of components in minisign's format: `NAME.wasm.minisig` beside `NAME.wasm`.
 //!
 //! Owns the trusted keys. Without keys signatures are not checked. With keys every component needs a signature, also
-//! one that comes from the host's own folder of last good components.
+//! one that comes from the host's own folder of last good components. It does not know where a signature was found.
 
 use std::io;
 use std::path::Path;
@@ -31,27 +31,32 @@ pub enum TrustedKeyError {
 
 /// The public keys whose components may run.
 #[derive(Clone, Default)]
-pub(crate) struct TrustedKeys(Vec<PublicKey>);
+pub struct TrustedKeys(Vec<PublicKey>);
 
 impl TrustedKeys {
     /// Reads the keys of `OUTBOX_PLUGIN_KEYS`. Each word is a key in base64 or the name of a file of minisign.
-    pub(crate) fn read(words: &[String]) -> Result<Self, TrustedKeyError> {
+    pub fn read(words: &[String]) -> Result<Self, TrustedKeyError> {
         words.iter().map(|word| read_key(word)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Errors if there are keys and none of them has signed the component.
-    pub(crate) fn check(&self, source: &PluginSource) -> Result<(), LoadError> {
+    /// Errors if there are keys and none of them has signed the component of this name.
+    pub fn check(&self, name: &str, wasm: &[u8], signature: Option<&str>) -> Result<(), LoadError> {
         if self.0.is_empty() {
             return Ok(());
         }
         let refused = |why: String| LoadError::new(format!("{why} (OUTBOX_PLUGIN_KEYS is set)"));
-        let beside = format!("{}.wasm.minisig", source.name);
-        let Some(text) = &source.signature else {
-            return Err(refused(format!("it is not signed: put {beside} beside it, as `minisign -S` makes it")));
+        let beside = format!("{name}.wasm.minisig");
+        let Some(text) = signature else {
+            return Err(refused(format!("it is not signed: it needs {beside}, as `outbox plugin sign` makes it")));
         };
         let signature = Signature::decode(text);
         let signature = signature.map_err(|_| refused(format!("{beside} is not a signature that minisign made")))?;
-        self.verify(&source.wasm, &signature).map_err(|why| refused(format!("{beside} {why}")))
+        self.verify(wasm, &signature).map_err(|why| refused(format!("{beside} {why}")))
+    }
+
+    /// Errors if there are keys and none of them has signed the source.
+    pub(crate) fn check_source(&self, source: &PluginSource) -> Result<(), LoadError> {
+        self.check(&source.name, &source.wasm, source.signature.as_deref())
     }
 
     /// What is known about a component's signature, in words.
@@ -59,7 +64,7 @@ impl TrustedKeys {
         match (&source.signature, self.0.is_empty()) {
             (None, _) => "none".to_owned(),
             (Some(_), true) => "not checked: OUTBOX_PLUGIN_KEYS names no key".to_owned(),
-            (Some(_), false) => match self.check(source) {
+            (Some(_), false) => match self.check_source(source) {
                 Ok(()) => "of a trusted key".to_owned(),
                 Err(_) => "not accepted".to_owned(),
             },
@@ -117,17 +122,17 @@ wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJA
 
     fn refusal(wasm: &[u8], signature: Option<&str>) -> String {
         let keys = TrustedKeys::read(&[KEY.to_owned()]).unwrap();
-        keys.check(&source(wasm, signature)).unwrap_err().to_string()
+        keys.check_source(&source(wasm, signature)).unwrap_err().to_string()
     }
 
     #[test]
     fn only_what_a_trusted_key_has_signed_is_let_through() {
         let keys = TrustedKeys::read(&[KEY.to_owned()]).unwrap();
-        assert_eq!(keys.check(&source(b"test", Some(SIGNATURE))), Ok(()));
+        assert_eq!(keys.check_source(&source(b"test", Some(SIGNATURE))), Ok(()));
         assert!(refusal(b"Test", Some(SIGNATURE)).contains("was changed"));
         assert!(refusal(b"test", Some("signed, me")).contains("not a signature that minisign made"));
-        assert!(refusal(b"test", None).contains("put p.wasm.minisig beside it"));
-        assert_eq!(TrustedKeys::default().check(&source(b"test", None)), Ok(()));
+        assert!(refusal(b"test", None).contains("needs p.wasm.minisig"));
+        assert_eq!(TrustedKeys::default().check_source(&source(b"test", None)), Ok(()));
     }
 
     #[test]
@@ -136,7 +141,7 @@ wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJA
         let path = file.path().to_str().unwrap().to_owned();
         std::fs::write(file.path(), format!("untrusted comment: minisign public key\n{KEY}\n")).unwrap();
         let keys = TrustedKeys::read(std::slice::from_ref(&path)).unwrap();
-        assert_eq!(keys.check(&source(b"test", Some(SIGNATURE))), Ok(()));
+        assert_eq!(keys.check_source(&source(b"test", Some(SIGNATURE))), Ok(()));
         std::fs::write(file.path(), "no key").unwrap();
         for (word, words) in [(path.as_str(), "holds no public key"), ("none", "neither a key nor a file")] {
             let err = TrustedKeys::read(&[word.to_owned()]).err().unwrap();

@@ -1,0 +1,136 @@
+//! The name of an image: its registry, its repository, and a tag or a digest.
+//!
+//! It knows how names are written. What a name stands for is the registry's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use oci_client::Reference;
+
+/// How settings write the name of an image.
+const SCHEME: &str = "oci://";
+
+/// An image in a registry: `oci://HOST[:PORT]/REPOSITORY:TAG`, or `@sha256:…` in place of the tag or after it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageReference(Reference);
+
+/// Why a text names no image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} names no image: it needs {wanted}, as in oci://registry.example/team/webhook:stable")]
+pub struct ReferenceError {
+    text: String,
+    wanted: &'static str,
+}
+
+impl ImageReference {
+    /// Whether a text is written as settings write images.
+    pub fn is_written_as_image(text: &str) -> bool {
+        text.starts_with(SCHEME)
+    }
+
+    /// The name of the component: the last part of the repository.
+    pub fn name(&self) -> &str {
+        self.0.repository().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The registry, with its port if one is given.
+    pub fn registry(&self) -> &str {
+        self.0.resolve_registry()
+    }
+
+    /// The registry and the repository, for credentials that are given for a part of a registry.
+    pub(crate) fn path(&self) -> String {
+        format!("{}/{}", self.registry(), self.0.repository())
+    }
+
+    /// The digest that the reference is pinned to: `sha256:…`.
+    pub fn pin(&self) -> Option<&str> {
+        self.0.digest()
+    }
+
+    /// The tag, if one is given.
+    pub fn tag(&self) -> Option<&str> {
+        self.0.tag()
+    }
+
+    /// The same image, pinned to a digest. The tag stays, for people.
+    pub fn at(&self, digest: &str) -> Self {
+        let (registry, repository) = (self.0.registry().to_owned(), self.0.repository().to_owned());
+        Self(match self.0.tag() {
+            Some(tag) => Reference::with_tag_and_digest(registry, repository, tag.to_owned(), digest.to_owned()),
+            None => Reference::with_digest(registry, repository, digest.to_owned()),
+        })
+    }
+
+    pub(crate) fn inner(&self) -> &Reference {
+        &self.0
+    }
+}
+
+impl FromStr for ImageReference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let refused = |wanted| ReferenceError { text: text.to_owned(), wanted };
+        let plain = text.strip_prefix(SCHEME).unwrap_or(text);
+        let host = plain.split_once('/').map(|(host, _)| host);
+        if !host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost") {
+            return Err(refused("the host of a registry first"));
+        }
+        let last = plain.rsplit('/').next().unwrap_or_default();
+        if !last.contains([':', '@']) {
+            return Err(refused("a tag or a digest"));
+        }
+        let parsed = plain.parse::<Reference>();
+        let parsed = parsed.map_err(|_| refused("HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:… in lower case"))?;
+        match parsed.digest() {
+            Some(digest) if !is_sha256(digest) => Err(refused("a digest of sha256: and 64 digits in lower case")),
+            _ => Ok(Self(parsed)),
+        }
+    }
+}
+
+/// Whether a text is a digest as registries name images.
+fn is_sha256(digest: &str) -> bool {
+    let digits = digest.strip_prefix("sha256:").unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_has_a_host_and_a_tag_or_a_digest() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let read = |text: &str| text.parse::<ImageReference>();
+        let tagged = read("oci://localhost:5000/a/b/web-hook:1.2").unwrap();
+        assert_eq!((tagged.name(), tagged.tag(), tagged.pin()), ("web-hook", Some("1.2"), None));
+        assert_eq!(tagged.registry(), "localhost:5000");
+        assert_eq!(read("localhost:5000/a/b/web-hook:1.2"), Ok(tagged.clone()));
+        assert_eq!(tagged.to_string(), "oci://localhost:5000/a/b/web-hook:1.2");
+        let pinned = tagged.at(&digest);
+        assert_eq!(pinned.to_string(), format!("oci://localhost:5000/a/b/web-hook:1.2@{digest}"));
+        assert_eq!(read(&format!("registry.example/w@{digest}")).unwrap().pin(), Some(digest.as_str()));
+        for (text, wanted) in [
+            ("webhook:1", "the host of a registry"),
+            ("team/webhook:1", "the host of a registry"),
+            ("localhost:5000/webhook", "a tag or a digest"),
+            ("localhost:5000/Web:1", "lower case"),
+            ("localhost:5000/web:1@sha256:ab", "HOST/REPOSITORY@sha256"),
+            (&format!("localhost:5000/web@sha256:{}", "A".repeat(64)), "64 digits"),
+            (&format!("localhost:5000/web@sha512:{}", "a".repeat(128)), "64 digits"),
+            ("localhost:5000/../web:1", "lower case"),
+            ("oci://", "the host of a registry"),
+        ] {
+            let err = read(text).unwrap_err().to_string();
+            assert!(err.contains(wanted), "{text}: {err}");
+        }
+    }
+}
