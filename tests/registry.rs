@@ -1,6 +1,8 @@
 //! Components in a registry: pushed, pulled and signed by the command line, and followed by hosts. The registry is that of
 //! Debian, on loopback.
 
+mod follow;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -69,7 +69,7 @@ impl TypeOwners for Nothing {
 
 fn settings() -> PluginSettings {
     PluginSettings {
-        dir: HOME.path().to_owned(),
+        dirs: vec![HOME.path().to_owned()],
         role: None,
         cache_dir: HOME.path().join("cache"),
         attempt_time: Duration::from_mins(1),

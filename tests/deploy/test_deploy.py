@@ -130,7 +130,7 @@ class Chart(unittest.TestCase):
         given = {name for name in re.findall(r'"((?:OUTBOX|GOVERNOR)_[A-Z_]+)"', schema)}
         own = {
             *("OUTBOX_BACKEND", "OUTBOX_CACHE_DIR", "OUTBOX_DRAIN_SEC", "OUTBOX_ENABLED"),
-            *("OUTBOX_LISTEN", "OUTBOX_MIGRATE", "OUTBOX_PLUGINS", "OUTBOX_REGISTRY_AUTH_FILE"),
+            *("OUTBOX_LISTEN", "OUTBOX_MANIFESTS", "OUTBOX_MIGRATE", "OUTBOX_PLUGINS", "OUTBOX_REGISTRY_AUTH_FILE"),
             *("OUTBOX_ROLE", "OUTBOX_TOKENS_FILE"),
         }
         secrets = {"OUTBOX_DB", "OUTBOX_DB_LISTEN", "OUTBOX_DB_PASSWORD", "OUTBOX_SESSION_KEY", "OUTBOX_TOKEN"}

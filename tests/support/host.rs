@@ -156,6 +156,12 @@ impl HostProcess {
         assert!(limited.success(), "the limit could not be set");
     }
 
+    /// Asks the host to read its settings again.
+    pub(crate) fn hang_up(&self) {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().expect("sending SIGHUP");
+        assert!(sent.success(), "SIGHUP could not be sent");
+    }
+
     /// Ends the host with `kill -9`, so that it cannot clean up.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killing the host");

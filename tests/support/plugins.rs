@@ -166,7 +166,7 @@ impl PluginHost {
 
 fn settings(home: &TempDir) -> PluginSettings {
     PluginSettings {
-        dir: home.path().join("plugins.d"),
+        dirs: vec![home.path().join("plugins.d")],
         role: None,
         cache_dir: home.path().join("cache"),
         attempt_time: Duration::from_mins(1),

@@ -24,6 +24,9 @@ pub struct PluginStatus {
     pub file: PathBuf,
     /// The number of this load in its process, ascending; `None` before the first.
     pub generation: Option<u64>,
+    /// The image that the component is from, where a registry gave it: `oci://HOST/REPOSITORY:TAG@sha256:…`, without the
+    /// digest where it is not known.
+    pub image: Option<String>,
     /// The file stem.
     pub name: String,
     /// The SHA-256 of the component that would run after a rollback, where this process knows one.
@@ -117,7 +120,7 @@ mod tests {
     use super::*;
 
     const COMPLETE: &str = concat!(
-        r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"name":"webhook","#,
+        r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"image":null,"name":"webhook","#,
         r#""previous":"cd","refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","state":"active","#,
         r#""types":["fax"],"version":"1.0.0"}]"#
     );
@@ -128,6 +131,7 @@ mod tests {
             error: Some("no such import".into()),
             file: "/p/webhook.wasm".into(),
             generation: Some(2),
+            image: None,
             name: "webhook".into(),
             previous: Some("cd".into()),
             refused: vec![RefusedType { reason: "/p/mail.wasm handles it".into(), r#type: "mail".into() }],

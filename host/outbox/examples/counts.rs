@@ -134,7 +134,7 @@ impl Handler for NativeHandler {
 /// A component that does nothing, in the sandbox of the host.
 async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
     let settings = PluginSettings {
-        dir: folder.join("plugins.d"),
+        dirs: vec![folder.join("plugins.d")],
         role: None,
         cache_dir: folder.join("cache"),
         attempt_time: outbox_worker::attempt_time_without_timeout(LEASE),
@@ -149,8 +149,8 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         owners: Arc::new(WithoutStore),
         resolver: Arc::new(SystemResolver),
     };
-    std::fs::create_dir_all(&settings.dir)?;
-    std::fs::write(settings.dir.join("noop.wasm"), wat::parse_str(NOOP)?)?;
+    std::fs::create_dir_all(&settings.dirs[0])?;
+    std::fs::write(settings.dirs[0].join("noop.wasm"), wat::parse_str(NOOP)?)?;
     let plugins = Plugins::start(settings, &CancellationToken::new())?;
     plugins.scanned().await;
     if plugins.served_types().is_empty() {

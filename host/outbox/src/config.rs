@@ -12,6 +12,7 @@ mod database;
 mod environment;
 mod error;
 mod file;
+mod plugins;
 mod registry;
 mod settings;
 mod sources;
@@ -20,7 +21,7 @@ mod tokens;
 mod value;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -32,6 +33,7 @@ use outbox_registry::RegistrySettings;
 use outbox_store::Redaction;
 
 use crate::config::file::Declarations;
+use crate::config::plugins::PluginPlaces;
 use crate::config::sources::{ResolvedSettings, Sources};
 
 pub(crate) use crate::config::catalog::DescribedSetting;
@@ -70,8 +72,12 @@ pub(crate) struct Config {
     pub(crate) crash_budget: CrashBudget,
     /// `OUTBOX_ROLE` or `--role`, default none: the role folder of the plugins that this process loads.
     pub(crate) role: Option<String>,
-    /// `OUTBOX_PLUGINS` or `--plugins`, default `./plugins.d`: the plugin folder.
-    pub(crate) plugins: PathBuf,
+    /// `OUTBOX_PLUGINS` or `--plugins`, default `./plugins.d`: the plugin folder, images in registries, or both.
+    pub(crate) plugins: PluginPlaces,
+    /// `OUTBOX_MANIFESTS`, default the plugin folder: the folder of the manifests of components from registries.
+    manifests: Option<PathBuf>,
+    /// `OUTBOX_REGISTRY_POLL`, default 1m: how often a registry is asked what a tag names.
+    pub(crate) registry_poll: Duration,
     /// `OUTBOX_CACHE_DIR`, default `outbox` in the user's cache folder: the folder of
     /// compiled code and of the last components that worked.
     pub(crate) cache_dir: PathBuf,
@@ -204,7 +210,9 @@ impl Config {
             breaker: settings::breaker(settings)?,
             crash_budget: settings::crash_budget(settings)?,
             role: settings::role(settings)?,
-            plugins: settings::plugins(settings)?,
+            plugins: plugins::plugins(settings)?,
+            manifests: plugins::manifests(settings)?,
+            registry_poll: plugins::registry_poll(settings)?,
             cache_dir: settings::cache_dir(settings, environment)?,
             plugin_keys: settings::plugin_keys(settings)?,
             ca_files: settings::ca_files(settings, environment)?,
@@ -250,6 +258,16 @@ impl Config {
     pub(crate) fn all_tokens(&self) -> Vec<NamedToken> {
         let admin = self.token.as_ref().map(|token| NamedToken::admin(token.expose()));
         self.tokens.iter().cloned().chain(admin).collect()
+    }
+
+    /// The folder of the manifests of components from registries.
+    pub(crate) fn manifests(&self) -> &Path {
+        self.manifests.as_deref().unwrap_or_else(|| self.plugins.default_manifests())
+    }
+
+    /// The folder of manifests that the operator names and that is not there.
+    pub(crate) fn missing_manifests(&self) -> Option<&Path> {
+        self.manifests.as_deref().filter(|folder| !folder.is_dir() && !self.plugins.images.is_empty())
     }
 
     /// A new name for this process that no other start has.

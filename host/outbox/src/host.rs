@@ -29,12 +29,13 @@ use outbox_store::Store;
 use outbox_worker::{LeaseExpiry, Worker, WorkerSettings};
 
 use crate::config::{Config, Database, Flags};
-use crate::filesystem::{self, shown};
+use crate::filesystem;
 use crate::host::background::Heartbeat;
 use crate::host::parts::{keep_running, spawn_part};
 use crate::host::reload::LiveSettings;
 use crate::host::shutdown::{BACKGROUND_MAX, Shutdown, follow_signals};
 use crate::host::store_adapters::{StoreQuarantine, StoreStateReader, StoreTypeOwners};
+use crate::images::Images;
 use crate::telemetry::Log;
 use crate::{open_plugins, open_store, plugin_folders};
 
@@ -114,8 +115,8 @@ fn warn(mode: HostMode, config: &Config) {
             "THE DATABASE IS IN MEMORY and is lost when the machine restarts: set OUTBOX_DB to a path on a disk"
         );
     }
-    if let Some(missing) = plugin_folders::missing(&config.plugins, config.role.as_deref()) {
-        tracing::warn!(plugin.folder = %shown(&config.plugins), "{missing}");
+    if let Some(missing) = plugin_folders::missing(config) {
+        tracing::warn!(plugin.folder = %config.plugins, "{missing}");
     }
     if mode == HostMode::ServeInline {
         tracing::warn!(
@@ -138,10 +139,12 @@ async fn start(host: HostStart<'_>, shutdown: Arc<Shutdown>) -> anyhow::Result<(
     let quarantine = Arc::new(StoreQuarantine(store.clone()));
     let owners = StoreTypeOwners { store: store.clone(), role: config.role.clone(), is_host: true };
     let plugins = open_plugins::start(config, state, quarantine, Arc::new(owners), &end)?;
+    let images = Arc::new(Images::new(config)?);
     let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
     let settings = LiveSettings::new(config, host.flags.clone(), &instance);
     let write_outage = Arc::default();
-    let running = RunningHost { host, instance, settings, store, plugins, metered, write_outage, shutdown, end };
+    let running =
+        RunningHost { host, instance, settings, store, plugins, images, metered, write_outage, shutdown, end };
     Ok((running, listener))
 }
 
@@ -152,6 +155,8 @@ struct RunningHost<'a> {
     settings: Arc<LiveSettings>,
     store: Arc<dyn Store>,
     plugins: Arc<Plugins>,
+    /// The images that some of the plugins are from.
+    images: Arc<Images>,
     /// The plugins, with their durations measured.
     metered: Arc<MeteredHandler>,
     /// Whether the store rejects writes. The heartbeat sets it, and the HTTP server reads it.
@@ -212,7 +217,7 @@ impl RunningHost<'_> {
             mode = self.host.mode.as_str(),
             role = self.host.config.role.as_deref().unwrap_or("(none)"),
             pod = %self.instance,
-            plugin.folder = %shown(&self.host.config.plugins),
+            plugin.folder = %self.host.config.plugins,
             "started"
         );
         tracing::info!("{}", self.host.config.breaker.sentence());
@@ -221,6 +226,7 @@ impl RunningHost<'_> {
 
     fn http_state(&self) -> HttpState {
         let (plugins, metered) = (Arc::clone(&self.plugins), Arc::clone(&self.metered));
+        let images = Arc::clone(&self.images);
         let write_outage = Arc::clone(&self.write_outage);
         let (dropped_lines, has_worker) = (self.host.log.dropped_lines(), self.host.mode.has_worker());
         let attempts_limit = self.host.config.concurrency as u64;
@@ -233,7 +239,7 @@ impl RunningHost<'_> {
             status: Arc::new(move || HostStatus {
                 dropped_log_lines: dropped_lines(),
                 attempts_limit,
-                ..background::status(&plugins, &metered, &write_outage, has_worker)
+                ..background::status(&plugins, &images, &metered, &write_outage, has_worker)
             }),
             trials: Some(trials::trials(self.host.config, Arc::clone(&self.plugins), self.store.clone())),
             stop: self.shutdown.stop.clone(),
@@ -263,6 +269,7 @@ impl RunningHost<'_> {
         let beat = Heartbeat {
             store: store.clone(),
             plugins: Arc::clone(&self.plugins),
+            images: Arc::clone(&self.images),
             instance: self.instance.clone(),
             role: self.host.config.role.clone(),
             has_worker: self.host.mode.has_worker(),
@@ -275,6 +282,12 @@ impl RunningHost<'_> {
         let (kept, retention) = (store.clone(), self.settings.retention());
         let maintain = move |end| background::maintenance_loop(kept.clone(), retention.clone(), end);
         spawn("the maintenance", restarted("the maintenance", end, maintain));
+        let (images, plugins, heard) = (Arc::clone(&self.images), Arc::clone(&self.plugins), hangups.clone());
+        let pull = move |end| {
+            let plugins = Arc::clone(&plugins);
+            Arc::clone(&images).follow(Arc::new(move || plugins.rescan()), heard.clone(), end)
+        };
+        spawn("the images", restarted("the images", end, pull));
         let (settings, plugins, inspect) = (Arc::clone(&self.settings), Arc::clone(&self.plugins), store.clone());
         let follow = move |end: CancellationToken| {
             let reloading = Arc::clone(&settings).follow(hangups.clone(), Arc::clone(&plugins), inspect.clone());

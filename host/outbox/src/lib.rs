@@ -156,6 +156,7 @@ mod cli;
 mod config;
 mod filesystem;
 mod host;
+mod images;
 mod open_plugins;
 mod open_store;
 mod plugin_folders;

@@ -10,6 +10,7 @@ use outbox_runtime::{EnvLookup, PluginSettings, Plugins, SystemResolver};
 
 use crate::config::Config;
 use crate::host::store_adapters::{StoreQuarantine, StoreTypeOwners, WithoutStore};
+use crate::images::{self, Images};
 use crate::open_store;
 
 /// Starts to load and watch the plugin folder, until `stop` is cancelled.
@@ -31,7 +32,7 @@ pub(crate) async fn scan(config: &Config) -> anyhow::Result<Vec<PluginStatus>> {
     let (quarantine, owners) = existing_records(config).await;
     let plugins = start(config, Arc::new(WithoutStore), quarantine, owners, &stop)?;
     plugins.scanned().await;
-    Ok(plugins.status())
+    Ok(Images::new(config)?.shown(plugins.status()))
 }
 
 /// The quarantine of the store and the owners of types; empty when no store can be opened.
@@ -57,7 +58,7 @@ fn settings(
     owners: Arc<dyn TypeOwners>,
 ) -> PluginSettings {
     PluginSettings {
-        dir: config.plugins.clone(),
+        dirs: dirs(config),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
         attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
@@ -72,6 +73,11 @@ fn settings(
         owners,
         resolver: Arc::new(SystemResolver),
     }
+}
+
+/// The folders of the components: that of the settings, and one for each image.
+pub(crate) fn dirs(config: &Config) -> Vec<std::path::PathBuf> {
+    config.plugins.folder.iter().cloned().chain(images::folders(config)).collect()
 }
 
 /// The variables that manifests may refer to: their values, or the files that hold them.

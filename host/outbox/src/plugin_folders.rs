@@ -4,10 +4,23 @@
 
 use std::path::Path;
 
+use crate::config::Config;
 use crate::filesystem::shown;
 
-/// What is missing of the plugin folder and of the role's folder in it, and what to do; `None` where both are there.
-pub(crate) fn missing(plugins: &Path, role: Option<&str>) -> Option<String> {
+/// What is missing of the folders that the settings name, and what to do; `None` where all are there. Where plugins come
+/// from registries, the role needs no folder.
+pub(crate) fn missing(config: &Config) -> Option<String> {
+    if let Some(manifests) = config.missing_manifests() {
+        let folder = shown(manifests);
+        return Some(format!(
+            "there is no folder {folder}: images have no manifests. Create it, or set OUTBOX_MANIFESTS"
+        ));
+    }
+    let role = config.role.as_deref().filter(|_| config.plugins.images.is_empty());
+    missing_of(config.plugins.folder.as_deref()?, role)
+}
+
+fn missing_of(plugins: &Path, role: Option<&str>) -> Option<String> {
     if !plugins.is_dir() {
         let folder = shown(plugins);
         return Some(format!("there is no folder {folder}: no item is handled. Create it, or set OUTBOX_PLUGINS"));
@@ -37,11 +50,11 @@ mod tests {
     fn a_folder_that_is_missing_and_a_misspelt_role_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let plugins = dir.path().join("plugins.d");
-        assert!(missing(&plugins, None).unwrap().contains("there is no folder"));
+        assert!(missing_of(&plugins, None).unwrap().contains("there is no folder"));
         std::fs::create_dir_all(plugins.join("vector")).unwrap();
-        assert_eq!(missing(&plugins, None), None);
-        assert_eq!(missing(&plugins, Some("vector")), None);
-        let told = missing(&plugins, Some("vectr")).unwrap();
+        assert_eq!(missing_of(&plugins, None), None);
+        assert_eq!(missing_of(&plugins, Some("vector")), None);
+        let told = missing_of(&plugins, Some("vectr")).unwrap();
         assert!(told.contains("\"vectr\"") && told.contains("it has vector"), "{told}");
     }
 }

@@ -107,6 +107,13 @@ fn open_cache(dir: &Path) -> (Option<CodeCache>, LastGoodStore) {
     }
 }
 
+/// Creates a folder in which this user alone can write, or checks that it is one. Returns whether it can be written, which
+/// it cannot on a read-only file system. Errors with the reason.
+pub fn private_folder(dir: &Path) -> Result<bool, String> {
+    let opened = PrivateDir::open(dir).map_err(|err| with_causes(&err))?;
+    Ok(!opened.is_read_only())
+}
+
 /// An error with its causes, on one line.
 fn with_causes(err: &dyn std::error::Error) -> String {
     std::iter::successors(Some(err), |err| err.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -130,7 +137,7 @@ impl Plugins {
         let (cache, good) = open_cache(&settings.cache_dir);
         let loader = Loader::start(&settings, settings.slots, TlsConfig::new(&settings.ca_files)?, cache)?;
         let registry = Arc::new(Registry::new(settings.retry, settings.breaker));
-        let folder = Folder::new(settings.dir, settings.role);
+        let folder = Folder::new(settings.dirs, settings.role);
         let quarantine = QuarantineCache::new(settings.quarantine);
         let owners = OwnerCache::new(settings.owners);
         let rescan = Arc::<Notify>::default();

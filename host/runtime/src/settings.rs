@@ -1,4 +1,4 @@
-//! What a process gives the runtime: the folder, the defaults of manifests, and the way to the store.
+//! What a process gives the runtime: the folders, the defaults of manifests, and the way to the store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::outgoing::resolve::Resolver;
 /// The settings of the plugins of one process.
 #[derive(Clone)]
 pub struct PluginSettings {
-    /// The plugin folder. It need not exist yet.
-    pub dir: PathBuf,
-    /// The role of the process. The sub-folder of this name is loaded beside the root.
+    /// The plugin folders. They need not exist yet.
+    pub dirs: Vec<PathBuf>,
+    /// The role of the process. The sub-folders of this name are loaded beside the roots.
     pub role: Option<String>,
     /// The folder of compiled code and of the last good components. Only this user may be able to write it.
     pub cache_dir: PathBuf,

@@ -263,6 +263,9 @@ pub(crate) struct PluginForm {
     /// The number of this load in its process.
     #[schema(required = true)]
     generation: Option<u64>,
+    /// The image that the component is from, where a registry gave it.
+    #[schema(required = true)]
+    image: Option<String>,
     /// The name of its file without the ending.
     name: String,
     /// The SHA-256 of the component that would run after a rollback.

@@ -25,7 +25,7 @@ const FILE: &str = "bench.wasm";
 /// A component in a folder, with a cache for its compiled code.
 pub(crate) struct Sandbox {
     settings: PluginSettings,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A component that serves items.
@@ -65,7 +65,7 @@ impl Sandbox {
             std::fs::write(folder.path().join("bench.toml"), manifest)?;
         }
         let settings = PluginSettings {
-            dir: folder.path().to_owned(),
+            dirs: vec![folder.path().to_owned()],
             role: None,
             cache_dir: folder.path().join("cache"),
             attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
@@ -80,7 +80,7 @@ impl Sandbox {
             owners: Arc::new(WithoutStore),
             resolver: Arc::new(SystemResolver),
         };
-        Ok(Self { settings, _folder: folder })
+        Ok(Self { settings, folder })
     }
 
     /// Starts to serve the component.
@@ -96,7 +96,7 @@ impl Sandbox {
 
     /// The time to load the component. The second time, its compiled code is in the cache.
     pub(crate) async fn load_time(&self) -> anyhow::Result<Duration> {
-        Ok(load_time(&self.settings.dir.join(FILE), self.settings.clone()).await?)
+        Ok(load_time(&self.folder.path().join(FILE), self.settings.clone()).await?)
     }
 
     /// Deletes the compiled code from the cache.
@@ -110,5 +110,5 @@ impl Sandbox {
 
 /// The webhook handler of the repository in the plugin folder; `None` before `make plugins` has built it.
 pub(crate) fn webhook_file(config: &Config) -> Option<PathBuf> {
-    Some(config.plugins.join("webhook.wasm")).filter(|file| file.exists())
+    config.plugins.file("webhook.wasm").filter(|file| file.exists())
 }

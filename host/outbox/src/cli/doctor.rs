@@ -4,6 +4,7 @@
 
 mod alerts;
 mod checks;
+mod images;
 mod places;
 mod result;
 mod server;
@@ -29,6 +30,7 @@ async fn run_checks(config: &Config) -> Vec<CheckResult> {
     let mut results = checks::configuration(config);
     results.extend(checks::location(config));
     results.extend(checks::database(config).await);
+    results.extend(images::check(config).await);
     results.extend(checks::plugins(config).await);
     results
 }

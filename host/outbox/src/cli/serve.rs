@@ -30,7 +30,7 @@ pub(crate) struct HostArgs {
     /// The role of this process; overrides `OUTBOX_ROLE`
     #[arg(long)]
     role: Option<String>,
-    /// The folder of plugins; overrides `OUTBOX_PLUGINS`
+    /// The folder of plugins, or images; overrides `OUTBOX_PLUGINS`
     #[arg(long, value_name = "FOLDER")]
     plugins: Option<String>,
     /// Attempts in flight, of this process; overrides `OUTBOX_CONCURRENCY`

@@ -74,7 +74,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         "auto: while a receiver is down, failures do not count, unless retries are set; on: also then; off: they count",
     ),
     setting("OUTBOX_ROLE", "", "The role of this process: a folder below that of the plugins").with_flag("--role"),
-    setting("OUTBOX_PLUGINS", "./plugins.d", "The folder of the components").with_flag("--plugins"),
+    setting("OUTBOX_PLUGINS", "./plugins.d", "The folder of the components, images as oci://HOST/NAME:TAG, or both")
+        .with_flag("--plugins"),
+    setting("OUTBOX_MANIFESTS", "", "The folder of the manifests of images; by default that of the components"),
+    setting("OUTBOX_REGISTRY_POLL", "1m", "How often a registry is asked what a tag names"),
     setting("OUTBOX_CACHE_DIR", "", "The folder of compiled code; by default in the user's cache folder"),
     setting("OUTBOX_PLUGIN_KEYS", "", "Keys of minisign; with keys, only signed components are loaded"),
     setting("OUTBOX_CA_FILE", "", "A PEM file with more certificate authorities for receivers and registries"),

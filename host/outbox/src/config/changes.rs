@@ -21,6 +21,8 @@ impl Config {
             ("OUTBOX_BREAKER", self.breaker.mode != other.breaker.mode),
             ("OUTBOX_ROLE", self.role != other.role),
             ("OUTBOX_PLUGINS", self.plugins != other.plugins),
+            ("OUTBOX_MANIFESTS", self.manifests != other.manifests),
+            ("OUTBOX_REGISTRY_POLL", self.registry_poll != other.registry_poll),
             ("OUTBOX_CACHE_DIR", self.cache_dir != other.cache_dir),
             ("OUTBOX_PLUGIN_KEYS", self.plugin_keys != other.plugin_keys),
             ("OUTBOX_CONCURRENCY", self.concurrency != other.concurrency),

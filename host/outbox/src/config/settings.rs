@@ -64,10 +64,6 @@ pub(super) fn role(settings: &ResolvedSettings) -> Result<Option<String>, Config
     settings.parsed("OUTBOX_ROLE", "the name of a folder: [A-Za-z0-9][A-Za-z0-9._-]*", value::role)
 }
 
-pub(super) fn plugins(settings: &ResolvedSettings) -> Result<PathBuf, ConfigError> {
-    Ok(settings.path("OUTBOX_PLUGINS")?.unwrap_or_else(|| "./plugins.d".into()))
-}
-
 pub(super) fn cache_dir(settings: &ResolvedSettings, environment: &ProcessEnv) -> Result<PathBuf, ConfigError> {
     Ok(settings.path("OUTBOX_CACHE_DIR")?.unwrap_or_else(|| environment.cache_dir()))
 }

@@ -76,6 +76,10 @@ fn a_bad_value_is_named_with_its_origin_and_what_is_accepted() {
     check("OUTBOX_MAX_CRASHES", "4", "a whole number from 5");
     check("OUTBOX_BACKOFF_BASE_MS", "1s", "a whole number");
     check("OUTBOX_ROLE", "../vector", "the name of a folder");
+    check("OUTBOX_PLUGINS", "oci://registry.example/p", "a tag or a digest");
+    check("OUTBOX_PLUGINS", "oci://registry.example/p:1,a,b", "one folder at most");
+    check("OUTBOX_REGISTRY_POLL", "999ms", "a duration from 1s");
+    check("OUTBOX_REGISTRY_HTTP", "http://registry.internal", "loopback, never, or names");
     check("OUTBOX_CONCURRENCY", "0", "a whole number from 1");
     check("OUTBOX_LISTEN", "7070", "an IP address and a port");
     check("OUTBOX_HOSTS", "https://a", "host names");
@@ -193,6 +197,8 @@ fn every_setting_is_compared_and_only_what_can_change_is_taken_over() {
         ("prefetch", "9", false),
         ("payload_mib", "9", false),
         ("ca_file", "'f'", false),
+        ("manifests", "'m'", false),
+        ("registry_poll", "'9m'", false),
         ("registry_auth_file", "'f'", false),
         ("registry_http", "'never'", false),
         ("drain_sec", "9", false),

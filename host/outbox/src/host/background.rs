@@ -16,6 +16,8 @@ use outbox_runtime::Plugins;
 use outbox_store::{Maintain, MaintenanceReport, Pod, Retention};
 use outbox_worker::Tally;
 
+use crate::images::Images;
+
 /// Three heartbeats fit into the time after which other pods consider a pod gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -32,15 +34,17 @@ const RETENTION_PAUSE: Duration = Duration::from_millis(50);
 /// The state of the host, for probes, metrics and the cockpit. A host that claims no items serves no types of the store.
 pub(crate) fn status(
     plugins: &Plugins,
+    images: &Images,
     metered: &MeteredHandler,
     write_outage: &Outage,
     has_worker: bool,
 ) -> HostStatus {
+    let found = plugins.status();
     let served_types = if has_worker { plugins.served_types() } else { Vec::new() };
     HostStatus {
-        is_scanned: plugins.is_scanned(),
+        is_scanned: plugins.is_scanned() && images.are_loaded(&found),
         is_read_only: write_outage.is_ongoing(),
-        plugins: plugins.status(),
+        plugins: images.shown(found),
         served_types: served_types.into_iter().map(|served_type| served_type.item_type).collect(),
         durations: metered.durations(),
         attempts_running: metered.running(),
@@ -55,6 +59,8 @@ pub(crate) fn status(
 pub(crate) struct Heartbeat {
     pub(crate) store: Arc<dyn Maintain>,
     pub(crate) plugins: Arc<Plugins>,
+    /// The images that some of the plugins are from.
+    pub(crate) images: Arc<Images>,
     pub(crate) instance: String,
     pub(crate) role: Option<String>,
     /// Whether the process claims items. Without, its plugins handle no item of the store.
@@ -83,12 +89,13 @@ impl Heartbeat {
     }
 
     async fn beat(&self, is_ready: bool) {
+        let found = self.plugins.status();
         let pod = Pod {
             instance: self.instance.clone(),
             role: self.role.clone(),
-            ready: is_ready,
+            ready: is_ready && self.images.are_loaded(&found),
             heartbeat_at: Millis::default(),
-            plugins: if self.has_worker { self.plugins.status() } else { Vec::new() },
+            plugins: if self.has_worker { self.images.shown(found) } else { Vec::new() },
             breakers: self.plugins.breakers().status(Instant::now()),
         };
         match self.store.heartbeat(&pod).await {

@@ -1,4 +1,4 @@
-//! The plugin folder as files: which components are in it, whether they have changed, and their contents.
+//! The plugin folders as files: which components are in them, whether they have changed, and their contents.
 //!
 //! It follows symbolic links, so a link to another file counts as a change. It knows nothing about the meaning of the
 //! files.
@@ -18,10 +18,10 @@ use crate::load::source::{PluginPath, PluginSource};
 /// Bytes of a manifest or a signature: more than people write.
 const MANIFEST_MAX: u64 = 1 << 20;
 
-/// The root of the plugin folder and, if the process has a role, the sub-folder of the role.
+/// The roots of the plugin folders and, if the process has a role, the sub-folder of the role in each.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
-    root: PathBuf,
+    roots: Vec<PathBuf>,
     role: Option<String>,
 }
 
@@ -58,22 +58,22 @@ struct FileStamp {
 }
 
 impl Folder {
-    /// The folder of a process with this role. It need not exist.
-    pub(crate) fn new(root: PathBuf, role: Option<String>) -> Self {
-        Self { root, role }
+    /// The folders of a process with this role. They need not exist.
+    pub(crate) fn new(roots: Vec<PathBuf>, role: Option<String>) -> Self {
+        Self { roots, role }
     }
 
-    /// The root and the folder of the role.
+    /// The roots and the folders of the role.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
-        let role = self.role.as_ref().map(|role| self.root.join(role));
-        [self.root.clone()].into_iter().chain(role).collect()
+        let of_role = self.roots.iter().filter_map(|root| Some(root.join(self.role.as_ref()?)));
+        self.roots.iter().cloned().chain(of_role).collect()
     }
 
-    /// The components in the folder. A folder that does not exist has none.
+    /// The components in the folders. A folder that does not exist has none.
     pub(crate) fn list(&self) -> io::Result<Vec<PluginPath>> {
         let mut paths = Vec::new();
         for dir in self.directories() {
-            let is_root = dir == self.root;
+            let is_root = self.roots.contains(&dir);
             paths.extend(components(&dir)?.into_iter().map(|file| PluginPath { is_root, file }));
         }
         Ok(paths)
@@ -231,7 +231,7 @@ mod tests {
                     expected.insert(dir.join(name));
                 }
             }
-            let folder = Folder::new(root.clone(), Some("role".into()));
+            let folder = Folder::new(vec![root.clone()], Some("role".into()));
             let paths = folder.list().unwrap();
             for path in &paths {
                 prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));

@@ -138,9 +138,10 @@ pub fn check_manifest(text: &str, environment: &EnvLookup) -> Result<(), Manifes
 }
 
 /// The components that a process with this role would load from a folder. A folder that does not exist has none.
-pub fn components(dir: &Path, role: Option<&str>) -> Result<Vec<PathBuf>, InspectError> {
-    let paths = Folder::new(dir.to_owned(), role.map(str::to_owned)).list();
-    let paths = paths.map_err(|source| InspectError::Folder { dir: dir.display().to_string(), source })?;
+pub fn components(dirs: &[PathBuf], role: Option<&str>) -> Result<Vec<PathBuf>, InspectError> {
+    let paths = Folder::new(dirs.to_owned(), role.map(str::to_owned)).list();
+    let shown = || dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
+    let paths = paths.map_err(|source| InspectError::Folder { dir: shown(), source })?;
     Ok(paths.into_iter().map(|path| path.file).collect())
 }
 

@@ -294,6 +294,7 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
         types: generation.types.clone(),
         version: Some(generation.version.clone()),
         error: None,
+        image: None,
         previous: None,
         refused: Vec::new(),
     }
@@ -311,6 +312,7 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
         types: Vec::new(),
         version: None,
         error: versions.error.as_ref().map(ToString::to_string),
+        image: None,
         previous: None,
         refused: Vec::new(),
     }

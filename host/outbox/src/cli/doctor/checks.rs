@@ -208,20 +208,20 @@ fn clock(now: Millis, newest: Option<Millis>) -> CheckResult {
 }
 
 pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
-    let folder = shown(&config.plugins);
-    let role = role(config);
-    if !config.plugins.is_dir() {
-        return role.into_iter().collect();
+    let missing = missing_folder(config);
+    let is_somewhere = config.plugins.folder.as_ref().is_some_and(|folder| folder.is_dir());
+    if !is_somewhere && config.plugins.images.is_empty() {
+        return missing.into_iter().collect();
     }
-    let mut results = loaded(config, &folder).await;
-    results.extend(role);
+    let mut results = loaded(config, &config.plugins.to_string()).await;
+    results.extend(missing);
     results
 }
 
-/// A folder that is missing, whether that of all plugins or that of the role.
-fn role(config: &Config) -> Option<CheckResult> {
-    let missing = plugin_folders::missing(&config.plugins, config.role.as_deref())?;
-    let advice = "see OUTBOX_PLUGINS and OUTBOX_ROLE with `outbox config show`";
+/// A folder that is missing: that of all plugins, that of the role or that of manifests.
+fn missing_folder(config: &Config) -> Option<CheckResult> {
+    let missing = plugin_folders::missing(config)?;
+    let advice = "see OUTBOX_PLUGINS, OUTBOX_MANIFESTS and OUTBOX_ROLE with `outbox config show`";
     Some(CheckResult::warn("plugins", missing, advice))
 }
 
@@ -250,7 +250,10 @@ fn plugin_result(plugin: &PluginStatus) -> CheckResult {
         "remove the file, or let it have the type: `outbox plugin switch TYPE NAME`"
     };
     match plugin.trouble() {
-        None => CheckResult::ok(CHECK, format!("{name} loads")),
+        None => match &plugin.image {
+            Some(image) => CheckResult::ok(CHECK, format!("{name} loads, from {image}")),
+            None => CheckResult::ok(CHECK, format!("{name} loads")),
+        },
         Some(trouble) => CheckResult::fail(CHECK, format!("{name}: {trouble}"), advice),
     }
 }

@@ -10,7 +10,6 @@ use outbox_runtime::{Compiled, compile, components};
 
 use crate::cli::context::Context;
 use crate::cli::output::{clean, short, table};
-use crate::filesystem::shown;
 use crate::open_plugins;
 
 /// Compile components into `OUTBOX_CACHE_DIR`, so that a host begins without compiling
@@ -23,9 +22,13 @@ pub(crate) struct CompileArgs {
 /// Compiles. The command fails when the code of a component is not in the cache afterwards.
 pub(crate) async fn run(args: CompileArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let config = &context.config;
-    let files = if args.files.is_empty() { components(&config.plugins, config.role.as_deref())? } else { args.files };
+    let files = if args.files.is_empty() {
+        components(&open_plugins::dirs(config), config.role.as_deref())?
+    } else {
+        args.files
+    };
     if files.is_empty() {
-        bail!("{} has no components to compile: set OUTBOX_PLUGINS, or name files", shown(&config.plugins));
+        bail!("{} has no components to compile: set OUTBOX_PLUGINS, or name files", config.plugins);
     }
     let compiled = compile(&files, open_plugins::settings_without_store(config)).await?;
     context.output.emit(&compiled, || rows(&compiled))?;

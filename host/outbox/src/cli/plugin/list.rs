@@ -37,8 +37,12 @@ async fn of_folder(context: &Context) -> anyhow::Result<Vec<ListedPlugin>> {
     Ok(plugins.map(|status| ListedPlugin { status, pod: None }).collect())
 }
 
+/// The plugins of the pods that serve, and of those that cannot because an image gave them no component yet.
 fn of_running_hosts(overview: &Overview) -> Vec<ListedPlugin> {
-    overview.live_pods().flat_map(of_pod).collect()
+    let lacks_image =
+        |pod: &Pod| pod.plugins.iter().any(|plugin| plugin.image.is_some() && plugin.generation.is_none());
+    let is_running = |pod: &&Pod| pod.is_live(overview.now) || !pod.is_silent(overview.now) && lacks_image(pod);
+    overview.pods.iter().filter(is_running).flat_map(of_pod).collect()
 }
 
 fn of_pod(pod: &Pod) -> impl Iterator<Item = ListedPlugin> {
@@ -58,10 +62,20 @@ fn rows(plugins: &[ListedPlugin]) -> String {
             status.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             short(&or_dash(status.digest.as_deref()), 12),
             status.state.as_str().to_owned(),
+            short_image(status.image.as_deref()),
             or_dash(status.trouble().as_deref()),
         ]
     };
-    table(["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "STATE", "ERROR"], plugins.iter().map(row))
+    let header = ["POD", "PLUGIN", "VERSION", "TYPES", "GENERATION", "DIGEST", "STATE", "IMAGE", "ERROR"];
+    table(header, plugins.iter().map(row))
+}
+
+/// The image with the first digits of its digest.
+fn short_image(image: Option<&str>) -> String {
+    match image.and_then(|image| image.split_once("@sha256:")) {
+        Some((name, digits)) => format!("{name}@sha256:{}", digits.get(..12).unwrap_or(digits)),
+        None => or_dash(image),
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +103,10 @@ mod tests {
             ..Overview::default()
         };
         assert_eq!(of_running_hosts(&overview), [ListedPlugin { status: webhook(), pod: Some("a".into()) }]);
+        let unready = |plugins| Pod { ready: false, plugins, ..pod("c", 99_000) };
+        let lacking = PluginStatus { image: Some("oci://r.example/webhook:1".into()), ..webhook() };
+        let overview = Overview { pods: vec![unready(vec![webhook()]), unready(vec![lacking.clone()])], ..overview };
+        assert_eq!(of_running_hosts(&overview), [ListedPlugin { status: lacking, pod: Some("c".into()) }]);
     }
 
     #[test]
@@ -97,7 +115,7 @@ mod tests {
         assert_eq!(
             serde_json::to_value([listed]).unwrap().to_string(),
             concat!(
-                r#"[{"digest":null,"error":null,"file":"","generation":null,"name":"webhook","pod":"a","#,
+                r#"[{"digest":null,"error":null,"file":"","generation":null,"image":null,"name":"webhook","pod":"a","#,
                 r#""previous":null,"refused":[],"role":null,"state":"unknown","types":[],"version":null}]"#
             )
         );

@@ -124,8 +124,8 @@ async fn serving(item_type: &str, context: &Context) -> anyhow::Result<PathBuf> 
     let file = plugins.into_iter().find(|plugin| plugin.types.iter().any(|served| served == item_type));
     let file = file.map(|plugin| plugin.file);
     file.with_context(|| {
-        let folder = context.config.plugins.display();
-        format!("no plugin in {folder} serves {item_type}: name a component with --plugin, or look with `outbox plugin list`")
+        let places = &context.config.plugins;
+        format!("no plugin of {places} serves {item_type}: name a component with --plugin, or look with `outbox plugin list`")
     })
 }
 
