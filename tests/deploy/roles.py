@@ -2,10 +2,12 @@
 
     roles.py OUTBOX HANDLERS
 
-The variables of each process are those that the chart makes of the values on that page; paths and ports are of this
-machine instead of a pod. PostgreSQL is real. HANDLERS has the components and manifests of both roles.
+The variables of each process are those that the chart makes of the values on that page; paths, ports and the registry are
+of this machine instead of a cluster. PostgreSQL and the registry are real. HANDLERS has the components and manifests of
+both roles.
 """
 
+import base64
 import collections
 import contextlib
 import hashlib
@@ -14,6 +16,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,7 +36,12 @@ import cluster
 HANDLERS = {"vector": "vector-upsert", "belief": "belief-recompute"}
 TYPES = {"vector": "vector_upsert", "belief": "belief_recompute"}
 # Where files of a pod are on this machine, below the folder of the role.
-PLACES = {"/etc/outbox/": "etc/", "/plugins": "plugins", "/var/cache/outbox/": "cache/"}
+PLACES = {"/etc/outbox/": "etc/", "/plugins": "plugins", "/manifests": "manifests", "/var/cache/outbox/": "cache/"}
+# The registry of the values on the page.
+REGISTRY = "registry.example"
+# The user `ada` with the password `hunter2`, as `htpasswd` writes both.
+USER, PASSWORD = "ada", "hunter2"
+USERS = "ada:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n"
 # Seconds after which a step has failed.
 PATIENCE = 60
 # Seconds between two writes of the load.
@@ -71,6 +79,43 @@ class Receiver:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
+class Registry:
+    """The registry that the roles pull their handlers from. It asks for a user and a password."""
+
+    def __init__(self, folder):
+        self.folder, self.process = folder, None
+        self.host = f"127.0.0.1:{cluster.free_port()}"
+        folder.mkdir()
+        (folder / "users").write_text(USERS)
+        (folder / "registry.yml").write_text(
+            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+            f"http: {{addr: '{self.host}'}}\nauth: {{htpasswd: {{realm: demo, path: {folder / 'users'}}}}}\n"
+        )
+        kept = program.ROOT / "target/docker-registry/usr/bin/docker-registry"
+        self.words = [kept if kept.exists() else "docker-registry", "serve", folder / "registry.yml"]
+        self.start()
+
+    def start(self):
+        with (self.folder / "registry.log").open("a") as log:
+            environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+            self.process = subprocess.Popen(self.words, env=environment, stdout=log, stderr=log)
+        until(self.answers, "the registry answers")
+
+    def answers(self):
+        host, port = self.host.split(":")
+        with contextlib.suppress(OSError):
+            return not socket.create_connection((host, int(port)), 5).close()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def credentials(self):
+        """A file as `docker login` writes it."""
+        pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        return json.dumps({"auths": {self.host: {"auth": pair}}})
+
+
 class Pod:
     """One process of a role, as a pod would run it."""
 
@@ -102,6 +147,7 @@ class Stage:
 
     def __init__(self, folder, outbox, handlers, server, url):
         self.folder, self.outbox, self.server, self.url = folder, outbox, server, url
+        self.handlers, self.registry = handlers, Registry(folder / "registry")
         self.receivers = {role: Receiver() for role in HANDLERS}
         self.pods = collections.defaultdict(list)
         self.token = None
@@ -114,26 +160,26 @@ class Stage:
         self.commands = {role: container["args"][0] for role, container in containers.items()}
         self.given = {role: rules.variables(container) for role, container in containers.items()}
         for role in containers:
-            self._files(role, handlers)
+            self._files(role)
 
     def _values(self):
         page = (program.ROOT / "docs/deploying.md").read_text()
         return yaml.safe_load(page.split("```yaml\n# values.yaml\n")[1].split("```")[0])
 
-    def _files(self, role, handlers):
+    def _files(self, role):
         """The volumes of the role's pods."""
         folder = self.folder / role
         (folder / "plugins").mkdir(parents=True)
         secrets = {"database/url": self.url, "tokens/tokens.toml": self._tokens(), "session-key/session-key": "k" * 64}
+        secrets["registry/config.json"] = self.registry.credentials()
         for path, text in secrets.items():
             file = folder / "etc" / path
             file.parent.mkdir(parents=True)
             file.write_text(text)
             file.chmod(0o600)
         if role in HANDLERS:
-            (folder / "plugins" / role).mkdir()
-            for end in ("toml", "wasm"):
-                shutil.copy(handlers / f"{HANDLERS[role]}.{end}", folder / "plugins" / role)
+            (folder / "manifests").mkdir()
+            shutil.copy(self.handlers / f"{HANDLERS[role]}.toml", folder / "manifests")
 
     def _tokens(self):
         if self.token is None:
@@ -148,12 +194,25 @@ class Stage:
             for prefix, place in PLACES.items():
                 if value.startswith(prefix):
                     value = f"{self.folder / role}/{place}{value.removeprefix(prefix)}"
-            found[name] = value
+            found[name] = value.replace(f"oci://{REGISTRY}/", f"oci://{self.registry.host}/")
+        found["OUTBOX_REGISTRY_POLL"] = "1s"
         found |= {f"{other.upper()}_URL": receiver.url for other, receiver in self.receivers.items() if other == role}
         return found
 
+    def push(self, role, component):
+        """Lets the tag of the role's handler name a component. Returns the digests of its image and of itself."""
+        file = self.folder / f"{HANDLERS[role]}.wasm"
+        file.write_bytes(component)
+        image = self.variables(role)["OUTBOX_PLUGINS"]
+        pushed = json.loads(self.command("plugin", "push", file, image, "--json"))
+        return pushed["digest"], pushed["component"]
+
+    def component(self, role):
+        return (self.handlers / f"{HANDLERS[role]}.wasm").read_bytes()
+
     def command(self, *words):
-        environment = {**os.environ, "OUTBOX_DB": self.url}
+        auth = self.folder / "vector/etc/registry/config.json"
+        environment = {**os.environ, "OUTBOX_DB": self.url, "OUTBOX_REGISTRY_AUTH_FILE": str(auth)}
         done = subprocess.run([self.outbox, *words], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -170,6 +229,11 @@ class Stage:
         query = "SELECT type, status, count(*) FROM outbox.status GROUP BY 1, 2"
         rows = subprocess.run([self.server.psql, "-XqAtF,", "-d", self.url, "-c", query], capture_output=True, text=True)
         return {tuple(row.split(",")[:2]): int(row.split(",")[2]) for row in rows.stdout.split()}
+
+    def images(self, role, state):
+        """The images of the role's plugins in this state."""
+        plugins = json.loads(self.command("plugin", "list", "--json"))
+        return {found["image"] for found in plugins if found["pod"].startswith(role) and found["state"] == state}
 
     def digests(self, role):
         """Which component each process of the role runs, by the names of the processes."""
@@ -231,7 +295,11 @@ def walk(stage):
     until(lambda: waiting("vector") > 20 and waiting("belief") > 20, "items of both roles wait")
     assert not vector.keys and not belief.keys, "the edge has no handlers"
 
-    say("vector (3 processes) and belief (1) start: each handles the items of its own handlers")
+    say("both handlers are pushed to the registry")
+    first, _ = stage.push("vector", stage.component("vector"))
+    stage.push("belief", stage.component("belief"))
+
+    say("vector (3 processes) and belief (1) start: each pulls its own handlers and handles their items")
     stage.scale("vector", 3)
     stage.scale("belief", 1)
     until(lambda: len(vector.keys) > 100 and len(belief.keys) > 100, "both receivers are called")
@@ -247,23 +315,35 @@ def walk(stage):
     stage.scale("vector", 2)
     until(lambda: waiting("vector") < 20, "the items of vector are done")
 
-    say("vector gets a new version of its handler; belief stays as it is")
+    say("the tag of vector's handler is moved to a new version; belief stays as it is")
     before, others = stage.digests("vector"), stage.digests("belief")
-    file = stage.folder / "vector/plugins/vector/vector-upsert.wasm"
-    upgraded = newer(file.read_bytes())
-    (file.parent / ".new").write_bytes(upgraded)
-    (file.parent / ".new").rename(file)
-    digest = hashlib.sha256(upgraded).hexdigest()
+    second, digest = stage.push("vector", newer(stage.component("vector")))
     runs = lambda wanted: set(stage.digests("vector").values()) == wanted and len(stage.digests("vector")) == len(before)
     until(lambda: runs({digest}), "every process of vector runs the new version")
     count = len(vector.keys)
     until(lambda: len(vector.keys) > count + 50, "the new version works")
 
-    say("vector is rolled back: its processes return to the version before, and the new one is quarantined")
+    say("vector is rolled back: its processes return to the version before, and the image of the tag is quarantined")
     stage.command("plugin", "rollback", "vector-upsert", "--reason", "the demonstration goes back")
     until(lambda: runs(set(before.values())), "every process of vector runs the version before")
     assert digest in stage.command("plugin", "quarantine", "--json")
+    shows = lambda state, image: all(found.endswith(f"@{image}") for found in stage.images("vector", state) or [""])
+    until(lambda: shows("quarantined", second) and shows("active", first), "both images are shown")
     assert stage.digests("belief") == others, "belief was changed"
+
+    say("the registry is stopped: processes of vector are replaced, and run the last good version")
+    stage.registry.stop()
+    stage.scale("vector", 0)
+    stage.scale("vector", 2)
+    until(lambda: runs(set(before.values())), "every process of vector runs the last good version")
+    count = len(vector.keys)
+    until(lambda: len(vector.keys) > count + 50, "the last good version works")
+
+    say("the registry is back, and the tag is moved back: nothing is quarantined any more")
+    stage.registry.start()
+    assert stage.push("vector", stage.component("vector"))[0] == first, "the same component is the same image"
+    until(lambda: not stage.images("vector", "quarantined"), "the tag names a version that works")
+    assert runs(set(before.values()))
 
     say("the edge is replaced, one process after the other, while the application writes")
     for _ in range(2):
@@ -286,6 +366,7 @@ def main():
         folder = pathlib.Path(held.enter_context(tempfile.TemporaryDirectory()))
         server = held.enter_context(cluster.running(folder))
         stage = Stage(folder, outbox, handlers, server, held.enter_context(server.database()))
+        held.callback(stage.registry.stop)
         held.callback(lambda: [pod.process.kill() for pods in stage.pods.values() for pod in pods])
         walk(stage)
         for role in stage.pods:

@@ -120,7 +120,8 @@ def _files(where, spec, container):
         if mode & 0o027:
             yield f"{where}: others may read the secrets in the volume {name}, its mode is {mode:o}"
     for variable, value in variables(container).items():
-        is_path = variable.endswith("_FILE") or variable in ("OUTBOX_CONFIG", "OUTBOX_CACHE_DIR")
+        folders = ("OUTBOX_CONFIG", "OUTBOX_CACHE_DIR", "OUTBOX_MANIFESTS")
+        is_path = variable.endswith("_FILE") or variable in folders
         holders = [name for name, mount in mounts.items() if f"{value}/".startswith(mount["mountPath"] + "/")]
         if is_path and not holders:
             yield f"{where}: {variable} is {value}, which is in no volume"
@@ -180,10 +181,13 @@ def _grace(where, spec, container, given):
 
 
 def _plugins(where, deployment, container, given):
-    """A role's handlers are mounted where a host of this role looks for them."""
+    """A role's handlers are mounted where a host of this role looks for them, or its images have manifests."""
     folder, role = given.get("OUTBOX_PLUGINS"), given.get("OUTBOX_ROLE")
     mounted = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "plugins"]
-    wanted = [f"{folder}/{role}"] if role else []
+    has_images = "oci://" in folder
+    if has_images and "OUTBOX_MANIFESTS" not in given:
+        yield f"{where}: the components of {folder} have no manifests"
+    wanted = [f"{folder}/{role}"] if role and not has_images else []
     if mounted != wanted:
         yield f"{where}: handlers are mounted at {mounted}, and a host of the role {role} looks for them at {wanted}"
     component = deployment["metadata"]["labels"].get("app.kubernetes.io/component")

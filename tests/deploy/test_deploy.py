@@ -24,7 +24,18 @@ VECTOR = {
     "env": {"VECTOR_URL": "http://vector.example"},
 }
 BELIEF = {"name": "belief", "plugins": {"configMap": "belief-handlers"}, "env": {"BELIEF_URL": "http://belief.example"}}
-MAIL, AUDIT = {"name": "mail", "command": "worker"}, {"name": "audit", "command": "serve", "drainSec": 90}
+MAIL = {
+    "name": "mail",
+    "command": "worker",
+    "plugins": {
+        "registry": {
+            "images": ["registry.example/mail/smtp:stable", f"registry.example:5000/fax@sha256:{'0' * 64}"],
+            "manifests": "mail-manifests",
+            "secret": "registry",
+        }
+    },
+}
+AUDIT = {"name": "audit", "command": "serve", "drainSec": 90}
 ROLES = {1: [EDGE], 2: [VECTOR, BELIEF], 5: [EDGE, VECTOR, BELIEF, MAIL, AUDIT]}
 
 PEER = {"podSelector": {"matchLabels": {"app": "shop"}}}
@@ -66,6 +77,7 @@ OPTIONS = {
 }
 FOREIGN = {"VECTOR_URL", "BELIEF_URL", "VECTOR_TOKEN_FILE"}
 COMPOSE = rendering.ROOT / "deploy/compose/docker-compose.yml"
+REGISTRY = rendering.ROOT / "deploy/compose/registry.yml"
 KUSTOMIZE = rendering.ROOT / "deploy/kustomize"
 
 
@@ -173,7 +185,12 @@ class BadValues(unittest.TestCase):
         self.refused({"podDisruptionBudget": {"maxUnavailable": 0}}, "'/podDisruptionBudget/maxUnavailable'")
         self.refused({"serviceMonitor": {"enabled": True, "storeRole": "x"}}, 'there is no role "x"')
         both = {"image": {"reference": "a"}, "configMap": "b"}
-        self.refused({"roles": [{"name": "a", "plugins": both}]}, "from an image or from a configMap, not from both")
+        self.refused({"roles": [{"name": "a", "plugins": both}]}, "not from several of them")
+        for images in ([], ["registry.example/mail"], ["Mail:1"], ["oci://registry.example/mail:1"]):
+            registry = {"images": images, "manifests": "m"}
+            self.refused({"roles": [{"name": "a", "plugins": {"registry": registry}}]}, "'/roles/0/plugins/registry/images")
+        registry = {"images": ["registry.example/mail:1"]}
+        self.refused({"roles": [{"name": "a", "plugins": {"registry": registry}}]}, "missing property 'manifests'")
 
 
 def without_session_key(rendered):
@@ -210,6 +227,19 @@ class Kustomize(unittest.TestCase):
         self.assertEqual(images, {f"registry.example/outbox:{program.VERSION}"})
 
 
+    def test_handlers_may_come_from_a_registry(self):
+        rendered = rendering.kustomize(KUSTOMIZE / "registry")
+        self.assertEqual(problems([*rendered, *rendering.kustomize(KUSTOMIZE / "migrate")]), [])
+        plugins = {
+            found["metadata"]["name"]: rules.variables(rules.pod_spec(found)["containers"][0])["OUTBOX_PLUGINS"]
+            for found in rendered
+            if found["kind"] == "Deployment"
+        }
+        self.assertEqual({name for name, value in plugins.items() if "oci://" in value}, {"outbox-vector", "outbox-belief"})
+        images = {rules.pod_spec(pod)["containers"][0]["image"] for pod in rendered if pod["kind"] == "Deployment"}
+        self.assertEqual(images, {f"registry.example/outbox:{program.VERSION}"})
+
+
 class Compose(unittest.TestCase):
     def test_the_file_is_valid_and_agrees_with_the_program(self):
         config = rendering.compose(COMPOSE)
@@ -217,10 +247,18 @@ class Compose(unittest.TestCase):
         self.assertEqual(sorted(config["services"]), ["belief", "edge", "migrate", "postgres", "vector"])
         self.assertIn(f"OUTBOX_VERSION:-{program.VERSION}", COMPOSE.read_text())
 
+    def test_handlers_may_come_from_a_registry(self):
+        config = rendering.compose(COMPOSE, REGISTRY)
+        # The first generation of docker-compose forgets `pull_policy` where it merges files.
+        found = [fault for fault in compose_rules.faults(config) if "may be pulled" not in fault]
+        self.assertEqual(found, [])
+        for role in ("vector", "belief"):
+            self.assertIn("oci://", config["services"][role]["environment"]["OUTBOX_PLUGINS"])
+        self.assertNotIn("oci://", config["services"]["edge"]["environment"]["OUTBOX_PLUGINS"])
 
     def test_a_forgotten_url_is_refused_before_anything_starts(self):
         with self.assertRaisesRegex(rendering.Refused, "is the URL of the service that vector calls"):
-            rendering.compose(COMPOSE, {"BELIEF_URL": "http://belief.example"})
+            rendering.compose(COMPOSE, urls={"BELIEF_URL": "http://belief.example"})
 
 
 @contextlib.contextmanager
@@ -247,6 +285,9 @@ PLANTED = [
     ("deployment.yaml", "/var/cache/outbox/compiled", "/var/cache/outbox", "must be a folder below"),
     ("deployment.yaml", "mountPath: /var/cache/outbox", "mountPath: /var/cache/other", "which is in no volume"),
     ("deployment.yaml", "mountPath: /plugins/{{ $role.name }}", "mountPath: /plugins", "handlers are mounted at"),
+    ("deployment.yaml", "value: /manifests", "value: /manifest", "OUTBOX_MANIFESTS is /manifest, which is in no volume"),
+    ("deployment.yaml", "name: OUTBOX_MANIFESTS", "name: OUTBOX_CA_FILE", "have no manifests"),
+    ("deployment.yaml", "path: config.json", "name: config.json", "'path' is a required property"),
     ("deployment.yaml", "args: [{{ $role.command", 'args: [start, {{ $role.command', "no command start"),
     ("deployment.yaml", "defaultMode: 0440", "defaultMode: 0444", "others may read the secrets"),
     ("deployment.yaml", "enableServiceLinks: false", "enableServiceLinks: true", "can look like settings"),
@@ -273,7 +314,7 @@ PLANTED = [
 
 class PlantedFaults(unittest.TestCase):
     def test_each_fault_in_the_chart_is_found(self):
-        values = merged(IMAGE, {"roles": [EDGE, VECTOR]}, OPTIONS["monitor"], {"networkPolicy": {"enabled": True}})
+        values = merged(IMAGE, {"roles": [EDGE, VECTOR, MAIL]}, OPTIONS["monitor"], {"networkPolicy": {"enabled": True}})
         for file, old, new, said in PLANTED:
             with self.subTest(said), changed(rendering.CHART, f"templates/{file}", old, new) as chart:
                 callers = {"networkPolicy": {"scrapers": [] if "true" in new else [PEER]}}

@@ -134,6 +134,15 @@ capabilities:
 {{- end }}
 {{- end }}
 
+{{/* Where a role's components come from: a folder, or images in a registry. */}}
+{{- define "outbox.plugins" -}}
+{{- with (.plugins | default dict).registry -}}
+oci://{{ join ",oci://" .images }}
+{{- else -}}
+/plugins
+{{- end }}
+{{- end }}
+
 {{/* The secrets of a role's manifests, by their variables: those of the role in the place of those of the chart. */}}
 {{- define "outbox.secretFiles" -}}
 {{- $secrets := dict }}
@@ -155,8 +164,8 @@ capabilities:
 {{- end }}
 {{- $_ := set $names .name true }}
 {{- with .plugins }}
-{{- if and .image .configMap }}
-{{- fail "roles: the plugins of a role come from an image or from a configMap, not from both" }}
+{{- if gt (len .) 1 }}
+{{- fail "roles: the plugins of a role come from an image, from a configMap or from a registry, not from several of them" }}
 {{- end }}
 {{- end }}
 {{- end }}
