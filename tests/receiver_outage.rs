@@ -209,7 +209,7 @@ impl Handler for Sender {
         let is_answered = requests.may_send(origin, Instant::now()) && {
             let is_answered = receiver.answer().await;
             let refused = || RequestEnd::Failed("connection refused".to_owned());
-            requests.ended(origin, if is_answered { RequestEnd::Answered } else { refused() });
+            requests.ended(origin, if is_answered { RequestEnd::Answered } else { refused() }, Instant::now());
             is_answered
         };
         let outcome = if is_answered {

@@ -36,20 +36,21 @@ impl AttemptOrigins {
     pub fn may_send(&self, origin: &str, now: Instant) -> bool {
         let mut requests = self.requests();
         let before = requests.iter().position(|known| known.origin == origin).map(|place| requests.remove(place));
-        let is_probing = before.is_some_and(|before| before.is_probe);
-        let passage = if is_probing { Passage::Probe } else { self.breakers.pass(origin, &self.item_type, now) };
+        let before = before.map(|before| before.passage);
+        let let_through = before.filter(|passage| matches!(passage, Passage::Probe | Passage::Returning));
+        let passage = let_through.unwrap_or_else(|| self.breakers.pass(origin, &self.item_type, now));
         let end = match passage {
             Passage::Refused => RequestEnd::Refused(self.breakers.cause(origin, now)),
             _ => RequestEnd::Unanswered,
         };
-        requests.push(OriginRequest { origin: origin.to_owned(), is_probe: passage == Passage::Probe, end });
+        requests.push(OriginRequest { origin: origin.to_owned(), passage, end, at: now });
         passage != Passage::Refused
     }
 
-    /// Records how a request to the origin ended.
-    pub fn ended(&self, origin: &str, end: RequestEnd) {
+    /// Records how a request to the origin ended at `now`.
+    pub fn ended(&self, origin: &str, end: RequestEnd, now: Instant) {
         if let Some(known) = self.requests().iter_mut().find(|known| known.origin == origin) {
-            known.end = end;
+            (known.end, known.at) = (end, now);
         }
     }
 
@@ -61,7 +62,7 @@ impl AttemptOrigins {
             Outcome::Done { .. } => false,
             Outcome::Failed(_) => true,
             Outcome::Interrupted | Outcome::NoHandler => {
-                self.breakers.drop_probes(&requests, now);
+                self.breakers.dropped(&requests, now);
                 return outcome;
             }
         };
@@ -91,7 +92,7 @@ impl AttemptOrigins {
                 if matches!(failure.class, Retryable | Permanent | Deferred | Trap | Timeout) =>
             {
                 let message = format!(
-                    "the breaker of {origin} is open, so the request was not sent; its receiver fails: {cause}"
+                    "the breaker of {origin} lets no request through now, so it was not sent; its receiver failed: {cause}"
                 );
                 Failure::new(Deferred, BREAKER_OPEN, message)
             }
@@ -118,8 +119,8 @@ fn has_waited(outcome: &Outcome) -> bool {
 impl Drop for AttemptOrigins {
     fn drop(&mut self) {
         let requests = std::mem::take(&mut *self.requests());
-        if requests.iter().any(|request| request.is_probe) {
-            self.breakers.drop_probes(&requests, Instant::now());
+        if !requests.is_empty() {
+            self.breakers.dropped(&requests, Instant::now());
         }
     }
 }
@@ -157,7 +158,7 @@ mod tests {
         if !origins.may_send(origin, now) {
             return origins.finish(failed(FailureClass::Permanent), now);
         }
-        origins.ended(origin, if ok { RequestEnd::Answered } else { RequestEnd::Failed("status 503".into()) });
+        origins.ended(origin, if ok { RequestEnd::Answered } else { RequestEnd::Failed("status 503".into()) }, now);
         origins.finish(if ok { done() } else { failed(FailureClass::Retryable) }, now)
     }
 
@@ -206,7 +207,7 @@ mod tests {
         let probe = AttemptOrigins::new(Arc::clone(&breakers), "t", ItemId::new(1));
         for _ in 0..3 {
             assert!(probe.may_send(A, due));
-            probe.ended(A, RequestEnd::Answered);
+            probe.ended(A, RequestEnd::Answered, due);
         }
         probe.finish(done(), due);
         assert!(!breakers.is_open(A, due));
@@ -257,8 +258,8 @@ mod tests {
         for id in 1..=40 {
             let origins = AttemptOrigins::new(Arc::clone(&breakers), "t", ItemId::new(id));
             assert!(origins.may_send(A, now) && origins.may_send(B, now));
-            origins.ended(A, RequestEnd::Failed("status 500".into()));
-            origins.ended(B, RequestEnd::Answered);
+            origins.ended(A, RequestEnd::Failed("status 500".into()), now);
+            origins.ended(B, RequestEnd::Answered, now);
             assert_eq!(origins.finish(done(), now), done());
         }
         assert_eq!(breakers.status(now), [], "the items were delivered");
@@ -275,7 +276,7 @@ mod tests {
         for class in [FailureClass::Permanent, FailureClass::Retryable] {
             let origins = AttemptOrigins::new(Arc::clone(&breakers), "t", ItemId::new(30));
             assert!(!origins.may_send(A, now) && origins.may_send(B, now));
-            origins.ended(B, RequestEnd::Answered);
+            origins.ended(B, RequestEnd::Answered, now);
             assert_eq!(class_of(&origins.finish(failed(class), now)), FailureClass::Deferred);
         }
     }

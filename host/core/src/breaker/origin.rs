@@ -38,6 +38,8 @@ pub(crate) enum Passage {
     Free,
     /// It is sent, and its end decides whether the receiver is back.
     Probe,
+    /// It is sent, as one of few attempts at a time: the receiver has just come back.
+    Returning,
     /// It is not sent.
     Refused,
 }
@@ -62,6 +64,8 @@ pub(crate) enum OriginBreaker {
     Closing {
         outage: OriginOutage,
         limit: u32,
+        /// The attempts that were let through and go on.
+        running: u32,
         since: Instant,
         /// The items that have failed since the last success.
         failed: HashSet<ItemId>,
@@ -76,7 +80,8 @@ pub(crate) struct OriginOutage {
     pub(crate) items: u32,
     pause: Duration,
     next_probe: Instant,
-    is_probing: bool,
+    /// Since when a probe is under way.
+    probing_since: Option<Instant>,
 }
 
 impl Default for OriginBreaker {
@@ -91,28 +96,45 @@ impl OriginBreaker {
         match self {
             Self::Open(outage) if outage.is_expired(now) => Passage::Free,
             Self::Open(outage) if outage.is_probe_due(now) => {
-                outage.is_probing = true;
+                outage.probing_since = Some(now);
                 Passage::Probe
             }
             Self::Open(_) => Passage::Refused,
+            Self::Closing { limit, running, since, .. } if now - *since < RAMP_MAX => {
+                if *running >= *limit {
+                    return Passage::Refused;
+                }
+                *running += 1;
+                Passage::Returning
+            }
             Self::Closed(_) | Self::Closing { .. } => Passage::Free,
         }
     }
 
-    /// A request was answered.
-    pub(crate) fn succeeded(&mut self, now: Instant) -> Option<BreakerTurn> {
+    /// An attempt that was [`Passage::Returning`] has ended.
+    pub(crate) fn returned(&mut self) {
+        if let Self::Closing { running, .. } = self {
+            *running = running.saturating_sub(1);
+        }
+    }
+
+    /// A request was answered at `at`. An answer from before the outage, or before the failures since, says nothing about
+    /// them: an attempt can go on for long after its answer.
+    pub(crate) fn succeeded(&mut self, at: Instant) -> Option<BreakerTurn> {
         match self {
-            Self::Closed(failed) => failed.clear(),
+            Self::Closed(failed) => failed.retain(|_, failed_at| *failed_at > at),
+            Self::Open(outage) if at < outage.since => {}
             Self::Open(outage) => {
-                let lasted = now - outage.since;
-                let outage = OriginOutage { pause: PROBE_MIN, is_probing: false, ..outage.clone() };
-                *self = Self::Closing { outage, limit: 1, since: now, failed: HashSet::new() };
+                let lasted = at - outage.since;
+                let outage = OriginOutage { pause: PROBE_MIN, probing_since: None, ..outage.clone() };
+                *self = Self::Closing { outage, limit: 1, running: 0, since: at, failed: HashSet::new() };
                 return Some(BreakerTurn::Closed(lasted));
             }
+            Self::Closing { since, .. } if at < *since => {}
             Self::Closing { limit, since, failed, .. } => {
                 failed.clear();
                 *limit += 1;
-                if *limit >= RAMP_END || now - *since >= RAMP_MAX {
+                if *limit >= RAMP_END || at - *since >= RAMP_MAX {
                     *self = Self::default();
                 }
             }
@@ -158,7 +180,7 @@ impl OriginBreaker {
     /// A probe ended without an answer about the receiver.
     pub(crate) fn probe_dropped(&mut self, now: Instant) {
         if let Self::Open(outage) = self {
-            outage.is_probing = false;
+            outage.probing_since = None;
             outage.next_probe = now + PROBE_MIN;
         }
     }
@@ -207,7 +229,7 @@ impl OriginOutage {
     fn begin(cause: &str, now: Instant) -> Self {
         let items = u32::try_from(BREAKER_ITEMS).unwrap_or(u32::MAX);
         let cause = cause.to_owned();
-        Self { since: now, cause, items, pause: PROBE_MIN, next_probe: now + PROBE_MIN, is_probing: false }
+        Self { since: now, cause, items, pause: PROBE_MIN, next_probe: now + PROBE_MIN, probing_since: None }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -215,11 +237,13 @@ impl OriginOutage {
     }
 
     fn is_probe_due(&self, now: Instant) -> bool {
-        !self.is_probing && self.next_probe <= now
+        // One that takes long, for whatever reason, holds back no other.
+        let is_probing = self.probing_since.is_some_and(|since| now - since < PROBE_MAX);
+        !is_probing && self.next_probe <= now
     }
 
     fn wait_longer(&mut self, now: Instant) {
-        self.is_probing = false;
+        self.probing_since = None;
         self.pause = (self.pause * 2).min(PROBE_MAX);
         self.next_probe = now + self.pause;
     }
@@ -311,11 +335,47 @@ mod tests {
         assert_eq!(breaker.pass(now), Passage::Probe);
         assert_eq!(breaker.succeeded(now), Some(BreakerTurn::Closed(PROBE_MIN)));
         for limit in 1..RAMP_END {
-            assert_eq!((breaker.at_once(now), breaker.pass(now)), (Some(limit), Passage::Free));
+            assert_eq!((breaker.at_once(now), breaker.pass(now)), (Some(limit), Passage::Returning));
+            breaker.returned();
             assert_eq!(breaker.succeeded(now), None);
         }
         assert_eq!(breaker.at_once(now), None);
         assert!(breaker.outage(now).is_none());
+    }
+
+    #[test]
+    fn a_receiver_that_is_back_gets_as_many_attempts_at_a_time_as_have_succeeded_whatever_else_they_call() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        breaker.succeeded(now);
+        assert_eq!((breaker.pass(now), breaker.pass(now)), (Passage::Returning, Passage::Refused));
+        breaker.returned();
+        breaker.succeeded(now);
+        let passages = [(); 3].map(|()| breaker.pass(now));
+        assert_eq!(passages, [Passage::Returning, Passage::Returning, Passage::Refused]);
+        assert_eq!(breaker.pass(now + RAMP_MAX), Passage::Free);
+    }
+
+    #[test]
+    fn an_answer_from_before_the_failures_says_nothing_about_them() {
+        let start = Instant::now();
+        let mut breaker = OriginBreaker::default();
+        for id in 1..=19 {
+            fail(&mut breaker, id, start + SECOND);
+        }
+        breaker.succeeded(start);
+        assert_eq!(fail(&mut breaker, 20, start + SECOND), Some(BreakerTurn::Opened));
+        assert_eq!(breaker.succeeded(start), None);
+        assert!(breaker.is_open(start + SECOND), "nor that the outage has ended");
+    }
+
+    #[test]
+    fn a_probe_that_takes_long_is_followed_by_another() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let due = now + PROBE_MIN;
+        assert_eq!((breaker.pass(due), breaker.pass(due)), (Passage::Probe, Passage::Refused));
+        assert_eq!(breaker.pass(due + PROBE_MAX), Passage::Probe);
     }
 
     #[test]

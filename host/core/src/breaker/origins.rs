@@ -44,9 +44,17 @@ struct KnownOrigin {
 #[derive(Clone, Debug)]
 pub(crate) struct OriginRequest {
     pub(crate) origin: String,
-    /// Whether the attempt probes the origin. Then all of its requests there are sent.
-    pub(crate) is_probe: bool,
+    /// How the attempt was let through. One that probes, or returns, sends all of its requests there.
+    pub(crate) passage: Passage,
     pub(crate) end: RequestEnd,
+    /// When it ended, or was sent if it has not.
+    pub(crate) at: Instant,
+}
+
+impl OriginRequest {
+    pub(crate) fn is_probe(&self) -> bool {
+        self.passage == Passage::Probe
+    }
 }
 
 /// How a request ended.
@@ -138,12 +146,14 @@ impl OriginBreakers {
         }
     }
 
-    /// Ends probes that say nothing about their receivers.
-    pub(crate) fn drop_probes(&self, requests: &[OriginRequest], now: Instant) {
+    /// Ends requests that say nothing about their receivers.
+    pub(crate) fn dropped(&self, requests: &[OriginRequest], now: Instant) {
         let mut state = self.lock();
-        for request in requests.iter().filter(|request| request.is_probe) {
-            if let Some(known) = state.origins.get_mut(&request.origin) {
-                known.breaker.probe_dropped(now);
+        for request in requests {
+            match state.origins.get_mut(&request.origin) {
+                Some(known) if request.is_probe() => known.breaker.probe_dropped(now),
+                Some(known) if request.passage == Passage::Returning => known.breaker.returned(),
+                _ => {}
             }
         }
     }
@@ -176,25 +186,29 @@ impl OriginBreakers {
 
 impl OriginsState {
     fn request_ended(&mut self, item_type: &str, item: ItemId, request: &OriginRequest, is_failed: bool, now: Instant) {
-        let OriginRequest { origin, is_probe, end } = request;
+        let OriginRequest { origin, passage, end, at } = request;
+        let is_probe = request.is_probe();
+        if let (Passage::Returning, Some(known)) = (passage, self.origins.get_mut(origin)) {
+            known.breaker.returned();
+        }
         let cause = match end {
-            RequestEnd::Answered => return self.succeeded(origin, now),
+            RequestEnd::Answered => return self.succeeded(origin, *at, now),
             RequestEnd::Failed(cause) => cause.as_str(),
             RequestEnd::Unanswered => "no answer before the attempt ended",
             RequestEnd::Unknown | RequestEnd::Refused(_) => {
-                let known = self.origins.get_mut(origin).filter(|_| *is_probe);
+                let known = self.origins.get_mut(origin).filter(|_| is_probe);
                 return known.into_iter().for_each(|known| known.breaker.probe_dropped(now));
             }
         };
-        if is_failed || *is_probe {
+        if is_failed || is_probe {
             self.failed(item_type, item, request, cause, now);
         }
     }
 
-    fn succeeded(&mut self, origin: &str, now: Instant) {
+    fn succeeded(&mut self, origin: &str, at: Instant, now: Instant) {
         let Some(known) = self.origins.get_mut(origin) else { return };
         let before = known.status(origin, now);
-        if let (Some(BreakerTurn::Closed(_)), Some(outage)) = (known.breaker.succeeded(now), before) {
+        if let (Some(BreakerTurn::Closed(_)), Some(outage)) = (known.breaker.succeeded(at), before) {
             self.news.push(BreakerNews::Closed(outage));
         }
         if known.breaker.is_idle(now) {
@@ -203,14 +217,14 @@ impl OriginsState {
     }
 
     fn failed(&mut self, item_type: &str, item: ItemId, request: &OriginRequest, cause: &str, now: Instant) {
-        let OriginRequest { origin, is_probe, .. } = request;
+        let origin = &request.origin;
         if self.origins.len() > ORIGINS_KEPT {
             self.origins.retain(|_, known| !known.breaker.is_idle(now));
         }
         let known = self.origins.entry(origin.clone()).or_default();
         known.types.insert(item_type.to_owned());
         known.called_at = Some(now);
-        let turn = known.breaker.failed(item, cause, *is_probe, now);
+        let turn = known.breaker.failed(item, cause, request.is_probe(), now);
         let opened = turn.and_then(|_| known.status(origin, now));
         self.news.extend(opened.map(BreakerNews::Opened));
     }

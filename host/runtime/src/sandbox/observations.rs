@@ -83,7 +83,7 @@ impl AttemptObservations {
     /// Tells the breaker of the origin how a request ended.
     pub(crate) fn request_to(&self, origin: &str, end: RequestEnd) {
         if let Some(origins) = &self.origins {
-            origins.ended(origin, end);
+            origins.ended(origin, end, Instant::now());
         }
     }
 
