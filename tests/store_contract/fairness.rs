@@ -6,6 +6,7 @@ use outbox::core::KeyLimits;
 use outbox::item::NewItem;
 use outbox::store::{
     Claim, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, Record, StuckKind, StuckQuery,
+    unknown_fairness_key,
 };
 
 use crate::support::{Fixture, dead, done, item, request, retry, with_streaks};
@@ -25,8 +26,10 @@ promises! {
     a_paused_key_is_not_claimed_until_it_is_resumed_and_others_go_on
     a_key_that_is_paused_of_one_type_is_claimed_of_others
     no_suspect_of_a_paused_key_is_claimed
+    suspects_keep_to_the_limits_of_their_keys
     unfinished_and_dead_items_are_counted_by_key
     pauses_of_keys_are_moved_to_another_store
+    a_key_that_no_item_has_is_unknown_however_many_keys_there_are
 }
 
 /// SQL that enqueues as many items of this fairness key.
@@ -292,6 +295,30 @@ mod promise {
 
     pub(super) async fn unfinished_and_dead_items_are_counted_by_key(f: Fixture) {
         for n in 0..5 {
+    pub(super) async fn suspects_keep_to_the_limits_of_their_keys(f: Fixture) {
+        for (key, items) in [("a", 3), ("b", 1)] {
+            for n in 0..items {
+                f.enqueue(of(Some(key), &format!("{key}{n}"))).await;
+            }
+        }
+        assert_eq!(f.claim("mail", 9).await.len(), 4);
+        f.clock.advance(Duration::from_mins(2));
+        f.store.expire_leases(&[]).await.unwrap();
+        let one = || limited(KeyLimits { concurrency: Some(1), rate: None });
+        let first = f.store.claim(&one()).await.unwrap().claims;
+        assert_eq!(first.len(), 1);
+        let second = f.second().await.claim(&one()).await.unwrap().claims;
+        assert_ne!(keys(&first), keys(&second), "each of another key");
+        assert!(f.second().await.claim(&one()).await.unwrap().claims.is_empty(), "both keys are at their limit");
+        for claim in first.iter().chain(&second) {
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+        }
+        assert_eq!(keys(&f.store.claim(&one()).await.unwrap().claims), ["a"]);
+        let per_minute = || limited(KeyLimits { concurrency: None, rate: Some(1.0 / 60.0) });
+        assert_eq!(keys(&f.second().await.claim(&per_minute()).await.unwrap().claims), ["a"]);
+        assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "a suspect takes a token");
+    }
+
             f.enqueue(of(Some("a"), &n.to_string())).await;
         }
         f.enqueue(of(Some("b"), "b")).await;
@@ -319,6 +346,15 @@ mod promise {
 
     pub(super) async fn pauses_of_keys_are_moved_to_another_store(f: Fixture) {
         f.store.control(&pause("a", Some("mail"))).await.unwrap();
+    pub(super) async fn a_key_that_no_item_has_is_unknown_however_many_keys_there_are(f: Fixture) {
+        f.sql(&waiting(&f, 10_001)).unwrap();
+        let unknown = unknown_fairness_key(&*f.store, "waits-l").await.unwrap().unwrap();
+        assert!(unknown.nearest.iter().all(|near| near.starts_with("waits-")), "{unknown}");
+        assert_eq!(unknown_fairness_key(&*f.store, "waits-10001").await.unwrap(), None);
+        f.store.control(&pause("soon", None)).await.unwrap();
+        assert_eq!(unknown_fairness_key(&*f.store, "soon").await.unwrap(), None, "it is paused");
+    }
+
         f.store.control(&pause("b", None)).await.unwrap();
         let mut snapshot = f.store.begin_export().await.unwrap();
         let (mut records, mut after) = (Vec::new(), Some(ExportPosition::START));

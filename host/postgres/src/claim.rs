@@ -22,9 +22,9 @@ use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Susp
 
 use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
-use crate::claim_lines::{Lines, count};
+use crate::claim_lines::{Line, Lines, count};
 use crate::error::PgError;
-use crate::fair_keys;
+use crate::fair_keys::{self, LimitedSuspects};
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
 use crate::looks::{Look, Looks};
@@ -88,6 +88,8 @@ struct ClaimRun<'a> {
     look: Look,
     last_served: &'a LastServed,
     lines: Lines,
+    /// The suspects that may be claimed of types whose fairness keys have limits, by the place of the type.
+    limited_suspects: HashMap<usize, LimitedSuspects>,
     /// Whether a further call may find items that this one was kept from.
     is_more: bool,
     /// Whether another transaction was working on limits or ordering keys of items that this call was kept from.
@@ -111,17 +113,27 @@ enum QueuePart {
     Suspects {
         /// The losses of each of them.
         losses: RangeInclusive<u32>,
+        /// Their fairness key, [`NO_KEY`] for none; `None` for those of every key.
+        of_key: Option<String>,
     },
     /// Those without.
     Fresh,
 }
 
 impl QueuePart {
+    /// The fairness key of its items in this line; `None` for those of every key.
+    fn key<'a>(&'a self, line: &'a Line) -> Option<&'a str> {
+        match self {
+            Self::Suspects { of_key, .. } => of_key.as_deref(),
+            Self::Fresh => Some(&line.key),
+        }
+    }
+
     /// The least and the largest number of losses of its items.
     fn losses(&self) -> [i32; 2] {
         match self {
             Self::Fresh => [0, 0],
-            Self::Suspects { losses } => [losses.start(), losses.end()].map(|count| stored_count(*count)),
+            Self::Suspects { losses, .. } => [losses.start(), losses.end()].map(|count| stored_count(*count)),
         }
     }
 }
@@ -156,6 +168,7 @@ impl<'a> ClaimRun<'a> {
             look,
             last_served,
             lines,
+            limited_suspects: HashMap::new(),
             is_more,
             is_busy,
             lone_suspect_waits,
@@ -167,6 +180,7 @@ impl<'a> ClaimRun<'a> {
     /// Claims the suspects of one type that may run together, and returns how. Those that have no attempt left are
     /// dead-lettered, and the next call takes their places.
     async fn lease_suspects(&mut self, tx: &WriteTx<'_>) -> Result<SuspectRun, PgError> {
+        self.limited_suspects = fair_keys::limited_suspects(tx, self.request, &mut self.budgets.of_types).await?;
         let Some((place, most_losses)) = self.most_suspect() else { return Ok(SuspectRun::None) };
         let SuspectTerms { room, budget, .. } = self.request.suspects;
         let run = budget.run(room, most_losses, self.request.types[place].max_retries);
@@ -176,6 +190,9 @@ impl<'a> ClaimRun<'a> {
             SuspectRun::Beside(most) => most,
             SuspectRun::Alone => 1,
         };
+        let of_key = self.limited_suspects.get(&place).map(|suspects| suspects.key.clone());
+        // Where keys have limits, it is one at a time: so no key gets more than it may.
+        let most = if of_key.is_some() { most.min(1) } else { most };
         let mut shares = vec![0; self.lines.all.len()];
         shares[place] = most.min(self.request.limit).min(self.wanted(place));
         if shares[place] == 0 {
@@ -183,7 +200,7 @@ impl<'a> ClaimRun<'a> {
         }
         // Others may have become due since, or may have been claimed.
         let losses = budget.losses_in_run(most_losses, self.request.types[place].max_retries);
-        let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses }).await?;
+        let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses, of_key }).await?;
         self.is_more |= read == ReadResult::Refused;
         Ok(if self.claims.is_empty() { SuspectRun::None } else { run })
     }
@@ -272,7 +289,7 @@ impl<'a> ClaimRun<'a> {
         let asked: Vec<_> = asked(shares).map(|line| (&self.lines.all[line], shares[line])).collect();
         let terms: Vec<_> = asked.iter().map(|(line, _)| &self.request.types[line.place]).collect();
         let kinds: Vec<_> = terms.iter().map(|terms| terms.item_type.as_str()).collect();
-        let keys: Vec<_> = asked.iter().map(|(line, _)| line.key.as_str()).collect();
+        let keys: Vec<_> = asked.iter().map(|(line, _)| part.key(line)).collect();
         let most: Vec<_> = asked.iter().map(|(_, share)| i32::try_from(*share).unwrap_or(i32::MAX)).collect();
         let ends: Vec<_> = terms.iter().map(|terms| tx.now.saturating_add(terms.lease).get()).collect();
         let look_at = |is_followed: bool| if is_followed { Look::Full } else { self.look };
@@ -340,7 +357,10 @@ impl<'a> ClaimRun<'a> {
                 continue;
             }
             match refuse(tx, &row, self.request.suspects.budget)? {
-                Some(end) => self.refused.push(UnhandledItem { item: row.claim.item, end }),
+                Some(end) => {
+                    self.lines.refuse(id);
+                    self.refused.push(UnhandledItem { item: row.claim.item, end });
+                }
                 None => self.claims.push(row.claim),
             }
         }
@@ -359,7 +379,9 @@ impl<'a> ClaimRun<'a> {
         let is_more = is_more || is_lease_full || count(&refused) >= REFUSED_MAX;
         take_tokens(tx, &budgets.of_types, &claims).await?;
         for (place, terms) in request.types.iter().enumerate() {
-            if let Some(rooms) = lines.rooms(place) {
+            if let Some(rooms) =
+                lines.rooms(place).or_else(|| self.limited_suspects.get(&place).map(|found| &found.rooms))
+            {
                 fair_keys::take_tokens(tx, terms, rooms, &claims).await?;
             }
         }

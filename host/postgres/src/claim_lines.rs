@@ -21,6 +21,8 @@ pub(crate) struct Line {
     room: u32,
     /// Those that this call has put into the type's lease.
     pub(crate) leased: Vec<ItemId>,
+    /// How many of these are dead-lettered instead of being handled, so that others take their places.
+    refused: u32,
     /// Whether the queue has nothing more of them.
     pub(crate) is_drained: bool,
     /// Whether they are looked at in full, after a bounded look that found less than its share.
@@ -29,11 +31,12 @@ pub(crate) struct Line {
 
 impl Line {
     fn new(place: usize, key: String, room: u32) -> Self {
-        Self { place, key, room, leased: Vec::new(), is_drained: false, is_followed: false }
+        Self { place, key, room, leased: Vec::new(), refused: 0, is_drained: false, is_followed: false }
     }
 
     fn wanted(&self) -> u32 {
-        if self.is_drained { 0 } else { self.room.saturating_sub(count(&self.leased)) }
+        let claimed = count(&self.leased).saturating_sub(self.refused);
+        if self.is_drained { 0 } else { self.room.saturating_sub(claimed) }
     }
 }
 
@@ -79,6 +82,13 @@ impl Lines {
     /// The items that are leased, of all types.
     pub(crate) fn leased(&self) -> impl Iterator<Item = &ItemId> {
         self.all.iter().flat_map(|line| &line.leased)
+    }
+
+    /// Notes that an item is dead-lettered instead of being handled.
+    pub(crate) fn refuse(&mut self, id: ItemId) {
+        if let Some(line) = self.all.iter_mut().find(|line| line.leased.contains(&id)) {
+            line.refused += 1;
+        }
     }
 
     /// How many items of the type at this place are leased.
@@ -173,6 +183,8 @@ mod tests {
         lines.all[1].is_drained = true;
         assert_eq!(lines.deal(&[0, 9]), [0, 0, 1, 1], "three of a key at a time");
         assert_eq!((lines.leased_of(1), lines.wanted(1)), (2, 2));
+        lines.refuse(ItemId::new(2));
+        assert_eq!(lines.wanted(1), 3, "another item of the key takes the place of one that is not handled");
     }
 
     fn request() -> ClaimRequest {

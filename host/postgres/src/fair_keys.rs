@@ -11,6 +11,7 @@ use outbox_item::Millis;
 use outbox_store::engine::fair_keys::{DUE_MAX, KeyRooms, LOOKED_AT_MAX, LastServed, full_since, keys_wanted};
 use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
+use crate::claim_limits::TypeBudget;
 use crate::error::PgError;
 use crate::rows::unsigned;
 use crate::tx::{Query as _, Values, WriteTx};
@@ -101,6 +102,50 @@ async fn rooms(tx: &WriteTx<'_>, terms: &[&ClaimTerms]) -> Result<Vec<KeyRooms>,
         KeyRooms::new(terms.per_key, tx.now, claimed, buckets.remove(&terms.item_type).unwrap_or_default())
     };
     Ok(terms.iter().map(&mut rooms).collect())
+}
+
+/// What may be claimed of the suspects of a type whose fairness keys have limits.
+pub(crate) struct LimitedSuspects {
+    /// The key of the one that was lost most often, of those whose keys have room; [`NO_KEY`] if it has none.
+    pub(crate) key: String,
+    /// Its losses.
+    pub(crate) most_losses: u32,
+    /// What may be claimed of each key.
+    pub(crate) rooms: KeyRooms,
+}
+
+/// The suspects that may be claimed of types whose fairness keys have limits, by the place of the type. The budgets of
+/// these types know of no others afterwards.
+pub(crate) async fn limited_suspects(
+    tx: &WriteTx<'_>,
+    request: &ClaimRequest,
+    budgets: &mut [TypeBudget<'_>],
+) -> Result<HashMap<usize, LimitedSuspects>, PgError> {
+    let mut limited = HashMap::new();
+    for (place, (terms, budget)) in request.types.iter().zip(budgets).enumerate() {
+        if budget.most_losses == 0 || budget.free == 0 || !terms.per_key.is_any() {
+            continue;
+        }
+        let found = suspects_with_room(tx, terms).await?;
+        budget.most_losses = found.as_ref().map_or(0, |found| found.most_losses);
+        limited.extend(found.map(|found| (place, found)));
+    }
+    Ok(limited)
+}
+
+/// The suspects of the type that are due, without those of full and of paused keys; `None` when there are none.
+async fn suspects_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> Result<Option<LimitedSuspects>, PgError> {
+    let Some(rooms) = rooms(tx, &[terms]).await?.pop() else { return Ok(None) };
+    let sql = "SELECT coalesce(fairness_key, ''), losses FROM outbox.queue
+               WHERE type = $1 AND NOT held AND losses > 0 AND available_at <= $2
+                 AND (fairness_key IS NULL OR fairness_key <> ALL ($3) AND NOT EXISTS (
+                     SELECT FROM outbox.key_pauses AS pause
+                     WHERE pause.fairness_key = queue.fairness_key AND pause.type IN ('', $1)))
+               ORDER BY type, losses DESC, available_at, id LIMIT 1";
+    let found = tx.rows(sql, &[&terms.item_type, &tx.now.get(), &rooms.full()]).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let (key, losses): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(Some(LimitedSuspects { key, most_losses: losses.cast_unsigned(), rooms }))
 }
 
 fn bucket(row: &Row) -> Result<(f64, Millis), PgError> {

@@ -203,7 +203,7 @@ fn paused(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Vec<Vec<u8>>
 }
 
 /// What may be claimed of each key at `tx.now`. Reads nothing where no limit asks for it.
-fn rooms(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<KeyRooms> {
+pub(crate) fn rooms(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<KeyRooms> {
     let limits = terms.per_key;
     let claimed = if limits.concurrency.is_some() { claimed(tx, terms)? } else { HashMap::new() };
     let buckets = if limits.rate.is_some() { buckets(tx, terms)? } else { HashMap::new() };

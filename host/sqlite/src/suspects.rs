@@ -6,16 +6,18 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
+use serde_json::json;
 
 use outbox_core::SuspectRun;
+use outbox_item::ItemId;
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms};
 
 use crate::claim_items::{TakenItem, lease_items};
-use crate::claim_limits;
 use crate::claim_progress::{ClaimProgress, allowed, count, until_next, wait_at_most};
 use crate::rows::cell;
 use crate::write_tx::WriteTx;
+use crate::{claim_limits, fair_keys};
 
 /// Whether any suspect waits in the queue. It is the one look of a claim when there was no crash.
 pub(crate) fn any(tx: &WriteTx<'_>) -> rusqlite::Result<bool> {
@@ -61,8 +63,19 @@ fn most_suspect<'a>(
 }
 
 fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<u32>> {
+    if terms.per_key.is_any() {
+        return Ok(first_with_room(tx, terms)?.map(|(_, losses)| losses));
+    }
     let mut select = tx.connection.prepare_cached(MOST_LOSSES)?;
     select.query_row(params![terms.item_type, tx.now.get()], |row| cell(row, 0)).optional()
+}
+
+/// The first suspect whose fairness key has room, and its losses.
+fn first_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<(ItemId, u32)>> {
+    let full = json!(fair_keys::rooms(tx, terms)?.full()).to_string();
+    let mut select = tx.connection.prepare_cached(FIRST_WITH_ROOM)?;
+    let read = |row: &Row<'_>| Ok((ItemId::new(cell(row, 0)?), cell(row, 1)?));
+    select.query_row(params![terms.item_type, tx.now.get(), full], read).optional()
 }
 
 /// SQL: the suspects of the type `?1` that are due at `?2`, without those of paused fairness keys.
@@ -78,6 +91,13 @@ macro_rules! due_suspects {
 
 const MOST_LOSSES: &str = concat!("SELECT losses ", due_suspects!(), " ORDER BY losses DESC LIMIT 1");
 
+const FIRST_WITH_ROOM: &str = concat!(
+    "SELECT id, losses ",
+    due_suspects!(),
+    " AND (fairness_key IS NULL OR fairness_key NOT IN (SELECT value FROM json_each(?3)))
+      ORDER BY losses DESC, available_at, id LIMIT 1"
+);
+
 /// Claims up to `most` suspects of the type. Returns how many claims there are.
 fn claim_some(
     tx: &mut WriteTx<'_>,
@@ -87,9 +107,10 @@ fn claim_some(
     progress: &mut ClaimProgress,
 ) -> rusqlite::Result<u32> {
     let limit = most.min(request.limit).min(allowed(tx, terms, &progress.batch)?).min(progress.droppable());
-    let taken = TakenItem::take(tx, TAKE, terms, limit)?;
+    let taken = take(tx, terms, limit)?;
     let mut claims = lease_items(tx, request, terms, request.suspects.token, &taken)?;
     claims.sort_by_key(|Claim { item, .. }| (Reverse(item.losses), item.available_at, item.id));
+    fair_keys::take_tokens(tx, terms, &claims)?;
     let claimed = progress.add(taken.len(), claims);
     if claimed < count(taken.len()) {
         progress.batch.next_available_in = Some(Duration::ZERO);
@@ -97,6 +118,19 @@ fn claim_some(
     claim_limits::take_tokens(tx, terms, claimed)?;
     Ok(claimed)
 }
+
+/// Takes suspects of the type out of the queue. Where fairness keys have limits, it is one at a time: so no key gets more
+/// than it may.
+fn take(tx: &WriteTx<'_>, terms: &ClaimTerms, limit: u32) -> rusqlite::Result<Vec<TakenItem>> {
+    if !terms.per_key.is_any() {
+        return TakenItem::take(tx, TAKE, terms, limit);
+    }
+    let Some((id, _)) = first_with_room(tx, terms)?.filter(|_| limit > 0) else { return Ok(Vec::new()) };
+    let mut take = tx.connection.prepare_cached(TAKE_ONE)?;
+    take.query_map([id.get()], TakenItem::read)?.collect()
+}
+
+const TAKE_ONE: &str = "DELETE FROM outbox_queue WHERE id = ?1 RETURNING id, available_at, again";
 
 /// Up to `most` suspects of the type in the order of their claims, which stay in the queue.
 pub(crate) fn first(tx: &WriteTx<'_>, terms: &ClaimTerms, most: u32) -> rusqlite::Result<Vec<TakenItem>> {
@@ -138,6 +172,7 @@ mod tests {
             plan(NEXT_AVAILABLE, values),
             plan(TAKE, params!["t", 1, 9]),
             plan(FIRST, params!["t", 1, 9]),
+            plan(FIRST_WITH_ROOM, params!["t", 1, "[]"]),
         ];
         for steps in plans {
             assert!(steps.iter().any(|line| line.contains("outbox_queue_suspects (type=?")), "{steps:?}");

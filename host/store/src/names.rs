@@ -16,7 +16,7 @@ use crate::stuck::{StuckKind, StuckQuery};
 const ORDERING_KEY: &str = "ordering key";
 /// The other one.
 const FAIRNESS_KEY: &str = "fairness key";
-/// The most fairness keys among which an unknown one is looked for.
+/// The most fairness keys among which one is looked for that resembles an unknown one.
 const KEYS_MAX: u32 = 10_000;
 
 /// Names that an error lists at most.
@@ -117,12 +117,18 @@ pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Opti
 /// The problem of a fairness key that no unfinished and no dead item has and that is not paused, with keys that resemble
 /// it.
 pub async fn unknown_fairness_key(store: &dyn Inspect, key: &str) -> Result<Option<UnknownName>, StoreError> {
-    let (totals, pauses) = (store.key_totals(None, KEYS_MAX).await?, store.key_pauses().await?);
+    let pauses = store.key_pauses().await?;
+    let status = vec![Status::Pending, Status::Claimed, Status::Dlq];
+    let filter = Filter { status, fairness_key: Some(key.to_owned()), ..Filter::default() };
+    let is_paused = pauses.iter().any(|pause| pause.fairness_key == key);
+    if is_paused || !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {
+        return Ok(None);
+    }
+    // In a large store this may take too long; then no key is offered.
+    let totals = store.key_totals(None, KEYS_MAX).await.unwrap_or_default();
     let waiting = totals.iter().map(|totals| totals.fairness_key.as_str());
-    let known: BTreeSet<_> = waiting.chain(pauses.iter().map(|pause| pause.fairness_key.as_str())).collect();
-    // With more keys than were read, one that was not is no mistake.
-    let is_known = known.contains(key) || totals.len() >= KEYS_MAX as usize;
-    Ok((!is_known).then(|| UnknownName::new(FAIRNESS_KEY, key, &known)))
+    let known = waiting.chain(pauses.iter().map(|pause| pause.fairness_key.as_str())).collect();
+    Ok(Some(UnknownName::new(FAIRNESS_KEY, key, &known)))
 }
 
 #[cfg(test)]

@@ -354,8 +354,8 @@ BEGIN
 END $$;
 
 -- Claims up to shares[n] items of the type kinds[n], under the lease tokens[n], which ends at ends[n]: suspects with
--- losses in this range, those with the most first; or, where most_losses is 0, items without losses that have the
--- fairness key sharers[n], '' for none, and are due between lowest[n] and `at`. A type occurs once for each of its
+-- losses in this range, those with the most first, of every fairness key where sharers[n] is NULL; or, where most_losses
+-- is 0, items without losses. They have the fairness key sharers[n], '' for none, and are due between lowest[n] and `at`. A type occurs once for each of its
 -- fairness keys. What is left of a share is for items that follow claimed fronts: up to streaks[n] items of a key,
 -- the front included. A call with the tokens of an earlier one adds to its leases. Returns what it claimed of each type.
 -- `is_more` says that every look found items that cannot be claimed now, so that a further call may find others.
@@ -400,11 +400,12 @@ BEGIN
         IF most_losses > 0 THEN
             SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
             INTO found_ids, keyed_ids
-            FROM unnest(kinds, shares) WITH ORDINALITY AS wanted (kind, share, place)
+            FROM unnest(kinds, sharers, shares) WITH ORDINALITY AS wanted (kind, sharer, share, place)
                  CROSS JOIN LATERAL (
                      SELECT id, ordering_key FROM outbox.queue
                      WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
                        AND losses BETWEEN least_losses AND most_losses
+                       AND (wanted.sharer IS NULL OR coalesce(fairness_key, '') = wanted.sharer)
                        AND (fairness_key IS NULL OR NOT EXISTS (
                            SELECT FROM outbox.key_pauses AS pause
                            WHERE pause.fairness_key = queue.fairness_key AND pause.type IN ('', wanted.kind)))
