@@ -251,6 +251,7 @@ mod promise {
         for key in [Some("a"), Some("b"), None] {
             f.enqueue(of(key, &format!("{key:?}"))).await;
         }
+        f.clock.advance(Duration::from_mins(1));
         assert!(f.store.control(&pause("a", None)).await.unwrap().changed);
         assert!(!f.store.control(&pause("a", None)).await.unwrap().changed, "it was paused already");
         let mut claimed = f.claim("mail", 9).await;
@@ -261,6 +262,7 @@ mod promise {
         let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
         let [entry] = &stuck[..] else { panic!("{stuck:?}") };
         assert_eq!((entry.kind, entry.fairness_key.as_deref(), entry.waiting), (StuckKind::Paused, Some("a"), 1));
+        assert_eq!(entry.since, f.clock.now(), "when it was paused, and not when the item was due");
         assert!(entry.why.contains("it floods us") && entry.command == "outbox resume --key='a'", "{entry:?}");
         assert!(f.store.control(&resume("a", None)).await.unwrap().changed);
         assert_eq!(keys(&f.claim("mail", 9).await), ["a"]);
@@ -293,8 +295,6 @@ mod promise {
         assert_eq!(f.claim("mail", 9).await.len(), 1);
     }
 
-    pub(super) async fn unfinished_and_dead_items_are_counted_by_key(f: Fixture) {
-        for n in 0..5 {
     pub(super) async fn suspects_keep_to_the_limits_of_their_keys(f: Fixture) {
         for (key, items) in [("a", 3), ("b", 1)] {
             for n in 0..items {
@@ -319,6 +319,8 @@ mod promise {
         assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "a suspect takes a token");
     }
 
+    pub(super) async fn unfinished_and_dead_items_are_counted_by_key(f: Fixture) {
+        for n in 0..5 {
             f.enqueue(of(Some("a"), &n.to_string())).await;
         }
         f.enqueue(of(Some("b"), "b")).await;
@@ -344,8 +346,6 @@ mod promise {
         assert!(f.store.key_totals(Some("sms"), 9).await.unwrap().is_empty());
     }
 
-    pub(super) async fn pauses_of_keys_are_moved_to_another_store(f: Fixture) {
-        f.store.control(&pause("a", Some("mail"))).await.unwrap();
     pub(super) async fn a_key_that_no_item_has_is_unknown_however_many_keys_there_are(f: Fixture) {
         f.sql(&waiting(&f, 10_001)).unwrap();
         let unknown = unknown_fairness_key(&*f.store, "waits-l").await.unwrap().unwrap();
@@ -355,6 +355,8 @@ mod promise {
         assert_eq!(unknown_fairness_key(&*f.store, "soon").await.unwrap(), None, "it is paused");
     }
 
+    pub(super) async fn pauses_of_keys_are_moved_to_another_store(f: Fixture) {
+        f.store.control(&pause("a", Some("mail"))).await.unwrap();
         f.store.control(&pause("b", None)).await.unwrap();
         let mut snapshot = f.store.begin_export().await.unwrap();
         let (mut records, mut after) = (Vec::new(), Some(ExportPosition::START));

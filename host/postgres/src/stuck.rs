@@ -8,11 +8,14 @@ use tokio_postgres::Row;
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{FailingItem, StuckItem, WaitingKey, WaitingType, failing_groups, open_breakers};
+use outbox_store::engine::{
+    FailingItem, RATE_USED_UP, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
+    open_breakers,
+};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
 use crate::error::PgError;
-use crate::rows::{count, time, unsigned};
+use crate::rows::{count, optional_time, time, unsigned};
 use crate::tx::{Query, Values};
 use crate::{backlog, pods};
 
@@ -35,6 +38,7 @@ pub(crate) async fn stuck(tx: &impl Query, query: &StuckQuery, now: Millis) -> R
     let reader = StuckReader { tx, query, now };
     let mut found = open_breakers(&pods::recent(tx, now).await?, &backlog::read(tx, now).await?, now);
     found.extend(reader.expired().await?);
+    found.extend(reader.silent().await?);
     found.extend(reader.held_long().await?);
     found.extend(reader.failing().await?);
     found.extend(reader.blocked().await?);
@@ -69,12 +73,34 @@ impl<S: Query> StuckReader<'_, S> {
     async fn held_long(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = "SELECT id, type, ordering_key, claimed_at, claimed_by FROM outbox.status_claimed
                          WHERE lease_until > $1 AND (claimed_at < $2 OR lease_until > $3)
+                           AND claimed_by NOT IN (SELECT instance FROM outbox.pods WHERE heartbeat_at <= $4)
                          ORDER BY claimed_at, id";
         let oldest = self.now.saturating_sub(self.query.older_than);
-        let pods = pods::recent(self.tx, self.now).await?;
-        let held_long = |row: &Row| Ok(head(row)?.held_long(time(row, 3)?, row.try_get(4)?, self.now, &pods));
+        let held_long = |row: &Row| Ok(head(row)?.held_long(time(row, 3)?, row.try_get(4)?, self.now));
         let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
-        self.rows(statement, &[&self.now.get(), &oldest.get(), &latest.get()]).await?.iter().map(held_long).collect()
+        let last_sign = last_sign_of_silent(self.now);
+        let values: Values<'_> = &[&self.now.get(), &oldest.get(), &latest.get(), &last_sign.get()];
+        self.rows(statement, values).await?.iter().map(held_long).collect()
+    }
+
+    /// The claims of silent processes, by process and type.
+    async fn silent(&self) -> Result<Vec<StuckEntry>, PgError> {
+        let statement = "SELECT min(ids[1]), type, NULL::text, sum(count)::bigint, pod, heartbeat_at, max(lease_until)
+                         FROM outbox.leases JOIN outbox.pods ON instance = pod
+                         WHERE lease_until > $1 AND heartbeat_at <= $2
+                         GROUP BY pod, type, heartbeat_at ORDER BY heartbeat_at, pod, type";
+        let entry = |row: &Row| {
+            let claims = SilentClaims {
+                item: head(row)?,
+                count: unsigned(row, 3)?,
+                pod: row.try_get(4)?,
+                last_sign: time(row, 5)?,
+                lease_until: time(row, 6)?,
+            };
+            Ok(claims.entry(self.now))
+        };
+        let last_sign = last_sign_of_silent(self.now);
+        self.rows(statement, &[&self.now.get(), &last_sign.get()]).await?.iter().map(entry).collect()
     }
 
     async fn failing(&self) -> Result<Vec<StuckEntry>, PgError> {
@@ -108,47 +134,51 @@ impl<S: Query> StuckReader<'_, S> {
     /// Heads of their ordering keys that are not available yet, with other items queued behind them.
     async fn held(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
-            "SELECT front.id, front.type, front.ordering_key, item.created_at, front.available_at - $1, front.waiting
+            "SELECT front.id, front.type, front.ordering_key, item.created_at, front.available_at - $1, front.waiting, front.again
              FROM (SELECT *, {QUEUED} AS waiting FROM outbox.queue AS head
                    WHERE ordering_key IS NOT NULL AND NOT held AND available_at > $1 AND {IS_HEAD}) AS front
              JOIN outbox.items AS item ON item.id = front.id
              WHERE front.waiting > 0 ORDER BY front.available_at DESC"
         );
-        let holding = |row: &Row| Ok(head(row)?.holding(time(row, 3)?, row.try_get(4)?, unsigned(row, 5)?));
+        let holding =
+            |row: &Row| Ok(head(row)?.holding(time(row, 3)?, row.try_get(4)?, unsigned(row, 5)?, row.try_get(6)?));
         self.rows(&statement, &[&self.now.get()]).await?.iter().map(holding).collect()
     }
 
     /// Types that have items which could be claimed.
     async fn waiting(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
-            "SELECT oldest.*, pause.reason, pause.type IS NOT NULL FROM (
+            "SELECT oldest.*, pause.reason, pause.paused_at, coalesce(rate.tokens < 1 AND rate.filled_at > $2, false)
+             FROM (
                  SELECT min(id), type, NULL::text, min(available_at) AS since, count(*)
                  FROM outbox.queue AS head
                  WHERE NOT held AND available_at <= $1 AND {IS_HEAD}
                    AND NOT EXISTS (SELECT FROM outbox.key_pauses AS paused
                                    WHERE paused.fairness_key = head.fairness_key AND paused.type IN ('', head.type))
                  GROUP BY type
-             ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type ORDER BY since"
+             ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type
+                         LEFT JOIN outbox.rates AS rate ON rate.type = oldest.type ORDER BY since"
         );
+        let lately = self.now.saturating_sub(RATE_USED_UP).get();
         let found: Vec<WaitingType> =
-            self.rows(&statement, &[&self.now.get()]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
+            self.rows(&statement, &[&self.now.get(), &lately]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
     }
 
     /// Paused fairness keys with items that could be claimed otherwise.
     async fn paused_keys(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
-            "SELECT min(head.id), head.type, NULL::text, min(head.available_at), count(*), pause.reason,
+            "SELECT min(head.id), head.type, NULL::text, pause.paused_at, count(*), pause.reason,
                     pause.fairness_key, pause.type = ''
              FROM outbox.key_pauses AS pause
                   JOIN outbox.queue AS head ON head.fairness_key = pause.fairness_key AND pause.type IN ('', head.type)
              WHERE NOT head.held AND head.available_at <= $1 AND {IS_HEAD}
-             GROUP BY head.type, pause.fairness_key, pause.type, pause.reason ORDER BY min(head.available_at)"
+             GROUP BY head.type, pause.fairness_key, pause.type, pause.reason, pause.paused_at ORDER BY pause.paused_at"
         );
         let paused = |row: &Row| {
             let waiting = WaitingKey {
                 oldest: head(row)?,
-                since: time(row, 3)?,
+                paused_at: time(row, 3)?,
                 count: unsigned(row, 4)?,
                 pause_reason: row.try_get(5)?,
                 fairness_key: row.try_get(6)?,
@@ -196,7 +226,8 @@ fn waiting(row: &Row) -> Result<WaitingType, PgError> {
         since: time(row, 3)?,
         count: unsigned(row, 4)?,
         pause_reason: row.try_get(5)?,
-        is_paused: row.try_get(6)?,
+        paused_at: optional_time(row, 6)?,
+        is_at_rate: row.try_get(7)?,
     })
 }
 

@@ -8,10 +8,13 @@ use rusqlite::{Connection, Params, Row, params};
 
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
-use outbox_store::engine::{FailingItem, StuckItem, WaitingKey, WaitingType, failing_groups, open_breakers};
+use outbox_store::engine::{
+    FailingItem, RATE_USED_UP, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
+    open_breakers,
+};
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
 
-use crate::rows::{cell, time};
+use crate::rows::{cell, optional_time, time};
 use crate::{backlog, pods};
 
 /// The items that fail often which are grouped, the newest items among which lost ones are looked for, and the newest
@@ -25,6 +28,7 @@ pub(crate) fn stuck(tx: &Connection, query: &StuckQuery, now: Millis) -> rusqlit
     let kinds = [
         open_breakers(&pods::recent(tx, now)?, &backlog::read(tx, now)?, now),
         reader.expired()?,
+        reader.silent()?,
         reader.held_long()?,
         reader.failing()?,
         reader.blocked()?,
@@ -67,13 +71,31 @@ impl StuckReader<'_> {
     fn held_long(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT id, type, ordering_key, claimed_at, claimed_by FROM outbox_status
                    WHERE status = 'CLAIMED' AND lease_until > ?1 AND (claimed_at < ?2 OR lease_until > ?3)
+                     AND claimed_by NOT IN (SELECT instance FROM outbox_pods WHERE heartbeat_at <= ?4)
                    ORDER BY claimed_at";
         let oldest = self.now.saturating_sub(self.query.older_than);
         let latest = self.now.saturating_add(Duration::from_secs(LONGEST_LEASE_SECONDS.into()));
-        let pods = pods::recent(self.tx, self.now)?;
-        self.rows(sql, [self.now.get(), oldest.get(), latest.get()], |row| {
+        let last_sign = last_sign_of_silent(self.now);
+        self.rows(sql, [self.now, oldest, latest, last_sign].map(Millis::get), |row| {
             let by: String = cell(row, 4)?;
-            Ok(head(row)?.held_long(time(row, 3)?, &by, self.now, &pods))
+            Ok(head(row)?.held_long(time(row, 3)?, &by, self.now))
+        })
+    }
+
+    /// The claims of silent processes, by process and type.
+    fn silent(&self) -> rusqlite::Result<Vec<StuckEntry>> {
+        let sql = "SELECT min(json_extract(ids, '$[0]')), type, NULL, sum(count), pod, heartbeat_at, max(lease_until)
+                   FROM outbox_leases JOIN outbox_pods ON instance = pod
+                   WHERE lease_until > ?1 AND heartbeat_at <= ?2 GROUP BY pod, type ORDER BY heartbeat_at, pod, type";
+        self.rows(sql, [self.now, last_sign_of_silent(self.now)].map(Millis::get), |row| {
+            let claims = SilentClaims {
+                item: head(row)?,
+                count: cell(row, 3)?,
+                pod: cell(row, 4)?,
+                last_sign: time(row, 5)?,
+                lease_until: time(row, 6)?,
+            };
+            Ok(claims.entry(self.now))
         })
     }
 
@@ -107,16 +129,19 @@ impl StuckReader<'_> {
     fn held(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT head.id, head.type, head.ordering_key, item.created_at, head.available_at - ?1,
                           (SELECT count(*) FROM outbox_queue AS behind
-                           WHERE behind.ordering_key = head.ordering_key AND behind.held = 1) AS waiting
+                           WHERE behind.ordering_key = head.ordering_key AND behind.held = 1) AS waiting, head.again
                    FROM outbox_lanes AS lane JOIN outbox_queue AS head ON head.id = lane.id
                         JOIN outbox_items AS item ON item.id = lane.id
                    WHERE head.available_at > ?1 AND waiting > 0 ORDER BY head.available_at DESC";
-        self.rows(sql, [self.now.get()], |row| Ok(head(row)?.holding(time(row, 3)?, cell(row, 4)?, cell(row, 5)?)))
+        self.rows(sql, [self.now.get()], |row| {
+            Ok(head(row)?.holding(time(row, 3)?, cell(row, 4)?, cell(row, 5)?, cell(row, 6)?))
+        })
     }
 
     /// Types that have items which could be claimed. The three parts of the queue are read in one index each.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at IS NOT NULL
+        let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at,
+                          coalesce(rate.tokens < 1 AND rate.filled_at > ?2, 0)
                    FROM (SELECT min(id) AS id, type, min(available_at) AS since, count(*) AS items FROM outbox_queue
                          WHERE held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at <= ?1 GROUP BY type
                          UNION ALL
@@ -132,14 +157,17 @@ impl StuckReader<'_> {
                                            WHERE pause.fairness_key = suspect.fairness_key
                                              AND pause.type IN ('', suspect.type)) GROUP BY type) AS ready
                         LEFT JOIN outbox_pauses AS pause ON pause.type = ready.type
+                        LEFT JOIN outbox_rates AS rate ON rate.type = ready.type
                    GROUP BY ready.type ORDER BY min(since)";
-        let found = self.rows(sql, params![self.now.get()], |row| {
+        let lately = self.now.saturating_sub(RATE_USED_UP);
+        let found = self.rows(sql, [self.now, lately].map(Millis::get), |row| {
             Ok(WaitingType {
                 oldest: head(row)?,
                 since: time(row, 3)?,
                 count: cell(row, 4)?,
                 pause_reason: cell(row, 5)?,
-                is_paused: cell(row, 6)?,
+                paused_at: optional_time(row, 6)?,
+                is_at_rate: cell(row, 7)?,
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
@@ -147,16 +175,10 @@ impl StuckReader<'_> {
 
     /// Paused fairness keys with items that could be claimed otherwise.
     fn paused_keys(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql = "SELECT min(waiting.id), waiting.type, NULL, min(waiting.available_at), count(*), pause.reason,
-                          pause.fairness_key, pause.type = ''
-                   FROM outbox_key_pauses AS pause CROSS JOIN outbox_queue AS waiting
-                        ON waiting.fairness_key = pause.fairness_key AND pause.type IN ('', waiting.type)
-                   WHERE waiting.held = 0 AND waiting.available_at <= ?1
-                   GROUP BY waiting.type, pause.fairness_key, pause.type ORDER BY min(waiting.available_at)";
-        let found = self.rows(sql, params![self.now.get()], |row| {
+        let found = self.rows(PAUSED_KEYS, params![self.now.get()], |row| {
             Ok(WaitingKey {
                 oldest: head(row)?,
-                since: time(row, 3)?,
+                paused_at: time(row, 3)?,
                 count: cell(row, 4)?,
                 pause_reason: cell(row, 5)?,
                 fairness_key: cell(row, 6)?,
@@ -193,7 +215,44 @@ impl StuckReader<'_> {
     }
 }
 
+/// SQL: paused fairness keys with the items that are due at `?1`. Suspects are in an index of their own, and few.
+const PAUSED_KEYS: &str = "WITH RECURSIVE kinds (type) AS (
+        SELECT min(type) FROM outbox_queue WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL
+        UNION ALL
+        SELECT (SELECT min(type) FROM outbox_queue
+                WHERE held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND type > kinds.type)
+        FROM kinds WHERE type IS NOT NULL),
+    found AS (
+        SELECT waiting.id, waiting.type, pause.paused_at, pause.reason, pause.fairness_key, pause.type AS of_type
+        FROM outbox_key_pauses AS pause CROSS JOIN kinds ON pause.type IN ('', kinds.type)
+             CROSS JOIN outbox_queue AS waiting INDEXED BY outbox_queue_fair
+             ON waiting.type = kinds.type AND waiting.fairness_key = pause.fairness_key
+        WHERE waiting.held = 0 AND waiting.losses = 0 AND waiting.fairness_key IS NOT NULL
+          AND waiting.available_at <= ?1
+        UNION ALL
+        SELECT waiting.id, waiting.type, pause.paused_at, pause.reason, pause.fairness_key, pause.type
+        FROM outbox_queue AS waiting CROSS JOIN outbox_key_pauses AS pause
+             ON pause.fairness_key = waiting.fairness_key AND pause.type IN ('', waiting.type)
+        WHERE waiting.held = 0 AND waiting.losses > 0 AND waiting.available_at <= ?1)
+    SELECT min(id), type, NULL, paused_at, count(*), reason, fairness_key, of_type = '' FROM found
+    GROUP BY type, fairness_key, of_type ORDER BY paused_at";
+
 /// The first three columns of every row: id, type and ordering key.
 fn head(row: &Row<'_>) -> rusqlite::Result<StuckItem> {
     Ok(StuckItem { id: ItemId::new(cell(row, 0)?), item_type: cell(row, 1)?, ordering_key: cell(row, 2)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
+
+    #[test]
+    fn paused_keys_are_looked_up_in_the_index_of_keys() {
+        let steps = plan(PAUSED_KEYS, params![1]);
+        let reads = |index: &str| steps.iter().any(|line| line.contains(index));
+        assert!(reads("outbox_queue_fair (type=? AND fairness_key=? AND available_at<?)"), "{steps:?}");
+        assert!(reads("outbox_queue_suspects"), "{steps:?}");
+        assert!(!steps.iter().any(|line| line.contains("AUTOMATIC")), "{steps:?}");
+    }
 }

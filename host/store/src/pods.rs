@@ -41,6 +41,11 @@ impl Pod {
 
     /// Whether the pod has missed so many reports that it is most likely gone.
     pub fn is_silent(&self, now: Millis) -> bool {
-        now.since(self.heartbeat_at) >= POD_GONE
+        self.heartbeat_at <= last_sign_of_silent(now)
     }
+}
+
+/// A pod that has not reported since then, or since earlier, is silent at `now`.
+pub fn last_sign_of_silent(now: Millis) -> Millis {
+    now.saturating_sub(POD_GONE)
 }

@@ -9,14 +9,13 @@ use serde::Serialize;
 use outbox_core::{Failure, FailureClass, fingerprint};
 use outbox_item::{ItemId, Millis};
 
-use crate::pods::Pod;
-
 /// From when on something counts as stuck.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StuckQuery {
     /// The types that handlers serve; `None` when that is not known.
     pub served: Option<Vec<String>>,
-    /// An item that could be claimed for longer than this is old, and so is a claim that is held for longer.
+    /// An item that could be claimed for longer than this is old, and so is a claim that is held for longer. A claim of a
+    /// process that gives no sign of life is told at once.
     pub older_than: Duration,
     /// An item with at least this number of attempts in this life fails repeatedly. Items that wait for their next
     /// attempt are looked at from the third attempt on.
@@ -78,7 +77,7 @@ impl StuckEntry {
 pub enum StuckKind {
     /// A lease has ended and the item was not taken back.
     ExpiredClaim,
-    /// A process has held a claim for long, and its lease has not ended.
+    /// A process has held a claim for long, or gives no sign of life, and the lease has not ended.
     LongClaim,
     /// A breaker is open: the receiver of a type's items fails.
     Breaker,
@@ -142,15 +141,11 @@ impl StuckItem {
         self.report(StuckKind::ExpiredClaim, lease_until, why, command)
     }
 
-    /// The process `by` has held its claim since `claimed_at`, which is long ago or, at `now`, in the future. `pods` are
-    /// the processes that have lately given a sign of life.
-    pub fn held_long(self, claimed_at: Millis, by: &str, now: Millis, pods: &[Pod]) -> StuckEntry {
+    /// The process `by` has held its claim since `claimed_at`, which is long ago or, at `now`, in the future.
+    pub fn held_long(self, claimed_at: Millis, by: &str, now: Millis) -> StuckEntry {
         let (why, command) = if claimed_at > now {
             let why = format!("{by} claimed it while a clock was ahead, so its lease ends late");
             (why, format!("outbox release --force {}, if {by} has ended", self.id))
-        } else if pods.iter().any(|pod| pod.instance == by && pod.is_silent(now)) {
-            let why = "gives no sign of life: another process takes the item back when its lease ends";
-            (format!("{by} {why}"), format!("outbox release --force {}, if {by} has ended", self.id))
         } else {
             let why = "still renews the lease: its attempt takes long or does not end, or its settlement keeps failing";
             (format!("{by} {why}"), format!("outbox show {}", self.id))
@@ -167,11 +162,13 @@ impl StuckItem {
         StuckEntry { waiting, ..self.report(StuckKind::BlockedKey, dead_at, why, command) }
     }
 
-    /// It is the head of its key and becomes available in `wait` milliseconds; `waiting` items wait behind it.
-    pub fn holding(self, created_at: Millis, wait: i64, waiting: u64) -> StuckEntry {
+    /// It is the head of its key and becomes available in `wait` milliseconds; `waiting` items wait behind it. One that was
+    /// claimed before has most likely failed, and another attempt helps only when the cause is gone.
+    pub fn holding(self, created_at: Millis, wait: i64, waiting: u64, was_claimed: bool) -> StuckEntry {
         let id = self.id;
         let why = format!("item {id} is in front of the key and is not available for another {} s", wait / 1000);
-        let command = format!("outbox reschedule {id} --in 0s");
+        let now = format!("outbox reschedule {id} --in 0s");
+        let command = if was_claimed { format!("outbox show {id}; {now}, when its cause is gone") } else { now };
         StuckEntry { waiting, ..self.report(StuckKind::HeldKey, created_at, why, command) }
     }
 
@@ -206,6 +203,37 @@ impl StuckItem {
             why,
             command,
         }
+    }
+}
+
+/// The claims of one type that a silent process holds, as an engine found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SilentClaims {
+    /// One of the items.
+    pub item: StuckItem,
+    /// How many items they are.
+    pub count: u64,
+    /// The process.
+    pub pod: String,
+    /// When it gave its last sign of life.
+    pub last_sign: Millis,
+    /// When the last of their leases ends.
+    pub lease_until: Millis,
+}
+
+impl SilentClaims {
+    /// The entry about them at `now`.
+    pub fn entry(self, now: Millis) -> StuckEntry {
+        let Self { item, count, pod, last_sign, lease_until } = self;
+        let ends_in = lease_until.since(now).as_millis().div_ceil(1_000);
+        let why = format!(
+            "{pod} gives no sign of life and holds {count} claimed: other processes take them back when their leases \
+             end, the last in {ends_in} s"
+        );
+        let item_type = &item.item_type;
+        let command =
+            format!("outbox release --status CLAIMED --type {item_type} --pod {pod} --force, if {pod} has ended");
+        StuckEntry { waiting: count, ..item.report(StuckKind::LongClaim, last_sign, why, command) }
     }
 }
 
@@ -257,6 +285,9 @@ fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
     Some(StuckEntry { waiting: count, ..item.report(StuckKind::Failing, since, why, command) })
 }
 
+/// How long ago a claim has used up the rate of a type that holds items back: claims come several times in it.
+pub const RATE_USED_UP: Duration = Duration::from_mins(1);
+
 /// Items of one type that could be claimed, as an engine found them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingType {
@@ -266,10 +297,12 @@ pub struct WaitingType {
     pub since: Millis,
     /// How many there are.
     pub count: u64,
-    /// Whether the type is paused.
-    pub is_paused: bool,
+    /// When the type was paused, if it is.
+    pub paused_at: Option<Millis>,
     /// Why it is paused.
     pub pause_reason: Option<String>,
+    /// Whether a claim of the last minute has used up the type's rate.
+    pub is_at_rate: bool,
 }
 
 impl WaitingType {
@@ -277,19 +310,23 @@ impl WaitingType {
     /// items have not waited long.
     pub fn diagnose(self, query: &StuckQuery, now: Millis) -> Option<StuckEntry> {
         let (kind, why, command) = self.diagnosis(query, now)?;
-        Some(StuckEntry { waiting: self.count, ..self.oldest.report(kind, self.since, why, command) })
+        let since = self.paused_at.unwrap_or(self.since);
+        Some(StuckEntry { waiting: self.count, ..self.oldest.report(kind, since, why, command) })
     }
 
     fn diagnosis(&self, query: &StuckQuery, now: Millis) -> Option<(StuckKind, String, String)> {
         let item_type = &self.oldest.item_type;
         let is_unserved = query.served.as_ref().is_some_and(|served| !served.contains(item_type));
         let is_old = now.since(self.since) > query.older_than;
-        if self.is_paused {
+        if self.paused_at.is_some() {
             let reason = self.pause_reason.as_deref().unwrap_or("no reason given");
             Some((StuckKind::Paused, format!("the type is paused: {reason}"), format!("outbox resume {item_type}")))
         } else if is_unserved {
             let why = "no live process has a handler for the type".to_owned();
             Some((StuckKind::Unhandled, why, "outbox plugin list".to_owned()))
+        } else if is_old && self.is_at_rate {
+            let why = "more items come than the `rate` in the manifest of the type allows, so they wait".to_owned();
+            Some((StuckKind::Old, why, "outbox stats --last 1h".to_owned()))
         } else if is_old {
             let why = "the items may be claimed and are not: too few workers, or a limit of the type".to_owned();
             Some((StuckKind::Old, why, "outbox stats".to_owned()))
@@ -304,8 +341,8 @@ impl WaitingType {
 pub struct WaitingKey {
     /// The oldest of them.
     pub oldest: StuckItem,
-    /// Since when the oldest could be claimed.
-    pub since: Millis,
+    /// When the key was paused.
+    pub paused_at: Millis,
     /// How many there are of its type.
     pub count: u64,
     /// The key.
@@ -323,7 +360,7 @@ impl WaitingKey {
         let why = format!("the fairness key {key} is paused: {reason}");
         let of_type = if self.is_of_all_types { String::new() } else { format!("{} ", self.oldest.item_type) };
         let command = format!("outbox resume {of_type}--key='{}'", key.replace('\'', r"'\''"));
-        let entry = self.oldest.report(StuckKind::Paused, self.since, why, command);
+        let entry = self.oldest.report(StuckKind::Paused, self.paused_at, why, command);
         StuckEntry { waiting: self.count, fairness_key: Some(self.fairness_key), ..entry }
     }
 }

@@ -8,6 +8,7 @@ use outbox_store::{Control, KeyPause, Store, unknown_fairness_key, unknown_order
 
 use crate::cli::arguments::{AuditArgs, execution, not_forced};
 use crate::cli::context::Context;
+use crate::cli::output::count;
 use crate::cli::requests::send_control;
 
 /// Let what waits behind dead-lettered items of an ordering key go on without them
@@ -93,10 +94,28 @@ async fn control_types(
         }
         None => overview.known_types(&paused),
     };
+    let mut is_resume = false;
     for item_type in types {
-        send_control(&*store, control(item_type), execution(args.dry_run), args.audit.clone(), context).await?;
+        let control = control(item_type);
+        is_resume = matches!(control, Control::Resume { .. });
+        send_control(&*store, control, execution(args.dry_run), args.audit.clone(), context).await?;
+    }
+    if is_resume {
+        hint_at_paused_keys(&*store, context).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that fairness keys stay paused when types are resumed.
+async fn hint_at_paused_keys(store: &dyn Store, context: &Context) -> anyhow::Result<()> {
+    let keys: Vec<_> = store.key_pauses().await?.into_iter().map(|pause| pause.fairness_key).collect();
+    if let Some(first) = keys.first() {
+        let all = count(keys.len() as u64, "pause");
+        context
+            .output
+            .hint(&format!("{all} of fairness keys stay, such as of {first:?}: outbox resume --key ends one."));
+    }
+    Ok(())
 }
 
 async fn control_key(

@@ -152,7 +152,7 @@ fn paused(stats: &Stats<'_>, times: Times) -> Option<String> {
 }
 
 fn breakers(overview: &Overview) -> Option<String> {
-    let listed = overview.pods.iter().flat_map(|pod| pod.breakers.iter().map(move |breaker| (pod, breaker)));
+    let listed = overview.live_pods().flat_map(|pod| pod.breakers.iter().map(move |breaker| (pod, breaker)));
     let row = |(pod, breaker): (&Pod, &BreakerStatus)| {
         let since = span(i64::try_from(breaker.open_for_ms).unwrap_or(i64::MAX));
         let (types, state) = (breaker.types.join(", "), breaker.state.as_str().to_owned());

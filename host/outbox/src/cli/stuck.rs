@@ -10,7 +10,7 @@ use outbox_store::{AuditQuery, FailureGroup, JobId, StuckQuery};
 
 use crate::cli::arguments::{FilterArgs, TimeArg};
 use crate::cli::context::Context;
-use crate::cli::output::{Times, audit_rows, clean, count, or_dash, short, table};
+use crate::cli::output::{Times, audit_rows, clean, count, fields, or_dash, short, table};
 use crate::cli::requests::{check_names, named_item};
 
 /// Explain what does not move, each with the command that helps
@@ -98,10 +98,9 @@ fn paragraph(stuck: &outbox_store::StuckEntry, times: Times) -> String {
     ];
     let about: Vec<_> = about.into_iter().flatten().collect();
     let head = format!("{}: {} ({} waiting)", stuck.kind.as_str(), about.join(", "), count(stuck.waiting, "item"));
-    let since = times.both(stuck.since);
-    [head, format!("  why    {}", stuck.why), format!("  since  {since}"), format!("  helps  {}", stuck.command)]
-        .map(|line| clean(&line))
-        .join("\n")
+    let about =
+        [("  why", stuck.why.clone()), ("  since", times.both(stuck.since)), ("  helps", stuck.command.clone())];
+    format!("{}\n{}", clean(&head), fields(&about))
 }
 
 pub(crate) async fn failures(args: FailuresArgs, context: &Context) -> anyhow::Result<ExitCode> {
