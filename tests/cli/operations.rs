@@ -170,6 +170,7 @@ async fn without_a_terminal_what_deletes_or_repeats_effects_is_refused_with_the_
         (&["replay", "--status", "DONE"], "replay --status DONE --all --yes"),
         (&["replay", "--status", "DLQ", "--new-effects"], "replay --status DLQ --new-effects --yes"),
         (&["dead", "--status", "PENDING"], "dead --status PENDING --all --yes"),
+        (&["reschedule", "--status", "PENDING", "--in", "0s"], "--status PENDING --in 0s --all --yes"),
     ] {
         let items = if args.contains(&"DLQ") { "2 items" } else { "1 item" };
         fixture.run(args).fails(2, &[items, "mail", line]);
@@ -180,6 +181,38 @@ async fn without_a_terminal_what_deletes_or_repeats_effects_is_refused_with_the_
     assert_eq!(fixture.json(&["replay", "--status", "DLQ"])["changed"], 2, "the playbook's replay is not asked for");
     assert_eq!(fixture.json(&["dead", "--status", "PENDING", "--type", "mail", "--yes"])["changed"], 3);
     assert_eq!(fixture.json(&["purge", "DLQ", "--yes"])["changed"], 3);
+}
+
+#[tokio::test]
+async fn the_line_that_does_it_takes_no_item_that_came_to_its_status_after_it_was_printed() {
+    let fixture = CliFixture::migrated();
+    fixture.settled("a", dead()).await;
+    let refused = fixture.run(&["purge", "DLQ"]);
+    let line = refused.stderr.lines().last().unwrap().trim().to_owned();
+    let bound = line.split(' ').find(|word| word.starts_with("--as-of=")).unwrap().to_owned();
+    fixture.settled("b", dead()).await;
+    let database = rusqlite::Connection::open(fixture.dir.path().join("outbox.sqlite")).unwrap();
+    database.execute("UPDATE outbox_dead SET dead_at = dead_at + 60000 WHERE id = 2", []).unwrap();
+    assert_eq!(fixture.json(&["purge", "DLQ", "--yes", &bound])["changed"], 1, "{line}");
+    assert_eq!(status(&fixture, "2"), "DLQ");
+    enqueue(&fixture, "c", "o");
+    fixture.run(&["dead", "3", &bound]).fails(2, &["--as-of"]);
+    fixture.run(&["purge", "2", &bound]).fails(2, &["--as-of"]);
+}
+
+#[tokio::test]
+async fn claims_are_listed_and_released_by_the_process_that_holds_them() {
+    let fixture = CliFixture::migrated();
+    for key in ["a", "b"] {
+        enqueue(&fixture, key, key);
+        let mut claim = request(&["mail"], 1);
+        claim.claimed_by = format!("pod-{key}");
+        fixture.store().claim(&claim).await.unwrap();
+    }
+    assert_eq!(fixture.json(&["list", "CLAIMED", "--pod", "pod-b"])[0]["idem_key"], "b");
+    assert!(fixture.run(&["list"]).stdout.contains("pod-a"));
+    fixture.json(&["release", "--status", "CLAIMED", "--pod", "pod-a", "--force", "--yes"]);
+    assert_eq!((status(&fixture, "1"), status(&fixture, "2")), (json!("PENDING"), json!("CLAIMED")));
 }
 
 #[tokio::test]

@@ -146,10 +146,12 @@ async fn what_deletes_takes_work_away_or_repeats_effects_needs_the_confirmation_
         ("/items:purge", json!({ "filter": { "status": ["DLQ"] } })),
         ("/items:replay", json!({ "filter": { "status": ["DONE"] } })),
         ("/items:replay", json!({ "filter": { "status": ["DLQ"] }, "new_effects": true })),
+        ("/items:reschedule", json!({ "filter": { "status": ["PENDING"] }, "delay_ms": 0 })),
         ("/items:dead", json!({ "filter": { "status": ["PENDING"], "type": "c" }, "background": true })),
     ] {
         let problem = host.send(post(path, &[], &order.to_string())).await.problem(428, "confirmation-needed");
-        assert_eq!(problem["count"], if path == "/items:dead" { 2 } else { 1 }, "{path} {order}");
+        let waiting = ["/items:dead", "/items:reschedule"].contains(&path);
+        assert_eq!(problem["count"], if waiting { 2 } else { 1 }, "{path} {order}");
         assert!(problem["confirm"].is_string() && problem["as_of"].is_number(), "{problem}");
     }
     let statuses: Vec<_> = host.items().await.into_iter().map(|item| item.status).collect();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use outbox::core::{FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, Control, Execution, Filter, LeasePolicy, MisplacedItem, OperateRequest, Selection, StuckKind, StuckQuery,
+    Action, Control, Execution, Filter, LeasePolicy, MisplacedItem, OperateRequest, Page, Pod, Selection, StuckKind,
+    StuckQuery,
 };
 
 use super::orders::{CAREFUL, FORCED, command, keyed, operate};
@@ -23,6 +24,8 @@ promises! {
     a_paused_type_is_not_claimed_until_it_is_resumed
     failures_are_grouped_by_what_they_have_in_common_and_a_group_is_replayed
     what_is_stuck_is_explained_with_the_command_that_helps
+    items_that_the_rate_of_their_type_holds_back_are_said_to_be
+    claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once
     an_item_without_a_status_is_reported_and_a_restore_takes_it_back
 }
 
@@ -188,6 +191,7 @@ mod promise {
         for (key, item_type) in [("6", "sms"), ("7", "fax"), ("8", "push")] {
             f.enqueue(NewItem::new(item_type, key, "{}")).await;
         }
+        f.clock.advance(Duration::from_secs(1));
         f.store.control(&command(Control::Pause { item_type: "sms".into() })).await.unwrap();
         f.clock.advance(Duration::from_mins(10));
         let served = Some(vec!["mail".into(), "sms".into(), "push".into()]);
@@ -198,10 +202,70 @@ mod promise {
         assert_eq!(found(StuckKind::Failing), Some(format!("outbox show {lost}")));
         assert_eq!(found(StuckKind::HeldKey), Some(format!("outbox reschedule {late} --in 0s")));
         assert_eq!(found(StuckKind::Paused).as_deref(), Some("outbox resume sms"));
+        let paused = stuck.iter().find(|stuck| stuck.kind == StuckKind::Paused).map(|stuck| stuck.since);
+        assert_eq!(paused, Some(after_start(1_000)));
         assert!(found(StuckKind::BlockedKey).unwrap().contains("outbox unblock 'o'"));
         let of = |kind| stuck.iter().find(|stuck| stuck.kind == kind).and_then(|stuck| stuck.r#type.as_deref());
         assert_eq!((of(StuckKind::Unhandled), of(StuckKind::Old)), (Some("fax"), Some("push")));
         assert!(stuck.iter().all(|stuck| !stuck.why.is_empty() && stuck.waiting >= 1), "{stuck:?}");
+    }
+
+    pub(super) async fn items_that_the_rate_of_their_type_holds_back_are_said_to_be(f: Fixture) {
+        for key in ["1", "2"] {
+            f.enqueue(item(key)).await;
+        }
+        f.clock.advance(Duration::from_mins(10));
+        let why = async || f.store.stuck(&StuckQuery::default()).await.unwrap().remove(0).why;
+        assert!(why().await.contains("too few workers"));
+        let mut limited = request(&["mail"], 9);
+        limited.types[0].rate = Some(1.0);
+        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        assert!(why().await.contains("the `rate` in the manifest"));
+    }
+
+    pub(super) async fn claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once(f: Fixture) {
+        for key in ["1", "2"] {
+            f.enqueue(item(key)).await;
+        }
+        f.enqueue(NewItem::new("sms", "3", "{}")).await;
+        let beat = async |instance: &str| {
+            let pod = Pod {
+                instance: instance.into(),
+                role: None,
+                ready: true,
+                heartbeat_at: START,
+                plugins: vec![],
+                breakers: vec![],
+            };
+            f.store.heartbeat(&pod).await.unwrap();
+        };
+        let claim = async |instance: &str, item_type: &str| {
+            let mut wanted = request(&[item_type], 9);
+            wanted.claimed_by = instance.into();
+            f.store.claim(&wanted).await.unwrap();
+        };
+        beat("gone").await;
+        beat("alive").await;
+        claim("gone", "mail").await;
+        claim("alive", "sms").await;
+        f.clock.advance(Duration::from_secs(14));
+        assert_eq!(f.store.stuck(&StuckQuery::default()).await.unwrap(), [], "one may miss two of its reports");
+        beat("alive").await;
+        f.clock.advance(Duration::from_secs(1));
+        let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
+        let [entry] = &stuck[..] else { panic!("{stuck:?}") };
+        assert_eq!((entry.kind, entry.waiting, entry.since), (StuckKind::LongClaim, 2, START));
+        assert!(entry.why.contains("gone gives no sign of life and holds 2 claimed"), "{}", entry.why);
+        assert!(entry.command.starts_with("outbox release --status CLAIMED --type mail --pod gone --force"));
+        let long = StuckQuery { older_than: Duration::from_secs(1), ..StuckQuery::default() };
+        let long: Vec<_> = f.store.stuck(&long).await.unwrap().into_iter().map(|entry| entry.why).collect();
+        assert!(long.len() == 2 && long[1].contains("alive still renews the lease"), "{long:?}");
+        let of_pod = Filter { pod: Some("gone".into()), ..Filter::default() };
+        let listed = f.store.list(&of_pod, &Page { limit: 9, before: None }).await.unwrap().items;
+        assert_eq!(listed.len(), 2);
+        let release = Action::Release { lease: LeasePolicy::Break };
+        let report = f.store.operate(&operate_request(release, Selection::Filter(of_pod))).await.unwrap();
+        assert_eq!(report.changed, 2, "and none of the other process");
     }
 
     pub(super) async fn an_item_without_a_status_is_reported_and_a_restore_takes_it_back(f: Fixture) {

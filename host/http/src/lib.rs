@@ -174,7 +174,7 @@ fn actions() -> Routes {
         .routes(all(ASKED, routes!(actions::replay_items)))
         .routes(all(ASKED, routes!(actions::dead_items)))
         .routes(all(&[], routes!(actions::restore_items)))
-        .routes(all(&[], routes!(actions::reschedule_items)))
+        .routes(all(ASKED, routes!(actions::reschedule_items)))
         .routes(all(ASKED, routes!(actions::release_items)))
         .routes(needs(Right::Admin, &[STORE, BODY, ALL, ASKED], routes!(actions::purge_items)))
 }

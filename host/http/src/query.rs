@@ -37,7 +37,7 @@ pub(crate) fn filter_and_page(parameters: Vec<(String, String)>) -> Result<(Filt
 }
 
 /// The parameters of [`restrict`], as the problem about an unknown one lists them.
-const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `fairness_key`, `created_from`, `created_to`, \
+const RESTRICTIONS: &str = "`status`, `type`, `idem_key`, `key_prefix`, `saga`, `cid`, `ordering_key`, `fairness_key`, `pod`, `created_from`, `created_to`, \
      `finished_from`, `finished_to`, `available_from`, `available_to`, `fingerprint`, `handler_digest`, `error`, `payload`, `headers`, \
      `metadata`, `text`, `first`, `sample`, `ids`, `as_of`";
 
@@ -53,6 +53,7 @@ fn restrict(filter: &mut Filter, name: &str, text: String) -> Result<(), ApiErro
         "cid" => set_once(&mut filter.cid, name, text),
         "ordering_key" => set_once(&mut filter.ordering_key, name, text),
         "fairness_key" => set_once(&mut filter.fairness_key, name, text),
+        "pod" => set_once(&mut filter.pod, name, text),
         "fingerprint" => set_once(&mut filter.fingerprint, name, text),
         "created_from" => set_once(&mut filter.created_from, name, number(name, &text)?),
         "created_to" => set_once(&mut filter.created_to, name, number(name, &text)?),
@@ -278,6 +279,7 @@ mod tests {
             ("cid", "c"),
             ("ordering_key", "o"),
             ("fairness_key", "a"),
+            ("pod", "b"),
             ("created_from", "1"),
             ("created_to", "2"),
             ("finished_from", "3"),
@@ -300,8 +302,8 @@ mod tests {
         ])
         .unwrap();
         let members = json!({
-            "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "fairness_key": "a", "created_from": 1,
-            "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
+            "status": ["DLQ"], "type": "t", "idem_key": "k", "key_prefix": "p", "saga": "s", "cid": "c", "ordering_key": "o", "fairness_key": "a", "pod": "b",
+            "created_from": 1, "created_to": 2, "finished_from": 3, "finished_to": 4, "available_from": 5, "available_to": 6,
             "fingerprint": "f", "handler_digest": "d", "error": "refused", "payload": ["order=17", "to.name=Ada"],
             "headers": ["x-tenant=acme"], "metadata": ["team=a"], "text": "Ada", "first": 9, "sample": 8, "ids": [3, 4], "as_of": 7,
         });

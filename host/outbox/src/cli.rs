@@ -9,6 +9,7 @@ mod backup;
 mod completions;
 mod config;
 mod confirm;
+mod consent;
 pub(crate) mod context;
 mod control;
 mod doctor;

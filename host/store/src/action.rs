@@ -99,7 +99,8 @@ impl Action {
     }
 
     /// Whether an operator confirms the action on all items that match before it is carried out: it deletes, it takes
-    /// items from workers, or it may repeat effects that receivers have performed. An item that its key names is named.
+    /// items from workers, it may repeat effects that receivers have performed, or it moves the due time of every
+    /// waiting item, also of those that were enqueued for later. An item that its key names is named.
     pub fn needs_confirmation(self, filter: &Filter) -> bool {
         let is_dangerous = match self {
             Self::Purge
@@ -109,7 +110,8 @@ impl Action {
             Self::Replay { keys: EffectKeys::Same } => {
                 filter.status.is_empty() || filter.status.contains(&Status::Done)
             }
-            Self::Restore | Self::Reschedule { .. } | Self::Release { lease: LeasePolicy::Respect } => false,
+            Self::Reschedule { .. } => filter.is_status_alone(),
+            Self::Restore | Self::Release { lease: LeasePolicy::Respect } => false,
         };
         is_dangerous && filter.idem_key.is_none()
     }
@@ -337,13 +339,22 @@ mod tests {
             (same, &[Status::Dlq, Status::Done], true),
             (same, &[], true),
             (Action::Restore, &[Status::Dlq], false),
-            (Action::Reschedule { at: Millis::new(1) }, &[Status::Pending], false),
+            (Action::Reschedule { at: Millis::new(1) }, &[Status::Pending], true),
         ] {
             let filter = Filter { status: statuses.to_vec(), ..Filter::default() };
             assert_eq!(action.needs_confirmation(&filter), expected, "{action:?} of {statuses:?}");
             let named = Filter { idem_key: Some("k".into()), ..filter };
             assert!(!action.needs_confirmation(&named), "{action:?} of one item");
         }
+    }
+
+    #[test]
+    fn a_reschedule_is_confirmed_where_nothing_but_the_status_chooses_the_items() {
+        let at_once = Action::Reschedule { at: Millis::new(1) };
+        let all = Filter { status: vec![Status::Pending], as_of: Some(Millis::new(1)), ..Filter::default() };
+        assert!(at_once.needs_confirmation(&all));
+        let failed = Filter { error: Some("refused".into()), ..all };
+        assert!(!at_once.needs_confirmation(&failed));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Filter {
     /// This fairness key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness_key: Option<String>,
+    /// Claimed by this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Enqueued at or after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_from: Option<Millis>,
@@ -155,6 +158,7 @@ impl Filter {
             ("cid", &self.cid),
             ("ordering_key", &self.ordering_key),
             ("fairness_key", &self.fairness_key),
+            ("pod", &self.pod),
             ("fingerprint", &self.fingerprint),
             ("error", &self.error),
             ("text", &self.text),

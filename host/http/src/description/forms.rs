@@ -103,6 +103,8 @@ pub(crate) struct FilterBody {
     ordering_key: Option<String>,
     /// This fairness key.
     fairness_key: Option<String>,
+    /// Claimed by this process.
+    pod: Option<String>,
     /// Enqueued at or after.
     #[schema(value_type = Option<UnixMillis>)]
     #[param(value_type = Option<i64>)]

@@ -44,6 +44,9 @@ pub(crate) struct FilterArgs {
     /// Only items with this fairness key
     #[arg(long, value_name = "KEY")]
     fairness_key: Option<String>,
+    /// Only items that this process has claimed: see `outbox stats`
+    #[arg(long)]
+    pod: Option<String>,
     /// Only items enqueued since: 2h (ago), 2026-01-31, 2026-01-31T12:00:00+02:00, or Unix milliseconds
     #[arg(long, value_name = "WHEN")]
     since: Option<TimeArg>,
@@ -98,6 +101,7 @@ impl FilterArgs {
             cid: self.cid,
             ordering_key: self.ordering_key,
             fairness_key: self.fairness_key,
+            pod: self.pod,
             created_from: self.since.map(|since| since.at(now)),
             created_to: self.until.map(|until| until.at(now)),
             finished_from: self.finished_since.map(|since| since.at(now)),

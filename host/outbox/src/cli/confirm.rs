@@ -9,10 +9,10 @@ use crate::cli::context::Context;
 use crate::cli::output::to_stderr;
 
 /// Asks on standard error whether to do `what` and reads the answer from standard input. Every answer but yes means no.
-/// Errors where standard input is no terminal.
-pub(crate) fn is_confirmed(what: &str, context: &Context) -> anyhow::Result<bool> {
+/// Errors where standard input is no terminal, with the line that does it: this command with these flags.
+pub(crate) fn is_confirmed(what: &str, flags: &[&str], context: &Context) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(refused(what, "standard input is no terminal, so this cannot be confirmed", &["--yes"], context));
+        return Err(refused(what, "standard input is no terminal, so this cannot be confirmed", flags, context));
     }
     to_stderr(&format!("{what}\nGo on? [y/N]"));
     let mut answer = String::new();
@@ -30,7 +30,8 @@ pub(crate) fn refused(what: &str, why: &str, flags: &[&str], context: &Context) 
 fn command_line(arguments: &[String], flags: &[&str]) -> String {
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
     let (before, after) = arguments.split_at(end);
-    let flags = flags.iter().copied().filter(|flag| !before.iter().any(|argument| argument == flag));
+    let name = |word: &str| word.split_once('=').map_or(word, |(name, _)| name).to_owned();
+    let flags = flags.iter().copied().filter(|flag| !before.iter().any(|argument| name(argument) == name(flag)));
     let words = before.iter().map(String::as_str).chain(flags).chain(after.iter().map(String::as_str));
     words.map(shell_word).collect::<Vec<_>>().join(" ")
 }
@@ -55,6 +56,14 @@ mod tests {
             let arguments: Vec<_> = arguments.iter().map(|word| (*word).to_owned()).collect();
             command_line(&arguments, &["--all", "--yes"])
         };
+        let dated = |arguments: &[&str]| {
+            let arguments: Vec<_> = arguments.iter().map(|word| (*word).to_owned()).collect();
+            command_line(&arguments, &["--as-of=2026-01-31T12:00:00.000Z"])
+        };
+        let purge = "outbox purge DLQ --as-of=2026-01-31T12:00:00.000Z";
+        assert_eq!(dated(&["outbox", "purge", "DLQ"]), purge);
+        assert_eq!(dated(&["outbox", "purge", "DLQ", "--as-of=1h"]), "outbox purge DLQ --as-of=1h");
+        assert_eq!(dated(&["outbox", "purge", "DLQ", "--as-of", "1h"]), "outbox purge DLQ --as-of 1h");
         assert_eq!(line(&["outbox", "purge", "DLQ"]), "outbox purge DLQ --all --yes");
         assert_eq!(line(&["outbox", "purge", "DONE", "--all"]), "outbox purge DONE --all --yes");
         assert_eq!(line(&["outbox", "dead", "--", "-1"]), "outbox dead --all --yes -- -1");

@@ -101,10 +101,12 @@ fn rows(items: &[ItemSummary], times: Times) -> String {
             times.show(item.created_at),
             size(*payload_bytes),
             short(&item.idem_key, 40),
+            or_dash(item.claimed_by.as_deref()),
             short(item.last_error.as_deref().unwrap_or(""), 60),
         ]
     };
-    table(["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "PAYLOAD", "KEY", "LAST ERROR"], items.iter().map(row))
+    let header = ["ID", "STATUS", "TYPE", "ATTEMPTS", "CREATED", "PAYLOAD", "KEY", "CLAIMED BY", "LAST ERROR"];
+    table(header, items.iter().map(row))
 }
 
 pub(crate) async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {

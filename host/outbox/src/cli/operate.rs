@@ -13,16 +13,16 @@ use clap::{ArgGroup, Args};
 use outbox_core::OnDead;
 use outbox_item::{Millis, Status};
 use outbox_store::{
-    Action, EffectKeys, Execution, Filter, ItemGroup, JobOutcome, JobPace, JobState, LeasePolicy, Operate,
-    OperateReport, OperateRequest, Page, Selection,
+    Action, EffectKeys, Execution, Filter, JobOutcome, JobPace, JobState, LeasePolicy, Operate, OperateReport,
+    OperateRequest, Page, Selection,
 };
 
 use crate::cli::arguments::{
     AuditArgs, FilterArgs, TimeArg, UsageError, after, before, execution, parse_finished_status, percent,
 };
-use crate::cli::confirm::{is_confirmed, refused};
+use crate::cli::consent::{ConsentArgs, groups, unblocked};
 use crate::cli::context::Context;
-use crate::cli::output::{count, or_dash, table, to_stderr};
+use crate::cli::output::{Times, count, or_dash, to_stderr};
 use crate::cli::requests::{check_names, named_item, run_to_end};
 
 /// Which items, and how the action is carried out.
@@ -53,17 +53,6 @@ struct Targets {
     rate: Option<NonZeroU32>,
     #[command(flatten)]
     audit: AuditArgs,
-}
-
-/// What an action on all items that match asks for before it is carried out.
-#[derive(Clone, Copy, Debug, Args)]
-struct ConsentArgs {
-    /// Do not ask before items are deleted or taken from workers, or effects may be repeated
-    #[arg(long)]
-    yes: bool,
-    /// All items of the status, without a filter
-    #[arg(long, conflicts_with = "FilterArgs")]
-    all: bool,
 }
 
 /// Start a new life of DLQ or DONE items
@@ -236,7 +225,10 @@ async fn operate(
     check(action, status)?;
     let selection = if items.is_empty() {
         let (first, sample) = (limit.map(NonZeroU32::get), sample.map(NonZeroU32::get));
-        Selection::Filter(Filter { first, sample, ..filter.filter(status, now) })
+        let as_of = consent.as_of.map(|as_of| as_of.at(now));
+        Selection::Filter(Filter { first, sample, as_of, ..filter.filter(status, now) })
+    } else if consent.as_of.is_some() {
+        return Err(UsageError("items are named: leave --as-of out".into()).into());
     } else {
         named_items(&*store, &items, context).await?
     };
@@ -269,69 +261,13 @@ async fn carry_out(
 ) -> anyhow::Result<ExitCode> {
     if let Selection::Filter(filter) = &request.selection {
         check_names(store, filter, manner.force).await?;
-        if request.execution == Execution::Apply && !consent(store, &mut request, manner.consent, context).await? {
+        if request.execution == Execution::Apply && !manner.consent.is_given(store, &mut request, context).await? {
             to_stderr("Nothing was done.");
             return Ok(ExitCode::FAILURE);
         }
     }
     let report = execute(store, &request, manner.pace, context).await?;
-    print_report(&request, &report, context)
-}
-
-/// Whether the operator agrees to the action on all items that match. Once asked, the action takes no items that came
-/// to their status later.
-async fn consent(
-    store: &dyn Operate,
-    request: &mut OperateRequest,
-    ConsentArgs { yes, all }: ConsentArgs,
-    context: &Context,
-) -> anyhow::Result<bool> {
-    let Selection::Filter(filter) = &mut request.selection else { return Ok(true) };
-    if !request.action.needs_confirmation(filter) {
-        return Ok(true);
-    }
-    let needs_all = filter.is_status_alone() && filter.status != [Status::Dlq] && !all;
-    if yes && !needs_all {
-        return Ok(true);
-    }
-    let now = store.now().await?;
-    filter.as_of = Some(now);
-    let found = store.operate(&OperateRequest { execution: Execution::DryRun, ..request.clone() }).await?;
-    if found.changed == 0 {
-        return Ok(true);
-    }
-    let what = what_is_asked(request.action, &found, now, context);
-    if needs_all {
-        let why = "add a filter such as --type or --since, or --all for all of them";
-        return Err(refused(&what, why, &["--all", "--yes"], context));
-    }
-    is_confirmed(&what, context)
-}
-
-fn what_is_asked(action: Action, found: &OperateReport, now: Millis, context: &Context) -> String {
-    let effect = match action {
-        Action::Purge => "delete",
-        Action::Replay { keys: EffectKeys::New } => "repeat, with new idempotency keys, the effects of",
-        Action::Replay { .. } => "repeat, where receivers honour no idempotency key, the effects of",
-        Action::Dead { .. } => "move to the DLQ",
-        Action::Release { .. } => "take from workers that may still act",
-        Action::Restore | Action::Reschedule { .. } => "change",
-    };
-    let (verb, items, database) = (action.as_str(), count(found.changed, "item"), &context.config.database);
-    let times = context.output.times(now);
-    let row = |group: &ItemGroup| {
-        let ItemGroup { status, r#type, count, oldest, newest } = group;
-        let [oldest, newest] = [oldest, newest].map(|time| times.show(*time));
-        [count.to_string(), status.to_string(), r#type.clone(), oldest, newest]
-    };
-    let groups = table(["ITEMS", "STATUS", "TYPE", "OLDEST", "NEWEST"], found.groups.iter().map(row));
-    let unblocked = unblocked(found).map(|what| format!("\nIt lets {what} go on.")).unwrap_or_default();
-    format!("{verb} would {effect} {items} of {database}:\n{groups}{unblocked}")
-}
-
-/// The ordering keys that dead items would no longer block.
-fn unblocked(report: &OperateReport) -> Option<String> {
-    (report.unblocked_keys > 0).then(|| count(report.unblocked_keys, "blocked ordering key"))
+    print_report(&request, &report, context.output.times(store.now().await?), context)
 }
 
 fn check(action: Action, status: Option<Status>) -> Result<(), UsageError> {
@@ -352,15 +288,18 @@ pub(crate) async fn purge(args: PurgeArgs, context: &Context) -> anyhow::Result<
     let PurgeArgs { targets, older_than, limit, filter, dry_run, force, consent, audit } = args;
     let selection = match purged_status(&targets)? {
         None if !targets.is_empty() => {
-            if older_than.is_some() || limit.is_some() || filter.filter(None, now) != Filter::default() {
-                return Err(UsageError("items are named: leave --older-than, --limit and filters out".into()).into());
+            let has_bound = older_than.is_some() || limit.is_some() || consent.as_of.is_some();
+            if has_bound || filter.filter(None, now) != Filter::default() {
+                let why = "items are named: leave --older-than, --as-of, --limit and filters out";
+                return Err(UsageError(why.into()).into());
             }
             named_items(&*store, &targets, context).await?
         }
         status => {
             let filter = filter.filter(status, now);
             let finished_to = older_than.map(|age| before(now, age)).or(filter.finished_to);
-            Selection::Filter(Filter { finished_to, first: limit.map(NonZeroU32::get), ..filter })
+            let (first, as_of) = (limit.map(NonZeroU32::get), consent.as_of.map(|as_of| as_of.at(now)));
+            Selection::Filter(Filter { finished_to, first, as_of, ..filter })
         }
     };
     let unfinished = match &selection {
@@ -411,7 +350,9 @@ async fn execute(
         return Ok(OperateReport::default());
     };
     let job = run_to_end(store, job, context).await?;
-    context.output.hint(&format!("outbox jobs show {} says what becomes of the items.", job.id));
+    if request.action != Action::Purge {
+        context.output.hint(&format!("outbox jobs show {} says what becomes of the items.", job.id));
+    }
     if job.state == JobState::Stopped {
         let JobOutcome { done, dead, .. } = store.job_outcome(job.id).await?;
         let items = count(job.changed, "item");
@@ -440,23 +381,30 @@ fn operate_request(
 }
 
 /// Prints the report. The command fails when the store refused an item that was named by id.
-fn print_report(request: &OperateRequest, report: &OperateReport, context: &Context) -> anyhow::Result<ExitCode> {
-    context.output.emit(report, || summary(request, report))?;
+fn print_report(
+    request: &OperateRequest,
+    report: &OperateReport,
+    times: Times,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    context.output.emit(report, || summary(request, report, times))?;
     for refusal in &report.refused {
         context.output.hint(&format!("item {}: {}", refusal.id, refusal.reason));
     }
     Ok(if report.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn summary(request: &OperateRequest, report: &OperateReport) -> String {
+fn summary(request: &OperateRequest, report: &OperateReport, times: Times) -> String {
     let verb = request.action.as_str();
     let items = count(report.changed, "item");
     let sample: Vec<_> = report.sample.iter().map(ToString::to_string).collect();
-    let sample = or_dash(Some(sample.join(", ").as_str()).filter(|sample| !sample.is_empty()));
+    let more = if report.changed > report.sample.len() as u64 { ", …" } else { "" };
+    let sample = or_dash(Some(sample.join(", ").as_str()).filter(|sample| !sample.is_empty())) + more;
     match request.execution {
         Execution::DryRun => {
             let unblocked = unblocked(report).map(|what| format!(", and let {what} go on")).unwrap_or_default();
-            format!("{verb}: would change {items} ({sample}){unblocked}")
+            let by_type = if report.groups.is_empty() { String::new() } else { format!("\n{}", groups(report, times)) };
+            format!("{verb}: would change {items} ({sample}){unblocked}{by_type}")
         }
         Execution::Apply => format!("{verb}: changed {items} ({sample})"),
     }

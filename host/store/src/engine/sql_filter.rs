@@ -102,6 +102,7 @@ impl SqlFilter {
         condition.and(&equals("saga"), filter.saga.clone());
         condition.and(&equals("ordering_key"), filter.ordering_key.clone());
         condition.and("fairness_key = ?", filter.fairness_key.clone());
+        condition.and("claimed_by = ?", filter.pod.clone());
         condition.and(&equals("fingerprint"), filter.fingerprint.clone());
         condition.and("handler_digest = ?", filter.handler_digest.clone());
         condition.and("replace(lower(last_error), lower(?), '') <> lower(last_error)", filter.error.clone());

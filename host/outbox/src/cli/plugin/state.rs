@@ -132,7 +132,11 @@ async fn clear(store: &dyn Operate, args: ClearArgs, context: &Context) -> anyho
 
 fn is_confirmed(found: &StateTotal, context: &Context) -> anyhow::Result<bool> {
     let (keys, database) = (count(found.keys, "key"), &context.config.database);
-    confirm::is_confirmed(&format!("This removes {keys} of plugin {:?} from {database}.", found.plugin), context)
+    confirm::is_confirmed(
+        &format!("This removes {keys} of plugin {:?} from {database}.", found.plugin),
+        &["--yes"],
+        context,
+    )
 }
 
 fn print_total(verb: &str, total: &StateTotal, context: &Context) -> anyhow::Result<ExitCode> {
