@@ -135,9 +135,9 @@ async fn a_sample_is_replayed_and_a_replay_whose_items_die_again_stops_itself() 
     let run = move || plan.run(&["replay", "--status", "DLQ", "--stop-after", "20%"]);
     let stopped = CommandOutput::from(tokio::task::spawn_blocking(run).await.unwrap());
     kill.abort();
-    stopped.fails(1, &["job 1 stopped after 20 items", "ended are dead again"]);
+    stopped.fails(1, &["job 1 stopped after 10 items", "ended are dead again"]);
     let job = fixture.json(&["jobs", "show", "1"]);
-    assert_eq!((&job["state"], &job["changed"], &job["stop_after"]), (&json!("STOPPED"), &json!(20), &json!(20)));
+    assert_eq!((&job["state"], &job["changed"], &job["stop_after"]), (&json!("STOPPED"), &json!(10), &json!(20)));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ promises! {
     a_sample_is_chosen_at_random_and_takes_no_other_item
     a_job_that_watches_its_results_stops_when_too_many_items_are_dead_again
     a_job_that_watches_its_results_ends_when_they_are_good_and_waits_for_them
+    a_job_that_watches_a_small_group_begins_with_a_third_of_it
 }
 
 /// Items in the DLQ.
@@ -83,17 +84,33 @@ mod promise {
     }
 
     pub(super) async fn a_job_that_watches_its_results_ends_when_they_are_good_and_waits_for_them(f: Fixture) {
-        dead_items(&f, 50).await;
+        dead_items(&f, 70).await;
         let job = watched(&f).await;
         assert_eq!(step(&f, &job).await.changed, 20);
         let waiting = step(&f, &job).await;
         assert_eq!((waiting.state, waiting.changed), (JobState::Running, 20), "no result is known yet");
         let too_early = f.store.run_job_batch(job.id).await.unwrap().unwrap();
         assert_eq!(too_early, waiting, "it looks again after a pause");
-        for expected in [40, 50] {
+        for expected in [40, 60, 70] {
             settle_all(&f, done).await;
             assert_eq!(step(&f, &job).await.changed, expected);
         }
         assert_eq!(f.store.jobs(Some(job.id), 1).await.unwrap()[0].state, JobState::Done);
+    }
+
+    pub(super) async fn a_job_that_watches_a_small_group_begins_with_a_third_of_it(f: Fixture) {
+        dead_items(&f, 6).await;
+        let job = watched(&f).await;
+        assert_eq!(step(&f, &job).await.changed, 2);
+        settle_all(&f, dead).await;
+        let stopped = step(&f, &job).await;
+        assert_eq!((stopped.state, stopped.changed), (JobState::Stopped, 2));
+        let again = watched(&f).await;
+        for expected in [2, 4, 6] {
+            assert_eq!(step(&f, &again).await.changed, expected);
+            settle_all(&f, done).await;
+        }
+        step(&f, &again).await;
+        assert_eq!(f.store.jobs(Some(again.id), 1).await.unwrap()[0].state, JobState::Done);
     }
 }

@@ -47,6 +47,19 @@ mod promise {
         f.store.operate(&purge).await.unwrap();
         let outcome = f.store.job_outcome(report.job.unwrap()).await.unwrap();
         assert_eq!((outcome.done, outcome.dead, outcome.waiting, outcome.gone), (0, 2, 2, 1));
+        assert_eq!(outcome.replayed_since, 0);
+        let again = f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![ids[1]]))).await.unwrap();
+        assert_eq!(again.changed, 1);
+        for _ in 0..3 {
+            f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        }
+        let after = f.store.job_outcome(report.job.unwrap()).await.unwrap();
+        assert_eq!(
+            (after.done, after.dead, after.waiting, after.gone),
+            (2, 2, 0, 1),
+            "a later replay changes no result"
+        );
+        assert_eq!((after.replayed_since, after.causes.len(), after.causes[0].count), (1, 1, 1));
         let cause = &outcome.causes[0];
         assert_eq!((cause.count, cause.sample, cause.message.as_deref()), (2, ids[2], Some("the receiver is down")));
     }

@@ -191,15 +191,31 @@ pub(crate) async fn list(tx: &impl Query, id: Option<JobId>, limit: u32) -> Resu
     Ok(jobs)
 }
 
-/// SQL: how many of the items that the job changed are where, by the group of their failure.
-const OUTCOME: &str = "SELECT place, fingerprint COLLATE \"C\" AS fingerprint, count(*), max(id) FROM (
-    SELECT item_id AS id,
-           CASE WHEN EXISTS (SELECT 1 FROM outbox.done WHERE id = item_id) THEN 'done'
-                WHEN EXISTS (SELECT 1 FROM outbox.dead WHERE id = item_id) THEN 'dead'
-                WHEN EXISTS (SELECT 1 FROM outbox.items WHERE id = item_id) THEN 'waiting' ELSE 'gone' END AS place,
-           (SELECT fingerprint FROM outbox.dead WHERE id = item_id) AS fingerprint
-    FROM (SELECT DISTINCT item_id FROM outbox.audit_items
-          WHERE seq IN (SELECT seq FROM outbox.audit WHERE job = $1)) AS changed) AS item
+/// SQL: how many of the items that the job changed are where, by the group of their failure. Of an item that an
+/// operator has replayed since, its status before that: the audit trail has it.
+const OUTCOME: &str = "WITH changed AS (
+        SELECT item_id, max(seq) AS seq FROM outbox.audit_items
+        WHERE seq IN (SELECT seq FROM outbox.audit WHERE job = $1) GROUP BY item_id),
+    ended AS MATERIALIZED (
+        SELECT changed.item_id, min(later.seq) AS seq
+        FROM changed JOIN outbox.audit_items AS later ON later.item_id = changed.item_id AND later.seq > changed.seq
+             JOIN outbox.audit AS entry ON entry.seq = later.seq
+        WHERE entry.action = 'replay' GROUP BY changed.item_id),
+    former AS MATERIALIZED (
+        SELECT (change ->> 'id')::bigint AS item_id, entry.seq, change -> 'before' ->> 'status' AS status
+        FROM outbox.audit AS entry CROSS JOIN LATERAL json_array_elements(entry.changes) AS change
+        WHERE entry.seq IN (SELECT seq FROM ended))
+    SELECT place, fingerprint COLLATE \"C\" AS fingerprint, count(*), max(id) FROM (
+        SELECT changed.item_id AS id,
+               CASE WHEN former.status IS NOT NULL THEN former.status
+                    WHEN EXISTS (SELECT 1 FROM outbox.done WHERE id = changed.item_id) THEN 'done'
+                    WHEN EXISTS (SELECT 1 FROM outbox.dead WHERE id = changed.item_id) THEN 'dead'
+                    WHEN EXISTS (SELECT 1 FROM outbox.items WHERE id = changed.item_id) THEN 'waiting'
+                    ELSE 'gone' END AS place,
+               CASE WHEN former.status IS NULL
+                    THEN (SELECT fingerprint FROM outbox.dead WHERE id = changed.item_id) END AS fingerprint
+        FROM changed LEFT JOIN ended ON ended.item_id = changed.item_id
+             LEFT JOIN former ON former.item_id = ended.item_id AND former.seq = ended.seq) AS item
     GROUP BY 1, 2 ORDER BY count(*) DESC, 2";
 
 /// What became of the items that the job changed.

@@ -185,15 +185,31 @@ pub(crate) fn list(tx: &Connection, id: Option<JobId>, limit: u32) -> rusqlite::
     Ok(jobs)
 }
 
-/// SQL: how many of the items that the job changed are where, by the group of their failure.
-const OUTCOME: &str = "SELECT place, fingerprint, count(*), max(id) FROM (
-    SELECT item_id AS id,
-           CASE WHEN EXISTS (SELECT 1 FROM outbox_done WHERE id = item_id) THEN 'done'
-                WHEN EXISTS (SELECT 1 FROM outbox_dead WHERE id = item_id) THEN 'dead'
-                WHEN EXISTS (SELECT 1 FROM outbox_items WHERE id = item_id) THEN 'waiting' ELSE 'gone' END AS place,
-           (SELECT fingerprint FROM outbox_dead WHERE id = item_id) AS fingerprint
-    FROM (SELECT DISTINCT item_id FROM outbox_audit_items
-          WHERE seq IN (SELECT seq FROM outbox_audit WHERE job = $1)) AS changed) AS item
+/// SQL: how many of the items that the job changed are where, by the group of their failure. Of an item that an
+/// operator has replayed since, its status before that: the audit trail has it.
+const OUTCOME: &str = "WITH changed AS (
+        SELECT item_id, max(seq) AS seq FROM outbox_audit_items
+        WHERE seq IN (SELECT seq FROM outbox_audit WHERE job = $1) GROUP BY item_id),
+    ended AS (
+        SELECT changed.item_id, min(later.seq) AS seq
+        FROM changed JOIN outbox_audit_items AS later ON later.item_id = changed.item_id AND later.seq > changed.seq
+             JOIN outbox_audit AS entry ON entry.seq = later.seq
+        WHERE entry.action = 'replay' GROUP BY changed.item_id),
+    former AS (
+        SELECT change.value ->> '$.id' AS item_id, entry.seq, change.value ->> '$.before.status' AS status
+        FROM (SELECT DISTINCT seq FROM ended) AS end CROSS JOIN outbox_audit AS entry ON entry.seq = end.seq
+             CROSS JOIN json_each(entry.changes) AS change)
+    SELECT place, fingerprint, count(*), max(id) FROM (
+        SELECT changed.item_id AS id,
+               CASE WHEN former.status IS NOT NULL THEN former.status
+                    WHEN EXISTS (SELECT 1 FROM outbox_done WHERE id = changed.item_id) THEN 'done'
+                    WHEN EXISTS (SELECT 1 FROM outbox_dead WHERE id = changed.item_id) THEN 'dead'
+                    WHEN EXISTS (SELECT 1 FROM outbox_items WHERE id = changed.item_id) THEN 'waiting'
+                    ELSE 'gone' END AS place,
+               CASE WHEN former.status IS NULL
+                    THEN (SELECT fingerprint FROM outbox_dead WHERE id = changed.item_id) END AS fingerprint
+        FROM changed LEFT JOIN ended ON ended.item_id = changed.item_id
+             LEFT JOIN former ON former.item_id = ended.item_id AND former.seq = ended.seq) AS item
     GROUP BY place, fingerprint ORDER BY count(*) DESC, fingerprint";
 
 /// What became of the items that the job changed.

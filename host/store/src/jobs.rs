@@ -18,10 +18,8 @@ use crate::ids::JobId;
 pub const BATCH_SIZE: u32 = 200;
 /// Items of one batch of a job that watches its results: few, because no result is known before the first batch.
 const WATCHED_BATCH: u32 = 20;
-/// Items of such a job that wait or are claimed, with which it makes no further batch.
-const WAITING_MAX: u64 = 10;
-/// Settled items from which such a job judges. Fewer say little about a share.
-const SETTLED_MIN: u64 = 10;
+/// The part of all its items that such a batch has at most, so that a small group can be stopped too.
+const WATCHED_PART: u64 = 3;
 /// Ids that a report or a job shows as a sample, and refusals that it explains.
 pub(crate) const SAMPLE_SIZE: usize = 20;
 
@@ -98,6 +96,8 @@ pub struct JobOutcome {
     pub dead: u64,
     /// How many were deleted.
     pub gone: u64,
+    /// How many an operator has replayed since. They are counted as they had ended before that.
+    pub replayed_since: u64,
     /// The dead ones by the group of their failure, the largest group first.
     pub causes: Vec<DeadCause>,
 }
@@ -116,13 +116,19 @@ pub struct DeadCause {
 }
 
 impl JobOutcome {
-    /// Counts items in the place that an engine found them in: `done`, `waiting`, `dead` or `gone`.
+    /// Counts items by the place that an engine found them in: `done`, `waiting`, `dead` or `gone`; or by the status that
+    /// they had when an operator replayed them.
     pub fn count(&mut self, place: &str, items: u64) {
         match place {
             "done" => self.done += items,
             "dead" => self.dead += items,
             "gone" => self.gone += items,
-            _ => self.waiting += items,
+            "waiting" => self.waiting += items,
+            ended => {
+                self.replayed_since += items;
+                let count = if ended == Status::Done.as_str() { &mut self.done } else { &mut self.dead };
+                *count += items;
+            }
         }
     }
 }
@@ -172,18 +178,25 @@ impl Job {
 
     /// The largest number of items in its next batch.
     pub fn batch_size(&self) -> u32 {
-        let most = if self.stop_after.is_some() { WATCHED_BATCH } else { BATCH_SIZE };
+        let most = if self.stop_after.is_some() { self.watched_batch() } else { BATCH_SIZE };
         self.per_second.map_or(most, |per_second| per_second.min(most))
     }
 
-    /// Whether the job makes its next batch, by what became of its items until now.
+    fn watched_batch(&self) -> u32 {
+        let part = u32::try_from(self.matched.div_ceil(WATCHED_PART)).unwrap_or(u32::MAX);
+        part.clamp(1, WATCHED_BATCH)
+    }
+
+    /// Whether the job makes its next batch, by what became of its items until now. It judges from half of a batch:
+    /// fewer say little about a share. It waits while as many are not settled.
     pub fn verdict(&self, outcome: &JobOutcome) -> JobVerdict {
         let Some(percent) = self.stop_after.map(u64::from) else { return JobVerdict::GoOn };
+        let half = u64::from(self.watched_batch().div_ceil(2));
         let settled = outcome.done + outcome.dead;
-        if settled >= SETTLED_MIN && outcome.dead * 100 > percent * settled {
+        if settled >= half && outcome.dead * 100 > percent * settled {
             return JobVerdict::Stop;
         }
-        if outcome.waiting >= WAITING_MAX { JobVerdict::Wait } else { JobVerdict::GoOn }
+        if outcome.waiting >= half { JobVerdict::Wait } else { JobVerdict::GoOn }
     }
 
     /// The statuses of the items that it takes.

@@ -138,14 +138,17 @@ struct OutcomeView {
     dead: u64,
     /// How many were deleted.
     gone: u64,
+    /// How many an operator has replayed since. They are counted as they had ended before that.
+    replayed_since: u64,
     /// The dead ones by the group of their failure, the largest group first.
     causes: Vec<CauseView>,
 }
 
 impl OutcomeView {
-    fn of(JobOutcome { done, waiting, dead, gone, causes }: JobOutcome, sight: &Sight) -> Self {
+    fn of(outcome: JobOutcome, sight: &Sight) -> Self {
+        let JobOutcome { done, waiting, dead, gone, replayed_since, causes } = outcome;
         let causes = causes.into_iter().map(|cause| CauseView::of(cause, sight)).collect();
-        Self { done, waiting, dead, gone, causes }
+        Self { done, waiting, dead, gone, replayed_since, causes }
     }
 }
 

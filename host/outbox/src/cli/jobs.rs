@@ -107,7 +107,11 @@ fn rows(jobs: &[Job], times: Times) -> String {
 }
 
 fn page(JobPage { job, outcome }: &JobPage, times: Times) -> String {
-    let JobOutcome { done, waiting, dead, gone, causes } = outcome;
+    let JobOutcome { done, waiting, dead, gone, replayed_since, causes } = outcome;
+    let since = match replayed_since {
+        0 => String::new(),
+        items => format!(" ({} replayed since)", count(*items, "item")),
+    };
     let rate =
         job.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{} each second", count(rate.into(), "item")));
     let mut rows = vec![
@@ -117,7 +121,7 @@ fn page(JobPage { job, outcome }: &JobPage, times: Times) -> String {
         ("state", job.state.as_str().to_owned()),
         ("changed", format!("{} of {}", job.changed, job.matched)),
         ("refused", job.refused.to_string()),
-        ("its items now", format!("{done} done, {waiting} waiting, {dead} dead, {gone} deleted")),
+        ("its items", format!("{done} done, {waiting} waiting, {dead} dead, {gone} deleted{since}")),
         ("rate", rate),
         ("stops after", job.stop_after.map_or_else(|| "-".to_owned(), |percent| format!("{percent}% dead again"))),
         ("began", times.both(job.began_at)),
