@@ -167,6 +167,7 @@ async fn a_version_that_traps_on_half_its_items_is_rolled_back_and_every_item_is
     assert_eq!((quarantined.digest.as_ref(), quarantined.generation), (Some(&new), Some(2)));
     for error in [status.error.unwrap(), quarantined.error.unwrap()] {
         assert!(error.contains("its own faults") && error.contains("outbox plugin release"), "{error}");
+        assert!(error.contains("such as the item with the key \"k") && error.contains("(plugin.trap)"), "{error}");
     }
     eventually("the store knows", SOON, async || {
         let quarantined = outbox.store.list_quarantine().await.unwrap();

@@ -44,7 +44,8 @@ async fn a_full_disk_refuses_writes_and_readiness_says_so_until_there_is_room_an
     .await;
     eventually("readiness is false", SOON, async || {
         try_to_write(&host, &format!("w{number}")).await;
-        !is_ready(&host).await
+        let answer = host.send("GET", "/readyz", &[], "").await;
+        answer.status == 503 && answer.json()["detail"].to_string().contains("the disk of the store is full")
     })
     .await;
     database.sql("DROP TABLE ballast").unwrap();

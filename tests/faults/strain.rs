@@ -181,7 +181,8 @@ async fn a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room() {
             drop(std::fs::write(&ballast, vec![0; 9 << 20]));
             let refused = traffic.refused.get() + sized(3, 50);
             eventually("writes are refused", SOON, async || traffic.refused.get() >= refused).await;
-            eventually("readiness says so", SOON, async || readiness().await == 503).await;
+            let why = async || host.send("GET", "/readyz", &[], "").await.json()["detail"].to_string();
+            eventually("readiness says so", SOON, async || why().await.contains("the disk of the store is full")).await;
             std::fs::write(&ballast, "").unwrap();
             traffic.goes_on(10).await;
         }

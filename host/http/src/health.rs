@@ -38,20 +38,20 @@ pub(crate) async fn healthz() -> Json<ProbeAnswer> {
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "host",
     responses((status = 200, description = "It can", body = ProbeAnswer)))]
 pub(crate) async fn readyz(State(state): State<Arc<ServerState>>) -> Result<Json<ProbeAnswer>, ApiError> {
-    let mut missing = Vec::new();
-    if !store_answers(&state).await {
-        missing.push("the store does not answer");
-    }
     let status = (state.status)();
-    if status.is_read_only {
-        missing.push("the store takes no writes");
-    }
+    let mut missing = missing_of_store(&state, status.is_read_only).await;
     if !status.is_scanned {
         missing.push("the first scan of the plugin folder has not finished");
     }
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
 }
 
-async fn store_answers(state: &HttpState) -> bool {
-    matches!(timeout(READY_TIMEOUT, state.inspect.probe()).await, Ok(Ok(())))
+/// What the store lacks.
+async fn missing_of_store(state: &HttpState, is_read_only: bool) -> Vec<&'static str> {
+    let answer = match timeout(READY_TIMEOUT, state.inspect.probe()).await {
+        Ok(Err(err)) if err.is_disk_full() => return vec!["the disk of the store is full, so it takes no writes"],
+        Ok(Ok(())) => None,
+        _ => Some("the store does not answer"),
+    };
+    answer.into_iter().chain(is_read_only.then_some("the store takes no writes")).collect()
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use outbox_item::Millis;
-use outbox_store::StoreError;
 use outbox_store::engine::fair_keys::LastServed;
+use outbox_store::{DiskFull, StoreError};
 
 use crate::diagnostics;
 use crate::error::PgError;
@@ -131,7 +131,7 @@ impl PgContext {
             diagnostics::refuse_read_only(&client).await
         };
         self.with_retries("asking whether the database answers", ask).await?;
-        let full = || StoreError::Unavailable { tried: "writing items", source: "the server's disk is full".into() };
+        let full = || StoreError::Unavailable { tried: "writing items", source: DiskFull.into() };
         if self.is_full() { Err(full()) } else { Ok(()) }
     }
 

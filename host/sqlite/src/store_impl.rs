@@ -121,8 +121,7 @@ impl Inspect for SqliteStore {
 
     async fn probe(&self) -> Result<(), StoreError> {
         self.probe_pool.run("asking whether the database answers", queries::probe).await?;
-        let refused = |why: String| StoreError::Unavailable { tried: "writing", source: why.into() };
-        self.writer.refusal().map_or(Ok(()), |why| Err(refused(why)))
+        self.writer.probe()
     }
 
     async fn signals(&self, after: SignalSeq, limit: u32) -> Result<Vec<Signal>, StoreError> {

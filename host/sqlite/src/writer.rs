@@ -15,7 +15,7 @@ use rusqlite::ErrorCode;
 use tokio::sync::{oneshot, watch};
 
 use outbox_item::NewItem;
-use outbox_store::{ClaimBatch, ClaimRequest, LongPoll, StoreError};
+use outbox_store::{ClaimBatch, ClaimRequest, DiskFull, LongPoll, StoreError};
 
 use crate::complete::CompletionRow;
 use crate::database_file::DatabaseFile;
@@ -92,9 +92,14 @@ impl Writer {
         Ok(Self { queue: Some(queue), long_polls, refusal, most_changes, thread: Some(thread) })
     }
 
-    /// Why the database did not take the last group of writes.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|refused| refused.why.clone())
+    /// Errors with the reason why the database did not take the last group of writes.
+    pub(crate) fn probe(&self) -> Result<(), StoreError> {
+        let unavailable = |source| Err(StoreError::Unavailable { tried: "writing", source });
+        match &*self.refusal.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(Refused { is_disk_full: true, .. }) => unavailable(DiskFull.into()),
+            Some(Refused { why, .. }) => unavailable(why.clone().into()),
+        }
     }
 
     /// The rows that the largest transaction so far has changed.
@@ -298,7 +303,7 @@ mod tests {
         let failure = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
         let full = move |_: &mut WriteTx<'_>| Err::<(), _>(failure()).map_err(unavailable("adding"));
         assert!(store.writer.run("adding", full).await.is_err());
-        assert!(store.writer.refusal().is_some());
+        assert!(store.writer.probe().unwrap_err().is_disk_full());
     }
 
     #[tokio::test]

@@ -5,6 +5,11 @@
 use outbox_core::STATE_VALUE_MAX;
 use outbox_item::{InvalidAt, ItemId};
 
+/// The source of the [`StoreError::Unavailable`] of a probe: the disk of the database has no room for writes.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk is full")]
+pub struct DiskFull;
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -95,6 +100,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a probe found that the disk of the database has no room for writes.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if source.is::<DiskFull>())
+    }
+
     /// The same error, for the item at this index of the call.
     #[must_use]
     pub fn at_index(self, index: usize) -> Self {

@@ -84,7 +84,7 @@ pub use crate::control::{Control, ControlReport, ControlRequest, KeyPause, Pause
 pub use crate::engine::alerts::AlertSettings;
 pub use crate::engine::counters::Violation;
 pub use crate::engine::schema_version::{Migration, MigrationPlan, MigrationStep, ReplacedSql};
-pub use crate::error::StoreError;
+pub use crate::error::{DiskFull, StoreError};
 pub use crate::filter::{Filter, Page};
 pub use crate::history::{
     HISTORY_MAX, HistoryFigures, HistoryMinute, HistoryReport, HistorySeries, HistoryStep, MinuteFigures, OTHER_TYPES,

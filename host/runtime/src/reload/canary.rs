@@ -5,7 +5,7 @@
 //! let one poison item roll a good version back. Time is an argument. Of items the canary knows only their keys; it
 //! does not carry the rollback out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ struct CanaryCounts {
     faulted: BTreeSet<String>,
     permanent: BTreeSet<String>,
     retried: BTreeSet<String>,
+    /// The first item that ended so, with the code of its failure.
+    examples: BTreeMap<CanarySample, String>,
     state: CanaryState,
 }
 
@@ -59,7 +61,7 @@ impl Canary {
     pub(crate) fn begin(policy: CanaryPolicy, baseline: Option<FailureShares>, now: Instant) -> Self {
         let state = if policy.items == 0 { CanaryState::Passed } else { CanaryState::Running };
         let [settled, faulted, permanent, retried] = [const { BTreeSet::new() }; 4];
-        let counts = CanaryCounts { settled, faulted, permanent, retried, state };
+        let counts = CanaryCounts { settled, faulted, permanent, retried, examples: BTreeMap::new(), state };
         Self { policy, baseline, ends_at: now + MAX_DURATION, counts: Mutex::new(counts) }
     }
 
@@ -84,6 +86,17 @@ impl Canary {
             counts.state = self.evaluate(&counts, now);
         }
         (before, counts.state)
+    }
+
+    /// Remembers the failure of an attempt at the item with this key, as an example for operators.
+    pub(crate) fn remember_failure(&self, key: &str, sample: CanarySample, code: &str) {
+        let example = || format!(", such as the item with the key {key:?} ({code})");
+        self.counts().examples.entry(sample).or_insert_with(example);
+    }
+
+    /// An item that ended so, as the end of a sentence.
+    pub(crate) fn example(&self, sample: CanarySample) -> String {
+        self.counts().examples.get(&sample).cloned().unwrap_or_default()
     }
 
     /// The state at `now`.

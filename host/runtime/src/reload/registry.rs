@@ -14,8 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use outbox_core::{
-    AttemptReport, BREAKER_OPEN, BreakerMode, Failure, FailureClass, KeyLimits, Outcome, PluginState, PluginStatus,
-    RefusedType, RetryPolicy, STREAK_DEFAULT, ServedType,
+    AttemptReport, BreakerMode, Failure, FailureClass, KeyLimits, Outcome, PluginState, PluginStatus, RefusedType,
+    RetryPolicy, STREAK_DEFAULT, ServedType,
 };
 
 use crate::load::loader::Generation;
@@ -99,6 +99,9 @@ impl Registry {
         mut report: AttemptReport,
     ) -> AttemptReport {
         let Some(sample) = canary_sample(&report.outcome) else { return report };
+        if let Outcome::Failed(failure) = &report.outcome {
+            generation.canary.remember_failure(key, sample, &failure.code);
+        }
         let (before, after) = generation.canary.record_attempt(key, sample, Instant::now());
         let is_hopeless = generation.conduct.record(key, sample) && generation.is_first;
         if is_hopeless {
@@ -234,17 +237,13 @@ fn canary_sample(outcome: &Outcome) -> Option<CanarySample> {
     match outcome {
         Outcome::Interrupted | Outcome::NoHandler => None,
         Outcome::Failed(failure) if failure_mapping::is_component_fault(failure) => Some(CanarySample::Fault),
-        Outcome::Failed(failure) if failure.class == FailureClass::Host || is_of_outage(failure) => None,
+        // A deferred one waits for a receiver that is down, whichever version asks it.
+        Outcome::Failed(failure) if matches!(failure.class, FailureClass::Host | FailureClass::Deferred) => None,
         Outcome::Failed(failure) if failure.class.skips_retries() => Some(CanarySample::Permanent),
         Outcome::Failed(failure) if failure.class.is_uncounted() => Some(CanarySample::Fine),
         Outcome::Failed(_) => Some(CanarySample::Retry),
         Outcome::Done { .. } => Some(CanarySample::Fine),
     }
-}
-
-/// Whether the breaker of an origin was open: the receiver is down, whichever version asks it.
-fn is_of_outage(failure: &Failure) -> bool {
-    failure.code == BREAKER_OPEN
 }
 
 /// Whether the attempt does not count, because the version is at fault: each fault during the canary, and every failure
@@ -321,6 +320,13 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_that_waits_for_its_receiver_says_nothing_about_the_version() {
+        let sample = |class| canary_sample(&Outcome::Failed(Failure::new(class, "upstream.503", "it is down")));
+        let samples = [FailureClass::Deferred, FailureClass::Host, FailureClass::Permanent].map(sample);
+        assert_eq!(samples, [None, None, Some(CanarySample::Permanent)]);
+    }
 
     #[test]
     fn a_refused_type_is_told_once_for_each_reason() {

@@ -38,8 +38,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 const RESCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// The scans of a start. After these, files that still change are loaded later.
 const FIRST_SCANS_MAX: u32 = 20;
-/// How often a start asks for the owners of types while the store does not answer, and the pause between.
-const FIRST_EXCHANGES_MAX: u32 = 10;
+/// How often a start asks for the owners of types while the store does not answer, and the pause between: for a minute.
+/// A host whose store does not answer would have no items to handle.
+const FIRST_EXCHANGES_MAX: u32 = 120;
 const EXCHANGE_RETRY: Duration = Duration::from_millis(500);
 
 /// Follows one plugin folder.
@@ -417,13 +418,7 @@ impl Reloader {
 
     /// Replaces a quarantined generation by its rollback target, or by the last good version.
     async fn roll_back(&mut self, path: &PluginPath, entry: QuarantineEntry) {
-        tracing::error!(
-            plugin.name = entry.plugin,
-            digest = entry.digest.as_str(),
-            reason = entry.reason,
-            "plugin quarantined and rolled back"
-        );
-        if let Some(bad) = self.versions(path).roll_back(entry) {
+        if let Some(bad) = self.versions(path).roll_back(entry.clone()) {
             self.registry.retire(&bad);
         }
         self.publish();
@@ -431,6 +426,10 @@ impl Reloader {
             self.restore_last_good(path).await;
             self.publish();
         }
+        let running = self.versions(path).live.as_ref().map_or("none", |live| live.digest.as_str());
+        let QuarantineEntry { digest, plugin, reason } = &entry;
+        let digest = digest.as_str();
+        tracing::error!(plugin.name = plugin, digest, reason, running, "plugin quarantined and rolled back");
     }
 
     /// Loads files again whose quarantine an operator has lifted.

@@ -72,8 +72,9 @@ impl PluginVersions {
         let Some(live) = &self.live else { return CanaryReview::None };
         if live.take_hopeless() {
             return CanaryReview::Pause(format!(
-                "all of the first items of generation {} failed for good, and no version before it is known; {}",
+                "all of the first items of generation {} failed for good{}, and no version before it is known; {}",
                 live.number,
+                live.canary.example(CanarySample::Permanent),
                 replay_line(live)
             ));
         }
@@ -119,11 +120,13 @@ impl PluginVersions {
 /// Why a canary failed, with what helps its dead items.
 fn failure_reason(live: &Generation, settled: usize, failed: usize, cause: CanarySample) -> String {
     let of = format!("{failed} of the first {settled} items of generation {}", live.number);
-    let before = "more than of the version before";
+    let (before, example) = ("more than of the version before", live.canary.example(cause));
     match cause {
-        CanarySample::Fault => format!("{of} met with its own faults (trap, memory, CPU or instantiation)"),
-        CanarySample::Permanent => format!("{of} failed for good, {before}; {}", replay_line(live)),
-        CanarySample::Retry | CanarySample::Fine => format!("{of} had to be retried, {before}; {}", replay_line(live)),
+        CanarySample::Fault => format!("{of} met with its own faults (trap, memory, CPU or instantiation){example}"),
+        CanarySample::Permanent => format!("{of} failed for good, {before}{example}; {}", replay_line(live)),
+        CanarySample::Retry | CanarySample::Fine => {
+            format!("{of} had to be retried, {before}{example}; {}", replay_line(live))
+        }
     }
 }
 

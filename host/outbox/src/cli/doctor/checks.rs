@@ -98,7 +98,11 @@ fn space(database: &Path) -> CheckResult {
     match filesystem::free_bytes(database) {
         Ok(free) if free < LITTLE_SPACE => {
             let message = format!("only {} are free beside the database", size(free));
-            CheckResult::fail(CHECK, message, "make room, or purge: `outbox purge DONE --older-than 7d`")
+            CheckResult::fail(
+                CHECK,
+                message,
+                "free some MiB outside of the outbox first: a purge needs room too. Then `outbox purge DONE --older-than 7d`",
+            )
         }
         Ok(free) => CheckResult::ok(CHECK, format!("{} are free beside the database", size(free))),
         Err(err) => CheckResult::warn(CHECK, format!("the free space is not known: {err}"), "look with `df`"),
