@@ -80,6 +80,13 @@ async fn a_body_that_does_not_arrive_in_time_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_before_the_body_says_that_the_connection_ends() {
+    let server = Server::start(HttpSettings::default(), ServeLimits::default()).await;
+    let answer = until_closed(server.client(&HALF_A_BODY.replace("/memory", "/nowhere")).await).await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     let limits = ServeLimits { max_connections: 3, ..ServeLimits::default() };
     let server = Server::start(HttpSettings::default(), limits).await;

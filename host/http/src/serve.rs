@@ -7,12 +7,14 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, Response};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -143,10 +145,15 @@ async fn respond(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let in_progress = place.begin_request();
     request.extensions_mut().insert(peer);
-    let request = request.map(|body| Body::new(AwaitedBody { body, place: Arc::clone(place) }));
-    let response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
-    // A refusal of the head does not read the body.
+    let is_cut = Arc::<AtomicBool>::default();
+    let awaited = |body| AwaitedBody { body, place: Arc::clone(place), has_ended: false, is_cut: Arc::clone(&is_cut) };
+    let request = request.map(|body| Body::new(awaited(body)));
+    let mut response = Result::<_, Infallible>::unwrap_or_else(router.call(request).await, |never| match never {});
+    // A refusal of the head does not read the body, and the connection cannot be used again.
     place.request_received();
+    if is_cut.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| ResponseBody { body, _in_progress: in_progress }))
 }
 
@@ -154,6 +161,9 @@ async fn respond(
 struct AwaitedBody {
     body: Incoming,
     place: Arc<ConnectionPlace>,
+    has_ended: bool,
+    /// Set when nobody has read the body to its end.
+    is_cut: Arc<AtomicBool>,
 }
 
 impl HttpBody for AwaitedBody {
@@ -161,7 +171,9 @@ impl HttpBody for AwaitedBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.has_ended |= matches!(polled, Poll::Ready(None));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -176,6 +188,7 @@ impl HttpBody for AwaitedBody {
 impl Drop for AwaitedBody {
     /// The body has been read, or the handler does not wait for it.
     fn drop(&mut self) {
+        self.is_cut.store(!self.has_ended && !self.body.is_end_stream(), Ordering::Relaxed);
         self.place.request_received();
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
@@ -25,8 +26,8 @@ pub(crate) fn run(args: &BackupArgs, context: &Context) -> anyhow::Result<ExitCo
         Database::Sqlite(path) => path,
         Database::Postgres { .. } => return Err(only_sqlite(&args.file).into()),
     };
-    let backup = outbox_sqlite::backup(database, &args.file)?;
     let file = args.file.display();
+    let backup = outbox_sqlite::backup(database, &args.file).with_context(|| format!("backing up to {file}"))?;
     let report = json!({ "file": file.to_string(), "bytes": backup.bytes, "items": backup.items });
     context.output.emit(&report, || {
         let (items, bytes) = (count(backup.items, "item"), size(backup.bytes));

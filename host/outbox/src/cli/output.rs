@@ -118,9 +118,14 @@ pub(crate) fn fields(rows: &[(&str, String)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text with every control character replaced, so that it cannot control the terminal or break a row.
+/// The text on one line with every control character replaced, so that it cannot control the terminal or break a row.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let shown = |c: char| match c {
+        '\n' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 /// [`clean`], but line breaks stay.
@@ -214,11 +219,13 @@ pub(crate) fn count(number: u64, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
-/// The error with its causes, each told once: an error may contain the text of its cause.
+/// The error with its causes, each told once: an error may contain the text of its cause, or a cause that of its error,
+/// as those of SQLite do.
 pub(crate) fn whole_error(err: &anyhow::Error) -> String {
     let mut text = err.to_string();
     for cause in err.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
+        let last = text.rsplit(": ").next().unwrap_or_default();
+        if !text.contains(&cause) && !cause.ends_with(last) {
             text.push_str(": ");
             text.push_str(&cause);
         }
@@ -263,6 +270,14 @@ pub(crate) fn audit_rows(entries: &[AuditEntry], times: Times) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_whichever_of_two_errors_contains_the_other() {
+        let told = |cause: &'static str, what: &'static str| whole_error(&anyhow::anyhow!(cause).context(what));
+        assert_eq!(told("no such file", "opening a: no such file"), "opening a: no such file");
+        assert_eq!(told("Error code 266: disk I/O error", "opening a: disk I/O error"), "opening a: disk I/O error");
+        assert_eq!(told("it is full", "writing a"), "writing a: it is full");
+    }
 
     #[test]
     fn times_are_told_in_their_largest_unit() {

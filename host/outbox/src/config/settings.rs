@@ -142,12 +142,13 @@ pub(super) fn trusted_proxies(settings: &ResolvedSettings) -> Result<Vec<IpNet>,
 pub(super) fn proxy_users(settings: &ResolvedSettings) -> Result<Option<ProxyUsers>, ConfigError> {
     let has_proxies = settings.is_set("OUTBOX_TRUST_PROXIES");
     let accepted = if has_proxies {
-        "the name of a header, such as X-Forwarded-User"
+        "the name of a header that only the proxy sets, such as X-Forwarded-User"
     } else {
         "it together with OUTBOX_TRUST_PROXIES: everybody else could send the header too"
     };
-    let header =
-        settings.parsed("OUTBOX_TRUST_PROXY_USER", accepted, |text| text.parse().ok().filter(|_| has_proxies))?;
+    let header = settings.parsed("OUTBOX_TRUST_PROXY_USER", accepted, |text| {
+        text.parse().ok().filter(|_| has_proxies && !value::is_header_of_clients(text))
+    })?;
     let roles = "enqueue, read, operate, admin or scrape";
     let role = settings.parsed("OUTBOX_TRUST_PROXY_ROLE", roles, |text| text.parse().ok())?.unwrap_or(Role::Read);
     Ok(header.map(|header| ProxyUsers { header, role }))

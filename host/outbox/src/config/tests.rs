@@ -324,6 +324,10 @@ fn a_proxy_is_trusted_by_its_address_only() {
     assert_eq!((config.trusted_proxies.len(), config.proxy_users.as_ref().unwrap().role.as_str()), (2, "read"));
     assert_eq!(config.require_authentication(), Ok(()));
     assert!(parse(&[user, proxies, ("OUTBOX_TRUST_PROXY_ROLE", "root")], None).is_err());
+    for of_clients in ["Cookie", "authorization", "Host"] {
+        let refused = parse(&[proxies, ("OUTBOX_TRUST_PROXY_USER", of_clients)], None).unwrap_err().to_string();
+        assert!(refused.contains("only the proxy sets"), "{refused}");
+    }
     assert!(parse(&[("OUTBOX_TRUST_PROXIES", "proxy.internal")], None).is_err());
     let short = parse(&[("OUTBOX_SESSION_KEY", "hunter2")], None).unwrap_err().to_string();
     assert!(short.contains("32 characters") && !short.contains("hunter"), "{short}");

@@ -148,6 +148,12 @@ pub(super) fn weak_token(token: Option<&Secret>) -> Option<String> {
     })
 }
 
+/// Whether clients set the header themselves, and proxies pass it on.
+pub(super) fn is_header_of_clients(name: &str) -> bool {
+    let of_clients = ["authorization", "cookie", "host", "origin", "referer", "user-agent"];
+    of_clients.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
 /// Networks, and addresses as networks of one, with commas between them. The network of all addresses is none.
 pub(super) fn networks(text: &str) -> Option<Vec<IpNet>> {
     let one = |text: &str| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();

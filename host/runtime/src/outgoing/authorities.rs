@@ -55,7 +55,15 @@ fn public_roots() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
+/// Bytes of a file of certificates: many times those of the public authorities.
+const FILE_MAX: u64 = 16 << 20;
+
 fn read(file: &Path, roots: &mut RootCertStore) -> Result<(), String> {
+    // A pipe or a device may have no end, and would hold up the start.
+    let found = std::fs::metadata(file).map_err(|err| err.to_string())?;
+    if !found.is_file() || found.len() > FILE_MAX {
+        return Err("it is no file, or larger than 16 MiB".to_owned());
+    }
     let certificates = CertificateDer::pem_file_iter(file).map_err(|err| err.to_string())?;
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|err| err.to_string())?;
     // A bundle of a system may hold certificates that no TLS library takes for an authority.
@@ -72,7 +80,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty.pem");
         std::fs::write(&empty, "nothing").unwrap();
-        for file in [empty, dir.path().join("none.pem")] {
+        for file in [empty, dir.path().join("none.pem"), "/dev/zero".into(), dir.path().into()] {
             let message = TlsConfig::new(std::slice::from_ref(&file)).unwrap_err().to_string();
             assert!(message.contains(file.to_str().unwrap()) && message.contains("OUTBOX_CA_FILE"), "{message}");
         }

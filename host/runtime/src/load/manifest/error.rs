@@ -28,10 +28,12 @@ pub enum ManifestError {
         accepted: String,
     },
     /// A required key is absent.
-    #[error("`{key}` is missing")]
+    #[error("`{key}` is missing{}", .given.as_ref().map(|given| format!(": is `{given}` misspelt?")).unwrap_or_default())]
     Missing {
         /// The key with its path.
         key: String,
+        /// An unknown key of the table that resembles it, with its path.
+        given: Option<String>,
     },
     /// A value names a variable that the host's environment does not have.
     #[error(

@@ -91,13 +91,17 @@ impl<'a> Section<'a> {
 
     /// The error about a required key that is absent.
     pub(crate) fn missing(&self, key: &str) -> ManifestError {
-        ManifestError::Missing { key: self.key(key) }
+        let given = self.table.keys().find(|given| likeness(key, given) >= MISSPELT);
+        ManifestError::Missing { key: self.key(key), given: given.map(|given| self.key(given)) }
     }
 
     fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 }
+
+/// From which likeness on an unknown key is taken for another that is misspelt.
+const MISSPELT: f64 = 0.8;
 
 fn likeness(known: &str, unknown: &str) -> f64 {
     strsim::jaro_winkler(known, unknown)

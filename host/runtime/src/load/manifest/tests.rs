@@ -98,6 +98,8 @@ fn a_bad_value_is_shown_with_what_is_accepted() {
     assert!(error("[limits]\nmemory = \"1GiB\"").contains("at most 512MiB"));
     assert!(error("sha256 = \"abc\"").contains("64 hexadecimal digits"));
     assert!(error("[[grant.http]]\nmethods = [\"GET\"]").contains("`grant.http.origin` is missing"));
+    let misspelt = error("[[grant.http]]\norign = \"http://x\"");
+    assert!(misspelt.contains("`grant.http.origin` is missing: is `grant.http.orign` misspelt?"), "{misspelt}");
     assert!(error("[[grant.http]]\norigin = \"ftp://x\"").contains("grant.http.origin"));
     assert!(error("types = [").contains("not TOML"));
     assert!(error("limits = 5").contains("`limits` is 5: it must be a table"));
