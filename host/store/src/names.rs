@@ -101,11 +101,23 @@ pub async fn item_with_key(store: &dyn Inspect, key: &str) -> Result<Option<Item
     Ok(found.items.first().map(|found| found.item.id))
 }
 
+/// Whether an item matches, wherever it is: a page looks at a part of the items.
+async fn any(store: &dyn Inspect, filter: &Filter) -> Result<bool, StoreError> {
+    let mut page = Page { limit: 1, before: None };
+    loop {
+        let found = store.list(filter, &page).await?;
+        if !found.items.is_empty() || found.next.is_none() {
+            return Ok(!found.items.is_empty());
+        }
+        page.before = found.next;
+    }
+}
+
 /// The problem of an ordering key that no unfinished and no dead item has, with blocked keys that resemble it.
 pub async fn unknown_ordering_key(store: &dyn Inspect, key: &str) -> Result<Option<UnknownName>, StoreError> {
     let status = vec![Status::Pending, Status::Claimed, Status::Dlq];
     let filter = Filter { status, ordering_key: Some(key.to_owned()), ..Filter::default() };
-    if !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {
+    if any(store, &filter).await? {
         return Ok(None);
     }
     let stuck = store.stuck(&StuckQuery::default()).await?;
@@ -121,7 +133,7 @@ pub async fn unknown_fairness_key(store: &dyn Inspect, key: &str) -> Result<Opti
     let status = vec![Status::Pending, Status::Claimed, Status::Dlq];
     let filter = Filter { status, fairness_key: Some(key.to_owned()), ..Filter::default() };
     let is_paused = pauses.iter().any(|pause| pause.fairness_key == key);
-    if is_paused || !store.list(&filter, &Page { limit: 1, before: None }).await?.items.is_empty() {
+    if is_paused || any(store, &filter).await? {
         return Ok(None);
     }
     // In a large store this may take too long; then no key is offered.
