@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use outbox::item::{ItemId, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{Claim, Filter, Page, Retention, SettleRequest, Store};
+use outbox::store::{Claim, Filter, JobPace, Page, Retention, Selection, SettleRequest, Store};
 
+use crate::store_contract::{REPLAY, operate_request};
 use crate::support::places::ALL_DONE;
 use crate::support::postgres::{Cluster, Database};
 use crate::support::{TestClock, dead, done, eventually, request, retry};
@@ -179,10 +180,39 @@ async fn lists_and_numbers_search_these_indexes() {
     assert!(plans.note("item", async |store| store.get(ItemId::new(1)).await.unwrap().is_some()).await);
     plans.assert_are(&[
         "claim: items_pkey queue_pkey queue_ready",
-        "PENDING: items_pkey past_pkey queue_pkey",
+        "PENDING: items_pkey queue_pkey",
         "CLAIMED: items_pkey",
-        "DONE: done_pkey items_pkey past_pkey",
+        "DONE: done_pkey items_pkey",
         "DLQ: dead_pkey items_pkey past_pkey",
         "item: done_pkey items_pkey",
     ]);
+}
+
+/// How many entries of indexes and rows of tables were read since the statistics began.
+fn rows_read(database: &Database) -> i64 {
+    let sql = "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'outbox')
+                    + (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = 'outbox')";
+    database.sql(sql).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_batch_of_a_job_reads_no_more_near_the_end_than_at_the_beginning_whatever_the_statistics_say() {
+    let mut plans = Plans::new();
+    // The statistics know no item of this type.
+    plans.database.sql("UPDATE outbox.dead SET type = 'bulk'").unwrap();
+    let filter = Filter { status: vec![Status::Dlq], r#type: Some("bulk".into()), ..Filter::default() };
+    let replay = operate_request(REPLAY, Selection::Filter(filter));
+    let mut read = Vec::new();
+    for place in [0, 15_000] {
+        let job = plans.note("begin", async |store| store.start_job(&replay, JobPace::default()).await.unwrap()).await;
+        let id = job.unwrap().id;
+        let skip = format!("UPDATE outbox.jobs SET position = (SELECT min(id) FROM outbox.dead) + {place}");
+        plans.database.sql(&skip).unwrap();
+        let before = rows_read(&plans.database);
+        let job = plans.note("batch", async |store| store.run_job_batch(id).await.unwrap()).await;
+        assert_eq!(job.unwrap().changed, 200);
+        read.push(rows_read(&plans.database) - before);
+        plans.database.sql("UPDATE outbox.jobs SET state = 'DONE', ended_at = began_at").unwrap();
+    }
+    assert!(read.iter().all(|read| *read < 12_000), "{read:?}");
 }

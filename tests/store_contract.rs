@@ -72,7 +72,7 @@ promises! {
     another_process_sees_the_same_outbox
 }
 
-fn operate_request(action: Action, selection: Selection) -> OperateRequest {
+pub(crate) fn operate_request(action: Action, selection: Selection) -> OperateRequest {
     OperateRequest {
         action,
         selection,
@@ -82,7 +82,7 @@ fn operate_request(action: Action, selection: Selection) -> OperateRequest {
     }
 }
 
-const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
+pub(crate) const REPLAY: Action = Action::Replay { keys: EffectKeys::Same };
 
 fn by_status(status: Status) -> Selection {
     Selection::Filter(Filter { status: vec![status], ..Filter::default() })

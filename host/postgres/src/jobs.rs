@@ -21,7 +21,7 @@ use crate::error::PgError;
 use crate::item_query::{ItemQuery, ids};
 use crate::operate::change_batch;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
-use crate::tx::{Query, WriteTx, without_nul};
+use crate::tx::{Query, ReadTx, WriteTx, without_nul};
 use crate::{PostgresStore, audit, content, queries};
 
 /// The columns that [`decode`] reads, in its order.
@@ -104,7 +104,7 @@ pub(crate) async fn run_batch(store: &PostgresStore, id: JobId) -> Result<Option
 }
 
 /// The job, with what it does now.
-async fn next_step(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Job, JobStep)>, PgError> {
+async fn next_step(tx: &ReadTx<'_>, id: JobId, now: Millis) -> Result<Option<(Job, JobStep)>, PgError> {
     let Some(job) = read(tx, id).await? else { return Ok(None) };
     if job.state != JobState::Running || job.next_at > now {
         return Ok(Some((job, JobStep::None)));
@@ -118,11 +118,16 @@ async fn next_step(tx: &impl Query, id: JobId, now: Millis) -> Result<Option<(Jo
     Ok(Some((job, step)))
 }
 
-async fn next_batch(tx: &impl Query, job: &Job) -> Result<JobBatch, PgError> {
+/// SQL: the next items are read in the order of the ids, from where the last batch ended. By statistics that are older
+/// than the job's own changes the server would collect and sort all items of the type for each batch.
+const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off";
+
+async fn next_batch(tx: &ReadTx<'_>, job: &Job) -> Result<JobBatch, PgError> {
     let mut query = ItemQuery::new(&job.filter);
     query.condition.and("id > ?", Some(job.scanned_up_to));
     query.condition.and("id <= ?", Some(job.last_id));
     query.condition.and("epoch < ?", Some(job.id));
+    tx.set(IN_ORDER).await?;
     let looked_at = ids(tx, &query, job.batch_size()).await?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
     matching.truncate(job.untried());
@@ -142,9 +147,11 @@ async fn stop(tx: &WriteTx<'_>, job: &Job) -> Result<Option<Job>, PgError> {
     read(tx, job.id).await
 }
 
-/// Makes the batch, unless another process has made it, or the job was cancelled.
+/// Makes the batch, unless another process makes it or has made it, or the job was cancelled. Waits for no other process.
 async fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, batch: &JobBatch) -> Result<Option<Job>, PgError> {
-    let claim = "UPDATE outbox.jobs SET position = $3 WHERE id = $1 AND position = $2 AND state = 'RUNNING'
+    let claim = "UPDATE outbox.jobs SET position = $3
+                 WHERE id = (SELECT id FROM outbox.jobs WHERE id = $1 AND position = $2 AND state = 'RUNNING'
+                             FOR UPDATE SKIP LOCKED)
                  RETURNING id";
     // A last batch of a job whose every id was looked at leaves the position where it is.
     let (from, to) = (job.scanned_up_to.get(), job.scanned_up_to_after(&batch.looked_at).get());

@@ -148,7 +148,7 @@ async fn find(tx: &impl Query, ids: &[ItemId], now: Millis) -> Result<HashMap<It
              status IN ('DONE', 'DLQ') AND EXISTS (
                  SELECT 1 FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid
              ) AS saga_is_open
-         FROM outbox.status AS item WHERE id = ANY($1::bigint[])",
+         FROM outbox.items_of($1) AS item",
         rows::without_payload()
     );
     let rows = tx.rows(&statement, &[&numbers(ids), &DEAD_BY_OPERATOR_CODE]).await?;

@@ -189,7 +189,7 @@ async fn arrive_queue(tx: &WriteTx<'_>, items: &[(&PlaceChange<'_>, Millis)]) ->
                 item.ordering_key, item.fairness_key
          FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[])
                   AS new (id, due, turn, again, losses)
-              JOIN outbox.items AS item ON item.id = new.id
+              JOIN outbox.items AS item ON item.id = new.id AND item.id = ANY ($1)
          ON CONFLICT (id) DO UPDATE
          SET available_at = excluded.available_at, turn = excluded.turn, epoch = excluded.epoch,
              again = excluded.again, losses = excluded.losses"

@@ -41,14 +41,18 @@ pub(crate) struct TxContext {
 }
 
 /// SQL with the settings of the present transaction: the limits of the server for the run of a statement, for the wait
-/// for a lock (half of it) and for idle time (twice as long), and no compilation of plans, which takes longer than any
-/// statement of this store. They are set in each transaction, because a pooler can give the next one another session.
+/// for a lock (half of it) and for idle time (twice as long), and three ways of execution that the server must not choose.
+/// It would choose them by statistics that are old while a queue fills or empties. Compiling a plan and starting
+/// parallel workers take longer than most statements of this store. A merge join of a place and outbox.items, for the
+/// next items after an id, reads outbox.items from its first row. The settings are made in each transaction, because a
+/// pooler can give the next one another session.
 pub(crate) fn settings(statement_timeout: Duration) -> String {
     let statement = statement_timeout.as_millis();
     let (lock, idle) = (statement / 2, statement * 2);
     format!(
         "SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};
-         SET LOCAL idle_in_transaction_session_timeout = {idle}; SET LOCAL jit = off"
+         SET LOCAL idle_in_transaction_session_timeout = {idle}; SET LOCAL jit = off;
+         SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_mergejoin = off"
     )
 }
 
@@ -179,6 +183,11 @@ impl<'a> ReadTx<'a> {
     pub(crate) async fn begin(client: &'a Client, context: &TxContext) -> Result<Self, PgError> {
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {}", context.settings);
         Ok(Self { open: OpenTransaction::begin_alone(client, &begin).await?.0 })
+    }
+
+    /// Makes settings for the rest of the transaction.
+    pub(crate) async fn set(&self, settings: &str) -> Result<(), PgError> {
+        Ok(self.open.client.batch_execute(settings).await?)
     }
 }
 

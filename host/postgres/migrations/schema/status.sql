@@ -5,7 +5,7 @@
 -- text in all views: PostgreSQL uses the indexes below a union only where the types are the same.
 
 CREATE VIEW outbox.status_pending AS
-SELECT item.id, item.idem_key, queued.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
+SELECT queued.id, item.idem_key, queued.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
        item.saga, queued.ordering_key, queued.fairness_key, descent.root, descent.depth,
        item.created_at, 'PENDING'::text AS status,
        coalesce(past.attempts, 0) AS attempts, coalesce(past.deliveries, 0) AS deliveries,
@@ -22,7 +22,7 @@ FROM outbox.queue AS queued
      LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler;
 
 CREATE VIEW outbox.status_claimed AS
-SELECT item.id, item.idem_key, lease.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
+SELECT leased.id, item.idem_key, lease.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
        item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, descent.root, descent.depth,
        item.created_at, 'CLAIMED'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
@@ -41,7 +41,7 @@ FROM outbox.leases AS lease
      LEFT JOIN outbox.handlers AS handler ON handler.id = past.handler;
 
 CREATE VIEW outbox.status_done AS
-SELECT item.id, item.idem_key, item.type::text AS type, item.payload, item.content_type, item.headers, item.metadata,
+SELECT done.id, item.idem_key, item.type::text AS type, item.payload, item.content_type, item.headers, item.metadata,
        item.cid, item.saga, item.ordering_key::text AS ordering_key, item.fairness_key, descent.root, descent.depth,
        item.created_at, 'DONE'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,
@@ -59,7 +59,7 @@ FROM outbox.done
      LEFT JOIN outbox.handlers AS handler ON handler.id = done.handler;
 
 CREATE VIEW outbox.status_dlq AS
-SELECT item.id, item.idem_key, dead.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
+SELECT dead.id, item.idem_key, dead.type, item.payload, item.content_type, item.headers, item.metadata, item.cid,
        item.saga, dead.ordering_key, item.fairness_key, descent.root, descent.depth,
        item.created_at, 'DLQ'::text AS status,
        coalesce(past.attempts, 1) AS attempts, coalesce(past.deliveries, 1) AS deliveries,

@@ -2,6 +2,8 @@
 //!
 //! What one transaction does is an engine's: [`OperateSteps`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use outbox_item::ItemId;
@@ -16,6 +18,9 @@ use crate::plugin_data::{ClearStateRequest, StateTotal};
 
 /// Batches of each job in one piece of maintenance. Few, so that no job delays the others for long.
 const JOB_BATCHES: usize = 10;
+
+/// Wait of a command whose job another process is working on.
+const OTHER_PROCESS_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keys of a plugin's state that one transaction removes, so that it stays short.
 pub const CLEARED_KEYS: u32 = 200;
@@ -55,6 +60,9 @@ async fn run_as_job<S: OperateSteps>(store: &S, request: &OperateRequest) -> Res
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?)).await;
         let Some(advanced) = store.run_job_batch(job.id).await? else { break };
+        if advanced.state == JobState::Running && advanced.scanned_up_to == job.scanned_up_to {
+            tokio::time::sleep(OTHER_PROCESS_PAUSE).await;
+        }
         job = advanced;
     }
     Ok(job.into())
