@@ -9,9 +9,11 @@ use outbox::item::{ItemId, Status};
 use outbox::sqlite::{Backup, SqliteOptions, SqliteStore, migrate_with, plan_migration, schema_sql};
 use outbox::store::{Filter, Inspect, Page, Queue, Store, StoreError};
 use rusqlite::Connection;
+use serde_json::Value;
 
 use crate::support::host::HostConfig;
 use crate::support::places::SqliteFolder;
+use crate::support::postgres::Cluster;
 use crate::support::{done, is_soak, report, request, settled, sqlite3};
 
 const SCHEMA_1: &str = include_str!("../host/sqlite/migrations/0001_initial.sql");
@@ -242,4 +244,38 @@ fn the_command_line_says_what_a_migration_would_do_and_why_not() {
     sqlite3(folder.file().to_str().unwrap(), "DROP INDEX own").unwrap();
     let (code, told) = of(&folder.file(), &["migrate"]);
     assert!(code == Some(0) && told.contains("outbox.sqlite.schema-1"), "{told}");
+}
+
+/// What a host of schema 1 exported: ten items, of which a DONE one has a payload that is no text, a dead one blocks an
+/// ordering key, a replayed one has three failed attempts and an operator dead-lettered one.
+const EXPORT_OF_SCHEMA_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/exports/schema-1.ndjson");
+
+#[test]
+fn a_file_that_a_host_of_schema_1_exported_is_imported_into_both_stores_and_verified() {
+    let folder = SqliteFolder::new();
+    let database = Cluster::shared().database();
+    for url in [folder.file().to_str().unwrap().to_owned(), database.url()] {
+        let run = |args: &[&str]| {
+            let host = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), folder.path()).set("OUTBOX_DB", &url);
+            let output = host.run(args);
+            let told = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(told).unwrap())
+        };
+        run(&["migrate"]);
+        let (code, told) = run(&["import", EXPORT_OF_SCHEMA_1]);
+        assert!(code == Some(0) && told.contains("Imported and verified 14 records"), "{told}");
+        let (_, listed) = run(&["list", "--json"]);
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let of = |status: &str| {
+            let found = listed.as_array().unwrap().iter().filter(|item| item["status"] == status);
+            found.map(|item| item["id"].as_i64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!([of("PENDING"), of("DONE"), of("DLQ")], [vec![9, 8, 7, 5, 4], vec![6, 2, 1], vec![10, 3]]);
+        let (_, stuck) = run(&["stuck"]);
+        assert!(stuck.contains("key customer-7, item 3"), "{stuck}");
+        let (code, told) = run(&["export", EXPORT_OF_SCHEMA_1, "--verify"]);
+        assert!(code == Some(0) && told.contains("All 14 records"), "{told}");
+        let (code, told) = run(&["import", EXPORT_OF_SCHEMA_1]);
+        assert!(code == Some(0) && told.contains("14 were there already"), "{told}");
+    }
 }

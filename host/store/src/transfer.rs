@@ -101,8 +101,11 @@ impl Record {
     #[must_use]
     pub fn wherever(mut self) -> Self {
         match &mut self {
-            // Only one of the engines has it.
-            Self::Item { item, .. } => drop(item.remove("turn")),
+            Self::Item { item, .. } => {
+                // Only one of the engines has it.
+                item.remove("turn");
+                complete(item);
+            }
             Self::Row { table, row } => {
                 if let Some(table) = MovedTable::named(table) {
                     *row = table.wherever(row);
@@ -111,6 +114,14 @@ impl Record {
             Self::State { .. } | Self::Total { .. } => {}
         }
         self
+    }
+}
+
+/// Adds the columns that the version which exported the item did not have, with the values that an import gives them.
+fn complete(item: &mut RecordColumns) {
+    for column in ITEM_COLUMNS {
+        let value = if matches!(*column, "losses" | "give_backs") { json!(0) } else { Value::Null };
+        item.entry(*column).or_insert(value);
     }
 }
 
