@@ -34,11 +34,11 @@ fn report(ending: TrialEnd) -> TrialReport {
 }
 
 /// Trials that all end so, and answer requests that were not recorded with a status only when they are told one.
-fn trials(ending: TrialEnd) -> Option<Trials> {
-    Some(Arc::new(move |order: TrialOrder| {
+fn trials(ending: TrialEnd) -> Trials {
+    Arc::new(move |order: TrialOrder| {
         let ending = if order.otherwise.is_none() { ending.clone() } else { TrialEnd::Done { result: None } };
         Box::pin(async move { Ok(report(ending)) })
-    }))
+    })
 }
 
 async fn desk(settings: HttpSettings, trials: Option<Trials>) -> Desk {
@@ -67,7 +67,7 @@ async fn a_trial_says_what_came_of_it_and_that_nothing_was_sent_or_stored() {
         (failed, "would fail again", "now failed, bad.card (permanent): no"),
         (TrialEnd::Stopped, "stopped at a request that was not recorded", "now stopped"),
     ] {
-        let desk = desk(HttpSettings::default(), trials(ending)).await;
+        let desk = desk(HttpSettings::default(), Some(trials(ending))).await;
         let id = dead_item(&desk).await;
         let before = desk.fixture.item(id).await;
         let page = tried(&desk, id, &[]).await;
@@ -82,7 +82,7 @@ async fn a_trial_says_what_came_of_it_and_that_nothing_was_sent_or_stored() {
         assert!(text.contains(r"\u{202e}its body differs"), "{text}");
         assert_eq!(desk.fixture.item(id).await, before);
     }
-    let desk = desk(HttpSettings::default(), trials(TrialEnd::Stopped)).await;
+    let desk = desk(HttpSettings::default(), Some(trials(TrialEnd::Stopped))).await;
     let id = dead_item(&desk).await;
     let answered = tried(&desk, id, &[("otherwise", "204")]).await;
     assert!(
@@ -98,7 +98,7 @@ async fn a_trial_says_what_came_of_it_and_that_nothing_was_sent_or_stored() {
 async fn a_trial_hides_what_the_operator_hides_from_everybody() {
     let settings = HttpSettings { redaction: "card".parse().unwrap(), ..HttpSettings::default() };
     let result = Some(br#"{"card":"77777","of":"4111-1111"}"#.to_vec());
-    let desk = desk(settings, trials(TrialEnd::Done { result })).await;
+    let desk = desk(settings, Some(trials(TrialEnd::Done { result }))).await;
     let id = dead_item(&desk).await;
     let page = tried(&desk, id, &[]).await;
     assert!(page.status == 200 && page.text().contains("[redacted]"), "{}", page.text());
@@ -119,7 +119,7 @@ async fn items_are_tried_by_who_may_operate_and_read_payloads_and_not_by_other_s
         (Role::Read, &[Right::ReadPayload], 403),
         (Role::Admin, &[], 200),
     ] {
-        let mut desk = desk(closed(role, more), trials(ending())).await;
+        let mut desk = desk(closed(role, more), Some(trials(ending()))).await;
         let id = dead_item(&desk).await;
         desk.log_in(role).await;
         let is_offered = desk.get(&format!("/cockpit/items/{id}")).await.text().contains("Try it with today's handler");

@@ -58,10 +58,13 @@ pub(crate) fn lately(series: &HistorySeries, now: Millis, figure: impl Fn(&Histo
     (happened, now.since(begun_at))
 }
 
-/// The newest reading, and when it was made. Of one that failed: what was tried.
+/// A reading, or, of one that failed, what was tried.
+type Reading = Result<Arc<Glance>, &'static str>;
+
+/// The newest reading, and when it was made.
 #[derive(Default)]
 pub(crate) struct Glances {
-    newest: Mutex<Option<(Instant, Result<Arc<Glance>, &'static str>)>>,
+    newest: Mutex<Option<(Instant, Reading)>>,
 }
 
 impl Glances {

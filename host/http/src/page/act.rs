@@ -3,6 +3,7 @@
 //!
 //! The orders are those of the JSON interface (`operate.rs`), so they are checked, confirmed and audited alike.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use askama::Template;
@@ -341,7 +342,10 @@ fn in_ascii(json: &str) -> String {
         if c.is_ascii() {
             text.push(c);
         } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing into a text cannot fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
         }
     }
     text

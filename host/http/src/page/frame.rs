@@ -28,6 +28,7 @@ pub(super) struct TabLink {
 }
 
 /// What the layout of every view shows.
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the layout that is shown or not")]
 pub(super) struct Frame {
     /// The name of the view.
     pub(super) title: String,

@@ -27,6 +27,7 @@ const RELATED_MAX: u32 = 20;
 /// One item, as its template reads it.
 #[derive(Template)]
 #[template(path = "item.html")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the page that is shown or not")]
 struct OneItemPage {
     frame: Frame,
     id: String,

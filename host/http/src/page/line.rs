@@ -16,8 +16,8 @@ pub(super) struct InLine {
 }
 
 impl InLine {
-    fn of(text: String) -> Option<Self> {
-        Some(Self { text, blocked: None })
+    fn of(text: String) -> Self {
+        Self { text, blocked: None }
     }
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn place_in_line(store: &dyn Operate, item: &Item) -> Result<Op
 /// What waits behind a dead item.
 async fn behind(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
     if !blocking(store, key).await?.contains(&id) {
-        return Ok(InLine::of(format!("It does not block its key {key}: items behind it went on.")));
+        return Ok(Some(InLine::of(format!("It does not block its key {key}: items behind it went on."))));
     }
     let text = format!("It blocks the key {key}: {} behind it.", waiting(store, key).await?);
     Ok(Some(InLine { text, blocked: Some(key.to_owned()) }))
@@ -48,14 +48,15 @@ async fn ahead(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLi
         Ok::<_, StoreError>(page.items.into_iter().next().map(|summary| summary.item.id))
     };
     if let Some(claimed) = newest(Status::Claimed, None).await? {
-        return Ok(InLine::of(format!("Item {claimed} of its key {key} is being handled; this one comes after it.")));
+        let text = format!("Item {claimed} of its key {key} is being handled; this one comes after it.");
+        return Ok(Some(InLine::of(text)));
     }
     if let Some(dead) = blocking(store, key).await?.first() {
         let text = format!("Item {dead} of its key {key} is dead and blocks it.");
         return Ok(Some(InLine { text, blocked: Some(key.to_owned()) }));
     }
     let ahead = newest(Status::Pending, Some(id)).await?;
-    Ok(ahead.and_then(|ahead| InLine::of(format!("Item {ahead} of its key {key} was enqueued before it."))))
+    Ok(ahead.map(|ahead| InLine::of(format!("Item {ahead} of its key {key} was enqueued before it."))))
 }
 
 /// The dead items that block the key.

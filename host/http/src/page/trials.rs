@@ -67,7 +67,7 @@ pub(super) async fn try_one(id: Result<Path<String>, PathRejection>, form: Form)
     let attempt = tried_attempt(&details).cloned().ok_or_else(unrecorded)?;
     let order = TrialOrder { details: details.clone(), attempt: attempt.clone(), otherwise };
     let report = tried(&visit, order).await.map_err(refused)?;
-    shown(&page(&visit, details, &attempt, otherwise, report))
+    shown(&page(&visit, details, &attempt, otherwise, &report))
 }
 
 /// Makes the trial, alone in this process and within its time.
@@ -100,7 +100,7 @@ fn page(
     details: ItemDetails,
     attempt: &FailedAttempt,
     otherwise: Option<u16>,
-    report: TrialReport,
+    report: &TrialReport,
 ) -> TriedPage {
     let veil = visit.sight().veil(&details.item.payload);
     let text = |text: &str| plain(&veil.text(text));
@@ -116,7 +116,7 @@ fn page(
         word,
         then: failed(attempt.class, &attempt.code, &text(&attempt.message)),
         now,
-        handler: handler(attempt, &report),
+        handler: handler(attempt, report),
         result: result(&report.ending, &veil),
         requests: report.requests.iter().map(|sent| TrialRequest { url: text(&sent.url), ..sent.clone() }).collect(),
         differences: report.differences.iter().map(|found| text(found)).collect(),
