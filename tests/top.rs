@@ -82,8 +82,8 @@ mod on_each {
             assert!(ended["is_restored"] == true && has(&ended["last"], "\u{1b}[?1049l"), "{then}: {ended}");
             assert!(has(&ended["shown"], "\u{1b}[?1049h") && has(&ended["shown"], "\u{1b}[3"), "{then}: {ended}");
         }
-        let plain = in_terminal(&plan.set("NO_COLOR", "1"), "Nothing needs you", "quit", &["top"]);
-        assert!(!["\u{1b}[31", "\u{1b}[38"].iter().any(|colour| has(&plain["shown"], colour)), "{plain}");
+        let colourless = in_terminal(&plan.set("NO_COLOR", "1"), "Nothing needs you", "quit", &["top"]);
+        assert!(!["\u{1b}[31", "\u{1b}[38"].iter().any(|colour| has(&colourless["shown"], colour)), "{colourless}");
     }
 }
 

@@ -36,7 +36,7 @@ const PLAIN_WIDTH: u16 = 100;
 /// Keys: q ends it, p pauses the updates, Tab and the arrows move through the tables, ? says more.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Ask the host at this URL instead of the database, with OUTBOX_TOKEN where that is set
+    /// Ask the host at this URL instead of the database, with `OUTBOX_TOKEN` where that is set
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The time between two readings

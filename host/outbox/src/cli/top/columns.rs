@@ -41,7 +41,7 @@ pub(super) fn lines(
     let widths = widths(columns, &rows, width);
     let line = |row: Vec<TableCell>| {
         let cells = row.into_iter().zip(columns).zip(&widths).filter(|(_, width)| **width > 0);
-        Line::from_iter(cells.map(|((cell, column), width)| padded(cell, *width, column.is_number)))
+        Line::from(cells.map(|((cell, column), width)| padded(cell, *width, column.is_number)).collect::<Vec<_>>())
     };
     rows.into_iter().map(line).collect()
 }
