@@ -29,7 +29,7 @@ const RETRY_DOUBLINGS_MAX: u32 = 16;
 
 /// The images of a process.
 pub(crate) struct Images {
-    images: Vec<FollowedImage>,
+    followed: Vec<FollowedImage>,
     registry: RegistryClient,
     keys: TrustedKeys,
     poll: Duration,
@@ -89,7 +89,7 @@ impl Images {
             FollowedImage { reference: reference.clone(), folder, state: Mutex::new(state) }
         };
         Ok(Self {
-            images: config.plugins.images.iter().map(image).collect(),
+            followed: config.plugins.images.iter().map(image).collect(),
             registry: RegistryClient::new(config.registry.clone()),
             keys: TrustedKeys::read(&config.plugin_keys)?,
             poll: config.registry_poll,
@@ -105,7 +105,7 @@ impl Images {
         end: CancellationToken,
     ) {
         let mut following = JoinSet::new();
-        for at in 0..self.images.len() {
+        for at in 0..self.followed.len() {
             let (images, changed, hangups) = (Arc::clone(&self), Arc::clone(&changed), hangups.clone());
             following.spawn(async move { images.follow_one(at, &*changed, hangups).await });
         }
@@ -115,7 +115,7 @@ impl Images {
     async fn follow_one(&self, at: usize, changed: &(dyn Fn() + Send + Sync), mut hangups: watch::Receiver<u64>) {
         let mut failures = 0;
         loop {
-            let update = self.images[at].update(&self.registry, &self.keys).await;
+            let update = self.followed[at].update(&self.registry, &self.keys).await;
             failures = if update == Update::Failed { failures + 1 } else { 0 };
             if update == Update::Changed {
                 changed();
@@ -133,12 +133,12 @@ impl Images {
             let file = image.folder.component();
             plugins.iter().any(|plugin| plugin.file == file && plugin.state != PluginState::Loading)
         };
-        self.images.iter().all(is_loaded)
+        self.followed.iter().all(is_loaded)
     }
 
     /// The plugins with the images that they are from, what is wrong with these, and the images that gave none yet.
     pub(crate) fn shown(&self, mut plugins: Vec<PluginStatus>) -> Vec<PluginStatus> {
-        for image in &self.images {
+        for image in &self.followed {
             image.show(&mut plugins);
         }
         plugins

@@ -10,7 +10,6 @@ use oci_client::client::{Config, ImageLayer};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciManifest};
 use oci_client::secrets::RegistryAuth;
-use sha2::{Digest as _, Sha256};
 
 use crate::artifact::{ImageLayers, ImageParts};
 use crate::error::{RegistryError, RegistryProblem};
@@ -192,9 +191,10 @@ impl ImageSession<'_> {
             }
         }
         let bytes = serde_json::to_vec(&manifest).map_err(|err| RegistryProblem::Answer(err.to_string()))?;
-        let digest = format!("sha256:{}", text(&Sha256::digest(&bytes)));
+        let manifest = ImageLayer::new(bytes, OCI_IMAGE_MEDIA_TYPE.to_owned(), None);
+        let digest = manifest.sha256_digest();
         let content_type = OCI_IMAGE_MEDIA_TYPE.parse().map_err(|_| RegistryProblem::Answer("no header".to_owned()))?;
-        let pushed = self.client.push_manifest_raw(self.image.inner(), bytes, content_type).await;
+        let pushed = self.client.push_manifest_raw(self.image.inner(), manifest.data, content_type).await;
         pushed.map_err(|err| self.failed(err))?;
         Ok(PushedImage { digest, component })
     }
@@ -203,8 +203,4 @@ impl ImageSession<'_> {
 /// The digits of a digest.
 fn hex(digest: &str) -> String {
     digest.strip_prefix("sha256:").unwrap_or(digest).to_owned()
-}
-
-fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

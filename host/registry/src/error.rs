@@ -68,10 +68,9 @@ impl RegistryProblem {
         let host = image.registry().to_owned();
         let credentials = || Self::Credentials { host: host.clone(), advice: advice.to_owned() };
         match err {
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-                credentials()
-            }
-            OciDistributionError::ServerError { code: 401 | 403, .. } => credentials(),
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::ServerError { code: 401 | 403, .. } => credentials(),
             OciDistributionError::ServerError { code: 404, .. }
             | OciDistributionError::ImageManifestNotFoundError(_) => Self::Unknown { host },
             OciDistributionError::RegistryError { ref envelope, .. } => {

@@ -54,6 +54,7 @@ impl ImageReference {
     }
 
     /// The same image, pinned to a digest. The tag stays, for people.
+    #[must_use]
     pub fn at(&self, digest: &str) -> Self {
         let (registry, repository) = (self.0.registry().to_owned(), self.0.repository().to_owned());
         Self(match self.0.tag() {

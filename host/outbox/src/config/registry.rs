@@ -32,7 +32,7 @@ fn plain_http_of(text: &str) -> Option<PlainHttp> {
     let (loopback, hosts): (Vec<_>, Vec<_>) =
         text.split(',').map(|word| word.trim().to_owned()).partition(|word| word == "loopback");
     let is_host = |word: &String| !word.is_empty() && word != "never" && !word.contains(['/', '*', '@', ' ']);
-    hosts.iter().all(is_host).then(|| PlainHttp { loopback: !loopback.is_empty(), hosts })
+    hosts.iter().all(is_host).then_some(PlainHttp { loopback: !loopback.is_empty(), hosts })
 }
 
 /// The file that the operator names, or that of the user's docker.
