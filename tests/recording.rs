@@ -221,7 +221,7 @@ async fn the_cockpit_tries_a_dead_item_with_the_handler_of_today_without_touchin
     let same = try_it().await;
     assert!(same.contains("would fail again") && same.contains("the one that failed"), "{same}");
     guests::install(&guests::chaos(2), &manifest(&url), &dir.path().join("plugins.d"), "chaos");
-    crate::support::eventually("the changed handler is tried", std::time::Duration::from_secs(60), async || {
+    crate::support::eventually("the changed handler is tried", std::time::Duration::from_mins(1), async || {
         try_it().await.contains("would be done")
     })
     .await;
