@@ -16,6 +16,9 @@ use crate::ids::JobId;
 
 /// Items that one transaction changes at most. Small, to keep write transactions short.
 pub const BATCH_SIZE: u32 = 200;
+
+/// Wait of a caller before the next batch of a job that another process is working on.
+pub const OTHER_PROCESS_PAUSE: Duration = Duration::from_millis(20);
 /// Items of one batch of a job that watches its results: few, because no result is known before the first batch.
 const WATCHED_BATCH: u32 = 20;
 /// The part of all its items that such a batch has at most, so that a small group can be stopped too.

@@ -95,7 +95,7 @@ pub use crate::inspect::{
     ATTEMPTS_SHOWN, ENTRIES_SHOWN, FailureGroup, Inspect, ItemDetails, ItemPage, MisplacedItem, PAGE_BYTES,
     RETRIES_LOOKED_AT, RetriesAhead, Signal,
 };
-pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState};
+pub use crate::jobs::{DeadCause, Job, JobOutcome, JobPace, JobState, OTHER_PROCESS_PAUSE};
 pub use crate::key_totals::KeyTotals;
 pub use crate::latency_bins::LatencyBins;
 pub use crate::long_poll::{LongPoll, LongPollResult};

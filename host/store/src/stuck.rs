@@ -285,7 +285,8 @@ fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
     Some(StuckEntry { waiting: count, ..item.report(StuckKind::Failing, since, why, command) })
 }
 
-/// How long ago a claim has used up the rate of a type that holds items back: claims come several times in it.
+/// A type whose rate a claim has used up within this time is held back by its rate. It is long enough for several claims
+/// of a rate of a few items per minute.
 pub const RATE_USED_UP: Duration = Duration::from_mins(1);
 
 /// Items of one type that could be claimed, as an engine found them.

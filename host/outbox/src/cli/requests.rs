@@ -7,8 +7,8 @@ use anyhow::Context as _;
 
 use outbox_item::ItemId;
 use outbox_store::{
-    Control, ControlReport, ControlRequest, Execution, Filter, Inspect, ItemDetails, Job, JobState, Operate,
-    item_with_key,
+    Control, ControlReport, ControlRequest, Execution, Filter, Inspect, ItemDetails, Job, JobState,
+    OTHER_PROCESS_PAUSE, Operate, item_with_key,
 };
 
 use crate::cli::arguments::{AuditArgs, not_forced};
@@ -88,7 +88,11 @@ pub(crate) async fn run_to_end(store: &dyn Operate, mut job: Job, context: &Cont
     let mut is_first_batch = true;
     while job.state == JobState::Running {
         tokio::time::sleep(job.delay_until_next_batch(store.now().await?).min(JOB_WAIT_MAX)).await;
+        let before = job.scanned_up_to;
         job = store.run_job_batch(job.id).await?.unwrap_or(job);
+        if job.state == JobState::Running && job.scanned_up_to == before {
+            tokio::time::sleep(OTHER_PROCESS_PAUSE).await;
+        }
         if std::mem::take(&mut is_first_batch) && job.state == JobState::Running {
             let id = job.id;
             context.output.hint(&format!("Job {id} goes on without this command; outbox jobs cancel {id} stops it."));

@@ -2,8 +2,6 @@
 //!
 //! What one transaction does is an engine's: [`OperateSteps`].
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use outbox_item::ItemId;
@@ -12,15 +10,12 @@ use crate::action::{Action, Execution};
 use crate::engine::operator_actions::ActionContext;
 use crate::error::StoreError;
 use crate::ids::JobId;
-use crate::jobs::{ActionOutcomes, BATCH_SIZE, Job, JobPace, JobState};
+use crate::jobs::{ActionOutcomes, BATCH_SIZE, Job, JobPace, JobState, OTHER_PROCESS_PAUSE};
 use crate::operate::{Operate, OperateReport, OperateRequest, Selection};
 use crate::plugin_data::{ClearStateRequest, StateTotal};
 
 /// Batches of each job in one piece of maintenance. Few, so that no job delays the others for long.
 const JOB_BATCHES: usize = 10;
-
-/// Wait of a command whose job another process is working on.
-const OTHER_PROCESS_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keys of a plugin's state that one transaction removes, so that it stays short.
 pub const CLEARED_KEYS: u32 = 200;
