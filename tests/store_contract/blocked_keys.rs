@@ -25,8 +25,13 @@ mod promise {
         operate(&f, CAREFUL, head).await.unwrap();
         assert!(f.claim("mail", 10).await.is_empty());
         assert_eq!(f.store.overview().await.unwrap().blocked_keys, 1);
+        assert_eq!(f.store.blocking("o", 9).await.unwrap(), [head]);
+        assert!(
+            f.store.blocking("o", 0).await.unwrap().is_empty() && f.store.blocking("p", 9).await.unwrap().is_empty()
+        );
         let unblocked = f.store.control(&unblock("o")).await.unwrap();
         assert_eq!((unblocked.changed, unblocked.items), (true, vec![head]));
+        assert!(f.store.blocking("o", 9).await.unwrap().is_empty());
         assert_eq!(f.claim_one("mail").await.item.id, behind);
         assert_eq!(f.status(head).await, Status::Dlq);
         assert!(!f.store.control(&unblock("o")).await.unwrap().changed);

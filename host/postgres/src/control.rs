@@ -15,7 +15,7 @@ use outbox_store::{Control, ControlReport, ControlRequest, Execution, KeyPause, 
 /// Carries one step of the command out, or only reports what it would change.
 pub(crate) async fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<ControlReport, PgError> {
     let blocking = match &request.control {
-        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key, most(request.execution)).await?,
+        Control::Unblock { ordering_key } => ordering::lock_blocking(tx, ordering_key, most(request.execution)).await?,
         _ => Vec::new(),
     };
     if !would_change(tx, &request.control, &blocking).await? {

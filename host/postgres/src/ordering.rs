@@ -72,8 +72,14 @@ async fn find(tx: &WriteTx<'_>, keys: &[&str], are_done: bool) -> Result<(), PgE
     tx.rows("SELECT outbox.find_front($1, $2)", &[&keys, &are_done]).await.map(drop)
 }
 
+/// The first items that block the key, by ascending id.
+pub(crate) async fn blocking(tx: &impl Query, ordering_key: &str, most: i64) -> Result<Vec<ItemId>, PgError> {
+    let sql = "SELECT id FROM outbox.dead WHERE ordering_key = $1 AND blocks_key ORDER BY id LIMIT $2";
+    tx.rows(sql, &[&ordering_key, &most]).await?.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
+}
+
 /// Locks the line of the key, then the first items that block it. Returns them by ascending id.
-pub(crate) async fn blocking(tx: &WriteTx<'_>, ordering_key: &str, most: i64) -> Result<Vec<ItemId>, PgError> {
+pub(crate) async fn lock_blocking(tx: &WriteTx<'_>, ordering_key: &str, most: i64) -> Result<Vec<ItemId>, PgError> {
     lock_lines(tx, &[ordering_key]).await?;
     let sql = "SELECT id FROM outbox.dead WHERE ordering_key = $1 AND blocks_key ORDER BY id LIMIT $2 FOR UPDATE";
     tx.rows(sql, &[&ordering_key, &most]).await?.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()

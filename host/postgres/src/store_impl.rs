@@ -28,8 +28,8 @@ use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
     PostgresStore, abandon, alerts, audit, backlog, control, diagnostics, enqueue, expire, history, jobs, key_totals,
-    listen, maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, stuck,
-    transfer, tx,
+    listen, maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying,
+    stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -160,6 +160,11 @@ impl Inspect for PostgresStore {
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading what is paused", |tx| control::pauses(tx))
+    }
+
+    async fn blocking(&self, ordering_key: &str, limit: u32) -> Result<Vec<ItemId>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading what blocks a key", |tx| ordering::blocking(tx, ordering_key, limit.into()))
     }
 
     async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError> {

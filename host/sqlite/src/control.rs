@@ -21,7 +21,7 @@ pub(crate) fn control(tx: &mut WriteTx<'_>, request: &ControlRequest) -> Result<
 
 fn apply_if_changed(tx: &mut WriteTx<'_>, request: &ControlRequest) -> rusqlite::Result<ControlReport> {
     let blocking = match &request.control {
-        Control::Unblock { ordering_key } => ordering::blocking(tx, ordering_key, most(request.execution))?,
+        Control::Unblock { ordering_key } => ordering::blocking(tx.connection, ordering_key, most(request.execution))?,
         _ => Vec::new(),
     };
     if !would_change(tx, &request.control, &blocking)? {

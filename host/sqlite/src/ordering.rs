@@ -14,7 +14,7 @@
 //! This file asks for that, and lets an operator unblock a key. A dead-lettered item blocks its key while
 //! `blocks_key = 1`; a replay, a restore or a purge of the item ends it too.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use outbox_item::ItemId;
 
@@ -80,9 +80,9 @@ pub(crate) fn cut_streak(tx: &WriteTx<'_>, ordering_key: &str, leaving: ItemId) 
 }
 
 /// The first items that block the key, by ascending id.
-pub(crate) fn blocking(tx: &WriteTx<'_>, ordering_key: &str, most: u32) -> rusqlite::Result<Vec<ItemId>> {
+pub(crate) fn blocking(db: &Connection, ordering_key: &str, most: u32) -> rusqlite::Result<Vec<ItemId>> {
     let sql = "SELECT id FROM outbox_dead WHERE ordering_key = ?1 AND blocks_key = 1 ORDER BY id LIMIT ?2";
-    let mut select = tx.connection.prepare_cached(sql)?;
+    let mut select = db.prepare_cached(sql)?;
     select.query_map(params![ordering_key, most], |row| row.get(0).map(ItemId::new))?.collect()
 }
 

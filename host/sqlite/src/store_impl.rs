@@ -30,8 +30,8 @@ use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
     SqliteStore, abandon, alerts, audit, backlog, bad_rows, control, enqueue, expire, history, jobs, key_totals,
-    maintain, operate, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle, stuck,
-    transfer,
+    maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle,
+    stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -159,6 +159,11 @@ impl Inspect for SqliteStore {
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
         self.read_pool.run("reading what is paused", |tx| control::pauses(tx)).await
+    }
+
+    async fn blocking(&self, ordering_key: &str, limit: u32) -> Result<Vec<ItemId>, StoreError> {
+        let key = ordering_key.to_owned();
+        self.read_pool.run("reading what blocks a key", move |tx| ordering::blocking(tx, &key, limit)).await
     }
 
     async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError> {

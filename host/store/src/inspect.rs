@@ -72,6 +72,9 @@ pub trait Inspect: Changes {
     /// The fairness keys that are paused, by name.
     async fn key_pauses(&self) -> Result<Vec<KeyPause>, StoreError>;
 
+    /// The dead items that block the ordering key, by ascending id, at most `limit`.
+    async fn blocking(&self, ordering_key: &str, limit: u32) -> Result<Vec<ItemId>, StoreError>;
+
     /// The fairness keys with unfinished or dead items, of this type or of all, those with the most waiting items first,
     /// at most `limit`. Reads every waiting, claimed and dead item once: for people who ask, not for metrics.
     async fn key_totals(&self, item_type: Option<&str>, limit: u32) -> Result<Vec<KeyTotals>, StoreError>;

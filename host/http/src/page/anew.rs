@@ -15,7 +15,7 @@ use crate::page::content::{of_payload, plain};
 use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
-use crate::page::line::blocking;
+use crate::page::line::is_blocking;
 use crate::page::login::go_to;
 use crate::page::visit::{Visit, shown};
 use crate::problem::ApiError;
@@ -99,7 +99,7 @@ impl Typed {
 
 async fn page(visit: &Visit, old: Item, typed: Typed, problem: Option<String>) -> Result<AnewPage, ApiError> {
     let is_blocking = match &old.ordering_key {
-        Some(key) if old.status == Status::Dlq => blocking(&*visit.state.operate, key).await?.contains(&old.id),
+        Some(key) if old.status == Status::Dlq => is_blocking(&*visit.state.inspect, old.id, key).await?,
         _ => false,
     };
     Ok(AnewPage {

@@ -124,7 +124,7 @@ pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) 
     let (glance, sight) = (visit.glance().await?, visit.sight());
     let group = group(&visit, &details).await?;
     let details = sight.redacted(details);
-    let line = place_in_line(&*visit.state.operate, &details.item).await?;
+    let line = place_in_line(&*visit.state.inspect, &details.item).await?;
     let (related, related_more) = related(&visit, &details.item).await?;
     let ItemDetails { item, .. } = &details;
     let (payload, result) = contents(item, &sight);

@@ -1,11 +1,11 @@
 //! Where an item is in the line of its ordering key: which items it waits for, and what waits behind a dead one.
 
 use outbox_item::{Item, ItemId, Status};
-use outbox_store::{Control, ControlRequest, Execution, Filter, Inspect, Operate, Page, StoreError};
+use outbox_store::{Filter, Inspect, Page, StoreError};
 
 use crate::page::words::count;
 
-/// Items behind a dead one that are counted one by one.
+/// Items behind a dead one, and dead ones that block a key, that are looked at one by one.
 const COUNTED_MAX: u32 = 1_000;
 
 /// What an item waits for in its ordering key, or holds up.
@@ -22,7 +22,7 @@ impl InLine {
 }
 
 /// The place of the item; `None` when nothing is ahead of it and it holds nothing up. A look of a few rows.
-pub(super) async fn place_in_line(store: &dyn Operate, item: &Item) -> Result<Option<InLine>, StoreError> {
+pub(super) async fn place_in_line(store: &dyn Inspect, item: &Item) -> Result<Option<InLine>, StoreError> {
     let Some(key) = &item.ordering_key else { return Ok(None) };
     match item.status {
         Status::Dlq => behind(store, item.id, key).await,
@@ -32,8 +32,8 @@ pub(super) async fn place_in_line(store: &dyn Operate, item: &Item) -> Result<Op
 }
 
 /// What waits behind a dead item.
-async fn behind(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
-    if !blocking(store, key).await?.contains(&id) {
+async fn behind(store: &dyn Inspect, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
+    if !is_blocking(store, id, key).await? {
         return Ok(Some(InLine::of(format!("It does not block its key {key}: items behind it went on."))));
     }
     let text = format!("It blocks the key {key}: {} behind it.", waiting(store, key).await?);
@@ -41,7 +41,7 @@ async fn behind(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InL
 }
 
 /// What a waiting item is behind.
-async fn ahead(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
+async fn ahead(store: &dyn Inspect, id: ItemId, key: &str) -> Result<Option<InLine>, StoreError> {
     let newest = async |status: Status, before: Option<ItemId>| {
         let filter = Filter { status: vec![status], ordering_key: Some(key.to_owned()), ..Filter::default() };
         let page = store.list(&filter, &Page { limit: 1, before }).await?;
@@ -51,7 +51,7 @@ async fn ahead(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLi
         let text = format!("Item {claimed} of its key {key} is being handled; this one comes after it.");
         return Ok(Some(InLine::of(text)));
     }
-    if let Some(dead) = blocking(store, key).await?.first() {
+    if let Some(dead) = store.blocking(key, 1).await?.first() {
         let text = format!("Item {dead} of its key {key} is dead and blocks it.");
         return Ok(Some(InLine { text, blocked: Some(key.to_owned()) }));
     }
@@ -59,11 +59,9 @@ async fn ahead(store: &dyn Operate, id: ItemId, key: &str) -> Result<Option<InLi
     Ok(ahead.map(|ahead| InLine::of(format!("Item {ahead} of its key {key} was enqueued before it."))))
 }
 
-/// The dead items that block the key.
-pub(super) async fn blocking(store: &dyn Operate, key: &str) -> Result<Vec<ItemId>, StoreError> {
-    let control = Control::Unblock { ordering_key: key.to_owned() };
-    let look = ControlRequest { control, actor: String::new(), reason: None, execution: Execution::DryRun };
-    Ok(store.control(&look).await?.items)
+/// Whether the dead item blocks the key.
+pub(super) async fn is_blocking(store: &dyn Inspect, id: ItemId, key: &str) -> Result<bool, StoreError> {
+    Ok(store.blocking(key, COUNTED_MAX).await?.contains(&id))
 }
 
 /// How many items of the key wait, in words: `3 items wait`.
