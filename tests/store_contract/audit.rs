@@ -3,8 +3,8 @@
 use outbox::core::FailureClass;
 use outbox::item::{ItemId, Status};
 use outbox::store::{
-    AUDIT_VALUE_MAX, Action, AuditQuery, ControlRequest, Execution, Filter, JobId, LeasePolicy, OperateRequest,
-    Selection, SignalSeq, StuckQuery,
+    AUDIT_VALUE_MAX, Action, AnewRequest, AuditQuery, ControlRequest, Execution, Filter, JobId, LeasePolicy,
+    OperateRequest, Selection, SignalSeq, StuckQuery,
 };
 
 use super::orders::{CAREFUL, FORCED, dead_items, keyed, operate, unblock};
@@ -15,6 +15,7 @@ promises! {
     an_item_that_a_request_names_twice_is_changed_and_audited
     a_long_audit_entry_has_its_size_in_the_trail_and_the_part_of_an_item_in_that_of_the_item
     every_action_is_audited_with_before_and_after
+    an_item_that_is_enqueued_anew_is_audited_once_for_both_items
     a_dry_run_of_anything_changes_nothing
     what_is_stored_and_cannot_be_read_is_shown_as_its_text
 }
@@ -49,6 +50,21 @@ mod promise {
         assert!(all.changes["bytes"].as_u64().unwrap() > u64::from(AUDIT_VALUE_MAX), "{}", all.changes);
         let of_one = f.store.audit(&AuditQuery { item: Some(last), ..AuditQuery::default() }).await.unwrap().remove(0);
         assert_eq!(of_one.changes.as_array().unwrap().len(), 1, "{}", of_one.changes);
+    }
+
+    pub(super) async fn an_item_that_is_enqueued_anew_is_audited_once_for_both_items(f: Fixture) {
+        let old = dead_items(&f, 0..1).await[0];
+        let anew = AnewRequest { old, item: item("anew"), actor: "ada".into(), reason: Some("wrong total".into()) };
+        let first = f.store.enqueue_anew(&anew).await.unwrap();
+        let again = f.store.enqueue_anew(&anew).await.unwrap();
+        assert_eq!((first.created, again.created, &again.ids), (1, 0, &first.ids));
+        for id in [old, first.ids[0].unwrap()] {
+            let query = AuditQuery { item: Some(id), action: Some("anew".into()), ..AuditQuery::default() };
+            let trail = f.store.audit(&query).await.unwrap();
+            let told: Vec<_> = trail.iter().map(|entry| (entry.actor.as_str(), entry.reason.as_deref())).collect();
+            assert_eq!(told, [("ada", Some("wrong total"))], "{id}");
+        }
+        assert_eq!(f.status(old).await, Status::Dlq);
     }
 
     pub(super) async fn every_action_is_audited_with_before_and_after(f: Fixture) {
