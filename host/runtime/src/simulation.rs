@@ -120,9 +120,21 @@ impl Simulator {
     /// Reads and compiles a component, or takes its code from the folder `cache`. A cache that cannot be used is left
     /// alone. Errors if the file is no component or was built for another world.
     pub async fn open(file: &Path, cache: Option<&Path>) -> Result<Self, SimulatorError> {
-        let shown = || file.display().to_string();
-        let source = read_source(file).map_err(|source| SimulatorError::Read { file: shown(), source })?;
-        let refused = |source: LoadError| SimulatorError::Refused { file: shown(), source };
+        Self::compile(read(file)?, cache).await
+    }
+
+    /// As [`Self::open`], if the file has the component with this digest. `None`, and nothing is compiled, if it has
+    /// another one.
+    pub async fn open_version(file: &Path, cache: Option<&Path>, digest: &str) -> Result<Option<Self>, SimulatorError> {
+        let source = read(file)?;
+        if source.digest.to_string() != digest {
+            return Ok(None);
+        }
+        Self::compile(source, cache).await.map(Some)
+    }
+
+    async fn compile(source: PluginSource, cache: Option<&Path>) -> Result<Self, SimulatorError> {
+        let refused = |reason| SimulatorError::Refused { file: source.file.display().to_string(), source: reason };
         let loader = Arc::new(Loader::new(engine()?, code_cache(cache), Arc::new(|_| None), TrustedKeys::default()));
         let component = loader.compile(&source).await.map_err(refused)?;
         compatibility::check_world(&component).map_err(refused)?;
@@ -156,6 +168,10 @@ impl Simulator {
         let types = loader::select_types(&description, manifest.types.as_ref())?;
         Ok(SimulatedPlugin { name: name.clone(), digest: digest.clone(), types, manifest, plugin })
     }
+}
+
+fn read(file: &Path) -> Result<PluginSource, SimulatorError> {
+    read_source(file).map_err(|source| SimulatorError::Read { file: file.display().to_string(), source })
 }
 
 fn code_cache(dir: Option<&Path>) -> Option<CodeCache> {
@@ -232,5 +248,26 @@ impl SimulatedPlugin {
         let maybe_executed = effects == SideEffects::Possible;
         let digest = Some(self.digest.clone());
         AttemptReport { maybe_executed, digest, ..AttemptReport::without_component(Outcome::Failed(failure)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_version_than_the_expected_one_is_not_compiled() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, cache) = (dir.path().join("p.wasm"), dir.path().join("cache"));
+        let component = wat::parse_str("(component)").unwrap();
+        std::fs::write(&file, &component).unwrap();
+        let other = ComponentDigest::of(b"other").to_string();
+        let opened = Simulator::open_version(&file, Some(&cache), &other).await;
+        assert!(matches!(opened, Ok(None)));
+        assert!(!cache.exists(), "no code is cached");
+        let own = ComponentDigest::of(&component).to_string();
+        let opened = Simulator::open_version(&file, Some(&cache), &own).await;
+        assert!(!matches!(opened, Ok(None)));
+        assert!(cache.exists());
     }
 }

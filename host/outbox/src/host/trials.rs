@@ -38,21 +38,25 @@ pub(crate) fn trials(config: &Config, plugins: Arc<Plugins>, store: Arc<dyn Stor
 impl TrialRoom {
     async fn run(&self, TrialOrder { details, attempt, otherwise }: TrialOrder) -> Result<TrialReport, String> {
         let running = self.running(&details.item.item_type)?;
-        let simulator = Simulator::open(&running.file, Some(&self.cache_dir)).await;
-        let simulator = simulator.map_err(|err| format!("{:#}", anyhow::Error::new(err)))?;
-        let digest = simulator.digest().to_string();
-        if running.digest.as_deref() != Some(&digest) {
-            let name = &running.name;
-            return Err(format!(
-                "the file of the plugin {name} is not the version that this process runs, so there is nothing to try it with: \
-                 the view Plugins says why"
-            ));
-        }
+        let simulator = self.simulator(&running).await?;
         let plugin = simulator.plugin(&self.environment, std::collections::BTreeMap::new()).await;
         let plugin = plugin.map_err(|err| err.to_string())?;
         let state = Arc::new(StoreStateReader(self.store.clone()));
         let rerun = rerun(&plugin, &details, &attempt, otherwise, state).await;
-        Ok(report(plugin.name(), digest, rerun))
+        Ok(report(plugin.name(), simulator.digest().to_string(), rerun))
+    }
+
+    /// The component of the plugin, if its file has the version that this process runs. Another one is not compiled.
+    async fn simulator(&self, running: &PluginStatus) -> Result<Simulator, String> {
+        let digest = running.digest.as_deref().unwrap_or_default();
+        let opened = Simulator::open_version(&running.file, Some(&self.cache_dir), digest).await;
+        let name = &running.name;
+        opened.map_err(|err| format!("{:#}", anyhow::Error::new(err)))?.ok_or_else(|| {
+            format!(
+                "the file of the plugin {name} is not the version that this process runs, so there is nothing to try it with: \
+                 the view Plugins says why"
+            )
+        })
     }
 
     /// The plugin of this process that gets items of the type.
