@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::json;
+
 use outbox::core::FailureClass;
 use outbox::http::{
     AccessSettings, HostStatus, HttpSettings, Right, Role, TrialEnd, TrialOrder, TrialReport, TrialRequest, Trials,
@@ -27,8 +29,8 @@ fn report(ending: TrialEnd) -> TrialReport {
         ending,
         requests: vec![request("http://mail/<b>send", "503", true), request("http://mail/4111-1111", "204", false)],
         differences: vec!["POST http://mail/4111-1111 was not recorded: \u{202e}its body differs".into()],
-        state: vec![r#"{"key":"sent","put":1}"#.into()],
-        followups: Vec::new(),
+        state: vec![json!({ "key": "sent", "put": { "card": "66666" } })],
+        followups: vec![json!({ "type": "note", "idem_key": "n", "payload": { "card": "88888", "of": "4111-1111" } })],
         stderr: Some("card 4111-1111".into()),
     }
 }
@@ -102,7 +104,9 @@ async fn a_trial_hides_what_the_operator_hides_from_everybody() {
     let id = dead_item(&desk).await;
     let page = tried(&desk, id, &[]).await;
     assert!(page.status == 200 && page.text().contains("[redacted]"), "{}", page.text());
-    assert!(!page.html().contains("4111-1111") && !page.html().contains("77777"), "{}", page.html());
+    for hidden in ["4111-1111", "66666", "77777", "88888"] {
+        assert!(!page.html().contains(hidden), "{hidden}: {}", page.html());
+    }
 }
 
 #[tokio::test]

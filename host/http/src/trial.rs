@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
 use outbox_core::{FailedAttempt, FailureClass};
 use outbox_store::ItemDetails;
@@ -37,10 +38,10 @@ pub struct TrialReport {
     pub requests: Vec<TrialRequest>,
     /// Where the attempt left the recording, in words.
     pub differences: Vec<String>,
-    /// What would be written to the state of the plugin, as JSON.
-    pub state: Vec<String>,
-    /// The items that would be enqueued, as JSON.
-    pub followups: Vec<String>,
+    /// What would be written to the state of the plugin: objects with `key`, and `put` or `delete`.
+    pub state: Vec<Value>,
+    /// The items that would be enqueued: objects with `type`, `idem_key` and `payload`.
+    pub followups: Vec<Value>,
     /// The end of what the handler wrote.
     pub stderr: Option<String>,
 }

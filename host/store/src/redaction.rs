@@ -131,6 +131,15 @@ impl Veil {
         self.hidden.text(text)
     }
 
+    /// A payload or a stored value as it may be shown.
+    pub fn json(&self, mut value: Value) -> Value {
+        for path in &self.redaction.paths {
+            mask(&mut value, path, &mut Vec::new());
+        }
+        self.hidden.json(&mut value);
+        value
+    }
+
     /// The result as it may be shown.
     pub fn result(&self, result: Vec<u8>) -> Vec<u8> {
         let mut values = Vec::new();
@@ -232,6 +241,8 @@ mod tests {
             veil.result(br#"{"card":"77","of":"4111 1111"}"#.into()),
             br#"{"card":"[redacted]","of":"[redacted]"}"#
         );
+        let followup = serde_json::json!({ "card": 77, "of": "4111 1111", "total": 5 });
+        assert_eq!(veil.json(followup), serde_json::json!({ "card": REDACTED, "of": REDACTED, "total": 5 }));
     }
 
     #[test]

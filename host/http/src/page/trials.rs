@@ -9,6 +9,7 @@ use askama::Template;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::Response;
+use serde_json::Value;
 
 use outbox_core::{FailedAttempt, FailureClass};
 use outbox_item::{Item, ItemId};
@@ -120,8 +121,8 @@ fn page(
         result: result(&report.ending, &veil),
         requests: report.requests.iter().map(|sent| TrialRequest { url: text(&sent.url), ..sent.clone() }).collect(),
         differences: report.differences.iter().map(|found| text(found)).collect(),
-        state: report.state.iter().map(|change| text(change)).collect(),
-        followups: report.followups.iter().map(|item| text(item)).collect(),
+        state: report.state.iter().map(|change| veiled(change, "put", &veil)).collect(),
+        followups: report.followups.iter().map(|item| veiled(item, "payload", &veil)).collect(),
         stderr: report.stderr.as_deref().map(text),
         otherwise: otherwise.map(|status| status.to_string()).unwrap_or_default(),
         omitted: attempt.recording.omitted,
@@ -163,6 +164,15 @@ fn handler(attempt: &FailedAttempt, report: &TrialReport) -> String {
         None => "it is unknown which one failed".to_owned(),
     };
     format!("{digest} of the plugin {}, which this process runs now; {than}", report.plugin)
+}
+
+/// A write of the trial, as JSON. What the member `content` holds is hidden as a payload is.
+fn veiled(write: &Value, content: &str, veil: &Veil) -> String {
+    let mut write = write.clone();
+    if let Some(content) = write.get_mut(content) {
+        *content = veil.json(content.take());
+    }
+    plain(&veil.text(&write.to_string()))
 }
 
 fn result(ending: &TrialEnd, veil: &Veil) -> Option<ShownContent> {

@@ -96,8 +96,8 @@ fn ended(report: TrialReport, outcome: Outcome) -> TrialReport {
     match outcome {
         Outcome::Done { result, writes } => TrialReport {
             ending: TrialEnd::Done { result },
-            state: writes.state.iter().filter_map(state_change).map(|change| change.to_string()).collect(),
-            followups: writes.followups.iter().map(|item| followup(item).to_string()).collect(),
+            state: writes.state.iter().filter_map(state_change).collect(),
+            followups: writes.followups.iter().map(followup).collect(),
             ..report
         },
         Outcome::Failed(failure) => {
