@@ -118,7 +118,7 @@ struct ProblemPage<'a> {
 /// What a person calls the problem.
 fn title(problem: &ToldProblem) -> &'static str {
     match problem.word {
-        "invalid-request" | "invalid-json" | "invalid-item" => "This cannot be done so",
+        "invalid-request" | "invalid-json" | "invalid-item" => "This request cannot be carried out",
         "forbidden" => "You may not do this",
         "cross-site" => "This form is not valid any more",
         "refused" => "The item cannot take this",
