@@ -34,14 +34,15 @@ pub(crate) async fn healthz() -> Json<ProbeAnswer> {
 
 /// Whether the process can work
 ///
-/// The store answers and takes writes, and the first scan of the plugin folder has finished.
+/// The store answers and takes writes, the first scan of the plugin folder has finished, and every image has given
+/// a component.
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "host",
     responses((status = 200, description = "It can", body = ProbeAnswer)))]
 pub(crate) async fn readyz(State(state): State<Arc<ServerState>>) -> Result<Json<ProbeAnswer>, ApiError> {
     let status = (state.status)();
     let mut missing = missing_of_store(&state, status.is_read_only).await;
     if !status.is_scanned {
-        missing.push("the first scan of the plugin folder has not finished");
+        missing.push("the first scan of the plugin folder, or the first pull of an image, has not finished");
     }
     if missing.is_empty() { Ok(healthz().await) } else { Err(ApiError::NotReady(missing)) }
 }

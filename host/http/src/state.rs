@@ -164,7 +164,7 @@ impl fmt::Debug for HttpSettings {
 /// The status of the process that runs the HTTP server.
 #[derive(Clone, Debug, Default)]
 pub struct HostStatus {
-    /// Whether the first scan of the plugin folder has finished, with any result.
+    /// Whether the first scan of the plugin folders has finished, with any result, and every image has given a component.
     pub is_scanned: bool,
     /// Whether the store refused the last heartbeat. Such a store may answer reads and still refuse writes.
     pub is_read_only: bool,
