@@ -24,7 +24,7 @@ use crate::query::audit_query;
 const JOBS: u32 = 20;
 
 /// The words of actions that a person looks for.
-const ACTIONS: [&str; 14] = [
+const ACTIONS: [&str; 16] = [
     "replay",
     "dead",
     "restore",
@@ -38,7 +38,9 @@ const ACTIONS: [&str; 14] = [
     "cancel",
     "rollback",
     "quarantine",
+    "release-plugin",
     "switch",
+    "clear_state",
 ];
 
 /// The longest text of a selection in the trail, in characters.
