@@ -84,7 +84,7 @@ async fn a_paused_fairness_key_is_shown_by_stats_stuck_and_doctor_until_it_is_re
     let claims = fixture.store().claim(&request(&["mail"], 9)).await.unwrap().claims;
     assert_eq!(claims.len(), 1);
     let resumed = fixture.run(&["resume", "mail"]);
-    assert!(resumed.stderr.contains("1 pause of fairness keys stay, such as of \"acme\""), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("Still paused: 1 fairness key, such as \"acme\""), "{}", resumed.stderr);
     fixture.json(&["resume", "--key", "acme"]);
     assert_eq!(fixture.store().claim(&request(&["mail"], 9)).await.unwrap().claims.len(), 1);
     let trail = fixture.json(&["audit", "--action", "pause"]);

@@ -23,7 +23,9 @@ pub(crate) fn missing(config: &Config) -> Option<String> {
 fn missing_of(plugins: &Path, role: Option<&str>) -> Option<String> {
     if !plugins.is_dir() {
         let folder = shown(plugins);
-        return Some(format!("there is no folder {folder}: no item is handled. Create it, or set OUTBOX_PLUGINS"));
+        return Some(format!(
+            "there is no folder {folder}: no component is loaded from there. Create it, or set OUTBOX_PLUGINS"
+        ));
     }
     let role = role.filter(|role| !plugins.join(role).is_dir())?;
     let known = roles(plugins);

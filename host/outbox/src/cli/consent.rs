@@ -15,7 +15,7 @@ use crate::cli::output::{Times, count, table, utc};
 /// What an action on all items that match asks for before it is carried out.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ConsentArgs {
-    /// Do not ask before items are deleted or taken from workers, or effects may be repeated
+    /// Do not ask before items are deleted, taken from workers or given another due time, or effects may be repeated
     #[arg(long)]
     yes: bool,
     /// All items of the status, without a filter

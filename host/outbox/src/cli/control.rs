@@ -110,10 +110,8 @@ async fn control_types(
 async fn hint_at_paused_keys(store: &dyn Store, context: &Context) -> anyhow::Result<()> {
     let keys: Vec<_> = store.key_pauses().await?.into_iter().map(|pause| pause.fairness_key).collect();
     if let Some(first) = keys.first() {
-        let all = count(keys.len() as u64, "pause");
-        context
-            .output
-            .hint(&format!("{all} of fairness keys stay, such as of {first:?}: outbox resume --key ends one."));
+        let all = count(keys.len() as u64, "fairness key");
+        context.output.hint(&format!("Still paused: {all}, such as {first:?}; outbox resume --key ends a pause."));
     }
     Ok(())
 }

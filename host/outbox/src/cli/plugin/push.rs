@@ -17,7 +17,7 @@ use crate::cli::plugin::sign::signature_file;
 /// Push a component to a registry, under a tag
 ///
 /// The signature in `FILE.minisig` goes along, if there is one. The manifest does not: the operator of each host decides
-/// what a component is granted.
+/// what a component is granted. With `OUTBOX_PLUGIN_KEYS`, a component that none of the keys has signed is not pushed.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// The component's file

@@ -70,7 +70,7 @@ fn head(view: &TopView, theme: Theme, width: usize, now: Instant) -> Vec<Line<'s
         let since = span(millis(now.saturating_duration_since(unreadable.since)));
         let interval = humantime::format_duration(view.interval);
         let text = format!(
-            "{} cannot be read since {since}: {} Trying again every {interval}.",
+            "{} has not been readable for {since}: {} Trying again every {interval}.",
             view.source,
             sentence(&unreadable.why)
         );

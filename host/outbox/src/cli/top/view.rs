@@ -22,7 +22,7 @@ impl TopPanel {
     /// In their order on the screen.
     pub(super) const ALL: [Self; 5] = [Self::Needs, Self::Types, Self::Sagas, Self::Plugins, Self::Pods];
 
-    /// Whether there is anything to show. The types and processes are always there, also when there are none.
+    /// Whether there is anything to show. Types, plugins and processes are always shown, also when there are none.
     pub(super) fn is_shown(self, report: &OverviewReport) -> bool {
         match self {
             Self::Needs => !report.needs.is_empty(),

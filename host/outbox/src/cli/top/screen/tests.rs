@@ -197,10 +197,10 @@ fn a_store_that_cannot_be_read_is_said_with_the_reason_and_since_when() {
     view.learn(Err(words("https://outbox.example answers 401: the token is none of this host's")), begun);
     let lines = at(&view, 12);
     assert_eq!(lines[0], "It is not known whether anything needs you.");
-    shows(&lines, &["https://outbox.example cannot be read since 12s:", "answers 401", "Trying again every 2s."]);
+    shows(&lines, &["https://outbox.example has not been readable for 12s:", "answers 401", "Trying again every 2s."]);
     view.learn(Ok(report()), begun);
     view.learn(Err(words("asking https://outbox.example: connection refused")), begun);
-    shows(&at(&view, 70), &["One thing needs you.", "cannot be read since 1m", "connection refused", "webhook"]);
+    shows(&at(&view, 70), &["One thing needs you.", "has not been readable for 1m", "connection refused", "webhook"]);
 }
 
 #[test]
