@@ -30,7 +30,7 @@ pub(crate) struct ServerState {
     pub(crate) previews: Semaphore,
     /// One trial at a time: it runs a component beside those that work.
     pub(crate) trial_place: Semaphore,
-    /// Reads of what items contain at a time: each takes as long as many other views.
+    /// One read of what items contain at a time: it takes as long as many other views.
     pub(crate) content_reads: Semaphore,
 }
 
@@ -51,9 +51,7 @@ impl ServerState {
             content_reads: Semaphore::new(1),
         })
     }
-}
 
-impl ServerState {
     /// The place for a read with this filter, if it reads what items contain.
     pub(crate) async fn content_place(&self, filter: &Filter) -> Option<SemaphorePermit<'_>> {
         if filter.reads_content() { self.content_reads.acquire().await.ok() } else { None }

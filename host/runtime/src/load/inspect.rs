@@ -137,7 +137,7 @@ pub fn check_manifest(text: &str, environment: &EnvLookup) -> Result<(), Manifes
     Manifest::parse(text, environment).map(drop)
 }
 
-/// The components that a process with this role would load from a folder. A folder that does not exist has none.
+/// The components that a process with this role would load from these folders. One that does not exist has none.
 pub fn components(dirs: &[PathBuf], role: Option<&str>) -> Result<Vec<PathBuf>, InspectError> {
     let paths = Folder::new(dirs.to_owned(), role.map(str::to_owned)).list();
     let shown = || dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");

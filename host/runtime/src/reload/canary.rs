@@ -51,7 +51,7 @@ struct CanaryCounts {
     faulted: BTreeSet<String>,
     permanent: BTreeSet<String>,
     retried: BTreeSet<String>,
-    /// The first item that ended so, with the code of its failure.
+    /// For each sample the first item with it, with the code of its failure, as the end of a sentence.
     examples: BTreeMap<CanarySample, String>,
     state: CanaryState,
 }
