@@ -74,11 +74,11 @@ pub struct HourFigures {
     pub done_in_all: String,
     /// The most in a minute.
     pub most_done: String,
-    /// The latency that half of the items of each minute did not exceed, in milliseconds.
+    /// The latency that half of the items of each minute did not exceed, in milliseconds; 0 where no item became DONE.
     pub p50_ms: Vec<u64>,
-    /// The same of 95% of the items.
+    /// The same of 95% of the items; 0 where no item became DONE.
     pub p95_ms: Vec<u64>,
-    /// The same of 99% of the items.
+    /// The same of 99% of the items; 0 where no item became DONE.
     pub p99_ms: Vec<u64>,
     /// The three of the whole hour.
     pub latency: String,
