@@ -15,6 +15,7 @@ mod failures;
 mod filters;
 mod form;
 mod frame;
+mod hour;
 mod item;
 mod items;
 mod jobs;
@@ -48,10 +49,11 @@ use crate::page::actions::DEEDS;
 use crate::server_state::ServerState;
 
 pub(crate) use crate::page::dress::dress;
+pub use crate::page::hour::HourFigures;
 pub use crate::page::needs::{Need, Since};
 pub use crate::page::overview::Flow;
 pub use crate::page::pods::{PluginRow, PodRow};
-pub use crate::page::report::{HourFigures, OverviewReport, SagaRow};
+pub use crate::page::report::{OverviewReport, SagaRow};
 pub use crate::page::types::{TypeRow, TypeState};
 
 /// The routes of the pages. Programs use those of the JSON interface, so these are not described.

@@ -6,18 +6,19 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use outbox_item::{Millis, Status};
-use outbox_store::{HistoryFigures, HistorySeries, RetriesAhead};
+use outbox_store::{HistoryFigures, HistorySeries};
 
 use crate::glance::{Glance, lately};
 use crate::page::charts::Chart;
 use crate::page::frame::{Frame, Tab};
+use crate::page::hour::HourFigures;
 use crate::page::item::query;
 use crate::page::needs::{Need, Since, needs};
 use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
 use crate::page::sagas::{SagaPanel, busiest};
 use crate::page::types::{TypeRow, type_rows};
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Ago, Moment, begun, bytes, count, counted, rate, short_count, span_ms};
+use crate::page::words::{Ago, Moment, begun, bytes, count, counted, lasted, rate, short_count, span_ms};
 use crate::problem::ApiError;
 
 /// The overview, as its template reads it.
@@ -71,15 +72,12 @@ pub struct Flow {
 /// The last hour in charts.
 struct Charts {
     throughput: Chart,
-    done: String,
-    most_done: String,
     latency: Chart,
-    percentiles: String,
     most_latency: String,
     waiting: Chart,
-    most_waiting: String,
     retries: Chart,
-    due: String,
+    /// The figures that they show.
+    hour: HourFigures,
 }
 
 /// The overview.
@@ -174,55 +172,36 @@ pub(super) fn flow(glance: &Glance) -> Flow {
     }
 }
 
-pub(super) fn lasted(figure: Option<u64>) -> String {
-    figure.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)))
-}
-
 fn charts(glance: &Glance) -> Charts {
+    let hour = HourFigures::of(glance);
     let HistorySeries { sum, steps } = &glance.history.total;
-    let line = |figure: fn(&HistoryFigures) -> u64| steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>();
-    let done = line(|figures| figures.done);
     let latency = |figure: fn(&HistoryFigures) -> Option<u64>| -> Vec<Option<u64>> {
         steps.iter().map(|step| figure(&step.figures)).collect()
     };
     let latencies =
         [latency(|figures| figures.p50_ms), latency(|figures| figures.p95_ms), latency(|figures| figures.p99_ms)];
-    let waiting = line(|figures| figures.waiting);
-    let most_latency = latencies.iter().flatten().flatten().copied().max();
-    let (most_done, most_waiting) = (done.iter().max().copied(), waiting.iter().max().copied());
-    let percentiles = format!("p50 {} · p95 {} · p99 {}", lasted(sum.p50_ms), lasted(sum.p95_ms), lasted(sum.p99_ms));
     Charts {
         throughput: Chart::of(
             "Items done in each minute of the last hour",
-            format!("{} in all, at most {} in a minute", counted(sum.done, "item"), count(most_done.unwrap_or(0))),
-            &done,
+            format!("{} in all, at most {} in a minute", counted(sum.done, "item"), hour.most_done),
+            &hour.done,
         ),
-        done: count(sum.done),
-        most_done: count(most_done.unwrap_or(0)),
         latency: Chart::of_several(
             "Time from enqueue to done in each minute of the last hour",
-            percentiles.clone(),
+            hour.latency.clone(),
             [&latencies[0], &latencies[1], &latencies[2]],
         ),
-        percentiles,
-        most_latency: lasted(most_latency),
+        most_latency: lasted(latencies.iter().flatten().flatten().copied().max()),
         waiting: Chart::of(
             "Items that waited in each minute of the last hour",
-            format!("at most {}", count(most_waiting.unwrap_or(0))),
-            &waiting,
+            format!("at most {}", hour.most_waiting),
+            &hour.waiting,
         ),
-        most_waiting: count(most_waiting.unwrap_or(0)),
-        retries: retries(&glance.retries),
-        due: due(&glance.retries),
+        retries: Chart::of(
+            "Items due for another attempt in each of the next 60 minutes",
+            hour.due.clone(),
+            &hour.retries,
+        ),
+        hour,
     }
-}
-
-fn retries(ahead: &RetriesAhead) -> Chart {
-    Chart::of("Items due for another attempt in each of the next 60 minutes", due(ahead), &ahead.minutes)
-}
-
-/// How many items are due in the next hour; at least so many, where the store looked at a part of them.
-pub(super) fn due(ahead: &RetriesAhead) -> String {
-    let more = if ahead.is_whole { "" } else { "+" };
-    format!("{}{more} due in the next hour", count(ahead.minutes.iter().sum()))
 }

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use outbox_item::Millis;
-use outbox_store::{HistoryFigures, HistorySeries, Inspect, SagaTotals, StoreError};
+use outbox_store::{Inspect, SagaTotals, StoreError};
 
 use crate::answers::Sight;
 use crate::description::UnixMillis;
 use crate::glance::Glance;
+use crate::page::hour::HourFigures;
 use crate::page::needs::{Need, needs};
-use crate::page::overview::{Flow, due, flow, lasted, opening, otherwise};
+use crate::page::overview::{Flow, flow, opening, otherwise};
 use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
 use crate::page::types::{TypeRow, type_rows};
 use crate::page::words::{bytes, count};
@@ -65,33 +66,6 @@ pub struct SagaRow {
     pub ended_err: u64,
 }
 
-/// The figures of each minute of the last hour, oldest first, with what they say in words; and the retries of the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct HourFigures {
-    /// Items that became DONE in each minute.
-    pub done: Vec<u64>,
-    /// How many in all.
-    pub done_in_all: String,
-    /// The most in a minute.
-    pub most_done: String,
-    /// The latency that half of the items of each minute did not exceed, in milliseconds; 0 where no item became DONE.
-    pub p50_ms: Vec<u64>,
-    /// The same of 95% of the items; 0 where no item became DONE.
-    pub p95_ms: Vec<u64>,
-    /// The same of 99% of the items; 0 where no item became DONE.
-    pub p99_ms: Vec<u64>,
-    /// The three of the whole hour.
-    pub latency: String,
-    /// Items that waited in each minute.
-    pub waiting: Vec<u64>,
-    /// The most of them.
-    pub most_waiting: String,
-    /// Items due for another attempt in each of the next 60 minutes.
-    pub retries: Vec<u64>,
-    /// How many in all.
-    pub due: String,
-}
-
 impl OverviewReport {
     /// Reads the store, for somebody who may see everything.
     pub async fn read(store: &dyn Inspect) -> Result<Self, StoreError> {
@@ -109,7 +83,7 @@ impl OverviewReport {
             needs,
             more_needs: more_needs as u64,
             flow: flow(glance),
-            hour: hour(glance),
+            hour: HourFigures::of(glance),
             types,
             more_types: more_types as u64,
             sagas: sagas(glance),
@@ -117,26 +91,6 @@ impl OverviewReport {
             pods: pod_rows(&glance.overview),
             database: bytes(glance.overview.database_bytes),
         }
-    }
-}
-
-fn hour(glance: &Glance) -> HourFigures {
-    let HistorySeries { sum, steps } = &glance.history.total;
-    let line = |figure: fn(&HistoryFigures) -> u64| steps.iter().map(|step| figure(&step.figures)).collect::<Vec<_>>();
-    let (done, waiting) = (line(|figures| figures.done), line(|figures| figures.waiting));
-    let most = |line: &[u64]| count(line.iter().max().copied().unwrap_or(0));
-    HourFigures {
-        done_in_all: count(sum.done),
-        most_done: most(&done),
-        p50_ms: line(|figures| figures.p50_ms.unwrap_or(0)),
-        p95_ms: line(|figures| figures.p95_ms.unwrap_or(0)),
-        p99_ms: line(|figures| figures.p99_ms.unwrap_or(0)),
-        latency: format!("p50 {} · p95 {} · p99 {}", lasted(sum.p50_ms), lasted(sum.p95_ms), lasted(sum.p99_ms)),
-        most_waiting: most(&waiting),
-        retries: glance.retries.minutes.clone(),
-        due: due(&glance.retries),
-        done,
-        waiting,
     }
 }
 

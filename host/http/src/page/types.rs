@@ -10,7 +10,7 @@ use outbox_item::Status;
 use outbox_store::OTHER_TYPES;
 
 use crate::glance::{Glance, lately};
-use crate::page::words::{count, rate, share, span_ms};
+use crate::page::words::{count, lasted, rate, share, span_ms};
 
 /// The most types that the overview lists.
 const LISTED: usize = 100;
@@ -82,8 +82,6 @@ fn items(glance: &Glance, name: &str, status: Status) -> u64 {
 fn type_row(glance: &Glance, name: &str) -> TypeRow {
     let overview = &glance.overview;
     let series = glance.history.types.get(name);
-    let lasted =
-        |figure: Option<u64>| figure.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)));
     let attempts = series.map_or(0, |series| series.sum.done + series.sum.failed);
     TypeRow {
         name: name.to_owned(),

@@ -73,6 +73,11 @@ pub(super) fn span(length: Duration) -> String {
     }
 }
 
+/// How long something lasted, in words; a dash where it is not known.
+pub(super) fn lasted(ms: Option<u64>) -> String {
+    ms.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX)))
+}
+
 /// [`span`] of milliseconds; one that is negative is none.
 pub(super) fn span_ms(millis: i64) -> String {
     span(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
