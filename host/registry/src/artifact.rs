@@ -7,7 +7,8 @@ use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest
 use serde::Serialize;
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::error::RegistryProblem;
+use crate::error::{RegistryProblem, brief};
+use crate::reference::is_sha256;
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const COMPONENT_TYPE: &str = "application/wasm";
@@ -53,7 +54,8 @@ struct ComponentNames {
 }
 
 impl<'a> ImageLayers<'a> {
-    /// Finds the layers of an image with this digest. Errors without a component and with several.
+    /// Finds the layers of an image with this digest. Errors without a component, with several, and if a layer is not
+    /// named by its SHA-256.
     pub(crate) fn of(manifest: &'a OciImageManifest, digest: &str) -> Result<Self, RegistryProblem> {
         let of_type = |wanted: &str| manifest.layers.iter().filter(|layer| layer.media_type == wanted).collect();
         let (components, signatures): (Vec<_>, Vec<_>) = (of_type(COMPONENT_TYPE), of_type(SIGNATURE_TYPE));
@@ -67,6 +69,9 @@ impl<'a> ImageLayers<'a> {
         if signatures.len() > 1 {
             return Err(RegistryProblem::SeveralSignatures { digest, count: signatures.len() });
         }
+        if let Some(layer) = components.iter().chain(&signatures).find(|layer| !is_sha256(&layer.digest)) {
+            return Err(RegistryProblem::LayerDigest { digest, layer: brief(&layer.digest) });
+        }
         Ok(Self { component, signature: signatures.first().copied() })
     }
 }
@@ -74,7 +79,7 @@ impl<'a> ImageLayers<'a> {
 /// The types of an image's layers, in words.
 fn types(manifest: &OciImageManifest) -> String {
     let types: Vec<_> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
-    if types.is_empty() { "no layer".to_owned() } else { types.join(", ") }
+    if types.is_empty() { "no layer".to_owned() } else { brief(&types.join(", ")) }
 }
 
 impl ImageParts {
@@ -179,5 +184,9 @@ mod tests {
         assert!(refusal(&[1]).contains("minisign"), "{}", refusal(&[1]));
         assert!(refusal(&[0, 0, 1]).contains("2 components"));
         assert!(refusal(&[0, 1, 1]).contains("2 signatures"));
+        let mut manifest = parts.manifest.clone();
+        manifest.layers[0].digest = "sha256:../..".to_owned();
+        let err = ImageLayers::of(&manifest, "sha256:ab").unwrap_err().to_string();
+        assert!(err.contains("sha256:../.."), "{err}");
     }
 }

@@ -72,8 +72,12 @@ impl FromStr for ImageReference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let refused = |wanted| ReferenceError { text: text.to_owned(), wanted };
         let plain = text.strip_prefix(SCHEME).unwrap_or(text);
+        if let Some(rest) = behind_user(plain) {
+            let wanted = "a registry without a user, whose password belongs into OUTBOX_REGISTRY_AUTH_FILE";
+            return Err(ReferenceError { text: format!("{SCHEME}…@{rest}"), wanted });
+        }
+        let refused = |wanted| ReferenceError { text: text.to_owned(), wanted };
         let host = plain.split_once('/').map(|(host, _)| host);
         if !host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost") {
             return Err(refused("the host of a registry first"));
@@ -91,8 +95,14 @@ impl FromStr for ImageReference {
     }
 }
 
+/// What follows a user and a password, as URLs have them before the host. A digest also follows an `@`, and has no `/`.
+fn behind_user(plain: &str) -> Option<&str> {
+    let mut rests = plain.rmatch_indices('@').map(|(at, _)| &plain[at + 1..]);
+    rests.find(|rest| rest.contains('/'))
+}
+
 /// Whether a text is a digest as registries name images.
-fn is_sha256(digest: &str) -> bool {
+pub(crate) fn is_sha256(digest: &str) -> bool {
     let digits = digest.strip_prefix("sha256:").unwrap_or_default();
     digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -132,6 +142,18 @@ mod tests {
         ] {
             let err = read(text).unwrap_err().to_string();
             assert!(err.contains(wanted), "{text}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_reference_is_not_repeated() {
+        for end in [":1".to_owned(), format!("@sha256:{}", "a".repeat(64))] {
+            for password in ["hunter2", "hun@ter2", "hun/ter2"] {
+                let text = format!("oci://ada:{password}@registry.example/p{end}");
+                let err = text.parse::<ImageReference>().unwrap_err().to_string();
+                assert!(err.contains("OUTBOX_REGISTRY_AUTH_FILE") && err.contains("registry.example/p"), "{err}");
+                assert!(!err.contains("ada") && !err.contains("ter2"), "{err}");
+            }
         }
     }
 }
