@@ -2,6 +2,8 @@
 //!
 //! Which keys a host trusts, and whether a signature is valid, is the runtime's.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minisign::{SecretKey, SecretKeyBox};
 
 /// Why nothing was signed.
@@ -27,7 +29,23 @@ pub fn sign(component: &[u8], file_name: &str, key: &str, password: Option<Strin
     Ok(signed.map_err(|err| SigningError::Failed(err.to_string()))?.into_string())
 }
 
+/// Where the bytes of a key have the algorithm that derives a key from the password: zero without one.
+const KDF: std::ops::Range<usize> = 2..4;
+/// Where they have a checksum. `minisign -G -W` leaves it zero, and this library writes and checks it.
+const CHECKSUM: std::ops::Range<usize> = 126..158;
+
+/// The key without a password and without a checksum in a text.
+fn unchecked_key(text: &str) -> Option<SecretKey> {
+    let bytes = STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
+    let is_zero = |part: std::ops::Range<usize>| bytes[part].iter().all(|byte| *byte == 0);
+    let is_unchecked = bytes.len() == CHECKSUM.end && is_zero(KDF) && is_zero(CHECKSUM);
+    if is_unchecked { SecretKey::from_bytes(&bytes).ok() } else { None }
+}
+
 fn open(text: &str, password: Option<String>) -> Result<SecretKey, SigningError> {
+    if let Some(key) = unchecked_key(text) {
+        return Ok(key);
+    }
     let boxed = || SecretKeyBox::from_string(text).map_err(|err| SigningError::NoKey(err.to_string()));
     match boxed()?.into_unencrypted_secret_key() {
         Ok(key) => Ok(key),
@@ -58,6 +76,21 @@ mod tests {
         assert!(is_valid(&signature, &pk) && signature.contains("file:p.wasm"), "{signature}");
         let other = KeyPair::generate_unencrypted_keypair().unwrap().pk;
         assert!(!is_valid(&signature, &other));
+    }
+
+    #[test]
+    fn a_key_of_minisign_without_a_password_has_no_checksum() {
+        let KeyPair { pk, sk } = KeyPair::generate_unencrypted_keypair().unwrap();
+        let mut bytes = sk.to_bytes();
+        let mut with = |part: std::ops::Range<usize>, value: u8| {
+            bytes[part].fill(value);
+            format!("untrusted comment: minisign secret key\n{}\n", STANDARD.encode(&bytes))
+        };
+        let signature = sign(b"component", "p.wasm", &with(CHECKSUM, 0), None).unwrap();
+        assert!(is_valid(&signature, &pk));
+        let err = sign(b"component", "p.wasm", &with(CHECKSUM, 1), None).unwrap_err();
+        assert!(matches!(err, SigningError::NoKey(_)), "{err}");
+        assert!(sign(b"component", "p.wasm", "comment\nAAAA\n", None).is_err());
     }
 
     #[test]
