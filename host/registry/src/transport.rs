@@ -20,6 +20,9 @@ pub(crate) const READ_TIME: Duration = Duration::from_secs(30);
 /// The longest time without a byte of an answer to a component that is sent: a slow line needs minutes for a large one.
 pub(crate) const SEND_TIME: Duration = Duration::from_mins(10);
 
+/// Bytes of a file of certificates: many times those of the public authorities.
+const FILE_MAX: u64 = 16 << 20;
+
 /// Which registries are reached without TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlainHttp {
@@ -48,11 +51,18 @@ impl Default for PlainHttp {
 
 impl PlainHttp {
     fn includes(&self, registry: &str) -> bool {
-        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let is_loopback =
-            || host == "localhost" || host.parse().is_ok_and(|address: std::net::Ipv4Addr| address.is_loopback());
-        self.hosts.iter().any(|named| named == registry || named == host) || self.loopback && is_loopback()
+        let host = host_of(registry);
+        self.hosts.iter().any(|named| named == registry || named == host) || self.loopback && is_loopback(registry)
     }
+}
+
+fn host_of(registry: &str) -> &str {
+    registry.rsplit_once(':').map_or(registry, |(host, _)| host)
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = host_of(registry);
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::Ipv4Addr| address.is_loopback())
 }
 
 impl RegistrySettings {
@@ -61,7 +71,12 @@ impl RegistrySettings {
         // The library asks for the provider of the process. Whoever installs one first decides for all.
         rustls::crypto::ring::default_provider().install_default().ok();
         let is_plain = self.plain_http.includes(registry);
+        // A proxy of the library's own makes it ignore those of the environment, and the exceptions are every host: none is used.
+        let own = |value: &str| is_loopback(registry).then(|| value.to_owned());
         let config = ClientConfig {
+            http_proxy: own("http://127.0.0.1:9"),
+            https_proxy: own("http://127.0.0.1:9"),
+            no_proxy: own("*,0.0.0.0/0,::/0"),
             protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
             tls_certs_only: if is_plain { Vec::new() } else { authorities(&self.ca_files)? },
             use_monolithic_push: true,
@@ -90,6 +105,11 @@ fn authorities(files: &[PathBuf]) -> Result<Vec<Certificate>, RegistryProblem> {
 }
 
 fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    // A pipe or a device may have no end.
+    let found = std::fs::metadata(file).map_err(|err| err.to_string())?;
+    if !found.is_file() || found.len() > FILE_MAX {
+        return Err("it is no file, or larger than 16 MiB".to_owned());
+    }
     let certificates = CertificateDer::pem_file_iter(file).map_err(|err| err.to_string())?;
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|err| err.to_string())?;
     if certificates.is_empty() { Err("it holds no certificate in PEM".to_owned()) } else { Ok(certificates) }
@@ -98,6 +118,15 @@ fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_certificates_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["/dev/zero".into(), dir.path().into(), dir.path().join("none.pem")] {
+            let message = authorities(std::slice::from_ref(&file)).unwrap_err().to_string();
+            assert!(message.contains(file.to_str().unwrap()) && message.contains("OUTBOX_CA_FILE"), "{message}");
+        }
+    }
 
     #[test]
     fn only_loopback_and_registries_that_are_named_are_reached_without_tls() {
