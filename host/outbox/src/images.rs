@@ -1,7 +1,7 @@
 //! The images that `OUTBOX_PLUGINS` names: the newest component of each is kept in a folder, which the runtime follows.
 //!
 //! A tag that was moved is a file that was replaced, so generations, canaries, rollbacks and the quarantine are the
-//! runtime's. Whatever is wrong with a registry or an image, the component that was kept last stays. This file decides
+//! runtime's. Each update runs in a task of its own: one that panics has failed. Whatever is wrong with a registry or an image, the component that was kept last stays. This file decides
 //! when an image is pulled, and what is told about it; `folder.rs` keeps the files.
 
 mod folder;
@@ -109,13 +109,30 @@ impl Images {
             let (images, changed, hangups) = (Arc::clone(&self), Arc::clone(&changed), hangups.clone());
             following.spawn(async move { images.follow_one(at, &*changed, hangups).await });
         }
-        end.cancelled().await;
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return,
+                Some(Err(err)) = following.join_next() => tracing::error!(error = %err, "an image is not followed any more"),
+            }
+        }
     }
 
-    async fn follow_one(&self, at: usize, changed: &(dyn Fn() + Send + Sync), mut hangups: watch::Receiver<u64>) {
+    async fn follow_one(
+        self: Arc<Self>,
+        at: usize,
+        changed: &(dyn Fn() + Send + Sync),
+        mut hangups: watch::Receiver<u64>,
+    ) {
         let mut failures = 0;
         loop {
-            let update = self.followed[at].update(&self.registry, &self.keys).await;
+            let update = tokio::select! {
+                update = Arc::clone(&self).update(at) => update,
+                Ok(()) = hangups.changed() => {
+                    // What is given up here may have replaced the component already.
+                    changed();
+                    continue;
+                }
+            };
             failures = if update == Update::Failed { failures + 1 } else { 0 };
             if update == Update::Changed {
                 changed();
@@ -123,6 +140,19 @@ impl Images {
             tokio::select! {
                 () = tokio::time::sleep(pause(failures, self.poll)) => {}
                 Ok(()) = hangups.changed() => {}
+            }
+        }
+    }
+
+    async fn update(self: Arc<Self>, at: usize) -> Update {
+        let (images, mut task) = (Arc::clone(&self), JoinSet::new());
+        task.spawn(async move { images.followed[at].update(&images.registry, &images.keys).await });
+        match task.join_next().await {
+            Some(Ok(update)) => update,
+            ended => {
+                let reason = ended.and_then(Result::err).map_or_else(String::new, |err| err.to_string());
+                self.followed[at].tell(Some(format!("the update of the image broke off: {reason}")));
+                Update::Failed
             }
         }
     }
@@ -164,7 +194,7 @@ impl FollowedImage {
             tracing::warn!(plugin.image = %self.reference, %reason, "the manifest could not be linked");
         }
         let (update, trouble) = match self.newest(registry).await {
-            Ok(digest) if self.state().newest.as_ref() == Some(&digest) => (Update::Same, None),
+            Ok(digest) if self.runs(&digest).await => (Update::Same, None),
             Ok(digest) => match self.refusal(&digest) {
                 Some(reason) => (Update::Same, Some(reason)),
                 None => self.pull(&digest, registry, keys).await,
@@ -173,6 +203,17 @@ impl FollowedImage {
         };
         self.tell(trouble);
         update
+    }
+
+    /// Whether the runtime sees the component of this image, whole.
+    async fn runs(&self, digest: &str) -> bool {
+        let is_newest = self.state().newest.as_deref() == Some(digest);
+        is_newest && self.folder.newest().as_deref() == Some(digest) && self.has(digest).await
+    }
+
+    async fn has(&self, digest: &str) -> bool {
+        let (folder, digest) = (self.folder.clone(), digest.to_owned());
+        tokio::task::spawn_blocking(move || folder.has(&digest)).await.unwrap_or(false)
     }
 
     /// The digest of the image that should run.
@@ -190,7 +231,7 @@ impl FollowedImage {
 
     async fn pull(&self, digest: &str, registry: &RegistryClient, keys: &TrustedKeys) -> (Update, Option<String>) {
         let image = self.reference.at(digest);
-        let kept = if self.folder.has(digest) {
+        let kept = if self.has(digest).await {
             self.folder.select(digest)
         } else {
             let pulled = match registry.pull(&image).await {
@@ -233,11 +274,11 @@ impl FollowedImage {
                 tracing::warn!(
                     plugin.name = self.reference.name(),
                     reason,
-                    "an image is not pulled: what runs goes on"
+                    "an image was not pulled; a version that runs stays"
                 );
             }
             (Some(_), None) => {
-                tracing::info!(plugin.name = self.reference.name(), plugin.image = %self.reference, "the image is there");
+                tracing::info!(plugin.name = self.reference.name(), plugin.image = %self.reference, "the registry names the image that runs again");
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use outbox_core::sha256;
 use outbox_registry::{ImageReference, PulledImage};
@@ -23,6 +23,10 @@ const CURRENT: &str = "current";
 const COMPONENT: &str = ".component";
 /// Images that are kept besides the newest, for the way back and to know what still runs.
 const KEPT: usize = 3;
+/// Beginnings of the names of what is being written.
+const UNFINISHED: [&str; 2] = [".new-", ".link-"];
+/// Age from which what is unfinished is a process's that has ended: writing takes seconds.
+const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 /// Digits of a digest in the name of a folder: enough to distinguish the images of one user.
 const SUFFIX_LEN: usize = 16;
 
@@ -69,9 +73,11 @@ impl ImageFolder {
         digest_of(folder.file_name()?.to_str()?).filter(|_| self.component().is_file())
     }
 
-    /// Whether an image is kept.
+    /// Whether an image is kept, with the component that was pulled. Reads all of it.
     pub(crate) fn has(&self, digest: &str) -> bool {
-        self.component_in(&folder_name(digest)).is_file()
+        let folder = folder_name(digest);
+        let Ok(wanted) = fs::read_to_string(self.dir.join(&folder).join(COMPONENT)) else { return false };
+        fs::read(self.component_in(&folder)).is_ok_and(|component| sha256(&component) == wanted)
     }
 
     /// The digest of the image of each component that is kept.
@@ -121,7 +127,7 @@ impl ImageFolder {
     }
 
     fn write(&self, image: &PulledImage) -> io::Result<()> {
-        let fresh = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.dir)?;
+        let fresh = tempfile::Builder::new().prefix(UNFINISHED[0]).tempdir_in(&self.dir)?;
         let wasm = format!("{}.wasm", self.name);
         write(&fresh.path().join(&wasm), &image.component)?;
         write(&fresh.path().join(COMPONENT), image.component_digest.as_bytes())?;
@@ -130,7 +136,10 @@ impl ImageFolder {
         }
         symlink(self.manifest(), fresh.path().join(format!("{}.toml", self.name)))?;
         let place = self.dir.join(folder_name(&image.digest));
-        // What lies there has no component, because `has` was asked before, or another process was faster.
+        if self.has(&image.digest) {
+            // Another process was faster.
+            return Ok(());
+        }
         match fs::remove_dir_all(&place) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
             _ => {}
@@ -168,21 +177,34 @@ impl ImageFolder {
         if fs::read_link(link).is_ok_and(|present| present == target) {
             return Ok(());
         }
-        let beside = tempfile::Builder::new().prefix(".link-").tempdir_in(&self.dir)?;
+        let beside = tempfile::Builder::new().prefix(UNFINISHED[1]).tempdir_in(&self.dir)?;
         let fresh = beside.path().join("link");
         symlink(target, &fresh)?;
         fs::rename(fresh, link)?;
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Deletes the oldest images. One that cannot be deleted stays until the next time.
+    /// Deletes the oldest images, and what processes left that ended while they wrote. One that cannot be deleted stays until the next time.
     fn prune(&self) {
         let newest = self.newest().map(|digest| folder_name(&digest));
-        for old in self.kept().into_iter().filter(|name| Some(name) != newest.as_ref()).skip(KEPT) {
+        let old = self.kept().into_iter().filter(|name| Some(name) != newest.as_ref()).skip(KEPT);
+        for old in old.chain(self.left_behind()) {
             if let Err(reason) = fs::remove_dir_all(self.dir.join(&old)) {
                 tracing::warn!(folder = %self.dir.display(), %reason, "an old image stays");
             }
         }
+    }
+
+    /// What was being written long ago.
+    fn left_behind(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        let is_old = |entry: &fs::DirEntry| {
+            let written = entry.metadata().and_then(|meta| meta.modified());
+            written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > UNFINISHED_AGE))
+        };
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+        let is_unfinished = |name: &String| UNFINISHED.iter().any(|prefix| name.starts_with(prefix));
+        entries.filter_map(Result::ok).filter(is_old).filter_map(name).filter(is_unfinished).collect()
     }
 }
 
@@ -228,10 +250,11 @@ mod tests {
     }
 
     fn image(number: usize, signature: Option<&str>) -> PulledImage {
+        let component = format!("component {number}").into_bytes();
         PulledImage {
             digest: format!("sha256:{number:064}"),
-            component: format!("component {number}").into_bytes(),
-            component_digest: format!("c{number}"),
+            component_digest: sha256(&component),
+            component,
             signature: signature.map(str::to_owned),
         }
     }
@@ -248,7 +271,10 @@ mod tests {
             assert_eq!(f.folder.newest(), Some(image.digest));
         }
         let images = f.folder.images();
-        assert_eq!((images.len(), images["c5"].as_str()), (KEPT + 1, image(5, None).digest.as_str()));
+        assert_eq!(
+            (images.len(), images[&image(5, None).component_digest].as_str()),
+            (KEPT + 1, image(5, None).digest.as_str())
+        );
         let back = image(4, None).digest;
         assert!(f.folder.has(&back) && !f.folder.has(&image(0, None).digest));
         f.folder.select(&back).unwrap();
@@ -269,6 +295,36 @@ mod tests {
         of_role.link_manifest().unwrap();
         assert_eq!(f.text("toml").as_deref(), Some("vector"));
         assert_ne!(Fixture::of(f.home.path(), Some("vector")).dir, f.folder.dir, "roles do not share a folder");
+    }
+
+    #[test]
+    fn a_component_that_was_changed_is_not_kept_and_is_replaced() {
+        let (f, image) = (Fixture::new(), image(1, Some("signed")));
+        f.folder.keep(&image).unwrap();
+        f.folder.keep(&image).unwrap();
+        assert!(f.folder.has(&image.digest));
+        fs::write(f.folder.component(), "another").unwrap();
+        assert!(!f.folder.has(&image.digest));
+        f.folder.keep(&image).unwrap();
+        assert!(f.folder.has(&image.digest));
+        fs::remove_dir_all(&f.folder.dir).unwrap();
+        assert!(!f.folder.has(&image.digest));
+    }
+
+    #[test]
+    fn what_a_process_left_unfinished_is_deleted_once_it_is_old() {
+        let f = Fixture::new();
+        f.folder.keep(&image(1, None)).unwrap();
+        for name in [".new-old", ".link-old", ".new-fresh", "other"] {
+            fs::create_dir(f.folder.dir.join(name)).unwrap();
+        }
+        let old = SystemTime::now() - 2 * UNFINISHED_AGE;
+        for name in [".new-old", ".link-old", "other"] {
+            File::open(f.folder.dir.join(name)).unwrap().set_modified(old).unwrap();
+        }
+        f.folder.keep(&image(2, None)).unwrap();
+        let are_there = [".new-old", ".link-old", ".new-fresh", "other"].map(|name| f.folder.dir.join(name).exists());
+        assert_eq!(are_there, [false, false, true, true]);
     }
 
     #[test]
