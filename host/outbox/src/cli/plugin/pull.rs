@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use outbox_registry::{ImageReference, RegistryClient};
 use outbox_runtime::TrustedKeys;
@@ -52,24 +53,61 @@ pub(crate) async fn run(args: PullArgs, context: &Context) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the files so that none is ever seen in part. The signature comes first: a host loads the two when they match.
+/// Writes the files so that none is ever seen in part, and that neither changes if one cannot be written. The signature
+/// comes first: a host loads the two when they match. An old one goes when the component that it signs has gone.
 fn write(file: &Path, component: &[u8], signature: Option<&str>) -> io::Result<()> {
     let beside = signature_file(file);
-    match signature {
-        Some(text) => replace(&beside, text.as_bytes())?,
-        None => match std::fs::remove_file(&beside) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            _ => {}
-        },
+    if let Some(folder) = [file, &beside].into_iter().find(|path| path.is_dir()) {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, format!("{} is a folder", folder.display())));
     }
-    replace(file, component)
+    let new = fresh(file, component)?;
+    match signature {
+        Some(text) => {
+            fresh(&beside, text.as_bytes())?.persist(&beside)?;
+            new.persist(file)?;
+        }
+        None => {
+            new.persist(file)?;
+            match std::fs::remove_file(&beside) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A file with these bytes beside a path.
+fn fresh(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_cannot_be_replaced_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, beside) = (dir.path().join("p.wasm"), dir.path().join("p.wasm.minisig"));
+        write(&file, b"old", Some("of old")).unwrap();
+        let pair = || (std::fs::read_to_string(&file).ok(), std::fs::read_to_string(&beside).ok());
+        assert_eq!(pair(), (Some("old".into()), Some("of old".into())));
+        write(&file, b"new", None).unwrap();
+        assert_eq!(pair(), (Some("new".into()), None));
+        std::fs::create_dir(&beside).unwrap();
+        for signature in [None, Some("of newer")] {
+            assert!(write(&file, b"newer", signature).unwrap_err().to_string().contains("p.wasm.minisig is a folder"));
+            assert_eq!(pair(), (Some("new".into()), None));
+        }
+        std::fs::remove_dir(&beside).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        write(&file, b"newer", Some("of newer")).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
 }
