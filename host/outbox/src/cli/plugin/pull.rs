@@ -61,20 +61,16 @@ fn write(file: &Path, component: &[u8], signature: Option<&str>) -> io::Result<(
         return Err(io::Error::new(io::ErrorKind::IsADirectory, format!("{} is a folder", folder.display())));
     }
     let new = fresh(file, component)?;
-    match signature {
-        Some(text) => {
-            fresh(&beside, text.as_bytes())?.persist(&beside)?;
-            new.persist(file)?;
-        }
-        None => {
-            new.persist(file)?;
-            match std::fs::remove_file(&beside) {
-                Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-                _ => {}
-            }
-        }
+    if let Some(text) = signature {
+        fresh(&beside, text.as_bytes())?.persist(&beside)?;
+        new.persist(file)?;
+        return Ok(());
     }
-    Ok(())
+    new.persist(file)?;
+    match std::fs::remove_file(&beside) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        _ => Ok(()),
+    }
 }
 
 /// A file with these bytes beside a path.
