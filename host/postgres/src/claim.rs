@@ -113,7 +113,7 @@ enum QueuePart {
     Suspects {
         /// The losses of each of them.
         losses: RangeInclusive<u32>,
-        /// Their fairness key, [`NO_KEY`] for none; `None` for those of every key.
+        /// Their fairness key, the empty text for none; `None` for those of every key.
         of_key: Option<String>,
     },
     /// Those without.

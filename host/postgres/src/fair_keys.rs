@@ -106,7 +106,7 @@ async fn rooms(tx: &WriteTx<'_>, terms: &[&ClaimTerms]) -> Result<Vec<KeyRooms>,
 
 /// What may be claimed of the suspects of a type whose fairness keys have limits.
 pub(crate) struct LimitedSuspects {
-    /// The key of the one that was lost most often, of those whose keys have room; [`NO_KEY`] if it has none.
+    /// The key of the one that was lost most often, of those whose keys have room; empty if it has none.
     pub(crate) key: String,
     /// Its losses.
     pub(crate) most_losses: u32,
