@@ -63,6 +63,7 @@ impl Host {
                 handler: Arc::new(Nobody(watch::Sender::new(0))),
                 settings: HttpSettings { is_durable: true, is_strict: strict, ..HttpSettings::default() }.fixed(),
                 status: Arc::new(|| HostStatus { is_scanned: true, ..HostStatus::default() }),
+                trials: None,
                 stop: CancellationToken::new(),
             })
         };
