@@ -162,7 +162,7 @@ struct AwaitedBody {
     body: Incoming,
     place: Arc<ConnectionPlace>,
     has_ended: bool,
-    /// Set when nobody has read the body to its end.
+    /// Set when the route has not read the body to its end.
     is_cut: Arc<AtomicBool>,
 }
 

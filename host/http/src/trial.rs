@@ -1,6 +1,6 @@
 //! A trial: a failed attempt of an item, made again by the handler of today in a simulation, against recorded answers.
 //!
-//! This file owns what the pages ask and are told. The server cannot run handlers by itself: the host gives it
+//! This file owns the request for a trial and its result. The server cannot run handlers by itself: the host gives it
 //! [`HttpState::trials`](crate::HttpState::trials).
 
 use std::sync::Arc;

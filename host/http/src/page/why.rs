@@ -12,7 +12,7 @@ use crate::page::words::{counted, span};
 /// Said in place of a message that the reader may not see.
 pub(super) const HIDDEN: &str = "hidden: to see it needs the right read-payload";
 
-/// Said of an action whose reason nobody gave.
+/// What a page shows for an action without a reason.
 pub(super) const NO_REASON: &str = "no reason given";
 
 /// The reason as a sentence, with what it waits for.

@@ -12,12 +12,12 @@ pub(super) struct Theme {
 }
 
 impl Theme {
-    /// What stands out.
+    /// Text that the reader sees first.
     pub(super) fn strong() -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    /// What stands back.
+    /// Text that matters less.
     pub(super) fn soft() -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
