@@ -73,6 +73,24 @@ async fn an_item_costs_few_bytes_of_the_log_and_a_batch_one_commit() {
     assert_eq!(number(&database, rows), count, "an item leaves one dead row in the queue");
 }
 
+#[tokio::test]
+async fn a_claim_looks_at_the_queue_once_also_where_the_host_serves_types_without_items() {
+    let cluster = Cluster::start(Durability::Hasty);
+    cluster.sql("postgres", "ALTER SYSTEM SET track_functions = 'pl'").unwrap();
+    cluster.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let database = std::sync::Arc::new(cluster.database());
+    let f = Fixture::on(TestDb::Postgres(std::sync::Arc::clone(&database))).await;
+    let items = (0..200).map(|n| item(&n.to_string())).collect();
+    f.store.enqueue(items, BatchMode::PerItem).await.unwrap();
+    for claimed in [32, 31, 31, 31] {
+        let claims = f.store.claim(&request(&["mail", "sms"], 32)).await.unwrap().claims;
+        assert_eq!(claims.len(), claimed, "the first claim does not know yet that a type has no items");
+    }
+    let looks = "SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'claim'";
+    eventually("the server has counted all calls", SOON, async || number(&database, looks) >= 5).await;
+    assert_eq!(number(&database, looks), 5, "two for the first claim");
+}
+
 /// The number of pages that a call of a function looks at, which is rolled back.
 fn pages_of(f: &Fixture, call: &str) -> u64 {
     let explain = format!("BEGIN; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM {call}; ROLLBACK");

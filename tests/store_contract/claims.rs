@@ -13,6 +13,7 @@ promises! {
     a_delayed_item_is_not_claimed_before_its_time
     only_the_types_asked_for_are_claimed
     no_type_starves_another
+    a_type_that_had_no_items_gets_its_share_again
     a_claim_never_exceeds_its_limit_or_the_types_concurrency
     processes_that_claim_at_once_do_not_exceed_the_types_concurrency_together
     a_rate_limits_claims_per_second
@@ -92,6 +93,31 @@ mod promise {
         let claims = f.store.claim(&request(&["mail", "sms"], 10)).await.unwrap().claims;
         assert_eq!(claims.len(), 10);
         assert_eq!(claims.iter().filter(|claim| claim.item.item_type == "sms").count(), 1);
+    }
+
+    pub(super) async fn a_type_that_had_no_items_gets_its_share_again(f: Fixture) {
+        let enqueue = async |item_type: &'static str, count: u32| {
+            for n in 0..count {
+                f.enqueue(NewItem::new(item_type, &format!("{item_type}-{n}"), "{}")).await;
+            }
+        };
+        let claim = async || {
+            let claims = f.store.claim(&request(&["mail", "sms"], 32)).await.unwrap().claims;
+            let sms = claims.iter().filter(|claim| claim.item.item_type == "sms").count();
+            (claims.len() - sms, sms)
+        };
+        enqueue("mail", 80).await;
+        assert!(claim().await.0 >= 31, "a place may be kept for an item of the other type");
+        enqueue("sms", 60).await;
+        let first = claim().await;
+        assert!(first.1 >= 1 && first.0 + first.1 == 32, "{first:?}");
+        let second = claim().await;
+        assert_eq!((second.0 + second.1, second.1 >= 15), (32, true), "{second:?}");
+        while claim().await != (0, 0) {}
+        for key in ["a", "b", "c"] {
+            f.enqueue(NewItem::new("sms", key, "{}")).await;
+        }
+        assert_eq!(claim().await, (0, 3), "both had none");
     }
 
     /// A claim of ten items of a type of which five may be in work.

@@ -158,7 +158,7 @@ struct LeasedRow<'a> {
 
 impl<'a> ClaimRun<'a> {
     fn new(request: &'a ClaimRequest, budgets: Budgets<'a>, looks: &'a Looks, last_served: &'a LastServed) -> Self {
-        let (lines, is_busy) = (Lines::new(request.types.len()), budgets.is_busy);
+        let (lines, is_busy) = (Lines::new(&looks.quiet(request)), budgets.is_busy);
         let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
         let (is_more, lone_suspect_waits) = (false, false);
         Self {
@@ -238,7 +238,8 @@ impl<'a> ClaimRun<'a> {
     fn shares(&mut self, start: usize) -> Vec<u32> {
         let claimed = count(self.lines.leased()).saturating_sub(count(&self.refused));
         let refusable = REFUSED_MAX.saturating_sub(count(&self.refused)).saturating_sub(self.unread());
-        let left = self.request.limit.saturating_sub(claimed).min(refusable);
+        let left = self.request.limit.saturating_sub(claimed).saturating_sub(self.lines.kept_for_quiet());
+        let left = left.min(refusable);
         let wanted: Vec<_> = (0..self.request.types.len()).map(|place| self.wanted(place)).collect();
         self.lines.deal(&fair_share(left, &wanted, start))
     }
@@ -253,7 +254,7 @@ impl<'a> ClaimRun<'a> {
 
     /// Whether no further round follows unless items are refused: no line gets what another leaves.
     fn is_last_round(&self, shares: &[u32]) -> bool {
-        let served: Vec<_> = (0..shares.len()).filter(|line| shares[*line] > 0).collect();
+        let served = self.lines.busy(shares);
         let place = |line: usize| self.lines.all[line].place;
         if served.iter().any(|line| self.lines.is_shared(place(*line))) {
             return false;
@@ -306,19 +307,17 @@ impl<'a> ClaimRun<'a> {
 
     fn add_leased(&mut self, shares: &[u32], claimed: &[Row], part: &QueuePart) -> Result<(), PgError> {
         let asked: Vec<_> = asked(shares).collect();
+        let is_bounded = matches!(self.look, Look::Bounded { is_followed: true, .. });
         for row in claimed {
             let nth = usize::try_from(row.try_get::<_, i32>("place")?).unwrap_or_default().wrapping_sub(1);
             let claimed: Vec<i64> = row.try_get("claimed")?;
             self.is_more |= row.try_get::<_, bool>("is_more")?;
             self.is_busy |= row.try_get::<_, bool>("is_busy")?;
-            let line = &mut self.lines.all[asked[nth]];
-            line.is_drained = *part == QueuePart::Fresh && count(&claimed) < shares[asked[nth]];
-            let is_bounded = matches!(self.look, Look::Bounded { is_followed: true, .. }) && line.key.is_empty();
-            if line.is_drained && is_bounded {
-                line.is_drained = line.is_followed;
-                line.is_followed = true;
+            let (line, claimed) = (&mut self.lines.all[asked[nth]], claimed.into_iter().map(ItemId::new));
+            match part {
+                QueuePart::Fresh => line.add(claimed.collect(), shares[asked[nth]], is_bounded),
+                QueuePart::Suspects { .. } => line.leased.extend(claimed),
             }
-            line.leased.extend(claimed.into_iter().map(ItemId::new));
         }
         let took: i64 = claimed.first().map(|row| row.try_get("took")).transpose()?.unwrap_or_default();
         if self.look == Look::Full {
@@ -385,6 +384,7 @@ impl<'a> ClaimRun<'a> {
                 fair_keys::take_tokens(tx, terms, rooms, &claims).await?;
             }
         }
+        self.looks.record_quiet(request, |place| lines.is_quiet(place));
         let next_key_in = lines.record_served(request, self.last_served);
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;

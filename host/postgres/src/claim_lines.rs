@@ -27,16 +27,33 @@ pub(crate) struct Line {
     pub(crate) is_drained: bool,
     /// Whether they are looked at in full, after a bounded look that found less than its share.
     pub(crate) is_followed: bool,
+    /// Whether the last claim found none of them, and this one has found none yet: it takes one at most to see whether
+    /// there are some again.
+    is_quiet: bool,
 }
 
 impl Line {
     fn new(place: usize, key: String, room: u32) -> Self {
-        Self { place, key, room, leased: Vec::new(), refused: 0, is_drained: false, is_followed: false }
+        let (is_drained, is_followed, is_quiet) = (false, false, false);
+        Self { place, key, room, leased: Vec::new(), refused: 0, is_drained, is_followed, is_quiet }
     }
 
     fn wanted(&self) -> u32 {
         let claimed = count(&self.leased).saturating_sub(self.refused);
-        if self.is_drained { 0 } else { self.room.saturating_sub(claimed) }
+        let room = if self.is_quiet { self.room.min(1) } else { self.room };
+        if self.is_drained { 0 } else { room.saturating_sub(claimed) }
+    }
+
+    /// Adds what a look found of them, which may take `share` at most. After a bounded look that found less, a full one
+    /// follows, except of a quiet line: of that the next full look of all lines finds what came late.
+    pub(crate) fn add(&mut self, found: Vec<ItemId>, share: u32, is_bounded: bool) {
+        self.is_quiet &= found.is_empty();
+        self.is_drained = count(&found) < share;
+        if self.is_drained && is_bounded && self.key.is_empty() && !self.is_quiet {
+            self.is_drained = self.is_followed;
+            self.is_followed = true;
+        }
+        self.leased.extend(found);
     }
 }
 
@@ -59,15 +76,19 @@ struct Ring {
 }
 
 impl Lines {
-    /// A line for each type.
-    pub(crate) fn new(types: usize) -> Self {
-        let all = (0..types).map(|place| Line::new(place, NO_KEY.to_owned(), u32::MAX)).collect();
-        let rings = (0..types).map(|place| Ring { lines: vec![place], last: None, keys: None }).collect();
-        Self { all, rings }
+    /// A line for each type. `quiet` says of which the last claim found nothing.
+    pub(crate) fn new(quiet: &[bool]) -> Self {
+        let line = |(place, is_quiet): (usize, &bool)| {
+            let line = Line::new(place, NO_KEY.to_owned(), u32::MAX);
+            Line { is_quiet: *is_quiet, ..line }
+        };
+        let rings = (0..quiet.len()).map(|place| Ring { lines: vec![place], last: None, keys: None }).collect();
+        Self { all: quiet.iter().enumerate().map(line).collect(), rings }
     }
 
     /// Divides the type at this place into the lines of its keys.
     pub(crate) fn divide(&mut self, place: usize, due: DueKeys) {
+        self.all[place].is_quiet = false;
         let lines = due.keys.iter().map(|key| {
             if key == NO_KEY {
                 return place;
@@ -82,6 +103,24 @@ impl Lines {
     /// The items that are leased, of all types.
     pub(crate) fn leased(&self) -> impl Iterator<Item = &ItemId> {
         self.all.iter().flat_map(|line| &line.leased)
+    }
+
+    /// The lines that share in a round and are not quiet.
+    pub(crate) fn busy(&self, shares: &[u32]) -> Vec<usize> {
+        (0..shares.len()).filter(|line| shares[*line] > 0 && !self.all[*line].is_quiet).collect()
+    }
+
+    /// The places that this call kept for lines that are still quiet. No other line gets them: that would take a further
+    /// look at the queue for a few items.
+    pub(crate) fn kept_for_quiet(&self) -> u32 {
+        count(self.all.iter().filter(|line| line.is_quiet && line.is_drained))
+    }
+
+    /// Whether this call found nothing of the type at this place, or something; `None` when it has not looked.
+    pub(crate) fn is_quiet(&self, place: usize) -> Option<bool> {
+        let line = &self.all[place];
+        let is_known = line.is_drained || !line.leased.is_empty();
+        (is_known && !self.is_shared(place)).then(|| line.leased.is_empty())
     }
 
     /// Notes that an item is dead-lettered instead of being handled.
@@ -175,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_a_type_may_get_is_dealt_out_in_the_order_of_the_keys() {
-        let mut lines = Lines::new(2);
+        let mut lines = Lines::new(&[false, false]);
         lines.divide(1, due(&["b", NO_KEY, "busy"], false));
         assert_eq!(lines.deal(&[7, 5]), [7, 2, 2, 1], "type, items without a key, then the keys");
         assert!(lines.is_shared(1) && !lines.is_shared(0));
@@ -185,6 +224,33 @@ mod tests {
         assert_eq!((lines.leased_of(1), lines.wanted(1)), (2, 2));
         lines.refuse(ItemId::new(2));
         assert_eq!(lines.wanted(1), 3, "another item of the key takes the place of one that is not handled");
+    }
+
+    fn ids(count: i64) -> Vec<ItemId> {
+        (0..count).map(ItemId::new).collect()
+    }
+
+    #[test]
+    fn a_quiet_type_gets_one_place_until_an_item_of_it_is_found() {
+        let mut lines = Lines::new(&[false, true]);
+        assert_eq!((lines.wanted(0), lines.wanted(1)), (u32::MAX, 1));
+        let shares = lines.deal(&[9, 1]);
+        assert_eq!(lines.busy(&shares), [0]);
+        lines.all[1].add(ids(1), 1, true);
+        assert_eq!((lines.busy(&shares), lines.kept_for_quiet()), (vec![0, 1], 0));
+        assert_eq!((lines.wanted(1), lines.is_quiet(1)), (u32::MAX - 1, Some(false)));
+    }
+
+    #[test]
+    fn a_quiet_type_of_which_nothing_is_found_keeps_its_place_in_this_claim() {
+        let mut lines = Lines::new(&[false, true]);
+        assert_eq!(lines.is_quiet(1), None, "not looked at yet");
+        lines.all[1].add(ids(0), 1, true);
+        assert_eq!((lines.wanted(1), lines.kept_for_quiet(), lines.is_quiet(1)), (0, 1, Some(true)));
+        lines.all[0].add(ids(0), 9, true);
+        assert_eq!(lines.is_quiet(0), None, "a full look follows the bounded one");
+        lines.all[0].add(ids(0), 9, true);
+        assert_eq!((lines.is_quiet(0), lines.kept_for_quiet()), (Some(true), 1));
     }
 
     fn request() -> ClaimRequest {
@@ -206,7 +272,7 @@ mod tests {
 
     /// The wait and the last key after a claim that drained all lines; `leased` says whether it got anything.
     fn after(cut_at: Option<&str>, leased: bool) -> (Option<Duration>, String) {
-        let (mut lines, served) = (Lines::new(1), LastServed::default());
+        let (mut lines, served) = (Lines::new(&[false]), LastServed::default());
         lines.divide(0, DueKeys { cut_at: cut_at.map(str::to_owned), ..due(&["a"], cut_at.is_some()) });
         lines.deal(&[1]);
         lines.all.iter_mut().for_each(|line| line.is_drained = true);
