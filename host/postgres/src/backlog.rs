@@ -2,40 +2,77 @@
 //!
 //! When which of the two is done is decided by `outbox_store::engine::backlog`.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Row;
 
 use outbox_item::Millis;
 use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
-use outbox_store::{RETRIES_LOOKED_AT, RetriesAhead};
+use outbox_store::{RETRIES_LOOKED_AT, RetriesAhead, StoreError};
 
+use crate::context::PgContext;
 use crate::error::PgError;
 use crate::rows::{time, unsigned};
 use crate::tx::{Query, WriteTx};
 
+/// How long other processes wait for the numbers of a process that counts.
+const COUNT_MAX: Duration = Duration::from_mins(1);
+
 /// The waiting items of each type at `now`.
 pub(crate) async fn read(tx: &impl Query, now: Millis) -> Result<Vec<TypeBacklog>, PgError> {
-    let first = numbers(&tx.rows(&count_first(), &[]).await?)?;
+    match read_known(tx, now).await? {
+        Some(known) => Ok(known),
+        None => count_all(tx).await,
+    }
+}
+
+/// The waiting items of each type; `None` where the queue is long and no current count of it is kept.
+pub(crate) async fn read_known(tx: &impl Query, now: Millis) -> Result<Option<Vec<TypeBacklog>>, PgError> {
+    let first = count_first(tx).await?;
     if is_short(&first) {
-        return Ok(first);
+        return Ok(Some(first));
     }
     let kept = tx.rows("SELECT type, waiting, retrying, oldest_at, next_at FROM outbox.backlog", &[]).await?;
     let is_kept = kept.first().map(|row| time(row, 4)).transpose()?.is_some_and(|next_at| is_current(next_at, now));
-    if is_kept { numbers(&kept) } else { numbers(&tx.rows(&count_all(), &[]).await?) }
+    is_kept.then(|| numbers(&kept)).transpose()
 }
 
-/// Counts a long queue anew when that is due, and keeps the numbers. The caller holds the lock of the counting.
-pub(crate) async fn refresh(tx: &WriteTx<'_>) -> Result<(), PgError> {
+/// Counts a long queue anew when that is due, and keeps the numbers. No transaction writes while it counts.
+pub(crate) async fn refresh(pg: &PgContext) -> Result<(), StoreError> {
+    if !transact!(pg, "counting the queue", |tx| begin_count(tx))? {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let counted = read!(pg, "counting the queue", |tx| count_all(tx))?;
+    let took = began.elapsed();
+    transact!(pg, "keeping the numbers of the queue", |tx| keep(tx, &counted, next_count(tx.now, took)))
+}
+
+/// Whether this process is to count the queue. Other processes leave it to this one meanwhile.
+async fn begin_count(tx: &WriteTx<'_>) -> Result<bool, PgError> {
+    if !lock_upkeep(tx).await? {
+        return Ok(false);
+    }
     let rows = tx.rows("SELECT max(next_at) FROM outbox.backlog", &[]).await?;
     let due: Option<i64> = rows.first().ok_or(PgError::LostRace)?.try_get(0)?;
     if due.is_some_and(|due| !is_due(Millis::new(due), tx.now)) {
-        return Ok(());
+        return Ok(false);
     }
-    if is_short(&numbers(&tx.rows(&count_first(), &[]).await?)?) {
-        return if due.is_some() { keep(tx, &[], tx.now).await } else { Ok(()) };
+    if is_short(&count_first(tx).await?) {
+        if due.is_some() {
+            keep(tx, &[], tx.now).await?;
+        }
+        return Ok(false);
     }
-    let began = std::time::Instant::now();
-    let counted = numbers(&tx.rows(&count_all(), &[]).await?)?;
-    keep(tx, &counted, next_count(tx.now, began.elapsed())).await
+    let next_at = tx.now.saturating_add(COUNT_MAX).get();
+    tx.rows("UPDATE outbox.backlog SET next_at = $1", &[&next_at]).await?;
+    Ok(true)
+}
+
+/// Locks the numbers of the queue until the commit. Returns whether no other transaction has the lock. Never waits.
+pub(crate) async fn lock_upkeep(tx: &WriteTx<'_>) -> Result<bool, PgError> {
+    let rows = tx.rows("SELECT pg_try_advisory_xact_lock(7206008, 0)", &[]).await?;
+    rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
 }
 
 async fn keep(tx: &WriteTx<'_>, counted: &[TypeBacklog], next_at: Millis) -> Result<(), PgError> {
@@ -69,12 +106,12 @@ fn is_short(first: &[TypeBacklog]) -> bool {
 }
 
 /// Counts the queue, but no more than one item above the limit.
-fn count_first() -> String {
-    count(&format!("(SELECT id, type, again FROM outbox.queue LIMIT {})", COUNTED_AT_ONCE + 1))
+async fn count_first(tx: &impl Query) -> Result<Vec<TypeBacklog>, PgError> {
+    count(tx, &format!("(SELECT id, type, again FROM outbox.queue LIMIT {})", COUNTED_AT_ONCE + 1)).await
 }
 
-fn count_all() -> String {
-    count("outbox.queue")
+async fn count_all(tx: &impl Query) -> Result<Vec<TypeBacklog>, PgError> {
+    count(tx, "outbox.queue").await
 }
 
 /// SQL: whether the item `waiting` waits for another attempt. One that an operator moved there and back has a past, too.
@@ -83,13 +120,14 @@ pub(crate) const RETRIES: &str = "waiting.again AND (
 
 /// The numbers of the items in `source`. Ids ascend in the order of inserts, so the smallest one is that of the item
 /// that was enqueued first.
-fn count(source: &str) -> String {
-    format!(
+async fn count(tx: &impl Query, source: &str) -> Result<Vec<TypeBacklog>, PgError> {
+    let sql = format!(
         "SELECT counted.type, waiting, retrying, item.created_at
          FROM (SELECT type, count(*) AS waiting, count(*) FILTER (WHERE {RETRIES}) AS retrying, min(id) AS first
                FROM {source} AS waiting GROUP BY type) AS counted
               JOIN outbox.items AS item ON item.id = first"
-    )
+    );
+    numbers(&tx.rows(&sql, &[]).await?)
 }
 
 fn numbers(rows: &[Row]) -> Result<Vec<TypeBacklog>, PgError> {

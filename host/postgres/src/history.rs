@@ -72,13 +72,17 @@ fn read_row(row: &Row) -> Result<HistoryMinute, PgError> {
     Ok(HistoryMinute { minute: time(row, 0)?, item_type: row.try_get(1)?, figures })
 }
 
-/// Writes down how much waits, once in each minute in which something does.
+/// Writes down how much waits, once in each minute in which something does and as soon as it is known. One process at a
+/// time does this.
 pub(crate) async fn note_waiting(tx: &WriteTx<'_>) -> Result<(), PgError> {
+    if !backlog::lock_upkeep(tx).await? {
+        return Ok(());
+    }
     let look = "SELECT FROM outbox.history_minutes WHERE minute = $1 AND waiting > 0 LIMIT 1";
     if !tx.rows(look, &[&minute_of(tx.now).get()]).await?.is_empty() {
         return Ok(());
     }
-    let waiting = backlog::read(tx, tx.now).await?;
+    let waiting = backlog::read_known(tx, tx.now).await?.unwrap_or_default();
     if waiting.is_empty() { Ok(()) } else { add(tx, &waiting_rows(&waiting, tx.now)).await }
 }
 

@@ -39,7 +39,8 @@ pub(crate) async fn run_maintenance(
             break;
         }
     }
-    transact!(pg, "counting the queue", |tx| count_queue(tx))?;
+    backlog::refresh(pg).await?;
+    transact!(pg, "keeping the numbers of the queue", |tx| history::note_waiting(tx))?;
     // The DLQ first: what it deletes lets other items of ordering keys go on.
     let items = prune_old(store, &DEAD, &store.dead_look, retention.dead, ITEMS_MAX).await?;
     let items = items + prune_old(store, &DONE, &store.done_look, retention.done, ITEMS_MAX - items).await?;
@@ -51,17 +52,6 @@ pub(crate) async fn run_maintenance(
 
 fn log_failed_job(job: JobId, error: &StoreError) {
     tracing::error!(%job, %error, "a job's batch failed; the job is tried again");
-}
-
-/// Counts a long queue where that is due, and writes the history of what waits. One process at a time does this.
-async fn count_queue(tx: &WriteTx<'_>) -> Result<(), PgError> {
-    let lock = "SELECT pg_try_advisory_xact_lock(7206008, 0)";
-    let is_mine = tx.rows(lock, &[]).await?.first().map_or(Ok(false), |row| row.try_get(0))?;
-    if is_mine {
-        backlog::refresh(tx).await?;
-        history::note_waiting(tx).await?;
-    }
-    Ok(())
 }
 
 /// Adds up a part of what transactions appended to the totals. Returns whether more may be left.
