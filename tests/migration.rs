@@ -98,7 +98,7 @@ async fn a_file_of_schema_1_is_migrated_in_place_and_handled_to_its_end() {
 
 #[tokio::test]
 async fn a_migration_copies_no_payload() {
-    let (folder, items) = (tempfile::tempdir().unwrap(), if is_soak() { 200_000 } else { 5_000 });
+    let (folder, items) = (tempfile::tempdir().unwrap(), if is_soak() { 1_000_000 } else { 5_000 });
     let path = folder.path().join("outbox.sqlite");
     fill(&path, items);
     let bytes = std::fs::metadata(&path).unwrap().len();
