@@ -8,6 +8,7 @@ mod actions;
 mod anew;
 mod assets;
 mod charts;
+mod compression;
 mod content;
 mod controls;
 mod dress;

@@ -4,23 +4,20 @@
 //! An answer that another site made a browser ask for is not compressed: its length could tell that site a secret of the
 //! page beside what the site chose (BREACH). The token of forms looks different in every answer besides.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use crate::access::{Caller, Right};
+use crate::page::compression::{accepts_gzip, compressed};
 use crate::page::content::plain;
 use crate::page::frame::{Frame, Tab};
 use crate::page::login::LoginPage;
@@ -31,12 +28,6 @@ use crate::state::HttpSettings;
 /// What a page may load and do: files of this host, and forms to it.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-
-/// Answers below this size are not worth compressing, in bytes.
-const COMPRESSED_MIN: usize = 1_024;
-
-/// The largest answer that is compressed, in bytes: a view is far smaller. A larger one is sent as it is.
-const COMPRESSED_MAX: usize = 16 << 20;
 
 /// Middleware of all routes: dresses the answers of the pages, and passes on all others.
 pub(crate) async fn dress(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
@@ -71,15 +62,6 @@ fn wants_page(headers: &HeaderMap) -> bool {
 pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
     !matches!(site, "" | "same-origin" | "none")
-}
-
-/// Whether gzip is among the accepted codings, and not with the weight 0.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let codings = text(headers, &ACCEPT_ENCODING).split(',').map(|coding| coding.replace(' ', "").to_ascii_lowercase());
-    codings.into_iter().any(|coding| {
-        let (name, weight) = coding.split_once(";q=").unwrap_or((&coding, "1"));
-        name == "gzip" && weight.parse().is_ok_and(|weight: f32| weight > 0.0)
-    })
 }
 
 /// The problem as a page, with the status and the headers of the answer. A log-in leads back to a view, not to what a form
@@ -163,50 +145,12 @@ fn protect(headers: &mut HeaderMap, path: &str) {
     headers.append(VARY, HeaderValue::from_static(varies));
 }
 
-/// The answer in fewer bytes, if it is a text that has an end.
-async fn compressed(answer: Response) -> Response {
-    let media_type = text(answer.headers(), &CONTENT_TYPE);
-    let is_text =
-        ["text/html", "text/css", "text/javascript", "image/svg"].iter().any(|kind| media_type.starts_with(kind));
-    if !is_text {
-        return answer;
-    }
-    if axum::body::HttpBody::size_hint(answer.body()).exact().is_none_or(|size| size > COMPRESSED_MAX as u64) {
-        return answer;
-    }
-    let (mut parts, body) = answer.into_parts();
-    let Ok(plain) = to_bytes(body, COMPRESSED_MAX).await else {
-        return crate::problem::ApiError::Internal.into_response();
-    };
-    let smaller = if plain.len() < COMPRESSED_MIN { None } else { gzip(&plain) };
-    let Some(smaller) = smaller else { return Response::from_parts(parts, Body::from(plain)) };
-    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.remove(CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(smaller))
-}
-
-fn gzip(plain: &[u8]) -> Option<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::new(6));
-    encoder.write_all(plain).ok()?;
-    encoder.finish().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
-    }
-
-    #[test]
-    fn gzip_is_used_where_it_is_accepted() {
-        for accepted in ["gzip", "deflate, GZIP;q=0.5", "br, gzip ;q=1"] {
-            assert!(accepts_gzip(&headers("accept-encoding", accepted)), "{accepted}");
-        }
-        for refused in ["", "br", "gzip;q=0", "gzip;q=0.0, br"] {
-            assert!(!accepts_gzip(&headers("accept-encoding", refused)), "{refused}");
-        }
     }
 
     #[test]
