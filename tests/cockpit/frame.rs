@@ -61,6 +61,23 @@ async fn a_forged_session_is_no_session_and_a_form_of_another_site_is_refused() 
 }
 
 #[tokio::test]
+async fn a_form_belongs_to_who_is_identified_whatever_cookie_comes_along() {
+    let desk = Desk::closed(Backend::Sqlite).await;
+    let admin = ("authorization", "Bearer admin-token");
+    let page = desk
+        .send("GET", "/cockpit/control/pause?type=fax&force=yes", &[admin, ("cookie", "outbox_session=tossed")], "")
+        .await;
+    assert!(page.status == 200 && !page.text().contains("Log out"), "{}", page.text());
+    let form = [admin, ("content-type", "application/x-www-form-urlencoded")];
+    let token = page.hidden("form_token");
+    let body = format!("type=fax&force=yes&reason=calm&form_token={token}");
+    let paused = desk.send("POST", "/cockpit/control/pause", &form, &body).await;
+    assert_eq!(paused.status, 303, "{}", paused.text());
+    let of_cookie = [admin, form[1], ("cookie", "outbox_session=tossed")];
+    assert_eq!(desk.send("POST", "/cockpit/control/resume", &of_cookie, &body).await.status, 303);
+}
+
+#[tokio::test]
 async fn every_answer_forbids_what_a_page_does_not_need() {
     let desk = Desk::open(Backend::Sqlite).await;
     for path in ["/cockpit", "/cockpit/nowhere", "/"] {

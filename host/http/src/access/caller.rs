@@ -17,22 +17,34 @@ pub(crate) struct Caller {
     /// Its name; `None` when the host asks no caller for a name.
     name: Option<String>,
     rights: Rights,
+    /// The cookie of the session that identified it.
+    session: Option<String>,
 }
 
 impl Caller {
     /// Anybody, on a host that asks nobody for a name.
     pub(crate) fn anybody() -> Self {
-        Self { name: None, rights: Rights::all() }
+        Self { rights: Rights::all(), ..Self::default() }
     }
 
     /// A caller with a name that is proven.
     pub(crate) fn named(name: &str, rights: Rights) -> Self {
-        Self { name: Some(name.to_owned()), rights }
+        Self { name: Some(name.to_owned()), rights, session: None }
     }
 
     /// Whoever has the token.
     pub(crate) fn with_token(token: &NamedToken) -> Self {
         Self::named(&token.name, token.rights())
+    }
+
+    /// Whoever has the token, in the session of this cookie.
+    pub(crate) fn in_session(token: &NamedToken, cookie: &str) -> Self {
+        Self { session: Some(cookie.to_owned()), ..Self::with_token(token) }
+    }
+
+    /// The cookie of the session that identified the caller.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
     }
 
     /// The name that is proven.

@@ -3,27 +3,31 @@
 //! A token is a signature of its owner, masked by random bytes: it looks different in every page, so that the length of a
 //! compressed page tells nothing about it. No process stores tokens.
 
-use axum::http::HeaderMap;
 use subtle::ConstantTimeEq as _;
 
 use outbox_core::hex;
 
 use crate::access::caller::Caller;
-use crate::access::gate::session_cookie;
 use crate::access::sessions::Sessions;
 use crate::access::settings::AccessSettings;
 
 /// The bytes of a signature that a token has, and of its mask.
 const LENGTH: usize = 16;
 
-/// Whose forms a page has: those of a session, else those of a caller by its name, else those of everybody who may use
-/// this host without a name.
-pub(crate) fn form_owner(headers: &HeaderMap, caller: &Caller) -> String {
-    match (session_cookie(headers), caller.name()) {
-        (Some(cookie), _) => format!("session {cookie}"),
+/// Whose forms a page has: those of the session that identified the caller, else those of a caller by its name, else those
+/// of everybody who may use this host without a name. A cookie that identifies nobody, which another host of the domain
+/// may have set, counts for nothing.
+pub(crate) fn form_owner(caller: &Caller) -> String {
+    match (caller.session(), caller.name()) {
+        (Some(cookie), _) => session_owner(cookie),
         (None, Some(name)) => format!("caller {name}"),
         (None, None) => "anybody".to_owned(),
     }
+}
+
+/// The owner of the forms of a session.
+pub(crate) fn session_owner(cookie: &str) -> String {
+    format!("session {cookie}")
 }
 
 impl Sessions {

@@ -143,17 +143,21 @@ async fn by_session(
 ) -> Result<Option<Caller>, ApiError> {
     let Some(cookie) = session_cookie(headers) else { return Ok(None) };
     let now = state.clock.now(&*state.inspect).await?;
-    Ok(state.sessions.token(access, cookie, now).map(Caller::with_token))
+    Ok(state.sessions.token(access, cookie, now).map(|token| Caller::in_session(token, cookie)))
 }
 
-/// The value of the cookie of a session.
+/// The value of the cookie that identifies a session.
 pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let named = |wanted| {
+    session_cookies(headers).next()
+}
+
+/// The values of all cookies of sessions, those of log-ins by TLS first.
+pub(crate) fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    [TLS_SESSION_COOKIE, SESSION_COOKIE].into_iter().flat_map(|wanted| {
         let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut cookies = values.flat_map(|value| value.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-        cookies.find(|(name, _)| *name == wanted).map(|(_, value)| value)
-    };
-    named(TLS_SESSION_COOKIE).or_else(|| named(SESSION_COOKIE))
+        let cookies = values.flat_map(|value| value.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
+        cookies.filter(move |(name, _)| *name == wanted).map(|(_, value)| value)
+    })
 }
 
 /// The caller that a trusted proxy names. Its mark is one that no name of a token has, so that the audit trail tells

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use outbox_item::{JSON, Millis};
 
 use crate::access::address::{PeerAddress, client};
-use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_page, checked, session_cookie};
+use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_page, checked, session_cookies};
 use crate::access::rights::Right;
 use crate::access::sessions::NewSession;
 use crate::access::tokens::NamedToken;
@@ -122,13 +122,13 @@ pub(crate) async fn logout(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     end_session(&state, &headers, &uri).await?;
-    Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), "", 0, &headers))
+    Ok(without_cookies(StatusCode::NO_CONTENT.into_response()))
 }
 
-/// Ends the session of the cookie, if there is one.
+/// Ends the sessions of the cookies, if there are any.
 pub(crate) async fn end_session(state: &ServerState, headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
     check_page(headers, uri)?;
-    if let Some(cookie) = session_cookie(headers) {
+    for cookie in session_cookies(headers) {
         state.sessions.end(&state.settings().access, cookie, state.clock.now(&*state.inspect).await?);
     }
     Ok(())
@@ -157,15 +157,25 @@ fn answer(token: &NamedToken, expires_at: Millis) -> LoginAnswer {
 
 /// The cookie goes to this host only, never along with a request that another site causes, and, once the log-in came by
 /// TLS, only by TLS.
-pub(crate) fn with_cookie(mut answer: Response, value: &str, seconds: u64, headers: &HeaderMap) -> Response {
+fn with_cookie(answer: Response, value: &str, seconds: u64, headers: &HeaderMap) -> Response {
     let begins = |name: &str, prefix: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|text| text.starts_with(prefix))
     };
     let is_tls = begins(ORIGIN.as_str(), "https://") || begins("x-forwarded-proto", "https");
-    let (name, secure) = if is_tls { (TLS_SESSION_COOKIE, "; Secure") } else { (SESSION_COOKIE, "") };
+    let name = if is_tls { TLS_SESSION_COOKIE } else { SESSION_COOKIE };
+    setting(answer, name, value, seconds)
+}
+
+/// The answer that removes the cookies of sessions, whether they began by TLS or not.
+pub(crate) fn without_cookies(answer: Response) -> Response {
+    [SESSION_COOKIE, TLS_SESSION_COOKIE].into_iter().fold(answer, |answer, name| setting(answer, name, "", 0))
+}
+
+fn setting(mut answer: Response, name: &str, value: &str, seconds: u64) -> Response {
+    let secure = if name == TLS_SESSION_COOKIE { "; Secure" } else { "" };
     let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        answer.headers_mut().insert(SET_COOKIE, cookie);
+        answer.headers_mut().append(SET_COOKIE, cookie);
     }
     answer
 }

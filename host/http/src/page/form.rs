@@ -64,7 +64,7 @@ impl FromRequest<Arc<ServerState>> for Form {
         let body = RequestBody::from_request(Request::from_parts(parts, body), state).await;
         check_page(&visit.headers, &visit.uri)?;
         let fields = FormFields::new(fields(&visit.headers, body)?);
-        let owner = form_owner(&visit.headers, &visit.caller);
+        let owner = form_owner(&visit.caller);
         let given = fields.get(TOKEN).unwrap_or_default();
         if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
             return Err(ApiError::CrossSite);

@@ -7,8 +7,8 @@ use axum::http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Extensions, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
-use crate::access::login::{Entry, begin_session, check_entry, end_session, with_cookie};
-use crate::access::{form_owner, session_cookie};
+use crate::access::login::{Entry, begin_session, check_entry, end_session, without_cookies};
+use crate::access::{session_cookie, session_owner};
 use crate::body::BodyResult;
 use crate::page::form;
 use crate::page::frame::Frame;
@@ -89,16 +89,15 @@ pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResul
 
 /// Ends the session. Its form is one of a page of that session.
 pub(super) async fn log_out(visit: Visit, body: BodyResult) -> Result<Response, ApiError> {
-    if session_cookie(&visit.headers).is_some() {
+    if let Some(cookie) = session_cookie(&visit.headers) {
         let fields = form::fields(&visit.headers, body)?;
         let given = fields.iter().find(|(name, _)| name == form::TOKEN).map_or("", |(_, value)| value.as_str());
-        let owner = form_owner(&visit.headers, &visit.caller);
-        if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
+        if !visit.state.sessions.is_form_token(&visit.settings.access, &session_owner(cookie), given) {
             return Err(ApiError::CrossSite);
         }
     }
     end_session(&visit.state, &visit.headers, &visit.uri).await?;
-    Ok(with_cookie(go_to("../cockpit")?, "", 0, &visit.headers))
+    Ok(without_cookies(go_to("../cockpit")?))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{Html, IntoResponse, Response};
 
-use crate::access::{Caller, form_owner, session_cookie};
+use crate::access::{Caller, form_owner};
 use crate::answers::Sight;
 use crate::glance::Glance;
 use crate::page::content::plain;
@@ -40,9 +40,9 @@ impl FromRequestParts<Arc<ServerState>> for Visit {
 impl Visit {
     /// The frame of a view with this title.
     pub(super) fn frame(&self, title: &str, here: Tab) -> Frame {
-        let owner = form_owner(&self.headers, &self.caller);
+        let owner = form_owner(&self.caller);
         Frame {
-            has_session: session_cookie(&self.headers).is_some(),
+            has_session: self.caller.session().is_some(),
             form_token: self.state.sessions.form_token(&self.settings.access, &owner),
             ..Frame::bare(title, &self.uri, &self.settings).with_caller(&self.caller, here)
         }
