@@ -67,7 +67,7 @@ impl Redaction {
         details.item.payload = self.masked(details.item.payload, &mut values);
         details.item.result = details.item.result.map(|result| self.masked(result, &mut values));
         let hidden = HiddenValues::new(values);
-        details.item.result = details.item.result.map(|result| hidden.bytes(result));
+        details.item.result = details.item.result.map(|result| hidden.document(result));
         details.item.last_error = details.item.last_error.map(|error| hidden.text(&error));
         for attempt in &mut details.failed_attempts {
             hidden.attempt(attempt);
@@ -144,7 +144,7 @@ impl Veil {
     pub fn result(&self, result: Vec<u8>) -> Vec<u8> {
         let mut values = Vec::new();
         let masked = self.redaction.masked(result, &mut values);
-        self.hidden.bytes(masked)
+        self.hidden.document(masked)
     }
 }
 
@@ -153,14 +153,25 @@ impl Veil {
 struct HiddenValues(Vec<String>);
 
 impl HiddenValues {
-    /// The longest are removed first, so that no part of one stays.
-    fn new(mut values: Vec<String>) -> Self {
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    /// The values as they are, and as JSON in a text has them. The longest are removed first, so that no part of one stays.
+    fn new(values: Vec<String>) -> Self {
+        let mut values: Vec<_> =
+            values.into_iter().flat_map(|value| [in_json(&value), in_ascii(&value), value]).collect();
+        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        values.dedup();
         Self(values)
     }
 
     fn text(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
+    }
+
+    /// The document without the values: JSON stays JSON.
+    fn document(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let Ok(shown) = serde_json::from_slice::<Value>(&bytes) else { return self.bytes(bytes) };
+        let mut hidden = shown.clone();
+        self.json(&mut hidden);
+        if hidden == shown { bytes } else { hidden.to_string().into_bytes() }
     }
 
     /// Bytes that are no text stay as they are: no person can read them.
@@ -192,9 +203,25 @@ impl HiddenValues {
             Value::String(text) => *text = self.text(text),
             Value::Array(elements) => elements.iter_mut().for_each(|element| self.json(element)),
             Value::Object(members) => members.values_mut().for_each(|member| self.json(member)),
-            _ => {}
+            Value::Number(number) if self.0.contains(&number.to_string()) => *value = Value::from(REDACTED),
+            Value::Number(_) | Value::Bool(_) | Value::Null => {}
         }
     }
+}
+
+/// The text between the quotes of JSON.
+fn in_json(text: &str) -> String {
+    let quoted = Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// The same as those write it who escape all that is not ASCII.
+fn in_ascii(text: &str) -> String {
+    let escaped = |unit: u16| format!("\\u{unit:04x}");
+    let of = |c: char| {
+        if c.is_ascii() { c.to_string() } else { c.encode_utf16(&mut [0; 2]).iter().copied().map(escaped).collect() }
+    };
+    in_json(text).chars().map(of).collect()
 }
 
 #[cfg(test)]
@@ -241,6 +268,10 @@ mod tests {
             veil.result(br#"{"card":"77","of":"4111 1111"}"#.into()),
             br#"{"card":"[redacted]","of":"[redacted]"}"#
         );
+        let escaped = rules.veil("{\"card\":[\"a \\\"b\\\" é\",12345]}".as_bytes());
+        let result = escaped.result("{\"of\":\"a \\\"b\\\" é!\",\"n\":12345}".into());
+        assert_eq!(String::from_utf8(result).unwrap(), r#"{"n":"[redacted]","of":"[redacted]!"}"#);
+        assert_eq!(escaped.text(r#"cut off: {"of":"a \"b\" \u00e9","#), r#"cut off: {"of":"[redacted]","#);
         let followup = serde_json::json!({ "card": 77, "of": "4111 1111", "total": 5 });
         assert_eq!(veil.json(followup), serde_json::json!({ "card": REDACTED, "of": REDACTED, "total": 5 }));
     }
