@@ -32,11 +32,7 @@ pub(crate) async fn look(
 
 /// Whether the items are found by the beginning of their keys.
 async fn has_few_keys(tx: &impl Query, filter: &Filter) -> Result<bool, PgError> {
-    if filter.key_prefix.is_none() {
-        return Ok(false);
-    }
-    let mut condition = SqlFilter::all();
-    condition.and_key_prefix("idem_key", filter.key_prefix.as_deref());
+    let Some(condition) = SqlFilter::of_key_prefix(filter) else { return Ok(false) };
     let statement = format!(
         "SELECT count(*) FROM (SELECT 1 FROM outbox.items WHERE {} LIMIT {}) AS found",
         condition.sql,

@@ -16,7 +16,7 @@ use crate::audit;
 use crate::content;
 use crate::error::unusable;
 use crate::id_search::ids;
-use crate::look::look;
+use crate::page_look::look;
 use crate::rows::{self, COLUMNS, bound, cell, json_value, time};
 
 /// A page of the items that match, newest first.

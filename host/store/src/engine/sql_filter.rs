@@ -70,6 +70,13 @@ impl SqlFilter {
         Self { sql: "true".into(), params: Vec::new() }
     }
 
+    /// The items whose key begins as the filter says; `None` where it says nothing of the beginning of a key.
+    pub fn of_key_prefix(filter: &Filter) -> Option<Self> {
+        let mut condition = Self::all();
+        condition.and_key_prefix("idem_key", Some(filter.key_prefix.as_deref()?));
+        Some(condition)
+    }
+
     /// The items that match the filter.
     pub fn from_filter(filter: &Filter) -> Self {
         Self::with_unindexed(filter, &[])
@@ -142,7 +149,7 @@ impl SqlFilter {
     }
 
     /// Only keys that begin so; `key` is the expression of the key.
-    pub fn and_key_prefix(&mut self, key: &str, prefix: Option<&str>) {
+    fn and_key_prefix(&mut self, key: &str, prefix: Option<&str>) {
         self.and(&format!("{key} >= ?"), prefix.map(str::to_owned));
         self.and(&format!("{key} < ?"), prefix.map(|prefix| format!("{prefix}{AFTER_KEYS}")));
     }

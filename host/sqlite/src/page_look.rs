@@ -28,11 +28,7 @@ pub(crate) fn look(tx: &Connection, filter: &Filter, page: Page) -> rusqlite::Re
 
 /// Whether the items are found by the beginning of their keys.
 fn has_few_keys(tx: &Connection, filter: &Filter) -> rusqlite::Result<bool> {
-    if filter.key_prefix.is_none() {
-        return Ok(false);
-    }
-    let mut condition = SqlFilter::all();
-    condition.and_key_prefix("idem_key", filter.key_prefix.as_deref());
+    let Some(condition) = SqlFilter::of_key_prefix(filter) else { return Ok(false) };
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM outbox_items WHERE {} LIMIT {})",
         condition.sql,
