@@ -3,6 +3,7 @@
 mod actions;
 mod frame;
 mod items;
+mod kept;
 mod overview;
 mod trials;
 

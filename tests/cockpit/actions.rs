@@ -37,11 +37,12 @@ mod on_each {
         let asked = desk.get(&path).await;
         let text = asked.text();
         assert!(text.contains("Replay 1 item?") && text.contains("Duplicates may follow"), "{text}");
-        let refused = confirm(&desk, &path, &asked, &[]).await;
-        assert!(refused.status == 400 && refused.text().contains("say why"), "{}", refused.text());
+        let refused = confirm(&desk, &path, &asked, &[("actor", "ada"), ("reason", " ")]).await;
+        assert!(refused.status == 400 && refused.text().contains("Nothing was changed: say why"), "{}", refused.text());
+        assert!(refused.html().contains("value=\"ada\"") && refused.text().contains("Replay 1 item?"), "{refused:?}");
         assert_eq!(desk.fixture.status(id).await, Status::Dlq);
         let ticked = confirm(&desk, &path, &asked, &[("reason", "x"), ("new_effects", "yes")]).await;
-        let again = format!("replay?ids={id}&new_effects=yes");
+        let again = format!("replay?ids={id}&new_effects=yes&reason=x");
         assert_eq!(
             (ticked.status, ticked.header("location")),
             (303, again.as_str()),
@@ -57,6 +58,7 @@ mod on_each {
         assert!(text.contains("Replay by ada (claimed) the receiver is back"), "{text}");
         let again = confirm(&desk, &path, &asked, &[("reason", "twice")]).await;
         assert!(again.status == 409 && again.text().contains("it is PENDING now"), "{}", again.text());
+        assert!(again.text().contains("Nothing would change") && again.text().contains("What cannot take it"));
         let claim = desk.fixture.claim_one("mail").await;
         desk.fixture.store.settle(&claim.reference(), done()).await.unwrap();
         let of_done = confirm(&desk, &path, &asked, &[("reason", "not what was shown")]).await;
@@ -99,6 +101,12 @@ mod on_each {
         let gone = desk.get("/cockpit/failures/0000000000000000").await;
         assert!(gone.status == 404 && gone.text().contains("No item is in this group any more"), "{}", gone.text());
         assert!(!group.text().contains("Restore the group"), "no operator dead-lettered them: {}", group.text());
+        let searched = desk.get("/cockpit/failures?error=down").await;
+        assert!(
+            searched.text().contains("does not refresh") && !searched.html().contains("data-live"),
+            "it reads much"
+        );
+        assert!(groups.html().contains("data-live") && !groups.text().contains("does not refresh"));
         let other = desk.get("/cockpit/failures?status=DONE").await;
         assert!(other.status == 400 && other.text().contains("choose one of the two"), "{}", other.text());
     }
@@ -126,6 +134,10 @@ mod on_each {
         assert_eq!(desk.fixture.status(id).await, Status::Dlq);
         let again = desk.get("/cockpit/control/unblock?ordering_key=k").await.text();
         assert!(again.contains("Nothing would change") && !again.contains("Reason"), "{again}");
+        let blank =
+            confirm(&desk, "/cockpit/control/pause", &desk.get("/cockpit/control/pause?type=mail").await, &[]).await;
+        assert!(blank.status == 400 && blank.text().contains("Nothing was changed: say why"), "{}", blank.text());
+        assert!(blank.text().contains("Pause mail?"), "{}", blank.text());
         for (path, told) in
             [("/cockpit/control/pause?type=mial", "known are mail"), ("/cockpit/control/unblock?ordering_key=zz", "zz")]
         {
@@ -144,6 +156,17 @@ on_each_backend! {
     everything_that_matches_becomes_a_job_of_those_that_were_shown
     a_group_of_failures_is_replayed_as_a_whole
     types_and_keys_are_controlled_with_a_reason
+}
+
+#[tokio::test]
+async fn a_button_for_everything_names_the_statuses_that_it_takes() {
+    let desk = Desk::serving(Backend::Sqlite, &["mail"]).await;
+    dead_items(&desk, 1).await;
+    let all = desk.get("/cockpit/items").await.text();
+    assert!(all.contains("Replay all DLQ… Reschedule all PENDING… Release all CLAIMED…"), "{all}");
+    assert!(all.contains("Dead-letter all PENDING and CLAIMED… Purge all DLQ…"), "{all}");
+    let some = desk.get("/cockpit/items?status=DLQ&status=DONE&type=mail").await.text();
+    assert!(some.contains("Replay all DLQ and DONE…"), "{some}");
 }
 
 #[tokio::test]
@@ -301,6 +324,25 @@ async fn a_confirmation_is_for_the_items_that_were_shown() {
     assert!(!desk.get("/cockpit/act/purge?type=mail").await.text().contains("No filter is set"));
     let nothing = desk.get("/cockpit/act/release?all=yes").await;
     assert!(nothing.text().contains("Nothing would change"), "{}", nothing.text());
+}
+
+#[tokio::test]
+async fn a_page_about_very_many_items_looks_at_the_oldest() {
+    let desk = Desk::serving(Backend::Sqlite, &["mail"]).await;
+    let fill = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10001)
+        INSERT INTO outbox_items (type, idem_key, payload) SELECT 'mail', 'fill-' || n, '{}' FROM numbers";
+    desk.fixture.sql(fill).unwrap();
+    let path = "/cockpit/act/dead?type=mail";
+    let asked = desk.get(path).await;
+    assert!(asked.text().contains("Dead-letter up to 10,001 items?"), "{}", asked.text());
+    assert!(
+        asked.text().contains("of the oldest 1,000") && asked.text().contains("mail PENDING 1,000"),
+        "{}",
+        asked.text()
+    );
+    let acted = confirm(&desk, path, &asked, &[("reason", "a flood")]).await;
+    let job = acted.header("location").strip_prefix("../jobs/").unwrap_or_else(|| panic!("{acted:?}")).to_owned();
+    assert!(desk.get(&format!("/cockpit/jobs/{job}")).await.text().contains("dead 10,001 items"));
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use outbox::core::PluginStatus;
 use outbox::http::Role;
 use outbox::item::NewItem;
-use outbox::store::{Control, ControlRequest, Execution};
+use outbox::store::{Control, ControlRequest, Execution, Pod};
 
 use super::Desk;
-use crate::support::{Backend, dead, done, item, on_each_backend, ordered, retry};
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered, pod, retry};
 
 async fn control(desk: &Desk, control: Control, reason: &str) {
     let request =
@@ -47,6 +48,19 @@ mod on_each {
         ] {
             assert!(text.contains(row), "{row}: {text}");
         }
+    }
+
+    pub(super) async fn an_item_without_a_handler_names_the_silent_process_that_had_one(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        let mailer = PluginStatus { types: vec!["mail".into()], ..PluginStatus::default() };
+        let gone = Pod { role: Some("jobs".into()), plugins: vec![mailer], ..pod("pod-7") };
+        desk.fixture.store.heartbeat(&gone).await.unwrap();
+        desk.fixture.enqueue(item("a")).await;
+        desk.fixture.clock.advance(Duration::from_secs(70));
+        let text = desk.get("/cockpit/items").await.text();
+        let why =
+            "no running process has a handler for mail: pod-7 of the role jobs had one, and has been silent for 1 min";
+        assert!(text.contains(why), "{text}");
     }
 
     pub(super) async fn filters_are_in_the_address_and_pages_go_by_the_last_id(backend: Backend) {
@@ -101,6 +115,8 @@ mod on_each {
         }
         assert!(text.contains(&format!("outbox show {first}")) && text.contains("curl \"$OUTBOX_URL/items/"));
         assert!(page.html().contains(&format!("href=\"../../cockpit/items/{second}\"")), "{}", page.html());
+        let listed = format!("due; behind item {first}, which is dead and blocks the key k");
+        assert!(desk.get("/cockpit/items").await.text().contains(&listed), "{listed}");
         let waiting = desk.get(&format!("/cockpit/items/{second}")).await.text();
         assert!(waiting.contains(&format!("Item {first} of its key k is dead and blocks it")), "{waiting}");
         assert!(text.contains("It blocks the key k: one item waits behind it. Unblock the key…"), "{text}");
@@ -176,6 +192,7 @@ mod on_each {
 }
 
 on_each_backend! {
+    an_item_without_a_handler_names_the_silent_process_that_had_one
     each_item_of_a_list_says_why_it_is_where_it_is
     filters_are_in_the_address_and_pages_go_by_the_last_id
     one_item_says_first_why_it_waits_and_shows_what_happened

@@ -1,6 +1,8 @@
 //! The overview: whether anything needs a person, with the cause and the next click.
 
-use outbox::core::{PluginState, PluginStatus};
+use std::time::Duration;
+
+use outbox::core::{BreakerState, BreakerStatus, PluginState, PluginStatus};
 use outbox::http::Role;
 use outbox::item::NewItem;
 use outbox::store::{Control, ControlRequest, Execution, Pod};
@@ -40,6 +42,39 @@ mod on_each {
         assert!(text.contains("mail serving") && text.contains("mailer active 9f2c41d0"), "{text}");
         assert!(text.contains("Retries ahead 0 due in the next hour"), "{text}");
         assert!(page.html().contains("<svg class=\"chart\"") && page.html().contains("<desc>"), "{}", page.html());
+    }
+
+    pub(super) async fn what_a_breaker_holds_back_is_not_called_due(backend: Backend) {
+        for (state, is_due) in [(BreakerState::Open, false), (BreakerState::Unknown, true)] {
+            let desk = Desk::open(backend).await;
+            desk.fixture.enqueue(item("a")).await;
+            desk.fixture.clock.advance(Duration::from_secs(90));
+            let breaker = BreakerStatus { state, types: vec!["mail".into()], ..BreakerStatus::default() };
+            let plugins = vec![mail(PluginState::Active, None)];
+            let pod = Pod { plugins, breakers: vec![breaker], ..pod("pod-1") };
+            desk.fixture.store.heartbeat(&pod).await.unwrap();
+            let text = desk.get("/cockpit").await.text();
+            assert_eq!(text.contains("The oldest that is due waits 1 min"), is_due, "{state:?}: {text}");
+        }
+    }
+
+    pub(super) async fn a_component_in_quarantine_is_shown_with_its_reason_and_released(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        desk.fixture.store.quarantine("9f2c41d0aa", "mailer", "rolled back by ada").await.unwrap();
+        let view = desk.get("/cockpit/plugins").await;
+        assert!(view.text().contains("In quarantine") && view.text().contains("mailer 9f2c41d0 rolled back by ada"));
+        let unknown = desk.get("/cockpit/control/release?digest=zzz").await;
+        assert!(unknown.status == 400 && unknown.text().contains("no component zzz is quarantined"), "{unknown:?}");
+        let path = "/cockpit/control/release?plugin=mailer&digest=9f2c41d0aa";
+        assert!(view.html().contains(&path[1..].replace('&', "&#38;")), "{}", view.html());
+        let asked = desk.get(path).await;
+        assert!(asked.text().contains("It is a version of mailer: rolled back by ada."), "{}", asked.text());
+        let mut fields = asked.hidden_fields();
+        fields.push(("reason".to_owned(), "it was the receiver".to_owned()));
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let released = desk.post("/cockpit/control/release", &fields).await;
+        assert_eq!((released.status, released.header("location")), (303, "../plugins"), "{released:?}");
+        assert!(!desk.get("/cockpit/plugins").await.text().contains("In quarantine"));
     }
 
     pub(super) async fn a_saga_is_shown_from_its_begin_over_its_steps_to_its_end(backend: Backend) {
@@ -98,6 +133,8 @@ mod on_each {
 }
 
 on_each_backend! {
+    what_a_breaker_holds_back_is_not_called_due
+    a_component_in_quarantine_is_shown_with_its_reason_and_released
     a_saga_is_shown_from_its_begin_over_its_steps_to_its_end
     a_calm_outbox_says_so_in_its_first_sentence
     what_needs_a_person_has_its_cause_and_the_next_click

@@ -188,8 +188,8 @@ class Live {
   /** @param {string} state */
   show(state) {
     this.button.textContent = this.isPaused ? "paused" : state;
-    this.button.setAttribute("aria-pressed", String(this.isPaused));
     this.button.title = this.isPaused ? "Refresh this view by itself again" : "Stop refreshing this view";
+    this.button.classList.toggle("paused", this.isPaused);
     this.button.classList.toggle("lost", !this.isPaused && state !== "live");
   }
 }

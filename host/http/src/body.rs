@@ -2,9 +2,9 @@
 //!
 //! Does not know which members a route expects, except `dry_run`, which all requests of operators share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -33,6 +33,22 @@ impl FromRequest<Arc<ServerState>> for RequestBody {
         let read =
             timeout(limit, Bytes::from_request(request, state)).await.map_err(|_| ApiError::SlowBody { limit })?;
         read.map(Self).map_err(|rejection| ApiError::unreadable_body(&rejection, settings.max_body))
+    }
+}
+
+/// The body of a form whose request was refused before anybody read it.
+#[derive(Clone)]
+pub(crate) struct UnreadBody(Arc<Mutex<Option<Body>>>);
+
+impl UnreadBody {
+    /// Sets the body aside.
+    pub(crate) fn new(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(Some(body))))
+    }
+
+    /// The body, for the first who asks for it.
+    pub(crate) fn take(&self) -> Option<Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -69,6 +69,9 @@ pub(crate) struct OperateBody {
     available_at: Option<Millis>,
     /// Of `reschedule`: the new time as a delay from now, in milliseconds.
     delay_ms: Option<i64>,
+    /// Of a dry run with a filter: look at the first so many items only. Pages do so where very many match.
+    #[serde(skip)]
+    pub(crate) look_at: Option<u32>,
 }
 
 /// What every action is given besides its items.
@@ -243,7 +246,8 @@ async fn preview(
 ) -> Result<Preview, ApiError> {
     let as_of = filter.as_of.unwrap_or(now).min(now);
     let confirm = confirm::token(action, &filter, as_of);
-    let selection = Selection::Filter(Filter { as_of: Some(as_of), ..filter });
+    let first = body.look_at.or(filter.first);
+    let selection = Selection::Filter(Filter { as_of: Some(as_of), first, ..filter });
     let request = OperateRequest { execution: Execution::DryRun, ..body.into_request(by, action, selection) };
     Ok(Preview { report: state.operate.operate(&request).await?, as_of, confirm })
 }

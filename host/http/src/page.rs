@@ -20,17 +20,21 @@ mod hour;
 mod item;
 mod items;
 mod jobs;
+mod kept;
 mod line;
 mod live;
 mod login;
 mod needs;
 mod operations;
+mod options;
 mod overview;
 mod plugins;
 mod pods;
+mod reason;
 mod report;
 mod sagas;
 mod search;
+mod targets;
 mod timeline;
 mod trials;
 mod types;
@@ -44,7 +48,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 
-use crate::access::login::LOGIN_MAX;
 use crate::access::{Right, require};
 use crate::page::actions::DEEDS;
 use crate::server_state::ServerState;
@@ -77,7 +80,10 @@ pub(crate) fn routes() -> Router<Arc<ServerState>> {
         .route("/cockpit/live", view(get(live::live)))
         .merge(acts())
         .route("/cockpit/control/{word}", with_right(Right::Operate, get(controls::ask).post(controls::carry)))
-        .route("/cockpit/login", post(login::log_in).layer(DefaultBodyLimit::max(LOGIN_MAX)).get(login::to_cockpit))
+        .route(
+            "/cockpit/login",
+            post(login::log_in).layer(DefaultBodyLimit::max(login::LOGIN_MAX)).get(login::to_cockpit),
+        )
         .route("/cockpit/logout", post(login::log_out))
         .route("/cockpit/assets/{name}", get(assets::asset))
 }

@@ -200,6 +200,11 @@ impl Inspect for PostgresStore {
         read!(pg, "comparing items with their places", |tx| queries::misplaced(tx, limit))
     }
 
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
+        let pg = &*self.pg;
+        read!(pg, "reading the quarantine", |tx| quarantine::list(tx))
+    }
+
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         let pg = &*self.pg;
         read!(pg, "reading the audit trail", |tx| audit::list(tx, query))
@@ -298,11 +303,6 @@ impl PluginData for PostgresStore {
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError> {
         let pg = &*self.pg;
         transact!(pg, "quarantining a component", |tx| quarantine::add(tx, digest, plugin, reason))
-    }
-
-    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
-        let pg = &*self.pg;
-        read!(pg, "reading the quarantine", |tx| quarantine::list(tx))
     }
 
     async fn exchange_owners(

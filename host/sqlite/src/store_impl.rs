@@ -195,6 +195,10 @@ impl Inspect for SqliteStore {
         self.read_pool.run("comparing items with their places", move |tx| queries::misplaced(tx, limit)).await
     }
 
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
+        self.read_pool.run("reading the quarantine", |tx| quarantine::list(tx)).await
+    }
+
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         let query = query.clone();
         self.read_pool.run("reading the audit trail", move |tx| audit::list(tx, &query)).await
@@ -292,10 +296,6 @@ impl PluginData for SqliteStore {
         let [digest, plugin, reason] = [digest, plugin, reason].map(str::to_owned);
         let add = move |tx: &mut WriteTx<'_>| quarantine::add(tx, &digest, &plugin, &reason);
         self.writer.run("quarantining a component", add).await
-    }
-
-    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError> {
-        self.read_pool.run("reading the quarantine", |tx| quarantine::list(tx)).await
     }
 
     async fn exchange_owners(

@@ -20,7 +20,7 @@ use crate::jobs::{Job, JobOutcome};
 use crate::key_totals::KeyTotals;
 use crate::look::LookEnd;
 use crate::overview::Overview;
-use crate::plugin_data::{StateEntry, StateQuery, StateTotal};
+use crate::plugin_data::{QuarantineRecord, StateEntry, StateQuery, StateTotal};
 use crate::stuck::{StuckEntry, StuckQuery};
 
 /// What readers ask. The HTTP server calls it for each request that reads, the metrics and the cockpit every few
@@ -91,6 +91,9 @@ pub trait Inspect: Changes {
     /// Items that are not in exactly one of the places that a status is read from, by ascending id. Reads every item
     /// once, for `doctor` and for tests.
     async fn misplaced(&self, limit: u32) -> Result<Vec<MisplacedItem>, StoreError>;
+
+    /// The quarantined components, the newest first. Every process asks every few seconds.
+    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError>;
 
     /// The audit trail, newest first.
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;

@@ -13,7 +13,7 @@ use crate::action::Execution;
 use crate::error::StoreError;
 
 /// The plugin runtime's side of a store. Attempts read state while they run, up to many times each; a component is
-/// quarantined once; every process lists the quarantine every few seconds.
+/// quarantined once.
 ///
 /// A caller may not assume that a value stays as it was read: the settlement that used it checks its version and
 /// fails with [`StoreError::StateConflict`].
@@ -23,10 +23,8 @@ pub trait PluginData: Send + Sync + 'static {
     async fn read_state(&self, plugin: &str, key: &str) -> Result<(Option<Vec<u8>>, StateVersion), StoreError>;
 
     /// Quarantines a component for every process. A component that is quarantined already keeps its first reason.
+    /// [`Inspect::list_quarantine`](crate::Inspect::list_quarantine) lists them.
     async fn quarantine(&self, digest: &str, plugin: &str, reason: &str) -> Result<(), StoreError>;
-
-    /// The quarantined components, the newest first.
-    async fn list_quarantine(&self) -> Result<Vec<QuarantineRecord>, StoreError>;
 
     /// Tells which plugins a process of the role has, and returns the owners of types in that role.
     async fn exchange_owners(

@@ -7,13 +7,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use tokio::time::Instant;
 
 use crate::access::address::{PeerAddress, client};
@@ -21,6 +22,7 @@ use crate::access::caller::Caller;
 use crate::access::rights::Right;
 use crate::access::settings::AccessSettings;
 use crate::access::tokens::{self, NamedToken, is_name};
+use crate::body::{FORM, UnreadBody, media_type};
 use crate::problem::{ApiError, Unidentified};
 use crate::server_state::ServerState;
 
@@ -50,12 +52,24 @@ pub(crate) async fn identify(
     }
     // A body cannot be shared with other threads, so it is set aside while the store is asked.
     let (mut parts, body) = request.into_parts();
-    let caller = find_caller(&state, &parts).await?;
+    let caller = match find_caller(&state, &parts).await {
+        Ok(caller) => caller,
+        Err(err) => return Ok(refused(err, &parts, body)),
+    };
     parts.extensions.insert(caller.clone());
     let mut answer = next.run(Request::from_parts(parts, body)).await;
     // A page about a problem is made outside of the routes, and has links to what the caller may see.
     answer.extensions_mut().insert(caller);
     Ok(answer)
+}
+
+/// The refusal, with the form that was sent: a page can show again what somebody typed.
+fn refused(err: ApiError, request: &Parts, body: Body) -> Response {
+    let mut answer = err.into_response();
+    if media_type(&request.headers) == FORM {
+        answer.extensions_mut().insert(UnreadBody::new(body));
+    }
+    answer
 }
 
 /// Middleware of one route: passes the request on if its sender has the right.

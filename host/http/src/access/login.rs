@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use outbox_item::{JSON, Millis};
 
 use crate::access::address::{PeerAddress, client};
+use crate::access::caller::Caller;
 use crate::access::gate::{SESSION_COOKIE, TLS_SESSION_COOKIE, check_page, checked, session_cookies};
 use crate::access::rights::Right;
 use crate::access::sessions::NewSession;
@@ -84,6 +85,11 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
+    /// The caller in the session.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller::in_session(&self.token, &self.session.cookie)
+    }
+
     /// The answer with the cookie of the session.
     pub(crate) fn with_cookie(&self, answer: Response, headers: &HeaderMap) -> Response {
         with_cookie(answer, &self.session.cookie, self.seconds, headers)

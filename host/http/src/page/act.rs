@@ -3,50 +3,32 @@
 //!
 //! The orders are those of the JSON interface (`operate.rs`), so they are checked, confirmed and audited alike.
 
-use std::fmt::Write as _;
-use std::time::Duration;
-
 use askama::Template;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use outbox_item::{ItemId, ItemSummary, Millis, Status};
-use outbox_store::{Filter, ItemGroup, OperateReport, Page, RefusedItem};
+use outbox_item::{ItemId, Millis};
+use outbox_store::{ItemGroup, OperateReport, RefusedItem};
 
 use crate::operate::{OperateBody, Performed, Preview, perform};
 use crate::page::actions::{Consequence, Deed, consequence};
-use crate::page::dress::is_from_elsewhere;
-use crate::page::filters::Asked;
-use crate::page::form::{Form, FormFields};
+use crate::page::form::{Form, FormFields, is_from_elsewhere};
 use crate::page::frame::{Frame, Tab};
-use crate::page::login::go_to;
-use crate::page::visit::{Visit, shown};
+use crate::page::options::ChosenOptions;
+use crate::page::reason::{ReasonFields, actor, reason};
+use crate::page::targets::{ActTarget, list_query};
+use crate::page::visit::{Visit, go_to, shown};
 use crate::page::words::{Ago, count as number_text, counted};
 use crate::problem::ApiError;
 use crate::query::number;
 
-/// Fields of the form that are no filter.
-const OPTIONS: [&str; 17] = [
-    "shown",
-    "asked",
-    "selected",
-    "seen",
-    "seen_at",
-    "new_effects",
-    "skip_key",
-    "force",
-    "delay",
-    "available_at",
-    "per_second",
-    "stop_after",
-    "reason",
-    "actor",
-    "confirm",
-    "filter",
-    "form_token",
-];
+/// Items that a page looks at where very many match.
+const LOOKED_AT_MAX: u32 = 1_000;
+
+/// Fields that the page has again with what was chosen and typed.
+const KEPT: [&str; 8] = ["new_effects", "skip_key", "force", "delay", "reason", "actor", "per_second", "stop_after"];
 
 /// The page before an action.
 #[derive(Template)]
@@ -56,7 +38,13 @@ struct ActPage {
     deed: &'static Deed,
     /// `Replay 12 items?`
     question: String,
+    /// Why the form that was sent changed nothing.
+    problem: Option<String>,
     count: u64,
+    /// `12 items`
+    amount: String,
+    /// How many of them the page looked at, where they are very many.
+    looked_at: Option<String>,
     consequence: Consequence,
     groups: Vec<GroupRow>,
     unblocked: u64,
@@ -65,10 +53,12 @@ struct ActPage {
     /// What the form sends besides its options.
     hidden: Vec<(&'static str, String)>,
     options: ChosenOptions,
+    because: ReasonFields,
+    per_second: String,
+    stop_after: String,
     is_bulk: bool,
     /// Whether nothing but a status restricts the items.
     is_unfiltered: bool,
-    asks_name: bool,
 }
 
 /// Items that would be changed, of one status and type.
@@ -80,16 +70,6 @@ struct GroupRow {
     newest: Ago,
 }
 
-/// The options of an action, as they were chosen.
-#[derive(Default)]
-struct ChosenOptions {
-    new_effects: bool,
-    skip_key: bool,
-    force: bool,
-    delay: String,
-    available_at: Option<Millis>,
-}
-
 /// The page after an action that needed no job.
 #[derive(Template)]
 #[template(path = "acted.html")]
@@ -99,6 +79,64 @@ struct ActedPage {
     outcome: String,
     sample: Vec<ItemId>,
     refused: Vec<RefusedItem>,
+}
+
+/// An action, its items and its options, as an address or a form names them.
+struct WantedAct {
+    deed: &'static Deed,
+    target: ActTarget,
+    options: ChosenOptions,
+    now: Millis,
+}
+
+impl WantedAct {
+    async fn read(visit: &Visit, fields: &FormFields) -> Result<Self, ApiError> {
+        let (deed, now) = (deed(visit)?, visit.state.inspect.now().await?);
+        let options = ChosenOptions::read(fields, deed, now)?;
+        Ok(Self { deed, target: ActTarget::read(fields, deed, now)?, options, now })
+    }
+
+    /// Gives the order, with these members besides its items and options.
+    async fn perform(
+        &self,
+        visit: &Visit,
+        fields: &FormFields,
+        more: Vec<(&'static str, Value)>,
+    ) -> Result<Performed, ApiError> {
+        let order = self.order(more)?;
+        perform(&visit.state, &visit.caller, actor(visit, fields), self.deed.word, order).await
+    }
+
+    fn order(&self, more: Vec<(&'static str, Value)>) -> Result<OperateBody, ApiError> {
+        let all = more.into_iter().chain([self.target.member()]).chain(self.options.members());
+        let members: Map<String, Value> = all.map(|(name, value)| (name.to_owned(), value)).collect();
+        serde_json::from_value(Value::Object(members)).map_err(ApiError::invalid_json("the order"))
+    }
+
+    /// What it would change; of very many items, what it would change of the oldest.
+    async fn preview(&self, visit: &Visit, is_many: bool) -> Result<(OperateReport, Option<String>), ApiError> {
+        let mut order = self.order(vec![("dry_run", json!(true))])?;
+        order.look_at = is_many.then_some(LOOKED_AT_MAX);
+        match perform(&visit.state, &visit.caller, String::new(), self.deed.word, order).await? {
+            Performed::Preview(Preview { report, confirm, .. }) => Ok((report, Some(confirm))),
+            Performed::Report(report) => Ok((report, None)),
+            Performed::Job(_) => Err(ApiError::Internal),
+        }
+    }
+
+    /// The members of an order that is carried out.
+    fn members(&self, fields: &FormFields) -> Result<Vec<(&'static str, Value)>, ApiError> {
+        let mut members = vec![("reason", json!(reason(fields)?))];
+        if self.target.is_bulk() {
+            members.push(("background", json!(true)));
+            members.extend(fields.get("confirm").map(|confirm| ("confirm", json!(confirm))));
+            for name in ["per_second", "stop_after"] {
+                let given = fields.get(name).map(|text| number::<u32>(name, text)).transpose()?;
+                members.extend(given.map(|given| (name, json!(given))));
+            }
+        }
+        Ok(members)
+    }
 }
 
 /// The action that the last part of the path names.
@@ -116,61 +154,54 @@ pub(super) async fn ask(
     if is_from_elsewhere(&visit.headers) {
         return Err(ApiError::CrossSite);
     }
-    let (deed, fields) = (deed(&visit)?, FormFields::new(query?.0));
-    let _alone = visit.state.previews.acquire().await;
-    let now = visit.state.inspect.now().await?;
-    let options = ChosenOptions::read(&fields, deed, now)?;
-    let target = ActTarget::read(&fields, deed, now)?;
-    let order = order(&target, &options, &[("dry_run", json!(true))])?;
-    let performed = perform(&visit.state, &visit.caller, actor(&visit, &fields), deed.word, order).await?;
-    let (report, confirm) = match performed {
-        Performed::Preview(Preview { report, confirm, .. }) => (report, Some(confirm)),
-        Performed::Report(report) => (report, None),
-        Performed::Job(_) => return Err(ApiError::Internal),
-    };
-    let statuses = target.statuses(&visit).await?;
-    let consequence = consequence(deed.word, &statuses, options.new_effects);
-    let seen = target.seen(&statuses, now);
-    shown(&page(&visit, deed, &fields, &target, options, report, confirm, consequence, seen, now))
+    shown(&page(&visit, &FormFields::new(query?.0), None).await?)
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a part of one page")]
-fn page(
-    visit: &Visit,
-    deed: &'static Deed,
-    fields: &FormFields,
-    target: &ActTarget,
-    options: ChosenOptions,
-    report: OperateReport,
-    confirm: Option<String>,
-    consequence: Consequence,
-    seen: Vec<(&'static str, String)>,
-    now: Millis,
-) -> ActPage {
-    let mut hidden = target.hidden();
-    hidden.extend(seen);
-    let shown = if report.changed == 0 { "nothing".to_owned() } else { options.shown() };
-    hidden.push(("shown", shown));
-    hidden.extend(options.available_at.map(|at| ("available_at", at.to_string())));
-    hidden.extend(confirm.map(|confirm| ("confirm", confirm)));
-    let asked: Vec<_> = fields.iter().filter(|(name, _)| !OPTIONS.contains(name)).collect();
-    hidden.push(("asked", serde_urlencoded::to_string(asked).unwrap_or_default()));
-    ActPage {
+async fn page(visit: &Visit, fields: &FormFields, problem: Option<String>) -> Result<ActPage, ApiError> {
+    let _alone = visit.state.previews.acquire().await;
+    let wanted = WantedAct::read(visit, fields).await?;
+    let many = wanted.target.many(&*visit.glance().await?);
+    let (report, confirm) = wanted.preview(visit, many.is_some()).await?;
+    let count = many.unwrap_or(report.changed);
+    let amount = format!("{}{}", if many.is_some() { "up to " } else { "" }, counted(count, "item"));
+    let statuses = wanted.target.statuses(visit).await?;
+    let WantedAct { deed, target, options, now } = wanted;
+    let mut hidden = target.hidden(&statuses, now);
+    hidden.extend(hidden_options(&options, count, confirm));
+    hidden.push(("asked", list_query(fields)));
+    let typed = |name| fields.get(name).unwrap_or_default().to_owned();
+    Ok(ActPage {
         frame: visit.frame(&format!("{} items", deed.verb), Tab::Items),
         deed,
-        question: format!("{} {}?", deed.verb, counted(report.changed, "item")),
-        count: report.changed,
-        consequence,
+        question: format!("{} {amount}?", deed.verb),
+        problem,
+        count,
+        amount,
+        looked_at: many.map(|_| number_text(LOOKED_AT_MAX.into())),
+        consequence: consequence(deed.word, &statuses, options.new_effects),
         groups: report.groups.iter().map(|group| group_row(group, now)).collect(),
         unblocked: report.unblocked_keys,
         refused: report.refused,
         sample: report.sample,
         hidden,
         options,
-        is_bulk: matches!(target, ActTarget::Filter(_)),
-        is_unfiltered: matches!(target, ActTarget::Filter(filter) if filter.is_status_alone()),
-        asks_name: visit.caller.name().is_none(),
-    }
+        because: ReasonFields::of(visit, fields),
+        per_second: typed("per_second"),
+        stop_after: typed("stop_after"),
+        is_bulk: target.is_bulk(),
+        is_unfiltered: target.is_unfiltered(),
+    })
+}
+
+/// What the form says of the options that its page is about. A form that changes nothing leads to the page again.
+fn hidden_options(
+    options: &ChosenOptions,
+    count: u64,
+    confirm: Option<String>,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let shown = if count == 0 { "nothing".to_owned() } else { options.shown() };
+    let at = options.available_at.map(|at| ("available_at", at.to_string()));
+    [("shown", shown)].into_iter().chain(at).chain(confirm.map(|confirm| ("confirm", confirm)))
 }
 
 fn group_row(group: &ItemGroup, now: Millis) -> GroupRow {
@@ -183,40 +214,46 @@ fn group_row(group: &ItemGroup, now: Millis) -> GroupRow {
     }
 }
 
-/// Carries the action out.
+/// Carries the action out. What is wrong with the form is said on its page, which then shows the items as they are now, and
+/// nothing that was typed is lost.
 pub(super) async fn act(Form { visit, fields }: Form) -> Result<Response, ApiError> {
-    let deed = deed(&visit)?;
-    let now = visit.state.inspect.now().await?;
-    let options = ChosenOptions::read(&fields, deed, now)?;
-    if fields.get("shown").is_some_and(|shown| shown != options.shown()) {
-        return go_to(&options.preview(deed, &fields));
+    let wrong = match carry_out(&visit, &fields).await {
+        Err(err) if err.status().is_client_error() => err,
+        done => return done,
+    };
+    let asked = serde_urlencoded::from_str(&again(&fields)).map(FormFields::new).map_err(|_| ApiError::Internal)?;
+    match page(&visit, &asked, Some(wrong.to_string())).await {
+        Ok(page) => Ok((wrong.status(), shown(&page)?).into_response()),
+        Err(_) => Err(wrong),
     }
-    let target = ActTarget::read(&fields, deed, now)?;
-    let reason = fields.get("reason").ok_or_else(|| ApiError::Invalid("say why: the audit trail keeps it".into()))?;
-    target.check_unchanged(&visit, &fields).await?;
-    let mut more = vec![("reason", json!(reason))];
-    if let ActTarget::Filter(_) = target {
-        more.push(("background", json!(true)));
-        more.extend(fields.get("confirm").map(|confirm| ("confirm", json!(confirm))));
-        for name in ["per_second", "stop_after"] {
-            if let Some(text) = fields.get(name) {
-                more.push((name, json!(number::<u32>(name, text)?)));
-            }
-        }
+}
+
+async fn carry_out(visit: &Visit, fields: &FormFields) -> Result<Response, ApiError> {
+    let wanted = WantedAct::read(visit, fields).await?;
+    if fields.get("shown").is_some_and(|shown| shown != wanted.options.shown()) {
+        return go_to(&format!("{}?{}", wanted.deed.word, again(fields)));
     }
-    let order = order(&target, &options, &more)?;
-    let performed = perform(&visit.state, &visit.caller, actor(&visit, &fields), deed.word, order).await?;
+    let members = wanted.members(fields)?;
+    wanted.target.check_unchanged(visit, fields).await?;
+    let performed = wanted.perform(visit, fields, members).await?;
     visit.state.glances.forget().await;
-    match (performed, &target) {
+    match (performed, &wanted.target) {
         (Performed::Job(job), _) => go_to(&format!("../jobs/{}", job.id)),
         (Performed::Report(report), ActTarget::Ids(ids))
-            if report.refused.is_empty() && deed.word != "purge" && ids.len() == 1 =>
+            if report.refused.is_empty() && wanted.deed.word != "purge" && ids.len() == 1 =>
         {
             go_to(&format!("../items/{}", ids[0]))
         }
-        (Performed::Report(report), _) => shown(&acted(&visit, deed, report)),
+        (Performed::Report(report), _) => shown(&acted(visit, wanted.deed, report)),
         (Performed::Preview(_), _) => Err(ApiError::Internal),
     }
+}
+
+/// The query of the page of a form, with what was chosen and typed there.
+pub(super) fn again(fields: &FormFields) -> String {
+    let kept: Vec<_> = KEPT.into_iter().filter_map(|name| Some((name, fields.get(name)?))).collect();
+    let kept = serde_urlencoded::to_string(kept).unwrap_or_default();
+    format!("{}&{kept}", fields.get("asked").unwrap_or_default())
 }
 
 fn acted(visit: &Visit, deed: &'static Deed, report: OperateReport) -> ActedPage {
@@ -227,176 +264,4 @@ fn acted(visit: &Visit, deed: &'static Deed, report: OperateReport) -> ActedPage
     };
     let frame = visit.frame(&outcome, Tab::Items);
     ActedPage { frame, deed, outcome, sample: report.sample, refused: report.refused }
-}
-
-/// The name in the audit trail: the proven one, or the one of the form.
-fn actor(visit: &Visit, fields: &FormFields) -> String {
-    visit.caller.actor(fields.get("actor").map(str::to_owned))
-}
-
-/// The order of the JSON interface.
-fn order(target: &ActTarget, options: &ChosenOptions, more: &[(&str, Value)]) -> Result<OperateBody, ApiError> {
-    let mut members: Map<String, Value> =
-        more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let (name, value) = match target {
-        ActTarget::Ids(ids) => ("ids", json!(ids)),
-        ActTarget::Filter(filter) => ("filter", json!(filter)),
-    };
-    members.insert(name.to_owned(), value);
-    for (name, is_chosen) in
-        [("new_effects", options.new_effects), ("skip_key", options.skip_key), ("force", options.force)]
-    {
-        if is_chosen {
-            members.insert(name.to_owned(), json!(true));
-        }
-    }
-    if let Some(at) = options.available_at {
-        members.insert("available_at".to_owned(), json!(at));
-    }
-    serde_json::from_value(Value::Object(members)).map_err(ApiError::invalid_json("the order"))
-}
-
-/// The items that an action is for.
-enum ActTarget {
-    Ids(Vec<ItemId>),
-    Filter(Box<Filter>),
-}
-
-impl ActTarget {
-    fn read(fields: &FormFields, deed: &Deed, now: Millis) -> Result<Self, ApiError> {
-        let ids = fields.all("ids").map(|text| number("ids", text)).collect::<Result<Vec<ItemId>, _>>()?;
-        if !ids.is_empty() {
-            return Ok(Self::Ids(ids));
-        }
-        if fields.get("selected").is_some() {
-            return Err(ApiError::Invalid("no item is selected: go back, and select those that you mean".into()));
-        }
-        if let Some(filter) = fields.get("filter").filter(|_| fields.get("form_token").is_some()) {
-            return serde_json::from_str(filter)
-                .map(|filter| Self::Filter(Box::new(filter)))
-                .map_err(ApiError::invalid_json("the filter"));
-        }
-        let of_list = |name: &str| !OPTIONS.contains(&name) && !matches!(name, "before" | "limit" | "all");
-        if !fields.iter().any(|(name, _)| of_list(name) || name == "all") {
-            return Err(ApiError::Invalid("the address names no items: select some in the list, or filter it".into()));
-        }
-        let asked = fields.iter().filter(|(name, _)| of_list(name));
-        let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let Asked { mut filter, .. } = Asked::read(asked, now)?;
-        let statuses = deed.statuses(&filter.status);
-        if statuses.is_empty() {
-            let words: Vec<_> = filter.status.iter().map(|status| status.as_str()).collect();
-            let words = words.join(" and ");
-            return Err(ApiError::Invalid(format!(
-                "items that are {words} cannot be {}: choose another status",
-                deed.past
-            )));
-        }
-        filter.status = statuses;
-        Ok(Self::Filter(Box::new(filter)))
-    }
-
-    fn hidden(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Ids(ids) => ids.iter().map(|id| ("ids", id.to_string())).collect(),
-            Self::Filter(filter) => vec![("filter", in_ascii(&json!(filter).to_string()))],
-        }
-    }
-
-    /// What the page before showed of items that are named: their statuses, and when.
-    fn seen(&self, statuses: &[Status], now: Millis) -> Vec<(&'static str, String)> {
-        let Self::Ids(_) = self else { return Vec::new() };
-        let words: Vec<_> = statuses.iter().map(|status| status.as_str()).collect();
-        vec![("seen", words.join(",")), ("seen_at", now.to_string())]
-    }
-
-    /// Refuses items that are not as the page before showed them.
-    async fn check_unchanged(&self, visit: &Visit, fields: &FormFields) -> Result<(), ApiError> {
-        let Self::Ids(ids) = self else { return Ok(()) };
-        let seen: Vec<_> = fields.get("seen").unwrap_or_default().split(',').collect();
-        let seen_at: Millis = number("seen_at", fields.get("seen_at").unwrap_or("0"))?;
-        for ItemSummary { item, .. } in named(visit, ids).await? {
-            let since = item.done_at.or(item.dead_at).or(item.claimed_at).unwrap_or(item.created_at);
-            if !seen.contains(&item.status.as_str()) || since > seen_at {
-                let reason = format!("it is {} now and was not when the page showed it: look at it again", item.status);
-                return Err(ApiError::Refused { id: item.id, reason });
-            }
-        }
-        Ok(())
-    }
-
-    /// The statuses that the items have, or may have.
-    async fn statuses(&self, visit: &Visit) -> Result<Vec<Status>, ApiError> {
-        let ids = match self {
-            Self::Filter(filter) => return Ok(filter.status.clone()),
-            Self::Ids(ids) => ids,
-        };
-        Ok(named(visit, ids).await?.into_iter().map(|summary| summary.item.status).collect())
-    }
-}
-
-/// The same JSON in ASCII: a page shows other characters as they are, or, where they would hide something, as escapes.
-fn in_ascii(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_ascii() {
-            text.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing into a text cannot fail.
-                let _ = write!(text, "\\u{unit:04x}");
-            }
-        }
-    }
-    text
-}
-
-/// The items that are named, as they are now.
-async fn named(visit: &Visit, ids: &[ItemId]) -> Result<Vec<ItemSummary>, ApiError> {
-    let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
-    let limit = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    Ok(visit.state.inspect.list(&filter, &Page { limit, before: None }).await?.items)
-}
-
-impl ChosenOptions {
-    /// The options of a form. A delay becomes a time, so that the form repeats what the page before said.
-    fn read(fields: &FormFields, deed: &Deed, now: Millis) -> Result<Self, ApiError> {
-        let is_chosen = |name: &str| fields.get(name).is_some();
-        let delay = fields.get("delay").unwrap_or("0s").to_owned();
-        let mut options = Self {
-            new_effects: is_chosen("new_effects"),
-            skip_key: is_chosen("skip_key"),
-            force: is_chosen("force"),
-            delay,
-            available_at: None,
-        };
-        if deed.word == "reschedule" {
-            options.available_at = Some(match fields.get("available_at") {
-                Some(text) => number("available_at", text)?,
-                None => now.saturating_add(length(&options.delay)?),
-            });
-        }
-        Ok(options)
-    }
-
-    /// The options in one word each. A form whose options differ from those that its page was about leads to a new page.
-    fn shown(&self) -> String {
-        format!("{} {} {} {}", self.new_effects, self.skip_key, self.force, self.delay)
-    }
-
-    /// The address of the page about these options.
-    fn preview(&self, deed: &Deed, fields: &FormFields) -> String {
-        let flags = [("new_effects", self.new_effects), ("skip_key", self.skip_key), ("force", self.force)];
-        let flags = flags.into_iter().filter(|(_, is_chosen)| *is_chosen).map(|(name, _)| (name, "yes"));
-        let delay = (deed.word == "reschedule").then_some(("delay", self.delay.as_str()));
-        let options: Vec<_> = flags.chain(delay).collect();
-        let options = serde_urlencoded::to_string(options).unwrap_or_default();
-        format!("{}?{}&{options}", deed.word, fields.get("asked").unwrap_or_default())
-    }
-}
-
-/// A length of time that a person wrote, such as `15m`.
-fn length(text: &str) -> Result<Duration, ApiError> {
-    let invalid = || ApiError::Invalid(format!("the delay is {text:?}: write it such as 30s, 15m or 2h"));
-    humantime::parse_duration(text).map_err(|_| invalid())
 }

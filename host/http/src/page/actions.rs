@@ -79,21 +79,24 @@ pub(super) struct Choice {
     pub(super) word: &'static str,
     pub(super) verb: &'static str,
     pub(super) class: &'static str,
+    /// The statuses of the items that it would take of these: `DLQ and DONE`.
+    pub(super) statuses: String,
 }
 
-fn choice(deed: &Deed) -> Choice {
+fn choice(deed: &Deed, asked: &[Status]) -> Choice {
     let class = match deed.word {
         "replay" => "strong",
         "dead" | "purge" => "danger",
         _ => "",
     };
-    Choice { word: deed.word, verb: deed.verb, class }
+    let statuses: Vec<_> = deed.statuses(asked).into_iter().map(Status::as_str).collect();
+    Choice { word: deed.word, verb: deed.verb, class, statuses: statuses.join(" and ") }
 }
 
 /// The actions that the caller may do to items of these statuses; of all, where none is named.
 pub(super) fn choices_for(statuses: &[Status], caller: &Caller) -> Vec<Choice> {
     let applies = |deed: &&Deed| statuses.is_empty() || statuses.iter().any(|status| deed.applies_to(*status));
-    DEEDS.iter().filter(|deed| caller.may(deed.right)).filter(applies).map(choice).collect()
+    DEEDS.iter().filter(|deed| caller.may(deed.right)).filter(applies).map(|deed| choice(deed, statuses)).collect()
 }
 
 /// The actions that the caller may do to the item. Only what an operator dead-lettered can be restored.
@@ -119,56 +122,65 @@ pub(super) fn tried_attempt(details: &ItemDetails) -> Option<&FailedAttempt> {
 
 /// What an action means for the effects of items: whether any can happen twice, and what cannot be undone.
 pub(super) fn consequence(word: &str, statuses: &[Status], has_new_keys: bool) -> Consequence {
-    let (class, text) = match word {
-        "replay" if has_new_keys => (
-            "bad",
-            "Duplicates follow: outgoing requests carry new idempotency keys, so every receiver performs the effects \
-             again, also those that were performed before.",
-        ),
-        "replay" if statuses.is_empty() || statuses.contains(&Status::Done) => (
-            "bad",
-            "Duplicates may follow: items that are DONE have had their effects. Their requests carry the same \
-             idempotency keys as before; a receiver that does not honour keys performs the effects again.",
-        ),
-        "replay" => (
-            "wait",
-            "Duplicates may follow: an attempt that failed may have had its effect. Requests carry the same idempotency \
-             keys as before, so a receiver that honours keys performs nothing twice. An item whose ordering key was \
-             unblocked comes after those that went on.",
-        ),
-        "release" => (
-            "wait",
+    match word {
+        "replay" => of_replay(statuses, has_new_keys),
+        "release" => Consequence::wait(
             "Duplicates may follow: a new attempt can begin while the old one still sends requests. Both carry the same \
              idempotency keys.",
         ),
-        "dead" => (
-            "wait",
+        "dead" => Consequence::wait(
             "No duplicates follow: nothing is sent any more. An attempt that is under way may still have its effect. \
              Items behind these in their ordering keys wait, unless the key is skipped.",
         ),
-        "purge" => (
-            "bad",
+        "purge" => Consequence::bad(
             "This cannot be undone: the items and their history are deleted. Their idempotency keys become free, so an \
              application that enqueues one of them again creates a new item, and its effects follow again.",
         ),
-        "restore" => (
-            "wait",
+        "restore" => Consequence::wait(
             "Duplicates may follow: the items are attempted again, and an attempt that was under way or failed before may \
              have had its effect. Requests carry the same idempotency keys.",
         ),
-        _ => (
-            "wait",
+        _ => Consequence::wait(
             "Only the time of the next attempt changes. Duplicates may follow as with every attempt after one that failed: \
              requests carry the same idempotency keys.",
         ),
-    };
-    Consequence { class, text }
+    }
+}
+
+fn of_replay(statuses: &[Status], has_new_keys: bool) -> Consequence {
+    if has_new_keys {
+        return Consequence::bad(
+            "Duplicates follow: outgoing requests carry new idempotency keys, so every receiver performs the effects \
+             again, also those that were performed before.",
+        );
+    }
+    if statuses.is_empty() || statuses.contains(&Status::Done) {
+        return Consequence::bad(
+            "Duplicates may follow: items that are DONE have had their effects. Their requests carry the same \
+             idempotency keys as before; a receiver that does not honour keys performs the effects again.",
+        );
+    }
+    Consequence::wait(
+        "Duplicates may follow: an attempt that failed may have had its effect. Requests carry the same idempotency \
+         keys as before, so a receiver that honours keys performs nothing twice. An item whose ordering key was \
+         unblocked comes after those that went on.",
+    )
 }
 
 /// What an operator is told before an action.
 pub(super) struct Consequence {
     pub(super) class: &'static str,
     pub(super) text: &'static str,
+}
+
+impl Consequence {
+    fn wait(text: &'static str) -> Self {
+        Self { class: "wait", text }
+    }
+
+    fn bad(text: &'static str) -> Self {
+        Self { class: "bad", text }
+    }
 }
 
 #[cfg(test)]

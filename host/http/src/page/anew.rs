@@ -16,8 +16,8 @@ use crate::page::form::{Form, FormFields};
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::line::is_blocking;
-use crate::page::login::go_to;
-use crate::page::visit::{Visit, shown};
+use crate::page::reason::{ReasonFields, actor, reason};
+use crate::page::visit::{Visit, go_to, shown};
 use crate::problem::ApiError;
 use crate::query::number;
 
@@ -37,6 +37,7 @@ struct AnewPage {
     /// The query of the page that unblocks the key, where the old item blocks it.
     unblock: Option<String>,
     typed: Typed,
+    because: ReasonFields,
     /// What is wrong with what was typed.
     problem: Option<String>,
 }
@@ -44,8 +45,16 @@ struct AnewPage {
 /// The form with the payload of the old item.
 pub(super) async fn ask(visit: Visit, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let old = old_item(&visit, &id?.0).await?;
-    let typed = Typed { key: new_key(&old.idem_key), payload: text_of(&old)?, ..Typed::default() };
-    shown(&page(&visit, old, typed, None).await?)
+    let typed = Typed { key: new_key(&old.idem_key), payload: text_of(&old)? };
+    shown(&page(&visit, old, typed, &FormFields::new(Vec::new()), None).await?)
+}
+
+/// The form again, with what was typed before a log-in.
+pub(super) async fn again(visit: &Visit, id: &str, fields: &FormFields) -> Result<Response, ApiError> {
+    visit.caller.require(Right::Enqueue)?;
+    let old = old_item(visit, id).await?;
+    let ended = "the session had ended. This is what you typed: look at it, and send it again.";
+    shown(&page(visit, old, Typed::of(fields), fields, Some(ended.to_owned())).await?)
 }
 
 /// Enqueues the new item. What is wrong with the form is said above it, and nothing that was typed is lost.
@@ -56,7 +65,7 @@ pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form)
         Ok(id) => go_to(&format!("../{id}")),
         Err(err) if err.status().is_client_error() => {
             let (status, problem) = (err.status(), err.to_string());
-            let page = page(&visit, old, Typed::of(&fields), Some(problem)).await?;
+            let page = page(&visit, old, Typed::of(&fields), &fields, Some(problem)).await?;
             Ok((status, shown(&page)?).into_response())
         }
         Err(err) => Err(err),
@@ -80,24 +89,26 @@ async fn carry_out(visit: &Visit, fields: &FormFields, old: &Item) -> Result<Ite
     report.ids.first().copied().flatten().ok_or_else(purged)
 }
 
-/// What a person typed into the form.
-#[derive(Default)]
+/// What a person typed into the form, besides the reason.
 struct Typed {
     key: String,
     payload: String,
-    reason: String,
-    actor: String,
 }
 
 impl Typed {
     fn of(fields: &FormFields) -> Self {
-        let text = |name: &str| fields.get(name).unwrap_or_default().to_owned();
         let payload = fields.exact("payload").unwrap_or_default().to_owned();
-        Self { key: text("key"), payload, reason: text("reason"), actor: text("actor") }
+        Self { key: fields.get("key").unwrap_or_default().to_owned(), payload }
     }
 }
 
-async fn page(visit: &Visit, old: Item, typed: Typed, problem: Option<String>) -> Result<AnewPage, ApiError> {
+async fn page(
+    visit: &Visit,
+    old: Item,
+    typed: Typed,
+    fields: &FormFields,
+    problem: Option<String>,
+) -> Result<AnewPage, ApiError> {
     let is_blocking = match &old.ordering_key {
         Some(key) if old.status == Status::Dlq => is_blocking(&*visit.state.inspect, old.id, key).await?,
         _ => false,
@@ -111,6 +122,7 @@ async fn page(visit: &Visit, old: Item, typed: Typed, problem: Option<String>) -
         unblock: old.ordering_key.as_deref().filter(|_| is_blocking).map(|key| query("ordering_key", key)),
         ordering_key: old.ordering_key,
         typed,
+        because: ReasonFields::of(visit, fields),
         problem,
     })
 }
@@ -151,13 +163,13 @@ fn new_key(old: &str) -> String {
 }
 
 fn request(visit: &Visit, fields: &FormFields, old: &Item) -> Result<AnewRequest, ApiError> {
-    let needed = |name: &str| fields.get(name).ok_or_else(|| ApiError::Invalid(format!("the form has no {name}")));
+    let key = fields.get("key").ok_or_else(|| ApiError::Invalid("say which idempotency key it has".into()))?;
     let payload = fields.exact("payload").unwrap_or_default().replace("\r\n", "\n");
     if old.content_type == outbox_item::JSON {
         serde_json::from_str::<&serde_json::value::RawValue>(&payload)
             .map_err(ApiError::invalid_json("the payload"))?;
     }
-    let (actor, reason) = (visit.caller.actor(fields.get("actor").map(str::to_owned)), needed("reason")?.to_owned());
+    let (actor, reason) = (actor(visit, fields), reason(fields)?.to_owned());
     let mut metadata = serde_json::Map::new();
     metadata.insert(FROM.to_owned(), json!(old.id));
     metadata.insert("anew_by".to_owned(), json!(actor));
@@ -169,7 +181,7 @@ fn request(visit: &Visit, fields: &FormFields, old: &Item) -> Result<AnewRequest
         cid: Some(old.cid.clone()),
         ordering_key: old.ordering_key.clone(),
         fairness_key: old.fairness_key.clone(),
-        ..NewItem::new(&old.item_type, needed("key")?, payload)
+        ..NewItem::new(&old.item_type, key, payload)
     };
     Ok(AnewRequest { old: old.id, item, actor, reason: Some(reason) })
 }

@@ -9,6 +9,9 @@ use askama::Template;
 /// The width of a chart in its own units.
 const WIDTH: u64 = 340;
 
+/// The length of a line of one point.
+const POINT: f64 = 5.0;
+
 /// A figure over time, as a filled line.
 #[derive(Template)]
 #[template(path = "chart.html")]
@@ -92,12 +95,16 @@ fn points(values: &[Option<u64>], most: u64, width: u64, height: u64) -> Vec<Str
     lines
 }
 
-/// The line so far; a line of one point goes there and back, so that it is seen.
+/// The line so far. One of a single point gets a length, so that it is seen.
 fn ended(text: &mut String) -> Option<String> {
     let line = std::mem::take(text);
     match line.split_once(' ') {
         _ if line.is_empty() => None,
-        None => Some(format!("{line} {line}")),
+        None => {
+            let (x, y) = line.split_once(',').unwrap_or((&line, "0"));
+            let begin = x.parse::<f64>().unwrap_or(0.0) - POINT;
+            Some(format!("{:.1},{y} {line}", begin.max(0.0)))
+        }
         Some(_) => Some(line),
     }
 }
@@ -117,6 +124,7 @@ mod tests {
     fn a_line_has_a_gap_where_nothing_is_known() {
         let lines = points(&[Some(0), None, Some(10), Some(0), None], 10, 100, 24);
         assert_eq!(lines, ["0.0,22.0 0.0,22.0", "50.0,2.0 75.0,22.0"]);
+        assert_eq!(points(&[None, Some(1)], 1, 100, 24), ["95.0,2.0 100.0,2.0"], "one point is seen");
     }
 
     #[test]

@@ -4,20 +4,23 @@
 use askama::Template;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use outbox_item::Status;
 use outbox_store::{Control, ControlRequest, Execution};
 
 use crate::operations::{carry_out, find_job};
-use crate::page::form::{Form, FormFields};
+use crate::page::form::{Form, FormFields, TOKEN};
 use crate::page::frame::{Frame, Tab};
 use crate::page::line::waiting;
-use crate::page::login::go_to;
-use crate::page::visit::{Visit, shown};
+use crate::page::reason::{ReasonFields, actor, reason};
+use crate::page::visit::{Visit, go_to, shown};
 use crate::page::words::{count, counted, short_digest};
 use crate::problem::ApiError;
 use crate::query::number;
+
+/// Fields that do not say what is to be done.
+const ABOUT: [&str; 3] = [TOKEN, "reason", "actor"];
 
 /// The page before a control.
 #[derive(Template)]
@@ -25,6 +28,8 @@ use crate::query::number;
 struct ControlPage {
     frame: Frame,
     question: String,
+    /// Why the form that was sent changed nothing.
+    problem: Option<String>,
     verb: &'static str,
     consequence: &'static str,
     /// What it would change now.
@@ -33,7 +38,7 @@ struct ControlPage {
     changes: bool,
     is_dangerous: bool,
     hidden: Vec<(String, String)>,
-    asks_name: bool,
+    because: ReasonFields,
 }
 
 /// What is to be done, and to what.
@@ -50,21 +55,41 @@ pub(super) async fn ask(
     visit: Visit,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let fields = FormFields::new(query?.0);
-    let wanted = wanted(&visit, &fields).await?;
-    let (question, verb, consequence, is_dangerous) = words(&wanted);
-    let (changes, now) = preview(&visit, &wanted, fields.get("force").is_some()).await?;
-    let hidden = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let frame = visit.frame(&question, Tab::Operations);
-    let asks_name = visit.caller.name().is_none();
-    shown(&ControlPage { frame, question, verb, consequence, now, changes, is_dangerous, hidden, asks_name })
+    shown(&page(&visit, &FormFields::new(query?.0), None).await?)
 }
 
-/// Does it.
+async fn page(visit: &Visit, fields: &FormFields, problem: Option<String>) -> Result<ControlPage, ApiError> {
+    let wanted = wanted(visit, fields).await?;
+    let question = question(&wanted);
+    let (verb, is_dangerous, consequence) = meaning(&wanted);
+    let (changes, now) = preview(visit, &wanted, fields.get("force").is_some()).await?;
+    let subject = fields.iter().filter(|(name, _)| !ABOUT.contains(name));
+    let hidden = subject.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let (frame, because) = (visit.frame(&question, Tab::Operations), ReasonFields::of(visit, fields));
+    Ok(ControlPage { frame, question, problem, verb, consequence, now, changes, is_dangerous, hidden, because })
+}
+
+/// Does it. What is wrong with the form is said on its page, and nothing that was typed is lost.
 pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiError> {
-    let wanted = wanted(&visit, &fields).await?;
-    let reason = fields.get("reason").ok_or_else(|| ApiError::Invalid("say why: the audit trail keeps it".into()))?;
-    let actor = visit.caller.actor(fields.get("actor").map(str::to_owned));
+    let wrong = match act(&visit, &fields).await {
+        Err(err) if err.status().is_client_error() => err,
+        done => return done,
+    };
+    match page(&visit, &fields, Some(wrong.to_string())).await {
+        Ok(page) => Ok((wrong.status(), shown(&page)?).into_response()),
+        Err(_) => Err(wrong),
+    }
+}
+
+/// The query of the page of a form, with what was typed there.
+pub(super) fn again(fields: &FormFields) -> String {
+    let kept: Vec<_> = fields.iter().filter(|(name, _)| *name != TOKEN).collect();
+    serde_urlencoded::to_string(kept).unwrap_or_default()
+}
+
+async fn act(visit: &Visit, fields: &FormFields) -> Result<Response, ApiError> {
+    let wanted = wanted(visit, fields).await?;
+    let (actor, reason) = (actor(visit, fields), reason(fields)?.to_owned());
     let goal = match &wanted {
         Wanted::Control(Control::Cancel { job }) => format!("../jobs/{job}"),
         Wanted::Control(Control::RollBack { .. }) | Wanted::Release { .. } => "../plugins".to_owned(),
@@ -72,13 +97,12 @@ pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiE
     };
     match wanted {
         Wanted::Control(control) => {
-            let request =
-                ControlRequest { control, actor, reason: Some(reason.to_owned()), execution: Execution::Apply };
+            let request = ControlRequest { control, actor, reason: Some(reason), execution: Execution::Apply };
             carry_out(&visit.state, &request, fields.get("force").is_some()).await?;
         }
         Wanted::Release { digest } => {
-            if !visit.state.operate.lift_quarantine(&digest, &actor, Some(reason)).await? {
-                return Err(ApiError::Invalid(format!("no component {digest} is quarantined: nothing was released")));
+            if !visit.state.operate.lift_quarantine(&digest, &actor, Some(&reason)).await? {
+                return Err(not_quarantined(&digest));
             }
         }
     }
@@ -88,10 +112,16 @@ pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiE
 
 /// Whether it would change anything, and what, in words. An unknown name is refused.
 async fn preview(visit: &Visit, wanted: &Wanted, is_forced: bool) -> Result<(bool, String), ApiError> {
-    let Wanted::Control(control) = wanted else { return Ok((true, String::new())) };
+    let control = match wanted {
+        Wanted::Control(control) => control,
+        Wanted::Release { digest } => return Ok((true, of_quarantined(visit, digest).await?)),
+    };
     let request =
         ControlRequest { control: control.clone(), actor: String::new(), reason: None, execution: Execution::DryRun };
     let report = carry_out(&visit.state, &request, is_forced).await?;
+    if !report.changed {
+        return Ok((false, "Nothing would change: it is so already.".to_owned()));
+    }
     let words = match control {
         Control::Pause { item_type } | Control::Resume { item_type } => of_type(visit, item_type).await?,
         Control::Unblock { ordering_key } => {
@@ -107,7 +137,7 @@ async fn preview(visit: &Visit, wanted: &Wanted, is_forced: bool) -> Result<(boo
         }
         _ => String::new(),
     };
-    Ok((report.changed, if report.changed { words } else { "Nothing would change: it is so already.".to_owned() }))
+    Ok((true, words))
 }
 
 /// How many items of a type there are for workers.
@@ -118,6 +148,17 @@ async fn of_type(visit: &Visit, item_type: &str) -> Result<String, ApiError> {
     };
     let (waiting, claimed) = (items(Status::Pending), items(Status::Claimed));
     Ok(format!("{} of the type wait now, and {} are being handled.", counted(waiting, "item"), count(claimed)))
+}
+
+/// What the quarantine says of the component.
+async fn of_quarantined(visit: &Visit, digest: &str) -> Result<String, ApiError> {
+    let all = visit.state.inspect.list_quarantine().await?;
+    let found = all.into_iter().find(|record| record.digest == digest).ok_or_else(|| not_quarantined(digest))?;
+    Ok(format!("It is a version of {}: {}.", found.plugin, found.reason))
+}
+
+fn not_quarantined(digest: &str) -> ApiError {
+    ApiError::Invalid(format!("no component {digest} is quarantined: nothing was released"))
 }
 
 /// What the last part of the path and the fields ask for.
@@ -158,57 +199,54 @@ async fn check_rollback(visit: &Visit, plugin: &str, digest: &str) -> Result<(),
     Err(ApiError::Invalid(format!("no process runs the component {digest} of {plugin} any more: nothing was changed")))
 }
 
-/// The question, the verb, what follows, and whether it is dangerous.
-fn words(wanted: &Wanted) -> (String, &'static str, &'static str, bool) {
+/// The question.
+fn question(wanted: &Wanted) -> String {
     let of_type = |item_type: &Option<String>| item_type.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     match wanted {
-        Wanted::Control(Control::Pause { item_type }) => (
-            format!("Pause {item_type}?"),
-            "Pause",
-            "No process claims items of the type any more. Attempts that are under way go on; items wait and lose nothing.",
-            false,
-        ),
-        Wanted::Control(Control::Resume { item_type }) => {
-            (format!("Resume {item_type}?"), "Resume", "Processes claim the items that wait, oldest first.", false)
+        Wanted::Control(Control::Pause { item_type }) => format!("Pause {item_type}?"),
+        Wanted::Control(Control::Resume { item_type }) => format!("Resume {item_type}?"),
+        Wanted::Control(Control::PauseKey { fairness_key, item_type }) => {
+            format!("Pause the fairness key {fairness_key}{}?", of_type(item_type))
         }
-        Wanted::Control(Control::PauseKey { fairness_key, item_type }) => (
-            format!("Pause the fairness key {fairness_key}{}?", of_type(item_type)),
+        Wanted::Control(Control::ResumeKey { fairness_key, item_type }) => {
+            format!("Resume the fairness key {fairness_key}{}?", of_type(item_type))
+        }
+        Wanted::Control(Control::Unblock { ordering_key }) => format!("Unblock the key {ordering_key}?"),
+        Wanted::Control(Control::RollBack { plugin, digest }) => {
+            format!("Roll back {plugin} from {}?", short_digest(digest))
+        }
+        Wanted::Release { digest } => format!("Release {} from quarantine?", short_digest(digest)),
+        Wanted::Control(Control::Cancel { job }) => format!("Cancel job {job}?"),
+        Wanted::Control(_) => "Change this?".to_owned(),
+    }
+}
+
+/// The verb, whether it is dangerous, and what follows.
+fn meaning(wanted: &Wanted) -> (&'static str, bool, &'static str) {
+    match wanted {
+        Wanted::Control(Control::Pause { .. } | Control::PauseKey { .. }) => (
             "Pause",
-            "No process claims items with the key any more. Attempts that are under way go on; items wait and lose nothing.",
             false,
+            "No process claims these items any more. Attempts that are under way go on; items wait and lose nothing.",
         ),
-        Wanted::Control(Control::ResumeKey { fairness_key, item_type }) => (
-            format!("Resume the fairness key {fairness_key}{}?", of_type(item_type)),
-            "Resume",
-            "Processes claim the items that wait.",
-            false,
-        ),
-        Wanted::Control(Control::Unblock { ordering_key }) => (
-            format!("Unblock the key {ordering_key}?"),
+        Wanted::Control(Control::Resume { .. } | Control::ResumeKey { .. }) => {
+            ("Resume", false, "Processes claim the items that wait, oldest first.")
+        }
+        Wanted::Control(Control::Unblock { .. }) => (
             "Unblock",
+            true,
             "The items behind go on without the dead ones. Those stay in the DLQ; a replay puts one in front again.",
-            true,
         ),
-        Wanted::Control(Control::RollBack { plugin, digest }) => (
-            format!("Roll back {plugin} from {}?", short_digest(digest)),
+        Wanted::Control(Control::RollBack { .. }) => (
             "Roll back",
+            true,
             "No process runs this component any more: each returns to the version before it. Attempts that are under way \
-             finish first.",
-            true,
+             finish first. The component stays in quarantine until somebody releases it.",
         ),
-        Wanted::Release { digest } => (
-            format!("Release {} from quarantine?", short_digest(digest)),
-            "Release",
-            "Processes may run this component again. It was quarantined because its attempts kept failing or an operator \
-             rolled it back.",
-            true,
-        ),
-        Wanted::Control(Control::Cancel { job }) => (
-            format!("Cancel job {job}?"),
-            "Cancel the job",
-            "The job changes no further items. What it has changed stays changed.",
-            true,
-        ),
-        Wanted::Control(_) => ("Change this?".to_owned(), "Change", "", true),
+        Wanted::Release { .. } => ("Release", true, "Processes whose plugin file is this component run it again."),
+        Wanted::Control(Control::Cancel { .. }) => {
+            ("Cancel the job", true, "The job changes no further items. What it has changed stays changed.")
+        }
+        Wanted::Control(_) => ("Change", true, ""),
     }
 }

@@ -12,15 +12,17 @@ use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 
 use crate::access::{Caller, Right};
 use crate::page::compression::{accepts_gzip, compressed};
 use crate::page::content::plain;
+use crate::page::form::is_from_elsewhere;
 use crate::page::frame::{Frame, Tab};
-use crate::page::login::LoginPage;
+use crate::page::kept::KeptForm;
+use crate::page::login::{LoginPage, WantedPage};
 use crate::problem::ToldProblem;
 use crate::server_state::ServerState;
 use crate::state::HttpSettings;
@@ -40,7 +42,10 @@ pub(crate) async fn dress(State(state): State<Arc<ServerState>>, request: Reques
     if let Some(problem) = answer.extensions_mut().remove::<ToldProblem>()
         && wants_page(&headers)
     {
-        answer = page_of(answer, &problem, (&uri, is_view), &state.settings());
+        let settings = state.settings();
+        let sent = KeptForm::of_refused(&mut answer, (&uri, &headers), settings.body_timeout).await;
+        let asked = if is_view { WantedPage::View(&uri) } else { WantedPage::Form(&uri, sent) };
+        answer = page_of(answer, &problem, asked, &settings);
     }
     protect(answer.headers_mut(), uri.path());
     if accepts_gzip(&headers) && !is_from_elsewhere(&headers) { compressed(answer).await } else { answer }
@@ -58,17 +63,11 @@ fn wants_page(headers: &HeaderMap) -> bool {
     text(headers, &ACCEPT).contains("text/html")
 }
 
-/// Whether a page of another site caused the request.
-pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
-    let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
-    !matches!(site, "" | "same-origin" | "none")
-}
-
-/// The problem as a page, with the status and the headers of the answer. A log-in leads back to a view, not to what a form
-/// was sent to.
-fn page_of(answer: Response, problem: &ToldProblem, (uri, is_view): (&Uri, bool), settings: &HttpSettings) -> Response {
+/// The problem as a page, with the status and the headers of the answer.
+fn page_of(answer: Response, problem: &ToldProblem, wanted: WantedPage<'_>, settings: &HttpSettings) -> Response {
+    let uri = wanted.uri();
     let page = if problem.word == "unauthorized" && !settings.access.tokens.is_empty() {
-        LoginPage::after(problem, (uri, is_view), settings).render()
+        LoginPage::after(problem, wanted, settings).render()
     } else {
         let frame = Frame::bare(title(problem), uri, settings);
         let frame = match answer.extensions().get::<Caller>() {
@@ -143,22 +142,4 @@ fn protect(headers: &mut HeaderMap, path: &str) {
     let is_file = path.starts_with("/cockpit/assets/");
     let varies = if is_file { "accept-encoding" } else { "accept, accept-encoding, cookie" };
     headers.append(VARY, HeaderValue::from_static(varies));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: &'static str, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
-    }
-
-    #[test]
-    fn a_request_that_another_site_causes_is_known() {
-        for (site, is_elsewhere) in [("same-origin", false), ("none", false), ("cross-site", true), ("same-site", true)]
-        {
-            assert_eq!(is_from_elsewhere(&headers("sec-fetch-site", site)), is_elsewhere, "{site}");
-        }
-        assert!(!is_from_elsewhere(&HeaderMap::new()));
-    }
 }

@@ -10,14 +10,14 @@ use outbox_item::{ItemId, ItemSummary, Status};
 use outbox_store::engine::operator_actions::DEAD_BY_OPERATOR_CODE;
 use outbox_store::{FailureGroup, Filter, Page};
 
-use crate::answers::{Sight, Visible};
+use crate::answers::Sight;
 use crate::glance::Glance;
 use crate::page::actions::{Choice, choices_for, may_try};
 use crate::page::filters::Asked;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::visit::{Visit, shown};
-use crate::page::why::HIDDEN;
+use crate::page::why::message;
 use crate::page::words::{Ago, Moment, count, counted, cut, short_digest};
 use crate::problem::ApiError;
 
@@ -26,6 +26,9 @@ const GROUPS: u32 = 50;
 
 /// Items of a group that are listed as samples.
 const SAMPLES: u32 = 10;
+
+/// The longest message of a group, in characters.
+const MESSAGE_MAX: usize = 240;
 
 /// The groups, as their template reads them.
 #[derive(Template)]
@@ -99,33 +102,38 @@ pub(super) async fn failures(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let glance = visit.glance().await?;
-    let Asked { filter, .. } = Asked::read(query?.0, glance.overview.now)?;
-    visit.caller.require_to_search(&filter)?;
-    let is_retrying = match filter.status[..] {
-        [] | [Status::Dlq] => false,
-        [Status::Pending] => true,
-        _ => {
-            return Err(ApiError::Invalid(
-                "failures are those of DLQ or of PENDING items: choose one of the two".into(),
-            ));
-        }
-    };
-    let _place = visit.state.content_place(&filter).await;
-    let store = &visit.state.inspect;
-    let groups = if is_retrying {
-        store.retrying_failures(&filter, GROUPS).await?
-    } else {
-        store.failures(&filter, GROUPS).await?
-    };
-    let sight = visit.sight();
+    let asked = Asked::read(query?.0, glance.overview.now)?;
+    visit.caller.require_to_search(&asked.filter)?;
+    let is_retrying = is_retrying(&asked.filter)?;
+    let groups = read_groups(&visit, &asked.filter, is_retrying).await?;
+    let (sight, is_live) = (visit.sight(), !asked.costs_much());
     shown(&FailuresPage {
-        frame: visit.live_frame("Failures", Tab::Failures),
+        frame: Frame { is_live, ..visit.frame("Failures", Tab::Failures) },
         opening: opening(&groups, is_retrying),
         is_retrying,
-        item_type: filter.r#type.unwrap_or_default(),
+        item_type: asked.filter.r#type.unwrap_or_default(),
         types: glance.overview.by_type.keys().cloned().collect(),
         groups: groups.into_iter().map(|group| group_line(group, &glance, &sight, is_retrying)).collect(),
     })
+}
+
+/// Whether the groups are those of items that wait for another attempt, and not of dead ones.
+fn is_retrying(filter: &Filter) -> Result<bool, ApiError> {
+    match filter.status[..] {
+        [] | [Status::Dlq] => Ok(false),
+        [Status::Pending] => Ok(true),
+        _ => {
+            let choice = "failures are those of DLQ or of PENDING items: choose one of the two";
+            Err(ApiError::Invalid(choice.into()))
+        }
+    }
+}
+
+async fn read_groups(visit: &Visit, filter: &Filter, is_retrying: bool) -> Result<Vec<FailureGroup>, ApiError> {
+    let _place = visit.state.content_place(filter).await;
+    let store = &visit.state.inspect;
+    let groups = if is_retrying { store.retrying_failures(filter, GROUPS) } else { store.failures(filter, GROUPS) };
+    Ok(groups.await?)
 }
 
 fn opening(groups: &[FailureGroup], is_retrying: bool) -> String {
@@ -147,19 +155,12 @@ fn group_line(group: FailureGroup, glance: &Glance, sight: &Sight, is_retrying: 
     GroupLine {
         path,
         changed: newer_handler(&group.r#type, group.handler_digest.as_deref(), glance),
-        message: message(group.message, sight),
+        message: message(group.message.as_deref().unwrap_or_default(), MESSAGE_MAX, sight),
         item_type: group.r#type,
         code: group.code.unwrap_or_default(),
         count: count(group.count),
         first: Ago::of(group.first_at, now),
         last: Ago::of(group.last_at, now),
-    }
-}
-
-fn message(message: Option<String>, sight: &Sight) -> String {
-    match sight.content(message) {
-        Visible::Shown(message) => cut(&message.unwrap_or_default(), 240),
-        Visible::Hidden => HIDDEN.to_owned(),
     }
 }
 
@@ -190,7 +191,7 @@ pub(super) async fn failure(visit: Visit, path: Result<Path<String>, PathRejecti
         opening: format!("{} of {}", counted(group.count, "dead letter"), group.r#type),
         changes: changes(&group, &glance),
         code: group.code.clone().unwrap_or_default(),
-        message: message(group.message, &sight),
+        message: message(group.message.as_deref().unwrap_or_default(), MESSAGE_MAX, &sight),
         item_type: group.r#type,
         samples: samples.items.iter().map(sample_row).collect(),
         query: format!("status=DLQ&{}", query("fingerprint", &fingerprint)),
@@ -213,39 +214,40 @@ fn sample_row(ItemSummary { item, .. }: &ItemSummary) -> SampleRow {
 
 /// What has changed since the items failed: the handler, and how the type fares.
 fn changes(group: &FailureGroup, glance: &Glance) -> Vec<Change> {
-    let failed = group.handler_digest.as_deref().map_or("an unknown version".to_owned(), short_digest);
-    let is_served = glance.served.contains(&group.r#type);
-    let handler = match newer_handler(&group.r#type, group.handler_digest.as_deref(), glance) {
-        Some(newer) => {
-            Change { what: "handler", how: format!("{newer} runs now; they failed with {failed}"), is_news: true }
-        }
-        None if is_served => Change { what: "handler", how: format!("{failed} still runs"), is_news: false },
-        None => Change { what: "handler", how: "no running process has a handler".to_owned(), is_news: false },
-    };
-    let steps = glance.history.types.get(&group.r#type).map(|series| &series.steps[..]).unwrap_or_default();
-    let last_success = steps.iter().rev().find(|step| step.figures.done > 0);
-    let success = match last_success {
-        Some(step) if step.at > group.last_at => Change {
-            what: "last success",
-            how: format!("{} of the type done since then", counted(done_since(steps, group), "item")),
-            is_news: true,
-        },
-        Some(step) => Change {
-            what: "last success",
-            how: format!("{}, before the last of these failed", Ago::of(step.at, glance.overview.now).text()),
-            is_news: false,
-        },
-        None => Change { what: "last success", how: "none in the last hour".to_owned(), is_news: false },
-    };
-    let now = glance.overview.now;
-    let first = Change {
-        what: "first, last",
-        how: format!("{}, {}", Ago::of(group.first_at, now).text(), Ago::of(group.last_at, now).text()),
-        is_news: false,
-    };
-    vec![handler, success, first]
+    let ago = |at| Ago::of(at, glance.overview.now);
+    let first_and_last = format!("{}, {}", ago(group.first_at).text(), ago(group.last_at).text());
+    vec![
+        handler(group, glance),
+        last_success(group, glance),
+        Change { what: "first, last", how: first_and_last, is_news: false },
+    ]
 }
 
-fn done_since(steps: &[outbox_store::HistoryStep], group: &FailureGroup) -> u64 {
-    steps.iter().filter(|step| step.at > group.last_at).map(|step| step.figures.done).sum()
+fn handler(group: &FailureGroup, glance: &Glance) -> Change {
+    let failed = group.handler_digest.as_deref().map_or("an unknown version".to_owned(), short_digest);
+    let newer = newer_handler(&group.r#type, group.handler_digest.as_deref(), glance);
+    let how = match &newer {
+        Some(newer) => format!("{newer} runs now; they failed with {failed}"),
+        None if glance.served.contains(&group.r#type) => format!("{failed} still runs"),
+        None => "no running process has a handler".to_owned(),
+    };
+    Change { what: "handler", how, is_news: newer.is_some() }
+}
+
+fn last_success(group: &FailureGroup, glance: &Glance) -> Change {
+    let steps = glance.history.types.get(&group.r#type).map(|series| &series.steps[..]).unwrap_or_default();
+    let last = steps.iter().rev().find(|step| step.figures.done > 0);
+    let is_news = last.is_some_and(|step| step.at > group.last_at);
+    let how = match last {
+        Some(_) if is_news => {
+            let since = steps.iter().filter(|step| step.at > group.last_at);
+            let done = since.map(|step| step.figures.done).sum();
+            format!("{} of the type done since then", counted(done, "item"))
+        }
+        Some(step) => {
+            format!("{}, before the last of these failed", Ago::of(step.at, glance.overview.now).text())
+        }
+        None => "none in the last hour".to_owned(),
+    };
+    Change { what: "last success", how, is_news }
 }

@@ -48,6 +48,11 @@ impl Asked {
         Ok(Self { filter, page, given })
     }
 
+    /// Whether many items are read to find those that match. Such a view does not read itself again.
+    pub(super) fn costs_much(&self) -> bool {
+        self.filter.reads_content() || self.filter.error.is_some() || self.filter.key_prefix.is_some()
+    }
+
     /// The parameters as the query of an address.
     pub(super) fn query(&self) -> String {
         serde_urlencoded::to_string(&self.given).unwrap_or_default()

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts as _, Request};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
 use crate::access::{check_page, form_owner};
 use crate::body::{self, BodyResult, FORM, RequestBody};
@@ -63,7 +63,7 @@ impl FromRequest<Arc<ServerState>> for Form {
         let Ok(visit) = Visit::from_request_parts(&mut parts, state).await;
         let body = RequestBody::from_request(Request::from_parts(parts, body), state).await;
         check_page(&visit.headers, &visit.uri)?;
-        let fields = FormFields::new(fields(&visit.headers, body)?);
+        let fields = fields(&visit.headers, body)?;
         let owner = form_owner(&visit.caller);
         let given = fields.get(TOKEN).unwrap_or_default();
         if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
@@ -73,11 +73,33 @@ impl FromRequest<Arc<ServerState>> for Form {
     }
 }
 
+/// Whether a page of another site caused the request.
+pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get(HeaderName::from_static("sec-fetch-site")).and_then(|site| site.to_str().ok());
+    !matches!(site, None | Some("same-origin" | "none"))
+}
+
 /// The names and values of a body that is a form.
-pub(super) fn fields(headers: &HeaderMap, body: BodyResult) -> Result<Vec<(String, String)>, ApiError> {
+pub(super) fn fields(headers: &HeaderMap, body: BodyResult) -> Result<FormFields, ApiError> {
     match body::media_type(headers) {
         given if given == FORM => serde_urlencoded::from_bytes(&body::read(body)?)
+            .map(FormFields::new)
             .map_err(|_| ApiError::Invalid("the body is no form".into())),
         given => Err(ApiError::WrongContentType { given, accepted: FORM }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_another_site_causes_is_known() {
+        for (site, is_elsewhere) in [("same-origin", false), ("none", false), ("cross-site", true), ("same-site", true)]
+        {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("sec-fetch-site"), site.parse().unwrap())]);
+            assert_eq!(is_from_elsewhere(&headers), is_elsewhere, "{site}");
+        }
+        assert!(!is_from_elsewhere(&HeaderMap::new()));
     }
 }

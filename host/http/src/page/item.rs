@@ -47,15 +47,8 @@ struct OneItemPage {
     facts: Vec<Fact>,
     events: Vec<Event>,
     left_out: u64,
-    payload: Option<ShownContent>,
-    result: Option<ShownContent>,
-    headers: Vec<(String, String)>,
-    metadata: Option<String>,
-    content_type: String,
-    is_hidden: bool,
-    related: Vec<RelatedRow>,
-    related_more: bool,
-    cid_query: String,
+    contains: ItemContent,
+    related: RelatedItems,
     copies: Vec<Copied>,
     choices: Vec<Choice>,
     may_enqueue: bool,
@@ -67,6 +60,25 @@ struct Fact {
     name: &'static str,
     value: String,
     path: Option<String>,
+}
+
+/// What the item contains, as far as the reader may see it.
+struct ItemContent {
+    payload: Option<ShownContent>,
+    content_type: String,
+    result: Option<ShownContent>,
+    headers: Vec<(String, String)>,
+    metadata: Option<String>,
+    is_hidden: bool,
+}
+
+/// The items of the same correlation id.
+struct RelatedItems {
+    /// The newest, oldest first; none where there is no other.
+    rows: Vec<RelatedRow>,
+    has_older: bool,
+    /// The query of all of them.
+    query: String,
 }
 
 /// Another item of the same correlation id.
@@ -125,9 +137,8 @@ pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) 
     let group = group(&visit, &details).await?;
     let details = sight.redacted(details);
     let line = place_in_line(&*visit.state.inspect, &details.item).await?;
-    let (related, related_more) = related(&visit, &details.item).await?;
+    let related = related(&visit, &details.item).await?;
     let ItemDetails { item, .. } = &details;
-    let (payload, result) = contents(item, &sight);
     shown(&OneItemPage {
         frame: visit.live_frame(&format!("Item {}", item.id), Tab::Items),
         id: item.id.to_string(),
@@ -142,15 +153,8 @@ pub(super) async fn item(visit: Visit, id: Result<Path<String>, PathRejection>) 
         has_new_keys: item.effect_generation > 0,
         facts: facts(item),
         left_out: details.failed_attempts_total.saturating_sub(details.failed_attempts.len() as u64),
-        payload,
-        result,
-        headers: header_rows(item, &sight),
-        metadata: metadata_text(item, &sight),
-        content_type: item.content_type.clone(),
-        is_hidden: sight.content(()).is_hidden(),
+        contains: contains(item, &sight),
         related,
-        related_more,
-        cid_query: query("cid", &item.cid),
         copies: copies(&visit, item),
         choices: choices_for_item(&details, &visit.caller),
         may_try: may_try(&visit.caller) && tried_attempt(&details).is_some(),
@@ -181,12 +185,16 @@ fn last_error(item: &Item, sight: &Sight) -> Option<String> {
     }
 }
 
-fn contents(item: &Item, sight: &Sight) -> (Option<ShownContent>, Option<ShownContent>) {
-    match sight.content(()) {
-        Visible::Shown(()) => {
-            (Some(of_payload(&item.payload, &item.content_type)), item.result.as_deref().map(of_bytes))
-        }
-        Visible::Hidden => (None, None),
+fn contains(item: &Item, sight: &Sight) -> ItemContent {
+    let is_hidden = sight.content(()).is_hidden();
+    let payload = || of_payload(&item.payload, &item.content_type);
+    ItemContent {
+        payload: (!is_hidden).then(payload),
+        content_type: item.content_type.clone(),
+        result: item.result.as_deref().filter(|_| !is_hidden).map(of_bytes),
+        headers: header_rows(item, sight),
+        metadata: metadata_text(item, sight),
+        is_hidden,
     }
 }
 
@@ -218,11 +226,10 @@ fn facts(item: &Item) -> Vec<Fact> {
     facts
 }
 
-/// The newest items of the same correlation id, oldest first, and whether there are more.
-async fn related(visit: &Visit, item: &Item) -> Result<(Vec<RelatedRow>, bool), ApiError> {
+async fn related(visit: &Visit, item: &Item) -> Result<RelatedItems, ApiError> {
     let filter = Filter { cid: Some(item.cid.clone()), ..Filter::default() };
     let page = visit.state.inspect.list(&filter, &Page { limit: RELATED_MAX, before: None }).await?;
-    let has_more = page.next.is_some();
+    let has_older = page.next.is_some();
     let row = |ItemSummary { item: other, .. }: ItemSummary| RelatedRow {
         id: other.id.to_string(),
         item_type: other.item_type,
@@ -232,9 +239,9 @@ async fn related(visit: &Visit, item: &Item) -> Result<(Vec<RelatedRow>, bool), 
         is_here: other.id == item.id,
         enqueued: Moment::at(other.created_at),
     };
-    let mut rows: Vec<_> = page.items.into_iter().map(row).collect();
-    rows.reverse();
-    Ok((if rows.len() > 1 { rows } else { Vec::new() }, has_more))
+    let rows: Vec<_> = page.items.into_iter().rev().map(row).collect();
+    let rows = if rows.len() > 1 { rows } else { Vec::new() };
+    Ok(RelatedItems { rows, has_older, query: query("cid", &item.cid) })
 }
 
 fn copies(visit: &Visit, item: &Item) -> Vec<Copied> {

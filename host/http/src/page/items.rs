@@ -18,7 +18,7 @@ use crate::page::words::{Moment, count, cut, status_class};
 use crate::problem::ApiError;
 
 /// A total above this is shown as more than it.
-const COUNTED_MAX: u64 = 10_000;
+pub(super) const COUNTED_MAX: u64 = 10_000;
 
 /// The longest reason in a row, in characters.
 const REASON_MAX: usize = 140;
@@ -68,7 +68,7 @@ pub(super) async fn items(
     let page = visit.state.inspect.list(&narrowed(&asked.filter, &glance), &asked.page).await?;
     drop(place);
     let is_first = asked.page.before.is_none();
-    let is_live = !costs_much(&asked.filter) && page.looked_at.is_none();
+    let is_live = !asked.costs_much() && page.looked_at.is_none();
     let sight = visit.sight();
     let row = |summary: &ItemSummary| row(summary, &glance, &sight);
     shown(&ItemsPage {
@@ -84,11 +84,6 @@ pub(super) async fn items(
         choices: choices_for(&asked.filter.status, &visit.caller),
         form: FilterForm::of(&asked, &glance),
     })
-}
-
-/// Whether many items are read to find those that match. Such a list does not read itself again.
-fn costs_much(filter: &Filter) -> bool {
-    filter.reads_content() || filter.error.is_some() || filter.key_prefix.is_some()
 }
 
 /// What the page looked at before it ended.
@@ -123,7 +118,7 @@ fn row(ItemSummary { item, .. }: &ItemSummary, glance: &Glance, sight: &crate::a
     }
 }
 
-/// How many match: exactly where that is known without counting, at least so many otherwise.
+/// How many match. Where the store would have to count for it, `100+` says that there are more than the page shows.
 fn opening(filter: &Filter, page: &ItemPage, is_first: bool, glance: &Glance) -> String {
     let on_page = page.items.len() as u64;
     let total = match known_total(filter, glance) {
@@ -149,7 +144,7 @@ fn opening(filter: &Filter, page: &ItemPage, is_first: bool, glance: &Glance) ->
 }
 
 /// The total of a filter by status and type, which the store keeps.
-fn known_total(filter: &Filter, glance: &Glance) -> Option<u64> {
+pub(super) fn known_total(filter: &Filter, glance: &Glance) -> Option<u64> {
     let Filter { status, r#type, .. } = filter;
     if (Filter { status: status.clone(), r#type: r#type.clone(), ..Filter::default() }) != *filter {
         return None;

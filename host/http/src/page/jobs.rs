@@ -8,12 +8,12 @@ use axum::response::Response;
 use outbox_item::ItemId;
 use outbox_store::{DeadCause, Filter, Job, JobOutcome, JobState, RefusedItem};
 
-use crate::answers::{Sight, Visible};
+use crate::answers::Sight;
 use crate::operations::find_job;
 use crate::page::frame::{Frame, Tab};
 use crate::page::visit::{Visit, shown};
-use crate::page::why::HIDDEN;
-use crate::page::words::{Ago, Moment, count, cut, share, span};
+use crate::page::why::message as message_text;
+use crate::page::words::{Ago, Moment, count, counted, share, span};
 use crate::problem::ApiError;
 use crate::query::number;
 
@@ -129,7 +129,7 @@ fn class(state: JobState) -> &'static str {
 }
 
 fn pace(per_second: Option<u32>, stop_after: Option<u8>) -> String {
-    let rate = per_second.map(|rate| format!("at most {rate} items a second"));
+    let rate = per_second.map(|rate| format!("at most {} a second", counted(rate.into(), "item")));
     let stop = stop_after.map(|percent| format!("stops by itself when more than {percent} % are dead again"));
     rate.into_iter().chain(stop).collect::<Vec<_>>().join("; ")
 }
@@ -161,11 +161,7 @@ fn bar(job: &Job, outcome: &JobOutcome) -> Bar {
 }
 
 fn cause_row(DeadCause { fingerprint, count, sample, message }: DeadCause, sight: &Sight) -> CauseRow {
-    let message = match sight.content(message) {
-        Visible::Shown(message) => message.unwrap_or_default(),
-        Visible::Hidden => HIDDEN.to_owned(),
-    };
-    CauseRow { fingerprint, count, sample, message: cut(&message, 200) }
+    CauseRow { fingerprint, count, sample, message: message_text(message.as_deref().unwrap_or_default(), 200, sight) }
 }
 
 /// The job, as a list shows it.

@@ -3,8 +3,8 @@
 //! Sessions are begun and ended by the code of `POST /login` and `POST /logout`.
 
 use askama::Template;
-use axum::http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{Extensions, StatusCode, Uri};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{Extensions, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::access::login::{Entry, begin_session, check_entry, end_session, without_cookies};
@@ -12,9 +12,14 @@ use crate::access::{session_cookie, session_owner};
 use crate::body::BodyResult;
 use crate::page::form;
 use crate::page::frame::Frame;
-use crate::page::visit::{Visit, shown};
+use crate::page::kept::{ENCODED_MAX, KeptForm};
+use crate::page::visit::{Visit, go_to, shown};
+use crate::page::{act, anew, controls};
 use crate::problem::{ApiError, ToldProblem};
 use crate::state::HttpSettings;
+
+/// The largest body of a log-in, in bytes: anybody may send one.
+pub(super) const LOGIN_MAX: usize = crate::access::login::LOGIN_MAX + ENCODED_MAX;
 
 /// The page on which a token is given.
 #[derive(Template)]
@@ -27,15 +32,43 @@ pub(super) struct LoginPage {
     wrong: Option<String>,
     /// Whether a form led here, which was not carried out.
     is_after_form: bool,
+    /// That form, which is shown again after the log-in.
+    kept: Option<KeptForm>,
+}
+
+/// What somebody without a session asked for.
+pub(super) enum WantedPage<'a> {
+    /// A view.
+    View(&'a Uri),
+    /// What a form does, with the form if it can be shown again.
+    Form(&'a Uri, Option<KeptForm>),
+}
+
+impl WantedPage<'_> {
+    /// The address.
+    pub(super) fn uri(&self) -> &Uri {
+        match self {
+            Self::View(uri) | Self::Form(uri, _) => uri,
+        }
+    }
 }
 
 impl LoginPage {
     /// The page in place of one that needs a caller.
-    pub(super) fn after(problem: &ToldProblem, (uri, is_view): (&Uri, bool), settings: &HttpSettings) -> Self {
-        let address = uri.path_and_query().filter(|_| is_view).map_or("", |path| path.as_str());
-        let wanted = address.trim_start_matches('/');
+    pub(super) fn after(problem: &ToldProblem, wanted: WantedPage<'_>, settings: &HttpSettings) -> Self {
         let wrong = (problem.is_about_a_token).then(|| problem.detail.clone());
-        Self { frame: Frame::bare("Log in", uri, settings), next: accepted(wanted), wrong, is_after_form: !is_view }
+        let frame = Frame::bare("Log in", wanted.uri(), settings);
+        let (next, is_after_form, kept) = match wanted {
+            WantedPage::View(uri) => (uri.path_and_query().map_or("", |path| path.as_str()), false, None),
+            WantedPage::Form(_, kept) => ("", true, kept),
+        };
+        Self { frame, next: accepted(next.trim_start_matches('/')), wrong, is_after_form, kept }
+    }
+
+    /// The page again, because of this token.
+    fn again(visit: &Visit, next: String, kept: Option<KeptForm>, wrong: &ApiError) -> Self {
+        let frame = Frame::bare("Log in", &visit.uri, &visit.settings);
+        Self { frame, next, wrong: Some(wrong.to_string()), is_after_form: kept.is_some(), kept }
     }
 }
 
@@ -52,12 +85,6 @@ fn accepted(next: &str) -> String {
     if is_page && is_plain && !leads_back { next.to_owned() } else { "cockpit".to_owned() }
 }
 
-/// An answer that leads a browser to another address, which is relative to that of the request.
-pub(super) fn go_to(address: &str) -> Result<Response, ApiError> {
-    let address = address.parse::<axum::http::HeaderValue>().map_err(|_| ApiError::Internal)?;
-    Ok((StatusCode::SEE_OTHER, [(LOCATION, address)]).into_response())
-}
-
 /// Leads to the overview.
 pub(super) async fn to_cockpit(uri: Uri) -> Result<Response, ApiError> {
     go_to(if uri.path() == "/" { "cockpit" } else { "../cockpit" })
@@ -68,22 +95,41 @@ pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResul
     let entry = Entry { headers: &visit.headers, extensions: &extensions, uri: &visit.uri };
     check_entry(&visit.state, &entry)?;
     let fields = form::fields(&visit.headers, body)?;
-    let field = |name: &str| fields.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
-    let next = accepted(field("next"));
-    match begin_session(&visit.state, &entry, field("token").trim()).await {
-        Ok(begun) => Ok(begun.with_cookie(go_to(&format!("../{next}"))?, &visit.headers)),
+    let (next, kept) = (accepted(fields.get("next").unwrap_or_default()), KeptForm::of_login(&fields));
+    match begin_session(&visit.state, &entry, fields.get("token").unwrap_or_default()).await {
+        Ok(begun) => {
+            let headers = visit.headers.clone();
+            let visit = Visit { caller: begun.caller(), ..visit };
+            Ok(begun.with_cookie(led_back(&visit, &next, kept).await.into_response(), &headers))
+        }
         Err(err @ (ApiError::Unauthorized(_) | ApiError::TooManyAttempts { .. })) => {
-            let frame = Frame::bare("Log in", &visit.uri, &visit.settings);
-            let page = shown(&LoginPage { frame, next, wrong: Some(err.to_string()), is_after_form: false })?;
-            let mut page = (err.status(), page).into_response();
-            for (name, value) in err.into_response().headers() {
-                if *name == WWW_AUTHENTICATE || *name == RETRY_AFTER {
-                    page.headers_mut().insert(name, value.clone());
-                }
-            }
-            Ok(page)
+            refused(&LoginPage::again(&visit, next, kept, &err), err)
         }
         Err(err) => Err(err),
+    }
+}
+
+/// The page of the log-in, with the status and the headers of the refusal.
+fn refused(page: &LoginPage, err: ApiError) -> Result<Response, ApiError> {
+    let mut answer = (err.status(), shown(page)?).into_response();
+    for (name, value) in err.into_response().headers() {
+        if *name == WWW_AUTHENTICATE || *name == RETRY_AFTER {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    Ok(answer)
+}
+
+/// Leads to where the person wanted to go: to a view, or to the page of a form, with what was typed there. The form is not
+/// carried out.
+async fn led_back(visit: &Visit, next: &str, kept: Option<KeptForm>) -> Result<Response, ApiError> {
+    let Some(kept) = kept else { return go_to(&format!("../{next}")) };
+    let (path, fields) = (accepted(&kept.path), kept.fields());
+    match path.split('/').collect::<Vec<_>>()[..] {
+        ["cockpit", "items", id, "anew"] => anew::again(visit, id, &fields).await,
+        ["cockpit", "act", word] => go_to(&format!("act/{word}?{}", act::again(&fields))),
+        ["cockpit", "control", word] => go_to(&format!("control/{word}?{}", controls::again(&fields))),
+        _ => go_to("../cockpit"),
     }
 }
 
@@ -91,7 +137,7 @@ pub(super) async fn log_in(visit: Visit, extensions: Extensions, body: BodyResul
 pub(super) async fn log_out(visit: Visit, body: BodyResult) -> Result<Response, ApiError> {
     if let Some(cookie) = session_cookie(&visit.headers) {
         let fields = form::fields(&visit.headers, body)?;
-        let given = fields.iter().find(|(name, _)| name == form::TOKEN).map_or("", |(_, value)| value.as_str());
+        let given = fields.get(form::TOKEN).unwrap_or_default();
         if !visit.state.sessions.is_form_token(&visit.settings.access, &session_owner(cookie), given) {
             return Err(ApiError::CrossSite);
         }

@@ -9,14 +9,14 @@ use outbox_core::{BreakerState, BreakerStatus};
 use outbox_item::Millis;
 use outbox_store::{AuditEntry, JobState, Pod, StuckKind};
 
-use crate::answers::{Sight, Visible};
+use crate::answers::Sight;
 use crate::glance::Glance;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::jobs::{JobRow, job_row};
 use crate::page::visit::{Visit, shown};
-use crate::page::why::{HIDDEN, NO_REASON};
-use crate::page::words::{Ago, begun, count, counted, cut};
+use crate::page::why::message;
+use crate::page::words::{Ago, NO_REASON, begun, count, counted, cut};
 use crate::problem::ApiError;
 use crate::query::audit_query;
 
@@ -189,10 +189,7 @@ fn breakers(glance: &Glance, sight: &Sight) -> Vec<HeldRow> {
 
 fn breaker_row(breaker: &BreakerStatus, pod: &Pod, now: Millis, sight: &Sight) -> HeldRow {
     let since = Millis::new(pod.heartbeat_at.get().saturating_sub_unsigned(breaker.open_for_ms));
-    let cause = match sight.content(&breaker.cause) {
-        Visible::Shown(cause) => cut(cause, 160),
-        Visible::Hidden => HIDDEN.to_owned(),
-    };
+    let cause = message(&breaker.cause, 160, sight);
     HeldRow {
         word: "breaker",
         class: "bad",

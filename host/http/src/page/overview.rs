@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use outbox_item::{Millis, Status};
-use outbox_store::{HistoryFigures, HistorySeries};
+use outbox_store::HistoryFigures;
 
 use crate::glance::{Glance, lately};
 use crate::page::charts::Chart;
@@ -16,7 +16,7 @@ use crate::page::item::query;
 use crate::page::needs::{Need, Since, needs};
 use crate::page::pods::{PluginRow, PodRow, plugin_rows, pod_rows};
 use crate::page::sagas::{SagaPanel, busiest};
-use crate::page::types::{TypeRow, type_rows};
+use crate::page::types::{TypeRow, is_serving, type_rows};
 use crate::page::visit::{Visit, shown};
 use crate::page::words::{Ago, Moment, begun, bytes, count, counted, lasted, rate, short_count, span_ms};
 use crate::problem::ApiError;
@@ -132,9 +132,8 @@ pub(super) fn opening(needs: usize) -> String {
 pub(super) fn otherwise(glance: &Glance, is_calm: bool) -> String {
     let (done, during) = lately(&glance.history.total, glance.overview.now, |figures| figures.done);
     let all = if is_calm { "Everything" } else { "Everything else" };
-    let is_free =
-        |name: &&String| glance.served.contains(name) && !glance.pauses.iter().any(|pause| pause.r#type == **name);
-    let oldest = glance.overview.oldest_pending_ms.iter().filter(|(name, _)| is_free(name)).map(|(_, ms)| ms).max();
+    let due = glance.overview.oldest_pending_ms.iter();
+    let oldest = due.filter(|(name, _)| is_serving(glance, name)).map(|(_, ms)| ms).max();
     let claimed = of_status(glance, Status::Claimed);
     let moving = match (done, of_status(glance, Status::Pending)) {
         (0, 0) if claimed > 0 => format!("{} being handled.", counted(claimed, "item")),
@@ -174,24 +173,20 @@ pub(super) fn flow(glance: &Glance) -> Flow {
 
 fn charts(glance: &Glance) -> Charts {
     let hour = HourFigures::of(glance);
-    let HistorySeries { sum, steps } = &glance.history.total;
-    let latency = |figure: fn(&HistoryFigures) -> Option<u64>| -> Vec<Option<u64>> {
-        steps.iter().map(|step| figure(&step.figures)).collect()
-    };
-    let latencies =
-        [latency(|figures| figures.p50_ms), latency(|figures| figures.p95_ms), latency(|figures| figures.p99_ms)];
+    let done = counted(glance.history.total.sum.done, "item");
+    let latencies = [&hour.p50_ms[..], &hour.p95_ms, &hour.p99_ms];
     Charts {
         throughput: Chart::of(
             "Items done in each minute of the last hour",
-            format!("{} in all, at most {} in a minute", counted(sum.done, "item"), hour.most_done),
+            format!("{done} in all, at most {} in a minute", hour.most_done),
             &hour.done,
         ),
         latency: Chart::of_several(
             "Time from enqueue to done in each minute of the last hour",
             hour.latency.clone(),
-            [&latencies[0], &latencies[1], &latencies[2]],
+            latencies,
         ),
-        most_latency: lasted(latencies.iter().flatten().flatten().copied().max()),
+        most_latency: lasted(latencies.into_iter().flatten().flatten().copied().max()),
         waiting: Chart::of(
             "Items that waited in each minute of the last hour",
             format!("at most {}", hour.most_waiting),

@@ -4,14 +4,14 @@ use askama::Template;
 use axum::response::Response;
 
 use outbox_core::{PluginState, PluginStatus};
-use outbox_store::{AuditQuery, HistoryFigures, Overview, Pod};
+use outbox_store::{AuditQuery, HistoryFigures, Overview, Pod, QuarantineRecord};
 
 use crate::glance::Glance;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::pods::plugin_state;
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Ago, begun, count, share, short_digest, span_ms};
+use crate::page::words::{Ago, begun, count, lasted, share, short_digest};
 use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
@@ -25,6 +25,7 @@ struct PluginsPage {
     opening: String,
     rows: Vec<VersionRow>,
     troubles: Vec<Trouble>,
+    quarantined: Vec<QuarantinedRow>,
     history: Vec<PluginEvent>,
 }
 
@@ -40,7 +41,6 @@ struct VersionRow {
     generation: String,
     types: Vec<TypeFigures>,
     rollback: Option<String>,
-    release: Option<String>,
 }
 
 /// How a type of a plugin fares.
@@ -56,6 +56,15 @@ struct Trouble {
     name: String,
     pod: String,
     text: String,
+}
+
+/// A component that no process runs.
+struct QuarantinedRow {
+    plugin: String,
+    digest: String,
+    reason: String,
+    at: Ago,
+    release: String,
 }
 
 /// What an operator or a host did to a component.
@@ -77,6 +86,7 @@ pub(super) async fn plugins(visit: Visit) -> Result<Response, ApiError> {
         opening: opening(&glance.overview, troubles.len()),
         rows,
         troubles,
+        quarantined: quarantined(&visit, &glance).await?,
         history: history(&visit, &glance).await?,
     })
 }
@@ -88,7 +98,8 @@ fn versions(overview: &Overview) -> impl Iterator<Item = (&Pod, &PluginStatus)> 
 fn opening(overview: &Overview, troubles: usize) -> String {
     let pods = overview.live_pods().filter(|pod| !pod.plugins.is_empty()).count();
     let names: std::collections::BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
-    let run = format!("{} in {pods} process{}", begun(names.len(), "plugin"), if pods == 1 { "" } else { "es" });
+    let processes = if pods == 1 { "one process".to_owned() } else { format!("{pods} processes") };
+    let run = format!("{} in {processes}", begun(names.len(), "plugin"));
     match troubles {
         0 if names.is_empty() => "No running process has a plugin".to_owned(),
         0 => format!("{run}, all as their files say"),
@@ -99,11 +110,6 @@ fn opening(overview: &Overview, troubles: usize) -> String {
 
 fn version_row(pod: &Pod, plugin: &PluginStatus, glance: &Glance) -> VersionRow {
     let (class, state) = plugin_state(plugin);
-    let control = |word: &str| {
-        let digest = plugin.digest.as_deref()?;
-        let fields = [("plugin", plugin.name.as_str()), ("digest", digest)];
-        Some(format!("cockpit/control/{word}?{}", serde_urlencoded::to_string(fields).unwrap_or_default()))
-    };
     let can_return = plugin.state == PluginState::Active && plugin.previous.is_some();
     VersionRow {
         name: plugin.name.clone(),
@@ -115,25 +121,38 @@ fn version_row(pod: &Pod, plugin: &PluginStatus, glance: &Glance) -> VersionRow 
         version: plugin.version.clone().unwrap_or_default(),
         generation: plugin.generation.map_or("–".to_owned(), |number| number.to_string()),
         types: plugin.types.iter().map(|name| type_figures(name, glance)).collect(),
-        rollback: control("rollback").filter(|_| can_return),
-        release: control("release").filter(|_| plugin.state == PluginState::Quarantined),
+        rollback: plugin.digest.as_ref().filter(|_| can_return).map(|digest| control("rollback", &plugin.name, digest)),
     }
 }
 
 fn type_figures(name: &str, glance: &Glance) -> TypeFigures {
     let sum = glance.history.types.get(name).map(|series| series.sum.clone()).unwrap_or_default();
     let HistoryFigures { done, failed, p95_ms, .. } = sum;
-    TypeFigures {
-        name: name.to_owned(),
-        done: count(done),
-        failing: share(failed, done + failed),
-        p95: p95_ms.map_or("–".to_owned(), |ms| span_ms(i64::try_from(ms).unwrap_or(i64::MAX))),
-    }
+    TypeFigures { name: name.to_owned(), done: count(done), failing: share(failed, done + failed), p95: lasted(p95_ms) }
 }
 
 fn trouble((pod, plugin): (&Pod, &PluginStatus)) -> Option<Trouble> {
     let text = plugin.trouble()?;
     Some(Trouble { name: plugin.name.clone(), pod: pod.instance.clone(), text })
+}
+
+/// The components in quarantine, newest first.
+async fn quarantined(visit: &Visit, glance: &Glance) -> Result<Vec<QuarantinedRow>, ApiError> {
+    let row = |QuarantineRecord { digest, plugin, reason, at, .. }: QuarantineRecord| QuarantinedRow {
+        digest: short_digest(&digest),
+        reason,
+        at: Ago::of(at, glance.overview.now),
+        release: control("release", &plugin, &digest),
+        plugin,
+    };
+    let newest = visit.state.inspect.list_quarantine().await?.into_iter().take(ENTRIES as usize);
+    Ok(newest.map(row).collect())
+}
+
+/// The address of the page that rolls a component back or releases it.
+fn control(word: &str, plugin: &str, digest: &str) -> String {
+    let fields = [("plugin", plugin), ("digest", digest)];
+    format!("cockpit/control/{word}?{}", serde_urlencoded::to_string(fields).unwrap_or_default())
 }
 
 /// What the audit trail says about components, newest first.

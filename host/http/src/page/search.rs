@@ -7,14 +7,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 
 use outbox_item::{ItemId, Status};
-use outbox_store::{Filter, Page, item_with_key};
+use outbox_store::{Filter, Inspect, Page, StoreError, item_with_key};
 
 use crate::access::Right;
 use crate::page::form::FormFields;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
-use crate::page::login::go_to;
-use crate::page::visit::{Visit, shown};
+use crate::page::visit::{Visit, go_to, shown};
 use crate::problem::ApiError;
 
 /// The page for a word that names nothing.
@@ -56,13 +55,7 @@ fn unfinished() -> Vec<Status> {
 
 /// The address of what the word names, beside that of the search.
 async fn found(visit: &Visit, word: &str) -> Result<Option<String>, ApiError> {
-    let store = &*visit.state.inspect;
-    if let Ok(id) = word.parse::<ItemId>()
-        && store.get(id).await?.is_some()
-    {
-        return Ok(Some(format!("items/{id}")));
-    }
-    if let Some(id) = item_with_key(store, word).await? {
+    if let Some(id) = item(&*visit.state.inspect, word).await? {
         return Ok(Some(format!("items/{id}")));
     }
     let glance = visit.glance().await?;
@@ -72,12 +65,25 @@ async fn found(visit: &Visit, word: &str) -> Result<Option<String>, ApiError> {
     if glance.overview.sagas.contains_key(word) {
         return Ok(Some(format!("items?{}", query("saga", word))));
     }
-    let dead = vec![Status::Dlq];
-    let group = Filter { status: dead, fingerprint: Some(word.to_owned()), ..Filter::default() };
+    Ok(of_some_item(&*visit.state.inspect, word).await?)
+}
+
+/// The item of the id or of the idempotency key.
+async fn item(store: &dyn Inspect, word: &str) -> Result<Option<ItemId>, StoreError> {
+    match word.parse::<ItemId>() {
+        Ok(id) if store.get(id).await?.is_some() => Ok(Some(id)),
+        _ => item_with_key(store, word).await,
+    }
+}
+
+/// The address of what the word is to some item: its group of failures, its correlation id, its ordering key, the beginning
+/// of its key.
+async fn of_some_item(store: &dyn Inspect, word: &str) -> Result<Option<String>, StoreError> {
+    let text = || Some(word.to_owned());
+    let group = Filter { status: vec![Status::Dlq], fingerprint: text(), ..Filter::default() };
     if is_fingerprint(word) && !store.failures(&group, 1).await?.is_empty() {
         return Ok(Some(format!("failures/{word}")));
     }
-    let text = || Some(word.to_owned());
     for (name, filter) in [
         ("cid", Filter { cid: text(), ..Filter::default() }),
         ("ordering_key", Filter { status: unfinished(), ordering_key: text(), ..Filter::default() }),

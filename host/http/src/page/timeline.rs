@@ -6,8 +6,8 @@ use outbox_store::{AuditEntry, ItemDetails};
 
 use crate::answers::{Sight, Visible};
 use crate::page::content::{ShownExchange, exchange, plain};
-use crate::page::why::{HIDDEN, NO_REASON};
-use crate::page::words::{Moment, short_digest, span};
+use crate::page::why::HIDDEN;
+use crate::page::words::{Moment, NO_REASON, short_digest, span};
 
 /// Something that happened.
 pub(super) struct Event {

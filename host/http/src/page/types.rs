@@ -10,7 +10,7 @@ use outbox_item::Status;
 use outbox_store::OTHER_TYPES;
 
 use crate::glance::{Glance, lately};
-use crate::page::words::{count, lasted, rate, share, span_ms};
+use crate::page::words::{NO_REASON, count, lasted, rate, share, span_ms};
 
 /// The most types that the overview lists.
 const LISTED: usize = 100;
@@ -103,10 +103,15 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
     }
 }
 
+/// Whether workers claim the items of the type.
+pub(super) fn is_serving(glance: &Glance, name: &str) -> bool {
+    type_state(glance, name).class == "done"
+}
+
 fn type_state(glance: &Glance, name: &str) -> TypeState {
     let state = |class: &str, text: &str, about| TypeState { class: class.to_owned(), text: text.to_owned(), about };
     if let Some(pause) = glance.pauses.iter().find(|pause| pause.r#type == name) {
-        let reason = pause.reason.as_deref().unwrap_or("no reason given");
+        let reason = pause.reason.as_deref().unwrap_or(NO_REASON);
         return state("off", "paused", format!("by {}: {reason}", pause.actor));
     }
     let breakers = glance.overview.live_pods().flat_map(|pod| &pod.breakers);

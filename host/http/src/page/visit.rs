@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::FromRequestParts;
+use axum::http::header::LOCATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 
 use crate::access::{Caller, form_owner};
@@ -65,7 +66,13 @@ impl Visit {
     }
 }
 
-/// The view as an answer. Nothing in it is hidden from its reader, whoever wrote it.
+/// An answer that leads a browser to another address, which is relative to that of the request.
+pub(super) fn go_to(address: &str) -> Result<Response, ApiError> {
+    let address = address.parse::<HeaderValue>().map_err(|_| ApiError::Internal)?;
+    Ok((StatusCode::SEE_OTHER, [(LOCATION, address)]).into_response())
+}
+
+/// The view as an answer. Characters that a browser would hide or obey are shown as escapes, in texts of anybody.
 pub(super) fn shown(view: &impl Template) -> Result<Response, ApiError> {
     match view.render() {
         Ok(text) => Ok(Html(plain(&text)).into_response()),

@@ -3,17 +3,23 @@
 //! What only a look at other items tells, such as which item is in front of a key, is in `line.rs`.
 
 use outbox_core::{BreakerState, BreakerStatus};
-use outbox_item::{Item, Status};
+use outbox_item::{Item, ItemId, Status};
+use outbox_store::{Pod, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
-use crate::page::words::{counted, span};
+use crate::page::words::{NO_REASON, counted, cut, span};
 
 /// Said in place of a message that the reader may not see.
 pub(super) const HIDDEN: &str = "hidden: to see it needs the right read-payload";
 
-/// What a page shows for an action without a reason.
-pub(super) const NO_REASON: &str = "no reason given";
+/// A message of a failure in at most so many characters, or what is said in its place to a reader who may not see it.
+pub(super) fn message(text: &str, most: usize, sight: &Sight) -> String {
+    match sight.content(text) {
+        Visible::Shown(text) => cut(text, most),
+        Visible::Hidden => HIDDEN.to_owned(),
+    }
+}
 
 /// The reason as a sentence, with what it waits for.
 pub(super) fn sentence(item: &Item, glance: &Glance, sight: &Sight) -> String {
@@ -82,10 +88,17 @@ fn waiting(item: &Item, glance: &Glance) -> String {
             attempts => format!("attempt {} in {wait}", attempts + 1),
         };
     }
-    match &item.ordering_key {
-        Some(key) => format!("due; waits for its turn in the key {key}, or for a worker"),
-        None => "due; waits for a worker, or for a limit of its type".to_owned(),
+    match (&item.ordering_key, blocking(item, glance)) {
+        (Some(key), Some(dead)) => format!("due; behind item {dead}, which is dead and blocks the key {key}"),
+        (Some(key), None) => format!("due; waits for its turn in the key {key}, or for a worker"),
+        (None, _) => "due; waits for a worker, or for a limit of its type".to_owned(),
     }
+}
+
+/// The dead item that blocks the key of this one, where the store has told it.
+fn blocking(item: &Item, glance: &Glance) -> Option<ItemId> {
+    let of_key = |entry: &&StuckEntry| entry.kind == StuckKind::BlockedKey && entry.ordering_key == item.ordering_key;
+    glance.stuck.iter().find(of_key)?.item
 }
 
 fn paused(item: &Item, glance: &Glance) -> Option<String> {
@@ -100,8 +113,17 @@ fn paused(item: &Item, glance: &Glance) -> Option<String> {
 }
 
 fn unserved(item: &Item, glance: &Glance) -> Option<String> {
-    let is_served = glance.served.contains(&item.item_type);
-    (!is_served).then(|| format!("no running process has a handler for {}", item.item_type))
+    if glance.served.contains(&item.item_type) {
+        return None;
+    }
+    let now = glance.overview.now;
+    let had_one = |pod: &&Pod| pod.is_silent(now) && pod.plugins.iter().any(|one| one.types.contains(&item.item_type));
+    let last = glance.overview.pods.iter().filter(had_one).max_by_key(|pod| pod.heartbeat_at);
+    let told = |pod: &Pod| {
+        let role = pod.role.as_ref().map(|role| format!(" of the role {role}")).unwrap_or_default();
+        format!(": {}{role} had one, and has been silent for {}", pod.instance, span(now.since(pod.heartbeat_at)))
+    };
+    Some(format!("no running process has a handler for {}{}", item.item_type, last.map(told).unwrap_or_default()))
 }
 
 fn broken(item: &Item, glance: &Glance) -> Option<String> {

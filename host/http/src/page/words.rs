@@ -8,6 +8,9 @@ use askama::Template;
 
 use outbox_item::{Millis, Status};
 
+/// What is said of an action without a reason.
+pub(super) const NO_REASON: &str = "no reason given";
+
 /// A number with its thousands apart: `1,284`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -167,15 +170,11 @@ pub(super) struct Ago {
 }
 
 impl Ago {
-    /// How long before `now` the moment was, or how long after it will be.
+    /// How long before `now` the moment was. A moment that the store told after `now` was read is now too.
     pub(super) fn of(time: Millis, now: Millis) -> Self {
-        let text = if time > now {
-            format!("in {}", span(time.since(now)))
-        } else {
-            match now.since(time) {
-                short if short < Duration::from_secs(2) => "now".to_owned(),
-                long => format!("{} ago", span(long)),
-            }
+        let text = match now.since(time) {
+            short if short < Duration::from_secs(2) => "now".to_owned(),
+            long => format!("{} ago", span(long)),
         };
         Self { exact: exact(time), text }
     }
@@ -227,9 +226,7 @@ mod tests {
         assert_eq!(html, format!("<time datetime=\"{exact}\" title=\"{exact}\">2027-01-15 08:00:00 UTC</time>"));
         assert_eq!(exact_of_last(), "9999-12-31T23:59:59.999Z");
         let ago = |time: i64| Ago::of(Millis::new(time), Millis::new(100_000)).to_string();
-        assert!(
-            ago(40_000).contains(">1 min ago<") && ago(130_000).contains(">in 30 s<") && ago(99_000).contains(">now<")
-        );
+        assert!(ago(40_000).contains(">1 min ago<") && ago(130_000).contains(">now<") && ago(99_000).contains(">now<"));
     }
 
     fn exact_of_last() -> String {

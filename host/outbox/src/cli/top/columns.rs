@@ -92,7 +92,7 @@ pub(super) fn cells(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// The text in lines of at most this width, broken between words, at most so many; what is too long is cut.
+/// The text in at most `most` lines of this width, broken between words. What does not fit into a line is cut.
 pub(super) fn wrapped(text: &str, width: usize, most: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

@@ -46,7 +46,8 @@ pub(super) fn flow(report: &OverviewReport, theme: Theme) -> Vec<Line<'static>> 
 pub(super) fn hour(report: &OverviewReport, theme: Theme, width: usize, is_tall: bool) -> Vec<Line<'static>> {
     let hour = &report.hour;
     let done = format!("{} done, at most {} in a minute", hour.done_in_all, hour.most_done);
-    let mut figures = vec![("Throughput", &hour.done, done), ("Latency", &hour.p95_ms, hour.latency.clone())];
+    let p95: Vec<u64> = hour.p95_ms.iter().map(|ms| ms.unwrap_or(0)).collect();
+    let mut figures = vec![("Throughput", &hour.done[..], done), ("Latency", &p95, hour.latency.clone())];
     if is_tall {
         figures.push(("Waiting", &hour.waiting, format!("at most {}", hour.most_waiting)));
         figures.push(("Retries", &hour.retries, hour.due.clone()));
@@ -55,7 +56,7 @@ pub(super) fn hour(report: &OverviewReport, theme: Theme, width: usize, is_tall:
     let room = width.saturating_sub(NAME + 2 + widest).min(BARS);
     let bars = figures.iter().map(|(_, values, _)| sparkline(values, room)).collect::<Vec<_>>();
     let room = bars.iter().map(|bars| cells(bars)).max().unwrap_or(0);
-    let line = |((name, _, about), bars): ((&'static str, &Vec<u64>, String), String)| {
+    let line = |((name, _, about), bars): ((&'static str, &[u64], String), String)| {
         let bars = Span::styled(format!("{bars:room$}  "), theme.bars());
         Line::from(vec![Span::raw(format!("{name:NAME$}")), bars, Span::styled(about, Theme::soft())])
     };

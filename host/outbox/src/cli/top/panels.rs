@@ -28,12 +28,12 @@ pub(super) struct PanelLines {
 }
 
 impl PanelLines {
-    /// How many lines it has below its title.
+    /// How many lines it needs below its title.
     pub(super) fn height(&self) -> usize {
         self.body.len() + usize::from(self.head.is_some())
     }
 
-    /// How many of its lines are not shown when it has so many below its title.
+    /// How many lines of its body do not fit where it has room for `given` lines below its title.
     pub(super) fn hidden(&self, given: usize) -> usize {
         self.body.len().saturating_sub(given.saturating_sub(usize::from(self.head.is_some())))
     }
@@ -162,10 +162,10 @@ fn needs(report: &OverviewReport, theme: Theme, width: usize) -> PanelLines {
     PanelLines { panel: TopPanel::Needs, title, head: None, body }
 }
 
-/// What it is and since when, why, and the command that helps.
+/// What it is and when it began, why, and the command that helps.
 fn need_lines(need: &Need, theme: Theme, width: usize) -> Vec<Line<'static>> {
     let since = need.since.as_ref().filter(|since| since.ago != "now");
-    let since = since.map(|since| format!(", since {}", since.ago)).unwrap_or_default();
+    let since = since.map(|since| format!(", {}", since.ago)).unwrap_or_default();
     let sign = if need.level == "urgent" { "!" } else { "-" };
     let (what, command) = (format!("{sign} {}{since}", need.what), format!("→ {}", need.command));
     let (urgent, room) = (theme.of_class(&need.level), width.saturating_sub(2));
