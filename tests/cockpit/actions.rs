@@ -81,6 +81,12 @@ mod on_each {
         assert!(ended.contains("3 of 3 changed") && ended.contains("3 waiting"), "{ended}");
         let operations = desk.get("/cockpit/operations").await.text();
         assert!(operations.contains("replay 3 items") && operations.contains("the receiver is back"), "{operations}");
+        let trail = desk.get("/cockpit/operations").await;
+        assert!(
+            trail.html().contains("<datalist id=\"actors\"><option value=\"http\"></datalist>"),
+            "{}",
+            trail.html()
+        );
         let missing = desk.get("/cockpit/jobs/999").await;
         assert!(missing.status == 404 && missing.text().contains("there is no job 999"), "{}", missing.text());
     }

@@ -94,6 +94,9 @@ async fn an_action_and_a_control_come_back_to_their_pages_with_the_reason() {
     assert_eq!(back.header("location"), "control/pause?type=mail&reason=calm");
     let page = desk.get("/cockpit/control/pause?type=mail&reason=calm").await;
     assert!(page.html().contains("value=\"calm\"") && page.text().contains("Pause mail?"), "{}", page.text());
+    desk.cookie = None;
+    let refused = desk.post(&format!("/cockpit/items/{id}/try"), &[("otherwise", "200")]).await;
+    assert_eq!(log_in(&mut desk, &refused, Role::Operate).await.header("location"), format!("items/{id}"));
     is_unchanged(&desk, id).await;
 }
 

@@ -127,6 +127,7 @@ async fn led_back(visit: &Visit, next: &str, kept: Option<KeptForm>) -> Result<R
     let (path, fields) = (accepted(&kept.path), kept.fields());
     match path.split('/').collect::<Vec<_>>()[..] {
         ["cockpit", "items", id, "anew"] => anew::again(visit, id, &fields).await,
+        ["cockpit", "items", id, "try"] => go_to(&format!("items/{id}")),
         ["cockpit", "act", word] => go_to(&format!("act/{word}?{}", act::again(&fields))),
         ["cockpit", "control", word] => go_to(&format!("control/{word}?{}", controls::again(&fields))),
         _ => go_to("../cockpit"),

@@ -1,5 +1,7 @@
 //! What operators do and have done: jobs, what is held back, fairness keys, the audit trail.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
@@ -59,6 +61,8 @@ struct OperationsPage {
     next: Option<String>,
     action: String,
     actor: String,
+    /// The names in the entries, which the filter of the trail offers.
+    actors: BTreeSet<String>,
     /// The words of actions, which the filter of the trail offers.
     actions: &'static [&'static str],
 }
@@ -107,6 +111,7 @@ pub(super) async fn operations(
         jobs: jobs.iter().map(|job| job_row(job, now)).collect(),
         unpaused: glance.served.iter().filter(|name| !paused(name)).cloned().collect(),
         held,
+        actors: entries.iter().map(|entry| entry.actor.clone()).collect(),
         entries: folded(entries).into_iter().map(|entry| trail_row(entry, now, &sight)).collect(),
         next,
         actions: &ACTIONS,
