@@ -46,7 +46,7 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-try libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
+.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-check dist-figures libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -71,7 +71,8 @@ help:
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
 	@echo 'make deploy-check  what deploy/ makes for Kubernetes, docker-compose and installers, beside the program'
 	@echo 'make dist       packages of TARGETS="$(TARGETS)" in $(DIST)/, signed with KEY=FILE'
-	@echo 'make dist-try   installs the packages of this machine into a bare Debian system, and uses them (as root)'
+	@echo 'make dist-check   installs the packages of this machine into a bare Debian system, and uses them (as root)'
+	@echo 'make dist-figures  the sizes of the packages, and how soon a host of each is ready (as root)'
 	@echo 'make ci         everything that must be green, and how long each part took'
 
 demo: plugins
@@ -308,8 +309,11 @@ dist: host cargo-zigbuild ziglang libraries $(if $(KEY),minisign)
 	done
 	python3 deploy/package/pack.py finish --out $(DIST) $(if $(KEY),--key '$(KEY)')
 
-dist-try: debootstrap plugins
+dist-check: debootstrap plugins
 	PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/bare_root.py $(DIST) $(PLUGINS)
+
+dist-figures: plugins
+	PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/figures.py $(DIST) $(PLUGINS)
 
 # The libraries of Debian that an image of a program with glibc contains, for both machines.
 libraries:

@@ -1,4 +1,4 @@
-"""Installs packages of dist/ where nothing of the outbox was before, and uses them (`make dist-try`, as root).
+"""Installs packages of dist/ where nothing of the outbox was before, and uses them (`make dist-check`, as root).
 
     bare_root.py DIST HANDLERS
 

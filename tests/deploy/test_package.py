@@ -1,5 +1,5 @@
 """What deploy/package makes of a program: the same bytes each time, in the forms that installers read, and nothing for a
-program that does not fit. `make dist-try` installs real packages.
+program that does not fit. `make dist-check` installs real packages.
 
 A program of this machine stands for the outbox, since nothing in a package but the program itself depends on it.
 """
