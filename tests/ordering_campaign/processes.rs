@@ -194,12 +194,12 @@ async fn settle(
 ) -> bool {
     let begun = ledger.note(Note::Settling { claim: noted, ending });
     let delay = Duration::from_millis(u64::try_from(noted % 20).unwrap());
-    let mut result = store.settle(&claim.reference(), settlement(ending, delay)).await;
+    let mut result = settle_unlocked(&*store, &claim, ending, delay).await;
     if let Some(before) = before
         && before.await.unwrap()
         && matches!(result, Err(StoreError::OutOfTurn))
     {
-        result = store.settle(&claim.reference(), settlement(ending, delay)).await;
+        result = settle_unlocked(&*store, &claim, ending, delay).await;
     }
     let is_accepted = match result {
         Ok(()) => true,
@@ -208,6 +208,17 @@ async fn settle(
     };
     ledger.note(Note::Settled { begun, claim: noted, ending, is_accepted });
     is_accepted
+}
+
+/// Settles as a worker does: again and again while another transaction holds a lock, which a busy machine lets it hold for
+/// long.
+async fn settle_unlocked(store: &dyn Store, claim: &Claim, ending: Ending, delay: Duration) -> Result<(), StoreError> {
+    loop {
+        match store.settle(&claim.reference(), settlement(ending, delay)).await {
+            Err(StoreError::Locked { .. }) => {}
+            result => return result,
+        }
+    }
 }
 
 fn settlement(ending: Ending, delay: Duration) -> SettleRequest {
