@@ -31,7 +31,7 @@
 //! assert!(refusal.contains("unknown key `limits.memroy`: did you mean `limits.memory`?"));
 //! ```
 //!
-//! A component goes through these modules: `reload` finds it, `load` checks and compiles it, `reload::registry` routes
+//! A component goes through these modules: `reload` finds it, `load` checks and compiles it, `reload::routing` routes
 //! items to it, `sandbox` runs it, and `outgoing` sends its requests.
 
 #![deny(missing_docs)]
@@ -75,7 +75,7 @@ pub use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::owner_cache::OwnerCache;
 use crate::reload::quarantine_cache::QuarantineCache;
-use crate::reload::registry::Registry;
+use crate::reload::routing::Routing;
 use crate::reload::reloader::Reloader;
 pub use crate::sandbox::engine::EngineStartError;
 pub use crate::settings::PluginSettings;
@@ -121,7 +121,7 @@ fn with_causes(err: &dyn std::error::Error) -> String {
 
 /// The plugins of a process. Dropping this value stops following the folder.
 pub struct Plugins {
-    registry: Arc<Registry>,
+    routing: Arc<Routing>,
     slots: Semaphore,
     state: Arc<dyn StateReader>,
     breakers: Breakers,
@@ -136,13 +136,13 @@ impl Plugins {
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
         let (cache, good) = open_cache(&settings.cache_dir);
         let loader = Loader::start(&settings, settings.slots, TlsConfig::new(&settings.ca_files)?, cache)?;
-        let registry = Arc::new(Registry::new(settings.retry, settings.breaker));
+        let routing = Arc::new(Routing::new(settings.retry, settings.breaker));
         let folder = Folder::new(settings.dirs, settings.role);
         let quarantine = QuarantineCache::new(settings.quarantine);
         let owners = OwnerCache::new(settings.owners);
         let rescan = Arc::<Notify>::default();
         let reloader =
-            Reloader::new(folder, loader, Arc::clone(&registry), good, quarantine, owners, Arc::clone(&rescan));
+            Reloader::new(folder, loader, Arc::clone(&routing), good, quarantine, owners, Arc::clone(&rescan));
         let watching = stop.child_token();
         let reload_ended = CancellationToken::new();
         let (reload, ended) = (tokio::spawn(reloader.run(watching.clone())), reload_ended.clone());
@@ -154,7 +154,7 @@ impl Plugins {
         let slots = Semaphore::new(settings.slots);
         let (state, breakers) = (settings.state, Breakers::default());
         let watching = watching.drop_guard();
-        Ok(Arc::new(Self { registry, slots, state, breakers, rescan, reload_ended, _watching: watching }))
+        Ok(Arc::new(Self { routing, slots, state, breakers, rescan, reload_ended, _watching: watching }))
     }
 
     /// Scans the folder now, also files whose last load failed for a reason that may have passed.
@@ -172,7 +172,7 @@ impl Plugins {
         if attempt.mode != DeliveryMode::Durable {
             return None;
         }
-        if !self.registry.uses_breakers(generation) {
+        if !self.routing.uses_breakers(generation) {
             self.breakers.forget_origin(&attempt.item.item_type);
             return None;
         }
@@ -186,12 +186,12 @@ impl Plugins {
 
     /// The status of every plugin in the folder, and of old generations that still finish attempts.
     pub fn status(&self) -> Vec<PluginStatus> {
-        self.registry.status()
+        self.routing.status()
     }
 
     /// Whether the first scan has finished.
     pub fn is_scanned(&self) -> bool {
-        self.registry.is_scanned()
+        self.routing.is_scanned()
     }
 
     /// Returns when the first scan has finished.
@@ -219,15 +219,15 @@ impl Plugins {
 #[async_trait]
 impl Handler for Plugins {
     fn served_types(&self) -> Vec<ServedType> {
-        self.registry.served_types()
+        self.routing.served_types()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.registry.changes()
+        self.routing.changes()
     }
 
     async fn handle(&self, attempt: Attempt) -> AttemptReport {
-        let Some(generation) = self.registry.route(&attempt.item.item_type) else {
+        let Some(generation) = self.routing.route(&attempt.item.item_type) else {
             return AttemptReport::without_component(Outcome::NoHandler);
         };
         let _slot = match self.slot(&attempt).await {
@@ -238,6 +238,6 @@ impl Handler for Plugins {
         let origins = self.origins(&attempt, &generation);
         let report = generation.plugin.attempt(&attempt, Arc::clone(&self.state), origins).await;
         let report = AttemptReport { digest: Some(generation.digest.clone()), ..report };
-        self.registry.record_attempt(&generation, &attempt.item.idem_key, report)
+        self.routing.record_attempt(&generation, &attempt.item.idem_key, report)
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod fs_events;
 pub(crate) mod last_good;
 pub(crate) mod owner_cache;
 pub(crate) mod quarantine_cache;
-pub(crate) mod registry;
 pub(crate) mod reloader;
+pub(crate) mod routing;
 pub(crate) mod versions;
 pub(crate) mod watched_file;

@@ -25,7 +25,7 @@ use crate::reload::fs_events::FolderWatcher;
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::owner_cache::OwnerCache;
 use crate::reload::quarantine_cache::QuarantineCache;
-use crate::reload::registry::Registry;
+use crate::reload::routing::Routing;
 use crate::reload::versions::{CanaryReview, PluginVersions};
 use crate::reload::watched_file::{ContentId, ScanResult, ScanTrigger, WatchedFile};
 
@@ -47,7 +47,7 @@ const EXCHANGE_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Reloader {
     folder: Folder,
     loader: Arc<Loader>,
-    registry: Arc<Registry>,
+    routing: Arc<Routing>,
     good: Arc<LastGoodStore>,
     quarantine: QuarantineCache,
     owners: OwnerCache,
@@ -73,14 +73,14 @@ impl Reloader {
     pub(crate) fn new(
         folder: Folder,
         loader: Arc<Loader>,
-        registry: Arc<Registry>,
+        routing: Arc<Routing>,
         good: LastGoodStore,
         quarantine: QuarantineCache,
         owners: OwnerCache,
         rescan: Arc<Notify>,
     ) -> Self {
         let (good, files, loads) = (Arc::new(good), BTreeMap::new(), BackgroundLoads::default());
-        Self { folder, loader, registry, good, quarantine, owners, files, loads, rescan }
+        Self { folder, loader, routing, good, quarantine, owners, files, loads, rescan }
     }
 
     /// Scans until the folder has settled, up to [`FIRST_SCANS_MAX`] times, and waits for what it loads.
@@ -98,7 +98,7 @@ impl Reloader {
         }
         self.review().await;
         self.exchange_owners().await;
-        self.registry.finish_scan();
+        self.routing.finish_scan();
     }
 
     /// Follows the folder until `stop` is cancelled.
@@ -116,7 +116,7 @@ impl Reloader {
                 () = stop.cancelled() => return,
                 _ = rescan.tick() => ScanTrigger::Rescan,
                 () = self.rescan.notified() => ScanTrigger::Rescan,
-                () = self.registry.canary_ended() => ScanTrigger::Event,
+                () = self.routing.canary_ended() => ScanTrigger::Event,
                 ended = self.loads.next_or_wait() => {
                     self.finish_load(ended).await;
                     self.exchange_owners().await;
@@ -246,7 +246,7 @@ impl Reloader {
             tracing::warn!(file = %path.file.display(), %reason, "the last good components of a removed file stay");
         }
         if let Some(live) = &versions.live {
-            self.registry.retire(live);
+            self.routing.retire(live);
             tracing::info!(plugin.name = live.name, "plugin removed");
         }
     }
@@ -294,7 +294,7 @@ impl Reloader {
         tracing::info!(
             plugin.name = generation.name, generation = generation.number, types = ?generation.types, "plugin loaded"
         );
-        if !self.registry.uses_breakers(&generation) {
+        if !self.routing.uses_breakers(&generation) {
             tracing::info!(
                 plugin.name = generation.name,
                 "failures of this plugin count also while its receiver is down: OUTBOX_BREAKER, max_retries or [breaker]"
@@ -309,7 +309,7 @@ impl Reloader {
         versions.kept = before.digest.or(versions.kept.take());
         versions.rollback_target = before.target.map(Arc::new).or(versions.rollback_target.take());
         if let Some(old) = versions.publish(generation, source, Instant::now()) {
-            self.registry.retire(&old);
+            self.routing.retire(&old);
         }
     }
 
@@ -419,7 +419,7 @@ impl Reloader {
     /// Replaces a quarantined generation by its rollback target, or by the last good version.
     async fn roll_back(&mut self, path: &PluginPath, entry: QuarantineEntry) {
         if let Some(bad) = self.versions(path).roll_back(entry.clone()) {
-            self.registry.retire(&bad);
+            self.routing.retire(&bad);
         }
         self.publish();
         if self.versions(path).live.is_none() {
@@ -447,6 +447,6 @@ impl Reloader {
     }
 
     fn publish(&self) {
-        self.registry.publish(self.files.iter().map(|(path, file)| (path, &file.versions)), self.owners.known());
+        self.routing.publish(self.files.iter().map(|(path, file)| (path, &file.versions)), self.owners.known());
     }
 }

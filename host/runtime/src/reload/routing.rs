@@ -2,7 +2,7 @@
 //!
 //! One plugin owns a type, as the store says. A type without an owner goes to a plugin of the role's folder before one of
 //! the root, then to the first file name. The status of the others names the owner. The routing table is replaced as a
-//! whole. The registry does not load anything and does not decide about rollbacks.
+//! whole. It does not load anything and does not decide about rollbacks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +34,7 @@ struct RoutingTable {
 }
 
 /// The published routing table, and the old generations that still finish attempts.
-pub(crate) struct Registry {
+pub(crate) struct Routing {
     table: ArcSwap<RoutingTable>,
     retired: Mutex<Vec<Weak<Generation>>>,
     changes: watch::Sender<u64>,
@@ -44,8 +44,8 @@ pub(crate) struct Registry {
     breaker: BreakerMode,
 }
 
-impl Registry {
-    /// A registry without plugins. `retry` and `breaker` are the host's policies, which manifests override.
+impl Routing {
+    /// The routing of no plugins. `retry` and `breaker` are the host's policies, which manifests override.
     pub(crate) fn new(retry: RetryPolicy, breaker: BreakerMode) -> Self {
         Self {
             table: ArcSwap::default(),
