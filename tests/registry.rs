@@ -190,6 +190,14 @@ fn a_name_or_a_file_that_cannot_be_pushed_is_refused() {
     for image in ["p:1", "127.0.0.1/p", "127.0.0.1/P:1"] {
         assert_eq!(push("p.wasm", image).status.code(), Some(2), "{image}");
     }
+    for refused in [&["push", "p.wasm"][..], &["pull"], &["pull", "p.wasm"], &["list"]] {
+        for image in ["oci://ada:hunter2@127.0.0.1:5000/p:1", "oci://ada:hun@ter2@127.0.0.1:5000/p:1"] {
+            let output = bench.plan.run(&[&["plugin"], refused, &[image]].concat());
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{told}");
+            assert!(told.contains("127.0.0.1:5000/p:1") && !told.contains("ter2") && !told.contains("ada"), "{told}");
+        }
+    }
     let pinned = registry.image(&format!("p@sha256:{}", "0".repeat(64)));
     fails(&push("p.wasm", &pinned), &["under a tag"]);
     fails(&push("ours.pub", &registry.image("p:1")), &["no component of WebAssembly"]);

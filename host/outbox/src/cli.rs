@@ -42,7 +42,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::bench::{self, BenchPlace};
 use crate::cli::context::Context;
 use crate::cli::output::{Output, OutputFormat, TimeForm};
-use crate::config::{Config, ConfigError, Flags, TelemetrySettings, command_line};
+use crate::config::{Config, ConfigError, Flags, TelemetrySettings, command_line, without_users};
 use crate::telemetry::{InvalidFilter, Log};
 
 /// A durable outbox whose side-effect handlers are WebAssembly components.
@@ -131,12 +131,24 @@ enum Command {
 
 /// Runs the command of this process and returns its exit code.
 pub fn main() -> ExitCode {
-    let matches = groups::grouped(Cli::command()).get_matches();
-    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+    let matches = groups::grouped(Cli::command()).try_get_matches();
+    let mut cli = matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|err| refuse(&err));
     if let Command::Bench(args) = &mut cli.command {
         args.place = if cli.global.db.is_some() { BenchPlace::BesideDatabase } else { BenchPlace::Temporary };
     }
     run(cli).unwrap_or_else(|err| report(&err))
+}
+
+/// Tells what is wrong with the arguments, or the help that they ask for, and ends the process. clap repeats words that it
+/// does not take, and a URL among them may have a password.
+fn refuse(err: &clap::Error) -> ! {
+    let told = err.to_string();
+    let shown = without_users(&told);
+    if shown == told {
+        err.exit();
+    }
+    output::to_stderr(shown.trim_end());
+    std::process::exit(err.exit_code())
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

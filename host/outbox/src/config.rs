@@ -43,7 +43,7 @@ pub(crate) use crate::config::error::ConfigError;
 pub(crate) use crate::config::sources::{Flags, ShownSetting};
 pub(crate) use crate::config::telemetry::{Collector, Sampling, TelemetrySettings};
 pub(crate) use crate::config::tokens::{NAME_RULE, is_token_name};
-pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret};
+pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret, without_users};
 
 /// Every setting of a process, checked.
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 
 use outbox_item::{Millis, Status, millis};
+use outbox_registry::{ImageReference, ReferenceError};
 use outbox_store::{Execution, Filter, MemberIs, UnknownName};
 
 use crate::cli::context::Context;
@@ -18,6 +19,11 @@ pub(crate) struct UsageError(pub(crate) String);
 /// The error about an unknown name, for a command with the flag `--force`.
 pub(crate) fn not_forced(unknown: &UnknownName) -> anyhow::Error {
     anyhow::anyhow!("{unknown}: correct it, or add --force")
+}
+
+/// The image that an argument names. It is read here and not by clap, which would repeat a password in it.
+pub(crate) fn image(text: &str) -> Result<ImageReference, UsageError> {
+    text.parse().map_err(|err: ReferenceError| UsageError(err.to_string()))
 }
 
 /// Which items, besides their status.
@@ -247,6 +253,12 @@ impl AuditArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_in_the_name_of_an_image_is_not_repeated() {
+        let refused = image("ada:hunter2@r.example/p:1").unwrap_err().to_string();
+        assert!(refused.contains("OUTBOX_REGISTRY_AUTH_FILE") && !refused.contains("hunter2"), "{refused}");
+    }
 
     #[test]
     fn a_moment_is_a_duration_ago_a_date_or_milliseconds() {

@@ -171,7 +171,9 @@ fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
             }
         }
     }
-    for wrong in [("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")] {
+    let image = "oci://ada:hunter7@r.example/p:1";
+    let others = [("OUTBOX_PLUGINS", image), ("OUTBOX_REGISTRY_HTTP", image)];
+    for wrong in [[("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")], others].concat() {
         let err = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6"), wrong], None).unwrap_err().to_string();
         assert!(!err.contains("hunter"), "{err}");
     }
@@ -416,11 +418,13 @@ fn every_setting_is_in_the_table_of_the_readme() {
 fn settings_are_shown_with_their_origin_and_without_their_secrets() {
     let environment =
         [("OUTBOX_TOKEN", "hunter2"), ("OUTBOX_DB", "postgres://ada:hunter3@db/app"), ("OUTBOX_ROLE", "r")];
+    let environment = [&environment[..], &[("OUTBOX_PLUGINS", "oci://ada:hunter4@r/p:1")]].concat();
     let given = sources(&[("OUTBOX_ROLE", "vector")], &environment, Some("max_retries = 3"));
     let shown = super::resolve(&given).unwrap().0.shown();
     let of = |key: &str| shown.iter().find(|row| row.key == key).map(|row| (&*row.value, &*row.origin)).unwrap();
     assert_eq!(of("token"), ("(not shown)", "OUTBOX_TOKEN"));
     assert_eq!(of("db"), ("postgres://db/app", "OUTBOX_DB"));
+    assert_eq!(of("plugins"), ("oci://…@r/p:1", "OUTBOX_PLUGINS"));
     assert_eq!(of("role"), ("vector", "--role"));
     assert_eq!(of("max_retries"), ("3", "max_retries in outbox.toml"));
     assert_eq!(of("visibility_sec"), ("60", "default"));

@@ -102,6 +102,21 @@ pub(super) fn redacted_url(url: &str) -> String {
     format!("{scheme}://{place}")
 }
 
+/// A text without what stands in its URLs for who connects and with what. Each line has one value.
+pub(crate) fn without_users(text: &str) -> String {
+    text.split_inclusive('\n').map(without_user).collect()
+}
+
+fn without_user(line: &str) -> String {
+    let Some((scheme, rest)) = line.split_once("://") else { return line.to_owned() };
+    // A digest follows an @ too.
+    let mut ends = rest.rmatch_indices('@').map(|(at, _)| &rest[at..]);
+    match ends.find(|end| !end.starts_with("@sha256:")) {
+        Some(end) => format!("{scheme}://…{end}"),
+        None => line.to_owned(),
+    }
+}
+
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -192,5 +207,21 @@ mod tests {
         check("postgres://ada:hun@ter/2@a,b/app?password=hunter3&sslmode=require", "postgres://a,b/app");
         check("mysql://ada:hunt?er@h/app?x=y", "mysql://h/app");
         check("postgres:///app", "postgres:///app");
+    }
+
+    #[test]
+    fn a_text_is_shown_without_the_users_in_its_urls() {
+        let digest = format!("@sha256:{}", "a".repeat(64));
+        for (told, shown) in [
+            (
+                "error: 'oci://ada:hun@ter 2@r.example/p:1' found\n\n  'x'",
+                "error: 'oci://…@r.example/p:1' found\n\n  'x'",
+            ),
+            (&format!("'oci://ada:hunter2@r.example/p{digest}'"), &format!("'oci://…@r.example/p{digest}'")),
+            (&format!("'oci://r.example/p{digest}'"), &format!("'oci://r.example/p{digest}'")),
+            ("'ada@example.org' http://r.example", "'ada@example.org' http://r.example"),
+        ] {
+            assert_eq!(without_users(told), shown);
+        }
     }
 }

@@ -11,9 +11,10 @@ use clap::Args;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use outbox_registry::{ImageReference, RegistryClient};
+use outbox_registry::RegistryClient;
 use outbox_runtime::TrustedKeys;
 
+use crate::cli::arguments::image;
 use crate::cli::context::Context;
 use crate::cli::output::fields;
 use crate::cli::plugin::sign::signature_file;
@@ -26,7 +27,7 @@ use crate::filesystem::shown;
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Which image, such as `registry.example/team/webhook:stable` or `…/webhook@sha256:…`
-    reference: ImageReference,
+    reference: String,
     /// The folder that gets the files
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     to: PathBuf,
@@ -34,6 +35,7 @@ pub(crate) struct PullArgs {
 
 pub(crate) async fn run(args: PullArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let PullArgs { reference, to } = args;
+    let reference = image(&reference)?;
     let keys = TrustedKeys::read(&context.config.plugin_keys)?;
     let pulled = RegistryClient::new(context.config.registry.clone()).pull(&reference).await?;
     let image = reference.at(&pulled.digest).to_string();

@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use outbox_registry::{ImageReference, RegistryClient};
+use outbox_registry::RegistryClient;
 use outbox_runtime::TrustedKeys;
 
+use crate::cli::arguments::image;
 use crate::cli::context::Context;
 use crate::cli::output::fields;
 use crate::cli::plugin::sign::signature_file;
@@ -23,11 +24,12 @@ pub(crate) struct PushArgs {
     /// The component's file
     file: PathBuf,
     /// Where to, such as `registry.example/team/webhook:stable`
-    reference: ImageReference,
+    reference: String,
 }
 
 pub(crate) async fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let PushArgs { file, reference } = args;
+    let reference = image(&reference)?;
     let component = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
     let signature = signature_of(&file)?;
     let keys = TrustedKeys::read(&context.config.plugin_keys)?;
