@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use outbox_core::PluginStatus;
+use outbox_core::{PluginState, PluginStatus};
 use outbox_item::{Millis, millis};
 use outbox_sqlite::Backup;
 use outbox_store::{Filter, Inspect, Page, StoreError};
@@ -217,7 +217,7 @@ pub(crate) async fn plugins(config: &Config) -> Vec<CheckResult> {
     if !is_somewhere && config.plugins.images.is_empty() {
         return missing.into_iter().collect();
     }
-    let mut results = loaded(config, &config.plugins.to_string()).await;
+    let mut results = loaded(config).await;
     results.extend(missing);
     results
 }
@@ -229,20 +229,29 @@ fn missing_folder(config: &Config) -> Option<CheckResult> {
     Some(CheckResult::warn("plugins", missing, advice))
 }
 
-async fn loaded(config: &Config, folder: &str) -> Vec<CheckResult> {
-    const CHECK: &str = "plugins";
+async fn loaded(config: &Config) -> Vec<CheckResult> {
     match open_plugins::scan(config).await {
-        Ok(found) if found.is_empty() => {
-            let advice = "put a component there: `make plugins` builds those of the repository";
-            vec![CheckResult::warn(CHECK, format!("{folder} has no plugins: no item is handled"), advice)]
-        }
         Ok(found) => {
             let mut results: Vec<_> = found.iter().map(plugin_result).collect();
-            results.push(alerts::check(config.alerts.as_deref(), &found));
+            results.extend(empty_folder(config.plugins.folder.as_deref(), &found));
+            if !found.is_empty() {
+                results.push(alerts::check(config.alerts.as_deref(), &found));
+            }
             results
         }
-        Err(err) => vec![CheckResult::error(CHECK, &err)],
+        Err(err) => vec![CheckResult::error("plugins", &err)],
     }
+}
+
+/// The folder of the settings, if it is there and none of these plugins is in it.
+fn empty_folder(folder: Option<&Path>, found: &[PluginStatus]) -> Option<CheckResult> {
+    let folder = folder.filter(|folder| folder.is_dir())?;
+    if found.iter().any(|plugin| plugin.file.starts_with(folder)) {
+        return None;
+    }
+    let handled = if found.is_empty() { "no item is handled" } else { "only those of images handle items" };
+    let advice = "put a component there: `make plugins` builds those of the repository";
+    Some(CheckResult::warn("plugins", format!("{} has no plugins: {handled}", shown(folder)), advice))
 }
 
 fn plugin_result(plugin: &PluginStatus) -> CheckResult {
@@ -254,6 +263,10 @@ fn plugin_result(plugin: &PluginStatus) -> CheckResult {
         "remove the file, or let it have the type: `outbox plugin switch TYPE NAME`"
     };
     match plugin.trouble() {
+        None if plugin.state == PluginState::Loading => {
+            let advice = "a host pulls an image when it starts, and loads a file that it can read";
+            CheckResult::warn(CHECK, format!("{name} is not loaded yet"), advice)
+        }
         None => match &plugin.image {
             Some(image) => CheckResult::ok(CHECK, format!("{name} loads, from {image}")),
             None => CheckResult::ok(CHECK, format!("{name} loads")),
@@ -264,6 +277,8 @@ fn plugin_result(plugin: &PluginStatus) -> CheckResult {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::cli::doctor::result::Severity;
 
@@ -284,6 +299,20 @@ mod tests {
         assert_eq!(plugin_result(&broken).severity, Severity::Fail);
         assert_eq!(plugin_result(&broken).message, "webhook: no such import");
         assert_eq!(plugin_result(&loaded).severity, Severity::Ok);
+        let unpulled = PluginStatus { state: PluginState::Loading, ..loaded };
+        assert_eq!(plugin_result(&unpulled).message, "webhook is not loaded yet");
+    }
+
+    #[test]
+    fn a_folder_without_plugins_is_named_and_what_handles_items_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let plugin = |file: PathBuf| PluginStatus { file, ..PluginStatus::default() };
+        let told = |found: &[PluginStatus]| empty_folder(Some(dir.path()), found).map(|result| result.message);
+        assert!(told(&[]).unwrap().ends_with("has no plugins: no item is handled"));
+        let of_image = plugin("cache/images/p/current/p.wasm".into());
+        assert!(told(std::slice::from_ref(&of_image)).unwrap().ends_with("only those of images handle items"));
+        assert_eq!(told(&[of_image, plugin(dir.path().join("role/q.wasm"))]), None);
+        assert!(empty_folder(None, &[]).is_none() && empty_folder(Some(Path::new("/no/such")), &[]).is_none());
     }
 
     #[test]
