@@ -1,6 +1,7 @@
 //! Hosts that follow images: a moved tag is a new version, and whatever is wrong with a registry, what runs goes on.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -325,6 +326,41 @@ async fn the_doctor_looks_into_the_registry_and_pulls_nothing() {
     followed.registry.stop();
     let (result, message) = doctor(&followed);
     assert!(result == "fail" && message.contains("does not answer"), "{message}");
+}
+
+#[tokio::test]
+async fn a_cache_folder_whose_rights_are_corrected_is_used_without_a_restart() {
+    let followed = Followed::new();
+    let first = followed.push(1);
+    let cache = followed.path("open");
+    let may = |mode| fs::set_permissions(&cache, fs::Permissions::from_mode(mode)).unwrap();
+    fs::create_dir(&cache).unwrap();
+    may(0o777);
+    let plan = followed.plan.clone().set("OUTBOX_CACHE_DIR", cache.to_str().unwrap());
+    let mut starting = std::pin::pin!(plan.start("serve"));
+    let refused = eventually("it is refused", SOON, async || {
+        followed.listed("failed")["error"].as_str().unwrap_or_default().contains("make it private with chmod 700")
+    });
+    tokio::select! {
+        _ = &mut starting => panic!("it is ready without a handler"),
+        () = refused => {}
+    }
+    may(0o700);
+    let host = starting.await;
+    runs(&host, &first).await;
+    let holds = |end: &str| fs::read_dir(&cache).unwrap().any(|file| file.unwrap().path().ends_with(end));
+    assert!(holds("images") && holds("good"), "the last good version is kept there too");
+    let is_code = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "code");
+    assert!(fs::read_dir(&cache).unwrap().any(|file| is_code(&file.unwrap())), "the compiled code is kept there");
+
+    // What goes on is not ended by rights that become wrong.
+    may(0o777);
+    keeps(&host, &first, &["make it private with chmod 700"]).await;
+    let id = followed.enqueue("t", "k", &json!({}));
+    becomes(&host, id, "DONE").await;
+    may(0o700);
+    let second = followed.push(2);
+    runs(&host, &second).await;
 }
 
 #[tokio::test]

@@ -167,6 +167,7 @@ impl PluginHost {
 fn settings(home: &TempDir) -> PluginSettings {
     PluginSettings {
         dirs: vec![home.path().join("plugins.d")],
+        image_dirs: Vec::new(),
         role: None,
         cache_dir: home.path().join("cache"),
         attempt_time: Duration::from_mins(1),

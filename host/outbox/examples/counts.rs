@@ -135,6 +135,7 @@ impl Handler for NativeHandler {
 async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
     let settings = PluginSettings {
         dirs: vec![folder.join("plugins.d")],
+        image_dirs: Vec::new(),
         role: None,
         cache_dir: folder.join("cache"),
         attempt_time: outbox_worker::attempt_time_without_timeout(LEASE),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::{PluginState, PluginStatus};
 use outbox_registry::{ImageReference, PulledImage, RegistryClient};
-use outbox_runtime::{TrustedKeyError, TrustedKeys, private_folder};
+use outbox_runtime::{TrustedKeyError, TrustedKeys};
 
 use crate::config::Config;
 use crate::images::folder::ImageFolder;
@@ -65,11 +65,8 @@ enum Update {
     Failed,
 }
 
-/// The folders in which the runtime finds the components. There are none where somebody else could have written them.
+/// The folders in which the runtime finds the components, inside the cache folder.
 pub(crate) fn folders(config: &Config) -> Vec<PathBuf> {
-    if config.plugins.images.is_empty() || private_folder(&config.cache_dir).is_err() {
-        return Vec::new();
-    }
     config.plugins.images.iter().map(|image| folder_of(config, image).current()).collect()
 }
 
@@ -216,8 +213,9 @@ impl FollowedImage {
         tokio::task::spawn_blocking(move || folder.has(&digest)).await.unwrap_or(false)
     }
 
-    /// The digest of the image that should run.
+    /// The digest of the image that should run. Errors while what is kept cannot be trusted.
     async fn newest(&self, registry: &RegistryClient) -> Result<String, String> {
+        self.folder.check_cache()?;
         match self.reference.pin() {
             Some(pin) => Ok(pin.to_owned()),
             None => registry.resolve(&self.reference).await.map_err(|err| err.to_string()),

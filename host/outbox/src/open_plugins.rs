@@ -58,7 +58,8 @@ fn settings(
     owners: Arc<dyn TypeOwners>,
 ) -> PluginSettings {
     PluginSettings {
-        dirs: dirs(config),
+        dirs: config.plugins.folder.iter().cloned().collect(),
+        image_dirs: images::folders(config),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
         attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
@@ -73,11 +74,6 @@ fn settings(
         owners,
         resolver: Arc::new(SystemResolver),
     }
-}
-
-/// The folders of the components: that of the settings, and one for each image.
-pub(crate) fn dirs(config: &Config) -> Vec<std::path::PathBuf> {
-    config.plugins.folder.iter().cloned().chain(images::folders(config)).collect()
 }
 
 /// The variables that manifests may refer to: their values, or the files that hold them.

@@ -67,7 +67,7 @@ pub use crate::load::manifest::canary_policy::CanaryPolicy;
 pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
-use crate::load::private_dir::PrivateDir;
+use crate::load::private_dir::{LateDir, PrivateDir};
 pub use crate::load::signature::{TrustedKeyError, TrustedKeys};
 pub use crate::load::source::LoadError;
 pub use crate::outgoing::authorities::{AuthorityError, TlsConfig};
@@ -75,34 +75,27 @@ pub use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::reload::last_good::LastGoodStore;
 use crate::reload::owner_cache::OwnerCache;
 use crate::reload::quarantine_cache::QuarantineCache;
-use crate::reload::routing::Routing;
 use crate::reload::reloader::Reloader;
+use crate::reload::routing::Routing;
 pub use crate::sandbox::engine::EngineStartError;
 pub use crate::settings::PluginSettings;
 pub use crate::start_error::StartError;
 
-/// The cache of compiled code and the last good versions in a folder. A folder that cannot be used, or that others can
-/// write, costs time at each start and the safety of a last good version, but not the start.
-fn open_cache(dir: &Path) -> (Option<CodeCache>, LastGoodStore) {
-    let opened = PrivateDir::open(dir).and_then(|cache| {
-        let good = (!cache.is_read_only()).then(|| cache.subfolder("good")).transpose()?;
-        Ok((good, cache))
-    });
-    match opened {
-        Ok((good, cache)) => {
-            if good.is_none() {
-                tracing::info!(path = %dir.display(), "the cache is on a read-only file system: no last good version is kept");
-            }
-            (Some(CodeCache::new(cache)), LastGoodStore::new(good))
+/// Tells what a cache folder cannot be used for. A folder that cannot be used, or that others can write, costs time at each
+/// start and the safety of a last good version, but not the start.
+fn tell_about_cache(dir: &Path) {
+    match PrivateDir::open(dir) {
+        Ok(cache) if cache.is_read_only() => {
+            tracing::info!(path = %dir.display(), "the cache is on a read-only file system: no last good version is kept");
         }
+        Ok(_) => {}
         Err(reason) => {
             let reason = with_causes(&reason);
             tracing::warn!(
                 reason,
-                "components are compiled at each start, and no last good version is kept: set OUTBOX_CACHE_DIR to a \
-                 folder that this user alone can write"
+                "until this is corrected, components are compiled at each start, and no last good version is kept: set \
+                 OUTBOX_CACHE_DIR to a folder that this user alone can write, or correct its rights"
             );
-            (None, LastGoodStore::new(None))
         }
     }
 }
@@ -134,10 +127,13 @@ impl Plugins {
     /// Starts the engine and follows the folder until `stop` is cancelled. Returns before the first scan; plugins serve
     /// items as soon as they are loaded. Must be called within a tokio runtime. Errors if no plugin could ever run.
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
-        let (cache, good) = open_cache(&settings.cache_dir);
-        let loader = Loader::start(&settings, settings.slots, TlsConfig::new(&settings.ca_files)?, cache)?;
+        tell_about_cache(&settings.cache_dir);
+        let cache = CodeCache::new(LateDir::new(&settings.cache_dir));
+        let good = LastGoodStore::new(LateDir::inside(&settings.cache_dir, "good"));
+        let tls = TlsConfig::new(&settings.ca_files)?;
+        let loader = Loader::start(&settings, settings.slots, tls, Some(cache))?;
         let routing = Arc::new(Routing::new(settings.retry, settings.breaker));
-        let folder = Folder::new(settings.dirs, settings.role);
+        let folder = Folder::of(&settings);
         let quarantine = QuarantineCache::new(settings.quarantine);
         let owners = OwnerCache::new(settings.owners);
         let rescan = Arc::<Notify>::default();

@@ -14,6 +14,8 @@ use crate::outgoing::resolve::Resolver;
 pub struct PluginSettings {
     /// The plugin folders. They need not exist yet.
     pub dirs: Vec<PathBuf>,
+    /// Plugin folders inside `cache_dir`. They count once this user alone can write that.
+    pub image_dirs: Vec<PathBuf>,
     /// The role of the process. The sub-folders of this name are loaded beside the roots.
     pub role: Option<String>,
     /// The folder of compiled code and of the last good components. Only this user may be able to write it.

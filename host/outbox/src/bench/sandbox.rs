@@ -66,6 +66,7 @@ impl Sandbox {
         }
         let settings = PluginSettings {
             dirs: vec![folder.path().to_owned()],
+            image_dirs: Vec::new(),
             role: None,
             cache_dir: folder.path().join("cache"),
             attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),

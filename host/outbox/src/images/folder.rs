@@ -116,6 +116,11 @@ impl ImageFolder {
         Ok(())
     }
 
+    /// Errors if somebody else could have written what is in the cache folder.
+    pub(crate) fn check_cache(&self) -> Result<(), String> {
+        private_folder(&self.cache).map(drop)
+    }
+
     /// Errors if somebody else could have written the files, or if nothing can be written.
     fn check(&self) -> Result<(), String> {
         for dir in [&self.cache, &self.dir] {

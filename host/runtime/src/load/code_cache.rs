@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::load::private_dir::PrivateDir;
+use crate::load::private_dir::{LateDir, PrivateDir};
 
 /// Bytes of the digest at the start of a file.
 const DIGEST_LEN: usize = 32;
@@ -23,15 +23,15 @@ const SUFFIX: &str = ".code";
 /// A folder of compiled code.
 #[derive(Debug)]
 pub(crate) struct CodeCache {
-    dir: PrivateDir,
+    dir: LateDir,
     /// The digests of the components that this process follows. Their code is not removed.
     in_use: Mutex<HashSet<String>>,
 }
 
 impl CodeCache {
-    /// A cache in this folder.
-    pub(crate) fn new(dir: PrivateDir) -> Self {
-        Self { dir, in_use: Mutex::default() }
+    /// A cache in this folder. Nothing is in it while the folder cannot be used.
+    pub(crate) fn new(dir: impl Into<LateDir>) -> Self {
+        Self { dir: dir.into(), in_use: Mutex::default() }
     }
 
     /// Keeps the code of the components with these digests, and of no others that were in use before.
@@ -41,21 +41,22 @@ impl CodeCache {
 
     /// The component with this digest, if the cache has it.
     pub(crate) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
-        self.load(engine, &file_name(engine, digest))
+        load(self.dir.get()?, engine, &file_name(engine, digest))
     }
 
     /// Takes a component from the cache, or compiles it and adds it to the cache. Also says whether the cache has it now.
     /// `digest` is that of `bytes`.
     pub(crate) fn compile(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> wasmtime::Result<(Component, bool)> {
+        let Some(dir) = self.dir.get() else { return Ok((Component::from_binary(engine, bytes)?, false)) };
         let name = file_name(engine, digest);
         // Another load may have compiled it since this one looked.
-        if let Some(component) = self.load(engine, &name) {
+        if let Some(component) = load(dir, engine, &name) {
             return Ok((component, true));
         }
         let component = Component::from_binary(engine, bytes)?;
-        let stored = self.store(&name, &component);
+        let stored = self.store(dir, &name, &component);
         if let Err(reason) = &stored {
-            tracing::warn!(path = self.dir.display_path(&name), %reason, "compiled code could not be cached");
+            tracing::warn!(path = dir.display_path(&name), %reason, "compiled code could not be cached");
         }
         Ok((component, stored.is_ok()))
     }
@@ -64,29 +65,29 @@ impl CodeCache {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self, name: &str, component: &Component) -> wasmtime::Result<()> {
+    fn store(&self, dir: &PrivateDir, name: &str, component: &Component) -> wasmtime::Result<()> {
         let code = component.serialize()?;
-        self.dir.write(name, &[&seal(name, &code), &code])?;
+        dir.write(name, &[&seal(name, &code), &code])?;
         let in_use = self.in_use();
         let is_in_use = |name: &String| name.split_once('-').is_some_and(|(digest, _)| in_use.contains(digest));
-        let code_files = self.dir.names()?.into_iter().filter(|name| name.ends_with(SUFFIX));
+        let code_files = dir.names()?.into_iter().filter(|name| name.ends_with(SUFFIX));
         for old in code_files.filter(|name| !is_in_use(name)).skip(KEPT) {
-            self.dir.remove(&old)?;
+            dir.remove(&old)?;
         }
         Ok(())
     }
+}
 
-    fn load(&self, engine: &Engine, name: &str) -> Option<Component> {
-        let read = self.dir.read(name);
-        let read = read.inspect_err(|reason| tracing::warn!(%reason, "cached code is left alone: compiling again"));
-        let bytes = read.ok().flatten()?;
-        let sealed = bytes.split_at_checked(DIGEST_LEN);
-        let Some((_, code)) = sealed.filter(|(digest, code)| seal(name, code)[..] == **digest) else {
-            tracing::warn!(path = self.dir.display_path(name), "cached code is damaged: compiling again");
-            return None;
-        };
-        deserialize(engine, code)
-    }
+fn load(dir: &PrivateDir, engine: &Engine, name: &str) -> Option<Component> {
+    let read = dir.read(name);
+    let read = read.inspect_err(|reason| tracing::warn!(%reason, "cached code is left alone: compiling again"));
+    let bytes = read.ok().flatten()?;
+    let sealed = bytes.split_at_checked(DIGEST_LEN);
+    let Some((_, code)) = sealed.filter(|(digest, code)| seal(name, code)[..] == **digest) else {
+        tracing::warn!(path = dir.display_path(name), "cached code is damaged: compiling again");
+        return None;
+    };
+    deserialize(engine, code)
 }
 
 /// The file name for a component's digest and an engine's configuration.
@@ -147,7 +148,7 @@ mod tests {
         }
 
         fn is_cached(&self, digest: &str) -> bool {
-            self.cache.load(&self.engine, &file_name(&self.engine, digest)).is_some()
+            self.cache.get(&self.engine, digest).is_some()
         }
     }
 
@@ -210,12 +211,24 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_whose_rights_are_corrected_is_used_from_then_on() {
+        let home = tempfile::tempdir().unwrap();
+        let may = |mode| fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let (cache, engine) = (CodeCache::new(LateDir::new(home.path())), Engine::default());
+        let is_kept = || cache.compile(&engine, "d", &wat::parse_str("(component)").unwrap()).unwrap().1;
+        may(0o777);
+        assert!(!is_kept() && cache.get(&engine, "d").is_none());
+        may(0o700);
+        assert!(is_kept() && cache.get(&engine, "d").is_some());
+    }
+
+    #[test]
     fn the_cache_does_not_grow_without_bound() {
         let f = Fixture::new();
         for number in 0..KEPT + 3 {
             f.compile(&format!("d{number}"), "(component)");
         }
-        assert_eq!(f.cache.dir.names().unwrap().len(), KEPT);
+        assert_eq!(f.cache.dir.get().unwrap().names().unwrap().len(), KEPT);
         assert!(f.is_cached(&format!("d{}", KEPT + 2)), "the newest stay");
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime};
 use outbox_core::ComponentDigest;
 
 use crate::load::manifest::limits::COMPONENT_MAX;
+use crate::load::private_dir::LateDir;
 use crate::load::source::{PluginPath, PluginSource};
+use crate::settings::PluginSettings;
 
 /// Bytes of a manifest or a signature: more than people write.
 const MANIFEST_MAX: u64 = 1 << 20;
@@ -23,6 +25,9 @@ const MANIFEST_MAX: u64 = 1 << 20;
 pub(crate) struct Folder {
     roots: Vec<PathBuf>,
     role: Option<String>,
+    /// The roots that lie in the cache folder.
+    in_cache: Vec<PathBuf>,
+    cache: LateDir,
 }
 
 /// The state of a plugin's files, from which a change is seen without reading them.
@@ -58,9 +63,17 @@ struct FileStamp {
 }
 
 impl Folder {
-    /// The folders of a process with this role. They need not exist.
-    pub(crate) fn new(roots: Vec<PathBuf>, role: Option<String>) -> Self {
-        Self { roots, role }
+    /// The folders of a process. They need not exist. Those in the cache folder are looked at once this user alone can
+    /// write it.
+    pub(crate) fn of(settings: &PluginSettings) -> Self {
+        let (in_cache, cache) = (settings.image_dirs.clone(), LateDir::new(&settings.cache_dir));
+        let roots = settings.dirs.iter().chain(&in_cache).cloned().collect();
+        Self { roots, role: settings.role.clone(), in_cache, cache }
+    }
+
+    fn may_count(&self, dir: &Path) -> bool {
+        let is_in_cache = self.in_cache.iter().any(|root| dir.starts_with(root));
+        !is_in_cache || self.cache.get().is_some()
     }
 
     /// The roots and the folders of the role.
@@ -72,7 +85,7 @@ impl Folder {
     /// The components in the folders. A folder that does not exist has none.
     pub(crate) fn list(&self) -> io::Result<Vec<PluginPath>> {
         let mut paths = Vec::new();
-        for dir in self.directories() {
+        for dir in self.directories().into_iter().filter(|dir| self.may_count(dir)) {
             let is_root = self.roots.contains(&dir);
             paths.extend(components(&dir)?.into_iter().map(|file| PluginPath { is_root, file }));
         }
@@ -231,7 +244,9 @@ mod tests {
                     expected.insert(dir.join(name));
                 }
             }
-            let folder = Folder::new(vec![root.clone()], Some("role".into()));
+            let cache = LateDir::new(&home.path().join("cache"));
+            let folder =
+                Folder { roots: vec![root.clone()], role: Some("role".into()), in_cache: Vec::new(), cache };
             let paths = folder.list().unwrap();
             for path in &paths {
                 prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));

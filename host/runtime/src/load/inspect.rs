@@ -137,10 +137,11 @@ pub fn check_manifest(text: &str, environment: &EnvLookup) -> Result<(), Manifes
     Manifest::parse(text, environment).map(drop)
 }
 
-/// The components that a process with this role would load from these folders. One that does not exist has none.
-pub fn components(dirs: &[PathBuf], role: Option<&str>) -> Result<Vec<PathBuf>, InspectError> {
-    let paths = Folder::new(dirs.to_owned(), role.map(str::to_owned)).list();
-    let shown = || dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
+/// The components that a process with these settings would load. A folder that does not exist has none.
+pub fn components(settings: &PluginSettings) -> Result<Vec<PathBuf>, InspectError> {
+    let folder = Folder::of(settings);
+    let paths = folder.list();
+    let shown = || folder.directories().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
     let paths = paths.map_err(|source| InspectError::Folder { dir: shown(), source })?;
     Ok(paths.into_iter().map(|path| path.file).collect())
 }

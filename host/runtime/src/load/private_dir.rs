@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
@@ -106,11 +107,6 @@ impl PrivateDir {
         Ok(())
     }
 
-    /// Opens a folder inside this one.
-    pub(crate) fn subfolder(&self, name: &str) -> Result<Self, PrivateDirError> {
-        Self::open(&self.dir.join(name))
-    }
-
     /// Reads a file; `None` if it does not exist. Errors if another user owns it or can write to it.
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         // Does not follow a link and does not wait for the other end of a pipe.
@@ -169,6 +165,44 @@ impl PrivateDir {
     }
 }
 
+/// A private folder that is opened when it is needed, and tried again until it can be: an operator may correct its rights
+/// while the host runs.
+#[derive(Clone, Debug)]
+pub(crate) struct LateDir {
+    /// The folder that must be private too, if there is one.
+    above: Option<PathBuf>,
+    dir: PathBuf,
+    opened: OnceLock<PrivateDir>,
+}
+
+impl LateDir {
+    /// A folder that is not opened yet.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { above: None, dir: dir.to_owned(), opened: OnceLock::new() }
+    }
+
+    /// A folder inside another, which must be private too.
+    pub(crate) fn inside(above: &Path, name: &str) -> Self {
+        Self { above: Some(above.to_owned()), dir: above.join(name), opened: OnceLock::new() }
+    }
+
+    /// The folder; `None` while it cannot be used.
+    pub(crate) fn get(&self) -> Option<&PrivateDir> {
+        if self.opened.get().is_none() {
+            let above = self.above.as_deref().map(PrivateDir::open).transpose();
+            let dir = above.and_then(|_| PrivateDir::open(&self.dir)).ok()?;
+            return Some(self.opened.get_or_init(|| dir));
+        }
+        self.opened.get()
+    }
+}
+
+impl From<PrivateDir> for LateDir {
+    fn from(opened: PrivateDir) -> Self {
+        Self { above: None, dir: opened.dir.clone(), opened: OnceLock::from(opened) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -209,5 +243,16 @@ mod tests {
         assert!(dir.read("folder").is_err());
         fs::set_permissions(dir.dir.join("own"), fs::Permissions::from_mode(0o666)).unwrap();
         assert_eq!(dir.read("own").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_folder_whose_rights_are_corrected_is_opened_then() {
+        let home = tempfile::tempdir().unwrap();
+        let may = |mode| fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let (cache, good) = (LateDir::new(home.path()), LateDir::inside(home.path(), "good"));
+        may(0o777);
+        assert!(cache.get().is_none() && good.get().is_none());
+        may(0o700);
+        assert!(cache.get().is_some() && good.get().is_some());
     }
 }

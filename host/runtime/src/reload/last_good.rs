@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use outbox_core::{ComponentDigest, sha256};
 
-use crate::load::private_dir::PrivateDir;
+use crate::load::private_dir::{LateDir, PrivateDir};
 use crate::load::source::PluginSource;
 
 /// Versions that are kept of each plugin: the last good one, and one more in case the last one is quarantined later.
@@ -23,8 +23,7 @@ const PREFIX_LEN: usize = 16;
 /// The folder of the kept versions.
 #[derive(Debug)]
 pub(crate) struct LastGoodStore {
-    /// `None` where nothing can be kept.
-    dir: Option<PrivateDir>,
+    dir: LateDir,
 }
 
 /// The first line of a file, before the bytes of the component.
@@ -36,14 +35,18 @@ struct StoredHeader {
 }
 
 impl LastGoodStore {
-    /// A store in this folder; one that keeps nothing without a folder.
-    pub(crate) fn new(dir: Option<PrivateDir>) -> Self {
+    /// A store in this folder. It keeps nothing while the folder cannot be used.
+    pub(crate) fn new(dir: LateDir) -> Self {
         Self { dir }
+    }
+
+    fn dir(&self) -> Option<&PrivateDir> {
+        self.dir.get().filter(|dir| !dir.is_read_only())
     }
 
     /// Keeps a version as the newest good one of its plugin.
     pub(crate) fn keep(&self, source: &PluginSource) -> io::Result<()> {
-        let Some(dir) = &self.dir else { return Ok(()) };
+        let Some(dir) = self.dir() else { return Ok(()) };
         let PluginSource { digest, manifest, signature, .. } = source.clone();
         let name = format!("{}{digest}", prefix(&source.file));
         let mut header = serde_json::to_vec(&StoredHeader { digest, manifest, signature })?;
@@ -57,7 +60,7 @@ impl LastGoodStore {
 
     /// The undamaged versions of a plugin, the newest first.
     pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
-        let Some(dir) = &self.dir else { return Vec::new() };
+        let Some(dir) = self.dir() else { return Vec::new() };
         let names = names(dir, file).unwrap_or_else(|reason| {
             tracing::warn!(%reason, "the last good components could not be listed");
             Vec::new()
@@ -67,7 +70,7 @@ impl LastGoodStore {
 
     /// Deletes the versions of a plugin that was removed.
     pub(crate) fn forget(&self, file: &Path) -> io::Result<()> {
-        let Some(dir) = &self.dir else { return Ok(()) };
+        let Some(dir) = self.dir() else { return Ok(()) };
         for name in names(dir, file)? {
             dir.remove(&name)?;
         }
@@ -135,7 +138,7 @@ mod tests {
     #[test]
     fn the_two_newest_of_each_plugin_are_kept_with_what_belongs_to_them() {
         let home = tempfile::tempdir().unwrap();
-        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).ok());
+        let good = LastGoodStore::new(LateDir::new(&home.path().join("good")));
         for wasm in ["a", "b\nb", "c", "b\nb"] {
             good.keep(&source("/x/p.wasm", wasm)).unwrap();
         }
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn what_was_changed_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
-        let good = LastGoodStore::new(PrivateDir::open(&home.path().join("good")).ok());
+        let good = LastGoodStore::new(LateDir::new(&home.path().join("good")));
         good.keep(&source("/x/p.wasm", "a")).unwrap();
         let path = std::fs::read_dir(home.path().join("good")).unwrap().next().unwrap().unwrap().path();
         let whole = std::fs::read(&path).unwrap();

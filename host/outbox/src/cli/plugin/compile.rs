@@ -22,15 +22,12 @@ pub(crate) struct CompileArgs {
 /// Compiles. The command fails when the code of a component is not in the cache afterwards.
 pub(crate) async fn run(args: CompileArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let config = &context.config;
-    let files = if args.files.is_empty() {
-        components(&open_plugins::dirs(config), config.role.as_deref())?
-    } else {
-        args.files
-    };
+    let settings = open_plugins::settings_without_store(config);
+    let files = if args.files.is_empty() { components(&settings)? } else { args.files };
     if files.is_empty() {
         bail!("{} has no components to compile: set OUTBOX_PLUGINS, or name files", config.plugins);
     }
-    let compiled = compile(&files, open_plugins::settings_without_store(config)).await?;
+    let compiled = compile(&files, settings).await?;
     context.output.emit(&compiled, || rows(&compiled))?;
     let is_complete = compiled.iter().all(|one| one.error.is_none());
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
