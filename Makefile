@@ -46,7 +46,7 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts check client-light deny fuzz fmt deploy-check dist dist-check dist-figures libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
+.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts bench-ready check client-light deny fuzz fmt deploy-check dist dist-check dist-figures libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -66,6 +66,7 @@ help:
 	@echo 'make soak-versions  the tests of the store on PostgreSQL $(VERSIONS)'
 	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
 	@echo 'make bench-counts  instructions per item and per enqueue'
+	@echo 'make bench-ready  the time until a host with ten compiled plugins is ready'
 	@echo 'make check      formatting, lints, documentation'
 	@echo 'make deny       licences, sources and bans of the dependencies'
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
@@ -207,6 +208,11 @@ bench-peers:
 bench-counts:
 	$(CARGO) build --release -p outbox --example counts
 	sh bench/counts.sh $(BUILD)/release/examples/counts
+
+# The plugins are copies of the webhook, with code of their own in the cache.
+bench-ready: plugins
+	$(CARGO) build --release -p outbox
+	python3 bench/ready.py $(BUILD)/release/outbox $(PLUGINS)/webhook.wasm $(ARGS)
 
 check: wasm-target client-light
 	$(CARGO) fmt --all --check

@@ -2,6 +2,7 @@
 //!
 //! These tests need node and python3, and building takes minutes: `make test-languages` runs them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::support::downstream::{Downstream, ReceivedRequest};
 use crate::support::eventually;
 use crate::support::guests::{install, root};
 use crate::support::host::{HostConfig, HostProcess, free_port};
+use crate::support::plugins::Wat;
 
 /// The limit for compiling a component. A host in a debug build needs 30 s for one that is made of Python.
 const COMPILED: Duration = Duration::from_mins(5);
@@ -182,6 +184,61 @@ fn every_language_passes_the_same_cases_and_no_crash_of_it_does_harm() {
             assert!(output.status.success(), "{verb} of {handler}: {}", said.join("\n"));
         }
     }
+}
+
+/// The handlers of interpreters, which are the large ones.
+const LARGE: [&str; 2] = ["js-receipt", "py-receipt"];
+/// Fifty plugins with the large ones.
+const SMALL: usize = 48;
+
+/// A folder with the small plugins and the large ones. Each handles the type that has its name.
+fn fifty(folder: &Path) -> Vec<String> {
+    let small: Vec<_> = (0..SMALL).map(|number| format!("small-{number}")).collect();
+    std::fs::create_dir(folder).unwrap();
+    for name in &small {
+        let component = Wat { types: &[name], ..Wat::default() }.bytes();
+        std::fs::write(folder.join(format!("{name}.wasm")), component).unwrap();
+    }
+    let built = languages().join("plugins");
+    for name in LARGE {
+        let manifest = std::fs::read_to_string(built.join(format!("{name}.toml"))).unwrap();
+        let manifest = format!("{manifest}\n[types]\n{name} = \"receipt\"\n");
+        install(&built.join(format!("{name}.wasm")), &manifest, folder, name);
+    }
+    small.into_iter().chain(LARGE.map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs node and python3: make test-languages"]
+async fn of_fifty_plugins_the_small_ones_serve_while_those_of_interpreters_are_compiled() {
+    let (dir, mail) = (tempfile::tempdir().unwrap(), Downstream::start().await);
+    let folder = dir.path().join("plugins.d");
+    let types = fifty(&folder);
+    let plan = HostConfig::new(Path::new(env!("CARGO_BIN_EXE_outbox")), dir.path())
+        .set("OUTBOX_PLUGINS", folder.to_str().unwrap())
+        .set("OUTBOX_CACHE_DIR", dir.path().join("cold").to_str().unwrap())
+        .set("MAIL_URL", &format!("{}/receipts", mail.url()));
+    let payload = json!({ "order": "first", "customer": "ada@example.org", "cents": 1250 }).to_string();
+    for item_type in &types {
+        plan.json(&["enqueue", "--type", item_type, "--key", item_type, "--payload", &payload, "--json"]);
+    }
+    let done = || {
+        let items = plan.json(&["list", "DONE", "--limit", "100", "--json"]);
+        items.as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let mut starting = std::pin::pin!(plan.start("serve"));
+    let served = eventually("the small ones have served", COMPILED, async || {
+        let done = done();
+        types[..SMALL].iter().all(|item_type| done.contains(item_type))
+    });
+    // A host is ready when it has compiled all.
+    tokio::select! {
+        _ = &mut starting => panic!("the host was ready first"),
+        () = served => {}
+    }
+    assert!(!done().contains("py-receipt"), "the largest one is compiled last");
+    let _host = starting.await;
+    eventually("the large ones have served", COMPILED, async || done().len() == types.len()).await;
 }
 
 /// The commands of one tutorial: the lines of the shell blocks under its heading.

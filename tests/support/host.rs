@@ -120,7 +120,7 @@ impl HostProcess {
             let ended = self.child.try_wait().expect("asking for the child's state");
             let log = || std::fs::read_to_string(dir.join("host.log")).unwrap_or_default();
             assert!(ended.is_none(), "the host ended with {ended:?}:\n{}", log());
-            assert!(start.elapsed() < Duration::from_mins(2), "the host is not ready:\n{}", log());
+            assert!(start.elapsed() < Duration::from_mins(5), "the host is not ready:\n{}", log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
